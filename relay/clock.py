@@ -1,0 +1,47 @@
+"""The time, as something that is handed in: unix milliseconds everywhere inside, RFC 3339 at the edge."""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What the flow needs of time; tests hand in one they can hold and move."""
+
+    def now_ms(self) -> int:
+        """Unix milliseconds."""
+
+    async def wait(self, event: asyncio.Event, until_ms: int | None) -> None:
+        """Return when the event is set or the time has come, whichever is first (None: the event alone)."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now_ms(self) -> int:
+        """Unix milliseconds."""
+        return time.time_ns() // 1_000_000
+
+    async def wait(self, event: asyncio.Event, until_ms: int | None) -> None:
+        """Return when the event is set or the time has come, whichever is first."""
+        timeout_s = None if until_ms is None else max(0.0, (until_ms - self.now_ms()) / 1000)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await event.wait()
+        except TimeoutError:
+            pass
+
+
+def rfc3339(at_ms: int) -> str:
+    """`2026-11-21T02:03:04.005Z`."""
+    seconds, millis = divmod(at_ms, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
+
+
+def parse_rfc3339(text: str) -> int:
+    """Unix milliseconds of an RFC 3339 time; ValueError without an offset, so that no local time slips in."""
+    when = datetime.fromisoformat(text)
+    if when.tzinfo is None:
+        raise ValueError("a time needs its offset, such as Z")
+    return round(when.timestamp() * 1000)

@@ -1,0 +1,114 @@
+"""Every way relay says no.
+
+RelayError
+├── InvalidInput              422  a field is wrong; names every one of them
+│   └── CallbackFieldReserved 422  the native request carries its own callback URL
+├── ProviderNotConfigured     422  unknown provider, or a setting of it is missing
+├── BadBody                   400  not JSON, too deep, duplicate keys, lone surrogates
+├── BodyTooLarge              413
+├── Unauthorized              401
+├── Forbidden                 403  the key lacks the scope
+├── NotFound                  404
+├── Conflict                  409
+│   └── IdempotencyConflict   409  the same key with another body
+├── StorageUnavailable        503  nothing was written; try again
+├── Unreadable                –    a callback's body that no published version explains (kept, and answered 200)
+└── SettingsError             –    a setting is missing or wrong; the process does not start (exit 78)
+"""
+
+import msgspec
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """One wrong field: where (`input.images[0]`) and what it must be."""
+
+    path: str
+    message: str
+
+
+class RelayError(Exception):
+    """The root; `code` is the word a program can act on, the text is for a person."""
+
+    code = "error"
+
+
+class InvalidInput(RelayError):
+    """One or more fields are wrong."""
+
+    code = "invalid_input"
+
+    def __init__(self, errors: list[FieldError], detail: str | None = None) -> None:
+        super().__init__(detail or "; ".join(f"{e.path}: {e.message}" if e.path else e.message for e in errors[:3]))
+        self.errors = errors
+
+
+class CallbackFieldReserved(InvalidInput):
+    """relay puts its own one-job callback URL there."""
+
+    code = "callback_field_reserved"
+
+
+class ProviderNotConfigured(RelayError):
+    """The text names the setting that is missing."""
+
+    code = "provider_not_configured"
+
+
+class BadBody(RelayError):
+    """The body is not JSON that every reader would read the same way."""
+
+    code = "bad_body"
+
+
+class BodyTooLarge(RelayError):
+    """The body is over its limit."""
+
+    code = "body_too_large"
+
+
+class Unauthorized(RelayError):
+    """No API key, or not a good one."""
+
+    code = "unauthorized"
+
+
+class Forbidden(RelayError):
+    """The API key lacks the scope."""
+
+    code = "forbidden"
+
+
+class NotFound(RelayError):
+    """There is no such thing, or it is another project's."""
+
+    code = "not_found"
+
+
+class Conflict(RelayError):
+    """What is asked does not fit the present state."""
+
+    code = "conflict"
+
+
+class IdempotencyConflict(Conflict):
+    """The Idempotency-Key was used for another request."""
+
+    code = "idempotency_conflict"
+
+
+class StorageUnavailable(RelayError):
+    """The database did not take it; nothing was written."""
+
+    code = "storage_unavailable"
+
+
+class Unreadable(RelayError):
+    """A provider's body that no published version explains."""
+
+    code = "unreadable"
+
+
+class SettingsError(RelayError):
+    """A setting is missing or wrong."""
+
+    code = "settings"

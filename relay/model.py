@@ -1,0 +1,323 @@
+"""The nouns of relay and their closed lists of states; no behaviour, no I/O."""
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+
+class JobState(StrEnum):
+    """Ranks only rise: pending, submitted, running, then one of the four final states."""
+
+    PENDING = "pending"
+    SUBMITTED = "submitted"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+    @property
+    def rank(self) -> int:
+        """0 to 2 while the job is open, 3 when it is final."""
+        return _OPEN_RANKS.get(self, 3)
+
+    @property
+    def final(self) -> bool:
+        """True when only an explicit correction can move the job."""
+        return self not in _OPEN_RANKS
+
+
+_OPEN_RANKS: Final = {JobState.PENDING: 0, JobState.SUBMITTED: 1, JobState.RUNNING: 2}
+
+
+class Reason(StrEnum):
+    """Why a job is in its state, where the state alone does not say."""
+
+    SUBMIT_UNKNOWN = "submit_unknown"
+    DEADLINE = "deadline"
+    NO_OUTPUT = "no_output"
+
+
+class FinishedBy(StrEnum):
+    """Who brought the word that moved a job."""
+
+    CALLBACK = "callback"
+    STATUS_CHECK = "status_check"
+    SUBMIT_ANSWER = "submit_answer"
+    OPERATOR = "operator"
+    DEADLINE = "deadline"
+
+
+class Verification(StrEnum):
+    """How far the word that ended a job is proven."""
+
+    FETCH = "fetch"
+    TOKEN = "token"
+    SIGNATURE = "signature"
+    NONE = "none"
+
+
+class ErrorClass(StrEnum):
+    """The closed list that every provider's errors are mapped to."""
+
+    INVALID_INPUT = "invalid_input"
+    AUTH = "auth"
+    INSUFFICIENT_FUNDS = "insufficient_funds"
+    RATE_LIMITED = "rate_limited"
+    CONTENT_REJECTED = "content_rejected"
+    PROVIDER_ERROR = "provider_error"
+    TIMEOUT = "timeout"
+    UNKNOWN = "unknown"
+
+
+class EventType(StrEnum):
+    """What an endpoint can subscribe to."""
+
+    JOB_SUBMITTED = "job.submitted"
+    JOB_RUNNING = "job.running"
+    JOB_SUCCEEDED = "job.succeeded"
+    JOB_FAILED = "job.failed"
+    JOB_CANCELED = "job.canceled"
+    JOB_EXPIRED = "job.expired"
+    JOB_CORRECTED = "job.corrected"
+    JOB_OUTPUT_EXPIRING = "job.output_expiring"
+    ENDPOINT_DISABLED = "endpoint.disabled"
+    ENDPOINT_ENABLED = "endpoint.enabled"
+    RELAY_TEST = "relay.test"
+
+
+class Verdict(StrEnum):
+    """What became of a callback."""
+
+    RECORDED = "recorded"
+    REPEATED = "repeated"
+    STALE = "stale"
+    UNREADABLE = "unreadable"
+    MISMATCHED = "mismatched"
+    ORPHANED = "orphaned"
+    QUARANTINED = "quarantined"
+
+
+class DeliveryState(StrEnum):
+    """A delivery is pending until its endpoint took it, its schedule ran out, or it was called off."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    EXHAUSTED = "exhausted"
+    CANCELED = "canceled"
+
+
+class Outcome(StrEnum):
+    """How one attempt ended: a closed list."""
+
+    OK = "ok"
+    BAD_STATUS = "bad_status"
+    TIMEOUT = "timeout"
+    DNS_FAILED = "dns_failed"
+    UNREACHABLE = "unreachable"
+    TLS_FAILED = "tls_failed"
+    ADDRESS_REFUSED = "address_refused"
+    RESPONSE_TOO_LARGE = "response_too_large"
+    ENDPOINT_GONE = "endpoint_gone"
+
+
+class OutputKind(StrEnum):
+    """What a provider's result URL holds."""
+
+    VIDEO = "video"
+    THUMBNAIL = "thumbnail"
+    LAST_FRAME = "last_frame"
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True):
+    """One result; `expires_at` is RFC 3339, from the provider's documented lifetime."""
+
+    kind: OutputKind
+    url: str
+    width: int | None = None
+    height: int | None = None
+    duration_s: float | None = None
+    expires_at: str | None = None
+
+
+class JobError(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a job failed: relay's class and code, and the provider's own words."""
+
+    class_: ErrorClass = msgspec.field(name="class")
+    code: str
+    message: str
+    retryable: bool
+    provider_code: str | None = None
+    provider_message: str | None = None
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """A decimal as text, its unit (`USDC`, `USD`, `credits`) and whether it is an estimate, reserved or final."""
+
+    amount: str
+    unit: str
+    kind: str
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The unified request; each provider translates it, None means the provider's default."""
+
+    images: list[str] = []
+    prompt: str | None = None
+    duration_s: int | None = None
+    resolution: str | None = None
+    aspect_ratio: str | None = None
+    audio: bool | None = None
+    model: str | None = None
+    seed: int | None = None
+    mode: str | None = None
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider says of a job, in relay's words: from a submit answer, a callback or a status check.
+
+    `state` is None for a word relay does not know; `word` is the provider's own. `upstream_id` is True where the id in the
+    body may be somebody else's, so that only the callback token binds it to the job (RelayDance).
+    """
+
+    state: JobState | None
+    word: str
+    provider_job_id: str | None = None
+    upstream_id: bool = False
+    progress: int | None = None
+    outputs: tuple[Output, ...] = ()
+    error: JobError | None = None
+    cost: Cost | None = None
+    estimate_s: int | None = None
+
+
+class Job(msgspec.Struct, kw_only=True):
+    """One request for a video. Times are unix milliseconds; `request` is the provider's body without the callback URL."""
+
+    id: str
+    project_id: str
+    provider: str
+    state: JobState
+    created_at: int
+    updated_at: int
+    deadline_at: int
+    request: dict[str, object]
+    input: dict[str, object] | None = None
+    metadata: dict[str, object] = {}
+    model: str | None = None
+    provider_job_id: str | None = None
+    reason: str | None = None
+    progress: int | None = None
+    outputs: tuple[Output, ...] = ()
+    error: JobError | None = None
+    cost: Cost | None = None
+    finished_by: FinishedBy | None = None
+    verification: Verification = Verification.NONE
+    late: bool = False
+    sequence: int = 0
+    last_final_event: str | None = None
+    callbacks_seen: int = 0
+    submitted_at: int | None = None
+    finished_at: int | None = None
+    next_submit_at: int | None = None
+    submission_started_at: int | None = None
+    submissions_made: int = 0
+
+
+class Callback(msgspec.Struct, kw_only=True, frozen=True):
+    """One HTTP request from a provider, as it came."""
+
+    id: str
+    project_id: str
+    job_id: str | None
+    provider: str
+    verdict: Verdict
+    reason: str | None
+    received_at: int
+    size: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+class Event(msgspec.Struct, kw_only=True, frozen=True):
+    """A fact about a job; `body` is the notification, byte for byte what every attempt sends."""
+
+    id: str
+    project_id: str
+    job_id: str | None
+    type: EventType
+    sequence: int
+    final: bool
+    created_at: int
+    body: bytes
+
+
+class Endpoint(msgspec.Struct, kw_only=True):
+    """A subscriber's URL; `job_id` is set where it was made by a job's `notify`."""
+
+    id: str
+    project_id: str
+    job_id: str | None
+    url: str
+    secret: str
+    event_types: list[str]
+    description: str | None = None
+    metadata: dict[str, object] = {}
+    headers: dict[str, str] = {}
+    providers: list[str] | None = None
+    rate_limit_per_s: float | None = None
+    in_flight_max: int = 10
+    timeout_s: float = 15.0
+    schedule_s: list[int] | None = None
+    disabled_at: int | None = None
+    disabled_reason: str | None = None
+    failing_since: int | None = None
+    last_success_at: int | None = None
+    last_failure_at: int | None = None
+    created_at: int
+    updated_at: int
+
+
+class Delivery(msgspec.Struct, kw_only=True, frozen=True):
+    """One event for one endpoint."""
+
+    id: str
+    project_id: str
+    event_id: str
+    endpoint_id: str
+    job_id: str | None
+    state: DeliveryState
+    attempts_made: int
+    next_attempt_at: int | None
+    redelivery: bool
+    created_at: int
+    finished_at: int | None
+
+
+class Attempt(msgspec.Struct, kw_only=True, frozen=True):
+    """One HTTP request for one delivery; never changes once written."""
+
+    id: str
+    delivery_id: str
+    number: int
+    outcome: Outcome
+    status_code: int | None
+    error: str | None
+    started_at: int
+    duration_ms: int
+    response_excerpt: str | None
+
+
+class Call(msgspec.Struct, kw_only=True, frozen=True):
+    """One request of relay to a provider (`submission` or `check`), kept for the timeline."""
+
+    id: str
+    job_id: str
+    kind: str
+    started_at: int
+    duration_ms: int
+    outcome: str
+    status_code: int | None
+    summary: str
+    excerpt: str | None

@@ -1,0 +1,206 @@
+"""Every setting relay reads from its environment, in one table: name, meaning, default, and how the text is read.
+
+`load` reads them all and names every wrong one at once, so that a deploy fails with the whole list and not one error a time.
+"""
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from relay.errors import SettingsError
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class ProviderSettings(msgspec.Struct, frozen=True):
+    """What an operator says of one provider: the key, and an origin that replaces the published one."""
+
+    api_key: str | None = None
+    base_url: str | None = None
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings, read and checked; the defaults stand in the table below."""
+
+    port: int
+    host: str
+    public_url: str | None
+    secret_keys: tuple[str, ...]
+    api_key: str | None
+    database_url: str
+    environment: str
+    allow_networks: tuple[Network, ...]
+    allow_http: bool
+    log_format: str
+    retry_schedule_s: tuple[int, ...] | None
+    submit_wait_s: float
+    submit_timeout_s: float
+    request_body_max_bytes: int
+    callback_body_max_bytes: int
+    body_deadline_s: float
+    callback_grace_s: int
+    callbacks_per_job_max: int
+    deliveries_in_flight_max: int
+    backlog_max: int
+    shutdown_s: float
+    providers: dict[str, ProviderSettings] = {}
+
+    def provider(self, name: str) -> ProviderSettings:
+        """What is configured for a provider; empty when nothing is."""
+        return self.providers.get(name, ProviderSettings())
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One environment variable: its name, the field it fills, its default as text, how it is read, and what it means."""
+
+    name: str
+    field: str
+    default: str | None
+    read: Callable[[str], Any]
+    meaning: str
+
+
+def _number(low: float, high: float, kind: type[int] | type[float] = int) -> Callable[[str], int | float]:
+    """Reads a number between two bounds."""
+
+    def read(text: str) -> int | float:
+        value = kind(text)
+        if not low <= value <= high:
+            raise ValueError(f"must be from {low} to {high}")
+        return value
+
+    return read
+
+
+def _flag(text: str) -> bool:
+    """`1`/`0`, and the words people write instead."""
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False, "": False}
+    if text.lower() not in words:
+        raise ValueError("must be 1 or 0")
+    return words[text.lower()]
+
+
+def _items(text: str) -> tuple[str, ...]:
+    """A comma list without its blanks."""
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def _secret_keys(text: str) -> tuple[str, ...]:
+    """Keys long enough to sign with."""
+    keys = _items(text)
+    if any(len(key) < 16 for key in keys):
+        raise ValueError("each key needs at least 16 characters (make one with: openssl rand -base64 32)")
+    return keys
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    """A comma list of CIDR networks."""
+    return tuple(ipaddress.ip_network(item, strict=False) for item in _items(text))
+
+
+def _schedule(text: str) -> tuple[int, ...]:
+    """Seconds before each attempt, the first entry being the first attempt."""
+    delays = tuple(int(item) for item in _items(text))
+    if not 1 <= len(delays) <= 50 or any(not 0 <= delay <= 604_800 for delay in delays):
+        raise ValueError("must be 1 to 50 numbers of seconds, each from 0 to 604800")
+    return delays
+
+
+def origin(text: str) -> str:
+    """An origin: scheme, host and port, nothing behind it."""
+    parts = urlsplit(text.strip().rstrip("/"))
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or parts.username:
+        raise ValueError("must be an origin such as https://relay.example.com")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _public_url(text: str) -> str:
+    """The public URL may have a path in front of relay's own."""
+    parts = urlsplit(text.strip().rstrip("/"))
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError("must be a URL such as https://relay.example.com")
+    return f"{parts.scheme}://{parts.netloc}{parts.path}"
+
+
+def _choice(*words: str) -> Callable[[str], str]:
+    """One of a few words."""
+
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return text
+
+    return read
+
+
+SETTINGS: Final = (
+    Setting("PORT", "port", "8000", _number(0, 65535), "the port to listen on; 0 takes a free one"),
+    Setting("RELAY_HOST", "host", "", str, "the address to listen on; empty for every one, IPv4 and IPv6"),
+    Setting("RELAY_PUBLIC_URL", "public_url", None, _public_url, "where providers reach this relay: callback URLs begin with it"),
+    Setting("RELAY_SECRET_KEYS", "secret_keys", "", _secret_keys, "comma list, newest last: signs callback tokens, seals secrets at rest"),
+    Setting("RELAY_API_KEY", "api_key", None, str, "an admin key of project `default`, without a row in the database"),
+    Setting("DATABASE_URL", "database_url", "sqlite:///./data/relay.db", str, "sqlite:///path"),
+    Setting("RELAY_ENV", "environment", "default", str, "the environment's name; a callback made for another one is kept, not applied"),
+    Setting("RELAY_ALLOW_NETWORKS", "allow_networks", "", _networks, "CIDR list that notifications may reach besides public addresses"),
+    Setting("RELAY_ALLOW_HTTP", "allow_http", "0", _flag, "1 allows plain http for the public URL and for endpoints (development, tests)"),
+    Setting("RELAY_LOG_FORMAT", "log_format", "json", _choice("json", "console"), "json: one object a line; console: for people"),
+    Setting("RELAY_RETRY_SCHEDULE_S", "retry_schedule_s", None, _schedule, "seconds before each attempt of a delivery; default 75.5 hours in ten attempts"),
+    Setting("RELAY_SUBMIT_WAIT_S", "submit_wait_s", "8", _number(0, 25, float), "how long POST /v1/jobs waits for the provider before it answers 202"),
+    Setting("RELAY_SUBMIT_TIMEOUT_S", "submit_timeout_s", "30", _number(0.1, 300, float), "how long a provider may take to answer a submission"),
+    Setting("RELAY_REQUEST_BODY_MAX_BYTES", "request_body_max_bytes", "262144", _number(1024, 1 << 26), "the largest request body under /v1"),
+    Setting("RELAY_CALLBACK_BODY_MAX_BYTES", "callback_body_max_bytes", "1048576", _number(1024, 1 << 26), "the largest callback body"),
+    Setting("RELAY_BODY_DEADLINE_S", "body_deadline_s", "8", _number(0.1, 60, float), "how long a request body may take to arrive, in all"),
+    Setting("RELAY_CALLBACK_GRACE_S", "callback_grace_s", "604800", _number(0, 31_536_000), "how long after a job's deadline its callback URL still works"),
+    Setting("RELAY_CALLBACKS_PER_JOB_MAX", "callbacks_per_job_max", "200", _number(1, 100_000), "callbacks kept for one job; more are answered and counted"),
+    Setting("RELAY_DELIVERIES_IN_FLIGHT_MAX", "deliveries_in_flight_max", "128", _number(1, 10_000), "attempts under way at once, over all endpoints"),
+    Setting("RELAY_BACKLOG_MAX", "backlog_max", "4096", _number(16, 1_000_000), "writes waiting for the database before relay answers 503"),
+    Setting("RELAY_SHUTDOWN_S", "shutdown_s", "8", _number(0, 300, float), "how long a stop waits for what is under way"),
+)
+PROVIDER_SETTINGS: Final = (
+    Setting("RELAY_<PROVIDER>_API_KEY", "api_key", None, str, "the provider's API key; without one the provider is not configured"),
+    Setting("RELAY_<PROVIDER>_BASE_URL", "base_url", None, origin, "an origin that replaces the provider's published one"),
+)
+
+
+def load(environ: Mapping[str, str], providers: tuple[str, ...]) -> Settings:
+    """The settings of an environment; SettingsError names every one that is wrong."""
+    values: dict[str, Any] = {}
+    errors: list[str] = []
+    for setting in SETTINGS:
+        values[setting.field] = _read(setting, setting.name, environ, errors)
+    values["providers"] = {name: _provider(name, environ, errors) for name in providers}
+    public_url = values["public_url"]
+    if public_url and public_url.startswith("http://") and not values["allow_http"]:
+        errors.append("RELAY_PUBLIC_URL must be https; RELAY_ALLOW_HTTP=1 allows http for development")
+    if errors:
+        raise SettingsError("; ".join(errors))
+    return Settings(**values)
+
+
+def unknown(environ: Mapping[str, str], providers: tuple[str, ...]) -> list[str]:
+    """RELAY_ variables that no setting reads: typing errors, mostly."""
+    known = {setting.name for setting in SETTINGS}
+    known |= {setting.name.replace("<PROVIDER>", name.upper()) for setting in PROVIDER_SETTINGS for name in providers}
+    return sorted(name for name in environ if name.startswith("RELAY_") and name not in known)
+
+
+def _provider(name: str, environ: Mapping[str, str], errors: list[str]) -> ProviderSettings:
+    """One provider's settings."""
+    found = {s.field: _read(s, s.name.replace("<PROVIDER>", name.upper()), environ, errors) for s in PROVIDER_SETTINGS}
+    return ProviderSettings(**found)
+
+
+def _read(setting: Setting, name: str, environ: Mapping[str, str], errors: list[str]) -> Any:
+    """One variable; an empty one counts as not set. The error never repeats the value: it may be a secret."""
+    text = environ.get(name, "").strip() or setting.default
+    if text is None:
+        return None
+    try:
+        return setting.read(text)
+    except ValueError as error:
+        said = str(error)
+        errors.append(f"{name} {said if said.startswith(('must', 'each')) else 'cannot be read: ' + setting.meaning}")
+        return None

@@ -1,0 +1,61 @@
+"""Brings a database to this relay's schema: numbered files, forward only, each recorded in the transaction that ran it."""
+
+from importlib import resources
+from typing import Final
+
+import msgspec
+
+from relay.errors import SettingsError
+from relay.storage.sqlite import SQLite, SQLiteTransaction
+
+_REGISTER: Final = "CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at BIGINT NOT NULL)"
+
+
+class Migration(msgspec.Struct, frozen=True):
+    """One file: its number, its name, its statements."""
+
+    version: int
+    name: str
+    statements: tuple[str, ...]
+
+
+def migrations() -> list[Migration]:
+    """Every migration in order; ValueError when a number is missing or used twice."""
+    files = sorted(file.name for file in resources.files(__package__).joinpath("migrations").iterdir() if file.name.endswith(".sql"))
+    found = [Migration(int(name[:4]), name, tuple(split(_text(name)))) for name in files]
+    if [migration.version for migration in found] != list(range(1, len(found) + 1)):
+        raise ValueError(f"the migrations are not numbered 1, 2, 3 …: {files}")
+    return found
+
+
+async def migrate(database: SQLite, now_ms: int) -> list[str]:
+    """Runs what is missing, all in one transaction, and names it; SettingsError when the database is newer than this relay."""
+    async with database.transaction() as transaction:
+        await transaction.run_text(_REGISTER)
+        version = (await transaction.rows("schema_version", {}))[0]["version"]
+        known = migrations()
+        if version > len(known):
+            raise SettingsError(
+                f"the database has schema version {version}, this relay knows {len(known)}: start the newer relay, or restore a backup"
+            )
+        for migration in known[version:]:
+            await _run(transaction, migration, now_ms)
+        return [migration.name for migration in known[version:]]
+
+
+def split(text: str) -> list[str]:
+    """The statements of a file, without its comments."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
+    return [statement.strip() for statement in "\n".join(lines).split(";\n") if statement.strip()]
+
+
+async def _run(transaction: SQLiteTransaction, migration: Migration, now_ms: int) -> None:
+    """One migration and its entry in the register."""
+    for statement in migration.statements:
+        await transaction.run_text(statement.rstrip(";"))
+    await transaction.rows("register_migration", {"version": migration.version, "name": migration.name, "now": now_ms})
+
+
+def _text(name: str) -> str:
+    """The text of a migration's file."""
+    return resources.files(__package__).joinpath("migrations", name).read_text()

@@ -1,0 +1,26 @@
+-- name: insert_callback
+-- A callback as it came; the unique index on recorded digests holds even where two processes disagree.
+INSERT INTO callbacks (id, project_id, job_id, provider, verdict, reason, received_at, size, headers, body, digest)
+VALUES (:id, :project_id, :job_id, :provider, :verdict, :reason, :received_at, :size, :headers, :body, :digest);
+
+-- name: recorded_digests
+-- What has been heard of these jobs already.
+SELECT job_id, digest FROM callbacks
+WHERE job_id IN (SELECT value FROM json_each(:ids)) AND verdict = 'recorded' AND digest IS NOT NULL;
+
+-- name: callback_of_project
+-- One callback, if it is the project's own.
+SELECT * FROM callbacks WHERE id = :id AND project_id = :project_id;
+
+-- name: callback_page
+-- Callbacks of a project, newest first.
+SELECT * FROM callbacks
+WHERE project_id = :project_id
+  AND (CAST(:before AS TEXT) IS NULL OR id < :before)
+  AND (CAST(:job_id AS TEXT) IS NULL OR job_id = :job_id)
+  AND (CAST(:verdict AS TEXT) IS NULL OR verdict = :verdict)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: callbacks_of_job
+-- A job's callbacks without their bodies, in order.
+SELECT id, verdict, reason, received_at, size FROM callbacks WHERE job_id = :job_id ORDER BY id LIMIT :limit;

@@ -1,0 +1,69 @@
+-- name: insert_delivery
+-- One event for one endpoint.
+INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at)
+VALUES (:id, :project_id, :event_id, :endpoint_id, :job_id, 'pending', 0, :next_attempt_at, 0, :created_at);
+
+-- name: claim_deliveries
+-- Takes what is due for endpoints that have room, and leases it: after a crash the lease runs out and it is due again.
+UPDATE deliveries SET next_attempt_at = :leased_until
+WHERE id IN (
+    SELECT id FROM deliveries
+    WHERE state = 'pending' AND next_attempt_at <= :now AND endpoint_id NOT IN (SELECT value FROM json_each(:busy))
+    ORDER BY next_attempt_at LIMIT :limit
+)
+RETURNING id, endpoint_id;
+
+-- name: release_deliveries
+-- Gives back what was claimed and not begun.
+UPDATE deliveries SET next_attempt_at = :now WHERE id = :id AND state = 'pending';
+
+-- name: next_due_delivery
+-- When the next delivery is due.
+SELECT MIN(next_attempt_at) AS at FROM deliveries WHERE state = 'pending';
+
+-- name: parcels
+-- All that an attempt needs, as it is now: a rotated secret or a mended URL counts from the next attempt on.
+SELECT deliveries.id, deliveries.endpoint_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id, events.body,
+    endpoints.url, endpoints.secret, endpoints.headers, endpoints.timeout_s, endpoints.schedule_s
+FROM deliveries
+JOIN events ON events.id = deliveries.event_id
+JOIN endpoints ON endpoints.id = deliveries.endpoint_id
+WHERE deliveries.id IN (SELECT value FROM json_each(:ids)) AND deliveries.state = 'pending' AND endpoints.deleted_at IS NULL;
+
+-- name: insert_attempt
+-- What came of one request; numbered in the order the database heard of them.
+INSERT INTO attempts (id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt)
+SELECT :id, :delivery_id, deliveries.attempts_made + 1, :outcome, :status_code, :error, :started_at, :duration_ms, :response_excerpt
+FROM deliveries WHERE deliveries.id = :delivery_id;
+
+-- name: settle_delivery
+-- The delivery after an attempt; one that was called off meanwhile stays so, but counts the attempt.
+UPDATE deliveries SET
+    attempts_made = attempts_made + 1,
+    finished_at = CASE WHEN state = 'pending' THEN :finished_at ELSE finished_at END,
+    next_attempt_at = CASE WHEN state = 'pending' THEN :next_attempt_at ELSE next_attempt_at END,
+    state = CASE WHEN state = 'pending' THEN :state ELSE state END
+WHERE id = :id;
+
+-- name: delivery_of_project
+-- One delivery, if it is the project's own.
+SELECT * FROM deliveries WHERE id = :id AND project_id = :project_id;
+
+-- name: delivery_page
+-- Deliveries of a project, newest first.
+SELECT * FROM deliveries
+WHERE project_id = :project_id
+  AND (CAST(:before AS TEXT) IS NULL OR id < :before)
+  AND (CAST(:endpoint_id AS TEXT) IS NULL OR endpoint_id = :endpoint_id)
+  AND (CAST(:status AS TEXT) IS NULL OR state = :status)
+  AND (CAST(:event_id AS TEXT) IS NULL OR event_id = :event_id)
+  AND (CAST(:job_id AS TEXT) IS NULL OR job_id = :job_id)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: deliveries_of_job
+-- A job's deliveries, in order.
+SELECT * FROM deliveries WHERE job_id = :job_id ORDER BY id LIMIT :limit;
+
+-- name: attempts_of_deliveries
+-- The attempts of these deliveries, in order.
+SELECT * FROM attempts WHERE delivery_id IN (SELECT value FROM json_each(:ids)) ORDER BY delivery_id, number LIMIT :limit;

@@ -1,0 +1,59 @@
+-- name: insert_endpoint
+-- A subscriber's URL; secret and headers are sealed.
+INSERT INTO endpoints (
+    id, project_id, job_id, url, secret, headers, event_types, providers, description, metadata, rate_limit_per_s, in_flight_max,
+    timeout_s, schedule_s, created_at, updated_at
+) VALUES (
+    :id, :project_id, :job_id, :url, :secret, :headers, :event_types, :providers, :description, :metadata, :rate_limit_per_s,
+    :in_flight_max, :timeout_s, :schedule_s, :created_at, :updated_at
+);
+
+-- name: update_endpoint
+-- What a subscriber may change.
+UPDATE endpoints SET
+    url = :url, headers = :headers, event_types = :event_types, providers = :providers, description = :description,
+    metadata = :metadata, rate_limit_per_s = :rate_limit_per_s, in_flight_max = :in_flight_max, timeout_s = :timeout_s,
+    schedule_s = :schedule_s, updated_at = :updated_at
+WHERE id = :id AND project_id = :project_id AND deleted_at IS NULL;
+
+-- name: delete_endpoint
+-- The row stays for the deliveries that name it; the secret goes.
+UPDATE endpoints SET deleted_at = :now, updated_at = :now, secret = :nothing, headers = :nothing
+WHERE id = :id AND project_id = :project_id AND deleted_at IS NULL
+RETURNING id;
+
+-- name: disable_endpoint
+-- The endpoint is sent nothing more.
+UPDATE endpoints SET disabled_at = :now, disabled_reason = :reason, updated_at = :now
+WHERE id = :id AND disabled_at IS NULL;
+
+-- name: cancel_deliveries_of_endpoint
+-- What waits for an endpoint that is gone is called off, visibly.
+UPDATE deliveries SET state = 'canceled', next_attempt_at = NULL, finished_at = :now
+WHERE endpoint_id = :id AND state = 'pending';
+
+-- name: endpoint_of_project
+-- One endpoint, if it is the project's own.
+SELECT * FROM endpoints WHERE id = :id AND project_id = :project_id AND deleted_at IS NULL;
+
+-- name: endpoint_page
+-- Endpoints of a project, newest first.
+SELECT * FROM endpoints
+WHERE project_id = :project_id AND deleted_at IS NULL AND (CAST(:before AS TEXT) IS NULL OR id < :before)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: endpoints_listening
+-- Who may want the events of these jobs: the standing endpoints of their projects, and those made for one job.
+SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
+WHERE project_id IN (SELECT value FROM json_each(:projects)) AND job_id IS NULL AND deleted_at IS NULL AND disabled_at IS NULL
+UNION ALL
+SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
+WHERE job_id IN (SELECT value FROM json_each(:jobs)) AND deleted_at IS NULL AND disabled_at IS NULL;
+
+-- name: note_endpoint_success
+-- The endpoint took a notification: whatever failed before is over.
+UPDATE endpoints SET last_success_at = :at, failing_since = NULL WHERE id = :id;
+
+-- name: note_endpoint_failure
+-- The endpoint failed; the first failure since its last success is kept.
+UPDATE endpoints SET last_failure_at = :at, failing_since = COALESCE(failing_since, :at) WHERE id = :id;

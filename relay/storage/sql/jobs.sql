@@ -1,0 +1,85 @@
+-- name: insert_job
+-- A new job, before anything is sent.
+INSERT INTO jobs (
+    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
+    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made,
+    created_at, updated_at, submitted_at, finished_at, deadline_at, next_submit_at, submission_started_at
+) VALUES (
+    :id, :project_id, :provider, :state, :reason, :provider_job_id, :model, :progress, :input, :request, :metadata, :outputs, :error,
+    :cost, :finished_by, :verification, :late, :sequence, :last_final_event, :callbacks_seen, :submissions_made,
+    :created_at, :updated_at, :submitted_at, :finished_at, :deadline_at, :next_submit_at, :submission_started_at
+);
+
+-- name: insert_job_metadata
+-- One `key=value` of a job, so that jobs can be found by it.
+INSERT INTO job_metadata (project_id, pair, job_id) VALUES (:project_id, :pair, :job_id) ON CONFLICT DO NOTHING;
+
+-- name: update_job
+-- A job after a move; what never changes is not named.
+UPDATE jobs SET
+    state = :state, reason = :reason, provider_job_id = :provider_job_id, progress = :progress, outputs = :outputs, error = :error,
+    cost = :cost, finished_by = :finished_by, verification = :verification, late = :late, sequence = :sequence,
+    last_final_event = :last_final_event, callbacks_seen = :callbacks_seen, updated_at = :updated_at, submitted_at = :submitted_at,
+    finished_at = :finished_at, next_submit_at = :next_submit_at, submission_started_at = :submission_started_at
+WHERE id = :id;
+
+-- name: start_submission
+-- The one caller that gets a row back may send the job to its provider, this once.
+UPDATE jobs SET next_submit_at = NULL, submission_started_at = :now, submissions_made = submissions_made + 1
+WHERE id = :id AND state = 'pending' AND next_submit_at IS NOT NULL
+RETURNING *;
+
+-- name: jobs_by_id
+-- The jobs of a batch.
+SELECT * FROM jobs WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: job_of_project
+-- One job, if it is the project's own.
+SELECT * FROM jobs WHERE id = :id AND project_id = :project_id;
+
+-- name: job_page
+-- Jobs of a project, newest first.
+SELECT * FROM jobs
+WHERE project_id = :project_id
+  AND (CAST(:before AS TEXT) IS NULL OR id < :before)
+  AND (CAST(:status AS TEXT) IS NULL OR state = :status)
+  AND (CAST(:provider AS TEXT) IS NULL OR provider = :provider)
+  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
+  AND (:pair_count = 0 OR id IN (
+      SELECT job_id FROM job_metadata
+      WHERE project_id = :project_id AND pair IN (SELECT value FROM json_each(:pairs))
+      GROUP BY job_id HAVING COUNT(*) = :pair_count
+  ))
+ORDER BY id DESC LIMIT :limit;
+
+-- name: jobs_to_submit
+-- Jobs that were committed and surely not sent, and are due.
+SELECT id FROM jobs WHERE next_submit_at <= :now ORDER BY next_submit_at LIMIT :limit;
+
+-- name: jobs_left_in_submission
+-- Jobs whose submission began long ago and never got an answer: the process died in between.
+SELECT id FROM jobs
+WHERE state = 'pending' AND reason IS NULL AND next_submit_at IS NULL AND submission_started_at < :before
+ORDER BY submission_started_at LIMIT :limit;
+
+-- name: jobs_past_deadline
+-- Open jobs whose deadline has passed.
+SELECT id FROM jobs WHERE finished_at IS NULL AND deadline_at <= :now ORDER BY deadline_at LIMIT :limit;
+
+-- name: next_job_clock
+-- When the sweep has something to do next.
+SELECT MIN(at) AS at FROM (
+    SELECT MIN(next_submit_at) AS at FROM jobs WHERE next_submit_at IS NOT NULL
+    UNION ALL
+    SELECT MIN(deadline_at) AS at FROM jobs WHERE finished_at IS NULL
+) AS clocks;
+
+-- name: insert_call
+-- One request of relay to a provider, with what came of it.
+INSERT INTO calls (id, job_id, kind, started_at, duration_ms, outcome, status_code, summary, excerpt)
+VALUES (:id, :job_id, :kind, :started_at, :duration_ms, :outcome, :status_code, :summary, :excerpt);
+
+-- name: calls_of_job
+-- A job's requests to its provider, in order.
+SELECT * FROM calls WHERE job_id = :job_id ORDER BY id LIMIT :limit;

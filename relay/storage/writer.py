@@ -1,0 +1,94 @@
+"""Group commit: what waits to be written goes to the database in one transaction a turn, and is acknowledged after COMMIT.
+
+A commit costs a sync of the disk whatever is in it, so under load many share one; alone, one goes at once. There is no
+lingering: a turn takes what is there.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from relay.errors import StorageUnavailable
+from relay.storage.database import Database, Transaction
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Operation = Callable[[Transaction, Sequence[Item]], Awaitable[Sequence[Result]]]
+"""Writes a batch of items of one kind, and gives one result an item, in order."""
+
+BATCH_MAX = 128
+
+
+class _Waiting:
+    """One item, and the future that its caller awaits."""
+
+    def __init__(self, operation: Operation[Any, Any], item: Any, done: asyncio.Future[Any]) -> None:
+        self.operation = operation
+        self.item = item
+        self.done = done
+
+
+class Writer:
+    """The one place that writes. `backlog_max` items may wait; one more is StorageUnavailable."""
+
+    def __init__(self, database: Database, backlog_max: int) -> None:
+        self._database = database
+        self._backlog_max = backlog_max
+        self._backlog: deque[_Waiting] = deque()
+        self._turn: asyncio.Task[None] | None = None
+
+    async def write(self, operation: Operation[Item, Result], item: Item) -> Result:
+        """Writes the item with whatever else waits; returns after COMMIT, raises when it was not written."""
+        if len(self._backlog) >= self._backlog_max:
+            raise StorageUnavailable("too many writes are waiting")
+        waiting = _Waiting(operation, item, asyncio.get_running_loop().create_future())
+        self._backlog.append(waiting)
+        if self._turn is None:
+            self._turn = asyncio.create_task(self._turns(), name="writer")
+        result: Result = await waiting.done
+        return result
+
+    async def drain(self) -> None:
+        """Returns when nothing waits any more."""
+        while self._turn is not None:
+            await asyncio.wait([self._turn])
+
+    async def _turns(self) -> None:
+        """Takes turns until nothing waits."""
+        try:
+            while self._backlog:
+                batch = [self._backlog.popleft() for _ in range(min(BATCH_MAX, len(self._backlog)))]
+                await self._write_batch(batch)
+        finally:
+            self._turn = None
+
+    async def _write_batch(self, batch: list[_Waiting]) -> None:
+        """One transaction for the batch; when an item is bad, one for each, so that it fails alone."""
+        try:
+            results = await self._transact(batch)
+        except Exception as error:
+            if len(batch) > 1 and not isinstance(error, StorageUnavailable):
+                for waiting in batch:
+                    await self._write_batch([waiting])
+                return
+            for waiting in batch:
+                if not waiting.done.done():
+                    waiting.done.set_exception(error)
+            return
+        for waiting, result in zip(batch, results, strict=True):
+            if not waiting.done.done():
+                waiting.done.set_result(result)
+
+    async def _transact(self, batch: list[_Waiting]) -> list[Any]:
+        """Runs each kind of operation once over its items, in the order the kinds first came."""
+        kinds: dict[Operation[Any, Any], list[int]] = {}
+        for index, waiting in enumerate(batch):
+            kinds.setdefault(waiting.operation, []).append(index)
+        results: list[Any] = [None] * len(batch)
+        async with self._database.transaction() as transaction:
+            for operation, indexes in kinds.items():
+                written = await operation(transaction, [batch[index].item for index in indexes])
+                for index, result in zip(indexes, written, strict=True):
+                    results[index] = result
+        return results
