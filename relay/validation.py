@@ -1,11 +1,14 @@
 """Turns decoded JSON into a typed Struct, and names every wrong field at once.
 
-msgspec checks fast but stops at the first error; a person who fills in a request wants the whole list. So the type is walked
-here, from the same annotations, and msgspec does the final conversion.
+msgspec checks fast but stops at the first error; a person who fills in a request wants the whole list. So the type is
+walked here, from the same annotations, and msgspec does the final conversion.
 """
 
 import difflib
-from typing import Any, TypeVar
+import math
+from collections.abc import Iterator
+from itertools import islice
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import inspect as shapes
@@ -14,11 +17,14 @@ from relay.errors import FieldError, InvalidInput
 
 T = TypeVar("T")
 
-_JSON_NAMES = {dict: "an object", list: "an array", str: "a string", bool: "true or false", int: "an integer", float: "a number", type(None): "null"}
+ERRORS_MAX: Final = 50  # nobody reads more, and a hostile body must not cost more
+UNKNOWN_FIELD: Final = "is not a field here"
+_NAME_MAX: Final = 60
+_JSON_NAMES: Final = {dict: "an object", list: "an array", type(None): "null"}
 
 
 def read(value: object, kind: type[T], path: str = "") -> T:
-    """The value as `kind`; InvalidInput lists every field that is wrong, missing or unknown."""
+    """The value as `kind`; InvalidInput lists the fields that are wrong, missing or unknown (the first 50)."""
     errors = check(value, kind, path)
     if errors:
         raise InvalidInput(errors)
@@ -29,79 +35,88 @@ def read(value: object, kind: type[T], path: str = "") -> T:
 
 
 def check(value: object, kind: Any, path: str = "") -> list[FieldError]:
-    """Every error of the value against the type, none when it fits."""
-    return _check(value, shapes.type_info(kind), path)
+    """The errors of the value against the type (the first 50), none when it fits."""
+    return list(islice(_check(value, shapes.type_info(kind), path), ERRORS_MAX))
 
 
-def _check(value: object, shape: shapes.Type, path: str) -> list[FieldError]:
+def _check(value: object, shape: shapes.Type, path: str) -> Iterator[FieldError]:
     """One node: what its JSON type must be, then its bounds, then its children."""
     match shape:
         case shapes.Metadata():
-            return _check(value, shape.type, path)
+            yield from _check(value, shape.type, path)
         case shapes.AnyType():
-            return []
+            return
         case shapes.UnionType():
-            return _check_union(value, shape, path)
-        case shapes.StructType():
-            return _check_struct(value, shape, path)
+            yield from _check_union(value, shape, path)
+        case shapes.StructType() if isinstance(value, dict):
+            yield from _check_struct(value, shape, path)
         case shapes.ListType() | shapes.VarTupleType() if isinstance(value, list):
-            return _check_list(value, shape, path)
+            yield from _check_list(value, shape, path)
         case shapes.DictType() if isinstance(value, dict):
-            return _check_dict(value, shape, path)
-        case _ if _fits(value, shape):
-            return []
+            yield from _check_dict(value, shape, path)
         case _:
-            return [FieldError(path, f"must be {describe(shape)}, not {_shown(value)}")]
+            if not _fits(value, shape):
+                yield FieldError(path, f"must be {describe(shape)}, not {shown(value)}")
 
 
-def _check_union(value: object, shape: shapes.UnionType, path: str) -> list[FieldError]:
-    """A union is wrong in the words of the member that has the value's JSON type, else of the whole."""
+def _check_union(value: object, shape: shapes.UnionType, path: str) -> Iterator[FieldError]:
+    """A wrong object or array is explained by the member that takes such a thing, a wrong scalar by the whole union."""
     members = [member for member in shape.types if not isinstance(member, shapes.NoneType)]
     if value is None and len(members) < len(shape.types):
-        return []
-    if len(members) == 1:
-        return _check(value, members[0], path)
-    for member in members:
-        if not _check(value, member, path):
-            return []
-    return [FieldError(path, f"must be {describe(shape)}, not {_shown(value)}")]
+        return
+    verdicts = [list(islice(_check(value, member, path), ERRORS_MAX)) for member in members]
+    if not all(verdicts):
+        return
+    nested = [errors for errors in verdicts if any(error.path != path for error in errors)]
+    if len(members) == 1 or nested:
+        yield from (nested or verdicts)[0]
+    else:
+        yield FieldError(path, f"must be {describe(shape)}, not {shown(value)}")
 
 
-def _check_struct(value: object, shape: shapes.StructType, path: str) -> list[FieldError]:
-    """An object: unknown and missing fields are errors, and every field is looked at."""
-    if not isinstance(value, dict):
-        return [FieldError(path, f"must be an object, not {_shown(value)}")]
-    known = {field.encode_name: field for field in shape.fields}
-    errors = []
-    for name, item in value.items():
-        if name in known:
-            errors += _check(item, known[name].type, join(path, name))
-        elif shape.forbid_unknown_fields:
-            errors.append(FieldError(join(path, _clipped(name)), _unknown(name, list(known))))
-    errors += [FieldError(join(path, name), "is required") for name, field in known.items() if field.required and name not in value]
-    return errors
+def _check_struct(value: dict[str, object], shape: shapes.StructType, path: str) -> Iterator[FieldError]:
+    """An object: every field is looked at; missing ones and names it does not have are errors."""
+    for field in shape.fields:
+        if field.encode_name in value:
+            yield from _check(value[field.encode_name], field.type, join(path, field.encode_name))
+        elif field.required:
+            yield FieldError(join(path, field.encode_name), "is required")
+    known = [field.encode_name for field in shape.fields]
+    for name in value if shape.forbid_unknown_fields else ():
+        if name not in known:
+            yield FieldError(join(path, clipped(name)), _unknown(clipped(name), known))
 
 
-def _check_list(value: list[object], shape: shapes.ListType | shapes.VarTupleType, path: str) -> list[FieldError]:
+def _check_list(value: list[object], shape: shapes.ListType | shapes.VarTupleType, path: str) -> Iterator[FieldError]:
     """An array: its length, then each item."""
-    low, high = getattr(shape, "min_length", None), getattr(shape, "max_length", None)
-    if (low is not None and len(value) < low) or (high is not None and len(value) > high):
-        return [FieldError(path, f"must be {describe(shape)}, not {len(value)}")]
-    return [error for index, item in enumerate(value) for error in _check(item, shape.item_type, f"{path}[{index}]")]
+    if not (shape.min_length or 0) <= len(value) <= (math.inf if shape.max_length is None else shape.max_length):
+        yield FieldError(path, f"must be {describe(shape)}, not {len(value)}")
+        return
+    for index, item in enumerate(value):
+        yield from _check(item, shape.item_type, f"{path}[{index}]")
 
 
-def _check_dict(value: dict[str, object], shape: shapes.DictType, path: str) -> list[FieldError]:
-    """A map with free names: how many, how long the names, then each value."""
-    if shape.max_length is not None and len(value) > shape.max_length:
-        return [FieldError(path, f"may have at most {shape.max_length} keys, not {len(value)}")]
-    errors = [FieldError(path, f"key {_clipped(name)!r} {_range(shape.key_type)}") for name in value if not _fits(name, shape.key_type)]
-    return errors + [error for name, item in value.items() for error in _check(item, shape.value_type, join(path, _clipped(name)))]
+def _check_dict(value: dict[str, object], shape: shapes.DictType, path: str) -> Iterator[FieldError]:
+    """A map with free names: how many, what the names may be, then each value."""
+    if not (shape.min_length or 0) <= len(value) <= (math.inf if shape.max_length is None else shape.max_length):
+        yield FieldError(path, f"must be {describe(shape)}, not {len(value)}")
+        return
+    for name, item in value.items():
+        place = join(path, clipped(name))
+        if _fits(name, shape.key_type):
+            yield from _check(item, shape.value_type, place)
+        else:
+            yield FieldError(place, f"has a name that must be {describe(shape.key_type)}")
 
 
 def _fits(value: object, shape: shapes.Type) -> bool:
-    """Whether a leaf is right, by msgspec's own rules."""
-    if isinstance(shape, shapes.ListType | shapes.DictType | shapes.VarTupleType):
+    """Whether a leaf is right: by msgspec's own rules, and so that it can be written as JSON again."""
+    if isinstance(value, str) and not _is_unicode(value):
         return False
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    if isinstance(shape, shapes.LiteralType):
+        return any(type(value) is type(one) and value == one for one in shape.values)
     try:
         msgspec.convert(value, _leaf(shape))
     except msgspec.ValidationError:
@@ -110,8 +125,10 @@ def _fits(value: object, shape: shapes.Type) -> bool:
 
 
 def _leaf(shape: shapes.Type) -> Any:
-    """The Python type that a leaf's shape came from."""
+    """The Python type that a leaf's shape came from; of a container only its outside, which no leaf fits."""
     match shape:
+        case shapes.Metadata():
+            return _leaf(shape.type)
         case shapes.StrType():
             return _annotated(str, shape, "min_length", "max_length", "pattern")
         case shapes.IntType():
@@ -124,18 +141,16 @@ def _leaf(shape: shapes.Type) -> Any:
             return None
         case shapes.EnumType():
             return shape.cls
-        case shapes.LiteralType():
-            from typing import Literal
-
-            return Literal[shape.values]
+        case shapes.ListType() | shapes.VarTupleType():
+            return list
+        case shapes.DictType() | shapes.StructType():
+            return dict
         case _:
             raise TypeError(f"no rule for {shape}")
 
 
 def _annotated(base: type, shape: shapes.Type, *names: str) -> Any:
     """`Annotated[base, Meta(…)]` with those bounds that are set."""
-    from typing import Annotated
-
     bounds = {name: bound for name in names if (bound := getattr(shape, name)) is not None}
     return Annotated[base, msgspec.Meta(**bounds)] if bounds else base
 
@@ -148,15 +163,18 @@ def describe(shape: shapes.Type) -> str:
         case shapes.UnionType():
             return " or ".join(describe(member) for member in shape.types)
         case shapes.EnumType():
-            return "one of " + ", ".join(str(member.value) for member in shape.cls)
+            return "one of " + ", ".join(msgspec.json.encode(member.value).decode() for member in shape.cls)
         case shapes.LiteralType():
             return "one of " + ", ".join(msgspec.json.encode(value).decode() for value in shape.values)
-        case shapes.ListType():
-            return f"an array{_range(shape)}"
-        case shapes.StructType() | shapes.DictType():
+        case shapes.ListType() | shapes.VarTupleType():
+            return f"an array{_length(shape, 'item')}"
+        case shapes.DictType():
+            return f"an object{_length(shape, 'key')}"
+        case shapes.StructType():
             return "an object"
         case shapes.StrType():
-            return f"a string{_range(shape)}"
+            tail = f" that matches {shape.pattern}" if shape.pattern else ""
+            return f"a string{_length(shape, 'character')}{tail}"
         case shapes.IntType():
             return f"an integer{_range(shape)}"
         case shapes.FloatType():
@@ -169,19 +187,24 @@ def describe(shape: shapes.Type) -> str:
             return "another type"
 
 
-def _range(shape: shapes.Type) -> str:
-    """The bounds in words, with their unit."""
-    unit = {shapes.StrType: " characters", shapes.ListType: " items"}.get(type(shape), "")
-    low = next((getattr(shape, name) for name in ("ge", "min_length") if getattr(shape, name, None) is not None), None)
-    high = next((getattr(shape, name) for name in ("le", "max_length") if getattr(shape, name, None) is not None), None)
-    prefix = " of" if unit else ""
-    pattern = getattr(shape, "pattern", None)
-    tail = f" that matches {pattern}" if pattern else ""
-    if low is not None and high is not None:
-        return f"{prefix} {low}{unit} only{tail}" if low == high and unit else f"{prefix} {'' if unit else 'from '}{low} to {high}{unit}{tail}"
+def _length(shape: shapes.StrType | shapes.ListType | shapes.VarTupleType | shapes.DictType, unit: str) -> str:
+    """How long something may be: ` of 1 to 2 items`."""
+    low, high = shape.min_length, shape.max_length
+    many = f"{unit}{'' if (high if high is not None else low) == 1 else 's'}"
+    if low and high is not None:
+        return f" of {low} {many}" if low == high else f" of {low} to {high} {many}"
     if high is not None:
-        return f"{prefix} at most {high}{unit}{tail}"
-    return f"{prefix} at least {low}{unit}{tail}" if low is not None else tail
+        return f" of at most {high} {many}"
+    return f" of at least {low} {many}" if low else ""
+
+
+def _range(shape: shapes.IntType | shapes.FloatType) -> str:
+    """How large a number may be: ` from 4 to 15`."""
+    if shape.ge is not None and shape.le is not None:
+        return f" from {shape.ge} to {shape.le}"
+    words = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
+    bounds = [f"{word} {bound}" for name, word in words.items() if (bound := getattr(shape, name)) is not None]
+    return " " + " and ".join(bounds) if bounds else ""
 
 
 def join(path: str, name: str) -> str:
@@ -192,18 +215,30 @@ def join(path: str, name: str) -> str:
 def _unknown(name: str, known: list[str]) -> str:
     """An unknown field, and the known one that was probably meant."""
     close = difflib.get_close_matches(name, known, n=1)
-    return "is not a field here" + (f"; did you mean {close[0]}?" if close else "")
+    return UNKNOWN_FIELD + (f"; did you mean {close[0]}?" if close else "")
 
 
-def _shown(value: object) -> str:
-    """The value as the error names it: small scalars as they are, anything else by its JSON type."""
-    if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 40):
-        return msgspec.json.encode(value).decode() if not (isinstance(value, int) and abs(value) >= 1 << 63) else "so large a number"
-    if isinstance(value, str):
-        return f"one of {len(value)} characters"
-    return _JSON_NAMES.get(type(value), "that")
+def shown(value: object) -> str:
+    """The value as the error names it: small scalars as they are, anything else by its JSON type or size."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str() if not _is_unicode(value):
+            return "text with half a character in it"
+        case str():
+            return msgspec.json.encode(value).decode() if len(value) <= 40 else f"one of {len(value)} characters"
+        case int() | float():
+            return msgspec.json.encode(value).decode() if abs(value) < 1 << 63 else "so large a number"
+        case _:
+            return _JSON_NAMES.get(type(value), "that")
 
 
-def _clipped(name: str) -> str:
-    """A name from outside, short enough to repeat."""
-    return name if len(name) <= 60 else name[:60] + "…"
+def _is_unicode(text: str) -> bool:
+    """False for a lone surrogate, which JSON can spell but nothing can store or send."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def clipped(name: str) -> str:
+    """A name from outside, short and clean enough to repeat."""
+    clean = name[:_NAME_MAX].encode("utf-8", "replace").decode()
+    return clean if len(name) <= _NAME_MAX else clean + "…"

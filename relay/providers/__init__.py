@@ -1,1 +1,17 @@
+"""Every provider relay can submit to: one file and one line each."""
 
+from collections.abc import Mapping
+from typing import Final
+
+from relay.providers.base import Provider
+from relay.providers.evolink import EvoLink
+from relay.providers.kinovi import Kinovi
+from relay.providers.relaydance import RelayDance
+from relay.providers.sandbox import Sandbox
+
+PROVIDERS: Final[Mapping[str, Provider]] = {
+    "evolink": EvoLink(),
+    "relaydance": RelayDance(),
+    "kinovi": Kinovi(),
+}
+DEV_PROVIDERS: Final[Mapping[str, Provider]] = {"sandbox": Sandbox()}  # what `relay dev` has besides

@@ -1,19 +1,28 @@
 """What relay asks of a provider's adapter: it builds requests and reads answers, and never does I/O itself.
 
-So an adapter is tested with recorded bytes, and everything that can hang or fail is elsewhere. A provider is one file, one line
-in `PROVIDERS`, and its recordings.
+So an adapter is tested with recorded bytes, and everything that can hang or fail is elsewhere. A provider is one file,
+one line in `PROVIDERS`, and its recordings. What providers' answers have in common is read in `answers.py`.
 """
 
-from typing import Any, Protocol
+import copy
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 
 from relay import validation
 from relay.errors import FieldError, InvalidInput, Unreadable
+from relay.log import redact
 from relay.model import ErrorClass, Input, JobError, JobState, Report
 
-EXCERPT_BYTES = 2048
+EXCERPT_BYTES: Final = 2048
+URL_MAX: Final = 2048
+RETRYABLE: Final = frozenset({ErrorClass.RATE_LIMITED, ErrorClass.PROVIDER_ERROR, ErrorClass.TIMEOUT})
+_CALLBACK_FIELD: Final = re.compile(r"(callback|webhook|notify|notification|hook)(url|uri|endpoint)?")
+_LOCAL_NAMES: Final = ("localhost", "local", "internal", "lan", "intranet", "home.arpa")
 
 
 class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,14 +43,14 @@ class ApiAnswer(msgspec.Struct, frozen=True, kw_only=True):
     def json(self) -> Any:
         """The decoded body; Unreadable when it is not JSON."""
         try:
-            return msgspec.json.decode(self.body)
+            return msgspec.json.decode(self.body.removeprefix(b"\xef\xbb\xbf"))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Unreadable(f"HTTP {self.status_code} with a body that is not JSON") from None
 
     @property
     def excerpt(self) -> str:
-        """The first 2 KB as text."""
-        return self.body[:EXCERPT_BYTES].decode("utf-8", "replace").replace("\x00", "")
+        """The first 2 KB as text, without callback tokens and keys that a provider may repeat."""
+        return redact(self.body[:EXCERPT_BYTES].decode("utf-8", "replace").replace("\x00", ""))
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -121,43 +130,143 @@ def native_from_input(provider: Provider, given: Input) -> dict[str, object]:
     except InvalidInput as error:
         request, errors = {}, error.errors
     if errors:
-        raise InvalidInput([FieldError(validation.join("input", provider.input_path(e.path)), e.message) for e in errors])
+        named = [FieldError(validation.join("input", provider.input_path(e.path)), e.message) for e in errors]
+        raise InvalidInput(named)
     return request
 
 
+def unified_path(native_path: str, names: Mapping[str, str]) -> str:
+    """A native path in unified words, by a table of prefixes; the index of an array's item stays."""
+    for native, unified in names.items():
+        if native_path == native or native_path.startswith((f"{native}[", f"{native}.")):
+            index = re.match(r"\[\d+\]", native_path[len(native) :])
+            return unified + (index[0] if index else "")
+    return native_path
+
+
+def with_rules(errors: list[FieldError], found: Iterable[FieldError]) -> list[FieldError]:
+    """The errors of the shape and those of a provider's own rules; about one field the rule counts."""
+    rules = list(found)
+    named = {error.path for error in rules}
+    return [error for error in errors if error.path not in named] + rules
+
+
+def with_hints(errors: list[FieldError], hints: Mapping[str, str]) -> list[FieldError]:
+    """The errors, where an unknown field is the name that others use: with this provider's place for it."""
+    return [
+        FieldError(error.path, f"{validation.UNKNOWN_FIELD}; did you mean {hints[error.path]}?")
+        if error.path in hints and error.message.startswith(validation.UNKNOWN_FIELD)
+        else error
+        for error in errors
+    ]
+
+
+def not_taken(title: str, **fields: object) -> list[FieldError]:
+    """One error for each unified field that is given although the provider has no place for it."""
+    return [FieldError(name, f"{title} takes no {name}") for name, value in fields.items() if value is not None]
+
+
+def without_none(**fields: object) -> dict[str, object]:
+    """The fields that are given: what is left out is the provider's own default."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def at(value: object, *keys: str | int) -> Any:
+    """What stands under these keys and indexes, None where nothing does: for JSON of which nothing is known yet."""
+    for key in keys:
+        if isinstance(value, dict):
+            value = value.get(key)
+        elif isinstance(value, list) and isinstance(key, int) and key < len(value):
+            value = value[key]
+        else:
+            return None
+    return value
+
+
+def items(value: object) -> list[Any]:
+    """The items of an array; none for anything else."""
+    return value if isinstance(value, list) else []
+
+
+def carries_callback_field(request: object) -> str | None:
+    """The path of a callback field in a native body, in whatever spelling; None when there is none."""
+    for holder in ("", "metadata", "inputs", "input"):
+        place = at(request, holder) if holder else request
+        for name in place if isinstance(place, dict) else ():
+            if isinstance(name, str) and _CALLBACK_FIELD.fullmatch(re.sub(r"[^a-z]", "", name.lower())):
+                return validation.join(holder, name)
+    return None
+
+
+def with_callback(request: dict[str, object], field: str, callback_url: str | None) -> dict[str, object]:
+    """A deep copy of a native body with the callback URL at a dotted place (None: without one)."""
+    body = copy.deepcopy(request)
+    if callback_url is not None:
+        *holders, name = field.split(".")
+        place: dict[str, Any] = body
+        for holder in holders:
+            place = place.setdefault(holder, {})
+        place[name] = callback_url
+    return body
+
+
+def check_urls(values: object, path: str) -> list[FieldError]:
+    """The errors of an array of public URLs; what is no string is the shape's to name."""
+    texts = [(index, value) for index, value in enumerate(items(values)) if isinstance(value, str)]
+    return [error for index, value in texts for error in check_url(value, f"{path}[{index}]")]
+
+
 def check_url(url: object, path: str, schemes: tuple[str, ...] = ("https", "http")) -> list[FieldError]:
-    """A public URL as every provider asks for: a scheme it takes, a host, no credentials, 2048 characters at most."""
-    message = f"must be a public {' or '.join(schemes)} URL of at most 2048 characters, without credentials"
-    if not isinstance(url, str) or len(url) > 2048 or not url.isprintable() or " " in url:
+    """A public URL as every provider asks for: a scheme it takes, a public host, no credentials, 2048 characters."""
+    message = f"must be a public {' or '.join(schemes)} URL of at most {URL_MAX} characters, without credentials"
+    if not isinstance(url, str) or len(url) > URL_MAX or not url.isprintable() or " " in url or "\\" in url:
         return [FieldError(path, message)]
     try:
         parts = urlsplit(url)
-        good = parts.scheme in schemes and bool(parts.hostname) and parts.username is None and (parts.port is None or parts.port > 0)
+        good = parts.scheme in schemes and "@" not in parts.netloc and (parts.port is None or parts.port > 0)
+        good = good and _looks_public(parts.hostname or "")
     except ValueError:
         good = False
     return [] if good else [FieldError(path, message)]
 
 
-def state_of(word: object, vocabulary: dict[str, JobState]) -> tuple[JobState | None, str]:
+def _looks_public(host: str) -> bool:
+    """Whether a host may be on the internet, as far as its name tells; nothing is resolved."""
+    host = host.rstrip(".").lower()
+    if ":" in host or re.fullmatch(r"\d+|0x[0-9a-f]*", host.rpartition(".")[2]):
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        address = getattr(address, "ipv4_mapped", None) or address
+        return address.is_global and not address.is_multicast
+    return "." in host and not any(host == name or host.endswith(f".{name}") for name in _LOCAL_NAMES)
+
+
+def state_of(word: object, vocabulary: Mapping[str, JobState]) -> tuple[JobState | None, str]:
     """The state for a provider's word, whatever its case; None for a word nobody published."""
-    text = word if isinstance(word, str) else ""
-    return vocabulary.get(text.strip().lower()), text[:64]
+    text = text_or_none(word, 64) or ""
+    return vocabulary.get(text.strip().lower()), text
 
 
 def text_or_none(value: object, limit: int = 2048) -> str | None:
     """A provider's string (or number) as text that every database takes; None for anything else or nothing."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
-    text = str(value).replace("\x00", "").encode("utf-8", "replace").decode()
-    return text[:limit] or None
+    if isinstance(value, int) and value.bit_length() > 256:
+        return None
+    text = str(value)[: 2 * limit].replace("\x00", "").encode("utf-8", "replace").decode()
+    return redact(text)[:limit] or None
 
 
 def error_for(answer: ApiAnswer, class_: ErrorClass, *, code: object = None, text: object = None) -> JobError:
-    """The error of a refused or unclear answer: relay's class and code, the provider's words, or the first 2 KB of its page."""
+    """The error of a refused or unclear answer: relay's class, the provider's words, or the first 2 KB of its page."""
     said = text_or_none(text)
-    retryable = class_ in (ErrorClass.RATE_LIMITED, ErrorClass.PROVIDER_ERROR, ErrorClass.TIMEOUT)
     return JobError(
-        class_=class_, code=f"http_{answer.status_code}", retryable=retryable,
+        class_=class_,
+        code=f"http_{answer.status_code}",
+        retryable=class_ in RETRYABLE,
         message=f"the provider answered HTTP {answer.status_code}" + (f": {said[:300]}" if said else ""),
-        provider_code=text_or_none(code, 128), provider_message=said or answer.excerpt or None,
+        provider_code=text_or_none(code, 128),
+        provider_message=said or answer.excerpt or None,
     )

@@ -37,7 +37,7 @@ SELECT fingerprint, job_id, answer FROM idempotency_keys WHERE project_id = :pro
 
 -- name: tie_idempotency_key
 -- The key's job, in the transaction that makes the job: a crash after it cannot make a second one.
-UPDATE idempotency_keys SET job_id = :job_id WHERE project_id = :project_id AND key = :key;
+UPDATE idempotency_keys SET job_id = :job_id WHERE project_id = :project_id AND key = :key RETURNING key;
 
 -- name: answer_idempotency_key
 -- The sealed answer, to be given again.

@@ -1,0 +1,51 @@
+"""When to try a delivery again: a schedule with jitter, and what the receiver asked for in Retry-After."""
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+# The delays that Standard Webhooks recommends; 75.5 hours from the first attempt to the last, so a weekend passes.
+DEFAULT_SCHEDULE_S: Final = (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+RETRY_AFTER_MAX_MS: Final = 86_400_000
+
+_JITTER_DIVISOR = 5  # a fifth: 20 %
+_SECONDS: Final = re.compile(r"(-?)0*([0-9]{1,12})")
+_VALUE_CHARS_MAX = 64
+# RFC 9110 §5.6.7: the form that is sent today, and two old ones that must still be read.
+_DATES: Final = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
+
+
+def next_delay_ms(
+    schedule_s: Sequence[int], attempts_made: int, random: Callable[[], float], retry_after_ms: int | None = None
+) -> int | None:
+    """Milliseconds until the next attempt, None when the schedule is used up.
+
+    Entry i of the schedule is the delay before attempt i + 1, give or take 20 %. Retry-After, at most 24 hours of it,
+    can only make the wait longer, and is jittered upwards alone: nobody is called earlier than they asked.
+    """
+    if attempts_made >= len(schedule_s):
+        return None
+    delay_ms = schedule_s[attempts_made] * 1000
+    spread_ms = delay_ms // _JITTER_DIVISOR
+    scheduled_ms = delay_ms - spread_ms + int(2 * spread_ms * random())
+    if retry_after_ms is None or retry_after_ms <= scheduled_ms:
+        return scheduled_ms
+    told_ms = min(retry_after_ms, RETRY_AFTER_MAX_MS)
+    return max(scheduled_ms, told_ms + int(told_ms // _JITTER_DIVISOR * random()))
+
+
+def parse_retry_after(value: str | None, now_ms: int) -> int | None:
+    """Milliseconds to wait by a Retry-After header (RFC 9110 §10.2.3), seconds or date; 0 if past, None if garbage."""
+    text = (value or "").strip(" \t")
+    if not text.isascii() or len(text) > _VALUE_CHARS_MAX:
+        return None
+    if seconds := _SECONDS.fullmatch(text):
+        return 0 if seconds[1] else int(seconds[2]) * 1000
+    for form in _DATES:
+        try:
+            at = datetime.strptime(text, form).replace(tzinfo=UTC)
+        except ValueError:
+            continue
+        return max(0, int(at.timestamp()) * 1000 - now_ms)
+    return None

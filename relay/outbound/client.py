@@ -1,0 +1,74 @@
+"""Calls to providers: few, slow, worth money. What matters is to know, when one fails, whether it can have arrived."""
+
+from types import TracebackType
+from typing import Final
+
+import httpx
+import msgspec
+
+from relay import __version__
+from relay.providers.base import ApiAnswer, ApiRequest
+
+ANSWER_MAX_BYTES: Final = 1 << 20
+
+
+class NotSent(Exception):
+    """The request surely did not arrive: no connection was made."""
+
+
+class NoAnswer(Exception):
+    """The request may have arrived; the answer did not, or not whole."""
+
+
+class ProviderClient:
+    """One HTTP client for all providers. The origin is the operator's word, so the address guard does not apply to it."""
+
+    def __init__(self) -> None:
+        self._http = httpx.AsyncClient(
+            follow_redirects=False,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=200, max_keepalive_connections=50, keepalive_expiry=30),
+            headers={"user-agent": f"relay/{__version__}", "accept": "application/json"},
+        )
+
+    async def send(self, origin: str, api_key: str, request: ApiRequest, timeout_s: float) -> ApiAnswer:
+        """The provider's answer, at most 1 MiB of it; NotSent or NoAnswer when there is none within the time."""
+        content = None if request.body is None else msgspec.json.encode(request.body)
+        headers = {"authorization": f"Bearer {api_key}"} | ({"content-type": "application/json"} if content is not None else {})
+        timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, 10), pool=min(timeout_s, 10))
+        try:
+            async with self._http.stream(request.method, origin + request.path, content=content, headers=headers, timeout=timeout) as answer:
+                return await _read(answer)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
+            raise NotSent(_words(error)) from error
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            raise NoAnswer(_words(error)) from error
+
+    async def __aenter__(self) -> "ProviderClient":
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._http.aclose()
+
+
+async def _read(answer: httpx.Response) -> ApiAnswer:
+    """The answer, cut at its limit."""
+    body = bytearray()
+    async for piece in answer.aiter_bytes():
+        body += piece
+        if len(body) > ANSWER_MAX_BYTES:
+            break
+    content_type = answer.headers.get("content-type", "")
+    return ApiAnswer(status_code=answer.status_code, content_type=content_type, body=bytes(body[:ANSWER_MAX_BYTES]))
+
+
+def _words(error: Exception) -> str:
+    """The kind of failure in words; never the URL."""
+    kinds = {
+        httpx.ConnectTimeout: "no connection in time",
+        httpx.PoolTimeout: "no free connection in time",
+        httpx.ConnectError: "no connection",
+        httpx.ReadTimeout: "no answer in time",
+        httpx.WriteTimeout: "the request could not be written in time",
+    }
+    return kinds.get(type(error), "the connection broke")

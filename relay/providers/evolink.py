@@ -1,0 +1,164 @@
+"""EvoLink: Seedance 2.0 image-to-video, one or two images, integer seconds, `callback_url` at the top level.
+
+Its callback is the same JSON as its status answer, unsigned, sent when the job ends and three times more within seven
+seconds.
+Sources: https://docs.evolink.ai and the image-to-video page of https://evolink.ai.
+"""
+
+import re
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import quote
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from relay import validation
+from relay.errors import FieldError, InvalidInput
+from relay.model import Input, JobError, JobState, Output, Report
+from relay.providers import answers
+from relay.providers.base import (
+    ApiAnswer,
+    ApiRequest,
+    Limits,
+    SubmissionAnswer,
+    at,
+    check_urls,
+    items,
+    not_taken,
+    unified_path,
+    with_callback,
+    with_rules,
+    without_none,
+)
+
+STANDARD: Final = "seedance-2.0-image-to-video"
+FAST: Final = "seedance-2.0-fast-image-to-video"
+MINI: Final = "seedance-2.0-mini-image-to-video"
+LIFETIME_S: Final = 86_400
+CHINESE_MAX, WORDS_MAX = 500, 1000
+_CJK: Final = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
+_UNIFIED: Final = {"image_urls": "images", "duration": "duration_s", "quality": "resolution", "generate_audio": "audio"}
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a submission; what has a default may be left out."""
+
+    model: Literal[
+        "seedance-2.0-image-to-video", "seedance-2.0-fast-image-to-video", "seedance-2.0-mini-image-to-video"
+    ]
+    prompt: Annotated[str, Meta(min_length=1, max_length=20_000)]
+    image_urls: Annotated[list[str], Meta(min_length=1, max_length=2)]
+    duration: Annotated[int, Meta(ge=4, le=15)] | UnsetType = UNSET
+    quality: Literal["480p", "720p", "1080p"] | UnsetType = UNSET
+    aspect_ratio: Literal["16:9", "9:16", "1:1", "4:3", "3:4", "21:9", "adaptive"] | UnsetType = UNSET
+    generate_audio: bool | UnsetType = UNSET
+
+
+class EvoLink:
+    """The adapter; it keeps nothing between calls."""
+
+    name = "evolink"
+    base_url = "https://api.evolink.ai"
+    callback_field = "callback_url"
+    limits = Limits(
+        models=(STANDARD, FAST, MINI),
+        duration_s=(4, 15),
+        resolutions=("480p", "720p", "1080p"),
+        aspect_ratios=("16:9", "9:16", "1:1", "4:3", "3:4", "21:9", "adaptive"),
+        images_max=2,
+        prompt_max=None,
+        prompt_required=True,
+        result_lifetime_s=LIFETIME_S,
+        expected_s=165,
+    )
+
+    def from_input(self, given: Input) -> dict[str, object]:
+        """The native body; a seed and a mode have no place in it: the number of images decides the mode."""
+        request = without_none(
+            model=given.model or STANDARD,
+            prompt=given.prompt,
+            image_urls=list(given.images),
+            duration=given.duration_s,
+            quality=given.resolution,
+            aspect_ratio=given.aspect_ratio,
+            generate_audio=given.audio,
+        )
+        if refused := not_taken("EvoLink", seed=given.seed, mode=given.mode):
+            raise InvalidInput(refused + self.check(request))
+        return request
+
+    def check(self, request: object) -> list[FieldError]:
+        """Every error against the published limits."""
+        return with_rules(validation.check(request, Request), _rules(request))
+
+    def input_path(self, native_path: str) -> str:
+        """`image_urls[1]` → `images[1]`."""
+        return unified_path(native_path, _UNIFIED)
+
+    def submission(self, request: dict[str, object], callback_url: str | None) -> ApiRequest:
+        """`POST /v1/videos/generations`."""
+        body = with_callback(request, self.callback_field, callback_url)
+        return ApiRequest(method="POST", path="/v1/videos/generations", body=body)
+
+    def read_submission(self, answer: ApiAnswer) -> SubmissionAnswer:
+        """What the answer means; a 2xx carries the id, and the credits it reserved."""
+        return answers.read_submission(answer, lambda body: _report(body, None, JobState.SUBMITTED), _explain)
+
+    def status_check(self, provider_job_id: str) -> ApiRequest:
+        """`GET /v1/tasks/{id}`."""
+        return ApiRequest(method="GET", path=f"/v1/tasks/{quote(provider_job_id, safe='')}")
+
+    def read_status(self, answer: ApiAnswer, now_ms: int) -> Report:
+        """The job as a status answer tells it; Unreadable for anything but a 2xx with a status."""
+        return _report(answers.status_body(answer), now_ms)
+
+    def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
+        """The job as a callback tells it, in its full, minimal or failed form."""
+        return _report(body, now_ms)
+
+
+def _rules(request: object) -> list[FieldError]:
+    """What the shape cannot say: public image URLs, 1080p only on the standard model, the prompt in words."""
+    errors = check_urls(at(request, "image_urls"), "image_urls")
+    model, quality = at(request, "model"), at(request, "quality")
+    if quality == "1080p" and model in (FAST, MINI):
+        errors.append(FieldError("quality", f'must be one of "480p", "720p" for {model}, not "1080p"'))
+    return errors + _prompt_length(at(request, "prompt"))
+
+
+def _prompt_length(prompt: object) -> list[FieldError]:
+    """EvoLink counts Chinese characters one by one, and everything else in words."""
+    if not isinstance(prompt, str):
+        return []
+    chinese = len(_CJK.findall(prompt))
+    words = sum(any(letter.isalnum() for letter in word) for word in _CJK.sub(" ", prompt).split())
+    if prompt.strip() and chinese <= CHINESE_MAX and words <= WORDS_MAX:
+        return []
+    limit = f"must be 1 to {CHINESE_MAX} Chinese characters or 1 to {WORDS_MAX} words"
+    return [FieldError("prompt", f"{limit}, not {chinese} and {words}")]
+
+
+def _report(body: dict[str, Any], now_ms: int | None, otherwise: JobState | None = None) -> Report:
+    """The task object, which answers, status answers and callbacks share."""
+    task = answers.task_of(body)
+    return answers.told(
+        task,
+        _outputs(task, now_ms),
+        answers.failure(*answers.error_words(task.get("error"))),
+        provider_job_id=answers.identifier(task.get("id"), task.get("task_id")),
+        cost=answers.credit_cost(at(task, "usage", "credits_reserved"), "reserved"),
+        estimate_s=answers.whole(at(task, "task_info", "estimated_time"), 1, 86_400),
+        otherwise=otherwise,
+    )
+
+
+def _outputs(task: dict[str, Any], now_ms: int | None) -> tuple[Output, ...]:
+    """`results` holds URLs; some answers have `result_data` with objects instead."""
+    urls = [*items(task.get("results")), *(at(item, "video_url") for item in items(task.get("result_data")))]
+    expires_at, duration_s = answers.expiry(now_ms, LIFETIME_S), at(task, "task_info", "video_duration")
+    return answers.distinct(found for url in urls for found in answers.output(url, expires_at, duration_s=duration_s))
+
+
+def _explain(answer: ApiAnswer, body: dict[str, Any]) -> JobError:
+    """`{"error": {"code", "message", "type"}}`; the code is a word, or in older answers a number."""
+    return answers.http_error(answer, *answers.complaint(body))

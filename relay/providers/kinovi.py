@@ -1,0 +1,263 @@
+"""Kinovi (once seedance2-pro.com): parameters inside `inputs`, credits per second, `callBackUrl` at the top level.
+
+Two generations of its request are published (`urls` with text durations, `imageUrls` with numbers) and three of its
+callback: flat with `status`, an envelope with `state`, an envelope with `status`. All are taken. The newest callback is
+sent once only.
+Sources: https://kinovi.ai/docs/seedance2.0/image-to-video, https://kinovi.ai/openapi.json.
+"""
+
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import quote
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from relay import validation
+from relay.errors import FieldError
+from relay.model import Cost, ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
+from relay.providers import answers
+from relay.providers.base import (
+    ApiAnswer,
+    ApiRequest,
+    Limits,
+    SubmissionAnswer,
+    at,
+    check_urls,
+    items,
+    text_or_none,
+    unified_path,
+    with_callback,
+    with_hints,
+    with_rules,
+    without_none,
+)
+
+STANDARD: Final = "seedance-20"
+FAST: Final = "seedance2-fast"
+LIFETIME_S: Final = 14 * 86_400
+KEYFRAMES_MAX: Final = 2
+PROMPT_MAX: Final = 4000  # beside `urls`; beside `imageUrls` it is the shape's 10,000
+CODES: Final[answers.Codes] = {
+    **answers.CODES,
+    "2038": (ErrorClass.CONTENT_REJECTED, False),
+    "asset_review_failed": (ErrorClass.CONTENT_REJECTED, False),
+    "500": (ErrorClass.PROVIDER_ERROR, True),
+}
+_UNIFIED: Final = {
+    "inputs.urls": "images",
+    "inputs.imageUrls": "images",
+    "inputs.prompt": "prompt",
+    "inputs.duration": "duration_s",
+    "inputs.outputResolution": "resolution",
+    "inputs.upscaleResolution": "resolution",
+    "inputs.aspectRatio": "aspect_ratio",
+    "inputs.generate_audio": "audio",
+    "inputs.seed": "seed",
+    "inputs.mode": "mode",
+}
+_HINTS: Final = {name.removeprefix("inputs."): name for name in _UNIFIED} | {
+    "inputs.resolution": "inputs.outputResolution",
+    "inputs.aspect_ratio": "inputs.aspectRatio",
+    "inputs.image_urls": "inputs.imageUrls",
+}
+_DURATIONS: Final = (*range(4, 16), *(str(seconds) for seconds in range(4, 16)))
+
+
+_CAMEL: Final = {
+    "image_urls": "imageUrls",
+    "video_urls": "videoUrls",
+    "audio_urls": "audioUrls",
+    "aspect_ratio": "aspectRatio",
+    "output_resolution": "outputResolution",
+    "upscale_resolution": "upscaleResolution",
+}
+
+
+class Inputs(msgspec.Struct, forbid_unknown_fields=True, rename=_CAMEL):
+    """The parameters of both published generations."""
+
+    urls: Annotated[list[str], Meta(min_length=1, max_length=2)] | UnsetType = UNSET
+    image_urls: Annotated[list[str], Meta(min_length=1, max_length=9)] | UnsetType = UNSET
+    video_urls: Annotated[list[str], Meta(max_length=3)] | UnsetType = UNSET
+    audio_urls: Annotated[list[str], Meta(max_length=3)] | UnsetType = UNSET
+    prompt: Annotated[str, Meta(max_length=10_000)] | UnsetType = UNSET
+    duration: Annotated[int, Meta(ge=4, le=15)] | str | UnsetType = UNSET
+    aspect_ratio: Literal["16:9", "9:16", "1:1", "3:4", "4:3", "21:9"] | UnsetType = UNSET
+    mode: Literal["keyframe", "reference"] | UnsetType = UNSET
+    output_resolution: Literal["480p", "720p", "1080p", "4k"] | UnsetType = UNSET
+    upscale_resolution: Literal["4k"] | UnsetType = UNSET
+    generate_audio: bool | UnsetType = UNSET
+    bitrate_mode: Literal["high"] | UnsetType = UNSET
+    seed: int | UnsetType = UNSET
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a submission."""
+
+    model: Literal["seedance-20", "seedance2-fast"]
+    inputs: Inputs
+
+
+class Kinovi:
+    """The adapter; it keeps nothing between calls."""
+
+    name = "kinovi"
+    base_url = "https://kinovi.ai"
+    callback_field = "callBackUrl"
+    limits = Limits(
+        models=(STANDARD, FAST),
+        duration_s=(4, 15),
+        resolutions=("480p", "720p", "1080p", "4k"),
+        aspect_ratios=("16:9", "9:16", "1:1", "3:4", "4:3", "21:9"),
+        images_max=9,
+        prompt_max=PROMPT_MAX,
+        prompt_required=False,
+        result_lifetime_s=LIFETIME_S,
+        expected_s=180,
+    )
+
+    def from_input(self, given: Input) -> dict[str, object]:
+        """The native body; `adaptive` is spelled by leaving the ratio out, more than two references by `imageUrls`."""
+        many = given.mode == "reference" and len(given.images) > KEYFRAMES_MAX
+        upscaled = given.resolution == "4k"
+        inputs = without_none(
+            prompt=given.prompt,
+            duration=None if given.duration_s is None else str(given.duration_s),
+            aspectRatio=None if given.aspect_ratio == "adaptive" else given.aspect_ratio,
+            mode=given.mode,
+            outputResolution=None if upscaled else given.resolution,
+            upscaleResolution="4k" if upscaled else None,
+            generate_audio=given.audio,
+            seed=given.seed,
+        )
+        inputs["imageUrls" if many else "urls"] = list(given.images)
+        return {"model": given.model or STANDARD, "inputs": inputs}
+
+    def check(self, request: object) -> list[FieldError]:
+        """Every error against the published limits."""
+        return with_rules(with_hints(validation.check(request, Request), _HINTS), _rules(at(request, "inputs")))
+
+    def input_path(self, native_path: str) -> str:
+        """`inputs.urls[1]` → `images[1]`."""
+        return unified_path(native_path, _UNIFIED)
+
+    def submission(self, request: dict[str, object], callback_url: str | None) -> ApiRequest:
+        """`POST /api/v1/jobs/createTask`."""
+        body = with_callback(request, self.callback_field, callback_url)
+        return ApiRequest(method="POST", path="/api/v1/jobs/createTask", body=body)
+
+    def read_submission(self, answer: ApiAnswer) -> SubmissionAnswer:
+        """What the answer means; a 2xx is `{"taskId"}` and no more."""
+        return answers.read_submission(answer, lambda body: _report(body, None, JobState.SUBMITTED), _explain)
+
+    def status_check(self, provider_job_id: str) -> ApiRequest:
+        """`GET /api/v1/jobs/recordInfo?taskId=`."""
+        return ApiRequest(method="GET", path=f"/api/v1/jobs/recordInfo?taskId={quote(provider_job_id, safe='')}")
+
+    def read_status(self, answer: ApiAnswer, now_ms: int) -> Report:
+        """The job as a status answer tells it; Unreadable for anything but a 2xx with a status."""
+        return _report(answers.status_body(answer), now_ms)
+
+    def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
+        """The job as any of the three published callbacks tells it."""
+        return _report(body, now_ms)
+
+
+def _rules(inputs: object) -> list[FieldError]:
+    """What the shape cannot say: which images go with which mode, prompt and media; the two spellings of a duration."""
+    if not isinstance(inputs, dict):
+        return []
+    names = ("urls", "imageUrls", "videoUrls", "audioUrls")
+    errors = [error for name in names for error in check_urls(inputs.get(name), f"inputs.{name}")]
+    errors += _images(inputs) + _prompt(inputs)
+    if inputs.get("mode") != "reference":
+        errors += [_only_in_reference(name) for name in names[2:] if inputs.get(name)]
+    return errors + (_duration(inputs["duration"]) if "duration" in inputs else [])
+
+
+def _images(inputs: dict[str, Any]) -> list[FieldError]:
+    """One of the two names, and more than two images only as references."""
+    if "urls" in inputs and "imageUrls" in inputs:
+        return [FieldError("inputs.imageUrls", "has no place beside inputs.urls: give one of them")]
+    if "urls" not in inputs and "imageUrls" not in inputs:
+        return [FieldError("inputs.urls", "is required (1 or 2 images), or inputs.imageUrls (1 to 9)")]
+    count = len(items(inputs.get("imageUrls")))
+    if count > KEYFRAMES_MAX and inputs.get("mode") != "reference":
+        return [FieldError("inputs.imageUrls", f"must be an array of 1 to 2 items in keyframe mode, not {count}")]
+    return []
+
+
+def _duration(seconds: object) -> list[FieldError]:
+    """A number, or the same number as text."""
+    if isinstance(seconds, int | str) and seconds in _DURATIONS:
+        return []
+    limit = 'must be an integer from 4 to 15 or a string from "4" to "15"'
+    return [FieldError("inputs.duration", f"{limit}, not {validation.shown(seconds)}")]
+
+
+def _prompt(inputs: dict[str, Any]) -> list[FieldError]:
+    """Optional and shorter beside `urls`, required beside `imageUrls`."""
+    prompt = inputs.get("prompt")
+    if "imageUrls" in inputs:
+        return [] if prompt else [FieldError("inputs.prompt", "is required beside inputs.imageUrls")]
+    if isinstance(prompt, str) and len(prompt) > PROMPT_MAX:
+        return [FieldError("inputs.prompt", f"must be a string of at most {PROMPT_MAX} characters, not {len(prompt)}")]
+    return []
+
+
+def _only_in_reference(name: str) -> FieldError:
+    """Videos and sounds are references only."""
+    return FieldError(f"inputs.{name}", 'needs inputs.mode "reference"')
+
+
+def _report(body: dict[str, Any], now_ms: int | None, otherwise: JobState | None = None) -> Report:
+    """The task, bare or in an envelope whose own code and message are no status."""
+    task = answers.task_of(body)
+    report = answers.told(
+        task,
+        _outputs(task, now_ms),
+        answers.failure(*answers.error_words(task.get("error")), CODES),
+        provider_job_id=answers.identifier(task.get("taskId"), task.get("task_id")),
+        otherwise=otherwise,
+    )
+    return msgspec.structs.replace(report, cost=_cost(task, report.state))
+
+
+def _cost(task: dict[str, Any], state: JobState | None) -> Cost | None:
+    """Charged on success, reserved before; a failed job is refunded, and what it shows then is not reduced."""
+    if state is JobState.SUCCEEDED:
+        return answers.credit_cost(task.get("creditsUsed"), "final")
+    return answers.credit_cost(task.get("creditsUsed"), "reserved") if state and not state.final else None
+
+
+def _outputs(task: dict[str, Any], now_ms: int | None) -> tuple[Output, ...]:
+    """The videos with their sizes, and the last frames beside them."""
+    expires_at = answers.expiry(_made_at(task, now_ms), LIFETIME_S)
+    given = task.get("output")
+    found: list[Output] = []
+    for item in [given] if isinstance(given, dict | str) else items(given):
+        url = item if isinstance(item, str) else at(item, "url")
+        found += answers.output(url, expires_at, width=at(item, "width"), height=at(item, "height"))
+        found += answers.output(at(item, "lastFrameImage"), expires_at, OutputKind.LAST_FRAME)
+    return answers.distinct(found)
+
+
+def _made_at(task: dict[str, Any], now_ms: int | None) -> int | None:
+    """When the result was made, where its `completeTime` (unix milliseconds) can be true; else now."""
+    if now_ms is None:
+        return None
+    return answers.whole(task.get("completeTime"), now_ms - LIFETIME_S * 1000, now_ms) or now_ms
+
+
+def _explain(answer: ApiAnswer, body: dict[str, Any]) -> JobError:
+    """`{"message"}`, with numbers beside it for credits and concurrency, and paths for wrong inputs."""
+    code, text = answers.complaint(body)
+    text = answers.with_details(text, body, "required", "available", "limit", "current")
+    paths = [path for error in items(body.get("errors"))[:10] if (path := _place(at(error, "path")))]
+    return answers.http_error(answer, code, f"{text} ({', '.join(paths)})" if text and paths else text, CODES)
+
+
+def _place(path: object) -> str | None:
+    """The path of a wrong input, which may be text or a list of names."""
+    parts = path if isinstance(path, list) else [path]
+    return ".".join(part for item in parts[:10] if (part := text_or_none(item, 60))) or None

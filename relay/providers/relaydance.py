@@ -1,0 +1,314 @@
+"""RelayDance: a New-API gateway; seconds as text, and everything else, the callback URL too, inside `metadata`.
+
+Its callback may come in four forms: its documented one, New-API's envelope, an OpenAI-style video object, or straight
+from the upstream (Volcengine Ark) with an id (`cgt-…`) that relay has never seen. None is signed.
+Sources: https://relaydance.com/docs, https://github.com/QuantumNous/new-api, https://www.volcengine.com/docs/82379.
+"""
+
+import re
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import quote
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from relay import validation
+from relay.errors import FieldError, InvalidInput
+from relay.model import ErrorClass, Input, JobError, JobState, Output, Report
+from relay.providers import answers
+from relay.providers.base import (
+    ApiAnswer,
+    ApiRequest,
+    Limits,
+    SubmissionAnswer,
+    at,
+    check_url,
+    error_for,
+    items,
+    not_taken,
+    text_or_none,
+    unified_path,
+    with_callback,
+    with_hints,
+    with_rules,
+    without_none,
+)
+
+WITH_AUDIO: Final = "seedance-1-5-pro-with-audio"
+NO_AUDIO: Final = "seedance-1-5-pro-no-audio"
+LIFETIME_S: Final = 1800
+SECONDS_MAX: Final = 15
+EXTRA_KEYS_MAX: Final = 32
+ROLES: Final = {
+    "image_url": ("reference_image", "first_frame", "last_frame"),
+    "video_url": ("reference_video",),
+    "audio_url": ("reference_audio",),
+}
+ROLE_MAX: Final = {"reference_image": 9, "reference_video": 3, "reference_audio": 3, "first_frame": 1, "last_frame": 1}
+MODES: Final = ("reference", "keyframe")
+_UNIFIED: Final = {
+    "seconds": "duration_s",
+    "metadata.content": "images",
+    "metadata.resolution": "resolution",
+    "metadata.ratio": "aspect_ratio",
+    "metadata.generate_audio": "audio",
+}
+_HINTS: Final = {
+    "duration": "seconds",
+    "ratio": "metadata.ratio",
+    "aspect_ratio": "metadata.ratio",
+    "resolution": "metadata.resolution",
+    "generate_audio": "metadata.generate_audio",
+    "content": "metadata.content",
+    "images": "metadata.content",
+    "image_urls": "metadata.content",
+}
+_SECONDS: Final = tuple(str(seconds) for seconds in range(1, SECONDS_MAX + 1))
+_PLAIN: Final[Any] = Annotated[str, Meta(max_length=4096)] | float | bool | None
+_FUNDS: Final = re.compile(r"quota|balance|insufficient|credit|额度|余额", re.IGNORECASE)
+_URL_PLACES: Final = (
+    ("url",),
+    ("metadata", "url"),
+    ("video_url",),
+    ("result_url",),
+    ("content", "video_url"),
+    ("data", "content", "video_url"),
+)
+
+
+class Link(msgspec.Struct, forbid_unknown_fields=True):
+    """A URL in an object of its own."""
+
+    url: str
+
+
+class Content(msgspec.Struct, forbid_unknown_fields=True):
+    """One image, video or sound, and what it is for."""
+
+    type: Literal["image_url", "video_url", "audio_url"]
+    role: Literal["reference_image", "first_frame", "last_frame", "reference_video", "reference_audio"]
+    image_url: Link | UnsetType = UNSET
+    video_url: Link | UnsetType = UNSET
+    audio_url: Link | UnsetType = UNSET
+
+
+class Metadata(msgspec.Struct):
+    """What the gateway hands on to its upstream; names that are not listed go there too."""
+
+    ratio: Literal["16:9", "9:16", "1:1", "4:3", "3:4", "21:9"] | UnsetType = UNSET
+    resolution: Literal["480p", "720p", "1080p"] | UnsetType = UNSET
+    generate_audio: bool | UnsetType = UNSET
+    content: Annotated[list[Content], Meta(max_length=15)] | UnsetType = UNSET
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a submission."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=100)]
+    prompt: Annotated[str, Meta(min_length=1, max_length=10_000)]
+    seconds: str | UnsetType = UNSET
+    metadata: Metadata | UnsetType = UNSET
+
+
+class RelayDance:
+    """The adapter; it keeps nothing between calls."""
+
+    name = "relaydance"
+    base_url = "https://relaydance.com"
+    callback_field = "metadata.callback_url"
+    limits = Limits(
+        models=(
+            WITH_AUDIO,
+            NO_AUDIO,
+            "doubao-seedance-2-0-480p",
+            "doubao-seedance-2-0-720p",
+            "doubao-seedance-2-0-1080p",
+            "happyhorse-1.0-i2v",
+        ),
+        duration_s=(1, SECONDS_MAX),
+        resolutions=("480p", "720p", "1080p"),
+        aspect_ratios=("16:9", "9:16", "1:1", "4:3", "3:4", "21:9"),
+        images_max=9,
+        prompt_max=10_000,
+        prompt_required=True,
+        result_lifetime_s=LIFETIME_S,
+        expected_s=180,
+    )
+
+    def from_input(self, given: Input) -> dict[str, object]:
+        """The native body: images are references unless the mode is `keyframe`; sound picks the default model."""
+        metadata = without_none(
+            ratio=given.aspect_ratio,
+            resolution=given.resolution,
+            generate_audio=given.audio,
+            content=_content(given) or None,
+        )
+        request = without_none(
+            model=given.model or (NO_AUDIO if given.audio is False else WITH_AUDIO),
+            prompt=given.prompt,
+            seconds=None if given.duration_s is None else str(given.duration_s),
+            metadata=metadata or None,
+        )
+        refused = not_taken("RelayDance", seed=given.seed)
+        if given.mode not in (None, *MODES):
+            refused.append(FieldError("mode", 'must be one of "reference", "keyframe"'))
+        if refused:
+            raise InvalidInput(refused + self.check(request))
+        return request
+
+    def check(self, request: object) -> list[FieldError]:
+        """Every error against the published limits."""
+        return with_rules(with_hints(validation.check(request, Request), _HINTS), _rules(request))
+
+    def input_path(self, native_path: str) -> str:
+        """`metadata.content[0].image_url.url` → `images[0]`."""
+        return unified_path(native_path, _UNIFIED)
+
+    def submission(self, request: dict[str, object], callback_url: str | None) -> ApiRequest:
+        """`POST /v1/video/generations`, the callback URL inside `metadata`: at the top level it is not read."""
+        body = with_callback(request, self.callback_field, callback_url)
+        return ApiRequest(method="POST", path="/v1/video/generations", body=body)
+
+    def read_submission(self, answer: ApiAnswer) -> SubmissionAnswer:
+        """What the answer means; `data` may be the id itself."""
+        return answers.read_submission(answer, _accepted, _explain)
+
+    def status_check(self, provider_job_id: str) -> ApiRequest:
+        """`GET /v1/video/generations/{task_id}`."""
+        return ApiRequest(method="GET", path=f"/v1/video/generations/{quote(provider_job_id, safe='')}")
+
+    def read_status(self, answer: ApiAnswer, now_ms: int) -> Report:
+        """The job as a status answer tells it; Unreadable for anything but a 2xx with a status."""
+        return _report(answers.status_body(answer), now_ms)
+
+    def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
+        """The job as any of the four forms tells it."""
+        return _report(body, now_ms)
+
+
+def _content(given: Input) -> list[object]:
+    """The images with their roles, in order: `@image1` is the first."""
+    keyframes = ("first_frame", "last_frame")
+    kept = given.mode == "keyframe"
+    roles = [keyframes[min(index, 1)] if kept else "reference_image" for index in range(len(given.images))]
+    return [
+        {"type": "image_url", "image_url": {"url": url}, "role": role}
+        for url, role in zip(given.images, roles, strict=True)
+    ]
+
+
+def _rules(request: object) -> list[FieldError]:
+    """What the shape cannot say."""
+    metadata = at(request, "metadata")
+    content = items(at(metadata, "content"))
+    errors = _seconds(request) + _resolution(request)
+    for index, item in enumerate(content[:50]):
+        errors += _item(item, f"metadata.content[{index}]")
+    return errors + _roles([at(item, "role") for item in content]) + _extra(metadata)
+
+
+def _seconds(request: object) -> list[FieldError]:
+    """Text that holds a whole number."""
+    seconds = at(request, "seconds")
+    if not isinstance(request, dict) or "seconds" not in request or seconds in _SECONDS:
+        return []
+    limit = f'must be a string with a whole number from "1" to "{SECONDS_MAX}"'
+    return [FieldError("seconds", f"{limit}, not {validation.shown(seconds)}")]
+
+
+def _resolution(request: object) -> list[FieldError]:
+    """A model whose name ends in a resolution makes that one only."""
+    model, resolution = at(request, "model"), at(request, "metadata", "resolution")
+    named = re.search(r"-(480p|720p|1080p)$", model) if isinstance(model, str) else None
+    if named is None or not isinstance(resolution, str) or resolution == named[1]:
+        return []
+    shown = validation.clipped(str(model))
+    return [
+        FieldError("metadata.resolution", f'must be "{named[1]}" for {shown}, not "{validation.clipped(resolution)}"')
+    ]
+
+
+def _item(item: object, path: str) -> list[FieldError]:
+    """The URL under the name of its type, and a role that fits the type."""
+    kind, role = at(item, "type"), at(item, "role")
+    if not isinstance(item, dict) or not isinstance(kind, str) or kind not in ROLES:
+        return []
+    others = [other for other in ROLES if other != kind and other in item]
+    errors = [FieldError(f"{path}.{other}", f"has no place beside type {kind}") for other in others]
+    if kind not in item:
+        errors.append(FieldError(f"{path}.{kind}", "is required"))
+    elif isinstance(url := at(item, kind, "url"), str):
+        errors += check_url(url, f"{path}.{kind}.url")
+    if isinstance(role, str) and role in ROLE_MAX and role not in ROLES[kind]:
+        roles = ", ".join(ROLES[kind])
+        errors.append(FieldError(f"{path}.role", f"must be one of {roles} for type {kind}, not {role}"))
+    return errors
+
+
+def _roles(roles: list[object]) -> list[FieldError]:
+    """How many of each role, and which do not go together."""
+    counts = {role: roles.count(role) for role in ROLE_MAX}
+    over = [role for role, most in ROLE_MAX.items() if counts[role] > most]
+    errors = [f"may have at most {ROLE_MAX[role]} {role}, not {counts[role]}" for role in over]
+    if counts["last_frame"] and not counts["first_frame"]:
+        errors.append("needs a first_frame beside its last_frame")
+    if counts["reference_image"] and (counts["first_frame"] or counts["last_frame"]):
+        errors.append("takes either reference images or first and last frames, not both")
+    return [FieldError("metadata.content", "; ".join(errors))] if errors else []
+
+
+def _extra(metadata: object) -> list[FieldError]:
+    """Unlisted names are passed on, but only a few, with plain values, and never a callback URL."""
+    extra = set(metadata if isinstance(metadata, dict) else ()) - set(Metadata.__struct_fields__)
+    if len(extra) > EXTRA_KEYS_MAX:
+        return [FieldError("metadata", f"may have at most {EXTRA_KEYS_MAX} unlisted fields, not {len(extra)}")]
+    errors = []
+    for name in sorted(extra, key=repr):
+        path = validation.join("metadata", validation.clipped(name))
+        if name == "callback_url":
+            errors.append(FieldError(path, "is relay's own field"))
+        else:
+            errors += validation.check(at(metadata, name), _PLAIN, path)
+    return errors
+
+
+def _accepted(body: dict[str, Any]) -> Report:
+    """The report of a submission's answer; older New-API answers have the bare id in `data`."""
+    data = body.get("data")
+    return _report({"task_id": data} if isinstance(data, str) else body, None, JobState.SUBMITTED)
+
+
+def _report(body: dict[str, Any], now_ms: int | None, otherwise: JobState | None = None) -> Report:
+    """The task in any of the four forms."""
+    task = answers.task_of(body)
+    own = answers.identifier(task.get("task_id"))
+    found = own or answers.identifier(task.get("id"))
+    code, text = answers.error_words(task.get("error"))
+    text = text or text_or_none(task.get("fail_reason")) or text_or_none(task.get("message"))
+    upstream = found is not None and (found.startswith("cgt-") or (own is None and not found.startswith("task_")))
+    return answers.told(
+        task,
+        _outputs(task, body, now_ms),
+        answers.failure(code, text),
+        provider_job_id=found,
+        upstream_id=upstream and otherwise is None,
+        otherwise=otherwise,
+    )
+
+
+def _outputs(task: dict[str, Any], body: dict[str, Any], now_ms: int | None) -> tuple[Output, ...]:
+    """The first usable URL: the places are names for one video. `result_url` can hold the reason of a failure."""
+    expires_at = answers.expiry(now_ms, LIFETIME_S)
+    places = [at(holder, *keys) for holder in (task, body) for keys in _URL_PLACES]
+    return answers.distinct(
+        found for url in places for found in answers.output(url, expires_at, duration_s=task.get("duration"))
+    )[:1]
+
+
+def _explain(answer: ApiAnswer, body: dict[str, Any]) -> JobError:
+    """There is no 402 here: an empty account answers 403, and so does a key without rights."""
+    code, text = answers.complaint(body)
+    words = f"{code} {text or answer.excerpt}"
+    if answer.status_code == 403 and _FUNDS.search(words):
+        return error_for(answer, ErrorClass.INSUFFICIENT_FUNDS, code=code, text=text)
+    return answers.http_error(answer, code, text)

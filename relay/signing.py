@@ -1,0 +1,103 @@
+"""Standard Webhooks 1.0.0, both ways: relay signs what it sends, and proves what a signing provider sent.
+
+What is signed is `{id}.{timestamp}.{body}` over the exact bytes of the body; rules and header names come from
+https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+"""
+
+import base64
+import binascii
+import hmac
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from relay.errors import RelayError
+
+SECRET_PREFIX: Final = "whsec_"
+ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER = "webhook-id", "webhook-timestamp", "webhook-signature"
+
+_KEY_BYTES_MIN, _KEY_BYTES_MAX = 24, 64
+_NEW_KEY_BYTES = 32
+_SIGNATURES_MAX = 16  # a sender that rotates keys needs two or three
+# Visible ASCII without the full stop: with one in the id, the same MAC would fit another id, timestamp and body.
+_ID: Final = re.compile(r"[!-\-/-~]{1,256}")
+# int() also reads other scripts' digits, ` 12_3 ` and `+12`; float() reads `nan`, which no comparison refuses.
+_TIMESTAMP: Final = re.compile(r"[0-9]{1,12}")
+
+
+class SignatureInvalid(RelayError):
+    """The headers do not prove that the holder of the secret sent this body now."""
+
+    code = "signature_invalid"
+
+
+def new_secret() -> str:
+    """A fresh endpoint secret: `whsec_` and 32 random bytes in base64."""
+    return SECRET_PREFIX + base64.b64encode(os.urandom(_NEW_KEY_BYTES)).decode()
+
+
+def check_secret(text: str) -> bytes:
+    """The key behind a secret; ValueError says what is wrong with it and never repeats it."""
+    if not text.startswith(SECRET_PREFIX):
+        raise ValueError(f"must begin with {SECRET_PREFIX}")
+    encoded = text.removeprefix(SECRET_PREFIX)
+    # Receivers' libraries differ in what they forgive, so only the one spelling that all of them read is taken.
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        key = None
+    if key is None or base64.b64encode(key).decode() != encoded:
+        raise ValueError(f"must be padded standard base64 (A-Z a-z 0-9 + / =) after {SECRET_PREFIX}")
+    if not _KEY_BYTES_MIN <= len(key) <= _KEY_BYTES_MAX:
+        raise ValueError(f"must hold {_KEY_BYTES_MIN} to {_KEY_BYTES_MAX} bytes, not {len(key)}")
+    return key
+
+
+def sign(secret_keys: Sequence[str], event_id: str, timestamp_s: int, body: bytes) -> str:
+    """The `webhook-signature` of one attempt: one `v1,…` for each live secret, so that a rotation is never noticed.
+
+    ValueError when there is no secret, when one is malformed, or when the id could be mistaken for more than an id.
+    """
+    if not secret_keys:
+        raise ValueError("nothing to sign with")
+    if not _ID.fullmatch(event_id):
+        raise ValueError("an id is visible ASCII without a full stop")
+    content = _content(event_id, str(timestamp_s), body)
+    return " ".join(_v1(check_secret(secret), content).decode() for secret in secret_keys)
+
+
+def verify(secret: str, headers: Mapping[str, str], body: bytes, now_s: int, tolerance_s: int = 300) -> None:
+    """Return if the headers prove the body; SignatureInvalid otherwise, whatever they hold.
+
+    Header names may be in any case. ValueError means that the secret itself is malformed: the operator's mistake, and
+    not the sender's.
+    """
+    key = check_secret(secret)
+    named = {name.lower(): value for name, value in headers.items()}
+    event_id, timestamp = named.get(ID_HEADER, ""), named.get(TIMESTAMP_HEADER, "")
+    if not _ID.fullmatch(event_id):
+        raise SignatureInvalid(f"{ID_HEADER} is missing or malformed")
+    if not _TIMESTAMP.fullmatch(timestamp):
+        raise SignatureInvalid(f"{TIMESTAMP_HEADER} is missing or malformed")
+    expected = _v1(key, _content(event_id, timestamp, body))
+    if not any(hmac.compare_digest(expected, given) for given in _signatures(named)):
+        raise SignatureInvalid(f"no signature in {SIGNATURE_HEADER} fits")
+    if abs(now_s - int(timestamp)) > tolerance_s:
+        raise SignatureInvalid(f"{TIMESTAMP_HEADER} is more than {tolerance_s} s from now")
+
+
+def _content(event_id: str, timestamp: str, body: bytes) -> bytes:
+    """The signed text, with the timestamp as it stands in its header."""
+    return f"{event_id}.{timestamp}.".encode() + body
+
+
+def _v1(key: bytes, content: bytes) -> bytes:
+    """One signature as it stands in the header."""
+    return b"v1," + base64.b64encode(hmac.digest(key, content, "sha256"))
+
+
+def _signatures(named: Mapping[str, str]) -> list[bytes]:
+    """The signatures a header lists, as bytes: `compare_digest` raises TypeError on text that is not ASCII."""
+    listed = named.get(SIGNATURE_HEADER, "").split(" ", _SIGNATURES_MAX)[:_SIGNATURES_MAX]
+    return [signature.encode(errors="replace") for signature in listed]

@@ -1,0 +1,124 @@
+"""Who may do what: projects, API keys (only their digests are kept), and idempotency keys with the answers they stand for."""
+
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from relay import ids
+from relay.errors import NotFound
+from relay.seal import Seal
+from relay.storage.database import Database, Row, Transaction
+from relay.storage.writer import Writer
+
+SCOPES: Final = ("submit", "read", "admin")
+IDEMPOTENCY_LIFE_MS: Final = 24 * 3_600_000
+ABANDONED_AFTER_MS: Final = 60_000
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """A live key: the project it belongs to, and what it may do."""
+
+    id: str
+    project_id: str
+    scopes: frozenset[str]
+
+
+class Reservation(msgspec.Struct, frozen=True, kw_only=True):
+    """An idempotency key that somebody asks for; `fingerprint` is of the request's method, path and body."""
+
+    project_id: str
+    key: str
+    fingerprint: bytes
+    now: int
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What stands behind a key: the request it was made for, its job, and the answer once there is one."""
+
+    fingerprint: bytes
+    job_id: str | None
+    answer: bytes | None
+
+
+class Access:
+    """Keys of both kinds."""
+
+    def __init__(self, database: Database, writer: Writer, seal: Seal) -> None:
+        self._database = database
+        self._writer = writer
+        self._seal = seal
+
+    async def api_key(self, text: str) -> ApiKey | None:
+        """The live key with this text: looked up by its digest, so no comparison can be timed."""
+        found = await self._database.rows("api_key_by_digest", {"digest": digest(text)})
+        return ApiKey(found[0]["id"], found[0]["project_id"], frozenset(found[0]["scopes"].split())) if found else None
+
+    async def create_api_key(self, project: str, name: str, scopes: Sequence[str], now_ms: int) -> tuple[str, str]:
+        """A new key in a project, which is made if it is new; its id, and its text, which is nowhere kept."""
+        text = "rk_" + secrets.token_urlsafe(32)
+        params = {"id": ids.new_id(ids.API_KEY), "name": name, "scopes": " ".join(scopes), "digest": digest(text), "created_at": now_ms}
+        await self._writer.write(_create_key, (project, params))
+        return params["id"], text
+
+    async def api_keys(self) -> Sequence[Row]:
+        """Every key without its text: `id name project scopes created_at revoked_at`."""
+        return await self._database.rows("api_keys", {})
+
+    async def revoke_api_key(self, key_id: str, now_ms: int) -> None:
+        """The key stops working; NotFound when there is no such live key."""
+        if not await self._writer.write(_run, ("revoke_api_key", {"id": key_id, "now": now_ms})):
+            raise NotFound(f"there is no live key {key_id}")
+
+    async def reserve(self, wanted: Reservation) -> bool:
+        """True for the one caller that is to run the request."""
+        params = {
+            **msgspec.to_builtins(wanted),
+            "fingerprint": wanted.fingerprint,
+            "forgotten_before": wanted.now - IDEMPOTENCY_LIFE_MS,
+            "abandoned_before": wanted.now - ABANDONED_AFTER_MS,
+        }
+        return bool(await self._writer.write(_run, ("reserve_idempotency_key", params)))
+
+    async def known(self, project_id: str, key: str) -> Known | None:
+        """What stands behind a key."""
+        found = await self._database.rows("idempotency_key", {"project_id": project_id, "key": key})
+        if not found:
+            return None
+        answer = found[0]["answer"] and self._seal.open(found[0]["answer"]).encode()
+        return Known(bytes(found[0]["fingerprint"]), found[0]["job_id"], answer)
+
+    async def answer(self, project_id: str, key: str, answer: bytes) -> None:
+        """Keeps the answer, sealed: it may show a secret that is shown once."""
+        params = {"project_id": project_id, "key": key, "answer": self._seal.seal(answer.decode())}
+        await self._writer.write(_run, ("answer_idempotency_key", params))
+
+    async def release(self, project_id: str, key: str) -> None:
+        """The request came to nothing: the key is free again."""
+        await self._writer.write(_run, ("release_idempotency_key", {"project_id": project_id, "key": key}))
+
+    async def forget(self, now_ms: int) -> None:
+        """Drops keys that are past their life."""
+        await self._writer.write(_run, ("forget_idempotency_keys", {"before": now_ms - IDEMPOTENCY_LIFE_MS}))
+
+
+def digest(text: str) -> bytes:
+    """SHA-256 of a key: enough, since the keys are 256 random bits."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()
+
+
+async def _run(transaction: Transaction, wanted: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Sequence[Row]]:
+    """Runs one named statement for each caller."""
+    return [await transaction.rows(name, params) for name, params in wanted]
+
+
+async def _create_key(transaction: Transaction, wanted: Sequence[tuple[str, dict[str, Any]]]) -> list[None]:
+    """The project if it is new, then the key."""
+    for project, params in wanted:
+        made = {"id": ids.new_id(ids.PROJECT), "name": project, "created_at": params["created_at"]}
+        await transaction.rows("insert_project", made)
+        found = await transaction.rows("project_by_name", {"name": project})
+        await transaction.rows("insert_api_key", {**params, "project_id": found[0]["id"]})
+    return [None] * len(wanted)

@@ -1,0 +1,156 @@
+"""The outbox: deliveries are claimed under a lease, attempted, and settled in the same commit as their attempt."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from relay.model import Attempt, Delivery, DeliveryState
+from relay.seal import Seal
+from relay.storage import rows
+from relay.storage.database import Database, Transaction
+from relay.storage.record import Fresh
+from relay.storage.writer import Writer
+
+ATTEMPTS_MAX = 1000
+
+
+class Parcel(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery with all that its next attempt needs, as it is now."""
+
+    delivery_id: str
+    endpoint_id: str
+    event_id: str
+    attempts_made: int
+    redelivery: bool
+    body: bytes
+    url: str
+    secret: str
+    headers: dict[str, str]
+    timeout_s: float
+    schedule_s: list[int] | None
+
+
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt, and its delivery after it; `gone` names why the endpoint is to be disabled."""
+
+    attempt: Attempt
+    endpoint_id: str
+    state: DeliveryState
+    next_attempt_at: int | None
+    at: int
+    gone: str | None = None
+
+
+class _Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """What dispatch has room for."""
+
+    now: int
+    leased_until: int
+    limit: int
+    busy: str
+
+
+class Deliveries:
+    """The deliveries."""
+
+    def __init__(self, database: Database, writer: Writer, seal: Seal) -> None:
+        self._database = database
+        self._writer = writer
+        self._seal = seal
+
+    async def claim(self, now_ms: int, leased_until_ms: int, limit: int, busy: Iterable[str]) -> list[Fresh]:
+        """Deliveries that are due, leased until then; none for the endpoints that are busy."""
+        claim = _Claim(now=now_ms, leased_until=leased_until_ms, limit=limit, busy=rows.text(sorted(busy)) or "[]")
+        return await self._writer.write(_claim, claim)
+
+    async def release(self, delivery_ids: Sequence[str], now_ms: int) -> None:
+        """Gives back what was claimed and not begun, due at once."""
+        await self._writer.write(_release, [{"id": delivery_id, "now": now_ms} for delivery_id in delivery_ids])
+
+    async def parcels(self, delivery_ids: Iterable[str]) -> list[Parcel]:
+        """What the next attempts need; deliveries that are no longer pending are left out."""
+        found = await self._database.rows("parcels", {"ids": rows.text(list(delivery_ids))})
+        return [self._parcel(row) for row in found]
+
+    async def settle(self, settled: Settled) -> None:
+        """The attempt, the delivery after it and the endpoint's health, in one commit."""
+        await self._writer.write(_settle, settled)
+
+    async def next_due(self) -> int | None:
+        """When the next delivery is due, leases counted."""
+        at: int | None = (await self._database.rows("next_due_delivery", {}))[0]["at"]
+        return at
+
+    async def get(self, delivery_id: str, project_id: str) -> Delivery | None:
+        """The project's delivery."""
+        found = await self._database.rows("delivery_of_project", {"id": delivery_id, "project_id": project_id})
+        return rows.delivery(found[0]) if found else None
+
+    async def attempts(self, delivery_id: str) -> list[Attempt]:
+        """A delivery's attempts in order, the first ATTEMPTS_MAX."""
+        params = {"ids": rows.text([delivery_id]), "limit": ATTEMPTS_MAX}
+        return [rows.attempt(row) for row in await self._database.rows("attempts_of_deliveries", params)]
+
+    async def page(self, project_id: str, before: str | None, limit: int, wanted: dict[str, str | None]) -> list[Delivery]:
+        """Deliveries newest first, by `endpoint_id`, `status`, `event_id`, `job_id` (None: any)."""
+        params = {"project_id": project_id, "before": before, "limit": limit, **wanted}
+        return [rows.delivery(row) for row in await self._database.rows("delivery_page", params)]
+
+    def _parcel(self, row: Any) -> Parcel:
+        """The parcel of a row, opened."""
+        return Parcel(
+            delivery_id=row["id"],
+            endpoint_id=row["endpoint_id"],
+            event_id=row["event_id"],
+            attempts_made=row["attempts_made"],
+            redelivery=bool(row["redelivery"]),
+            body=bytes(row["body"]),
+            url=row["url"],
+            secret=self._seal.open(row["secret"]),
+            headers=msgspec.json.decode(self._seal.open(row["headers"])),
+            timeout_s=row["timeout_s"],
+            schedule_s=row["schedule_s"] and msgspec.json.decode(row["schedule_s"]),
+        )
+
+
+async def _claim(transaction: Transaction, claims: Sequence[_Claim]) -> list[list[Fresh]]:
+    """Claims for each caller in turn."""
+    claimed = []
+    for claim in claims:
+        found = await transaction.rows("claim_deliveries", msgspec.to_builtins(claim))
+        claimed.append([Fresh(row["id"], row["endpoint_id"]) for row in found])
+    return claimed
+
+
+async def _release(transaction: Transaction, batches: Sequence[list[dict[str, Any]]]) -> list[None]:
+    """Releases each caller's deliveries."""
+    await transaction.run_many("release_deliveries", [params for batch in batches for params in batch])
+    return [None] * len(batches)
+
+
+async def _settle(transaction: Transaction, settled: Sequence[Settled]) -> list[None]:
+    """Attempts first: their number is counted from the delivery as it was."""
+    await transaction.run_many("insert_attempt", [msgspec.to_builtins(one.attempt) for one in settled])
+    await transaction.run_many("settle_delivery", [_delivery_params(one) for one in settled])
+    last = {one.endpoint_id: one for one in settled}
+    good = [one for one in last.values() if one.state is DeliveryState.DELIVERED]
+    bad = [one for one in last.values() if one.state is not DeliveryState.DELIVERED]
+    await transaction.run_many("note_endpoint_success", [{"id": one.endpoint_id, "at": one.at} for one in good])
+    await transaction.run_many("note_endpoint_failure", [{"id": one.endpoint_id, "at": one.at} for one in bad])
+    for one in settled:
+        if one.gone:
+            await transaction.rows("disable_endpoint", {"id": one.endpoint_id, "now": one.at, "reason": one.gone})
+            await transaction.rows("cancel_deliveries_of_endpoint", {"id": one.endpoint_id, "now": one.at})
+    return [None] * len(settled)
+
+
+def _delivery_params(one: Settled) -> dict[str, Any]:
+    """A delivery's columns after an attempt."""
+    final = one.state is not DeliveryState.PENDING
+    return {
+        "id": one.attempt.delivery_id,
+        "state": one.state,
+        "next_attempt_at": None if final else one.next_attempt_at,
+        "finished_at": one.at if final else None,
+    }

@@ -1,0 +1,156 @@
+"""Jobs in the database: made once, moved only through `record`, found by page."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from relay.errors import StorageUnavailable
+from relay.model import Attempt, Call, Delivery, Endpoint, Job
+from relay.seal import Seal
+from relay.storage import rows
+from relay.storage.database import Database, Row, Transaction
+from relay.storage.record import Fact, Recorded, Recorder
+from relay.storage.writer import Writer
+
+EVIDENCE_MAX = 500
+
+
+class NewJob(msgspec.Struct, frozen=True):
+    """A job with the endpoints made for it alone, and the idempotency key that asked for it."""
+
+    job: Job
+    endpoints: tuple[Endpoint, ...]
+    idempotency_key: str | None
+
+
+class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """What a list of jobs may be narrowed by; times in unix milliseconds."""
+
+    status: str | None = None
+    provider: str | None = None
+    created_after: int | None = None
+    created_before: int | None = None
+    metadata: dict[str, str] = {}
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """All that is stored about one job, for its timeline; at most EVIDENCE_MAX of each."""
+
+    calls: list[Call]
+    callbacks: list[Row]
+    events: list[Row]
+    deliveries: list[Delivery]
+    attempts: list[Attempt]
+
+
+class Jobs:
+    """The jobs."""
+
+    def __init__(self, database: Database, writer: Writer, seal: Seal, recorder: Recorder) -> None:
+        self._database = database
+        self._writer = writer
+        self._seal = seal
+        self._recorder = recorder
+
+    async def create(self, new: NewJob) -> None:
+        """The job, its endpoints and its idempotency key in one commit, before anything is sent."""
+        await self._writer.write(self._insert, new)
+
+    async def start_submission(self, job_id: str, now_ms: int) -> Job | None:
+        """The job, for the one caller that may send it now; None for everyone else."""
+        return await self._writer.write(_start_submissions, (job_id, now_ms))
+
+    async def record(self, fact: Fact) -> Recorded:
+        """What was heard about a job, with all that follows from it, in one commit."""
+        return await self._writer.write(self._recorder, fact)
+
+    async def get(self, job_id: str, project_id: str) -> Job | None:
+        """The project's job."""
+        found = await self._database.rows("job_of_project", {"id": job_id, "project_id": project_id})
+        return rows.job(found[0]) if found else None
+
+    async def page(self, project_id: str, before: str | None, limit: int, wanted: JobFilter) -> list[Job]:
+        """Jobs newest first, older than the id `before`."""
+        pairs = sorted({pair(key, value) for key, value in wanted.metadata.items()})
+        params = {
+            "project_id": project_id,
+            "before": before,
+            "limit": limit,
+            "status": wanted.status,
+            "provider": wanted.provider,
+            "created_after": wanted.created_after,
+            "created_before": wanted.created_before,
+            "pairs": rows.text(pairs),
+            "pair_count": len(pairs),
+        }
+        return [rows.job(row) for row in await self._database.rows("job_page", params)]
+
+    async def to_submit(self, now_ms: int, limit: int) -> list[str]:
+        """Jobs that wait to be sent and are due."""
+        return _ids(await self._database.rows("jobs_to_submit", {"now": now_ms, "limit": limit}))
+
+    async def left_in_submission(self, before_ms: int, limit: int) -> list[str]:
+        """Jobs whose submission began before then and never ended."""
+        return _ids(await self._database.rows("jobs_left_in_submission", {"before": before_ms, "limit": limit}))
+
+    async def past_deadline(self, now_ms: int, limit: int) -> list[str]:
+        """Open jobs whose deadline has passed."""
+        return _ids(await self._database.rows("jobs_past_deadline", {"now": now_ms, "limit": limit}))
+
+    async def next_clock(self) -> int | None:
+        """When the next job is due to be sent or to expire."""
+        at: int | None = (await self._database.rows("next_job_clock", {}))[0]["at"]
+        return at
+
+    async def evidence(self, job_id: str) -> Evidence:
+        """What is stored about a job that the caller was allowed to see."""
+        wanted = {"job_id": job_id, "limit": EVIDENCE_MAX}
+        deliveries = [rows.delivery(row) for row in await self._database.rows("deliveries_of_job", wanted)]
+        attempts = await self._database.rows(
+            "attempts_of_deliveries", {"ids": rows.text([delivery.id for delivery in deliveries]), "limit": EVIDENCE_MAX}
+        )
+        return Evidence(
+            [rows.call(row) for row in await self._database.rows("calls_of_job", wanted)],
+            list(await self._database.rows("callbacks_of_job", wanted)),
+            list(await self._database.rows("events_of_job", wanted)),
+            deliveries,
+            [rows.attempt(row) for row in attempts],
+        )
+
+    async def _insert(self, transaction: Transaction, news: Sequence[NewJob]) -> list[None]:
+        """Writes a batch of new jobs; a key that was taken over meanwhile undoes its job."""
+        await transaction.run_many("insert_job", [rows.job_params(new.job) for new in news])
+        await transaction.run_many("insert_job_metadata", [params for new in news for params in _metadata_params(new.job)])
+        endpoints = [rows.endpoint_params(endpoint, self._seal) for new in news for endpoint in new.endpoints]
+        await transaction.run_many("insert_endpoint", endpoints)
+        for new in news:
+            if new.idempotency_key is not None:
+                tied = {"project_id": new.job.project_id, "key": new.idempotency_key, "job_id": new.job.id}
+                if not await transaction.rows("tie_idempotency_key", tied):
+                    raise StorageUnavailable("the idempotency key's reservation is gone")
+        return [None] * len(news)
+
+
+async def _start_submissions(transaction: Transaction, wanted: Sequence[tuple[str, int]]) -> list[Job | None]:
+    """Compare and set: each job is started once."""
+    started: list[Job | None] = []
+    for job_id, now_ms in wanted:
+        found = await transaction.rows("start_submission", {"id": job_id, "now": now_ms})
+        started.append(rows.job(found[0]) if found else None)
+    return started
+
+
+def pair(key: str, value: object) -> str:
+    """`key=value` as metadata is found by; a value that is not text counts as its JSON."""
+    return f"{key}={value if isinstance(value, str) else rows.text(value)}"
+
+
+def _metadata_params(job: Job) -> list[dict[str, Any]]:
+    """A row for each metadata entry."""
+    return [{"project_id": job.project_id, "pair": pair(key, value), "job_id": job.id} for key, value in job.metadata.items()]
+
+
+def _ids(found: Sequence[Row]) -> list[str]:
+    """The ids of rows."""
+    return [row["id"] for row in found]

@@ -1,0 +1,243 @@
+"""The heart of relay: whatever is heard about a job becomes, in one transaction, the callback's row, the job's move, its event,
+and one delivery for each endpoint that wants it.
+
+Callbacks, submit answers, status checks and deadlines all come this way, so there is one place where a job can change.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from relay import ids, views
+from relay.lifecycle import Move
+from relay.model import Call, EventType, Job, Verdict
+from relay.storage import rows
+from relay.storage.database import Row, Transaction
+
+DEFAULT_PROJECT: Final = "prj_default"
+
+
+class Arrival(msgspec.Struct, frozen=True, kw_only=True):
+    """A callback as it came; `digest` is None where the body could not be read."""
+
+    id: str
+    provider: str
+    received_at: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    size: int
+    digest: bytes | None = None
+    unreadable: str | None = None
+    foreign: bool = False
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True):
+    """Something heard or decided about a job: what it does to the job (None: nothing), and what is kept as its evidence."""
+
+    job_id: str
+    at: int
+    move: Callable[[Job], Move] | None
+    arrival: Arrival | None = None
+    call: Call | None = None
+
+
+class Fresh(msgspec.Struct, frozen=True):
+    """A new delivery, to be handed to dispatch in memory; the row's lease covers it until then."""
+
+    delivery_id: str
+    endpoint_id: str
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a fact; `fresh` is for dispatch, `announced` names the event."""
+
+    job: Job | None
+    verdict: Verdict
+    reason: str | None
+    announced: EventType | None = None
+    fresh: tuple[Fresh, ...] = ()
+
+
+class Recorder:
+    """Writes batches of facts. `lease_ms` is how long a fresh delivery is dispatch's own before it counts as lost."""
+
+    def __init__(self, lease_ms: int, callbacks_per_job_max: int, schedule_s: Sequence[int]) -> None:
+        self._lease_ms = lease_ms
+        self._callbacks_per_job_max = callbacks_per_job_max
+        self._first_delay_s = schedule_s[0]
+
+    async def __call__(self, transaction: Transaction, facts: Sequence[Fact]) -> list[Recorded]:
+        """Records the facts in order; each sees the job as the one before it left it."""
+        wanted = sorted({fact.job_id for fact in facts})
+        jobs = {row["id"]: rows.job(row) for row in await transaction.rows("jobs_by_id", {"ids": rows.text(wanted)})}
+        heard = await _heard(transaction, facts)
+        results: list[Recorded] = []
+        callbacks, events = [], []
+        for fact in facts:
+            job = jobs.get(fact.job_id)
+            moved = _judge(job, fact, heard)
+            recorded = _result(job, moved, fact)
+            job = moved.job if moved else job
+            if fact.arrival and (job is None or job.callbacks_seen < self._callbacks_per_job_max):
+                callbacks.append(_callback_params(fact, fact.arrival, job, recorded))
+            if fact.arrival and job:
+                job = msgspec.structs.replace(job, callbacks_seen=job.callbacks_seen + 1)
+            if moved and moved.announce and job:
+                event = _event(job, moved.announce, fact.at, moved.supersedes)
+                job, recorded = event.after, msgspec.structs.replace(recorded, announced=event.type)
+                events.append((len(results), event))
+            if job:
+                jobs[fact.job_id] = job
+            results.append(msgspec.structs.replace(recorded, job=job))
+        await transaction.run_many("insert_callback", callbacks)
+        await transaction.run_many("insert_call", [msgspec.to_builtins(fact.call) for fact in facts if fact.call])
+        await transaction.run_many("update_job", [rows.job_params(job) for job in jobs.values()])
+        await transaction.run_many("insert_event", [event.params for _, event in events])
+        await self._fan_out(transaction, events, results)
+        return results
+
+    async def _fan_out(self, transaction: Transaction, events: "list[tuple[int, _NewEvent]]", results: list[Recorded]) -> None:
+        """One delivery for each event and each endpoint that wants it; those due at once are handed back as fresh."""
+        if not events:
+            return
+        listening = await transaction.rows(
+            "endpoints_listening",
+            {
+                "projects": rows.text(sorted({event.after.project_id for _, event in events})),
+                "jobs": rows.text(sorted({event.after.id for _, event in events})),
+            },
+        )
+        endpoints = [_Listener(row) for row in listening]
+        deliveries: list[dict[str, Any]] = []
+        for index, event in events:
+            fresh = []
+            for endpoint in endpoints:
+                if endpoint.wants(event):
+                    delay_s = endpoint.first_delay_s if endpoint.first_delay_s is not None else self._first_delay_s
+                    params = _delivery_params(event, endpoint.id, delay_s * 1000 or self._lease_ms)
+                    deliveries.append(params)
+                    fresh += [Fresh(params["id"], endpoint.id)] if delay_s == 0 else []
+            results[index] = msgspec.structs.replace(results[index], fresh=tuple(fresh))
+        await transaction.run_many("insert_delivery", deliveries)
+
+
+class _NewEvent(msgspec.Struct, frozen=True):
+    """An event's row, and the job as it is after it."""
+
+    id: str
+    type: EventType
+    at: int
+    after: Job
+    params: dict[str, Any]
+
+
+class _Listener:
+    """An endpoint as fan-out needs it."""
+
+    def __init__(self, row: Row) -> None:
+        self.id: str = row["id"]
+        self._project_id: str = row["project_id"]
+        self._job_id: str | None = row["job_id"]
+        self._patterns: list[str] = msgspec.json.decode(row["event_types"])
+        self._providers: list[str] | None = row["providers"] and msgspec.json.decode(row["providers"])
+        schedule = row["schedule_s"] and msgspec.json.decode(row["schedule_s"])
+        self.first_delay_s: int | None = schedule[0] if schedule else None
+
+    def wants(self, event: _NewEvent) -> bool:
+        """Whether the event is for this endpoint: its project, its job, its provider, its type."""
+        return (
+            self._project_id == event.after.project_id
+            and self._job_id in (None, event.after.id)
+            and (self._providers is None or event.after.provider in self._providers)
+            and any(matches(pattern, event.type) for pattern in self._patterns)
+        )
+
+
+def matches(pattern: str, kind: EventType) -> bool:
+    """`job.succeeded` matches itself, `job.*` every event of a job, `*` everything."""
+    return pattern in ("*", kind) or (pattern.endswith(".*") and kind.startswith(pattern[:-1]))
+
+
+async def _heard(transaction: Transaction, facts: Sequence[Fact]) -> set[tuple[str, bytes]]:
+    """The digests recorded before, for the jobs of this batch that a callback is about."""
+    wanted = sorted({fact.job_id for fact in facts if fact.arrival and fact.arrival.digest})
+    if not wanted:
+        return set()
+    return {(row["job_id"], bytes(row["digest"])) for row in await transaction.rows("recorded_digests", {"ids": rows.text(wanted)})}
+
+
+def _judge(job: Job | None, fact: Fact, heard: set[tuple[str, bytes]]) -> Move | None:
+    """What the fact does to the job; None where there is no job it could be applied to."""
+    arrival = fact.arrival
+    if job is None or (arrival and arrival.foreign):
+        return None
+    if arrival and arrival.unreadable:
+        return Move(job, Verdict.UNREADABLE, arrival.unreadable)
+    if arrival and arrival.digest and (job.id, arrival.digest) in heard:
+        return Move(job, Verdict.REPEATED, "heard before")
+    if fact.move is None:
+        return Move(job, Verdict.RECORDED)
+    moved = fact.move(job)
+    if arrival and arrival.digest and moved.verdict is Verdict.RECORDED:
+        heard.add((job.id, arrival.digest))
+    return moved
+
+
+def _result(job: Job | None, moved: Move | None, fact: Fact) -> Recorded:
+    """What became of the fact, before any event."""
+    if moved is None:
+        foreign = fact.arrival is not None and fact.arrival.foreign
+        reason = "the token was made in another environment" if foreign else "there is no such job here"
+        return Recorded(job=job, verdict=Verdict.ORPHANED, reason=reason)
+    return Recorded(job=job, verdict=moved.verdict, reason=moved.reason)
+
+
+def _event(job: Job, kind: EventType, at: int, supersedes: str | None) -> _NewEvent:
+    """The event of a move, numbered within its job, with the notification's bytes."""
+    event_id, sequence = ids.new_id(ids.EVENT), job.sequence + 1
+    last_final = event_id if job.state.final else job.last_final_event
+    after = msgspec.structs.replace(job, sequence=sequence, last_final_event=last_final)
+    params = {
+        "id": event_id,
+        "project_id": job.project_id,
+        "job_id": job.id,
+        "type": kind,
+        "sequence": sequence,
+        "final": int(job.state.final),
+        "created_at": at,
+        "body": views.job_event(event_id, kind, at, after, sequence, supersedes),
+    }
+    return _NewEvent(event_id, kind, at, after, params)
+
+
+def _delivery_params(event: _NewEvent, endpoint_id: str, wait_ms: int) -> dict[str, Any]:
+    """A new delivery's columns."""
+    return {
+        "id": ids.new_id(ids.DELIVERY),
+        "project_id": event.after.project_id,
+        "event_id": event.id,
+        "endpoint_id": endpoint_id,
+        "job_id": event.after.id,
+        "next_attempt_at": event.at + wait_ms,
+        "created_at": event.at,
+    }
+
+
+def _callback_params(fact: Fact, arrival: Arrival, job: Job | None, recorded: Recorded) -> dict[str, Any]:
+    """A callback's columns; one that belongs to no job here is the default project's to see."""
+    orphan = recorded.verdict is Verdict.ORPHANED
+    return {
+        "id": arrival.id,
+        "project_id": DEFAULT_PROJECT if job is None or orphan else job.project_id,
+        "job_id": fact.job_id,
+        "provider": arrival.provider,
+        "verdict": recorded.verdict,
+        "reason": recorded.reason,
+        "received_at": arrival.received_at,
+        "size": arrival.size,
+        "headers": rows.text(arrival.headers),
+        "body": arrival.body,
+        "digest": arrival.digest,
+    }
+

@@ -1,0 +1,123 @@
+"""Rows and the model's nouns, one into the other; JSON columns are text, sealed ones are bytes."""
+
+from typing import Any, Final
+
+import msgspec
+
+from relay.model import (
+    Attempt,
+    Call,
+    Callback,
+    Cost,
+    Delivery,
+    DeliveryState,
+    Endpoint,
+    Event,
+    EventType,
+    FinishedBy,
+    Job,
+    JobError,
+    JobState,
+    Outcome,
+    Output,
+    Verdict,
+    Verification,
+)
+from relay.seal import Seal
+from relay.storage.database import Row
+
+_JSON_OF_JOB: Final = ("input", "request", "metadata", "outputs", "error", "cost")
+_outputs: Final = msgspec.json.Decoder(tuple[Output, ...])
+_error: Final = msgspec.json.Decoder(JobError | None)
+_cost: Final = msgspec.json.Decoder(Cost | None)
+_object: Final = msgspec.json.Decoder(dict[str, Any] | None)
+
+
+def text(value: object) -> str | None:
+    """JSON as a column keeps it: without NUL, which PostgreSQL's text refuses, and which JSON escapes anyway."""
+    return None if value is None else msgspec.json.encode(value).decode()
+
+
+def job_params(job: Job) -> dict[str, Any]:
+    """Every column of a job."""
+    params = {name: getattr(job, name) for name in job.__struct_fields__}
+    params.update({name: text(params[name]) for name in _JSON_OF_JOB})
+    params["late"] = int(job.late)
+    return params
+
+
+def job(row: Row) -> Job:
+    """The job of a row."""
+    values = dict(row)
+    values["input"] = _object.decode(values["input"] or b"null")
+    values["request"] = _object.decode(values["request"])
+    values["metadata"] = _object.decode(values["metadata"])
+    values["outputs"] = _outputs.decode(values["outputs"])
+    values["error"] = _error.decode(values["error"] or b"null")
+    values["cost"] = _cost.decode(values["cost"] or b"null")
+    values["state"] = JobState(values["state"])
+    values["finished_by"] = values["finished_by"] and FinishedBy(values["finished_by"])
+    values["verification"] = Verification(values["verification"])
+    values["late"] = bool(values["late"])
+    return Job(**values)
+
+
+def endpoint_params(endpoint: Endpoint, seal: Seal) -> dict[str, Any]:
+    """The columns a subscriber decides on; secret and headers sealed."""
+    return {
+        "id": endpoint.id,
+        "project_id": endpoint.project_id,
+        "job_id": endpoint.job_id,
+        "url": endpoint.url,
+        "secret": seal.seal(endpoint.secret),
+        "headers": seal.seal(text(endpoint.headers) or "{}"),
+        "event_types": text(endpoint.event_types),
+        "providers": text(endpoint.providers),
+        "description": endpoint.description,
+        "metadata": text(endpoint.metadata),
+        "rate_limit_per_s": endpoint.rate_limit_per_s,
+        "in_flight_max": endpoint.in_flight_max,
+        "timeout_s": endpoint.timeout_s,
+        "schedule_s": text(endpoint.schedule_s),
+        "created_at": endpoint.created_at,
+        "updated_at": endpoint.updated_at,
+    }
+
+
+def endpoint(row: Row, seal: Seal) -> Endpoint:
+    """The endpoint of a row, opened."""
+    values = dict(row)
+    del values["deleted_at"]
+    for name in ("event_types", "providers", "metadata", "schedule_s"):
+        values[name] = values[name] and msgspec.json.decode(values[name])
+    values["secret"] = seal.open(values["secret"])
+    values["headers"] = msgspec.json.decode(seal.open(values["headers"]))
+    return Endpoint(**values)
+
+
+def event(row: Row) -> Event:
+    """The event of a row."""
+    return Event(**{**dict(row), "type": EventType(row["type"]), "final": bool(row["final"])})
+
+
+def delivery(row: Row) -> Delivery:
+    """The delivery of a row."""
+    return Delivery(**{**dict(row), "state": DeliveryState(row["state"]), "redelivery": bool(row["redelivery"])})
+
+
+def attempt(row: Row) -> Attempt:
+    """The attempt of a row."""
+    return Attempt(**{**dict(row), "outcome": Outcome(row["outcome"])})
+
+
+def callback(row: Row) -> Callback:
+    """The callback of a row."""
+    values = dict(row)
+    del values["digest"]
+    headers = [(name, value) for name, value in msgspec.json.decode(values["headers"])]
+    return Callback(**{**values, "verdict": Verdict(values["verdict"]), "headers": headers})
+
+
+def call(row: Row) -> Call:
+    """The call of a row."""
+    return Call(**dict(row))

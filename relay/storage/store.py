@@ -1,0 +1,85 @@
+"""The store: opens the database, brings it to this relay's schema, and holds the nouns. The only door to SQL."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+from relay.errors import SettingsError
+from relay.seal import Seal
+from relay.storage import statements
+from relay.storage.access import Access
+from relay.storage.database import Transaction
+from relay.storage.deliveries import Deliveries
+from relay.storage.endpoints import Endpoints
+from relay.storage.evidence import Callbacks, Events
+from relay.storage.jobs import Jobs
+from relay.storage.migrate import migrate
+from relay.storage.record import Recorder
+from relay.storage.sqlite import SQLite
+from relay.storage.writer import Writer
+
+
+class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The store's limits: the lease of a delivery, the backlog of writes, callbacks kept for a job, the retry schedule."""
+
+    lease_ms: int
+    backlog_max: int
+    callbacks_per_job_max: int
+    schedule_s: Sequence[int]
+
+
+class Store:
+    """An open store; every method of its nouns is a whole transaction or a read."""
+
+    def __init__(self, database: SQLite, seal: Seal, options: StoreOptions) -> None:
+        self._database = database
+        self._writer = Writer(database, options.backlog_max)
+        recorder = Recorder(options.lease_ms, options.callbacks_per_job_max, options.schedule_s)
+        self.jobs = Jobs(database, self._writer, seal, recorder)
+        self.callbacks = Callbacks(database)
+        self.events = Events(database)
+        self.endpoints = Endpoints(database, self._writer, seal)
+        self.deliveries = Deliveries(database, self._writer, seal)
+        self.access = Access(database, self._writer, seal)
+
+    @classmethod
+    async def open(cls, database_url: str, seal: Seal, options: StoreOptions, now_ms: int) -> "Store":
+        """Opens and migrates; SettingsError for a URL that names no database of ours, or a newer schema."""
+        database = await SQLite.open(sqlite_path(database_url), statements.load())
+        try:
+            await migrate(database, now_ms)
+        except BaseException:
+            await database.close()
+            raise
+        return cls(database, seal, options)
+
+    async def ready(self) -> None:
+        """Returns when the database takes writes; StorageUnavailable when it does not."""
+        await self._writer.write(_touch, None)
+
+    async def close(self) -> None:
+        """Writes what waits, then closes."""
+        try:
+            await self._writer.drain()
+        finally:
+            await self._database.close()
+
+
+async def _touch(transaction: Transaction, asked: Sequence[Any]) -> list[None]:
+    """One write that changes nothing, for all who asked."""
+    await transaction.rows("touch", {})
+    return [None] * len(asked)
+
+
+def sqlite_path(database_url: str) -> Path:
+    """The file of `sqlite:///relative` or `sqlite:////absolute`."""
+    scheme, _, rest = database_url.partition("://")
+    if scheme in ("postgres", "postgresql"):
+        raise SettingsError("DATABASE_URL names PostgreSQL, which this version of relay cannot use yet; sqlite:///./data/relay.db works")
+    path = unquote(rest.removeprefix("/"))
+    if scheme != "sqlite" or not rest.startswith("/") or not path or "?" in path:
+        raise SettingsError("DATABASE_URL must be sqlite:///path, such as sqlite:///./data/relay.db")
+    return Path(path)

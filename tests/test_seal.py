@@ -1,0 +1,85 @@
+"""Secrets at rest: they come back with any listed key, and with no other."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.errors import RelayError
+from relay.seal import Seal, SealBroken
+
+OLD, NEW, OTHER = "old-" + "a" * 32, "new-" + "b" * 32, "other-" + "c" * 32
+SEAL = Seal([OLD, NEW])
+
+
+@given(st.text(max_size=500))
+def test_what_is_sealed_opens(text: str) -> None:
+    """Any text comes back, and what is stored shows nothing of it."""
+    sealed = SEAL.seal(text)
+    assert SEAL.open(sealed) == text
+    assert len(text) < 8 or text.encode() not in sealed
+
+
+def test_sealing_twice_differs() -> None:
+    """Equal secrets are not seen to be equal."""
+    assert SEAL.seal("whsec_x") != SEAL.seal("whsec_x")
+
+
+def test_keys_rotate() -> None:
+    """What the old key sealed opens while that key is listed; what is sealed now needs the newest."""
+    before = Seal([OLD]).seal("whsec_before")
+    assert SEAL.open(before) == "whsec_before"
+    assert Seal([NEW]).open(SEAL.seal("whsec_now")) == "whsec_now"
+    for key in (OLD, OTHER):
+        with pytest.raises(SealBroken):
+            Seal([key]).open(SEAL.seal("whsec_now"))
+
+
+def test_a_missing_key_is_named() -> None:
+    """The error names the setting that is wrong, and neither a key nor the secret."""
+    with pytest.raises(SealBroken, match="RELAY_SECRET_KEYS") as caught:
+        Seal([OTHER]).open(SEAL.seal("whsec_now"))
+    assert isinstance(caught.value, RelayError)
+    assert caught.value.code == "seal_broken"
+    assert caught.value.__cause__ is None
+    assert not any(word in str(caught.value) for word in (OTHER, NEW, "whsec_now"))
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_any_other_bytes_are_refused(sealed: bytes) -> None:
+    """Bytes that no Seal made are SealBroken and nothing else."""
+    with pytest.raises(SealBroken):
+        SEAL.open(sealed)
+
+
+@given(st.data())
+def test_a_changed_byte_is_refused(data: st.DataObject) -> None:
+    """What was damaged at rest is never opened to something else."""
+    sealed = bytearray(SEAL.seal("whsec_" + "x" * 44).rstrip(b"="))
+    position = data.draw(st.integers(0, len(sealed) - 2))
+    sealed[position] = data.draw(st.sampled_from([byte for byte in range(256) if byte != sealed[position]]))
+    with pytest.raises(SealBroken):
+        SEAL.open(bytes(sealed))
+
+
+def test_this_format_stays_readable() -> None:
+    """What an earlier release sealed still opens."""
+    stored = (
+        b"gAAAAABrASJfI_UMsdqe7yL09SGQVoZ4F69YpPJlyKhEfkWQhpxq8tc5tjsATNUTYSlP3T"
+        b"zpeLv0bjqjdwE-GNuuNHER0M6HSw=="
+    )
+    assert SEAL.open(stored) == "whsec_stored"
+
+
+def test_a_key_is_needed() -> None:
+    """Without a key nothing is stored in clear."""
+    with pytest.raises(ValueError, match="needs a key"):
+        Seal([])
+
+
+def test_importing_is_cheap() -> None:
+    """The module can be imported by every command: cryptography is loaded with the first Seal."""
+    program = "import sys, relay.seal; sys.exit('cryptography' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
