@@ -177,8 +177,8 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider says of a job, in relay's words: from a submit answer, a callback or a status check.
 
-    `state` is None for a word relay does not know; `word` is the provider's own. `upstream_id` is True where the id in the
-    body may be somebody else's, so that only the callback token binds it to the job (RelayDance).
+    `state` is None for a word relay does not know; `word` is the provider's own. `upstream_id` is True where the id in
+    the body may be somebody else's, so that only the callback token binds it to the job (RelayDance).
     """
 
     state: JobState | None
@@ -193,7 +193,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """One request for a video. Times are unix milliseconds; `request` is the provider's body without the callback URL."""
+    """One request for a video. Times are unix milliseconds; `request` is the native body without the callback URL."""
 
     id: str
     project_id: str

@@ -44,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     callback_grace_s: int
     callbacks_per_job_max: int
     deliveries_in_flight_max: int
+    lease_s: float
     backlog_max: int
     shutdown_s: float
     providers: dict[str, ProviderSettings] = {}
@@ -156,6 +157,7 @@ SETTINGS: Final = (
     Setting("RELAY_CALLBACK_GRACE_S", "callback_grace_s", "604800", _number(0, 31_536_000), "how long after a job's deadline its callback URL still works"),
     Setting("RELAY_CALLBACKS_PER_JOB_MAX", "callbacks_per_job_max", "200", _number(1, 100_000), "callbacks kept for one job; more are answered and counted"),
     Setting("RELAY_DELIVERIES_IN_FLIGHT_MAX", "deliveries_in_flight_max", "128", _number(1, 10_000), "attempts under way at once, over all endpoints"),
+    Setting("RELAY_LEASE_S", "lease_s", "25", _number(22, 600, float), "how long a claimed delivery belongs to one process; after a crash it is due again then"),
     Setting("RELAY_BACKLOG_MAX", "backlog_max", "4096", _number(16, 1_000_000), "writes waiting for the database before relay answers 503"),
     Setting("RELAY_SHUTDOWN_S", "shutdown_s", "8", _number(0, 300, float), "how long a stop waits for what is under way"),
 )

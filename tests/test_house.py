@@ -211,3 +211,15 @@ def test_dev_refuses_an_old_python(tmp_path: Path) -> None:
     done = run_dev("test", PYTHON=str(old))
     assert done.returncode == 69
     assert f"PYTHON={old} is no Python of 3.11 or newer" in done.stderr
+
+
+def test_dev_starts_at_once_when_all_is_installed() -> None:
+    """A second start takes the .venv as it is: nothing is installed or said, and PYTHON may name its version."""
+    stamp = ROOT / ".venv" / "stamp-requirements-test.txt"
+    with (ROOT / "requirements-test.txt").open() as file:
+        wanted = subprocess.run(["cksum"], stdin=file, capture_output=True, text=True, timeout=60, check=True).stdout
+    if not stamp.exists() or stamp.read_text() != wanted or not sys.executable.startswith(f"{ROOT}/.venv/"):
+        pytest.skip("these tests were not started by ./deploy/dev test")
+    done = run_dev("test", "--version", PYTHON=sys.executable)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("pytest ")

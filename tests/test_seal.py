@@ -66,10 +66,7 @@ def test_a_changed_byte_is_refused(data: st.DataObject) -> None:
 
 def test_this_format_stays_readable() -> None:
     """What an earlier release sealed still opens."""
-    stored = (
-        b"gAAAAABrASJfI_UMsdqe7yL09SGQVoZ4F69YpPJlyKhEfkWQhpxq8tc5tjsATNUTYSlP3T"
-        b"zpeLv0bjqjdwE-GNuuNHER0M6HSw=="
-    )
+    stored = b"gAAAAABrASJfI_UMsdqe7yL09SGQVoZ4F69YpPJlyKhEfkWQhpxq8tc5tjsATNUTYSlP3TzpeLv0bjqjdwE-GNuuNHER0M6HSw=="
     assert SEAL.open(stored) == "whsec_stored"
 
 

@@ -1,4 +1,4 @@
-"""Standard Webhooks signatures: the published vector, the two official Python libraries in both directions, and every refusal."""
+"""Standard Webhooks signatures: the published vector, the official libraries in both directions, and every refusal."""
 
 import base64
 import os
@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import signing
-from relay.errors import RelayError
 from tests.oracles import Library, NodeVerify
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -116,10 +115,12 @@ def test_check_secret_raises_nothing_else(text: str) -> None:
     try:
         key = signing.check_secret(text)
     except ValueError as error:
-        assert len(text) < 16 or text.removeprefix("whsec_") not in str(error)
-        return
-    assert 24 <= len(key) <= 64
-    assert text == "whsec_" + base64.b64encode(key).decode()
+        said = str(error)
+    else:
+        said = ""
+        assert 24 <= len(key) <= 64
+        assert text == "whsec_" + base64.b64encode(key).decode()
+    assert len(text) < 16 or text.removeprefix("whsec_") not in said
 
 
 def test_sign_refuses_to_send_unsigned() -> None:
@@ -154,8 +155,10 @@ def test_every_header_is_needed(name: str) -> None:
 
 @pytest.mark.parametrize(
     "timestamp",
-    ["", "nan", "inf", "-1", "+1614265330", " 1614265330", "1614265330\n", "1614265330.0", "16_14265330", "1e9"]
-    + ["１６１４２６５３３０", "٣", "²", "1" * 13, "0x60", "\ud800"],  # noqa: RUF001
+    [
+        *("", "nan", "inf", "-1", "+1614265330", " 1614265330", "1614265330\n", "1614265330.0", "16_14265330", "1e9"),
+        *("١٦١٤٢٦٥٣٣٠", "²", "1" * 13, "0x60", "\ud800"),
+    ],
 )
 def test_timestamps_are_digits(timestamp: str) -> None:
     """A timestamp that `int` or `float` might read, but that is not 1 to 12 ASCII digits, is malformed."""
@@ -192,8 +195,16 @@ def test_a_flipped_bit_is_refused(bit: int) -> None:
 
 @pytest.mark.parametrize(
     "signature",
-    ["v1a," + SIGNATURE[3:], "V1," + SIGNATURE[3:], SIGNATURE[3:], SIGNATURE[:-1], SIGNATURE.replace("OE=", "OF=")]
-    + [SIGNATURE.replace(",", ", "), "v1,é" + SIGNATURE[4:], "v1,\ud800", "v1,", ","],
+    [
+        *(
+            "v1a," + SIGNATURE[3:],
+            "V1," + SIGNATURE[3:],
+            SIGNATURE[3:],
+            SIGNATURE[:-1],
+            SIGNATURE.replace("OE=", "OF="),
+        ),
+        *(SIGNATURE.replace(",", ", "), "v1,é" + SIGNATURE[4:], "v1,\ud800", "v1,", ","),
+    ],
 )
 def test_near_signatures_are_refused(signature: str) -> None:
     """Another version, another spelling and text that is not ASCII are refused, not an error."""
@@ -210,11 +221,10 @@ def test_any_headers_are_proven_or_refused(headers: dict[str, str]) -> None:
     named = {name.lower(): value for name, value in headers.items()}
     try:
         signing.verify(SECRET, headers, BODY, TIMESTAMP)
-    except signing.SignatureInvalid as error:
-        assert isinstance(error, RelayError)
-        assert error.code == "signature_invalid"
-    else:
-        assert HEADERS.items() <= named.items()
+        proven = True
+    except signing.SignatureInvalid:
+        proven = False
+    assert proven == (HEADERS.items() <= named.items())
 
 
 def test_a_malformed_secret_is_the_operators_mistake() -> None:

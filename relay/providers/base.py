@@ -21,7 +21,7 @@ from relay.model import ErrorClass, Input, JobError, JobState, Report
 EXCERPT_BYTES: Final = 2048
 URL_MAX: Final = 2048
 RETRYABLE: Final = frozenset({ErrorClass.RATE_LIMITED, ErrorClass.PROVIDER_ERROR, ErrorClass.TIMEOUT})
-_CALLBACK_FIELD: Final = re.compile(r"(callback|webhook|notify|notification|hook)(url|uri|endpoint)?")
+_CALLBACK_FIELD: Final = re.compile(r"(callback|webhook|notify|notification|hook)(hook|url|uri|endpoint)?")
 _LOCAL_NAMES: Final = ("localhost", "local", "internal", "lan", "intranet", "home.arpa")
 
 

@@ -72,7 +72,6 @@ _URL_PLACES: Final = (
     ("video_url",),
     ("result_url",),
     ("content", "video_url"),
-    ("data", "content", "video_url"),
 )
 
 
@@ -280,7 +279,7 @@ def _accepted(body: dict[str, Any]) -> Report:
 
 def _report(body: dict[str, Any], now_ms: int | None, otherwise: JobState | None = None) -> Report:
     """The task in any of the four forms."""
-    task = answers.task_of(body)
+    task = body if "task_id" in body else answers.task_of(body)  # a task of its own may hold its upstream's in `data`
     own = answers.identifier(task.get("task_id"))
     found = own or answers.identifier(task.get("id"))
     code, text = answers.error_words(task.get("error"))
@@ -299,7 +298,7 @@ def _report(body: dict[str, Any], now_ms: int | None, otherwise: JobState | None
 def _outputs(task: dict[str, Any], body: dict[str, Any], now_ms: int | None) -> tuple[Output, ...]:
     """The first usable URL: the places are names for one video. `result_url` can hold the reason of a failure."""
     expires_at = answers.expiry(now_ms, LIFETIME_S)
-    places = [at(holder, *keys) for holder in (task, body) for keys in _URL_PLACES]
+    places = [at(holder, *keys) for holder in (task, task.get("data"), body) for keys in _URL_PLACES]
     return answers.distinct(
         found for url in places for found in answers.output(url, expires_at, duration_s=task.get("duration"))
     )[:1]

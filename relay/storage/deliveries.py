@@ -28,6 +28,7 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     secret: str
     headers: dict[str, str]
     timeout_s: float
+    in_flight_max: int
     schedule_s: list[int] | None
 
 
@@ -110,6 +111,7 @@ class Deliveries:
             secret=self._seal.open(row["secret"]),
             headers=msgspec.json.decode(self._seal.open(row["headers"])),
             timeout_s=row["timeout_s"],
+            in_flight_max=row["in_flight_max"],
             schedule_s=row["schedule_s"] and msgspec.json.decode(row["schedule_s"]),
         )
 

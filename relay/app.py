@@ -1,0 +1,150 @@
+"""relay put together: opens the store, the clients and the loops, and closes them in the opposite order."""
+
+import asyncio
+import os
+import random
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from urllib.parse import urlsplit
+
+import msgspec
+
+from relay import backoff, log
+from relay.addresses import AddressPolicy
+from relay.clock import Clock, SystemClock
+from relay.deliver import Deliverer
+from relay.dispatch import Dispatcher, DispatchOptions
+from relay.errors import SettingsError
+from relay.outbound.client import ProviderClient
+from relay.outbound.sender import Sender
+from relay.providers.base import Provider
+from relay.receive import Receiver
+from relay.seal import Seal
+from relay.settings import Settings
+from relay.storage.store import Store, StoreOptions, sqlite_path
+from relay.submit import Configured, SubmitOptions, Submitter
+from relay.sweep import Sweeper
+from relay.tokens import CallbackTokens
+
+_logger = log.get("app")
+PAUSE_AFTER_FAILURE_MS = 1000
+
+
+class App(msgspec.Struct, frozen=True, kw_only=True):
+    """The open parts, as the web floor needs them."""
+
+    settings: Settings
+    clock: Clock
+    store: Store
+    providers: Mapping[str, Configured]
+    policy: AddressPolicy
+    submitter: Submitter
+    receiver: Receiver
+    dispatcher: Dispatcher
+    draining: asyncio.Event
+
+
+@asynccontextmanager
+async def opened(settings: Settings, providers: Mapping[str, Provider], clock: Clock | None = None) -> AsyncIterator[App]:
+    """relay, running: the store migrated, the loops started; at the end what is under way is finished within `shutdown_s`."""
+    clock = clock or SystemClock()
+    keys = secret_keys(settings)
+    seal, tokens = Seal(keys), CallbackTokens(keys, settings.environment)
+    schedule_s = settings.retry_schedule_s or backoff.DEFAULT_SCHEDULE_S
+    policy = AddressPolicy(settings.allow_networks, settings.allow_http, own_hosts(settings))
+    async with AsyncExitStack() as stack:
+        options = StoreOptions(
+            lease_ms=round(settings.lease_s * 1000),
+            backlog_max=settings.backlog_max,
+            callbacks_per_job_max=settings.callbacks_per_job_max,
+            schedule_s=schedule_s,
+        )
+        store = await Store.open(settings.database_url, seal, options, clock.now_ms())
+        stack.push_async_callback(store.close)
+        client = await stack.enter_async_context(ProviderClient())
+        sender = await stack.enter_async_context(Sender(policy, settings.deliveries_in_flight_max))
+        deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random)
+        dispatcher = Dispatcher(store, deliverer, clock, DispatchOptions(settings.deliveries_in_flight_max, options.lease_ms))
+        configured = {name: _configured(name, adapter, settings) for name, adapter in providers.items()}
+        submitter = Submitter(
+            store,
+            configured,
+            client,
+            tokens,
+            clock,
+            SubmitOptions(
+                public_url=settings.public_url, timeout_s=settings.submit_timeout_s, callback_grace_s=settings.callback_grace_s
+            ),
+            dispatcher.hand_over,
+        )
+        receiver = Receiver(store, providers, tokens, clock, dispatcher.hand_over)
+        sweeper = Sweeper(store, submitter, clock, round(settings.submit_timeout_s * 1000), dispatcher.hand_over)
+        draining = asyncio.Event()
+        loops = [
+            asyncio.create_task(_for_ever("dispatch", dispatcher.run, clock)),
+            asyncio.create_task(_for_ever("sweep", sweeper.run, clock)),
+        ]
+        try:
+            yield App(
+                settings=settings,
+                clock=clock,
+                store=store,
+                providers=configured,
+                policy=policy,
+                submitter=submitter,
+                receiver=receiver,
+                dispatcher=dispatcher,
+                draining=draining,
+            )
+        finally:
+            draining.set()
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            finishing = (submitter.finish(settings.shutdown_s), dispatcher.finish(settings.shutdown_s))
+            await asyncio.gather(*finishing, return_exceptions=True)
+
+
+async def _for_ever(name: str, run: Callable[[], Awaitable[None]], clock: Clock) -> None:
+    """A loop that a failure (a full disk, say) pauses and does not end."""
+    while True:
+        try:
+            await run()
+        except Exception as error:
+            _logger.error("loop.failed", loop=name, error=type(error).__name__, exc_info=error)
+        await clock.wait(asyncio.Event(), clock.now_ms() + PAUSE_AFTER_FAILURE_MS)
+
+
+def _configured(name: str, adapter: Provider, settings: Settings) -> Configured:
+    """A provider with what the operator said of it."""
+    said = settings.provider(name)
+    return Configured(adapter, said.base_url or adapter.base_url, said.api_key)
+
+
+def own_hosts(settings: Settings) -> frozenset[str]:
+    """Where relay itself answers: an endpoint there would be a loop."""
+    if settings.public_url is None:
+        return frozenset()
+    parts = urlsplit(settings.public_url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return frozenset({f"{(parts.hostname or '').lower()}:{port}"})
+
+
+def secret_keys(settings: Settings) -> tuple[str, ...]:
+    """The configured keys; without any, one that is made once and kept beside the SQLite file, readable by its owner alone."""
+    if settings.secret_keys:
+        return settings.secret_keys
+    database = sqlite_path(settings.database_url)
+    path = database.with_name(database.name + ".secret")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(32))
+        _logger.warning("secret_key.made", file=path.name, advice="set RELAY_SECRET_KEYS; without it this file is part of every backup")
+    except FileExistsError:
+        pass
+    key = path.read_text().strip()
+    if len(key) < 16:
+        raise SettingsError(f"{path.name} beside the database holds no key: set RELAY_SECRET_KEYS")
+    return (key,)

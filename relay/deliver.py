@@ -1,0 +1,66 @@
+"""One attempt of one delivery: sign the stored bytes, POST them, and judge the answer."""
+
+from collections.abc import Callable, Sequence
+
+from relay import __version__, backoff, ids, signing
+from relay.clock import Clock
+from relay.model import Attempt, DeliveryState, Outcome
+from relay.outbound.sender import Answer, Sender
+from relay.storage.deliveries import Parcel, Settled
+
+
+class Deliverer:
+    """Makes attempts; `schedule_s` is for endpoints that have none of their own."""
+
+    def __init__(self, sender: Sender, clock: Clock, schedule_s: Sequence[int], random: Callable[[], float]) -> None:
+        self._sender = sender
+        self._clock = clock
+        self._schedule_s = schedule_s
+        self._random = random
+
+    async def attempt(self, parcel: Parcel) -> Settled:
+        """Sends the notification once, and says what becomes of the delivery; never raises for what the receiver does."""
+        started_at = self._clock.now_ms()
+        headers = self._headers(parcel, started_at)
+        answer = await self._sender.post(parcel.url, headers, parcel.body, parcel.timeout_s)
+        now_ms = self._clock.now_ms()
+        state, next_attempt_at = self._judge(parcel, answer, now_ms)
+        attempt = Attempt(
+            id=ids.new_id(ids.ATTEMPT),
+            delivery_id=parcel.delivery_id,
+            number=parcel.attempts_made + 1,
+            outcome=answer.outcome,
+            status_code=answer.status_code,
+            error=answer.error,
+            started_at=started_at,
+            duration_ms=max(0, now_ms - started_at),
+            response_excerpt=answer.excerpt,
+        )
+        gone = "the endpoint answered 410 Gone" if answer.outcome is Outcome.ENDPOINT_GONE else None
+        return Settled(
+            attempt=attempt, endpoint_id=parcel.endpoint_id, state=state, next_attempt_at=next_attempt_at, at=now_ms, gone=gone
+        )
+
+    def _headers(self, parcel: Parcel, now_ms: int) -> dict[str, str]:
+        """The endpoint's own headers, then relay's, which nothing can replace."""
+        timestamp_s = now_ms // 1000
+        headers = dict(parcel.headers) | {
+            "content-type": "application/json",
+            "user-agent": f"relay/{__version__}",
+            "webhook-id": parcel.event_id,
+            "webhook-timestamp": str(timestamp_s),
+            "webhook-signature": signing.sign([parcel.secret], parcel.event_id, timestamp_s, parcel.body),
+            "relay-attempt": str(parcel.attempts_made + 1),
+        }
+        return headers | ({"relay-redelivery": "true"} if parcel.redelivery else {})
+
+    def _judge(self, parcel: Parcel, answer: Answer, now_ms: int) -> tuple[DeliveryState, int | None]:
+        """Delivered, exhausted, or pending until the schedule's next time."""
+        if answer.outcome is Outcome.OK:
+            return DeliveryState.DELIVERED, None
+        if answer.outcome is Outcome.ENDPOINT_GONE:
+            return DeliveryState.EXHAUSTED, None
+        schedule_s = parcel.schedule_s or self._schedule_s
+        asked_ms = backoff.parse_retry_after(answer.retry_after, now_ms)
+        delay_ms = backoff.next_delay_ms(schedule_s, parcel.attempts_made + 1, self._random, asked_ms)
+        return (DeliveryState.EXHAUSTED, None) if delay_ms is None else (DeliveryState.PENDING, now_ms + delay_ms)

@@ -1,0 +1,181 @@
+"""A job goes out: checked, committed with its callback token, and only then sent; what the provider answers is recorded.
+
+Submitting costs money. So a row says when the sending began: a job that was never begun is sent after a crash, one that was
+begun and not answered is `submit_unknown`, and nothing is ever sent twice unless it surely did not leave.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from relay import ids, lifecycle, log
+from relay.clock import Clock
+from relay.errors import StorageUnavailable
+from relay.lifecycle import Move
+from relay.model import Call, ErrorClass, FinishedBy, Job, JobError, Verification
+from relay.outbound.client import NoAnswer, NotSent, ProviderClient
+from relay.providers.base import Accepted, ApiAnswer, Provider, Refused
+from relay.storage.jobs import NewJob
+from relay.storage.record import Fact, Fresh
+from relay.storage.store import Store
+from relay.tokens import CallbackTokens
+
+RETRY_S: Final = (1, 3, 10, 30, 60)
+"""Pauses before a submission that surely did not leave is tried again."""
+HAND_OVER_MS: Final = 10_000
+"""A new job is sent by whoever took it in; after this long the sweep believes that they are gone."""
+STORE_TRIES: Final = 20
+_logger = log.get("submit")
+
+
+class Configured(msgspec.Struct, frozen=True):
+    """A provider as this relay can use it; without a key it can only read callbacks."""
+
+    adapter: Provider
+    origin: str
+    api_key: str | None
+
+
+class SubmitOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Where callbacks come in, how long a submission may take, and how long its callback URL outlives the deadline."""
+
+    public_url: str | None
+    timeout_s: float
+    callback_grace_s: int
+
+
+class Submitter:
+    """Sends jobs; `hand_over` gives dispatch what an answer caused."""
+
+    def __init__(
+        self,
+        store: Store,
+        providers: Mapping[str, Configured],
+        client: ProviderClient,
+        tokens: CallbackTokens,
+        clock: Clock,
+        options: SubmitOptions,
+        hand_over: Callable[[tuple[Fresh, ...]], None],
+    ) -> None:
+        self._store = store
+        self._providers = providers
+        self._client = client
+        self._tokens = tokens
+        self._clock = clock
+        self._options = options
+        self._hand_over = hand_over
+        self._under_way: set[asyncio.Task[Job | None]] = set()
+
+    async def submit(self, new: NewJob, wait_s: float) -> Job:
+        """Commits the job, sends it, and gives it as it is when the provider has answered or `wait_s` have passed."""
+        await self._store.jobs.create(new)
+        sending = self.start(new.job.id)
+        done, _ = await asyncio.wait([sending], timeout=wait_s)
+        return (sending.result() if done and not sending.exception() else None) or new.job
+
+    def start(self, job_id: str) -> asyncio.Task[Job | None]:
+        """Sends a committed job in the background."""
+        sending = asyncio.create_task(self.send(job_id), name=f"submit {job_id}")
+        self._under_way.add(sending)
+        sending.add_done_callback(self._finished)
+        return sending
+
+    async def finish(self, within_s: float) -> None:
+        """Waits for the submissions that are under way; those that take longer are left to the sweep of the next start."""
+        if self._under_way:
+            _, late = await asyncio.wait(self._under_way, timeout=within_s)
+            for sending in late:
+                sending.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def send(self, job_id: str) -> Job | None:
+        """One submission, from the row that says it began to the row that says what came of it; None when it is not ours to send."""
+        started_at = self._clock.now_ms()
+        job = await self._store.jobs.start_submission(job_id, started_at)
+        if job is None:
+            return None
+        move, outcome, answer = await self._exchange(job)
+        now_ms = self._clock.now_ms()
+        call = Call(
+            id=ids.new_id(ids.CALL),
+            job_id=job.id,
+            kind="submission",
+            started_at=started_at,
+            duration_ms=max(0, now_ms - started_at),
+            outcome=outcome,
+            status_code=answer.status_code if answer else None,
+            summary=f"submitted to {job.provider}: {outcome}",
+            excerpt=answer.excerpt if answer and outcome != "accepted" else None,
+        )
+        recorded = await self._record(Fact(job_id=job.id, at=now_ms, move=partial(move, now_ms=now_ms), call=call))
+        _logger.info("job.submission_finished", job=job.id, provider=job.provider, outcome=outcome, duration_ms=call.duration_ms)
+        return recorded
+
+    def callback_url(self, job: Job) -> str | None:
+        """The job's own callback URL; the same on every try, None when relay has no public URL."""
+        if self._options.public_url is None:
+            return None
+        expires_at = job.deadline_at + self._options.callback_grace_s * 1000
+        return f"{self._options.public_url}/callbacks/{job.provider}/{self._tokens.make(job.provider, job.id, expires_at)}"
+
+    async def _exchange(self, job: Job) -> tuple[Callable[..., Move], str, ApiAnswer | None]:
+        """Sends the request; what it does to the job, the outcome in a word, and the answer."""
+        provider = self._providers[job.provider]
+        request = provider.adapter.submission(job.request, self.callback_url(job))
+        try:
+            answer = await self._client.send(provider.origin, provider.api_key or "", request, self._options.timeout_s)
+        except NotSent as error:
+            return partial(lifecycle.not_sent, error=_unreachable(str(error)), retry_at=self._retry_at(job)), "not_sent", None
+        except NoAnswer as error:
+            return partial(lifecycle.unclear, error=_unanswered(str(error))), "unanswered", None
+        match provider.adapter.read_submission(answer):
+            case Accepted(report):
+                heard = partial(lifecycle.hear, report=report, source=FinishedBy.SUBMIT_ANSWER, verification=Verification.FETCH)
+                return heard, "accepted", answer
+            case Refused(error=refusal):
+                return partial(lifecycle.refused, error=refusal), "refused", answer
+            case unclear:
+                return partial(lifecycle.unclear, error=unclear.error), "unclear", answer
+
+    def _retry_at(self, job: Job) -> int | None:
+        """When a submission that did not leave is tried again; None when it was tried often enough or the deadline is nearer."""
+        if job.submissions_made > len(RETRY_S):
+            return None
+        at = self._clock.now_ms() + RETRY_S[job.submissions_made - 1] * 1000
+        return at if at < job.deadline_at else None
+
+    async def _record(self, fact: Fact) -> Job | None:
+        """Writes what came of the submission; while the database is away it is tried again, since the provider's id is in it."""
+        for tries in range(STORE_TRIES):
+            try:
+                recorded = await self._store.jobs.record(fact)
+            except StorageUnavailable:
+                if tries == STORE_TRIES - 1:
+                    raise
+                await self._clock.wait(asyncio.Event(), self._clock.now_ms() + 500)
+            else:
+                self._hand_over(recorded.fresh)
+                return recorded.job
+        return None
+
+    def _finished(self, sending: "asyncio.Task[Job | None]") -> None:
+        """Forgets a submission that ended, and tells of one that failed inside relay."""
+        self._under_way.discard(sending)
+        if not sending.cancelled() and (error := sending.exception()):
+            _logger.error("job.submission_broke", error=type(error).__name__, exc_info=error)
+
+
+def _unreachable(why: str) -> JobError:
+    """The provider could not be reached at all."""
+    return JobError(
+        class_=ErrorClass.PROVIDER_ERROR, code="unreachable", message=f"the provider could not be reached: {why}", retryable=True
+    )
+
+
+def _unanswered(why: str) -> JobError:
+    """The request may have arrived."""
+    message = f"the provider did not answer the submission: {why}; the job may exist there, so it is not sent again"
+    return JobError(class_=ErrorClass.TIMEOUT, code="no_answer", message=message, retryable=False)

@@ -1,0 +1,73 @@
+"""What time does to jobs: those that were never sent are sent, those left in sending become unknown, those past their deadline expire.
+
+Every timer is a row, so a restart begins with a sweep and goes on where the last process stopped.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from relay import lifecycle, log
+from relay.clock import Clock
+from relay.model import ErrorClass, JobError
+from relay.storage.record import Fact, Fresh
+from relay.storage.store import Store
+from relay.submit import Submitter
+
+BATCH: Final = 100
+PAUSE_MS: Final = 5_000
+MARGIN_MS: Final = 5_000
+FORGET_EVERY_MS: Final = 3_600_000
+_logger = log.get("sweep")
+
+
+class Sweeper:
+    """The loop over jobs. `submit_timeout_ms` is how long a submission may honestly be under way."""
+
+    def __init__(
+        self, store: Store, submitter: Submitter, clock: Clock, submit_timeout_ms: int, hand_over: Callable[[tuple[Fresh, ...]], None]
+    ) -> None:
+        self._store = store
+        self._submitter = submitter
+        self._clock = clock
+        self._submit_timeout_ms = submit_timeout_ms
+        self._hand_over = hand_over
+        self._forgot_at = 0
+
+    async def run(self) -> None:
+        """Sweeps at once, then whenever a row is due, until it is cancelled."""
+        while True:
+            await self.once()
+            now_ms = self._clock.now_ms()
+            due_at = await self._store.jobs.next_clock() or now_ms + PAUSE_MS
+            await self._clock.wait(asyncio.Event(), min(max(due_at, now_ms + 50), now_ms + PAUSE_MS))
+
+    async def once(self) -> None:
+        """One sweep over everything that is due, in batches."""
+        now_ms = self._clock.now_ms()
+        for job_id in await self._store.jobs.to_submit(now_ms, BATCH):
+            self._submitter.start(job_id)
+        for job_id in await self._store.jobs.left_in_submission(now_ms - self._submit_timeout_ms - MARGIN_MS, BATCH):
+            await self._record(Fact(job_id=job_id, at=now_ms, move=partial(lifecycle.unclear, error=_interrupted(), now_ms=now_ms)))
+        for job_id in await self._store.jobs.past_deadline(now_ms, BATCH):
+            await self._record(Fact(job_id=job_id, at=now_ms, move=partial(lifecycle.expire, now_ms=now_ms)))
+        if now_ms - self._forgot_at >= FORGET_EVERY_MS:
+            await self._store.access.forget(now_ms)
+            self._forgot_at = now_ms
+
+    async def _record(self, fact: Fact) -> None:
+        """Records what time decided, and tells of it."""
+        recorded = await self._store.jobs.record(fact)
+        self._hand_over(recorded.fresh)
+        _logger.info("job.swept", job=fact.job_id, decision=recorded.reason, announced=recorded.announced)
+
+
+def _interrupted() -> JobError:
+    """The process that sent the job went away before the answer was stored."""
+    return JobError(
+        class_=ErrorClass.UNKNOWN,
+        code="submission_interrupted",
+        message="relay was stopped while it submitted the job; it may exist at the provider, so it is not sent again",
+        retryable=False,
+    )
