@@ -46,7 +46,9 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @asynccontextmanager
-async def opened(settings: Settings, providers: Mapping[str, Provider], clock: Clock | None = None) -> AsyncIterator[App]:
+async def opened(
+    settings: Settings, providers: Mapping[str, Provider], clock: Clock | None = None
+) -> AsyncIterator[App]:
     """relay, running: the store migrated, the loops started; at the end what is under way is finished within `shutdown_s`."""
     clock = clock or SystemClock()
     keys = secret_keys(settings)
@@ -65,7 +67,9 @@ async def opened(settings: Settings, providers: Mapping[str, Provider], clock: C
         client = await stack.enter_async_context(ProviderClient())
         sender = await stack.enter_async_context(Sender(policy, settings.deliveries_in_flight_max))
         deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random)
-        dispatcher = Dispatcher(store, deliverer, clock, DispatchOptions(settings.deliveries_in_flight_max, options.lease_ms))
+        dispatcher = Dispatcher(
+            store, deliverer, clock, DispatchOptions(settings.deliveries_in_flight_max, options.lease_ms)
+        )
         configured = {name: _configured(name, adapter, settings) for name, adapter in providers.items()}
         submitter = Submitter(
             store,
@@ -74,7 +78,9 @@ async def opened(settings: Settings, providers: Mapping[str, Provider], clock: C
             tokens,
             clock,
             SubmitOptions(
-                public_url=settings.public_url, timeout_s=settings.submit_timeout_s, callback_grace_s=settings.callback_grace_s
+                public_url=settings.public_url,
+                timeout_s=settings.submit_timeout_s,
+                callback_grace_s=settings.callback_grace_s,
             ),
             dispatcher.hand_over,
         )
@@ -139,9 +145,13 @@ def secret_keys(settings: Settings) -> tuple[str, ...]:
     path = database.with_name(database.name + ".secret")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(32))
-        _logger.warning("secret_key.made", file=path.name, advice="set RELAY_SECRET_KEYS; without it this file is part of every backup")
+        _logger.warning(
+            "secret_key.made",
+            file=path.name,
+            advice="set RELAY_SECRET_KEYS; without it this file is part of every backup",
+        )
     except FileExistsError:
         pass
     key = path.read_text().strip()

@@ -38,7 +38,12 @@ class Deliverer:
         )
         gone = "the endpoint answered 410 Gone" if answer.outcome is Outcome.ENDPOINT_GONE else None
         return Settled(
-            attempt=attempt, endpoint_id=parcel.endpoint_id, state=state, next_attempt_at=next_attempt_at, at=now_ms, gone=gone
+            attempt=attempt,
+            endpoint_id=parcel.endpoint_id,
+            state=state,
+            next_attempt_at=next_attempt_at,
+            at=now_ms,
+            gone=gone,
         )
 
     def _headers(self, parcel: Parcel, now_ms: int) -> dict[str, str]:

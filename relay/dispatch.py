@@ -147,7 +147,7 @@ class Dispatcher:
                 "delivery.attempt_finished",
                 delivery=parcel.delivery_id,
                 endpoint=parcel.endpoint_id,
-                event=parcel.event_id,
+                about=parcel.event_id,
                 outcome=settled.attempt.outcome,
                 status_code=settled.attempt.status_code,
                 attempt=settled.attempt.number,
@@ -180,4 +180,8 @@ class Dispatcher:
     async def _next_look(self) -> int | None:
         """When to look at the table again: at the next due time, but not at once for what no lane has room for."""
         due_at = await self._store.deliveries.next_due()
-        return None if due_at is None else max(due_at, self._clock.now_ms() + (0 if due_at > self._clock.now_ms() else IDLE_MS))
+        return (
+            None
+            if due_at is None
+            else max(due_at, self._clock.now_ms() + (0 if due_at > self._clock.now_ms() else IDLE_MS))
+        )

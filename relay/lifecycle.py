@@ -45,7 +45,12 @@ def digest(report: Report) -> bytes:
 
 def hear(job: Job, report: Report, source: FinishedBy, verification: Verification, now_ms: int) -> Move:
     """A provider's word about a job, whichever way it came."""
-    if report.provider_job_id and job.provider_job_id and report.provider_job_id != job.provider_job_id and not report.upstream_id:
+    if (
+        report.provider_job_id
+        and job.provider_job_id
+        and report.provider_job_id != job.provider_job_id
+        and not report.upstream_id
+    ):
         return Move(job, Verdict.MISMATCHED, f"the body is about {report.provider_job_id[:80]}")
     if report.state is None:
         return Move(job, Verdict.RECORDED, f"a status word nobody published: {report.word[:40]!r}")
@@ -62,7 +67,9 @@ def hear(job: Job, report: Report, source: FinishedBy, verification: Verificatio
 def _hear_final(job: Job, report: Report, source: FinishedBy, verification: Verification, now_ms: int) -> Move:
     """A word about a job that has ended: it fills in an unknown id, and only ends an expiry."""
     if report.provider_job_id and not job.provider_job_id and not report.upstream_id:
-        job = msgspec.structs.replace(job, provider_job_id=report.provider_job_id, submitted_at=job.submitted_at or now_ms)
+        job = msgspec.structs.replace(
+            job, provider_job_id=report.provider_job_id, submitted_at=job.submitted_at or now_ms
+        )
     if report.state is job.state:
         return Move(job, Verdict.REPEATED, f"already {job.state}")
     if job.state is JobState.EXPIRED and report.state is not None and report.state.final:
@@ -92,7 +99,9 @@ def _enter(job: Job, report: Report, source: FinishedBy, verification: Verificat
     if state is JobState.SUCCEEDED and not report.outputs:
         state, reason, error = JobState.FAILED, Reason.NO_OUTPUT, _no_output(report)
     if state is JobState.FAILED and error is None:
-        error = JobError(class_=ErrorClass.UNKNOWN, code="failed", message="the provider gave no reason", retryable=False)
+        error = JobError(
+            class_=ErrorClass.UNKNOWN, code="failed", message="the provider gave no reason", retryable=False
+        )
     if not state.final:
         job = msgspec.structs.replace(job, state=state, updated_at=now_ms)
         return Move(job, Verdict.RECORDED, f"now {state}", EventType(f"job.{state}"))
@@ -119,7 +128,10 @@ def _end(job: Job, now_ms: int, reason: str) -> Move:
 def _no_output(report: Report) -> JobError:
     """The error of a success that carries no usable URL."""
     return JobError(
-        class_=ErrorClass.PROVIDER_ERROR, code="no_output", retryable=True, provider_code=report.word or None,
+        class_=ErrorClass.PROVIDER_ERROR,
+        code="no_output",
+        retryable=True,
+        provider_code=report.word or None,
         message="the provider reported success without a usable result URL",
     )
 
@@ -128,7 +140,9 @@ def refused(job: Job, error: JobError, now_ms: int) -> Move:
     """The provider did not take the submission: the job has failed, unless a callback already said better."""
     if job.state is not JobState.PENDING:
         return Move(job, Verdict.STALE, f"refused, but the job is {job.state}")
-    job = msgspec.structs.replace(job, state=JobState.FAILED, reason=None, error=error, finished_by=FinishedBy.SUBMIT_ANSWER)
+    job = msgspec.structs.replace(
+        job, state=JobState.FAILED, reason=None, error=error, finished_by=FinishedBy.SUBMIT_ANSWER
+    )
     return _end(job, now_ms, "the provider refused the submission")
 
 
@@ -136,7 +150,9 @@ def unclear(job: Job, error: JobError, now_ms: int) -> Move:
     """Nobody knows whether the submission arrived: it is never sent again by relay, and a callback settles it."""
     if job.state is not JobState.PENDING:
         return Move(job, Verdict.STALE, f"unclear answer, but the job is {job.state}")
-    job = msgspec.structs.replace(job, reason=Reason.SUBMIT_UNKNOWN, error=error, next_submit_at=None, updated_at=now_ms)
+    job = msgspec.structs.replace(
+        job, reason=Reason.SUBMIT_UNKNOWN, error=error, next_submit_at=None, updated_at=now_ms
+    )
     return Move(job, Verdict.RECORDED, "the submission may or may not have arrived")
 
 
@@ -146,7 +162,9 @@ def not_sent(job: Job, error: JobError, retry_at: int | None, now_ms: int) -> Mo
         return Move(job, Verdict.STALE, f"not sent, but the job is {job.state}")
     if retry_at is None:
         return refused(job, error, now_ms)
-    job = msgspec.structs.replace(job, error=error, next_submit_at=retry_at, submission_started_at=None, updated_at=now_ms)
+    job = msgspec.structs.replace(
+        job, error=error, next_submit_at=retry_at, submission_started_at=None, updated_at=now_ms
+    )
     return Move(job, Verdict.RECORDED, "not sent; it will be tried again")
 
 
@@ -154,7 +172,9 @@ def expire(job: Job, now_ms: int) -> Move:
     """The deadline has passed: relay's verdict, not the provider's."""
     if job.state.final or job.deadline_at > now_ms:
         return Move(job, Verdict.STALE, f"the job is {job.state}")
-    error = JobError(class_=ErrorClass.TIMEOUT, code="deadline", message="the deadline passed without a result", retryable=True)
+    error = JobError(
+        class_=ErrorClass.TIMEOUT, code="deadline", message="the deadline passed without a result", retryable=True
+    )
     reason = job.reason or Reason.DEADLINE
     job = msgspec.structs.replace(
         job, state=JobState.EXPIRED, reason=reason, error=job.error or error, finished_by=FinishedBy.DEADLINE

@@ -18,7 +18,22 @@ from relay.storage.store import Store
 from relay.tokens import CallbackTokens, Claims
 
 _CONTROL_FIELDS: Final = frozenset(
-    {"id", "taskid", "task_id", "status", "state", "url", "output", "results", "data", "content", "metadata", "error", "result_url", "video_url"}
+    {
+        "id",
+        "taskid",
+        "task_id",
+        "status",
+        "state",
+        "url",
+        "output",
+        "results",
+        "data",
+        "content",
+        "metadata",
+        "error",
+        "result_url",
+        "video_url",
+    }
 )
 _logger = log.get("receive")
 
@@ -44,7 +59,9 @@ class Receiver:
         """What the token says, None when it is not good here; no I/O."""
         return self._tokens.read(provider, token, self._clock.now_ms())
 
-    async def receive(self, provider: str, claims: Claims, headers: tuple[tuple[str, str], ...], body: bytes) -> Recorded:
+    async def receive(
+        self, provider: str, claims: Claims, headers: tuple[tuple[str, str], ...], body: bytes
+    ) -> Recorded:
         """Stores the callback and what follows from it; returns after COMMIT, StorageUnavailable when it is not stored."""
         now_ms = self._clock.now_ms()
         report, unreadable = self._read(provider, headers, body, now_ms)
@@ -55,7 +72,7 @@ class Receiver:
             headers=headers,
             body=body,
             size=len(body),
-            digest=report and lifecycle.digest(report),
+            digest=lifecycle.digest(report) if report else None,
             unreadable=unreadable,
             foreign=claims.foreign,
         )
@@ -80,10 +97,18 @@ class Receiver:
 
     async def _record(self, claims: Claims, arrival: Arrival, report: Report | None) -> Recorded:
         """The one transaction, then dispatch is woken."""
-        move = report and partial(
-            lifecycle.hear, report=report, source=FinishedBy.CALLBACK, verification=Verification.TOKEN, now_ms=arrival.received_at
+        move = None
+        if report is not None:
+            move = partial(
+                lifecycle.hear,
+                report=report,
+                source=FinishedBy.CALLBACK,
+                verification=Verification.TOKEN,
+                now_ms=arrival.received_at,
+            )
+        recorded = await self._store.jobs.record(
+            Fact(job_id=claims.job_id, at=arrival.received_at, move=move, arrival=arrival)
         )
-        recorded = await self._store.jobs.record(Fact(job_id=claims.job_id, at=arrival.received_at, move=move, arrival=arrival))
         self._hand_over(recorded.fresh)
         _logger.info(
             "callback.received",

@@ -78,7 +78,17 @@ def _number(low: float, high: float, kind: type[int] | type[float] = int) -> Cal
 
 def _flag(text: str) -> bool:
     """`1`/`0`, and the words people write instead."""
-    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False, "": False}
+    words = {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+        "": False,
+    }
     if text.lower() not in words:
         raise ValueError("must be 1 or 0")
     return words[text.lower()]
@@ -140,30 +150,142 @@ def _choice(*words: str) -> Callable[[str], str]:
 SETTINGS: Final = (
     Setting("PORT", "port", "8000", _number(0, 65535), "the port to listen on; 0 takes a free one"),
     Setting("RELAY_HOST", "host", "", str, "the address to listen on; empty for every one, IPv4 and IPv6"),
-    Setting("RELAY_PUBLIC_URL", "public_url", None, _public_url, "where providers reach this relay: callback URLs begin with it"),
-    Setting("RELAY_SECRET_KEYS", "secret_keys", "", _secret_keys, "comma list, newest last: signs callback tokens, seals secrets at rest"),
+    Setting(
+        "RELAY_PUBLIC_URL",
+        "public_url",
+        None,
+        _public_url,
+        "where providers reach this relay: callback URLs begin with it",
+    ),
+    Setting(
+        "RELAY_SECRET_KEYS",
+        "secret_keys",
+        "",
+        _secret_keys,
+        "comma list, newest last: signs callback tokens, seals secrets at rest",
+    ),
     Setting("RELAY_API_KEY", "api_key", None, str, "an admin key of project `default`, without a row in the database"),
     Setting("DATABASE_URL", "database_url", "sqlite:///./data/relay.db", str, "sqlite:///path"),
-    Setting("RELAY_ENV", "environment", "default", str, "the environment's name; a callback made for another one is kept, not applied"),
-    Setting("RELAY_ALLOW_NETWORKS", "allow_networks", "", _networks, "CIDR list that notifications may reach besides public addresses"),
-    Setting("RELAY_ALLOW_HTTP", "allow_http", "0", _flag, "1 allows plain http for the public URL and for endpoints (development, tests)"),
-    Setting("RELAY_LOG_FORMAT", "log_format", "json", _choice("json", "console"), "json: one object a line; console: for people"),
-    Setting("RELAY_RETRY_SCHEDULE_S", "retry_schedule_s", None, _schedule, "seconds before each attempt of a delivery; default 75.5 hours in ten attempts"),
-    Setting("RELAY_SUBMIT_WAIT_S", "submit_wait_s", "8", _number(0, 25, float), "how long POST /v1/jobs waits for the provider before it answers 202"),
-    Setting("RELAY_SUBMIT_TIMEOUT_S", "submit_timeout_s", "30", _number(0.1, 300, float), "how long a provider may take to answer a submission"),
-    Setting("RELAY_REQUEST_BODY_MAX_BYTES", "request_body_max_bytes", "262144", _number(1024, 1 << 26), "the largest request body under /v1"),
-    Setting("RELAY_CALLBACK_BODY_MAX_BYTES", "callback_body_max_bytes", "1048576", _number(1024, 1 << 26), "the largest callback body"),
-    Setting("RELAY_BODY_DEADLINE_S", "body_deadline_s", "8", _number(0.1, 60, float), "how long a request body may take to arrive, in all"),
-    Setting("RELAY_CALLBACK_GRACE_S", "callback_grace_s", "604800", _number(0, 31_536_000), "how long after a job's deadline its callback URL still works"),
-    Setting("RELAY_CALLBACKS_PER_JOB_MAX", "callbacks_per_job_max", "200", _number(1, 100_000), "callbacks kept for one job; more are answered and counted"),
-    Setting("RELAY_DELIVERIES_IN_FLIGHT_MAX", "deliveries_in_flight_max", "128", _number(1, 10_000), "attempts under way at once, over all endpoints"),
-    Setting("RELAY_LEASE_S", "lease_s", "25", _number(22, 600, float), "how long a claimed delivery belongs to one process; after a crash it is due again then"),
-    Setting("RELAY_BACKLOG_MAX", "backlog_max", "4096", _number(16, 1_000_000), "writes waiting for the database before relay answers 503"),
-    Setting("RELAY_SHUTDOWN_S", "shutdown_s", "8", _number(0, 300, float), "how long a stop waits for what is under way"),
+    Setting(
+        "RELAY_ENV",
+        "environment",
+        "default",
+        str,
+        "the environment's name; a callback made for another one is kept, not applied",
+    ),
+    Setting(
+        "RELAY_ALLOW_NETWORKS",
+        "allow_networks",
+        "",
+        _networks,
+        "CIDR list that notifications may reach besides public addresses",
+    ),
+    Setting(
+        "RELAY_ALLOW_HTTP",
+        "allow_http",
+        "0",
+        _flag,
+        "1 allows plain http for the public URL and for endpoints (development, tests)",
+    ),
+    Setting(
+        "RELAY_LOG_FORMAT",
+        "log_format",
+        "json",
+        _choice("json", "console"),
+        "json: one object a line; console: for people",
+    ),
+    Setting(
+        "RELAY_RETRY_SCHEDULE_S",
+        "retry_schedule_s",
+        None,
+        _schedule,
+        "seconds before each attempt of a delivery; default 75.5 hours in ten attempts",
+    ),
+    Setting(
+        "RELAY_SUBMIT_WAIT_S",
+        "submit_wait_s",
+        "8",
+        _number(0, 25, float),
+        "how long POST /v1/jobs waits for the provider before it answers 202",
+    ),
+    Setting(
+        "RELAY_SUBMIT_TIMEOUT_S",
+        "submit_timeout_s",
+        "30",
+        _number(0.1, 300, float),
+        "how long a provider may take to answer a submission",
+    ),
+    Setting(
+        "RELAY_REQUEST_BODY_MAX_BYTES",
+        "request_body_max_bytes",
+        "262144",
+        _number(1024, 1 << 26),
+        "the largest request body under /v1",
+    ),
+    Setting(
+        "RELAY_CALLBACK_BODY_MAX_BYTES",
+        "callback_body_max_bytes",
+        "1048576",
+        _number(1024, 1 << 26),
+        "the largest callback body",
+    ),
+    Setting(
+        "RELAY_BODY_DEADLINE_S",
+        "body_deadline_s",
+        "8",
+        _number(0.1, 60, float),
+        "how long a request body may take to arrive, in all",
+    ),
+    Setting(
+        "RELAY_CALLBACK_GRACE_S",
+        "callback_grace_s",
+        "604800",
+        _number(0, 31_536_000),
+        "how long after a job's deadline its callback URL still works",
+    ),
+    Setting(
+        "RELAY_CALLBACKS_PER_JOB_MAX",
+        "callbacks_per_job_max",
+        "200",
+        _number(1, 100_000),
+        "callbacks kept for one job; more are answered and counted",
+    ),
+    Setting(
+        "RELAY_DELIVERIES_IN_FLIGHT_MAX",
+        "deliveries_in_flight_max",
+        "128",
+        _number(1, 10_000),
+        "attempts under way at once, over all endpoints",
+    ),
+    Setting(
+        "RELAY_LEASE_S",
+        "lease_s",
+        "25",
+        _number(22, 600, float),
+        "how long a claimed delivery belongs to one process; after a crash it is due again then",
+    ),
+    Setting(
+        "RELAY_BACKLOG_MAX",
+        "backlog_max",
+        "4096",
+        _number(16, 1_000_000),
+        "writes waiting for the database before relay answers 503",
+    ),
+    Setting(
+        "RELAY_SHUTDOWN_S", "shutdown_s", "8", _number(0, 300, float), "how long a stop waits for what is under way"
+    ),
 )
 PROVIDER_SETTINGS: Final = (
-    Setting("RELAY_<PROVIDER>_API_KEY", "api_key", None, str, "the provider's API key; without one the provider is not configured"),
-    Setting("RELAY_<PROVIDER>_BASE_URL", "base_url", None, origin, "an origin that replaces the provider's published one"),
+    Setting(
+        "RELAY_<PROVIDER>_API_KEY",
+        "api_key",
+        None,
+        str,
+        "the provider's API key; without one the provider is not configured",
+    ),
+    Setting(
+        "RELAY_<PROVIDER>_BASE_URL", "base_url", None, origin, "an origin that replaces the provider's published one"
+    ),
 )
 
 

@@ -14,10 +14,11 @@ import msgspec
 from relay import ids, lifecycle, log
 from relay.clock import Clock
 from relay.errors import StorageUnavailable
+from relay.exchange import ApiAnswer
 from relay.lifecycle import Move
 from relay.model import Call, ErrorClass, FinishedBy, Job, JobError, Verification
 from relay.outbound.client import NoAnswer, NotSent, ProviderClient
-from relay.providers.base import Accepted, ApiAnswer, Provider, Refused
+from relay.providers.base import Accepted, Provider, Refused
 from relay.storage.jobs import NewJob
 from relay.storage.record import Fact, Fresh
 from relay.storage.store import Store
@@ -111,7 +112,9 @@ class Submitter:
             excerpt=answer.excerpt if answer and outcome != "accepted" else None,
         )
         recorded = await self._record(Fact(job_id=job.id, at=now_ms, move=partial(move, now_ms=now_ms), call=call))
-        _logger.info("job.submission_finished", job=job.id, provider=job.provider, outcome=outcome, duration_ms=call.duration_ms)
+        _logger.info(
+            "job.submission_finished", job=job.id, provider=job.provider, outcome=outcome, duration_ms=call.duration_ms
+        )
         return recorded
 
     def callback_url(self, job: Job) -> str | None:
@@ -119,7 +122,9 @@ class Submitter:
         if self._options.public_url is None:
             return None
         expires_at = job.deadline_at + self._options.callback_grace_s * 1000
-        return f"{self._options.public_url}/callbacks/{job.provider}/{self._tokens.make(job.provider, job.id, expires_at)}"
+        return (
+            f"{self._options.public_url}/callbacks/{job.provider}/{self._tokens.make(job.provider, job.id, expires_at)}"
+        )
 
     async def _exchange(self, job: Job) -> tuple[Callable[..., Move], str, ApiAnswer | None]:
         """Sends the request; what it does to the job, the outcome in a word, and the answer."""
@@ -128,12 +133,18 @@ class Submitter:
         try:
             answer = await self._client.send(provider.origin, provider.api_key or "", request, self._options.timeout_s)
         except NotSent as error:
-            return partial(lifecycle.not_sent, error=_unreachable(str(error)), retry_at=self._retry_at(job)), "not_sent", None
+            return (
+                partial(lifecycle.not_sent, error=_unreachable(str(error)), retry_at=self._retry_at(job)),
+                "not_sent",
+                None,
+            )
         except NoAnswer as error:
             return partial(lifecycle.unclear, error=_unanswered(str(error))), "unanswered", None
         match provider.adapter.read_submission(answer):
             case Accepted(report):
-                heard = partial(lifecycle.hear, report=report, source=FinishedBy.SUBMIT_ANSWER, verification=Verification.FETCH)
+                heard = partial(
+                    lifecycle.hear, report=report, source=FinishedBy.SUBMIT_ANSWER, verification=Verification.FETCH
+                )
                 return heard, "accepted", answer
             case Refused(error=refusal):
                 return partial(lifecycle.refused, error=refusal), "refused", answer
@@ -171,7 +182,10 @@ class Submitter:
 def _unreachable(why: str) -> JobError:
     """The provider could not be reached at all."""
     return JobError(
-        class_=ErrorClass.PROVIDER_ERROR, code="unreachable", message=f"the provider could not be reached: {why}", retryable=True
+        class_=ErrorClass.PROVIDER_ERROR,
+        code="unreachable",
+        message=f"the provider could not be reached: {why}",
+        retryable=True,
     )
 
 

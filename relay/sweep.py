@@ -26,7 +26,12 @@ class Sweeper:
     """The loop over jobs. `submit_timeout_ms` is how long a submission may honestly be under way."""
 
     def __init__(
-        self, store: Store, submitter: Submitter, clock: Clock, submit_timeout_ms: int, hand_over: Callable[[tuple[Fresh, ...]], None]
+        self,
+        store: Store,
+        submitter: Submitter,
+        clock: Clock,
+        submit_timeout_ms: int,
+        hand_over: Callable[[tuple[Fresh, ...]], None],
     ) -> None:
         self._store = store
         self._submitter = submitter
@@ -49,7 +54,9 @@ class Sweeper:
         for job_id in await self._store.jobs.to_submit(now_ms, BATCH):
             self._submitter.start(job_id)
         for job_id in await self._store.jobs.left_in_submission(now_ms - self._submit_timeout_ms - MARGIN_MS, BATCH):
-            await self._record(Fact(job_id=job_id, at=now_ms, move=partial(lifecycle.unclear, error=_interrupted(), now_ms=now_ms)))
+            await self._record(
+                Fact(job_id=job_id, at=now_ms, move=partial(lifecycle.unclear, error=_interrupted(), now_ms=now_ms))
+            )
         for job_id in await self._store.jobs.past_deadline(now_ms, BATCH):
             await self._record(Fact(job_id=job_id, at=now_ms, move=partial(lifecycle.expire, now_ms=now_ms)))
         if now_ms - self._forgot_at >= FORGET_EVERY_MS:

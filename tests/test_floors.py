@@ -22,10 +22,10 @@ FLOORS = {
             ("relay", "model", "errors", "settings", "ids", "clock"),
             (
                 *("signing", "tokens", "backoff", "addresses", "metrics", "log"),
-                *("validation", "jsonbody", "seal", "views", "lifecycle"),
+                *("validation", "jsonbody", "seal", "views", "lifecycle", "timeline", "exchange"),
             ),
             ("providers", "storage", "payments", "outbound", "sandbox"),
-            ("submit", "receive", "check", "deliver", "dispatch", "sweep"),
+            ("intake", "submit", "receive", "check", "deliver", "dispatch", "sweep"),
             ("app",),
             ("web",),
             ("cli", "__main__"),

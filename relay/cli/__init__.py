@@ -1,1 +1,54 @@
+"""The commands, one a file; each is imported only when it is asked for, so that a small one starts fast."""
 
+import importlib
+import os
+import sys
+
+import click
+
+from relay import __version__, settings
+from relay.errors import RelayError, SettingsError
+from relay.settings import Settings
+
+COMMANDS = ("serve", "dev", "migrate", "keys")
+EXIT_CONFIG = 78
+
+
+class _Lazy(click.Group):
+    """Finds commands by their file."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order a newcomer meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"relay.cli.{cmd_name}").command
+        return command
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="relay")
+def group() -> None:
+    """relay: a webhook receiver and callback relay for applications that make AI videos."""
+
+
+def main() -> None:
+    """Runs a command; what relay refuses is one sentence and an exit status, never a traceback."""
+    try:
+        group(prog_name="relay")
+    except SettingsError as error:
+        click.echo(f"relay: {error}", err=True)
+        sys.exit(EXIT_CONFIG)
+    except RelayError as error:
+        click.echo(f"relay: {error}", err=True)
+        sys.exit(1)
+
+
+def load_settings() -> Settings:
+    """The environment's settings."""
+    from relay.providers import DEV_PROVIDERS, PROVIDERS
+
+    return settings.load(os.environ, (*PROVIDERS, *DEV_PROVIDERS))

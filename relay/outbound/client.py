@@ -7,7 +7,7 @@ import httpx
 import msgspec
 
 from relay import __version__
-from relay.providers.base import ApiAnswer, ApiRequest
+from relay.exchange import ApiAnswer, ApiRequest
 
 ANSWER_MAX_BYTES: Final = 1 << 20
 
@@ -34,10 +34,14 @@ class ProviderClient:
     async def send(self, origin: str, api_key: str, request: ApiRequest, timeout_s: float) -> ApiAnswer:
         """The provider's answer, at most 1 MiB of it; NotSent or NoAnswer when there is none within the time."""
         content = None if request.body is None else msgspec.json.encode(request.body)
-        headers = {"authorization": f"Bearer {api_key}"} | ({"content-type": "application/json"} if content is not None else {})
+        headers = {"authorization": f"Bearer {api_key}"} | (
+            {"content-type": "application/json"} if content is not None else {}
+        )
         timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, 10), pool=min(timeout_s, 10))
         try:
-            async with self._http.stream(request.method, origin + request.path, content=content, headers=headers, timeout=timeout) as answer:
+            async with self._http.stream(
+                request.method, origin + request.path, content=content, headers=headers, timeout=timeout
+            ) as answer:
                 return await _read(answer)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
             raise NotSent(_words(error)) from error
@@ -47,7 +51,9 @@ class ProviderClient:
     async def __aenter__(self) -> "ProviderClient":
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self._http.aclose()
 
 
@@ -64,7 +70,7 @@ async def _read(answer: httpx.Response) -> ApiAnswer:
 
 def _words(error: Exception) -> str:
     """The kind of failure in words; never the URL."""
-    kinds = {
+    kinds: dict[type[Exception], str] = {
         httpx.ConnectTimeout: "no connection in time",
         httpx.PoolTimeout: "no free connection in time",
         httpx.ConnectError: "no connection",

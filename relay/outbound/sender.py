@@ -41,7 +41,11 @@ class Sender:
         self._policy = policy
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                resolver=_GuardedResolver(policy), limit=connections_max, limit_per_host=0, use_dns_cache=False, keepalive_timeout=30
+                resolver=_GuardedResolver(policy),
+                limit=connections_max,
+                limit_per_host=0,
+                use_dns_cache=False,
+                keepalive_timeout=30,
             ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -84,7 +88,9 @@ class Sender:
     async def __aenter__(self) -> "Sender":
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self._session.close()
 
 
@@ -94,7 +100,9 @@ class _GuardedResolver(AbstractResolver):
     def __init__(self, policy: AddressPolicy) -> None:
         self._policy = policy
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
         """Every resolved address must pass; one that does not refuses the name."""
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)

@@ -13,10 +13,10 @@ import msgspec
 
 from relay.clock import rfc3339
 from relay.errors import Unreadable
+from relay.exchange import ApiAnswer
 from relay.model import Cost, ErrorClass, JobError, JobState, Output, OutputKind, Report
 from relay.providers.base import (
     Accepted,
-    ApiAnswer,
     Refused,
     SubmissionAnswer,
     Unclear,

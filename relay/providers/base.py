@@ -14,43 +14,15 @@ from urllib.parse import urlsplit
 import msgspec
 
 from relay import validation
-from relay.errors import FieldError, InvalidInput, Unreadable
+from relay.errors import FieldError, InvalidInput
+from relay.exchange import ApiAnswer, ApiRequest
 from relay.log import redact
 from relay.model import ErrorClass, Input, JobError, JobState, Report
 
-EXCERPT_BYTES: Final = 2048
 URL_MAX: Final = 2048
 RETRYABLE: Final = frozenset({ErrorClass.RATE_LIMITED, ErrorClass.PROVIDER_ERROR, ErrorClass.TIMEOUT})
 _CALLBACK_FIELD: Final = re.compile(r"(callback|webhook|notify|notification|hook)(hook|url|uri|endpoint)?")
 _LOCAL_NAMES: Final = ("localhost", "local", "internal", "lan", "intranet", "home.arpa")
-
-
-class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to a provider: the path goes behind the configured origin, the key into the Authorization header."""
-
-    method: str
-    path: str
-    body: dict[str, object] | None = None
-
-
-class ApiAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider's answer as it came."""
-
-    status_code: int
-    content_type: str
-    body: bytes
-
-    def json(self) -> Any:
-        """The decoded body; Unreadable when it is not JSON."""
-        try:
-            return msgspec.json.decode(self.body.removeprefix(b"\xef\xbb\xbf"))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise Unreadable(f"HTTP {self.status_code} with a body that is not JSON") from None
-
-    @property
-    def excerpt(self) -> str:
-        """The first 2 KB as text, without callback tokens and keys that a provider may repeat."""
-        return redact(self.body[:EXCERPT_BYTES].decode("utf-8", "replace").replace("\x00", ""))
 
 
 class Accepted(msgspec.Struct, frozen=True):

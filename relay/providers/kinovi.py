@@ -14,11 +14,10 @@ from msgspec import UNSET, Meta, UnsetType
 
 from relay import validation
 from relay.errors import FieldError
+from relay.exchange import ApiAnswer, ApiRequest
 from relay.model import Cost, ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
 from relay.providers import answers
 from relay.providers.base import (
-    ApiAnswer,
-    ApiRequest,
     Limits,
     SubmissionAnswer,
     at,

@@ -59,9 +59,16 @@ class Access:
     async def create_api_key(self, project: str, name: str, scopes: Sequence[str], now_ms: int) -> tuple[str, str]:
         """A new key in a project, which is made if it is new; its id, and its text, which is nowhere kept."""
         text = "rk_" + secrets.token_urlsafe(32)
-        params = {"id": ids.new_id(ids.API_KEY), "name": name, "scopes": " ".join(scopes), "digest": digest(text), "created_at": now_ms}
+        key_id = ids.new_id(ids.API_KEY)
+        params = {
+            "id": key_id,
+            "name": name,
+            "scopes": " ".join(scopes),
+            "digest": digest(text),
+            "created_at": now_ms,
+        }
         await self._writer.write(_create_key, (project, params))
-        return params["id"], text
+        return key_id, text
 
     async def api_keys(self) -> Sequence[Row]:
         """Every key without its text: `id name project scopes created_at revoked_at`."""

@@ -93,7 +93,9 @@ class Deliveries:
         params = {"ids": rows.text([delivery_id]), "limit": ATTEMPTS_MAX}
         return [rows.attempt(row) for row in await self._database.rows("attempts_of_deliveries", params)]
 
-    async def page(self, project_id: str, before: str | None, limit: int, wanted: dict[str, str | None]) -> list[Delivery]:
+    async def page(
+        self, project_id: str, before: str | None, limit: int, wanted: dict[str, str | None]
+    ) -> list[Delivery]:
         """Deliveries newest first, by `endpoint_id`, `status`, `event_id`, `job_id` (None: any)."""
         params = {"project_id": project_id, "before": before, "limit": limit, **wanted}
         return [rows.delivery(row) for row in await self._database.rows("delivery_page", params)]

@@ -40,11 +40,15 @@ class Endpoints:
         return [rows.endpoint(row, self._seal) for row in found]
 
     async def _insert(self, transaction: Transaction, endpoints: Sequence[Endpoint]) -> list[None]:
-        await transaction.run_many("insert_endpoint", [rows.endpoint_params(endpoint, self._seal) for endpoint in endpoints])
+        await transaction.run_many(
+            "insert_endpoint", [rows.endpoint_params(endpoint, self._seal) for endpoint in endpoints]
+        )
         return [None] * len(endpoints)
 
     async def _update(self, transaction: Transaction, endpoints: Sequence[Endpoint]) -> list[None]:
-        await transaction.run_many("update_endpoint", [rows.endpoint_params(endpoint, self._seal) for endpoint in endpoints])
+        await transaction.run_many(
+            "update_endpoint", [rows.endpoint_params(endpoint, self._seal) for endpoint in endpoints]
+        )
         return [None] * len(endpoints)
 
 

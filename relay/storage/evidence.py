@@ -27,7 +27,9 @@ class Callbacks:
         found = await self._database.rows("callback_of_project", {"id": callback_id, "project_id": project_id})
         return rows.callback(found[0]) if found else None
 
-    async def page(self, project_id: str, before: str | None, limit: int, job_id: str | None, verdict: str | None) -> list[Callback]:
+    async def page(
+        self, project_id: str, before: str | None, limit: int, job_id: str | None, verdict: str | None
+    ) -> list[Callback]:
         """Callbacks newest first."""
         params = {"project_id": project_id, "before": before, "limit": limit, "job_id": job_id, "verdict": verdict}
         return [rows.callback(row) for row in await self._database.rows("callback_page", params)]

@@ -108,7 +108,8 @@ class Jobs:
         wanted = {"job_id": job_id, "limit": EVIDENCE_MAX}
         deliveries = [rows.delivery(row) for row in await self._database.rows("deliveries_of_job", wanted)]
         attempts = await self._database.rows(
-            "attempts_of_deliveries", {"ids": rows.text([delivery.id for delivery in deliveries]), "limit": EVIDENCE_MAX}
+            "attempts_of_deliveries",
+            {"ids": rows.text([delivery.id for delivery in deliveries]), "limit": EVIDENCE_MAX},
         )
         return Evidence(
             [rows.call(row) for row in await self._database.rows("calls_of_job", wanted)],
@@ -121,7 +122,9 @@ class Jobs:
     async def _insert(self, transaction: Transaction, news: Sequence[NewJob]) -> list[None]:
         """Writes a batch of new jobs; a key that was taken over meanwhile undoes its job."""
         await transaction.run_many("insert_job", [rows.job_params(new.job) for new in news])
-        await transaction.run_many("insert_job_metadata", [params for new in news for params in _metadata_params(new.job)])
+        await transaction.run_many(
+            "insert_job_metadata", [params for new in news for params in _metadata_params(new.job)]
+        )
         endpoints = [rows.endpoint_params(endpoint, self._seal) for new in news for endpoint in new.endpoints]
         await transaction.run_many("insert_endpoint", endpoints)
         for new in news:
@@ -148,7 +151,10 @@ def pair(key: str, value: object) -> str:
 
 def _metadata_params(job: Job) -> list[dict[str, Any]]:
     """A row for each metadata entry."""
-    return [{"project_id": job.project_id, "pair": pair(key, value), "job_id": job.id} for key, value in job.metadata.items()]
+    return [
+        {"project_id": job.project_id, "pair": pair(key, value), "job_id": job.id}
+        for key, value in job.metadata.items()
+    ]
 
 
 def _ids(found: Sequence[Row]) -> list[str]:

@@ -21,7 +21,11 @@ class Migration(msgspec.Struct, frozen=True):
 
 def migrations() -> list[Migration]:
     """Every migration in order; ValueError when a number is missing or used twice."""
-    files = sorted(file.name for file in resources.files(__package__).joinpath("migrations").iterdir() if file.name.endswith(".sql"))
+    files = sorted(
+        file.name
+        for file in resources.files(__package__).joinpath("migrations").iterdir()
+        if file.name.endswith(".sql")
+    )
     found = [Migration(int(name[:4]), name, tuple(split(_text(name)))) for name in files]
     if [migration.version for migration in found] != list(range(1, len(found) + 1)):
         raise ValueError(f"the migrations are not numbered 1, 2, 3 …: {files}")

@@ -97,7 +97,9 @@ class Recorder:
         await self._fan_out(transaction, events, results)
         return results
 
-    async def _fan_out(self, transaction: Transaction, events: "list[tuple[int, _NewEvent]]", results: list[Recorded]) -> None:
+    async def _fan_out(
+        self, transaction: Transaction, events: "list[tuple[int, _NewEvent]]", results: list[Recorded]
+    ) -> None:
         """One delivery for each event and each endpoint that wants it; those due at once are handed back as fresh."""
         if not events:
             return
@@ -164,7 +166,10 @@ async def _heard(transaction: Transaction, facts: Sequence[Fact]) -> set[tuple[s
     wanted = sorted({fact.job_id for fact in facts if fact.arrival and fact.arrival.digest})
     if not wanted:
         return set()
-    return {(row["job_id"], bytes(row["digest"])) for row in await transaction.rows("recorded_digests", {"ids": rows.text(wanted)})}
+    return {
+        (row["job_id"], bytes(row["digest"]))
+        for row in await transaction.rows("recorded_digests", {"ids": rows.text(wanted)})
+    }
 
 
 def _judge(job: Job | None, fact: Fact, heard: set[tuple[str, bytes]]) -> Move | None:
@@ -240,4 +245,3 @@ def _callback_params(fact: Fact, arrival: Arrival, job: Job | None, recorded: Re
         "body": arrival.body,
         "digest": arrival.digest,
     }
-

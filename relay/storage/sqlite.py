@@ -26,7 +26,9 @@ _PRAGMAS: Final = (
 class SQLite:
     """An open SQLite database; `path` is its file."""
 
-    def __init__(self, path: Path, statements: dict[str, str], writer: aiosqlite.Connection, reader: aiosqlite.Connection) -> None:
+    def __init__(
+        self, path: Path, statements: dict[str, str], writer: aiosqlite.Connection, reader: aiosqlite.Connection
+    ) -> None:
         self.path = path
         self._statements = statements
         self._writer = writer

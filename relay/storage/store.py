@@ -78,7 +78,9 @@ def sqlite_path(database_url: str) -> Path:
     """The file of `sqlite:///relative` or `sqlite:////absolute`."""
     scheme, _, rest = database_url.partition("://")
     if scheme in ("postgres", "postgresql"):
-        raise SettingsError("DATABASE_URL names PostgreSQL, which this version of relay cannot use yet; sqlite:///./data/relay.db works")
+        raise SettingsError(
+            "DATABASE_URL names PostgreSQL, which this version of relay cannot use yet; sqlite:///./data/relay.db works"
+        )
     path = unquote(rest.removeprefix("/"))
     if scheme != "sqlite" or not rest.startswith("/") or not path or "?" in path:
         raise SettingsError("DATABASE_URL must be sqlite:///path, such as sqlite:///./data/relay.db")

@@ -1,0 +1,43 @@
+"""`relay serve`: the web side and the loops, in one process."""
+
+import asyncio
+import os
+
+import click
+
+from relay import log, settings
+from relay.cli import load_settings
+from relay.settings import Settings
+
+
+@click.command("serve")
+def command() -> None:
+    """Run relay: API, callbacks and deliveries in one process."""
+    import uvloop
+
+    from relay.providers import DEV_PROVIDERS, PROVIDERS
+
+    loaded = load_settings()
+    log.configure(loaded.log_format)
+    logger = log.get("serve")
+    if wrong := settings.unknown(os.environ, (*PROVIDERS, *DEV_PROVIDERS)):
+        logger.warning("settings.unknown", names=", ".join(wrong))
+    if loaded.api_key is None:
+        logger.warning(
+            "settings.no_api_key", advice="set RELAY_API_KEY, or make a key with: python -m relay keys create"
+        )
+    if loaded.public_url is None:
+        logger.warning("settings.no_public_url", advice="set RELAY_PUBLIC_URL: without it no job can be submitted")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(loaded))
+
+
+async def serve(loaded: Settings) -> None:
+    """relay until it is told to stop."""
+    from relay.app import opened
+    from relay.providers import PROVIDERS
+    from relay.web.asgi import web
+    from relay.web.server import server
+
+    async with opened(loaded, PROVIDERS) as app:
+        await server(web(app), loaded.host, loaded.port, loaded.shutdown_s, app.draining).serve()

@@ -1,0 +1,38 @@
+"""A request to a provider and its answer as plain values: made by the adapters, carried by the client, known to both."""
+
+from typing import Any, Final
+
+import msgspec
+
+from relay.errors import Unreadable
+from relay.log import redact
+
+EXCERPT_BYTES: Final = 2048
+
+
+class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to a provider: the path goes behind the configured origin, the key into the Authorization header."""
+
+    method: str
+    path: str
+    body: dict[str, object] | None = None
+
+
+class ApiAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider's answer as it came."""
+
+    status_code: int
+    content_type: str
+    body: bytes
+
+    def json(self) -> Any:
+        """The decoded body; Unreadable when it is not JSON."""
+        try:
+            return msgspec.json.decode(self.body.removeprefix(b"\xef\xbb\xbf"))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise Unreadable(f"HTTP {self.status_code} with a body that is not JSON") from None
+
+    @property
+    def excerpt(self) -> str:
+        """The first 2 KB as text, without callback tokens and keys that a provider may repeat."""
+        return redact(self.body[:EXCERPT_BYTES].decode("utf-8", "replace").replace("\x00", ""))

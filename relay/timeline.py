@@ -1,0 +1,94 @@
+"""A job's story, in order: what was sent, what came in, what was decided and why, and what happens next."""
+
+from typing import Any
+
+from relay.clock import rfc3339
+from relay.model import Attempt, Call, Delivery, DeliveryState, Job, JobState, Reason
+
+Entry = dict[str, Any]
+
+
+def entry(
+    at_ms: int, kind: str, summary: str, ref: str, *, decision: str | None = None, reason: str | None = None
+) -> Entry:
+    """One line of the story; `at` is still unix milliseconds."""
+    return {"at": at_ms, "kind": kind, "summary": summary, "decision": decision, "reason": reason, "ref": ref}
+
+
+def of_job(job: Job) -> list[Entry]:
+    """The job's own two ends."""
+    lines = [entry(job.created_at, "state", "the job was accepted", job.id, decision=JobState.PENDING)]
+    if job.state.final and job.finished_at is not None:
+        reason = job.reason or (job.error.message if job.error else None)
+        lines.append(
+            entry(
+                job.finished_at,
+                "state",
+                f"the job is {job.state}, by {job.finished_by}",
+                job.id,
+                decision=job.state,
+                reason=reason,
+            )
+        )
+    return lines
+
+
+def of_call(call: Call) -> Entry:
+    """A request of relay to the provider; it stands where it began."""
+    reason = f"HTTP {call.status_code}" if call.status_code else None
+    kind = "submission" if call.kind == "submission" else "check"
+    return entry(call.started_at, kind, call.summary, call.id, decision=call.outcome, reason=reason)
+
+
+def of_callback(row: Any) -> Entry:
+    """A callback."""
+    return entry(
+        row["received_at"],
+        "callback",
+        f"a callback of {row['size']} bytes",
+        row["id"],
+        decision=row["verdict"],
+        reason=row["reason"],
+    )
+
+
+def of_event(row: Any) -> Entry:
+    """An event."""
+    return entry(row["created_at"], "event", f"{row['type']}, number {row['sequence']} of this job", row["id"])
+
+
+def of_delivery(delivery: Delivery) -> Entry:
+    """A delivery."""
+    return entry(
+        delivery.created_at,
+        "delivery",
+        f"to {delivery.endpoint_id}",
+        delivery.id,
+        decision=delivery.state,
+        reason=delivery.event_id,
+    )
+
+
+def of_attempt(attempt: Attempt) -> Entry:
+    """An attempt."""
+    summary = f"attempt {attempt.number}" + (f": HTTP {attempt.status_code}" if attempt.status_code else "")
+    return entry(attempt.started_at, "attempt", summary, attempt.id, decision=attempt.outcome, reason=attempt.error)
+
+
+def in_order(entries: list[Entry]) -> list[Entry]:
+    """The entries by time, those of one millisecond in the order they were given, with times for people."""
+    return [{**line, "at": rfc3339(line["at"])} for line in sorted(entries, key=lambda line: line["at"])]
+
+
+def what_next(job: Job, deliveries: list[Delivery]) -> Entry | None:
+    """What relay waits for or does next, and by when; None when all is done."""
+    if not job.state.final:
+        if job.next_submit_at is not None:
+            return {"what": "the job is sent to the provider", "at": rfc3339(job.next_submit_at)}
+        unknown = " (its submission may or may not have arrived)" if job.reason == Reason.SUBMIT_UNKNOWN else ""
+        return {
+            "what": f"the provider's callback is awaited{unknown}; the job expires at its deadline",
+            "at": rfc3339(job.deadline_at),
+        }
+    due = [d.next_attempt_at for d in deliveries if d.state is DeliveryState.PENDING and d.next_attempt_at is not None]
+    return {"what": "the next attempt of a delivery", "at": rfc3339(min(due))} if due else None

@@ -1,0 +1,101 @@
+"""Every route in one list, behind the callback route, which comes first and needs none of this."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from relay import log
+from relay.app import App
+from relay.errors import StorageUnavailable
+from relay.web import endpoints, evidence, jobs
+from relay.web.callbacks import Callbacks
+from relay.web.calls import Handler, handled
+from relay.web.problems import JSON, problem
+
+API: Final[tuple[tuple[str, str, Handler, str], ...]] = (
+    ("POST", "/v1/jobs", jobs.create, "submit"),
+    ("GET", "/v1/jobs", jobs.index, "read"),
+    ("GET", "/v1/jobs/{id}", jobs.show, "read"),
+    ("GET", "/v1/jobs/{id}/timeline", jobs.show_timeline, "read"),
+    ("GET", "/v1/providers", jobs.providers, "read"),
+    ("POST", "/v1/endpoints", endpoints.create, "admin"),
+    ("GET", "/v1/endpoints", endpoints.index, "read"),
+    ("GET", "/v1/endpoints/{id}", endpoints.show, "read"),
+    ("PATCH", "/v1/endpoints/{id}", endpoints.change, "admin"),
+    ("DELETE", "/v1/endpoints/{id}", endpoints.delete, "admin"),
+    ("GET", "/v1/endpoints/{id}/secret", endpoints.show_secret, "admin"),
+    ("GET", "/v1/events", evidence.events, "read"),
+    ("GET", "/v1/events/{id}", evidence.event, "read"),
+    ("GET", "/v1/deliveries", evidence.deliveries, "read"),
+    ("GET", "/v1/deliveries/{id}", evidence.delivery, "read"),
+    ("GET", "/v1/callbacks", evidence.callbacks, "read"),
+    ("GET", "/v1/callbacks/{id}", evidence.callback, "read"),
+)
+_logger = log.get("web")
+
+
+def web(app: App) -> ASGIApp:
+    """The ASGI application of an open relay."""
+    callbacks, rest = Callbacks(app), _rest(app)
+
+    async def front(scope: Scope, receive: Receive, send: Send) -> None:
+        """Callbacks first, everything else after."""
+        if scope["type"] == "http" and scope["path"].lstrip("/").startswith("callbacks/"):
+            await callbacks(scope, receive, send)
+        else:
+            await rest(scope, receive, send)
+
+    return front
+
+
+def _rest(app: App) -> Starlette:
+    """The API and what surrounds it; a path that is nearly right is 404, never a redirect."""
+    routes = [Route(path, handled(app, handler, scope), methods=[method]) for method, path, handler, scope in API]
+    around = [Route("/healthz", _healthz), Route("/readyz", _readyz(app))]
+    starlette = Starlette(
+        routes=[*routes, *around], exception_handlers={HTTPException: _http_problem, Exception: _broken}
+    )
+    starlette.router.redirect_slashes = False
+    return starlette
+
+
+async def _healthz(_: Request) -> Response:
+    """The process answers."""
+    return JSON({"status": "ok"})
+
+
+def _readyz(app: App) -> Callable[[Request], Awaitable[Response]]:
+    """Whether this process should be sent requests: its database takes writes, and it is not stopping."""
+
+    async def ready(_: Request) -> Response:
+        if app.draining.is_set():
+            return problem("storage_unavailable", "this process is stopping")
+        try:
+            await app.store.ready()
+        except StorageUnavailable as error:
+            return problem("storage_unavailable", str(error))
+        return JSON({"status": "ready"})
+
+    return ready
+
+
+async def _http_problem(_: Request, error: Exception) -> Response:
+    """What the router refuses, as a problem document."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 405:
+        response = problem("method_not_allowed", "this path does not take this method")
+        response.headers.update(getattr(error, "headers", None) or {})
+        return response
+    return problem("not_found", "there is no such path")
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """A bug: the log has it, the caller gets no details."""
+    _logger.error("request.broke", method=request.method, path=request.url.path, exc_info=error)
+    return problem("internal", "relay could not do this; the log says why")

@@ -1,0 +1,37 @@
+"""Who is calling: a bearer API key, its project, and what it may do."""
+
+import hmac
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+
+from relay.app import App
+from relay.errors import Forbidden, Unauthorized
+from relay.storage.access import digest
+from relay.storage.record import DEFAULT_PROJECT
+
+KEY_MAX_CHARS: Final = 512
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """The project that everything is done in."""
+
+    project_id: str
+
+
+async def caller(app: App, request: Request, scope: str) -> Caller:
+    """The caller, if its key has the scope; `admin` has every one."""
+    kind, _, text = request.headers.get("authorization", "").partition(" ")
+    text = text.strip()
+    if kind.lower() != "bearer" or not text or len(text) > KEY_MAX_CHARS:
+        raise Unauthorized("send the API key as Authorization: Bearer <api key>")
+    bootstrap = app.settings.api_key
+    if bootstrap and hmac.compare_digest(digest(text), digest(bootstrap)):
+        return Caller(DEFAULT_PROJECT)
+    key = await app.store.access.api_key(text)
+    if key is None:
+        raise Unauthorized("the API key is not known here, or was revoked")
+    if not key.scopes & {scope, "admin"}:
+        raise Forbidden(f"this needs an API key with the scope {scope}")
+    return Caller(key.project_id)

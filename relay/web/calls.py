@@ -1,0 +1,165 @@
+"""One API call from door to door: who calls, the body, the Idempotency-Key, the handler, and the answer or the problem."""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from relay import log, views
+from relay.app import App
+from relay.errors import BadBody, Conflict, FieldError, IdempotencyConflict, InvalidInput, RelayError
+from relay.storage.access import Known, Reservation
+from relay.web import auth, bodies, problems
+
+LIMIT_MAX: Final = 200
+LIMIT_DEFAULT: Final = 50
+REPLAY_WAIT_MS: Final = 30_000
+_logger = log.get("web")
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that may be answered: `body` is None where there is none."""
+
+    app: App
+    request: Request
+    project_id: str
+    body: object
+    idempotency_key: str | None
+
+    def path(self, name: str) -> str:
+        """A part of the path."""
+        return str(self.request.path_params[name])
+
+    def query(self, *names: str) -> dict[str, str]:
+        """The query's parameters; InvalidInput for one that is not among the names, so that a typo is heard."""
+        given = dict(self.request.query_params)
+        wrong = [name for name in given if name not in names and name.partition("[")[0] + "[]" not in names]
+        if wrong:
+            raise InvalidInput(
+                [FieldError(name[:60], f"is not a parameter here; there are {', '.join(names)}") for name in wrong]
+            )
+        return given
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """An answer that an Idempotency-Key stands for."""
+
+    status: int
+    body: msgspec.Raw
+    location: str | None
+
+
+def handled(app: App, handler: Handler, scope: str) -> Callable[[Request], Awaitable[Response]]:
+    """The handler as a route's endpoint: every RelayError becomes a problem document, anything else a 500 without details."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            caller = await auth.caller(app, request, scope)
+            if request.method != "POST":
+                raw = await _body(app, request) if request.method == "PATCH" else None
+                body = bodies.parse(raw) if raw is not None else None
+                return await handler(
+                    Call(app=app, request=request, project_id=caller.project_id, body=body, idempotency_key=None)
+                )
+            return await _post(app, request, caller.project_id, handler)
+        except RelayError as error:
+            return problems.of_error(error)
+        except bodies.BodyCut:
+            return problems.problem("bad_body", "the body was not whole")
+
+    return answer
+
+
+async def _post(app: App, request: Request, project_id: str, handler: Handler) -> Response:
+    """A POST, run once for each Idempotency-Key."""
+    raw = await _body(app, request)
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise BadBody("the Idempotency-Key must be 1 to 255 printable ASCII characters")
+    call = Call(app=app, request=request, project_id=project_id, body=bodies.parse(raw or b"{}"), idempotency_key=key)
+    if key is None:
+        return await handler(call)
+    fingerprint = hashlib.sha256(b"\n".join((request.method.encode(), request.url.path.encode(), raw))).digest()
+    reservation = Reservation(project_id=project_id, key=key, fingerprint=fingerprint, now=app.clock.now_ms())
+    if not await app.store.access.reserve(reservation):
+        return await _replay(app, reservation)
+    try:
+        response = await handler(call)
+    except BaseException:
+        await asyncio.shield(app.store.access.release(project_id, key))
+        raise
+    stored = Stored(response.status_code, msgspec.Raw(bytes(response.body)), response.headers.get("location"))
+    await app.store.access.answer(project_id, key, msgspec.json.encode(stored))
+    return response
+
+
+async def _replay(app: App, wanted: Reservation) -> Response:
+    """The answer that the key stands for; the second of two equal requests waits for the first one's."""
+    until_ms = app.clock.now_ms() + REPLAY_WAIT_MS
+    while True:
+        known = await app.store.access.known(wanted.project_id, wanted.key)
+        if known is not None and known.fingerprint != wanted.fingerprint:
+            raise IdempotencyConflict("this Idempotency-Key was used for another request; use a new one")
+        if known is not None and known.answer is not None:
+            stored = msgspec.json.decode(known.answer, type=Stored)
+            return _replayed(bytes(stored.body), stored.status, stored.location)
+        if known is None or app.clock.now_ms() >= until_ms:
+            break
+        await app.clock.wait(asyncio.Event(), app.clock.now_ms() + 50)
+    return await _unfinished(app, wanted, known)
+
+
+async def _unfinished(app: App, wanted: Reservation, known: Known | None) -> Response:
+    """The first request never finished: its job is shown if it made one, else nothing came of it yet."""
+    job = await app.store.jobs.get(known.job_id, wanted.project_id) if known and known.job_id else None
+    if job is None:
+        raise Conflict("the first request with this Idempotency-Key is not finished; try again")
+    return _replayed(msgspec.json.encode(views.job(job)), 202, f"/v1/jobs/{job.id}")
+
+
+def _replayed(body: bytes, status: int, location: str | None) -> Response:
+    """A stored answer, marked as such."""
+    headers = {"idempotent-replayed": "true"} | ({"location": location} if location else {})
+    return Response(body, status, headers, media_type="application/json")
+
+
+async def _body(app: App, request: Request) -> bytes:
+    """The request's body within its limits."""
+    return await bodies.read(request.receive, app.settings.request_body_max_bytes, app.settings.body_deadline_s)
+
+
+def page_of(given: dict[str, str], prefix: str) -> tuple[str | None, int]:
+    """Where a list begins and how long it may be."""
+    errors = []
+    cursor, limit = given.get("cursor"), given.get("limit", str(LIMIT_DEFAULT))
+    if cursor is not None and not (cursor.startswith(prefix) and cursor.isascii() and len(cursor) < 64):
+        errors.append(FieldError("cursor", "must be the next_cursor of an earlier page"))
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= LIMIT_MAX):
+        errors.append(FieldError("limit", f"must be an integer from 1 to {LIMIT_MAX}"))
+    if errors:
+        raise InvalidInput(errors)
+    return cursor, int(limit)
+
+
+def page(found: list[Any], limit: int, view: Callable[[Any], views.Json]) -> Response:
+    """A list's answer; `found` holds one more than the limit where there is another page."""
+    shown = found[:limit]
+    return problems.JSON(
+        {"data": [view(one) for one in shown], "next_cursor": shown[-1].id if len(found) > limit else None}
+    )
+
+
+def one_of(given: dict[str, str], name: str, words: type[StrEnum]) -> str | None:
+    """A parameter that must be one of a closed list."""
+    value = given.get(name)
+    if value is not None and value not in list(words):
+        raise InvalidInput([FieldError(name, f"must be one of {', '.join(words)}")])
+    return value

@@ -1,0 +1,162 @@
+"""`/v1/endpoints`: subscribers' URLs."""
+
+from typing import Annotated, Any
+
+import msgspec
+from starlette.responses import Response
+
+from relay import ids, signing, validation, views
+from relay.errors import FieldError, InvalidInput, NotFound
+from relay.intake import Metadata, Patterns, check_endpoint, check_metadata
+from relay.model import Endpoint
+from relay.web.calls import Call, page, page_of
+from relay.web.problems import JSON
+
+Headers = Annotated[
+    dict[
+        Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$")],
+        Annotated[str, msgspec.Meta(max_length=1024)],
+    ],
+    msgspec.Meta(max_length=20),
+]
+RESERVED_HEADERS = frozenset(
+    {
+        "host",
+        "content-length",
+        "content-type",
+        "connection",
+        "transfer-encoding",
+        "user-agent",
+        "expect",
+        "upgrade",
+        "te",
+        "trailer",
+    }
+)
+TIMEOUT_MAX_S = 20
+
+
+class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a subscriber says of an endpoint; a field that is not given keeps its value."""
+
+    url: str | msgspec.UnsetType = msgspec.UNSET
+    event_types: Patterns | msgspec.UnsetType = msgspec.UNSET
+    description: Annotated[str, msgspec.Meta(max_length=500)] | None | msgspec.UnsetType = msgspec.UNSET
+    metadata: Metadata | msgspec.UnsetType = msgspec.UNSET
+    headers: Headers | msgspec.UnsetType = msgspec.UNSET
+    providers: Annotated[list[str], msgspec.Meta(min_length=1, max_length=20)] | None | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
+    rate_limit_per_s: Annotated[float, msgspec.Meta(ge=0.01, le=10_000)] | None | msgspec.UnsetType = msgspec.UNSET
+    in_flight_max: Annotated[int, msgspec.Meta(ge=1, le=100)] | msgspec.UnsetType = msgspec.UNSET
+    timeout_s: Annotated[float, msgspec.Meta(ge=1, le=TIMEOUT_MAX_S)] | msgspec.UnsetType = msgspec.UNSET
+    schedule_s: (
+        Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=604_800)]], msgspec.Meta(min_length=1, max_length=50)]
+        | None
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
+    secret: Annotated[str, msgspec.Meta(max_length=200)] | None | msgspec.UnsetType = msgspec.UNSET
+
+
+async def create(call: Call) -> Response:
+    """`POST /v1/endpoints`: 201 with the secret, this once."""
+    fields = _fields(call)
+    if fields.url is msgspec.UNSET:
+        raise InvalidInput([FieldError("url", "is required")])
+    now_ms = call.app.clock.now_ms()
+    endpoint = Endpoint(
+        id=ids.new_id(ids.ENDPOINT),
+        project_id=call.project_id,
+        job_id=None,
+        url=fields.url,
+        secret=fields.secret or signing.new_secret(),
+        event_types=["job.*"],
+        created_at=now_ms,
+        updated_at=now_ms,
+    )
+    endpoint = _changed(endpoint, fields)
+    await call.app.store.endpoints.create(endpoint)
+    shown = views.endpoint(endpoint) | {"secret": endpoint.secret}
+    return JSON(shown, 201, {"location": f"/v1/endpoints/{endpoint.id}", "cache-control": "no-store"})
+
+
+async def show(call: Call) -> Response:
+    """`GET /v1/endpoints/{id}`."""
+    return JSON(views.endpoint(await _endpoint(call)))
+
+
+async def show_secret(call: Call) -> Response:
+    """`GET /v1/endpoints/{id}/secret`."""
+    endpoint = await _endpoint(call)
+    return JSON({"secret": endpoint.secret}, headers={"cache-control": "no-store"})
+
+
+async def index(call: Call) -> Response:
+    """`GET /v1/endpoints`: newest first."""
+    before, limit = page_of(call.query("limit", "cursor"), ids.ENDPOINT)
+    return page(await call.app.store.endpoints.page(call.project_id, before, limit + 1), limit, views.endpoint)
+
+
+async def change(call: Call) -> Response:
+    """`PATCH /v1/endpoints/{id}`: what is given changes, from the next attempt on."""
+    fields = _fields(call)
+    if fields.secret is not msgspec.UNSET:
+        raise InvalidInput([FieldError("secret", "is changed by a rotation, not by PATCH")])
+    endpoint = msgspec.structs.replace(_changed(await _endpoint(call), fields), updated_at=call.app.clock.now_ms())
+    await call.app.store.endpoints.update(endpoint)
+    return JSON(views.endpoint(endpoint))
+
+
+async def delete(call: Call) -> Response:
+    """`DELETE /v1/endpoints/{id}`: 204; what waited for it is canceled."""
+    if not await call.app.store.endpoints.delete(call.path("id"), call.project_id, call.app.clock.now_ms()):
+        raise NotFound("there is no such endpoint")
+    return Response(status_code=204)
+
+
+def _fields(call: Call) -> Fields:
+    """The body, with every wrong field named."""
+    errors = validation.check(call.body, Fields)
+    given: dict[str, Any] = call.body if isinstance(call.body, dict) else {}
+    errors += (
+        check_endpoint(given, call.app.policy)
+        + check_metadata(given.get("metadata"))
+        + _check_headers(given.get("headers"))
+    )
+    providers = given.get("providers")
+    for index, name in enumerate(providers if isinstance(providers, list) else ()):
+        if isinstance(name, str) and name not in call.app.providers:
+            errors.append(FieldError(f"providers[{index}]", f"must be one of {', '.join(sorted(call.app.providers))}"))
+    if errors:
+        raise InvalidInput(errors)
+    return validation.read(call.body, Fields)
+
+
+def _check_headers(headers: object) -> list[FieldError]:
+    """Custom headers may not replace relay's own, nor carry a line break."""
+    if not isinstance(headers, dict):
+        return []
+    errors = []
+    for name, value in headers.items():
+        if name.lower() in RESERVED_HEADERS or name.lower().startswith(("webhook-", "relay-")):
+            errors.append(FieldError(f"headers.{name[:60]}", "is one that relay sets itself"))
+        elif isinstance(value, str) and not (value.isascii() and value.isprintable()):
+            errors.append(FieldError(f"headers.{name[:60]}", "must be printable ASCII"))
+    return errors
+
+
+def _changed(endpoint: Endpoint, fields: Fields) -> Endpoint:
+    """The endpoint with what was given."""
+    given = {name: getattr(fields, name) for name in fields.__struct_fields__ if name != "secret"}
+    return msgspec.structs.replace(
+        endpoint, **{name: value for name, value in given.items() if value is not msgspec.UNSET}
+    )
+
+
+async def _endpoint(call: Call) -> Endpoint:
+    """The endpoint of the path, if it is the caller's."""
+    call.query()
+    endpoint = await call.app.store.endpoints.get(call.path("id"), call.project_id)
+    if endpoint is None:
+        raise NotFound("there is no such endpoint")
+    return endpoint

@@ -1,0 +1,79 @@
+"""`/v1/events`, `/v1/deliveries`, `/v1/callbacks`: what is stored, for whoever wants to see it."""
+
+from starlette.responses import Response
+
+from relay import ids, views
+from relay.errors import FieldError, InvalidInput, NotFound
+from relay.model import DeliveryState, EventType, Verdict
+from relay.storage.evidence import EventFilter
+from relay.web.calls import Call, one_of, page, page_of
+from relay.web.problems import JSON
+
+
+async def events(call: Call) -> Response:
+    """`GET /v1/events`: newest first; `after` is an event id, `undelivered=true` keeps what somebody still lacks."""
+    given = call.query("limit", "cursor", "type", "job", "after", "undelivered")
+    before, limit = page_of(given, ids.EVENT)
+    if given.get("undelivered", "false") not in ("true", "false"):
+        raise InvalidInput([FieldError("undelivered", "must be true or false")])
+    wanted = EventFilter(
+        type=one_of(given, "type", EventType),
+        job_id=given.get("job"),
+        after=given.get("after"),
+        undelivered=given.get("undelivered") == "true",
+    )
+    found = await call.app.store.events.page(call.project_id, before, limit + 1, wanted)
+    counts = await call.app.store.events.delivery_counts([event.id for event in found])
+    return page(found, limit, lambda event: views.event(event, counts[event.id]))
+
+
+async def event(call: Call) -> Response:
+    """`GET /v1/events/{id}`."""
+    call.query()
+    found = await call.app.store.events.get(call.path("id"), call.project_id)
+    if found is None:
+        raise NotFound("there is no such event")
+    counts = await call.app.store.events.delivery_counts([found.id])
+    return JSON(views.event(found, counts[found.id]))
+
+
+async def deliveries(call: Call) -> Response:
+    """`GET /v1/deliveries`: newest first, without their attempts."""
+    given = call.query("limit", "cursor", "endpoint", "status", "event", "job")
+    before, limit = page_of(given, ids.DELIVERY)
+    wanted = {
+        "endpoint_id": given.get("endpoint"),
+        "status": one_of(given, "status", DeliveryState),
+        "event_id": given.get("event"),
+        "job_id": given.get("job"),
+    }
+    return page(await call.app.store.deliveries.page(call.project_id, before, limit + 1, wanted), limit, views.delivery)
+
+
+async def delivery(call: Call) -> Response:
+    """`GET /v1/deliveries/{id}`, with its attempts."""
+    call.query()
+    found = await call.app.store.deliveries.get(call.path("id"), call.project_id)
+    if found is None:
+        raise NotFound("there is no such delivery")
+    attempts = await call.app.store.deliveries.attempts(found.id)
+    return JSON(views.delivery(found) | {"attempts": [views.attempt(one) for one in attempts]})
+
+
+async def callbacks(call: Call) -> Response:
+    """`GET /v1/callbacks`: newest first, as they came."""
+    given = call.query("limit", "cursor", "job", "verdict")
+    before, limit = page_of(given, ids.CALLBACK)
+    found = await call.app.store.callbacks.page(
+        call.project_id, before, limit + 1, given.get("job"), one_of(given, "verdict", Verdict)
+    )
+    return page(found, limit, views.callback)
+
+
+async def callback(call: Call) -> Response:
+    """`GET /v1/callbacks/{id}`."""
+    call.query()
+    found = await call.app.store.callbacks.get(call.path("id"), call.project_id)
+    if found is None:
+        raise NotFound("there is no such callback")
+    return JSON(views.callback(found))

@@ -1,0 +1,109 @@
+"""`/v1/jobs`, `/v1/providers`: submitting, and seeing what became of it."""
+
+from typing import Any
+
+from starlette.responses import Response
+
+from relay import ids, timeline, views
+from relay.clock import parse_rfc3339
+from relay.errors import FieldError, InvalidInput, NotFound
+from relay.intake import Intake
+from relay.model import Endpoint, Job, JobState
+from relay.storage.jobs import JobFilter
+from relay.web.calls import Call, one_of, page, page_of
+from relay.web.problems import JSON
+
+
+async def create(call: Call) -> Response:
+    """`POST /v1/jobs`: 202 with the job as it is when the provider answered, or when the wait was over."""
+    app = call.app
+    intake = Intake(app.providers, app.policy, app.settings.public_url)
+    given: Any = call.body
+    new = intake.job(given, call.project_id, call.idempotency_key, app.clock.now_ms())
+    job = await app.submitter.submit(new, app.settings.submit_wait_s)
+    asked = [entry.get("secret") for entry in given.get("notify") or ()]
+    shown = [_notify(endpoint, secret is None) for endpoint, secret in zip(new.endpoints, asked, strict=True)]
+    return JSON(views.job(job) | {"notify": shown}, 202, {"location": f"/v1/jobs/{job.id}"})
+
+
+async def show(call: Call) -> Response:
+    """`GET /v1/jobs/{id}`."""
+    call.query()
+    return JSON(views.job(await _job(call)))
+
+
+async def index(call: Call) -> Response:
+    """`GET /v1/jobs`: newest first."""
+    given = call.query("limit", "cursor", "status", "provider", "created_after", "created_before", "metadata[]")
+    before, limit = page_of(given, ids.JOB)
+    wanted = JobFilter(
+        status=one_of(given, "status", JobState),
+        provider=given.get("provider"),
+        created_after=_time(given, "created_after"),
+        created_before=_time(given, "created_before"),
+        metadata={
+            name[9:-1]: value for name, value in given.items() if name.startswith("metadata[") and name.endswith("]")
+        },
+    )
+    return page(await call.app.store.jobs.page(call.project_id, before, limit + 1, wanted), limit, views.job)
+
+
+async def show_timeline(call: Call) -> Response:
+    """`GET /v1/jobs/{id}/timeline`: everything that is stored about the job, in order, and what comes next."""
+    call.query()
+    job = await _job(call)
+    stored = await call.app.store.jobs.evidence(job.id)
+    lines = [
+        *timeline.of_job(job),
+        *map(timeline.of_call, stored.calls),
+        *map(timeline.of_callback, stored.callbacks),
+        *map(timeline.of_event, stored.events),
+        *map(timeline.of_delivery, stored.deliveries),
+        *map(timeline.of_attempt, stored.attempts),
+    ]
+    return JSON({"data": timeline.in_order(lines), "next": timeline.what_next(job, stored.deliveries)})
+
+
+async def providers(call: Call) -> Response:
+    """`GET /v1/providers`: what each can do, and whether it is configured."""
+    call.query()
+    data = [
+        {
+            "name": name,
+            "configured": bool(provider.api_key),
+            "finished_by": "callback",
+            "models": provider.adapter.limits.models,
+            "duration_s": {"min": provider.adapter.limits.duration_s[0], "max": provider.adapter.limits.duration_s[1]},
+            "resolutions": provider.adapter.limits.resolutions,
+            "aspect_ratios": provider.adapter.limits.aspect_ratios,
+            "images_max": provider.adapter.limits.images_max,
+            "prompt_max": provider.adapter.limits.prompt_max,
+            "prompt_required": provider.adapter.limits.prompt_required,
+            "result_lifetime_s": provider.adapter.limits.result_lifetime_s,
+        }
+        for name, provider in sorted(call.app.providers.items())
+    ]
+    return JSON({"data": data, "next_cursor": None})
+
+
+async def _job(call: Call) -> Job:
+    """The job of the path, if it is the caller's."""
+    job = await call.app.store.jobs.get(call.path("id"), call.project_id)
+    if job is None:
+        raise NotFound("there is no such job")
+    return job
+
+
+def _notify(endpoint: Endpoint, made_here: bool) -> views.Json:
+    """An endpoint made for one job, with its secret where the caller cannot know it."""
+    shown = {"endpoint_id": endpoint.id, "url": endpoint.url, "event_types": endpoint.event_types}
+    return shown | ({"secret": endpoint.secret} if made_here else {})
+
+
+def _time(given: dict[str, str], name: str) -> int | None:
+    """A time of the query, in unix milliseconds; a `+` that was not escaped is read as it was meant."""
+    text = given.get(name)
+    try:
+        return None if text is None else parse_rfc3339(text.replace(" ", "+"))
+    except (ValueError, OverflowError):
+        raise InvalidInput([FieldError(name, "must be an RFC 3339 time such as 2026-11-21T02:03:04Z")]) from None
