@@ -49,7 +49,7 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
 async def opened(
     settings: Settings, providers: Mapping[str, Provider], clock: Clock | None = None
 ) -> AsyncIterator[App]:
-    """relay, running: the store migrated, the loops started; at the end what is under way is finished within `shutdown_s`."""
+    """relay, running: store migrated, loops started; at the end what is under way is finished within `shutdown_s`."""
     clock = clock or SystemClock()
     keys = secret_keys(settings)
     seal, tokens = Seal(keys), CallbackTokens(keys, settings.environment)
@@ -72,17 +72,17 @@ async def opened(
         )
         configured = {name: _configured(name, adapter, settings) for name, adapter in providers.items()}
         submitter = Submitter(
-            store,
-            configured,
-            client,
-            tokens,
-            clock,
-            SubmitOptions(
+            store=store,
+            providers=configured,
+            client=client,
+            tokens=tokens,
+            clock=clock,
+            options=SubmitOptions(
                 public_url=settings.public_url,
                 timeout_s=settings.submit_timeout_s,
                 callback_grace_s=settings.callback_grace_s,
             ),
-            dispatcher.hand_over,
+            hand_over=dispatcher.hand_over,
         )
         receiver = Receiver(store, providers, tokens, clock, dispatcher.hand_over)
         sweeper = Sweeper(store, submitter, clock, round(settings.submit_timeout_s * 1000), dispatcher.hand_over)
@@ -138,7 +138,7 @@ def own_hosts(settings: Settings) -> frozenset[str]:
 
 
 def secret_keys(settings: Settings) -> tuple[str, ...]:
-    """The configured keys; without any, one that is made once and kept beside the SQLite file, readable by its owner alone."""
+    """The configured keys; without any, one that is made once and kept beside the SQLite file, for its owner alone."""
     if settings.secret_keys:
         return settings.secret_keys
     database = sqlite_path(settings.database_url)

@@ -19,7 +19,7 @@ class Deliverer:
         self._random = random
 
     async def attempt(self, parcel: Parcel) -> Settled:
-        """Sends the notification once, and says what becomes of the delivery; never raises for what the receiver does."""
+        """Sends the notification once, and says what becomes of the delivery; no receiver can make it raise."""
         started_at = self._clock.now_ms()
         headers = self._headers(parcel, started_at)
         answer = await self._sender.post(parcel.url, headers, parcel.body, parcel.timeout_s)

@@ -1,7 +1,7 @@
 """What is due goes out: fresh deliveries from memory, the rest from the table, each endpoint in a lane of its own.
 
-The table is the truth. What is handed over in memory is leased there, so what a crash loses is due again when its lease runs
-out; and what a lane cannot take in time is let go the same way.
+The table is the truth. What is handed over in memory is leased there, so what a crash loses is due again when its
+lease runs out; and what a lane cannot take in time is let go the same way.
 """
 
 import asyncio
@@ -101,7 +101,7 @@ class Dispatcher:
         return len(claimed)
 
     def _queue(self, fresh: Iterable[Fresh], leased_until: int) -> None:
-        """Puts deliveries into their lanes; one that is in memory already, or finds its lane full, is left to the table."""
+        """Puts deliveries into their lanes; one that is here already, or finds its lane full, is left to the table."""
         for delivery in fresh:
             if delivery.delivery_id in self._held:
                 continue
@@ -164,11 +164,13 @@ class Dispatcher:
         """Writes the attempt; while the database is away it is tried again, until the lease makes it due elsewhere."""
         for tries in range(SETTLE_TRIES):
             try:
-                return await self._store.deliveries.settle(settled)
+                await self._store.deliveries.settle(settled)
             except StorageUnavailable:
                 if tries == SETTLE_TRIES - 1:
                     raise
                 await self._clock.wait(asyncio.Event(), self._clock.now_ms() + 500)
+            else:
+                return
 
     def _let_go(self, delivery_id: str, lane: _Lane) -> None:
         """The delivery is no longer in memory; a lane with nothing left is dropped."""

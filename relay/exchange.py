@@ -1,4 +1,4 @@
-"""A request to a provider and its answer as plain values: made by the adapters, carried by the client, known to both."""
+"""A request to a provider and its answer, as plain values that adapters make and read and the client carries."""
 
 from typing import Any, Final
 

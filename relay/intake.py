@@ -1,4 +1,4 @@
-"""A request for a job becomes a job that could be sent, or a list of everything that is wrong with it; nothing is stored here."""
+"""A request for a job becomes a job that could be sent, or a list of everything that is wrong with it."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final

@@ -1,9 +1,9 @@
-"""How a job moves: pure functions from a job and a word about it to the job after it, the verdict, and the event to announce.
+"""How a job moves: pure functions from a job and a word about it to the job after it, the verdict, and the event.
 
     pending ──▶ submitted ──▶ running ──▶ succeeded | failed | canceled | expired
 
-Ranks only rise. A word of lower rank is stale, a word already heard is repeated. A final state moves in one case: a provider's
-result that comes after relay's own deadline is announced as late, and supersedes the expiry.
+Ranks only rise. A word of lower rank is stale, a word already heard is repeated. A final state moves in one case: a
+provider's result that comes after relay's own deadline is announced as late, and supersedes the expiry.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """A callback comes in: its token is proven before a byte is read, its bytes are kept, and what it says goes to the job.
 
-The answer to the provider is given after the commit. Whatever the body is, a good token gets 200: a provider that is refused
-retries for seconds and then gives up, and the job is settled by asking instead.
+The answer to the provider is given after the commit. Whatever the body is, a good token gets 200: a provider that is
+refused retries for seconds and then gives up.
 """
 
 from collections.abc import Callable, Mapping
@@ -62,7 +62,7 @@ class Receiver:
     async def receive(
         self, provider: str, claims: Claims, headers: tuple[tuple[str, str], ...], body: bytes
     ) -> Recorded:
-        """Stores the callback and what follows from it; returns after COMMIT, StorageUnavailable when it is not stored."""
+        """Stores the callback and what follows from it; returns after COMMIT, or StorageUnavailable."""
         now_ms = self._clock.now_ms()
         report, unreadable = self._read(provider, headers, body, now_ms)
         arrival = Arrival(

@@ -1,6 +1,6 @@
 """Every setting relay reads from its environment, in one table: name, meaning, default, and how the text is read.
 
-`load` reads them all and names every wrong one at once, so that a deploy fails with the whole list and not one error a time.
+`load` reads them all and names every wrong one at once, so that a deploy fails with the whole list.
 """
 
 import ipaddress
@@ -55,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """One environment variable: its name, the field it fills, its default as text, how it is read, and what it means."""
+    """One environment variable: its name, the field it fills, its default as text, how it is read, its meaning."""
 
     name: str
     field: str

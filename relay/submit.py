@@ -1,7 +1,7 @@
-"""A job goes out: checked, committed with its callback token, and only then sent; what the provider answers is recorded.
+"""A job goes out: committed with its callback token, and only then sent; what the provider answers is recorded.
 
-Submitting costs money. So a row says when the sending began: a job that was never begun is sent after a crash, one that was
-begun and not answered is `submit_unknown`, and nothing is ever sent twice unless it surely did not leave.
+Submitting costs money. So a row says when the sending began: a job that was never begun is sent after a crash, one
+that was begun and not answered is `submit_unknown`, and nothing is sent twice unless it surely did not leave.
 """
 
 import asyncio
@@ -53,6 +53,7 @@ class Submitter:
 
     def __init__(
         self,
+        *,
         store: Store,
         providers: Mapping[str, Configured],
         client: ProviderClient,
@@ -85,7 +86,7 @@ class Submitter:
         return sending
 
     async def finish(self, within_s: float) -> None:
-        """Waits for the submissions that are under way; those that take longer are left to the sweep of the next start."""
+        """Waits for the submissions under way; those that take longer are left to the sweep of the next start."""
         if self._under_way:
             _, late = await asyncio.wait(self._under_way, timeout=within_s)
             for sending in late:
@@ -93,7 +94,7 @@ class Submitter:
             await asyncio.gather(*late, return_exceptions=True)
 
     async def send(self, job_id: str) -> Job | None:
-        """One submission, from the row that says it began to the row that says what came of it; None when it is not ours to send."""
+        """One submission, from the row that says it began to the row that says what came of it; None if not ours."""
         started_at = self._clock.now_ms()
         job = await self._store.jobs.start_submission(job_id, started_at)
         if job is None:
@@ -152,14 +153,14 @@ class Submitter:
                 return partial(lifecycle.unclear, error=unclear.error), "unclear", answer
 
     def _retry_at(self, job: Job) -> int | None:
-        """When a submission that did not leave is tried again; None when it was tried often enough or the deadline is nearer."""
+        """When a submission that did not leave is tried again; None after the last try, or past the deadline."""
         if job.submissions_made > len(RETRY_S):
             return None
         at = self._clock.now_ms() + RETRY_S[job.submissions_made - 1] * 1000
         return at if at < job.deadline_at else None
 
     async def _record(self, fact: Fact) -> Job | None:
-        """Writes what came of the submission; while the database is away it is tried again, since the provider's id is in it."""
+        """Writes what came of the submission; tried again while the database is away, since the id is in it."""
         for tries in range(STORE_TRIES):
             try:
                 recorded = await self._store.jobs.record(fact)

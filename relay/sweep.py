@@ -1,4 +1,4 @@
-"""What time does to jobs: those that were never sent are sent, those left in sending become unknown, those past their deadline expire.
+"""What time does to jobs: the unsent are sent, those left in sending become unknown, those past their deadline expire.
 
 Every timer is a row, so a restart begins with a sweep and goes on where the last process stopped.
 """

@@ -1,4 +1,4 @@
-"""`relay migrate`: the database brought to this relay's schema; `serve` does it too, a platform's release phase may do it first."""
+"""`relay migrate`: the database brought to this relay's schema, as `serve` does it; for a platform's release phase."""
 
 import asyncio
 import time

@@ -21,7 +21,7 @@ class NoAnswer(Exception):
 
 
 class ProviderClient:
-    """One HTTP client for all providers. The origin is the operator's word, so the address guard does not apply to it."""
+    """One HTTP client for all providers. Their origins are the operator's word: the address guard is not for them."""
 
     def __init__(self) -> None:
         self._http = httpx.AsyncClient(

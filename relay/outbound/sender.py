@@ -1,7 +1,7 @@
 """Notifications on their way out: one POST to an address that was checked at the moment of connecting.
 
-The seam between delivery and the HTTP library: whatever is behind it, an attempt has one deadline over everything, follows no
-redirect, reads a bounded answer without inflating it, and never connects to an address the policy refuses.
+The seam between delivery and the HTTP library: whatever is behind it, an attempt has one deadline over everything,
+follows no redirect, reads a bounded answer without inflating it, and never connects to an address the policy refuses.
 """
 
 import asyncio
@@ -95,7 +95,7 @@ class Sender:
 
 
 class _GuardedResolver(AbstractResolver):
-    """Resolves a name, and gives only addresses that may be called: the connection is made to one of these and no other."""
+    """Resolves a name to addresses that may be called; the connection is made to one of these and no other."""
 
     def __init__(self, policy: AddressPolicy) -> None:
         self._policy = policy

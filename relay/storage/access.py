@@ -1,4 +1,4 @@
-"""Who may do what: projects, API keys (only their digests are kept), and idempotency keys with the answers they stand for."""
+"""Who may do what: projects, API keys (only digests are kept), idempotency keys and the answers they stand for."""
 
 import hashlib
 import secrets

@@ -26,7 +26,7 @@ class Database(Protocol):
         """Runs a named read; StorageUnavailable when the database does not answer."""
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
-        """A write transaction: committed at its end, undone on an exception; StorageUnavailable when it did not commit."""
+        """A write transaction: committed at its end, undone on an exception; StorageUnavailable if not committed."""
 
     async def close(self) -> None:
         """Closes every connection; never raises."""

@@ -1,4 +1,4 @@
-"""Brings a database to this relay's schema: numbered files, forward only, each recorded in the transaction that ran it."""
+"""Brings a database to this relay's schema: numbered files, forward only, recorded in the transaction that ran them."""
 
 from importlib import resources
 from typing import Final
@@ -8,7 +8,10 @@ import msgspec
 from relay.errors import SettingsError
 from relay.storage.sqlite import SQLite, SQLiteTransaction
 
-_REGISTER: Final = "CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at BIGINT NOT NULL)"
+_REGISTER: Final = (
+    "CREATE TABLE IF NOT EXISTS schema_migrations "
+    "(version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at BIGINT NOT NULL)"
+)
 
 
 class Migration(msgspec.Struct, frozen=True):
@@ -33,14 +36,15 @@ def migrations() -> list[Migration]:
 
 
 async def migrate(database: SQLite, now_ms: int) -> list[str]:
-    """Runs what is missing, all in one transaction, and names it; SettingsError when the database is newer than this relay."""
+    """Runs what is missing, all in one transaction, and names it; SettingsError when the database is newer."""
     async with database.transaction() as transaction:
         await transaction.run_text(_REGISTER)
         version = (await transaction.rows("schema_version", {}))[0]["version"]
         known = migrations()
         if version > len(known):
             raise SettingsError(
-                f"the database has schema version {version}, this relay knows {len(known)}: start the newer relay, or restore a backup"
+                f"the database has schema version {version}, this relay knows {len(known)}: "
+                "start the newer relay, or restore a backup"
             )
         for migration in known[version:]:
             await _run(transaction, migration, now_ms)

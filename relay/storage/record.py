@@ -1,5 +1,6 @@
-"""The heart of relay: whatever is heard about a job becomes, in one transaction, the callback's row, the job's move, its event,
-and one delivery for each endpoint that wants it.
+"""The heart of relay: what is heard about a job becomes rows, in one transaction.
+
+The callback as it came, the job's move, its event, and one delivery for each endpoint that wants it.
 
 Callbacks, submit answers, status checks and deadlines all come this way, so there is one place where a job can change.
 """
@@ -33,7 +34,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
-    """Something heard or decided about a job: what it does to the job (None: nothing), and what is kept as its evidence."""
+    """Something heard or decided about a job: what it does to the job (None: nothing), and its evidence."""
 
     job_id: str
     at: int

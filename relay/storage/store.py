@@ -23,7 +23,7 @@ from relay.storage.writer import Writer
 
 
 class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The store's limits: the lease of a delivery, the backlog of writes, callbacks kept for a job, the retry schedule."""
+    """The store's limits: a delivery's lease, the backlog of writes, callbacks kept for a job, the retry schedule."""
 
     lease_ms: int
     backlog_max: int

@@ -1,4 +1,4 @@
-"""Group commit: what waits to be written goes to the database in one transaction a turn, and is acknowledged after COMMIT.
+"""Group commit: what waits to be written goes in one transaction a turn, and is acknowledged after COMMIT.
 
 A commit costs a sync of the disk whatever is in it, so under load many share one; alone, one goes at once. There is no
 lingering: a turn takes what is there.
@@ -67,7 +67,7 @@ class Writer:
         """One transaction for the batch; when an item is bad, one for each, so that it fails alone."""
         try:
             results = await self._transact(batch)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the callers that wait
             if len(batch) > 1 and not isinstance(error, StorageUnavailable):
                 for waiting in batch:
                     await self._write_batch([waiting])

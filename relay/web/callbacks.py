@@ -6,6 +6,7 @@ The token is proven before the body is read or a row is touched; a wrong one cos
 import re
 from typing import Final
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from relay import log
@@ -16,7 +17,7 @@ from relay.web import bodies
 
 _PATH: Final = re.compile(r"/+callbacks/+([^/]{1,64})/+([^/]{1,400})/*")
 _RECEIVED: Final = b'{"received":true}'
-_NOT_FOUND: Final = b'{"received":false}'
+_NOT_RECEIVED: Final = b'{"received":false}'
 _HEADERS: Final = (
     (b"content-type", b"application/json"),
     (b"cache-control", b"no-store"),
@@ -26,6 +27,14 @@ _HEADERS: Final = (
 _logger = log.get("callbacks")
 
 
+class Answer(msgspec.Struct, frozen=True):
+    """What is answered to a provider."""
+
+    status: int
+    body: bytes = _NOT_RECEIVED
+    header: tuple[bytes, bytes] | None = None
+
+
 class Callbacks:
     """Answers `/callbacks/{provider}/{token}`."""
 
@@ -33,43 +42,45 @@ class Callbacks:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request: GET and its like have no effect, POST is a callback, nothing redirects."""
+        """One request, and its small JSON answer; never a redirect."""
+        answer = await self._answer(scope, receive)
+        headers = [*_HEADERS, (b"content-length", str(len(answer.body)).encode())]
+        headers += [answer.header] if answer.header else []
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        """GET and its like have no effect, POST is a callback."""
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
-            return await _answer(send, 200, b"" if scope["method"] == "HEAD" else b'{"relay":"callbacks"}')
+            return Answer(200, b'{"relay":"callbacks"}')
         if scope["method"] != "POST":
-            return await _answer(send, 405, _NOT_FOUND, (b"allow", b"GET, HEAD, POST"))
+            return Answer(405, header=(b"allow", b"GET, HEAD, OPTIONS, POST"))
         path = _PATH.fullmatch(scope["path"])
         provider, token = path.groups() if path else ("", "")
         claims = self._app.receiver.claims(provider, token)
         if claims is None:
-            _logger.info("callback.refused", provider=provider[:64] if provider in self._app.providers else "unknown")
-            return await _answer(send, 404, _NOT_FOUND)
+            _logger.info("callback.refused", provider=provider if provider in self._app.providers else "unknown")
+            return Answer(404)
         try:
-            await self._take(provider, claims, scope, receive, send)
+            return await self._take(provider, claims, scope, receive)
         except StorageUnavailable as error:
             _logger.error("callback.not_stored", provider=provider, job=claims.job_id, error=str(error))
-            await _answer(send, 503, _NOT_FOUND, (b"retry-after", b"2"))
+            return Answer(503, header=(b"retry-after", b"2"))
 
-    async def _take(self, provider: str, claims: Claims, scope: Scope, receive: Receive, send: Send) -> None:
-        """Reads the body and stores it; what could not be read whole is noted too."""
+    async def _take(self, provider: str, claims: Claims, scope: Scope, receive: Receive) -> Answer:
+        """Reads the body and stores it; that one came which could not be read whole is noted too."""
         settings, receiver = self._app.settings, self._app.receiver
         headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
         try:
             body = await bodies.read(receive, settings.callback_body_max_bytes, settings.body_deadline_s)
         except bodies.Capped as error:
             await receiver.note_unread(provider, claims, headers, error.start, "the body is over the limit")
-            return await _answer(send, 413, _NOT_FOUND)
+            return Answer(413)
         except bodies.BodyTooSlow:
             await receiver.note_unread(provider, claims, headers, b"", "the body was too slow")
-            return await _answer(send, 408, _NOT_FOUND, (b"connection", b"close"))
+            return Answer(408, header=(b"connection", b"close"))
         except bodies.BodyCut:
-            return None
+            await receiver.note_unread(provider, claims, headers, b"", "the connection was cut within the body")
+            return Answer(408, header=(b"connection", b"close"))
         await receiver.receive(provider, claims, headers, body)
-        await _answer(send, 200, _RECEIVED)
-
-
-async def _answer(send: Send, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:
-    """A small JSON answer."""
-    headers = [*_HEADERS, (b"content-length", str(len(body)).encode()), *more]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        return Answer(200, _RECEIVED)

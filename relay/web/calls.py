@@ -1,4 +1,4 @@
-"""One API call from door to door: who calls, the body, the Idempotency-Key, the handler, and the answer or the problem."""
+"""One API call from door to door: who calls, the body, the Idempotency-Key, the handler, the answer or the problem."""
 
 import asyncio
 import hashlib
@@ -58,7 +58,7 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 def handled(app: App, handler: Handler, scope: str) -> Callable[[Request], Awaitable[Response]]:
-    """The handler as a route's endpoint: every RelayError becomes a problem document, anything else a 500 without details."""
+    """The handler as a route's endpoint: a RelayError becomes a problem document, anything else a bare 500."""
 
     async def answer(request: Request) -> Response:
         try:

@@ -41,21 +41,21 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     url: str | msgspec.UnsetType = msgspec.UNSET
     event_types: Patterns | msgspec.UnsetType = msgspec.UNSET
-    description: Annotated[str, msgspec.Meta(max_length=500)] | None | msgspec.UnsetType = msgspec.UNSET
+    description: Annotated[str, msgspec.Meta(max_length=500)] | msgspec.UnsetType | None = msgspec.UNSET
     metadata: Metadata | msgspec.UnsetType = msgspec.UNSET
     headers: Headers | msgspec.UnsetType = msgspec.UNSET
-    providers: Annotated[list[str], msgspec.Meta(min_length=1, max_length=20)] | None | msgspec.UnsetType = (
+    providers: Annotated[list[str], msgspec.Meta(min_length=1, max_length=20)] | msgspec.UnsetType | None = (
         msgspec.UNSET
     )
-    rate_limit_per_s: Annotated[float, msgspec.Meta(ge=0.01, le=10_000)] | None | msgspec.UnsetType = msgspec.UNSET
+    rate_limit_per_s: Annotated[float, msgspec.Meta(ge=0.01, le=10_000)] | msgspec.UnsetType | None = msgspec.UNSET
     in_flight_max: Annotated[int, msgspec.Meta(ge=1, le=100)] | msgspec.UnsetType = msgspec.UNSET
     timeout_s: Annotated[float, msgspec.Meta(ge=1, le=TIMEOUT_MAX_S)] | msgspec.UnsetType = msgspec.UNSET
     schedule_s: (
         Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=604_800)]], msgspec.Meta(min_length=1, max_length=50)]
-        | None
         | msgspec.UnsetType
+        | None
     ) = msgspec.UNSET
-    secret: Annotated[str, msgspec.Meta(max_length=200)] | None | msgspec.UnsetType = msgspec.UNSET
+    secret: Annotated[str, msgspec.Meta(max_length=200)] | msgspec.UnsetType | None = msgspec.UNSET
 
 
 async def create(call: Call) -> Response:

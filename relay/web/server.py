@@ -1,4 +1,4 @@
-"""uvicorn, started from relay's own code: one process, no access log (its paths hold callback tokens), and a cap on headers."""
+"""uvicorn, started from relay's own code: one process, no access log (paths hold callback tokens), a cap on headers."""
 
 import asyncio
 import signal
@@ -58,11 +58,11 @@ class Server(uvicorn.Server):
             for address in {sock.getsockname()[:2] for sock in listening.sockets}:
                 _logger.info("relay.listening", host=address[0], port=address[1])
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """Stops gracefully on every signal (some platforms send SIGTERM twice), at once on a second SIGINT.
 
-        uvicorn would raise the signal again when it has stopped serving, which would end the process before relay has put its
-        work away; so the signal is taken here for good.
+        uvicorn would raise the signal again when it has stopped serving, which would end the process before relay has
+        put its work away; so the signal is taken here for good.
         """
         self._draining.set()
         self.force_exit = self.should_exit and sig == signal.SIGINT
