@@ -28,7 +28,7 @@ def _redact_fields(_: Any, __: str, fields: MutableMapping[str, Any]) -> Mutable
     return fields
 
 
-def configure(log_format: str) -> None:
+def configure(log_format: str, level: int = logging.INFO) -> None:
     """Sets up structlog, and sends what libraries log (warnings and worse) the same way."""
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
@@ -43,7 +43,7 @@ def configure(log_format: str) -> None:
     )
     structlog.configure(
         processors=[*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
         cache_logger_on_first_use=False,
     )

@@ -1,0 +1,195 @@
+"""`relay dev`: everything on this machine, without a key or a tunnel, and one job through it, step by step."""
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import click
+import httpx
+
+from relay import __version__, log, settings, signing
+from relay.errors import RelayError
+from relay.providers import DEV_PROVIDERS, PROVIDERS
+from relay.sandbox.providers import sandbox
+from relay.sandbox.serving import serve
+from relay.sandbox.sink import Received, Sink
+from relay.sandbox.world import API_KEY, Sandbox
+
+DEV_API_KEY = "relay-dev-key"
+LOOPBACK = "127.0.0.0/8,::1/128"
+FIRST_JOB_S = 20.0
+INPUT = {"images": ["https://example.com/a.png"], "prompt": "slow push in", "duration_s": 5}
+
+
+@click.command("dev")
+@click.option("--once", is_flag=True, help="Stop after the first job.")
+@click.option("--logs", is_flag=True, help="Show relay's log too.")
+def command(once: bool, logs: bool) -> None:
+    """Run relay with stand-in providers and a sink, and show one job going through it."""
+    import uvloop
+
+    log.configure("console", logging.INFO if logs else logging.WARNING)
+    with (
+        tempfile.TemporaryDirectory(prefix="relay-dev-") as folder,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_dev(Path(folder), once))
+
+
+async def _dev(folder: Path, once: bool) -> None:
+    """Opens everything, shows the first job, and stays until it is told to stop."""
+    from relay.app import opened
+    from relay.web.asgi import web
+    from relay.web.server import server
+
+    async with AsyncExitStack() as stack:
+        world = sandbox(pace_s=1.2)
+        stack.push_async_callback(world.close)
+        sink = Sink()
+        providers_at = await stack.enter_async_context(serve(world.app))
+        sink_at = await stack.enter_async_context(serve(sink)) + "/hook"
+        environ = environment(os.environ, providers_at, folder)
+        loaded = settings.load(environ, (*PROVIDERS, *DEV_PROVIDERS))
+        app = await stack.enter_async_context(opened(loaded, {**PROVIDERS, **DEV_PROVIDERS}))
+        http = server(web(app), loaded.host, loaded.port, loaded.shutdown_s, app.draining)
+        serving = asyncio.create_task(http.serve())
+        try:
+            await _listening(http, serving)
+            port = http.servers[0].sockets[0].getsockname()[1]
+            origin = f"http://127.0.0.1:{port}"
+            async with _client(origin, environ["RELAY_API_KEY"]) as client:
+                _say_where(origin, providers_at, sink_at, environ, loaded)
+                secret = await _listen(client, sink_at)
+                await _first_job(client, world, sink, secret)
+                _say_curl(origin, environ["RELAY_API_KEY"])
+                if not once:
+                    await _tell_of_more(sink, secret, serving)
+        finally:
+            http.should_exit = True
+            await serving
+
+
+def environment(given: Mapping[str, str], providers_at: str, folder: Path) -> dict[str, str]:
+    """The environment with what development needs; what is set stays, so a provider with a key is the real one."""
+    port = given.get("PORT") or "8000"
+    port = str(_free_port()) if port == "0" else port
+    environ = {
+        "RELAY_HOST": "127.0.0.1",
+        "RELAY_PUBLIC_URL": f"http://127.0.0.1:{port}",
+        "RELAY_API_KEY": DEV_API_KEY,
+        "RELAY_ALLOW_HTTP": "1",
+        "RELAY_ALLOW_NETWORKS": LOOPBACK,
+        "DATABASE_URL": f"sqlite:///{folder}/relay.db",
+        **{name: value for name, value in given.items() if value},
+        "PORT": port,
+    }
+    for name in (*PROVIDERS, *DEV_PROVIDERS):
+        if not environ.get(f"RELAY_{name.upper()}_API_KEY"):
+            environ[f"RELAY_{name.upper()}_API_KEY"] = API_KEY
+            environ[f"RELAY_{name.upper()}_BASE_URL"] = providers_at
+    return environ
+
+
+def _free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def _listening(http: "asyncio.Future[None] | object", serving: "asyncio.Task[None]") -> None:
+    """Returns when the server listens; RelayError when it cannot."""
+    while not getattr(http, "started", False):
+        if serving.done():
+            raise RelayError("the port is taken: set PORT to another one")
+        await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def _client(origin: str, api_key: str) -> AsyncIterator[httpx.AsyncClient]:
+    """An API client, as any application would have one."""
+    headers = {"authorization": f"Bearer {api_key}"}
+    async with httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False, timeout=30) as client:
+        yield client
+
+
+async def _listen(client: httpx.AsyncClient, sink_at: str) -> str:
+    """Makes the sink an endpoint for every event; its secret."""
+    answer = await client.post("/v1/endpoints", json={"url": sink_at, "event_types": ["*"], "description": "relay dev"})
+    return str(answer.raise_for_status().json()["secret"])
+
+
+async def _first_job(client: httpx.AsyncClient, world: Sandbox, sink: Sink, secret: str) -> None:
+    """Submits one job, and says what happens to it, when, and whether the signatures are good."""
+    started = time.monotonic()
+
+    def step(text: str) -> None:
+        click.echo(f"{(time.monotonic() - started) * 1000:7.0f} ms  {text}")
+
+    click.echo("\nOne job, door to door:")
+    answer = await client.post("/v1/jobs", json={"provider": "sandbox", "input": INPUT})
+    job = answer.raise_for_status().json()
+    step(f"submitted    POST /v1/jobs → {answer.status_code}  {job['id']}, at the provider {job['provider_job_id']}")
+    try:
+        await world.wait_for(lambda w: any(one.job_id == job["provider_job_id"] for one in w.callbacks), FIRST_JOB_S)
+        sent = next(one for one in world.callbacks if one.job_id == job["provider_job_id"])
+        came = f"{len(sent.body)} bytes, stored before the answer"
+        step(f"called back  POST /callbacks/sandbox/… → {sent.status_code}, {came}")
+        await sink.wait_for(lambda s: s.events().count("job.succeeded") > 0, FIRST_JOB_S)
+    except TimeoutError:
+        raise RelayError("the first job did not come through; run with --logs to see why") from None
+    for received in sink.received:
+        step(f"notified     {_story(received, secret)}")
+    job = (await client.get(f"/v1/jobs/{job['id']}")).json()
+    step(f"done         GET /v1/jobs/{job['id']} → {job['status']}  {job['outputs'][0]['url']}")
+
+
+def _story(received: Received, secret: str) -> str:
+    """One notification in a line."""
+    body = json.loads(received.body)
+    try:
+        signing.verify(secret, received.headers, received.body, int(time.time()))
+        verified = "signature verified"
+    except RelayError as error:
+        verified = f"signature NOT verified: {error}"
+    return f"{body['type']}  {body['id']}, number {body['data']['sequence']} of its job, {verified}"
+
+
+async def _tell_of_more(sink: Sink, secret: str, serving: "asyncio.Task[None]") -> None:
+    """Says a line for each further notification, until the server stops."""
+    told = len(sink.received)
+    while not serving.done():
+        waiting = asyncio.create_task(sink.wait_for(lambda s: len(s.received) > told, 3600))  # noqa: B023
+        await asyncio.wait([waiting, serving], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        for received in sink.received[told:]:
+            click.echo(f"notified     {_story(received, secret)}")
+        told = len(sink.received)
+
+
+def _say_where(
+    origin: str, providers_at: str, sink_at: str, environ: Mapping[str, str], loaded: settings.Settings
+) -> None:
+    """What listens where, and which providers are real."""
+    real = [name for name in PROVIDERS if loaded.provider(name).base_url != providers_at]
+    click.echo(f"relay {__version__} on {origin}   database {environ['DATABASE_URL']}")
+    click.echo(f"  stand-ins  {providers_at}   {', '.join(name for name in PROVIDERS if name not in real)}, sandbox")
+    if real:
+        click.echo(f"  real       {', '.join(real)}   callbacks come to {environ['RELAY_PUBLIC_URL']}")
+    click.echo(f"  sink       {sink_at}   takes every notification and checks its signature")
+
+
+def _say_curl(origin: str, api_key: str) -> None:
+    """A command to copy."""
+    body = json.dumps({"provider": "evolink", "input": INPUT})
+    click.echo("\nYour turn (the notification is told here; Ctrl-C stops):")
+    click.echo(f"  curl {origin}/v1/jobs -H 'authorization: Bearer {api_key}' -d '{body}'")
+    click.echo(f"  curl {origin}/v1/jobs -H 'authorization: Bearer {api_key}'\n")

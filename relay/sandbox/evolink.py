@@ -1,0 +1,143 @@
+"""EvoLink's stand-in: https://docs.evolink.ai, the image-to-video page and the asynchronous-task pages."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from relay.sandbox.faults import Faults
+from relay.sandbox.world import ProviderJob, now_s
+
+_MODELS: Final = tuple(f"seedance-2.0-{kind}image-to-video" for kind in ("", "fast-", "mini-"))
+_RATIOS: Final = ("16:9", "9:16", "1:1", "4:3", "3:4", "21:9", "adaptive")
+_FIELDS: Final = {
+    *("model", "prompt", "image_urls", "duration", "quality", "aspect_ratio", "generate_audio", "callback_url")
+}
+_CODES: Final = {
+    400: ("invalid_request", "invalid_request_error"),
+    401: ("unauthorized", "authentication_error"),
+    402: ("insufficient_quota", "insufficient_quota_error"),
+    403: ("model_access_denied", "permission_error"),
+    404: ("not_found", "not_found_error"),
+    413: ("request_too_large", "invalid_request_error"),
+    429: ("rate_limit_exceeded", "rate_limit_error"),
+    500: ("internal_error", "api_error"),
+    502: ("upstream_error", "api_error"),
+    503: ("service_unavailable", "api_error"),
+}
+_WORDS: Final = {
+    "pending": "pending",
+    "running": "processing",
+    "succeeded": "completed",
+    "failed": "failed",
+    "canceled": "cancelled",
+}
+
+
+class EvoLink:
+    """Calls back once the job has ended; three more tries after 1, 2 and 4 s; waits 10 s for an answer."""
+
+    submit_path = "/v1/videos/generations"
+    status_path = "/v1/tasks/{id}"
+    pauses_s: Sequence[float] = (1.0, 2.0, 4.0)
+    callback_timeout_s = 10.0
+
+    def refusal(self, status_code: int) -> dict[str, Any]:
+        """`{"error":{"code","message","type"}}`."""
+        code, kind = _CODES.get(status_code, ("internal_error", "api_error"))
+        return {"error": {"code": code, "message": code.replace("_", " ").capitalize(), "type": kind}}
+
+    def check(self, body: Any, allow_http: bool) -> Response | None:
+        """The published limits; a callback URL must be https, at most 2048 characters."""
+        wrong = _wrong(body, allow_http) if isinstance(body, dict) else "body"
+        if wrong is None:
+            return None
+        answer = self.refusal(400)
+        answer["error"]["message"] = f"Invalid value for {wrong}"
+        return JSONResponse(answer, 400)
+
+    def accept(self, body: dict[str, Any], number: int) -> ProviderJob:
+        """A job with an id such as `task-unified-1774857405-0001`."""
+        created = now_s()
+        return ProviderJob(
+            id=f"task-unified-{created}-{number:04d}",
+            number=number,
+            body=body,
+            callback_url=body.get("callback_url"),
+            faults=Faults(),
+            model=body["model"],
+            seconds=body.get("duration", 5),
+            created_s=created,
+        )
+
+    def answer(self, job: ProviderJob) -> dict[str, Any]:
+        """The task, with what it reserved."""
+        return self._task(job, "pending") | {
+            "task_info": {"can_cancel": True, "estimated_time": 165, "video_duration": job.seconds},
+            "usage": {"billing_rule": "per_second", "credits_reserved": 10 * job.seconds, "user_group": "default"},
+        }
+
+    def status(self, job: ProviderJob) -> dict[str, Any]:
+        """The task with its result."""
+        task = self._task(job, _WORDS[job.state])
+        if job.state == "succeeded":
+            task["results"] = [] if job.faults.outcome == "no_output" else [job.result_url]
+        if job.state == "failed" and job.faults.version != "without_error":
+            task["error"] = {
+                "code": "content_policy_violation",
+                "message": "The prompt was refused.",
+                "type": "task_error",
+            }
+        return task
+
+    def callback(self, job: ProviderJob) -> dict[str, Any] | None:
+        """The status answer, once the job has ended; or the short form of it."""
+        if job.state not in ("succeeded", "failed", "canceled"):
+            return None
+        task = self.status(job)
+        return (
+            {k: task[k] for k in ("id", "status", "model", "results") if k in task}
+            if job.faults.version == "minimal"
+            else task
+        )
+
+    def asked_id(self, request: Request) -> str:
+        """The id in the path."""
+        return str(request.path_params["id"])
+
+    def _task(self, job: ProviderJob, word: str) -> dict[str, Any]:
+        """What every answer has."""
+        return {
+            "id": job.id,
+            "object": "video.generation.task",
+            "created": job.created_s,
+            "model": job.model,
+            "status": word,
+            "progress": {"pending": 0, "processing": 40, "completed": 100}.get(word, 0),
+            "type": "video",
+            "task_info": {"can_cancel": word in ("pending", "processing")},
+        }
+
+
+def _wrong(body: dict[str, Any], allow_http: bool) -> str | None:
+    """The first field that is against the page, None when all is well."""
+    images, duration, url = body.get("image_urls"), body.get("duration", 5), body.get("callback_url")
+    rules = {
+        "body": set(body) <= _FIELDS,
+        "model": body.get("model") in _MODELS,
+        "prompt": isinstance(body.get("prompt"), str) and body["prompt"] != "",
+        "image_urls": isinstance(images, list) and 1 <= len(images) <= 2 and all(is_url(image) for image in images),
+        "duration": isinstance(duration, int) and not isinstance(duration, bool) and 4 <= duration <= 15,
+        "quality": body.get("quality", "720p") in ("480p", "720p", "1080p"),
+        "aspect_ratio": body.get("aspect_ratio", "16:9") in _RATIOS,
+        "generate_audio": isinstance(body.get("generate_audio", True), bool),
+        "callback_url": url is None
+        or (is_url(url) and len(url) <= 2048 and (allow_http or url.startswith("https://"))),
+    }
+    return next((name for name, good in rules.items() if not good), None)
+
+
+def is_url(value: object) -> bool:
+    """Whether a value is an http(s) URL."""
+    return isinstance(value, str) and value.startswith(("http://", "https://")) and len(value) > 10

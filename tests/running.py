@@ -1,0 +1,156 @@
+"""A whole relay in the test's event loop: real servers on free ports, a SQLite file, the sandbox, a sink, a held clock."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from relay import settings
+from relay.app import App, opened
+from relay.clock import Clock
+from relay.providers import DEV_PROVIDERS, PROVIDERS
+from relay.sandbox.providers import sandbox
+from relay.sandbox.serving import serve
+from relay.sandbox.sink import Sink
+from relay.sandbox.world import API_KEY, Sandbox
+from relay.web.asgi import web
+from relay.web.server import server
+
+KEY = "test-admin-key"
+SECRET_KEY = "a-key-that-is-long-enough-to-sign"
+START_MS = 1_795_219_200_000
+INPUT = {"images": ["https://example.com/a.png"], "prompt": "slow push in", "duration_s": 5}
+
+
+class HeldClock:
+    """Time that stands still until a test moves it."""
+
+    def __init__(self, at_ms: int = START_MS) -> None:
+        self._now_ms = at_ms
+        self._waiters: set[tuple[int, asyncio.Future[None]]] = set()
+
+    def now_ms(self) -> int:
+        """Unix milliseconds."""
+        return self._now_ms
+
+    async def wait(self, event: asyncio.Event, until_ms: int | None) -> None:
+        """Returns when the event is set, or the clock was moved that far."""
+        if until_ms is not None and until_ms <= self._now_ms:
+            await asyncio.sleep(0)
+            return
+        woken = asyncio.get_running_loop().create_future()
+        waiter = (until_ms if until_ms is not None else 1 << 62, woken)
+        waiting = asyncio.ensure_future(event.wait())
+        self._waiters.add(waiter)
+        try:
+            await asyncio.wait([waiting, woken], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._waiters.discard(waiter)
+            waiting.cancel()
+
+    def advance(self, seconds: float) -> None:
+        """Moves the clock, and wakes whoever waited for that."""
+        self._now_ms += round(seconds * 1000)
+        for until_ms, woken in list(self._waiters):
+            if until_ms <= self._now_ms and not woken.done():
+                woken.set_result(None)
+
+
+class Running:
+    """A relay and everything around it."""
+
+    def __init__(
+        self, *, app: App, origin: str, client: httpx.AsyncClient, world: Sandbox, sink: Sink, hook: str, clock: Clock
+    ) -> None:
+        self.app = app
+        self.origin = origin
+        self.client = client
+        self.world = world
+        self.sink = sink
+        self.hook = hook
+        self.clock = clock
+
+    async def submit(self, provider: str = "evolink", **fields: Any) -> dict[str, Any]:
+        """A job that relay took in; `input` is a good one unless `request` or `input` is given."""
+        body = {"provider": provider} | ({} if "request" in fields else {"input": INPUT}) | fields
+        answer = await self.client.post("/v1/jobs", json=body)
+        assert answer.status_code == 202, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    async def get(self, path: str) -> dict[str, Any]:
+        """What a GET shows."""
+        answer = await self.client.get(path)
+        assert answer.status_code == 200, answer.text
+        shown: dict[str, Any] = answer.json()
+        return shown
+
+    def callback_url(self, number: int = -1) -> str:
+        """The callback URL that a provider was given, of the job it made last."""
+        url = list(self.world.jobs.values())[number].callback_url
+        assert url is not None
+        return url
+
+    async def until(
+        self, path: str, reached: Callable[[dict[str, Any]], bool], timeout_s: float = 10
+    ) -> dict[str, Any]:
+        """What a GET shows once it has come so far; TimeoutError with what it shows when it never does."""
+        shown: dict[str, Any] = {}
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not reached(shown := await self.get(path)):  # noqa: ASYNC110 - what is awaited is behind HTTP
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise TimeoutError(f"{path} stays {shown}") from None
+        return shown
+
+
+@asynccontextmanager
+async def relay(
+    folder: Path, *, clock: Clock | None = None, pace_s: float | None = None, **environ: str
+) -> AsyncIterator[Running]:
+    """relay, running; names in `environ` are settings, added to those that a test needs."""
+    async with AsyncExitStack() as stack:
+        world, sink = sandbox(pace_s=pace_s, time_scale=0), Sink()
+        stack.push_async_callback(world.close)
+        providers_at = await stack.enter_async_context(serve(world.app))
+        hook = await stack.enter_async_context(serve(sink)) + "/hook"
+        listening = socket.create_server(("127.0.0.1", 0))
+        origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        loaded = settings.load(environment(folder, origin, providers_at) | environ, (*PROVIDERS, *DEV_PROVIDERS))
+        held = clock or HeldClock()
+        app = await stack.enter_async_context(opened(loaded, {**PROVIDERS, **DEV_PROVIDERS}, held))
+        http = server(web(app), "127.0.0.1", 0, 1, app.draining)
+        serving = asyncio.create_task(http.serve(sockets=[listening]))
+        stack.push_async_callback(_stop, http, serving)
+        headers = {"authorization": f"Bearer {KEY}"}
+        client = httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False, timeout=30)
+        await stack.enter_async_context(client)
+        yield Running(app=app, origin=origin, client=client, world=world, sink=sink, hook=hook, clock=held)
+
+
+def environment(folder: Path, origin: str, providers_at: str) -> dict[str, str]:
+    """The settings of a relay on this machine, with the sandbox behind every provider."""
+    environ = {
+        "DATABASE_URL": f"sqlite:///{folder}/relay.db",
+        "RELAY_PUBLIC_URL": origin,
+        "RELAY_SECRET_KEYS": SECRET_KEY,
+        "RELAY_API_KEY": KEY,
+        "RELAY_ALLOW_HTTP": "1",
+        "RELAY_ALLOW_NETWORKS": "127.0.0.0/8,::1/128",
+        "RELAY_SHUTDOWN_S": "1",
+    }
+    for name in (*PROVIDERS, *DEV_PROVIDERS):
+        environ[f"RELAY_{name.upper()}_API_KEY"] = API_KEY
+        environ[f"RELAY_{name.upper()}_BASE_URL"] = providers_at
+    return environ
+
+
+async def _stop(http: Any, serving: "asyncio.Task[None]") -> None:
+    """Stops the server."""
+    http.should_exit = True
+    await serving
