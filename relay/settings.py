@@ -261,7 +261,7 @@ SETTINGS: Final = (
         "RELAY_LEASE_S",
         "lease_s",
         "25",
-        _number(22, 600, float),
+        _number(2, 600, float),
         "how long a claimed delivery belongs to one process; after a crash it is due again then",
     ),
     Setting(

@@ -26,7 +26,7 @@ from relay.tokens import CallbackTokens
 
 RETRY_S: Final = (1, 3, 10, 30, 60)
 """Pauses before a submission that surely did not leave is tried again."""
-HAND_OVER_MS: Final = 10_000
+HAND_OVER_MS: Final = 2_000
 """A new job is sent by whoever took it in; after this long the sweep believes that they are gone."""
 STORE_TRIES: Final = 20
 _logger = log.get("submit")

@@ -39,6 +39,7 @@ class Known(msgspec.Struct, frozen=True):
     """What stands behind a key: the request it was made for, its job, and the answer once there is one."""
 
     fingerprint: bytes
+    reserved_at: int
     job_id: str | None
     answer: bytes | None
 
@@ -95,7 +96,7 @@ class Access:
         if not found:
             return None
         answer = found[0]["answer"] and self._seal.open(found[0]["answer"]).encode()
-        return Known(bytes(found[0]["fingerprint"]), found[0]["job_id"], answer)
+        return Known(bytes(found[0]["fingerprint"]), found[0]["reserved_at"], found[0]["job_id"], answer)
 
     async def answer(self, project_id: str, key: str, answer: bytes) -> None:
         """Keeps the answer, sealed: it may show a secret that is shown once."""

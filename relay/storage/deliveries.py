@@ -16,7 +16,7 @@ ATTEMPTS_MAX = 1000
 
 
 class Parcel(msgspec.Struct, frozen=True, kw_only=True):
-    """A delivery with all that its next attempt needs, as it is now."""
+    """A delivery with all that its next attempt needs, as it is now; `timeout_s` always ends before the lease does."""
 
     delivery_id: str
     endpoint_id: str
@@ -55,10 +55,11 @@ class _Claim(msgspec.Struct, frozen=True, kw_only=True):
 class Deliveries:
     """The deliveries."""
 
-    def __init__(self, database: Database, writer: Writer, seal: Seal) -> None:
+    def __init__(self, database: Database, writer: Writer, seal: Seal, timeout_max_s: float) -> None:
         self._database = database
         self._writer = writer
         self._seal = seal
+        self._timeout_max_s = timeout_max_s
 
     async def claim(self, now_ms: int, leased_until_ms: int, limit: int, busy: Iterable[str]) -> list[Fresh]:
         """Deliveries that are due, leased until then; none for the endpoints that are busy."""
@@ -112,7 +113,7 @@ class Deliveries:
             url=row["url"],
             secret=self._seal.open(row["secret"]),
             headers=msgspec.json.decode(self._seal.open(row["headers"])),
-            timeout_s=row["timeout_s"],
+            timeout_s=min(row["timeout_s"], self._timeout_max_s),
             in_flight_max=row["in_flight_max"],
             schedule_s=row["schedule_s"] and msgspec.json.decode(row["schedule_s"]),
         )

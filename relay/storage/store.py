@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote
 
 import msgspec
@@ -20,6 +20,10 @@ from relay.storage.migrate import migrate
 from relay.storage.record import Recorder
 from relay.storage.sqlite import SQLite
 from relay.storage.writer import Writer
+
+
+LEASE_SHARE: Final = 0.8
+"""How much of a lease an attempt may take; the rest is for getting to it."""
 
 
 class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +46,7 @@ class Store:
         self.callbacks = Callbacks(database)
         self.events = Events(database)
         self.endpoints = Endpoints(database, self._writer, seal)
-        self.deliveries = Deliveries(database, self._writer, seal)
+        self.deliveries = Deliveries(database, self._writer, seal, options.lease_ms / 1000 * LEASE_SHARE)
         self.access = Access(database, self._writer, seal)
 
     @classmethod

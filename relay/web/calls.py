@@ -18,7 +18,8 @@ from relay.web import auth, bodies, problems
 
 LIMIT_MAX: Final = 200
 LIMIT_DEFAULT: Final = 50
-REPLAY_WAIT_MS: Final = 30_000
+REPLAY_MARGIN_MS: Final = 2_000
+"""The first of two equal requests answers within the wait for its provider and this; if not, its process is gone."""
 _logger = log.get("web")
 
 
@@ -103,7 +104,7 @@ async def _post(app: App, request: Request, project_id: str, handler: Handler) -
 
 async def _replay(app: App, wanted: Reservation) -> Response:
     """The answer that the key stands for; the second of two equal requests waits for the first one's."""
-    until_ms = app.clock.now_ms() + REPLAY_WAIT_MS
+    wait_ms = round(app.settings.submit_wait_s * 1000) + REPLAY_MARGIN_MS
     while True:
         known = await app.store.access.known(wanted.project_id, wanted.key)
         if known is not None and known.fingerprint != wanted.fingerprint:
@@ -111,7 +112,7 @@ async def _replay(app: App, wanted: Reservation) -> Response:
         if known is not None and known.answer is not None:
             stored = msgspec.json.decode(known.answer, type=Stored)
             return _replayed(bytes(stored.body), stored.status, stored.location)
-        if known is None or app.clock.now_ms() >= until_ms:
+        if known is None or app.clock.now_ms() >= known.reserved_at + wait_ms:
             break
         await app.clock.wait(asyncio.Event(), app.clock.now_ms() + 50)
     return await _unfinished(app, wanted, known)

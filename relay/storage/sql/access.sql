@@ -33,7 +33,7 @@ RETURNING key;
 
 -- name: idempotency_key
 -- What is known of a key.
-SELECT fingerprint, job_id, answer FROM idempotency_keys WHERE project_id = :project_id AND key = :key;
+SELECT fingerprint, reserved_at, job_id, answer FROM idempotency_keys WHERE project_id = :project_id AND key = :key;
 
 -- name: tie_idempotency_key
 -- The key's job, in the transaction that makes the job: a crash after it cannot make a second one.

@@ -1,0 +1,64 @@
+"""`python -m tests.crashing POINT`: relay, which kills itself with SIGKILL at one point between two steps.
+
+It is the product as it is, but that one step is followed (or preceded) by a real kill of the process: no handler runs, no
+buffer is flushed, nothing is closed.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from relay.cli import main
+from relay.outbound.client import ProviderClient
+from relay.outbound.sender import Sender
+from relay.storage.deliveries import Deliveries
+from relay.storage.jobs import Jobs
+
+
+def die() -> None:
+    """The end of this process, at once."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _around(owner: Any, name: str, *, before: bool, when: Callable[..., bool] = lambda *_: True) -> None:
+    """Puts the kill before or after a step, where `when` holds for its arguments."""
+    step = getattr(owner, name)
+
+    async def stepped(*arguments: Any) -> Any:
+        fatal = when(*arguments)
+        if before and fatal:
+            die()
+        result = await step(*arguments)
+        if fatal:
+            die()
+        return result
+
+    setattr(owner, name, stepped)
+
+
+def _is_callback(_: Jobs, fact: Any) -> bool:
+    return fact.arrival is not None
+
+
+def _is_submission(_: Jobs, fact: Any) -> bool:
+    return fact.call is not None
+
+
+POINTS: dict[str, Callable[[], None]] = {
+    "job_committed": lambda: _around(Jobs, "create", before=False),
+    "submission_started": lambda: _around(Jobs, "start_submission", before=False),
+    "provider_accepted": lambda: _around(ProviderClient, "send", before=False),
+    "submission_recorded": lambda: _around(Jobs, "record", before=False, when=_is_submission),
+    "callback_arrived": lambda: _around(Jobs, "record", before=True, when=_is_callback),
+    "callback_committed": lambda: _around(Jobs, "record", before=False, when=_is_callback),
+    "delivery_claimed": lambda: _around(Sender, "post", before=True),
+    "notification_sent": lambda: _around(Sender, "post", before=False),
+    "attempt_committed": lambda: _around(Deliveries, "settle", before=False),
+}
+
+if __name__ == "__main__":
+    POINTS[sys.argv[1]]()
+    sys.argv[1] = "serve"
+    main()
