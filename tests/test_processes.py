@@ -1,0 +1,154 @@
+"""relay as a platform runs it: from the Procfile, stopped by a signal, refusing to start when a setting is wrong."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests import processes
+from tests.running import INPUT, environment
+
+pytestmark = pytest.mark.anyio
+
+
+def settings_for(folder: Path, port: int) -> dict[str, str]:
+    """A relay whose provider is not there."""
+    origin = f"http://127.0.0.1:{port}"
+    return environment(folder, origin, "http://127.0.0.1:9") | {"PORT": str(port), "RELAY_HOST": "127.0.0.1"}
+
+
+async def said(child: asyncio.subprocess.Process) -> tuple[int, str]:
+    """How the process ended, and all that it said."""
+    output, _ = await asyncio.wait_for(child.communicate(), 30)
+    assert child.returncode is not None
+    return child.returncode, output.decode()
+
+
+async def run(environ: dict[str, str], *arguments: str) -> tuple[int, str]:
+    """Runs `python -m relay …` to its end."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "relay", *arguments),
+        cwd=processes.ROOT,
+        env=processes.clean(environ),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    return await said(child)
+
+
+async def test_the_procfile_serves_under_honcho(tmp_path: Path) -> None:
+    """`honcho start web` runs what the Procfile says on the PORT it is given."""
+    port = processes.free_port()
+    environ = settings_for(tmp_path, port) | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    async with processes.process(environ, "-m", "honcho", "start", "web") as child:
+        await processes.ready(f"http://127.0.0.1:{port}", child)
+
+
+async def test_it_serves_with_nothing_but_a_port(tmp_path: Path) -> None:
+    """Without any setting relay starts, makes itself a key beside its database, and says what is missing."""
+    port = processes.free_port()
+    environ = {"PORT": str(port), "DATABASE_URL": f"sqlite:///{tmp_path}/sub/relay.db"}
+    async with processes.process(environ, "-m", "relay", "serve") as child:
+        await processes.ready(f"http://127.0.0.1:{port}", child)
+    key_file = tmp_path / "sub" / "relay.db.secret"
+    assert key_file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGTERM, signal.SIGTERM], [signal.SIGINT]])
+async def test_a_signal_stops_it_in_time_and_cleanly(tmp_path: Path, signals: list[signal.Signals]) -> None:
+    """SIGTERM (some platforms send it twice) and SIGINT end relay with status 0, with a keep-alive connection open."""
+    port = processes.free_port()
+    origin = f"http://127.0.0.1:{port}"
+    async with processes.process(settings_for(tmp_path, port), "-m", "relay", "serve") as child:
+        await processes.ready(origin, child)
+        async with httpx.AsyncClient(base_url=origin, trust_env=False) as client:
+            await client.get("/healthz")
+            for sent in signals:
+                child.send_signal(sent)
+            assert await asyncio.wait_for(child.wait(), 10) == 0
+
+
+async def test_a_wrong_setting_stops_the_start_and_every_one_is_named(tmp_path: Path) -> None:
+    """Exit 78 with one line that names each wrong setting, and never its value."""
+    environ = settings_for(tmp_path, 1) | {
+        "PORT": "no-port",
+        "RELAY_SECRET_KEYS": "short",
+        "RELAY_ALLOW_HTTP": "perhaps",
+    }
+    status, text = await run(environ, "serve")
+    assert status == 78
+    assert all(name in text for name in ("PORT", "RELAY_SECRET_KEYS", "RELAY_ALLOW_HTTP"))
+    assert not [value for value in ("no-port", "short,", "perhaps", "Traceback") if value in text]
+
+
+async def test_a_database_it_cannot_use_is_named(tmp_path: Path) -> None:
+    """PostgreSQL is not there yet, and relay says so instead of starting with something else."""
+    status, text = await run(settings_for(tmp_path, 1) | {"DATABASE_URL": "postgres://u:hunter22@h/db"}, "serve")
+    assert (status, "hunter22" in text, "DATABASE_URL" in text) == (78, False, True)
+
+
+async def test_a_failing_start_does_not_hang(tmp_path: Path) -> None:
+    """A file that is no database ends the process with an error, though a connection to it was open."""
+    (tmp_path / "relay.db").write_text("this is no database, " * 100)
+    status, text = await run(settings_for(tmp_path, 0), "serve")
+    assert (status, "Traceback" in text) == (1, False), text
+
+
+async def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
+    """A key from the command line opens the API of its project until it is revoked."""
+    port = processes.free_port()
+    environ = settings_for(tmp_path, port)
+    status, text = await run(environ, "keys", "create", "--project", "films", "--scope", "read", "--scope", "submit")
+    key_id, key = text.split()
+    assert status == 0
+    async with processes.process(environ, "-m", "relay", "serve") as child:
+        origin = f"http://127.0.0.1:{port}"
+        await processes.ready(origin, child)
+        async with httpx.AsyncClient(
+            base_url=origin, headers={"authorization": f"Bearer {key}"}, trust_env=False
+        ) as client:
+            assert (await client.get("/v1/jobs")).status_code == 200
+            _, listed = await run(environ, "keys", "list")
+            assert key_id in listed
+            assert key not in listed
+            assert (await run(environ, "keys", "revoke", key_id))[0] == 0
+            assert (await client.get("/v1/jobs")).status_code == 401
+
+
+async def test_migrate_says_what_it_did(tmp_path: Path) -> None:
+    """The first run names the migrations, the second has nothing to do."""
+    environ = settings_for(tmp_path, 1)
+    assert "0001_initial.sql" in (await run(environ, "migrate"))[1]
+    assert (await run(environ, "migrate"))[1].strip() == "nothing to do"
+
+
+async def test_dev_shows_the_main_job_and_again() -> None:
+    """`relay dev` brings one job through, with its signature verified, on any free port, as often as it is run."""
+    for _ in range(2):
+        status, text = await run({"PORT": "0"}, "dev", "--once")
+        assert status == 0, text
+        assert "job.succeeded" in text
+        assert "signature verified" in text
+        assert "NOT" not in text
+        assert "curl http://127.0.0.1:" in text
+
+
+async def test_the_curl_that_dev_prints_works() -> None:
+    """The command that a newcomer copies submits a job, and its notification is told."""
+    port = processes.free_port()
+    async with processes.process({"PORT": str(port)}, "-m", "relay", "dev") as child:
+        origin = f"http://127.0.0.1:{port}"
+        await processes.ready(origin, child)
+        headers = {"authorization": "Bearer relay-dev-key"}
+        async with httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False) as client:
+            job = (await client.post("/v1/jobs", json={"provider": "kinovi", "input": INPUT})).json()
+            async with asyncio.timeout(20):
+                while (await client.get(f"/v1/jobs/{job['id']}")).json()["status"] != "succeeded":
+                    await asyncio.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(child.wait(), 10) == 0
