@@ -1,5 +1,6 @@
 """Calls to providers: few, slow, worth money. What matters is to know, when one fails, whether it can have arrived."""
 
+import asyncio
 from types import TracebackType
 from typing import Final
 
@@ -10,6 +11,8 @@ from relay import __version__
 from relay.exchange import ApiAnswer, ApiRequest
 
 ANSWER_MAX_BYTES: Final = 1 << 20
+CONNECTIONS_MAX: Final = 200
+CONNECT_S: Final = 10.0
 
 
 class NotSent(Exception):
@@ -21,14 +24,18 @@ class NoAnswer(Exception):
 
 
 class ProviderClient:
-    """One HTTP client for all providers. Their origins are the operator's word: the address guard is not for them."""
+    """One HTTP client for all providers. Their origins are the operator's word: the address guard is not for them.
+
+    Every call has a connection of its own. A kept one that the provider closes at the moment it is used again fails in a
+    way that looks like a lost answer, and a job would be `submit_unknown` that was never sent.
+    """
 
     def __init__(self) -> None:
         self._http = httpx.AsyncClient(
             follow_redirects=False,
             trust_env=False,
-            limits=httpx.Limits(max_connections=200, max_keepalive_connections=50, keepalive_expiry=30),
-            headers={"user-agent": f"relay/{__version__}", "accept": "application/json"},
+            limits=httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=0),
+            headers={"user-agent": f"relay/{__version__}", "accept": "application/json", "accept-encoding": "identity"},
         )
 
     async def send(self, origin: str, api_key: str, request: ApiRequest, timeout_s: float) -> ApiAnswer:
@@ -37,12 +44,16 @@ class ProviderClient:
         headers = {"authorization": f"Bearer {api_key}"} | (
             {"content-type": "application/json"} if content is not None else {}
         )
-        timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, 10), pool=min(timeout_s, 10))
+        connect_s = min(timeout_s, CONNECT_S)
+        timeout = httpx.Timeout(timeout_s, connect=connect_s, pool=connect_s)
+        stream = self._http.stream(
+            request.method, origin + request.path, content=content, headers=headers, timeout=timeout
+        )
         try:
-            async with self._http.stream(
-                request.method, origin + request.path, content=content, headers=headers, timeout=timeout
-            ) as answer:
+            async with asyncio.timeout(timeout_s + 2 * connect_s), stream as answer:
                 return await _read(answer)
+        except TimeoutError as error:
+            raise NoAnswer("no whole answer in time") from error
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
             raise NotSent(_words(error)) from error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:

@@ -85,7 +85,7 @@ async def _post(app: App, request: Request, project_id: str, handler: Handler) -
     key = request.headers.get("idempotency-key")
     if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
         raise BadBody("the Idempotency-Key must be 1 to 255 printable ASCII characters")
-    call = Call(app=app, request=request, project_id=project_id, body=bodies.parse(raw or b"{}"), idempotency_key=key)
+    call = Call(app=app, request=request, project_id=project_id, body=bodies.parse(raw), idempotency_key=key)
     if key is None:
         return await handler(call)
     fingerprint = hashlib.sha256(b"\n".join((request.method.encode(), request.url.path.encode(), raw))).digest()

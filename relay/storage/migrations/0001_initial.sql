@@ -146,7 +146,7 @@ CREATE TABLE endpoints (
     updated_at BIGINT NOT NULL
 );
 
-CREATE INDEX endpoints_page ON endpoints (project_id, id) WHERE deleted_at IS NULL;
+CREATE INDEX endpoints_page ON endpoints (project_id, id) WHERE deleted_at IS NULL AND job_id IS NULL;
 CREATE INDEX endpoints_standing ON endpoints (project_id) WHERE deleted_at IS NULL AND disabled_at IS NULL AND job_id IS NULL;
 CREATE INDEX endpoints_of_job ON endpoints (job_id) WHERE job_id IS NOT NULL;
 

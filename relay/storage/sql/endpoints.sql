@@ -37,9 +37,9 @@ WHERE endpoint_id = :id AND state = 'pending';
 SELECT * FROM endpoints WHERE id = :id AND project_id = :project_id AND deleted_at IS NULL;
 
 -- name: endpoint_page
--- Endpoints of a project, newest first.
+-- The standing endpoints of a project, newest first; one that a job's `notify` made is found by its id.
 SELECT * FROM endpoints
-WHERE project_id = :project_id AND deleted_at IS NULL AND (CAST(:before AS TEXT) IS NULL OR id < :before)
+WHERE project_id = :project_id AND deleted_at IS NULL AND job_id IS NULL AND (CAST(:before AS TEXT) IS NULL OR id < :before)
 ORDER BY id DESC LIMIT :limit;
 
 -- name: endpoints_listening
