@@ -12,6 +12,7 @@ import msgspec
 
 from relay import backoff, log
 from relay.addresses import AddressPolicy
+from relay.check import Checker
 from relay.clock import Clock, SystemClock
 from relay.deliver import Deliverer
 from relay.dispatch import Dispatcher, DispatchOptions
@@ -23,7 +24,7 @@ from relay.receive import Receiver
 from relay.seal import Seal
 from relay.settings import Settings
 from relay.storage.store import Store, StoreOptions, sqlite_path
-from relay.submit import Configured, SubmitOptions, Submitter
+from relay.submit import Calling, Configured, Submitter
 from relay.sweep import Sweeper
 from relay.tokens import CallbackTokens
 
@@ -41,7 +42,6 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     policy: AddressPolicy
     submitter: Submitter
     receiver: Receiver
-    dispatcher: Dispatcher
     draining: asyncio.Event
 
 
@@ -52,64 +52,74 @@ async def opened(
     """relay, running: store migrated, loops started; at the end what is under way is finished within `shutdown_s`."""
     clock = clock or SystemClock()
     keys = secret_keys(settings)
-    seal, tokens = Seal(keys), CallbackTokens(keys, settings.environment)
+    tokens = CallbackTokens(keys, settings.environment)
     schedule_s = settings.retry_schedule_s or backoff.DEFAULT_SCHEDULE_S
     policy = AddressPolicy(settings.allow_networks, settings.allow_http, own_hosts(settings))
+    configured = {name: _configured(name, adapter, settings) for name, adapter in providers.items()}
+    options = StoreOptions(
+        lease_ms=round(settings.lease_s * 1000),
+        backlog_max=settings.backlog_max,
+        callbacks_per_job_max=settings.callbacks_per_job_max,
+        schedule_s=schedule_s,
+    )
     async with AsyncExitStack() as stack:
-        options = StoreOptions(
-            lease_ms=round(settings.lease_s * 1000),
-            backlog_max=settings.backlog_max,
-            callbacks_per_job_max=settings.callbacks_per_job_max,
-            schedule_s=schedule_s,
-        )
-        store = await Store.open(settings.database_url, seal, options, clock.now_ms())
+        store = await Store.open(settings.database_url, Seal(keys), options, clock.now_ms())
         stack.push_async_callback(store.close)
         client = await stack.enter_async_context(ProviderClient())
         sender = await stack.enter_async_context(Sender(policy, settings.deliveries_in_flight_max))
         deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random)
-        dispatcher = Dispatcher(
-            store, deliverer, clock, DispatchOptions(settings.deliveries_in_flight_max, options.lease_ms)
-        )
-        configured = {name: _configured(name, adapter, settings) for name, adapter in providers.items()}
-        submitter = Submitter(
+        in_flight = DispatchOptions(settings.deliveries_in_flight_max, options.lease_ms)
+        dispatcher = Dispatcher(store, deliverer, clock, in_flight)
+        calling = Calling(
             store=store,
             providers=configured,
             client=client,
-            tokens=tokens,
             clock=clock,
-            options=SubmitOptions(
-                public_url=settings.public_url,
-                timeout_s=settings.submit_timeout_s,
-                callback_grace_s=settings.callback_grace_s,
-            ),
+            settings=settings,
             hand_over=dispatcher.hand_over,
         )
-        receiver = Receiver(store, providers, tokens, clock, dispatcher.hand_over)
+        submitter, checker = Submitter(calling, tokens), Checker(calling)
+        receiver = Receiver(
+            store=store,
+            providers=providers,
+            tokens=tokens,
+            clock=clock,
+            hand_over=dispatcher.hand_over,
+            check_soon=checker.wake,
+        )
         sweeper = Sweeper(store, submitter, clock, round(settings.submit_timeout_s * 1000), dispatcher.hand_over)
-        draining = asyncio.Event()
-        loops = [
-            asyncio.create_task(_for_ever("dispatch", dispatcher.run, clock)),
-            asyncio.create_task(_for_ever("sweep", sweeper.run, clock)),
-        ]
-        try:
-            yield App(
-                settings=settings,
-                clock=clock,
-                store=store,
-                providers=configured,
-                policy=policy,
-                submitter=submitter,
-                receiver=receiver,
-                dispatcher=dispatcher,
-                draining=draining,
-            )
-        finally:
-            draining.set()
-            for loop in loops:
-                loop.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
-            finishing = (submitter.finish(settings.shutdown_s), dispatcher.finish(settings.shutdown_s))
-            await asyncio.gather(*finishing, return_exceptions=True)
+        app = App(
+            settings=settings,
+            clock=clock,
+            store=store,
+            providers=configured,
+            policy=policy,
+            submitter=submitter,
+            receiver=receiver,
+            draining=asyncio.Event(),
+        )
+        loops = {"dispatch": dispatcher.run, "sweep": sweeper.run, "check": checker.run}
+        stack.push_async_callback(_finish, submitter, dispatcher, settings.shutdown_s)
+        await stack.enter_async_context(_running(loops, clock))
+        stack.callback(app.draining.set)
+        yield app
+
+
+async def _finish(submitter: Submitter, dispatcher: Dispatcher, within_s: float) -> None:
+    """What is under way when the loops have stopped is brought to its end, or given back."""
+    await asyncio.gather(submitter.finish(within_s), dispatcher.finish(within_s), return_exceptions=True)
+
+
+@asynccontextmanager
+async def _running(loops: Mapping[str, Callable[[], Awaitable[None]]], clock: Clock) -> AsyncIterator[None]:
+    """The loops, for as long as the block lasts."""
+    running = [asyncio.create_task(_for_ever(name, run, clock), name=name) for name, run in loops.items()]
+    try:
+        yield
+    finally:
+        for loop in running:
+            loop.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def _for_ever(name: str, run: Callable[[], Awaitable[None]], clock: Clock) -> None:

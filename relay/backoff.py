@@ -8,6 +8,8 @@ from typing import Final
 # The delays that Standard Webhooks recommends; 75.5 hours from the first attempt to the last, so a weekend passes.
 DEFAULT_SCHEDULE_S: Final = (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 RETRY_AFTER_MAX_MS: Final = 86_400_000
+CHECK_MAX_MS: Final = 600_000
+CHECK_MARGIN: Final = 1.5  # how much later than a provider's own estimate it is asked first
 
 _JITTER_DIVISOR = 5  # a fifth: 20 %
 _SECONDS: Final = re.compile(r"(-?)0*([0-9]{1,12})")
@@ -33,6 +35,11 @@ def next_delay_ms(
         return scheduled_ms
     told_ms = min(retry_after_ms, RETRY_AFTER_MAX_MS)
     return max(scheduled_ms, told_ms + int(told_ms // _JITTER_DIVISOR * random()))
+
+
+def check_delay_ms(first_s: float, checks_made: int) -> int:
+    """Milliseconds until the next status check: the first pause doubled with each check, ten minutes at most."""
+    return min(int(first_s * 1000) << min(checks_made, 20), max(CHECK_MAX_MS, int(first_s * 1000)))
 
 
 def parse_retry_after(value: str | None, now_ms: int) -> int | None:

@@ -43,12 +43,11 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Intake:
-    """Checks requests against the providers this relay has. `public_url` is None where no callback can come in."""
+    """Checks requests against the providers this relay has."""
 
-    def __init__(self, providers: Mapping[str, Configured], policy: AddressPolicy, public_url: str | None) -> None:
+    def __init__(self, providers: Mapping[str, Configured], policy: AddressPolicy) -> None:
         self._providers = providers
         self._policy = policy
-        self._public_url = public_url
 
     def job(self, body: object, project_id: str, idempotency_key: str | None, now_ms: int) -> NewJob:
         """The job and its endpoints; InvalidInput, CallbackFieldReserved or ProviderNotConfigured say why not."""
@@ -90,10 +89,6 @@ class Intake:
             )
         if not provider.api_key:
             raise ProviderNotConfigured(f"{name} is not configured: RELAY_{name.upper()}_API_KEY is not set")
-        if self._public_url is None:
-            raise ProviderNotConfigured(
-                f"{name} is not configured: RELAY_PUBLIC_URL is not set, so its callback could not come in"
-            )
         return provider
 
     def _check_notify(self, notify: object) -> list[FieldError]:

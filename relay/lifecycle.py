@@ -39,8 +39,8 @@ def digest(report: Report) -> bytes:
     """16 bytes that are equal for the same word about a job: query strings (signatures, expiries) do not count."""
     outputs = [(output.kind, *urlsplit(output.url)[:3]) for output in report.outputs]
     error = report.error and (report.error.provider_code, report.error.provider_message)
-    word = report.state or report.word
-    return hashlib.blake2b(msgspec.json.encode([word, outputs, error, report.progress]), digest_size=16).digest()
+    said = [report.provider_job_id, report.state or report.word, outputs, error, report.progress]
+    return hashlib.blake2b(msgspec.json.encode(said), digest_size=16).digest()
 
 
 def hear(job: Job, report: Report, source: FinishedBy, verification: Verification, now_ms: int) -> Move:
@@ -51,7 +51,7 @@ def hear(job: Job, report: Report, source: FinishedBy, verification: Verificatio
         and report.provider_job_id != job.provider_job_id
         and not report.upstream_id
     ):
-        return Move(job, Verdict.MISMATCHED, f"the body is about {report.provider_job_id[:80]}")
+        return Move(doubted(job, now_ms), Verdict.MISMATCHED, f"the body is about {report.provider_job_id[:80]}")
     if report.state is None:
         return Move(job, Verdict.RECORDED, f"a status word nobody published: {report.word[:40]!r}")
     if job.state.final:
@@ -121,7 +121,7 @@ def _enter(job: Job, report: Report, source: FinishedBy, verification: Verificat
 
 def _end(job: Job, now_ms: int, reason: str) -> Move:
     """The job is final, announced as such; a later verdict names the one it supersedes."""
-    job = msgspec.structs.replace(job, finished_at=now_ms, updated_at=now_ms, next_submit_at=None)
+    job = msgspec.structs.replace(job, finished_at=now_ms, updated_at=now_ms, next_submit_at=None, next_check_at=None)
     return Move(job, Verdict.RECORDED, reason, EventType(f"job.{job.state}"), job.last_final_event)
 
 
@@ -134,6 +134,21 @@ def _no_output(report: Report) -> JobError:
         provider_code=report.word or None,
         message="the provider reported success without a usable result URL",
     )
+
+
+def doubted(job: Job, now_ms: int) -> Job:
+    """A callback came that says nothing sure: an open job that its provider knows by an id is asked about at once."""
+    if job.state.final or job.provider_job_id is None:
+        return job
+    return msgspec.structs.replace(job, next_check_at=min(now_ms, job.next_check_at or now_ms))
+
+
+def asked_later(move: Move, check_at: int) -> Move:
+    """The move, and when the provider is asked next if that leaves the job open."""
+    job = move.job
+    if job.state.final or job.provider_job_id is None:
+        return move
+    return msgspec.structs.replace(move, job=msgspec.structs.replace(job, next_check_at=check_at))
 
 
 def refused(job: Job, error: JobError, now_ms: int) -> Move:

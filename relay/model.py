@@ -223,6 +223,8 @@ class Job(msgspec.Struct, kw_only=True):
     next_submit_at: int | None = None
     submission_started_at: int | None = None
     submissions_made: int = 0
+    next_check_at: int | None = None
+    checks_made: int = 0
 
 
 class Callback(msgspec.Struct, kw_only=True, frozen=True):

@@ -11,7 +11,7 @@ from typing import Final
 from relay import ids, jsonbody, lifecycle, log
 from relay.clock import Clock
 from relay.errors import BadBody, Unreadable
-from relay.model import FinishedBy, Report, Verification
+from relay.model import FinishedBy, Report, Verdict, Verification
 from relay.providers.base import Provider
 from relay.storage.record import Arrival, Fact, Fresh, Recorded
 from relay.storage.store import Store
@@ -39,21 +39,24 @@ _logger = log.get("receive")
 
 
 class Receiver:
-    """Takes callbacks; `hand_over` gives dispatch what a callback caused."""
+    """Takes callbacks; `hand_over` gives dispatch what one caused, `check_soon` has doubtful ones asked about."""
 
     def __init__(
         self,
+        *,
         store: Store,
         providers: Mapping[str, Provider],
         tokens: CallbackTokens,
         clock: Clock,
         hand_over: Callable[[tuple[Fresh, ...]], None],
+        check_soon: Callable[[], None],
     ) -> None:
         self._store = store
         self._providers = providers
         self._tokens = tokens
         self._clock = clock
         self._hand_over = hand_over
+        self._check_soon = check_soon
 
     def claims(self, provider: str, token: str) -> Claims | None:
         """What the token says, None when it is not good here; no I/O."""
@@ -110,6 +113,8 @@ class Receiver:
             Fact(job_id=claims.job_id, at=arrival.received_at, move=move, arrival=arrival)
         )
         self._hand_over(recorded.fresh)
+        if recorded.verdict in (Verdict.UNREADABLE, Verdict.MISMATCHED):
+            self._check_soon()
         _logger.info(
             "callback.received",
             job=claims.job_id,
@@ -129,6 +134,9 @@ class Receiver:
         encoding = next((value for name, value in headers if name == "content-encoding"), "identity")
         if encoding.lower() != "identity":
             return None, "the body is compressed"
+        adapter = self._providers.get(provider)
+        if adapter is None:
+            return None, "this relay has no such provider"
         try:
             parsed = jsonbody.parse(body)
             doubled = {name for name in parsed.duplicates if name.lower() in _CONTROL_FIELDS}
@@ -136,7 +144,7 @@ class Receiver:
                 return None, f"the body has {min(doubled)} twice"
             if not isinstance(parsed.value, dict):
                 return None, "the body is not a JSON object"
-            return self._providers[provider].read_callback(parsed.value, now_ms), None
+            return adapter.read_callback(parsed.value, now_ms), None
         except (BadBody, Unreadable) as error:
             return None, str(error)[:300]
 

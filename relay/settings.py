@@ -38,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retry_schedule_s: tuple[int, ...] | None
     submit_wait_s: float
     submit_timeout_s: float
+    status_check_first_s: float | None
     request_body_max_bytes: int
     callback_body_max_bytes: int
     body_deadline_s: float
@@ -214,6 +215,13 @@ SETTINGS: Final = (
         "30",
         _number(0.1, 300, float),
         "how long a provider may take to answer a submission",
+    ),
+    Setting(
+        "RELAY_STATUS_CHECK_FIRST_S",
+        "status_check_first_s",
+        None,
+        _number(0.1, 86_400, float),
+        "when a job is first asked about if no callback came; default 1.5 times the provider's own estimate",
     ),
     Setting(
         "RELAY_REQUEST_BODY_MAX_BYTES",

@@ -11,14 +11,15 @@ from typing import Final
 
 import msgspec
 
-from relay import ids, lifecycle, log
+from relay import backoff, ids, lifecycle, log
 from relay.clock import Clock
 from relay.errors import StorageUnavailable
 from relay.exchange import ApiAnswer
 from relay.lifecycle import Move
-from relay.model import Call, ErrorClass, FinishedBy, Job, JobError, Verification
+from relay.model import Call, ErrorClass, FinishedBy, Job, JobError, Report, Verification
 from relay.outbound.client import NoAnswer, NotSent, ProviderClient
 from relay.providers.base import Accepted, Provider, Refused
+from relay.settings import Settings
 from relay.storage.jobs import NewJob
 from relay.storage.record import Fact, Fresh
 from relay.storage.store import Store
@@ -40,35 +41,28 @@ class Configured(msgspec.Struct, frozen=True):
     api_key: str | None
 
 
-class SubmitOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Where callbacks come in, how long a submission may take, and how long its callback URL outlives the deadline."""
+class Calling(msgspec.Struct, frozen=True, kw_only=True):
+    """What it takes to call providers and to record what they say; `hand_over` gives dispatch what that caused."""
 
-    public_url: str | None
-    timeout_s: float
-    callback_grace_s: int
+    store: Store
+    providers: Mapping[str, Configured]
+    client: ProviderClient
+    clock: Clock
+    settings: Settings
+    hand_over: Callable[[tuple[Fresh, ...]], None]
 
 
 class Submitter:
-    """Sends jobs; `hand_over` gives dispatch what an answer caused."""
+    """Sends jobs to their providers."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        providers: Mapping[str, Configured],
-        client: ProviderClient,
-        tokens: CallbackTokens,
-        clock: Clock,
-        options: SubmitOptions,
-        hand_over: Callable[[tuple[Fresh, ...]], None],
-    ) -> None:
-        self._store = store
-        self._providers = providers
-        self._client = client
+    def __init__(self, calling: Calling, tokens: CallbackTokens) -> None:
+        self._store = calling.store
+        self._providers = calling.providers
+        self._client = calling.client
+        self._clock = calling.clock
+        self._settings = calling.settings
+        self._hand_over = calling.hand_over
         self._tokens = tokens
-        self._clock = clock
-        self._options = options
-        self._hand_over = hand_over
         self._under_way: set[asyncio.Task[Job | None]] = set()
 
     async def submit(self, new: NewJob, wait_s: float) -> Job:
@@ -94,7 +88,7 @@ class Submitter:
             await asyncio.gather(*late, return_exceptions=True)
 
     async def send(self, job_id: str) -> Job | None:
-        """One submission, from the row that says it began to the row that says what came of it; None if not ours."""
+        """One submission, from the row that says it began to the row that says how it ended; None if not ours."""
         started_at = self._clock.now_ms()
         job = await self._store.jobs.start_submission(job_id, started_at)
         if job is None:
@@ -120,19 +114,20 @@ class Submitter:
 
     def callback_url(self, job: Job) -> str | None:
         """The job's own callback URL; the same on every try, None when relay has no public URL."""
-        if self._options.public_url is None:
+        if self._settings.public_url is None:
             return None
-        expires_at = job.deadline_at + self._options.callback_grace_s * 1000
-        return (
-            f"{self._options.public_url}/callbacks/{job.provider}/{self._tokens.make(job.provider, job.id, expires_at)}"
-        )
+        expires_at = job.deadline_at + self._settings.callback_grace_s * 1000
+        token = self._tokens.make(job.provider, job.id, expires_at)
+        return f"{self._settings.public_url}/callbacks/{job.provider}/{token}"
 
     async def _exchange(self, job: Job) -> tuple[Callable[..., Move], str, ApiAnswer | None]:
         """Sends the request; what it does to the job, the outcome in a word, and the answer."""
         provider = self._providers[job.provider]
         request = provider.adapter.submission(job.request, self.callback_url(job))
         try:
-            answer = await self._client.send(provider.origin, provider.api_key or "", request, self._options.timeout_s)
+            answer = await self._client.send(
+                provider.origin, provider.api_key or "", request, self._settings.submit_timeout_s
+            )
         except NotSent as error:
             return (
                 partial(lifecycle.not_sent, error=_unreachable(str(error)), retry_at=self._retry_at(job)),
@@ -143,14 +138,16 @@ class Submitter:
             return partial(lifecycle.unclear, error=_unanswered(str(error))), "unanswered", None
         match provider.adapter.read_submission(answer):
             case Accepted(report):
-                heard = partial(
-                    lifecycle.hear, report=report, source=FinishedBy.SUBMIT_ANSWER, verification=Verification.FETCH
-                )
-                return heard, "accepted", answer
+                expected_s = report.estimate_s or provider.adapter.limits.expected_s
+                return partial(_accepted, report=report, first_ms=self._first_check_ms(expected_s)), "accepted", answer
             case Refused(error=refusal):
                 return partial(lifecycle.refused, error=refusal), "refused", answer
             case unclear:
                 return partial(lifecycle.unclear, error=unclear.error), "unclear", answer
+
+    def _first_check_ms(self, expected_s: float) -> int:
+        """How long a callback is waited for before the provider is asked."""
+        return backoff.check_delay_ms(self._settings.status_check_first_s or expected_s * backoff.CHECK_MARGIN, 0)
 
     def _retry_at(self, job: Job) -> int | None:
         """When a submission that did not leave is tried again; None after the last try, or past the deadline."""
@@ -178,6 +175,12 @@ class Submitter:
         self._under_way.discard(sending)
         if not sending.cancelled() and (error := sending.exception()):
             _logger.error("job.submission_broke", error=type(error).__name__, exc_info=error)
+
+
+def _accepted(job: Job, report: Report, first_ms: int, now_ms: int) -> Move:
+    """The provider has the job; it is asked about if no callback comes in its own time."""
+    heard = lifecycle.hear(job, report, FinishedBy.SUBMIT_ANSWER, Verification.FETCH, now_ms)
+    return lifecycle.asked_later(heard, now_ms + first_ms)
 
 
 def _unreachable(why: str) -> JobError:

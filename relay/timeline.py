@@ -85,6 +85,11 @@ def what_next(job: Job, deliveries: list[Delivery]) -> Entry | None:
     if not job.state.final:
         if job.next_submit_at is not None:
             return {"what": "the job is sent to the provider", "at": rfc3339(job.next_submit_at)}
+        if job.next_check_at is not None and job.next_check_at < job.deadline_at:
+            return {
+                "what": "the provider is asked how the job is doing, unless its callback comes first",
+                "at": rfc3339(job.next_check_at),
+            }
         unknown = " (its submission may or may not have arrived)" if job.reason == Reason.SUBMIT_UNKNOWN else ""
         return {
             "what": f"the provider's callback is awaited{unknown}; the job expires at its deadline",

@@ -27,7 +27,10 @@ def command() -> None:
             "settings.no_api_key", advice="set RELAY_API_KEY, or make a key with: python -m relay keys create"
         )
     if loaded.public_url is None:
-        logger.warning("settings.no_public_url", advice="set RELAY_PUBLIC_URL: without it no job can be submitted")
+        logger.warning(
+            "settings.no_public_url",
+            advice="without RELAY_PUBLIC_URL no callback comes in: jobs end by status checks alone",
+        )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(loaded))
 

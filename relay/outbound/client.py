@@ -24,10 +24,10 @@ class NoAnswer(Exception):
 
 
 class ProviderClient:
-    """One HTTP client for all providers; their origins are the operator's word, so no address guard stands before it.
+    """One HTTP client for all providers; their origins are the operator's word, so no address guard is here.
 
-    Every call has a connection of its own. A kept one that the provider closes at the moment it is used again fails in a
-    way that looks like a lost answer, and a job would be `submit_unknown` that was never sent.
+    Every call has a connection of its own. A kept one that the provider closes at the moment it is used again fails in
+    a way that looks like a lost answer, and a job would be `submit_unknown` that was never sent.
     """
 
     def __init__(self) -> None:

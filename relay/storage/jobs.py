@@ -94,6 +94,15 @@ class Jobs:
         """Jobs whose submission began before then and never ended."""
         return _ids(await self._database.rows("jobs_left_in_submission", {"before": before_ms, "limit": limit}))
 
+    async def claim_checks(self, now_ms: int, leased_until_ms: int, limit: int) -> list[Job]:
+        """Jobs whose status is due to be asked for, leased until then."""
+        return await self._writer.write(_claim_checks, (now_ms, leased_until_ms, limit))
+
+    async def next_check(self) -> int | None:
+        """When the next status check is due."""
+        at: int | None = (await self._database.rows("next_check", {}))[0]["at"]
+        return at
+
     async def past_deadline(self, now_ms: int, limit: int) -> list[str]:
         """Open jobs whose deadline has passed."""
         return _ids(await self._database.rows("jobs_past_deadline", {"now": now_ms, "limit": limit}))
@@ -142,6 +151,15 @@ async def _start_submissions(transaction: Transaction, wanted: Sequence[tuple[st
         found = await transaction.rows("start_submission", {"id": job_id, "now": now_ms})
         started.append(rows.job(found[0]) if found else None)
     return started
+
+
+async def _claim_checks(transaction: Transaction, wanted: Sequence[tuple[int, int, int]]) -> list[list[Job]]:
+    """Claims for each caller in turn."""
+    claimed = []
+    for now_ms, leased_until_ms, limit in wanted:
+        params = {"now": now_ms, "leased_until": leased_until_ms, "limit": limit}
+        claimed.append([rows.job(row) for row in await transaction.rows("claim_checks", params)])
+    return claimed
 
 
 def pair(key: str, value: object) -> str:

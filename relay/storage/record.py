@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from relay import ids, views
-from relay.lifecycle import Move
+from relay.lifecycle import Move, doubted
 from relay.model import Call, EventType, Job, Verdict
 from relay.storage import rows
 from relay.storage.database import Row, Transaction
@@ -179,7 +179,7 @@ def _judge(job: Job | None, fact: Fact, heard: set[tuple[str, bytes]]) -> Move |
     if job is None or (arrival and arrival.foreign):
         return None
     if arrival and arrival.unreadable:
-        return Move(job, Verdict.UNREADABLE, arrival.unreadable)
+        return Move(doubted(job, fact.at), Verdict.UNREADABLE, arrival.unreadable)
     if arrival and arrival.digest and (job.id, arrival.digest) in heard:
         return Move(job, Verdict.REPEATED, "heard before")
     if fact.move is None:

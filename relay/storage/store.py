@@ -21,7 +21,6 @@ from relay.storage.record import Recorder
 from relay.storage.sqlite import SQLite
 from relay.storage.writer import Writer
 
-
 LEASE_SHARE: Final = 0.8
 """How much of a lease an attempt may take; the rest is for getting to it."""
 

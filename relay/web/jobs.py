@@ -17,7 +17,7 @@ from relay.web.problems import JSON
 async def create(call: Call) -> Response:
     """`POST /v1/jobs`: 202 with the job as it is when the provider answered, or when the wait was over."""
     app = call.app
-    intake = Intake(app.providers, app.policy, app.settings.public_url)
+    intake = Intake(app.providers, app.policy)
     given: Any = call.body
     new = intake.job(given, call.project_id, call.idempotency_key, app.clock.now_ms())
     job = await app.submitter.submit(new, app.settings.submit_wait_s)

@@ -59,13 +59,17 @@ CREATE TABLE jobs (
     deadline_at BIGINT NOT NULL,
     next_submit_at BIGINT,
     submission_started_at BIGINT,
+    next_check_at BIGINT,
+    checks_made INTEGER NOT NULL,
     CHECK ((finished_at IS NULL) = (state IN ('pending', 'submitted', 'running'))),
-    CHECK (next_submit_at IS NULL OR state = 'pending')
+    CHECK (next_submit_at IS NULL OR state = 'pending'),
+    CHECK (next_check_at IS NULL OR finished_at IS NULL)
 );
 
 CREATE INDEX jobs_page ON jobs (project_id, id);
 CREATE INDEX jobs_to_submit ON jobs (next_submit_at) WHERE next_submit_at IS NOT NULL;
 CREATE INDEX jobs_being_submitted ON jobs (submission_started_at) WHERE state = 'pending' AND reason IS NULL AND next_submit_at IS NULL;
+CREATE INDEX jobs_to_check ON jobs (next_check_at) WHERE next_check_at IS NOT NULL;
 CREATE INDEX jobs_open ON jobs (deadline_at) WHERE finished_at IS NULL;
 
 CREATE TABLE job_metadata (

@@ -3,11 +3,13 @@
 INSERT INTO jobs (
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made,
-    created_at, updated_at, submitted_at, finished_at, deadline_at, next_submit_at, submission_started_at
+    created_at, updated_at, submitted_at, finished_at, deadline_at, next_submit_at, submission_started_at,
+    next_check_at, checks_made
 ) VALUES (
     :id, :project_id, :provider, :state, :reason, :provider_job_id, :model, :progress, :input, :request, :metadata, :outputs, :error,
     :cost, :finished_by, :verification, :late, :sequence, :last_final_event, :callbacks_seen, :submissions_made,
-    :created_at, :updated_at, :submitted_at, :finished_at, :deadline_at, :next_submit_at, :submission_started_at
+    :created_at, :updated_at, :submitted_at, :finished_at, :deadline_at, :next_submit_at, :submission_started_at,
+    :next_check_at, :checks_made
 );
 
 -- name: insert_job_metadata
@@ -20,7 +22,8 @@ UPDATE jobs SET
     state = :state, reason = :reason, provider_job_id = :provider_job_id, progress = :progress, outputs = :outputs, error = :error,
     cost = :cost, finished_by = :finished_by, verification = :verification, late = :late, sequence = :sequence,
     last_final_event = :last_final_event, callbacks_seen = :callbacks_seen, updated_at = :updated_at, submitted_at = :submitted_at,
-    finished_at = :finished_at, next_submit_at = :next_submit_at, submission_started_at = :submission_started_at
+    finished_at = :finished_at, next_submit_at = :next_submit_at, submission_started_at = :submission_started_at,
+    next_check_at = :next_check_at
 WHERE id = :id;
 
 -- name: start_submission
@@ -62,6 +65,16 @@ SELECT id FROM jobs WHERE next_submit_at <= :now ORDER BY next_submit_at LIMIT :
 SELECT id FROM jobs
 WHERE state = 'pending' AND reason IS NULL AND next_submit_at IS NULL AND submission_started_at < :before
 ORDER BY submission_started_at LIMIT :limit;
+
+-- name: claim_checks
+-- Takes the jobs whose status is to be asked for, and leases them: after a crash they are due again.
+UPDATE jobs SET next_check_at = :leased_until, checks_made = checks_made + 1
+WHERE id IN (SELECT id FROM jobs WHERE next_check_at <= :now ORDER BY next_check_at LIMIT :limit)
+RETURNING *;
+
+-- name: next_check
+-- When the next status check is due.
+SELECT MIN(next_check_at) AS at FROM jobs WHERE next_check_at IS NOT NULL;
 
 -- name: jobs_past_deadline
 -- Open jobs whose deadline has passed.
