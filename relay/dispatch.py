@@ -113,7 +113,12 @@ class Dispatcher:
     async def _start(self) -> None:
         """Starts as many attempts as there is room for, a lane at a time in turn."""
         while chosen := self._choose():
-            parcels = {parcel.delivery_id: parcel for parcel in await self._store.deliveries.parcels(list(chosen))}
+            try:
+                parcels = {parcel.delivery_id: parcel for parcel in await self._store.deliveries.parcels(list(chosen))}
+            except BaseException:
+                for delivery_id, (lane, _) in chosen.items():
+                    self._let_go(delivery_id, lane)
+                raise
             for delivery_id, (lane, leased_until) in chosen.items():
                 parcel = parcels.get(delivery_id)
                 if parcel is None or leased_until - self._clock.now_ms() < parcel.timeout_s * 1000:

@@ -1,12 +1,13 @@
-"""Any callback at all: whatever the bytes, the headers and the path, relay answers, and never with an error of its own."""
+"""Any callback at all: whatever its bytes, headers and path are, relay answers, and not with an error of its own."""
 
 import base64
 import json
+import socket
 import string
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
-from urllib.parse import quote_from_bytes
+from urllib.parse import quote_from_bytes, urlsplit
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.calling_back import DONE, post
+from tests.calling_back import post
 from tests.provider_cases import RECORDINGS, bodies, json_values
 from tests.running import Running, relay
 
@@ -26,7 +27,7 @@ types = st.sampled_from(
     ["application/json", "application/x-www-form-urlencoded", "text/plain; charset=utf-16", "?", ""]
 )
 encodings = st.sampled_from(["identity", "gzip", "br", "identity, gzip", "?", ""])
-raw = st.binary(max_size=500) | st.sampled_from(sum(RECORDED.values(), [])).flatmap(
+raw = st.binary(max_size=500) | st.sampled_from([body for recorded in RECORDED.values() for body in recorded]).flatmap(
     lambda body: st.tuples(st.integers(0, len(body)), st.integers(0, len(body)), st.binary(max_size=4)).map(
         lambda cut: body[: min(cut[:2])] + cut[2] + body[max(cut[:2]) :]
     )
@@ -54,10 +55,14 @@ class Background:
         """A callback about the last job."""
         return self._portal.call(partial(post, self.running, body, **given_headers))
 
-    def request(self, method: str, raw_path: bytes, given_headers: dict[str, str]) -> httpx.Response:
-        """A request whose path is sent as it is."""
-        url = httpx.URL(self.running.origin).copy_with(raw_path=raw_path)
-        return self._portal.call(partial(self.running.client.request, method, url, content=DONE, headers=given_headers))
+    def status_line(self, method: bytes, path: bytes, given_headers: dict[str, str]) -> bytes:
+        """How a request is answered whose path is sent as it is."""
+        at = urlsplit(self.running.origin)
+        lines = [method + b" " + path + b" HTTP/1.1", b"host: relay", b"connection: close", b"content-length: 0"]
+        lines += [f"{name}: {value}".encode() for name, value in given_headers.items()]
+        with socket.create_connection((at.hostname, at.port), timeout=10) as connection, connection.makefile() as read:
+            connection.sendall(b"\r\n".join([*lines, b"", b""]))
+            return read.readline().encode()
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +104,7 @@ def test_any_bytes_are_received(
 
 @given(data=st.data())
 def test_any_json_is_received(background: Background, data: st.DataObject) -> None:
-    """Callbacks that are nearly right, of every provider, are 200; what is then shown is whole, and no event is double."""
+    """Callbacks that are nearly right are 200; what is shown of the job fits together, and no event comes twice."""
     provider = data.draw(st.sampled_from(PROVIDERS))
     job = background.submit(provider)
     for body in data.draw(st.lists(mutated(provider) | bodies, min_size=1, max_size=3)):
@@ -115,15 +120,17 @@ def test_any_json_is_received(background: Background, data: st.DataObject) -> No
 
 
 @given(
-    method=st.sampled_from(["POST", "GET", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"]),
-    path=st.binary(max_size=60).map(quote_from_bytes) | st.text(string.printable[:94], max_size=60),
-    slashes=st.integers(1, 3),
+    method=st.sampled_from([b"POST", b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"PATCH"]),
+    path=st.binary(max_size=60)
+    | st.binary(max_size=30).map(quote_from_bytes).map(str.encode)
+    | visible.map(str.encode),
+    provider=st.sampled_from([b"", b"evolink/", b"/evolink//"]),
     extra=headers,
 )
 def test_any_path_is_answered(
-    background: Background, method: str, path: str, slashes: int, extra: dict[str, str]
+    background: Background, method: bytes, path: bytes, provider: bytes, extra: dict[str, str]
 ) -> None:
     """Under /callbacks/ no path, method or header leads to a redirect or to an error of relay's own."""
-    raw_path = "/" * slashes + "callbacks/" + path
-    answer = background.request(method, raw_path.encode(), extra)
-    assert answer.status_code in ((200,) if method in ("GET", "HEAD", "OPTIONS") else (400, 404, 405))
+    status_line = background.status_line(method, b"/callbacks/" + provider + path, extra)
+    good = (b"200", b"400") if method in (b"GET", b"HEAD", b"OPTIONS") else (b"400", b"404", b"405")
+    assert status_line.split(b" ")[1] in good

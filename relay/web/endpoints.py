@@ -34,22 +34,23 @@ RESERVED_HEADERS = frozenset(
     }
 )
 TIMEOUT_MAX_S = 20
+NULLABLE = frozenset({"description", "providers", "rate_limit_per_s", "schedule_s"})
 
 
 class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a subscriber says of an endpoint; a field that is not given keeps its value."""
+    """What a subscriber says of an endpoint; a field that is not given, or null where it cannot be, keeps its value."""
 
     url: str | msgspec.UnsetType = msgspec.UNSET
-    event_types: Patterns | msgspec.UnsetType = msgspec.UNSET
+    event_types: Patterns | msgspec.UnsetType | None = msgspec.UNSET
     description: Annotated[str, msgspec.Meta(max_length=500)] | msgspec.UnsetType | None = msgspec.UNSET
-    metadata: Metadata | msgspec.UnsetType = msgspec.UNSET
-    headers: Headers | msgspec.UnsetType = msgspec.UNSET
+    metadata: Metadata | msgspec.UnsetType | None = msgspec.UNSET
+    headers: Headers | msgspec.UnsetType | None = msgspec.UNSET
     providers: Annotated[list[str], msgspec.Meta(min_length=1, max_length=20)] | msgspec.UnsetType | None = (
         msgspec.UNSET
     )
     rate_limit_per_s: Annotated[float, msgspec.Meta(ge=0.01, le=10_000)] | msgspec.UnsetType | None = msgspec.UNSET
-    in_flight_max: Annotated[int, msgspec.Meta(ge=1, le=100)] | msgspec.UnsetType = msgspec.UNSET
-    timeout_s: Annotated[float, msgspec.Meta(ge=1, le=TIMEOUT_MAX_S)] | msgspec.UnsetType = msgspec.UNSET
+    in_flight_max: Annotated[int, msgspec.Meta(ge=1, le=100)] | msgspec.UnsetType | None = msgspec.UNSET
+    timeout_s: Annotated[float, msgspec.Meta(ge=1, le=TIMEOUT_MAX_S)] | msgspec.UnsetType | None = msgspec.UNSET
     schedule_s: (
         Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=604_800)]], msgspec.Meta(min_length=1, max_length=50)]
         | msgspec.UnsetType
@@ -148,9 +149,8 @@ def _check_headers(headers: object) -> list[FieldError]:
 def _changed(endpoint: Endpoint, fields: Fields) -> Endpoint:
     """The endpoint with what was given."""
     given = {name: getattr(fields, name) for name in fields.__struct_fields__ if name != "secret"}
-    return msgspec.structs.replace(
-        endpoint, **{name: value for name, value in given.items() if value is not msgspec.UNSET}
-    )
+    kept = {name for name, value in given.items() if value is msgspec.UNSET or (value is None and name not in NULLABLE)}
+    return msgspec.structs.replace(endpoint, **{name: value for name, value in given.items() if name not in kept})
 
 
 async def _endpoint(call: Call) -> Endpoint:
