@@ -35,6 +35,7 @@ _CONTROL_FIELDS: Final = frozenset(
         "video_url",
     }
 )
+EVIDENCE_BYTES: Final = 65536
 _logger = log.get("receive")
 
 
@@ -147,6 +148,3 @@ class Receiver:
             return adapter.read_callback(parsed.value, now_ms), None
         except (BadBody, Unreadable) as error:
             return None, str(error)[:300]
-
-
-EVIDENCE_BYTES: Final = 65536

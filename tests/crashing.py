@@ -1,7 +1,7 @@
 """`python -m tests.crashing POINT`: relay, which kills itself with SIGKILL at one point between two steps.
 
-It is the product as it is, but that one step is followed (or preceded) by a real kill of the process: no handler runs, no
-buffer is flushed, nothing is closed.
+It is the product as it is, but that one step is followed (or preceded) by a real kill of the process: no handler runs,
+no buffer is flushed, nothing is closed.
 """
 
 import os

@@ -68,4 +68,4 @@ async def _drain(child: asyncio.subprocess.Process) -> None:
     """Reads what the process says, so that it never waits for a reader; shown by pytest when a test fails."""
     assert child.stdout is not None
     async for line in child.stdout:
-        print(line.decode("utf-8", "replace"), end="")
+        sys.stdout.write(line.decode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""A whole relay in the test's event loop: real servers on free ports, a SQLite file, the sandbox, a sink, a held clock."""
+"""A whole relay in the test's loop: real servers on free ports, a SQLite file, the sandbox, a sink, a held clock."""
 
 import asyncio
 import socket
@@ -119,7 +119,9 @@ async def relay(
         stack.push_async_callback(world.close)
         providers_at = await stack.enter_async_context(serve(world.app))
         hook = await stack.enter_async_context(serve(sink)) + "/hook"
-        listening = socket.create_server(("127.0.0.1", 0))
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # or asyncio delays answers
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
         origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
         loaded = settings.load(environment(folder, origin, providers_at) | environ, (*PROVIDERS, *DEV_PROVIDERS))
         held = clock or HeldClock()

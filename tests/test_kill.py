@@ -1,4 +1,4 @@
-"""kill −9 between any two steps, with a real process: what was acknowledged is there after a restart, and nothing is sent twice."""
+"""A real SIGKILL between any two steps: what was acknowledged is there after a restart, and nothing is sent twice."""
 
 import asyncio
 import signal
@@ -85,7 +85,7 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
 
 @pytest.mark.parametrize("point", SUBMITTING)
 async def test_killed_while_submitting_the_job_is_sent_once_and_told(tmp_path: Path, point: str) -> None:
-    """Killed at any step of a submission, the job is there after a restart, was created at most once, and ends by its callback."""
+    """Killed at any step of a submission, the job is there after a restart, created at most once, ended by its callback."""
     async with scene(tmp_path) as stage:
         await _killed(stage, point)
         async with processes.process(stage.environ, "-m", "relay", "serve") as second:
@@ -107,7 +107,7 @@ async def test_killed_while_submitting_the_job_is_sent_once_and_told(tmp_path: P
 
 @pytest.mark.parametrize("point", RECEIVING + DELIVERING)
 async def test_killed_after_that_every_event_arrives(tmp_path: Path, point: str) -> None:
-    """Killed at any step from the callback on, every event is delivered after a restart; a repeat has the same webhook-id."""
+    """Killed at any step from the callback on, every event is delivered after a restart, a repeat under the same id."""
     async with scene(tmp_path) as stage:
         async with processes.process(stage.environ, "-m", "tests.crashing", point) as first:
             await processes.ready(stage.origin, first)

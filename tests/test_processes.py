@@ -148,7 +148,7 @@ async def test_the_curl_that_dev_prints_works() -> None:
         async with httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False) as client:
             job = (await client.post("/v1/jobs", json={"provider": "kinovi", "input": INPUT})).json()
             async with asyncio.timeout(20):
-                while (await client.get(f"/v1/jobs/{job['id']}")).json()["status"] != "succeeded":
+                while (await client.get(f"/v1/jobs/{job['id']}")).json()["status"] != "succeeded":  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
         child.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(child.wait(), 10) == 0

@@ -38,6 +38,11 @@ class CappedProtocol(HttpToolsProtocol):
         self._in_headers, self._header_bytes = True, 0
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Trailers, which come after the body, are nobody's, and would be kept without end."""
+        if self._in_headers:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """What follows is the body, which has its own cap."""
         self._in_headers = False
