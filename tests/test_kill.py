@@ -85,7 +85,7 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
 
 @pytest.mark.parametrize("point", SUBMITTING)
 async def test_killed_while_submitting_the_job_is_sent_once_and_told(tmp_path: Path, point: str) -> None:
-    """Killed at any step of a submission, the job is there after a restart, created at most once, ended by its callback."""
+    """Killed while submitting, the job is there after a restart, created at most once, ended by its callback."""
     async with scene(tmp_path) as stage:
         await _killed(stage, point)
         async with processes.process(stage.environ, "-m", "relay", "serve") as second:
