@@ -5,14 +5,16 @@ from typing import Any
 
 import msgspec
 
+from relay import log
 from relay.model import Attempt, Delivery, DeliveryState
-from relay.seal import Seal
+from relay.seal import Seal, SealBroken
 from relay.storage import rows
-from relay.storage.database import Database, Transaction
+from relay.storage.database import Database, Row, Transaction
 from relay.storage.record import Fresh
 from relay.storage.writer import Writer
 
 ATTEMPTS_MAX = 1000
+_logger = log.get("storage")
 
 
 class Parcel(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,9 +73,9 @@ class Deliveries:
         await self._writer.write(_release, [{"id": delivery_id, "now": now_ms} for delivery_id in delivery_ids])
 
     async def parcels(self, delivery_ids: Iterable[str]) -> list[Parcel]:
-        """What the next attempts need; deliveries that are no longer pending are left out."""
+        """What the next attempts need; what is no longer pending, or has a secret that does not open, is left out."""
         found = await self._database.rows("parcels", {"ids": rows.text(list(delivery_ids))})
-        return [self._parcel(row) for row in found]
+        return [parcel for row in found if (parcel := self._parcel(row)) is not None]
 
     async def settle(self, settled: Settled) -> None:
         """The attempt, the delivery after it and the endpoint's health, in one commit."""
@@ -101,8 +103,13 @@ class Deliveries:
         params = {"project_id": project_id, "before": before, "limit": limit, **wanted}
         return [rows.delivery(row) for row in await self._database.rows("delivery_page", params)]
 
-    def _parcel(self, row: Any) -> Parcel:
-        """The parcel of a row, opened."""
+    def _parcel(self, row: Row) -> Parcel | None:
+        """The parcel of a row, opened; one whose key was taken away waits, and holds no other."""
+        try:
+            secret, headers = self._seal.open(row["secret"]), self._seal.open(row["headers"])
+        except SealBroken as error:
+            _logger.error("delivery.secret_sealed", delivery=row["id"], endpoint=row["endpoint_id"], error=str(error))
+            return None
         return Parcel(
             delivery_id=row["id"],
             endpoint_id=row["endpoint_id"],
@@ -111,8 +118,8 @@ class Deliveries:
             redelivery=bool(row["redelivery"]),
             body=bytes(row["body"]),
             url=row["url"],
-            secret=self._seal.open(row["secret"]),
-            headers=msgspec.json.decode(self._seal.open(row["headers"])),
+            secret=secret,
+            headers=msgspec.json.decode(headers),
             timeout_s=min(row["timeout_s"], self._timeout_max_s),
             in_flight_max=row["in_flight_max"],
             schedule_s=row["schedule_s"] and msgspec.json.decode(row["schedule_s"]),

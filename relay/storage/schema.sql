@@ -1,0 +1,195 @@
+-- The schema as all migrations together make it; a test holds the two against each other.
+
+CREATE TABLE schema_migrations (
+    version INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    applied_at BIGINT NOT NULL
+);
+
+CREATE TABLE projects (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    created_at BIGINT NOT NULL
+);
+
+CREATE TABLE api_keys (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    scopes TEXT NOT NULL,
+    digest BYTEA NOT NULL UNIQUE,
+    created_at BIGINT NOT NULL,
+    revoked_at BIGINT
+);
+
+CREATE TABLE idempotency_keys (
+    project_id TEXT NOT NULL,
+    key TEXT NOT NULL,
+    fingerprint BYTEA NOT NULL,
+    reserved_at BIGINT NOT NULL,
+    job_id TEXT,
+    answer BYTEA,
+    PRIMARY KEY (project_id, key)
+);
+
+CREATE INDEX idempotency_keys_age ON idempotency_keys (reserved_at);
+
+CREATE TABLE jobs (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'submitted', 'running', 'succeeded', 'failed', 'canceled', 'expired')),
+    reason TEXT,
+    provider_job_id TEXT,
+    model TEXT,
+    progress INTEGER,
+    input TEXT,
+    request TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    outputs TEXT NOT NULL,
+    error TEXT,
+    cost TEXT,
+    finished_by TEXT,
+    verification TEXT NOT NULL,
+    late INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    last_final_event TEXT,
+    callbacks_seen INTEGER NOT NULL,
+    submissions_made INTEGER NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    submitted_at BIGINT,
+    finished_at BIGINT,
+    deadline_at BIGINT NOT NULL,
+    next_submit_at BIGINT,
+    submission_started_at BIGINT,
+    next_check_at BIGINT,
+    checks_made INTEGER NOT NULL,
+    CHECK ((finished_at IS NULL) = (state IN ('pending', 'submitted', 'running'))),
+    CHECK (next_submit_at IS NULL OR state = 'pending'),
+    CHECK (next_check_at IS NULL OR finished_at IS NULL)
+);
+
+CREATE INDEX jobs_page ON jobs (project_id, id);
+CREATE INDEX jobs_to_submit ON jobs (next_submit_at) WHERE next_submit_at IS NOT NULL;
+CREATE INDEX jobs_being_submitted ON jobs (submission_started_at) WHERE state = 'pending' AND reason IS NULL AND next_submit_at IS NULL;
+CREATE INDEX jobs_to_check ON jobs (next_check_at) WHERE next_check_at IS NOT NULL;
+CREATE INDEX jobs_open ON jobs (deadline_at) WHERE finished_at IS NULL;
+
+CREATE TABLE job_metadata (
+    project_id TEXT NOT NULL,
+    pair TEXT NOT NULL,
+    job_id TEXT NOT NULL,
+    PRIMARY KEY (project_id, pair, job_id)
+);
+
+CREATE TABLE calls (
+    id TEXT PRIMARY KEY,
+    job_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    started_at BIGINT NOT NULL,
+    duration_ms BIGINT NOT NULL,
+    outcome TEXT NOT NULL,
+    status_code INTEGER,
+    summary TEXT NOT NULL,
+    excerpt TEXT
+);
+
+CREATE INDEX calls_of_job ON calls (job_id, id);
+
+CREATE TABLE callbacks (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL,
+    job_id TEXT,
+    provider TEXT NOT NULL,
+    verdict TEXT NOT NULL,
+    reason TEXT,
+    received_at BIGINT NOT NULL,
+    size BIGINT NOT NULL,
+    headers TEXT NOT NULL,
+    body BYTEA NOT NULL,
+    digest BYTEA
+);
+
+CREATE INDEX callbacks_page ON callbacks (project_id, id);
+CREATE INDEX callbacks_of_job ON callbacks (job_id, id);
+CREATE UNIQUE INDEX callbacks_once ON callbacks (job_id, digest) WHERE verdict = 'recorded' AND digest IS NOT NULL;
+
+CREATE TABLE events (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL,
+    job_id TEXT,
+    type TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    final INTEGER NOT NULL,
+    created_at BIGINT NOT NULL,
+    body BYTEA NOT NULL
+);
+
+CREATE INDEX events_page ON events (project_id, id);
+CREATE UNIQUE INDEX events_of_job ON events (job_id, sequence) WHERE job_id IS NOT NULL;
+
+CREATE TABLE endpoints (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL,
+    job_id TEXT,
+    url TEXT NOT NULL,
+    secret BYTEA NOT NULL,
+    headers BYTEA NOT NULL,
+    event_types TEXT NOT NULL,
+    providers TEXT,
+    description TEXT,
+    metadata TEXT NOT NULL,
+    rate_limit_per_s DOUBLE PRECISION,
+    in_flight_max INTEGER NOT NULL,
+    timeout_s DOUBLE PRECISION NOT NULL,
+    schedule_s TEXT,
+    disabled_at BIGINT,
+    disabled_reason TEXT,
+    deleted_at BIGINT,
+    failing_since BIGINT,
+    last_success_at BIGINT,
+    last_failure_at BIGINT,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+
+CREATE INDEX endpoints_page ON endpoints (project_id, id) WHERE deleted_at IS NULL AND job_id IS NULL;
+CREATE INDEX endpoints_standing ON endpoints (project_id) WHERE deleted_at IS NULL AND disabled_at IS NULL AND job_id IS NULL;
+CREATE INDEX endpoints_of_job ON endpoints (job_id) WHERE job_id IS NOT NULL;
+
+CREATE TABLE deliveries (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL,
+    event_id TEXT NOT NULL,
+    endpoint_id TEXT NOT NULL,
+    job_id TEXT,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'delivered', 'exhausted', 'canceled')),
+    attempts_made INTEGER NOT NULL,
+    next_attempt_at BIGINT,
+    redelivery INTEGER NOT NULL,
+    created_at BIGINT NOT NULL,
+    finished_at BIGINT,
+    CHECK ((state = 'pending') = (next_attempt_at IS NOT NULL)),
+    CHECK ((state = 'pending') = (finished_at IS NULL))
+);
+
+CREATE INDEX deliveries_due ON deliveries (next_attempt_at) WHERE state = 'pending';
+CREATE INDEX deliveries_page ON deliveries (project_id, id);
+CREATE INDEX deliveries_of_event ON deliveries (event_id);
+CREATE INDEX deliveries_of_job ON deliveries (job_id);
+CREATE INDEX deliveries_of_endpoint ON deliveries (endpoint_id, id);
+
+CREATE TABLE attempts (
+    id TEXT PRIMARY KEY,
+    delivery_id TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    outcome TEXT NOT NULL,
+    status_code INTEGER,
+    error TEXT,
+    started_at BIGINT NOT NULL,
+    duration_ms BIGINT NOT NULL,
+    response_excerpt TEXT
+);
+
+CREATE UNIQUE INDEX attempts_of_delivery ON attempts (delivery_id, number);
