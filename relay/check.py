@@ -8,11 +8,11 @@ import asyncio
 from functools import partial
 from typing import Final
 
-from relay import backoff, ids, lifecycle, log
+from relay import backoff, lifecycle, log
 from relay.errors import StorageUnavailable, Unreadable
 from relay.exchange import ApiAnswer
 from relay.lifecycle import Move
-from relay.model import Call, FinishedBy, Job, Report, Verdict, Verification
+from relay.model import FinishedBy, Job, Report, Verdict, Verification
 from relay.outbound.client import NoAnswer, NotSent
 from relay.storage.record import Fact
 from relay.submit import Calling
@@ -29,6 +29,7 @@ class Checker:
     """The loop over status checks."""
 
     def __init__(self, calling: Calling) -> None:
+        self._calling = calling
         self._store = calling.store
         self._providers = calling.providers
         self._client = calling.client
@@ -73,17 +74,7 @@ class Checker:
             started_at = self._clock.now_ms()
             report, outcome, answer = await self._ask(job)
         now_ms = self._clock.now_ms()
-        call = Call(
-            id=ids.new_id(ids.CALL),
-            job_id=job.id,
-            kind="check",
-            started_at=started_at,
-            duration_ms=max(0, now_ms - started_at),
-            outcome=outcome,
-            status_code=answer.status_code if answer else None,
-            summary=f"asked {job.provider} how the job is doing: {outcome}",
-            excerpt=answer.excerpt if answer and report is None else None,
-        )
+        call = self._calling.told(job, "check", started_at, outcome, answer)
         again_at = now_ms + self._delay_ms(job)
         move = partial(_moved, report=report, again_at=again_at, now_ms=now_ms)
         try:

@@ -6,12 +6,15 @@ RelayError
 ├── ProviderNotConfigured     422  unknown provider, or a setting of it is missing
 ├── BadBody                   400  not JSON, too deep, duplicate keys, lone surrogates
 ├── BodyTooLarge              413
+├── BodyTooSlow               408  (web/bodies.py)
 ├── Unauthorized              401
 ├── Forbidden                 403  the key lacks the scope
 ├── NotFound                  404
 ├── Conflict                  409
 │   └── IdempotencyConflict   409  the same key with another body
 ├── StorageUnavailable        503  nothing was written; try again
+├── SignatureInvalid          –    a notification that is not genuine (signing.py)
+├── SealBroken                500  a stored secret opens with none of the keys (seal.py)
 ├── Unreadable                –    a callback's body that no published version explains (kept, and answered 200)
 └── SettingsError             –    a setting is missing or wrong; the process does not start (exit 78)
 """

@@ -51,11 +51,27 @@ class Calling(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     hand_over: Callable[[tuple[Fresh, ...]], None]
 
+    def told(self, job: Job, kind: str, started_at: int, outcome: str, answer: ApiAnswer | None) -> Call:
+        """The evidence of one call that ends now; a refusal's or an outage's page is kept with it."""
+        good = answer is not None and 200 <= answer.status_code < 300
+        return Call(
+            id=ids.new_id(ids.CALL),
+            job_id=job.id,
+            kind=kind,
+            started_at=started_at,
+            duration_ms=max(0, self.clock.now_ms() - started_at),
+            outcome=outcome,
+            status_code=answer.status_code if answer else None,
+            summary=f"{kind} at {job.provider}: {outcome}",
+            excerpt=answer.excerpt if answer and not good else None,
+        )
+
 
 class Submitter:
     """Sends jobs to their providers."""
 
     def __init__(self, calling: Calling, tokens: CallbackTokens) -> None:
+        self._calling = calling
         self._store = calling.store
         self._providers = calling.providers
         self._client = calling.client
@@ -95,17 +111,7 @@ class Submitter:
             return None
         move, outcome, answer = await self._exchange(job)
         now_ms = self._clock.now_ms()
-        call = Call(
-            id=ids.new_id(ids.CALL),
-            job_id=job.id,
-            kind="submission",
-            started_at=started_at,
-            duration_ms=max(0, now_ms - started_at),
-            outcome=outcome,
-            status_code=answer.status_code if answer else None,
-            summary=f"submitted to {job.provider}: {outcome}",
-            excerpt=answer.excerpt if answer and outcome != "accepted" else None,
-        )
+        call = self._calling.told(job, "submission", started_at, outcome, answer)
         recorded = await self._record(Fact(job_id=job.id, at=now_ms, move=partial(move, now_ms=now_ms), call=call))
         _logger.info(
             "job.submission_finished", job=job.id, provider=job.provider, outcome=outcome, duration_ms=call.duration_ms
