@@ -45,10 +45,11 @@ class Checker:
         try:
             while True:
                 self._wake.clear()
-                await self._start()
                 now_ms = self._clock.now_ms()
+                await self._start()
                 due_at = await self._store.jobs.next_check() or now_ms + PAUSE_MS
-                await self._clock.wait(self._wake, min(max(due_at, now_ms + 50), now_ms + PAUSE_MS))
+                again_at = due_at if due_at > now_ms else now_ms + PAUSE_MS  # due still: there was no room for it
+                await self._clock.wait(self._wake, min(again_at, now_ms + PAUSE_MS))
         finally:
             for under_way in self._under_way:
                 under_way.cancel()

@@ -72,10 +72,10 @@ class Dispatcher:
         while True:
             self._wake.clear()
             await self._start()
-            claimed = await self._claim()
-            if claimed:
+            now_ms = self._clock.now_ms()
+            if await self._claim(now_ms):
                 continue
-            await self._clock.wait(self._wake, await self._next_look())
+            await self._clock.wait(self._wake, await self._next_look(now_ms))
 
     async def finish(self, within_s: float) -> None:
         """Waits for the attempts under way, and gives back what was not begun."""
@@ -89,12 +89,11 @@ class Dispatcher:
         if waiting:
             await self._store.deliveries.release(waiting, self._clock.now_ms())
 
-    async def _claim(self) -> int:
+    async def _claim(self, now_ms: int) -> int:
         """Leases due deliveries for the lanes that have room; how many."""
         room = self._options.in_flight_max - len(self._attempts)
         if room <= 0:
             return 0
-        now_ms = self._clock.now_ms()
         busy = [endpoint_id for endpoint_id, lane in self._lanes.items() if lane.busy]
         claimed = await self._store.deliveries.claim(now_ms, now_ms + self._options.lease_ms, room, busy)
         self._queue(claimed, now_ms + self._options.lease_ms)
@@ -184,11 +183,7 @@ class Dispatcher:
         if not lane.waiting and not lane.in_flight and self._lanes.get(lane.endpoint_id) is lane:
             del self._lanes[lane.endpoint_id]
 
-    async def _next_look(self) -> int | None:
-        """When to look at the table again: at the next due time, but not at once for what no lane has room for."""
+    async def _next_look(self, claimed_ms: int) -> int | None:
+        """When to look at the table again: at the next due time, but a while later for what no lane had room for."""
         due_at = await self._store.deliveries.next_due()
-        return (
-            None
-            if due_at is None
-            else max(due_at, self._clock.now_ms() + (0 if due_at > self._clock.now_ms() else IDLE_MS))
-        )
+        return due_at if due_at is None or due_at > claimed_ms else claimed_ms + IDLE_MS

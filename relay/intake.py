@@ -137,10 +137,7 @@ def _native(provider: Configured | None, given: Mapping[str, Any]) -> tuple[dict
     if provider is None:
         return {}, []
     if wanted is not None:
-        try:
-            return native_from_input(provider.adapter, validation.read(wanted, Input, "input")), []
-        except InvalidInput as error:
-            return {}, error.errors
+        return _translated(provider, wanted)
     if not isinstance(request, dict):
         return {}, []
     reserved = carries_callback_field(request)
@@ -149,6 +146,24 @@ def _native(provider: Configured | None, given: Mapping[str, Any]) -> tuple[dict
             [FieldError(f"request.{reserved}", "relay puts its own callback URL here; use notify to be told")]
         )
     return request, [FieldError(validation.join("request", e.path), e.message) for e in provider.adapter.check(request)]
+
+
+def _translated(provider: Configured, wanted: object) -> tuple[dict[str, object], list[FieldError]]:
+    """The native body of an `input`; where a field has the wrong type, what the provider says of the others counts."""
+    errors = validation.check(wanted, Input, "input")
+    if not isinstance(wanted, dict):
+        return {}, errors
+    wrong = {_unified_field(error.path) for error in errors}
+    good = {name: value for name, value in wanted.items() if name in Input.__struct_fields__ and name not in wrong}
+    try:
+        return native_from_input(provider.adapter, validation.read(good, Input)), errors
+    except InvalidInput as error:
+        return {}, errors + [more for more in error.errors if _unified_field(more.path) not in wrong]
+
+
+def _unified_field(path: str) -> str:
+    """`input.images[1]` → `images`."""
+    return path.removeprefix("input.").partition("[")[0]
 
 
 def _endpoint(notify: Notify, job: Job) -> Endpoint:

@@ -43,10 +43,12 @@ class Sweeper:
     async def run(self) -> None:
         """Sweeps at once, then whenever a row is due, until it is cancelled."""
         while True:
-            await self.once()
             now_ms = self._clock.now_ms()
+            await self.once()
             due_at = await self._store.jobs.next_clock() or now_ms + PAUSE_MS
-            await self._clock.wait(asyncio.Event(), min(max(due_at, now_ms + 50), now_ms + PAUSE_MS))
+            # What was due is under way, and stays due until it has begun; what became due since is not waited for.
+            again_at = due_at if due_at > now_ms else now_ms + 50
+            await self._clock.wait(asyncio.Event(), min(again_at, now_ms + PAUSE_MS))
 
     async def once(self) -> None:
         """One sweep over everything that is due, in batches."""

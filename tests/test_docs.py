@@ -1,49 +1,114 @@
-"""README and docs say what the code does."""
+"""README and docs say what the code does: a stranger who copies from them gets what they promise."""
 
+import json
 import re
+import subprocess
 import time
+from enum import StrEnum
 from pathlib import Path
 
+import httpx
 import pytest
+import standardwebhooks
 
-from relay import signing
+from relay import model, signing, views
+from relay.intake import JobRequest, Notify
 from relay.settings import PROVIDER_SETTINGS, SETTINGS
+from relay.web import endpoints
 from relay.web.asgi import API
 from relay.web.problems import STATUSES
+from tests.running import relay
 
 ROOT = Path(__file__).parents[1]
+PAGES = ("SECURITY.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/api.md")  # tests/test_house.py has the README
 README = (ROOT / "README.md").read_text()
 API_PAGE = (ROOT / "docs" / "api.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+SECRET = signing.new_secret()
+BODY = b'{"data":{"job":{"id":"job_1","status":"succeeded"}}}'
+CLOSED_LISTS: dict[str, type[StrEnum]] = {
+    "a job's `status`": model.JobState,
+    "a job's `reason`": model.Reason,
+    "a delivery's `status`": model.DeliveryState,
+    "an attempt's `outcome`": model.Outcome,
+    "a callback's `verdict`": model.Verdict,
+    "an error's `class`": model.ErrorClass,
+}
 
 
-def snippet(language: str) -> str:
-    """The first code block of a language in the README."""
-    found = re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)
-    assert found is not None
-    return found[1]
+def snippets(language: str) -> list[str]:
+    """The code blocks of a language in the README."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def signed() -> dict[str, str]:
+    """The headers of a genuine notification of BODY, sent now."""
+    now_s = int(time.time())
+    signature = signing.sign([SECRET], "evt_1", now_s, BODY)
+    return {"webhook-id": "evt_1", "webhook-timestamp": str(now_s), "webhook-signature": signature}
+
+
+def row(page: str, title: str) -> list[str]:
+    """The words in backticks behind a title, in the one row of a table that begins with it."""
+    (found,) = re.findall(rf"^\| {re.escape(title)} \| (.*) \|$", page, re.MULTILINE)
+    return re.findall(r"`([^`]+)`", found)
+
+
+def modules(folder: Path) -> set[str]:
+    """The names of the Python files in a folder."""
+    return {path.stem for path in folder.glob("*.py")} - {"__init__"}
+
+
+def section(page: str, begin: str, end: str) -> str:
+    """The text between two marks of a page."""
+    return page.partition(begin)[2].partition(end)[0]
 
 
 def test_the_python_verification_works_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    """The five lines of the README accept a genuine notification."""
-    secret, body, now_s = (
-        signing.new_secret(),
-        b'{"data":{"job":{"id":"job_1","status":"succeeded"}}}',
-        int(time.time()),
-    )
-    signature = signing.sign([secret], "evt_1", now_s, body)
-    headers = {"webhook-id": "evt_1", "webhook-timestamp": str(now_s), "webhook-signature": signature}
-    exec(snippet("python"), {"secret": secret, "body": body, "headers": headers})
+    """The README's lines accept a genuine notification, and raise when a byte of it was changed."""
+    (code,) = snippets("python")
+    exec(code, {"secret": SECRET, "body": BODY, "headers": signed()})
     assert capsys.readouterr().out == "job_1 succeeded\n"
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        exec(code, {"secret": SECRET, "body": BODY.replace(b"job_1", b"job_2"), "headers": signed()})
 
 
-def test_the_readme_has_every_setting_with_its_default() -> None:
-    """The settings table is the one in relay/settings.py, neither more nor less."""
-    rows = dict(re.findall(r"^\| `((?:RELAY_|PORT|DATABASE_)[^`]*)` \| (.*?) \|", README, re.MULTILINE))
-    expected = {
-        setting.name: "–" if setting.default is None else f"`{setting.default}`" if setting.default else "empty"
-        for setting in (*SETTINGS, *PROVIDER_SETTINGS)
-    }
-    assert rows == expected
+def test_the_node_verification_works_as_printed(node_packages: Path, tmp_path: Path) -> None:
+    """The README's lines for Node accept a genuine notification, and throw when a byte of it was changed."""
+    (code,) = snippets("js")
+    (tmp_path / "node_modules").symlink_to(node_packages / "node_modules")
+    answers = []
+    for body in (BODY, BODY.replace(b"job_1", b"job_2")):
+        given = {"secret": SECRET, "body": body.decode(), "headers": signed()}
+        script = tmp_path / "verify.mjs"
+        script.write_text(f"const {{ secret, body, headers }} = {json.dumps(given)};\n{code}")
+        answers.append(subprocess.run(["node", script], capture_output=True, text=True, timeout=30, check=False))
+    assert (answers[0].returncode, answers[0].stdout) == (0, "job_1 succeeded\n"), answers[0].stderr
+    assert answers[1].returncode != 0
+    assert "WebhookVerificationError" in answers[1].stderr
+
+
+@pytest.mark.anyio
+async def test_the_first_curl_works_as_printed(tmp_path: Path) -> None:
+    """The README's job is taken in with curl's own content-type, tells its secret, and is made once by its key."""
+    (body,) = [found for code in snippets("sh") for found in re.findall(r" -d '(.*?)'", code, re.DOTALL)]
+    headers = {"content-type": "application/x-www-form-urlencoded", "idempotency-key": "order-42"}
+    async with relay(tmp_path) as running:
+        first: httpx.Response = await running.client.post("/v1/jobs", content=body, headers=headers)
+        again: httpx.Response = await running.client.post("/v1/jobs", content=body, headers=headers)
+        assert (first.status_code, again.json()) == (202, first.json())
+        assert again.headers["idempotent-replayed"] == "true"
+        assert signing.check_secret(first.json()["notify"][0]["secret"])
+        assert len(running.world.jobs) == 1
+
+
+def test_the_readme_has_every_setting() -> None:
+    """The settings table is the one in relay/settings.py, name, default and meaning, neither more nor less."""
+    found = re.findall(r"^\| `((?:RELAY_|PORT|DATABASE_)[^`]*)` \| (.*?) \| (.*) \|$", README, re.MULTILINE)
+    assert found == [
+        (s.name, "–" if s.default is None else f"`{s.default}`" if s.default else "empty", s.meaning)
+        for s in (*SETTINGS, *PROVIDER_SETTINGS)
+    ]
 
 
 def test_the_api_page_has_every_route_and_no_other() -> None:
@@ -56,3 +121,85 @@ def test_the_api_page_has_every_problem() -> None:
     """Each code with its status."""
     rows = {code: int(status) for code, status in re.findall(r"^\| `(\w+)` \| (\d+) \|", API_PAGE, re.MULTILINE)}
     assert rows == STATUSES
+
+
+def test_the_api_page_has_every_field_of_a_request() -> None:
+    """The tables of fields are those of the types that read the bodies."""
+    of_job = section(API_PAGE, "`POST /v1/jobs`:", "`input` holds")
+    of_endpoint = section(API_PAGE, "`POST /v1/endpoints`, and", "## What answers hold")
+    assert re.findall(r"^\| `(\w+)` \|", of_job, re.MULTILINE) == list(JobRequest.__struct_fields__)
+    assert set(re.findall(r"^\| `(\w+)` \|", of_endpoint, re.MULTILINE)) == set(endpoints.Fields.__struct_fields__)
+    assert set(Notify.__struct_fields__) <= set(row(of_job, "`notify`"))
+    unified = section(API_PAGE, "`input` holds", "What is\nleft out")
+    assert re.findall(r"`(\w+)`", unified) == list(model.Input.__struct_fields__)
+
+
+def test_the_api_page_has_every_field_of_an_answer() -> None:
+    """The objects' fields are those that relay/views.py makes."""
+    job = model.Job(
+        id="job_1",
+        project_id="",
+        provider="",
+        state=model.JobState.PENDING,
+        created_at=0,
+        updated_at=0,
+        deadline_at=0,
+        request={},
+    )
+    endpoint = model.Endpoint(
+        id="ep_1", project_id="", job_id=None, url="", secret="", event_types=[], created_at=0, updated_at=0
+    )
+    assert row(API_PAGE, "job") == list(views.job(job))
+    assert row(API_PAGE, "endpoint") == list(views.endpoint(endpoint))
+
+
+@pytest.mark.anyio
+async def test_the_api_page_has_every_field_of_the_evidence(tmp_path: Path) -> None:
+    """What a job leaves behind is shown with the fields that the page names, and no others."""
+    async with relay(tmp_path) as running:
+        job = await running.submit(notify=[{"url": running.hook}])
+        await running.world.finish(job["provider_job_id"])
+        path = f"/v1/deliveries?job={job['id']}&status=delivered"
+        deliveries = await running.until(path, lambda shown: len(shown["data"]) == 2)
+        delivery = await running.get(f"/v1/deliveries/{deliveries['data'][0]['id']}")
+        event = (await running.get(f"/v1/events?job={job['id']}"))["data"][0]
+        callback = (await running.get(f"/v1/callbacks?job={job['id']}"))["data"][0]
+    assert row(API_PAGE, "event") == list(event)
+    assert row(API_PAGE, "delivery") == list(delivery)
+    assert row(API_PAGE, "attempt") == list(delivery["attempts"][0])
+    assert row(API_PAGE, "callback") == list(callback)
+
+
+@pytest.mark.parametrize("title", CLOSED_LISTS)
+def test_the_api_page_has_every_word_of_the_closed_lists(title: str) -> None:
+    """The states, reasons, outcomes, verdicts and classes are those of relay/model.py."""
+    assert row(API_PAGE, title) == list(CLOSED_LISTS[title])
+
+
+def test_the_floors_have_every_room() -> None:
+    """Each module and package of relay/ stands in the picture, and the files of a package in the list under it."""
+    floors = section(ARCHITECTURE, "## Floors", "`tests/test_floors.py`")
+    packages = [path.parent for path in (ROOT / "relay").glob("*/__init__.py") if path.parent.name != "sandbox"]
+    rooms = modules(ROOT / "relay") | {f"{folder.name}/" for folder in packages}
+    assert rooms - set(re.findall(r"\w+/?", section(floors, "```\n", "```"))) == set()
+    lists = {name: set(files.split(", ")) for name, files in re.findall(r"`(\w+)/` \{(.*?)\}", floors)}
+    assert lists == {folder.name: modules(folder) for folder in packages}
+
+
+@pytest.mark.parametrize("page", ["README.md", *PAGES])
+def test_files_that_are_named_exist(page: str) -> None:
+    """A path in backticks that ends like a file, or lies in a folder of the repository, is there."""
+    text = (ROOT / page).read_text()
+    named = set(re.findall(r"`((?:[\w.]+/)*\w+\.(?:py|sql|md))`", text))
+    named |= set(re.findall(r"`((?:relay|tests|docs|deploy)/[\w./]*)`", text))
+    places = (ROOT, ROOT / "relay", ROOT / "relay" / "providers")
+    assert [name for name in sorted(named) if not any((place / name).exists() for place in places)] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """Every relative link points to a file of the repository."""
+    path = ROOT / page
+    links = re.findall(r"\]\(([^)\s]+)\)", path.read_text())
+    relative = [link.partition("#")[0] for link in links if not re.match(r"[a-z]+:|#", link)]
+    assert [link for link in relative if not (path.parent / link).exists()] == []

@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from relay import log
@@ -85,14 +85,21 @@ def _readyz(app: App) -> Callable[[Request], Awaitable[Response]]:
     return ready
 
 
-async def _http_problem(_: Request, error: Exception) -> Response:
+async def _http_problem(request: Request, error: Exception) -> Response:
     """What the router refuses, as a problem document."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 405:
         response = problem("method_not_allowed", "this path does not take this method")
-        response.headers.update(getattr(error, "headers", None) or {})
+        response.headers["allow"] = _allowed(request)
         return response
     return problem("not_found", "there is no such path")
+
+
+def _allowed(request: Request) -> str:
+    """Every method of the path: Starlette itself names only those of the first route with it."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    matching = [route.methods or () for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for methods in matching for method in methods}))
 
 
 async def _broken(request: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Any, Final
@@ -10,7 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay import log, views
+from relay import log, validation, views
 from relay.app import App
 from relay.errors import BadBody, Conflict, FieldError, IdempotencyConflict, InvalidInput, RelayError
 from relay.storage.access import Known, Reservation
@@ -20,6 +21,8 @@ LIMIT_MAX: Final = 200
 LIMIT_DEFAULT: Final = 50
 REPLAY_MARGIN_MS: Final = 2_000
 """The first of two equal requests answers within the wait for its provider and this; if not, its process is gone."""
+REPLAY_PAUSE_S: Final = 0.05
+"""How often the second one looks; in real time, as the wait for the provider is."""
 _logger = log.get("web")
 
 
@@ -39,11 +42,12 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     def query(self, *names: str) -> dict[str, str]:
         """The query's parameters; InvalidInput for one that is not among the names, so that a typo is heard."""
         given = dict(self.request.query_params)
-        wrong = [name for name in given if name not in names and name.partition("[")[0] + "[]" not in names]
-        if wrong:
-            raise InvalidInput(
-                [FieldError(name[:60], f"is not a parameter here; there are {', '.join(names)}") for name in wrong]
-            )
+        times = Counter(name for name, _ in self.request.query_params.multi_items())
+        known = f"is not a parameter here; there are {', '.join(names) or 'none'}"
+        errors = [FieldError(name[:60], known) for name in given if _unkeyed(name) not in names]
+        errors += [FieldError(name[:60], "is there twice") for name in given if times[name] > 1]
+        if errors:
+            raise InvalidInput(errors[: validation.ERRORS_MAX])
         return given
 
 
@@ -90,8 +94,8 @@ async def _post(app: App, request: Request, project_id: str, handler: Handler) -
         return await handler(call)
     fingerprint = hashlib.sha256(b"\n".join((request.method.encode(), request.url.path.encode(), raw))).digest()
     reservation = Reservation(project_id=project_id, key=key, fingerprint=fingerprint, now=app.clock.now_ms())
-    if not await app.store.access.reserve(reservation):
-        return await _replay(app, reservation)
+    if not await app.store.access.reserve(reservation) and (replayed := await _replay(app, reservation)):
+        return replayed
     try:
         response = await handler(call)
     except BaseException:
@@ -102,25 +106,31 @@ async def _post(app: App, request: Request, project_id: str, handler: Handler) -
     return response
 
 
-async def _replay(app: App, wanted: Reservation) -> Response:
-    """The answer that the key stands for; the second of two equal requests waits for the first one's."""
+async def _replay(app: App, wanted: Reservation) -> Response | None:
+    """The answer that the key stands for; the second of two equal requests waits for the first one's.
+
+    None when the first came to nothing: the key is this one's now.
+    """
     wait_ms = round(app.settings.submit_wait_s * 1000) + REPLAY_MARGIN_MS
     while True:
         known = await app.store.access.known(wanted.project_id, wanted.key)
-        if known is not None and known.fingerprint != wanted.fingerprint:
+        if known is None:
+            if await app.store.access.reserve(wanted):
+                return None
+            continue
+        if known.fingerprint != wanted.fingerprint:
             raise IdempotencyConflict("this Idempotency-Key was used for another request; use a new one")
-        if known is not None and known.answer is not None:
+        if known.answer is not None:
             stored = msgspec.json.decode(known.answer, type=Stored)
             return _replayed(bytes(stored.body), stored.status, stored.location)
-        if known is None or app.clock.now_ms() >= known.reserved_at + wait_ms:
-            break
-        await app.clock.wait(asyncio.Event(), app.clock.now_ms() + 50)
-    return await _unfinished(app, wanted, known)
+        if app.clock.now_ms() >= known.reserved_at + wait_ms:
+            return await _unfinished(app, wanted, known)
+        await asyncio.sleep(REPLAY_PAUSE_S)
 
 
-async def _unfinished(app: App, wanted: Reservation, known: Known | None) -> Response:
+async def _unfinished(app: App, wanted: Reservation, known: Known) -> Response:
     """The first request never finished: its job is shown if it made one, else nothing came of it yet."""
-    job = await app.store.jobs.get(known.job_id, wanted.project_id) if known and known.job_id else None
+    job = await app.store.jobs.get(known.job_id, wanted.project_id) if known.job_id else None
     if job is None:
         raise Conflict("the first request with this Idempotency-Key is not finished; try again")
     return _replayed(msgspec.json.encode(views.job(job)), 202, f"/v1/jobs/{job.id}")
@@ -135,6 +145,14 @@ def _replayed(body: bytes, status: int, location: str | None) -> Response:
 async def _body(app: App, request: Request) -> bytes:
     """The request's body within its limits."""
     return await bodies.read(request.receive, app.settings.request_body_max_bytes, app.settings.body_deadline_s)
+
+
+def _unkeyed(name: str) -> str:
+    """`metadata[user]` → `metadata[]`; a name without a bracket as it is, any other as none."""
+    holder, bracket, rest = name.partition("[")
+    if not bracket:
+        return name
+    return f"{holder}[]" if len(rest) > 1 and rest.endswith("]") else ""
 
 
 def page_of(given: dict[str, str], prefix: str) -> tuple[str | None, int]:

@@ -1,5 +1,6 @@
 """`/v1/endpoints`: subscribers' URLs."""
 
+from collections import Counter
 from typing import Annotated, Any
 
 import msgspec
@@ -24,7 +25,9 @@ RESERVED_HEADERS = frozenset(
         "host",
         "content-length",
         "content-type",
+        "content-encoding",
         "connection",
+        "keep-alive",
         "transfer-encoding",
         "user-agent",
         "expect",
@@ -138,10 +141,13 @@ def _check_headers(headers: object) -> list[FieldError]:
     if not isinstance(headers, dict):
         return []
     errors = []
+    times = Counter(name.lower() for name in headers)
     for name, value in headers.items():
+        if times[name.lower()] > 1:
+            errors.append(FieldError(f"headers.{name[:60]}", "is there twice, since case does not count"))
         if name.lower() in RESERVED_HEADERS or name.lower().startswith(("webhook-", "relay-")):
             errors.append(FieldError(f"headers.{name[:60]}", "is one that relay sets itself"))
-        elif isinstance(value, str) and not (value.isascii() and value.isprintable()):
+        elif isinstance(value, str) and not (value.isascii() and (name + value).isprintable()):
             errors.append(FieldError(f"headers.{name[:60]}", "must be printable ASCII"))
     return errors
 
