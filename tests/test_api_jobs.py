@@ -10,31 +10,9 @@ from tests.running import INPUT, HeldClock, Running, relay
 
 pytestmark = pytest.mark.anyio
 
-JOB = [
-    "id",
-    "object",
-    "provider",
-    "provider_job_id",
-    "status",
-    "reason",
-    "progress",
-    "model",
-    "input",
-    "request",
-    "outputs",
-    "error",
-    "cost",
-    "metadata",
-    "finished_by",
-    "verification",
-    "late",
-    "created_at",
-    "submitted_at",
-    "updated_at",
-    "finished_at",
-    "deadline_at",
-    "links",
-]
+_FIELDS = """id object provider provider_job_id status reason progress model input request outputs error cost metadata
+finished_by verification late created_at submitted_at updated_at finished_at deadline_at links"""
+JOB = _FIELDS.split()
 NATIVE: dict[str, dict[str, Any]] = {
     "evolink": {"model": "seedance-2.0-image-to-video", "prompt": "x", "image_urls": ["https://example.com/a.png"]},
     "relaydance": {"model": "seedance-1-5-pro-with-audio", "prompt": "x"},
