@@ -62,6 +62,8 @@ class Sender:
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._exchange(url, headers, body)
+        except aiohttp.ServerTimeoutError:
+            return Answer(outcome=Outcome.TIMEOUT, error=f"no connection within {CONNECT_S:g} s")
         except TimeoutError:
             return Answer(outcome=Outcome.TIMEOUT, error=f"no complete answer within {timeout_s:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -162,8 +164,6 @@ def _failure(error: Exception) -> Answer:
         return Answer(outcome=Outcome.DNS_FAILED, error="the host's name has no address")
     if any(isinstance(cause, ssl.SSLError | ssl.CertificateError | aiohttp.ClientSSLError) for cause in causes):
         return Answer(outcome=Outcome.TLS_FAILED, error="TLS failed: the certificate or the handshake")
-    if isinstance(error, aiohttp.ServerTimeoutError):
-        return Answer(outcome=Outcome.TIMEOUT, error="no connection in time")
     if isinstance(error, aiohttp.ClientConnectorError):
         return Answer(outcome=Outcome.UNREACHABLE, error="no connection")
     return Answer(outcome=Outcome.UNREACHABLE, error="the connection broke before a whole answer came")

@@ -10,7 +10,7 @@ from typing import Final
 
 import aiosqlite
 
-from relay.errors import StorageUnavailable
+from relay.errors import SettingsError, StorageUnavailable
 from relay.storage.database import Params, Row
 
 _PRAGMAS: Final = (
@@ -37,9 +37,12 @@ class SQLite:
 
     @classmethod
     async def open(cls, path: Path, statements: dict[str, str]) -> "SQLite":
-        """Opens the file, and makes it (readable by its owner alone) where there is none."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        """Opens the file, and makes it (its owner's alone) where there is none; SettingsError where none can be."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise SettingsError(f"the file of DATABASE_URL cannot be opened for writing: {error.strerror}") from error
         writer = await _connect(path)
         try:
             reader = await _connect(path)
@@ -59,12 +62,13 @@ class SQLite:
         """BEGIN IMMEDIATE … COMMIT; one at a time, and undone when anything in it fails or is cancelled."""
         async with self._one_writer:
             with _translated():
-                await self._writer.execute_fetchall("BEGIN IMMEDIATE")
                 try:
+                    await self._writer.execute_fetchall("BEGIN IMMEDIATE")
                     yield SQLiteTransaction(self._writer, self._statements)
                     await self._writer.execute_fetchall("COMMIT")
                 except BaseException:
-                    await asyncio.shield(self._undo())
+                    # It queues behind a statement that was cancelled and runs all the same, even behind BEGIN itself.
+                    await asyncio.shield(self._writer.rollback())
                     raise
 
     async def close(self) -> None:
@@ -74,11 +78,6 @@ class SQLite:
                 await connection.close()
             except (sqlite3.Error, ValueError):
                 continue
-
-    async def _undo(self) -> None:
-        """Rolls back what is open."""
-        if self._writer.in_transaction:
-            await self._writer.execute_fetchall("ROLLBACK")
 
 
 class SQLiteTransaction:

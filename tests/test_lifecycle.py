@@ -1,0 +1,251 @@
+"""How a job may move: whatever is heard about it, in whatever order, some things never happen."""
+
+import asyncio
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from relay import ids, lifecycle
+from relay.lifecycle import Move
+from relay.model import (
+    ErrorClass,
+    EventType,
+    FinishedBy,
+    Job,
+    JobError,
+    JobState,
+    Output,
+    OutputKind,
+    Report,
+    Verdict,
+    Verification,
+)
+from relay.seal import Seal
+from relay.storage.evidence import EventFilter
+from relay.storage.jobs import NewJob
+from relay.storage.record import DEFAULT_PROJECT, Arrival, Fact, Recorded
+from relay.storage.store import Store, StoreOptions
+
+Step = Callable[[Job], Move]
+DEADLINE = 1000
+OPTIONS = StoreOptions(lease_ms=25_000, backlog_max=64, callbacks_per_job_max=5, schedule_s=(0, 5))
+
+errors = st.builds(
+    JobError,
+    class_=st.sampled_from(ErrorClass),
+    code=st.sampled_from(["a", "b"]),
+    message=st.just("as it was told"),
+    retryable=st.booleans(),
+    provider_code=st.none() | st.sampled_from(["1", "2"]),
+)
+outputs = st.lists(
+    st.builds(
+        Output, kind=st.sampled_from(OutputKind), url=st.sampled_from([f"https://cdn.example/{n}.mp4" for n in "ab"])
+    ),
+    max_size=2,
+).map(tuple)
+reports = st.builds(
+    Report,
+    state=st.none() | st.sampled_from(JobState),
+    word=st.sampled_from(["processing", "done", "?"]),
+    provider_job_id=st.none() | st.sampled_from(["p1", "p2"]),
+    upstream_id=st.booleans(),
+    progress=st.none() | st.integers(0, 100),
+    outputs=outputs,
+    error=st.none() | errors,
+)
+sources = st.sampled_from([FinishedBy.CALLBACK, FinishedBy.STATUS_CHECK, FinishedBy.SUBMIT_ANSWER])
+times = st.integers(0, 2 * DEADLINE)
+
+
+def heard(report: Report, source: FinishedBy, now_ms: int) -> Step:
+    """A provider's word."""
+    return partial(lifecycle.hear, report=report, source=source, verification=Verification.TOKEN, now_ms=now_ms)
+
+
+steps = st.one_of(
+    st.builds(heard, reports, sources, times),
+    st.builds(lambda now_ms: partial(lifecycle.expire, now_ms=now_ms), times),
+    st.builds(lambda error, now_ms: partial(lifecycle.refused, error=error, now_ms=now_ms), errors, times),
+    st.builds(lambda error, now_ms: partial(lifecycle.unclear, error=error, now_ms=now_ms), errors, times),
+    st.builds(
+        lambda error, retry_at, now_ms: partial(lifecycle.not_sent, error=error, retry_at=retry_at, now_ms=now_ms),
+        errors,
+        st.none() | times,
+        times,
+    ),
+)
+
+
+def new_job() -> Job:
+    """A job that waits to be sent."""
+    return Job(
+        id=ids.new_id(ids.JOB),
+        project_id=DEFAULT_PROJECT,
+        provider="evolink",
+        state=JobState.PENDING,
+        created_at=0,
+        updated_at=0,
+        deadline_at=DEADLINE,
+        request={},
+        next_submit_at=0,
+    )
+
+
+def check_move(before: Job, move: Move) -> None:
+    """What holds of every single move."""
+    after = move.job
+    assert after.state.rank >= before.state.rank
+    if before.state.final and after.state is not before.state:
+        assert before.state is JobState.EXPIRED
+        assert after.late
+        assert after.finished_by is not FinishedBy.DEADLINE
+    assert (after.state is before.state) == (move.announce is None)
+    assert move.announce is None or (move.announce, move.verdict) == (f"job.{after.state}", Verdict.RECORDED)
+    assert move.supersedes == (before.last_final_event if move.announce and after.state.final else None)
+    assert (after.finished_at is not None) == after.state.final
+    assert after.state.final == (after.finished_by is not None)
+    assert after.next_submit_at is None or after.state is JobState.PENDING
+    assert after.next_check_at is None or not after.state.final
+    assert bool(after.outputs) == (after.state is JobState.SUCCEEDED)
+    assert after.error is not None or not (after.state is JobState.FAILED or after.finished_by is FinishedBy.DEADLINE)
+    assert after.error is None or after.state is not JobState.SUCCEEDED
+    assert before.provider_job_id in (None, after.provider_job_id)
+
+
+@given(st.lists(steps, max_size=12))
+def test_whatever_is_heard_ranks_only_rise_and_an_end_is_an_end(told: list[Step]) -> None:
+    """No rank falls; a final job moves at most once, from an expiry to a late result; each change is announced once."""
+    job, ended = new_job(), 0
+    for step in told:
+        before = msgspec.structs.replace(job)
+        move = step(job)
+        assert job == before, "a move makes a new job and leaves the old one as it was"
+        check_move(before, move)
+        job = move.job
+        if move.announce and job.state.final:
+            ended += 1
+            job = msgspec.structs.replace(job, last_final_event=f"evt_{ended}")
+    assert ended <= 2
+    assert ended < 2 or job.late
+
+
+@given(reports, sources, times)
+def test_the_same_word_twice_moves_nothing_the_second_time(report: Report, source: FinishedBy, now_ms: int) -> None:
+    """Hearing is idempotent: after a word, the same word again changes no state and announces nothing."""
+    step = heard(report, source, now_ms)
+    once = step(new_job())
+    twice = step(once.job)
+    assert (twice.job.state, twice.announce) == (once.job.state, None)
+
+
+@given(reports, st.text("abc&=", max_size=20), st.text("abc&=", max_size=20))
+def test_a_url_that_was_signed_again_is_the_same_word(report: Report, one: str, other: str) -> None:
+    """The digest does not see the query of an output's URL, where signatures and expiries stand."""
+
+    def signed(query: str) -> bytes:
+        after = [msgspec.structs.replace(output, url=f"{output.url}?{query}") for output in report.outputs]
+        return lifecycle.digest(msgspec.structs.replace(report, outputs=tuple(after)))
+
+    assert signed(one) == signed(other)
+    assert len(signed(one)) == 16
+
+
+@given(reports, reports)
+def test_another_word_has_another_digest(one: Report, other: Report) -> None:
+    """What differs in state, id, progress, result or error is not taken for a repetition."""
+
+    def said(report: Report) -> list[Any]:
+        told = [(output.kind, output.url) for output in report.outputs]
+        error = report.error and (report.error.provider_code, report.error.provider_message)
+        return [report.provider_job_id, report.state or report.word, told, error, report.progress]
+
+    assert (lifecycle.digest(one) == lifecycle.digest(other)) == (said(one) == said(other))
+
+
+class StoredJob(RuleBasedStateMachine):
+    """One job in a real SQLite file, told of everything through `record`, alone and many at a time."""
+
+    @initialize()
+    def open(self) -> None:
+        """A store with one job."""
+        self.folder = tempfile.TemporaryDirectory()
+        self.runner = asyncio.Runner()
+        url = f"sqlite:///{Path(self.folder.name)}/relay.db"
+        self.store = self.runner.run(Store.open(url, Seal(["k" * 16]), OPTIONS, 0))
+        self.job = new_job()
+        self.runner.run(self.store.jobs.create(NewJob(self.job, (), None)))
+        self.told: list[EventType] = []
+
+    @rule(step=steps)
+    def decided(self, step: Step) -> None:
+        """Something without a callback: a submit answer, a check, a deadline."""
+        self.after(self.runner.run(self.record([Fact(job_id=self.job.id, at=1, move=step)])))
+
+    @rule(told=st.lists(st.tuples(reports, times), min_size=1, max_size=4))
+    def called_back(self, told: list[tuple[Report, int]]) -> None:
+        """Callbacks that arrive in one turn, and so share a commit."""
+        self.after(self.runner.run(self.record([self.callback(report, now_ms) for report, now_ms in told])))
+
+    @rule(report=reports, now_ms=times)
+    def called_back_twice(self, report: Report, now_ms: int) -> None:
+        """The same callback again never announces anything."""
+        recorded = self.runner.run(self.record([self.callback(report, now_ms), self.callback(report, now_ms)]))
+        self.after(recorded)
+        assert recorded[1].announced is None
+
+    @invariant()
+    def what_is_stored_is_what_was_told(self) -> None:
+        """Events are numbered 1, 2, 3 …, one for each move, and the last one has the job's state."""
+        wanted = EventFilter(job_id=self.job.id)
+        events = self.runner.run(self.store.events.page(DEFAULT_PROJECT, None, 100, wanted))[::-1]
+        assert [event.sequence for event in events] == list(range(1, self.job.sequence + 1))
+        assert [event.type for event in events] == self.told
+        if events:
+            body = msgspec.json.decode(events[-1].body)
+            assert body["type"] == events[-1].type == f"job.{self.job.state}" == f"job.{body['data']['job']['status']}"
+            final = [event.id for event in events if event.final]
+            assert body["data"]["supersedes"] == (final[0] if len(final) == 2 else None)
+            assert len(final) <= 2
+        callbacks = self.runner.run(self.store.callbacks.page(DEFAULT_PROJECT, None, 100, self.job.id, None))
+        assert len(callbacks) == min(self.job.callbacks_seen, OPTIONS.callbacks_per_job_max)
+
+    def teardown(self) -> None:
+        """Closes what `open` opened."""
+        if hasattr(self, "runner"):
+            self.runner.run(self.store.close())
+            self.runner.close()
+            self.folder.cleanup()
+
+    def after(self, recorded: list[Recorded]) -> None:
+        """Takes over what became of the job, which is also what a reader finds."""
+        for one in recorded:
+            assert one.job is not None
+            assert one.job.state.rank >= self.job.state.rank
+            self.job = one.job
+            self.told += [one.announced] if one.announced else []
+        assert self.runner.run(self.store.jobs.get(self.job.id, DEFAULT_PROJECT)) == self.job
+
+    async def record(self, facts: list[Fact]) -> list[Recorded]:
+        """Records all of them in one turn."""
+        return await asyncio.gather(*(self.store.jobs.record(fact) for fact in facts))
+
+    def callback(self, report: Report, now_ms: int) -> Fact:
+        """A callback as it is received."""
+        digest = lifecycle.digest(report)
+        made = ids.new_id(ids.CALLBACK)
+        arrival = Arrival(
+            id=made, provider="evolink", received_at=now_ms, headers=(), body=b"{}", size=2, digest=digest
+        )
+        return Fact(job_id=self.job.id, at=now_ms, move=heard(report, FinishedBy.CALLBACK, now_ms), arrival=arrival)
+
+
+TestStoredJob = StoredJob.TestCase
+TestStoredJob.settings = settings(max_examples=30, stateful_step_count=15, deadline=None)

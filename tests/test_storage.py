@@ -1,0 +1,130 @@
+"""The database's file, as the world may leave it: half migrated, foreign, locked, sealed with another key."""
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from relay.errors import RelayError, SettingsError, StorageUnavailable
+from relay.seal import Seal
+from relay.storage import migrate, statements
+from relay.storage.sqlite import SQLite
+from relay.storage.store import Store, StoreOptions
+from tests.running import SECRET_KEY, HeldClock, relay
+
+pytestmark = pytest.mark.anyio
+
+OTHER_KEY = "another-key-that-is-long-enough"
+OPTIONS = StoreOptions(lease_ms=25_000, backlog_max=64, callbacks_per_job_max=10, schedule_s=(0, 5))
+
+
+async def opened(path: Path) -> Store:
+    """A store at the path."""
+    return await Store.open(f"sqlite:///{path}", Seal([SECRET_KEY]), OPTIONS, 1)
+
+
+def names(path: Path) -> list[str]:
+    """The tables of a file, looked at from outside."""
+    with closing(sqlite3.connect(path)) as connection:
+        return [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+
+
+async def test_a_migration_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """When a statement in the middle fails, those before it are undone, and the file is as it was."""
+    path = tmp_path / "relay.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE deliveries (somebody_elses TEXT)")
+    with pytest.raises(StorageUnavailable, match="deliveries already exists"):
+        await opened(path)
+    assert names(path) == ["deliveries"]
+
+
+async def test_two_relays_that_start_at_once_migrate_once(tmp_path: Path) -> None:
+    """The second one waits for the first one's lock, and finds nothing to do."""
+    databases = [await SQLite.open(tmp_path / "relay.db", statements.load()) for _ in range(2)]
+    try:
+        ran = await asyncio.gather(*(migrate.migrate(database, 1) for database in databases))
+        assert sorted(ran) == [[], [one.name for one in migrate.migrations()]]
+    finally:
+        for database in databases:
+            await database.close()
+
+
+async def test_a_commit_is_on_the_disk(tmp_path: Path) -> None:
+    """WAL with synchronous=FULL, foreign writers are waited for, and the reading connection cannot write."""
+    database = await SQLite.open(tmp_path / "relay.db", statements.load())
+    try:
+        for connection in (database._writer, database._reader):
+            pragmas = ("journal_mode", "synchronous", "busy_timeout")
+            found = [next(iter(await connection.execute_fetchall(f"PRAGMA {name}")))[0] for name in pragmas]
+            assert found == ["wal", 2, 5000]
+        await migrate.migrate(database, 1)
+        with pytest.raises(StorageUnavailable, match="readonly"):
+            await database.rows("insert_project", {"id": "p", "name": "p", "created_at": 1})
+    finally:
+        await database.close()
+
+
+async def test_the_file_and_its_companions_are_the_owners_alone(tmp_path: Path) -> None:
+    """Neither the database nor its log nor its index can be read by anybody else, and its folder is made."""
+    store = await opened(tmp_path / "new" / "folder" / "relay.db")
+    try:
+        modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "new" / "folder").iterdir()}
+        assert modes == dict.fromkeys(("relay.db", "relay.db-wal", "relay.db-shm"), 0o600)
+    finally:
+        await store.close()
+
+
+async def test_a_file_that_is_no_database_is_refused_and_not_touched(tmp_path: Path) -> None:
+    """A DATABASE_URL that names somebody's notes gets one sentence, and the notes stay."""
+    path = tmp_path / "notes.txt"
+    path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(StorageUnavailable, match="not a database"):
+        await opened(path)
+    assert path.read_bytes() == b"not a database" * 1000
+
+
+@pytest.mark.parametrize("place", ["file/relay.db", "folder"])
+async def test_a_place_where_no_file_can_be_is_a_wrong_setting(tmp_path: Path, place: str) -> None:
+    """A path below a file, or that is a folder, is SettingsError, a sentence that names the setting."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SettingsError, match="DATABASE_URL"):
+        await opened(tmp_path / place)
+
+
+async def test_a_closed_store_refuses_quietly(tmp_path: Path) -> None:
+    """Closing twice does no harm; what is asked of a closed store is refused, not waited for."""
+    store = await opened(tmp_path / "relay.db")
+    await store.ready()
+    await store.close()
+    await store.close()
+    async with asyncio.timeout(5):
+        with pytest.raises((RelayError, ValueError, sqlite3.ProgrammingError)):
+            await store.ready()
+
+
+async def test_a_key_that_was_taken_out_and_put_back_loses_nothing(tmp_path: Path) -> None:
+    """What waits for a secret that no key opens is neither attempted nor given up; with the key back, it goes out."""
+    clock = HeldClock()
+    async with relay(tmp_path, clock=clock) as running:
+        path = (await running.client.post("/v1/endpoints", json={"url": running.hook})).headers["location"]
+    async with relay(tmp_path, clock=clock, RELAY_SECRET_KEYS=OTHER_KEY) as running:
+        job = await running.submit()
+        for _ in range(3):
+            clock.advance(26)
+            await running.get("/v1/deliveries")
+        told = await running.client.get(path)
+        assert (told.status_code, told.json()["code"]) == (500, "internal")
+        assert (await running.client.get("/readyz")).status_code == 200
+        assert not running.sink.received
+    async with relay(tmp_path, clock=clock, RELAY_SECRET_KEYS=f"{SECRET_KEY},{OTHER_KEY}") as running:
+        mended = await running.client.patch(path, json={"url": running.hook})
+        assert mended.status_code == 200
+        clock.advance(26)
+        await running.sink.wait_for(lambda sink: sink.events() == ["job.submitted"])
+        shown = (await running.get(f"/v1/deliveries?job={job['id']}"))["data"]
+        shown = await running.until(f"/v1/deliveries/{shown[0]['id']}", lambda one: one["status"] == "delivered")
+        assert shown["attempts_made"] == 1
