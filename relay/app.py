@@ -10,23 +10,28 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from relay import backoff, log
+from relay import backoff, log, signing
 from relay.addresses import AddressPolicy
+from relay.calling import Calling, Configured
 from relay.check import Checker
 from relay.clock import Clock, SystemClock
 from relay.deliver import Deliverer
 from relay.dispatch import Dispatcher, DispatchOptions
 from relay.errors import SettingsError
+from relay.intervene import Interventions
+from relay.metrics import Metrics
 from relay.outbound.client import ProviderClient
 from relay.outbound.sender import Sender
 from relay.providers.base import Provider
 from relay.receive import Receiver
 from relay.seal import Seal
 from relay.settings import Settings
+from relay.storage.record import Recorded
 from relay.storage.store import Store, StoreOptions, sqlite_path
-from relay.submit import Calling, Configured, Submitter
+from relay.submit import Submitter
 from relay.sweep import Sweeper
 from relay.tokens import CallbackTokens
+from relay.waiting import Waiting
 
 _logger = log.get("app")
 PAUSE_AFTER_FAILURE_MS = 1000
@@ -42,6 +47,9 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     policy: AddressPolicy
     submitter: Submitter
     receiver: Receiver
+    interventions: Interventions
+    waiting: Waiting
+    metrics: Metrics
     draining: asyncio.Event
 
 
@@ -69,25 +77,21 @@ async def opened(
         sender = await stack.enter_async_context(Sender(policy, settings.deliveries_in_flight_max))
         deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random)
         in_flight = DispatchOptions(settings.deliveries_in_flight_max, options.lease_ms)
-        dispatcher = Dispatcher(store, deliverer, clock, in_flight)
+        metrics, draining = Metrics(), asyncio.Event()
+        dispatcher = Dispatcher(store, deliverer, clock, in_flight, metrics)
+        waiting = Waiting(clock, draining)
         calling = Calling(
             store=store,
             providers=configured,
             client=client,
             clock=clock,
             settings=settings,
-            hand_over=dispatcher.hand_over,
+            metrics=metrics,
+            tell=_teller(metrics, waiting, dispatcher),
+            draining=draining,
         )
         submitter, checker = Submitter(calling, tokens), Checker(calling)
-        receiver = Receiver(
-            store=store,
-            providers=providers,
-            tokens=tokens,
-            clock=clock,
-            hand_over=dispatcher.hand_over,
-            check_soon=checker.wake,
-        )
-        sweeper = Sweeper(store, submitter, clock, round(settings.submit_timeout_s * 1000), dispatcher.hand_over)
+        sweeper = Sweeper(calling, submitter, checker)
         app = App(
             settings=settings,
             clock=clock,
@@ -95,8 +99,11 @@ async def opened(
             providers=configured,
             policy=policy,
             submitter=submitter,
-            receiver=receiver,
-            draining=asyncio.Event(),
+            receiver=Receiver(calling, tokens, checker.wake),
+            interventions=Interventions(calling, submitter, checker),
+            waiting=waiting,
+            metrics=metrics,
+            draining=draining,
         )
         loops = {"dispatch": dispatcher.run, "sweep": sweeper.run, "check": checker.run}
         stack.push_async_callback(_finish, submitter, dispatcher, settings.shutdown_s)
@@ -132,10 +139,28 @@ async def _for_ever(name: str, run: Callable[[], Awaitable[None]], clock: Clock)
         await clock.wait(asyncio.Event(), clock.now_ms() + PAUSE_AFTER_FAILURE_MS)
 
 
+def _teller(metrics: Metrics, waiting: Waiting, dispatcher: Dispatcher) -> Callable[[Recorded], None]:
+    """Passes on what was recorded, after its commit: it is counted, dispatched, and shown to those who wait."""
+
+    def tell(recorded: Recorded) -> None:
+        if recorded.job is not None and recorded.announced is not None:
+            metrics.announced(recorded.job, recorded.announced)
+        dispatcher.hand_over(recorded.fresh)
+        waiting.tell(recorded.job)
+
+    return tell
+
+
 def _configured(name: str, adapter: Provider, settings: Settings) -> Configured:
     """A provider with what the operator said of it."""
     said = settings.provider(name)
-    return Configured(adapter, said.base_url or adapter.base_url, said.api_key)
+    if said.callback_secret is not None:
+        try:
+            signing.check_secret(said.callback_secret)
+        except ValueError as error:
+            raise SettingsError(f"RELAY_{name.upper()}_CALLBACK_SECRET {error}") from None
+    origin = said.base_url or adapter.base_url
+    return Configured(adapter, origin, said.api_key, said.confirm, said.callback_secret)
 
 
 def own_hosts(settings: Settings) -> frozenset[str]:

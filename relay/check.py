@@ -1,43 +1,57 @@
-"""Asking instead of being told: jobs whose callback is late, or said nothing sure, are checked at their provider.
+"""Asking instead of being told: jobs whose callback is late, or is to be confirmed, are checked at their provider.
 
 What the provider answers goes the same way as a callback. An answer that is no verdict about the job (not found yet,
-too many requests, an outage) only moves the next check further away.
+too many requests, an outage) moves the next check further away, or lets a callback's word stand unproven.
 """
 
 import asyncio
 from functools import partial
 from typing import Final
 
-from relay import backoff, lifecycle, log
-from relay.errors import StorageUnavailable, Unreadable
-from relay.exchange import ApiAnswer
-from relay.lifecycle import Move
-from relay.model import FinishedBy, Job, Report, Verdict, Verification
-from relay.outbound.client import NoAnswer, NotSent
-from relay.storage.record import Fact
-from relay.submit import Calling
+import msgspec
 
-IN_FLIGHT_MAX: Final = 20
-PER_PROVIDER_MAX: Final = 5
+from relay import backoff, checking, log
+from relay.calling import Calling
+from relay.checking import Checked, Finding
+from relay.errors import JobUnknown, StorageUnavailable, Unreadable
+from relay.exchange import ApiAnswer
+from relay.model import ErrorClass, Job, Report
+from relay.outbound.client import NoAnswer, NotSent
+from relay.pace import KEY_PAUSE_MS, PAUSE_MS, Pace
+from relay.storage.record import Fact, Recorded
+
 TIMEOUT_S: Final = 15.0
 LEASE_MS: Final = 60_000
-PAUSE_MS: Final = 5_000
+PAUSE_MAX_MS: Final = 5_000
+BLIP_S: Final = 30.0
+"""After an outage or a reset the provider is asked again this soon, even where its jobs take long."""
 _logger = log.get("check")
 
 
+class Found(msgspec.Struct, frozen=True):
+    """What came of asking: the kind of answer, the report where it is a verdict, the words for the timeline."""
+
+    finding: Finding
+    report: Report | None
+    outcome: str
+    answer: ApiAnswer | None = None
+
+
 class Checker:
-    """The loop over status checks."""
+    """The loop over status checks, and the checks that a person asks for."""
 
     def __init__(self, calling: Calling) -> None:
         self._calling = calling
         self._store = calling.store
-        self._providers = calling.providers
-        self._client = calling.client
         self._clock = calling.clock
-        self._first_s = calling.settings.status_check_first_s
-        self._hand_over = calling.hand_over
-        self._under_way: set[asyncio.Task[None]] = set()
-        self._turns = {name: asyncio.Semaphore(PER_PROVIDER_MAX) for name in calling.providers}
+        self._settings = calling.settings
+        self._under_way: set[asyncio.Task[Recorded | None]] = set()
+        settings = calling.settings
+        self._paces = {
+            name: Pace(settings.checks_in_flight_max, settings.checks_per_s)
+            for name, provider in calling.providers.items()
+            if provider.api_key
+        }
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -46,10 +60,9 @@ class Checker:
             while True:
                 self._wake.clear()
                 now_ms = self._clock.now_ms()
-                await self._start()
-                due_at = await self._store.jobs.next_check() or now_ms + PAUSE_MS
-                again_at = due_at if due_at > now_ms else now_ms + PAUSE_MS  # due still: there was no room for it
-                await self._clock.wait(self._wake, min(again_at, now_ms + PAUSE_MS))
+                due = await self._store.jobs.next_checks()
+                if not await self._start(due, now_ms):
+                    await self._clock.wait(self._wake, min([now_ms + PAUSE_MAX_MS, *self._due_again(due, now_ms)]))
         finally:
             for under_way in self._under_way:
                 under_way.cancel()
@@ -58,67 +71,128 @@ class Checker:
         """Something is due sooner than it was."""
         self._wake.set()
 
-    async def _start(self) -> None:
-        """Claims what is due, as far as there is room, and starts it."""
-        room = IN_FLIGHT_MAX - len(self._under_way)
-        if room <= 0:
-            return
+    async def check_now(self, job_id: str) -> Recorded | None:
+        """One check of one job, at once, whatever the pace; None when there is no such job."""
         now_ms = self._clock.now_ms()
-        for job in await self._store.jobs.claim_checks(now_ms, now_ms + LEASE_MS, room):
-            checking = asyncio.create_task(self._check(job), name=f"check {job.id}")
-            self._under_way.add(checking)
-            checking.add_done_callback(self._done)
+        job = await self._store.jobs.claim_check(job_id, now_ms + LEASE_MS)
+        return await self._begin(job) if job and job.provider in self._paces else None
 
-    async def _check(self, job: Job) -> None:
+    async def _start(self, due: dict[str, int], now_ms: int) -> bool:
+        """Claims what is due, as far as there is room, and starts it; whether anything began."""
+        began = False
+        for name, at in due.items():
+            pace = self._paces.get(name)
+            room = pace.room(now_ms) if pace and at <= now_ms else 0
+            if room > 0:
+                for job in await self._store.jobs.claim_checks(name, now_ms, now_ms + LEASE_MS, room):
+                    self._begin(job)
+                    began = True
+        return began
+
+    def _due_again(self, due: dict[str, int], now_ms: int) -> list[int]:
+        """When time makes something startable, one entry a provider; one that is full wakes by itself."""
+        opening = [(at, self._paces[name].opens_at(now_ms)) for name, at in due.items() if name in self._paces]
+        return [max(at, opens_at) for at, opens_at in opening if opens_at is not None]
+
+    def _begin(self, job: Job) -> "asyncio.Task[Recorded | None]":
+        """Starts one check."""
+        self._paces[job.provider].started(self._clock.now_ms())
+        checking_it = asyncio.create_task(self._check(job), name=f"check {job.id}")
+        self._under_way.add(checking_it)
+        checking_it.add_done_callback(partial(self._done, job.provider))
+        return checking_it
+
+    async def _check(self, job: Job) -> Recorded | None:
         """One status check, from the request to its commit; what fails in between is due again when the lease ends."""
-        async with self._turns[job.provider]:
-            started_at = self._clock.now_ms()
-            report, outcome, answer = await self._ask(job)
+        started_at = self._clock.now_ms()
+        found = await self._ask(job)
         now_ms = self._clock.now_ms()
-        call = self._calling.told(job, "check", started_at, outcome, answer)
-        again_at = now_ms + self._delay_ms(job)
-        move = partial(_moved, report=report, again_at=again_at, now_ms=now_ms)
+        again_at = max(now_ms + self._delay_ms(job, found.finding), self._paced(job.provider, found, now_ms))
+        check = Checked(
+            finding=found.finding,
+            report=found.report,
+            started_at=started_at,
+            again_at=again_at,
+            heartbeat_ms=round(self._settings.heartbeat_s * 1000),
+        )
+        call = self._calling.told(job, "check", started_at, found.outcome, found.answer)
+        move = partial(checking.checked, check=check, now_ms=now_ms)
         try:
             recorded = await self._store.jobs.record(Fact(job_id=job.id, at=now_ms, move=move, call=call))
         except StorageUnavailable:
-            return
-        self._hand_over(recorded.fresh)
-        _logger.info(
-            "job.checked", job=job.id, provider=job.provider, outcome=outcome, verdict=recorded.verdict, next=again_at
-        )
+            return None
+        self._calling.tell(recorded)
+        self._calling.metrics.checked(job.provider, found.finding)
+        _logger.info("job.checked", job=job.id, provider=job.provider, outcome=found.outcome, decision=recorded.reason)
+        return recorded
 
-    async def _ask(self, job: Job) -> tuple[Report | None, str, ApiAnswer | None]:
-        """What the provider says (None: nothing about the job), in a word, and its answer."""
-        provider = self._providers[job.provider]
+    async def _ask(self, job: Job) -> Found:
+        """What the provider says about the job."""
+        provider = self._calling.providers[job.provider]
         if job.provider_job_id is None:
-            return None, "no id to ask by", None
+            return Found(Finding.NO_ANSWER, None, "no id to ask by")
         request = provider.adapter.status_check(job.provider_job_id)
         try:
-            answer = await self._client.send(provider.origin, provider.api_key or "", request, TIMEOUT_S)
+            answer = await self._calling.client.send(provider.origin, provider.api_key or "", request, TIMEOUT_S)
         except (NotSent, NoAnswer) as error:
-            return None, str(error), None
+            return Found(Finding.NO_ANSWER, None, str(error))
         try:
             report = provider.adapter.read_status(answer, self._clock.now_ms())
+        except JobUnknown as error:
+            return Found(Finding.NOT_FOUND, None, f"not found: {str(error)[:200]}", answer)
         except Unreadable as error:
-            return None, f"no verdict: {str(error)[:200]}", answer
-        return report, report.state or f"unknown word {report.word[:40]!r}", answer
+            return Found(_kind(answer), None, f"no verdict: {str(error)[:200]}", answer)
+        if report.state is None:
+            self._calling.unknown_word(job.provider, report.word)
+        return Found(Finding.VERDICT, report, report.state or f"unknown word {report.word[:40]!r}", answer)
 
-    def _delay_ms(self, job: Job) -> int:
+    def _paced(self, name: str, found: Found, now_ms: int) -> int:
+        """What the answer means for all checks at this provider; when the next one may be made."""
+        pace, answer = self._paces[name], found.answer
+        refused = ErrorClass.AUTH if found.finding is Finding.KEY_REFUSED else None
+        if answer is not None and pace.refused(refused):
+            if refused:
+                _logger.error(
+                    "provider.key_refused", provider=name, status=answer.status_code, advice="check its API key"
+                )
+            else:
+                _logger.info("provider.key_accepted", provider=name)
+            self._calling.metrics.key_refused(name, refused=refused is not None)
+        told_ms = backoff.parse_retry_after(answer.retry_after, now_ms) if answer else None
+        match found.finding:
+            case Finding.KEY_REFUSED:
+                return pace.pause(now_ms + KEY_PAUSE_MS, now_ms)
+            case Finding.RATE_LIMITED:
+                return pace.pause(now_ms + (told_ms or PAUSE_MS), now_ms)
+            case Finding.NO_VERDICT if told_ms:
+                return pace.pause(now_ms + told_ms, now_ms)
+            case _:
+                return now_ms
+
+    def _delay_ms(self, job: Job, finding: Finding) -> int:
         """How long until the next check of a job that is still open."""
-        first_s = self._first_s or self._providers[job.provider].adapter.limits.expected_s * backoff.CHECK_MARGIN
-        return backoff.check_delay_ms(first_s, job.checks_made)
+        adapter = self._calling.providers[job.provider].adapter
+        first_s = self._settings.status_check_first_s or adapter.limits.expected_s * backoff.CHECK_MARGIN
+        normal_ms = backoff.check_delay_ms(first_s, job.checks_made)
+        if finding in (Finding.NO_ANSWER, Finding.NO_VERDICT, Finding.NOT_FOUND):
+            return min(normal_ms, backoff.check_delay_ms(min(first_s, BLIP_S), max(0, job.checks_made - 1)))
+        return normal_ms
 
-    def _done(self, checking: "asyncio.Task[None]") -> None:
+    def _done(self, provider: str, under_way: "asyncio.Task[Recorded | None]") -> None:
         """Makes room, and tells of a check that failed inside relay."""
-        self._under_way.discard(checking)
+        self._paces[provider].finished()
+        self._under_way.discard(under_way)
         self._wake.set()
-        if not checking.cancelled() and (error := checking.exception()):
+        if not under_way.cancelled() and (error := under_way.exception()):
             _logger.error("job.check_broke", error=type(error).__name__, exc_info=error)
 
 
-def _moved(job: Job, report: Report | None, again_at: int, now_ms: int) -> Move:
-    """The job after a check, and when it is asked about again if it is still open."""
-    if report is None:
-        return lifecycle.asked_later(Move(job, Verdict.RECORDED, "no verdict about the job"), again_at)
-    heard = lifecycle.hear(job, report, FinishedBy.STATUS_CHECK, Verification.FETCH, now_ms)
-    return lifecycle.asked_later(heard, again_at)
+def _kind(answer: ApiAnswer) -> Finding:
+    """What an answer without a verdict is about, by its status."""
+    match answer.status_code:
+        case 401 | 403:
+            return Finding.KEY_REFUSED
+        case 429:
+            return Finding.RATE_LIMITED
+        case _:
+            return Finding.NO_VERDICT

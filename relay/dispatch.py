@@ -15,6 +15,7 @@ from relay import log
 from relay.clock import Clock
 from relay.deliver import Deliverer
 from relay.errors import StorageUnavailable
+from relay.metrics import Metrics
 from relay.storage.deliveries import Parcel, Settled
 from relay.storage.record import Fresh
 from relay.storage.store import Store
@@ -52,11 +53,14 @@ class _Lane:
 class Dispatcher:
     """The loop over deliveries."""
 
-    def __init__(self, store: Store, deliverer: Deliverer, clock: Clock, options: DispatchOptions) -> None:
+    def __init__(
+        self, store: Store, deliverer: Deliverer, clock: Clock, options: DispatchOptions, metrics: Metrics
+    ) -> None:
         self._store = store
         self._deliverer = deliverer
         self._clock = clock
         self._options = options
+        self._metrics = metrics
         self._lanes: dict[str, _Lane] = {}
         self._held: set[str] = set()
         self._attempts: set[asyncio.Task[None]] = set()
@@ -147,6 +151,7 @@ class Dispatcher:
         try:
             settled = await self._deliverer.attempt(parcel)
             await self._settle(settled)
+            self._metrics.attempted(settled.attempt.outcome)
             _logger.info(
                 "delivery.attempt_finished",
                 delivery=parcel.delivery_id,

@@ -16,6 +16,7 @@ RelayError
 ├── SignatureInvalid          –    a notification that is not genuine (signing.py)
 ├── SealBroken                500  a stored secret opens with none of the keys (seal.py)
 ├── Unreadable                –    a callback's body that no published version explains (kept, and answered 200)
+│   └── JobUnknown            –    a provider says that it has no such job
 └── SettingsError             –    a setting is missing or wrong; the process does not start (exit 78)
 """
 
@@ -109,6 +110,12 @@ class Unreadable(RelayError):
     """A provider's body that no published version explains."""
 
     code = "unreadable"
+
+
+class JobUnknown(Unreadable):
+    """A provider says that it has no such job: lost there, or not known to the replica that was asked yet."""
+
+    code = "job_unknown"
 
 
 class SettingsError(RelayError):

@@ -24,6 +24,7 @@ class ApiAnswer(msgspec.Struct, frozen=True, kw_only=True):
     status_code: int
     content_type: str
     body: bytes
+    retry_after: str | None = None
 
     def json(self) -> Any:
         """The decoded body; Unreadable when it is not JSON."""

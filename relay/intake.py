@@ -7,11 +7,12 @@ import msgspec
 
 from relay import ids, signing, validation
 from relay.addresses import AddressPolicy
+from relay.calling import Configured
 from relay.errors import CallbackFieldReserved, FieldError, InvalidInput, ProviderNotConfigured
 from relay.model import Endpoint, EventType, Input, Job, JobState
 from relay.providers.base import carries_callback_field, native_from_input
 from relay.storage.jobs import NewJob
-from relay.submit import HAND_OVER_MS, Configured
+from relay.submit import HAND_OVER_MS
 
 DEADLINE_S: Final = 3600
 DEADLINE_MAX_S: Final = 604_800

@@ -2,16 +2,32 @@
 
     pending ──▶ submitted ──▶ running ──▶ succeeded | failed | canceled | expired
 
-Ranks only rise. A word of lower rank is stale, a word already heard is repeated. A final state moves in one case: a
-provider's result that comes after relay's own deadline is announced as late, and supersedes the expiry.
+    the job is          the word is                        then
+    ──────────────────  ─────────────────────────────────  ─────────────────────────────────────────────────────────
+    open                of a lower rank                     stale
+    open                of the same state                   recorded: progress, cost, the provider's id
+    open                of a higher rank, not final         enters that state, announced
+    open                final, believed                     ends, announced
+    open                final, not believed yet             claimed: a status check bears it out, or its time runs out
+    ended by relay      final                               as if open: ends again, `late`, superseding
+    ended by provider   the same state                      repeated; a check brings cost and fresh result URLs
+    ended by provider   another final state, by a check     corrected: `job.corrected`, superseding
+    ended by provider   another final state, otherwise      claimed: only a status check can bear it out
+    ended               not final                           stale
+
+A word is believed when a status check or a signature brought it, or where the operator wants no confirmation. Relay
+ends a job by its deadline or by a person's hand; that is not the provider's verdict, so the provider's comes after it.
+What checks do to a job is in `checking.py`, what people do in `byhand.py`.
 """
 
 import hashlib
+from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
 
 from relay.model import (
+    Claim,
     ErrorClass,
     EventType,
     FinishedBy,
@@ -24,6 +40,9 @@ from relay.model import (
     Verification,
 )
 
+SECOND_VERDICT_MS: Final = 600_000
+"""How long relay tries to have a second verdict borne out before the first one stands."""
+
 
 class Move(msgspec.Struct, frozen=True):
     """The job after a word about it, what became of the word, and what to announce (None: nothing)."""
@@ -35,6 +54,19 @@ class Move(msgspec.Struct, frozen=True):
     supersedes: str | None = None
 
 
+class Word(msgspec.Struct, frozen=True, kw_only=True):
+    """What was said about a job, by whom, and how far it is proven.
+
+    `confirm_ms` is how long a final word waits to be borne out by a status check; None for one that is believed.
+    """
+
+    report: Report
+    source: FinishedBy
+    verification: Verification
+    callback_id: str | None = None
+    confirm_ms: int | None = None
+
+
 def digest(report: Report) -> bytes:
     """16 bytes that are equal for the same word about a job: query strings (signatures, expiries) do not count."""
     outputs = [(output.kind, *urlsplit(output.url)[:3]) for output in report.outputs]
@@ -43,57 +75,121 @@ def digest(report: Report) -> bytes:
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=16).digest()
 
 
-def hear(job: Job, report: Report, source: FinishedBy, verification: Verification, now_ms: int) -> Move:
-    """A provider's word about a job, whichever way it came."""
-    if (
-        report.provider_job_id
-        and job.provider_job_id
-        and report.provider_job_id != job.provider_job_id
-        and not report.upstream_id
-    ):
-        return Move(doubted(job, now_ms), Verdict.MISMATCHED, f"the body is about {report.provider_job_id[:80]}")
+def ended_by_relay(job: Job) -> bool:
+    """Whether the end of a final job is relay's or a person's, and no provider's."""
+    return job.finished_by in (FinishedBy.DEADLINE, FinishedBy.OPERATOR) and job.verification is Verification.NONE
+
+
+def hear(job: Job, word: Word, now_ms: int) -> Move:
+    """A provider's word about a job, whichever way it came; the table above."""
+    report = word.report
+    if conflict := _conflict(job, word, now_ms):
+        return conflict
     if report.state is None:
-        return Move(job, Verdict.RECORDED, f"a status word nobody published: {report.word[:40]!r}")
-    if job.state.final:
-        return _hear_final(job, report, source, verification, now_ms)
+        return Move(alive(job, now_ms), Verdict.RECORDED, f"a status word nobody published: {report.word[:40]!r}")
+    if job.state.final and not (report.state.final and ended_by_relay(job)):
+        return _hear_ended(job, word, now_ms)
     if report.state.rank < job.state.rank:
         return Move(job, Verdict.STALE, f"{report.state} after {job.state}")
+    if job.claim and not job.claim.tries and not report.state.final and word.source is FinishedBy.CALLBACK:
+        return Move(job, Verdict.STALE, f"{report.state} after {job.claim.report.state}, which is being confirmed")
+    if job.state.final and report.state is JobState.SUCCEEDED and not report.outputs:
+        return Move(job, Verdict.STALE, f"success without a result, after {job.state}")
     job = _merge(job, report, now_ms)
     if report.state is job.state:
         return Move(job, Verdict.RECORDED, "no change of state")
-    return _enter(job, report, source, verification, now_ms)
+    if report.state is JobState.SUCCEEDED and not report.outputs and job.provider_job_id:
+        return _claimed(job, word, now_ms, None)
+    if report.state.final and word.confirm_ms is not None:
+        return _claimed(job, word, now_ms, now_ms + word.confirm_ms)
+    return enter(job, word, now_ms)
 
 
-def _hear_final(job: Job, report: Report, source: FinishedBy, verification: Verification, now_ms: int) -> Move:
-    """A word about a job that has ended: it fills in an unknown id, and only ends an expiry."""
+def _conflict(job: Job, word: Word, now_ms: int) -> Move | None:
+    """A word under another id than the job's: a callback's is about something else, a submit answer's is right."""
+    told = word.report.provider_job_id
+    if not told or not job.provider_job_id or told == job.provider_job_id or word.report.upstream_id:
+        return None
+    if word.source is FinishedBy.SUBMIT_ANSWER and not job.state.final:
+        reason = f"conflict: a callback said {job.provider_job_id[:80]}, the provider's answer says {told[:80]}"
+        job = msgspec.structs.replace(_merge(job, word.report, now_ms), provider_job_id=told)
+        return Move(doubted(job, now_ms), Verdict.RECORDED, reason)
+    return Move(doubted(job, now_ms), Verdict.MISMATCHED, f"the body is about {told[:80]}")
+
+
+def _hear_ended(job: Job, word: Word, now_ms: int) -> Move:
+    """A word about a job that has ended, and not by relay alone."""
+    report = word.report
     if report.provider_job_id and not job.provider_job_id and not report.upstream_id:
-        job = msgspec.structs.replace(
-            job, provider_job_id=report.provider_job_id, submitted_at=job.submitted_at or now_ms
-        )
+        submitted_at = job.submitted_at or now_ms
+        job = msgspec.structs.replace(job, provider_job_id=report.provider_job_id, submitted_at=submitted_at)
     if report.state is job.state:
-        return Move(job, Verdict.REPEATED, f"already {job.state}")
-    if job.state is JobState.EXPIRED and report.state is not None and report.state.final:
-        return _enter(msgspec.structs.replace(job, late=True), report, source, verification, now_ms)
-    return Move(job, Verdict.STALE, f"{report.state} after {job.state}")
+        return Move(_refreshed(job, word, now_ms), Verdict.REPEATED, f"already {job.state}")
+    if report.state is None or not report.state.final or word.source is FinishedBy.SUBMIT_ANSWER:
+        return Move(job, Verdict.STALE, f"{report.state} after {job.state}")
+    if job.finished_by is FinishedBy.OPERATOR:
+        return Move(job, Verdict.STALE, f"{report.state} after a cancellation that the provider confirmed")
+    if word.source is FinishedBy.STATUS_CHECK:
+        if report.state is JobState.SUCCEEDED and not report.outputs:
+            return Move(dropped(job), Verdict.STALE, f"still without a result, and already {job.state}")
+        corrected = enter(job, word, now_ms)
+        return msgspec.structs.replace(corrected, announce=EventType.JOB_CORRECTED, reason=f"{job.state} was wrong")
+    if job.provider_job_id is None:
+        return Move(job, Verdict.STALE, f"{report.state} after {job.state}, and the provider cannot be asked")
+    return _claimed(job, word, now_ms, now_ms + SECOND_VERDICT_MS)
+
+
+def _refreshed(job: Job, word: Word, now_ms: int) -> Job:
+    """An ended job, told again by a status check: what may still change is the cost, and how its result is signed."""
+    if word.source is not FinishedBy.STATUS_CHECK:
+        return job
+    report = word.report
+    return dropped(
+        msgspec.structs.replace(
+            job,
+            outputs=report.outputs or job.outputs if job.state is JobState.SUCCEEDED else (),
+            cost=report.cost or job.cost,
+            verification=word.verification,
+            updated_at=now_ms,
+        )
+    )
+
+
+def _claimed(job: Job, word: Word, now_ms: int, settle_by: int | None) -> Move:
+    """The word is held until a status check bears it out; where none can be made, it is believed at once or dropped."""
+    report = word.report
+    submitting = job.state is JobState.PENDING and job.reason is None
+    if job.provider_job_id is None and not submitting:
+        return enter(job, word, now_ms)
+    claim = Claim(report=report, callback_id=word.callback_id, at=now_ms)
+    due_at = now_ms if job.provider_job_id else None
+    job = msgspec.structs.replace(job, claim=claim, settle_by=settle_by, next_check_at=due_at)
+    what = f"{report.state}" if report.outputs or report.state is not JobState.SUCCEEDED else "success without a result"
+    return Move(job, Verdict.RECORDED, f"the provider says {what}: asked to confirm it")
 
 
 def _merge(job: Job, report: Report, now_ms: int) -> Job:
     """What any word of an open job brings: the provider's id, progress, cost; and that the submission did arrive."""
-    return msgspec.structs.replace(
-        job,
+    job = msgspec.structs.replace(
+        alive(job, now_ms),
         provider_job_id=job.provider_job_id or (None if report.upstream_id else report.provider_job_id),
         progress=report.progress if report.progress is not None else job.progress,
         cost=report.cost or job.cost,
         submitted_at=job.submitted_at or now_ms,
-        next_submit_at=None,
-        reason=None,
-        error=None,
-        updated_at=now_ms,
     )
+    if job.state.final:
+        return job
+    return msgspec.structs.replace(job, next_submit_at=None, reason=None, error=None)
 
 
-def _enter(job: Job, report: Report, source: FinishedBy, verification: Verification, now_ms: int) -> Move:
-    """The job enters the state of the report. Success without a result is not success."""
+def alive(job: Job, now_ms: int) -> Job:
+    """The provider gave a sign that it has the job."""
+    return msgspec.structs.replace(job, last_heard_at=now_ms, not_found_seen=0, updated_at=now_ms)
+
+
+def enter(job: Job, word: Word, now_ms: int) -> Move:
+    """The job enters the state of the word. Success without a result is not success."""
+    report = word.report
     state, error, reason = report.state, report.error, None
     assert state is not None
     if state is JobState.SUCCEEDED and not report.outputs:
@@ -113,16 +209,22 @@ def _enter(job: Job, report: Report, source: FinishedBy, verification: Verificat
         error=error if state is JobState.FAILED else None,
         progress=100 if state is JobState.SUCCEEDED else job.progress,
         cost=report.cost or job.cost,
-        finished_by=source,
-        verification=verification,
+        late=job.late or (job.state.final and ended_by_relay(job)),
+        finished_by=word.source,
+        verification=word.verification,
     )
-    return _end(job, now_ms, f"now {state}")
+    return end(job, now_ms, f"now {state}")
 
 
-def _end(job: Job, now_ms: int, reason: str) -> Move:
+def end(job: Job, now_ms: int, reason: str) -> Move:
     """The job is final, announced as such; a later verdict names the one it supersedes."""
-    job = msgspec.structs.replace(job, finished_at=now_ms, updated_at=now_ms, next_submit_at=None, next_check_at=None)
+    job = msgspec.structs.replace(dropped(job), finished_at=now_ms, updated_at=now_ms, next_submit_at=None)
     return Move(job, Verdict.RECORDED, reason, EventType(f"job.{job.state}"), job.last_final_event)
+
+
+def dropped(job: Job) -> Job:
+    """The job without a claim, and so without anything that is still to be asked or settled."""
+    return msgspec.structs.replace(job, claim=None, settle_by=None, next_check_at=None)
 
 
 def _no_output(report: Report) -> JobError:
@@ -137,43 +239,45 @@ def _no_output(report: Report) -> JobError:
 
 
 def doubted(job: Job, now_ms: int) -> Job:
-    """A callback came that says nothing sure: an open job that its provider knows by an id is asked about at once."""
+    """Something came that says nothing sure: an open job that its provider knows by an id is asked about at once."""
     if job.state.final or job.provider_job_id is None:
         return job
     return msgspec.structs.replace(job, next_check_at=min(now_ms, job.next_check_at or now_ms))
 
 
-def asked_later(move: Move, check_at: int) -> Move:
-    """The move, and when the provider is asked next if that leaves the job open."""
+def asked_later(move: Move, check_at: int, now_ms: int) -> Move:
+    """The move, and when the provider is asked next if that leaves the job open; at its deadline at the latest."""
     job = move.job
-    if job.state.final or job.provider_job_id is None:
+    due_already = job.next_check_at is not None and job.next_check_at <= now_ms
+    if job.state.final or job.provider_job_id is None or due_already:
         return move
-    return msgspec.structs.replace(move, job=msgspec.structs.replace(job, next_check_at=check_at))
+    next_at = min(check_at, job.deadline_at) if job.deadline_at > now_ms else check_at
+    return msgspec.structs.replace(move, job=msgspec.structs.replace(job, next_check_at=next_at))
 
 
 def refused(job: Job, error: JobError, now_ms: int) -> Move:
     """The provider did not take the submission: the job has failed, unless a callback already said better."""
-    if job.state is not JobState.PENDING:
+    if job.state is not JobState.PENDING or job.claim:
         return Move(job, Verdict.STALE, f"refused, but the job is {job.state}")
     job = msgspec.structs.replace(
         job, state=JobState.FAILED, reason=None, error=error, finished_by=FinishedBy.SUBMIT_ANSWER
     )
-    return _end(job, now_ms, "the provider refused the submission")
+    return end(job, now_ms, "the provider refused the submission")
 
 
 def unclear(job: Job, error: JobError, now_ms: int) -> Move:
     """Nobody knows whether the submission arrived: it is never sent again by relay, and a callback settles it."""
-    if job.state is not JobState.PENDING:
+    if job.state is not JobState.PENDING or job.claim:
         return Move(job, Verdict.STALE, f"unclear answer, but the job is {job.state}")
     job = msgspec.structs.replace(
         job, reason=Reason.SUBMIT_UNKNOWN, error=error, next_submit_at=None, updated_at=now_ms
     )
-    return Move(job, Verdict.RECORDED, "the submission may or may not have arrived")
+    return Move(job, Verdict.RECORDED, "the submission may or may not have arrived: it is not sent again")
 
 
 def not_sent(job: Job, error: JobError, retry_at: int | None, now_ms: int) -> Move:
     """The submission surely did not leave: it is tried again at `retry_at`, or the job has failed."""
-    if job.state is not JobState.PENDING:
+    if job.state is not JobState.PENDING or job.claim:
         return Move(job, Verdict.STALE, f"not sent, but the job is {job.state}")
     if retry_at is None:
         return refused(job, error, now_ms)
@@ -181,17 +285,3 @@ def not_sent(job: Job, error: JobError, retry_at: int | None, now_ms: int) -> Mo
         job, error=error, next_submit_at=retry_at, submission_started_at=None, updated_at=now_ms
     )
     return Move(job, Verdict.RECORDED, "not sent; it will be tried again")
-
-
-def expire(job: Job, now_ms: int) -> Move:
-    """The deadline has passed: relay's verdict, not the provider's."""
-    if job.state.final or job.deadline_at > now_ms:
-        return Move(job, Verdict.STALE, f"the job is {job.state}")
-    error = JobError(
-        class_=ErrorClass.TIMEOUT, code="deadline", message="the deadline passed without a result", retryable=True
-    )
-    reason = job.reason or Reason.DEADLINE
-    job = msgspec.structs.replace(
-        job, state=JobState.EXPIRED, reason=reason, error=job.error or error, finished_by=FinishedBy.DEADLINE
-    )
-    return _end(job, now_ms, "the deadline passed")

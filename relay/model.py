@@ -37,6 +37,8 @@ class Reason(StrEnum):
     SUBMIT_UNKNOWN = "submit_unknown"
     DEADLINE = "deadline"
     NO_OUTPUT = "no_output"
+    LOST = "lost"
+    DETACHED = "detached"
 
 
 class FinishedBy(StrEnum):
@@ -192,6 +194,18 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     estimate_s: int | None = None
 
 
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """A word that would end a job and is not believed yet: what was said, in which callback, at what time.
+
+    `tries` counts the status checks that did not bear it out.
+    """
+
+    report: Report
+    callback_id: str | None
+    at: int
+    tries: int = 0
+
+
 class Job(msgspec.Struct, kw_only=True):
     """One request for a video. Times are unix milliseconds; `request` is the native body without the callback URL."""
 
@@ -225,6 +239,10 @@ class Job(msgspec.Struct, kw_only=True):
     submissions_made: int = 0
     next_check_at: int | None = None
     checks_made: int = 0
+    last_heard_at: int | None = None
+    not_found_seen: int = 0
+    claim: Claim | None = None
+    settle_by: int | None = None
 
 
 class Callback(msgspec.Struct, kw_only=True, frozen=True):
@@ -312,7 +330,7 @@ class Attempt(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Call(msgspec.Struct, kw_only=True, frozen=True):
-    """One request of relay to a provider (`submission` or `check`), kept for the timeline."""
+    """One request of relay to a provider, or a person's intervention, and what was decided upon it."""
 
     id: str
     job_id: str
@@ -323,3 +341,4 @@ class Call(msgspec.Struct, kw_only=True, frozen=True):
     status_code: int | None
     summary: str
     excerpt: str | None
+    decision: str | None = None

@@ -4,17 +4,17 @@ The answer to the provider is given after the commit. Whatever the body is, a go
 refused retries for seconds and then gives up.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from relay import ids, jsonbody, lifecycle, log
-from relay.clock import Clock
+from relay import ids, jsonbody, lifecycle, log, signing
+from relay.calling import Calling
 from relay.errors import BadBody, Unreadable
-from relay.model import FinishedBy, Report, Verdict, Verification
-from relay.providers.base import Provider
-from relay.storage.record import Arrival, Fact, Fresh, Recorded
-from relay.storage.store import Store
+from relay.lifecycle import Word
+from relay.model import Callback, FinishedBy, Report, Verdict, Verification
+from relay.signing import SignatureInvalid
+from relay.storage.record import Arrival, Fact, Recorded
 from relay.tokens import CallbackTokens, Claims
 
 _CONTROL_FIELDS: Final = frozenset(
@@ -36,27 +36,18 @@ _CONTROL_FIELDS: Final = frozenset(
     }
 )
 EVIDENCE_BYTES: Final = 65536
+_ALARMING: Final = (Verdict.ORPHANED, Verdict.QUARANTINED, Verdict.MISMATCHED)
 _logger = log.get("receive")
 
 
 class Receiver:
-    """Takes callbacks; `hand_over` gives dispatch what one caused, `check_soon` has doubtful ones asked about."""
+    """Takes callbacks; `check_soon` has those asked about that say nothing sure, or have to be confirmed."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        providers: Mapping[str, Provider],
-        tokens: CallbackTokens,
-        clock: Clock,
-        hand_over: Callable[[tuple[Fresh, ...]], None],
-        check_soon: Callable[[], None],
-    ) -> None:
-        self._store = store
-        self._providers = providers
+    def __init__(self, calling: Calling, tokens: CallbackTokens, check_soon: Callable[[], None]) -> None:
+        self._calling = calling
+        self._store = calling.store
         self._tokens = tokens
-        self._clock = clock
-        self._hand_over = hand_over
+        self._clock = calling.clock
         self._check_soon = check_soon
 
     def claims(self, provider: str, token: str) -> Claims | None:
@@ -68,7 +59,8 @@ class Receiver:
     ) -> Recorded:
         """Stores the callback and what follows from it; returns after COMMIT, or StorageUnavailable."""
         now_ms = self._clock.now_ms()
-        report, unreadable = self._read(provider, headers, body, now_ms)
+        verification, forged = self._verified(provider, headers, body, now_ms)
+        report, unreadable = self._read(provider, headers, body, now_ms) if forged is None else (None, None)
         arrival = Arrival(
             id=ids.new_id(ids.CALLBACK),
             provider=provider,
@@ -78,9 +70,10 @@ class Receiver:
             size=len(body),
             digest=lifecycle.digest(report) if report else None,
             unreadable=unreadable,
+            quarantined=forged,
             foreign=claims.foreign,
         )
-        return await self._record(claims, arrival, report)
+        return await self._record(claims.job_id, arrival, report, verification)
 
     async def note_unread(
         self, provider: str, claims: Claims, headers: tuple[tuple[str, str], ...], body: bytes, reason: str
@@ -97,28 +90,52 @@ class Receiver:
             unreadable=reason,
             foreign=claims.foreign,
         )
-        return await self._record(claims, arrival, None)
+        return await self._record(claims.job_id, arrival, None, Verification.NONE)
 
-    async def _record(self, claims: Claims, arrival: Arrival, report: Report | None) -> Recorded:
-        """The one transaction, then dispatch is woken."""
+    async def release(self, callback: Callback) -> Recorded:
+        """Runs a quarantined callback again, by a person's word: its signature, if it fits by now, else as unsigned."""
+        assert callback.job_id is not None
+        headers = tuple(callback.headers)
+        verification, _ = self._verified(callback.provider, headers, callback.body, callback.received_at)
+        report, unreadable = self._read(callback.provider, headers, callback.body, callback.received_at)
+        arrival = Arrival(
+            id=callback.id,
+            provider=callback.provider,
+            received_at=callback.received_at,
+            headers=headers,
+            body=callback.body,
+            size=callback.size,
+            digest=lifecycle.digest(report) if report else None,
+            unreadable=unreadable,
+            released=True,
+        )
+        return await self._record(callback.job_id, arrival, report, verification)
+
+    async def _record(
+        self, job_id: str, arrival: Arrival, report: Report | None, verification: Verification
+    ) -> Recorded:
+        """The one transaction, then everybody who waits for it is told."""
+        now_ms = self._clock.now_ms()
         move = None
         if report is not None:
-            move = partial(
-                lifecycle.hear,
+            word = Word(
                 report=report,
                 source=FinishedBy.CALLBACK,
-                verification=Verification.TOKEN,
-                now_ms=arrival.received_at,
+                verification=verification,
+                callback_id=arrival.id,
+                confirm_ms=self._confirm_ms(arrival.provider, verification),
             )
-        recorded = await self._store.jobs.record(
-            Fact(job_id=claims.job_id, at=arrival.received_at, move=move, arrival=arrival)
-        )
-        self._hand_over(recorded.fresh)
-        if recorded.verdict in (Verdict.UNREADABLE, Verdict.MISMATCHED):
+            move = partial(lifecycle.hear, word=word, now_ms=now_ms)
+        recorded = await self._store.jobs.record(Fact(job_id=job_id, at=now_ms, move=move, arrival=arrival))
+        self._calling.tell(recorded)
+        self._calling.metrics.callback(arrival.provider, recorded.verdict)
+        if recorded.job and recorded.job.next_check_at is not None and recorded.job.next_check_at <= now_ms:
             self._check_soon()
-        _logger.info(
+        if report is not None and report.state is None:
+            self._calling.unknown_word(arrival.provider, report.word)
+        (_logger.warning if recorded.verdict in _ALARMING else _logger.info)(
             "callback.received",
-            job=claims.job_id,
+            job=job_id,
             provider=arrival.provider,
             callback=arrival.id,
             verdict=recorded.verdict,
@@ -128,6 +145,26 @@ class Receiver:
         )
         return recorded
 
+    def _confirm_ms(self, provider: str, verification: Verification) -> int | None:
+        """How long the end of a job waits to be confirmed; None where it is believed, or nobody can be asked."""
+        known = self._calling.providers.get(provider)
+        if verification is Verification.SIGNATURE or known is None or not known.confirm or not known.api_key:
+            return None
+        return round(self._calling.settings.confirm_wait_s * 1000)
+
+    def _verified(
+        self, provider: str, headers: tuple[tuple[str, str], ...], body: bytes, at_ms: int
+    ) -> tuple[Verification, str | None]:
+        """How far the callback is proven; where a signature is asked for and does not fit, what is wrong with it."""
+        known = self._calling.providers.get(provider)
+        if known is None or known.callback_secret is None:
+            return Verification.TOKEN, None
+        try:
+            signing.verify(known.callback_secret, dict(headers), body, at_ms // 1000)
+        except SignatureInvalid as error:
+            return Verification.TOKEN, str(error)
+        return Verification.SIGNATURE, None
+
     def _read(
         self, provider: str, headers: tuple[tuple[str, str], ...], body: bytes, now_ms: int
     ) -> tuple[Report | None, str | None]:
@@ -135,8 +172,8 @@ class Receiver:
         encoding = next((value for name, value in headers if name == "content-encoding"), "identity")
         if encoding.lower() != "identity":
             return None, "the body is compressed"
-        adapter = self._providers.get(provider)
-        if adapter is None:
+        known = self._calling.providers.get(provider)
+        if known is None:
             return None, "this relay has no such provider"
         try:
             parsed = jsonbody.parse(body)
@@ -145,6 +182,6 @@ class Receiver:
                 return None, f"the body has {min(doubled)} twice"
             if not isinstance(parsed.value, dict):
                 return None, "the body is not a JSON object"
-            return adapter.read_callback(parsed.value, now_ms), None
+            return known.adapter.read_callback(parsed.value, now_ms), None
         except (BadBody, Unreadable) as error:
             return None, str(error)[:300]

@@ -4,6 +4,7 @@
 """
 
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,10 +17,12 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ProviderSettings(msgspec.Struct, frozen=True):
-    """What an operator says of one provider: the key, and an origin that replaces the published one."""
+    """What an operator says of one provider: the key, another origin, and how far its callbacks are believed."""
 
     api_key: str | None = None
     base_url: str | None = None
+    confirm: bool = True
+    callback_secret: str | None = None
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +42,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     submit_wait_s: float
     submit_timeout_s: float
     status_check_first_s: float | None
+    checks_in_flight_max: int
+    checks_per_s: float
+    confirm_wait_s: float
+    heartbeat_s: float
     request_body_max_bytes: int
     callback_body_max_bytes: int
     body_deadline_s: float
@@ -137,6 +144,18 @@ def _public_url(text: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
+def _confirm(text: str) -> bool:
+    """`always` or `never`."""
+    return _choice("always", "never")(text) == "always"
+
+
+def _webhook_secret(text: str) -> str:
+    """A secret of Standard Webhooks: `whsec_` and base64."""
+    if not re.fullmatch(r"whsec_[A-Za-z0-9+/]{32,}={0,2}", text):
+        raise ValueError("must be whsec_ and at least 24 bytes in base64")
+    return text
+
+
 def _choice(*words: str) -> Callable[[str], str]:
     """One of a few words."""
 
@@ -224,6 +243,34 @@ SETTINGS: Final = (
         "when a job is first asked about if no callback came; default 1.5 times the provider's own estimate",
     ),
     Setting(
+        "RELAY_CHECKS_IN_FLIGHT_MAX",
+        "checks_in_flight_max",
+        "10",
+        _number(1, 1000),
+        "status checks under way at once, for each provider",
+    ),
+    Setting(
+        "RELAY_CHECKS_PER_S",
+        "checks_per_s",
+        "20",
+        _number(0.1, 1000, float),
+        "status checks begun in a second, for each provider",
+    ),
+    Setting(
+        "RELAY_CONFIRM_WAIT_S",
+        "confirm_wait_s",
+        "5",
+        _number(0.1, 60, float),
+        "how long a callback that ends a job waits to be confirmed by a status check before it is believed as it is",
+    ),
+    Setting(
+        "RELAY_HEARTBEAT_S",
+        "heartbeat_s",
+        "3600",
+        _number(1, 604_800, float),
+        "how long a provider may give no sign of life about a job before the job is lost",
+    ),
+    Setting(
         "RELAY_REQUEST_BODY_MAX_BYTES",
         "request_body_max_bytes",
         "262144",
@@ -293,6 +340,20 @@ PROVIDER_SETTINGS: Final = (
     ),
     Setting(
         "RELAY_<PROVIDER>_BASE_URL", "base_url", None, origin, "an origin that replaces the provider's published one"
+    ),
+    Setting(
+        "RELAY_<PROVIDER>_CONFIRM",
+        "confirm",
+        "always",
+        _confirm,
+        "always: a callback that ends a job is confirmed by a status check before it is told; never: it is believed",
+    ),
+    Setting(
+        "RELAY_<PROVIDER>_CALLBACK_SECRET",
+        "callback_secret",
+        None,
+        _webhook_secret,
+        "whsec_…: callbacks must carry a Standard Webhooks signature; one that does not is quarantined",
     ),
 )
 

@@ -5,24 +5,22 @@ that was begun and not answered is `submit_unknown`, and nothing is sent twice u
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 import msgspec
 
-from relay import backoff, ids, lifecycle, log
-from relay.clock import Clock
+from relay import backoff, lifecycle, log
+from relay.calling import Calling
 from relay.errors import StorageUnavailable
 from relay.exchange import ApiAnswer
-from relay.lifecycle import Move
-from relay.model import Call, ErrorClass, FinishedBy, Job, JobError, Report, Verification
-from relay.outbound.client import NoAnswer, NotSent, ProviderClient
-from relay.providers.base import Accepted, Provider, Refused
-from relay.settings import Settings
+from relay.lifecycle import Move, Word
+from relay.model import ErrorClass, FinishedBy, Job, JobError, Report, Verification
+from relay.outbound.client import NoAnswer, NotSent
+from relay.providers.base import Accepted, Refused
 from relay.storage.jobs import NewJob
-from relay.storage.record import Fact, Fresh
-from relay.storage.store import Store
+from relay.storage.record import Fact
 from relay.tokens import CallbackTokens
 
 RETRY_S: Final = (1, 3, 10, 30, 60)
@@ -31,40 +29,6 @@ HAND_OVER_MS: Final = 2_000
 """A new job is sent by whoever took it in; after this long the sweep believes that they are gone."""
 STORE_TRIES: Final = 20
 _logger = log.get("submit")
-
-
-class Configured(msgspec.Struct, frozen=True):
-    """A provider as this relay can use it; without a key it can only read callbacks."""
-
-    adapter: Provider
-    origin: str
-    api_key: str | None
-
-
-class Calling(msgspec.Struct, frozen=True, kw_only=True):
-    """What it takes to call providers and to record what they say; `hand_over` gives dispatch what that caused."""
-
-    store: Store
-    providers: Mapping[str, Configured]
-    client: ProviderClient
-    clock: Clock
-    settings: Settings
-    hand_over: Callable[[tuple[Fresh, ...]], None]
-
-    def told(self, job: Job, kind: str, started_at: int, outcome: str, answer: ApiAnswer | None) -> Call:
-        """The evidence of one call that ends now; a refusal's or an outage's page is kept with it."""
-        good = answer is not None and 200 <= answer.status_code < 300
-        return Call(
-            id=ids.new_id(ids.CALL),
-            job_id=job.id,
-            kind=kind,
-            started_at=started_at,
-            duration_ms=max(0, self.clock.now_ms() - started_at),
-            outcome=outcome,
-            status_code=answer.status_code if answer else None,
-            summary=f"{kind} at {job.provider}: {outcome}",
-            excerpt=answer.excerpt if answer and not good else None,
-        )
 
 
 class Submitter:
@@ -77,16 +41,23 @@ class Submitter:
         self._client = calling.client
         self._clock = calling.clock
         self._settings = calling.settings
-        self._hand_over = calling.hand_over
         self._tokens = tokens
         self._under_way: set[asyncio.Task[Job | None]] = set()
 
     async def submit(self, new: NewJob, wait_s: float) -> Job:
         """Commits the job, sends it, and gives it as it is when the provider has answered or `wait_s` have passed."""
         await self._store.jobs.create(new)
-        sending = self.start(new.job.id)
-        done, _ = await asyncio.wait([sending], timeout=wait_s)
-        return (sending.result() if done and not sending.exception() else None) or new.job
+        return await self.start_and_wait(new.job, wait_s)
+
+    async def start_and_wait(self, job: Job, wait_s: float) -> Job:
+        """Sends a committed job; the job when its provider has answered, after `wait_s`, or when relay is stopping."""
+        sending = self.start(job.id)
+        stopping = asyncio.ensure_future(self._calling.draining.wait())
+        try:
+            done, _ = await asyncio.wait([sending, stopping], timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        return (sending.result() if sending in done and not sending.exception() else None) or job
 
     def start(self, job_id: str) -> asyncio.Task[Job | None]:
         """Sends a committed job in the background."""
@@ -113,6 +84,7 @@ class Submitter:
         now_ms = self._clock.now_ms()
         call = self._calling.told(job, "submission", started_at, outcome, answer)
         recorded = await self._record(Fact(job_id=job.id, at=now_ms, move=partial(move, now_ms=now_ms), call=call))
+        self._calling.metrics.submitted(job.provider, outcome)
         _logger.info(
             "job.submission_finished", job=job.id, provider=job.provider, outcome=outcome, duration_ms=call.duration_ms
         )
@@ -172,7 +144,7 @@ class Submitter:
                     raise
                 await self._clock.wait(asyncio.Event(), self._clock.now_ms() + 500)
             else:
-                self._hand_over(recorded.fresh)
+                self._calling.tell(recorded)
                 return recorded.job
         return None
 
@@ -185,8 +157,17 @@ class Submitter:
 
 def _accepted(job: Job, report: Report, first_ms: int, now_ms: int) -> Move:
     """The provider has the job; it is asked about if no callback comes in its own time."""
-    heard = lifecycle.hear(job, report, FinishedBy.SUBMIT_ANSWER, Verification.FETCH, now_ms)
-    return lifecycle.asked_later(heard, now_ms + first_ms)
+    word = Word(report=report, source=FinishedBy.SUBMIT_ANSWER, verification=Verification.FETCH)
+    heard = lifecycle.hear(job, word, now_ms)
+    return lifecycle.asked_later(_asked_by_id(heard, now_ms), now_ms + first_ms, now_ms)
+
+
+def _asked_by_id(move: Move, now_ms: int) -> Move:
+    """A callback that came first may wait to be confirmed: now that the id is known, it can be."""
+    job = move.job
+    if job.claim is None or job.state.final or job.next_check_at is not None:
+        return move
+    return msgspec.structs.replace(move, job=msgspec.structs.replace(job, next_check_at=now_ms))
 
 
 def _unreachable(why: str) -> JobError:

@@ -4,15 +4,14 @@ Every timer is a row, so a restart begins with a sweep and goes on where the las
 """
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from relay import lifecycle, log
-from relay.clock import Clock
+from relay import checking, lifecycle, log
+from relay.calling import Calling
+from relay.check import Checker
 from relay.model import ErrorClass, JobError
-from relay.storage.record import Fact, Fresh
-from relay.storage.store import Store
+from relay.storage.record import Fact
 from relay.submit import Submitter
 
 BATCH: Final = 100
@@ -23,21 +22,15 @@ _logger = log.get("sweep")
 
 
 class Sweeper:
-    """The loop over jobs. `submit_timeout_ms` is how long a submission may honestly be under way."""
+    """The loop over jobs."""
 
-    def __init__(
-        self,
-        store: Store,
-        submitter: Submitter,
-        clock: Clock,
-        submit_timeout_ms: int,
-        hand_over: Callable[[tuple[Fresh, ...]], None],
-    ) -> None:
-        self._store = store
+    def __init__(self, calling: Calling, submitter: Submitter, checker: Checker) -> None:
+        self._calling = calling
+        self._store = calling.store
         self._submitter = submitter
-        self._clock = clock
-        self._submit_timeout_ms = submit_timeout_ms
-        self._hand_over = hand_over
+        self._checker = checker
+        self._clock = calling.clock
+        self._submit_timeout_ms = round(calling.settings.submit_timeout_s * 1000)
         self._forgot_at = 0
 
     async def run(self) -> None:
@@ -59,8 +52,15 @@ class Sweeper:
             await self._record(
                 Fact(job_id=job_id, at=now_ms, move=partial(lifecycle.unclear, error=_interrupted(), now_ms=now_ms))
             )
-        for job_id in await self._store.jobs.past_deadline(now_ms, BATCH):
-            await self._record(Fact(job_id=job_id, at=now_ms, move=partial(lifecycle.expire, now_ms=now_ms)))
+        for job_id in await self._store.jobs.to_settle(now_ms, BATCH):
+            await self._record(Fact(job_id=job_id, at=now_ms, move=partial(checking.settle, now_ms=now_ms)))
+        late = await self._store.jobs.past_deadline(now_ms, BATCH)
+        for job_id, provider in late:
+            askable = bool((known := self._calling.providers.get(provider)) and known.api_key)
+            move = partial(checking.overdue, askable=askable, now_ms=now_ms)
+            await self._record(Fact(job_id=job_id, at=now_ms, move=move))
+        if late:
+            self._checker.wake()
         if now_ms - self._forgot_at >= FORGET_EVERY_MS:
             await self._store.access.forget(now_ms)
             self._forgot_at = now_ms
@@ -68,7 +68,7 @@ class Sweeper:
     async def _record(self, fact: Fact) -> None:
         """Records what time decided, and tells of it."""
         recorded = await self._store.jobs.record(fact)
-        self._hand_over(recorded.fresh)
+        self._calling.tell(recorded)
         _logger.info("job.swept", job=fact.job_id, decision=recorded.reason, announced=recorded.announced)
 
 

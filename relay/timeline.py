@@ -35,8 +35,9 @@ def of_job(job: Job) -> list[Entry]:
 
 def of_call(call: Call) -> Entry:
     """A request of relay to the provider; it stands where it began."""
-    reason = f"HTTP {call.status_code}" if call.status_code else None
-    kind = "submission" if call.kind == "submission" else "check"
+    status = f"HTTP {call.status_code}" if call.status_code else None
+    reason = "; ".join(filter(None, [status, call.decision])) or None
+    kind = "check" if call.kind == "check" else "submission"
     return entry(call.started_at, kind, call.summary, call.id, decision=call.outcome, reason=reason)
 
 
@@ -85,7 +86,12 @@ def what_next(job: Job, deliveries: list[Delivery]) -> Entry | None:
     if not job.state.final:
         if job.next_submit_at is not None:
             return {"what": "the job is sent to the provider", "at": rfc3339(job.next_submit_at)}
-        if job.next_check_at is not None and job.next_check_at < job.deadline_at:
+        if job.claim and job.settle_by is not None and not job.claim.tries:
+            return {
+                "what": f"the callback's {job.claim.report.state} is confirmed by a status check, or believed by then",
+                "at": rfc3339(job.settle_by),
+            }
+        if job.next_check_at is not None and job.next_check_at <= job.deadline_at:
             return {
                 "what": "the provider is asked how the job is doing, unless its callback comes first",
                 "at": rfc3339(job.next_check_at),
@@ -95,5 +101,8 @@ def what_next(job: Job, deliveries: list[Delivery]) -> Entry | None:
             "what": f"the provider's callback is awaited{unknown}; the job expires at its deadline",
             "at": rfc3339(job.deadline_at),
         }
+    if job.claim and job.next_check_at is not None:
+        what = f"the provider is asked whether {job.claim.report.state}, as a later callback says, is right"
+        return {"what": what, "at": rfc3339(job.next_check_at)}
     due = [d.next_attempt_at for d in deliveries if d.state is DeliveryState.PENDING and d.next_attempt_at is not None]
     return {"what": "the next attempt of a delivery", "at": rfc3339(min(due))} if due else None

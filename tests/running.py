@@ -111,9 +111,14 @@ class Running:
 
 @asynccontextmanager
 async def relay(
-    folder: Path, *, clock: Clock | None = None, pace_s: float | None = None, **environ: str
+    folder: Path, *, clock: Clock | None = None, pace_s: float | None = None, confirm: bool = True, **environ: str
 ) -> AsyncIterator[Running]:
-    """relay, running; names in `environ` are settings, added to those that a test needs."""
+    """relay, running; names in `environ` are settings, added to those that a test needs.
+
+    `confirm=False` has callbacks believed as they are: for tests that send their own, which the sandbox knows nothing of.
+    """
+    if not confirm:
+        environ = {f"RELAY_{name.upper()}_CONFIRM": "never" for name in (*PROVIDERS, *DEV_PROVIDERS)} | environ
     async with AsyncExitStack() as stack:
         world, sink = sandbox(pace_s=pace_s, time_scale=0), Sink()
         stack.push_async_callback(world.close)

@@ -169,6 +169,7 @@ async def test_jobs_are_filtered_by_what_they_are(running: Running) -> None:
     advance(running, 10)
     second = await running.submit("evolink", metadata={"user": "43", "n": "7"})
     await running.world.finish(second["provider_job_id"])
+    await reaching(running, second, "succeeded")
     at = "2026-11-21T00:00:00.000Z"
     expected = {
         "status=succeeded": [second],

@@ -49,7 +49,7 @@ READABLE = {
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     """A relay on a held clock."""
-    async with relay(tmp_path) as started:
+    async with relay(tmp_path, confirm=False) as started:
         yield started
 
 
@@ -149,7 +149,7 @@ async def test_a_bad_token_opens_nothing(running: Running) -> None:
 async def test_a_token_dies_with_its_grace(tmp_path: Path) -> None:
     """The URL works until the job's deadline and the grace have passed, and is 404 then."""
     clock = HeldClock()
-    async with relay(tmp_path, clock=clock, RELAY_CALLBACK_GRACE_S="60") as running:
+    async with relay(tmp_path, confirm=False, clock=clock, RELAY_CALLBACK_GRACE_S="60") as running:
         job = await running.submit(deadline_s=600)
         clock.advance(659)
         assert (await post(running, DONE)).status_code == 200

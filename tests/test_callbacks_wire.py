@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     """A relay on a held clock that waits for a body 0.2 seconds."""
-    async with relay(tmp_path, RELAY_BODY_DEADLINE_S="0.2") as started:
+    async with relay(tmp_path, confirm=False, RELAY_BODY_DEADLINE_S="0.2") as started:
         yield started
 
 
@@ -94,7 +94,7 @@ async def test_a_slow_body_is_dropped_and_noted(running: Running, start: str) ->
 
 async def test_a_cut_body_is_noted(tmp_path: Path) -> None:
     """A provider that hangs up within its body leaves a note."""
-    async with relay(tmp_path) as running:
+    async with relay(tmp_path, confirm=False) as running:
         await running.submit()
         async with connected(running, head(running.callback_url(), "content-length: 99") + "{") as (_, writer):
             await writer.drain()

@@ -30,7 +30,7 @@ async def test_a_job_goes_out_its_callback_comes_in_and_the_subscriber_is_told(r
     await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())
 
     done = await running.get(f"/v1/jobs/{job['id']}")
-    assert (done["status"], done["finished_by"], done["verification"]) == ("succeeded", "callback", "token")
+    assert (done["status"], done["finished_by"], done["verification"]) == ("succeeded", "callback", "fetch")
     assert done["outputs"][0]["kind"] == "video"
     assert running.sink.events() == ["job.submitted", "job.succeeded"]
     secret = job["notify"][0]["secret"]
@@ -58,7 +58,9 @@ async def test_the_timeline_tells_the_whole_story(running: Running) -> None:
     path = f"/v1/jobs/{job['id']}/timeline"
     story = await running.until(path, lambda shown: sum(line["kind"] == "attempt" for line in shown["data"]) == 2)
     kinds = [line["kind"] for line in story["data"]]
-    assert {"state", "submission", "callback", "event", "delivery", "attempt"} == set(kinds)
+    assert {"state", "submission", "callback", "check", "event", "delivery", "attempt"} == set(kinds)
+    (check,) = [line for line in story["data"] if line["kind"] == "check"]
+    assert (check["decision"], check["reason"]) == ("succeeded", "HTTP 200; confirmed: now succeeded")
     assert [line["at"] for line in story["data"]] == sorted(line["at"] for line in story["data"])
     assert story["next"] is None
 

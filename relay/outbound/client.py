@@ -76,7 +76,12 @@ async def _read(answer: httpx.Response) -> ApiAnswer:
         if len(body) > ANSWER_MAX_BYTES:
             break
     content_type = answer.headers.get("content-type", "")
-    return ApiAnswer(status_code=answer.status_code, content_type=content_type, body=bytes(body[:ANSWER_MAX_BYTES]))
+    return ApiAnswer(
+        status_code=answer.status_code,
+        content_type=content_type,
+        body=bytes(body[:ANSWER_MAX_BYTES]),
+        retry_after=answer.headers.get("retry-after"),
+    )
 
 
 def _words(error: Exception) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from relay.clock import rfc3339
-from relay.errors import Unreadable
+from relay.errors import JobUnknown, Unreadable
 from relay.exchange import ApiAnswer
 from relay.model import Cost, ErrorClass, JobError, JobState, Output, OutputKind, Report
 from relay.providers.base import (
@@ -86,6 +86,7 @@ _HTTP_CLASSES: Final = {
     429: ErrorClass.RATE_LIMITED,
     451: ErrorClass.CONTENT_REJECTED,
 }
+_UNKNOWN_JOB: Final = ("task_not_exist",)  # New-API says so with a 400
 _GENERAL: Final = (400, 404, 409, 422)  # such a status says no more than that something was wrong
 _SURELY_REFUSED: Final = frozenset(range(400, 500)) - {408, 425}  # these two may come from a proxy that gave up waiting
 
@@ -114,13 +115,15 @@ def read_submission(
 
 
 def status_body(answer: ApiAnswer) -> dict[str, Any]:
-    """The object in a status answer; Unreadable when there is no word about the job in it."""
+    """The object in a status answer; Unreadable when there is no word about the job in it, JobUnknown for a 404."""
     if not 200 <= answer.status_code < 300:
         try:
             code, text = complaint(answer.json())
         except Unreadable:
             code, text = None, None
         reason = ": ".join(part for part in (code, text) if part)
+        if answer.status_code in (404, 410) or code in _UNKNOWN_JOB:
+            raise JobUnknown(f"HTTP {answer.status_code}" + (f": {reason[:300]}" if reason else ""))
         raise Unreadable(f"HTTP {answer.status_code}" + (f": {reason[:300]}" if reason else ""))
     body = answer.json()
     if not isinstance(body, dict):

@@ -90,6 +90,9 @@ class Provider(Protocol):
     def read_status(self, answer: ApiAnswer, now_ms: int) -> Report:
         """What a status answer says; Unreadable when it is no verdict about the job."""
 
+    def cancellation(self, provider_job_id: str) -> ApiRequest | None:
+        """The request that cancels a job, answered 2xx when it is canceled; None where the provider publishes none."""
+
     def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
         """What a callback's decoded JSON says; Unreadable when no published version explains it."""
 

@@ -157,6 +157,10 @@ class Kinovi:
         """The job as a status answer tells it; Unreadable for anything but a 2xx with a status."""
         return _report(answers.status_body(answer), now_ms)
 
+    def cancellation(self, provider_job_id: str) -> ApiRequest | None:  # noqa: ARG002 - the protocol's signature
+        """None: no page tells of a route."""
+        return None
+
     def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
         """The job as any of the three published callbacks tells it."""
         return _report(body, now_ms)

@@ -94,18 +94,28 @@ class Jobs:
         """Jobs whose submission began before then and never ended."""
         return _ids(await self._database.rows("jobs_left_in_submission", {"before": before_ms, "limit": limit}))
 
-    async def claim_checks(self, now_ms: int, leased_until_ms: int, limit: int) -> list[Job]:
-        """Jobs whose status is due to be asked for, leased until then."""
-        return await self._writer.write(_claim_checks, (now_ms, leased_until_ms, limit))
+    async def claim_checks(self, provider: str, now_ms: int, leased_until_ms: int, limit: int) -> list[Job]:
+        """A provider's jobs whose status is due to be asked for, leased until then."""
+        params = {"provider": provider, "now": now_ms, "leased_until": leased_until_ms, "limit": limit}
+        return await self._writer.write(_claim_checks, params)
 
-    async def next_check(self) -> int | None:
-        """When the next status check is due."""
-        at: int | None = (await self._database.rows("next_check", {}))[0]["at"]
-        return at
+    async def claim_check(self, job_id: str, leased_until_ms: int) -> Job | None:
+        """One job, to be asked about now; None when there is none."""
+        claimed = await self._writer.write(_claim_check, {"id": job_id, "leased_until": leased_until_ms})
+        return claimed[0] if claimed else None
 
-    async def past_deadline(self, now_ms: int, limit: int) -> list[str]:
-        """Open jobs whose deadline has passed."""
-        return _ids(await self._database.rows("jobs_past_deadline", {"now": now_ms, "limit": limit}))
+    async def next_checks(self) -> dict[str, int]:
+        """When each provider's next status check is due; a provider without one is left out."""
+        return {row["provider"]: row["at"] for row in await self._database.rows("next_checks", {})}
+
+    async def past_deadline(self, now_ms: int, limit: int) -> list[tuple[str, str]]:
+        """Open jobs whose deadline has passed, with their providers."""
+        found = await self._database.rows("jobs_past_deadline", {"now": now_ms, "limit": limit})
+        return [(row["id"], row["provider"]) for row in found]
+
+    async def to_settle(self, now_ms: int, limit: int) -> list[str]:
+        """Jobs that have waited for their status check for long enough."""
+        return _ids(await self._database.rows("jobs_to_settle", {"now": now_ms, "limit": limit}))
 
     async def next_clock(self) -> int | None:
         """When the next job is due to be sent or to expire."""
@@ -153,13 +163,14 @@ async def _start_submissions(transaction: Transaction, wanted: Sequence[tuple[st
     return started
 
 
-async def _claim_checks(transaction: Transaction, wanted: Sequence[tuple[int, int, int]]) -> list[list[Job]]:
+async def _claim_checks(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[list[Job]]:
     """Claims for each caller in turn."""
-    claimed = []
-    for now_ms, leased_until_ms, limit in wanted:
-        params = {"now": now_ms, "leased_until": leased_until_ms, "limit": limit}
-        claimed.append([rows.job(row) for row in await transaction.rows("claim_checks", params)])
-    return claimed
+    return [[rows.job(row) for row in await transaction.rows("claim_checks", params)] for params in wanted]
+
+
+async def _claim_check(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[list[Job]]:
+    """Claims one job for each caller."""
+    return [[rows.job(row) for row in await transaction.rows("claim_check", params)] for params in wanted]
 
 
 def pair(key: str, value: object) -> str:

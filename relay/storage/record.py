@@ -20,7 +20,10 @@ DEFAULT_PROJECT: Final = "prj_default"
 
 
 class Arrival(msgspec.Struct, frozen=True, kw_only=True):
-    """A callback as it came; `digest` is None where the body could not be read."""
+    """A callback as it came; `digest` is None where the body could not be read.
+
+    `quarantined` says why it is not believed at all; `released` is one that is stored, and run again.
+    """
 
     id: str
     provider: str
@@ -30,7 +33,9 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     digest: bytes | None = None
     unreadable: str | None = None
+    quarantined: str | None = None
     foreign: bool = False
+    released: bool = False
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,13 +79,17 @@ class Recorder:
         jobs = {row["id"]: rows.job(row) for row in await transaction.rows("jobs_by_id", {"ids": rows.text(wanted)})}
         heard = await _heard(transaction, facts)
         results: list[Recorded] = []
-        callbacks, events = [], []
+        callbacks, released, calls, events = [], [], [], []
         for fact in facts:
             job = jobs.get(fact.job_id)
             moved = _judge(job, fact, heard)
             recorded = _result(job, moved, fact)
             job = moved.job if moved else job
-            if fact.arrival and (job is None or job.callbacks_seen < self._callbacks_per_job_max):
+            if fact.call:
+                calls.append(msgspec.to_builtins(fact.call) | {"decision": recorded.reason})
+            if fact.arrival and fact.arrival.released:
+                released.append({"id": fact.arrival.id, **_outcome_params(fact.arrival, recorded)})
+            elif fact.arrival and (job is None or job.callbacks_seen < self._callbacks_per_job_max):
                 callbacks.append(_callback_params(fact, fact.arrival, job, recorded))
             if fact.arrival and job:
                 job = msgspec.structs.replace(job, callbacks_seen=job.callbacks_seen + 1)
@@ -92,7 +101,8 @@ class Recorder:
                 jobs[fact.job_id] = job
             results.append(msgspec.structs.replace(recorded, job=job))
         await transaction.run_many("insert_callback", callbacks)
-        await transaction.run_many("insert_call", [msgspec.to_builtins(fact.call) for fact in facts if fact.call])
+        await transaction.run_many("release_callback", released)
+        await transaction.run_many("insert_call", calls)
         await transaction.run_many("update_job", [rows.job_params(job) for job in jobs.values()])
         await transaction.run_many("insert_event", [event.params for _, event in events])
         await self._fan_out(transaction, events, results)
@@ -178,6 +188,8 @@ def _judge(job: Job | None, fact: Fact, heard: set[tuple[str, bytes]]) -> Move |
     arrival = fact.arrival
     if job is None or (arrival and arrival.foreign):
         return None
+    if arrival and arrival.quarantined:
+        return Move(doubted(job, fact.at), Verdict.QUARANTINED, arrival.quarantined)
     if arrival and arrival.unreadable:
         return Move(doubted(job, fact.at), Verdict.UNREADABLE, arrival.unreadable)
     if arrival and arrival.digest and (job.id, arrival.digest) in heard:
@@ -238,11 +250,14 @@ def _callback_params(fact: Fact, arrival: Arrival, job: Job | None, recorded: Re
         "project_id": DEFAULT_PROJECT if job is None or orphan else job.project_id,
         "job_id": fact.job_id,
         "provider": arrival.provider,
-        "verdict": recorded.verdict,
-        "reason": recorded.reason,
         "received_at": arrival.received_at,
         "size": arrival.size,
         "headers": rows.text(arrival.headers),
         "body": arrival.body,
-        "digest": arrival.digest,
+        **_outcome_params(arrival, recorded),
     }
+
+
+def _outcome_params(arrival: Arrival, recorded: Recorded) -> dict[str, Any]:
+    """What became of a callback."""
+    return {"verdict": recorded.verdict, "reason": recorded.reason, "digest": arrival.digest}

@@ -8,6 +8,7 @@ from relay.model import (
     Attempt,
     Call,
     Callback,
+    Claim,
     Cost,
     Delivery,
     DeliveryState,
@@ -26,10 +27,11 @@ from relay.model import (
 from relay.seal import Seal
 from relay.storage.database import Row
 
-_JSON_OF_JOB: Final = ("input", "request", "metadata", "outputs", "error", "cost")
+_JSON_OF_JOB: Final = ("input", "request", "metadata", "outputs", "error", "cost", "claim")
 _outputs: Final = msgspec.json.Decoder(tuple[Output, ...])
 _error: Final = msgspec.json.Decoder(JobError | None)
 _cost: Final = msgspec.json.Decoder(Cost | None)
+_claim: Final = msgspec.json.Decoder(Claim | None)
 _object: Final = msgspec.json.Decoder(dict[str, Any] | None)
 
 
@@ -55,6 +57,7 @@ def job(row: Row) -> Job:
     values["outputs"] = _outputs.decode(values["outputs"])
     values["error"] = _error.decode(values["error"] or b"null")
     values["cost"] = _cost.decode(values["cost"] or b"null")
+    values["claim"] = _claim.decode(values["claim"] or b"null")
     values["state"] = JobState(values["state"])
     values["finished_by"] = values["finished_by"] and FinishedBy(values["finished_by"])
     values["verification"] = Verification(values["verification"])

@@ -65,15 +65,20 @@ CREATE TABLE jobs (
     submission_started_at BIGINT,
     next_check_at BIGINT,
     checks_made INTEGER NOT NULL,
+    last_heard_at BIGINT,
+    not_found_seen INTEGER NOT NULL,
+    claim TEXT,
+    settle_by BIGINT,
     CHECK ((finished_at IS NULL) = (state IN ('pending', 'submitted', 'running'))),
     CHECK (next_submit_at IS NULL OR state = 'pending'),
-    CHECK (next_check_at IS NULL OR finished_at IS NULL)
+    CHECK (next_check_at IS NULL OR finished_at IS NULL OR claim IS NOT NULL)
 );
 
 CREATE INDEX jobs_page ON jobs (project_id, id);
 CREATE INDEX jobs_to_submit ON jobs (next_submit_at) WHERE next_submit_at IS NOT NULL;
 CREATE INDEX jobs_being_submitted ON jobs (submission_started_at) WHERE state = 'pending' AND reason IS NULL AND next_submit_at IS NULL;
-CREATE INDEX jobs_to_check ON jobs (next_check_at) WHERE next_check_at IS NOT NULL;
+CREATE INDEX jobs_to_check ON jobs (provider, next_check_at) WHERE next_check_at IS NOT NULL;
+CREATE INDEX jobs_to_settle ON jobs (settle_by) WHERE settle_by IS NOT NULL;
 CREATE INDEX jobs_open ON jobs (deadline_at) WHERE finished_at IS NULL;
 
 CREATE TABLE job_metadata (
@@ -92,7 +97,8 @@ CREATE TABLE calls (
     outcome TEXT NOT NULL,
     status_code INTEGER,
     summary TEXT NOT NULL,
-    excerpt TEXT
+    excerpt TEXT,
+    decision TEXT
 );
 
 CREATE INDEX calls_of_job ON calls (job_id, id);

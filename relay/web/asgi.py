@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from relay import log
 from relay.app import App
 from relay.errors import StorageUnavailable
-from relay.web import endpoints, evidence, jobs
+from relay.web import endpoints, evidence, interventions, jobs
 from relay.web.callbacks import Callbacks
 from relay.web.calls import Handler, handled
 from relay.web.problems import JSON, problem
@@ -23,6 +23,10 @@ API: Final[tuple[tuple[str, str, Handler, str], ...]] = (
     ("GET", "/v1/jobs", jobs.index, "read"),
     ("GET", "/v1/jobs/{id}", jobs.show, "read"),
     ("GET", "/v1/jobs/{id}/timeline", jobs.show_timeline, "read"),
+    ("POST", "/v1/jobs/{id}/cancellations", interventions.cancel, "submit"),
+    ("POST", "/v1/jobs/{id}/status-checks", interventions.check, "submit"),
+    ("POST", "/v1/jobs/{id}/resubmissions", interventions.resubmit, "submit"),
+    ("POST", "/v1/jobs/{id}/failures", interventions.fail, "submit"),
     ("GET", "/v1/providers", jobs.providers, "read"),
     ("POST", "/v1/endpoints", endpoints.create, "admin"),
     ("GET", "/v1/endpoints", endpoints.index, "read"),
@@ -36,6 +40,7 @@ API: Final[tuple[tuple[str, str, Handler, str], ...]] = (
     ("GET", "/v1/deliveries/{id}", evidence.delivery, "read"),
     ("GET", "/v1/callbacks", evidence.callbacks, "read"),
     ("GET", "/v1/callbacks/{id}", evidence.callback, "read"),
+    ("POST", "/v1/callbacks/{id}/releases", interventions.release, "admin"),
 )
 _logger = log.get("web")
 
@@ -57,7 +62,7 @@ def web(app: App) -> ASGIApp:
 def _rest(app: App) -> Starlette:
     """The API and what surrounds it; a path that is nearly right is 404, never a redirect."""
     routes = [Route(path, handled(app, handler, scope), methods=[method]) for method, path, handler, scope in API]
-    around = [Route("/healthz", _healthz), Route("/readyz", _readyz(app))]
+    around = [Route("/healthz", _healthz), Route("/readyz", _readyz(app)), Route("/metrics", _metrics(app))]
     starlette = Starlette(
         routes=[*routes, *around], exception_handlers={HTTPException: _http_problem, Exception: _broken}
     )
@@ -83,6 +88,15 @@ def _readyz(app: App) -> Callable[[Request], Awaitable[Response]]:
         return JSON({"status": "ready"})
 
     return ready
+
+
+def _metrics(app: App) -> Callable[[Request], Awaitable[Response]]:
+    """What this process has counted, for Prometheus; there is no id and no secret in it."""
+
+    async def metrics(_: Request) -> Response:
+        return Response(app.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return metrics
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:

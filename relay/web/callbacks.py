@@ -59,7 +59,9 @@ class Callbacks:
         provider, token = path.groups() if path else ("", "")
         claims = self._app.receiver.claims(provider, token)
         if claims is None:
-            _logger.info("callback.refused", provider=provider if provider in self._app.providers else "unknown")
+            known = provider if provider in self._app.providers else "unknown"
+            _logger.info("callback.refused", provider=known)
+            self._app.metrics.callback_refused(known)
             return Answer(404)
         try:
             return await self._take(provider, claims, scope, receive)

@@ -2,10 +2,11 @@
 
 import asyncio
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -19,25 +20,49 @@ from relay.web import auth, bodies, problems
 
 LIMIT_MAX: Final = 200
 LIMIT_DEFAULT: Final = 50
+WAIT_MAX_S: Final = 25.0
+"""The longest `Prefer: wait`; routers cut a request that is not answered within 30 s."""
 REPLAY_MARGIN_MS: Final = 2_000
-"""The first of two equal requests answers within the wait for its provider and this; if not, its process is gone."""
+"""The first of two equal requests answers within the longest wait and this; if not, its process is gone."""
 REPLAY_PAUSE_S: Final = 0.05
 """How often the second one looks; in real time, as the wait for the provider is."""
+_WAIT: Final = re.compile(r"wait\s*=\s*\"?([0-9]{1,9})\"?(\s*;.*)?", re.IGNORECASE)
 _logger = log.get("web")
 
 
+Fields = TypeVar("Fields", bound=msgspec.Struct)
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that may be answered: `body` is None where there is none."""
+    """A request that may be answered, with its body as it came."""
 
     app: App
     request: Request
     project_id: str
-    body: object
-    idempotency_key: str | None
+    raw: bytes = b""
+    idempotency_key: str | None = None
+
+    def body(self) -> object:
+        """What the body holds; BadBody for what is not one JSON value to every reader."""
+        return bodies.parse(self.raw)
+
+    def fields(self, kind: type[Fields]) -> Fields:
+        """The body as a struct, one that is left out being empty; InvalidInput names every wrong field."""
+        given = self.body() if self.raw.strip() else {}
+        if errors := validation.check(given, kind):
+            raise InvalidInput(errors)
+        return validation.read(given, kind)
 
     def path(self, name: str) -> str:
         """A part of the path."""
         return str(self.request.path_params[name])
+
+    def wait_s(self) -> float | None:
+        """How long `Prefer: wait=N` (RFC 7240) asks to hold the answer; one that is malformed asks nothing."""
+        for preference in ",".join(self.request.headers.getlist("prefer")).split(","):
+            if asked := _WAIT.fullmatch(preference.strip()):
+                return min(float(asked[1]), WAIT_MAX_S)
+        return None
 
     def query(self, *names: str) -> dict[str, str]:
         """The query's parameters; InvalidInput for one that is not among the names, so that a typo is heard."""
@@ -69,11 +94,8 @@ def handled(app: App, handler: Handler, scope: str) -> Callable[[Request], Await
         try:
             caller = await auth.caller(app, request, scope)
             if request.method != "POST":
-                raw = await _body(app, request) if request.method == "PATCH" else None
-                body = bodies.parse(raw) if raw is not None else None
-                return await handler(
-                    Call(app=app, request=request, project_id=caller.project_id, body=body, idempotency_key=None)
-                )
+                raw = await _body(app, request) if request.method == "PATCH" else b""
+                return await handler(Call(app=app, request=request, project_id=caller.project_id, raw=raw))
             return await _post(app, request, caller.project_id, handler)
         except RelayError as error:
             return problems.of_error(error)
@@ -89,7 +111,7 @@ async def _post(app: App, request: Request, project_id: str, handler: Handler) -
     key = request.headers.get("idempotency-key")
     if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
         raise BadBody("the Idempotency-Key must be 1 to 255 printable ASCII characters")
-    call = Call(app=app, request=request, project_id=project_id, body=bodies.parse(raw), idempotency_key=key)
+    call = Call(app=app, request=request, project_id=project_id, raw=raw, idempotency_key=key)
     if key is None:
         return await handler(call)
     fingerprint = hashlib.sha256(b"\n".join((request.method.encode(), request.url.path.encode(), raw))).digest()
@@ -111,7 +133,7 @@ async def _replay(app: App, wanted: Reservation) -> Response | None:
 
     None when the first came to nothing: the key is this one's now.
     """
-    wait_ms = round(app.settings.submit_wait_s * 1000) + REPLAY_MARGIN_MS
+    wait_ms = round(max(app.settings.submit_wait_s, WAIT_MAX_S) * 1000) + REPLAY_MARGIN_MS
     while True:
         known = await app.store.access.known(wanted.project_id, wanted.key)
         if known is None:

@@ -120,8 +120,9 @@ async def delete(call: Call) -> Response:
 
 def _fields(call: Call) -> Fields:
     """The body, with every wrong field named."""
-    errors = validation.check(call.body, Fields)
-    given: dict[str, Any] = call.body if isinstance(call.body, dict) else {}
+    body = call.body()
+    errors = validation.check(body, Fields)
+    given: dict[str, Any] = body if isinstance(body, dict) else {}
     errors += (
         check_endpoint(given, call.app.policy)
         + check_metadata(given.get("metadata"))
@@ -133,7 +134,7 @@ def _fields(call: Call) -> Fields:
             errors.append(FieldError(f"providers[{index}]", f"must be one of {', '.join(sorted(call.app.providers))}"))
     if errors:
         raise InvalidInput(errors)
-    return validation.read(call.body, Fields)
+    return validation.read(body, Fields)
 
 
 def _check_headers(headers: object) -> list[FieldError]:

@@ -1,5 +1,6 @@
 """`/v1/jobs`, `/v1/providers`: submitting, and seeing what became of it."""
 
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
@@ -15,21 +16,30 @@ from relay.web.problems import JSON
 
 
 async def create(call: Call) -> Response:
-    """`POST /v1/jobs`: 202 with the job as it is when the provider answered, or when the wait was over."""
+    """`POST /v1/jobs`: 202 with the job as it is when the provider answered, or when the wait was over.
+
+    With `Prefer: wait` 200 where the job became final meanwhile. A caller that goes away does not stop the job.
+    """
     app = call.app
     intake = Intake(app.providers, app.policy)
-    given: Any = call.body
+    given: Any = call.body()
     new = intake.job(given, call.project_id, call.idempotency_key, app.clock.now_ms())
-    job = await app.submitter.submit(new, app.settings.submit_wait_s)
+    wait_s, began_at = call.wait_s(), app.clock.now_ms()
+    job = await app.submitter.submit(new, app.settings.submit_wait_s if wait_s is None else wait_s)
+    if wait_s is not None:
+        job = await _held(call, job, began_at + round(wait_s * 1000))
     asked = [entry.get("secret") for entry in given.get("notify") or ()]
     shown = [_notify(endpoint, secret is None) for endpoint, secret in zip(new.endpoints, asked, strict=True)]
-    return JSON(views.job(job) | {"notify": shown}, 202, {"location": f"/v1/jobs/{job.id}"})
+    return _shown(call, job, {"notify": shown}, {"location": f"/v1/jobs/{job.id}"})
 
 
 async def show(call: Call) -> Response:
-    """`GET /v1/jobs/{id}`."""
+    """`GET /v1/jobs/{id}`; with `Prefer: wait` once it is final, or 202 when it is not by then."""
     call.query()
-    return JSON(views.job(await _job(call)))
+    job, wait_s = await job_of(call), call.wait_s()
+    if wait_s is None:
+        return JSON(views.job(job))
+    return _shown(call, await _held(call, job, call.app.clock.now_ms() + round(wait_s * 1000)))
 
 
 async def index(call: Call) -> Response:
@@ -51,7 +61,7 @@ async def index(call: Call) -> Response:
 async def show_timeline(call: Call) -> Response:
     """`GET /v1/jobs/{id}/timeline`: everything that is stored about the job, in order, and what comes next."""
     call.query()
-    job = await _job(call)
+    job = await job_of(call)
     stored = await call.app.store.jobs.evidence(job.id)
     lines = [
         *timeline.of_job(job),
@@ -71,7 +81,8 @@ async def providers(call: Call) -> Response:
         {
             "name": name,
             "configured": bool(provider.api_key),
-            "finished_by": "callback",
+            "finished_by": "callback" if call.app.settings.public_url else "status_check",
+            "cancel": provider.adapter.cancellation("any") is not None,
             "models": provider.adapter.limits.models,
             "duration_s": {"min": provider.adapter.limits.duration_s[0], "max": provider.adapter.limits.duration_s[1]},
             "resolutions": provider.adapter.limits.resolutions,
@@ -86,12 +97,25 @@ async def providers(call: Call) -> Response:
     return JSON({"data": data, "next_cursor": None})
 
 
-async def _job(call: Call) -> Job:
+async def job_of(call: Call) -> Job:
     """The job of the path, if it is the caller's."""
     job = await call.app.store.jobs.get(call.path("id"), call.project_id)
     if job is None:
         raise NotFound("there is no such job")
     return job
+
+
+async def _held(call: Call, job: Job, until_ms: int) -> Job:
+    """The job when it is final or the time is over."""
+    return await call.app.waiting.final(job, partial(call.app.store.jobs.get, job.id, job.project_id), until_ms)
+
+
+def _shown(call: Call, job: Job, more: views.Json | None = None, headers: dict[str, str] | None = None) -> Response:
+    """The job: 200 where a wait was asked for and it is final, else 202."""
+    wait_s = call.wait_s()
+    applied = {} if wait_s is None else {"preference-applied": f"wait={wait_s:g}"}
+    status = 200 if wait_s is not None and job.state.final else 202
+    return JSON(views.job(job) | (more or {}), status, applied | (headers or {}))
 
 
 def _notify(endpoint: Endpoint, made_here: bool) -> views.Json:

@@ -4,12 +4,12 @@ INSERT INTO jobs (
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made,
     created_at, updated_at, submitted_at, finished_at, deadline_at, next_submit_at, submission_started_at,
-    next_check_at, checks_made
+    next_check_at, checks_made, last_heard_at, not_found_seen, claim, settle_by
 ) VALUES (
     :id, :project_id, :provider, :state, :reason, :provider_job_id, :model, :progress, :input, :request, :metadata, :outputs, :error,
     :cost, :finished_by, :verification, :late, :sequence, :last_final_event, :callbacks_seen, :submissions_made,
     :created_at, :updated_at, :submitted_at, :finished_at, :deadline_at, :next_submit_at, :submission_started_at,
-    :next_check_at, :checks_made
+    :next_check_at, :checks_made, :last_heard_at, :not_found_seen, :claim, :settle_by
 );
 
 -- name: insert_job_metadata
@@ -23,7 +23,8 @@ UPDATE jobs SET
     cost = :cost, finished_by = :finished_by, verification = :verification, late = :late, sequence = :sequence,
     last_final_event = :last_final_event, callbacks_seen = :callbacks_seen, updated_at = :updated_at, submitted_at = :submitted_at,
     finished_at = :finished_at, next_submit_at = :next_submit_at, submission_started_at = :submission_started_at,
-    next_check_at = :next_check_at
+    next_check_at = :next_check_at, submissions_made = :submissions_made, deadline_at = :deadline_at,
+    last_heard_at = :last_heard_at, not_found_seen = :not_found_seen, claim = :claim, settle_by = :settle_by
 WHERE id = :id;
 
 -- name: start_submission
@@ -67,31 +68,47 @@ WHERE state = 'pending' AND reason IS NULL AND next_submit_at IS NULL AND submis
 ORDER BY submission_started_at LIMIT :limit;
 
 -- name: claim_checks
--- Takes the jobs whose status is to be asked for, and leases them: after a crash they are due again.
+-- Takes a provider's jobs whose status is to be asked for, those that wait for it first, and leases them: after a crash they are due again.
 UPDATE jobs SET next_check_at = :leased_until, checks_made = checks_made + 1
-WHERE id IN (SELECT id FROM jobs WHERE next_check_at <= :now ORDER BY next_check_at LIMIT :limit)
+WHERE id IN (
+    SELECT id FROM jobs WHERE provider = :provider AND next_check_at <= :now
+    ORDER BY CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END, next_check_at LIMIT :limit
+)
 RETURNING *;
 
--- name: next_check
--- When the next status check is due.
-SELECT MIN(next_check_at) AS at FROM jobs WHERE next_check_at IS NOT NULL;
+-- name: claim_check
+-- Takes one job to be asked about now, whenever it was due.
+UPDATE jobs SET next_check_at = CASE WHEN next_check_at IS NULL THEN NULL ELSE :leased_until END, checks_made = checks_made + 1
+WHERE id = :id
+RETURNING *;
+
+-- name: next_checks
+-- When each provider's next status check is due.
+SELECT provider, MIN(next_check_at) AS at FROM jobs WHERE next_check_at IS NOT NULL GROUP BY provider;
 
 -- name: jobs_past_deadline
--- Open jobs whose deadline has passed.
-SELECT id FROM jobs WHERE finished_at IS NULL AND deadline_at <= :now ORDER BY deadline_at LIMIT :limit;
+-- Open jobs whose deadline has passed, and that nothing else is about to settle.
+SELECT id, provider FROM jobs
+WHERE finished_at IS NULL AND settle_by IS NULL AND deadline_at <= :now ORDER BY deadline_at LIMIT :limit;
+
+-- name: jobs_to_settle
+-- Jobs whose claim, or whose last status check, has been waited for long enough.
+SELECT id FROM jobs WHERE settle_by <= :now ORDER BY settle_by LIMIT :limit;
 
 -- name: next_job_clock
 -- When the sweep has something to do next.
 SELECT MIN(at) AS at FROM (
     SELECT MIN(next_submit_at) AS at FROM jobs WHERE next_submit_at IS NOT NULL
     UNION ALL
-    SELECT MIN(deadline_at) AS at FROM jobs WHERE finished_at IS NULL
+    SELECT MIN(deadline_at) AS at FROM jobs WHERE finished_at IS NULL AND settle_by IS NULL
+    UNION ALL
+    SELECT MIN(settle_by) AS at FROM jobs WHERE settle_by IS NOT NULL
 ) AS clocks;
 
 -- name: insert_call
 -- One request of relay to a provider, with what came of it.
-INSERT INTO calls (id, job_id, kind, started_at, duration_ms, outcome, status_code, summary, excerpt)
-VALUES (:id, :job_id, :kind, :started_at, :duration_ms, :outcome, :status_code, :summary, :excerpt);
+INSERT INTO calls (id, job_id, kind, started_at, duration_ms, outcome, status_code, summary, excerpt, decision)
+VALUES (:id, :job_id, :kind, :started_at, :duration_ms, :outcome, :status_code, :summary, :excerpt, :decision);
 
 -- name: calls_of_job
 -- A job's requests to its provider, in order.

@@ -1,0 +1,65 @@
+"""What it takes to call providers and to record what they say: handed to everything in the flow that does."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from relay import ids, log
+from relay.clock import Clock
+from relay.exchange import ApiAnswer
+from relay.metrics import Metrics
+from relay.model import Call, Job
+from relay.outbound.client import ProviderClient
+from relay.providers.base import Provider
+from relay.settings import Settings
+from relay.storage.record import Recorded
+from relay.storage.store import Store
+
+_logger = log.get("provider")
+
+
+class Configured(msgspec.Struct, frozen=True):
+    """A provider as this relay can use it; without a key it can only read callbacks.
+
+    `confirm` is whether a callback that ends a job is confirmed first; `callback_secret` verifies signed ones.
+    """
+
+    adapter: Provider
+    origin: str
+    api_key: str | None
+    confirm: bool = True
+    callback_secret: str | None = None
+
+
+class Calling(msgspec.Struct, frozen=True, kw_only=True):
+    """The shared parts; `tell` passes on what was recorded, `draining` is set when relay is stopping."""
+
+    store: Store
+    providers: Mapping[str, Configured]
+    client: ProviderClient
+    clock: Clock
+    settings: Settings
+    metrics: Metrics
+    tell: Callable[[Recorded], None]
+    draining: asyncio.Event
+
+    def told(self, job: Job, kind: str, started_at: int, outcome: str, answer: ApiAnswer | None) -> Call:
+        """The evidence of one call that ends now; a refusal's or an outage's page is kept with it."""
+        good = answer is not None and 200 <= answer.status_code < 300
+        return Call(
+            id=ids.new_id(ids.CALL),
+            job_id=job.id,
+            kind=kind,
+            started_at=started_at,
+            duration_ms=max(0, self.clock.now_ms() - started_at),
+            outcome=outcome,
+            status_code=answer.status_code if answer else None,
+            summary=f"{kind} at {job.provider}: {outcome}",
+            excerpt=answer.excerpt if answer and not good else None,
+        )
+
+    def unknown_word(self, provider: str, word: str) -> None:
+        """Warns of a status word that the provider never published, once for each."""
+        if self.metrics.unknown_word(provider, word):
+            _logger.warning("provider.unknown_word", provider=provider, word=word)

@@ -1,0 +1,111 @@
+"""What relay counts, in one table. Counting is a dictionary; the library that writes it out is loaded by a scrape."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from relay import __version__
+from relay.model import EventType, Job, Outcome, Verdict
+
+WORDS_MAX: Final = 1000
+"""How many unknown status words are remembered, so that each is warned about once."""
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """One metric: its name, whether it only grows, what it counts, its labels."""
+
+    name: str
+    kind: str
+    meaning: str
+    labels: tuple[str, ...]
+
+
+METRICS: Final = (
+    Metric("relay_callbacks", "counter", "callbacks by what became of them", ("provider", "verdict")),
+    Metric("relay_callbacks_refused", "counter", "callbacks whose token was not good", ("provider",)),
+    Metric("relay_submissions", "counter", "requests that submit a job, by how they ended", ("provider", "outcome")),
+    Metric("relay_status_checks", "counter", "status checks by what they found", ("provider", "finding")),
+    Metric(
+        "relay_jobs_finished",
+        "counter",
+        "jobs that reached a final state, by who ended them and how far that is proven",
+        ("provider", "status", "finished_by", "verification"),
+    ),
+    Metric("relay_jobs_corrected", "counter", "final states that turned out to be wrong", ("provider",)),
+    Metric("relay_unknown_words", "counter", "status words that the provider never published", ("provider",)),
+    Metric("relay_provider_key_refused", "gauge", "1 while the provider refuses relay's key", ("provider",)),
+    Metric("relay_events", "counter", "events by type", ("type",)),
+    Metric("relay_attempts", "counter", "attempts of deliveries by outcome", ("outcome",)),
+    Metric("relay_build_info", "gauge", "1, with the version as label", ("version",)),
+)
+
+
+class Metrics:
+    """The counts of one process."""
+
+    def __init__(self) -> None:
+        self._values: Counter[tuple[str, ...]] = Counter({("relay_build_info", __version__): 1})
+        self._words: set[tuple[str, str]] = set()
+
+    def callback(self, provider: str, verdict: Verdict) -> None:
+        """A callback was stored."""
+        self._values["relay_callbacks", provider, verdict] += 1
+
+    def callback_refused(self, provider: str) -> None:
+        """A callback came without a good token."""
+        self._values["relay_callbacks_refused", provider] += 1
+
+    def submitted(self, provider: str, outcome: str) -> None:
+        """A submission ended."""
+        self._values["relay_submissions", provider, outcome] += 1
+
+    def checked(self, provider: str, finding: str) -> None:
+        """A status check ended."""
+        self._values["relay_status_checks", provider, finding] += 1
+
+    def announced(self, job: Job, kind: EventType) -> None:
+        """An event was made, perhaps the one that ends its job."""
+        self._values["relay_events", kind] += 1
+        if kind is EventType.JOB_CORRECTED:
+            self._values["relay_jobs_corrected", job.provider] += 1
+        elif job.state.final:
+            by = job.finished_by or ""
+            self._values["relay_jobs_finished", job.provider, job.state, by, job.verification] += 1
+
+    def key_refused(self, provider: str, *, refused: bool) -> None:
+        """The provider refuses relay's key, or takes it again."""
+        self._values["relay_provider_key_refused", provider] = int(refused)
+
+    def unknown_word(self, provider: str, word: str) -> bool:
+        """A status word that nobody published; True the first time, for a warning."""
+        self._values["relay_unknown_words", provider] += 1
+        known = (provider, word) in self._words
+        if not known and len(self._words) < WORDS_MAX:
+            self._words.add((provider, word))
+        return not known and len(self._words) <= WORDS_MAX
+
+    def attempted(self, outcome: Outcome) -> None:
+        """An attempt of a delivery ended."""
+        self._values["relay_attempts", outcome] += 1
+
+    def exposition(self) -> bytes:
+        """All of it in Prometheus' text format, version 0.0.4."""
+        import prometheus_client  # noqa: PLC0415 - 40 ms that a start need not wait for
+
+        registry = prometheus_client.CollectorRegistry()
+        registry.register(self)
+        return prometheus_client.generate_latest(registry)
+
+    def collect(self) -> Iterator[Any]:
+        """What the library asks a collector for: a family for each metric, also where nothing is counted yet."""
+        from prometheus_client import core  # noqa: PLC0415 - as above
+
+        families = {"counter": core.CounterMetricFamily, "gauge": core.GaugeMetricFamily}
+        for metric in METRICS:
+            family = families[metric.kind](metric.name, metric.meaning, labels=metric.labels)
+            for (name, *labels), value in sorted(self._values.items()):
+                if name == metric.name:
+                    family.add_metric(labels, value)
+            yield family

@@ -1,0 +1,69 @@
+"""What a person does to a job or a callback: `/v1/jobs/{id}/…`, `/v1/callbacks/{id}/releases`."""
+
+from typing import Annotated
+
+import msgspec
+from starlette.responses import Response
+
+from relay import views
+from relay.errors import Conflict, NotFound
+from relay.model import Verdict
+from relay.web.calls import Call
+from relay.web.jobs import job_of
+from relay.web.problems import JSON
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A body that need not be there."""
+
+
+class Resubmission(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a resubmission."""
+
+    accept_double_charge: bool = False
+
+
+class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a failure: why a person gives the job up."""
+
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
+
+
+async def cancel(call: Call) -> Response:
+    """`POST /v1/jobs/{id}/cancellations`: 200 with the canceled job, 409 if it has ended or the provider refuses."""
+    call.fields(Nothing)
+    return JSON(views.job(await call.app.interventions.cancel(await job_of(call))))
+
+
+async def check(call: Call) -> Response:
+    """`POST /v1/jobs/{id}/status-checks`: asks the provider now; 200 with the job as that leaves it."""
+    call.fields(Nothing)
+    return JSON(views.job(await call.app.interventions.check(await job_of(call))))
+
+
+async def resubmit(call: Call) -> Response:
+    """`POST /v1/jobs/{id}/resubmissions`: 202 with the job, sent again; 409 where it may have been charged."""
+    asked = call.fields(Resubmission)
+    job = await job_of(call)
+    wait_s = call.app.settings.submit_wait_s
+    job = await call.app.interventions.resubmit(job, asked.accept_double_charge, wait_s)
+    return JSON(views.job(job), 202, {"location": f"/v1/jobs/{job.id}"})
+
+
+async def fail(call: Call) -> Response:
+    """`POST /v1/jobs/{id}/failures`: 200 with the job, failed by a person's word."""
+    asked = call.fields(Failure)
+    return JSON(views.job(await call.app.interventions.fail(await job_of(call), asked.reason)))
+
+
+async def release(call: Call) -> Response:
+    """`POST /v1/callbacks/{id}/releases`: 200 with the quarantined callback after it was run again."""
+    call.fields(Nothing)
+    callbacks = call.app.store.callbacks
+    callback = await callbacks.get(call.path("id"), call.project_id)
+    if callback is None:
+        raise NotFound("there is no such callback")
+    if callback.verdict is not Verdict.QUARANTINED:
+        raise Conflict(f"the callback is {callback.verdict}: only a quarantined one can be released")
+    await call.app.receiver.release(callback)
+    return JSON(views.callback(await callbacks.get(callback.id, call.project_id) or callback))
