@@ -77,7 +77,7 @@ async def opened(
         sender = await stack.enter_async_context(Sender(policy, settings.deliveries_in_flight_max))
         deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random)
         in_flight = DispatchOptions(settings.deliveries_in_flight_max, options.lease_ms)
-        metrics, draining = Metrics(), asyncio.Event()
+        metrics, check_soon, draining = Metrics(), asyncio.Event(), asyncio.Event()
         dispatcher = Dispatcher(store, deliverer, clock, in_flight, metrics)
         waiting = Waiting(clock, draining)
         calling = Calling(
@@ -87,11 +87,12 @@ async def opened(
             clock=clock,
             settings=settings,
             metrics=metrics,
-            tell=_teller(metrics, waiting, dispatcher),
+            tell=_teller(metrics, waiting, dispatcher, check_soon, clock),
+            check_soon=check_soon,
             draining=draining,
         )
         submitter, checker = Submitter(calling, tokens), Checker(calling)
-        sweeper = Sweeper(calling, submitter, checker)
+        sweeper = Sweeper(calling, submitter)
         app = App(
             settings=settings,
             clock=clock,
@@ -99,7 +100,7 @@ async def opened(
             providers=configured,
             policy=policy,
             submitter=submitter,
-            receiver=Receiver(calling, tokens, checker.wake),
+            receiver=Receiver(calling, tokens),
             interventions=Interventions(calling, submitter, checker),
             waiting=waiting,
             metrics=metrics,
@@ -139,14 +140,22 @@ async def _for_ever(name: str, run: Callable[[], Awaitable[None]], clock: Clock)
         await clock.wait(asyncio.Event(), clock.now_ms() + PAUSE_AFTER_FAILURE_MS)
 
 
-def _teller(metrics: Metrics, waiting: Waiting, dispatcher: Dispatcher) -> Callable[[Recorded], None]:
-    """Passes on what was recorded, after its commit: it is counted, dispatched, and shown to those who wait."""
+def _teller(
+    metrics: Metrics, waiting: Waiting, dispatcher: Dispatcher, check_soon: asyncio.Event, clock: Clock
+) -> Callable[[Recorded], None]:
+    """Passes on what was committed: it is dispatched, counted, asked about, and shown to those who wait."""
 
     def tell(recorded: Recorded) -> None:
-        if recorded.job is not None and recorded.announced is not None:
-            metrics.announced(recorded.job, recorded.announced)
-        dispatcher.hand_over(recorded.fresh)
-        waiting.tell(recorded.job)
+        job = recorded.job
+        if recorded.fresh:
+            dispatcher.hand_over(recorded.fresh)
+        if job is None:
+            return
+        if recorded.announced is not None:
+            metrics.announced(job, recorded.announced)
+        if job.next_check_at is not None and job.next_check_at <= clock.now_ms():
+            check_soon.set()
+        waiting.tell(job)
 
     return tell
 

@@ -33,7 +33,7 @@ class Configured(msgspec.Struct, frozen=True):
 
 
 class Calling(msgspec.Struct, frozen=True, kw_only=True):
-    """The shared parts; `tell` passes on what was recorded, `draining` is set when relay is stopping."""
+    """The shared parts; `tell` passes on what was recorded, `check_soon` wakes the checks, `draining` ends waits."""
 
     store: Store
     providers: Mapping[str, Configured]
@@ -42,6 +42,7 @@ class Calling(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     metrics: Metrics
     tell: Callable[[Recorded], None]
+    check_soon: asyncio.Event
     draining: asyncio.Event
 
     def told(self, job: Job, kind: str, started_at: int, outcome: str, answer: ApiAnswer | None) -> Call:

@@ -52,7 +52,7 @@ class Checker:
             for name, provider in calling.providers.items()
             if provider.api_key
         }
-        self._wake = asyncio.Event()
+        self._wake = calling.check_soon
 
     async def run(self) -> None:
         """Checks what is due, until it is cancelled."""
@@ -66,10 +66,6 @@ class Checker:
         finally:
             for under_way in self._under_way:
                 under_way.cancel()
-
-    def wake(self) -> None:
-        """Something is due sooner than it was."""
-        self._wake.set()
 
     async def check_now(self, job_id: str) -> Recorded | None:
         """One check of one job, at once, whatever the pace; None when there is no such job."""

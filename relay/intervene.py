@@ -77,7 +77,6 @@ class Interventions:
         now_ms = self._calling.clock.now_ms()
         doubt = partial(_doubted, now_ms=now_ms)
         self._calling.tell(await self._calling.store.jobs.record(Fact(job_id=job.id, at=now_ms, move=doubt, call=call)))
-        self._checker.wake()
         raise Conflict(
             f"the provider did not cancel the job (HTTP {answer.status_code}); it is asked how the job stands"
         )

@@ -44,6 +44,10 @@ SECOND_VERDICT_MS: Final = 600_000
 """How long relay tries to have a second verdict borne out before the first one stands."""
 
 
+SUBMITTING_MS: Final = 60_000
+"""For so long after a submission began, its answer may still bring the id that a status check needs."""
+
+
 class Move(msgspec.Struct, frozen=True):
     """The job after a word about it, what became of the word, and what to announce (None: nothing)."""
 
@@ -90,7 +94,7 @@ def hear(job: Job, word: Word, now_ms: int) -> Move:
     if job.state.final and not (report.state.final and ended_by_relay(job)):
         return _hear_ended(job, word, now_ms)
     if report.state.rank < job.state.rank:
-        return Move(job, Verdict.STALE, f"{report.state} after {job.state}")
+        return Move(_identified(job, report, now_ms), Verdict.STALE, f"{report.state} after {job.state}")
     if job.claim and not job.claim.tries and not report.state.final and word.source is FinishedBy.CALLBACK:
         return Move(job, Verdict.STALE, f"{report.state} after {job.claim.report.state}, which is being confirmed")
     if job.state.final and report.state is JobState.SUCCEEDED and not report.outputs:
@@ -120,9 +124,7 @@ def _conflict(job: Job, word: Word, now_ms: int) -> Move | None:
 def _hear_ended(job: Job, word: Word, now_ms: int) -> Move:
     """A word about a job that has ended, and not by relay alone."""
     report = word.report
-    if report.provider_job_id and not job.provider_job_id and not report.upstream_id:
-        submitted_at = job.submitted_at or now_ms
-        job = msgspec.structs.replace(job, provider_job_id=report.provider_job_id, submitted_at=submitted_at)
+    job = _identified(job, report, now_ms)
     if report.state is job.state:
         return Move(_refreshed(job, word, now_ms), Verdict.REPEATED, f"already {job.state}")
     if report.state is None or not report.state.final or word.source is FinishedBy.SUBMIT_ANSWER:
@@ -137,6 +139,14 @@ def _hear_ended(job: Job, word: Word, now_ms: int) -> Move:
     if job.provider_job_id is None:
         return Move(job, Verdict.STALE, f"{report.state} after {job.state}, and the provider cannot be asked")
     return _claimed(job, word, now_ms, now_ms + SECOND_VERDICT_MS)
+
+
+def _identified(job: Job, report: Report, now_ms: int) -> Job:
+    """A word that moves nothing may still be the first that brings the provider's id."""
+    if job.provider_job_id or not report.provider_job_id or report.upstream_id:
+        return job
+    submitted_at = job.submitted_at or now_ms
+    return msgspec.structs.replace(job, provider_job_id=report.provider_job_id, submitted_at=submitted_at)
 
 
 def _refreshed(job: Job, word: Word, now_ms: int) -> Job:
@@ -158,7 +168,8 @@ def _refreshed(job: Job, word: Word, now_ms: int) -> Job:
 def _claimed(job: Job, word: Word, now_ms: int, settle_by: int | None) -> Move:
     """The word is held until a status check bears it out; where none can be made, it is believed at once or dropped."""
     report = word.report
-    submitting = job.state is JobState.PENDING and job.reason is None
+    begun_at = job.submission_started_at
+    submitting = not job.state.final and begun_at is not None and now_ms - begun_at < SUBMITTING_MS
     if job.provider_job_id is None and not submitting:
         return enter(job, word, now_ms)
     claim = Claim(report=report, callback_id=word.callback_id, at=now_ms)

@@ -81,10 +81,10 @@ class Metrics:
     def unknown_word(self, provider: str, word: str) -> bool:
         """A status word that nobody published; True the first time, for a warning."""
         self._values["relay_unknown_words", provider] += 1
-        known = (provider, word) in self._words
-        if not known and len(self._words) < WORDS_MAX:
-            self._words.add((provider, word))
-        return not known and len(self._words) <= WORDS_MAX
+        if (provider, word) in self._words or len(self._words) >= WORDS_MAX:
+            return False
+        self._words.add((provider, word))
+        return True
 
     def attempted(self, outcome: Outcome) -> None:
         """An attempt of a delivery ended."""

@@ -4,7 +4,6 @@ The answer to the provider is given after the commit. Whatever the body is, a go
 refused retries for seconds and then gives up.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -41,14 +40,13 @@ _logger = log.get("receive")
 
 
 class Receiver:
-    """Takes callbacks; `check_soon` has those asked about that say nothing sure, or have to be confirmed."""
+    """Takes callbacks."""
 
-    def __init__(self, calling: Calling, tokens: CallbackTokens, check_soon: Callable[[], None]) -> None:
+    def __init__(self, calling: Calling, tokens: CallbackTokens) -> None:
         self._calling = calling
         self._store = calling.store
         self._tokens = tokens
         self._clock = calling.clock
-        self._check_soon = check_soon
 
     def claims(self, provider: str, token: str) -> Claims | None:
         """What the token says, None when it is not good here; no I/O."""
@@ -129,8 +127,6 @@ class Receiver:
         recorded = await self._store.jobs.record(Fact(job_id=job_id, at=now_ms, move=move, arrival=arrival))
         self._calling.tell(recorded)
         self._calling.metrics.callback(arrival.provider, recorded.verdict)
-        if recorded.job and recorded.job.next_check_at is not None and recorded.job.next_check_at <= now_ms:
-            self._check_soon()
         if report is not None and report.state is None:
             self._calling.unknown_word(arrival.provider, report.word)
         (_logger.warning if recorded.verdict in _ALARMING else _logger.info)(

@@ -9,7 +9,6 @@ from typing import Final
 
 from relay import checking, lifecycle, log
 from relay.calling import Calling
-from relay.check import Checker
 from relay.model import ErrorClass, JobError
 from relay.storage.record import Fact
 from relay.submit import Submitter
@@ -24,11 +23,10 @@ _logger = log.get("sweep")
 class Sweeper:
     """The loop over jobs."""
 
-    def __init__(self, calling: Calling, submitter: Submitter, checker: Checker) -> None:
+    def __init__(self, calling: Calling, submitter: Submitter) -> None:
         self._calling = calling
         self._store = calling.store
         self._submitter = submitter
-        self._checker = checker
         self._clock = calling.clock
         self._submit_timeout_ms = round(calling.settings.submit_timeout_s * 1000)
         self._forgot_at = 0
@@ -54,13 +52,10 @@ class Sweeper:
             )
         for job_id in await self._store.jobs.to_settle(now_ms, BATCH):
             await self._record(Fact(job_id=job_id, at=now_ms, move=partial(checking.settle, now_ms=now_ms)))
-        late = await self._store.jobs.past_deadline(now_ms, BATCH)
-        for job_id, provider in late:
+        for job_id, provider in await self._store.jobs.past_deadline(now_ms, BATCH):
             askable = bool((known := self._calling.providers.get(provider)) and known.api_key)
             move = partial(checking.overdue, askable=askable, now_ms=now_ms)
             await self._record(Fact(job_id=job_id, at=now_ms, move=move))
-        if late:
-            self._checker.wake()
         if now_ms - self._forgot_at >= FORGET_EVERY_MS:
             await self._store.access.forget(now_ms)
             self._forgot_at = now_ms

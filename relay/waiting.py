@@ -20,9 +20,9 @@ class Waiting:
         self._draining = draining
         self._waiters: dict[str, set[asyncio.Event]] = defaultdict(set)
 
-    def tell(self, job: Job | None) -> None:
+    def tell(self, job: Job) -> None:
         """A job was recorded."""
-        if job is not None and job.state.final:
+        if job.state.final:
             for woken in self._waiters.get(job.id, ()):
                 woken.set()
 

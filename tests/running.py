@@ -111,21 +111,32 @@ class Running:
 
 @asynccontextmanager
 async def relay(
-    folder: Path, *, clock: Clock | None = None, pace_s: float | None = None, confirm: bool = True, **environ: str
+    folder: Path,
+    *,
+    clock: Clock | None = None,
+    pace_s: float | None = None,
+    confirm: bool = True,
+    world: Sandbox | None = None,
+    port: int = 0,
+    **environ: str,
 ) -> AsyncIterator[Running]:
     """relay, running; names in `environ` are settings, added to those that a test needs.
 
-    `confirm=False` has callbacks believed as they are: for tests that send their own, which the sandbox knows nothing of.
+    `confirm=False` has callbacks believed as they are: for those that a test sends, of which the sandbox knows nothing.
+    A `world` that is given is the sandbox, and outlives this relay.
     """
     if not confirm:
         environ = {f"RELAY_{name.upper()}_CONFIRM": "never" for name in (*PROVIDERS, *DEV_PROVIDERS)} | environ
     async with AsyncExitStack() as stack:
-        world, sink = sandbox(pace_s=pace_s, time_scale=0), Sink()
-        stack.push_async_callback(world.close)
+        sink = Sink()
+        if world is None:
+            world = sandbox(pace_s=pace_s, time_scale=0)
+            stack.push_async_callback(world.close)
         providers_at = await stack.enter_async_context(serve(world.app))
         hook = await stack.enter_async_context(serve(sink)) + "/hook"
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # or asyncio delays answers
-        listening.bind(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
         listening.listen()
         origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
         loaded = settings.load(environment(folder, origin, providers_at) | environ, (*PROVIDERS, *DEV_PROVIDERS))

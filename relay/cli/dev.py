@@ -86,6 +86,7 @@ def environment(given: Mapping[str, str], providers_at: str, folder: Path) -> di
         "RELAY_API_KEY": DEV_API_KEY,
         "RELAY_ALLOW_HTTP": "1",
         "RELAY_ALLOW_NETWORKS": LOOPBACK,
+        "RELAY_STATUS_CHECK_FIRST_S": "3",
         "DATABASE_URL": f"sqlite:///{folder}/relay.db",
         **{name: value for name, value in given.items() if value},
         "PORT": port,
@@ -142,13 +143,19 @@ async def _first_job(client: httpx.AsyncClient, world: Sandbox, sink: Sink, secr
         sent = next(one for one in world.callbacks if one.job_id == job["provider_job_id"])
         came = f"{len(sent.body)} bytes, stored before the answer"
         step(f"called back  POST /callbacks/sandbox/… → {sent.status_code}, {came}")
-        await sink.wait_for(lambda s: s.events().count("job.succeeded") > 0, FIRST_JOB_S)
+        await sink.wait_for(lambda s: any(_tells(one, job["id"], "job.succeeded") for one in s.received), FIRST_JOB_S)
     except TimeoutError:
         raise RelayError("the first job did not come through; run with --logs to see why") from None
-    for received in sink.received:
+    for received in (one for one in sink.received if _tells(one, job["id"])):
         step(f"notified     {_story(received, secret)}")
     job = (await client.get(f"/v1/jobs/{job['id']}")).json()
     step(f"done         GET /v1/jobs/{job['id']} → {job['status']}  {job['outputs'][0]['url']}")
+
+
+def _tells(received: Received, job_id: str, kind: str | None = None) -> bool:
+    """Whether a notification is about this job (and of this type)."""
+    body = json.loads(received.body)
+    return body["data"]["job"]["id"] == job_id and kind in (None, body["type"])
 
 
 def _story(received: Received, secret: str) -> str:

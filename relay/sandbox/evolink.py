@@ -6,8 +6,8 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from relay.sandbox.contract import ProviderJob, now_s
 from relay.sandbox.faults import Faults
-from relay.sandbox.world import ProviderJob, now_s
 
 _MODELS: Final = tuple(f"seedance-2.0-{kind}image-to-video" for kind in ("", "fast-", "mini-"))
 _RATIOS: Final = ("16:9", "9:16", "1:1", "4:3", "3:4", "21:9", "adaptive")
@@ -20,6 +20,7 @@ _CODES: Final = {
     402: ("insufficient_quota", "insufficient_quota_error"),
     403: ("model_access_denied", "permission_error"),
     404: ("not_found", "not_found_error"),
+    409: ("task_not_cancellable", "invalid_request_error"),
     413: ("request_too_large", "invalid_request_error"),
     429: ("rate_limit_exceeded", "rate_limit_error"),
     500: ("internal_error", "api_error"),
@@ -36,10 +37,14 @@ _WORDS: Final = {
 
 
 class EvoLink:
-    """Calls back once the job has ended; three more tries after 1, 2 and 4 s; waits 10 s for an answer."""
+    """Calls back once the job has ended; three more tries after 1, 2 and 4 s; waits 10 s for an answer.
+
+    EvoLink publishes a `can_cancel` and no route for it: `cancel_path`, its answer and the 409 are the sandbox's own.
+    """
 
     submit_path = "/v1/videos/generations"
     status_path = "/v1/tasks/{id}"
+    cancel_path: str | None = "/v1/tasks/{id}/cancel"
     pauses_s: Sequence[float] = (1.0, 2.0, 4.0)
     callback_timeout_s = 10.0
 
@@ -91,10 +96,12 @@ class EvoLink:
             }
         return task
 
-    def callback(self, job: ProviderJob) -> dict[str, Any] | None:
-        """The status answer, once the job has ended; or the short form of it."""
-        if job.state not in ("succeeded", "failed", "canceled"):
-            return None
+    def announces(self, job: ProviderJob) -> bool:
+        """Once the job has ended."""
+        return job.ended
+
+    def callback(self, job: ProviderJob) -> dict[str, Any]:
+        """The status answer, or the short form of it."""
         task = self.status(job)
         return (
             {k: task[k] for k in ("id", "status", "model", "results") if k in task}

@@ -6,9 +6,9 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from relay.sandbox.contract import ProviderJob, now_s
 from relay.sandbox.evolink import is_url
 from relay.sandbox.faults import Faults
-from relay.sandbox.world import ProviderJob, now_s
 
 _MESSAGES: Final[dict[int, dict[str, Any]]] = {
     400: {"message": "Invalid inputs for model", "errors": [{"path": "inputs"}]},
@@ -29,6 +29,7 @@ class Kinovi:
 
     submit_path = "/api/v1/jobs/createTask"
     status_path = "/api/v1/jobs/recordInfo"
+    cancel_path: str | None = None
     pauses_s: Sequence[float] = ()
     callback_timeout_s = 10.0
 
@@ -68,7 +69,6 @@ class Kinovi:
         output = {"url": job.result_url, "width": 1280, "height": 720, "mediaType": "video/mp4", "seed": 10792}
         output["lastFrameImage"] = job.result_url.replace(".mp4", "_lastframe.png")
         failed = {"code": "2038", "message": "Your input text violates platform rules. Please modify and try again."}
-        ended = job.state not in ("pending", "running")
         return {
             "taskId": job.id,
             "model": job.model,
@@ -77,13 +77,15 @@ class Kinovi:
             "output": [output] if good else None,
             "error": failed if job.state in ("failed", "canceled") else None,
             "createTime": job.created_s * 1000,
-            "completeTime": now_s() * 1000 if ended else None,
+            "completeTime": now_s() * 1000 if job.ended else None,
         }
 
-    def callback(self, job: ProviderJob) -> dict[str, Any] | None:
-        """One of the three published forms, at the end alone."""
-        if job.state in ("pending", "running"):
-            return None
+    def announces(self, job: ProviderJob) -> bool:
+        """At the end alone."""
+        return job.ended
+
+    def callback(self, job: ProviderJob) -> dict[str, Any]:
+        """One of the three published forms."""
         task = self.status(job)
         if job.faults.version == "flat":
             return task | {"error": task["error"] and task["error"]["message"]}

@@ -1,9 +1,10 @@
 """All stand-ins together."""
 
+from relay.sandbox.contract import StandIn
 from relay.sandbox.evolink import EvoLink
 from relay.sandbox.kinovi import Kinovi
 from relay.sandbox.relaydance import RelayDance
-from relay.sandbox.world import Sandbox, StandIn
+from relay.sandbox.world import Sandbox
 
 
 def sandbox(*, pace_s: float | None = 1.0, time_scale: float = 1.0) -> Sandbox:

@@ -6,9 +6,9 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from relay.sandbox.contract import ProviderJob, now_s
 from relay.sandbox.evolink import is_url
 from relay.sandbox.faults import Faults
-from relay.sandbox.world import ProviderJob, now_s
 
 _KINDS: Final = {
     400: "invalid_request_error",
@@ -28,6 +28,7 @@ class RelayDance:
 
     submit_path = "/v1/video/generations"
     status_path = "/v1/video/generations/{id}"
+    cancel_path: str | None = None
     pauses_s: Sequence[float] = (1.0, 2.0)
     callback_timeout_s = 5.0
 
@@ -69,12 +70,14 @@ class RelayDance:
             status |= {"url": job.result_url, "format": "mp4", "metadata": job.body.get("metadata", {})}
         return status
 
-    def callback(self, job: ProviderJob) -> dict[str, Any] | None:
-        """The documented form at the end; Ark's at every change."""
+    def announces(self, job: ProviderJob) -> bool:
+        """At the end; Ark's form at every change."""
+        return job.ended or job.faults.version == "ark"
+
+    def callback(self, job: ProviderJob) -> dict[str, Any]:
+        """The documented form, or the one that `version` names."""
         if job.faults.version == "ark":
             return _ark(job)
-        if job.state in ("pending", "running"):
-            return None
         if job.faults.version == "openai":
             return _openai(job)
         status = self.status(job)
@@ -107,19 +110,20 @@ def _openai(job: ProviderJob) -> dict[str, Any]:
     """The OpenAI-video form."""
     if job.state == "succeeded":
         return {"id": job.id, "status": "completed", "metadata": {"url": job.result_url}, "error": None}
-    error = {"code": "generation_failed", "message": "the upstream failed"}
+    error = {"code": "generation_failed", "message": "the upstream failed"} if job.ended else None
     return {"id": job.id, "status": _OPENAI.get(job.state, "failed"), "metadata": {}, "error": error}
 
 
 def _ark(job: ProviderJob) -> dict[str, Any]:
     """The upstream's form, with the upstream's id."""
     good = job.state == "succeeded"
+    bad = job.ended and not good
     return {
         "id": f"cgt-20261121000000-{job.number:05d}",
         "model": job.model,
         "status": _ARK.get(job.state, "failed"),
         "content": {"video_url": job.result_url} if good else {},
-        "error": {"code": "", "message": ""} if good else {"code": "OutputVideoSensitive", "message": "refused"},
+        "error": {"code": "OutputVideoSensitive", "message": "refused"} if bad else {"code": "", "message": ""},
         "created_at": job.created_s,
         "updated_at": job.created_s,
     }

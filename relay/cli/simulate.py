@@ -1,0 +1,197 @@
+"""`relay simulate`: a stand-in provider of a running `relay dev` misbehaves on purpose, and relay's story is shown."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import click
+import httpx
+
+from relay.errors import RelayError
+from relay.model import JobState
+from relay.sandbox.faults import WORDS, Faults, of_names, of_prompt, sentences
+
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
+DEFAULT_API_KEY: Final = "relay-dev-key"
+INPUT: Final = {"images": ["https://example.com/a.png"], "duration_s": 5}
+PORT_MAX: Final = 65_535
+POLL_S: Final = 0.3
+REQUEST_S: Final = 30
+AT_ONCE: Final = 12
+AFTER_END_S: Final = 2.0
+AFTER_END: Final = ("duplicate", "changed", "reordered", "flips")
+"""What these faults do comes after the end, so the story is followed a little longer."""
+
+_EVERY_WORD: Final = ("submit", "outcome", "check", "encoding", "malformed", "upset_url")
+SCENARIOS: Final = (
+    *("", "slow_s=3", "early", "html", "status_code=400", "status_code=402", "status_code=429", "status_code=500"),
+    *("lost", "late_s=3", "duplicate=2", "changed", "unknown_word=dreaming", "forged", "wrong_id", "flips=failed"),
+    *("huge=2000000", "content_type=text/plain", "chunked", "drip_s=2", "cut", "version=minimal"),
+    *("check_status=503", "check=lies lie=failed", "check=lies lie=dreaming"),
+    *(
+        f"{name}={word}"
+        for name in _EVERY_WORD
+        for word in WORDS[name]
+        if word != Faults.__struct_defaults__[Faults.__struct_fields__.index(name)] and word != "lies"
+    ),
+)
+"""What `--all` runs: one fault each, and every word of the closed lists that `sandbox` can show."""
+ALONE: Final = ("check_status=429 check_retry_after_s=2",)
+"""Run last: relay leaves the whole provider alone after it, as it does for a minute after a 401, which is not run."""
+
+Json = dict[str, Any]
+
+
+@click.command("simulate")
+@click.argument("faults", nargs=-1, metavar="[FAULT[=VALUE]]...")
+@click.option("--list", "listed", is_flag=True, help="Say what each fault does.")
+@click.option("--all", "every", is_flag=True, help="One job for each fault, in a table.")
+@click.option(
+    "--for",
+    "for_s",
+    type=click.FloatRange(0.1, 3600),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a job is followed at most.",
+)
+def command(faults: tuple[str, ...], listed: bool, every: bool, for_s: float) -> None:
+    """Submit a job whose provider misbehaves, to a running `relay dev` (RELAY_URL, RELAY_API_KEY), and follow it.
+
+    For instance: relay simulate lost duplicate=2
+    """
+    if listed:
+        for name, sentence in sentences().items():
+            click.echo(f"{name:<20} {sentence}")
+        return
+    if every and faults:
+        raise RelayError("--all runs every fault by itself: name none beside it")
+    asyncio.run(_every(for_s) if every else _one(faults, for_s))
+
+
+async def _one(faults: Sequence[str], for_s: float) -> None:
+    """One job, line by line."""
+    prompt, wanted = directive(faults)
+    after_s = AFTER_END_S if any(getattr(wanted, name) for name in AFTER_END) else 0.0
+    async with _relay_dev() as client:
+        job = await _submit(client, prompt)
+        click.echo(f"{job['id']}  {prompt}")
+        job = await _follow(client, job["id"], for_s, after_s, click.echo)
+    verdict = "  ".join(f"{name} {job[name] or '–'}" for name in ("reason", "finished_by", "verification"))
+    click.echo(f"{job['id']}  {job['status']}  {verdict}")
+    if not JobState(job["status"]).final:
+        click.echo(f"not final after {for_s:g} s; --for follows it longer")
+
+
+async def _every(for_s: float) -> None:
+    """A row for each scenario, some of them at once, in the order of the list."""
+    width = max(map(len, (*SCENARIOS, *ALONE))) + 2
+    places = asyncio.Semaphore(AT_ONCE)
+    async with _relay_dev() as client:
+        click.echo(_row(width, "fault", "status", "reason", "finished by", "verification", "seconds"))
+        for row in [asyncio.create_task(_scenario(client, places, name, for_s, width)) for name in SCENARIOS]:
+            click.echo(await row)
+        for name in ALONE:
+            click.echo(await _scenario(client, places, name, for_s, width))
+
+
+async def _scenario(client: httpx.AsyncClient, places: asyncio.Semaphore, name: str, for_s: float, width: int) -> str:
+    """The row of a scenario; what relay refuses is its row too."""
+    prompt, _ = directive(name.split())
+    async with places:
+        began = time.monotonic()
+        try:
+            job = await _submit(client, prompt)
+            job = await _follow(client, job["id"], for_s, 0.0, lambda _: None)
+        except RelayError as error:
+            return _row(width, name or "(none)", str(error))
+        seconds = f"{time.monotonic() - began:.1f}"
+        verdict = (job[part] or "–" for part in ("status", "reason", "finished_by", "verification"))
+        return _row(width, name or "(none)", *verdict, seconds)
+
+
+def _row(width: int, fault: str, status: str, *more: str) -> str:
+    """A row of the table."""
+    return f"{fault:<{width}}{status:<11}{''.join(f'{cell:<19}' for cell in more)}".rstrip()
+
+
+def directive(faults: Sequence[str]) -> tuple[str, Faults]:
+    """The prompt that asks for the faults, and what the sandbox will read in it; RelayError when it would not."""
+    pairs = [fault.partition("=") for fault in faults]
+    try:
+        wanted = of_names({name: value or "true" for name, _, value in pairs})
+        text = f"[sandbox: {'; '.join(faults)}]"
+        if faults and of_prompt(text) != wanted:
+            raise ValueError("a fault's value cannot hold ; or ], and all faults together at most 280 characters")
+    except ValueError as error:
+        raise RelayError(f"{error} (relay simulate --list says what each does)") from None
+    return f"slow push in {text}" if faults else "slow push in", wanted
+
+
+@asynccontextmanager
+async def _relay_dev() -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the running relay; RelayError when that has no sandbox, so that no real provider is ever called."""
+    origin = os.environ.get("RELAY_URL") or DEFAULT_URL
+    headers = {"authorization": f"Bearer {os.environ.get('RELAY_API_KEY') or DEFAULT_API_KEY}"}
+    try:
+        url = httpx.URL(origin)
+        client = httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=REQUEST_S)
+    except (httpx.InvalidURL, UnicodeEncodeError):
+        raise RelayError("RELAY_URL must be an http(s) URL, and RELAY_API_KEY plain ASCII") from None
+    if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > PORT_MAX:
+        raise RelayError("RELAY_URL must be an http(s) URL such as http://127.0.0.1:8000")
+    async with client:
+        providers = (await _ask(client, "GET", "/v1/providers"))["data"]
+        if "sandbox" not in (provider["name"] for provider in providers):
+            raise RelayError(f"the relay at {origin} has no provider `sandbox`: faults are simulated with `relay dev`")
+        yield client
+
+
+async def _submit(client: httpx.AsyncClient, prompt: str) -> Json:
+    """A job with the sandbox."""
+    return await _ask(client, "POST", "/v1/jobs", {"provider": "sandbox", "input": INPUT | {"prompt": prompt}})
+
+
+async def _follow(
+    client: httpx.AsyncClient, job_id: str, for_s: float, after_s: float, say: Callable[[str], None]
+) -> Json:
+    """The job once it is final and `after_s` more have passed, or after `for_s`; each new line of its story is said."""
+    seen: set[str] = set()
+    until, final = time.monotonic() + for_s, False
+    while True:
+        job = await _ask(client, "GET", f"/v1/jobs/{job_id}")
+        for line in map(_line, (await _ask(client, "GET", f"/v1/jobs/{job_id}/timeline"))["data"]):
+            if line not in seen:
+                seen.add(line)
+                say(line)
+        if JobState(job["status"]).final and not final:
+            until, final = min(until, time.monotonic() + after_s), True
+        if time.monotonic() >= until:
+            return job
+        await asyncio.sleep(POLL_S)
+
+
+def _line(entry: Json) -> str:
+    """A line of a job's story."""
+    decided = f" → {entry['decision']}" if entry["decision"] else ""
+    why = f" ({entry['reason']})" if entry["reason"] else ""
+    return f"{entry['at'][11:23]}  {entry['kind']:<11} {entry['summary']}{decided}{why}"
+
+
+async def _ask(client: httpx.AsyncClient, method: str, path: str, body: Json | None = None) -> Json:
+    """What relay answers; RelayError when it does not, or refuses."""
+    try:
+        answer = await client.request(method, path, json=body)
+        found: Json = answer.json()
+    except httpx.HTTPError as error:
+        raise RelayError(
+            f"no relay answers at {client.base_url} ({type(error).__name__}): start `relay dev`, or set RELAY_URL"
+        ) from None
+    except ValueError:
+        raise RelayError(f"what answers at {client.base_url} is no relay: it sent no JSON") from None
+    if answer.is_error:
+        raise RelayError(f"relay refuses {method} {path}: {found.get('detail', f'HTTP {answer.status_code}')}")
+    return found

@@ -1,0 +1,80 @@
+"""What a stand-in has to give the sandbox's world, and a job as its provider sees it."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from relay.sandbox.faults import FINAL, Faults
+
+
+class ProviderJob(msgspec.Struct, kw_only=True):
+    """A job as its provider sees it; `state` is one of pending, running, succeeded, failed, canceled."""
+
+    id: str
+    number: int
+    body: dict[str, Any]
+    callback_url: str | None
+    faults: Faults
+    model: str
+    seconds: int
+    created_s: int
+    state: str = "pending"
+    checks: int = 0
+    """How often the status route was asked about it."""
+    signature: int = 1
+    """Of its result URLs, where they are signed."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has come to an end, good or bad."""
+        return self.state in FINAL
+
+    @property
+    def result_url(self) -> str:
+        """A plausible URL; nothing is there."""
+        signed = f"?signature={self.signature}" if self.faults.changed else ""
+        return f"https://cdn.example.com/sandbox/{self.id}.mp4{signed}"
+
+
+class StandIn(Protocol):
+    """What a provider's file gives the world."""
+
+    submit_path: str
+    status_path: str
+    cancel_path: str | None
+    pauses_s: Sequence[float]
+    """Before each further try of a callback that got no 2xx."""
+    callback_timeout_s: float
+
+    def refusal(self, status_code: int) -> dict[str, Any]:
+        """The published error body of a status."""
+
+    def check(self, body: Any, allow_http: bool) -> Response | None:
+        """The refusal of a body that is against the published limits."""
+
+    def accept(self, body: dict[str, Any], number: int) -> ProviderJob:
+        """The job of an accepted body."""
+
+    def answer(self, job: ProviderJob) -> dict[str, Any]:
+        """The published answer to a submission."""
+
+    def status(self, job: ProviderJob) -> dict[str, Any]:
+        """The published answer to a status check."""
+
+    def announces(self, job: ProviderJob) -> bool:
+        """Whether a callback is sent for the state the job is in."""
+
+    def callback(self, job: ProviderJob) -> dict[str, Any]:
+        """The published callback for the state the job is in."""
+
+    def asked_id(self, request: Request) -> str:
+        """The job a status check or a cancellation is about."""
+
+
+def now_s() -> int:
+    """Unix seconds."""
+    return int(time.time())
