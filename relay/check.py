@@ -154,7 +154,7 @@ class Checker:
             else:
                 _logger.info("provider.key_accepted", provider=name)
             self._calling.metrics.key_refused(name, refused=refused is not None)
-        told_ms = backoff.parse_retry_after(answer.retry_after, now_ms) if answer else None
+        told_ms = backoff.parse_retry_after(answer.headers.get("retry-after"), now_ms) if answer else None
         match found.finding:
             case Finding.KEY_REFUSED:
                 return pace.pause(now_ms + KEY_PAUSE_MS, now_ms)

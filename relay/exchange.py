@@ -8,23 +8,29 @@ from relay.errors import Unreadable
 from relay.log import redact
 
 EXCERPT_BYTES: Final = 2048
+KEPT_HEADERS: Final = frozenset({"retry-after", "payment-required", "payment-response", "x-payment-response"})
 
 
 class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to a provider: the path goes behind the configured origin, the key into the Authorization header."""
+    """A request to a provider: the path goes behind the configured origin, the key into the Authorization header.
+
+    `body` is sent as JSON; `headers` are added. `bearer` is False where no key goes with it.
+    """
 
     method: str
     path: str
     body: dict[str, object] | None = None
+    headers: dict[str, str] = {}
+    bearer: bool = True
 
 
 class ApiAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider's answer as it came."""
+    """A provider's answer as it came; of its headers those in KEPT_HEADERS, their names in lower case."""
 
     status_code: int
     content_type: str
     body: bytes
-    retry_after: str | None = None
+    headers: dict[str, str] = {}
 
     def json(self) -> Any:
         """The decoded body; Unreadable when it is not JSON."""

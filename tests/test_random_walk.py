@@ -163,6 +163,9 @@ class Walk(RuleBasedStateMachine):
                 break
             self.clock.advance(600)
             await _settled()
+        for _ in range(3):  # a second verdict about a job that has ended is asked about for ten minutes
+            self.clock.advance(700)
+            await _settled()
         for job in (await running.get("/v1/jobs"))["data"]:
             assert job["status"] in FINAL_STATES, job
             assert job["outputs"] or job["error"] or job["status"] in ("canceled", "expired"), job
@@ -172,7 +175,7 @@ class Walk(RuleBasedStateMachine):
             assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
             finals = [event for event in events if event["final"]]
             assert finals, events
-            assert finals[-1]["data"]["job"]["status"] == job["status"]
+            assert finals[-1]["data"]["job"]["status"] == job["status"], (job, events)
             for before, after in zip([None, *finals], finals, strict=False):
                 assert after["data"]["supersedes"] == (before["id"] if before else None)
                 assert before is None or before["data"]["job"]["status"] != after["data"]["job"]["status"]

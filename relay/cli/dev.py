@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -144,6 +145,7 @@ async def _first_job(client: httpx.AsyncClient, world: Sandbox, sink: Sink, secr
         came = f"{len(sent.body)} bytes, stored before the answer"
         step(f"called back  POST /callbacks/sandbox/… → {sent.status_code}, {came}")
         await sink.wait_for(lambda s: any(_tells(one, job["id"], "job.succeeded") for one in s.received), FIRST_JOB_S)
+        step(f"confirmed    by the provider's own status, asked {world.status_checks.count(sent.job_id)} time(s)")
     except TimeoutError:
         raise RelayError("the first job did not come through; run with --logs to see why") from None
     for received in (one for one in sink.received if _tells(one, job["id"])):
@@ -199,4 +201,7 @@ def _say_curl(origin: str, api_key: str) -> None:
     body = json.dumps({"provider": "evolink", "input": INPUT})
     click.echo("\nYour turn (the notification is told here; Ctrl-C stops):")
     click.echo(f"  curl {origin}/v1/jobs -H 'authorization: Bearer {api_key}' -d '{body}'")
-    click.echo(f"  curl {origin}/v1/jobs -H 'authorization: Bearer {api_key}'\n")
+    click.echo(f"  curl {origin}/v1/jobs -H 'authorization: Bearer {api_key}'")
+    click.echo(
+        f"  RELAY_URL={origin} {sys.executable} -m relay simulate lost duplicate=2   (--list tells every fault)\n"
+    )

@@ -8,7 +8,7 @@ import httpx
 import msgspec
 
 from relay import __version__
-from relay.exchange import ApiAnswer, ApiRequest
+from relay.exchange import KEPT_HEADERS, ApiAnswer, ApiRequest
 
 ANSWER_MAX_BYTES: Final = 1 << 20
 CONNECTIONS_MAX: Final = 200
@@ -41,9 +41,9 @@ class ProviderClient:
     async def send(self, origin: str, api_key: str, request: ApiRequest, timeout_s: float) -> ApiAnswer:
         """The provider's answer, at most 1 MiB of it; NotSent or NoAnswer when there is none within the time."""
         content = None if request.body is None else msgspec.json.encode(request.body)
-        headers = {"authorization": f"Bearer {api_key}"} | (
-            {"content-type": "application/json"} if content is not None else {}
-        )
+        headers = {"authorization": f"Bearer {api_key}"} if request.bearer else {}
+        headers |= {"content-type": "application/json"} if content is not None else {}
+        headers |= request.headers
         connect_s = min(timeout_s, CONNECT_S)
         timeout = httpx.Timeout(timeout_s, connect=connect_s, pool=connect_s)
         stream = self._http.stream(
@@ -80,7 +80,7 @@ async def _read(answer: httpx.Response) -> ApiAnswer:
         status_code=answer.status_code,
         content_type=content_type,
         body=bytes(body[:ANSWER_MAX_BYTES]),
-        retry_after=answer.headers.get("retry-after"),
+        headers={name.lower(): value for name, value in answer.headers.items() if name.lower() in KEPT_HEADERS},
     )
 
 
