@@ -20,7 +20,7 @@ _logger = log.get("provider")
 
 
 class Configured(msgspec.Struct, frozen=True):
-    """A provider as this relay can use it; without a key it can only read callbacks.
+    """A provider as this relay can use it; without a key (or a wallet, where it is paid) it can only read callbacks.
 
     `confirm` is whether a callback that ends a job is confirmed first; `callback_secret` verifies signed ones.
     """
@@ -30,10 +30,19 @@ class Configured(msgspec.Struct, frozen=True):
     api_key: str | None
     confirm: bool = True
     callback_secret: str | None = None
+    wallet: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether jobs can be submitted to it."""
+        return self.wallet if self.adapter.limits.paid else bool(self.api_key)
 
 
 class Calling(msgspec.Struct, frozen=True, kw_only=True):
-    """The shared parts; `tell` passes on what was recorded, `check_soon` wakes the checks, `draining` ends waits."""
+    """The shared parts; `tell` passes on what was recorded, `check_soon` wakes the checks, `draining` ends waits.
+
+    `sign_in` answers a challenge to prove who paid, for a URL; it can sign that, and nothing that moves money.
+    """
 
     store: Store
     providers: Mapping[str, Configured]
@@ -44,6 +53,7 @@ class Calling(msgspec.Struct, frozen=True, kw_only=True):
     tell: Callable[[Recorded], None]
     check_soon: asyncio.Event
     draining: asyncio.Event
+    sign_in: Callable[[ApiAnswer, str], dict[str, str]] | None = None
 
     def told(self, job: Job, kind: str, started_at: int, outcome: str, answer: ApiAnswer | None) -> Call:
         """The evidence of one call that ends now; a refusal's or an outage's page is kept with it."""

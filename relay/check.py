@@ -11,10 +11,10 @@ from typing import Final
 import msgspec
 
 from relay import backoff, checking, log
-from relay.calling import Calling
+from relay.calling import Calling, Configured
 from relay.checking import Checked, Finding
 from relay.errors import JobUnknown, StorageUnavailable, Unreadable
-from relay.exchange import ApiAnswer
+from relay.exchange import ApiAnswer, ApiRequest
 from relay.model import ErrorClass, Job, Report
 from relay.outbound.client import NoAnswer, NotSent
 from relay.pace import KEY_PAUSE_MS, PAUSE_MS, Pace
@@ -50,7 +50,7 @@ class Checker:
         self._paces = {
             name: Pace(settings.checks_in_flight_max, settings.checks_per_s)
             for name, provider in calling.providers.items()
-            if provider.api_key
+            if provider.usable
         }
         self._wake = calling.check_soon
 
@@ -127,9 +127,9 @@ class Checker:
         provider = self._calling.providers[job.provider]
         if job.provider_job_id is None:
             return Found(Finding.NO_ANSWER, None, "no id to ask by")
-        request = provider.adapter.status_check(job.provider_job_id)
+        request = provider.adapter.status_check(job.provider_job_id, job.status_path)
         try:
-            answer = await self._calling.client.send(provider.origin, provider.api_key or "", request, TIMEOUT_S)
+            answer = await self._send(provider, request)
         except (NotSent, NoAnswer) as error:
             return Found(Finding.NO_ANSWER, None, str(error))
         try:
@@ -141,6 +141,17 @@ class Checker:
         if report.state is None:
             self._calling.unknown_word(job.provider, report.word)
         return Found(Finding.VERDICT, report, report.state or f"unknown word {report.word[:40]!r}", answer)
+
+    async def _send(self, provider: Configured, request: ApiRequest) -> ApiAnswer:
+        """The answer; where the provider wants the wallet that paid to sign in, that of the second request."""
+        answer = await self._calling.client.send(provider.origin, provider.api_key or "", request, TIMEOUT_S)
+        if answer.status_code != 402 or self._calling.sign_in is None:
+            return answer
+        headers = await asyncio.to_thread(self._calling.sign_in, answer, provider.origin + request.path)
+        if not headers:
+            return answer
+        signed = msgspec.structs.replace(request, headers={**request.headers, **headers})
+        return await self._calling.client.send(provider.origin, provider.api_key or "", signed, TIMEOUT_S)
 
     def _paced(self, name: str, found: Found, now_ms: int) -> int:
         """What the answer means for all checks at this provider; when the next one may be made."""
@@ -168,6 +179,8 @@ class Checker:
     def _delay_ms(self, job: Job, finding: Finding) -> int:
         """How long until the next check of a job that is still open."""
         adapter = self._calling.providers[job.provider].adapter
+        if adapter.limits.poll_s is not None:
+            return adapter.limits.poll_s * 1000
         first_s = self._settings.status_check_first_s or adapter.limits.expected_s * backoff.CHECK_MARGIN
         normal_ms = backoff.check_delay_ms(first_s, job.checks_made)
         if finding in (Finding.NO_ANSWER, Finding.NO_VERDICT, Finding.NOT_FOUND):

@@ -12,6 +12,8 @@ RelayError
 ├── NotFound                  404
 ├── Conflict                  409
 │   └── IdempotencyConflict   409  the same key with another body
+├── SpendCapReached           402  the job would cost more than the operator allows
+├── PaymentRefused            402  what the provider asks for is against the rules of paying
 ├── StorageUnavailable        503  nothing was written; try again
 ├── SignatureInvalid          –    a notification that is not genuine (signing.py)
 ├── SealBroken                500  a stored secret opens with none of the keys (seal.py)
@@ -98,6 +100,18 @@ class IdempotencyConflict(Conflict):
     """The Idempotency-Key was used for another request."""
 
     code = "idempotency_conflict"
+
+
+class SpendCapReached(RelayError):
+    """The job would cost more than the operator allows for a job, or for the day."""
+
+    code = "spend_cap_reached"
+
+
+class PaymentRefused(RelayError):
+    """What the provider asks for is not what relay pays: another chain, asset, payee, scheme."""
+
+    code = "payment_refused"
 
 
 class StorageUnavailable(RelayError):

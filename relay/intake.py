@@ -88,8 +88,9 @@ class Intake:
             raise ProviderNotConfigured(
                 f"there is no provider {name[:64]!r} here; there are {', '.join(sorted(self._providers))}"
             )
-        if not provider.api_key:
-            raise ProviderNotConfigured(f"{name} is not configured: RELAY_{name.upper()}_API_KEY is not set")
+        if not provider.usable:
+            setting = "RELAY_WALLET_KEY" if provider.adapter.limits.paid else f"RELAY_{name.upper()}_API_KEY"
+            raise ProviderNotConfigured(f"{name} is not configured: {setting} is not set")
         return provider
 
     def _check_notify(self, notify: object) -> list[FieldError]:

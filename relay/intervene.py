@@ -33,7 +33,7 @@ class Interventions:
         provider = self._calling.providers.get(job.provider)
         request = (
             provider.adapter.cancellation(job.provider_job_id)
-            if provider and provider.api_key and job.provider_job_id and not job.state.final
+            if provider and provider.usable and job.provider_job_id and not job.state.final
             else None
         )
         if provider and request:
@@ -62,7 +62,7 @@ class Interventions:
     async def resubmit(self, job: Job, accept_double_charge: bool, wait_s: float) -> Job:
         """Sends the same job to its provider again."""
         provider = self._calling.providers.get(job.provider)
-        if provider is None or not provider.api_key:
+        if provider is None or not provider.usable:
             raise Conflict(f"{job.provider} is not configured here")
         soon = self._calling.clock.now_ms() + HAND_OVER_MS
         again = partial(byhand.resubmitted, accept_double_charge=accept_double_charge, next_submit_at=soon)

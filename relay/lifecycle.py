@@ -187,6 +187,7 @@ def _merge(job: Job, report: Report, now_ms: int) -> Job:
         progress=report.progress if report.progress is not None else job.progress,
         cost=report.cost or job.cost,
         submitted_at=job.submitted_at or now_ms,
+        status_path=report.status_path or job.status_path,
     )
     if job.state.final:
         return job

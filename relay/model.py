@@ -38,7 +38,18 @@ class Reason(StrEnum):
     DEADLINE = "deadline"
     NO_OUTPUT = "no_output"
     LOST = "lost"
+    PAID_RESULT_LOST = "paid_result_lost"
     DETACHED = "detached"
+
+
+class PaymentState(StrEnum):
+    """What is known of a payment: only a void one is surely not made, and gives its amount back to the caps."""
+
+    RESERVED = "reserved"
+    PAID = "paid"
+    UNKNOWN = "unknown"
+    LOST = "lost"
+    VOID = "void"
 
 
 class FinishedBy(StrEnum):
@@ -180,7 +191,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider says of a job, in relay's words: from a submit answer, a callback or a status check.
 
     `state` is None for a word relay does not know; `word` is the provider's own. `upstream_id` is True where the id in
-    the body may be somebody else's, so that only the callback token binds it to the job (RelayDance).
+    the body may be somebody else's, so that only the callback token binds it to the job (RelayDance). `status_path` is
+    where the job is to be asked about, where the provider says that; always behind the configured origin.
     """
 
     state: JobState | None
@@ -192,6 +204,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     error: JobError | None = None
     cost: Cost | None = None
     estimate_s: int | None = None
+    status_path: str | None = None
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,6 +256,35 @@ class Job(msgspec.Struct, kw_only=True):
     not_found_seen: int = 0
     claim: Claim | None = None
     settle_by: int | None = None
+    status_path: str | None = None
+
+
+class Payment(msgspec.Struct, kw_only=True, frozen=True):
+    """An authorization to move money for one job, committed before it is sent, and never made twice.
+
+    `amount` is in atomic units (USDC has six decimals); `header` is the whole value that is sent; times are unix ms.
+    """
+
+    id: str
+    project_id: str
+    job_id: str
+    provider: str
+    nonce: str
+    payer: str
+    pay_to: str
+    asset: str
+    chain_id: int
+    amount: int
+    version: int
+    header_name: str
+    header: str
+    body_digest: bytes
+    valid_before: int
+    state: PaymentState
+    created_at: int
+    settled_at: int | None = None
+    transaction: str | None = None
+    next_proof_at: int | None = None
 
 
 class Callback(msgspec.Struct, kw_only=True, frozen=True):

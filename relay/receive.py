@@ -144,7 +144,7 @@ class Receiver:
     def _confirm_ms(self, provider: str, verification: Verification) -> int | None:
         """How long the end of a job waits to be confirmed; None where it is believed, or nobody can be asked."""
         known = self._calling.providers.get(provider)
-        if verification is Verification.SIGNATURE or known is None or not known.confirm or not known.api_key:
+        if verification is Verification.SIGNATURE or known is None or not known.confirm or not known.usable:
             return None
         return round(self._calling.settings.confirm_wait_s * 1000)
 

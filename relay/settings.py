@@ -3,17 +3,14 @@
 `load` reads them all and names every wrong one at once, so that a deploy fails with the whole list.
 """
 
-import ipaddress
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
+from relay import reading
 from relay.errors import SettingsError
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from relay.reading import Network
 
 
 class ProviderSettings(msgspec.Struct, frozen=True):
@@ -23,6 +20,7 @@ class ProviderSettings(msgspec.Struct, frozen=True):
     base_url: str | None = None
     confirm: bool = True
     callback_secret: str | None = None
+    pay_to: tuple[str, ...] = ()
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +44,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     checks_per_s: float
     confirm_wait_s: float
     heartbeat_s: float
+    wallet_key: str | None
+    spend_max_per_job: int
+    spend_max_per_day: int
+    pay_chain_id: int
+    pay_asset: str
+    pay_asset_name: str
+    chain_rpc_url: str | None
+    stablestudio_schema: str
+    relaydance_prices: str
+    upload_max_bytes: int
     request_body_max_bytes: int
     callback_body_max_bytes: int
     body_deadline_s: float
@@ -72,116 +80,21 @@ class Setting(msgspec.Struct, frozen=True):
     meaning: str
 
 
-def _number(low: float, high: float, kind: type[int] | type[float] = int) -> Callable[[str], int | float]:
-    """Reads a number between two bounds."""
-
-    def read(text: str) -> int | float:
-        value = kind(text)
-        if not low <= value <= high:
-            raise ValueError(f"must be from {low} to {high}")
-        return value
-
-    return read
-
-
-def _flag(text: str) -> bool:
-    """`1`/`0`, and the words people write instead."""
-    words = {
-        "1": True,
-        "true": True,
-        "yes": True,
-        "on": True,
-        "0": False,
-        "false": False,
-        "no": False,
-        "off": False,
-        "": False,
-    }
-    if text.lower() not in words:
-        raise ValueError("must be 1 or 0")
-    return words[text.lower()]
-
-
-def _items(text: str) -> tuple[str, ...]:
-    """A comma list without its blanks."""
-    return tuple(item.strip() for item in text.split(",") if item.strip())
-
-
-def _secret_keys(text: str) -> tuple[str, ...]:
-    """Keys long enough to sign with."""
-    keys = _items(text)
-    if any(len(key) < 16 for key in keys):
-        raise ValueError("each key needs at least 16 characters (make one with: openssl rand -base64 32)")
-    return keys
-
-
-def _networks(text: str) -> tuple[Network, ...]:
-    """A comma list of CIDR networks."""
-    return tuple(ipaddress.ip_network(item, strict=False) for item in _items(text))
-
-
-def _schedule(text: str) -> tuple[int, ...]:
-    """Seconds before each attempt, the first entry being the first attempt."""
-    delays = tuple(int(item) for item in _items(text))
-    if not 1 <= len(delays) <= 50 or any(not 0 <= delay <= 604_800 for delay in delays):
-        raise ValueError("must be 1 to 50 numbers of seconds, each from 0 to 604800")
-    return delays
-
-
-def origin(text: str) -> str:
-    """An origin: scheme, host and port, nothing behind it."""
-    parts = urlsplit(text.strip().rstrip("/"))
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or parts.username:
-        raise ValueError("must be an origin such as https://relay.example.com")
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def _public_url(text: str) -> str:
-    """The public URL may have a path in front of relay's own."""
-    parts = urlsplit(text.strip().rstrip("/"))
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise ValueError("must be a URL such as https://relay.example.com")
-    return f"{parts.scheme}://{parts.netloc}{parts.path}"
-
-
-def _confirm(text: str) -> bool:
-    """`always` or `never`."""
-    return _choice("always", "never")(text) == "always"
-
-
-def _webhook_secret(text: str) -> str:
-    """A secret of Standard Webhooks: `whsec_` and base64."""
-    if not re.fullmatch(r"whsec_[A-Za-z0-9+/]{32,}={0,2}", text):
-        raise ValueError("must be whsec_ and at least 24 bytes in base64")
-    return text
-
-
-def _choice(*words: str) -> Callable[[str], str]:
-    """One of a few words."""
-
-    def read(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"must be one of {', '.join(words)}")
-        return text
-
-    return read
-
-
 SETTINGS: Final = (
-    Setting("PORT", "port", "8000", _number(0, 65535), "the port to listen on; 0 takes a free one"),
+    Setting("PORT", "port", "8000", reading.number(0, 65535), "the port to listen on; 0 takes a free one"),
     Setting("RELAY_HOST", "host", "", str, "the address to listen on; empty for every one, IPv4 and IPv6"),
     Setting(
         "RELAY_PUBLIC_URL",
         "public_url",
         None,
-        _public_url,
+        reading.public_url,
         "where providers reach this relay: callback URLs begin with it",
     ),
     Setting(
         "RELAY_SECRET_KEYS",
         "secret_keys",
         "",
-        _secret_keys,
+        reading.secret_keys,
         "comma list, newest last: signs callback tokens, seals secrets at rest",
     ),
     Setting("RELAY_API_KEY", "api_key", None, str, "an admin key of project `default`, without a row in the database"),
@@ -197,137 +110,207 @@ SETTINGS: Final = (
         "RELAY_ALLOW_NETWORKS",
         "allow_networks",
         "",
-        _networks,
+        reading.networks,
         "CIDR list that notifications may reach besides public addresses",
     ),
     Setting(
         "RELAY_ALLOW_HTTP",
         "allow_http",
         "0",
-        _flag,
+        reading.flag,
         "1 allows plain http for the public URL and for endpoints (development, tests)",
     ),
     Setting(
         "RELAY_LOG_FORMAT",
         "log_format",
         "json",
-        _choice("json", "console"),
+        reading.choice("json", "console"),
         "json: one object a line; console: for people",
     ),
     Setting(
         "RELAY_RETRY_SCHEDULE_S",
         "retry_schedule_s",
         None,
-        _schedule,
+        reading.schedule,
         "seconds before each attempt of a delivery; default 75.5 hours in ten attempts",
     ),
     Setting(
         "RELAY_SUBMIT_WAIT_S",
         "submit_wait_s",
         "8",
-        _number(0, 25, float),
+        reading.number(0, 25, float),
         "how long POST /v1/jobs waits for the provider before it answers 202",
     ),
     Setting(
         "RELAY_SUBMIT_TIMEOUT_S",
         "submit_timeout_s",
         "30",
-        _number(0.1, 300, float),
+        reading.number(0.1, 300, float),
         "how long a provider may take to answer a submission",
     ),
     Setting(
         "RELAY_STATUS_CHECK_FIRST_S",
         "status_check_first_s",
         None,
-        _number(0.1, 86_400, float),
+        reading.number(0.1, 86_400, float),
         "when a job is first asked about if no callback came; default 1.5 times the provider's own estimate",
     ),
     Setting(
         "RELAY_CHECKS_IN_FLIGHT_MAX",
         "checks_in_flight_max",
         "10",
-        _number(1, 1000),
+        reading.number(1, 1000),
         "status checks under way at once, for each provider",
     ),
     Setting(
         "RELAY_CHECKS_PER_S",
         "checks_per_s",
         "20",
-        _number(0.1, 1000, float),
+        reading.number(0.1, 1000, float),
         "status checks begun in a second, for each provider",
     ),
     Setting(
         "RELAY_CONFIRM_WAIT_S",
         "confirm_wait_s",
         "5",
-        _number(0.1, 60, float),
+        reading.number(0.1, 60, float),
         "how long a callback that ends a job waits to be confirmed by a status check before it is believed as it is",
     ),
     Setting(
         "RELAY_HEARTBEAT_S",
         "heartbeat_s",
         "3600",
-        _number(1, 604_800, float),
+        reading.number(1, 604_800, float),
         "how long a provider may give no sign of life about a job before the job is lost",
+    ),
+    Setting(
+        "RELAY_WALLET_KEY",
+        "wallet_key",
+        None,
+        reading.wallet_key,
+        "the private key that pays StableStudio and x402.org in USDC; needs the extra x402",
+    ),
+    Setting(
+        "RELAY_SPEND_MAX_PER_JOB", "spend_max_per_job", "1.00", reading.usdc, "the most USDC that one job may cost"
+    ),
+    Setting(
+        "RELAY_SPEND_MAX_PER_DAY",
+        "spend_max_per_day",
+        "10.00",
+        reading.usdc,
+        "the most USDC that may be spent in a day (UTC)",
+    ),
+    Setting(
+        "RELAY_PAY_CHAIN_ID",
+        "pay_chain_id",
+        "8453",
+        reading.number(1, 2**53),
+        "the only chain that is paid on; 8453 is Base",
+    ),
+    Setting(
+        "RELAY_PAY_ASSET",
+        "pay_asset",
+        "0x833589fcd6edb6e08f4c7c32d4f71b54bda02913",
+        reading.address,
+        "the only token that is paid with; the default is USDC on Base",
+    ),
+    Setting(
+        "RELAY_PAY_ASSET_NAME",
+        "pay_asset_name",
+        "USD Coin",
+        str,
+        "the name in the signing domain of that token; USDC on Base Sepolia is named USDC",
+    ),
+    Setting(
+        "RELAY_CHAIN_RPC_URL",
+        "chain_rpc_url",
+        None,
+        reading.rpc_url,
+        "a JSON-RPC node of the chain: with it, a payment of unknown fate is proven made or void",
+    ),
+    Setting(
+        "RELAY_STABLESTUDIO_SCHEMA",
+        "stablestudio_schema",
+        "a",
+        reading.choice("a", "b"),
+        "which of StableStudio's two published request bodies a unified input becomes",
+    ),
+    Setting(
+        "RELAY_RELAYDANCE_PRICES",
+        "relaydance_prices",
+        "",
+        str,
+        "RelayDance publishes no price list to programs: prices to quote, as docs/api.md says",
+    ),
+    Setting(
+        "RELAY_UPLOAD_MAX_BYTES",
+        "upload_max_bytes",
+        "104857600",
+        reading.number(1024, 1 << 30),
+        "the largest file that POST /v1/files takes; a provider's own limit may be lower",
     ),
     Setting(
         "RELAY_REQUEST_BODY_MAX_BYTES",
         "request_body_max_bytes",
         "262144",
-        _number(1024, 1 << 26),
+        reading.number(1024, 1 << 26),
         "the largest request body under /v1",
     ),
     Setting(
         "RELAY_CALLBACK_BODY_MAX_BYTES",
         "callback_body_max_bytes",
         "1048576",
-        _number(1024, 1 << 26),
+        reading.number(1024, 1 << 26),
         "the largest callback body",
     ),
     Setting(
         "RELAY_BODY_DEADLINE_S",
         "body_deadline_s",
         "8",
-        _number(0.1, 60, float),
+        reading.number(0.1, 60, float),
         "how long a request body may take to arrive, in all",
     ),
     Setting(
         "RELAY_CALLBACK_GRACE_S",
         "callback_grace_s",
         "604800",
-        _number(0, 31_536_000),
+        reading.number(0, 31_536_000),
         "how long after a job's deadline its callback URL still works",
     ),
     Setting(
         "RELAY_CALLBACKS_PER_JOB_MAX",
         "callbacks_per_job_max",
         "200",
-        _number(1, 100_000),
+        reading.number(1, 100_000),
         "callbacks kept for one job; more are answered and counted",
     ),
     Setting(
         "RELAY_DELIVERIES_IN_FLIGHT_MAX",
         "deliveries_in_flight_max",
         "128",
-        _number(1, 10_000),
+        reading.number(1, 10_000),
         "attempts under way at once, over all endpoints",
     ),
     Setting(
         "RELAY_LEASE_S",
         "lease_s",
         "25",
-        _number(2, 600, float),
+        reading.number(2, 600, float),
         "how long a claimed delivery belongs to one process; after a crash it is due again then",
     ),
     Setting(
         "RELAY_BACKLOG_MAX",
         "backlog_max",
         "4096",
-        _number(16, 1_000_000),
+        reading.number(16, 1_000_000),
         "writes waiting for the database before relay answers 503",
     ),
     Setting(
-        "RELAY_SHUTDOWN_S", "shutdown_s", "8", _number(0, 300, float), "how long a stop waits for what is under way"
+        "RELAY_SHUTDOWN_S",
+        "shutdown_s",
+        "8",
+        reading.number(0, 300, float),
+        "how long a stop waits for what is under way",
     ),
 )
 PROVIDER_SETTINGS: Final = (
@@ -339,21 +322,32 @@ PROVIDER_SETTINGS: Final = (
         "the provider's API key; without one the provider is not configured",
     ),
     Setting(
-        "RELAY_<PROVIDER>_BASE_URL", "base_url", None, origin, "an origin that replaces the provider's published one"
+        "RELAY_<PROVIDER>_BASE_URL",
+        "base_url",
+        None,
+        reading.origin,
+        "an origin that replaces the provider's published one",
     ),
     Setting(
         "RELAY_<PROVIDER>_CONFIRM",
         "confirm",
         "always",
-        _confirm,
+        reading.confirm,
         "always: a callback that ends a job is confirmed by a status check before it is told; never: it is believed",
     ),
     Setting(
         "RELAY_<PROVIDER>_CALLBACK_SECRET",
         "callback_secret",
         None,
-        _webhook_secret,
+        reading.webhook_secret,
         "whsec_…: callbacks must carry a Standard Webhooks signature; one that does not is quarantined",
+    ),
+    Setting(
+        "RELAY_<PROVIDER>_PAY_TO",
+        "pay_to",
+        "",
+        reading.addresses,
+        "comma list of the addresses that a paid provider may be paid at; empty allows any that it names",
     ),
 )
 

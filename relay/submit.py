@@ -7,12 +7,12 @@ that was begun and not answered is `submit_unknown`, and nothing is sent twice u
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from relay import backoff, lifecycle, log
-from relay.calling import Calling
+from relay.calling import Calling, Configured
 from relay.errors import StorageUnavailable
 from relay.exchange import ApiAnswer
 from relay.lifecycle import Move, Word
@@ -20,6 +20,7 @@ from relay.model import ErrorClass, FinishedBy, Job, JobError, Report, Verificat
 from relay.outbound.client import NoAnswer, NotSent
 from relay.providers.base import Accepted, Refused
 from relay.storage.jobs import NewJob
+from relay.storage.payments import Settlement
 from relay.storage.record import Fact
 from relay.tokens import CallbackTokens
 
@@ -28,14 +29,19 @@ RETRY_S: Final = (1, 3, 10, 30, 60)
 HAND_OVER_MS: Final = 2_000
 """A new job is sent by whoever took it in; after this long the sweep believes that they are gone."""
 STORE_TRIES: Final = 20
+if TYPE_CHECKING:
+    from relay.pay import Payer
+
+Sent = tuple[Callable[..., Move], str, ApiAnswer | None, Settlement | None]
 _logger = log.get("submit")
 
 
 class Submitter:
     """Sends jobs to their providers."""
 
-    def __init__(self, calling: Calling, tokens: CallbackTokens) -> None:
+    def __init__(self, calling: Calling, tokens: CallbackTokens, payer: "Payer | None" = None) -> None:
         self._calling = calling
+        self._payer = payer
         self._store = calling.store
         self._providers = calling.providers
         self._client = calling.client
@@ -46,7 +52,7 @@ class Submitter:
 
     async def submit(self, new: NewJob, wait_s: float) -> Job:
         """Commits the job, sends it, and gives it as it is when the provider has answered or `wait_s` have passed."""
-        await self._store.jobs.create(new)
+        await self._store.jobs.create(await self._payer.prepared(new) if self._payer else new)
         return await self.start_and_wait(new.job, wait_s)
 
     async def start_and_wait(self, job: Job, wait_s: float) -> Job:
@@ -80,10 +86,11 @@ class Submitter:
         job = await self._store.jobs.start_submission(job_id, started_at)
         if job is None:
             return None
-        move, outcome, answer = await self._exchange(job)
+        move, outcome, answer, settled = await self._exchange(job)
         now_ms = self._clock.now_ms()
         call = self._calling.told(job, "submission", started_at, outcome, answer)
-        recorded = await self._record(Fact(job_id=job.id, at=now_ms, move=partial(move, now_ms=now_ms), call=call))
+        move = partial(move, now_ms=now_ms)
+        recorded = await self._record(Fact(job_id=job.id, at=now_ms, move=move, call=call, settlement=settled))
         self._calling.metrics.submitted(job.provider, outcome)
         _logger.info(
             "job.submission_finished", job=job.id, provider=job.provider, outcome=outcome, duration_ms=call.duration_ms
@@ -98,33 +105,43 @@ class Submitter:
         token = self._tokens.make(job.provider, job.id, expires_at)
         return f"{self._settings.public_url}/callbacks/{job.provider}/{token}"
 
-    async def _exchange(self, job: Job) -> tuple[Callable[..., Move], str, ApiAnswer | None]:
-        """Sends the request; what it does to the job, the outcome in a word, and the answer."""
+    async def _exchange(self, job: Job) -> Sent:
+        """Sends the request; what it does to the job, the outcome in a word, the answer, and what was paid."""
         provider = self._providers[job.provider]
+        if self._payer and provider.adapter.limits.paid:
+            exchanged = await self._payer.exchange(job, self._retry_at(job))
+            if exchanged.move is None and exchanged.answer is not None:
+                return (*self._read(provider, exchanged.answer), exchanged.answer, exchanged.settlement)
+            assert exchanged.move is not None
+            return exchanged.move, exchanged.outcome, exchanged.answer, exchanged.settlement
         request = provider.adapter.submission(job.request, self.callback_url(job))
         try:
             answer = await self._client.send(
                 provider.origin, provider.api_key or "", request, self._settings.submit_timeout_s
             )
         except NotSent as error:
-            return (
-                partial(lifecycle.not_sent, error=_unreachable(str(error)), retry_at=self._retry_at(job)),
-                "not_sent",
-                None,
-            )
+            again = partial(lifecycle.not_sent, error=_unreachable(str(error)), retry_at=self._retry_at(job))
+            return again, "not_sent", None, None
         except NoAnswer as error:
-            return partial(lifecycle.unclear, error=_unanswered(str(error))), "unanswered", None
+            return partial(lifecycle.unclear, error=_unanswered(str(error))), "unanswered", None, None
+        return (*self._read(provider, answer), answer, None)
+
+    def _read(self, provider: Configured, answer: ApiAnswer) -> tuple[Callable[..., Move], str]:
+        """What an answer does to the job, and what it is in a word."""
         match provider.adapter.read_submission(answer):
             case Accepted(report):
-                expected_s = report.estimate_s or provider.adapter.limits.expected_s
-                return partial(_accepted, report=report, first_ms=self._first_check_ms(expected_s)), "accepted", answer
+                limits = provider.adapter.limits
+                first_ms = self._first_check_ms(report.estimate_s or limits.expected_s, limits.poll_s)
+                return partial(_accepted, report=report, first_ms=first_ms), "accepted"
             case Refused(error=refusal):
-                return partial(lifecycle.refused, error=refusal), "refused", answer
+                return partial(lifecycle.refused, error=refusal), "refused"
             case unclear:
-                return partial(lifecycle.unclear, error=unclear.error), "unclear", answer
+                return partial(lifecycle.unclear, error=unclear.error), "unclear"
 
-    def _first_check_ms(self, expected_s: float) -> int:
-        """How long a callback is waited for before the provider is asked."""
+    def _first_check_ms(self, expected_s: float, poll_s: int | None) -> int:
+        """How long a callback is waited for before the provider is asked; one that never calls is asked at its pace."""
+        if poll_s is not None:
+            return poll_s * 1000
         return backoff.check_delay_ms(self._settings.status_check_first_s or expected_s * backoff.CHECK_MARGIN, 0)
 
     def _retry_at(self, job: Job) -> int | None:

@@ -53,7 +53,7 @@ class Sweeper:
         for job_id in await self._store.jobs.to_settle(now_ms, BATCH):
             await self._record(Fact(job_id=job_id, at=now_ms, move=partial(checking.settle, now_ms=now_ms)))
         for job_id, provider in await self._store.jobs.past_deadline(now_ms, BATCH):
-            askable = bool((known := self._calling.providers.get(provider)) and known.api_key)
+            askable = bool((known := self._calling.providers.get(provider)) and known.usable)
             move = partial(checking.overdue, askable=askable, now_ms=now_ms)
             await self._record(Fact(job_id=job_id, at=now_ms, move=move))
         if now_ms - self._forgot_at >= FORGET_EVERY_MS:

@@ -58,6 +58,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     prompt_required: bool
     result_lifetime_s: int | None
     expected_s: int
+    poll_s: int | None = None
+    paid: bool = False
 
 
 class Provider(Protocol):
@@ -84,8 +86,8 @@ class Provider(Protocol):
     def read_submission(self, answer: ApiAnswer) -> SubmissionAnswer:
         """What the answer to a submission means; never raises."""
 
-    def status_check(self, provider_job_id: str) -> ApiRequest:
-        """The request that asks how a job is doing."""
+    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ApiRequest:
+        """The request that asks how a job is doing, at the path that its provider named if it did."""
 
     def read_status(self, answer: ApiAnswer, now_ms: int) -> Report:
         """What a status answer says; Unreadable when it is no verdict about the job."""

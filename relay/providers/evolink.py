@@ -103,7 +103,7 @@ class EvoLink:
         """What the answer means; a 2xx carries the id, and the credits it reserved."""
         return answers.read_submission(answer, lambda body: _report(body, None, JobState.SUBMITTED), _explain)
 
-    def status_check(self, provider_job_id: str) -> ApiRequest:
+    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ApiRequest:  # noqa: ARG002
         """`GET /v1/tasks/{id}`."""
         return ApiRequest(method="GET", path=f"/v1/tasks/{quote(provider_job_id, safe='')}")
 

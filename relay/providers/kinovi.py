@@ -149,7 +149,7 @@ class Kinovi:
         """What the answer means; a 2xx is `{"taskId"}` and no more."""
         return answers.read_submission(answer, lambda body: _report(body, None, JobState.SUBMITTED), _explain)
 
-    def status_check(self, provider_job_id: str) -> ApiRequest:
+    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ApiRequest:  # noqa: ARG002
         """`GET /api/v1/jobs/recordInfo?taskId=`."""
         return ApiRequest(method="GET", path=f"/api/v1/jobs/recordInfo?taskId={quote(provider_job_id, safe='')}")
 

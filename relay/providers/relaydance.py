@@ -171,7 +171,7 @@ class RelayDance:
         """What the answer means; `data` may be the id itself."""
         return answers.read_submission(answer, _accepted, _explain)
 
-    def status_check(self, provider_job_id: str) -> ApiRequest:
+    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ApiRequest:  # noqa: ARG002
         """`GET /v1/video/generations/{task_id}`."""
         return ApiRequest(method="GET", path=f"/v1/video/generations/{quote(provider_job_id, safe='')}")
 

@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 
 from relay.errors import StorageUnavailable
-from relay.model import Attempt, Call, Delivery, Endpoint, Job
+from relay.model import Attempt, Call, Delivery, Endpoint, Job, Payment
 from relay.seal import Seal
-from relay.storage import rows
+from relay.storage import payments, rows
 from relay.storage.database import Database, Row, Transaction
 from relay.storage.record import Fact, Recorded, Recorder
 from relay.storage.writer import Writer
@@ -17,11 +17,16 @@ EVIDENCE_MAX = 500
 
 
 class NewJob(msgspec.Struct, frozen=True):
-    """A job with the endpoints made for it alone, and the idempotency key that asked for it."""
+    """A job with the endpoints made for it alone, the idempotency key that asked for it, and what it may cost.
+
+    `spend_cap` is the day's, in the payment's atomic units.
+    """
 
     job: Job
     endpoints: tuple[Endpoint, ...]
     idempotency_key: str | None
+    payment: Payment | None = None
+    spend_cap: int = 0
 
 
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +152,8 @@ class Jobs:
         endpoints = [rows.endpoint_params(endpoint, self._seal) for new in news for endpoint in new.endpoints]
         await transaction.run_many("insert_endpoint", endpoints)
         for new in news:
+            if new.payment is not None:
+                await payments.reserve(transaction, new.payment, new.spend_cap, self._seal)
             if new.idempotency_key is not None:
                 tied = {"project_id": new.job.project_id, "key": new.idempotency_key, "job_id": new.job.id}
                 if not await transaction.rows("tie_idempotency_key", tied):

@@ -13,7 +13,7 @@ import msgspec
 from relay import ids, views
 from relay.lifecycle import Move, doubted
 from relay.model import Call, EventType, Job, Verdict
-from relay.storage import rows
+from relay.storage import payments, rows
 from relay.storage.database import Row, Transaction
 
 DEFAULT_PROJECT: Final = "prj_default"
@@ -46,6 +46,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
     move: Callable[[Job], Move] | None
     arrival: Arrival | None = None
     call: Call | None = None
+    settlement: payments.Settlement | None = None
 
 
 class Fresh(msgspec.Struct, frozen=True):
@@ -103,6 +104,9 @@ class Recorder:
         await transaction.run_many("insert_callback", callbacks)
         await transaction.run_many("release_callback", released)
         await transaction.run_many("insert_call", calls)
+        settled = [(fact.job_id, fact.at, fact.settlement) for fact in facts if fact.settlement]
+        if settled:
+            await payments.settle(transaction, settled)
         await transaction.run_many("update_job", [rows.job_params(job) for job in jobs.values()])
         await transaction.run_many("insert_event", [event.params for _, event in events])
         await self._fan_out(transaction, events, results)

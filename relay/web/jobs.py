@@ -80,7 +80,7 @@ async def providers(call: Call) -> Response:
     data = [
         {
             "name": name,
-            "configured": bool(provider.api_key),
+            "configured": provider.usable,
             "finished_by": "callback" if call.app.settings.public_url else "status_check",
             "cancel": provider.adapter.cancellation("any") is not None,
             "models": provider.adapter.limits.models,

@@ -20,6 +20,8 @@ STATUSES: Final = {
     "method_not_allowed": 405,
     "conflict": 409,
     "idempotency_conflict": 409,
+    "spend_cap_reached": 402,
+    "payment_refused": 402,
     "storage_unavailable": 503,
 }
 TITLES: Final = {
@@ -35,6 +37,8 @@ TITLES: Final = {
     "method_not_allowed": "The method is not allowed here",
     "conflict": "That does not fit the present state",
     "idempotency_conflict": "The Idempotency-Key was used for another request",
+    "spend_cap_reached": "The job would cost too much",
+    "payment_refused": "relay does not pay what the provider asks for",
     "storage_unavailable": "The database is not available",
 }
 RETRY_AFTER_S: Final = 2

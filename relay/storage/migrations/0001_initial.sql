@@ -65,6 +65,7 @@ CREATE TABLE jobs (
     not_found_seen INTEGER NOT NULL,
     claim TEXT,
     settle_by BIGINT,
+    status_path TEXT,
     CHECK ((finished_at IS NULL) = (state IN ('pending', 'submitted', 'running'))),
     CHECK (next_submit_at IS NULL OR state = 'pending'),
     CHECK (next_check_at IS NULL OR finished_at IS NULL OR claim IS NOT NULL)
@@ -98,6 +99,33 @@ CREATE TABLE calls (
 );
 
 CREATE INDEX calls_of_job ON calls (job_id, id);
+
+CREATE TABLE payments (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL,
+    job_id TEXT NOT NULL UNIQUE,
+    provider TEXT NOT NULL,
+    nonce TEXT NOT NULL UNIQUE,
+    payer TEXT NOT NULL,
+    pay_to TEXT NOT NULL,
+    asset TEXT NOT NULL,
+    chain_id BIGINT NOT NULL,
+    amount BIGINT NOT NULL CHECK (amount > 0),
+    version INTEGER NOT NULL,
+    header_name TEXT NOT NULL,
+    header BYTEA NOT NULL,
+    body_digest BYTEA NOT NULL,
+    valid_before BIGINT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('reserved', 'paid', 'unknown', 'lost', 'void')),
+    created_at BIGINT NOT NULL,
+    settled_at BIGINT,
+    transaction_hash TEXT,
+    next_proof_at BIGINT,
+    CHECK (next_proof_at IS NULL OR state IN ('reserved', 'unknown'))
+);
+
+CREATE INDEX payments_by_day ON payments (created_at);
+CREATE INDEX payments_to_prove ON payments (next_proof_at) WHERE next_proof_at IS NOT NULL;
 
 CREATE TABLE callbacks (
     id TEXT PRIMARY KEY,

@@ -4,12 +4,12 @@ INSERT INTO jobs (
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made,
     created_at, updated_at, submitted_at, finished_at, deadline_at, next_submit_at, submission_started_at,
-    next_check_at, checks_made, last_heard_at, not_found_seen, claim, settle_by
+    next_check_at, checks_made, last_heard_at, not_found_seen, claim, settle_by, status_path
 ) VALUES (
     :id, :project_id, :provider, :state, :reason, :provider_job_id, :model, :progress, :input, :request, :metadata, :outputs, :error,
     :cost, :finished_by, :verification, :late, :sequence, :last_final_event, :callbacks_seen, :submissions_made,
     :created_at, :updated_at, :submitted_at, :finished_at, :deadline_at, :next_submit_at, :submission_started_at,
-    :next_check_at, :checks_made, :last_heard_at, :not_found_seen, :claim, :settle_by
+    :next_check_at, :checks_made, :last_heard_at, :not_found_seen, :claim, :settle_by, :status_path
 );
 
 -- name: insert_job_metadata
@@ -24,7 +24,8 @@ UPDATE jobs SET
     last_final_event = :last_final_event, callbacks_seen = :callbacks_seen, updated_at = :updated_at, submitted_at = :submitted_at,
     finished_at = :finished_at, next_submit_at = :next_submit_at, submission_started_at = :submission_started_at,
     next_check_at = :next_check_at, submissions_made = :submissions_made, deadline_at = :deadline_at,
-    last_heard_at = :last_heard_at, not_found_seen = :not_found_seen, claim = :claim, settle_by = :settle_by
+    last_heard_at = :last_heard_at, not_found_seen = :not_found_seen, claim = :claim, settle_by = :settle_by,
+    status_path = :status_path
 WHERE id = :id;
 
 -- name: start_submission

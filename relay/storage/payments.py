@@ -1,0 +1,109 @@
+"""Payments in the database: reserved in the commit that makes their job, settled in the one that moves it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from relay.errors import SpendCapReached
+from relay.model import Payment, PaymentState
+from relay.seal import Seal
+from relay.storage.database import Database, Row, Transaction
+from relay.storage.writer import Writer
+
+DAY_MS = 86_400_000
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """What became known of a job's payment; `next_proof_at` is set while it can still be proven either way."""
+
+    state: PaymentState
+    transaction: str | None = None
+    next_proof_at: int | None = None
+
+
+class Payments:
+    """The payments."""
+
+    def __init__(self, database: Database, writer: Writer, seal: Seal) -> None:
+        self._database = database
+        self._writer = writer
+        self._seal = seal
+
+    async def add(self, payment: Payment, cap: int) -> None:
+        """Commits an authorization for a job that is there already, or SpendCapReached."""
+        await self._writer.write(self._reserve, (payment, cap))
+
+    async def of_job(self, job_id: str) -> Payment | None:
+        """The job's payment, opened."""
+        found = await self._database.rows("payment_of_job", {"job_id": job_id})
+        return self._payment(found[0]) if found else None
+
+    async def to_prove(self, now_ms: int, limit: int) -> list[Payment]:
+        """Payments that the chain can decide by now."""
+        found = await self._database.rows("payments_to_prove", {"now": now_ms, "limit": limit})
+        return [self._payment(row) for row in found]
+
+    async def next_proof(self) -> int | None:
+        """When the next one can be decided."""
+        at: int | None = (await self._database.rows("next_proof", {}))[0]["at"]
+        return at
+
+    async def spending(self, since_ms: int) -> dict[PaymentState, int]:
+        """Atomic units authorized since then, by what is known of them."""
+        found = await self._database.rows("spending_by_state", {"since": since_ms})
+        known = {PaymentState(row["state"]): int(row["amount"]) for row in found}
+        return {state: known.get(state, 0) for state in PaymentState}
+
+    async def _reserve(self, transaction: Transaction, wanted: Sequence[tuple[Payment, int]]) -> list[None]:
+        """Reserves for each caller in turn."""
+        for payment, cap in wanted:
+            await reserve(transaction, payment, cap, self._seal)
+        return [None] * len(wanted)
+
+    def _payment(self, row: Row) -> Payment:
+        """The payment of a row."""
+        values = dict(row)
+        values["transaction"] = values.pop("transaction_hash")
+        values["state"] = PaymentState(values["state"])
+        values["header"] = self._seal.open(values["header"])
+        values["body_digest"] = bytes(values["body_digest"])
+        return Payment(**values)
+
+
+async def reserve(transaction: Transaction, payment: Payment, cap: int, seal: Seal) -> None:
+    """Writes the authorization if the day's cap holds it; SpendCapReached if not, and then nothing is written.
+
+    Both happen in the one write transaction, so that no two requests can overspend the cap between them.
+    """
+    day_began = payment.created_at - payment.created_at % DAY_MS
+    spent = int((await transaction.rows("spent_since", {"since": day_began}))[0]["amount"])
+    if spent + payment.amount > cap:
+        raise SpendCapReached(
+            f"the job would cost {usdc(payment.amount)} USDC, and {usdc(max(0, cap - spent))} of "
+            f"{usdc(cap)} USDC are left today (RELAY_SPEND_MAX_PER_DAY)"
+        )
+    params: dict[str, Any] = {name: getattr(payment, name) for name in payment.__struct_fields__}
+    await transaction.run_many("insert_payment", [params | {"header": seal.seal(payment.header)}])
+
+
+async def settle(transaction: Transaction, settled: Sequence[tuple[str, int, Settlement]]) -> None:
+    """Writes what became known: for each, the job, the time, and the settlement."""
+    await transaction.run_many(
+        "settle_payment",
+        [
+            {
+                "job_id": job_id,
+                "state": settlement.state,
+                "settled_at": at,
+                "transaction_hash": settlement.transaction,
+                "next_proof_at": settlement.next_proof_at,
+            }
+            for job_id, at, settlement in settled
+        ],
+    )
+
+
+def usdc(atomic: int) -> str:
+    """Atomic units as decimal text with six places."""
+    return f"{atomic // 1_000_000}.{atomic % 1_000_000:06d}"

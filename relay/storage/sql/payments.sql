@@ -1,0 +1,35 @@
+-- name: insert_payment
+-- An authorization, in the commit that makes its job: what it may move counts as spent from now on.
+INSERT INTO payments (
+    id, project_id, job_id, provider, nonce, payer, pay_to, asset, chain_id, amount, version, header_name, header, body_digest,
+    valid_before, state, created_at, next_proof_at
+) VALUES (
+    :id, :project_id, :job_id, :provider, :nonce, :payer, :pay_to, :asset, :chain_id, :amount, :version, :header_name, :header,
+    :body_digest, :valid_before, :state, :created_at, :next_proof_at
+);
+
+-- name: spent_since
+-- What was authorized since then and is not proven void.
+SELECT COALESCE(SUM(amount), 0) AS amount FROM payments WHERE created_at >= :since AND state <> 'void';
+
+-- name: spending_by_state
+-- What was authorized since then, by what is known of it.
+SELECT state, COUNT(*) AS number, SUM(amount) AS amount FROM payments WHERE created_at >= :since GROUP BY state;
+
+-- name: payment_of_job
+-- A job's payment.
+SELECT * FROM payments WHERE job_id = :job_id;
+
+-- name: settle_payment
+-- What became known of a payment; one that is paid or lost stays so.
+UPDATE payments SET
+    state = :state, settled_at = :settled_at, transaction_hash = COALESCE(:transaction_hash, transaction_hash), next_proof_at = :next_proof_at
+WHERE job_id = :job_id AND state IN ('reserved', 'unknown');
+
+-- name: payments_to_prove
+-- Payments of which the chain can say by now whether they were made.
+SELECT * FROM payments WHERE next_proof_at <= :now ORDER BY next_proof_at LIMIT :limit;
+
+-- name: next_proof
+-- When the next payment can be proven.
+SELECT MIN(next_proof_at) AS at FROM payments WHERE next_proof_at IS NOT NULL;
