@@ -24,8 +24,10 @@ from relay.outbound.client import ProviderClient
 from relay.outbound.sender import Sender
 from relay.providers.base import Provider
 from relay.receive import Receiver
+from relay.redeliver import Redeliverer
 from relay.seal import Seal
 from relay.settings import Settings
+from relay.signing import SigningKeys
 from relay.storage.record import Recorded
 from relay.storage.store import Store, StoreOptions, sqlite_path
 from relay.submit import Submitter
@@ -48,6 +50,8 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     submitter: Submitter
     receiver: Receiver
     interventions: Interventions
+    redeliverer: Redeliverer
+    signing_keys: SigningKeys
     waiting: Waiting
     metrics: Metrics
     draining: asyncio.Event
@@ -75,7 +79,8 @@ async def opened(
         stack.push_async_callback(store.close)
         client = await stack.enter_async_context(ProviderClient())
         sender = await stack.enter_async_context(Sender(policy, settings.deliveries_in_flight_max))
-        deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random)
+        signing_keys = SigningKeys(keys)
+        deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random, signing_keys)
         in_flight = DispatchOptions(settings.deliveries_in_flight_max, options.lease_ms)
         metrics, check_soon, draining = Metrics(), asyncio.Event(), asyncio.Event()
         dispatcher = Dispatcher(store, deliverer, clock, in_flight, metrics)
@@ -93,6 +98,7 @@ async def opened(
         )
         submitter, checker = Submitter(calling, tokens), Checker(calling)
         sweeper = Sweeper(calling, submitter)
+        redeliverer = Redeliverer(store, clock, options.lease_ms, dispatcher.hand_over)
         app = App(
             settings=settings,
             clock=clock,
@@ -102,11 +108,13 @@ async def opened(
             submitter=submitter,
             receiver=Receiver(calling, tokens),
             interventions=Interventions(calling, submitter, checker),
+            redeliverer=redeliverer,
+            signing_keys=signing_keys,
             waiting=waiting,
             metrics=metrics,
             draining=draining,
         )
-        loops = {"dispatch": dispatcher.run, "sweep": sweeper.run, "check": checker.run}
+        loops = {"dispatch": dispatcher.run, "sweep": sweeper.run, "check": checker.run, "redeliver": redeliverer.run}
         stack.push_async_callback(_finish, submitter, dispatcher, settings.shutdown_s)
         await stack.enter_async_context(_running(loops, clock))
         stack.callback(app.draining.set)

@@ -6,14 +6,23 @@ from relay import __version__, backoff, ids, signing
 from relay.clock import Clock
 from relay.model import Attempt, DeliveryState, Outcome
 from relay.outbound.sender import Answer, Sender
+from relay.signing import SigningKeys
 from relay.storage.deliveries import Parcel, Settled
 
 
 class Deliverer:
     """Makes attempts; `schedule_s` is for endpoints that have none of their own."""
 
-    def __init__(self, sender: Sender, clock: Clock, schedule_s: Sequence[int], random: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        sender: Sender,
+        clock: Clock,
+        schedule_s: Sequence[int],
+        random: Callable[[], float],
+        keys: SigningKeys,
+    ) -> None:
         self._sender = sender
+        self._keys = keys
         self._clock = clock
         self._schedule_s = schedule_s
         self._random = random
@@ -54,10 +63,17 @@ class Deliverer:
             "user-agent": f"relay/{__version__}",
             "webhook-id": parcel.event_id,
             "webhook-timestamp": str(timestamp_s),
-            "webhook-signature": signing.sign([parcel.secret], parcel.event_id, timestamp_s, parcel.body),
+            "webhook-signature": self._signatures(parcel, now_ms, timestamp_s),
             "relay-attempt": str(parcel.attempts_made + 1),
         }
         return headers | ({"relay-redelivery": "true"} if parcel.redelivery else {})
+
+    def _signatures(self, parcel: Parcel, now_ms: int, timestamp_s: int) -> str:
+        """One for each live secret, and relay's own that anybody can verify."""
+        former_lives = parcel.former_secret is not None and now_ms < (parcel.former_secret_until or 0)
+        secrets = [parcel.secret] + ([parcel.former_secret] if former_lives and parcel.former_secret else [])
+        symmetric = signing.sign(secrets, parcel.event_id, timestamp_s, parcel.body)
+        return f"{symmetric} {self._keys.sign(parcel.event_id, timestamp_s, parcel.body)}"
 
     def _judge(self, parcel: Parcel, answer: Answer, now_ms: int) -> tuple[DeliveryState, int | None]:
         """Delivered, exhausted, or pending until the schedule's next time."""

@@ -9,7 +9,7 @@ _VALUES: Final = {letter: value for value, letter in enumerate(_ALPHABET)}
 _LETTERS: Final = 26  # 130 bits hold the 128 of a UUID
 
 JOB, CALLBACK, EVENT, ENDPOINT, DELIVERY, ATTEMPT = "job_", "cb_", "evt_", "ep_", "dlv_", "att_"
-PROJECT, API_KEY, CALL, PAYMENT = "prj_", "key_", "call_", "pay_"
+PROJECT, API_KEY, CALL, PAYMENT, REDELIVERY = "prj_", "key_", "call_", "pay_", "red_"
 
 
 class _Counter:

@@ -42,16 +42,6 @@ class Reason(StrEnum):
     DETACHED = "detached"
 
 
-class PaymentState(StrEnum):
-    """What is known of a payment: only a void one is surely not made, and gives its amount back to the caps."""
-
-    RESERVED = "reserved"
-    PAID = "paid"
-    UNKNOWN = "unknown"
-    LOST = "lost"
-    VOID = "void"
-
-
 class FinishedBy(StrEnum):
     """Who brought the word that moved a job."""
 
@@ -259,34 +249,6 @@ class Job(msgspec.Struct, kw_only=True):
     status_path: str | None = None
 
 
-class Payment(msgspec.Struct, kw_only=True, frozen=True):
-    """An authorization to move money for one job, committed before it is sent, and never made twice.
-
-    `amount` is in atomic units (USDC has six decimals); `header` is the whole value that is sent; times are unix ms.
-    """
-
-    id: str
-    project_id: str
-    job_id: str
-    provider: str
-    nonce: str
-    payer: str
-    pay_to: str
-    asset: str
-    chain_id: int
-    amount: int
-    version: int
-    header_name: str
-    header: str
-    body_digest: bytes
-    valid_before: int
-    state: PaymentState
-    created_at: int
-    settled_at: int | None = None
-    transaction: str | None = None
-    next_proof_at: int | None = None
-
-
 class Callback(msgspec.Struct, kw_only=True, frozen=True):
     """One HTTP request from a provider, as it came."""
 
@@ -324,6 +286,8 @@ class Endpoint(msgspec.Struct, kw_only=True):
     url: str
     secret: str
     event_types: list[str]
+    former_secret: str | None = None
+    former_secret_until: int | None = None
     description: str | None = None
     metadata: dict[str, object] = {}
     headers: dict[str, str] = {}
@@ -353,6 +317,22 @@ class Delivery(msgspec.Struct, kw_only=True, frozen=True):
     attempts_made: int
     next_attempt_at: int | None
     redelivery: bool
+    created_at: int
+    finished_at: int | None
+
+
+class Redelivery(msgspec.Struct, kw_only=True, frozen=True):
+    """A batch of redeliveries for one endpoint: `which` of the events between two times, and how far it has come."""
+
+    id: str
+    project_id: str
+    endpoint_id: str
+    which: str
+    since_at: int
+    until_at: int
+    after_event: str
+    total: int
+    made: int
     created_at: int
     finished_at: int | None
 

@@ -9,7 +9,7 @@ import binascii
 import hmac
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from relay.errors import RelayError
@@ -19,6 +19,8 @@ ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER = "webhook-id", "webhook-timestamp
 
 _KEY_BYTES_MIN, _KEY_BYTES_MAX = 24, 64
 _NEW_KEY_BYTES = 32
+PUBLIC_PREFIX: Final = "whpk_"
+_V1A_CONTEXT = b"relay.webhook.ed25519"
 _SIGNATURES_MAX = 16  # a sender that rotates keys needs two or three
 # Visible ASCII without the full stop: with one in the id, the same MAC would fit another id, timestamp and body.
 _ID: Final = re.compile(r"[!-\-/-~]{1,256}")
@@ -65,6 +67,36 @@ def sign(secret_keys: Sequence[str], event_id: str, timestamp_s: int, body: byte
         raise ValueError("an id is visible ASCII without a full stop")
     content = _content(event_id, str(timestamp_s), body)
     return " ".join(_v1(check_secret(secret), content).decode() for secret in secret_keys)
+
+
+class SigningKeys:
+    """relay's own ed25519 keys, one for each of RELAY_SECRET_KEYS: the newest signs, all of them are published.
+
+    A subscriber who verifies `v1a` needs no secret, only `GET /.well-known/webhook-keys`.
+    """
+
+    def __init__(self, secret_keys: Sequence[str]) -> None:
+        # Imported here because cryptography takes longer to load than this module may.
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+        from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
+
+        seeds = [HKDF(SHA256(), 32, salt=None, info=_V1A_CONTEXT).derive(key.encode()) for key in secret_keys]
+        self._keys = [Ed25519PrivateKey.from_private_bytes(seed) for seed in seeds]
+
+    def sign(self, event_id: str, timestamp_s: int, body: bytes) -> str:
+        """`v1a,` and the signature of one attempt in base64."""
+        return sign_v1a(self._keys[-1].sign, event_id, timestamp_s, body)
+
+    def public(self) -> list[bytes]:
+        """The public keys, 32 bytes each, newest last."""
+        return [key.public_key().public_bytes_raw() for key in self._keys]
+
+
+def sign_v1a(sign_bytes: Callable[[bytes], bytes], event_id: str, timestamp_s: int, body: bytes) -> str:
+    """The asymmetric signature of one attempt, as the standard writes it."""
+    signature = sign_bytes(_content(event_id, str(timestamp_s), body))
+    return "v1a," + base64.b64encode(signature).decode()
 
 
 def verify(secret: str, headers: Mapping[str, str], body: bytes, now_s: int, tolerance_s: int = 300) -> None:

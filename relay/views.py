@@ -1,12 +1,15 @@
 """The public JSON of relay's objects: one function an object, used by the API and by the notifications alike."""
 
 import base64
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from relay.clock import rfc3339
-from relay.model import Attempt, Callback, Delivery, Endpoint, Event, EventType, Job
+from relay.model import Attempt, Callback, Delivery, Endpoint, Event, EventType, Job, Redelivery
+from relay.signing import PUBLIC_PREFIX
 
 Json = dict[str, Any]
 
@@ -117,6 +120,40 @@ def delivery(delivery: Delivery) -> Json:
         "redelivery": delivery.redelivery,
         "created_at": rfc3339(delivery.created_at),
         "finished_at": time_or_none(delivery.finished_at),
+    }
+
+
+def redelivery(batch: Redelivery) -> Json:
+    """A batch of redeliveries, and how far it has come."""
+    return {
+        "id": batch.id,
+        "object": "redelivery",
+        "endpoint": batch.endpoint_id,
+        "which": batch.which,
+        "since": rfc3339(batch.since_at),
+        "until": rfc3339(batch.until_at),
+        "count": batch.total,
+        "made": batch.made,
+        "created_at": rfc3339(batch.created_at),
+        "finished_at": time_or_none(batch.finished_at),
+    }
+
+
+def webhook_keys(public: Sequence[bytes]) -> Json:
+    """relay's public keys as a JWK set (RFC 8037), each with its `whpk_` form; newest last."""
+    return {
+        "keys": [
+            {
+                "kty": "OKP",
+                "crv": "Ed25519",
+                "alg": "EdDSA",
+                "use": "sig",
+                "kid": hashlib.sha256(key).hexdigest()[:16],
+                "x": base64.urlsafe_b64encode(key).decode().rstrip("="),
+                "whpk": PUBLIC_PREFIX + base64.b64encode(key).decode(),
+            }
+            for key in public
+        ]
     }
 
 

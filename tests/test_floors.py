@@ -19,7 +19,7 @@ FLOORS = {
     room: floor
     for floor, rooms in enumerate(
         (
-            ("relay", "model", "errors", "settings", "reading", "ids", "clock"),
+            ("relay", "model", "money", "errors", "settings", "reading", "ids", "clock"),
             (
                 *("signing", "tokens", "backoff", "addresses", "metrics", "log"),
                 *(
@@ -36,7 +36,7 @@ FLOORS = {
                 ),
             ),
             ("providers", "storage", "payments", "outbound", "sandbox"),
-            ("calling", "waiting", "uploads", "pay", "intake", "submit", "receive", "check", "intervene", "deliver", "dispatch", "sweep"),
+            ("calling", "waiting", "uploads", "pay", "intake", "submit", "receive", "check", "intervene", "redeliver", "deliver", "dispatch", "sweep"),
             ("app",),
             ("web",),
             ("cli", "__main__"),

@@ -28,6 +28,8 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     url: str
     secret: str
+    former_secret: str | None
+    former_secret_until: int | None
     headers: dict[str, str]
     timeout_s: float
     in_flight_max: int
@@ -107,6 +109,7 @@ class Deliveries:
         """The parcel of a row, opened; one whose key was taken away waits, and holds no other."""
         try:
             secret, headers = self._seal.open(row["secret"]), self._seal.open(row["headers"])
+            former = row["former_secret"] and self._seal.open(row["former_secret"])
         except SealBroken as error:
             _logger.error("delivery.secret_sealed", delivery=row["id"], endpoint=row["endpoint_id"], error=str(error))
             return None
@@ -119,6 +122,8 @@ class Deliveries:
             body=bytes(row["body"]),
             url=row["url"],
             secret=secret,
+            former_secret=former,
+            former_secret_until=row["former_secret_until"],
             headers=msgspec.json.decode(headers),
             timeout_s=min(row["timeout_s"], self._timeout_max_s),
             in_flight_max=row["in_flight_max"],

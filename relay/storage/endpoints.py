@@ -1,6 +1,7 @@
 """Subscribers' endpoints in the database; their secrets and headers are sealed there and open only here."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from relay.model import Endpoint
 from relay.seal import Seal
@@ -24,6 +25,17 @@ class Endpoints:
     async def update(self, endpoint: Endpoint) -> None:
         """What the subscriber may change; deliveries that wait use it from their next attempt on."""
         await self._writer.write(self._update, endpoint)
+
+    async def rotate(self, endpoint: Endpoint, secret: str, until_ms: int, now_ms: int) -> None:
+        """A new secret from the next attempt on; the former one signs too until then."""
+        params = {
+            "id": endpoint.id,
+            "project_id": endpoint.project_id,
+            "secret": self._seal.seal(secret),
+            "until": until_ms,
+            "now": now_ms,
+        }
+        await self._writer.write(_rotate, params)
 
     async def delete(self, endpoint_id: str, project_id: str, now_ms: int) -> bool:
         """The endpoint is gone and what waited for it is canceled; False when there was none."""
@@ -50,6 +62,13 @@ class Endpoints:
             "update_endpoint", [rows.endpoint_params(endpoint, self._seal) for endpoint in endpoints]
         )
         return [None] * len(endpoints)
+
+
+async def _rotate(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[None]:
+    """Rotates for each caller in turn."""
+    for params in wanted:
+        await transaction.rows("rotate_secret", params)
+    return [None] * len(wanted)
 
 
 async def _delete(transaction: Transaction, wanted: Sequence[tuple[str, str, int]]) -> list[bool]:

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from relay.errors import StorageUnavailable
-from relay.model import Attempt, Call, Delivery, Endpoint, Job, Payment
+from relay.model import Attempt, Call, Delivery, Endpoint, Job
+from relay.money import Payment
 from relay.seal import Seal
 from relay.storage import payments, rows
 from relay.storage.database import Database, Row, Transaction

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from relay.errors import SpendCapReached
-from relay.model import Payment, PaymentState
+from relay.money import Payment, PaymentState
 from relay.seal import Seal
 from relay.storage.database import Database, Row, Transaction
 from relay.storage.writer import Writer

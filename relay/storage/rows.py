@@ -94,6 +94,7 @@ def endpoint(row: Row, seal: Seal) -> Endpoint:
     for name in ("event_types", "providers", "metadata", "schedule_s"):
         values[name] = values[name] and msgspec.json.decode(values[name])
     values["secret"] = seal.open(values["secret"])
+    values["former_secret"] = values["former_secret"] and seal.open(values["former_secret"])
     values["headers"] = msgspec.json.decode(seal.open(values["headers"]))
     return Endpoint(**values)
 

@@ -169,6 +169,8 @@ CREATE TABLE endpoints (
     job_id TEXT,
     url TEXT NOT NULL,
     secret BYTEA NOT NULL,
+    former_secret BYTEA,
+    former_secret_until BIGINT,
     headers BYTEA NOT NULL,
     event_types TEXT NOT NULL,
     providers TEXT,
@@ -227,3 +229,19 @@ CREATE TABLE attempts (
 );
 
 CREATE UNIQUE INDEX attempts_of_delivery ON attempts (delivery_id, number);
+
+CREATE TABLE redeliveries (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL,
+    endpoint_id TEXT NOT NULL,
+    which TEXT NOT NULL CHECK (which IN ('failed', 'missing', 'all')),
+    since_at BIGINT NOT NULL,
+    until_at BIGINT NOT NULL,
+    after_event TEXT NOT NULL,
+    total BIGINT NOT NULL,
+    made BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    finished_at BIGINT
+);
+
+CREATE INDEX redeliveries_open ON redeliveries (id) WHERE finished_at IS NULL;

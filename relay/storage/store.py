@@ -19,6 +19,7 @@ from relay.storage.jobs import Jobs
 from relay.storage.migrate import migrate
 from relay.storage.payments import Payments
 from relay.storage.record import Recorder
+from relay.storage.redeliveries import Redeliveries
 from relay.storage.sqlite import SQLite
 from relay.storage.writer import Writer
 
@@ -47,6 +48,7 @@ class Store:
         self.events = Events(database)
         self.endpoints = Endpoints(database, self._writer, seal)
         self.deliveries = Deliveries(database, self._writer, seal, options.lease_ms / 1000 * LEASE_SHARE)
+        self.redeliveries = Redeliveries(database, self._writer)
         self.payments = Payments(database, self._writer, seal)
         self.access = Access(database, self._writer, seal)
 

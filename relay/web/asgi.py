@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from relay import log
+from relay import log, views
 from relay.app import App
 from relay.errors import StorageUnavailable
 from relay.web import endpoints, evidence, interventions, jobs
@@ -34,10 +34,14 @@ API: Final[tuple[tuple[str, str, Handler, str], ...]] = (
     ("PATCH", "/v1/endpoints/{id}", endpoints.change, "admin"),
     ("DELETE", "/v1/endpoints/{id}", endpoints.delete, "admin"),
     ("GET", "/v1/endpoints/{id}/secret", endpoints.show_secret, "admin"),
+    ("POST", "/v1/endpoints/{id}/secret-rotations", endpoints.rotate, "admin"),
+    ("POST", "/v1/endpoints/{id}/tests", endpoints.test, "admin"),
+    ("POST", "/v1/endpoints/{id}/redeliveries", endpoints.redeliver, "admin"),
     ("GET", "/v1/events", evidence.events, "read"),
     ("GET", "/v1/events/{id}", evidence.event, "read"),
     ("GET", "/v1/deliveries", evidence.deliveries, "read"),
     ("GET", "/v1/deliveries/{id}", evidence.delivery, "read"),
+    ("POST", "/v1/deliveries/{id}/redeliveries", evidence.redeliver, "admin"),
     ("GET", "/v1/callbacks", evidence.callbacks, "read"),
     ("GET", "/v1/callbacks/{id}", evidence.callback, "read"),
     ("POST", "/v1/callbacks/{id}/releases", interventions.release, "admin"),
@@ -62,7 +66,12 @@ def web(app: App) -> ASGIApp:
 def _rest(app: App) -> Starlette:
     """The API and what surrounds it; a path that is nearly right is 404, never a redirect."""
     routes = [Route(path, handled(app, handler, scope), methods=[method]) for method, path, handler, scope in API]
-    around = [Route("/healthz", _healthz), Route("/readyz", _readyz(app)), Route("/metrics", _metrics(app))]
+    around = [
+        Route("/healthz", _healthz),
+        Route("/readyz", _readyz(app)),
+        Route("/metrics", _metrics(app)),
+        Route("/.well-known/webhook-keys", _webhook_keys(app)),
+    ]
     starlette = Starlette(
         routes=[*routes, *around], exception_handlers={HTTPException: _http_problem, Exception: _broken}
     )
@@ -97,6 +106,16 @@ def _metrics(app: App) -> Callable[[Request], Awaitable[Response]]:
         return Response(app.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return metrics
+
+
+def _webhook_keys(app: App) -> Callable[[Request], Awaitable[Response]]:
+    """The public keys that `v1a` signatures are verified with; anybody may have them, and keep them for an hour."""
+    shown = views.webhook_keys(app.signing_keys.public())
+
+    async def keys(_: Request) -> Response:
+        return JSON(shown, headers={"cache-control": "public, max-age=3600"})
+
+    return keys
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from relay import log, validation, views
 from relay.app import App
+from relay.clock import parse_rfc3339
 from relay.errors import BadBody, Conflict, FieldError, IdempotencyConflict, InvalidInput, RelayError
 from relay.storage.access import Known, Reservation
 from relay.web import auth, bodies, problems
@@ -74,6 +75,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         if errors:
             raise InvalidInput(errors[: validation.ERRORS_MAX])
         return given
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A body that need not be there."""
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -196,6 +201,14 @@ def page(found: list[Any], limit: int, view: Callable[[Any], views.Json]) -> Res
     return problems.JSON(
         {"data": [view(one) for one in shown], "next_cursor": shown[-1].id if len(found) > limit else None}
     )
+
+
+def time_of(name: str, text: str) -> int:
+    """An RFC 3339 time in unix milliseconds; a `+` that a query did not escape is read as it was meant."""
+    try:
+        return parse_rfc3339(text.replace(" ", "+"))
+    except (ValueError, OverflowError):
+        raise InvalidInput([FieldError(name, "must be an RFC 3339 time such as 2026-11-21T02:03:04Z")]) from None
 
 
 def one_of(given: dict[str, str], name: str, words: type[StrEnum]) -> str | None:

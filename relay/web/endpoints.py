@@ -1,16 +1,17 @@
 """`/v1/endpoints`: subscribers' URLs."""
 
 from collections import Counter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from starlette.responses import Response
 
 from relay import ids, signing, validation, views
+from relay.clock import rfc3339
 from relay.errors import FieldError, InvalidInput, NotFound
 from relay.intake import Metadata, Patterns, check_endpoint, check_metadata
 from relay.model import Endpoint
-from relay.web.calls import Call, page, page_of
+from relay.web.calls import Call, Nothing, page, page_of, time_of
 from relay.web.problems import JSON
 
 Headers = Annotated[
@@ -109,6 +110,61 @@ async def change(call: Call) -> Response:
     endpoint = msgspec.structs.replace(_changed(await _endpoint(call), fields), updated_at=call.app.clock.now_ms())
     await call.app.store.endpoints.update(endpoint)
     return JSON(views.endpoint(endpoint))
+
+
+class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of a rotation: how long the former secret signs too, a day if not given; and the new one."""
+
+    grace_s: Annotated[int, msgspec.Meta(ge=0, le=604_800)] = 86_400
+    secret: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+
+
+class RedeliveryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of a batch: which events between two times; `dry_run` only counts them."""
+
+    since: str
+    until: str | None = None
+    which: Literal["failed", "missing", "all"] = "failed"
+    dry_run: bool = False
+
+
+async def rotate(call: Call) -> Response:
+    """`POST /v1/endpoints/{id}/secret-rotations`: 200 with the new secret; both sign until the grace is over."""
+    asked = call.fields(Rotation)
+    if asked.secret is not None:
+        try:
+            signing.check_secret(asked.secret)
+        except ValueError as error:
+            raise InvalidInput([FieldError("secret", str(error))]) from None
+    endpoint, now_ms = await _endpoint(call), call.app.clock.now_ms()
+    secret, until = asked.secret or signing.new_secret(), now_ms + asked.grace_s * 1000
+    await call.app.store.endpoints.rotate(endpoint, secret, until, now_ms)
+    shown = {"secret": secret, "former_secret_until": rfc3339(until)}
+    return JSON(shown, 200, {"cache-control": "no-store"})
+
+
+async def test(call: Call) -> Response:
+    """`POST /v1/endpoints/{id}/tests`: 202 with the delivery of a `relay.test`, for this endpoint alone."""
+    call.fields(Nothing)
+    endpoint = await _endpoint(call)
+    made = await call.app.store.deliveries.get(await call.app.redeliverer.test(endpoint), call.project_id)
+    assert made is not None
+    return JSON(views.delivery(made), 202, {"location": f"/v1/deliveries/{made.id}"})
+
+
+async def redeliver(call: Call) -> Response:
+    """`POST /v1/endpoints/{id}/redeliveries`: 202 with the batch, which goes on by itself; or only its count."""
+    asked = call.fields(RedeliveryRequest)
+    endpoint, now_ms = await _endpoint(call), call.app.clock.now_ms()
+    since_ms = time_of("since", asked.since)
+    until_ms = now_ms if asked.until is None else time_of("until", asked.until)
+    if until_ms <= since_ms:
+        raise InvalidInput([FieldError("until", "must be after since")])
+    if asked.dry_run:
+        count = await call.app.store.redeliveries.count(endpoint, asked.which, since_ms, until_ms)
+        return JSON({"object": "redelivery", "endpoint": endpoint.id, "count": count, "dry_run": True}, 200)
+    batch = await call.app.redeliverer.start(endpoint, asked.which, since_ms, until_ms)
+    return JSON(views.redelivery(batch) | {"dry_run": False}, 202)
 
 
 async def delete(call: Call) -> Response:

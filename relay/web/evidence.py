@@ -6,7 +6,7 @@ from relay import ids, views
 from relay.errors import FieldError, InvalidInput, NotFound
 from relay.model import DeliveryState, EventType, Verdict
 from relay.storage.evidence import EventFilter
-from relay.web.calls import Call, one_of, page, page_of
+from relay.web.calls import Call, Nothing, one_of, page, page_of
 from relay.web.problems import JSON
 
 
@@ -58,6 +58,17 @@ async def delivery(call: Call) -> Response:
         raise NotFound("there is no such delivery")
     attempts = await call.app.store.deliveries.attempts(found.id)
     return JSON(views.delivery(found) | {"attempts": [views.attempt(one) for one in attempts]})
+
+
+async def redeliver(call: Call) -> Response:
+    """`POST /v1/deliveries/{id}/redeliveries`: 202 with a new delivery of the same event to the same endpoint."""
+    call.fields(Nothing)
+    found = await call.app.store.deliveries.get(call.path("id"), call.project_id)
+    if found is None:
+        raise NotFound("there is no such delivery")
+    made = await call.app.store.deliveries.get(await call.app.redeliverer.once_more(found), call.project_id)
+    assert made is not None
+    return JSON(views.delivery(made), 202, {"location": f"/v1/deliveries/{made.id}"})
 
 
 async def callbacks(call: Call) -> Response:

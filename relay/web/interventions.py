@@ -8,13 +8,9 @@ from starlette.responses import Response
 from relay import views
 from relay.errors import Conflict, NotFound
 from relay.model import Verdict
-from relay.web.calls import Call
+from relay.web.calls import Call, Nothing
 from relay.web.jobs import job_of
 from relay.web.problems import JSON
-
-
-class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A body that need not be there."""
 
 
 class Resubmission(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

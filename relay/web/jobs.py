@@ -6,12 +6,11 @@ from typing import Any
 from starlette.responses import Response
 
 from relay import ids, timeline, views
-from relay.clock import parse_rfc3339
-from relay.errors import FieldError, InvalidInput, NotFound
+from relay.errors import NotFound
 from relay.intake import Intake
 from relay.model import Endpoint, Job, JobState
 from relay.storage.jobs import JobFilter
-from relay.web.calls import Call, one_of, page, page_of
+from relay.web.calls import Call, one_of, page, page_of, time_of
 from relay.web.problems import JSON
 
 
@@ -125,9 +124,6 @@ def _notify(endpoint: Endpoint, made_here: bool) -> views.Json:
 
 
 def _time(given: dict[str, str], name: str) -> int | None:
-    """A time of the query, in unix milliseconds; a `+` that was not escaped is read as it was meant."""
+    """A time of the query."""
     text = given.get(name)
-    try:
-        return None if text is None else parse_rfc3339(text.replace(" ", "+"))
-    except (ValueError, OverflowError):
-        raise InvalidInput([FieldError(name, "must be an RFC 3339 time such as 2026-11-21T02:03:04Z")]) from None
+    return None if text is None else time_of(name, text)

@@ -3,6 +3,15 @@
 INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at)
 VALUES (:id, :project_id, :event_id, :endpoint_id, :job_id, 'pending', 0, :next_attempt_at, 0, :created_at);
 
+-- name: insert_redelivery
+-- One event for one endpoint once more, because a person asked.
+INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at)
+VALUES (:id, :project_id, :event_id, :endpoint_id, :job_id, 'pending', 0, :next_attempt_at, 1, :created_at);
+
+-- name: pending_of_endpoint
+-- How much waits for an endpoint.
+SELECT COUNT(*) AS number FROM deliveries WHERE endpoint_id = :endpoint_id AND state = 'pending';
+
 -- name: claim_deliveries
 -- Takes what is due for endpoints that have room, and leases it: after a crash the lease runs out and it is due again.
 UPDATE deliveries SET next_attempt_at = :leased_until
@@ -24,7 +33,7 @@ SELECT MIN(next_attempt_at) AS at FROM deliveries WHERE state = 'pending';
 -- name: parcels
 -- All that an attempt needs, as it is now: a rotated secret or a mended URL counts from the next attempt on.
 SELECT deliveries.id, deliveries.endpoint_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id, events.body,
-    endpoints.url, endpoints.secret, endpoints.headers, endpoints.timeout_s, endpoints.in_flight_max, endpoints.schedule_s
+    endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers, endpoints.timeout_s, endpoints.in_flight_max, endpoints.schedule_s
 FROM deliveries
 JOIN events ON events.id = deliveries.event_id
 JOIN endpoints ON endpoints.id = deliveries.endpoint_id

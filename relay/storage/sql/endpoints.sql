@@ -22,6 +22,12 @@ UPDATE endpoints SET deleted_at = :now, updated_at = :now, secret = :nothing, he
 WHERE id = :id AND project_id = :project_id AND deleted_at IS NULL
 RETURNING id;
 
+-- name: rotate_secret
+-- A new secret; the former one signs too until its grace is over.
+UPDATE endpoints SET former_secret = secret, former_secret_until = :until, secret = :secret, updated_at = :now
+WHERE id = :id AND project_id = :project_id AND deleted_at IS NULL
+RETURNING id;
+
 -- name: disable_endpoint
 -- The endpoint is sent nothing more.
 UPDATE endpoints SET disabled_at = :now, disabled_reason = :reason, updated_at = :now

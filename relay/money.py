@@ -1,0 +1,43 @@
+"""The nouns of paying: an authorization to move money, and what is known of it."""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class PaymentState(StrEnum):
+    """What is known of a payment: only a void one is surely not made, and gives its amount back to the caps."""
+
+    RESERVED = "reserved"
+    PAID = "paid"
+    UNKNOWN = "unknown"
+    LOST = "lost"
+    VOID = "void"
+
+
+class Payment(msgspec.Struct, kw_only=True, frozen=True):
+    """An authorization to move money for one job, committed before it is sent, and never made twice.
+
+    `amount` is in atomic units (USDC has six decimals); `header` is the whole value that is sent; times are unix ms.
+    """
+
+    id: str
+    project_id: str
+    job_id: str
+    provider: str
+    nonce: str
+    payer: str
+    pay_to: str
+    asset: str
+    chain_id: int
+    amount: int
+    version: int
+    header_name: str
+    header: str
+    body_digest: bytes
+    valid_before: int
+    state: PaymentState
+    created_at: int
+    settled_at: int | None = None
+    transaction: str | None = None
+    next_proof_at: int | None = None

@@ -1,0 +1,134 @@
+"""Sending again: one delivery, a test, or all that an endpoint lacks, at a pace that leaves room for what is new."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from relay import ids, log, views
+from relay.clock import Clock
+from relay.errors import Conflict
+from relay.model import Delivery, Endpoint, Event, EventType, Redelivery
+from relay.storage.record import Fresh
+from relay.storage.redeliveries import Step
+from relay.storage.store import Store
+
+WAITING_MAX: Final = 200
+"""A batch goes on while less than this waits for its endpoint, so it comes at the lane's own rate."""
+STEP: Final = 100
+PAUSE_MS: Final = 1_000
+_logger = log.get("redeliver")
+
+
+class Redeliverer:
+    """Makes redeliveries, and works through the batches; `hand_over` gives dispatch what is due at once."""
+
+    def __init__(
+        self, store: Store, clock: Clock, lease_ms: int, hand_over: Callable[[tuple[Fresh, ...]], None]
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._lease_ms = lease_ms
+        self._hand_over = hand_over
+        self._wake = asyncio.Event()
+
+    async def once_more(self, delivery: Delivery) -> str:
+        """The same event for the same endpoint, as a delivery of its own; Conflict when the endpoint is gone."""
+        endpoint = await self._store.endpoints.get(delivery.endpoint_id, delivery.project_id)
+        event = await self._store.events.get(delivery.event_id, delivery.project_id)
+        if endpoint is None or event is None:
+            raise Conflict("the endpoint of this delivery was deleted")
+        _require_active(endpoint)
+        now_ms = self._clock.now_ms()
+        made = await self._store.redeliveries.once_more(event, endpoint.id, True, now_ms, now_ms + self._lease_ms)
+        self._hand_over((Fresh(made, endpoint.id),))
+        return made
+
+    async def test(self, endpoint: Endpoint) -> str:
+        """A `relay.test` for this endpoint alone, whatever it listens to; the delivery's id."""
+        _require_active(endpoint)
+        now_ms = self._clock.now_ms()
+        event_id = ids.new_id(ids.EVENT)
+        data = {"endpoint": endpoint.id, "job": None, "sequence": 0, "final": False, "supersedes": None}
+        event = Event(
+            id=event_id,
+            project_id=endpoint.project_id,
+            job_id=None,
+            type=EventType.RELAY_TEST,
+            sequence=0,
+            final=False,
+            created_at=now_ms,
+            body=views.notification(event_id, EventType.RELAY_TEST, now_ms, data),
+        )
+        made = await self._store.redeliveries.test(event, endpoint.id, now_ms + self._lease_ms)
+        self._hand_over((Fresh(made, endpoint.id),))
+        return made
+
+    async def start(self, endpoint: Endpoint, which: str, since_ms: int, until_ms: int) -> Redelivery:
+        """A batch that sends again what the endpoint lacks; it is a row, so it goes on after a restart."""
+        _require_active(endpoint)
+        now_ms = self._clock.now_ms()
+        total = await self._store.redeliveries.count(endpoint, which, since_ms, until_ms)
+        batch = Redelivery(
+            id=ids.new_id(ids.REDELIVERY),
+            project_id=endpoint.project_id,
+            endpoint_id=endpoint.id,
+            which=which,
+            since_at=since_ms,
+            until_at=until_ms,
+            after_event="",
+            total=total,
+            made=0,
+            created_at=now_ms,
+            finished_at=None if total else now_ms,
+        )
+        await self._store.redeliveries.start(batch)
+        self._wake.set()
+        return batch
+
+    async def run(self) -> None:
+        """Works through the batches, until it is cancelled."""
+        while True:
+            self._wake.clear()
+            busy = await self.once()
+            await self._clock.wait(self._wake, self._clock.now_ms() + PAUSE_MS if busy else None)
+
+    async def once(self) -> bool:
+        """One step of every open batch; whether any is left."""
+        batches = await self._store.redeliveries.open()
+        for batch in batches:
+            endpoint = await self._store.endpoints.get(batch.endpoint_id, batch.project_id)
+            waiting = await self._store.redeliveries.pending(batch.endpoint_id)
+            if endpoint is not None and (waiting >= WAITING_MAX or endpoint.disabled_at is not None):
+                continue
+            now_ms = self._clock.now_ms()
+            step = Step(
+                batch=batch,
+                endpoint=endpoint or _nobody(batch),
+                limit=STEP if endpoint else 0,
+                now=now_ms,
+                leased_until=now_ms + self._lease_ms,
+            )
+            made = await self._store.redeliveries.step(step)
+            self._hand_over(tuple(made))
+            _logger.info("redelivery.stepped", redelivery=batch.id, endpoint=batch.endpoint_id, made=len(made))
+        return bool(batches)
+
+
+def _require_active(endpoint: Endpoint) -> None:
+    """A disabled endpoint is sent nothing; Conflict says so."""
+    if endpoint.disabled_at is not None:
+        raise Conflict("the endpoint is disabled; enable it first")
+
+
+def _nobody(batch: Redelivery) -> Endpoint:
+    """An endpoint that listens to nothing, for a batch whose own was deleted."""
+    return Endpoint(
+        id=batch.endpoint_id,
+        project_id=batch.project_id,
+        job_id=None,
+        url="",
+        secret="",
+        event_types=[],
+        created_at=0,
+        updated_at=0,
+    )
