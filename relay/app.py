@@ -98,7 +98,7 @@ async def opened(
         )
         submitter, checker = Submitter(calling, tokens), Checker(calling)
         sweeper = Sweeper(calling, submitter)
-        redeliverer = Redeliverer(store, clock, options.lease_ms, dispatcher.hand_over)
+        redeliverer = Redeliverer(store, clock, options.lease_ms, dispatcher)
         app = App(
             settings=settings,
             clock=clock,

@@ -9,6 +9,9 @@ from relay.outbound.sender import Answer, Sender
 from relay.signing import SigningKeys
 from relay.storage.deliveries import Parcel, Settled
 
+# https://github.com/standard-webhooks/standard-webhooks/pull/291: what a receiver may ask for in its answer.
+DISABLE, ABORT = "disable", "abort-message"
+
 
 class Deliverer:
     """Makes attempts; `schedule_s` is for endpoints that have none of their own."""
@@ -46,6 +49,8 @@ class Deliverer:
             response_excerpt=answer.excerpt,
         )
         gone = "the endpoint answered 410 Gone" if answer.outcome is Outcome.ENDPOINT_GONE else None
+        if answer.control == DISABLE:
+            gone = "the endpoint asked for it by its webhook-delivery header"
         return Settled(
             attempt=attempt,
             endpoint_id=parcel.endpoint_id,
@@ -53,6 +58,8 @@ class Deliverer:
             next_attempt_at=next_attempt_at,
             at=now_ms,
             gone=gone,
+            aborted=answer.control == ABORT,
+            retry_after_ms=backoff.parse_retry_after(answer.retry_after, now_ms),
         )
 
     def _headers(self, parcel: Parcel, now_ms: int) -> dict[str, str]:
@@ -79,7 +86,7 @@ class Deliverer:
         """Delivered, exhausted, or pending until the schedule's next time."""
         if answer.outcome is Outcome.OK:
             return DeliveryState.DELIVERED, None
-        if answer.outcome is Outcome.ENDPOINT_GONE:
+        if answer.outcome is Outcome.ENDPOINT_GONE or answer.control in (DISABLE, ABORT):
             return DeliveryState.EXHAUSTED, None
         schedule_s = parcel.schedule_s or self._schedule_s
         asked_ms = backoff.parse_retry_after(answer.retry_after, now_ms)

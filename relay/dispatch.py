@@ -5,7 +5,6 @@ lease runs out; and what a lane cannot take in time is let go the same way.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
@@ -15,16 +14,18 @@ from relay import log
 from relay.clock import Clock
 from relay.deliver import Deliverer
 from relay.errors import StorageUnavailable
+from relay.lane import Lane
 from relay.metrics import Metrics
+from relay.model import Outcome
 from relay.storage.deliveries import Parcel, Settled
 from relay.storage.record import Fresh
 from relay.storage.store import Store
 
-LANE_WAITING_MAX: Final = 1000
-LANE_IN_FLIGHT: Final = 10
 IDLE_MS: Final = 1000
 """How often the table is looked at while it holds due rows that no lane has room for, or that another process wrote."""
 SETTLE_TRIES: Final = 20
+LANES_KEPT: Final = 1000
+"""So many lanes stay in memory with nothing in them, for they know their endpoint's settings."""
 _logger = log.get("dispatch")
 
 
@@ -33,21 +34,6 @@ class DispatchOptions(msgspec.Struct, frozen=True):
 
     in_flight_max: int
     lease_ms: int
-
-
-class _Lane:
-    """One endpoint's deliveries in memory."""
-
-    def __init__(self, endpoint_id: str) -> None:
-        self.endpoint_id = endpoint_id
-        self.waiting: deque[tuple[str, int]] = deque()
-        self.in_flight = 0
-        self.in_flight_max = LANE_IN_FLIGHT
-
-    @property
-    def busy(self) -> bool:
-        """Whether what waits already fills the lane."""
-        return self.in_flight + len(self.waiting) >= self.in_flight_max
 
 
 class Dispatcher:
@@ -61,14 +47,20 @@ class Dispatcher:
         self._clock = clock
         self._options = options
         self._metrics = metrics
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._held: set[str] = set()
         self._attempts: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
 
     def hand_over(self, fresh: Iterable[Fresh]) -> None:
         """Takes new deliveries, straight after their commit; their lease began with it."""
-        self._queue(fresh, self._clock.now_ms() + self._options.lease_ms)
+        self._queue(fresh, self._clock.now_ms() + self._options.lease_ms, retry=False)
+        self._wake.set()
+
+    def reopen(self, endpoint_id: str) -> None:
+        """The endpoint was mended by a person: its breaker closes."""
+        if lane := self._lanes.get(endpoint_id):
+            lane.succeeded()
         self._wake.set()
 
     async def run(self) -> None:
@@ -83,7 +75,7 @@ class Dispatcher:
 
     async def finish(self, within_s: float) -> None:
         """Waits for the attempts under way, and gives back what was not begun."""
-        waiting = [delivery_id for lane in self._lanes.values() for delivery_id, _ in lane.waiting]
+        waiting = [delivery_id for lane in self._lanes.values() for delivery_id, _ in (*lane.fresh, *lane.retries)]
         self._lanes.clear()
         if self._attempts:
             _, late = await asyncio.wait(self._attempts, timeout=within_s)
@@ -98,20 +90,18 @@ class Dispatcher:
         room = self._options.in_flight_max - len(self._attempts)
         if room <= 0:
             return 0
-        busy = [endpoint_id for endpoint_id, lane in self._lanes.items() if lane.busy]
+        busy = [endpoint_id for endpoint_id, lane in self._lanes.items() if lane.crowded(now_ms)]
         claimed = await self._store.deliveries.claim(now_ms, now_ms + self._options.lease_ms, room, busy)
-        self._queue(claimed, now_ms + self._options.lease_ms)
+        self._queue(claimed, now_ms + self._options.lease_ms, retry=True)
         return len(claimed)
 
-    def _queue(self, fresh: Iterable[Fresh], leased_until: int) -> None:
+    def _queue(self, deliveries: Iterable[Fresh], leased_until: int, *, retry: bool) -> None:
         """Puts deliveries into their lanes; one that is here already, or finds its lane full, is left to the table."""
-        for delivery in fresh:
-            if delivery.delivery_id in self._held:
-                continue
-            lane = self._lanes.setdefault(delivery.endpoint_id, _Lane(delivery.endpoint_id))
-            if len(lane.waiting) < LANE_WAITING_MAX:
-                self._held.add(delivery.delivery_id)
-                lane.waiting.append((delivery.delivery_id, leased_until))
+        for delivery in deliveries:
+            if delivery.delivery_id not in self._held:
+                lane = self._lanes.setdefault(delivery.endpoint_id, Lane(delivery.endpoint_id))
+                if lane.queue(delivery.delivery_id, leased_until, retry=retry):
+                    self._held.add(delivery.delivery_id)
 
     async def _start(self) -> None:
         """Starts as many attempts as there is room for, a lane at a time in turn."""
@@ -127,29 +117,30 @@ class Dispatcher:
                 if parcel is None or leased_until - self._clock.now_ms() < parcel.timeout_s * 1000:
                     self._let_go(delivery_id, lane)
                     continue
-                lane.in_flight_max = parcel.in_flight_max
+                lane.learn(parcel.in_flight_max, parcel.rate_limit_per_s, self._clock.now_ms())
                 attempt = asyncio.create_task(self._attempt(parcel, lane), name=f"deliver {delivery_id}")
                 self._attempts.add(attempt)
                 attempt.add_done_callback(self._attempts.discard)
 
-    def _choose(self) -> dict[str, tuple[_Lane, int]]:
+    def _choose(self) -> dict[str, tuple[Lane, int]]:
         """The next deliveries to start, one from each lane in turn, and counts them as in flight."""
-        room = self._options.in_flight_max - len(self._attempts)
-        chosen: dict[str, tuple[_Lane, int]] = {}
+        room, now_ms = self._options.in_flight_max - len(self._attempts), self._clock.now_ms()
+        chosen: dict[str, tuple[Lane, int]] = {}
         lanes = [lane for lane in self._lanes.values() if lane.waiting]
         while lanes and len(chosen) < room:
+            going_on = []
             for lane in lanes:
-                if lane.waiting and lane.in_flight < lane.in_flight_max and len(chosen) < room:
-                    delivery_id, leased_until = lane.waiting.popleft()
-                    lane.in_flight += 1
-                    chosen[delivery_id] = (lane, leased_until)
-            lanes = [lane for lane in lanes if lane.waiting and lane.in_flight < lane.in_flight_max]
+                taken = lane.take(now_ms) if len(chosen) < room else None
+                if taken is not None:
+                    chosen[taken[0]] = (lane, taken[1])
+                    going_on.append(lane)
+            lanes = going_on
         return chosen
 
-    async def _attempt(self, parcel: Parcel, lane: _Lane) -> None:
+    async def _attempt(self, parcel: Parcel, lane: Lane) -> None:
         """One attempt, from the request to its commit."""
         try:
-            settled = await self._deliverer.attempt(parcel)
+            settled = self._judged(lane, await self._deliverer.attempt(parcel))
             await self._settle(settled)
             self._metrics.attempted(settled.attempt.outcome)
             _logger.info(
@@ -169,6 +160,15 @@ class Dispatcher:
             self._let_go(parcel.delivery_id, lane)
             self._wake.set()
 
+    def _judged(self, lane: Lane, settled: Settled) -> Settled:
+        """The lane after an attempt; while its breaker is open its endpoint shows as held."""
+        attempt = settled.attempt
+        if attempt.outcome is Outcome.OK:
+            lane.succeeded()
+        elif not settled.aborted and lane.failed(settled.at, attempt.status_code, settled.retry_after_ms):
+            _logger.warning("lane.held", endpoint=lane.endpoint_id, until=lane.held_until)
+        return msgspec.structs.replace(settled, held_until=lane.held_until)
+
     async def _settle(self, settled: Settled) -> None:
         """Writes the attempt; while the database is away it is tried again, until the lease makes it due elsewhere."""
         for tries in range(SETTLE_TRIES):
@@ -181,14 +181,18 @@ class Dispatcher:
             else:
                 return
 
-    def _let_go(self, delivery_id: str, lane: _Lane) -> None:
-        """The delivery is no longer in memory; a lane with nothing left is dropped."""
+    def _let_go(self, delivery_id: str, lane: Lane) -> None:
+        """The delivery is no longer in memory; of many lanes, one with nothing left is dropped."""
         self._held.discard(delivery_id)
         lane.in_flight -= 1
-        if not lane.waiting and not lane.in_flight and self._lanes.get(lane.endpoint_id) is lane:
+        if lane.idle and len(self._lanes) > LANES_KEPT and self._lanes.get(lane.endpoint_id) is lane:
             del self._lanes[lane.endpoint_id]
 
     async def _next_look(self, claimed_ms: int) -> int | None:
-        """When to look at the table again: at the next due time, but a while later for what no lane had room for."""
+        """When to look again: when a row or a lane is due; a while later for what no lane had room for."""
         due_at = await self._store.deliveries.next_due()
-        return due_at if due_at is None or due_at > claimed_ms else claimed_ms + IDLE_MS
+        looks = [] if due_at is None else [due_at if due_at > claimed_ms else claimed_ms + IDLE_MS]
+        looks += [
+            at for lane in self._lanes.values() if lane.waiting and (at := lane.opens_at(claimed_ms)) > claimed_ms
+        ]
+        return min(looks, default=None)

@@ -299,6 +299,7 @@ class Endpoint(msgspec.Struct, kw_only=True):
     disabled_at: int | None = None
     disabled_reason: str | None = None
     failing_since: int | None = None
+    held_until: int | None = None
     last_success_at: int | None = None
     last_failure_at: int | None = None
     created_at: int

@@ -1,11 +1,11 @@
 """Sending again: one delivery, a test, or all that an endpoint lacks, at a pace that leaves room for what is new."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 from relay import ids, log, views
 from relay.clock import Clock
+from relay.dispatch import Dispatcher
 from relay.errors import Conflict
 from relay.model import Delivery, Endpoint, Event, EventType, Redelivery
 from relay.storage.record import Fresh
@@ -20,15 +20,14 @@ _logger = log.get("redeliver")
 
 
 class Redeliverer:
-    """Makes redeliveries, and works through the batches; `hand_over` gives dispatch what is due at once."""
+    """Makes redeliveries, and works through the batches."""
 
-    def __init__(
-        self, store: Store, clock: Clock, lease_ms: int, hand_over: Callable[[tuple[Fresh, ...]], None]
-    ) -> None:
+    def __init__(self, store: Store, clock: Clock, lease_ms: int, dispatcher: Dispatcher) -> None:
         self._store = store
         self._clock = clock
         self._lease_ms = lease_ms
-        self._hand_over = hand_over
+        self._dispatcher = dispatcher
+        self._hand_over = dispatcher.hand_over
         self._wake = asyncio.Event()
 
     async def once_more(self, delivery: Delivery) -> str:
@@ -84,6 +83,11 @@ class Redeliverer:
         await self._store.redeliveries.start(batch)
         self._wake.set()
         return batch
+
+    def reopen(self, endpoint_id: str) -> None:
+        """A person has mended an endpoint: its lane forgets what failed, and what was missed is sent."""
+        self._dispatcher.reopen(endpoint_id)
+        self._wake.set()
 
     async def run(self) -> None:
         """Works through the batches, until it is cancelled."""

@@ -95,7 +95,7 @@ def endpoint(endpoint: Endpoint) -> Json:
         "in_flight_max": endpoint.in_flight_max,
         "timeout_s": endpoint.timeout_s,
         "schedule_s": endpoint.schedule_s,
-        "status": "active" if endpoint.disabled_at is None else "disabled",
+        "status": "disabled" if endpoint.disabled_at is not None else "held" if endpoint.held_until else "active",
         "disabled_at": time_or_none(endpoint.disabled_at),
         "disabled_reason": endpoint.disabled_reason,
         "failing_since": time_or_none(endpoint.failing_since),

@@ -33,6 +33,7 @@ FLOORS = {
                     "checking",
                     "byhand",
                     "pace",
+                    "lane",
                 ),
             ),
             ("providers", "storage", "payments", "outbound", "sandbox"),

@@ -32,6 +32,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     excerpt: str | None = None
     retry_after: str | None = None
+    control: str | None = None
 
 
 class Sender:
@@ -85,6 +86,7 @@ class Sender:
                 error=None if outcome is Outcome.OK else _bad_status(response.status, whole),
                 excerpt=held[:EXCERPT_BYTES].decode("utf-8", "replace").replace("\x00", "") or None,
                 retry_after=response.headers.get("retry-after"),
+                control=response.headers.get("webhook-delivery", "").strip().lower() or None,
             )
 
     async def __aenter__(self) -> "Sender":

@@ -8,7 +8,7 @@ import msgspec
 from relay import log
 from relay.model import Attempt, Delivery, DeliveryState
 from relay.seal import Seal, SealBroken
-from relay.storage import rows
+from relay.storage import health, rows
 from relay.storage.database import Database, Row, Transaction
 from relay.storage.record import Fresh
 from relay.storage.writer import Writer
@@ -33,11 +33,16 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str]
     timeout_s: float
     in_flight_max: int
+    rate_limit_per_s: float | None
     schedule_s: list[int] | None
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt, and its delivery after it; `gone` names why the endpoint is to be disabled."""
+    """An attempt, and its delivery after it.
+
+    `gone` names why the endpoint is to be disabled; `aborted` is a receiver's wish not to be sent this event again;
+    `held_until` is set while the lane's breaker is open.
+    """
 
     attempt: Attempt
     endpoint_id: str
@@ -45,6 +50,9 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     next_attempt_at: int | None
     at: int
     gone: str | None = None
+    aborted: bool = False
+    retry_after_ms: int | None = None
+    held_until: int | None = None
 
 
 class _Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +135,7 @@ class Deliveries:
             headers=msgspec.json.decode(headers),
             timeout_s=min(row["timeout_s"], self._timeout_max_s),
             in_flight_max=row["in_flight_max"],
+            rate_limit_per_s=row["rate_limit_per_s"],
             schedule_s=row["schedule_s"] and msgspec.json.decode(row["schedule_s"]),
         )
 
@@ -154,11 +163,13 @@ async def _settle(transaction: Transaction, settled: Sequence[Settled]) -> list[
     good = [one for one in last.values() if one.state is DeliveryState.DELIVERED]
     bad = [one for one in last.values() if one.state is not DeliveryState.DELIVERED]
     await transaction.run_many("note_endpoint_success", [{"id": one.endpoint_id, "at": one.at} for one in good])
-    await transaction.run_many("note_endpoint_failure", [{"id": one.endpoint_id, "at": one.at} for one in bad])
+    failures = [{"id": one.endpoint_id, "at": one.at, "held_until": one.held_until} for one in bad]
+    await transaction.run_many("note_endpoint_failure", failures)
     for one in settled:
         if one.gone:
-            await transaction.rows("disable_endpoint", {"id": one.endpoint_id, "now": one.at, "reason": one.gone})
-            await transaction.rows("cancel_deliveries_of_endpoint", {"id": one.endpoint_id, "now": one.at})
+            await health.disable(transaction, one.endpoint_id, one.at, one.gone)
+    for one in bad:
+        await health.disable_failing(transaction, one.endpoint_id, one.at)
     return [None] * len(settled)
 
 

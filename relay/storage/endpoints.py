@@ -5,7 +5,7 @@ from typing import Any
 
 from relay.model import Endpoint
 from relay.seal import Seal
-from relay.storage import rows
+from relay.storage import health, rows
 from relay.storage.database import Database, Transaction
 from relay.storage.writer import Writer
 
@@ -36,6 +36,10 @@ class Endpoints:
             "now": now_ms,
         }
         await self._writer.write(_rotate, params)
+
+    async def switch(self, endpoint_id: str, active: bool, now_ms: int) -> None:
+        """Enables or disables the endpoint by hand; nothing happens where it is so already."""
+        await self._writer.write(_switch, (endpoint_id, active, now_ms))
 
     async def delete(self, endpoint_id: str, project_id: str, now_ms: int) -> bool:
         """The endpoint is gone and what waited for it is canceled; False when there was none."""
@@ -68,6 +72,16 @@ async def _rotate(transaction: Transaction, wanted: Sequence[dict[str, Any]]) ->
     """Rotates for each caller in turn."""
     for params in wanted:
         await transaction.rows("rotate_secret", params)
+    return [None] * len(wanted)
+
+
+async def _switch(transaction: Transaction, wanted: Sequence[tuple[str, bool, int]]) -> list[None]:
+    """Switches for each caller in turn."""
+    for endpoint_id, active, now_ms in wanted:
+        if active:
+            await health.enable(transaction, endpoint_id, now_ms)
+        else:
+            await health.disable(transaction, endpoint_id, now_ms, "disabled by hand")
     return [None] * len(wanted)
 
 

@@ -15,6 +15,7 @@ from relay.lifecycle import Move, doubted
 from relay.model import Call, EventType, Job, Verdict
 from relay.storage import payments, rows
 from relay.storage.database import Row, Transaction
+from relay.storage.fanout import listeners, matches
 
 DEFAULT_PROJECT: Final = "prj_default"
 
@@ -118,12 +119,8 @@ class Recorder:
         """One delivery for each event and each endpoint that wants it; those due at once are handed back as fresh."""
         if not events:
             return
-        listening = await transaction.rows(
-            "endpoints_listening",
-            {
-                "projects": rows.text(sorted({event.after.project_id for _, event in events})),
-                "jobs": rows.text(sorted({event.after.id for _, event in events})),
-            },
+        listening = await listeners(
+            transaction, [event.after.project_id for _, event in events], [event.after.id for _, event in events]
         )
         endpoints = [_Listener(row) for row in listening]
         deliveries: list[dict[str, Any]] = []
@@ -169,11 +166,6 @@ class _Listener:
             and (self._providers is None or event.after.provider in self._providers)
             and any(matches(pattern, event.type) for pattern in self._patterns)
         )
-
-
-def matches(pattern: str, kind: EventType) -> bool:
-    """`job.succeeded` matches itself, `job.*` every event of a job, `*` everything."""
-    return pattern in ("*", kind) or (pattern.endswith(".*") and kind.startswith(pattern[:-1]))
 
 
 async def _heard(transaction: Transaction, facts: Sequence[Fact]) -> set[tuple[str, bytes]]:

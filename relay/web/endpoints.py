@@ -61,6 +61,7 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         | None
     ) = msgspec.UNSET
     secret: Annotated[str, msgspec.Meta(max_length=200)] | msgspec.UnsetType | None = msgspec.UNSET
+    status: Literal["active", "disabled"] | msgspec.UnsetType = msgspec.UNSET
 
 
 async def create(call: Call) -> Response:
@@ -68,6 +69,8 @@ async def create(call: Call) -> Response:
     fields = _fields(call)
     if fields.url is msgspec.UNSET:
         raise InvalidInput([FieldError("url", "is required")])
+    if fields.status is not msgspec.UNSET:
+        raise InvalidInput([FieldError("status", "is changed by PATCH; a new endpoint is active")])
     now_ms = call.app.clock.now_ms()
     endpoint = Endpoint(
         id=ids.new_id(ids.ENDPOINT),
@@ -103,13 +106,20 @@ async def index(call: Call) -> Response:
 
 
 async def change(call: Call) -> Response:
-    """`PATCH /v1/endpoints/{id}`: what is given changes, from the next attempt on."""
+    """`PATCH /v1/endpoints/{id}`: what is given changes, from the next attempt on; `status` enables and disables.
+
+    An endpoint that is enabled again is sent what it missed.
+    """
     fields = _fields(call)
     if fields.secret is not msgspec.UNSET:
         raise InvalidInput([FieldError("secret", "is changed by a rotation, not by PATCH")])
-    endpoint = msgspec.structs.replace(_changed(await _endpoint(call), fields), updated_at=call.app.clock.now_ms())
+    now_ms = call.app.clock.now_ms()
+    endpoint = msgspec.structs.replace(_changed(await _endpoint(call), fields), updated_at=now_ms)
     await call.app.store.endpoints.update(endpoint)
-    return JSON(views.endpoint(endpoint))
+    if fields.status is not msgspec.UNSET:
+        await call.app.store.endpoints.switch(endpoint.id, fields.status == "active", now_ms)
+        call.app.redeliverer.reopen(endpoint.id)
+    return JSON(views.endpoint(await _endpoint(call)))
 
 
 class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -157,7 +167,7 @@ async def redeliver(call: Call) -> Response:
     asked = call.fields(RedeliveryRequest)
     endpoint, now_ms = await _endpoint(call), call.app.clock.now_ms()
     since_ms = time_of("since", asked.since)
-    until_ms = now_ms if asked.until is None else time_of("until", asked.until)
+    until_ms = now_ms + 1 if asked.until is None else time_of("until", asked.until)
     if until_ms <= since_ms:
         raise InvalidInput([FieldError("until", "must be after since")])
     if asked.dry_run:
@@ -211,7 +221,7 @@ def _check_headers(headers: object) -> list[FieldError]:
 
 def _changed(endpoint: Endpoint, fields: Fields) -> Endpoint:
     """The endpoint with what was given."""
-    given = {name: getattr(fields, name) for name in fields.__struct_fields__ if name != "secret"}
+    given = {name: getattr(fields, name) for name in fields.__struct_fields__ if name not in ("secret", "status")}
     kept = {name for name, value in given.items() if value is msgspec.UNSET or (value is None and name not in NULLABLE)}
     return msgspec.structs.replace(endpoint, **{name: value for name, value in given.items() if name not in kept})
 

@@ -180,6 +180,7 @@ CREATE TABLE endpoints (
     disabled_reason TEXT,
     deleted_at BIGINT,
     failing_since BIGINT,
+    held_until BIGINT,
     last_success_at BIGINT,
     last_failure_at BIGINT,
     created_at BIGINT NOT NULL,

@@ -31,7 +31,22 @@ RETURNING id;
 -- name: disable_endpoint
 -- The endpoint is sent nothing more.
 UPDATE endpoints SET disabled_at = :now, disabled_reason = :reason, updated_at = :now
-WHERE id = :id AND disabled_at IS NULL;
+WHERE id = :id AND disabled_at IS NULL AND deleted_at IS NULL
+RETURNING *;
+
+-- name: enable_endpoint
+-- The endpoint is sent notifications again.
+UPDATE endpoints SET disabled_at = NULL, disabled_reason = NULL, failing_since = NULL, held_until = NULL, updated_at = :now
+WHERE id = :id AND disabled_at IS NOT NULL AND deleted_at IS NULL
+RETURNING *;
+
+-- name: endpoint_by_id
+-- An endpoint as it is.
+SELECT * FROM endpoints WHERE id = :id;
+
+-- name: endpoint_failing_since
+-- The endpoint, if it is active and has failed since then without a success.
+SELECT id FROM endpoints WHERE id = :id AND disabled_at IS NULL AND deleted_at IS NULL AND failing_since <= :failing_before;
 
 -- name: cancel_deliveries_of_endpoint
 -- What waits for an endpoint that is gone is called off, visibly.
@@ -58,8 +73,8 @@ WHERE job_id IN (SELECT value FROM json_each(:jobs)) AND deleted_at IS NULL AND 
 
 -- name: note_endpoint_success
 -- The endpoint took a notification: whatever failed before is over.
-UPDATE endpoints SET last_success_at = :at, failing_since = NULL WHERE id = :id;
+UPDATE endpoints SET last_success_at = :at, failing_since = NULL, held_until = NULL WHERE id = :id;
 
 -- name: note_endpoint_failure
 -- The endpoint failed; the first failure since its last success is kept.
-UPDATE endpoints SET last_failure_at = :at, failing_since = COALESCE(failing_since, :at) WHERE id = :id;
+UPDATE endpoints SET last_failure_at = :at, failing_since = COALESCE(failing_since, :at), held_until = :held_until WHERE id = :id;
