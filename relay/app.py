@@ -30,6 +30,7 @@ from relay.settings import Settings
 from relay.signing import SigningKeys
 from relay.storage.record import Recorded
 from relay.storage.store import Store, StoreOptions, sqlite_path
+from relay.stream import Streams
 from relay.submit import Submitter
 from relay.sweep import Sweeper
 from relay.tokens import CallbackTokens
@@ -53,6 +54,7 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     redeliverer: Redeliverer
     signing_keys: SigningKeys
     waiting: Waiting
+    streams: Streams
     metrics: Metrics
     draining: asyncio.Event
 
@@ -84,7 +86,7 @@ async def opened(
         in_flight = DispatchOptions(settings.deliveries_in_flight_max, options.lease_ms)
         metrics, check_soon, draining = Metrics(), asyncio.Event(), asyncio.Event()
         dispatcher = Dispatcher(store, deliverer, clock, in_flight, metrics)
-        waiting = Waiting(clock, draining)
+        waiting, streams = Waiting(clock, draining), Streams(store.events, clock, draining)
         calling = Calling(
             store=store,
             providers=configured,
@@ -92,7 +94,7 @@ async def opened(
             clock=clock,
             settings=settings,
             metrics=metrics,
-            tell=_teller(metrics, waiting, dispatcher, check_soon, clock),
+            tell=_teller(metrics, waiting, streams, dispatcher, check_soon, clock),
             check_soon=check_soon,
             draining=draining,
         )
@@ -111,6 +113,7 @@ async def opened(
             redeliverer=redeliverer,
             signing_keys=signing_keys,
             waiting=waiting,
+            streams=streams,
             metrics=metrics,
             draining=draining,
         )
@@ -149,7 +152,12 @@ async def _for_ever(name: str, run: Callable[[], Awaitable[None]], clock: Clock)
 
 
 def _teller(
-    metrics: Metrics, waiting: Waiting, dispatcher: Dispatcher, check_soon: asyncio.Event, clock: Clock
+    metrics: Metrics,
+    waiting: Waiting,
+    streams: Streams,
+    dispatcher: Dispatcher,
+    check_soon: asyncio.Event,
+    clock: Clock,
 ) -> Callable[[Recorded], None]:
     """Passes on what was committed: it is dispatched, counted, asked about, and shown to those who wait."""
 
@@ -161,6 +169,7 @@ def _teller(
             return
         if recorded.announced is not None:
             metrics.announced(job, recorded.announced)
+            streams.tell()
         if job.next_check_at is not None and job.next_check_at <= clock.now_ms():
             check_soon.set()
         waiting.tell(job)

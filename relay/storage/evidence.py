@@ -52,6 +52,15 @@ class Events:
         params["undelivered"] = int(wanted.undelivered)
         return [rows.event(row) for row in await self._database.rows("event_page", params)]
 
+    async def following(self, project_id: str, after: str, kind: str | None, limit: int) -> list[Event]:
+        """Events after that id, oldest first."""
+        params = {"project_id": project_id, "after": after, "type": kind, "limit": limit}
+        return [rows.event(row) for row in await self._database.rows("events_following", params)]
+
+    async def latest(self, project_id: str) -> str:
+        """The newest event's id, empty when there is none."""
+        return (await self._database.rows("latest_event", {"project_id": project_id}))[0]["id"] or ""
+
     async def delivery_counts(self, event_ids: list[str]) -> dict[str, dict[str, int]]:
         """How many deliveries of each event are in which state."""
         counts: dict[str, dict[str, int]] = {event_id: {} for event_id in event_ids}

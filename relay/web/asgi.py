@@ -38,6 +38,7 @@ API: Final[tuple[tuple[str, str, Handler, str], ...]] = (
     ("POST", "/v1/endpoints/{id}/tests", endpoints.test, "admin"),
     ("POST", "/v1/endpoints/{id}/redeliveries", endpoints.redeliver, "admin"),
     ("GET", "/v1/events", evidence.events, "read"),
+    ("GET", "/v1/events/stream", evidence.stream, "read"),
     ("GET", "/v1/events/{id}", evidence.event, "read"),
     ("GET", "/v1/deliveries", evidence.deliveries, "read"),
     ("GET", "/v1/deliveries/{id}", evidence.delivery, "read"),

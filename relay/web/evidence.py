@@ -1,9 +1,9 @@
 """`/v1/events`, `/v1/deliveries`, `/v1/callbacks`: what is stored, for whoever wants to see it."""
 
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from relay import ids, views
-from relay.errors import FieldError, InvalidInput, NotFound
+from relay.errors import FieldError, InvalidInput, NotFound, StorageUnavailable
 from relay.model import DeliveryState, EventType, Verdict
 from relay.storage.evidence import EventFilter
 from relay.web.calls import Call, Nothing, one_of, page, page_of
@@ -25,6 +25,20 @@ async def events(call: Call) -> Response:
     found = await call.app.store.events.page(call.project_id, before, limit + 1, wanted)
     counts = await call.app.store.events.delivery_counts([event.id for event in found])
     return page(found, limit, lambda event: views.event(event, counts[event.id]))
+
+
+async def stream(call: Call) -> Response:
+    """`GET /v1/events/stream`: server-sent events from now on, or from `Last-Event-ID` on; a comment every 15 s."""
+    given = call.query("type")
+    kind = one_of(given, "type", EventType)
+    after = call.request.headers.get("last-event-id")
+    if after is not None and not (after.startswith(ids.EVENT) and after.isascii() and len(after) < 64):
+        raise InvalidInput([FieldError("Last-Event-ID", "must be the id of an event")])
+    if call.app.streams.full:
+        raise StorageUnavailable("too many streams are open")
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    lines = call.app.streams.lines(call.project_id, after, kind)
+    return StreamingResponse(lines, headers=headers, media_type="text/event-stream")
 
 
 async def event(call: Call) -> Response:

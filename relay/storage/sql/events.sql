@@ -20,6 +20,16 @@ WHERE project_id = :project_id
   ))
 ORDER BY id DESC LIMIT :limit;
 
+-- name: events_following
+-- A project's events after one of them, oldest first.
+SELECT * FROM events
+WHERE project_id = :project_id AND id > :after AND (CAST(:type AS TEXT) IS NULL OR type = :type)
+ORDER BY id LIMIT :limit;
+
+-- name: latest_event
+-- The id of a project's newest event.
+SELECT MAX(id) AS id FROM events WHERE project_id = :project_id;
+
 -- name: events_of_job
 -- A job's events in order, without their bodies.
 SELECT id, type, sequence, final, created_at FROM events WHERE job_id = :job_id ORDER BY sequence LIMIT :limit;

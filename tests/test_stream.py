@@ -1,0 +1,128 @@
+"""`GET /v1/events/stream`: events as they come, resumed without a gap or a repeat after a cut and after a restart."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from relay.clock import SystemClock
+from tests.running import HeldClock, Running, relay
+
+pytestmark = pytest.mark.anyio
+
+
+class Reader:
+    """A client that reads server-sent events as a browser does."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self.answer = answer
+        self.comments = 0
+        self._lines = answer.aiter_lines()
+
+    async def events(self, number: int) -> list[tuple[str, str]]:
+        """The ids and types of the next so many events."""
+        found: list[tuple[str, str]] = []
+        fields: dict[str, str] = {}
+        async with asyncio.timeout(10):
+            while len(found) < number:
+                line = await anext(self._lines)
+                if line.startswith(":"):
+                    self.comments += 1
+                elif line:
+                    name, _, value = line.partition(": ")
+                    fields[name] = value
+                elif "id" in fields:
+                    body = msgspec.json.decode(fields["data"])
+                    assert (body["id"], body["type"]) == (fields["id"], fields["event"])
+                    found.append((fields["id"], fields["event"]))
+                    fields = {}
+        return found
+
+
+@asynccontextmanager
+async def reading(running: Running, after: str | None = None, query: str = "") -> AsyncIterator[Reader]:
+    """An open stream."""
+    headers = {"last-event-id": after} if after else {}
+    async with running.client.stream("GET", f"/v1/events/stream{query}", headers=headers) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        yield Reader(answer)
+
+
+async def job_done(running: Running) -> None:
+    """A job that is submitted and succeeds: two events."""
+    job = await running.submit()
+    await running.world.finish(job["provider_job_id"])
+
+
+async def test_events_come_as_they_happen(tmp_path: Path) -> None:
+    """A stream that is open gets each event once, in order, with its id."""
+    async with relay(tmp_path, clock=SystemClock(), confirm=False) as running:
+        await job_done(running)
+        async with reading(running) as reader:
+            await asyncio.sleep(0.2)
+            await job_done(running)
+            assert [kind for _, kind in await reader.events(2)] == ["job.submitted", "job.succeeded"]
+
+
+async def test_a_stream_goes_on_where_it_was_cut(tmp_path: Path) -> None:
+    """With Last-Event-ID everything that came meanwhile follows, across a cut and across a restart."""
+    clock = SystemClock()
+    async with relay(tmp_path, clock=clock, confirm=False) as running:
+        await job_done(running)
+        first = (await running.get("/v1/events"))["data"][-1]["id"]
+        async with reading(running, after=first) as reader:
+            seen = [event_id for event_id, _ in await reader.events(1)]
+        await job_done(running)
+        async with reading(running, after=seen[-1]) as reader:
+            seen += [event_id for event_id, _ in await reader.events(1)]
+    async with relay(tmp_path, clock=clock, confirm=False) as running:
+        await job_done(running)
+        async with reading(running, after=seen[-1]) as reader:
+            seen += [event_id for event_id, _ in await reader.events(3)]
+        everything = [event["id"] for event in (await running.get("/v1/events"))["data"]][::-1]
+        assert [first, *seen] == everything
+
+
+async def test_a_stream_can_be_narrowed_to_a_type(tmp_path: Path) -> None:
+    """`type` leaves the others out."""
+    async with relay(tmp_path, clock=SystemClock(), confirm=False) as running:
+        await job_done(running)
+        async with reading(running, after="evt_0", query="?type=job.succeeded") as reader:
+            assert [kind for _, kind in await reader.events(1)] == ["job.succeeded"]
+
+
+async def test_a_quiet_stream_says_that_it_lives(tmp_path: Path) -> None:
+    """A comment comes every 15 seconds, so that no router takes the connection for dead."""
+    clock = HeldClock()
+    async with relay(tmp_path, clock=clock, confirm=False) as running, reading(running) as reader:
+        lines = reader.answer.aiter_lines()
+        assert (await anext(lines)).startswith("retry: ")
+        await asyncio.sleep(0.1)
+        clock.advance(15)
+        async with asyncio.timeout(5):
+            while not (await anext(lines)).startswith(":"):
+                pass
+
+
+@pytest.mark.parametrize("after", ["x", "evt_" + "a" * 80])
+async def test_an_id_that_is_none_is_refused(tmp_path: Path, after: str) -> None:
+    """422 names the header."""
+    async with relay(tmp_path) as running:
+        answer = await running.client.get("/v1/events/stream", headers={"last-event-id": after})
+        assert (answer.status_code, answer.json()["errors"][0]["path"]) == (422, "Last-Event-ID")
+
+
+async def test_a_relay_that_stops_ends_its_streams(tmp_path: Path) -> None:
+    """A client is let go at once, and comes back with its last id."""
+    clock = HeldClock()
+    async with relay(tmp_path, clock=clock) as running, reading(running) as reader:
+        await asyncio.sleep(0.1)
+        running.app.draining.set()
+        clock.advance(1)
+        async with asyncio.timeout(5):
+            assert [line async for line in reader.answer.aiter_lines() if line.startswith("id")] == []
