@@ -4,7 +4,7 @@ import importlib
 
 import click
 
-BENCHES = ("checks",)
+BENCHES = ("checks", "isolation")
 
 
 class _Lazy(click.Group):

@@ -18,10 +18,15 @@ from relay.clock import Clock, SystemClock
 from relay.deliver import Deliverer
 from relay.dispatch import Dispatcher, DispatchOptions
 from relay.errors import SettingsError
+from relay.exchange import ApiAnswer
 from relay.intervene import Interventions
 from relay.metrics import Metrics
 from relay.outbound.client import ProviderClient
 from relay.outbound.sender import Sender
+from relay.pay import Payer
+from relay.payments.policy import Policy
+from relay.payments.siwx import sign_in
+from relay.payments.x402 import Wallet
 from relay.providers.base import Provider
 from relay.receive import Receiver
 from relay.redeliver import Redeliverer
@@ -56,6 +61,7 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     waiting: Waiting
     streams: Streams
     metrics: Metrics
+    payer: Payer
     draining: asyncio.Event
 
 
@@ -69,6 +75,7 @@ async def opened(
     tokens = CallbackTokens(keys, settings.environment)
     schedule_s = settings.retry_schedule_s or backoff.DEFAULT_SCHEDULE_S
     policy = AddressPolicy(settings.allow_networks, settings.allow_http, own_hosts(settings))
+    wallet = Wallet(settings.wallet_key) if settings.wallet_key else None
     configured = {name: _configured(name, adapter, settings) for name, adapter in providers.items()}
     options = StoreOptions(
         lease_ms=round(settings.lease_s * 1000),
@@ -96,10 +103,12 @@ async def opened(
             metrics=metrics,
             tell=_teller(metrics, waiting, streams, dispatcher, check_soon, clock),
             check_soon=check_soon,
+            sign_in=_signer_in(wallet, clock),
             draining=draining,
         )
-        submitter, checker = Submitter(calling, tokens), Checker(calling)
-        sweeper = Sweeper(calling, submitter)
+        payer = Payer(calling, wallet, policies(settings, providers))
+        submitter, checker = Submitter(calling, tokens, payer), Checker(calling)
+        sweeper = Sweeper(calling, submitter, payer)
         redeliverer = Redeliverer(store, clock, options.lease_ms, dispatcher)
         app = App(
             settings=settings,
@@ -115,6 +124,7 @@ async def opened(
             waiting=waiting,
             streams=streams,
             metrics=metrics,
+            payer=payer,
             draining=draining,
         )
         loops = {"dispatch": dispatcher.run, "sweep": sweeper.run, "check": checker.run, "redeliver": redeliverer.run}
@@ -186,7 +196,28 @@ def _configured(name: str, adapter: Provider, settings: Settings) -> Configured:
         except ValueError as error:
             raise SettingsError(f"RELAY_{name.upper()}_CALLBACK_SECRET {error}") from None
     origin = said.base_url or adapter.base_url
-    return Configured(adapter, origin, said.api_key, said.confirm, said.callback_secret)
+    wallet = settings.wallet_key is not None
+    return Configured(adapter, origin, said.api_key, said.confirm, said.callback_secret, wallet)
+
+
+def policies(settings: Settings, providers: Mapping[str, Provider]) -> dict[str, Policy]:
+    """What may be paid to each paid provider: one chain, one token, so much for a job, and to whom."""
+    return {
+        name: Policy(
+            amount_max=settings.spend_max_per_job,
+            pay_to=frozenset(settings.provider(name).pay_to),
+            chain_id=settings.pay_chain_id,
+            asset=settings.pay_asset,
+            asset_name=settings.pay_asset_name,
+        )
+        for name, adapter in providers.items()
+        if adapter.limits.paid
+    }
+
+
+def _signer_in(wallet: Wallet | None, clock: Clock) -> Callable[[ApiAnswer, str], dict[str, str]] | None:
+    """Proves to a provider who paid; the loops that ask get this, and never the wallet."""
+    return None if wallet is None else lambda answer, url: sign_in(answer, url, wallet, clock.now_ms())
 
 
 def own_hosts(settings: Settings) -> frozenset[str]:

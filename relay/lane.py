@@ -5,7 +5,9 @@
        └──────────── a success ─────────┼──────── a success ───────────┤
                                         └── a failure, twice the pause ┘
 
-A receiver that is busy (429, 502, 503, 504) pauses its lane for as long as it says, or for 1, 2, 4 … seconds.
+A lane begins with two at once, has room for one more after each success, up to its endpoint's limit, and for half as
+many after a failure: receivers that hang hold few of the connections that all lanes share. A receiver that is busy
+(429, 502, 503, 504) pauses its lane for as long as it says, or for 1, 2, 4 … seconds.
 """
 
 from collections import deque
@@ -13,6 +15,7 @@ from typing import Final
 
 from relay.backoff import RETRY_AFTER_MAX_MS
 
+WINDOW: Final = 2
 FAILURES_MAX: Final = 10
 PAUSE_MS: Final = 30_000
 PAUSE_MAX_MS: Final = 3_600_000
@@ -31,6 +34,7 @@ class Lane:
         self.endpoint_id = endpoint_id
         self.in_flight = 0
         self._in_flight_max = 1  # until the endpoint's own settings are known, with its first delivery
+        self._window = WINDOW
         self._rate_per_s: float | None = None
         self.fresh: deque[tuple[str, int]] = deque()
         self.retries: deque[tuple[str, int]] = deque()
@@ -95,10 +99,12 @@ class Lane:
     def succeeded(self) -> None:
         """The endpoint took one: the breaker closes."""
         self._failures = self._busy_answers = self._pause_ms = self._held_until = self._paused_until = 0
+        self._window = min(self._window + 1, self._in_flight_max)
 
     def failed(self, now_ms: int, status_code: int | None, retry_after_ms: int | None) -> bool:
         """An attempt failed; True when that opens the breaker, or opens it anew."""
         self._failures += 1
+        self._window = max(1, self._window // 2)
         if status_code in BUSY_STATUSES:
             own_ms = min(BUSY_MS << min(self._busy_answers, 16), BUSY_MAX_MS)
             self._busy_answers += 1
@@ -115,5 +121,5 @@ class Lane:
 
     @property
     def _room_max(self) -> int:
-        """One probe at a time while the breaker is not closed."""
-        return 1 if self._pause_ms else self._in_flight_max
+        """One probe at a time while the breaker is not closed; else as many as the endpoint has shown to take."""
+        return 1 if self._pause_ms else min(self._window, self._in_flight_max)

@@ -287,7 +287,7 @@ SETTINGS: Final = (
     Setting(
         "RELAY_DELIVERIES_IN_FLIGHT_MAX",
         "deliveries_in_flight_max",
-        "128",
+        "256",
         reading.number(1, 10_000),
         "attempts under way at once, over all endpoints",
     ),

@@ -7,7 +7,7 @@ that was begun and not answered is `submit_unknown`, and nothing is sent twice u
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
@@ -18,6 +18,7 @@ from relay.exchange import ApiAnswer
 from relay.lifecycle import Move, Word
 from relay.model import ErrorClass, FinishedBy, Job, JobError, Report, Verification
 from relay.outbound.client import NoAnswer, NotSent
+from relay.pay import Payer
 from relay.providers.base import Accepted, Refused
 from relay.storage.jobs import NewJob
 from relay.storage.payments import Settlement
@@ -29,9 +30,6 @@ RETRY_S: Final = (1, 3, 10, 30, 60)
 HAND_OVER_MS: Final = 2_000
 """A new job is sent by whoever took it in; after this long the sweep believes that they are gone."""
 STORE_TRIES: Final = 20
-if TYPE_CHECKING:
-    from relay.pay import Payer
-
 Sent = tuple[Callable[..., Move], str, ApiAnswer | None, Settlement | None]
 _logger = log.get("submit")
 
@@ -39,7 +37,7 @@ _logger = log.get("submit")
 class Submitter:
     """Sends jobs to their providers."""
 
-    def __init__(self, calling: Calling, tokens: CallbackTokens, payer: "Payer | None" = None) -> None:
+    def __init__(self, calling: Calling, tokens: CallbackTokens, payer: Payer) -> None:
         self._calling = calling
         self._payer = payer
         self._store = calling.store
@@ -52,7 +50,7 @@ class Submitter:
 
     async def submit(self, new: NewJob, wait_s: float) -> Job:
         """Commits the job, sends it, and gives it as it is when the provider has answered or `wait_s` have passed."""
-        await self._store.jobs.create(await self._payer.prepared(new) if self._payer else new)
+        await self._store.jobs.create(await self._payer.prepared(new))
         return await self.start_and_wait(new.job, wait_s)
 
     async def start_and_wait(self, job: Job, wait_s: float) -> Job:
@@ -108,7 +106,7 @@ class Submitter:
     async def _exchange(self, job: Job) -> Sent:
         """Sends the request; what it does to the job, the outcome in a word, the answer, and what was paid."""
         provider = self._providers[job.provider]
-        if self._payer and provider.adapter.limits.paid:
+        if provider.adapter.limits.paid:
             exchanged = await self._payer.exchange(job, self._retry_at(job))
             if exchanged.move is None and exchanged.answer is not None:
                 return (*self._read(provider, exchanged.answer), exchanged.answer, exchanged.settlement)

@@ -10,6 +10,7 @@ from typing import Final
 from relay import checking, lifecycle, log
 from relay.calling import Calling
 from relay.model import ErrorClass, JobError
+from relay.pay import Payer
 from relay.storage.record import Fact
 from relay.submit import Submitter
 
@@ -23,8 +24,9 @@ _logger = log.get("sweep")
 class Sweeper:
     """The loop over jobs."""
 
-    def __init__(self, calling: Calling, submitter: Submitter) -> None:
+    def __init__(self, calling: Calling, submitter: Submitter, payer: Payer) -> None:
         self._calling = calling
+        self._payer = payer
         self._store = calling.store
         self._submitter = submitter
         self._clock = calling.clock
@@ -56,6 +58,8 @@ class Sweeper:
             askable = bool((known := self._calling.providers.get(provider)) and known.usable)
             move = partial(checking.overdue, askable=askable, now_ms=now_ms)
             await self._record(Fact(job_id=job_id, at=now_ms, move=move))
+        for payment in await self._store.payments.to_prove(now_ms, BATCH):
+            await self._payer.prove(payment)
         if now_ms - self._forgot_at >= FORGET_EVERY_MS:
             await self._store.access.forget(now_ms)
             self._forgot_at = now_ms

@@ -44,11 +44,6 @@ class Payments:
         found = await self._database.rows("payments_to_prove", {"now": now_ms, "limit": limit})
         return [self._payment(row) for row in found]
 
-    async def next_proof(self) -> int | None:
-        """When the next one can be decided."""
-        at: int | None = (await self._database.rows("next_proof", {}))[0]["at"]
-        return at
-
     async def spending(self, since_ms: int) -> dict[PaymentState, int]:
         """Atomic units authorized since then, by what is known of them."""
         found = await self._database.rows("spending_by_state", {"since": since_ms})

@@ -104,6 +104,8 @@ SELECT MIN(at) AS at FROM (
     SELECT MIN(deadline_at) AS at FROM jobs WHERE finished_at IS NULL AND settle_by IS NULL
     UNION ALL
     SELECT MIN(settle_by) AS at FROM jobs WHERE settle_by IS NOT NULL
+    UNION ALL
+    SELECT MIN(next_proof_at) AS at FROM payments WHERE next_proof_at IS NOT NULL
 ) AS clocks;
 
 -- name: insert_call

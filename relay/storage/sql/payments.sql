@@ -29,7 +29,3 @@ WHERE job_id = :job_id AND state IN ('reserved', 'unknown');
 -- name: payments_to_prove
 -- Payments of which the chain can say by now whether they were made.
 SELECT * FROM payments WHERE next_proof_at <= :now ORDER BY next_proof_at LIMIT :limit;
-
--- name: next_proof
--- When the next payment can be proven.
-SELECT MIN(next_proof_at) AS at FROM payments WHERE next_proof_at IS NOT NULL;

@@ -1,0 +1,161 @@
+"""What a provider asks for, read from its 402: x402 version 1 or 2, in the header or in the body.
+
+https://github.com/x402-foundation/x402/tree/main/specs
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from relay.errors import Unreadable
+from relay.exchange import ApiAnswer
+from relay.payments import header
+
+HEADER: Final = "payment-required"
+OFFERS_MAX: Final = 32
+AMOUNT_END: Final = 2**256
+SIGN_IN: Final = "sign-in-with-x"
+# The names of version 1: https://github.com/x402-foundation/x402/blob/main/specs/x402-specification-v1.md
+CHAIN_NAMES: Final = {
+    "ethereum": 1,
+    "polygon": 137,
+    "base": 8453,
+    "avalanche-fuji": 43113,
+    "avalanche": 43114,
+    "polygon-amoy": 80002,
+    "base-sepolia": 84532,
+}
+_EIP155: Final = re.compile(r"eip155:([1-9][0-9]{0,17})")
+
+_Word = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+_Amount = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{1,78}\Z")]
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to pay: `amount` in atomic units of the asset, `network` as given, `raw` the whole entry, untouched.
+
+    `chain_id` is None for a network that is no EVM chain, or none that relay knows by name.
+    """
+
+    version: int
+    scheme: str
+    network: str
+    chain_id: int | None
+    amount: int
+    asset: str
+    pay_to: str
+    max_timeout_s: int | None
+    raw: dict[str, Any]
+
+
+class Challenge(msgspec.Struct, frozen=True, kw_only=True):
+    """A 402, read; without offers there is nothing to pay. `sign_in` is what to sign to prove an address."""
+
+    version: int
+    offers: tuple[Offer, ...]
+    resource: Any = None
+    extensions: Any = None
+    sign_in: dict[str, Any] | None = None
+
+
+class _EntryV1(msgspec.Struct, rename="camel"):
+    """What relay reads of an offer of version 1."""
+
+    scheme: _Word
+    network: _Word
+    asset: _Word
+    pay_to: _Word
+    max_amount_required: _Amount
+    max_timeout_seconds: Any = None
+
+    @property
+    def amount(self) -> str:
+        """The price, under its name of version 2."""
+        return self.max_amount_required
+
+
+class _EntryV2(msgspec.Struct, rename="camel"):
+    """What relay reads of an offer of version 2."""
+
+    scheme: _Word
+    network: _Word
+    asset: _Word
+    pay_to: _Word
+    amount: _Amount
+    max_timeout_seconds: Any = None
+
+
+def read_challenge(answer: ApiAnswer) -> Challenge:
+    """The challenge of a 402, from its header or else its body; Unreadable when neither place holds one."""
+    refusals = []
+    if HEADER in answer.headers:
+        try:
+            return _challenge(header.decode(answer.headers[HEADER]))
+        except Unreadable as error:
+            refusals.append(f"header: {error}")
+    try:
+        return _challenge(header.read_object(answer.body))
+    except Unreadable as error:
+        raise Unreadable("; ".join([*refusals, f"body: {error}"])) from None
+
+
+def _challenge(said: dict[str, Any]) -> Challenge:
+    """The challenge that the object is."""
+    version, accepts, extensions = said.get("x402Version"), said.get("accepts"), said.get("extensions")
+    if type(version) is not int or version not in (1, 2):
+        raise Unreadable("no x402Version that relay knows")
+    if not isinstance(accepts, list) or len(accepts) > OFFERS_MAX:
+        raise Unreadable(f"`accepts` is not a list of at most {OFFERS_MAX} offers")
+    offers = tuple(_offers(version, accepts))
+    if accepts and not offers:
+        raise Unreadable("none of the offers is of a published shape")
+    return Challenge(
+        version=version,
+        offers=offers,
+        resource=said.get("resource"),
+        extensions=extensions,
+        sign_in=_sign_in(extensions),
+    )
+
+
+def _offers(version: int, entries: list[Any]) -> Iterator[Offer]:
+    """The offers that can be read; a scheme of another shape beside them is nobody's fault."""
+    shape: type[_EntryV1 | _EntryV2] = _EntryV1 if version == 1 else _EntryV2
+    for raw in entries:
+        try:
+            entry = msgspec.convert(raw, shape)
+        except msgspec.ValidationError:
+            continue
+        if int(entry.amount) >= AMOUNT_END:
+            continue
+        yield Offer(
+            version=version,
+            scheme=entry.scheme,
+            network=entry.network,
+            chain_id=_chain_id(entry.network),
+            amount=int(entry.amount),
+            asset=entry.asset,
+            pay_to=entry.pay_to,
+            max_timeout_s=_seconds(entry.max_timeout_seconds),
+            raw=raw,
+        )
+
+
+def _chain_id(network: str) -> int | None:
+    """The chain's number, from CAIP-2 (https://chainagnostic.org/CAIPs/caip-2) or a name of version 1."""
+    numbered = _EIP155.fullmatch(network)
+    return int(numbered[1]) if numbered else CHAIN_NAMES.get(network)
+
+
+def _seconds(value: Any) -> int | None:
+    """A number of seconds; None where there is none that makes sense."""
+    return value if type(value) is int and 0 < value < 2**31 else None
+
+
+def _sign_in(extensions: Any) -> dict[str, Any] | None:
+    """What the sign-in extension wants signed."""
+    extension = extensions.get(SIGN_IN) if isinstance(extensions, dict) else None
+    info = extension.get("info") if isinstance(extension, dict) else None
+    return info if isinstance(info, dict) else None

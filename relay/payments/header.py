@@ -1,0 +1,45 @@
+"""JSON in a header: how x402 and its sign-in carry what they say, in base64, in both directions."""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from relay import jsonbody
+from relay.errors import BadBody, Unreadable
+
+BYTES_MAX: Final = 65_536
+_STANDARD: Final = str.maketrans("-_", "+/")
+
+
+def encode(value: Mapping[str, object]) -> str:
+    """The object as compact JSON in padded, standard base64."""
+    return base64.b64encode(json.dumps(value, separators=(",", ":")).encode()).decode()
+
+
+def decode(text: str) -> dict[str, Any]:
+    """The object that a header's value holds, in either alphabet, padded or not; Unreadable when it holds none."""
+    if len(text) > BYTES_MAX * 4 // 3:
+        raise Unreadable("the header is too long")
+    bare = text.strip().rstrip("=").translate(_STANDARD)
+    try:
+        raw = base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise Unreadable("the header is not base64") from None
+    return read_object(raw)
+
+
+def read_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object in the bytes; Unreadable when there is none, or two readers could read it differently."""
+    if len(raw) > BYTES_MAX:
+        raise Unreadable(f"over {BYTES_MAX} bytes of JSON")
+    try:
+        parsed = jsonbody.parse(raw)
+    except BadBody as error:
+        raise Unreadable(str(error)) from None
+    if parsed.duplicates or parsed.surrogates:
+        raise Unreadable("the JSON holds a key twice, or half a surrogate pair")
+    if not isinstance(parsed.value, dict):
+        raise Unreadable("the JSON is not an object")
+    return parsed.value

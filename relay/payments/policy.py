@@ -1,0 +1,86 @@
+"""What relay pays at all: the rules that an offer has to keep before anything is signed."""
+
+import re
+from typing import Final
+
+import msgspec
+
+from relay.errors import PaymentRefused
+from relay.payments.challenge import Challenge, Offer
+
+BASE: Final = 8453
+BASE_USDC: Final = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
+VALIDITY_MIN_S, VALIDITY_DEFAULT_S, VALIDITY_MAX_S = 30, 300, 600
+_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
+_NOBODY: Final = "0x" + "0" * 40
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """The rules for one provider; `amount_max` is in atomic units of the asset (USDC has six decimals).
+
+    Without addresses in `pay_to` any payee is taken: what is signed then names the one that the job was priced by,
+    and a job has one nonce, so it cannot be paid to another one later. The asset's address, name and version are the
+    domain of the signature (https://eips.ethereum.org/EIPS/eip-712); a provider's word for them is never used.
+    """
+
+    amount_max: int
+    pay_to: frozenset[str] = frozenset()
+    chain_id: int = BASE
+    asset: str = BASE_USDC
+    asset_name: str = "USD Coin"
+    asset_version: str = "2"
+    validity_max_s: int = VALIDITY_MAX_S
+
+    def validity_s(self, offer: Offer) -> int:
+        """How long an authorization for the offer is good: as long as asked for, within bounds."""
+        return min(self.validity_max_s, max(VALIDITY_MIN_S, offer.max_timeout_s or VALIDITY_DEFAULT_S))
+
+
+def choose(challenge: Challenge, policy: Policy) -> Offer:
+    """The cheapest offer that the policy allows; PaymentRefused says why there is none."""
+    if not challenge.offers:
+        raise PaymentRefused("the provider names no price: it asks for a sign-in, and gets no payment")
+    refusals = [refusal(offer, policy) for offer in challenge.offers]
+    allowed = [offer for offer, refused in zip(challenge.offers, refusals, strict=True) if refused is None]
+    if not allowed:
+        reasons = dict.fromkeys(reason for reason in refusals if reason)
+        raise PaymentRefused("relay pays none of the provider's offers: " + "; ".join(list(reasons)[:5]))
+    return min(allowed, key=lambda offer: offer.amount)
+
+
+def refusal(offer: Offer, policy: Policy) -> str | None:
+    """Why the policy forbids the offer; None when it allows it."""
+    payee, asset = offer.pay_to.lower(), policy.asset.lower()
+    if offer.scheme != "exact":
+        return f"the scheme is {offer.scheme!r}, not exact"
+    if offer.chain_id != policy.chain_id:
+        return f"the network is {offer.network!r}, not chain {policy.chain_id}"
+    if offer.asset.lower() != asset:
+        return f"the asset is {offer.asset!r}, not {policy.asset}"
+    if not _ADDRESS.fullmatch(offer.pay_to) or payee in (_NOBODY, asset):
+        return f"the payee {offer.pay_to!r} is no address that can be paid"
+    if policy.pay_to and payee not in {address.lower() for address in policy.pay_to}:
+        return f"the payee {offer.pay_to} is not one of those allowed"
+    if offer.amount <= 0:
+        return "the price is nothing"
+    if offer.amount > policy.amount_max:
+        return f"the price of {offer.amount} atomic units is over the {policy.amount_max} allowed for a job"
+    return _contradiction(offer, policy)
+
+
+def _contradiction(offer: Offer, policy: Policy) -> str | None:
+    """What the offer's `extra` says against signing a plain transfer of the policy's asset."""
+    extra = offer.raw.get("extra")
+    if extra is None:
+        return None
+    if not isinstance(extra, dict):
+        return "its `extra` is not an object"
+    expected = {
+        "assetTransferMethod": "eip3009",
+        "name": policy.asset_name,
+        "version": policy.asset_version,
+    }
+    for name, value in expected.items():
+        if extra.get(name) not in (None, value):
+            return f"its `extra.{name}` is {str(extra[name])[:40]!r}, not {value!r}"
+    return None
