@@ -32,6 +32,7 @@ from relay.storage.record import Fact
 QUOTE_TIMEOUT_S: Final = 15.0
 RESEND_S: Final = (0, 1, 3)
 """Pauses before the identical header is sent again where its fate is unknown; the nonce lets it move money once."""
+AMOUNT_MAX: Final = 10**15
 PROVE_AGAIN_MS: Final = 60_000
 _REFUSALS: Final = frozenset(range(400, 500)) - {402, 408, 425, 429}
 """The request was refused, whatever became of the payment."""
@@ -73,7 +74,7 @@ class Payer:
     async def quote(self, name: str, request: ApiRequest) -> Quote | ApiAnswer:
         """What the request would cost, by sending it unpaid; the provider's answer where it is anything but a price.
 
-        PaymentRefused for a price that is against the rules, NotSent or NoAnswer when there is none.
+        PaymentRefused or SpendCapReached for a price that is against the rules, NotSent or NoAnswer when there is none.
         """
         provider = self._calling.providers[name]
         answer = await self._calling.client.send(provider.origin, "", request, QUOTE_TIMEOUT_S)
@@ -83,7 +84,14 @@ class Payer:
             challenge = read_challenge(answer)
         except Unreadable as error:
             raise PaymentRefused(f"{name} asks for a payment in words that relay does not know: {error}") from None
-        return Quote(challenge, choose(challenge, self._policies[name]))
+        policy = self._policies[name]
+        offer = choose(challenge, msgspec.structs.replace(policy, amount_max=AMOUNT_MAX))
+        if offer.amount > policy.amount_max:
+            raise SpendCapReached(
+                f"the job would cost {usdc(offer.amount)} USDC, and one job may cost {usdc(policy.amount_max)} USDC "
+                "(RELAY_SPEND_MAX_PER_JOB)"
+            )
+        return Quote(challenge, offer)
 
     async def prepared(self, new: NewJob) -> NewJob:
         """The job with its payment authorized and not yet committed; a paid provider's job without a price as it is.
