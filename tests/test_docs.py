@@ -20,7 +20,8 @@ from relay.web.problems import STATUSES
 from tests.running import relay
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("SECURITY.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/api.md", "docs/robustness.md")  # tests/test_house.py has the README
+# tests/test_house.py has the README
+PAGES = ("SECURITY.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/api.md", "docs/robustness.md")
 README = (ROOT / "README.md").read_text()
 API_PAGE = (ROOT / "docs" / "api.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
