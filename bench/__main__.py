@@ -4,7 +4,7 @@ import importlib
 
 import click
 
-BENCHES = ("checks", "isolation")
+BENCHES = ("checks", "isolation", "senders")
 
 
 class _Lazy(click.Group):

@@ -2,10 +2,14 @@
 
 import asyncio
 import re
+import ssl
+import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+import uvloop
 
 _LENGTH = re.compile(rb"content-length:\s*(\d+)", re.IGNORECASE)
 _TIMESTAMP = re.compile(rb'"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:)(\d\d)\.(\d{3})Z"')
@@ -54,3 +58,17 @@ async def receiving() -> AsyncIterator[tuple[Receiver, str]]:
         yield receiver, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+
+
+async def main(port: int, pem: str | None, key: str | None) -> None:
+    """Listens until it is ended."""
+    context = None
+    if pem and key:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(pem, key)
+    server = await asyncio.start_server(Receiver().connected, "localhost", port, backlog=4096, ssl=context)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(int(sys.argv[1]), *(sys.argv[2:4] or (None, None))))

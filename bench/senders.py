@@ -1,0 +1,187 @@
+"""Which HTTP client should deliver: each behind the same guard, deadline and response cap, plain and over TLS.
+
+aiohttp is `relay.outbound.sender.Sender` as it is. pyreqwest and httpx are here as they would stand behind the same
+seam; pyreqwest is measured where it is installed (`pip install pyreqwest`).
+"""
+
+import asyncio
+import json
+import os
+import socket
+import ssl
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+import httpx
+
+from bench import certificate
+from bench.processes import free_port
+from relay.addresses import AddressPolicy
+from relay.reading import networks
+
+BODY = json.dumps({"data": "x" * 1000}).encode()
+HEADERS = {"content-type": "application/json", "webhook-id": "evt_1"}
+TIMEOUT_S, CONNECT_S, RESPONSE_MAX_BYTES = 15.0, 5.0, 16 * 1024
+Post = Callable[[str], Awaitable[int]]
+
+
+@click.command("senders")
+@click.option("--requests", default=4000, help="POSTs in each round.")
+@click.option("--in-flight", default=64, help="POSTs at once.")
+@click.option("--rounds", default=3, help="Interleaved rounds; the medians count.")
+def command(requests: int, in_flight: int, rounds: int) -> None:
+    """POSTs a second with each client, the receiver in a process of its own."""
+    rows = asyncio.run(_all(requests, in_flight, rounds))
+    click.echo(f"{'client':12}{'plain /s':>10}{'TLS /s':>10}{'to aiohttp':>12}{'TLS':>8}")
+    for name, (plain, secure) in rows.items():
+        base = rows["aiohttp"]
+        click.echo(f"{name:12}{plain:10.0f}{secure:10.0f}{plain / base[0]:12.2f}{secure / base[1]:8.2f}")
+    click.echo(json.dumps({"bench": "senders", "per_s": {name: [round(x) for x in row] for name, row in rows.items()}}))
+
+
+async def _all(requests: int, in_flight: int, rounds: int) -> dict[str, tuple[float, float]]:
+    """Every client in turn, round by round, plain and over TLS."""
+    with tempfile.TemporaryDirectory() as folder:
+        pem, server, key = certificate.made(Path(folder))
+        os.environ["SSL_CERT_FILE"] = str(pem)
+        policy = AddressPolicy(networks("127.0.0.0/8,::1/128"), True, frozenset())
+        clients = {"aiohttp": _aiohttp, "httpx": _httpx}
+        try:
+            import pyreqwest  # noqa: F401, PLC0415
+        except ImportError:
+            pass
+        else:
+            clients["pyreqwest"] = _pyreqwest
+        found: dict[str, list[list[float]]] = {name: [[], []] for name in clients}
+        async with _receiver() as plain, _receiver(server, key) as secure:
+            for number in range(rounds):
+                for name, client in clients.items():
+                    if sys.stderr.isatty():
+                        click.echo(f"round {number + 1}/{rounds}: {name}", err=True)
+                    for index, origin in enumerate((plain, secure)):
+                        async with client(policy, pem) as post:
+                            await _rate(post, f"{origin}/warm", 100, in_flight)
+                            found[name][index].append(await _rate(post, f"{origin}/hook", requests, in_flight))
+        return {name: (statistics.median(row[0]), statistics.median(row[1])) for name, row in found.items()}
+
+
+async def _rate(post: Post, url: str, requests: int, in_flight: int) -> float:
+    """POSTs a second."""
+    left = iter(range(requests))
+
+    async def work() -> None:
+        for _ in left:
+            status = await post(url)
+            assert status == 200, status
+
+    began = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(in_flight)))
+    return requests / (time.perf_counter() - began)
+
+
+@asynccontextmanager
+async def _aiohttp(policy: AddressPolicy, _: Path) -> AsyncIterator[Post]:
+    """relay's own sender; aiohttp reads SSL_CERT_FILE when it is imported."""
+    from relay.outbound.sender import Sender  # noqa: PLC0415
+
+    async with Sender(policy, 256) as sender:
+
+        async def post(url: str) -> int:
+            answer = await sender.post(url, HEADERS, BODY, TIMEOUT_S)
+            return answer.status_code or 0
+
+        yield post
+
+
+@asynccontextmanager
+async def _httpx(policy: AddressPolicy, pem: Path) -> AsyncIterator[Post]:
+    """One shared client; it resolves the name again after the check, which a real sender could not leave so."""
+    context = ssl.create_default_context(cafile=str(pem))
+    limits = httpx.Limits(max_connections=256)
+    async with httpx.AsyncClient(verify=context, trust_env=False, limits=limits) as client:
+
+        async def post(url: str) -> int:
+            await _checked(policy, url)
+            async with asyncio.timeout(TIMEOUT_S), client.stream("POST", url, content=BODY, headers=HEADERS) as answer:
+                held = 0
+                async for piece in answer.aiter_raw():
+                    held += len(piece)
+                    if held > RESPONSE_MAX_BYTES:
+                        break
+                return answer.status_code
+
+        yield post
+
+
+@asynccontextmanager
+async def _pyreqwest(policy: AddressPolicy, pem: Path) -> AsyncIterator[Post]:
+    """A client for each host and checked address, which it is pinned to; the name is looked up again after 5 s."""
+    from pyreqwest.client import ClientBuilder  # noqa: PLC0415
+
+    trusted = pem.read_bytes()  # noqa: ASYNC240 - a few hundred bytes, before anything is measured
+    async with AsyncExitStack() as stack:
+        clients: dict[tuple[str, str], object] = {}
+        known: dict[str, tuple[float, tuple[str, str, int]]] = {}
+
+        async def post(url: str) -> int:
+            kept = known.get(url)
+            if kept is None or kept[0] < time.monotonic():
+                kept = known[url] = (time.monotonic() + 5, await _checked(policy, url))
+            host, address, port = kept[1]
+            client = clients.get((host, address))
+            if client is None:
+                builder = ClientBuilder().add_root_certificate_pem(trusted).no_proxy().max_redirects(0)
+                built = builder.connect_timeout(_seconds(CONNECT_S)).resolve(host, address, port).build()
+                client = clients[host, address] = await stack.enter_async_context(built)
+            request = client.post(url).headers(HEADERS).body_bytes(BODY).timeout(_seconds(TIMEOUT_S))  # type: ignore[attr-defined]
+            async with request.streamed_read_buffer_limit(RESPONSE_MAX_BYTES).build_streamed() as answer:
+                await answer.body_reader.read(RESPONSE_MAX_BYTES + 1)
+                return int(answer.status)
+
+        yield post
+
+
+def _seconds(seconds: float) -> object:
+    """A duration as pyreqwest wants it."""
+    from datetime import timedelta  # noqa: PLC0415
+
+    return timedelta(seconds=seconds)
+
+
+async def _checked(policy: AddressPolicy, url: str) -> tuple[str, str, int]:
+    """The host, an address of it that may be called, and the port; every address is judged."""
+    assert not policy.check_url(url)
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    addresses = [str(sockaddr[0]) for *_, sockaddr in found]
+    assert all(policy.may_connect(address) for address in addresses)
+    return str(parts.hostname), addresses[0], port
+
+
+@asynccontextmanager
+async def _receiver(pem: Path | None = None, key: Path | None = None) -> AsyncIterator[str]:
+    """A receiver in a process of its own."""
+    port, secure = free_port(), [str(pem), str(key)] if pem else []
+    child = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.receiver", str(port), *secure)
+    try:
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                except OSError:
+                    await asyncio.sleep(0.02)
+                else:
+                    writer.close()
+                    break
+        yield f"{'https' if pem else 'http'}://localhost:{port}"
+    finally:
+        child.terminate()
+        await child.wait()
