@@ -4,7 +4,7 @@ import importlib
 
 import click
 
-BENCHES = ("checks", "isolation", "senders")
+BENCHES = ("checks", "isolation", "manifest", "senders")
 
 
 class _Lazy(click.Group):

@@ -58,17 +58,14 @@ async def relay_with_sandbox(pace_s: float, **more: str) -> AsyncIterator[tuple[
         headers = {"authorization": f"Bearer {KEY}"}
         client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False, timeout=60)
         await stack.enter_async_context(client)
-        await _ready(client)
+        await ready(client)
         yield client, world
 
 
 @asynccontextmanager
 async def _process(environ: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
     """`relay serve`, ended when the block ends."""
-    quiet = asyncio.subprocess.DEVNULL
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "relay", "serve", cwd=ROOT, env=environ, stdout=quiet, stderr=quiet
-    )
+    child = await started(environ)
     try:
         yield child
     finally:
@@ -76,7 +73,15 @@ async def _process(environ: dict[str, str]) -> AsyncIterator[asyncio.subprocess.
         await child.wait()
 
 
-async def _ready(client: httpx.AsyncClient) -> None:
+async def started(environ: dict[str, str]) -> asyncio.subprocess.Process:
+    """`relay serve`; whoever starts it ends it."""
+    quiet = asyncio.subprocess.DEVNULL
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "relay", "serve", cwd=ROOT, env=environ, stdout=quiet, stderr=quiet
+    )
+
+
+async def ready(client: httpx.AsyncClient) -> None:
     """Returns when relay takes requests."""
     async with asyncio.timeout(20):
         while True:
