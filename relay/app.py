@@ -4,8 +4,9 @@ import asyncio
 import os
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from urllib.parse import urlsplit
 
 import msgspec
@@ -34,7 +35,7 @@ from relay.seal import Seal
 from relay.settings import Settings
 from relay.signing import SigningKeys
 from relay.storage.record import Recorded
-from relay.storage.store import Store, StoreOptions, sqlite_path
+from relay.storage.store import Store, StoreOptions, is_postgres, sqlite_path
 from relay.stream import Streams
 from relay.submit import Submitter
 from relay.sweep import Sweeper
@@ -67,9 +68,12 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
 
 @asynccontextmanager
 async def opened(
-    settings: Settings, providers: Mapping[str, Provider], clock: Clock | None = None
+    settings: Settings, providers: Mapping[str, Provider], clock: Clock | None = None, *, dispatches: bool = True
 ) -> AsyncIterator[App]:
-    """relay, running: store migrated, loops started; at the end what is under way is finished within `shutdown_s`."""
+    """relay, running: store migrated, loops started; at the end what is under way is finished within `shutdown_s`.
+
+    Without `dispatches` there are no loops: another process sends, checks and sweeps, on the same database.
+    """
     clock = clock or SystemClock()
     keys = secret_keys(settings)
     tokens = CallbackTokens(keys, settings.environment)
@@ -77,12 +81,9 @@ async def opened(
     policy = AddressPolicy(settings.allow_networks, settings.allow_http, own_hosts(settings))
     wallet = Wallet(settings.wallet_key) if settings.wallet_key else None
     configured = {name: _configured(name, adapter, settings) for name, adapter in providers.items()}
-    options = StoreOptions(
-        lease_ms=round(settings.lease_s * 1000),
-        backlog_max=settings.backlog_max,
-        callbacks_per_job_max=settings.callbacks_per_job_max,
-        schedule_s=schedule_s,
-    )
+    options = _store_options(settings, schedule_s, dispatches)
+    if not dispatches and not is_postgres(settings.database_url):
+        raise SettingsError("web and worker processes of their own need PostgreSQL; on SQLite one process does both")
     async with AsyncExitStack() as stack:
         store = await Store.open(settings.database_url, Seal(keys), options, clock.now_ms())
         stack.push_async_callback(store.close)
@@ -90,10 +91,11 @@ async def opened(
         sender = await stack.enter_async_context(Sender(policy, settings.deliveries_in_flight_max))
         signing_keys = SigningKeys(keys)
         deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random, signing_keys)
-        in_flight = DispatchOptions(settings.deliveries_in_flight_max, options.lease_ms)
+        in_flight = DispatchOptions(settings.deliveries_in_flight_max, options.lease_ms, dispatches)
         metrics, check_soon, draining = Metrics(), asyncio.Event(), asyncio.Event()
         dispatcher = Dispatcher(store, deliverer, clock, in_flight, metrics)
         waiting, streams = Waiting(clock, draining), Streams(store.events, clock, draining)
+        teller = _teller(metrics, waiting, streams, dispatcher, check_soon, clock)
         calling = Calling(
             store=store,
             providers=configured,
@@ -101,7 +103,7 @@ async def opened(
             clock=clock,
             settings=settings,
             metrics=metrics,
-            tell=_teller(metrics, waiting, streams, dispatcher, check_soon, clock),
+            tell=teller if dispatches else _hinting(teller, store),
             check_soon=check_soon,
             sign_in=_signer_in(wallet, clock),
             draining=draining,
@@ -109,7 +111,7 @@ async def opened(
         payer = Payer(calling, wallet, policies(settings, providers))
         submitter, checker = Submitter(calling, tokens, payer), Checker(calling)
         sweeper = Sweeper(calling, submitter, payer)
-        redeliverer = Redeliverer(store, clock, options.lease_ms, dispatcher)
+        redeliverer = Redeliverer(store, clock, options.lease_ms if dispatches else 0, dispatcher)
         app = App(
             settings=settings,
             clock=clock,
@@ -128,10 +130,32 @@ async def opened(
             draining=draining,
         )
         loops = {"dispatch": dispatcher.run, "sweep": sweeper.run, "check": checker.run, "redeliver": redeliverer.run}
+        loops |= {"heed": partial(store.heed, _waker(dispatcher, check_soon))}
         stack.push_async_callback(_finish, submitter, dispatcher, settings.shutdown_s)
-        await stack.enter_async_context(_running(loops, clock))
+        await stack.enter_async_context(_running(loops if dispatches else {}, clock))
         stack.callback(app.draining.set)
         yield app
+
+
+def _store_options(settings: Settings, schedule_s: Sequence[int], dispatches: bool) -> StoreOptions:
+    """What of the settings the store needs."""
+    return StoreOptions(
+        lease_ms=round(settings.lease_s * 1000),
+        backlog_max=settings.backlog_max,
+        callbacks_per_job_max=settings.callbacks_per_job_max,
+        schedule_s=schedule_s,
+        dispatches=dispatches,
+    )
+
+
+def _waker(dispatcher: Dispatcher, check_soon: asyncio.Event) -> Callable[[], None]:
+    """What a hint of another process does here."""
+
+    def wake() -> None:
+        dispatcher.wake()
+        check_soon.set()
+
+    return wake
 
 
 async def _finish(submitter: Submitter, dispatcher: Dispatcher, within_s: float) -> None:
@@ -187,6 +211,19 @@ def _teller(
     return tell
 
 
+def _hinting(tell: Callable[[Recorded], None], store: Store) -> Callable[[Recorded], None]:
+    """In a process that does not dispatch: whoever does is told that there is something to do."""
+    hints: set[asyncio.Task[None]] = set()
+
+    def hint(recorded: Recorded) -> None:
+        tell(msgspec.structs.replace(recorded, fresh=()))
+        if not hints:  # one that is on its way speaks for all that comes before it arrives
+            hints.add(asyncio.create_task(store.hint(), name="hint"))
+            next(iter(hints)).add_done_callback(hints.discard)
+
+    return hint
+
+
 def _configured(name: str, adapter: Provider, settings: Settings) -> Configured:
     """A provider with what the operator said of it."""
     said = settings.provider(name)
@@ -233,6 +270,8 @@ def secret_keys(settings: Settings) -> tuple[str, ...]:
     """The configured keys; without any, one that is made once and kept beside the SQLite file, for its owner alone."""
     if settings.secret_keys:
         return settings.secret_keys
+    if is_postgres(settings.database_url):
+        raise SettingsError("RELAY_SECRET_KEYS must be set with PostgreSQL (make one with: openssl rand -base64 32)")
     database = sqlite_path(settings.database_url)
     path = database.with_name(database.name + ".secret")
     try:

@@ -30,10 +30,11 @@ _logger = log.get("dispatch")
 
 
 class DispatchOptions(msgspec.Struct, frozen=True):
-    """Attempts under way at once, and how long a claim lasts."""
+    """Attempts under way at once, how long a claim lasts, and whether this process sends at all."""
 
     in_flight_max: int
     lease_ms: int
+    dispatches: bool = True
 
 
 class Dispatcher:
@@ -54,7 +55,13 @@ class Dispatcher:
 
     def hand_over(self, fresh: Iterable[Fresh]) -> None:
         """Takes new deliveries, straight after their commit; their lease began with it."""
+        if not self._options.dispatches:
+            return
         self._queue(fresh, self._clock.now_ms() + self._options.lease_ms, retry=False)
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Another process may have made something that is due."""
         self._wake.set()
 
     def reopen(self, endpoint_id: str) -> None:
@@ -192,6 +199,7 @@ class Dispatcher:
         """When to look again: when a row or a lane is due; a while later for what no lane had room for."""
         due_at = await self._store.deliveries.next_due()
         looks = [] if due_at is None else [due_at if due_at > claimed_ms else claimed_ms + IDLE_MS]
+        looks += [claimed_ms + IDLE_MS] if self._store.shared else []
         looks += [
             at for lane in self._lanes.values() if lane.waiting and (at := lane.opens_at(claimed_ms)) > claimed_ms
         ]

@@ -94,7 +94,8 @@ class Redeliverer:
         while True:
             self._wake.clear()
             busy = await self.once()
-            await self._clock.wait(self._wake, self._clock.now_ms() + PAUSE_MS if busy else None)
+            polling = busy or self._store.shared
+            await self._clock.wait(self._wake, self._clock.now_ms() + PAUSE_MS if polling else None)
 
     async def once(self) -> bool:
         """One step of every open batch; whether any is left."""

@@ -98,7 +98,7 @@ SETTINGS: Final = (
         "comma list, newest last: signs callback tokens, seals secrets at rest",
     ),
     Setting("RELAY_API_KEY", "api_key", None, str, "an admin key of project `default`, without a row in the database"),
-    Setting("DATABASE_URL", "database_url", "sqlite:///./data/relay.db", str, "sqlite:///path"),
+    Setting("DATABASE_URL", "database_url", "sqlite:///./data/relay.db", str, "sqlite:///path or postgres://…"),
     Setting(
         "RELAY_ENV",
         "environment",

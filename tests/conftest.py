@@ -1,9 +1,12 @@
 """What every test gets: one event loop for the async ones, and how hard the property tests try."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+from tests import postgres, running
 
 pytest_plugins = ["tests.oracles"]
 
@@ -11,6 +14,22 @@ pytest_plugins = ["tests.oracles"]
 settings.register_profile("quick", deadline=None, max_examples=50)
 settings.register_profile("thorough", deadline=None, max_examples=300)
 settings.load_profile("thorough" if os.environ.get("CI") else "quick")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--database postgres` runs what uses a database on a real PostgreSQL, instead of SQLite."""
+    parser.addoption("--database", choices=("sqlite", "postgres"), default="sqlite", help="what relay stores in")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def database(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The server, for as long as the tests run."""
+    if request.config.getoption("--database") == "sqlite":
+        yield
+        return
+    with postgres.server() as running_server:
+        running.DATABASES.postgres = running_server
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from relay.sandbox.sink import Sink
 from relay.sandbox.world import API_KEY, Sandbox
 from relay.web.asgi import web
 from relay.web.server import server
+from tests.postgres import Server
 
 KEY = "test-admin-key"
 SECRET_KEY = "a-key-that-is-long-enough-to-sign"
@@ -151,10 +152,29 @@ async def relay(
         yield Running(app=app, origin=origin, client=client, world=world, sink=sink, hook=hook, clock=held)
 
 
+class Databases:
+    """Where the tests' relays keep their data: a SQLite file in the test's folder, or a real PostgreSQL."""
+
+    def __init__(self) -> None:
+        self.postgres: Server | None = None
+        self._made: dict[Path, str] = {}
+
+    def url(self, folder: Path) -> str:
+        """The database of a folder, the same for each relay that is started in it."""
+        if self.postgres is None:
+            return f"sqlite:///{folder}/relay.db"
+        if folder not in self._made:
+            self._made[folder] = self.postgres.database()
+        return self._made[folder]
+
+
+DATABASES = Databases()
+
+
 def environment(folder: Path, origin: str, providers_at: str) -> dict[str, str]:
     """The settings of a relay on this machine, with the sandbox behind every provider."""
     environ = {
-        "DATABASE_URL": f"sqlite:///{folder}/relay.db",
+        "DATABASE_URL": DATABASES.url(folder),
         "RELAY_PUBLIC_URL": origin,
         "RELAY_SECRET_KEYS": SECRET_KEY,
         "RELAY_API_KEY": KEY,

@@ -67,6 +67,7 @@ DOORS = {
     "starlette": ("web", "sandbox"),
     "sqlite3": ("storage",),
     "aiosqlite": ("storage",),
+    "asyncpg": ("storage",),
     "aiohttp": ("outbound",),
     "httpx": ("outbound", "cli", "sandbox"),
 }

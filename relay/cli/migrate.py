@@ -1,4 +1,4 @@
-"""`relay migrate`: the database brought to this relay's schema, as `serve` does it; for a platform's release phase."""
+"""`relay migrate`: the database brought to this relay's schema, or copied from SQLite into PostgreSQL."""
 
 import asyncio
 import time
@@ -6,12 +6,18 @@ import time
 import click
 
 from relay.cli import load_settings
+from relay.errors import SettingsError
 
 
 @click.command("migrate")
-def command() -> None:
-    """Bring the database to this version's schema."""
-    names = asyncio.run(_migrate(load_settings().database_url))
+@click.option("--to", "target", metavar="URL", help="Copy the SQLite database into this empty PostgreSQL.")
+def command(target: str | None) -> None:
+    """Bring the database to this version's schema; with --to, copy it into PostgreSQL. Stop relay before you copy."""
+    database_url = load_settings().database_url
+    if target is not None:
+        asyncio.run(_copy(database_url, target))
+        return
+    names = asyncio.run(_migrate(database_url))
     for name in names:
         click.echo(f"applied {name}")
     if not names:
@@ -20,13 +26,38 @@ def command() -> None:
 
 async def _migrate(database_url: str) -> list[str]:
     """Runs what is missing, and names it."""
-    from relay.storage import statements
     from relay.storage.migrate import migrate
-    from relay.storage.sqlite import SQLite
-    from relay.storage.store import sqlite_path
+    from relay.storage.store import open_database
 
-    database = await SQLite.open(sqlite_path(database_url), statements.load())
+    database = await open_database(database_url)
     try:
         return await migrate(database, time.time_ns() // 1_000_000)
     finally:
         await database.close()
+
+
+async def _copy(database_url: str, target: str) -> None:
+    """Copies, and says how far it has come."""
+    from relay.storage import statements
+    from relay.storage.copy import copy
+    from relay.storage.postgres import PostgreSQL
+    from relay.storage.store import is_postgres, sqlite_path
+
+    if is_postgres(database_url) or not is_postgres(target):
+        raise SettingsError("DATABASE_URL must name the SQLite database to copy, and --to a PostgreSQL")
+    path = sqlite_path(database_url)
+    database = await PostgreSQL.open(target, statements.load())
+    try:
+        sizes = await copy(path, database, time.time_ns() // 1_000_000, _progress)
+    finally:
+        await database.close()
+    click.echo(f"copied {sum(sizes.values())} rows of {len(sizes)} tables, {sizes['jobs']} jobs among them")
+    secret = path.with_name(path.name + ".secret")
+    if secret.exists():
+        click.echo(f"set RELAY_SECRET_KEYS to what is in {secret}: without it no outstanding callback URL works")
+
+
+def _progress(table: str, done: int, size: int) -> None:
+    """A bar for the table that is being copied."""
+    filled = 30 * done // max(1, size)
+    click.echo(f"\r{table:20} [{'#' * filled}{'.' * (30 - filled)}] {done}/{size}", nl=done == size, err=True)

@@ -11,7 +11,8 @@ from relay.settings import Settings
 
 
 @click.command("serve")
-def command() -> None:
+@click.option("--no-dispatch", is_flag=True, help="Take requests only; `work` sends, on the same PostgreSQL.")
+def command(no_dispatch: bool) -> None:
     """Run relay: API, callbacks and deliveries in one process."""
     import uvloop
 
@@ -32,15 +33,15 @@ def command() -> None:
             advice="without RELAY_PUBLIC_URL no callback comes in: jobs end by status checks alone",
         )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(loaded))
+        runner.run(serve(loaded, dispatches=not no_dispatch))
 
 
-async def serve(loaded: Settings) -> None:
+async def serve(loaded: Settings, *, dispatches: bool = True) -> None:
     """relay until it is told to stop."""
     from relay.app import opened
     from relay.providers import PROVIDERS
     from relay.web.asgi import web
     from relay.web.server import server
 
-    async with opened(loaded, PROVIDERS) as app:
+    async with opened(loaded, PROVIDERS, dispatches=dispatches) as app:
         await server(web(app), loaded.host, loaded.port, loaded.shutdown_s, app.draining).serve()

@@ -1,6 +1,6 @@
 """What the store asks of a database, so that its transactions are written once for all of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -18,15 +18,32 @@ class Transaction(Protocol):
     async def run_many(self, name: str, many: Sequence[Params]) -> None:
         """Runs a named statement once for each of the parameters; nothing happens for none."""
 
+    async def run_text(self, text: str) -> None:
+        """Runs a statement that has no name: only migrations do this."""
+
+    async def lock_schema(self) -> None:
+        """Waits until no other process migrates; held until the transaction ends."""
+
 
 class Database(Protocol):
-    """One database: reads by name, and write transactions one at a time."""
+    """One database: reads by name, and write transactions.
+
+    `shared` is True where other processes may write to it too, so that nobody here can know of everything.
+    """
+
+    shared: bool
 
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
         """Runs a named read; StorageUnavailable when the database does not answer."""
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """A write transaction: committed at its end, undone on an exception; StorageUnavailable if not committed."""
+
+    async def hint(self) -> None:
+        """Tells the other processes that there may be something to do; a hint, which may be lost."""
+
+    async def heed(self, wake: Callable[[], None]) -> None:
+        """Calls `wake` for each hint of others, until it is cancelled."""
 
     async def close(self) -> None:
         """Closes every connection; never raises."""

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from relay.errors import SettingsError
-from relay.storage.sqlite import SQLite, SQLiteTransaction
+from relay.storage.database import Database, Transaction
 
 _REGISTER: Final = (
     "CREATE TABLE IF NOT EXISTS schema_migrations "
@@ -35,9 +35,10 @@ def migrations() -> list[Migration]:
     return found
 
 
-async def migrate(database: SQLite, now_ms: int) -> list[str]:
+async def migrate(database: Database, now_ms: int) -> list[str]:
     """Runs what is missing, all in one transaction, and names it; SettingsError when the database is newer."""
     async with database.transaction() as transaction:
+        await transaction.lock_schema()
         await transaction.run_text(_REGISTER)
         version = (await transaction.rows("schema_version", {}))[0]["version"]
         known = migrations()
@@ -57,7 +58,7 @@ def split(text: str) -> list[str]:
     return [statement.strip() for statement in "\n".join(lines).split(";\n") if statement.strip()]
 
 
-async def _run(transaction: SQLiteTransaction, migration: Migration, now_ms: int) -> None:
+async def _run(transaction: Transaction, migration: Migration, now_ms: int) -> None:
     """One migration and its entry in the register."""
     for statement in migration.statements:
         await transaction.run_text(statement.rstrip(";"))

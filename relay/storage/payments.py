@@ -71,6 +71,7 @@ async def reserve(transaction: Transaction, payment: Payment, cap: int, seal: Se
 
     Both happen in the one write transaction, so that no two requests can overspend the cap between them.
     """
+    await transaction.rows("lock_spending", {})
     day_began = payment.created_at - payment.created_at % DAY_MS
     spent = int((await transaction.rows("spent_since", {"since": day_began}))[0]["amount"])
     if spent + payment.amount > cap:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,8 @@ _PRAGMAS: Final = (
 
 class SQLite:
     """An open SQLite database; `path` is its file."""
+
+    shared = False
 
     def __init__(
         self, path: Path, statements: dict[str, str], writer: aiosqlite.Connection, reader: aiosqlite.Connection
@@ -71,6 +73,13 @@ class SQLite:
                     await asyncio.shield(self._writer.rollback())
                     raise
 
+    async def hint(self) -> None:
+        """There is nobody else."""
+
+    async def heed(self, wake: Callable[[], None]) -> None:  # noqa: ARG002 - the protocol's signature
+        """There is nobody who could hint."""
+        await asyncio.Event().wait()
+
     async def close(self) -> None:
         """Closes both connections; aiosqlite's threads are not daemons, so an open one would keep the process alive."""
         for connection in (self._reader, self._writer):
@@ -99,6 +108,9 @@ class SQLiteTransaction:
     async def run_text(self, text: str) -> None:
         """Runs a statement that has no name: only migrations do this."""
         await self._connection.execute_fetchall(text)
+
+    async def lock_schema(self) -> None:
+        """BEGIN IMMEDIATE has locked the whole file already."""
 
 
 async def _connect(path: Path) -> aiosqlite.Connection:

@@ -1,17 +1,17 @@
 """The store: opens the database, brings it to this relay's schema, and holds the nouns. The only door to SQL."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
 import msgspec
 
-from relay.errors import SettingsError
+from relay.errors import SettingsError, StorageUnavailable
 from relay.seal import Seal
 from relay.storage import statements
 from relay.storage.access import Access
-from relay.storage.database import Transaction
+from relay.storage.database import Database, Transaction
 from relay.storage.deliveries import Deliveries
 from relay.storage.endpoints import Endpoints
 from relay.storage.evidence import Callbacks, Events
@@ -28,21 +28,27 @@ LEASE_SHARE: Final = 0.8
 
 
 class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The store's limits: a delivery's lease, the backlog of writes, callbacks kept for a job, the retry schedule."""
+    """The store's limits: a delivery's lease, the backlog of writes, callbacks kept for a job, the retry schedule.
+
+    `dispatches` is whether this process sends what it makes; where it does not, a new delivery is due at once.
+    """
 
     lease_ms: int
     backlog_max: int
     callbacks_per_job_max: int
     schedule_s: Sequence[int]
+    dispatches: bool = True
 
 
 class Store:
     """An open store; every method of its nouns is a whole transaction or a read."""
 
-    def __init__(self, database: SQLite, seal: Seal, options: StoreOptions) -> None:
+    def __init__(self, database: Database, seal: Seal, options: StoreOptions) -> None:
         self._database = database
         self._writer = Writer(database, options.backlog_max)
-        recorder = Recorder(options.lease_ms, options.callbacks_per_job_max, options.schedule_s)
+        recorder = Recorder(
+            options.lease_ms if options.dispatches else 0, options.callbacks_per_job_max, options.schedule_s
+        )
         self.jobs = Jobs(database, self._writer, seal, recorder)
         self.callbacks = Callbacks(database)
         self.events = Events(database)
@@ -55,13 +61,29 @@ class Store:
     @classmethod
     async def open(cls, database_url: str, seal: Seal, options: StoreOptions, now_ms: int) -> "Store":
         """Opens and migrates; SettingsError for a URL that names no database of ours, or a newer schema."""
-        database = await SQLite.open(sqlite_path(database_url), statements.load())
+        database = await open_database(database_url)
         try:
             await migrate(database, now_ms)
         except BaseException:
             await database.close()
             raise
         return cls(database, seal, options)
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may write to the database too."""
+        return self._database.shared
+
+    async def hint(self) -> None:
+        """Tells the other processes that there may be something to do; one that is lost does no harm."""
+        try:
+            await self._database.hint()
+        except StorageUnavailable:
+            return
+
+    async def heed(self, wake: Callable[[], None]) -> None:
+        """Calls `wake` for each hint of another process."""
+        await self._database.heed(wake)
 
     async def ready(self) -> None:
         """Returns when the database takes writes; StorageUnavailable when it does not."""
@@ -81,14 +103,25 @@ async def _touch(transaction: Transaction, asked: Sequence[Any]) -> list[None]:
     return [None] * len(asked)
 
 
+async def open_database(database_url: str) -> Database:
+    """The database behind a URL, not yet migrated."""
+    if is_postgres(database_url):
+        # Imported here, since most run on SQLite and need not wait for it.
+        from relay.storage.postgres import PostgreSQL  # noqa: PLC0415
+
+        return await PostgreSQL.open(database_url, statements.load())
+    return await SQLite.open(sqlite_path(database_url), statements.load())
+
+
+def is_postgres(database_url: str) -> bool:
+    """`postgres://` and `postgresql://` are the same."""
+    return database_url.partition("://")[0] in ("postgres", "postgresql")
+
+
 def sqlite_path(database_url: str) -> Path:
     """The file of `sqlite:///relative` or `sqlite:////absolute`."""
     scheme, _, rest = database_url.partition("://")
-    if scheme in ("postgres", "postgresql"):
-        raise SettingsError(
-            "DATABASE_URL names PostgreSQL, which this version of relay cannot use yet; sqlite:///./data/relay.db works"
-        )
     path = unquote(rest.removeprefix("/"))
     if scheme != "sqlite" or not rest.startswith("/") or not path or "?" in path:
-        raise SettingsError("DATABASE_URL must be sqlite:///path, such as sqlite:///./data/relay.db")
+        raise SettingsError("DATABASE_URL must be postgres://… or sqlite:///path, such as sqlite:///./data/relay.db")
     return Path(path)

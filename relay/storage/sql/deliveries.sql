@@ -18,7 +18,7 @@ UPDATE deliveries SET next_attempt_at = :leased_until
 WHERE id IN (
     SELECT id FROM deliveries
     WHERE state = 'pending' AND next_attempt_at <= :now AND endpoint_id NOT IN (SELECT value FROM json_each(:busy))
-    ORDER BY next_attempt_at LIMIT :limit
+    ORDER BY next_attempt_at LIMIT :limit /* skip locked */
 )
 RETURNING id, endpoint_id;
 
@@ -43,7 +43,9 @@ WHERE deliveries.id IN (SELECT value FROM json_each(:ids)) AND deliveries.state 
 -- name: insert_attempt
 -- What came of one request; numbered in the order the database heard of them.
 INSERT INTO attempts (id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt)
-SELECT :id, :delivery_id, deliveries.attempts_made + 1, :outcome, :status_code, :error, :started_at, :duration_ms, :response_excerpt
+SELECT CAST(:id AS TEXT), CAST(:delivery_id AS TEXT), deliveries.attempts_made + 1, CAST(:outcome AS TEXT),
+    CAST(:status_code AS INTEGER), CAST(:error AS TEXT), CAST(:started_at AS BIGINT), CAST(:duration_ms AS BIGINT),
+    CAST(:response_excerpt AS TEXT)
 FROM deliveries WHERE deliveries.id = :delivery_id;
 
 -- name: settle_delivery

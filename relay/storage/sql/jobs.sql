@@ -36,7 +36,11 @@ RETURNING *;
 
 -- name: jobs_by_id
 -- The jobs of a batch.
-SELECT * FROM jobs WHERE id IN (SELECT value FROM json_each(:ids));
+SELECT * FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id /* for update */;
+
+-- name: any_job
+-- One job, if there is any.
+SELECT id FROM jobs LIMIT 1;
 
 -- name: job_of_project
 -- One job, if it is the project's own.
@@ -73,13 +77,13 @@ ORDER BY submission_started_at LIMIT :limit;
 UPDATE jobs SET next_check_at = :leased_until, checks_made = checks_made + 1
 WHERE id IN (
     SELECT id FROM jobs WHERE provider = :provider AND next_check_at <= :now
-    ORDER BY CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END, next_check_at LIMIT :limit
+    ORDER BY CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END, next_check_at LIMIT :limit /* skip locked */
 )
 RETURNING *;
 
 -- name: claim_check
 -- Takes one job to be asked about now, whenever it was due.
-UPDATE jobs SET next_check_at = CASE WHEN next_check_at IS NULL THEN NULL ELSE :leased_until END, checks_made = checks_made + 1
+UPDATE jobs SET next_check_at = CASE WHEN next_check_at IS NULL THEN NULL ELSE CAST(:leased_until AS BIGINT) END, checks_made = checks_made + 1
 WHERE id = :id
 RETURNING *;
 

@@ -8,6 +8,10 @@ INSERT INTO payments (
     :body_digest, :valid_before, :state, :created_at, :next_proof_at
 );
 
+-- name: lock_spending
+-- Of several processes that would spend at once, each waits for the one before it; on SQLite they do so anyway.
+SELECT id FROM projects WHERE id = 'prj_default' /* for update */;
+
 -- name: spent_since
 -- What was authorized since then and is not proven void.
 SELECT COALESCE(SUM(amount), 0) AS amount FROM payments WHERE created_at >= :since AND state <> 'void';

@@ -1,0 +1,38 @@
+"""`relay work`: deliveries, status checks and sweeps without a web side; as many as needed, on one PostgreSQL."""
+
+import asyncio
+import signal
+
+import click
+
+from relay import log
+from relay.cli import load_settings
+from relay.errors import SettingsError
+from relay.settings import Settings
+
+
+@click.command("work")
+def command() -> None:
+    """Send, check and sweep only; needs PostgreSQL, and `serve --no-dispatch` beside it."""
+    import uvloop
+
+    loaded = load_settings()
+    log.configure(loaded.log_format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_work(loaded))
+
+
+async def _work(loaded: Settings) -> None:
+    """The loops, until a signal."""
+    from relay.app import opened
+    from relay.providers import PROVIDERS
+    from relay.storage.store import is_postgres
+
+    if not is_postgres(loaded.database_url):
+        raise SettingsError("work needs PostgreSQL: on SQLite, serve does everything in one process")
+    stopped = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stopped.set)
+    async with opened(loaded, PROVIDERS):
+        log.get("work").info("relay.working")
+        await stopped.wait()

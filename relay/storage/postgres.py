@@ -1,0 +1,190 @@
+"""PostgreSQL through asyncpg: a small pool, the statements of SQLite, safe behind a pooler that shares connections."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+
+from relay.errors import SettingsError, StorageUnavailable
+from relay.storage.database import Params, Row
+
+POOL_MAX: Final = 5
+ACQUIRE_S: Final = 2.0
+"""A request waits no longer than this for a connection: a provider is told 503 in time to try again."""
+COMMAND_S: Final = 30.0
+LISTEN_AGAIN_S: Final = 1.0
+_CHANNEL: Final = "relay"
+_NAME: Final = re.compile(r"(?<![:\w]):([a-z_]+)")
+_LIST: Final = re.compile(r"SELECT value FROM json_each\((:[a-z_]+)\)")
+_SCHEMA_LOCK: Final = 0x52454C4159
+_LOST: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.InternalClientError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
+)
+
+
+class Text:
+    """A statement as PostgreSQL takes it: `$1` for `:name`, its word for a list in JSON, locks where they matter."""
+
+    def __init__(self, text: str) -> None:
+        text = _LIST.sub(r"SELECT jsonb_array_elements_text(CAST(\1 AS JSONB))", text)
+        text = text.replace("/* skip locked */", "FOR UPDATE SKIP LOCKED").replace("/* for update */", "FOR UPDATE")
+        self.names: list[str] = []
+        self.text = _NAME.sub(self._number, text)
+
+    def values(self, params: Params) -> list[Any]:
+        """The parameters in their order."""
+        return [params[name] for name in self.names]
+
+    def _number(self, found: re.Match[str]) -> str:
+        """The number of a name, the same each time."""
+        if found[1] not in self.names:
+            self.names.append(found[1])
+        return f"${self.names.index(found[1]) + 1}"
+
+
+class PostgreSQL:
+    """An open database; each transaction has a connection of the pool to itself."""
+
+    shared = True
+
+    def __init__(self, pool: "asyncpg.Pool[Any]", url: str, pooled: bool, statements: dict[str, str]) -> None:
+        self._pool = pool
+        self._url = url
+        self._pooled = pooled
+        self._statements = {name: Text(text) for name, text in statements.items()}
+
+    @classmethod
+    async def open(cls, url: str, statements: dict[str, str]) -> "PostgreSQL":
+        """Connects; SettingsError for a URL that opens nothing, StorageUnavailable for a server that is away."""
+        plain, pooled = _without_pooler(url)
+        settings = {} if pooled else {"application_name": "relay", "plan_cache_mode": "force_generic_plan"}
+        try:
+            pool = await asyncpg.create_pool(
+                plain,
+                min_size=1,
+                max_size=POOL_MAX,
+                command_timeout=COMMAND_S,
+                max_inactive_connection_lifetime=60.0,
+                statement_cache_size=0 if pooled else 256,
+                server_settings=settings,
+            )
+        except (ValueError, asyncpg.ClientConfigurationError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+            raise SettingsError(f"DATABASE_URL opens no database: {type(error).__name__}") from None
+        except asyncpg.InvalidCatalogNameError:
+            raise SettingsError("DATABASE_URL names a database that is not there") from None
+        except _LOST as error:
+            raise StorageUnavailable(f"the database does not answer: {type(error).__name__}") from None
+        return cls(pool, plain, pooled, statements)
+
+    async def rows(self, name: str, params: Params) -> Sequence[Row]:
+        """Runs a named read."""
+        statement = self._statements[name]
+        with _translated():
+            async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
+                found: Sequence[Row] = await connection.fetch(statement.text, *statement.values(params))
+                return found
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator["PostgreSQLTransaction"]:
+        """BEGIN … COMMIT on a connection of its own; undone when anything in it fails or is cancelled."""
+        with _translated():
+            async with self._pool.acquire(timeout=ACQUIRE_S) as connection, connection.transaction():
+                yield PostgreSQLTransaction(connection, self._statements)
+
+    async def hint(self) -> None:
+        """NOTIFY, which costs one small round trip."""
+        with _translated():
+            async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
+                await connection.execute(f"NOTIFY {_CHANNEL}")
+
+    async def heed(self, wake: Callable[[], None]) -> None:
+        """LISTEN on a connection of its own, made again when it breaks; behind a pooler polling has to do."""
+        if self._pooled:
+            await asyncio.Event().wait()
+        while True:
+            try:
+                connection = await asyncpg.connect(self._url, timeout=ACQUIRE_S)
+            except _LOST:
+                await asyncio.sleep(LISTEN_AGAIN_S)
+                continue
+            gone = asyncio.Event()
+            connection.add_termination_listener(lambda _, gone=gone: gone.set())
+            try:
+                await connection.add_listener(_CHANNEL, lambda *_: wake())
+                wake()
+                await gone.wait()
+            except _LOST:
+                await asyncio.sleep(LISTEN_AGAIN_S)
+            finally:
+                connection.terminate()
+
+    async def close(self) -> None:
+        """Closes the pool, within a bounded time."""
+        try:
+            await asyncio.wait_for(self._pool.close(), ACQUIRE_S)
+        except (TimeoutError, *_LOST):
+            self._pool.terminate()
+
+
+class PostgreSQLTransaction:
+    """An open write transaction."""
+
+    def __init__(self, connection: Any, statements: dict[str, Text]) -> None:
+        self._connection = connection
+        self._statements = statements
+
+    async def rows(self, name: str, params: Params) -> Sequence[Row]:
+        """Runs a named statement."""
+        statement = self._statements[name]
+        found: Sequence[Row] = await self._connection.fetch(statement.text, *statement.values(params))
+        return found
+
+    async def run_many(self, name: str, many: Sequence[Params]) -> None:
+        """Runs a named statement for all of the parameters, in one exchange with the server."""
+        if many:
+            statement = self._statements[name]
+            await self._connection.executemany(statement.text, [statement.values(params) for params in many])
+
+    async def run_text(self, text: str) -> None:
+        """Runs a statement that has no name: only migrations do this."""
+        await self._connection.execute(text)
+
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Rows of another database; one that is here already stays as it is."""
+        places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
+        text = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places}) ON CONFLICT DO NOTHING"  # noqa: S608
+        await self._connection.executemany(text, rows)
+
+    async def lock_schema(self) -> None:
+        """Of several processes that start at once, one migrates and the others wait for it."""
+        await self._connection.execute(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+
+
+def _without_pooler(url: str) -> tuple[str, bool]:
+    """The URL without `pgbouncer=true`, and whether it said so: then nothing is prepared under a name."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    pooled = query.pop("pgbouncer", "false").lower() in ("true", "1")
+    return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query), "")), pooled
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """A server that is away, stopping or full is StorageUnavailable; what is wrong in a statement stays a bug."""
+    try:
+        yield
+    except _LOST as error:
+        raise StorageUnavailable(f"the database did not take it: {type(error).__name__}") from error

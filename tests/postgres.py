@@ -1,0 +1,95 @@
+"""A real PostgreSQL for the tests: a server of their own, started once, with a fresh database for whoever asks."""
+
+import asyncio
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import asyncpg
+
+PLACES = ("/usr/lib/postgresql/*/bin", "/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql*/bin")
+FAST = ("-F", "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200")
+
+
+def programs() -> Path | None:
+    """Where initdb and postgres are; None where PostgreSQL is not installed."""
+    found = [path for place in PLACES for path in sorted(Path("/").glob(place[1:])) if (path / "initdb").exists()]
+    beside = shutil.which("initdb")
+    return found[-1] if found else Path(beside).parent if beside else None
+
+
+class Server:
+    """A running server; `url` opens its first database."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._made = 0
+
+    @property
+    def url(self) -> str:
+        """The database that is always there."""
+        return f"postgresql://relay@127.0.0.1:{self.port}/postgres"
+
+    def database(self) -> str:
+        """The URL of a fresh, empty database."""
+        self._made += 1
+        name = f"relay_{self._made}"
+        program = programs()
+        assert program is not None
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "relay"]
+        subprocess.run([program / "createdb", *where, name], check=True)
+        return f"postgresql://relay@127.0.0.1:{self.port}/{name}"
+
+
+@contextmanager
+def server() -> Iterator[Server]:
+    """A server in a temporary folder, under an account that may run one; ended when the block ends."""
+    bin_ = programs()
+    assert bin_ is not None, "PostgreSQL is not installed"
+    with tempfile.TemporaryDirectory(prefix="relay-postgres-") as folder:
+        data = Path(folder) / "data"
+        account = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
+        if account:
+            os.chown(folder, account.pw_uid, account.pw_gid)
+        who = {"user": account.pw_uid, "group": account.pw_gid} if account else {}
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **who}
+        initdb = [bin_ / "initdb", "-D", data, "-U", "relay", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
+        subprocess.run(initdb, check=True, **quiet)  # type: ignore[call-overload]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        command = [bin_ / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1", *FAST]
+        child = subprocess.Popen(command, **quiet)  # type: ignore[call-overload]
+        try:
+            _wait(port)
+            yield Server(port)
+        finally:
+            child.terminate()
+            child.wait(20)
+
+
+def _wait(port: int) -> None:
+    """Returns when the server takes connections."""
+    for _ in range(400):
+        try:
+            with socket.create_connection(("127.0.0.1", port), 1):
+                pass
+            asyncio.run(_ping(port))
+        except (OSError, asyncpg.PostgresError):
+            time.sleep(0.05)
+        else:
+            return
+    raise TimeoutError("PostgreSQL did not start")
+
+
+async def _ping(port: int) -> None:
+    """One connection."""
+    connection = await asyncpg.connect(f"postgresql://relay@127.0.0.1:{port}/postgres")
+    await connection.close()
