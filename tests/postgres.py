@@ -4,6 +4,7 @@ import asyncio
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -71,7 +72,7 @@ def server() -> Iterator[Server]:
             _wait(port)
             yield Server(port)
         finally:
-            child.terminate()
+            child.send_signal(signal.SIGINT)  # cuts its clients off; SIGTERM would wait for them
             child.wait(20)
 
 

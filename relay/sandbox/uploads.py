@@ -1,16 +1,16 @@
 """The stand-ins' file stores: what each provider publishes of how an image becomes a URL.
 
 Sources: https://docs.evolink.ai (File API), https://relaydance.com/docs, https://kinovi.ai/docs and its kinovi-models
-repository, https://stablestudio.dev, https://vercel.com/docs/vercel-blob. Only the size, the digest and the beginning of
-a file are kept.
+repository, https://stablestudio.dev, https://vercel.com/docs/vercel-blob. Of a file only the size, the digest and the
+beginning are kept.
 """
 
 import base64
 import hashlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -25,6 +25,8 @@ START_BYTES: Final = 32
 EVOLINK_MAX_BYTES: Final = 100_000_000
 STARTS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF")
 TYPES: Final = {"png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "gif": "image/gif", "webp": "image/webp"}
+SIGNATURE: Final = "X-Amz-Signature=a%2Fb%2Bc"
+"""A query that a client must not write in another way."""
 PRICE: Final = {
     "scheme": "exact",
     "network": "eip155:8453",
@@ -47,13 +49,6 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     start: bytes
     headers: dict[str, str]
     fields: tuple[str, ...] = ()
-
-
-class _Pieces(Protocol):
-    """What a file is read from."""
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        """Its bytes."""
 
 
 class FileStores:
@@ -150,7 +145,7 @@ class FileStores:
         self._places[path] = type_
         origin = str(request.base_url).rstrip("/")
         answer = {
-            "uploadUrl": self.upload_url or f"{origin}/sandbox/objects/{path}?X-Amz-Signature=a%2Fb%2Bc",
+            "uploadUrl": self.upload_url or f"{origin}/sandbox/objects/{path}?{SIGNATURE}",
             "url": self.file_url or f"https://static.kinovi.ai/{path}",
             "path": path,
             "method": "PUT",
@@ -165,7 +160,7 @@ class FileStores:
         """Takes the bytes for a place that was named, with the type and the signature of then, and no key."""
         self.steps.append("kinovi put")
         path, type_ = request.path_params["path"], request.headers.get("content-type", "")
-        signed = b"X-Amz-Signature=a%2Fb%2Bc" == request.scope["query_string"]
+        signed = request.scope["query_string"] == SIGNATURE.encode()
         if not signed or self._places.get(path) != type_ or "authorization" in request.headers:
             return Response("<Error><Code>SignatureDoesNotMatch</Code></Error>", 403, media_type="application/xml")
         if await self._reset(request):
@@ -220,7 +215,7 @@ class FileStores:
         return JSONResponse({"url": url, "downloadUrl": f"{url}?download=1", "pathname": path, "contentType": type_})
 
     async def _studio_confirm(self, request: Request) -> Response:
-        """Free, for a wallet that signs in: a nonce of this server, used once. The signature itself is not looked at."""
+        """Free, for a wallet that signs in: a nonce of this server, once. The signature is not looked at."""
         self.steps.append("stablestudio confirm")
         body = msgspec.json.decode(await request.body())
         signed = request.headers.get("sign-in-with-x")
@@ -283,7 +278,7 @@ async def _form(provider: str, request: Request) -> Kept:
         return msgspec.structs.replace(read, fields=tuple(form))
 
 
-async def _read(provider: str, name: str, content_type: str, pieces: _Pieces, request: Request) -> Kept:
+async def _read(provider: str, name: str, content_type: str, pieces: AsyncIterable[bytes], request: Request) -> Kept:
     """What a file was, without keeping it."""
     size, digest, start = 0, hashlib.sha256(), b""
     async for piece in pieces:
