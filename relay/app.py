@@ -29,6 +29,9 @@ from relay.payments.policy import Policy
 from relay.payments.siwx import sign_in
 from relay.payments.x402 import Wallet
 from relay.providers.base import Provider
+from relay.providers.stablestudio import StableStudio
+from relay.providers.tariffs import ClipPrices, read_clip_prices
+from relay.quoting import Quoter
 from relay.receive import Receiver
 from relay.redeliver import Redeliverer
 from relay.seal import Seal
@@ -44,6 +47,7 @@ from relay.waiting import Waiting
 
 _logger = log.get("app")
 PAUSE_AFTER_FAILURE_MS = 1000
+STABLESTUDIO = StableStudio.name
 
 
 class App(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +67,7 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     streams: Streams
     metrics: Metrics
     payer: Payer
+    quoter: Quoter
     draining: asyncio.Event
 
 
@@ -80,6 +85,8 @@ async def opened(
     schedule_s = settings.retry_schedule_s or backoff.DEFAULT_SCHEDULE_S
     policy = AddressPolicy(settings.allow_networks, settings.allow_http, own_hosts(settings))
     wallet = Wallet(settings.wallet_key) if settings.wallet_key else None
+    if STABLESTUDIO in providers:
+        providers = {**providers, STABLESTUDIO: StableStudio("b" if settings.stablestudio_schema == "b" else "a")}
     configured = {name: _configured(name, adapter, settings) for name, adapter in providers.items()}
     options = _store_options(settings, schedule_s, dispatches)
     if not dispatches and not is_postgres(settings.database_url):
@@ -127,6 +134,7 @@ async def opened(
             streams=streams,
             metrics=metrics,
             payer=payer,
+            quoter=Quoter(calling, payer, clip_prices(settings)),
             draining=draining,
         )
         loops = {"dispatch": dispatcher.run, "sweep": sweeper.run, "check": checker.run, "redeliver": redeliverer.run}
@@ -235,6 +243,14 @@ def _configured(name: str, adapter: Provider, settings: Settings) -> Configured:
     origin = said.base_url or adapter.base_url
     wallet = settings.wallet_key is not None
     return Configured(adapter, origin, said.api_key, said.confirm, said.callback_secret, wallet)
+
+
+def clip_prices(settings: Settings) -> ClipPrices:
+    """The operator's prices; SettingsError for what cannot be read as such."""
+    try:
+        return read_clip_prices(settings.relaydance_prices)
+    except ValueError as error:
+        raise SettingsError(f"RELAY_RELAYDANCE_PRICES {error}") from None
 
 
 def policies(settings: Settings, providers: Mapping[str, Provider]) -> dict[str, Policy]:

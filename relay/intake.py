@@ -40,6 +40,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     request: dict[str, Any] | None = None
     notify: Annotated[list[Notify], msgspec.Meta(max_length=NOTIFY_MAX)] | None = None
     metadata: Metadata | None = None
+    max_cost: str | None = None
     deadline_s: Annotated[int, msgspec.Meta(ge=1, le=DEADLINE_MAX_S)] | None = None
 
 

@@ -41,6 +41,7 @@ FLOORS = {
                 "calling",
                 "waiting",
                 "uploads",
+                "quoting",
                 "pay",
                 "intake",
                 "submit",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from relay import validation
 from relay.errors import InvalidInput, Unreadable
-from relay.model import ErrorClass, Input, JobState
+from relay.model import ErrorClass, Input, JobState, Report
 from relay.providers import DEV_PROVIDERS, PROVIDERS
 from relay.providers.answers import CODES, WORDS, number
 from relay.providers.base import (
@@ -34,10 +34,18 @@ providers = pytest.mark.parametrize("provider", {**PROVIDERS, **DEV_PROVIDERS}.v
 published = pytest.mark.parametrize("provider", PROVIDERS.values(), ids=lambda one: one.name)
 
 
+def heard(provider: Provider, body: Any) -> Report:
+    """What a body says of a job: as a callback, or where a provider sends none, as its status answer."""
+    if provider.callback_field:
+        return provider.read_callback(body, NOW_MS)
+    return provider.read_status(answer(200, json.dumps(body).encode()), NOW_MS)
+
+
 def without_callback(provider: Provider, body: Any) -> Any:
     """A recorded request as a client would send it to relay."""
-    *holders, name = provider.callback_field.split(".")
-    (at(body, *holders) if holders else body).pop(name, None)
+    if provider.callback_field:
+        *holders, name = provider.callback_field.split(".")
+        (at(body, *holders) if holders else body).pop(name, None)
     return body
 
 
@@ -68,7 +76,7 @@ def test_every_recorded_request_is_good(provider: Provider) -> None:
 def test_every_recorded_callback_is_read(provider: Provider) -> None:
     """Every published callback gives a known state and an id; success gives an output."""
     for path in recordings(provider.name, "callbacks"):
-        report = provider.read_callback(msgspec.json.decode(path.read_bytes()), NOW_MS)
+        report = heard(provider, msgspec.json.decode(path.read_bytes()))
         assert report.state is not None, path.name
         assert report.provider_job_id, path.name
         assert bool(report.outputs) == (report.state is JobState.SUCCEEDED), path.name
@@ -80,7 +88,7 @@ def test_a_status_answer_says_what_the_callback_says(provider: Provider) -> None
     """The same body is read the same way, whichever way it came."""
     for path in recordings(provider.name, "callbacks"):
         body = msgspec.json.decode(path.read_bytes())
-        assert provider.read_status(answer(200, body), NOW_MS) == provider.read_callback(body, NOW_MS)
+        assert provider.read_status(answer(200, body), NOW_MS) == heard(provider, body)
 
 
 @providers
@@ -109,8 +117,11 @@ def test_the_callback_url_lands_in_its_field(provider: Provider) -> None:
     request = native_from_input(provider, MINIMAL)
     before = copy.deepcopy(request)
     sent = provider.submission(request, CALLBACK_URL)
-    assert at(sent.body, *provider.callback_field.split(".")) == CALLBACK_URL
-    assert carries_callback_field(sent.body) == provider.callback_field
+    if provider.callback_field:
+        assert at(sent.body, *provider.callback_field.split(".")) == CALLBACK_URL
+        assert carries_callback_field(sent.body) == provider.callback_field
+    else:
+        assert sent.body == before
     assert request == before
     assert provider.submission(request, None).body == before
     assert sent.method == "POST"
@@ -128,9 +139,11 @@ def test_a_minimal_input_is_enough(provider: Provider) -> None:
 @providers
 def test_a_full_input_finds_its_places(provider: Provider) -> None:
     """What every provider takes is translated and passes the check."""
-    full = msgspec.structs.replace(MINIMAL, duration_s=5, resolution="720p", aspect_ratio="16:9", audio=True)
+    silent = provider.name == "x402org"  # the only one without a word about sound
+    full = msgspec.structs.replace(MINIMAL, duration_s=5, resolution="720p", aspect_ratio="16:9")
+    full = full if silent else msgspec.structs.replace(full, audio=True)
     text = msgspec.json.encode(native_from_input(provider, full))
-    assert all(word in text for word in (b"720p", b"16:9", b"true", b"5"))
+    assert all(word in text for word in (b"720p", b"16:9", b"5") + (() if silent else (b"true",)))
 
 
 @providers
@@ -146,7 +159,9 @@ def test_wrong_values_are_named_as_the_client_wrote_them(provider: Provider) -> 
     with pytest.raises(InvalidInput) as raised:
         native_from_input(provider, bad)
     paths = {error.path for error in raised.value.errors}
-    expected = {"input.images[0]", "input.images[1]", "input.duration_s", "input.resolution", "input.aspect_ratio"}
+    expected = {"input.duration_s", "input.resolution", "input.aspect_ratio"}
+    # Where images have fields of their own in the provider's body, there is no index to name.
+    expected |= {"input.images"} if provider.limits.paid else {"input.images[0]", "input.images[1]"}
     assert paths == expected | ({"input.prompt"} if provider.limits.prompt_required else set())
 
 
@@ -191,7 +206,7 @@ def test_any_json_can_be_checked(provider: Provider, body: object) -> None:
 def test_any_callback_is_read_or_unreadable(provider: Provider, body: dict[str, Any]) -> None:
     """No object raises anything but Unreadable, and what is read of it can be stored and sent."""
     try:
-        report = provider.read_callback(body, NOW_MS)
+        report = heard(provider, body)
     except Unreadable:
         return
     assert msgspec.json.encode(report)
@@ -295,8 +310,8 @@ def test_an_id_cannot_leave_its_place_in_the_path(provider: Provider) -> None:
 def test_a_status_word_means_the_same_everywhere(provider: Provider, word: str, state: JobState | None) -> None:
     """Every published word in any case gives its state; one that nobody published gives none."""
     for spelled in (word, word.upper(), f" {word.title()} "):
-        assert provider.read_callback({"status": spelled}, NOW_MS).state is state
-        assert provider.read_callback({"code": 500, "data": {"state": spelled}}, NOW_MS).state is state
+        assert heard(provider, {"status": spelled}).state is state
+        assert heard(provider, {"code": 500, "data": {"state": spelled}}).state is state
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,14 @@ from relay.providers.evolink import EvoLink
 from relay.providers.kinovi import Kinovi
 from relay.providers.relaydance import RelayDance
 from relay.providers.sandbox import Sandbox
+from relay.providers.stablestudio import StableStudio
+from relay.providers.x402org import X402Org
 
 PROVIDERS: Final[Mapping[str, Provider]] = {
     "evolink": EvoLink(),
     "relaydance": RelayDance(),
     "kinovi": Kinovi(),
+    "stablestudio": StableStudio(),
+    "x402org": X402Org(),
 }
 DEV_PROVIDERS: Final[Mapping[str, Provider]] = {"sandbox": Sandbox()}  # what `relay dev` has besides

@@ -104,7 +104,7 @@ def read_submission(
     body = decoded if isinstance(decoded, dict) else {}
     if 200 <= answer.status_code < 300:
         report = read(body)
-        if report.provider_job_id is not None:
+        if report.provider_job_id is not None or report.outputs:
             return Accepted(report)
     if answer.status_code in _SURELY_REFUSED:
         return Refused(explain(answer, body))

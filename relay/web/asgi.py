@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from relay import log, views
 from relay.app import App
 from relay.errors import StorageUnavailable
-from relay.web import endpoints, evidence, interventions, jobs
+from relay.web import endpoints, evidence, interventions, jobs, quotes
 from relay.web.callbacks import Callbacks
 from relay.web.calls import Handler, handled
 from relay.web.problems import JSON, problem
@@ -27,6 +27,8 @@ API: Final[tuple[tuple[str, str, Handler, str], ...]] = (
     ("POST", "/v1/jobs/{id}/status-checks", interventions.check, "submit"),
     ("POST", "/v1/jobs/{id}/resubmissions", interventions.resubmit, "submit"),
     ("POST", "/v1/jobs/{id}/failures", interventions.fail, "submit"),
+    ("POST", "/v1/quotes", quotes.create, "submit"),
+    ("GET", "/v1/spend", quotes.spend, "read"),
     ("GET", "/v1/providers", jobs.providers, "read"),
     ("POST", "/v1/endpoints", endpoints.create, "admin"),
     ("GET", "/v1/endpoints", endpoints.index, "read"),

@@ -6,9 +6,10 @@ from typing import Any
 from starlette.responses import Response
 
 from relay import ids, timeline, views
-from relay.errors import NotFound
+from relay.errors import FieldError, InvalidInput, NotFound
 from relay.intake import Intake
 from relay.model import Endpoint, Job, JobState
+from relay.quoting import CHEAPEST, max_usd
 from relay.storage.jobs import JobFilter
 from relay.web.calls import Call, one_of, page, page_of, time_of
 from relay.web.problems import JSON
@@ -21,8 +22,10 @@ async def create(call: Call) -> Response:
     """
     app = call.app
     intake = Intake(app.providers, app.policy)
-    given: Any = call.body()
+    given: Any = await _with_provider(call, call.body())
     new = intake.job(given, call.project_id, call.idempotency_key, app.clock.now_ms())
+    if (limit := max_usd(given.get("max_cost"))) is not None:
+        await app.quoter.require(new.job.provider, new.job.request, limit)
     wait_s, began_at = call.wait_s(), app.clock.now_ms()
     job = await app.submitter.submit(new, app.settings.submit_wait_s if wait_s is None else wait_s)
     if wait_s is not None:
@@ -30,6 +33,16 @@ async def create(call: Call) -> Response:
     asked = [entry.get("secret") for entry in given.get("notify") or ()]
     shown = [_notify(endpoint, secret is None) for endpoint, secret in zip(new.endpoints, asked, strict=True)]
     return _shown(call, job, {"notify": shown}, {"location": f"/v1/jobs/{job.id}"})
+
+
+async def _with_provider(call: Call, given: Any) -> Any:
+    """The body, with the provider that takes its input for the least money where it asks for `cheapest`."""
+    if not isinstance(given, dict) or given.get("provider") != CHEAPEST:
+        return given
+    wanted = given.get("input")
+    if not isinstance(wanted, dict):
+        raise InvalidInput([FieldError("input", "is required with provider cheapest")])
+    return given | {"provider": await call.app.quoter.cheapest(wanted, max_usd(given.get("max_cost")))}
 
 
 async def show(call: Call) -> Response:

@@ -1,0 +1,203 @@
+"""StableStudio: Seedance image-to-video, paid for each job in USDC (x402), asked about by the wallet that paid.
+
+It never calls back. Two request bodies are published; a native request may be either, and a unified input becomes the
+one that RELAY_STABLESTUDIO_SCHEMA says. The body names no model: the path does, so a native request may carry `model`,
+which is relay's own and is taken out before it is sent.
+Sources: https://stablestudio.dev and its agents' pages, https://github.com/Merit-Systems.
+"""
+
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import quote
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from relay import validation
+from relay.errors import FieldError, InvalidInput, Unreadable
+from relay.exchange import ApiAnswer, ApiRequest
+from relay.model import ErrorClass, Input, JobError, JobState, OutputKind, Report
+from relay.providers import answers
+from relay.providers.base import (
+    Limits,
+    SubmissionAnswer,
+    at,
+    check_url,
+    check_urls,
+    not_taken,
+    unified_path,
+    with_rules,
+    without_none,
+)
+
+STANDARD: Final = "seedance"
+FAST: Final = "seedance-fast"
+LIFETIME_S: Final = 1200
+RATIOS: Final = ("16:9", "9:16", "4:3", "3:4", "1:1", "21:9")
+Model = Literal["seedance", "seedance-fast"]
+Seconds = Literal["4", "5", "6", "7", "8", "9", "10", "11", "12"]
+Resolution = Literal["480p", "720p", "1080p"]
+Ratio = Literal["16:9", "9:16", "4:3", "3:4", "1:1", "21:9"]
+Prompt = Annotated[str, Meta(min_length=1, max_length=10_000)]
+_UNIFIED: Final = {
+    "image": "images",
+    "last_image": "images",
+    "urls": "images",
+    "duration": "duration_s",
+    "outputResolution": "resolution",
+    "aspectRatio": "aspect_ratio",
+    "generate_audio": "audio",
+}
+_REFUSED: Final = ("sensitive", "e005", "moderation", "flagged")
+"""What its errors say of a prompt or an image that it will never take."""
+
+
+class RequestA(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of the first published page."""
+
+    image: str
+    prompt: Prompt
+    model: Model | UnsetType = UNSET
+    last_image: str | UnsetType = UNSET
+    duration: Seconds | UnsetType = UNSET
+    resolution: Resolution | UnsetType = UNSET
+    aspect_ratio: Ratio | UnsetType = UNSET
+    camera_fixed: bool | UnsetType = UNSET
+    generate_audio: bool | UnsetType = UNSET
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] | UnsetType = UNSET
+
+
+class RequestB(msgspec.Struct, forbid_unknown_fields=True):
+    """The newer body."""
+
+    urls: Annotated[list[str], Meta(min_length=1, max_length=9)]
+    prompt: Prompt
+    model: Model | UnsetType = UNSET
+    urlMediaTypes: list[Literal["image", "video", "audio"]] | UnsetType = UNSET  # noqa: N815 - the provider's spelling
+    duration: Seconds | UnsetType = UNSET
+    aspectRatio: Ratio | UnsetType = UNSET  # noqa: N815
+    outputResolution: Resolution | UnsetType = UNSET  # noqa: N815
+    mode: Literal["keyframe", "reference"] | UnsetType = UNSET
+
+
+class StableStudio:
+    """The adapter; `schema` is the body that a unified input becomes."""
+
+    name = "stablestudio"
+    base_url = "https://stablestudio.dev"
+    callback_field = ""
+    limits = Limits(
+        models=(STANDARD, FAST),
+        duration_s=(4, 12),
+        resolutions=("480p", "720p", "1080p"),
+        aspect_ratios=RATIOS,
+        images_max=2,
+        prompt_max=10_000,
+        prompt_required=True,
+        result_lifetime_s=LIFETIME_S,
+        expected_s=60,
+        poll_s=10,
+        paid=True,
+    )
+
+    def __init__(self, schema: Literal["a", "b"] = "a") -> None:
+        self._schema = schema
+
+    def from_input(self, given: Input) -> dict[str, object]:
+        """The native body in the schema of the setting."""
+        seconds = None if given.duration_s is None else str(given.duration_s)
+        shared = without_none(model=given.model, prompt=given.prompt, duration=seconds)
+        if self._schema == "b":
+            request = shared | without_none(
+                urls=list(given.images),
+                urlMediaTypes=["image"] * len(given.images),
+                aspectRatio=given.aspect_ratio,
+                outputResolution=given.resolution,
+                mode=given.mode,
+            )
+            refused = not_taken("StableStudio", audio=given.audio, seed=given.seed)
+        else:
+            first, last = [*given.images, None, None][:2]
+            request = shared | without_none(
+                image=first,
+                last_image=last,
+                resolution=given.resolution,
+                aspect_ratio=given.aspect_ratio,
+                generate_audio=given.audio,
+                seed=given.seed,
+            )
+            refused = not_taken("StableStudio", mode=given.mode)
+        if len(given.images) > self.limits.images_max:
+            refused.append(FieldError("images", "must have 1 or 2 images"))
+        if refused:
+            raise InvalidInput(refused + self.check(request))
+        return request
+
+    def check(self, request: object) -> list[FieldError]:
+        """Every error against the published body that the request's own fields point to."""
+        newer = isinstance(request, dict) and ("urls" in request or "outputResolution" in request)
+        errors = validation.check(request, RequestB if newer else RequestA)
+        found = check_urls(at(request, "urls"), "urls")
+        for name in ("image", "last_image"):
+            found += check_url(at(request, name), name) if isinstance(at(request, name), str) else []
+        return with_rules(errors, found)
+
+    def input_path(self, native_path: str) -> str:
+        """`last_image` → `images`."""
+        return unified_path(native_path, _UNIFIED)
+
+    def submission(self, request: dict[str, object], callback_url: str | None) -> ApiRequest:  # noqa: ARG002
+        """`POST /api/generate/seedance/i2v`, or the fast one; the payment is added by whoever pays."""
+        model = request.get("model", STANDARD)
+        body = {name: value for name, value in request.items() if name != "model"}
+        return ApiRequest(method="POST", path=f"/api/generate/{model}/i2v", body=body, bearer=False)
+
+    def read_submission(self, answer: ApiAnswer) -> SubmissionAnswer:
+        """`{"jobId", "status", "success"}`."""
+        return answers.read_submission(answer, lambda body: _report(body, None, JobState.SUBMITTED), _explain)
+
+    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ApiRequest:  # noqa: ARG002
+        """`GET /api/jobs/{id}`, signed by the wallet that paid."""
+        return ApiRequest(method="GET", path=f"/api/jobs/{quote(provider_job_id, safe='')}", bearer=False)
+
+    def read_status(self, answer: ApiAnswer, now_ms: int) -> Report:
+        """The job as its status tells it; Unreadable for a 402, which a status check never pays."""
+        if answer.status_code == 402:
+            raise Unreadable("HTTP 402: it asks for a sign-in or a payment")
+        return _report(answers.status_body(answer), now_ms)
+
+    def cancellation(self, provider_job_id: str) -> ApiRequest | None:  # noqa: ARG002 - the protocol's signature
+        """None: a failed job can be deleted, none can be canceled."""
+        return None
+
+    def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:  # noqa: ARG002 - the protocol's signature
+        """There are none."""
+        raise Unreadable("StableStudio sends no callbacks")
+
+
+def _report(body: dict[str, Any], now_ms: int | None, otherwise: JobState | None = None) -> Report:
+    """The job object; its success flag says only that it was taken."""
+    body, expires_at = answers.task_of(body), answers.expiry(now_ms, LIFETIME_S)
+    found = answers.output(at(body, "result", "videoUrl"), expires_at)
+    found += answers.output(at(body, "result", "thumbnailUrl"), expires_at, OutputKind.THUMBNAIL)
+    videos = answers.distinct(found) if found and found[0].kind is OutputKind.VIDEO else ()
+    return answers.told(
+        body,
+        videos,
+        _failure(body.get("error")),
+        provider_job_id=answers.identifier(body.get("jobId"), body.get("id")),
+        otherwise=otherwise,
+    )
+
+
+def _failure(error: object) -> JobError | None:
+    """What a failed job says: text mostly, whose words tell whether another try could help."""
+    code, text = answers.error_words(error)
+    found = answers.failure(code, text)
+    if found is not None and any(word in f"{code} {text}".lower() for word in _REFUSED):
+        return msgspec.structs.replace(found, class_=ErrorClass.CONTENT_REJECTED, retryable=False)
+    return found
+
+
+def _explain(answer: ApiAnswer, body: dict[str, Any]) -> JobError:
+    """A refusal."""
+    return answers.http_error(answer, *answers.complaint(body))
