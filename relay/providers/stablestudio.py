@@ -177,8 +177,9 @@ class StableStudio:
 def _report(body: dict[str, Any], now_ms: int | None, otherwise: JobState | None = None) -> Report:
     """The job object; its success flag says only that it was taken."""
     body, expires_at = answers.task_of(body), answers.expiry(now_ms, LIFETIME_S)
-    found = answers.output(at(body, "result", "videoUrl"), expires_at)
-    found += answers.output(at(body, "result", "thumbnailUrl"), expires_at, OutputKind.THUMBNAIL)
+    found = answers.output(at(body, "result", "videoUrl") or body.get("videoUrl"), expires_at)
+    thumbnail = at(body, "result", "thumbnailUrl") or body.get("thumbnailUrl")
+    found += answers.output(thumbnail, expires_at, OutputKind.THUMBNAIL)
     videos = answers.distinct(found) if found and found[0].kind is OutputKind.VIDEO else ()
     return answers.told(
         body,

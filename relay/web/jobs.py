@@ -93,7 +93,10 @@ async def providers(call: Call) -> Response:
         {
             "name": name,
             "configured": provider.usable,
-            "finished_by": "callback" if call.app.settings.public_url else "status_check",
+            "finished_by": "callback"
+            if call.app.settings.public_url and provider.adapter.callback_field
+            else "status_check",
+            "paid": provider.adapter.limits.paid,
             "cancel": provider.adapter.cancellation("any") is not None,
             "models": provider.adapter.limits.models,
             "duration_s": {"min": provider.adapter.limits.duration_s[0], "max": provider.adapter.limits.duration_s[1]},

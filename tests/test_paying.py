@@ -1,0 +1,214 @@
+"""Jobs that are paid for: never twice, never more than allowed, and what is not known is shown as such."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.sandbox.serving import serve
+from tests.paying import PAYEE, PRICE, VIDEO, Seller
+from tests.running import INPUT, HeldClock, Running, relay
+
+pytestmark = pytest.mark.anyio
+
+KEY = "0x" + "11" * 32
+FAULTS = ("down", "refused", "settle_then_fail", "drop", "again_402")
+
+
+@asynccontextmanager
+async def selling(folder: Path, seller: Seller, clock: HeldClock, **more: Any) -> AsyncIterator[Running]:
+    """A relay with a wallet, whose paid providers are the seller."""
+    async with serve(seller.app) as origin:
+        environ = {
+            "RELAY_WALLET_KEY": KEY,
+            "RELAY_STABLESTUDIO_BASE_URL": origin,
+            "RELAY_X402ORG_BASE_URL": origin,
+            "RELAY_CHAIN_RPC_URL": f"{origin}/rpc",
+        }
+        async with relay(folder, clock=clock, **environ | more) as running:
+            yield running
+
+
+async def paid(running: Running, provider: str = "stablestudio", **fields: Any) -> dict[str, Any]:
+    """A job at a paid provider, as it is when the submission's answer has come; time passes for its pauses."""
+    waiting = asyncio.create_task(running.submit(provider, **fields))
+    while not waiting.done():
+        await asyncio.sleep(0.05)
+        assert isinstance(running.clock, HeldClock)
+        running.clock.advance(1)
+    return await waiting
+
+
+async def ended(running: Running, job: dict[str, Any]) -> dict[str, Any]:
+    """The job once it is final; time passes."""
+    for _ in range(200):
+        shown = await running.get(f"/v1/jobs/{job['id']}")
+        if shown["finished_at"]:
+            return shown
+        assert isinstance(running.clock, HeldClock)
+        running.clock.advance(10)
+        await asyncio.sleep(0.02)
+    raise TimeoutError(str(shown))
+
+
+@pytest.mark.parametrize("provider", ["stablestudio", "x402org"])
+async def test_a_job_is_paid_once_and_told(tmp_path: Path, provider: str) -> None:
+    """Quote, authorization, payment, sign-in, result, notification: and the money moved once."""
+    seller = Seller()
+    async with selling(tmp_path, seller, HeldClock()) as running:
+        job = await paid(running, provider, notify=[{"url": running.hook}])
+        done = await ended(running, job)
+        assert (done["status"], done["outputs"][0]["url"]) == ("succeeded", VIDEO)
+        assert (seller.moved, seller.paid_requests) == (PRICE, 1)
+        await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())
+        spend = await running.get("/v1/spend")
+        assert (spend["paid"], spend["today"], spend["unknown"]) == ("0.330000", "0.330000", "0.000000")
+        assert KEY not in str(done) + str(spend)
+
+
+@pytest.mark.parametrize("provider", ["stablestudio", "x402org"])
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_whatever_fails_money_moves_once_at_most(tmp_path: Path, provider: str, fault: str) -> None:
+    """The job ends with a reason, at most one transfer was made, and the record is what the chain says."""
+    seller = Seller()
+    seller.fault = fault
+    async with selling(tmp_path, seller, HeldClock()) as running:
+        done = await ended(running, await paid(running, provider, deadline_s=7200))
+        assert len(seller.ledger) <= 1
+        spend = await running.get("/v1/spend")
+        if seller.moved:
+            assert (done["status"], done["reason"]) == ("failed", "paid_result_lost")
+            assert float(spend["paid"]) + float(spend["lost"]) == PRICE / 1_000_000
+        else:
+            assert (done["status"], done["error"]["code"]) == ("failed", "payment_void")
+            assert (spend["void"], spend["today"]) == ("0.330000", "0.000000")
+        assert spend["unknown"] == spend["reserved"] == "0.000000"
+
+
+async def test_a_seller_that_recovers_gets_the_same_payment_again(tmp_path: Path) -> None:
+    """A server that is down for a moment is sent the identical header again, and the job goes on."""
+    seller = Seller()
+    seller.fault = "down"
+    async with selling(tmp_path, seller, HeldClock()) as running:
+        waiting = asyncio.create_task(running.submit("stablestudio"))
+        await seller.asked.wait()
+        seller.fault = ""
+        while not waiting.done():
+            assert isinstance(running.clock, HeldClock)
+            running.clock.advance(1)
+            await asyncio.sleep(0.02)
+        assert (await waiting)["status"] == "submitted"
+        assert (seller.moved, seller.paid_requests) == (PRICE, 2)
+
+
+async def test_without_a_node_what_is_unknown_stays_unknown(tmp_path: Path) -> None:
+    """Nothing is guessed: the amount counts as spent, and the job says that nobody knows."""
+    seller = Seller()
+    seller.fault = "settle_then_fail"
+    async with selling(tmp_path, seller, HeldClock(), RELAY_CHAIN_RPC_URL="") as running:
+        job = await paid(running, "x402org", deadline_s=600)
+        assert (job["status"], job["reason"]) == ("pending", "submit_unknown")
+        done = await ended(running, job)
+        assert (done["status"], done["reason"]) == ("expired", "submit_unknown")
+        spend = await running.get("/v1/spend")
+        assert (spend["unknown"], spend["today"]) == ("0.330000", "0.330000")
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        {"payTo": "0x" + "99" * 20},
+        {"asset": "0x" + "88" * 20},
+        {"network": "eip155:1"},
+        {"scheme": "upto"},
+        {"extra": {"name": "Other Coin", "version": "2"}},
+        {"extra": {"name": "USD Coin", "version": "2", "assetTransferMethod": "permit2"}},
+        {"amount": "-1"},
+    ],
+    ids=["payee", "asset", "chain", "scheme", "domain", "permit2", "amount"],
+)
+async def test_what_is_against_the_rules_is_not_paid(tmp_path: Path, offer: dict[str, Any]) -> None:
+    """402 `payment_refused` before anything is signed, and no job."""
+    seller = Seller()
+    seller.offer = offer
+    async with selling(tmp_path, seller, HeldClock(), RELAY_STABLESTUDIO_PAY_TO=PAYEE) as running:
+        answer = await running.client.post("/v1/jobs", json={"provider": "stablestudio", "input": INPUT})
+        assert (answer.status_code, answer.json()["code"]) == (402, "payment_refused"), answer.text
+        assert (seller.paid_requests, (await running.get("/v1/jobs"))["data"]) == (0, [])
+
+
+async def test_a_job_over_its_cap_is_refused(tmp_path: Path) -> None:
+    """402 `spend_cap_reached` names the amount and the setting; no job, nothing signed."""
+    seller = Seller()
+    async with selling(tmp_path, seller, HeldClock(), RELAY_SPEND_MAX_PER_JOB="0.20") as running:
+        answer = await running.client.post("/v1/jobs", json={"provider": "stablestudio", "input": INPUT})
+        assert (answer.status_code, answer.json()["code"]) == (402, "spend_cap_reached")
+        assert "0.330000" in answer.json()["detail"]
+        assert (await running.get("/v1/jobs"))["data"] == []
+
+
+async def test_ten_at_once_cannot_overspend_the_day(tmp_path: Path) -> None:
+    """With room for three, three of ten are paid and seven are 402."""
+    seller = Seller()
+    async with selling(tmp_path, seller, HeldClock(), RELAY_SPEND_MAX_PER_DAY="1.00") as running:
+        body = {"provider": "x402org", "input": INPUT}
+        answers = await asyncio.gather(*(running.client.post("/v1/jobs", json=body) for _ in range(10)))
+        codes = sorted(answer.status_code for answer in answers)
+        assert codes == [202] * 3 + [402] * 7
+        assert seller.moved == 3 * PRICE
+        spend = await running.get("/v1/spend")
+        assert (spend["today"], spend["left_today"]) == ("0.990000", "0.010000")
+
+
+async def test_a_quote_buys_nothing(tmp_path: Path) -> None:
+    """All five are quoted, cheapest first, and nothing is paid; a provider that does not take the input says why."""
+    seller = Seller()
+    async with selling(tmp_path, seller, HeldClock()) as running:
+        body = {"input": INPUT | {"resolution": "720p"}}
+        quotes = (await running.client.post("/v1/quotes", json=body)).json()["data"]
+        usd = [float(quote["usd"]) for quote in quotes if quote["usd"]]
+        assert usd == sorted(usd)
+        by = {quote["provider"]: quote for quote in quotes}
+        assert {"evolink", "relaydance", "kinovi", "stablestudio", "x402org"} <= set(by)
+        assert (by["stablestudio"]["amount"], by["stablestudio"]["basis"]) == ("0.330000", "quote")
+        assert (by["evolink"]["amount"], by["evolink"]["basis"]) == ("0.992500", "table")
+        long = await running.client.post("/v1/quotes", json={"input": INPUT | {"duration_s": 14}})
+        refused = {quote["provider"] for quote in long.json()["data"] if not quote["accepted"]}
+        assert {"stablestudio", "x402org"} <= refused
+        assert (seller.paid_requests, seller.moved) == (0, 0)
+
+
+async def test_the_cheapest_is_chosen_within_a_limit(tmp_path: Path) -> None:
+    """`provider: cheapest` takes the one that costs least, and 402 where even that is over `max_cost`."""
+    seller = Seller()
+    async with selling(tmp_path, seller, HeldClock()) as running:
+        body = {"provider": "cheapest", "input": INPUT | {"resolution": "720p"}}
+        answer = await running.client.post("/v1/jobs", json=body | {"max_cost": "0.40"})
+        assert (answer.status_code, answer.json()["provider"]) == (202, "stablestudio"), answer.text
+        dear = await running.client.post("/v1/jobs", json=body | {"max_cost": "0.10"})
+        assert (dear.status_code, dear.json()["code"]) == (402, "spend_cap_reached")
+
+
+async def test_a_restart_between_signing_and_sending_pays_once_at_most(tmp_path: Path) -> None:
+    """The same job's nonce is the same after a restart, so the seller that was paid already refuses a second one."""
+    seller, clock = Seller(), HeldClock()
+    seller.fault = "drop"
+    async with selling(tmp_path, seller, clock, RELAY_SUBMIT_WAIT_S="0") as running:
+        await running.submit("stablestudio")
+        await seller.asked.wait()
+    seller.fault = ""
+    async with selling(tmp_path, seller, clock) as running:
+        (job,) = (await running.get("/v1/jobs"))["data"]
+        await ended(running, job)
+        assert (len(seller.ledger), seller.moved) == (1, PRICE)
+
+
+async def test_without_a_wallet_a_paid_provider_names_the_setting(tmp_path: Path) -> None:
+    """422 `provider_not_configured`; the provider's row says that it is not configured."""
+    async with relay(tmp_path) as running:
+        answer = await running.client.post("/v1/jobs", json={"provider": "x402org", "input": INPUT})
+        assert (answer.status_code, answer.json()["code"]) == (422, "provider_not_configured")
+        assert "RELAY_WALLET_KEY" in answer.json()["detail"]
