@@ -85,8 +85,7 @@ async def opened(
     schedule_s = settings.retry_schedule_s or backoff.DEFAULT_SCHEDULE_S
     policy = AddressPolicy(settings.allow_networks, settings.allow_http, own_hosts(settings))
     wallet = Wallet(settings.wallet_key) if settings.wallet_key else None
-    if STABLESTUDIO in providers:
-        providers = {**providers, STABLESTUDIO: StableStudio("b" if settings.stablestudio_schema == "b" else "a")}
+    providers = _as_set(providers, settings)
     configured = {name: _configured(name, adapter, settings) for name, adapter in providers.items()}
     options = _store_options(settings, schedule_s, dispatches)
     if not dispatches and not is_postgres(settings.database_url):
@@ -243,6 +242,13 @@ def _configured(name: str, adapter: Provider, settings: Settings) -> Configured:
     origin = said.base_url or adapter.base_url
     wallet = settings.wallet_key is not None
     return Configured(adapter, origin, said.api_key, said.confirm, said.callback_secret, wallet)
+
+
+def _as_set(providers: Mapping[str, Provider], settings: Settings) -> Mapping[str, Provider]:
+    """The adapters, one of them as a setting wants it."""
+    if STABLESTUDIO not in providers:
+        return providers
+    return {**providers, STABLESTUDIO: StableStudio("b" if settings.stablestudio_schema == "b" else "a")}
 
 
 def clip_prices(settings: Settings) -> ClipPrices:

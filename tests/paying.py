@@ -92,8 +92,10 @@ class Seller:
         self.asked.set()
         authorization = sent["payload"]["authorization"]
         domain = {"name": "USD Coin", "version": "2", "chainId": 8453, "verifyingContract": USDC}
-        message = {n: int(v) if n in ("value", "validAfter", "validBefore") else v for n, v in authorization.items()}
-        message["nonce"] = bytes.fromhex(message["nonce"][2:])
+        message: dict[str, Any] = {
+            n: int(v) if n in ("value", "validAfter", "validBefore") else v for n, v in authorization.items()
+        }
+        message["nonce"] = bytes.fromhex(authorization["nonce"][2:])
         signable = encode_typed_data(domain, _TYPES, message)
         signer = Account.recover_message(signable, signature=sent["payload"]["signature"])
         assert signer.lower() == authorization["from"].lower(), "the signature is the payer's"

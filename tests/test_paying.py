@@ -44,6 +44,7 @@ async def paid(running: Running, provider: str = "stablestudio", **fields: Any) 
 
 async def ended(running: Running, job: dict[str, Any]) -> dict[str, Any]:
     """The job once it is final; time passes."""
+    shown = job
     for _ in range(200):
         shown = await running.get(f"/v1/jobs/{job['id']}")
         if shown["finished_at"]:
