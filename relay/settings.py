@@ -65,6 +65,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_s: float
     providers: dict[str, ProviderSettings] = {}
 
+    def __repr__(self) -> str:
+        """Nothing of what they are: most are dull, some are secrets."""
+        return "Settings(…)"
+
     def provider(self, name: str) -> ProviderSettings:
         """What is configured for a provider; empty when nothing is."""
         return self.providers.get(name, ProviderSettings())

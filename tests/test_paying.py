@@ -1,6 +1,7 @@
 """Jobs that are paid for: never twice, never more than allowed, and what is not known is shown as such."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from relay.cli import load_settings
 from relay.sandbox.serving import serve
 from tests.paying import PAYEE, PRICE, VIDEO, Seller
 from tests.running import INPUT, HeldClock, Running, relay
@@ -213,3 +215,12 @@ async def test_without_a_wallet_a_paid_provider_names_the_setting(tmp_path: Path
         answer = await running.client.post("/v1/jobs", json={"provider": "x402org", "input": INPUT})
         assert (answer.status_code, answer.json()["code"]) == (422, "provider_not_configured")
         assert "RELAY_WALLET_KEY" in answer.json()["detail"]
+
+
+def test_the_wallets_key_leaves_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the settings are read neither the environment nor anything that is printed has the key."""
+    monkeypatch.setenv("RELAY_WALLET_KEY", KEY)
+    loaded = load_settings()
+    assert loaded.wallet_key == KEY
+    assert "RELAY_WALLET_KEY" not in os.environ
+    assert KEY not in repr(loaded) + str(loaded)

@@ -48,7 +48,9 @@ def main() -> None:
 
 
 def load_settings() -> Settings:
-    """The environment's settings."""
+    """The environment's settings; the wallet's key leaves it, since a child or a crash report would show it."""
     from relay.providers import DEV_PROVIDERS, PROVIDERS
 
-    return settings.load(os.environ, (*PROVIDERS, *DEV_PROVIDERS))
+    loaded = settings.load(os.environ, (*PROVIDERS, *DEV_PROVIDERS))
+    os.environ.pop("RELAY_WALLET_KEY", None)
+    return loaded
