@@ -2,6 +2,10 @@
 
 The seam between delivery and the HTTP library: whatever is behind it, an attempt has one deadline over everything,
 follows no redirect, reads a bounded answer without inflating it, and never connects to an address the policy refuses.
+
+`python -m bench senders`, 64 in flight, guard, deadline and cap in place, plain and over TLS: aiohttp 6,228 and 5,705 a
+second, pyreqwest 11,545 and 9,180, one shared httpx client 222 and 249. aiohttp is here because its resolver hook is
+public API (each connection goes to an address that was judged for it), and because more than one person keeps it.
 """
 
 import asyncio
