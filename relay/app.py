@@ -24,6 +24,7 @@ from relay.intervene import Interventions
 from relay.metrics import Metrics
 from relay.outbound.client import ProviderClient
 from relay.outbound.sender import Sender
+from relay.outbound.uploading import FileClient
 from relay.pay import Payer
 from relay.payments.policy import Policy
 from relay.payments.siwx import sign_in
@@ -43,6 +44,7 @@ from relay.stream import Streams
 from relay.submit import Submitter
 from relay.sweep import Sweeper
 from relay.tokens import CallbackTokens
+from relay.uploads import Uploads
 from relay.waiting import Waiting
 
 _logger = log.get("app")
@@ -68,6 +70,7 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics
     payer: Payer
     quoter: Quoter
+    uploads: Uploads
     draining: asyncio.Event
 
 
@@ -94,6 +97,7 @@ async def opened(
         store = await Store.open(settings.database_url, Seal(keys), options, clock.now_ms())
         stack.push_async_callback(store.close)
         client = await stack.enter_async_context(ProviderClient())
+        files = await stack.enter_async_context(FileClient(policy))
         sender = await stack.enter_async_context(Sender(policy, settings.deliveries_in_flight_max))
         signing_keys = SigningKeys(keys)
         deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random, signing_keys)
@@ -134,6 +138,7 @@ async def opened(
             metrics=metrics,
             payer=payer,
             quoter=Quoter(calling, payer, clip_prices(settings)),
+            uploads=_uploads(calling, payer, files),
             draining=draining,
         )
         loops = {"dispatch": dispatcher.run, "sweep": sweeper.run, "check": checker.run, "redeliver": redeliverer.run}
@@ -249,6 +254,20 @@ def _as_set(providers: Mapping[str, Provider], settings: Settings) -> Mapping[st
     if STABLESTUDIO not in providers:
         return providers
     return {**providers, STABLESTUDIO: StableStudio("b" if settings.stablestudio_schema == "b" else "a")}
+
+
+def _uploads(calling: Calling, payer: Payer, files: FileClient) -> Uploads:
+    """Files on their way to a provider; StableStudio is paid for each."""
+    settings, paying = calling.settings, payer.address is not None
+    return Uploads(
+        calling.providers,
+        calling.client,
+        files,
+        calling.clock,
+        size_max=settings.upload_max_bytes,
+        pay=partial(payer.buy, STABLESTUDIO) if paying else None,
+        sign_in=calling.sign_in,
+    )
 
 
 def clip_prices(settings: Settings) -> ClipPrices:

@@ -29,6 +29,7 @@ from relay.storage.jobs import NewJob
 from relay.storage.payments import Settlement, usdc
 from relay.storage.record import Fact
 
+FILES_PROJECT: Final = "prj_default"
 QUOTE_TIMEOUT_S: Final = 15.0
 RESEND_S: Final = (0, 1, 3)
 """Pauses before the identical header is sent again where its fate is unknown; the nonce lets it move money once."""
@@ -109,7 +110,7 @@ class Payer:
             return new
         if isinstance(quoted, ApiAnswer):
             return new
-        payment = await self._authorized(new.job, request, quoted)
+        payment = await self._authorized(new.job.project_id, new.job.id, new.job.provider, request, quoted)
         return msgspec.structs.replace(new, payment=payment, spend_cap=self._calling.settings.spend_max_per_day)
 
     async def exchange(self, job: Job, retry_at: int | None) -> Exchanged:
@@ -134,6 +135,25 @@ class Payer:
         except (PaymentRefused, SpendCapReached, ProviderNotConfigured) as error:
             return _refused(_error(ErrorClass.INVALID_INPUT, error.code, str(error), False))
 
+    async def buy(self, name: str, request: ApiRequest) -> ApiAnswer:
+        """Pays for one request that is no job (a file), within the same caps and once; the provider's answer.
+
+        NotSent, NoAnswer, PaymentRefused or SpendCapReached where there is none.
+        """
+        quoted = await self.quote(name, request)
+        if isinstance(quoted, ApiAnswer):
+            return quoted
+        payment = await self._authorized(FILES_PROJECT, ids.new_id(ids.CALL), name, request, quoted)
+        await self._calling.store.payments.add(payment, self._calling.settings.spend_max_per_day)
+        exchanged = await self._paid(self._calling.providers[name], request, payment)
+        if exchanged.settlement is not None:
+            now_ms = self._calling.clock.now_ms()
+            fact = Fact(job_id=payment.job_id, at=now_ms, move=None, settlement=exchanged.settlement)
+            await self._calling.store.jobs.record(fact)
+        if exchanged.answer is None:
+            raise NoAnswer(exchanged.outcome or "no answer")
+        return exchanged.answer
+
     async def prove(self, payment: Payment) -> None:
         """Asks the chain about a payment whose time is over, and records what it says."""
         now_ms = self._calling.clock.now_ms()
@@ -154,24 +174,24 @@ class Payer:
         quoted = await self.quote(job.provider, request)
         if isinstance(quoted, ApiAnswer):
             return quoted
-        payment = await self._authorized(job, request, quoted)
+        payment = await self._authorized(job.project_id, job.id, job.provider, request, quoted)
         await self._calling.store.payments.add(payment, self._calling.settings.spend_max_per_day)
         return payment
 
-    async def _authorized(self, job: Job, request: ApiRequest, quoted: Quote) -> Payment:
+    async def _authorized(self, project_id: str, job_id: str, name: str, request: ApiRequest, quoted: Quote) -> Payment:
         """Signs; nothing is sent. The signing takes milliseconds of CPU, so a thread does it."""
         if self._wallet is None:
-            raise ProviderNotConfigured(f"{job.provider} is paid for each job: RELAY_WALLET_KEY is not set")
+            raise ProviderNotConfigured(f"{name} is paid for each job: RELAY_WALLET_KEY is not set")
         now_ms = self._calling.clock.now_ms()
-        policy = self._policies[job.provider]
-        signing = partial(self._wallet.authorize, quoted.offer, quoted.challenge, policy, job.id, now_ms // 1000)
+        policy = self._policies[name]
+        signing = partial(self._wallet.authorize, quoted.offer, quoted.challenge, policy, job_id, now_ms // 1000)
         signed = await asyncio.to_thread(signing)
         provable_at = signed.valid_before * 1000 + PROVE_AGAIN_MS
         return Payment(
             id=ids.new_id(ids.PAYMENT),
-            project_id=job.project_id,
-            job_id=job.id,
-            provider=job.provider,
+            project_id=project_id,
+            job_id=job_id,
+            provider=name,
             nonce=signed.nonce,
             payer=signed.payer,
             pay_to=signed.pay_to,

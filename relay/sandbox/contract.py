@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.sandbox.faults import FINAL, Faults
+from relay.sandbox.payment import Till
 
 
 class ProviderJob(msgspec.Struct, kw_only=True):
@@ -27,6 +28,8 @@ class ProviderJob(msgspec.Struct, kw_only=True):
     """How often the status route was asked about it."""
     signature: int = 1
     """Of its result URLs, where they are signed."""
+    owner: str = ""
+    """The address that paid for it, where it was paid for by itself."""
 
     @property
     def ended(self) -> bool:
@@ -73,6 +76,24 @@ class StandIn(Protocol):
 
     def asked_id(self, request: Request) -> str:
         """The job a status check or a cancellation is about."""
+
+
+@runtime_checkable
+class PaidStandIn(StandIn, Protocol):
+    """A stand-in whose jobs are paid for one by one; it knows no key, and calls nobody back."""
+
+    till: Till
+    answers_at_the_end: bool
+    """Whether a submission is answered when the job has ended, unless the job's faults say otherwise."""
+
+    def price(self, body: Any, request: Request) -> int | Response:
+        """What a job costs, in millionths of a USDC; the refusal of a body for which there is no price."""
+
+    def sold(self, job: ProviderJob, request: Request) -> ProviderJob:
+        """The job with what only its request tells."""
+
+    def locked(self, request: Request, job: ProviderJob | None) -> Response | None:
+        """The refusal of whoever may not ask about the job."""
 
 
 def now_s() -> int:

@@ -20,6 +20,7 @@ WORDS: Final[dict[str, tuple[str, ...]]] = {
         *("", "full", "minimal", "without_error"),
         *("documented", "new_api", "openai", "ark"),
         *("envelope", "state", "flat"),
+        *("sync", "async"),
     ),
     "check": ("ok", "not_found", "html", "hang", "reset", "empty", "lies"),
     "encoding": ("", "gzip", "utf-16", "bom"),
@@ -27,6 +28,10 @@ WORDS: Final[dict[str, tuple[str, ...]]] = {
     "malformed": ("", "not_json", "empty", "array", "nan", "deep", "twice", "nul", "surrogate", "bigint"),
     "upset_url": ("", "slash", "query", "double_slash", "truncated"),
     "cancel": ("ok", "refused", "hang"),
+    "pay": (
+        *("ok", "facilitator_down", "settle_then_fail", "drop_after_settle", "again_402", "refused"),
+        *("wrong_amount", "wrong_payee", "wrong_chain", "wrong_domain"),
+    ),
 }
 """The faults that take one word of a closed list; the empty word is their default and means: as published."""
 
@@ -70,6 +75,19 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         str, Meta(description="How a cancellation is answered: `ok`, `refused` (409), or `hang` (never); EvoLink only.")
     ] = "ok"
 
+    pay: Annotated[
+        str,
+        Meta(
+            description="What goes wrong with the payment of a paid job: `ok` (nothing), `facilitator_down` (502, no "
+            "money moves), `refused` (402 for want of funds, no money moves), `settle_then_fail` (500 though the money "
+            "has moved), `drop_after_settle` (the connection is reset then), `again_402` (a new challenge then), or a "
+            "challenge with a `wrong_amount`, `wrong_payee`, `wrong_chain` or `wrong_domain`."
+        ),
+    ] = "ok"
+    pay_times: Annotated[
+        int, Meta(ge=0, le=1000, description="Only the first so many sendings of a payment go wrong; 0 means all.")
+    ] = 0
+
     check: Annotated[
         str,
         Meta(
@@ -99,7 +117,8 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         str,
         Meta(
             description="Which published form is sent: EvoLink's `full`, `minimal` or `without_error`; RelayDance's "
-            "`documented`, `new_api`, `openai` or `ark`; Kinovi's `envelope`, `state` or `flat`."
+            "`documented`, `new_api`, `openai` or `ark`; Kinovi's `envelope`, `state` or `flat`; x402.org's answer "
+            "with the video (`sync`) or with where to ask for it (`async`)."
         ),
     ] = ""
     lost: Annotated[bool, Meta(description="No callback is ever sent.")] = False

@@ -52,8 +52,9 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FileStores:
-    """The routes, and what came in. `faults` are taken one a file: `refuse` it, `reset` within it, or nothing.
+    """The routes, and what came in.
 
+    `faults` are taken one after the other: `refuse` a file, `refuse put` at its store, `reset` within it.
     `upload_url`, `file_url` and `confirm_url` take the place of what an answer would name.
     """
 
@@ -166,7 +167,7 @@ class FileStores:
         if await self._reset(request):
             return Response(status_code=204)
         kept = await _read("kinovi", path.rpartition("/")[2], type_, request.stream(), request)
-        if self._refused():
+        if self._refused("refuse put"):
             return Response("<Error><Code>SlowDown</Code></Error>", 503, media_type="application/xml")
         self.kept.append(kept)
         del self._places[path]
@@ -221,9 +222,8 @@ class FileStores:
         signed = request.headers.get("sign-in-with-x")
         said: dict[str, Any] = msgspec.json.decode(base64.b64decode(signed)) if signed else {}
         if said.get("nonce") not in self._nonces or not said.get("signature"):
-            return JSONResponse(
-                {"accepts": [], "extensions": {"sign-in-with-x": {"info": self._challenge(request)}}}, 402
-            )
+            asked = {"sign-in-with-x": {"info": self._challenge(request)}}
+            return JSONResponse({"x402Version": 2, "accepts": [], "extensions": asked}, 402)
         self._nonces.discard(said["nonce"])
         return JSONResponse({"success": True, "upload": {"id": body["uploadId"], "blobUrl": body["blobUrl"]}})
 
@@ -247,9 +247,9 @@ class FileStores:
         """Whether the provider's key came along."""
         return request.headers.get("authorization") == f"Bearer {self._api_key}"
 
-    def _refused(self) -> bool:
-        """Takes the next fault, if it is a refusal."""
-        if self.faults[:1] != ["refuse"]:
+    def _refused(self, fault: str = "refuse") -> bool:
+        """Takes the next fault, if it is this refusal."""
+        if self.faults[:1] != [fault]:
             return False
         self.faults.pop(0)
         return True

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -12,9 +13,10 @@ from starlette.routing import Route
 
 from relay.sandbox import answers, bodies
 from relay.sandbox.calling import CallbackSent, Caller
-from relay.sandbox.contract import ProviderJob, StandIn
+from relay.sandbox.contract import PaidStandIn, ProviderJob, StandIn
 from relay.sandbox.faults import Faults, of_prompt
 from relay.sandbox.serving import hang_up
+from relay.sandbox.uploads import FileStores
 
 API_KEY: Final = "sandbox-key"
 
@@ -24,7 +26,8 @@ Handler = Callable[[StandIn, Request], Awaitable[Response]]
 class Sandbox:
     """All stand-ins on one origin. `pace_s` is how long a job takes; None: only until a test calls `finish`.
 
-    `status_checks` and `cancellations` are the provider's job ids that were asked about, in order.
+    `status_checks` and `cancellations` are the provider's job ids that were asked about, in order. Where jobs are paid
+    for, `submissions` are the paid ones, and the next faults are shown to an unpaid one and taken with a payment.
     """
 
     def __init__(self, stand_ins: dict[str, StandIn], *, pace_s: float | None = 1.0, time_scale: float = 1.0) -> None:
@@ -36,6 +39,7 @@ class Sandbox:
         self.next_faults: list[Faults] = []
         self.allow_http = True
         self._of_job: dict[str, StandIn] = {}
+        self._of_payment: dict[str, Faults] = {}
         self._pace_s = pace_s
         self._time_scale = time_scale
         self._running: set[asyncio.Task[None]] = set()
@@ -47,7 +51,8 @@ class Sandbox:
             routes.append(_route(stand_in, stand_in.status_path, "GET", self._status))
             if stand_in.cancel_path is not None:
                 routes.append(_route(stand_in, stand_in.cancel_path, "POST", self._cancel))
-        self.app = Starlette(routes=routes)
+        self.files = FileStores(API_KEY)
+        self.app = Starlette(routes=[*routes, *self.files.routes()])
 
     async def close(self) -> None:
         """Ends what is running."""
@@ -82,20 +87,46 @@ class Sandbox:
             wanted = of_prompt(_prompt(body))
         except (msgspec.DecodeError, ValueError) as error:
             return JSONResponse(stand_in.refusal(400) | {"detail": str(error)}, 400)
+        faults = wanted or self._next_faults(stand_in, request)
+        take = partial(self._take, stand_in, request, body, faults)
+        if not isinstance(stand_in, PaidStandIn):
+            return await take()
+        price = stand_in.price(body, request)
+        return price if isinstance(price, Response) else await stand_in.till.sell(request, price, faults, take)
+
+    def _next_faults(self, stand_in: StandIn, request: Request) -> Faults:
+        """Those that a test has put in the queue; a payment that is sent again meets the same ones."""
+        nonce = stand_in.till.nonce(request) if isinstance(stand_in, PaidStandIn) else ""
+        if nonce in self._of_payment:
+            return self._of_payment[nonce]
+        faults = self.next_faults[0] if self.next_faults else Faults()
+        if nonce is not None:
+            del self.next_faults[:1]
+        if nonce:
+            self._of_payment[nonce] = faults
+        return faults
+
+    async def _take(
+        self, stand_in: StandIn, request: Request, body: dict[str, Any], faults: Faults, payer: str = ""
+    ) -> Response:
+        """Makes a job of a submission, or refuses it."""
         self.submissions.append(body)
-        faults = wanted or (self.next_faults.pop(0) if self.next_faults else Faults())
         refused = stand_in.check(body, self.allow_http) or await answers.to_refused_submission(stand_in, faults)
         if refused is not None:
             return refused
         if faults.submit == "reset":
             await hang_up(request)
-            return Response(status_code=204)
-        job = msgspec.structs.replace(stand_in.accept(body, len(self.jobs) + 1), faults=faults)
+            return Response(status_code=500)  # which nobody hears
+        job = msgspec.structs.replace(stand_in.accept(body, len(self.jobs) + 1), faults=faults, owner=payer)
+        if isinstance(stand_in, PaidStandIn):
+            job = stand_in.sold(job, request)
         self.jobs[job.id] = job
         self._of_job[job.id] = stand_in
         await self._tell()
         if faults.early:
             await self.finish(job.id)
+        elif isinstance(stand_in, PaidStandIn) and stand_in.answers_at_the_end and faults.version != "async":
+            await self._live(job, self._pace_s or 0)
         elif self._pace_s is not None:
             self._begin(self._live(job, self._pace_s))
         return await answers.to_submission(stand_in, job, request)
@@ -103,9 +134,11 @@ class Sandbox:
     async def _status(self, stand_in: StandIn, request: Request) -> Response:
         """The status route of a provider."""
         asked = stand_in.asked_id(request)
+        job = self.jobs.get(asked)
+        if isinstance(stand_in, PaidStandIn) and (locked := stand_in.locked(request, job)):
+            return locked
         self.status_checks.append(asked)
         await self._tell()
-        job = self.jobs.get(asked)
         if job is None:
             return answers.refused(stand_in, 404)
         job.checks += 1
@@ -189,10 +222,10 @@ class Sandbox:
 
 
 def _route(stand_in: StandIn, path: str, method: str, handler: Handler) -> Route:
-    """A route that answers whoever has the provider's key."""
+    """A route that answers whoever has the provider's key; where jobs are paid for there is none."""
 
     async def answer(request: Request) -> Response:
-        if request.headers.get("authorization") != f"Bearer {API_KEY}":
+        if not isinstance(stand_in, PaidStandIn) and request.headers.get("authorization") != f"Bearer {API_KEY}":
             await request.body()
             return answers.refused(stand_in, 401)
         return await handler(stand_in, request)

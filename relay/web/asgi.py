@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from relay import log, views
 from relay.app import App
 from relay.errors import StorageUnavailable
-from relay.web import endpoints, evidence, interventions, jobs, quotes
+from relay.web import endpoints, evidence, files, interventions, jobs, quotes
 from relay.web.callbacks import Callbacks
 from relay.web.calls import Handler, handled
 from relay.web.problems import JSON, problem
@@ -28,6 +28,7 @@ API: Final[tuple[tuple[str, str, Handler, str], ...]] = (
     ("POST", "/v1/jobs/{id}/resubmissions", interventions.resubmit, "submit"),
     ("POST", "/v1/jobs/{id}/failures", interventions.fail, "submit"),
     ("POST", "/v1/quotes", quotes.create, "submit"),
+    ("POST", "/v1/files", files.create, "submit"),
     ("GET", "/v1/spend", quotes.spend, "read"),
     ("GET", "/v1/providers", jobs.providers, "read"),
     ("POST", "/v1/endpoints", endpoints.create, "admin"),
@@ -49,6 +50,8 @@ API: Final[tuple[tuple[str, str, Handler, str], ...]] = (
     ("GET", "/v1/callbacks/{id}", evidence.callback, "read"),
     ("POST", "/v1/callbacks/{id}/releases", interventions.release, "admin"),
 )
+STREAMING: Final = (files.create,)
+"""What reads its own body, piece by piece."""
 _logger = log.get("web")
 
 
@@ -68,7 +71,10 @@ def web(app: App) -> ASGIApp:
 
 def _rest(app: App) -> Starlette:
     """The API and what surrounds it; a path that is nearly right is 404, never a redirect."""
-    routes = [Route(path, handled(app, handler, scope), methods=[method]) for method, path, handler, scope in API]
+    routes = [
+        Route(path, handled(app, handler, scope, streams=handler in STREAMING), methods=[method])
+        for method, path, handler, scope in API
+    ]
     around = [
         Route("/healthz", _healthz),
         Route("/readyz", _readyz(app)),

@@ -92,16 +92,25 @@ class Stored(msgspec.Struct, frozen=True):
     location: str | None
 
 
-def handled(app: App, handler: Handler, scope: str) -> Callable[[Request], Awaitable[Response]]:
-    """The handler as a route's endpoint: a RelayError becomes a problem document, anything else a bare 500."""
+def handled(
+    app: App, handler: Handler, scope: str, *, streams: bool = False
+) -> Callable[[Request], Awaitable[Response]]:
+    """The handler as a route's endpoint: a RelayError becomes a problem document, anything else a bare 500.
+
+    With `streams` the handler reads the body itself, and calls `once` when it knows what it holds.
+    """
 
     async def answer(request: Request) -> Response:
         try:
             caller = await auth.caller(app, request, scope)
-            if request.method != "POST":
-                raw = await _body(app, request) if request.method == "PATCH" else b""
-                return await handler(Call(app=app, request=request, project_id=caller.project_id, raw=raw))
-            return await _post(app, request, caller.project_id, handler)
+            posted = request.method == "POST"
+            key = _idempotency_key(request) if posted else None
+            read = request.method in ("POST", "PATCH") and not streams
+            raw = await _body(app, request) if read else b""
+            call = Call(app=app, request=request, project_id=caller.project_id, raw=raw, idempotency_key=key)
+            if not posted or streams:
+                return await handler(call)
+            return await once(call, raw, lambda: handler(call))
         except RelayError as error:
             return problems.of_error(error)
         except bodies.BodyCut:
@@ -110,26 +119,35 @@ def handled(app: App, handler: Handler, scope: str) -> Callable[[Request], Await
     return answer
 
 
-async def _post(app: App, request: Request, project_id: str, handler: Handler) -> Response:
-    """A POST, run once for each Idempotency-Key."""
-    raw = await _body(app, request)
+def _idempotency_key(request: Request) -> str | None:
+    """The request's key; BadBody for one that is none."""
     key = request.headers.get("idempotency-key")
     if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
         raise BadBody("the Idempotency-Key must be 1 to 255 printable ASCII characters")
-    call = Call(app=app, request=request, project_id=project_id, raw=raw, idempotency_key=key)
+    return key
+
+
+async def once(call: Call, content: bytes, run: Callable[[], Awaitable[Response]]) -> Response:
+    """Runs once for each Idempotency-Key; `content` is what another request with the same key must hold too."""
+    app, key = call.app, call.idempotency_key
     if key is None:
-        return await handler(call)
-    fingerprint = hashlib.sha256(b"\n".join((request.method.encode(), request.url.path.encode(), raw))).digest()
-    reservation = Reservation(project_id=project_id, key=key, fingerprint=fingerprint, now=app.clock.now_ms())
+        return await run()
+    what = (call.request.method.encode(), call.request.url.path.encode(), content)
+    reservation = Reservation(
+        project_id=call.project_id,
+        key=key,
+        fingerprint=hashlib.sha256(b"\n".join(what)).digest(),
+        now=app.clock.now_ms(),
+    )
     if not await app.store.access.reserve(reservation) and (replayed := await _replay(app, reservation)):
         return replayed
     try:
-        response = await handler(call)
+        response = await run()
     except BaseException:
-        await asyncio.shield(app.store.access.release(project_id, key))
+        await asyncio.shield(app.store.access.release(call.project_id, key))
         raise
     stored = Stored(response.status_code, msgspec.Raw(bytes(response.body)), response.headers.get("location"))
-    await app.store.access.answer(project_id, key, msgspec.json.encode(stored))
+    await app.store.access.answer(call.project_id, key, msgspec.json.encode(stored))
     return response
 
 

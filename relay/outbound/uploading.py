@@ -1,0 +1,176 @@
+"""Files on their way to a provider: streamed from where they wait, and never held whole.
+
+Where the URL is the operator's word it is called as it is. Where it came in a provider's answer (`guarded`) it is
+somebody else's: it must be https, the address policy must take it, and every address that its name leads to. The
+connection is then made to one of these very addresses, so a name that changes its mind between the look and the call
+changes nothing; the certificate is still verified for the name.
+"""
+
+import asyncio
+import secrets
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+
+from relay import __version__
+from relay.addresses import AddressPolicy
+from relay.exchange import ApiAnswer
+from relay.outbound.client import ANSWER_MAX_BYTES, CONNECT_S, NoAnswer, NotSent
+
+STEP_S: Final = 60.0
+CONNECTIONS_MAX: Final = 32
+ADDRESSES_MAX: Final = 4
+
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+
+
+class FileRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A file to send: as the bare body, or, where `filename` is given, as the field `file` of a form.
+
+    `bearer` says that the provider's key goes with it; `guarded` that the URL is somebody's data.
+    """
+
+    method: str
+    url: str
+    size: int
+    content_type: str
+    filename: str | None = None
+    headers: dict[str, str] = {}
+    bearer: bool = False
+    guarded: bool = False
+
+
+class FileClient:
+    """Sends files; every call has a connection of its own, follows no redirect and reads at most 1 MiB of an answer."""
+
+    def __init__(
+        self, policy: AddressPolicy, *, resolve: Resolve | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._policy = policy
+        self._resolve = resolve or addresses_of
+        self._http = httpx.AsyncClient(
+            follow_redirects=False,
+            trust_env=False,
+            verify=tls or True,
+            limits=httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=0),
+            headers={"user-agent": f"relay/{__version__}", "accept": "application/json", "accept-encoding": "identity"},
+        )
+
+    async def send(
+        self, request: FileRequest, pieces: AsyncIterator[bytes], api_key: str, timeout_s: float
+    ) -> ApiAnswer:
+        """The answer; NotSent where no connection was made or may be, NoAnswer where none came whole within the time.
+
+        The pieces must add up to `size` bytes; no more than one of them is held.
+        """
+        head, tail, content_type = _frame(request)
+        headers = {"authorization": f"Bearer {api_key}"} if request.bearer else {}
+        headers |= {**request.headers, "content-type": content_type}
+        headers["content-length"] = str(len(head) + request.size + len(tail))
+        content = _framed(head, pieces, tail, request.size)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._to_first(request, content, headers)
+        except TimeoutError as error:
+            raise NoAnswer("no whole answer in time") from error
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            raise NoAnswer("the connection broke") from error
+
+    async def _to_first(
+        self, request: FileRequest, content: AsyncIterator[bytes], headers: dict[str, str]
+    ) -> ApiAnswer:
+        """The answer of the first address that a connection can be made to; the content is not touched before."""
+        reason = "no connection"
+        for url, name in await self._targets(request):
+            asked: dict[str, str] = headers | ({"host": urlsplit(request.url).netloc} if name else {})
+            extensions: dict[str, Any] = {"sni_hostname": name} if name else {}
+            timeout = httpx.Timeout(STEP_S, connect=CONNECT_S, pool=CONNECT_S)
+            stream = self._http.stream(
+                request.method, url, content=content, headers=asked, timeout=timeout, extensions=extensions
+            )
+            try:
+                async with stream as answer:
+                    return await _read(answer)
+            except httpx.ConnectTimeout:
+                reason = "no connection in time"
+            except (httpx.ConnectError, httpx.PoolTimeout, httpx.UnsupportedProtocol):
+                reason = "no connection"
+        raise NotSent(reason)
+
+    async def _targets(self, request: FileRequest) -> list[tuple[httpx.URL, str | None]]:
+        """Where to connect: the URL as it is, or with each checked address in place of the name it is verified for."""
+        if not request.guarded:
+            return [(httpx.URL(request.url), None)]
+        refusals = [] if request.url.lower().startswith("https://") else ["must begin with https://"]
+        if refusals := refusals or self._policy.check_url(request.url):
+            raise NotSent(f"the provider named a place for the file that {refusals[0]}")
+        parts = urlsplit(request.url)
+        name = parts.hostname or ""
+        found = await self._resolve(name, parts.port or 443)
+        if not found or not all(self._policy.may_connect(address) for address in found):
+            raise NotSent("the provider named a place for the file that has an address which may not be called")
+        return [(httpx.URL(request.url).copy_with(host=address), name) for address in found[:ADDRESSES_MAX]]
+
+    async def __aenter__(self) -> "FileClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+
+async def addresses_of(host: str, port: int) -> list[str]:
+    """Every address of a host, each once; none where it has none."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+def _frame(request: FileRequest) -> tuple[bytes, bytes, str]:
+    """What stands before and behind the file, and the type of the whole."""
+    if request.filename is None:
+        return b"", b"", request.content_type
+    boundary = secrets.token_hex(16)  # known to nobody, so that no file can end its own part and begin another
+    head = (
+        f'--{boundary}\r\ncontent-disposition: form-data; name="file"; filename="{request.filename}"\r\n'
+        f"content-type: {request.content_type}\r\n\r\n"
+    )
+    return head.encode("ascii"), f"\r\n--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+
+
+async def _framed(head: bytes, pieces: AsyncIterator[bytes], tail: bytes, size: int) -> AsyncIterator[bytes]:
+    """The body in its pieces; a file that is longer or shorter than was said breaks the connection."""
+    if head:
+        yield head
+    async for piece in pieces:
+        size -= len(piece)
+        if size < 0:
+            break
+        yield piece
+    if size:
+        raise NoAnswer("the file is not as long as was said")
+    if tail:
+        yield tail
+
+
+async def _read(answer: httpx.Response) -> ApiAnswer:
+    """The answer as it came, cut at its limit: nothing is inflated."""
+    body = bytearray()
+    async for piece in answer.aiter_raw():
+        body += piece
+        if len(body) > ANSWER_MAX_BYTES:
+            break
+    return ApiAnswer(
+        status_code=answer.status_code,
+        content_type=answer.headers.get("content-type", ""),
+        body=bytes(body[:ANSWER_MAX_BYTES]),
+    )
