@@ -82,8 +82,7 @@ async def opened(
 
     Without `dispatches` there are no loops: another process sends, checks and sweeps, on the same database.
     """
-    clock = clock or SystemClock()
-    keys = secret_keys(settings)
+    clock, keys = clock or SystemClock(), secret_keys(settings)
     tokens = CallbackTokens(keys, settings.environment)
     schedule_s = settings.retry_schedule_s or backoff.DEFAULT_SCHEDULE_S
     policy = AddressPolicy(settings.allow_networks, settings.allow_http, own_hosts(settings))
@@ -101,9 +100,8 @@ async def opened(
         sender = await stack.enter_async_context(Sender(policy, settings.deliveries_in_flight_max))
         signing_keys = SigningKeys(keys)
         deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random, signing_keys)
-        in_flight = DispatchOptions(settings.deliveries_in_flight_max, options.lease_ms, dispatches)
         metrics, check_soon, draining = Metrics(), asyncio.Event(), asyncio.Event()
-        dispatcher = Dispatcher(store, deliverer, clock, in_flight, metrics)
+        dispatcher = Dispatcher(store, deliverer, clock, _in_flight(settings, dispatches), metrics)
         waiting, streams = Waiting(clock, draining), Streams(store.events, clock, draining)
         teller = _teller(metrics, waiting, streams, dispatcher, check_soon, clock)
         calling = Calling(
@@ -158,6 +156,11 @@ def _store_options(settings: Settings, schedule_s: Sequence[int], dispatches: bo
         schedule_s=schedule_s,
         dispatches=dispatches,
     )
+
+
+def _in_flight(settings: Settings, dispatches: bool) -> DispatchOptions:
+    """What of the settings dispatch needs."""
+    return DispatchOptions(settings.deliveries_in_flight_max, round(settings.lease_s * 1000), dispatches)
 
 
 def _waker(dispatcher: Dispatcher, check_soon: asyncio.Event) -> Callable[[], None]:

@@ -7,11 +7,13 @@ RelayError
 ├── BadBody                   400  not JSON, too deep, duplicate keys, lone surrogates
 ├── BodyTooLarge              413
 ├── BodyTooSlow               408  (web/bodies.py)
+├── UnsupportedMedia          415  (web/files.py)
 ├── Unauthorized              401
 ├── Forbidden                 403  the key lacks the scope
 ├── NotFound                  404
 ├── Conflict                  409
 │   └── IdempotencyConflict   409  the same key with another body
+├── UploadFailed              502  the provider did not take a file (uploads.py)
 ├── SpendCapReached           402  the job would cost more than the operator allows
 ├── PaymentRefused            402  what the provider asks for is against the rules of paying
 ├── StorageUnavailable        503  nothing was written; try again

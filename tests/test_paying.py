@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -215,6 +216,18 @@ async def test_without_a_wallet_a_paid_provider_names_the_setting(tmp_path: Path
         answer = await running.client.post("/v1/jobs", json={"provider": "x402org", "input": INPUT})
         assert (answer.status_code, answer.json()["code"]) == (422, "provider_not_configured")
         assert "RELAY_WALLET_KEY" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("provider", ["stablestudio", "x402org"])
+async def test_the_sandboxs_own_stand_ins_are_paid_too(tmp_path: Path, provider: str) -> None:
+    """A second reading of the same pages: its challenge, its check of the signature, its sign-in."""
+    clock = HeldClock(round(time.time() * 1000))
+    async with relay(tmp_path, clock=clock, pace_s=0.05, RELAY_WALLET_KEY=KEY) as running:
+        job = await paid(running, provider, notify=[{"url": running.hook}])
+        done = await ended(running, job)
+        assert done["status"] == "succeeded", done
+        assert len(running.world.submissions) == 1
+        await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())
 
 
 def test_the_wallets_key_leaves_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

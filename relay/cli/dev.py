@@ -1,6 +1,7 @@
 """`relay dev`: everything on this machine, without a key or a tunnel, and one job through it, step by step."""
 
 import asyncio
+import importlib.util
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ from relay.sandbox.sink import Received, Sink
 from relay.sandbox.world import API_KEY, Sandbox
 
 DEV_API_KEY = "relay-dev-key"
+DEV_WALLET_KEY = "0x" + "01" * 32  # everybody's and empty: the stand-ins check signatures, and there is no chain
 LOOPBACK = "127.0.0.0/8,::1/128"
 FIRST_JOB_S = 20.0
 INPUT = {"images": ["https://example.com/a.png"], "prompt": "slow push in", "duration_s": 5}
@@ -92,8 +94,12 @@ def environment(given: Mapping[str, str], providers_at: str, folder: Path) -> di
         **{name: value for name, value in given.items() if value},
         "PORT": port,
     }
-    for name in (*PROVIDERS, *DEV_PROVIDERS):
-        if not environ.get(f"RELAY_{name.upper()}_API_KEY"):
+    real_wallet = "RELAY_WALLET_KEY" in environ
+    if not real_wallet and importlib.util.find_spec("eth_account"):
+        environ["RELAY_WALLET_KEY"] = DEV_WALLET_KEY
+    for name, adapter in {**PROVIDERS, **DEV_PROVIDERS}.items():
+        real = real_wallet if adapter.limits.paid else bool(environ.get(f"RELAY_{name.upper()}_API_KEY"))
+        if not real:
             environ[f"RELAY_{name.upper()}_API_KEY"] = API_KEY
             environ[f"RELAY_{name.upper()}_BASE_URL"] = providers_at
     return environ
