@@ -22,6 +22,7 @@ from relay.storage import statements
 from relay.storage.migrate import migrate
 from relay.storage.postgres import PostgreSQL, Text
 from tests import postgres, processes
+from tests.paying import Seller
 from tests.postgres import Server
 from tests.running import INPUT, KEY, environment
 
@@ -239,3 +240,22 @@ async def test_a_sqlite_database_grows_into_postgresql(tmp_path: Path, database_
             assert len((await client.get("/v1/events")).json()["data"]) == 3
             await stage.world.finish(waiting["provider_job_id"])
             await stage.told(2)
+
+
+async def test_two_processes_cannot_overspend_the_day_between_them(tmp_path: Path, database_server: Server) -> None:
+    """Ten requests at two web processes, with room for three: three are paid, seven are 402."""
+    seller = Seller()
+    async with scene(tmp_path, database_server.database()) as stage, serve(seller.app) as origin:
+        stage.environ |= {
+            "RELAY_WALLET_KEY": "0x" + "22" * 32,
+            "RELAY_X402ORG_BASE_URL": origin,
+            "RELAY_SPEND_MAX_PER_DAY": "1.00",
+        }
+        other = processes.free_port()
+        await stage.start("serve", "--no-dispatch")
+        await stage.start("serve", "--no-dispatch", port=other)
+        async with stage.client() as first, stage.client(other) as second:
+            body = {"provider": "x402org", "input": INPUT}
+            answers = await asyncio.gather(*(client.post("/v1/jobs", json=body) for client in (first, second) * 5))
+        assert sorted(answer.status_code for answer in answers) == [202] * 3 + [402] * 7
+        assert len(seller.ledger) == 3

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from relay.cli import load_settings
+from relay.intake import Intake
 from relay.sandbox.serving import serve
+from relay.storage.record import DEFAULT_PROJECT
 from tests.paying import PAYEE, PRICE, VIDEO, Seller
+from tests.provider_cases import recorded, recordings
 from tests.running import INPUT, HeldClock, Running, relay
 
 pytestmark = pytest.mark.anyio
@@ -228,6 +231,35 @@ async def test_the_sandboxs_own_stand_ins_are_paid_too(tmp_path: Path, provider:
         assert done["status"] == "succeeded", done
         assert len(running.world.submissions) == 1
         await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())
+
+
+EXAMPLES = [(p, path.stem) for p in ("stablestudio", "x402org") for path in recordings(p, "requests")]
+
+
+@pytest.mark.parametrize(("provider", "name"), EXAMPLES, ids=lambda part: part)
+async def test_the_providers_own_examples_are_bought_unchanged(tmp_path: Path, provider: str, name: str) -> None:
+    """The body of each published page, as `request`, reaches the provider as it is, and a notification comes back."""
+    clock, request = HeldClock(round(time.time() * 1000)), recorded(provider, "requests", name)
+    async with relay(tmp_path, clock=clock, pace_s=0.05, RELAY_WALLET_KEY=KEY) as running:
+        job = await paid(running, provider, request=request, notify=[{"url": running.hook}])
+        assert (await ended(running, job))["status"] == "succeeded"
+        assert running.world.submissions == [request]
+        await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())
+
+
+async def test_an_authorization_that_ran_out_unsent_is_void(tmp_path: Path) -> None:
+    """A job that could not be sent while its authorization was good fails, and its amount is free again in time."""
+    seller, clock = Seller(), HeldClock()
+    async with selling(tmp_path, seller, clock) as running:
+        prepared = running.app.payer.prepared
+        intake = Intake(running.app.providers, running.app.policy)
+        body = {"provider": "x402org", "input": INPUT}
+        new = intake.job(body, DEFAULT_PROJECT, None, clock.now_ms())
+        await running.app.store.jobs.create(await prepared(new))
+        clock.advance(3000)
+        job = await running.until(f"/v1/jobs/{new.job.id}", lambda shown: shown["status"] == "failed")
+        assert (job["error"]["code"], seller.paid_requests) == ("authorization_expired", 0)
+        await running.until("/v1/spend", lambda spend: spend["void"] == "0.330000")
 
 
 def test_the_wallets_key_leaves_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
