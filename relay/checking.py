@@ -192,7 +192,9 @@ def overdue(job: Job, askable: bool, now_ms: int) -> Move:
         return Move(job, Verdict.STALE, f"the job is {job.state}")
     if not askable or job.provider_job_id is None:
         return expire(job, now_ms)
-    job = msgspec.structs.replace(job, settle_by=now_ms + LAST_CHECK_MS, next_check_at=now_ms)
+    under_way = job.next_check_at is not None and job.next_check_at > now_ms  # leased, since it was due by now
+    asked_at = job.next_check_at if under_way else now_ms
+    job = msgspec.structs.replace(job, settle_by=now_ms + LAST_CHECK_MS, next_check_at=asked_at)
     return Move(job, Verdict.RECORDED, "the deadline passed: the provider is asked one last time")
 
 

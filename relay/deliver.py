@@ -60,6 +60,7 @@ class Deliverer:
             gone=gone,
             aborted=answer.control == ABORT,
             retry_after_ms=backoff.parse_retry_after(answer.retry_after, now_ms),
+            probe=parcel.probe,
         )
 
     def _headers(self, parcel: Parcel, now_ms: int) -> dict[str, str]:
@@ -86,7 +87,7 @@ class Deliverer:
         """Delivered, exhausted, or pending until the schedule's next time."""
         if answer.outcome is Outcome.OK:
             return DeliveryState.DELIVERED, None
-        if answer.outcome is Outcome.ENDPOINT_GONE or answer.control in (DISABLE, ABORT):
+        if answer.outcome is Outcome.ENDPOINT_GONE or answer.control in (DISABLE, ABORT) or parcel.probe:
             return DeliveryState.EXHAUSTED, None
         schedule_s = parcel.schedule_s or self._schedule_s
         asked_ms = backoff.parse_retry_after(answer.retry_after, now_ms)

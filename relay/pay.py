@@ -17,7 +17,7 @@ from relay.calling import Calling, Configured
 from relay.errors import PaymentRefused, ProviderNotConfigured, SpendCapReached, Unreadable
 from relay.exchange import ApiAnswer, ApiRequest
 from relay.lifecycle import Move
-from relay.model import ErrorClass, Job, JobError, JobState, Reason, Verdict
+from relay.model import Cost, ErrorClass, Job, JobError, JobState, Reason, Verdict
 from relay.money import Payment, PaymentState
 from relay.outbound.client import NoAnswer, NotSent
 from relay.payments.challenge import Challenge, Offer, read_challenge
@@ -111,7 +111,10 @@ class Payer:
         if isinstance(quoted, ApiAnswer):
             return new
         payment = await self._authorized(new.job.project_id, new.job.id, new.job.provider, request, quoted)
-        return msgspec.structs.replace(new, payment=payment, spend_cap=self._calling.settings.spend_max_per_day)
+        cost = Cost(amount=usdc(payment.amount), unit="USDC", kind="reserved")
+        job = msgspec.structs.replace(new.job, cost=cost)
+        cap = self._calling.settings.spend_max_per_day
+        return msgspec.structs.replace(new, job=job, payment=payment, spend_cap=cap)
 
     async def exchange(self, job: Job, retry_at: int | None) -> Exchanged:
         """Sends the job with its payment, as often as the same header may be sent; what came of it."""

@@ -16,6 +16,8 @@ WAITING_MAX: Final = 200
 """A batch goes on while less than this waits for its endpoint, so it comes at the lane's own rate."""
 STEP: Final = 100
 PAUSE_MS: Final = 1_000
+LOOK_EVERY_MS: Final = 5_000
+"""Batches are also made where nobody wakes this loop: by a probe that was taken, or by another process."""
 _logger = log.get("redeliver")
 
 
@@ -94,8 +96,8 @@ class Redeliverer:
         while True:
             self._wake.clear()
             busy = await self.once()
-            polling = busy or self._store.shared
-            await self._clock.wait(self._wake, self._clock.now_ms() + PAUSE_MS if polling else None)
+            pause_ms = PAUSE_MS if busy else LOOK_EVERY_MS
+            await self._clock.wait(self._wake, self._clock.now_ms() + pause_ms)
 
     async def once(self) -> bool:
         """One step of every open batch; whether any is left."""

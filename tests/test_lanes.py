@@ -187,6 +187,33 @@ async def test_five_days_of_failures_disable_an_endpoint_and_the_others_hear_of_
         assert (await running.get(f"/v1/endpoints/{watcher['id']}"))["status"] == "active"
 
 
+async def test_an_endpoint_that_was_given_up_is_tried_and_taken_up_again(running: Running) -> None:
+    """Twice a day it gets a `relay.test`: when it takes one it is active again, and gets what it missed."""
+    failing = Sink()
+    failing.answers = [500] * 1000
+    async with serve(failing) as at:
+        made = await endpoint(running, url=at, event_types=["job.submitted"])
+        await running.submit()
+        path, before = f"/v1/endpoints/{made['id']}", [None]
+        for _ in range(7):
+            tried = await running.until(path, lambda found: found["last_failure_at"] != before[-1])
+            if tried["status"] == "disabled":
+                break
+            before.append(tried["last_failure_at"])
+            advance(running, DAY_S)
+        await shown(running, made, status="disabled")
+        failing.received.clear()
+        advance(running, DAY_S / 2)
+        await failing.wait_for(lambda sink: sink.events() == ["relay.test"])
+        assert (await running.get(path))["status"] == "disabled"
+        failing.answers.clear()
+        await running.until("/v1/deliveries?status=exhausted", lambda found: len(found["data"]) >= 1)
+        advance(running, DAY_S / 2)
+        await shown(running, made, status="active")
+        advance(running, 10)
+        await failing.wait_for(lambda sink: sink.events()[-1] == "job.submitted")
+
+
 async def test_an_endpoint_can_be_disabled_and_enabled_by_hand(running: Running) -> None:
     """While it is disabled nothing is sent to it; when it is enabled it gets what it missed."""
     made = await endpoint(running)

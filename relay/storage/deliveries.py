@@ -35,13 +35,14 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     in_flight_max: int
     rate_limit_per_s: float | None
     schedule_s: list[int] | None
+    probe: bool = False
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt, and its delivery after it.
 
     `gone` names why the endpoint is to be disabled; `aborted` is a receiver's wish not to be sent this event again;
-    `held_until` is set while the lane's breaker is open.
+    `held_until` is set while the lane's breaker is open; `probe` where the endpoint is disabled, and was only tried.
     """
 
     attempt: Attempt
@@ -53,6 +54,7 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     aborted: bool = False
     retry_after_ms: int | None = None
     held_until: int | None = None
+    probe: bool = False
 
 
 class _Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +138,7 @@ class Deliveries:
             timeout_s=min(row["timeout_s"], self._timeout_max_s),
             in_flight_max=row["in_flight_max"],
             rate_limit_per_s=row["rate_limit_per_s"],
+            probe=row["disabled_at"] is not None,
             schedule_s=row["schedule_s"] and msgspec.json.decode(row["schedule_s"]),
         )
 
@@ -162,6 +165,9 @@ async def _settle(transaction: Transaction, settled: Sequence[Settled]) -> list[
     last = {one.endpoint_id: one for one in settled}
     good = [one for one in last.values() if one.state is DeliveryState.DELIVERED]
     bad = [one for one in last.values() if one.state is not DeliveryState.DELIVERED]
+    for one in last.values():
+        if one.probe:
+            await health.probed(transaction, one.endpoint_id, one.at, good=one.state is DeliveryState.DELIVERED)
     await transaction.run_many("note_endpoint_success", [{"id": one.endpoint_id, "at": one.at} for one in good])
     failures = [{"id": one.endpoint_id, "at": one.at, "held_until": one.held_until} for one in bad]
     await transaction.run_many("note_endpoint_failure", failures)

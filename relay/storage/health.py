@@ -11,6 +11,10 @@ from relay.storage.fanout import listeners, matches
 
 FAILING_MAX_MS: Final = 432_000_000
 """Five days of nothing but failures, and an endpoint is disabled."""
+WAITED_MAX_MS: Final = 345_600_000
+"""What was canceled with an endpoint may have been waiting for the length of a retry schedule."""
+PROBE_MS: Final = 43_200_000
+"""How often an endpoint that was given up is tried."""
 FAILING_REASON: Final = "nothing but failures for five days"
 
 
@@ -27,6 +31,18 @@ async def disable_failing(transaction: Transaction, endpoint_id: str, at: int) -
     params = {"id": endpoint_id, "failing_before": at - FAILING_MAX_MS}
     if await transaction.rows("endpoint_failing_since", params):
         await disable(transaction, endpoint_id, at, FAILING_REASON)
+        await _probe(transaction, endpoint_id, at)
+
+
+async def probed(transaction: Transaction, endpoint_id: str, at: int, *, good: bool) -> None:
+    """A disabled endpoint was tried: one that answered is taken up again, another is tried again later."""
+    found = await transaction.rows("endpoint_by_id", {"id": endpoint_id})
+    if not found or found[0]["disabled_reason"] != FAILING_REASON or found[0]["deleted_at"] is not None:
+        return
+    if good:
+        await enable(transaction, endpoint_id, at)
+    else:
+        await _probe(transaction, endpoint_id, at)
 
 
 async def enable(transaction: Transaction, endpoint_id: str, at: int) -> None:
@@ -36,7 +52,8 @@ async def enable(transaction: Transaction, endpoint_id: str, at: int) -> None:
     if not found:
         return
     row = before[0]
-    since = {"missing": row["disabled_at"], "failed": row["failing_since"] or row["disabled_at"]}
+    began_at = row["failing_since"] or row["disabled_at"]
+    since = {"missing": row["disabled_at"], "failed": max(0, began_at - WAITED_MAX_MS)}
     for which, since_at in since.items():
         batch = {
             "id": ids.new_id(ids.REDELIVERY),
@@ -53,14 +70,21 @@ async def enable(transaction: Transaction, endpoint_id: str, at: int) -> None:
     await _announce(transaction, found[0], EventType.ENDPOINT_ENABLED, at, None)
 
 
-async def _announce(transaction: Transaction, row: Any, kind: EventType, at: int, reason: str | None) -> None:
-    """An event of no job, for every other standing endpoint of the project that wants it."""
+async def _probe(transaction: Transaction, endpoint_id: str, at: int) -> None:
+    """A `relay.test` for the endpoint, half a day from now; its row is the timer."""
+    row = (await transaction.rows("endpoint_by_id", {"id": endpoint_id}))[0]
+    event = _event(row["project_id"], EventType.RELAY_TEST, at, {"id": endpoint_id})
+    await transaction.rows("insert_event", event)
+    await transaction.run_many("insert_delivery", [_delivery(event, endpoint_id, at, at + PROBE_MS)])
+
+
+def _event(project_id: str, kind: EventType, at: int, about: dict[str, Any]) -> dict[str, Any]:
+    """An event of no job, about an endpoint."""
     event_id = ids.new_id(ids.EVENT)
-    about = {"id": row["id"], "url": row["url"], "description": row["description"], "disabled_reason": reason}
     data = {"endpoint": about, "job": None, "sequence": 0, "final": False, "supersedes": None}
-    event = {
+    return {
         "id": event_id,
-        "project_id": row["project_id"],
+        "project_id": project_id,
         "job_id": None,
         "type": kind,
         "sequence": 0,
@@ -68,18 +92,29 @@ async def _announce(transaction: Transaction, row: Any, kind: EventType, at: int
         "created_at": at,
         "body": views.notification(event_id, kind, at, data),
     }
+
+
+def _delivery(event: dict[str, Any], endpoint_id: str, at: int, due_at: int) -> dict[str, Any]:
+    """A delivery of it."""
+    return {
+        "id": ids.new_id(ids.DELIVERY),
+        "project_id": event["project_id"],
+        "event_id": event["id"],
+        "endpoint_id": endpoint_id,
+        "job_id": None,
+        "next_attempt_at": due_at,
+        "created_at": at,
+    }
+
+
+async def _announce(transaction: Transaction, row: Any, kind: EventType, at: int, reason: str | None) -> None:
+    """An event of no job, for every other standing endpoint of the project that wants it."""
+    about = {"id": row["id"], "url": row["url"], "description": row["description"], "disabled_reason": reason}
+    event = _event(row["project_id"], kind, at, about)
     await transaction.rows("insert_event", event)
     others = await listeners(transaction, [row["project_id"]], [])
     deliveries = [
-        {
-            "id": ids.new_id(ids.DELIVERY),
-            "project_id": row["project_id"],
-            "event_id": event_id,
-            "endpoint_id": other["id"],
-            "job_id": None,
-            "next_attempt_at": at,
-            "created_at": at,
-        }
+        _delivery(event, other["id"], at, at)
         for other in others
         if other["id"] != row["id"] and any(matches(p, kind) for p in msgspec.json.decode(other["event_types"]))
     ]

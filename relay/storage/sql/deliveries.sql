@@ -34,7 +34,7 @@ SELECT MIN(next_attempt_at) AS at FROM deliveries WHERE state = 'pending';
 -- All that an attempt needs, as it is now: a rotated secret or a mended URL counts from the next attempt on.
 SELECT deliveries.id, deliveries.endpoint_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id, events.body,
     endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers, endpoints.timeout_s, endpoints.in_flight_max,
-    endpoints.rate_limit_per_s, endpoints.schedule_s
+    endpoints.rate_limit_per_s, endpoints.schedule_s, endpoints.disabled_at
 FROM deliveries
 JOIN events ON events.id = deliveries.event_id
 JOIN endpoints ON endpoints.id = deliveries.endpoint_id

@@ -14,7 +14,7 @@ UPDATE redeliveries SET after_event = :after_event, made = made + :made, finishe
 -- name: count_events_to_redeliver
 -- How many events a batch would send again.
 SELECT COUNT(*) AS number FROM events LEFT JOIN jobs ON jobs.id = events.job_id
-WHERE events.project_id = :project_id AND events.created_at >= :since_at AND events.created_at < :until_at AND events.id > :after_event
+WHERE events.project_id = :project_id AND events.created_at >= :since_at AND events.created_at < :until_at AND events.id > :after_event AND events.type <> 'relay.test'
   AND (:any_type = 1 OR (:any_job_type = 1 AND events.type LIKE 'job.%') OR events.type IN (SELECT value FROM json_each(:types)))
   AND (CAST(:providers AS TEXT) IS NULL OR jobs.provider IN (SELECT value FROM json_each(:providers)))
   AND (CAST(:job_id AS TEXT) IS NULL OR events.job_id = :job_id)
@@ -29,7 +29,7 @@ WHERE events.project_id = :project_id AND events.created_at >= :since_at AND eve
 -- name: events_to_redeliver
 -- The next events of a batch, oldest first, so that a job's events come in their order.
 SELECT events.id, events.job_id FROM events LEFT JOIN jobs ON jobs.id = events.job_id
-WHERE events.project_id = :project_id AND events.created_at >= :since_at AND events.created_at < :until_at AND events.id > :after_event
+WHERE events.project_id = :project_id AND events.created_at >= :since_at AND events.created_at < :until_at AND events.id > :after_event AND events.type <> 'relay.test'
   AND (:any_type = 1 OR (:any_job_type = 1 AND events.type LIKE 'job.%') OR events.type IN (SELECT value FROM json_each(:types)))
   AND (CAST(:providers AS TEXT) IS NULL OR jobs.provider IN (SELECT value FROM json_each(:providers)))
   AND (CAST(:job_id AS TEXT) IS NULL OR events.job_id = :job_id)
