@@ -128,8 +128,7 @@ class Payer:
                     return Exchanged(answer=answered)
                 payment = answered
             if payment.valid_before <= self._calling.clock.now_ms():
-                words = "the authorization ran out before it could be sent; submit the job again"
-                return _refused(_error(ErrorClass.TIMEOUT, "authorization_expired", words, True))
+                return _refused(_ran_out())
             return await self._paid(provider, request, payment)
         except (NotSent, NoAnswer) as error:
             # No answer ends here for the unpaid request alone: nothing was paid, so nothing was made.
@@ -308,8 +307,16 @@ def _proven(job: Job, used: bool, now_ms: int) -> Move:
         return Move(job, Verdict.RECORDED, "the payment was made" if used else "the payment was never made")
     if used:
         return _lost(job, now_ms)
+    if job.reason != Reason.SUBMIT_UNKNOWN:
+        return lifecycle.refused(job, _ran_out(), now_ms)
     error = _error(ErrorClass.PROVIDER_ERROR, "payment_void", "the provider never took the payment", True)
     return lifecycle.refused(job, error, now_ms)
+
+
+def _ran_out() -> JobError:
+    """The authorization's time was over before the job had been sent."""
+    words = "the authorization ran out before it could be sent; submit the job again"
+    return _error(ErrorClass.TIMEOUT, "authorization_expired", words, True)
 
 
 def _lost(job: Job, now_ms: int) -> Move:

@@ -245,5 +245,6 @@ async def test_providers_say_what_they_can_do(tmp_path: Path) -> None:
         assert [one["configured"] for one in (by_name["evolink"], by_name["kinovi"])] == [True, False]
         assert by_name["evolink"]["duration_s"] == {"min": 4, "max": 15}
         assert (by_name["evolink"]["images_max"], by_name["evolink"]["finished_by"]) == (2, "callback")
-        assert all(one["models"] and one["result_lifetime_s"] for one in shown["data"])
+        assert all(one["models"] for one in shown["data"])
+        assert [name for name, one in by_name.items() if one["result_lifetime_s"] is None] == ["x402org"]
         assert "sandbox-key" not in json.dumps(shown)

@@ -12,7 +12,10 @@ from tests.running import INPUT, HeldClock, Running, relay
 pytestmark = pytest.mark.anyio
 
 RECORDINGS = Path(__file__).parent / "recordings"
-EXAMPLES = {path: path.read_text() for path in sorted(RECORDINGS.glob("*/requests/*.json"))}
+CALLING_BACK = ("evolink", "kinovi", "relaydance")
+EXAMPLES = {
+    path: path.read_text() for name in CALLING_BACK for path in sorted(RECORDINGS.glob(f"{name}/requests/*.json"))
+}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
