@@ -7,9 +7,11 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
+import msgspec
 
 from relay.providers import PROVIDERS
 from relay.sandbox.providers import sandbox
@@ -73,12 +75,35 @@ async def _process(environ: dict[str, str]) -> AsyncIterator[asyncio.subprocess.
         await child.wait()
 
 
-async def started(environ: dict[str, str]) -> asyncio.subprocess.Process:
-    """`relay serve`; whoever starts it ends it."""
+async def started(environ: dict[str, str], *words: str, core: int | None = None) -> asyncio.subprocess.Process:
+    """A module of Python's (`relay serve` without words), on one core if it is told so; whoever starts it ends it."""
     quiet = asyncio.subprocess.DEVNULL
+    pin = None if core is None else partial(os.sched_setaffinity, 0, {core})
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "relay", "serve", cwd=ROOT, env=environ, stdout=quiet, stderr=quiet
+        sys.executable,
+        "-m",
+        *(words or ("relay", "serve")),
+        cwd=ROOT,
+        env=environ,
+        stdout=quiet,
+        stderr=quiet,
+        preexec_fn=pin,
     )
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a process has used: seconds of CPU, and resident megabytes."""
+
+    cpu_s: float
+    rss_mb: float
+
+
+def usage(pid: int) -> Usage:
+    """Read from /proc, threads included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    return Usage(cpu_s=(int(fields[11]) + int(fields[12])) / ticks, rss_mb=pages * page / 1e6)
 
 
 async def ready(client: httpx.AsyncClient) -> None:

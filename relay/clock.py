@@ -3,6 +3,7 @@
 import asyncio
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -36,7 +37,13 @@ class SystemClock:
 def rfc3339(at_ms: int) -> str:
     """`2026-11-21T02:03:04.005Z`."""
     seconds, millis = divmod(at_ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
+    return f"{_whole_second(seconds)}.{millis:03d}Z"
+
+
+@lru_cache(512)
+def _whole_second(seconds: int) -> str:
+    """The text up to the second: of the many times that are written, most are of a few seconds."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def parse_rfc3339(text: str) -> int:

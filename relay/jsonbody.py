@@ -16,6 +16,9 @@ import msgspec
 from relay.errors import BadBody
 
 _BOM: Final = "\ufeff"
+_NONE: Final[frozenset[str]] = frozenset()
+_QUICK: Final = msgspec.json.Decoder()
+_SPACED_COLONS: Final = (b" :", b"\t:", b"\n:", b"\r:")
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -42,6 +45,9 @@ def parse(raw: bytes, *, depth_max: int = 64) -> Parsed:
 
     Nothing else is raised, whatever the bytes.
     """
+    quick = _quick(raw, depth_max)
+    if quick is not None:
+        return quick
     text = _decode(raw)
     # Most bodies have fewer brackets in all than they may nest, which is quicker to see than how they nest.
     if raw.count(b"[") + raw.count(b"{") > depth_max and _depth(raw) > depth_max:
@@ -49,6 +55,34 @@ def parse(raw: bytes, *, depth_max: int = 64) -> Parsed:
     whole = _without_halves(text) if _SURROGATE_ESCAPE.search(raw) else text
     value, duplicates = _load(whole)
     return Parsed(value, duplicates, whole != text)
+
+
+def _quick(raw: bytes, depth_max: int) -> Parsed | None:
+    """What most bodies are, read by a parser that is ten times as fast; None for one that needs a closer look.
+
+    Where no colon has white space before it, each key of an object is followed by `":` at once: as many of these as
+    there are keys in the value means that no key was there twice.
+    """
+    if (
+        b"\\u" in raw
+        or raw.count(b"[") + raw.count(b"{") > depth_max
+        or any(spaced in raw for spaced in _SPACED_COLONS)
+    ):
+        return None
+    try:
+        value = _QUICK.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return Parsed(value, _NONE, False) if _keys(value) == raw.count(b'":') else None
+
+
+def _keys(value: object) -> int:
+    """How many keys the objects of a value have together."""
+    if type(value) is dict:
+        return len(value) + sum(_keys(held) for held in value.values() if type(held) in (dict, list))
+    if type(value) is list:
+        return sum(_keys(held) for held in value if type(held) in (dict, list))
+    return 0
 
 
 def _decode(raw: bytes) -> str:

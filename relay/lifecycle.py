@@ -22,7 +22,6 @@ What checks do to a job is in `checking.py`, what people do in `byhand.py`.
 
 import hashlib
 from typing import Final
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -73,7 +72,7 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
 
 def digest(report: Report) -> bytes:
     """16 bytes that are equal for the same word about a job: query strings (signatures, expiries) do not count."""
-    outputs = [(output.kind, *urlsplit(output.url)[:3]) for output in report.outputs]
+    outputs = [(output.kind, output.url.partition("#")[0].partition("?")[0]) for output in report.outputs]
     error = report.error and (report.error.provider_code, report.error.provider_message)
     said = [report.provider_job_id, report.state or report.word, outputs, error, report.progress]
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=16).digest()

@@ -1,12 +1,20 @@
-"""Logging: dotted facts with fields, one JSON object a line; callback tokens and secrets are cut out on the way."""
+"""Logging: dotted facts with fields, one JSON object a line; callback tokens and secrets are cut out on the way.
+
+A line is written for every callback and every attempt, so the way to it is short: structlog draws the console's lines,
+and what libraries log, but not the JSON.
+"""
 
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+import time
+import traceback
 from typing import Any, Final
 
+import msgspec
 import structlog
+
+from relay.clock import rfc3339
 
 _SECRETS: Final = re.compile(
     r"(?P<path>/callbacks/[\w.-]*/)[^\s\"'?#<>]+|(?P<whsec>whsec_|whsk_)[A-Za-z0-9+/=_-]+|(?P<bearer>[Bb]earer\s+)[^\s\"']+"
@@ -15,44 +23,74 @@ _SECRETS: Final = re.compile(
 
 def redact(text: str) -> str:
     """The text without callback tokens, webhook secrets and bearer keys."""
-    return _SECRETS.sub(lambda m: (m["path"] or m["whsec"] or m["bearer"]) + "[redacted]", text)
+    if "/callbacks/" in text or "whs" in text or "earer" in text:
+        return _SECRETS.sub(lambda m: (m["path"] or m["whsec"] or m["bearer"]) + "[redacted]", text)
+    return text
 
 
-def _redact_fields(_: Any, __: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Redacts every text field, the rendered exception among them."""
-    for name, value in fields.items():
-        if isinstance(value, str):
-            fields[name] = redact(value)
-        elif not isinstance(value, int | float | bool | None):
-            fields[name] = redact(str(value))
-    return fields
+class _Output:
+    """Where lines go, how they look, and which are left out."""
+
+    def __init__(self) -> None:
+        self.level = logging.INFO
+        self.console: structlog.dev.ConsoleRenderer | None = structlog.dev.ConsoleRenderer(colors=False)
+
+    def write(self, level: str, source: str, fact: str, fields: dict[str, Any]) -> None:
+        """One line, flushed, so that a kill loses none."""
+        line: dict[str, Any] = {"event": fact, **fields, "source": source, "level": level}
+        if error := line.pop("exc_info", None):
+            line["exception"] = "".join(traceback.format_exception(error))
+        line["timestamp"] = rfc3339(time.time_ns() // 1_000_000)
+        for name, value in line.items():
+            if isinstance(value, str):
+                line[name] = redact(value)
+            elif not isinstance(value, int | float | None):
+                line[name] = redact(str(value))
+        text = self.console(None, level, line) if self.console else msgspec.json.encode(line).decode()
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+
+_output: Final = _Output()
+
+
+class Logger:
+    """What one module says."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def info(self, fact: str, **fields: Any) -> None:
+        """Something happened as it should."""
+        if _output.level <= logging.INFO:
+            _output.write("info", self._source, fact, fields)
+
+    def warning(self, fact: str, **fields: Any) -> None:
+        """Something an operator may want to look at."""
+        if _output.level <= logging.WARNING:
+            _output.write("warning", self._source, fact, fields)
+
+    def error(self, fact: str, **fields: Any) -> None:
+        """Something went wrong; `exc_info` is an exception."""
+        _output.write("error", self._source, fact, fields)
+
+
+def get(name: str) -> Logger:
+    """A logger; `name` is the module that speaks."""
+    return Logger(name)
 
 
 def configure(log_format: str, level: int = logging.INFO) -> None:
-    """Sets up structlog, and sends what libraries log (warnings and worse) the same way."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-        _redact_fields,
-    ]
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
-    )
-    structlog.configure(
-        processors=[*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
-        cache_logger_on_first_use=False,
-    )
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    """`json` or `console`; what libraries log (warnings and worse) goes the same way."""
+    _output.level = level
+    _output.console = None if log_format == "json" else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+    logging.basicConfig(handlers=[_Library()], level=logging.WARNING, force=True)
 
 
-def get(name: str) -> structlog.typing.FilteringBoundLogger:
-    """A logger; `name` is the module that speaks."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(source=name)
-    return logger
+class _Library(logging.Handler):
+    """A library's record as a line of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Under the library's own name."""
+        fields = {"exc_info": record.exc_info[1]} if record.exc_info and record.exc_info[1] else {}
+        _output.write(record.levelname.lower(), record.name, record.getMessage(), fields)

@@ -6,15 +6,18 @@ mangle the rest.
 """
 
 import hashlib
+import hmac
 import re
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from itsdangerous import Signer
+from itsdangerous.encoding import want_bytes
+from itsdangerous.signer import SigningAlgorithm
 
 from relay import ids
 
@@ -72,4 +75,26 @@ class CallbackTokens:
     def _new_signer(self, provider: str) -> Signer:
         """The signer of one provider's tokens; the salt keeps it from any other use of the same keys."""
         salt = b"relay.callback." + provider.encode(errors="surrogatepass")
-        return Signer(self._secret_keys, salt=salt, key_derivation="hmac", digest_method=hashlib.sha256)
+        return _Signer(
+            self._secret_keys, salt=salt, key_derivation="hmac", digest_method=hashlib.sha256, algorithm=_Hmac()
+        )
+
+
+class _Signer(Signer):
+    """Derives each key once: a token is read for every callback, and the keys never change."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._derived = {key: super(_Signer, self).derive_key(key) for key in self.secret_keys}
+
+    def derive_key(self, secret_key: str | bytes | None = None) -> bytes:
+        """The key that signs under this salt; without an argument the newest."""
+        return self._derived[self.secret_keys[-1] if secret_key is None else want_bytes(secret_key)]
+
+
+class _Hmac(SigningAlgorithm):
+    """HMAC-SHA256 in one call."""
+
+    def get_signature(self, key: bytes, value: bytes) -> bytes:
+        """The signature of the value."""
+        return hmac.digest(key, value, "sha256")

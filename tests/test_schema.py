@@ -87,8 +87,8 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     database = await SQLite.open(tmp_path / "relay.db", statements.load())
     try:
         await migrate.migrate(database, 1)
-        async with database.transaction() as transaction:
-            await transaction.rows("register_migration", {"version": 99, "name": "from the future", "now": 1})
+        future = {"version": 99, "name": "from the future", "now": 1}
+        await database.transact(lambda transaction: transaction.rows("register_migration", future))
         with pytest.raises(SettingsError, match="schema version 99"):
             await migrate.migrate(database, 2)
     finally:

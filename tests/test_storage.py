@@ -58,7 +58,8 @@ async def test_a_commit_is_on_the_disk(tmp_path: Path) -> None:
     try:
         for connection in (database._writer, database._reader):
             pragmas = ("journal_mode", "synchronous", "busy_timeout")
-            found = [next(iter(await connection.execute_fetchall(f"PRAGMA {name}")))[0] for name in pragmas]
+            texts = [f"PRAGMA {name}" for name in pragmas]
+            found = [(await connection.run(sqlite3.Connection.execute, text)).fetchone()[0] for text in texts]
             assert found == ["wal", 2, 5000]
         await migrate.migrate(database, 1)
         with pytest.raises(StorageUnavailable, match="readonly"):

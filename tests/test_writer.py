@@ -76,7 +76,7 @@ async def commits(database: SQLite) -> list[str]:
         if text == "COMMIT":
             seen.append(text)
 
-    await database._writer.set_trace_callback(note)
+    await database._writer.run(sqlite3.Connection.set_trace_callback, note)
     return seen
 
 
@@ -148,13 +148,13 @@ async def test_a_backlog_has_an_end(database: SQLite) -> None:
 async def test_a_full_disk_refuses_everything_and_is_got_over(database: SQLite) -> None:
     """While the disk is full every write is refused and nothing is left of it; with room again, writes go on."""
     writer = Writer(database, 8)
-    pages = (await database._writer.execute_fetchall("PRAGMA page_count"))[0][0]  # type: ignore[index]
-    await database._writer.execute_fetchall(f"PRAGMA max_page_count = {pages}")
+    (pages,) = (await database._writer.run(sqlite3.Connection.execute, "PRAGMA page_count")).fetchone()
+    await database._writer.run(sqlite3.Connection.execute, f"PRAGMA max_page_count = {pages}")
     results = await outcomes(*(writer.write(add_big, name) for name in "abc"))
     assert [type(result) for result in results] == [StorageUnavailable] * 3
     with onlooker(database) as other:
         assert projects(other) == []
-        await database._writer.execute_fetchall(f"PRAGMA max_page_count = {pages + 10_000}")
+        await database._writer.run(sqlite3.Connection.execute, f"PRAGMA max_page_count = {pages + 10_000}")
         await writer.write(add_big, "d")
         assert projects(other) == ["d"]
 
@@ -162,8 +162,8 @@ async def test_a_full_disk_refuses_everything_and_is_got_over(database: SQLite) 
 async def test_a_lock_that_is_held_elsewhere_is_waited_for_only_so_long(database: SQLite) -> None:
     """While another process writes, relay's writes wait for busy_timeout, then are refused; reads go on throughout."""
     writer = Writer(database, 8)
-    assert [row[0] for row in await database._writer.execute_fetchall("PRAGMA busy_timeout")] == [5000]
-    await database._writer.execute_fetchall("PRAGMA busy_timeout = 50")
+    assert (await database._writer.run(sqlite3.Connection.execute, "PRAGMA busy_timeout")).fetchone() == (5000,)
+    await database._writer.run(sqlite3.Connection.execute, "PRAGMA busy_timeout = 50")
     with onlooker(database) as other:
         other.execute("BEGIN IMMEDIATE")
         results = await outcomes(*(writer.write(add, name) for name in "ab"))
@@ -175,14 +175,13 @@ async def test_a_lock_that_is_held_elsewhere_is_waited_for_only_so_long(database
 
 
 @pytest.mark.parametrize("steps", range(6))
-async def test_a_transaction_that_is_cancelled_anywhere_is_undone(database: SQLite, steps: int) -> None:
-    """Cancelled while it begins, writes or commits, a transaction leaves the connection fit for the next one."""
+async def test_a_transaction_whose_caller_is_cancelled_is_whole_or_undone(database: SQLite, steps: int) -> None:
+    """Whoever waits may be cancelled while it begins, writes or commits: the connection is fit for the next one."""
 
-    async def transact() -> None:
-        async with database.transaction() as transaction:
-            await add(transaction, ["a"])
+    async def work(transaction: Transaction) -> None:
+        await add(transaction, ["a"])
 
-    transacting = asyncio.create_task(transact())
+    transacting = asyncio.create_task(database.transact(work))
     for _ in range(steps):
         await asyncio.sleep(0)
     transacting.cancel()

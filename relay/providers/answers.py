@@ -243,7 +243,7 @@ def identifier(*values: object) -> str | None:
 
 def number(value: object) -> Decimal | None:
     """A number however it is written (`40`, `"40"`, `"40%"`, `40.0`), to six places; None for anything else."""
-    text = text_or_none(value, 34)
+    text = None if value is None else text_or_none(value, 34)
     if text is None or not re.fullmatch(r"[+-]?[0-9]{1,15}(\.[0-9]{1,17})?%?", text):
         return None
     return Decimal(text.removesuffix("%")).quantize(Decimal("0.000001"))

@@ -8,6 +8,7 @@ import copy
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from relay.model import ErrorClass, Input, JobError, JobState, Report
 URL_MAX: Final = 2048
 RETRYABLE: Final = frozenset({ErrorClass.RATE_LIMITED, ErrorClass.PROVIDER_ERROR, ErrorClass.TIMEOUT})
 _CALLBACK_FIELD: Final = re.compile(r"(callback|webhook|notify|notification|hook)(hook|url|uri|endpoint)?")
+_PLAIN_URL: Final = re.compile(r"(https?)://([A-Za-z0-9.-]+)(?=[/?#]|\Z)")
 _LOCAL_NAMES: Final = ("localhost", "local", "internal", "lan", "intranet", "home.arpa")
 
 
@@ -199,16 +201,23 @@ def check_url(url: object, path: str, schemes: tuple[str, ...] = ("https", "http
     if not isinstance(url, str) or len(url) > URL_MAX or not url.isprintable() or " " in url or "\\" in url:
         return [FieldError(path, message)]
     try:
-        parts = urlsplit(url)
-        good = parts.scheme in schemes and "@" not in parts.netloc and (parts.port is None or parts.port > 0)
-        good = good and _looks_public(parts.hostname or "")
+        plain = _PLAIN_URL.match(url)
+        scheme, netloc = plain.groups() if plain else urlsplit(url)[:2]
+        good = scheme in schemes and _is_public(netloc)
     except ValueError:
         good = False
     return [] if good else [FieldError(path, message)]
 
 
+@lru_cache(1024)
+def _is_public(netloc: str) -> bool:
+    """Whether host and port may be on the internet, as far as they tell, without credentials; nothing is resolved."""
+    parts = urlsplit(f"//{netloc}")
+    return "@" not in netloc and (parts.port is None or parts.port > 0) and _looks_public(parts.hostname or "")
+
+
 def _looks_public(host: str) -> bool:
-    """Whether a host may be on the internet, as far as its name tells; nothing is resolved."""
+    """Whether a host's name is no local one, and an address no private one."""
     host = host.rstrip(".").lower()
     if ":" in host or re.fullmatch(r"\d+|0x[0-9a-f]*", host.rpartition(".")[2]):
         try:
@@ -228,6 +237,8 @@ def state_of(word: object, vocabulary: Mapping[str, JobState]) -> tuple[JobState
 
 def text_or_none(value: object, limit: int = 2048) -> str | None:
     """A provider's string (or number) as text that every database takes; None for anything else or nothing."""
+    if type(value) is str and len(value) <= limit and value.isascii() and "\x00" not in value:
+        return redact(value) or None
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     if isinstance(value, int) and value.bit_length() > 256:

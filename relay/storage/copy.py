@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -54,17 +55,21 @@ async def copy(
         except sqlite3.OperationalError as error:
             raise StorageUnavailable(f"the source is being written to: stop relay first ({error})") from None
         source = Source(connection)
-        async with target.transaction() as transaction:
-            await transaction.lock_schema()
-            await _require_fit(source, transaction)
-            for table, size in source.sizes.items():
-                done = 0
-                for columns, rows in source.chunks(table):
-                    await transaction.insert(table, columns, rows)
-                    done += len(rows)
-                    progress(table, done, size)
+        await target.transact(partial(_fill, source=source, progress=progress))
         connection.execute("ROLLBACK")
         return source.sizes
+
+
+async def _fill(transaction: PostgreSQLTransaction, source: Source, progress: Callable[[str, int, int], None]) -> None:
+    """Every table of the source."""
+    await transaction.lock_schema()
+    await _require_fit(source, transaction)
+    for table, size in source.sizes.items():
+        done = 0
+        for columns, rows in source.chunks(table):
+            await transaction.insert(table, columns, rows)
+            done += len(rows)
+            progress(table, done, size)
 
 
 async def _require_fit(source: Source, transaction: PostgreSQLTransaction) -> None:

@@ -1,9 +1,9 @@
 """What the store asks of a database, so that its transactions are written once for all of them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
+Result = TypeVar("Result")
 Params = Mapping[str, Any]
 Row = Any
 """A row that is read by column name."""
@@ -36,8 +36,11 @@ class Database(Protocol):
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
         """Runs a named read; StorageUnavailable when the database does not answer."""
 
-    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
-        """A write transaction: committed at its end, undone on an exception; StorageUnavailable if not committed."""
+    async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:
+        """`work` in a write transaction: committed at its end, undone on an exception.
+
+        StorageUnavailable if it was not committed. `work` awaits nothing but the transaction.
+        """
 
     async def hint(self) -> None:
         """Tells the other processes that there may be something to do; a hint, which may be lost."""

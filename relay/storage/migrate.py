@@ -1,5 +1,6 @@
 """Brings a database to this relay's schema: numbered files, forward only, recorded in the transaction that ran them."""
 
+from functools import partial
 from importlib import resources
 from typing import Final
 
@@ -37,25 +38,29 @@ def migrations() -> list[Migration]:
 
 async def migrate(database: Database, now_ms: int) -> list[str]:
     """Runs what is missing, all in one transaction, and names it; SettingsError when the database is newer."""
-    async with database.transaction() as transaction:
-        await transaction.lock_schema()
-        await transaction.run_text(_REGISTER)
-        version = (await transaction.rows("schema_version", {}))[0]["version"]
-        known = migrations()
-        if version > len(known):
-            raise SettingsError(
-                f"the database has schema version {version}, this relay knows {len(known)}: "
-                "start the newer relay, or restore a backup"
-            )
-        for migration in known[version:]:
-            await _run(transaction, migration, now_ms)
-        return [migration.name for migration in known[version:]]
+    return await database.transact(partial(_migrate, now_ms=now_ms))
 
 
 def split(text: str) -> list[str]:
     """The statements of a file, without its comments."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
     return [statement.strip() for statement in "\n".join(lines).split(";\n") if statement.strip()]
+
+
+async def _migrate(transaction: Transaction, now_ms: int) -> list[str]:
+    """What `migrate` promises, within its transaction."""
+    await transaction.lock_schema()
+    await transaction.run_text(_REGISTER)
+    version = (await transaction.rows("schema_version", {}))[0]["version"]
+    known = migrations()
+    if version > len(known):
+        raise SettingsError(
+            f"the database has schema version {version}, this relay knows {len(known)}: "
+            "start the newer relay, or restore a backup"
+        )
+    for migration in known[version:]:
+        await _run(transaction, migration, now_ms)
+    return [migration.name for migration in known[version:]]
 
 
 async def _run(transaction: Transaction, migration: Migration, now_ms: int) -> None:

@@ -2,15 +2,18 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
 from relay.errors import SettingsError, StorageUnavailable
 from relay.storage.database import Params, Row
+from relay.storage.statements import Numbered
+
+Result = TypeVar("Result")
 
 POOL_MAX: Final = 5
 ACQUIRE_S: Final = 2.0
@@ -18,7 +21,6 @@ ACQUIRE_S: Final = 2.0
 COMMAND_S: Final = 30.0
 LISTEN_AGAIN_S: Final = 1.0
 _CHANNEL: Final = "relay"
-_NAME: Final = re.compile(r"(?<![:\w]):([a-z_]+)")
 _LIST: Final = re.compile(r"SELECT value FROM json_each\((:[a-z_]+)\)")
 _SCHEMA_LOCK: Final = 0x52454C4159
 _LOST: Final = (
@@ -35,24 +37,11 @@ _LOST: Final = (
 )
 
 
-class Text:
+def translated(text: str) -> Numbered:
     """A statement as PostgreSQL takes it: `$1` for `:name`, its word for a list in JSON, locks where they matter."""
-
-    def __init__(self, text: str) -> None:
-        text = _LIST.sub(r"SELECT jsonb_array_elements_text(CAST(\1 AS JSONB))", text)
-        text = text.replace("/* skip locked */", "FOR UPDATE SKIP LOCKED").replace("/* for update */", "FOR UPDATE")
-        self.names: list[str] = []
-        self.text = _NAME.sub(self._number, text)
-
-    def values(self, params: Params) -> list[Any]:
-        """The parameters in their order."""
-        return [params[name] for name in self.names]
-
-    def _number(self, found: re.Match[str]) -> str:
-        """The number of a name, the same each time."""
-        if found[1] not in self.names:
-            self.names.append(found[1])
-        return f"${self.names.index(found[1]) + 1}"
+    text = _LIST.sub(r"SELECT jsonb_array_elements_text(CAST(\1 AS JSONB))", text)
+    text = text.replace("/* skip locked */", "FOR UPDATE SKIP LOCKED").replace("/* for update */", "FOR UPDATE")
+    return Numbered(text, "$")
 
 
 class PostgreSQL:
@@ -64,7 +53,7 @@ class PostgreSQL:
         self._pool = pool
         self._url = url
         self._pooled = pooled
-        self._statements = {name: Text(text) for name, text in statements.items()}
+        self._statements = {name: translated(text) for name, text in statements.items()}
 
     @classmethod
     async def open(cls, url: str, statements: dict[str, str]) -> "PostgreSQL":
@@ -97,12 +86,11 @@ class PostgreSQL:
                 found: Sequence[Row] = await connection.fetch(statement.text, *statement.values(params))
                 return found
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator["PostgreSQLTransaction"]:
+    async def transact(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
         """BEGIN … COMMIT on a connection of its own; undone when anything in it fails or is cancelled."""
         with _translated():
             async with self._pool.acquire(timeout=ACQUIRE_S) as connection, connection.transaction():
-                yield PostgreSQLTransaction(connection, self._statements)
+                return await work(PostgreSQLTransaction(connection, self._statements))
 
     async def hint(self) -> None:
         """NOTIFY, which costs one small round trip."""
@@ -142,7 +130,7 @@ class PostgreSQL:
 class PostgreSQLTransaction:
     """An open write transaction."""
 
-    def __init__(self, connection: Any, statements: dict[str, Text]) -> None:
+    def __init__(self, connection: Any, statements: dict[str, Numbered]) -> None:
         self._connection = connection
         self._statements = statements
 

@@ -108,7 +108,7 @@ class Recorder:
         settled = [(fact.job_id, fact.at, fact.settlement) for fact in facts if fact.settlement]
         if settled:
             await payments.settle(transaction, settled)
-        await transaction.run_many("update_job", [rows.job_params(job) for job in jobs.values()])
+        await transaction.run_many("update_job", [rows.moved_job_params(job) for job in jobs.values()])
         await transaction.run_many("insert_event", [event.params for _, event in events])
         await self._fan_out(transaction, events, results)
         return results

@@ -28,6 +28,7 @@ from relay.seal import Seal
 from relay.storage.database import Row
 
 _JSON_OF_JOB: Final = ("input", "request", "metadata", "outputs", "error", "cost", "claim")
+_MOVING: Final = tuple(name for name in Job.__struct_fields__ if name not in ("input", "request", "metadata"))
 _outputs: Final = msgspec.json.Decoder(tuple[Output, ...])
 _error: Final = msgspec.json.Decoder(JobError | None)
 _cost: Final = msgspec.json.Decoder(Cost | None)
@@ -44,6 +45,17 @@ def job_params(job: Job) -> dict[str, Any]:
     """Every column of a job."""
     params = {name: getattr(job, name) for name in job.__struct_fields__}
     params.update({name: text(params[name]) for name in _JSON_OF_JOB})
+    params["late"] = int(job.late)
+    return params
+
+
+def moved_job_params(job: Job) -> dict[str, Any]:
+    """The columns of a job that a move may change."""
+    params = {name: getattr(job, name) for name in _MOVING}
+    params["outputs"] = text(job.outputs)
+    params["error"] = text(job.error)
+    params["cost"] = text(job.cost)
+    params["claim"] = text(job.claim)
     params["late"] = int(job.late)
     return params
 

@@ -85,10 +85,13 @@ class Writer:
         kinds: dict[Operation[Any, Any], list[int]] = {}
         for index, waiting in enumerate(batch):
             kinds.setdefault(waiting.operation, []).append(index)
-        results: list[Any] = [None] * len(batch)
-        async with self._database.transaction() as transaction:
+
+        async def write(transaction: Transaction) -> list[Any]:
+            results: list[Any] = [None] * len(batch)
             for operation, indexes in kinds.items():
                 written = await operation(transaction, [batch[index].item for index in indexes])
                 for index, result in zip(indexes, written, strict=True):
                     results[index] = result
-        return results
+            return results
+
+        return await self._database.transact(write)

@@ -1,0 +1,120 @@
+"""A relay database with jobs at their provider already, so that a load may begin with their callbacks."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from relay import ids
+from relay.clock import SystemClock
+from relay.model import Endpoint, Job, JobState
+from relay.seal import Seal
+from relay.signing import new_secret
+from relay.storage.jobs import NewJob
+from relay.storage.record import DEFAULT_PROJECT
+from relay.storage.store import Store, StoreOptions
+from relay.tokens import CallbackTokens
+
+SECRET_KEY = "a-key-for-the-benchmarks-alone"
+PROVIDER = "evolink"
+HOUR_MS = 3_600_000
+REQUEST = {
+    "model": "seedance-2.0-image-to-video",
+    "prompt": "slow push in, the sea behind the window, a gull crosses from left to right " * 4,
+    "image_urls": ["https://example.com/first.png", "https://example.com/last.png"],
+    "duration": 5,
+    "quality": "720p",
+    "aspect_ratio": "16:9",
+    "generate_audio": True,
+}
+_OPTIONS = StoreOptions(lease_ms=25_000, backlog_max=100_000, callbacks_per_job_max=100, schedule_s=(0, 5))
+_AT_ONCE = 1000
+
+
+class Stock(msgspec.Struct, frozen=True):
+    """What was put into the database: the file that the load reads, and the endpoints' ids."""
+
+    callbacks: Path
+    endpoint_ids: tuple[str, ...]
+
+
+async def stocked(
+    database_url: str, folder: Path, jobs: int, urls: list[str], *, first_delay_s: int = 0, in_flight_max: int = 64
+) -> Stock:
+    """Jobs that their provider has, endpoints at these URLs, and a file with one callback for each job."""
+    clock, seal = SystemClock(), Seal((SECRET_KEY,))
+    tokens = CallbackTokens((SECRET_KEY,), "default")
+    store = await Store.open(database_url, seal, _OPTIONS, clock.now_ms())
+    try:
+        endpoints = [_endpoint(url, first_delay_s, in_flight_max, clock.now_ms()) for url in urls]
+        for endpoint in endpoints:
+            await store.endpoints.create(endpoint)
+        path = folder / "callbacks.txt"
+        with path.open("wb") as file:
+            for start in range(0, jobs, _AT_ONCE):
+                made = [_job(clock.now_ms()) for _ in range(min(_AT_ONCE, jobs - start))]
+                await asyncio.gather(*(store.jobs.create(NewJob(job, (), None)) for job in made))
+                for job in made:
+                    token = tokens.make(PROVIDER, job.id, job.deadline_at + HOUR_MS)
+                    file.write(f"/callbacks/{PROVIDER}/{token}\t".encode() + callback(job) + b"\n")
+                if sys.stderr.isatty():
+                    click.echo(f"\r{start + len(made)} of {jobs} jobs made ", nl=False, err=True)
+        return Stock(path, tuple(endpoint.id for endpoint in endpoints))
+    finally:
+        await store.close()
+
+
+def callback(job: Job) -> bytes:
+    """A terminal callback of about 1 kB."""
+    said = {
+        "id": job.provider_job_id,
+        "object": "video.generation.task",
+        "created": job.created_at // 1000,
+        "model": "seedance-2.0",
+        "status": "completed",
+        "progress": 100,
+        "results": [f"https://cdn.example.com/videos/{job.provider_job_id}.mp4?signature={'s' * 480}"],
+        "type": "video",
+        "task_info": {"can_cancel": False, "video_duration": 5, "note": "n" * 160},
+    }
+    return msgspec.json.encode(said)
+
+
+def _job(now_ms: int) -> Job:
+    """A job that was submitted just now, with its status check far off."""
+    job_id = ids.new_id(ids.JOB)
+    return Job(
+        id=job_id,
+        project_id=DEFAULT_PROJECT,
+        provider=PROVIDER,
+        state=JobState.SUBMITTED,
+        created_at=now_ms,
+        updated_at=now_ms,
+        submitted_at=now_ms,
+        submissions_made=1,
+        submission_started_at=now_ms,
+        deadline_at=now_ms + 6 * HOUR_MS,
+        request=REQUEST,
+        model="seedance-2.0-image-to-video",
+        provider_job_id=f"task-unified-{job_id}",
+        next_check_at=now_ms + 5 * HOUR_MS,
+        last_heard_at=now_ms,
+    )
+
+
+def _endpoint(url: str, first_delay_s: int, in_flight_max: int, now_ms: int) -> Endpoint:
+    """An endpoint for everything; with a first delay its deliveries are rows and wait."""
+    return Endpoint(
+        id=ids.new_id(ids.ENDPOINT),
+        project_id=DEFAULT_PROJECT,
+        job_id=None,
+        url=url,
+        secret=new_secret(),
+        event_types=["*"],
+        in_flight_max=in_flight_max,
+        schedule_s=[first_delay_s, 60] if first_delay_s else None,
+        created_at=now_ms,
+        updated_at=now_ms,
+    )
