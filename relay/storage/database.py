@@ -39,6 +39,9 @@ class Database(Protocol):
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """A write transaction: committed at its end, undone on an exception; StorageUnavailable if not committed."""
 
+    async def size_bytes(self) -> int:
+        """How much it takes on its disk; StorageUnavailable when it does not answer."""
+
     async def hint(self) -> None:
         """Tells the other processes that there may be something to do; a hint, which may be lost."""
 

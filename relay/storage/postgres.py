@@ -104,6 +104,12 @@ class PostgreSQL:
             async with self._pool.acquire(timeout=ACQUIRE_S) as connection, connection.transaction():
                 yield PostgreSQLTransaction(connection, self._statements)
 
+    async def size_bytes(self) -> int:
+        """The files of this database, whatever else the server holds."""
+        with _translated():
+            async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
+                return int(await connection.fetchval("SELECT pg_database_size(current_database())"))
+
     async def hint(self) -> None:
         """NOTIFY, which costs one small round trip."""
         with _translated():
