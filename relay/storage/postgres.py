@@ -70,7 +70,9 @@ class PostgreSQL:
     async def open(cls, url: str, statements: dict[str, str]) -> "PostgreSQL":
         """Connects; SettingsError for a URL that opens nothing, StorageUnavailable for a server that is away."""
         plain, pooled = _without_pooler(url)
-        settings = {} if pooled else {"application_name": "relay", "plan_cache_mode": "force_generic_plan"}
+        # A generic plan expects many rows where few come, and would be compiled for longer than it runs.
+        generic = {"plan_cache_mode": "force_generic_plan", "jit": "off"}
+        settings = {} if pooled else {"application_name": "relay", **generic}
         try:
             pool = await asyncpg.create_pool(
                 plain,

@@ -1,9 +1,10 @@
 -- name: prunable_jobs
 -- Jobs that ended before then with nothing left to do, the longest gone first, and locked; a job that another process holds is passed over.
+-- Each `IS NULL` asks an index about one row: NOT EXISTS may become a join with the whole table, by a plan made when that was small.
 SELECT id, project_id, provider, state, finished_at, deadline_at, metadata FROM jobs
 WHERE finished_at < :before AND claim IS NULL AND settle_by IS NULL AND next_check_at IS NULL
-  AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.id AND deliveries.state = 'pending')
-  AND NOT EXISTS (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.state IN ('reserved', 'unknown'))
+  AND (SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+  AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.state IN ('reserved', 'unknown') LIMIT 1) IS NULL
 ORDER BY finished_at LIMIT :limit /* skip locked */;
 
 -- name: events_to_hold
@@ -22,8 +23,8 @@ SELECT id,
     (SELECT COUNT(*) FROM endpoints WHERE endpoints.job_id = jobs.id) AS endpoints
 FROM jobs
 WHERE id IN (SELECT value FROM json_each(:jobs))
-  AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.id AND deliveries.state = 'pending')
-  AND NOT EXISTS (SELECT 1 FROM events WHERE events.job_id = jobs.id AND events.id NOT IN (SELECT value FROM json_each(:events)))
+  AND (SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+  AND (SELECT 1 FROM events WHERE events.job_id = jobs.id AND events.id NOT IN (SELECT value FROM json_each(:events)) LIMIT 1) IS NULL
 ORDER BY finished_at;
 
 -- name: insert_tombstone
@@ -59,7 +60,7 @@ DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(:jobs));
 -- Events of no job, made before then, that nobody waits for any more; locked.
 SELECT id FROM events
 WHERE job_id IS NULL AND created_at < :before
-  AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state = 'pending')
+  AND (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
 ORDER BY created_at LIMIT :limit /* skip locked */;
 
 -- name: events_to_prune
@@ -69,7 +70,7 @@ SELECT id,
     (SELECT COALESCE(SUM(attempts_made), 0) FROM deliveries WHERE deliveries.event_id = events.id) AS attempts
 FROM events
 WHERE id IN (SELECT value FROM json_each(:events))
-  AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state = 'pending')
+  AND (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
 ORDER BY created_at;
 
 -- name: prune_attempts_of_events
@@ -87,7 +88,7 @@ DELETE FROM events WHERE id IN (SELECT value FROM json_each(:events));
 -- name: prunable_callbacks
 -- Callbacks that came before then for jobs that are not here; locked.
 SELECT id, size AS bytes FROM callbacks
-WHERE verdict = 'orphaned' AND received_at < :before AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = callbacks.job_id)
+WHERE verdict = 'orphaned' AND received_at < :before AND (SELECT 1 FROM jobs WHERE jobs.id = callbacks.job_id) IS NULL
 ORDER BY received_at LIMIT :limit /* skip locked */;
 
 -- name: prune_callbacks
@@ -105,7 +106,7 @@ RETURNING id;
 -- Endpoints that were deleted before then and that no delivery names any more.
 DELETE FROM endpoints WHERE id IN (
     SELECT id FROM endpoints
-    WHERE deleted_at < :before AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.endpoint_id = endpoints.id)
+    WHERE deleted_at < :before AND (SELECT 1 FROM deliveries WHERE deliveries.endpoint_id = endpoints.id LIMIT 1) IS NULL
     ORDER BY deleted_at LIMIT :limit /* skip locked */
 )
 RETURNING id;
@@ -121,20 +122,20 @@ RETURNING job_id;
 -- How much there is to prune, by table; what is stored of a job goes with it and is not counted.
 SELECT 'jobs' AS kind, COUNT(*) AS number FROM jobs
 WHERE finished_at < :before AND claim IS NULL AND settle_by IS NULL AND next_check_at IS NULL
-  AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.id AND deliveries.state = 'pending')
-  AND NOT EXISTS (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.state IN ('reserved', 'unknown'))
+  AND (SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+  AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.state IN ('reserved', 'unknown') LIMIT 1) IS NULL
 UNION ALL
 SELECT 'events', COUNT(*) FROM events
 WHERE job_id IS NULL AND created_at < :before
-  AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state = 'pending')
+  AND (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
 UNION ALL
 SELECT 'callbacks', COUNT(*) FROM callbacks
-WHERE verdict = 'orphaned' AND received_at < :before AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = callbacks.job_id)
+WHERE verdict = 'orphaned' AND received_at < :before AND (SELECT 1 FROM jobs WHERE jobs.id = callbacks.job_id) IS NULL
 UNION ALL
 SELECT 'redeliveries', COUNT(*) FROM redeliveries WHERE finished_at < :before
 UNION ALL
 SELECT 'endpoints', COUNT(*) FROM endpoints
-WHERE deleted_at < :before AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.endpoint_id = endpoints.id)
+WHERE deleted_at < :before AND (SELECT 1 FROM deliveries WHERE deliveries.endpoint_id = endpoints.id LIMIT 1) IS NULL
 UNION ALL
 SELECT 'tombstones', COUNT(*) FROM tombstones WHERE expires_at <= :now;
 
