@@ -276,6 +276,8 @@ async def _outlives(running: Running, clock: HeldClock, key: str, job_id: str, u
     for days, status in ((59, 200), (2, 404)):
         clock.advance(days * 86_400)
         assert (await post(running, DONE, url)).status_code == status
+        if status == 200:
+            assert "was pruned on" in await gone(running, job_id)
     async with asyncio.timeout(10):
         while (await running.client.get(f"/v1/jobs/{job_id}")).json()["detail"] != "there is no such job":
             clock.advance(600)
