@@ -1,7 +1,7 @@
 """What relay counts, in one table. Counting is a dictionary; the library that writes it out is loaded by a scrape."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -38,6 +38,8 @@ METRICS: Final = (
     Metric("relay_provider_key_refused", "gauge", "1 while the provider refuses relay's key", ("provider",)),
     Metric("relay_events", "counter", "events by type", ("type",)),
     Metric("relay_attempts", "counter", "attempts of deliveries by outcome", ("outcome",)),
+    Metric("relay_pruned_rows", "counter", "rows that were removed because they were old, by table", ("table",)),
+    Metric("relay_database_size_bytes", "gauge", "what the database takes on its disk", ()),
     Metric("relay_build_info", "gauge", "1, with the version as label", ("version",)),
 )
 
@@ -89,6 +91,15 @@ class Metrics:
     def attempted(self, outcome: Outcome) -> None:
         """An attempt of a delivery ended."""
         self._values["relay_attempts", outcome] += 1
+
+    def pruned(self, removed: Mapping[str, int]) -> None:
+        """Rows were removed because they were old."""
+        for table, number in removed.items():
+            self._values["relay_pruned_rows", table] += number
+
+    def database_size(self, size_bytes: int) -> None:
+        """What the database takes on its disk now."""
+        self._values[("relay_database_size_bytes",)] = size_bytes
 
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format, version 0.0.4."""

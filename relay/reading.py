@@ -6,7 +6,12 @@ No error repeats the text, which may be a secret.
 import ipaddress
 import re
 from collections.abc import Callable
+from typing import Final
 from urllib.parse import urlsplit
+
+RETENTION_MIN_DAYS: Final = 5
+"""The default schedule of a delivery takes up to four."""
+RETENTION_MAX_DAYS: Final = 3_650
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -21,6 +26,14 @@ def number(low: float, high: float, kind: type[int] | type[float] = int) -> Call
         return value
 
     return read
+
+
+def retention_days(text: str) -> int:
+    """Days that are longer than the longest usual delivery schedule; 0 for ever."""
+    days = int(text)
+    if days != 0 and not RETENTION_MIN_DAYS <= days <= RETENTION_MAX_DAYS:
+        raise ValueError(f"must be 0, or from {RETENTION_MIN_DAYS} to {RETENTION_MAX_DAYS}")
+    return days
 
 
 def flag(text: str) -> bool:

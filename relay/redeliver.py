@@ -40,7 +40,9 @@ class Redeliverer:
             raise Conflict("the endpoint of this delivery was deleted")
         _require_active(endpoint)
         now_ms = self._clock.now_ms()
-        made = await self._store.redeliveries.once_more(event, endpoint.id, True, now_ms, now_ms + self._lease_ms)
+        made = await self._store.redeliveries.once_more(event, endpoint.id, now_ms, now_ms + self._lease_ms)
+        if made is None:
+            raise Conflict("the event of this delivery was pruned")
         self._hand_over((Fresh(made, endpoint.id),))
         return made
 

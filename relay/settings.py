@@ -59,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_deadline_s: float
     callback_grace_s: int
     callbacks_per_job_max: int
+    retention_days: int
     deliveries_in_flight_max: int
     lease_s: float
     backlog_max: int
@@ -289,6 +290,9 @@ SETTINGS: Final = (
         "callbacks kept for one job; more are answered and counted",
     ),
     Setting(
+        "RELAY_RETENTION_DAYS", "retention_days", "30", reading.retention_days, "days an ended job is kept; 0: for ever"
+    ),
+    Setting(
         "RELAY_DELIVERIES_IN_FLIGHT_MAX",
         "deliveries_in_flight_max",
         "256",
@@ -310,11 +314,7 @@ SETTINGS: Final = (
         "writes waiting for the database before relay answers 503",
     ),
     Setting(
-        "RELAY_SHUTDOWN_S",
-        "shutdown_s",
-        "8",
-        reading.number(0, 300, float),
-        "how long a stop waits for what is under way",
+        "RELAY_SHUTDOWN_S", "shutdown_s", "8", reading.number(0, 300, float), "how long a stop waits for work under way"
     ),
 )
 PROVIDER_SETTINGS: Final = (

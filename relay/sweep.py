@@ -4,6 +4,7 @@ Every timer is a row, so a restart begins with a sweep and goes on where the las
 """
 
 import asyncio
+from collections import Counter
 from functools import partial
 from typing import Final
 
@@ -11,6 +12,8 @@ from relay import checking, lifecycle, log
 from relay.calling import Calling
 from relay.model import ErrorClass, JobError
 from relay.pay import Payer
+from relay.storage.prune import PAUSE_MS as PRUNE_PAUSE_MS
+from relay.storage.prune import Terms
 from relay.storage.record import Fact
 from relay.submit import Submitter
 
@@ -18,6 +21,9 @@ BATCH: Final = 100
 PAUSE_MS: Final = 5_000
 MARGIN_MS: Final = 5_000
 FORGET_EVERY_MS: Final = 3_600_000
+PRUNE_EVERY_MS: Final = 600_000
+DAY_MS: Final = 86_400_000
+NEVER: Final = 1 << 62
 _logger = log.get("sweep")
 
 
@@ -32,6 +38,9 @@ class Sweeper:
         self._clock = calling.clock
         self._submit_timeout_ms = round(calling.settings.submit_timeout_s * 1000)
         self._forgot_at = 0
+        self._retention_ms = calling.settings.retention_days * DAY_MS
+        self._prune_at = 0 if self._retention_ms else NEVER
+        self._pruned: Counter[str] = Counter()
 
     async def run(self) -> None:
         """Sweeps at once, then whenever a row is due, until it is cancelled."""
@@ -41,7 +50,7 @@ class Sweeper:
             due_at = await self._store.jobs.next_clock() or now_ms + PAUSE_MS
             # What was due is under way, and stays due until it has begun; what became due since is not waited for.
             again_at = due_at if due_at > now_ms else now_ms + 50
-            await self._clock.wait(asyncio.Event(), min(again_at, now_ms + PAUSE_MS))
+            await self._clock.wait(asyncio.Event(), min(again_at, now_ms + PAUSE_MS, self._prune_at))
 
     async def once(self) -> None:
         """One sweep over everything that is due, in batches."""
@@ -63,6 +72,22 @@ class Sweeper:
         if now_ms - self._forgot_at >= FORGET_EVERY_MS:
             await self._store.access.forget(now_ms)
             self._forgot_at = now_ms
+        if now_ms >= self._prune_at:
+            await self._prune(now_ms)
+
+    async def _prune(self, now_ms: int) -> None:
+        """One batch of what is old; the next follows after a pause, and when nothing is left, after a longer one."""
+        self._prune_at = now_ms + PRUNE_EVERY_MS
+        grace_ms = self._calling.settings.callback_grace_s * 1000
+        terms = Terms(now=now_ms, before=now_ms - self._retention_ms, grace_ms=grace_ms)
+        removed = await self._store.pruner.batch(terms)
+        self._calling.metrics.pruned(removed)
+        self._pruned.update(removed)
+        if removed:
+            self._prune_at = now_ms + PRUNE_PAUSE_MS
+        elif self._pruned:
+            _logger.info("sweep.pruned", **self._pruned)
+            self._pruned.clear()
 
     async def _record(self, fact: Fact) -> None:
         """Records what time decided, and tells of it."""

@@ -15,6 +15,8 @@ from relay.outbound.client import ProviderClient
 from relay.outbound.sender import Sender
 from relay.storage.deliveries import Deliveries
 from relay.storage.jobs import Jobs
+from relay.storage.postgres import PostgreSQLTransaction
+from relay.storage.sqlite import SQLiteTransaction
 
 
 def die() -> None:
@@ -46,6 +48,15 @@ def _is_submission(_: Jobs, fact: Any) -> bool:
     return fact.call is not None
 
 
+def _is_of_pruning(_: Any, name: str, __: Any) -> bool:
+    return name == "prune_calls_of_jobs"
+
+
+def _in_pruning() -> None:
+    for transaction in (SQLiteTransaction, PostgreSQLTransaction):
+        _around(transaction, "rows", before=False, when=_is_of_pruning)
+
+
 POINTS: dict[str, Callable[[], None]] = {
     "job_committed": lambda: _around(Jobs, "create", before=False),
     "submission_started": lambda: _around(Jobs, "start_submission", before=False),
@@ -56,6 +67,7 @@ POINTS: dict[str, Callable[[], None]] = {
     "delivery_claimed": lambda: _around(Sender, "post", before=True),
     "notification_sent": lambda: _around(Sender, "post", before=False),
     "attempt_committed": lambda: _around(Deliveries, "settle", before=False),
+    "job_half_pruned": _in_pruning,
 }
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.anyio
 SUBMITTING = ("job_committed", "submission_started", "provider_accepted", "submission_recorded")
 RECEIVING = ("callback_arrived", "callback_committed")
 DELIVERING = ("delivery_claimed", "notification_sent", "attempt_committed")
+PRUNING = ("job_half_pruned",)
+"""Tried in tests/test_prune.py."""
 
 
 class Scene:
@@ -149,4 +151,4 @@ def _same_id_for_each_event(sink: Sink) -> None:
 
 def test_every_point_is_tried() -> None:
     """No crash point is left out of the tests above."""
-    assert sorted(SUBMITTING + RECEIVING + DELIVERING) == sorted(crashing.POINTS)
+    assert sorted(SUBMITTING + RECEIVING + DELIVERING + PRUNING) == sorted(crashing.POINTS)

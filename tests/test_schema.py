@@ -34,6 +34,13 @@ HOT = {
     "api_key_by_digest": "sqlite_autoindex_api_keys",
     "endpoints_listening": "endpoints_standing",
     "delivery_counts": "deliveries_of_event",
+    "prunable_jobs": "jobs_finished",
+    "prunable_events": "events_of_no_job",
+    "prunable_callbacks": "callbacks_orphaned",
+    "prune_redeliveries": "redeliveries_done",
+    "prune_endpoints": "endpoints_deleted",
+    "prune_tombstones": "tombstones_expiry",
+    "callbacks_kept": "callbacks_of_job",
 }
 
 

@@ -10,7 +10,7 @@ from relay import __version__, settings
 from relay.errors import RelayError, SettingsError
 from relay.settings import Settings
 
-COMMANDS = ("serve", "work", "dev", "simulate", "migrate", "keys")
+COMMANDS = ("serve", "work", "dev", "simulate", "migrate", "prune", "keys")
 EXIT_CONFIG = 78
 
 

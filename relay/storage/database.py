@@ -42,6 +42,9 @@ class Database(Protocol):
         StorageUnavailable if it was not committed. `work` awaits nothing but the transaction.
         """
 
+    async def size_bytes(self) -> int:
+        """How much it takes on its disk; StorageUnavailable when it does not answer."""
+
     async def hint(self) -> None:
         """Tells the other processes that there may be something to do; a hint, which may be lost."""
 

@@ -12,6 +12,7 @@ from relay.seal import Seal
 from relay.storage import payments, rows
 from relay.storage.database import Database, Row, Transaction
 from relay.storage.record import Fact, Recorded, Recorder
+from relay.storage.tombstones import Tombstone
 from relay.storage.writer import Writer
 
 EVIDENCE_MAX = 500
@@ -75,6 +76,11 @@ class Jobs:
         """The project's job."""
         found = await self._database.rows("job_of_project", {"id": job_id, "project_id": project_id})
         return rows.job(found[0]) if found else None
+
+    async def tombstone(self, job_id: str, project_id: str) -> Tombstone | None:
+        """What is left of the project's job, if it was pruned."""
+        found = await self._database.rows("tombstones_by_id", {"ids": rows.text([job_id])})
+        return Tombstone(**dict(found[0])) if found and found[0]["project_id"] == project_id else None
 
     async def page(self, project_id: str, before: str | None, limit: int, wanted: JobFilter) -> list[Job]:
         """Jobs newest first, older than the id `before`."""

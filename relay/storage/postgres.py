@@ -59,7 +59,9 @@ class PostgreSQL:
     async def open(cls, url: str, statements: dict[str, str]) -> "PostgreSQL":
         """Connects; SettingsError for a URL that opens nothing, StorageUnavailable for a server that is away."""
         plain, pooled = _without_pooler(url)
-        settings = {} if pooled else {"application_name": "relay", "plan_cache_mode": "force_generic_plan"}
+        # A generic plan expects many rows where few come, and would be compiled for longer than it runs.
+        generic = {"plan_cache_mode": "force_generic_plan", "jit": "off"}
+        settings = {} if pooled else {"application_name": "relay", **generic}
         try:
             pool = await asyncpg.create_pool(
                 plain,
@@ -91,6 +93,12 @@ class PostgreSQL:
         with _translated():
             async with self._pool.acquire(timeout=ACQUIRE_S) as connection, connection.transaction():
                 return await work(PostgreSQLTransaction(connection, self._statements))
+
+    async def size_bytes(self) -> int:
+        """The files of this database, whatever else the server holds."""
+        with _translated():
+            async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
+                return int(await connection.fetchval("SELECT pg_database_size(current_database())"))
 
     async def hint(self) -> None:
         """NOTIFY, which costs one small round trip."""

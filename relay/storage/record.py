@@ -16,6 +16,7 @@ from relay.model import Call, EventType, Job, Verdict
 from relay.storage import payments, rows
 from relay.storage.database import Row, Transaction
 from relay.storage.fanout import listeners, matches
+from relay.storage.tombstones import Absent, Tombstone, absent
 
 DEFAULT_PROJECT: Final = "prj_default"
 
@@ -80,21 +81,25 @@ class Recorder:
         wanted = sorted({fact.job_id for fact in facts})
         jobs = {row["id"]: rows.job(row) for row in await transaction.rows("jobs_by_id", {"ids": rows.text(wanted)})}
         heard = await _heard(transaction, facts)
+        elsewhere = await absent(transaction, {fact.job_id for fact in facts if fact.arrival} - jobs.keys())
         results: list[Recorded] = []
         callbacks, released, calls, events = [], [], [], []
         for fact in facts:
             job = jobs.get(fact.job_id)
             moved = _judge(job, fact, heard)
-            recorded = _result(job, moved, fact)
+            tombstone = elsewhere.tombstones.get(fact.job_id)
+            recorded = _result(job, moved, fact, tombstone)
             job = moved.job if moved else job
-            if fact.call:
+            if fact.call and job:
                 calls.append(msgspec.to_builtins(fact.call) | {"decision": recorded.reason})
             if fact.arrival and fact.arrival.released:
                 released.append({"id": fact.arrival.id, **_outcome_params(fact.arrival, recorded)})
-            elif fact.arrival and (job is None or job.callbacks_seen < self._callbacks_per_job_max):
-                callbacks.append(_callback_params(fact, fact.arrival, job, recorded))
+            elif fact.arrival and _seen(fact, job, elsewhere) < self._callbacks_per_job_max:
+                callbacks.append(_callback_params(fact, fact.arrival, _owner(fact, job, tombstone), recorded))
             if fact.arrival and job:
                 job = msgspec.structs.replace(job, callbacks_seen=job.callbacks_seen + 1)
+            elif fact.arrival:
+                elsewhere.kept[fact.job_id] += 1
             if moved and moved.announce and job:
                 event = _event(job, moved.announce, fact.at, moved.supersedes)
                 job, recorded = event.after, msgspec.structs.replace(recorded, announced=event.type)
@@ -198,11 +203,28 @@ def _judge(job: Job | None, fact: Fact, heard: set[tuple[str, bytes]]) -> Move |
     return moved
 
 
-def _result(job: Job | None, moved: Move | None, fact: Fact) -> Recorded:
+def _foreign(fact: Fact) -> bool:
+    """Whether it is another environment's callback."""
+    return fact.arrival is not None and fact.arrival.foreign
+
+
+def _seen(fact: Fact, job: Job | None, elsewhere: Absent) -> int:
+    """How many callbacks came about the job before; of one that is not here, how many are kept."""
+    return job.callbacks_seen if job else elsewhere.kept[fact.job_id]
+
+
+def _owner(fact: Fact, job: Job | None, tombstone: Tombstone | None) -> str:
+    """The project that sees a callback; one that belongs to no job here is the default project's to see."""
+    known = None if _foreign(fact) else job or tombstone
+    return known.project_id if known else DEFAULT_PROJECT
+
+
+def _result(job: Job | None, moved: Move | None, fact: Fact, tombstone: Tombstone | None) -> Recorded:
     """What became of the fact, before any event."""
     if moved is None:
-        foreign = fact.arrival is not None and fact.arrival.foreign
-        reason = "the token was made in another environment" if foreign else "there is no such job here"
+        reason = tombstone.epitaph if tombstone else "there is no such job here"
+        if _foreign(fact):
+            reason = "the token was made in another environment"
         return Recorded(job=job, verdict=Verdict.ORPHANED, reason=reason)
     return Recorded(job=job, verdict=moved.verdict, reason=moved.reason)
 
@@ -238,12 +260,11 @@ def _delivery_params(event: _NewEvent, endpoint_id: str, wait_ms: int) -> dict[s
     }
 
 
-def _callback_params(fact: Fact, arrival: Arrival, job: Job | None, recorded: Recorded) -> dict[str, Any]:
-    """A callback's columns; one that belongs to no job here is the default project's to see."""
-    orphan = recorded.verdict is Verdict.ORPHANED
+def _callback_params(fact: Fact, arrival: Arrival, project_id: str, recorded: Recorded) -> dict[str, Any]:
+    """A callback's columns."""
     return {
         "id": arrival.id,
-        "project_id": DEFAULT_PROJECT if job is None or orphan else job.project_id,
+        "project_id": project_id,
         "job_id": fact.job_id,
         "provider": arrival.provider,
         "received_at": arrival.received_at,

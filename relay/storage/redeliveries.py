@@ -56,11 +56,10 @@ class Redeliveries:
         """Makes the next deliveries of a batch and says how far it has come, in one commit."""
         return await self._writer.write(_step, step)
 
-    async def once_more(self, event: Event, endpoint_id: str, redelivery: bool, at: int, leased_until: int) -> str:
-        """One event for one endpoint, at once; the new delivery's id."""
+    async def once_more(self, event: Event, endpoint_id: str, at: int, leased_until: int) -> str | None:
+        """One event for one endpoint, at once; the new delivery's id, None when the event has just been pruned."""
         params = _delivery(event.project_id, event.id, event.job_id, endpoint_id, at, leased_until)
-        await self._writer.write(_insert, ("insert_redelivery" if redelivery else "insert_delivery", params))
-        return str(params["id"])
+        return await self._writer.write(_insert, params)
 
     async def test(self, event: Event, endpoint_id: str, leased_until: int) -> str:
         """An event that no job made, for one endpoint alone; the delivery's id."""
@@ -116,9 +115,11 @@ async def _step(transaction: Transaction, steps: Sequence[Step]) -> list[list[Fr
         batch = step.batch
         wanted = _wanted(step.endpoint, batch.which, batch.since_at, batch.until_at, batch.after_event)
         found = await transaction.rows("events_to_redeliver", wanted | {"limit": step.limit})
+        here = await _held(transaction, [row["id"] for row in found])
         made = [
             _delivery(batch.project_id, row["id"], row["job_id"], batch.endpoint_id, step.now, step.leased_until)
             for row in found
+            if row["id"] in here
         ]
         await transaction.run_many("insert_redelivery", made)
         advanced = {
@@ -132,11 +133,18 @@ async def _step(transaction: Transaction, steps: Sequence[Step]) -> list[list[Fr
     return results
 
 
-async def _insert(transaction: Transaction, wanted: Sequence[tuple[str, dict[str, Any]]]) -> list[None]:
+async def _insert(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[str | None]:
     """One delivery for each caller."""
-    for name, params in wanted:
-        await transaction.rows(name, params)
-    return [None] * len(wanted)
+    here = await _held(transaction, [params["event_id"] for params in wanted])
+    made = [params for params in wanted if params["event_id"] in here]
+    await transaction.run_many("insert_redelivery", made)
+    return [params["id"] if params["event_id"] in here else None for params in wanted]
+
+
+async def _held(transaction: Transaction, event_ids: Sequence[str]) -> set[str]:
+    """Those of the events that are still here, and that nobody prunes until this transaction has ended."""
+    found = await transaction.rows("hold_events", {"ids": rows.text(sorted(event_ids))}) if event_ids else ()
+    return {row["id"] for row in found}
 
 
 async def _test(transaction: Transaction, wanted: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[None]:

@@ -81,6 +81,19 @@ CREATE INDEX jobs_being_submitted ON jobs (submission_started_at) WHERE state = 
 CREATE INDEX jobs_to_check ON jobs (provider, next_check_at) WHERE next_check_at IS NOT NULL;
 CREATE INDEX jobs_to_settle ON jobs (settle_by) WHERE settle_by IS NOT NULL;
 CREATE INDEX jobs_open ON jobs (deadline_at) WHERE finished_at IS NULL;
+CREATE INDEX jobs_finished ON jobs (finished_at) WHERE finished_at IS NOT NULL;
+
+CREATE TABLE tombstones (
+    job_id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('succeeded', 'failed', 'canceled', 'expired')),
+    finished_at BIGINT NOT NULL,
+    pruned_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL
+);
+
+CREATE INDEX tombstones_expiry ON tombstones (expires_at);
 
 CREATE TABLE job_metadata (
     project_id TEXT NOT NULL,
@@ -147,6 +160,7 @@ CREATE TABLE callbacks (
 
 CREATE INDEX callbacks_page ON callbacks (project_id, id);
 CREATE INDEX callbacks_of_job ON callbacks (job_id, id);
+CREATE INDEX callbacks_orphaned ON callbacks (received_at) WHERE verdict = 'orphaned';
 CREATE UNIQUE INDEX callbacks_once ON callbacks (job_id, digest) WHERE verdict = 'recorded' AND digest IS NOT NULL;
 
 CREATE TABLE events (
@@ -161,6 +175,7 @@ CREATE TABLE events (
 );
 
 CREATE INDEX events_page ON events (project_id, id);
+CREATE INDEX events_of_no_job ON events (created_at) WHERE job_id IS NULL;
 CREATE UNIQUE INDEX events_of_job ON events (job_id, sequence) WHERE job_id IS NOT NULL;
 
 CREATE TABLE endpoints (
@@ -194,6 +209,7 @@ CREATE TABLE endpoints (
 CREATE INDEX endpoints_page ON endpoints (project_id, id) WHERE deleted_at IS NULL AND job_id IS NULL;
 CREATE INDEX endpoints_standing ON endpoints (project_id) WHERE deleted_at IS NULL AND disabled_at IS NULL AND job_id IS NULL;
 CREATE INDEX endpoints_of_job ON endpoints (job_id) WHERE job_id IS NOT NULL;
+CREATE INDEX endpoints_deleted ON endpoints (deleted_at) WHERE deleted_at IS NOT NULL;
 
 CREATE TABLE deliveries (
     id TEXT PRIMARY KEY,
@@ -246,3 +262,4 @@ CREATE TABLE redeliveries (
 );
 
 CREATE INDEX redeliveries_open ON redeliveries (id) WHERE finished_at IS NULL;
+CREATE INDEX redeliveries_done ON redeliveries (finished_at) WHERE finished_at IS NOT NULL;

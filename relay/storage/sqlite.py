@@ -70,6 +70,14 @@ class SQLite:
         """
         return await self._writer.run(_transaction, self._statements, work)
 
+    async def size_bytes(self) -> int:
+        """The pages, and the log beside them that has not been taken over yet."""
+        with _translated():
+            found = [await self._reader.execute_fetchall(f"PRAGMA {name}") for name in ("page_count", "page_size")]
+        count, size = (next(iter(rows))[0] for rows in found)
+        log = self.path.with_name(self.path.name + "-wal")
+        return int(count * size) + (log.stat().st_size if log.exists() else 0)
+
     async def hint(self) -> None:
         """There is nobody else."""
 

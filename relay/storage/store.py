@@ -18,6 +18,7 @@ from relay.storage.evidence import Callbacks, Events
 from relay.storage.jobs import Jobs
 from relay.storage.migrate import migrate
 from relay.storage.payments import Payments
+from relay.storage.prune import Pruner
 from relay.storage.record import Recorder
 from relay.storage.redeliveries import Redeliveries
 from relay.storage.sqlite import SQLite
@@ -57,6 +58,7 @@ class Store:
         self.redeliveries = Redeliveries(database, self._writer)
         self.payments = Payments(database, self._writer, seal)
         self.access = Access(database, self._writer, seal)
+        self.pruner = Pruner(database)
 
     @classmethod
     async def open(cls, database_url: str, seal: Seal, options: StoreOptions, now_ms: int) -> "Store":
@@ -88,6 +90,10 @@ class Store:
     async def ready(self) -> None:
         """Returns when the database takes writes; StorageUnavailable when it does not."""
         await self._writer.write(_touch, None)
+
+    async def size_bytes(self) -> int:
+        """How much the database takes on its disk."""
+        return await self._database.size_bytes()
 
     async def close(self) -> None:
         """Writes what waits, then closes."""

@@ -1,5 +1,6 @@
 """Every route in one list, behind the callback route, which comes first and needs none of this."""
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -109,9 +110,14 @@ def _readyz(app: App) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _metrics(app: App) -> Callable[[Request], Awaitable[Response]]:
-    """What this process has counted, for Prometheus; there is no id and no secret in it."""
+    """What this process has counted, for Prometheus; there is no id and no secret in it.
+
+    The database's size is read with each scrape; while it does not answer, what was read last stands.
+    """
 
     async def metrics(_: Request) -> Response:
+        with contextlib.suppress(StorageUnavailable):
+            app.metrics.database_size(await app.store.size_bytes())
         return Response(app.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return metrics

@@ -116,7 +116,8 @@ async def job_of(call: Call) -> Job:
     """The job of the path, if it is the caller's."""
     job = await call.app.store.jobs.get(call.path("id"), call.project_id)
     if job is None:
-        raise NotFound("there is no such job")
+        tombstone = await call.app.store.jobs.tombstone(call.path("id"), call.project_id)
+        raise NotFound(tombstone.epitaph if tombstone else "there is no such job")
     return job
 
 

@@ -38,3 +38,7 @@ SELECT id, type, sequence, final, created_at FROM events WHERE job_id = :job_id 
 -- How many deliveries of these events are in which state.
 SELECT event_id, state, COUNT(*) AS number FROM deliveries
 WHERE event_id IN (SELECT value FROM json_each(:ids)) GROUP BY event_id, state;
+
+-- name: hold_events
+-- Those of these events that are still here, locked, so that none is pruned while a delivery of it is being made.
+SELECT id FROM events WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id /* for update */;

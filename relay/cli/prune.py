@@ -1,0 +1,73 @@
+"""`relay prune`: what the sweep would remove in time, removed now; it can run beside a relay that works."""
+
+import asyncio
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from relay.cli import load_settings
+from relay.clock import SystemClock
+from relay.errors import SettingsError
+from relay.reading import RETENTION_MAX_DAYS, RETENTION_MIN_DAYS
+
+if TYPE_CHECKING:
+    from relay.storage.prune import Removed, Terms
+
+DAY_MS: Final = 86_400_000
+
+
+@click.command("prune")
+@click.option(
+    "--older-than",
+    "days",
+    type=click.IntRange(RETENTION_MIN_DAYS, RETENTION_MAX_DAYS),
+    metavar="DAYS",
+    help="What ended so long ago; RELAY_RETENTION_DAYS if not given.",
+)
+@click.option("--dry-run", is_flag=True, help="Only count; what is stored of a job would go with it.")
+def command(days: int | None, dry_run: bool) -> None:
+    """Remove ended jobs that are old, with all that is stored of them. Relay may go on meanwhile."""
+    from relay.storage.prune import Terms
+
+    settings = load_settings()
+    days = days or settings.retention_days
+    if not days:
+        raise SettingsError("RELAY_RETENTION_DAYS is 0, for ever: say --older-than DAYS")
+    now_ms = SystemClock().now_ms()
+    terms = Terms(now=now_ms, before=now_ms - days * DAY_MS, grace_ms=settings.callback_grace_s * 1000)
+    removed = asyncio.run(_prune(settings.database_url, terms, dry_run))
+    for table, number in removed.items():
+        click.echo(f"{'would remove' if dry_run else 'removed'} {number} {table}")
+    if not removed:
+        click.echo("nothing to do")
+
+
+async def _prune(database_url: str, terms: "Terms", dry_run: bool) -> "Removed":
+    """Batch after batch until nothing is left, or one count."""
+    from relay.storage.migrate import migrate
+    from relay.storage.prune import PAUSE_MS, Pruner
+    from relay.storage.store import open_database
+
+    database = await open_database(database_url)
+    try:
+        await migrate(database, terms.now)
+        pruner, removed = Pruner(database), Counter[str]()
+        if dry_run:
+            return await pruner.count(terms)
+        while batch := await pruner.batch(terms):
+            removed.update(batch)
+            _progress(removed)
+            await asyncio.sleep(PAUSE_MS / 1000)
+        if removed:
+            _progress(removed, done=True)
+        return removed
+    finally:
+        await database.close()
+
+
+def _progress(removed: Counter[str], *, done: bool = False) -> None:
+    """How far it has come, for somebody who watches."""
+    if sys.stderr.isatty():
+        click.echo(f"\r{removed['jobs']} jobs, {removed.total()} rows removed", nl=done, err=True)

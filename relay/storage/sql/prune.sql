@@ -1,0 +1,148 @@
+-- name: prunable_jobs
+-- Jobs that ended before then with nothing left to do, the longest gone first, and locked; a job that another process holds is passed over.
+-- Each `IS NULL` asks an index about one row: NOT EXISTS may become a join with the whole table, by a plan made when that was small.
+SELECT id, project_id, provider, state, finished_at, deadline_at, metadata FROM jobs
+WHERE finished_at < :before AND claim IS NULL AND settle_by IS NULL AND next_check_at IS NULL
+  AND (SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+  AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.state IN ('reserved', 'unknown') LIMIT 1) IS NULL
+ORDER BY finished_at LIMIT :limit /* skip locked */;
+
+-- name: events_to_hold
+-- The events of these jobs, locked as `hold_events` locks them; one that is being sent again is passed over.
+SELECT id, job_id FROM events WHERE job_id IN (SELECT value FROM json_each(:jobs)) /* skip locked */;
+
+-- name: jobs_to_prune
+-- Of these jobs, seen again with the locks held, those that may go, with how much is stored of each.
+SELECT id,
+    (SELECT COUNT(*) FROM callbacks WHERE callbacks.job_id = jobs.id) AS callbacks,
+    (SELECT COALESCE(SUM(size), 0) FROM callbacks WHERE callbacks.job_id = jobs.id) AS bytes,
+    (SELECT COUNT(*) FROM calls WHERE calls.job_id = jobs.id) AS calls,
+    (SELECT COUNT(*) FROM events WHERE events.job_id = jobs.id) AS events,
+    (SELECT COUNT(*) FROM deliveries WHERE deliveries.job_id = jobs.id) AS deliveries,
+    (SELECT COALESCE(SUM(attempts_made), 0) FROM deliveries WHERE deliveries.job_id = jobs.id) AS attempts,
+    (SELECT COUNT(*) FROM endpoints WHERE endpoints.job_id = jobs.id) AS endpoints
+FROM jobs
+WHERE id IN (SELECT value FROM json_each(:jobs))
+  AND (SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+  AND (SELECT 1 FROM events WHERE events.job_id = jobs.id AND events.id NOT IN (SELECT value FROM json_each(:events)) LIMIT 1) IS NULL
+ORDER BY finished_at;
+
+-- name: insert_tombstone
+-- What is left of a job, in the commit that removes it.
+INSERT INTO tombstones (job_id, project_id, provider, state, finished_at, pruned_at, expires_at)
+VALUES (:job_id, :project_id, :provider, :state, :finished_at, :pruned_at, :expires_at);
+
+-- name: prune_job_metadata
+-- One `key=value` of a job that goes.
+DELETE FROM job_metadata WHERE project_id = :project_id AND pair = :pair AND job_id = :job_id;
+
+-- name: prune_callbacks_of_jobs
+-- What came in about these jobs.
+DELETE FROM callbacks WHERE job_id IN (SELECT value FROM json_each(:jobs));
+
+-- name: prune_calls_of_jobs
+-- What these jobs' providers were asked.
+DELETE FROM calls WHERE job_id IN (SELECT value FROM json_each(:jobs));
+
+-- name: prune_endpoints_of_jobs
+-- The endpoints that were made for these jobs alone.
+DELETE FROM endpoints WHERE job_id IN (SELECT value FROM json_each(:jobs));
+
+-- name: forget_headers_of_payments
+-- What these jobs cost stays in the ledger; the authorization that was sent is of no more use.
+UPDATE payments SET header = :nothing WHERE job_id IN (SELECT value FROM json_each(:jobs));
+
+-- name: prune_jobs
+-- The jobs themselves.
+DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(:jobs));
+
+-- name: prunable_events
+-- Events of no job, made before then, that nobody waits for any more; locked.
+SELECT id FROM events
+WHERE job_id IS NULL AND created_at < :before
+  AND (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+ORDER BY created_at LIMIT :limit /* skip locked */;
+
+-- name: events_to_prune
+-- Of these events, seen again with the locks held, those that may go, with how much is stored of each.
+SELECT id,
+    (SELECT COUNT(*) FROM deliveries WHERE deliveries.event_id = events.id) AS deliveries,
+    (SELECT COALESCE(SUM(attempts_made), 0) FROM deliveries WHERE deliveries.event_id = events.id) AS attempts
+FROM events
+WHERE id IN (SELECT value FROM json_each(:events))
+  AND (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+ORDER BY created_at;
+
+-- name: prune_attempts_of_events
+-- The attempts at telling of these events.
+DELETE FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE event_id IN (SELECT value FROM json_each(:events)));
+
+-- name: prune_deliveries_of_events
+-- The deliveries of these events.
+DELETE FROM deliveries WHERE event_id IN (SELECT value FROM json_each(:events));
+
+-- name: prune_events
+-- The events themselves.
+DELETE FROM events WHERE id IN (SELECT value FROM json_each(:events));
+
+-- name: prunable_callbacks
+-- Callbacks that came before then for jobs that are not here; locked.
+SELECT id, size AS bytes FROM callbacks
+WHERE verdict = 'orphaned' AND received_at < :before AND (SELECT 1 FROM jobs WHERE jobs.id = callbacks.job_id) IS NULL
+ORDER BY received_at LIMIT :limit /* skip locked */;
+
+-- name: prune_callbacks
+-- These callbacks.
+DELETE FROM callbacks WHERE id IN (SELECT value FROM json_each(:callbacks));
+
+-- name: prune_redeliveries
+-- Batches that were through before then.
+DELETE FROM redeliveries WHERE id IN (
+    SELECT id FROM redeliveries WHERE finished_at < :before ORDER BY finished_at LIMIT :limit /* skip locked */
+)
+RETURNING id;
+
+-- name: prune_endpoints
+-- Endpoints that were deleted before then and that no delivery names any more.
+DELETE FROM endpoints WHERE id IN (
+    SELECT id FROM endpoints
+    WHERE deleted_at < :before AND (SELECT 1 FROM deliveries WHERE deliveries.endpoint_id = endpoints.id LIMIT 1) IS NULL
+    ORDER BY deleted_at LIMIT :limit /* skip locked */
+)
+RETURNING id;
+
+-- name: prune_tombstones
+-- Tombstones of jobs whose callback URL no longer works.
+DELETE FROM tombstones WHERE job_id IN (
+    SELECT job_id FROM tombstones WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit /* skip locked */
+)
+RETURNING job_id;
+
+-- name: count_prunable
+-- How much there is to prune, by table; what is stored of a job goes with it and is not counted.
+SELECT 'jobs' AS kind, COUNT(*) AS number FROM jobs
+WHERE finished_at < :before AND claim IS NULL AND settle_by IS NULL AND next_check_at IS NULL
+  AND (SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+  AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.state IN ('reserved', 'unknown') LIMIT 1) IS NULL
+UNION ALL
+SELECT 'events', COUNT(*) FROM events
+WHERE job_id IS NULL AND created_at < :before
+  AND (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+UNION ALL
+SELECT 'callbacks', COUNT(*) FROM callbacks
+WHERE verdict = 'orphaned' AND received_at < :before AND (SELECT 1 FROM jobs WHERE jobs.id = callbacks.job_id) IS NULL
+UNION ALL
+SELECT 'redeliveries', COUNT(*) FROM redeliveries WHERE finished_at < :before
+UNION ALL
+SELECT 'endpoints', COUNT(*) FROM endpoints
+WHERE deleted_at < :before AND (SELECT 1 FROM deliveries WHERE deliveries.endpoint_id = endpoints.id LIMIT 1) IS NULL
+UNION ALL
+SELECT 'tombstones', COUNT(*) FROM tombstones WHERE expires_at <= :now;
+
+-- name: tombstones_by_id
+-- What is left of these jobs, where they were pruned.
+SELECT job_id, project_id, state, pruned_at FROM tombstones WHERE job_id IN (SELECT value FROM json_each(:ids));
+
+-- name: callbacks_kept
+-- How many callbacks are kept about these jobs.
+SELECT job_id, COUNT(*) AS number FROM callbacks WHERE job_id IN (SELECT value FROM json_each(:ids)) GROUP BY job_id;

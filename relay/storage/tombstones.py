@@ -1,0 +1,40 @@
+"""Jobs that are not here: what a pruned one left behind, and how much is kept of what still comes in about it."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+
+from relay.clock import rfc3339
+from relay.storage import rows
+from relay.storage.database import Row, Transaction
+
+
+class Tombstone(msgspec.Struct, frozen=True):
+    """What is left of a pruned job."""
+
+    job_id: str
+    project_id: str
+    state: str
+    pruned_at: int
+
+    @property
+    def epitaph(self) -> str:
+        """How the job ended, and when it was pruned."""
+        return f"the job ended as {self.state} and was pruned on {rfc3339(self.pruned_at)[:10]}"
+
+
+class Absent:
+    """What is known of jobs that are not here, in one transaction: their tombstones, the callbacks kept about each."""
+
+    def __init__(self, found: Iterable[Row] = (), kept: Iterable[Row] = ()) -> None:
+        self.tombstones = {row["job_id"]: Tombstone(**dict(row)) for row in found}
+        self.kept = Counter({row["job_id"]: int(row["number"]) for row in kept})
+
+
+async def absent(transaction: Transaction, job_ids: set[str]) -> Absent:
+    """Looks for jobs that somebody called about; nothing is asked where all of them are here."""
+    if not job_ids:
+        return Absent()
+    wanted = {"ids": rows.text(sorted(job_ids))}
+    return Absent(await transaction.rows("tombstones_by_id", wanted), await transaction.rows("callbacks_kept", wanted))
