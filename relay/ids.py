@@ -19,14 +19,23 @@ class _Counter:
 
     def __init__(self) -> None:
         self.last = 0
+        self._random = b""
 
     def next(self) -> int:
         """The next 128 bits: unix milliseconds, then a random start that only counts up within a millisecond."""
-        fresh = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
-        if fresh >> 80 <= self.last >> 80:
-            fresh = self.last + 1 + (int.from_bytes(os.urandom(4)) | 1)
-        self.last = fresh
-        return fresh
+        now_ms = time.time_ns() // 1_000_000
+        if now_ms > self.last >> 80:
+            self.last = now_ms << 80 | self._bits(10)
+        else:
+            self.last += 1 + (self._bits(4) | 1)
+        return self.last
+
+    def _bits(self, size: int) -> int:
+        """So many random bytes as a number; the system is asked for many at once."""
+        if len(self._random) < size:
+            self._random = os.urandom(1024)
+        taken, self._random = self._random[:size], self._random[size:]
+        return int.from_bytes(taken)
 
 
 _counter = _Counter()

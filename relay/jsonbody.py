@@ -18,7 +18,7 @@ from relay.errors import BadBody
 _BOM: Final = "\ufeff"
 _NONE: Final[frozenset[str]] = frozenset()
 _QUICK: Final = msgspec.json.Decoder()
-_SPACED_COLONS: Final = (b" :", b"\t:", b"\n:", b"\r:")
+_WRITER: Final = msgspec.json.Encoder()
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -58,31 +58,17 @@ def parse(raw: bytes, *, depth_max: int = 64) -> Parsed:
 
 
 def _quick(raw: bytes, depth_max: int) -> Parsed | None:
-    """What most bodies are, read by a parser that is ten times as fast; None for one that needs a closer look.
+    """What most bodies are, ten times as fast; None for one that needs a closer look.
 
-    Where no colon has white space before it, each key of an object is followed by `":` at once: as many of these as
-    there are keys in the value means that no key was there twice.
+    Bytes that come back when their value is written out again can be read in one way only: no key was there twice.
     """
-    if (
-        b"\\u" in raw
-        or raw.count(b"[") + raw.count(b"{") > depth_max
-        or any(spaced in raw for spaced in _SPACED_COLONS)
-    ):
-        return None
     try:
         value = _QUICK.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        canonical = _WRITER.encode(value) == raw
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
-    return Parsed(value, _NONE, False) if _keys(value) == raw.count(b'":') else None
-
-
-def _keys(value: object) -> int:
-    """How many keys the objects of a value have together."""
-    if type(value) is dict:
-        return len(value) + sum(_keys(held) for held in value.values() if type(held) in (dict, list))
-    if type(value) is list:
-        return sum(_keys(held) for held in value if type(held) in (dict, list))
-    return 0
+    shallow = raw.count(b"[") + raw.count(b"{") <= depth_max
+    return Parsed(value, _NONE, False) if canonical and shallow else None
 
 
 def _decode(raw: bytes) -> str:

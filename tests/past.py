@@ -1,5 +1,6 @@
 """A past for the tests of pruning: jobs and what is stored of them, as a relay of long ago would have left them."""
 
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -62,7 +63,7 @@ async def database(folder: Path) -> AsyncIterator[Database]:
 async def select(opened: Any, text: str) -> list[tuple[Any, ...]]:
     """What a query of the test's own finds."""
     if isinstance(opened, SQLite):
-        return [tuple(row) for row in await opened._reader.execute_fetchall(text)]
+        return (await opened._reader.run(sqlite3.Connection.execute, text)).fetchall()
     return [tuple(row) for row in await opened._pool.fetch(text)]
 
 
@@ -84,8 +85,11 @@ async def prune(opened: Database, terms: Terms = TERMS) -> list[Removed]:
 
 async def add(opened: Database, pasts: Sequence[Past], now_ms: int = START_MS) -> list[str]:
     """Writes the jobs; their ids, in order."""
-    async with opened.transaction() as transaction:
+
+    async def write(transaction: Transaction) -> list[str]:
         return [await _add(transaction, past, now_ms) for past in pasts]
+
+    return await opened.transact(write)
 
 
 async def _add(transaction: Transaction, past: Past, now_ms: int) -> str:

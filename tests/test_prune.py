@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from relay import settings as relay_settings
 from relay.clock import SystemClock, rfc3339
 from relay.errors import SettingsError
 from relay.model import DeliveryState, Event, EventType, JobState
+from relay.storage.database import Transaction
 from relay.storage.postgres import PostgreSQL
 from relay.storage.prune import JOBS_MAX, STORED, WEIGHT_MAX, Pruner, Terms
 from relay.storage.redeliveries import Redeliveries
@@ -74,13 +76,16 @@ def test_events_of_no_job_go_when_nobody_waits_for_them(tmp_path: Path, past: li
 
     async def check() -> None:
         async with database(tmp_path) as opened:
-            async with opened.transaction() as transaction:
-                kept = set()
+            kept = set()
+
+            async def write(transaction: Transaction) -> None:
                 for days, of_deliveries in past:
                     at = START_MS - round(days * DAY_MS)
                     event_id = await add_event(transaction, None, "ep_1", at, of_deliveries)
                     if days < 30 or DeliveryState.PENDING in of_deliveries:
                         kept.add((event_id, len(of_deliveries)))
+
+            await opened.transact(write)
             before = {row[0] for row in await select(opened, "SELECT id FROM events")}
             await prune(opened)
             counted = "SELECT events.id, COUNT(attempts.id) FROM events LEFT JOIN deliveries ON event_id = events.id "
@@ -100,18 +105,25 @@ async def test_what_belongs_to_no_job_goes_by_its_own_age(tmp_path: Path) -> Non
     """Orphaned callbacks, batches that are through, deleted endpoints, tombstones past their time; the young stay."""
     async with database(tmp_path) as opened:
         old, young = START_MS - 31 * DAY_MS, START_MS - 29 * DAY_MS
-        async with opened.transaction() as transaction:
+
+        async def write(transaction: Transaction) -> None:
             for at in (old, young):
                 await transaction.run_many("insert_callback", [callback("job_gone", at, b"", "orphaned")])
                 await transaction.run_many("insert_redelivery_batch", [_batch(at, at), _batch(at, None)])
                 tombstone = {"project_id": "p", "provider": "evolink", "state": "failed", "finished_at": 1}
                 dates = {"job_id": ids.new_id(ids.JOB), "pruned_at": 1, "expires_at": at + 30 * DAY_MS}
                 await transaction.run_many("insert_tombstone", [tombstone | dates])
+
+        await opened.transact(write)
         (first, second) = await add(opened, [Past(ended_days=1), Past(ended_days=1, deliveries=())])
-        async with opened.transaction() as transaction:
-            for (endpoint_id,) in await select(opened, "SELECT id FROM endpoints"):
+        standing = await select(opened, "SELECT id FROM endpoints")
+
+        async def delete(transaction: Transaction) -> None:
+            for (endpoint_id,) in standing:
                 gone = {"id": endpoint_id, "project_id": "prj_default", "now": old, "nothing": b""}
                 await transaction.rows("delete_endpoint", gone)
+
+        await opened.transact(delete)
         counted = await Pruner(opened).count(TERMS)
         removed = sum(map(Counter, await prune(opened)), Counter[str]())
         assert removed == counted == dict.fromkeys(("callbacks", "redeliveries", "endpoints", "tombstones"), 1)
@@ -178,12 +190,15 @@ async def test_an_event_that_is_being_sent_again_is_passed_over(tmp_path: Path) 
             pytest.skip("on SQLite there is one transaction at a time")
         (job_id,) = await add(opened, [OLD])
         ((event_id,),) = await select(opened, "SELECT id FROM events")
-        async with opened.transaction() as transaction:
+
+        async def redeliver(transaction: Transaction) -> None:
             assert await transaction.rows("hold_events", {"ids": f'["{event_id}"]'})
             assert await prune(opened) == []
             again = {"id": "dlv_2", "project_id": "prj_default", "event_id": event_id, "endpoint_id": "ep_1"}
             about = {"job_id": job_id, "next_attempt_at": START_MS, "created_at": START_MS}
             await transaction.run_many("insert_redelivery", [again | about])
+
+        await opened.transact(redeliver)
         assert await prune(opened) == []
         assert (await stored(opened))["jobs"] == {job_id}
 
@@ -284,14 +299,19 @@ async def _outlives(running: Running, clock: HeldClock, key: str, job_id: str, u
             await asyncio.sleep(0.01)
 
 
+async def _empty(transaction: Transaction, table: str) -> None:
+    """As if nothing had ever been in it."""
+    await transaction.run_text(f"DELETE FROM {table}")
+
+
 async def test_callbacks_about_a_job_that_never_was_are_bounded(tmp_path: Path) -> None:
     """A provider that repeats itself for ever, about a job that is not here, fills no disk."""
     async with relay(tmp_path, RELAY_CALLBACKS_PER_JOB_MAX="2") as running:
         await running.submit()
         url = running.callback_url()
         for table in ("jobs", "events"):
-            async with database(tmp_path) as opened, opened.transaction() as transaction:
-                await transaction.run_text(f"DELETE FROM {table}")
+            async with database(tmp_path) as opened:
+                await opened.transact(partial(_empty, table=table))
         answers = await asyncio.gather(*(post(running, DONE, url) for _ in range(6)))
         assert {answer.status_code for answer in answers} == {200}
         assert len((await running.get("/v1/callbacks?verdict=orphaned"))["data"]) == 2

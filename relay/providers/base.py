@@ -237,6 +237,8 @@ def state_of(word: object, vocabulary: Mapping[str, JobState]) -> tuple[JobState
 
 def text_or_none(value: object, limit: int = 2048) -> str | None:
     """A provider's string (or number) as text that every database takes; None for anything else or nothing."""
+    if value is None:
+        return None
     if type(value) is str and len(value) <= limit and value.isascii() and "\x00" not in value:
         return redact(value) or None
     if isinstance(value, bool) or not isinstance(value, str | int | float):

@@ -9,8 +9,9 @@ prune at once. Payments stay. They are the ledger of what was spent, a few hundr
 and the caps and a dispute need them; only the authorization that was sent is taken out of them.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -31,6 +32,13 @@ Removed = dict[str, int]
 """How many rows of which table."""
 
 
+class Kind(Protocol):
+    """Removes one batch of something, in a transaction."""
+
+    async def __call__(self, transaction: Transaction, terms: "Terms") -> Removed:
+        """How many rows of which table."""
+
+
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """What is old: what ended before `before`. A callback URL works for `grace_ms` after its job's deadline."""
 
@@ -48,15 +56,19 @@ class Pruner:
     async def batch(self, terms: Terms) -> Removed:
         """One transaction over the oldest of one kind; empty when there is nothing to remove."""
         for prune in (_jobs, _events, _callbacks, *_REST):
-            async with self._database.transaction() as transaction:
-                if removed := await prune(transaction, terms):
-                    return removed
+            if removed := await self._database.transact(partial(_prune, prune, terms)):
+                return removed
         return {}
 
     async def count(self, terms: Terms) -> Removed:
         """What would go now; what is stored of a job goes with it, uncounted."""
         found = await self._database.rows("count_prunable", {"now": terms.now, "before": terms.before})
         return {row["kind"]: int(row["number"]) for row in found if row["number"]}
+
+
+async def _prune(kind: Kind, terms: Terms, transaction: Transaction) -> Removed:
+    """One batch of one kind."""
+    return await kind(transaction, terms)
 
 
 async def _jobs(transaction: Transaction, terms: Terms) -> Removed:
@@ -106,7 +118,7 @@ async def _callbacks(transaction: Transaction, terms: Terms) -> Removed:
     return {"callbacks": len(going)}
 
 
-def _rest(table: str) -> Callable[[Transaction, Terms], Awaitable[Removed]]:
+def _rest(table: str) -> Kind:
     """What goes by its own age, and alone."""
 
     async def prune(transaction: Transaction, terms: Terms) -> Removed:

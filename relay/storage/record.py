@@ -102,11 +102,13 @@ class Recorder:
                 elsewhere.kept[fact.job_id] += 1
             if moved and moved.announce and job:
                 event = _event(job, moved.announce, fact.at, moved.supersedes)
-                job, recorded = event.after, msgspec.structs.replace(recorded, announced=event.type)
+                job, recorded = event.after, msgspec.structs.replace(recorded, announced=event.type, job=event.after)
                 events.append((len(results), event))
+            elif job is not recorded.job:
+                recorded = msgspec.structs.replace(recorded, job=job)
             if job:
                 jobs[fact.job_id] = job
-            results.append(msgspec.structs.replace(recorded, job=job))
+            results.append(recorded)
         await transaction.run_many("insert_callback", callbacks)
         await transaction.run_many("release_callback", released)
         await transaction.run_many("insert_call", calls)

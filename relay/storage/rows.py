@@ -28,7 +28,6 @@ from relay.seal import Seal
 from relay.storage.database import Row
 
 _JSON_OF_JOB: Final = ("input", "request", "metadata", "outputs", "error", "cost", "claim")
-_MOVING: Final = tuple(name for name in Job.__struct_fields__ if name not in ("input", "request", "metadata"))
 _outputs: Final = msgspec.json.Decoder(tuple[Output, ...])
 _error: Final = msgspec.json.Decoder(JobError | None)
 _cost: Final = msgspec.json.Decoder(Cost | None)
@@ -43,15 +42,15 @@ def text(value: object) -> str | None:
 
 def job_params(job: Job) -> dict[str, Any]:
     """Every column of a job."""
-    params = {name: getattr(job, name) for name in job.__struct_fields__}
+    params = msgspec.structs.asdict(job)
     params.update({name: text(params[name]) for name in _JSON_OF_JOB})
     params["late"] = int(job.late)
     return params
 
 
 def moved_job_params(job: Job) -> dict[str, Any]:
-    """The columns of a job that a move may change."""
-    params = {name: getattr(job, name) for name in _MOVING}
+    """The columns of a job that a move may change; what never changes is not written out as JSON again."""
+    params = msgspec.structs.asdict(job)
     params["outputs"] = text(job.outputs)
     params["error"] = text(job.error)
     params["cost"] = text(job.cost)

@@ -72,11 +72,8 @@ class SQLite:
 
     async def size_bytes(self) -> int:
         """The pages, and the log beside them that has not been taken over yet."""
-        with _translated():
-            found = [await self._reader.execute_fetchall(f"PRAGMA {name}") for name in ("page_count", "page_size")]
-        count, size = (next(iter(rows))[0] for rows in found)
         log = self.path.with_name(self.path.name + "-wal")
-        return int(count * size) + (log.stat().st_size if log.exists() else 0)
+        return await self._reader.run(_pages_bytes) + (log.stat().st_size if log.exists() else 0)
 
     async def hint(self) -> None:
         """There is nobody else."""
@@ -160,6 +157,12 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _forbid_writing(connection: sqlite3.Connection) -> None:
     """What reads only reads."""
     connection.execute("PRAGMA query_only = ON")
+
+
+def _pages_bytes(connection: sqlite3.Connection) -> int:
+    """The size of all pages, free ones too."""
+    count, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+    return int(count * size)
 
 
 def _fetch(connection: sqlite3.Connection, statement: Numbered, params: Params) -> list[Row]:
