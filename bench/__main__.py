@@ -4,7 +4,7 @@ import importlib
 
 import click
 
-BENCHES = ("checks", "ingest", "isolation", "manifest", "senders")
+BENCHES = ("checks", "deliver", "ingest", "isolation", "manifest", "senders")
 
 
 class _Lazy(click.Group):

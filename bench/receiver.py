@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import uvloop
 
@@ -22,38 +23,52 @@ class Receiver:
     def __init__(self) -> None:
         self.latencies_ms: dict[str, list[float]] = defaultdict(list)
         self.count = 0
+        self.last_s = 0.0
 
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serves one connection."""
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = _LENGTH.search(head)
-                body = await reader.readexactly(int(length[1]) if length else 0)
-                arrived_s = time.time()
-                path = head.split(b" ", 2)[1].decode()
-                if path.startswith("/dead"):
-                    await asyncio.sleep(3600)
-                self.note(path, body, arrived_s)
-                writer.write(_ANSWER)
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-
-    def note(self, path: str, body: bytes, arrived_s: float) -> None:
+    def note(self, path: str, body: bytes) -> None:
         """When it came, against the second and millisecond in its body: both clocks are this machine's."""
+        self.last_s = time.time()
         self.count += 1
         if stamp := _TIMESTAMP.search(body):
             told_s = int(stamp[2]) + int(stamp[3]) / 1000
-            self.latencies_ms[path].append(((arrived_s % 60) - told_s) % 60 * 1000)
+            self.latencies_ms[path].append(((self.last_s % 60) - told_s) % 60 * 1000)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: requests, each with a length, one after another."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._held = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ready."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own is none by its class
+
+    def data_received(self, data: bytes) -> None:
+        """A request, a part of one, or more than one."""
+        self._held += data
+        while True:
+            end = self._held.find(b"\r\n\r\n") + 4
+            if end < 4:
+                return
+            length = _LENGTH.search(self._held, 0, end)
+            whole = end + (int(length[1]) if length else 0)
+            if len(self._held) < whole:
+                return
+            path, body = self._held[: end].split(b" ", 2)[1].decode(), self._held[end:whole]
+            self._held = self._held[whole:]
+            if path.startswith("/dead"):
+                return
+            self._receiver.note(path, body)
+            self._transport.write(_ANSWER)
 
 
 @asynccontextmanager
 async def receiving() -> AsyncIterator[tuple[Receiver, str]]:
     """A receiver, and the origin at which it listens."""
-    receiver = Receiver()
-    server = await asyncio.start_server(receiver.connected, "127.0.0.1", 0, backlog=4096)
+    receiver, loop = Receiver(), asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Connection(receiver), "127.0.0.1", 0, backlog=4096)
     try:
         yield receiver, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
@@ -66,7 +81,8 @@ async def main(port: int, pem: str | None, key: str | None) -> None:
     if pem and key:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(pem, key)
-    server = await asyncio.start_server(Receiver().connected, "localhost", port, backlog=4096, ssl=context)
+    receiver, loop = Receiver(), asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Connection(receiver), "localhost", port, backlog=4096, ssl=context)
     await server.serve_forever()
 
 

@@ -1,7 +1,10 @@
 """What is due goes out: fresh deliveries from memory, the rest from the table, each endpoint in a lane of its own.
 
 The table is the truth. What is handed over in memory is leased there, so what a crash loses is due again when its
-lease runs out; and what a lane cannot take in time is let go the same way.
+lease runs out. What a full lane does not take is given back to the table, due at once.
+
+The table is looked at when something in it is due, when a lane has room for what it held back, and a while after
+anything else happened; not after every attempt, for a look is a transaction.
 """
 
 import asyncio
@@ -50,6 +53,9 @@ class Dispatcher:
         self._metrics = metrics
         self._lanes: dict[str, Lane] = {}
         self._held: set[str] = set()
+        self._overflow: list[str] = []
+        self._look_at: int | None = 0
+        self._more = True
         self._attempts: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
 
@@ -57,32 +63,37 @@ class Dispatcher:
         """Takes new deliveries, straight after their commit; their lease began with it."""
         if not self._options.dispatches:
             return
-        self._queue(fresh, self._clock.now_ms() + self._options.lease_ms, retry=False)
+        now_ms = self._clock.now_ms()
+        self._queue(fresh, now_ms + self._options.lease_ms, retry=False)
+        self._look_by(now_ms + IDLE_MS)
         self._wake.set()
 
     def wake(self) -> None:
-        """Another process may have made something that is due."""
+        """Something in the table may be due: another process, or a person, has seen to that."""
+        self._look_at = 0
         self._wake.set()
 
     def reopen(self, endpoint_id: str) -> None:
         """The endpoint was mended by a person: its breaker closes."""
         if lane := self._lanes.get(endpoint_id):
             lane.succeeded()
-        self._wake.set()
+        self.wake()
 
     async def run(self) -> None:
         """Claims and starts what is due, until it is cancelled."""
+        self._look_at = 0
         while True:
             self._wake.clear()
+            await self._give_back()
             await self._start()
             now_ms = self._clock.now_ms()
-            if await self._claim(now_ms):
-                continue
-            await self._clock.wait(self._wake, await self._next_look(now_ms))
+            if not self._is_time(now_ms) or not await self._look(now_ms):
+                await self._clock.wait(self._wake, self._next_turn(now_ms))
 
     async def finish(self, within_s: float) -> None:
         """Waits for the attempts under way, and gives back what was not begun."""
         waiting = [delivery_id for lane in self._lanes.values() for delivery_id, _ in (*lane.fresh, *lane.retries)]
+        waiting += self._overflow
         self._lanes.clear()
         if self._attempts:
             _, late = await asyncio.wait(self._attempts, timeout=within_s)
@@ -92,23 +103,48 @@ class Dispatcher:
         if waiting:
             await self._store.deliveries.release(waiting, self._clock.now_ms())
 
-    async def _claim(self, now_ms: int) -> int:
-        """Leases due deliveries for the lanes that have room; how many."""
+    def _is_time(self, now_ms: int) -> bool:
+        """Whether the table is to be looked at now."""
+        return self._look_at is not None and self._look_at <= now_ms
+
+    async def _look(self, now_ms: int) -> int:
+        """Leases due deliveries for the lanes that have room; how many. Sets when to look again."""
         room = self._options.in_flight_max - len(self._attempts)
         if room <= 0:
+            self._look_at, self._more = now_ms + IDLE_MS, True
             return 0
+        self._look_at = None  # whatever happens from here on may bring it forward again
         busy = [endpoint_id for endpoint_id, lane in self._lanes.items() if lane.crowded(now_ms)]
         claimed = await self._store.deliveries.claim(now_ms, now_ms + self._options.lease_ms, room, busy)
         self._queue(claimed, now_ms + self._options.lease_ms, retry=True)
+        due_at = await self._store.deliveries.next_due()
+        self._more = due_at is not None and due_at <= now_ms
+        if self._more or self._store.shared:
+            self._look_by(now_ms + IDLE_MS)
+        if due_at is not None and not self._more:
+            self._look_by(due_at)
         return len(claimed)
 
+    def _look_by(self, at_ms: int) -> None:
+        """The table is to be looked at then, or before."""
+        self._look_at = at_ms if self._look_at is None else min(self._look_at, at_ms)
+
+    async def _give_back(self) -> None:
+        """What found its lane full is the table's again, due at once."""
+        if self._overflow:
+            given, self._overflow = self._overflow, []
+            await self._store.deliveries.release(given, self._clock.now_ms())
+            self._more = True
+
     def _queue(self, deliveries: Iterable[Fresh], leased_until: int, *, retry: bool) -> None:
-        """Puts deliveries into their lanes; one that is here already, or finds its lane full, is left to the table."""
+        """Puts deliveries into their lanes; one that is here already is left alone."""
         for delivery in deliveries:
             if delivery.delivery_id not in self._held:
                 lane = self._lanes.setdefault(delivery.endpoint_id, Lane(delivery.endpoint_id))
                 if lane.queue(delivery.delivery_id, leased_until, retry=retry):
                     self._held.add(delivery.delivery_id)
+                else:
+                    self._overflow.append(delivery.delivery_id)
 
     async def _start(self) -> None:
         """Starts as many attempts as there is room for, a lane at a time in turn."""
@@ -148,7 +184,9 @@ class Dispatcher:
         """One attempt, from the request to its commit."""
         try:
             settled = self._judged(lane, await self._deliverer.attempt(parcel))
-            await self._settle(settled)
+            if await self._settle(settled):
+                self.wake()
+            self._look_by(min(settled.next_attempt_at or settled.at + IDLE_MS, settled.at + IDLE_MS))
             self._metrics.attempted(settled.attempt.outcome)
             _logger.info(
                 "delivery.attempt_finished",
@@ -165,6 +203,8 @@ class Dispatcher:
             _logger.error("delivery.attempt_broke", delivery=parcel.delivery_id, exc_info=error)
         finally:
             self._let_go(parcel.delivery_id, lane)
+            if self._more and not lane.waiting:
+                self._look_at = 0
             self._wake.set()
 
     def _judged(self, lane: Lane, settled: Settled) -> Settled:
@@ -176,17 +216,16 @@ class Dispatcher:
             _logger.warning("lane.held", endpoint=lane.endpoint_id, until=lane.held_until)
         return msgspec.structs.replace(settled, held_until=lane.held_until)
 
-    async def _settle(self, settled: Settled) -> None:
+    async def _settle(self, settled: Settled) -> bool:
         """Writes the attempt; while the database is away it is tried again, until the lease makes it due elsewhere."""
         for tries in range(SETTLE_TRIES):
             try:
-                await self._store.deliveries.settle(settled)
+                return await self._store.deliveries.settle(settled)
             except StorageUnavailable:
                 if tries == SETTLE_TRIES - 1:
                     raise
                 await self._clock.wait(asyncio.Event(), self._clock.now_ms() + 500)
-            else:
-                return
+        return False
 
     def _let_go(self, delivery_id: str, lane: Lane) -> None:
         """The delivery is no longer in memory; of many lanes, one with nothing left is dropped."""
@@ -195,12 +234,8 @@ class Dispatcher:
         if lane.idle and len(self._lanes) > LANES_KEPT and self._lanes.get(lane.endpoint_id) is lane:
             del self._lanes[lane.endpoint_id]
 
-    async def _next_look(self, claimed_ms: int) -> int | None:
-        """When to look again: when a row or a lane is due; a while later for what no lane had room for."""
-        due_at = await self._store.deliveries.next_due()
-        looks = [] if due_at is None else [due_at if due_at > claimed_ms else claimed_ms + IDLE_MS]
-        looks += [claimed_ms + IDLE_MS] if self._store.shared else []
-        looks += [
-            at for lane in self._lanes.values() if lane.waiting and (at := lane.opens_at(claimed_ms)) > claimed_ms
-        ]
-        return min(looks, default=None)
+    def _next_turn(self, now_ms: int) -> int | None:
+        """When there is something to do without being woken: a look at the table, or a lane that opens again."""
+        turns = [] if self._look_at is None else [self._look_at]
+        turns += [at for lane in self._lanes.values() if lane.waiting and (at := lane.opens_at(now_ms)) > now_ms]
+        return min(turns, default=None)

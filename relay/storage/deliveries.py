@@ -1,6 +1,7 @@
 """The outbox: deliveries are claimed under a lease, attempted, and settled in the same commit as their attempt."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -14,6 +15,8 @@ from relay.storage.record import Fresh
 from relay.storage.writer import Writer
 
 ATTEMPTS_MAX = 1000
+OPENED_MAX = 2000
+"""So many secrets stay open in memory: to open one costs as much as to send a notification."""
 _logger = log.get("storage")
 
 
@@ -72,7 +75,7 @@ class Deliveries:
     def __init__(self, database: Database, writer: Writer, seal: Seal, timeout_max_s: float) -> None:
         self._database = database
         self._writer = writer
-        self._seal = seal
+        self._open = lru_cache(OPENED_MAX)(seal.open)
         self._timeout_max_s = timeout_max_s
 
     async def claim(self, now_ms: int, leased_until_ms: int, limit: int, busy: Iterable[str]) -> list[Fresh]:
@@ -89,9 +92,12 @@ class Deliveries:
         found = await self._database.rows("parcels", {"ids": rows.text(list(delivery_ids))})
         return [parcel for row in found if (parcel := self._parcel(row)) is not None]
 
-    async def settle(self, settled: Settled) -> None:
-        """The attempt, the delivery after it and the endpoint's health, in one commit."""
-        await self._writer.write(_settle, settled)
+    async def settle(self, settled: Settled) -> bool:
+        """The attempt, the delivery after it and the endpoint's health, in one commit.
+
+        True when that disabled or enabled an endpoint: then there are notices that are due now.
+        """
+        return await self._writer.write(_settle, settled)
 
     async def next_due(self) -> int | None:
         """When the next delivery is due, leases counted."""
@@ -118,8 +124,8 @@ class Deliveries:
     def _parcel(self, row: Row) -> Parcel | None:
         """The parcel of a row, opened; one whose key was taken away waits, and holds no other."""
         try:
-            secret, headers = self._seal.open(row["secret"]), self._seal.open(row["headers"])
-            former = row["former_secret"] and self._seal.open(row["former_secret"])
+            secret, headers = self._open(row["secret"]), self._open(row["headers"])
+            former = row["former_secret"] and self._open(row["former_secret"])
         except SealBroken as error:
             _logger.error("delivery.secret_sealed", delivery=row["id"], endpoint=row["endpoint_id"], error=str(error))
             return None
@@ -158,25 +164,28 @@ async def _release(transaction: Transaction, batches: Sequence[list[dict[str, An
     return [None] * len(batches)
 
 
-async def _settle(transaction: Transaction, settled: Sequence[Settled]) -> list[None]:
+async def _settle(transaction: Transaction, settled: Sequence[Settled]) -> list[bool]:
     """Attempts first: their number is counted from the delivery as it was."""
     await transaction.run_many("insert_attempt", [msgspec.to_builtins(one.attempt) for one in settled])
     await transaction.run_many("settle_delivery", [_delivery_params(one) for one in settled])
     last = {one.endpoint_id: one for one in settled}
     good = [one for one in last.values() if one.state is DeliveryState.DELIVERED]
     bad = [one for one in last.values() if one.state is not DeliveryState.DELIVERED]
+    switched = set()
     for one in last.values():
-        if one.probe:
-            await health.probed(transaction, one.endpoint_id, one.at, good=one.state is DeliveryState.DELIVERED)
+        delivered = one.state is DeliveryState.DELIVERED
+        if one.probe and await health.probed(transaction, one.endpoint_id, one.at, good=delivered):
+            switched.add(one.endpoint_id)
     await transaction.run_many("note_endpoint_success", [{"id": one.endpoint_id, "at": one.at} for one in good])
     failures = [{"id": one.endpoint_id, "at": one.at, "held_until": one.held_until} for one in bad]
     await transaction.run_many("note_endpoint_failure", failures)
     for one in settled:
-        if one.gone:
-            await health.disable(transaction, one.endpoint_id, one.at, one.gone)
+        if one.gone and await health.disable(transaction, one.endpoint_id, one.at, one.gone):
+            switched.add(one.endpoint_id)
     for one in bad:
-        await health.disable_failing(transaction, one.endpoint_id, one.at)
-    return [None] * len(settled)
+        if await health.disable_failing(transaction, one.endpoint_id, one.at):
+            switched.add(one.endpoint_id)
+    return [one.endpoint_id in switched for one in settled]
 
 
 def _delivery_params(one: Settled) -> dict[str, Any]:

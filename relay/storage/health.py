@@ -18,31 +18,38 @@ PROBE_MS: Final = 43_200_000
 FAILING_REASON: Final = "nothing but failures for five days"
 
 
-async def disable(transaction: Transaction, endpoint_id: str, at: int, reason: str) -> None:
-    """The endpoint is sent nothing more, what waits for it is canceled, and its project's others are told."""
+async def disable(transaction: Transaction, endpoint_id: str, at: int, reason: str) -> bool:
+    """The endpoint is sent nothing more, what waits for it is canceled, and its project's others are told.
+
+    True when that was done; False for one that is disabled or deleted.
+    """
     found = await transaction.rows("disable_endpoint", {"id": endpoint_id, "now": at, "reason": reason})
     if found:
         await transaction.rows("cancel_deliveries_of_endpoint", {"id": endpoint_id, "now": at})
         await _announce(transaction, found[0], EventType.ENDPOINT_DISABLED, at, reason)
+    return bool(found)
 
 
-async def disable_failing(transaction: Transaction, endpoint_id: str, at: int) -> None:
-    """Disables the endpoint if it has failed for too long; the first failure is kept in its row."""
+async def disable_failing(transaction: Transaction, endpoint_id: str, at: int) -> bool:
+    """Disables the endpoint if it has failed for too long (then True); the first failure is kept in its row."""
     params = {"id": endpoint_id, "failing_before": at - FAILING_MAX_MS}
-    if await transaction.rows("endpoint_failing_since", params):
-        await disable(transaction, endpoint_id, at, FAILING_REASON)
-        await _probe(transaction, endpoint_id, at)
+    if not await transaction.rows("endpoint_failing_since", params):
+        return False
+    await disable(transaction, endpoint_id, at, FAILING_REASON)
+    await _probe(transaction, endpoint_id, at)
+    return True
 
 
-async def probed(transaction: Transaction, endpoint_id: str, at: int, *, good: bool) -> None:
-    """A disabled endpoint was tried: one that answered is taken up again, another is tried again later."""
+async def probed(transaction: Transaction, endpoint_id: str, at: int, *, good: bool) -> bool:
+    """A disabled endpoint was tried: one that answered is taken up again (then True), another is tried again later."""
     found = await transaction.rows("endpoint_by_id", {"id": endpoint_id})
     if not found or found[0]["disabled_reason"] != FAILING_REASON or found[0]["deleted_at"] is not None:
-        return
+        return False
     if good:
         await enable(transaction, endpoint_id, at)
     else:
         await _probe(transaction, endpoint_id, at)
+    return good
 
 
 async def enable(transaction: Transaction, endpoint_id: str, at: int) -> None:

@@ -1,0 +1,124 @@
+"""How many notifications relay delivers in a second, against a bare loop of POSTs and a naive relay with httpx.
+
+Everything is in it: the callback is received and stored, its event fanned out to every endpoint, each notification
+signed, sent, and its attempt stored. relay has one core; load and receiver share the other.
+"""
+
+import asyncio
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import click
+import httpx
+import msgspec
+import uvloop
+
+from bench.ingest import RELAY_CORE, load
+from bench.processes import environment, free_port, ready, started, usage
+from bench.receiver import Receiver, receiving
+from bench.stock import SECRET_KEY, stocked
+
+KINDS = ("posts", "relay", "naive")
+LANES = 16
+"""Endpoints' own limit of deliveries in flight."""
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One run: notifications a second from the first callback to the last arrival, and what it took."""
+
+    per_s: float
+    cpu_us: float
+    rss_mb: float
+
+
+@click.command("deliver")
+@click.option("--endpoints", default=10, help="Endpoints that want every event.")
+@click.option("--events", default=2000, help="Events of each run.")
+@click.option("--naive-events", default=200, help="Events of the naive relay's run: it is slow.")
+@click.option("--rounds", default=3, help="Interleaved rounds; the medians count.")
+def command(endpoints: int, events: int, naive_events: int, rounds: int) -> None:
+    """Deliveries a second, as a ratio to a bare loop of POSTs with the same client, and to a naive relay."""
+    found = uvloop.run(_measure(endpoints, events, naive_events, rounds))
+    click.echo(f"{'sender':>8}{'endpoints':>11}{'per s':>9}{'of posts':>10}{'of naive':>10}{'CPU us':>9}{'MB':>6}")
+    middle = {
+        kind: {name: statistics.median(getattr(run, name) for run in runs) for name in Run.__struct_fields__}
+        for kind, runs in found.items()
+    }
+    rows = []
+    for kind, row in middle.items():
+        of_posts, of_naive = row["per_s"] / middle["posts"]["per_s"], row["per_s"] / middle["naive"]["per_s"]
+        rows.append({"sender": kind, "of_posts": round(of_posts, 3), "of_naive": round(of_naive, 1), **row})
+        click.echo(
+            f"{kind:>8}{endpoints:11}{row['per_s']:9.0f}{of_posts:10.2f}{of_naive:10.1f}"
+            f"{row['cpu_us']:9.0f}{row['rss_mb']:6.0f}"
+        )
+    click.echo(json.dumps({"bench": "deliver", "database": "sqlite", "endpoints": endpoints, "runs": rows}))
+
+
+async def _measure(endpoints: int, events: int, naive_events: int, rounds: int) -> dict[str, list[Run]]:
+    """Every sender in turn."""
+    found: dict[str, list[Run]] = {kind: [] for kind in KINDS}
+    with tempfile.TemporaryDirectory(prefix="relay-bench-") as name:
+        folder = Path(name)
+        for number in range(rounds):
+            for kind, runs in found.items():
+                if sys.stderr.isatty():
+                    click.echo(f"\rround {number + 1} of {rounds}: {kind}  ", nl=False, err=True)
+                (folder / kind).mkdir(exist_ok=True)
+                count = naive_events if kind == "naive" else events
+                runs.append(await _run(kind, endpoints, count, folder / kind))
+                shutil.rmtree(folder / kind)
+    return found
+
+
+async def _run(kind: str, endpoints: int, events: int, folder: Path) -> Run:
+    """One sender, from the first callback to the last arrival."""
+    async with AsyncExitStack() as stack:
+        receiver, origin = await stack.enter_async_context(receiving())
+        urls = [f"{origin}/{number}" for number in range(endpoints)]
+        port, database = free_port(), f"sqlite:///{folder / 'relay.db'}"
+        stock = await stocked(database, folder, events, urls, in_flight_max=LANES)
+        environ = environment(str(folder), port, "http://127.0.0.1:9") | {
+            "DATABASE_URL": database,
+            "RELAY_SECRET_KEYS": SECRET_KEY,
+            "RELAY_EVOLINK_CONFIRM": "never",
+            "RELAY_LOG_FORMAT": "json",
+        }
+        words: tuple[str, ...] = ()
+        if kind == "naive":
+            words = ("bench.references", "naive", str(port), str(folder / "naive.db"), *urls)
+        if kind == "posts":
+            words = ("bench.references", "posts", str(port), str(events * endpoints), *urls)
+        child = await started(environ, *words, core=RELAY_CORE)
+        stack.push_async_callback(child.wait)
+        stack.callback(child.terminate)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            await ready(client)
+        before, began_s = usage(child.pid), time.time()
+        if kind == "posts":
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+                await client.post("/go", timeout=600)
+        else:
+            await load(port, 64, 0, stock.callbacks)
+        await _arrived(receiver, events * endpoints)
+        after = usage(child.pid)
+        took_s = receiver.last_s - began_s
+        cpu_us = (after.cpu_s - before.cpu_s) / (events * endpoints) * 1e6
+        return Run(events * endpoints / took_s, cpu_us, after.rss_mb)
+
+
+async def _arrived(receiver: Receiver, wanted: int) -> None:
+    """Returns when everything has come; an error when nothing more does for half a minute."""
+    seen, quiet_since = -1, time.monotonic()
+    while receiver.count < wanted:
+        if receiver.count != seen:
+            seen, quiet_since = receiver.count, time.monotonic()
+        elif time.monotonic() - quiet_since > 30:
+            raise click.ClickException(f"{receiver.count} of {wanted} arrived")
+        await asyncio.sleep(0.05)
