@@ -44,7 +44,9 @@ def check_delay_ms(first_s: float, checks_made: int) -> int:
 
 def parse_retry_after(value: str | None, now_ms: int) -> int | None:
     """Milliseconds to wait by a Retry-After header (RFC 9110 §10.2.3), seconds or date; 0 if past, None if garbage."""
-    text = (value or "").strip(" \t")
+    if value is None:
+        return None
+    text = value.strip(" \t")
     if not text.isascii() or len(text) > _VALUE_CHARS_MAX:
         return None
     if seconds := _SECONDS.fullmatch(text):

@@ -22,6 +22,7 @@ _KEY_BYTES_MIN, _KEY_BYTES_MAX = 24, 64
 _NEW_KEY_BYTES = 32
 PUBLIC_PREFIX: Final = "whpk_"
 _V1A_CONTEXT = b"relay.webhook.ed25519"
+_SECRETS_MAX = 2000
 _SIGNED_MAX = 256  # events under way at once that have more than one endpoint
 _SIGNATURES_MAX = 16  # a sender that rotates keys needs two or three
 # Visible ASCII without the full stop: with one in the id, the same MAC would fit another id, timestamp and body.
@@ -41,6 +42,7 @@ def new_secret() -> str:
     return SECRET_PREFIX + base64.b64encode(os.urandom(_NEW_KEY_BYTES)).decode()
 
 
+@lru_cache(_SECRETS_MAX)
 def check_secret(text: str) -> bytes:
     """The key behind a secret; ValueError says what is wrong with it and never repeats it."""
     if not text.startswith(SECRET_PREFIX):

@@ -12,6 +12,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Mapping
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from relay.model import Outcome
 RESPONSE_MAX_BYTES: Final = 16 * 1024
 EXCERPT_BYTES: Final = 4 * 1024
 CONNECT_S: Final = 5.0
+URLS_MAX: Final = 2000
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +45,7 @@ class Sender:
     """Sends notifications; one for the whole process."""
 
     def __init__(self, policy: AddressPolicy, connections_max: int) -> None:
-        self._policy = policy
+        self._refusals = lru_cache(URLS_MAX)(policy.check_url)  # what the name resolves to is judged at each connection
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 resolver=_GuardedResolver(policy),
@@ -61,7 +63,7 @@ class Sender:
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
         """One attempt; always an Answer, within the deadline over DNS, connect, TLS, headers and body."""
-        refusals = self._policy.check_url(url)
+        refusals = self._refusals(url)
         if refusals:
             return Answer(outcome=Outcome.ADDRESS_REFUSED, error=refusals[0])
         try:
