@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,12 @@ from relay.sandbox.world import Sandbox
 from relay.storage import statements
 from relay.storage.migrate import migrate
 from relay.storage.postgres import PostgreSQL, Text
-from tests import postgres, processes
+from tests import processes
 from tests.paying import Seller
 from tests.postgres import Server
 from tests.running import INPUT, KEY, environment
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def database_server() -> Iterator[Server]:
-    """A PostgreSQL of this file's own, which it may also stop."""
-    if postgres.programs() is None and not os.environ.get("CI"):
-        pytest.skip("PostgreSQL is not installed")
-    with postgres.server() as running:
-        yield running
 
 
 class Scene:

@@ -34,6 +34,10 @@ HOT = {
     "api_key_by_digest": "sqlite_autoindex_api_keys",
     "endpoints_listening": "endpoints_standing",
     "delivery_counts": "deliveries_of_event",
+    "events_following": "events_in_order",
+    "first_event_after": "events_",
+    "latest_event": "events_in_order",
+    "insert_event": "events_in_order",
 }
 
 

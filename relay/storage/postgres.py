@@ -20,6 +20,17 @@ LISTEN_AGAIN_S: Final = 1.0
 _CHANNEL: Final = "relay"
 _NAME: Final = re.compile(r"(?<![:\w]):([a-z_]+)")
 _LIST: Final = re.compile(r"SELECT value FROM json_each\((:[a-z_]+)\)")
+_NUMBER: Final = "CAST(CAST({} AS TEXT) AS BIGINT)"
+_WORDS: Final = {
+    "/* skip locked */": "FOR UPDATE SKIP LOCKED",
+    "/* for update */": "FOR UPDATE",
+    "/* this transaction, */": _NUMBER.format("pg_current_xact_id()") + ",",
+    "/* and no open transaction is older */": "AND position < "
+    + _NUMBER.format("pg_snapshot_xmin(pg_current_snapshot())"),
+    "/* or no transaction here had its number */": "OR ahead.position >= "
+    + _NUMBER.format("pg_snapshot_xmax(pg_current_snapshot())"),
+}
+"""What a comment in a statement says here; transactions are numbered as they begin to write, never twice."""
 _SCHEMA_LOCK: Final = 0x52454C4159
 _LOST: Final = (
     OSError,
@@ -36,11 +47,12 @@ _LOST: Final = (
 
 
 class Text:
-    """A statement as PostgreSQL takes it: `$1` for `:name`, its word for a list in JSON, locks where they matter."""
+    """A statement as PostgreSQL takes it: `$1` for `:name`, its words for a list in JSON and for a comment."""
 
     def __init__(self, text: str) -> None:
         text = _LIST.sub(r"SELECT jsonb_array_elements_text(CAST(\1 AS JSONB))", text)
-        text = text.replace("/* skip locked */", "FOR UPDATE SKIP LOCKED").replace("/* for update */", "FOR UPDATE")
+        for comment, word in _WORDS.items():
+            text = text.replace(comment, word)
         self.names: list[str] = []
         self.text = _NAME.sub(self._number, text)
 
