@@ -117,6 +117,10 @@ SELECT MIN(at) AS at FROM (
 INSERT INTO calls (id, job_id, kind, started_at, duration_ms, outcome, status_code, summary, excerpt, decision)
 VALUES (:id, :job_id, :kind, :started_at, :duration_ms, :outcome, :status_code, :summary, :excerpt, :decision);
 
+-- name: calls_written
+-- Which of these requests are stored, for those that write them again.
+SELECT id FROM calls WHERE id IN (SELECT value FROM json_each(:ids));
+
 -- name: calls_of_job
 -- A job's requests to its provider, in order.
 SELECT * FROM calls WHERE job_id = :job_id ORDER BY id LIMIT :limit;
