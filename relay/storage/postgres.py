@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -16,6 +16,7 @@ POOL_MAX: Final = 5
 ACQUIRE_S: Final = 2.0
 """A request waits no longer than this for a connection: a provider is told 503 in time to try again."""
 COMMAND_S: Final = 30.0
+FILL_S: Final = 86_400.0
 LISTEN_AGAIN_S: Final = 1.0
 _CHANNEL: Final = "relay"
 _NAME: Final = re.compile(r"(?<![:\w]):([a-z_]+)")
@@ -174,11 +175,18 @@ class PostgreSQLTransaction:
         """Runs a statement that has no name: only migrations do this."""
         await self._connection.execute(text)
 
-    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Rows of another database; one that is here already stays as it is."""
-        places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
-        text = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places}) ON CONFLICT DO NOTHING"  # noqa: S608
-        await self._connection.executemany(text, rows)
+    async def fill(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Rows of another database, by COPY, however long it takes."""
+        await self._connection.copy_records_to_table(table, columns=columns, records=rows, timeout=FILL_S)
+
+    async def count(self, table: str) -> int:
+        """How many rows a table has."""
+        return int(await self._connection.fetchval(f"SELECT COUNT(*) FROM {table}", timeout=FILL_S))  # noqa: S608
+
+    async def tables(self) -> set[str]:
+        """The tables that are here, whosever they are."""
+        found = await self._connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
+        return {row["tablename"] for row in found}
 
     async def lock_schema(self) -> None:
         """Of several processes that start at once, one migrates and the others wait for it."""

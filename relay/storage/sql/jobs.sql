@@ -38,10 +38,6 @@ RETURNING *;
 -- The jobs of a batch.
 SELECT * FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id /* for update */;
 
--- name: any_job
--- One job, if there is any.
-SELECT id FROM jobs LIMIT 1;
-
 -- name: job_of_project
 -- One job, if it is the project's own.
 SELECT * FROM jobs WHERE id = :id AND project_id = :project_id;
