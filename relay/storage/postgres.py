@@ -15,9 +15,16 @@ from relay.storage.database import Params, Row
 POOL_MAX: Final = 5
 ACQUIRE_S: Final = 2.0
 """A request waits no longer than this for a connection: a provider is told 503 in time to try again."""
-COMMAND_S: Final = 30.0
-FILL_S: Final = 86_400.0
+COMMAND_S: Final = 10.0
+"""A server that vanished without a word is given up after this long, one connection of the pool after the other."""
+SLOW_S: Final = 86_400.0
+"""Migrating and copying take as long as they take."""
 LISTEN_AGAIN_S: Final = 1.0
+_SESSION: Final = {
+    "application_name": "relay",
+    "plan_cache_mode": "force_generic_plan",
+    "idle_in_transaction_session_timeout": "20s",  # what a process that vanished had locked is free again
+}
 _CHANNEL: Final = "relay"
 _NAME: Final = re.compile(r"(?<![:\w]):([a-z_]+)")
 _LIST: Final = re.compile(r"SELECT value FROM json_each\((:[a-z_]+)\)")
@@ -83,7 +90,7 @@ class PostgreSQL:
     async def open(cls, url: str, statements: dict[str, str]) -> "PostgreSQL":
         """Connects; SettingsError for a URL that opens nothing, StorageUnavailable for a server that is away."""
         plain, pooled = _without_pooler(url)
-        settings = {} if pooled else {"application_name": "relay", "plan_cache_mode": "force_generic_plan"}
+        settings = {} if pooled else _SESSION
         try:
             pool = await asyncpg.create_pool(
                 plain,
@@ -115,7 +122,11 @@ class PostgreSQL:
         """BEGIN … COMMIT on a connection of its own; undone when anything in it fails or is cancelled."""
         with _translated():
             async with self._pool.acquire(timeout=ACQUIRE_S) as connection, connection.transaction():
-                yield PostgreSQLTransaction(connection, self._statements)
+                try:
+                    yield PostgreSQLTransaction(connection, self._statements)
+                except TimeoutError:
+                    connection.terminate()  # or its ROLLBACK would wait for an answer without an end
+                    raise
 
     async def hint(self) -> None:
         """NOTIFY, which costs one small round trip."""
@@ -158,11 +169,14 @@ class PostgreSQLTransaction:
     def __init__(self, connection: Any, statements: dict[str, Text]) -> None:
         self._connection = connection
         self._statements = statements
+        self._timeout_s: float | None = None
 
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
         """Runs a named statement."""
-        statement = self._statements[name]
-        found: Sequence[Row] = await self._connection.fetch(statement.text, *statement.values(params))
+        statement, timeout_s = self._statements[name], self._timeout_s
+        found: Sequence[Row] = await self._connection.fetch(
+            statement.text, *statement.values(params), timeout=timeout_s
+        )
         return found
 
     async def run_many(self, name: str, many: Sequence[Params]) -> None:
@@ -173,15 +187,15 @@ class PostgreSQLTransaction:
 
     async def run_text(self, text: str) -> None:
         """Runs a statement that has no name: only migrations do this."""
-        await self._connection.execute(text)
+        await self._connection.execute(text, timeout=self._timeout_s)
 
     async def fill(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Rows of another database, by COPY, however long it takes."""
-        await self._connection.copy_records_to_table(table, columns=columns, records=rows, timeout=FILL_S)
+        await self._connection.copy_records_to_table(table, columns=columns, records=rows, timeout=SLOW_S)
 
     async def count(self, table: str) -> int:
         """How many rows a table has."""
-        return int(await self._connection.fetchval(f"SELECT COUNT(*) FROM {table}", timeout=FILL_S))  # noqa: S608
+        return int(await self._connection.fetchval(f"SELECT COUNT(*) FROM {table}", timeout=SLOW_S))  # noqa: S608
 
     async def tables(self) -> set[str]:
         """The tables that are here, whosever they are."""
@@ -189,8 +203,9 @@ class PostgreSQLTransaction:
         return {row["tablename"] for row in found}
 
     async def lock_schema(self) -> None:
-        """Of several processes that start at once, one migrates and the others wait for it."""
-        await self._connection.execute(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+        """Of several processes that start at once, one migrates and the others wait, for as long as it takes."""
+        self._timeout_s = SLOW_S
+        await self._connection.execute(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})", timeout=SLOW_S)
 
 
 def _without_pooler(url: str) -> tuple[str, bool]:
@@ -207,4 +222,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except _LOST as error:
+        # A cancelled statement whose server has vanished ends so, and whoever was cancelled must still hear of it.
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError from error
         raise StorageUnavailable(f"the database did not take it: {type(error).__name__}") from error
