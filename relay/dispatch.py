@@ -224,6 +224,7 @@ class Dispatcher:
             except StorageUnavailable:
                 if tries == SETTLE_TRIES - 1:
                     raise
+                settled = msgspec.structs.replace(settled, again=True)
                 await self._clock.wait(asyncio.Event(), self._clock.now_ms() + 500)
         return False
 

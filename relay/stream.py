@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from relay.clock import Clock
+from relay.errors import StorageUnavailable
 from relay.model import Event
-from relay.storage.evidence import Events
+from relay.storage.evidence import Events, Place
 
 LOOK_EVERY_MS: Final = 1_000
 """Events of other processes wake nobody here, so the table is looked at besides."""
+LOOK_AGAIN_MS: Final = 20
+"""An event that waits for another's transaction is looked for this soon, and then after twice as long each time."""
 COMMENT_EVERY_MS: Final = 15_000
 PAGE: Final = 100
 STREAMS_MAX: Final = 1_000
@@ -37,30 +40,49 @@ class Streams:
             woken.set()
 
     async def lines(self, project_id: str, after: str | None, kind: str | None) -> AsyncIterator[bytes]:
-        """Server-sent events of a project, in order, from the one after `after` on; None: from now on."""
+        """Server-sent events of a project, in order, from the one after `after` on; None: from this moment on.
+
+        They end when relay stops or the database is away: the client comes back with its last id. StorageUnavailable
+        when it is away now.
+        """
+        return self._lines(project_id, kind, await self._events.place(project_id, after, self._clock.now_ms()))
+
+    async def _lines(self, project_id: str, kind: str | None, place: Place) -> AsyncIterator[bytes]:
+        """Once the place is known."""
         woken = asyncio.Event()
         self._open.add(woken)
         try:
             # Those who are cut off together by a restart come back one by one.
             yield f"retry: {RETRY_MS + random.randrange(RETRY_MS)}\n\n".encode()  # noqa: S311 - no secret
-            if after is None:
-                after = await self._events.latest(project_id)
-            said_at = self._clock.now_ms()
-            while not self._draining.is_set():
-                woken.clear()
-                found = await self._events.following(project_id, after, kind, PAGE)
-                for event in found:
-                    yield _frame(event)
-                now_ms = self._clock.now_ms()
-                if found:
-                    after, said_at = found[-1].id, now_ms
-                    continue
-                if now_ms - said_at >= COMMENT_EVERY_MS:
-                    said_at = now_ms
-                    yield b": still here\n\n"
-                await self._clock.wait(woken, min(now_ms + LOOK_EVERY_MS, said_at + COMMENT_EVERY_MS))
+            async for some in self._found(project_id, kind, place, woken):
+                yield some
+        except StorageUnavailable:
+            return
         finally:
             self._open.discard(woken)
+
+    async def _found(
+        self, project_id: str, kind: str | None, place: Place, woken: asyncio.Event
+    ) -> AsyncIterator[bytes]:
+        """Events as they are found in the table, and comments between them."""
+        said_at = now_ms = self._clock.now_ms()
+        pause_ms = LOOK_AGAIN_MS
+        while not self._draining.is_set():
+            woken.clear()
+            found = await self._events.following(project_id, place, kind, PAGE, now_ms)
+            for event in found.events:
+                yield _frame(event)
+            now_ms = self._clock.now_ms()
+            if found.events:
+                place, said_at, pause_ms = found.place, now_ms, LOOK_AGAIN_MS
+                continue
+            if now_ms - said_at >= COMMENT_EVERY_MS:
+                said_at = now_ms
+                yield b": still here\n\n"
+            look_at = now_ms + (pause_ms if found.held else LOOK_EVERY_MS)
+            pause_ms = min(2 * pause_ms, LOOK_EVERY_MS) if found.held else LOOK_AGAIN_MS
+            await self._clock.wait(woken, min(look_at, said_at + COMMENT_EVERY_MS))
+            now_ms = self._clock.now_ms()
 
 
 def _frame(event: Event) -> bytes:

@@ -157,6 +157,7 @@ class Submitter:
             except StorageUnavailable:
                 if tries == STORE_TRIES - 1:
                     raise
+                fact = msgspec.structs.replace(fact, again=True)
                 await self._clock.wait(asyncio.Event(), self._clock.now_ms() + 500)
             else:
                 self._calling.tell(recorded)

@@ -32,6 +32,15 @@ def database(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def database_server() -> Iterator[postgres.Server]:
+    """A PostgreSQL of a file's own, which it may also stop."""
+    if postgres.programs() is None and not os.environ.get("CI"):
+        pytest.skip("PostgreSQL is not installed")
+    with postgres.server() as running_server:
+        yield running_server
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """The async tests run on asyncio, the only loop that relay is made for."""

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,9 +29,22 @@ def programs() -> Path | None:
 class Server:
     """A running server; `url` opens its first database."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, start: Callable[[], "subprocess.Popen[bytes]"]) -> None:
         self.port = port
+        self._start = start
+        self._child = start()
         self._made = 0
+
+    def restart(self, how: signal.Signals) -> None:
+        """As `pg_ctl restart` does: SIGINT is its mode `fast`, SIGQUIT `immediate`; returns when it is there again."""
+        self.stop(how)
+        self._child = self._start()
+        _wait(self.port)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Ends the server; SIGINT cuts its clients off, where SIGTERM would wait for them."""
+        self._child.send_signal(how)
+        self._child.wait(20)
 
     @property
     def url(self) -> str:
@@ -67,13 +80,12 @@ def server() -> Iterator[Server]:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
         command = [bin_ / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1", *FAST]
-        child = subprocess.Popen(command, **quiet)  # type: ignore[call-overload]
+        running = Server(port, lambda: subprocess.Popen(command, **quiet))  # type: ignore[call-overload]
         try:
             _wait(port)
-            yield Server(port)
+            yield running
         finally:
-            child.send_signal(signal.SIGINT)  # cuts its clients off; SIGTERM would wait for them
-            child.wait(20)
+            running.stop()
 
 
 def _wait(port: int) -> None:

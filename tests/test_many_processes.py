@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,12 @@ from relay.sandbox.world import Sandbox
 from relay.storage import statements
 from relay.storage.migrate import migrate
 from relay.storage.postgres import PostgreSQL, translated
-from tests import postgres, processes
+from tests import processes
 from tests.paying import Seller
 from tests.postgres import Server
 from tests.running import INPUT, KEY, environment
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def database_server() -> Iterator[Server]:
-    """A PostgreSQL of this file's own, which it may also stop."""
-    if postgres.programs() is None and not os.environ.get("CI"):
-        pytest.skip("PostgreSQL is not installed")
-    with postgres.server() as running:
-        yield running
 
 
 class Scene:
@@ -213,33 +204,6 @@ async def test_a_database_that_is_not_there_says_so(database_server: Server) -> 
         await PostgreSQL.open(database_server.url.replace("/postgres", "/nowhere"), {})
     with pytest.raises(StorageUnavailable):
         await PostgreSQL.open(f"postgresql://relay@127.0.0.1:{processes.free_port()}/x", {})
-
-
-async def test_a_sqlite_database_grows_into_postgresql(tmp_path: Path, database_server: Server) -> None:
-    """Copied in the middle of a job's life: jobs, events, endpoints are there, the outstanding callback works."""
-    url = database_server.database()
-    async with scene(tmp_path, url) as stage:
-        sqlite = {"DATABASE_URL": f"sqlite:///{tmp_path}/relay.db"}
-        stage.environ |= sqlite
-        child = await stage.start("serve")
-        async with stage.client() as client:
-            await stage.job_done(client)
-            await stage.told(1)
-            body = {"provider": "evolink", "input": INPUT, "notify": [{"url": stage.hook}]}
-            waiting = (await client.post("/v1/jobs", json=body)).json()
-            child.terminate()
-            await child.wait()
-            for expected in (0, 78):  # a second copy is refused: the target is no longer empty
-                environ = stage.environ | sqlite
-                async with processes.process(environ, "-m", "relay", "migrate", "--to", url) as copying:
-                    assert await asyncio.wait_for(copying.wait(), 30) == expected
-            stage.environ |= {"DATABASE_URL": url}
-            await stage.start("serve")
-            shown = (await client.get("/v1/jobs")).json()["data"]
-            assert [job["status"] for job in shown] == ["submitted", "succeeded"]
-            assert len((await client.get("/v1/events")).json()["data"]) == 3
-            await stage.world.finish(waiting["provider_job_id"])
-            await stage.told(2)
 
 
 async def test_two_processes_cannot_overspend_the_day_between_them(tmp_path: Path, database_server: Server) -> None:

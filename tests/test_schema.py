@@ -41,6 +41,10 @@ HOT = {
     "prune_endpoints": "endpoints_deleted",
     "prune_tombstones": "tombstones_expiry",
     "callbacks_kept": "callbacks_of_job",
+    "events_following": "events_in_order",
+    "first_event_after": "events_",
+    "latest_event": "events_in_order",
+    "insert_event": "events_in_order",
 }
 
 

@@ -51,7 +51,10 @@ async def _copy(database_url: str, target: str) -> None:
         sizes = await copy(path, database, time.time_ns() // 1_000_000, _progress)
     finally:
         await database.close()
-    click.echo(f"copied {sum(sizes.values())} rows of {len(sizes)} tables, {sizes['jobs']} jobs among them")
+    click.echo(f"copied and counted {sum(sizes.values())} rows of {len(sizes)} tables, {sizes['jobs']} jobs among them")
+    click.echo(
+        f"start relay with the new DATABASE_URL, and no more on {path}: what that one does, this one will not know"
+    )
     secret = path.with_name(path.name + ".secret")
     if secret.exists():
         click.echo(f"set RELAY_SECRET_KEYS to what is in {secret}: without it no outstanding callback URL works")

@@ -45,7 +45,8 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt, and its delivery after it.
 
     `gone` names why the endpoint is to be disabled; `aborted` is a receiver's wish not to be sent this event again;
-    `held_until` is set while the lane's breaker is open; `probe` where the endpoint is disabled, and was only tried.
+    `held_until` is set while the lane's breaker is open; `probe` where the endpoint is disabled, and was only tried;
+    `again` where it may be written already, by a commit whose answer was lost.
     """
 
     attempt: Attempt
@@ -58,6 +59,7 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_ms: int | None = None
     held_until: int | None = None
     probe: bool = False
+    again: bool = False
 
 
 class _Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,8 +166,9 @@ async def _release(transaction: Transaction, batches: Sequence[list[dict[str, An
     return [None] * len(batches)
 
 
-async def _settle(transaction: Transaction, settled: Sequence[Settled]) -> list[bool]:
+async def _settle(transaction: Transaction, wanted: Sequence[Settled]) -> list[bool]:
     """Attempts first: their number is counted from the delivery as it was."""
+    settled = await _unwritten(transaction, wanted)
     await transaction.run_many("insert_attempt", [msgspec.to_builtins(one.attempt) for one in settled])
     await transaction.run_many("settle_delivery", [_delivery_params(one) for one in settled])
     last = {one.endpoint_id: one for one in settled}
@@ -185,7 +188,16 @@ async def _settle(transaction: Transaction, settled: Sequence[Settled]) -> list[
     for one in bad:
         if await health.disable_failing(transaction, one.endpoint_id, one.at):
             switched.add(one.endpoint_id)
-    return [one.endpoint_id in switched for one in settled]
+    return [one.endpoint_id in switched for one in wanted]
+
+
+async def _unwritten(transaction: Transaction, wanted: Sequence[Settled]) -> Sequence[Settled]:
+    """Without those that a commit has stored whose answer was lost."""
+    again = [one.attempt.id for one in wanted if one.again]
+    if not again:
+        return wanted
+    written = {row["id"] for row in await transaction.rows("attempts_written", {"ids": rows.text(again)})}
+    return [one for one in wanted if one.attempt.id not in written]
 
 
 def _delivery_params(one: Settled) -> dict[str, Any]:

@@ -1,4 +1,10 @@
-"""Callbacks and events in the database: written by `record`, read here."""
+"""Callbacks and events in the database: written by `record`, read here.
+
+Ids say when an event was made, and of several processes the one that made it first may commit it last. So whoever reads
+on from an event goes by positions: in PostgreSQL the number of the transaction, and none is read past one that is open.
+"""
+
+from typing import Final
 
 import msgspec
 
@@ -14,6 +20,28 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str | None = None
     after: str | None = None
     undelivered: bool = False
+
+
+PATIENCE_MS: Final = 60_000
+"""An event older than this waits for no open transaction: relay's own are shorter, and others' may hang for ever."""
+
+
+class Place(msgspec.Struct, frozen=True, order=True):
+    """Where an event stands in the order that a project's events are told in."""
+
+    position: int
+    id: str
+
+
+BEGINNING: Final = Place(-(1 << 63), "")
+
+
+class Following(msgspec.Struct, frozen=True):
+    """Events after a place, and where they end; `held` where the next one waits for a transaction that is open."""
+
+    events: list[Event]
+    place: Place
+    held: bool
 
 
 class Callbacks:
@@ -52,14 +80,27 @@ class Events:
         params["undelivered"] = int(wanted.undelivered)
         return [rows.event(row) for row in await self._database.rows("event_page", params)]
 
-    async def following(self, project_id: str, after: str, kind: str | None, limit: int) -> list[Event]:
-        """Events after that id, oldest first."""
-        params = {"project_id": project_id, "after": after, "type": kind, "limit": limit}
-        return [rows.event(row) for row in await self._database.rows("events_following", params)]
+    async def following(self, project_id: str, place: Place, kind: str | None, limit: int, now_ms: int) -> Following:
+        """Events after that place, in their order: whoever reads on from its end misses none and gets none twice."""
+        params = {"project_id": project_id, "position": place.position, "id": place.id, "type": kind, "limit": limit}
+        events: list[Event] = []
+        for row in await self._database.rows("events_following", params):
+            if not row["settled"] and row["created_at"] > now_ms - PATIENCE_MS:
+                return Following(events, place, held=True)
+            events.append(rows.event(row))
+            place = Place(row["position"], row["id"])
+        return Following(events, place, held=False)
 
-    async def latest(self, project_id: str) -> str:
-        """The newest event's id, empty when there is none."""
-        return (await self._database.rows("latest_event", {"project_id": project_id}))[0]["id"] or ""
+    async def place(self, project_id: str, event_id: str | None, now_ms: int) -> Place:
+        """Where an event stands; one that is not there stands before those with a newer id; None: where now is."""
+        params = {"project_id": project_id, "id": event_id, "patience": now_ms - PATIENCE_MS}
+        if event_id is not None:
+            if found := await self._database.rows("event_place", params):
+                return Place(found[0]["position"], found[0]["id"])
+            if found := await self._database.rows("first_event_after", params):
+                return Place(found[0]["position"], "")
+        found = await self._database.rows("latest_event", params)
+        return Place(found[0]["position"], found[0]["id"]) if found else BEGINNING
 
     async def delivery_counts(self, event_ids: list[str]) -> dict[str, dict[str, int]]:
         """How many deliveries of each event are in which state."""

@@ -60,6 +60,7 @@ async def _migrate(transaction: Transaction, now_ms: int) -> list[str]:
         )
     for migration in known[version:]:
         await _run(transaction, migration, now_ms)
+    await transaction.rows("count_positions_anew", {})
     return [migration.name for migration in known[version:]]
 
 

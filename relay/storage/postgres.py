@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -18,10 +18,30 @@ Result = TypeVar("Result")
 POOL_MAX: Final = 5
 ACQUIRE_S: Final = 2.0
 """A request waits no longer than this for a connection: a provider is told 503 in time to try again."""
-COMMAND_S: Final = 30.0
+COMMAND_S: Final = 10.0
+"""A server that vanished without a word is given up after this long, one connection of the pool after the other."""
+SLOW_S: Final = 86_400.0
+"""Migrating and copying take as long as they take."""
 LISTEN_AGAIN_S: Final = 1.0
+_SESSION: Final = {
+    "application_name": "relay",
+    "plan_cache_mode": "force_generic_plan",
+    "jit": "off",  # a generic plan expects many rows where few come, and would be compiled for longer than it runs
+    "idle_in_transaction_session_timeout": "20s",  # what a process that vanished had locked is free again
+}
 _CHANNEL: Final = "relay"
 _LIST: Final = re.compile(r"SELECT value FROM json_each\((:[a-z_]+)\)")
+_NUMBER: Final = "CAST(CAST({} AS TEXT) AS BIGINT)"
+_WORDS: Final = {
+    "/* skip locked */": "FOR UPDATE SKIP LOCKED",
+    "/* for update */": "FOR UPDATE",
+    "/* this transaction, */": _NUMBER.format("pg_current_xact_id()") + ",",
+    "/* and no open transaction is older */": "AND position < "
+    + _NUMBER.format("pg_snapshot_xmin(pg_current_snapshot())"),
+    "/* or no transaction here had its number */": "OR ahead.position >= "
+    + _NUMBER.format("pg_snapshot_xmax(pg_current_snapshot())"),
+}
+"""What a comment in a statement says here; transactions are numbered as they begin to write, never twice."""
 _SCHEMA_LOCK: Final = 0x52454C4159
 _LOST: Final = (
     OSError,
@@ -38,9 +58,10 @@ _LOST: Final = (
 
 
 def translated(text: str) -> Numbered:
-    """A statement as PostgreSQL takes it: `$1` for `:name`, its word for a list in JSON, locks where they matter."""
+    """A statement as PostgreSQL takes it: `$1` for `:name`, its words for a list in JSON and for a comment."""
     text = _LIST.sub(r"SELECT jsonb_array_elements_text(CAST(\1 AS JSONB))", text)
-    text = text.replace("/* skip locked */", "FOR UPDATE SKIP LOCKED").replace("/* for update */", "FOR UPDATE")
+    for comment, word in _WORDS.items():
+        text = text.replace(comment, word)
     return Numbered(text, "$")
 
 
@@ -59,9 +80,7 @@ class PostgreSQL:
     async def open(cls, url: str, statements: dict[str, str]) -> "PostgreSQL":
         """Connects; SettingsError for a URL that opens nothing, StorageUnavailable for a server that is away."""
         plain, pooled = _without_pooler(url)
-        # A generic plan expects many rows where few come, and would be compiled for longer than it runs.
-        generic = {"plan_cache_mode": "force_generic_plan", "jit": "off"}
-        settings = {} if pooled else {"application_name": "relay", **generic}
+        settings = {} if pooled else _SESSION
         try:
             pool = await asyncpg.create_pool(
                 plain,
@@ -92,7 +111,11 @@ class PostgreSQL:
         """BEGIN … COMMIT on a connection of its own; undone when anything in it fails or is cancelled."""
         with _translated():
             async with self._pool.acquire(timeout=ACQUIRE_S) as connection, connection.transaction():
-                return await work(PostgreSQLTransaction(connection, self._statements))
+                try:
+                    return await work(PostgreSQLTransaction(connection, self._statements))
+                except TimeoutError:
+                    connection.terminate()  # or its ROLLBACK would wait for an answer without an end
+                    raise
 
     async def size_bytes(self) -> int:
         """The files of this database, whatever else the server holds."""
@@ -141,11 +164,14 @@ class PostgreSQLTransaction:
     def __init__(self, connection: Any, statements: dict[str, Numbered]) -> None:
         self._connection = connection
         self._statements = statements
+        self._timeout_s: float | None = None
 
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
         """Runs a named statement."""
-        statement = self._statements[name]
-        found: Sequence[Row] = await self._connection.fetch(statement.text, *statement.values(params))
+        statement, timeout_s = self._statements[name], self._timeout_s
+        found: Sequence[Row] = await self._connection.fetch(
+            statement.text, *statement.values(params), timeout=timeout_s
+        )
         return found
 
     async def run_many(self, name: str, many: Sequence[Params]) -> None:
@@ -156,17 +182,25 @@ class PostgreSQLTransaction:
 
     async def run_text(self, text: str) -> None:
         """Runs a statement that has no name: only migrations do this."""
-        await self._connection.execute(text)
+        await self._connection.execute(text, timeout=self._timeout_s)
 
-    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Rows of another database; one that is here already stays as it is."""
-        places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
-        text = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places}) ON CONFLICT DO NOTHING"  # noqa: S608
-        await self._connection.executemany(text, rows)
+    async def fill(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Rows of another database, by COPY, however long it takes."""
+        await self._connection.copy_records_to_table(table, columns=columns, records=rows, timeout=SLOW_S)
+
+    async def count(self, table: str) -> int:
+        """How many rows a table has."""
+        return int(await self._connection.fetchval(f"SELECT COUNT(*) FROM {table}", timeout=SLOW_S))  # noqa: S608
+
+    async def tables(self) -> set[str]:
+        """The tables that are here, whosever they are."""
+        found = await self._connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
+        return {row["tablename"] for row in found}
 
     async def lock_schema(self) -> None:
-        """Of several processes that start at once, one migrates and the others wait for it."""
-        await self._connection.execute(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+        """Of several processes that start at once, one migrates and the others wait, for as long as it takes."""
+        self._timeout_s = SLOW_S
+        await self._connection.execute(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})", timeout=SLOW_S)
 
 
 def _without_pooler(url: str) -> tuple[str, bool]:
@@ -183,4 +217,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except _LOST as error:
+        # A cancelled statement whose server has vanished ends so, and whoever was cancelled must still hear of it.
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError from error
         raise StorageUnavailable(f"the database did not take it: {type(error).__name__}") from error

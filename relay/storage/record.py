@@ -41,7 +41,10 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
-    """Something heard or decided about a job: what it does to the job (None: nothing), and its evidence."""
+    """Something heard or decided about a job: what it does to the job (None: nothing), and its evidence.
+
+    `again` is True where it may be written already, by a commit whose answer was lost; its call tells.
+    """
 
     job_id: str
     at: int
@@ -49,6 +52,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
     arrival: Arrival | None = None
     call: Call | None = None
     settlement: payments.Settlement | None = None
+    again: bool = False
 
 
 class Fresh(msgspec.Struct, frozen=True):
@@ -80,12 +84,15 @@ class Recorder:
         """Records the facts in order; each sees the job as the one before it left it."""
         wanted = sorted({fact.job_id for fact in facts})
         jobs = {row["id"]: rows.job(row) for row in await transaction.rows("jobs_by_id", {"ids": rows.text(wanted)})}
-        heard = await _heard(transaction, facts)
+        heard, written = await _heard(transaction, facts), await _written(transaction, facts)
         elsewhere = await absent(transaction, {fact.job_id for fact in facts if fact.arrival} - jobs.keys())
         results: list[Recorded] = []
         callbacks, released, calls, events = [], [], [], []
         for fact in facts:
             job = jobs.get(fact.job_id)
+            if fact.call and fact.call.id in written:
+                results.append(Recorded(job=job, verdict=Verdict.REPEATED, reason="written before"))
+                continue
             moved = _judge(job, fact, heard)
             tombstone = elsewhere.tombstones.get(fact.job_id)
             recorded = _result(job, moved, fact, tombstone)
@@ -184,6 +191,14 @@ async def _heard(transaction: Transaction, facts: Sequence[Fact]) -> set[tuple[s
         (row["job_id"], bytes(row["digest"]))
         for row in await transaction.rows("recorded_digests", {"ids": rows.text(wanted)})
     }
+
+
+async def _written(transaction: Transaction, facts: Sequence[Fact]) -> set[str]:
+    """The calls of facts that are written again, as far as they are stored."""
+    wanted = [fact.call.id for fact in facts if fact.call and fact.again]
+    if not wanted:
+        return set()
+    return {row["id"] for row in await transaction.rows("calls_written", {"ids": rows.text(wanted)})}
 
 
 def _judge(job: Job | None, fact: Fact, heard: set[tuple[str, bytes]]) -> Move | None:

@@ -112,7 +112,8 @@ def endpoint(row: Row, seal: Seal) -> Endpoint:
 
 def event(row: Row) -> Event:
     """The event of a row."""
-    return Event(**{**dict(row), "type": EventType(row["type"]), "final": bool(row["final"])})
+    values = {name: row[name] for name in Event.__struct_fields__}
+    return Event(**{**values, "type": EventType(row["type"]), "final": bool(row["final"])})
 
 
 def delivery(row: Row) -> Delivery:

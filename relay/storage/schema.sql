@@ -171,11 +171,13 @@ CREATE TABLE events (
     sequence INTEGER NOT NULL,
     final INTEGER NOT NULL,
     created_at BIGINT NOT NULL,
-    body BYTEA NOT NULL
+    body BYTEA NOT NULL,
+    position BIGINT NOT NULL
 );
 
 CREATE INDEX events_page ON events (project_id, id);
 CREATE INDEX events_of_no_job ON events (created_at) WHERE job_id IS NULL;
+CREATE INDEX events_in_order ON events (project_id, position, id);
 CREATE UNIQUE INDEX events_of_job ON events (job_id, sequence) WHERE job_id IS NOT NULL;
 
 CREATE TABLE endpoints (

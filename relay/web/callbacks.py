@@ -3,6 +3,7 @@
 The token is proven before the body is read or a row is touched; a wrong one costs the same whatever is wrong with it.
 """
 
+import asyncio
 import re
 from typing import Final
 
@@ -15,6 +16,8 @@ from relay.errors import StorageUnavailable
 from relay.tokens import Claims
 from relay.web import bodies
 
+STORED_WITHIN_S: Final = 4.0
+"""A database that hangs is one that is away: a provider that is told so in its five seconds comes again."""
 _PATH: Final = re.compile(r"/+callbacks/+([^/]{1,64})/+([^/]{1,400})/*")
 _RECEIVED: Final = b'{"received":true}'
 _NOT_RECEIVED: Final = b'{"received":false}'
@@ -84,5 +87,9 @@ class Callbacks:
         except bodies.BodyCut:
             await receiver.note_unread(provider, claims, headers, b"", "the connection was cut within the body")
             return Answer(408, header=(b"connection", b"close"))
-        await receiver.receive(provider, claims, headers, body)
+        try:
+            async with asyncio.timeout(STORED_WITHIN_S):
+                await receiver.receive(provider, claims, headers, body)
+        except TimeoutError:
+            raise StorageUnavailable("the database does not answer in time") from None
         return Answer(200, _RECEIVED)

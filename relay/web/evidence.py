@@ -37,7 +37,7 @@ async def stream(call: Call) -> Response:
     if call.app.streams.full:
         raise StorageUnavailable("too many streams are open")
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    lines = call.app.streams.lines(call.project_id, after, kind)
+    lines = await call.app.streams.lines(call.project_id, after, kind)
     return StreamingResponse(lines, headers=headers, media_type="text/event-stream")
 
 

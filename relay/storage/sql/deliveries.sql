@@ -48,6 +48,10 @@ SELECT CAST(:id AS TEXT), CAST(:delivery_id AS TEXT), deliveries.attempts_made +
     CAST(:response_excerpt AS TEXT)
 FROM deliveries WHERE deliveries.id = :delivery_id;
 
+-- name: attempts_written
+-- Which of these attempts are stored, for those that write them again.
+SELECT id FROM attempts WHERE id IN (SELECT value FROM json_each(:ids));
+
 -- name: settle_delivery
 -- The delivery after an attempt; one that was called off meanwhile stays so, but counts the attempt.
 UPDATE deliveries SET

@@ -1,7 +1,8 @@
 -- name: insert_event
--- A fact about a job; its sequence is unique in the job.
-INSERT INTO events (id, project_id, job_id, type, sequence, final, created_at, body)
-VALUES (:id, :project_id, :job_id, :type, :sequence, :final, :created_at, :body);
+-- A fact about a job; its sequence is unique in the job. Its position is its transaction's number, or where one writes, the next.
+INSERT INTO events (id, project_id, job_id, type, sequence, final, created_at, body, position)
+VALUES (:id, :project_id, :job_id, :type, :sequence, :final, :created_at, :body,
+  COALESCE(/* this transaction, */ (SELECT MAX(position) + 1 FROM events WHERE project_id = :project_id), -4611686018427387904));
 
 -- name: event_of_project
 -- One event, if it is the project's own.
@@ -21,14 +22,30 @@ WHERE project_id = :project_id
 ORDER BY id DESC LIMIT :limit;
 
 -- name: events_following
--- A project's events after one of them, oldest first.
-SELECT * FROM events
-WHERE project_id = :project_id AND id > :after AND (CAST(:type AS TEXT) IS NULL OR type = :type)
-ORDER BY id LIMIT :limit;
+-- A project's events after a place in their order; `settled` is whether none can come before it any more.
+SELECT *, CASE WHEN 1 = 1 /* and no open transaction is older */ THEN 1 ELSE 0 END AS settled FROM events
+WHERE project_id = :project_id AND (position, id) > (:position, :id) AND (CAST(:type AS TEXT) IS NULL OR type = :type)
+ORDER BY position, id LIMIT :limit;
+
+-- name: event_place
+-- Where an event of the project stands.
+SELECT position, id FROM events WHERE id = :id AND project_id = :project_id;
+
+-- name: first_event_after
+-- The first of a project's events in their order whose id is newer than one that is not there.
+SELECT position, id FROM events WHERE project_id = :project_id AND id > :id ORDER BY position, id LIMIT 1;
 
 -- name: latest_event
--- The id of a project's newest event.
-SELECT MAX(id) AS id FROM events WHERE project_id = :project_id;
+-- A project's last event that no other can come before; one that was made before `patience` counts as such.
+SELECT position, id FROM events
+WHERE project_id = :project_id AND ((1 = 1 /* and no open transaction is older */) OR created_at < :patience)
+ORDER BY position DESC, id DESC LIMIT 1;
+
+-- name: count_positions_anew
+-- In PostgreSQL, after a restore to a server that counts its transactions from a lower number: below what comes, in their order.
+UPDATE events SET position = position - (SELECT MAX(position) + 1 FROM events)
+WHERE EXISTS (SELECT 1 FROM projects WHERE EXISTS (
+  SELECT 1 FROM events AS ahead WHERE ahead.project_id = projects.id AND (1 = 0 /* or no transaction here had its number */)));
 
 -- name: events_of_job
 -- A job's events in order, without their bodies.

@@ -38,10 +38,6 @@ RETURNING *;
 -- The jobs of a batch.
 SELECT * FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id /* for update */;
 
--- name: any_job
--- One job, if there is any.
-SELECT id FROM jobs LIMIT 1;
-
 -- name: job_of_project
 -- One job, if it is the project's own.
 SELECT * FROM jobs WHERE id = :id AND project_id = :project_id;
@@ -116,6 +112,10 @@ SELECT MIN(at) AS at FROM (
 -- One request of relay to a provider, with what came of it.
 INSERT INTO calls (id, job_id, kind, started_at, duration_ms, outcome, status_code, summary, excerpt, decision)
 VALUES (:id, :job_id, :kind, :started_at, :duration_ms, :outcome, :status_code, :summary, :excerpt, :decision);
+
+-- name: calls_written
+-- Which of these requests are stored, for those that write them again.
+SELECT id FROM calls WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: calls_of_job
 -- A job's requests to its provider, in order.
