@@ -20,7 +20,7 @@ from relay.sandbox.sink import Sink
 from relay.sandbox.world import Sandbox
 from relay.storage import statements
 from relay.storage.migrate import migrate
-from relay.storage.postgres import PostgreSQL, translated
+from relay.storage.postgres import PostgreSQL, Statement
 from tests import processes
 from tests.paying import Seller
 from tests.postgres import Server
@@ -171,7 +171,7 @@ async def test_every_statement_can_be_prepared(database_server: Server, name: st
     """PostgreSQL knows every table, column and type that a statement names."""
     connection: Any = await asyncpg.connect(prepared)
     try:
-        await connection.prepare(translated(statements.load()[name]).text)
+        await connection.prepare(Statement(statements.load()[name]).text)
     finally:
         await connection.close()
 

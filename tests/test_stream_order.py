@@ -20,7 +20,7 @@ from relay.storage import statements
 from relay.storage.database import Database, Transaction
 from relay.storage.evidence import PATIENCE_MS, Events
 from relay.storage.migrate import migrate
-from relay.storage.postgres import translated
+from relay.storage.postgres import Statement
 from relay.storage.store import open_database
 from tests.postgres import Server
 from tests.running import DATABASES, relay
@@ -29,7 +29,7 @@ from tests.test_stream import reading
 pytestmark = pytest.mark.anyio
 
 PROJECT = "prj_default"
-INSERT = translated(statements.load()["insert_event"])
+INSERT = Statement(statements.load()["insert_event"])
 NOW = 1_795_219_200_000
 
 
@@ -279,7 +279,7 @@ async def test_a_wide_read_uses_the_order(database_server: Server) -> None:
         try:
             await connection.execute("SET enable_seqscan = off")
             for name in ("events_following", "latest_event", "first_event_after"):
-                text = translated(statements.load()[name])
+                text = Statement(statements.load()[name])
                 values = [{"position": 1, "limit": 1, "patience": 1, "type": None}.get(n, "x") for n in text.names]
                 await connection.execute("SET plan_cache_mode = force_generic_plan")
                 plan = await connection.fetch(f"EXPLAIN {text.text}", *values)
@@ -290,4 +290,4 @@ async def test_a_wide_read_uses_the_order(database_server: Server) -> None:
 
 def test_no_word_of_ours_is_left_over() -> None:
     """Every comment in a statement that asks PostgreSQL for something is known to it."""
-    assert not [name for name, text in statements.load().items() if "/*" in translated(text).text]
+    assert not [name for name, text in statements.load().items() if "/*" in Statement(text).text]

@@ -11,7 +11,7 @@ import asyncpg
 
 from relay.errors import SettingsError, StorageUnavailable
 from relay.storage.database import Params, Row
-from relay.storage.statements import Numbered
+from relay.storage.statements import PARAMETER, Numbered
 
 Result = TypeVar("Result")
 
@@ -31,6 +31,8 @@ _SESSION: Final = {
 }
 _CHANNEL: Final = "relay"
 _LIST: Final = re.compile(r"SELECT value FROM json_each\((:[a-z_]+)\)")
+_VALUES: Final = re.compile(r"VALUES \((.*)\)(\s+ON CONFLICT .*)?\Z", re.DOTALL)
+_KEY: Final = re.compile(r"/\* (?:FROM|,) many \*/ WHERE [\w.]+ = :([a-z_]+)")
 _NUMBER: Final = "CAST(CAST({} AS TEXT) AS BIGINT)"
 _WORDS: Final = {
     "/* skip locked */": "FOR UPDATE SKIP LOCKED",
@@ -57,12 +59,46 @@ _LOST: Final = (
 )
 
 
-def translated(text: str) -> Numbered:
-    """A statement as PostgreSQL takes it: `$1` for `:name`, its words for a list in JSON and for a comment."""
-    text = _LIST.sub(r"SELECT jsonb_array_elements_text(CAST(\1 AS JSONB))", text)
-    for comment, word in _WORDS.items():
-        text = text.replace(comment, word)
-    return Numbered(text, "$")
+class Statement(Numbered):
+    """A statement as PostgreSQL takes it: `$1` for `:name`, its words for a list in JSON and for a comment.
+
+    `many` is the same for a batch, and `many_text` that with its types, once they are known.
+    """
+
+    def __init__(self, text: str) -> None:
+        text = _LIST.sub(r"SELECT jsonb_array_elements_text(CAST(\1 AS JSONB))", text)
+        for comment, word in _WORDS.items():
+            text = text.replace(comment, word)
+        super().__init__(text, "$")
+        self.many = Many(text) if "/* FROM many */" in text or "/* , many */" in text or _VALUES.search(text) else None
+        self.many_text: str | None = None
+
+
+class Many:
+    """A statement that takes a whole batch: each parameter is an array, and `unnest` makes rows of them again.
+
+    `text` has a place for the arrays' types, which the server tells. `key` names the parameter by which rows are found,
+    if any: a batch is sent in its order, since two processes that lock the same rows in two orders wait for each other.
+    """
+
+    def __init__(self, statement: str) -> None:
+        self.names = list(dict.fromkeys(PARAMETER.findall(statement)))
+        text = _VALUES.sub(r"SELECT \1 /* FROM many */\2", statement)
+        rows = f"unnest({{arrays}}) AS many({', '.join(f'p_{name}' for name in self.names)})"
+        self.text = PARAMETER.sub(r"many.p_\1", text)
+        self.text = self.text.replace("/* FROM many */", f"FROM {rows}").replace("/* , many */", f", {rows}")
+        found = _KEY.search(statement)
+        self.key = found[1] if found else None
+
+    def fits(self, many: Sequence[Params]) -> bool:
+        """Whether each row is found once: a statement changes a row once, whatever its arrays say."""
+        return self.key is None or len({params[self.key] for params in many}) == len(many)
+
+    def arrays(self, many: Sequence[Params]) -> list[list[Any]]:
+        """One array for each parameter."""
+        key = self.key
+        ordered = many if key is None else sorted(many, key=lambda params: params[key])
+        return [[params[name] for params in ordered] for name in self.names]
 
 
 class PostgreSQL:
@@ -74,7 +110,7 @@ class PostgreSQL:
         self._pool = pool
         self._url = url
         self._pooled = pooled
-        self._statements = {name: translated(text) for name, text in statements.items()}
+        self._statements = {name: Statement(text) for name, text in statements.items()}
 
     @classmethod
     async def open(cls, url: str, statements: dict[str, str]) -> "PostgreSQL":
@@ -161,7 +197,7 @@ class PostgreSQL:
 class PostgreSQLTransaction:
     """An open write transaction."""
 
-    def __init__(self, connection: Any, statements: dict[str, Numbered]) -> None:
+    def __init__(self, connection: Any, statements: dict[str, Statement]) -> None:
         self._connection = connection
         self._statements = statements
         self._timeout_s: float | None = None
@@ -176,8 +212,15 @@ class PostgreSQLTransaction:
 
     async def run_many(self, name: str, many: Sequence[Params]) -> None:
         """Runs a named statement for all of the parameters, in one exchange with the server."""
-        if many:
-            statement = self._statements[name]
+        statement = self._statements[name]
+        batch = statement.many
+        if len(many) > 1 and batch is not None and batch.fits(many):
+            if statement.many_text is None:
+                types = (await self._connection.prepare(statement.text)).get_parameters()
+                arrays = ", ".join(f"${number}::{told.name}[]" for number, told in enumerate(types, 1))
+                statement.many_text = batch.text.format(arrays=arrays)
+            await self._connection.execute(statement.many_text, *batch.arrays(many))
+        elif many:
             await self._connection.executemany(statement.text, [statement.values(params) for params in many])
 
     async def run_text(self, text: str) -> None:

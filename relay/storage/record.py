@@ -86,46 +86,19 @@ class Recorder:
         jobs = {row["id"]: rows.job(row) for row in await transaction.rows("jobs_by_id", {"ids": rows.text(wanted)})}
         heard, written = await _heard(transaction, facts), await _written(transaction, facts)
         elsewhere = await absent(transaction, {fact.job_id for fact in facts if fact.arrival} - jobs.keys())
-        results: list[Recorded] = []
-        callbacks, released, calls, events = [], [], [], []
+        batch = _Batch(jobs, heard, written, elsewhere, self._callbacks_per_job_max)
         for fact in facts:
-            job = jobs.get(fact.job_id)
-            if fact.call and fact.call.id in written:
-                results.append(Recorded(job=job, verdict=Verdict.REPEATED, reason="written before"))
-                continue
-            moved = _judge(job, fact, heard)
-            tombstone = elsewhere.tombstones.get(fact.job_id)
-            recorded = _result(job, moved, fact, tombstone)
-            job = moved.job if moved else job
-            if fact.call and job:
-                calls.append(msgspec.to_builtins(fact.call) | {"decision": recorded.reason})
-            if fact.arrival and fact.arrival.released:
-                released.append({"id": fact.arrival.id, **_outcome_params(fact.arrival, recorded)})
-            elif fact.arrival and _seen(fact, job, elsewhere) < self._callbacks_per_job_max:
-                callbacks.append(_callback_params(fact, fact.arrival, _owner(fact, job, tombstone), recorded))
-            if fact.arrival and job:
-                job = msgspec.structs.replace(job, callbacks_seen=job.callbacks_seen + 1)
-            elif fact.arrival:
-                elsewhere.kept[fact.job_id] += 1
-            if moved and moved.announce and job:
-                event = _event(job, moved.announce, fact.at, moved.supersedes)
-                job, recorded = event.after, msgspec.structs.replace(recorded, announced=event.type, job=event.after)
-                events.append((len(results), event))
-            elif job is not recorded.job:
-                recorded = msgspec.structs.replace(recorded, job=job)
-            if job:
-                jobs[fact.job_id] = job
-            results.append(recorded)
-        await transaction.run_many("insert_callback", callbacks)
-        await transaction.run_many("release_callback", released)
-        await transaction.run_many("insert_call", calls)
+            batch.take(fact)
+        await transaction.run_many("insert_callback", batch.callbacks)
+        await transaction.run_many("release_callback", batch.released)
+        await transaction.run_many("insert_call", batch.calls)
         settled = [(fact.job_id, fact.at, fact.settlement) for fact in facts if fact.settlement]
         if settled:
             await payments.settle(transaction, settled)
         await transaction.run_many("update_job", [rows.moved_job_params(job) for job in jobs.values()])
-        await transaction.run_many("insert_event", [event.params for _, event in events])
-        await self._fan_out(transaction, events, results)
-        return results
+        await transaction.run_many("insert_event", [event.params for _, event in batch.events])
+        await self._fan_out(transaction, batch.events, batch.results)
+        return batch.results
 
     async def _fan_out(
         self, transaction: Transaction, events: "list[tuple[int, _NewEvent]]", results: list[Recorded]
@@ -180,6 +153,66 @@ class _Listener:
             and (self._providers is None or event.after.provider in self._providers)
             and any(matches(pattern, event.type) for pattern in self._patterns)
         )
+
+
+class _Batch:
+    """The rows that facts come to, and what became of each; `jobs` are as the last fact left them."""
+
+    def __init__(
+        self,
+        jobs: dict[str, Job],
+        heard: set[tuple[str, bytes]],
+        written: set[str],
+        elsewhere: Absent,
+        callbacks_per_job_max: int,
+    ) -> None:
+        self._jobs = jobs
+        self._heard = heard
+        self._written = written
+        self._elsewhere = elsewhere
+        self._callbacks_per_job_max = callbacks_per_job_max
+        self.callbacks: list[dict[str, Any]] = []
+        self.released: list[dict[str, Any]] = []
+        self.calls: list[dict[str, Any]] = []
+        self.events: list[tuple[int, _NewEvent]] = []
+        self.results: list[Recorded] = []
+
+    def take(self, fact: Fact) -> None:
+        """One fact, after those before it."""
+        job = self._jobs.get(fact.job_id)
+        if fact.call and fact.call.id in self._written:
+            self.results.append(Recorded(job=job, verdict=Verdict.REPEATED, reason="written before"))
+            return
+        moved = _judge(job, fact, self._heard)
+        tombstone = self._elsewhere.tombstones.get(fact.job_id)
+        recorded = _result(job, moved, fact, tombstone)
+        job = moved.job if moved else job
+        if fact.call and job:
+            self.calls.append(msgspec.to_builtins(fact.call) | {"decision": recorded.reason})
+        if fact.arrival:
+            job = self._keep(fact, fact.arrival, job, tombstone, recorded)
+        if moved and moved.announce and job:
+            event = _event(job, moved.announce, fact.at, moved.supersedes)
+            job, recorded = event.after, msgspec.structs.replace(recorded, announced=event.type, job=event.after)
+            self.events.append((len(self.results), event))
+        elif job is not recorded.job:
+            recorded = msgspec.structs.replace(recorded, job=job)
+        if job:
+            self._jobs[fact.job_id] = job
+        self.results.append(recorded)
+
+    def _keep(
+        self, fact: Fact, arrival: Arrival, job: Job | None, tombstone: Tombstone | None, recorded: Recorded
+    ) -> Job | None:
+        """The callback as evidence, unless its job has as many as are kept; the job with one more seen."""
+        if arrival.released:
+            self.released.append({"id": arrival.id, **_outcome_params(arrival, recorded)})
+        elif _seen(fact, job, self._elsewhere) < self._callbacks_per_job_max:
+            self.callbacks.append(_callback_params(fact, arrival, _owner(fact, job, tombstone), recorded))
+        if job is None:
+            self._elsewhere.kept[fact.job_id] += 1
+            return None
+        return msgspec.structs.replace(job, callbacks_seen=job.callbacks_seen + 1)
 
 
 async def _heard(transaction: Transaction, facts: Sequence[Fact]) -> set[tuple[str, bytes]]:

@@ -6,7 +6,7 @@ from importlib import resources
 from operator import itemgetter
 from typing import Any, Final
 
-_PARAMETER: Final = re.compile(r"(?<![:\w]):([a-z_]+)")
+PARAMETER: Final = re.compile(r"(?<![:\w]):([a-z_]+)")
 _NAME: Final = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
@@ -29,7 +29,7 @@ class Numbered:
 
     def __init__(self, text: str, mark: str) -> None:
         self.names: list[str] = []
-        self.text = _PARAMETER.sub(lambda found: f"{mark}{self._number(found[1])}", text)
+        self.text = PARAMETER.sub(lambda found: f"{mark}{self._number(found[1])}", text)
         self.values = _picker(self.names)
 
     def _number(self, name: str) -> int:

@@ -24,7 +24,7 @@ RETURNING id, endpoint_id;
 
 -- name: release_deliveries
 -- Gives back what was claimed and not begun.
-UPDATE deliveries SET next_attempt_at = :now WHERE id = :id AND state = 'pending';
+UPDATE deliveries SET next_attempt_at = :now /* FROM many */ WHERE id = :id AND state = 'pending';
 
 -- name: next_due_delivery
 -- When the next delivery is due.
@@ -46,7 +46,7 @@ INSERT INTO attempts (id, delivery_id, number, outcome, status_code, error, star
 SELECT CAST(:id AS TEXT), CAST(:delivery_id AS TEXT), deliveries.attempts_made + 1, CAST(:outcome AS TEXT),
     CAST(:status_code AS INTEGER), CAST(:error AS TEXT), CAST(:started_at AS BIGINT), CAST(:duration_ms AS BIGINT),
     CAST(:response_excerpt AS TEXT)
-FROM deliveries WHERE deliveries.id = :delivery_id;
+FROM deliveries /* , many */ WHERE deliveries.id = :delivery_id;
 
 -- name: attempts_written
 -- Which of these attempts are stored, for those that write them again.
@@ -59,7 +59,7 @@ UPDATE deliveries SET
     finished_at = CASE WHEN state = 'pending' THEN :finished_at ELSE finished_at END,
     next_attempt_at = CASE WHEN state = 'pending' THEN :next_attempt_at ELSE next_attempt_at END,
     state = CASE WHEN state = 'pending' THEN :state ELSE state END
-WHERE id = :id;
+/* FROM many */ WHERE id = :id;
 
 -- name: delivery_of_project
 -- One delivery, if it is the project's own.

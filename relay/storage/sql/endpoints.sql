@@ -73,8 +73,8 @@ WHERE job_id IN (SELECT value FROM json_each(:jobs)) AND deleted_at IS NULL AND 
 
 -- name: note_endpoint_success
 -- The endpoint took a notification: whatever failed before is over.
-UPDATE endpoints SET last_success_at = :at, failing_since = NULL, held_until = NULL WHERE id = :id;
+UPDATE endpoints SET last_success_at = :at, failing_since = NULL, held_until = NULL /* FROM many */ WHERE id = :id;
 
 -- name: note_endpoint_failure
 -- The endpoint failed; the first failure since its last success is kept.
-UPDATE endpoints SET last_failure_at = :at, failing_since = COALESCE(failing_since, :at), held_until = :held_until WHERE id = :id;
+UPDATE endpoints SET last_failure_at = :at, failing_since = COALESCE(failing_since, :at), held_until = :held_until /* FROM many */ WHERE id = :id;

@@ -26,7 +26,7 @@ UPDATE jobs SET
     next_check_at = :next_check_at, submissions_made = :submissions_made, deadline_at = :deadline_at,
     last_heard_at = :last_heard_at, not_found_seen = :not_found_seen, claim = :claim, settle_by = :settle_by,
     status_path = :status_path
-WHERE id = :id;
+/* FROM many */ WHERE id = :id;
 
 -- name: start_submission
 -- The one caller that gets a row back may send the job to its provider, this once.
