@@ -6,25 +6,24 @@ signed, sent, and its attempt stored. relay has one core; load and receiver shar
 
 import asyncio
 import json
-import shutil
+import os
 import statistics
 import sys
-import tempfile
 import time
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import click
 import httpx
 import msgspec
 import uvloop
 
-from bench.ingest import RELAY_CORE, load
+from bench.databases import Databases, databases, option
+from bench.ingest import LOAD_CORE, RELAY_CORE, load, settings
 from bench.processes import environment, free_port, ready, started, usage
 from bench.receiver import Receiver, receiving
-from bench.stock import SECRET_KEY, stocked
+from bench.stock import stocked
 
-KINDS = ("posts", "relay", "naive")
+SENDERS = ("posts", "relay", "naive")
 LANES = 16
 """Endpoints' own limit of deliveries in flight."""
 
@@ -42,58 +41,53 @@ class Run(msgspec.Struct, frozen=True):
 @click.option("--events", default=2000, help="Events of each run.")
 @click.option("--naive-events", default=200, help="Events of the naive relay's run: it is slow.")
 @click.option("--rounds", default=3, help="Interleaved rounds; the medians count.")
-def command(endpoints: int, events: int, naive_events: int, rounds: int) -> None:
+@option
+def command(endpoints: int, events: int, naive_events: int, rounds: int, kind: str) -> None:
     """Deliveries a second, as a ratio to a bare loop of POSTs with the same client, and to a naive relay."""
-    found = uvloop.run(_measure(endpoints, events, naive_events, rounds))
+    os.sched_setaffinity(0, {LOAD_CORE})
+    with databases(kind) as made:
+        found = uvloop.run(_measure(made, endpoints, events, naive_events, rounds))
     click.echo(f"{'sender':>8}{'endpoints':>11}{'per s':>9}{'of posts':>10}{'of naive':>10}{'CPU us':>9}{'MB':>6}")
     middle = {
-        kind: {name: statistics.median(getattr(run, name) for run in runs) for name in Run.__struct_fields__}
-        for kind, runs in found.items()
+        sender: {name: statistics.median(getattr(run, name) for run in runs) for name in Run.__struct_fields__}
+        for sender, runs in found.items()
     }
     rows = []
-    for kind, row in middle.items():
+    for sender, row in middle.items():
         of_posts, of_naive = row["per_s"] / middle["posts"]["per_s"], row["per_s"] / middle["naive"]["per_s"]
-        rows.append({"sender": kind, "of_posts": round(of_posts, 3), "of_naive": round(of_naive, 1), **row})
+        rows.append({"sender": sender, "of_posts": round(of_posts, 3), "of_naive": round(of_naive, 1), **row})
         click.echo(
-            f"{kind:>8}{endpoints:11}{row['per_s']:9.0f}{of_posts:10.2f}{of_naive:10.1f}"
+            f"{sender:>8}{endpoints:11}{row['per_s']:9.0f}{of_posts:10.2f}{of_naive:10.1f}"
             f"{row['cpu_us']:9.0f}{row['rss_mb']:6.0f}"
         )
-    click.echo(json.dumps({"bench": "deliver", "database": "sqlite", "endpoints": endpoints, "runs": rows}))
+    click.echo(json.dumps({"bench": "deliver", "database": kind, "endpoints": endpoints, "runs": rows}))
 
 
-async def _measure(endpoints: int, events: int, naive_events: int, rounds: int) -> dict[str, list[Run]]:
+async def _measure(
+    made: Databases, endpoints: int, events: int, naive_events: int, rounds: int
+) -> dict[str, list[Run]]:
     """Every sender in turn."""
-    found: dict[str, list[Run]] = {kind: [] for kind in KINDS}
-    with tempfile.TemporaryDirectory(prefix="relay-bench-") as name:
-        folder = Path(name)
-        for number in range(rounds):
-            for kind, runs in found.items():
-                if sys.stderr.isatty():
-                    click.echo(f"\rround {number + 1} of {rounds}: {kind}  ", nl=False, err=True)
-                (folder / kind).mkdir(exist_ok=True)
-                count = naive_events if kind == "naive" else events
-                runs.append(await _run(kind, endpoints, count, folder / kind))
-                shutil.rmtree(folder / kind)
+    found: dict[str, list[Run]] = {sender: [] for sender in SENDERS}
+    for number in range(rounds):
+        for sender, runs in found.items():
+            if sys.stderr.isatty():
+                click.echo(f"\rround {number + 1} of {rounds}: {sender}  ", nl=False, err=True)
+            runs.append(await run(sender, endpoints, naive_events if sender == "naive" else events, made))
     return found
 
 
-async def _run(kind: str, endpoints: int, events: int, folder: Path) -> Run:
+async def run(sender: str, endpoints: int, events: int, made: Databases) -> Run:
     """One sender, from the first callback to the last arrival."""
     async with AsyncExitStack() as stack:
         receiver, origin = await stack.enter_async_context(receiving())
         urls = [f"{origin}/{number}" for number in range(endpoints)]
-        port, database = free_port(), f"sqlite:///{folder / 'relay.db'}"
+        port, database, folder = free_port(), made.fresh(), made.folder
         stock = await stocked(database, folder, events, urls, in_flight_max=LANES)
-        environ = environment(str(folder), port, "http://127.0.0.1:9") | {
-            "DATABASE_URL": database,
-            "RELAY_SECRET_KEYS": SECRET_KEY,
-            "RELAY_EVOLINK_CONFIRM": "never",
-            "RELAY_LOG_FORMAT": "json",
-        }
+        environ = environment(str(folder), port, "http://127.0.0.1:9") | settings(database)
         words: tuple[str, ...] = ()
-        if kind == "naive":
-            words = ("bench.references", "naive", str(port), str(folder / "naive.db"), *urls)
-        if kind == "posts":
+        if sender == "naive":
+            words = ("bench.references", "naive", str(port), str(folder / f"{port}.db"), *urls)
+        if sender == "posts":
             words = ("bench.references", "posts", str(port), str(events * endpoints), *urls)
         child = await started(environ, *words, core=RELAY_CORE)
         stack.push_async_callback(child.wait)
@@ -101,7 +95,7 @@ async def _run(kind: str, endpoints: int, events: int, folder: Path) -> Run:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
             await ready(client)
         before, began_s = usage(child.pid), time.time()
-        if kind == "posts":
+        if sender == "posts":
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
                 await client.post("/go", timeout=600)
         else:

@@ -56,7 +56,7 @@ class _Connection(asyncio.Protocol):
             whole = end + (int(length[1]) if length else 0)
             if len(self._held) < whole:
                 return
-            path, body = self._held[: end].split(b" ", 2)[1].decode(), self._held[end:whole]
+            path, body = self._held[:end].split(b" ", 2)[1].decode(), self._held[end:whole]
             self._held = self._held[whole:]
             if path.startswith("/dead"):
                 return

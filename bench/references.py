@@ -52,6 +52,7 @@ class Naive:
         self._path = path
         self._urls = urls
         self._database: aiosqlite.Connection | None = None
+        self._opening = asyncio.Lock()
         self._client = httpx.AsyncClient(trust_env=False, timeout=httpx.Timeout(30, pool=None))
         self._sending: set[asyncio.Task[None]] = set()
 
@@ -85,9 +86,12 @@ class Naive:
 
     async def _open(self) -> aiosqlite.Connection:
         """The file, with the settings that relay has too."""
-        self._database = await aiosqlite.connect(self._path)
-        await self._database.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; {_SCHEMA}")
-        return self._database
+        async with self._opening:
+            if self._database is None:
+                database = await aiosqlite.connect(self._path)
+                await database.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; {_SCHEMA}")
+                self._database = database
+            return self._database
 
 
 async def _posts(_: Request, number: int, urls: list[str]) -> Response:

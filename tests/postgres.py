@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,19 +51,20 @@ class Server:
         """The database that is always there."""
         return f"postgresql://relay@127.0.0.1:{self.port}/postgres"
 
-    def database(self) -> str:
-        """The URL of a fresh, empty database."""
+    def database(self, template: str | None = None) -> str:
+        """The URL of a fresh database: empty, or a copy of another that nobody has open, by its URL."""
         self._made += 1
         name = f"relay_{self._made}"
         program = programs()
         assert program is not None
         where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "relay"]
-        subprocess.run([program / "createdb", *where, name], check=True)
+        copied = ["-T", template.rpartition("/")[2]] if template else []
+        subprocess.run([program / "createdb", *where, *copied, name], check=True)
         return f"postgresql://relay@127.0.0.1:{self.port}/{name}"
 
 
 @contextmanager
-def server() -> Iterator[Server]:
+def server(options: Sequence[str] = FAST) -> Iterator[Server]:
     """A server in a temporary folder, under an account that may run one; ended when the block ends."""
     bin_ = programs()
     assert bin_ is not None, "PostgreSQL is not installed"
@@ -79,7 +80,7 @@ def server() -> Iterator[Server]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
-        command = [bin_ / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1", *FAST]
+        command = [bin_ / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1", *options]
         running = Server(port, lambda: subprocess.Popen(command, **quiet))  # type: ignore[call-overload]
         try:
             _wait(port)

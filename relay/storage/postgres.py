@@ -26,11 +26,15 @@ LISTEN_AGAIN_S: Final = 1.0
 _SESSION: Final = {
     "application_name": "relay",
     "plan_cache_mode": "force_generic_plan",
+    # A plan is made once, often while the tables are still empty: by an index is right when they no longer are.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
     "jit": "off",  # a generic plan expects many rows where few come, and would be compiled for longer than it runs
     "idle_in_transaction_session_timeout": "20s",  # what a process that vanished had locked is free again
 }
 _CHANNEL: Final = "relay"
-_LIST: Final = re.compile(r"SELECT value FROM json_each\((:[a-z_]+)\)")
+_LIST: Final = re.compile(r"(NOT )?IN \(SELECT value FROM json_each\((:[a-z_]+)\)\)")
 _VALUES: Final = re.compile(r"VALUES \((.*)\)(\s+ON CONFLICT .*)?\Z", re.DOTALL)
 _KEY: Final = re.compile(r"/\* (?:FROM|,) many \*/ WHERE [\w.]+ = :([a-z_]+)")
 _NUMBER: Final = "CAST(CAST({} AS TEXT) AS BIGINT)"
@@ -66,12 +70,18 @@ class Statement(Numbered):
     """
 
     def __init__(self, text: str) -> None:
-        text = _LIST.sub(r"SELECT jsonb_array_elements_text(CAST(\1 AS JSONB))", text)
+        text = _LIST.sub(_in_array, text)
         for comment, word in _WORDS.items():
             text = text.replace(comment, word)
         super().__init__(text, "$")
         self.many = Many(text) if "/* FROM many */" in text or "/* , many */" in text or _VALUES.search(text) else None
         self.many_text: str | None = None
+
+
+def _in_array(found: re.Match[str]) -> str:
+    """A list in JSON as an array that an index is searched by; as rows it would be joined, perhaps the wrong way."""
+    word = "<> ALL" if found[1] else "= ANY"
+    return f"{word} (ARRAY(SELECT jsonb_array_elements_text(CAST({found[2]} AS JSONB))))"
 
 
 class Many:
