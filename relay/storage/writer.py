@@ -18,6 +18,8 @@ Operation = Callable[[Transaction, Sequence[Item]], Awaitable[Sequence[Result]]]
 """Writes a batch of items of one kind, and gives one result an item, in order."""
 
 BATCH_MAX = 128
+TURNS_SHARED = 2
+"""Where the database is a server: while it commits one batch, the next is made ready."""
 
 
 class _Waiting:
@@ -36,7 +38,8 @@ class Writer:
         self._database = database
         self._backlog_max = backlog_max
         self._backlog: deque[_Waiting] = deque()
-        self._turn: asyncio.Task[None] | None = None
+        self._turns: set[asyncio.Task[None]] = set()
+        self._turns_max = TURNS_SHARED if database.shared else 1
 
     async def write(self, operation: Operation[Item, Result], item: Item) -> Result:
         """Writes the item with whatever else waits; returns after COMMIT, raises when it was not written."""
@@ -44,24 +47,24 @@ class Writer:
             raise StorageUnavailable("too many writes are waiting")
         waiting = _Waiting(operation, item, asyncio.get_running_loop().create_future())
         self._backlog.append(waiting)
-        if self._turn is None:
-            self._turn = asyncio.create_task(self._turns(), name="writer")
+        if len(self._turns) < self._turns_max:
+            self._turns.add(asyncio.create_task(self._take_turns(), name="writer"))
         result: Result = await waiting.done
         return result
 
     async def drain(self) -> None:
         """Returns when nothing waits any more."""
-        while self._turn is not None:
-            await asyncio.wait([self._turn])
+        while self._turns:
+            await asyncio.wait(self._turns)
 
-    async def _turns(self) -> None:
-        """Takes turns until nothing waits."""
+    async def _take_turns(self) -> None:
+        """Takes turns until nothing waits; whoever comes after that starts another task."""
         try:
             while self._backlog:
                 batch = [self._backlog.popleft() for _ in range(min(BATCH_MAX, len(self._backlog)))]
                 await self._write_batch(batch)
         finally:
-            self._turn = None
+            self._turns = {turn for turn in self._turns if turn is not asyncio.current_task()}
 
     async def _write_batch(self, batch: list[_Waiting]) -> None:
         """One transaction for the batch; when an item is bad, one for each, so that it fails alone."""
@@ -81,10 +84,14 @@ class Writer:
                 waiting.done.set_result(result)
 
     async def _transact(self, batch: list[_Waiting]) -> list[Any]:
-        """Runs each kind of operation once over its items, in the order the kinds first came."""
-        kinds: dict[Operation[Any, Any], list[int]] = {}
+        """Runs each kind of operation once over its items.
+
+        The kinds always come in the same order, so that two processes do not lock rows in opposite ones.
+        """
+        unordered: dict[Operation[Any, Any], list[int]] = {}
         for index, waiting in enumerate(batch):
-            kinds.setdefault(waiting.operation, []).append(index)
+            unordered.setdefault(waiting.operation, []).append(index)
+        kinds = dict(sorted(unordered.items(), key=lambda kind: _name(kind[0])))
 
         async def write(transaction: Transaction) -> list[Any]:
             results: list[Any] = [None] * len(batch)
@@ -95,3 +102,8 @@ class Writer:
             return results
 
         return await self._database.transact(write)
+
+
+def _name(operation: Operation[Any, Any]) -> str:
+    """What orders the kinds; an object that is called is known by its class."""
+    return getattr(operation, "__qualname__", type(operation).__qualname__)
