@@ -23,6 +23,7 @@ COMMAND_S: Final = 10.0
 SLOW_S: Final = 86_400.0
 """Migrating and copying take as long as they take."""
 LISTEN_AGAIN_S: Final = 1.0
+DEADLOCKS_MAX: Final = 3
 _SESSION: Final = {
     "application_name": "relay",
     "plan_cache_mode": "force_generic_plan",
@@ -35,7 +36,7 @@ _SESSION: Final = {
 }
 _CHANNEL: Final = "relay"
 _LIST: Final = re.compile(r"(NOT )?IN \(SELECT value FROM json_each\((:[a-z_]+)\)\)")
-_VALUES: Final = re.compile(r"VALUES \((.*)\)(\s+ON CONFLICT .*)?\Z", re.DOTALL)
+_VALUES: Final = re.compile(r"VALUES \((.*)\)(\s+ON CONFLICT DO NOTHING)?\Z", re.DOTALL)
 _KEY: Final = re.compile(r"/\* (?:FROM|,) many \*/ WHERE [\w.]+ = :([a-z_]+)")
 _NUMBER: Final = "CAST(CAST({} AS TEXT) AS BIGINT)"
 _WORDS: Final = {
@@ -154,7 +155,20 @@ class PostgreSQL:
                 return found
 
     async def transact(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
-        """BEGIN … COMMIT on a connection of its own; undone when anything in it fails or is cancelled."""
+        """BEGIN … COMMIT on a connection of its own; undone when anything in it fails or is cancelled.
+
+        What the server undid because two transactions waited for each other is done again.
+        """
+        for _ in range(DEADLOCKS_MAX):
+            try:
+                return await self._transact(work)
+            except StorageUnavailable as error:
+                if not isinstance(error.__cause__, asyncpg.TransactionRollbackError):
+                    raise
+        return await self._transact(work)
+
+    async def _transact(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
+        """One try."""
         with _translated():
             async with self._pool.acquire(timeout=ACQUIRE_S) as connection, connection.transaction():
                 try:
