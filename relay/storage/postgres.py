@@ -24,7 +24,7 @@ SLOW_S: Final = 86_400.0
 """Migrating and copying take as long as they take."""
 LISTEN_AGAIN_S: Final = 1.0
 DEADLOCKS_MAX: Final = 3
-_SESSION: Final = {
+SESSION: Final = {
     "application_name": "relay",
     "plan_cache_mode": "force_generic_plan",
     # A plan is made once, often while the tables are still empty: by an index is right when they no longer are.
@@ -127,7 +127,7 @@ class PostgreSQL:
     async def open(cls, url: str, statements: dict[str, str]) -> "PostgreSQL":
         """Connects; SettingsError for a URL that opens nothing, StorageUnavailable for a server that is away."""
         plain, pooled = _without_pooler(url)
-        settings = {} if pooled else _SESSION
+        settings = {} if pooled else SESSION
         try:
             pool = await asyncpg.create_pool(
                 plain,
@@ -182,12 +182,6 @@ class PostgreSQL:
         with _translated():
             async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
                 return int(await connection.fetchval("SELECT pg_database_size(current_database())"))
-
-    async def hint(self) -> None:
-        """NOTIFY, which costs one small round trip."""
-        with _translated():
-            async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
-                await connection.execute(f"NOTIFY {_CHANNEL}")
 
     async def heed(self, wake: Callable[[], None]) -> None:
         """LISTEN on a connection of its own, made again when it breaks; behind a pooler polling has to do."""
@@ -263,6 +257,10 @@ class PostgreSQLTransaction:
         """The tables that are here, whosever they are."""
         found = await self._connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
         return {row["tablename"] for row in found}
+
+    async def hint(self) -> None:
+        """NOTIFY: the server passes it on when the transaction is committed."""
+        await self._connection.execute(f"NOTIFY {_CHANNEL}")
 
     async def lock_schema(self) -> None:
         """Of several processes that start at once, one migrates and the others wait, for as long as it takes."""

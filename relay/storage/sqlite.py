@@ -75,9 +75,6 @@ class SQLite:
         log = self.path.with_name(self.path.name + "-wal")
         return await self._reader.run(_pages_bytes) + (log.stat().st_size if log.exists() else 0)
 
-    async def hint(self) -> None:
-        """There is nobody else."""
-
     async def heed(self, wake: Callable[[], None]) -> None:  # noqa: ARG002 - the protocol's signature
         """There is nobody who could hint."""
         await asyncio.Event().wait()
@@ -108,6 +105,9 @@ class SQLiteTransaction:
     async def run_text(self, text: str) -> None:
         """Runs a statement that has no name: only migrations do this."""
         self._connection.execute(text)
+
+    async def hint(self) -> None:
+        """There is nobody else."""
 
     async def lock_schema(self) -> None:
         """BEGIN IMMEDIATE has locked the whole file already."""

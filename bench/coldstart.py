@@ -1,0 +1,104 @@
+"""How long relay takes from its start to the first answer, and what it holds when nothing happens.
+
+Beside it, in the same run: a bare Starlette on the same server, and relay as if the extra `x402` were not installed.
+"""
+
+import asyncio
+import json
+import statistics
+import sys
+import time
+
+import click
+import msgspec
+
+from bench.databases import Databases, databases, option
+from bench.ingest import settings
+from bench.processes import ROOT, environment, free_port, usage
+
+ASK = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+QUIET_S = 2.0
+WITHOUT_EXTRA = (
+    "import sys; sys.modules['eth_account'] = None; sys.argv[1:] = ['serve']; from relay.cli import main; main()"
+)
+SERVERS = {
+    "bare": ("-m", "bench.references", "bare"),
+    "relay": ("-m", "relay", "serve"),
+    "no extra": ("-c", WITHOUT_EXTRA),
+}
+
+
+class Start(msgspec.Struct, frozen=True):
+    """One start."""
+
+    first_200_ms: float
+    cpu_ms: float
+    rss_mb: float
+
+
+@click.command("coldstart")
+@click.option("--rounds", default=9, help="Interleaved rounds; the medians count.")
+@option
+def command(rounds: int, kind: str) -> None:
+    """Milliseconds from exec to the first 200 on a database that is there already, and megabytes when idle."""
+    with databases(kind) as made:
+        found = asyncio.run(_measure(made, rounds))
+    click.echo(f"{'server':>9}{'first 200 ms':>14}{'more than bare':>16}{'CPU ms':>8}{'idle MB':>9}")
+    rows = []
+    bare_ms = statistics.median(start.first_200_ms for start in found["bare"])
+    for server, starts in found.items():
+        row = {name: statistics.median(getattr(one, name) for one in starts) for name in Start.__struct_fields__}
+        rows.append({"server": server, **row})
+        more = row["first_200_ms"] - bare_ms
+        click.echo(f"{server:>9}{row['first_200_ms']:14.0f}{more:16.0f}{row['cpu_ms']:8.0f}{row['rss_mb']:9.0f}")
+    click.echo(json.dumps({"bench": "coldstart", "database": kind, "runs": rows}))
+
+
+async def _measure(made: Databases, rounds: int) -> dict[str, list[Start]]:
+    """Every server in turn; a first start of each makes its database and its bytecode."""
+    found: dict[str, list[Start]] = {server: [] for server in SERVERS}
+    urls = {server: made.fresh() for server in SERVERS}
+    for number in range(rounds + 1):
+        for server, starts in found.items():
+            if sys.stderr.isatty():
+                click.echo(f"\rround {number} of {rounds}: {server}  ", nl=False, err=True)
+            start = await _start(server, made, urls[server])
+            if number:
+                starts.append(start)
+    return found
+
+
+async def _start(server: str, made: Databases, database_url: str) -> Start:
+    """One process, from exec to its end."""
+    port, quiet = free_port(), asyncio.subprocess.DEVNULL
+    environ = environment(str(made.folder), port, "http://127.0.0.1:9") | settings(database_url)
+    words = (*SERVERS[server], str(port)) if server == "bare" else SERVERS[server]
+    began = time.perf_counter()
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, *words, cwd=ROOT, env=environ, stdout=quiet, stderr=quiet
+    )
+    try:
+        await _answers(port)
+        first_200_ms = (time.perf_counter() - began) * 1000
+        cpu_ms = usage(child.pid).cpu_s * 1000
+        await asyncio.sleep(QUIET_S)
+        return Start(first_200_ms, cpu_ms, usage(child.pid).rss_mb)
+    finally:
+        child.terminate()
+        await child.wait()
+
+
+async def _answers(port: int) -> None:
+    """Returns with the first 200."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.002)
+                continue
+            writer.write(ASK)
+            head = await reader.read(64)
+            writer.close()
+            if head.startswith(b"HTTP/1.1 200"):
+                return
