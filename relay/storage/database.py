@@ -39,6 +39,9 @@ class Database(Protocol):
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
         """Runs a named read; StorageUnavailable when the database does not answer."""
 
+    async def take(self, name: str, params: Params) -> Sequence[Row]:
+        """Runs a named statement that writes, as a transaction of its own: for claims, which nobody waits to share."""
+
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:
         """`work` in a write transaction: committed at its end, undone on an exception.
 

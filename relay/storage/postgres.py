@@ -42,6 +42,7 @@ _NUMBER: Final = "CAST(CAST({} AS TEXT) AS BIGINT)"
 _WORDS: Final = {
     "/* skip locked */": "FOR UPDATE SKIP LOCKED",
     "/* for update */": "FOR UPDATE",
+    "/* which need not outlast a crash */": "AND (SELECT set_config('synchronous_commit', 'off', TRUE)) IS NOT NULL",
     "/* this transaction, */": _NUMBER.format("pg_current_xact_id()") + ",",
     "/* and no open transaction is older */": "AND position < "
     + _NUMBER.format("pg_snapshot_xmin(pg_current_snapshot())"),
@@ -74,7 +75,7 @@ class Statement(Numbered):
         text = _LIST.sub(_in_array, text)
         for comment, word in _WORDS.items():
             text = text.replace(comment, word)
-        super().__init__(text, "$")
+        super().__init__(text.replace("/* FROM many */ ", "").replace("/* , many */ ", ""), "$")
         self.many = Many(text) if "/* FROM many */" in text or "/* , many */" in text or _VALUES.search(text) else None
         self.many_text: str | None = None
 
@@ -153,6 +154,10 @@ class PostgreSQL:
             async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
                 found: Sequence[Row] = await connection.fetch(statement.text, *statement.values(params))
                 return found
+
+    async def take(self, name: str, params: Params) -> Sequence[Row]:
+        """Runs a statement that writes, alone and in one exchange: it is a transaction of its own."""
+        return await self.rows(name, params)
 
     async def transact(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
         """BEGIN … COMMIT on a connection of its own; undone when anything in it fails or is cancelled.

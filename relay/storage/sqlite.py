@@ -63,6 +63,10 @@ class SQLite:
         """Runs a named read on the reading connection."""
         return await self._reader.run(_fetch, self._statements[name], params)
 
+    async def take(self, name: str, params: Params) -> Sequence[Row]:
+        """Runs a statement that writes, alone."""
+        return await self.transact(lambda transaction: transaction.rows(name, params))
+
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:
         """BEGIN IMMEDIATE … COMMIT in the writing thread, one at a time; undone when anything in it fails.
 
