@@ -91,7 +91,7 @@ class Deliveries:
 
         True when that disabled or enabled an endpoint: then there are notices that are due now.
         """
-        return await self._writer.write(_settle, settled)
+        return await self._writer.write(_settle, settled, urgent=True)
 
     async def next_due(self) -> int | None:
         """When the next delivery is due, leases counted."""
