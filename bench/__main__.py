@@ -4,7 +4,18 @@ import importlib
 
 import click
 
-BENCHES = ("checks", "coldstart", "deliver", "growth", "ingest", "isolation", "manifest", "pipeline", "senders")
+BENCHES = (
+    "checks",
+    "coldstart",
+    "deliver",
+    "growth",
+    "ingest",
+    "isolation",
+    "manifest",
+    "pipeline",
+    "scale",
+    "senders",
+)
 
 
 class _Lazy(click.Group):
