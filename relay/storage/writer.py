@@ -65,6 +65,8 @@ class Writer:
     async def _take_turns(self) -> None:
         """Takes turns until nothing waits; whoever comes after that starts another task."""
         try:
+            for _ in range(2):  # a look at the sockets, and a step of what came: it goes along
+                await asyncio.sleep(0)
             while self._backlog or self._urgent:
                 await self._write_batch(self._next_batch())
         finally:
