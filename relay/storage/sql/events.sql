@@ -12,10 +12,21 @@ SELECT * FROM events WHERE id = :id AND project_id = :project_id;
 -- Events of a project, newest first; `undelivered` keeps those with a delivery that is not delivered.
 SELECT * FROM events
 WHERE project_id = :project_id
-  AND (CAST(:before AS TEXT) IS NULL OR id < :before)
-  AND (CAST(:after AS TEXT) IS NULL OR id > :after)
+  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND id > COALESCE(CAST(:after AS TEXT), '')
   AND (CAST(:type AS TEXT) IS NULL OR type = :type)
-  AND (CAST(:job_id AS TEXT) IS NULL OR job_id = :job_id)
+  AND (:undelivered = 0 OR EXISTS (
+      SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
+  ))
+ORDER BY id DESC LIMIT :limit;
+
+-- name: event_page_of_job
+-- The same of one job, found by it.
+SELECT * FROM events
+WHERE job_id = :job_id AND project_id || '' = :project_id
+  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND id > COALESCE(CAST(:after AS TEXT), '')
+  AND (CAST(:type AS TEXT) IS NULL OR type = :type)
   AND (:undelivered = 0 OR EXISTS (
       SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
   ))

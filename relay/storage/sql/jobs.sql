@@ -46,16 +46,27 @@ SELECT * FROM jobs WHERE id = :id AND project_id = :project_id;
 -- Jobs of a project, newest first.
 SELECT * FROM jobs
 WHERE project_id = :project_id
-  AND (CAST(:before AS TEXT) IS NULL OR id < :before)
+  AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (CAST(:status AS TEXT) IS NULL OR state = :status)
   AND (CAST(:provider AS TEXT) IS NULL OR provider = :provider)
   AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
   AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
-  AND (:pair_count = 0 OR id IN (
+ORDER BY id DESC LIMIT :limit;
+
+-- name: job_page_by_metadata
+-- The same of the jobs that have each of these pairs, found by them.
+SELECT * FROM jobs
+WHERE id IN (
       SELECT job_id FROM job_metadata
       WHERE project_id = :project_id AND pair IN (SELECT value FROM json_each(:pairs))
       GROUP BY job_id HAVING COUNT(*) = :pair_count
-  ))
+  )
+  AND project_id || '' = :project_id
+  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND (CAST(:status AS TEXT) IS NULL OR state = :status)
+  AND (CAST(:provider AS TEXT) IS NULL OR provider = :provider)
+  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
 ORDER BY id DESC LIMIT :limit;
 
 -- name: jobs_to_submit
