@@ -1,4 +1,4 @@
-"""The statements that `plans` looks at, each with parameters as they come: batches of 64, and the worst that is usual."""
+"""The statements that `plans` looks at, each with parameters as they come: batches of 64, and the worst usual ones."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -117,13 +117,15 @@ def _record(of: Sample) -> list[Case]:
 
 
 def _clocks(of: Sample) -> list[Case]:
-    """What the loops ask on every turn; half of the status checks are due."""
+    """What the loops ask on every turn."""
     due = {"now": of.now_ms + 4 * HOUR_MS, "before": of.now_ms, "limit": BATCH, "provider": PROVIDER}
     leased = due | {"leased_until": of.now_ms + 5 * HOUR_MS}
+    soon = {"now": of.now_ms + HOUR_MS + 6 * HOUR_MS // 100}
     return [
         _case("jobs_to_submit", due),
         _case("jobs_left_in_submission", due),
-        _case("claim_checks", leased, writes=True),
+        _case("claim_checks", leased | soon, "one in a hundred is due", writes=True),
+        _case("claim_checks", leased, "half are due", hot=False, writes=True),
         _case("claim_check", leased | {"id": of.jobs[0]["id"]}, writes=True),
         _case("next_checks", {}),
         _case("jobs_past_deadline", due),
@@ -148,27 +150,27 @@ def _pages(of: Sample) -> list[Case]:
     return [
         _case("event_page", event),
         _case("event_page", event | old, "before"),
-        _case("event_page", event | job_id, "of a job"),
+        _case("event_page_of_job", event | job_id),
         _case("event_page", event | {"type": "job.failed"}, "of a type that is not there", hot=False),
         _case("event_page", event | old | {"undelivered": 1}, "undelivered, few", hot=False),
         _case("delivery_page", delivery),
         _case("delivery_page", delivery | {"before": of.deliveries[0]["id"]}, "before"),
-        _case("delivery_page", delivery | everything, "of an endpoint"),
-        _case("delivery_page", delivery | retried, "of an endpoint with little"),
-        _case("delivery_page", delivery | everything | {"status": "canceled"}, "of an endpoint, canceled", hot=False),
+        _case("delivery_page_of_endpoint", delivery | everything),
+        _case("delivery_page_of_endpoint", delivery | retried, "with little"),
+        _case("delivery_page_of_endpoint", delivery | everything | {"status": "canceled"}, "canceled, none", hot=False),
         _case("delivery_page", delivery | {"status": "pending"}, "pending"),
         _case("delivery_page", delivery | {"status": "exhausted"}, "exhausted, few", hot=False),
-        _case("delivery_page", delivery | {"event_id": of.events[0]["id"]}, "of an event"),
-        _case("delivery_page", delivery | job_id, "of a job"),
+        _case("delivery_page_of_event", delivery | {"event_id": of.events[0]["id"]}),
+        _case("delivery_page_of_job", delivery | job_id),
         _case("job_page", job),
-        _case("job_page", job | pair, "by metadata"),
+        _case("job_page_by_metadata", job | pair),
         _case("job_page", job | {"status": "submitted"}, "submitted"),
         _case("job_page", job | {"status": "failed"}, "failed, none", hot=False),
         _case("job_page", job | {"provider": "other"}, "of a provider without any", hot=False),
-        _case("job_page", job | {"created_before": ago}, "created before"),
+        _case("job_page", job | {"created_before": ago}, "created before", hot=False),
         _case("job_page", job | {"created_after": ago}, "created after"),
         _case("callback_page", callback),
-        _case("callback_page", callback | job_id, "of a job"),
+        _case("callback_page_of_job", callback | job_id),
         _case("callback_page", callback | {"verdict": "quarantined"}, "quarantined, none", hot=False),
         _case("endpoint_page", page),
     ]
@@ -185,7 +187,7 @@ def _of_one(of: Sample) -> list[Case]:
         _case("calls_of_job", one),
         _case("deliveries_of_job", one),
         _case("attempts_of_deliveries", one | {"ids": _list(row["id"] for row in of.deliveries)}),
-        _case("delivery_counts", {"ids": _list(row["id"] for row in of.events)}),
+        Case("delivery_counts", ({"ids": _list(row["id"] for row in of.events)},), rows_max=40 * BATCH),
         _case("events_following", one | place | {"limit": BATCH}),
         _case("event_place", one | place),
         _case("first_event_after", one | gone),
@@ -205,7 +207,7 @@ def _pruning(of: Sample) -> list[Case]:
         *(_case(name, old | jobs) for name in looks),
         Case("jobs_to_prune", (old | jobs,), rows_max=80 * BATCH),
         Case("events_to_prune", (old | jobs,), rows_max=80 * BATCH),
-        *(_case(f"prune_{table}", old | jobs, writes=True) for table in (*writes, *more)),
+        *(Case(f"prune_{table}", (old | jobs,), writes=True, rows_max=80 * BATCH) for table in (*writes, *more)),
         _case("forget_headers_of_payments", old | jobs, writes=True),
     ]
 

@@ -20,7 +20,7 @@ from relay.storage.statements import Numbered
 Row = dict[str, Any]
 
 BIG = frozenset({"jobs", "events", "callbacks", "calls", "deliveries", "attempts", "job_metadata"})
-STEPS_OF_A_ROW = 20
+STEPS_OF_A_ROW = 8
 _SQLITE = re.compile(r"(SCAN|SEARCH) (\w+)(?: USING (AUTOMATIC )?(?:PARTIAL )?(?:COVERING )?INDEX (\w+)?)?")
 _STEP = 50
 

@@ -59,7 +59,7 @@ class Filled(msgspec.Struct, frozen=True):
 
 
 async def fill(database_url: str, wanted: Filling, *, analyze: bool = True) -> Filled:
-    """Migrates the database and fills it; `analyze` gathers statistics, as PostgreSQL does by itself sooner or later."""
+    """Migrates the database and fills it; `analyze` gathers statistics, as PostgreSQL does by itself."""
     now_ms = SystemClock().now_ms()
     database = await open_database(database_url)
     try:
