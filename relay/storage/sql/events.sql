@@ -54,9 +54,11 @@ ORDER BY position DESC, id DESC LIMIT 1;
 
 -- name: count_positions_anew
 -- In PostgreSQL, after a restore to a server that counts its transactions from a lower number: below what comes, in their order.
+-- Usually there is none, and then the place to begin at is NULL, so that no event is looked at.
+WITH behind (first) AS (SELECT -9223372036854775807 FROM projects WHERE EXISTS (
+  SELECT 1 FROM events AS ahead WHERE ahead.project_id = projects.id AND (1 = 0 /* or no transaction here had its number */)) LIMIT 1)
 UPDATE events SET position = position - (SELECT MAX(position) + 1 FROM events)
-WHERE EXISTS (SELECT 1 FROM projects WHERE EXISTS (
-  SELECT 1 FROM events AS ahead WHERE ahead.project_id = projects.id AND (1 = 0 /* or no transaction here had its number */)));
+WHERE project_id IN (SELECT id FROM projects) AND position >= (SELECT first FROM behind);
 
 -- name: events_of_job
 -- A job's events in order, without their bodies.
