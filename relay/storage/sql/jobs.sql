@@ -95,8 +95,14 @@ WHERE id = :id
 RETURNING *;
 
 -- name: next_checks
--- When each provider's next status check is due.
-SELECT provider, MIN(next_check_at) AS at FROM jobs WHERE next_check_at IS NOT NULL GROUP BY provider;
+-- When each provider's next status check is due; from one provider to the next, since there are few of them and many jobs.
+WITH RECURSIVE waiting (name) AS (
+    SELECT MIN(provider) FROM jobs WHERE next_check_at IS NOT NULL
+    UNION ALL
+    SELECT (SELECT MIN(provider) FROM jobs WHERE next_check_at IS NOT NULL AND provider > waiting.name) FROM waiting WHERE waiting.name IS NOT NULL
+)
+SELECT name AS provider, (SELECT MIN(next_check_at) FROM jobs WHERE next_check_at IS NOT NULL AND provider = waiting.name) AS at
+FROM waiting WHERE name IS NOT NULL;
 
 -- name: jobs_past_deadline
 -- Open jobs whose deadline has passed, and that nothing else is about to settle.
