@@ -104,6 +104,7 @@ def _record(of: Sample) -> list[Case]:
         _case("jobs_by_id", jobs),
         _case("recorded_digests", jobs),
         _case("calls_written", {"ids": _list(an_id(ids.CALL, new, n) for n in range(BATCH))}),
+        _case("hold_events", {"ids": _list(row["id"] for row in of.events)}),
         _case("tombstones_by_id", jobs),
         _case("callbacks_kept", jobs),
         _many("insert_callback", callbacks),
@@ -124,13 +125,14 @@ def _clocks(of: Sample) -> list[Case]:
     return [
         _case("jobs_to_submit", due),
         _case("jobs_left_in_submission", due),
-        _case("claim_checks", leased | soon, "one in a hundred is due", writes=True),
+        Case("claim_checks", (leased | soon,), "one in a hundred is due", writes=True, rows_max=40 * BATCH),
         _case("claim_checks", leased, "half are due", hot=False, writes=True),
         _case("claim_check", leased | {"id": of.jobs[0]["id"]}, writes=True),
         _case("next_checks", {}),
         _case("jobs_past_deadline", due),
         _case("jobs_to_settle", due),
         _case("next_job_clock", {}),
+        _case("count_positions_anew", {}, "at each start", writes=True),
         _case("payments_to_prove", due),
         _case("open_redeliveries", due),
     ]
@@ -207,6 +209,7 @@ def _pruning(of: Sample) -> list[Case]:
         *(_case(name, old | jobs) for name in looks),
         Case("jobs_to_prune", (old | jobs,), rows_max=80 * BATCH),
         Case("events_to_prune", (old | jobs,), rows_max=80 * BATCH),
+        _case("prune_callbacks", {"callbacks": _list(row["id"] for row in of.callbacks)}, writes=True),
         *(Case(f"prune_{table}", (old | jobs,), writes=True, rows_max=80 * BATCH) for table in (*writes, *more)),
         _case("forget_headers_of_payments", old | jobs, writes=True),
     ]

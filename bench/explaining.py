@@ -139,7 +139,7 @@ class PostgresExplainer:
 
     def _whole(self, node: dict[str, Any]) -> bool:
         """Whether a node goes through a big table from end to end, or through an index of all of it."""
-        if node.get("Relation Name") not in BIG:
+        if node.get("Relation Name") not in BIG or not node["Actual Loops"]:
             return False
         by_index = node["Node Type"] in ("Index Scan", "Index Only Scan")
         return node["Node Type"] == "Seq Scan" or (
