@@ -4,7 +4,7 @@ import importlib
 
 import click
 
-BENCHES = ("checks", "deliver", "ingest", "isolation", "manifest", "plans", "senders")
+BENCHES = ("checks", "coldstart", "deliver", "ingest", "isolation", "manifest", "plans", "senders")
 
 
 class _Lazy(click.Group):
