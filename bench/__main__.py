@@ -4,7 +4,19 @@ import importlib
 
 import click
 
-BENCHES = ("checks", "coldstart", "deliver", "ingest", "isolation", "manifest", "plans", "senders")
+BENCHES = (
+    "checks",
+    "coldstart",
+    "deliver",
+    "growth",
+    "ingest",
+    "isolation",
+    "manifest",
+    "pipeline",
+    "reads",
+    "scale",
+    "senders",
+)
 
 
 class _Lazy(click.Group):

@@ -76,12 +76,13 @@ async def _measure(
     return found
 
 
-async def run(sender: str, endpoints: int, events: int, made: Databases) -> Run:
-    """One sender, from the first callback to the last arrival."""
+async def run(sender: str, endpoints: int, events: int, made: Databases, database: str | None = None) -> Run:
+    """One sender, from the first callback to the last arrival; on a fresh database if none is given."""
     async with AsyncExitStack() as stack:
         receiver, origin = await stack.enter_async_context(receiving())
         urls = [f"{origin}/{number}" for number in range(endpoints)]
-        port, database, folder = free_port(), made.fresh(), made.folder
+        port, folder = free_port(), made.folder
+        database = database or made.fresh()
         stock = await stocked(database, folder, events, urls, in_flight_max=LANES)
         environ = environment(str(folder), port, "http://127.0.0.1:9") | settings(database)
         words: tuple[str, ...] = ()
@@ -100,14 +101,14 @@ async def run(sender: str, endpoints: int, events: int, made: Databases) -> Run:
                 await client.post("/go", timeout=600)
         else:
             await load(port, 64, 0, stock.callbacks)
-        await _arrived(receiver, events * endpoints)
+        await arrived(receiver, events * endpoints)
         after = usage(child.pid)
         took_s = receiver.last_s - began_s
         cpu_us = (after.cpu_s - before.cpu_s) / (events * endpoints) * 1e6
         return Run(events * endpoints / took_s, cpu_us, after.rss_mb)
 
 
-async def _arrived(receiver: Receiver, wanted: int) -> None:
+async def arrived(receiver: Receiver, wanted: int) -> None:
     """Returns when everything has come; an error when nothing more does for half a minute."""
     seen, quiet_since = -1, time.monotonic()
     while receiver.count < wanted:

@@ -14,7 +14,7 @@ import asyncpg
 import msgspec
 
 from relay.storage import statements
-from relay.storage.postgres import _SESSION, Statement
+from relay.storage.postgres import SESSION, Statement
 from relay.storage.statements import Numbered
 
 Row = dict[str, Any]
@@ -100,7 +100,7 @@ class PostgresExplainer:
     @classmethod
     async def connected(cls, url: str) -> "PostgresExplainer":
         """Connects; whoever opened it closes it."""
-        connection = await asyncpg.connect(url, server_settings=_SESSION, command_timeout=600)
+        connection = await asyncpg.connect(url, server_settings=SESSION, command_timeout=600)
         found = await connection.fetch("SELECT indexrelid::regclass::text FROM pg_index WHERE indpred IS NOT NULL")
         return cls(connection, {str(row[0]) for row in found})
 

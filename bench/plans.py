@@ -1,140 +1,123 @@
-"""Whether relay's statements stay as fast as they are in an empty database: their plans and times in a grown one."""
+"""How a database would run relay's hot statements: by which index, and whether it would read a big table whole."""
 
-import asyncio
 import json
+import re
 import sqlite3
-import statistics
-import sys
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
+from typing import Any
 
-import click
+import asyncpg
 import msgspec
 
-from bench.cases import Case, cases, sample
-from bench.databases import databases, option
-from bench.explaining import Explainer, Plan, PostgresExplainer, SQLiteExplainer
-from bench.filling import Filling, fill
-from relay.clock import SystemClock
-from relay.storage.database import Database, Transaction
-from relay.storage.store import is_postgres, open_database, sqlite_path
+from relay.storage import statements
+from relay.storage.postgres import SESSION, Statement
 
-RUNS = 5
-
-
-class Row(msgspec.Struct, frozen=True):
-    """A case, its plan, and the median of its times."""
-
-    case: Case
-    plan: Plan
-    ms: float
-
-    @property
-    def wrong(self) -> str:
-        """Why the plan is none for a large table; empty where it is one."""
-        return wrong(self.case, self.plan)
-
-
-class _Undone(Exception):
-    """Rolls a transaction back."""
-
-
-@click.command("plans")
-@click.option("--deliveries", default=5_000_000, help="Finished deliveries, with all that belongs to them.")
-@click.option("--retries", default=100_000, help="Deliveries that wait for their next attempt.")
-@click.option("--open-jobs", default=10_000, help="Jobs at their provider.")
-@click.option("--analyze/--no-analyze", default=True, help="Whether the database has statistics of its tables.")
-@option
-def command(deliveries: int, retries: int, open_jobs: int, analyze: bool, kind: str) -> None:
-    """The plan and the time of every statement that matters, in a database that has grown."""
-    wanted = Filling(finished=deliveries, retries=retries, open_jobs=open_jobs)
-    with databases(kind) as made:
-        rows = asyncio.run(_measured(made.fresh(), wanted, analyze))
-    click.echo(f"{'statement':62}{'ms':>9}{'rows read':>11}  index")
-    for row in rows:
-        name = f"{row.case.name} ({row.case.note})" if row.case.note else row.case.name
-        verdict = f"  <-- {row.wrong}" if row.wrong else ""
-        mark = "" if row.case.hot or not verdict else " (by hand)"
-        click.echo(f"{name:62}{row.ms:9.2f}{row.plan.rows_read:11}  {', '.join(row.plan.indexes)}{verdict}{mark}")
-    found = [msgspec.to_builtins(row.plan) | _said(row) for row in rows]
-    said = {"bench": "plans", "database": kind, "deliveries": deliveries, "analyzed": analyze, "runs": found}
-    click.echo(json.dumps(said))
-    if any(row.case.hot and row.wrong for row in rows):
-        sys.exit(1)
+HOT = (
+    "claim_deliveries",
+    "parcels",
+    "next_due_delivery",
+    "settle_delivery",
+    "insert_attempt",
+    "release_deliveries",
+    "jobs_by_id",
+    "recorded_digests",
+    "endpoints_listening",
+    "update_job",
+    "start_submission",
+    "jobs_to_submit",
+    "jobs_left_in_submission",
+    "claim_checks",
+    "next_checks",
+    "jobs_past_deadline",
+    "jobs_to_settle",
+    "next_job_clock",
+    "callbacks_of_job",
+    "events_of_job",
+    "deliveries_of_job",
+    "attempts_of_deliveries",
+    "job_of_project",
+    "event_page",
+    "delivery_page",
+    "job_page",
+    "delivery_counts",
+    "events_following",
+    "latest_event",
+    "pending_of_endpoint",
+    "prunable_jobs",
+)
+BIG = ("jobs", "events", "callbacks", "deliveries", "attempts")
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 
 
-def wrong(case: Case, plan: Plan) -> str:
-    """Why a plan is none for a large table; empty where it is one."""
-    if plan.scanned:
-        return f"goes through {', '.join(plan.scanned)}"
-    return f"reads more than {case.rows_max} rows" if plan.rows_read > case.rows_max else ""
+class Plan(msgspec.Struct, frozen=True):
+    """One statement's plan: the indexes it uses, and the big tables it reads whole."""
+
+    name: str
+    indexes: tuple[str, ...]
+    scanned: tuple[str, ...]
 
 
-@asynccontextmanager
-async def explaining(database_url: str) -> AsyncIterator[Explainer]:
-    """What tells the plans of a database."""
-    if is_postgres(database_url):
-        explainer = await PostgresExplainer.connected(database_url)
-        try:
-            yield explainer
-        finally:
-            await explainer.close()
-    else:
-        with closing(sqlite3.connect(sqlite_path(database_url), isolation_level=None)) as connection:
-            yield SQLiteExplainer(connection)
+def sqlite_plans(path: str) -> list[Plan]:
+    """The plans of the file as it is."""
+    texts = statements.load()
+    with closing(sqlite3.connect(path)) as connection:
+        found = []
+        for name in HOT:
+            params = dict.fromkeys(_PARAMETER.findall(texts[name]))
+            steps = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {texts[name]}", params)]
+            indexes = [index for step in steps for index in re.findall(r"USING (?:COVERING )?INDEX (\w+)", step)]
+            scanned = [table for step in steps for table in re.findall(r"^SCAN (\w+)(?! USING)", step)]
+            whole = [step for step in steps if re.match(r"SCAN \w+ USING", step)]
+            found.append(_plan(name, indexes, [*scanned, *(_scanned_by_index(step) for step in whole)]))
+        return found
 
 
-async def _measured(database_url: str, wanted: Filling, analyze: bool) -> list[Row]:
-    """Every case."""
-    filled = await fill(database_url, wanted, analyze=analyze)
-    async with explaining(database_url) as explainer:
-        found = cases(await sample(explainer, filled, SystemClock().now_ms()))
-        plans = [await explainer.plan(case.name, case.many) for case in found]
-    database = await open_database(database_url)
+def _scanned_by_index(step: str) -> str:
+    """A walk along a whole index is one over the table, unless it is ended by a LIMIT or is a partial one."""
+    table, index = re.findall(r"SCAN (\w+) USING (?:COVERING )?INDEX (\w+)", step)[0]
+    return "" if index in PARTIAL else table
+
+
+PARTIAL = (
+    "deliveries_due",
+    "jobs_to_submit",
+    "jobs_to_check",
+    "jobs_to_settle",
+    "jobs_open",
+    "jobs_being_submitted",
+    "payments_to_prove",
+)
+"""Indexes that hold only what there is to do; to read one of them whole is what it is for."""
+
+
+async def postgres_plans(url: str) -> list[Plan]:
+    """The generic plans, which are the ones that relay runs."""
+    texts = statements.load()
+    connection: Any = await asyncpg.connect(url, server_settings=SESSION)
     try:
-        times = []
-        for number, case in enumerate(found):
-            if sys.stderr.isatty():
-                click.echo(f"\rmeasuring: {number} of {len(found)} ", nl=False, err=True)
-            times.append(await _median_ms(database, case))
+        found = []
+        for number, name in enumerate(HOT):
+            statement = Statement(texts[name])
+            await connection.execute(f"PREPARE p{number} AS {statement.text}")
+            nothing = ", ".join(["NULL"] * len(statement.names))
+            execute = f"EXECUTE p{number}" + (f"({nothing})" if nothing else "")
+            told = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {execute}")
+            nodes = list(_nodes(json.loads(told)[0]["Plan"]))
+            indexes = [node["Index Name"] for node in nodes if "Index Name" in node]
+            scanned = [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"]
+            found.append(_plan(name, indexes, scanned))
+        return found
     finally:
-        await database.close()
-    return [Row(case, plan, ms) for case, plan, ms in zip(found, plans, times, strict=True)]
+        await connection.close()
 
 
-async def _median_ms(database: Database, case: Case) -> float:
-    """Through relay's own connections; what writes is undone."""
-    times: list[float] = []
-
-    async def work(transaction: Transaction) -> None:
-        began = time.perf_counter()
-        if len(case.many) > 1:
-            await transaction.run_many(case.name, case.many)
-        else:
-            await transaction.rows(case.name, case.many[0])
-        times.append(time.perf_counter() - began)
-        raise _Undone
-
-    for _ in range(RUNS):
-        if case.writes:
-            try:
-                await database.transact(work)
-            except _Undone:
-                continue
-        else:
-            began = time.perf_counter()
-            await database.rows(case.name, case.many[0])
-            times.append(time.perf_counter() - began)
-    return statistics.median(times) * 1000
+def _nodes(plan: dict[str, Any]) -> Any:
+    """Every step of a plan."""
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from _nodes(inner)
 
 
-def _said(row: Row) -> dict[str, object]:
-    """What is not in the plan itself."""
-    return {
-        "statement": row.case.name,
-        "note": row.case.note,
-        "hot": row.case.hot,
-        "ms": round(row.ms, 3),
-        "wrong": row.wrong,
-    }
+def _plan(name: str, indexes: list[str], scanned: list[str]) -> Plan:
+    """Without what is small."""
+    return Plan(name, tuple(dict.fromkeys(indexes)), tuple(sorted({table for table in scanned if table in BIG})))

@@ -14,11 +14,15 @@ import uvloop
 
 _LENGTH = re.compile(rb"content-length:\s*(\d+)", re.IGNORECASE)
 _TIMESTAMP = re.compile(rb'"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:)(\d\d)\.(\d{3})Z"')
+_SENT = re.compile(rb"\?sent=([1-9]\d{18})")
 _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: text/plain\r\n\r\nok"
 
 
 class Receiver:
-    """Latencies in milliseconds by path, from the event's own timestamp to its arrival; `/dead…` never answers."""
+    """Latencies in milliseconds by path, from the sending of the callback or else the event's own time to its arrival.
+
+    `/dead…` never answers.
+    """
 
     def __init__(self) -> None:
         self.latencies_ms: dict[str, list[float]] = defaultdict(list)
@@ -26,10 +30,12 @@ class Receiver:
         self.last_s = 0.0
 
     def note(self, path: str, body: bytes) -> None:
-        """When it came, against the second and millisecond in its body: both clocks are this machine's."""
+        """When it came, against the time in its body: both clocks are this machine's."""
         self.last_s = time.time()
         self.count += 1
-        if stamp := _TIMESTAMP.search(body):
+        if sent := _SENT.search(body):
+            self.latencies_ms[path].append(self.last_s * 1000 - int(sent[1]) / 1e6)
+        elif stamp := _TIMESTAMP.search(body):
             told_s = int(stamp[2]) + int(stamp[3]) / 1000
             self.latencies_ms[path].append(((self.last_s % 60) - told_s) % 60 * 1000)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from bench.load import NOT_YET
 from relay import ids
 from relay.clock import SystemClock
 from relay.model import Endpoint, Job, JobState
@@ -75,7 +76,7 @@ def callback(job: Job) -> bytes:
         "model": "seedance-2.0",
         "status": "completed",
         "progress": 100,
-        "results": [f"https://cdn.example.com/videos/{job.provider_job_id}.mp4?signature={'s' * 480}"],
+        "results": [f"https://cdn.example.com/videos/{job.provider_job_id}.mp4?sent={NOT_YET}&signature={'s' * 460}"],
         "type": "video",
         "task_info": {"can_cancel": False, "video_duration": 5, "note": "n" * 160},
     }

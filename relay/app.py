@@ -23,7 +23,7 @@ from relay.exchange import ApiAnswer
 from relay.intervene import Interventions
 from relay.metrics import Metrics
 from relay.outbound.client import ProviderClient
-from relay.outbound.sender import Sender
+from relay.outbound.first import FirstSender
 from relay.outbound.uploading import FileClient
 from relay.pay import Payer
 from relay.payments.policy import Policy
@@ -97,7 +97,7 @@ async def opened(
         stack.push_async_callback(store.close)
         client = await stack.enter_async_context(ProviderClient())
         files = await stack.enter_async_context(FileClient(policy))
-        sender = await stack.enter_async_context(Sender(policy, settings.deliveries_in_flight_max))
+        sender = await stack.enter_async_context(FirstSender(policy, settings.deliveries_in_flight_max))
         signing_keys = SigningKeys(keys)
         deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random, signing_keys)
         metrics, check_soon, draining = Metrics(), asyncio.Event(), asyncio.Event()
@@ -111,7 +111,7 @@ async def opened(
             clock=clock,
             settings=settings,
             metrics=metrics,
-            tell=teller if dispatches else _hinting(teller, store),
+            tell=teller,
             check_soon=check_soon,
             sign_in=_signer_in(wallet, clock),
             draining=draining,
@@ -224,19 +224,6 @@ def _teller(
         waiting.tell(job)
 
     return tell
-
-
-def _hinting(tell: Callable[[Recorded], None], store: Store) -> Callable[[Recorded], None]:
-    """In a process that does not dispatch: whoever does is told that there is something to do."""
-    hints: set[asyncio.Task[None]] = set()
-
-    def hint(recorded: Recorded) -> None:
-        tell(msgspec.structs.replace(recorded, fresh=()))
-        if not hints:  # one that is on its way speaks for all that comes before it arrives
-            hints.add(asyncio.create_task(store.hint(), name="hint"))
-            next(iter(hints)).add_done_callback(hints.discard)
-
-    return hint
 
 
 def _configured(name: str, adapter: Provider, settings: Settings) -> Configured:

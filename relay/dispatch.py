@@ -117,13 +117,16 @@ class Dispatcher:
         busy = [endpoint_id for endpoint_id, lane in self._lanes.items() if lane.crowded(now_ms)]
         claimed = await self._store.deliveries.claim(now_ms, now_ms + self._options.lease_ms, room, busy)
         self._queue(claimed, now_ms + self._options.lease_ms, retry=True)
+        if claimed:
+            self._look_at = now_ms  # these are on their way first
+            return len(claimed)
         due_at = await self._store.deliveries.next_due()
         self._more = due_at is not None and due_at <= now_ms
         if self._more or self._store.shared:
             self._look_by(now_ms + IDLE_MS)
         if due_at is not None and not self._more:
             self._look_by(due_at)
-        return len(claimed)
+        return 0
 
     def _look_by(self, at_ms: int) -> None:
         """The table is to be looked at then, or before."""

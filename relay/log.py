@@ -12,7 +12,6 @@ import traceback
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from relay.clock import rfc3339
 
@@ -33,7 +32,16 @@ class _Output:
 
     def __init__(self) -> None:
         self.level = logging.INFO
-        self.console: structlog.dev.ConsoleRenderer | None = structlog.dev.ConsoleRenderer(colors=False)
+        self.as_json = False
+        self._console: Any = None
+
+    def _drawn(self, level: str, line: dict[str, Any]) -> str:
+        """A line for a console."""
+        if self._console is None:
+            import structlog  # noqa: PLC0415 - a server that writes JSON need not load it
+
+            self._console = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+        return str(self._console(None, level, line))
 
     def write(self, level: str, source: str, fact: str, fields: dict[str, Any]) -> None:
         """One line, flushed, so that a kill loses none."""
@@ -46,7 +54,7 @@ class _Output:
                 line[name] = redact(value)
             elif not isinstance(value, int | float | None):
                 line[name] = redact(str(value))
-        text = self.console(None, level, line) if self.console else msgspec.json.encode(line).decode()
+        text = msgspec.json.encode(line).decode() if self.as_json else self._drawn(level, line)
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
 
@@ -83,7 +91,7 @@ def get(name: str) -> Logger:
 def configure(log_format: str, level: int = logging.INFO) -> None:
     """`json` or `console`; what libraries log (warnings and worse) goes the same way."""
     _output.level = level
-    _output.console = None if log_format == "json" else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+    _output.as_json = log_format == "json"
     logging.basicConfig(handlers=[_Library()], level=logging.WARNING, force=True)
 
 

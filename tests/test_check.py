@@ -1,5 +1,6 @@
 """Status checks: a job whose callback never comes, or says nothing sure, is asked about and ends all the same."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from relay.clock import parse_rfc3339
 from relay.sandbox.faults import Faults
 from relay.sandbox.providers import sandbox
+from relay.storage.record import DEFAULT_PROJECT
 from tests.running import START_MS, HeldClock, Running, relay
 
 pytestmark = pytest.mark.anyio
@@ -188,6 +190,16 @@ async def test_the_provider_is_asked_one_last_time_at_the_deadline(tmp_path: Pat
         assert len(running.world.status_checks) == 1
 
 
+async def waited_for(running: Running, job_id: str) -> None:
+    """Returns when the end of the job waits for its last check."""
+    async with asyncio.timeout(10):
+        for _ in iter(int, 1):
+            job = await running.app.store.jobs.get(job_id, DEFAULT_PROJECT)
+            if job is not None and job.settle_by is not None:
+                return
+            await asyncio.sleep(0.01)
+
+
 async def test_the_last_check_holds_the_end_back_for_a_bounded_time(tmp_path: Path) -> None:
     """A provider that hangs at the last check keeps the job open for half a minute more, and no longer."""
     clock = HeldClock()
@@ -197,6 +209,8 @@ async def test_the_last_check_holds_the_end_back_for_a_bounded_time(tmp_path: Pa
         clock.advance(60)
         await running.world.wait_for(lambda world: len(world.status_checks) == 1)
         path = f"/v1/jobs/{job['id']}"
+        # The check may be under way before the sweep that asked for it is written.
+        await waited_for(running, job["id"])
         clock.advance(29)
         assert (await running.get(path))["status"] == "submitted"
         clock.advance(1)

@@ -74,7 +74,7 @@ class Growing(Scene):
 
     async def all_ended(self, client: httpx.AsyncClient) -> None:
         """Returns when every job that its provider has is brought to its end, with the paid one."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 for job_id in [job.id for job in self.world.jobs.values() if not job.ended]:
                     await self.world.finish(job_id)

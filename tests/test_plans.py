@@ -1,63 +1,40 @@
-"""Statements in a database that has grown: each that is hot goes by an index, and reads no more than it needs.
-
-What is filled in is small, for speed, and what a statement read is counted, not timed.
-"""
+"""On a database with a past, every hot statement runs by an index: none reads a big table whole."""
 
 import asyncio
 from pathlib import Path
 
-import pytest
+from bench import plans
+from bench.filling import fill
+from relay.storage.migrate import migrate
+from relay.storage.store import open_database
+from tests.postgres import Server
 
-from bench.cases import Case, cases, sample
-from bench.explaining import Plan
-from bench.filling import Filling, fill
-from bench.plans import explaining, wrong
-from relay.clock import SystemClock
-from relay.storage import statements
-from tests.running import DATABASES
-
-FILLING = Filling(finished=20_000, retries=2_000, open_jobs=2_000)
-# SQLite has no statistics unless somebody gathers them; PostgreSQL gathers them by itself.
-ANALYZED = {"sqlite": (False, True), "postgres": (True,)}
-Plans = list[tuple[Case, Plan]]
+FINISHED, PENDING = 20_000, 5_000
 
 
-@pytest.fixture(scope="module")
-def plans(tmp_path_factory: pytest.TempPathFactory) -> list[Plans]:
-    """The plans of every case, without and with statistics."""
-    kind = "sqlite" if DATABASES.postgres is None else "postgres"
-    folders = [(tmp_path_factory.mktemp("plans"), analyze) for analyze in ANALYZED[kind]]
-    return [asyncio.run(found(folder, analyze)) for folder, analyze in folders]
+async def _migrate(url: str) -> None:
+    """relay's schema."""
+    database = await open_database(url)
+    await migrate(database, 1)
+    await database.close()
 
 
-async def found(folder: Path, analyze: bool) -> Plans:
-    """A database is filled, and its plans are asked for."""
-    url = DATABASES.url(folder)
-    filled = await fill(url, FILLING, analyze=analyze)
-    async with explaining(url) as explainer:
-        asked = cases(await sample(explainer, filled, SystemClock().now_ms()))
-        return [(case, await explainer.plan(case.name, case.many)) for case in asked]
+def test_on_sqlite_no_hot_statement_reads_a_big_table_whole(tmp_path: Path) -> None:
+    """With thousands of finished deliveries and waiting retries, measured by ANALYZE."""
+    path = tmp_path / "relay.db"
+    asyncio.run(_migrate(f"sqlite:///{path}"))
+    fill(f"sqlite:///{path}", FINISHED, PENDING)
+    found = plans.sqlite_plans(str(path))
+    assert {plan.name: plan.scanned for plan in found if plan.scanned} == {}
+    assert {plan.name for plan in found if plan.indexes} == set(plans.HOT)
 
 
-def test_a_hot_statement_reads_no_more_than_it_needs(plans: list[Plans]) -> None:
-    """None goes through a table, or through an index from end to end, and none reads what it then leaves out."""
-    bad = [f"{case.name} ({case.note}): {why}" for made in plans for case, plan in made if (why := wrong(case, plan))]
-    hot = {f"{case.name} ({case.note})" for case, _ in plans[0] if case.hot}
-    assert [one for one in bad if one.partition(": ")[0] in hot] == []
-
-
-def test_the_check_sees_a_plan_that_is_wrong(plans: list[Plans]) -> None:
-    """A filter that nothing passes, and that has no index, is found to go through the table."""
-    for made in plans:
-        seen = {(case.name, case.note): wrong(case, plan) for case, plan in made}
-        assert seen["delivery_page", "exhausted, few"]
-        assert seen["event_page", "undelivered, few"]
-
-
-def test_every_statement_about_what_grows_is_looked_at(plans: list[Plans]) -> None:
-    """A new statement that names a large table gets a case, or is one that finds a single row by its id."""
-    looked_at = {case.name for case, _ in plans[0]}
-    large = ("jobs", "events", "callbacks", "deliveries", "attempts")
-    for name, text in statements.load().items():
-        named = any(f" {table}\n" in text or f" {table} " in text for table in large)
-        assert name in looked_at or not named or "WHERE id = :id" in text or "INSERT INTO" in text, name
+def test_on_postgresql_no_hot_statement_reads_a_big_table_whole(database_server: Server) -> None:
+    """The generic plans, which are those that relay runs, on an empty database and on one with a past."""
+    url = database_server.database()
+    asyncio.run(_migrate(url))
+    empty = asyncio.run(plans.postgres_plans(url))
+    fill(url, FINISHED, PENDING)
+    filled = asyncio.run(plans.postgres_plans(url))
+    assert {plan.name: plan.scanned for plan in (*empty, *filled) if plan.scanned} == {}
+    assert {plan.name for plan in filled if plan.indexes} == set(plans.HOT)

@@ -1,8 +1,10 @@
 """relay as a platform runs it: from the Procfile, stopped by a signal, refusing to start when a setting is wrong."""
 
 import asyncio
+import errno
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -42,11 +44,15 @@ async def run(environ: dict[str, str], *arguments: str) -> tuple[int, str]:
 
 
 async def test_the_procfile_serves_under_honcho(tmp_path: Path) -> None:
-    """`honcho start web` runs what the Procfile says on the PORT it is given."""
+    """`honcho start web` runs what the Procfile says on the PORT it is given, and ends it with itself."""
     port = processes.free_port()
     environ = settings_for(tmp_path, port) | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     async with processes.process(environ, "-m", "honcho", "start", "web") as child:
         await processes.ready(f"http://127.0.0.1:{port}", child)
+        child.terminate()
+        await asyncio.wait_for(child.wait(), 20)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
 async def test_it_serves_with_nothing_but_a_port(tmp_path: Path) -> None:

@@ -128,6 +128,13 @@ async def test_a_receiver_that_takes_no_connection_is_given_up_in_time() -> None
     assert took_s < 3
 
 
+def _usage(authority: bool) -> x509.KeyUsage:
+    """What a key is for; Python 3.13 refuses an authority that does not say so."""
+    others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only")
+    named = dict.fromkeys((*others, "decipher_only"), False)
+    return x509.KeyUsage(digital_signature=not authority, key_cert_sign=authority, crl_sign=authority, **named)
+
+
 def certificate(folder: Path, name: str, began: timedelta, ends: timedelta) -> tuple[ssl.SSLContext, Path]:
     """A server's context for this name, and the authority to trust for it."""
     root_key, key, now = (
@@ -144,6 +151,9 @@ def certificate(folder: Path, name: str, began: timedelta, ends: timedelta) -> t
         builder = builder.not_valid_after(now + ends)
         builder = builder.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         names = x509.SubjectAlternativeName([x509.DNSName(of)])
+        root = x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key())
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        builder = builder.add_extension(root, critical=False).add_extension(_usage(authority), critical=True)
         return builder.add_extension(names, critical=False).sign(root_key, hashes.SHA256())
 
     pem = serialization.Encoding.PEM

@@ -137,6 +137,23 @@ async def test_a_caller_that_goes_away_undoes_nothing(database: SQLite) -> None:
         assert projects(other) == ["a", "b", "c", "d"]
 
 
+async def test_what_is_urgent_comes_before_a_long_backlog(database: SQLite) -> None:
+    """Dispatch is not starved by what comes in: its writes take up to half of the next turn, and are never refused."""
+    writer, done = Writer(database, 4 * BATCH_MAX), []
+
+    async def write(name: str, *, urgent: bool) -> None:
+        done.append(await writer.write(add, name, urgent=urgent))
+
+    coming_in = [write(f"p{number}", urgent=False) for number in range(4 * BATCH_MAX)]
+    going_out = [write(f"urgent{number}", urgent=True) for number in range(BATCH_MAX)]
+    await asyncio.gather(*coming_in, *going_out)
+    assert {name for name in done[:BATCH_MAX] if name.startswith("URGENT")} == {
+        f"URGENT{n}" for n in range(BATCH_MAX // 2)
+    }
+    assert len([name for name in done[: 2 * BATCH_MAX] if name.startswith("URGENT")]) == BATCH_MAX
+    assert len(done) == 5 * BATCH_MAX
+
+
 async def test_a_backlog_has_an_end(database: SQLite) -> None:
     """When too much waits, one more is refused at once; what waited is written, and then there is room again."""
     writer = Writer(database, 4)

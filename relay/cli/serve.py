@@ -6,7 +6,7 @@ import os
 import click
 
 from relay import log, settings
-from relay.cli import load_settings
+from relay.cli import load_settings, settle
 from relay.settings import Settings
 
 
@@ -44,4 +44,5 @@ async def serve(loaded: Settings, *, dispatches: bool = True) -> None:
     from relay.web.server import server
 
     async with opened(loaded, PROVIDERS, dispatches=dispatches) as app:
+        settle()
         await server(web(app), loaded.host, loaded.port, loaded.shutdown_s, app.draining).serve()

@@ -6,7 +6,7 @@ import signal
 import click
 
 from relay import log
-from relay.cli import load_settings
+from relay.cli import load_settings, settle
 from relay.errors import SettingsError
 from relay.settings import Settings
 
@@ -34,5 +34,6 @@ async def _work(loaded: Settings) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stopped.set)
     async with opened(loaded, PROVIDERS):
+        settle()
         log.get("work").info("relay.working")
         await stopped.wait()

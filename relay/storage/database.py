@@ -21,6 +21,9 @@ class Transaction(Protocol):
     async def run_text(self, text: str) -> None:
         """Runs a statement that has no name: only migrations do this."""
 
+    async def hint(self) -> None:
+        """Tells the other processes, with the commit, that there may be something to do; it may be lost."""
+
     async def lock_schema(self) -> None:
         """Waits until no other process migrates; held until the transaction ends."""
 
@@ -36,6 +39,9 @@ class Database(Protocol):
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
         """Runs a named read; StorageUnavailable when the database does not answer."""
 
+    async def take(self, name: str, params: Params) -> Sequence[Row]:
+        """Runs a named statement that writes, as a transaction of its own: for claims, which nobody waits to share."""
+
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:
         """`work` in a write transaction: committed at its end, undone on an exception.
 
@@ -44,9 +50,6 @@ class Database(Protocol):
 
     async def size_bytes(self) -> int:
         """How much it takes on its disk; StorageUnavailable when it does not answer."""
-
-    async def hint(self) -> None:
-        """Tells the other processes that there may be something to do; a hint, which may be lost."""
 
     async def heed(self, wake: Callable[[], None]) -> None:
         """Calls `wake` for each hint of others, until it is cancelled."""

@@ -62,15 +62,6 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     again: bool = False
 
 
-class _Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """What dispatch has room for."""
-
-    now: int
-    leased_until: int
-    limit: int
-    busy: str
-
-
 class Deliveries:
     """The deliveries."""
 
@@ -82,8 +73,9 @@ class Deliveries:
 
     async def claim(self, now_ms: int, leased_until_ms: int, limit: int, busy: Iterable[str]) -> list[Fresh]:
         """Deliveries that are due, leased until then; none for the endpoints that are busy."""
-        claim = _Claim(now=now_ms, leased_until=leased_until_ms, limit=limit, busy=rows.text(sorted(busy)) or "[]")
-        return await self._writer.write(_claim, claim)
+        claim = {"now": now_ms, "leased_until": leased_until_ms, "limit": limit, "busy": rows.text(sorted(busy))}
+        found = await self._database.take("claim_deliveries", claim)
+        return [Fresh(row["id"], row["endpoint_id"]) for row in found]
 
     async def release(self, delivery_ids: Sequence[str], now_ms: int) -> None:
         """Gives back what was claimed and not begun, due at once."""
@@ -99,7 +91,7 @@ class Deliveries:
 
         True when that disabled or enabled an endpoint: then there are notices that are due now.
         """
-        return await self._writer.write(_settle, settled)
+        return await self._writer.write(_settle, settled, urgent=True)
 
     async def next_due(self) -> int | None:
         """When the next delivery is due, leases counted."""
@@ -151,15 +143,6 @@ class Deliveries:
             probe=row["disabled_at"] is not None,
             schedule_s=row["schedule_s"] and msgspec.json.decode(row["schedule_s"]),
         )
-
-
-async def _claim(transaction: Transaction, claims: Sequence[_Claim]) -> list[list[Fresh]]:
-    """Claims for each caller in turn."""
-    claimed = []
-    for claim in claims:
-        found = await transaction.rows("claim_deliveries", msgspec.to_builtins(claim))
-        claimed.append([Fresh(row["id"], row["endpoint_id"]) for row in found])
-    return claimed
 
 
 async def _release(transaction: Transaction, batches: Sequence[list[dict[str, Any]]]) -> list[None]:

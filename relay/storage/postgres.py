@@ -23,7 +23,8 @@ COMMAND_S: Final = 10.0
 SLOW_S: Final = 86_400.0
 """Migrating and copying take as long as they take."""
 LISTEN_AGAIN_S: Final = 1.0
-_SESSION: Final = {
+DEADLOCKS_MAX: Final = 3
+SESSION: Final = {
     "application_name": "relay",
     "plan_cache_mode": "force_generic_plan",
     # A plan is made once, often while the tables are still empty: by an index is right when they no longer are.
@@ -36,12 +37,13 @@ _SESSION: Final = {
 }
 _CHANNEL: Final = "relay"
 _LIST: Final = re.compile(r"(NOT )?IN \(SELECT value FROM json_each\((:[a-z_]+)\)\)")
-_VALUES: Final = re.compile(r"VALUES \((.*)\)(\s+ON CONFLICT .*)?\Z", re.DOTALL)
+_VALUES: Final = re.compile(r"VALUES \((.*)\)(\s+ON CONFLICT DO NOTHING)?\Z", re.DOTALL)
 _KEY: Final = re.compile(r"/\* (?:FROM|,) many \*/ WHERE [\w.]+ = :([a-z_]+)")
 _NUMBER: Final = "CAST(CAST({} AS TEXT) AS BIGINT)"
 _WORDS: Final = {
     "/* skip locked */": "FOR UPDATE SKIP LOCKED",
     "/* for update */": "FOR UPDATE",
+    "/* which need not outlast a crash */": "AND (SELECT set_config('synchronous_commit', 'off', TRUE)) IS NOT NULL",
     "/* this transaction, */": _NUMBER.format("pg_current_xact_id()") + ",",
     "/* and no open transaction is older */": "AND position < "
     + _NUMBER.format("pg_snapshot_xmin(pg_current_snapshot())"),
@@ -74,7 +76,7 @@ class Statement(Numbered):
         text = _LIST.sub(_in_array, text)
         for comment, word in _WORDS.items():
             text = text.replace(comment, word)
-        super().__init__(text, "$")
+        super().__init__(text.replace("/* FROM many */ ", "").replace("/* , many */ ", ""), "$")
         self.many = Many(text) if "/* FROM many */" in text or "/* , many */" in text or _VALUES.search(text) else None
         self.many_text: str | None = None
 
@@ -127,7 +129,7 @@ class PostgreSQL:
     async def open(cls, url: str, statements: dict[str, str]) -> "PostgreSQL":
         """Connects; SettingsError for a URL that opens nothing, StorageUnavailable for a server that is away."""
         plain, pooled = _without_pooler(url)
-        settings = {} if pooled else _SESSION
+        settings = {} if pooled else SESSION
         try:
             pool = await asyncpg.create_pool(
                 plain,
@@ -154,8 +156,25 @@ class PostgreSQL:
                 found: Sequence[Row] = await connection.fetch(statement.text, *statement.values(params))
                 return found
 
+    async def take(self, name: str, params: Params) -> Sequence[Row]:
+        """Runs a statement that writes, alone and in one exchange: it is a transaction of its own."""
+        return await self.rows(name, params)
+
     async def transact(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
-        """BEGIN … COMMIT on a connection of its own; undone when anything in it fails or is cancelled."""
+        """BEGIN … COMMIT on a connection of its own; undone when anything in it fails or is cancelled.
+
+        What the server undid because two transactions waited for each other is done again.
+        """
+        for _ in range(DEADLOCKS_MAX):
+            try:
+                return await self._transact(work)
+            except StorageUnavailable as error:
+                if not isinstance(error.__cause__, asyncpg.TransactionRollbackError):
+                    raise
+        return await self._transact(work)
+
+    async def _transact(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
+        """One try."""
         with _translated():
             async with self._pool.acquire(timeout=ACQUIRE_S) as connection, connection.transaction():
                 try:
@@ -169,12 +188,6 @@ class PostgreSQL:
         with _translated():
             async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
                 return int(await connection.fetchval("SELECT pg_database_size(current_database())"))
-
-    async def hint(self) -> None:
-        """NOTIFY, which costs one small round trip."""
-        with _translated():
-            async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
-                await connection.execute(f"NOTIFY {_CHANNEL}")
 
     async def heed(self, wake: Callable[[], None]) -> None:
         """LISTEN on a connection of its own, made again when it breaks; behind a pooler polling has to do."""
@@ -250,6 +263,10 @@ class PostgreSQLTransaction:
         """The tables that are here, whosever they are."""
         found = await self._connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
         return {row["tablename"] for row in found}
+
+    async def hint(self) -> None:
+        """NOTIFY: the server passes it on when the transaction is committed."""
+        await self._connection.execute(f"NOTIFY {_CHANNEL}")
 
     async def lock_schema(self) -> None:
         """Of several processes that start at once, one migrates and the others wait, for as long as it takes."""

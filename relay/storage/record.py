@@ -73,9 +73,15 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recorder:
-    """Writes batches of facts. `lease_ms` is how long a fresh delivery is dispatch's own before it counts as lost."""
+    """Writes batches of facts. `lease_ms` is how long a fresh delivery is dispatch's own before it counts as lost.
 
-    def __init__(self, lease_ms: int, callbacks_per_job_max: int, schedule_s: Sequence[int]) -> None:
+    With `hints` it is another process that sends and checks: it is told with the commit that there is something to do.
+    """
+
+    def __init__(
+        self, lease_ms: int, callbacks_per_job_max: int, schedule_s: Sequence[int], *, hints: bool = False
+    ) -> None:
+        self._hints = hints
         self._lease_ms = lease_ms
         self._callbacks_per_job_max = callbacks_per_job_max
         self._first_delay_s = schedule_s[0]
@@ -98,6 +104,8 @@ class Recorder:
         await transaction.run_many("update_job", [rows.moved_job_params(job) for job in jobs.values()])
         await transaction.run_many("insert_event", [event.params for _, event in batch.events])
         await self._fan_out(transaction, batch.events, batch.results)
+        if self._hints:
+            await transaction.hint()
         return batch.results
 
     async def _fan_out(

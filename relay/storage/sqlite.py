@@ -63,6 +63,10 @@ class SQLite:
         """Runs a named read on the reading connection."""
         return await self._reader.run(_fetch, self._statements[name], params)
 
+    async def take(self, name: str, params: Params) -> Sequence[Row]:
+        """Runs a statement that writes, alone."""
+        return await self.transact(lambda transaction: transaction.rows(name, params))
+
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:
         """BEGIN IMMEDIATE … COMMIT in the writing thread, one at a time; undone when anything in it fails.
 
@@ -74,9 +78,6 @@ class SQLite:
         """The pages, and the log beside them that has not been taken over yet."""
         log = self.path.with_name(self.path.name + "-wal")
         return await self._reader.run(_pages_bytes) + (log.stat().st_size if log.exists() else 0)
-
-    async def hint(self) -> None:
-        """There is nobody else."""
 
     async def heed(self, wake: Callable[[], None]) -> None:  # noqa: ARG002 - the protocol's signature
         """There is nobody who could hint."""
@@ -108,6 +109,9 @@ class SQLiteTransaction:
     async def run_text(self, text: str) -> None:
         """Runs a statement that has no name: only migrations do this."""
         self._connection.execute(text)
+
+    async def hint(self) -> None:
+        """There is nobody else."""
 
     async def lock_schema(self) -> None:
         """BEGIN IMMEDIATE has locked the whole file already."""

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from relay.errors import SettingsError, StorageUnavailable
+from relay.errors import SettingsError
 from relay.seal import Seal
 from relay.storage import statements
 from relay.storage.access import Access
@@ -47,9 +47,8 @@ class Store:
     def __init__(self, database: Database, seal: Seal, options: StoreOptions) -> None:
         self._database = database
         self._writer = Writer(database, options.backlog_max)
-        recorder = Recorder(
-            options.lease_ms if options.dispatches else 0, options.callbacks_per_job_max, options.schedule_s
-        )
+        lease_ms = options.lease_ms if options.dispatches else 0
+        recorder = Recorder(lease_ms, options.callbacks_per_job_max, options.schedule_s, hints=not options.dispatches)
         self.jobs = Jobs(database, self._writer, seal, recorder)
         self.callbacks = Callbacks(database)
         self.events = Events(database)
@@ -75,13 +74,6 @@ class Store:
     def shared(self) -> bool:
         """Whether other processes may write to the database too."""
         return self._database.shared
-
-    async def hint(self) -> None:
-        """Tells the other processes that there may be something to do; one that is lost does no harm."""
-        try:
-            await self._database.hint()
-        except StorageUnavailable:
-            return
 
     async def heed(self, wake: Callable[[], None]) -> None:
         """Calls `wake` for each hint of another process."""

@@ -1,7 +1,8 @@
 """Group commit: what waits to be written goes in one transaction a turn, and is acknowledged after COMMIT.
 
 A commit costs a sync of the disk whatever is in it, so under load many share one; alone, one goes at once. There is no
-lingering: a turn takes what is there.
+lingering: a turn takes what is there. What dispatch writes comes before what comes in, up to half of a turn, so that
+however much comes in, notifications go out.
 """
 
 import asyncio
@@ -38,15 +39,19 @@ class Writer:
         self._database = database
         self._backlog_max = backlog_max
         self._backlog: deque[_Waiting] = deque()
+        self._urgent: deque[_Waiting] = deque()
         self._turns: set[asyncio.Task[None]] = set()
         self._turns_max = TURNS_SHARED if database.shared else 1
 
-    async def write(self, operation: Operation[Item, Result], item: Item) -> Result:
-        """Writes the item with whatever else waits; returns after COMMIT, raises when it was not written."""
-        if len(self._backlog) >= self._backlog_max:
+    async def write(self, operation: Operation[Item, Result], item: Item, *, urgent: bool = False) -> Result:
+        """Writes the item with whatever else waits; returns after COMMIT, raises when it was not written.
+
+        What is urgent is bounded by who writes it, and is never refused for a full backlog.
+        """
+        if len(self._backlog) >= self._backlog_max and not urgent:
             raise StorageUnavailable("too many writes are waiting")
         waiting = _Waiting(operation, item, asyncio.get_running_loop().create_future())
-        self._backlog.append(waiting)
+        (self._urgent if urgent else self._backlog).append(waiting)
         if len(self._turns) < self._turns_max:
             self._turns.add(asyncio.create_task(self._take_turns(), name="writer"))
         result: Result = await waiting.done
@@ -60,11 +65,18 @@ class Writer:
     async def _take_turns(self) -> None:
         """Takes turns until nothing waits; whoever comes after that starts another task."""
         try:
-            while self._backlog:
-                batch = [self._backlog.popleft() for _ in range(min(BATCH_MAX, len(self._backlog)))]
-                await self._write_batch(batch)
+            for _ in range(2):  # a look at the sockets, and a step of what came: it goes along
+                await asyncio.sleep(0)
+            while self._backlog or self._urgent:
+                await self._write_batch(self._next_batch())
         finally:
             self._turns = {turn for turn in self._turns if turn is not asyncio.current_task()}
+
+    def _next_batch(self) -> list[_Waiting]:
+        """What the next turn writes."""
+        first = BATCH_MAX // 2 if self._backlog else BATCH_MAX
+        batch = [self._urgent.popleft() for _ in range(min(first, len(self._urgent)))]
+        return batch + [self._backlog.popleft() for _ in range(min(BATCH_MAX - len(batch), len(self._backlog)))]
 
     async def _write_batch(self, batch: list[_Waiting]) -> None:
         """One transaction for the batch; when an item is bad, one for each, so that it fails alone."""

@@ -19,7 +19,7 @@ WHERE id IN (
     SELECT id FROM deliveries
     WHERE state = 'pending' AND next_attempt_at <= :now AND endpoint_id NOT IN (SELECT value FROM json_each(:busy))
     ORDER BY next_attempt_at LIMIT :limit /* skip locked */
-)
+) /* which need not outlast a crash */
 RETURNING id, endpoint_id;
 
 -- name: release_deliveries

@@ -1,0 +1,83 @@
+"""Whether more processes do more: web and worker processes on one PostgreSQL, one of each against two of each.
+
+Nothing is pinned to a core: load, receiver and server take what they need, and the table says how many cores there are.
+"""
+
+import asyncio
+import json
+import os
+import statistics
+import sys
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import click
+import httpx
+import uvloop
+
+from bench.databases import Databases, databases
+from bench.deliver import LANES, arrived
+from bench.ingest import load, settings
+from bench.processes import environment, free_port, ready, started
+from bench.receiver import receiving
+from bench.stock import stocked
+
+ENOUGH = 1.6
+
+
+@click.command("scale")
+@click.option("--events", default=4000, help="Events of each run.")
+@click.option("--endpoints", default=2, help="Endpoints that want every event.")
+@click.option("--rounds", default=3, help="Interleaved rounds; the medians count.")
+def command(events: int, endpoints: int, rounds: int) -> None:
+    """Deliveries a second with one web and one worker process, and with two of each."""
+    found: dict[int, list[float]] = {1: [], 2: []}
+    with databases("postgres") as made:
+        for number in range(rounds):
+            for each, rates in found.items():
+                if sys.stderr.isatty():
+                    click.echo(f"\rround {number + 1} of {rounds}: {each} of each ", nl=False, err=True)
+                rates.append(uvloop.run(_run(made, each, events, endpoints)))
+    middle = {each: statistics.median(rates) for each, rates in found.items()}
+    ratio = middle[2] / middle[1]
+    click.echo(f"{'of each':>8}{'cores':>7}{'deliveries/s':>14}{'of one':>8}")
+    for each, rate in middle.items():
+        click.echo(f"{each:8}{os.cpu_count():7}{rate:14.0f}{rate / middle[1]:8.2f}")
+    click.echo(
+        f"two of each / one of each: {ratio:.2f} (at least {ENOUGH} is asked for where there are cores for them)"
+    )
+    click.echo(json.dumps({"bench": "scale", "cores": os.cpu_count(), "ratio": round(ratio, 3), "runs": middle}))
+
+
+async def _run(made: Databases, each: int, events: int, endpoints: int) -> float:
+    """So many of each kind of process, from the first callback to the last arrival."""
+    async with AsyncExitStack() as stack:
+        receiver, origin = await stack.enter_async_context(receiving())
+        urls = [f"{origin}/{number}" for number in range(endpoints)]
+        database = made.fresh()
+        stock = await stocked(database, made.folder, events, urls, in_flight_max=LANES)
+        ports = [free_port() for _ in range(each)]
+        for port in ports:
+            environ = environment(str(made.folder), port, "http://127.0.0.1:9") | settings(database)
+            for words in (("relay", "serve", "--no-dispatch"), ("relay", "work")):
+                child = await started(environ, *words)
+                stack.push_async_callback(child.wait)
+                stack.callback(child.terminate)
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+                await ready(client)
+        began_s = time.time()
+        await asyncio.gather(
+            *(load(port, 64, 0, path) for port, path in zip(ports, _shares(stock.callbacks, each), strict=True))
+        )
+        await arrived(receiver, events * endpoints)
+        return events * endpoints / (receiver.last_s - began_s)
+
+
+def _shares(path: Path, number: int) -> list[Path]:
+    """The callbacks in so many files."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    paths = [path.with_name(f"share{index}.txt") for index in range(number)]
+    for index, share in enumerate(paths):
+        share.write_bytes(b"".join(lines[index::number]))
+    return paths
