@@ -13,6 +13,7 @@ BENCHES = (
     "isolation",
     "manifest",
     "pipeline",
+    "reads",
     "scale",
     "senders",
 )

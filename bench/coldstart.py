@@ -22,7 +22,7 @@ WITHOUT_EXTRA = (
     "import sys; sys.modules['eth_account'] = None; sys.argv[1:] = ['serve']; from relay.cli import main; main()"
 )
 SERVERS = {
-    "bare": ("-m", "bench.references", "bare"),
+    "bare": ("-m", "bench.bare"),
     "relay": ("-m", "relay", "serve"),
     "no extra": ("-c", WITHOUT_EXTRA),
 }
@@ -72,6 +72,9 @@ async def _start(server: str, made: Databases, database_url: str) -> Start:
     """One process, from exec to its end."""
     port, quiet = free_port(), asyncio.subprocess.DEVNULL
     environ = environment(str(made.folder), port, "http://127.0.0.1:9") | settings(database_url)
+    # Compiled once, as an installed program is, whatever this shell says of it; the first start sees to that.
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    environ["PYTHONPYCACHEPREFIX"] = str(made.folder / "bytecode")
     words = (*SERVERS[server], str(port)) if server == "bare" else SERVERS[server]
     began = time.perf_counter()
     child = await asyncio.create_subprocess_exec(

@@ -96,7 +96,7 @@ async def opened(
         store = await Store.open(settings.database_url, Seal(keys), options, clock.now_ms())
         stack.push_async_callback(store.close)
         client = await stack.enter_async_context(ProviderClient())
-        files = await stack.enter_async_context(FileClient(policy))
+        files = await stack.enter_async_context(FileClient(policy, tls=client.tls))
         sender = await stack.enter_async_context(FirstSender(policy, settings.deliveries_in_flight_max))
         signing_keys = SigningKeys(keys)
         deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random, signing_keys)

@@ -113,7 +113,9 @@ class Deliveries:
     ) -> list[Delivery]:
         """Deliveries newest first, by `endpoint_id`, `status`, `event_id`, `job_id` (None: any)."""
         params = {"project_id": project_id, "before": before, "limit": limit, **wanted}
-        return [rows.delivery(row) for row in await self._database.rows("delivery_page", params)]
+        narrow = next((of for of in ("event", "job", "endpoint") if wanted[f"{of}_id"] is not None), None)
+        name = f"delivery_page_of_{narrow}" if narrow else "delivery_page"
+        return [rows.delivery(row) for row in await self._database.rows(name, params)]
 
     def _parcel(self, row: Row) -> Parcel | None:
         """The parcel of a row, opened; one whose key was taken away waits, and holds no other."""

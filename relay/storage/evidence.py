@@ -60,7 +60,8 @@ class Callbacks:
     ) -> list[Callback]:
         """Callbacks newest first."""
         params = {"project_id": project_id, "before": before, "limit": limit, "job_id": job_id, "verdict": verdict}
-        return [rows.callback(row) for row in await self._database.rows("callback_page", params)]
+        name = "callback_page" if job_id is None else "callback_page_of_job"
+        return [rows.callback(row) for row in await self._database.rows(name, params)]
 
 
 class Events:
@@ -78,7 +79,8 @@ class Events:
         """Events newest first."""
         params = {"project_id": project_id, "before": before, "limit": limit, **msgspec.to_builtins(wanted)}
         params["undelivered"] = int(wanted.undelivered)
-        return [rows.event(row) for row in await self._database.rows("event_page", params)]
+        name = "event_page" if wanted.job_id is None else "event_page_of_job"
+        return [rows.event(row) for row in await self._database.rows(name, params)]
 
     async def following(self, project_id: str, place: Place, kind: str | None, limit: int, now_ms: int) -> Following:
         """Events after that place, in their order: whoever reads on from its end misses none and gets none twice."""

@@ -96,7 +96,8 @@ class Jobs:
             "pairs": rows.text(pairs),
             "pair_count": len(pairs),
         }
-        return [rows.job(row) for row in await self._database.rows("job_page", params)]
+        name = "job_page_by_metadata" if pairs else "job_page"
+        return [rows.job(row) for row in await self._database.rows(name, params)]
 
     async def to_submit(self, now_ms: int, limit: int) -> list[str]:
         """Jobs that wait to be sent and are due."""

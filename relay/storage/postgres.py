@@ -31,6 +31,7 @@ SESSION: Final = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",  # its rows come in no order: a page would sort all that there is for its first fifty
     "jit": "off",  # a generic plan expects many rows where few come, and would be compiled for longer than it runs
     "idle_in_transaction_session_timeout": "20s",  # what a process that vanished had locked is free again
 }

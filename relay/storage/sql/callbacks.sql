@@ -20,8 +20,15 @@ SELECT * FROM callbacks WHERE id = :id AND project_id = :project_id;
 -- Callbacks of a project, newest first.
 SELECT * FROM callbacks
 WHERE project_id = :project_id
-  AND (CAST(:before AS TEXT) IS NULL OR id < :before)
-  AND (CAST(:job_id AS TEXT) IS NULL OR job_id = :job_id)
+  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND (CAST(:verdict AS TEXT) IS NULL OR verdict = :verdict)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: callback_page_of_job
+-- Callbacks about one job, newest first.
+SELECT * FROM callbacks
+WHERE job_id = :job_id AND project_id || '' = :project_id
+  AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (CAST(:verdict AS TEXT) IS NULL OR verdict = :verdict)
 ORDER BY id DESC LIMIT :limit;
 

@@ -69,11 +69,36 @@ SELECT * FROM deliveries WHERE id = :id AND project_id = :project_id;
 -- Deliveries of a project, newest first.
 SELECT * FROM deliveries
 WHERE project_id = :project_id
-  AND (CAST(:before AS TEXT) IS NULL OR id < :before)
+  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND (CAST(:status AS TEXT) IS NULL OR state = :status)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: delivery_page_of_endpoint
+-- Deliveries to one endpoint, newest first. A filter that may be absent uses no index, so each of these is a statement of its own;
+-- and none may fall back on the index of the project, which is why that is compared as an expression.
+SELECT * FROM deliveries
+WHERE endpoint_id = :endpoint_id AND project_id || '' = :project_id
+  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND (CAST(:status AS TEXT) IS NULL OR state = :status)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: delivery_page_of_event
+-- Deliveries of one event, newest first.
+SELECT * FROM deliveries
+WHERE event_id = :event_id AND project_id || '' = :project_id
+  AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (CAST(:endpoint_id AS TEXT) IS NULL OR endpoint_id = :endpoint_id)
   AND (CAST(:status AS TEXT) IS NULL OR state = :status)
-  AND (CAST(:event_id AS TEXT) IS NULL OR event_id = :event_id)
   AND (CAST(:job_id AS TEXT) IS NULL OR job_id = :job_id)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: delivery_page_of_job
+-- Deliveries about one job, newest first.
+SELECT * FROM deliveries
+WHERE job_id = :job_id AND project_id || '' = :project_id
+  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND (CAST(:endpoint_id AS TEXT) IS NULL OR endpoint_id = :endpoint_id)
+  AND (CAST(:status AS TEXT) IS NULL OR state = :status)
 ORDER BY id DESC LIMIT :limit;
 
 -- name: deliveries_of_job

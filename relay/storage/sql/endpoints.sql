@@ -60,7 +60,7 @@ SELECT * FROM endpoints WHERE id = :id AND project_id = :project_id AND deleted_
 -- name: endpoint_page
 -- The standing endpoints of a project, newest first; one that a job's `notify` made is found by its id.
 SELECT * FROM endpoints
-WHERE project_id = :project_id AND deleted_at IS NULL AND job_id IS NULL AND (CAST(:before AS TEXT) IS NULL OR id < :before)
+WHERE project_id = :project_id AND deleted_at IS NULL AND job_id IS NULL AND id < COALESCE(CAST(:before AS TEXT), 'z')
 ORDER BY id DESC LIMIT :limit;
 
 -- name: endpoints_listening

@@ -12,10 +12,21 @@ SELECT * FROM events WHERE id = :id AND project_id = :project_id;
 -- Events of a project, newest first; `undelivered` keeps those with a delivery that is not delivered.
 SELECT * FROM events
 WHERE project_id = :project_id
-  AND (CAST(:before AS TEXT) IS NULL OR id < :before)
-  AND (CAST(:after AS TEXT) IS NULL OR id > :after)
+  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND id > COALESCE(CAST(:after AS TEXT), '')
   AND (CAST(:type AS TEXT) IS NULL OR type = :type)
-  AND (CAST(:job_id AS TEXT) IS NULL OR job_id = :job_id)
+  AND (:undelivered = 0 OR EXISTS (
+      SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
+  ))
+ORDER BY id DESC LIMIT :limit;
+
+-- name: event_page_of_job
+-- The same of one job, found by it.
+SELECT * FROM events
+WHERE job_id = :job_id AND project_id || '' = :project_id
+  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND id > COALESCE(CAST(:after AS TEXT), '')
+  AND (CAST(:type AS TEXT) IS NULL OR type = :type)
   AND (:undelivered = 0 OR EXISTS (
       SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
   ))
@@ -43,9 +54,11 @@ ORDER BY position DESC, id DESC LIMIT 1;
 
 -- name: count_positions_anew
 -- In PostgreSQL, after a restore to a server that counts its transactions from a lower number: below what comes, in their order.
+-- Usually there is none, and then the place to begin at is NULL, so that no event is looked at.
+WITH behind (first) AS (SELECT -9223372036854775807 FROM projects WHERE EXISTS (
+  SELECT 1 FROM events AS ahead WHERE ahead.project_id = projects.id AND (1 = 0 /* or no transaction here had its number */)) LIMIT 1)
 UPDATE events SET position = position - (SELECT MAX(position) + 1 FROM events)
-WHERE EXISTS (SELECT 1 FROM projects WHERE EXISTS (
-  SELECT 1 FROM events AS ahead WHERE ahead.project_id = projects.id AND (1 = 0 /* or no transaction here had its number */)));
+WHERE project_id IN (SELECT id FROM projects) AND position >= (SELECT first FROM behind);
 
 -- name: events_of_job
 -- A job's events in order, without their bodies.

@@ -46,16 +46,27 @@ SELECT * FROM jobs WHERE id = :id AND project_id = :project_id;
 -- Jobs of a project, newest first.
 SELECT * FROM jobs
 WHERE project_id = :project_id
-  AND (CAST(:before AS TEXT) IS NULL OR id < :before)
+  AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (CAST(:status AS TEXT) IS NULL OR state = :status)
   AND (CAST(:provider AS TEXT) IS NULL OR provider = :provider)
   AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
   AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
-  AND (:pair_count = 0 OR id IN (
+ORDER BY id DESC LIMIT :limit;
+
+-- name: job_page_by_metadata
+-- The same of the jobs that have each of these pairs, found by them.
+SELECT * FROM jobs
+WHERE id IN (
       SELECT job_id FROM job_metadata
       WHERE project_id = :project_id AND pair IN (SELECT value FROM json_each(:pairs))
       GROUP BY job_id HAVING COUNT(*) = :pair_count
-  ))
+  )
+  AND project_id || '' = :project_id
+  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND (CAST(:status AS TEXT) IS NULL OR state = :status)
+  AND (CAST(:provider AS TEXT) IS NULL OR provider = :provider)
+  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
 ORDER BY id DESC LIMIT :limit;
 
 -- name: jobs_to_submit
@@ -84,8 +95,14 @@ WHERE id = :id
 RETURNING *;
 
 -- name: next_checks
--- When each provider's next status check is due.
-SELECT provider, MIN(next_check_at) AS at FROM jobs WHERE next_check_at IS NOT NULL GROUP BY provider;
+-- When each provider's next status check is due; from one provider to the next, since there are few of them and many jobs.
+WITH RECURSIVE waiting (name) AS (
+    SELECT MIN(provider) FROM jobs WHERE next_check_at IS NOT NULL
+    UNION ALL
+    SELECT (SELECT MIN(provider) FROM jobs WHERE next_check_at IS NOT NULL AND provider > waiting.name) FROM waiting WHERE waiting.name IS NOT NULL
+)
+SELECT name AS provider, (SELECT MIN(next_check_at) FROM jobs WHERE next_check_at IS NOT NULL AND provider = waiting.name) AS at
+FROM waiting WHERE name IS NOT NULL;
 
 -- name: jobs_past_deadline
 -- Open jobs whose deadline has passed, and that nothing else is about to settle.

@@ -1,0 +1,257 @@
+"""The statements that `reads` looks at, each with parameters as they come: batches of 64, and the worst usual ones."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from bench.explaining import Explainer, Row
+from bench.stock import HOUR_MS, PROVIDER
+from bench.years import Filled, an_id
+from relay import ids
+from relay.storage.record import DEFAULT_PROJECT
+
+BATCH = 64
+DAY_MS = 24 * HOUR_MS
+
+
+class Case(msgspec.Struct, frozen=True):
+    """A statement with its parameters; `note` sets apart two of one statement.
+
+    `hot` runs on each turn or each request of a usual kind, and reads no more than `rows_max`, however much there is.
+    What is not is asked for by a person, and may go through as many rows as it must.
+    """
+
+    name: str
+    many: tuple[dict[str, Any], ...]
+    note: str = ""
+    hot: bool = True
+    writes: bool = False
+    rows_max: int = 20 * BATCH
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """What the parameters are taken from: neighbours in the middle of all that is finished, and retries."""
+
+    jobs: list[Row]
+    callbacks: list[Row]
+    events: list[Row]
+    deliveries: list[Row]
+    retries: list[Row]
+    filled: Filled
+    now_ms: int
+
+
+async def sample(explainer: Explainer, filled: Filled, now_ms: int) -> Sample:
+    """Rows of each table, some two weeks old."""
+    found = {}
+    for table, prefix in (("jobs", ids.JOB), ("callbacks", ids.CALLBACK), ("events", ids.EVENT)):
+        first = an_id(prefix, now_ms - 15 * DAY_MS, 0)
+        found[table] = await explainer.ask(f"SELECT * FROM {table} WHERE id > '{first}' ORDER BY id LIMIT {BATCH}")
+    first = an_id(ids.DELIVERY, now_ms - 15 * DAY_MS, 0)
+    newest = f"ORDER BY id DESC LIMIT {BATCH}"
+    return Sample(
+        **found,
+        deliveries=await explainer.ask(f"SELECT * FROM deliveries WHERE id > '{first}' ORDER BY id LIMIT {BATCH}"),
+        retries=await explainer.ask(f"SELECT * FROM deliveries WHERE state = 'pending' {newest}"),
+        filled=filled,
+        now_ms=now_ms,
+    )
+
+
+def cases(of: Sample) -> list[Case]:
+    """Every case."""
+    return [*_dispatch(of), *_record(of), *_clocks(of), *_pages(of), *_of_one(of), *_pruning(of), *_by_hand(of)]
+
+
+def _dispatch(of: Sample) -> list[Case]:
+    """What sending a notification costs; half of the retries are due."""
+    due = {"now": of.now_ms + 4 * HOUR_MS, "leased_until": of.now_ms + 5 * HOUR_MS, "limit": BATCH}
+    busy = list(of.filled.retry_endpoints)
+    retries = [str(row["id"]) for row in of.retries]
+    attempt = {"outcome": "ok", "status_code": 200, "error": None, "started_at": of.now_ms, "duration_ms": 9}
+    attempts = [
+        attempt | {"id": an_id(ids.ATTEMPT, of.now_ms, n), "delivery_id": one, "response_excerpt": ""}
+        for n, one in enumerate(retries)
+    ]
+    after = {"state": "delivered", "next_attempt_at": None, "finished_at": of.now_ms}
+    health = {"at": of.now_ms, "held_until": None}
+    return [
+        _case("claim_deliveries", due | {"busy": "[]"}, writes=True),
+        _case("claim_deliveries", due | {"busy": _list(busy[::2])}, "half are busy", writes=True),
+        _case("claim_deliveries", due | {"busy": _list(busy)}, "all are busy", hot=False, writes=True),
+        _case("next_due_delivery", {}),
+        _case("parcels", {"ids": _list(retries)}),
+        _case("attempts_written", {"ids": _list(attempt["id"] for attempt in attempts)}),
+        _many("insert_attempt", attempts),
+        _many("settle_delivery", [after | {"id": one} for one in retries]),
+        _many("release_deliveries", [{"id": one, "now": of.now_ms} for one in retries]),
+        _many("note_endpoint_success", [health | {"id": one} for one in busy[:BATCH]]),
+        _many("note_endpoint_failure", [health | {"id": one} for one in busy[:BATCH]]),
+    ]
+
+
+def _record(of: Sample) -> list[Case]:
+    """What a callback costs, and a submission."""
+    jobs = {"ids": _list(row["id"] for row in of.jobs)}
+    new = of.now_ms + HOUR_MS
+    fresh = [{"id": an_id(ids.CALLBACK, new, n), "digest": n.to_bytes(16)} for n in range(BATCH)]
+    callbacks = [row | other for row, other in zip(of.callbacks, fresh, strict=True)]
+    events = [row | {"id": an_id(ids.EVENT, new, n), "sequence": 2} for n, row in enumerate(of.events)]
+    deliveries = [row | {"id": an_id(ids.DELIVERY, new, n), "next_attempt_at": new} for n, row in enumerate(of.retries)]
+    made = [row | {"id": an_id(ids.JOB, new, n)} for n, row in enumerate(of.jobs)]
+    return [
+        _case("jobs_by_id", jobs),
+        _case("recorded_digests", jobs),
+        _case("calls_written", {"ids": _list(an_id(ids.CALL, new, n) for n in range(BATCH))}),
+        _case("hold_events", {"ids": _list(row["id"] for row in of.events)}),
+        _case("tombstones_by_id", jobs),
+        _case("callbacks_kept", jobs),
+        _many("insert_callback", callbacks),
+        _many("update_job", of.jobs),
+        _many("insert_event", events),
+        _case("endpoints_listening", {"projects": _list([DEFAULT_PROJECT]), "jobs": jobs["ids"]}),
+        _many("insert_delivery", deliveries),
+        _many("insert_job", made),
+        _case("start_submission", {"id": of.jobs[0]["id"], "now": of.now_ms}, writes=True),
+    ]
+
+
+def _clocks(of: Sample) -> list[Case]:
+    """What the loops ask on every turn."""
+    due = {"now": of.now_ms + 4 * HOUR_MS, "before": of.now_ms, "limit": BATCH, "provider": PROVIDER}
+    leased = due | {"leased_until": of.now_ms + 5 * HOUR_MS}
+    soon = {"now": of.now_ms + HOUR_MS + 6 * HOUR_MS // 100}
+    return [
+        _case("jobs_to_submit", due),
+        _case("jobs_left_in_submission", due),
+        Case("claim_checks", (leased | soon,), "one in a hundred is due", writes=True, rows_max=40 * BATCH),
+        _case("claim_checks", leased, "half are due", hot=False, writes=True),
+        _case("claim_check", leased | {"id": of.jobs[0]["id"]}, writes=True),
+        _case("next_checks", {}),
+        _case("jobs_past_deadline", due),
+        _case("jobs_to_settle", due),
+        _case("next_job_clock", {}),
+        _case("count_positions_anew", {}, "at each start", writes=True),
+        _case("payments_to_prove", due),
+        _case("open_redeliveries", due),
+    ]
+
+
+def _pages(of: Sample) -> list[Case]:
+    """Lists; a filter that few rows pass, or none, has no index of its own and is not hot."""
+    page = {"project_id": DEFAULT_PROJECT, "before": None, "limit": BATCH}
+    event = page | {"after": None, "type": None, "job_id": None, "undelivered": 0}
+    delivery = page | {"endpoint_id": None, "status": None, "event_id": None, "job_id": None}
+    created = {"created_after": None, "created_before": None}
+    job = page | created | {"status": None, "provider": None, "pairs": "[]", "pair_count": 0}
+    callback = page | {"job_id": None, "verdict": None}
+    old, pair = {"before": of.events[0]["id"]}, {"pairs": '["customer=7"]', "pair_count": 1}
+    job_id, ago = {"job_id": of.jobs[0]["id"]}, of.now_ms - 20 * DAY_MS
+    retried, everything = {"endpoint_id": of.filled.retry_endpoints[0]}, {"endpoint_id": of.filled.endpoints[0]}
+    return [
+        _case("event_page", event),
+        _case("event_page", event | old, "before"),
+        _case("event_page_of_job", event | job_id),
+        _case("event_page", event | {"type": "job.failed"}, "of a type that is not there", hot=False),
+        _case("event_page", event | old | {"undelivered": 1}, "undelivered, few", hot=False),
+        _case("delivery_page", delivery),
+        _case("delivery_page", delivery | {"before": of.deliveries[0]["id"]}, "before"),
+        _case("delivery_page_of_endpoint", delivery | everything),
+        _case("delivery_page_of_endpoint", delivery | retried, "with little"),
+        _case("delivery_page_of_endpoint", delivery | everything | {"status": "canceled"}, "canceled, none", hot=False),
+        _case("delivery_page", delivery | {"status": "pending"}, "pending"),
+        _case("delivery_page", delivery | {"status": "exhausted"}, "exhausted, few", hot=False),
+        _case("delivery_page_of_event", delivery | {"event_id": of.events[0]["id"]}),
+        _case("delivery_page_of_job", delivery | job_id),
+        _case("job_page", job),
+        _case("job_page_by_metadata", job | pair),
+        _case("job_page", job | {"status": "submitted"}, "submitted"),
+        _case("job_page", job | {"status": "failed"}, "failed, none", hot=False),
+        _case("job_page", job | {"provider": "other"}, "of a provider without any", hot=False),
+        _case("job_page", job | {"created_before": ago}, "created before", hot=False),
+        _case("job_page", job | {"created_after": ago}, "created after"),
+        _case("callback_page", callback),
+        _case("callback_page_of_job", callback | job_id),
+        _case("callback_page", callback | {"verdict": "quarantined"}, "quarantined, none", hot=False),
+        _case("endpoint_page", page),
+    ]
+
+
+def _of_one(of: Sample) -> list[Case]:
+    """What one object is shown with, and the stream of events."""
+    one = {"job_id": of.jobs[0]["id"], "limit": 500, "project_id": DEFAULT_PROJECT}
+    place = {"position": of.events[0]["position"], "id": of.events[0]["id"], "type": None, "patience": of.now_ms}
+    gone = {"id": an_id(ids.EVENT, of.now_ms - 90 * DAY_MS, 0)}
+    return [
+        _case("callbacks_of_job", one),
+        _case("events_of_job", one),
+        _case("calls_of_job", one),
+        _case("deliveries_of_job", one),
+        _case("attempts_of_deliveries", one | {"ids": _list(row["id"] for row in of.deliveries)}),
+        Case("delivery_counts", ({"ids": _list(row["id"] for row in of.events)},), rows_max=40 * BATCH),
+        _case("events_following", one | place | {"limit": BATCH}),
+        _case("event_place", one | place),
+        _case("first_event_after", one | gone),
+        _case("latest_event", one | place),
+        _case("pending_of_endpoint", {"endpoint_id": of.filled.endpoints[0]}),
+    ]
+
+
+def _pruning(of: Sample) -> list[Case]:
+    """What pruning asks in each of its batches."""
+    old = {"before": of.now_ms - 20 * DAY_MS, "now": of.now_ms, "limit": BATCH, "nothing": b""}
+    jobs = {"jobs": _list(row["id"] for row in of.jobs), "events": _list(row["id"] for row in of.events)}
+    looks = ("prunable_jobs", "prunable_events", "prunable_callbacks", "events_to_hold")
+    writes = ("attempts_of_events", "deliveries_of_events", "events", "callbacks_of_jobs", "calls_of_jobs")
+    more = ("endpoints_of_jobs", "jobs", "redeliveries", "endpoints", "tombstones")
+    return [
+        *(_case(name, old | jobs) for name in looks),
+        Case("jobs_to_prune", (old | jobs,), rows_max=80 * BATCH),
+        Case("events_to_prune", (old | jobs,), rows_max=80 * BATCH),
+        _case("prune_callbacks", {"callbacks": _list(row["id"] for row in of.callbacks)}, writes=True),
+        *(Case(f"prune_{table}", (old | jobs,), writes=True, rows_max=80 * BATCH) for table in (*writes, *more)),
+        _case("forget_headers_of_payments", old | jobs, writes=True),
+    ]
+
+
+def _by_hand(of: Sample) -> list[Case]:
+    """What a person asks for."""
+    batch = {
+        "project_id": DEFAULT_PROJECT,
+        "endpoint_id": of.filled.endpoints[0],
+        "job_id": None,
+        "since_at": of.now_ms - DAY_MS,
+        "until_at": of.now_ms,
+        "after_event": "",
+        "any_type": 1,
+        "any_job_type": 0,
+        "types": "[]",
+        "providers": None,
+        "which": "failed",
+        "limit": BATCH,
+    }
+    gone = {"id": of.filled.retry_endpoints[0], "now": of.now_ms}
+    return [
+        _case("count_events_to_redeliver", batch, "failed, a day", hot=False),
+        _case("events_to_redeliver", batch, "failed, a day", hot=False),
+        _case("events_to_redeliver", batch | {"which": "missing"}, "missing, a day", hot=False),
+        _case("cancel_deliveries_of_endpoint", gone, "its retries", hot=False, writes=True),
+        _case("cancel_deliveries_of_endpoint", gone | {"id": of.filled.endpoints[0]}, "nothing waits", writes=True),
+        _case("count_prunable", {"before": of.now_ms - 29 * DAY_MS, "now": of.now_ms}, hot=False),
+    ]
+
+
+def _case(name: str, params: dict[str, Any], note: str = "", *, hot: bool = True, writes: bool = False) -> Case:
+    """A statement that runs once."""
+    return Case(name, (params,), note, hot, writes)
+
+
+def _many(name: str, many: Sequence[dict[str, Any]]) -> Case:
+    """A statement that runs for a batch."""
+    return Case(name, tuple(many), f"{len(many)} at once", writes=True)
+
+
+def _list(values: Any) -> str:
+    """A list as the statements take it."""
+    return msgspec.json.encode(list(values)).decode()

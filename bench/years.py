@@ -1,0 +1,324 @@
+"""Fills a relay database as years of work would: finished deliveries with all that belongs to them, retries that wait.
+
+Rows go past relay, in bulk: SQLite by `executemany`, PostgreSQL by COPY. Everything is in the past or hours ahead, so
+that a relay that is started on the database finds nothing to do in it.
+"""
+
+import random
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import click
+import msgspec
+
+from bench.stock import HOUR_MS, PROVIDER, REQUEST, SECRET_KEY, callback
+from relay import ids, views
+from relay.clock import SystemClock
+from relay.model import Endpoint, EventType, FinishedBy, Job, JobState, Output, OutputKind, Verdict, Verification
+from relay.seal import Seal
+from relay.signing import new_secret
+from relay.storage import rows
+from relay.storage.migrate import migrate
+from relay.storage.record import DEFAULT_PROJECT
+from relay.storage.store import is_postgres, open_database, sqlite_path
+
+Rows = dict[str, list[dict[str, Any]]]
+
+_AT_ONCE = 10_000
+"""Events of one transaction."""
+_FIRST_POSITION = -4_611_686_018_427_387_904
+_DAY_MS = 24 * HOUR_MS
+_HEADERS = rows.text([["content-type", "application/json"], ["user-agent", "provider/1.0"]])
+
+
+class Filling(msgspec.Struct, frozen=True, kw_only=True):
+    """What to fill in: deliveries that are finished, retries due in one to seven hours, jobs at their provider.
+
+    Each event goes to `per_event` endpoints; the retries have endpoints of their own. None of them wants new events.
+    """
+
+    finished: int = 0
+    retries: int = 0
+    open_jobs: int = 0
+    per_event: int = 10
+    retry_endpoints: int = 100
+    days: int = 30
+
+
+class Filled(msgspec.Struct, frozen=True):
+    """The endpoints of the finished deliveries, and those of the retries."""
+
+    endpoints: tuple[str, ...]
+    retry_endpoints: tuple[str, ...]
+
+
+async def fill(database_url: str, wanted: Filling, *, analyze: bool = True) -> Filled:
+    """Migrates the database and fills it; `analyze` gathers statistics, as PostgreSQL does by itself."""
+    now_ms = SystemClock().now_ms()
+    database = await open_database(database_url)
+    try:
+        await migrate(database, now_ms)
+    finally:
+        await database.close()
+    maker = _Maker(wanted, now_ms)
+    if is_postgres(database_url):
+        await _copy(database_url, maker, analyze)
+    else:
+        _insert(sqlite_path(database_url), maker, analyze)
+    return Filled(tuple(maker.endpoints[: wanted.per_event]), tuple(maker.endpoints[wanted.per_event :]))
+
+
+class _Maker:
+    """The rows, in the order of their time."""
+
+    def __init__(self, wanted: Filling, now_ms: int) -> None:
+        self.endpoints = [an_id(ids.ENDPOINT, now_ms - wanted.days * _DAY_MS, n) for n in range(_endpoints(wanted))]
+        self.deliveries = wanted.finished + wanted.retries
+        self._wanted = wanted
+        self._now_ms = now_ms
+        template = _job(an_id(ids.JOB, now_ms, 0), now_ms)
+        self._job = rows.job_params(template)
+        self._names = (template.id.encode(), an_id(ids.EVENT, now_ms, 0).encode())
+        self._body = views.job_event(
+            self._names[1].decode(), EventType.JOB_SUCCEEDED, now_ms, template, sequence=1, supersedes=None
+        )
+        self._callback = callback(template)
+        self._made = 0
+
+    def batches(self) -> Iterator[Rows]:
+        """Rows by table, for one transaction each."""
+        wanted, seal = self._wanted, Seal((SECRET_KEY,))
+        yield {"endpoints": [_endpoint(one, self._now_ms, seal) for one in self.endpoints]}
+        finished, retries = -(-wanted.finished // wanted.per_event), -(-wanted.retries // wanted.per_event)
+        step_ms = max(1, (wanted.days * _DAY_MS - HOUR_MS) // max(1, finished))
+        batch = _nothing()
+        for number in range(finished + retries + wanted.open_jobs):
+            if number < finished:
+                first_ms = self._now_ms - HOUR_MS - (finished - number) * step_ms
+                self._ended(batch, first_ms, wanted.finished, None)
+            elif number < finished + retries:
+                self._ended(batch, self._now_ms - HOUR_MS + number % HOUR_MS, self.deliveries, number)
+            else:
+                self._open(batch, self._now_ms - HOUR_MS + number % HOUR_MS, number)
+            if number % _AT_ONCE == _AT_ONCE - 1:
+                yield batch
+                batch = _nothing()
+        yield batch
+
+    def _ended(self, batch: Rows, at: int, until: int, number: int | None) -> None:
+        """A job that succeeded, its evidence, its event and the deliveries of that; with a number they wait."""
+        job_id, event_id = an_id(ids.JOB, at, 0), an_id(ids.EVENT, at, 0)
+        times = dict.fromkeys(("created_at", "updated_at", "submitted_at", "finished_at", "last_heard_at"), at)
+        job = self._job | times | {"id": job_id, "deadline_at": at + HOUR_MS, "last_final_event": event_id}
+        batch["jobs"].append(job | {"provider_job_id": f"task-unified-{job_id}", "submission_started_at": at})
+        pair = f"customer={self._made % 1000}"
+        batch["job_metadata"].append({"project_id": DEFAULT_PROJECT, "pair": pair, "job_id": job_id})
+        batch["calls"].append(_call(job_id, at))
+        batch["callbacks"].append(
+            {
+                "id": an_id(ids.CALLBACK, at, 0),
+                "project_id": DEFAULT_PROJECT,
+                "job_id": job_id,
+                "provider": PROVIDER,
+                "verdict": Verdict.RECORDED.value,
+                "received_at": at,
+                "size": len(self._callback),
+                "headers": _HEADERS,
+                "body": self._callback,
+                "digest": random.randbytes(16),
+            }
+        )
+        body = self._body.replace(self._names[0], job_id.encode()).replace(self._names[1], event_id.encode())
+        batch["events"].append(
+            {
+                "id": event_id,
+                "project_id": DEFAULT_PROJECT,
+                "job_id": job_id,
+                "type": EventType.JOB_SUCCEEDED.value,
+                "sequence": 1,
+                "final": 1,
+                "created_at": at,
+                "body": body,
+                "position": _FIRST_POSITION + self._made,
+            }
+        )
+        for place in range(min(self._wanted.per_event, until - self._made)):
+            delivery = self._delivery(at, place, number)
+            batch["deliveries"].append(delivery | {"event_id": event_id, "job_id": job_id})
+            batch["attempts"].append(_attempt(str(delivery["id"]), at, place, waits=number is not None))
+            self._made += 1
+
+    def _delivery(self, at: int, place: int, number: int | None) -> dict[str, Any]:
+        """A delivery; of those that are finished, one in 997 never arrived."""
+        per_event, state, due = self._wanted.per_event, "delivered", None
+        endpoint = self.endpoints[place % per_event]
+        if number is not None:
+            endpoint = self.endpoints[per_event + (number * per_event + place) % self._wanted.retry_endpoints]
+            state, due = "pending", self._now_ms + HOUR_MS + random.randrange(6 * HOUR_MS)
+        elif self._made % 997 == 996:
+            state = "exhausted"
+        return {
+            "id": an_id(ids.DELIVERY, at, place),
+            "project_id": DEFAULT_PROJECT,
+            "endpoint_id": endpoint,
+            "state": state,
+            "attempts_made": 1,
+            "next_attempt_at": due,
+            "redelivery": 0,
+            "created_at": at,
+            "finished_at": None if due else at,
+        }
+
+    def _open(self, batch: Rows, at: int, number: int) -> None:
+        """A job that its provider works on; its status is asked for in some hours."""
+        job_id, due = an_id(ids.JOB, at, number), self._now_ms + HOUR_MS + random.randrange(6 * HOUR_MS)
+        times = dict.fromkeys(("created_at", "updated_at", "submitted_at", "last_heard_at"), at)
+        open_ = {"state": JobState.SUBMITTED.value, "finished_at": None, "finished_by": None, "outputs": "[]"}
+        due_at = {"next_check_at": due, "deadline_at": due + HOUR_MS, "submission_started_at": at}
+        batch["jobs"].append(
+            self._job | times | open_ | due_at | {"id": job_id, "provider_job_id": f"task-unified-{job_id}"}
+        )
+        batch["calls"].append(_call(job_id, at))
+
+
+def an_id(prefix: str, at_ms: int, place: int) -> str:
+    """An id that was made then; within a millisecond ids stand in the order of their places, of which it has 4,096."""
+    return prefix + ids.encode(at_ms << 80 | (0x7000 | place & 0xFFF) << 64 | 2 << 62 | random.getrandbits(62))
+
+
+def _nothing() -> Rows:
+    """A batch to be filled."""
+    tables = ("jobs", "job_metadata", "calls", "callbacks", "events", "deliveries", "attempts")
+    return {table: [] for table in tables}
+
+
+def _endpoints(wanted: Filling) -> int:
+    """How many there are in all."""
+    return wanted.per_event + (wanted.retry_endpoints if wanted.retries else 0)
+
+
+def _job(job_id: str, at: int) -> Job:
+    """What every finished job looks like."""
+    return Job(
+        id=job_id,
+        project_id=DEFAULT_PROJECT,
+        provider=PROVIDER,
+        state=JobState.SUCCEEDED,
+        created_at=at,
+        updated_at=at,
+        submitted_at=at,
+        finished_at=at,
+        submissions_made=1,
+        deadline_at=at + HOUR_MS,
+        request=REQUEST,
+        metadata={"customer": "0"},
+        model="seedance-2.0-image-to-video",
+        provider_job_id=f"task-unified-{job_id}",
+        outputs=(Output(url=f"https://cdn.example.com/{'v' * 200}.mp4", kind=OutputKind.VIDEO),),
+        finished_by=FinishedBy.CALLBACK,
+        verification=Verification.NONE,
+        sequence=1,
+        callbacks_seen=1,
+    )
+
+
+def _endpoint(endpoint_id: str, now_ms: int, seal: Seal) -> dict[str, Any]:
+    """An active endpoint that wants nothing of what a benchmark makes."""
+    endpoint = Endpoint(
+        id=endpoint_id,
+        project_id=DEFAULT_PROJECT,
+        job_id=None,
+        url="http://127.0.0.1:9/",
+        secret=new_secret(),
+        event_types=[EventType.JOB_OUTPUT_EXPIRING],
+        created_at=now_ms,
+        updated_at=now_ms,
+    )
+    return rows.endpoint_params(endpoint, seal)
+
+
+def _call(job_id: str, at: int) -> dict[str, Any]:
+    """The submission."""
+    return {
+        "id": an_id(ids.CALL, at, 0),
+        "job_id": job_id,
+        "kind": "submit",
+        "started_at": at,
+        "duration_ms": 300,
+        "outcome": "ok",
+        "status_code": 200,
+        "summary": "POST /v1/videos/generations",
+        "excerpt": '{"status":"pending"}',
+    }
+
+
+def _attempt(delivery_id: str, at: int, place: int, *, waits: bool) -> dict[str, Any]:
+    """One attempt."""
+    return {
+        "id": an_id(ids.ATTEMPT, at, place),
+        "delivery_id": delivery_id,
+        "number": 1,
+        "outcome": "bad_status" if waits else "ok",
+        "status_code": 500 if waits else 200,
+        "started_at": at,
+        "duration_ms": 12,
+        "response_excerpt": "ok",
+    }
+
+
+def _insert(path: Path, maker: _Maker, analyze: bool) -> None:
+    """Into SQLite, without a journal: whoever is interrupted begins anew."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -400000"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        told = _progress(maker.deliveries)
+        for batch in maker.batches():
+            connection.execute("BEGIN")
+            for table, made in batch.items():
+                if made:
+                    columns = ", ".join(made[0])
+                    places = ", ".join("?" * len(made[0]))
+                    text = f"INSERT INTO {table} ({columns}) VALUES ({places})"
+                    connection.executemany(text, (tuple(row.values()) for row in made))
+            connection.execute("COMMIT")
+            told(batch)
+        if analyze:
+            connection.execute("ANALYZE")
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+
+
+async def _copy(database_url: str, maker: _Maker, analyze: bool) -> None:
+    """Into PostgreSQL."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        told = _progress(maker.deliveries)
+        for batch in maker.batches():
+            async with connection.transaction():
+                for table, made in batch.items():
+                    if made:
+                        records: Sequence[tuple[Any, ...]] = [tuple(row.values()) for row in made]
+                        await connection.copy_records_to_table(table, columns=list(made[0]), records=records)
+            told(batch)
+        await connection.execute("VACUUM ANALYZE" if analyze else "CHECKPOINT", timeout=3600)
+    finally:
+        await connection.close()
+
+
+def _progress(deliveries: int) -> Callable[[Rows], None]:
+    """What says how far it has come, on a terminal."""
+    began_s, done = time.monotonic(), 0
+
+    def told(batch: Rows) -> None:
+        nonlocal done
+        done += len(batch.get("deliveries", ()))
+        if sys.stderr.isatty():
+            seconds = time.monotonic() - began_s
+            click.echo(f"\rfilling: {done:,} of {deliveries:,} deliveries, {seconds:.0f} s ", nl=False, err=True)
+
+    return told

@@ -1,0 +1,63 @@
+"""Statements in a database that has grown: each that is hot goes by an index, and reads no more than it needs.
+
+What is filled in is small, for speed, and what a statement read is counted, not timed.
+"""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from bench.cases import Case, cases, sample
+from bench.explaining import Plan
+from bench.reads import explaining, wrong
+from bench.years import Filling, fill
+from relay.clock import SystemClock
+from relay.storage import statements
+from tests.running import DATABASES
+
+FILLING = Filling(finished=20_000, retries=2_000, open_jobs=2_000)
+# SQLite has no statistics unless somebody gathers them; PostgreSQL gathers them by itself.
+ANALYZED = {"sqlite": (False, True), "postgres": (True,)}
+Plans = list[tuple[Case, Plan]]
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory: pytest.TempPathFactory) -> list[Plans]:
+    """The plans of every case, without and with statistics."""
+    kind = "sqlite" if DATABASES.postgres is None else "postgres"
+    folders = [(tmp_path_factory.mktemp("plans"), analyze) for analyze in ANALYZED[kind]]
+    return [asyncio.run(found(folder, analyze)) for folder, analyze in folders]
+
+
+async def found(folder: Path, analyze: bool) -> Plans:
+    """A database is filled, and its plans are asked for."""
+    url = DATABASES.url(folder)
+    filled = await fill(url, FILLING, analyze=analyze)
+    async with explaining(url) as explainer:
+        asked = cases(await sample(explainer, filled, SystemClock().now_ms()))
+        return [(case, await explainer.plan(case.name, case.many)) for case in asked]
+
+
+def test_a_hot_statement_reads_no_more_than_it_needs(plans: list[Plans]) -> None:
+    """None goes through a table, or through an index from end to end, and none reads what it then leaves out."""
+    bad = [f"{case.name} ({case.note}): {why}" for made in plans for case, plan in made if (why := wrong(case, plan))]
+    hot = {f"{case.name} ({case.note})" for case, _ in plans[0] if case.hot}
+    assert [one for one in bad if one.partition(": ")[0] in hot] == []
+
+
+def test_the_check_sees_a_plan_that_is_wrong(plans: list[Plans]) -> None:
+    """A filter that nothing passes, and that has no index, is found to go through the table."""
+    for made in plans:
+        seen = {(case.name, case.note): wrong(case, plan) for case, plan in made}
+        assert seen["delivery_page", "exhausted, few"]
+        assert seen["event_page", "undelivered, few"]
+
+
+def test_every_statement_about_what_grows_is_looked_at(plans: list[Plans]) -> None:
+    """A new statement that names a large table gets a case, or is one that finds a single row by its id."""
+    looked_at = {case.name for case, _ in plans[0]}
+    large = ("jobs", "events", "callbacks", "deliveries", "attempts")
+    for name, text in statements.load().items():
+        named = any(f" {table}\n" in text or f" {table} " in text for table in large)
+        assert name in looked_at or not named or "WHERE id = :id" in text or "INSERT INTO" in text, name
