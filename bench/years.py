@@ -117,7 +117,7 @@ class _Maker:
         times = dict.fromkeys(("created_at", "updated_at", "submitted_at", "finished_at", "last_heard_at"), at)
         job = self._job | times | {"id": job_id, "deadline_at": at + HOUR_MS, "last_final_event": event_id}
         batch["jobs"].append(job | {"provider_job_id": f"task-unified-{job_id}", "submission_started_at": at})
-        pair = f"customer={self._made % 1000}"
+        pair = f"customer={self._made // self._wanted.per_event % 1000}"
         batch["job_metadata"].append({"project_id": DEFAULT_PROJECT, "pair": pair, "job_id": job_id})
         batch["calls"].append(_call(job_id, at))
         batch["callbacks"].append(
