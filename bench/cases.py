@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 
 from bench.explaining import Explainer, Row
+from bench.filling import Filled, an_id
 from bench.stock import HOUR_MS, PROVIDER
-from bench.years import Filled, an_id
 from relay import ids
 from relay.storage.record import DEFAULT_PROJECT
 

@@ -1,128 +1,324 @@
-"""A relay database with a long past: finished deliveries with their jobs, events and attempts; retries that wait."""
+"""Fills a relay database as years of work would: finished deliveries with all that belongs to them, retries that wait.
 
-import asyncio
+Rows go past relay, in bulk: SQLite by `executemany`, PostgreSQL by COPY. Everything is in the past or hours ahead, so
+that a relay that is started on the database finds nothing to do in it.
+"""
+
+import random
 import sqlite3
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import asyncpg
 import click
 import msgspec
 
-PART = 250_000
-PER_EVENT = 10
-ENDPOINTS = 1000
-REQUEST = '{"model":"seedance-2.0-image-to-video","prompt":"' + "slow push in " * 30 + '"}'
-FAR_MS = 4_000_000
-"""The first retry is due this long after now, the others one millisecond after another."""
+from bench.stock import HOUR_MS, PROVIDER, REQUEST, SECRET_KEY, callback
+from relay import ids, views
+from relay.clock import SystemClock
+from relay.model import Endpoint, EventType, FinishedBy, Job, JobState, Output, OutputKind, Verdict, Verification
+from relay.seal import Seal
+from relay.signing import new_secret
+from relay.storage import rows
+from relay.storage.migrate import migrate
+from relay.storage.record import DEFAULT_PROJECT
+from relay.storage.store import is_postgres, open_database, sqlite_path
 
-_DELIVERIES = """
-INSERT INTO deliveries (
-    id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at,
-    finished_at
-)
-SELECT {dlv}, 'prj_default', {evt}, {ep}, {job}, '{state}', 1, {due}, 0, i, {ended} FROM {numbers}
-"""
-_ATTEMPTS = """
-INSERT INTO attempts (id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt)
-SELECT {att}, {dlv}, 1, '{outcome}', 200, NULL, i, 20, 'ok' FROM {numbers}
-"""
-_EVENTS = """
-INSERT INTO events (id, project_id, job_id, type, sequence, final, created_at, body, position)
-SELECT {evt}, 'prj_default', {job}, 'job.succeeded', 1, 1, i, {body}, -4611686018427387904 + i
-FROM {numbers} WHERE i % 10 = 0
-"""
-_JOBS = """
-INSERT INTO jobs (
-    id, project_id, provider, state, request, metadata, outputs, verification, late, sequence, callbacks_seen,
-    submissions_made, created_at, updated_at, finished_at, deadline_at, checks_made, not_found_seen
-)
-SELECT {job}, 'prj_default', 'evolink', 'succeeded', '{request}', '{{}}', '[]', 'token', 0, 1, 1,
-    1, {now}, {now}, {now}, {now}, 0, 0
-FROM {numbers} WHERE i % 10 = 0
-"""
-_TABLES = (_JOBS, _EVENTS, _DELIVERIES, _ATTEMPTS)
-_IDS = {"dlv": "i", "att": "i", "evt": "i / 10", "job": "i / 10", "ep": "i % 1000"}
+Rows = dict[str, list[dict[str, Any]]]
+
+_AT_ONCE = 10_000
+"""Events of one transaction."""
+_FIRST_POSITION = -4_611_686_018_427_387_904
+_DAY_MS = 24 * HOUR_MS
+_HEADERS = rows.text([["content-type", "application/json"], ["user-agent", "provider/1.0"]])
 
 
-class _Part(msgspec.Struct, frozen=True):
-    """Rows of one table, from a number to another."""
+class Filling(msgspec.Struct, frozen=True, kw_only=True):
+    """What to fill in: deliveries that are finished, retries due in one to seven hours, jobs at their provider.
 
-    text: str
-    start: int
-    end: int
-    finished: bool
+    Each event goes to `per_event` endpoints; the retries have endpoints of their own. None of them wants new events.
+    """
 
-    def in_words_of(self, ids: dict[str, str], numbers: str, body: str) -> str:
-        """The statement, with one database's own words for ids, numbers and bytes."""
-        now = _now_ms()
-        return self.text.format(
-            **ids,
-            state="delivered" if self.finished else "pending",
-            due="NULL" if self.finished else f"i + {now + FAR_MS}",
-            ended="i" if self.finished else "NULL",
-            outcome="ok" if self.finished else "timeout",
-            numbers=numbers,
-            body=body,
-            request=REQUEST,
-            now=now,
-        )
+    finished: int = 0
+    retries: int = 0
+    open_jobs: int = 0
+    per_event: int = 10
+    retry_endpoints: int = 100
+    days: int = 30
 
 
-def fill(database_url: str, finished: int, pending: int) -> None:
-    """So many finished deliveries, ten for each job's one event, and so many that wait for a retry, hours away."""
-    parts = [*_parts(0, finished, finished=True), *_parts(finished, finished + pending, finished=False)]
-    if database_url.startswith("sqlite"):
-        _fill_sqlite(database_url, parts)
+class Filled(msgspec.Struct, frozen=True):
+    """The endpoints of the finished deliveries, and those of the retries."""
+
+    endpoints: tuple[str, ...]
+    retry_endpoints: tuple[str, ...]
+
+
+async def fill(database_url: str, wanted: Filling, *, analyze: bool = True) -> Filled:
+    """Migrates the database and fills it; `analyze` gathers statistics, as PostgreSQL does by itself."""
+    now_ms = SystemClock().now_ms()
+    database = await open_database(database_url)
+    try:
+        await migrate(database, now_ms)
+    finally:
+        await database.close()
+    maker = _Maker(wanted, now_ms)
+    if is_postgres(database_url):
+        await _copy(database_url, maker, analyze)
     else:
-        asyncio.run(_fill_postgres(database_url, parts))
+        _insert(sqlite_path(database_url), maker, analyze)
+    return Filled(tuple(maker.endpoints[: wanted.per_event]), tuple(maker.endpoints[wanted.per_event :]))
 
 
-def _parts(start: int, end: int, *, finished: bool) -> list[_Part]:
-    """Each table in parts."""
-    starts = range(start, end, PART)
-    return [_Part(text, first, min(first + PART, end) - 1, finished) for first in starts for text in _TABLES]
+class _Maker:
+    """The rows, in the order of their time."""
+
+    def __init__(self, wanted: Filling, now_ms: int) -> None:
+        self.endpoints = [an_id(ids.ENDPOINT, now_ms - wanted.days * _DAY_MS, n) for n in range(_endpoints(wanted))]
+        self.deliveries = wanted.finished + wanted.retries
+        self._wanted = wanted
+        self._now_ms = now_ms
+        template = _job(an_id(ids.JOB, now_ms, 0), now_ms)
+        self._job = rows.job_params(template)
+        self._names = (template.id.encode(), an_id(ids.EVENT, now_ms, 0).encode())
+        self._body = views.job_event(
+            self._names[1].decode(), EventType.JOB_SUCCEEDED, now_ms, template, sequence=1, supersedes=None
+        )
+        self._callback = callback(template)
+        self._made = 0
+
+    def batches(self) -> Iterator[Rows]:
+        """Rows by table, for one transaction each."""
+        wanted, seal = self._wanted, Seal((SECRET_KEY,))
+        yield {"endpoints": [_endpoint(one, self._now_ms, seal) for one in self.endpoints]}
+        finished, retries = -(-wanted.finished // wanted.per_event), -(-wanted.retries // wanted.per_event)
+        step_ms = max(1, (wanted.days * _DAY_MS - HOUR_MS) // max(1, finished))
+        batch = _nothing()
+        for number in range(finished + retries + wanted.open_jobs):
+            if number < finished:
+                first_ms = self._now_ms - HOUR_MS - (finished - number) * step_ms
+                self._ended(batch, first_ms, wanted.finished, None)
+            elif number < finished + retries:
+                self._ended(batch, self._now_ms - HOUR_MS + number % HOUR_MS, self.deliveries, number)
+            else:
+                self._open(batch, self._now_ms - HOUR_MS + number % HOUR_MS, number)
+            if number % _AT_ONCE == _AT_ONCE - 1:
+                yield batch
+                batch = _nothing()
+        yield batch
+
+    def _ended(self, batch: Rows, at: int, until: int, number: int | None) -> None:
+        """A job that succeeded, its evidence, its event and the deliveries of that; with a number they wait."""
+        job_id, event_id = an_id(ids.JOB, at, 0), an_id(ids.EVENT, at, 0)
+        times = dict.fromkeys(("created_at", "updated_at", "submitted_at", "finished_at", "last_heard_at"), at)
+        job = self._job | times | {"id": job_id, "deadline_at": at + HOUR_MS, "last_final_event": event_id}
+        batch["jobs"].append(job | {"provider_job_id": f"task-unified-{job_id}", "submission_started_at": at})
+        pair = f"customer={self._made // self._wanted.per_event % 1000}"
+        batch["job_metadata"].append({"project_id": DEFAULT_PROJECT, "pair": pair, "job_id": job_id})
+        batch["calls"].append(_call(job_id, at))
+        batch["callbacks"].append(
+            {
+                "id": an_id(ids.CALLBACK, at, 0),
+                "project_id": DEFAULT_PROJECT,
+                "job_id": job_id,
+                "provider": PROVIDER,
+                "verdict": Verdict.RECORDED.value,
+                "received_at": at,
+                "size": len(self._callback),
+                "headers": _HEADERS,
+                "body": self._callback,
+                "digest": random.randbytes(16),
+            }
+        )
+        body = self._body.replace(self._names[0], job_id.encode()).replace(self._names[1], event_id.encode())
+        batch["events"].append(
+            {
+                "id": event_id,
+                "project_id": DEFAULT_PROJECT,
+                "job_id": job_id,
+                "type": EventType.JOB_SUCCEEDED.value,
+                "sequence": 1,
+                "final": 1,
+                "created_at": at,
+                "body": body,
+                "position": _FIRST_POSITION + self._made,
+            }
+        )
+        for place in range(min(self._wanted.per_event, until - self._made)):
+            delivery = self._delivery(at, place, number)
+            batch["deliveries"].append(delivery | {"event_id": event_id, "job_id": job_id})
+            batch["attempts"].append(_attempt(str(delivery["id"]), at, place, waits=number is not None))
+            self._made += 1
+
+    def _delivery(self, at: int, place: int, number: int | None) -> dict[str, Any]:
+        """A delivery; of those that are finished, one in 997 never arrived."""
+        per_event, state, due = self._wanted.per_event, "delivered", None
+        endpoint = self.endpoints[place % per_event]
+        if number is not None:
+            endpoint = self.endpoints[per_event + (number * per_event + place) % self._wanted.retry_endpoints]
+            state, due = "pending", self._now_ms + HOUR_MS + random.randrange(6 * HOUR_MS)
+        elif self._made % 997 == 996:
+            state = "exhausted"
+        return {
+            "id": an_id(ids.DELIVERY, at, place),
+            "project_id": DEFAULT_PROJECT,
+            "endpoint_id": endpoint,
+            "state": state,
+            "attempts_made": 1,
+            "next_attempt_at": due,
+            "redelivery": 0,
+            "created_at": at,
+            "finished_at": None if due else at,
+        }
+
+    def _open(self, batch: Rows, at: int, number: int) -> None:
+        """A job that its provider works on; its status is asked for in some hours."""
+        job_id, due = an_id(ids.JOB, at, number), self._now_ms + HOUR_MS + random.randrange(6 * HOUR_MS)
+        times = dict.fromkeys(("created_at", "updated_at", "submitted_at", "last_heard_at"), at)
+        open_ = {"state": JobState.SUBMITTED.value, "finished_at": None, "finished_by": None, "outputs": "[]"}
+        due_at = {"next_check_at": due, "deadline_at": due + HOUR_MS, "submission_started_at": at}
+        batch["jobs"].append(
+            self._job | times | open_ | due_at | {"id": job_id, "provider_job_id": f"task-unified-{job_id}"}
+        )
+        batch["calls"].append(_call(job_id, at))
 
 
-def _fill_sqlite(database_url: str, parts: list[_Part]) -> None:
-    """Part by part, without a sync until the end."""
-    ids = {name: f"printf('{name}_%026d', {number})" for name, number in _IDS.items()}
-    with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"), isolation_level=None)) as connection:
-        for pragma in ("synchronous = OFF", "cache_size = -1000000"):
-            connection.execute(f"PRAGMA {pragma}")
-        for done, part in enumerate(parts, 1):
-            recursion = f"SELECT {part.start} UNION ALL SELECT i + 1 FROM n WHERE i < {part.end}"
-            numbers = f"(WITH RECURSIVE n(i) AS ({recursion}) SELECT i FROM n)"
-            connection.execute(part.in_words_of(ids, numbers, "zeroblob(1500)"))
-            _say(done, len(parts))
-        connection.execute("ANALYZE")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+def an_id(prefix: str, at_ms: int, place: int) -> str:
+    """An id that was made then; within a millisecond ids stand in the order of their places, of which it has 4,096."""
+    return prefix + ids.encode(at_ms << 80 | (0x7000 | place & 0xFFF) << 64 | 2 << 62 | random.getrandbits(62))
 
 
-async def _fill_postgres(database_url: str, parts: list[_Part]) -> None:
-    """Part by part."""
-    ids = {name: f"'{name}_' || lpad(CAST({number} AS TEXT), 26, '0')" for name, number in _IDS.items()}
+def _nothing() -> Rows:
+    """A batch to be filled."""
+    tables = ("jobs", "job_metadata", "calls", "callbacks", "events", "deliveries", "attempts")
+    return {table: [] for table in tables}
+
+
+def _endpoints(wanted: Filling) -> int:
+    """How many there are in all."""
+    return wanted.per_event + (wanted.retry_endpoints if wanted.retries else 0)
+
+
+def _job(job_id: str, at: int) -> Job:
+    """What every finished job looks like."""
+    return Job(
+        id=job_id,
+        project_id=DEFAULT_PROJECT,
+        provider=PROVIDER,
+        state=JobState.SUCCEEDED,
+        created_at=at,
+        updated_at=at,
+        submitted_at=at,
+        finished_at=at,
+        submissions_made=1,
+        deadline_at=at + HOUR_MS,
+        request=REQUEST,
+        metadata={"customer": "0"},
+        model="seedance-2.0-image-to-video",
+        provider_job_id=f"task-unified-{job_id}",
+        outputs=(Output(url=f"https://cdn.example.com/{'v' * 200}.mp4", kind=OutputKind.VIDEO),),
+        finished_by=FinishedBy.CALLBACK,
+        verification=Verification.NONE,
+        sequence=1,
+        callbacks_seen=1,
+    )
+
+
+def _endpoint(endpoint_id: str, now_ms: int, seal: Seal) -> dict[str, Any]:
+    """An active endpoint that wants nothing of what a benchmark makes."""
+    endpoint = Endpoint(
+        id=endpoint_id,
+        project_id=DEFAULT_PROJECT,
+        job_id=None,
+        url="http://127.0.0.1:9/",
+        secret=new_secret(),
+        event_types=[EventType.JOB_OUTPUT_EXPIRING],
+        created_at=now_ms,
+        updated_at=now_ms,
+    )
+    return rows.endpoint_params(endpoint, seal)
+
+
+def _call(job_id: str, at: int) -> dict[str, Any]:
+    """The submission."""
+    return {
+        "id": an_id(ids.CALL, at, 0),
+        "job_id": job_id,
+        "kind": "submit",
+        "started_at": at,
+        "duration_ms": 300,
+        "outcome": "ok",
+        "status_code": 200,
+        "summary": "POST /v1/videos/generations",
+        "excerpt": '{"status":"pending"}',
+    }
+
+
+def _attempt(delivery_id: str, at: int, place: int, *, waits: bool) -> dict[str, Any]:
+    """One attempt."""
+    return {
+        "id": an_id(ids.ATTEMPT, at, place),
+        "delivery_id": delivery_id,
+        "number": 1,
+        "outcome": "bad_status" if waits else "ok",
+        "status_code": 500 if waits else 200,
+        "started_at": at,
+        "duration_ms": 12,
+        "response_excerpt": "ok",
+    }
+
+
+def _insert(path: Path, maker: _Maker, analyze: bool) -> None:
+    """Into SQLite, without a journal: whoever is interrupted begins anew."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -400000"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        told = _progress(maker.deliveries)
+        for batch in maker.batches():
+            connection.execute("BEGIN")
+            for table, made in batch.items():
+                if made:
+                    columns = ", ".join(made[0])
+                    places = ", ".join("?" * len(made[0]))
+                    text = f"INSERT INTO {table} ({columns}) VALUES ({places})"
+                    connection.executemany(text, (tuple(row.values()) for row in made))
+            connection.execute("COMMIT")
+            told(batch)
+        if analyze:
+            connection.execute("ANALYZE")
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+
+
+async def _copy(database_url: str, maker: _Maker, analyze: bool) -> None:
+    """Into PostgreSQL."""
     connection = await asyncpg.connect(database_url)
     try:
-        await connection.execute("SET synchronous_commit = off")
-        for done, part in enumerate(parts, 1):
-            numbers = f"(SELECT CAST(g AS BIGINT) AS i FROM generate_series({part.start}, {part.end}) AS g) AS n"
-            text = part.in_words_of(ids, numbers, "decode(repeat('00', 1500), 'hex')")
-            await connection.execute(text, timeout=3600)
-            _say(done, len(parts))
-        await connection.execute("VACUUM ANALYZE", timeout=3600)
-        await connection.execute("CHECKPOINT", timeout=3600)
+        told = _progress(maker.deliveries)
+        for batch in maker.batches():
+            async with connection.transaction():
+                for table, made in batch.items():
+                    if made:
+                        records: Sequence[tuple[Any, ...]] = [tuple(row.values()) for row in made]
+                        await connection.copy_records_to_table(table, columns=list(made[0]), records=records)
+            told(batch)
+        await connection.execute("VACUUM ANALYZE" if analyze else "CHECKPOINT", timeout=3600)
     finally:
         await connection.close()
 
 
-def _now_ms() -> int:
-    """Unix milliseconds."""
-    return time.time_ns() // 1_000_000
+def _progress(deliveries: int) -> Callable[[Rows], None]:
+    """What says how far it has come, on a terminal."""
+    began_s, done = time.monotonic(), 0
 
+    def told(batch: Rows) -> None:
+        nonlocal done
+        done += len(batch.get("deliveries", ()))
+        if sys.stderr.isatty():
+            seconds = time.monotonic() - began_s
+            click.echo(f"\rfilling: {done:,} of {deliveries:,} deliveries, {seconds:.0f} s ", nl=False, err=True)
 
-def _say(done: int, parts: int) -> None:
-    """How far it is."""
-    if sys.stderr.isatty():
-        click.echo(f"\r{done} of {parts} parts filled ", nl=False, err=True)
+    return told

@@ -15,7 +15,7 @@ import msgspec
 from bench.cases import Case, cases, sample
 from bench.databases import databases, option
 from bench.explaining import Explainer, Plan, PostgresExplainer, SQLiteExplainer
-from bench.years import Filling, fill
+from bench.filling import Filling, fill
 from relay.clock import SystemClock
 from relay.storage.database import Database, Transaction
 from relay.storage.store import is_postgres, open_database, sqlite_path

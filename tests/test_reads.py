@@ -4,17 +4,16 @@ What is filled in is small, for speed, and what a statement read is counted, not
 """
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
 from bench.cases import Case, cases, sample
 from bench.explaining import Plan
+from bench.filling import Filling, fill
 from bench.reads import explaining, wrong
-from bench.years import Filling, fill
 from relay.clock import SystemClock
 from relay.storage import statements
-from tests.running import DATABASES
+from tests.postgres import Server
 
 FILLING = Filling(finished=20_000, retries=2_000, open_jobs=2_000)
 # SQLite has no statistics unless somebody gathers them; PostgreSQL gathers them by itself.
@@ -22,17 +21,21 @@ ANALYZED = {"sqlite": (False, True), "postgres": (True,)}
 Plans = list[tuple[Case, Plan]]
 
 
-@pytest.fixture(scope="module")
-def plans(tmp_path_factory: pytest.TempPathFactory) -> list[Plans]:
-    """The plans of every case, without and with statistics."""
-    kind = "sqlite" if DATABASES.postgres is None else "postgres"
-    folders = [(tmp_path_factory.mktemp("plans"), analyze) for analyze in ANALYZED[kind]]
-    return [asyncio.run(found(folder, analyze)) for folder, analyze in folders]
+@pytest.fixture(scope="module", params=sorted(ANALYZED))
+def plans(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, database_server: Server
+) -> list[Plans]:
+    """The plans of every case on one of the databases, without and with statistics."""
+    made = []
+    for analyze in ANALYZED[request.param]:
+        path = tmp_path_factory.mktemp("plans") / "relay.db"
+        url = f"sqlite:///{path}" if request.param == "sqlite" else database_server.database()
+        made.append(asyncio.run(found(url, analyze)))
+    return made
 
 
-async def found(folder: Path, analyze: bool) -> Plans:
+async def found(url: str, analyze: bool) -> Plans:
     """A database is filled, and its plans are asked for."""
-    url = DATABASES.url(folder)
     filled = await fill(url, FILLING, analyze=analyze)
     async with explaining(url) as explainer:
         asked = cases(await sample(explainer, filled, SystemClock().now_ms()))
