@@ -78,10 +78,18 @@ class Growing(Scene):
             while True:
                 for job_id in [job.id for job in self.world.jobs.values() if not job.ended]:
                     await self.world.finish(job_id)
-                jobs = (await client.get("/v1/jobs?limit=200&status=succeeded")).raise_for_status().json()["data"]
-                if len(jobs) == len(self.world.jobs) + 1:
+                if await self.succeeded(client) == len(self.world.jobs) + 1:
                     return
                 await asyncio.sleep(0.1)
+
+    async def succeeded(self, client: httpx.AsyncClient) -> int:
+        """How many jobs the list shows as succeeded, over all its pages: a fast machine makes more than one holds."""
+        number, cursor = 0, ""
+        while cursor is not None:
+            path = f"/v1/jobs?limit=200&status=succeeded{cursor and f'&cursor={cursor}'}"
+            page = (await client.get(path)).raise_for_status().json()
+            number, cursor = number + len(page["data"]), page["next_cursor"]
+        return number
 
     async def open_redeliveries(self) -> int:
         """How many batches are not through."""
