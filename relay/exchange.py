@@ -24,6 +24,22 @@ class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
     bearer: bool = True
 
 
+class FileRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A file to send: as the bare body, or, where `filename` is given, as the field `file` of a form.
+
+    `bearer` says that the provider's key goes with it; `guarded` that the URL is somebody's data.
+    """
+
+    method: str
+    url: str
+    size: int
+    content_type: str
+    filename: str | None = None
+    headers: dict[str, str] = {}
+    bearer: bool = False
+    guarded: bool = False
+
+
 class ApiAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """A provider's answer as it came; of its headers those in KEPT_HEADERS, their names in lower case."""
 

@@ -30,6 +30,7 @@ FLOORS = {
                     "lifecycle",
                     "timeline",
                     "exchange",
+                    "images",
                     "checking",
                     "byhand",
                     "pace",

@@ -84,7 +84,8 @@ class Growing(Scene):
 
     async def succeeded(self, client: httpx.AsyncClient) -> int:
         """How many jobs the list shows as succeeded, over all its pages: a fast machine makes more than one holds."""
-        number, cursor = 0, ""
+        number = 0
+        cursor: str | None = ""
         while cursor is not None:
             path = f"/v1/jobs?limit=200&status=succeeded{cursor and f'&cursor={cursor}'}"
             page = (await client.get(path)).raise_for_status().json()

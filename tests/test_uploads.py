@@ -28,29 +28,19 @@ from relay.addresses import AddressPolicy
 from relay.calling import Configured
 from relay.clock import SystemClock, parse_rfc3339, rfc3339
 from relay.errors import BodyTooLarge, InvalidInput, ProviderNotConfigured
-from relay.exchange import ApiAnswer, ApiRequest
+from relay.exchange import ApiAnswer, ApiRequest, FileRequest
+from relay.images import SUFFIXES, image_type, plain_name
 from relay.outbound.client import NoAnswer, NotSent, ProviderClient
-from relay.outbound.uploading import FileClient, FileRequest, Resolve
+from relay.outbound.uploading import FileClient, Resolve
 from relay.payments.siwx import sign_in
 from relay.payments.x402 import Wallet
 from relay.providers import DEV_PROVIDERS, PROVIDERS
 from relay.providers.evolink import EvoLink
+from relay.providers.files import File, Place, Uploaded, UploadFailed, evolink
 from relay.reading import networks
 from relay.sandbox.serving import serve
 from relay.sandbox.uploads import FileStores
-from relay.uploads import (
-    SUFFIXES,
-    File,
-    Pay,
-    Place,
-    SignIn,
-    Uploaded,
-    UploadFailed,
-    Uploads,
-    evolink,
-    image_type,
-    plain_name,
-)
+from relay.uploads import Pay, SignIn, Uploads
 from tests.provider_cases import NOW_MS, answer
 from tests.running import KEY, Running, relay
 

@@ -16,11 +16,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
-import msgspec
 
 from relay import __version__
 from relay.addresses import AddressPolicy
-from relay.exchange import ApiAnswer
+from relay.exchange import ApiAnswer, FileRequest
 from relay.outbound.client import ANSWER_MAX_BYTES, CONNECT_S, NoAnswer, NotSent
 
 STEP_S: Final = 60.0
@@ -28,22 +27,6 @@ CONNECTIONS_MAX: Final = 32
 ADDRESSES_MAX: Final = 4
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
-
-
-class FileRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A file to send: as the bare body, or, where `filename` is given, as the field `file` of a form.
-
-    `bearer` says that the provider's key goes with it; `guarded` that the URL is somebody's data.
-    """
-
-    method: str
-    url: str
-    size: int
-    content_type: str
-    filename: str | None = None
-    headers: dict[str, str] = {}
-    bearer: bool = False
-    guarded: bool = False
 
 
 class FileClient:
