@@ -20,7 +20,8 @@ from relay.sandbox.sink import Sink
 from relay.sandbox.world import Sandbox
 from relay.storage import statements
 from relay.storage.migrate import migrate
-from relay.storage.postgres import PostgreSQL, Statement
+from relay.storage.postgres import PostgreSQL
+from relay.storage.wording import Statement
 from tests import processes
 from tests.paying import Seller
 from tests.postgres import Server

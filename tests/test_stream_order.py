@@ -20,8 +20,8 @@ from relay.storage import statements
 from relay.storage.database import Database, Transaction
 from relay.storage.evidence import PATIENCE_MS, Events
 from relay.storage.migrate import migrate
-from relay.storage.postgres import Statement
 from relay.storage.store import open_database
+from relay.storage.wording import Statement
 from tests.postgres import Server
 from tests.running import DATABASES, relay
 from tests.test_stream import reading

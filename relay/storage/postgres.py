@@ -1,7 +1,6 @@
 """PostgreSQL through asyncpg: a small pool, the statements of SQLite, safe behind a pooler that shares connections."""
 
 import asyncio
-import re
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
@@ -11,7 +10,7 @@ import asyncpg
 
 from relay.errors import SettingsError, StorageUnavailable
 from relay.storage.database import Params, Row
-from relay.storage.statements import PARAMETER, Numbered
+from relay.storage.wording import Statement
 
 Result = TypeVar("Result")
 
@@ -36,21 +35,6 @@ SESSION: Final = {
     "idle_in_transaction_session_timeout": "20s",  # what a process that vanished had locked is free again
 }
 _CHANNEL: Final = "relay"
-_LIST: Final = re.compile(r"(NOT )?IN \(SELECT value FROM json_each\((:[a-z_]+)\)\)")
-_VALUES: Final = re.compile(r"VALUES \((.*)\)(\s+ON CONFLICT DO NOTHING)?\Z", re.DOTALL)
-_KEY: Final = re.compile(r"/\* (?:FROM|,) many \*/ WHERE [\w.]+ = :([a-z_]+)")
-_NUMBER: Final = "CAST(CAST({} AS TEXT) AS BIGINT)"
-_WORDS: Final = {
-    "/* skip locked */": "FOR UPDATE SKIP LOCKED",
-    "/* for update */": "FOR UPDATE",
-    "/* which need not outlast a crash */": "AND (SELECT set_config('synchronous_commit', 'off', TRUE)) IS NOT NULL",
-    "/* this transaction, */": _NUMBER.format("pg_current_xact_id()") + ",",
-    "/* and no open transaction is older */": "AND position < "
-    + _NUMBER.format("pg_snapshot_xmin(pg_current_snapshot())"),
-    "/* or no transaction here had its number */": "OR ahead.position >= "
-    + _NUMBER.format("pg_snapshot_xmax(pg_current_snapshot())"),
-}
-"""What a comment in a statement says here; transactions are numbered as they begin to write, never twice."""
 _SCHEMA_LOCK: Final = 0x52454C4159
 _LOST: Final = (
     OSError,
@@ -64,54 +48,6 @@ _LOST: Final = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.ObjectNotInPrerequisiteStateError,
 )
-
-
-class Statement(Numbered):
-    """A statement as PostgreSQL takes it: `$1` for `:name`, its words for a list in JSON and for a comment.
-
-    `many` is the same for a batch, and `many_text` that with its types, once they are known.
-    """
-
-    def __init__(self, text: str) -> None:
-        text = _LIST.sub(_in_array, text)
-        for comment, word in _WORDS.items():
-            text = text.replace(comment, word)
-        super().__init__(text.replace("/* FROM many */ ", "").replace("/* , many */ ", ""), "$")
-        self.many = Many(text) if "/* FROM many */" in text or "/* , many */" in text or _VALUES.search(text) else None
-        self.many_text: str | None = None
-
-
-def _in_array(found: re.Match[str]) -> str:
-    """A list in JSON as an array that an index is searched by; as rows it would be joined, perhaps the wrong way."""
-    word = "<> ALL" if found[1] else "= ANY"
-    return f"{word} (ARRAY(SELECT jsonb_array_elements_text(CAST({found[2]} AS JSONB))))"
-
-
-class Many:
-    """A statement that takes a whole batch: each parameter is an array, and `unnest` makes rows of them again.
-
-    `text` has a place for the arrays' types, which the server tells. `key` names the parameter by which rows are found,
-    if any: a batch is sent in its order, since two processes that lock the same rows in two orders wait for each other.
-    """
-
-    def __init__(self, statement: str) -> None:
-        self.names = list(dict.fromkeys(PARAMETER.findall(statement)))
-        text = _VALUES.sub(r"SELECT \1 /* FROM many */\2", statement)
-        rows = f"unnest({{arrays}}) AS many({', '.join(f'p_{name}' for name in self.names)})"
-        self.text = PARAMETER.sub(r"many.p_\1", text)
-        self.text = self.text.replace("/* FROM many */", f"FROM {rows}").replace("/* , many */", f", {rows}")
-        found = _KEY.search(statement)
-        self.key = found[1] if found else None
-
-    def fits(self, many: Sequence[Params]) -> bool:
-        """Whether each row is found once: a statement changes a row once, whatever its arrays say."""
-        return self.key is None or len({params[self.key] for params in many}) == len(many)
-
-    def arrays(self, many: Sequence[Params]) -> list[list[Any]]:
-        """One array for each parameter."""
-        key = self.key
-        ordered = many if key is None else sorted(many, key=lambda params: params[key])
-        return [[params[name] for params in ordered] for name in self.names]
 
 
 class PostgreSQL:
