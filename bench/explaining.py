@@ -14,8 +14,9 @@ import asyncpg
 import msgspec
 
 from relay.storage import statements
-from relay.storage.postgres import SESSION, Statement
+from relay.storage.postgres import SESSION
 from relay.storage.statements import Numbered
+from relay.storage.wording import Statement
 
 Row = dict[str, Any]
 

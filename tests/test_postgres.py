@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 
 from relay.storage import statements
@@ -86,6 +87,52 @@ async def test_a_batch_writes_what_its_rows_would_one_by_one(database_server: Se
         assert await numbers(database, "dlv_0", "dlv_3") == [("att_0", 1), ("att_9", 2), ("att_3", 1)]
         (row,) = await database.rows("delivery_of_project", {"id": "dlv_4", "project_id": "prj_default"})
         assert (row["attempts_made"], row["next_attempt_at"]) == (2, 9)
+
+
+async def test_what_is_only_written_is_one_exchange(database_server: Server) -> None:
+    """It goes together with the hint, without BEGIN and COMMIT; what mentions a table that is written goes after."""
+    async with opened(database_server) as database, database._pool.acquire() as connection:
+        sent: list[str] = []
+
+        async def write(transaction: PostgreSQLTransaction, *, later: bool) -> None:
+            numbers = range(3, 5) if later else range(3)
+            await transaction.run_many("insert_attempt", [attempt(number, f"dlv_{number}") for number in numbers])
+            deliveries = [DELIVERY | {"id": f"dlv_{number}", "next_attempt_at": number} for number in numbers]
+            await transaction.run_many("insert_delivery", deliveries)
+            if later:
+                await transaction.run_many("insert_attempt", [attempt(number, f"dlv_{number}") for number in numbers])
+            await transaction.hint()
+
+        connection.add_query_logger(lambda query: sent.append(query.query))
+        for later in (False, True):
+            transaction = PostgreSQLTransaction(connection, database._statements, database._joined)
+            await write(transaction, later=later)
+            await transaction.commit()
+        await asyncio.sleep(0)  # the logger is called by the loop
+        kinds = ("BEGIN;", "COMMIT;", "WITH part_0", "INSERT")
+        exchanges = [kind for query in sent for kind in kinds if query.lstrip("-").startswith(kind)]
+        assert exchanges == ["WITH part_0", "BEGIN;", "WITH part_0", "WITH part_0", "COMMIT;"]
+        assert await numbers(database, *(f"dlv_{number}" for number in range(5))) == [("att_3", 1), ("att_4", 1)]
+
+
+async def test_a_part_that_fails_undoes_the_others(database_server: Server) -> None:
+    """One exchange without BEGIN is a transaction all the same; and the next one finds a good connection."""
+    async with opened(database_server) as database:
+
+        async def write(transaction: PostgreSQLTransaction) -> None:
+            await transaction.run_many("insert_project", [{"id": "p", "name": "p", "created_at": 0}])
+            await transaction.run_many("insert_delivery", [DELIVERY | {"id": "dlv_1", "next_attempt_at": 0}] * 2)
+
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await database.transact(write)
+        assert not await database.rows("project_by_name", {"name": "p"})
+
+
+async def test_every_batch_says_what_it_changes(database_server: Server) -> None:
+    """Each statement for many rows names the tables that it writes: what mentions one of them must come after it."""
+    async with opened(database_server) as database:
+        batches = {name: one for name, one in database._statements.items() if one.many is not None}
+        assert [name for name, one in batches.items() if len(one.writes) != 1 or not one.writes <= one.words] == []
 
 
 async def test_of_two_transactions_that_wait_for_each_other_neither_fails(database_server: Server) -> None:

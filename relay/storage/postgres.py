@@ -10,7 +10,7 @@ import asyncpg
 
 from relay.errors import SettingsError, StorageUnavailable
 from relay.storage.database import Params, Row
-from relay.storage.wording import Statement
+from relay.storage.wording import Statement, together
 
 Result = TypeVar("Result")
 
@@ -35,6 +35,7 @@ SESSION: Final = {
     "idle_in_transaction_session_timeout": "20s",  # what a process that vanished had locked is free again
 }
 _CHANNEL: Final = "relay"
+_NOTIFY: Final = f"SELECT pg_notify('{_CHANNEL}', '')"
 _SCHEMA_LOCK: Final = 0x52454C4159
 _LOST: Final = (
     OSError,
@@ -60,6 +61,7 @@ class PostgreSQL:
         self._url = url
         self._pooled = pooled
         self._statements = {name: Statement(text) for name, text in statements.items()}
+        self._joined: dict[tuple[str, ...], str] = {}
 
     @classmethod
     async def open(cls, url: str, statements: dict[str, str]) -> "PostgreSQL":
@@ -112,12 +114,18 @@ class PostgreSQL:
     async def _transact(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
         """One try."""
         with _translated():
-            async with self._pool.acquire(timeout=ACQUIRE_S) as connection, connection.transaction():
+            async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
+                transaction = PostgreSQLTransaction(connection, self._statements, self._joined)
                 try:
-                    return await work(PostgreSQLTransaction(connection, self._statements))
+                    result = await work(transaction)
+                    await transaction.commit()
                 except TimeoutError:
                     connection.terminate()  # or its ROLLBACK would wait for an answer without an end
                     raise
+                except BaseException:
+                    await transaction.undo()
+                    raise
+                return result
 
     async def size_bytes(self) -> int:
         """The files of this database, whatever else the server holds."""
@@ -155,15 +163,24 @@ class PostgreSQL:
 
 
 class PostgreSQLTransaction:
-    """An open write transaction."""
+    """An open write transaction.
 
-    def __init__(self, connection: Any, statements: dict[str, Statement]) -> None:
+    What it only writes waits until something is read, or to its end, and is then sent at once: each exchange with the
+    server costs as much as the rows of a small batch. A transaction that is one exchange needs no BEGIN and no COMMIT.
+    """
+
+    def __init__(self, connection: Any, statements: dict[str, Statement], joined: dict[tuple[str, ...], str]) -> None:
         self._connection = connection
         self._statements = statements
+        self._joined = joined
+        self._waiting: dict[str, Sequence[Params]] = {}
+        self._hint = False
+        self._begun: Any = None
         self._timeout_s: float | None = None
 
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
         """Runs a named statement."""
+        await self._begin()
         statement, timeout_s = self._statements[name], self._timeout_s
         found: Sequence[Row] = await self._connection.fetch(
             statement.text, *statement.values(params), timeout=timeout_s
@@ -171,42 +188,87 @@ class PostgreSQLTransaction:
         return found
 
     async def run_many(self, name: str, many: Sequence[Params]) -> None:
-        """Runs a named statement for all of the parameters, in one exchange with the server."""
+        """Runs a named statement for all of the parameters; with others, unless it mentions what these change."""
+        if not many:
+            return
         statement = self._statements[name]
-        batch = statement.many
-        if len(many) > 1 and batch is not None and batch.fits(many):
-            if statement.many_text is None:
-                types = (await self._connection.prepare(statement.text)).get_parameters()
-                arrays = ", ".join(f"${number}::{told.name}[]" for number, told in enumerate(types, 1))
-                statement.many_text = batch.text.format(arrays=arrays)
-            await self._connection.execute(statement.many_text, *batch.arrays(many))
-        elif many:
+        if any(self._statements[waiting].writes & statement.words for waiting in self._waiting):
+            await self._begin()
+        if statement.many is not None and statement.many.fits(many):
+            await self._learn(statement)
+            self._waiting[name] = many
+        else:
+            await self._begin()
             await self._connection.executemany(statement.text, [statement.values(params) for params in many])
+
+    async def commit(self) -> None:
+        """Sends what waits, and ends the transaction."""
+        await self._send(_NOTIFY if self._hint else None)
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            await begun.commit()
+
+    async def undo(self) -> None:
+        """As if it had never been."""
+        if self._begun is not None:
+            await self._begun.rollback()
+
+    async def _begin(self) -> None:
+        """There is more than one exchange."""
+        if self._begun is None:
+            begun = self._connection.transaction()
+            await begun.start()
+            self._begun = begun
+        await self._send()
+
+    async def _send(self, last: str | None = None) -> None:
+        """What waits, and a last statement if there is one, in one exchange."""
+        if not self._waiting and last is None:
+            return
+        waiting, self._waiting = self._waiting, {}
+        names = (*waiting, last or "")
+        text = self._joined.get(names)
+        if text is None:
+            text = self._joined[names] = together([self._statements[name] for name in waiting], last)
+        batches = [(self._statements[name].many, many) for name, many in waiting.items()]
+        arrays = [array for batch, many in batches if batch is not None for array in batch.arrays(many)]
+        await self._connection.execute(text, *arrays)
+
+    async def _learn(self, statement: Statement) -> None:
+        """The types of a statement's parameters, which the server knows."""
+        if statement.types is None:
+            prepared = await self._connection.prepare(statement.text)
+            statement.types = [told.name for told in prepared.get_parameters()]
 
     async def run_text(self, text: str) -> None:
         """Runs a statement that has no name: only migrations do this."""
+        await self._begin()
         await self._connection.execute(text, timeout=self._timeout_s)
 
     async def fill(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Rows of another database, by COPY, however long it takes."""
+        await self._begin()
         await self._connection.copy_records_to_table(table, columns=columns, records=rows, timeout=SLOW_S)
 
     async def count(self, table: str) -> int:
         """How many rows a table has."""
+        await self._begin()
         return int(await self._connection.fetchval(f"SELECT COUNT(*) FROM {table}", timeout=SLOW_S))  # noqa: S608
 
     async def tables(self) -> set[str]:
         """The tables that are here, whosever they are."""
+        await self._begin()
         found = await self._connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
         return {row["tablename"] for row in found}
 
     async def hint(self) -> None:
         """NOTIFY: the server passes it on when the transaction is committed."""
-        await self._connection.execute(f"NOTIFY {_CHANNEL}")
+        self._hint = True
 
     async def lock_schema(self) -> None:
         """Of several processes that start at once, one migrates and the others wait, for as long as it takes."""
         self._timeout_s = SLOW_S
+        await self._begin()
         await self._connection.execute(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})", timeout=SLOW_S)
 
 

@@ -90,7 +90,7 @@ class Recorder:
         """Records the facts in order; each sees the job as the one before it left it."""
         wanted = sorted({fact.job_id for fact in facts})
         jobs = {row["id"]: rows.job(row) for row in await transaction.rows("jobs_by_id", {"ids": rows.text(wanted)})}
-        heard, written = await _heard(transaction, facts), await _written(transaction, facts)
+        heard, written = await _heard(transaction, facts, jobs), await _written(transaction, facts)
         elsewhere = await absent(transaction, {fact.job_id for fact in facts if fact.arrival} - jobs.keys())
         batch = _Batch(jobs, heard, written, elsewhere, self._callbacks_per_job_max)
         for fact in facts:
@@ -223,9 +223,10 @@ class _Batch:
         return msgspec.structs.replace(job, callbacks_seen=job.callbacks_seen + 1)
 
 
-async def _heard(transaction: Transaction, facts: Sequence[Fact]) -> set[tuple[str, bytes]]:
-    """The digests recorded before, for the jobs of this batch that a callback is about."""
-    wanted = sorted({fact.job_id for fact in facts if fact.arrival and fact.arrival.digest})
+async def _heard(transaction: Transaction, facts: Sequence[Fact], jobs: dict[str, Job]) -> set[tuple[str, bytes]]:
+    """The digests recorded before, for the jobs of this batch that a callback is about, and not the first one."""
+    about = {fact.job_id for fact in facts if fact.arrival and fact.arrival.digest}
+    wanted = sorted(job_id for job_id in about if job_id in jobs and jobs[job_id].callbacks_seen)
     if not wanted:
         return set()
     return {

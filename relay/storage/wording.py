@@ -1,4 +1,4 @@
-"""The statements as PostgreSQL takes them: SQLite's text, in its words, and for a whole batch at once."""
+"""The statements as PostgreSQL takes them: SQLite's text in its words, for a whole batch, and several in one."""
 
 import re
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from relay.storage.statements import PARAMETER, Numbered
 _LIST: Final = re.compile(r"(NOT )?IN \(SELECT value FROM json_each\((:[a-z_]+)\)\)")
 _VALUES: Final = re.compile(r"VALUES \((.*)\)(\s+ON CONFLICT DO NOTHING)?\Z", re.DOTALL)
 _KEY: Final = re.compile(r"/\* (?:FROM|,) many \*/ WHERE [\w.]+ = :([a-z_]+)")
+_WRITTEN: Final = re.compile(r"\b(?:INSERT INTO|UPDATE|DELETE FROM) (\w+)")
 _NUMBER: Final = "CAST(CAST({} AS TEXT) AS BIGINT)"
 _WORDS: Final = {
     "/* skip locked */": "FOR UPDATE SKIP LOCKED",
@@ -27,16 +28,19 @@ _WORDS: Final = {
 class Statement(Numbered):
     """A statement as PostgreSQL takes it: `$1` for `:name`, its words for a list in JSON and for a comment.
 
-    `many` is the same for a batch, and `many_text` that with its types, once they are known.
+    `many` is the same for a batch, and `types` are its parameters', once they are known. `writes` are the tables that
+    it changes, `words` all that it is made of.
     """
 
     def __init__(self, text: str) -> None:
         text = _LIST.sub(_in_array, text)
         for comment, word in _WORDS.items():
             text = text.replace(comment, word)
+        self.writes = frozenset(_WRITTEN.findall(text))
         super().__init__(text.replace("/* FROM many */ ", "").replace("/* , many */ ", ""), "$")
         self.many = Many(text) if "/* FROM many */" in text or "/* , many */" in text or _VALUES.search(text) else None
-        self.many_text: str | None = None
+        self.words = frozenset(re.findall(r"\w+", self.text))
+        self.types: list[str] | None = None
 
 
 def _in_array(found: re.Match[str]) -> str:
@@ -48,8 +52,9 @@ def _in_array(found: re.Match[str]) -> str:
 class Many:
     """A statement that takes a whole batch: each parameter is an array, and `unnest` makes rows of them again.
 
-    `text` has a place for the arrays' types, which the server tells. `key` names the parameter by which rows are found,
-    if any: a batch is sent in its order, since two processes that lock the same rows in two orders wait for each other.
+    `text` has a place for the arrays and their types, which the server tells. `key` names the parameter by which rows
+    are found, if any: a batch is sent in its order, since two processes that lock the same rows in two orders wait for
+    each other.
     """
 
     def __init__(self, statement: str) -> None:
@@ -70,3 +75,21 @@ class Many:
         key = self.key
         ordered = many if key is None else sorted(many, key=lambda params: params[key])
         return [[params[name] for params in ordered] for name in self.names]
+
+
+def together(statements: Sequence[Statement], last: str | None = None) -> str:
+    """One statement that does what these do for a batch each, and `last` with them; their types are known.
+
+    All of them see the tables as they were before it, so none may mention what another changes.
+    https://www.postgresql.org/docs/current/queries-with.html#QUERIES-WITH-MODIFYING
+    """
+    texts, number = [], 1
+    for statement in statements:
+        assert statement.many is not None, "whoever asks has looked"
+        assert statement.types is not None, "whoever asks has looked"
+        arrays = ", ".join(f"${number + place}::{name}[]" for place, name in enumerate(statement.types))
+        texts.append(statement.many.text.format(arrays=arrays))
+        number += len(statement.types)
+    texts += [last] if last else []
+    parts = ", ".join(f"part_{place} AS ({text})" for place, text in enumerate(texts[:-1]))
+    return f"WITH {parts} {texts[-1]}" if parts else texts[-1]
