@@ -104,7 +104,10 @@ async def test_a_restart_under_load_loses_nothing(
 
 
 class Cutter:
-    """Stands between relay and PostgreSQL, and cuts a connection once its COMMIT has arrived, before the answer."""
+    """Stands between relay and PostgreSQL, and cuts a connection once its COMMIT has arrived, before the answer.
+
+    What comes without BEGIN is committed as it arrives.
+    """
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -136,17 +139,17 @@ class Cutter:
                     writer.write(answer)
 
         answering = asyncio.create_task(down())
-        written = b""
+        written, begun = b"", False
         try:
             while sent := await reader.read(65536):
                 if vanished.is_set():
                     continue
-                written += sent
-                if b"COMMIT" in written:
+                written, begun = written + sent, begun or b"BEGIN" in sent
+                if b"COMMIT" in written or not begun:
                     if self._marker and self._marker in written:
                         self._marker = None
                         silenced.set()
-                    written = b""
+                    written, begun = b"", False
                 up_writer.write(sent)
                 if silenced.is_set():
                     await asyncio.wait_for(answering, 5)
