@@ -154,6 +154,7 @@ def _store_options(settings: Settings, schedule_s: Sequence[int], dispatches: bo
         backlog_max=settings.backlog_max,
         callbacks_per_job_max=settings.callbacks_per_job_max,
         schedule_s=schedule_s,
+        expiring_ms=settings.output_expiring_s * 1000,
         dispatches=dispatches,
     )
 
