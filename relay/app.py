@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from ipaddress import IPv6Address
 from urllib.parse import urlsplit
 
 import msgspec
@@ -294,8 +295,8 @@ def own_hosts(settings: Settings) -> frozenset[str]:
     if settings.public_url is None:
         return frozenset()
     parts = urlsplit(settings.public_url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return frozenset({f"{(parts.hostname or '').lower()}:{port}"})
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    return frozenset({f"[{IPv6Address(host).compressed}]:{port}" if ":" in host else f"{host}:{port}"})
 
 
 def secret_keys(settings: Settings) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ The answer to the provider is given after the commit. Whatever the body is, a go
 refused retries for seconds and then gives up.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -57,8 +58,11 @@ class Receiver:
     ) -> Recorded:
         """Stores the callback and what follows from it; returns after COMMIT, or StorageUnavailable."""
         now_ms = self._clock.now_ms()
-        verification, forged = self._verified(provider, headers, body, now_ms)
-        report, unreadable = self._read(provider, headers, body, now_ms) if forged is None else (None, None)
+        named = dict(headers)
+        verification, forged = self._verified(provider, named, body, now_ms)
+        if signing.HOP_HEADER in named:
+            forged = "it is the notification of a relay, which no provider sends"
+        report, unreadable = self._read(provider, named, body, now_ms) if forged is None else (None, None)
         arrival = Arrival(
             id=ids.new_id(ids.CALLBACK),
             provider=provider,
@@ -93,14 +97,14 @@ class Receiver:
     async def release(self, callback: Callback) -> Recorded:
         """Runs a quarantined callback again, by a person's word: its signature, if it fits by now, else as unsigned."""
         assert callback.job_id is not None
-        headers = tuple(callback.headers)
-        verification, _ = self._verified(callback.provider, headers, callback.body, callback.received_at)
-        report, unreadable = self._read(callback.provider, headers, callback.body, callback.received_at)
+        named = dict(callback.headers)
+        verification, _ = self._verified(callback.provider, named, callback.body, callback.received_at)
+        report, unreadable = self._read(callback.provider, named, callback.body, callback.received_at)
         arrival = Arrival(
             id=callback.id,
             provider=callback.provider,
             received_at=callback.received_at,
-            headers=headers,
+            headers=tuple(callback.headers),
             body=callback.body,
             size=callback.size,
             digest=lifecycle.digest(report) if report else None,
@@ -149,24 +153,23 @@ class Receiver:
         return round(self._calling.settings.confirm_wait_s * 1000)
 
     def _verified(
-        self, provider: str, headers: tuple[tuple[str, str], ...], body: bytes, at_ms: int
+        self, provider: str, headers: Mapping[str, str], body: bytes, at_ms: int
     ) -> tuple[Verification, str | None]:
         """How far the callback is proven; where a signature is asked for and does not fit, what is wrong with it."""
         known = self._calling.providers.get(provider)
         if known is None or known.callback_secret is None:
             return Verification.TOKEN, None
         try:
-            signing.verify(known.callback_secret, dict(headers), body, at_ms // 1000)
+            signing.verify(known.callback_secret, headers, body, at_ms // 1000)
         except SignatureInvalid as error:
             return Verification.TOKEN, str(error)
         return Verification.SIGNATURE, None
 
     def _read(
-        self, provider: str, headers: tuple[tuple[str, str], ...], body: bytes, now_ms: int
+        self, provider: str, headers: Mapping[str, str], body: bytes, now_ms: int
     ) -> tuple[Report | None, str | None]:
         """What the body says, or why it cannot be read."""
-        encoding = next((value for name, value in headers if name == "content-encoding"), "identity")
-        if encoding.lower() != "identity":
+        if headers.get("content-encoding", "identity").lower() != "identity":
             return None, "the body is compressed"
         known = self._calling.providers.get(provider)
         if known is None:

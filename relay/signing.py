@@ -17,6 +17,7 @@ from relay.errors import RelayError
 
 SECRET_PREFIX: Final = "whsec_"
 ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER = "webhook-id", "webhook-timestamp", "webhook-signature"
+HOP_HEADER: Final = "relay-hop"
 
 _KEY_BYTES_MIN, _KEY_BYTES_MAX = 24, 64
 _NEW_KEY_BYTES = 32
