@@ -131,6 +131,7 @@ def _clocks(of: Sample) -> list[Case]:
         _case("next_checks", {}),
         _case("jobs_past_deadline", due),
         _case("jobs_to_settle", due),
+        _case("jobs_expiring", due),
         _case("next_job_clock", {}),
         _case("count_positions_anew", {}, "at each start", writes=True),
         _case("payments_to_prove", due),

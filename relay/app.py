@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from ipaddress import IPv6Address
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,12 +25,13 @@ from relay.intervene import Interventions
 from relay.metrics import Metrics
 from relay.outbound.client import ProviderClient
 from relay.outbound.first import FirstSender
+from relay.outbound.keys import KeySet
 from relay.outbound.uploading import FileClient
 from relay.pay import Payer
 from relay.payments.policy import Policy
 from relay.payments.siwx import sign_in
 from relay.payments.x402 import Wallet
-from relay.providers.base import Provider
+from relay.providers.base import Provider, Signing
 from relay.providers.stablestudio import StableStudio
 from relay.providers.tariffs import ClipPrices, read_clip_prices
 from relay.quoting import Quoter
@@ -88,14 +90,14 @@ async def opened(
     policy = AddressPolicy(settings.allow_networks, settings.allow_http, own_hosts(settings))
     wallet = Wallet(settings.wallet_key) if settings.wallet_key else None
     providers = _as_set(providers, settings)
-    configured = {name: _configured(name, adapter, settings) for name, adapter in providers.items()}
     options = _store_options(settings, schedule_s, dispatches)
     if not dispatches and not is_postgres(settings.database_url):
         raise SettingsError("web and worker processes of their own need PostgreSQL; on SQLite one process does both")
     async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(ProviderClient())
+        configured = {name: _configured(one, settings, client, clock) for name, one in providers.items()}
         store = await Store.open(settings.database_url, Seal(keys), options, clock.now_ms())
         stack.push_async_callback(store.close)
-        client = await stack.enter_async_context(ProviderClient())
         files = await stack.enter_async_context(FileClient(policy, tls=client.tls))
         sender = await stack.enter_async_context(FirstSender(policy, settings.deliveries_in_flight_max))
         signing_keys = SigningKeys(keys)
@@ -154,6 +156,7 @@ def _store_options(settings: Settings, schedule_s: Sequence[int], dispatches: bo
         backlog_max=settings.backlog_max,
         callbacks_per_job_max=settings.callbacks_per_job_max,
         schedule_s=schedule_s,
+        expiring_ms=settings.output_expiring_s * 1000,
         dispatches=dispatches,
     )
 
@@ -226,8 +229,9 @@ def _teller(
     return tell
 
 
-def _configured(name: str, adapter: Provider, settings: Settings) -> Configured:
-    """A provider with what the operator said of it."""
+def _configured(adapter: Provider, settings: Settings, client: ProviderClient, clock: Clock) -> Configured:
+    """A provider with what the operator said of it, and its published keys where it signs and no secret is set."""
+    name = adapter.name
     said = settings.provider(name)
     if said.callback_secret is not None:
         try:
@@ -236,7 +240,10 @@ def _configured(name: str, adapter: Provider, settings: Settings) -> Configured:
             raise SettingsError(f"RELAY_{name.upper()}_CALLBACK_SECRET {error}") from None
     origin = said.base_url or adapter.base_url
     wallet = settings.wallet_key is not None
-    return Configured(adapter, origin, said.api_key, said.confirm, said.callback_secret, wallet)
+    keys = None
+    if isinstance(adapter, Signing) and said.callback_secret is None:
+        keys = KeySet(client, origin, adapter.keys_path, adapter.signed, clock)
+    return Configured(adapter, origin, said.api_key, said.confirm, said.callback_secret, wallet, keys)
 
 
 def _as_set(providers: Mapping[str, Provider], settings: Settings) -> Mapping[str, Provider]:
@@ -293,8 +300,8 @@ def own_hosts(settings: Settings) -> frozenset[str]:
     if settings.public_url is None:
         return frozenset()
     parts = urlsplit(settings.public_url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return frozenset({f"{(parts.hostname or '').lower()}:{port}"})
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    return frozenset({f"[{IPv6Address(host).compressed}]:{port}" if ":" in host else f"{host}:{port}"})
 
 
 def secret_keys(settings: Settings) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from relay.exchange import ApiAnswer
 from relay.metrics import Metrics
 from relay.model import Call, Job
 from relay.outbound.client import ProviderClient
+from relay.outbound.keys import KeySet
 from relay.providers.base import Provider
 from relay.settings import Settings
 from relay.storage.record import Recorded
@@ -22,7 +23,8 @@ _logger = log.get("provider")
 class Configured(msgspec.Struct, frozen=True):
     """A provider as this relay can use it; without a key (or a wallet, where it is paid) it can only read callbacks.
 
-    `confirm` is whether a callback that ends a job is confirmed first; `callback_secret` verifies signed ones.
+    `confirm` is whether a callback that ends a job is confirmed first; `callback_secret` verifies signed ones, `keys`
+    those of a provider that publishes its keys.
     """
 
     adapter: Provider
@@ -31,6 +33,7 @@ class Configured(msgspec.Struct, frozen=True):
     confirm: bool = True
     callback_secret: str | None = None
     wallet: bool = False
+    keys: KeySet | None = None
 
     @property
     def usable(self) -> bool:

@@ -1,13 +1,13 @@
 """One attempt of one delivery: sign the stored bytes, POST them, and judge the answer."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from relay import __version__, backoff, ids, signing
 from relay.clock import Clock
 from relay.model import Attempt, DeliveryState, Outcome
 from relay.outbound.first import FirstSender
-from relay.signing import SigningKeys
+from relay.signing import HOP_HEADER, SigningKeys
 from relay.storage.deliveries import Parcel, Settled
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # https://github.com/standard-webhooks/standard-webhooks/pull/291: what a receiver may ask for in its answer.
 DISABLE, ABORT = "disable", "abort-message"
+HOPS: Final = "1"
+"""Every notification begins here: what comes in with a `relay-hop` is no callback, so none is ever passed on."""
 
 
 class Deliverer:
@@ -77,6 +79,7 @@ class Deliverer:
             "webhook-timestamp": str(timestamp_s),
             "webhook-signature": self._signatures(parcel, now_ms, timestamp_s),
             "relay-attempt": str(parcel.attempts_made + 1),
+            HOP_HEADER: HOPS,
         }
         return headers | ({"relay-redelivery": "true"} if parcel.redelivery else {})
 

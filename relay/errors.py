@@ -18,6 +18,7 @@ RelayError
 ├── PaymentRefused            402  what the provider asks for is against the rules of paying
 ├── StorageUnavailable        503  nothing was written; try again
 ├── SignatureInvalid          –    a notification that is not genuine (signing.py)
+├── KeyUnknown                503  a callback signed by a key that is not known now (web/callbacks.py)
 ├── SealBroken                500  a stored secret opens with none of the keys (seal.py)
 ├── Unreadable                –    a callback's body that no published version explains (kept, and answered 200)
 │   └── JobUnknown            –    a provider says that it has no such job
@@ -120,6 +121,12 @@ class StorageUnavailable(RelayError):
     """The database did not take it; nothing was written."""
 
     code = "storage_unavailable"
+
+
+class KeyUnknown(RelayError):
+    """A signature cannot be judged: its key is not known, and where the provider publishes them cannot be read."""
+
+    code = "key_unknown"
 
 
 class Unreadable(RelayError):

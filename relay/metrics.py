@@ -72,7 +72,7 @@ class Metrics:
         self._values["relay_events", kind] += 1
         if kind is EventType.JOB_CORRECTED:
             self._values["relay_jobs_corrected", job.provider] += 1
-        elif job.state.final:
+        elif kind.final:
             by = job.finished_by or ""
             self._values["relay_jobs_finished", job.provider, job.state, by, job.verification] += 1
 

@@ -89,6 +89,22 @@ class EventType(StrEnum):
     ENDPOINT_ENABLED = "endpoint.enabled"
     RELAY_TEST = "relay.test"
 
+    @property
+    def final(self) -> bool:
+        """True for what tells of a job's end, whether for the first time or in place of another."""
+        return self in _ENDS
+
+
+_ENDS: Final = frozenset(
+    {
+        EventType.JOB_SUCCEEDED,
+        EventType.JOB_FAILED,
+        EventType.JOB_CANCELED,
+        EventType.JOB_EXPIRED,
+        EventType.JOB_CORRECTED,
+    }
+)
+
 
 class Verdict(StrEnum):
     """What became of a callback."""
@@ -247,6 +263,7 @@ class Job(msgspec.Struct, kw_only=True):
     claim: Claim | None = None
     settle_by: int | None = None
     status_path: str | None = None
+    expiring_at: int | None = None
 
 
 class Callback(msgspec.Struct, kw_only=True, frozen=True):

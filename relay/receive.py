@@ -4,14 +4,17 @@ The answer to the provider is given after the commit. Whatever the body is, a go
 refused retries for seconds and then gives up.
 """
 
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from relay import ids, jsonbody, lifecycle, log, signing
-from relay.calling import Calling
-from relay.errors import BadBody, Unreadable
+from relay.calling import Calling, Configured
+from relay.errors import BadBody, KeyUnknown, Unreadable
 from relay.lifecycle import Word
 from relay.model import Callback, FinishedBy, Report, Verdict, Verification
+from relay.outbound.keys import KeySet
 from relay.signing import SignatureInvalid
 from relay.storage.record import Arrival, Fact, Recorded
 from relay.tokens import CallbackTokens, Claims
@@ -55,10 +58,20 @@ class Receiver:
     async def receive(
         self, provider: str, claims: Claims, headers: tuple[tuple[str, str], ...], body: bytes
     ) -> Recorded:
-        """Stores the callback and what follows from it; returns after COMMIT, or StorageUnavailable."""
+        """Stores the callback and what follows from it; returns after COMMIT.
+
+        StorageUnavailable, or KeyUnknown where its signature cannot be judged now: nothing is stored, to come again.
+        """
         now_ms = self._clock.now_ms()
-        verification, forged = self._verified(provider, headers, body, now_ms)
-        report, unreadable = self._read(provider, headers, body, now_ms) if forged is None else (None, None)
+        named = dict(headers)
+        known = self._calling.providers.get(provider)
+        if known is None or known.keys is None:
+            verification, forged = _verified(known, named, body, now_ms)
+        else:
+            verification, forged = await _verified_by_key(known.keys, named, body, now_ms)
+        if signing.HOP_HEADER in named:
+            forged = "it is the notification of a relay, which no provider sends"
+        report, unreadable = self._read(provider, named, body, now_ms) if forged is None else (None, None)
         arrival = Arrival(
             id=ids.new_id(ids.CALLBACK),
             provider=provider,
@@ -93,14 +106,18 @@ class Receiver:
     async def release(self, callback: Callback) -> Recorded:
         """Runs a quarantined callback again, by a person's word: its signature, if it fits by now, else as unsigned."""
         assert callback.job_id is not None
-        headers = tuple(callback.headers)
-        verification, _ = self._verified(callback.provider, headers, callback.body, callback.received_at)
-        report, unreadable = self._read(callback.provider, headers, callback.body, callback.received_at)
+        named = dict(callback.headers)
+        known = self._calling.providers.get(callback.provider)
+        verification, _ = _verified(known, named, callback.body, callback.received_at)
+        if known is not None and known.keys is not None:
+            with suppress(KeyUnknown):
+                verification, _ = await _verified_by_key(known.keys, named, callback.body, callback.received_at)
+        report, unreadable = self._read(callback.provider, named, callback.body, callback.received_at)
         arrival = Arrival(
             id=callback.id,
             provider=callback.provider,
             received_at=callback.received_at,
-            headers=headers,
+            headers=tuple(callback.headers),
             body=callback.body,
             size=callback.size,
             digest=lifecycle.digest(report) if report else None,
@@ -148,25 +165,11 @@ class Receiver:
             return None
         return round(self._calling.settings.confirm_wait_s * 1000)
 
-    def _verified(
-        self, provider: str, headers: tuple[tuple[str, str], ...], body: bytes, at_ms: int
-    ) -> tuple[Verification, str | None]:
-        """How far the callback is proven; where a signature is asked for and does not fit, what is wrong with it."""
-        known = self._calling.providers.get(provider)
-        if known is None or known.callback_secret is None:
-            return Verification.TOKEN, None
-        try:
-            signing.verify(known.callback_secret, dict(headers), body, at_ms // 1000)
-        except SignatureInvalid as error:
-            return Verification.TOKEN, str(error)
-        return Verification.SIGNATURE, None
-
     def _read(
-        self, provider: str, headers: tuple[tuple[str, str], ...], body: bytes, now_ms: int
+        self, provider: str, headers: Mapping[str, str], body: bytes, now_ms: int
     ) -> tuple[Report | None, str | None]:
         """What the body says, or why it cannot be read."""
-        encoding = next((value for name, value in headers if name == "content-encoding"), "identity")
-        if encoding.lower() != "identity":
+        if headers.get("content-encoding", "identity").lower() != "identity":
             return None, "the body is compressed"
         known = self._calling.providers.get(provider)
         if known is None:
@@ -181,3 +184,27 @@ class Receiver:
             return known.adapter.read_callback(parsed.value, now_ms), None
         except (BadBody, Unreadable) as error:
             return None, str(error)[:300]
+
+
+def _verified(
+    known: Configured | None, headers: Mapping[str, str], body: bytes, at_ms: int
+) -> tuple[Verification, str | None]:
+    """How far the callback is proven; where a signature is asked for and does not fit, what is wrong with it."""
+    if known is None or known.callback_secret is None:
+        return Verification.TOKEN, None
+    try:
+        signing.verify(known.callback_secret, headers, body, at_ms // 1000)
+    except SignatureInvalid as error:
+        return Verification.TOKEN, str(error)
+    return Verification.SIGNATURE, None
+
+
+async def _verified_by_key(
+    keys: KeySet, headers: Mapping[str, str], body: bytes, at_ms: int
+) -> tuple[Verification, str | None]:
+    """The same by the provider's published keys; one that it did not sign is worth its token. KeyUnknown passes."""
+    try:
+        signed = await keys.verify(headers, body, at_ms // 1000)
+    except SignatureInvalid as error:
+        return Verification.TOKEN, str(error)
+    return Verification.SIGNATURE if signed else Verification.TOKEN, None

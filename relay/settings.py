@@ -44,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     checks_per_s: float
     confirm_wait_s: float
     heartbeat_s: float
+    output_expiring_s: int
     wallet_key: str | None
     spend_max_per_job: int
     spend_max_per_day: int
@@ -189,6 +190,13 @@ SETTINGS: Final = (
         "how long a provider may give no sign of life about a job before the job is lost",
     ),
     Setting(
+        "RELAY_OUTPUT_EXPIRING_S",
+        "output_expiring_s",
+        "3600",
+        reading.number(0, 604_800),
+        "how long before a result is gone that is announced, if half of its time is over by then; 0: never",
+    ),
+    Setting(
         "RELAY_WALLET_KEY",
         "wallet_key",
         None,
@@ -199,18 +207,10 @@ SETTINGS: Final = (
         "RELAY_SPEND_MAX_PER_JOB", "spend_max_per_job", "1.00", reading.usdc, "the most USDC that one job may cost"
     ),
     Setting(
-        "RELAY_SPEND_MAX_PER_DAY",
-        "spend_max_per_day",
-        "10.00",
-        reading.usdc,
-        "the most USDC that may be spent in a day (UTC)",
+        "RELAY_SPEND_MAX_PER_DAY", "spend_max_per_day", "10.00", reading.usdc, "the most USDC to spend in a day (UTC)"
     ),
     Setting(
-        "RELAY_PAY_CHAIN_ID",
-        "pay_chain_id",
-        "8453",
-        reading.number(1, 2**53),
-        "the only chain that is paid on; 8453 is Base",
+        "RELAY_PAY_CHAIN_ID", "pay_chain_id", "8453", reading.number(1, 2**53), "the one chain to pay on; 8453 is Base"
     ),
     Setting(
         "RELAY_PAY_ASSET",

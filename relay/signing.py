@@ -13,14 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Final
 
+import msgspec
+
 from relay.errors import RelayError
 
 SECRET_PREFIX: Final = "whsec_"
 ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER = "webhook-id", "webhook-timestamp", "webhook-signature"
+HOP_HEADER: Final = "relay-hop"
 
 _KEY_BYTES_MIN, _KEY_BYTES_MAX = 24, 64
 _NEW_KEY_BYTES = 32
 PUBLIC_PREFIX: Final = "whpk_"
+PUBLIC_BYTES: Final = 32
+AGE_MAX_S: Final = 300
 _V1A_CONTEXT = b"relay.webhook.ed25519"
 _SECRETS_MAX = 2000
 _SIGNED_MAX = 256  # events under way at once that have more than one endpoint
@@ -104,7 +109,7 @@ def sign_v1a(sign_bytes: Callable[[bytes], bytes], event_id: str, timestamp_s: i
     return "v1a," + base64.b64encode(signature).decode()
 
 
-def verify(secret: str, headers: Mapping[str, str], body: bytes, now_s: int, tolerance_s: int = 300) -> None:
+def verify(secret: str, headers: Mapping[str, str], body: bytes, now_s: int, tolerance_s: int = AGE_MAX_S) -> None:
     """Return if the headers prove the body; SignatureInvalid otherwise, whatever they hold.
 
     Header names may be in any case. ValueError means that the secret itself is malformed: the operator's mistake, and
@@ -115,13 +120,46 @@ def verify(secret: str, headers: Mapping[str, str], body: bytes, now_s: int, tol
     event_id, timestamp = named.get(ID_HEADER, ""), named.get(TIMESTAMP_HEADER, "")
     if not _ID.fullmatch(event_id):
         raise SignatureInvalid(f"{ID_HEADER} is missing or malformed")
-    if not _TIMESTAMP.fullmatch(timestamp):
-        raise SignatureInvalid(f"{TIMESTAMP_HEADER} is missing or malformed")
+    timestamp_s = read_timestamp(TIMESTAMP_HEADER, timestamp)
     expected = _v1(key, _content(event_id, timestamp, body))
     if not any(hmac.compare_digest(expected, given) for given in _signatures(named)):
         raise SignatureInvalid(f"no signature in {SIGNATURE_HEADER} fits")
-    if abs(now_s - int(timestamp)) > tolerance_s:
-        raise SignatureInvalid(f"{TIMESTAMP_HEADER} is more than {tolerance_s} s from now")
+    check_age(timestamp_s, now_s, tolerance_s)
+
+
+def read_timestamp(header: str, text: str) -> int:
+    """The unix seconds in a header; SignatureInvalid for anything but plain digits."""
+    if not _TIMESTAMP.fullmatch(text):
+        raise SignatureInvalid(f"{header} is missing or malformed")
+    return int(text)
+
+
+def check_age(timestamp_s: int, now_s: int, tolerance_s: int = AGE_MAX_S) -> None:
+    """Return if it was signed just now; SignatureInvalid otherwise, for whoever recorded it could send it again."""
+    if abs(now_s - timestamp_s) > tolerance_s:
+        raise SignatureInvalid(f"the signature's time is more than {tolerance_s} s from now")
+
+
+class Signed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider's ed25519 signature covers; `key_id` is the key that it names, None where it names none."""
+
+    key_id: str | None
+    message: bytes
+    signature: bytes
+    timestamp_s: int
+
+
+def proves(public: bytes, signed: Signed) -> bool:
+    """Whether the holder of a key made the signature."""
+    # Imported here because cryptography takes longer to load than this module may.
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signed.signature, signed.message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def _content(event_id: str, timestamp: str, body: bytes) -> bytes:

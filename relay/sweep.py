@@ -8,7 +8,7 @@ from collections import Counter
 from functools import partial
 from typing import Final
 
-from relay import checking, lifecycle, log
+from relay import checking, expiring, lifecycle, log
 from relay.calling import Calling
 from relay.model import ErrorClass, JobError
 from relay.pay import Payer
@@ -38,6 +38,7 @@ class Sweeper:
         self._clock = calling.clock
         self._submit_timeout_ms = round(calling.settings.submit_timeout_s * 1000)
         self._forgot_at = 0
+        self._expiring_ms = calling.settings.output_expiring_s * 1000
         self._retention_ms = calling.settings.retention_days * DAY_MS
         self._prune_at = 0 if self._retention_ms else NEVER
         self._pruned: Counter[str] = Counter()
@@ -67,6 +68,7 @@ class Sweeper:
             askable = bool((known := self._calling.providers.get(provider)) and known.usable)
             move = partial(checking.overdue, askable=askable, now_ms=now_ms)
             await self._record(Fact(job_id=job_id, at=now_ms, move=move))
+        await self._tell_of_expiring(now_ms)
         for payment in await self._store.payments.to_prove(now_ms, BATCH):
             await self._payer.prove(payment)
         if now_ms - self._forgot_at >= FORGET_EVERY_MS:
@@ -74,6 +76,12 @@ class Sweeper:
             self._forgot_at = now_ms
         if now_ms >= self._prune_at:
             await self._prune(now_ms)
+
+    async def _tell_of_expiring(self, now_ms: int) -> None:
+        """Jobs whose results will soon be gone: a batch shares a commit, since as many are due as once ended."""
+        due = await self._store.jobs.expiring(now_ms, BATCH)
+        move = partial(expiring.told, now_ms=now_ms, before_ms=self._expiring_ms)
+        await asyncio.gather(*(self._record(Fact(job_id=job_id, at=now_ms, move=move)) for job_id in due))
 
     async def _prune(self, now_ms: int) -> None:
         """One batch of what is old; the next follows after a pause, and when nothing is left, after a longer one."""

@@ -59,7 +59,7 @@ def notification(event_id: str, kind: EventType, at_ms: int, data: Json) -> byte
 
 def job_event(event_id: str, kind: EventType, at_ms: int, subject: Job, sequence: int, supersedes: str | None) -> bytes:
     """The notification about a job."""
-    data = {"job": job(subject), "sequence": sequence, "final": subject.state.final, "supersedes": supersedes}
+    data = {"job": job(subject), "sequence": sequence, "final": kind.final, "supersedes": supersedes}
     return notification(event_id, kind, at_ms, data)
 
 

@@ -33,6 +33,7 @@ FLOORS = {
                     "images",
                     "checking",
                     "byhand",
+                    "expiring",
                     "pace",
                     "lane",
                 ),

@@ -30,6 +30,7 @@ HOT = {
     "claim_check": "sqlite_autoindex_jobs",
     "next_checks": "jobs_to_check",
     "jobs_to_settle": "jobs_to_settle",
+    "jobs_expiring": "jobs_expiring",
     "recorded_digests": "callbacks_",
     "api_key_by_digest": "sqlite_autoindex_api_keys",
     "endpoints_listening": "endpoints_standing",

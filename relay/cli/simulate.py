@@ -25,7 +25,7 @@ AFTER_END_S: Final = 2.0
 AFTER_END: Final = ("duplicate", "changed", "reordered", "flips")
 """What these faults do comes after the end, so the story is followed a little longer."""
 
-_EVERY_WORD: Final = ("submit", "outcome", "check", "encoding", "malformed", "upset_url")
+_EVERY_WORD: Final = ("submit", "outcome", "check", "encoding", "malformed", "signed", "upset_url")
 SCENARIOS: Final = (
     *("", "slow_s=3", "early", "html", "status_code=400", "status_code=402", "status_code=429", "status_code=500"),
     *("lost", "late_s=3", "duplicate=2", "changed", "unknown_word=dreaming", "forged", "wrong_id", "flips=failed"),

@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 import msgspec
@@ -19,6 +19,7 @@ from relay.errors import FieldError, InvalidInput
 from relay.exchange import ApiAnswer, ApiRequest
 from relay.log import redact
 from relay.model import ErrorClass, Input, JobError, JobState, Report
+from relay.signing import Signed
 
 URL_MAX: Final = 2048
 RETRYABLE: Final = frozenset({ErrorClass.RATE_LIMITED, ErrorClass.PROVIDER_ERROR, ErrorClass.TIMEOUT})
@@ -99,6 +100,20 @@ class Provider(Protocol):
 
     def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
         """What a callback's decoded JSON says; Unreadable when no published version explains it."""
+
+
+@runtime_checkable
+class Signing(Protocol):
+    """What an adapter has besides, whose provider signs its callbacks with ed25519 keys that it publishes."""
+
+    keys_path: str
+    """Where they are, a JWK set, behind the configured origin."""
+
+    def signed(self, headers: Mapping[str, str], body: bytes) -> Signed | None:
+        """What a callback's headers (names in lower case) say was signed; SignatureInvalid where they cannot be right.
+
+        None is for a provider that does not sign everything: such a callback is worth what any unsigned one is.
+        """
 
 
 def native_from_input(provider: Provider, given: Input) -> dict[str, object]:

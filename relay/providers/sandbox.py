@@ -1,9 +1,22 @@
-"""The stand-in provider of development mode: it speaks EvoLink's contract, and calls and charges nobody."""
+"""The stand-in provider of development mode: it speaks EvoLink's contract, and calls and charges nobody.
 
+Where a job asks for it, it also signs its callbacks, as none of the others does: with ed25519, over the request's id,
+the time and the SHA-256 of the body, by a key that it publishes.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Final
 from urllib.parse import quote
 
+from relay import signing
 from relay.exchange import ApiRequest
 from relay.providers.evolink import EvoLink
+from relay.signing import SignatureInvalid, Signed
+
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_HEX: Final = re.compile(r"[0-9a-f]{128}")
 
 
 class Sandbox(EvoLink):
@@ -11,7 +24,23 @@ class Sandbox(EvoLink):
 
     name = "sandbox"
     base_url = "http://127.0.0.1:8000"
+    keys_path = "/.well-known/jwks.json"
 
     def cancellation(self, provider_job_id: str) -> ApiRequest | None:
         """`POST /v1/tasks/{id}/cancel`, a route of the stand-in's own."""
         return ApiRequest(method="POST", path=f"/v1/tasks/{quote(provider_job_id, safe='')}/cancel", body={})
+
+    def signed(self, headers: Mapping[str, str], body: bytes) -> Signed | None:
+        """What the four `x-sandbox-…` headers say was signed; None where there is none of them."""
+        names = ("key-id", "request-id", "timestamp", "signature")
+        key_id, request_id, timestamp, signature = (headers.get(f"x-sandbox-{name}", "") for name in names)
+        if not (key_id or request_id or timestamp or signature):
+            return None
+        if not (_ID.fullmatch(key_id) and _ID.fullmatch(request_id) and _HEX.fullmatch(signature)):
+            raise SignatureInvalid("an x-sandbox-… header is missing or malformed")
+        return Signed(
+            key_id=key_id,
+            message="\n".join((request_id, timestamp, hashlib.sha256(body).hexdigest())).encode(),
+            signature=bytes.fromhex(signature),
+            timestamp_s=signing.read_timestamp("x-sandbox-timestamp", timestamp),
+        )

@@ -9,6 +9,7 @@ import msgspec
 
 from relay.sandbox.contract import ProviderJob, StandIn
 from relay.sandbox.faults import Faults
+from relay.sandbox.keys import Keys
 
 PIECES: Final = 4
 CUT_OFF: Final = 8
@@ -30,8 +31,11 @@ class _CutError(Exception):
 class Caller:
     """Sends callbacks, keeps each try in `sent` and says so with `tell`."""
 
-    def __init__(self, sent: list[CallbackSent], time_scale: float, tell: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, sent: list[CallbackSent], keys: Keys, time_scale: float, tell: Callable[[], Awaitable[None]]
+    ) -> None:
         self._sent = sent
+        self._keys = keys
         self._time_scale = time_scale
         self._tell = tell
         self._http = httpx.AsyncClient(trust_env=False, follow_redirects=False)
@@ -56,6 +60,7 @@ class Caller:
         """One try of one callback; True for a 2xx."""
         faults = job.faults
         headers = {"content-type": faults.content_type or "application/json"}
+        headers |= self._keys.headers(raw, faults.signed, len(self._sent))
         if faults.encoding == "gzip":
             headers["content-encoding"] = "gzip"
         content: bytes | AsyncIterator[bytes] = raw

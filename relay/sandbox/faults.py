@@ -26,6 +26,7 @@ WORDS: Final[dict[str, tuple[str, ...]]] = {
     "encoding": ("", "gzip", "utf-16", "bom"),
     "flips": ("", *FINAL),
     "malformed": ("", "not_json", "empty", "array", "nan", "deep", "twice", "nul", "surrogate", "bigint"),
+    "signed": ("", "ok", "forged", "unknown_key"),
     "upset_url": ("", "slash", "query", "double_slash", "truncated"),
     "cancel": ("ok", "refused", "hang"),
     "pay": (
@@ -138,6 +139,13 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     forged: Annotated[
         bool, Meta(description="Another callback goes to the same URL with a letter of its token changed.")
     ] = False
+    signed: Annotated[
+        str,
+        Meta(
+            description="The callback is signed, which counts with the sandbox alone: `ok`, `forged` (as if it were "
+            "another body), or `unknown_key` (by a key that is not published)."
+        ),
+    ] = ""
     wrong_id: Annotated[bool, Meta(description="The callback is about another job of the provider.")] = False
     upset_url: Annotated[
         str,

@@ -65,9 +65,9 @@ class RelayDance:
         """The documented status, or New-API's."""
         if job.faults.version == "new_api":
             return _new_api(job)
-        status = {"task_id": job.id, "status": _DOCUMENTED.get(job.state, job.state)}
+        status: dict[str, Any] = {"task_id": job.id, "status": _DOCUMENTED.get(job.state, job.state)}
         if job.state == "succeeded" and job.faults.outcome != "no_output":
-            status |= {"url": job.result_url, "format": "mp4", "metadata": job.body.get("metadata", {})}
+            status |= {"url": job.result_url, "format": "mp4", "metadata": dict(job.body.get("metadata", {}))}
         return status
 
     def announces(self, job: ProviderJob) -> bool:

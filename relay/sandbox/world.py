@@ -15,6 +15,7 @@ from relay.sandbox import answers, bodies
 from relay.sandbox.calling import CallbackSent, Caller
 from relay.sandbox.contract import PaidStandIn, ProviderJob, StandIn
 from relay.sandbox.faults import Faults, of_prompt
+from relay.sandbox.keys import Keys
 from relay.sandbox.serving import hang_up
 from relay.sandbox.uploads import FileStores
 
@@ -44,7 +45,8 @@ class Sandbox:
         self._time_scale = time_scale
         self._running: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
-        self._caller = Caller(self.callbacks, time_scale, self._tell)
+        self.keys = Keys()
+        self._caller = Caller(self.callbacks, self.keys, time_scale, self._tell)
         routes = []
         for stand_in in stand_ins.values():
             routes.append(_route(stand_in, stand_in.submit_path, "POST", self._submit))
@@ -52,7 +54,7 @@ class Sandbox:
             if stand_in.cancel_path is not None:
                 routes.append(_route(stand_in, stand_in.cancel_path, "POST", self._cancel))
         self.files = FileStores(API_KEY)
-        self.app = Starlette(routes=[*routes, *self.files.routes()])
+        self.app = Starlette(routes=[*routes, self.keys.route(), *self.files.routes()])
 
     async def close(self) -> None:
         """Ends what is running."""

@@ -130,6 +130,10 @@ class Jobs:
         """Jobs that have waited for their status check for long enough."""
         return _ids(await self._database.rows("jobs_to_settle", {"now": now_ms, "limit": limit}))
 
+    async def expiring(self, now_ms: int, limit: int) -> list[str]:
+        """Jobs of which it is due to be told that their result expires."""
+        return _ids(await self._database.rows("jobs_expiring", {"now": now_ms, "limit": limit}))
+
     async def next_clock(self) -> int | None:
         """When the next job is due to be sent or to expire."""
         at: int | None = (await self._database.rows("next_job_clock", {}))[0]["at"]

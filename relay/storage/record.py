@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from relay import ids, views
+from relay import expiring, ids, views
 from relay.lifecycle import Move, doubted
 from relay.model import Call, EventType, Job, Verdict
 from relay.storage import payments, rows
@@ -75,13 +75,21 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 class Recorder:
     """Writes batches of facts. `lease_ms` is how long a fresh delivery is dispatch's own before it counts as lost.
 
-    With `hints` it is another process that sends and checks: it is told with the commit that there is something to do.
+    `expiring_ms` is how long before a result is gone that is announced. With `hints` it is another process that sends
+    and checks: it is told with the commit that there is something to do.
     """
 
     def __init__(
-        self, lease_ms: int, callbacks_per_job_max: int, schedule_s: Sequence[int], *, hints: bool = False
+        self,
+        lease_ms: int,
+        callbacks_per_job_max: int,
+        schedule_s: Sequence[int],
+        *,
+        expiring_ms: int = 0,
+        hints: bool = False,
     ) -> None:
         self._hints = hints
+        self._expiring_ms = expiring_ms
         self._lease_ms = lease_ms
         self._callbacks_per_job_max = callbacks_per_job_max
         self._first_delay_s = schedule_s[0]
@@ -92,7 +100,7 @@ class Recorder:
         jobs = {row["id"]: rows.job(row) for row in await transaction.rows("jobs_by_id", {"ids": rows.text(wanted)})}
         heard, written = await _heard(transaction, facts, jobs), await _written(transaction, facts)
         elsewhere = await absent(transaction, {fact.job_id for fact in facts if fact.arrival} - jobs.keys())
-        batch = _Batch(jobs, heard, written, elsewhere, self._callbacks_per_job_max)
+        batch = _Batch(jobs, heard, written, elsewhere, self._callbacks_per_job_max, self._expiring_ms)
         for fact in facts:
             batch.take(fact)
         await transaction.run_many("insert_callback", batch.callbacks)
@@ -173,12 +181,14 @@ class _Batch:
         written: set[str],
         elsewhere: Absent,
         callbacks_per_job_max: int,
+        expiring_ms: int,
     ) -> None:
         self._jobs = jobs
         self._heard = heard
         self._written = written
         self._elsewhere = elsewhere
         self._callbacks_per_job_max = callbacks_per_job_max
+        self._expiring_ms = expiring_ms
         self.callbacks: list[dict[str, Any]] = []
         self.released: list[dict[str, Any]] = []
         self.calls: list[dict[str, Any]] = []
@@ -192,6 +202,8 @@ class _Batch:
             self.results.append(Recorded(job=job, verdict=Verdict.REPEATED, reason="written before"))
             return
         moved = _judge(job, fact, self._heard)
+        if moved and job and moved.job.outputs is not job.outputs:
+            moved = self._timed(moved, fact.at)
         tombstone = self._elsewhere.tombstones.get(fact.job_id)
         recorded = _result(job, moved, fact, tombstone)
         job = moved.job if moved else job
@@ -208,6 +220,11 @@ class _Batch:
         if job:
             self._jobs[fact.job_id] = job
         self.results.append(recorded)
+
+    def _timed(self, moved: Move, at: int) -> Move:
+        """A move that brought another result, with the time at which it is told that this one expires."""
+        due_at = expiring.due_at(moved.job.outputs, at, self._expiring_ms)
+        return msgspec.structs.replace(moved, job=msgspec.structs.replace(moved.job, expiring_at=due_at))
 
     def _keep(
         self, fact: Fact, arrival: Arrival, job: Job | None, tombstone: Tombstone | None, recorded: Recorded
@@ -291,7 +308,7 @@ def _result(job: Job | None, moved: Move | None, fact: Fact, tombstone: Tombston
 def _event(job: Job, kind: EventType, at: int, supersedes: str | None) -> _NewEvent:
     """The event of a move, numbered within its job, with the notification's bytes."""
     event_id, sequence = ids.new_id(ids.EVENT), job.sequence + 1
-    last_final = event_id if job.state.final else job.last_final_event
+    last_final = event_id if kind.final else job.last_final_event
     after = msgspec.structs.replace(job, sequence=sequence, last_final_event=last_final)
     params = {
         "id": event_id,
@@ -299,7 +316,7 @@ def _event(job: Job, kind: EventType, at: int, supersedes: str | None) -> _NewEv
         "job_id": job.id,
         "type": kind,
         "sequence": sequence,
-        "final": int(job.state.final),
+        "final": int(kind.final),
         "created_at": at,
         "body": views.job_event(event_id, kind, at, after, sequence, supersedes),
     }

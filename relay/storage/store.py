@@ -31,6 +31,7 @@ LEASE_SHARE: Final = 0.8
 class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The store's limits: a delivery's lease, the backlog of writes, callbacks kept for a job, the retry schedule.
 
+    `expiring_ms` is how long before a result is gone that is announced; 0 for never.
     `dispatches` is whether this process sends what it makes; where it does not, a new delivery is due at once.
     """
 
@@ -38,6 +39,7 @@ class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     backlog_max: int
     callbacks_per_job_max: int
     schedule_s: Sequence[int]
+    expiring_ms: int = 0
     dispatches: bool = True
 
 
@@ -48,7 +50,13 @@ class Store:
         self._database = database
         self._writer = Writer(database, options.backlog_max)
         lease_ms = options.lease_ms if options.dispatches else 0
-        recorder = Recorder(lease_ms, options.callbacks_per_job_max, options.schedule_s, hints=not options.dispatches)
+        recorder = Recorder(
+            lease_ms,
+            options.callbacks_per_job_max,
+            options.schedule_s,
+            expiring_ms=options.expiring_ms,
+            hints=not options.dispatches,
+        )
         self.jobs = Jobs(database, self._writer, seal, recorder)
         self.callbacks = Callbacks(database)
         self.events = Events(database)

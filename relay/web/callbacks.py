@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from relay import log
 from relay.app import App
-from relay.errors import StorageUnavailable
+from relay.errors import KeyUnknown, StorageUnavailable
 from relay.tokens import Claims
 from relay.web import bodies
 
@@ -68,7 +68,7 @@ class Callbacks:
             return Answer(404)
         try:
             return await self._take(provider, claims, scope, receive)
-        except StorageUnavailable as error:
+        except (StorageUnavailable, KeyUnknown) as error:
             _logger.error("callback.not_stored", provider=provider, job=claims.job_id, error=str(error))
             return Answer(503, header=(b"retry-after", b"2"))
 

@@ -66,9 +66,11 @@ CREATE TABLE jobs (
     claim TEXT,
     settle_by BIGINT,
     status_path TEXT,
+    expiring_at BIGINT,
     CHECK ((finished_at IS NULL) = (state IN ('pending', 'submitted', 'running'))),
     CHECK (next_submit_at IS NULL OR state = 'pending'),
-    CHECK (next_check_at IS NULL OR finished_at IS NULL OR claim IS NOT NULL)
+    CHECK (next_check_at IS NULL OR finished_at IS NULL OR claim IS NOT NULL),
+    CHECK (expiring_at IS NULL OR state = 'succeeded')
 );
 
 CREATE INDEX jobs_page ON jobs (project_id, id);
@@ -76,6 +78,7 @@ CREATE INDEX jobs_to_submit ON jobs (next_submit_at) WHERE next_submit_at IS NOT
 CREATE INDEX jobs_being_submitted ON jobs (submission_started_at) WHERE state = 'pending' AND reason IS NULL AND next_submit_at IS NULL;
 CREATE INDEX jobs_to_check ON jobs (provider, next_check_at) WHERE next_check_at IS NOT NULL;
 CREATE INDEX jobs_to_settle ON jobs (settle_by) WHERE settle_by IS NOT NULL;
+CREATE INDEX jobs_expiring ON jobs (expiring_at) WHERE expiring_at IS NOT NULL;
 CREATE INDEX jobs_open ON jobs (deadline_at) WHERE finished_at IS NULL;
 CREATE INDEX jobs_finished ON jobs (finished_at) WHERE finished_at IS NOT NULL;
 

@@ -4,12 +4,12 @@ INSERT INTO jobs (
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made,
     created_at, updated_at, submitted_at, finished_at, deadline_at, next_submit_at, submission_started_at,
-    next_check_at, checks_made, last_heard_at, not_found_seen, claim, settle_by, status_path
+    next_check_at, checks_made, last_heard_at, not_found_seen, claim, settle_by, status_path, expiring_at
 ) VALUES (
     :id, :project_id, :provider, :state, :reason, :provider_job_id, :model, :progress, :input, :request, :metadata, :outputs, :error,
     :cost, :finished_by, :verification, :late, :sequence, :last_final_event, :callbacks_seen, :submissions_made,
     :created_at, :updated_at, :submitted_at, :finished_at, :deadline_at, :next_submit_at, :submission_started_at,
-    :next_check_at, :checks_made, :last_heard_at, :not_found_seen, :claim, :settle_by, :status_path
+    :next_check_at, :checks_made, :last_heard_at, :not_found_seen, :claim, :settle_by, :status_path, :expiring_at
 );
 
 -- name: insert_job_metadata
@@ -25,7 +25,7 @@ UPDATE jobs SET
     finished_at = :finished_at, next_submit_at = :next_submit_at, submission_started_at = :submission_started_at,
     next_check_at = :next_check_at, submissions_made = :submissions_made, deadline_at = :deadline_at,
     last_heard_at = :last_heard_at, not_found_seen = :not_found_seen, claim = :claim, settle_by = :settle_by,
-    status_path = :status_path
+    status_path = :status_path, expiring_at = :expiring_at
 /* FROM many */ WHERE id = :id;
 
 -- name: start_submission
@@ -113,6 +113,10 @@ WHERE finished_at IS NULL AND settle_by IS NULL AND deadline_at <= :now ORDER BY
 -- Jobs whose claim, or whose last status check, has been waited for long enough.
 SELECT id FROM jobs WHERE settle_by <= :now ORDER BY settle_by LIMIT :limit;
 
+-- name: jobs_expiring
+-- Jobs of which it is due to be told that their result expires.
+SELECT id FROM jobs WHERE expiring_at <= :now ORDER BY expiring_at LIMIT :limit;
+
 -- name: next_job_clock
 -- When the sweep has something to do next.
 SELECT MIN(at) AS at FROM (
@@ -121,6 +125,8 @@ SELECT MIN(at) AS at FROM (
     SELECT MIN(deadline_at) AS at FROM jobs WHERE finished_at IS NULL AND settle_by IS NULL
     UNION ALL
     SELECT MIN(settle_by) AS at FROM jobs WHERE settle_by IS NOT NULL
+    UNION ALL
+    SELECT MIN(expiring_at) AS at FROM jobs WHERE expiring_at IS NOT NULL
     UNION ALL
     SELECT MIN(next_proof_at) AS at FROM payments WHERE next_proof_at IS NOT NULL
 ) AS clocks;
