@@ -26,27 +26,30 @@ from bench.ingest import LOAD_CORE
 @click.option("--rounds", default=3, help="The medians count.")
 @option
 def command(pending: int, finished: int, events: int, rounds: int, kind: str) -> None:
-    """Deliveries a second, of ten for each event, against those on an empty database."""
+    """Deliveries a second, of ten for each event, against those on an empty database, in turn."""
     os.sched_setaffinity(0, {LOAD_CORE})
     fillings = {"empty": Filling(), "pending": Filling(retries=pending), "finished": Filling(finished=finished)}
-    click.echo(f"{'database':>10}{'finished':>10}{'pending':>10}{'per s':>9}{'of empty':>10}{'CPU us':>8}{'MB':>6}")
-    rows: list[dict[str, float | str]] = []
-    empty = 0.0
-    for name, filling in fillings.items():
-        with databases(kind) as made:
-            filled = made.fresh()
-            asyncio.run(fill(filled, filling))
-            runs = []
-            for number in range(rounds):
+    found: dict[str, list[Run]] = {name: [] for name in fillings}
+    with databases(kind) as made:
+        filled = {name: made.fresh() for name in fillings}
+        for name, filling in fillings.items():
+            asyncio.run(fill(filled[name], filling))
+        for number in range(rounds):
+            for name, runs in found.items():
                 if sys.stderr.isatty():
-                    click.echo(f"\r{name}: round {number + 1} of {rounds} ", nl=False, err=True)
-                runs.append(uvloop.run(run("relay", 10, events, made, database=filled)))
-        middle = {field: statistics.median(getattr(one, field) for one in runs) for field in Run.__struct_fields__}
-        empty = empty or middle["per_s"]
-        of_empty = middle["per_s"] / empty
-        rows.append({"database": name, "of_empty": round(of_empty, 3), **middle})
+                    click.echo(f"\rround {number + 1} of {rounds}: {name}  ", nl=False, err=True)
+                runs.append(uvloop.run(run("relay", 10, events, made, database=filled[name])))
+    click.echo(f"{'database':>10}{'finished':>10}{'pending':>10}{'per s':>9}{'of empty':>10}{'CPU us':>8}{'MB':>6}")
+    middle = {
+        name: {field: statistics.median(getattr(one, field) for one in runs) for field in Run.__struct_fields__}
+        for name, runs in found.items()
+    }
+    rows = []
+    for name, row in middle.items():
+        of_empty = row["per_s"] / middle["empty"]["per_s"]
+        rows.append({"database": name, "of_empty": round(of_empty, 3), **row})
         click.echo(
-            f"{name:>10}{filling.finished:10}{filling.retries:10}{middle['per_s']:9.0f}{of_empty:10.2f}"
-            f"{middle['cpu_us']:8.0f}{middle['rss_mb']:6.0f}"
+            f"{name:>10}{fillings[name].finished:10}{fillings[name].retries:10}{row['per_s']:9.0f}{of_empty:10.2f}"
+            f"{row['cpu_us']:8.0f}{row['rss_mb']:6.0f}"
         )
     click.echo(json.dumps({"bench": "growth", "database": kind, "runs": rows}))
