@@ -315,7 +315,7 @@ def _proven(job: Job, used: bool, now_ms: int) -> Move:
 
 def _ran_out() -> JobError:
     """The authorization's time was over before the job had been sent."""
-    words = "the authorization ran out before it could be sent; submit the job again"
+    words = "the authorization ran out before it could be sent: make a new job"
     return _error(ErrorClass.TIMEOUT, "authorization_expired", words, True)
 
 

@@ -3,8 +3,6 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,53 +10,14 @@ import pytest
 
 from relay.cli import load_settings
 from relay.intake import Intake
-from relay.sandbox.serving import serve
 from relay.storage.record import DEFAULT_PROJECT
-from tests.paying import PAYEE, PRICE, VIDEO, Seller
+from tests.paying import KEY, PAYEE, PRICE, VIDEO, Seller, ended, paid, selling
 from tests.provider_cases import recorded, recordings
-from tests.running import INPUT, HeldClock, Running, relay
+from tests.running import INPUT, HeldClock, relay
 
 pytestmark = pytest.mark.anyio
 
-KEY = "0x" + "11" * 32
 FAULTS = ("down", "refused", "settle_then_fail", "drop", "again_402")
-
-
-@asynccontextmanager
-async def selling(folder: Path, seller: Seller, clock: HeldClock, **more: Any) -> AsyncIterator[Running]:
-    """A relay with a wallet, whose paid providers are the seller."""
-    async with serve(seller.app) as origin:
-        environ = {
-            "RELAY_WALLET_KEY": KEY,
-            "RELAY_STABLESTUDIO_BASE_URL": origin,
-            "RELAY_X402ORG_BASE_URL": origin,
-            "RELAY_CHAIN_RPC_URL": f"{origin}/rpc",
-        }
-        async with relay(folder, clock=clock, **environ | more) as running:
-            yield running
-
-
-async def paid(running: Running, provider: str = "stablestudio", **fields: Any) -> dict[str, Any]:
-    """A job at a paid provider, as it is when the submission's answer has come; time passes for its pauses."""
-    waiting = asyncio.create_task(running.submit(provider, **fields))
-    while not waiting.done():
-        await asyncio.sleep(0.05)
-        assert isinstance(running.clock, HeldClock)
-        running.clock.advance(1)
-    return await waiting
-
-
-async def ended(running: Running, job: dict[str, Any]) -> dict[str, Any]:
-    """The job once it is final; time passes."""
-    shown = job
-    for _ in range(200):
-        shown = await running.get(f"/v1/jobs/{job['id']}")
-        if shown["finished_at"]:
-            return shown
-        assert isinstance(running.clock, HeldClock)
-        running.clock.advance(10)
-        await asyncio.sleep(0.02)
-    raise TimeoutError(str(shown))
 
 
 @pytest.mark.parametrize("provider", ["stablestudio", "x402org"])

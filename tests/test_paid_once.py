@@ -1,0 +1,111 @@
+"""What a payment leaves behind: a job that had one is not sent again, says what it cost, and shows where money went."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from relay.intake import Intake
+from relay.storage.record import DEFAULT_PROJECT
+from tests.paying import PRICE, Seller, ended, paid, selling
+from tests.running import INPUT, HeldClock, Running
+
+pytestmark = pytest.mark.anyio
+
+CONSENT = {"accept_double_charge": True}
+
+
+async def again(running: Running, job: dict[str, Any], consent: dict[str, bool] = CONSENT) -> httpx.Response:
+    """What a request to submit the job once more is answered."""
+    return await running.client.post(f"/v1/jobs/{job['id']}/resubmissions", json=consent)
+
+
+async def unsent(running: Running) -> dict[str, Any]:
+    """A job whose payment is authorized, and that was canceled before it was sent."""
+    intake = Intake(running.app.providers, running.app.policy)
+    body = {"provider": "stablestudio", "input": INPUT}
+    new = intake.job(body, DEFAULT_PROJECT, None, running.clock.now_ms())
+    await running.app.store.jobs.create(await running.app.payer.prepared(new))
+    canceled = await running.client.post(f"/v1/jobs/{new.job.id}/cancellations")
+    assert (canceled.status_code, canceled.json()["cost"]["kind"]) == (200, "reserved")
+    shown: dict[str, Any] = canceled.json()
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("provider", "fault", "node", "why"),
+    [
+        ("stablestudio", "", True, "it was paid for:"),
+        ("x402org", "settle_then_fail", True, "it was paid for, and the result is lost:"),
+        ("x402org", "settle_then_fail", False, "it may have been paid for:"),
+        ("x402org", "drop", False, "it may have been paid for:"),
+        ("stablestudio", "bad_request", False, "it may have been paid for:"),
+        ("stablestudio", "bad_request_told", False, "it was paid for, and the result is lost:"),
+        ("stablestudio", "down", True, "its authorization was never used, and is void:"),
+    ],
+)
+async def test_a_job_that_had_a_payment_is_not_submitted_again(
+    tmp_path: Path, provider: str, fault: str, node: bool, why: str
+) -> None:
+    """409 `paid_once`, with consent or without: it tells to make a new job, sends nothing and changes nothing."""
+    seller = Seller()
+    seller.fault = fault
+    more = {} if node else {"RELAY_CHAIN_RPC_URL": ""}
+    async with selling(tmp_path, seller, HeldClock(), **more) as running:
+        job = await paid(running, provider, deadline_s=7200)
+        if not fault:
+            job = (await running.client.post(f"/v1/jobs/{job['id']}/cancellations")).json()
+        elif fault == "down":
+            job = await ended(running, job)
+        job = await running.get(f"/v1/jobs/{job['id']}")
+        sendings = seller.paid_requests
+        for consent in (CONSENT, {}):
+            answer = await again(running, job, consent)
+            assert (answer.status_code, answer.json()["code"]) == (409, "paid_once"), answer.text
+            assert answer.json()["detail"].startswith(why)
+            assert "whatever accept_double_charge says; make a new job" in answer.json()["detail"]
+        assert await running.get(f"/v1/jobs/{job['id']}") == job
+        assert seller.paid_requests == sendings
+
+
+async def test_a_job_whose_authorization_never_left_goes_out_with_it(tmp_path: Path) -> None:
+    """Canceled before it was sent, it is submitted again with the one payment that it has; then never more."""
+    seller = Seller()
+    async with selling(tmp_path, seller, HeldClock()) as running:
+        job = await unsent(running)
+        sent = await again(running, job, {})
+        assert (sent.status_code, sent.json()["status"]) == (202, "submitted"), sent.text
+        assert (seller.moved, seller.paid_requests) == (PRICE, 1)
+        assert (await running.get("/v1/spend"))["today"] == "0.330000"
+        assert (await running.client.post(f"/v1/jobs/{job['id']}/cancellations")).status_code == 200
+        assert (await again(running, job)).json()["code"] == "paid_once"
+
+
+async def test_an_authorization_that_ran_out_is_not_renewed(tmp_path: Path) -> None:
+    """A job that was never sent cannot be sent with a payment that is over, and gets no second one."""
+    seller, clock = Seller(), HeldClock()
+    async with selling(tmp_path, seller, clock, RELAY_CHAIN_RPC_URL="") as running:
+        job = await unsent(running)
+        clock.advance(301)
+        answer = await again(running, job)
+        assert (answer.status_code, answer.json()["code"]) == (409, "paid_once")
+        assert answer.json()["detail"].startswith("its authorization ran out unsent:")
+        assert seller.paid_requests == 0
+
+
+async def test_a_job_that_got_no_price_is_submitted_again(tmp_path: Path) -> None:
+    """Where nothing was signed there is nothing to pay twice: the price is asked for anew, and paid once."""
+    seller = Seller()
+    seller.offer = {"payTo": "0x" + "00" * 20}
+    async with selling(tmp_path, seller, HeldClock()) as running:
+        intake = Intake(running.app.providers, running.app.policy)
+        new = intake.job({"provider": "stablestudio", "input": INPUT}, DEFAULT_PROJECT, None, running.clock.now_ms())
+        await running.app.store.jobs.create(new)
+        failed = await running.app.submitter.start_and_wait(new.job, 10)
+        assert failed.error is not None
+        assert failed.error.code == "payment_refused"
+        seller.offer = {}
+        sent = await again(running, {"id": new.job.id}, {})
+        assert (sent.status_code, sent.json()["status"]) == (202, "submitted"), sent.text
+        assert (seller.moved, seller.paid_requests) == (PRICE, 1)
