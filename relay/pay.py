@@ -24,6 +24,7 @@ from relay.payments.challenge import Challenge, Offer, read_challenge
 from relay.payments.policy import Policy, choose
 from relay.payments.proof import authorization_state_call, read_authorization_state
 from relay.payments.settle import Outcome, classify, may_resend
+from relay.payments.x402 import Settlement as Told
 from relay.payments.x402 import Wallet, settlement
 from relay.storage.jobs import NewJob
 from relay.storage.payments import Settlement, usdc
@@ -166,7 +167,7 @@ class Payer:
             return
         move = partial(_proven, used=used, now_ms=now_ms)
         state = PaymentState.PAID if used else PaymentState.VOID
-        fact = Fact(job_id=payment.job_id, at=now_ms, move=move, settlement=Settlement(state=state))
+        fact = Fact(job_id=payment.job_id, at=now_ms, move=move, settlement=_settled(payment, state))
         recorded = await self._calling.store.jobs.record(fact)
         self._calling.tell(recorded)
         _logger.warning("payment.proven", job=payment.job_id, paid=used, amount=usdc(payment.amount))
@@ -234,13 +235,11 @@ class Payer:
                 continue
             match classify(answer):
                 case Outcome.PAID:
-                    made = settlement(answer)
-                    paid_by = Settlement(state=PaymentState.PAID, transaction=made.transaction if made else None)
-                    return Exchanged(answer=answer, settlement=paid_by)
+                    return Exchanged(answer=answer, settlement=_settled(payment, PaymentState.PAID, settlement(answer)))
                 case Outcome.LOST:
-                    return _result_lost(answer)
+                    return _result_lost(payment, answer)
                 case _ if answer.status_code in _REFUSALS:
-                    return Exchanged(answer=answer, settlement=_settlement(payment, answer))
+                    return Exchanged(answer=answer, settlement=_after_refusal(payment, answer))
                 case _:
                     pass
         return await self._unknown(payment, answer)
@@ -248,11 +247,12 @@ class Payer:
     async def _unknown(self, payment: Payment, answer: ApiAnswer | None) -> Exchanged:
         """Nobody knows yet: the chain may say that the money has moved, and never yet that it will not."""
         if await self._used(payment):
-            return _result_lost(answer)
+            return _result_lost(payment, answer)
         words = "the payment's fate is unknown: it is not made again, and the chain decides when its time is over"
         error = _error(ErrorClass.UNKNOWN, "payment_unknown", words, False)
         unclear = partial(lifecycle.unclear, error=error)
-        return Exchanged(answer=answer, settlement=_undecided(payment), move=unclear, outcome="payment unknown")
+        unknown = _settled(payment, PaymentState.UNKNOWN)
+        return Exchanged(answer=answer, settlement=unknown, move=unclear, outcome="payment unknown")
 
     async def _used(self, payment: Payment) -> bool | None:
         """What the chain says of the nonce; None where there is no node, or no answer."""
@@ -277,17 +277,22 @@ def _digest(request: ApiRequest) -> bytes:
     return hashlib.sha256(msgspec.json.encode(said)).digest()
 
 
-def _settlement(payment: Payment, answer: ApiAnswer) -> Settlement:
+def _settled(payment: Payment, state: PaymentState, told: Told | None = None) -> Settlement:
+    """What is known of a payment that left: what it costs is sure once it is paid, lost or void."""
+    unknown = state is PaymentState.UNKNOWN
+    amount = 0 if state is PaymentState.VOID else payment.amount
+    return Settlement(
+        state=state,
+        cost=Cost(amount=usdc(amount), unit="USDC", kind="reserved" if unknown else "final"),
+        transaction=told.transaction if told else None,
+        next_proof_at=payment.next_proof_at if unknown else None,
+    )
+
+
+def _after_refusal(payment: Payment, answer: ApiAnswer) -> Settlement:
     """A refusal that says in the same breath that the money has moved is paid all the same."""
-    made = settlement(answer)
-    if made is not None and made.success:
-        return Settlement(state=PaymentState.LOST, transaction=made.transaction)
-    return _undecided(payment)
-
-
-def _undecided(payment: Payment) -> Settlement:
-    """A payment that left, and may have been made."""
-    return Settlement(state=PaymentState.UNKNOWN, next_proof_at=payment.next_proof_at)
+    told = settlement(answer)
+    return _settled(payment, PaymentState.LOST if told and told.success else PaymentState.UNKNOWN, told)
 
 
 def _refused(error: JobError) -> Exchanged:
@@ -295,9 +300,9 @@ def _refused(error: JobError) -> Exchanged:
     return Exchanged(move=partial(lifecycle.refused, error=error), outcome=error.code)
 
 
-def _result_lost(answer: ApiAnswer | None) -> Exchanged:
+def _result_lost(payment: Payment, answer: ApiAnswer | None) -> Exchanged:
     """The money has moved, and no answer brings the job for it."""
-    lost = Settlement(state=PaymentState.LOST)
+    lost = _settled(payment, PaymentState.LOST)
     return Exchanged(answer=answer, settlement=lost, move=_lost, outcome="paid, result lost")
 
 

@@ -109,3 +109,41 @@ async def test_a_job_that_got_no_price_is_submitted_again(tmp_path: Path) -> Non
         sent = await again(running, {"id": new.job.id}, {})
         assert (sent.status_code, sent.json()["status"]) == (202, "submitted"), sent.text
         assert (seller.moved, seller.paid_requests) == (PRICE, 1)
+
+
+@pytest.mark.parametrize(
+    ("provider", "fault", "node", "costs"),
+    [
+        ("stablestudio", "", True, ("final", "0.330000", "final")),
+        ("x402org", "", True, ("final", "0.330000", "final")),
+        ("x402org", "settle_then_fail", False, ("reserved", "0.330000", "reserved")),
+        ("stablestudio", "again_402", True, ("final", "0.330000", "final")),
+        ("stablestudio", "bad_request", True, ("reserved", "0.330000", "final")),
+        ("stablestudio", "bad_request_told", True, ("final", "0.330000", "final")),
+        ("x402org", "down", True, ("reserved", "0.000000", "final")),
+        ("stablestudio", "refused", True, ("reserved", "0.000000", "final")),
+    ],
+)
+async def test_what_a_job_cost_is_final_once_it_is_known(
+    tmp_path: Path, provider: str, fault: str, node: bool, costs: tuple[str, str, str]
+) -> None:
+    """Reserved while nobody knows, then what was paid, or nothing; the same as is spent, and as its last event says."""
+    before, amount, kind = costs
+    seller, clock = Seller(), HeldClock()
+    seller.fault = fault
+    more = {} if node else {"RELAY_CHAIN_RPC_URL": ""}
+    async with selling(tmp_path, seller, clock, **more) as running:
+        job = await paid(running, provider, deadline_s=1200)
+        assert job["cost"] == {"amount": "0.330000", "unit": "USDC", "kind": before}
+        done = await ended(running, job)
+        if fault == "bad_request":
+            clock.advance(400)
+        known = {"amount": amount, "unit": "USDC", "kind": kind}
+        done = await running.until(f"/v1/jobs/{job['id']}", lambda shown: bool(shown["cost"] == known))
+        spend = await running.get("/v1/spend")
+        assert (spend["today"], spend["void"] == "0.330000") == (amount, amount == "0.000000")
+        assert (spend["unknown"] == "0.330000") == (kind == "reserved")
+        last = (await running.get(f"/v1/events?job={job['id']}"))["data"][0]
+        assert (last["final"], done["finished_at"] is not None) == (True, True)
+        if fault != "bad_request":
+            assert last["data"]["job"]["cost"] == known

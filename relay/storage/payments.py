@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from relay.errors import SpendCapReached
+from relay.model import Cost
 from relay.money import Payment, PaymentState
 from relay.seal import Seal
 from relay.storage.database import Database, Row, Transaction
@@ -15,9 +16,13 @@ DAY_MS = 86_400_000
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
-    """What became known of a job's payment; `next_proof_at` is set while it can still be proven either way."""
+    """What became known of a job's payment, and by that of what the job costs (None: nothing new).
+
+    `next_proof_at` is set while it can still be proven either way.
+    """
 
     state: PaymentState
+    cost: Cost | None = None
     transaction: str | None = None
     next_proof_at: int | None = None
 
