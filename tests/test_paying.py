@@ -192,6 +192,20 @@ async def test_the_sandboxs_own_stand_ins_are_paid_too(tmp_path: Path, provider:
         await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())
 
 
+async def test_where_x402_orgs_video_came_from_is_in_the_timeline(tmp_path: Path) -> None:
+    """The `source` and the `venice_request_id` of the answer stand in the line of the call that brought it."""
+    clock = HeldClock(round(time.time() * 1000))
+    async with relay(tmp_path, clock=clock, pace_s=0.05, RELAY_WALLET_KEY=KEY) as running:
+        for version, kind in (("sync", "submission"), ("async", "check")):
+            job = await ended(
+                running, await paid(running, "x402org", input=INPUT | {"prompt": f"[sandbox: version={version}]"})
+            )
+            lines = (await running.get(f"/v1/jobs/{job['id']}/timeline"))["data"]
+            noted = [line for line in lines if "source venice" in line["summary"]]
+            assert [line["kind"] for line in noted] == [kind]
+            assert ("venice_request_id " + job["provider_job_id"] in noted[0]["summary"]) == (version == "sync")
+
+
 EXAMPLES = [(p, path.stem) for p in ("stablestudio", "x402org") for path in recordings(p, "requests")]
 
 
