@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from relay import ids, lifecycle, log
-from relay.calling import Calling, Configured
+from relay.calling import Calling
 from relay.errors import PaymentRefused, ProviderNotConfigured, SpendCapReached, Unreadable
 from relay.exchange import ApiAnswer, ApiRequest
 from relay.lifecycle import Move
@@ -30,7 +30,6 @@ from relay.storage.jobs import NewJob
 from relay.storage.payments import Settlement, usdc
 from relay.storage.record import Fact
 
-FILES_PROJECT: Final = "prj_default"
 QUOTE_TIMEOUT_S: Final = 15.0
 RESEND_S: Final = (0, 1, 3)
 """Pauses before the identical header is sent again where its fate is unknown; the nonce lets it move money once."""
@@ -111,7 +110,7 @@ class Payer:
             return new
         if isinstance(quoted, ApiAnswer):
             return new
-        payment = await self._authorized(new.job.project_id, new.job.id, new.job.provider, request, quoted)
+        payment = await self.authorized(new.job.project_id, new.job.id, new.job.provider, request, quoted)
         cost = Cost(amount=usdc(payment.amount), unit="USDC", kind="reserved")
         job = msgspec.structs.replace(new.job, cost=cost)
         cap = self._calling.settings.spend_max_per_day
@@ -130,32 +129,13 @@ class Payer:
                 payment = answered
             if payment.valid_before <= self._calling.clock.now_ms():
                 return _refused(_ran_out())
-            return await self._paid(provider, request, payment)
+            return await self.sent(job.provider, request, payment)
         except (NotSent, NoAnswer) as error:
             # No answer ends here for the unpaid request alone: nothing was paid, so nothing was made.
             refusal = _error(ErrorClass.PROVIDER_ERROR, "unreachable", f"the provider gave no answer: {error}", True)
             return Exchanged(move=partial(lifecycle.not_sent, error=refusal, retry_at=retry_at), outcome="not_sent")
         except (PaymentRefused, SpendCapReached, ProviderNotConfigured) as error:
             return _refused(_error(ErrorClass.INVALID_INPUT, error.code, str(error), False))
-
-    async def buy(self, name: str, request: ApiRequest) -> ApiAnswer:
-        """Pays for one request that is no job (a file), within the same caps and once; the provider's answer.
-
-        NotSent, NoAnswer, PaymentRefused or SpendCapReached where there is none.
-        """
-        quoted = await self.quote(name, request)
-        if isinstance(quoted, ApiAnswer):
-            return quoted
-        payment = await self._authorized(FILES_PROJECT, ids.new_id(ids.CALL), name, request, quoted)
-        await self._calling.store.payments.add(payment, self._calling.settings.spend_max_per_day)
-        exchanged = await self._paid(self._calling.providers[name], request, payment)
-        if exchanged.settlement is not None:
-            now_ms = self._calling.clock.now_ms()
-            fact = Fact(job_id=payment.job_id, at=now_ms, move=None, settlement=exchanged.settlement)
-            await self._calling.store.jobs.record(fact)
-        if exchanged.answer is None:
-            raise NoAnswer(exchanged.outcome or "no answer")
-        return exchanged.answer
 
     async def prove(self, payment: Payment) -> None:
         """Asks the chain about a payment whose time is over, and records what it says."""
@@ -166,7 +146,7 @@ class Payer:
             await self._calling.store.jobs.record(Fact(job_id=payment.job_id, at=now_ms, move=None, settlement=again))
             return
         move = partial(_proven, used=used, now_ms=now_ms)
-        state = PaymentState.PAID if used else PaymentState.VOID
+        state = PaymentState.LOST if used else PaymentState.VOID
         fact = Fact(job_id=payment.job_id, at=now_ms, move=move, settlement=_settled(payment, state))
         recorded = await self._calling.store.jobs.record(fact)
         self._calling.tell(recorded)
@@ -177,11 +157,11 @@ class Payer:
         quoted = await self.quote(job.provider, request)
         if isinstance(quoted, ApiAnswer):
             return quoted
-        payment = await self._authorized(job.project_id, job.id, job.provider, request, quoted)
+        payment = await self.authorized(job.project_id, job.id, job.provider, request, quoted)
         await self._calling.store.payments.add(payment, self._calling.settings.spend_max_per_day)
         return payment
 
-    async def _authorized(self, project_id: str, job_id: str, name: str, request: ApiRequest, quoted: Quote) -> Payment:
+    async def authorized(self, project_id: str, job_id: str, name: str, request: ApiRequest, quoted: Quote) -> Payment:
         """Signs; nothing is sent. The signing takes milliseconds of CPU, so a thread does it."""
         if self._wallet is None:
             raise ProviderNotConfigured(f"{name} is paid for each job: RELAY_WALLET_KEY is not set")
@@ -211,8 +191,12 @@ class Payer:
             next_proof_at=provable_at if self._calling.settings.chain_rpc_url else None,
         )
 
-    async def _paid(self, provider: Configured, request: ApiRequest, payment: Payment) -> Exchanged:
-        """Sends the identical request and header until its fate is known, or it may not be sent again."""
+    async def sent(self, name: str, request: ApiRequest, payment: Payment) -> Exchanged:
+        """Sends the identical request and header until its fate is known, or it may not be sent again.
+
+        NotSent where none of them left.
+        """
+        provider = self._calling.providers[name]
         if _digest(request) != payment.body_digest:
             raise PaymentRefused("the request is not the one that was priced")
         paid = msgspec.structs.replace(request, headers={**request.headers, payment.header_name: payment.header})

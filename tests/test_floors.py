@@ -42,6 +42,7 @@ FLOORS = {
                 "calling",
                 "waiting",
                 "uploads",
+                "buying",
                 "quoting",
                 "pay",
                 "intake",
