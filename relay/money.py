@@ -15,6 +15,11 @@ class PaymentState(StrEnum):
     VOID = "void"
 
 
+def usdc(atomic: int) -> str:
+    """Atomic units as decimal text with six places."""
+    return f"{atomic // 1_000_000}.{atomic % 1_000_000:06d}"
+
+
 class Payment(msgspec.Struct, kw_only=True, frozen=True):
     """An authorization to move money for one job, committed before it is sent, and never made twice.
 

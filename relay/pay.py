@@ -18,7 +18,7 @@ from relay.errors import PaymentRefused, ProviderNotConfigured, SpendCapReached,
 from relay.exchange import ApiAnswer, ApiRequest
 from relay.lifecycle import Move
 from relay.model import Cost, ErrorClass, Job, JobError, JobState, Reason, Verdict
-from relay.money import Payment, PaymentState
+from relay.money import Payment, PaymentState, usdc
 from relay.outbound.client import NoAnswer, NotSent
 from relay.payments.challenge import Challenge, Offer, read_challenge
 from relay.payments.policy import Policy, choose
@@ -27,7 +27,7 @@ from relay.payments.settle import Outcome, classify, may_resend
 from relay.payments.x402 import Settlement as Told
 from relay.payments.x402 import Wallet, settlement
 from relay.storage.jobs import NewJob
-from relay.storage.payments import Settlement, usdc
+from relay.storage.payments import Settlement
 from relay.storage.record import Fact
 
 QUOTE_TIMEOUT_S: Final = 15.0
@@ -43,7 +43,8 @@ _logger = log.get("pay")
 class Exchanged(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a paid submission: the payment's fate, and the answer, to be read as any provider's.
 
-    Where the answer is not what decides, `move` says what happens to the job, and `outcome` says it in a word.
+    Where the answer is not what decides, `move` says what happens to the job, and `outcome` says it in a word; where
+    it is, and the money has moved for nothing all the same, its move goes through `result_lost`.
     """
 
     answer: ApiAnswer | None = None
@@ -291,9 +292,11 @@ def _result_lost(payment: Payment, answer: ApiAnswer | None) -> Exchanged:
 
 
 def _proven(job: Job, used: bool, now_ms: int) -> Move:
-    """The job after the chain has spoken about its payment."""
+    """The job after the chain has spoken about its payment; that of one that has ended is told by nobody else."""
     if job.state is not JobState.PENDING or job.claim:
-        return Move(job, Verdict.RECORDED, "the payment was made" if used else "the payment was never made")
+        if used:
+            return result_lost(_paid_after_all, job, now_ms)
+        return Move(job, Verdict.RECORDED, "the payment was never made")
     if used:
         return _lost(job, now_ms)
     if job.reason != Reason.SUBMIT_UNKNOWN:
@@ -302,19 +305,30 @@ def _proven(job: Job, used: bool, now_ms: int) -> Move:
     return lifecycle.refused(job, error, now_ms)
 
 
+def _paid_after_all(job: Job, now_ms: int) -> Move:
+    """The job stands as it is, and something about it is new."""
+    return Move(msgspec.structs.replace(job, updated_at=now_ms), Verdict.RECORDED, "the payment was made")
+
+
 def _ran_out() -> JobError:
     """The authorization's time was over before the job had been sent."""
     words = "the authorization ran out before it could be sent: make a new job"
     return _error(ErrorClass.TIMEOUT, "authorization_expired", words, True)
 
 
+def result_lost(move: Callable[..., Move], job: Job, now_ms: int) -> Move:
+    """The move, of a job whose money has moved: where it ends without a result, its reason says so."""
+    moved = move(job, now_ms=now_ms)
+    if not moved.job.state.final or moved.job.state is JobState.SUCCEEDED:
+        return moved
+    return msgspec.structs.replace(moved, job=msgspec.structs.replace(moved.job, reason=Reason.PAID_RESULT_LOST))
+
+
 def _lost(job: Job, now_ms: int) -> Move:
     """The money has moved, and there is no result to ask for."""
     words = "the provider took the payment and gave no job for it: it is never paid again by itself"
-    moved = lifecycle.refused(job, _error(ErrorClass.PROVIDER_ERROR, "paid_result_lost", words, False), now_ms)
-    if moved.job.state is not JobState.FAILED:
-        return moved
-    return msgspec.structs.replace(moved, job=msgspec.structs.replace(moved.job, reason=Reason.PAID_RESULT_LOST))
+    error = _error(ErrorClass.PROVIDER_ERROR, "paid_result_lost", words, False)
+    return result_lost(partial(lifecycle.refused, error=error), job, now_ms)
 
 
 def _error(class_: ErrorClass, code: str, words: str, retryable: bool) -> JobError:

@@ -17,8 +17,9 @@ from relay.errors import StorageUnavailable
 from relay.exchange import ApiAnswer
 from relay.lifecycle import Move, Word
 from relay.model import ErrorClass, FinishedBy, Job, JobError, Report, Verification
+from relay.money import PaymentState
 from relay.outbound.client import NoAnswer, NotSent
-from relay.pay import Payer
+from relay.pay import Payer, result_lost
 from relay.providers.base import Accepted, Refused
 from relay.storage.jobs import NewJob
 from relay.storage.payments import Settlement
@@ -120,7 +121,10 @@ class Submitter:
             if paid.move is not None:
                 return Sent(move=paid.move, outcome=paid.outcome, answer=paid.answer, settlement=paid.settlement)
             assert paid.answer is not None
-            return msgspec.structs.replace(self._read(provider, paid.answer), settlement=paid.settlement)
+            sent = msgspec.structs.replace(self._read(provider, paid.answer), settlement=paid.settlement)
+            if paid.settlement is None or paid.settlement.state is not PaymentState.LOST:
+                return sent
+            return msgspec.structs.replace(sent, move=partial(result_lost, sent.move))
         request = provider.adapter.submission(job.request, self.callback_url(job))
         try:
             answer = await self._client.send(

@@ -1,5 +1,7 @@
 """What a payment leaves behind: a job that had one is not sent again, says what it cost, and shows where money went."""
 
+import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 
 from relay.intake import Intake
 from relay.storage.record import DEFAULT_PROJECT
-from tests.paying import PRICE, Seller, ended, paid, selling
+from tests.paying import PAYEE, PRICE, Seller, ended, paid, selling
 from tests.running import INPUT, HeldClock, Running
 
 pytestmark = pytest.mark.anyio
@@ -147,3 +149,78 @@ async def test_what_a_job_cost_is_final_once_it_is_known(
         assert (last["final"], done["finished_at"] is not None) == (True, True)
         if fault != "bad_request":
             assert last["data"]["job"]["cost"] == known
+
+
+@pytest.mark.parametrize("provider", ["stablestudio", "x402org"])
+@pytest.mark.parametrize("fault", ["bad_request", "bad_request_told"])
+async def test_a_refusal_after_the_money_has_moved_shows_where_it_went(
+    tmp_path: Path, provider: str, fault: str
+) -> None:
+    """The job keeps the provider's own error; that it was paid is its reason, its cost, in its timeline, and spent."""
+    seller, clock = Seller(), HeldClock()
+    seller.fault = fault
+    async with selling(tmp_path, seller, clock) as running:
+        job = await paid(running, provider, notify=[{"url": running.hook}])
+        path, told = f"/v1/jobs/{job['id']}", fault == "bad_request_told"
+        assert (job["status"], job["error"]["code"]) == ("failed", "http_400")
+        assert (job["reason"], job["cost"]["kind"]) == (("paid_result_lost", "final") if told else (None, "reserved"))
+        spend = await running.get("/v1/spend")
+        assert (spend["today"], spend["lost" if told else "unknown"]) == ("0.330000", "0.330000")
+        clock.advance(400)
+        done = await running.until(path, lambda shown: shown["reason"] == "paid_result_lost")
+        assert done["error"] == job["error"]
+        assert done["cost"] == {"amount": "0.330000", "unit": "USDC", "kind": "final"}
+        assert "too small" in done["error"]["provider_message"]
+        spend = await running.get("/v1/spend")
+        assert (spend["today"], spend["lost"], spend["unknown"]) == ("0.330000", "0.330000", "0.000000")
+        known = (await running.get(f"{path}/timeline"))["data"]
+        payments = [line for line in known if line["ref"].startswith("pay_")]
+        assert [line["decision"] for line in payments] == [None, "lost"]
+        assert (payments[1]["reason"] or "").startswith("it was made, and nothing came of it")
+        assert ("(transaction 0x" + "ab" * 32 + ")" in payments[1]["reason"]) == told
+        await running.sink.wait_for(lambda sink: "job.failed" in sink.events())
+        assert len((await running.get(f"/v1/events?job={job['id']}"))["data"]) == 1
+        assert len(seller.ledger) == seller.paid_requests == 1
+
+
+def says(wanted: str, shown: dict[str, Any]) -> bool:
+    """Whether the JSON holds it."""
+    return wanted in json.dumps(shown, separators=(",", ":"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "states"),
+    [("", ["paid"]), ("refused", ["unknown", "void"]), ("drop", ["lost"])],
+)
+async def test_the_timeline_says_what_is_known_of_a_payment(tmp_path: Path, fault: str, states: list[str]) -> None:
+    """What was authorized and for whom, then what became of it; never the header, with which it can be made."""
+    seller, clock = Seller(), HeldClock()
+    seller.fault = fault
+    async with selling(tmp_path, seller, clock) as running:
+        job = await paid(running, "stablestudio", deadline_s=1200)
+        path = f"/v1/jobs/{job['id']}/timeline"
+        for state in states:
+            wanted = f'"decision":"{state}"'
+            await running.until(path, partial(says, wanted))
+            clock.advance(400)
+        shown = await running.get(path)
+        authorized, settled = [line for line in shown["data"] if line["ref"].startswith("pay_")]
+        assert authorized["summary"] == f"a payment of 0.330000 USDC to {PAYEE}, authorized"
+        assert (authorized["kind"], settled["kind"], settled["decision"]) == ("submission", "submission", states[-1])
+        assert not says("signature", shown)
+
+
+async def test_a_job_that_had_expired_says_that_it_was_paid(tmp_path: Path) -> None:
+    """The chain speaks after the deadline: the end stays, with the reason that matters more."""
+    seller, clock = Seller(), HeldClock()
+    seller.fault = "settle_then_fail"
+    seller.rpc_down = True
+    async with selling(tmp_path, seller, clock) as running:
+        job = await paid(running, "x402org", deadline_s=60)
+        done = await ended(running, job)
+        assert (done["status"], done["reason"]) == ("expired", "submit_unknown")
+        seller.rpc_down = False
+        clock.advance(700)
+        path = f"/v1/jobs/{job['id']}"
+        done = await running.until(path, lambda shown: shown["reason"] == "paid_result_lost")
+        assert (done["status"], done["cost"]["kind"]) == ("expired", "final")

@@ -7,7 +7,7 @@ import msgspec
 
 from relay.errors import PaidOnce, SpendCapReached
 from relay.model import Cost
-from relay.money import Payment, PaymentState
+from relay.money import Payment, PaymentState, usdc
 from relay.seal import Seal
 from relay.storage.database import Database, Row, Transaction
 from relay.storage.writer import Writer
@@ -154,8 +154,3 @@ async def settle(transaction: Transaction, settled: Sequence[tuple[str, int, Set
 def numbered(upload_id: str, number: int) -> str:
     """What stands for a job where a file is paid for; the names of one file sort by their number."""
     return f"{upload_id}_{number:06}"
-
-
-def usdc(atomic: int) -> str:
-    """Atomic units as decimal text with six places."""
-    return f"{atomic // 1_000_000}.{atomic % 1_000_000:06d}"
