@@ -1,5 +1,6 @@
 """What a payment leaves behind: a job that had one is not sent again, says what it cost, and shows where money went."""
 
+import asyncio
 import json
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from relay.intake import Intake
+from relay.money import PaymentState
 from relay.storage.record import DEFAULT_PROJECT
 from tests.paying import PAYEE, PRICE, Seller, ended, paid, selling
 from tests.running import INPUT, HeldClock, Running
@@ -224,3 +226,24 @@ async def test_a_job_that_had_expired_says_that_it_was_paid(tmp_path: Path) -> N
         path = f"/v1/jobs/{job['id']}"
         done = await running.until(path, lambda shown: shown["reason"] == "paid_result_lost")
         assert (done["status"], done["cost"]["kind"]) == ("expired", "final")
+
+
+async def test_without_a_node_a_job_of_unknown_cost_is_pruned_and_its_payment_stays(tmp_path: Path) -> None:
+    """Nothing will ever be known, so the job goes when its time is over; the ledger keeps what may have been spent."""
+    seller, clock = Seller(), HeldClock()
+    seller.fault = "settle_then_fail"
+    more = {"RELAY_CHAIN_RPC_URL": "", "RELAY_RETENTION_DAYS": "5"}
+    async with selling(tmp_path, seller, clock, **more) as running:
+        job = await paid(running, "x402org", deadline_s=60)
+        await ended(running, job)
+        for _ in range(6):
+            clock.advance(24 * 3600)
+        path = f"/v1/jobs/{job['id']}"
+        async with asyncio.timeout(10):
+            while (gone := await running.client.get(path)).status_code != 404:
+                clock.advance(600)
+                await asyncio.sleep(0.01)
+        assert "was pruned on" in gone.json()["detail"]
+        assert (await running.get("/v1/spend"))["unknown"] == "0.000000", "today's"
+        known = await running.app.store.payments.spending(0)
+        assert known[PaymentState.UNKNOWN] == PRICE
