@@ -14,6 +14,7 @@ import msgspec
 
 from relay import backoff, log, signing
 from relay.addresses import AddressPolicy
+from relay.buying import FileBuyer
 from relay.calling import Calling, Configured
 from relay.check import Checker
 from relay.clock import Clock, SystemClock
@@ -262,7 +263,7 @@ def _uploads(calling: Calling, payer: Payer, files: FileClient) -> Uploads:
         files,
         calling.clock,
         size_max=settings.upload_max_bytes,
-        pay=partial(payer.buy, STABLESTUDIO) if paying else None,
+        buyer=FileBuyer(calling, payer) if paying else None,
         sign_in=calling.sign_in,
     )
 

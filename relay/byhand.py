@@ -8,6 +8,7 @@ import msgspec
 from relay import lifecycle
 from relay.lifecycle import Move, end
 from relay.model import (
+    Cost,
     ErrorClass,
     FinishedBy,
     Job,
@@ -17,6 +18,7 @@ from relay.model import (
     Verdict,
     Verification,
 )
+from relay.money import Payment, PaymentState
 
 
 def canceled(job: Job, confirmed: bool, now_ms: int) -> Move:
@@ -52,10 +54,38 @@ def maybe_charged(job: Job) -> bool:
     return not (job.state is JobState.FAILED and job.reason is None and job.finished_by is not FinishedBy.OPERATOR)
 
 
-def resubmitted(job: Job, accept_double_charge: bool, next_submit_at: int, now_ms: int) -> Move:
-    """The same job goes out again, with the time it had at first; what the provider did before is only evidence now."""
+def did_not_succeed(job: Job) -> bool:
+    """Whether the job has ended without a result, or hangs after a submission that nobody answered."""
     unknown = job.state is JobState.PENDING and job.reason == Reason.SUBMIT_UNKNOWN
-    if not unknown and job.state not in (JobState.FAILED, JobState.CANCELED, JobState.EXPIRED):
+    return unknown or job.state in (JobState.FAILED, JobState.CANCELED, JobState.EXPIRED)
+
+
+def paid_once(job: Job, payment: Payment, now_ms: int) -> str | None:
+    """Why a job that has a payment cannot go out again; None where its authorization is good and surely never left.
+
+    A job has one authorization with one nonce. Where that may have been sent, sending it again buys nothing; where it
+    is over, a second one would be another payment under the name of the first.
+    """
+    unsent = payment.state is PaymentState.RESERVED and not maybe_charged(job)
+    if unsent and payment.valid_before > now_ms:
+        return None
+    known = {
+        PaymentState.PAID: "it was paid for",
+        PaymentState.LOST: "it was paid for, and the result is lost",
+        PaymentState.VOID: "its authorization was never used, and is void",
+    }
+    what = "its authorization ran out unsent" if unsent else known.get(payment.state, "it may have been paid for")
+    return f"{what}: a job is paid for once, whatever accept_double_charge says; make a new job with POST /v1/jobs"
+
+
+def resubmitted(
+    job: Job, accept_double_charge: bool, next_submit_at: int, now_ms: int, cost: Cost | None = None
+) -> Move:
+    """The same job goes out again, with the time it had at first; what the provider did before is only evidence now.
+
+    `cost` is what is authorized for it already.
+    """
+    if not did_not_succeed(job):
         return Move(job, Verdict.STALE, f"the job is {job.state}: only one that did not succeed can be submitted again")
     if maybe_charged(job) and not accept_double_charge:
         charged = 'it may have been charged: {"accept_double_charge": true} submits it all the same'
@@ -69,7 +99,7 @@ def resubmitted(job: Job, accept_double_charge: bool, next_submit_at: int, now_m
         provider_job_id=None,
         progress=None,
         outputs=(),
-        cost=None,
+        cost=cost,
         finished_by=None,
         verification=Verification.NONE,
         late=False,

@@ -58,8 +58,10 @@ class Calling(msgspec.Struct, frozen=True, kw_only=True):
     draining: asyncio.Event
     sign_in: Callable[[ApiAnswer, str], dict[str, str]] | None = None
 
-    def told(self, job: Job, kind: str, started_at: int, outcome: str, answer: ApiAnswer | None) -> Call:
-        """The evidence of one call that ends now; a refusal's or an outage's page is kept with it."""
+    def told(
+        self, job: Job, kind: str, started_at: int, outcome: str, answer: ApiAnswer | None, note: str | None = None
+    ) -> Call:
+        """The evidence of one call that ends now; a refusal's or an outage's page is kept with it, and a note told."""
         good = answer is not None and 200 <= answer.status_code < 300
         return Call(
             id=ids.new_id(ids.CALL),
@@ -69,7 +71,7 @@ class Calling(msgspec.Struct, frozen=True, kw_only=True):
             duration_ms=max(0, self.clock.now_ms() - started_at),
             outcome=outcome,
             status_code=answer.status_code if answer else None,
-            summary=f"{kind} at {job.provider}: {outcome}",
+            summary=f"{kind} at {job.provider}: {outcome}" + (f" ({note})" if note else ""),
             excerpt=answer.excerpt if answer and not good else None,
         )
 

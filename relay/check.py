@@ -111,7 +111,8 @@ class Checker:
             again_at=again_at,
             heartbeat_ms=round(self._settings.heartbeat_s * 1000),
         )
-        call = self._calling.told(job, "check", started_at, found.outcome, found.answer)
+        note = found.report.note if found.report else None
+        call = self._calling.told(job, "check", started_at, found.outcome, found.answer, note)
         move = partial(checking.checked, check=check, now_ms=now_ms)
         try:
             recorded = await self._store.jobs.record(Fact(job_id=job.id, at=now_ms, move=move, call=call))

@@ -12,7 +12,8 @@ RelayError
 ├── Forbidden                 403  the key lacks the scope
 ├── NotFound                  404
 ├── Conflict                  409
-│   └── IdempotencyConflict   409  the same key with another body
+│   ├── IdempotencyConflict   409  the same key with another body
+│   └── PaidOnce              409  what was paid for, or may have been, is not bought again under the same name
 ├── UploadFailed              502  the provider did not take a file (uploads.py)
 ├── SpendCapReached           402  the job would cost more than the operator allows
 ├── PaymentRefused            402  what the provider asks for is against the rules of paying
@@ -103,6 +104,12 @@ class IdempotencyConflict(Conflict):
     """The Idempotency-Key was used for another request."""
 
     code = "idempotency_conflict"
+
+
+class PaidOnce(Conflict):
+    """It was paid for, or may have been, and one thing gets one payment; the text says what to do instead."""
+
+    code = "paid_once"
 
 
 class SpendCapReached(RelayError):

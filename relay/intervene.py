@@ -7,7 +7,7 @@ from typing import Final
 from relay import byhand, ids, lifecycle, log
 from relay.calling import Calling
 from relay.check import Checker
-from relay.errors import Conflict, StorageUnavailable
+from relay.errors import Conflict, PaidOnce, StorageUnavailable
 from relay.exchange import ApiAnswer
 from relay.lifecycle import Move
 from relay.model import Call, Job, Verdict
@@ -60,12 +60,19 @@ class Interventions:
         return recorded.job
 
     async def resubmit(self, job: Job, accept_double_charge: bool, wait_s: float) -> Job:
-        """Sends the same job to its provider again."""
+        """Sends the same job to its provider again; PaidOnce where its one payment has left, or is over."""
         provider = self._calling.providers.get(job.provider)
         if provider is None or not provider.usable:
             raise Conflict(f"{job.provider} is not configured here")
-        soon = self._calling.clock.now_ms() + HAND_OVER_MS
-        again = partial(byhand.resubmitted, accept_double_charge=accept_double_charge, next_submit_at=soon)
+        now_ms = self._calling.clock.now_ms()
+        again = partial(byhand.resubmitted, next_submit_at=now_ms + HAND_OVER_MS)
+        payment = await self._calling.store.payments.of_job(job.id)
+        if payment is None:
+            again = partial(again, accept_double_charge=accept_double_charge)
+        else:
+            if byhand.did_not_succeed(job) and (why := byhand.paid_once(job, payment, now_ms)):
+                raise PaidOnce(why)
+            again = partial(again, accept_double_charge=False, cost=job.cost)
         return await self._submitter.start_and_wait(await self._do(job, again, None), wait_s)
 
     async def fail(self, job: Job, why: str) -> Job:

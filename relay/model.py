@@ -198,7 +198,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     `state` is None for a word relay does not know; `word` is the provider's own. `upstream_id` is True where the id in
     the body may be somebody else's, so that only the callback token binds it to the job (RelayDance). `status_path` is
-    where the job is to be asked about, where the provider says that; always behind the configured origin.
+    where the job is to be asked about, where the provider says that; always behind the configured origin. `note` is
+    what else it says that helps to find the job there; it is told with the call that brought it.
     """
 
     state: JobState | None
@@ -211,6 +212,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     cost: Cost | None = None
     estimate_s: int | None = None
     status_path: str | None = None
+    note: str | None = None
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):

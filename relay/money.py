@@ -15,10 +15,16 @@ class PaymentState(StrEnum):
     VOID = "void"
 
 
+def usdc(atomic: int) -> str:
+    """Atomic units as decimal text with six places."""
+    return f"{atomic // 1_000_000}.{atomic % 1_000_000:06d}"
+
+
 class Payment(msgspec.Struct, kw_only=True, frozen=True):
     """An authorization to move money for one job, committed before it is sent, and never made twice.
 
     `amount` is in atomic units (USDC has six decimals); `header` is the whole value that is sent; times are unix ms.
+    What is bought without a job has a name of its own in `job_id`, and in `answers` what was bought by it.
     """
 
     id: str
@@ -41,3 +47,4 @@ class Payment(msgspec.Struct, kw_only=True, frozen=True):
     settled_at: int | None = None
     transaction: str | None = None
     next_proof_at: int | None = None
+    answers: tuple[str, ...] = ()

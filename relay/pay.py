@@ -13,23 +13,23 @@ from typing import Any, Final
 import msgspec
 
 from relay import ids, lifecycle, log
-from relay.calling import Calling, Configured
+from relay.calling import Calling
 from relay.errors import PaymentRefused, ProviderNotConfigured, SpendCapReached, Unreadable
 from relay.exchange import ApiAnswer, ApiRequest
 from relay.lifecycle import Move
 from relay.model import Cost, ErrorClass, Job, JobError, JobState, Reason, Verdict
-from relay.money import Payment, PaymentState
+from relay.money import Payment, PaymentState, usdc
 from relay.outbound.client import NoAnswer, NotSent
 from relay.payments.challenge import Challenge, Offer, read_challenge
 from relay.payments.policy import Policy, choose
 from relay.payments.proof import authorization_state_call, read_authorization_state
 from relay.payments.settle import Outcome, classify, may_resend
+from relay.payments.x402 import Settlement as Told
 from relay.payments.x402 import Wallet, settlement
 from relay.storage.jobs import NewJob
-from relay.storage.payments import Settlement, usdc
+from relay.storage.payments import Settlement
 from relay.storage.record import Fact
 
-FILES_PROJECT: Final = "prj_default"
 QUOTE_TIMEOUT_S: Final = 15.0
 RESEND_S: Final = (0, 1, 3)
 """Pauses before the identical header is sent again where its fate is unknown; the nonce lets it move money once."""
@@ -43,7 +43,8 @@ _logger = log.get("pay")
 class Exchanged(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a paid submission: the payment's fate, and the answer, to be read as any provider's.
 
-    Where the answer is not what decides, `move` says what happens to the job, and `outcome` says it in a word.
+    Where the answer is not what decides, `move` says what happens to the job, and `outcome` says it in a word; where
+    it is, and the money has moved for nothing all the same, its move goes through `result_lost`.
     """
 
     answer: ApiAnswer | None = None
@@ -110,7 +111,7 @@ class Payer:
             return new
         if isinstance(quoted, ApiAnswer):
             return new
-        payment = await self._authorized(new.job.project_id, new.job.id, new.job.provider, request, quoted)
+        payment = await self.authorized(new.job.project_id, new.job.id, new.job.provider, request, quoted)
         cost = Cost(amount=usdc(payment.amount), unit="USDC", kind="reserved")
         job = msgspec.structs.replace(new.job, cost=cost)
         cap = self._calling.settings.spend_max_per_day
@@ -129,32 +130,13 @@ class Payer:
                 payment = answered
             if payment.valid_before <= self._calling.clock.now_ms():
                 return _refused(_ran_out())
-            return await self._paid(provider, request, payment)
+            return await self.sent(job.provider, request, payment)
         except (NotSent, NoAnswer) as error:
             # No answer ends here for the unpaid request alone: nothing was paid, so nothing was made.
             refusal = _error(ErrorClass.PROVIDER_ERROR, "unreachable", f"the provider gave no answer: {error}", True)
             return Exchanged(move=partial(lifecycle.not_sent, error=refusal, retry_at=retry_at), outcome="not_sent")
         except (PaymentRefused, SpendCapReached, ProviderNotConfigured) as error:
             return _refused(_error(ErrorClass.INVALID_INPUT, error.code, str(error), False))
-
-    async def buy(self, name: str, request: ApiRequest) -> ApiAnswer:
-        """Pays for one request that is no job (a file), within the same caps and once; the provider's answer.
-
-        NotSent, NoAnswer, PaymentRefused or SpendCapReached where there is none.
-        """
-        quoted = await self.quote(name, request)
-        if isinstance(quoted, ApiAnswer):
-            return quoted
-        payment = await self._authorized(FILES_PROJECT, ids.new_id(ids.CALL), name, request, quoted)
-        await self._calling.store.payments.add(payment, self._calling.settings.spend_max_per_day)
-        exchanged = await self._paid(self._calling.providers[name], request, payment)
-        if exchanged.settlement is not None:
-            now_ms = self._calling.clock.now_ms()
-            fact = Fact(job_id=payment.job_id, at=now_ms, move=None, settlement=exchanged.settlement)
-            await self._calling.store.jobs.record(fact)
-        if exchanged.answer is None:
-            raise NoAnswer(exchanged.outcome or "no answer")
-        return exchanged.answer
 
     async def prove(self, payment: Payment) -> None:
         """Asks the chain about a payment whose time is over, and records what it says."""
@@ -165,8 +147,8 @@ class Payer:
             await self._calling.store.jobs.record(Fact(job_id=payment.job_id, at=now_ms, move=None, settlement=again))
             return
         move = partial(_proven, used=used, now_ms=now_ms)
-        state = PaymentState.PAID if used else PaymentState.VOID
-        fact = Fact(job_id=payment.job_id, at=now_ms, move=move, settlement=Settlement(state=state))
+        state = PaymentState.LOST if used else PaymentState.VOID
+        fact = Fact(job_id=payment.job_id, at=now_ms, move=move, settlement=_settled(payment, state))
         recorded = await self._calling.store.jobs.record(fact)
         self._calling.tell(recorded)
         _logger.warning("payment.proven", job=payment.job_id, paid=used, amount=usdc(payment.amount))
@@ -176,11 +158,11 @@ class Payer:
         quoted = await self.quote(job.provider, request)
         if isinstance(quoted, ApiAnswer):
             return quoted
-        payment = await self._authorized(job.project_id, job.id, job.provider, request, quoted)
+        payment = await self.authorized(job.project_id, job.id, job.provider, request, quoted)
         await self._calling.store.payments.add(payment, self._calling.settings.spend_max_per_day)
         return payment
 
-    async def _authorized(self, project_id: str, job_id: str, name: str, request: ApiRequest, quoted: Quote) -> Payment:
+    async def authorized(self, project_id: str, job_id: str, name: str, request: ApiRequest, quoted: Quote) -> Payment:
         """Signs; nothing is sent. The signing takes milliseconds of CPU, so a thread does it."""
         if self._wallet is None:
             raise ProviderNotConfigured(f"{name} is paid for each job: RELAY_WALLET_KEY is not set")
@@ -210,8 +192,12 @@ class Payer:
             next_proof_at=provable_at if self._calling.settings.chain_rpc_url else None,
         )
 
-    async def _paid(self, provider: Configured, request: ApiRequest, payment: Payment) -> Exchanged:
-        """Sends the identical request and header until its fate is known, or it may not be sent again."""
+    async def sent(self, name: str, request: ApiRequest, payment: Payment) -> Exchanged:
+        """Sends the identical request and header until its fate is known, or it may not be sent again.
+
+        NotSent where none of them left.
+        """
+        provider = self._calling.providers[name]
         if _digest(request) != payment.body_digest:
             raise PaymentRefused("the request is not the one that was priced")
         paid = msgspec.structs.replace(request, headers={**request.headers, payment.header_name: payment.header})
@@ -234,13 +220,11 @@ class Payer:
                 continue
             match classify(answer):
                 case Outcome.PAID:
-                    made = settlement(answer)
-                    paid_by = Settlement(state=PaymentState.PAID, transaction=made.transaction if made else None)
-                    return Exchanged(answer=answer, settlement=paid_by)
+                    return Exchanged(answer=answer, settlement=_settled(payment, PaymentState.PAID, settlement(answer)))
                 case Outcome.LOST:
-                    return _result_lost(answer)
+                    return _result_lost(payment, answer)
                 case _ if answer.status_code in _REFUSALS:
-                    return Exchanged(answer=answer, settlement=_settlement(payment, answer))
+                    return Exchanged(answer=answer, settlement=_after_refusal(payment, answer))
                 case _:
                     pass
         return await self._unknown(payment, answer)
@@ -248,11 +232,12 @@ class Payer:
     async def _unknown(self, payment: Payment, answer: ApiAnswer | None) -> Exchanged:
         """Nobody knows yet: the chain may say that the money has moved, and never yet that it will not."""
         if await self._used(payment):
-            return _result_lost(answer)
+            return _result_lost(payment, answer)
         words = "the payment's fate is unknown: it is not made again, and the chain decides when its time is over"
         error = _error(ErrorClass.UNKNOWN, "payment_unknown", words, False)
         unclear = partial(lifecycle.unclear, error=error)
-        return Exchanged(answer=answer, settlement=_undecided(payment), move=unclear, outcome="payment unknown")
+        unknown = _settled(payment, PaymentState.UNKNOWN)
+        return Exchanged(answer=answer, settlement=unknown, move=unclear, outcome="payment unknown")
 
     async def _used(self, payment: Payment) -> bool | None:
         """What the chain says of the nonce; None where there is no node, or no answer."""
@@ -277,17 +262,22 @@ def _digest(request: ApiRequest) -> bytes:
     return hashlib.sha256(msgspec.json.encode(said)).digest()
 
 
-def _settlement(payment: Payment, answer: ApiAnswer) -> Settlement:
+def _settled(payment: Payment, state: PaymentState, told: Told | None = None) -> Settlement:
+    """What is known of a payment that left: what it costs is sure once it is paid, lost or void."""
+    unknown = state is PaymentState.UNKNOWN
+    amount = 0 if state is PaymentState.VOID else payment.amount
+    return Settlement(
+        state=state,
+        cost=Cost(amount=usdc(amount), unit="USDC", kind="reserved" if unknown else "final"),
+        transaction=told.transaction if told else None,
+        next_proof_at=payment.next_proof_at if unknown else None,
+    )
+
+
+def _after_refusal(payment: Payment, answer: ApiAnswer) -> Settlement:
     """A refusal that says in the same breath that the money has moved is paid all the same."""
-    made = settlement(answer)
-    if made is not None and made.success:
-        return Settlement(state=PaymentState.LOST, transaction=made.transaction)
-    return _undecided(payment)
-
-
-def _undecided(payment: Payment) -> Settlement:
-    """A payment that left, and may have been made."""
-    return Settlement(state=PaymentState.UNKNOWN, next_proof_at=payment.next_proof_at)
+    told = settlement(answer)
+    return _settled(payment, PaymentState.LOST if told and told.success else PaymentState.UNKNOWN, told)
 
 
 def _refused(error: JobError) -> Exchanged:
@@ -295,16 +285,18 @@ def _refused(error: JobError) -> Exchanged:
     return Exchanged(move=partial(lifecycle.refused, error=error), outcome=error.code)
 
 
-def _result_lost(answer: ApiAnswer | None) -> Exchanged:
+def _result_lost(payment: Payment, answer: ApiAnswer | None) -> Exchanged:
     """The money has moved, and no answer brings the job for it."""
-    lost = Settlement(state=PaymentState.LOST)
+    lost = _settled(payment, PaymentState.LOST)
     return Exchanged(answer=answer, settlement=lost, move=_lost, outcome="paid, result lost")
 
 
 def _proven(job: Job, used: bool, now_ms: int) -> Move:
-    """The job after the chain has spoken about its payment."""
+    """The job after the chain has spoken about its payment; that of one that has ended is told by nobody else."""
     if job.state is not JobState.PENDING or job.claim:
-        return Move(job, Verdict.RECORDED, "the payment was made" if used else "the payment was never made")
+        if used:
+            return result_lost(_paid_after_all, job, now_ms)
+        return Move(job, Verdict.RECORDED, "the payment was never made")
     if used:
         return _lost(job, now_ms)
     if job.reason != Reason.SUBMIT_UNKNOWN:
@@ -313,19 +305,30 @@ def _proven(job: Job, used: bool, now_ms: int) -> Move:
     return lifecycle.refused(job, error, now_ms)
 
 
+def _paid_after_all(job: Job, now_ms: int) -> Move:
+    """The job stands as it is, and something about it is new."""
+    return Move(msgspec.structs.replace(job, updated_at=now_ms), Verdict.RECORDED, "the payment was made")
+
+
 def _ran_out() -> JobError:
     """The authorization's time was over before the job had been sent."""
-    words = "the authorization ran out before it could be sent; submit the job again"
+    words = "the authorization ran out before it could be sent: make a new job"
     return _error(ErrorClass.TIMEOUT, "authorization_expired", words, True)
+
+
+def result_lost(move: Callable[..., Move], job: Job, now_ms: int) -> Move:
+    """The move, of a job whose money has moved: where it ends without a result, its reason says so."""
+    moved = move(job, now_ms=now_ms)
+    if not moved.job.state.final or moved.job.state is JobState.SUCCEEDED:
+        return moved
+    return msgspec.structs.replace(moved, job=msgspec.structs.replace(moved.job, reason=Reason.PAID_RESULT_LOST))
 
 
 def _lost(job: Job, now_ms: int) -> Move:
     """The money has moved, and there is no result to ask for."""
     words = "the provider took the payment and gave no job for it: it is never paid again by itself"
-    moved = lifecycle.refused(job, _error(ErrorClass.PROVIDER_ERROR, "paid_result_lost", words, False), now_ms)
-    if moved.job.state is not JobState.FAILED:
-        return moved
-    return msgspec.structs.replace(moved, job=msgspec.structs.replace(moved.job, reason=Reason.PAID_RESULT_LOST))
+    error = _error(ErrorClass.PROVIDER_ERROR, "paid_result_lost", words, False)
+    return result_lost(partial(lifecycle.refused, error=error), job, now_ms)
 
 
 def _error(class_: ErrorClass, code: str, words: str, retryable: bool) -> JobError:

@@ -17,8 +17,9 @@ from relay.errors import StorageUnavailable
 from relay.exchange import ApiAnswer
 from relay.lifecycle import Move, Word
 from relay.model import ErrorClass, FinishedBy, Job, JobError, Report, Verification
+from relay.money import PaymentState
 from relay.outbound.client import NoAnswer, NotSent
-from relay.pay import Payer
+from relay.pay import Payer, result_lost
 from relay.providers.base import Accepted, Refused
 from relay.storage.jobs import NewJob
 from relay.storage.payments import Settlement
@@ -30,8 +31,17 @@ RETRY_S: Final = (1, 3, 10, 30, 60)
 HAND_OVER_MS: Final = 2_000
 """A new job is sent by whoever took it in; after this long the sweep believes that they are gone."""
 STORE_TRIES: Final = 20
-Sent = tuple[Callable[..., Move], str, ApiAnswer | None, Settlement | None]
 _logger = log.get("submit")
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """How a submission ended: what it does to the job, the outcome in a word, and all that came with it."""
+
+    move: Callable[..., Move]
+    outcome: str
+    answer: ApiAnswer | None = None
+    settlement: Settlement | None = None
+    note: str | None = None
 
 
 class Submitter:
@@ -84,11 +94,11 @@ class Submitter:
         job = await self._store.jobs.start_submission(job_id, started_at)
         if job is None:
             return None
-        move, outcome, answer, settled = await self._exchange(job)
-        now_ms = self._clock.now_ms()
-        call = self._calling.told(job, "submission", started_at, outcome, answer)
-        move = partial(move, now_ms=now_ms)
-        recorded = await self._record(Fact(job_id=job.id, at=now_ms, move=move, call=call, settlement=settled))
+        sent = await self._exchange(job)
+        now_ms, outcome = self._clock.now_ms(), sent.outcome
+        call = self._calling.told(job, "submission", started_at, outcome, sent.answer, sent.note)
+        move = partial(sent.move, now_ms=now_ms)
+        recorded = await self._record(Fact(job_id=job.id, at=now_ms, move=move, call=call, settlement=sent.settlement))
         self._calling.metrics.submitted(job.provider, outcome)
         _logger.info(
             "job.submission_finished", job=job.id, provider=job.provider, outcome=outcome, duration_ms=call.duration_ms
@@ -104,14 +114,17 @@ class Submitter:
         return f"{self._settings.public_url}/callbacks/{job.provider}/{token}"
 
     async def _exchange(self, job: Job) -> Sent:
-        """Sends the request; what it does to the job, the outcome in a word, the answer, and what was paid."""
+        """Sends the request, with a payment where the provider wants one."""
         provider = self._providers[job.provider]
         if provider.adapter.limits.paid:
-            exchanged = await self._payer.exchange(job, self._retry_at(job))
-            if exchanged.move is None and exchanged.answer is not None:
-                return (*self._read(provider, exchanged.answer), exchanged.answer, exchanged.settlement)
-            assert exchanged.move is not None
-            return exchanged.move, exchanged.outcome, exchanged.answer, exchanged.settlement
+            paid = await self._payer.exchange(job, self._retry_at(job))
+            if paid.move is not None:
+                return Sent(move=paid.move, outcome=paid.outcome, answer=paid.answer, settlement=paid.settlement)
+            assert paid.answer is not None
+            sent = msgspec.structs.replace(self._read(provider, paid.answer), settlement=paid.settlement)
+            if paid.settlement is None or paid.settlement.state is not PaymentState.LOST:
+                return sent
+            return msgspec.structs.replace(sent, move=partial(result_lost, sent.move))
         request = provider.adapter.submission(job.request, self.callback_url(job))
         try:
             answer = await self._client.send(
@@ -119,22 +132,23 @@ class Submitter:
             )
         except NotSent as error:
             again = partial(lifecycle.not_sent, error=_unreachable(str(error)), retry_at=self._retry_at(job))
-            return again, "not_sent", None, None
+            return Sent(move=again, outcome="not_sent")
         except NoAnswer as error:
-            return partial(lifecycle.unclear, error=_unanswered(str(error))), "unanswered", None, None
-        return (*self._read(provider, answer), answer, None)
+            return Sent(move=partial(lifecycle.unclear, error=_unanswered(str(error))), outcome="unanswered")
+        return self._read(provider, answer)
 
-    def _read(self, provider: Configured, answer: ApiAnswer) -> tuple[Callable[..., Move], str]:
-        """What an answer does to the job, and what it is in a word."""
+    def _read(self, provider: Configured, answer: ApiAnswer) -> Sent:
+        """What an answer does to the job."""
         match provider.adapter.read_submission(answer):
             case Accepted(report):
                 limits = provider.adapter.limits
                 first_ms = self._first_check_ms(report.estimate_s or limits.expected_s, limits.poll_s)
-                return partial(_accepted, report=report, first_ms=first_ms), "accepted"
+                move: Callable[..., Move] = partial(_accepted, report=report, first_ms=first_ms)
+                return Sent(move=move, outcome="accepted", answer=answer, note=report.note)
             case Refused(error=refusal):
-                return partial(lifecycle.refused, error=refusal), "refused"
+                return Sent(move=partial(lifecycle.refused, error=refusal), outcome="refused", answer=answer)
             case unclear:
-                return partial(lifecycle.unclear, error=unclear.error), "unclear"
+                return Sent(move=partial(lifecycle.unclear, error=unclear.error), outcome="unclear", answer=answer)
 
     def _first_check_ms(self, expected_s: float, poll_s: int | None) -> int:
         """How long a callback is waited for before the provider is asked; one that never calls is asked at its pace."""

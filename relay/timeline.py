@@ -1,11 +1,19 @@
 """A job's story, in order: what was sent, what came in, what was decided and why, and what happens next."""
 
-from typing import Any
+from typing import Any, Final
 
 from relay.clock import rfc3339
 from relay.model import Attempt, Call, Delivery, DeliveryState, Job, JobState, Reason
+from relay.money import PaymentState, usdc
 
 Entry = dict[str, Any]
+_KNOWN: Final = {
+    PaymentState.RESERVED: "it was not sent yet",
+    PaymentState.PAID: "it was made, and answered",
+    PaymentState.UNKNOWN: "it was sent, and nobody knows yet whether it was made",
+    PaymentState.LOST: "it was made, and nothing came of it",
+    PaymentState.VOID: "it was never made, and can no longer be: its amount is free again",
+}
 
 
 def entry(
@@ -30,6 +38,18 @@ def of_job(job: Job) -> list[Entry]:
                 reason=reason,
             )
         )
+    return lines
+
+
+def of_payment(row: Any) -> list[Entry]:
+    """A payment: what was authorized, and what is known of it by now. Its header, which is money, is not shown."""
+    amount = f"{usdc(row['amount'])} USDC"
+    lines = [entry(row["created_at"], "submission", f"a payment of {amount} to {row['pay_to']}, authorized", row["id"])]
+    if row["settled_at"] is not None:
+        state, transaction = PaymentState(row["state"]), row["transaction_hash"]
+        known = f"{_KNOWN[state]} (transaction {transaction})" if transaction else _KNOWN[state]
+        summary = f"the payment of {amount}"
+        lines.append(entry(row["settled_at"], "submission", summary, row["id"], decision=state, reason=known))
     return lines
 
 

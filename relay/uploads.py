@@ -1,8 +1,8 @@
 """An application's image becomes a URL at the provider that shall read it, by that provider's own upload flow."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Final, assert_never
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Final, Protocol, assert_never
 
 import msgspec
 
@@ -13,21 +13,40 @@ from relay.exchange import ApiAnswer, ApiRequest, FileRequest
 from relay.images import START_BYTES, checked_type, plain_name
 from relay.outbound.client import NoAnswer, NotSent, ProviderClient
 from relay.outbound.uploading import FileClient
-from relay.providers.files import FLOWS, File, Flow, Paid, Place, SignedIn, Step, Steps, Uploaded, UploadFailed
+from relay.providers.files import FLOWS, File, Flow, Paid, Place, SignedIn, Steps, Uploaded, UploadFailed
 
 STEP_TIMEOUT_S: Final = 30.0
 FILE_TIMEOUT_S: Final = 300.0
 IN_FLIGHT_MAX: Final = 8
 
-Pay = Callable[[ApiRequest], Awaitable[ApiAnswer]]
 SignIn = Callable[[ApiAnswer, str], dict[str, str]]
+
+
+class Upload(msgspec.Struct, frozen=True):
+    """Whose upload it is, and its id: the same, `file_` and 32 letters, whenever it is tried again."""
+
+    project_id: str
+    id: str
+
+
+class Buyer(Protocol):
+    """Pays for the first step of an upload, once, and keeps what the steps were answered."""
+
+    def turn(self, upload: Upload) -> asyncio.Lock:
+        """What is held during an upload: a second try of it waits for the first."""
+
+    async def buy(self, name: str, upload: Upload, request: ApiRequest) -> list[ApiAnswer]:
+        """The answer that is paid for, and those that an earlier try had to the steps after it."""
+
+    async def keep(self, upload: Upload, answers: Sequence[ApiAnswer]) -> None:
+        """Keeps all answers so far."""
 
 
 class Uploads:
     """Takes the steps. `room` bounds how many files are on their way at once; a whole upload is done within it.
 
-    `pay` pays for a request and `sign_in` answers a 402 that wants the payer's signature, for a URL; without them what
-    is paid for is refused.
+    `buyer` pays and `sign_in` answers a 402 that wants the payer's signature, for a URL; without them what is paid for
+    is refused.
     """
 
     def __init__(
@@ -38,7 +57,7 @@ class Uploads:
         clock: Clock,
         *,
         size_max: int,
-        pay: Pay | None = None,
+        buyer: Buyer | None = None,
         sign_in: SignIn | None = None,
     ) -> None:
         self._providers = providers
@@ -46,7 +65,7 @@ class Uploads:
         self._files = files
         self._clock = clock
         self._size_max = size_max
-        self._pay = pay
+        self._buyer = buyer
         self._sign_in = sign_in
         self.room = asyncio.Semaphore(IN_FLIGHT_MAX)
 
@@ -56,7 +75,13 @@ class Uploads:
         return min(self._size_max, flow.size_max or self._size_max)
 
     async def upload(
-        self, provider: str, filename: str, content_type: str | None, pieces: AsyncIterator[bytes], size: int
+        self,
+        upload: Upload,
+        provider: str,
+        filename: str,
+        content_type: str | None,
+        pieces: AsyncIterator[bytes],
+        size: int,
     ) -> Uploaded:
         """The file, at the provider. `pieces` are its bytes, `size` in all; they are read once, and never held whole.
 
@@ -73,7 +98,10 @@ class Uploads:
         store = flow.store if published and flow.store else configured.origin
         place = Place(origin=configured.origin, store=store, now_ms=self._clock.now_ms())
         try:
-            return await self._taken(flow.steps(file, place), configured, pieces)
+            steps = flow.steps(file, place)
+            if flow.paid and self._buyer is not None:
+                return await self._bought(upload, self._buyer, steps, configured, pieces)
+            return await self._taken(steps, configured, pieces)
         except (UploadFailed, Unreadable) as error:
             raise UploadFailed(f"{provider}: {error}") from None
         except (NotSent, NoAnswer) as error:
@@ -88,7 +116,7 @@ class Uploads:
         if flow is None:
             message = f"{provider} has no place for files: give a public URL to the job"
             raise InvalidInput([FieldError("provider", message)])
-        if flow.paid and self._pay is None:
+        if flow.paid and self._buyer is None:
             raise ProviderNotConfigured(f"{provider} is paid for each file: that needs a wallet (RELAY_WALLET_KEY)")
         if not flow.paid and not configured.api_key:
             raise ProviderNotConfigured(f"{provider} is not configured: RELAY_{provider.upper()}_API_KEY is not set")
@@ -99,12 +127,36 @@ class Uploads:
         try:
             step = next(steps)
             while True:
+                assert not isinstance(step, Paid), "the flow says that it is paid"
                 step = steps.send(await self._answer(step, configured, pieces))
         except StopIteration as done:
             uploaded: Uploaded = done.value
             return uploaded
 
-    async def _answer(self, step: Step, configured: Configured, pieces: AsyncIterator[bytes]) -> ApiAnswer:
+    async def _bought(
+        self, upload: Upload, buyer: Buyer, steps: Steps, configured: Configured, pieces: AsyncIterator[bytes]
+    ) -> Uploaded:
+        """The same where the first step is paid; none is taken that an earlier try has behind it."""
+        step = next(steps)
+        assert isinstance(step, Paid), "the flow says that it is paid"
+        async with buyer.turn(upload):
+            answers = await buyer.buy(configured.adapter.name, upload, step.request)
+            try:
+                for answer in answers:
+                    step = steps.send(answer)
+                while True:
+                    assert not isinstance(step, Paid), "only the first step is paid"
+                    answers.append(await self._answer(step, configured, pieces))
+                    step = steps.send(answers[-1])
+                    await buyer.keep(upload, answers)
+            except StopIteration as done:
+                await buyer.keep(upload, answers)
+                uploaded: Uploaded = done.value
+                return uploaded
+
+    async def _answer(
+        self, step: ApiRequest | FileRequest | SignedIn, configured: Configured, pieces: AsyncIterator[bytes]
+    ) -> ApiAnswer:
         """The answer to one step."""
         key, origin = configured.api_key or "", configured.origin
         match step:
@@ -112,9 +164,6 @@ class Uploads:
                 return await self._client.send(origin, key, step, STEP_TIMEOUT_S)
             case FileRequest():
                 return await self._files.send(step, pieces, key, FILE_TIMEOUT_S)
-            case Paid():
-                assert self._pay is not None, "_usable has looked"
-                return await self._pay(step.request)
             case SignedIn():
                 return await self._signed(origin, step.request)
             case _:

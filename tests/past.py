@@ -27,13 +27,17 @@ OF_JOBS = ("job_metadata", "calls", "callbacks", "events", "deliveries", "endpoi
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True):
-    """A job of the past: when it ended (None: not yet), what of it is still under way, how much of it is stored."""
+    """A job of the past: when it ended (None: not yet), what of it is still under way, how much of it is stored.
+
+    `provable` says that relay knows a node, which is asked about a payment that nobody knows of.
+    """
 
     ended_days: float | None = 40.0
     state: JobState = JobState.SUCCEEDED
     claimed: bool = False
     deliveries: tuple[DeliveryState, ...] = (DeliveryState.DELIVERED,)
     payment: str | None = None
+    provable: bool = True
     callbacks: int = 1
     callback_bytes: int = 100
 
@@ -45,8 +49,13 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
             and self.ended_days > RETENTION_DAYS
             and not self.claimed
             and DeliveryState.PENDING not in self.deliveries
-            and self.payment not in ("reserved", "unknown")
+            and not self.to_prove
         )
+
+    @property
+    def to_prove(self) -> bool:
+        """Whether a node is still to be asked about the payment."""
+        return self.provable and self.payment in ("reserved", "unknown")
 
 
 @asynccontextmanager
@@ -121,7 +130,7 @@ async def _add(transaction: Transaction, past: Past, now_ms: int) -> str:
     body = b"x" * past.callback_bytes
     await transaction.run_many("insert_callback", [callback(job_id, at, body) for _ in range(past.callbacks)])
     if past.payment:
-        await transaction.run_many("insert_payment", [_payment(job_id, at, past.payment)])
+        await transaction.run_many("insert_payment", [_payment(job_id, at, past.payment, past.to_prove)])
     endpoint = Endpoint(
         id=ids.new_id(ids.ENDPOINT),
         project_id=job.project_id,
@@ -189,10 +198,10 @@ def _call(job_id: str, at: int) -> dict[str, Any]:
     }
 
 
-def _payment(job_id: str, at: int, state: str) -> dict[str, Any]:
+def _payment(job_id: str, at: int, state: str, to_prove: bool) -> dict[str, Any]:
     """A payment's columns."""
     whom = {"nonce": job_id, "payer": "0x1", "pay_to": "0x2", "asset": "0x3", "chain_id": 8453, "version": 2}
     sent = {"header_name": "X-PAYMENT", "header": b"sealed", "body_digest": b"", "valid_before": at + 1}
-    told = {"state": state, "created_at": at, "next_proof_at": None, "amount": 550_000}
+    told = {"state": state, "created_at": at, "next_proof_at": at + 60_000 if to_prove else None, "amount": 550_000}
     about = {"id": ids.new_id(ids.PAYMENT), "project_id": "prj_default", "job_id": job_id, "provider": "x402org"}
     return about | whom | sent | told

@@ -3,6 +3,9 @@
 import asyncio
 import base64
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from eth_account import Account
@@ -12,8 +15,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from relay.sandbox.serving import hang_up
+from relay.sandbox.serving import hang_up, serve
+from tests.running import HeldClock, Running, relay
 
+KEY = "0x" + "11" * 32
 USDC = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
 PAYEE = "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC"
 PRICE = 330_000
@@ -34,7 +39,8 @@ class Seller:
     """StableStudio's and x402.org's routes, and a node that knows which nonces were used.
 
     `fault` is what goes wrong with the next payments: `down` (500 and nothing moves), `settle_then_fail`, `drop`,
-    `again_402`, `refused` (402, nothing moves); `offer` overrides what the challenge says.
+    `again_402`, `refused` (402, nothing moves), `bad_request` (400 after the money has moved, without a word of it) and
+    `bad_request_told` (with its receipt); `offer` overrides what the challenge says.
     """
 
     def __init__(self) -> None:
@@ -108,10 +114,14 @@ class Seller:
             await hang_up(request)
         if self.fault in ("settle_then_fail", "again_402"):
             return JSONResponse({"error": "upstream"}, 500 if self.fault == "settle_then_fail" else 402)
-        number = len(self.jobs) + 1
-        self.jobs[f"job_{number}"] = 0
+        if self.fault == "bad_request":
+            return JSONResponse({"error": "the image is too small"}, 400)
         settled = {"success": True, "transaction": "0x" + "ab" * 32, "network": "eip155:8453", "payer": signer}
         headers = {"payment-response": _encoded(settled)}
+        if self.fault == "bad_request_told":
+            return JSONResponse({"error": "the image is too small"}, 400, headers)
+        number = len(self.jobs) + 1
+        self.jobs[f"job_{number}"] = 0
         return JSONResponse(answer | ({} if "video_url" in answer else {"jobId": f"job_{number}"}), 200, headers)
 
     async def _status(self, request: Request) -> Response:
@@ -148,3 +158,40 @@ class Seller:
 def _encoded(value: dict[str, Any]) -> str:
     """JSON in base64, as headers carry it."""
     return base64.b64encode(json.dumps(value).encode()).decode()
+
+
+@asynccontextmanager
+async def selling(folder: Path, seller: Seller, clock: HeldClock, **more: Any) -> AsyncIterator[Running]:
+    """A relay with a wallet, whose paid providers are the seller."""
+    async with serve(seller.app) as origin:
+        environ = {
+            "RELAY_WALLET_KEY": KEY,
+            "RELAY_STABLESTUDIO_BASE_URL": origin,
+            "RELAY_X402ORG_BASE_URL": origin,
+            "RELAY_CHAIN_RPC_URL": f"{origin}/rpc",
+        }
+        async with relay(folder, clock=clock, **environ | more) as running:
+            yield running
+
+
+async def paid(running: Running, provider: str = "stablestudio", **fields: Any) -> dict[str, Any]:
+    """A job at a paid provider, as it is when the submission's answer has come; time passes for its pauses."""
+    waiting = asyncio.create_task(running.submit(provider, **fields))
+    while not waiting.done():
+        await asyncio.sleep(0.05)
+        assert isinstance(running.clock, HeldClock)
+        running.clock.advance(1)
+    return await waiting
+
+
+async def ended(running: Running, job: dict[str, Any]) -> dict[str, Any]:
+    """The job once it is final; time passes."""
+    shown = job
+    for _ in range(200):
+        shown = await running.get(f"/v1/jobs/{job['id']}")
+        if shown["finished_at"]:
+            return shown
+        assert isinstance(running.clock, HeldClock)
+        running.clock.advance(10)
+        await asyncio.sleep(0.02)
+    raise TimeoutError(str(shown))

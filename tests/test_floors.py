@@ -43,6 +43,7 @@ FLOORS = {
                 "calling",
                 "waiting",
                 "uploads",
+                "buying",
                 "quoting",
                 "pay",
                 "intake",

@@ -3,8 +3,6 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,53 +10,14 @@ import pytest
 
 from relay.cli import load_settings
 from relay.intake import Intake
-from relay.sandbox.serving import serve
 from relay.storage.record import DEFAULT_PROJECT
-from tests.paying import PAYEE, PRICE, VIDEO, Seller
+from tests.paying import KEY, PAYEE, PRICE, VIDEO, Seller, ended, paid, selling
 from tests.provider_cases import recorded, recordings
-from tests.running import INPUT, HeldClock, Running, relay
+from tests.running import INPUT, HeldClock, relay
 
 pytestmark = pytest.mark.anyio
 
-KEY = "0x" + "11" * 32
 FAULTS = ("down", "refused", "settle_then_fail", "drop", "again_402")
-
-
-@asynccontextmanager
-async def selling(folder: Path, seller: Seller, clock: HeldClock, **more: Any) -> AsyncIterator[Running]:
-    """A relay with a wallet, whose paid providers are the seller."""
-    async with serve(seller.app) as origin:
-        environ = {
-            "RELAY_WALLET_KEY": KEY,
-            "RELAY_STABLESTUDIO_BASE_URL": origin,
-            "RELAY_X402ORG_BASE_URL": origin,
-            "RELAY_CHAIN_RPC_URL": f"{origin}/rpc",
-        }
-        async with relay(folder, clock=clock, **environ | more) as running:
-            yield running
-
-
-async def paid(running: Running, provider: str = "stablestudio", **fields: Any) -> dict[str, Any]:
-    """A job at a paid provider, as it is when the submission's answer has come; time passes for its pauses."""
-    waiting = asyncio.create_task(running.submit(provider, **fields))
-    while not waiting.done():
-        await asyncio.sleep(0.05)
-        assert isinstance(running.clock, HeldClock)
-        running.clock.advance(1)
-    return await waiting
-
-
-async def ended(running: Running, job: dict[str, Any]) -> dict[str, Any]:
-    """The job once it is final; time passes."""
-    shown = job
-    for _ in range(200):
-        shown = await running.get(f"/v1/jobs/{job['id']}")
-        if shown["finished_at"]:
-            return shown
-        assert isinstance(running.clock, HeldClock)
-        running.clock.advance(10)
-        await asyncio.sleep(0.02)
-    raise TimeoutError(str(shown))
 
 
 @pytest.mark.parametrize("provider", ["stablestudio", "x402org"])
@@ -231,6 +190,20 @@ async def test_the_sandboxs_own_stand_ins_are_paid_too(tmp_path: Path, provider:
         assert done["status"] == "succeeded", done
         assert len(running.world.submissions) == 1
         await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())
+
+
+async def test_where_x402_orgs_video_came_from_is_in_the_timeline(tmp_path: Path) -> None:
+    """The `source` and the `venice_request_id` of the answer stand in the line of the call that brought it."""
+    clock = HeldClock(round(time.time() * 1000))
+    async with relay(tmp_path, clock=clock, pace_s=0.05, RELAY_WALLET_KEY=KEY) as running:
+        for version, kind in (("sync", "submission"), ("async", "check")):
+            job = await ended(
+                running, await paid(running, "x402org", input=INPUT | {"prompt": f"[sandbox: version={version}]"})
+            )
+            lines = (await running.get(f"/v1/jobs/{job['id']}/timeline"))["data"]
+            noted = [line for line in lines if "source venice" in line["summary"]]
+            assert [line["kind"] for line in noted] == [kind]
+            assert ("venice_request_id " + job["provider_job_id"] in noted[0]["summary"]) == (version == "sync")
 
 
 EXAMPLES = [(p, path.stem) for p in ("stablestudio", "x402org") for path in recordings(p, "requests")]

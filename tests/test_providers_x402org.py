@@ -143,6 +143,25 @@ def test_a_video_is_a_success_whatever_else_is_said(body: dict[str, object], pro
     assert [output.url for output in said.report.outputs] == [VIDEO]
 
 
+@pytest.mark.parametrize(
+    ("said", "note"),
+    [
+        ({"source": "venice", "venice_request_id": "req_1"}, "source venice, venice_request_id req_1"),
+        ({"source": "cache", "fal_request_id": 7, "job_id": "j1"}, "source cache, fal_request_id 7"),
+        ({"source": "x" * 300}, f"source {'x' * 100}"),
+        ({"source": ["venice"], "venice_request_id": None}, None),
+        ({}, None),
+    ],
+)
+def test_where_a_video_came_from_is_noted(said: dict[str, object], note: str | None) -> None:
+    """The origin and the upstream's id, as far as they are told, from the submission's answer and from a check's."""
+    body = {"video_url": VIDEO} | said
+    accepted = X402.read_submission(answer(200, body))
+    assert isinstance(accepted, Accepted)
+    assert accepted.report.note == note
+    assert X402.read_status(answer(200, body), NOW_MS).note == note
+
+
 @pytest.mark.parametrize("status_code", [200, 202])
 def test_a_job_that_takes_longer_says_where_to_ask(status_code: int) -> None:
     """The path of the poll URL is kept, without its host."""

@@ -41,6 +41,7 @@ pasts = st.builds(
         lambda states: tuple(map(DeliveryState, states))
     ),
     payment=st.sampled_from([None, None, None, "reserved", "unknown", "paid", "lost", "void"]),
+    provable=st.booleans(),
     callbacks=st.integers(0, 2),
 )
 states = st.lists(st.sampled_from(DeliveryState), max_size=2)
@@ -139,13 +140,23 @@ def _batch(at: int, finished_at: int | None) -> dict[str, Any]:
 
 
 async def test_a_payment_stays_without_its_authorization(tmp_path: Path) -> None:
-    """The ledger keeps what the job cost, and when; the header that was sent is forgotten."""
+    """The ledger keeps what the job cost, and when; the header that was sent is forgotten, unless it may be needed."""
     async with database(tmp_path) as opened:
-        await add(opened, [Past(payment="paid"), Past(payment="unknown")])
+        await add(
+            opened,
+            [
+                Past(payment="paid"),
+                Past(payment="unknown"),
+                Past(payment="lost"),
+                Past(payment="unknown", provable=False),
+            ],
+        )
         await prune(opened)
-        kept = await select(opened, "SELECT state, amount, header FROM payments ORDER BY state")
+        kept = await select(opened, "SELECT state, amount, header FROM payments ORDER BY state, header")
         assert [(state, amount, bytes(header)) for state, amount, header in kept] == [
+            ("lost", 550_000, b""),
             ("paid", 550_000, b""),
+            ("unknown", 550_000, b""),
             ("unknown", 550_000, b"sealed"),
         ]
 

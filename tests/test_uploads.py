@@ -5,7 +5,7 @@ import gzip
 import hashlib
 import ssl
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,6 +32,8 @@ from relay.exchange import ApiAnswer, ApiRequest, FileRequest
 from relay.images import SUFFIXES, image_type, plain_name
 from relay.outbound.client import NoAnswer, NotSent, ProviderClient
 from relay.outbound.uploading import FileClient, Resolve
+from relay.payments.challenge import read_challenge
+from relay.payments.policy import Policy, choose
 from relay.payments.siwx import sign_in
 from relay.payments.x402 import Wallet
 from relay.providers import DEV_PROVIDERS, PROVIDERS
@@ -40,7 +42,7 @@ from relay.providers.files import File, Place, Uploaded, UploadFailed, evolink
 from relay.reading import networks
 from relay.sandbox.serving import serve
 from relay.sandbox.uploads import FileStores
-from relay.uploads import Pay, SignIn, Uploads
+from relay.uploads import Buyer, SignIn, Upload, Uploads
 from tests.provider_cases import NOW_MS, answer
 from tests.running import KEY, Running, relay
 
@@ -56,6 +58,7 @@ STARTS = {
 }
 BEARERS = ("evolink", "relaydance", "kinovi", "sandbox")
 HOUR_MS = 3_600_000
+UPLOAD = Upload("prj_default", "file_1")
 WALLET = "0x" + "11" * 32
 
 
@@ -72,14 +75,14 @@ async def uploads_at(
     *,
     api_key: str | None = STORE_KEY,
     size_max: int = 100_000_000,
-    pay: Pay | None = None,
+    buyer: Buyer | None = None,
     signs_in: SignIn | None = None,
 ) -> AsyncIterator[Uploads]:
     """Uploads whose providers are all at one origin, with nothing opened besides the public addresses."""
     adapters = {**PROVIDERS, **DEV_PROVIDERS, "stablestudio": Studio(), "x402org": EvoLink()}
     providers = {name: Configured(adapter, origin, api_key) for name, adapter in adapters.items()}
     async with ProviderClient() as client, FileClient(AddressPolicy((), allow_http=True)) as files:
-        yield Uploads(providers, client, files, SystemClock(), size_max=size_max, pay=pay, sign_in=signs_in)
+        yield Uploads(providers, client, files, SystemClock(), size_max=size_max, buyer=buyer, sign_in=signs_in)
 
 
 @asynccontextmanager
@@ -98,7 +101,7 @@ async def in_pieces(data: bytes, size: int = 1000) -> AsyncIterator[bytes]:
 
 async def sent(uploads: Uploads, provider: str, data: bytes = PNG, type_: str | None = "image/png") -> Uploaded:
     """One upload."""
-    return await uploads.upload(provider, "photo.png", type_, in_pieces(data), len(data))
+    return await uploads.upload(UPLOAD, provider, "photo.png", type_, in_pieces(data), len(data))
 
 
 @pytest.mark.parametrize(
@@ -126,30 +129,50 @@ async def test_a_file_gets_a_url_by_its_providers_own_steps(provider: str, steps
             assert abs(parse_rfc3339(done.expires_at) - SystemClock().now_ms() - hours * HOUR_MS) < 60_000
 
 
+class Purse:
+    """Pays for a token with a wallet, and remembers what it was asked to keep."""
+
+    def __init__(self, origin: str, client: ProviderClient) -> None:
+        self.told: list[Any] = []
+        self._origin, self._client = origin, client
+
+    def turn(self, upload: Upload) -> asyncio.Lock:
+        """Nobody else is here."""
+        self.told.append(upload.id)
+        return asyncio.Lock()
+
+    async def buy(self, name: str, upload: Upload, request: ApiRequest) -> list[ApiAnswer]:
+        """The token."""
+        self.told.append((name, upload, request.path))
+        challenge = read_challenge(await self._client.send(self._origin, "", request, 5))
+        policy = Policy(amount_max=10_000)
+        now_s = SystemClock().now_ms() // 1000
+        signed = Wallet(WALLET).authorize(choose(challenge, policy), challenge, policy, upload.id, now_s)
+        paid = msgspec.structs.replace(request, headers={signed.header_name: signed.header_value})
+        return [await self._client.send(self._origin, "", paid, 5)]
+
+    async def keep(self, upload: Upload, answers: Sequence[ApiAnswer]) -> None:
+        """How many there are."""
+        self.told.append((upload, len(answers)))
+
+
 async def test_stablestudio_is_paid_and_signed_for() -> None:
     """Three steps: one that is paid, one to the blob store with its token, one that the wallet signs in for."""
-    paid: list[ApiRequest] = []
     stores, wallet = FileStores(STORE_KEY), Wallet(WALLET)
+
+    def signs_in(asked: ApiAnswer, url: str) -> dict[str, str]:
+        return sign_in(asked, url, wallet, SystemClock().now_ms())
+
     async with serve(Starlette(routes=stores.routes())) as origin, ProviderClient() as client:
-
-        async def pay(request: ApiRequest) -> ApiAnswer:
-            paid.append(request)
-            asked = await client.send(origin, "", request, 5)
-            assert (asked.status_code, "payment-required" in asked.headers) == (402, True)
-            return await client.send(
-                origin, "", msgspec.structs.replace(request, headers={"payment-signature": "x"}), 5
-            )
-
-        def signs_in(asked: ApiAnswer, url: str) -> dict[str, str]:
-            return sign_in(asked, url, wallet, SystemClock().now_ms())
-
-        async with uploads_at(origin, pay=pay, signs_in=signs_in) as uploads:
+        purse = Purse(origin, client)
+        async with uploads_at(origin, buyer=purse, signs_in=signs_in) as uploads:
             done = await sent(uploads, "stablestudio")
     (kept,) = stores.kept
     assert (kept.provider, kept.name, kept.digest) == ("stablestudio", "photo.png", hashlib.sha256(PNG).hexdigest())
-    assert [request.path for request in paid] == ["/api/upload"]
+    assert purse.told == [UPLOAD.id, ("stablestudio", UPLOAD, "/api/upload"), (UPLOAD, 2), (UPLOAD, 3)]
     assert stores.steps[2:] == ["stablestudio put", "stablestudio confirm", "stablestudio confirm"]
     assert (done.url[-10:], done.expires_at) == ("/photo.png", None)
+    assert list(stores.till.ledger.values()) == [10_000]
 
 
 async def test_what_is_paid_for_needs_a_wallet() -> None:
@@ -161,17 +184,14 @@ async def test_what_is_paid_for_needs_a_wallet() -> None:
 
 
 async def test_a_confirmation_without_a_signature_fails() -> None:
-    """A wallet that cannot sign in gets the provider's 402, as a failure."""
-
-    async def pay(request: ApiRequest) -> ApiAnswer:
-        async with ProviderClient() as client:
-            paid = msgspec.structs.replace(request, headers={"payment-signature": "x"})
-            return await client.send(origin, "", paid, 5)
-
+    """A wallet that cannot sign in gets the provider's 402, as a failure; what it has bought is not forgotten."""
     stores = FileStores(STORE_KEY)
-    async with serve(Starlette(routes=stores.routes())) as origin, uploads_at(origin, pay=pay) as uploads:
-        with pytest.raises(UploadFailed, match=r"stablestudio: HTTP 402"):
-            await sent(uploads, "stablestudio")
+    async with serve(Starlette(routes=stores.routes())) as origin, ProviderClient() as client:
+        purse = Purse(origin, client)
+        async with uploads_at(origin, buyer=purse) as uploads:
+            with pytest.raises(UploadFailed, match=r"stablestudio: HTTP 402"):
+                await sent(uploads, "stablestudio")
+    assert purse.told[-1] == (UPLOAD, 2)
 
 
 @pytest.mark.parametrize("type_", STARTS)
@@ -180,7 +200,7 @@ async def test_four_types_are_taken(type_: str) -> None:
     async with stores_and_uploads() as (stores, uploads):
         for declared in (type_, type_.upper() + "; x=1", None, "application/octet-stream"):
             data = STARTS[type_]
-            await uploads.upload("kinovi", "a", declared, in_pieces(data, 5), len(data))
+            await uploads.upload(UPLOAD, "kinovi", "a", declared, in_pieces(data, 5), len(data))
         assert {(kept.name, kept.content_type) for kept in stores.kept} == {(f"a{SUFFIXES[type_][0]}", type_)}
 
 
@@ -253,7 +273,7 @@ async def test_each_provider_has_its_limit(provider: str, most: int) -> None:
     async with uploads_at("http://127.0.0.1:1") as uploads:
         assert uploads.size_max(provider) == most
         with pytest.raises(BodyTooLarge, match=str(most)):
-            await uploads.upload(provider, "a.png", "image/png", unread(), most + 1)
+            await uploads.upload(UPLOAD, provider, "a.png", "image/png", unread(), most + 1)
     async with uploads_at("http://127.0.0.1:1", size_max=5000) as uploads:
         assert uploads.size_max(provider) == 5000
 
@@ -516,7 +536,7 @@ async def test_a_file_that_is_not_as_long_as_was_said_breaks_the_connection() ->
     async with stores_and_uploads() as (stores, uploads):
         for size in (len(PNG) - 1, len(PNG) + 1):
             with pytest.raises(UploadFailed, match="not as long as was said"):
-                await uploads.upload("evolink", "a.png", "image/png", in_pieces(PNG), size)
+                await uploads.upload(UPLOAD, "evolink", "a.png", "image/png", in_pieces(PNG), size)
         assert stores.kept == []
 
 

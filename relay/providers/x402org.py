@@ -22,6 +22,7 @@ from relay.providers.base import (
     at,
     check_url,
     not_taken,
+    text_or_none,
     unified_path,
     with_rules,
     without_none,
@@ -31,6 +32,8 @@ MODEL: Final = "seedance-2-0-fast-image-to-video"
 _HOSTS: Final = ("x402.org", "x402.agentutility.ai")
 _UNIFIED: Final = {"image_url": "images", "duration": "duration_s"}
 _PATH_MAX: Final = 512
+NOTE_MAX: Final = 100
+_NOTED: Final = ("source", "venice_request_id", "fal_request_id")
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -120,7 +123,7 @@ class X402Org:
 
 
 def _report(body: dict[str, Any], otherwise: JobState | None = None) -> Report:
-    """A video is a success, whatever else is said; `source` tells whether it was made or found."""
+    """A video is a success, whatever else is said."""
     body = answers.task_of(body)
     url = body.get("video_url") or at(body, "result", "video_url")
     outputs = answers.distinct(answers.output(url, None, duration_s=_seconds(body.get("duration"))))
@@ -135,7 +138,13 @@ def _report(body: dict[str, Any], otherwise: JobState | None = None) -> Report:
     )
     if outputs:
         found = msgspec.structs.replace(found, state=JobState.SUCCEEDED, outputs=outputs)
-    return msgspec.structs.replace(found, status_path=_own_path(body.get("poll_url")))
+    return msgspec.structs.replace(found, status_path=_own_path(body.get("poll_url")), note=_note(body))
+
+
+def _note(body: dict[str, Any]) -> str | None:
+    """Whether the video was made or found, and the id of the request behind it, which the job's own need not be."""
+    said = [(name, text_or_none(body.get(name), NOTE_MAX)) for name in _NOTED]
+    return ", ".join(f"{name} {text}" for name, text in said if text) or None
 
 
 def _seconds(duration: object) -> object:

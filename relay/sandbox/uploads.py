@@ -5,6 +5,7 @@ repository, https://stablestudio.dev, https://vercel.com/docs/vercel-blob. Of a 
 beginning are kept.
 """
 
+import asyncio
 import base64
 import hashlib
 import secrets
@@ -18,6 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from relay.sandbox.contract import now_s
+from relay.sandbox.faults import WORDS, Faults
+from relay.sandbox.payment import Till
 from relay.sandbox.serving import hang_up
 
 PIECE_BYTES: Final = 1 << 16
@@ -27,15 +31,8 @@ STARTS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF")
 TYPES: Final = {"png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "gif": "image/gif", "webp": "image/webp"}
 SIGNATURE: Final = "X-Amz-Signature=a%2Fb%2Bc"
 """A query that a client must not write in another way."""
-PRICE: Final = {
-    "scheme": "exact",
-    "network": "eip155:8453",
-    "amount": "10000",
-    "asset": "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913",
-    "payTo": "0x209693Bc6afc0C5328bA36FaF03C514EF312287C",
-    "maxTimeoutSeconds": 60,
-    "extra": {"name": "USD Coin", "version": "2"},
-}
+PRICE: Final = 10_000
+"""Of StableStudio's token, in millionths of a USDC."""
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,8 +51,9 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 class FileStores:
     """The routes, and what came in.
 
-    `faults` are taken one after the other: `refuse` a file, `refuse put` at its store, `reset` within it.
-    `upload_url`, `file_url` and `confirm_url` take the place of what an answer would name.
+    `faults` are taken one after the other: `refuse` a file, `refuse put` at its store, `refuse confirm` behind it,
+    `reset` within it; for a file that is paid for `hang` after the token was paid, and what `Till` knows by `pay`.
+    `till` has what was paid. `upload_url`, `file_url` and `confirm_url` take the place of what an answer would name.
     """
 
     def __init__(self, api_key: str) -> None:
@@ -65,6 +63,8 @@ class FileStores:
         self.upload_url: str | None = None
         self.file_url: str | None = None
         self.confirm_url: str | None = None
+        self.till = Till(2, now_s)
+        self.hanging = asyncio.Event()
         self._api_key = api_key
         self._places: dict[str, str] = {}
         self._nonces: set[str] = set()
@@ -184,25 +184,34 @@ class FileStores:
         return JSONResponse({"url": f"https://static.kinovi.ai/{path}", "path": path})
 
     async def _studio(self, request: Request) -> Response:
-        """A cent for a token; who pays is not looked at here."""
+        """A cent for a token."""
         self.steps.append("stablestudio")
         body = msgspec.json.decode(await request.body())
-        if "payment-signature" not in request.headers:
-            resource = {"url": str(request.url), "description": "Upload an image", "mimeType": "application/json"}
-            challenge = {"x402Version": 2, "error": "Payment required", "resource": resource, "accepts": [PRICE]}
-            encoded = base64.b64encode(msgspec.json.encode(challenge)).decode()
-            return JSONResponse({}, 402, {"payment-required": encoded})
-        if body.get("contentType") not in TYPES.values() or self._refused():
-            return JSONResponse({"success": False, "error": "Unsupported content type"}, 400)
+        paying = "payment-signature" in request.headers
+        pay = self.faults.pop(0) if paying and self.faults[:1] and self.faults[0] in WORDS["pay"] else "ok"
+
+        async def make(_: str) -> Response:
+            if body.get("contentType") not in TYPES.values() or self._refused():
+                return JSONResponse({"success": False, "error": "Unsupported content type"}, 400)
+            return JSONResponse(self._token(body["filename"], body["contentType"]))
+
+        answer = await self.till.sell(request, PRICE, Faults(pay=pay), make)
+        if paying and self._refused("hang"):
+            self.hanging.set()
+            await asyncio.Event().wait()
+        return answer
+
+    def _token(self, filename: str, content_type: str) -> dict[str, Any]:
+        """What opens one place of the blob store, for about five minutes."""
         upload_id = f"upload-{secrets.token_hex(4)}"
-        path = f"uploads/{upload_id}/{body['filename']}"
+        path = f"uploads/{upload_id}/{filename}"
         token = f"vercel_blob_client_{secrets.token_hex(8)}"
-        self._places[f"{path} {token}"] = body["contentType"]
-        expires_at = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
-        return JSONResponse({"uploadId": upload_id, "clientToken": token, "pathname": path, "expiresAt": expires_at})
+        self._places[f"{path} {token}"] = content_type
+        expires_at = datetime.fromtimestamp(self.till.now_s(), UTC) + timedelta(minutes=5)
+        return {"uploadId": upload_id, "clientToken": token, "pathname": path, "expiresAt": expires_at.isoformat()}
 
     async def _studio_put(self, request: Request) -> Response:
-        """Vercel's blob store: the token in the header is for one path and one type."""
+        """Vercel's blob store: the token in the header is for one path and one type, and what is there stays."""
         self.steps.append("stablestudio put")
         path = request.query_params.get("pathname", "")
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -211,7 +220,11 @@ class FileStores:
             return JSONResponse({"error": {"code": "forbidden", "message": "Access denied"}}, 403)
         if await self._reset(request):
             return Response(status_code=204)
-        self.kept.append(await _read("stablestudio", path.rpartition("/")[2], type_, request.stream(), request))
+        kept = await _read("stablestudio", path.rpartition("/")[2], type_, request.stream(), request)
+        if self._refused("refuse put"):
+            return JSONResponse({"error": {"code": "service_unavailable", "message": "Try again"}}, 503)
+        self.kept.append(kept)
+        del self._places[f"{path} {token}"]
         url = self.file_url or f"https://sandbox.public.blob.vercel-storage.com/{path}"
         return JSONResponse({"url": url, "downloadUrl": f"{url}?download=1", "pathname": path, "contentType": type_})
 
@@ -225,11 +238,13 @@ class FileStores:
             asked = {"sign-in-with-x": {"info": self._challenge(request)}}
             return JSONResponse({"x402Version": 2, "accepts": [], "extensions": asked}, 402)
         self._nonces.discard(said["nonce"])
+        if self._refused("refuse confirm"):
+            return JSONResponse({"success": False, "error": "Internal server error"}, 500)
         return JSONResponse({"success": True, "upload": {"id": body["uploadId"], "blobUrl": body["blobUrl"]}})
 
     def _challenge(self, request: Request) -> dict[str, Any]:
         """What is to be signed."""
-        nonce, now = secrets.token_hex(16), datetime.now(UTC)
+        nonce, now = secrets.token_hex(16), datetime.fromtimestamp(self.till.now_s(), UTC)
         self._nonces.add(nonce)
         return {
             "domain": request.url.hostname,

@@ -42,13 +42,14 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """All that is stored about one job, for its timeline; at most EVIDENCE_MAX of each."""
+    """All that is stored about one job, for its timeline; at most EVIDENCE_MAX of each, and one payment, unopened."""
 
     calls: list[Call]
     callbacks: list[Row]
     events: list[Row]
     deliveries: list[Delivery]
     attempts: list[Attempt]
+    payments: list[Row]
 
 
 class Jobs:
@@ -153,6 +154,7 @@ class Jobs:
             list(await self._database.rows("events_of_job", wanted)),
             deliveries,
             [rows.attempt(row) for row in attempts],
+            list(await self._database.rows("payment_of_job", {"job_id": job_id})),
         )
 
     async def _insert(self, transaction: Transaction, news: Sequence[NewJob]) -> list[None]:

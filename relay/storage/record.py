@@ -271,6 +271,8 @@ def _judge(job: Job | None, fact: Fact, heard: set[tuple[str, bytes]]) -> Move |
         return Move(doubted(job, fact.at), Verdict.UNREADABLE, arrival.unreadable)
     if arrival and arrival.digest and (job.id, arrival.digest) in heard:
         return Move(job, Verdict.REPEATED, "heard before")
+    if fact.settlement and fact.settlement.cost:
+        job = msgspec.structs.replace(job, cost=fact.settlement.cost)
     if fact.move is None:
         return Move(job, Verdict.RECORDED)
     moved = fact.move(job)

@@ -141,6 +141,7 @@ CREATE TABLE payments (
     settled_at BIGINT,
     transaction_hash TEXT,
     next_proof_at BIGINT,
+    answers BYTEA,
     CHECK (next_proof_at IS NULL OR state IN ('reserved', 'unknown'))
 );
 

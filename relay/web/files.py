@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from relay import validation
 from relay.errors import BadBody, BodyTooLarge, FieldError, InvalidInput, RelayError, StorageUnavailable
-from relay.uploads import Uploads
+from relay.uploads import Upload, Uploads
 from relay.web import bodies
 from relay.web.calls import Call, once
 from relay.web.problems import JSON
@@ -52,14 +52,20 @@ async def create(call: Call) -> Response:
                 form = Form(uploads, file, boundary, call.app.settings.upload_max_bytes)
                 await _read(call, form)
                 form.check()
-                return await once(call, form.content(), lambda: _sent(uploads, form))
+                return await once(call, form.content(), lambda: _sent(call, form))
         except OSError as error:
             raise StorageUnavailable(f"the file could not be kept while it is sent: {error.strerror}") from None
 
 
-async def _sent(uploads: Uploads, form: "Form") -> Response:
-    """The answer, when the provider has the file."""
-    done = await uploads.upload(form.provider, form.filename, form.content_type, form.pieces(), form.size)
+async def _sent(call: Call, form: "Form") -> Response:
+    """The answer, when the provider has the file.
+
+    The same form with the same Idempotency-Key, or again without one, is one upload: what it buys is paid for once.
+    """
+    same = msgspec.json.encode([call.project_id, call.idempotency_key]) + form.content()
+    upload = Upload(call.project_id, f"file_{hashlib.sha256(same).hexdigest()[:32]}")
+    uploads = call.app.uploads
+    done = await uploads.upload(upload, form.provider, form.filename, form.content_type, form.pieces(), form.size)
     return JSON({"url": done.url, "expires_at": done.expires_at})
 
 

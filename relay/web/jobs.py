@@ -77,6 +77,7 @@ async def show_timeline(call: Call) -> Response:
     stored = await call.app.store.jobs.evidence(job.id)
     lines = [
         *timeline.of_job(job),
+        *(line for payment in stored.payments for line in timeline.of_payment(payment)),
         *map(timeline.of_call, stored.calls),
         *map(timeline.of_callback, stored.callbacks),
         *map(timeline.of_event, stored.events),

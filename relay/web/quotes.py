@@ -7,9 +7,9 @@ from starlette.responses import Response
 
 from relay import views
 from relay.clock import rfc3339
-from relay.money import PaymentState
+from relay.money import PaymentState, usdc
 from relay.quoting import Quote
-from relay.storage.payments import DAY_MS, usdc
+from relay.storage.payments import DAY_MS
 from relay.web.calls import Call
 from relay.web.problems import JSON
 

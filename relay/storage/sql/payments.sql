@@ -24,11 +24,23 @@ SELECT state, COUNT(*) AS number, SUM(amount) AS amount FROM payments WHERE crea
 -- A job's payment.
 SELECT * FROM payments WHERE job_id = :job_id;
 
+-- name: payment_of_upload
+-- The last payment for a file.
+SELECT * FROM payments WHERE job_id >= :first AND job_id <= :last ORDER BY job_id DESC LIMIT 1;
+
+-- name: forget_undecided_payment
+-- An authorization that another one with the same nonce takes the place of.
+DELETE FROM payments WHERE job_id = :job_id AND state IN ('reserved', 'unknown');
+
+-- name: keep_answers
+-- What was bought, and how far it was used.
+UPDATE payments SET answers = :answers WHERE job_id = :job_id;
+
 -- name: settle_payment
--- What became known of a payment; one that is paid or lost stays so.
+-- What became known of a payment; one that is paid or lost stays so, and none is void while its time lasts.
 UPDATE payments SET
     state = :state, settled_at = :settled_at, transaction_hash = COALESCE(:transaction_hash, transaction_hash), next_proof_at = :next_proof_at
-WHERE job_id = :job_id AND state IN ('reserved', 'unknown');
+WHERE job_id = :job_id AND state IN ('reserved', 'unknown') AND (:state <> 'void' OR valid_before < :settled_at);
 
 -- name: payments_to_prove
 -- Payments of which the chain can say by now whether they were made.

@@ -4,7 +4,7 @@
 SELECT id, project_id, provider, state, finished_at, deadline_at, metadata FROM jobs
 WHERE finished_at < :before AND claim IS NULL AND settle_by IS NULL AND next_check_at IS NULL
   AND (SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
-  AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.state IN ('reserved', 'unknown') LIMIT 1) IS NULL
+  AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.next_proof_at IS NOT NULL LIMIT 1) IS NULL
 ORDER BY finished_at LIMIT :limit /* skip locked */;
 
 -- name: events_to_hold
@@ -123,7 +123,7 @@ RETURNING job_id;
 SELECT 'jobs' AS kind, COUNT(*) AS number FROM jobs
 WHERE finished_at < :before AND claim IS NULL AND settle_by IS NULL AND next_check_at IS NULL
   AND (SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
-  AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.state IN ('reserved', 'unknown') LIMIT 1) IS NULL
+  AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.next_proof_at IS NOT NULL LIMIT 1) IS NULL
 UNION ALL
 SELECT 'events', COUNT(*) FROM events
 WHERE job_id IS NULL AND created_at < :before
