@@ -1,16 +1,16 @@
-"""Every setting relay reads from its environment, in one table: name, meaning, default, and how the text is read.
+"""What relay is told by its environment: `load` reads every variable, and names all that are wrong at once.
 
-`load` reads them all and names every wrong one at once, so that a deploy fails with the whole list.
+So a deploy fails with the whole list.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
-from relay import reading
 from relay.errors import SettingsError
 from relay.reading import Network
+from relay.variables import PROVIDER_SETTINGS, SETTINGS, Setting
 
 
 class ProviderSettings(msgspec.Struct, frozen=True):
@@ -24,7 +24,7 @@ class ProviderSettings(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings, read and checked; the defaults stand in the table below."""
+    """The settings, read and checked; the defaults stand in the table of variables."""
 
     port: int
     host: str
@@ -74,286 +74,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def provider(self, name: str) -> ProviderSettings:
         """What is configured for a provider; empty when nothing is."""
         return self.providers.get(name, ProviderSettings())
-
-
-class Setting(msgspec.Struct, frozen=True):
-    """One environment variable: its name, the field it fills, its default as text, how it is read, its meaning."""
-
-    name: str
-    field: str
-    default: str | None
-    read: Callable[[str], Any]
-    meaning: str
-
-
-SETTINGS: Final = (
-    Setting("PORT", "port", "8000", reading.number(0, 65535), "the port to listen on; 0 takes a free one"),
-    Setting("RELAY_HOST", "host", "", str, "the address to listen on; empty for every one, IPv4 and IPv6"),
-    Setting(
-        "RELAY_PUBLIC_URL",
-        "public_url",
-        None,
-        reading.public_url,
-        "where providers reach this relay: callback URLs begin with it",
-    ),
-    Setting(
-        "RELAY_SECRET_KEYS",
-        "secret_keys",
-        "",
-        reading.secret_keys,
-        "comma list, newest last: signs callback tokens, seals secrets at rest",
-    ),
-    Setting("RELAY_API_KEY", "api_key", None, str, "an admin key of project `default`, without a row in the database"),
-    Setting("DATABASE_URL", "database_url", "sqlite:///./data/relay.db", str, "sqlite:///path or postgres://…"),
-    Setting(
-        "RELAY_ENV",
-        "environment",
-        "default",
-        str,
-        "the environment's name; a callback made for another one is kept, not applied",
-    ),
-    Setting(
-        "RELAY_ALLOW_NETWORKS",
-        "allow_networks",
-        "",
-        reading.networks,
-        "CIDR list that notifications may reach besides public addresses",
-    ),
-    Setting(
-        "RELAY_ALLOW_HTTP",
-        "allow_http",
-        "0",
-        reading.flag,
-        "1 allows plain http for the public URL and for endpoints (development, tests)",
-    ),
-    Setting(
-        "RELAY_LOG_FORMAT",
-        "log_format",
-        "json",
-        reading.choice("json", "console"),
-        "json: one object a line; console: for people",
-    ),
-    Setting(
-        "RELAY_RETRY_SCHEDULE_S",
-        "retry_schedule_s",
-        None,
-        reading.schedule,
-        "seconds before each attempt of a delivery; default 75.5 hours in ten attempts",
-    ),
-    Setting(
-        "RELAY_SUBMIT_WAIT_S",
-        "submit_wait_s",
-        "8",
-        reading.number(0, 25, float),
-        "how long POST /v1/jobs waits for the provider before it answers 202",
-    ),
-    Setting(
-        "RELAY_SUBMIT_TIMEOUT_S",
-        "submit_timeout_s",
-        "30",
-        reading.number(0.1, 300, float),
-        "how long a provider may take to answer a submission",
-    ),
-    Setting(
-        "RELAY_STATUS_CHECK_FIRST_S",
-        "status_check_first_s",
-        None,
-        reading.number(0.1, 86_400, float),
-        "when a job is first asked about if no callback came; default 1.5 times the provider's own estimate",
-    ),
-    Setting(
-        "RELAY_CHECKS_IN_FLIGHT_MAX",
-        "checks_in_flight_max",
-        "10",
-        reading.number(1, 1000),
-        "status checks under way at once, for each provider",
-    ),
-    Setting(
-        "RELAY_CHECKS_PER_S",
-        "checks_per_s",
-        "20",
-        reading.number(0.1, 1000, float),
-        "status checks begun in a second, for each provider",
-    ),
-    Setting(
-        "RELAY_CONFIRM_WAIT_S",
-        "confirm_wait_s",
-        "5",
-        reading.number(0.1, 60, float),
-        "how long a callback that ends a job waits to be confirmed by a status check before it is believed as it is",
-    ),
-    Setting(
-        "RELAY_HEARTBEAT_S",
-        "heartbeat_s",
-        "3600",
-        reading.number(1, 604_800, float),
-        "how long a provider may give no sign of life about a job before the job is lost",
-    ),
-    Setting(
-        "RELAY_OUTPUT_EXPIRING_S",
-        "output_expiring_s",
-        "3600",
-        reading.number(0, 604_800),
-        "how long before a result is gone that is announced, if half of its time is over by then; 0: never",
-    ),
-    Setting(
-        "RELAY_WALLET_KEY",
-        "wallet_key",
-        None,
-        reading.wallet_key,
-        "the private key that pays StableStudio and x402.org in USDC; needs the extra x402",
-    ),
-    Setting(
-        "RELAY_SPEND_MAX_PER_JOB", "spend_max_per_job", "1.00", reading.usdc, "the most USDC that one job may cost"
-    ),
-    Setting(
-        "RELAY_SPEND_MAX_PER_DAY", "spend_max_per_day", "10.00", reading.usdc, "the most USDC to spend in a day (UTC)"
-    ),
-    Setting(
-        "RELAY_PAY_CHAIN_ID", "pay_chain_id", "8453", reading.number(1, 2**53), "the one chain to pay on; 8453 is Base"
-    ),
-    Setting(
-        "RELAY_PAY_ASSET",
-        "pay_asset",
-        "0x833589fcd6edb6e08f4c7c32d4f71b54bda02913",
-        reading.address,
-        "the only token that is paid with; the default is USDC on Base",
-    ),
-    Setting(
-        "RELAY_PAY_ASSET_NAME",
-        "pay_asset_name",
-        "USD Coin",
-        str,
-        "the name in the signing domain of that token; USDC on Base Sepolia is named USDC",
-    ),
-    Setting(
-        "RELAY_CHAIN_RPC_URL",
-        "chain_rpc_url",
-        None,
-        reading.rpc_url,
-        "a JSON-RPC node of the chain: with it, a payment of unknown fate is proven made or void",
-    ),
-    Setting(
-        "RELAY_STABLESTUDIO_SCHEMA",
-        "stablestudio_schema",
-        "a",
-        reading.choice("a", "b"),
-        "which of StableStudio's two published request bodies a unified input becomes",
-    ),
-    Setting(
-        "RELAY_RELAYDANCE_PRICES",
-        "relaydance_prices",
-        "",
-        str,
-        "RelayDance publishes no price list to programs: prices to quote, as docs/api.md says",
-    ),
-    Setting(
-        "RELAY_UPLOAD_MAX_BYTES",
-        "upload_max_bytes",
-        "104857600",
-        reading.number(1024, 1 << 30),
-        "the largest file that POST /v1/files takes; a provider's own limit may be lower",
-    ),
-    Setting(
-        "RELAY_REQUEST_BODY_MAX_BYTES",
-        "request_body_max_bytes",
-        "262144",
-        reading.number(1024, 1 << 26),
-        "the largest request body under /v1",
-    ),
-    Setting(
-        "RELAY_CALLBACK_BODY_MAX_BYTES",
-        "callback_body_max_bytes",
-        "1048576",
-        reading.number(1024, 1 << 26),
-        "the largest callback body",
-    ),
-    Setting(
-        "RELAY_BODY_DEADLINE_S",
-        "body_deadline_s",
-        "8",
-        reading.number(0.1, 60, float),
-        "how long a request body may take to arrive, in all",
-    ),
-    Setting(
-        "RELAY_CALLBACK_GRACE_S",
-        "callback_grace_s",
-        "604800",
-        reading.number(0, 31_536_000),
-        "how long after a job's deadline its callback URL still works",
-    ),
-    Setting(
-        "RELAY_CALLBACKS_PER_JOB_MAX",
-        "callbacks_per_job_max",
-        "200",
-        reading.number(1, 100_000),
-        "callbacks kept for one job; more are answered and counted",
-    ),
-    Setting(
-        "RELAY_RETENTION_DAYS", "retention_days", "30", reading.retention_days, "days an ended job is kept; 0: for ever"
-    ),
-    Setting(
-        "RELAY_DELIVERIES_IN_FLIGHT_MAX",
-        "deliveries_in_flight_max",
-        "256",
-        reading.number(1, 10_000),
-        "attempts under way at once, over all endpoints",
-    ),
-    Setting(
-        "RELAY_LEASE_S",
-        "lease_s",
-        "25",
-        reading.number(2, 600, float),
-        "how long a claimed delivery belongs to one process; after a crash it is due again then",
-    ),
-    Setting(
-        "RELAY_BACKLOG_MAX",
-        "backlog_max",
-        "4096",
-        reading.number(16, 1_000_000),
-        "writes waiting for the database before relay answers 503",
-    ),
-    Setting(
-        "RELAY_SHUTDOWN_S", "shutdown_s", "8", reading.number(0, 300, float), "how long a stop waits for work under way"
-    ),
-)
-PROVIDER_SETTINGS: Final = (
-    Setting(
-        "RELAY_<PROVIDER>_API_KEY",
-        "api_key",
-        None,
-        str,
-        "the provider's API key; without one the provider is not configured",
-    ),
-    Setting(
-        "RELAY_<PROVIDER>_BASE_URL",
-        "base_url",
-        None,
-        reading.origin,
-        "an origin that replaces the provider's published one",
-    ),
-    Setting(
-        "RELAY_<PROVIDER>_CONFIRM",
-        "confirm",
-        "always",
-        reading.confirm,
-        "always: a callback that ends a job is confirmed by a status check before it is told; never: it is believed",
-    ),
-    Setting(
-        "RELAY_<PROVIDER>_CALLBACK_SECRET",
-        "callback_secret",
-        None,
-        reading.webhook_secret,
-        "whsec_…: callbacks must carry a Standard Webhooks signature; one that does not is quarantined",
-    ),
-    Setting(
-        "RELAY_<PROVIDER>_PAY_TO",
-        "pay_to",
-        "",
-        reading.addresses,
-        "comma list of the addresses that a paid provider may be paid at; empty allows any that it names",
-    ),
-)
 
 
 def load(environ: Mapping[str, str], providers: tuple[str, ...]) -> Settings:

@@ -13,7 +13,7 @@ import standardwebhooks
 
 from relay import model, signing, views
 from relay.intake import JobRequest, Notify
-from relay.settings import PROVIDER_SETTINGS, SETTINGS
+from relay.variables import PROVIDER_SETTINGS, SETTINGS
 from relay.web import endpoints
 from relay.web.asgi import API
 from relay.web.problems import STATUSES
@@ -104,7 +104,7 @@ async def test_the_first_curl_works_as_printed(tmp_path: Path) -> None:
 
 
 def test_the_readme_has_every_setting() -> None:
-    """The settings table is the one in relay/settings.py, name, default and meaning, neither more nor less."""
+    """The settings table is the one in relay/variables.py, name, default and meaning, neither more nor less."""
     found = re.findall(r"^\| `((?:RELAY_|PORT|DATABASE_)[^`]*)` \| (.*?) \| (.*) \|$", README, re.MULTILINE)
     assert found == [
         (s.name, "–" if s.default is None else f"`{s.default}`" if s.default else "empty", s.meaning)
