@@ -67,7 +67,7 @@ class FileBuyer:
         if last is not None:
             if undecided and self._age_ms(last.valid_before) < 0:
                 return last
-            if last.state is PaymentState.LOST and self._age_ms(last.created_at) < LOST_MS:
+            if last.state is PaymentState.LOST and not last.answers and self._age_ms(last.created_at) < LOST_MS:
                 raise _lost()
             number = min(int(last.job_id[-6:]) + (not undecided), NUMBER_MAX)
         quoted = await self._payer.quote(name, request)
