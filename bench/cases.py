@@ -9,6 +9,7 @@ from bench.explaining import Explainer, Row
 from bench.filling import Filled, an_id
 from bench.stock import HOUR_MS, PROVIDER
 from relay import ids
+from relay.storage.deliveries import CLAIMERS, WALK, WINDOW
 from relay.storage.record import DEFAULT_PROJECT
 
 BATCH = 64
@@ -67,6 +68,7 @@ def cases(of: Sample) -> list[Case]:
 def _dispatch(of: Sample) -> list[Case]:
     """What sending a notification costs; half of the retries are due."""
     due = {"now": of.now_ms + 4 * HOUR_MS, "leased_until": of.now_ms + 5 * HOUR_MS, "limit": BATCH}
+    due |= {"window": WINDOW, "candidates": CLAIMERS * BATCH}
     busy = list(of.filled.retry_endpoints)
     retries = [str(row["id"]) for row in of.retries]
     attempt = {"outcome": "ok", "status_code": 200, "error": None, "started_at": of.now_ms, "duration_ms": 9}
@@ -77,10 +79,13 @@ def _dispatch(of: Sample) -> list[Case]:
     after = {"state": "delivered", "next_attempt_at": None, "finished_at": of.now_ms}
     health = {"at": of.now_ms, "held_until": None}
     return [
-        _case("claim_deliveries", due | {"busy": "[]"}, writes=True),
-        _case("claim_deliveries", due | {"busy": _list(busy[::2])}, "half are busy", writes=True),
-        _case("claim_deliveries", due | {"busy": _list(busy)}, "all are busy", hot=False, writes=True),
-        _case("next_due_delivery", {}),
+        *(
+            Case("claim_deliveries", (due | {"busy": _list(some)},), note, writes=True, rows_max=6 * WINDOW)
+            for note, some in (("", []), ("half are busy", busy[::2]), ("all are busy", busy))
+        ),
+        _case("next_due_delivery", due),
+        _case("endpoints_waiting", {"after": "", "limit": WALK}),
+        _case("claim_deliveries_of_endpoint", due | {"endpoint_id": busy[0]}, writes=True),
         _case("parcels", {"ids": _list(retries)}),
         _case("attempts_written", {"ids": _list(attempt["id"] for attempt in attempts)}),
         _many("insert_attempt", attempts),

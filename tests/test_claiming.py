@@ -1,0 +1,165 @@
+"""Claiming what is due: however much waits for endpoints that are busy, the others get theirs, each delivery once."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay import ids
+from relay.seal import Seal
+from relay.storage.database import Database, Transaction
+from relay.storage.deliveries import WALK, WINDOW, Deliveries
+from relay.storage.migrate import migrate
+from relay.storage.store import open_database
+from relay.storage.writer import Writer
+from tests.running import DATABASES, SECRET_KEY, HeldClock, relay
+
+pytestmark = pytest.mark.anyio
+
+NOW, LEASED, LIMIT = 1_000_000, 1_025_000, 7
+Due = tuple[str, int]
+"""An endpoint, and when something is due for it."""
+
+
+@asynccontextmanager
+async def migrated(url: str) -> AsyncIterator[Database]:
+    """A database with relay's tables."""
+    database = await open_database(url)
+    try:
+        await migrate(database, 1)
+        yield database
+    finally:
+        await database.close()
+
+
+async def waiting(database: Database, many: Sequence[Due]) -> list[str]:
+    """These deliveries and no others; their ids, in order."""
+    made = [
+        {
+            "id": ids.new_id(ids.DELIVERY),
+            "project_id": "prj_default",
+            "event_id": "evt_1",
+            "endpoint_id": endpoint_id,
+            "job_id": None,
+            "next_attempt_at": at,
+            "created_at": 1,
+        }
+        for endpoint_id, at in many
+    ]
+
+    async def write(transaction: Transaction) -> None:
+        await transaction.run_text("DELETE FROM deliveries")
+        await transaction.run_many("insert_delivery", made)
+
+    await database.transact(write)
+    return [str(one["id"]) for one in made]
+
+
+async def claimed(database: Database, busy: Collection[str]) -> list[tuple[str, str]]:
+    """All that a dispatcher claims while these are busy, look after look."""
+    deliveries = Deliveries(database, Writer(database, 10), Seal([SECRET_KEY]), 1.0)
+    found: list[tuple[str, str]] = []
+    walked = ""
+    while True:
+        some = await deliveries.claim(NOW, LEASED, LIMIT, busy)
+        _, crowded = (0, False) if some else await deliveries.next_due(NOW)
+        if crowded:
+            some, walked = await deliveries.claim_behind(NOW, LEASED, LIMIT, busy, walked)
+        found += [(one.delivery_id, one.endpoint_id) for one in some]
+        assert len(some) <= LIMIT
+        if not some and not walked:
+            return found
+
+
+async def test_what_is_due_behind_a_crowd_is_found(tmp_path: Path) -> None:
+    """More is due for a busy endpoint than a claim looks at: what is due later for others is claimed all the same."""
+    async with migrated(DATABASES.url(tmp_path)) as database:
+        others = [("ep_free", NOW), ("ep_also", NOW), ("ep_free", NOW), ("ep_later", NOW + 1)]
+        made = await waiting(database, [("ep_busy", NOW - 1)] * (WINDOW + 1) + others)
+        assert sorted(await claimed(database, {"ep_busy"})) == sorted(
+            zip(made[-4:-1], ["ep_free", "ep_also", "ep_free"], strict=True)
+        )
+
+
+async def test_a_walk_goes_through_all_endpoints(tmp_path: Path) -> None:
+    """More endpoints wait than are looked at in one go; none is left out, whatever its name."""
+    async with migrated(DATABASES.url(tmp_path)) as database:
+        names = [f"ep_{number:04}" for number in range(2 * WALK + 10)]
+        busy = set(names[:: len(names) // 3])
+        many = [(name, NOW - 1) for name in sorted(busy) for _ in range(WINDOW)] + [(name, NOW) for name in names]
+        await waiting(database, many)
+        found = [endpoint_id for _, endpoint_id in await claimed(database, busy)]
+        assert sorted(found) == sorted(set(names) - busy)
+
+
+NAMES = st.sampled_from(["ep_a", "ep_b", "ep_c", "ep_d"])
+SOME = st.lists(st.tuples(NAMES, st.integers(NOW - 3, NOW + 3)), max_size=60)
+
+
+@given(some=SOME, crowd=st.sampled_from([0, WINDOW]), busy=st.sets(NAMES))
+def test_each_due_delivery_is_claimed_once(
+    tmp_path_factory: pytest.TempPathFactory, some: list[Due], crowd: int, busy: set[str]
+) -> None:
+    """Whatever is due, and whoever is busy: exactly what is due for the others is claimed, and what is not stays."""
+    asyncio.run(_each_once(DATABASES.url(tmp_path_factory.getbasetemp()), some, crowd, busy))
+
+
+async def _each_once(url: str, some: list[Due], crowd: int, busy: set[str]) -> None:
+    """One example; the crowd is in front of the rest."""
+    async with migrated(url) as database:
+        many = [("ep_crowd", NOW - 9)] * crowd + some
+        made = await waiting(database, many)
+        busy = busy | {"ep_crowd"}
+        wanted = [(one, name) for one, (name, at) in zip(made, many, strict=True) if at <= NOW and name not in busy]
+        assert sorted(await claimed(database, busy)) == sorted(wanted)
+        assert (await Deliveries(database, Writer(database, 10), Seal([SECRET_KEY]), 1.0).next_due(NOW + 9)) == (
+            min([LEASED] * bool(wanted) + [at for name, at in many if at > NOW or name in busy], default=None),
+            len([at for name, at in many if at > NOW or name in busy]) >= WINDOW,
+        )
+
+
+async def test_several_processes_that_look_at_once_find_something_each(tmp_path: Path) -> None:
+    """Four claims at the same moment get different deliveries."""
+    async with migrated(DATABASES.url(tmp_path)) as database:
+        await waiting(database, [(f"ep_{random.randrange(9)}", NOW)] * 100)
+        deliveries = Deliveries(database, Writer(database, 10), Seal([SECRET_KEY]), 1.0)
+        found = await asyncio.gather(*(deliveries.claim(NOW, LEASED, 10, ()) for _ in range(4)))
+        claimed_ids = [one.delivery_id for some in found for one in some]
+        assert len(set(claimed_ids)) == len(claimed_ids) == 40
+
+
+async def test_a_retry_is_made_in_time_behind_a_crowd_for_a_held_endpoint(tmp_path: Path) -> None:
+    """A whole relay: hundreds are due for an endpoint that is held, and the other's retry goes out when it is due."""
+    async with relay(tmp_path, clock=(clock := HeldClock()), RELAY_RETRY_SCHEDULE_S="0,60,60") as running:
+        bodies = [{"url": f"{running.hook}/{name}", "in_flight_max": 1} for name in ("held", "free")]
+        held, free = [(await running.client.post("/v1/endpoints", json=body)).json()["id"] for body in bodies]
+        running.sink.answers = [500] * 10
+        for _ in range(10):
+            await running.client.post(f"/v1/endpoints/{held}/tests")
+        await running.until(f"/v1/endpoints/{held}", lambda found: found["status"] == "held")
+        running.sink.answers = [400]
+        retried = (await running.client.post(f"/v1/endpoints/{free}/tests")).json()["id"]
+        await running.until(f"/v1/deliveries/{retried}", lambda found: found["attempts_made"] == 1)
+        await _crowd(running.app.store._database, retried, held, clock.now_ms())
+        running.sink.received.clear()
+        # The lane is held again after its probe, and the crowd still waits when the retry comes due.
+        running.sink.answers = [500]
+        clock.advance(30)
+        await running.sink.wait_for(lambda sink: len(sink.received) == 1)
+        await running.until(f"/v1/endpoints/{held}", lambda found: found["status"] == "held")
+        clock.advance(45)
+        await running.until(f"/v1/deliveries/{retried}", lambda found: found["status"] == "delivered")
+        assert [one.path for one in running.sink.received] == ["/hook/held", "/hook/free"]
+
+
+async def _crowd(database: Database, like: str, endpoint_id: str, at: int) -> None:
+    """Deliveries of the same event that are due for another endpoint."""
+    row = dict((await database.rows("delivery_of_project", {"id": like, "project_id": "prj_default"}))[0])
+    row |= {"endpoint_id": endpoint_id, "next_attempt_at": at, "created_at": at}
+    many = [row | {"id": ids.new_id(ids.DELIVERY)} for _ in range(2 * WINDOW)]
+    await database.transact(lambda transaction: transaction.run_many("insert_delivery", many))
