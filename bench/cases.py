@@ -131,7 +131,7 @@ def _clocks(of: Sample) -> list[Case]:
         _case("jobs_to_submit", due),
         _case("jobs_left_in_submission", due),
         Case("claim_checks", (leased | soon,), "one in a hundred is due", writes=True, rows_max=40 * BATCH),
-        _case("claim_checks", leased, "half are due", hot=False, writes=True),
+        Case("claim_checks", (leased,), "half are due", writes=True, rows_max=40 * BATCH),
         _case("claim_check", leased | {"id": of.jobs[0]["id"]}, writes=True),
         _case("next_checks", {}),
         _case("jobs_past_deadline", due),
