@@ -11,6 +11,7 @@ from bench.stock import HOUR_MS, PROVIDER
 from relay import ids
 from relay.storage.deliveries import CLAIMERS, WALK, WINDOW
 from relay.storage.record import DEFAULT_PROJECT
+from relay.storage.redeliveries import LOOK
 
 BATCH = 64
 DAY_MS = 24 * HOUR_MS
@@ -146,7 +147,9 @@ def _clocks(of: Sample) -> list[Case]:
 def _pages(of: Sample) -> list[Case]:
     """Lists; a filter that few rows pass, or none, has no index of its own and is not hot."""
     page = {"project_id": DEFAULT_PROJECT, "before": None, "limit": BATCH}
-    event = page | {"after": None, "type": None, "job_id": None, "undelivered": 0}
+    event = page | {"after": "", "type": None, "job_id": None, "undelivered": 0, "follows": 0, "position": 0}
+    event |= {"patience": of.now_ms}
+    after = {"after": of.events[0]["id"], "position": of.events[0]["position"], "end": 0, "before": ""}
     delivery = page | {"endpoint_id": None, "status": None, "event_id": None, "job_id": None}
     created = {"created_after": None, "created_before": None}
     job = page | created | {"status": None, "provider": None, "pairs": "[]", "pair_count": 0}
@@ -158,6 +161,8 @@ def _pages(of: Sample) -> list[Case]:
         _case("event_page", event),
         _case("event_page", event | old, "before"),
         _case("event_page_of_job", event | job_id),
+        _case("event_page_of_job", event | job_id | {"follows": 1}, "after"),
+        _case("event_page_after", event | after),
         _case("event_page", event | {"type": "job.failed"}, "of a type that is not there", hot=False),
         _case("event_page", event | old | {"undelivered": 1}, "undelivered, few", hot=False),
         _case("delivery_page", delivery),
@@ -226,21 +231,26 @@ def _by_hand(of: Sample) -> list[Case]:
         "project_id": DEFAULT_PROJECT,
         "endpoint_id": of.filled.endpoints[0],
         "job_id": None,
-        "since_at": of.now_ms - DAY_MS,
+        "since_at": of.events[0]["created_at"],
         "until_at": of.now_ms,
-        "after_event": "",
         "any_type": 1,
         "any_job_type": 0,
         "types": "[]",
         "providers": None,
         "which": "failed",
-        "limit": BATCH,
+        "position": of.events[0]["position"],
+        "after": "",
+        "limit": LOOK,
     }
+    counted = batch | {"first": of.events[0]["position"], "end": of.events[-1]["position"]}
     gone = {"id": of.filled.retry_endpoints[0], "now": of.now_ms}
     return [
-        _case("count_events_to_redeliver", batch, "failed, a day", hot=False),
-        _case("events_to_redeliver", batch, "failed, a day", hot=False),
-        _case("events_to_redeliver", batch | {"which": "missing"}, "missing, a day", hot=False),
+        Case("count_events_to_redeliver", (counted,), "failed, of 64 events", rows_max=30 * BATCH),
+        *(
+            Case("events_to_redeliver", (batch | {"which": which},), which, rows_max=30 * LOOK)
+            for which in ("failed", "missing", "all")
+        ),
+        _case("position_in_time", {"project_id": DEFAULT_PROJECT, "at": of.events[0]["created_at"]}),
         _case("cancel_deliveries_of_endpoint", gone, "its retries", hot=False, writes=True),
         _case("cancel_deliveries_of_endpoint", gone | {"id": of.filled.endpoints[0]}, "nothing waits", writes=True),
         _case("count_prunable", {"before": of.now_ms - 29 * DAY_MS, "now": of.now_ms}, hot=False),

@@ -1,4 +1,4 @@
-"""Claiming what is due: deliveries, however much waits for busy endpoints; status checks, the claims of callbacks first."""
+"""Claiming what is due: deliveries, however much waits for busy endpoints; checks, claims of callbacks first."""
 
 import asyncio
 import random

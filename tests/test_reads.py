@@ -15,7 +15,7 @@ from relay.clock import SystemClock
 from relay.storage import statements
 from tests.postgres import Server
 
-FILLING = Filling(finished=20_000, retries=10_000, open_jobs=4_000)
+FILLING = Filling(finished=30_000, retries=10_000, open_jobs=4_000)
 # SQLite has no statistics unless somebody gathers them; PostgreSQL gathers them by itself.
 ANALYZED = {"sqlite": (False, True), "postgres": (True,)}
 Plans = list[tuple[Case, Plan]]

@@ -34,6 +34,9 @@ class Place(msgspec.Struct, frozen=True, order=True):
 
 
 BEGINNING: Final = Place(-(1 << 63), "")
+END: Final = Place((1 << 63) - 1, "")
+DISORDER_MS: Final = 3_600_000
+"""Events are in the order of their times to within this, whatever the clocks of several machines say."""
 
 
 class Following(msgspec.Struct, frozen=True):
@@ -75,11 +78,18 @@ class Events:
         found = await self._database.rows("event_of_project", {"id": event_id, "project_id": project_id})
         return rows.event(found[0]) if found else None
 
-    async def page(self, project_id: str, before: str | None, limit: int, wanted: EventFilter) -> list[Event]:
-        """Events newest first."""
+    async def page(
+        self, project_id: str, before: str | None, limit: int, wanted: EventFilter, now_ms: int
+    ) -> list[Event]:
+        """Events newest first. Those after an event, in the stream's order: who goes on from the first misses none."""
         params = {"project_id": project_id, "before": before, "limit": limit, **msgspec.to_builtins(wanted)}
-        params["undelivered"] = int(wanted.undelivered)
+        params |= {"undelivered": int(wanted.undelivered), "patience": now_ms - PATIENCE_MS}
+        place = BEGINNING if wanted.after is None else await self.place(project_id, wanted.after, now_ms)
+        params |= {"follows": int(wanted.after is not None), "position": place.position, "after": place.id}
         name = "event_page" if wanted.job_id is None else "event_page_of_job"
+        if wanted.after is not None and wanted.job_id is None:
+            end = END if before is None else await self.place(project_id, before, now_ms)
+            name, params = "event_page_after", params | {"end": end.position, "before": end.id}
         return [rows.event(row) for row in await self._database.rows(name, params)]
 
     async def following(self, project_id: str, place: Place, kind: str | None, limit: int, now_ms: int) -> Following:
@@ -103,6 +113,11 @@ class Events:
                 return Place(found[0]["position"], "")
         found = await self._database.rows("latest_event", params)
         return Place(found[0]["position"], found[0]["id"]) if found else BEGINNING
+
+    async def position_in_time(self, project_id: str, at_ms: int) -> int:
+        """The position that a project's events of then begin at, where order and time agree; its lowest without any."""
+        found = await self._database.rows("position_in_time", {"project_id": project_id, "at": at_ms})
+        return int(found[0]["position"]) if found else BEGINNING.position
 
     async def delivery_counts(self, event_ids: list[str]) -> dict[str, dict[str, int]]:
         """How many deliveries of each event are in which state."""
