@@ -171,7 +171,8 @@ def _pages(of: Sample) -> list[Case]:
         _case("delivery_page_of_endpoint", delivery | retried, "with little"),
         _case("delivery_page_of_endpoint", delivery | everything | {"status": "canceled"}, "canceled, none", hot=False),
         _case("delivery_page", delivery | {"status": "pending"}, "pending"),
-        _case("delivery_page", delivery | {"status": "exhausted"}, "exhausted, few", hot=False),
+        _case("delivery_page_failed", delivery | {"status": "exhausted"}, "few"),
+        _case("delivery_page_failed", delivery | {"status": "canceled"}, "none"),
         _case("delivery_page_of_event", delivery | {"event_id": of.events[0]["id"]}),
         _case("delivery_page_of_job", delivery | job_id),
         _case("job_page", job),
@@ -183,7 +184,8 @@ def _pages(of: Sample) -> list[Case]:
         _case("job_page", job | {"created_after": ago}, "created after"),
         _case("callback_page", callback),
         _case("callback_page_of_job", callback | job_id),
-        _case("callback_page", callback | {"verdict": "quarantined"}, "quarantined, none", hot=False),
+        _case("callback_page", callback | {"verdict": "stale"}, "stale, none", hot=False),
+        _case("callback_page_doubtful", callback | {"verdict": "quarantined"}, "none"),
         _case("endpoint_page", page),
     ]
 

@@ -53,7 +53,7 @@ def test_the_check_sees_a_plan_that_is_wrong(plans: list[Plans]) -> None:
     """A filter that nothing passes, and that has no index, is found to go through the table."""
     for made in plans:
         seen = {(case.name, case.note): wrong(case, plan) for case, plan in made}
-        assert seen["delivery_page", "exhausted, few"]
+        assert seen["callback_page", "stale, none"]
         assert seen["event_page", "undelivered, few"]
 
 

@@ -21,6 +21,8 @@ WALK = 200
 """Where all of these are for busy endpoints, it looks at so many endpoints by themselves."""
 CLAIMERS = 4
 """So many processes may look at the same moment and find something each."""
+FAILED = frozenset({DeliveryState.EXHAUSTED, DeliveryState.CANCELED})
+"""States that few deliveries end in: they are listed by an index of their own."""
 OPENED_MAX = 2000
 """So many secrets stay open in memory: to open one costs as much as to send a notification."""
 _logger = log.get("storage")
@@ -135,7 +137,8 @@ class Deliveries:
         """Deliveries newest first, by `endpoint_id`, `status`, `event_id`, `job_id` (None: any)."""
         params = {"project_id": project_id, "before": before, "limit": limit, **wanted}
         narrow = next((of for of in ("event", "job", "endpoint") if wanted[f"{of}_id"] is not None), None)
-        name = f"delivery_page_of_{narrow}" if narrow else "delivery_page"
+        failed = "delivery_page_failed" if wanted["status"] in FAILED else "delivery_page"
+        name = f"delivery_page_of_{narrow}" if narrow else failed
         return [rows.delivery(row) for row in await self._database.rows(name, params)]
 
     def _parcel(self, row: Row) -> Parcel | None:

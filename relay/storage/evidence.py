@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from relay.model import Callback, Event
+from relay.model import Callback, Event, Verdict
 from relay.storage import rows
 from relay.storage.database import Database
 
@@ -22,6 +22,8 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
     undelivered: bool = False
 
 
+DOUBTFUL: Final = frozenset({Verdict.UNREADABLE, Verdict.MISMATCHED, Verdict.ORPHANED, Verdict.QUARANTINED})
+"""Verdicts that few callbacks have: they are listed by an index of their own."""
 PATIENCE_MS: Final = 60_000
 """An event older than this waits for no open transaction: relay's own are shorter, and others' may hang for ever."""
 
@@ -63,7 +65,8 @@ class Callbacks:
     ) -> list[Callback]:
         """Callbacks newest first."""
         params = {"project_id": project_id, "before": before, "limit": limit, "job_id": job_id, "verdict": verdict}
-        name = "callback_page" if job_id is None else "callback_page_of_job"
+        name = "callback_page_doubtful" if verdict in DOUBTFUL else "callback_page"
+        name = name if job_id is None else "callback_page_of_job"
         return [rows.callback(row) for row in await self._database.rows(name, params)]
 
 

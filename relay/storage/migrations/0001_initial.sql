@@ -156,6 +156,7 @@ CREATE TABLE callbacks (
 
 CREATE INDEX callbacks_page ON callbacks (project_id, id);
 CREATE INDEX callbacks_of_job ON callbacks (job_id, id);
+CREATE INDEX callbacks_doubtful ON callbacks (project_id, verdict, id) WHERE verdict IN ('unreadable', 'mismatched', 'orphaned', 'quarantined');
 CREATE INDEX callbacks_orphaned ON callbacks (received_at) WHERE verdict = 'orphaned';
 CREATE UNIQUE INDEX callbacks_once ON callbacks (job_id, digest) WHERE verdict = 'recorded' AND digest IS NOT NULL;
 
@@ -230,6 +231,7 @@ CREATE INDEX deliveries_waiting ON deliveries (endpoint_id, next_attempt_at) WHE
 CREATE INDEX deliveries_page ON deliveries (project_id, id);
 CREATE INDEX deliveries_of_event ON deliveries (event_id);
 CREATE INDEX deliveries_of_job ON deliveries (job_id);
+CREATE INDEX deliveries_failed ON deliveries (project_id, state, id) WHERE state IN ('exhausted', 'canceled');
 CREATE INDEX deliveries_of_endpoint ON deliveries (endpoint_id, id);
 
 CREATE TABLE attempts (

@@ -102,6 +102,12 @@ WHERE project_id = :project_id
   AND (CAST(:status AS TEXT) IS NULL OR state = :status)
 ORDER BY id DESC LIMIT :limit;
 
+-- name: delivery_page_failed
+-- The same in one of the states that few end in, which have an index of their own.
+SELECT * FROM deliveries
+WHERE project_id = :project_id AND state IN ('exhausted', 'canceled') AND state = :status AND id < COALESCE(CAST(:before AS TEXT), 'z')
+ORDER BY id DESC LIMIT :limit;
+
 -- name: delivery_page_of_endpoint
 -- Deliveries to one endpoint, newest first. A filter that may be absent uses no index, so each of these is a statement of its own;
 -- and none may fall back on the index of the project, which is why that is compared as an expression.
