@@ -1,4 +1,8 @@
-"""PostgreSQL through asyncpg: a small pool, the statements of SQLite, safe behind a pooler that shares connections."""
+"""PostgreSQL through asyncpg: a small pool, the statements of SQLite, safe behind a pooler that shares connections.
+
+Behind a pooler such as PgBouncer in its transaction mode, two transactions of a connection may be in two of the server's
+sessions. So there everything is a transaction and tells its own settings, and nothing is prepared under a name.
+"""
 
 import asyncio
 import re
@@ -35,6 +39,10 @@ SESSION: Final = {
     "jit": "off",  # a generic plan expects many rows where few come, and would be compiled for longer than it runs
     "idle_in_transaction_session_timeout": "20s",  # what a process that vanished had locked is free again
 }
+_LOCAL: Final = "; ".join(
+    f"SET LOCAL {name} = '{value}'" for name, value in SESSION.items() if name != "application_name"
+)
+"""The same for one transaction, where a session is not relay's own."""
 _CHANNEL: Final = "relay"
 _LIST: Final = re.compile(r"(NOT )?IN \(SELECT value FROM json_each\((:[a-z_]+)\)\)")
 _VALUES: Final = re.compile(r"VALUES \((.*)\)(\s+ON CONFLICT DO NOTHING)?\Z", re.DOTALL)
@@ -129,8 +137,8 @@ class PostgreSQL:
     async def open(cls, url: str, statements: dict[str, str]) -> "PostgreSQL":
         """Connects; SettingsError for a URL that opens nothing, StorageUnavailable for a server that is away."""
         plain, pooled = _without_pooler(url)
-        settings = {} if pooled else SESSION
         try:
+            pooled = pooled or await _forgets(plain)
             pool = await asyncpg.create_pool(
                 plain,
                 min_size=1,
@@ -138,7 +146,8 @@ class PostgreSQL:
                 command_timeout=COMMAND_S,
                 max_inactive_connection_lifetime=60.0,
                 statement_cache_size=0 if pooled else 256,
-                server_settings=settings,
+                server_settings={"application_name": SESSION["application_name"]} if pooled else SESSION,
+                reset=_nothing if pooled else None,
             )
         except (ValueError, asyncpg.ClientConfigurationError, asyncpg.InvalidAuthorizationSpecificationError) as error:
             raise SettingsError(f"DATABASE_URL opens no database: {type(error).__name__}") from None
@@ -149,7 +158,9 @@ class PostgreSQL:
         return cls(pool, plain, pooled, statements)
 
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
-        """Runs a named read."""
+        """Runs a named read; behind a pooler in a transaction, or its two halves could come to two servers' sessions."""
+        if self._pooled:
+            return await self.transact(lambda transaction: transaction.rows(name, params))
         statement = self._statements[name]
         with _translated():
             async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
@@ -178,6 +189,8 @@ class PostgreSQL:
         with _translated():
             async with self._pool.acquire(timeout=ACQUIRE_S) as connection, connection.transaction():
                 try:
+                    if self._pooled:
+                        await connection.execute(_LOCAL)
                     return await work(PostgreSQLTransaction(connection, self._statements))
                 except TimeoutError:
                     connection.terminate()  # or its ROLLBACK would wait for an answer without an end
@@ -186,7 +199,7 @@ class PostgreSQL:
     async def size_bytes(self) -> int:
         """The files of this database, whatever else the server holds."""
         with _translated():
-            async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
+            async with self._pool.acquire(timeout=ACQUIRE_S) as connection, connection.transaction():
                 return int(await connection.fetchval("SELECT pg_database_size(current_database())"))
 
     async def heed(self, wake: Callable[[], None]) -> None:
@@ -275,11 +288,28 @@ class PostgreSQLTransaction:
 
 
 def _without_pooler(url: str) -> tuple[str, bool]:
-    """The URL without `pgbouncer=true`, and whether it said so: then nothing is prepared under a name."""
+    """The URL without `pgbouncer=true`, and whether it said so: then relay need not find out."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
     pooled = query.pop("pgbouncer", "false").lower() in ("true", "1")
     return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query), "")), pooled
+
+
+async def _forgets(url: str) -> bool:
+    """Whether a session is not what it was told to be: PgBouncer refuses what it does not know of, or throws it away."""
+    try:
+        connection = await asyncpg.connect(url, server_settings=SESSION, statement_cache_size=0, timeout=COMMAND_S)
+    except asyncpg.ProtocolViolationError:
+        return True
+    try:
+        async with connection.transaction():
+            return bool(await connection.fetchval("SHOW plan_cache_mode") != SESSION["plan_cache_mode"])
+    finally:
+        await connection.close(timeout=ACQUIRE_S)
+
+
+async def _nothing(_: Any) -> None:
+    """A connection goes back to the pool as it is: a transaction leaves nothing behind."""
 
 
 @contextmanager
