@@ -35,7 +35,7 @@ class Pooler:
 
 @contextmanager
 def pooler(server: Server, ignored: str = "") -> Iterator[Pooler]:
-    """A pooler that takes the startup parameters it is told to ignore, and refuses others; ended when the block ends."""
+    """A pooler that drops these startup parameters, and refuses others it does not know; ended with the block."""
     found = program()
     assert found is not None, "PgBouncer is not installed"
     with socket.socket() as probe:

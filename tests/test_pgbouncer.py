@@ -1,4 +1,4 @@
-"""Behind PgBouncer in its transaction mode: whatever session of the server a transaction comes to, relay works as ever."""
+"""Behind PgBouncer in its transaction mode: whatever session a transaction comes to, relay works as ever."""
 
 import asyncio
 import os

@@ -1,7 +1,7 @@
 """PostgreSQL through asyncpg: a small pool, the statements of SQLite, safe behind a pooler that shares connections.
 
-Behind a pooler such as PgBouncer in its transaction mode, two transactions of a connection may be in two of the server's
-sessions. So there everything is a transaction and tells its own settings, and nothing is prepared under a name.
+Behind a pooler such as PgBouncer in its transaction mode, two transactions of one connection may be in two sessions of the
+server. So there everything is a transaction and tells its own settings, and nothing is prepared under a name.
 """
 
 import asyncio
@@ -158,7 +158,7 @@ class PostgreSQL:
         return cls(pool, plain, pooled, statements)
 
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
-        """Runs a named read; behind a pooler in a transaction, or its two halves could come to two servers' sessions."""
+        """Runs a named read; behind a pooler in a transaction, or its two exchanges could come to two sessions."""
         if self._pooled:
             return await self.transact(lambda transaction: transaction.rows(name, params))
         statement = self._statements[name]
@@ -296,7 +296,7 @@ def _without_pooler(url: str) -> tuple[str, bool]:
 
 
 async def _forgets(url: str) -> bool:
-    """Whether a session is not what it was told to be: PgBouncer refuses what it does not know of, or throws it away."""
+    """Whether a session does not keep what it is told: PgBouncer refuses a setting it does not know, or drops it."""
     try:
         connection = await asyncpg.connect(url, server_settings=SESSION, statement_cache_size=0, timeout=COMMAND_S)
     except asyncpg.ProtocolViolationError:
