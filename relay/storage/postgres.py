@@ -1,13 +1,13 @@
 """PostgreSQL through asyncpg: a small pool, the statements of SQLite, safe behind a pooler that shares connections.
 
-Behind a pooler such as PgBouncer in its transaction mode, two transactions of one connection may be in two sessions of the
-server. So there everything is a transaction and tells its own settings, and nothing is prepared under a name.
+Behind a pooler such as PgBouncer in its transaction mode, two transactions of one connection may be in two sessions.
+So everything is a transaction there and tells its own settings, and nothing is prepared under a name.
 """
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -23,7 +23,7 @@ POOL_MAX: Final = 5
 ACQUIRE_S: Final = 2.0
 """A request waits no longer than this for a connection: a provider is told 503 in time to try again."""
 COMMAND_S: Final = 10.0
-"""A server that vanished without a word is given up after this long, one connection of the pool after the other."""
+"""A server that vanished without a word is given up after this long, on all connections at once."""
 SLOW_S: Final = 86_400.0
 """Migrating and copying take as long as they take."""
 LISTEN_AGAIN_S: Final = 1.0
@@ -122,6 +122,15 @@ class Many:
         return [[params[name] for params in ordered] for name in self.names]
 
 
+class Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
+    """Closes in a bounded time and quietly, for the pool closes what it has given up in a task that nobody waits for."""
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
+        """Says good-bye, to a server that may have vanished."""
+        with suppress(*_LOST):
+            await super().close(timeout=timeout or ACQUIRE_S)
+
+
 class PostgreSQL:
     """An open database; each transaction has a connection of the pool to itself."""
 
@@ -131,6 +140,7 @@ class PostgreSQL:
         self._pool = pool
         self._url = url
         self._pooled = pooled
+        self._listening: Any = None
         self._statements = {name: Statement(text) for name, text in statements.items()}
 
     @classmethod
@@ -143,6 +153,7 @@ class PostgreSQL:
                 plain,
                 min_size=1,
                 max_size=POOL_MAX,
+                connection_class=Connection,
                 command_timeout=COMMAND_S,
                 max_inactive_connection_lifetime=60.0,
                 statement_cache_size=0 if pooled else 256,
@@ -163,7 +174,7 @@ class PostgreSQL:
             return await self.transact(lambda transaction: transaction.rows(name, params))
         statement = self._statements[name]
         with _translated():
-            async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
+            async with self._acquired() as connection:
                 found: Sequence[Row] = await connection.fetch(statement.text, *statement.values(params))
                 return found
 
@@ -187,7 +198,7 @@ class PostgreSQL:
     async def _transact(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
         """One try."""
         with _translated():
-            async with self._pool.acquire(timeout=ACQUIRE_S) as connection, connection.transaction():
+            async with self._acquired() as connection, connection.transaction():
                 try:
                     if self._pooled:
                         await connection.execute(_LOCAL)
@@ -196,10 +207,24 @@ class PostgreSQL:
                     connection.terminate()  # or its ROLLBACK would wait for an answer without an end
                     raise
 
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[Any]:
+        """A connection; where no answer comes on it, it is cut, and the others are made anew before they are used."""
+        async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
+            try:
+                yield connection
+            except TimeoutError:
+                await self._pool.expire_connections()
+                with suppress(asyncpg.InterfaceError):  # it is cut already
+                    connection.terminate()
+                if self._listening is not None:
+                    self._listening.terminate()
+                raise
+
     async def size_bytes(self) -> int:
         """The files of this database, whatever else the server holds."""
         with _translated():
-            async with self._pool.acquire(timeout=ACQUIRE_S) as connection, connection.transaction():
+            async with self._acquired() as connection, connection.transaction():
                 return int(await connection.fetchval("SELECT pg_database_size(current_database())"))
 
     async def heed(self, wake: Callable[[], None]) -> None:
@@ -212,7 +237,7 @@ class PostgreSQL:
             except _LOST:
                 await asyncio.sleep(LISTEN_AGAIN_S)
                 continue
-            gone = asyncio.Event()
+            gone, self._listening = asyncio.Event(), connection
             connection.add_termination_listener(lambda _, gone=gone: gone.set())
             try:
                 await connection.add_listener(_CHANNEL, lambda *_: wake())
@@ -305,7 +330,7 @@ async def _forgets(url: str) -> bool:
         async with connection.transaction():
             return bool(await connection.fetchval("SHOW plan_cache_mode") != SESSION["plan_cache_mode"])
     finally:
-        await connection.close(timeout=ACQUIRE_S)
+        connection.terminate()
 
 
 async def _nothing(_: Any) -> None:
