@@ -123,7 +123,7 @@ class Many:
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
-    """Closes in a bounded time and quietly, for the pool closes what it has given up in a task that nobody waits for."""
+    """Closes in a bounded time and quietly: the pool closes what it has given up in a task that nobody waits for."""
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
         """Says good-bye, to a server that may have vanished."""
