@@ -9,7 +9,9 @@ from bench.explaining import Explainer, Row
 from bench.filling import Filled, an_id
 from bench.stock import HOUR_MS, PROVIDER
 from relay import ids
+from relay.storage.deliveries import CLAIMERS, WALK, WINDOW
 from relay.storage.record import DEFAULT_PROJECT
+from relay.storage.redeliveries import LOOK
 
 BATCH = 64
 DAY_MS = 24 * HOUR_MS
@@ -67,6 +69,7 @@ def cases(of: Sample) -> list[Case]:
 def _dispatch(of: Sample) -> list[Case]:
     """What sending a notification costs; half of the retries are due."""
     due = {"now": of.now_ms + 4 * HOUR_MS, "leased_until": of.now_ms + 5 * HOUR_MS, "limit": BATCH}
+    due |= {"window": WINDOW, "candidates": CLAIMERS * BATCH}
     busy = list(of.filled.retry_endpoints)
     retries = [str(row["id"]) for row in of.retries]
     attempt = {"outcome": "ok", "status_code": 200, "error": None, "started_at": of.now_ms, "duration_ms": 9}
@@ -77,10 +80,13 @@ def _dispatch(of: Sample) -> list[Case]:
     after = {"state": "delivered", "next_attempt_at": None, "finished_at": of.now_ms}
     health = {"at": of.now_ms, "held_until": None}
     return [
-        _case("claim_deliveries", due | {"busy": "[]"}, writes=True),
-        _case("claim_deliveries", due | {"busy": _list(busy[::2])}, "half are busy", writes=True),
-        _case("claim_deliveries", due | {"busy": _list(busy)}, "all are busy", hot=False, writes=True),
-        _case("next_due_delivery", {}),
+        *(
+            Case("claim_deliveries", (due | {"busy": _list(some)},), note, writes=True, rows_max=6 * WINDOW)
+            for note, some in (("", []), ("half are busy", busy[::2]), ("all are busy", busy))
+        ),
+        _case("next_due_delivery", due),
+        _case("endpoints_waiting", {"after": "", "limit": WALK}),
+        _case("claim_deliveries_of_endpoint", due | {"endpoint_id": busy[0]}, writes=True),
         _case("parcels", {"ids": _list(retries)}),
         _case("attempts_written", {"ids": _list(attempt["id"] for attempt in attempts)}),
         _many("insert_attempt", attempts),
@@ -126,7 +132,7 @@ def _clocks(of: Sample) -> list[Case]:
         _case("jobs_to_submit", due),
         _case("jobs_left_in_submission", due),
         Case("claim_checks", (leased | soon,), "one in a hundred is due", writes=True, rows_max=40 * BATCH),
-        _case("claim_checks", leased, "half are due", hot=False, writes=True),
+        Case("claim_checks", (leased,), "half are due", writes=True, rows_max=40 * BATCH),
         _case("claim_check", leased | {"id": of.jobs[0]["id"]}, writes=True),
         _case("next_checks", {}),
         _case("jobs_past_deadline", due),
@@ -142,7 +148,9 @@ def _clocks(of: Sample) -> list[Case]:
 def _pages(of: Sample) -> list[Case]:
     """Lists; a filter that few rows pass, or none, has no index of its own and is not hot."""
     page = {"project_id": DEFAULT_PROJECT, "before": None, "limit": BATCH}
-    event = page | {"after": None, "type": None, "job_id": None, "undelivered": 0}
+    event = page | {"after": "", "type": None, "job_id": None, "undelivered": 0, "follows": 0, "position": 0}
+    event |= {"patience": of.now_ms}
+    after = {"after": of.events[0]["id"], "position": of.events[0]["position"], "end": 0, "before": ""}
     delivery = page | {"endpoint_id": None, "status": None, "event_id": None, "job_id": None}
     created = {"created_after": None, "created_before": None}
     job = page | created | {"status": None, "provider": None, "pairs": "[]", "pair_count": 0}
@@ -154,6 +162,8 @@ def _pages(of: Sample) -> list[Case]:
         _case("event_page", event),
         _case("event_page", event | old, "before"),
         _case("event_page_of_job", event | job_id),
+        _case("event_page_of_job", event | job_id | {"follows": 1}, "after"),
+        _case("event_page_after", event | after),
         _case("event_page", event | {"type": "job.failed"}, "of a type that is not there", hot=False),
         _case("event_page", event | old | {"undelivered": 1}, "undelivered, few", hot=False),
         _case("delivery_page", delivery),
@@ -162,7 +172,8 @@ def _pages(of: Sample) -> list[Case]:
         _case("delivery_page_of_endpoint", delivery | retried, "with little"),
         _case("delivery_page_of_endpoint", delivery | everything | {"status": "canceled"}, "canceled, none", hot=False),
         _case("delivery_page", delivery | {"status": "pending"}, "pending"),
-        _case("delivery_page", delivery | {"status": "exhausted"}, "exhausted, few", hot=False),
+        _case("delivery_page_failed", delivery | {"status": "exhausted"}, "few"),
+        _case("delivery_page_failed", delivery | {"status": "canceled"}, "none"),
         _case("delivery_page_of_event", delivery | {"event_id": of.events[0]["id"]}),
         _case("delivery_page_of_job", delivery | job_id),
         _case("job_page", job),
@@ -174,7 +185,8 @@ def _pages(of: Sample) -> list[Case]:
         _case("job_page", job | {"created_after": ago}, "created after"),
         _case("callback_page", callback),
         _case("callback_page_of_job", callback | job_id),
-        _case("callback_page", callback | {"verdict": "quarantined"}, "quarantined, none", hot=False),
+        _case("callback_page", callback | {"verdict": "stale"}, "stale, none", hot=False),
+        _case("callback_page_doubtful", callback | {"verdict": "quarantined"}, "none"),
         _case("endpoint_page", page),
     ]
 
@@ -222,21 +234,26 @@ def _by_hand(of: Sample) -> list[Case]:
         "project_id": DEFAULT_PROJECT,
         "endpoint_id": of.filled.endpoints[0],
         "job_id": None,
-        "since_at": of.now_ms - DAY_MS,
+        "since_at": of.events[0]["created_at"],
         "until_at": of.now_ms,
-        "after_event": "",
         "any_type": 1,
         "any_job_type": 0,
         "types": "[]",
         "providers": None,
         "which": "failed",
-        "limit": BATCH,
+        "position": of.events[0]["position"],
+        "after": "",
+        "limit": LOOK,
     }
+    counted = batch | {"first": of.events[0]["position"], "end": of.events[-1]["position"]}
     gone = {"id": of.filled.retry_endpoints[0], "now": of.now_ms}
     return [
-        _case("count_events_to_redeliver", batch, "failed, a day", hot=False),
-        _case("events_to_redeliver", batch, "failed, a day", hot=False),
-        _case("events_to_redeliver", batch | {"which": "missing"}, "missing, a day", hot=False),
+        Case("count_events_to_redeliver", (counted,), "failed, of 64 events", rows_max=30 * BATCH),
+        *(
+            Case("events_to_redeliver", (batch | {"which": which},), which, rows_max=30 * LOOK)
+            for which in ("failed", "missing", "all")
+        ),
+        _case("position_in_time", {"project_id": DEFAULT_PROJECT, "at": of.events[0]["created_at"]}),
         _case("cancel_deliveries_of_endpoint", gone, "its retries", hot=False, writes=True),
         _case("cancel_deliveries_of_endpoint", gone | {"id": of.filled.endpoints[0]}, "nothing waits", writes=True),
         _case("count_prunable", {"before": of.now_ms - 29 * DAY_MS, "now": of.now_ms}, hot=False),

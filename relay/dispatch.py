@@ -56,6 +56,7 @@ class Dispatcher:
         self._overflow: list[str] = []
         self._look_at: int | None = 0
         self._more = True
+        self._walked = ""
         self._attempts: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
 
@@ -114,13 +115,18 @@ class Dispatcher:
             self._look_at, self._more = now_ms + IDLE_MS, True
             return 0
         self._look_at = None  # whatever happens from here on may bring it forward again
-        busy = [endpoint_id for endpoint_id, lane in self._lanes.items() if lane.crowded(now_ms)]
-        claimed = await self._store.deliveries.claim(now_ms, now_ms + self._options.lease_ms, room, busy)
+        busy = {endpoint_id for endpoint_id, lane in self._lanes.items() if lane.crowded(now_ms)}
+        lease = (now_ms, now_ms + self._options.lease_ms)
+        claimed = await self._store.deliveries.claim(*lease, room, busy)
+        due_at, crowded = (now_ms, False) if claimed else await self._store.deliveries.next_due(now_ms)
+        if crowded:
+            claimed, self._walked = await self._store.deliveries.claim_behind(*lease, room, busy, self._walked)
+        else:
+            self._walked = ""
         self._queue(claimed, now_ms + self._options.lease_ms, retry=True)
-        if claimed:
+        if claimed or self._walked:
             self._look_at = now_ms  # these are on their way first
             return len(claimed)
-        due_at = await self._store.deliveries.next_due()
         self._more = due_at is not None and due_at <= now_ms
         if self._more or self._store.shared:
             self._look_by(now_ms + IDLE_MS)

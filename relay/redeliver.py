@@ -9,7 +9,7 @@ from relay.dispatch import Dispatcher
 from relay.errors import Conflict
 from relay.model import Delivery, Endpoint, Event, EventType, Redelivery
 from relay.storage.record import Fresh
-from relay.storage.redeliveries import Step
+from relay.storage.redeliveries import Found, Step
 from relay.storage.store import Store
 
 WAITING_MAX: Final = 200
@@ -97,47 +97,37 @@ class Redeliverer:
         """Works through the batches, until it is cancelled."""
         while True:
             self._wake.clear()
-            busy = await self.once()
-            pause_ms = PAUSE_MS if busy else LOOK_EVERY_MS
+            pause_ms = await self.once()
             await self._clock.wait(self._wake, self._clock.now_ms() + pause_ms)
 
-    async def once(self) -> bool:
-        """One step of every open batch; whether any is left."""
+    async def once(self) -> int:
+        """One step of every open batch; how long to wait for the next, in milliseconds."""
         batches = await self._store.redeliveries.open()
-        for batch in batches:
-            endpoint = await self._store.endpoints.get(batch.endpoint_id, batch.project_id)
+        more = [await self._step(batch) for batch in batches]
+        return 0 if any(more) else PAUSE_MS if batches else LOOK_EVERY_MS
+
+    async def _step(self, batch: Redelivery) -> bool:
+        """One step; whether the batch goes on at once, since there was little to send in what was looked at."""
+        endpoint = await self._store.endpoints.get(batch.endpoint_id, batch.project_id)
+        now_ms = self._clock.now_ms()
+        if endpoint is None:
+            found = Found(events=[], after_event=batch.after_event, through=True, more=False)
+        elif endpoint.disabled_at is not None:
+            return False
+        else:
             waiting = await self._store.redeliveries.pending(batch.endpoint_id)
-            if endpoint is not None and (waiting >= WAITING_MAX or endpoint.disabled_at is not None):
-                continue
-            now_ms = self._clock.now_ms()
-            step = Step(
-                batch=batch,
-                endpoint=endpoint or _nobody(batch),
-                limit=STEP if endpoint else 0,
-                now=now_ms,
-                leased_until=now_ms + self._lease_ms,
-            )
-            made = await self._store.redeliveries.step(step)
-            self._hand_over(tuple(made))
+            if waiting >= WAITING_MAX:
+                return False
+            found = await self._store.redeliveries.find(batch, endpoint, STEP, now_ms)
+        step = Step(batch=batch, found=found, now=now_ms, leased_until=now_ms + self._lease_ms)
+        made = await self._store.redeliveries.step(step)
+        self._hand_over(tuple(made))
+        if made or found.through:
             _logger.info("redelivery.stepped", redelivery=batch.id, endpoint=batch.endpoint_id, made=len(made))
-        return bool(batches)
+        return found.more
 
 
 def _require_active(endpoint: Endpoint) -> None:
     """A disabled endpoint is sent nothing; Conflict says so."""
     if endpoint.disabled_at is not None:
         raise Conflict("the endpoint is disabled; enable it first")
-
-
-def _nobody(batch: Redelivery) -> Endpoint:
-    """An endpoint that listens to nothing, for a batch whose own was deleted."""
-    return Endpoint(
-        id=batch.endpoint_id,
-        project_id=batch.project_id,
-        job_id=None,
-        url="",
-        secret="",
-        event_types=[],
-        created_at=0,
-        updated_at=0,
-    )

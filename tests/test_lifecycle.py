@@ -234,7 +234,7 @@ class StoredJob(RuleBasedStateMachine):
     def what_is_stored_is_what_was_told(self) -> None:
         """Events are numbered 1, 2, 3 …, one for each move, and the last one has the job's state."""
         wanted = EventFilter(job_id=self.job.id)
-        events = self.runner.run(self.store.events.page(DEFAULT_PROJECT, None, 100, wanted))[::-1]
+        events = self.runner.run(self.store.events.page(DEFAULT_PROJECT, None, 100, wanted, 1))[::-1]
         assert [event.sequence for event in events] == list(range(1, self.job.sequence + 1))
         assert [event.type for event in events] == self.told
         if events:

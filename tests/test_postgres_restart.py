@@ -14,6 +14,10 @@ import httpx
 import pytest
 
 from relay.clock import SystemClock
+from relay.errors import StorageUnavailable
+from relay.storage import statements
+from relay.storage.migrate import migrate
+from relay.storage.postgres import POOL_MAX, PostgreSQL
 from relay.web.callbacks import STORED_WITHIN_S
 from tests.postgres import Server
 from tests.running import INPUT, Running, relay
@@ -115,10 +119,11 @@ class Cutter:
         self._open: set[asyncio.Event] = set()
         self.cut = asyncio.Event()
 
-    def vanish(self) -> None:
-        """What comes on the connections that are open is lost, both ways, and nobody is told; new ones are good."""
+    def vanish(self) -> int:
+        """What comes on the open connections is lost, both ways, and nobody is told; how many. New ones are good."""
         for vanished in self._open:
             vanished.set()
+        return len(self._open)
 
     def arm(self, marker: bytes) -> None:
         """The next transaction that writes this is committed, and nobody hears of it."""
@@ -165,15 +170,24 @@ class Cutter:
 
 
 @asynccontextmanager
-async def cut_off(tmp_path: Path, database_server: Server) -> AsyncIterator[tuple[Running, Cutter]]:
-    """A relay that reaches its database by way of a cutter."""
+async def cutter_before(database_server: Server) -> AsyncIterator[tuple[str, Cutter]]:
+    """A cutter, and the URL of a fresh database by way of it."""
     cutter = Cutter(database_server)
     server = await asyncio.start_server(cutter, "127.0.0.1", 0)
     parts = urlsplit(database_server.database())
     port = server.sockets[0].getsockname()[1]
-    url = urlunsplit(parts._replace(netloc=f"relay@127.0.0.1:{port}"))
-    async with server, relay(tmp_path, clock=SystemClock(), confirm=False, DATABASE_URL=url, RELAY_LEASE_S="2") as run:
-        yield run, cutter
+    async with server:
+        yield urlunsplit(parts._replace(netloc=f"relay@127.0.0.1:{port}")), cutter
+
+
+@asynccontextmanager
+async def cut_off(tmp_path: Path, database_server: Server) -> AsyncIterator[tuple[Running, Cutter]]:
+    """A relay that reaches its database by way of a cutter."""
+    async with (
+        cutter_before(database_server) as (url, cutter),
+        relay(tmp_path, clock=SystemClock(), confirm=False, DATABASE_URL=url, RELAY_LEASE_S="2") as running,
+    ):
+        yield running, cutter
 
 
 async def delivered(running: Running, job: dict[str, Any], *kinds: str) -> None:
@@ -231,13 +245,43 @@ async def test_an_attempt_whose_commit_was_cut_counts_once(
     assert "broke" not in capsys.readouterr().out
 
 
+async def test_the_first_connection_that_gets_no_answer_speaks_for_all(
+    database_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Five connections and one that listens vanish: one read fails, then all is made anew, and hints come again."""
+    async with cutter_before(database_server) as (url, cutter):
+        database = await PostgreSQL.open(url, statements.load())
+        try:
+            await migrate(database, 1)
+            together = asyncio.Barrier(POOL_MAX)
+
+            async def meet(_: Any) -> None:
+                await together.wait()
+
+            woken = asyncio.Queue[None]()
+            listening = asyncio.create_task(database.heed(lambda: woken.put_nowait(None)))
+            await woken.get()
+            await asyncio.gather(*(database.transact(meet) for _ in range(POOL_MAX)))
+            assert cutter.vanish() == POOL_MAX + 1
+            with pytest.raises(StorageUnavailable):
+                await database.rows("schema_version", {})
+            await asyncio.gather(*(database.transact(meet) for _ in range(POOL_MAX)))
+            await woken.get()
+            await database.transact(lambda transaction: transaction.hint())
+            await woken.get()
+            listening.cancel()
+        finally:
+            await database.close()
+    assert not caplog.records
+
+
 async def test_a_server_that_vanished_without_a_word_is_given_up(tmp_path: Path, database_server: Server) -> None:
     """As in a failover: no connection is cut, none answers. 503 in time, and soon 200 by another connection."""
     async with cut_off(tmp_path, database_server) as (running, cutter):
         job = await running.submit(notify=[{"url": running.hook, "event_types": ["job.succeeded"]}])
         cutter.vanish()
         provider = Provider([running.callback_url()])
-        async with asyncio.timeout(75):  # the pool's five connections, one after the other
+        async with asyncio.timeout(30):  # one connection's timeout, not that of five
             await provider.call_back(0)
         assert set(provider.statuses) == {200, 503}
         assert provider.slowest_s < STORED_WITHIN_S + 1

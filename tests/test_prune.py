@@ -17,6 +17,7 @@ from relay.clock import SystemClock, rfc3339
 from relay.errors import SettingsError
 from relay.model import DeliveryState, Event, EventType, JobState
 from relay.storage.database import Transaction
+from relay.storage.evidence import Events
 from relay.storage.postgres import PostgreSQL
 from relay.storage.prune import JOBS_MAX, STORED, WEIGHT_MAX, Pruner, Terms
 from relay.storage.redeliveries import Redeliveries
@@ -230,7 +231,7 @@ async def test_what_was_just_pruned_is_not_sent_again(tmp_path: Path) -> None:
             created_at=1,
             body=b"{}",
         )
-        redeliveries = Redeliveries(opened, Writer(opened, 16))
+        redeliveries = Redeliveries(opened, Writer(opened, 16), Events(opened))
         assert await redeliveries.once_more(event, "ep_1", START_MS, START_MS) is None
         assert (await stored(opened))["deliveries"] == set()
 

@@ -87,6 +87,25 @@ async def test_a_stream_goes_on_where_it_was_cut(tmp_path: Path) -> None:
         assert [first, *seen] == everything
 
 
+async def test_a_list_can_begin_after_an_event(tmp_path: Path) -> None:
+    """`after` keeps what came later, of a job too; one that is not there stands before those with a newer id."""
+    async with relay(tmp_path, clock=SystemClock(), confirm=False) as running:
+        await job_done(running)
+        await job_done(running)
+        shown = (await running.get("/v1/events"))["data"]
+        ids, job = [event["id"] for event in shown], shown[0]["job"]
+
+        async def after(event_id: str, more: str = "") -> list[str]:
+            return [event["id"] for event in (await running.get(f"/v1/events?after={event_id}{more}"))["data"]]
+
+        assert len(ids) == 4
+        assert [await after(event_id) for event_id in ids] == [[], ids[:1], ids[:2], ids[:3]]
+        assert await after(ids[1], f"&job={job}") == ids[:1]
+        assert await after(ids[3], f"&job={job}") == ids[:2]
+        assert await after("evt_0") == await after("", "&undelivered=false") == ids
+        assert await after("evt_z") == await after("nothing") == []
+
+
 async def test_a_stream_can_be_narrowed_to_a_type(tmp_path: Path) -> None:
     """`type` leaves the others out."""
     async with relay(tmp_path, clock=SystemClock(), confirm=False) as running:

@@ -18,7 +18,7 @@ from relay import ids
 from relay.clock import SystemClock
 from relay.storage import statements
 from relay.storage.database import Database, Transaction
-from relay.storage.evidence import PATIENCE_MS, Events
+from relay.storage.evidence import PATIENCE_MS, EventFilter, Events
 from relay.storage.migrate import migrate
 from relay.storage.store import open_database
 from relay.storage.wording import Statement
@@ -33,17 +33,17 @@ INSERT = Statement(statements.load()["insert_event"])
 NOW = 1_795_219_200_000
 
 
-def event(event_id: str, at: int | None = None) -> dict[str, Any]:
+def event(event_id: str, at: int | None = None, kind: str = "relay.test") -> dict[str, Any]:
     """An event of no job."""
     return {
         "id": event_id,
         "project_id": PROJECT,
         "job_id": None,
-        "type": "relay.test",
+        "type": kind,
         "sequence": 0,
         "final": 0,
         "created_at": at if at is not None else time.time_ns() // 1_000_000,
-        "body": msgspec.json.encode({"id": event_id, "type": "relay.test"}),
+        "body": msgspec.json.encode({"id": event_id, "type": kind, "data": {}}),
     }
 
 
@@ -61,12 +61,12 @@ class Writer:
         self._written: list[str] = []
         self.committed: list[str] = []
 
-    async def insert(self, event_id: str, at: int | None = None) -> None:
+    async def insert(self, event_id: str, at: int | None = None, kind: str = "relay.test") -> None:
         """An event, not committed yet."""
         if self._open is None:
             self._open = self._connection.transaction()
             await self._open.start()
-        await self._connection.execute(INSERT.text, *INSERT.values(event(event_id, at)))
+        await self._connection.execute(INSERT.text, *INSERT.values(event(event_id, at, kind)))
         self._written.append(event_id)
 
     async def end(self, *, good: bool = True) -> None:
@@ -116,6 +116,22 @@ class Follower:
         return found.held
 
 
+class Poller:
+    """A client that lists what came after the event that it saw last, page by page, as `GET /v1/events?after=` does."""
+
+    def __init__(self, events: Events, seen: str) -> None:
+        self._events = events
+        self.seen = [seen]
+
+    async def read(self, limit: int = 100) -> None:
+        """Every page there is, the last of them first."""
+        wanted = EventFilter(after=self.seen[-1])
+        found: list[str] = []
+        while page := await self._events.page(PROJECT, found[-1] if found else None, limit, wanted, NOW):
+            found += [one.id for one in page]
+        self.seen += reversed(found)
+
+
 async def _insert(transaction: Transaction, event_id: str) -> None:
     """One event, alone in its transaction."""
     await transaction.rows("insert_event", event(event_id))
@@ -125,11 +141,13 @@ async def test_what_was_made_first_and_committed_last_is_told(tmp_path: Path) ->
     """On both databases: a client that has the newer event gets the older one when it comes, and no other again."""
     first, older, newer, last = new_ids(4)
     async with migrated(DATABASES.url(tmp_path)) as database:
-        follower = Follower(Events(database))
+        follower, poller = Follower(Events(database)), Poller(Events(database), "evt_0")
         for event_id in (first, newer, older, last):
             await database.transact(partial(_insert, event_id=event_id))
             await follower.read()
+            await poller.read()
     assert follower.seen == [first, newer, older, last]
+    assert poller.seen[1:] == follower.seen
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -159,6 +177,29 @@ async def test_a_stream_waits_for_a_transaction_that_began_earlier(
             await slow.end()
             async with reading(running, after=start) as reader:
                 assert [event_id for event_id, _ in await reader.events(2)] == [older, newer]
+
+
+async def test_a_list_after_an_event_waits_for_a_transaction_that_began_earlier(
+    tmp_path: Path, database_server: Server
+) -> None:
+    """Who polls with `after` and goes on from the first of the list is told of both, whichever was committed first."""
+    url = database_server.database()
+    async with relay(tmp_path, clock=SystemClock(), DATABASE_URL=url) as running, writers(url, 2) as (slow, quick):
+        start, older, newer = new_ids(3)
+        await quick.insert(start)
+        await quick.end()
+        await slow.insert(older)
+        await quick.insert(newer)
+        await quick.end()
+        assert [one["id"] for one in (await running.get(f"/v1/events?after={start}"))["data"]] == []
+        await slow.end()
+        path = f"/v1/events?after={start}&type=relay.test&undelivered=false"
+        assert [one["id"] for one in (await running.get(path))["data"]] == [newer, older]
+        first = await running.get(f"{path}&limit=1")
+        assert [one["id"] for one in first["data"]] == [newer] == [first["next_cursor"]]
+        second = await running.get(f"{path}&limit=1&cursor={newer}")
+        assert ([one["id"] for one in second["data"]], second["next_cursor"]) == ([older], None)
+        assert (await running.get(f"/v1/events?after={newer}"))["data"] == []
 
 
 async def test_a_new_event_does_not_wait_for_the_next_look(tmp_path: Path, database_server: Server) -> None:
@@ -215,7 +256,7 @@ def shared_url(database_server: Server) -> str:
 
 @given(steps=STEPS)
 def test_any_interleaving_is_told_whole_and_once(shared_url: str, steps: list[tuple[str, int]]) -> None:
-    """However four processes make ids, write, commit and undo, a client that is cut off all the time gets each once."""
+    """However four processes make ids, write, commit and undo: who is cut off all the time or polls gets each once."""
     asyncio.run(_interleaved(shared_url, steps))
 
 
@@ -224,6 +265,7 @@ async def _interleaved(url: str, steps: list[tuple[str, int]]) -> None:
     async with migrated(url) as database, writers(url, 4) as processes:
         follower = Follower(Events(database))
         follower.seen = [ids.new_id(ids.EVENT)]  # later than all of the examples before
+        poller = Poller(Events(database), follower.seen[0])
         made: list[list[str]] = [[] for _ in processes]
         for step, number in steps:
             match step:
@@ -235,6 +277,7 @@ async def _interleaved(url: str, steps: list[tuple[str, int]]) -> None:
                     await processes[number].end(good=step == "commit")
                 case "read":
                     await follower.read(number)
+                    await poller.read(number)
         for process in processes:
             await process.end()
         while True:
@@ -246,6 +289,8 @@ async def _interleaved(url: str, steps: list[tuple[str, int]]) -> None:
         assert not held
         assert len(follower.seen) - 1 == len(set(follower.seen[1:])) == len(committed)
         assert set(follower.seen[1:]) == set(committed)
+        await poller.read()
+        assert poller.seen == follower.seen
 
 
 async def test_a_restore_to_a_server_that_counts_from_a_lower_number(database_server: Server) -> None:
@@ -278,9 +323,10 @@ async def test_a_wide_read_uses_the_order(database_server: Server) -> None:
         connection: Any = await asyncpg.connect(url)
         try:
             await connection.execute("SET enable_seqscan = off")
-            for name in ("events_following", "latest_event", "first_event_after"):
+            for name in ("events_following", "event_page_after", "latest_event", "first_event_after"):
                 text = Statement(statements.load()[name])
-                values = [{"position": 1, "limit": 1, "patience": 1, "type": None}.get(n, "x") for n in text.names]
+                numbers = dict.fromkeys(("position", "end", "limit", "patience", "undelivered"), 1) | {"type": None}
+                values = [numbers.get(n, "x") for n in text.names]
                 await connection.execute("SET plan_cache_mode = force_generic_plan")
                 plan = await connection.fetch(f"EXPLAIN {text.text}", *values)
                 assert "events_in_order" in str(plan), plan

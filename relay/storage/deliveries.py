@@ -1,7 +1,7 @@
 """The outbox: deliveries are claimed under a lease, attempted, and settled in the same commit as their attempt."""
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -15,6 +15,14 @@ from relay.storage.record import Fresh
 from relay.storage.writer import Writer
 
 ATTEMPTS_MAX = 1000
+WINDOW = 500
+"""A claim looks at so many of the deliveries that are due first."""
+WALK = 200
+"""Where all of these are for busy endpoints, it looks at so many endpoints by themselves."""
+CLAIMERS = 4
+"""So many processes may look at the same moment and find something each."""
+FAILED = frozenset({DeliveryState.EXHAUSTED, DeliveryState.CANCELED})
+"""States that few deliveries end in: they are listed by an index of their own."""
 OPENED_MAX = 2000
 """So many secrets stay open in memory: to open one costs as much as to send a notification."""
 _logger = log.get("storage")
@@ -71,11 +79,26 @@ class Deliveries:
         self._open = lru_cache(OPENED_MAX)(seal.open)
         self._timeout_max_s = timeout_max_s
 
-    async def claim(self, now_ms: int, leased_until_ms: int, limit: int, busy: Iterable[str]) -> list[Fresh]:
-        """Deliveries that are due, leased until then; none for the endpoints that are busy."""
-        claim = {"now": now_ms, "leased_until": leased_until_ms, "limit": limit, "busy": rows.text(sorted(busy))}
-        found = await self._database.take("claim_deliveries", claim)
-        return [Fresh(row["id"], row["endpoint_id"]) for row in found]
+    async def claim(self, now_ms: int, leased_until_ms: int, limit: int, busy: Collection[str]) -> list[Fresh]:
+        """Deliveries of the first that are due, leased until then; none for the endpoints that are busy."""
+        bounds = {"limit": limit, "window": WINDOW, "candidates": CLAIMERS * limit if self._database.shared else limit}
+        claim = {"now": now_ms, "leased_until": leased_until_ms, "busy": rows.text(sorted(busy))}
+        return _fresh(await self._database.take("claim_deliveries", claim | bounds))
+
+    async def claim_behind(
+        self, now_ms: int, leased_until_ms: int, limit: int, busy: Collection[str], after: str
+    ) -> tuple[list[Fresh], str]:
+        """The same where the first that are due are all for busy endpoints: from one endpoint to the next.
+
+        Some endpoints after that one are looked at; with what was claimed comes the last of these, empty for the end.
+        """
+        found = await self._database.rows("endpoints_waiting", {"after": after, "limit": WALK})
+        free = [row["endpoint_id"] for row in found if row["at"] <= now_ms and row["endpoint_id"] not in busy]
+        chosen = free[:limit]
+        last = chosen[-1] if len(chosen) < len(free) else found[-1]["endpoint_id"] if len(found) == WALK else ""
+        claim = {"now": now_ms, "leased_until": leased_until_ms, "limit": max(1, limit // max(1, len(chosen)))}
+        many = [claim | {"endpoint_id": endpoint_id} for endpoint_id in chosen]
+        return (await self._database.transact(partial(_claim, many=many)) if many else []), last
 
     async def release(self, delivery_ids: Sequence[str], now_ms: int) -> None:
         """Gives back what was claimed and not begun, due at once."""
@@ -93,10 +116,10 @@ class Deliveries:
         """
         return await self._writer.write(_settle, settled, urgent=True)
 
-    async def next_due(self) -> int | None:
-        """When the next delivery is due, leases counted."""
-        at: int | None = (await self._database.rows("next_due_delivery", {}))[0]["at"]
-        return at
+    async def next_due(self, now_ms: int) -> tuple[int | None, bool]:
+        """When the next delivery is due, leases counted; and whether more is due by now than a claim looks at."""
+        (found,) = await self._database.rows("next_due_delivery", {"now": now_ms, "window": WINDOW})
+        return found["at"], found["due"] == WINDOW
 
     async def get(self, delivery_id: str, project_id: str) -> Delivery | None:
         """The project's delivery."""
@@ -114,7 +137,8 @@ class Deliveries:
         """Deliveries newest first, by `endpoint_id`, `status`, `event_id`, `job_id` (None: any)."""
         params = {"project_id": project_id, "before": before, "limit": limit, **wanted}
         narrow = next((of for of in ("event", "job", "endpoint") if wanted[f"{of}_id"] is not None), None)
-        name = f"delivery_page_of_{narrow}" if narrow else "delivery_page"
+        failed = "delivery_page_failed" if wanted["status"] in FAILED else "delivery_page"
+        name = f"delivery_page_of_{narrow}" if narrow else failed
         return [rows.delivery(row) for row in await self._database.rows(name, params)]
 
     def _parcel(self, row: Row) -> Parcel | None:
@@ -143,6 +167,17 @@ class Deliveries:
             probe=row["disabled_at"] is not None,
             schedule_s=row["schedule_s"] and msgspec.json.decode(row["schedule_s"]),
         )
+
+
+async def _claim(transaction: Transaction, many: Sequence[dict[str, Any]]) -> list[Fresh]:
+    """What is due for each of these endpoints."""
+    found = [await transaction.rows("claim_deliveries_of_endpoint", claim) for claim in many]
+    return [fresh for claimed in found for fresh in _fresh(claimed)]
+
+
+def _fresh(claimed: Sequence[Row]) -> list[Fresh]:
+    """What dispatch needs to know of a row that was claimed."""
+    return [Fresh(row["id"], row["endpoint_id"]) for row in claimed]
 
 
 async def _release(transaction: Transaction, batches: Sequence[list[dict[str, Any]]]) -> list[None]:

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from relay.model import Callback, Event
+from relay.model import Callback, Event, Verdict
 from relay.storage import rows
 from relay.storage.database import Database
 
@@ -22,6 +22,8 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
     undelivered: bool = False
 
 
+DOUBTFUL: Final = frozenset({Verdict.UNREADABLE, Verdict.MISMATCHED, Verdict.ORPHANED, Verdict.QUARANTINED})
+"""Verdicts that few callbacks have: they are listed by an index of their own."""
 PATIENCE_MS: Final = 60_000
 """An event older than this waits for no open transaction: relay's own are shorter, and others' may hang for ever."""
 
@@ -34,6 +36,9 @@ class Place(msgspec.Struct, frozen=True, order=True):
 
 
 BEGINNING: Final = Place(-(1 << 63), "")
+END: Final = Place((1 << 63) - 1, "")
+DISORDER_MS: Final = 3_600_000
+"""Events are in the order of their times to within this, whatever the clocks of several machines say."""
 
 
 class Following(msgspec.Struct, frozen=True):
@@ -60,7 +65,8 @@ class Callbacks:
     ) -> list[Callback]:
         """Callbacks newest first."""
         params = {"project_id": project_id, "before": before, "limit": limit, "job_id": job_id, "verdict": verdict}
-        name = "callback_page" if job_id is None else "callback_page_of_job"
+        name = "callback_page_doubtful" if verdict in DOUBTFUL else "callback_page"
+        name = name if job_id is None else "callback_page_of_job"
         return [rows.callback(row) for row in await self._database.rows(name, params)]
 
 
@@ -75,11 +81,18 @@ class Events:
         found = await self._database.rows("event_of_project", {"id": event_id, "project_id": project_id})
         return rows.event(found[0]) if found else None
 
-    async def page(self, project_id: str, before: str | None, limit: int, wanted: EventFilter) -> list[Event]:
-        """Events newest first."""
+    async def page(
+        self, project_id: str, before: str | None, limit: int, wanted: EventFilter, now_ms: int
+    ) -> list[Event]:
+        """Events newest first. Those after an event, in the stream's order: who goes on from the first misses none."""
         params = {"project_id": project_id, "before": before, "limit": limit, **msgspec.to_builtins(wanted)}
-        params["undelivered"] = int(wanted.undelivered)
+        params |= {"undelivered": int(wanted.undelivered), "patience": now_ms - PATIENCE_MS}
+        place = BEGINNING if wanted.after is None else await self.place(project_id, wanted.after, now_ms)
+        params |= {"follows": int(wanted.after is not None), "position": place.position, "after": place.id}
         name = "event_page" if wanted.job_id is None else "event_page_of_job"
+        if wanted.after is not None and wanted.job_id is None:
+            end = END if before is None else await self.place(project_id, before, now_ms)
+            name, params = "event_page_after", params | {"end": end.position, "before": end.id}
         return [rows.event(row) for row in await self._database.rows(name, params)]
 
     async def following(self, project_id: str, place: Place, kind: str | None, limit: int, now_ms: int) -> Following:
@@ -103,6 +116,11 @@ class Events:
                 return Place(found[0]["position"], "")
         found = await self._database.rows("latest_event", params)
         return Place(found[0]["position"], found[0]["id"]) if found else BEGINNING
+
+    async def position_in_time(self, project_id: str, at_ms: int) -> int:
+        """The position that a project's events of then begin at, where order and time agree; its lowest without any."""
+        found = await self._database.rows("position_in_time", {"project_id": project_id, "at": at_ms})
+        return int(found[0]["position"]) if found else BEGINNING.position
 
     async def delivery_counts(self, event_ids: list[str]) -> dict[str, dict[str, int]]:
         """How many deliveries of each event are in which state."""

@@ -1,8 +1,12 @@
-"""PostgreSQL through asyncpg: a small pool, the statements of SQLite, safe behind a pooler that shares connections."""
+"""PostgreSQL through asyncpg: a small pool, the statements of SQLite, safe behind a pooler that shares connections.
+
+Behind a pooler such as PgBouncer in its transaction mode, two transactions of one connection may be in two sessions.
+So everything is a transaction there and tells its own settings, and nothing is prepared under a name.
+"""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -18,7 +22,7 @@ POOL_MAX: Final = 5
 ACQUIRE_S: Final = 2.0
 """A request waits no longer than this for a connection: a provider is told 503 in time to try again."""
 COMMAND_S: Final = 10.0
-"""A server that vanished without a word is given up after this long, one connection of the pool after the other."""
+"""A server that vanished without a word is given up after this long, on all connections at once."""
 SLOW_S: Final = 86_400.0
 """Migrating and copying take as long as they take."""
 LISTEN_AGAIN_S: Final = 1.0
@@ -34,6 +38,10 @@ SESSION: Final = {
     "jit": "off",  # a generic plan expects many rows where few come, and would be compiled for longer than it runs
     "idle_in_transaction_session_timeout": "20s",  # what a process that vanished had locked is free again
 }
+_LOCAL: Final = "; ".join(
+    f"SET LOCAL {name} = '{value}'" for name, value in SESSION.items() if name != "application_name"
+)
+"""The same for one transaction, where a session is not relay's own."""
 _CHANNEL: Final = "relay"
 _NOTIFY: Final = f"SELECT pg_notify('{_CHANNEL}', '')"
 _SCHEMA_LOCK: Final = 0x52454C4159
@@ -51,6 +59,15 @@ _LOST: Final = (
 )
 
 
+class Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
+    """Closes in a bounded time and quietly: the pool closes what it has given up in a task that nobody waits for."""
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
+        """Says good-bye, to a server that may have vanished."""
+        with suppress(*_LOST):
+            await super().close(timeout=timeout or ACQUIRE_S)
+
+
 class PostgreSQL:
     """An open database; each transaction has a connection of the pool to itself."""
 
@@ -60,6 +77,7 @@ class PostgreSQL:
         self._pool = pool
         self._url = url
         self._pooled = pooled
+        self._listening: Any = None
         self._statements = {name: Statement(text) for name, text in statements.items()}
         self._joined: dict[tuple[str, ...], str] = {}
 
@@ -67,16 +85,18 @@ class PostgreSQL:
     async def open(cls, url: str, statements: dict[str, str]) -> "PostgreSQL":
         """Connects; SettingsError for a URL that opens nothing, StorageUnavailable for a server that is away."""
         plain, pooled = _without_pooler(url)
-        settings = {} if pooled else SESSION
         try:
+            pooled = pooled or await _forgets(plain)
             pool = await asyncpg.create_pool(
                 plain,
                 min_size=1,
                 max_size=POOL_MAX,
+                connection_class=Connection,
                 command_timeout=COMMAND_S,
                 max_inactive_connection_lifetime=60.0,
                 statement_cache_size=0 if pooled else 256,
-                server_settings=settings,
+                server_settings={"application_name": SESSION["application_name"]} if pooled else SESSION,
+                reset=_nothing if pooled else None,
             )
         except (ValueError, asyncpg.ClientConfigurationError, asyncpg.InvalidAuthorizationSpecificationError) as error:
             raise SettingsError(f"DATABASE_URL opens no database: {type(error).__name__}") from None
@@ -87,10 +107,12 @@ class PostgreSQL:
         return cls(pool, plain, pooled, statements)
 
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
-        """Runs a named read."""
+        """Runs a named read; behind a pooler in a transaction, or its two exchanges could come to two sessions."""
+        if self._pooled:
+            return await self.transact(lambda transaction: transaction.rows(name, params))
         statement = self._statements[name]
         with _translated():
-            async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
+            async with self._acquired() as connection:
                 found: Sequence[Row] = await connection.fetch(statement.text, *statement.values(params))
                 return found
 
@@ -114,23 +136,38 @@ class PostgreSQL:
     async def _transact(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
         """One try."""
         with _translated():
-            async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
+            async with self._acquired() as connection:
                 transaction = PostgreSQLTransaction(connection, self._statements, self._joined)
                 try:
+                    if self._pooled:
+                        await transaction.run_text(_LOCAL)
                     result = await work(transaction)
                     await transaction.commit()
                 except TimeoutError:
-                    connection.terminate()  # or its ROLLBACK would wait for an answer without an end
-                    raise
+                    raise  # the connection is cut: its ROLLBACK would wait for an answer without an end
                 except BaseException:
                     await transaction.undo()
                     raise
                 return result
 
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[Any]:
+        """A connection; where no answer comes on it, it is cut, and the others are made anew before they are used."""
+        async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
+            try:
+                yield connection
+            except TimeoutError:
+                await self._pool.expire_connections()
+                with suppress(asyncpg.InterfaceError):  # it is cut already
+                    connection.terminate()
+                if self._listening is not None:
+                    self._listening.terminate()
+                raise
+
     async def size_bytes(self) -> int:
         """The files of this database, whatever else the server holds."""
         with _translated():
-            async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
+            async with self._acquired() as connection, connection.transaction():
                 return int(await connection.fetchval("SELECT pg_database_size(current_database())"))
 
     async def heed(self, wake: Callable[[], None]) -> None:
@@ -143,7 +180,7 @@ class PostgreSQL:
             except _LOST:
                 await asyncio.sleep(LISTEN_AGAIN_S)
                 continue
-            gone = asyncio.Event()
+            gone, self._listening = asyncio.Event(), connection
             connection.add_termination_listener(lambda _, gone=gone: gone.set())
             try:
                 await connection.add_listener(_CHANNEL, lambda *_: wake())
@@ -273,11 +310,28 @@ class PostgreSQLTransaction:
 
 
 def _without_pooler(url: str) -> tuple[str, bool]:
-    """The URL without `pgbouncer=true`, and whether it said so: then nothing is prepared under a name."""
+    """The URL without `pgbouncer=true`, and whether it said so: then relay need not find out."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
     pooled = query.pop("pgbouncer", "false").lower() in ("true", "1")
     return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query), "")), pooled
+
+
+async def _forgets(url: str) -> bool:
+    """Whether a session does not keep what it is told: PgBouncer refuses a setting it does not know, or drops it."""
+    try:
+        connection = await asyncpg.connect(url, server_settings=SESSION, statement_cache_size=0, timeout=COMMAND_S)
+    except asyncpg.ProtocolViolationError:
+        return True
+    try:
+        async with connection.transaction():
+            return bool(await connection.fetchval("SHOW plan_cache_mode") != SESSION["plan_cache_mode"])
+    finally:
+        connection.terminate()
+
+
+async def _nothing(_: Any) -> None:
+    """A connection goes back to the pool as it is: a transaction leaves nothing behind."""
 
 
 @contextmanager

@@ -9,19 +9,33 @@ from relay import ids
 from relay.model import Endpoint, Event, Redelivery
 from relay.storage import rows
 from relay.storage.database import Database, Transaction
+from relay.storage.evidence import DISORDER_MS, PATIENCE_MS, Events, Place
 from relay.storage.record import Fresh
 from relay.storage.writer import Writer
 
 OPEN_MAX = 50
 """Batches that are worked on in one turn."""
+LOOK = 500
+"""Events that a step looks at, whether a batch sends them again or not."""
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What a batch sends again next, how far it has come with that, and whether it is through.
+
+    `more` is whether there is something to look at right away.
+    """
+
+    events: list[tuple[str, str | None]]
+    after_event: str
+    through: bool
+    more: bool
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """The next deliveries of a batch: at most `limit`, leased until then."""
+    """The next deliveries of a batch, leased until then."""
 
     batch: Redelivery
-    endpoint: Endpoint
-    limit: int
+    found: Found
     now: int
     leased_until: int
 
@@ -29,13 +43,16 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 class Redeliveries:
     """The redeliveries."""
 
-    def __init__(self, database: Database, writer: Writer) -> None:
+    def __init__(self, database: Database, writer: Writer, events: Events) -> None:
         self._database = database
         self._writer = writer
+        self._events = events
 
     async def count(self, endpoint: Endpoint, which: str, since_ms: int, until_ms: int) -> int:
         """How many events a batch would send again."""
-        params = _wanted(endpoint, which, since_ms, until_ms, "")
+        first = await self._events.position_in_time(endpoint.project_id, since_ms - DISORDER_MS)
+        end = await self._events.position_in_time(endpoint.project_id, until_ms + DISORDER_MS)
+        params = _wanted(endpoint, which, since_ms, until_ms) | {"first": first, "end": end}
         return int((await self._database.rows("count_events_to_redeliver", params))[0]["number"])
 
     async def start(self, batch: Redelivery) -> None:
@@ -52,8 +69,33 @@ class Redeliveries:
         found = await self._database.rows("pending_of_endpoint", {"endpoint_id": endpoint_id})
         return int(found[0]["number"])
 
+    async def find(self, batch: Redelivery, endpoint: Endpoint, limit: int, now_ms: int) -> Found:
+        """The next events of a batch, at most `limit`, among the next LOOK in their order."""
+        place = await self._place(batch, now_ms)
+        wanted = _wanted(endpoint, batch.which, batch.since_at, batch.until_at)
+        params = wanted | {"position": place.position, "after": place.id, "limit": LOOK}
+        seen = await self._database.rows("events_to_redeliver", params)
+        events: list[tuple[str, str | None]] = []
+        after, through, more = batch.after_event, len(seen) < LOOK, True
+        for row in seen:
+            if not row["settled"] and row["created_at"] > now_ms - PATIENCE_MS:
+                through, more = now_ms >= batch.until_at + PATIENCE_MS, False
+                break
+            if row["created_at"] >= batch.until_at + DISORDER_MS:
+                through = True
+                break
+            after = row["id"]
+            events += [(row["id"], row["job_id"])] if row["wanted"] else []
+            if len(events) == limit:
+                through = more = False
+                break
+        return Found(events=events, after_event=after, through=through, more=more and not through)
+
     async def step(self, step: Step) -> list[Fresh]:
-        """Makes the next deliveries of a batch and says how far it has come, in one commit."""
+        """Makes the next deliveries of a batch and says how far it has come, in one commit.
+
+        Nothing is made where another process has taken the same step.
+        """
         return await self._writer.write(_step, step)
 
     async def once_more(self, event: Event, endpoint_id: str, at: int, leased_until: int) -> str | None:
@@ -68,8 +110,14 @@ class Redeliveries:
         await self._writer.write(_test, (made, delivery))
         return str(delivery["id"])
 
+    async def _place(self, batch: Redelivery, now_ms: int) -> Place:
+        """Where a batch goes on; one that has not begun, where the time that it is about begins."""
+        if batch.after_event:
+            return await self._events.place(batch.project_id, batch.after_event, now_ms)
+        return Place(await self._events.position_in_time(batch.project_id, batch.since_at - DISORDER_MS), "")
 
-def _wanted(endpoint: Endpoint, which: str, since_ms: int, until_ms: int, after: str) -> dict[str, Any]:
+
+def _wanted(endpoint: Endpoint, which: str, since_ms: int, until_ms: int) -> dict[str, Any]:
     """The events that an endpoint listens to, in the terms of the statements."""
     return {
         "project_id": endpoint.project_id,
@@ -77,7 +125,6 @@ def _wanted(endpoint: Endpoint, which: str, since_ms: int, until_ms: int, after:
         "job_id": endpoint.job_id,
         "since_at": since_ms,
         "until_at": until_ms,
-        "after_event": after,
         "any_type": int("*" in endpoint.event_types),
         "any_job_type": int("job.*" in endpoint.event_types),
         "types": rows.text(endpoint.event_types),
@@ -110,27 +157,29 @@ async def _start(transaction: Transaction, batches: Sequence[Redelivery]) -> lis
 
 async def _step(transaction: Transaction, steps: Sequence[Step]) -> list[list[Fresh]]:
     """Each batch goes on from the event that it had come to."""
-    results = []
-    for step in steps:
-        batch = step.batch
-        wanted = _wanted(step.endpoint, batch.which, batch.since_at, batch.until_at, batch.after_event)
-        found = await transaction.rows("events_to_redeliver", wanted | {"limit": step.limit})
-        here = await _held(transaction, [row["id"] for row in found])
-        made = [
-            _delivery(batch.project_id, row["id"], row["job_id"], batch.endpoint_id, step.now, step.leased_until)
-            for row in found
-            if row["id"] in here
-        ]
-        await transaction.run_many("insert_redelivery", made)
-        advanced = {
-            "id": batch.id,
-            "after_event": found[-1]["id"] if found else batch.after_event,
-            "made": len(made),
-            "finished_at": step.now if len(found) < step.limit or step.limit == 0 else None,
-        }
-        await transaction.rows("advance_redelivery", advanced)
-        results.append([Fresh(params["id"], batch.endpoint_id) for params in made])
-    return results
+    return [await _one_step(transaction, step) for step in steps]
+
+
+async def _one_step(transaction: Transaction, step: Step) -> list[Fresh]:
+    """One batch."""
+    batch, found = step.batch, step.found
+    here = await _held(transaction, [event_id for event_id, _ in found.events])
+    made = [
+        _delivery(batch.project_id, event_id, job_id, batch.endpoint_id, step.now, step.leased_until)
+        for event_id, job_id in found.events
+        if event_id in here
+    ]
+    advanced = {
+        "id": batch.id,
+        "was": batch.after_event,
+        "after_event": found.after_event,
+        "made": len(made),
+        "finished_at": step.now if found.through else None,
+    }
+    if not await transaction.rows("advance_redelivery", advanced):
+        return []
+    await transaction.run_many("insert_redelivery", made)
+    return [Fresh(params["id"], batch.endpoint_id) for params in made]
 
 
 async def _insert(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[str | None]:

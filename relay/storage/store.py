@@ -62,7 +62,7 @@ class Store:
         self.events = Events(database)
         self.endpoints = Endpoints(database, self._writer, seal)
         self.deliveries = Deliveries(database, self._writer, seal, options.lease_ms / 1000 * LEASE_SHARE)
-        self.redeliveries = Redeliveries(database, self._writer)
+        self.redeliveries = Redeliveries(database, self._writer, self.events)
         self.payments = Payments(database, self._writer, seal)
         self.access = Access(database, self._writer, seal)
         self.pruner = Pruner(database)

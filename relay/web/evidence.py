@@ -11,7 +11,7 @@ from relay.web.problems import JSON
 
 
 async def events(call: Call) -> Response:
-    """`GET /v1/events`: newest first; `after` is an event id, `undelivered=true` keeps what somebody still lacks."""
+    """`GET /v1/events`: newest first; `after` an event in the stream's order; `undelivered=true`: somebody lacks it."""
     given = call.query("limit", "cursor", "type", "job", "after", "undelivered")
     before, limit = page_of(given, ids.EVENT)
     if given.get("undelivered", "false") not in ("true", "false"):
@@ -22,7 +22,7 @@ async def events(call: Call) -> Response:
         after=given.get("after"),
         undelivered=given.get("undelivered") == "true",
     )
-    found = await call.app.store.events.page(call.project_id, before, limit + 1, wanted)
+    found = await call.app.store.events.page(call.project_id, before, limit + 1, wanted, call.app.clock.now_ms())
     counts = await call.app.store.events.delivery_counts([event.id for event in found])
     return page(found, limit, lambda event: views.event(event, counts[event.id]))
 

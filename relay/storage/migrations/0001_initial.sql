@@ -76,7 +76,7 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_page ON jobs (project_id, id);
 CREATE INDEX jobs_to_submit ON jobs (next_submit_at) WHERE next_submit_at IS NOT NULL;
 CREATE INDEX jobs_being_submitted ON jobs (submission_started_at) WHERE state = 'pending' AND reason IS NULL AND next_submit_at IS NULL;
-CREATE INDEX jobs_to_check ON jobs (provider, next_check_at) WHERE next_check_at IS NOT NULL;
+CREATE INDEX jobs_to_check ON jobs (provider, (CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END), next_check_at) WHERE next_check_at IS NOT NULL;
 CREATE INDEX jobs_to_settle ON jobs (settle_by) WHERE settle_by IS NOT NULL;
 CREATE INDEX jobs_expiring ON jobs (expiring_at) WHERE expiring_at IS NOT NULL;
 CREATE INDEX jobs_open ON jobs (deadline_at) WHERE finished_at IS NULL;
@@ -160,6 +160,7 @@ CREATE TABLE callbacks (
 
 CREATE INDEX callbacks_page ON callbacks (project_id, id);
 CREATE INDEX callbacks_of_job ON callbacks (job_id, id);
+CREATE INDEX callbacks_doubtful ON callbacks (project_id, verdict, id) WHERE verdict IN ('unreadable', 'mismatched', 'orphaned', 'quarantined');
 CREATE INDEX callbacks_orphaned ON callbacks (received_at) WHERE verdict = 'orphaned';
 CREATE UNIQUE INDEX callbacks_once ON callbacks (job_id, digest) WHERE verdict = 'recorded' AND digest IS NOT NULL;
 
@@ -230,10 +231,11 @@ CREATE TABLE deliveries (
 );
 
 CREATE INDEX deliveries_due ON deliveries (next_attempt_at) WHERE state = 'pending';
-CREATE INDEX deliveries_waiting ON deliveries (endpoint_id) WHERE state = 'pending';
+CREATE INDEX deliveries_waiting ON deliveries (endpoint_id, next_attempt_at) WHERE state = 'pending';
 CREATE INDEX deliveries_page ON deliveries (project_id, id);
 CREATE INDEX deliveries_of_event ON deliveries (event_id);
 CREATE INDEX deliveries_of_job ON deliveries (job_id);
+CREATE INDEX deliveries_failed ON deliveries (project_id, state, id) WHERE state IN ('exhausted', 'canceled');
 CREATE INDEX deliveries_of_endpoint ON deliveries (endpoint_id, id);
 
 CREATE TABLE attempts (

@@ -24,6 +24,13 @@ WHERE project_id = :project_id
   AND (CAST(:verdict AS TEXT) IS NULL OR verdict = :verdict)
 ORDER BY id DESC LIMIT :limit;
 
+-- name: callback_page_doubtful
+-- The same with one of the verdicts that few have, which have an index of their own.
+SELECT * FROM callbacks
+WHERE project_id = :project_id AND verdict IN ('unreadable', 'mismatched', 'orphaned', 'quarantined') AND verdict = :verdict
+  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+ORDER BY id DESC LIMIT :limit;
+
 -- name: callback_page_of_job
 -- Callbacks about one job, newest first.
 SELECT * FROM callbacks

@@ -13,11 +13,38 @@ VALUES (:id, :project_id, :event_id, :endpoint_id, :job_id, 'pending', 0, :next_
 SELECT COUNT(*) AS number FROM deliveries WHERE endpoint_id = :endpoint_id AND state = 'pending';
 
 -- name: claim_deliveries
--- Takes what is due for endpoints that have room, and leases it: after a crash the lease runs out and it is due again.
+-- Takes what is due for endpoints that have room, and leases it: after a crash the lease runs out and it is due again. It looks at no
+-- more than the first that are due, however many belong to busy endpoints; several processes that look at once have candidates enough.
 UPDATE deliveries SET next_attempt_at = :leased_until
 WHERE id IN (
     SELECT id FROM deliveries
-    WHERE state = 'pending' AND next_attempt_at <= :now AND endpoint_id NOT IN (SELECT value FROM json_each(:busy))
+    WHERE id IN (
+        SELECT id FROM (
+            SELECT id, endpoint_id FROM deliveries WHERE state = 'pending' AND next_attempt_at <= :now ORDER BY next_attempt_at LIMIT :window
+        ) AS first_due
+        WHERE endpoint_id NOT IN (SELECT value FROM json_each(:busy)) LIMIT :candidates
+    ) AND state || '' = 'pending' AND next_attempt_at + 0 <= :now
+    ORDER BY next_attempt_at LIMIT :limit /* skip locked */
+) /* which need not outlast a crash */
+RETURNING id, endpoint_id;
+
+-- name: endpoints_waiting
+-- The next endpoints that something waits for, and when the first of it is due; from one endpoint to the next.
+WITH RECURSIVE waiting (endpoint_id, number) AS (
+    SELECT MIN(endpoint_id), 1 FROM deliveries WHERE state = 'pending' AND endpoint_id > :after
+    UNION ALL
+    SELECT (SELECT MIN(endpoint_id) FROM deliveries WHERE state = 'pending' AND endpoint_id > waiting.endpoint_id), number + 1
+    FROM waiting WHERE waiting.endpoint_id IS NOT NULL AND number < :limit
+)
+SELECT endpoint_id, (SELECT MIN(next_attempt_at) FROM deliveries WHERE state = 'pending' AND endpoint_id = waiting.endpoint_id) AS at
+FROM waiting WHERE endpoint_id IS NOT NULL;
+
+-- name: claim_deliveries_of_endpoint
+-- The same for one endpoint, however much is due for others before.
+UPDATE deliveries SET next_attempt_at = :leased_until
+WHERE id IN (
+    SELECT id FROM deliveries
+    WHERE endpoint_id = :endpoint_id AND state = 'pending' AND next_attempt_at <= :now
     ORDER BY next_attempt_at LIMIT :limit /* skip locked */
 ) /* which need not outlast a crash */
 RETURNING id, endpoint_id;
@@ -27,8 +54,10 @@ RETURNING id, endpoint_id;
 UPDATE deliveries SET next_attempt_at = :now /* FROM many */ WHERE id = :id AND state = 'pending';
 
 -- name: next_due_delivery
--- When the next delivery is due.
-SELECT MIN(next_attempt_at) AS at FROM deliveries WHERE state = 'pending';
+-- When the next delivery is due, and how many are due by now, counted no further than a claim looks.
+SELECT
+    (SELECT MIN(next_attempt_at) FROM deliveries WHERE state = 'pending') AS at,
+    (SELECT COUNT(*) FROM (SELECT 1 FROM deliveries WHERE state = 'pending' AND next_attempt_at <= :now LIMIT :window) AS first_due) AS due;
 
 -- name: parcels
 -- All that an attempt needs, as it is now: a rotated secret or a mended URL counts from the next attempt on.
@@ -71,6 +100,12 @@ SELECT * FROM deliveries
 WHERE project_id = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (CAST(:status AS TEXT) IS NULL OR state = :status)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: delivery_page_failed
+-- The same in one of the states that few end in, which have an index of their own.
+SELECT * FROM deliveries
+WHERE project_id = :project_id AND state IN ('exhausted', 'canceled') AND state = :status AND id < COALESCE(CAST(:before AS TEXT), 'z')
 ORDER BY id DESC LIMIT :limit;
 
 -- name: delivery_page_of_endpoint

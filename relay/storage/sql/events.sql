@@ -13,7 +13,6 @@ SELECT * FROM events WHERE id = :id AND project_id = :project_id;
 SELECT * FROM events
 WHERE project_id = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
-  AND id > COALESCE(CAST(:after AS TEXT), '')
   AND (CAST(:type AS TEXT) IS NULL OR type = :type)
   AND (:undelivered = 0 OR EXISTS (
       SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
@@ -21,16 +20,28 @@ WHERE project_id = :project_id
 ORDER BY id DESC LIMIT :limit;
 
 -- name: event_page_of_job
--- The same of one job, found by it.
+-- The same of one job, found by it; `follows` keeps those after a place that nothing can come before any more.
 SELECT * FROM events
 WHERE job_id = :job_id AND project_id || '' = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
-  AND id > COALESCE(CAST(:after AS TEXT), '')
+  AND (:follows = 0
+    OR ((position, id) > (:position, :after) AND ((1 = 1 /* and no open transaction is older */) OR created_at < :patience)))
   AND (CAST(:type AS TEXT) IS NULL OR type = :type)
   AND (:undelivered = 0 OR EXISTS (
       SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
   ))
 ORDER BY id DESC LIMIT :limit;
+
+-- name: event_page_after
+-- Events of a project after one place in their order and before another, the last first; none that something may still come before.
+SELECT * FROM events
+WHERE project_id = :project_id AND (position, id) > (:position, :after) AND (position, id) < (:end, :before)
+  AND ((1 = 1 /* and no open transaction is older */) OR created_at < :patience)
+  AND (CAST(:type AS TEXT) IS NULL OR type = :type)
+  AND (:undelivered = 0 OR EXISTS (
+      SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
+  ))
+ORDER BY position DESC, id DESC LIMIT :limit;
 
 -- name: events_following
 -- A project's events after a place in their order; `settled` is whether none can come before it any more.
@@ -45,6 +56,26 @@ SELECT position, id FROM events WHERE id = :id AND project_id = :project_id;
 -- name: first_event_after
 -- The first of a project's events in their order whose id is newer than one that is not there.
 SELECT position, id FROM events WHERE project_id = :project_id AND id > :id ORDER BY position, id LIMIT 1;
+
+-- name: position_in_time
+-- Before which position a project's events were made before a time; found by halving, since their order goes with their times.
+WITH RECURSIVE search (low, high) AS (
+    SELECT
+        (SELECT MIN(position) FROM events WHERE project_id = :project_id),
+        (SELECT MAX(position) FROM events WHERE project_id = :project_id) + 1
+    UNION ALL
+    SELECT
+        CASE WHEN (
+            SELECT created_at FROM events WHERE project_id = :project_id AND position >= search.low + (search.high - search.low) / 2
+            ORDER BY position, id LIMIT 1
+        ) < :at THEN search.low + (search.high - search.low) / 2 + 1 ELSE search.low END,
+        CASE WHEN (
+            SELECT created_at FROM events WHERE project_id = :project_id AND position >= search.low + (search.high - search.low) / 2
+            ORDER BY position, id LIMIT 1
+        ) < :at THEN search.high ELSE search.low + (search.high - search.low) / 2 END
+    FROM search WHERE search.low < search.high
+)
+SELECT low AS position FROM search WHERE low = high;
 
 -- name: latest_event
 -- A project's last event that no other can come before; one that was made before `patience` counts as such.

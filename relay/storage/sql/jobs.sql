@@ -83,8 +83,18 @@ ORDER BY submission_started_at LIMIT :limit;
 -- Takes a provider's jobs whose status is to be asked for, those that wait for it first, and leases them: after a crash they are due again.
 UPDATE jobs SET next_check_at = :leased_until, checks_made = checks_made + 1
 WHERE id IN (
-    SELECT id FROM jobs WHERE provider = :provider AND next_check_at <= :now
-    ORDER BY CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END, next_check_at LIMIT :limit /* skip locked */
+    SELECT id FROM (
+        SELECT id FROM jobs
+        WHERE provider = :provider AND CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END = 0 AND next_check_at <= :now
+        ORDER BY next_check_at LIMIT :limit /* skip locked */
+    ) AS claims
+    UNION ALL
+    SELECT id FROM (
+        SELECT id FROM jobs
+        WHERE provider = :provider AND CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END = 1 AND next_check_at <= :now
+        ORDER BY next_check_at LIMIT :limit /* skip locked */
+    ) AS others
+    LIMIT :limit
 )
 RETURNING *;
 
@@ -101,7 +111,15 @@ WITH RECURSIVE waiting (name) AS (
     UNION ALL
     SELECT (SELECT MIN(provider) FROM jobs WHERE next_check_at IS NOT NULL AND provider > waiting.name) FROM waiting WHERE waiting.name IS NOT NULL
 )
-SELECT name AS provider, (SELECT MIN(next_check_at) FROM jobs WHERE next_check_at IS NOT NULL AND provider = waiting.name) AS at
+SELECT name AS provider, (
+    SELECT MIN(at) FROM (
+        SELECT MIN(next_check_at) AS at FROM jobs
+        WHERE provider = waiting.name AND CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END = 0 AND next_check_at IS NOT NULL
+        UNION ALL
+        SELECT MIN(next_check_at) AS at FROM jobs
+        WHERE provider = waiting.name AND CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END = 1 AND next_check_at IS NOT NULL
+    ) AS both_kinds
+) AS at
 FROM waiting WHERE name IS NOT NULL;
 
 -- name: jobs_past_deadline
