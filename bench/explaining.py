@@ -27,9 +27,13 @@ _STEP = 50
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The indexes a statement uses, the big tables it goes through whole, and how many rows it read, about."""
+    """The indexes a statement uses, the big tables it goes through whole, and how many rows it read, about.
+
+    `partial` are those of the indexes that only some rows enter.
+    """
 
     indexes: tuple[str, ...]
+    partial: tuple[str, ...]
     scanned: tuple[str, ...]
     rows_read: int
 
@@ -70,7 +74,8 @@ class SQLiteExplainer:
             indexes += [index] if index else []
             whole = automatic or (kind == "SCAN" and index not in self._partial)
             scanned += [table] if table in BIG and whole else []
-        return Plan(_once(indexes), _once(scanned), self._run(statement.text, values) // STEPS_OF_A_ROW)
+        partial = _once([index for index in indexes if index in self._partial])
+        return Plan(_once(indexes), partial, _once(scanned), self._run(statement.text, values) // STEPS_OF_A_ROW)
 
     def _run(self, text: str, values: Sequence[Any]) -> int:
         """Steps of SQLite's machine, to within fifty."""
@@ -132,8 +137,10 @@ class PostgresExplainer:
             await transaction.rollback()
             await self._connection.execute("DEALLOCATE explained")
         nodes = list(_nodes(json.loads(found)[0]["Plan"]))
+        indexes = _once([node["Index Name"] for node in nodes if "Index Name" in node])
         return Plan(
-            _once([node["Index Name"] for node in nodes if "Index Name" in node]),
+            indexes,
+            tuple(index for index in indexes if index in self._partial),
             _once([node["Relation Name"] for node in nodes if self._whole(node)]),
             round(sum(map(_rows_read, nodes))),
         )

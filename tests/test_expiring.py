@@ -249,7 +249,7 @@ async def test_several_processes_tell_it_once(database_server: Server) -> None:
         assert announced.count(EventType.JOB_OUTPUT_EXPIRING) == 20
         for job in jobs:
             wanted = EventFilter(job_id=job.id, type=EventType.JOB_OUTPUT_EXPIRING)
-            assert len(await stores[1].events.page(DEFAULT_PROJECT, None, 10, wanted)) == 1
+            assert len(await stores[1].events.page(DEFAULT_PROJECT, None, 10, wanted, now_ms)) == 1
     finally:
         for store in stores:
             await store.close()

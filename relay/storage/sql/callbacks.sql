@@ -5,7 +5,7 @@ VALUES (:id, :project_id, :job_id, :provider, :verdict, :reason, :received_at, :
 
 -- name: release_callback
 -- What became of a quarantined callback when it was run again.
-UPDATE callbacks SET verdict = :verdict, reason = :reason, digest = :digest WHERE id = :id AND verdict = 'quarantined';
+UPDATE callbacks SET verdict = :verdict, reason = :reason, digest = :digest WHERE id = :id AND verdict || '' = 'quarantined';
 
 -- name: recorded_digests
 -- What has been heard of these jobs already.

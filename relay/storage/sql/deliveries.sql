@@ -50,8 +50,9 @@ WHERE id IN (
 RETURNING id, endpoint_id;
 
 -- name: release_deliveries
--- Gives back what was claimed and not begun.
-UPDATE deliveries SET next_attempt_at = :now /* FROM many */ WHERE id = :id AND state = 'pending';
+-- Gives back what was claimed and not begun. What is named by its id is found by it: the index of what is pending looks smaller to a
+-- planner, and is full of what no longer is. So that is compared as an expression, here and below.
+UPDATE deliveries SET next_attempt_at = :now /* FROM many */ WHERE id = :id AND state || '' = 'pending';
 
 -- name: next_due_delivery
 -- When the next delivery is due, and how many are due by now, counted no further than a claim looks.
@@ -67,7 +68,7 @@ SELECT deliveries.id, deliveries.endpoint_id, deliveries.attempts_made, deliveri
 FROM deliveries
 JOIN events ON events.id = deliveries.event_id
 JOIN endpoints ON endpoints.id = deliveries.endpoint_id
-WHERE deliveries.id IN (SELECT value FROM json_each(:ids)) AND deliveries.state = 'pending' AND endpoints.deleted_at IS NULL;
+WHERE deliveries.id IN (SELECT value FROM json_each(:ids)) AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
 
 -- name: insert_attempt
 -- What came of one request; numbered in the order the database heard of them.

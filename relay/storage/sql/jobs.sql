@@ -29,9 +29,9 @@ UPDATE jobs SET
 /* FROM many */ WHERE id = :id;
 
 -- name: start_submission
--- The one caller that gets a row back may send the job to its provider, this once.
+-- The one caller that gets a row back may send the job to its provider, this once. It is found by its id, and by no index of what waits.
 UPDATE jobs SET next_submit_at = NULL, submission_started_at = :now, submissions_made = submissions_made + 1
-WHERE id = :id AND state = 'pending' AND next_submit_at IS NOT NULL
+WHERE id = :id AND state || '' = 'pending' AND CASE WHEN next_submit_at IS NULL THEN 0 ELSE 1 END = 1
 RETURNING *;
 
 -- name: jobs_by_id
