@@ -51,7 +51,7 @@ SELECT id FROM endpoints WHERE id = :id AND disabled_at IS NULL AND deleted_at I
 -- name: cancel_deliveries_of_endpoint
 -- What waits for an endpoint that is gone is called off, visibly.
 UPDATE deliveries SET state = 'canceled', next_attempt_at = NULL, finished_at = :now
-WHERE endpoint_id = :id AND state = 'pending';
+WHERE endpoint_id = :id AND next_attempt_at IS NOT NULL;
 
 -- name: endpoint_of_project
 -- One endpoint, if it is the project's own.
