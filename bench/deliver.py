@@ -10,6 +10,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 import click
@@ -19,7 +20,7 @@ import uvloop
 
 from bench.databases import Databases, databases, option
 from bench.ingest import LOAD_CORE, RELAY_CORE, load, settings
-from bench.processes import environment, free_port, ready, started, usage
+from bench.processes import KEY, environment, free_port, ready, started, usage
 from bench.receiver import Receiver, receiving
 from bench.stock import stocked
 
@@ -103,9 +104,19 @@ async def run(sender: str, endpoints: int, events: int, made: Databases, databas
             await load(port, 64, 0, stock.callbacks)
         await arrived(receiver, events * endpoints)
         after = usage(child.pid)
+        if sender == "relay":
+            await _forget(port, stock.endpoint_ids)
         took_s = receiver.last_s - began_s
         cpu_us = (after.cpu_s - before.cpu_s) / (events * endpoints) * 1e6
         return Run(events * endpoints / took_s, cpu_us, after.rss_mb)
+
+
+async def _forget(port: int, endpoint_ids: Sequence[str]) -> None:
+    """Deletes the endpoints, so that another run on the same database sends nothing to where nobody is any more."""
+    headers = {"authorization": f"Bearer {KEY}"}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False) as client:
+        for endpoint_id in endpoint_ids:
+            (await client.delete(f"/v1/endpoints/{endpoint_id}", timeout=60)).raise_for_status()
 
 
 async def arrived(receiver: Receiver, wanted: int) -> None:
