@@ -164,7 +164,8 @@ CREATE TABLE callbacks (
 
 CREATE INDEX callbacks_page ON callbacks (project_id, id);
 CREATE INDEX callbacks_of_job ON callbacks (job_id, id);
-CREATE INDEX callbacks_doubtful ON callbacks (project_id, verdict, id) WHERE verdict IN ('unreadable', 'mismatched', 'orphaned', 'quarantined');
+CREATE INDEX callbacks_doubtful ON callbacks (project_id, verdict, id)
+    WHERE verdict = 'unreadable' OR verdict = 'mismatched' OR verdict = 'orphaned' OR verdict = 'quarantined';
 CREATE INDEX callbacks_orphaned ON callbacks (received_at) WHERE verdict = 'orphaned';
 CREATE UNIQUE INDEX callbacks_once ON callbacks (job_id, digest) WHERE verdict = 'recorded' AND digest IS NOT NULL;
 

@@ -25,9 +25,10 @@ WHERE project_id = :project_id
 ORDER BY id DESC LIMIT :limit;
 
 -- name: callback_page_doubtful
--- The same with one of the verdicts that few have, which have an index of their own.
+-- The same with one of the verdicts that few have, which have an index of their own; in SQLite a list of four would cost every callback.
 SELECT * FROM callbacks
-WHERE project_id = :project_id AND verdict IN ('unreadable', 'mismatched', 'orphaned', 'quarantined') AND verdict = :verdict
+WHERE project_id = :project_id AND verdict = :verdict
+  AND (verdict = 'unreadable' OR verdict = 'mismatched' OR verdict = 'orphaned' OR verdict = 'quarantined')
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
 ORDER BY id DESC LIMIT :limit;
 
