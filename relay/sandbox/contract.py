@@ -96,6 +96,26 @@ class PaidStandIn(StandIn, Protocol):
         """The refusal of whoever may not ask about the job."""
 
 
+class Silent:
+    """What a stand-in has whose provider calls nobody back, and whose jobs cannot be canceled."""
+
+    cancel_path: str | None = None
+    pauses_s: Sequence[float] = ()
+    callback_timeout_s = 10.0
+
+    def announces(self, job: ProviderJob) -> bool:  # noqa: ARG002 - the contract's signature
+        """Never."""
+        return False
+
+    def callback(self, job: ProviderJob) -> dict[str, Any]:  # noqa: ARG002 - the contract's signature
+        """Nobody is told anything."""
+        return {}
+
+    def asked_id(self, request: Request) -> str:
+        """The id in the path."""
+        return str(request.path_params["id"])
+
+
 def now_s() -> int:
     """Unix seconds."""
     return int(time.time())

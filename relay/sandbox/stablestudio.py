@@ -3,14 +3,14 @@
 Guessed: the prices between the published ends, the words of its refusals, and that a stranger's sign-in is a 403.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from relay.sandbox.contract import ProviderJob, now_s
+from relay.sandbox.contract import ProviderJob, Silent, now_s
 from relay.sandbox.evolink import is_url
 from relay.sandbox.faults import Faults
 from relay.sandbox.payment import Till
@@ -36,14 +36,11 @@ _ERRORS: Final = {
 _WORDS: Final = {"pending": "pending", "running": "loading", "succeeded": "complete"}
 
 
-class StableStudio:
+class StableStudio(Silent):
     """Paid in version 2 of x402 before a job is made; its status is for the wallet that paid. No callbacks."""
 
     submit_path = "/api/generate/{model}/i2v"
     status_path = "/api/jobs/{id}"
-    cancel_path: str | None = None
-    pauses_s: Sequence[float] = ()
-    callback_timeout_s = 10.0
     answers_at_the_end = False
 
     def __init__(self, now_s: Callable[[], int] = now_s) -> None:
@@ -116,18 +113,6 @@ class StableStudio:
         if job.state in ("failed", "canceled"):
             status["error"] = "The input was flagged as sensitive. (E005)"
         return status
-
-    def announces(self, job: ProviderJob) -> bool:  # noqa: ARG002 - the contract's signature
-        """Never."""
-        return False
-
-    def callback(self, job: ProviderJob) -> dict[str, Any]:
-        """What it would say; nobody is told."""
-        return self.status(job)
-
-    def asked_id(self, request: Request) -> str:
-        """The id in the path."""
-        return str(request.path_params["id"])
 
 
 def _wrong(body: dict[str, Any]) -> str | None:

@@ -3,13 +3,13 @@
 Guessed: everything about the poll URL but its name, how a failure is told, and which values a body may not have.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from relay.sandbox.contract import ProviderJob, now_s
+from relay.sandbox.contract import ProviderJob, Silent, now_s
 from relay.sandbox.evolink import is_url
 from relay.sandbox.faults import Faults
 from relay.sandbox.payment import Till
@@ -20,7 +20,7 @@ _FIELDS: Final = {"image_url", "prompt", "duration", "aspect_ratio", "resolution
 _ERRORS: Final = {400: "invalid_request", 402: "payment_required", 404: "not_found", 429: "rate_limited"}
 
 
-class X402Org:
+class X402Org(Silent):
     """Twenty cents a call, in version 1 of x402 (2: as its own examples do it), also for a body that is then refused.
 
     The answer is the video itself; with `version=async` it is a job and where to ask about it. No callbacks.
@@ -28,9 +28,6 @@ class X402Org:
 
     submit_path = "/v1/image-to-video"
     status_path = "/v1/jobs/{id}"
-    cancel_path: str | None = None
-    pauses_s: Sequence[float] = ()
-    callback_timeout_s = 10.0
     answers_at_the_end = True
 
     def __init__(self, now_s: Callable[[], int] = now_s, *, version: int = 1) -> None:
@@ -79,18 +76,6 @@ class X402Org:
     def status(self, job: ProviderJob) -> dict[str, Any]:
         """The video, or a word in the manner of the upstream's."""
         return {"job_id": job.id} | (_end(job) if job.ended else {"status": "PROCESSING"})
-
-    def announces(self, job: ProviderJob) -> bool:  # noqa: ARG002 - the contract's signature
-        """Never."""
-        return False
-
-    def callback(self, job: ProviderJob) -> dict[str, Any]:
-        """What it would say; nobody is told."""
-        return self.status(job)
-
-    def asked_id(self, request: Request) -> str:
-        """The id in the path."""
-        return str(request.path_params["id"])
 
 
 def _end(job: ProviderJob) -> dict[str, Any]:
