@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack
 import click
 import httpx
 
+from bench.databases import databases, option
 from bench.processes import KEY, environment, free_port, ready, started
 from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
@@ -72,9 +73,11 @@ class Flaky:
 @click.option("--failing", default=0.05, help="Share of attempts that fail: an error, or a cut connection.")
 @click.option("--kills", default=2, help="How often relay is killed while it works.")
 @click.option("--seed", default=1, help="What the failures are drawn with.")
-def command(events: int, endpoints: int, failing: float, kills: int, seed: int) -> None:
+@option
+def command(events: int, endpoints: int, failing: float, kills: int, seed: int, kind: str) -> None:
     """Every event at every endpoint, in spite of failures and kills; exit 1 if one is missing."""
-    flaky, took_s, ids = asyncio.run(_run(events, endpoints, failing, kills, seed))
+    with databases(kind) as made:
+        flaky, took_s, ids = asyncio.run(_run(made.fresh(), events, endpoints, failing, kills, seed))
     manifests = flaky.manifests()
     repeated = sum(times - 1 for taken in flaky.taken.values() for times in taken.values())
     wanted = (len(ids), hashlib.sha256(b"".join(sorted(ids))).hexdigest()[:12])
@@ -90,11 +93,13 @@ def command(events: int, endpoints: int, failing: float, kills: int, seed: int) 
         "seconds": round(took_s),
         "whole": whole,
     }
-    click.echo(json.dumps({"bench": "manifest", **found, "whole": whole}))
+    click.echo(json.dumps({"bench": "manifest", "database": kind, **found, "whole": whole}))
     sys.exit(0 if whole else 1)
 
 
-async def _run(events: int, endpoints: int, failing: float, kills: int, seed: int) -> tuple[Flaky, float, set[bytes]]:
+async def _run(
+    database: str, events: int, endpoints: int, failing: float, kills: int, seed: int
+) -> tuple[Flaky, float, set[bytes]]:
     """Publishes, kills, starts again, and waits until every endpoint has every event."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-bench-"))
@@ -105,7 +110,11 @@ async def _run(events: int, endpoints: int, failing: float, kills: int, seed: in
         server = await asyncio.start_server(flaky.connected, "127.0.0.1", 0, backlog=4096)
         stack.callback(server.close)
         origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        environ = environment(folder, port, providers_at) | {"RELAY_RETRY_SCHEDULE_S": SCHEDULE, "RELAY_LEASE_S": "4"}
+        environ = environment(folder, port, providers_at) | {
+            "DATABASE_URL": database,
+            "RELAY_RETRY_SCHEDULE_S": SCHEDULE,
+            "RELAY_LEASE_S": "4",
+        }
         headers = {"authorization": f"Bearer {KEY}"}
         base = f"http://127.0.0.1:{port}"
         client = await stack.enter_async_context(
