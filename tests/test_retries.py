@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from relay import signing
+from relay.storage.record import DEFAULT_PROJECT
 from tests.running import HeldClock, Running, relay
 
 pytestmark = pytest.mark.anyio
@@ -63,6 +64,18 @@ async def test_it_is_tried_again_by_the_schedule_and_never_early(running: Runnin
     for one in received:
         secret = job["notify"][0]["secret"]
         signing.verify(secret, one.headers, one.body, int(one.headers["webhook-timestamp"]))
+
+
+async def test_attempts_are_shown_as_far_as_their_delivery_counts_them(running: Running) -> None:
+    """One that is stored between the reading of a delivery and that of its attempts is not shown beside it."""
+    running.sink.answers = [500]
+    await ended(running, running.hook)
+    deliveries = running.app.store.deliveries
+    before = await deliveries.get((await attempted(running, 1))["id"], DEFAULT_PROJECT)
+    held(running).advance(6)
+    await attempted(running, 2)
+    assert before is not None
+    assert [one.number for one in await deliveries.attempts(before)] == [1]
 
 
 async def test_after_the_last_attempt_it_is_visibly_undelivered(running: Running) -> None:

@@ -126,9 +126,9 @@ class Deliveries:
         found = await self._database.rows("delivery_of_project", {"id": delivery_id, "project_id": project_id})
         return rows.delivery(found[0]) if found else None
 
-    async def attempts(self, delivery_id: str) -> list[Attempt]:
-        """A delivery's attempts in order, the first ATTEMPTS_MAX."""
-        params = {"ids": rows.text([delivery_id]), "limit": ATTEMPTS_MAX}
+    async def attempts(self, delivery: Delivery) -> list[Attempt]:
+        """The attempts that a delivery counts, in order, the first ATTEMPTS_MAX."""
+        params = {"ids": rows.text([delivery.id]), "limit": min(delivery.attempts_made, ATTEMPTS_MAX)}
         return [rows.attempt(row) for row in await self._database.rows("attempts_of_deliveries", params)]
 
     async def page(

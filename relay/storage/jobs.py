@@ -141,19 +141,23 @@ class Jobs:
         return at
 
     async def evidence(self, job_id: str) -> Evidence:
-        """What is stored about a job that the caller was allowed to see."""
+        """What is stored about a job that the caller was allowed to see.
+
+        Of attempts those that the deliveries count: one may have been written since these were read.
+        """
         wanted = {"job_id": job_id, "limit": EVIDENCE_MAX}
         deliveries = [rows.delivery(row) for row in await self._database.rows("deliveries_of_job", wanted)]
-        attempts = await self._database.rows(
-            "attempts_of_deliveries",
-            {"ids": rows.text([delivery.id for delivery in deliveries]), "limit": EVIDENCE_MAX},
+        made = {delivery.id: delivery.attempts_made for delivery in deliveries}
+        found = await self._database.rows(
+            "attempts_of_deliveries", {"ids": rows.text(list(made)), "limit": EVIDENCE_MAX}
         )
+        attempts = [rows.attempt(row) for row in found]
         return Evidence(
             [rows.call(row) for row in await self._database.rows("calls_of_job", wanted)],
             list(await self._database.rows("callbacks_of_job", wanted)),
             list(await self._database.rows("events_of_job", wanted)),
             deliveries,
-            [rows.attempt(row) for row in attempts],
+            [attempt for attempt in attempts if attempt.number <= made[attempt.delivery_id]],
             list(await self._database.rows("payment_of_job", {"job_id": job_id})),
         )
 

@@ -70,7 +70,7 @@ async def delivery(call: Call) -> Response:
     found = await call.app.store.deliveries.get(call.path("id"), call.project_id)
     if found is None:
         raise NotFound("there is no such delivery")
-    attempts = await call.app.store.deliveries.attempts(found.id)
+    attempts = await call.app.store.deliveries.attempts(found)
     return JSON(views.delivery(found) | {"attempts": [views.attempt(one) for one in attempts]})
 
 
