@@ -21,7 +21,7 @@ from relay.lane import Lane
 from relay.metrics import Metrics
 from relay.model import Outcome
 from relay.storage.deliveries import Parcel, Settled
-from relay.storage.record import Fresh
+from relay.storage.fanout import Fresh
 from relay.storage.store import Store
 
 IDLE_MS: Final = 1000

@@ -8,7 +8,7 @@ from relay.clock import Clock
 from relay.dispatch import Dispatcher
 from relay.errors import Conflict
 from relay.model import Delivery, Endpoint, Event, EventType, Redelivery
-from relay.storage.record import Fresh
+from relay.storage.fanout import Fresh
 from relay.storage.redeliveries import Found, Step
 from relay.storage.store import Store
 

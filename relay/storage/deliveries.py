@@ -11,7 +11,7 @@ from relay.model import Attempt, Delivery, DeliveryState
 from relay.seal import Seal, SealBroken
 from relay.storage import health, rows
 from relay.storage.database import Database, Row, Transaction
-from relay.storage.record import Fresh
+from relay.storage.fanout import Fresh
 from relay.storage.writer import Writer
 
 ATTEMPTS_MAX = 1000

@@ -1,10 +1,84 @@
-"""Who listens to what: the endpoints that an event may be for, and whether its type is one they asked for."""
+"""Who listens to what: the endpoints that an event is for, and a delivery for each of them."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from relay.model import EventType
+import msgspec
+
+from relay import ids
+from relay.model import EventType, Job
 from relay.storage import rows
 from relay.storage.database import Row, Transaction
+
+
+class Fresh(msgspec.Struct, frozen=True):
+    """A new delivery, to be handed to dispatch in memory; the row's lease covers it until then."""
+
+    delivery_id: str
+    endpoint_id: str
+
+
+class NewEvent(msgspec.Struct, frozen=True):
+    """An event's row, and the job as it is after it."""
+
+    id: str
+    type: EventType
+    at: int
+    after: Job
+    params: dict[str, Any]
+
+
+class FanOut:
+    """Writes deliveries. `first_delay_s` is for endpoints without a schedule of their own.
+
+    `lease_ms` is how long a fresh one is dispatch's own before it counts as lost.
+    """
+
+    def __init__(self, lease_ms: int, first_delay_s: int) -> None:
+        self._lease_ms = lease_ms
+        self._first_delay_s = first_delay_s
+
+    async def __call__(self, transaction: Transaction, events: Sequence[NewEvent]) -> list[tuple[Fresh, ...]]:
+        """One delivery for each event and each endpoint that wants it; by event those that are due at once."""
+        if not events:
+            return []
+        projects, jobs = [event.after.project_id for event in events], [event.after.id for event in events]
+        endpoints = [_Listener(row) for row in await listeners(transaction, projects, jobs)]
+        deliveries: list[dict[str, Any]] = []
+        handed = []
+        for event in events:
+            fresh = []
+            for endpoint in endpoints:
+                if endpoint.wants(event):
+                    delay_s = endpoint.first_delay_s if endpoint.first_delay_s is not None else self._first_delay_s
+                    params = _delivery_params(event, endpoint.id, delay_s * 1000 or self._lease_ms)
+                    deliveries.append(params)
+                    fresh += [Fresh(params["id"], endpoint.id)] if delay_s == 0 else []
+            handed.append(tuple(fresh))
+        await transaction.run_many("insert_delivery", deliveries)
+        return handed
+
+
+class _Listener:
+    """An endpoint as fan-out needs it."""
+
+    def __init__(self, row: Row) -> None:
+        self.id: str = row["id"]
+        self._project_id: str = row["project_id"]
+        self._job_id: str | None = row["job_id"]
+        self._patterns: list[str] = msgspec.json.decode(row["event_types"])
+        self._providers: list[str] | None = row["providers"] and msgspec.json.decode(row["providers"])
+        schedule = row["schedule_s"] and msgspec.json.decode(row["schedule_s"])
+        self.first_delay_s: int | None = schedule[0] if schedule else None
+
+    def wants(self, event: NewEvent) -> bool:
+        """Whether the event is for this endpoint: its project, its job, its provider, its type."""
+        return (
+            self._project_id == event.after.project_id
+            and self._job_id in (None, event.after.id)
+            and (self._providers is None or event.after.provider in self._providers)
+            and any(matches(pattern, event.type) for pattern in self._patterns)
+        )
 
 
 async def listeners(transaction: Transaction, projects: Iterable[str], jobs: Iterable[str]) -> Sequence[Row]:
@@ -16,3 +90,16 @@ async def listeners(transaction: Transaction, projects: Iterable[str], jobs: Ite
 def matches(pattern: str, kind: EventType) -> bool:
     """`job.succeeded` matches itself, `job.*` every event of a job, `*` everything."""
     return pattern in ("*", kind) or (pattern.endswith(".*") and kind.startswith(pattern[:-1]))
+
+
+def _delivery_params(event: NewEvent, endpoint_id: str, wait_ms: int) -> dict[str, Any]:
+    """A new delivery's columns."""
+    return {
+        "id": ids.new_id(ids.DELIVERY),
+        "project_id": event.after.project_id,
+        "event_id": event.id,
+        "endpoint_id": endpoint_id,
+        "job_id": event.after.id,
+        "next_attempt_at": event.at + wait_ms,
+        "created_at": event.at,
+    }

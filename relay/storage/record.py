@@ -14,8 +14,8 @@ from relay import expiring, ids, views
 from relay.lifecycle import Move, doubted
 from relay.model import Call, EventType, Job, Verdict
 from relay.storage import payments, rows
-from relay.storage.database import Row, Transaction
-from relay.storage.fanout import listeners, matches
+from relay.storage.database import Transaction
+from relay.storage.fanout import FanOut, Fresh, NewEvent
 from relay.storage.tombstones import Absent, Tombstone, absent
 
 DEFAULT_PROJECT: Final = "prj_default"
@@ -55,13 +55,6 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
     again: bool = False
 
 
-class Fresh(msgspec.Struct, frozen=True):
-    """A new delivery, to be handed to dispatch in memory; the row's lease covers it until then."""
-
-    delivery_id: str
-    endpoint_id: str
-
-
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a fact; `fresh` is for dispatch, `announced` names the event."""
 
@@ -90,9 +83,8 @@ class Recorder:
     ) -> None:
         self._hints = hints
         self._expiring_ms = expiring_ms
-        self._lease_ms = lease_ms
         self._callbacks_per_job_max = callbacks_per_job_max
-        self._first_delay_s = schedule_s[0]
+        self._fan_out = FanOut(lease_ms, schedule_s[0])
 
     async def __call__(self, transaction: Transaction, facts: Sequence[Fact]) -> list[Recorded]:
         """Records the facts in order; each sees the job as the one before it left it."""
@@ -111,64 +103,12 @@ class Recorder:
             await payments.settle(transaction, settled)
         await transaction.run_many("update_job", [rows.moved_job_params(job) for job in jobs.values()])
         await transaction.run_many("insert_event", [event.params for _, event in batch.events])
-        await self._fan_out(transaction, batch.events, batch.results)
+        fresh = await self._fan_out(transaction, [event for _, event in batch.events])
+        for (index, _), handed in zip(batch.events, fresh, strict=True):
+            batch.results[index] = msgspec.structs.replace(batch.results[index], fresh=handed)
         if self._hints:
             await transaction.hint()
         return batch.results
-
-    async def _fan_out(
-        self, transaction: Transaction, events: "list[tuple[int, _NewEvent]]", results: list[Recorded]
-    ) -> None:
-        """One delivery for each event and each endpoint that wants it; those due at once are handed back as fresh."""
-        if not events:
-            return
-        listening = await listeners(
-            transaction, [event.after.project_id for _, event in events], [event.after.id for _, event in events]
-        )
-        endpoints = [_Listener(row) for row in listening]
-        deliveries: list[dict[str, Any]] = []
-        for index, event in events:
-            fresh = []
-            for endpoint in endpoints:
-                if endpoint.wants(event):
-                    delay_s = endpoint.first_delay_s if endpoint.first_delay_s is not None else self._first_delay_s
-                    params = _delivery_params(event, endpoint.id, delay_s * 1000 or self._lease_ms)
-                    deliveries.append(params)
-                    fresh += [Fresh(params["id"], endpoint.id)] if delay_s == 0 else []
-            results[index] = msgspec.structs.replace(results[index], fresh=tuple(fresh))
-        await transaction.run_many("insert_delivery", deliveries)
-
-
-class _NewEvent(msgspec.Struct, frozen=True):
-    """An event's row, and the job as it is after it."""
-
-    id: str
-    type: EventType
-    at: int
-    after: Job
-    params: dict[str, Any]
-
-
-class _Listener:
-    """An endpoint as fan-out needs it."""
-
-    def __init__(self, row: Row) -> None:
-        self.id: str = row["id"]
-        self._project_id: str = row["project_id"]
-        self._job_id: str | None = row["job_id"]
-        self._patterns: list[str] = msgspec.json.decode(row["event_types"])
-        self._providers: list[str] | None = row["providers"] and msgspec.json.decode(row["providers"])
-        schedule = row["schedule_s"] and msgspec.json.decode(row["schedule_s"])
-        self.first_delay_s: int | None = schedule[0] if schedule else None
-
-    def wants(self, event: _NewEvent) -> bool:
-        """Whether the event is for this endpoint: its project, its job, its provider, its type."""
-        return (
-            self._project_id == event.after.project_id
-            and self._job_id in (None, event.after.id)
-            and (self._providers is None or event.after.provider in self._providers)
-            and any(matches(pattern, event.type) for pattern in self._patterns)
-        )
 
 
 class _Batch:
@@ -192,7 +132,7 @@ class _Batch:
         self.callbacks: list[dict[str, Any]] = []
         self.released: list[dict[str, Any]] = []
         self.calls: list[dict[str, Any]] = []
-        self.events: list[tuple[int, _NewEvent]] = []
+        self.events: list[tuple[int, NewEvent]] = []
         self.results: list[Recorded] = []
 
     def take(self, fact: Fact) -> None:
@@ -307,7 +247,7 @@ def _result(job: Job | None, moved: Move | None, fact: Fact, tombstone: Tombston
     return Recorded(job=job, verdict=moved.verdict, reason=moved.reason)
 
 
-def _event(job: Job, kind: EventType, at: int, supersedes: str | None) -> _NewEvent:
+def _event(job: Job, kind: EventType, at: int, supersedes: str | None) -> NewEvent:
     """The event of a move, numbered within its job, with the notification's bytes."""
     event_id, sequence = ids.new_id(ids.EVENT), job.sequence + 1
     last_final = event_id if kind.final else job.last_final_event
@@ -322,20 +262,7 @@ def _event(job: Job, kind: EventType, at: int, supersedes: str | None) -> _NewEv
         "created_at": at,
         "body": views.job_event(event_id, kind, at, after, sequence, supersedes),
     }
-    return _NewEvent(event_id, kind, at, after, params)
-
-
-def _delivery_params(event: _NewEvent, endpoint_id: str, wait_ms: int) -> dict[str, Any]:
-    """A new delivery's columns."""
-    return {
-        "id": ids.new_id(ids.DELIVERY),
-        "project_id": event.after.project_id,
-        "event_id": event.id,
-        "endpoint_id": endpoint_id,
-        "job_id": event.after.id,
-        "next_attempt_at": event.at + wait_ms,
-        "created_at": event.at,
-    }
+    return NewEvent(event_id, kind, at, after, params)
 
 
 def _callback_params(fact: Fact, arrival: Arrival, project_id: str, recorded: Recorded) -> dict[str, Any]:

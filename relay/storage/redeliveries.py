@@ -10,7 +10,7 @@ from relay.model import Endpoint, Event, Redelivery
 from relay.storage import rows
 from relay.storage.database import Database, Transaction
 from relay.storage.evidence import DISORDER_MS, PATIENCE_MS, Events, Place
-from relay.storage.record import Fresh
+from relay.storage.fanout import Fresh
 from relay.storage.writer import Writer
 
 OPEN_MAX = 50
