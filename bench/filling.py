@@ -20,7 +20,8 @@ import msgspec
 from bench.stock import HOUR_MS, PROVIDER, REQUEST, SECRET_KEY, callback
 from relay import ids, views
 from relay.clock import SystemClock
-from relay.model import Endpoint, EventType, FinishedBy, Job, JobState, Output, OutputKind, Verdict, Verification
+from relay.model import EventType, FinishedBy, Job, JobState, Output, OutputKind, Verdict, Verification
+from relay.outbox import Endpoint
 from relay.seal import Seal
 from relay.signing import new_secret
 from relay.storage import rows

@@ -10,7 +10,8 @@ import msgspec
 from bench.load import NOT_YET
 from relay import ids
 from relay.clock import SystemClock
-from relay.model import Endpoint, Job, JobState
+from relay.model import Job, JobState
+from relay.outbox import Endpoint
 from relay.seal import Seal
 from relay.signing import new_secret
 from relay.storage.jobs import NewJob

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Final
 
 from relay import __version__, backoff, ids, signing
 from relay.clock import Clock
-from relay.model import Attempt, DeliveryState, Outcome
 from relay.outbound.first import FirstSender
+from relay.outbox import Attempt, DeliveryState, Outcome
 from relay.signing import HOP_HEADER, SigningKeys
 from relay.storage.deliveries import Parcel, Settled
 

@@ -19,7 +19,7 @@ from relay.deliver import Deliverer
 from relay.errors import StorageUnavailable
 from relay.lane import Lane
 from relay.metrics import Metrics
-from relay.model import Outcome
+from relay.outbox import Outcome
 from relay.storage.deliveries import Parcel, Settled
 from relay.storage.fanout import Fresh
 from relay.storage.store import Store

@@ -9,7 +9,8 @@ from relay import ids, signing, validation
 from relay.addresses import AddressPolicy
 from relay.calling import Configured
 from relay.errors import CallbackFieldReserved, FieldError, InvalidInput, ProviderNotConfigured
-from relay.model import Endpoint, EventType, Input, Job, JobState
+from relay.model import EventType, Input, Job, JobState
+from relay.outbox import Endpoint
 from relay.providers.base import carries_callback_field, native_from_input
 from relay.storage.jobs import NewJob
 from relay.submit import HAND_OVER_MS

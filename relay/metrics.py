@@ -7,7 +7,8 @@ from typing import Any, Final
 import msgspec
 
 from relay import __version__
-from relay.model import EventType, Job, Outcome, Verdict
+from relay.model import EventType, Job, Verdict
+from relay.outbox import Outcome
 
 WORDS_MAX: Final = 1000
 """How many unknown status words are remembered, so that each is warned about once."""

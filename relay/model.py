@@ -118,29 +118,6 @@ class Verdict(StrEnum):
     QUARANTINED = "quarantined"
 
 
-class DeliveryState(StrEnum):
-    """A delivery is pending until its endpoint took it, its schedule ran out, or it was called off."""
-
-    PENDING = "pending"
-    DELIVERED = "delivered"
-    EXHAUSTED = "exhausted"
-    CANCELED = "canceled"
-
-
-class Outcome(StrEnum):
-    """How one attempt ended: a closed list."""
-
-    OK = "ok"
-    BAD_STATUS = "bad_status"
-    TIMEOUT = "timeout"
-    DNS_FAILED = "dns_failed"
-    UNREACHABLE = "unreachable"
-    TLS_FAILED = "tls_failed"
-    ADDRESS_REFUSED = "address_refused"
-    RESPONSE_TOO_LARGE = "response_too_large"
-    ENDPOINT_GONE = "endpoint_gone"
-
-
 class OutputKind(StrEnum):
     """What a provider's result URL holds."""
 
@@ -294,81 +271,6 @@ class Event(msgspec.Struct, kw_only=True, frozen=True):
     final: bool
     created_at: int
     body: bytes
-
-
-class Endpoint(msgspec.Struct, kw_only=True):
-    """A subscriber's URL; `job_id` is set where it was made by a job's `notify`."""
-
-    id: str
-    project_id: str
-    job_id: str | None
-    url: str
-    secret: str
-    event_types: list[str]
-    former_secret: str | None = None
-    former_secret_until: int | None = None
-    description: str | None = None
-    metadata: dict[str, object] = {}
-    headers: dict[str, str] = {}
-    providers: list[str] | None = None
-    rate_limit_per_s: float | None = None
-    in_flight_max: int = 10
-    timeout_s: float = 15.0
-    schedule_s: list[int] | None = None
-    disabled_at: int | None = None
-    disabled_reason: str | None = None
-    failing_since: int | None = None
-    held_until: int | None = None
-    last_success_at: int | None = None
-    last_failure_at: int | None = None
-    created_at: int
-    updated_at: int
-
-
-class Delivery(msgspec.Struct, kw_only=True, frozen=True):
-    """One event for one endpoint."""
-
-    id: str
-    project_id: str
-    event_id: str
-    endpoint_id: str
-    job_id: str | None
-    state: DeliveryState
-    attempts_made: int
-    next_attempt_at: int | None
-    redelivery: bool
-    created_at: int
-    finished_at: int | None
-
-
-class Redelivery(msgspec.Struct, kw_only=True, frozen=True):
-    """A batch of redeliveries for one endpoint: `which` of the events between two times, and how far it has come."""
-
-    id: str
-    project_id: str
-    endpoint_id: str
-    which: str
-    since_at: int
-    until_at: int
-    after_event: str
-    total: int
-    made: int
-    created_at: int
-    finished_at: int | None
-
-
-class Attempt(msgspec.Struct, kw_only=True, frozen=True):
-    """One HTTP request for one delivery; never changes once written."""
-
-    id: str
-    delivery_id: str
-    number: int
-    outcome: Outcome
-    status_code: int | None
-    error: str | None
-    started_at: int
-    duration_ms: int
-    response_excerpt: str | None
 
 
 class Call(msgspec.Struct, kw_only=True, frozen=True):

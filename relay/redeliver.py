@@ -7,7 +7,8 @@ from relay import ids, log, views
 from relay.clock import Clock
 from relay.dispatch import Dispatcher
 from relay.errors import Conflict
-from relay.model import Delivery, Endpoint, Event, EventType, Redelivery
+from relay.model import Event, EventType
+from relay.outbox import Delivery, Endpoint, Redelivery
 from relay.storage.fanout import Fresh
 from relay.storage.redeliveries import Found, Step
 from relay.storage.store import Store

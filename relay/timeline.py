@@ -3,8 +3,9 @@
 from typing import Any, Final
 
 from relay.clock import rfc3339
-from relay.model import Attempt, Call, Delivery, DeliveryState, Job, JobState, Reason
+from relay.model import Call, Job, JobState, Reason
 from relay.money import PaymentState, usdc
+from relay.outbox import Attempt, Delivery, DeliveryState
 
 Entry = dict[str, Any]
 _KNOWN: Final = {

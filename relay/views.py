@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from relay.clock import rfc3339
-from relay.model import Attempt, Callback, Delivery, Endpoint, Event, EventType, Job, Redelivery
+from relay.model import Callback, Event, EventType, Job
+from relay.outbox import Attempt, Delivery, Endpoint, Redelivery
 from relay.signing import PUBLIC_PREFIX
 
 Json = dict[str, Any]

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from relay import ids
-from relay.model import Claim, DeliveryState, Endpoint, FinishedBy, Job, JobState, Report
+from relay.model import Claim, FinishedBy, Job, JobState, Report
+from relay.outbox import DeliveryState, Endpoint
 from relay.seal import Seal
 from relay.storage import rows
 from relay.storage.database import Database, Transaction

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import ids
-from relay.model import Endpoint, Redelivery
+from relay.outbox import Endpoint, Redelivery
 from relay.storage.database import Database, Transaction
 from relay.storage.evidence import DISORDER_MS, PATIENCE_MS, Events
 from relay.storage.redeliveries import LOOK, Redeliveries, Step

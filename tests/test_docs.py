@@ -11,7 +11,7 @@ import httpx
 import pytest
 import standardwebhooks
 
-from relay import model, signing, views
+from relay import model, outbox, signing, views
 from relay.intake import JobRequest, Notify
 from relay.variables import PROVIDER_SETTINGS, SETTINGS
 from relay.web import endpoints
@@ -30,8 +30,8 @@ BODY = b'{"data":{"job":{"id":"job_1","status":"succeeded"}}}'
 CLOSED_LISTS: dict[str, type[StrEnum]] = {
     "a job's `status`": model.JobState,
     "a job's `reason`": model.Reason,
-    "a delivery's `status`": model.DeliveryState,
-    "an attempt's `outcome`": model.Outcome,
+    "a delivery's `status`": outbox.DeliveryState,
+    "an attempt's `outcome`": outbox.Outcome,
     "a callback's `verdict`": model.Verdict,
     "an error's `class`": model.ErrorClass,
 }
@@ -147,7 +147,7 @@ def test_the_api_page_has_every_field_of_an_answer() -> None:
         deadline_at=0,
         request={},
     )
-    endpoint = model.Endpoint(
+    endpoint = outbox.Endpoint(
         id="ep_1", project_id="", job_id=None, url="", secret="", event_types=[], created_at=0, updated_at=0
     )
     assert row(API_PAGE, "job") == list(views.job(job))

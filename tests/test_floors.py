@@ -19,7 +19,7 @@ FLOORS = {
     room: floor
     for floor, rooms in enumerate(
         (
-            ("relay", "model", "money", "errors", "settings", "variables", "reading", "ids", "clock"),
+            ("relay", "model", "outbox", "money", "errors", "settings", "variables", "reading", "ids", "clock"),
             (
                 *("signing", "tokens", "backoff", "addresses", "metrics", "log"),
                 *(

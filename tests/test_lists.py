@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.model import DeliveryState, Verdict
+from relay.model import Verdict
+from relay.outbox import DeliveryState
 from relay.seal import Seal
 from relay.storage.database import Transaction
 from relay.storage.deliveries import Deliveries

@@ -15,7 +15,8 @@ from relay import ids
 from relay import settings as relay_settings
 from relay.clock import SystemClock, rfc3339
 from relay.errors import SettingsError
-from relay.model import DeliveryState, Event, EventType, JobState
+from relay.model import Event, EventType, JobState
+from relay.outbox import DeliveryState
 from relay.storage.database import Transaction
 from relay.storage.evidence import Events
 from relay.storage.postgres import PostgreSQL

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from relay.addresses import AddressPolicy
-from relay.model import Outcome
 from relay.outbound.sender import RESPONSE_MAX_BYTES, Sender, _GuardedResolver
+from relay.outbox import Outcome
 from relay.reading import networks
 from tests.running import HeldClock, Running, relay
 from tests.test_delivery import CHUNKED, OK, receiver, says

@@ -22,7 +22,7 @@ import msgspec
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from relay.addresses import AddressPolicy
-from relay.model import Outcome
+from relay.outbox import Outcome
 
 RESPONSE_MAX_BYTES: Final = 16 * 1024
 EXCERPT_BYTES: Final = 4 * 1024

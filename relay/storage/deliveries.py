@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from relay import log
-from relay.model import Attempt, Delivery, DeliveryState
+from relay.outbox import Attempt, Delivery, DeliveryState
 from relay.seal import Seal, SealBroken
 from relay.storage import health, rows
 from relay.storage.database import Database, Row, Transaction

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from relay.model import Endpoint
+from relay.outbox import Endpoint
 from relay.seal import Seal
 from relay.storage import health, rows
 from relay.storage.database import Database, Transaction

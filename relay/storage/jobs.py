@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from relay.errors import StorageUnavailable
-from relay.model import Attempt, Call, Delivery, Endpoint, Job
+from relay.model import Call, Job
 from relay.money import Payment
+from relay.outbox import Attempt, Delivery, Endpoint
 from relay.seal import Seal
 from relay.storage import payments, rows
 from relay.storage.database import Database, Row, Transaction

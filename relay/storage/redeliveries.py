@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from relay import ids
-from relay.model import Endpoint, Event, Redelivery
+from relay.model import Event
+from relay.outbox import Endpoint, Redelivery
 from relay.storage import rows
 from relay.storage.database import Database, Transaction
 from relay.storage.evidence import DISORDER_MS, PATIENCE_MS, Events, Place

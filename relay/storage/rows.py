@@ -5,25 +5,21 @@ from typing import Any, Final
 import msgspec
 
 from relay.model import (
-    Attempt,
     Call,
     Callback,
     Claim,
     Cost,
-    Delivery,
-    DeliveryState,
-    Endpoint,
     Event,
     EventType,
     FinishedBy,
     Job,
     JobError,
     JobState,
-    Outcome,
     Output,
     Verdict,
     Verification,
 )
+from relay.outbox import Attempt, Delivery, DeliveryState, Endpoint, Outcome
 from relay.seal import Seal
 from relay.storage.database import Row
 

@@ -10,7 +10,7 @@ from relay import ids, signing, validation, views
 from relay.clock import rfc3339
 from relay.errors import FieldError, InvalidInput, NotFound
 from relay.intake import Metadata, Patterns, check_endpoint, check_metadata
-from relay.model import Endpoint
+from relay.outbox import Endpoint
 from relay.web.calls import Call, Nothing, page, page_of, time_of
 from relay.web.problems import JSON
 

@@ -4,7 +4,8 @@ from starlette.responses import Response, StreamingResponse
 
 from relay import ids, views
 from relay.errors import FieldError, InvalidInput, NotFound, StorageUnavailable
-from relay.model import DeliveryState, EventType, Verdict
+from relay.model import EventType, Verdict
+from relay.outbox import DeliveryState
 from relay.storage.evidence import EventFilter
 from relay.web.calls import Call, Nothing, one_of, page, page_of
 from relay.web.problems import JSON

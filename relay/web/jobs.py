@@ -8,7 +8,8 @@ from starlette.responses import Response
 from relay import ids, timeline, views
 from relay.errors import FieldError, InvalidInput, NotFound
 from relay.intake import Intake
-from relay.model import Endpoint, Job, JobState
+from relay.model import Job, JobState
+from relay.outbox import Endpoint
 from relay.quoting import CHEAPEST, max_usd
 from relay.storage.jobs import JobFilter
 from relay.web.calls import Call, one_of, page, page_of, time_of
