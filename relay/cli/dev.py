@@ -9,9 +9,10 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 import httpx
@@ -70,8 +71,9 @@ async def _dev(folder: Path, once: bool) -> None:
             async with _client(origin, environ["RELAY_API_KEY"]) as client:
                 _say_where(origin, providers_at, sink_at, environ, loaded)
                 secret = await _listen(client, sink_at)
-                await _first_job(client, world, sink, secret)
-                _say_curl(origin, environ["RELAY_API_KEY"])
+                await _unless_stopped(_first_job(client, world, sink, secret), app.draining)
+                if not app.draining.is_set():
+                    _say_curl(origin, environ["RELAY_API_KEY"])
                 if not once:
                     await _tell_of_more(sink, secret, serving)
         finally:
@@ -132,6 +134,18 @@ async def _listen(client: httpx.AsyncClient, sink_at: str) -> str:
     """Makes the sink an endpoint for every event; its secret."""
     answer = await client.post("/v1/endpoints", json={"url": sink_at, "event_types": ["*"], "description": "relay dev"})
     return str(answer.raise_for_status().json()["secret"])
+
+
+async def _unless_stopped(showing: Coroutine[Any, Any, None], draining: asyncio.Event) -> None:
+    """Shows something; Ctrl-C in the middle of it is no error."""
+    shown, stopped = asyncio.create_task(showing), asyncio.create_task(draining.wait())
+    await asyncio.wait([shown, stopped], return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if draining.is_set():
+        shown.cancel()
+        await asyncio.gather(shown, return_exceptions=True)
+    else:
+        await shown
 
 
 async def _first_job(client: httpx.AsyncClient, world: Sandbox, sink: Sink, secret: str) -> None:
