@@ -4,10 +4,13 @@ The answer to the provider is given after the commit. Whatever the body is, a go
 refused retries for seconds and then gives up.
 """
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Final
+
+import msgspec
 
 from relay import ids, jsonbody, lifecycle, log, signing
 from relay.calling import Calling, Configured
@@ -42,6 +45,14 @@ _ALARMING: Final = (Verdict.ORPHANED, Verdict.QUARANTINED, Verdict.MISMATCHED)
 _logger = log.get("receive")
 
 
+class Heard(msgspec.Struct, frozen=True):
+    """A callback that was read, as it is to be recorded."""
+
+    fact: Fact
+    arrival: Arrival
+    report: Report | None
+
+
 class Receiver:
     """Takes callbacks."""
 
@@ -63,12 +74,40 @@ class Receiver:
         StorageUnavailable, or KeyUnknown where its signature cannot be judged now: nothing is stored, to come again.
         """
         now_ms = self._clock.now_ms()
-        named = dict(headers)
         known = self._calling.providers.get(provider)
         if known is None or known.keys is None:
-            verification, forged = _verified(known, named, body, now_ms)
+            proven = _verified(known, dict(headers), body, now_ms)
         else:
-            verification, forged = await _verified_by_key(known.keys, named, body, now_ms)
+            proven = await _verified_by_key(known.keys, dict(headers), body, now_ms)
+        heard = self._heard(provider, claims, headers, body, now_ms, proven)
+        return self.note(heard, await self._store.jobs.record(heard.fact))
+
+    def receiving(
+        self, provider: str, claims: Claims, headers: tuple[tuple[str, str], ...], body: bytes
+    ) -> tuple[Heard, asyncio.Future[Recorded]] | None:
+        """The same for a caller that is no coroutine: after COMMIT the future is done, and to be noted.
+
+        None where more than the commit may have to be waited for, StorageUnavailable where too much waits already.
+        """
+        known = self._calling.providers.get(provider)
+        if known is not None and known.keys is not None:
+            return None
+        now_ms = self._clock.now_ms()
+        heard = self._heard(provider, claims, headers, body, now_ms, _verified(known, dict(headers), body, now_ms))
+        return heard, self._store.jobs.recording(heard.fact)
+
+    def _heard(
+        self,
+        provider: str,
+        claims: Claims,
+        headers: tuple[tuple[str, str], ...],
+        body: bytes,
+        now_ms: int,
+        proven: tuple[Verification, str | None],
+    ) -> Heard:
+        """What a callback says, and how far it is proven."""
+        named = dict(headers)
+        verification, forged = proven
         if signing.HOP_HEADER in named:
             forged = "it is the notification of a relay, which no provider sends"
         report, unreadable = self._read(provider, named, body, now_ms) if forged is None else (None, None)
@@ -84,7 +123,7 @@ class Receiver:
             quarantined=forged,
             foreign=claims.foreign,
         )
-        return await self._record(claims.job_id, arrival, report, verification)
+        return self._fact(claims.job_id, arrival, report, verification)
 
     async def note_unread(
         self, provider: str, claims: Claims, headers: tuple[tuple[str, str], ...], body: bytes, reason: str
@@ -101,7 +140,8 @@ class Receiver:
             unreadable=reason,
             foreign=claims.foreign,
         )
-        return await self._record(claims.job_id, arrival, None, Verification.NONE)
+        heard = self._fact(claims.job_id, arrival, None, Verification.NONE)
+        return self.note(heard, await self._store.jobs.record(heard.fact))
 
     async def release(self, callback: Callback) -> Recorded:
         """Runs a quarantined callback again, by a person's word: its signature, if it fits by now, else as unsigned."""
@@ -124,12 +164,11 @@ class Receiver:
             unreadable=unreadable,
             released=True,
         )
-        return await self._record(callback.job_id, arrival, report, verification)
+        heard = self._fact(callback.job_id, arrival, report, verification)
+        return self.note(heard, await self._store.jobs.record(heard.fact))
 
-    async def _record(
-        self, job_id: str, arrival: Arrival, report: Report | None, verification: Verification
-    ) -> Recorded:
-        """The one transaction, then everybody who waits for it is told."""
+    def _fact(self, job_id: str, arrival: Arrival, report: Report | None, verification: Verification) -> Heard:
+        """What is to be recorded, in one transaction."""
         now_ms = self._clock.now_ms()
         move = None
         if report is not None:
@@ -141,14 +180,18 @@ class Receiver:
                 confirm_ms=self._confirm_ms(arrival.provider, verification),
             )
             move = partial(lifecycle.hear, word=word, now_ms=now_ms)
-        recorded = await self._store.jobs.record(Fact(job_id=job_id, at=now_ms, move=move, arrival=arrival))
+        return Heard(Fact(job_id=job_id, at=now_ms, move=move, arrival=arrival), arrival, report)
+
+    def note(self, heard: Heard, recorded: Recorded) -> Recorded:
+        """After COMMIT: everybody who waits for it is told, and the log."""
+        arrival, report = heard.arrival, heard.report
         self._calling.tell(recorded)
         self._calling.metrics.callback(arrival.provider, recorded.verdict)
         if report is not None and report.state is None:
             self._calling.unknown_word(arrival.provider, report.word)
         (_logger.warning if recorded.verdict in _ALARMING else _logger.info)(
             "callback.received",
-            job=job_id,
+            job=heard.fact.job_id,
             provider=arrival.provider,
             callback=arrival.id,
             verdict=recorded.verdict,

@@ -17,7 +17,6 @@ from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
 from relay.sandbox.world import API_KEY, Sandbox
-from relay.web.asgi import web
 from relay.web.server import server
 from tests.postgres import Server
 
@@ -143,7 +142,7 @@ async def relay(
         loaded = settings.load(environment(folder, origin, providers_at) | environ, (*PROVIDERS, *DEV_PROVIDERS))
         held = clock or HeldClock()
         app = await stack.enter_async_context(opened(loaded, {**PROVIDERS, **DEV_PROVIDERS}, held))
-        http = server(web(app), "127.0.0.1", 0, 1, app.draining)
+        http = server(app, "127.0.0.1", 0, 1)
         serving = asyncio.create_task(http.serve(sockets=[listening]))
         stack.push_async_callback(_stop, http, serving)
         headers = {"authorization": f"Bearer {KEY}"}

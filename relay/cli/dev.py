@@ -50,7 +50,6 @@ def command(once: bool, logs: bool) -> None:
 async def _dev(folder: Path, once: bool) -> None:
     """Opens everything, shows the first job, and stays until it is told to stop."""
     from relay.app import opened
-    from relay.web.asgi import web
     from relay.web.server import server
 
     async with AsyncExitStack() as stack:
@@ -62,7 +61,7 @@ async def _dev(folder: Path, once: bool) -> None:
         environ = environment(os.environ, providers_at, folder)
         loaded = settings.load(environ, (*PROVIDERS, *DEV_PROVIDERS))
         app = await stack.enter_async_context(opened(loaded, {**PROVIDERS, **DEV_PROVIDERS}))
-        http = server(web(app), loaded.host, loaded.port, loaded.shutdown_s, app.draining)
+        http = server(app, loaded.host, loaded.port, loaded.shutdown_s)
         serving = asyncio.create_task(http.serve())
         try:
             await _listening(http, serving)

@@ -40,9 +40,8 @@ async def serve(loaded: Settings, *, dispatches: bool = True) -> None:
     """relay until it is told to stop."""
     from relay.app import opened
     from relay.providers import PROVIDERS
-    from relay.web.asgi import web
     from relay.web.server import server
 
     async with opened(loaded, PROVIDERS, dispatches=dispatches) as app:
         settle()
-        await server(web(app), loaded.host, loaded.port, loaded.shutdown_s, app.draining).serve()
+        await server(app, loaded.host, loaded.port, loaded.shutdown_s).serve()

@@ -1,5 +1,6 @@
 """Jobs in the database: made once, moved only through `record`, found by page."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,7 +73,11 @@ class Jobs:
 
     async def record(self, fact: Fact) -> Recorded:
         """What was heard about a job, with all that follows from it, in one commit."""
-        return await self._writer.write(self._recorder, fact)
+        return await self.recording(fact)
+
+    def recording(self, fact: Fact) -> asyncio.Future[Recorded]:
+        """The same for a caller that is no coroutine; StorageUnavailable at once where too much waits already."""
+        return self._writer.submit(self._recorder, fact)
 
     async def get(self, job_id: str, project_id: str) -> Job | None:
         """The project's job."""

@@ -48,14 +48,17 @@ class Writer:
 
         What is urgent is bounded by who writes it, and is never refused for a full backlog.
         """
+        return await self.submit(operation, item, urgent=urgent)
+
+    def submit(self, operation: Operation[Item, Result], item: Item, *, urgent: bool = False) -> asyncio.Future[Result]:
+        """The same for a caller that is no coroutine: the future is done after COMMIT."""
         if len(self._backlog) >= self._backlog_max and not urgent:
             raise StorageUnavailable("too many writes are waiting")
-        waiting = _Waiting(operation, item, asyncio.get_running_loop().create_future())
-        (self._urgent if urgent else self._backlog).append(waiting)
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        (self._urgent if urgent else self._backlog).append(_Waiting(operation, item, done))
         if len(self._turns) < self._turns_max:
             self._turns.add(asyncio.create_task(self._take_turns(), name="writer"))
-        result: Result = await waiting.done
-        return result
+        return done
 
     async def drain(self) -> None:
         """Returns when nothing waits any more."""

@@ -56,9 +56,9 @@ STREAMING: Final = (files.create,)
 _logger = log.get("web")
 
 
-def web(app: App) -> ASGIApp:
+def web(app: App, callbacks: Callbacks) -> ASGIApp:
     """The ASGI application of an open relay."""
-    callbacks, rest = Callbacks(app), _rest(app)
+    rest = _rest(app)
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
         """Callbacks first, everything else after."""

@@ -5,6 +5,7 @@ The token is proven before the body is read or a row is touched; a wrong one cos
 
 import asyncio
 import re
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -19,7 +20,8 @@ from relay.web import bodies
 STORED_WITHIN_S: Final = 4.0
 """A database that hangs is one that is away: a provider that is told so in its five seconds comes again."""
 _PATH: Final = re.compile(r"/+callbacks/+([^/]{1,64})/+([^/]{1,400})/*")
-_RECEIVED: Final = b'{"received":true}'
+_PLAIN_PATH: Final = re.compile(rb"/callbacks/([a-z0-9_-]{1,64})/([A-Za-z0-9_-]{1,400})")
+_LATE: Final = "the database does not answer in time"
 _NOT_RECEIVED: Final = b'{"received":false}'
 _HEADERS: Final = (
     (b"content-type", b"application/json"),
@@ -37,6 +39,15 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes = _NOT_RECEIVED
     header: tuple[bytes, bytes] | None = None
 
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Its headers, in their order."""
+        length = (b"content-length", str(len(self.body)).encode())
+        return [*_HEADERS, length, *([self.header] if self.header else [])]
+
+
+_STORED: Final = Answer(200, b'{"received":true}')
+
 
 class Callbacks:
     """Answers `/callbacks/{provider}/{token}`."""
@@ -47,10 +58,49 @@ class Callbacks:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, and its small JSON answer; never a redirect."""
         answer = await self._answer(scope, receive)
-        headers = [*_HEADERS, (b"content-length", str(len(answer.body)).encode())]
-        headers += [answer.header] if answer.header else []
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
+
+    def take(
+        self, path: bytes, headers: list[tuple[bytes, bytes]], body: bytes, answered: Callable[[Answer], None]
+    ) -> bool:
+        """Takes a POST that came whole, unless something about it is special, and calls `answered` when it is stored.
+
+        Where that takes too long it is called with the refusal, and again afterwards. False leaves it to `__call__`.
+        """
+        found = _PLAIN_PATH.fullmatch(path)
+        if found is None or len(body) > self._app.settings.callback_body_max_bytes:
+            return False
+        provider, token = found[1].decode(), found[2].decode()
+        claims = self._app.receiver.claims(provider, token)
+        if claims is None:
+            return False
+        try:
+            receiving = self._app.receiver.receiving(provider, claims, _text(headers), body)
+        except StorageUnavailable:
+            return False
+        if receiving is None:
+            return False
+        heard, recorded = receiving
+
+        def late() -> None:
+            answered(_not_stored(provider, claims, StorageUnavailable(_LATE)))
+
+        def stored(_: object) -> None:
+            timer.cancel()
+            try:
+                self._app.receiver.note(heard, recorded.result())
+            except StorageUnavailable as error:
+                answered(_not_stored(provider, claims, error))
+            except Exception as error:
+                _logger.error("request.broke", method="POST", path="/callbacks/", exc_info=error)
+                answered(Answer(500))
+            else:
+                answered(_STORED)
+
+        timer = asyncio.get_running_loop().call_later(STORED_WITHIN_S, late)
+        recorded.add_done_callback(stored)
+        return True
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         """GET and its like have no effect, POST is a callback."""
@@ -69,13 +119,12 @@ class Callbacks:
         try:
             return await self._take(provider, claims, scope, receive)
         except (StorageUnavailable, KeyUnknown) as error:
-            _logger.error("callback.not_stored", provider=provider, job=claims.job_id, error=str(error))
-            return Answer(503, header=(b"retry-after", b"2"))
+            return _not_stored(provider, claims, error)
 
     async def _take(self, provider: str, claims: Claims, scope: Scope, receive: Receive) -> Answer:
         """Reads the body and stores it; that one came which could not be read whole is noted too."""
         settings, receiver = self._app.settings, self._app.receiver
-        headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+        headers = _text(scope["headers"])
         try:
             body = await bodies.read(receive, settings.callback_body_max_bytes, settings.body_deadline_s)
         except bodies.Capped as error:
@@ -91,5 +140,16 @@ class Callbacks:
             async with asyncio.timeout(STORED_WITHIN_S):
                 await receiver.receive(provider, claims, headers, body)
         except TimeoutError:
-            raise StorageUnavailable("the database does not answer in time") from None
-        return Answer(200, _RECEIVED)
+            raise StorageUnavailable(_LATE) from None
+        return _STORED
+
+
+def _text(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
+    """Headers as text, whatever is in them."""
+    return tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
+
+
+def _not_stored(provider: str, claims: Claims, error: Exception) -> Answer:
+    """The provider is to come again."""
+    _logger.error("callback.not_stored", provider=provider, job=claims.job_id, error=str(error))
+    return Answer(503, header=(b"retry-after", b"2"))

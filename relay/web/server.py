@@ -1,52 +1,20 @@
-"""uvicorn, started from relay's own code: one process, no access log (paths hold callback tokens), a cap on headers."""
+"""uvicorn, started from relay's own code: one process, no access log (paths hold callback tokens)."""
 
 import asyncio
 import signal
 import socket
+from functools import partial
 from types import FrameType
-from typing import Final
 
 import uvicorn
-from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from relay import log
+from relay.app import App
+from relay.web.asgi import web
+from relay.web.callbacks import Callbacks
+from relay.web.protocol import Protocol
 
-HEADERS_MAX_BYTES: Final = 64 * 1024
-_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _logger = log.get("server")
-
-
-class CappedProtocol(HttpToolsProtocol):
-    """httptools accepts headers without end; this closes the connection at HEADERS_MAX_BYTES."""
-
-    _header_bytes = 0
-    _in_headers = True
-
-    def data_received(self, data: bytes) -> None:
-        """Counts what comes in until the headers are whole."""
-        if self._in_headers:
-            self._header_bytes += len(data)
-            if self._header_bytes > HEADERS_MAX_BYTES + len(data) or len(data) > 16 * HEADERS_MAX_BYTES:
-                self.transport.write(_TOO_LARGE)
-                self.transport.close()
-                return
-        super().data_received(data)
-
-    def on_message_begin(self) -> None:
-        """Another request begins."""
-        self._in_headers, self._header_bytes = True, 0
-        super().on_message_begin()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Trailers, which come after the body, are nobody's, and would be kept without end."""
-        if self._in_headers:
-            super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """What follows is the body, which has its own cap."""
-        self._in_headers = False
-        super().on_headers_complete()
 
 
 class Server(uvicorn.Server):
@@ -74,13 +42,14 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def server(app: ASGIApp, host: str, port: int, shutdown_s: float, draining: asyncio.Event) -> Server:
-    """A server that is ready to be run."""
+def server(app: App, host: str, port: int, shutdown_s: float) -> Server:
+    """A server of an open relay that is ready to be run."""
+    callbacks = Callbacks(app)
     config = uvicorn.Config(
-        app,
+        web(app, callbacks),
         host=host,
         port=port,
-        http=CappedProtocol,
+        http=partial(Protocol, callbacks.take),  # type: ignore[arg-type]  # it is called as a class is
         ws="none",
         lifespan="off",
         proxy_headers=False,
@@ -90,4 +59,4 @@ def server(app: ASGIApp, host: str, port: int, shutdown_s: float, draining: asyn
         timeout_keep_alive=100,
         timeout_graceful_shutdown=max(1, round(shutdown_s)),
     )
-    return Server(config, draining)
+    return Server(config, app.draining)
