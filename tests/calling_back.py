@@ -1,5 +1,6 @@
 """Callbacks as tests send them, and what relay shows of them."""
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -11,8 +12,17 @@ DONE = b'{"status":"completed","results":["https://cdn.example.com/videos/out.mp
 
 
 async def post(running: Running, body: bytes, url: str | None = None, **headers: str) -> httpx.Response:
-    """Sends a callback, to the URL of the last job where no other is given."""
-    return await running.client.post(url or running.callback_url(), content=body, headers=headers)
+    """Sends a callback in one piece, as most providers do, to the URL of the last job where no other is given."""
+    request = running.client.build_request("POST", url or running.callback_url(), content=body, headers=headers)
+    request.headers["connection"] = "close"
+    reader, writer = await asyncio.open_connection(request.url.host, request.url.port)
+    head = [b"POST %b HTTP/1.1" % request.url.raw_path, *(b"%b: %b" % header for header in request.headers.raw)]
+    writer.write(b"\r\n".join([*head, b"", body]))
+    answered = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
+    fields = [(name, value) for name, _, value in (line.partition(b": ") for line in answered[1:-2])]
+    content = await reader.read()
+    writer.close()
+    return httpx.Response(int(answered[0][9:12]), headers=fields, content=content, request=request)
 
 
 async def kept(running: Running) -> list[dict[str, Any]]:

@@ -86,6 +86,9 @@ _HTTP_CLASSES: Final = {
     429: ErrorClass.RATE_LIMITED,
     451: ErrorClass.CONTENT_REJECTED,
 }
+_WHOLE_MAX: Final = 10**15 - 1
+_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{1,17})?%?")
+_SIX_PLACES: Final = Decimal("0.000001")
 _UNKNOWN_JOB: Final = ("task_not_exist",)  # New-API says so with a 400
 _GENERAL: Final = (400, 404, 409, 422)  # such a status says no more than that something was wrong
 _SURELY_REFUSED: Final = frozenset(range(400, 500)) - {408, 425}  # these two may come from a proxy that gave up waiting
@@ -243,10 +246,12 @@ def identifier(*values: object) -> str | None:
 
 def number(value: object) -> Decimal | None:
     """A number however it is written (`40`, `"40"`, `"40%"`, `40.0`), to six places; None for anything else."""
+    if type(value) is int and -_WHOLE_MAX <= value <= _WHOLE_MAX:
+        return Decimal(value)
     text = None if value is None else text_or_none(value, 34)
-    if text is None or not re.fullmatch(r"[+-]?[0-9]{1,15}(\.[0-9]{1,17})?%?", text):
+    if text is None or not _NUMBER.fullmatch(text):
         return None
-    return Decimal(text.removesuffix("%")).quantize(Decimal("0.000001"))
+    return Decimal(text.removesuffix("%")).quantize(_SIX_PLACES)
 
 
 def whole(value: object, low: int, high: int) -> int | None:
@@ -258,7 +263,7 @@ def whole(value: object, low: int, high: int) -> int | None:
 def progress(value: object) -> int | None:
     """Percent, from 0 to 100."""
     found = number(value)
-    return None if found is None else int(min(max(found, Decimal(0)), Decimal(100)))
+    return None if found is None else max(0, min(100, int(found)))
 
 
 def credit_cost(value: object, kind: str) -> Cost | None:

@@ -212,16 +212,23 @@ def check_urls(values: object, path: str) -> list[FieldError]:
 
 def check_url(url: object, path: str, schemes: tuple[str, ...] = ("https", "http")) -> list[FieldError]:
     """A public URL as every provider asks for: a scheme it takes, a public host, no credentials, 2048 characters."""
-    message = f"must be a public {' or '.join(schemes)} URL of at most {URL_MAX} characters, without credentials"
+    if _is_public_url(url, schemes):
+        return []
+    takes = " or ".join(schemes)
+    message = f"must be a public {takes} URL of at most {URL_MAX} characters, without credentials"
+    return [FieldError(path, message)]
+
+
+def _is_public_url(url: object, schemes: tuple[str, ...]) -> bool:
+    """The rule of `check_url`."""
     if not isinstance(url, str) or len(url) > URL_MAX or not url.isprintable() or " " in url or "\\" in url:
-        return [FieldError(path, message)]
+        return False
     try:
         plain = _PLAIN_URL.match(url)
         scheme, netloc = plain.groups() if plain else urlsplit(url)[:2]
-        good = scheme in schemes and _is_public(netloc)
+        return scheme in schemes and _is_public(netloc)
     except ValueError:
-        good = False
-    return [] if good else [FieldError(path, message)]
+        return False
 
 
 @lru_cache(1024)
