@@ -5,7 +5,7 @@ refused retries for seconds and then gives up.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -76,7 +76,7 @@ class Receiver:
         now_ms = self._clock.now_ms()
         known = self._calling.providers.get(provider)
         if known is None or known.keys is None:
-            proven = _verified(known, dict(headers), body, now_ms)
+            proven = _verified(known, headers, body, now_ms)
         else:
             proven = await _verified_by_key(known.keys, dict(headers), body, now_ms)
         heard = self._heard(provider, claims, headers, body, now_ms, proven)
@@ -93,7 +93,7 @@ class Receiver:
         if known is not None and known.keys is not None:
             return None
         now_ms = self._clock.now_ms()
-        heard = self._heard(provider, claims, headers, body, now_ms, _verified(known, dict(headers), body, now_ms))
+        heard = self._heard(provider, claims, headers, body, now_ms, _verified(known, headers, body, now_ms))
         return heard, self._store.jobs.recording(heard.fact)
 
     def _heard(
@@ -148,7 +148,7 @@ class Receiver:
         assert callback.job_id is not None
         named = dict(callback.headers)
         known = self._calling.providers.get(callback.provider)
-        verification, _ = _verified(known, named, callback.body, callback.received_at)
+        verification, _ = _verified(known, callback.headers, callback.body, callback.received_at)
         if known is not None and known.keys is not None:
             with suppress(KeyUnknown):
                 verification, _ = await _verified_by_key(known.keys, named, callback.body, callback.received_at)
@@ -230,13 +230,13 @@ class Receiver:
 
 
 def _verified(
-    known: Configured | None, headers: Mapping[str, str], body: bytes, at_ms: int
+    known: Configured | None, headers: Iterable[tuple[str, str]], body: bytes, at_ms: int
 ) -> tuple[Verification, str | None]:
     """How far the callback is proven; where a signature is asked for and does not fit, what is wrong with it."""
     if known is None or known.callback_secret is None:
         return Verification.TOKEN, None
     try:
-        signing.verify(known.callback_secret, headers, body, at_ms // 1000)
+        signing.verify(known.callback_secret, dict(headers), body, at_ms // 1000)
     except SignatureInvalid as error:
         return Verification.TOKEN, str(error)
     return Verification.SIGNATURE, None
