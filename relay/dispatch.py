@@ -149,7 +149,9 @@ class Dispatcher:
         """Puts deliveries into their lanes; one that is here already is left alone."""
         for delivery in deliveries:
             if delivery.delivery_id not in self._held:
-                lane = self._lanes.setdefault(delivery.endpoint_id, Lane(delivery.endpoint_id))
+                lane = self._lanes.get(delivery.endpoint_id)
+                if lane is None:
+                    lane = self._lanes[delivery.endpoint_id] = Lane(delivery.endpoint_id)
                 if lane.queue(delivery.delivery_id, leased_until, retry=retry):
                     self._held.add(delivery.delivery_id)
                 else:
@@ -223,7 +225,8 @@ class Dispatcher:
             lane.succeeded()
         elif not settled.aborted and lane.failed(settled.at, attempt.status_code, settled.retry_after_ms):
             _logger.warning("lane.held", endpoint=lane.endpoint_id, until=lane.held_until)
-        return msgspec.structs.replace(settled, held_until=lane.held_until)
+        held_until = lane.held_until
+        return settled if held_until is None else msgspec.structs.replace(settled, held_until=held_until)
 
     async def _settle(self, settled: Settled) -> bool:
         """Writes the attempt; while the database is away it is tried again, until the lease makes it due elsewhere."""
