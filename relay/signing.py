@@ -10,7 +10,7 @@ import hmac
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Final
 
 import msgspec
