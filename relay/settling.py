@@ -16,7 +16,8 @@ from relay.errors import StorageUnavailable
 from relay.lane import Lane
 from relay.storage.deliveries import Deliveries, Parcel, Settled
 
-TOGETHER_MAX: Final = 64
+TOGETHER_MAX: Final = 128
+"""So many attempts share a commit."""
 TRIES: Final = 20
 PAUSE_MS: Final = 500
 _logger = log.get("dispatch")
