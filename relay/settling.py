@@ -88,7 +88,7 @@ class Settler:
                 return
             for ended in together:
                 _logger.error("delivery.attempt_broke", delivery=ended.parcel.delivery_id, exc_info=error)
-        self._done(together, stored)
+        asyncio.get_running_loop().call_soon(self._done, together, stored)  # where that fails, the next go on
 
     async def _settle(self, settled: list[Settled]) -> bool:
         """Writes them; while the database is away it is tried again, until the lease makes them due elsewhere."""
