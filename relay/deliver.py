@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # https://github.com/standard-webhooks/standard-webhooks/pull/291: what a receiver may ask for in its answer.
 DISABLE, ABORT = "disable", "abort-message"
+USER_AGENT: Final = f"relay/{__version__}"
 HOPS: Final = "1"
 """Every notification begins here: what comes in with a `relay-hop` is no callback, so none is ever passed on."""
 
@@ -72,16 +73,19 @@ class Deliverer:
     def _headers(self, parcel: Parcel, now_ms: int) -> dict[str, str]:
         """The endpoint's own headers, then relay's, which nothing can replace."""
         timestamp_s = now_ms // 1000
-        headers = dict(parcel.headers) | {
+        headers = {
+            **parcel.headers,
             "content-type": "application/json",
-            "user-agent": f"relay/{__version__}",
+            "user-agent": USER_AGENT,
             "webhook-id": parcel.event_id,
             "webhook-timestamp": str(timestamp_s),
             "webhook-signature": self._signatures(parcel, now_ms, timestamp_s),
             "relay-attempt": str(parcel.attempts_made + 1),
             HOP_HEADER: HOPS,
         }
-        return headers | ({"relay-redelivery": "true"} if parcel.redelivery else {})
+        if parcel.redelivery:
+            headers["relay-redelivery"] = "true"
+        return headers
 
     def _signatures(self, parcel: Parcel, now_ms: int, timestamp_s: int) -> str:
         """One for each live secret, and relay's own that anybody can verify."""

@@ -8,7 +8,7 @@ anything else happened; not after every attempt, for a look is a transaction.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -16,17 +16,16 @@ import msgspec
 from relay import log
 from relay.clock import Clock
 from relay.deliver import Deliverer
-from relay.errors import StorageUnavailable
 from relay.lane import Lane
 from relay.metrics import Metrics
 from relay.outbox import Outcome
+from relay.settling import Ended, Settler
 from relay.storage.deliveries import Parcel, Settled
 from relay.storage.fanout import Fresh
 from relay.storage.store import Store
 
 IDLE_MS: Final = 1000
 """How often the table is looked at while it holds due rows that no lane has room for, or that another process wrote."""
-SETTLE_TRIES: Final = 20
 LANES_KEPT: Final = 1000
 """So many lanes stay in memory with nothing in them, for they know their endpoint's settings."""
 _logger = log.get("dispatch")
@@ -57,7 +56,9 @@ class Dispatcher:
         self._look_at: int | None = 0
         self._more = True
         self._walked = ""
+        self._in_flight = 0
         self._attempts: set[asyncio.Task[None]] = set()
+        self._settler = Settler(store.deliveries, clock, self._settled, self.wake)
         self._wake = asyncio.Event()
 
     def hand_over(self, fresh: Iterable[Fresh]) -> None:
@@ -92,7 +93,9 @@ class Dispatcher:
                 await self._clock.wait(self._wake, self._next_turn(now_ms))
 
     async def finish(self, within_s: float) -> None:
-        """Waits for the attempts under way, and gives back what was not begun."""
+        """Waits for the attempts under way and their commits, and gives back what was not begun."""
+        clock_s = asyncio.get_running_loop().time
+        ends_s = clock_s() + within_s
         waiting = [delivery_id for lane in self._lanes.values() for delivery_id, _ in (*lane.fresh, *lane.retries)]
         waiting += self._overflow
         self._lanes.clear()
@@ -101,8 +104,14 @@ class Dispatcher:
             for attempt in late:
                 attempt.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        await self._settler.finish(max(0.0, ends_s - clock_s()))
         if waiting:
             await self._store.deliveries.release(waiting, self._clock.now_ms())
+
+    @property
+    def _room(self) -> int:
+        """How many more may be under way, from their choice to their commit."""
+        return self._options.in_flight_max - self._in_flight
 
     def _is_time(self, now_ms: int) -> bool:
         """Whether the table is to be looked at now."""
@@ -110,7 +119,7 @@ class Dispatcher:
 
     async def _look(self, now_ms: int) -> int:
         """Leases due deliveries for the lanes that have room; how many. Sets when to look again."""
-        room = self._options.in_flight_max - len(self._attempts)
+        room = self._room
         if room <= 0:
             self._look_at, self._more = now_ms + IDLE_MS, True
             return 0
@@ -149,7 +158,9 @@ class Dispatcher:
         """Puts deliveries into their lanes; one that is here already is left alone."""
         for delivery in deliveries:
             if delivery.delivery_id not in self._held:
-                lane = self._lanes.setdefault(delivery.endpoint_id, Lane(delivery.endpoint_id))
+                lane = self._lanes.get(delivery.endpoint_id)
+                if lane is None:
+                    lane = self._lanes[delivery.endpoint_id] = Lane(delivery.endpoint_id)
                 if lane.queue(delivery.delivery_id, leased_until, retry=retry):
                     self._held.add(delivery.delivery_id)
                 else:
@@ -170,51 +181,61 @@ class Dispatcher:
                     self._let_go(delivery_id, lane)
                     continue
                 lane.learn(parcel.in_flight_max, parcel.rate_limit_per_s, self._clock.now_ms())
-                attempt = asyncio.create_task(self._attempt(parcel, lane), name=f"deliver {delivery_id}")
+                attempt = asyncio.create_task(self._attempt(parcel, lane))
                 self._attempts.add(attempt)
                 attempt.add_done_callback(self._attempts.discard)
 
     def _choose(self) -> dict[str, tuple[Lane, int]]:
         """The next deliveries to start, one from each lane in turn, and counts them as in flight."""
-        room, now_ms = self._options.in_flight_max - len(self._attempts), self._clock.now_ms()
+        now_ms = self._clock.now_ms()
         chosen: dict[str, tuple[Lane, int]] = {}
         lanes = [lane for lane in self._lanes.values() if lane.waiting]
-        while lanes and len(chosen) < room:
+        while lanes and self._room > 0:
             going_on = []
             for lane in lanes:
-                taken = lane.take(now_ms) if len(chosen) < room else None
+                taken = lane.take(now_ms) if self._room > 0 else None
                 if taken is not None:
                     chosen[taken[0]] = (lane, taken[1])
+                    self._in_flight += 1
                     going_on.append(lane)
             lanes = going_on
         return chosen
 
     async def _attempt(self, parcel: Parcel, lane: Lane) -> None:
-        """One attempt, from the request to its commit."""
+        """One attempt, from the request to its answer; its commit comes after."""
         try:
             settled = self._judged(lane, await self._deliverer.attempt(parcel))
-            if await self._settle(settled):
-                self.wake()
-            self._look_by(min(settled.next_attempt_at or settled.at + IDLE_MS, settled.at + IDLE_MS))
-            self._metrics.attempted(settled.attempt.outcome)
-            _logger.info(
-                "delivery.attempt_finished",
-                delivery=parcel.delivery_id,
-                endpoint=parcel.endpoint_id,
-                about=parcel.event_id,
-                outcome=settled.attempt.outcome,
-                status_code=settled.attempt.status_code,
-                attempt=settled.attempt.number,
-                state=settled.state,
-                duration_ms=settled.attempt.duration_ms,
-            )
+            self._settler.add(Ended(settled, parcel, lane))
         except Exception as error:
             _logger.error("delivery.attempt_broke", delivery=parcel.delivery_id, exc_info=error)
-        finally:
-            self._let_go(parcel.delivery_id, lane)
-            if self._more and not lane.waiting:
-                self._look_at = 0
-            self._wake.set()
+            self._over(parcel.delivery_id, lane)
+
+    def _settled(self, together: Sequence[Ended], stored: bool) -> None:
+        """What follows a commit of attempts; what was not stored is made again when its lease runs out."""
+        for ended in together:
+            self._over(ended.parcel.delivery_id, ended.lane)
+        for ended in together if stored else ():
+            settled, attempt = ended.settled, ended.settled.attempt
+            self._look_by(min(settled.next_attempt_at or settled.at + IDLE_MS, settled.at + IDLE_MS))
+            self._metrics.attempted(attempt.outcome)
+            _logger.info(
+                "delivery.attempt_finished",
+                delivery=attempt.delivery_id,
+                endpoint=settled.endpoint_id,
+                about=ended.parcel.event_id,
+                outcome=attempt.outcome,
+                status_code=attempt.status_code,
+                attempt=attempt.number,
+                state=settled.state,
+                duration_ms=attempt.duration_ms,
+            )
+
+    def _over(self, delivery_id: str, lane: Lane) -> None:
+        """Its lane has room again."""
+        self._let_go(delivery_id, lane)
+        if self._more and not lane.waiting:
+            self._look_at = 0
+        self._wake.set()
 
     def _judged(self, lane: Lane, settled: Settled) -> Settled:
         """The lane after an attempt; while its breaker is open its endpoint shows as held."""
@@ -223,23 +244,13 @@ class Dispatcher:
             lane.succeeded()
         elif not settled.aborted and lane.failed(settled.at, attempt.status_code, settled.retry_after_ms):
             _logger.warning("lane.held", endpoint=lane.endpoint_id, until=lane.held_until)
-        return msgspec.structs.replace(settled, held_until=lane.held_until)
-
-    async def _settle(self, settled: Settled) -> bool:
-        """Writes the attempt; while the database is away it is tried again, until the lease makes it due elsewhere."""
-        for tries in range(SETTLE_TRIES):
-            try:
-                return await self._store.deliveries.settle(settled)
-            except StorageUnavailable:
-                if tries == SETTLE_TRIES - 1:
-                    raise
-                settled = msgspec.structs.replace(settled, again=True)
-                await self._clock.wait(asyncio.Event(), self._clock.now_ms() + 500)
-        return False
+        held_until = lane.held_until
+        return settled if held_until is None else msgspec.structs.replace(settled, held_until=held_until)
 
     def _let_go(self, delivery_id: str, lane: Lane) -> None:
         """The delivery is no longer in memory; of many lanes, one with nothing left is dropped."""
         self._held.discard(delivery_id)
+        self._in_flight -= 1
         lane.in_flight -= 1
         if lane.idle and len(self._lanes) > LANES_KEPT and self._lanes.get(lane.endpoint_id) is lane:
             del self._lanes[lane.endpoint_id]

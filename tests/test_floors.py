@@ -54,6 +54,7 @@ FLOORS = {
                 "redeliver",
                 "stream",
                 "deliver",
+                "settling",
                 "dispatch",
                 "sweep",
             ),

@@ -109,8 +109,8 @@ class Deliveries:
         found = await self._database.rows("parcels", {"ids": rows.text(list(delivery_ids))})
         return [parcel for row in found if (parcel := self._parcel(row)) is not None]
 
-    async def settle(self, settled: Settled) -> bool:
-        """The attempt, the delivery after it and the endpoint's health, in one commit.
+    async def settle(self, settled: Sequence[Settled]) -> bool:
+        """The attempts, the deliveries after them and the endpoints' health, in one commit.
 
         True when that disabled or enabled an endpoint: then there are notices that are due now.
         """
@@ -186,9 +186,9 @@ async def _release(transaction: Transaction, batches: Sequence[list[dict[str, An
     return [None] * len(batches)
 
 
-async def _settle(transaction: Transaction, wanted: Sequence[Settled]) -> list[bool]:
+async def _settle(transaction: Transaction, batches: Sequence[Sequence[Settled]]) -> list[bool]:
     """Attempts first: their number is counted from the delivery as it was."""
-    settled = await _unwritten(transaction, wanted)
+    settled = await _unwritten(transaction, [one for batch in batches for one in batch])
     await transaction.run_many("insert_attempt", [msgspec.to_builtins(one.attempt) for one in settled])
     await transaction.run_many("settle_delivery", [_delivery_params(one) for one in settled])
     last = {one.endpoint_id: one for one in settled}
@@ -208,7 +208,7 @@ async def _settle(transaction: Transaction, wanted: Sequence[Settled]) -> list[b
     for one in bad:
         if await health.disable_failing(transaction, one.endpoint_id, one.at):
             switched.add(one.endpoint_id)
-    return [one.endpoint_id in switched for one in wanted]
+    return [any(one.endpoint_id in switched for one in batch) for batch in batches]
 
 
 async def _unwritten(transaction: Transaction, wanted: Sequence[Settled]) -> Sequence[Settled]:
