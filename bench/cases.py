@@ -222,7 +222,11 @@ def _pruning(of: Sample) -> list[Case]:
         *(_case(name, old | jobs) for name in looks),
         Case("jobs_to_prune", (old | jobs,), rows_max=80 * BATCH),
         Case("events_to_prune", (old | jobs,), rows_max=80 * BATCH),
-        _case("prune_callbacks", {"callbacks": _list(row["id"] for row in of.callbacks)}, writes=True),
+        _case(
+            "prune_callbacks",
+            {"projects": _list([DEFAULT_PROJECT]), "callbacks": _list(row["id"] for row in of.callbacks)},
+            writes=True,
+        ),
         *(Case(f"prune_{table}", (old | jobs,), writes=True, rows_max=80 * BATCH) for table in (*writes, *more)),
         _case("forget_headers_of_payments", old | jobs, writes=True),
     ]

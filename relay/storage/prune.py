@@ -115,7 +115,8 @@ async def _callbacks(transaction: Transaction, terms: Terms) -> Removed:
     if not found:
         return {}
     going = _within_weight(found)
-    await transaction.rows("prune_callbacks", {"callbacks": rows.text([row["id"] for row in going])})
+    gone = {"projects": rows.text(sorted({row["project_id"] for row in going}))}
+    await transaction.rows("prune_callbacks", gone | {"callbacks": rows.text([row["id"] for row in going])})
     return {"callbacks": len(going)}
 
 

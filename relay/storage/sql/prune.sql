@@ -3,7 +3,7 @@
 -- Each `IS NULL` asks an index about one row: NOT EXISTS may become a join with the whole table, by a plan made when that was small.
 SELECT id, project_id, provider, state, finished_at, deadline_at, metadata FROM jobs
 WHERE finished_at < :before AND claim IS NULL AND settle_by IS NULL AND next_check_at IS NULL
-  AND (SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+  AND (SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
   AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.next_proof_at IS NOT NULL LIMIT 1) IS NULL
 ORDER BY finished_at LIMIT :limit /* skip locked */;
 
@@ -18,12 +18,12 @@ SELECT id,
     (SELECT COALESCE(SUM(size), 0) FROM callbacks WHERE callbacks.job_id = jobs.id) AS bytes,
     (SELECT COUNT(*) FROM calls WHERE calls.job_id = jobs.id) AS calls,
     (SELECT COUNT(*) FROM events WHERE events.job_id = jobs.id) AS events,
-    (SELECT COUNT(*) FROM deliveries WHERE deliveries.job_id = jobs.id) AS deliveries,
-    (SELECT COALESCE(SUM(attempts_made), 0) FROM deliveries WHERE deliveries.job_id = jobs.id) AS attempts,
+    (SELECT COUNT(*) FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id) AS deliveries,
+    (SELECT COALESCE(SUM(attempts_made), 0) FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id) AS attempts,
     (SELECT COUNT(*) FROM endpoints WHERE endpoints.job_id = jobs.id) AS endpoints
 FROM jobs
 WHERE id IN (SELECT value FROM json_each(:jobs))
-  AND (SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+  AND (SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
   AND (SELECT 1 FROM events WHERE events.job_id = jobs.id AND events.id NOT IN (SELECT value FROM json_each(:events)) LIMIT 1) IS NULL
 ORDER BY finished_at;
 
@@ -87,13 +87,14 @@ DELETE FROM events WHERE id IN (SELECT value FROM json_each(:events));
 
 -- name: prunable_callbacks
 -- Callbacks that came before then for jobs that are not here; locked.
-SELECT id, size AS bytes FROM callbacks
+SELECT id, project_id, size AS bytes FROM callbacks
 WHERE verdict = 'orphaned' AND received_at < :before AND (SELECT 1 FROM jobs WHERE jobs.id = callbacks.job_id) IS NULL
 ORDER BY received_at LIMIT :limit /* skip locked */;
 
 -- name: prune_callbacks
 -- These callbacks.
-DELETE FROM callbacks WHERE id IN (SELECT value FROM json_each(:callbacks));
+DELETE FROM callbacks
+WHERE project_id IN (SELECT value FROM json_each(:projects)) AND id IN (SELECT value FROM json_each(:callbacks));
 
 -- name: prune_redeliveries
 -- Batches that were through before then.
@@ -122,7 +123,7 @@ RETURNING job_id;
 -- How much there is to prune, by table; what is stored of a job goes with it and is not counted.
 SELECT 'jobs' AS kind, COUNT(*) AS number FROM jobs
 WHERE finished_at < :before AND claim IS NULL AND settle_by IS NULL AND next_check_at IS NULL
-  AND (SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+  AND (SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
   AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.next_proof_at IS NOT NULL LIMIT 1) IS NULL
 UNION ALL
 SELECT 'events', COUNT(*) FROM events
