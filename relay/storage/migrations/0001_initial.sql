@@ -168,7 +168,7 @@ CREATE INDEX callbacks_doubtful ON callbacks (project_id, verdict, id)
 CREATE INDEX callbacks_orphaned ON callbacks (received_at) WHERE verdict = 'orphaned';
 
 CREATE TABLE events (
-    id TEXT PRIMARY KEY,
+    id TEXT NOT NULL,
     project_id TEXT NOT NULL,
     job_id TEXT,
     type TEXT NOT NULL,
@@ -176,10 +176,10 @@ CREATE TABLE events (
     final INTEGER NOT NULL,
     created_at BIGINT NOT NULL,
     body BYTEA NOT NULL,
-    position BIGINT NOT NULL
+    position BIGINT NOT NULL,
+    PRIMARY KEY (project_id, id)
 );
 
-CREATE INDEX events_page ON events (project_id, id);
 CREATE INDEX events_of_no_job ON events (created_at) WHERE job_id IS NULL;
 CREATE INDEX events_in_order ON events (project_id, position, id);
 CREATE UNIQUE INDEX events_of_job ON events (job_id, sequence) WHERE job_id IS NOT NULL;

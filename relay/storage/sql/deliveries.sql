@@ -67,7 +67,7 @@ SELECT deliveries.id, deliveries.endpoint_id, deliveries.attempts_made, deliveri
     endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers, endpoints.timeout_s, endpoints.in_flight_max,
     endpoints.rate_limit_per_s, endpoints.schedule_s, endpoints.disabled_at
 FROM deliveries
-JOIN events ON events.id = deliveries.event_id
+JOIN events ON events.id = deliveries.event_id AND events.project_id = deliveries.project_id
 JOIN endpoints ON endpoints.id = deliveries.endpoint_id
 WHERE deliveries.id IN (SELECT value FROM json_each(:ids)) AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
 

@@ -9,7 +9,7 @@ ORDER BY finished_at LIMIT :limit /* skip locked */;
 
 -- name: events_to_hold
 -- The events of these jobs, locked as `hold_events` locks them; one that is being sent again is passed over.
-SELECT id, job_id FROM events WHERE job_id IN (SELECT value FROM json_each(:jobs)) /* skip locked */;
+SELECT id, project_id, job_id FROM events WHERE job_id IN (SELECT value FROM json_each(:jobs)) /* skip locked */;
 
 -- name: jobs_to_prune
 -- Of these jobs, seen again with the locks held, those that may go, with how much is stored of each.
@@ -58,18 +58,18 @@ DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(:jobs));
 
 -- name: prunable_events
 -- Events of no job, made before then, that nobody waits for any more; locked.
-SELECT id FROM events
+SELECT id, project_id FROM events
 WHERE job_id IS NULL AND created_at < :before
   AND (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
 ORDER BY created_at LIMIT :limit /* skip locked */;
 
 -- name: events_to_prune
 -- Of these events, seen again with the locks held, those that may go, with how much is stored of each.
-SELECT id,
+SELECT id, project_id,
     (SELECT COUNT(*) FROM deliveries WHERE deliveries.event_id = events.id) AS deliveries,
     (SELECT COALESCE(SUM(attempts_made), 0) FROM deliveries WHERE deliveries.event_id = events.id) AS attempts
 FROM events
-WHERE id IN (SELECT value FROM json_each(:events))
+WHERE project_id IN (SELECT value FROM json_each(:projects)) AND id IN (SELECT value FROM json_each(:events))
   AND (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
 ORDER BY created_at;
 
@@ -83,7 +83,7 @@ DELETE FROM deliveries WHERE event_id IN (SELECT value FROM json_each(:events));
 
 -- name: prune_events
 -- The events themselves.
-DELETE FROM events WHERE id IN (SELECT value FROM json_each(:events));
+DELETE FROM events WHERE project_id IN (SELECT value FROM json_each(:projects)) AND id IN (SELECT value FROM json_each(:events));
 
 -- name: prunable_callbacks
 -- Callbacks that came before then for jobs that are not here; locked.
