@@ -99,7 +99,7 @@ def _dispatch(of: Sample) -> list[Case]:
 
 def _record(of: Sample) -> list[Case]:
     """What a callback costs, and a submission."""
-    jobs = {"ids": _list(row["id"] for row in of.jobs)}
+    jobs, projects = {"ids": _list(row["id"] for row in of.jobs)}, {"projects": _list([DEFAULT_PROJECT])}
     new = of.now_ms + HOUR_MS
     fresh = [{"id": an_id(ids.CALLBACK, new, n), "digest": n.to_bytes(16)} for n in range(BATCH)]
     callbacks = [row | other for row, other in zip(of.callbacks, fresh, strict=True)]
@@ -110,13 +110,13 @@ def _record(of: Sample) -> list[Case]:
         _case("jobs_by_id", jobs),
         _case("recorded_digests", jobs),
         _case("calls_written", {"ids": _list(an_id(ids.CALL, new, n) for n in range(BATCH))}),
-        _case("hold_events", {"ids": _list(row["id"] for row in of.events)}),
+        _case("hold_events", projects | {"ids": _list(row["id"] for row in of.events)}),
         _case("tombstones_by_id", jobs),
         _case("callbacks_kept", jobs),
         _many("insert_callback", callbacks),
         _many("update_job", of.jobs),
         _many("insert_event", events),
-        _case("endpoints_listening", {"projects": _list([DEFAULT_PROJECT]), "jobs": jobs["ids"]}),
+        _case("endpoints_listening", projects | {"jobs": jobs["ids"]}),
         _many("insert_delivery", deliveries),
         _many("insert_job", made),
         _case("start_submission", {"id": of.jobs[0]["id"], "now": of.now_ms}, writes=True),
@@ -215,6 +215,7 @@ def _pruning(of: Sample) -> list[Case]:
     """What pruning asks in each of its batches."""
     old = {"before": of.now_ms - 20 * DAY_MS, "now": of.now_ms, "limit": BATCH, "nothing": b""}
     jobs = {"jobs": _list(row["id"] for row in of.jobs), "events": _list(row["id"] for row in of.events)}
+    jobs |= {"projects": _list([DEFAULT_PROJECT]), "callbacks": _list(row["id"] for row in of.callbacks)}
     looks = ("prunable_jobs", "prunable_events", "prunable_callbacks", "events_to_hold")
     writes = ("attempts_of_events", "deliveries_of_events", "events", "callbacks_of_jobs", "calls_of_jobs")
     more = ("endpoints_of_jobs", "jobs", "redeliveries", "endpoints", "tombstones")
@@ -222,7 +223,7 @@ def _pruning(of: Sample) -> list[Case]:
         *(_case(name, old | jobs) for name in looks),
         Case("jobs_to_prune", (old | jobs,), rows_max=80 * BATCH),
         Case("events_to_prune", (old | jobs,), rows_max=80 * BATCH),
-        _case("prune_callbacks", {"callbacks": _list(row["id"] for row in of.callbacks)}, writes=True),
+        _case("prune_callbacks", old | jobs, writes=True),
         *(Case(f"prune_{table}", (old | jobs,), writes=True, rows_max=80 * BATCH) for table in (*writes, *more)),
         _case("forget_headers_of_payments", old | jobs, writes=True),
     ]

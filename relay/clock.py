@@ -4,7 +4,9 @@ import asyncio
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Protocol
+from typing import Final, Protocol
+
+_MILLIS: Final = tuple(f".{millis:03d}Z" for millis in range(1000))
 
 
 class Clock(Protocol):
@@ -36,8 +38,7 @@ class SystemClock:
 
 def rfc3339(at_ms: int) -> str:
     """`2026-11-21T02:03:04.005Z`."""
-    seconds, millis = divmod(at_ms, 1000)
-    return f"{_whole_second(seconds)}.{millis:03d}Z"
+    return _whole_second(at_ms // 1000) + _MILLIS[at_ms % 1000]
 
 
 @lru_cache(512)

@@ -45,6 +45,10 @@ SECOND_VERDICT_MS: Final = 600_000
 
 SUBMITTING_MS: Final = 60_000
 """For so long after a submission began, its answer may still bring the id that a status check needs."""
+_EVENTS: Final[dict[JobState, EventType]] = {
+    state: EventType(f"job.{state}") for state in JobState if state is not JobState.PENDING
+}
+"""What is announced when a job enters a state."""
 
 
 class Move(msgspec.Struct, frozen=True):
@@ -211,7 +215,7 @@ def enter(job: Job, word: Word, now_ms: int) -> Move:
         )
     if not state.final:
         job = msgspec.structs.replace(job, state=state, updated_at=now_ms)
-        return Move(job, Verdict.RECORDED, f"now {state}", EventType(f"job.{state}"))
+        return Move(job, Verdict.RECORDED, f"now {state}", _EVENTS[state])
     job = msgspec.structs.replace(
         job,
         state=state,
@@ -230,7 +234,7 @@ def enter(job: Job, word: Word, now_ms: int) -> Move:
 def end(job: Job, now_ms: int, reason: str) -> Move:
     """The job is final, announced as such; a later verdict names the one it supersedes."""
     job = msgspec.structs.replace(dropped(job), finished_at=now_ms, updated_at=now_ms, next_submit_at=None)
-    return Move(job, Verdict.RECORDED, reason, EventType(f"job.{job.state}"), job.last_final_event)
+    return Move(job, Verdict.RECORDED, reason, _EVENTS[job.state], job.last_final_event)
 
 
 def dropped(job: Job) -> Job:

@@ -205,7 +205,7 @@ async def test_an_event_that_is_being_sent_again_is_passed_over(tmp_path: Path) 
         ((event_id,),) = await select(opened, "SELECT id FROM events")
 
         async def redeliver(transaction: Transaction) -> None:
-            assert await transaction.rows("hold_events", {"ids": f'["{event_id}"]'})
+            assert await transaction.rows("hold_events", {"projects": '["prj_default"]', "ids": f'["{event_id}"]'})
             assert await prune(opened) == []
             again = {"id": "dlv_2", "project_id": "prj_default", "event_id": event_id, "endpoint_id": "ep_1"}
             about = {"job_id": job_id, "next_attempt_at": START_MS, "created_at": START_MS}

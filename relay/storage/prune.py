@@ -88,7 +88,7 @@ async def _jobs(transaction: Transaction, terms: Terms) -> Removed:
     job_ids = {job["id"] for job in jobs}
     gone = {"jobs": rows.text(sorted(job_ids))}
     await transaction.run_many("insert_tombstone", [_tombstone(job, terms) for job in jobs])
-    await _prune_events(transaction, [row["id"] for row in held if row["job_id"] in job_ids])
+    await _prune_events(transaction, [row for row in held if row["job_id"] in job_ids])
     await transaction.run_many("prune_job_metadata", [params for job in jobs for params in _metadata(job)])
     await transaction.rows("forget_headers_of_payments", gone | {"nothing": b""})
     for name in ("prune_callbacks_of_jobs", "prune_calls_of_jobs", "prune_endpoints_of_jobs", "prune_jobs"):
@@ -101,11 +101,11 @@ async def _events(transaction: Transaction, terms: Terms) -> Removed:
     found = await transaction.rows("prunable_events", {"before": terms.before, "limit": JOBS_MAX})
     if not found:
         return {}
-    seen = await transaction.rows("events_to_prune", {"events": rows.text([row["id"] for row in found])})
+    seen = await transaction.rows("events_to_prune", _named("events", found))
     going = _within_weight(seen)
     if not going:
         return {}
-    await _prune_events(transaction, [row["id"] for row in going])
+    await _prune_events(transaction, going)
     return {"events": len(going)} | _sums(going, ("deliveries", "attempts"))
 
 
@@ -115,7 +115,7 @@ async def _callbacks(transaction: Transaction, terms: Terms) -> Removed:
     if not found:
         return {}
     going = _within_weight(found)
-    await transaction.rows("prune_callbacks", {"callbacks": rows.text([row["id"] for row in going])})
+    await transaction.rows("prune_callbacks", _named("callbacks", going))
     return {"callbacks": len(going)}
 
 
@@ -134,11 +134,17 @@ def _rest(table: str) -> Kind:
 _REST: Final = tuple(_rest(table) for table in ("redeliveries", "endpoints", "tombstones"))
 
 
-async def _prune_events(transaction: Transaction, event_ids: Sequence[str]) -> None:
+async def _prune_events(transaction: Transaction, events: Sequence[Row]) -> None:
     """Events with their deliveries and attempts, the children first, since they are found by their parents."""
-    gone = {"events": rows.text(event_ids)}
+    gone = _named("events", events)
     for name in ("prune_attempts_of_events", "prune_deliveries_of_events", "prune_events"):
         await transaction.rows(name, gone)
+
+
+def _named(table: str, found: Sequence[Row]) -> dict[str, Any]:
+    """The rows of a table whose key is project and id."""
+    projects = sorted({row["project_id"] for row in found})
+    return {"projects": rows.text(projects), table: rows.text([row["id"] for row in found])}
 
 
 def _within_weight(found: Sequence[Row]) -> list[Row]:

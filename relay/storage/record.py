@@ -171,7 +171,8 @@ class _Batch:
     ) -> Job | None:
         """The callback as evidence, unless its job has as many as are kept; the job with one more seen."""
         if arrival.released:
-            self.released.append({"id": arrival.id, **_outcome_params(arrival, recorded)})
+            outcome = _outcome_params(arrival, recorded)
+            self.released.append({"id": arrival.id, "project_id": _owner(fact, job, tombstone), **outcome})
         elif _seen(fact, job, self._elsewhere) < self._callbacks_per_job_max:
             self.callbacks.append(_callback_params(fact, arrival, _owner(fact, job, tombstone), recorded))
         if job is None:

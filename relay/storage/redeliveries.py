@@ -164,7 +164,7 @@ async def _step(transaction: Transaction, steps: Sequence[Step]) -> list[list[Fr
 async def _one_step(transaction: Transaction, step: Step) -> list[Fresh]:
     """One batch."""
     batch, found = step.batch, step.found
-    here = await _held(transaction, [event_id for event_id, _ in found.events])
+    here = await _held(transaction, {batch.project_id}, [event_id for event_id, _ in found.events])
     made = [
         _delivery(batch.project_id, event_id, job_id, batch.endpoint_id, step.now, step.leased_until)
         for event_id, job_id in found.events
@@ -185,16 +185,19 @@ async def _one_step(transaction: Transaction, step: Step) -> list[Fresh]:
 
 async def _insert(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[str | None]:
     """One delivery for each caller."""
-    here = await _held(transaction, [params["event_id"] for params in wanted])
+    projects = {params["project_id"] for params in wanted}
+    here = await _held(transaction, projects, [params["event_id"] for params in wanted])
     made = [params for params in wanted if params["event_id"] in here]
     await transaction.run_many("insert_redelivery", made)
     return [params["id"] if params["event_id"] in here else None for params in wanted]
 
 
-async def _held(transaction: Transaction, event_ids: Sequence[str]) -> set[str]:
-    """Those of the events that are still here, and that nobody prunes until this transaction has ended."""
-    found = await transaction.rows("hold_events", {"ids": rows.text(sorted(event_ids))}) if event_ids else ()
-    return {row["id"] for row in found}
+async def _held(transaction: Transaction, projects: set[str], event_ids: Sequence[str]) -> set[str]:
+    """Those of the projects' events that are still here, and that nobody prunes until this transaction has ended."""
+    if not event_ids:
+        return set()
+    wanted = {"projects": rows.text(sorted(projects)), "ids": rows.text(sorted(event_ids))}
+    return {row["id"] for row in await transaction.rows("hold_events", wanted)}
 
 
 async def _test(transaction: Transaction, wanted: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[None]:

@@ -7,28 +7,16 @@ import msgspec
 from relay.model import (
     Call,
     Callback,
-    Claim,
-    Cost,
     Event,
     EventType,
-    FinishedBy,
     Job,
-    JobError,
-    JobState,
-    Output,
     Verdict,
-    Verification,
 )
 from relay.outbox import Attempt, Delivery, DeliveryState, Endpoint, Outcome
 from relay.seal import Seal
 from relay.storage.database import Row
 
 _JSON_OF_JOB: Final = ("input", "request", "metadata", "outputs", "error", "cost", "claim")
-_outputs: Final = msgspec.json.Decoder(tuple[Output, ...])
-_error: Final = msgspec.json.Decoder(JobError | None)
-_cost: Final = msgspec.json.Decoder(Cost | None)
-_claim: Final = msgspec.json.Decoder(Claim | None)
-_object: Final = msgspec.json.Decoder(dict[str, Any] | None)
 
 
 def text(value: object) -> str | None:
@@ -58,18 +46,11 @@ def moved_job_params(job: Job) -> dict[str, Any]:
 def job(row: Row) -> Job:
     """The job of a row."""
     values = dict(row)
-    values["input"] = _object.decode(values["input"] or b"null")
-    values["request"] = _object.decode(values["request"])
-    values["metadata"] = _object.decode(values["metadata"])
-    values["outputs"] = _outputs.decode(values["outputs"])
-    values["error"] = _error.decode(values["error"] or b"null")
-    values["cost"] = _cost.decode(values["cost"] or b"null")
-    values["claim"] = _claim.decode(values["claim"] or b"null")
-    values["state"] = JobState(values["state"])
-    values["finished_by"] = values["finished_by"] and FinishedBy(values["finished_by"])
-    values["verification"] = Verification(values["verification"])
+    for name in _JSON_OF_JOB:
+        if values[name] is not None:
+            values[name] = msgspec.json.decode(values[name])
     values["late"] = bool(values["late"])
-    return Job(**values)
+    return msgspec.convert(values, Job)
 
 
 def endpoint_params(endpoint: Endpoint, seal: Seal) -> dict[str, Any]:

@@ -38,7 +38,9 @@ CREATE TABLE jobs (
     id TEXT PRIMARY KEY,
     project_id TEXT NOT NULL,
     provider TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('pending', 'submitted', 'running', 'succeeded', 'failed', 'canceled', 'expired')),
+    state TEXT NOT NULL CHECK (
+        state = 'pending' OR state = 'submitted' OR state = 'running' OR state = 'succeeded' OR state = 'failed' OR state = 'canceled' OR state = 'expired'
+    ),
     reason TEXT,
     provider_job_id TEXT,
     model TEXT,
@@ -71,7 +73,7 @@ CREATE TABLE jobs (
     settle_by BIGINT,
     status_path TEXT,
     expiring_at BIGINT,
-    CHECK ((finished_at IS NULL) = (state IN ('pending', 'submitted', 'running'))),
+    CHECK ((finished_at IS NULL) = (state = 'pending' OR state = 'submitted' OR state = 'running')),
     CHECK (next_submit_at IS NULL OR state = 'pending'),
     CHECK (next_check_at IS NULL OR finished_at IS NULL OR claim IS NOT NULL),
     CHECK (expiring_at IS NULL OR state = 'succeeded')
@@ -149,7 +151,7 @@ CREATE INDEX payments_by_day ON payments (created_at);
 CREATE INDEX payments_to_prove ON payments (next_proof_at) WHERE next_proof_at IS NOT NULL;
 
 CREATE TABLE callbacks (
-    id TEXT PRIMARY KEY,
+    id TEXT NOT NULL,
     project_id TEXT NOT NULL,
     job_id TEXT,
     provider TEXT NOT NULL,
@@ -159,18 +161,17 @@ CREATE TABLE callbacks (
     size BIGINT NOT NULL,
     headers TEXT NOT NULL,
     body BYTEA NOT NULL,
-    digest BYTEA
+    digest BYTEA,
+    PRIMARY KEY (project_id, id)
 );
 
-CREATE INDEX callbacks_page ON callbacks (project_id, id);
-CREATE INDEX callbacks_of_job ON callbacks (job_id, id);
+CREATE UNIQUE INDEX callbacks_of_job ON callbacks (job_id, (CASE WHEN verdict = 'recorded' THEN digest END));
 CREATE INDEX callbacks_doubtful ON callbacks (project_id, verdict, id)
     WHERE verdict = 'unreadable' OR verdict = 'mismatched' OR verdict = 'orphaned' OR verdict = 'quarantined';
 CREATE INDEX callbacks_orphaned ON callbacks (received_at) WHERE verdict = 'orphaned';
-CREATE UNIQUE INDEX callbacks_once ON callbacks (job_id, digest) WHERE verdict = 'recorded' AND digest IS NOT NULL;
 
 CREATE TABLE events (
-    id TEXT PRIMARY KEY,
+    id TEXT NOT NULL,
     project_id TEXT NOT NULL,
     job_id TEXT,
     type TEXT NOT NULL,
@@ -178,10 +179,10 @@ CREATE TABLE events (
     final INTEGER NOT NULL,
     created_at BIGINT NOT NULL,
     body BYTEA NOT NULL,
-    position BIGINT NOT NULL
+    position BIGINT NOT NULL,
+    PRIMARY KEY (project_id, id)
 );
 
-CREATE INDEX events_page ON events (project_id, id);
 CREATE INDEX events_of_no_job ON events (created_at) WHERE job_id IS NULL;
 CREATE INDEX events_in_order ON events (project_id, position, id);
 CREATE UNIQUE INDEX events_of_job ON events (job_id, sequence) WHERE job_id IS NOT NULL;
@@ -225,7 +226,7 @@ CREATE TABLE deliveries (
     event_id TEXT NOT NULL,
     endpoint_id TEXT NOT NULL,
     job_id TEXT,
-    state TEXT NOT NULL CHECK (state IN ('pending', 'delivered', 'exhausted', 'canceled')),
+    state TEXT NOT NULL CHECK (state = 'pending' OR state = 'delivered' OR state = 'exhausted' OR state = 'canceled'),
     attempts_made INTEGER NOT NULL,
     next_attempt_at BIGINT,
     redelivery INTEGER NOT NULL,
@@ -239,7 +240,6 @@ CREATE INDEX deliveries_due ON deliveries (next_attempt_at) WHERE state = 'pendi
 CREATE INDEX deliveries_waiting ON deliveries (endpoint_id, next_attempt_at) WHERE next_attempt_at IS NOT NULL;
 CREATE INDEX deliveries_page ON deliveries (project_id, id);
 CREATE INDEX deliveries_of_event ON deliveries (event_id);
-CREATE INDEX deliveries_of_job ON deliveries (job_id);
 CREATE INDEX deliveries_failed ON deliveries (project_id, state, id) WHERE state IN ('exhausted', 'canceled');
 CREATE INDEX deliveries_of_endpoint ON deliveries (endpoint_id, id);
 

@@ -5,12 +5,12 @@ VALUES (:id, :project_id, :job_id, :provider, :verdict, :reason, :received_at, :
 
 -- name: release_callback
 -- What became of a quarantined callback when it was run again.
-UPDATE callbacks SET verdict = :verdict, reason = :reason, digest = :digest WHERE id = :id AND verdict || '' = 'quarantined';
+UPDATE callbacks SET verdict = :verdict, reason = :reason, digest = :digest WHERE id = :id AND project_id = :project_id AND verdict || '' = 'quarantined';
 
 -- name: recorded_digests
 -- What has been heard of these jobs already.
-SELECT job_id, digest FROM callbacks
-WHERE job_id IN (SELECT value FROM json_each(:ids)) AND verdict = 'recorded' AND digest IS NOT NULL;
+SELECT job_id, CASE WHEN verdict = 'recorded' THEN digest END AS digest FROM callbacks
+WHERE job_id IN (SELECT value FROM json_each(:ids)) AND CASE WHEN verdict = 'recorded' THEN digest END IS NOT NULL;
 
 -- name: callback_of_project
 -- One callback, if it is the project's own.
@@ -33,12 +33,14 @@ WHERE project_id = :project_id AND verdict = :verdict
 ORDER BY id DESC LIMIT :limit;
 
 -- name: callback_page_of_job
--- Callbacks about one job, newest first.
+-- Callbacks about one job, newest first; put in order before their bodies are read.
 SELECT * FROM callbacks
-WHERE job_id = :job_id AND project_id || '' = :project_id
-  AND id < COALESCE(CAST(:before AS TEXT), 'z')
-  AND (CAST(:verdict AS TEXT) IS NULL OR verdict = :verdict)
-ORDER BY id DESC LIMIT :limit;
+WHERE project_id = :project_id AND id IN (
+    SELECT id FROM callbacks
+    WHERE job_id = :job_id AND id || '' < COALESCE(CAST(:before AS TEXT), 'z') AND (CAST(:verdict AS TEXT) IS NULL OR verdict = :verdict)
+    ORDER BY id DESC LIMIT :limit
+)
+ORDER BY id DESC;
 
 -- name: callbacks_of_job
 -- A job's callbacks without their bodies, in order.

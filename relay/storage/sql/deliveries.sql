@@ -67,7 +67,7 @@ SELECT deliveries.id, deliveries.endpoint_id, deliveries.attempts_made, deliveri
     endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers, endpoints.timeout_s, endpoints.in_flight_max,
     endpoints.rate_limit_per_s, endpoints.schedule_s, endpoints.disabled_at
 FROM deliveries
-JOIN events ON events.id = deliveries.event_id
+JOIN events ON events.id = deliveries.event_id AND events.project_id = deliveries.project_id
 JOIN endpoints ON endpoints.id = deliveries.endpoint_id
 WHERE deliveries.id IN (SELECT value FROM json_each(:ids)) AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
 
@@ -130,9 +130,9 @@ WHERE event_id = :event_id AND project_id || '' = :project_id
 ORDER BY id DESC LIMIT :limit;
 
 -- name: delivery_page_of_job
--- Deliveries about one job, newest first.
+-- Deliveries about one job, newest first; they are found by its events.
 SELECT * FROM deliveries
-WHERE job_id = :job_id AND project_id || '' = :project_id
+WHERE event_id IN (SELECT id FROM events WHERE job_id = :job_id) AND project_id || '' = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (CAST(:endpoint_id AS TEXT) IS NULL OR endpoint_id = :endpoint_id)
   AND (CAST(:status AS TEXT) IS NULL OR state = :status)
@@ -140,7 +140,7 @@ ORDER BY id DESC LIMIT :limit;
 
 -- name: deliveries_of_job
 -- A job's deliveries, in order.
-SELECT * FROM deliveries WHERE job_id = :job_id ORDER BY id LIMIT :limit;
+SELECT * FROM deliveries WHERE event_id IN (SELECT id FROM events WHERE job_id = :job_id) ORDER BY id LIMIT :limit;
 
 -- name: attempts_of_deliveries
 -- The attempts of these deliveries, in order.

@@ -102,4 +102,6 @@ WHERE event_id IN (SELECT value FROM json_each(:ids)) GROUP BY event_id, state;
 
 -- name: hold_events
 -- Those of these events that are still here, locked, so that none is pruned while a delivery of it is being made.
-SELECT id FROM events WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id /* for update */;
+SELECT id FROM events
+WHERE project_id IN (SELECT value FROM json_each(:projects)) AND id IN (SELECT value FROM json_each(:ids))
+ORDER BY id /* for update */;

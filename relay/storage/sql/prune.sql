@@ -3,13 +3,13 @@
 -- Each `IS NULL` asks an index about one row: NOT EXISTS may become a join with the whole table, by a plan made when that was small.
 SELECT id, project_id, provider, state, finished_at, deadline_at, metadata FROM jobs
 WHERE finished_at < :before AND claim IS NULL AND settle_by IS NULL AND next_check_at IS NULL
-  AND (SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+  AND (SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
   AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.next_proof_at IS NOT NULL LIMIT 1) IS NULL
 ORDER BY finished_at LIMIT :limit /* skip locked */;
 
 -- name: events_to_hold
 -- The events of these jobs, locked as `hold_events` locks them; one that is being sent again is passed over.
-SELECT id, job_id FROM events WHERE job_id IN (SELECT value FROM json_each(:jobs)) /* skip locked */;
+SELECT id, project_id, job_id FROM events WHERE job_id IN (SELECT value FROM json_each(:jobs)) /* skip locked */;
 
 -- name: jobs_to_prune
 -- Of these jobs, seen again with the locks held, those that may go, with how much is stored of each.
@@ -18,12 +18,12 @@ SELECT id,
     (SELECT COALESCE(SUM(size), 0) FROM callbacks WHERE callbacks.job_id = jobs.id) AS bytes,
     (SELECT COUNT(*) FROM calls WHERE calls.job_id = jobs.id) AS calls,
     (SELECT COUNT(*) FROM events WHERE events.job_id = jobs.id) AS events,
-    (SELECT COUNT(*) FROM deliveries WHERE deliveries.job_id = jobs.id) AS deliveries,
-    (SELECT COALESCE(SUM(attempts_made), 0) FROM deliveries WHERE deliveries.job_id = jobs.id) AS attempts,
+    (SELECT COUNT(*) FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id) AS deliveries,
+    (SELECT COALESCE(SUM(attempts_made), 0) FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id) AS attempts,
     (SELECT COUNT(*) FROM endpoints WHERE endpoints.job_id = jobs.id) AS endpoints
 FROM jobs
 WHERE id IN (SELECT value FROM json_each(:jobs))
-  AND (SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+  AND (SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
   AND (SELECT 1 FROM events WHERE events.job_id = jobs.id AND events.id NOT IN (SELECT value FROM json_each(:events)) LIMIT 1) IS NULL
 ORDER BY finished_at;
 
@@ -58,18 +58,18 @@ DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(:jobs));
 
 -- name: prunable_events
 -- Events of no job, made before then, that nobody waits for any more; locked.
-SELECT id FROM events
+SELECT id, project_id FROM events
 WHERE job_id IS NULL AND created_at < :before
   AND (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
 ORDER BY created_at LIMIT :limit /* skip locked */;
 
 -- name: events_to_prune
 -- Of these events, seen again with the locks held, those that may go, with how much is stored of each.
-SELECT id,
+SELECT id, project_id,
     (SELECT COUNT(*) FROM deliveries WHERE deliveries.event_id = events.id) AS deliveries,
     (SELECT COALESCE(SUM(attempts_made), 0) FROM deliveries WHERE deliveries.event_id = events.id) AS attempts
 FROM events
-WHERE id IN (SELECT value FROM json_each(:events))
+WHERE project_id IN (SELECT value FROM json_each(:projects)) AND id IN (SELECT value FROM json_each(:events))
   AND (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
 ORDER BY created_at;
 
@@ -83,17 +83,18 @@ DELETE FROM deliveries WHERE event_id IN (SELECT value FROM json_each(:events));
 
 -- name: prune_events
 -- The events themselves.
-DELETE FROM events WHERE id IN (SELECT value FROM json_each(:events));
+DELETE FROM events WHERE project_id IN (SELECT value FROM json_each(:projects)) AND id IN (SELECT value FROM json_each(:events));
 
 -- name: prunable_callbacks
 -- Callbacks that came before then for jobs that are not here; locked.
-SELECT id, size AS bytes FROM callbacks
+SELECT id, project_id, size AS bytes FROM callbacks
 WHERE verdict = 'orphaned' AND received_at < :before AND (SELECT 1 FROM jobs WHERE jobs.id = callbacks.job_id) IS NULL
 ORDER BY received_at LIMIT :limit /* skip locked */;
 
 -- name: prune_callbacks
 -- These callbacks.
-DELETE FROM callbacks WHERE id IN (SELECT value FROM json_each(:callbacks));
+DELETE FROM callbacks
+WHERE project_id IN (SELECT value FROM json_each(:projects)) AND id IN (SELECT value FROM json_each(:callbacks));
 
 -- name: prune_redeliveries
 -- Batches that were through before then.
@@ -122,7 +123,7 @@ RETURNING job_id;
 -- How much there is to prune, by table; what is stored of a job goes with it and is not counted.
 SELECT 'jobs' AS kind, COUNT(*) AS number FROM jobs
 WHERE finished_at < :before AND claim IS NULL AND settle_by IS NULL AND next_check_at IS NULL
-  AND (SELECT 1 FROM deliveries WHERE deliveries.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+  AND (SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
   AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.next_proof_at IS NOT NULL LIMIT 1) IS NULL
 UNION ALL
 SELECT 'events', COUNT(*) FROM events
