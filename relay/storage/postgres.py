@@ -123,7 +123,7 @@ class PostgreSQL:
         """Runs a statement that writes, and the read of what it took, in one exchange: a transaction of its own."""
         both = f"{name}, {then}"
         if both not in self._statements:
-            self._statements[both] = followed(self._texts[name], self._texts[then])
+            self._statements[both] = Statement(followed(self._texts[name], self._texts[then]))
         return await self.rows(both, params)
 
     async def transact(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:

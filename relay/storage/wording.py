@@ -57,9 +57,9 @@ def _in_array(found: re.Match[str]) -> str:
     return f"{word} (ARRAY(SELECT {found[3] or f'jsonb_array_elements_text(CAST({found[2]} AS JSONB))'}))"
 
 
-def followed(first: str, then: str) -> Statement:
+def followed(first: str, then: str) -> str:
     """One statement that does what the first does, and reads what the second does by the ids that it gives."""
-    return Statement(f"WITH taken AS ({first}) {then.replace('value FROM json_each(:ids)', 'id FROM taken')}")
+    return f"WITH taken AS ({first}) {then.replace('value FROM json_each(:ids)', 'id FROM taken')}"
 
 
 class Many:
