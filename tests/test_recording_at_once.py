@@ -54,11 +54,10 @@ def running(job_id: str) -> Job:
     )
 
 
-def further(job: Job) -> Move:
-    """A move that no other may overwrite: it counts, and is announced."""
-    return Move(
-        msgspec.structs.replace(job, progress=(job.progress or 0) + 1), Verdict.RECORDED, announce=EventType.JOB_RUNNING
-    )
+def further(job: Job, announce: EventType | None = EventType.JOB_RUNNING) -> Move:
+    """A move that no other may overwrite: it counts."""
+    after = msgspec.structs.replace(job, progress=(job.progress or 0) + 1)
+    return Move(after, Verdict.RECORDED, announce=announce)
 
 
 def heard(job_id: str, digest: bytes | None = None) -> Fact:
@@ -111,20 +110,15 @@ async def record(
 
 
 async def test_what_another_wrote_meanwhile_is_not_overwritten(database_server: Server) -> None:
-    """Between reading and writing another process records about one of two jobs: both are judged again, as they are."""
+    """Between reading and writing another process moves one of two jobs: both are judged again, as they are then."""
     async with two(database_server, ["job_1", "job_2"]) as (one, another):
-        meanwhile = partial(record, another, heard("job_2"))
+        quietly = Fact(job_id="job_2", at=2, move=partial(further, announce=None))
+        meanwhile = partial(record, another, quietly)
         recorded = await record(one, heard("job_1"), heard("job_2"), before_writing=meanwhile)
         assert [(found.job and found.job.progress, len(found.fresh)) for found in recorded] == [(1, 1), (2, 1)]
-        assert await select(one, ADDED) == [("job_1", 1, 1, 1), ("job_2", 2, 2, 2)]
-        assert await select(one, "SELECT job_id, sequence FROM events ORDER BY job_id, sequence") == [
-            ("job_1", 1),
-            ("job_2", 1),
-            ("job_2", 2),
-        ]
-        assert await select(one, "SELECT COUNT(*) FROM callbacks") == await select(
-            one, "SELECT COUNT(*) FROM deliveries"
-        )
+        assert await select(one, ADDED) == [("job_1", 1, 1, 1), ("job_2", 1, 1, 2)]
+        assert await select(one, "SELECT job_id FROM events ORDER BY job_id") == [("job_1",), ("job_2",)]
+        assert await select(one, "SELECT job_id FROM callbacks ORDER BY job_id") == [("job_1",), ("job_2",)]
 
 
 async def test_the_same_callback_in_two_processes_is_recorded_once(database_server: Server) -> None:
