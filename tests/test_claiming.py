@@ -49,13 +49,7 @@ async def waiting(database: Database, many: Sequence[Due]) -> list[str]:
 
     about = {"project_id": "prj_default", "job_id": None, "type": "relay.test", "sequence": 0, "final": 0}
     event = about | {"id": "evt_1", "created_at": 1, "body": b"{}"}
-    of_none: dict[str, Any] = {
-        "project_id": "prj_default",
-        "job_id": None,
-        "event_types": [],
-        "created_at": 1,
-        "updated_at": 1,
-    }
+    of_none: dict[str, Any] = {"project_id": "prj_default", "job_id": None, "created_at": 1, "updated_at": 1}
     names = sorted({name for name, _ in many})
     endpoints = [Endpoint(id=name, url="http://a", secret="s", event_types=[], **of_none) for name in names]
 
