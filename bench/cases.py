@@ -45,11 +45,11 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 async def sample(explainer: Explainer, filled: Filled, now_ms: int) -> Sample:
-    """Rows of each table, some two weeks old."""
-    found = {}
+    """Rows of each table, some two weeks old, each with what shows whether it is still as it was read."""
+    found, some = {}, "SELECT /* its version, */ * FROM"
     for table, prefix in (("jobs", ids.JOB), ("callbacks", ids.CALLBACK), ("events", ids.EVENT)):
         first = an_id(prefix, now_ms - 15 * DAY_MS, 0)
-        found[table] = await explainer.ask(f"SELECT * FROM {table} WHERE id > '{first}' ORDER BY id LIMIT {BATCH}")
+        found[table] = await explainer.ask(f"{some} {table} WHERE id > '{first}' ORDER BY id LIMIT {BATCH}")
     first = an_id(ids.DELIVERY, now_ms - 15 * DAY_MS, 0)
     newest = f"ORDER BY id DESC LIMIT {BATCH}"
     return Sample(
@@ -107,7 +107,7 @@ def _record(of: Sample) -> list[Case]:
     deliveries = [row | {"id": an_id(ids.DELIVERY, new, n), "next_attempt_at": new} for n, row in enumerate(of.retries)]
     made = [row | {"id": an_id(ids.JOB, new, n)} for n, row in enumerate(of.jobs)]
     return [
-        _case("jobs_by_id", jobs),
+        _case("jobs_and_listeners", jobs),
         _case("recorded_digests", jobs),
         _case("calls_written", {"ids": _list(an_id(ids.CALL, new, n) for n in range(BATCH))}),
         _case("hold_events", projects | {"ids": _list(row["id"] for row in of.events)}),
@@ -116,7 +116,7 @@ def _record(of: Sample) -> list[Case]:
         _many("insert_callback", callbacks),
         _many("update_job", of.jobs),
         _many("insert_event", events),
-        _case("endpoints_listening", projects | {"jobs": jobs["ids"]}),
+        _case("endpoints_listening", {"project_id": DEFAULT_PROJECT}),
         _many("insert_delivery", deliveries),
         _many("insert_job", made),
         _case("start_submission", {"id": of.jobs[0]["id"], "now": of.now_ms}, writes=True),

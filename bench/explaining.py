@@ -16,7 +16,7 @@ import msgspec
 from relay.storage import statements
 from relay.storage.postgres import SESSION
 from relay.storage.statements import Numbered
-from relay.storage.wording import Statement
+from relay.storage.wording import Statement, followed
 
 Row = dict[str, Any]
 
@@ -101,7 +101,8 @@ class PostgresExplainer:
     def __init__(self, connection: "asyncpg.Connection[Any]", partial: set[str]) -> None:
         self._connection = connection
         self._partial = partial
-        self._texts = statements.load()
+        self._texts = texts = statements.load()
+        texts["claim_deliveries"] = followed(texts["claim_deliveries"], texts["parcels"])
 
     @classmethod
     async def connected(cls, url: str) -> "PostgresExplainer":
@@ -116,7 +117,7 @@ class PostgresExplainer:
 
     async def ask(self, text: str) -> list[Row]:
         """A query's rows."""
-        return [dict(row) for row in await self._connection.fetch(text)]
+        return [dict(row) for row in await self._connection.fetch(Statement(text).text)]
 
     async def plan(self, name: str, many: Sequence[Mapping[str, Any]]) -> Plan:
         """The generic plan, and the rows that its scans went through."""
@@ -177,8 +178,6 @@ def _literal(value: object) -> str:
         return "NULL"
     if isinstance(value, bytes):
         return f"'\\x{value.hex()}'"
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
     return "'" + str(value).replace("'", "''") + "'"
 
 

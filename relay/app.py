@@ -41,6 +41,7 @@ from relay.redeliver import Redeliverer
 from relay.seal import Seal
 from relay.settings import Settings
 from relay.signing import SigningKeys
+from relay.storage.database import Hint
 from relay.storage.record import Recorded
 from relay.storage.store import Store, StoreOptions, is_postgres, sqlite_path
 from relay.stream import Streams
@@ -167,14 +168,10 @@ def _in_flight(settings: Settings, dispatches: bool) -> DispatchOptions:
     return DispatchOptions(settings.deliveries_in_flight_max, round(settings.lease_s * 1000), dispatches)
 
 
-def _waker(dispatcher: Dispatcher, check_soon: asyncio.Event) -> Callable[[], None]:
+def _waker(dispatcher: Dispatcher, check_soon: asyncio.Event) -> Callable[[Hint], None]:
     """What a hint of another process does here."""
-
-    def wake() -> None:
-        dispatcher.wake()
-        check_soon.set()
-
-    return wake
+    does = {Hint.DELIVERIES: dispatcher.wake, Hint.CHECKS: check_soon.set}
+    return lambda hint: does[hint]()
 
 
 async def _finish(submitter: Submitter, dispatcher: Dispatcher, within_s: float) -> None:

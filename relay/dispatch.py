@@ -53,6 +53,7 @@ class Dispatcher:
         self._lanes: dict[str, Lane] = {}
         self._held: set[str] = set()
         self._overflow: list[str] = []
+        self._claimed: dict[str, Parcel] = {}
         self._look_at: int | None = 0
         self._more = True
         self._walked = ""
@@ -126,7 +127,7 @@ class Dispatcher:
         self._look_at = None  # whatever happens from here on may bring it forward again
         busy = {endpoint_id for endpoint_id, lane in self._lanes.items() if lane.crowded(now_ms)}
         lease = (now_ms, now_ms + self._options.lease_ms)
-        claimed = await self._store.deliveries.claim(*lease, room, busy)
+        claimed: Sequence[Parcel | Fresh] = await self._claim(*lease, room, busy)
         due_at, crowded = (now_ms, False) if claimed else await self._store.deliveries.next_due(now_ms)
         if crowded:
             claimed, self._walked = await self._store.deliveries.claim_behind(*lease, room, busy, self._walked)
@@ -143,6 +144,12 @@ class Dispatcher:
             self._look_by(due_at)
         return 0
 
+    async def _claim(self, now_ms: int, leased_until: int, room: int, busy: set[str]) -> list[Parcel]:
+        """What is due, with all that its attempt needs if it starts at once."""
+        claimed = await self._store.deliveries.claim(now_ms, leased_until, room, busy)
+        self._claimed = {parcel.delivery_id: parcel for parcel in claimed}
+        return claimed
+
     def _look_by(self, at_ms: int) -> None:
         """The table is to be looked at then, or before."""
         self._look_at = at_ms if self._look_at is None else min(self._look_at, at_ms)
@@ -154,7 +161,7 @@ class Dispatcher:
             await self._store.deliveries.release(given, self._clock.now_ms())
             self._more = True
 
-    def _queue(self, deliveries: Iterable[Fresh], leased_until: int, *, retry: bool) -> None:
+    def _queue(self, deliveries: Iterable[Fresh | Parcel], leased_until: int, *, retry: bool) -> None:
         """Puts deliveries into their lanes; one that is here already is left alone."""
         for delivery in deliveries:
             if delivery.delivery_id not in self._held:
@@ -167,10 +174,16 @@ class Dispatcher:
                     self._overflow.append(delivery.delivery_id)
 
     async def _start(self) -> None:
-        """Starts as many attempts as there is room for, a lane at a time in turn."""
+        """Starts as many attempts as there is room for, a lane at a time in turn.
+
+        What was claimed just now goes as it came; what has waited in its lane since is read again.
+        """
         while chosen := self._choose():
+            parcels, self._claimed = self._claimed, {}
+            unread = chosen.keys() - parcels.keys()
             try:
-                parcels = {parcel.delivery_id: parcel for parcel in await self._store.deliveries.parcels(list(chosen))}
+                read = await self._store.deliveries.parcels(unread) if unread else []
+                parcels |= {parcel.delivery_id: parcel for parcel in read}
             except BaseException:
                 for delivery_id, (lane, _) in chosen.items():
                     self._let_go(delivery_id, lane)

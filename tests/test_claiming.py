@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 
 from relay import ids
 from relay.model import Job, JobState
+from relay.outbox import Endpoint
 from relay.seal import Seal
 from relay.storage import rows
 from relay.storage.database import Database, Transaction
-from relay.storage.deliveries import WALK, WINDOW, Deliveries
+from relay.storage.deliveries import WALK, WINDOW, Deliveries, Parcel
+from relay.storage.fanout import Fresh
 from relay.storage.jobs import Jobs
 from relay.storage.record import Recorder
 from relay.storage.writer import Writer
@@ -24,12 +27,13 @@ from tests.running import SECRET_KEY, HeldClock, relay
 pytestmark = pytest.mark.anyio
 
 NOW, LEASED, LIMIT = 1_000_000, 1_025_000, 7
+SEAL = Seal([SECRET_KEY])
 Due = tuple[str, int]
 """An endpoint, and when something is due for it."""
 
 
 async def waiting(database: Database, many: Sequence[Due]) -> list[str]:
-    """These deliveries and no others; their ids, in order."""
+    """These deliveries and no others, of one event, and their endpoints; their ids, in order."""
     made = [
         {
             "id": ids.new_id(ids.DELIVERY),
@@ -43,8 +47,17 @@ async def waiting(database: Database, many: Sequence[Due]) -> list[str]:
         for endpoint_id, at in many
     ]
 
+    about = {"project_id": "prj_default", "job_id": None, "type": "relay.test", "sequence": 0, "final": 0}
+    event = about | {"id": "evt_1", "created_at": 1, "body": b"{}"}
+    of_none: dict[str, Any] = {"project_id": "prj_default", "job_id": None, "created_at": 1, "updated_at": 1}
+    names = sorted({name for name, _ in many})
+    endpoints = [Endpoint(id=name, url="http://a", secret="s", event_types=[], **of_none) for name in names]
+
     async def write(transaction: Transaction) -> None:
-        await transaction.run_text("DELETE FROM deliveries")
+        for table in ("deliveries", "events", "endpoints"):
+            await transaction.run_text(f"DELETE FROM {table}")
+        await transaction.run_many("insert_event", [event])
+        await transaction.run_many("insert_endpoint", [rows.endpoint_params(one, SEAL) for one in endpoints])
         await transaction.run_many("insert_delivery", made)
 
     await database.transact(write)
@@ -53,11 +66,11 @@ async def waiting(database: Database, many: Sequence[Due]) -> list[str]:
 
 async def claimed(database: Database, busy: Collection[str]) -> list[tuple[str, str]]:
     """All that a dispatcher claims while these are busy, look after look."""
-    deliveries = Deliveries(database, Writer(database, 10), Seal([SECRET_KEY]), 1.0)
+    deliveries = Deliveries(database, Writer(database, 10), SEAL, 1.0)
     found: list[tuple[str, str]] = []
     walked = ""
     while True:
-        some = await deliveries.claim(NOW, LEASED, LIMIT, busy)
+        some: Sequence[Parcel | Fresh] = await deliveries.claim(NOW, LEASED, LIMIT, busy)
         _, crowded = (0, False) if some else await deliveries.next_due(NOW)
         if crowded:
             some, walked = await deliveries.claim_behind(NOW, LEASED, LIMIT, busy, walked)
@@ -108,7 +121,7 @@ async def _each_once(folder: Path, some: list[Due], crowd: int, busy: set[str]) 
         busy = busy | {"ep_crowd"}
         wanted = [(one, name) for one, (name, at) in zip(made, many, strict=True) if at <= NOW and name not in busy]
         assert sorted(await claimed(database, busy)) == sorted(wanted)
-        assert (await Deliveries(database, Writer(database, 10), Seal([SECRET_KEY]), 1.0).next_due(NOW + 9)) == (
+        assert (await Deliveries(database, Writer(database, 10), SEAL, 1.0).next_due(NOW + 9)) == (
             min([LEASED] * bool(wanted) + [at for name, at in many if at > NOW or name in busy], default=None),
             len([at for name, at in many if at > NOW or name in busy]) >= WINDOW,
         )
@@ -118,7 +131,7 @@ async def test_several_processes_that_look_at_once_find_something_each(tmp_path:
     """Four claims at the same moment get different deliveries."""
     async with opened(tmp_path) as database:
         await waiting(database, [(f"ep_{random.randrange(9)}", NOW)] * 100)
-        deliveries = Deliveries(database, Writer(database, 10), Seal([SECRET_KEY]), 1.0)
+        deliveries = Deliveries(database, Writer(database, 10), SEAL, 1.0)
         found = await asyncio.gather(*(deliveries.claim(NOW, LEASED, 10, ()) for _ in range(4)))
         claimed_ids = [one.delivery_id for some in found for one in some]
         assert len(set(claimed_ids)) == len(claimed_ids) == 40
@@ -178,7 +191,7 @@ async def _checks(folder: Path, asked: list[tuple[str, bool, int | None]], provi
             await transaction.run_many("insert_job", [rows.job_params(job) for job in jobs])
 
         await database.transact(write)
-        store = Jobs(database, Writer(database, 10), Seal([SECRET_KEY]), Recorder(1, 1, (0,), hints=False))
+        store = Jobs(database, Writer(database, 10), SEAL, Recorder(1, 1, (0,), hints=False))
         due: dict[str, list[int]] = {}
         for name, _, at in asked:
             due.setdefault(name, []).extend([at] if at is not None else [])

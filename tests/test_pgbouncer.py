@@ -10,6 +10,7 @@ import pytest
 
 from relay.clock import SystemClock
 from relay.storage import statements
+from relay.storage.database import Hint
 from relay.storage.migrate import migrate
 from relay.storage.postgres import SESSION, PostgreSQL, PostgreSQLTransaction
 from tests import pgbouncer
@@ -20,6 +21,7 @@ from tests.running import relay
 pytestmark = pytest.mark.anyio
 
 DONE = b'{"status":"completed","results":["https://cdn.example.com/videos/out.mp4"]}'
+CLAIM = {"now": 1, "leased_until": 2, "busy": "[]", "limit": 1, "window": 1, "candidates": 1}
 WAYS = {"refuses": ("", ""), "ignores": (",".join(SESSION), ""), "declared": ("", "?pgbouncer=true")}
 """What the pooler does with the settings of a session that it does not know, and what the URL says of it."""
 
@@ -74,11 +76,11 @@ async def test_relays_that_share_sessions_do_not_meet(url: str) -> None:
                 {"id": f"prj_{name}_{number}", "name": f"{name}_{number}", "created_at": 1} for number in (1, 2)
             ]
             await transaction.run_many("insert_project", projects)
-            await transaction.hint()
+            await transaction.hint(Hint.DELIVERIES)
 
         async def use(database: PostgreSQL, name: str) -> str:
             await database.transact(lambda transaction: write(transaction, name))
-            assert await database.take("claim_check", {"id": name, "leased_until": 1}) == []
+            assert await database.take("claim_deliveries", CLAIM, then="parcels") == []
             assert await database.size_bytes() > 0
             return str((await database.rows("project_by_name", {"name": f"{name}_2"}))[0]["id"])
 

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from relay.storage import statements
+from relay.storage.database import Hint
 from relay.storage.migrate import migrate
 from relay.storage.postgres import PostgreSQL, PostgreSQLTransaction
 from tests.postgres import Server
@@ -101,7 +102,7 @@ async def test_what_is_only_written_is_one_exchange(database_server: Server) -> 
             await transaction.run_many("insert_delivery", deliveries)
             if later:
                 await transaction.run_many("insert_attempt", [attempt(number, f"dlv_{number}") for number in numbers])
-            await transaction.hint()
+            await transaction.hint(Hint.DELIVERIES)
 
         connection.add_query_logger(lambda query: sent.append(query.query))
         for later in (False, True):

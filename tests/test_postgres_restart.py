@@ -16,6 +16,7 @@ import pytest
 from relay.clock import SystemClock
 from relay.errors import StorageUnavailable
 from relay.storage import statements
+from relay.storage.database import Hint
 from relay.storage.migrate import migrate
 from relay.storage.postgres import POOL_MAX, PostgreSQL
 from relay.web.callbacks import STORED_WITHIN_S
@@ -258,17 +259,17 @@ async def test_the_first_connection_that_gets_no_answer_speaks_for_all(
             async def meet(_: Any) -> None:
                 await together.wait()
 
-            woken = asyncio.Queue[None]()
-            listening = asyncio.create_task(database.heed(lambda: woken.put_nowait(None)))
-            await woken.get()
+            woken = asyncio.Queue[Hint]()
+            listening = asyncio.create_task(database.heed(woken.put_nowait))
+            assert [await woken.get() for _ in Hint] == list(Hint)
             await asyncio.gather(*(database.transact(meet) for _ in range(POOL_MAX)))
             assert cutter.vanish() == POOL_MAX + 1
             with pytest.raises(StorageUnavailable):
                 await database.rows("schema_version", {})
             await asyncio.gather(*(database.transact(meet) for _ in range(POOL_MAX)))
-            await woken.get()
-            await database.transact(lambda transaction: transaction.hint())
-            await woken.get()
+            assert [await woken.get() for _ in Hint] == list(Hint)
+            await database.transact(lambda transaction: transaction.hint(Hint.CHECKS))
+            assert await woken.get() is Hint.CHECKS
             listening.cancel()
         finally:
             await database.close()

@@ -1,6 +1,7 @@
 """What the store asks of a database, so that its transactions are written once for all of them."""
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
 Result = TypeVar("Result")
@@ -9,11 +10,24 @@ Row = Any
 """A row that is read by column name."""
 
 
+class Hint(StrEnum):
+    """What there may be to do for the process that sends and checks."""
+
+    DELIVERIES = "deliveries"
+    CHECKS = "checks"
+
+
 class Transaction(Protocol):
     """An open write transaction; nothing from the network is awaited while it is open."""
 
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
         """Runs a named statement, and gives the rows it returns."""
+
+    async def look(self, name: str, params: Params) -> Sequence[Row]:
+        """Runs a named read of rows that may be others by the commit.
+
+        What must not be is compared as it is written: `/* its version, */` reads what `/* as it was read */` compares.
+        """
 
     async def run_many(self, name: str, many: Sequence[Params]) -> None:
         """Runs a named statement once for each of the parameters; nothing happens for none."""
@@ -21,7 +35,7 @@ class Transaction(Protocol):
     async def run_text(self, text: str) -> None:
         """Runs a statement that has no name: only migrations do this."""
 
-    async def hint(self) -> None:
+    async def hint(self, about: Hint) -> None:
         """Tells the other processes, with the commit, that there may be something to do; it may be lost."""
 
     async def lock_schema(self) -> None:
@@ -39,8 +53,11 @@ class Database(Protocol):
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
         """Runs a named read; StorageUnavailable when the database does not answer."""
 
-    async def take(self, name: str, params: Params) -> Sequence[Row]:
-        """Runs a named statement that writes, as a transaction of its own: for claims, which nobody waits to share."""
+    async def take(self, name: str, params: Params, then: str) -> Sequence[Row]:
+        """Runs a named statement that writes, and then a read with the `ids` that it gave, as one transaction.
+
+        For claims, which nobody waits to share.
+        """
 
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:
         """`work` in a write transaction: committed at its end, undone on an exception.
@@ -51,7 +68,7 @@ class Database(Protocol):
     async def size_bytes(self) -> int:
         """How much it takes on its disk; StorageUnavailable when it does not answer."""
 
-    async def heed(self, wake: Callable[[], None]) -> None:
+    async def heed(self, wake: Callable[[Hint], None]) -> None:
         """Calls `wake` for each hint of others, until it is cancelled."""
 
     async def close(self) -> None:

@@ -79,11 +79,11 @@ class Deliveries:
         self._open = lru_cache(OPENED_MAX)(seal.open)
         self._timeout_max_s = timeout_max_s
 
-    async def claim(self, now_ms: int, leased_until_ms: int, limit: int, busy: Collection[str]) -> list[Fresh]:
+    async def claim(self, now_ms: int, leased_until_ms: int, limit: int, busy: Collection[str]) -> list[Parcel]:
         """Deliveries of the first that are due, leased until then; none for the endpoints that are busy."""
         bounds = {"limit": limit, "window": WINDOW, "candidates": CLAIMERS * limit if self._database.shared else limit}
         claim = {"now": now_ms, "leased_until": leased_until_ms, "busy": rows.text(sorted(busy))}
-        return _fresh(await self._database.take("claim_deliveries", claim | bounds))
+        return self._parcels(await self._database.take("claim_deliveries", claim | bounds, then="parcels"))
 
     async def claim_behind(
         self, now_ms: int, leased_until_ms: int, limit: int, busy: Collection[str], after: str
@@ -106,8 +106,7 @@ class Deliveries:
 
     async def parcels(self, delivery_ids: Iterable[str]) -> list[Parcel]:
         """What the next attempts need; what is no longer pending, or has a secret that does not open, is left out."""
-        found = await self._database.rows("parcels", {"ids": rows.text(list(delivery_ids))})
-        return [parcel for row in found if (parcel := self._parcel(row)) is not None]
+        return self._parcels(await self._database.rows("parcels", {"ids": rows.text(list(delivery_ids))}))
 
     async def settle(self, settled: Sequence[Settled]) -> bool:
         """The attempts, the deliveries after them and the endpoints' health, in one commit.
@@ -141,6 +140,10 @@ class Deliveries:
         name = f"delivery_page_of_{narrow}" if narrow else failed
         return [rows.delivery(row) for row in await self._database.rows(name, params)]
 
+    def _parcels(self, found: Iterable[Row]) -> list[Parcel]:
+        """Those that open."""
+        return [parcel for row in found if (parcel := self._parcel(row)) is not None]
+
     def _parcel(self, row: Row) -> Parcel | None:
         """The parcel of a row, opened; one whose key was taken away waits, and holds no other."""
         try:
@@ -172,12 +175,7 @@ class Deliveries:
 async def _claim(transaction: Transaction, many: Sequence[dict[str, Any]]) -> list[Fresh]:
     """What is due for each of these endpoints."""
     found = [await transaction.rows("claim_deliveries_of_endpoint", claim) for claim in many]
-    return [fresh for claimed in found for fresh in _fresh(claimed)]
-
-
-def _fresh(claimed: Sequence[Row]) -> list[Fresh]:
-    """What dispatch needs to know of a row that was claimed."""
-    return [Fresh(row["id"], row["endpoint_id"]) for row in claimed]
+    return [Fresh(row["id"], row["endpoint_id"]) for claimed in found for row in claimed]
 
 
 async def _release(transaction: Transaction, batches: Sequence[list[dict[str, Any]]]) -> list[None]:

@@ -1,14 +1,13 @@
 """Who listens to what: the endpoints that an event is for, and a delivery for each of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from relay import ids
 from relay.model import EventType, Job
-from relay.storage import rows
-from relay.storage.database import Row, Transaction
+from relay.storage.database import Transaction
 
 
 class Fresh(msgspec.Struct, frozen=True):
@@ -38,12 +37,16 @@ class FanOut:
         self._lease_ms = lease_ms
         self._first_delay_s = first_delay_s
 
-    async def __call__(self, transaction: Transaction, events: Sequence[NewEvent]) -> list[tuple[Fresh, ...]]:
-        """One delivery for each event and each endpoint that wants it; by event those that are due at once."""
+    async def __call__(
+        self, transaction: Transaction, events: Sequence[NewEvent], listening: str
+    ) -> list[tuple[Fresh, ...]]:
+        """One delivery for each event and each endpoint that wants it; by event those that are due at once.
+
+        `listening` are those that may, as their jobs were read with them.
+        """
         if not events:
             return []
-        projects, jobs = [event.after.project_id for event in events], [event.after.id for event in events]
-        endpoints = [_Listener(row) for row in await listeners(transaction, projects, jobs)]
+        endpoints = [_Listener(*values) for values in msgspec.json.decode(listening)]
         deliveries: list[dict[str, Any]] = []
         handed = []
         for event in events:
@@ -62,13 +65,21 @@ class FanOut:
 class _Listener:
     """An endpoint as fan-out needs it."""
 
-    def __init__(self, row: Row) -> None:
-        self.id: str = row["id"]
-        self._project_id: str = row["project_id"]
-        self._job_id: str | None = row["job_id"]
-        self._patterns: list[str] = msgspec.json.decode(row["event_types"])
-        self._providers: list[str] | None = row["providers"] and msgspec.json.decode(row["providers"])
-        schedule = row["schedule_s"] and msgspec.json.decode(row["schedule_s"])
+    def __init__(
+        self,
+        endpoint_id: str,
+        project_id: str,
+        job_id: str | None,
+        event_types: str,
+        providers: str | None,
+        schedule_s: str | None,
+    ) -> None:
+        self.id = endpoint_id
+        self._project_id = project_id
+        self._job_id = job_id
+        self._patterns: list[str] = msgspec.json.decode(event_types)
+        self._providers: list[str] | None = msgspec.json.decode(providers) if providers else None
+        schedule = msgspec.json.decode(schedule_s) if schedule_s else None
         self.first_delay_s: int | None = schedule[0] if schedule else None
 
     def wants(self, event: NewEvent) -> bool:
@@ -79,12 +90,6 @@ class _Listener:
             and (self._providers is None or event.after.provider in self._providers)
             and any(matches(pattern, event.type) for pattern in self._patterns)
         )
-
-
-async def listeners(transaction: Transaction, projects: Iterable[str], jobs: Iterable[str]) -> Sequence[Row]:
-    """The standing endpoints of these projects, and those made for one of these jobs."""
-    wanted = {"projects": rows.text(sorted(set(projects))), "jobs": rows.text(sorted(set(jobs)))}
-    return await transaction.rows("endpoints_listening", wanted)
 
 
 def matches(pattern: str, kind: EventType) -> bool:

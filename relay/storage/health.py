@@ -7,7 +7,7 @@ import msgspec
 from relay import ids, views
 from relay.model import EventType
 from relay.storage.database import Transaction
-from relay.storage.fanout import listeners, matches
+from relay.storage.fanout import matches
 
 FAILING_MAX_MS: Final = 432_000_000
 """Five days of nothing but failures, and an endpoint is disabled."""
@@ -119,7 +119,7 @@ async def _announce(transaction: Transaction, row: Any, kind: EventType, at: int
     about = {"id": row["id"], "url": row["url"], "description": row["description"], "disabled_reason": reason}
     event = _event(row["project_id"], kind, at, about)
     await transaction.rows("insert_event", event)
-    others = await listeners(transaction, [row["project_id"]], [])
+    others = await transaction.rows("endpoints_listening", {"project_id": row["project_id"]})
     deliveries = [
         _delivery(event, other["id"], at, at)
         for other in others

@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import asyncpg
 
 from relay.errors import SettingsError, StorageUnavailable
-from relay.storage.database import Params, Row
-from relay.storage.wording import Statement, together
+from relay.storage.database import Hint, Params, Row
+from relay.storage.wording import MOVED, Statement, followed, together
 
 Result = TypeVar("Result")
 
@@ -26,7 +26,9 @@ COMMAND_S: Final = 10.0
 SLOW_S: Final = 86_400.0
 """Migrating and copying take as long as they take."""
 LISTEN_AGAIN_S: Final = 1.0
-DEADLOCKS_MAX: Final = 3
+QUERIES_MAX: Final = 1_000_000
+"""A connection is made anew after so many, with every plan that it has kept: asyncpg's own 50,000 is half a minute."""
+AGAIN_MAX: Final = 4
 SESSION: Final = {
     "application_name": "relay",
     "plan_cache_mode": "force_generic_plan",
@@ -43,7 +45,6 @@ _LOCAL: Final = "; ".join(
 )
 """The same for one transaction, where a session is not relay's own."""
 _CHANNEL: Final = "relay"
-_NOTIFY: Final = f"SELECT pg_notify('{_CHANNEL}', '')"
 _SCHEMA_LOCK: Final = 0x52454C4159
 _LOST: Final = (
     OSError,
@@ -78,6 +79,7 @@ class PostgreSQL:
         self._url = url
         self._pooled = pooled
         self._listening: Any = None
+        self._texts = statements
         self._statements = {name: Statement(text) for name, text in statements.items()}
         self._joined: dict[tuple[str, ...], str] = {}
 
@@ -96,7 +98,8 @@ class PostgreSQL:
                 max_inactive_connection_lifetime=60.0,
                 statement_cache_size=0 if pooled else 256,
                 server_settings={"application_name": SESSION["application_name"]} if pooled else SESSION,
-                reset=_nothing if pooled else None,
+                max_queries=QUERIES_MAX,
+                reset=_nothing,
             )
         except (ValueError, asyncpg.ClientConfigurationError, asyncpg.InvalidAuthorizationSpecificationError) as error:
             raise SettingsError(f"DATABASE_URL opens no database: {type(error).__name__}") from None
@@ -116,28 +119,37 @@ class PostgreSQL:
                 found: Sequence[Row] = await connection.fetch(statement.text, *statement.values(params))
                 return found
 
-    async def take(self, name: str, params: Params) -> Sequence[Row]:
-        """Runs a statement that writes, alone and in one exchange: it is a transaction of its own."""
-        return await self.rows(name, params)
+    async def take(self, name: str, params: Params, then: str) -> Sequence[Row]:
+        """Runs a statement that writes, and the read of what it took, in one exchange: a transaction of its own."""
+        both = f"{name}, {then}"
+        if both not in self._statements:
+            self._statements[both] = Statement(followed(self._texts[name], self._texts[then]))
+        return await self.rows(both, params)
 
     async def transact(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
         """BEGIN … COMMIT on a connection of its own; undone when anything in it fails or is cancelled.
 
-        What the server undid because two transactions waited for each other is done again.
+        What the server undid because two transactions waited for each other is done again; and what it refused because
+        something had changed since it was read, under locks.
         """
-        for _ in range(DEADLOCKS_MAX):
+        locks = self._pooled
+        for _ in range(AGAIN_MAX):
             try:
-                return await self._transact(work)
+                return await self._transact(work, locks=locks)
+            except _Moved:
+                locks = True
             except StorageUnavailable as error:
                 if not isinstance(error.__cause__, asyncpg.TransactionRollbackError):
                     raise
-        return await self._transact(work)
+        return await self._transact(work, locks=True)
 
-    async def _transact(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
+    async def _transact(
+        self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]", *, locks: bool
+    ) -> Result:
         """One try."""
         with _translated():
             async with self._acquired() as connection:
-                transaction = PostgreSQLTransaction(connection, self._statements, self._joined)
+                transaction = PostgreSQLTransaction(connection, self._statements, self._joined, locks=locks)
                 try:
                     if self._pooled:
                         await transaction.run_text(_LOCAL)
@@ -145,8 +157,10 @@ class PostgreSQL:
                     await transaction.commit()
                 except TimeoutError:
                     raise  # the connection is cut: its ROLLBACK would wait for an answer without an end
-                except BaseException:
+                except BaseException as error:
                     await transaction.undo()
+                    if not locks and _refused(error):
+                        raise _Moved from error
                     raise
                 return result
 
@@ -170,7 +184,7 @@ class PostgreSQL:
             async with self._acquired() as connection, connection.transaction():
                 return int(await connection.fetchval("SELECT pg_database_size(current_database())"))
 
-    async def heed(self, wake: Callable[[], None]) -> None:
+    async def heed(self, wake: Callable[[Hint], None]) -> None:
         """LISTEN on a connection of its own, made again when it breaks; behind a pooler polling has to do."""
         if self._pooled:
             await asyncio.Event().wait()
@@ -183,8 +197,8 @@ class PostgreSQL:
             gone, self._listening = asyncio.Event(), connection
             connection.add_termination_listener(lambda _, gone=gone: gone.set())
             try:
-                await connection.add_listener(_CHANNEL, lambda *_: wake())
-                wake()
+                await connection.add_listener(_CHANNEL, lambda *told: _wake(wake, told[-1]))
+                _wake(wake, "")
                 await gone.wait()
             except _LOST:
                 await asyncio.sleep(LISTEN_AGAIN_S)
@@ -203,15 +217,24 @@ class PostgreSQLTransaction:
     """An open write transaction.
 
     What it only writes waits until something is read, or to its end, and is then sent at once: each exchange with the
-    server costs as much as the rows of a small batch. A transaction that is one exchange needs no BEGIN and no COMMIT.
+    server costs as much as the rows of a small batch. A transaction that is one exchange needs no BEGIN and no COMMIT,
+    and what is only looked at before does not make it two: without `locks` it is not begun for that.
     """
 
-    def __init__(self, connection: Any, statements: dict[str, Statement], joined: dict[tuple[str, ...], str]) -> None:
+    def __init__(
+        self,
+        connection: Any,
+        statements: dict[str, Statement],
+        joined: dict[tuple[str, ...], str],
+        *,
+        locks: bool = False,
+    ) -> None:
         self._connection = connection
+        self._locks = locks
         self._statements = statements
         self._joined = joined
         self._waiting: dict[str, Sequence[Params]] = {}
-        self._hint = False
+        self._hints: set[Hint] = set()
         self._begun: Any = None
         self._timeout_s: float | None = None
 
@@ -224,12 +247,20 @@ class PostgreSQLTransaction:
         )
         return found
 
+    async def look(self, name: str, params: Params) -> Sequence[Row]:
+        """Reads what is committed, without a lock; in the transaction where it has begun, or changes what is read."""
+        statement = self._statements[name]
+        if self._locks or self._begun is not None or self._mentions_changed(statement):
+            return await self.rows(name, params)
+        found: Sequence[Row] = await self._connection.fetch(statement.unlocked, *statement.values(params))
+        return found
+
     async def run_many(self, name: str, many: Sequence[Params]) -> None:
         """Runs a named statement for all of the parameters; with others, unless it mentions what these change."""
         if not many:
             return
         statement = self._statements[name]
-        if any(self._statements[waiting].writes & statement.words for waiting in self._waiting):
+        if self._mentions_changed(statement):
             await self._begin()
         if statement.many is not None and statement.many.fits(many):
             await self._learn(statement)
@@ -240,7 +271,8 @@ class PostgreSQLTransaction:
 
     async def commit(self) -> None:
         """Sends what waits, and ends the transaction."""
-        await self._send(_NOTIFY if self._hint else None)
+        told = sorted(self._hints)
+        await self._send(", ".join(f"pg_notify('{_CHANNEL}', '{hint}')" for hint in told))
         if self._begun is not None:
             begun, self._begun = self._begun, None
             await begun.commit()
@@ -258,15 +290,19 @@ class PostgreSQLTransaction:
             self._begun = begun
         await self._send()
 
-    async def _send(self, last: str | None = None) -> None:
-        """What waits, and a last statement if there is one, in one exchange."""
-        if not self._waiting and last is None:
+    def _mentions_changed(self, statement: Statement) -> bool:
+        """Whether it is made of something that what waits will change."""
+        return any(self._statements[waiting].writes & statement.words for waiting in self._waiting)
+
+    async def _send(self, hint: str = "") -> None:
+        """What waits, and the hint if there is one, in one exchange."""
+        if not self._waiting and not hint:
             return
         waiting, self._waiting = self._waiting, {}
-        names = (*waiting, last or "")
+        names = (*waiting, hint)
         text = self._joined.get(names)
         if text is None:
-            text = self._joined[names] = together([self._statements[name] for name in waiting], last)
+            text = self._joined[names] = together([self._statements[name] for name in waiting], hint)
         batches = [(self._statements[name].many, many) for name, many in waiting.items()]
         arrays = [array for batch, many in batches if batch is not None for array in batch.arrays(many)]
         await self._connection.execute(text, *arrays)
@@ -298,9 +334,9 @@ class PostgreSQLTransaction:
         found = await self._connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
         return {row["tablename"] for row in found}
 
-    async def hint(self) -> None:
+    async def hint(self, about: Hint) -> None:
         """NOTIFY: the server passes it on when the transaction is committed."""
-        self._hint = True
+        self._hints.add(about)
 
     async def lock_schema(self) -> None:
         """Of several processes that start at once, one migrates and the others wait, for as long as it takes."""
@@ -330,8 +366,25 @@ async def _forgets(url: str) -> bool:
         connection.terminate()
 
 
+class _Moved(Exception):
+    """What was read without a lock has changed since: the transaction is done again."""
+
+
+def _refused(error: BaseException) -> bool:
+    """Whether the server refused a batch since it was not as it was read, or since another had written it first."""
+    moved = isinstance(error, asyncpg.InvalidTextRepresentationError) and MOVED in str(error)
+    return moved or isinstance(error, asyncpg.UniqueViolationError)
+
+
+def _wake(wake: Callable[[Hint], None], told: str) -> None:
+    """Passes on what a NOTIFY is about; without a word it is about everything."""
+    for hint in Hint:
+        if told in (hint, ""):
+            wake(hint)
+
+
 async def _nothing(_: Any) -> None:
-    """A connection goes back to the pool as it is: a transaction leaves nothing behind."""
+    """A connection goes back to the pool as it is: nothing outlasts its transaction, and clearing it is an exchange."""
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from relay import expiring, ids, views
 from relay.lifecycle import Move, doubted
 from relay.model import Call, EventType, Job, Verdict
 from relay.storage import payments, rows
-from relay.storage.database import Transaction
+from relay.storage.database import Hint, Transaction
 from relay.storage.fanout import FanOut, Fresh, NewEvent
 from relay.storage.tombstones import Absent, Tombstone, absent
 
@@ -88,8 +88,7 @@ class Recorder:
 
     async def __call__(self, transaction: Transaction, facts: Sequence[Fact]) -> list[Recorded]:
         """Records the facts in order; each sees the job as the one before it left it."""
-        wanted = sorted({fact.job_id for fact in facts})
-        jobs = {row["id"]: rows.job(row) for row in await transaction.rows("jobs_by_id", {"ids": rows.text(wanted)})}
+        jobs, versions, listening = await _found(transaction, facts)
         heard, written = await _heard(transaction, facts, jobs), await _written(transaction, facts)
         elsewhere = await absent(transaction, {fact.job_id for fact in facts if fact.arrival} - jobs.keys())
         batch = _Batch(jobs, heard, written, elsewhere, self._callbacks_per_job_max, self._expiring_ms)
@@ -101,13 +100,14 @@ class Recorder:
         settled = [(fact.job_id, fact.at, fact.settlement) for fact in facts if fact.settlement]
         if settled:
             await payments.settle(transaction, settled)
-        await transaction.run_many("update_job", [rows.moved_job_params(job) for job in jobs.values()])
+        moved = [rows.moved_job_params(job) | {"version": versions[job.id]} for job in jobs.values()]
+        await transaction.run_many("update_job", moved)
         await transaction.run_many("insert_event", [event.params for _, event in batch.events])
-        fresh = await self._fan_out(transaction, [event for _, event in batch.events])
+        fresh = await self._fan_out(transaction, [event for _, event in batch.events], listening)
         for (index, _), handed in zip(batch.events, fresh, strict=True):
             batch.results[index] = msgspec.structs.replace(batch.results[index], fresh=handed)
         if self._hints:
-            await transaction.hint()
+            await _hint(transaction, facts, batch.results)
         return batch.results
 
 
@@ -181,6 +181,26 @@ class _Batch:
         return msgspec.structs.replace(job, callbacks_seen=job.callbacks_seen + 1)
 
 
+async def _found(transaction: Transaction, facts: Sequence[Fact]) -> tuple[dict[str, Job], dict[str, int | None], str]:
+    """The jobs, each with its row's version where others write too, and who may want their events."""
+    wanted = sorted({fact.job_id for fact in facts})
+    jobs, versions, listening = {}, {}, "[]"
+    for row in await transaction.look("jobs_and_listeners", {"ids": rows.text(wanted)}):
+        values = dict(row)
+        version, listening = values.pop("version", None), values.pop("listening") or listening
+        jobs[values["id"]], versions[values["id"]] = rows.job(values), version
+    return jobs, versions, listening
+
+
+async def _hint(transaction: Transaction, facts: Sequence[Fact], results: Sequence[Recorded]) -> None:
+    """Says what there is to do at once for the process that sends and checks; all else it finds in time by itself."""
+    if any(result.fresh for result in results):
+        await transaction.hint(Hint.DELIVERIES)
+    jobs = ((fact.at, result.job) for fact, result in zip(facts, results, strict=True) if result.job)
+    if any(job.next_check_at is not None and job.next_check_at <= at for at, job in jobs):
+        await transaction.hint(Hint.CHECKS)
+
+
 async def _heard(transaction: Transaction, facts: Sequence[Fact], jobs: dict[str, Job]) -> set[tuple[str, bytes]]:
     """The digests recorded before, for the jobs of this batch that a callback is about, and not the first one."""
     about = {fact.job_id for fact in facts if fact.arrival and fact.arrival.digest}
@@ -189,7 +209,7 @@ async def _heard(transaction: Transaction, facts: Sequence[Fact], jobs: dict[str
         return set()
     return {
         (row["job_id"], bytes(row["digest"]))
-        for row in await transaction.rows("recorded_digests", {"ids": rows.text(wanted)})
+        for row in await transaction.look("recorded_digests", {"ids": rows.text(wanted)})
     }
 
 
@@ -198,7 +218,7 @@ async def _written(transaction: Transaction, facts: Sequence[Fact]) -> set[str]:
     wanted = [fact.call.id for fact in facts if fact.call and fact.again]
     if not wanted:
         return set()
-    return {row["id"] for row in await transaction.rows("calls_written", {"ids": rows.text(wanted)})}
+    return {row["id"] for row in await transaction.look("calls_written", {"ids": rows.text(wanted)})}
 
 
 def _judge(job: Job | None, fact: Fact, heard: set[tuple[str, bytes]]) -> Move | None:

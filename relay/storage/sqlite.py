@@ -5,6 +5,7 @@ standard library's `sqlite3` is used as it is, since a wrapper that hops at ever
 """
 
 import asyncio
+import json
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from relay.errors import SettingsError, StorageUnavailable
-from relay.storage.database import Params, Row, Transaction
+from relay.storage.database import Hint, Params, Row, Transaction
 from relay.storage.statements import Numbered
 
 Result = TypeVar("Result")
@@ -64,9 +65,14 @@ class SQLite:
         """Runs a named read on the reading connection."""
         return await self._reader.run(_fetch, self._statements[name], params)
 
-    async def take(self, name: str, params: Params) -> Sequence[Row]:
-        """Runs a statement that writes, alone."""
-        return await self.transact(lambda transaction: transaction.rows(name, params))
+    async def take(self, name: str, params: Params, then: str) -> Sequence[Row]:
+        """Runs a statement that writes, and the read of what it took, in one hop."""
+
+        async def both(transaction: Transaction) -> Sequence[Row]:
+            taken = [row["id"] for row in await transaction.rows(name, params)]
+            return await transaction.rows(then, {"ids": json.dumps(taken)}) if taken else []
+
+        return await self.transact(both)
 
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:
         """BEGIN IMMEDIATE … COMMIT in the writing thread, one at a time; undone when anything in it fails.
@@ -80,7 +86,7 @@ class SQLite:
         log = self.path.with_name(self.path.name + "-wal")
         return await self._reader.run(_pages_bytes) + (log.stat().st_size if log.exists() else 0)
 
-    async def heed(self, wake: Callable[[], None]) -> None:  # noqa: ARG002 - the protocol's signature
+    async def heed(self, wake: Callable[[Hint], None]) -> None:  # noqa: ARG002 - the protocol's signature
         """There is nobody who could hint."""
         await asyncio.Event().wait()
 
@@ -101,6 +107,10 @@ class SQLiteTransaction:
         """Runs a named statement."""
         return _fetch(self._connection, self._statements[name], params)
 
+    async def look(self, name: str, params: Params) -> Sequence[Row]:
+        """The same: the whole file is locked."""
+        return await self.rows(name, params)
+
     async def run_many(self, name: str, many: Sequence[Params]) -> None:
         """Runs a named statement for each of the parameters."""
         if many:
@@ -111,7 +121,7 @@ class SQLiteTransaction:
         """Runs a statement that has no name: only migrations do this."""
         self._connection.execute(text)
 
-    async def hint(self) -> None:
+    async def hint(self, about: Hint) -> None:
         """There is nobody else."""
 
     async def lock_schema(self) -> None:

@@ -11,7 +11,7 @@ from relay.errors import SettingsError
 from relay.seal import Seal
 from relay.storage import statements
 from relay.storage.access import Access
-from relay.storage.database import Database, Transaction
+from relay.storage.database import Database, Hint, Transaction
 from relay.storage.deliveries import Deliveries
 from relay.storage.endpoints import Endpoints
 from relay.storage.evidence import Callbacks, Events
@@ -83,7 +83,7 @@ class Store:
         """Whether other processes may write to the database too."""
         return self._database.shared
 
-    async def heed(self, wake: Callable[[], None]) -> None:
+    async def heed(self, wake: Callable[[Hint], None]) -> None:
         """Calls `wake` for each hint of another process."""
         await self._database.heed(wake)
 

@@ -37,4 +37,4 @@ async def absent(transaction: Transaction, job_ids: set[str]) -> Absent:
     if not job_ids:
         return Absent()
     wanted = {"ids": rows.text(sorted(job_ids))}
-    return Absent(await transaction.rows("tombstones_by_id", wanted), await transaction.rows("callbacks_kept", wanted))
+    return Absent(await transaction.look("tombstones_by_id", wanted), await transaction.look("callbacks_kept", wanted))

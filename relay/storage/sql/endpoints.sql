@@ -64,12 +64,9 @@ WHERE project_id = :project_id AND deleted_at IS NULL AND job_id IS NULL AND id 
 ORDER BY id DESC LIMIT :limit;
 
 -- name: endpoints_listening
--- Who may want the events of these jobs: the standing endpoints of their projects, and those made for one job.
-SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
-WHERE project_id IN (SELECT value FROM json_each(:projects)) AND job_id IS NULL AND deleted_at IS NULL AND disabled_at IS NULL
-UNION ALL
-SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
-WHERE job_id IN (SELECT value FROM json_each(:jobs)) AND deleted_at IS NULL AND disabled_at IS NULL;
+-- Who may want an event that is about no job: the standing endpoints of the project.
+SELECT id, event_types FROM endpoints
+WHERE project_id = :project_id AND job_id IS NULL AND deleted_at IS NULL AND disabled_at IS NULL;
 
 -- name: note_endpoint_success
 -- The endpoint took a notification: whatever failed before is over.

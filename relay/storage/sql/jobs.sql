@@ -26,7 +26,7 @@ UPDATE jobs SET
     next_check_at = :next_check_at, submissions_made = :submissions_made, deadline_at = :deadline_at,
     last_heard_at = :last_heard_at, not_found_seen = :not_found_seen, claim = :claim, settle_by = :settle_by,
     status_path = :status_path, expiring_at = :expiring_at
-/* FROM many */ WHERE id = :id;
+/* FROM many */ WHERE id = :id /* as it was read */;
 
 -- name: start_submission
 -- The one caller that gets a row back may send the job to its provider, this once. It is found by its id, and by no index of what waits.
@@ -34,9 +34,20 @@ UPDATE jobs SET next_submit_at = NULL, submission_started_at = :now, submissions
 WHERE id = :id AND state || '' = 'pending' AND CASE WHEN next_submit_at IS NULL THEN 0 ELSE 1 END = 1
 RETURNING *;
 
--- name: jobs_by_id
--- The jobs of a batch.
-SELECT * FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id /* for update */;
+-- name: jobs_and_listeners
+-- The jobs of a batch, and with the first of them who may want their events: the standing endpoints of their projects, and those made
+-- for one job.
+WITH found AS (SELECT /* its version, */ * FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id /* for update */)
+SELECT *, CASE WHEN id = (SELECT MIN(id) FROM found) THEN (
+    SELECT json_group_array(json_array(id, project_id, job_id, event_types, providers, schedule_s)) FROM (
+        SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
+        WHERE project_id IN (SELECT project_id FROM found) AND job_id IS NULL AND deleted_at IS NULL AND disabled_at IS NULL
+        UNION ALL
+        SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
+        WHERE job_id IN (SELECT id FROM found) AND deleted_at IS NULL AND disabled_at IS NULL
+    ) AS listening
+) END AS listening
+FROM found;
 
 -- name: job_of_project
 -- One job, if it is the project's own.
