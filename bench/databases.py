@@ -1,17 +1,21 @@
 """Databases for the benchmarks: files, or a PostgreSQL server of their own that syncs as one in production does."""
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import asyncpg
 import click
 
 from tests.postgres import Server, server
 
-PRODUCTION = ("-c", "max_connections=100", "-c", "shared_buffers=256MB")
+PRODUCTION = ("-c", "max_connections=100", "-c", "shared_buffers=256MB", "-c", "min_wal_size=1GB")
 """Everything else is PostgreSQL's default: fsync, full_page_writes and synchronous_commit are on."""
+WAL_FILES = 40
+"""A server that has run for a while writes its log into files that are there; a new one makes each, for 80 ms or so."""
 
 option = click.option("--database", "kind", type=click.Choice(["sqlite", "postgres"]), default="sqlite", help="Which.")
 
@@ -41,4 +45,18 @@ def databases(kind: str) -> Iterator[Databases]:
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-bench-"))
         running = stack.enter_context(server(PRODUCTION)) if kind == "postgres" else None
+        if running is not None:
+            asyncio.run(_worn(running.url))
         yield Databases(Path(folder), running)
+
+
+async def _worn(url: str) -> None:
+    """As after some days: a checkpoint has put used files of the log aside to be used again."""
+    connection = await asyncpg.connect(url)
+    try:
+        for _ in range(WAL_FILES):
+            await connection.execute("SELECT pg_logical_emit_message(FALSE, '', '')")
+            await connection.execute("SELECT pg_switch_wal()")
+        await connection.execute("CHECKPOINT")
+    finally:
+        await connection.close()

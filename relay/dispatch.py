@@ -3,8 +3,8 @@
 The table is the truth. What is handed over in memory is leased there, so what a crash loses is due again when its
 lease runs out. What a full lane does not take is given back to the table, due at once.
 
-The table is looked at when something in it is due, when a lane has room for what it held back, and a while after
-anything else happened; not after every attempt, for a look is a transaction.
+The table is looked at when something in it is due or another process says so, when a lane has room for what it held
+back, and a while after anything else happened; not after every attempt, for a look is a transaction.
 """
 
 import asyncio
@@ -26,6 +26,8 @@ from relay.storage.store import Store
 
 IDLE_MS: Final = 1000
 """How often the table is looked at while it holds due rows that no lane has room for, or that another process wrote."""
+SOON_MS: Final = 50
+"""Where another process hints at what it makes, a look that found all there was due is followed by one after this."""
 LANES_KEPT: Final = 1000
 """So many lanes stay in memory with nothing in them, for they know their endpoint's settings."""
 _logger = log.get("dispatch")
@@ -128,6 +130,7 @@ class Dispatcher:
         busy = {endpoint_id for endpoint_id, lane in self._lanes.items() if lane.crowded(now_ms)}
         lease = (now_ms, now_ms + self._options.lease_ms)
         claimed: Sequence[Parcel | Fresh] = await self._claim(*lease, room, busy)
+        all_of_it = self._store.shared and not busy and 0 < len(claimed) < room
         due_at, crowded = (now_ms, False) if claimed else await self._store.deliveries.next_due(now_ms)
         if crowded:
             claimed, self._walked = await self._store.deliveries.claim_behind(*lease, room, busy, self._walked)
@@ -135,7 +138,8 @@ class Dispatcher:
             self._walked = ""
         self._queue(claimed, now_ms + self._options.lease_ms, retry=True)
         if claimed or self._walked:
-            self._look_at = now_ms  # these are on their way first
+            self._look_by(now_ms + SOON_MS if all_of_it else now_ms)  # these are on their way first
+            self._more = self._more and not all_of_it
             return len(claimed)
         self._more = due_at is not None and due_at <= now_ms
         if self._more or self._store.shared:
