@@ -4,6 +4,7 @@ It is the product as it is, but that one step is followed (or preceded) by a rea
 no buffer is flushed, nothing is closed.
 """
 
+import asyncio
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from relay.outbound.sender import Sender
 from relay.storage.deliveries import Deliveries
 from relay.storage.jobs import Jobs
 from relay.storage.postgres import PostgreSQLTransaction
+from relay.storage.record import Fact, Recorded
 from relay.storage.sqlite import SQLiteTransaction
 
 
@@ -40,8 +42,19 @@ def _around(owner: Any, name: str, *, before: bool, when: Callable[..., bool] = 
     setattr(owner, name, stepped)
 
 
-def _is_callback(_: Jobs, fact: Any) -> bool:
-    return fact.arrival is not None
+def _callback(*, before: bool) -> None:
+    """Puts the kill before a callback is written, or after its commit and before anybody hears of that."""
+    step = Jobs.recording
+
+    def recording(jobs: Jobs, fact: Fact) -> asyncio.Future[Recorded]:
+        if before and fact.arrival:
+            die()
+        recorded = step(jobs, fact)
+        if fact.arrival:
+            recorded.add_done_callback(lambda _: die())
+        return recorded
+
+    Jobs.recording = recording  # type: ignore[method-assign,assignment]
 
 
 def _is_submission(_: Jobs, fact: Any) -> bool:
@@ -62,8 +75,8 @@ POINTS: dict[str, Callable[[], None]] = {
     "submission_started": lambda: _around(Jobs, "start_submission", before=False),
     "provider_accepted": lambda: _around(ProviderClient, "send", before=False),
     "submission_recorded": lambda: _around(Jobs, "record", before=False, when=_is_submission),
-    "callback_arrived": lambda: _around(Jobs, "record", before=True, when=_is_callback),
-    "callback_committed": lambda: _around(Jobs, "record", before=False, when=_is_callback),
+    "callback_arrived": lambda: _callback(before=True),
+    "callback_committed": lambda: _callback(before=False),
     "delivery_claimed": lambda: _around(Sender, "post", before=True),
     "notification_sent": lambda: _around(Sender, "post", before=False),
     "attempt_committed": lambda: _around(Deliveries, "settle", before=False),
