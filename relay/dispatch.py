@@ -167,8 +167,9 @@ class Dispatcher:
 
         What was claimed just now goes as it came; what has waited in its lane since is read again.
         """
+        claimed, self._claimed = self._claimed, {}
         while chosen := self._choose():
-            parcels, self._claimed = self._claimed, {}
+            parcels, claimed = claimed, {}
             unread = chosen.keys() - parcels.keys()
             try:
                 read = await self._store.deliveries.parcels(unread) if unread else []
