@@ -26,8 +26,6 @@ from relay.storage.store import Store
 
 IDLE_MS: Final = 1000
 """How often the table is looked at while it holds due rows that no lane has room for, or that another process wrote."""
-SOON_MS: Final = 50
-"""Where another process hints at what it makes, a look that found all there was due is followed by one after this."""
 LANES_KEPT: Final = 1000
 """So many lanes stay in memory with nothing in them, for they know their endpoint's settings."""
 _logger = log.get("dispatch")
@@ -130,7 +128,6 @@ class Dispatcher:
         busy = {endpoint_id for endpoint_id, lane in self._lanes.items() if lane.crowded(now_ms)}
         lease = (now_ms, now_ms + self._options.lease_ms)
         claimed: Sequence[Parcel | Fresh] = await self._claim(*lease, room, busy)
-        all_of_it = self._store.shared and not busy and 0 < len(claimed) < room
         due_at, crowded = (now_ms, False) if claimed else await self._store.deliveries.next_due(now_ms)
         if crowded:
             claimed, self._walked = await self._store.deliveries.claim_behind(*lease, room, busy, self._walked)
@@ -138,8 +135,7 @@ class Dispatcher:
             self._walked = ""
         self._queue(claimed, now_ms + self._options.lease_ms, retry=True)
         if claimed or self._walked:
-            self._look_by(now_ms + SOON_MS if all_of_it else now_ms)  # these are on their way first
-            self._more = self._more and not all_of_it
+            self._look_at = now_ms  # these are on their way first
             return len(claimed)
         self._more = due_at is not None and due_at <= now_ms
         if self._more or self._store.shared:
@@ -182,8 +178,9 @@ class Dispatcher:
 
         What was claimed just now goes as it came; what has waited in its lane since is read again.
         """
+        claimed, self._claimed = self._claimed, {}
         while chosen := self._choose():
-            parcels, self._claimed = self._claimed, {}
+            parcels, claimed = claimed, {}
             unread = chosen.keys() - parcels.keys()
             try:
                 read = await self._store.deliveries.parcels(unread) if unread else []

@@ -85,6 +85,21 @@ async def test_what_is_held_back_costs_no_attempt(running: Running) -> None:
     assert sorted(one["attempts_made"] for one in waiting) == [0] * 3 + [1] * FAILURES_MAX
 
 
+async def test_what_waited_in_its_lane_goes_to_where_the_endpoint_is_by_then(running: Running) -> None:
+    """Two retries are claimed at once, and the lane is paused after the first: the other finds the mended URL."""
+    made = await endpoint(running, in_flight_max=1)
+    running.sink.answers = [500, 500, 429]
+    await send_tests(running, made, 2)
+    await attempted(running, 2)
+    advance(running, 7200)
+    await attempted(running, 3)
+    mended = {"url": f"{running.hook}/mended"}
+    assert (await running.client.patch(f"/v1/endpoints/{made['id']}", json=mended)).status_code == 200
+    advance(running, 2)
+    await running.sink.wait_for(lambda sink: len(sink.received) == 4)
+    assert [one.path.endswith("/mended") for one in running.sink.received] == [False] * 3 + [True]
+
+
 @pytest.mark.parametrize("status_code", [429, 502, 503, 504])
 async def test_a_busy_receiver_pauses_its_lane(running: Running, status_code: int) -> None:
     """A receiver that asks for 40 s gets 40 s of peace, whatever else waits for it."""
