@@ -15,8 +15,8 @@ from relay.cli import main
 from relay.outbound.client import ProviderClient
 from relay.outbound.sender import Sender
 from relay.storage.deliveries import Deliveries
+from relay.storage.exchanges import PostgreSQLTransaction
 from relay.storage.jobs import Jobs
-from relay.storage.postgres import PostgreSQLTransaction
 from relay.storage.record import Fact, Recorded
 from relay.storage.sqlite import SQLiteTransaction
 

@@ -11,8 +11,9 @@ import pytest
 from relay.clock import SystemClock
 from relay.storage import statements
 from relay.storage.database import Hint
+from relay.storage.exchanges import PostgreSQLTransaction
 from relay.storage.migrate import migrate
-from relay.storage.postgres import SESSION, PostgreSQL, PostgreSQLTransaction
+from relay.storage.postgres import SESSION, PostgreSQL
 from tests import pgbouncer
 from tests.pgbouncer import SESSIONS, Pooler
 from tests.postgres import Server

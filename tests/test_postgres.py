@@ -10,8 +10,9 @@ import pytest
 
 from relay.storage import statements
 from relay.storage.database import Hint
+from relay.storage.exchanges import PostgreSQLTransaction
 from relay.storage.migrate import migrate
-from relay.storage.postgres import PostgreSQL, PostgreSQLTransaction
+from relay.storage.postgres import PostgreSQL
 from tests.postgres import Server
 
 pytestmark = pytest.mark.anyio

@@ -17,8 +17,9 @@ from relay.outbox import Endpoint
 from relay.seal import Seal
 from relay.storage import rows, statements
 from relay.storage.database import Transaction
+from relay.storage.exchanges import PostgreSQLTransaction
 from relay.storage.migrate import migrate
-from relay.storage.postgres import PostgreSQL, PostgreSQLTransaction
+from relay.storage.postgres import PostgreSQL
 from relay.storage.record import Arrival, Fact, Recorded, Recorder
 from tests.past import select
 from tests.postgres import Server

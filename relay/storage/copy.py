@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from relay.errors import SettingsError, StorageUnavailable
+from relay.storage.exchanges import PostgreSQLTransaction
 from relay.storage.migrate import migrate
-from relay.storage.postgres import PostgreSQL, PostgreSQLTransaction
+from relay.storage.postgres import PostgreSQL
 
 CHUNK: Final = 1_000
 WAIT_S: Final = 2.0
