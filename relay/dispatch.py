@@ -26,6 +26,8 @@ from relay.storage.store import Store
 
 IDLE_MS: Final = 1000
 """How often the table is looked at while it holds due rows that no lane has room for, or that another process wrote."""
+TURNS_SHARED: Final = 2
+"""Where the database is a server: while it commits attempts, the next that ended are made ready."""
 LANES_KEPT: Final = 1000
 """So many lanes stay in memory with nothing in them, for they know their endpoint's settings."""
 _logger = log.get("dispatch")
@@ -59,7 +61,7 @@ class Dispatcher:
         self._walked = ""
         self._in_flight = 0
         self._attempts: set[asyncio.Task[None]] = set()
-        self._settler = Settler(store.deliveries, clock, self._settled, self.wake)
+        self._settler = Settler(store.deliveries, clock, self._settled, self.wake, TURNS_SHARED if store.shared else 1)
         self._wake = asyncio.Event()
 
     def hand_over(self, fresh: Iterable[Fresh]) -> None:

@@ -34,6 +34,7 @@ class Ended(msgspec.Struct, frozen=True):
 class Settler:
     """Writes attempts in the order they ended. `done` hears of those of each commit, and whether they are stored.
 
+    `turns_max` commits may be under way at once.
     `switched` is called when a commit disabled or enabled an endpoint: then there are notices that are due now.
     """
 
@@ -43,24 +44,26 @@ class Settler:
         clock: Clock,
         done: Callable[[Sequence[Ended], bool], None],
         switched: Callable[[], None],
+        turns_max: int = 1,
     ) -> None:
         self._deliveries = deliveries
         self._clock = clock
         self._done = done
         self._switched = switched
         self._ended: list[Ended] = []
-        self._turns: asyncio.Task[None] | None = None
+        self._turns: set[asyncio.Task[None]] = set()
+        self._turns_max = turns_max
 
     def add(self, ended: Ended) -> None:
         """Has the attempt written, with whatever else waits."""
         self._ended.append(ended)
-        if self._turns is None:
-            self._turns = asyncio.create_task(self._take_turns(), name="settle")
+        if len(self._turns) < self._turns_max:
+            self._turns.add(asyncio.create_task(self._take_turns(), name="settle"))
 
     async def finish(self, within_s: float) -> None:
         """Returns when nothing waits any more, or the time is over; a lease makes due again what is not written."""
-        if self._turns is not None:
-            _, late = await asyncio.wait([self._turns], timeout=within_s)
+        if self._turns:
+            _, late = await asyncio.wait(self._turns, timeout=within_s)
             for turns in late:
                 turns.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -72,7 +75,7 @@ class Settler:
                 together, self._ended = self._ended[:TOGETHER_MAX], self._ended[TOGETHER_MAX:]
                 await self._write(together)
         finally:
-            self._turns = None
+            self._turns = {turns for turns in self._turns if turns is not asyncio.current_task()}
 
     async def _write(self, together: list[Ended]) -> None:
         """One commit; when an attempt cannot be written, one for each, so that it fails alone."""
