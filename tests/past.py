@@ -24,6 +24,16 @@ from tests.running import DATABASES, SECRET_KEY, START_MS
 DAY_MS = 86_400_000
 RETENTION_DAYS = 30
 TERMS = Terms(now=START_MS, before=START_MS - RETENTION_DAYS * DAY_MS, grace_ms=7 * DAY_MS)
+ENDPOINT = Endpoint(
+    id="ep_1",
+    project_id="prj_default",
+    job_id=None,
+    url="https://app.example/hook",
+    secret="s",
+    event_types=["*"],
+    created_at=1,
+    updated_at=1,
+)
 OF_JOBS = ("job_metadata", "calls", "callbacks", "events", "deliveries", "endpoints")
 
 

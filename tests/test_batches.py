@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import ids
-from relay.outbox import Endpoint, Redelivery
+from relay.outbox import Redelivery
 from relay.storage.database import Database, Transaction
 from relay.storage.evidence import DISORDER_MS, PATIENCE_MS, Events
 from relay.storage.redeliveries import LOOK, Redeliveries, Step
 from relay.storage.writer import Writer
-from tests.past import add_event, database, select
+from tests.past import ENDPOINT, add_event, database, select
 from tests.postgres import Server
 from tests.running import START_MS
 from tests.test_stream_order import migrated, writers
@@ -24,16 +24,6 @@ from tests.test_stream_order import migrated, writers
 pytestmark = pytest.mark.anyio
 
 MINUTE_MS = 60_000
-ENDPOINT = Endpoint(
-    id="ep_1",
-    project_id="prj_default",
-    job_id=None,
-    url="https://app.example/hook",
-    secret="s",
-    event_types=["*"],
-    created_at=1,
-    updated_at=1,
-)
 WHICH = st.sampled_from(["failed", "missing", "all"])
 STATES = st.lists(st.sampled_from(["delivered", "exhausted", "canceled", "pending"]), max_size=2)
 MADE = st.lists(st.tuples(st.integers(0, 90), st.integers(0, 59), STATES), max_size=25)

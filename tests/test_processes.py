@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -149,32 +151,30 @@ async def test_dev_shows_the_main_job_and_again() -> None:
         assert "curl http://127.0.0.1:" in text
 
 
-async def test_dev_can_be_stopped_in_the_middle_of_its_job() -> None:
-    """Ctrl-C before the job that is shown has come to its end is no error, and prints no traceback."""
+@asynccontextmanager
+async def dev() -> AsyncIterator[httpx.AsyncClient]:
+    """A client of `relay dev`, which ends well at Ctrl-C."""
     port = processes.free_port()
     async with processes.process({"PORT": str(port)}, "-m", "relay", "dev") as child:
         origin = f"http://127.0.0.1:{port}"
         await processes.ready(origin, child)
         headers = {"authorization": "Bearer relay-dev-key"}
         async with httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False) as client:
-            async with asyncio.timeout(20):
-                while not (await client.get("/v1/jobs")).json()["data"]:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
+            yield client
         child.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(child.wait(), 20) == 0
 
 
+async def test_dev_can_be_stopped_in_the_middle_of_its_job() -> None:
+    """Ctrl-C before the job that is shown has come to its end is no error, and prints no traceback."""
+    async with dev() as client, asyncio.timeout(20):
+        while not (await client.get("/v1/jobs")).json()["data"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 async def test_the_curl_that_dev_prints_works() -> None:
     """The command that a newcomer copies submits a job, and its notification is told."""
-    port = processes.free_port()
-    async with processes.process({"PORT": str(port)}, "-m", "relay", "dev") as child:
-        origin = f"http://127.0.0.1:{port}"
-        await processes.ready(origin, child)
-        headers = {"authorization": "Bearer relay-dev-key"}
-        async with httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False) as client:
-            job = (await client.post("/v1/jobs", json={"provider": "kinovi", "input": INPUT})).json()
-            async with asyncio.timeout(20):
-                while (await client.get(f"/v1/jobs/{job['id']}")).json()["status"] != "succeeded":  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
-        child.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(child.wait(), 10) == 0
+    async with dev() as client, asyncio.timeout(20):
+        job = (await client.post("/v1/jobs", json={"provider": "kinovi", "input": INPUT})).json()
+        while (await client.get(f"/v1/jobs/{job['id']}")).json()["status"] != "succeeded":  # noqa: ASYNC110
+            await asyncio.sleep(0.05)

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from relay import ids
 from relay.lifecycle import Move
 from relay.model import EventType, Job, JobState, Verdict
-from relay.outbox import Endpoint
 from relay.seal import Seal
 from relay.storage import rows, statements
 from relay.storage.database import Transaction
@@ -21,22 +20,12 @@ from relay.storage.exchanges import PostgreSQLTransaction
 from relay.storage.migrate import migrate
 from relay.storage.postgres import PostgreSQL
 from relay.storage.record import Arrival, Fact, Recorded, Recorder
-from tests.past import select
+from tests.past import ENDPOINT, select
 from tests.postgres import Server
 from tests.running import SECRET_KEY
 
 pytestmark = pytest.mark.anyio
 
-LISTENER = Endpoint(
-    id="ep_1",
-    project_id="prj_default",
-    job_id=None,
-    url="https://app.example/hook",
-    secret="s",
-    event_types=["*"],
-    created_at=1,
-    updated_at=1,
-)
 ADDED = "SELECT id, sequence, callbacks_seen, progress FROM jobs ORDER BY id"
 
 
@@ -88,7 +77,7 @@ async def two(server: Server, jobs: Sequence[str]) -> AsyncIterator[tuple[Postgr
 
         async def fill(transaction: Transaction) -> None:
             await transaction.run_many("insert_job", [rows.job_params(running(job_id)) for job_id in jobs])
-            await transaction.run_many("insert_endpoint", [rows.endpoint_params(LISTENER, Seal([SECRET_KEY]))])
+            await transaction.run_many("insert_endpoint", [rows.endpoint_params(ENDPOINT, Seal([SECRET_KEY]))])
 
         await migrate(opened[0], 1)
         await opened[0].transact(fill)
