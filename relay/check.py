@@ -105,6 +105,7 @@ class Checker:
         now_ms = self._clock.now_ms()
         again_at = max(now_ms + self._delay_ms(job, found.finding), self._paced(job.provider, found, now_ms))
         check = Checked(
+            asked_id=job.provider_job_id,
             finding=found.finding,
             report=found.report,
             started_at=started_at,

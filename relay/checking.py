@@ -53,17 +53,21 @@ class Finding(StrEnum):
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
-    """One status check: what it found (`report` where a verdict), when to ask again, how long silence may last."""
+    """One status check: under which id it asked, what it found (`report` where a verdict), when to ask again."""
 
+    asked_id: str | None
     finding: Finding
     report: Report | None
     started_at: int
     again_at: int
     heartbeat_ms: int
+    """How long the provider may give no sign of life."""
 
 
 def checked(job: Job, check: Checked, now_ms: int) -> Move:
     """The job after a status check."""
+    if check.asked_id and check.asked_id != job.provider_job_id:
+        return Move(job, Verdict.RECORDED, "asked under an id that turned out to be another job's")
     if (
         job.claim
         and check.started_at < job.claim.at
@@ -147,6 +151,8 @@ def _asked_again(job: Job, claim: Claim, now_ms: int, reason: str) -> Move:
 
 def _untold(job: Job, check: Checked, now_ms: int) -> Move:
     """The status check brought no verdict about the job."""
+    if job.claim and check.finding is Finding.NOT_FOUND and lifecycle.awaits_answer(job, now_ms):
+        return Move(job, Verdict.RECORDED, "not found under the callback's id: the submission's answer will tell")
     if job.claim:
         return _untold_claim(job, job.claim, now_ms, check.finding)
     if job.state.final:

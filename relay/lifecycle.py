@@ -171,15 +171,24 @@ def _refreshed(job: Job, word: Word, now_ms: int) -> Job:
 def _claimed(job: Job, word: Word, now_ms: int, settle_by: int | None) -> Move:
     """The word is held until a status check bears it out; where none can be made, it is believed at once or dropped."""
     report = word.report
-    begun_at = job.submission_started_at
-    submitting = not job.state.final and begun_at is not None and now_ms - begun_at < SUBMITTING_MS
-    if job.provider_job_id is None and not submitting:
+    if job.provider_job_id is None and not _being_submitted(job, now_ms):
         return enter(job, word, now_ms)
     claim = Claim(report=report, callback_id=word.callback_id, at=now_ms)
     due_at = now_ms if job.provider_job_id else None
     job = msgspec.structs.replace(job, claim=claim, settle_by=settle_by, next_check_at=due_at)
     what = f"{report.state}" if report.outputs or report.state is not JobState.SUCCEEDED else "success without a result"
     return Move(job, Verdict.RECORDED, f"the provider says {what}: asked to confirm it")
+
+
+def _being_submitted(job: Job, now_ms: int) -> bool:
+    """Whether the submission of an open job began so recently that its answer may still be under way."""
+    begun_at = job.submission_started_at
+    return not job.state.final and begun_at is not None and now_ms - begun_at < SUBMITTING_MS
+
+
+def awaits_answer(job: Job, now_ms: int) -> bool:
+    """Whether the answer to the submission is still to come, and with it the id that counts."""
+    return job.state is JobState.PENDING and _being_submitted(job, now_ms)
 
 
 def _merge(job: Job, report: Report, now_ms: int) -> Job:

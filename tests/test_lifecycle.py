@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -79,11 +80,16 @@ def heard(report: Report, source: FinishedBy, now_ms: int, confirm: bool = True)
     return partial(lifecycle.hear, word=word, now_ms=now_ms)
 
 
-def asked(report: Report | None, finding: Finding, started_at: int, now_ms: int) -> Step:
-    """A status check."""
+def asked(report: Report | None, finding: Finding, started_at: int, now_ms: int, asked_id: str | None = None) -> Step:
+    """A status check; made under `asked_id` where that matters."""
     finding = Finding.VERDICT if report else finding
     check = Checked(
-        finding=finding, report=report, started_at=started_at, again_at=now_ms + 600, heartbeat_ms=DEADLINE // 2
+        asked_id=asked_id,
+        finding=finding,
+        report=report,
+        started_at=started_at,
+        again_at=now_ms + 600,
+        heartbeat_ms=DEADLINE // 2,
     )
     return partial(checking.checked, check=check, now_ms=now_ms)
 
@@ -91,7 +97,7 @@ def asked(report: Report | None, finding: Finding, started_at: int, now_ms: int)
 findings = st.sampled_from([finding for finding in Finding if finding is not Finding.VERDICT])
 steps = st.one_of(
     st.builds(heard, reports, sources, times, st.booleans()),
-    st.builds(asked, st.none() | reports, findings, times, times),
+    st.builds(asked, st.none() | reports, findings, times, times, st.none() | st.sampled_from(["p1", "p2"])),
     st.builds(lambda now_ms: partial(checking.settle, now_ms=now_ms), times),
     st.builds(lambda yes, now_ms: partial(checking.overdue, askable=yes, now_ms=now_ms), st.booleans(), times),
     st.builds(lambda yes, now_ms: partial(byhand.canceled, confirmed=yes, now_ms=now_ms), st.booleans(), times),
@@ -197,6 +203,32 @@ def test_another_word_has_another_digest(one: Report, other: Report) -> None:
         return [report.provider_job_id, report.state or report.word, told, error, report.progress]
 
     assert (lifecycle.digest(one) == lifecycle.digest(other)) == (said(one) == said(other))
+
+
+@pytest.mark.parametrize("order", ["check answer", "answer check", "answer"])
+def test_a_callback_under_another_id_is_never_believed_before_the_answer_is_heard(order: str) -> None:
+    """A callback that beats the submission's answer, about a job the provider does not know: the answer's id counts."""
+    done = Report(
+        state=JobState.SUCCEEDED, word="done", outputs=(Output(kind=OutputKind.VIDEO, url="https://c.example/v"),)
+    )
+    wrong, right = (msgspec.structs.replace(done, provider_job_id=name) for name in ("wrong", "right"))
+    steps = {
+        "check": asked(None, Finding.NOT_FOUND, 20, 30, "wrong"),
+        "answer": heard(
+            Report(state=JobState.SUBMITTED, word="ok", provider_job_id="right"), FinishedBy.SUBMIT_ANSWER, 30
+        ),
+    }
+    job = msgspec.structs.replace(new_job(), next_submit_at=None, submission_started_at=0)
+    job = heard(wrong, FinishedBy.CALLBACK, 10)(job).job
+    for name in order.split():
+        move = steps[name](job)
+        assert move.announce in (None, EventType.JOB_SUBMITTED)
+        job = move.job
+    assert job.provider_job_id == "right"
+    assert job.next_check_at is not None
+    assert job.next_check_at <= 30
+    move = asked(right, Finding.VERDICT, 40, 50, "right")(job)
+    assert (move.announce, move.job.verification) == (EventType.JOB_SUCCEEDED, Verification.FETCH)
 
 
 class StoredJob(RuleBasedStateMachine):
