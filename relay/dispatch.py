@@ -26,8 +26,6 @@ from relay.storage.store import Store
 
 IDLE_MS: Final = 1000
 """How often the table is looked at while it holds due rows that no lane has room for, or that another process wrote."""
-TURNS_SHARED: Final = 2
-"""Where the database is a server: while it commits attempts, the next that ended are made ready."""
 LANES_KEPT: Final = 1000
 """So many lanes stay in memory with nothing in them, for they know their endpoint's settings."""
 _logger = log.get("dispatch")
@@ -61,7 +59,7 @@ class Dispatcher:
         self._walked = ""
         self._in_flight = 0
         self._attempts: set[asyncio.Task[None]] = set()
-        self._settler = Settler(store.deliveries, clock, self._settled, self.wake, TURNS_SHARED if store.shared else 1)
+        self._settler = Settler(store.deliveries, clock, self._settled, self.wake)
         self._wake = asyncio.Event()
 
     def hand_over(self, fresh: Iterable[Fresh]) -> None:
@@ -226,25 +224,25 @@ class Dispatcher:
             _logger.error("delivery.attempt_broke", delivery=parcel.delivery_id, exc_info=error)
             self._over(parcel.delivery_id, lane)
 
-    def _settled(self, together: Sequence[Ended], stored: bool) -> None:
-        """What follows a commit of attempts; what was not stored is made again when its lease runs out."""
-        for ended in together:
-            self._over(ended.parcel.delivery_id, ended.lane)
-        for ended in together if stored else ():
-            settled, attempt = ended.settled, ended.settled.attempt
-            self._look_by(min(settled.next_attempt_at or settled.at + IDLE_MS, settled.at + IDLE_MS))
-            self._metrics.attempted(attempt.outcome)
-            _logger.info(
-                "delivery.attempt_finished",
-                delivery=attempt.delivery_id,
-                endpoint=settled.endpoint_id,
-                about=ended.parcel.event_id,
-                outcome=attempt.outcome,
-                status_code=attempt.status_code,
-                attempt=attempt.number,
-                state=settled.state,
-                duration_ms=attempt.duration_ms,
-            )
+    def _settled(self, ended: Ended, stored: bool) -> None:
+        """What follows the commit of an attempt; one that was not stored is made again when its lease runs out."""
+        self._over(ended.parcel.delivery_id, ended.lane)
+        if not stored:
+            return
+        settled, attempt = ended.settled, ended.settled.attempt
+        self._look_by(min(settled.next_attempt_at or settled.at + IDLE_MS, settled.at + IDLE_MS))
+        self._metrics.attempted(attempt.outcome)
+        _logger.info(
+            "delivery.attempt_finished",
+            delivery=attempt.delivery_id,
+            endpoint=settled.endpoint_id,
+            about=ended.parcel.event_id,
+            outcome=attempt.outcome,
+            status_code=attempt.status_code,
+            attempt=attempt.number,
+            state=settled.state,
+            duration_ms=attempt.duration_ms,
+        )
 
     def _over(self, delivery_id: str, lane: Lane) -> None:
         """Its lane has room again."""

@@ -1,11 +1,11 @@
-"""Attempts that ended are written: those that end while one commit is under way share the next.
+"""Attempts that ended are written, each with whatever else waits for the same commit, and again while the disk is away.
 
-An attempt is over for its task when its answer is there; one loop for all of them waits for the disk, instead of a task
-each that is woken for it.
+An attempt is over for its task when its answer is there: no task waits for the commit, its future says what came of it.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -16,8 +16,6 @@ from relay.errors import StorageUnavailable
 from relay.lane import Lane
 from relay.storage.deliveries import Deliveries, Parcel, Settled
 
-TOGETHER_MAX: Final = 128
-"""So many attempts share a commit."""
 TRIES: Final = 20
 PAUSE_MS: Final = 500
 _logger = log.get("dispatch")
@@ -32,73 +30,56 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 class Settler:
-    """Writes attempts in the order they ended. `done` hears of those of each commit, and whether they are stored.
+    """Writes attempts. `done` hears of each whether it is stored.
 
-    `turns_max` commits may be under way at once.
-    `switched` is called when a commit disabled or enabled an endpoint: then there are notices that are due now.
+    `switched` is called when one disabled or enabled its endpoint: then there are notices that are due now.
     """
 
     def __init__(
-        self,
-        deliveries: Deliveries,
-        clock: Clock,
-        done: Callable[[Sequence[Ended], bool], None],
-        switched: Callable[[], None],
-        turns_max: int = 1,
+        self, deliveries: Deliveries, clock: Clock, done: Callable[[Ended, bool], None], switched: Callable[[], None]
     ) -> None:
         self._deliveries = deliveries
         self._clock = clock
         self._done = done
         self._switched = switched
-        self._ended: list[Ended] = []
-        self._turns: set[asyncio.Task[None]] = set()
-        self._turns_max = turns_max
+        self._writing: set[asyncio.Future[bool]] = set()
+        self._again: set[asyncio.Task[None]] = set()
 
-    def add(self, ended: Ended) -> None:
-        """Has the attempt written, with whatever else waits."""
-        self._ended.append(ended)
-        if len(self._turns) < self._turns_max:
-            self._turns.add(asyncio.create_task(self._take_turns(), name="settle"))
+    def add(self, ended: Ended, tries: int = 1) -> None:
+        """Has the attempt written."""
+        writing = self._deliveries.settling(ended.settled)
+        self._writing.add(writing)
+        writing.add_done_callback(partial(self._written, ended, tries))
 
     async def finish(self, within_s: float) -> None:
         """Returns when nothing waits any more, or the time is over; a lease makes due again what is not written."""
-        if self._turns:
-            _, late = await asyncio.wait(self._turns, timeout=within_s)
-            for turns in late:
-                turns.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        clock_s = asyncio.get_running_loop().time
+        ends_s = clock_s() + within_s
+        while waiting := self._writing | self._again:
+            await asyncio.wait(waiting, timeout=max(0.0, ends_s - clock_s()))
+            if clock_s() >= ends_s:
+                break
+        late = self._again.copy()
+        for again in late:
+            again.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
-    async def _take_turns(self) -> None:
-        """Takes turns until nothing waits; whoever comes after that starts another task."""
-        try:
-            while self._ended:
-                together, self._ended = self._ended[:TOGETHER_MAX], self._ended[TOGETHER_MAX:]
-                await self._write(together)
-        finally:
-            self._turns = {turns for turns in self._turns if turns is not asyncio.current_task()}
+    def _written(self, ended: Ended, tries: int, writing: "asyncio.Future[bool]") -> None:
+        """The commit is over, one way or the other."""
+        self._writing.discard(writing)
+        error = writing.exception()
+        if isinstance(error, StorageUnavailable) and tries < TRIES:
+            again = asyncio.create_task(self._later(ended, tries + 1), name="settle again")
+            self._again.add(again)
+            again.add_done_callback(self._again.discard)
+            return
+        if error is not None:
+            _logger.error("delivery.attempt_broke", delivery=ended.parcel.delivery_id, exc_info=error)
+        elif writing.result():
+            self._switched()
+        self._done(ended, error is None)
 
-    async def _write(self, together: list[Ended]) -> None:
-        """One commit; when an attempt cannot be written, one for each, so that it fails alone."""
-        stored = False
-        try:
-            if await self._settle([ended.settled for ended in together]):
-                self._switched()
-            stored = True
-        except Exception as error:
-            if len(together) > 1 and not isinstance(error, StorageUnavailable):
-                for ended in together:
-                    await self._write([ended])
-                return
-            for ended in together:
-                _logger.error("delivery.attempt_broke", delivery=ended.parcel.delivery_id, exc_info=error)
-        asyncio.get_running_loop().call_soon(self._done, together, stored)  # where that fails, the next go on
-
-    async def _settle(self, settled: list[Settled]) -> bool:
-        """Writes them; while the database is away it is tried again, until the lease makes them due elsewhere."""
-        for _ in range(TRIES - 1):
-            try:
-                return await self._deliveries.settle(settled)
-            except StorageUnavailable:
-                settled = [msgspec.structs.replace(one, again=True) for one in settled]
-                await self._clock.wait(asyncio.Event(), self._clock.now_ms() + PAUSE_MS)
-        return await self._deliveries.settle(settled)
+    async def _later(self, ended: Ended, tries: int) -> None:
+        """The database is away; the commit whose answer was lost may stand."""
+        await self._clock.wait(asyncio.Event(), self._clock.now_ms() + PAUSE_MS)
+        self.add(msgspec.structs.replace(ended, settled=msgspec.structs.replace(ended.settled, again=True)), tries)

@@ -4,7 +4,6 @@ It is the product as it is, but that one step is followed (or preceded) by a rea
 no buffer is flushed, nothing is closed.
 """
 
-import asyncio
 import os
 import signal
 import sys
@@ -17,7 +16,6 @@ from relay.outbound.sender import Sender
 from relay.storage.deliveries import Deliveries
 from relay.storage.exchanges import PostgreSQLTransaction
 from relay.storage.jobs import Jobs
-from relay.storage.record import Fact, Recorded
 from relay.storage.sqlite import SQLiteTransaction
 
 
@@ -42,19 +40,24 @@ def _around(owner: Any, name: str, *, before: bool, when: Callable[..., bool] = 
     setattr(owner, name, stepped)
 
 
-def _callback(*, before: bool) -> None:
-    """Puts the kill before a callback is written, or after its commit and before anybody hears of that."""
-    step = Jobs.recording
+def _around_commit(owner: Any, name: str, *, before: bool, when: Callable[..., bool] = lambda *_: True) -> None:
+    """The same for a step that gives a future: the kill comes before anything is written, or after the commit."""
+    step = getattr(owner, name)
 
-    def recording(jobs: Jobs, fact: Fact) -> asyncio.Future[Recorded]:
-        if before and fact.arrival:
+    def stepped(*arguments: Any) -> Any:
+        fatal = when(*arguments)
+        if before and fatal:
             die()
-        recorded = step(jobs, fact)
-        if fact.arrival:
-            recorded.add_done_callback(lambda _: die())
-        return recorded
+        written = step(*arguments)
+        if fatal:
+            written.add_done_callback(lambda _: die())
+        return written
 
-    Jobs.recording = recording  # type: ignore[method-assign,assignment]
+    setattr(owner, name, stepped)
+
+
+def _is_callback(_: Jobs, fact: Any) -> bool:
+    return fact.arrival is not None
 
 
 def _is_submission(_: Jobs, fact: Any) -> bool:
@@ -75,11 +78,11 @@ POINTS: dict[str, Callable[[], None]] = {
     "submission_started": lambda: _around(Jobs, "start_submission", before=False),
     "provider_accepted": lambda: _around(ProviderClient, "send", before=False),
     "submission_recorded": lambda: _around(Jobs, "record", before=False, when=_is_submission),
-    "callback_arrived": lambda: _callback(before=True),
-    "callback_committed": lambda: _callback(before=False),
+    "callback_arrived": lambda: _around_commit(Jobs, "recording", before=True, when=_is_callback),
+    "callback_committed": lambda: _around_commit(Jobs, "recording", before=False, when=_is_callback),
     "delivery_claimed": lambda: _around(Sender, "post", before=True),
     "notification_sent": lambda: _around(Sender, "post", before=False),
-    "attempt_committed": lambda: _around(Deliveries, "settle", before=False),
+    "attempt_committed": lambda: _around_commit(Deliveries, "settling", before=False),
     "job_half_pruned": _in_pruning,
 }
 

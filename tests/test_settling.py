@@ -1,23 +1,22 @@
-"""Attempts that ended: one commit for many, a bad one fails alone, and nothing that ended is forgotten."""
+"""Attempts that ended: a bad one fails alone, and nothing that ended is forgotten or counted twice."""
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from relay import ids
-from relay.clock import SystemClock
+from relay.errors import StorageUnavailable
 from relay.lane import Lane
 from relay.outbox import Attempt, DeliveryState, Outcome
 from relay.seal import Seal
-from relay.settling import TOGETHER_MAX, Ended, Settler
+from relay.settling import PAUSE_MS, TRIES, Ended, Settler
 from relay.storage.database import Database
 from relay.storage.deliveries import Deliveries, Parcel, Settled
-from relay.storage.writer import Writer
+from relay.storage.writer import BATCH_MAX, Writer
 from tests.past import database as opened
 from tests.past import select
-from tests.running import SECRET_KEY
+from tests.running import SECRET_KEY, HeldClock
 from tests.test_claiming import waiting
 
 pytestmark = pytest.mark.anyio
@@ -60,18 +59,33 @@ def ended(delivery_id: str, excerpt: str = "ok") -> Ended:
     return Ended(settled, parcel, Lane("ep_1"))
 
 
+class Forgetful(Deliveries):
+    """Writes, and says `lost` times that the database went away before its answer came."""
+
+    lost = 0
+
+    def settling(self, settled: Settled) -> asyncio.Future[bool]:
+        """The attempt is stored either way."""
+        writing = super().settling(settled)
+        if not self.lost:
+            return writing
+        self.lost -= 1
+        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        writing.add_done_callback(lambda _: told.set_exception(StorageUnavailable("cut off")))
+        return told
+
+
 class Told:
-    """What a settler says: the size of each commit, and what became of each delivery."""
+    """What a settler says became of each delivery."""
 
     def __init__(self, database: Database) -> None:
-        self.sizes: list[int] = []
         self.stored: dict[str, bool] = {}
-        deliveries = Deliveries(database, Writer(database, 10), Seal([SECRET_KEY]), 1.0)
-        self.settler = Settler(deliveries, SystemClock(), self._done, lambda: None)
+        self.clock = HeldClock()
+        self.deliveries = Forgetful(database, Writer(database, 10), Seal([SECRET_KEY]), 1.0)
+        self.settler = Settler(self.deliveries, self.clock, self._done, lambda: None)
 
-    def _done(self, together: Sequence[Ended], stored: bool) -> None:
-        self.sizes.append(len(together))
-        self.stored |= {one.settled.attempt.delivery_id: stored for one in together}
+    def _done(self, one: Ended, stored: bool) -> None:
+        self.stored[one.settled.attempt.delivery_id] = stored
 
 
 async def attempted(database: Database) -> set[str]:
@@ -82,19 +96,18 @@ async def attempted(database: Database) -> set[str]:
     return {row[0] for row in found}
 
 
-async def test_what_ends_during_a_commit_shares_the_next(tmp_path: Path) -> None:
-    """The first goes at once; those that end while it is written are one commit, as far as that may grow."""
+async def test_all_that_end_are_written(tmp_path: Path) -> None:
+    """However many end at once, and however few: of each it is told that it is stored."""
     async with opened(tmp_path) as database:
-        made = await waiting(database, [("ep_1", 1)] * (TOGETHER_MAX + 3))
+        made = await waiting(database, [("ep_1", 1)] * (BATCH_MAX + 3))
         told = Told(database)
-        told.settler.add(ended(made[0]))
-        await asyncio.sleep(0)
         for delivery_id in made[1:]:
             told.settler.add(ended(delivery_id))
         await told.settler.finish(10)
-        assert told.sizes == [1, TOGETHER_MAX, 2]
+        told.settler.add(ended(made[0]))
+        await told.settler.finish(10)
         assert await attempted(database) == set(made)
-        assert all(told.stored.values())
+        assert told.stored == dict.fromkeys(made, True)
 
 
 async def test_an_attempt_that_cannot_be_written_fails_alone(tmp_path: Path) -> None:
@@ -109,13 +122,27 @@ async def test_an_attempt_that_cannot_be_written_fails_alone(tmp_path: Path) -> 
         assert await attempted(database) == set(made) - {made[2]}
 
 
-async def test_after_a_pause_it_goes_on(tmp_path: Path) -> None:
-    """What ends when nothing waited any more is written as well."""
+async def test_what_is_not_known_to_be_written_is_written_again_and_counts_once(tmp_path: Path) -> None:
+    """A commit whose answer was lost may stand: the attempt is written again after a pause, and is there once."""
     async with opened(tmp_path) as database:
         made = await waiting(database, [("ep_1", 1)] * 2)
         told = Told(database)
+        told.deliveries.lost = 3
         for delivery_id in made:
             told.settler.add(ended(delivery_id))
-            await told.settler.finish(10)
-        assert told.sizes == [1, 1]
+        while len(told.stored) < len(made):
+            await asyncio.sleep(0)
+            told.clock.advance(PAUSE_MS / 1000)
+        assert told.stored == dict.fromkeys(made, True)
         assert await attempted(database) == set(made)
+
+
+async def test_what_cannot_be_written_in_time_is_left_to_its_lease(tmp_path: Path) -> None:
+    """When relay stops while the database is away, nobody waits longer than is said."""
+    async with opened(tmp_path) as database:
+        (made,) = await waiting(database, [("ep_1", 1)])
+        told = Told(database)
+        told.deliveries.lost = TRIES
+        told.settler.add(ended(made))
+        await told.settler.finish(0.2)
+        assert told.stored == {}

@@ -1,5 +1,6 @@
 """The outbox: deliveries are claimed under a lease, attempted, and settled in the same commit as their attempt."""
 
+import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -108,12 +109,12 @@ class Deliveries:
         """What the next attempts need; what is no longer pending, or has a secret that does not open, is left out."""
         return self._parcels(await self._database.rows("parcels", {"ids": rows.text(list(delivery_ids))}))
 
-    async def settle(self, settled: Sequence[Settled]) -> bool:
-        """The attempts, the deliveries after them and the endpoints' health, in one commit.
+    def settling(self, settled: Settled) -> asyncio.Future[bool]:
+        """Has an attempt written with the delivery after it and the endpoint's health; done after COMMIT.
 
-        True when that disabled or enabled an endpoint: then there are notices that are due now.
+        True when that disabled or enabled the endpoint: then there are notices that are due now.
         """
-        return await self._writer.write(_settle, settled, urgent=True)
+        return self._writer.submit(_settle, settled, urgent=True)
 
     async def next_due(self, now_ms: int) -> tuple[int | None, bool]:
         """When the next delivery is due, leases counted; and whether more is due by now than a claim looks at."""
@@ -184,9 +185,9 @@ async def _release(transaction: Transaction, batches: Sequence[list[dict[str, An
     return [None] * len(batches)
 
 
-async def _settle(transaction: Transaction, batches: Sequence[Sequence[Settled]]) -> list[bool]:
+async def _settle(transaction: Transaction, ended: Sequence[Settled]) -> list[bool]:
     """Attempts first: their number is counted from the delivery as it was."""
-    settled = await _unwritten(transaction, [one for batch in batches for one in batch])
+    settled = await _unwritten(transaction, ended)
     await transaction.run_many("insert_attempt", [msgspec.to_builtins(one.attempt) for one in settled])
     await transaction.run_many("settle_delivery", [_delivery_params(one) for one in settled])
     last = {one.endpoint_id: one for one in settled}
@@ -206,7 +207,7 @@ async def _settle(transaction: Transaction, batches: Sequence[Sequence[Settled]]
     for one in bad:
         if await health.disable_failing(transaction, one.endpoint_id, one.at):
             switched.add(one.endpoint_id)
-    return [any(one.endpoint_id in switched for one in batch) for batch in batches]
+    return [one.endpoint_id in switched for one in ended]
 
 
 async def _unwritten(transaction: Transaction, wanted: Sequence[Settled]) -> Sequence[Settled]:
