@@ -53,7 +53,7 @@ class Dispatcher:
         self._lanes: dict[str, Lane] = {}
         self._held: set[str] = set()
         self._overflow: list[str] = []
-        self._claimed: dict[str, Parcel] = {}
+        self._at_hand: dict[str, Parcel] = {}
         self._look_at: int | None = 0
         self._more = True
         self._walked = ""
@@ -62,11 +62,13 @@ class Dispatcher:
         self._settler = Settler(store.deliveries, clock, self._settled, self.wake)
         self._wake = asyncio.Event()
 
-    def hand_over(self, fresh: Iterable[Fresh]) -> None:
+    def hand_over(self, fresh: Sequence[Fresh]) -> None:
         """Takes new deliveries, straight after their commit; their lease began with it."""
         if not self._options.dispatches:
             return
         now_ms = self._clock.now_ms()
+        room = max(0, self._room - len(self._at_hand))
+        self._at_hand |= {parcel.delivery_id: parcel for parcel in self._store.deliveries.at_hand(fresh[:room])}
         self._queue(fresh, now_ms + self._options.lease_ms, retry=False)
         self._look_by(now_ms + IDLE_MS)
         self._wake.set()
@@ -147,7 +149,7 @@ class Dispatcher:
     async def _claim(self, now_ms: int, leased_until: int, room: int, busy: set[str]) -> list[Parcel]:
         """What is due, with all that its attempt needs if it starts at once."""
         claimed = await self._store.deliveries.claim(now_ms, leased_until, room, busy)
-        self._claimed = {parcel.delivery_id: parcel for parcel in claimed}
+        self._at_hand |= {parcel.delivery_id: parcel for parcel in claimed}
         return claimed
 
     def _look_by(self, at_ms: int) -> None:
@@ -176,11 +178,11 @@ class Dispatcher:
     async def _start(self) -> None:
         """Starts as many attempts as there is room for, a lane at a time in turn.
 
-        What was claimed just now goes as it came; what has waited in its lane since is read again.
+        What came just now goes as it came; what has waited in its lane since is read again.
         """
-        claimed, self._claimed = self._claimed, {}
+        at_hand, self._at_hand = self._at_hand, {}
         while chosen := self._choose():
-            parcels, claimed = claimed, {}
+            parcels, at_hand = at_hand, {}
             unread = chosen.keys() - parcels.keys()
             try:
                 read = await self._store.deliveries.parcels(unread) if unread else []

@@ -109,6 +109,17 @@ class Deliveries:
         """What the next attempts need; what is no longer pending, or has a secret that does not open, is left out."""
         return self._parcels(await self._database.rows("parcels", {"ids": rows.text(list(delivery_ids))}))
 
+    def at_hand(self, fresh: Iterable[Fresh]) -> list[Parcel]:
+        """The same for new deliveries that come with it, without reading."""
+        new = {"attempts_made": 0, "redelivery": 0}
+        return self._parcels(
+            dict(one.endpoint)
+            | new
+            | {"id": one.delivery_id, "event_id": one.event.id, "body": one.event.params["body"]}
+            for one in fresh
+            if one.event is not None and one.endpoint is not None
+        )
+
     def settling(self, settled: Settled) -> asyncio.Future[bool]:
         """Has an attempt written with the delivery after it and the endpoint's health; done after COMMIT.
 

@@ -7,14 +7,7 @@ import msgspec
 
 from relay import ids
 from relay.model import EventType, Job
-from relay.storage.database import Transaction
-
-
-class Fresh(msgspec.Struct, frozen=True):
-    """A new delivery, to be handed to dispatch in memory; the row's lease covers it until then."""
-
-    delivery_id: str
-    endpoint_id: str
+from relay.storage.database import Row, Transaction
 
 
 class NewEvent(msgspec.Struct, frozen=True):
@@ -27,19 +20,31 @@ class NewEvent(msgspec.Struct, frozen=True):
     params: dict[str, Any]
 
 
+class Fresh(msgspec.Struct, frozen=True):
+    """A new delivery, to be handed to dispatch in memory; the row's lease covers it until then.
+
+    `event` and `endpoint`, a row of `endpoints_sent_to`, are what its first attempt needs; None where that is to be
+    read.
+    """
+
+    delivery_id: str
+    endpoint_id: str
+    event: NewEvent | None = None
+    endpoint: Row | None = None
+
+
 class FanOut:
     """Writes deliveries. `first_delay_s` is for endpoints without a schedule of their own.
 
-    `lease_ms` is how long a fresh one is dispatch's own before it counts as lost.
+    `lease_ms` is how long a fresh one is dispatch's own before it counts as lost; with `sends` that is in this process.
     """
 
-    def __init__(self, lease_ms: int, first_delay_s: int) -> None:
+    def __init__(self, lease_ms: int, first_delay_s: int, *, sends: bool) -> None:
         self._lease_ms = lease_ms
         self._first_delay_s = first_delay_s
+        self._sends = sends
 
-    async def __call__(
-        self, transaction: Transaction, events: Sequence[NewEvent], listening: str
-    ) -> list[tuple[Fresh, ...]]:
+    async def __call__(self, transaction: Transaction, events: Sequence[NewEvent], listening: str) -> list[list[Fresh]]:
         """One delivery for each event and each endpoint that wants it; by event those that are due at once.
 
         `listening` are those that may, as their jobs were read with them.
@@ -56,10 +61,23 @@ class FanOut:
                     delay_s = endpoint.first_delay_s if endpoint.first_delay_s is not None else self._first_delay_s
                     params = _delivery_params(event, endpoint.id, delay_s * 1000 or self._lease_ms)
                     deliveries.append(params)
-                    fresh += [Fresh(params["id"], endpoint.id)] if delay_s == 0 else []
-            handed.append(tuple(fresh))
+                    fresh += [Fresh(params["id"], endpoint.id, event)] if delay_s == 0 else []
+            handed.append(fresh)
         await transaction.run_many("insert_delivery", deliveries)
+        return await _complete(transaction, handed) if self._sends else handed
+
+
+async def _complete(transaction: Transaction, handed: list[list[Fresh]]) -> list[list[Fresh]]:
+    """With what their endpoints are now; one row serves all that go to the same."""
+    wanted = sorted({one.endpoint_id for fresh in handed for one in fresh})
+    if not wanted:
         return handed
+    params = {"ids": msgspec.json.encode(wanted).decode()}
+    found = {row["endpoint_id"]: row for row in await transaction.look("endpoints_sent_to", params)}
+    return [
+        [Fresh(one.delivery_id, one.endpoint_id, one.event, found.get(one.endpoint_id)) for one in fresh]
+        for fresh in handed
+    ]
 
 
 class _Listener:

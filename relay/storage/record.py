@@ -62,7 +62,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     reason: str | None
     announced: EventType | None = None
-    fresh: tuple[Fresh, ...] = ()
+    fresh: Sequence[Fresh] = ()
 
 
 class Recorder:
@@ -84,7 +84,7 @@ class Recorder:
         self._hints = hints
         self._expiring_ms = expiring_ms
         self._callbacks_per_job_max = callbacks_per_job_max
-        self._fan_out = FanOut(lease_ms, schedule_s[0])
+        self._fan_out = FanOut(lease_ms, schedule_s[0], sends=not hints)
 
     async def __call__(self, transaction: Transaction, facts: Sequence[Fact]) -> list[Recorded]:
         """Records the facts in order; each sees the job as the one before it left it."""

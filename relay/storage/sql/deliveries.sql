@@ -71,6 +71,11 @@ JOIN events ON events.id = deliveries.event_id AND events.project_id = deliverie
 JOIN endpoints ON endpoints.id = deliveries.endpoint_id
 WHERE deliveries.id IN (SELECT value FROM json_each(:ids)) AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
 
+-- name: endpoints_sent_to
+-- Of that what is the endpoint's own, for deliveries that are new.
+SELECT id AS endpoint_id, url, secret, former_secret, former_secret_until, headers, timeout_s, in_flight_max, rate_limit_per_s, schedule_s, disabled_at
+FROM endpoints WHERE id IN (SELECT value FROM json_each(:ids)) AND deleted_at IS NULL;
+
 -- name: insert_attempt
 -- What came of one request; numbered in the order the database heard of them.
 INSERT INTO attempts (id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt)
