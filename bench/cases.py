@@ -88,6 +88,7 @@ def _dispatch(of: Sample) -> list[Case]:
         _case("endpoints_waiting", {"after": "", "limit": WALK}),
         _case("claim_deliveries_of_endpoint", due | {"endpoint_id": busy[0]}, writes=True),
         _case("parcels", {"ids": _list(retries)}),
+        _case("endpoints_sent_to", {"ids": _list(busy[:BATCH])}),
         _case("attempts_written", {"ids": _list(attempt["id"] for attempt in attempts)}),
         _many("insert_attempt", attempts),
         _many("settle_delivery", [after | {"id": one} for one in retries]),

@@ -72,7 +72,7 @@ JOIN endpoints ON endpoints.id = deliveries.endpoint_id
 WHERE deliveries.id IN (SELECT value FROM json_each(:ids)) AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
 
 -- name: endpoints_sent_to
--- Of that what is the endpoint's own, for deliveries that are new.
+-- What of that is the endpoint's own: the rest is known where a delivery is new.
 SELECT id AS endpoint_id, url, secret, former_secret, former_secret_until, headers, timeout_s, in_flight_max, rate_limit_per_s, schedule_s, disabled_at
 FROM endpoints WHERE id IN (SELECT value FROM json_each(:ids)) AND deleted_at IS NULL;
 
