@@ -1,11 +1,12 @@
 """How many callbacks relay takes in a second, each on the disk before it is answered, against a bare Starlette.
 
-relay has one core, the load the other. A callback ends its job: callback, job, event and one delivery are written (the
+relay has one core, the load (and a PostgreSQL server) the other. A callback ends its job: callback, job, event and one delivery are written (the
 delivery waits for an hour, so that nothing is sent meanwhile).
 """
 
 import asyncio
 import json
+import os
 import statistics
 import sys
 from contextlib import AsyncExitStack
@@ -43,6 +44,7 @@ class Run(msgspec.Struct, frozen=True):
 @option
 def command(connections: tuple[int, ...], callbacks: int, rounds: int, kind: str) -> None:
     """Callbacks a second, committed before they are answered; each as a ratio to a bare Starlette in the same run."""
+    os.sched_setaffinity(0, {LOAD_CORE})
     with databases(kind) as made:
         found = asyncio.run(_measure(made, connections, callbacks, rounds))
     click.echo(

@@ -13,7 +13,8 @@ from relay.errors import StorageUnavailable
 from relay.storage import migrate, statements
 from relay.storage.database import Transaction
 from relay.storage.sqlite import SQLite
-from relay.storage.writer import BATCH_MAX, Writer
+from relay.storage.writer import BATCH_MAX, SHARE_MIN, Writer
+from tests.past import database as opened
 
 pytestmark = pytest.mark.anyio
 
@@ -152,6 +153,21 @@ async def test_what_is_urgent_comes_before_a_long_backlog(database: SQLite) -> N
     }
     assert len([name for name in done[: 2 * BATCH_MAX] if name.startswith("URGENT")]) == BATCH_MAX
     assert len(done) == 5 * BATCH_MAX
+
+
+async def test_turns_share_what_waits(tmp_path: Path) -> None:
+    """Where the database is a server two turns take half each; a few stay together, as all do where there is one turn."""
+    sizes: list[int] = []
+
+    async def noted(transaction: Transaction, names: Sequence[str]) -> list[str]:
+        sizes.append(len(names))
+        return await add(transaction, names)
+
+    async with opened(tmp_path) as either:
+        writer = Writer(either, 100)
+        for number, name in ((60, "many"), (SHARE_MIN, "few")):
+            await asyncio.gather(*(writer.write(noted, f"{name}{one}") for one in range(number)))
+        assert sizes == ([30, 30] if either.shared else [60]) + [SHARE_MIN]
 
 
 async def test_a_backlog_has_an_end(database: SQLite) -> None:

@@ -21,6 +21,8 @@ Operation = Callable[[Transaction, Sequence[Item]], Awaitable[Sequence[Result]]]
 BATCH_MAX = 128
 TURNS_SHARED = 2
 """Where the database is a server: while it commits one batch, the next is made ready."""
+SHARE_MIN = 8
+"""Fewer than so many are not parted between turns: a commit costs more than it would gain."""
 
 
 class _Waiting:
@@ -42,6 +44,7 @@ class Writer:
         self._urgent: deque[_Waiting] = deque()
         self._turns: set[asyncio.Task[None]] = set()
         self._turns_max = TURNS_SHARED if database.shared else 1
+        self._under_way = 0
 
     async def write(self, operation: Operation[Item, Result], item: Item, *, urgent: bool = False) -> Result:
         """Writes the item with whatever else waits; returns after COMMIT, raises when it was not written.
@@ -71,15 +74,26 @@ class Writer:
             for _ in range(2):  # a look at the sockets, and a step of what came: it goes along
                 await asyncio.sleep(0)
             while self._backlog or self._urgent:
-                await self._write_batch(self._next_batch())
+                batch = self._next_batch()
+                self._under_way += len(batch)
+                try:
+                    await self._write_batch(batch)
+                finally:
+                    self._under_way -= len(batch)
         finally:
             self._turns = {turn for turn in self._turns if turn is not asyncio.current_task()}
 
     def _next_batch(self) -> list[_Waiting]:
-        """What the next turn writes."""
-        first = BATCH_MAX // 2 if self._backlog else BATCH_MAX
+        """What the next turn writes: its share of all that is there.
+
+        Senders wait for their answers: if one turn took everything, they would all come again together, and what is
+        here would stand still while the server works, and the server while they are read.
+        """
+        there = len(self._urgent) + len(self._backlog) + self._under_way
+        most = min(BATCH_MAX, max(SHARE_MIN, -(-there // self._turns_max)))
+        first = most // 2 if self._backlog else most
         batch = [self._urgent.popleft() for _ in range(min(first, len(self._urgent)))]
-        return batch + [self._backlog.popleft() for _ in range(min(BATCH_MAX - len(batch), len(self._backlog)))]
+        return batch + [self._backlog.popleft() for _ in range(min(most - len(batch), len(self._backlog)))]
 
     async def _write_batch(self, batch: list[_Waiting]) -> None:
         """One transaction for the batch; when an item is bad, one for each, so that it fails alone."""
