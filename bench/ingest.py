@@ -1,7 +1,7 @@
 """How many callbacks relay takes in a second, each on the disk before it is answered, against a bare Starlette.
 
-relay has one core, the load (and a PostgreSQL server) the other. A callback ends its job: callback, job, event and one delivery are written (the
-delivery waits for an hour, so that nothing is sent meanwhile).
+relay has one core, the load (and a PostgreSQL server) the other. A callback ends its job: callback, job, event and one
+delivery are written (the delivery waits for an hour, so that nothing is sent meanwhile).
 """
 
 import asyncio

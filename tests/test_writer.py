@@ -156,7 +156,7 @@ async def test_what_is_urgent_comes_before_a_long_backlog(database: SQLite) -> N
 
 
 async def test_turns_share_what_waits(tmp_path: Path) -> None:
-    """Where the database is a server two turns take half each; a few stay together, as all do where there is one turn."""
+    """Where the database is a server two turns take half each; a few stay together, and all where there is one turn."""
     sizes: list[int] = []
 
     async def noted(transaction: Transaction, names: Sequence[str]) -> list[str]:
