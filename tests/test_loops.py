@@ -93,6 +93,7 @@ async def test_a_notification_is_no_request(tmp_path: Path) -> None:
         await post(running, b"?")
         (await running.client.post("/v1/endpoints", json={"url": running.hook})).raise_for_status()
         await running.sink.wait_for(lambda sink: len(sink.received) == 1)
+        await running.until("/v1/deliveries", lambda found: [one["status"] for one in found["data"]] == ["delivered"])
         sent = running.sink.received[0]
         headers = {**sent.headers, "authorization": f"Bearer {KEY}"}
         lists = ("jobs", "endpoints", "deliveries", "callbacks", "events")
