@@ -1,4 +1,4 @@
-"""Attempts that ended are written, each with whatever else waits for the same commit, and again while the disk is away.
+"""Attempts that ended are written, with whatever else waits for the same commit; and again while the database is away.
 
 An attempt is over for its task when its answer is there: no task waits for the commit, its future says what came of it.
 """

@@ -1,8 +1,8 @@
 """Group commit: what waits to be written goes in one transaction a turn, and is acknowledged after COMMIT.
 
 A commit costs a sync of the disk whatever is in it, so under load many share one; alone, one goes at once. There is no
-lingering: a turn takes what is there. What dispatch writes comes before what comes in, up to half of a turn, so that
-however much comes in, notifications go out.
+lingering: a turn takes what is there, or half of it where two go on at once. What dispatch writes comes before what
+comes in, up to half of a turn, so that however much comes in, notifications go out.
 """
 
 import asyncio
