@@ -1,4 +1,4 @@
-"""The shape of relay/, kept by machine: imports only point down, sizes stay small, words keep their meaning.
+"""The shape of relay/, kept by machine: imports only point down, words keep their meaning.
 
 Each rule reads the syntax trees and yields what it finds as `file:line: reason`. Further down, each is shown what
 breaks it, and has to say so.
@@ -79,7 +79,6 @@ DOORS = {
 GUESTS_OF_SANDBOX = ("relay.cli.dev", "relay.cli.simulate")
 FORBIDDEN = {("check", "payments"): "a status check must not be able to move money"}
 
-LINES_MAX, FUNCTION_LINES_MAX = 400, 70
 EMPTY_NAMES = re.compile(r"(utils?|helpers?|commons?|managers?|services?)")
 UNUSED_WORDS = re.compile(r"subscription|topic", re.IGNORECASE)
 CONSTANT = re.compile(r"_*[A-Z][A-Z0-9_]*|__\w+__")
@@ -209,20 +208,6 @@ def is_container(value: ast.expr | None) -> bool:
     return isinstance(value, DISPLAYS)
 
 
-def is_small(modules: Modules) -> Iterator[str]:
-    """A module, and a function, can be read in one go."""
-    for module in modules.values():
-        if (lines := len(module.text.splitlines())) > LINES_MAX:
-            yield module.at(
-                LINES_MAX + 1, f"{lines} lines are too many for a module: {LINES_MAX} at most; split it by noun"
-            )
-        for node in ast.walk(module.tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                lines = (node.end_lineno or node.lineno) - node.lineno + 1
-                if lines > FUNCTION_LINES_MAX:
-                    yield module.at(node.lineno, f"{node.name} has {lines} lines: {FUNCTION_LINES_MAX} at most")
-
-
 def explains_itself(modules: Modules) -> Iterator[str]:
     """A module says why it exists, and has a name that says what is in it."""
     for module in modules.values():
@@ -253,7 +238,7 @@ def identifiers(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 RULES: tuple[Rule, ...] = (
     *(has_a_floor, points_down, has_no_circles, keeps_the_doors),
-    *(holds_no_state, is_small, explains_itself, keeps_to_its_words),
+    *(holds_no_state, explains_itself, keeps_to_its_words),
 )
 
 
@@ -288,8 +273,6 @@ BROKEN = [
     (holds_no_state, "app.py", "seen = {}", "relay/app.py:1: seen is mutable state"),
     (holds_no_state, "app.py", "seen: list[int] = list()", "seen is mutable state"),
     (holds_no_state, "app.py", "def f() -> None:\n    global seen", "relay/app.py:2: `global seen`"),
-    (is_small, "app.py", "\n" * 401, "401 lines are too many"),
-    (is_small, "app.py", "def f():\n" + "    pass\n" * 70, "relay/app.py:1: f has 71 lines"),
     (explains_itself, "app.py", "x = 1", "needs a docstring"),
     (explains_itself, "web/helpers.py", "", "`helpers` says nothing"),
     (keeps_to_its_words, "app.py", "\nclass SubscriptionRow: ...", "relay/app.py:2: `SubscriptionRow`"),
