@@ -59,10 +59,11 @@ class Checker:
         try:
             while True:
                 self._wake.clear()
-                now_ms = self._clock.now_ms()
-                due = await self._store.jobs.next_checks()
+                now_ms, began_at = self._clock.now_ms(), self._clock.monotonic_ms()
+                due = {name: at - now_ms for name, at in (await self._store.jobs.next_checks()).items()}
                 if not await self._start(due, now_ms):
-                    await self._clock.wait(self._wake, min([now_ms + PAUSE_MAX_MS, *self._due_again(due, now_ms)]))
+                    again_at = min([began_at + PAUSE_MAX_MS, *self._due_again(due, began_at)])
+                    await self._clock.wait(self._wake, until_monotonic_ms=again_at)
         finally:
             for under_way in self._under_way:
                 under_way.cancel()
@@ -74,25 +75,29 @@ class Checker:
         return await self._begin(job) if job and job.provider in self._paces else None
 
     async def _start(self, due: dict[str, int], now_ms: int) -> bool:
-        """Claims what is due, as far as there is room, and starts it; whether anything began."""
+        """Claims what is due, as far as there is room, and starts it; whether anything began.
+
+        `due` says in how many milliseconds each provider's first check is due.
+        """
         began = False
-        for name, at in due.items():
+        for name, due_in_ms in due.items():
             pace = self._paces.get(name)
-            room = pace.room(now_ms) if pace and at <= now_ms else 0
+            room = pace.room(self._clock.monotonic_ms()) if pace and due_in_ms <= 0 else 0
             if room > 0:
                 for job in await self._store.jobs.claim_checks(name, now_ms, now_ms + LEASE_MS, room):
                     self._begin(job)
                     began = True
         return began
 
-    def _due_again(self, due: dict[str, int], now_ms: int) -> list[int]:
+    def _due_again(self, due: dict[str, int], began_at: int) -> list[int]:
         """When time makes something startable, one entry a provider; one that is full wakes by itself."""
-        opening = [(at, self._paces[name].opens_at(now_ms)) for name, at in due.items() if name in self._paces]
+        known = [(due_in_ms, self._paces[name]) for name, due_in_ms in due.items() if name in self._paces]
+        opening = [(began_at + due_in_ms, pace.opens_at(began_at)) for due_in_ms, pace in known]
         return [max(at, opens_at) for at, opens_at in opening if opens_at is not None]
 
     def _begin(self, job: Job) -> "asyncio.Task[Recorded | None]":
         """Starts one check."""
-        self._paces[job.provider].started(self._clock.now_ms())
+        self._paces[job.provider].started(self._clock.monotonic_ms())
         checking_it = asyncio.create_task(self._check(job), name=f"check {job.id}")
         self._under_way.add(checking_it)
         checking_it.add_done_callback(partial(self._done, job.provider))
@@ -103,7 +108,7 @@ class Checker:
         started_at = self._clock.now_ms()
         found = await self._ask(job)
         now_ms = self._clock.now_ms()
-        again_at = max(now_ms + self._delay_ms(job, found.finding), self._paced(job.provider, found, now_ms))
+        again_at = now_ms + max(self._delay_ms(job, found.finding), self._paced(job.provider, found, now_ms))
         check = Checked(
             asked_id=job.provider_job_id,
             finding=found.finding,
@@ -156,7 +161,7 @@ class Checker:
         return await self._calling.client.send(provider.origin, provider.api_key or "", signed, TIMEOUT_S)
 
     def _paced(self, name: str, found: Found, now_ms: int) -> int:
-        """What the answer means for all checks at this provider; when the next one may be made."""
+        """Apply what the answer means for all checks at this provider; milliseconds until the next one may be made."""
         pace, answer = self._paces[name], found.answer
         refused = ErrorClass.AUTH if found.finding is Finding.KEY_REFUSED else None
         if answer is not None and pace.refused(refused):
@@ -170,13 +175,15 @@ class Checker:
         told_ms = backoff.parse_retry_after(answer.headers.get("retry-after"), now_ms) if answer else None
         match found.finding:
             case Finding.KEY_REFUSED:
-                return pace.pause(now_ms + KEY_PAUSE_MS, now_ms)
+                pause_ms = KEY_PAUSE_MS
             case Finding.RATE_LIMITED:
-                return pace.pause(now_ms + (told_ms or PAUSE_MS), now_ms)
+                pause_ms = told_ms or PAUSE_MS
             case Finding.NO_VERDICT if told_ms:
-                return pace.pause(now_ms + told_ms, now_ms)
+                pause_ms = told_ms
             case _:
-                return now_ms
+                return 0
+        monotonic_ms = self._clock.monotonic_ms()
+        return pace.pause(monotonic_ms + pause_ms, monotonic_ms) - monotonic_ms
 
     def _delay_ms(self, job: Job, finding: Finding) -> int:
         """How long until the next check of a job that is still open."""

@@ -1,4 +1,9 @@
-"""The time, as something that is handed in: unix milliseconds everywhere inside, RFC 3339 at the edge."""
+"""The time, as something that is handed in: unix milliseconds everywhere inside, RFC 3339 at the edge.
+
+Two clocks, for two questions. What is stored, shown or compared with a stored time goes by the wall clock, which an
+operator or NTP may set back or forward. How long something lasts (a wait, a pause, a rate, a lease or a cache entry
+held in memory) goes by the monotonic clock, which only runs forward: a wall clock that steps stops none of these.
+"""
 
 import asyncio
 import time
@@ -13,22 +18,29 @@ class Clock(Protocol):
     """What the flow needs of time; tests hand in one they can hold and move."""
 
     def now_ms(self) -> int:
-        """Unix milliseconds."""
+        """Return the wall clock's time in unix milliseconds."""
 
-    async def wait(self, event: asyncio.Event, until_ms: int | None) -> None:
-        """Return when the event is set or the time has come, whichever is first (None: the event alone)."""
+    def monotonic_ms(self) -> int:
+        """Return milliseconds since an arbitrary moment; they never run backward, whatever the wall clock does."""
+
+    async def wait(self, event: asyncio.Event, *, until_monotonic_ms: int | None) -> None:
+        """Return when the event is set or `monotonic_ms` is that; None: only when the event is set."""
 
 
 class SystemClock:
     """The machine's clock."""
 
     def now_ms(self) -> int:
-        """Unix milliseconds."""
+        """Return the wall clock's time in unix milliseconds."""
         return time.time_ns() // 1_000_000
 
-    async def wait(self, event: asyncio.Event, until_ms: int | None) -> None:
-        """Return when the event is set or the time has come, whichever is first."""
-        timeout_s = None if until_ms is None else max(0.0, (until_ms - self.now_ms()) / 1000)
+    def monotonic_ms(self) -> int:
+        """Return milliseconds since the machine started, or since another fixed moment."""
+        return time.monotonic_ns() // 1_000_000
+
+    async def wait(self, event: asyncio.Event, *, until_monotonic_ms: int | None) -> None:
+        """Return when the event is set or `monotonic_ms` has come so far, whichever is first."""
+        timeout_s = None if until_monotonic_ms is None else max(0.0, (until_monotonic_ms - self.monotonic_ms()) / 1000)
         try:
             async with asyncio.timeout(timeout_s):
                 await event.wait()

@@ -39,7 +39,7 @@ class Deliverer:
 
     async def attempt(self, parcel: Parcel) -> Settled:
         """Sends the notification once, and says what becomes of the delivery; no receiver can make it raise."""
-        started_at = self._clock.now_ms()
+        started_at, began_at = self._clock.now_ms(), self._clock.monotonic_ms()
         headers = self._headers(parcel, started_at)
         answer = await self._sender.post(parcel.url, headers, parcel.body, parcel.timeout_s)
         now_ms = self._clock.now_ms()
@@ -52,7 +52,7 @@ class Deliverer:
             status_code=answer.status_code,
             error=answer.error,
             started_at=started_at,
-            duration_ms=max(0, now_ms - started_at),
+            duration_ms=self._clock.monotonic_ms() - began_at,
             response_excerpt=answer.excerpt,
         )
         gone = "the endpoint answered 410 Gone" if answer.outcome is Outcome.ENDPOINT_GONE else None

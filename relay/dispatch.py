@@ -26,6 +26,8 @@ from relay.storage.store import Store
 
 IDLE_MS: Final = 1000
 """How often the table is looked at while it holds due rows that no lane has room for, or that another process wrote."""
+WALL_MS: Final = 60_000
+"""How often at least, so that what is due when somebody has set the wall clock forward waits no longer than this."""
 LANES_KEPT: Final = 1000
 """So many lanes stay in memory with nothing in them, for they know their endpoint's settings."""
 _logger = log.get("dispatch")
@@ -66,7 +68,7 @@ class Dispatcher:
         """Takes new deliveries, straight after their commit; their lease began with it."""
         if not self._options.dispatches:
             return
-        now_ms = self._clock.now_ms()
+        now_ms = self._clock.monotonic_ms()
         room = max(0, self._room - len(self._at_hand))
         self._at_hand |= {parcel.delivery_id: parcel for parcel in self._store.deliveries.at_hand(fresh[:room])}
         self._queue(fresh, now_ms + self._options.lease_ms, retry=False)
@@ -91,9 +93,9 @@ class Dispatcher:
             self._wake.clear()
             await self._give_back()
             await self._start()
-            now_ms = self._clock.now_ms()
+            now_ms = self._clock.monotonic_ms()
             if not self._is_time(now_ms) or not await self._look(now_ms):
-                await self._clock.wait(self._wake, self._next_turn(now_ms))
+                await self._clock.wait(self._wake, until_monotonic_ms=self._next_turn(now_ms))
 
     async def finish(self, within_s: float) -> None:
         """Waits for the attempts under way and their commits, and gives back what was not begun."""
@@ -121,16 +123,19 @@ class Dispatcher:
         return self._look_at is not None and self._look_at <= now_ms
 
     async def _look(self, now_ms: int) -> int:
-        """Leases due deliveries for the lanes that have room; how many. Sets when to look again."""
-        room = self._room
+        """Leases due deliveries for the lanes that have room; how many. Sets when to look again.
+
+        What is due is a matter of the wall clock; when to look again, and how long a lease lasts here, is not.
+        """
+        room, wall_ms = self._room, self._clock.now_ms()
         if room <= 0:
             self._look_at, self._more = now_ms + IDLE_MS, True
             return 0
         self._look_at = None  # whatever happens from here on may bring it forward again
         busy = {endpoint_id for endpoint_id, lane in self._lanes.items() if lane.crowded(now_ms)}
-        lease = (now_ms, now_ms + self._options.lease_ms)
+        lease = (wall_ms, wall_ms + self._options.lease_ms)
         claimed: Sequence[Parcel | Fresh] = await self._claim(*lease, room, busy)
-        due_at, crowded = (now_ms, False) if claimed else await self._store.deliveries.next_due(now_ms)
+        due_at, crowded = (wall_ms, False) if claimed else await self._store.deliveries.next_due(wall_ms)
         if crowded:
             claimed, self._walked = await self._store.deliveries.claim_behind(*lease, room, busy, self._walked)
         else:
@@ -139,11 +144,11 @@ class Dispatcher:
         if claimed or self._walked:
             self._look_at = now_ms  # these are on their way first
             return len(claimed)
-        self._more = due_at is not None and due_at <= now_ms
+        self._more = due_at is not None and due_at <= wall_ms
         if self._more or self._store.shared:
             self._look_by(now_ms + IDLE_MS)
         if due_at is not None and not self._more:
-            self._look_by(due_at)
+            self._look_by(now_ms + min(due_at - wall_ms, WALL_MS))
         return 0
 
     async def _claim(self, now_ms: int, leased_until: int, room: int, busy: set[str]) -> list[Parcel]:
@@ -193,17 +198,17 @@ class Dispatcher:
                 raise
             for delivery_id, (lane, leased_until) in chosen.items():
                 parcel = parcels.get(delivery_id)
-                if parcel is None or leased_until - self._clock.now_ms() < parcel.timeout_s * 1000:
+                if parcel is None or leased_until - self._clock.monotonic_ms() < parcel.timeout_s * 1000:
                     self._let_go(delivery_id, lane)
                     continue
-                lane.learn(parcel.in_flight_max, parcel.rate_limit_per_s, self._clock.now_ms())
+                lane.learn(parcel.in_flight_max, parcel.rate_limit_per_s, self._clock.monotonic_ms())
                 attempt = asyncio.create_task(self._attempt(parcel, lane))
                 self._attempts.add(attempt)
                 attempt.add_done_callback(self._attempts.discard)
 
     def _choose(self) -> dict[str, tuple[Lane, int]]:
         """The next deliveries to start, one from each lane in turn, and counts them as in flight."""
-        now_ms = self._clock.now_ms()
+        now_ms = self._clock.monotonic_ms()
         chosen: dict[str, tuple[Lane, int]] = {}
         lanes = [lane for lane in self._lanes.values() if lane.waiting]
         while lanes and self._room > 0:
@@ -232,7 +237,8 @@ class Dispatcher:
         if not stored:
             return
         settled, attempt = ended.settled, ended.settled.attempt
-        self._look_by(min(settled.next_attempt_at or settled.at + IDLE_MS, settled.at + IDLE_MS))
+        due_in_ms = IDLE_MS if settled.next_attempt_at is None else settled.next_attempt_at - settled.at
+        self._look_by(self._clock.monotonic_ms() + min(due_in_ms, IDLE_MS))
         self._metrics.attempted(attempt.outcome)
         _logger.info(
             "delivery.attempt_finished",
@@ -255,13 +261,18 @@ class Dispatcher:
 
     def _judged(self, lane: Lane, settled: Settled) -> Settled:
         """The lane after an attempt; while its breaker is open its endpoint shows as held."""
-        attempt = settled.attempt
+        attempt, now_ms = settled.attempt, self._clock.monotonic_ms()
+        opened = False
         if attempt.outcome is Outcome.OK:
             lane.succeeded()
-        elif not settled.aborted and lane.failed(settled.at, attempt.status_code, settled.retry_after_ms):
-            _logger.warning("lane.held", endpoint=lane.endpoint_id, until=lane.held_until)
-        held_until = lane.held_until
-        return settled if held_until is None else msgspec.structs.replace(settled, held_until=held_until)
+        elif not settled.aborted:
+            opened = lane.failed(now_ms, attempt.status_code, settled.retry_after_ms)
+        if lane.held_until is None:
+            return settled
+        held_until = settled.at + lane.held_until - now_ms
+        if opened:
+            _logger.warning("lane.held", endpoint=lane.endpoint_id, until=held_until)
+        return msgspec.structs.replace(settled, held_until=held_until)
 
     def _let_go(self, delivery_id: str, lane: Lane) -> None:
         """The delivery is no longer in memory; of many lanes, one with nothing left is dropped."""

@@ -28,7 +28,7 @@ BUSY_STATUSES: Final = frozenset({429, 502, 503, 504})
 
 
 class Lane:
-    """One endpoint's deliveries in memory, and whether one may start; times are unix milliseconds."""
+    """One endpoint's deliveries in memory, and whether one may start; times are monotonic milliseconds."""
 
     def __init__(self, endpoint_id: str) -> None:
         self.endpoint_id = endpoint_id

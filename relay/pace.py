@@ -9,7 +9,7 @@ KEY_PAUSE_MS = 60_000
 
 
 class Pace:
-    """The room for status checks at one provider; times are unix milliseconds."""
+    """The room for status checks at one provider; times are monotonic milliseconds."""
 
     def __init__(self, in_flight_max: int, per_s: float) -> None:
         self._in_flight_max = in_flight_max

@@ -99,7 +99,7 @@ class Redeliverer:
         while True:
             self._wake.clear()
             pause_ms = await self.once()
-            await self._clock.wait(self._wake, self._clock.now_ms() + pause_ms)
+            await self._clock.wait(self._wake, until_monotonic_ms=self._clock.monotonic_ms() + pause_ms)
 
     async def once(self) -> int:
         """One step of every open batch; how long to wait for the next, in milliseconds."""

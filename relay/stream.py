@@ -65,14 +65,14 @@ class Streams:
         self, project_id: str, kind: str | None, place: Place, woken: asyncio.Event
     ) -> AsyncIterator[bytes]:
         """Events as they are found in the table, and comments between them."""
-        said_at = now_ms = self._clock.now_ms()
+        said_at = self._clock.monotonic_ms()
         pause_ms = LOOK_AGAIN_MS
         while not self._draining.is_set():
             woken.clear()
-            found = await self._events.following(project_id, place, kind, PAGE, now_ms)
+            found = await self._events.following(project_id, place, kind, PAGE, self._clock.now_ms())
             for event in found.events:
                 yield _frame(event)
-            now_ms = self._clock.now_ms()
+            now_ms = self._clock.monotonic_ms()
             if found.events:
                 place, said_at, pause_ms = found.place, now_ms, LOOK_AGAIN_MS
                 continue
@@ -81,8 +81,7 @@ class Streams:
                 yield b": still here\n\n"
             look_at = now_ms + (pause_ms if found.held else LOOK_EVERY_MS)
             pause_ms = min(2 * pause_ms, LOOK_EVERY_MS) if found.held else LOOK_AGAIN_MS
-            await self._clock.wait(woken, min(look_at, said_at + COMMENT_EVERY_MS))
-            now_ms = self._clock.now_ms()
+            await self._clock.wait(woken, until_monotonic_ms=min(look_at, said_at + COMMENT_EVERY_MS))
 
 
 def _frame(event: Event) -> bytes:

@@ -172,7 +172,7 @@ class Submitter:
                 if tries == STORE_TRIES - 1:
                     raise
                 fact = msgspec.structs.replace(fact, again=True)
-                await self._clock.wait(asyncio.Event(), self._clock.now_ms() + 500)
+                await self._clock.wait(asyncio.Event(), until_monotonic_ms=self._clock.monotonic_ms() + 500)
             else:
                 self._calling.tell(recorded)
                 return recorded.job

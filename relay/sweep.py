@@ -37,7 +37,7 @@ class Sweeper:
         self._submitter = submitter
         self._clock = calling.clock
         self._submit_timeout_ms = round(calling.settings.submit_timeout_s * 1000)
-        self._forgot_at = 0
+        self._forget_at = 0
         self._expiring_ms = calling.settings.output_expiring_s * 1000
         self._retention_ms = calling.settings.retention_days * DAY_MS
         self._prune_at = 0 if self._retention_ms else NEVER
@@ -46,12 +46,13 @@ class Sweeper:
     async def run(self) -> None:
         """Sweeps at once, then whenever a row is due, until it is cancelled."""
         while True:
-            now_ms = self._clock.now_ms()
+            now_ms, began_at = self._clock.now_ms(), self._clock.monotonic_ms()
             await self.once()
             due_at = await self._store.jobs.next_clock() or now_ms + PAUSE_MS
             # What was due is under way, and stays due until it has begun; what became due since is not waited for.
-            again_at = due_at if due_at > now_ms else now_ms + 50
-            await self._clock.wait(asyncio.Event(), min(again_at, now_ms + PAUSE_MS, self._prune_at))
+            pause_ms = due_at - now_ms if due_at > now_ms else 50
+            again_at = min(began_at + min(pause_ms, PAUSE_MS), self._prune_at)
+            await self._clock.wait(asyncio.Event(), until_monotonic_ms=again_at)
 
     async def once(self) -> None:
         """One sweep over everything that is due, in batches."""
@@ -71,10 +72,10 @@ class Sweeper:
         await self._tell_of_expiring(now_ms)
         for payment in await self._store.payments.to_prove(now_ms, BATCH):
             await self._payer.prove(payment)
-        if now_ms - self._forgot_at >= FORGET_EVERY_MS:
+        if self._clock.monotonic_ms() >= self._forget_at:
             await self._store.access.forget(now_ms)
-            self._forgot_at = now_ms
-        if now_ms >= self._prune_at:
+            self._forget_at = self._clock.monotonic_ms() + FORGET_EVERY_MS
+        if self._clock.monotonic_ms() >= self._prune_at:
             await self._prune(now_ms)
 
     async def _tell_of_expiring(self, now_ms: int) -> None:
@@ -85,14 +86,14 @@ class Sweeper:
 
     async def _prune(self, now_ms: int) -> None:
         """One batch of what is old; the next follows after a pause, and when nothing is left, after a longer one."""
-        self._prune_at = now_ms + PRUNE_EVERY_MS
+        self._prune_at = self._clock.monotonic_ms() + PRUNE_EVERY_MS
         grace_ms = self._calling.settings.callback_grace_s * 1000
         terms = Terms(now=now_ms, before=now_ms - self._retention_ms, grace_ms=grace_ms)
         removed = await self._store.pruner.batch(terms)
         self._calling.metrics.pruned(removed)
         self._pruned.update(removed)
         if removed:
-            self._prune_at = now_ms + PRUNE_PAUSE_MS
+            self._prune_at = self._clock.monotonic_ms() + PRUNE_PAUSE_MS
         elif self._pruned:
             _logger.info("sweep.pruned", **self._pruned)
             self._pruned.clear()

@@ -26,18 +26,18 @@ class Waiting:
             for woken in self._waiters.get(job.id, ()):
                 woken.set()
 
-    async def final(self, job: Job, look: Callable[[], Awaitable[Job | None]], until_ms: int) -> Job:
-        """The job when it is final, when the time is over, or when relay stops: as it is then."""
+    async def final(self, job: Job, look: Callable[[], Awaitable[Job | None]], until_monotonic_ms: int) -> Job:
+        """Return the job when it is final, when the time is over, or when relay stops: as it is then."""
         woken = asyncio.Event()
         self._waiters[job.id].add(woken)
         try:
             while True:
                 job = await look() or job
-                now_ms = self._clock.now_ms()
-                if job.state.final or now_ms >= until_ms or self._draining.is_set():
+                now_ms = self._clock.monotonic_ms()
+                if job.state.final or now_ms >= until_monotonic_ms or self._draining.is_set():
                     return job
                 woken.clear()
-                await self._clock.wait(woken, min(until_ms, now_ms + LOOK_EVERY_MS))
+                await self._clock.wait(woken, until_monotonic_ms=min(until_monotonic_ms, now_ms + LOOK_EVERY_MS))
         finally:
             self._waiters[job.id].discard(woken)
             if not self._waiters[job.id]:

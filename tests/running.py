@@ -27,23 +27,28 @@ INPUT = {"images": ["https://example.com/a.png"], "prompt": "slow push in", "dur
 
 
 class HeldClock:
-    """Time that stands still until a test moves it."""
+    """Time that stands still until a test moves it: both clocks together, or the wall clock alone."""
 
     def __init__(self, at_ms: int = START_MS) -> None:
         self._now_ms = at_ms
+        self._monotonic_ms = 7_000_000  # not the wall clock's, so that who takes one for the other is found out
         self._waiters: set[tuple[int, asyncio.Future[None]]] = set()
 
     def now_ms(self) -> int:
         """Unix milliseconds."""
         return self._now_ms
 
-    async def wait(self, event: asyncio.Event, until_ms: int | None) -> None:
+    def monotonic_ms(self) -> int:
+        """Milliseconds that `advance` alone moves."""
+        return self._monotonic_ms
+
+    async def wait(self, event: asyncio.Event, *, until_monotonic_ms: int | None) -> None:
         """Returns when the event is set, or the clock was moved that far."""
-        if until_ms is not None and until_ms <= self._now_ms:
+        if until_monotonic_ms is not None and until_monotonic_ms <= self._monotonic_ms:
             await asyncio.sleep(0)
             return
         woken = asyncio.get_running_loop().create_future()
-        waiter = (until_ms if until_ms is not None else 1 << 62, woken)
+        waiter = (until_monotonic_ms if until_monotonic_ms is not None else 1 << 62, woken)
         waiting = asyncio.ensure_future(event.wait())
         self._waiters.add(waiter)
         try:
@@ -53,11 +58,16 @@ class HeldClock:
             waiting.cancel()
 
     def advance(self, seconds: float) -> None:
-        """Moves the clock, and wakes whoever waited for that."""
+        """Moves both clocks, and wakes whoever waited for that."""
         self._now_ms += round(seconds * 1000)
-        for until_ms, woken in list(self._waiters):
-            if until_ms <= self._now_ms and not woken.done():
+        self._monotonic_ms += round(seconds * 1000)
+        for until_monotonic_ms, woken in list(self._waiters):
+            if until_monotonic_ms <= self._monotonic_ms and not woken.done():
                 woken.set_result(None)
+
+    def set_back(self, seconds: float) -> None:
+        """Sets the wall clock back, or forward where negative, as NTP does: no time passes by that."""
+        self._now_ms -= round(seconds * 1000)
 
 
 class Running:

@@ -71,13 +71,13 @@ class KeySet:
 
     def _older_than(self, age_ms: int) -> bool:
         """Whether the keys were read so long ago, or never."""
-        return self._read_at is None or self._clock.now_ms() - self._read_at > age_ms
+        return self._read_at is None or self._clock.monotonic_ms() - self._read_at > age_ms
 
     async def _look(self) -> None:
         """Reads what is published now, unless somebody else did while this one waited, or it was done too often."""
         looks = self._looks
         async with self._looking:
-            now_ms = self._clock.now_ms()
+            now_ms = self._clock.monotonic_ms()
             often = len(self._looked_at) == LOOKS_PER_MINUTE and now_ms - self._looked_at[0] < _MINUTE_MS
             if often or looks != self._looks:
                 return

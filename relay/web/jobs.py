@@ -27,7 +27,7 @@ async def create(call: Call) -> Response:
     new = intake.job(given, call.project_id, call.idempotency_key, app.clock.now_ms())
     if (limit := max_usd(given.get("max_cost"))) is not None:
         await app.quoter.require(new.job.provider, new.job.request, limit)
-    wait_s, began_at = call.wait_s(), app.clock.now_ms()
+    wait_s, began_at = call.wait_s(), app.clock.monotonic_ms()
     job = await app.submitter.submit(new, app.settings.submit_wait_s if wait_s is None else wait_s)
     if wait_s is not None:
         job = await _held(call, job, began_at + round(wait_s * 1000))
@@ -52,7 +52,7 @@ async def show(call: Call) -> Response:
     job, wait_s = await job_of(call), call.wait_s()
     if wait_s is None:
         return JSON(views.job(job))
-    return _shown(call, await _held(call, job, call.app.clock.now_ms() + round(wait_s * 1000)))
+    return _shown(call, await _held(call, job, call.app.clock.monotonic_ms() + round(wait_s * 1000)))
 
 
 async def index(call: Call) -> Response:
@@ -123,9 +123,10 @@ async def job_of(call: Call) -> Job:
     return job
 
 
-async def _held(call: Call, job: Job, until_ms: int) -> Job:
+async def _held(call: Call, job: Job, until_monotonic_ms: int) -> Job:
     """The job when it is final or the time is over."""
-    return await call.app.waiting.final(job, partial(call.app.store.jobs.get, job.id, job.project_id), until_ms)
+    look = partial(call.app.store.jobs.get, job.id, job.project_id)
+    return await call.app.waiting.final(job, look, until_monotonic_ms)
 
 
 def _shown(call: Call, job: Job, more: views.Json | None = None, headers: dict[str, str] | None = None) -> Response:
