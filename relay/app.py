@@ -321,7 +321,7 @@ def secret_keys(settings: Settings) -> tuple[str, ...]:
         )
     except FileExistsError:
         pass
-    key = path.read_text().strip()
+    key = path.read_text("utf-8").strip()
     if len(key) < 16:
         raise SettingsError(f"{path.name} beside the database holds no key: set RELAY_SECRET_KEYS")
     return (key,)

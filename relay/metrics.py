@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from relay import __version__
+from relay import __version__, log
 from relay.model import EventType, Job, Verdict
 from relay.outbox import Outcome
 
@@ -41,6 +41,7 @@ METRICS: Final = (
     Metric("relay_attempts", "counter", "attempts of deliveries by outcome", ("outcome",)),
     Metric("relay_pruned_rows", "counter", "rows that were removed because they were old, by table", ("table",)),
     Metric("relay_database_size_bytes", "gauge", "what the database takes on its disk", ()),
+    Metric("relay_log_lines_dropped", "counter", "log lines that standard output did not take", ()),
     Metric("relay_build_info", "gauge", "1, with the version as label", ("version",)),
 )
 
@@ -114,6 +115,7 @@ class Metrics:
         """What the library asks a collector for: a family for each metric, also where nothing is counted yet."""
         from prometheus_client import core  # noqa: PLC0415 - as above
 
+        self._values[("relay_log_lines_dropped",)] = log.dropped()
         families = {"counter": core.CounterMetricFamily, "gauge": core.GaugeMetricFamily}
         for metric in METRICS:
             family = families[metric.kind](metric.name, metric.meaning, labels=metric.labels)

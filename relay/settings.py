@@ -36,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_networks: tuple[Network, ...]
     allow_http: bool
     log_format: str
+    log_queue_max: int
     retry_schedule_s: tuple[int, ...] | None
     submit_wait_s: float
     submit_timeout_s: float

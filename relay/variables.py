@@ -66,6 +66,13 @@ SETTINGS: Final = (
         "json: one object a line; console: for people",
     ),
     Setting(
+        "RELAY_LOG_QUEUE_MAX",
+        "log_queue_max",
+        "10000",
+        reading.number(16, 1_000_000),
+        "log lines that wait for whatever reads standard output; more are dropped and counted",
+    ),
+    Setting(
         "RELAY_RETRY_SCHEDULE_S",
         "retry_schedule_s",
         None,

@@ -21,7 +21,7 @@ FLOORS = {
         (
             ("relay", "model", "outbox", "money", "errors", "settings", "variables", "reading", "ids", "clock"),
             (
-                *("signing", "tokens", "backoff", "addresses", "metrics", "log"),
+                *("signing", "tokens", "backoff", "addresses", "metrics", "log", "log_writer"),
                 *(
                     "validation",
                     "jsonbody",

@@ -57,7 +57,7 @@ async def test_an_unknown_word_is_counted_each_time_and_warned_about_once(
             job = await running.submit()
             await post(running, b'{"id":"%s","status":"pondering"}' % job["provider_job_id"].encode())
         assert (await scraped(running))["relay_unknown_words_total['evolink']"] == 2
-        assert capsys.readouterr().out.count("provider.unknown_word") == 1
+        assert capsys.readouterr().err.count("provider.unknown_word") == 1
 
 
 async def test_a_refused_key_is_reported_once_for_its_provider(
@@ -70,11 +70,11 @@ async def test_a_refused_key_is_reported_once_for_its_provider(
         for job in [await running.submit() for _ in range(3)]:
             await running.client.post(f"/v1/jobs/{job['id']}/status-checks")
         assert (await scraped(running))["relay_provider_key_refused['evolink']"] == 1
-        assert capsys.readouterr().out.count("provider.key_refused") == 1
+        assert capsys.readouterr().err.count("provider.key_refused") == 1
         again = (await running.get("/v1/jobs"))["data"][0]
         await running.client.post(f"/v1/jobs/{again['id']}/status-checks")
         assert (await scraped(running))["relay_provider_key_refused['evolink']"] == 0
-        assert capsys.readouterr().out.count("provider.key_accepted") == 1
+        assert capsys.readouterr().err.count("provider.key_accepted") == 1
 
 
 def test_every_metric_is_named_also_before_it_counts_anything() -> None:

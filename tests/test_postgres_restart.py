@@ -243,7 +243,7 @@ async def test_an_attempt_whose_commit_was_cut_counts_once(
         await delivered(running, job, "job.submitted")
         await asyncio.sleep(1)
         await delivered(running, job, "job.submitted")
-    assert "broke" not in capsys.readouterr().out
+    assert "broke" not in capsys.readouterr().err
 
 
 async def test_the_first_connection_that_gets_no_answer_speaks_for_all(

@@ -1,9 +1,12 @@
 """The commands, one a file; each is imported only when it is asked for, so that a small one starts fast."""
 
+import contextlib
 import gc
 import importlib
+import io
 import os
 import sys
+from typing import Final, NoReturn
 
 import click
 
@@ -14,6 +17,7 @@ from relay.settings import Settings
 COMMANDS = ("serve", "work", "dev", "simulate", "migrate", "prune", "keys")
 EXIT_CONFIG = 78
 GC_OBJECTS = 10_000
+STDERR: Final = 2
 
 
 class _Lazy(click.Group):
@@ -38,15 +42,30 @@ def group() -> None:
 
 
 def main() -> None:
-    """Runs a command; what relay refuses is one sentence and an exit status, never a traceback."""
+    """Run a command; what relay refuses is one sentence and an exit status, never a traceback."""
+    _occupy_standard_descriptors()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         group(prog_name="relay")
     except SettingsError as error:
-        click.echo(f"relay: {error}", err=True)
-        sys.exit(EXIT_CONFIG)
+        _refuse(error, EXIT_CONFIG)
     except RelayError as error:
+        _refuse(error, 1)
+
+
+def _refuse(error: RelayError, status: int) -> NoReturn:
+    """End the process with a sentence; the status stays what it is if standard error cannot be written."""
+    with contextlib.suppress(OSError):
         click.echo(f"relay: {error}", err=True)
-        sys.exit(1)
+    sys.exit(status)
+
+
+def _occupy_standard_descriptors() -> None:
+    """Open /dev/null in the place of a closed standard stream, so that no database gets its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def settle() -> None:

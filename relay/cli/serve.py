@@ -19,7 +19,7 @@ def command(no_dispatch: bool) -> None:
     from relay.providers import DEV_PROVIDERS, PROVIDERS
 
     loaded = load_settings()
-    log.configure(loaded.log_format)
+    log.configure(loaded.log_format, queue_max=loaded.log_queue_max)
     logger = log.get("serve")
     if wrong := settings.unknown(os.environ, (*PROVIDERS, *DEV_PROVIDERS)):
         logger.warning("settings.unknown", names=", ".join(wrong))

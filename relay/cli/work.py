@@ -17,7 +17,7 @@ def command() -> None:
     import uvloop
 
     loaded = load_settings()
-    log.configure(loaded.log_format)
+    log.configure(loaded.log_format, queue_max=loaded.log_queue_max)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_work(loaded))
 

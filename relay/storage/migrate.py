@@ -73,4 +73,4 @@ async def _run(transaction: Transaction, migration: Migration, now_ms: int) -> N
 
 def _text(name: str) -> str:
     """The text of a migration's file."""
-    return resources.files(__package__).joinpath("migrations", name).read_text()
+    return resources.files(__package__).joinpath("migrations", name).read_text("utf-8")

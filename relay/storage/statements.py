@@ -16,7 +16,7 @@ def load() -> dict[str, str]:
     for file in sorted(resources.files(__package__).joinpath("sql").iterdir(), key=lambda file: file.name):
         if not file.name.endswith(".sql"):
             continue
-        parts = _NAME.split(file.read_text())
+        parts = _NAME.split(file.read_text("utf-8"))
         for name, text in zip(parts[1::2], parts[2::2], strict=True):
             if name in found:
                 raise ValueError(f"{file.name}: the statement {name} is there twice")
