@@ -4,6 +4,7 @@ A missing one is skipped aloud, and fails in CI.
 """
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -37,15 +38,22 @@ def node_packages() -> Path:
     if npm is None or shutil.which("node") is None:
         oracle_missing("node and npm are not installed (apt-get install nodejs npm)")
     stamp, wanted = NODE_FOLDER / "installed", " ".join(NODE_PACKAGES)
+    NODE_FOLDER.mkdir(parents=True, exist_ok=True)
+    with (NODE_FOLDER / "lock").open("w") as lock:  # the workers of one run share the folder
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _install(npm, stamp, wanted)
+    return NODE_FOLDER
+
+
+def _install(npm: str, stamp: Path, wanted: str) -> None:
+    """Install the packages unless the stamp says that they are there; skip or fail the test where npm cannot."""
     if not stamp.exists() or stamp.read_text() != wanted:
-        NODE_FOLDER.mkdir(parents=True, exist_ok=True)
         quiet = ("--no-save", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund")
         command = [npm, "install", *quiet, "--prefix", str(NODE_FOLDER), *NODE_PACKAGES]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode:
             oracle_missing(f"npm could not install {wanted}: {done.stderr[-500:]}")
         stamp.write_text(wanted)
-    return NODE_FOLDER
 
 
 @pytest.fixture(scope="session")

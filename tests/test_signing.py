@@ -1,7 +1,6 @@
 """Standard Webhooks signatures: the published vector, the official libraries in both directions, and every refusal."""
 
 import base64
-import os
 import time
 from datetime import UTC, datetime
 
@@ -94,7 +93,7 @@ def test_new_secrets_are_good_and_differ() -> None:
         ("whsec_not base64!", "base64"),
         ("whsec_" + "ä" * 32, "base64"),
         ("whsec_" + "\ud800" * 32, "base64"),
-        ("whsec_" + base64.b64encode(os.urandom(32)).decode().rstrip("="), "padded"),
+        ("whsec_" + base64.b64encode(bytes(range(32))).decode().rstrip("="), "padded"),
         ("whsec_" + base64.urlsafe_b64encode(b"\xff" * 30).decode(), "base64"),
         ("whsec_" + base64.b64encode(b"\0" * 25).decode().replace("AA==", "AB=="), "base64"),
         (SECRET + "\n", "base64"),
