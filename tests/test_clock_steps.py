@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -96,7 +97,11 @@ async def test_a_confirmation_is_made_at_once_after_the_clock_was_set_back(runni
 
 async def test_status_checks_that_were_full_go_on(tmp_path: Path, clock: HeldClock) -> None:
     """Make the second check a second after the first where one a second is allowed, on whatever day that is."""
-    limits = {"RELAY_CHECKS_IN_FLIGHT_MAX": "1", "RELAY_CHECKS_PER_S": "1", "RELAY_STATUS_CHECK_FIRST_S": "30"}
+    limits: dict[str, Any] = {
+        "RELAY_CHECKS_IN_FLIGHT_MAX": "1",
+        "RELAY_CHECKS_PER_S": "1",
+        "RELAY_STATUS_CHECK_FIRST_S": "30",
+    }
     async with relay(tmp_path, clock=clock, **limits) as running:
         running.world.next_faults += [Faults(lost=True)] * 2
         jobs = [await running.submit() for _ in range(2)]
