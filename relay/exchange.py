@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
+from relay import text
 from relay.errors import Unreadable
 from relay.log import redact
 
@@ -49,13 +50,14 @@ class ApiAnswer(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
 
     def json(self) -> Any:
-        """The decoded body; Unreadable when it is not JSON."""
+        """The decoded body, its texts as relay keeps them; Unreadable when it is not JSON."""
         try:
-            return msgspec.json.decode(self.body.removeprefix(b"\xef\xbb\xbf"))
+            value = msgspec.json.decode(self.body.removeprefix(b"\xef\xbb\xbf"))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Unreadable(f"HTTP {self.status_code} with a body that is not JSON") from None
+        return text.kept_json(value) if text.may_hold_nul(self.body) else value
 
     @property
     def excerpt(self) -> str:
         """The first 2 KB as text, without callback tokens and keys that a provider may repeat."""
-        return redact(self.body[:EXCERPT_BYTES].decode("utf-8", "replace").replace("\x00", ""))
+        return redact(text.kept(self.body[:EXCERPT_BYTES].decode("utf-8", "replace")))

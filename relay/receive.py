@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from relay import ids, jsonbody, lifecycle, log, signing
+from relay import ids, jsonbody, lifecycle, log, signing, text
 from relay.calling import Calling, Configured
 from relay.errors import BadBody, KeyUnknown, Unreadable
 from relay.lifecycle import Word
@@ -222,11 +222,12 @@ class Receiver:
             doubled = {name for name in parsed.duplicates if name.lower() in _CONTROL_FIELDS}
             if doubled:
                 return None, f"the body has {min(doubled)} twice"
-            if not isinstance(parsed.value, dict):
+            value = text.kept_json(parsed.value) if text.may_hold_nul(body) else parsed.value
+            if not isinstance(value, dict):
                 return None, "the body is not a JSON object"
-            return known.adapter.read_callback(parsed.value, now_ms), None
+            return known.adapter.read_callback(value, now_ms), None
         except (BadBody, Unreadable) as error:
-            return None, str(error)[:300]
+            return None, text.kept(str(error)[:300])
 
 
 def _verified(

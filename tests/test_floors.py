@@ -19,7 +19,7 @@ FLOORS = {
     room: floor
     for floor, rooms in enumerate(
         (
-            ("relay", "model", "outbox", "money", "errors", "settings", "variables", "reading", "ids", "clock"),
+            ("relay", "model", "outbox", "money", "errors", "settings", "variables", "reading", "ids", "clock", "text"),
             (
                 *("signing", "tokens", "backoff", "addresses", "metrics", "log", "log_writer"),
                 *(

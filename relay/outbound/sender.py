@@ -21,6 +21,7 @@ import aiohttp
 import msgspec
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from relay import text
 from relay.addresses import AddressPolicy
 from relay.outbox import Outcome
 
@@ -90,7 +91,7 @@ class Sender:
                 outcome=outcome,
                 status_code=response.status,
                 error=None if outcome is Outcome.OK else _bad_status(response.status, whole),
-                excerpt=held[:EXCERPT_BYTES].decode("utf-8", "replace").replace("\x00", "") or None,
+                excerpt=text.kept(held[:EXCERPT_BYTES].decode("utf-8", "replace")) or None,
                 retry_after=response.headers.get("retry-after"),
                 control=response.headers.get("webhook-delivery", "").strip().lower() or None,
             )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from relay import text
 from relay.errors import PaymentRefused, SettingsError, Unreadable
 from relay.exchange import ApiAnswer
 from relay.payments import header
@@ -103,11 +104,11 @@ class Wallet:
         """
         return "0x" + hmac.digest(self._nonce_key, job_id.encode(), "sha256").hex()
 
-    def sign_text(self, text: str) -> str:
+    def sign_text(self, words: str) -> str:
         """A signature of a text for people (https://eips.ethereum.org/EIPS/eip-191), which can move nothing."""
         from eth_account.messages import encode_defunct  # noqa: PLC0415
 
-        return self._sign(encode_defunct(text=text))
+        return self._sign(encode_defunct(text=words))
 
     def authorize(self, offer: Offer, challenge: Challenge, policy: Policy, job_id: str, now_s: int) -> Authorization:
         """The payment of an offer for a job; the same for the same arguments. PaymentRefused against the policy."""
@@ -185,4 +186,4 @@ def _envelope(offer: Offer, challenge: Challenge, payload: dict[str, object]) ->
 
 def _text(value: Any) -> str | None:
     """A text of the provider's, if it is one and not empty, and no more of it than a row should hold."""
-    return value[:_TEXT_MAX] if isinstance(value, str) and value else None
+    return text.kept(value[:_TEXT_MAX]) if isinstance(value, str) and value else None

@@ -20,6 +20,7 @@ from relay.exchange import ApiAnswer, ApiRequest
 from relay.log import redact
 from relay.model import ErrorClass, Input, JobError, JobState, Report
 from relay.signing import Signed
+from relay.text import kept
 
 URL_MAX: Final = 2048
 RETRYABLE: Final = frozenset({ErrorClass.RATE_LIMITED, ErrorClass.PROVIDER_ERROR, ErrorClass.TIMEOUT})
@@ -267,7 +268,7 @@ def text_or_none(value: object, limit: int = 2048) -> str | None:
         return None
     if isinstance(value, int) and value.bit_length() > 256:
         return None
-    text = str(value)[: 2 * limit].replace("\x00", "").encode("utf-8", "replace").decode()
+    text = kept(str(value)[: 2 * limit])
     return redact(text)[:limit] or None
 
 

@@ -87,7 +87,7 @@ class Jobs:
     async def tombstone(self, job_id: str, project_id: str) -> Tombstone | None:
         """What is left of the project's job, if it was pruned."""
         found = await self._database.rows("tombstones_by_id", {"ids": rows.text([job_id])})
-        return Tombstone(**dict(found[0])) if found and found[0]["project_id"] == project_id else None
+        return Tombstone.of(found[0]) if found and found[0]["project_id"] == project_id else None
 
     async def page(self, project_id: str, before: str | None, limit: int, wanted: JobFilter) -> list[Job]:
         """Jobs newest first, older than the id `before`."""

@@ -104,8 +104,8 @@ class Payments:
 
     def _payment(self, row: Row) -> Payment:
         """The payment of a row."""
-        values = dict(row)
-        values["transaction"] = values.pop("transaction_hash")
+        names = (name for name in Payment.__struct_fields__ if name != "transaction")
+        values = {name: row[name] for name in names} | {"transaction": row["transaction_hash"]}
         values["state"] = PaymentState(values["state"])
         values["header"] = self._seal.open(values["header"])
         values["body_digest"] = bytes(values["body_digest"])

@@ -127,7 +127,8 @@ class PostgreSQL:
         """BEGIN … COMMIT on a connection of its own; undone when anything in it fails or is cancelled.
 
         What the server undid because two transactions waited for each other is done again; and what it refused because
-        something had changed since it was read, under locks.
+        something had changed since it was read, under locks; and what was prepared before another process migrated,
+        which asyncpg prepares anew by itself only where no transaction is open.
         """
         locks = self._pooled
         for _ in range(AGAIN_MAX):
@@ -135,6 +136,8 @@ class PostgreSQL:
                 return await self._transact(work, locks=locks)
             except _Moved:
                 locks = True
+            except asyncpg.InvalidCachedStatementError:
+                self._forget_plans()
             except StorageUnavailable as error:
                 if not isinstance(error.__cause__, asyncpg.TransactionRollbackError):
                     raise
@@ -160,6 +163,12 @@ class PostgreSQL:
                         raise _Moved from error
                     raise
                 return result
+
+    def _forget_plans(self) -> None:
+        """Learn the types of all parameters anew: another process has changed those of columns."""
+        self._joined.clear()
+        for statement in self._statements.values():
+            statement.types = None
 
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[Any]:

@@ -186,9 +186,8 @@ async def _found(transaction: Transaction, facts: Sequence[Fact]) -> tuple[dict[
     wanted = sorted({fact.job_id for fact in facts})
     jobs, versions, listening = {}, {}, "[]"
     for row in await transaction.look("jobs_and_listeners", {"ids": rows.text(wanted)}):
-        values = dict(row)
-        version, listening = values.pop("version", None), values.pop("listening") or listening
-        jobs[values["id"]], versions[values["id"]] = rows.job(values), version
+        listening = row["listening"] or listening
+        jobs[row["id"]], versions[row["id"]] = rows.job(row), row.get("version")
     return jobs, versions, listening
 
 

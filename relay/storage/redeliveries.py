@@ -63,7 +63,7 @@ class Redeliveries:
     async def open(self) -> list[Redelivery]:
         """The batches that are not through."""
         found = await self._database.rows("open_redeliveries", {"limit": OPEN_MAX})
-        return [Redelivery(**dict(row)) for row in found]
+        return [rows.redelivery(row) for row in found]
 
     async def pending(self, endpoint_id: str) -> int:
         """How much waits for the endpoint."""

@@ -1,5 +1,11 @@
-"""Rows and the model's nouns, one into the other; JSON columns are text, sealed ones are bytes."""
+"""Rows and the model's nouns, one into the other; JSON columns are text, sealed ones are bytes.
 
+A noun is made of the columns that it names, whatever else a row has: a newer relay may have added some while this one
+runs. A column that a statement forgets is a KeyError.
+"""
+
+from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -12,11 +18,23 @@ from relay.model import (
     Job,
     Verdict,
 )
-from relay.outbox import Attempt, Delivery, DeliveryState, Endpoint, Outcome
+from relay.outbox import Attempt, Delivery, DeliveryState, Endpoint, Outcome, Redelivery
 from relay.seal import Seal
 from relay.storage.database import Row
 
 _JSON_OF_JOB: Final = ("input", "request", "metadata", "outputs", "error", "cost", "claim")
+
+
+def columns_of(kind: type[msgspec.Struct]) -> Callable[[Row], dict[str, Any]]:
+    """Return what reads the columns that a noun has, by its fields' names."""
+    names = kind.__struct_fields__
+    pick = itemgetter(*names)
+    return lambda row: dict(zip(names, pick(row), strict=True))
+
+
+_of_job, _of_endpoint, _of_event, _of_call = columns_of(Job), columns_of(Endpoint), columns_of(Event), columns_of(Call)
+_of_delivery, _of_attempt, _of_callback = columns_of(Delivery), columns_of(Attempt), columns_of(Callback)
+_of_redelivery = columns_of(Redelivery)
 
 
 def text(value: object) -> str | None:
@@ -45,7 +63,7 @@ def moved_job_params(job: Job) -> dict[str, Any]:
 
 def job(row: Row) -> Job:
     """The job of a row."""
-    values = dict(row)
+    values = _of_job(row)
     for name in _JSON_OF_JOB:
         if values[name] is not None:
             values[name] = msgspec.json.decode(values[name])
@@ -77,8 +95,7 @@ def endpoint_params(endpoint: Endpoint, seal: Seal) -> dict[str, Any]:
 
 def endpoint(row: Row, seal: Seal) -> Endpoint:
     """The endpoint of a row, opened."""
-    values = dict(row)
-    del values["deleted_at"]
+    values = _of_endpoint(row)
     for name in ("event_types", "providers", "metadata", "schedule_s"):
         values[name] = values[name] and msgspec.json.decode(values[name])
     values["secret"] = seal.open(values["secret"])
@@ -89,28 +106,33 @@ def endpoint(row: Row, seal: Seal) -> Endpoint:
 
 def event(row: Row) -> Event:
     """The event of a row."""
-    values = {name: row[name] for name in Event.__struct_fields__}
-    return Event(**{**values, "type": EventType(row["type"]), "final": bool(row["final"])})
+    return Event(**{**_of_event(row), "type": EventType(row["type"]), "final": bool(row["final"])})
 
 
 def delivery(row: Row) -> Delivery:
     """The delivery of a row."""
-    return Delivery(**{**dict(row), "state": DeliveryState(row["state"]), "redelivery": bool(row["redelivery"])})
+    return Delivery(
+        **{**_of_delivery(row), "state": DeliveryState(row["state"]), "redelivery": bool(row["redelivery"])}
+    )
 
 
 def attempt(row: Row) -> Attempt:
     """The attempt of a row."""
-    return Attempt(**{**dict(row), "outcome": Outcome(row["outcome"])})
+    return Attempt(**{**_of_attempt(row), "outcome": Outcome(row["outcome"])})
 
 
 def callback(row: Row) -> Callback:
     """The callback of a row."""
-    values = dict(row)
-    del values["digest"]
+    values = _of_callback(row)
     headers = [(name, value) for name, value in msgspec.json.decode(values["headers"])]
     return Callback(**{**values, "verdict": Verdict(values["verdict"]), "headers": headers})
 
 
 def call(row: Row) -> Call:
     """The call of a row."""
-    return Call(**dict(row))
+    return Call(**_of_call(row))
+
+
+def redelivery(row: Row) -> Redelivery:
+    """The batch of redeliveries of a row."""
+    return Redelivery(**_of_redelivery(row))

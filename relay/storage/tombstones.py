@@ -18,17 +18,25 @@ class Tombstone(msgspec.Struct, frozen=True):
     state: str
     pruned_at: int
 
+    @classmethod
+    def of(cls, row: Row) -> "Tombstone":
+        """Return the tombstone of a row."""
+        return cls(**_columns(row))
+
     @property
     def epitaph(self) -> str:
         """How the job ended, and when it was pruned."""
         return f"the job ended as {self.state} and was pruned on {rfc3339(self.pruned_at)[:10]}"
 
 
+_columns = rows.columns_of(Tombstone)
+
+
 class Absent:
     """What is known of jobs that are not here, in one transaction: their tombstones, the callbacks kept about each."""
 
     def __init__(self, found: Iterable[Row] = (), kept: Iterable[Row] = ()) -> None:
-        self.tombstones = {row["job_id"]: Tombstone(**dict(row)) for row in found}
+        self.tombstones = {row["job_id"]: Tombstone.of(row) for row in found}
         self.kept = Counter({row["job_id"]: int(row["number"]) for row in kept})
 
 

@@ -19,6 +19,7 @@ MOVED: Final = "something relay had read has changed, so it reads it again and w
 _WORDS: Final = {
     "/* skip locked */": "FOR UPDATE SKIP LOCKED",
     "/* its version, */": "xmin AS version,",
+    "/* that version, */": "version,",
     _AS_READ: "AND xmin = :version",
     "json_group_array(json_array(": "json_agg(json_build_array(",
     "/* which need not outlast a crash */": "AND (SELECT set_config('synchronous_commit', 'off', TRUE)) IS NOT NULL",

@@ -1,12 +1,13 @@
 """Request bodies: read up to a cap and a deadline, whoever sends them; and read as JSON that has one meaning."""
 
 import asyncio
+from itertools import islice
 from typing import Final
 
 from starlette.types import Receive
 
-from relay import jsonbody
-from relay.errors import BadBody, BodyTooLarge, RelayError
+from relay import jsonbody, text, validation
+from relay.errors import BadBody, BodyTooLarge, FieldError, InvalidInput, RelayError
 
 DEPTH_MAX: Final = 32
 
@@ -48,10 +49,17 @@ async def read(receive: Receive, max_bytes: int, deadline_s: float) -> bytes:
 
 
 def parse(raw: bytes) -> object:
-    """The JSON of a client's request; BadBody for what two readers could read differently."""
+    """The JSON of a client's request; BadBody for what two readers could read differently.
+
+    InvalidInput names each text that holds U+0000.
+    """
     parsed = jsonbody.parse(raw, depth_max=DEPTH_MAX)
     if parsed.duplicates:
         raise BadBody(f"the key {min(parsed.duplicates)[:60]!r} is there twice")
     if parsed.surrogates:
         raise BadBody("a string has half of a surrogate pair, which is no character")
+    if text.may_hold_nul(raw):
+        wrong = islice(text.paths_with_nul(parsed.value), validation.ERRORS_MAX)
+        if errors := [FieldError(path, text.REFUSAL) for path in wrong]:
+            raise InvalidInput(errors)
     return parsed.value

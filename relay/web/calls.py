@@ -12,10 +12,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay import log, validation, views
+from relay import log, text, validation, views
 from relay.app import App
 from relay.clock import parse_rfc3339
-from relay.errors import BadBody, Conflict, FieldError, IdempotencyConflict, InvalidInput, RelayError
+from relay.errors import BadBody, Conflict, FieldError, IdempotencyConflict, InvalidInput, NotFound, RelayError
 from relay.storage.access import Known, Reservation
 from relay.web import auth, bodies, problems
 
@@ -103,6 +103,7 @@ def handled(
     async def answer(request: Request) -> Response:
         try:
             caller = await auth.caller(app, request, scope)
+            _require_text(request)
             posted = request.method == "POST"
             key = _idempotency_key(request) if posted else None
             read = request.method in ("POST", "PATCH") and not streams
@@ -117,6 +118,18 @@ def handled(
             return problems.problem("bad_body", "the body was not whole")
 
     return answer
+
+
+def _require_text(request: Request) -> None:
+    """Refuse U+0000: NotFound in the path, where no id has it, InvalidInput in the query, naming each parameter."""
+    if text.NUL in request.url.path or text.NUL in str(request.scope["path"]):
+        raise NotFound("there is no such path: it holds U+0000")
+    if b"%00" not in request.scope["query_string"]:
+        return
+    wrong = [name for name, value in request.query_params.multi_items() if text.NUL in name + value]
+    if wrong:
+        errors = [FieldError(text.kept(name[:60]), text.REFUSAL) for name in wrong]
+        raise InvalidInput(errors[: validation.ERRORS_MAX])
 
 
 def _idempotency_key(request: Request) -> str | None:
@@ -221,10 +234,10 @@ def page(found: list[Any], limit: int, view: Callable[[Any], views.Json]) -> Res
     )
 
 
-def time_of(name: str, text: str) -> int:
+def time_of(name: str, given: str) -> int:
     """An RFC 3339 time in unix milliseconds; a `+` that a query did not escape is read as it was meant."""
     try:
-        return parse_rfc3339(text.replace(" ", "+"))
+        return parse_rfc3339(given.replace(" ", "+"))
     except (ValueError, OverflowError):
         raise InvalidInput([FieldError(name, "must be an RFC 3339 time such as 2026-11-21T02:03:04Z")]) from None
 

@@ -15,7 +15,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.responses import Response
 
-from relay import validation
+from relay import text, validation
 from relay.errors import BadBody, BodyTooLarge, FieldError, InvalidInput, RelayError, StorageUnavailable
 from relay.uploads import Upload, Uploads
 from relay.web import bodies
@@ -199,6 +199,8 @@ class Form:
             self._part = ""
         elif self._part == "file":
             self.filename = options.get(b"filename", b"").decode("utf-8", "replace")[:NAME_MAX_CHARS]
+            if text.NUL in self.filename:
+                self._errors.append(FieldError(shown, f"has a name that {text.REFUSAL}"))
             declared = self._headers.get(b"content-type")
             self.content_type = None if declared is None else declared.decode("latin-1")
         self._seen.append(self._part)

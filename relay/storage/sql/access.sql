@@ -4,7 +4,7 @@ INSERT INTO projects (id, name, created_at) VALUES (:id, :name, :created_at) ON 
 
 -- name: project_by_name
 -- A project by its name.
-SELECT * FROM projects WHERE name = :name;
+SELECT id, name, created_at FROM projects WHERE name = :name;
 
 -- name: insert_api_key
 -- A key; only its digest is kept.
@@ -12,7 +12,7 @@ INSERT INTO api_keys (id, project_id, name, scopes, digest, created_at) VALUES (
 
 -- name: api_key_by_digest
 -- The live key with this digest.
-SELECT * FROM api_keys WHERE digest = :digest AND revoked_at IS NULL;
+SELECT id, project_id, name, scopes, digest, created_at, revoked_at FROM api_keys WHERE digest = :digest AND revoked_at IS NULL;
 
 -- name: api_keys
 -- Every key with its project's name, oldest first.

@@ -14,11 +14,13 @@ WHERE job_id IN (SELECT value FROM json_each(:ids)) AND CASE WHEN verdict = 'rec
 
 -- name: callback_of_project
 -- One callback, if it is the project's own.
-SELECT * FROM callbacks WHERE id = :id AND project_id = :project_id;
+SELECT
+    id, project_id, job_id, provider, verdict, reason, received_at, size, headers, body
+FROM callbacks WHERE id = :id AND project_id = :project_id;
 
 -- name: callback_page
 -- Callbacks of a project, newest first.
-SELECT * FROM callbacks
+SELECT id, project_id, job_id, provider, verdict, reason, received_at, size, headers, body FROM callbacks
 WHERE project_id = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (CAST(:verdict AS TEXT) IS NULL OR verdict = :verdict)
@@ -26,7 +28,7 @@ ORDER BY id DESC LIMIT :limit;
 
 -- name: callback_page_doubtful
 -- The same with one of the verdicts that few have, which have an index of their own; in SQLite a list of four would cost every callback.
-SELECT * FROM callbacks
+SELECT id, project_id, job_id, provider, verdict, reason, received_at, size, headers, body FROM callbacks
 WHERE project_id = :project_id AND verdict = :verdict
   AND (verdict = 'unreadable' OR verdict = 'mismatched' OR verdict = 'orphaned' OR verdict = 'quarantined')
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
@@ -34,7 +36,7 @@ ORDER BY id DESC LIMIT :limit;
 
 -- name: callback_page_of_job
 -- Callbacks about one job, newest first; put in order before their bodies are read.
-SELECT * FROM callbacks
+SELECT id, project_id, job_id, provider, verdict, reason, received_at, size, headers, body FROM callbacks
 WHERE project_id = :project_id AND id IN (
     SELECT id FROM callbacks
     WHERE job_id = :job_id AND id || '' < COALESCE(CAST(:before AS TEXT), 'z') AND (CAST(:verdict AS TEXT) IS NULL OR verdict = :verdict)

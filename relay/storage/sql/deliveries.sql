@@ -99,11 +99,15 @@ UPDATE deliveries SET
 
 -- name: delivery_of_project
 -- One delivery, if it is the project's own.
-SELECT * FROM deliveries WHERE id = :id AND project_id = :project_id;
+SELECT
+    id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at, finished_at
+FROM deliveries WHERE id = :id AND project_id = :project_id;
 
 -- name: delivery_page
 -- Deliveries of a project, newest first.
-SELECT * FROM deliveries
+SELECT
+    id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at, finished_at
+FROM deliveries
 WHERE project_id = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (CAST(:status AS TEXT) IS NULL OR state = :status)
@@ -111,14 +115,18 @@ ORDER BY id DESC LIMIT :limit;
 
 -- name: delivery_page_failed
 -- The same in one of the states that few end in, which have an index of their own.
-SELECT * FROM deliveries
+SELECT
+    id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at, finished_at
+FROM deliveries
 WHERE project_id = :project_id AND state IN ('exhausted', 'canceled') AND state = :status AND id < COALESCE(CAST(:before AS TEXT), 'z')
 ORDER BY id DESC LIMIT :limit;
 
 -- name: delivery_page_of_endpoint
 -- Deliveries to one endpoint, newest first. A filter that may be absent uses no index, so each of these is a statement of its own;
 -- and none may fall back on the index of the project, which is why that is compared as an expression.
-SELECT * FROM deliveries
+SELECT
+    id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at, finished_at
+FROM deliveries
 WHERE endpoint_id = :endpoint_id AND project_id || '' = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (CAST(:status AS TEXT) IS NULL OR state = :status)
@@ -126,7 +134,9 @@ ORDER BY id DESC LIMIT :limit;
 
 -- name: delivery_page_of_event
 -- Deliveries of one event, newest first.
-SELECT * FROM deliveries
+SELECT
+    id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at, finished_at
+FROM deliveries
 WHERE event_id = :event_id AND project_id || '' = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (CAST(:endpoint_id AS TEXT) IS NULL OR endpoint_id = :endpoint_id)
@@ -136,7 +146,9 @@ ORDER BY id DESC LIMIT :limit;
 
 -- name: delivery_page_of_job
 -- Deliveries about one job, newest first; they are found by its events.
-SELECT * FROM deliveries
+SELECT
+    id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at, finished_at
+FROM deliveries
 WHERE event_id IN (SELECT id FROM events WHERE job_id = :job_id) AND project_id || '' = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (CAST(:endpoint_id AS TEXT) IS NULL OR endpoint_id = :endpoint_id)
@@ -145,8 +157,12 @@ ORDER BY id DESC LIMIT :limit;
 
 -- name: deliveries_of_job
 -- A job's deliveries, in order.
-SELECT * FROM deliveries WHERE event_id IN (SELECT id FROM events WHERE job_id = :job_id) ORDER BY id LIMIT :limit;
+SELECT
+    id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at, finished_at
+FROM deliveries WHERE event_id IN (SELECT id FROM events WHERE job_id = :job_id) ORDER BY id LIMIT :limit;
 
 -- name: attempts_of_deliveries
 -- The attempts of these deliveries, in order.
-SELECT * FROM attempts WHERE delivery_id IN (SELECT value FROM json_each(:ids)) ORDER BY delivery_id, number LIMIT :limit;
+SELECT
+    id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt
+FROM attempts WHERE delivery_id IN (SELECT value FROM json_each(:ids)) ORDER BY delivery_id, number LIMIT :limit;

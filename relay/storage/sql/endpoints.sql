@@ -32,17 +32,27 @@ RETURNING id;
 -- The endpoint is sent nothing more.
 UPDATE endpoints SET disabled_at = :now, disabled_reason = :reason, updated_at = :now
 WHERE id = :id AND disabled_at IS NULL AND deleted_at IS NULL
-RETURNING *;
+RETURNING
+    id, project_id, job_id, url, secret, former_secret, former_secret_until, headers, event_types, providers, description, metadata,
+    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
+    last_failure_at, created_at, updated_at;
 
 -- name: enable_endpoint
 -- The endpoint is sent notifications again.
 UPDATE endpoints SET disabled_at = NULL, disabled_reason = NULL, failing_since = NULL, held_until = NULL, updated_at = :now
 WHERE id = :id AND disabled_at IS NOT NULL AND deleted_at IS NULL
-RETURNING *;
+RETURNING
+    id, project_id, job_id, url, secret, former_secret, former_secret_until, headers, event_types, providers, description, metadata,
+    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
+    last_failure_at, created_at, updated_at;
 
 -- name: endpoint_by_id
 -- An endpoint as it is.
-SELECT * FROM endpoints WHERE id = :id;
+SELECT
+    id, project_id, job_id, url, secret, former_secret, former_secret_until, headers, event_types, providers, description, metadata,
+    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
+    last_failure_at, created_at, updated_at
+FROM endpoints WHERE id = :id;
 
 -- name: endpoint_failing_since
 -- The endpoint, if it is active and has failed since then without a success.
@@ -55,11 +65,19 @@ WHERE endpoint_id = :id AND next_attempt_at IS NOT NULL;
 
 -- name: endpoint_of_project
 -- One endpoint, if it is the project's own.
-SELECT * FROM endpoints WHERE id = :id AND project_id = :project_id AND deleted_at IS NULL;
+SELECT
+    id, project_id, job_id, url, secret, former_secret, former_secret_until, headers, event_types, providers, description, metadata,
+    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
+    last_failure_at, created_at, updated_at
+FROM endpoints WHERE id = :id AND project_id = :project_id AND deleted_at IS NULL;
 
 -- name: endpoint_page
 -- The standing endpoints of a project, newest first; one that a job's `notify` made is found by its id.
-SELECT * FROM endpoints
+SELECT
+    id, project_id, job_id, url, secret, former_secret, former_secret_until, headers, event_types, providers, description, metadata,
+    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
+    last_failure_at, created_at, updated_at
+FROM endpoints
 WHERE project_id = :project_id AND deleted_at IS NULL AND job_id IS NULL AND id < COALESCE(CAST(:before AS TEXT), 'z')
 ORDER BY id DESC LIMIT :limit;
 

@@ -6,11 +6,11 @@ VALUES (:id, :project_id, :job_id, :type, :sequence, :final, :created_at, :body,
 
 -- name: event_of_project
 -- One event, if it is the project's own.
-SELECT * FROM events WHERE id = :id AND project_id = :project_id;
+SELECT id, project_id, job_id, type, sequence, final, created_at, body FROM events WHERE id = :id AND project_id = :project_id;
 
 -- name: event_page
 -- Events of a project, newest first; `undelivered` keeps those with a delivery that is not delivered.
-SELECT * FROM events
+SELECT id, project_id, job_id, type, sequence, final, created_at, body FROM events
 WHERE project_id = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (CAST(:type AS TEXT) IS NULL OR type = :type)
@@ -21,7 +21,7 @@ ORDER BY id DESC LIMIT :limit;
 
 -- name: event_page_of_job
 -- The same of one job, found by it; `follows` keeps those after a place that nothing can come before any more.
-SELECT * FROM events
+SELECT id, project_id, job_id, type, sequence, final, created_at, body FROM events
 WHERE job_id = :job_id AND project_id || '' = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (:follows = 0
@@ -34,7 +34,7 @@ ORDER BY id DESC LIMIT :limit;
 
 -- name: event_page_after
 -- Events of a project after one place in their order and before another, the last first; none that something may still come before.
-SELECT * FROM events
+SELECT id, project_id, job_id, type, sequence, final, created_at, body FROM events
 WHERE project_id = :project_id AND (position, id) > (:position, :after) AND (position, id) < (:end, :before)
   AND ((1 = 1 /* and no open transaction is older */) OR created_at < :patience)
   AND (CAST(:type AS TEXT) IS NULL OR type = :type)
@@ -45,7 +45,7 @@ ORDER BY position DESC, id DESC LIMIT :limit;
 
 -- name: events_following
 -- A project's events after a place in their order; `settled` is whether none can come before it any more.
-SELECT *, CASE WHEN 1 = 1 /* and no open transaction is older */ THEN 1 ELSE 0 END AS settled FROM events
+SELECT id, project_id, job_id, type, sequence, final, created_at, body, position, CASE WHEN 1 = 1 /* and no open transaction is older */ THEN 1 ELSE 0 END AS settled FROM events
 WHERE project_id = :project_id AND (position, id) > (:position, :id) AND (CAST(:type AS TEXT) IS NULL OR type = :type)
 ORDER BY position, id LIMIT :limit;
 

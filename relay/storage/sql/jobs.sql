@@ -32,13 +32,29 @@ UPDATE jobs SET
 -- The one caller that gets a row back may send the job to its provider, this once. It is found by its id, and by no index of what waits.
 UPDATE jobs SET next_submit_at = NULL, submission_started_at = :now, submissions_made = submissions_made + 1
 WHERE id = :id AND state || '' = 'pending' AND CASE WHEN next_submit_at IS NULL THEN 0 ELSE 1 END = 1
-RETURNING *;
+RETURNING
+    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
+    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
+    settle_by, status_path, expiring_at;
 
 -- name: jobs_and_listeners
 -- The jobs of a batch, and with the first of them who may want their events: the standing endpoints of their projects, and those made
 -- for one job.
-WITH found AS (SELECT /* its version, */ * FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id /* for update */)
-SELECT *, CASE WHEN id = (SELECT MIN(id) FROM found) THEN (
+WITH found AS (
+    SELECT /* its version, */
+        id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
+        finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
+        finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
+        settle_by, status_path, expiring_at
+    FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id /* for update */
+)
+SELECT /* that version, */
+    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
+    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
+    settle_by, status_path, expiring_at,
+    CASE WHEN id = (SELECT MIN(id) FROM found) THEN (
     SELECT json_group_array(json_array(id, project_id, job_id, event_types, providers, schedule_s)) FROM (
         SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
         WHERE project_id IN (SELECT project_id FROM found) AND job_id IS NULL AND deleted_at IS NULL AND disabled_at IS NULL
@@ -51,11 +67,21 @@ FROM found;
 
 -- name: job_of_project
 -- One job, if it is the project's own.
-SELECT * FROM jobs WHERE id = :id AND project_id = :project_id;
+SELECT
+    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
+    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
+    settle_by, status_path, expiring_at
+FROM jobs WHERE id = :id AND project_id = :project_id;
 
 -- name: job_page
 -- Jobs of a project, newest first.
-SELECT * FROM jobs
+SELECT
+    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
+    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
+    settle_by, status_path, expiring_at
+FROM jobs
 WHERE project_id = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (CAST(:status AS TEXT) IS NULL OR state = :status)
@@ -66,7 +92,12 @@ ORDER BY id DESC LIMIT :limit;
 
 -- name: job_page_by_metadata
 -- The same of the jobs that have each of these pairs, found by them.
-SELECT * FROM jobs
+SELECT
+    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
+    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
+    settle_by, status_path, expiring_at
+FROM jobs
 WHERE id IN (
       SELECT job_id FROM job_metadata
       WHERE project_id = :project_id AND pair IN (SELECT value FROM json_each(:pairs))
@@ -107,13 +138,21 @@ WHERE id IN (
     ) AS others
     LIMIT :limit
 )
-RETURNING *;
+RETURNING
+    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
+    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
+    settle_by, status_path, expiring_at;
 
 -- name: claim_check
 -- Takes one job to be asked about now, whenever it was due.
 UPDATE jobs SET next_check_at = CASE WHEN next_check_at IS NULL THEN NULL ELSE CAST(:leased_until AS BIGINT) END, checks_made = checks_made + 1
 WHERE id = :id
-RETURNING *;
+RETURNING
+    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
+    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
+    settle_by, status_path, expiring_at;
 
 -- name: next_checks
 -- When each provider's next status check is due; from one provider to the next, since there are few of them and many jobs.
@@ -171,4 +210,6 @@ SELECT id FROM calls WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: calls_of_job
 -- A job's requests to its provider, in order.
-SELECT * FROM calls WHERE job_id = :job_id ORDER BY id LIMIT :limit;
+SELECT
+    id, job_id, kind, started_at, duration_ms, outcome, status_code, summary, excerpt, decision
+FROM calls WHERE job_id = :job_id ORDER BY id LIMIT :limit;

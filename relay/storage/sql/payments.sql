@@ -22,11 +22,17 @@ SELECT state, COUNT(*) AS number, SUM(amount) AS amount FROM payments WHERE crea
 
 -- name: payment_of_job
 -- A job's payment.
-SELECT * FROM payments WHERE job_id = :job_id;
+SELECT
+    id, project_id, job_id, provider, nonce, payer, pay_to, asset, chain_id, amount, version, header_name, header, body_digest,
+    valid_before, state, created_at, settled_at, transaction_hash, next_proof_at, answers
+FROM payments WHERE job_id = :job_id;
 
 -- name: payment_of_upload
 -- The last payment for a file.
-SELECT * FROM payments WHERE job_id >= :first AND job_id <= :last ORDER BY job_id DESC LIMIT 1;
+SELECT
+    id, project_id, job_id, provider, nonce, payer, pay_to, asset, chain_id, amount, version, header_name, header, body_digest,
+    valid_before, state, created_at, settled_at, transaction_hash, next_proof_at, answers
+FROM payments WHERE job_id >= :first AND job_id <= :last ORDER BY job_id DESC LIMIT 1;
 
 -- name: forget_undecided_payment
 -- An authorization that another one with the same nonce takes the place of.
@@ -44,4 +50,7 @@ WHERE job_id = :job_id AND state IN ('reserved', 'unknown') AND (:state <> 'void
 
 -- name: payments_to_prove
 -- Payments of which the chain can say by now whether they were made.
-SELECT * FROM payments WHERE next_proof_at <= :now ORDER BY next_proof_at LIMIT :limit;
+SELECT
+    id, project_id, job_id, provider, nonce, payer, pay_to, asset, chain_id, amount, version, header_name, header, body_digest,
+    valid_before, state, created_at, settled_at, transaction_hash, next_proof_at, answers
+FROM payments WHERE next_proof_at <= :now ORDER BY next_proof_at LIMIT :limit;

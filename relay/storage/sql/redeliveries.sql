@@ -5,7 +5,9 @@ VALUES (:id, :project_id, :endpoint_id, :which, :since_at, :until_at, '', :total
 
 -- name: open_redeliveries
 -- Batches that are not through, oldest first.
-SELECT * FROM redeliveries WHERE finished_at IS NULL ORDER BY id LIMIT :limit;
+SELECT
+    id, project_id, endpoint_id, which, since_at, until_at, after_event, total, made, created_at, finished_at
+FROM redeliveries WHERE finished_at IS NULL ORDER BY id LIMIT :limit;
 
 -- name: advance_redelivery
 -- How far a batch has come, in the commit that makes its deliveries; no row where another process has taken this step.
