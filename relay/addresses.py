@@ -30,6 +30,9 @@ _PUBLIC_V6: Final = IPv6Network("2000::/3")
 _REFUSED_V6: Final = tuple(IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 
+ALLOW_NETWORKS: Final = "RELAY_ALLOW_NETWORKS"
+ALLOW_HTTP: Final = "RELAY_ALLOW_HTTP"
+"""The settings that open more, for the texts of refusals."""
 _URL_CHARS_MAX = 2048
 _HOST_CHARS_MAX = 253
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -68,7 +71,9 @@ class AddressPolicy:
         reasons = []
         scheme = parts["scheme"].lower()
         if scheme not in self._schemes:
-            reasons.append(f"must begin with {' or '.join(f'{allowed}://' for allowed in self._schemes)}")
+            wanted = " or ".join(f"{allowed}://" for allowed in self._schemes)
+            hint = f" ({ALLOW_HTTP}=1 allows http://)" if scheme == "http" else ""
+            reasons.append(f"must begin with {wanted}{hint}")
         if parts["fragment"] is not None:
             reasons.append("must not have a fragment (#…)")
         _, at, location = parts["authority"].rpartition("@")
@@ -99,12 +104,15 @@ class AddressPolicy:
             host = f"[{literal.compressed}]"
         reasons = []
         if not self._own_hosts.isdisjoint((host, f"{host}:{port}")):
-            reasons.append("must not be relay itself")
+            reasons.append("must not be relay itself (RELAY_PUBLIC_URL)")
         elif literal is not None and not self._allowed(literal):
-            reasons.append("has an address that relay may not call")
+            reasons.append(
+                f"has an address that relay may not call: it is not public ({ALLOW_NETWORKS} opens networks)"
+            )
         usual = port in _DEFAULT_PORTS.values() or port >= _UNPRIVILEGED_PORT
         if port > _PORT_MAX or not (usual or (literal is not None and self._opened(literal))):
-            reasons.append(f"must use port 80, 443 or one from {_UNPRIVILEGED_PORT} to {_PORT_MAX}")
+            others = f"one from {_UNPRIVILEGED_PORT} to {_PORT_MAX}"
+            reasons.append(f"must use port 80, 443 or {others} (any, at an address of {ALLOW_NETWORKS})")
         return reasons
 
     def _allowed(self, address: Address) -> bool:

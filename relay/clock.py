@@ -6,11 +6,19 @@ held in memory) goes by the monotonic clock, which only runs forward: a wall clo
 """
 
 import asyncio
+import re
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, Protocol
 
+TIME_FORMS: Final = (
+    "an RFC 3339 time such as 2026-11-21T02:03:04Z, a date such as 2026-11-21, or a time ago such as -24h"
+)
+"""What `parse_time` takes, in the words of an error."""
+_AGO: Final = re.compile(r"-([0-9]{1,6})([smhd])")
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_UNITS_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _MILLIS: Final = tuple(f".{millis:03d}Z" for millis in range(1000))
 
 
@@ -65,3 +73,13 @@ def parse_rfc3339(text: str) -> int:
     if when.tzinfo is None:
         raise ValueError("a time needs its offset, such as Z")
     return round(when.timestamp() * 1000)
+
+
+def parse_time(text: str, now_ms: int) -> int:
+    """Unix milliseconds of a time that an operator gives; ValueError for any other text.
+
+    RFC 3339 with an offset; a date, which is its first moment in UTC; or a time before now such as `-24h`.
+    """
+    if ago := _AGO.fullmatch(text):
+        return now_ms - int(ago[1]) * _UNITS_MS[ago[2]]
+    return parse_rfc3339(f"{text}T00:00:00Z" if _DATE.fullmatch(text) else text)

@@ -1,38 +1,54 @@
-"""How the text of a setting is read: each function gives the value, or a ValueError that says what it must be.
+"""How the text of a setting is read: each function returns the value, or raises a ValueError that says what it must be.
 
-No error repeats the text, which may be a secret.
+An error begins with `must`. It never repeats the text, which may be a secret, but for a number out of range.
 """
 
 import ipaddress
 import re
 from collections.abc import Callable
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 RETENTION_MIN_DAYS: Final = 5
 """The default schedule of a delivery takes up to four."""
 RETENTION_MAX_DAYS: Final = 3_650
+_DIGITS_MAX: Final = 12
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def number(low: float, high: float, kind: type[int] | type[float] = int) -> Callable[[str], int | float]:
-    """Reads a number between two bounds."""
+    """Read a number between two bounds."""
+    must = f"must be {'an integer' if kind is int else 'a number'} from {low} to {high}"
 
     def read(text: str) -> int | float:
-        value = kind(text)
+        value = _number(kind, text, must)
         if not low <= value <= high:
-            raise ValueError(f"must be from {low} to {high}")
+            raise ValueError(f"{must}, not {text if len(text) <= _DIGITS_MAX else 'so long a number'}")
         return value
 
     return read
 
 
+def _number(kind: type[int] | type[float], text: str, must: str) -> int | float:
+    """The number in the text; ValueError says what it must be, and what kind of text this is."""
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{must}, not {_form(text)}") from None
+
+
+def _form(text: str) -> str:
+    """What a text that is no number looks like, without repeating it."""
+    return f"a text of {len(text)} character{'' if len(text) == 1 else 's'}"
+
+
 def retention_days(text: str) -> int:
     """Days that are longer than the longest usual delivery schedule; 0 for ever."""
-    days = int(text)
+    must = f"must be 0 (for ever) or an integer from {RETENTION_MIN_DAYS} to {RETENTION_MAX_DAYS}"
+    days = int(_number(int, text, must))
     if days != 0 and not RETENTION_MIN_DAYS <= days <= RETENTION_MAX_DAYS:
-        raise ValueError(f"must be 0, or from {RETENTION_MIN_DAYS} to {RETENTION_MAX_DAYS}")
+        raise ValueError(must)
     return days
 
 
@@ -50,7 +66,7 @@ def flag(text: str) -> bool:
         "": False,
     }
     if text.lower() not in words:
-        raise ValueError("must be 1 or 0")
+        raise ValueError("must be 1 or 0 (or true, false, yes, no, on, off)")
     return words[text.lower()]
 
 
@@ -69,39 +85,51 @@ def secret_keys(text: str) -> tuple[str, ...]:
 
 def rpc_url(text: str) -> str:
     """The URL of a node, whose path or query may hold a key."""
-    parts = urlsplit(text)
+    parts = _split(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
-        raise ValueError("must be an http or https URL")
+        raise ValueError("must be an http or https URL such as https://mainnet.base.org")
     return text
 
 
 def networks(text: str) -> tuple[Network, ...]:
     """A comma list of CIDR networks."""
-    return tuple(ipaddress.ip_network(item, strict=False) for item in items(text))
+    try:
+        return tuple(ipaddress.ip_network(item, strict=False) for item in items(text))
+    except ValueError:
+        raise ValueError("must be a comma list of networks such as 10.0.0.0/8,fd00::/8,127.0.0.1/32") from None
 
 
 def schedule(text: str) -> tuple[int, ...]:
     """Seconds before each attempt, the first entry being the first attempt."""
-    delays = tuple(int(item) for item in items(text))
+    must = "must be a comma list of 1 to 50 integers, seconds from 0 to 604800, such as 0,5,300,3600"
+    delays = tuple(int(_number(int, item, must)) for item in items(text))
     if not 1 <= len(delays) <= 50 or any(not 0 <= delay <= 604_800 for delay in delays):
-        raise ValueError("must be 1 to 50 numbers of seconds, each from 0 to 604800")
+        raise ValueError(must)
     return delays
 
 
 def origin(text: str) -> str:
     """An origin: scheme, host and port, nothing behind it."""
-    parts = urlsplit(text.strip().rstrip("/"))
+    parts = _split(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or parts.username:
-        raise ValueError("must be an origin such as https://relay.example.com")
+        raise ValueError("must be an origin, without a path, such as https://api.example.com")
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def public_url(text: str) -> str:
     """The public URL may have a path in front of relay's own."""
-    parts = urlsplit(text.strip().rstrip("/"))
+    parts = _split(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
         raise ValueError("must be a URL such as https://relay.example.com")
     return f"{parts.scheme}://{parts.netloc}{parts.path}"
+
+
+def _split(text: str) -> SplitResult:
+    """The parts of a URL; empty ones for a text that has none, such as an open bracket."""
+    try:
+        return urlsplit(text.strip().rstrip("/"))
+    except ValueError:
+        return urlsplit("")
 
 
 def confirm(text: str) -> bool:
@@ -112,14 +140,14 @@ def confirm(text: str) -> bool:
 def webhook_secret(text: str) -> str:
     """A secret of Standard Webhooks: `whsec_` and base64."""
     if not re.fullmatch(r"whsec_[A-Za-z0-9+/]{32,}={0,2}", text):
-        raise ValueError("must be whsec_ and at least 24 bytes in base64")
+        raise ValueError("must be whsec_ and at least 24 bytes in base64, as the provider shows it")
     return text
 
 
 def wallet_key(text: str) -> str:
     """A private key: 32 bytes in hexadecimal."""
     if not re.fullmatch(r"(0x)?[0-9a-fA-F]{64}", text) or int(text, 16) == 0:
-        raise ValueError("must be a private key: 64 hexadecimal digits")
+        raise ValueError("must be a private key: 64 hexadecimal digits, with or without 0x in front")
     return text
 
 
@@ -134,7 +162,9 @@ def usdc(text: str) -> int:
 def address(text: str) -> str:
     """An address on the chain, in lower case."""
     if not re.fullmatch(r"0x[0-9a-fA-F]{40}", text):
-        raise ValueError("must be an address: 0x and 40 hexadecimal digits")
+        raise ValueError(
+            "must be an address: 0x and 40 hexadecimal digits, such as 0x833589fcd6edb6e08f4c7c32d4f71b54bda02913"
+        )
     return text.lower()
 
 

@@ -3,6 +3,7 @@
 So a deploy fails with the whole list.
 """
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,10 +94,12 @@ def load(environ: Mapping[str, str], providers: tuple[str, ...]) -> Settings:
 
 
 def unknown(environ: Mapping[str, str], providers: tuple[str, ...]) -> list[str]:
-    """RELAY_ variables that no setting reads: typing errors, mostly."""
+    """RELAY_ variables that no setting reads, typing errors mostly, each with the name that was probably meant."""
     known = {setting.name for setting in SETTINGS}
     known |= {setting.name.replace("<PROVIDER>", name.upper()) for setting in PROVIDER_SETTINGS for name in providers}
-    return sorted(name for name in environ if name.startswith("RELAY_") and name not in known)
+    found = sorted(name for name in environ if name.startswith("RELAY_") and name not in known)
+    meant = [difflib.get_close_matches(name, known, n=1, cutoff=0.8) for name in found]
+    return [f"{name} (did you mean {close[0]}?)" if close else name for name, close in zip(found, meant, strict=True)]
 
 
 def _provider(name: str, environ: Mapping[str, str], errors: list[str]) -> ProviderSettings:
@@ -106,7 +109,7 @@ def _provider(name: str, environ: Mapping[str, str], errors: list[str]) -> Provi
 
 
 def _read(setting: Setting, name: str, environ: Mapping[str, str], errors: list[str]) -> Any:
-    """One variable; an empty one counts as not set. The error never repeats the value: it may be a secret."""
+    """One variable; an empty one counts as not set. An error gives the default as an example."""
     text = environ.get(name, "").strip() or setting.default
     if text is None:
         return None
@@ -114,5 +117,6 @@ def _read(setting: Setting, name: str, environ: Mapping[str, str], errors: list[
         return setting.read(text)
     except ValueError as error:
         said = str(error)
-        errors.append(f"{name} {said if said.startswith(('must', 'each')) else 'cannot be read: ' + setting.meaning}")
+        example = f", such as {setting.default}" if setting.default and "such as" not in said else ""
+        errors.append(f"{name} {said}{example}")
         return None

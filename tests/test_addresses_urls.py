@@ -18,16 +18,17 @@ HTTP = AddressPolicy((), allow_http=True)
 OPEN = AddressPolicy(LOOPBACK, allow_http=True)
 OWN = AddressPolicy(LOOPBACK, True, frozenset({"Relay.example", "127.0.0.1:8000", "[::1]:8000"}))
 
-ADDRESS = "has an address that relay may not call"
+ADDRESS = "has an address that relay may not call: it is not public (RELAY_ALLOW_NETWORKS opens networks)"
 SPELLING = "has a host that is neither a plain name nor an address in its usual form"
 NO_HOST = "must have a host"
 BEHIND = "must have a host, and no more behind it than a port number"
-PORT = "must use port 80, 443 or one from 1024 to 65535"
+PORT = "must use port 80, 443 or one from 1024 to 65535 (any, at an address of RELAY_ALLOW_NETWORKS)"
 PLAIN = "must be ASCII without blanks, control characters or backslashes (a host as xn--…, else %XX)"
 URL = "must be a URL such as https://app.example/hook"
 USERINFO = "must not have a user name or password"
 FRAGMENT = "must not have a fragment (#…)"
 HTTPS = "must begin with https://"
+HTTP_CLOSED = "must begin with https:// (RELAY_ALLOW_HTTP=1 allows http://)"
 
 PLAIN_URLS = """
 https://app.example/hook https://app.example HTTPS://APP.EXAMPLE:443/ https://app.example:8443/a?b=c&d[]=@:
@@ -64,7 +65,7 @@ def test_plain_urls_pass(url: str) -> None:
         ("https:///app.example", [NO_HOST]),
         ("https://?a=b", [NO_HOST]),
         ("https://:443/", [NO_HOST]),
-        ("http://app.example/", [HTTPS]),
+        ("http://app.example/", [HTTP_CLOSED]),
         ("ftp://app.example/", [HTTPS]),
         ("file:///etc/passwd", [HTTPS, NO_HOST]),
         ("unix://run/app.sock", [HTTPS]),
@@ -88,7 +89,7 @@ def test_plain_urls_pass(url: str) -> None:
         ("https://app.example:1023/", [PORT]),
         ("https://app.example:65536/", [PORT]),
         ("https://127.0.0.1:22/", [ADDRESS, PORT]),
-        ("http://u@[::1]:25/#x", [HTTPS, FRAGMENT, USERINFO, ADDRESS, PORT]),
+        ("http://u@[::1]:25/#x", [HTTP_CLOSED, FRAGMENT, USERINFO, ADDRESS, PORT]),
         ("https://" + "a" * 2041, ["must be at most 2048 characters"]),
         ("https://" + "a" * 2040, [SPELLING]),
         ("https://" + "a" * 64 + ".example/", [SPELLING]),
@@ -156,7 +157,7 @@ def test_an_opened_network_opens_every_port(host: str) -> None:
 )
 def test_relay_does_not_call_itself(host: str) -> None:
     """Relay's own host is refused: by name on every port, with a port on that one."""
-    assert OWN.check_url(f"http://{host}/") == ["must not be relay itself"]
+    assert OWN.check_url(f"http://{host}/") == ["must not be relay itself (RELAY_PUBLIC_URL)"]
 
 
 @pytest.mark.parametrize("host", ["a.relay.example", "relay.example.org", "127.0.0.1:8001", "127.0.0.1", "[::1]:8001"])

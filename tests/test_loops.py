@@ -30,7 +30,10 @@ async def test_relay_itself_is_not_called(tmp_path: Path) -> None:
         path = f"/v1/deliveries?endpoint={made['id']}"
         delivery = (await running.until(path, lambda shown: bool(shown["data"][0]["attempts_made"])))["data"][0]
         (attempt,) = (await running.get(f"/v1/deliveries/{delivery['id']}"))["attempts"]
-        assert (attempt["outcome"], attempt["error"]) == ("address_refused", "must not be relay itself")
+        assert (attempt["outcome"], attempt["error"]) == (
+            "address_refused",
+            "must not be relay itself (RELAY_PUBLIC_URL)",
+        )
 
 
 @pytest.mark.parametrize(

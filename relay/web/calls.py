@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from relay import log, text, validation, views
 from relay.app import App
-from relay.clock import parse_rfc3339
+from relay.clock import TIME_FORMS, parse_time
 from relay.errors import BadBody, Conflict, FieldError, IdempotencyConflict, InvalidInput, NotFound, RelayError
 from relay.storage.access import Known, Reservation
 from relay.web import auth, bodies, problems
@@ -234,12 +234,15 @@ def page(found: list[Any], limit: int, view: Callable[[Any], views.Json]) -> Res
     )
 
 
-def time_of(name: str, given: str) -> int:
-    """An RFC 3339 time in unix milliseconds; a `+` that a query did not escape is read as it was meant."""
+def time_of(name: str, given: str, now_ms: int) -> int:
+    """A time in unix milliseconds, in any form of `parse_time`; InvalidInput names the forms.
+
+    A `+` that a query did not escape is read as it was meant.
+    """
     try:
-        return parse_rfc3339(given.replace(" ", "+"))
+        return parse_time(given.replace(" ", "+"), now_ms)
     except (ValueError, OverflowError):
-        raise InvalidInput([FieldError(name, "must be an RFC 3339 time such as 2026-11-21T02:03:04Z")]) from None
+        raise InvalidInput([FieldError(name, f"must be {TIME_FORMS}")]) from None
 
 
 def one_of(given: dict[str, str], name: str, words: type[StrEnum]) -> str | None:

@@ -166,8 +166,8 @@ async def redeliver(call: Call) -> Response:
     """`POST /v1/endpoints/{id}/redeliveries`: 202 with the batch, which goes on by itself; or only its count."""
     asked = call.fields(RedeliveryRequest)
     endpoint, now_ms = await _endpoint(call), call.app.clock.now_ms()
-    since_ms = time_of("since", asked.since)
-    until_ms = now_ms + 1 if asked.until is None else time_of("until", asked.until)
+    since_ms = time_of("since", asked.since, now_ms)
+    until_ms = now_ms + 1 if asked.until is None else time_of("until", asked.until, now_ms)
     if until_ms <= since_ms:
         raise InvalidInput([FieldError("until", "must be after since")])
     if asked.dry_run:

@@ -62,8 +62,8 @@ async def index(call: Call) -> Response:
     wanted = JobFilter(
         status=one_of(given, "status", JobState),
         provider=given.get("provider"),
-        created_after=_time(given, "created_after"),
-        created_before=_time(given, "created_before"),
+        created_after=_time(call, given, "created_after"),
+        created_before=_time(call, given, "created_before"),
         metadata={
             name[9:-1]: value for name, value in given.items() if name.startswith("metadata[") and name.endswith("]")
         },
@@ -143,7 +143,7 @@ def _notify(endpoint: Endpoint, made_here: bool) -> views.Json:
     return shown | ({"secret": endpoint.secret} if made_here else {})
 
 
-def _time(given: dict[str, str], name: str) -> int | None:
+def _time(call: Call, given: dict[str, str], name: str) -> int | None:
     """A time of the query."""
     text = given.get(name)
-    return None if text is None else time_of(name, text)
+    return None if text is None else time_of(name, text, call.app.clock.now_ms())
