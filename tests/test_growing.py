@@ -111,8 +111,9 @@ class Growing(Scene):
     async def keys(self, url: str) -> None:
         """An API key in another database."""
         environ = self.environ | {"DATABASE_URL": url}
-        async with processes.process(environ, "-m", "relay", "keys", "create") as child:
-            assert await asyncio.wait_for(child.wait(), 30) == 0
+        for command in (("migrate",), ("keys", "create")):
+            async with processes.process(environ, "-m", "relay", *command) as child:
+                assert await asyncio.wait_for(child.wait(), 30) == 0
 
     def rows(self) -> dict[str, Counter[tuple[Any, ...]]]:
         """All that the file holds, but the register of migrations."""

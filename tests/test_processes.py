@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import os
 import signal
 import socket
@@ -13,8 +14,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from relay import __version__
+from relay.sandbox.world import API_KEY
+from relay.storage.migrate import migrations
+from relay.storage.store import shown
 from tests import processes
-from tests.running import INPUT, environment
+from tests.running import INPUT, KEY, SECRET_KEY, environment
 
 pytestmark = pytest.mark.anyio
 
@@ -116,6 +121,7 @@ async def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     """A key from the command line opens the API of its project until it is revoked."""
     port = processes.free_port()
     environ = settings_for(tmp_path, port)
+    await run(environ, "migrate")
     status, text = await run(environ, "keys", "create", "--project", "films", "--scope", "read", "--scope", "submit")
     key_id, key = text.split()
     assert status == 0
@@ -133,11 +139,89 @@ async def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
             assert (await client.get("/v1/jobs")).status_code == 401
 
 
+@pytest.mark.parametrize("arguments", [("keys", "create"), ("keys", "list"), ("keys", "revoke", "key_1"), ("prune",)])
+async def test_a_command_makes_no_database(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Refuse a database that is not there or is not relay's, with its whole path, and leave no file behind."""
+    for name, holds in (("none.db", None), ("empty.db", "")):
+        path = tmp_path / name
+        if holds is not None:
+            path.write_text(holds)
+        status, text = await run(settings_for(tmp_path, 1) | {"DATABASE_URL": f"sqlite:///{path}"}, *arguments)
+        assert (status, text.count("\n")) == (78, 1), text
+        assert str(path) in text
+        assert "python -m relay migrate" in text
+        assert path.exists() == (holds is not None)
+
+
+async def test_a_command_says_where_a_default_database_would_be(tmp_path: Path) -> None:
+    """Refuse to make ./data/relay.db in the folder where a command happens to be run, and name that folder."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "relay", "keys", "create"),
+        cwd=tmp_path,
+        env=processes.clean({"PYTHONPATH": str(processes.ROOT)}),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    status, text = await said(child)
+    assert (status, str(tmp_path / "data" / "relay.db") in text) == (78, True), text
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
+
+
 async def test_migrate_says_what_it_did(tmp_path: Path) -> None:
-    """The first run names the migrations, the second has nothing to do."""
+    """Name the migrations in the first run; then say that nothing is to do, and which database is at which schema."""
     environ = settings_for(tmp_path, 1)
     assert "0001_initial.sql" in (await run(environ, "migrate"))[1]
-    assert (await run(environ, "migrate"))[1].strip() == "nothing to do"
+    newest = migrations()[-1]
+    said_again = (await run(environ, "migrate"))[1]
+    assert said_again == f"nothing to do: {tmp_path}/relay.db is at schema {newest.version} ({newest.name})\n"
+
+
+async def test_a_start_says_in_one_line_what_it_is_and_what_is_missing(tmp_path: Path) -> None:
+    """Log version, database, providers, public URL and what is missing at the start, without any secret."""
+    port = processes.free_port()
+    bare = {"PORT": str(port), "DATABASE_URL": f"sqlite:///{tmp_path}/relay.db", "RELAY_API_KEY": KEY}
+    full = settings_for(tmp_path, port) | {"RELAY_PUBLICURL": "x"}
+    starts = []
+    for environ in (bare, full):
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "relay", "serve"),
+            cwd=processes.ROOT,
+            env=processes.clean(environ),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        await processes.ready(f"http://127.0.0.1:{port}", child)
+        child.terminate()
+        status, text = await said(child)
+        assert status == 0
+        assert not [secret for secret in (KEY, SECRET_KEY, API_KEY) if secret in text]
+        lines = {line["event"]: line for line in map(json.loads, text.splitlines())}
+        starts.append(lines["relay.starting"])
+    first, second = starts
+    assert (first["version"], first["database"]) == (__version__, f"{tmp_path}/relay.db")
+    assert (first["public_url"], first["providers"]) == ("none", "none")
+    names = ["RELAY_EVOLINK_API_KEY", "RELAY_PUBLIC_URL", "RELAY_SECRET_KEYS"]
+    assert [name for name in names if name not in first["missing"]] == []
+    assert second["public_url"] == f"http://127.0.0.1:{port}"
+    assert second["providers"] == "evolink, relaydance, kinovi"
+    assert second["missing"] == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("sqlite:////data/relay.db", "/data/relay.db"),
+        (
+            "postgres://relay:hunter22@db.example:5433/films?sslmode=require&password=hunter22",
+            "postgres://db.example:5433/films",
+        ),
+        ("postgresql://relay:p@ss@h/films", "postgresql://h/films"),
+        ("postgres:///films?host=/run/postgresql", "postgres:///films"),
+    ],
+)
+def test_a_database_is_shown_without_its_password(url: str, name: str) -> None:
+    """Show a database by its file, or by its host, port and name."""
+    assert shown(url) == name
 
 
 async def test_dev_shows_the_main_job_and_again() -> None:

@@ -399,7 +399,7 @@ async def test_a_person_may_prune_by_hand(tmp_path: Path) -> None:
         status, said = await run(environ, "prune", "--older-than", "5")
         assert (status, said.splitlines()) == (0, ["removed 3 jobs", *(f"removed 3 {table}" for table in STORED)])
         assert (await stored(opened))["jobs"] == set()
-        assert await run(environ, "prune") == (0, "nothing to do\n")
+        assert await run(environ, "prune") == (0, "nothing to do: no job ended more than 30 days ago\n")
         status, said = await run(environ | {"RELAY_RETENTION_DAYS": "0"}, "prune")
         assert (status, said) == (78, "relay: RELAY_RETENTION_DAYS is 0, for ever: say --older-than DAYS\n")
         assert (await run(environ, "prune", "--older-than", "4"))[0] == 2

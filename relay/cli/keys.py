@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group("keys")
 def command() -> None:
-    """Make, list and revoke API keys."""
+    """Make, list and revoke API keys, in the database of DATABASE_URL. It must be there: `relay migrate` makes one."""
 
 
 @command.command("create")
@@ -74,13 +74,14 @@ async def _revoke(key_id: str) -> None:
 
 @asynccontextmanager
 async def _access() -> "AsyncIterator[Access]":
-    """The keys of the configured database."""
+    """The keys of the configured database; SettingsError if there is none yet."""
     from relay.app import secret_keys
     from relay.backoff import DEFAULT_SCHEDULE_S
     from relay.seal import Seal
-    from relay.storage.store import Store, StoreOptions
+    from relay.storage.store import Store, StoreOptions, require_database
 
     settings = load_settings()
+    await require_database(settings.database_url)
     options = StoreOptions(lease_ms=1, backlog_max=16, callbacks_per_job_max=1, schedule_s=DEFAULT_SCHEDULE_S)
     store = await Store.open(settings.database_url, Seal(secret_keys(settings)), options, SystemClock().now_ms())
     try:

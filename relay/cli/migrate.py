@@ -17,11 +17,16 @@ def command(target: str | None) -> None:
     if target is not None:
         asyncio.run(_copy(database_url, target))
         return
+    from relay.storage.migrate import migrations
+    from relay.storage.store import shown
+
     names = asyncio.run(_migrate(database_url))
     for name in names:
         click.echo(f"applied {name}")
-    if not names:
-        click.echo("nothing to do")
+    newest = migrations()[-1]
+    click.echo(
+        f"{'nothing to do: ' if not names else ''}{shown(database_url)} is at schema {newest.version} ({newest.name})"
+    )
 
 
 async def _migrate(database_url: str) -> list[str]:

@@ -41,15 +41,16 @@ def command(days: int | None, dry_run: bool) -> None:
     for table, number in removed.items():
         click.echo(f"{'would remove' if dry_run else 'removed'} {number} {table}")
     if not removed:
-        click.echo("nothing to do")
+        click.echo(f"nothing to do: no job ended more than {days} days ago")
 
 
 async def _prune(database_url: str, terms: "Terms", dry_run: bool) -> "Removed":
     """Batch after batch until nothing is left, or one count."""
     from relay.storage.migrate import migrate
     from relay.storage.prune import PAUSE_MS, Pruner
-    from relay.storage.store import open_database
+    from relay.storage.store import open_database, require_database
 
+    await require_database(database_url)
     database = await open_database(database_url)
     try:
         await migrate(database, terms.now)

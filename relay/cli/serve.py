@@ -16,6 +16,7 @@ def command(no_dispatch: bool) -> None:
     """Run relay: API, callbacks and deliveries in one process."""
     import uvloop
 
+    from relay.cli.starting import summary
     from relay.providers import DEV_PROVIDERS, PROVIDERS
 
     loaded = load_settings()
@@ -23,15 +24,7 @@ def command(no_dispatch: bool) -> None:
     logger = log.get("serve")
     if wrong := settings.unknown(os.environ, (*PROVIDERS, *DEV_PROVIDERS)):
         logger.warning("settings.unknown", names=", ".join(wrong))
-    if loaded.api_key is None:
-        logger.warning(
-            "settings.no_api_key", advice="set RELAY_API_KEY, or make a key with: python -m relay keys create"
-        )
-    if loaded.public_url is None:
-        logger.warning(
-            "settings.no_public_url",
-            advice="without RELAY_PUBLIC_URL no callback comes in: jobs end by status checks alone",
-        )
+    logger.info("relay.starting", **summary(loaded, PROVIDERS))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(loaded, dispatches=not no_dispatch))
 

@@ -16,8 +16,12 @@ def command() -> None:
     """Send, check and sweep only; needs PostgreSQL, and `serve --no-dispatch` beside it."""
     import uvloop
 
+    from relay.cli.starting import summary
+    from relay.providers import PROVIDERS
+
     loaded = load_settings()
     log.configure(loaded.log_format, queue_max=loaded.log_queue_max)
+    log.get("work").info("relay.starting", **summary(loaded, PROVIDERS))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_work(loaded))
 

@@ -15,6 +15,9 @@ _REGISTER: Final = (
 )
 
 
+MAKE_IT: Final = "name the database that relay uses in DATABASE_URL, or make a new one with: python -m relay migrate"
+
+
 class Migration(msgspec.Struct, frozen=True):
     """One file: its number, its name, its statements."""
 
@@ -41,6 +44,11 @@ async def migrate(database: Database, now_ms: int) -> list[str]:
     return await database.transact(partial(_migrate, now_ms=now_ms))
 
 
+async def require(database: Database, name: str) -> None:
+    """Raise SettingsError, with the database's name, unless relay has made its tables there."""
+    await database.transact(partial(_require, name=name))
+
+
 def split(text: str) -> list[str]:
     """The statements of a file, without its comments."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
@@ -62,6 +70,13 @@ async def _migrate(transaction: Transaction, now_ms: int) -> list[str]:
         await _run(transaction, migration, now_ms)
     await transaction.rows("count_positions_anew", {})
     return [migration.name for migration in known[version:]]
+
+
+async def _require(transaction: Transaction, name: str) -> None:
+    """What `require` promises; its transaction is undone if it creates the register."""
+    await transaction.run_text(_REGISTER)
+    if not (await transaction.rows("schema_version", {}))[0]["version"]:
+        raise SettingsError(f"{name} holds no tables of relay's: {MAKE_IT}")
 
 
 async def _run(transaction: Transaction, migration: Migration, now_ms: int) -> None:

@@ -16,7 +16,7 @@ from relay.storage.deliveries import Deliveries
 from relay.storage.endpoints import Endpoints
 from relay.storage.evidence import Callbacks, Events
 from relay.storage.jobs import Jobs
-from relay.storage.migrate import migrate
+from relay.storage.migrate import MAKE_IT, migrate, require
 from relay.storage.payments import Payments
 from relay.storage.prune import Pruner
 from relay.storage.record import Recorder
@@ -117,6 +117,28 @@ async def open_database(database_url: str) -> Database:
 
         return await PostgreSQL.open(database_url, statements.load())
     return await SQLite.open(sqlite_path(database_url), statements.load())
+
+
+async def require_database(database_url: str) -> None:
+    """Raise SettingsError, which says where was looked, unless relay has made its tables in the database.
+
+    Opening a SQLite file makes it; so a command that is run in another folder would get a new, empty database.
+    """
+    if not is_postgres(database_url) and not sqlite_path(database_url).exists():
+        raise SettingsError(f"there is no database at {shown(database_url)}: {MAKE_IT}")
+    database = await open_database(database_url)
+    try:
+        await require(database, shown(database_url))
+    finally:
+        await database.close()
+
+
+def shown(database_url: str) -> str:
+    """The database for people: the whole path of a file; of a server the host, port and database, and no password."""
+    if not is_postgres(database_url):
+        return str(sqlite_path(database_url).absolute())
+    scheme, _, rest = database_url.partition("?")[0].partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def is_postgres(database_url: str) -> bool:
