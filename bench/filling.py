@@ -25,9 +25,10 @@ from relay.outbox import Endpoint
 from relay.seal import Seal
 from relay.signing import new_secret
 from relay.storage import rows
+from relay.storage.database_url import is_postgres, sqlite_path
 from relay.storage.migrate import migrate
 from relay.storage.record import DEFAULT_PROJECT
-from relay.storage.store import is_postgres, open_database, sqlite_path
+from relay.storage.store import open_database
 
 Rows = dict[str, list[dict[str, Any]]]
 

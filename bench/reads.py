@@ -18,7 +18,8 @@ from bench.explaining import Explainer, Plan, PostgresExplainer, SQLiteExplainer
 from bench.filling import Filling, fill
 from relay.clock import SystemClock
 from relay.storage.database import Database, Transaction
-from relay.storage.store import is_postgres, open_database, sqlite_path
+from relay.storage.database_url import is_postgres, sqlite_path
+from relay.storage.store import open_database
 
 RUNS = 5
 

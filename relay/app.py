@@ -1,7 +1,6 @@
 """relay put together: opens the store, the clients and the loops, and closes them in the opposite order."""
 
 import asyncio
-import os
 import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from relay import backoff, log, signing
+from relay import backoff, log, signing, whole_file
 from relay.addresses import AddressPolicy
 from relay.buying import FileBuyer
 from relay.calling import Calling, Configured
@@ -42,8 +41,9 @@ from relay.seal import Seal
 from relay.settings import Settings
 from relay.signing import SigningKeys
 from relay.storage.database import Hint
+from relay.storage.database_url import is_postgres, sqlite_path
 from relay.storage.record import Recorded
-from relay.storage.store import Store, StoreOptions, is_postgres, sqlite_path
+from relay.storage.store import Store, StoreOptions
 from relay.stream import Streams
 from relay.submit import Submitter
 from relay.sweep import Sweeper
@@ -160,6 +160,7 @@ def _store_options(settings: Settings, schedule_s: Sequence[int], dispatches: bo
         schedule_s=schedule_s,
         expiring_ms=settings.output_expiring_s * 1000,
         dispatches=dispatches,
+        wait_s=settings.database_wait_s,
     )
 
 
@@ -310,18 +311,15 @@ def secret_keys(settings: Settings) -> tuple[str, ...]:
         raise SettingsError("RELAY_SECRET_KEYS must be set with PostgreSQL (make one with: openssl rand -base64 32)")
     database = sqlite_path(settings.database_url)
     path = database.with_name(database.name + ".secret")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(32))
+    if not path.exists() and whole_file.make_once(path, secrets.token_urlsafe(32)):
         _logger.warning(
             "secret_key.made",
             file=path.name,
             advice="set RELAY_SECRET_KEYS; without it this file is part of every backup",
         )
-    except FileExistsError:
-        pass
     key = path.read_text("utf-8").strip()
     if len(key) < 16:
-        raise SettingsError(f"{path.name} beside the database holds no key: set RELAY_SECRET_KEYS")
+        raise SettingsError(
+            f"{path.name} beside the database holds no key: set RELAY_SECRET_KEYS, or delete it if relay never ran here"
+        )
     return (key,)

@@ -33,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     secret_keys: tuple[str, ...]
     api_key: str | None
     database_url: str
+    database_wait_s: float
     environment: str
     allow_networks: tuple[Network, ...]
     allow_http: bool

@@ -38,6 +38,13 @@ SETTINGS: Final = (
     Setting("RELAY_API_KEY", "api_key", None, str, "an admin key of project `default`, without a row in the database"),
     Setting("DATABASE_URL", "database_url", "sqlite:///./data/relay.db", str, "sqlite:///path or postgres://…"),
     Setting(
+        "RELAY_DATABASE_WAIT_S",
+        "database_wait_s",
+        "30",
+        reading.number(0, 600, float),
+        "how long a start waits for a database that does not answer",
+    ),
+    Setting(
         "RELAY_ENV",
         "environment",
         "default",

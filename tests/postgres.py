@@ -38,6 +38,10 @@ class Server:
     def restart(self, how: signal.Signals) -> None:
         """As `pg_ctl restart` does: SIGINT is its mode `fast`, SIGQUIT `immediate`; returns when it is there again."""
         self.stop(how)
+        self.start()
+
+    def start(self) -> None:
+        """Starts the server that was stopped; returns when it is there again."""
         self._child = self._start()
         _wait(self.port)
 

@@ -19,7 +19,20 @@ FLOORS = {
     room: floor
     for floor, rooms in enumerate(
         (
-            ("relay", "model", "outbox", "money", "errors", "settings", "variables", "reading", "ids", "clock", "text"),
+            (
+                "relay",
+                "model",
+                "outbox",
+                "money",
+                "errors",
+                "settings",
+                "variables",
+                "reading",
+                "ids",
+                "clock",
+                "text",
+                "whole_file",
+            ),
             (
                 *("signing", "tokens", "backoff", "addresses", "metrics", "log", "log_writer"),
                 *(

@@ -16,8 +16,8 @@ import pytest
 
 from relay import __version__
 from relay.sandbox.world import API_KEY
+from relay.storage.database_url import shown
 from relay.storage.migrate import migrations
-from relay.storage.store import shown
 from tests import processes
 from tests.running import INPUT, KEY, SECRET_KEY, environment
 
@@ -104,7 +104,8 @@ async def test_a_wrong_setting_stops_the_start_and_every_one_is_named(tmp_path: 
 )
 async def test_a_database_it_cannot_use_is_named(tmp_path: Path, url: str, status: int) -> None:
     """A kind that relay does not know is a setting's fault, a server that is away is not; no password is told."""
-    ended, text = await run(settings_for(tmp_path, 1) | {"DATABASE_URL": url}, "serve")
+    given = {"DATABASE_URL": url, "RELAY_DATABASE_WAIT_S": "0"}
+    ended, text = await run(settings_for(tmp_path, 1) | given, "serve")
     assert (ended, "hunter22" in text, "Traceback" in text) == (status, False, False)
     assert "database" in text.lower()
 

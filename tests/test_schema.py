@@ -12,8 +12,8 @@ import pytest
 from relay.errors import SettingsError, StorageUnavailable
 from relay.storage import migrate, statements
 from relay.storage.database import Transaction
+from relay.storage.database_url import sqlite_path
 from relay.storage.sqlite import SQLite
-from relay.storage.store import sqlite_path
 from relay.storage.writer import Writer
 from tests.running import relay
 

@@ -17,8 +17,8 @@ def command(target: str | None) -> None:
     if target is not None:
         asyncio.run(_copy(database_url, target))
         return
+    from relay.storage.database_url import shown
     from relay.storage.migrate import migrations
-    from relay.storage.store import shown
 
     names = asyncio.run(_migrate(database_url))
     for name in names:
@@ -45,8 +45,8 @@ async def _copy(database_url: str, target: str) -> None:
     """Copies, and says how far it has come."""
     from relay.storage import statements
     from relay.storage.copy import copy
+    from relay.storage.database_url import is_postgres, sqlite_path
     from relay.storage.postgres import PostgreSQL
-    from relay.storage.store import is_postgres, sqlite_path
 
     if is_postgres(database_url) or not is_postgres(target):
         raise SettingsError("DATABASE_URL must name the SQLite database to copy, and --to a PostgreSQL")

@@ -30,7 +30,7 @@ async def _work(loaded: Settings) -> None:
     """The loops, until a signal."""
     from relay.app import opened
     from relay.providers import PROVIDERS
-    from relay.storage.store import is_postgres
+    from relay.storage.database_url import is_postgres
 
     if not is_postgres(loaded.database_url):
         raise SettingsError("work needs PostgreSQL: on SQLite, serve does everything in one process")

@@ -35,6 +35,9 @@ class Transaction(Protocol):
     async def run_text(self, text: str) -> None:
         """Runs a statement that has no name: only migrations do this."""
 
+    async def has_table(self, name: str) -> bool:
+        """Return whether the database has this table; only migrations ask."""
+
     async def hint(self, about: Hint) -> None:
         """Tells the other processes, with the commit, that there may be something to do; it may be lost."""
 

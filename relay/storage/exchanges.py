@@ -1,9 +1,11 @@
 """A transaction of PostgreSQL in as few exchanges with the server as it can be."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, Final
 
 from relay.storage.database import Hint, Params, Row
+from relay.storage.refusals import explained_rights
 from relay.storage.wording import Statement, together
 
 CHANNEL: Final = "relay"
@@ -42,9 +44,10 @@ class PostgreSQLTransaction:
         """Runs a named statement."""
         await self._begin()
         statement, timeout_s = self._statements[name], self._timeout_s
-        found: Sequence[Row] = await self._connection.fetch(
-            statement.text, *statement.values(params), timeout=timeout_s
-        )
+        with explained_rights() if self._timeout_s is not None else nullcontext():
+            found: Sequence[Row] = await self._connection.fetch(
+                statement.text, *statement.values(params), timeout=timeout_s
+            )
         return found
 
     async def look(self, name: str, params: Params) -> Sequence[Row]:
@@ -116,7 +119,13 @@ class PostgreSQLTransaction:
     async def run_text(self, text: str) -> None:
         """Runs a statement that has no name: only migrations do this."""
         await self._begin()
-        await self._connection.execute(text, timeout=self._timeout_s)
+        with explained_rights():
+            await self._connection.execute(text, timeout=self._timeout_s)
+
+    async def has_table(self, name: str) -> bool:
+        """Whether the schema that is used has this table."""
+        await self._begin()
+        return await self._connection.fetchval("SELECT to_regclass($1)", name) is not None
 
     async def fill(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Rows of another database, by COPY, however long it takes."""
@@ -142,4 +151,5 @@ class PostgreSQLTransaction:
         """Of several processes that start at once, one migrates and the others wait, for as long as it takes."""
         self._timeout_s = SLOW_S
         await self._begin()
+        await self._connection.execute("SET LOCAL statement_timeout = 0")  # a host may have set one for the role
         await self._connection.execute(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})", timeout=SLOW_S)

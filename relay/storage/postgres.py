@@ -8,13 +8,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
+from relay import log
 from relay.errors import SettingsError, StorageUnavailable
 from relay.storage.database import Hint, Params, Row
+from relay.storage.database_url import PostgresTarget, postgres_target
 from relay.storage.exchanges import CHANNEL, PostgreSQLTransaction
+from relay.storage.refusals import explained
 from relay.storage.wording import MOVED, Statement, followed
 
 Result = TypeVar("Result")
@@ -43,6 +45,14 @@ _LOCAL: Final = "; ".join(
     f"SET LOCAL {name} = '{value}'" for name, value in SESSION.items() if name != "application_name"
 )
 """The same for one transaction, where a session is not relay's own."""
+_FIT: Final = """
+SELECT current_setting('server_encoding') AS encoding, current_setting('plan_cache_mode') AS plans,
+    CAST(current_setting('server_version_num') AS INTEGER) AS version, pg_is_in_recovery() AS standby,
+    current_database() AS name
+"""
+VERSION_MIN: Final = 13
+"""The first with `pg_current_xact_id`."""
+_logger = log.get("database")
 _LOST: Final = (
     OSError,
     TimeoutError,
@@ -71,9 +81,11 @@ class PostgreSQL:
 
     shared = True
 
-    def __init__(self, pool: "asyncpg.Pool[Any]", url: str, pooled: bool, statements: dict[str, str]) -> None:
+    def __init__(
+        self, pool: "asyncpg.Pool[Any]", target: PostgresTarget, pooled: bool, statements: dict[str, str]
+    ) -> None:
         self._pool = pool
-        self._url = url
+        self._target = target
         self._pooled = pooled
         self._listening: Any = None
         self._texts = statements
@@ -82,29 +94,28 @@ class PostgreSQL:
 
     @classmethod
     async def open(cls, url: str, statements: dict[str, str]) -> "PostgreSQL":
-        """Connects; SettingsError for a URL that opens nothing, StorageUnavailable for a server that is away."""
-        plain, pooled = _without_pooler(url)
-        try:
-            pooled = pooled or await _forgets(plain)
+        """Connects; SettingsError for what only the operator can mend, StorageUnavailable for a server that is away."""
+        target = postgres_target(url)
+        if target.ignored:
+            _logger.info("database.options_ignored", options=", ".join(target.ignored))
+        settings = SESSION | target.settings
+        with explained(target):
+            pooled = await _meet(target, settings)
             pool = await asyncpg.create_pool(
-                plain,
+                **target.arguments,
                 min_size=1,
                 max_size=POOL_MAX,
                 connection_class=Connection,
                 command_timeout=COMMAND_S,
                 max_inactive_connection_lifetime=60.0,
                 statement_cache_size=0 if pooled else 256,
-                server_settings={"application_name": SESSION["application_name"]} if pooled else SESSION,
+                server_settings={"application_name": SESSION["application_name"]} | target.settings
+                if pooled
+                else settings,
                 max_queries=QUERIES_MAX,
                 reset=_nothing,
             )
-        except (ValueError, asyncpg.ClientConfigurationError, asyncpg.InvalidAuthorizationSpecificationError) as error:
-            raise SettingsError(f"DATABASE_URL opens no database: {type(error).__name__}") from None
-        except asyncpg.InvalidCatalogNameError:
-            raise SettingsError("DATABASE_URL names a database that is not there") from None
-        except _LOST as error:
-            raise StorageUnavailable(f"the database does not answer: {type(error).__name__}") from None
-        return cls(pool, plain, pooled, statements)
+        return cls(pool, target, pooled, statements)
 
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
         """Runs a named read; behind a pooler in a transaction, or its two exchanges could come to two sessions."""
@@ -196,7 +207,7 @@ class PostgreSQL:
             await asyncio.Event().wait()
         while True:
             try:
-                connection = await asyncpg.connect(self._url, timeout=ACQUIRE_S)
+                connection = await asyncpg.connect(**self._target.arguments | {"timeout": ACQUIRE_S})
             except _LOST:
                 await asyncio.sleep(LISTEN_AGAIN_S)
                 continue
@@ -219,25 +230,35 @@ class PostgreSQL:
             self._pool.terminate()
 
 
-def _without_pooler(url: str) -> tuple[str, bool]:
-    """The URL without `pgbouncer=true`, and whether it said so: then relay need not find out."""
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query))
-    pooled = query.pop("pgbouncer", "false").lower() in ("true", "1")
-    return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query), "")), pooled
+async def _meet(target: PostgresTarget, settings: dict[str, str]) -> bool:
+    """Require a server that relay can use, and return whether a session does not keep what it is told.
 
-
-async def _forgets(url: str) -> bool:
-    """Whether a session does not keep what it is told: PgBouncer refuses a setting it does not know, or drops it."""
+    PgBouncer refuses a setting that it does not know, or drops it.
+    """
+    told, pooled = {} if target.pooled else settings, target.pooled
     try:
-        connection = await asyncpg.connect(url, server_settings=SESSION, statement_cache_size=0, timeout=COMMAND_S)
+        connection = await asyncpg.connect(**target.arguments, server_settings=told, statement_cache_size=0)
     except asyncpg.ProtocolViolationError:
-        return True
+        if target.pooled:
+            raise
+        pooled = True
+        connection = await asyncpg.connect(**target.arguments, statement_cache_size=0)
     try:
         async with connection.transaction():
-            return bool(await connection.fetchval("SHOW plan_cache_mode") != SESSION["plan_cache_mode"])
+            found = await connection.fetchrow(_FIT)
     finally:
         connection.terminate()
+    where = f"the database {found['name']!r} at {target.at}"
+    if found["encoding"] != "UTF8":
+        raise SettingsError(
+            f"{where} has the encoding {found['encoding']}, and relay needs UTF8: "
+            "CREATE DATABASE relay ENCODING 'UTF8' TEMPLATE template0"
+        )
+    if found["version"] < VERSION_MIN * 10_000:
+        raise SettingsError(f"{where} is PostgreSQL {found['version'] // 10_000}: relay needs {VERSION_MIN} or newer")
+    if found["standby"]:
+        raise StorageUnavailable(f"{where} is a read-only replica: DATABASE_URL must name the primary")
+    return pooled or bool(found["plans"] != SESSION["plan_cache_mode"])
 
 
 class _Moved(Exception):

@@ -121,6 +121,11 @@ class SQLiteTransaction:
         """Runs a statement that has no name: only migrations do this."""
         self._connection.execute(text)
 
+    async def has_table(self, name: str) -> bool:
+        """Whether the file has this table."""
+        text = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+        return self._connection.execute(text, (name,)).fetchone() is not None
+
     async def hint(self, about: Hint) -> None:
         """There is nobody else."""
 

@@ -1,17 +1,19 @@
 """The store: opens the database, brings it to this relay's schema, and holds the nouns. The only door to SQL."""
 
+import asyncio
+import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote
 
 import msgspec
 
-from relay.errors import SettingsError
+from relay import log
+from relay.errors import SettingsError, StorageUnavailable
 from relay.seal import Seal
 from relay.storage import statements
 from relay.storage.access import Access
 from relay.storage.database import Database, Hint, Transaction
+from relay.storage.database_url import is_postgres, shown, sqlite_path
 from relay.storage.deliveries import Deliveries
 from relay.storage.endpoints import Endpoints
 from relay.storage.evidence import Callbacks, Events
@@ -27,12 +29,17 @@ from relay.storage.writer import Writer
 LEASE_SHARE: Final = 0.8
 """How much of a lease an attempt may take; the rest is for getting to it."""
 
+WAIT_PAUSE_S: Final = 1.0
+"""How often a start looks whether its database answers by now."""
+_logger = log.get("database")
+
 
 class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The store's limits: a delivery's lease, the backlog of writes, callbacks kept for a job, the retry schedule.
 
     `expiring_ms` is how long before a result is gone that is announced; 0 for never.
     `dispatches` is whether this process sends what it makes; where it does not, a new delivery is due at once.
+    `wait_s` is how long opening waits for a database that does not answer.
     """
 
     lease_ms: int
@@ -41,6 +48,7 @@ class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     schedule_s: Sequence[int]
     expiring_ms: int = 0
     dispatches: bool = True
+    wait_s: float = 0.0
 
 
 class Store:
@@ -70,12 +78,7 @@ class Store:
     @classmethod
     async def open(cls, database_url: str, seal: Seal, options: StoreOptions, now_ms: int) -> "Store":
         """Opens and migrates; SettingsError for a URL that names no database of ours, or a newer schema."""
-        database = await open_database(database_url)
-        try:
-            await migrate(database, now_ms)
-        except BaseException:
-            await database.close()
-            raise
+        database = await open_migrated(database_url, now_ms, options.wait_s)
         return cls(database, seal, options)
 
     @property
@@ -109,6 +112,30 @@ async def _touch(transaction: Transaction, asked: Sequence[Any]) -> list[None]:
     return [None] * len(asked)
 
 
+async def open_migrated(database_url: str, now_ms: int, wait_s: float) -> Database:
+    """Open a database and bring it to this relay's schema; a server that is away is waited for, so long at most."""
+    began_s, wait_s = time.monotonic(), wait_s if is_postgres(database_url) else 0.0
+    while True:
+        database = None
+        try:
+            database = await open_database(database_url)
+            await migrate(database, now_ms)
+        except StorageUnavailable as error:
+            if database is not None:
+                await database.close()
+            left_s = began_s + wait_s - time.monotonic()
+            if left_s <= 0:
+                raise
+            _logger.warning("database.waiting", error=str(error), seconds_left=round(left_s))
+            await asyncio.sleep(min(WAIT_PAUSE_S, left_s))
+        except BaseException:
+            if database is not None:
+                await database.close()
+            raise
+        else:
+            return database
+
+
 async def open_database(database_url: str) -> Database:
     """The database behind a URL, not yet migrated."""
     if is_postgres(database_url):
@@ -131,25 +158,3 @@ async def require_database(database_url: str) -> None:
         await require(database, shown(database_url))
     finally:
         await database.close()
-
-
-def shown(database_url: str) -> str:
-    """The database for people: the whole path of a file; of a server the host, port and database, and no password."""
-    if not is_postgres(database_url):
-        return str(sqlite_path(database_url).absolute())
-    scheme, _, rest = database_url.partition("?")[0].partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
-
-
-def is_postgres(database_url: str) -> bool:
-    """`postgres://` and `postgresql://` are the same."""
-    return database_url.partition("://")[0] in ("postgres", "postgresql")
-
-
-def sqlite_path(database_url: str) -> Path:
-    """The file of `sqlite:///relative` or `sqlite:////absolute`."""
-    scheme, _, rest = database_url.partition("://")
-    path = unquote(rest.removeprefix("/"))
-    if scheme != "sqlite" or not rest.startswith("/") or not path or "?" in path:
-        raise SettingsError("DATABASE_URL must be postgres://… or sqlite:///path, such as sqlite:///./data/relay.db")
-    return Path(path)
