@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -20,6 +21,8 @@ ROOT = Path(__file__).parents[1]
 FILES = ("requirements.txt", "requirements-test.txt")
 SUPPORTED = ("3.11", "3.12", "3.13")
 DEV = ROOT / "deploy" / "dev"
+NEEDED = ("nodejs", "npm", "git", "postgresql", "pgbouncer")
+"""What the tests need of a machine, as Debian names it."""
 
 
 def project() -> dict[str, dict[str, list[str]]]:
@@ -189,7 +192,7 @@ def run_dev(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     """Run deploy/dev with nothing in its environment but PATH and what is given."""
     environment = {"PATH": "/usr/bin:/bin", **environment}
     return subprocess.run(
-        ["sh", str(DEV), *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False
+        ["/bin/sh", str(DEV), *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
 
 
@@ -199,6 +202,32 @@ def test_dev_names_its_commands() -> None:
         done = run_dev(*arguments)
         assert done.returncode == 64
         assert all(f"./deploy/dev {name}" in done.stderr for name in ("run", "test", "lint", "lock"))
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("run", "--help"), ("test", "--help"), ("run", "-h")])
+def test_dev_helps_without_installing(arguments: tuple[str, ...]) -> None:
+    """Answer --help with the commands and what the tests need, before anything is installed."""
+    done = run_dev(*arguments, PYTHON="/nonexistent")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(f"./deploy/dev {name}" in done.stdout for name in ("run", "test", "lint", "lock"))
+    assert all(word in done.stdout for word in ("PORT=", "--once", *NEEDED, "minutes"))
+
+
+def test_dev_says_which_tests_are_skipped_here(tmp_path: Path) -> None:
+    """Name the programs that are missing, and the command that installs them, before a whole run of the tests."""
+    for name in ("dirname", "sed", "cat", "ls"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+    done = run_dev("test", PYTHON="/nonexistent", PATH=str(tmp_path))
+    assert done.returncode == 69
+    assert "minutes" in done.stderr
+    assert "apt-get install nodejs npm git" in done.stderr
+
+
+def test_what_the_tests_need_is_said_everywhere_alike() -> None:
+    """Name the same programs in deploy/dev, in the README and in what installs them for a whole run."""
+    for file in ("deploy/dev", "README.md", ".ci/run"):
+        text = (ROOT / file).read_text()
+        assert [name for name in NEEDED if not re.search(rf"\b{name}\b", text)] == [], file
 
 
 def test_dev_refuses_an_old_python(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """relay as a platform runs it: from the Procfile, stopped by a signal, refusing to start when a setting is wrong."""
 
 import asyncio
+import contextlib
 import errno
+import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -236,6 +239,44 @@ async def test_dev_shows_the_main_job_and_again() -> None:
         assert "curl http://127.0.0.1:" in text
 
 
+async def test_dev_dates_each_step_when_it_happened() -> None:
+    """Print the steps of the first job in the order of their times, with no warning before them."""
+    _, text = await run({"PORT": "0"}, "dev", "--once")
+    assert text.startswith("relay ")
+    steps = [(int(ms), what) for ms, what in re.findall(r"^ *(\d+) ms  (\S+(?: back)?) ", text, re.MULTILINE)]
+    assert [at for at, _ in steps] == sorted(at for at, _ in steps)
+    assert {what for _, what in steps} == {"submitted", "called back", "confirmed", "notified"}
+    first = next(at for at, what in steps if what == "notified")
+    called_back = next(at for at, what in steps if what == "called back")
+    assert first < called_back - 500, "job.submitted is told long before the provider calls back"
+
+
+async def test_dev_says_what_to_do_next() -> None:
+    """Print commands for a job, its timeline, an endpoint of one's own and a fault, and only providers that work."""
+    _, text = await run({"PORT": "0", "RELAY_WALLET_KEY": ""}, "dev", "--once")
+    for path in ("/v1/jobs -H", "/timeline -H", "/v1/endpoints -H"):
+        assert re.search(rf"curl http://127.0.0.1:\d+\S*{path}", text), path
+    assert "relay simulate" in text
+    (listed,) = re.findall(r"stand-ins  (.*?)   ", text)
+    paid = importlib.util.find_spec("eth_account") is not None
+    assert ("stablestudio" in listed) is paid
+    assert {"evolink", "relaydance", "kinovi", "sandbox"} <= set(listed.split(", "))
+
+
+@pytest.mark.parametrize("command", ["dev", "serve"])
+async def test_a_taken_port_is_said(tmp_path: Path, command: str) -> None:
+    """Refuse a port that another program listens on with a sentence that names PORT, and no traceback."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        environ = settings_for(tmp_path, port) if command == "serve" else {"PORT": str(port)}
+        status, text = await run(environ, command)
+    assert status == 1
+    assert f"port {port} is taken by another program: set PORT" in text
+    assert "Traceback" not in text
+
+
 @asynccontextmanager
 async def dev() -> AsyncIterator[httpx.AsyncClient]:
     """A client of `relay dev`, which ends well at Ctrl-C."""
@@ -255,6 +296,18 @@ async def test_dev_can_be_stopped_in_the_middle_of_its_job() -> None:
     async with dev() as client, asyncio.timeout(20):
         while not (await client.get("/v1/jobs")).json()["data"]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+async def test_dev_ends_without_a_traceback_while_a_provider_hangs(capsys: pytest.CaptureFixture[str]) -> None:
+    """End at Ctrl-C without an error while a stand-in has not answered a submission, as after `simulate --all`."""
+    body = {"provider": "sandbox", "input": INPUT | {"prompt": "[sandbox: submit=hang]"}}
+    async with dev() as client, asyncio.timeout(20):
+        with contextlib.suppress(httpx.TimeoutException):
+            await client.post("/v1/jobs", json=body, timeout=1)
+        assert (await client.get("/v1/jobs?status=pending")).json()["data"] != []
+    said = capsys.readouterr().out
+    assert said.startswith("relay ")
+    assert "Traceback" not in said
 
 
 async def test_the_curl_that_dev_prints_works() -> None:

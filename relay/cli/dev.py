@@ -5,6 +5,7 @@ import importlib.util
 import json
 import logging
 import os
+import secrets
 import socket
 import sys
 import tempfile
@@ -12,18 +13,24 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import httpx
 
 from relay import __version__, log, settings, signing
+from relay.clock import parse_rfc3339
 from relay.errors import RelayError
 from relay.providers import DEV_PROVIDERS, PROVIDERS
 from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Received, Sink
 from relay.sandbox.world import API_KEY, Sandbox
+from relay.storage.database_url import shown
+
+if TYPE_CHECKING:
+    from relay.app import App
+    from relay.web.server import Server
 
 DEV_API_KEY = "relay-dev-key"
 DEV_WALLET_KEY = "0x" + "01" * 32  # everybody's and empty: the stand-ins check signatures, and there is no chain
@@ -68,16 +75,16 @@ async def _dev(folder: Path, once: bool) -> None:
             port = http.servers[0].sockets[0].getsockname()[1]
             origin = f"http://127.0.0.1:{port}"
             async with _client(origin, environ["RELAY_API_KEY"]) as client:
-                _say_where(origin, providers_at, sink_at, environ, loaded)
+                _say_where(app, origin, providers_at, sink_at)
                 secret = await _listen(client, sink_at)
                 await _unless_stopped(_first_job(client, world, sink, secret), app.draining)
                 if not app.draining.is_set():
-                    _say_curl(origin, environ["RELAY_API_KEY"])
+                    await _say_next(client, environ["RELAY_API_KEY"])
                 if not once:
                     await _tell_of_more(sink, secret, serving)
         finally:
             http.should_exit = True
-            await serving
+            await asyncio.gather(serving, return_exceptions=True)
 
 
 def environment(given: Mapping[str, str], providers_at: str, folder: Path) -> dict[str, str]:
@@ -91,7 +98,12 @@ def environment(given: Mapping[str, str], providers_at: str, folder: Path) -> di
         "RELAY_ALLOW_HTTP": "1",
         "RELAY_ALLOW_NETWORKS": LOOPBACK,
         "RELAY_STATUS_CHECK_FIRST_S": "3",
-        "DATABASE_URL": f"sqlite:///{folder}/relay.db",
+        "RELAY_SHUTDOWN_S": "1",  # at Ctrl-C nobody waits for a stand-in that hangs
+        **(
+            {}
+            if given.get("DATABASE_URL")
+            else {"DATABASE_URL": f"sqlite:///{folder}/relay.db", "RELAY_SECRET_KEYS": secrets.token_urlsafe(32)}
+        ),
         **{name: value for name, value in given.items() if value},
         "PORT": port,
     }
@@ -113,11 +125,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def _listening(http: "asyncio.Future[None] | object", serving: "asyncio.Task[None]") -> None:
-    """Returns when the server listens; RelayError when it cannot."""
-    while not getattr(http, "started", False):
+async def _listening(http: "Server", serving: "asyncio.Task[None]") -> None:
+    """Return when the server listens; what it raises when it cannot, such as that the port is taken."""
+    while not http.started:
         if serving.done():
-            raise RelayError("the port is taken: set PORT to another one")
+            await serving
         await asyncio.sleep(0.01)
 
 
@@ -148,29 +160,33 @@ async def _unless_stopped(showing: Coroutine[Any, Any, None], draining: asyncio.
 
 
 async def _first_job(client: httpx.AsyncClient, world: Sandbox, sink: Sink, secret: str) -> None:
-    """Submits one job, and says what happens to it, when, and whether the signatures are good."""
-    started = time.monotonic()
-
-    def step(text: str) -> None:
-        click.echo(f"{(time.monotonic() - started) * 1000:7.0f} ms  {text}")
-
+    """Submit one job, and print what happened to it, each step with the time at which it happened."""
     click.echo("\nOne job, door to door:")
+    started = time.monotonic()
     answer = await client.post("/v1/jobs", json={"provider": "sandbox", "input": INPUT})
     job = answer.raise_for_status().json()
-    step(f"submitted    POST /v1/jobs → {answer.status_code}  {job['id']}, at the provider {job['provider_job_id']}")
+    taken = f"submitted    POST /v1/jobs → {answer.status_code}  {job['id']}, at the provider {job['provider_job_id']}"
+    steps = [(time.monotonic(), taken)]
     try:
         await world.wait_for(lambda w: any(one.job_id == job["provider_job_id"] for one in w.callbacks), FIRST_JOB_S)
-        sent = next(one for one in world.callbacks if one.job_id == job["provider_job_id"])
-        came = f"{len(sent.body)} bytes, stored before the answer"
-        step(f"called back  POST /callbacks/sandbox/… → {sent.status_code}, {came}")
         await sink.wait_for(lambda s: any(_tells(one, job["id"], "job.succeeded") for one in s.received), FIRST_JOB_S)
-        step(f"confirmed    by the provider's own status, asked {world.status_checks.count(sent.job_id)} time(s)")
     except TimeoutError:
         raise RelayError("the first job did not come through; run with --logs to see why") from None
-    for received in (one for one in sink.received if _tells(one, job["id"])):
-        step(f"notified     {_story(received, secret)}")
+    for sent in (one for one in world.callbacks if one.job_id == job["provider_job_id"]):
+        stored = f"{len(sent.body)} bytes, stored before the answer"
+        steps.append((sent.at, f"called back  POST /callbacks/sandbox/… → {sent.status_code}, {stored}"))
+    since_boot = time.monotonic() - time.time()
+    story = (await client.get(f"/v1/jobs/{job['id']}/timeline")).json()["data"]
+    steps += [
+        (parse_rfc3339(entry["at"]) / 1000 + since_boot, f"confirmed    {entry['summary']}")
+        for entry in story
+        if entry["kind"] == "check"
+    ]
+    steps += [(one.at, f"notified     {_story(one, secret)}") for one in sink.received if _tells(one, job["id"])]
+    for at, text in sorted(steps):
+        click.echo(f"{(at - started) * 1000:7.0f} ms  {text}")
     job = (await client.get(f"/v1/jobs/{job['id']}")).json()
-    step(f"done         GET /v1/jobs/{job['id']} → {job['status']}  {job['outputs'][0]['url']}")
+    click.echo(f"    done      GET /v1/jobs/{job['id']} → {job['status']}  {job['outputs'][0]['url']}")
 
 
 def _tells(received: Received, job_id: str, kind: str | None = None) -> bool:
@@ -203,24 +219,36 @@ async def _tell_of_more(sink: Sink, secret: str, serving: "asyncio.Task[None]") 
         told = len(sink.received)
 
 
-def _say_where(
-    origin: str, providers_at: str, sink_at: str, environ: Mapping[str, str], loaded: settings.Settings
-) -> None:
-    """What listens where, and which providers are real."""
-    real = [name for name in PROVIDERS if loaded.provider(name).base_url != providers_at]
-    click.echo(f"relay {__version__} on {origin}   database {environ['DATABASE_URL']}")
-    click.echo(f"  stand-ins  {providers_at}   {', '.join(name for name in PROVIDERS if name not in real)}, sandbox")
+def _say_where(app: "App", origin: str, providers_at: str, sink_at: str) -> None:
+    """Print what listens where, and which providers jobs can be submitted to."""
+    usable = [provider for provider in app.providers.values() if provider.usable]
+    stand_ins = [one.adapter.name for one in usable if one.origin == providers_at]
+    real = [one.adapter.name for one in usable if one.origin != providers_at]
+    click.echo(f"relay {__version__} on {origin}   database {shown(app.settings.database_url)}")
+    click.echo(f"  stand-ins  {', '.join(stand_ins)}   they cost nothing, and make no video")
     if real:
-        click.echo(f"  real       {', '.join(real)}   callbacks come to {environ['RELAY_PUBLIC_URL']}")
+        click.echo(f"  real       {', '.join(real)}   callbacks come to {app.settings.public_url}")
     click.echo(f"  sink       {sink_at}   takes every notification and checks its signature")
 
 
-def _say_curl(origin: str, api_key: str) -> None:
-    """A command to copy."""
-    body = json.dumps({"provider": "evolink", "input": INPUT})
-    click.echo("\nYour turn (the notification is told here; Ctrl-C stops):")
-    click.echo(f"  curl {origin}/v1/jobs -H 'authorization: Bearer {api_key}' -d '{body}'")
-    click.echo(f"  curl {origin}/v1/jobs -H 'authorization: Bearer {api_key}'")
-    click.echo(
-        f"  RELAY_URL={origin} {sys.executable} -m relay simulate lost duplicate=2   (--list tells every fault)\n"
-    )
+async def _say_next(client: httpx.AsyncClient, api_key: str) -> None:
+    """Print what to do next, as commands to copy."""
+    origin = str(client.base_url).rstrip("/")
+    job_id = (await client.get("/v1/jobs?limit=1")).json()["data"][0]["id"]
+    auth = f"-H 'authorization: Bearer {api_key}'"
+    job = json.dumps({"provider": "evolink", "input": INPUT})
+    endpoint = json.dumps({"url": "http://127.0.0.1:3000/hook", "event_types": ["job.*"]})
+    commands = {
+        "Submit a job": f"curl {origin}/v1/jobs {auth} -d '{job}'",
+        "What happened to a job, and what comes next": f"curl {origin}/v1/jobs/{job_id}/timeline {auth}",
+        "Notify your own application (the answer holds the secret to verify with)": (
+            f"curl {origin}/v1/endpoints {auth} -d '{endpoint}'"
+        ),
+        "Have a provider misbehave (--list names every fault)": (
+            f"RELAY_URL={origin} {sys.executable} -m relay simulate lost duplicate=2"
+        ),
+    }
+    click.echo("\nYour turn. Every notification is shown here; Ctrl-C stops relay.\n")
+    for title, text in commands.items():
+        click.echo(f"{title}:\n  {text}")
+    click.echo()

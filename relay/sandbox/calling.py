@@ -1,6 +1,7 @@
 """How callbacks go out: their tries, the URL as a provider mangles it, and how badly the body is sent."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
@@ -16,12 +17,13 @@ CUT_OFF: Final = 8
 
 
 class CallbackSent(msgspec.Struct, frozen=True):
-    """One try of one callback, and what came back (None: no answer)."""
+    """One try of one callback, what came back (None: no answer), and when, by the monotonic clock."""
 
     job_id: str
     url: str
     body: bytes
     status_code: int | None
+    at: float
 
 
 class _CutError(Exception):
@@ -73,7 +75,7 @@ class Caller:
             status_code: int | None = answer.status_code
         except (httpx.HTTPError, _CutError):
             status_code = None
-        self._sent.append(CallbackSent(job.id, url, raw, status_code))
+        self._sent.append(CallbackSent(job.id, url, raw, status_code, time.monotonic()))
         await self._tell()
         return status_code is not None and 200 <= status_code < 300
 

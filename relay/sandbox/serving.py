@@ -1,13 +1,14 @@
 """Runs an ASGI app on a port of this machine, inside the running event loop; it may also hang up on its callers."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
 import uvicorn
 from starlette.requests import Request
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 SHUTDOWN_S: Final = 0.2
@@ -35,11 +36,21 @@ class _Server(uvicorn.Server):
         """Nothing."""
 
 
+def _ending_quietly(app: ASGIApp) -> ASGIApp:
+    """The app, of which an answer that is not finished at the end of the block is no error."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await app(scope, receive, send)
+
+    return answer
+
+
 @asynccontextmanager
 async def serve(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
     """The origin (`http://127.0.0.1:54321`) at which the app answers until the block ends."""
     config = uvicorn.Config(
-        app,
+        _ending_quietly(app),
         host="127.0.0.1",
         port=port,
         http=_Protocol,
@@ -58,6 +69,11 @@ async def serve(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
     finally:
         for connection in list(server.server_state.connections):
             connection.transport.abort()
+        await asyncio.sleep(0)  # the server hears of it, and misses no answer
+        answering = list(server.server_state.tasks)
+        for task in answering:
+            task.cancel()
+        await asyncio.gather(*answering, return_exceptions=True)
         for listening in server.servers:
             listening.close()
         tasks = list(server.server_state.tasks)

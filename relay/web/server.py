@@ -1,6 +1,7 @@
 """uvicorn, started from relay's own code: one process, no access log (paths hold callback tokens)."""
 
 import asyncio
+import errno
 import signal
 import socket
 from functools import partial
@@ -10,6 +11,7 @@ import uvicorn
 
 from relay import log
 from relay.app import App
+from relay.errors import RelayError
 from relay.web.asgi import web
 from relay.web.callbacks import Callbacks
 from relay.web.protocol import Protocol
@@ -25,11 +27,28 @@ class Server(uvicorn.Server):
         self._draining = draining
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens, and says where."""
-        await super().startup(sockets)
+        """Listen, and log where; RelayError says why that cannot be done."""
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            raise RelayError(await self._why_not()) from None
         for listening in self.servers:
             for address in {sock.getsockname()[:2] for sock in listening.sockets}:
                 _logger.info("relay.listening", host=address[0], port=address[1])
+
+    async def _why_not(self) -> str:
+        """Why the server cannot listen: uvicorn logs it and exits, so it is tried once more."""
+        host, port = self.config.host, self.config.port
+        try:
+            (await asyncio.get_running_loop().create_server(asyncio.Protocol, host or None, port)).close()
+        except PermissionError:
+            return f"port {port} may not be opened by this user: set PORT to one from 1024 on"
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return f"port {port} is taken by another program: set PORT to another one (0 takes a free one)"
+            where = f"{host or 'any address'}, port {port}"
+            return f"relay cannot listen on {where} ({error.strerror}): set RELAY_HOST or PORT"
+        return f"port {port} was taken for a moment: start again"
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """Stops gracefully on every signal (some platforms send SIGTERM twice), at once on a second SIGINT.
