@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from relay import request_ids
 from relay.clock import rfc3339
 from relay.log_writer import LogWriter
 
@@ -103,6 +104,8 @@ class _Output:
     def _formatted(self, level: str, source: str, fact: str, fields: dict[str, Any]) -> str:
         """Return the text of a line, without secrets."""
         line: dict[str, Any] = {"event": fact, **fields, "source": source, "level": level}
+        if request_id := request_ids.CURRENT.get():
+            line["request_id"] = request_id
         if error := line.pop("exc_info", None):
             line["exception"] = "".join(traceback.format_exception(error))
         line["timestamp"] = rfc3339(time.time_ns() // 1_000_000)

@@ -41,6 +41,8 @@ METRICS: Final = (
     Metric("relay_attempts", "counter", "attempts of deliveries by outcome", ("outcome",)),
     Metric("relay_pruned_rows", "counter", "rows that were removed because they were old, by table", ("table",)),
     Metric("relay_database_size_bytes", "gauge", "what the database takes on its disk", ()),
+    Metric("relay_connections", "gauge", "connections that are open", ()),
+    Metric("relay_connections_closed", "counter", "connections that relay closed itself, by why", ("reason",)),
     Metric("relay_log_lines_dropped", "counter", "log lines that standard output did not take", ()),
     Metric("relay_build_info", "gauge", "1, with the version as label", ("version",)),
 )
@@ -93,6 +95,14 @@ class Metrics:
     def attempted(self, outcome: Outcome) -> None:
         """An attempt of a delivery ended."""
         self._values["relay_attempts", outcome] += 1
+
+    def connections(self, number: int) -> None:
+        """A connection was opened or closed; so many are open now."""
+        self._values[("relay_connections",)] = number
+
+    def connection_closed(self, reason: str) -> None:
+        """relay closed a connection to protect the others."""
+        self._values["relay_connections_closed", reason] += 1
 
     def pruned(self, removed: Mapping[str, int]) -> None:
         """Rows were removed because they were old."""

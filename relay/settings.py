@@ -60,6 +60,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upload_max_bytes: int
     request_body_max_bytes: int
     callback_body_max_bytes: int
+    connections_max: int
+    header_deadline_s: float
+    write_deadline_s: float
     body_deadline_s: float
     callback_grace_s: int
     callbacks_per_job_max: int

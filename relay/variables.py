@@ -215,6 +215,27 @@ SETTINGS: Final = (
         "the largest callback body",
     ),
     Setting(
+        "RELAY_CONNECTIONS_MAX",
+        "connections_max",
+        "4096",
+        reading.number(1, 1_000_000),
+        "connections that may be open; half of the files that the system allows is the limit where that is less",
+    ),
+    Setting(
+        "RELAY_HEADER_DEADLINE_S",
+        "header_deadline_s",
+        "10",
+        reading.number(0.1, 60, float),
+        "how long the head of a request may take to arrive, from the connection or its first byte on",
+    ),
+    Setting(
+        "RELAY_WRITE_DEADLINE_S",
+        "write_deadline_s",
+        "30",
+        reading.number(0.1, 600, float),
+        "how long an answer waits for a client that takes none of it",
+    ),
+    Setting(
         "RELAY_BODY_DEADLINE_S",
         "body_deadline_s",
         "8",

@@ -38,7 +38,7 @@ def request(url: str, body: bytes, *lines: str, version: str = "1.1") -> bytes:
 
 
 async def sent(origin: str, *pieces: bytes, answers: int = 1) -> list[bytes]:
-    """So many answers to what was sent, each without its date; a piece is sent when the one before it has arrived."""
+    """So many answers, each without its date and id; a piece is sent when the one before it has arrived."""
     at = urlsplit(origin)
     reader, writer = await asyncio.open_connection(at.hostname, at.port)
     writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -51,7 +51,7 @@ async def sent(origin: str, *pieces: bytes, answers: int = 1) -> list[bytes]:
         for _ in range(answers):
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(re.search(rb"content-length: (\d+)", head)[1])  # type: ignore[index]
-            found.append(re.sub(rb"date: .*?\r\n", b"", head) + await reader.readexactly(length))
+            found.append(re.sub(rb"(date|request-id): .*?\r\n", b"", head) + await reader.readexactly(length))
         writer.close()
     return found
 

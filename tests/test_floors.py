@@ -29,6 +29,7 @@ FLOORS = {
                 "variables",
                 "reading",
                 "ids",
+                "request_ids",
                 "clock",
                 "text",
                 "whole_file",

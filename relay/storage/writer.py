@@ -8,6 +8,7 @@ comes in, up to half of a turn, so that however much comes in, notifications go 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Any, TypeVar
 
 from relay.errors import StorageUnavailable
@@ -60,7 +61,7 @@ class Writer:
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         (self._urgent if urgent else self._backlog).append(_Waiting(operation, item, done))
         if len(self._turns) < self._turns_max:
-            self._turns.add(asyncio.create_task(self._take_turns(), name="writer"))
+            self._turns.add(asyncio.create_task(self._take_turns(), name="writer", context=Context()))
         return done
 
     async def drain(self) -> None:

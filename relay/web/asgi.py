@@ -9,15 +9,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from relay import log, views
+from relay import log, request_ids, views
 from relay.app import App
 from relay.errors import StorageUnavailable
 from relay.web import endpoints, evidence, files, interventions, jobs, quotes
 from relay.web.callbacks import Callbacks
 from relay.web.calls import Handler, handled
 from relay.web.problems import JSON, problem
+from relay.web.protocol import UNREAD
 
 API: Final[tuple[tuple[str, str, Handler, str], ...]] = (
     ("POST", "/v1/jobs", jobs.create, "submit"),
@@ -61,13 +62,31 @@ def web(app: App, callbacks: Callbacks) -> ASGIApp:
     rest = _rest(app)
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
-        """Callbacks first, everything else after."""
-        if scope["type"] == "http" and scope["path"].lstrip("/").startswith("callbacks/"):
-            await callbacks(scope, receive, send)
+        """Callbacks first, everything else after; each under its request's id."""
+        request_id = request_ids.of(scope["headers"])
+        request_ids.CURRENT.set(request_id)
+        answer = _answering(scope, request_id, send)
+        if scope["path"].lstrip("/").startswith("callbacks/"):
+            await callbacks(scope, receive, answer)
         else:
-            await rest(scope, receive, send)
+            await rest(scope, receive, answer)
 
     return front
+
+
+def _answering(scope: Scope, request_id: str, send: Send) -> Send:
+    """Return a `send` that adds the request's id, and closes a connection that was answered too early."""
+    unread = scope["state"][UNREAD]
+
+    async def answer(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = [*message["headers"], (request_ids.HEADER, request_id.encode())]
+            if unread():
+                headers.append((b"connection", b"close"))
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return answer
 
 
 def _rest(app: App) -> Starlette:
@@ -153,4 +172,4 @@ def _allowed(request: Request) -> str:
 async def _broken(request: Request, error: Exception) -> Response:
     """A bug: the log has it, the caller gets no details."""
     _logger.error("request.broke", method=request.method, path=request.url.path, exc_info=error)
-    return problem("internal", "relay could not do this; the log says why")
+    return problem("internal", f"relay could not do this; the log says why, at request {request_ids.CURRENT.get()}")

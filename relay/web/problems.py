@@ -5,6 +5,7 @@ from typing import Any, Final
 import msgspec
 from starlette.responses import Response
 
+from relay import log, request_ids
 from relay.errors import InvalidInput, RelayError
 
 STATUSES: Final = {
@@ -48,6 +49,7 @@ TITLES: Final = {
     "storage_unavailable": "The database is not available",
 }
 RETRY_AFTER_S: Final = 2
+_logger = log.get("web")
 
 
 class JSON(Response):
@@ -84,5 +86,6 @@ def of_error(error: RelayError) -> Response:
     """The problem document of an error."""
     errors = [{"path": e.path, "message": e.message} for e in error.errors] if isinstance(error, InvalidInput) else None
     if error.code not in STATUSES:
-        return problem("internal", "relay could not do this; the log says why")
+        _logger.error("request.broke", exc_info=error)
+        return problem("internal", f"relay could not do this; the log says why, at request {request_ids.CURRENT.get()}")
     return problem(error.code, str(error), errors)

@@ -14,6 +14,7 @@ from relay.app import App
 from relay.errors import RelayError
 from relay.web.asgi import web
 from relay.web.callbacks import Callbacks
+from relay.web.connections import Connections, max_open
 from relay.web.protocol import Protocol
 
 _logger = log.get("server")
@@ -63,12 +64,16 @@ class Server(uvicorn.Server):
 
 def server(app: App, host: str, port: int, shutdown_s: float) -> Server:
     """A server of an open relay that is ready to be run."""
-    callbacks = Callbacks(app)
+    callbacks, settings = Callbacks(app), app.settings
+    room = max_open(settings.connections_max)
+    if room < settings.connections_max:
+        _logger.info("connections.limited", open_files_allow=room, setting=settings.connections_max)
+    books = Connections(room, settings.header_deadline_s, settings.write_deadline_s, app.metrics)
     config = uvicorn.Config(
         web(app, callbacks),
         host=host,
         port=port,
-        http=partial(Protocol, callbacks.take),  # type: ignore[arg-type]  # it is called as a class is
+        http=partial(Protocol, callbacks.take, books),  # type: ignore[arg-type]  # it is called as a class is
         ws="none",
         lifespan="off",
         proxy_headers=False,

@@ -1,0 +1,26 @@
+"""The id of the HTTP request that is being answered: on its answer, and on each log line that is written for it.
+
+A request may bring its own as `x-request-id`, as routers such as Heroku's do; otherwise relay makes one.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from contextvars import ContextVar
+from itertools import count
+from typing import Final
+
+HEADER: Final = b"request-id"
+CURRENT: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
+"""The id of the request that this task answers; None outside of requests."""
+_BROUGHT: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+_PROCESS: Final = os.urandom(6).hex()
+_numbers: Final = count(1)
+
+
+def of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the id that the request brings, or a new one: 8 to 64 letters, digits, dots, dashes and underscores."""
+    for name, value in headers:
+        if name == b"x-request-id" and _BROUGHT.fullmatch(value):
+            return value.decode()
+    return f"req_{_PROCESS}{next(_numbers):x}"

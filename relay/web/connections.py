@@ -1,0 +1,112 @@
+"""The open connections of a server: how many there may be, how long each may take, and which one makes room.
+
+A connection that is between two requests, or whose request's head is not whole yet, costs its sender nothing. So those
+are bounded by a deadline, and the one that has been so the longest is closed when a new connection needs its place.
+"""
+
+import asyncio
+import resource
+from typing import Final, Protocol
+
+from relay.metrics import Metrics
+
+SWEEP_S: Final = 0.5
+"""How often the deadline of heads is looked at; a head lives that much longer at most."""
+SPARE_FILES: Final = 64
+"""Files for the database, the log and what starts beside them."""
+OUTBOUND_SHARE: Final = 2
+"""Of the files that are left, every second one is for connections that relay opens itself."""
+
+
+class Connection(Protocol):
+    """What is known of a connection here."""
+
+    def evict(self) -> None:
+        """Close it without an answer: its sender has not sent a whole head."""
+
+    def refuse(self) -> None:
+        """Answer 503 and close it."""
+
+
+class Connections:
+    """Keeps the books of one server."""
+
+    def __init__(self, max_open: int, head_deadline_s: float, write_deadline_s: float, metrics: Metrics) -> None:
+        self.max_open = max_open
+        self.write_deadline_s = write_deadline_s
+        self.metrics = metrics
+        self._head_deadline_s = head_deadline_s
+        self._open = 0
+        self._heads: dict[Connection, float] = {}
+        self._kept: dict[Connection, float] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+
+    def opened(self, connection: Connection) -> None:
+        """Count a new connection; the one that has been idle the longest is closed when there are too many."""
+        self._open += 1
+        self.await_head(connection)
+        self.metrics.connections(self._open)
+        if self._open <= self.max_open:
+            return
+        self.metrics.connection_closed("evicted")
+        oldest = min(
+            (next(iter(some.items())) for some in (self._heads, self._kept) if some), key=lambda entry: entry[1]
+        )
+        self._forget(oldest[0])
+        if oldest[0] is connection:
+            connection.refuse()
+        else:
+            oldest[0].evict()
+
+    def closed(self, connection: Connection) -> None:
+        """Stop counting a connection."""
+        self._open -= 1
+        self.metrics.connections(self._open)
+        self._forget(connection)
+
+    def await_head(self, connection: Connection) -> None:
+        """Start the deadline for the head of a connection's next request, unless it runs."""
+        if connection in self._heads:
+            return
+        self._kept.pop(connection, None)
+        loop = asyncio.get_running_loop()
+        self._heads[connection] = loop.time()
+        if self._sweep is None:
+            self._sweep = loop.call_later(SWEEP_S, self._close_late)
+
+    def begin(self, connection: Connection) -> None:
+        """A head is whole: the connection is busy with a request."""
+        self._forget(connection)
+
+    def keep(self, connection: Connection) -> None:
+        """The request was answered, and nothing of the next one has come."""
+        self._kept[connection] = asyncio.get_running_loop().time()
+
+    def _close_late(self) -> None:
+        """Close each connection whose head is not whole after its deadline."""
+        loop = asyncio.get_running_loop()
+        last = loop.time() - self._head_deadline_s
+        while self._heads and next(iter(self._heads.values())) <= last:
+            connection = next(iter(self._heads))
+            self._forget(connection)
+            self.metrics.connection_closed("head_deadline")
+            connection.evict()
+        self._sweep = loop.call_later(SWEEP_S, self._close_late) if self._heads else None
+
+    def _forget(self, connection: Connection) -> None:
+        """The connection is not idle, or not there any more."""
+        self._heads.pop(connection, None)
+        self._kept.pop(connection, None)
+
+
+def max_open(setting: int) -> int:
+    """Return how many connections may be open: the setting, or what the limit on open files allows if that is less.
+
+    The soft limit is raised to the hard one first, which a process may do by itself.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard == resource.RLIM_INFINITY:
+        return setting
+    return max(1, min(setting, (hard - SPARE_FILES) // OUTBOUND_SHARE))

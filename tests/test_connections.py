@@ -1,0 +1,274 @@
+"""What a stranger may do with a connection: heads, trailers, pipelining, offers to change the protocol, not reading."""
+
+import asyncio
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from relay.web import protocol
+from relay.web.connections import OUTBOUND_SHARE, SPARE_FILES
+from relay.web.server import server
+from tests.calling_back import DONE, kept, state
+from tests.running import KEY, HeldClock, Running, relay
+
+pytestmark = pytest.mark.anyio
+
+AUTHORIZED = f"authorization: Bearer {KEY}"
+HEAD_S = 0.3
+OFFERS = {
+    "h2c": ("upgrade: h2c", "connection: Upgrade, HTTP2-Settings", "http2-settings: AAMAAABkAAQCAAAAAAIAAAAA"),
+    "websocket": ("Connection: Upgrade", "Upgrade: websocket"),
+}
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    """A relay on a held clock, in which a head may take 0.3 s and three connections may be open."""
+    limits = {"RELAY_HEADER_DEADLINE_S": str(HEAD_S), "RELAY_CONNECTIONS_MAX": "3", "RELAY_WRITE_DEADLINE_S": "0.3"}
+    async with relay(tmp_path, confirm=False, clock=HeldClock(), **limits) as started:  # type: ignore[arg-type]
+        yield started
+
+
+class Peer:
+    """A client on one raw connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self._writer = reader, writer
+
+    async def send(self, *pieces: bytes) -> None:
+        """Send each piece in a packet of its own, as far as relay takes it."""
+        with suppress(ConnectionError):
+            for piece in pieces:
+                self._writer.write(piece)
+                await self._writer.drain()
+                await asyncio.sleep(0)
+
+    async def answer(self) -> tuple[int, bytes, bytes]:
+        """Return the next answer's status, head and body."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head)
+        return int(head[9:12]), head, await self.reader.readexactly(int(length[1]) if length else 0)
+
+    async def closed(self) -> bytes:
+        """Return what is left to read when relay has closed the connection."""
+        try:
+            return await self.reader.read()
+        except ConnectionError:
+            return b""
+
+
+@asynccontextmanager
+async def peer(origin: str) -> AsyncIterator[Peer]:
+    """A connection to relay; everything on it is over in ten seconds."""
+    at = urlsplit(origin)
+    reader, writer = await asyncio.open_connection(at.hostname, at.port)
+    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        async with asyncio.timeout(10):
+            yield Peer(reader, writer)
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+def request(method: str, path: str, *lines: str, body: bytes = b"") -> bytes:
+    """A request's bytes."""
+    length = [f"content-length: {len(body)}"] if body else []
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "host: relay", *lines, *length, "", ""]).encode() + body
+
+
+async def metric(running: Running, line: str) -> bool:
+    """Whether /metrics has a line that begins so."""
+    return any(shown.startswith(line) for shown in (await running.client.get("/metrics")).text.splitlines())
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("cut", [False, True])
+async def test_an_offered_upgrade_is_ignored(running: Running, offer: str, chunked: bool, cut: bool) -> None:
+    """Store the whole body of a callback that offers another protocol, and go on with the next request."""
+    job = await running.submit()
+    path = urlsplit(running.callback_url()).path
+    whole = request("POST", path, *OFFERS[offer], body=DONE)
+    if chunked:
+        head = request("POST", path, *OFFERS[offer], "transfer-encoding: chunked")
+        whole = head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(DONE), DONE)
+    async with peer(running.origin) as sender:
+        await sender.send(*((whole[:90], whole[90:-20], whole[-20:]) if cut else (whole,)))
+        assert (await sender.answer())[0] == 200
+        await sender.send(request("GET", "/healthz"))
+        assert (await sender.answer())[0] == 200
+    (callback,) = await kept(running)
+    assert (callback["size"], callback["verdict"]) == (len(DONE), "recorded")
+    assert await state(running, job) == "succeeded"
+
+
+async def test_an_offer_does_not_hide_a_close(running: Running) -> None:
+    """Close the connection after the answer where the request asked for that beside its offer."""
+    async with peer(running.origin) as sender:
+        await sender.send(request("GET", "/healthz", "connection: upgrade, close", "upgrade: h2c"))
+        assert (await sender.answer())[0] == 200
+        assert await sender.closed() == b""
+
+
+async def test_a_tunnel_is_refused(running: Running) -> None:
+    """Answer 405 to CONNECT, and close."""
+    async with peer(running.origin) as sender:
+        await sender.send(b"CONNECT other.example:443 HTTP/1.1\r\nhost: other.example\r\n\r\n")
+        assert (await sender.answer())[0] == 405
+        assert await sender.closed() == b""
+
+
+@pytest.mark.parametrize("waiting", [protocol.PIPELINED_MAX, protocol.PIPELINED_MAX + 1])
+async def test_eight_requests_wait_behind_one(running: Running, waiting: int) -> None:
+    """Answer one request and eight that wait behind it; read no ninth, and close after the answers."""
+    job = await running.submit()
+    held = request("GET", f"/v1/jobs/{job['id']}", AUTHORIZED, "prefer: wait=5")
+    async with peer(running.origin) as sender:
+        await sender.send(held + request("GET", "/healthz") * waiting)
+        await metric(running, "")  # a request on another connection: what was sent before it is read
+        await running.client.post(running.callback_url(), content=DONE)
+        for _ in range(1 + protocol.PIPELINED_MAX):
+            assert (await sender.answer())[0] == 200
+        if waiting > protocol.PIPELINED_MAX:
+            assert await sender.closed() == b""
+            assert await metric(running, 'relay_connections_closed_total{reason="pipelined"} 1.0')
+        else:
+            await sender.send(request("GET", "/healthz"))
+            assert (await sender.answer())[0] == 200
+
+
+async def test_trailers_have_an_end(running: Running) -> None:
+    """Cut a connection whose trailers go on; those that end within 64 KiB are read, and kept nowhere."""
+    await running.submit()
+    path = urlsplit(running.callback_url()).path
+    begun = request("POST", path, "transfer-encoding: chunked") + b"%x\r\n%b\r\n0\r\n" % (len(DONE), DONE)
+    async with peer(running.origin) as sender:
+        await sender.send(begun, b"x-a: 1\r\n" * 4000, b"\r\n")
+        assert (await sender.answer())[0] == 200
+    async with peer(running.origin) as sender:
+        await sender.send(begun, *[b"x-a: " + b"1" * 8000 + b"\r\n"] * 60)
+        assert await sender.closed() == b""
+    found = await running.until("/v1/callbacks", lambda shown: len(shown["data"]) == 2)
+    assert {callback["reason"] for callback in found["data"]} == {
+        "now succeeded",
+        "the connection was cut within the body",
+    }
+    assert all(len(callback["headers"]) < 5 for callback in found["data"])
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/jobs"), ("POST", "/v1/files"), ("POST", "/nowhere")])
+async def test_an_early_answer_is_the_last_one(running: Running, method: str, path: str) -> None:
+    """Answer without the body, say that the connection closes, and read no more than a bounded rest of it."""
+    async with peer(running.origin) as sender:
+        await sender.send(request(method, path, "content-length: 1000000000"))
+        status, head, _ = await sender.answer()
+        assert status in (401, 404)
+        assert b"connection: close\r\n" in head
+        await sender.send(*[b" " * 65536] * (2 * protocol.LINGER_MAX_BYTES // 65536))
+        assert await sender.closed() == b""
+
+
+@pytest.mark.parametrize("start", [b"", b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nhost: relay\r\nx-a: 1"])
+async def test_a_head_has_a_deadline(running: Running, start: bytes) -> None:
+    """Close a connection whose first head is not whole in time, however much of it is there."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with peer(running.origin) as sender:
+        await sender.send(start)
+        assert await sender.closed() == b""
+        assert loop.time() - began >= HEAD_S
+    assert await metric(running, 'relay_connections_closed_total{reason="head_deadline"} 1.0')
+
+
+async def test_a_later_head_has_a_deadline_of_its_own(running: Running) -> None:
+    """Count a second request's deadline from its first byte; a connection that sends nothing more is kept."""
+    async with peer(running.origin) as sender, peer(running.origin) as idle:
+        for one in (sender, idle):
+            await one.send(request("GET", "/healthz"))
+            assert (await one.answer())[0] == 200
+        await sender.send(b"GET /healthz HTTP/1.1\r\n")
+        assert await sender.closed() == b""
+        await idle.send(request("GET", "/healthz"))
+        assert (await idle.answer())[0] == 200
+
+
+async def test_a_new_connection_takes_the_place_of_an_idle_one(running: Running) -> None:
+    """Close the connection that has been idle the longest when there is one too many; one that is busy stays."""
+    job = await running.submit()  # the client's own connection is the first of three
+    async with peer(running.origin) as busy, peer(running.origin) as idle:
+        await busy.send(request("GET", f"/v1/jobs/{job['id']}", AUTHORIZED, "prefer: wait=5"))
+        await idle.send(request("GET", "/healthz"))
+        assert (await idle.answer())[0] == 200
+        async with peer(running.origin) as first, peer(running.origin) as second:
+            for one in (first, second):
+                await one.send(request("GET", "/healthz"))
+                assert (await one.answer())[0] == 200
+            assert await idle.closed() == b""
+        await running.client.post(running.callback_url(), content=DONE)
+        assert (await busy.answer())[0] == 200
+
+
+async def test_a_connection_too_many_is_told_so(running: Running) -> None:
+    """Answer 503 where every connection is busy with a request."""
+    job = await running.submit()
+    await running.client.aclose()
+    held = request("GET", f"/v1/jobs/{job['id']}", AUTHORIZED, "prefer: wait=5")
+    async with peer(running.origin) as one, peer(running.origin) as two, peer(running.origin) as three:
+        for each in (one, two, three):
+            await each.send(held)
+        await asyncio.sleep(0.05)  # the heads are read in another order than they were sent
+        async with peer(running.origin) as late:
+            status, head, _ = await late.answer()
+            assert (status, b"retry-after: 2\r\n" in head) == (503, True)
+            assert await late.closed() == b""
+
+
+async def test_an_answer_that_nobody_takes_has_a_deadline(running: Running) -> None:
+    """Cut a connection whose peer reads nothing of a long answer."""
+    for _ in range(40):
+        await running.submit(metadata={str(number): "x" * 70 for number in range(40)})
+    http = server(running.app, "127.0.0.1", 0, 1)
+    with socket.socket() as listening, socket.socket() as client:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        serving = asyncio.create_task(http.serve(sockets=[listening]))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(10):
+            await loop.sock_connect(client, listening.getsockname())
+            await loop.sock_sendall(client, request("GET", "/v1/jobs?limit=200", AUTHORIZED))
+            cut = 'relay_connections_closed_total{reason="write_deadline"} 1.0'
+            while not await metric(running, cut):  # noqa: ASYNC110 - what is awaited is behind HTTP
+                await asyncio.sleep(0.01)
+        http.should_exit = True
+        await serving
+
+
+@pytest.mark.parametrize(("given", "shown"), [("trace-4711.a_b", True), ("short", False), ("a b" * 9, False)])
+async def test_every_answer_has_its_request_id(running: Running, given: str, shown: bool) -> None:
+    """Name the request on each answer, callbacks included: by its own id if it brings a plain one."""
+    await running.submit()
+    ids = set()
+    for method, path in (("GET", "/v1/jobs"), ("GET", "/nowhere"), ("POST", running.callback_url())):
+        answer = await running.client.request(method, path, content=DONE, headers={"x-request-id": given})
+        ids.add(answer.headers["request-id"])
+    assert ids == {given} if shown else all(one.startswith("req_") for one in ids) and len(ids) == 3
+
+
+def test_the_limit_on_open_files_counts() -> None:
+    """Allow as many connections as the system's limit on open files leaves, if that is less than the setting."""
+    code = "from relay.web.connections import max_open; print(max_open(4096), max_open(10))"
+    command = f"ulimit -n 256; exec {sys.executable} -c '{code}'"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == [str((256 - SPARE_FILES) // OUTBOUND_SHARE), "10"]
