@@ -83,7 +83,7 @@ async def database(folder: Path) -> AsyncIterator[Database]:
 async def select(opened: Any, text: str) -> list[tuple[Any, ...]]:
     """What a query of the test's own finds."""
     if isinstance(opened, SQLite):
-        return (await opened._reader.run(sqlite3.Connection.execute, text)).fetchall()
+        return (await opened._writer.run(sqlite3.Connection.execute, text)).fetchall()
     return [tuple(row) for row in await opened._pool.fetch(text)]
 
 

@@ -85,6 +85,7 @@ APART = 2  # on this floor no room knows another; on every other one they may, w
 DOORS = {
     "starlette": ("web", "sandbox"),
     "sqlite3": ("storage",),
+    "aiosqlite": ("storage",),
     "asyncpg": ("storage",),
     "aiohttp": ("outbound",),
     "httpx": ("outbound", "cli", "sandbox"),

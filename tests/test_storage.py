@@ -11,6 +11,7 @@ from relay.errors import RelayError, SettingsError, StorageUnavailable
 from relay.seal import Seal
 from relay.storage import migrate, statements
 from relay.storage.sqlite import SQLite
+from relay.storage.sqlite_readers import CONNECTIONS
 from relay.storage.store import Store, StoreOptions
 from tests.running import SECRET_KEY, HeldClock, relay
 
@@ -56,11 +57,11 @@ async def test_a_commit_is_on_the_disk(tmp_path: Path) -> None:
     """WAL with synchronous=FULL, foreign writers are waited for, and the reading connection cannot write."""
     database = await SQLite.open(tmp_path / "relay.db", statements.load())
     try:
-        for connection in (database._writer, database._reader):
-            pragmas = ("journal_mode", "synchronous", "busy_timeout")
-            texts = [f"PRAGMA {name}" for name in pragmas]
-            found = [(await connection.run(sqlite3.Connection.execute, text)).fetchone()[0] for text in texts]
-            assert found == ["wal", 2, 5000]
+        texts = [f"PRAGMA {name}" for name in ("journal_mode", "synchronous", "busy_timeout")]
+        found = [(await database._writer.run(sqlite3.Connection.execute, text)).fetchone()[0] for text in texts]
+        assert found == ["wal", 2, 5000]
+        for text, value in zip(texts, found, strict=True):
+            assert await database._readers.ask(text) == [(value,)] * sum(CONNECTIONS.values())
         await migrate.migrate(database, 1)
         with pytest.raises(StorageUnavailable, match="readonly"):
             await database.rows("insert_project", {"id": "p", "name": "p", "created_at": 1})

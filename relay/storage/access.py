@@ -10,7 +10,7 @@ import msgspec
 from relay import ids
 from relay.errors import NotFound
 from relay.seal import Seal
-from relay.storage.database import Database, Row, Transaction
+from relay.storage.database import Database, Purpose, Row, Transaction
 from relay.storage.writer import Writer
 
 SCOPES: Final = ("submit", "read", "admin")
@@ -54,7 +54,7 @@ class Access:
 
     async def api_key(self, text: str) -> ApiKey | None:
         """The live key with this text: looked up by its digest, so no comparison can be timed."""
-        found = await self._database.rows("api_key_by_digest", {"digest": digest(text)})
+        found = await self._database.rows("api_key_by_digest", {"digest": digest(text)}, Purpose.KEY)
         return ApiKey(found[0]["id"], found[0]["project_id"], frozenset(found[0]["scopes"].split())) if found else None
 
     async def create_api_key(self, project: str, name: str, scopes: Sequence[str], now_ms: int) -> tuple[str, str]:
@@ -92,7 +92,7 @@ class Access:
 
     async def known(self, project_id: str, key: str) -> Known | None:
         """What stands behind a key."""
-        found = await self._database.rows("idempotency_key", {"project_id": project_id, "key": key})
+        found = await self._database.rows("idempotency_key", {"project_id": project_id, "key": key}, Purpose.KEY)
         if not found:
             return None
         answer = found[0]["answer"] and self._seal.open(found[0]["answer"]).encode()

@@ -17,6 +17,17 @@ class Hint(StrEnum):
     CHECKS = "checks"
 
 
+class Purpose(StrEnum):
+    """What a read is for: each has connections of its own, so that what is slow delays nothing but its like."""
+
+    KEY = "key"
+    """A look-up that every request begins with."""
+    READ = "read"
+    """What relay's own work and a single object need."""
+    LIST = "list"
+    """A page, a stream or a count that a client asks for."""
+
+
 class Transaction(Protocol):
     """An open write transaction; nothing from the network is awaited while it is open."""
 
@@ -53,7 +64,7 @@ class Database(Protocol):
 
     shared: bool
 
-    async def rows(self, name: str, params: Params) -> Sequence[Row]:
+    async def rows(self, name: str, params: Params, purpose: Purpose = Purpose.READ) -> Sequence[Row]:
         """Runs a named read; StorageUnavailable when the database does not answer."""
 
     async def take(self, name: str, params: Params, then: str) -> Sequence[Row]:

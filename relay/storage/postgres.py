@@ -13,7 +13,7 @@ import asyncpg
 
 from relay import log
 from relay.errors import SettingsError, StorageUnavailable
-from relay.storage.database import Hint, Params, Row
+from relay.storage.database import Hint, Params, Purpose, Row
 from relay.storage.database_url import PostgresTarget, postgres_target
 from relay.storage.exchanges import CHANNEL, PostgreSQLTransaction
 from relay.storage.refusals import explained
@@ -22,6 +22,7 @@ from relay.storage.wording import MOVED, Statement, followed
 Result = TypeVar("Result")
 
 POOL_MAX: Final = 5
+LISTS_MAX: Final = 2
 ACQUIRE_S: Final = 2.0
 """A request waits no longer than this for a connection: a provider is told 503 in time to try again."""
 COMMAND_S: Final = 10.0
@@ -88,6 +89,7 @@ class PostgreSQL:
         self._target = target
         self._pooled = pooled
         self._listening: Any = None
+        self._lists = asyncio.Semaphore(LISTS_MAX)
         self._texts = statements
         self._statements = {name: Statement(text) for name, text in statements.items()}
         self._joined: dict[tuple[str, ...], str] = {}
@@ -117,8 +119,14 @@ class PostgreSQL:
             )
         return cls(pool, target, pooled, statements)
 
-    async def rows(self, name: str, params: Params) -> Sequence[Row]:
-        """Runs a named read; behind a pooler in a transaction, or its two exchanges could come to two sessions."""
+    async def rows(self, name: str, params: Params, purpose: Purpose = Purpose.READ) -> Sequence[Row]:
+        """Runs a named read; behind a pooler in a transaction, or its two exchanges could come to two sessions.
+
+        Lists use no more than LISTS_MAX of the pool's connections, so that one is always left for what is not a list.
+        """
+        if purpose is Purpose.LIST:
+            async with self._lists:
+                return await self.rows(name, params)
         if self._pooled:
             return await self.transact(lambda transaction: transaction.rows(name, params))
         statement = self._statements[name]

@@ -1,21 +1,23 @@
-"""SQLite: one connection writes, one reads, each in its own thread; WAL, synchronous=FULL, so a commit is on the disk.
+"""SQLite: one connection writes, in its own thread; WAL, synchronous=FULL, so a commit is on the disk.
 
 A whole transaction is one hop to the writing thread: between its statements nothing waits for the event loop. The
 standard library's `sqlite3` is used as it is, since a wrapper that hops at every statement costs half of the speed.
+Reads have connections of their own (`sqlite_readers.py`).
 """
 
 import asyncio
 import json
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from relay.errors import SettingsError, StorageUnavailable
-from relay.storage.database import Hint, Params, Row, Transaction
+from relay.storage.database import Hint, Params, Purpose, Row, Transaction
+from relay.storage.sqlite_readers import Readers, translated
 from relay.storage.statements import Numbered
 
 Result = TypeVar("Result")
@@ -36,11 +38,11 @@ class SQLite:
 
     shared = False
 
-    def __init__(self, path: Path, statements: dict[str, Numbered], writer: "_Thread", reader: "_Thread") -> None:
+    def __init__(self, path: Path, statements: dict[str, Numbered], writer: "_Thread", readers: Readers) -> None:
         self.path = path
         self._statements = statements
         self._writer = writer
-        self._reader = reader
+        self._readers = readers
 
     @classmethod
     async def open(cls, path: Path, statements: dict[str, str]) -> "SQLite":
@@ -50,20 +52,19 @@ class SQLite:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         except OSError as error:
             raise SettingsError(f"the file of DATABASE_URL cannot be opened for writing: {error.strerror}") from error
-        writer, reader = _Thread("sqlite-writer"), _Thread("sqlite-reader")
+        writer, readers = _Thread("sqlite-writer"), Readers()
         try:
             await writer.connect(path)
-            await reader.connect(path)
-            await reader.run(_forbid_writing)
+            await readers.open(path)
         except BaseException:
-            await reader.close()
+            await readers.close()
             await writer.close()
             raise
-        return cls(path, {name: Numbered(text, "?") for name, text in statements.items()}, writer, reader)
+        return cls(path, {name: Numbered(text, "?") for name, text in statements.items()}, writer, readers)
 
-    async def rows(self, name: str, params: Params) -> Sequence[Row]:
-        """Runs a named read on the reading connection."""
-        return await self._reader.run(_fetch, self._statements[name], params)
+    async def rows(self, name: str, params: Params, purpose: Purpose = Purpose.READ) -> Sequence[Row]:
+        """Runs a named read on a reading connection."""
+        return await self._readers.rows(self._statements[name], params, purpose)
 
     async def take(self, name: str, params: Params, then: str) -> Sequence[Row]:
         """Runs a statement that writes, and the read of what it took, in one hop."""
@@ -84,15 +85,16 @@ class SQLite:
     async def size_bytes(self) -> int:
         """The pages, and the log beside them that has not been taken over yet."""
         log = self.path.with_name(self.path.name + "-wal")
-        return await self._reader.run(_pages_bytes) + (log.stat().st_size if log.exists() else 0)
+        pages, page_bytes = await self._readers.numbers("PRAGMA page_count", "PRAGMA page_size")
+        return pages * page_bytes + (log.stat().st_size if log.exists() else 0)
 
     async def heed(self, wake: Callable[[Hint], None]) -> None:  # noqa: ARG002 - the protocol's signature
         """There is nobody who could hint."""
         await asyncio.Event().wait()
 
     async def close(self) -> None:
-        """Closes both connections, each behind what its thread still has to do."""
-        await self._reader.close()
+        """Closes all connections, each behind what its thread still has to do."""
+        await self._readers.close()
         await self._writer.close()
 
 
@@ -143,14 +145,14 @@ class _Thread:
     async def connect(self, path: Path) -> None:
         """Opens the connection in autocommit mode, so that BEGIN and COMMIT are only ours."""
         loop = asyncio.get_running_loop()
-        with _translated():
+        with translated():
             self._connection = await loop.run_in_executor(self._executor, _connect, path)
 
     async def run(self, work: Callable[..., Result], *arguments: Any) -> Result:
         """Calls the function in the thread, with the connection before its arguments."""
         if self._connection is None:
             raise StorageUnavailable("the database is closed")
-        with _translated():
+        with translated():
             return await asyncio.get_running_loop().run_in_executor(self._executor, work, self._connection, *arguments)
 
     async def close(self) -> None:
@@ -172,17 +174,6 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def _forbid_writing(connection: sqlite3.Connection) -> None:
-    """What reads only reads."""
-    connection.execute("PRAGMA query_only = ON")
-
-
-def _pages_bytes(connection: sqlite3.Connection) -> int:
-    """The size of all pages, free ones too."""
-    count, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
-    return int(count * size)
 
 
 def _fetch(connection: sqlite3.Connection, statement: Numbered, params: Params) -> list[Row]:
@@ -214,14 +205,3 @@ def _driven(coroutine: Any) -> Any:
         return done.value
     coroutine.close()
     raise RuntimeError("a transaction waited for something that is not its database")
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """What the disk or a lock refuses is StorageUnavailable; what is wrong in a statement stays a bug."""
-    try:
-        yield
-    except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
-        raise
-    except sqlite3.DatabaseError as error:
-        raise StorageUnavailable(f"the database did not take it: {error}") from error
