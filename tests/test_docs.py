@@ -6,13 +6,16 @@ import subprocess
 import time
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import standardwebhooks
 
-from relay import model, outbox, signing, views
+from relay import model, outbox, settings, signing, views
+from relay.backoff import DEFAULT_SCHEDULE_S
 from relay.intake import JobRequest, Notify
+from relay.storage.fanout import matches
 from relay.variables import PROVIDER_SETTINGS, SETTINGS
 from relay.web import endpoints
 from relay.web.asgi import API
@@ -21,12 +24,13 @@ from tests.running import relay
 
 ROOT = Path(__file__).parents[1]
 # tests/test_house.py has the README
-PAGES = ("SECURITY.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/api.md", "docs/robustness.md")
+PAGES = ("SECURITY.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/api.md", "docs/robustness.md", "docs/runbooks.md")
 README = (ROOT / "README.md").read_text()
 API_PAGE = (ROOT / "docs" / "api.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
 SECRET = signing.new_secret()
-BODY = b'{"data":{"job":{"id":"job_1","status":"succeeded"}}}'
+BODY = b'{"type":"job.succeeded","data":{"job":{"id":"job_1","status":"succeeded"}}}'
+TEST_BODY = b'{"type":"relay.test","data":{"endpoint":"ep_1","job":null}}'
 CLOSED_LISTS: dict[str, type[StrEnum]] = {
     "a job's `status`": model.JobState,
     "a job's `reason`": model.Reason,
@@ -42,10 +46,10 @@ def snippets(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def signed() -> dict[str, str]:
-    """The headers of a genuine notification of BODY, sent now."""
+def signed(body: bytes = BODY) -> dict[str, str]:
+    """The headers of a genuine notification, sent now."""
     now_s = int(time.time())
-    signature = signing.sign([SECRET], "evt_1", now_s, BODY)
+    signature = signing.sign([SECRET], "evt_1", now_s, body)
     return {"webhook-id": "evt_1", "webhook-timestamp": str(now_s), "webhook-signature": signature}
 
 
@@ -66,41 +70,87 @@ def section(page: str, begin: str, end: str) -> str:
 
 
 def test_the_python_verification_works_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    """The README's lines accept a genuine notification, and raise when a byte of it was changed."""
+    """Accept a genuine notification with the README's lines, a `relay.test` too; raise if a byte of it was changed."""
     (code,) = snippets("python")
-    exec(code, {"secret": SECRET, "body": BODY, "headers": signed()})
-    assert capsys.readouterr().out == "job_1 succeeded\n"
+    for body, printed in ((BODY, "job.succeeded job_1\n"), (TEST_BODY, "relay.test no job\n")):
+        exec(code, {"secret": SECRET, "body": body, "headers": signed(body)})
+        assert capsys.readouterr().out == printed
     with pytest.raises(standardwebhooks.WebhookVerificationError):
         exec(code, {"secret": SECRET, "body": BODY.replace(b"job_1", b"job_2"), "headers": signed()})
 
 
 def test_the_node_verification_works_as_printed(node_packages: Path, tmp_path: Path) -> None:
-    """The README's lines for Node accept a genuine notification, and throw when a byte of it was changed."""
+    """Accept a genuine notification with the lines for Node, a `relay.test` too; throw if a byte was changed."""
     (code,) = snippets("js")
     (tmp_path / "node_modules").symlink_to(node_packages / "node_modules")
     answers = []
-    for body in (BODY, BODY.replace(b"job_1", b"job_2")):
-        given = {"secret": SECRET, "body": body.decode(), "headers": signed()}
+    for body, headers in (
+        (BODY, signed()),
+        (TEST_BODY, signed(TEST_BODY)),
+        (BODY.replace(b"job_1", b"job_2"), signed()),
+    ):
+        given = {"secret": SECRET, "body": body.decode(), "headers": headers}
         script = tmp_path / "verify.mjs"
         script.write_text(f"const {{ secret, body, headers }} = {json.dumps(given)};\n{code}")
         answers.append(subprocess.run(["node", script], capture_output=True, text=True, timeout=30, check=False))
-    assert (answers[0].returncode, answers[0].stdout) == (0, "job_1 succeeded\n"), answers[0].stderr
-    assert answers[1].returncode != 0
-    assert "WebhookVerificationError" in answers[1].stderr
+    assert (answers[0].returncode, answers[0].stdout) == (0, "job.succeeded job_1\n"), answers[0].stderr
+    assert (answers[1].returncode, answers[1].stdout) == (0, "relay.test no job\n"), answers[1].stderr
+    assert answers[2].returncode != 0
+    assert "WebhookVerificationError" in answers[2].stderr
+
+
+def bodies() -> list[dict[str, Any]]:
+    """What the README's curls send, in their order."""
+    return [json.loads(body) for code in snippets("sh") for body in re.findall(r" -d '(.*?)'", code, re.DOTALL)]
 
 
 @pytest.mark.anyio
-async def test_the_first_curl_works_as_printed(tmp_path: Path) -> None:
-    """The README's job is taken in with curl's own content-type, tells its secret, and is made once by its key."""
-    (body,) = [found for code in snippets("sh") for found in re.findall(r" -d '(.*?)'", code, re.DOTALL)]
-    headers = {"content-type": "application/x-www-form-urlencoded", "idempotency-key": "order-42"}
+async def test_the_curls_work_as_printed(tmp_path: Path) -> None:
+    """Register the README's endpoint, submit its job with curl's own content-type, and notify the endpoint."""
+    endpoint, job = bodies()
+    headers = {"content-type": "application/x-www-form-urlencoded"}
     async with relay(tmp_path) as running:
-        first: httpx.Response = await running.client.post("/v1/jobs", content=body, headers=headers)
-        again: httpx.Response = await running.client.post("/v1/jobs", content=body, headers=headers)
+        sent = json.dumps(endpoint | {"url": running.hook})
+        made: httpx.Response = await running.client.post("/v1/endpoints", content=sent, headers=headers)
+        assert made.status_code == 201
+        secret = made.json()["secret"]
+        headers["idempotency-key"] = "order-42"
+        first: httpx.Response = await running.client.post("/v1/jobs", content=json.dumps(job), headers=headers)
+        again: httpx.Response = await running.client.post("/v1/jobs", content=json.dumps(job), headers=headers)
         assert (first.status_code, again.json()) == (202, first.json())
         assert again.headers["idempotent-replayed"] == "true"
-        assert signing.check_secret(first.json()["notify"][0]["secret"])
         assert len(running.world.jobs) == 1
+        await running.world.finish(first.json()["provider_job_id"])
+        await running.sink.wait_for(lambda s: "job.succeeded" in s.events())
+        for received in running.sink.received:
+            signing.verify(secret, received.headers, received.body, int(received.headers["webhook-timestamp"]))
+
+
+def test_the_endpoint_that_is_taught_first_hears_every_end() -> None:
+    """Subscribe the README's first endpoint, and the one in `notify`, to every type that ends a job."""
+    endpoint, _ = bodies()
+    notify = [json.loads(f"{{{found}}}")["notify"][0] for found in snippets("json") if found.startswith('"notify"')]
+    finals = [kind for kind in model.EventType if kind.final]
+    assert len(finals) >= 4
+    for subscribed in (endpoint, *notify):
+        patterns = subscribed["event_types"]
+        assert [kind for kind in finals if not any(matches(pattern, kind) for pattern in patterns)] == []
+    assert len(notify) == 1
+
+
+def test_the_settings_file_of_the_readme_is_good(tmp_path: Path) -> None:
+    """Make the README's relay.env with its own lines, twice: the second time keeps it, and relay takes its settings."""
+    (lines,) = [code for code in snippets("sh") if "relay.env <<" in code]
+    made = []
+    for _ in range(2):
+        subprocess.run(["sh", "-euc", lines], cwd=tmp_path, check=True, timeout=30)
+        made.append((tmp_path / "relay.env").read_text())
+    assert made[0] == made[1]
+    assert (tmp_path / "relay.env").stat().st_mode & 0o077 == 0
+    loaded = settings.load(dict(line.split("=", 1) for line in made[0].splitlines()), ("evolink",))
+    assert loaded.secret_keys
+    assert loaded.api_key
+    assert loaded.provider("evolink").api_key
 
 
 def test_the_readme_has_every_setting() -> None:
@@ -116,6 +166,25 @@ def test_the_api_page_has_every_route_and_no_other() -> None:
     """Each route with its method and scope."""
     rows = set(re.findall(r"^\| `([A-Z]+) (/v1[^`]*)` \| (\w+) \|", API_PAGE, re.MULTILINE))
     assert rows == {(method, path, scope) for method, path, _, scope in API}
+
+
+def test_the_api_page_has_the_retry_schedule() -> None:
+    """The table of retries is the default schedule: each delay, and the time since the first attempt."""
+    rows = re.findall(r"^\| (\d+) \| (\S+ \S+|at once) \| (\S+ \S+|–) \|$", API_PAGE, re.MULTILINE)
+    units = {"s": 1, "min": 60, "h": 3600}
+    at_s = 0
+    expected = []
+    for number, delay_s in enumerate(DEFAULT_SCHEDULE_S, 1):
+        at_s += delay_s
+        expected.append((number, delay_s, at_s))
+    read = []
+    for number, *cells in rows:
+        seconds = [
+            0 if cell in ("at once", "–") else round(float(cell.split()[0]) * units[cell.split()[1]]) for cell in cells
+        ]
+        read.append((int(number), *seconds))
+    assert [row[:2] for row in read] == [row[:2] for row in expected]
+    assert all(abs(row[2] - wanted[2]) <= 180 for row, wanted in zip(read, expected, strict=True))
 
 
 def test_the_api_page_has_every_problem() -> None:
