@@ -40,6 +40,7 @@ from relay.redeliver import Redeliverer
 from relay.seal import Seal
 from relay.settings import Settings
 from relay.signing import SigningKeys
+from relay.stop import LAST_S, Stop
 from relay.storage.database import Hint
 from relay.storage.database_url import is_postgres, sqlite_path
 from relay.storage.record import Recorded
@@ -75,18 +76,29 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     payer: Payer
     quoter: Quoter
     uploads: Uploads
-    draining: asyncio.Event
+    stop: Stop
+
+    @property
+    def draining(self) -> asyncio.Event:
+        """Set when relay is told to stop."""
+        return self.stop.draining
 
 
 @asynccontextmanager
 async def opened(
-    settings: Settings, providers: Mapping[str, Provider], clock: Clock | None = None, *, dispatches: bool = True
+    settings: Settings,
+    providers: Mapping[str, Provider],
+    clock: Clock | None = None,
+    *,
+    dispatches: bool = True,
+    stop: Stop | None = None,
 ) -> AsyncIterator[App]:
-    """relay, running: store migrated, loops started; at the end what is under way is finished within `shutdown_s`.
+    """relay, running: store migrated, loops started; at the end all is finished or given back within the stop's time.
 
     Without `dispatches` there are no loops: another process sends, checks and sweeps, on the same database.
     """
     clock, keys = clock or SystemClock(), secret_keys(settings)
+    stop = stop or Stop(settings.shutdown_s)
     tokens = CallbackTokens(keys, settings.environment)
     schedule_s = settings.retry_schedule_s or backoff.DEFAULT_SCHEDULE_S
     policy = AddressPolicy(settings.allow_networks, settings.allow_http, own_hosts(settings))
@@ -99,14 +111,16 @@ async def opened(
         client = await stack.enter_async_context(ProviderClient())
         configured = {name: _configured(one, settings, client, clock) for name, one in providers.items()}
         store = await Store.open(settings.database_url, Seal(keys), options, clock.now_ms())
-        stack.push_async_callback(store.close)
+        stack.push_async_callback(stop.within, store.close)
         files = await stack.enter_async_context(FileClient(policy, tls=client.tls))
         sender = await stack.enter_async_context(FirstSender(policy, settings.deliveries_in_flight_max))
         signing_keys = SigningKeys(keys)
         deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random, signing_keys)
-        metrics, check_soon, draining = Metrics(), asyncio.Event(), asyncio.Event()
+        metrics, check_soon, draining = Metrics(), asyncio.Event(), stop.draining
         dispatcher = Dispatcher(store, deliverer, clock, _in_flight(settings, dispatches), metrics)
         waiting, streams = Waiting(clock, draining), Streams(store.events, clock, draining)
+        stop.wakes(waiting.wake_all)
+        stop.wakes(streams.tell)
         teller = _teller(metrics, waiting, streams, dispatcher, check_soon, clock)
         calling = Calling(
             store=store,
@@ -141,13 +155,13 @@ async def opened(
             payer=payer,
             quoter=Quoter(calling, payer, clip_prices(settings)),
             uploads=_uploads(calling, payer, files),
-            draining=draining,
+            stop=stop,
         )
         loops = {"dispatch": dispatcher.run, "sweep": sweeper.run, "check": checker.run, "redeliver": redeliverer.run}
         loops |= {"heed": partial(store.heed, _waker(dispatcher, check_soon))}
-        stack.push_async_callback(_finish, submitter, dispatcher, settings.shutdown_s)
-        await stack.enter_async_context(_running(loops if dispatches else {}, clock))
-        stack.callback(app.draining.set)
+        stack.push_async_callback(stop.within, partial(_finish, submitter, dispatcher, stop))
+        await stack.enter_async_context(_running(loops if dispatches else {}, clock, stop))
+        stack.callback(stop.begin)
         yield app
 
 
@@ -175,13 +189,14 @@ def _waker(dispatcher: Dispatcher, check_soon: asyncio.Event) -> Callable[[Hint]
     return lambda hint: does[hint]()
 
 
-async def _finish(submitter: Submitter, dispatcher: Dispatcher, within_s: float) -> None:
+async def _finish(submitter: Submitter, dispatcher: Dispatcher, stop: Stop) -> None:
     """What is under way when the loops have stopped is brought to its end, or given back."""
+    within_s = stop.left_s()
     await asyncio.gather(submitter.finish(within_s), dispatcher.finish(within_s), return_exceptions=True)
 
 
 @asynccontextmanager
-async def _running(loops: Mapping[str, Callable[[], Awaitable[None]]], clock: Clock) -> AsyncIterator[None]:
+async def _running(loops: Mapping[str, Callable[[], Awaitable[None]]], clock: Clock, stop: Stop) -> AsyncIterator[None]:
     """The loops, for as long as the block lasts."""
     running = [asyncio.create_task(_for_ever(name, run, clock), name=name) for name, run in loops.items()]
     try:
@@ -189,7 +204,8 @@ async def _running(loops: Mapping[str, Callable[[], Awaitable[None]]], clock: Cl
     finally:
         for loop in running:
             loop.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        if running:
+            await asyncio.wait(running, timeout=stop.left_s() + LAST_S)
 
 
 async def _for_ever(name: str, run: Callable[[], Awaitable[None]], clock: Clock) -> None:

@@ -169,11 +169,17 @@ def configure(log_format: str, level: int = logging.INFO, queue_max: int = QUEUE
     _output.level = level
     _output.as_json = log_format == "json"
     _output.writer = LogWriter(_stdout(), queue_max, _output.notice)
-    atexit.register(_output.writer.close, FLUSH_S)
+    atexit.register(flush)
     logging.basicConfig(handlers=[_Library()], level=logging.WARNING, force=True)
     logging.captureWarnings(capture=True)
     sys.unraisablehook = _unraisable
     threading.excepthook = _thread_died
+
+
+def flush(within_s: float = FLUSH_S) -> None:
+    """Write what waits, for `within_s` seconds at most; nothing is logged after it."""
+    if _output.writer is not None:
+        _output.writer.close(within_s)
 
 
 def dropped() -> int:

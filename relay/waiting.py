@@ -26,6 +26,11 @@ class Waiting:
             for woken in self._waiters.get(job.id, ()):
                 woken.set()
 
+    def wake_all(self) -> None:
+        """relay is stopping: everything that waits looks once more, and ends."""
+        for woken in [event for events in self._waiters.values() for event in events]:
+            woken.set()
+
     async def final(self, job: Job, look: Callable[[], Awaitable[Job | None]], until_monotonic_ms: int) -> Job:
         """Return the job when it is final, when the time is over, or when relay stops: as it is then."""
         woken = asyncio.Event()

@@ -152,7 +152,7 @@ async def relay(
         loaded = settings.load(environment(folder, origin, providers_at) | environ, (*PROVIDERS, *DEV_PROVIDERS))
         held = clock or HeldClock()
         app = await stack.enter_async_context(opened(loaded, {**PROVIDERS, **DEV_PROVIDERS}, held))
-        http = server(app, "127.0.0.1", 0, 1)
+        http = server(app, "127.0.0.1", 0)
         serving = asyncio.create_task(http.serve(sockets=[listening]))
         stack.push_async_callback(_stop, http, serving)
         headers = {"authorization": f"Bearer {KEY}"}

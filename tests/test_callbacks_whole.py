@@ -60,7 +60,7 @@ async def sent(origin: str, *pieces: bytes, answers: int = 1) -> list[bytes]:
 async def watched(running: Running) -> AsyncIterator[tuple[str, list[str]]]:
     """Another server of the same relay: its origin, and the paths of the requests that went the long way."""
     paths: list[str] = []
-    http = server(running.app, "127.0.0.1", 0, 1)
+    http = server(running.app, "127.0.0.1", 0)
     long_way: Any = http.config.app
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -236,7 +236,7 @@ async def test_an_answer_that_nobody_takes_has_a_deadline(running: Running) -> N
     """Cut a connection whose peer reads nothing of a long answer."""
     for _ in range(40):
         await running.submit(metadata={str(number): "x" * 70 for number in range(40)})
-    http = server(running.app, "127.0.0.1", 0, 1)
+    http = server(running.app, "127.0.0.1", 0)
     with socket.socket() as listening, socket.socket() as client:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         listening.bind(("127.0.0.1", 0))

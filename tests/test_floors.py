@@ -30,6 +30,7 @@ FLOORS = {
                 "reading",
                 "ids",
                 "request_ids",
+                "stop",
                 "clock",
                 "text",
                 "whole_file",

@@ -57,6 +57,8 @@ def command(once: bool, logs: bool) -> None:
 async def _dev(folder: Path, once: bool) -> None:
     """Opens everything, shows the first job, and stays until it is told to stop."""
     from relay.app import opened
+    from relay.cli.stopping import signals
+    from relay.stop import Stop
     from relay.web.server import server
 
     async with AsyncExitStack() as stack:
@@ -67,8 +69,11 @@ async def _dev(folder: Path, once: bool) -> None:
         sink_at = await stack.enter_async_context(serve(sink)) + "/hook"
         environ = environment(os.environ, providers_at, folder)
         loaded = settings.load(environ, (*PROVIDERS, *DEV_PROVIDERS))
-        app = await stack.enter_async_context(opened(loaded, {**PROVIDERS, **DEV_PROVIDERS}))
-        http = server(app, loaded.host, loaded.port, loaded.shutdown_s)
+        stop = Stop(loaded.shutdown_s)
+        starting = stack.enter_context(signals(stop, loaded.shutdown_s))
+        app = await stack.enter_async_context(opened(loaded, {**PROVIDERS, **DEV_PROVIDERS}, stop=stop))
+        starting.over()
+        http = server(app, loaded.host, loaded.port)
         serving = asyncio.create_task(http.serve())
         try:
             await _listening(http, serving)

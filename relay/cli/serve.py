@@ -32,9 +32,14 @@ def command(no_dispatch: bool) -> None:
 async def serve(loaded: Settings, *, dispatches: bool = True) -> None:
     """relay until it is told to stop."""
     from relay.app import opened
+    from relay.cli.stopping import signals
     from relay.providers import PROVIDERS
+    from relay.stop import Stop
     from relay.web.server import server
 
-    async with opened(loaded, PROVIDERS, dispatches=dispatches) as app:
-        settle()
-        await server(app, loaded.host, loaded.port, loaded.shutdown_s).serve()
+    stop = Stop(loaded.shutdown_s)
+    with signals(stop, loaded.shutdown_s) as starting:
+        async with opened(loaded, PROVIDERS, dispatches=dispatches, stop=stop) as app:
+            starting.over()
+            settle()
+            await server(app, loaded.host, loaded.port).serve()

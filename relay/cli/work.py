@@ -1,7 +1,6 @@
 """`relay work`: deliveries, status checks and sweeps without a web side; as many as needed, on one PostgreSQL."""
 
 import asyncio
-import signal
 
 import click
 
@@ -29,15 +28,17 @@ def command() -> None:
 async def _work(loaded: Settings) -> None:
     """The loops, until a signal."""
     from relay.app import opened
+    from relay.cli.stopping import signals
     from relay.providers import PROVIDERS
+    from relay.stop import Stop
     from relay.storage.database_url import is_postgres
 
     if not is_postgres(loaded.database_url):
         raise SettingsError("work needs PostgreSQL: on SQLite, serve does everything in one process")
-    stopped = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stopped.set)
-    async with opened(loaded, PROVIDERS):
-        settle()
-        log.get("work").info("relay.working")
-        await stopped.wait()
+    stop = Stop(loaded.shutdown_s)
+    with signals(stop, loaded.shutdown_s) as starting:
+        async with opened(loaded, PROVIDERS, stop=stop):
+            starting.over()
+            settle()
+            log.get("work").info("relay.working")
+            await stop.draining.wait()

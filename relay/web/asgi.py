@@ -1,5 +1,6 @@
 """Every route in one list, behind the callback route, which comes first and needs none of this."""
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -65,28 +66,38 @@ def web(app: App, callbacks: Callbacks) -> ASGIApp:
         """Callbacks first, everything else after; each under its request's id."""
         request_id = request_ids.of(scope["headers"])
         request_ids.CURRENT.set(request_id)
-        answer = _answering(scope, request_id, send)
-        if scope["path"].lstrip("/").startswith("callbacks/"):
-            await callbacks(scope, receive, answer)
-        else:
-            await rest(scope, receive, answer)
+        answer = _Answering(scope, request_id, send)
+        try:
+            if scope["path"].lstrip("/").startswith("callbacks/"):
+                await callbacks(scope, receive, answer)
+            else:
+                await rest(scope, receive, answer)
+        except asyncio.CancelledError:
+            if answer.begun or not app.draining.is_set():
+                raise
+            await problem("stopping", "this process is stopping; send the request again")(scope, receive, answer)
 
     return front
 
 
-def _answering(scope: Scope, request_id: str, send: Send) -> Send:
-    """Return a `send` that adds the request's id, and closes a connection that was answered too early."""
-    unread = scope["state"][UNREAD]
+class _Answering:
+    """A `send` that adds the request's id, and closes a connection that was answered before its request was read."""
 
-    async def answer(message: Message) -> None:
+    def __init__(self, scope: Scope, request_id: str, send: Send) -> None:
+        self.begun = False
+        self._unread = scope["state"][UNREAD]
+        self._request_id = request_id.encode()
+        self._send = send
+
+    async def __call__(self, message: Message) -> None:
+        """Pass the message on."""
         if message["type"] == "http.response.start":
-            headers = [*message["headers"], (request_ids.HEADER, request_id.encode())]
-            if unread():
+            self.begun = True
+            headers = [*message["headers"], (request_ids.HEADER, self._request_id)]
+            if self._unread():
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
-        await send(message)
-
-    return answer
+        await self._send(message)
 
 
 def _rest(app: App) -> Starlette:

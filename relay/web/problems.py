@@ -27,6 +27,7 @@ STATUSES: Final = {
     "spend_cap_reached": 402,
     "payment_refused": 402,
     "storage_unavailable": 503,
+    "stopping": 503,
 }
 TITLES: Final = {
     "invalid_input": "The request has wrong fields",
@@ -47,6 +48,7 @@ TITLES: Final = {
     "spend_cap_reached": "The job would cost too much",
     "payment_refused": "relay does not pay what the provider asks for",
     "storage_unavailable": "The database is not available",
+    "stopping": "relay is stopping",
 }
 RETRY_AFTER_S: Final = 2
 _logger = log.get("web")

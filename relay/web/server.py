@@ -1,31 +1,35 @@
 """uvicorn, started from relay's own code: one process, no access log (paths hold callback tokens)."""
 
 import asyncio
+import contextlib
 import errno
-import signal
 import socket
+from collections.abc import Iterator
 from functools import partial
-from types import FrameType
+from typing import Any, Final
 
 import uvicorn
 
 from relay import log
 from relay.app import App
 from relay.errors import RelayError
+from relay.stop import LAST_S, Stop
 from relay.web.asgi import web
 from relay.web.callbacks import Callbacks
 from relay.web.connections import Connections, max_open
 from relay.web.protocol import Protocol
 
+REQUESTS_SHARE: Final = 0.5
+"""Of the time of a stop; deliveries under way and the database get the rest."""
 _logger = log.get("server")
 
 
 class Server(uvicorn.Server):
-    """Sets `draining` when it is told to stop, so that what waits on it ends at once."""
+    """Serves until relay's stop begins; its signals are taken by the command that runs it (`cli/stopping.py`)."""
 
-    def __init__(self, config: uvicorn.Config, draining: asyncio.Event) -> None:
+    def __init__(self, config: uvicorn.Config, stop: Stop) -> None:
         super().__init__(config)
-        self._draining = draining
+        self._stop = stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and log where; RelayError says why that cannot be done."""
@@ -51,18 +55,30 @@ class Server(uvicorn.Server):
             return f"relay cannot listen on {where} ({error.strerror}): set RELAY_HOST or PORT"
         return f"port {port} was taken for a moment: start again"
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Stops gracefully on every signal (some platforms send SIGTERM twice), at once on a second SIGINT.
+    async def on_tick(self, counter: int) -> bool:
+        """Look whether to go on; every tenth of a second."""
+        return await super().on_tick(counter) or self._stop.draining.is_set()
 
-        uvicorn would raise the signal again when it has stopped serving, which would end the process before relay has
-        put its work away; so the signal is taken here for good.
-        """
-        self._draining.set()
-        self.force_exit = self.should_exit and sig == signal.SIGINT
-        self.should_exit = True
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Give the requests under way half of the time; what is not answered then is answered 503."""
+        self._stop.begin()
+        share_s: Any = self._stop.left_s() * REQUESTS_SHARE  # uvicorn declares whole seconds and takes any
+        self.config.timeout_graceful_shutdown = share_s
+        await super().shutdown(sockets)
+        await self._last_answers()
+
+    async def _last_answers(self) -> None:
+        """Let the requests that were cut off write their answers."""
+        if tasks := set(self.server_state.tasks):
+            await asyncio.wait(tasks, timeout=LAST_S)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone: uvicorn would raise them again when it has stopped, before relay has."""
+        yield
 
 
-def server(app: App, host: str, port: int, shutdown_s: float) -> Server:
+def server(app: App, host: str, port: int) -> Server:
     """A server of an open relay that is ready to be run."""
     callbacks, settings = Callbacks(app), app.settings
     room = max_open(settings.connections_max)
@@ -81,6 +97,5 @@ def server(app: App, host: str, port: int, shutdown_s: float) -> Server:
         access_log=False,
         log_config=None,
         timeout_keep_alive=100,
-        timeout_graceful_shutdown=max(1, round(shutdown_s)),
     )
-    return Server(config, app.draining)
+    return Server(config, app.stop)
