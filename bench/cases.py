@@ -141,8 +141,10 @@ def _clocks(of: Sample) -> list[Case]:
         _case("jobs_expiring", due),
         _case("next_job_clock", {}),
         _case("count_positions_anew", {}, "at each start", writes=True),
+        _case("forget_positions_of_endpoints", {}, "at each start", writes=True),
+        _case("forget_positions_of_redeliveries", {}, "at each start", writes=True),
         _case("payments_to_prove", due),
-        _case("open_redeliveries", due),
+        _case("open_redeliveries", due | {"after": ""}),
     ]
 
 
@@ -208,7 +210,7 @@ def _of_one(of: Sample) -> list[Case]:
         _case("event_place", one | place),
         _case("first_event_after", one | gone),
         _case("latest_event", one | place),
-        _case("pending_of_endpoint", {"endpoint_id": of.filled.endpoints[0]}),
+        _case("pending_of_endpoint", {"endpoint_id": of.filled.endpoints[0], "by": of.now_ms}),
     ]
 
 
@@ -243,6 +245,7 @@ def _by_hand(of: Sample) -> list[Case]:
         "types": "[]",
         "providers": None,
         "which": "failed",
+        "to_now": 0,
         "position": of.events[0]["position"],
         "after": "",
         "limit": LOOK,
@@ -253,8 +256,11 @@ def _by_hand(of: Sample) -> list[Case]:
         Case("count_events_to_redeliver", (counted,), "failed, of 64 events", rows_max=30 * BATCH),
         *(
             Case("events_to_redeliver", (batch | {"which": which},), which, rows_max=30 * LOOK)
-            for which in ("failed", "missing", "all")
+            for which in ("failed", "missing", "undelivered", "all")
         ),
+        _case("deliveries_of_events_to_endpoint", batch | {"ids": _list(row["id"] for row in of.events)}),
+        _many("make_delivery_due", [{"id": row["id"], "now": 1, "leased_until": 1} for row in of.retries]),
+        _case("hold_endpoint", gone, writes=True),
         _case("position_in_time", {"project_id": DEFAULT_PROJECT, "at": of.events[0]["created_at"]}),
         _case("cancel_deliveries_of_endpoint", gone, "its retries", hot=False, writes=True),
         _case("cancel_deliveries_of_endpoint", gone | {"id": of.filled.endpoints[0]}, "nothing waits", writes=True),

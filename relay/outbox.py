@@ -74,7 +74,12 @@ class Delivery(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Redelivery(msgspec.Struct, kw_only=True, frozen=True):
-    """A batch of redeliveries for one endpoint: `which` of the events between two times, and how far it has come."""
+    """A batch of redeliveries for one endpoint: `which` of the events between two times, and how far it has come.
+
+    `to_now` is set where everything counts that is committed by `until_at`, whatever its own time says. The positions
+    are where its events begin and end in the order of commits: `first_position` where that is known, `end_position`
+    once no event before it can still be committed without a delivery for the endpoint.
+    """
 
     id: str
     project_id: str
@@ -87,6 +92,9 @@ class Redelivery(msgspec.Struct, kw_only=True, frozen=True):
     made: int
     created_at: int
     finished_at: int | None
+    to_now: int = 0
+    first_position: int | None = None
+    end_position: int | None = None
 
 
 class Attempt(msgspec.Struct, kw_only=True, frozen=True):

@@ -10,7 +10,7 @@ from relay.errors import Conflict
 from relay.model import Event, EventType
 from relay.outbox import Delivery, Endpoint, Redelivery
 from relay.storage.fanout import Fresh
-from relay.storage.redeliveries import Found, Step
+from relay.storage.redeliveries import OPEN_MAX, UNDELIVERED, Found, Step
 from relay.storage.store import Store
 
 WAITING_MAX: Final = 200
@@ -31,6 +31,7 @@ class Redeliverer:
         self._lease_ms = lease_ms
         self._dispatcher = dispatcher
         self._hand_over = dispatcher.hand_over
+        self._after = ""
         self._wake = asyncio.Event()
 
     async def once_more(self, delivery: Delivery) -> str:
@@ -67,11 +68,13 @@ class Redeliverer:
         self._hand_over((Fresh(made, endpoint.id),))
         return made
 
-    async def start(self, endpoint: Endpoint, which: str, since_ms: int, until_ms: int) -> Redelivery:
+    async def start(
+        self, endpoint: Endpoint, which: str, since_ms: int, until_ms: int, *, to_now: bool = False
+    ) -> Redelivery:
         """A batch that sends again what the endpoint lacks; it is a row, so it goes on after a restart."""
         _require_active(endpoint)
         now_ms = self._clock.now_ms()
-        total = await self._store.redeliveries.count(endpoint, which, since_ms, until_ms)
+        total = await self._store.redeliveries.count(endpoint, which, since_ms, until_ms, to_now=to_now)
         batch = Redelivery(
             id=ids.new_id(ids.REDELIVERY),
             project_id=endpoint.project_id,
@@ -84,8 +87,11 @@ class Redeliverer:
             made=0,
             created_at=now_ms,
             finished_at=None if total else now_ms,
+            to_now=int(to_now),
         )
         await self._store.redeliveries.start(batch)
+        if which == UNDELIVERED:
+            self._dispatcher.reopen(endpoint.id)  # who asks for everything says that the receiver is back
         self._wake.set()
         return batch
 
@@ -103,7 +109,8 @@ class Redeliverer:
 
     async def once(self) -> int:
         """One step of every open batch; how long to wait for the next, in milliseconds."""
-        batches = await self._store.redeliveries.open()
+        batches = await self._store.redeliveries.open(self._after)
+        self._after = batches[-1].id if len(batches) == OPEN_MAX else ""
         more = [await self._step(batch) for batch in batches]
         return 0 if any(more) else PAUSE_MS if batches else LOOK_EVERY_MS
 
@@ -116,15 +123,21 @@ class Redeliverer:
         elif endpoint.disabled_at is not None:
             return False
         else:
-            waiting = await self._store.redeliveries.pending(batch.endpoint_id)
+            waiting = await self._store.redeliveries.pending(batch.endpoint_id, now_ms + self._lease_ms)
             if waiting >= WAITING_MAX:
                 return False
+            batch = await self._store.redeliveries.ended(batch, now_ms)
             found = await self._store.redeliveries.find(batch, endpoint, STEP, now_ms)
+        if found.after_event == batch.after_event and not found.through:
+            return False
         step = Step(batch=batch, found=found, now=now_ms, leased_until=now_ms + self._lease_ms)
-        made = await self._store.redeliveries.step(step)
-        self._hand_over(tuple(made))
-        if made or found.through:
-            _logger.info("redelivery.stepped", redelivery=batch.id, endpoint=batch.endpoint_id, made=len(made))
+        stepped = await self._store.redeliveries.step(step)
+        self._hand_over(tuple(stepped.fresh))
+        if stepped.made_due:
+            self._dispatcher.wake()
+        if stepped.fresh or stepped.made_due or found.through:
+            made = len(stepped.fresh) + stepped.made_due
+            _logger.info("redelivery.stepped", redelivery=batch.id, endpoint=batch.endpoint_id, made=made)
         return found.more
 
 

@@ -57,10 +57,11 @@ async def begun(opened: Database, which: str, since_ms: int, until_ms: int) -> R
 async def step(opened: Database, now_ms: int, limit: int = 100) -> list[str]:
     """One step of the one open batch; the events that it sends again."""
     (batch,) = await redeliveries(opened).open()
+    batch = await redeliveries(opened).ended(batch, now_ms)
     found = await redeliveries(opened).find(batch, ENDPOINT, limit, now_ms)
     assert len(found.events) <= limit
-    made = await redeliveries(opened).step(Step(batch=batch, found=found, now=now_ms, leased_until=now_ms + 1))
-    assert len(made) == len(found.events)
+    stepped = await redeliveries(opened).step(Step(batch=batch, found=found, now=now_ms, leased_until=now_ms + 1))
+    assert len(stepped.fresh) + stepped.made_due == len(found.events)
     return [event_id for event_id, _ in found.events]
 
 
@@ -134,9 +135,10 @@ async def test_what_is_not_wanted_is_passed_over_in_short_looks(tmp_path: Path) 
         await begun(opened, "failed", START_MS, START_MS + 1)
         looked = []
         while batches := await redeliveries(opened).open():
-            found = await redeliveries(opened).find(batches[0], ENDPOINT, 100, START_MS + PATIENCE_MS)
+            batch = await redeliveries(opened).ended(batches[0], START_MS + PATIENCE_MS)
+            found = await redeliveries(opened).find(batch, ENDPOINT, 100, START_MS + PATIENCE_MS)
             looked.append((found.events, found.more))
-            await redeliveries(opened).step(Step(batch=batches[0], found=found, now=START_MS, leased_until=START_MS))
+            await redeliveries(opened).step(Step(batch=batch, found=found, now=START_MS, leased_until=START_MS))
         assert looked == [([], True), ([], True), ([(last, "job_2")], False)]
 
 
@@ -166,7 +168,7 @@ async def test_a_step_that_two_processes_take_is_made_once(tmp_path: Path) -> No
             batch=batch, found=msgspec.structs.replace(found, through=False), now=START_MS, leased_until=START_MS
         )
         made = await asyncio.gather(*(redeliveries(opened).step(both) for _ in range(2)))
-        assert sorted(map(len, made)) == [0, 1]
+        assert sorted(len(one.fresh) for one in made) == [0, 1]
         assert await select(opened, "SELECT COUNT(*) FROM deliveries") == [(1,)]
 
 
@@ -186,4 +188,6 @@ async def test_what_is_committed_late_is_sent_too(database_server: Server) -> No
         await quick.end()
         assert await step(opened, START_MS) == [older, newer]
         assert await step(opened, START_MS) == []
-        assert await rest(opened, START_MS + PATIENCE_MS) == [last]
+        assert await step(opened, START_MS + PATIENCE_MS) == [last]
+        assert await redeliveries(opened).open() != []
+        assert await rest(opened, START_MS + 2 * PATIENCE_MS) == []

@@ -1,5 +1,6 @@
 """What is sent again because a person asked: a test, one delivery, all that an endpoint lacks; and new secrets."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from relay import signing
 from relay.clock import SystemClock
+from relay.sandbox.serving import serve
 from relay.sandbox.sink import Received
 from tests.running import SECRET_KEY, HeldClock, Running, relay
 
@@ -249,3 +251,77 @@ async def test_nothing_is_sent_again_to_a_deleted_endpoint(running: Running) -> 
     await post(running, f"/v1/deliveries/{delivery['id']}/redeliveries", None, 409)
     await post(running, f"/v1/endpoints/{made['id']}/tests", None, 404)
     await post(running, f"/v1/endpoints/{made['id']}/redeliveries", {"since": LONG_AGO}, 404)
+
+
+async def test_undelivered_is_everything_that_the_endpoint_lacks_and_nothing_twice(tmp_path: Path) -> None:
+    """Send what was given up, what was never made, and what waits for its next attempt: each once, by one call."""
+    clock = HeldClock()
+    async with relay(tmp_path, clock=clock, confirm=False, RELAY_RETRY_SCHEDULE_S="0,3600") as running:
+        await jobs_done(running, 1)
+        made = await endpoint(running, event_types=["job.succeeded"], schedule_s=[0])
+        running.sink.answers = [500]
+        await jobs_done(running, 1)
+        await running.until("/v1/deliveries?status=exhausted", lambda found: len(found["data"]) == 1)
+        await running.client.patch(f"/v1/endpoints/{made['id']}", json={"schedule_s": [0, 3600]})
+        running.sink.answers = [500]
+        await jobs_done(running, 1)
+        await running.until(
+            "/v1/deliveries?status=pending", lambda found: [d["attempts_made"] for d in found["data"]] == [1]
+        )
+        await jobs_done(running, 1)
+        await running.until("/v1/deliveries?status=delivered", lambda found: len(found["data"]) == 1)
+        clock.advance(1)
+        path, lacking = f"/v1/endpoints/{made['id']}/redeliveries", {"which": "undelivered", "since": LONG_AGO}
+        running.sink.received.clear()
+        counted = await post(running, path, lacking | {"dry_run": True}, 200)
+        assert (counted["count"], running.sink.received) == (3, [])
+        batch = await post(running, path, lacking)
+        assert (batch["count"], batch["which"]) == (3, "undelivered")
+        await told(running, 3)
+        await running.until("/v1/deliveries?status=delivered", lambda found: len(found["data"]) == 4)
+        assert len({one.headers["webhook-id"] for one in running.sink.received}) == len(running.sink.received) == 3
+        assert len((await running.get("/v1/deliveries"))["data"]) == 5
+        assert (await running.get("/v1/deliveries?status=pending"))["data"] == []
+        assert (await post(running, path, lacking | {"dry_run": True}, 200))["count"] == 0
+
+
+async def test_undelivered_needs_no_time_and_leaves_alone_what_is_being_sent(tmp_path: Path) -> None:
+    """Begin with the endpoint itself where no `since` is given; a delivery under way is not made due beside itself."""
+    clock = HeldClock()
+    async with relay(tmp_path, clock=clock, confirm=False) as running, serve(Holding()) as held:
+        await jobs_done(running, 1)
+        clock.advance(1)
+        made = await endpoint(running, event_types=["job.succeeded"], url=held)
+        await jobs_done(running, 1)
+        await running.until("/v1/deliveries", lambda found: len(found["data"]) == 1)
+        (before,) = (await running.get("/v1/deliveries"))["data"]
+        path = f"/v1/endpoints/{made['id']}/redeliveries"
+        batch = await post(running, path, {"which": "undelivered"})
+        assert (batch["count"], batch["since"]) == (1, made["created_at"])
+        clock.advance(5)
+        await asyncio.sleep(0.1)
+        (after,) = (await running.get("/v1/deliveries"))["data"]
+        assert after == before
+
+
+class Holding:
+    """A receiver that has not answered yet."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002 - ASGI's signature
+        """Waits for ever."""
+        await asyncio.Event().wait()
+
+
+async def test_an_endpoint_can_be_made_disabled(running: Running) -> None:
+    """Send nothing to an endpoint that is created with `status: disabled`, and once enabled what came since."""
+    await jobs_done(running, 1)
+    made = await endpoint(running, status="disabled", event_types=["job.succeeded"])
+    assert (made["status"], made["disabled_reason"]) == ("disabled", "disabled by hand")
+    await jobs_done(running, 1)
+    assert (await running.get(f"/v1/endpoints/{made['id']}"))["status"] == "disabled"
+    assert running.sink.received == []
+    answer = await running.client.patch(f"/v1/endpoints/{made['id']}", json={"status": "active"})
+    assert answer.json()["status"] == "active"
+    await told(running, 1)
+    assert running.sink.events() == ["job.succeeded"]
+    assert (await endpoint(running, status="active"))["status"] == "active"

@@ -1,13 +1,30 @@
 """Subscribers' endpoints in the database; their secrets and headers are sealed there and open only here."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
 
 from relay.outbox import Endpoint
 from relay.seal import Seal
 from relay.storage import health, rows
 from relay.storage.database import Database, Transaction
 from relay.storage.writer import Writer
+
+DISABLED_BY_HAND: Final = "disabled by hand"
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What a subscriber changes of an endpoint at a time: `active` enables or disables it, None leaves that as it is.
+
+    `apply` is given the endpoint as it is by then.
+    """
+
+    endpoint_id: str
+    project_id: str
+    at: int
+    apply: Callable[[Endpoint], Endpoint]
+    active: bool | None = None
 
 
 class Endpoints:
@@ -19,12 +36,16 @@ class Endpoints:
         self._seal = seal
 
     async def create(self, endpoint: Endpoint) -> None:
-        """A new endpoint; it hears of what is committed after it."""
+        """Store a new endpoint; it hears of what is committed after it, or once it is enabled."""
         await self._writer.write(self._insert, endpoint)
 
-    async def update(self, endpoint: Endpoint) -> None:
-        """What the subscriber may change; deliveries that wait use it from their next attempt on."""
-        await self._writer.write(self._update, endpoint)
+    async def change(self, change: Change) -> Endpoint | None:
+        """Apply a subscriber's change; deliveries that wait use it from their next attempt on. None where it is gone.
+
+        The endpoint is locked from its read to its switch: what another request or an attempt does to it comes before
+        or after, and what an endpoint that is enabled has missed is told by the same transaction.
+        """
+        return await self._writer.write(self._change, change)
 
     async def rotate(self, endpoint: Endpoint, secret: str, until_ms: int, now_ms: int) -> None:
         """A new secret from the next attempt on; the former one signs too until then."""
@@ -36,10 +57,6 @@ class Endpoints:
             "now": now_ms,
         }
         await self._writer.write(_rotate, params)
-
-    async def switch(self, endpoint_id: str, active: bool, now_ms: int) -> None:
-        """Enables or disables the endpoint by hand; nothing happens where it is so already."""
-        await self._writer.write(_switch, (endpoint_id, active, now_ms))
 
     async def delete(self, endpoint_id: str, project_id: str, now_ms: int) -> bool:
         """The endpoint is gone and what waited for it is canceled; False when there was none."""
@@ -59,29 +76,36 @@ class Endpoints:
         await transaction.run_many(
             "insert_endpoint", [rows.endpoint_params(endpoint, self._seal) for endpoint in endpoints]
         )
+        for endpoint in endpoints:
+            if endpoint.disabled_at is not None:
+                off = {"id": endpoint.id, "now": endpoint.disabled_at, "reason": endpoint.disabled_reason}
+                await transaction.rows("disable_endpoint", off)
         return [None] * len(endpoints)
 
-    async def _update(self, transaction: Transaction, endpoints: Sequence[Endpoint]) -> list[None]:
-        await transaction.run_many(
-            "update_endpoint", [rows.endpoint_params(endpoint, self._seal) for endpoint in endpoints]
-        )
-        return [None] * len(endpoints)
+    async def _change(self, transaction: Transaction, changes: Sequence[Change]) -> list[Endpoint | None]:
+        """Applies each in turn."""
+        return [await self._one_change(transaction, change) for change in changes]
+
+    async def _one_change(self, transaction: Transaction, change: Change) -> Endpoint | None:
+        """One change, and the endpoint after it."""
+        of = {"id": change.endpoint_id, "project_id": change.project_id}
+        await transaction.rows("hold_endpoint", {"id": change.endpoint_id})
+        found = await transaction.rows("endpoint_of_project", of)
+        if not found:
+            return None
+        changed = msgspec.structs.replace(change.apply(rows.endpoint(found[0], self._seal)), updated_at=change.at)
+        await transaction.rows("update_endpoint", rows.endpoint_params(changed, self._seal))
+        if change.active is True:
+            await health.enable(transaction, change.endpoint_id, change.at)
+        elif change.active is False:
+            await health.disable(transaction, change.endpoint_id, change.at, DISABLED_BY_HAND)
+        return rows.endpoint((await transaction.rows("endpoint_of_project", of))[0], self._seal)
 
 
 async def _rotate(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[None]:
     """Rotates for each caller in turn."""
     for params in wanted:
         await transaction.rows("rotate_secret", params)
-    return [None] * len(wanted)
-
-
-async def _switch(transaction: Transaction, wanted: Sequence[tuple[str, bool, int]]) -> list[None]:
-    """Switches for each caller in turn."""
-    for endpoint_id, active, now_ms in wanted:
-        if active:
-            await health.enable(transaction, endpoint_id, now_ms)
-        else:
-            await health.disable(transaction, endpoint_id, now_ms, "disabled by hand")
     return [None] * len(wanted)
 
 

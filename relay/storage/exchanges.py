@@ -1,5 +1,6 @@
 """A transaction of PostgreSQL in as few exchanges with the server as it can be."""
 
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, Final
@@ -12,7 +13,14 @@ CHANNEL: Final = "relay"
 """What hints go through."""
 SLOW_S: Final = 86_400.0
 """Migrating and copying take as long as they take."""
+LOOK_S: Final = 5.0
+"""What was read without a lock is good for so long. A process that stood still for longer reads it again: an endpoint
+may have been enabled meanwhile, and a batch for it waits a bounded time for events that were fanned out without it."""
 _SCHEMA_LOCK: Final = 0x52454C4159
+
+
+class Outdated(Exception):
+    """What the transaction has read without a lock is too old to be written by."""
 
 
 class PostgreSQLTransaction:
@@ -38,6 +46,7 @@ class PostgreSQLTransaction:
         self._waiting: dict[str, Sequence[Params]] = {}
         self._hints: set[Hint] = set()
         self._begun: Any = None
+        self._looked_at: float | None = None
         self._timeout_s: float | None = None
 
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
@@ -55,6 +64,8 @@ class PostgreSQLTransaction:
         statement = self._statements[name]
         if self._locks or self._begun is not None or self._mentions_changed(statement):
             return await self.rows(name, params)
+        if self._looked_at is None:
+            self._looked_at = time.monotonic()
         found: Sequence[Row] = await self._connection.fetch(statement.unlocked, *statement.values(params))
         return found
 
@@ -88,6 +99,7 @@ class PostgreSQLTransaction:
     async def _begin(self) -> None:
         """There is more than one exchange."""
         if self._begun is None:
+            self._require_fresh()
             begun = self._connection.transaction()
             await begun.start()
             self._begun = begun
@@ -101,6 +113,8 @@ class PostgreSQLTransaction:
         """What waits, and the hint if there is one, in one exchange."""
         if not self._waiting and not hint:
             return
+        if self._begun is None:
+            self._require_fresh()
         waiting, self._waiting = self._waiting, {}
         names = (*waiting, hint)
         text = self._joined.get(names)
@@ -109,6 +123,11 @@ class PostgreSQLTransaction:
         batches = [(self._statements[name].many, many) for name, many in waiting.items()]
         arrays = [array for batch, many in batches if batch is not None for array in batch.arrays(many)]
         await self._connection.execute(text, *arrays)
+
+    def _require_fresh(self) -> None:
+        """Raise Outdated where too much time has passed since the first look."""
+        if self._looked_at is not None and time.monotonic() - self._looked_at > LOOK_S:
+            raise Outdated
 
     async def _learn(self, statement: Statement) -> None:
         """The types of a statement's parameters, which the server knows."""

@@ -7,6 +7,7 @@ import msgspec
 from relay import ids, views
 from relay.model import EventType
 from relay.storage.database import Transaction
+from relay.storage.evidence import BEGINNING, DISORDER_MS, PATIENCE_MS
 from relay.storage.fanout import matches
 
 FAILING_MAX_MS: Final = 432_000_000
@@ -42,7 +43,7 @@ async def disable_failing(transaction: Transaction, endpoint_id: str, at: int) -
 
 async def probed(transaction: Transaction, endpoint_id: str, at: int, *, good: bool) -> bool:
     """A disabled endpoint was tried: one that answered is taken up again (then True), another is tried again later."""
-    found = await transaction.rows("endpoint_by_id", {"id": endpoint_id})
+    found = await transaction.rows("hold_endpoint", {"id": endpoint_id})
     if not found or found[0]["disabled_reason"] != FAILING_REASON or found[0]["deleted_at"] is not None:
         return False
     if good:
@@ -54,21 +55,30 @@ async def probed(transaction: Transaction, endpoint_id: str, at: int, *, good: b
 
 async def enable(transaction: Transaction, endpoint_id: str, at: int) -> None:
     """The endpoint is sent notifications again, and what it missed follows at its own rate."""
-    before = await transaction.rows("endpoint_by_id", {"id": endpoint_id})
+    before = await transaction.rows("hold_endpoint", {"id": endpoint_id})
     found = await transaction.rows("enable_endpoint", {"id": endpoint_id, "now": at})
     if not found:
         return
     row = before[0]
     began_at = row["failing_since"] or row["disabled_at"]
-    since = {"missing": row["disabled_at"], "failed": max(0, began_at - WAITED_MAX_MS)}
+    missed_at, first = row["disabled_at"], row["disabled_position"]
+    if first is None:  # noted by an older relay, or lost with a restore: by its time
+        about = {"project_id": row["project_id"], "at": missed_at - DISORDER_MS}
+        told = await transaction.rows("position_in_time", about)
+        first = told[0]["position"] if told else BEGINNING.position
+    else:  # the position says where it begins; the time only keeps out what is far older
+        missed_at = max(missed_at - DISORDER_MS, row["created_at"] - PATIENCE_MS)
+    since = {"missing": missed_at, "failed": began_at - WAITED_MAX_MS}
     for which, since_at in since.items():
         batch = {
             "id": ids.new_id(ids.REDELIVERY),
             "project_id": row["project_id"],
             "endpoint_id": endpoint_id,
             "which": which,
-            "since_at": since_at,
+            "since_at": max(0, since_at),
             "until_at": at + 1,
+            "to_now": 1,
+            "first_position": first if which == "missing" else None,
             "total": 0,
             "created_at": at,
             "finished_at": None,

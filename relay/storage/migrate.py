@@ -68,7 +68,8 @@ async def _migrate(transaction: Transaction, now_ms: int) -> list[str]:
         )
     for migration in known[version:]:
         await _run(transaction, migration, now_ms)
-    await transaction.rows("count_positions_anew", {})
+    for name in ("forget_positions_of_endpoints", "forget_positions_of_redeliveries", "count_positions_anew"):
+        await transaction.rows(name, {})
     return [migration.name for migration in known[version:]]
 
 

@@ -15,7 +15,7 @@ from relay import log
 from relay.errors import SettingsError, StorageUnavailable
 from relay.storage.database import Hint, Params, Purpose, Row
 from relay.storage.database_url import PostgresTarget, postgres_target
-from relay.storage.exchanges import CHANNEL, PostgreSQLTransaction
+from relay.storage.exchanges import CHANNEL, Outdated, PostgreSQLTransaction
 from relay.storage.refusals import explained
 from relay.storage.wording import MOVED, Statement, followed
 
@@ -274,9 +274,9 @@ class _Moved(Exception):
 
 
 def _refused(error: BaseException) -> bool:
-    """Whether the server refused a batch since it was not as it was read, or since another had written it first."""
+    """Whether a batch was not as it was read, or read too long ago, or another had written it first."""
     moved = isinstance(error, asyncpg.InvalidTextRepresentationError) and MOVED in str(error)
-    return moved or isinstance(error, asyncpg.UniqueViolationError)
+    return moved or isinstance(error, asyncpg.UniqueViolationError | Outdated)
 
 
 def _wake(wake: Callable[[Hint], None], told: str) -> None:

@@ -7,17 +7,20 @@ import msgspec
 
 from relay import ids
 from relay.model import Event
-from relay.outbox import Endpoint, Redelivery
+from relay.outbox import DeliveryState, Endpoint, Redelivery
 from relay.storage import rows
-from relay.storage.database import Database, Transaction
-from relay.storage.evidence import DISORDER_MS, PATIENCE_MS, Events, Place
+from relay.storage.database import Database, Row, Transaction
+from relay.storage.evidence import DISORDER_MS, END, PATIENCE_MS, Events, Place
 from relay.storage.fanout import Fresh
 from relay.storage.writer import Writer
 
+UNDELIVERED = "undelivered"
+"""Which events: those that the endpoint has not taken; what waits for a later attempt is due, and is not doubled."""
 OPEN_MAX = 50
 """Batches that are worked on in one turn."""
 LOOK = 500
 """Events that a step looks at, whether a batch sends them again or not."""
+FAILED = frozenset({DeliveryState.EXHAUSTED, DeliveryState.CANCELED})
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,12 +36,19 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """The next deliveries of a batch, leased until then."""
+    """The next deliveries of a batch, leased until then; what is due after that, nobody holds."""
 
     batch: Redelivery
     found: Found
     now: int
     leased_until: int
+
+
+class Stepped(msgspec.Struct, frozen=True, kw_only=True):
+    """What a step came to: new deliveries, and how many that waited for their next attempt are due instead."""
+
+    fresh: list[Fresh]
+    made_due: int = 0
 
 
 class Redeliveries:
@@ -49,40 +59,62 @@ class Redeliveries:
         self._writer = writer
         self._events = events
 
-    async def count(self, endpoint: Endpoint, which: str, since_ms: int, until_ms: int) -> int:
+    async def count(self, endpoint: Endpoint, which: str, since_ms: int, until_ms: int, *, to_now: bool = False) -> int:
         """How many events a batch would send again."""
         first = await self._events.position_in_time(endpoint.project_id, since_ms - DISORDER_MS)
-        end = await self._events.position_in_time(endpoint.project_id, until_ms + DISORDER_MS)
-        params = _wanted(endpoint, which, since_ms, until_ms) | {"first": first, "end": end}
+        end = END.position
+        if not to_now:
+            end = await self._events.position_in_time(endpoint.project_id, until_ms + DISORDER_MS)
+        wanted = _wanted(endpoint, which, since_ms, until_ms)
+        params = wanted | {"first": first, "end": end, "to_now": int(to_now)}
         return int((await self._database.rows("count_events_to_redeliver", params))[0]["number"])
 
     async def start(self, batch: Redelivery) -> None:
         """A batch, committed before anybody is told that it will be done."""
         await self._writer.write(_start, batch)
 
-    async def open(self) -> list[Redelivery]:
-        """The batches that are not through."""
-        found = await self._database.rows("open_redeliveries", {"limit": OPEN_MAX})
+    async def open(self, after: str = "") -> list[Redelivery]:
+        """Return the batches after that one that are not through and can go on, OPEN_MAX at most."""
+        found = await self._database.rows("open_redeliveries", {"limit": OPEN_MAX, "after": after})
         return [rows.redelivery(row) for row in found]
 
-    async def pending(self, endpoint_id: str) -> int:
-        """How much waits for the endpoint."""
-        found = await self._database.rows("pending_of_endpoint", {"endpoint_id": endpoint_id})
+    async def pending(self, endpoint_id: str, by_ms: int) -> int:
+        """How much waits for the endpoint that is due by then."""
+        found = await self._database.rows("pending_of_endpoint", {"endpoint_id": endpoint_id, "by": by_ms})
         return int(found[0]["number"])
+
+    async def ended(self, batch: Redelivery, now_ms: int) -> Redelivery:
+        """Return the batch with where it ends, in the order of commits, once that can be told.
+
+        An event is fanned out to the endpoints that its transaction saw. Where several processes write, one that saw
+        this endpoint disabled may be committed after it was enabled, and one that is stamped before a time after that
+        time. So the end of a batch that a switch made, or that ends at a time, is told a while later: behind them all.
+        """
+        late = batch.first_position is not None or not batch.to_now
+        patience_ms = PATIENCE_MS if self._database.shared and late else 0
+        if batch.end_position is not None or now_ms < _ends_at(batch) + patience_ms:
+            return batch
+        position = await self._writer.write(_end, batch.id)
+        return batch if position is None else msgspec.structs.replace(batch, end_position=position)
 
     async def find(self, batch: Redelivery, endpoint: Endpoint, limit: int, now_ms: int) -> Found:
         """The next events of a batch, at most `limit`, among the next LOOK in their order."""
         place = await self._place(batch, now_ms)
+        complete = await self._complete(batch, now_ms)  # looked at first: what is committed since then is seen below
         wanted = _wanted(endpoint, batch.which, batch.since_at, batch.until_at)
-        params = wanted | {"position": place.position, "after": place.id, "limit": LOOK}
+        params = wanted | {"position": place.position, "after": place.id, "limit": LOOK, "to_now": batch.to_now}
         seen = await self._database.rows("events_to_redeliver", params)
         events: list[tuple[str, str | None]] = []
-        after, through, more = batch.after_event, len(seen) < LOOK, True
+        after, more = batch.after_event, len(seen) == LOOK
+        through = complete and not more
         for row in seen:
-            if not row["settled"] and row["created_at"] > now_ms - PATIENCE_MS:
-                through, more = now_ms >= batch.until_at + PATIENCE_MS, False
+            if batch.end_position is not None and row["position"] >= batch.end_position:
+                through, more = complete, False
                 break
-            if row["created_at"] >= batch.until_at + DISORDER_MS:
+            if not row["settled"] and row["created_at"] > now_ms - PATIENCE_MS:
+                through = more = False
+                break
+            if not batch.to_now and row["created_at"] >= batch.until_at + DISORDER_MS:
                 through = True
                 break
             after = row["id"]
@@ -92,10 +124,19 @@ class Redeliveries:
                 break
         return Found(events=events, after_event=after, through=through, more=more and not through)
 
-    async def step(self, step: Step) -> list[Fresh]:
+    async def _complete(self, batch: Redelivery, now_ms: int) -> bool:
+        """Whether all that a batch is about is committed; a stranger's transaction is not waited for without an end."""
+        if batch.end_position is None:
+            return False
+        if now_ms >= _ends_at(batch) + 2 * PATIENCE_MS:
+            return True
+        found = await self._database.rows("committed_before", {"position": batch.end_position})
+        return bool(found[0]["committed"])
+
+    async def step(self, step: Step) -> Stepped:
         """Makes the next deliveries of a batch and says how far it has come, in one commit.
 
-        Nothing is made where another process has taken the same step.
+        What the endpoint has got meanwhile, by another batch or another process, is not made again.
         """
         return await self._writer.write(_step, step)
 
@@ -115,6 +156,8 @@ class Redeliveries:
         """Where a batch goes on; one that has not begun, where the time that it is about begins."""
         if batch.after_event:
             return await self._events.place(batch.project_id, batch.after_event, now_ms)
+        if batch.first_position is not None:
+            return Place(batch.first_position, "")
         return Place(await self._events.position_in_time(batch.project_id, batch.since_at - DISORDER_MS), "")
 
 
@@ -149,6 +192,17 @@ def _delivery(
     }
 
 
+def _ends_at(batch: Redelivery) -> int:
+    """The time up to which events count; there is no asking for those that are still to come."""
+    return min(batch.until_at, batch.created_at)
+
+
+async def _end(transaction: Transaction, batches: Sequence[str]) -> list[int | None]:
+    """Where each batch ends; None where another process has told that."""
+    found = [await transaction.rows("end_redelivery", {"id": batch_id}) for batch_id in batches]
+    return [int(rows[0]["end_position"]) if rows else None for rows in found]
+
+
 async def _start(transaction: Transaction, batches: Sequence[Redelivery]) -> list[None]:
     """Writes each batch; one with nothing to do is through at once."""
     for batch in batches:
@@ -156,31 +210,52 @@ async def _start(transaction: Transaction, batches: Sequence[Redelivery]) -> lis
     return [None] * len(batches)
 
 
-async def _step(transaction: Transaction, steps: Sequence[Step]) -> list[list[Fresh]]:
+async def _step(transaction: Transaction, steps: Sequence[Step]) -> list[Stepped]:
     """Each batch goes on from the event that it had come to."""
     return [await _one_step(transaction, step) for step in steps]
 
 
-async def _one_step(transaction: Transaction, step: Step) -> list[Fresh]:
-    """One batch."""
+async def _one_step(transaction: Transaction, step: Step) -> Stepped:
+    """One batch; its endpoint is locked, so that of two batches the second sees what the first has made."""
     batch, found = step.batch, step.found
+    await transaction.rows("hold_endpoint", {"id": batch.endpoint_id})
     here = await _held(transaction, {batch.project_id}, [event_id for event_id, _ in found.events])
+    known = await _known(transaction, batch.endpoint_id, here)
+    waiting = [row["id"] for rows_ in known.values() for row in rows_ if row["state"] == DeliveryState.PENDING]
     made = [
         _delivery(batch.project_id, event_id, job_id, batch.endpoint_id, step.now, step.leased_until)
         for event_id, job_id in found.events
-        if event_id in here
+        if event_id in here and _lacks(batch.which, [row["state"] for row in known.get(event_id, ())])
     ]
+    due = waiting if batch.which == UNDELIVERED else []
     advanced = {
         "id": batch.id,
         "was": batch.after_event,
         "after_event": found.after_event,
-        "made": len(made),
+        "made": len(made) + len(due),
         "finished_at": step.now if found.through else None,
     }
     if not await transaction.rows("advance_redelivery", advanced):
-        return []
+        return Stepped(fresh=[])
     await transaction.run_many("insert_redelivery", made)
-    return [Fresh(params["id"], batch.endpoint_id) for params in made]
+    due_now = [{"id": one, "now": step.now, "leased_until": step.leased_until} for one in due]
+    await transaction.run_many("make_delivery_due", due_now)
+    return Stepped(fresh=[Fresh(params["id"], batch.endpoint_id) for params in made], made_due=len(due))
+
+
+async def _known(transaction: Transaction, endpoint_id: str, event_ids: set[str]) -> dict[str, list[Row]]:
+    """The deliveries that the endpoint has of these events, by event."""
+    known: dict[str, list[Row]] = {}
+    params = {"ids": rows.text(sorted(event_ids)), "endpoint_id": endpoint_id}
+    for row in await transaction.rows("deliveries_of_events_to_endpoint", params) if event_ids else ():
+        known.setdefault(row["event_id"], []).append(row)
+    return known
+
+
+def _lacks(which: str, states: Sequence[str]) -> bool:
+    """Whether an event whose deliveries for an endpoint are in these states is to have another one."""
+    failed = all(state in FAILED for state in states)
+    return {"all": True, "missing": not states, "failed": failed and bool(states), UNDELIVERED: failed}[which]
 
 
 async def _insert(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[str | None]:

@@ -212,12 +212,14 @@ CREATE TABLE endpoints (
     last_success_at BIGINT,
     last_failure_at BIGINT,
     created_at BIGINT NOT NULL,
-    updated_at BIGINT NOT NULL
+    updated_at BIGINT NOT NULL,
+    disabled_position BIGINT
 );
 
 CREATE INDEX endpoints_page ON endpoints (project_id, id) WHERE deleted_at IS NULL AND job_id IS NULL;
 CREATE INDEX endpoints_standing ON endpoints (project_id) WHERE deleted_at IS NULL AND disabled_at IS NULL AND job_id IS NULL;
 CREATE INDEX endpoints_of_job ON endpoints (job_id) WHERE job_id IS NOT NULL;
+CREATE INDEX endpoints_disabled ON endpoints (disabled_position) WHERE disabled_position IS NOT NULL;
 CREATE INDEX endpoints_deleted ON endpoints (deleted_at) WHERE deleted_at IS NOT NULL;
 
 CREATE TABLE deliveries (
@@ -261,14 +263,17 @@ CREATE TABLE redeliveries (
     id TEXT PRIMARY KEY,
     project_id TEXT NOT NULL,
     endpoint_id TEXT NOT NULL,
-    which TEXT NOT NULL CHECK (which IN ('failed', 'missing', 'all')),
+    which TEXT NOT NULL CHECK (which IN ('failed', 'missing', 'undelivered', 'all')),
     since_at BIGINT NOT NULL,
     until_at BIGINT NOT NULL,
     after_event TEXT NOT NULL,
     total BIGINT NOT NULL,
     made BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
-    finished_at BIGINT
+    finished_at BIGINT,
+    to_now INTEGER NOT NULL DEFAULT 0,
+    first_position BIGINT,
+    end_position BIGINT
 );
 
 CREATE INDEX redeliveries_open ON redeliveries (id) WHERE finished_at IS NULL;

@@ -24,6 +24,7 @@ _WORDS: Final = {
     "json_group_array(json_array(": "json_agg(json_build_array(",
     "/* which need not outlast a crash */": "AND (SELECT set_config('synchronous_commit', 'off', TRUE)) IS NOT NULL",
     "/* this transaction, */": _NUMBER.format("pg_current_xact_id()") + ",",
+    "/* the oldest open transaction, */": _NUMBER.format("pg_snapshot_xmin(pg_current_snapshot())") + ",",
     "/* and no open transaction is older */": "AND position < "
     + _NUMBER.format("pg_snapshot_xmin(pg_current_snapshot())"),
     "/* or no transaction here had its number */": "OR ahead.position >= "

@@ -1,6 +1,7 @@
 """`/v1/endpoints`: subscribers' URLs."""
 
 from collections import Counter
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,6 +12,8 @@ from relay.clock import rfc3339
 from relay.errors import FieldError, InvalidInput, NotFound
 from relay.intake import Metadata, Patterns, check_endpoint, check_metadata
 from relay.outbox import Endpoint
+from relay.storage.endpoints import DISABLED_BY_HAND, Change
+from relay.storage.redeliveries import UNDELIVERED
 from relay.web.calls import Call, Nothing, page, page_of, time_of
 from relay.web.problems import JSON
 
@@ -69,8 +72,6 @@ async def create(call: Call) -> Response:
     fields = _fields(call)
     if fields.url is msgspec.UNSET:
         raise InvalidInput([FieldError("url", "is required")])
-    if fields.status is not msgspec.UNSET:
-        raise InvalidInput([FieldError("status", "is changed by PATCH; a new endpoint is active")])
     now_ms = call.app.clock.now_ms()
     endpoint = Endpoint(
         id=ids.new_id(ids.ENDPOINT),
@@ -83,6 +84,8 @@ async def create(call: Call) -> Response:
         updated_at=now_ms,
     )
     endpoint = _changed(endpoint, fields)
+    if fields.status == "disabled":
+        endpoint.disabled_at, endpoint.disabled_reason = now_ms, DISABLED_BY_HAND
     await call.app.store.endpoints.create(endpoint)
     shown = views.endpoint(endpoint) | {"secret": endpoint.secret}
     return JSON(shown, 201, {"location": f"/v1/endpoints/{endpoint.id}", "cache-control": "no-store"})
@@ -113,13 +116,21 @@ async def change(call: Call) -> Response:
     fields = _fields(call)
     if fields.secret is not msgspec.UNSET:
         raise InvalidInput([FieldError("secret", "is changed by a rotation, not by PATCH")])
-    now_ms = call.app.clock.now_ms()
-    endpoint = msgspec.structs.replace(_changed(await _endpoint(call), fields), updated_at=now_ms)
-    await call.app.store.endpoints.update(endpoint)
-    if fields.status is not msgspec.UNSET:
-        await call.app.store.endpoints.switch(endpoint.id, fields.status == "active", now_ms)
+    call.query()
+    active = None if fields.status is msgspec.UNSET else fields.status == "active"
+    change = Change(
+        endpoint_id=call.path("id"),
+        project_id=call.project_id,
+        at=call.app.clock.now_ms(),
+        apply=partial(_changed, fields=fields),
+        active=active,
+    )
+    endpoint = await call.app.store.endpoints.change(change)
+    if endpoint is None:
+        raise NotFound("there is no such endpoint")
+    if active is not None:
         call.app.redeliverer.reopen(endpoint.id)
-    return JSON(views.endpoint(await _endpoint(call)))
+    return JSON(views.endpoint(endpoint))
 
 
 class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -130,11 +141,14 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class RedeliveryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of a batch: which events between two times; `dry_run` only counts them."""
+    """The body of a batch: which events between two times; `dry_run` only counts them.
 
-    since: str
+    Without `since`, which only `undelivered` does not need, everything since the endpoint was made.
+    """
+
+    since: str | None = None
     until: str | None = None
-    which: Literal["failed", "missing", "all"] = "failed"
+    which: Literal["failed", "missing", "undelivered", "all"] = "failed"
     dry_run: bool = False
 
 
@@ -166,14 +180,17 @@ async def redeliver(call: Call) -> Response:
     """`POST /v1/endpoints/{id}/redeliveries`: 202 with the batch, which goes on by itself; or only its count."""
     asked = call.fields(RedeliveryRequest)
     endpoint, now_ms = await _endpoint(call), call.app.clock.now_ms()
-    since_ms = time_of("since", asked.since, now_ms)
+    if asked.since is None and asked.which != UNDELIVERED:
+        raise InvalidInput([FieldError("since", f"is required, except with which: {UNDELIVERED}")])
+    since_ms = endpoint.created_at if asked.since is None else time_of("since", asked.since, now_ms)
     until_ms = now_ms + 1 if asked.until is None else time_of("until", asked.until, now_ms)
     if until_ms <= since_ms:
         raise InvalidInput([FieldError("until", "must be after since")])
+    to_now = asked.until is None
     if asked.dry_run:
-        count = await call.app.store.redeliveries.count(endpoint, asked.which, since_ms, until_ms)
+        count = await call.app.store.redeliveries.count(endpoint, asked.which, since_ms, until_ms, to_now=to_now)
         return JSON({"object": "redelivery", "endpoint": endpoint.id, "count": count, "dry_run": True}, 200)
-    batch = await call.app.redeliverer.start(endpoint, asked.which, since_ms, until_ms)
+    batch = await call.app.redeliverer.start(endpoint, asked.which, since_ms, until_ms, to_now=to_now)
     return JSON(views.redelivery(batch) | {"dry_run": False}, 202)
 
 

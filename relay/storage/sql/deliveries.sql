@@ -9,9 +9,9 @@ INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, at
 VALUES (:id, :project_id, :event_id, :endpoint_id, :job_id, 'pending', 0, :next_attempt_at, 1, :created_at);
 
 -- name: pending_of_endpoint
--- How much waits for an endpoint. What is pending has a next attempt, and nothing else has one; where it is asked for by its endpoint it is
+-- How much waits for an endpoint and is due by then. What is pending has a next attempt, and nothing else has one; where it is asked for by its endpoint it is
 -- told by that, as the index by endpoint tells it, so that a planner who believes that little waits cannot take the one by time.
-SELECT COUNT(*) AS number FROM deliveries WHERE endpoint_id = :endpoint_id AND next_attempt_at IS NOT NULL;
+SELECT COUNT(*) AS number FROM deliveries WHERE endpoint_id = :endpoint_id AND next_attempt_at IS NOT NULL AND next_attempt_at <= :by;
 
 -- name: claim_deliveries
 -- Takes what is due for endpoints that have room, and leases it: after a crash the lease runs out and it is due again. It looks at no

@@ -29,8 +29,11 @@ WHERE id = :id AND project_id = :project_id AND deleted_at IS NULL
 RETURNING id;
 
 -- name: disable_endpoint
--- The endpoint is sent nothing more.
-UPDATE endpoints SET disabled_at = :now, disabled_reason = :reason, updated_at = :now
+-- The endpoint is sent nothing more: no event from `disabled_position` on has a delivery for it, though one that is stamped before may
+-- be committed after.
+UPDATE endpoints SET disabled_at = :now, disabled_reason = :reason, updated_at = :now, disabled_position = COALESCE(
+    /* the oldest open transaction, */ (SELECT MAX(position) + 1 FROM events WHERE events.project_id = endpoints.project_id),
+    -4611686018427387904)
 WHERE id = :id AND disabled_at IS NULL AND deleted_at IS NULL
 RETURNING
     id, project_id, job_id, url, secret, former_secret, former_secret_until, headers, event_types, providers, description, metadata,
@@ -39,7 +42,7 @@ RETURNING
 
 -- name: enable_endpoint
 -- The endpoint is sent notifications again.
-UPDATE endpoints SET disabled_at = NULL, disabled_reason = NULL, failing_since = NULL, held_until = NULL, updated_at = :now
+UPDATE endpoints SET disabled_at = NULL, disabled_reason = NULL, disabled_position = NULL, failing_since = NULL, held_until = NULL, updated_at = :now
 WHERE id = :id AND disabled_at IS NOT NULL AND deleted_at IS NULL
 RETURNING
     id, project_id, job_id, url, secret, former_secret, former_secret_until, headers, event_types, providers, description, metadata,
@@ -53,6 +56,10 @@ SELECT
     rate_limit_per_s, in_flight_max, timeout_s, schedule_s, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
     last_failure_at, created_at, updated_at
 FROM endpoints WHERE id = :id;
+
+-- name: hold_endpoint
+-- An endpoint as it is, locked: what is decided by it stays true until the transaction has ended.
+SELECT id, project_id, failing_since, disabled_at, disabled_reason, disabled_position, created_at, deleted_at FROM endpoints WHERE id = :id /* for update */;
 
 -- name: endpoint_failing_since
 -- The endpoint, if it is active and has failed since then without a success.

@@ -91,6 +91,18 @@ WITH behind (first) AS (SELECT -9223372036854775807 FROM projects WHERE EXISTS (
 UPDATE events SET position = position - (SELECT MAX(position) + 1 FROM events)
 WHERE project_id IN (SELECT id FROM projects) AND position >= (SELECT first FROM behind);
 
+-- name: forget_positions_of_endpoints
+-- Where the positions of events are about to be counted anew, those that were noted of disabled endpoints say nothing any more.
+WITH behind (first) AS (SELECT -9223372036854775807 FROM projects WHERE EXISTS (
+  SELECT 1 FROM events AS ahead WHERE ahead.project_id = projects.id AND (1 = 0 /* or no transaction here had its number */)) LIMIT 1)
+UPDATE endpoints SET disabled_position = NULL WHERE disabled_position >= (SELECT first FROM behind);
+
+-- name: forget_positions_of_redeliveries
+-- The same of the batches that are not through: they go by their times.
+WITH behind (first) AS (SELECT -9223372036854775807 FROM projects WHERE EXISTS (
+  SELECT 1 FROM events AS ahead WHERE ahead.project_id = projects.id AND (1 = 0 /* or no transaction here had its number */)) LIMIT 1)
+UPDATE redeliveries SET first_position = NULL, end_position = NULL WHERE finished_at IS NULL AND (SELECT first FROM behind) IS NOT NULL;
+
 -- name: events_of_job
 -- A job's events in order, without their bodies.
 SELECT id, type, sequence, final, created_at FROM events WHERE job_id = :job_id ORDER BY sequence LIMIT :limit;
