@@ -26,7 +26,11 @@ RelayError
 └── SettingsError             –    a setting is missing or wrong; the process does not start (exit 78)
 """
 
+from typing import Final
+
 import msgspec
+
+NAMED_IN_DETAIL: Final = 3
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -48,7 +52,9 @@ class InvalidInput(RelayError):
     code = "invalid_input"
 
     def __init__(self, errors: list[FieldError], detail: str | None = None) -> None:
-        super().__init__(detail or "; ".join(f"{e.path}: {e.message}" if e.path else e.message for e in errors[:3]))
+        named = "; ".join(f"{e.path}: {e.message}" if e.path else e.message for e in errors[:NAMED_IN_DETAIL])
+        more = len(errors) - NAMED_IN_DETAIL
+        super().__init__(detail or (f"{named}; and {more} more, see errors" if more > 0 else named))
         self.errors = errors
 
 

@@ -121,6 +121,7 @@ def _read(setting: Setting, name: str, environ: Mapping[str, str], errors: list[
         return setting.read(text)
     except ValueError as error:
         said = str(error)
-        example = f", such as {setting.default}" if setting.default and "such as" not in said else ""
+        has_one = any(words in said for words in ("such as", "one of", "1 or 0", "make one with"))
+        example = f", such as {setting.default}" if setting.default and not has_one else ""
         errors.append(f"{name} {said}{example}")
         return None

@@ -247,3 +247,14 @@ async def test_health_is_told_without_a_key(running: Running) -> None:
         answer = await client.get("/readyz")
         assert (problem(answer)[0], answer.headers["retry-after"]) == (503, "2")
         assert (await client.get("/healthz")).json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"), [(3, "c: is not a field here"), (4, "c: is not a field here; and 1 more, see errors")]
+)
+async def test_the_detail_says_how_many_errors_it_leaves_out(running: Running, wrong: int, says: str) -> None:
+    """Name three wrong fields in `detail`, and say how many more `errors` has."""
+    body = {"provider": "evolink", "input": INPUT} | dict.fromkeys("abcd"[:wrong], 1)
+    problem = (await running.client.post("/v1/jobs", json=body)).json()
+    assert len(problem["errors"]) == wrong
+    assert problem["detail"].endswith(says)

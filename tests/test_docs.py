@@ -140,7 +140,7 @@ def test_the_endpoint_that_is_taught_first_hears_every_end() -> None:
 
 def test_the_settings_file_of_the_readme_is_good(tmp_path: Path) -> None:
     """Make the README's relay.env with its own lines, twice: the second time keeps it, and relay takes its settings."""
-    (lines,) = [code for code in snippets("sh") if "relay.env <<" in code]
+    (lines,) = [code for code in snippets("sh") if ">relay.env" in code]
     made = []
     for _ in range(2):
         subprocess.run(["sh", "-euc", lines], cwd=tmp_path, check=True, timeout=30)
