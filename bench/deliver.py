@@ -1,4 +1,4 @@
-"""How many notifications relay delivers in a second, against a bare loop of POSTs and a naive relay with httpx.
+"""How many notifications relay delivers in a second, against bare loops of POSTs and a naive relay with httpx.
 
 Everything is in it: the callback is received and stored, its event fanned out to every endpoint, each notification
 signed, sent, and its attempt stored. relay has one core; load and receiver share the other.
@@ -24,7 +24,9 @@ from bench.processes import KEY, environment, free_port, ready, started, usage
 from bench.receiver import Receiver, receiving
 from bench.stock import stocked
 
-SENDERS = ("posts", "relay", "naive")
+SENDERS = ("posts", "aiohttp", "relay", "naive")
+BARE = ("posts", "aiohttp")
+"""Loops of POSTs and nothing else: with relay's own sender, and with aiohttp."""
 LANES = 16
 """Endpoints' own limit of deliveries in flight."""
 
@@ -44,11 +46,14 @@ class Run(msgspec.Struct, frozen=True):
 @click.option("--rounds", default=3, help="Interleaved rounds; the medians count.")
 @option
 def command(endpoints: int, events: int, naive_events: int, rounds: int, kind: str) -> None:
-    """Deliveries a second, as a ratio to a bare loop of POSTs with the same client, and to a naive relay."""
+    """Deliveries a second and the CPU each takes, beside loops of POSTs with the same client and with aiohttp."""
     os.sched_setaffinity(0, {LOAD_CORE})
     with databases(kind) as made:
         found = uvloop.run(_measure(made, endpoints, events, naive_events, rounds))
-    click.echo(f"{'sender':>8}{'endpoints':>11}{'per s':>9}{'of posts':>10}{'of naive':>10}{'CPU us':>9}{'MB':>6}")
+    click.echo(
+        f"{'sender':>8}{'endpoints':>11}{'per s':>9}{'of posts':>10}{'of naive':>10}{'CPU us':>9}"
+        f"{'CPU of aiohttp':>16}{'MB':>6}"
+    )
     middle = {
         sender: {name: statistics.median(getattr(run, name) for run in runs) for name in Run.__struct_fields__}
         for sender, runs in found.items()
@@ -56,10 +61,16 @@ def command(endpoints: int, events: int, naive_events: int, rounds: int, kind: s
     rows = []
     for sender, row in middle.items():
         of_posts, of_naive = row["per_s"] / middle["posts"]["per_s"], row["per_s"] / middle["naive"]["per_s"]
-        rows.append({"sender": sender, "of_posts": round(of_posts, 3), "of_naive": round(of_naive, 1), **row})
+        of_aiohttp = middle["aiohttp"]["cpu_us"] / row["cpu_us"]
+        ratios = {
+            "of_posts": round(of_posts, 3),
+            "of_naive": round(of_naive, 1),
+            "cpu_of_aiohttp": round(of_aiohttp, 2),
+        }
+        rows.append({"sender": sender, **ratios, **row})
         click.echo(
             f"{sender:>8}{endpoints:11}{row['per_s']:9.0f}{of_posts:10.2f}{of_naive:10.1f}"
-            f"{row['cpu_us']:9.0f}{row['rss_mb']:6.0f}"
+            f"{row['cpu_us']:9.0f}{of_aiohttp:16.2f}{row['rss_mb']:6.0f}"
         )
     click.echo(json.dumps({"bench": "deliver", "database": kind, "endpoints": endpoints, "runs": rows}))
 
@@ -89,15 +100,15 @@ async def run(sender: str, endpoints: int, events: int, made: Databases, databas
         words: tuple[str, ...] = ()
         if sender == "naive":
             words = ("bench.references", "naive", str(port), str(folder / f"{port}.db"), *urls)
-        if sender == "posts":
-            words = ("bench.references", "posts", str(port), str(events * endpoints), *urls)
+        if sender in BARE:
+            words = ("bench.references", sender, str(port), str(events * endpoints), *urls)
         child = await started(environ, *words, core=RELAY_CORE)
         stack.push_async_callback(child.wait)
         stack.callback(child.terminate)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
             await ready(client)
         before, began_s = usage(child.pid), time.time()
-        if sender == "posts":
+        if sender in BARE:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
                 await client.post("/go", timeout=600)
         else:

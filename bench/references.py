@@ -4,6 +4,7 @@
 `python -m bench.references naive PORT FILE [URL …]`: a relay as a first version would be written: a commit for each
 callback, one shared httpx client, a task and a commit for each delivery.
 `python -m bench.references posts PORT NUMBER URL …`: on POST /go nothing but POSTs, with relay's own sender.
+`python -m bench.references aiohttp PORT NUMBER URL …`: the same with aiohttp, behind the same guard, deadline and cap.
 """
 
 import asyncio
@@ -97,16 +98,37 @@ class Naive:
 async def _posts(_: Request, number: int, urls: list[str]) -> Response:
     """So many POSTs, IN_FLIGHT at a time, by the client that relay sends with."""
     from relay.addresses import AddressPolicy  # noqa: PLC0415
-    from relay.outbound.sender import Sender  # noqa: PLC0415
+    from relay.outbound.resolver import Resolver  # noqa: PLC0415
+    from relay.outbound.trust import trusted  # noqa: PLC0415
+    from relay.outbound.webhook_sender import WebhookSender  # noqa: PLC0415
     from relay.reading import networks  # noqa: PLC0415
 
     body = json.dumps({"timestamp": "2026-11-21T00:00:00.000Z", "data": "x" * BODY_BYTES}).encode()
     left = islice(cycle(urls), number)
-    async with Sender(AddressPolicy(networks("127.0.0.0/8"), True, frozenset()), 256) as sender:
+    policy = AddressPolicy(networks("127.0.0.0/8"), True, frozenset())
+    async with WebhookSender(policy, Resolver(), trusted(), connections_max=256) as sender:
 
         async def work() -> None:
             for url in left:
                 await sender.post(url, {"content-type": "application/json"}, body, 30)
+
+        await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
+    return JSONResponse({"sent": number})
+
+
+async def _aiohttp(_: Request, number: int, urls: list[str]) -> Response:
+    """As `_posts`, with the client that most Python programs would take."""
+    from bench.senders import aiohttp_posts  # noqa: PLC0415
+    from relay.addresses import AddressPolicy  # noqa: PLC0415
+    from relay.reading import networks  # noqa: PLC0415
+
+    body = json.dumps({"timestamp": "2026-11-21T00:00:00.000Z", "data": "x" * BODY_BYTES}).encode()
+    left = islice(cycle(urls), number)
+    async with aiohttp_posts(AddressPolicy(networks("127.0.0.0/8"), True, frozenset()), None, body) as post:
+
+        async def work() -> None:
+            for url in left:
+                await post(url)
 
         await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
     return JSONResponse({"sent": number})
@@ -118,6 +140,7 @@ def main(kind: str, port: int, *words: str) -> None:
         "bare": lambda: _bare,
         "naive": lambda: Naive(Path(words[0]), list(words[1:])).receive,
         "posts": lambda: partial(_posts, number=int(words[0]), urls=list(words[1:])),
+        "aiohttp": lambda: partial(_aiohttp, number=int(words[0]), urls=list(words[1:])),
     }
     handler = handlers[kind]()
     routes = [

@@ -1,7 +1,8 @@
-"""Which HTTP client should deliver: each behind the same guard, deadline and response cap, plain and over TLS.
+"""What relay's sender costs beside HTTP clients: each behind the same guard, deadline and response cap, plain and TLS.
 
-aiohttp is `relay.outbound.sender.Sender` as it is. pyreqwest and httpx are here as they would stand behind the same
-seam; pyreqwest is measured where it is installed (`pip install pyreqwest`).
+relay is `relay.outbound.webhook_sender.WebhookSender` as it is; the others stand as they would behind the same seam,
+and pyreqwest is measured where it is installed (`pip install pyreqwest`). CPU is this process's own; the receiver has
+one of its own.
 """
 
 import asyncio
@@ -18,12 +19,19 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import aiohttp
+import aiohttp.abc
 import click
 import httpx
+import msgspec
+import uvloop
 
 from bench import certificate
 from bench.processes import free_port
 from relay.addresses import AddressPolicy
+from relay.outbound.resolver import Resolver
+from relay.outbound.trust import trusted
+from relay.outbound.webhook_sender import WebhookSender
 from relay.reading import networks
 
 BODY = json.dumps({"data": "x" * 1000}).encode()
@@ -38,28 +46,40 @@ Post = Callable[[str], Awaitable[int]]
 @click.option("--rounds", default=3, help="Interleaved rounds; the medians count.")
 def command(requests: int, in_flight: int, rounds: int) -> None:
     """POSTs a second with each client, the receiver in a process of its own."""
-    rows = asyncio.run(_all(requests, in_flight, rounds))
-    click.echo(f"{'client':12}{'plain /s':>10}{'TLS /s':>10}{'to aiohttp':>12}{'TLS':>8}")
+    rows = uvloop.run(_all(requests, in_flight, rounds))
+    click.echo(f"{'client':12}{'plain /s':>10}{'TLS /s':>10}{'plain us':>10}{'TLS us':>9}{'of aiohttp':>12}{'TLS':>8}")
     for name, (plain, secure) in rows.items():
         base = rows["aiohttp"]
-        click.echo(f"{name:12}{plain:10.0f}{secure:10.0f}{plain / base[0]:12.2f}{secure / base[1]:8.2f}")
-    click.echo(json.dumps({"bench": "senders", "per_s": {name: [round(x) for x in row] for name, row in rows.items()}}))
+        of_base = f"{base[0].cpu_us / plain.cpu_us:12.2f}{base[1].cpu_us / secure.cpu_us:8.2f}"
+        click.echo(f"{name:12}{plain.per_s:10.0f}{secure.per_s:10.0f}{plain.cpu_us:10.0f}{secure.cpu_us:9.0f}{of_base}")
+    shown = {
+        name: {"per_s": [round(x.per_s) for x in row], "cpu_us": [round(x.cpu_us) for x in row]}
+        for name, row in rows.items()
+    }
+    click.echo(json.dumps({"bench": "senders", "clients": shown}))
 
 
-async def _all(requests: int, in_flight: int, rounds: int) -> dict[str, tuple[float, float]]:
+class Rate(msgspec.Struct, frozen=True):
+    """POSTs a second, and what each took of this process's CPU."""
+
+    per_s: float
+    cpu_us: float
+
+
+async def _all(requests: int, in_flight: int, rounds: int) -> dict[str, tuple[Rate, Rate]]:
     """Every client in turn, round by round, plain and over TLS."""
     with tempfile.TemporaryDirectory() as folder:
         pem, server, key = certificate.made(Path(folder))
         os.environ["SSL_CERT_FILE"] = str(pem)
         policy = AddressPolicy(networks("127.0.0.0/8,::1/128"), True, frozenset())
-        clients = {"aiohttp": _aiohttp, "httpx": _httpx}
+        clients = {"relay": _relay, "aiohttp": aiohttp_posts, "httpx": _httpx}
         try:
             import pyreqwest  # noqa: F401, PLC0415
         except ImportError:
             pass
         else:
             clients["pyreqwest"] = _pyreqwest
-        found: dict[str, list[list[float]]] = {name: [[], []] for name in clients}
+        found: dict[str, list[list[Rate]]] = {name: [[], []] for name in clients}
         async with _receiver() as plain, _receiver(server, key) as secure:
             for number in range(rounds):
                 for name, client in clients.items():
@@ -69,11 +89,16 @@ async def _all(requests: int, in_flight: int, rounds: int) -> dict[str, tuple[fl
                         async with client(policy, pem) as post:
                             await _rate(post, f"{origin}/warm", 100, in_flight)
                             found[name][index].append(await _rate(post, f"{origin}/hook", requests, in_flight))
-        return {name: (statistics.median(row[0]), statistics.median(row[1])) for name, row in found.items()}
+        return {name: (_median(row[0]), _median(row[1])) for name, row in found.items()}
 
 
-async def _rate(post: Post, url: str, requests: int, in_flight: int) -> float:
-    """POSTs a second."""
+def _median(rates: list[Rate]) -> Rate:
+    """The middle of the rounds."""
+    return Rate(statistics.median(one.per_s for one in rates), statistics.median(one.cpu_us for one in rates))
+
+
+async def _rate(post: Post, url: str, requests: int, in_flight: int) -> Rate:
+    """So many POSTs, and what they took."""
     left = iter(range(requests))
 
     async def work() -> None:
@@ -81,21 +106,70 @@ async def _rate(post: Post, url: str, requests: int, in_flight: int) -> float:
             status = await post(url)
             assert status == 200, status
 
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(work() for _ in range(in_flight)))
-    return requests / (time.perf_counter() - began)
+    took_s, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
+    return Rate(requests / took_s, cpu_s / requests * 1e6)
 
 
 @asynccontextmanager
-async def _aiohttp(policy: AddressPolicy, _: Path) -> AsyncIterator[Post]:
-    """relay's own sender; aiohttp reads SSL_CERT_FILE when it is imported."""
-    from relay.outbound.sender import Sender  # noqa: PLC0415
-
-    async with Sender(policy, 256) as sender:
+async def _relay(policy: AddressPolicy, _: Path) -> AsyncIterator[Post]:
+    """relay's own sender."""
+    async with WebhookSender(policy, Resolver(), trusted(), connections_max=256) as sender:
 
         async def post(url: str) -> int:
             answer = await sender.post(url, HEADERS, BODY, TIMEOUT_S)
             return answer.status_code or 0
+
+        yield post
+
+
+class _Guarded(aiohttp.abc.AbstractResolver):
+    """Looks names up as relay does, and judges every address: aiohttp connects to one of these."""
+
+    def __init__(self, policy: AddressPolicy) -> None:
+        self._policy, self._resolver = policy, Resolver()
+
+    async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[aiohttp.abc.ResolveResult]:  # noqa: ARG002
+        """The addresses, all of which may be called."""
+        found = await self._resolver.addresses(host)
+        assert all(self._policy.may_connect(address.host) for address in found)
+        return [
+            {"hostname": host, "host": one.host, "port": port, "family": one.family, "proto": 0, "flags": 0}
+            for one in found
+        ]
+
+    async def close(self) -> None:
+        """Nothing is kept open."""
+
+
+@asynccontextmanager
+async def aiohttp_posts(policy: AddressPolicy, pem: Path | None, body: bytes = BODY) -> AsyncIterator[Post]:
+    """The client that relay sent with before it had one of its own, used in the same way."""
+    context = ssl.create_default_context(cafile=str(pem) if pem else None)
+    connector = aiohttp.TCPConnector(
+        resolver=_Guarded(policy), limit=256, limit_per_host=0, use_dns_cache=False, keepalive_timeout=30, ssl=context
+    )
+    session = aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
+    )
+    async with session:
+
+        async def post(url: str) -> int:
+            assert not policy.check_url(url)
+            async with asyncio.timeout(TIMEOUT_S):
+                async with session.post(url, data=body, headers=HEADERS, allow_redirects=False) as answer:
+                    held = bytearray()
+                    async for piece in answer.content.iter_any():
+                        held += piece
+                        if len(held) > RESPONSE_MAX_BYTES:
+                            break
+                    return answer.status
 
         yield post
 

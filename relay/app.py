@@ -24,9 +24,11 @@ from relay.exchange import ApiAnswer
 from relay.intervene import Interventions
 from relay.metrics import Metrics
 from relay.outbound.client import ProviderClient
-from relay.outbound.first import FirstSender
 from relay.outbound.keys import KeySet
+from relay.outbound.resolver import LookupOptions, Resolver
+from relay.outbound.trust import trusted
 from relay.outbound.uploading import FileClient
+from relay.outbound.webhook_sender import WebhookSender
 from relay.pay import Payer
 from relay.payments.policy import Policy
 from relay.payments.siwx import sign_in
@@ -108,12 +110,21 @@ async def opened(
     if not dispatches and not is_postgres(settings.database_url):
         raise SettingsError("web and worker processes of their own need PostgreSQL; on SQLite one process does both")
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(ProviderClient())
+        tls, resolver = trusted(), Resolver(LookupOptions(settings.lookups_max, settings.lookup_cache_s))
+        client = await stack.enter_async_context(ProviderClient(resolver, tls))
         configured = {name: _configured(one, settings, client, clock) for name, one in providers.items()}
         store = await Store.open(settings.database_url, Seal(keys), options, clock.now_ms())
         stack.push_async_callback(stop.within, store.close)
-        files = await stack.enter_async_context(FileClient(policy, tls=client.tls))
-        sender = await stack.enter_async_context(FirstSender(policy, settings.deliveries_in_flight_max))
+        files = await stack.enter_async_context(FileClient(policy, resolver=resolver, tls=tls))
+        sender = await stack.enter_async_context(
+            WebhookSender(
+                policy,
+                resolver,
+                tls,
+                connections_max=settings.deliveries_in_flight_max,
+                keepalive_s=settings.keepalive_s,
+            )
+        )
         signing_keys = SigningKeys(keys)
         deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random, signing_keys)
         metrics, check_soon, draining = Metrics(), asyncio.Event(), stop.draining

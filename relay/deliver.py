@@ -1,17 +1,14 @@
 """One attempt of one delivery: sign the stored bytes, POST them, and judge the answer."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from relay import __version__, backoff, ids, signing
 from relay.clock import Clock
-from relay.outbound.first import FirstSender
+from relay.outbound.webhook_sender import Answer, WebhookSender
 from relay.outbox import Attempt, DeliveryState, Outcome
 from relay.signing import HOP_HEADER, SigningKeys
 from relay.storage.deliveries import Parcel, Settled
-
-if TYPE_CHECKING:
-    from relay.outbound.sender import Answer
 
 # https://github.com/standard-webhooks/standard-webhooks/pull/291: what a receiver may ask for in its answer.
 DISABLE, ABORT = "disable", "abort-message"
@@ -25,7 +22,7 @@ class Deliverer:
 
     def __init__(
         self,
-        sender: FirstSender,
+        sender: WebhookSender,
         clock: Clock,
         schedule_s: Sequence[int],
         random: Callable[[], float],
@@ -94,7 +91,7 @@ class Deliverer:
         symmetric = signing.sign(secrets, parcel.event_id, timestamp_s, parcel.body)
         return f"{symmetric} {self._keys.sign(parcel.event_id, timestamp_s, parcel.body)}"
 
-    def _judge(self, parcel: Parcel, answer: "Answer", now_ms: int) -> tuple[DeliveryState, int | None]:
+    def _judge(self, parcel: Parcel, answer: Answer, now_ms: int) -> tuple[DeliveryState, int | None]:
         """Delivered, exhausted, or pending until the schedule's next time."""
         if answer.outcome is Outcome.OK:
             return DeliveryState.DELIVERED, None

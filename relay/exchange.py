@@ -42,15 +42,21 @@ class FileRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApiAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider's answer as it came; of its headers those in KEPT_HEADERS, their names in lower case."""
+    """A provider's answer as it came; of its headers those in KEPT_HEADERS, their names in lower case.
+
+    `fault` says why the body is not all that was sent, or not what it should be.
+    """
 
     status_code: int
     content_type: str
     body: bytes
     headers: dict[str, str] = {}
+    fault: str | None = None
 
     def json(self) -> Any:
-        """The decoded body, its texts as relay keeps them; Unreadable when it is not JSON."""
+        """The decoded body, its texts as relay keeps them; Unreadable when it is not JSON, or not all of it."""
+        if self.fault is not None:
+            raise Unreadable(f"HTTP {self.status_code} with a body that {self.fault}")
         try:
             value = msgspec.json.decode(self.body.removeprefix(b"\xef\xbb\xbf"))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -68,6 +68,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     callbacks_per_job_max: int
     retention_days: int
     deliveries_in_flight_max: int
+    keepalive_s: float
+    lookups_max: int
+    lookup_cache_s: float
     lease_s: float
     backlog_max: int
     shutdown_s: float

@@ -267,6 +267,27 @@ SETTINGS: Final = (
         "attempts under way at once, over all endpoints",
     ),
     Setting(
+        "RELAY_KEEPALIVE_S",
+        "keepalive_s",
+        "30",
+        reading.number(0, 600, float),
+        "how long a connection to an endpoint is kept for its next notification",
+    ),
+    Setting(
+        "RELAY_LOOKUPS_MAX",
+        "lookups_max",
+        "64",
+        reading.number(4, 1000),
+        "look-ups of host names under way at once; a quarter is kept for names that resolved before",
+    ),
+    Setting(
+        "RELAY_LOOKUP_CACHE_S",
+        "lookup_cache_s",
+        "5",
+        reading.number(0, 300, float),
+        "how long the addresses of a host name are used again; they are judged at every connection",
+    ),
+    Setting(
         "RELAY_LEASE_S",
         "lease_s",
         "25",

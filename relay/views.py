@@ -9,7 +9,7 @@ import msgspec
 
 from relay.clock import rfc3339
 from relay.model import Callback, Event, EventType, Job
-from relay.outbox import Attempt, Delivery, Endpoint, Redelivery
+from relay.outbox import Attempt, Delivery, Endpoint, Outcome, Redelivery
 from relay.signing import PUBLIC_PREFIX
 
 Json = dict[str, Any]
@@ -165,7 +165,8 @@ def attempt(attempt: Attempt) -> Json:
         "number": attempt.number,
         "outcome": attempt.outcome,
         "status_code": attempt.status_code,
-        "error": attempt.error,
+        "error": None if attempt.outcome is Outcome.OK else attempt.error,
+        "note": attempt.error if attempt.outcome is Outcome.OK else None,
         "started_at": rfc3339(attempt.started_at),
         "duration_ms": attempt.duration_ms,
         "response_excerpt": attempt.response_excerpt,

@@ -12,7 +12,7 @@ from typing import Any
 
 from relay.cli import main
 from relay.outbound.client import ProviderClient
-from relay.outbound.sender import Sender
+from relay.outbound.webhook_sender import WebhookSender
 from relay.storage.deliveries import Deliveries
 from relay.storage.exchanges import PostgreSQLTransaction
 from relay.storage.jobs import Jobs
@@ -80,8 +80,8 @@ POINTS: dict[str, Callable[[], None]] = {
     "submission_recorded": lambda: _around(Jobs, "record", before=False, when=_is_submission),
     "callback_arrived": lambda: _around_commit(Jobs, "recording", before=True, when=_is_callback),
     "callback_committed": lambda: _around_commit(Jobs, "recording", before=False, when=_is_callback),
-    "delivery_claimed": lambda: _around(Sender, "post", before=True),
-    "notification_sent": lambda: _around(Sender, "post", before=False),
+    "delivery_claimed": lambda: _around(WebhookSender, "post", before=True),
+    "notification_sent": lambda: _around(WebhookSender, "post", before=False),
     "attempt_committed": lambda: _around_commit(Deliveries, "settling", before=False),
     "job_half_pruned": _in_pruning,
 }

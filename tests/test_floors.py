@@ -88,8 +88,9 @@ DOORS = {
     "sqlite3": ("storage",),
     "aiosqlite": ("storage",),
     "asyncpg": ("storage",),
-    "aiohttp": ("outbound",),
     "httpx": ("outbound", "cli", "sandbox"),
+    "httpcore": ("outbound",),
+    "certifi": ("outbound",),
 }
 # Modules of relay that only a few may import, or that one may not.
 GUESTS_OF_SANDBOX = ("relay.cli.dev", "relay.cli.simulate")

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import hashlib
+import socket
 import ssl
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -30,8 +31,9 @@ from relay.clock import SystemClock, parse_rfc3339, rfc3339
 from relay.errors import BodyTooLarge, InvalidInput, ProviderNotConfigured
 from relay.exchange import ApiAnswer, ApiRequest, FileRequest
 from relay.images import SUFFIXES, image_type, plain_name
-from relay.outbound.client import NoAnswer, NotSent, ProviderClient
-from relay.outbound.uploading import FileClient, Resolve
+from relay.outbound.client import ANSWER_MAX_BYTES, NoAnswer, NotSent, ProviderClient
+from relay.outbound.resolver import Address, Resolver
+from relay.outbound.uploading import FileClient
 from relay.payments.challenge import read_challenge
 from relay.payments.policy import Policy, choose
 from relay.payments.siwx import sign_in
@@ -441,13 +443,11 @@ def test_an_answer_without_a_url_is_a_failure(body: object) -> None:
         steps.send(answer(200, body))
 
 
-def resolver(*addresses: str) -> Resolve:
+def resolver(*addresses: str) -> Resolver:
     """Every name leads to these."""
-
-    async def resolve(_: str, __: int) -> list[str]:
-        return list(addresses)
-
-    return resolve
+    families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in addresses]
+    found = [Address(int(family), address) for family, address in zip(families, addresses, strict=True)]
+    return Resolver(lookup=lambda _: found)
 
 
 def certified(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -492,7 +492,7 @@ async def test_a_guarded_place_is_called_at_the_address_that_was_checked(
     """The certificate and the host are the name's, the query is as it was written, and no key goes along."""
     context, trusting = certified(tmp_path, "store.example.com")
     policy, heard = AddressPolicy(networks("127.0.0.0/8"), allow_http=False), list[bytes]()
-    files = FileClient(policy, resolve=resolver(*addresses), tls=trusting)
+    files = FileClient(policy, resolver=resolver(*addresses), tls=trusting)
     async with https_store(context, heard) as port, files:
         url = f"https://store.example.com:{port}/a%2Fb?sig=a%2Fb%2Bc+d%20~e"
         request = FileRequest(method="PUT", url=url, size=len(PNG), content_type="image/png", guarded=True)
@@ -509,21 +509,21 @@ async def test_a_certificate_of_another_name_is_refused(tmp_path: Path) -> None:
     """That the address was checked is no reason to trust what answers there."""
     context, trusting = certified(tmp_path, "other.example.com")
     policy, heard = AddressPolicy(networks("127.0.0.0/8"), allow_http=False), list[bytes]()
-    files = FileClient(policy, resolve=resolver("127.0.0.1"), tls=trusting)
+    files = FileClient(policy, resolver=resolver("127.0.0.1"), tls=trusting)
     async with https_store(context, heard) as port, files:
         url = f"https://store.example.com:{port}/"
         request = FileRequest(method="PUT", url=url, size=len(PNG), content_type="image/png", guarded=True)
-        with pytest.raises(NotSent, match="no connection"):
+        with pytest.raises(NotSent, match="the certificate is for another name"):
             await files.send(request, in_pieces(PNG), "", 10)
     assert heard == []
 
 
 @pytest.mark.parametrize(
-    "addresses", [("127.0.0.1",), ("93.184.215.14", "10.0.0.1"), ("::1",), ("fe80::1%eth0",), ("169.254.169.254",), ()]
+    "addresses", [("127.0.0.1",), ("93.184.215.14", "10.0.0.1"), ("::1",), ("fe80::1%eth0",), ("169.254.169.254",)]
 )
 async def test_a_name_that_leads_inside_is_not_called(addresses: tuple[str, ...]) -> None:
-    """One address that may not be called refuses the name, and so does none at all."""
-    async with FileClient(AddressPolicy((), allow_http=False), resolve=resolver(*addresses)) as files:
+    """One address that may not be called refuses the name."""
+    async with FileClient(AddressPolicy((), allow_http=False), resolver=resolver(*addresses)) as files:
         request = FileRequest(
             method="PUT", url="https://store.example.com/", size=3, content_type="image/png", guarded=True
         )
@@ -557,18 +557,30 @@ async def test_a_store_that_says_nothing_is_given_up() -> None:
             writer.transport.abort()
 
 
-async def test_a_compressed_answer_is_not_inflated() -> None:
-    """A small answer that would grow to 10 MB stays a small one."""
-    bomb = gzip.compress(bytes(10_000_000))
+async def test_a_name_without_an_address_is_told_as_such() -> None:
+    """Say that the store's name has no address, rather than that it may not be called."""
+    async with FileClient(AddressPolicy((), allow_http=False), resolver=resolver()) as files:
+        url = "https://store.example.com/"
+        request = FileRequest(method="PUT", url=url, size=3, content_type="image/png", guarded=True)
+        with pytest.raises(NotSent, match="the host's name has no address"):
+            await files.send(request, in_pieces(b"abc"), "", 10)
+
+
+@pytest.mark.parametrize(("grows_to", "whole"), [(ANSWER_MAX_BYTES, True), (ANSWER_MAX_BYTES + 1, False)])
+async def test_a_compressed_answer_is_inflated_up_to_its_limit(grows_to: int, whole: bool) -> None:
+    """Read an encoded answer as long as it grows to no more than one that is not encoded may have."""
+    packed = gzip.compress(bytes(grows_to))
 
     async def bombs(request: Request) -> Response:
         await request.body()
-        return Response(bomb, headers={"content-encoding": "gzip"})
+        return Response(packed, headers={"content-encoding": "gzip"})
 
     app = Starlette(routes=[Route("/", bombs, methods=["PUT"])])
     async with serve(app) as origin, FileClient(AddressPolicy((), allow_http=True)) as files:
         request = FileRequest(method="PUT", url=f"{origin}/", size=3, content_type="image/png")
-        assert (await files.send(request, in_pieces(b"abc"), "", 10)).body == bomb
+        answered = await files.send(request, in_pieces(b"abc"), "", 10)
+    assert answered.body == bytes(min(grows_to, ANSWER_MAX_BYTES))
+    assert answered.fault == (None if whole else f"is longer than {ANSWER_MAX_BYTES} bytes once inflated")
 
 
 # From here on through the door: POST /v1/files of a whole relay.

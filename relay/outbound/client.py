@@ -1,6 +1,7 @@
 """Calls to providers: few, slow, worth money. What matters is to know, when one fails, whether it can have arrived."""
 
 import asyncio
+import ssl
 from types import TracebackType
 from typing import Final
 
@@ -9,6 +10,11 @@ import msgspec
 
 from relay import __version__
 from relay.exchange import KEPT_HEADERS, ApiAnswer, ApiRequest
+from relay.outbound import inflating
+from relay.outbound.dialing import failure_class
+from relay.outbound.provider_transport import NAME_LATE, Transport
+from relay.outbound.resolver import Resolver
+from relay.outbound.trust import trusted
 
 ANSWER_MAX_BYTES: Final = 1 << 20
 CONNECTIONS_MAX: Final = 200
@@ -29,21 +35,19 @@ class ProviderClient:
     Every call has a connection of its own. A kept one that the provider closes at the moment it is used again fails in
     a way that looks like a lost answer, and a job would be `submit_unknown` that was never sent.
 
-    `tls` is whom it trusts, for another client to share: the authorities take 15 ms of a start to read.
+    `tls` is whom it trusts and `resolver` looks names up; the other clients share both.
     """
 
-    def __init__(self) -> None:
-        self.tls = httpx.create_ssl_context(trust_env=False)
+    def __init__(self, resolver: Resolver | None = None, tls: ssl.SSLContext | None = None) -> None:
         self._http = httpx.AsyncClient(
+            transport=Transport(resolver or Resolver(), tls or trusted(), CONNECTIONS_MAX),
             follow_redirects=False,
             trust_env=False,
-            verify=self.tls,
-            limits=httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=0),
             headers={"user-agent": f"relay/{__version__}", "accept": "application/json", "accept-encoding": "identity"},
         )
 
     async def send(self, origin: str, api_key: str, request: ApiRequest, timeout_s: float) -> ApiAnswer:
-        """The provider's answer, at most 1 MiB of it; NotSent or NoAnswer when there is none within the time."""
+        """The provider's answer, at most 1 MiB of it once inflated; NotSent or NoAnswer when there is none in time."""
         content = None if request.body is None else msgspec.json.encode(request.body)
         headers = {"authorization": f"Bearer {api_key}"} if request.bearer else {}
         headers |= {"content-type": "application/json"} if content is not None else {}
@@ -59,9 +63,9 @@ class ProviderClient:
         except TimeoutError as error:
             raise NoAnswer("no whole answer in time") from error
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
-            raise NotSent(_words(error)) from error
+            raise NotSent(words(error)) from error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            raise NoAnswer(_words(error)) from error
+            raise NoAnswer(words(error)) from error
 
     async def __aenter__(self) -> "ProviderClient":
         return self
@@ -73,27 +77,25 @@ class ProviderClient:
 
 
 async def _read(answer: httpx.Response) -> ApiAnswer:
-    """The answer, cut at its limit."""
-    body = bytearray()
-    async for piece in answer.aiter_bytes():
-        body += piece
-        if len(body) > ANSWER_MAX_BYTES:
-            break
-    content_type = answer.headers.get("content-type", "")
+    """The answer, inflated where it is encoded, and cut at its limit; then it says so."""
+    body = await inflating.read(answer.aiter_raw(), answer.headers.get("content-encoding", ""), ANSWER_MAX_BYTES)
     return ApiAnswer(
         status_code=answer.status_code,
-        content_type=content_type,
-        body=bytes(body[:ANSWER_MAX_BYTES]),
+        content_type=answer.headers.get("content-type", ""),
+        body=body.content,
         headers={name.lower(): value for name, value in answer.headers.items() if name.lower() in KEPT_HEADERS},
+        fault=body.fault,
     )
 
 
-def _words(error: Exception) -> str:
-    """The kind of failure in words; never the URL."""
+def words(error: Exception) -> str:
+    """The kind of failure in words; never the URL and no address."""
+    if isinstance(error, httpx.ConnectError):
+        return failure_class(error)
+    if isinstance(error, httpx.ConnectTimeout):
+        return str(error) if str(error) == NAME_LATE else "no connection in time"
     kinds: dict[type[Exception], str] = {
-        httpx.ConnectTimeout: "no connection in time",
         httpx.PoolTimeout: "no free connection in time",
-        httpx.ConnectError: "no connection",
         httpx.ReadTimeout: "no answer in time",
         httpx.WriteTimeout: "the request could not be written in time",
     }

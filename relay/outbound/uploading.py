@@ -8,9 +8,8 @@ changes nothing; the certificate is still verified for the name.
 
 import asyncio
 import secrets
-import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -20,28 +19,29 @@ import httpx
 from relay import __version__
 from relay.addresses import AddressPolicy
 from relay.exchange import ApiAnswer, FileRequest
-from relay.outbound.client import ANSWER_MAX_BYTES, CONNECT_S, NoAnswer, NotSent
+from relay.outbound import inflating
+from relay.outbound.client import ANSWER_MAX_BYTES, CONNECT_S, NoAnswer, NotSent, words
+from relay.outbound.provider_transport import NAME_LATE, Transport
+from relay.outbound.resolver import NAME_FAILED, NameFailed, Resolver
+from relay.outbound.trust import trusted
 
 STEP_S: Final = 60.0
 CONNECTIONS_MAX: Final = 32
 ADDRESSES_MAX: Final = 4
-
-Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
 class FileClient:
     """Sends files; every call has a connection of its own, follows no redirect and reads at most 1 MiB of an answer."""
 
     def __init__(
-        self, policy: AddressPolicy, *, resolve: Resolve | None = None, tls: ssl.SSLContext | None = None
+        self, policy: AddressPolicy, *, resolver: Resolver | None = None, tls: ssl.SSLContext | None = None
     ) -> None:
         self._policy = policy
-        self._resolve = resolve or addresses_of
+        self._resolver = resolver or Resolver()
         self._http = httpx.AsyncClient(
+            transport=Transport(self._resolver, tls or trusted(), CONNECTIONS_MAX),
             follow_redirects=False,
             trust_env=False,
-            verify=tls or True,
-            limits=httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=0),
             headers={"user-agent": f"relay/{__version__}", "accept": "application/json", "accept-encoding": "identity"},
         )
 
@@ -80,9 +80,9 @@ class FileClient:
             try:
                 async with stream as answer:
                     return await _read(answer)
-            except httpx.ConnectTimeout:
-                reason = "no connection in time"
-            except (httpx.ConnectError, httpx.PoolTimeout, httpx.UnsupportedProtocol):
+            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+                reason = words(error)
+            except httpx.UnsupportedProtocol:
                 reason = "no connection"
         raise NotSent(reason)
 
@@ -95,8 +95,14 @@ class FileClient:
             raise NotSent(f"the provider named a place for the file that {refusals[0]}")
         parts = urlsplit(request.url)
         name = parts.hostname or ""
-        found = await self._resolve(name, parts.port or 443)
-        if not found or not all(self._policy.may_connect(address) for address in found):
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                found = [address.host for address in await self._resolver.addresses(name)]
+        except NameFailed:
+            raise NotSent(f"the provider named a place for the file, but {NAME_FAILED}") from None
+        except TimeoutError:
+            raise NotSent(f"the provider named a place for the file, but {NAME_LATE}") from None
+        if not all(self._policy.may_connect(address) for address in found):
             raise NotSent("the provider named a place for the file that has an address which may not be called")
         return [(httpx.URL(request.url).copy_with(host=address), name) for address in found[:ADDRESSES_MAX]]
 
@@ -107,15 +113,6 @@ class FileClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._http.aclose()
-
-
-async def addresses_of(host: str, port: int) -> list[str]:
-    """Every address of a host, each once; none where it has none."""
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return []
-    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
 def _frame(request: FileRequest) -> tuple[bytes, bytes, str]:
@@ -146,14 +143,11 @@ async def _framed(head: bytes, pieces: AsyncIterator[bytes], tail: bytes, size: 
 
 
 async def _read(answer: httpx.Response) -> ApiAnswer:
-    """The answer as it came, cut at its limit: nothing is inflated."""
-    body = bytearray()
-    async for piece in answer.aiter_raw():
-        body += piece
-        if len(body) > ANSWER_MAX_BYTES:
-            break
+    """The answer, inflated where it is encoded, and cut at its limit; then it says so."""
+    body = await inflating.read(answer.aiter_raw(), answer.headers.get("content-encoding", ""), ANSWER_MAX_BYTES)
     return ApiAnswer(
         status_code=answer.status_code,
         content_type=answer.headers.get("content-type", ""),
-        body=bytes(body[:ANSWER_MAX_BYTES]),
+        body=body.content,
+        fault=body.fault,
     )

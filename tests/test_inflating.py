@@ -1,0 +1,157 @@
+"""What an answer may grow to: a small encoded one is read, a bomb is cut, and memory stays where it was."""
+
+import gzip
+import json
+import os
+import tracemalloc
+import zlib
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from relay.errors import Unreadable
+from relay.exchange import ApiAnswer, ApiRequest
+from relay.outbound import inflating
+from relay.outbound.client import ANSWER_MAX_BYTES, ProviderClient
+from relay.outbound.inflating import Inflater
+from relay.outbound.keys import read_keys
+from relay.sandbox.serving import serve
+
+pytestmark = pytest.mark.anyio
+
+GROWN_MAX = 16_000_000
+"""What reading any answer may take, in bytes: some copies of a mebibyte, and the client around it."""
+
+
+def raw_deflate(data: bytes) -> bytes:
+    """`deflate` as some servers write it, without zlib's header."""
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()
+
+
+async def in_pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
+    """A body as it comes over the wire."""
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [
+        ("", bytes), ("identity", bytes), ("gzip", gzip.compress), ("X-GZIP", gzip.compress),
+        ("deflate", zlib.compress), ("deflate", raw_deflate),
+        ("gzip, gzip", lambda data: gzip.compress(gzip.compress(data))),
+        ("deflate, identity, gzip", lambda data: gzip.compress(zlib.compress(data))),
+        ("gzip", bytes), ("utf-8", bytes), ("br", bytes),
+    ],
+    ids=["none", "identity", "gzip", "x-gzip", "deflate", "raw deflate", "twice", "both", "untrue", "unknown", "br"],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1_000_000, 7])
+async def test_a_small_encoded_answer_is_read(encoding: str, pack: object, size: int) -> None:
+    """Read what is encoded in a known way, in whatever pieces it comes; leave alone what is not."""
+    assert callable(pack)
+    said = json.dumps({"id": "task-1", "note": "x" * 3000}).encode()
+    body = await inflating.read(in_pieces(pack(said), size), encoding, 10_000)
+    assert (body.content, body.fault) == (said, None)
+
+
+@given(st.binary(max_size=5000), st.integers(1, 600))
+async def test_pieces_make_no_difference(data: bytes, size: int) -> None:
+    """Inflate the same, however it is cut."""
+    packed = gzip.compress(zlib.compress(data))
+    body = await inflating.read(in_pieces(packed, size), "deflate, gzip", 5000)
+    assert (body.content, body.fault) == (data, None)
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+@pytest.mark.parametrize(("size", "whole"), [(10_000, True), (10_001, False)])
+async def test_the_limit_is_the_same_inflated_or_not(encoding: str, size: int, whole: bool) -> None:
+    """Cut a body at its limit, and say so."""
+    data = os.urandom(size // 2) * 2 + bytes(size % 2)
+    packed = gzip.compress(data) if encoding else data
+    body = await inflating.read(in_pieces(packed, 4096), encoding, 10_000)
+    assert body.content == data[:10_000]
+    assert (body.fault is None) == whole
+
+
+async def test_what_is_not_what_it_says_is_told() -> None:
+    """Say that a body breaks off in its encoding, and keep what came."""
+    packed = gzip.compress(os.urandom(5000))
+    broken = packed[:-8] + bytes(8)  # its checksum is another one
+    body = await inflating.read(in_pieces(broken, 1000), "gzip", 10_000)
+    assert (body.fault, 0 < len(body.content) <= 5000) == ("is not what its content-encoding says", True)
+    assert (await inflating.read(in_pieces(packed, 1000), "gzip, gzip, gzip", 10_000)).fault == (
+        "is encoded more than 2 times"
+    )
+
+
+def nested(*sizes: int) -> bytes:
+    """Zeroes, packed so often."""
+    data = gzip.compress(bytes(sizes[0]))
+    for _ in sizes[1:]:
+        data = gzip.compress(data)
+    return data
+
+
+def hollow(size: int) -> bytes:
+    """A stream of empty blocks, which says nothing at all, packed: much work for no byte of an answer."""
+    packer = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+    blocks = b"".join(packer.flush(zlib.Z_FULL_FLUSH) for _ in range(3)) or b""
+    return gzip.compress(packer.compress(b"") + blocks + b"\x00\x00\x00\xff\xff" * size)
+
+
+BOMBS = {
+    "a gigabyte": ("gzip", nested(1 << 30)),
+    "twice": ("gzip, gzip", nested(1 << 30, 0)),
+    "three times": ("gzip, gzip, gzip", nested(1 << 30, 0, 0)),
+    "hollow": ("gzip, gzip", hollow(1 << 22)),
+    "plain": ("", bytes(50_000_000)),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+async def test_a_bomb_takes_no_memory(name: str) -> None:
+    """Hold no more of an answer than its limit, whatever it would grow to, at every client of a provider."""
+    encoding, packed = BOMBS[name]
+
+    async def explode(request: Request) -> Response:
+        await request.body()
+        return Response(packed, headers={"content-encoding": encoding} if encoding else {})
+
+    app = Starlette(routes=[Route("/", explode, methods=["POST"])])
+    async with serve(app) as origin, ProviderClient() as client:
+        request = ApiRequest(method="POST", path="/", body={})
+        await client.send(origin, "key", request, 10)  # what is loaded once is not counted
+        tracemalloc.start()
+        try:
+            answer = await client.send(origin, "key", request, 20)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < GROWN_MAX
+    assert len(answer.body) <= ANSWER_MAX_BYTES
+    assert answer.fault is not None
+    with pytest.raises(Unreadable, match=r"HTTP 200 with a body that is (longer|encoded|not)"):
+        answer.json()
+    with pytest.raises(Unreadable):
+        read_keys(answer)
+
+
+def test_the_work_on_a_hollow_answer_ends() -> None:
+    """Stop at the limit of every layer: what says nothing may not go on for ever either."""
+    inflater = Inflater("gzip, gzip", 10_000)
+    inflater.feed(hollow(1 << 22))
+    assert inflater.fault == "is longer than 10000 bytes once inflated"
+
+
+def test_an_answer_that_was_cut_is_never_read_as_whole() -> None:
+    """Refuse to read a body as JSON where a part of it is missing, though what is there would be JSON."""
+    answer = ApiAnswer(status_code=200, content_type="application/json", body=b"{}", fault="is longer than 2 bytes")
+    with pytest.raises(Unreadable, match="longer than 2 bytes"):
+        answer.json()
