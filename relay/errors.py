@@ -26,11 +26,18 @@ RelayError
 └── SettingsError             –    a setting is missing or wrong; the process does not start (exit 78)
 """
 
+from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 import msgspec
 
-NAMED_IN_DETAIL: Final = 3
+ERRORS_MAX: Final = 50
+"""Wrong fields that an answer names; nobody reads more, and a hostile body must not make a long answer."""
+PATH_MAX_CHARS: Final = 200
+MESSAGE_MAX_CHARS: Final = 500
+DETAIL_ERRORS_MAX: Final = 10
+DETAIL_MAX_CHARS: Final = 2_000
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -38,6 +45,32 @@ class FieldError(msgspec.Struct, frozen=True):
 
     path: str
     message: str
+
+
+def bounded(errors: Sequence[FieldError]) -> list[FieldError]:
+    """Return the first 50 of the errors, each short enough to be shown."""
+    return [
+        error
+        if len(error.path) <= PATH_MAX_CHARS and len(error.message) <= MESSAGE_MAX_CHARS
+        else FieldError(_short(error.path, PATH_MAX_CHARS), _short(error.message, MESSAGE_MAX_CHARS))
+        for error in islice(errors, ERRORS_MAX)
+    ]
+
+
+def in_words(errors: Sequence[FieldError]) -> str:
+    """Return a sentence that names up to ten errors, and says how many more there are."""
+    named = [f"{e.path}: {e.message}" if e.path else e.message for e in bounded(errors[:DETAIL_ERRORS_MAX])]
+    text, shown = named[0] if named else "", 1
+    for one in named[1:]:
+        if len(text) + len(one) > DETAIL_MAX_CHARS:
+            break
+        text, shown = f"{text}; {one}", shown + 1
+    return text if shown >= len(errors) else f"{text}; and {len(errors) - shown} more, see errors"
+
+
+def _short(text: str, most: int) -> str:
+    """The text, cut where it is too long."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 class RelayError(Exception):
@@ -52,10 +85,8 @@ class InvalidInput(RelayError):
     code = "invalid_input"
 
     def __init__(self, errors: list[FieldError], detail: str | None = None) -> None:
-        named = "; ".join(f"{e.path}: {e.message}" if e.path else e.message for e in errors[:NAMED_IN_DETAIL])
-        more = len(errors) - NAMED_IN_DETAIL
-        super().__init__(detail or (f"{named}; and {more} more, see errors" if more > 0 else named))
-        self.errors = errors
+        super().__init__(detail or in_words(errors))
+        self.errors = bounded(errors)
 
 
 class CallbackFieldReserved(InvalidInput):

@@ -4,8 +4,8 @@ from typing import Any, Final
 
 import msgspec
 
-from relay import text
-from relay.errors import Unreadable
+from relay import jsonbody, text
+from relay.errors import BadBody, Unreadable
 from relay.log import redact
 
 EXCERPT_BYTES: Final = 2048
@@ -58,8 +58,9 @@ class ApiAnswer(msgspec.Struct, frozen=True, kw_only=True):
         if self.fault is not None:
             raise Unreadable(f"HTTP {self.status_code} with a body that {self.fault}")
         try:
+            jsonbody.check_exponents(self.body)
             value = msgspec.json.decode(self.body.removeprefix(b"\xef\xbb\xbf"))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (BadBody, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Unreadable(f"HTTP {self.status_code} with a body that is not JSON") from None
         return text.kept_json(value) if text.may_hold_nul(self.body) else value
 

@@ -7,17 +7,17 @@ walked here, from the same annotations, and msgspec does the final conversion.
 import difflib
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import islice
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import inspect as shapes
 
-from relay.errors import FieldError, InvalidInput
+from relay.errors import ERRORS_MAX, FieldError, InvalidInput
 
 T = TypeVar("T")
 
-ERRORS_MAX: Final = 50  # nobody reads more, and a hostile body must not cost more
 UNKNOWN_FIELD: Final = "is not a field here"
 _NAME_MAX: Final = 60
 _JSON_NAMES: Final = {dict: "an object", list: "an array", type(None): "null"}
@@ -36,7 +36,13 @@ def read(value: object, kind: type[T], path: str = "") -> T:
 
 def check(value: object, kind: Any, path: str = "") -> list[FieldError]:
     """The errors of the value against the type (the first 50), none when it fits."""
-    return list(islice(_check(value, shapes.type_info(kind), path), ERRORS_MAX))
+    return list(islice(_check(value, _shape(kind), path), ERRORS_MAX))
+
+
+@lru_cache(256)
+def _shape(kind: Any) -> shapes.Type:
+    """The shape of a type, which takes longer to make than a request takes to check."""
+    return shapes.type_info(kind)
 
 
 def _check(value: object, shape: shapes.Type, path: str) -> Iterator[FieldError]:

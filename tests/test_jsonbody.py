@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import BadBody
-from relay.jsonbody import Parsed, parse
+from relay.jsonbody import EXPONENTS_MAX, Parsed, parse
 
 # Text without lone surrogates, which is all that a body in UTF-8 can hold unescaped.
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -217,3 +217,17 @@ def test_every_float_is_finite(number: float) -> None:
     else:
         with pytest.raises(BadBody):
             parse(raw)
+
+
+@pytest.mark.parametrize("number", [b"1e308", b"5E-324", b"-1.5e+99"])
+def test_numbers_that_are_slow_to_read_are_few(number: bytes) -> None:
+    """Read a thousand numbers with a large exponent, and refuse one more before any of them is parsed."""
+    assert len(parse(b"[" + b",".join([number] * EXPONENTS_MAX) + b"]").value) == EXPONENTS_MAX  # type: ignore[arg-type]
+    with pytest.raises(BadBody, match="more than 1000 numbers with an exponent"):
+        parse(b"[" + b",".join([number] * (EXPONENTS_MAX + 1)) + b"]")
+
+
+def test_text_that_looks_like_numbers_is_text() -> None:
+    """Count no exponents within strings: a picture in base64 holds thousands that look so."""
+    body = json.dumps({"image": "1e99" * 5 * EXPONENTS_MAX}).encode()
+    assert parse(body).value == json.loads(body)

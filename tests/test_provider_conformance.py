@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import validation
-from relay.errors import InvalidInput, Unreadable
+from relay.errors import ERRORS_MAX, InvalidInput, Unreadable
 from relay.model import ErrorClass, Input, JobState, Report
 from relay.providers import DEV_PROVIDERS, PROVIDERS
 from relay.providers.answers import CODES, WORDS, number
@@ -198,7 +197,7 @@ def test_any_json_can_be_checked(provider: Provider, body: object) -> None:
     """No body makes the check raise, and every error of it can be sent."""
     errors = provider.check(body)
     assert msgspec.json.encode(errors)
-    assert len(errors) <= 4 * validation.ERRORS_MAX
+    assert len(errors) <= 4 * ERRORS_MAX
 
 
 @providers

@@ -6,8 +6,8 @@ from typing import Final
 
 from starlette.types import Receive
 
-from relay import jsonbody, text, validation
-from relay.errors import BadBody, BodyTooLarge, FieldError, InvalidInput, RelayError
+from relay import jsonbody, text
+from relay.errors import ERRORS_MAX, BadBody, BodyTooLarge, FieldError, InvalidInput, RelayError
 
 DEPTH_MAX: Final = 32
 
@@ -59,7 +59,7 @@ def parse(raw: bytes) -> object:
     if parsed.surrogates:
         raise BadBody("a string has half of a surrogate pair, which is no character")
     if text.may_hold_nul(raw):
-        wrong = islice(text.paths_with_nul(parsed.value), validation.ERRORS_MAX)
+        wrong = islice(text.paths_with_nul(parsed.value), ERRORS_MAX)
         if errors := [FieldError(path, text.REFUSAL) for path in wrong]:
             raise InvalidInput(errors)
     return parsed.value

@@ -73,7 +73,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         errors = [FieldError(name[:60], known) for name in given if _unkeyed(name) not in names]
         errors += [FieldError(name[:60], "is there twice") for name in given if times[name] > 1]
         if errors:
-            raise InvalidInput(errors[: validation.ERRORS_MAX])
+            raise InvalidInput(errors)
         return given
 
 
@@ -129,7 +129,7 @@ def _require_text(request: Request) -> None:
     wrong = [name for name, value in request.query_params.multi_items() if text.NUL in name + value]
     if wrong:
         errors = [FieldError(text.kept(name[:60]), text.REFUSAL) for name in wrong]
-        raise InvalidInput(errors[: validation.ERRORS_MAX])
+        raise InvalidInput(errors)
 
 
 def _idempotency_key(request: Request) -> str | None:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from relay import ids, signing, validation, views
 from relay.clock import rfc3339
-from relay.errors import FieldError, InvalidInput, NotFound
+from relay.errors import ERRORS_MAX, FieldError, InvalidInput, NotFound
 from relay.intake import Metadata, Patterns, check_endpoint, check_metadata
 from relay.outbox import Endpoint
 from relay.storage.endpoints import DISABLED_BY_HAND, Change
@@ -212,7 +212,7 @@ def _fields(call: Call) -> Fields:
         + _check_headers(given.get("headers"))
     )
     providers = given.get("providers")
-    for index, name in enumerate(providers if isinstance(providers, list) else ()):
+    for index, name in enumerate(providers[:ERRORS_MAX] if isinstance(providers, list) else ()):
         if isinstance(name, str) and name not in call.app.providers:
             errors.append(FieldError(f"providers[{index}]", f"must be one of {', '.join(sorted(call.app.providers))}"))
     if errors:

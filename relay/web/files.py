@@ -155,7 +155,7 @@ class Form:
             raise BadBody("the form has no end")
         missing = [FieldError(name, "is required") for name in FIELDS if name not in self._seen]
         if errors := [*self._errors, *missing]:
-            raise InvalidInput(errors[: validation.ERRORS_MAX])
+            raise InvalidInput(errors)
 
     def content(self) -> bytes:
         """What makes this form the same as another."""

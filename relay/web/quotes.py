@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from relay import views
 from relay.clock import rfc3339
+from relay.errors import bounded
 from relay.money import PaymentState, usdc
 from relay.quoting import Quote
 from relay.storage.payments import DAY_MS
@@ -62,5 +63,5 @@ def _shown(quote: Quote) -> views.Json:
         "unit": price.unit if price else None,
         "usd": price.usd if price else None,
         "basis": price.basis if price else None,
-        "errors": [{"path": error.path, "message": error.message} for error in quote.errors],
+        "errors": [{"path": error.path, "message": error.message} for error in bounded(quote.errors)],
     }
