@@ -17,6 +17,7 @@ RelayError
 ├── UploadFailed              502  the provider did not take a file (uploads.py)
 ├── SpendCapReached           402  the job would cost more than the operator allows
 ├── PaymentRefused            402  what the provider asks for is against the rules of paying
+├── TooManyRequests           429  more at the same time than one project, key or job may have
 ├── StorageUnavailable        503  nothing was written; try again
 ├── SignatureInvalid          –    a notification that is not genuine (signing.py)
 ├── KeyUnknown                503  a callback signed by a key that is not known now (web/callbacks.py)
@@ -159,6 +160,16 @@ class PaymentRefused(RelayError):
     """What the provider asks for is not what relay pays: another chain, asset, payee, scheme."""
 
     code = "payment_refused"
+
+
+class TooManyRequests(RelayError):
+    """One project, key or job asks for more than its share; `retry_after_s` says when to ask again."""
+
+    code = "too_many_requests"
+
+    def __init__(self, text: str, retry_after_s: int = 1) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
 
 
 class StorageUnavailable(RelayError):

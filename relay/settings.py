@@ -60,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upload_max_bytes: int
     request_body_max_bytes: int
     callback_body_max_bytes: int
+    bodies_max_bytes: int
     connections_max: int
     header_deadline_s: float
     write_deadline_s: float

@@ -215,6 +215,13 @@ SETTINGS: Final = (
         "the largest callback body",
     ),
     Setting(
+        "RELAY_BODIES_MAX_BYTES",
+        "bodies_max_bytes",
+        "67108864",
+        reading.number(1 << 23, 1 << 36),
+        "memory for all bodies that are being read; an eighth of it for one project, or the callbacks of one job",
+    ),
+    Setting(
         "RELAY_CONNECTIONS_MAX",
         "connections_max",
         "4096",

@@ -16,6 +16,7 @@ from relay import log, request_ids, views
 from relay.app import App
 from relay.errors import StorageUnavailable
 from relay.web import endpoints, evidence, files, interventions, jobs, quotes
+from relay.web.bodies import BodyMemory
 from relay.web.callbacks import Callbacks
 from relay.web.calls import Handler, handled
 from relay.web.problems import JSON, problem
@@ -58,9 +59,9 @@ STREAMING: Final = (files.create,)
 _logger = log.get("web")
 
 
-def web(app: App, callbacks: Callbacks) -> ASGIApp:
-    """The ASGI application of an open relay."""
-    rest = _rest(app)
+def web(app: App, callbacks: Callbacks, memory: BodyMemory) -> ASGIApp:
+    """The ASGI application of an open relay; `memory` is that of the bodies that are being read."""
+    rest = _rest(app, memory)
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
         """Callbacks first, everything else after; each under its request's id."""
@@ -100,10 +101,10 @@ class _Answering:
         await self._send(message)
 
 
-def _rest(app: App) -> Starlette:
+def _rest(app: App, memory: BodyMemory) -> Starlette:
     """The API and what surrounds it; a path that is nearly right is 404, never a redirect."""
     routes = [
-        Route(path, handled(app, handler, scope, streams=handler in STREAMING), methods=[method])
+        Route(path, handled(app, handler, scope, memory, streams=handler in STREAMING), methods=[method])
         for method, path, handler, scope in API
     ]
     around = [

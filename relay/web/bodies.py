@@ -1,15 +1,28 @@
 """Request bodies: read up to a cap and a deadline, whoever sends them; and read as JSON that has one meaning."""
 
 import asyncio
+from collections import Counter
 from itertools import islice
 from typing import Final
 
+import msgspec
 from starlette.types import Receive
 
 from relay import jsonbody, text
-from relay.errors import ERRORS_MAX, BadBody, BodyTooLarge, FieldError, InvalidInput, RelayError
+from relay.errors import (
+    ERRORS_MAX,
+    BadBody,
+    BodyTooLarge,
+    FieldError,
+    InvalidInput,
+    RelayError,
+    StorageUnavailable,
+    TooManyRequests,
+)
 
 DEPTH_MAX: Final = 32
+OWNER_SHARE: Final = 8
+"""One owner's open bodies take an eighth of the memory for all of them."""
 
 
 class BodyTooSlow(RelayError):
@@ -30,22 +43,77 @@ class Capped(BodyTooLarge):
         self.start = start
 
 
-async def read(receive: Receive, max_bytes: int, deadline_s: float) -> bytes:
-    """The body; Capped, BodyTooSlow or BodyCut when there is none that is whole and small enough in time."""
+class OwnerFull(TooManyRequests):
+    """The bodies that one project, or one job's callbacks, has open hold their share of memory."""
+
+
+class MemoryFull(StorageUnavailable):
+    """The bodies that are being read hold all the memory that they may."""
+
+
+class BodyMemory:
+    """The memory of all bodies that are being read: bounded in all, and for each owner.
+
+    An owner is a project, or a job for its callbacks. A body that came in one piece with its head takes none.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._taken_bytes = 0
+        self._owners: Counter[str] = Counter()
+
+    def take(self, owner: str, size: int) -> None:
+        """Count so many bytes more; OwnerFull or MemoryFull where there is no room for them."""
+        if self._owners[owner] + size > self._max_bytes // OWNER_SHARE:
+            raise OwnerFull("too many bodies are open at the same time: finish some of them first")
+        if self._taken_bytes + size > self._max_bytes:
+            raise MemoryFull("too many bodies are open at the same time; send the request again")
+        self._owners[owner] += size
+        self._taken_bytes += size
+
+    def give_back(self, owner: str, size: int) -> None:
+        """Count so many bytes less."""
+        self._taken_bytes -= size
+        self._owners[owner] -= size
+        if not self._owners[owner]:
+            del self._owners[owner]
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What bounds a body: its size, its time, and the memory that it shares with the others of its owner."""
+
+    max_bytes: int
+    deadline_s: float
+    memory: BodyMemory
+    owner: str
+
+
+async def read(receive: Receive, limits: Limits) -> bytes:
+    """Return the body.
+
+    Capped, BodyTooSlow or BodyCut when there is none that is whole and small enough in time, OwnerFull or MemoryFull
+    when there is no memory for it.
+    """
     body = bytearray()
+    taken = 0
     try:
-        async with asyncio.timeout(deadline_s):
+        async with asyncio.timeout(limits.deadline_s):
             while True:
                 part = await receive()
                 if part["type"] != "http.request":
                     raise BodyCut
-                body += part.get("body", b"")
-                if len(body) > max_bytes:
-                    raise Capped(max_bytes, bytes(body[:max_bytes]))
+                piece = part.get("body", b"")
+                if len(body) + len(piece) > limits.max_bytes:
+                    raise Capped(limits.max_bytes, bytes((body + piece)[: limits.max_bytes]))
                 if not part.get("more_body"):
-                    return bytes(body)
+                    return bytes(body + piece)
+                limits.memory.take(limits.owner, len(piece))
+                taken += len(piece)
+                body += piece
     except TimeoutError:
-        raise BodyTooSlow(f"the body did not arrive within {deadline_s:g} s") from None
+        raise BodyTooSlow(f"the body did not arrive within {limits.deadline_s:g} s") from None
+    finally:
+        limits.memory.give_back(limits.owner, taken)
 
 
 def parse(raw: bytes) -> object:

@@ -52,8 +52,9 @@ _STORED: Final = Answer(200, b'{"received":true}')
 class Callbacks:
     """Answers `/callbacks/{provider}/{token}`."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, memory: bodies.BodyMemory) -> None:
         self._app = app
+        self._memory = memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, and its small JSON answer; never a redirect."""
@@ -126,9 +127,15 @@ class Callbacks:
         settings, receiver = self._app.settings, self._app.receiver
         headers = _text(scope["headers"])
         try:
-            body = await bodies.read(receive, settings.callback_body_max_bytes, settings.body_deadline_s)
+            limits = bodies.Limits(
+                settings.callback_body_max_bytes, settings.body_deadline_s, self._memory, f"job {claims.job_id}"
+            )
+            body = await bodies.read(receive, limits)
         except bodies.Capped as error:
             await receiver.note_unread(provider, claims, headers, error.start, "the body is over the limit")
+            return Answer(413)
+        except bodies.OwnerFull:
+            await receiver.note_unread(provider, claims, headers, b"", "too many bodies of its job were open")
             return Answer(413)
         except bodies.BodyTooSlow:
             await receiver.note_unread(provider, claims, headers, b"", "the body was too slow")

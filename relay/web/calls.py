@@ -93,7 +93,7 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 def handled(
-    app: App, handler: Handler, scope: str, *, streams: bool = False
+    app: App, handler: Handler, scope: str, memory: bodies.BodyMemory, *, streams: bool = False
 ) -> Callable[[Request], Awaitable[Response]]:
     """The handler as a route's endpoint: a RelayError becomes a problem document, anything else a bare 500.
 
@@ -107,7 +107,7 @@ def handled(
             posted = request.method == "POST"
             key = _idempotency_key(request) if posted else None
             read = request.method in ("POST", "PATCH") and not streams
-            raw = await _body(app, request) if read else b""
+            raw = await _body(app, request, memory, caller.project_id) if read else b""
             call = Call(app=app, request=request, project_id=caller.project_id, raw=raw, idempotency_key=key)
             if not posted or streams:
                 return await handler(call)
@@ -200,9 +200,12 @@ def _replayed(body: bytes, status: int, location: str | None) -> Response:
     return Response(body, status, headers, media_type="application/json")
 
 
-async def _body(app: App, request: Request) -> bytes:
+async def _body(app: App, request: Request, memory: bodies.BodyMemory, project_id: str) -> bytes:
     """The request's body within its limits."""
-    return await bodies.read(request.receive, app.settings.request_body_max_bytes, app.settings.body_deadline_s)
+    limits = bodies.Limits(
+        app.settings.request_body_max_bytes, app.settings.body_deadline_s, memory, f"project {project_id}"
+    )
+    return await bodies.read(request.receive, limits)
 
 
 def _unkeyed(name: str) -> str:

@@ -6,7 +6,7 @@ import msgspec
 from starlette.responses import Response
 
 from relay import log, request_ids
-from relay.errors import InvalidInput, RelayError
+from relay.errors import InvalidInput, RelayError, TooManyRequests
 
 STATUSES: Final = {
     "invalid_input": 422,
@@ -26,6 +26,7 @@ STATUSES: Final = {
     "paid_once": 409,
     "spend_cap_reached": 402,
     "payment_refused": 402,
+    "too_many_requests": 429,
     "storage_unavailable": 503,
     "stopping": 503,
 }
@@ -47,6 +48,7 @@ TITLES: Final = {
     "paid_once": "One thing is paid for once",
     "spend_cap_reached": "The job would cost too much",
     "payment_refused": "relay does not pay what the provider asks for",
+    "too_many_requests": "Too much at the same time",
     "storage_unavailable": "The database is not available",
     "stopping": "relay is stopping",
 }
@@ -90,4 +92,7 @@ def of_error(error: RelayError) -> Response:
     if error.code not in STATUSES:
         _logger.error("request.broke", exc_info=error)
         return problem("internal", f"relay could not do this; the log says why, at request {request_ids.CURRENT.get()}")
-    return problem(error.code, str(error), errors)
+    response = problem(error.code, str(error), errors)
+    if isinstance(error, TooManyRequests):
+        response.headers["retry-after"] = str(error.retry_after_s)
+    return response

@@ -15,6 +15,7 @@ from relay.app import App
 from relay.errors import RelayError
 from relay.stop import LAST_S, Stop
 from relay.web.asgi import web
+from relay.web.bodies import BodyMemory
 from relay.web.callbacks import Callbacks
 from relay.web.connections import Connections, max_open
 from relay.web.protocol import Protocol
@@ -80,13 +81,15 @@ class Server(uvicorn.Server):
 
 def server(app: App, host: str, port: int) -> Server:
     """A server of an open relay that is ready to be run."""
-    callbacks, settings = Callbacks(app), app.settings
+    settings = app.settings
+    memory = BodyMemory(settings.bodies_max_bytes)
+    callbacks = Callbacks(app, memory)
     room = max_open(settings.connections_max)
     if room < settings.connections_max:
         _logger.info("connections.limited", open_files_allow=room, setting=settings.connections_max)
     books = Connections(room, settings.header_deadline_s, settings.write_deadline_s, app.metrics)
     config = uvicorn.Config(
-        web(app, callbacks),
+        web(app, callbacks, memory),
         host=host,
         port=port,
         http=partial(Protocol, callbacks.take, books),  # type: ignore[arg-type]  # it is called as a class is
