@@ -22,6 +22,7 @@ from relay.sandbox.sink import Sink
 from relay.variables import PROVIDER_SETTINGS, SETTINGS
 from relay.web.asgi import API
 from tests import processes
+from tests.postgres import Server, programs
 from tests.running import INPUT, KEY, environment
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +34,9 @@ SHELL = [text for language, text in BLOCKS if language == "sh"]
 (SETTING_UP,) = [text for text in SHELL if "api() {" in text]
 (BACKUP,) = [text for text in SHELL if "VACUUM INTO" in text]
 (RESTORE,) = [text for text in SHELL if "rm -f data/relay.db" in text]
-TASKS = [text for text in SHELL if text not in (SETTING_UP, BACKUP, RESTORE)]
+(PG_BACKUP,) = [text for text in SHELL if "pg_dump" in text]
+(PG_RESTORE,) = [text for text in SHELL if "pg_restore" in text]
+TASKS = [text for text in SHELL if text not in (SETTING_UP, BACKUP, RESTORE, PG_BACKUP, PG_RESTORE)]
 NEW_JOB = ("/cancellations", "/failures")
 TEN = (
     *("Find a video", "Send a day again", "Rotate a secret", "Notice a refused key", "See what is stuck"),
@@ -94,7 +97,7 @@ async def relay_at(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[di
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[dict[str, str]]:
+async def running(folder: Path, database_url: str | None = None) -> AsyncIterator[dict[str, str]]:
     """The environment of a shell beside `relay serve`, with its database in data/, a stand-in provider and a sink."""
     port = processes.free_port()
     origin = f"http://127.0.0.1:{port}"
@@ -103,7 +106,7 @@ async def running(folder: Path) -> AsyncIterator[dict[str, str]]:
         settings = environment(folder, origin, providers_at) | {
             "PORT": str(port),
             "RELAY_HOST": "127.0.0.1",
-            "DATABASE_URL": f"sqlite:///{folder}/data/relay.db",
+            "DATABASE_URL": database_url or f"sqlite:///{folder}/data/relay.db",
         }
         async with processes.process(settings, "-m", "relay", "serve") as child:
             await processes.ready(origin, child)
@@ -112,7 +115,7 @@ async def running(folder: Path) -> AsyncIterator[dict[str, str]]:
                 "RELAY_API_KEY": KEY,
                 "FOLDER": str(folder),
                 "HOOK": f"{sink_at}/hook",
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "PATH": f"{Path(sys.executable).parent}:{programs() or ''}:{os.environ['PATH']}",
                 "PYTHONPATH": str(ROOT),
             }
         await world.close()
@@ -164,14 +167,23 @@ async def test_the_commands_of_the_page_work(relay_at: dict[str, str], number: i
 
 async def test_a_backup_brings_everything_back(tmp_path: Path) -> None:
     """Restore with the printed lines what was backed up beside a running relay: job, endpoint and secret."""
-    async with running(tmp_path) as environ:
+    await comes_back(tmp_path, None, BACKUP, RESTORE)
+
+
+async def test_a_backup_of_postgresql_brings_everything_back(tmp_path: Path, database_server: Server) -> None:
+    """Restore with the printed lines what pg_dump wrote beside a running relay: job, endpoint and secret."""
+    await comes_back(tmp_path, database_server.database(), PG_BACKUP, PG_RESTORE)
+
+
+async def comes_back(folder: Path, database_url: str | None, backup: str, restore: str) -> None:
+    """What was there at the backup is there after the restore, and nothing later."""
+    async with running(folder, database_url) as environ:
         ids = await new_ids(environ)
         secret = await asked(environ | ids, 'api "/v1/endpoints/$ENDPOINT/secret"')
-        await asked(environ, BACKUP)
+        await asked(environ, backup)
         later = await new_ids(environ)
-    environ["DATABASE_URL"] = f"sqlite:///{tmp_path}/data/relay.db"
-    assert "nothing to do" in await asked(environ, RESTORE)
-    async with running(tmp_path) as again:
+    assert "nothing to do" in await asked(environ, restore)
+    async with running(folder, database_url) as again:
         assert ids["JOB"] in await asked(again | ids, 'api "/v1/jobs/$JOB"')
         assert await asked(again | ids, 'api "/v1/endpoints/$ENDPOINT/secret"') == secret
         assert "404" in (await anyio.to_thread.run_sync(shell, again | later, 'api "/v1/jobs/$JOB"')).stderr
