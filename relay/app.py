@@ -110,7 +110,8 @@ async def opened(
     if not dispatches and not is_postgres(settings.database_url):
         raise SettingsError("web and worker processes of their own need PostgreSQL; on SQLite one process does both")
     async with AsyncExitStack() as stack:
-        tls, resolver = trusted(), Resolver(LookupOptions(settings.lookups_max, settings.lookup_cache_s))
+        metrics, tls = Metrics(), trusted()
+        resolver = Resolver(_lookups(settings), hangs=metrics.lookup_hangs)
         client = await stack.enter_async_context(ProviderClient(resolver, tls))
         configured = {name: _configured(one, settings, client, clock) for name, one in providers.items()}
         store = await Store.open(settings.database_url, Seal(keys), options, clock.now_ms())
@@ -127,7 +128,7 @@ async def opened(
         )
         signing_keys = SigningKeys(keys)
         deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random, signing_keys)
-        metrics, check_soon, draining = Metrics(), asyncio.Event(), stop.draining
+        check_soon, draining = asyncio.Event(), stop.draining
         dispatcher = Dispatcher(store, deliverer, clock, _in_flight(settings, dispatches), metrics)
         waiting, streams = Waiting(clock, draining), Streams(store.events, clock, draining)
         stop.wakes(waiting.wake_all)
@@ -192,6 +193,11 @@ def _store_options(settings: Settings, schedule_s: Sequence[int], dispatches: bo
 def _in_flight(settings: Settings, dispatches: bool) -> DispatchOptions:
     """What of the settings dispatch needs."""
     return DispatchOptions(settings.deliveries_in_flight_max, round(settings.lease_s * 1000), dispatches)
+
+
+def _lookups(settings: Settings) -> LookupOptions:
+    """What of the settings name look-ups need."""
+    return LookupOptions(settings.lookups_max, settings.lookup_cache_s)
 
 
 def _waker(dispatcher: Dispatcher, check_soon: asyncio.Event) -> Callable[[Hint], None]:

@@ -41,6 +41,7 @@ METRICS: Final = (
     Metric("relay_attempts", "counter", "attempts of deliveries by outcome", ("outcome",)),
     Metric("relay_pruned_rows", "counter", "rows that were removed because they were old, by table", ("table",)),
     Metric("relay_database_size_bytes", "gauge", "what the database takes on its disk", ()),
+    Metric("relay_lookups_hung", "counter", "look-ups of host names that took longer than a second", ()),
     Metric("relay_connections", "gauge", "connections that are open", ()),
     Metric("relay_connections_closed", "counter", "connections that relay closed itself, by why", ("reason",)),
     Metric("relay_log_lines_dropped", "counter", "log lines that standard output did not take", ()),
@@ -95,6 +96,10 @@ class Metrics:
     def attempted(self, outcome: Outcome) -> None:
         """An attempt of a delivery ended."""
         self._values["relay_attempts", outcome] += 1
+
+    def lookup_hangs(self) -> None:
+        """The look-up of a host's name takes long."""
+        self._values[("relay_lookups_hung",)] += 1
 
     def connections(self, number: int) -> None:
         """A connection was opened or closed; so many are open now."""

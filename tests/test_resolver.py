@@ -183,6 +183,19 @@ async def test_what_nobody_waits_for_is_not_looked_up(names: Names) -> None:
     assert await soon(resolver, f"h{PARENT_MAX}.dead.test") == tuple(HERE)
 
 
+async def test_a_look_up_that_hangs_is_counted(names: Names) -> None:
+    """Tell the operator of each look-up that takes longer than a second, while it does."""
+    hung = asyncio.Event()
+    resolver = Resolver(lookup=names.look, hangs=hung.set)
+    await soon(resolver, "good.test")
+    assert not hung.is_set()
+    (task,) = hang(resolver, "a.dead.test")
+    async with asyncio.timeout(10 * HANGS_AFTER_S):
+        await hung.wait()
+    assert not task.done()
+    task.cancel()
+
+
 async def test_a_look_up_goes_on_for_the_others_when_one_leaves(names: Names) -> None:
     """Answer those who still wait when the one who asked first was called off."""
     resolver = names.resolver()

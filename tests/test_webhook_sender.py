@@ -1,6 +1,7 @@
 """relay's own sender against raw sockets: what goes out, what an answer is worth, which connection is used."""
 
 import asyncio
+import errno
 import re
 import socket
 import ssl
@@ -41,6 +42,12 @@ pytestmark = pytest.mark.anyio
 OPEN = AddressPolicy(networks("127.0.0.0/8,::1/128"), True, frozenset())
 HOUR = timedelta(hours=1)
 TWO = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Both loops: relay is served by uvloop, and its commands run on Python's own."""
+    return "asyncio", {"use_uvloop": request.param}
 
 
 class Request:
@@ -498,7 +505,8 @@ async def test_a_408_on_a_new_connection_is_an_answer() -> None:
 async def test_an_answer_may_come_before_the_request_was_taken() -> None:
     """Take an early answer, and leave the rest of the request unsent; nothing of it is buffered for long."""
 
-    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n")
         await writer.drain()
@@ -561,6 +569,27 @@ async def test_why_there_is_no_connection() -> None:
         "the connection was reset before a whole answer came",
         "the connection was closed before a whole answer came",
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ECONNREFUSED, "the connection was refused"),
+        (errno.ECONNRESET, "the connection was reset"),
+        (errno.ETIMEDOUT, "the connection timed out"),
+        (errno.EHOSTUNREACH, "the host is unreachable"),
+        (errno.ENETUNREACH, "the network is unreachable"),
+        (errno.EMFILE, "relay has no file descriptor left"),
+        (errno.EIO, "no connection"),
+    ],
+)
+def test_each_failure_of_the_network_has_its_words(number: int, words: str) -> None:
+    """Say refused, reset, timed out or unreachable by what the system says, also behind a library's own error."""
+    error = OSError(number, "Connect call failed ('192.0.2.1', 443)")
+    assert dialing.failure_class(error) == words
+    wrapped = RuntimeError("All connection attempts failed")
+    wrapped.__cause__ = ExceptionGroup("several", [error])
+    assert dialing.failure_class(wrapped) == words
 
 
 async def test_a_provider_is_told_apart_in_the_same_words() -> None:

@@ -25,6 +25,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from relay import log
+
 THREADS_MAX: Final = 64
 CACHE_S: Final = 5.0
 HANGS_AFTER_S: Final = 1.0
@@ -78,22 +80,28 @@ class _Lookup:
         self.waiters: set[asyncio.Future[tuple[Address, ...]]] = set()
 
 
+_logger = log.get("lookups")
 Found = Sequence[Address] | OSError
 _Kept = TypeVar("_Kept")
 
 
 class Resolver:
-    """Name look-ups of one process; `lookup` blocks, and raises OSError where a name has no address."""
+    """Name look-ups of one process; `lookup` blocks, and raises OSError where a name has no address.
+
+    `hangs` is called for each look-up that takes longer than HANGS_AFTER_S.
+    """
 
     def __init__(
         self,
         options: LookupOptions | None = None,
         *,
         lookup: Callable[[str], Sequence[Address]] | None = None,
+        hangs: Callable[[], None] = lambda: None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         options = options or LookupOptions()
         self._lookup = lookup or system_lookup
+        self._hangs = hangs
         self._now_s = now_s
         self._cache_s = options.cache_s
         quarter = options.threads_max // 4
@@ -135,13 +143,13 @@ class Resolver:
 
     def _kind(self, host: str, parent: str) -> Kind:
         """The class of a name, by what its last look-up was like; else by what its domain's names were like."""
-        if self._hangs(host):
+        if self._hung(host):
             return Kind.HUNG
         if host in self._names:
             return Kind.KNOWN
-        return Kind.HUNG if self._hangs(parent) else Kind.NEW
+        return Kind.HUNG if self._hung(parent) else Kind.NEW
 
-    def _hangs(self, name: str) -> bool:
+    def _hung(self, name: str) -> bool:
         """Whether the name, or one under it, hung lately."""
         until_s = self._hung_until.get(name)
         return until_s is not None and self._now_s() < until_s
@@ -196,6 +204,8 @@ class Resolver:
         """A look-up that is still under way makes its name one that hung, and its domain one to be careful with."""
         if self._lookups.get(lookup.host) is lookup:
             self._remember_hung(lookup)
+            self._hangs()
+            _logger.warning("lookup.hangs", host=lookup.host, running=self.running)
 
     def _remember_hung(self, lookup: _Lookup) -> None:
         """For a while, the name's look-ups, and new ones under its domain, are begun apart."""

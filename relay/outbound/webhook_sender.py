@@ -171,10 +171,11 @@ class WebhookSender:
                             made = await dialing.connected(addresses, port)
                         doing = "no TLS connection"
                         return await self._begin(made, origin)
-                except TimeoutError:
+                except TimeoutError as error:
                     if asyncio.get_running_loop().time() >= deadline_s:
                         raise
-                    raise _Failed(Outcome.TIMEOUT, f"no connection within {CONNECT_S:g} s") from None
+                    words = dialing.failure_class(error, f"no connection within {CONNECT_S:g} s")
+                    raise _Failed(Outcome.TIMEOUT, words) from None
         except NameFailed:
             raise _Failed(Outcome.DNS_FAILED, NAME_FAILED) from None
         except TimeoutError:
