@@ -41,6 +41,7 @@ from relay.receive import Receiver
 from relay.redeliver import Redeliverer
 from relay.seal import Seal
 from relay.settings import Settings
+from relay.shares import Shares
 from relay.signing import SigningKeys
 from relay.stop import LAST_S, Stop
 from relay.storage.database import Hint
@@ -130,7 +131,12 @@ async def opened(
         deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random, signing_keys)
         check_soon, draining = asyncio.Event(), stop.draining
         dispatcher = Dispatcher(store, deliverer, clock, _in_flight(settings, dispatches), metrics)
-        waiting, streams = Waiting(clock, draining), Streams(store.events, clock, draining)
+        waiting, streams = (
+            Waiting(clock, draining),
+            Streams(
+                store.events, clock, draining, Shares("streams", settings.streams_max, settings.streams_per_project_max)
+            ),
+        )
         stop.wakes(waiting.wake_all)
         stop.wakes(streams.tell)
         teller = _teller(metrics, waiting, streams, dispatcher, check_soon, clock)
@@ -294,6 +300,7 @@ def _uploads(calling: Calling, payer: Payer, files: FileClient) -> Uploads:
         files,
         calling.clock,
         size_max=settings.upload_max_bytes,
+        shares=Shares("uploads", settings.uploads_max, settings.uploads_per_project_max),
         buyer=FileBuyer(calling, payer) if paying else None,
         sign_in=calling.sign_in,
     )

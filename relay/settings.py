@@ -58,6 +58,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stablestudio_schema: str
     relaydance_prices: str
     upload_max_bytes: int
+    upload_min_bytes_per_s: int
+    uploads_max: int
+    uploads_per_project_max: int
+    streams_max: int
+    streams_per_project_max: int
+    metrics_key: str | None
     request_body_max_bytes: int
     callback_body_max_bytes: int
     bodies_max_bytes: int

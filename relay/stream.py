@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from relay.clock import Clock
-from relay.errors import StorageUnavailable
+from relay.errors import StorageUnavailable, TooManyRequests
 from relay.model import Event
+from relay.shares import Shares
 from relay.storage.evidence import Events, Place
 
 LOOK_EVERY_MS: Final = 1_000
@@ -15,24 +16,20 @@ LOOK_EVERY_MS: Final = 1_000
 LOOK_AGAIN_MS: Final = 20
 """An event that waits for another's transaction is looked for this soon, and then after twice as long each time."""
 COMMENT_EVERY_MS: Final = 15_000
-PAGE: Final = 100
-STREAMS_MAX: Final = 1_000
+PAGE: Final = 10
+"""Events that a stream holds while its client reads them; each may have 256 KiB."""
 RETRY_MS: Final = 2_000
 
 
 class Streams:
     """The open streams of this process."""
 
-    def __init__(self, events: Events, clock: Clock, draining: asyncio.Event) -> None:
+    def __init__(self, events: Events, clock: Clock, draining: asyncio.Event, shares: Shares) -> None:
         self._events = events
         self._clock = clock
         self._draining = draining
+        self._shares = shares
         self._open: set[asyncio.Event] = set()
-
-    @property
-    def full(self) -> bool:
-        """Whether there are as many as there may be."""
-        return len(self._open) >= STREAMS_MAX
 
     def tell(self) -> None:
         """Something was committed that may be an event."""
@@ -43,8 +40,9 @@ class Streams:
         """Server-sent events of a project, in order, from the one after `after` on; None: from this moment on.
 
         They end when relay stops or the database is away: the client comes back with its last id. StorageUnavailable
-        when it is away now.
+        when it is away now, or when too many streams are open; TooManyRequests when the project has its share of them.
         """
+        self._shares.check(project_id)
         return self._lines(project_id, kind, await self._events.place(project_id, after, self._clock.now_ms()))
 
     async def _lines(self, project_id: str, kind: str | None, place: Place) -> AsyncIterator[bytes]:
@@ -52,11 +50,12 @@ class Streams:
         woken = asyncio.Event()
         self._open.add(woken)
         try:
-            # Those who are cut off together by a restart come back one by one.
-            yield f"retry: {RETRY_MS + random.randrange(RETRY_MS)}\n\n".encode()  # noqa: S311 - no secret
-            async for some in self._found(project_id, kind, place, woken):
-                yield some
-        except StorageUnavailable:
+            with self._shares.taken(project_id):
+                # Those who are cut off together by a restart come back one by one.
+                yield f"retry: {RETRY_MS + random.randrange(RETRY_MS)}\n\n".encode()  # noqa: S311 - no secret
+                async for some in self._found(project_id, kind, place, woken):
+                    yield some
+        except (StorageUnavailable, TooManyRequests):
             return
         finally:
             self._open.discard(woken)

@@ -14,10 +14,10 @@ from relay.images import START_BYTES, checked_type, plain_name
 from relay.outbound.client import NoAnswer, NotSent, ProviderClient
 from relay.outbound.uploading import FileClient
 from relay.providers.files import FLOWS, File, Flow, Paid, Place, SignedIn, Steps, Uploaded, UploadFailed
+from relay.shares import Shares
 
 STEP_TIMEOUT_S: Final = 30.0
 FILE_TIMEOUT_S: Final = 300.0
-IN_FLIGHT_MAX: Final = 8
 
 SignIn = Callable[[ApiAnswer, str], dict[str, str]]
 
@@ -43,7 +43,7 @@ class Buyer(Protocol):
 
 
 class Uploads:
-    """Takes the steps. `room` bounds how many files are on their way at once; a whole upload is done within it.
+    """Takes the steps. `shares` bounds how many are open, of one project and in all; a whole upload is done within it.
 
     `buyer` pays and `sign_in` answers a 402 that wants the payer's signature, for a URL; without them what is paid for
     is refused.
@@ -57,6 +57,7 @@ class Uploads:
         clock: Clock,
         *,
         size_max: int,
+        shares: Shares,
         buyer: Buyer | None = None,
         sign_in: SignIn | None = None,
     ) -> None:
@@ -67,7 +68,7 @@ class Uploads:
         self._size_max = size_max
         self._buyer = buyer
         self._sign_in = sign_in
-        self.room = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self.shares = shares
 
     def size_max(self, provider: str) -> int:
         """The largest file in bytes; InvalidInput and ProviderNotConfigured say why none can be taken."""

@@ -26,6 +26,11 @@ class Waiting:
             for woken in self._waiters.get(job.id, ()):
                 woken.set()
 
+    @property
+    def held(self) -> int:
+        """How many requests are held open."""
+        return sum(map(len, self._waiters.values()))
+
     def wake_all(self) -> None:
         """relay is stopping: everything that waits looks once more, and ends."""
         for woken in [event for events in self._waiters.values() for event in events]:

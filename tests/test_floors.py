@@ -51,6 +51,7 @@ FLOORS = {
                     "expiring",
                     "pace",
                     "lane",
+                    "shares",
                 ),
             ),
             ("providers", "storage", "payments", "outbound", "sandbox"),

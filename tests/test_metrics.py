@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from relay.metrics import METRICS, WORDS_MAX, Metrics
 from relay.sandbox.faults import Faults
 from tests.calling_back import post
-from tests.running import Running, relay
+from tests.running import KEY, Running, relay
 
 pytestmark = pytest.mark.anyio
 
@@ -89,3 +89,12 @@ def test_what_is_remembered_of_unknown_words_is_bounded() -> None:
     metrics = Metrics()
     news = [metrics.unknown_word("evolink", str(number)) for number in range(3 * WORDS_MAX)]
     assert sum(news) == WORDS_MAX
+
+
+async def test_metrics_may_need_a_key(tmp_path: Path) -> None:
+    """Answer 401 without RELAY_METRICS_KEY or with another one, where it is set; API keys do not open it."""
+    async with relay(tmp_path, RELAY_METRICS_KEY="a-key-of-prometheus") as running:
+        for given, status in (("a-key-of-prometheus", 200), ("a-key-of-prometheuS", 401), (KEY, 401)):
+            answer = await running.client.get("/metrics", headers={"authorization": f"Bearer {given}"})
+            assert answer.status_code == status
+        assert (await running.client.get("/metrics", headers={"authorization": ""})).status_code == 401

@@ -316,3 +316,12 @@ async def test_the_curl_that_dev_prints_works() -> None:
         job = (await client.post("/v1/jobs", json={"provider": "kinovi", "input": INPUT})).json()
         while (await client.get(f"/v1/jobs/{job['id']}")).json()["status"] != "succeeded":  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", ["auto", "2", "0"])
+async def test_web_concurrency_is_said_and_not_obeyed(tmp_path: Path, number: str) -> None:
+    """Start one process whatever a platform sets, and say how more cores are used."""
+    port = processes.free_port()
+    environ = settings_for(tmp_path, port) | {"WEB_CONCURRENCY": number}
+    async with processes.process(environ, "-m", "relay", "serve") as child:
+        await processes.ready(f"http://127.0.0.1:{port}", child)

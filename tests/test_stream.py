@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -125,6 +126,24 @@ async def test_a_quiet_stream_says_that_it_lives(tmp_path: Path) -> None:
         async with asyncio.timeout(5):
             while not (await anext(lines)).startswith(":"):
                 pass
+
+
+@pytest.mark.parametrize(("most", "status"), [("PER_PROJECT_", 429), ("", 503)])
+async def test_streams_have_their_number(tmp_path: Path, most: str, status: int) -> None:
+    """Answer 429 to a stream beyond its project's share, 503 to one beyond all, with Retry-After; take one later."""
+    limits: dict[str, Any] = {f"RELAY_STREAMS_{most}MAX": "2"}
+    async with relay(tmp_path, **limits) as running:
+        async with reading(running) as first, reading(running) as second:
+            for reader in (first, second):
+                assert (await anext(reader.answer.aiter_lines())).startswith("retry: ")
+            answer = await running.client.get("/v1/events/stream")
+            assert answer.status_code == status
+            assert int(answer.headers["retry-after"]) in (1, 2)
+        status = 0
+        async with asyncio.timeout(5):
+            while status != 200:
+                async with running.client.stream("GET", "/v1/events/stream") as another:
+                    status = another.status_code
 
 
 @pytest.mark.parametrize("after", ["x", "evt_" + "a" * 80])

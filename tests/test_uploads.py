@@ -44,6 +44,7 @@ from relay.providers.files import File, Place, Uploaded, UploadFailed, evolink
 from relay.reading import networks
 from relay.sandbox.serving import serve
 from relay.sandbox.uploads import FileStores
+from relay.shares import Shares
 from relay.uploads import Buyer, SignIn, Upload, Uploads
 from tests.provider_cases import NOW_MS, answer
 from tests.running import KEY, Running, relay
@@ -84,7 +85,16 @@ async def uploads_at(
     adapters = {**PROVIDERS, **DEV_PROVIDERS, "stablestudio": Studio(), "x402org": EvoLink()}
     providers = {name: Configured(adapter, origin, api_key) for name, adapter in adapters.items()}
     async with ProviderClient() as client, FileClient(AddressPolicy((), allow_http=True)) as files:
-        yield Uploads(providers, client, files, SystemClock(), size_max=size_max, buyer=buyer, sign_in=signs_in)
+        yield Uploads(
+            providers,
+            client,
+            files,
+            SystemClock(),
+            size_max=size_max,
+            shares=Shares("uploads", 8, 8),
+            buyer=buyer,
+            sign_in=signs_in,
+        )
 
 
 @asynccontextmanager
@@ -765,6 +775,43 @@ async def test_a_form_that_pauses_too_long_is_given_up(tmp_path: Path) -> None:
         writer.write(head(running, "content-length: 1000") + b"--b0undary\r\n")
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 408 ")
         writer.transport.abort()
+
+
+async def test_a_form_that_drips_is_given_up(tmp_path: Path) -> None:
+    """Answer 408 to an upload that comes a few bytes at a time, though it never pauses, and take one at the pace."""
+    async with relay(tmp_path, RELAY_BODY_DEADLINE_S="0.3", RELAY_UPLOAD_MIN_BYTES_PER_S="1000") as running:
+        host, port = running.origin.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(head(running, "content-length: 1000000") + b"--b0undary\r\n")
+        answered = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
+        async with asyncio.timeout(10):
+            while not answered.done():
+                writer.write(b"x")
+                await asyncio.sleep(0.01)
+        assert answered.result().startswith(b"HTTP/1.1 408 ")
+        writer.transport.abort()
+
+
+async def test_a_project_has_its_share_of_uploads(tmp_path: Path) -> None:
+    """Answer 429 to a project's upload beyond its share, and take one when another has ended."""
+    async with relay(tmp_path, RELAY_UPLOADS_PER_PROJECT_MAX="2", RELAY_UPLOADS_MAX="3") as running:
+        host, port = running.origin.removeprefix("http://").split(":")
+        open_: list[asyncio.StreamWriter] = []
+        for _ in range(2):
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.write(head(running, "content-length: 1000") + b"--b0undary\r\n")
+            open_.append(writer)
+        async with asyncio.timeout(10):
+            while running.app.uploads.shares.total < 2:  # noqa: ASYNC110 - what is awaited is behind HTTP
+                await asyncio.sleep(0.01)
+        answered = await posted(running, EVOLINK, ("file", PNG, "a.png", "image/png"))
+        assert (answered.status_code, answered.headers["retry-after"]) == (429, "1")
+        open_[0].transport.abort()
+        async with asyncio.timeout(10):
+            while running.app.uploads.shares.total > 1:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+        assert (await posted(running, EVOLINK, ("file", PNG, "a.png", "image/png"))).status_code == 200
+        open_[1].transport.abort()
 
 
 @pytest.fixture

@@ -24,6 +24,11 @@ def command(no_dispatch: bool) -> None:
     logger = log.get("serve")
     if wrong := settings.unknown(os.environ, (*PROVIDERS, *DEV_PROVIDERS)):
         logger.warning("settings.unknown", names=", ".join(wrong))
+    if os.environ.get("WEB_CONCURRENCY", "1") != "1":
+        logger.info(
+            "settings.web_concurrency",
+            advice="relay serves in one process; on PostgreSQL start more of `serve --no-dispatch` to use more cores",
+        )
     logger.info("relay.starting", **summary(loaded, PROVIDERS))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(loaded, dispatches=not no_dispatch))

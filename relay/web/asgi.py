@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hmac
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -15,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from relay import log, request_ids, views
 from relay.app import App
 from relay.errors import StorageUnavailable
-from relay.web import endpoints, evidence, files, interventions, jobs, quotes
+from relay.storage.access import digest
+from relay.web import auth, endpoints, evidence, files, interventions, jobs, quotes
 from relay.web.bodies import BodyMemory
 from relay.web.callbacks import Callbacks
 from relay.web.calls import Handler, handled
@@ -145,8 +147,12 @@ def _metrics(app: App) -> Callable[[Request], Awaitable[Response]]:
 
     The database's size is read with each scrape; while it does not answer, what was read last stands.
     """
+    wanted = digest(app.settings.metrics_key) if app.settings.metrics_key else None
 
-    async def metrics(_: Request) -> Response:
+    async def metrics(request: Request) -> Response:
+        given = auth.bearer(request)
+        if wanted and not (given and hmac.compare_digest(digest(given), wanted)):
+            return problem("unauthorized", "send RELAY_METRICS_KEY as Authorization: Bearer <key>")
         with contextlib.suppress(StorageUnavailable):
             app.metrics.database_size(await app.store.size_bytes())
         return Response(app.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

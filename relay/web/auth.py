@@ -22,9 +22,8 @@ class Caller(msgspec.Struct, frozen=True):
 
 async def caller(app: App, request: Request, scope: str) -> Caller:
     """The caller, if its key has the scope; `admin` has every one."""
-    kind, _, text = request.headers.get("authorization", "").partition(" ")
-    text = text.strip()
-    if kind.lower() != "bearer" or not text or len(text) > KEY_MAX_CHARS:
+    text = bearer(request)
+    if text is None:
         raise Unauthorized("send the API key as Authorization: Bearer <api key>")
     bootstrap = app.settings.api_key
     if bootstrap and hmac.compare_digest(digest(text), digest(bootstrap)):
@@ -35,3 +34,10 @@ async def caller(app: App, request: Request, scope: str) -> Caller:
     if not key.scopes & {scope, "admin"}:
         raise Forbidden(f"this needs an API key with the scope {scope}")
     return Caller(key.project_id)
+
+
+def bearer(request: Request) -> str | None:
+    """Return what stands behind `Authorization: Bearer`; None where there is nothing, or more than a key can be."""
+    kind, _, text = request.headers.get("authorization", "").partition(" ")
+    text = text.strip()
+    return text if kind.lower() == "bearer" and 0 < len(text) <= KEY_MAX_CHARS else None

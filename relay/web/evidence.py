@@ -3,7 +3,7 @@
 from starlette.responses import Response, StreamingResponse
 
 from relay import ids, views
-from relay.errors import FieldError, InvalidInput, NotFound, StorageUnavailable
+from relay.errors import FieldError, InvalidInput, NotFound
 from relay.model import EventType, Verdict
 from relay.outbox import DeliveryState
 from relay.storage.evidence import EventFilter
@@ -35,8 +35,6 @@ async def stream(call: Call) -> Response:
     after = call.request.headers.get("last-event-id")
     if after is not None and not (after.startswith(ids.EVENT) and after.isascii() and len(after) < 64):
         raise InvalidInput([FieldError("Last-Event-ID", "must be the id of an event")])
-    if call.app.streams.full:
-        raise StorageUnavailable("too many streams are open")
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     lines = await call.app.streams.lines(call.project_id, after, kind)
     return StreamingResponse(lines, headers=headers, media_type="text/event-stream")

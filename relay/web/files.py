@@ -23,7 +23,7 @@ from relay.web.calls import Call, once
 from relay.web.problems import JSON
 
 FORM_S: Final = 300.0
-"""The longest that a whole form may take; between two pieces of it, as long as any other body may."""
+"""The longest that a whole form may take, at whatever pace."""
 AROUND_MAX_BYTES: Final = 64 * 1024
 """What a form may hold besides its file."""
 PROVIDER_MAX_BYTES: Final = 64
@@ -46,7 +46,7 @@ async def create(call: Call) -> Response:
     """
     call.query()
     uploads, boundary = call.app.uploads, _boundary(call)
-    async with uploads.room:
+    with uploads.shares.taken(call.project_id):
         try:
             with tempfile.TemporaryFile() as file:
                 form = Form(uploads, file, boundary, call.app.settings.upload_max_bytes)
@@ -83,20 +83,29 @@ def _boundary(call: Call) -> bytes:
 
 
 async def _read(call: Call, form: "Form") -> None:
-    """Reads the form to its end; BodyTooSlow, BodyCut, or what the form has against it."""
-    pause_s = call.app.settings.body_deadline_s
+    """Reads the form to its end; BodyTooSlow, BodyCut, or what the form has against it.
+
+    It has the time of any other body, and a second more for each `upload_min_bytes_per_s` that came: who sends a few
+    bytes at a time does not keep an upload open.
+    """
+    first_s, pace = call.app.settings.body_deadline_s, call.app.settings.upload_min_bytes_per_s
+    loop = asyncio.get_running_loop()
+    ends_at, latest = loop.time() + first_s, loop.time() + FORM_S
     try:
-        async with asyncio.timeout(FORM_S):
+        async with asyncio.timeout_at(min(ends_at, latest)) as limit:
             while True:
-                async with asyncio.timeout(pause_s):
-                    part = await call.request.receive()
+                part = await call.request.receive()
                 if part["type"] != "http.request":
                     raise bodies.BodyCut
                 await form.take(part.get("body", b""))
                 if not part.get("more_body"):
                     return
+                ends_at += len(part.get("body", b"")) / pace
+                limit.reschedule(min(ends_at, latest))
     except TimeoutError:
-        raise bodies.BodyTooSlow(f"the form paused for {pause_s:g} s, or took longer than {FORM_S:g} s") from None
+        raise bodies.BodyTooSlow(
+            f"the form came at less than {pace} bytes a second, after {first_s:g} s to begin, or took {FORM_S:g} s"
+        ) from None
 
 
 class Form:

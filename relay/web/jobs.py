@@ -1,8 +1,10 @@
 """`/v1/jobs`, `/v1/providers`: submitting, and seeing what became of it."""
 
+import asyncio
 from functools import partial
 from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import Response
 
 from relay import ids, timeline, views
@@ -124,9 +126,22 @@ async def job_of(call: Call) -> Job:
 
 
 async def _held(call: Call, job: Job, until_monotonic_ms: int) -> Job:
-    """The job when it is final or the time is over."""
+    """The job when it is final, the time is over, or the caller has gone away."""
     look = partial(call.app.store.jobs.get, job.id, job.project_id)
-    return await call.app.waiting.final(job, look, until_monotonic_ms)
+    ending = asyncio.create_task(call.app.waiting.final(job, look, until_monotonic_ms))
+    left = asyncio.create_task(_left(call.request))
+    try:
+        await asyncio.wait([ending, left], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (ending, left):
+            task.cancel()
+    return ending.result() if ending.done() else job
+
+
+async def _left(request: Request) -> None:
+    """Return when the caller has gone away; its body was read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _shown(call: Call, job: Job, more: views.Json | None = None, headers: dict[str, str] | None = None) -> Response:
