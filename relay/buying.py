@@ -15,7 +15,7 @@ from relay.errors import PaidOnce
 from relay.exchange import ApiAnswer, ApiRequest
 from relay.money import Payment, PaymentState
 from relay.outbound.client import NoAnswer
-from relay.pay import Payer
+from relay.pay import Payer, over_max_cost
 from relay.storage.payments import NUMBER_MAX, numbered
 from relay.uploads import Upload
 
@@ -66,11 +66,13 @@ class FileBuyer:
         number, undecided = 0, last is not None and last.state in _UNDECIDED
         if last is not None:
             if undecided and self._age_ms(last.valid_before) < 0:
+                if upload.max_cost is not None and last.amount > upload.max_cost:
+                    raise over_max_cost(last.amount, upload.max_cost)
                 return last
             if last.state is PaymentState.LOST and not last.answers and self._age_ms(last.created_at) < LOST_MS:
                 raise _lost()
             number = min(int(last.job_id[-6:]) + (not undecided), NUMBER_MAX)
-        quoted = await self._payer.quote(name, request)
+        quoted = await self._payer.quote(name, request, upload.max_cost)
         if isinstance(quoted, ApiAnswer):
             return quoted
         payment = await self._payer.authorized(upload.project_id, numbered(upload.id, number), name, request, quoted)

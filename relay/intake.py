@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from relay import ids, signing, validation
+from relay import ids, money, signing, validation
 from relay.addresses import AddressPolicy
 from relay.calling import Configured
 from relay.errors import CallbackFieldReserved, FieldError, InvalidInput, ProviderNotConfigured
@@ -59,6 +59,7 @@ class Intake:
         provider = self._provider(given.get("provider"))
         request, more = _native(provider, given)
         errors += [error for error in more if error.path not in {known.path for known in errors}]
+        errors += _check_max_cost(given.get("max_cost"))
         errors += self._check_notify(given.get("notify")) + check_metadata(given.get("metadata"))
         if errors:
             raise InvalidInput(errors)
@@ -78,6 +79,7 @@ class Intake:
             metadata=wanted.metadata or {},
             model=model if isinstance(model, str) else None,
             next_submit_at=now_ms + HAND_OVER_MS,
+            max_cost=money.max_cost(wanted.max_cost),
         )
         return NewJob(job, tuple(_endpoint(one, job) for one in wanted.notify or ()), idempotency_key)
 
@@ -131,6 +133,15 @@ def check_metadata(metadata: object) -> list[FieldError]:
     if not isinstance(metadata, dict) or len(msgspec.json.encode(metadata)) <= METADATA_MAX_BYTES:
         return []
     return [FieldError("metadata", f"must be at most {METADATA_MAX_BYTES} bytes of JSON")]
+
+
+def _check_max_cost(text: object) -> list[FieldError]:
+    """What is wrong with a `max_cost` beyond its type."""
+    try:
+        money.max_cost(text if isinstance(text, str) else None)
+    except InvalidInput as error:
+        return list(error.errors)
+    return []
 
 
 def _native(provider: Configured | None, given: Mapping[str, Any]) -> tuple[dict[str, object], list[FieldError]]:

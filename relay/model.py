@@ -243,6 +243,8 @@ class Job(msgspec.Struct, kw_only=True):
     settle_by: int | None = None
     status_path: str | None = None
     expiring_at: int | None = None
+    max_cost: int | None = None
+    """In millionths of a USD, as USDC counts: no quote is taken and nothing is signed over it."""
 
 
 class Callback(msgspec.Struct, kw_only=True, frozen=True):

@@ -1,8 +1,15 @@
 """The nouns of paying: an authorization to move money, and what is known of it."""
 
+import re
+from decimal import Decimal
 from enum import StrEnum
+from typing import Final
 
 import msgspec
+
+from relay.errors import FieldError, InvalidInput
+
+_USD: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 
 
 class PaymentState(StrEnum):
@@ -18,6 +25,15 @@ class PaymentState(StrEnum):
 def usdc(atomic: int) -> str:
     """Atomic units as decimal text with six places."""
     return f"{atomic // 1_000_000}.{atomic % 1_000_000:06d}"
+
+
+def max_cost(text: object) -> int | None:
+    """Return a `max_cost` in millionths of a USD, None where there is none; InvalidInput for what is no amount."""
+    if text is None:
+        return None
+    if not isinstance(text, str) or not _USD.fullmatch(text):
+        raise InvalidInput([FieldError("max_cost", 'must be an amount of USD as text, such as "0.50"')])
+    return int(Decimal(text) * 1_000_000)
 
 
 class Payment(msgspec.Struct, kw_only=True, frozen=True):

@@ -58,6 +58,8 @@ class Quote(msgspec.Struct, frozen=True):
 
     challenge: Challenge
     offer: Offer
+    policy: Policy
+    """The provider's, with the bound of what the payment is for: nothing over it is signed."""
 
 
 class Payer:
@@ -73,10 +75,11 @@ class Payer:
         """The wallet's address."""
         return self._wallet.address if self._wallet else None
 
-    async def quote(self, name: str, request: ApiRequest) -> Quote | ApiAnswer:
+    async def quote(self, name: str, request: ApiRequest, max_cost: int | None = None) -> Quote | ApiAnswer:
         """What the request would cost, by sending it unpaid; the provider's answer where it is anything but a price.
 
-        PaymentRefused or SpendCapReached for a price that is against the rules, NotSent or NoAnswer when there is none.
+        PaymentRefused or SpendCapReached for a price that is against the rules, or over `max_cost` in atomic units;
+        NotSent or NoAnswer when there is none.
         """
         provider = self._calling.providers[name]
         answer = await self._calling.client.send(provider.origin, "", request, QUOTE_TIMEOUT_S)
@@ -93,7 +96,10 @@ class Payer:
                 f"the job would cost {usdc(offer.amount)} USDC, and one job may cost {usdc(policy.amount_max)} USDC "
                 "(RELAY_SPEND_MAX_PER_JOB)"
             )
-        return Quote(challenge, offer)
+        if max_cost is not None and offer.amount > max_cost:
+            raise over_max_cost(offer.amount, max_cost)
+        most = policy.amount_max if max_cost is None else min(policy.amount_max, max_cost)
+        return Quote(challenge, offer, msgspec.structs.replace(policy, amount_max=most))
 
     async def prepared(self, new: NewJob) -> NewJob:
         """The job with its payment authorized and not yet committed; a paid provider's job without a price as it is.
@@ -106,7 +112,7 @@ class Payer:
             return new
         request = provider.adapter.submission(new.job.request, None)
         try:
-            quoted = await self.quote(new.job.provider, request)
+            quoted = await self.quote(new.job.provider, request, new.job.max_cost)
         except (NotSent, NoAnswer):
             return new
         if isinstance(quoted, ApiAnswer):
@@ -130,6 +136,8 @@ class Payer:
                 payment = answered
             if payment.valid_before <= self._calling.clock.now_ms():
                 return _refused(_ran_out())
+            if job.max_cost is not None and payment.amount > job.max_cost:
+                raise over_max_cost(payment.amount, job.max_cost)
             return await self.sent(job.provider, request, payment)
         except (NotSent, NoAnswer) as error:
             # No answer ends here for the unpaid request alone: nothing was paid, so nothing was made.
@@ -155,7 +163,7 @@ class Payer:
 
     async def _reserved(self, job: Job, request: ApiRequest) -> Payment | ApiAnswer:
         """A payment made and committed now, for a job that had no price when it came."""
-        quoted = await self.quote(job.provider, request)
+        quoted = await self.quote(job.provider, request, job.max_cost)
         if isinstance(quoted, ApiAnswer):
             return quoted
         payment = await self.authorized(job.project_id, job.id, job.provider, request, quoted)
@@ -167,8 +175,7 @@ class Payer:
         if self._wallet is None:
             raise ProviderNotConfigured(f"{name} is paid for each job: RELAY_WALLET_KEY is not set")
         now_ms = self._calling.clock.now_ms()
-        policy = self._policies[name]
-        signing = partial(self._wallet.authorize, quoted.offer, quoted.challenge, policy, job_id, now_ms // 1000)
+        signing = partial(self._wallet.authorize, quoted.offer, quoted.challenge, quoted.policy, job_id, now_ms // 1000)
         signed = await asyncio.to_thread(signing)
         provable_at = signed.valid_before * 1000 + PROVE_AGAIN_MS
         return Payment(
@@ -254,6 +261,11 @@ class Payer:
             return read_authorization_state(await self._calling.client.send(url, "", asked, QUOTE_TIMEOUT_S))
         except (NotSent, NoAnswer):
             return None
+
+
+def over_max_cost(amount: int, max_cost: int) -> SpendCapReached:
+    """Return what says that a price is over what its own request allows; both in atomic units."""
+    return SpendCapReached(f"it would cost {usdc(amount)} USDC, more than its max_cost of {usdc(max_cost)}")
 
 
 def _digest(request: ApiRequest) -> bytes:

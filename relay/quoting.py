@@ -1,7 +1,6 @@
 """What a job would cost at each provider, before anything is bought: from tables, or by asking without paying."""
 
 import asyncio
-import re
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Final
@@ -12,14 +11,13 @@ from relay import validation
 from relay.calling import Calling, Configured
 from relay.errors import FieldError, InvalidInput, PaymentRefused, SpendCapReached
 from relay.exchange import ApiAnswer
-from relay.model import Input
+from relay.model import Input, Job
 from relay.outbound.client import NoAnswer, NotSent
 from relay.pay import Payer
 from relay.providers.base import Refused, carries_callback_field, native_from_input
 from relay.providers.tariffs import ClipPrices, Price, cheapest_first, price_of, quoted
 
 CHEAPEST: Final = "cheapest"
-_USD: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 
 
 class Quote(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +52,7 @@ class Quoter:
         ordered = [by_name[name] for name, _ in cheapest_first((quote.provider, quote.price) for quote in found)]
         return [quote for quote in ordered if quote.accepted] + [quote for quote in ordered if not quote.accepted]
 
-    async def cheapest(self, given: dict[str, Any] | None, max_usd: Decimal | None) -> str:
+    async def cheapest(self, given: dict[str, Any] | None, max_cost: int | None) -> str:
         """The configured provider that takes the input for the least USD; InvalidInput or SpendCapReached if none."""
         usable = [name for name, provider in self._calling.providers.items() if provider.usable]
         quotes = await self.quotes(given, None, usable)
@@ -65,14 +63,23 @@ class Quoter:
             raise InvalidInput(errors[:20] or [nobody])
         price = priced[0].price
         assert price is not None
-        if max_usd is not None and Decimal(price.usd or "0") > max_usd:
+        if max_cost is not None and _micros(price) > max_cost:
             raise SpendCapReached(f"the cheapest, {priced[0].provider}, would cost {price.usd} USD, more than max_cost")
         return priced[0].provider
 
-    async def require(self, name: str, request: dict[str, object], max_usd: Decimal) -> None:
-        """SpendCapReached where the provider is known to ask for more than that."""
-        price = await self._price(name, self._calling.providers[name], request)
-        if price is not None and price.usd is not None and Decimal(price.usd) > max_usd:
+    async def require(self, job: Job) -> None:
+        """SpendCapReached where the provider is known to ask for more than the job may cost.
+
+        One that is paid for each job and gives no price now is asked again before anything is signed.
+        """
+        provider = self._calling.providers.get(job.provider)
+        if job.max_cost is None or provider is None:
+            return
+        try:
+            price = await self._price(job.provider, provider, job.request)
+        except (NotSent, NoAnswer):
+            return
+        if price is not None and price.usd is not None and _micros(price) > job.max_cost:
             raise SpendCapReached(f"the job would cost {price.usd} USD, more than max_cost")
 
     async def _quote(self, name: str, given: dict[str, Any] | None, request: dict[str, Any] | None) -> Quote:
@@ -120,10 +127,6 @@ def _input(given: dict[str, Any]) -> Input:
     return validation.read(given, Input)
 
 
-def max_usd(text: object) -> Decimal | None:
-    """A `max_cost` in USD; InvalidInput for what is no amount."""
-    if text is None:
-        return None
-    if not isinstance(text, str) or not _USD.fullmatch(text):
-        raise InvalidInput([FieldError("max_cost", 'must be an amount of USD as text, such as "0.50"')])
-    return Decimal(text)
+def _micros(price: Price) -> Decimal:
+    """A price in millionths of a USD."""
+    return Decimal(price.usd or "0") * 1_000_000

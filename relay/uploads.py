@@ -23,10 +23,14 @@ SignIn = Callable[[ApiAnswer, str], dict[str, str]]
 
 
 class Upload(msgspec.Struct, frozen=True):
-    """Whose upload it is, and its id: the same, `file_` and 32 letters, whenever it is tried again."""
+    """Whose upload it is, and its id: the same, `file_` and 32 letters, whenever it is tried again.
+
+    `max_cost` bounds what is paid for it, in millionths of a USD.
+    """
 
     project_id: str
     id: str
+    max_cost: int | None = None
 
 
 class Buyer(Protocol):

@@ -641,7 +641,7 @@ async def test_the_door_takes_what_httpx_sends(tmp_path: Path, provider: str) ->
             (FILE, EVOLINK, ("folder", b"x", None, None)),
             422,
             "invalid_input",
-            {"folder": "is not a field here; there are file and provider"},
+            {"folder": "is not a field here; there are file, provider, max_cost"},
         ),
         ((FILE, ("provider", b"nobody", None, None)), 422, "provider_not_configured", {}),
         ((EVOLINK, ("file", b"hello there, you", "a.png", "image/png")), 422, "invalid_input", {"file": "must be one"}),

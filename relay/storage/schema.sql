@@ -73,6 +73,7 @@ CREATE TABLE jobs (
     settle_by BIGINT,
     status_path TEXT,
     expiring_at BIGINT,
+    max_cost BIGINT,
     CHECK ((finished_at IS NULL) = (state = 'pending' OR state = 'submitted' OR state = 'running')),
     CHECK (next_submit_at IS NULL OR state = 'pending'),
     CHECK (next_check_at IS NULL OR finished_at IS NULL OR claim IS NOT NULL),

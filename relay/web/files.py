@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from relay import text, validation
 from relay.errors import BadBody, BodyTooLarge, FieldError, InvalidInput, RelayError, StorageUnavailable
+from relay.money import max_cost
 from relay.uploads import Upload, Uploads
 from relay.web import bodies
 from relay.web.calls import Call, once
@@ -29,7 +30,8 @@ AROUND_MAX_BYTES: Final = 64 * 1024
 PROVIDER_MAX_BYTES: Final = 64
 NAME_MAX_CHARS: Final = 255
 PIECE_BYTES: Final = 256 * 1024
-FIELDS: Final = ("file", "provider")
+FIELDS: Final = ("file", "provider", "max_cost")
+REQUIRED: Final = FIELDS[:2]
 
 
 class UnsupportedMedia(RelayError):
@@ -52,7 +54,7 @@ async def create(call: Call) -> Response:
                 form = Form(uploads, file, boundary, call.app.settings.upload_max_bytes)
                 await _read(call, form)
                 form.check()
-                return await once(call, form.content(), lambda: _sent(call, form))
+                return await once(call, form.content() + form.bound, lambda: _sent(call, form))
         except OSError as error:
             raise StorageUnavailable(f"the file could not be kept while it is sent: {error.strerror}") from None
 
@@ -63,7 +65,7 @@ async def _sent(call: Call, form: "Form") -> Response:
     The same form with the same Idempotency-Key, or again without one, is one upload: what it buys is paid for once.
     """
     same = msgspec.json.encode([call.project_id, call.idempotency_key]) + form.content()
-    upload = Upload(call.project_id, f"file_{hashlib.sha256(same).hexdigest()[:32]}")
+    upload = Upload(call.project_id, f"file_{hashlib.sha256(same).hexdigest()[:32]}", form.max_cost)
     uploads = call.app.uploads
     done = await uploads.upload(upload, form.provider, form.filename, form.content_type, form.pieces(), form.size)
     return JSON({"url": done.url, "expires_at": done.expires_at})
@@ -115,6 +117,9 @@ class Form:
         self.provider = ""
         self.filename = ""
         self.content_type: str | None = None
+        self.max_cost: int | None = None
+        self.bound = b""
+        """The `max_cost` as it was written: how much may be paid is no part of what makes two uploads the same."""
         self.size = 0
         self._uploads = uploads
         self._file = file
@@ -162,7 +167,7 @@ class Form:
         """Whether the form is whole and right; InvalidInput names every field that is wrong."""
         if not self._whole:
             raise BadBody("the form has no end")
-        missing = [FieldError(name, "is required") for name in FIELDS if name not in self._seen]
+        missing = [FieldError(name, "is required") for name in REQUIRED if name not in self._seen]
         if errors := [*self._errors, *missing]:
             raise InvalidInput(errors)
 
@@ -201,7 +206,7 @@ class Form:
         self._part = options.get(b"name", b"").decode("utf-8", "replace")
         shown = validation.clipped(self._part)
         if self._part not in FIELDS:
-            known = f"{validation.UNKNOWN_FIELD}; there are {' and '.join(FIELDS)}"
+            known = f"{validation.UNKNOWN_FIELD}; there are {', '.join(FIELDS)}"
             self._errors.append(FieldError(shown, known if shown else "a part of the form has no name"))
         elif self._part in self._seen:
             self._errors.append(FieldError(shown, "is there twice"))
@@ -221,7 +226,7 @@ class Form:
             self._check_size()
             self._digest.update(data[start:end])
             self._unwritten += data[start:end]
-        elif self._part == "provider" and len(self._text) <= PROVIDER_MAX_BYTES:
+        elif self._part in ("provider", "max_cost") and len(self._text) <= PROVIDER_MAX_BYTES:
             self._text += data[start:end]
 
     def _end(self) -> None:
@@ -230,6 +235,12 @@ class Form:
             self.provider = self._text[:PROVIDER_MAX_BYTES].decode("utf-8", "replace")
             self._size_max = self._uploads.size_max(self.provider)
             self._check_size()
+        elif self._part == "max_cost":
+            self.bound = bytes(self._text)
+            try:
+                self.max_cost = max_cost(self.bound.decode("utf-8", "replace"))
+            except InvalidInput as error:
+                self._errors += error.errors
 
     def _finish(self) -> None:
         self._whole = True

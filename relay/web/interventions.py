@@ -41,6 +41,7 @@ async def resubmit(call: Call) -> Response:
     """`POST /v1/jobs/{id}/resubmissions`: 202 with the job, sent again; 409 where it may have been charged."""
     asked = call.fields(Resubmission)
     job = await job_of(call)
+    await call.app.quoter.require(job)
     wait_s = call.app.settings.submit_wait_s
     job = await call.app.interventions.resubmit(job, asked.accept_double_charge, wait_s)
     return JSON(views.job(job), 202, {"location": f"/v1/jobs/{job.id}"})

@@ -11,8 +11,9 @@ from relay import ids, timeline, views
 from relay.errors import FieldError, InvalidInput, NotFound
 from relay.intake import Intake
 from relay.model import Job, JobState
+from relay.money import max_cost
 from relay.outbox import Endpoint
-from relay.quoting import CHEAPEST, max_usd
+from relay.quoting import CHEAPEST
 from relay.storage.jobs import JobFilter
 from relay.web.calls import Call, one_of, page, page_of, time_of
 from relay.web.problems import JSON
@@ -27,8 +28,7 @@ async def create(call: Call) -> Response:
     intake = Intake(app.providers, app.policy)
     given: Any = await _with_provider(call, call.body())
     new = intake.job(given, call.project_id, call.idempotency_key, app.clock.now_ms())
-    if (limit := max_usd(given.get("max_cost"))) is not None:
-        await app.quoter.require(new.job.provider, new.job.request, limit)
+    await app.quoter.require(new.job)
     wait_s, began_at = call.wait_s(), app.clock.monotonic_ms()
     job = await app.submitter.submit(new, app.settings.submit_wait_s if wait_s is None else wait_s)
     if wait_s is not None:
@@ -45,7 +45,7 @@ async def _with_provider(call: Call, given: Any) -> Any:
     wanted = given.get("input")
     if not isinstance(wanted, dict):
         raise InvalidInput([FieldError("input", "is required with provider cheapest")])
-    return given | {"provider": await call.app.quoter.cheapest(wanted, max_usd(given.get("max_cost")))}
+    return given | {"provider": await call.app.quoter.cheapest(wanted, max_cost(given.get("max_cost")))}
 
 
 async def show(call: Call) -> Response:

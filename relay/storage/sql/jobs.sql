@@ -4,12 +4,12 @@ INSERT INTO jobs (
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made,
     created_at, updated_at, submitted_at, finished_at, deadline_at, next_submit_at, submission_started_at,
-    next_check_at, checks_made, last_heard_at, not_found_seen, claim, settle_by, status_path, expiring_at
+    next_check_at, checks_made, last_heard_at, not_found_seen, claim, settle_by, status_path, expiring_at, max_cost
 ) VALUES (
     :id, :project_id, :provider, :state, :reason, :provider_job_id, :model, :progress, :input, :request, :metadata, :outputs, :error,
     :cost, :finished_by, :verification, :late, :sequence, :last_final_event, :callbacks_seen, :submissions_made,
     :created_at, :updated_at, :submitted_at, :finished_at, :deadline_at, :next_submit_at, :submission_started_at,
-    :next_check_at, :checks_made, :last_heard_at, :not_found_seen, :claim, :settle_by, :status_path, :expiring_at
+    :next_check_at, :checks_made, :last_heard_at, :not_found_seen, :claim, :settle_by, :status_path, :expiring_at, :max_cost
 );
 
 -- name: insert_job_metadata
@@ -36,7 +36,7 @@ RETURNING
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
     finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-    settle_by, status_path, expiring_at;
+    settle_by, status_path, expiring_at, max_cost;
 
 -- name: jobs_and_listeners
 -- The jobs of a batch, and with the first of them who may want their events: the standing endpoints of their projects, and those made
@@ -46,14 +46,14 @@ WITH found AS (
         id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
         finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
         finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-        settle_by, status_path, expiring_at
+        settle_by, status_path, expiring_at, max_cost
     FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id /* for update */
 )
 SELECT /* that version, */
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
     finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-    settle_by, status_path, expiring_at,
+    settle_by, status_path, expiring_at, max_cost,
     CASE WHEN id = (SELECT MIN(id) FROM found) THEN (
     SELECT json_group_array(json_array(id, project_id, job_id, event_types, providers, schedule_s)) FROM (
         SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
@@ -71,7 +71,7 @@ SELECT
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
     finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-    settle_by, status_path, expiring_at
+    settle_by, status_path, expiring_at, max_cost
 FROM jobs WHERE id = :id AND project_id = :project_id;
 
 -- name: job_page
@@ -80,7 +80,7 @@ SELECT
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
     finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-    settle_by, status_path, expiring_at
+    settle_by, status_path, expiring_at, max_cost
 FROM jobs
 WHERE project_id = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
@@ -96,7 +96,7 @@ SELECT
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
     finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-    settle_by, status_path, expiring_at
+    settle_by, status_path, expiring_at, max_cost
 FROM jobs
 WHERE id IN (
       SELECT job_id FROM job_metadata
@@ -142,7 +142,7 @@ RETURNING
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
     finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-    settle_by, status_path, expiring_at;
+    settle_by, status_path, expiring_at, max_cost;
 
 -- name: claim_check
 -- Takes one job to be asked about now, whenever it was due.
@@ -152,7 +152,7 @@ RETURNING
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
     finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-    settle_by, status_path, expiring_at;
+    settle_by, status_path, expiring_at, max_cost;
 
 -- name: next_checks
 -- When each provider's next status check is due; from one provider to the next, since there are few of them and many jobs.
