@@ -9,6 +9,7 @@ from bench.explaining import Explainer, Row
 from bench.filling import Filled, an_id
 from bench.stock import HOUR_MS, PROVIDER
 from relay import ids
+from relay.storage import pages
 from relay.storage.deliveries import CLAIMERS, WALK, WINDOW
 from relay.storage.record import DEFAULT_PROJECT
 from relay.storage.redeliveries import LOOK
@@ -150,15 +151,20 @@ def _clocks(of: Sample) -> list[Case]:
 
 def _pages(of: Sample) -> list[Case]:
     """Lists; a filter that few rows pass, or none, has no index of its own and is not hot."""
-    page = {"project_id": DEFAULT_PROJECT, "before": None, "limit": BATCH}
+    page = {"project_id": DEFAULT_PROJECT, "before": None, "limit": BATCH, "floor": None, "window": pages.WINDOW - 1}
     event = page | {"after": "", "type": None, "job_id": None, "undelivered": 0, "follows": 0, "position": 0}
-    event |= {"patience": of.now_ms}
+    event |= {"patience": of.now_ms, "horizon": 0}
     after = {"after": of.events[0]["id"], "position": of.events[0]["position"], "end": 0, "before": ""}
     delivery = page | {"endpoint_id": None, "status": None, "event_id": None, "job_id": None}
     created = {"created_after": None, "created_before": None}
-    job = page | created | {"status": None, "provider": None, "pairs": "[]", "pair_count": 0}
+    job = page | created | {"status": None, "provider": None, "pairs": "[]", "pair": None, "pair_count": 0}
     callback = page | {"job_id": None, "verdict": None}
-    old, pair = {"before": of.events[0]["id"]}, {"pairs": '["customer=7"]', "pair_count": 1}
+    old = {"before": of.events[0]["id"]}
+    pair = {"pairs": '["customer=7"]', "pair": "customer=7", "pair_count": 1}
+    floors = [
+        {"before": rows[-1]["id"], "floor": rows[0]["id"]} for rows in (of.jobs, of.callbacks, of.events, of.deliveries)
+    ]
+    few_jobs, few_callbacks, few_events, few_deliveries = floors
     job_id, ago = {"job_id": of.jobs[0]["id"]}, of.now_ms - 20 * DAY_MS
     retried, everything = {"endpoint_id": of.filled.retry_endpoints[0]}, {"endpoint_id": of.filled.endpoints[0]}
     return [
@@ -191,6 +197,23 @@ def _pages(of: Sample) -> list[Case]:
         _case("callback_page", callback | {"verdict": "stale"}, "stale, none", hot=False),
         _case("callback_page_doubtful", callback | {"verdict": "quarantined"}, "none"),
         _case("endpoint_page", page),
+        _case("job_page", job | few_jobs | {"status": "failed"}, "failed, none, of a few"),
+        _case("job_page_by_metadata", job | few_jobs | pair, "of a few"),
+        _case("callback_page", callback | few_callbacks | {"verdict": "stale"}, "stale, none, of a few"),
+        _case("event_page", event | few_events | {"type": "job.failed"}, "of a type that is not there, of a few"),
+        _case("event_page", event | few_events | {"undelivered": 1}, "undelivered, of a few"),
+        _case("delivery_page", delivery | few_deliveries | {"status": "pending"}, "pending, of a few"),
+        _case("delivery_page_of_endpoint", delivery | few_deliveries | everything | {"status": "canceled"}, "of a few"),
+        *(
+            Case(
+                name,
+                (page | {"endpoint_id": everything["endpoint_id"], "pair": "customer=7"},),
+                rows_max=2 * pages.WINDOW,
+            )
+            for name in ("job_floor", "job_floor_by_pair", "callback_floor", "event_floor", "delivery_floor")
+        ),
+        Case("delivery_floor_of_endpoint", (page | everything,), rows_max=2 * pages.WINDOW),
+        Case("event_floor_after", (event | after | {"end": 1 << 62},), rows_max=2 * pages.WINDOW),
     ]
 
 
@@ -198,9 +221,11 @@ def _of_one(of: Sample) -> list[Case]:
     """What one object is shown with, and the stream of events."""
     one = {"job_id": of.jobs[0]["id"], "limit": 500, "project_id": DEFAULT_PROJECT}
     place = {"position": of.events[0]["position"], "id": of.events[0]["id"], "type": None, "patience": of.now_ms}
-    gone = {"id": an_id(ids.EVENT, of.now_ms - 90 * DAY_MS, 0)}
+    place |= {"horizon": 0, "window": pages.WINDOW}
+    gone = {"id": an_id(ids.EVENT, of.now_ms - 90 * DAY_MS, 0), "window": pages.WINDOW}
     return [
         _case("callbacks_of_job", one),
+        _case("callback_bytes", {"ids": _list(row["id"] for row in of.jobs)}),
         _case("events_of_job", one),
         _case("calls_of_job", one),
         _case("deliveries_of_job", one),
@@ -208,7 +233,7 @@ def _of_one(of: Sample) -> list[Case]:
         Case("delivery_counts", ({"ids": _list(row["id"] for row in of.events)},), rows_max=40 * BATCH),
         _case("events_following", one | place | {"limit": BATCH}),
         _case("event_place", one | place),
-        _case("first_event_after", one | gone),
+        Case("first_event_after", (one | gone,), rows_max=2 * pages.WINDOW),
         _case("latest_event", one | place),
         _case("pending_of_endpoint", {"endpoint_id": of.filled.endpoints[0], "by": of.now_ms}),
     ]
@@ -249,6 +274,7 @@ def _by_hand(of: Sample) -> list[Case]:
         "position": of.events[0]["position"],
         "after": "",
         "limit": LOOK,
+        "horizon": 0,
     }
     counted = batch | {"first": of.events[0]["position"], "end": of.events[-1]["position"]}
     gone = {"id": of.filled.retry_endpoints[0], "now": of.now_ms}

@@ -189,6 +189,8 @@ def _store_options(settings: Settings, schedule_s: Sequence[int], dispatches: bo
         lease_ms=round(settings.lease_s * 1000),
         backlog_max=settings.backlog_max,
         callbacks_per_job_max=settings.callbacks_per_job_max,
+        callback_bytes_per_job_max=settings.callback_bytes_per_job_max,
+        callback_max_bytes=settings.callback_body_max_bytes,
         schedule_s=schedule_s,
         expiring_ms=settings.output_expiring_s * 1000,
         dispatches=dispatches,

@@ -247,8 +247,8 @@ class Job(msgspec.Struct, kw_only=True):
     """In millionths of a USD, as USDC counts: no quote is taken and nothing is signed over it."""
 
 
-class Callback(msgspec.Struct, kw_only=True, frozen=True):
-    """One HTTP request from a provider, as it came."""
+class CallbackHead(msgspec.Struct, kw_only=True, frozen=True):
+    """One HTTP request from a provider without its body, as a list shows it."""
 
     id: str
     project_id: str
@@ -259,6 +259,11 @@ class Callback(msgspec.Struct, kw_only=True, frozen=True):
     received_at: int
     size: int
     headers: list[tuple[str, str]]
+
+
+class Callback(CallbackHead, kw_only=True, frozen=True):
+    """One HTTP request from a provider, as it came."""
+
     body: bytes
 
 

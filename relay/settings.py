@@ -73,6 +73,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_deadline_s: float
     callback_grace_s: int
     callbacks_per_job_max: int
+    callback_bytes_per_job_max: int
+    page_max_bytes: int
     retention_days: int
     deliveries_in_flight_max: int
     keepalive_s: float

@@ -18,6 +18,8 @@ LOOK_AGAIN_MS: Final = 20
 COMMENT_EVERY_MS: Final = 15_000
 PAGE: Final = 10
 """Events that a stream holds while its client reads them; each may have 256 KiB."""
+SKIM: Final = 100
+"""Events that a stream looks at where none of the last was of its type: those come without their bodies."""
 RETRY_MS: Final = 2_000
 
 
@@ -65,15 +67,16 @@ class Streams:
     ) -> AsyncIterator[bytes]:
         """Events as they are found in the table, and comments between them."""
         said_at = self._clock.monotonic_ms()
-        pause_ms = LOOK_AGAIN_MS
+        pause_ms, look = LOOK_AGAIN_MS, PAGE
         while not self._draining.is_set():
             woken.clear()
-            found = await self._events.following(project_id, place, kind, PAGE, self._clock.now_ms())
+            found = await self._events.following(project_id, place, kind, look, self._clock.now_ms())
             for event in found.events:
                 yield _frame(event)
             now_ms = self._clock.monotonic_ms()
-            if found.events:
-                place, said_at, pause_ms = found.place, now_ms, LOOK_AGAIN_MS
+            if found.place != place:
+                place, pause_ms, look = found.place, LOOK_AGAIN_MS, PAGE if found.events else SKIM
+                said_at = now_ms if found.events else said_at
                 continue
             if now_ms - said_at >= COMMENT_EVERY_MS:
                 said_at = now_ms

@@ -300,6 +300,20 @@ SETTINGS: Final = (
         "callbacks kept for one job; more are answered and counted",
     ),
     Setting(
+        "RELAY_CALLBACK_BYTES_PER_JOB_MAX",
+        "callback_bytes_per_job_max",
+        "16777216",
+        reading.number(1024, 2**40),
+        "bytes of callbacks kept for one job; more are answered and counted, and the job is checked",
+    ),
+    Setting(
+        "RELAY_PAGE_MAX_BYTES",
+        "page_max_bytes",
+        "4194304",
+        reading.number(1024, 2**30),
+        "about how large a page of a list may be; one that would be larger is shorter",
+    ),
+    Setting(
         "RELAY_RETENTION_DAYS", "retention_days", "30", reading.retention_days, "days an ended job is kept; 0: for ever"
     ),
     Setting(

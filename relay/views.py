@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from relay.clock import rfc3339
-from relay.model import Callback, Event, EventType, Job
+from relay.model import Callback, CallbackHead, Event, EventType, Job
 from relay.outbox import Attempt, Delivery, Endpoint, Outcome, Redelivery
 from relay.signing import PUBLIC_PREFIX
 
@@ -173,12 +173,8 @@ def attempt(attempt: Attempt) -> Json:
     }
 
 
-def callback(callback: Callback) -> Json:
-    """A callback with its bytes as received (base64), and as text where they are text."""
-    try:
-        text = callback.body.decode()
-    except UnicodeDecodeError:
-        text = None
+def callback_head(callback: CallbackHead) -> Json:
+    """A callback as it stands in a list."""
     return {
         "id": callback.id,
         "object": "callback",
@@ -189,6 +185,13 @@ def callback(callback: Callback) -> Json:
         "received_at": rfc3339(callback.received_at),
         "size": callback.size,
         "headers": [list(header) for header in callback.headers],
-        "body": base64.b64encode(callback.body).decode(),
-        "body_text": text,
     }
+
+
+def callback(callback: Callback) -> Json:
+    """A callback with its bytes as received (base64), and as text where they are text."""
+    try:
+        text = callback.body.decode()
+    except UnicodeDecodeError:
+        text = None
+    return callback_head(callback) | {"body": base64.b64encode(callback.body).decode(), "body_text": text}

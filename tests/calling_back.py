@@ -26,9 +26,9 @@ async def post(running: Running, body: bytes, url: str | None = None, **headers:
 
 
 async def kept(running: Running) -> list[dict[str, Any]]:
-    """Every callback that is stored, newest first."""
-    callbacks: list[dict[str, Any]] = (await running.get("/v1/callbacks"))["data"]
-    return callbacks
+    """Every callback that is stored, newest first, with its body."""
+    listed = (await running.get("/v1/callbacks"))["data"]
+    return [await running.get(f"/v1/callbacks/{one['id']}") for one in listed]
 
 
 async def state(running: Running, job: dict[str, Any]) -> str:

@@ -98,7 +98,8 @@ def test_any_bytes_are_received(
     sent = extra | {"content-type": content_type, "content-encoding": encoding}
     answer = background.post(body, **sent)
     assert (answer.status_code, answer.json()) == (200, {"received": True})
-    (callback,) = background.get("/v1/callbacks?limit=1")["data"]
+    (listed,) = background.get("/v1/callbacks?limit=1")["data"]
+    callback = background.get(f"/v1/callbacks/{listed['id']}")
     assert base64.b64decode(callback["body"]) == body
 
 

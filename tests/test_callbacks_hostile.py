@@ -1,7 +1,9 @@
 """What strangers and broken providers put into a callback: a good token is always answered, a bad one opens nothing."""
 
+import asyncio
 import base64
 import gzip
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -100,7 +102,8 @@ async def test_a_job_that_is_not_here_leaves_an_orphan(
     assert (await post(running, body, f"/callbacks/evolink/{token}")).status_code == 200
     (callback,) = (await running.get("/v1/callbacks?verdict=orphaned"))["data"]
     assert (callback["job"], reason in callback["reason"]) == (unknown, True)
-    assert base64.b64decode(callback["body"]) == body
+    shown = await running.get(f"/v1/callbacks/{callback['id']}")
+    assert base64.b64decode(shown["body"]) == body
     assert await state(running, job) == "submitted"
 
 
@@ -170,3 +173,49 @@ async def test_the_token_is_told_to_nobody(running: Running, capsys: pytest.Capt
     said = "".join([*(f"{answer.headers}{answer.text}" for answer in answers), *shown, *capsys.readouterr()])
     assert job["id"] in said
     assert token not in said
+
+
+async def test_a_job_keeps_so_many_bytes_of_callbacks(tmp_path: Path) -> None:
+    """Keep callbacks up to RELAY_CALLBACK_BYTES_PER_JOB_MAX; answer and apply the others, and ask the provider."""
+    async with relay(
+        tmp_path,
+        confirm=False,
+        RELAY_CALLBACK_BYTES_PER_JOB_MAX="5000",
+        RELAY_CALLBACK_BODY_MAX_BYTES="2000",
+    ) as running:
+        job = await running.submit()
+        path, listed = f"/v1/jobs/{job['id']}", f"/v1/callbacks?job={job['id']}"
+        kept_before, here = 0, []
+        for progress in range(1, 8):
+            body = b'{"status":"processing","progress":%d,"pad":"%b"}' % (progress, b"x" * 1400)
+            assert (await post(running, body)).status_code == 200
+            assert (await running.get(path))["progress"] == progress
+            here = (await running.get(listed))["data"]
+            if len(here) == kept_before:
+                break
+            timeline = (await running.get(f"{path}/timeline"))["data"]
+            assert not [line for line in timeline if line["kind"] == "check"]
+            kept_before = len(here)
+        assert 2 <= kept_before <= 3
+        held = sum(one["size"] + len(json.dumps(one["headers"], separators=(",", ":"))) for one in here)
+        assert 5000 - 2000 < held <= 5000
+        await running.until(f"{path}/timeline", lambda shown: any(line["kind"] == "check" for line in shown["data"]))
+        both = await asyncio.gather(*(post(running, DONE + b" " * 1900) for _ in range(2)))
+        assert [one.status_code for one in both] == [200, 200]
+        shown = await running.until(path, lambda one: one["status"] == "succeeded")
+        assert shown["finished_by"] == "callback"
+        assert len((await running.get(listed))["data"]) == kept_before
+
+
+async def test_an_orphan_keeps_so_many_bytes_too(tmp_path: Path) -> None:
+    """Keep no more bytes about a job that is not here than about one that is."""
+    async with relay(
+        tmp_path,
+        confirm=False,
+        RELAY_CALLBACK_BYTES_PER_JOB_MAX="5000",
+        RELAY_CALLBACK_BODY_MAX_BYTES="2000",
+    ) as running:
+        url = f"/callbacks/evolink/{CallbackTokens([SECRET_KEY], 'default').make('evolink', NO_JOB, LATER_MS)}"
+        for _ in range(6):
+            assert (await post(running, b"x" * 1500, url)).status_code == 200
+        assert 1 <= len((await running.get("/v1/callbacks?verdict=orphaned"))["data"]) <= 3

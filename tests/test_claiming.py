@@ -19,7 +19,7 @@ from relay.storage.database import Database, Transaction
 from relay.storage.deliveries import WALK, WINDOW, Deliveries, Parcel
 from relay.storage.fanout import Fresh
 from relay.storage.jobs import Jobs
-from relay.storage.record import Recorder
+from relay.storage.record import Recorder, Room
 from relay.storage.writer import Writer
 from tests.past import database as opened
 from tests.running import SECRET_KEY, HeldClock, relay
@@ -191,7 +191,7 @@ async def _checks(folder: Path, asked: list[tuple[str, bool, int | None]], provi
             await transaction.run_many("insert_job", [rows.job_params(job) for job in jobs])
 
         await database.transact(write)
-        store = Jobs(database, Writer(database, 10), SEAL, Recorder(1, 1, (0,), hints=False))
+        store = Jobs(database, Writer(database, 10), SEAL, Recorder(1, Room(1), (0,), hints=False))
         due: dict[str, list[int]] = {}
         for name, _, at in asked:
             due.setdefault(name, []).extend([at] if at is not None else [])

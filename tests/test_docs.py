@@ -233,7 +233,8 @@ async def test_the_api_page_has_every_field_of_the_evidence(tmp_path: Path) -> N
         deliveries = await running.until(path, lambda shown: len(shown["data"]) == 2)
         delivery = await running.get(f"/v1/deliveries/{deliveries['data'][0]['id']}")
         event = (await running.get(f"/v1/events?job={job['id']}"))["data"][0]
-        callback = (await running.get(f"/v1/callbacks?job={job['id']}"))["data"][0]
+        listed = (await running.get(f"/v1/callbacks?job={job['id']}"))["data"][0]
+        callback = await running.get(f"/v1/callbacks/{listed['id']}")
     assert row(API_PAGE, "event") == list(event)
     assert row(API_PAGE, "delivery") == list(delivery)
     assert row(API_PAGE, "attempt") == list(delivery["attempts"][0])

@@ -16,6 +16,7 @@ from relay.sandbox.faults import Faults
 from relay.seal import Seal
 from relay.storage.evidence import EventFilter
 from relay.storage.jobs import NewJob
+from relay.storage.pages import Listing
 from relay.storage.record import DEFAULT_PROJECT, Fact
 from relay.storage.store import Store, StoreOptions
 from tests.postgres import Server
@@ -249,7 +250,12 @@ async def test_several_processes_tell_it_once(database_server: Server) -> None:
         assert announced.count(EventType.JOB_OUTPUT_EXPIRING) == 20
         for job in jobs:
             wanted = EventFilter(job_id=job.id, type=EventType.JOB_OUTPUT_EXPIRING)
-            assert len(await stores[1].events.page(DEFAULT_PROJECT, None, 10, wanted, now_ms)) == 1
+            assert (
+                len(
+                    (await stores[1].events.page(DEFAULT_PROJECT, Listing(before=None, limit=10), wanted, now_ms)).items
+                )
+                == 1
+            )
     finally:
         for store in stores:
             await store.close()

@@ -264,7 +264,8 @@ async def test_a_released_callback_goes_the_way_it_would_have_gone(tmp_path: Pat
             "webhook-signature": signing.sign([right], "msg_1", now_s, DONE),
         }
         await running.client.post(running.callback_url(), content=DONE, headers=signed)
-        (callback,) = (await running.get("/v1/callbacks?verdict=quarantined"))["data"]
+        (listed,) = (await running.get("/v1/callbacks?verdict=quarantined"))["data"]
+        callback = await running.get(f"/v1/callbacks/{listed['id']}")
         assert (await running.get(f"/v1/jobs/{job['id']}"))["status"] == "submitted"
     clock.advance(1000)
     async with relay(tmp_path, clock=clock, RELAY_EVOLINK_CALLBACK_SECRET=right) as running:

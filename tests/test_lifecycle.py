@@ -32,6 +32,7 @@ from relay.model import (
 from relay.seal import Seal
 from relay.storage.evidence import EventFilter
 from relay.storage.jobs import NewJob
+from relay.storage.pages import Listing
 from relay.storage.record import DEFAULT_PROJECT, Arrival, Fact, Recorded
 from relay.storage.store import Store, StoreOptions
 
@@ -266,7 +267,9 @@ class StoredJob(RuleBasedStateMachine):
     def what_is_stored_is_what_was_told(self) -> None:
         """Events are numbered 1, 2, 3 …, one for each move, and the last one has the job's state."""
         wanted = EventFilter(job_id=self.job.id)
-        events = self.runner.run(self.store.events.page(DEFAULT_PROJECT, None, 100, wanted, 1))[::-1]
+        events = self.runner.run(
+            self.store.events.page(DEFAULT_PROJECT, Listing(before=None, limit=100), wanted, 1)
+        ).items[::-1]
         assert [event.sequence for event in events] == list(range(1, self.job.sequence + 1))
         assert [event.type for event in events] == self.told
         if events:
@@ -276,7 +279,9 @@ class StoredJob(RuleBasedStateMachine):
             assert events[-1].type in (f"job.{self.job.state}", "job.corrected")
             final = [event.id for event in events if event.final]
             assert body["data"]["supersedes"] == (final[-2] if events[-1].final and len(final) > 1 else None)
-        callbacks = self.runner.run(self.store.callbacks.page(DEFAULT_PROJECT, None, 100, self.job.id, None))
+        callbacks = self.runner.run(
+            self.store.callbacks.page(DEFAULT_PROJECT, Listing(before=None, limit=100), self.job.id, None)
+        ).items
         assert len(callbacks) == min(self.job.callbacks_seen, OPTIONS.callbacks_per_job_max)
 
     def teardown(self) -> None:

@@ -19,7 +19,7 @@ from relay.storage.database import Transaction
 from relay.storage.exchanges import PostgreSQLTransaction
 from relay.storage.migrate import migrate
 from relay.storage.postgres import PostgreSQL
-from relay.storage.record import Arrival, Fact, Recorded, Recorder
+from relay.storage.record import Arrival, Fact, Recorded, Recorder, Room
 from tests.past import ENDPOINT, select
 from tests.postgres import Server
 from tests.running import SECRET_KEY
@@ -91,7 +91,7 @@ async def record(
     tries = [before_writing] if before_writing else []
 
     async def work(transaction: PostgreSQLTransaction) -> list[Recorded]:
-        recorded = await Recorder(0, 100, (0,), hints=True)(transaction, facts)
+        recorded = await Recorder(0, Room(100), (0,), hints=True)(transaction, facts)
         if tries:
             await tries.pop()()
         return recorded
@@ -141,7 +141,7 @@ async def test_nothing_is_written_under_a_lock_that_nobody_needed(database_serve
             connection.add_query_logger(note := lambda query: sent.append(query.query))
             transaction = PostgreSQLTransaction(connection, one._statements, one._joined)
             sent.clear()
-            await Recorder(0, 100, (0,), hints=True)(transaction, [heard("job_1"), heard("job_2")])
+            await Recorder(0, Room(100), (0,), hints=True)(transaction, [heard("job_1"), heard("job_2")])
             await transaction.commit()
             await asyncio.sleep(0)  # the logger is called by the loop
             connection.remove_query_logger(note)

@@ -20,6 +20,7 @@ from relay.storage import statements
 from relay.storage.database import Database, Transaction
 from relay.storage.evidence import PATIENCE_MS, EventFilter, Events
 from relay.storage.migrate import migrate
+from relay.storage.pages import Listing
 from relay.storage.store import open_database
 from relay.storage.wording import Statement
 from tests.postgres import Server
@@ -127,8 +128,12 @@ class Poller:
         """Every page there is, the last of them first."""
         wanted = EventFilter(after=self.seen[-1])
         found: list[str] = []
-        while page := await self._events.page(PROJECT, found[-1] if found else None, limit, wanted, NOW):
-            found += [one.id for one in page]
+        before: str | None = None
+        while True:
+            page = await self._events.page(PROJECT, Listing(before=before, limit=limit), wanted, NOW)
+            found += [one.id for one in page.items]
+            if (before := page.next_cursor) is None:
+                break
         self.seen += reversed(found)
 
 
@@ -323,9 +328,10 @@ async def test_a_wide_read_uses_the_order(database_server: Server) -> None:
         connection: Any = await asyncpg.connect(url)
         try:
             await connection.execute("SET enable_seqscan = off")
-            for name in ("events_following", "event_page_after", "latest_event", "first_event_after"):
+            for name in ("events_following", "event_page_after", "latest_event", "event_floor_after"):
                 text = Statement(statements.load()[name])
-                numbers = dict.fromkeys(("position", "end", "limit", "patience", "undelivered"), 1) | {"type": None}
+                names = ("position", "end", "limit", "patience", "undelivered", "horizon", "window")
+                numbers = dict.fromkeys(names, 1) | {"type": None}
                 values = [numbers.get(n, "x") for n in text.names]
                 await connection.execute("SET plan_cache_mode = force_generic_plan")
                 plan = await connection.fetch(f"EXPLAIN {text.text}", *values)
@@ -337,3 +343,45 @@ async def test_a_wide_read_uses_the_order(database_server: Server) -> None:
 def test_no_word_of_ours_is_left_over() -> None:
     """Every comment in a statement that asks PostgreSQL for something is known to it."""
     assert not [name for name, text in statements.load().items() if "/*" in Statement(text).text]
+
+
+@pytest.mark.parametrize("where", ["another database", "this one"])
+async def test_only_this_databases_transactions_are_waited_for(database_server: Server, where: str) -> None:
+    """Tell what is committed at once while a stranger's transaction is open in another database of the server."""
+    url, elsewhere = database_server.database(), database_server.database()
+    async with migrated(url) as database:
+        stranger: Any = await asyncpg.connect(elsewhere if where == "another database" else url)
+        transaction = stranger.transaction()
+        await transaction.start()
+        await stranger.fetchval("SELECT pg_current_xact_id()")
+        try:
+            events = Events(database)
+            (first, second) = new_ids(2)
+            now_ms = time.time_ns() // 1_000_000
+            for one in (first, second):
+                await database.transact(partial(_insert, event_id=one))
+            follower = Follower(events, now_ms)
+            held = await follower.read()
+            page = await events.page(PROJECT, Listing(before=None, limit=5), EventFilter(after=first), now_ms)
+            told = [second, first] if where == "another database" else []
+            assert (held, follower.seen[::-1]) == (where == "this one", told)
+            assert [one.id for one in page.items] == told[:1]
+            at = await events.place(PROJECT, None, now_ms)
+            assert (at.id == second) == (where == "another database")
+        finally:
+            await transaction.rollback()
+            await stranger.close()
+
+
+async def test_the_horizon_counts_as_positions_do(database_server: Server) -> None:
+    """Put the horizon at the oldest transaction that is open here, in the 64 bits that positions have."""
+    url = database_server.database()
+    async with migrated(url) as database, writers(url, 2) as (slow, quick):
+        first, second = new_ids(2)
+        await slow.insert(first)
+        await quick.insert(second)
+        await quick.end()
+        horizon = await Events(database).horizon()
+        await slow.end()
+        place = {one: await Events(database).place(PROJECT, one, NOW) for one in (first, second)}
+        assert place[first].position == horizon < place[second].position < await Events(database).horizon()

@@ -10,9 +10,10 @@ import msgspec
 from relay import log
 from relay.outbox import Attempt, Delivery, DeliveryState
 from relay.seal import Seal, SealBroken
-from relay.storage import health, rows
-from relay.storage.database import Database, Row, Transaction
+from relay.storage import health, pages, rows
+from relay.storage.database import Database, Purpose, Row, Transaction
 from relay.storage.fanout import Fresh
+from relay.storage.pages import Listing, Page
 from relay.storage.writer import Writer
 
 ATTEMPTS_MAX = 1000
@@ -142,15 +143,24 @@ class Deliveries:
         params = {"ids": rows.text([delivery.id]), "limit": min(delivery.attempts_made, ATTEMPTS_MAX)}
         return [rows.attempt(row) for row in await self._database.rows("attempts_of_deliveries", params)]
 
-    async def page(
-        self, project_id: str, before: str | None, limit: int, wanted: dict[str, str | None]
-    ) -> list[Delivery]:
+    async def page(self, project_id: str, listing: Listing, wanted: dict[str, str | None]) -> Page[Delivery]:
         """Deliveries newest first, by `endpoint_id`, `status`, `event_id`, `job_id` (None: any)."""
-        params = {"project_id": project_id, "before": before, "limit": limit, **wanted}
+        params: dict[str, Any] = {"project_id": project_id, "before": listing.before, **wanted, "floor": None}
         narrow = next((of for of in ("event", "job", "endpoint") if wanted[f"{of}_id"] is not None), None)
         failed = "delivery_page_failed" if wanted["status"] in FAILED else "delivery_page"
         name = f"delivery_page_of_{narrow}" if narrow else failed
-        return [rows.delivery(row) for row in await self._database.rows(name, params)]
+        if narrow == "endpoint":
+            owner = await self._database.rows("endpoint_project", {"id": wanted["endpoint_id"]})
+            if not owner or owner[0]["project_id"] != project_id:
+                return Page([], None)
+        floors = {"delivery_page": "delivery_floor", "delivery_page_of_endpoint": "delivery_floor_of_endpoint"}
+        if wanted["status"] is not None and name in floors:
+            params["floor"] = await pages.floor(self._database, floors[name], params)
+
+        async def read(before: str | None, limit: int) -> Sequence[Row]:
+            return await self._database.rows(name, params | {"before": before, "limit": limit}, Purpose.LIST)
+
+        return await pages.collect(listing, read, rows.delivery, params["floor"])
 
     def _parcels(self, found: Iterable[Row]) -> list[Parcel]:
         """Those that open."""

@@ -4,13 +4,15 @@ Ids say when an event was made, and of several processes the one that made it fi
 on from an event goes by positions: in PostgreSQL the number of the transaction, and none is read past one that is open.
 """
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import msgspec
 
-from relay.model import Callback, Event, Verdict
-from relay.storage import rows
-from relay.storage.database import Database
+from relay.model import Callback, CallbackHead, Event, Verdict
+from relay.storage import pages, rows
+from relay.storage.database import Database, Purpose, Row
+from relay.storage.pages import Listing, Page
 
 
 class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,13 +63,21 @@ class Callbacks:
         return rows.callback(found[0]) if found else None
 
     async def page(
-        self, project_id: str, before: str | None, limit: int, job_id: str | None, verdict: str | None
-    ) -> list[Callback]:
-        """Callbacks newest first."""
-        params = {"project_id": project_id, "before": before, "limit": limit, "job_id": job_id, "verdict": verdict}
+        self, project_id: str, listing: Listing, job_id: str | None, verdict: str | None
+    ) -> Page[CallbackHead]:
+        """Callbacks newest first, without their bodies."""
+        params: dict[str, Any] = {"project_id": project_id, "job_id": job_id, "verdict": verdict, "floor": None}
         name = "callback_page_doubtful" if verdict in DOUBTFUL else "callback_page"
-        name = name if job_id is None else "callback_page_of_job"
-        return [rows.callback(row) for row in await self._database.rows(name, params)]
+        if job_id is not None:
+            name = "callback_page_of_job"
+        elif verdict is not None and verdict not in DOUBTFUL:
+            wanted = params | {"before": listing.before}
+            params["floor"] = await pages.floor(self._database, "callback_floor", wanted)
+
+        async def read(before: str | None, limit: int) -> Sequence[Row]:
+            return await self._database.rows(name, params | {"before": before, "limit": limit}, Purpose.LIST)
+
+        return await pages.collect(listing, read, rows.callback_head, params["floor"])
 
 
 class Events:
@@ -81,40 +91,92 @@ class Events:
         found = await self._database.rows("event_of_project", {"id": event_id, "project_id": project_id})
         return rows.event(found[0]) if found else None
 
-    async def page(
-        self, project_id: str, before: str | None, limit: int, wanted: EventFilter, now_ms: int
-    ) -> list[Event]:
+    async def page(self, project_id: str, listing: Listing, wanted: EventFilter, now_ms: int) -> Page[Event]:
         """Events newest first. Those after an event, in the stream's order: who goes on from the first misses none."""
-        params = {"project_id": project_id, "before": before, "limit": limit, **msgspec.to_builtins(wanted)}
+        params: dict[str, Any] = {"project_id": project_id, **msgspec.to_builtins(wanted), "floor": None}
         params |= {"undelivered": int(wanted.undelivered), "patience": now_ms - PATIENCE_MS}
+        follows = wanted.after is not None
         place = BEGINNING if wanted.after is None else await self.place(project_id, wanted.after, now_ms)
-        params |= {"follows": int(wanted.after is not None), "position": place.position, "after": place.id}
+        params |= {"follows": int(follows), "position": place.position, "after": place.id}
+        params["horizon"] = await self.horizon() if follows else BEGINNING.position
+        if follows and wanted.job_id is None:
+            return await self._page_after(listing, params, now_ms)
         name = "event_page" if wanted.job_id is None else "event_page_of_job"
-        if wanted.after is not None and wanted.job_id is None:
-            end = END if before is None else await self.place(project_id, before, now_ms)
-            name, params = "event_page_after", params | {"end": end.position, "before": end.id}
-        return [rows.event(row) for row in await self._database.rows(name, params)]
+        if wanted.job_id is None and _narrowed(wanted):
+            params["floor"] = await pages.floor(self._database, "event_floor", params | {"before": listing.before})
+
+        async def read(before: str | None, limit: int) -> Sequence[Row]:
+            return await self._database.rows(name, params | {"before": before, "limit": limit}, Purpose.LIST)
+
+        return await pages.collect(listing, read, rows.event, params["floor"])
+
+    async def _page_after(self, listing: Listing, params: dict[str, Any], now_ms: int) -> Page[Event]:
+        """Those after a place, the last first."""
+        project_id, last = params["project_id"], None
+        if params["type"] is not None or params["undelivered"]:
+            bounds = params | await self._end(project_id, listing.before, now_ms) | {"window": pages.WINDOW - 1}
+            found = await self._database.rows("event_floor_after", bounds, Purpose.LIST)
+            last = Place(found[0]["position"], found[0]["id"]) if found else None
+            if last is not None:  # a shorter id comes just before, so that the last one is looked at too
+                params |= {"position": last.position, "after": last.id[:-1]}
+
+        async def read(before: str | None, limit: int) -> Sequence[Row]:
+            bounds = params | await self._end(project_id, before, now_ms) | {"limit": limit}
+            found = await self._database.rows("event_page_after", bounds, Purpose.LIST)
+            return [row for row in found if last is None or Place(row["position"], row["id"]) >= last]
+
+        return await pages.collect(listing, read, rows.event, None if last is None else last.id)
+
+    async def _end(self, project_id: str, before: str | None, now_ms: int) -> dict[str, Any]:
+        """Where a page that goes backwards begins."""
+        end = END if before is None else await self.place(project_id, before, now_ms)
+        return {"end": end.position, "before": end.id}
 
     async def following(self, project_id: str, place: Place, kind: str | None, limit: int, now_ms: int) -> Following:
-        """Events after that place, in their order: whoever reads on from its end misses none and gets none twice."""
+        """Events of a type after that place: whoever reads on from its end misses none and gets none twice.
+
+        It looks at `limit` events of whatever type, and its place is behind all of these.
+        """
+        found = await self._following(project_id, place, kind, limit, BEGINNING.position, now_ms)
+        if not found.held:
+            return found
+        # Another database's transaction may be what holds it. This one's own are asked only now, since they rarely are.
+        return await self._following(project_id, place, kind, limit, await self.horizon(), now_ms)
+
+    async def _following(
+        self, project_id: str, place: Place, kind: str | None, limit: int, horizon: int, now_ms: int
+    ) -> Following:
+        """Where what lies before the horizon is settled, besides what the server says so of."""
         params = {"project_id": project_id, "position": place.position, "id": place.id, "type": kind, "limit": limit}
         events: list[Event] = []
-        for row in await self._database.rows("events_following", params):
+        for row in await self._database.rows("events_following", params | {"horizon": horizon}, Purpose.LIST):
             if not row["settled"] and row["created_at"] > now_ms - PATIENCE_MS:
                 return Following(events, place, held=True)
-            events.append(rows.event(row))
+            if row["body"] is not None:
+                events.append(rows.event(row))
             place = Place(row["position"], row["id"])
         return Following(events, place, held=False)
 
+    async def horizon(self) -> int:
+        """Return the position that no transaction of this database can write below any more.
+
+        On SQLite, where one writes, it is never needed.
+        """
+        if not self._database.shared:
+            return BEGINNING.position
+        return int((await self._database.rows("horizon", {}, Purpose.LIST))[0]["position"])
+
     async def place(self, project_id: str, event_id: str | None, now_ms: int) -> Place:
         """Where an event stands; one that is not there stands before those with a newer id; None: where now is."""
-        params = {"project_id": project_id, "id": event_id, "patience": now_ms - PATIENCE_MS}
+        params = {"project_id": project_id, "id": event_id, "patience": now_ms - PATIENCE_MS, "window": pages.WINDOW}
         if event_id is not None:
             if found := await self._database.rows("event_place", params):
                 return Place(found[0]["position"], found[0]["id"])
-            if found := await self._database.rows("first_event_after", params):
-                return Place(found[0]["position"], "")
-        found = await self._database.rows("latest_event", params)
+            newer = (await self._database.rows("first_event_after", params, Purpose.LIST))[0]["position"]
+            if newer is not None:
+                return Place(newer, "")
+        params["horizon"] = await self.horizon()
+        found = await self._database.rows("latest_event", params, Purpose.LIST)
         return Place(found[0]["position"], found[0]["id"]) if found else BEGINNING
 
     async def position_in_time(self, project_id: str, at_ms: int) -> int:
@@ -128,3 +190,8 @@ class Events:
         for row in await self._database.rows("delivery_counts", {"ids": rows.text(event_ids)}):
             counts[row["event_id"]][row["state"]] = row["number"]
         return counts
+
+
+def _narrowed(wanted: EventFilter) -> bool:
+    """Whether a page may have to look at more than it shows."""
+    return wanted.type is not None or wanted.undelivered

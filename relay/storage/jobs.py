@@ -11,8 +11,9 @@ from relay.model import Call, Job
 from relay.money import Payment
 from relay.outbox import Attempt, Delivery, Endpoint
 from relay.seal import Seal
-from relay.storage import payments, rows
-from relay.storage.database import Database, Row, Transaction
+from relay.storage import pages, payments, rows
+from relay.storage.database import Database, Purpose, Row, Transaction
+from relay.storage.pages import Listing, Page
 from relay.storage.record import Fact, Recorded, Recorder
 from relay.storage.tombstones import Tombstone
 from relay.storage.writer import Writer
@@ -89,22 +90,30 @@ class Jobs:
         found = await self._database.rows("tombstones_by_id", {"ids": rows.text([job_id])})
         return Tombstone.of(found[0]) if found and found[0]["project_id"] == project_id else None
 
-    async def page(self, project_id: str, before: str | None, limit: int, wanted: JobFilter) -> list[Job]:
-        """Jobs newest first, older than the id `before`."""
+    async def page(self, project_id: str, listing: Listing, wanted: JobFilter) -> Page[Job]:
+        """Jobs newest first."""
         pairs = sorted({pair(key, value) for key, value in wanted.metadata.items()})
-        params = {
+        params: dict[str, Any] = {
             "project_id": project_id,
-            "before": before,
-            "limit": limit,
+            "before": listing.before,
             "status": wanted.status,
             "provider": wanted.provider,
             "created_after": wanted.created_after,
             "created_before": wanted.created_before,
             "pairs": rows.text(pairs),
+            "pair": pairs[0] if pairs else None,
             "pair_count": len(pairs),
+            "floor": None,
         }
+        narrowed = (wanted.status, wanted.provider, wanted.created_after, wanted.created_before)
+        if pairs or any(one is not None for one in narrowed):
+            params["floor"] = await pages.floor(self._database, "job_floor_by_pair" if pairs else "job_floor", params)
         name = "job_page_by_metadata" if pairs else "job_page"
-        return [rows.job(row) for row in await self._database.rows(name, params)]
+
+        async def read(before: str | None, limit: int) -> Sequence[Row]:
+            return await self._database.rows(name, params | {"before": before, "limit": limit}, Purpose.LIST)
+
+        return await pages.collect(listing, read, rows.job, params["floor"])
 
     async def to_submit(self, now_ms: int, limit: int) -> list[str]:
         """Jobs that wait to be sent and are due."""

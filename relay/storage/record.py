@@ -5,6 +5,7 @@ The callback as it came, the job's move, its event, and one delivery for each en
 Callbacks, submit answers, status checks and deadlines all come this way, so there is one place where a job can change.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from relay.storage.fanout import FanOut, Fresh, NewEvent
 from relay.storage.tombstones import Absent, Tombstone, absent
 
 DEFAULT_PROJECT: Final = "prj_default"
+HEADERS_MAX: Final = 1 << 17
+"""About how much a callback's headers are, as JSON, at most."""
 
 
 class Arrival(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +68,14 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     fresh: Sequence[Fresh] = ()
 
 
+class Room(msgspec.Struct, frozen=True):
+    """What is kept of the callbacks about one job: so many, and so many bytes; one takes at most `one_max` of these."""
+
+    number_max: int
+    bytes_max: int = 16 << 20
+    one_max: int = (1 << 20) + HEADERS_MAX
+
+
 class Recorder:
     """Writes batches of facts. `lease_ms` is how long a fresh delivery is dispatch's own before it counts as lost.
 
@@ -75,7 +86,7 @@ class Recorder:
     def __init__(
         self,
         lease_ms: int,
-        callbacks_per_job_max: int,
+        room: Room,
         schedule_s: Sequence[int],
         *,
         expiring_ms: int = 0,
@@ -83,7 +94,7 @@ class Recorder:
     ) -> None:
         self._hints = hints
         self._expiring_ms = expiring_ms
-        self._callbacks_per_job_max = callbacks_per_job_max
+        self._room = room
         self._fan_out = FanOut(lease_ms, schedule_s[0], sends=not hints)
 
     async def __call__(self, transaction: Transaction, facts: Sequence[Fact]) -> list[Recorded]:
@@ -91,7 +102,8 @@ class Recorder:
         jobs, versions, listening = await _found(transaction, facts)
         heard, written = await _heard(transaction, facts, jobs), await _written(transaction, facts)
         elsewhere = await absent(transaction, {fact.job_id for fact in facts if fact.arrival} - jobs.keys())
-        batch = _Batch(jobs, heard, written, elsewhere, self._callbacks_per_job_max, self._expiring_ms)
+        elsewhere.bytes.update(await _bytes_kept(transaction, facts, jobs, self._room))
+        batch = _Batch(jobs, heard, written, elsewhere, self._room, self._expiring_ms)
         for fact in facts:
             batch.take(fact)
         await transaction.run_many("insert_callback", batch.callbacks)
@@ -120,14 +132,14 @@ class _Batch:
         heard: set[tuple[str, bytes]],
         written: set[str],
         elsewhere: Absent,
-        callbacks_per_job_max: int,
+        room: Room,
         expiring_ms: int,
     ) -> None:
         self._jobs = jobs
         self._heard = heard
         self._written = written
         self._elsewhere = elsewhere
-        self._callbacks_per_job_max = callbacks_per_job_max
+        self._room = room
         self._expiring_ms = expiring_ms
         self.callbacks: list[dict[str, Any]] = []
         self.released: list[dict[str, Any]] = []
@@ -173,8 +185,14 @@ class _Batch:
         if arrival.released:
             outcome = _outcome_params(arrival, recorded)
             self.released.append({"id": arrival.id, "project_id": _owner(fact, job, tombstone), **outcome})
-        elif _seen(fact, job, self._elsewhere) < self._callbacks_per_job_max:
-            self.callbacks.append(_callback_params(fact, arrival, _owner(fact, job, tombstone), recorded))
+        elif _seen(fact, job, self._elsewhere) < self._room.number_max:
+            params = _callback_params(fact, arrival, _owner(fact, job, tombstone), recorded)
+            size = len(params["body"]) + len(params["headers"])
+            if self._elsewhere.bytes[fact.job_id] + size <= self._room.bytes_max:
+                self._elsewhere.bytes[fact.job_id] += size
+                self.callbacks.append(params)
+            elif job is not None:  # what it says counts, but there is no evidence of it: the provider is asked
+                job = doubted(job, fact.at)
         if job is None:
             self._elsewhere.kept[fact.job_id] += 1
             return None
@@ -218,6 +236,19 @@ async def _written(transaction: Transaction, facts: Sequence[Fact]) -> set[str]:
     if not wanted:
         return set()
     return {row["id"] for row in await transaction.look("calls_written", {"ids": rows.text(wanted)})}
+
+
+async def _bytes_kept(
+    transaction: Transaction, facts: Sequence[Fact], jobs: dict[str, Job], room: Room
+) -> dict[str, int]:
+    """How many bytes are kept about those jobs that may have too many: there is no need to look at most."""
+    coming = Counter(fact.job_id for fact in facts if fact.arrival)
+    enough = room.bytes_max // room.one_max
+    wanted = sorted(job_id for job_id, job in jobs.items() if 0 < coming[job_id] > enough - job.callbacks_seen)
+    if not wanted:
+        return {}
+    found = await transaction.look("callback_bytes", {"ids": rows.text(wanted)})
+    return {row["job_id"]: int(row["bytes"]) for row in found}
 
 
 def _judge(job: Job | None, fact: Fact, heard: set[tuple[str, bytes]]) -> Move | None:

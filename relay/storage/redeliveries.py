@@ -9,7 +9,7 @@ from relay import ids
 from relay.model import Event
 from relay.outbox import DeliveryState, Endpoint, Redelivery
 from relay.storage import rows
-from relay.storage.database import Database, Row, Transaction
+from relay.storage.database import Database, Purpose, Row, Transaction
 from relay.storage.evidence import DISORDER_MS, END, PATIENCE_MS, Events, Place
 from relay.storage.fanout import Fresh
 from relay.storage.writer import Writer
@@ -67,7 +67,7 @@ class Redeliveries:
             end = await self._events.position_in_time(endpoint.project_id, until_ms + DISORDER_MS)
         wanted = _wanted(endpoint, which, since_ms, until_ms)
         params = wanted | {"first": first, "end": end, "to_now": int(to_now)}
-        return int((await self._database.rows("count_events_to_redeliver", params))[0]["number"])
+        return int((await self._database.rows("count_events_to_redeliver", params, Purpose.LIST))[0]["number"])
 
     async def start(self, batch: Redelivery) -> None:
         """A batch, committed before anybody is told that it will be done."""
@@ -103,6 +103,7 @@ class Redeliveries:
         complete = await self._complete(batch, now_ms)  # looked at first: what is committed since then is seen below
         wanted = _wanted(endpoint, batch.which, batch.since_at, batch.until_at)
         params = wanted | {"position": place.position, "after": place.id, "limit": LOOK, "to_now": batch.to_now}
+        params["horizon"] = await self._events.horizon()
         seen = await self._database.rows("events_to_redeliver", params)
         events: list[tuple[str, str | None]] = []
         after, more = batch.after_event, len(seen) == LOOK
@@ -131,7 +132,7 @@ class Redeliveries:
         if now_ms >= _ends_at(batch) + 2 * PATIENCE_MS:
             return True
         found = await self._database.rows("committed_before", {"position": batch.end_position})
-        return bool(found[0]["committed"])
+        return bool(found[0]["committed"]) or await self._events.horizon() >= batch.end_position
 
     async def step(self, step: Step) -> Stepped:
         """Makes the next deliveries of a batch and says how far it has come, in one commit.

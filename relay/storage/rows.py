@@ -13,6 +13,7 @@ import msgspec
 from relay.model import (
     Call,
     Callback,
+    CallbackHead,
     Event,
     EventType,
     Job,
@@ -34,7 +35,7 @@ def columns_of(kind: type[msgspec.Struct]) -> Callable[[Row], dict[str, Any]]:
 
 _of_job, _of_endpoint, _of_event, _of_call = columns_of(Job), columns_of(Endpoint), columns_of(Event), columns_of(Call)
 _of_delivery, _of_attempt, _of_callback = columns_of(Delivery), columns_of(Attempt), columns_of(Callback)
-_of_redelivery = columns_of(Redelivery)
+_of_redelivery, _of_callback_head = columns_of(Redelivery), columns_of(CallbackHead)
 
 
 def text(value: object) -> str | None:
@@ -119,6 +120,13 @@ def delivery(row: Row) -> Delivery:
 def attempt(row: Row) -> Attempt:
     """The attempt of a row."""
     return Attempt(**{**_of_attempt(row), "outcome": Outcome(row["outcome"])})
+
+
+def callback_head(row: Row) -> CallbackHead:
+    """The callback of a row without its body."""
+    values = _of_callback_head(row)
+    headers = [(name, value) for name, value in msgspec.json.decode(values["headers"])]
+    return CallbackHead(**{**values, "verdict": Verdict(values["verdict"]), "headers": headers})
 
 
 def callback(row: Row) -> Callback:

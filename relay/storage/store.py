@@ -21,7 +21,7 @@ from relay.storage.jobs import Jobs
 from relay.storage.migrate import MAKE_IT, migrate, require
 from relay.storage.payments import Payments
 from relay.storage.prune import Pruner
-from relay.storage.record import Recorder
+from relay.storage.record import HEADERS_MAX, Recorder, Room
 from relay.storage.redeliveries import Redeliveries
 from relay.storage.sqlite import SQLite
 from relay.storage.writer import Writer
@@ -37,6 +37,8 @@ _logger = log.get("database")
 class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The store's limits: a delivery's lease, the backlog of writes, callbacks kept for a job, the retry schedule.
 
+    Callbacks are kept by number and by bytes; `callback_max_bytes` is the largest body there may be.
+
     `expiring_ms` is how long before a result is gone that is announced; 0 for never.
     `dispatches` is whether this process sends what it makes; where it does not, a new delivery is due at once.
     `wait_s` is how long opening waits for a database that does not answer.
@@ -45,6 +47,8 @@ class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     lease_ms: int
     backlog_max: int
     callbacks_per_job_max: int
+    callback_bytes_per_job_max: int = 16 << 20
+    callback_max_bytes: int = 1 << 20
     schedule_s: Sequence[int]
     expiring_ms: int = 0
     dispatches: bool = True
@@ -60,7 +64,11 @@ class Store:
         lease_ms = options.lease_ms if options.dispatches else 0
         recorder = Recorder(
             lease_ms,
-            options.callbacks_per_job_max,
+            Room(
+                options.callbacks_per_job_max,
+                options.callback_bytes_per_job_max,
+                options.callback_max_bytes + HEADERS_MAX,
+            ),
             options.schedule_s,
             expiring_ms=options.expiring_ms,
             hints=not options.dispatches,

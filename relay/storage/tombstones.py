@@ -33,11 +33,16 @@ _columns = rows.columns_of(Tombstone)
 
 
 class Absent:
-    """What is known of jobs that are not here, in one transaction: their tombstones, the callbacks kept about each."""
+    """What is known of jobs that are not here, in one transaction: their tombstones, the callbacks kept about each.
+
+    `bytes` are those of callbacks that are kept, about any job of a batch.
+    """
 
     def __init__(self, found: Iterable[Row] = (), kept: Iterable[Row] = ()) -> None:
         self.tombstones = {row["job_id"]: Tombstone.of(row) for row in found}
+        kept = list(kept)
         self.kept = Counter({row["job_id"]: int(row["number"]) for row in kept})
+        self.bytes = Counter({row["job_id"]: int(row["bytes"]) for row in kept})
 
 
 async def absent(transaction: Transaction, job_ids: set[str]) -> Absent:

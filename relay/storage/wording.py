@@ -27,6 +27,17 @@ _WORDS: Final = {
     "/* the oldest open transaction, */": _NUMBER.format("pg_snapshot_xmin(pg_current_snapshot())") + ",",
     "/* and no open transaction is older */": "AND position < "
     + _NUMBER.format("pg_snapshot_xmin(pg_current_snapshot())"),
+    "/* the first open transaction here */ 0": """LEAST(
+        CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT),
+        (
+            SELECT MIN(newest - CASE WHEN behind < 2147483648 THEN behind ELSE behind - 4294967296 END) FROM (
+                SELECT newest, (newest - CAST(CAST(backend_xid AS TEXT) AS BIGINT)) & 4294967295 AS behind
+                FROM pg_stat_activity,
+                    (SELECT CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT) AS newest) AS now
+                WHERE datname = current_database() AND backend_xid IS NOT NULL
+            ) AS sessions
+        )
+    )""",
     "/* or no transaction here had its number */": "OR ahead.position >= "
     + _NUMBER.format("pg_snapshot_xmax(pg_current_snapshot())"),
 }

@@ -17,6 +17,7 @@ from relay.app import App
 from relay.clock import TIME_FORMS, parse_time
 from relay.errors import BadBody, Conflict, FieldError, IdempotencyConflict, InvalidInput, NotFound, RelayError
 from relay.storage.access import Known, Reservation
+from relay.storage.pages import Listing, Page
 from relay.web import auth, bodies, problems
 
 LIMIT_MAX: Final = 200
@@ -227,6 +228,17 @@ def page_of(given: dict[str, str], prefix: str) -> tuple[str | None, int]:
     if errors:
         raise InvalidInput(errors)
     return cursor, int(limit)
+
+
+def listing_of(call: Call, given: dict[str, str], prefix: str) -> Listing:
+    """Where a list begins, how long it may be, and how large."""
+    before, limit = page_of(given, prefix)
+    return Listing(before=before, limit=limit, bytes_max=call.app.settings.page_max_bytes)
+
+
+def listed(found: Page[Any], view: Callable[[Any], views.Json]) -> Response:
+    """A list's answer; it may be short, or empty, and go on all the same."""
+    return problems.JSON({"data": [view(one) for one in found.items], "next_cursor": found.next_cursor})
 
 
 def page(found: list[Any], limit: int, view: Callable[[Any], views.Json]) -> Response:

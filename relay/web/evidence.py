@@ -7,14 +7,14 @@ from relay.errors import FieldError, InvalidInput, NotFound
 from relay.model import EventType, Verdict
 from relay.outbox import DeliveryState
 from relay.storage.evidence import EventFilter
-from relay.web.calls import Call, Nothing, one_of, page, page_of
+from relay.web.calls import Call, Nothing, listed, listing_of, one_of
 from relay.web.problems import JSON
 
 
 async def events(call: Call) -> Response:
     """`GET /v1/events`: newest first; `after` an event in the stream's order; `undelivered=true`: somebody lacks it."""
     given = call.query("limit", "cursor", "type", "job", "after", "undelivered")
-    before, limit = page_of(given, ids.EVENT)
+    listing = listing_of(call, given, ids.EVENT)
     if given.get("undelivered", "false") not in ("true", "false"):
         raise InvalidInput([FieldError("undelivered", "must be true or false")])
     wanted = EventFilter(
@@ -23,9 +23,9 @@ async def events(call: Call) -> Response:
         after=given.get("after"),
         undelivered=given.get("undelivered") == "true",
     )
-    found = await call.app.store.events.page(call.project_id, before, limit + 1, wanted, call.app.clock.now_ms())
-    counts = await call.app.store.events.delivery_counts([event.id for event in found])
-    return page(found, limit, lambda event: views.event(event, counts[event.id]))
+    found = await call.app.store.events.page(call.project_id, listing, wanted, call.app.clock.now_ms())
+    counts = await call.app.store.events.delivery_counts([event.id for event in found.items])
+    return listed(found, lambda event: views.event(event, counts[event.id]))
 
 
 async def stream(call: Call) -> Response:
@@ -53,14 +53,14 @@ async def event(call: Call) -> Response:
 async def deliveries(call: Call) -> Response:
     """`GET /v1/deliveries`: newest first, without their attempts."""
     given = call.query("limit", "cursor", "endpoint", "status", "event", "job")
-    before, limit = page_of(given, ids.DELIVERY)
+    listing = listing_of(call, given, ids.DELIVERY)
     wanted = {
         "endpoint_id": given.get("endpoint"),
         "status": one_of(given, "status", DeliveryState),
         "event_id": given.get("event"),
         "job_id": given.get("job"),
     }
-    return page(await call.app.store.deliveries.page(call.project_id, before, limit + 1, wanted), limit, views.delivery)
+    return listed(await call.app.store.deliveries.page(call.project_id, listing, wanted), views.delivery)
 
 
 async def delivery(call: Call) -> Response:
@@ -85,13 +85,11 @@ async def redeliver(call: Call) -> Response:
 
 
 async def callbacks(call: Call) -> Response:
-    """`GET /v1/callbacks`: newest first, as they came."""
+    """`GET /v1/callbacks`: newest first, without their bodies."""
     given = call.query("limit", "cursor", "job", "verdict")
-    before, limit = page_of(given, ids.CALLBACK)
-    found = await call.app.store.callbacks.page(
-        call.project_id, before, limit + 1, given.get("job"), one_of(given, "verdict", Verdict)
-    )
-    return page(found, limit, views.callback)
+    listing, verdict = listing_of(call, given, ids.CALLBACK), one_of(given, "verdict", Verdict)
+    found = await call.app.store.callbacks.page(call.project_id, listing, given.get("job"), verdict)
+    return listed(found, views.callback_head)
 
 
 async def callback(call: Call) -> Response:

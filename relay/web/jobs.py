@@ -15,7 +15,7 @@ from relay.money import max_cost
 from relay.outbox import Endpoint
 from relay.quoting import CHEAPEST
 from relay.storage.jobs import JobFilter
-from relay.web.calls import Call, one_of, page, page_of, time_of
+from relay.web.calls import Call, listed, listing_of, one_of, time_of
 from relay.web.problems import JSON
 
 
@@ -60,7 +60,7 @@ async def show(call: Call) -> Response:
 async def index(call: Call) -> Response:
     """`GET /v1/jobs`: newest first."""
     given = call.query("limit", "cursor", "status", "provider", "created_after", "created_before", "metadata[]")
-    before, limit = page_of(given, ids.JOB)
+    listing = listing_of(call, given, ids.JOB)
     wanted = JobFilter(
         status=one_of(given, "status", JobState),
         provider=given.get("provider"),
@@ -70,7 +70,7 @@ async def index(call: Call) -> Response:
             name[9:-1]: value for name, value in given.items() if name.startswith("metadata[") and name.endswith("]")
         },
     )
-    return page(await call.app.store.jobs.page(call.project_id, before, limit + 1, wanted), limit, views.job)
+    return listed(await call.app.store.jobs.page(call.project_id, listing, wanted), views.job)
 
 
 async def show_timeline(call: Call) -> Response:

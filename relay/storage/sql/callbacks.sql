@@ -19,30 +19,34 @@ SELECT
 FROM callbacks WHERE id = :id AND project_id = :project_id;
 
 -- name: callback_page
--- Callbacks of a project, newest first.
-SELECT id, project_id, job_id, provider, verdict, reason, received_at, size, headers, body FROM callbacks
+-- Callbacks of a project without their bodies, newest first; `floor` is the last that is looked at.
+SELECT id, project_id, job_id, provider, verdict, reason, received_at, size, headers FROM callbacks
 WHERE project_id = :project_id
-  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
   AND (CAST(:verdict AS TEXT) IS NULL OR verdict = :verdict)
 ORDER BY id DESC LIMIT :limit;
 
 -- name: callback_page_doubtful
 -- The same with one of the verdicts that few have, which have an index of their own; in SQLite a list of four would cost every callback.
-SELECT id, project_id, job_id, provider, verdict, reason, received_at, size, headers, body FROM callbacks
+SELECT id, project_id, job_id, provider, verdict, reason, received_at, size, headers FROM callbacks
 WHERE project_id = :project_id AND verdict = :verdict
   AND (verdict = 'unreadable' OR verdict = 'mismatched' OR verdict = 'orphaned' OR verdict = 'quarantined')
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
 ORDER BY id DESC LIMIT :limit;
 
 -- name: callback_page_of_job
--- Callbacks about one job, newest first; put in order before their bodies are read.
-SELECT id, project_id, job_id, provider, verdict, reason, received_at, size, headers, body FROM callbacks
+-- Callbacks about one job without their bodies, newest first.
+SELECT id, project_id, job_id, provider, verdict, reason, received_at, size, headers FROM callbacks
 WHERE project_id = :project_id AND id IN (
     SELECT id FROM callbacks
     WHERE job_id = :job_id AND id || '' < COALESCE(CAST(:before AS TEXT), 'z') AND (CAST(:verdict AS TEXT) IS NULL OR verdict = :verdict)
     ORDER BY id DESC LIMIT :limit
 )
 ORDER BY id DESC;
+
+-- name: callback_floor
+-- The last callback that a page looks at, whatever it looks for.
+SELECT id FROM callbacks WHERE project_id = :project_id AND id < COALESCE(CAST(:before AS TEXT), 'z') ORDER BY id DESC LIMIT 1 OFFSET :window;
 
 -- name: callbacks_of_job
 -- A job's callbacks without their bodies, in order.

@@ -104,12 +104,12 @@ SELECT
 FROM deliveries WHERE id = :id AND project_id = :project_id;
 
 -- name: delivery_page
--- Deliveries of a project, newest first.
+-- Deliveries of a project, newest first; `floor` is the last that is looked at.
 SELECT
     id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at, finished_at
 FROM deliveries
 WHERE project_id = :project_id
-  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
   AND (CAST(:status AS TEXT) IS NULL OR state = :status)
 ORDER BY id DESC LIMIT :limit;
 
@@ -128,9 +128,17 @@ SELECT
     id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at, finished_at
 FROM deliveries
 WHERE endpoint_id = :endpoint_id AND project_id || '' = :project_id
-  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
   AND (CAST(:status AS TEXT) IS NULL OR state = :status)
 ORDER BY id DESC LIMIT :limit;
+
+-- name: delivery_floor
+-- The last delivery that a page looks at, whatever it looks for.
+SELECT id FROM deliveries WHERE project_id = :project_id AND id < COALESCE(CAST(:before AS TEXT), 'z') ORDER BY id DESC LIMIT 1 OFFSET :window;
+
+-- name: delivery_floor_of_endpoint
+-- The last delivery to one endpoint that a page looks at.
+SELECT id FROM deliveries WHERE endpoint_id = :endpoint_id AND id < COALESCE(CAST(:before AS TEXT), 'z') ORDER BY id DESC LIMIT 1 OFFSET :window;
 
 -- name: delivery_page_of_event
 -- Deliveries of one event, newest first.

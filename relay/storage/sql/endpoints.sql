@@ -61,6 +61,10 @@ FROM endpoints WHERE id = :id;
 -- An endpoint as it is, locked: what is decided by it stays true until the transaction has ended.
 SELECT id, project_id, failing_since, disabled_at, disabled_reason, disabled_position, created_at, deleted_at FROM endpoints WHERE id = :id /* for update */;
 
+-- name: endpoint_project
+-- Whose an endpoint is, or was.
+SELECT project_id FROM endpoints WHERE id = :id;
+
 -- name: endpoint_failing_since
 -- The endpoint, if it is active and has failed since then without a success.
 SELECT id FROM endpoints WHERE id = :id AND disabled_at IS NULL AND deleted_at IS NULL AND failing_since <= :failing_before;

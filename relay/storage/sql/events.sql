@@ -9,15 +9,19 @@ VALUES (:id, :project_id, :job_id, :type, :sequence, :final, :created_at, :body,
 SELECT id, project_id, job_id, type, sequence, final, created_at, body FROM events WHERE id = :id AND project_id = :project_id;
 
 -- name: event_page
--- Events of a project, newest first; `undelivered` keeps those with a delivery that is not delivered.
+-- Events of a project, newest first; `undelivered` keeps those with a delivery that is not delivered; `floor` is the last that is looked at.
 SELECT id, project_id, job_id, type, sequence, final, created_at, body FROM events
 WHERE project_id = :project_id
-  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
   AND (CAST(:type AS TEXT) IS NULL OR type = :type)
   AND (:undelivered = 0 OR EXISTS (
       SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
   ))
 ORDER BY id DESC LIMIT :limit;
+
+-- name: event_floor
+-- The last event that a page looks at, whatever it looks for.
+SELECT id FROM events WHERE project_id = :project_id AND id < COALESCE(CAST(:before AS TEXT), 'z') ORDER BY id DESC LIMIT 1 OFFSET :window;
 
 -- name: event_page_of_job
 -- The same of one job, found by it; `follows` keeps those after a place that nothing can come before any more.
@@ -25,7 +29,8 @@ SELECT id, project_id, job_id, type, sequence, final, created_at, body FROM even
 WHERE job_id = :job_id AND project_id || '' = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (:follows = 0
-    OR ((position, id) > (:position, :after) AND ((1 = 1 /* and no open transaction is older */) OR created_at < :patience)))
+    OR ((position, id) > (:position, :after)
+      AND ((1 = 1 /* and no open transaction is older */) OR position < :horizon OR created_at < :patience)))
   AND (CAST(:type AS TEXT) IS NULL OR type = :type)
   AND (:undelivered = 0 OR EXISTS (
       SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
@@ -34,19 +39,29 @@ ORDER BY id DESC LIMIT :limit;
 
 -- name: event_page_after
 -- Events of a project after one place in their order and before another, the last first; none that something may still come before.
-SELECT id, project_id, job_id, type, sequence, final, created_at, body FROM events
+SELECT id, project_id, job_id, type, sequence, final, created_at, body, position FROM events
 WHERE project_id = :project_id AND (position, id) > (:position, :after) AND (position, id) < (:end, :before)
-  AND ((1 = 1 /* and no open transaction is older */) OR created_at < :patience)
+  AND ((1 = 1 /* and no open transaction is older */) OR position < :horizon OR created_at < :patience)
   AND (CAST(:type AS TEXT) IS NULL OR type = :type)
   AND (:undelivered = 0 OR EXISTS (
       SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
   ))
 ORDER BY position DESC, id DESC LIMIT :limit;
 
+-- name: event_floor_after
+-- Between two places, the last event that a page looks at, from the end backwards.
+SELECT position, id FROM events
+WHERE project_id = :project_id AND (position, id) > (:position, :after) AND (position, id) < (:end, :before)
+ORDER BY position DESC, id DESC LIMIT 1 OFFSET :window;
+
 -- name: events_following
--- A project's events after a place in their order; `settled` is whether none can come before it any more.
-SELECT id, project_id, job_id, type, sequence, final, created_at, body, position, CASE WHEN 1 = 1 /* and no open transaction is older */ THEN 1 ELSE 0 END AS settled FROM events
-WHERE project_id = :project_id AND (position, id) > (:position, :id) AND (CAST(:type AS TEXT) IS NULL OR type = :type)
+-- A project's next events after a place in their order, of whatever type, so that whoever waits for one type moves on too; the others
+-- come without their bodies. `settled` is whether none can come before it any more.
+SELECT id, project_id, job_id, type, sequence, final, created_at, position,
+    CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN body END AS body,
+    CASE WHEN (1 = 1 /* and no open transaction is older */) OR position < :horizon THEN 1 ELSE 0 END AS settled
+FROM events
+WHERE project_id = :project_id AND (position, id) > (:position, :id)
 ORDER BY position, id LIMIT :limit;
 
 -- name: event_place
@@ -54,8 +69,10 @@ ORDER BY position, id LIMIT :limit;
 SELECT position, id FROM events WHERE id = :id AND project_id = :project_id;
 
 -- name: first_event_after
--- The first of a project's events in their order whose id is newer than one that is not there.
-SELECT position, id FROM events WHERE project_id = :project_id AND id > :id ORDER BY position, id LIMIT 1;
+-- Where the events begin whose ids are newer than one that is not there. Ids and order agree but for a few, so few are looked at.
+SELECT MIN(position) AS position FROM (
+    SELECT position FROM events WHERE project_id = :project_id AND id > :id ORDER BY id LIMIT :window
+) AS newer;
 
 -- name: position_in_time
 -- Before which position a project's events were made before a time; found by halving, since their order goes with their times.
@@ -77,10 +94,16 @@ WITH RECURSIVE search (low, high) AS (
 )
 SELECT low AS position FROM search WHERE low = high;
 
+-- name: horizon
+-- In PostgreSQL the first transaction of this database that may still be open: what other databases of the server do does not count.
+-- The snapshot is taken before the sessions are looked at, and what is read with this is read after it: whatever has a lower number was
+-- begun before the one and has ended before the other. Transactions count in 64 bits, sessions show the lower 32.
+SELECT /* the first open transaction here */ 0 AS position;
+
 -- name: latest_event
 -- A project's last event that no other can come before; one that was made before `patience` counts as such.
 SELECT position, id FROM events
-WHERE project_id = :project_id AND ((1 = 1 /* and no open transaction is older */) OR created_at < :patience)
+WHERE project_id = :project_id AND ((1 = 1 /* and no open transaction is older */) OR position < :horizon OR created_at < :patience)
 ORDER BY position DESC, id DESC LIMIT 1;
 
 -- name: count_positions_anew

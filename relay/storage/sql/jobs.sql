@@ -75,7 +75,7 @@ SELECT
 FROM jobs WHERE id = :id AND project_id = :project_id;
 
 -- name: job_page
--- Jobs of a project, newest first.
+-- Jobs of a project, newest first; `floor` is the last that is looked at.
 SELECT
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
@@ -83,7 +83,7 @@ SELECT
     settle_by, status_path, expiring_at, max_cost
 FROM jobs
 WHERE project_id = :project_id
-  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
   AND (CAST(:status AS TEXT) IS NULL OR state = :status)
   AND (CAST(:provider AS TEXT) IS NULL OR provider = :provider)
   AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
@@ -91,7 +91,7 @@ WHERE project_id = :project_id
 ORDER BY id DESC LIMIT :limit;
 
 -- name: job_page_by_metadata
--- The same of the jobs that have each of these pairs, found by them.
+-- Jobs of a project that have each of these pairs, found by one of them, newest first; `floor` is the last that is looked at.
 SELECT
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
@@ -99,17 +99,30 @@ SELECT
     settle_by, status_path, expiring_at, max_cost
 FROM jobs
 WHERE id IN (
-      SELECT job_id FROM job_metadata
-      WHERE project_id = :project_id AND pair IN (SELECT value FROM json_each(:pairs))
-      GROUP BY job_id HAVING COUNT(*) = :pair_count
+      SELECT job_id FROM job_metadata AS one
+      WHERE project_id = :project_id AND pair = :pair
+        AND job_id < COALESCE(CAST(:before AS TEXT), 'z') AND job_id >= COALESCE(CAST(:floor AS TEXT), '')
+        AND (:pair_count = 1 OR (
+            SELECT COUNT(*) FROM job_metadata AS each_of
+            WHERE each_of.project_id = :project_id AND each_of.pair IN (SELECT value FROM json_each(:pairs)) AND each_of.job_id = one.job_id
+        ) = :pair_count)
   )
   AND project_id || '' = :project_id
-  AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (CAST(:status AS TEXT) IS NULL OR state = :status)
   AND (CAST(:provider AS TEXT) IS NULL OR provider = :provider)
   AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
   AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
 ORDER BY id DESC LIMIT :limit;
+
+-- name: job_floor
+-- The last job that a page looks at, whatever it looks for.
+SELECT id FROM jobs WHERE project_id = :project_id AND id < COALESCE(CAST(:before AS TEXT), 'z') ORDER BY id DESC LIMIT 1 OFFSET :window;
+
+-- name: job_floor_by_pair
+-- The last job with this pair that a page looks at.
+SELECT job_id AS id FROM job_metadata
+WHERE project_id = :project_id AND pair = :pair AND job_id < COALESCE(CAST(:before AS TEXT), 'z')
+ORDER BY job_id DESC LIMIT 1 OFFSET :window;
 
 -- name: jobs_to_submit
 -- Jobs that were committed and surely not sent, and are due.

@@ -145,5 +145,9 @@ SELECT 'tombstones', COUNT(*) FROM tombstones WHERE expires_at <= :now;
 SELECT job_id, project_id, state, pruned_at FROM tombstones WHERE job_id IN (SELECT value FROM json_each(:ids));
 
 -- name: callbacks_kept
--- How many callbacks are kept about these jobs.
-SELECT job_id, COUNT(*) AS number FROM callbacks WHERE job_id IN (SELECT value FROM json_each(:ids)) GROUP BY job_id;
+-- How many callbacks are kept about these jobs, and how large they are.
+SELECT job_id, COUNT(*) AS number, SUM(LENGTH(body) + LENGTH(headers)) AS bytes FROM callbacks WHERE job_id IN (SELECT value FROM json_each(:ids)) GROUP BY job_id;
+
+-- name: callback_bytes
+-- How many bytes of callbacks are kept about these jobs.
+SELECT job_id, SUM(LENGTH(body) + LENGTH(headers)) AS bytes FROM callbacks WHERE job_id IN (SELECT value FROM json_each(:ids)) GROUP BY job_id;

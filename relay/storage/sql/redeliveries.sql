@@ -54,7 +54,7 @@ WHERE events.project_id = :project_id AND events.position >= :first AND events.p
 -- name: events_to_redeliver
 -- The next events after a place in their order, so that a job's events come in theirs: whether a batch sends them again, and whether
 -- none can come before them any more. It reads as many as it gives, whatever it looks for.
-SELECT events.id, events.job_id, events.created_at, events.position, CASE WHEN 1 = 1 /* and no open transaction is older */ THEN 1 ELSE 0 END AS settled,
+SELECT events.id, events.job_id, events.created_at, events.position, CASE WHEN (1 = 1 /* and no open transaction is older */) OR events.position < :horizon THEN 1 ELSE 0 END AS settled,
   CASE WHEN events.created_at >= :since_at AND (:to_now = 1 OR events.created_at < :until_at) AND events.type <> 'relay.test'
     AND (:any_type = 1 OR (:any_job_type = 1 AND events.type LIKE 'job.%') OR events.type IN (SELECT value FROM json_each(:types)))
     AND (CAST(:providers AS TEXT) IS NULL OR jobs.provider IN (SELECT value FROM json_each(:providers)))

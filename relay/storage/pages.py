@@ -1,0 +1,79 @@
+"""Lists, page by page: a page reads a bounded number of rows and bytes, and comes back short rather than reading on.
+
+A filter that few rows pass would read all that there is. So a filtered page looks at no more than WINDOW rows in their
+order; where these have too few, it is short, and its cursor goes on behind the last row that was looked at.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from relay.storage.database import Database, Params, Purpose, Row
+
+Item = TypeVar("Item")
+WINDOW: Final = 2_000
+"""Rows that a filtered page looks at."""
+FIRST: Final = 8
+"""Rows that are read before it is known how large they are; of the largest there are, these are some 16 MiB."""
+PAGE_BYTES: Final = 4 << 20
+
+
+class Page(msgspec.Struct, Generic[Item], frozen=True):
+    """The items of a page, newest first, and where the next one begins; None where this is the last."""
+
+    items: list[Item]
+    next_cursor: str | None
+
+
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a page is read with: `before` an id, at most `limit` items, and `bytes_max` of them, one at least."""
+
+    before: str | None
+    limit: int
+    bytes_max: int = PAGE_BYTES
+
+
+async def floor(database: Database, name: str, params: Params) -> str | None:
+    """Return the id of the last row that a filtered page looks at; None where the rows end before it."""
+    found = await database.rows(name, {**params, "window": WINDOW - 1}, Purpose.LIST)
+    return found[0]["id"] if found else None
+
+
+async def collect(
+    listing: Listing,
+    read: Callable[[str | None, int], Awaitable[Sequence[Row]]],
+    made: Callable[[Row], Item],
+    floor_id: str | None = None,
+) -> Page[Item]:
+    """Return a page of what `read` gives, asked with the id to begin before and how many rows.
+
+    The first few rows tell how large they are, and so how many more may be read at once.
+    """
+    rows: list[Row] = []
+    weight, before, asked = 0, listing.before, min(listing.limit, FIRST)
+    while True:
+        found = await read(before, asked + 1)
+        for row in found[:asked]:
+            weight += weight_of(row)
+            if rows and weight > listing.bytes_max:
+                return Page([made(one) for one in rows], rows[-1]["id"])
+            rows.append(row)
+        if len(found) <= asked:
+            return Page([made(one) for one in rows], floor_id)
+        before = rows[-1]["id"]
+        if len(rows) == listing.limit:
+            return Page([made(one) for one in rows], before)
+        more = max(1, (listing.bytes_max - weight) * len(rows) // max(1, weight))
+        asked = min(listing.limit - len(rows), more)
+
+
+def weight_of(row: Row) -> int:
+    """About how many bytes a row is: its texts and bytes."""
+    values = row.values()
+    return sum(len(value) for value in values if isinstance(value, str | bytes))
+
+
+def is_filtered(wanted: Mapping[str, Any]) -> bool:
+    """Return whether any filter is given."""
+    return any(value is not None for value in wanted.values())
