@@ -69,8 +69,8 @@ def cases(of: Sample) -> list[Case]:
 
 def _dispatch(of: Sample) -> list[Case]:
     """What sending a notification costs; half of the retries are due."""
-    due = {"now": of.now_ms + 4 * HOUR_MS, "leased_until": of.now_ms + 5 * HOUR_MS, "limit": BATCH}
-    due |= {"window": WINDOW, "candidates": CLAIMERS * BATCH}
+    due: dict[str, Any] = {"now": of.now_ms + 4 * HOUR_MS, "leased_until": of.now_ms + 5 * HOUR_MS, "limit": BATCH}
+    due |= {"window": WINDOW, "candidates": CLAIMERS * BATCH, "full": "[]"}
     busy = list(of.filled.retry_endpoints)
     retries = [str(row["id"]) for row in of.retries]
     attempt = {"outcome": "ok", "status_code": 200, "error": None, "started_at": of.now_ms, "duration_ms": 9}
@@ -127,7 +127,7 @@ def _record(of: Sample) -> list[Case]:
 
 def _clocks(of: Sample) -> list[Case]:
     """What the loops ask on every turn."""
-    due = {"now": of.now_ms + 4 * HOUR_MS, "before": of.now_ms, "limit": BATCH, "provider": PROVIDER}
+    due: dict[str, Any] = {"now": of.now_ms + 4 * HOUR_MS, "before": of.now_ms, "limit": BATCH, "provider": PROVIDER}
     leased = due | {"leased_until": of.now_ms + 5 * HOUR_MS}
     soon = {"now": of.now_ms + HOUR_MS + 6 * HOUR_MS // 100}
     return [

@@ -1,13 +1,16 @@
 """What is due goes out: fresh deliveries from memory, the rest from the table, each endpoint in a lane of its own.
 
 The table is the truth. What is handed over in memory is leased there, so what a crash loses is due again when its
-lease runs out. What a full lane does not take is given back to the table, due at once.
+lease runs out. What a full lane does not take, or could not begin while its lease lasts, is given back to the table,
+due at once. The room for attempts is shared by the projects (`fair.py`), and so is what is claimed: nothing more for
+a project that has enough at hand to fill the room.
 
 The table is looked at when something in it is due or another process says so, when a lane has room for what it held
 back, and a while after anything else happened; not after every attempt, for a look is a transaction.
 """
 
 import asyncio
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -16,6 +19,7 @@ import msgspec
 from relay import log
 from relay.clock import Clock
 from relay.deliver import Deliverer
+from relay.fair import FairRoom
 from relay.lane import Lane
 from relay.metrics import Metrics
 from relay.outbox import Outcome
@@ -53,13 +57,15 @@ class Dispatcher:
         self._options = options
         self._metrics = metrics
         self._lanes: dict[str, Lane] = {}
+        self._waiting: dict[str, Lane] = {}
         self._held: set[str] = set()
         self._overflow: list[str] = []
+        self._emptied: list[Lane] = []
         self._at_hand: dict[str, Parcel] = {}
         self._look_at: int | None = 0
         self._more = True
         self._walked = ""
-        self._in_flight = 0
+        self._fair = FairRoom(options.in_flight_max)
         self._attempts: set[asyncio.Task[None]] = set()
         self._settler = Settler(store.deliveries, clock, self._settled, self.wake)
         self._wake = asyncio.Event()
@@ -69,7 +75,7 @@ class Dispatcher:
         if not self._options.dispatches:
             return
         now_ms = self._clock.monotonic_ms()
-        room = max(0, self._room - len(self._at_hand))
+        room = max(0, self._fair.room - len(self._at_hand))
         self._at_hand |= {parcel.delivery_id: parcel for parcel in self._store.deliveries.at_hand(fresh[:room])}
         self._queue(fresh, now_ms + self._options.lease_ms, retry=False)
         self._look_by(now_ms + IDLE_MS)
@@ -104,6 +110,7 @@ class Dispatcher:
         waiting = [delivery_id for lane in self._lanes.values() for delivery_id, _ in (*lane.fresh, *lane.retries)]
         waiting += self._overflow
         self._lanes.clear()
+        self._waiting.clear()
         if self._attempts:
             _, late = await asyncio.wait(self._attempts, timeout=within_s)
             for attempt in late:
@@ -112,11 +119,6 @@ class Dispatcher:
         await self._settler.finish(max(0.0, ends_s - clock_s()))
         if waiting:
             await self._store.deliveries.release(waiting, self._clock.now_ms())
-
-    @property
-    def _room(self) -> int:
-        """How many more may be under way, from their choice to their commit."""
-        return self._options.in_flight_max - self._in_flight
 
     def _is_time(self, now_ms: int) -> bool:
         """Whether the table is to be looked at now."""
@@ -127,17 +129,19 @@ class Dispatcher:
 
         What is due is a matter of the wall clock; when to look again, and how long a lease lasts here, is not.
         """
-        room, wall_ms = self._room, self._clock.now_ms()
+        room, wall_ms = self._fair.room, self._clock.now_ms()
         if room <= 0:
             self._look_at, self._more = now_ms + IDLE_MS, True
             return 0
         self._look_at = None  # whatever happens from here on may bring it forward again
-        busy = {endpoint_id for endpoint_id, lane in self._lanes.items() if lane.crowded(now_ms)}
+        wanted = self._wanted(now_ms)
         lease = (wall_ms, wall_ms + self._options.lease_ms)
-        claimed: Sequence[Parcel | Fresh] = await self._claim(*lease, room, busy)
+        claimed: Sequence[Parcel | Fresh] = await self._claim(*lease, room, wanted)
         due_at, crowded = (wall_ms, False) if claimed else await self._store.deliveries.next_due(wall_ms)
-        if crowded:
-            claimed, self._walked = await self._store.deliveries.claim_behind(*lease, room, busy, self._walked)
+        if crowded or (not claimed and wanted.limited and due_at is not None and due_at <= wall_ms):
+            claimed, self._walked = await self._store.deliveries.claim_behind(
+                *lease, room, wanted.limits, self._walked, wanted.full
+            )
         else:
             self._walked = ""
         self._queue(claimed, now_ms + self._options.lease_ms, retry=True)
@@ -151,11 +155,39 @@ class Dispatcher:
             self._look_by(now_ms + min(due_at - wall_ms, WALL_MS))
         return 0
 
-    async def _claim(self, now_ms: int, leased_until: int, room: int, busy: set[str]) -> list[Parcel]:
-        """What is due, with all that its attempt needs if it starts at once."""
-        claimed = await self._store.deliveries.claim(now_ms, leased_until, room, busy)
-        self._at_hand |= {parcel.delivery_id: parcel for parcel in claimed}
-        return claimed
+    def _wanted(self, now_ms: int) -> "_Wanted":
+        """What the lanes and the projects have room for."""
+        lease_ms, most = self._options.lease_ms, self._options.in_flight_max
+        wanted = _Wanted()
+        at_hand: Counter[str] = Counter()
+        for endpoint_id, lane in self._lanes.items():
+            if lane.waiting and lane.opens_at(now_ms) <= now_ms:
+                at_hand[lane.project_id] += lane.waiting
+            if lane.capacity(lease_ms) < most:
+                wanted.limited.add(endpoint_id)
+                wanted.limits[endpoint_id] = lane.wants(now_ms, lease_ms)
+            elif lane.crowded(now_ms):
+                wanted.limits[endpoint_id] = 0
+        wanted.full |= {one for one, waiting in at_hand.items() if waiting + self._fair.of(one) >= self._fair.alone}
+        hungry = (one for one in wanted.limited if wanted.limits[one] and self._lanes[one].more)
+        wanted.hungry |= {one: wanted.limits[one] for one in hungry if self._lanes[one].project_id not in wanted.full}
+        return wanted
+
+    async def _claim(self, now_ms: int, leased_until: int, room: int, wanted: "_Wanted") -> list[Parcel | Fresh]:
+        """What is due, most of it with all that its attempt needs if it starts at once.
+
+        A lane that can take only so many is asked for by itself, and the others together.
+        """
+        claimed: list[Parcel | Fresh] = []
+        claimed += await self._store.deliveries.claim_for(now_ms, leased_until, wanted.hungry)
+        if wanted.hungry:
+            came = Counter(one.endpoint_id for one in claimed)
+            for endpoint_id, limit in wanted.hungry.items():
+                self._lanes[endpoint_id].more = came[endpoint_id] == limit
+        busy = wanted.limited | wanted.limits.keys()
+        parcels = await self._store.deliveries.claim(now_ms, leased_until, room, busy, wanted.full)
+        self._at_hand |= {parcel.delivery_id: parcel for parcel in parcels}
+        return [*claimed, *parcels]
 
     def _look_by(self, at_ms: int) -> None:
         """The table is to be looked at then, or before."""
@@ -167,18 +199,34 @@ class Dispatcher:
             given, self._overflow = self._overflow, []
             await self._store.deliveries.release(given, self._clock.now_ms())
             self._more = True
+            if any(lane.more and not lane.waiting for lane in self._emptied):
+                self._look_at = 0  # what it has given back is claimed anew, with a lease that is long enough
+            self._emptied.clear()
 
     def _queue(self, deliveries: Iterable[Fresh | Parcel], leased_until: int, *, retry: bool) -> None:
         """Puts deliveries into their lanes; one that is here already is left alone."""
         for delivery in deliveries:
             if delivery.delivery_id not in self._held:
-                lane = self._lanes.get(delivery.endpoint_id)
-                if lane is None:
-                    lane = self._lanes[delivery.endpoint_id] = Lane(delivery.endpoint_id)
-                if lane.queue(delivery.delivery_id, leased_until, retry=retry):
+                lane = self._lanes.get(delivery.endpoint_id) or self._new_lane(delivery)
+                fits = lane.waiting - lane.begins < lane.capacity(self._options.lease_ms)
+                if fits and lane.queue(delivery.delivery_id, leased_until, retry=retry):
                     self._held.add(delivery.delivery_id)
+                    self._waiting[lane.endpoint_id] = lane
                 else:
                     self._overflow.append(delivery.delivery_id)
+                    lane.more = True
+
+    def _new_lane(self, delivery: Fresh | Parcel) -> Lane:
+        """A lane for an endpoint that has none; with its settings, where these came along."""
+        lane = self._lanes[delivery.endpoint_id] = Lane(delivery.endpoint_id, delivery.project_id)
+        if (parcel := self._at_hand.get(delivery.delivery_id)) is not None:
+            self._learn(lane, parcel)
+        return lane
+
+    def _learn(self, lane: Lane, parcel: Parcel) -> None:
+        """The lane knows its endpoint's settings from each of its deliveries."""
+        now_ms = self._clock.monotonic_ms()
+        lane.learn(parcel.in_flight_max, parcel.rate_limit_per_s, now_ms, round(parcel.timeout_s * 1000))
 
     async def _start(self) -> None:
         """Starts as many attempts as there is room for, a lane at a time in turn.
@@ -197,36 +245,54 @@ class Dispatcher:
                     self._let_go(delivery_id, lane)
                 raise
             for delivery_id, (lane, leased_until) in chosen.items():
-                parcel = parcels.get(delivery_id)
-                if parcel is None or leased_until - self._clock.monotonic_ms() < parcel.timeout_s * 1000:
+                parcel, now_ms = parcels.get(delivery_id), self._clock.monotonic_ms()
+                if parcel is None or leased_until - now_ms < parcel.timeout_s * 1000:
+                    lane.unpaid()
                     self._let_go(delivery_id, lane)
+                    if parcel is not None and leased_until > now_ms:
+                        self._overflow.append(delivery_id)
                     continue
-                lane.learn(parcel.in_flight_max, parcel.rate_limit_per_s, self._clock.monotonic_ms())
+                self._learn(lane, parcel)
                 attempt = asyncio.create_task(self._attempt(parcel, lane))
                 self._attempts.add(attempt)
                 attempt.add_done_callback(self._attempts.discard)
 
     def _choose(self) -> dict[str, tuple[Lane, int]]:
-        """The next deliveries to start, one from each lane in turn, and counts them as in flight."""
+        """The next deliveries to start, from each project and each of its lanes in turn, counted as in flight."""
         now_ms = self._clock.monotonic_ms()
-        chosen: dict[str, tuple[Lane, int]] = {}
-        lanes = [lane for lane in self._lanes.values() if lane.waiting]
-        while lanes and self._room > 0:
-            going_on = []
-            for lane in lanes:
-                taken = lane.take(now_ms) if self._room > 0 else None
-                if taken is not None:
-                    chosen[taken[0]] = (lane, taken[1])
-                    self._in_flight += 1
-                    going_on.append(lane)
-            lanes = going_on
-        return chosen
+        turns: dict[str, deque[Lane]] = {}
+        for lane in list(self._waiting.values()):
+            self._give_up(lane, now_ms)
+            if lane.waiting:
+                turns.setdefault(lane.project_id, deque()).append(lane)
+            else:
+                del self._waiting[lane.endpoint_id]
+
+        def take(project_id: str) -> tuple[str, Lane, int] | None:
+            lanes = turns[project_id]
+            while lanes:
+                lane = lanes.popleft()
+                if taken := lane.take(now_ms):
+                    lanes.append(lane)
+                    return taken[0], lane, taken[1]
+            return None
+
+        return {delivery_id: (lane, leased) for delivery_id, lane, leased in self._fair.chosen(turns, take)}
+
+    def _give_up(self, lane: Lane, now_ms: int) -> None:
+        """What waited in its lane until its lease is too short for an attempt is the table's again."""
+        for delivery_id, leased_until in lane.outlived(now_ms):
+            self._held.discard(delivery_id)
+            lane.more = True
+            self._emptied.append(lane)
+            if leased_until > now_ms:  # else it is due already, and may be another process's
+                self._overflow.append(delivery_id)
 
     async def _attempt(self, parcel: Parcel, lane: Lane) -> None:
         """One attempt, from the request to its answer; its commit comes after."""
         try:
             settled = self._judged(lane, await self._deliverer.attempt(parcel))
-            self._settler.add(Ended(settled, parcel, lane))
+            self._settler.add(Ended(settled, parcel, lane, self._clock.monotonic_ms()))
         except Exception as error:
             _logger.error("delivery.attempt_broke", delivery=parcel.delivery_id, exc_info=error)
             self._over(parcel.delivery_id, lane)
@@ -238,7 +304,7 @@ class Dispatcher:
             return
         settled, attempt = ended.settled, ended.settled.attempt
         due_in_ms = IDLE_MS if settled.next_attempt_at is None else settled.next_attempt_at - settled.at
-        self._look_by(self._clock.monotonic_ms() + min(due_in_ms, IDLE_MS))
+        self._look_by(ended.monotonic_ms + min(due_in_ms, IDLE_MS))
         self._metrics.attempted(attempt.outcome)
         _logger.info(
             "delivery.attempt_finished",
@@ -262,6 +328,7 @@ class Dispatcher:
     def _judged(self, lane: Lane, settled: Settled) -> Settled:
         """The lane after an attempt; while its breaker is open its endpoint shows as held."""
         attempt, now_ms = settled.attempt, self._clock.monotonic_ms()
+        lane.took(attempt.duration_ms)
         opened = False
         if attempt.outcome is Outcome.OK:
             lane.succeeded()
@@ -277,7 +344,7 @@ class Dispatcher:
     def _let_go(self, delivery_id: str, lane: Lane) -> None:
         """The delivery is no longer in memory; of many lanes, one with nothing left is dropped."""
         self._held.discard(delivery_id)
-        self._in_flight -= 1
+        self._fair.ended(lane.project_id)
         lane.in_flight -= 1
         if lane.idle and len(self._lanes) > LANES_KEPT and self._lanes.get(lane.endpoint_id) is lane:
             del self._lanes[lane.endpoint_id]
@@ -285,5 +352,21 @@ class Dispatcher:
     def _next_turn(self, now_ms: int) -> int | None:
         """When there is something to do without being woken: a look at the table, or a lane that opens again."""
         turns = [] if self._look_at is None else [self._look_at]
-        turns += [at for lane in self._lanes.values() if lane.waiting and (at := lane.opens_at(now_ms)) > now_ms]
+        turns += [at for lane in self._waiting.values() if (at := lane.opens_at(now_ms)) > now_ms]
+        turns += [ends for lane in self._waiting.values() if (ends := lane.outlives_at()) is not None]
+        if self._overflow:
+            turns.append(now_ms)
         return min(turns, default=None)
+
+
+class _Wanted(msgspec.Struct):
+    """What may be claimed: `limits` by endpoint where there are any, 0 for busy ones; nothing of `full` projects.
+
+    `limited` are the endpoints of which a claim could bring more than they can begin in time; `hungry` those of them
+    that the table is known to hold more for.
+    """
+
+    limits: dict[str, int] = {}
+    limited: set[str] = set()
+    full: set[str] = set()
+    hungry: dict[str, int] = {}

@@ -8,6 +8,9 @@
 A lane begins with two at once, has room for one more after each success, up to its endpoint's limit, and for half as
 many after a failure: receivers that hang hold few of the connections that all lanes share. A receiver that is busy
 (429, 502, 503, 504) pauses its lane for as long as it says, or for 1, 2, 4 … seconds.
+
+A lane holds no more than it can begin while the leases last: what waits longer than that is given back to the table. A
+rate is paid for when an attempt begins, and what was paid for one that did not begin counts for the next.
 """
 
 from collections import deque
@@ -30,12 +33,17 @@ BUSY_STATUSES: Final = frozenset({429, 502, 503, 504})
 class Lane:
     """One endpoint's deliveries in memory, and whether one may start; times are monotonic milliseconds."""
 
-    def __init__(self, endpoint_id: str) -> None:
+    def __init__(self, endpoint_id: str, project_id: str = "") -> None:
         self.endpoint_id = endpoint_id
+        self.project_id = project_id
         self.in_flight = 0
+        self.more = False
+        """Whether the table is known, or likely, to hold more that is due for it."""
         self._in_flight_max = 1  # until the endpoint's own settings are known, with its first delivery
         self._window = WINDOW
         self._rate_per_s: float | None = None
+        self._timeout_ms = 0
+        self._duration_ms = 0.0
         self.fresh: deque[tuple[str, int]] = deque()
         self.retries: deque[tuple[str, int]] = deque()
         self._started = 0
@@ -52,6 +60,11 @@ class Lane:
         return len(self.fresh) + len(self.retries)
 
     @property
+    def begins(self) -> int:
+        """How many of those that wait may begin at once; a rate lets them begin one by one."""
+        return 0 if self._rate_per_s else max(0, self._room_max - self.in_flight)
+
+    @property
     def idle(self) -> bool:
         """Whether the lane holds nothing, and has nothing to remember."""
         remembers = self._failures or self._busy_answers or self._rate_per_s
@@ -62,9 +75,40 @@ class Lane:
         """When a lane whose breaker is open sends its next probe; None while it is closed."""
         return self._held_until if self._pause_ms else None
 
+    def capacity(self, lease_ms: int) -> int:
+        """How many may wait here so that each begins while enough of its lease is left for its attempt."""
+        spare_ms, most = max(0, lease_ms - self._timeout_ms), WAITING_MAX
+        if self._rate_per_s:
+            most = min(most, int(spare_ms * self._rate_per_s / 1000))
+        if self._duration_ms:
+            most = min(most, int(spare_ms * self._room_max / self._duration_ms))
+        return max(1, most)
+
+    def wants(self, now_ms: int, lease_ms: int) -> int:
+        """How many more are to be claimed for it: none while it is held back, or has enough for half of the time."""
+        capacity = self.capacity(lease_ms)
+        if now_ms < self._held_until or now_ms < self._paused_until or self.waiting > capacity // 2:
+            return 0
+        if self.opens_at(now_ms) > now_ms + max(0, lease_ms - self._timeout_ms):
+            return 0
+        return max(0, capacity + self.begins - self.waiting)
+
     def crowded(self, now_ms: int) -> bool:
         """Whether nothing more should be claimed for it: what waits fills it, or it is held back."""
         return self.in_flight + self.waiting >= self._room_max or self.opens_at(now_ms) > now_ms
+
+    def outlived(self, now_ms: int) -> list[tuple[str, int]]:
+        """Return what has waited for too long to begin within its lease; it is here no longer."""
+        found = []
+        for waiting in (self.fresh, self.retries):
+            while waiting and waiting[0][1] - self._timeout_ms < now_ms:
+                found.append(waiting.popleft())
+        return found
+
+    def outlives_at(self) -> int | None:
+        """When the first of what waits will have waited for too long."""
+        ends = [waiting[0][1] for waiting in (self.fresh, self.retries) if waiting]
+        return min(ends) - self._timeout_ms + 1 if ends else None
 
     def queue(self, delivery_id: str, leased_until: int, *, retry: bool) -> bool:
         """Takes a delivery; False where the lane is full, so that it is left to the table."""
@@ -88,13 +132,22 @@ class Lane:
             self._paid_until = max(self._paid_until, now_ms) + 1000 / self._rate_per_s
         return turn.popleft()
 
-    def learn(self, in_flight_max: int, rate_per_s: float | None, now_ms: int) -> None:
+    def unpaid(self) -> None:
+        """What was taken last did not begin: its slot is the next one's."""
+        if self._rate_per_s:
+            self._paid_until -= 1000 / self._rate_per_s
+
+    def learn(self, in_flight_max: int, rate_per_s: float | None, now_ms: int, timeout_ms: int = 0) -> None:
         """The endpoint's settings, as they are with each delivery; a rate counts from the first one on."""
-        if rate_per_s and not self._rate_per_s:
+        if rate_per_s and not self._rate_per_s and self.in_flight:
             self._paid_until = now_ms + 1000 / rate_per_s
-        self._in_flight_max, self._rate_per_s = in_flight_max, rate_per_s
+        self._in_flight_max, self._rate_per_s, self._timeout_ms = in_flight_max, rate_per_s, timeout_ms
         if not rate_per_s:
             self._paid_until = 0.0
+
+    def took(self, duration_ms: int) -> None:
+        """An attempt has ended after so long: how long those take lately says how many may wait."""
+        self._duration_ms = (2 * self._duration_ms + duration_ms) / 3 if self._duration_ms else float(duration_ms)
 
     def succeeded(self) -> None:
         """The endpoint took one: the breaker closes."""

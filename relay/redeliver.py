@@ -45,7 +45,7 @@ class Redeliverer:
         made = await self._store.redeliveries.once_more(event, endpoint.id, now_ms, now_ms + self._lease_ms)
         if made is None:
             raise Conflict("the event of this delivery was pruned")
-        self._hand_over((Fresh(made, endpoint.id),))
+        self._hand_over((Fresh(made, endpoint.id, endpoint.project_id),))
         return made
 
     async def test(self, endpoint: Endpoint) -> str:
@@ -65,7 +65,7 @@ class Redeliverer:
             body=views.notification(event_id, EventType.RELAY_TEST, now_ms, data),
         )
         made = await self._store.redeliveries.test(event, endpoint.id, now_ms + self._lease_ms)
-        self._hand_over((Fresh(made, endpoint.id),))
+        self._hand_over((Fresh(made, endpoint.id, endpoint.project_id),))
         return made
 
     async def start(

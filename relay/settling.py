@@ -22,11 +22,12 @@ _logger = log.get("dispatch")
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """An attempt that ended, and whose it was."""
+    """An attempt that ended, whose it was, and when by the monotonic clock."""
 
     settled: Settled
     parcel: Parcel
     lane: Lane
+    monotonic_ms: int = 0
 
 
 class Settler:

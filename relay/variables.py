@@ -321,7 +321,7 @@ SETTINGS: Final = (
         "deliveries_in_flight_max",
         "256",
         reading.number(1, 10_000),
-        "attempts under way at once, over all endpoints",
+        "attempts under way at once, over all endpoints; one project alone leaves one in eight to others",
     ),
     Setting(
         "RELAY_KEEPALIVE_S",

@@ -73,7 +73,7 @@ async def claimed(database: Database, busy: Collection[str]) -> list[tuple[str, 
         some: Sequence[Parcel | Fresh] = await deliveries.claim(NOW, LEASED, LIMIT, busy)
         _, crowded = (0, False) if some else await deliveries.next_due(NOW)
         if crowded:
-            some, walked = await deliveries.claim_behind(NOW, LEASED, LIMIT, busy, walked)
+            some, walked = await deliveries.claim_behind(NOW, LEASED, LIMIT, dict.fromkeys(busy, 0), walked)
         found += [(one.delivery_id, one.endpoint_id) for one in some]
         assert len(some) <= LIMIT
         if not some and not walked:

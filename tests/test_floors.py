@@ -71,6 +71,7 @@ FLOORS = {
                 "stream",
                 "deliver",
                 "settling",
+                "fair",
                 "dispatch",
                 "sweep",
             ),

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from relay.lane import FAILURES_MAX, PAUSE_MAX_MS, PAUSE_MS, Lane
+from relay.clock import rfc3339
+from relay.lane import FAILURES_MAX, PAUSE_MAX_MS, PAUSE_MS, WAITING_MAX, Lane
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
 from tests.running import HeldClock, Running, relay
@@ -305,3 +306,84 @@ def test_each_failed_probe_doubles_the_pause(probes: int) -> None:
         pauses.append(lane.held_until - now_ms)
         now_ms = lane.held_until
     assert pauses == [min(PAUSE_MS * 2**number, PAUSE_MAX_MS) for number in range(probes)]
+
+
+@pytest.mark.parametrize(("rate", "number", "step_s"), [(1, 60, 1), (10, 150, 0.1), (0.2, 6, 5)])
+async def test_a_backlog_goes_out_at_the_rate_that_was_asked_for(
+    running: Running, rate: float, number: int, step_s: float
+) -> None:
+    """Send one notification in each interval of the rate, and lose none of them: 60 at one a second take a minute."""
+    made = await endpoint(running, rate_limit_per_s=rate)
+    await send_tests(running, made, number)
+    for sent in range(1, number + 1):
+        await running.sink.wait_for(lambda sink, sent=sent: len(sink.received) >= sent)  # type: ignore[misc]
+        assert len(running.sink.received) == sent
+        advance(running, step_s)
+
+
+async def test_what_a_lane_cannot_begin_in_time_is_given_back(running: Running) -> None:
+    """Leave to the table, due at once, what would outlive its lease in its lane."""
+    made = await endpoint(running, rate_limit_per_s=0.5)
+    await send_tests(running, made, 40)
+    await running.sink.wait_for(lambda sink: len(sink.received) == 1)
+    path = "/v1/deliveries?status=pending&limit=200"
+    now = rfc3339(running.clock.now_ms())
+    found = await running.until(path, lambda shown: sum(one["next_attempt_at"] <= now for one in shown["data"]) >= 30)
+    assert len(found["data"]) == 39
+
+
+@given(st.integers(1_000, 60_000), st.integers(500, 20_000), st.sampled_from([0.1, 1.0, 7.0]), st.integers(1, 10))
+def test_a_lane_holds_no_more_than_its_leases_serve(lease_ms: int, timeout_ms: int, rate: float, more: int) -> None:
+    """Give back nothing of what a rated lane has taken up to its capacity, where it can begin at least one."""
+    lane, now_ms = Lane("ep_1"), 1_000
+    lane.learn(10, rate, now_ms, timeout_ms)
+    capacity = lane.capacity(lease_ms)
+    for number in range(capacity):
+        assert lane.queue(str(number), now_ms + lease_ms, retry=bool(number % 2))
+    begun, ends = 0, now_ms + lease_ms - timeout_ms
+    while lane.waiting and now_ms <= max(ends, 1_000):
+        while lane.take(now_ms):
+            begun += 1
+            lane.in_flight -= 1
+        now_ms = max(now_ms + 1, lane.opens_at(now_ms))
+    assert begun >= min(capacity, max(1, int(max(0, lease_ms - timeout_ms) * rate / 1000))) or lease_ms < timeout_ms
+    assert lane.wants(now_ms, lease_ms) <= capacity
+    assert more > 0
+
+
+def test_a_slot_that_was_not_used_is_the_next_ones() -> None:
+    """Let the next delivery begin at once where the one before was taken and did not begin."""
+    lane = Lane("ep_1")
+    lane.learn(10, 0.5, 0, 1_000)
+    for number in range(3):
+        lane.queue(str(number), 25_000, retry=False)
+    assert lane.take(0) is not None
+    assert lane.take(1_999) is None
+    assert lane.take(2_000) is not None
+    assert lane.take(2_001) is None
+    lane.unpaid()
+    lane.in_flight -= 1
+    assert lane.take(2_001) is not None
+
+
+def test_how_long_attempts_take_says_how_many_may_wait() -> None:
+    """Hold for a receiver that takes four seconds what two at once can begin in the ten that a lease has to spare."""
+    lane = Lane("ep_1")
+    lane.learn(10, None, 0, 15_000)
+    assert lane.capacity(25_000) == WAITING_MAX
+    lane.took(4_000)
+    assert lane.capacity(25_000) == 5
+    lane.took(14_000_000)
+    assert lane.capacity(25_000) == 1
+
+
+def test_what_outlives_its_lease_leaves_the_lane() -> None:
+    """Give back at the first moment that leaves less than the timeout, and keep what has just enough."""
+    lane = Lane("ep_1")
+    lane.learn(10, None, 0, 1_000)
+    lane.queue("a", 5_000, retry=False)
+    lane.queue("b", 6_000, retry=True)
+    assert lane.outlives_at() == 4_001
+    assert lane.outlived(4_000) == []
+    assert lane.outlived(4_001) == [("a", 5_000)]
+    assert (lane.waiting, lane.outlives_at()) == (1, 5_001)

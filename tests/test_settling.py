@@ -41,6 +41,7 @@ def ended(delivery_id: str, excerpt: str = "ok") -> Ended:
     parcel = Parcel(
         delivery_id=delivery_id,
         endpoint_id="ep_1",
+        project_id="prj_default",
         event_id="evt_1",
         attempts_made=0,
         redelivery=False,

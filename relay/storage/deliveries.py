@@ -1,7 +1,7 @@
 """The outbox: deliveries are claimed under a lease, attempted, and settled in the same commit as their attempt."""
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -35,6 +35,7 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
 
     delivery_id: str
     endpoint_id: str
+    project_id: str
     event_id: str
     attempts_made: int
     redelivery: bool
@@ -81,26 +82,43 @@ class Deliveries:
         self._open = lru_cache(OPENED_MAX)(seal.open)
         self._timeout_max_s = timeout_max_s
 
-    async def claim(self, now_ms: int, leased_until_ms: int, limit: int, busy: Collection[str]) -> list[Parcel]:
-        """Deliveries of the first that are due, leased until then; none for the endpoints that are busy."""
+    async def claim(
+        self, now_ms: int, leased_until_ms: int, limit: int, busy: Collection[str], full: Collection[str] = ()
+    ) -> list[Parcel]:
+        """Deliveries of the first that are due, leased until then; none for busy endpoints, none of full projects."""
         bounds = {"limit": limit, "window": WINDOW, "candidates": CLAIMERS * limit if self._database.shared else limit}
         claim = {"now": now_ms, "leased_until": leased_until_ms, "busy": rows.text(sorted(busy))}
+        claim |= {"full": rows.text(sorted(full))}
         return self._parcels(await self._database.take("claim_deliveries", claim | bounds, then="parcels"))
 
     async def claim_behind(
-        self, now_ms: int, leased_until_ms: int, limit: int, busy: Collection[str], after: str
+        self,
+        now_ms: int,
+        leased_until_ms: int,
+        limit: int,
+        limits: Mapping[str, int],
+        after: str,
+        full: Collection[str] = (),
     ) -> tuple[list[Fresh], str]:
-        """The same where the first that are due are all for busy endpoints: from one endpoint to the next.
+        """Claim where the first that are due are all for busy endpoints: from one endpoint to the next.
 
-        Some endpoints after that one are looked at; with what was claimed comes the last of these, empty for the end.
+        `limits` says how many each of the endpoints that are known may have; 0 for busy ones. Some endpoints after that
+        one are looked at; with what was claimed comes the last of these, empty for the end.
         """
         found = await self._database.rows("endpoints_waiting", {"after": after, "limit": WALK})
-        free = [row["endpoint_id"] for row in found if row["at"] <= now_ms and row["endpoint_id"] not in busy]
+        due = [row for row in found if row["at"] <= now_ms and row["project_id"] not in full]
+        free = [row["endpoint_id"] for row in due if limits.get(row["endpoint_id"], 1) > 0]
         chosen = free[:limit]
         last = chosen[-1] if len(chosen) < len(free) else found[-1]["endpoint_id"] if len(found) == WALK else ""
-        claim = {"now": now_ms, "leased_until": leased_until_ms, "limit": max(1, limit // max(1, len(chosen)))}
-        many = [claim | {"endpoint_id": endpoint_id} for endpoint_id in chosen]
-        return (await self._database.transact(partial(_claim, many=many)) if many else []), last
+        each = max(1, limit // max(1, len(chosen)))
+        wanted = {endpoint_id: min(each, limits.get(endpoint_id, each)) for endpoint_id in chosen}
+        return await self.claim_for(now_ms, leased_until_ms, wanted), last
+
+    async def claim_for(self, now_ms: int, leased_until_ms: int, limits: Mapping[str, int]) -> list[Fresh]:
+        """Claim what is due for each of these endpoints, so many at most."""
+        claim = {"now": now_ms, "leased_until": leased_until_ms}
+        many = [claim | {"endpoint_id": endpoint_id, "limit": limit} for endpoint_id, limit in limits.items()]
+        return await self._database.transact(partial(_claim, many=many)) if many else []
 
     async def release(self, delivery_ids: Sequence[str], now_ms: int) -> None:
         """Gives back what was claimed and not begun, due at once."""
@@ -117,6 +135,7 @@ class Deliveries:
             dict(one.endpoint)
             | new
             | {"id": one.delivery_id, "event_id": one.event.id, "body": one.event.params["body"]}
+            | {"project_id": one.project_id}
             for one in fresh
             if one.event is not None and one.endpoint is not None
         )
@@ -177,6 +196,7 @@ class Deliveries:
         return Parcel(
             delivery_id=row["id"],
             endpoint_id=row["endpoint_id"],
+            project_id=row["project_id"],
             event_id=row["event_id"],
             attempts_made=row["attempts_made"],
             redelivery=bool(row["redelivery"]),
@@ -197,7 +217,7 @@ class Deliveries:
 async def _claim(transaction: Transaction, many: Sequence[dict[str, Any]]) -> list[Fresh]:
     """What is due for each of these endpoints."""
     found = [await transaction.rows("claim_deliveries_of_endpoint", claim) for claim in many]
-    return [Fresh(row["id"], row["endpoint_id"]) for claimed in found for row in claimed]
+    return [Fresh(row["id"], row["endpoint_id"], row["project_id"]) for claimed in found for row in claimed]
 
 
 async def _release(transaction: Transaction, batches: Sequence[list[dict[str, Any]]]) -> list[None]:

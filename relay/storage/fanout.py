@@ -29,6 +29,7 @@ class Fresh(msgspec.Struct, frozen=True):
 
     delivery_id: str
     endpoint_id: str
+    project_id: str
     event: NewEvent | None = None
     endpoint: Row | None = None
 
@@ -61,7 +62,8 @@ class FanOut:
                     delay_s = endpoint.first_delay_s if endpoint.first_delay_s is not None else self._first_delay_s
                     params = _delivery_params(event, endpoint.id, delay_s * 1000 or self._lease_ms)
                     deliveries.append(params)
-                    fresh += [Fresh(params["id"], endpoint.id, event)] if delay_s == 0 else []
+                    new = Fresh(params["id"], endpoint.id, params["project_id"], event)
+                    fresh += [new] if delay_s == 0 else []
             handed.append(fresh)
         await transaction.run_many("insert_delivery", deliveries)
         return await _complete(transaction, handed) if self._sends else handed
@@ -75,7 +77,10 @@ async def _complete(transaction: Transaction, handed: list[list[Fresh]]) -> list
     params = {"ids": msgspec.json.encode(wanted).decode()}
     found = {row["endpoint_id"]: row for row in await transaction.look("endpoints_sent_to", params)}
     return [
-        [Fresh(one.delivery_id, one.endpoint_id, one.event, found.get(one.endpoint_id)) for one in fresh]
+        [
+            Fresh(one.delivery_id, one.endpoint_id, one.project_id, one.event, found.get(one.endpoint_id))
+            for one in fresh
+        ]
         for fresh in handed
     ]
 

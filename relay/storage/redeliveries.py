@@ -241,7 +241,9 @@ async def _one_step(transaction: Transaction, step: Step) -> Stepped:
     await transaction.run_many("insert_redelivery", made)
     due_now = [{"id": one, "now": step.now, "leased_until": step.leased_until} for one in due]
     await transaction.run_many("make_delivery_due", due_now)
-    return Stepped(fresh=[Fresh(params["id"], batch.endpoint_id) for params in made], made_due=len(due))
+    return Stepped(
+        fresh=[Fresh(params["id"], batch.endpoint_id, batch.project_id) for params in made], made_due=len(due)
+    )
 
 
 async def _known(transaction: Transaction, endpoint_id: str, event_ids: set[str]) -> dict[str, list[Row]]:

@@ -21,9 +21,11 @@ WHERE id IN (
     SELECT id FROM deliveries
     WHERE id IN (
         SELECT id FROM (
-            SELECT id, endpoint_id FROM deliveries WHERE state = 'pending' AND next_attempt_at <= :now ORDER BY next_attempt_at LIMIT :window
+            SELECT id, endpoint_id, project_id FROM deliveries
+            WHERE state = 'pending' AND next_attempt_at <= :now ORDER BY next_attempt_at LIMIT :window
         ) AS first_due
-        WHERE endpoint_id NOT IN (SELECT value FROM json_each(:busy)) LIMIT :candidates
+        WHERE endpoint_id NOT IN (SELECT value FROM json_each(:busy)) AND (:full = '[]' OR project_id NOT IN (SELECT value FROM json_each(:full)))
+        LIMIT :candidates
     ) AND state || '' = 'pending' AND next_attempt_at + 0 <= :now
     ORDER BY next_attempt_at LIMIT :limit /* skip locked */
 ) /* which need not outlast a crash */
@@ -37,7 +39,8 @@ WITH RECURSIVE waiting (endpoint_id, number) AS (
     SELECT (SELECT MIN(endpoint_id) FROM deliveries WHERE next_attempt_at IS NOT NULL AND endpoint_id > waiting.endpoint_id), number + 1
     FROM waiting WHERE waiting.endpoint_id IS NOT NULL AND number < :limit
 )
-SELECT endpoint_id, (SELECT MIN(next_attempt_at) FROM deliveries WHERE next_attempt_at IS NOT NULL AND endpoint_id = waiting.endpoint_id) AS at
+SELECT endpoint_id, (SELECT project_id FROM endpoints WHERE endpoints.id = waiting.endpoint_id) AS project_id,
+    (SELECT MIN(next_attempt_at) FROM deliveries WHERE next_attempt_at IS NOT NULL AND endpoint_id = waiting.endpoint_id) AS at
 FROM waiting WHERE endpoint_id IS NOT NULL;
 
 -- name: claim_deliveries_of_endpoint
@@ -48,7 +51,7 @@ WHERE id IN (
     WHERE endpoint_id = :endpoint_id AND next_attempt_at <= :now
     ORDER BY next_attempt_at LIMIT :limit /* skip locked */
 ) /* which need not outlast a crash */
-RETURNING id, endpoint_id;
+RETURNING id, endpoint_id, project_id;
 
 -- name: release_deliveries
 -- Gives back what was claimed and not begun. What is named by its id is found by it: the index of what is pending looks smaller to a
@@ -63,7 +66,7 @@ SELECT
 
 -- name: parcels
 -- All that an attempt needs, as it is now: a rotated secret or a mended URL counts from the next attempt on.
-SELECT deliveries.id, deliveries.endpoint_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id, events.body,
+SELECT deliveries.id, deliveries.endpoint_id, deliveries.project_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id, events.body,
     endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers, endpoints.timeout_s, endpoints.in_flight_max,
     endpoints.rate_limit_per_s, endpoints.schedule_s, endpoints.disabled_at
 FROM deliveries
