@@ -181,7 +181,7 @@ async def test_all_goes_on_in_postgresql(tmp_path: Path, database_server: Server
         made = await underway(stage, client, down)
         busy = asyncio.create_task(stage.traffic(client))
         await stage.told(10)
-        assert await stage.migrate() == (1, f"relay: {IN_USE}\n")
+        assert await stage.migrate() == (1, f"relay: {tmp_path}/{IN_USE}\n")
         os.killpg(child.pid, end)
         await child.wait()
         await busy

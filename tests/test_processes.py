@@ -143,6 +143,15 @@ async def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
             assert (await client.get("/v1/jobs")).status_code == 401
 
 
+async def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    """Name the whole path of a database file whose place is no folder, with exit 78."""
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "relay.db"
+    status, text = await run(settings_for(tmp_path, 1) | {"DATABASE_URL": f"sqlite:///{path}"}, "migrate")
+    assert (status, text.count("\n")) == (78, 1), text
+    assert text.startswith(f"relay: {path} (DATABASE_URL) cannot be opened for writing: ")
+
+
 @pytest.mark.parametrize("arguments", [("keys", "create"), ("keys", "list"), ("keys", "revoke", "key_1"), ("prune",)])
 async def test_a_command_makes_no_database(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """Refuse a database that is not there or is not relay's, with its whole path, and leave no file behind."""

@@ -25,7 +25,7 @@ from typing import Final
 import msgspec
 
 from relay import text
-from relay.addresses import AddressPolicy
+from relay.addresses import ALLOW_NETWORKS, AddressPolicy
 from relay.outbound import dialing
 from relay.outbound.connection import Broke, Connection, Response
 from relay.outbound.pool import Origin, Pool
@@ -43,6 +43,7 @@ _URL: Final = re.compile(
 )
 _PORTS: Final = {"http": 80, "https": 443}
 _REQUEST_TIMEOUT, _GONE = 408, 410
+_REFUSED: Final = f"the host has an address that may not be called: it is not public ({ALLOW_NETWORKS} opens networks)"
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,7 +164,7 @@ class WebhookSender:
             async with asyncio.timeout_at(deadline_s):
                 addresses = await self._resolver.addresses(host)
                 if not all(self._policy.may_connect(address.host) for address in addresses):
-                    raise _Failed(Outcome.ADDRESS_REFUSED, "the host has an address that may not be called")
+                    raise _Failed(Outcome.ADDRESS_REFUSED, _REFUSED)
                 doing = "no connection"
                 try:
                     with self._pool.room():

@@ -77,23 +77,25 @@ async def _fill(transaction: PostgreSQLTransaction, source: Source, progress: Pr
 def _alone(path: Path) -> Iterator[Source]:
     """The source, which nobody else can open until the block ends; a relay that idles has it open, too."""
     if not path.exists():
-        raise SettingsError(f"there is no database to copy: {path.name} (DATABASE_URL names it)")
+        raise SettingsError(f"there is no database to copy: {path.absolute()} (DATABASE_URL names it)")
     try:
         opened = sqlite3.connect(f"file:{path}?mode=rw", uri=True, isolation_level=None, timeout=WAIT_S)
     except sqlite3.OperationalError as error:
-        raise SettingsError(f"{path.name} cannot be opened for writing: {error}") from None
+        raise SettingsError(f"{path.absolute()} cannot be opened for writing: {error}") from None
     with closing(opened) as connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         try:
             connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                raise SettingsError(f"{path.name} is no SQLite database: {error}") from None
-            raise StorageUnavailable(f"{path.name} is in use: stop relay first, so that nothing is lost") from None
+                raise SettingsError(f"{path.absolute()} is no SQLite database: {error}") from None
+            raise StorageUnavailable(
+                f"{path.absolute()} is in use: stop relay first, so that nothing is lost"
+            ) from None
         try:
             source = Source(connection)
         except sqlite3.OperationalError:
-            raise SettingsError(f"{path.name} is no database of relay's") from None
+            raise SettingsError(f"{path.absolute()} is no database of relay's") from None
         yield source
         connection.execute("ROLLBACK")
 

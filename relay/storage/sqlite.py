@@ -47,11 +47,7 @@ class SQLite:
     @classmethod
     async def open(cls, path: Path, statements: dict[str, str]) -> "SQLite":
         """Opens the file, and makes it (its owner's alone) where there is none; SettingsError where none can be."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        except OSError as error:
-            raise SettingsError(f"the file of DATABASE_URL cannot be opened for writing: {error.strerror}") from error
+        _require_file(path)
         writer, readers = _Thread("sqlite-writer"), Readers()
         try:
             await writer.connect(path)
@@ -205,3 +201,13 @@ def _driven(coroutine: Any) -> Any:
         return done.value
     coroutine.close()
     raise RuntimeError("a transaction waited for something that is not its database")
+
+
+def _require_file(path: Path) -> None:
+    """Make the file (its owner's alone) if there is none; SettingsError names it if it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        where = f"{path.absolute()} (DATABASE_URL)"
+        raise SettingsError(f"{where} cannot be opened for writing: {error.strerror}") from error

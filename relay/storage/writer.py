@@ -57,7 +57,9 @@ class Writer:
     def submit(self, operation: Operation[Item, Result], item: Item, *, urgent: bool = False) -> asyncio.Future[Result]:
         """The same for a caller that is no coroutine: the future is done after COMMIT."""
         if len(self._backlog) >= self._backlog_max and not urgent:
-            raise StorageUnavailable("too many writes are waiting")
+            raise StorageUnavailable(
+                "too many writes are waiting (RELAY_BACKLOG_MAX): the database is slower than the requests"
+            )
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         (self._urgent if urgent else self._backlog).append(_Waiting(operation, item, done))
         if len(self._turns) < self._turns_max:
