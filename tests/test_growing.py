@@ -30,7 +30,8 @@ from tests.test_many_processes import Scene, ends, scene
 pytestmark = pytest.mark.anyio
 
 REDELIVERY = """INSERT INTO redeliveries
-SELECT 'red_01m00000000000000000000000', project_id, id, 'all', 0, 4102444800000, '', 1, 0, created_at, NULL
+(id, project_id, endpoint_id, which, since_at, until_at, after_event, total, made, created_at, finished_at)
+SELECT 'red_01m00000000000000000000000', project_id, id, 'all', 0, 4102444800000, '', 1, 0, created_at - 120000, NULL
 FROM endpoints WHERE id = ?"""
 FILLER = """WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
 INSERT INTO calls
