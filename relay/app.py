@@ -39,6 +39,7 @@ from relay.providers.tariffs import ClipPrices, read_clip_prices
 from relay.quoting import Quoter
 from relay.receive import Receiver
 from relay.redeliver import Redeliverer
+from relay.result_urls import opener
 from relay.seal import Seal
 from relay.settings import Settings
 from relay.shares import Shares
@@ -283,7 +284,16 @@ def _configured(adapter: Provider, settings: Settings, client: ProviderClient, c
     keys = None
     if isinstance(adapter, Signing) and said.callback_secret is None:
         keys = KeySet(client, origin, adapter.keys_path, adapter.signed, clock)
-    return Configured(adapter, origin, said.api_key, said.confirm, said.callback_secret, wallet, keys)
+    return Configured(
+        adapter,
+        origin,
+        said.api_key,
+        said.confirm,
+        said.callback_secret,
+        wallet,
+        keys,
+        opener(origin, settings.allow_networks),
+    )
 
 
 def _as_set(providers: Mapping[str, Provider], settings: Settings) -> Mapping[str, Provider]:

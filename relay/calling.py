@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from relay import ids, log
+from relay import ids, log, result_urls
 from relay.clock import Clock
 from relay.exchange import ApiAnswer
 from relay.metrics import Metrics
-from relay.model import Call, Job
+from relay.model import Call, Job, Report
 from relay.outbound.client import ProviderClient
 from relay.outbound.keys import KeySet
 from relay.providers.base import Provider
@@ -24,7 +24,7 @@ class Configured(msgspec.Struct, frozen=True):
     """A provider as this relay can use it; without a key (or a wallet, where it is paid) it can only read callbacks.
 
     `confirm` is whether a callback that ends a job is confirmed first; `callback_secret` verifies signed ones, `keys`
-    those of a provider that publishes its keys.
+    those of a provider that publishes its keys. `opened` says of a private host whether its results are told.
     """
 
     adapter: Provider
@@ -34,6 +34,11 @@ class Configured(msgspec.Struct, frozen=True):
     callback_secret: str | None = None
     wallet: bool = False
     keys: KeySet | None = None
+    opened: Callable[[str], bool] = lambda _: False
+
+    def judged(self, report: Report) -> Report:
+        """Return the report with those results that may be told."""
+        return result_urls.judged(report, self.opened)
 
     @property
     def usable(self) -> bool:

@@ -140,7 +140,7 @@ class Checker:
         except (NotSent, NoAnswer) as error:
             return Found(Finding.NO_ANSWER, None, str(error))
         try:
-            report = provider.adapter.read_status(answer, self._clock.now_ms())
+            report = provider.judged(provider.adapter.read_status(answer, self._clock.now_ms()))
         except JobUnknown as error:
             return Found(Finding.NOT_FOUND, None, f"not found: {str(error)[:200]}", answer)
         except Unreadable as error:

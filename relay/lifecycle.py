@@ -38,6 +38,7 @@ from relay.model import (
     Verdict,
     Verification,
 )
+from relay.result_urls import TEXT_MAX_CHARS
 
 SECOND_VERDICT_MS: Final = 600_000
 """How long relay tries to have a second verdict borne out before the first one stands."""
@@ -258,6 +259,7 @@ def _no_output(report: Report) -> JobError:
         code="no_output",
         retryable=True,
         provider_code=report.word or None,
+        provider_message="; ".join(report.unusable)[:TEXT_MAX_CHARS] or None,
         message="the provider reported success without a usable result URL",
     )
 

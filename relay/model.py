@@ -176,7 +176,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     `state` is None for a word relay does not know; `word` is the provider's own. `upstream_id` is True where the id in
     the body may be somebody else's, so that only the callback token binds it to the job (RelayDance). `status_path` is
     where the job is to be asked about, where the provider says that; always behind the configured origin. `note` is
-    what else it says that helps to find the job there; it is told with the call that brought it.
+    what else it says that helps to find the job there; it is told with the call that brought it. `unusable` holds what
+    stood in the place of a result and is none.
     """
 
     state: JobState | None
@@ -185,6 +186,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     upstream_id: bool = False
     progress: int | None = None
     outputs: tuple[Output, ...] = ()
+    unusable: tuple[str, ...] = ()
     error: JobError | None = None
     cost: Cost | None = None
     estimate_s: int | None = None

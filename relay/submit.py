@@ -143,7 +143,7 @@ class Submitter:
             case Accepted(report):
                 limits = provider.adapter.limits
                 first_ms = self._first_check_ms(report.estimate_s or limits.expected_s, limits.poll_s)
-                move: Callable[..., Move] = partial(_accepted, report=report, first_ms=first_ms)
+                move: Callable[..., Move] = partial(_accepted, report=provider.judged(report), first_ms=first_ms)
                 return Sent(move=move, outcome="accepted", answer=answer, note=report.note)
             case Refused(error=refusal):
                 return Sent(move=partial(lifecycle.refused, error=refusal), outcome="refused", answer=answer)

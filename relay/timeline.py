@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from relay import result_urls
 from relay.clock import rfc3339
 from relay.model import Call, Job, JobState, Reason
 from relay.money import PaymentState, usdc
@@ -28,7 +29,12 @@ def of_job(job: Job) -> list[Entry]:
     """The job's own two ends."""
     lines = [entry(job.created_at, "state", "the job was accepted", job.id, decision=JobState.PENDING)]
     if job.state.final and job.finished_at is not None:
-        reason = job.reason or (job.error.message if job.error else None)
+        warnings = [
+            f"result {number}: {said}, so a client may be unable to fetch it"
+            for number, one in enumerate(job.outputs)
+            if (said := result_urls.warning(one.url))
+        ]
+        reason = job.reason or (job.error.message if job.error else "; ".join(warnings) or None)
         lines.append(
             entry(
                 job.finished_at,

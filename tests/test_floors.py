@@ -52,6 +52,7 @@ FLOORS = {
                     "pace",
                     "lane",
                     "shares",
+                    "result_urls",
                 ),
             ),
             ("providers", "storage", "payments", "outbound", "sandbox"),

@@ -206,7 +206,7 @@ def test_every_published_callback_is_read(name: str, report: Report) -> None:
         ({"results": [IMAGE, IMAGE]}, [IMAGE]),
         ({"result_data": [{"video_url": IMAGE}, {}, None]}, [IMAGE]),
         ({"results": [IMAGE], "result_data": [{"video_url": IMAGE}]}, [IMAGE]),
-        ({"results": [None, 5, "", "javascript:alert(1)", "https://192.168.0.1/a", IMAGE]}, [IMAGE]),
+        ({"results": [None, 5, "", "javascript:alert(1)", "file:///etc/passwd", IMAGE]}, [IMAGE]),
         ({"results": IMAGE}, []),
         ({"results": None}, []),
         ({}, []),

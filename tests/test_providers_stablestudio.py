@@ -231,9 +231,9 @@ def test_a_result_lives_for_twenty_minutes(word: str, nested: bool) -> None:
     )
 
 
-@pytest.mark.parametrize("result", [None, {}, {"thumbnailUrl": THUMBNAIL}, {"videoUrl": "http://127.0.0.1/a.mp4"}])
+@pytest.mark.parametrize("result", [None, {}, {"thumbnailUrl": THUMBNAIL}, {"videoUrl": "the render failed"}])
 def test_a_success_without_a_video_has_no_outputs(result: object) -> None:
-    """A thumbnail alone, or a URL that nobody could fetch, is no result."""
+    """A thumbnail alone, or text that is no URL, is no result."""
     report = STUDIO.read_status(answer(200, {"status": "complete", "result": result}), NOW_MS)
     assert (report.state, report.outputs) == (JobState.SUCCEEDED, ())
 

@@ -259,9 +259,9 @@ def test_a_poll_tells_the_state(body: dict[str, object], state: JobState | None)
     assert all(output.expires_at is None for output in report.outputs)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1/a.mp4", "the render failed", "", 5, None])
+@pytest.mark.parametrize("url", ["//127.0.0.1/a.mp4", "the render failed", "", 5, None])
 def test_a_video_that_nobody_can_fetch_is_none(url: object) -> None:
-    """Only a public URL is a result."""
+    """Only a URL is a result."""
     report = X402.read_status(answer(200, {"status": "PROCESSING", "video_url": url}), NOW_MS)
     assert (report.state, report.outputs) == (JobState.RUNNING, ())
 

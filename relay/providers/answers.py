@@ -21,11 +21,11 @@ from relay.providers.base import (
     SubmissionAnswer,
     Unclear,
     at,
-    check_url,
     error_for,
     state_of,
     text_or_none,
 )
+from relay.result_urls import TEXT_MAX_CHARS, is_url, trimmed, with_video
 
 OUTPUTS_MAX: Final = 20
 ID_MAX: Final = 200
@@ -173,7 +173,8 @@ def told(
         provider_job_id=provider_job_id,
         upstream_id=upstream_id,
         progress=progress(task.get("progress")),
-        outputs=outputs if state is JobState.SUCCEEDED else (),
+        outputs=with_video(outputs) if state is JobState.SUCCEEDED else (),
+        unusable=tuple(one.url for one in outputs if not is_url(one.url)) if state is JobState.SUCCEEDED else (),
         error=error if state is JobState.FAILED else None,
         cost=cost,
         estimate_s=estimate_s,
@@ -283,9 +284,11 @@ def output(
     height: object = None,
     duration_s: object = None,
 ) -> list[Output]:
-    """The output behind a URL, as a list: empty for what is no public http or https URL."""
-    if not isinstance(url, str) or check_url(url, ""):
+    """The output that a text names, as a list: empty for what is no text; `told` parts URLs from what is none."""
+    if not isinstance(url, str) or not (url := trimmed(url)):
         return []
+    if not is_url(url):
+        url = url[:TEXT_MAX_CHARS]
     seconds = number(duration_s)
     return [
         Output(

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from relay import validation
+from relay import result_urls, validation
 from relay.errors import FieldError, InvalidInput
 from relay.exchange import ApiAnswer, ApiRequest
 from relay.model import ErrorClass, Input, JobError, JobState, Output, Report
@@ -302,9 +302,9 @@ def _outputs(task: dict[str, Any], body: dict[str, Any], now_ms: int | None) -> 
     """The first usable URL: the places are names for one video. `result_url` can hold the reason of a failure."""
     expires_at = answers.expiry(now_ms, LIFETIME_S)
     places = [at(holder, *keys) for holder in (task, task.get("data"), body) for keys in _URL_PLACES]
-    return answers.distinct(
+    return result_urls.first(
         found for url in places for found in answers.output(url, expires_at, duration_s=task.get("duration"))
-    )[:1]
+    )
 
 
 def _explain(answer: ApiAnswer, body: dict[str, Any]) -> JobError:

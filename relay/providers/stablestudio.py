@@ -180,10 +180,9 @@ def _report(body: dict[str, Any], now_ms: int | None, otherwise: JobState | None
     found = answers.output(at(body, "result", "videoUrl") or body.get("videoUrl"), expires_at)
     thumbnail = at(body, "result", "thumbnailUrl") or body.get("thumbnailUrl")
     found += answers.output(thumbnail, expires_at, OutputKind.THUMBNAIL)
-    videos = answers.distinct(found) if found and found[0].kind is OutputKind.VIDEO else ()
     return answers.told(
         body,
-        videos,
+        answers.distinct(found),
         _failure(body.get("error")),
         provider_job_id=answers.identifier(body.get("jobId"), body.get("id")),
         otherwise=otherwise,

@@ -27,6 +27,7 @@ from relay.providers.base import (
     with_rules,
     without_none,
 )
+from relay.result_urls import is_url
 
 MODEL: Final = "seedance-2-0-fast-image-to-video"
 _HOSTS: Final = ("x402.org", "x402.agentutility.ai")
@@ -126,7 +127,8 @@ def _report(body: dict[str, Any], otherwise: JobState | None = None) -> Report:
     """A video is a success, whatever else is said."""
     body = answers.task_of(body)
     url = body.get("video_url") or at(body, "result", "video_url")
-    outputs = answers.distinct(answers.output(url, None, duration_s=_seconds(body.get("duration"))))
+    named = answers.distinct(answers.output(url, None, duration_s=_seconds(body.get("duration"))))
+    outputs = tuple(one for one in named if is_url(one.url))
     found = answers.told(
         body,
         outputs,
