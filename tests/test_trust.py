@@ -34,6 +34,16 @@ def test_without_a_word_the_public_authorities_count(monkeypatch: pytest.MonkeyP
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
 
 
+@pytest.mark.parametrize(("word", "bundled"), [("", True), ("/etc", False)])
+def test_a_system_without_authorities_gets_the_bundled_ones(
+    monkeypatch: pytest.MonkeyPatch, word: str, bundled: bool
+) -> None:
+    """Bring authorities along where the system has no file of them, unless the operator named a folder."""
+    monkeypatch.setenv("SSL_CERT_FILE", "")  # for OpenSSL this is a file that is not there
+    monkeypatch.setenv("SSL_CERT_DIR", word)
+    assert ("ISRG Root X1" in loaded(trusted())) == bundled
+
+
 def test_a_file_of_ones_own_replaces_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Load what `SSL_CERT_FILE` holds in place of the bundled authorities."""
     _, root = certificate(tmp_path, "localhost", -HOUR, HOUR)
