@@ -504,12 +504,12 @@ async def test_a_guarded_place_is_called_at_the_address_that_was_checked(
     policy, heard = AddressPolicy(networks("127.0.0.0/8"), allow_http=False), list[bytes]()
     files = FileClient(policy, resolver=resolver(*addresses), tls=trusting)
     async with https_store(context, heard) as port, files:
-        url = f"https://store.example.com:{port}/a%2Fb?sig=a%2Fb%2Bc+d%20~e"
+        url = f"https://store.example.com:{port}/a%2Fb/../c//%7Ed/.?sig=a%2Fb%2Bc+d%20~e|'"
         request = FileRequest(method="PUT", url=url, size=len(PNG), content_type="image/png", guarded=True)
         answered = await files.send(request, in_pieces(PNG), "the-key", 10)
     assert answered.status_code == 200
     head, _, body = heard[0].partition(b"\r\n\r\n")
-    assert head.startswith(b"PUT /a%2Fb?sig=a%2Fb%2Bc+d%20~e HTTP/1.1\r\n")
+    assert head.startswith(b"PUT /a%2Fb/../c//%7Ed/.?sig=a%2Fb%2Bc+d%20~e|' HTTP/1.1\r\n")
     assert f"host: store.example.com:{port}\r\n".encode() in head.lower() + b"\r\n"
     assert b"authorization" not in head.lower()
     assert body == PNG

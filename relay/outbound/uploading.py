@@ -7,6 +7,7 @@ changes nothing; the certificate is still verified for the name.
 """
 
 import asyncio
+import re
 import secrets
 import ssl
 from collections.abc import AsyncIterator
@@ -28,6 +29,7 @@ from relay.outbound.trust import trusted
 STEP_S: Final = 60.0
 CONNECTIONS_MAX: Final = 32
 ADDRESSES_MAX: Final = 4
+_PLACE: Final = re.compile(r"[A-Za-z]+://[^/?#]*([!-\"$-~]*)(?:#.*)?")
 
 
 class FileClient:
@@ -73,6 +75,8 @@ class FileClient:
         for url, name in await self._targets(request):
             asked: dict[str, str] = headers | ({"host": urlsplit(request.url).netloc} if name else {})
             extensions: dict[str, Any] = {"sni_hostname": name} if name else {}
+            if target := _target(request.url):
+                extensions["target"] = target
             timeout = httpx.Timeout(STEP_S, connect=CONNECT_S, pool=CONNECT_S)
             stream = self._http.stream(
                 request.method, url, content=content, headers=asked, timeout=timeout, extensions=extensions
@@ -113,6 +117,15 @@ class FileClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._http.aclose()
+
+
+def _target(url: str) -> bytes | None:
+    """Path and query as they were written, for a place may have signed them; None for what a request line cannot hold.
+
+    httpx would resolve dot segments, and escape and unescape characters.
+    """
+    parts = _PLACE.fullmatch(url)
+    return None if parts is None else (parts[1] if parts[1].startswith("/") else f"/{parts[1]}").encode("ascii")
 
 
 def _frame(request: FileRequest) -> tuple[bytes, bytes, str]:
