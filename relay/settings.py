@@ -72,6 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     write_deadline_s: float
     body_deadline_s: float
     callback_grace_s: int
+    endpoints_per_project_max: int
     callbacks_per_job_max: int
     callback_bytes_per_job_max: int
     page_max_bytes: int

@@ -293,6 +293,13 @@ SETTINGS: Final = (
         "how long after a job's deadline its callback URL still works",
     ),
     Setting(
+        "RELAY_ENDPOINTS_PER_PROJECT_MAX",
+        "endpoints_per_project_max",
+        "500",
+        reading.number(1, 100_000),
+        "standing endpoints of one project, each of which may want every event; one more is 409",
+    ),
+    Setting(
         "RELAY_CALLBACKS_PER_JOB_MAX",
         "callbacks_per_job_max",
         "200",

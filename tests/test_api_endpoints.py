@@ -1,5 +1,6 @@
 """`/v1/endpoints` and `/v1/providers` as the API page promises them: made, changed, deleted, and what each hears."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -248,3 +249,22 @@ async def test_providers_say_what_they_can_do(tmp_path: Path) -> None:
         assert all(one["models"] for one in shown["data"])
         assert [name for name, one in by_name.items() if one["result_lifetime_s"] is None] == ["x402org"]
         assert "sandbox-key" not in json.dumps(shown)
+
+
+async def test_a_project_has_so_many_endpoints_and_no_more(tmp_path: Path) -> None:
+    """Refuse the endpoint after the last that is allowed with 409, make none, and take one again after a deletion."""
+    async with relay(tmp_path, RELAY_ENDPOINTS_PER_PROJECT_MAX="3") as running:
+        body = {"url": running.hook}
+        answers = await asyncio.gather(*(running.client.post("/v1/endpoints", json=body) for _ in range(6)))
+        assert sorted(answer.status_code for answer in answers) == [201] * 3 + [409] * 3
+        problem = next(answer.json() for answer in answers if answer.status_code == 409)
+        assert (problem["code"], "RELAY_ENDPOINTS_PER_PROJECT_MAX" in problem["detail"]) == ("conflict", True)
+        listed = (await running.get("/v1/endpoints"))["data"]
+        assert len(listed) == 3
+        _, key = await running.app.store.access.create_api_key("films", "", ["admin"], 1)
+        own = {"authorization": f"Bearer {key}"}
+        assert (await running.client.post("/v1/endpoints", json=body, headers=own)).status_code == 201
+        await running.submit(notify=[body] * 2)
+        assert (await running.client.post("/v1/endpoints", json=body)).status_code == 409
+        await running.client.delete(f"/v1/endpoints/{listed[0]['id']}")
+        assert (await running.client.post("/v1/endpoints", json=body)).status_code == 201

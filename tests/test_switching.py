@@ -43,7 +43,7 @@ class Switched:
 
     async def begin(self) -> None:
         """The endpoint, an hour old."""
-        await self._endpoints.create(LISTENER)
+        assert await self._endpoints.create(LISTENER, 1)
 
     async def patch(self, at: int, *, active: bool) -> Endpoint | None:
         """What `PATCH` with a status does, stamped at that time."""

@@ -11,6 +11,7 @@ from relay.storage import health, rows
 from relay.storage.database import Database, Transaction
 from relay.storage.writer import Writer
 
+UNBOUNDED: Final = 1 << 31
 DISABLED_BY_HAND: Final = "disabled by hand"
 
 
@@ -35,9 +36,12 @@ class Endpoints:
         self._writer = writer
         self._seal = seal
 
-    async def create(self, endpoint: Endpoint) -> None:
-        """Store a new endpoint; it hears of what is committed after it, or once it is enabled."""
-        await self._writer.write(self._insert, endpoint)
+    async def create(self, endpoint: Endpoint, project_max: int = UNBOUNDED) -> bool:
+        """Store a new endpoint; it hears of what is committed after it, or once it is enabled.
+
+        False, and nothing is stored, where its project has as many as it may.
+        """
+        return await self._writer.write(self._insert, (endpoint, project_max))
 
     async def change(self, change: Change) -> Endpoint | None:
         """Apply a subscriber's change; deliveries that wait use it from their next attempt on. None where it is gone.
@@ -72,15 +76,21 @@ class Endpoints:
         found = await self._database.rows("endpoint_page", {"project_id": project_id, "before": before, "limit": limit})
         return [rows.endpoint(row, self._seal) for row in found]
 
-    async def _insert(self, transaction: Transaction, endpoints: Sequence[Endpoint]) -> list[None]:
-        await transaction.run_many(
-            "insert_endpoint", [rows.endpoint_params(endpoint, self._seal) for endpoint in endpoints]
-        )
-        for endpoint in endpoints:
-            if endpoint.disabled_at is not None:
+    async def _insert(self, transaction: Transaction, wanted: Sequence[tuple[Endpoint, int]]) -> list[bool]:
+        """Stores each that its project has room for; the projects are locked in their order."""
+        for project_id in sorted({endpoint.project_id for endpoint, _ in wanted}):
+            await transaction.rows("hold_project", {"id": project_id})
+        stored = []
+        for endpoint, project_max in wanted:
+            counted = {"project_id": endpoint.project_id, "limit": project_max}
+            room = (await transaction.rows("count_endpoints", counted))[0]["number"] < project_max
+            if room:
+                await transaction.rows("insert_endpoint", rows.endpoint_params(endpoint, self._seal))
+            if room and endpoint.disabled_at is not None:
                 off = {"id": endpoint.id, "now": endpoint.disabled_at, "reason": endpoint.disabled_reason}
                 await transaction.rows("disable_endpoint", off)
-        return [None] * len(endpoints)
+            stored.append(room)
+        return stored
 
     async def _change(self, transaction: Transaction, changes: Sequence[Change]) -> list[Endpoint | None]:
         """Applies each in turn."""

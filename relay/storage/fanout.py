@@ -1,13 +1,17 @@
 """Who listens to what: the endpoints that an event is for, and a delivery for each of them."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 import msgspec
 
 from relay import ids
 from relay.model import EventType, Job
 from relay.storage.database import Row, Transaction
+
+LISTENERS_KEPT: Final = 4096
+"""So many endpoints stay read in memory, as fan-out needs them: a project may have hundreds that want each event."""
 
 
 class NewEvent(msgspec.Struct, frozen=True):
@@ -52,7 +56,7 @@ class FanOut:
         """
         if not events:
             return []
-        endpoints = [_Listener(*values) for values in msgspec.json.decode(listening)]
+        endpoints = [_listener(*values) for values in msgspec.json.decode(listening)]
         deliveries: list[dict[str, Any]] = []
         handed = []
         for event in events:
@@ -100,7 +104,8 @@ class _Listener:
         self.id = endpoint_id
         self._project_id = project_id
         self._job_id = job_id
-        self._patterns: list[str] = msgspec.json.decode(event_types)
+        patterns: list[str] = msgspec.json.decode(event_types)
+        self._types = frozenset(kind for kind in EventType if any(matches(pattern, kind) for pattern in patterns))
         self._providers: list[str] | None = msgspec.json.decode(providers) if providers else None
         schedule = msgspec.json.decode(schedule_s) if schedule_s else None
         self.first_delay_s: int | None = schedule[0] if schedule else None
@@ -111,8 +116,11 @@ class _Listener:
             self._project_id == event.after.project_id
             and self._job_id in (None, event.after.id)
             and (self._providers is None or event.after.provider in self._providers)
-            and any(matches(pattern, event.type) for pattern in self._patterns)
+            and event.type in self._types
         )
+
+
+_listener = lru_cache(LISTENERS_KEPT)(_Listener)
 
 
 def matches(pattern: str, kind: EventType) -> bool:

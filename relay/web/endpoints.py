@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from relay import ids, signing, validation, views
 from relay.clock import rfc3339
-from relay.errors import ERRORS_MAX, FieldError, InvalidInput, NotFound
+from relay.errors import ERRORS_MAX, Conflict, FieldError, InvalidInput, NotFound
 from relay.intake import Metadata, Patterns, check_endpoint, check_metadata
 from relay.outbox import Endpoint
 from relay.storage.endpoints import DISABLED_BY_HAND, Change
@@ -86,7 +86,11 @@ async def create(call: Call) -> Response:
     endpoint = _changed(endpoint, fields)
     if fields.status == "disabled":
         endpoint.disabled_at, endpoint.disabled_reason = now_ms, DISABLED_BY_HAND
-    await call.app.store.endpoints.create(endpoint)
+    most = call.app.settings.endpoints_per_project_max
+    if not await call.app.store.endpoints.create(endpoint, most):
+        raise Conflict(
+            f"this project has {most} endpoints, the most that RELAY_ENDPOINTS_PER_PROJECT_MAX allows: delete one first"
+        )
     shown = views.endpoint(endpoint) | {"secret": endpoint.secret}
     return JSON(shown, 201, {"location": f"/v1/endpoints/{endpoint.id}", "cache-control": "no-store"})
 

@@ -8,6 +8,16 @@ INSERT INTO endpoints (
     :in_flight_max, :timeout_s, :schedule_s, :created_at, :updated_at
 );
 
+-- name: hold_project
+-- A project, locked: of two that count its endpoints at the same time the second sees what the first has made.
+SELECT id FROM projects WHERE id = :id /* for update */;
+
+-- name: count_endpoints
+-- How many standing endpoints a project has, counted no further than they matter.
+SELECT COUNT(*) AS number FROM (
+    SELECT 1 FROM endpoints WHERE project_id = :project_id AND deleted_at IS NULL AND job_id IS NULL LIMIT :limit
+) AS standing;
+
 -- name: update_endpoint
 -- What a subscriber may change.
 UPDATE endpoints SET
