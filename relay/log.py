@@ -86,12 +86,7 @@ class _Output:
 
     def write(self, level: str, source: str, fact: str, fields: dict[str, Any]) -> None:
         """Pass on one line; without a writer it goes to standard error at once."""
-        try:
-            text = self._formatted(level, source, fact, fields)
-        except Exception as error:  # noqa: BLE001 - a field that cannot be written must not stop what logs it
-            plain = {"unwritable": type(error).__name__} | _plain(fields)
-            text = self._formatted(level, source, _ascii(fact), plain)
-        line = f"{text}\n".encode("utf-8", "backslashreplace")
+        line = self._line(level, source, fact, fields)
         if self.writer is not None:
             self.writer.put(line)
         else:
@@ -99,7 +94,17 @@ class _Output:
 
     def notice(self, lines: int) -> bytes:
         """Return the line that says how many lines were dropped."""
-        return f"{self._formatted('warning', 'log', 'log.lines_dropped', {'lines': lines})}\n".encode()
+        return self._line("warning", "log", "log.lines_dropped", {"lines": lines})
+
+    def _line(self, level: str, source: str, fact: str, fields: dict[str, Any]) -> bytes:
+        """Return a line; one whose fields or console cannot be used is plain JSON with the fields as ASCII text."""
+        try:
+            text = self._formatted(level, source, fact, fields)
+        except Exception as error:  # noqa: BLE001 - what cannot be written must not stop what logs it
+            plain = {"event": _ascii(fact), "unwritable": type(error).__name__} | _plain(fields)
+            plain |= {"source": source, "level": level, "timestamp": rfc3339(time.time_ns() // 1_000_000)}
+            text = _ENCODER.encode({name: _clean(value) for name, value in plain.items()}).decode()
+        return f"{text}\n".encode("utf-8", "backslashreplace")
 
     def _formatted(self, level: str, source: str, fact: str, fields: dict[str, Any]) -> str:
         """Return the text of a line, without secrets."""

@@ -151,6 +151,20 @@ def test_any_field_makes_a_line(log_format: str, fact: str, fields: dict[str, An
         assert json.loads(line)["level"] == "error"
 
 
+def test_a_console_that_is_gone_makes_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write JSON, and the notice of dropped lines, when a line for a console cannot be drawn; show no secret in it."""
+    closed = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    closed.close()
+    monkeypatch.setattr(sys, "stdout", closed)
+    output = log._Output()
+    lines: list[bytes] = []
+    output.writer = type("Lines", (), {"put": staticmethod(lines.append)})()
+    output.write("info", "test", "a.fact", {"url": "/callbacks/evolink/secret-token"})
+    fact, dropped = json.loads(lines[0]), json.loads(output.notice(3))
+    assert (fact["event"], fact["unwritable"], dropped["event"]) == ("a.fact", "ValueError", "log.lines_dropped")
+    assert "secret-token" not in lines[0].decode()
+
+
 @pytest.mark.parametrize(("length", "whole"), [(log.LINE_CHARS_MAX - 200, True), (log.LINE_CHARS_MAX, False)])
 def test_a_line_has_a_limit(capsys: pytest.CaptureFixture[str], length: int, whole: bool) -> None:
     """Shorten the fields of a line over the limit, keeping their beginning and their end."""
