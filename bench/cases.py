@@ -94,8 +94,7 @@ def _dispatch(of: Sample) -> list[Case]:
         _many("insert_attempt", attempts),
         _many("settle_delivery", [after | {"id": one} for one in retries]),
         _many("release_deliveries", [{"id": one, "now": of.now_ms} for one in retries]),
-        _many("note_endpoint_success", [health | {"id": one} for one in busy[:BATCH]]),
-        _many("note_endpoint_failure", [health | {"id": one} for one in busy[:BATCH]]),
+        _many("note_endpoint_outcome", [health | {"id": one, "good": n % 2} for n, one in enumerate(busy[:BATCH])]),
     ]
 
 

@@ -48,6 +48,7 @@ from relay.stop import LAST_S, Stop
 from relay.storage.database import Hint
 from relay.storage.database_url import is_postgres, sqlite_path
 from relay.storage.record import Recorded
+from relay.storage.single_process import alone
 from relay.storage.store import Store, StoreOptions
 from relay.stream import Streams
 from relay.submit import Submitter
@@ -116,8 +117,7 @@ async def opened(
         resolver = Resolver(_lookups(settings), hangs=metrics.lookup_hangs)
         client = await stack.enter_async_context(ProviderClient(resolver, tls))
         configured = {name: _configured(one, settings, client, clock) for name, one in providers.items()}
-        store = await Store.open(settings.database_url, Seal(keys), options, clock.now_ms())
-        stack.push_async_callback(stop.within, store.close)
+        store = await stack.enter_async_context(_open_store(settings, Seal(keys), options, clock.now_ms(), stop))
         files = await stack.enter_async_context(FileClient(policy, resolver=resolver, tls=tls))
         sender = await stack.enter_async_context(
             WebhookSender(
@@ -182,6 +182,19 @@ async def opened(
         await stack.enter_async_context(_running(loops if dispatches else {}, clock, stop))
         stack.callback(stop.begin)
         yield app
+
+
+@asynccontextmanager
+async def _open_store(
+    settings: Settings, seal: Seal, options: StoreOptions, now_ms: int, stop: Stop
+) -> AsyncIterator[Store]:
+    """The store, closed within the stop's time; on SQLite this process is the only one that serves its file."""
+    async with AsyncExitStack() as stack:
+        if not is_postgres(settings.database_url):
+            await stack.enter_async_context(alone(sqlite_path(settings.database_url), settings.database_wait_s))
+        store = await Store.open(settings.database_url, seal, options, now_ms)
+        stack.push_async_callback(stop.within, store.close)
+        yield store
 
 
 def _store_options(settings: Settings, schedule_s: Sequence[int], dispatches: bool) -> StoreOptions:

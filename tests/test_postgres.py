@@ -1,19 +1,26 @@
 """What is PostgreSQL's own: batches as one statement, and transactions that wait for each other."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
+from relay.seal import Seal
 from relay.storage import statements
 from relay.storage.database import Hint
 from relay.storage.exchanges import PostgreSQLTransaction
 from relay.storage.migrate import migrate
 from relay.storage.postgres import PostgreSQL
+from relay.storage.rows import endpoint_params
+from tests.past import ENDPOINT
 from tests.postgres import Server
+from tests.running import SECRET_KEY
 
 pytestmark = pytest.mark.anyio
 
@@ -69,7 +76,7 @@ async def test_every_batch_is_a_statement_that_the_server_takes(database_server:
             "insert_attempt",
             "settle_delivery",
         }
-        assert often | {"insert_job", "note_endpoint_success", "release_deliveries"} <= taken
+        assert often | {"insert_job", "note_endpoint_outcome", "release_deliveries"} <= taken
 
 
 async def test_a_batch_writes_what_its_rows_would_one_by_one(database_server: Server) -> None:
@@ -162,3 +169,29 @@ async def test_of_two_transactions_that_wait_for_each_other_neither_fails(databa
         found = [(await database.rows("project_by_name", {"name": name}))[0]["created_at"] for name in "pq"]
         assert found == [2, 2]
         assert len(tries) > 2
+
+
+async def test_endpoints_of_a_batch_are_locked_in_one_order(database_server: Server) -> None:
+    """Let two processes write the outcomes of the same endpoints, good and bad ones mixed, without a deadlock."""
+    async with opened(database_server) as database:
+        names = [f"ep_{number:03}" for number in range(200)]
+        rows = [msgspec.structs.replace(ENDPOINT, id=name) for name in names]
+        params = [endpoint_params(one, Seal([SECRET_KEY])) for one in rows]
+
+        async def insert(transaction: PostgreSQLTransaction) -> None:
+            await transaction.run_many("insert_endpoint", params)
+
+        tries: list[int] = []
+
+        async def note(transaction: PostgreSQLTransaction, seed: int) -> None:
+            tries.append(seed)
+            order = random.Random(seed).sample(names, len(names))
+            one = {"at": seed, "held_until": None}
+            many = [one | {"id": name, "good": (n + seed) % 2} for n, name in enumerate(order)]
+            await transaction.run_many("note_endpoint_outcome", many)
+
+        await database.transact(insert)
+        await asyncio.gather(*(database.transact(partial(note, seed=seed)) for seed in range(60)))
+        assert sorted(tries) == list(range(60))  # what a deadlock undoes is done again
+        found = await database.rows("endpoint_by_id", {"id": names[0]})
+        assert found[0]["last_success_at"] or found[0]["last_failure_at"]

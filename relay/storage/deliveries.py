@@ -232,16 +232,13 @@ async def _settle(transaction: Transaction, ended: Sequence[Settled]) -> list[bo
     await transaction.run_many("insert_attempt", [msgspec.to_builtins(one.attempt) for one in settled])
     await transaction.run_many("settle_delivery", [_delivery_params(one) for one in settled])
     last = {one.endpoint_id: one for one in settled}
-    good = [one for one in last.values() if one.state is DeliveryState.DELIVERED]
     bad = [one for one in last.values() if one.state is not DeliveryState.DELIVERED]
     switched = set()
     for one in last.values():
         delivered = one.state is DeliveryState.DELIVERED
         if one.probe and await health.probed(transaction, one.endpoint_id, one.at, good=delivered):
             switched.add(one.endpoint_id)
-    await transaction.run_many("note_endpoint_success", [{"id": one.endpoint_id, "at": one.at} for one in good])
-    failures = [{"id": one.endpoint_id, "at": one.at, "held_until": one.held_until} for one in bad]
-    await transaction.run_many("note_endpoint_failure", failures)
+    await transaction.run_many("note_endpoint_outcome", [_health_params(one) for one in last.values()])
     for one in settled:
         if one.gone and await health.disable(transaction, one.endpoint_id, one.at, one.gone):
             switched.add(one.endpoint_id)
@@ -258,6 +255,12 @@ async def _unwritten(transaction: Transaction, wanted: Sequence[Settled]) -> Seq
         return wanted
     written = {row["id"] for row in await transaction.rows("attempts_written", {"ids": rows.text(again)})}
     return [one for one in wanted if one.attempt.id not in written]
+
+
+def _health_params(one: Settled) -> dict[str, Any]:
+    """An endpoint's columns after an attempt."""
+    good = int(one.state is DeliveryState.DELIVERED)
+    return {"id": one.endpoint_id, "at": one.at, "good": good, "held_until": one.held_until}
 
 
 def _delivery_params(one: Settled) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class SQLite:
 
     def __init__(self, path: Path, statements: dict[str, Numbered], writer: "_Thread", readers: Readers) -> None:
         self.path = path
+        self._file = _File(path)
         self._statements = statements
         self._writer = writer
         self._readers = readers
@@ -76,7 +77,7 @@ class SQLite:
 
         Once begun it goes on to its end, even if whoever waits for it is cancelled.
         """
-        return await self._writer.run(_transaction, self._statements, work)
+        return await self._writer.run(_transaction, self._statements, work, self._file)
 
     async def size_bytes(self) -> int:
         """The pages, and the log beside them that has not been taken over yet."""
@@ -92,6 +93,22 @@ class SQLite:
         """Closes all connections, each behind what its thread still has to do."""
         await self._readers.close()
         await self._writer.close()
+
+
+class _File:
+    """The file that the connections have open, which may not be the one that has its name any more."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._is = _identity(path)
+
+    def require(self) -> None:
+        """StorageUnavailable where the file was deleted, moved or replaced: what is written would go into nowhere."""
+        if _identity(self._path) != self._is:
+            raise StorageUnavailable(
+                f"{self._path} was deleted, moved or replaced while relay had it open: "
+                "put the file back where it was, or restart relay"
+            )
 
 
 class SQLiteTransaction:
@@ -179,10 +196,23 @@ def _fetch(connection: sqlite3.Connection, statement: Numbered, params: Params) 
     return [dict(zip(names, row, strict=True)) for row in found]
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has this name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _transaction(
-    connection: sqlite3.Connection, statements: dict[str, Numbered], work: Callable[[Transaction], Awaitable[Result]]
+    connection: sqlite3.Connection,
+    statements: dict[str, Numbered],
+    work: Callable[[Transaction], Awaitable[Result]],
+    file: _File,
 ) -> Result:
     """A transaction from its beginning to its end."""
+    file.require()
     connection.execute("BEGIN IMMEDIATE")
     try:
         result: Result = _driven(work(SQLiteTransaction(connection, statements)))

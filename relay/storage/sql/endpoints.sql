@@ -107,10 +107,12 @@ ORDER BY id DESC LIMIT :limit;
 SELECT id, event_types FROM endpoints
 WHERE project_id = :project_id AND job_id IS NULL AND deleted_at IS NULL AND disabled_at IS NULL;
 
--- name: note_endpoint_success
--- The endpoint took a notification: whatever failed before is over.
-UPDATE endpoints SET last_success_at = :at, failing_since = NULL, held_until = NULL /* FROM many */ WHERE id = :id;
-
--- name: note_endpoint_failure
--- The endpoint failed; the first failure since its last success is kept.
-UPDATE endpoints SET last_failure_at = :at, failing_since = COALESCE(failing_since, :at), held_until = :held_until /* FROM many */ WHERE id = :id;
+-- name: note_endpoint_outcome
+-- What the last attempt of each endpoint says of its health: a success ends whatever failed before, and the first failure since is kept.
+-- Both are one statement, so that the rows of a batch are locked in one order: two statements would lock them in two.
+UPDATE endpoints SET
+    last_success_at = CASE WHEN :good = 1 THEN CAST(:at AS BIGINT) ELSE last_success_at END,
+    last_failure_at = CASE WHEN :good = 1 THEN last_failure_at ELSE CAST(:at AS BIGINT) END,
+    failing_since = CASE WHEN :good = 1 THEN NULL ELSE COALESCE(failing_since, CAST(:at AS BIGINT)) END,
+    held_until = CASE WHEN :good = 1 THEN NULL ELSE CAST(:held_until AS BIGINT) END
+/* FROM many */ WHERE id = :id;
