@@ -119,6 +119,34 @@ async def test_an_offer_does_not_hide_a_close(running: Running) -> None:
         assert await sender.closed() == b""
 
 
+async def test_an_offer_keeps_the_version(running: Running) -> None:
+    """Close after the answer to an HTTP/1.0 request with an offer, as after one without."""
+    asked = request("GET", "/healthz", "connection: upgrade", "upgrade: h2c").replace(b"HTTP/1.1", b"HTTP/1.0")
+    async with peer(running.origin) as sender:
+        await sender.send(asked)
+        assert (await sender.answer())[0] == 200
+        assert await sender.closed() == b""
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"hello\r\n\r\n", 400),
+        (b"CONNECT a.example:443 HTTP/1.1\r\nhost: a.example\r\nx-request-id: trace-4711\r\n\r\n", 405),
+        (b"GET / HTTP/1.1\r\nx-request-id: trace-4711\r\nx-a: " + b"1" * 17 * protocol.HEADERS_MAX_BYTES, 431),
+    ],
+)
+async def test_a_refused_head_has_a_request_id(running: Running, sent: bytes, status: int) -> None:
+    """Name the request on an answer too that no route gives, by its own id if that was read."""
+    async with peer(running.origin) as sender:
+        await sender.send(sent)
+        answered, head, _ = await sender.answer()
+    found = re.search(rb"\r\nrequest-id: (\S+)\r\n", head)
+    assert (answered, found is not None) == (status, True)
+    assert found is not None
+    assert found[1] == b"trace-4711" if status == 405 else found[1].startswith((b"req_", b"trace-4711"))
+
+
 async def test_a_tunnel_is_refused(running: Running) -> None:
     """Answer 405 to CONNECT, and close."""
     async with peer(running.origin) as sender:

@@ -28,10 +28,11 @@ LINGER_S: Final = 2.0
 LINGER_MAX_BYTES: Final = 4 * 1024 * 1024
 """After an answer that did not wait for the body, a sender gets this long, and so many bytes, to see it. A connection
 that is closed while bytes come in is reset, and a reset can overtake the answer."""
-_NO_HTTP: Final = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-_FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 2\r\nconnection: close\r\n\r\n"
-_NO_TUNNEL: Final = b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_NO_HTTP: Final = b"HTTP/1.1 400 Bad Request\r\n"
+_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+_FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\n"
+_NO_TUNNEL: Final = b"HTTP/1.1 405 Method Not Allowed\r\n"
+_LAST: Final = b"request-id: %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 UNREAD: Final = "unread"
 """In the scope's state: says whether more of the request's body is to come."""
 _OFFER: Final = frozenset({b"upgrade", b"http2-settings"})
@@ -230,7 +231,7 @@ class Protocol(HttpToolsProtocol):
         if method == b"CONNECT":
             self._end_with(_NO_TUNNEL)
             return
-        lines = [b"%b %b HTTP/1.1" % (method, self.url)]
+        lines = [b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
             if name in _OFFER:
                 continue
@@ -306,13 +307,14 @@ class Protocol(HttpToolsProtocol):
         self.flow.pause_reading()
 
     def _end_with(self, answer: bytes) -> None:
-        """Read nothing more, and close after these bytes, or at once where another answer is due first."""
+        """Read nothing more, and close after this answer, or at once where another answer is due first."""
         self._ended = True
         self._books.metrics.connection_closed("refused")
         if self._busy():
             self._socket.abort()
             return
-        self._socket.write(answer)
+        known = self.headers if self._in_head and self.headers else ()
+        self._socket.write(answer + _LAST % request_ids.of(known).encode())
         self._whole = False
         self._close()
 
