@@ -208,7 +208,7 @@ class Dispatcher:
         for delivery in deliveries:
             if delivery.delivery_id not in self._held:
                 lane = self._lanes.get(delivery.endpoint_id) or self._new_lane(delivery)
-                fits = lane.waiting - lane.begins < lane.capacity(self._options.lease_ms)
+                fits = not lane.waiting or lane.waiting - lane.begins < lane.capacity(self._options.lease_ms)
                 if fits and lane.queue(delivery.delivery_id, leased_until, retry=retry):
                     self._held.add(delivery.delivery_id)
                     self._waiting[lane.endpoint_id] = lane
@@ -259,6 +259,8 @@ class Dispatcher:
 
     def _choose(self) -> dict[str, tuple[Lane, int]]:
         """The next deliveries to start, from each project and each of its lanes in turn, counted as in flight."""
+        if not self._waiting:
+            return {}
         now_ms = self._clock.monotonic_ms()
         turns: dict[str, deque[Lane]] = {}
         for lane in list(self._waiting.values()):
@@ -273,7 +275,10 @@ class Dispatcher:
             while lanes:
                 lane = lanes.popleft()
                 if taken := lane.take(now_ms):
-                    lanes.append(lane)
+                    if lane.waiting:
+                        lanes.append(lane)
+                    else:
+                        del self._waiting[lane.endpoint_id]
                     return taken[0], lane, taken[1]
             return None
 
@@ -352,8 +357,8 @@ class Dispatcher:
     def _next_turn(self, now_ms: int) -> int | None:
         """When there is something to do without being woken: a look at the table, or a lane that opens again."""
         turns = [] if self._look_at is None else [self._look_at]
-        turns += [at for lane in self._waiting.values() if (at := lane.opens_at(now_ms)) > now_ms]
-        turns += [ends for lane in self._waiting.values() if (ends := lane.outlives_at()) is not None]
+        for lane in self._waiting.values():
+            turns += [at for at in (lane.opens_at(now_ms), lane.outlives_at()) if at is not None and at > now_ms]
         if self._overflow:
             turns.append(now_ms)
         return min(turns, default=None)
