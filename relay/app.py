@@ -134,9 +134,7 @@ async def opened(
         dispatcher = Dispatcher(store, deliverer, clock, _in_flight(settings, dispatches), metrics)
         waiting, streams = (
             Waiting(clock, draining),
-            Streams(
-                store.events, clock, draining, Shares("streams", settings.streams_max, settings.streams_per_project_max)
-            ),
+            Streams(store.events, clock, draining, metrics, settings),
         )
         stop.wakes(waiting.wake_all)
         stop.wakes(streams.tell)
@@ -325,7 +323,7 @@ def _uploads(calling: Calling, payer: Payer, files: FileClient) -> Uploads:
         files,
         calling.clock,
         size_max=settings.upload_max_bytes,
-        shares=Shares("uploads", settings.uploads_max, settings.uploads_per_project_max),
+        shares=Shares("uploads", settings.uploads_max, settings.uploads_per_project_max, calling.metrics),
         buyer=FileBuyer(calling, payer) if paying else None,
         sign_in=calling.sign_in,
     )

@@ -42,6 +42,8 @@ METRICS: Final = (
     Metric("relay_pruned_rows", "counter", "rows that were removed because they were old, by table", ("table",)),
     Metric("relay_database_size_bytes", "gauge", "what the database takes on its disk", ()),
     Metric("relay_lookups_hung", "counter", "look-ups of host names that took longer than a second", ()),
+    Metric("relay_refused", "counter", "requests that were refused because a bound was reached, by bound", ("bound",)),
+    Metric("relay_streams_open", "gauge", "event streams that are open", ()),
     Metric("relay_connections", "gauge", "connections that are open", ()),
     Metric("relay_connections_closed", "counter", "connections that relay closed itself, by why", ("reason",)),
     Metric("relay_log_lines_dropped", "counter", "log lines that standard output did not take", ()),
@@ -100,6 +102,14 @@ class Metrics:
     def lookup_hangs(self) -> None:
         """The look-up of a host's name takes long."""
         self._values[("relay_lookups_hung",)] += 1
+
+    def refused(self, bound: str) -> None:
+        """A request was refused because a bound was reached."""
+        self._values["relay_refused", bound] += 1
+
+    def streams_open(self, number: int) -> None:
+        """An event stream was opened or closed; so many are open now."""
+        self._values[("relay_streams_open",)] = number
 
     def connections(self, number: int) -> None:
         """A connection was opened or closed; so many are open now."""

@@ -63,6 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     uploads_per_project_max: int
     streams_max: int
     streams_per_project_max: int
+    stream_buffer_bytes: int
     metrics_key: str | None
     request_body_max_bytes: int
     callback_body_max_bytes: int

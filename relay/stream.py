@@ -7,9 +7,11 @@ from typing import Final
 
 from relay.clock import Clock
 from relay.errors import StorageUnavailable, TooManyRequests
+from relay.metrics import Metrics
 from relay.model import Event
+from relay.settings import Settings
 from relay.shares import Shares
-from relay.storage.evidence import Events, Place
+from relay.storage.evidence import Events, Look, Place
 
 LOOK_EVERY_MS: Final = 1_000
 """Events of other processes wake nobody here, so the table is looked at besides."""
@@ -17,7 +19,7 @@ LOOK_AGAIN_MS: Final = 20
 """An event that waits for another's transaction is looked for this soon, and then after twice as long each time."""
 COMMENT_EVERY_MS: Final = 15_000
 PAGE: Final = 10
-"""Events that a stream holds while its client reads them; each may have 256 KiB."""
+"""Events that a stream looks at together, of which it holds `RELAY_STREAM_BUFFER_BYTES` while its client reads them."""
 SKIM: Final = 100
 """Events that a stream looks at where none of the last was of its type: those come without their bodies."""
 RETRY_MS: Final = 2_000
@@ -26,11 +28,15 @@ RETRY_MS: Final = 2_000
 class Streams:
     """The open streams of this process."""
 
-    def __init__(self, events: Events, clock: Clock, draining: asyncio.Event, shares: Shares) -> None:
+    def __init__(
+        self, events: Events, clock: Clock, draining: asyncio.Event, metrics: Metrics, settings: Settings
+    ) -> None:
         self._events = events
         self._clock = clock
         self._draining = draining
-        self._shares = shares
+        self._metrics = metrics
+        self._shares = Shares("streams", settings.streams_max, settings.streams_per_project_max, metrics)
+        self._buffer_bytes = settings.stream_buffer_bytes
         self._open: set[asyncio.Event] = set()
 
     def tell(self) -> None:
@@ -53,6 +59,7 @@ class Streams:
         self._open.add(woken)
         try:
             with self._shares.taken(project_id):
+                self._metrics.streams_open(self._shares.total)
                 # Those who are cut off together by a restart come back one by one.
                 yield f"retry: {RETRY_MS + random.randrange(RETRY_MS)}\n\n".encode()  # noqa: S311 - no secret
                 async for some in self._found(project_id, kind, place, woken):
@@ -61,6 +68,7 @@ class Streams:
             return
         finally:
             self._open.discard(woken)
+            self._metrics.streams_open(self._shares.total)
 
     async def _found(
         self, project_id: str, kind: str | None, place: Place, woken: asyncio.Event
@@ -70,7 +78,9 @@ class Streams:
         pause_ms, look = LOOK_AGAIN_MS, PAGE
         while not self._draining.is_set():
             woken.clear()
-            found = await self._events.following(project_id, place, kind, look, self._clock.now_ms())
+            found = await self._events.following(
+                project_id, place, kind, Look(look, self._buffer_bytes), self._clock.now_ms()
+            )
             for event in found.events:
                 yield _frame(event)
             now_ms = self._clock.monotonic_ms()

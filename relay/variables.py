@@ -230,6 +230,13 @@ SETTINGS: Final = (
         "streams that one project may have open",
     ),
     Setting(
+        "RELAY_STREAM_BUFFER_BYTES",
+        "stream_buffer_bytes",
+        "262144",
+        reading.number(1, 1 << 30),
+        "bytes of events that a stream holds while its client reads them; one event in any case",
+    ),
+    Setting(
         "RELAY_METRICS_KEY",
         "metrics_key",
         None,

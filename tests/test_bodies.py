@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.metrics import Metrics
 from relay.web.bodies import OWNER_SHARE, BodyMemory, MemoryFull, OwnerFull
 from tests.calling_back import DONE, kept, state
 from tests.running import KEY, Running, relay
@@ -47,6 +48,8 @@ async def test_a_project_has_its_share(running: Running, over: int) -> None:
             await sender.send(b" ")
             assert (await sender.answer())[0] == 422
     assert (await running.client.post("/v1/quotes", content=b" " * SHARE_BYTES)).status_code == 422
+    shown = (await running.client.get("/metrics")).text
+    assert ('relay_refused_total{bound="bodies_per_owner"} 1.0' in shown) == bool(over)
 
 
 async def test_a_job_has_its_share(running: Running) -> None:
@@ -76,7 +79,7 @@ OWNERS = st.sampled_from("abc")
 @given(st.lists(st.tuples(OWNERS, st.integers(0, 60))))
 def test_what_is_taken_never_exceeds_its_bounds(asked: list[tuple[str, int]]) -> None:
     """Take exactly what fits in the owner's share and in all, and have all of it back in the end."""
-    memory = BodyMemory(160)  # a share of 20
+    memory = BodyMemory(160, Metrics())  # a share of 20
     taken: list[tuple[str, int]] = []
     for owner, size in asked:
         own = sum(bytes_ for name, bytes_ in taken if name == owner) + size
@@ -97,7 +100,7 @@ def test_what_is_taken_never_exceeds_its_bounds(asked: list[tuple[str, int]]) ->
 
 def test_all_owners_share_one_bound() -> None:
     """Refuse the ninth owner that takes a whole share."""
-    memory = BodyMemory(160)
+    memory = BodyMemory(160, Metrics())
     for owner in range(OWNER_SHARE):
         memory.take(str(owner), 20)
     with pytest.raises(MemoryFull):

@@ -15,7 +15,7 @@ from relay.seal import Seal
 from relay.storage import pages, rows
 from relay.storage.database import Database, Transaction
 from relay.storage.deliveries import Deliveries
-from relay.storage.evidence import BEGINNING, Callbacks, EventFilter, Events
+from relay.storage.evidence import BEGINNING, Callbacks, EventFilter, Events, Look
 from relay.storage.jobs import JobFilter, Jobs
 from relay.storage.pages import WINDOW, Listing
 from relay.storage.record import Recorder, Room
@@ -149,12 +149,12 @@ async def test_who_waits_for_one_type_moves_on(tmp_path: Path) -> None:
         await fill(opened)
         events, place = Events(opened), BEGINNING
         for _ in range(-(-ROWS // 500)):
-            found = await events.following(PROJECT, place, "endpoint.enabled", 500, START_MS)
+            found = await events.following(PROJECT, place, "endpoint.enabled", Look(500), START_MS)
             assert found.events == []
             assert found.place > place
             place = found.place
         assert place.id == numbered(ids.EVENT, ROWS - 1)
-        assert (await events.following(PROJECT, place, "endpoint.enabled", 500, START_MS)).place == place
+        assert (await events.following(PROJECT, place, "endpoint.enabled", Look(500), START_MS)).place == place
 
 
 @pytest.mark.anyio

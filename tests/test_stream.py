@@ -11,6 +11,8 @@ import msgspec
 import pytest
 
 from relay.clock import SystemClock
+from relay.storage.evidence import BEGINNING, Look
+from relay.storage.record import DEFAULT_PROJECT
 from tests.running import HeldClock, Running, relay
 
 pytestmark = pytest.mark.anyio
@@ -134,16 +136,47 @@ async def test_streams_have_their_number(tmp_path: Path, most: str, status: int)
     limits: dict[str, Any] = {f"RELAY_STREAMS_{most}MAX": "2"}
     async with relay(tmp_path, **limits) as running:
         async with reading(running) as first, reading(running) as second:
-            for reader in (first, second):
-                assert (await anext(reader.answer.aiter_lines())).startswith("retry: ")
+            open_lines = [reader.answer.aiter_lines() for reader in (first, second)]  # each closes when it is dropped
+            for lines in open_lines:
+                assert (await anext(lines)).startswith("retry: ")
             answer = await running.client.get("/v1/events/stream")
             assert answer.status_code == status
             assert int(answer.headers["retry-after"]) in (1, 2)
+            shown = (await running.client.get("/metrics")).text
+            bound = "streams_per_project" if most else "streams"
+            assert f'relay_refused_total{{bound="{bound}"}} 1.0' in shown
+            assert "relay_streams_open 2.0" in shown
         status = 0
         async with asyncio.timeout(5):
             while status != 200:
                 async with running.client.stream("GET", "/v1/events/stream") as another:
                     status = another.status_code
+
+
+async def test_what_a_stream_holds_is_bounded(tmp_path: Path) -> None:
+    """Look at so many bytes of events together, the next ones afterwards, and one event that alone is larger."""
+    async with relay(tmp_path) as running:
+        await job_done(running)
+        await running.until("/v1/events", lambda shown: len(shown["data"]) == 2)
+        events, now_ms = running.app.store.events, running.app.clock.now_ms()
+        whole = await events.following(DEFAULT_PROJECT, BEGINNING, None, Look(10), now_ms)
+        size = sum(len(event.body) for event in whole.events)
+        for max_bytes, number in ((size, 2), (size - 1, 1), (1, 1)):
+            some = await events.following(DEFAULT_PROJECT, BEGINNING, None, Look(10, max_bytes), now_ms)
+            assert some.events == whole.events[:number]
+            rest = await events.following(DEFAULT_PROJECT, some.place, None, Look(10), now_ms)
+            assert rest.events == whole.events[number:]
+
+
+async def test_a_stream_with_little_room_gives_every_event(tmp_path: Path) -> None:
+    """Give all events in order to a stream that holds one at a time."""
+    async with relay(tmp_path, RELAY_STREAM_BUFFER_BYTES="1") as running:
+        for _ in range(3):
+            await job_done(running)
+        shown = await running.until("/v1/events", lambda shown: len(shown["data"]) == 6)
+        ids = [event["id"] for event in reversed(shown["data"])]
+        async with reading(running, after=ids[0]) as reader:
+            assert [event_id for event_id, _ in await reader.events(5)] == ids[1:]
 
 
 @pytest.mark.parametrize("after", ["x", "evt_" + "a" * 80])

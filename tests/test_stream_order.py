@@ -18,7 +18,7 @@ from relay import ids
 from relay.clock import SystemClock
 from relay.storage import statements
 from relay.storage.database import Database, Transaction
-from relay.storage.evidence import PATIENCE_MS, EventFilter, Events
+from relay.storage.evidence import PATIENCE_MS, EventFilter, Events, Look
 from relay.storage.migrate import migrate
 from relay.storage.pages import Listing
 from relay.storage.store import open_database
@@ -112,7 +112,7 @@ class Follower:
         """Connects, reads what there is, and is cut off; whether something waits for a transaction that is open."""
         last = self.seen[-1] if self.seen else "evt_0"
         place = await self._events.place(PROJECT, last, self._now_ms)
-        found = await self._events.following(PROJECT, place, None, limit, self._now_ms)
+        found = await self._events.following(PROJECT, place, None, Look(limit), self._now_ms)
         self.seen += [one.id for one in found.events]
         return found.held
 
@@ -238,7 +238,7 @@ async def test_a_transaction_that_hangs_holds_nothing_for_ever(database_server: 
         late = Follower(events, NOW + PATIENCE_MS + 1)
         assert (await late.read(), late.seen) == (False, [waits])
         now = await events.place(PROJECT, None, NOW + PATIENCE_MS + 1)
-        assert (await events.following(PROJECT, now, None, 10, NOW)).events == []
+        assert (await events.following(PROJECT, now, None, Look(10), NOW)).events == []
 
 
 STEPS = st.lists(

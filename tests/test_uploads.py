@@ -31,6 +31,7 @@ from relay.clock import SystemClock, parse_rfc3339, rfc3339
 from relay.errors import BodyTooLarge, InvalidInput, ProviderNotConfigured
 from relay.exchange import ApiAnswer, ApiRequest, FileRequest
 from relay.images import SUFFIXES, image_type, plain_name
+from relay.metrics import Metrics
 from relay.outbound.client import ANSWER_MAX_BYTES, NoAnswer, NotSent, ProviderClient
 from relay.outbound.resolver import Address, Resolver
 from relay.outbound.uploading import FileClient
@@ -91,7 +92,7 @@ async def uploads_at(
             files,
             SystemClock(),
             size_max=size_max,
-            shares=Shares("uploads", 8, 8),
+            shares=Shares("uploads", 8, 8, Metrics()),
             buyer=buyer,
             sign_in=signs_in,
         )

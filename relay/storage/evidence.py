@@ -43,6 +43,13 @@ DISORDER_MS: Final = 3_600_000
 """Events are in the order of their times to within this, whatever the clocks of several machines say."""
 
 
+class Look(msgspec.Struct, frozen=True):
+    """How many events one look reads at most, and how many bytes of their bodies it returns; one event in any case."""
+
+    events: int
+    max_bytes: int = 1 << 20
+
+
 class Following(msgspec.Struct, frozen=True):
     """Events after a place, and where they end; `held` where the next one waits for a transaction that is open."""
 
@@ -132,27 +139,37 @@ class Events:
         end = END if before is None else await self.place(project_id, before, now_ms)
         return {"end": end.position, "before": end.id}
 
-    async def following(self, project_id: str, place: Place, kind: str | None, limit: int, now_ms: int) -> Following:
+    async def following(self, project_id: str, place: Place, kind: str | None, look: Look, now_ms: int) -> Following:
         """Events of a type after that place: whoever reads on from its end misses none and gets none twice.
 
-        It looks at `limit` events of whatever type, and its place is behind all of these.
+        Its place is behind all events that it looked at, of whatever type.
         """
-        found = await self._following(project_id, place, kind, limit, BEGINNING.position, now_ms)
+        found = await self._following(project_id, place, kind, look, BEGINNING.position, now_ms)
         if not found.held:
             return found
         # Another database's transaction may be what holds it. This one's own are asked only now, since they rarely are.
-        return await self._following(project_id, place, kind, limit, await self.horizon(), now_ms)
+        return await self._following(project_id, place, kind, look, await self.horizon(), now_ms)
 
     async def _following(
-        self, project_id: str, place: Place, kind: str | None, limit: int, horizon: int, now_ms: int
+        self, project_id: str, place: Place, kind: str | None, look: Look, horizon: int, now_ms: int
     ) -> Following:
         """Where what lies before the horizon is settled, besides what the server says so of."""
-        params = {"project_id": project_id, "position": place.position, "id": place.id, "type": kind, "limit": limit}
+        params = {
+            "project_id": project_id,
+            "position": place.position,
+            "id": place.id,
+            "type": kind,
+            "limit": look.events,
+        }
         events: list[Event] = []
+        room_bytes = look.max_bytes
         for row in await self._database.rows("events_following", params | {"horizon": horizon}, Purpose.LIST):
             if not row["settled"] and row["created_at"] > now_ms - PATIENCE_MS:
                 return Following(events, place, held=True)
             if row["body"] is not None:
+                room_bytes -= len(row["body"])
+                if events and room_bytes < 0:
+                    break
                 events.append(rows.event(row))
             place = Place(row["position"], row["id"])
         return Following(events, place, held=False)

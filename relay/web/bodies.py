@@ -19,6 +19,7 @@ from relay.errors import (
     StorageUnavailable,
     TooManyRequests,
 )
+from relay.metrics import Metrics
 
 DEPTH_MAX: Final = 32
 OWNER_SHARE: Final = 8
@@ -57,16 +58,19 @@ class BodyMemory:
     An owner is a project, or a job for its callbacks. A body that came in one piece with its head takes none.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, metrics: Metrics) -> None:
         self._max_bytes = max_bytes
+        self._metrics = metrics
         self._taken_bytes = 0
         self._owners: Counter[str] = Counter()
 
     def take(self, owner: str, size: int) -> None:
         """Count so many bytes more; OwnerFull or MemoryFull where there is no room for them."""
         if self._owners[owner] + size > self._max_bytes // OWNER_SHARE:
+            self._metrics.refused("bodies_per_owner")
             raise OwnerFull("too many bodies are open at the same time: finish some of them first")
         if self._taken_bytes + size > self._max_bytes:
+            self._metrics.refused("bodies")
             raise MemoryFull("too many bodies are open at the same time; send the request again")
         self._owners[owner] += size
         self._taken_bytes += size

@@ -82,7 +82,7 @@ class Server(uvicorn.Server):
 def server(app: App, host: str, port: int) -> Server:
     """A server of an open relay that is ready to be run."""
     settings = app.settings
-    memory = BodyMemory(settings.bodies_max_bytes)
+    memory = BodyMemory(settings.bodies_max_bytes, app.metrics)
     callbacks = Callbacks(app, memory)
     room = max_open(settings.connections_max)
     if room < settings.connections_max:
