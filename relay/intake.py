@@ -12,6 +12,7 @@ from relay.errors import CallbackFieldReserved, FieldError, InvalidInput, Provid
 from relay.model import EventType, Input, Job, JobState
 from relay.outbox import Endpoint
 from relay.providers.base import carries_callback_field, native_from_input
+from relay.providers.unknown_models import check_native
 from relay.storage.jobs import NewJob
 from relay.submit import HAND_OVER_MS
 
@@ -160,7 +161,9 @@ def _native(provider: Configured | None, given: Mapping[str, Any]) -> tuple[dict
         raise CallbackFieldReserved(
             [FieldError(f"request.{reserved}", "relay puts its own callback URL here; use notify to be told")]
         )
-    return request, [FieldError(validation.join("request", e.path), e.message) for e in provider.adapter.check(request)]
+    return request, [
+        FieldError(validation.join("request", e.path), e.message) for e in check_native(provider.adapter, request)
+    ]
 
 
 def _translated(provider: Configured, wanted: object) -> tuple[dict[str, object], list[FieldError]]:

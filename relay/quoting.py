@@ -16,6 +16,7 @@ from relay.outbound.client import NoAnswer, NotSent
 from relay.pay import Payer
 from relay.providers.base import Refused, carries_callback_field, native_from_input
 from relay.providers.tariffs import ClipPrices, Price, cheapest_first, price_of, quoted
+from relay.providers.unknown_models import check_native, unknown_model
 
 CHEAPEST: Final = "cheapest"
 
@@ -98,6 +99,8 @@ class Quoter:
     async def _price(self, name: str, provider: Configured, request: dict[str, object]) -> Price | None:
         """From the table, or from the provider itself where it is paid for each job."""
         if not provider.adapter.limits.paid:
+            if unknown_model(provider.adapter, request):
+                return None
             return price_of(name, request, self._clips)
         asked = await self._payer.quote(name, provider.adapter.submission(request, None))
         if not isinstance(asked, ApiAnswer):
@@ -115,7 +118,7 @@ def _native(provider: Configured, given: dict[str, Any] | None, request: dict[st
     assert request is not None
     if reserved := carries_callback_field(request):
         raise InvalidInput([FieldError(f"request.{reserved}", "relay puts its own callback URL here")])
-    if errors := provider.adapter.check(request):
+    if errors := check_native(provider.adapter, request):
         raise InvalidInput([FieldError(f"request.{error.path}".rstrip("."), error.message) for error in errors])
     return request
 

@@ -25,9 +25,10 @@ def entry(
     return {"at": at_ms, "kind": kind, "summary": summary, "decision": decision, "reason": reason, "ref": ref}
 
 
-def of_job(job: Job) -> list[Entry]:
-    """The job's own two ends."""
-    lines = [entry(job.created_at, "state", "the job was accepted", job.id, decision=JobState.PENDING)]
+def of_job(job: Job, unknown_model: str | None = None) -> list[Entry]:
+    """The job's own two ends; `unknown_model` is the model of a native request that relay does not know."""
+    checked = f'checked: "partly"; relay does not know the model {unknown_model}' if unknown_model else None
+    lines = [entry(job.created_at, "state", "the job was accepted", job.id, decision=JobState.PENDING, reason=checked)]
     if job.state.final and job.finished_at is not None:
         warnings = [
             f"result {number}: {said}, so a client may be unable to fetch it"

@@ -204,7 +204,7 @@ async def test_a_callback_field_is_relays_own(shared: Running, provider: str, ho
             "4k",
         ),
         ("kinovi", {"inputs": NATIVE["kinovi"]["inputs"] | {"duration": "5s"}}, "inputs.duration", "4 to 15"),
-        ("kinovi", {"model": "sora"}, "model", "seedance-20"),
+        ("kinovi", {"model": "so ra"}, "model", "seedance-20"),
     ],
 )
 async def test_a_native_request_is_held_to_the_providers_limits(

@@ -147,7 +147,7 @@ class StableStudio:
 
     def submission(self, request: dict[str, object], callback_url: str | None) -> ApiRequest:  # noqa: ARG002
         """`POST /api/generate/seedance/i2v`, or the fast one; the payment is added by whoever pays."""
-        model = request.get("model", STANDARD)
+        model = quote(str(request.get("model", STANDARD)), safe="")
         body = {name: value for name, value in request.items() if name != "model"}
         return ApiRequest(method="POST", path=f"/api/generate/{model}/i2v", body=body, bearer=False)
 

@@ -13,6 +13,7 @@ from relay.intake import Intake
 from relay.model import Job, JobState
 from relay.money import max_cost
 from relay.outbox import Endpoint
+from relay.providers.unknown_models import unknown_model
 from relay.quoting import CHEAPEST
 from relay.storage.jobs import JobFilter
 from relay.web.calls import Call, listed, listing_of, one_of, time_of
@@ -78,8 +79,9 @@ async def show_timeline(call: Call) -> Response:
     call.query()
     job = await job_of(call)
     stored = await call.app.store.jobs.evidence(job.id)
+    provider = call.app.providers.get(job.provider)
     lines = [
-        *timeline.of_job(job),
+        *timeline.of_job(job, unknown_model(provider.adapter, job.request) if provider else None),
         *(line for payment in stored.payments for line in timeline.of_payment(payment)),
         *map(timeline.of_call, stored.calls),
         *map(timeline.of_callback, stored.callbacks),
@@ -103,6 +105,7 @@ async def providers(call: Call) -> Response:
             "paid": provider.adapter.limits.paid,
             "cancel": provider.adapter.cancellation("any") is not None,
             "models": provider.adapter.limits.models,
+            "other_models": True,
             "duration_s": {"min": provider.adapter.limits.duration_s[0], "max": provider.adapter.limits.duration_s[1]},
             "resolutions": provider.adapter.limits.resolutions,
             "aspect_ratios": provider.adapter.limits.aspect_ratios,
