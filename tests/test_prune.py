@@ -138,6 +138,7 @@ async def test_what_belongs_to_no_job_goes_by_its_own_age(tmp_path: Path) -> Non
 def _batch(at: int, finished_at: int | None) -> dict[str, Any]:
     """A batch of redeliveries."""
     told = {"which": "all", "since_at": 1, "until_at": 2, "total": 1, "created_at": at, "finished_at": finished_at}
+    told |= {"to_now": 0, "first_position": None}
     return {"id": ids.new_id(ids.REDELIVERY), "project_id": "prj_default", "endpoint_id": "ep_1", **told}
 
 
