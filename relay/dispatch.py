@@ -358,7 +358,8 @@ class Dispatcher:
         """When there is something to do without being woken: a look at the table, or a lane that opens again."""
         turns = [] if self._look_at is None else [self._look_at]
         for lane in self._waiting.values():
-            turns += [at for at in (lane.opens_at(now_ms), lane.outlives_at()) if at is not None and at > now_ms]
+            turns += [at for at in (lane.opens_at(now_ms),) if at > now_ms]
+            turns += [at for at in (lane.outlives_at(),) if at is not None]  # the past too: it is given back then
         if self._overflow:
             turns.append(now_ms)
         return min(turns, default=None)
