@@ -57,7 +57,7 @@ async def stocked(
         with path.open("wb") as file:
             for start in range(0, jobs, _AT_ONCE):
                 made = [_job(clock.now_ms()) for _ in range(min(_AT_ONCE, jobs - start))]
-                await asyncio.gather(*(store.jobs.create(NewJob(job, (), None)) for job in made))
+                await asyncio.gather(*(store.jobs.create(NewJob(job, ())) for job in made))
                 for job in made:
                     token = tokens.make(PROVIDER, job.id, job.deadline_at + HOUR_MS)
                     file.write(f"/callbacks/{PROVIDER}/{token}\t".encode() + callback(job) + b"\n")

@@ -19,6 +19,7 @@ from relay.model import ErrorClass, Job, Report
 from relay.outbound.client import NoAnswer, NotSent
 from relay.pace import KEY_PAUSE_MS, PAUSE_MS, Pace
 from relay.storage.record import Fact, Recorded
+from relay.storage.ties import Tie
 
 TIMEOUT_S: Final = 15.0
 LEASE_MS: Final = 60_000
@@ -68,11 +69,11 @@ class Checker:
             for under_way in self._under_way:
                 under_way.cancel()
 
-    async def check_now(self, job_id: str) -> Recorded | None:
+    async def check_now(self, job_id: str, tie: Tie | None = None) -> Recorded | None:
         """One check of one job, at once, whatever the pace; None when there is no such job."""
         now_ms = self._clock.now_ms()
         job = await self._store.jobs.claim_check(job_id, now_ms + LEASE_MS)
-        return await self._begin(job) if job and job.provider in self._paces else None
+        return await self._begin(job, tie) if job and job.provider in self._paces else None
 
     async def _start(self, due: dict[str, int], now_ms: int) -> bool:
         """Claims what is due, as far as there is room, and starts it; whether anything began.
@@ -95,15 +96,15 @@ class Checker:
         opening = [(began_at + due_in_ms, pace.opens_at(began_at)) for due_in_ms, pace in known]
         return [max(at, opens_at) for at, opens_at in opening if opens_at is not None]
 
-    def _begin(self, job: Job) -> "asyncio.Task[Recorded | None]":
+    def _begin(self, job: Job, tie: Tie | None = None) -> "asyncio.Task[Recorded | None]":
         """Starts one check."""
         self._paces[job.provider].started(self._clock.monotonic_ms())
-        checking_it = asyncio.create_task(self._check(job), name=f"check {job.id}")
+        checking_it = asyncio.create_task(self._check(job, tie), name=f"check {job.id}")
         self._under_way.add(checking_it)
         checking_it.add_done_callback(partial(self._done, job.provider))
         return checking_it
 
-    async def _check(self, job: Job) -> Recorded | None:
+    async def _check(self, job: Job, tie: Tie | None) -> Recorded | None:
         """One status check, from the request to its commit; what fails in between is due again when the lease ends."""
         started_at = self._clock.now_ms()
         found = await self._ask(job)
@@ -121,7 +122,7 @@ class Checker:
         call = self._calling.told(job, "check", started_at, found.outcome, found.answer, note)
         move = partial(checking.checked, check=check, now_ms=now_ms)
         try:
-            recorded = await self._store.jobs.record(Fact(job_id=job.id, at=now_ms, move=move, call=call))
+            recorded = await self._store.jobs.record(Fact(job_id=job.id, at=now_ms, move=move, call=call), tie)
         except StorageUnavailable:
             return None
         self._calling.tell(recorded)

@@ -144,6 +144,10 @@ class IdempotencyConflict(Conflict):
     code = "idempotency_conflict"
 
 
+class ReservationLost(Conflict):
+    """Another request holds the Idempotency-Key by now: what was done under it is undone."""
+
+
 class PaidOnce(Conflict):
     """It was paid for, or may have been, and one thing gets one payment; the text says what to do instead."""
 

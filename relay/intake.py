@@ -53,7 +53,7 @@ class Intake:
         self._providers = providers
         self._policy = policy
 
-    def job(self, body: object, project_id: str, idempotency_key: str | None, now_ms: int) -> NewJob:
+    def job(self, body: object, project_id: str, now_ms: int) -> NewJob:
         """The job and its endpoints; InvalidInput, CallbackFieldReserved or ProviderNotConfigured say why not."""
         errors = validation.check(body, JobRequest)
         given: Mapping[str, Any] = body if isinstance(body, dict) else {}
@@ -82,7 +82,7 @@ class Intake:
             next_submit_at=now_ms + HAND_OVER_MS,
             max_cost=money.max_cost(wanted.max_cost),
         )
-        return NewJob(job, tuple(_endpoint(one, job) for one in wanted.notify or ()), idempotency_key)
+        return NewJob(job, tuple(_endpoint(one, job) for one in wanted.notify or ()))
 
     def _provider(self, name: object) -> Configured | None:
         """The provider, if it can be used; None where the name itself is missing or of the wrong type."""

@@ -13,6 +13,7 @@ from relay.lifecycle import Move
 from relay.model import Call, Job, Verdict
 from relay.outbound.client import NoAnswer, NotSent
 from relay.storage.record import Fact
+from relay.storage.ties import Tie
 from relay.submit import HAND_OVER_MS, Submitter
 
 CANCEL_TIMEOUT_S: Final = 15.0
@@ -27,7 +28,7 @@ class Interventions:
         self._submitter = submitter
         self._checker = checker
 
-    async def cancel(self, job: Job) -> Job:
+    async def cancel(self, job: Job, tie: Tie | None = None) -> Job:
         """Cancels the job, at its provider too where that can be done; detached from it where not."""
         confirmed, call = False, None
         provider = self._calling.providers.get(job.provider)
@@ -48,18 +49,18 @@ class Interventions:
                     await self._refused(job, call, answer)
             except (NotSent, NoAnswer) as error:
                 call = self._calling.told(job, "cancellation", started_at, str(error), None)
-        return await self._do(job, partial(byhand.canceled, confirmed=confirmed), call)
+        return await self._do(job, partial(byhand.canceled, confirmed=confirmed), call, tie)
 
-    async def check(self, job: Job) -> Job:
+    async def check(self, job: Job, tie: Tie | None = None) -> Job:
         """Asks the provider now; the job as that leaves it."""
         if job.provider_job_id is None:
             raise Conflict("the provider's id of this job is not known, so it cannot be asked about")
-        recorded = await self._checker.check_now(job.id)
+        recorded = await self._checker.check_now(job.id, tie)
         if recorded is None or recorded.job is None:
             raise StorageUnavailable("the check could not be recorded, or its provider is not configured")
         return recorded.job
 
-    async def resubmit(self, job: Job, accept_double_charge: bool, wait_s: float) -> Job:
+    async def resubmit(self, job: Job, accept_double_charge: bool, wait_s: float, tie: Tie | None = None) -> Job:
         """Sends the same job to its provider again; PaidOnce where its one payment has left, or is over."""
         provider = self._calling.providers.get(job.provider)
         if provider is None or not provider.usable:
@@ -73,11 +74,11 @@ class Interventions:
             if byhand.did_not_succeed(job) and (why := byhand.paid_once(job, payment, now_ms)):
                 raise PaidOnce(why)
             again = partial(again, accept_double_charge=False, cost=job.cost)
-        return await self._submitter.start_and_wait(await self._do(job, again, None), wait_s)
+        return await self._submitter.start_and_wait(await self._do(job, again, None, tie), wait_s)
 
-    async def fail(self, job: Job, why: str) -> Job:
+    async def fail(self, job: Job, why: str, tie: Tie | None = None) -> Job:
         """Declares the job failed."""
-        return await self._do(job, partial(byhand.failed, why=why), None)
+        return await self._do(job, partial(byhand.failed, why=why), None, tie)
 
     async def _refused(self, job: Job, call: Call, answer: ApiAnswer) -> None:
         """The provider would not cancel: the job goes on, and is asked about at once."""
@@ -88,7 +89,7 @@ class Interventions:
             f"the provider did not cancel the job (HTTP {answer.status_code}); it is asked how the job stands"
         )
 
-    async def _do(self, job: Job, move: Callable[..., Move], call: Call | None) -> Job:
+    async def _do(self, job: Job, move: Callable[..., Move], call: Call | None, tie: Tie | None) -> Job:
         """Records what a person decided; Conflict when it does not fit the job as it is by now."""
         now_ms = self._calling.clock.now_ms()
         if call is None:
@@ -104,7 +105,7 @@ class Interventions:
                 excerpt=None,
             )
         fact = Fact(job_id=job.id, at=now_ms, move=partial(move, now_ms=now_ms), call=call)
-        recorded = await self._calling.store.jobs.record(fact)
+        recorded = await self._calling.store.jobs.record(fact, tie)
         self._calling.tell(recorded)
         _logger.info("job.intervened", job=job.id, decision=recorded.reason, verdict=recorded.verdict)
         if recorded.verdict is Verdict.STALE or recorded.job is None:

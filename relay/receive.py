@@ -20,6 +20,7 @@ from relay.model import Callback, FinishedBy, Report, Verdict, Verification
 from relay.outbound.keys import KeySet
 from relay.signing import SignatureInvalid
 from relay.storage.record import Arrival, Fact, Recorded
+from relay.storage.ties import Tie
 from relay.tokens import CallbackTokens, Claims
 
 _CONTROL_FIELDS: Final = frozenset(
@@ -143,7 +144,7 @@ class Receiver:
         heard = self._fact(claims.job_id, arrival, None, Verification.NONE)
         return self.note(heard, await self._store.jobs.record(heard.fact))
 
-    async def release(self, callback: Callback) -> Recorded:
+    async def release(self, callback: Callback, tie: Tie | None = None) -> Recorded:
         """Runs a quarantined callback again, by a person's word: its signature, if it fits by now, else as unsigned."""
         assert callback.job_id is not None
         named = dict(callback.headers)
@@ -165,7 +166,7 @@ class Receiver:
             released=True,
         )
         heard = self._fact(callback.job_id, arrival, report, verification)
-        return self.note(heard, await self._store.jobs.record(heard.fact))
+        return self.note(heard, await self._store.jobs.record(heard.fact, tie))
 
     def _fact(self, job_id: str, arrival: Arrival, report: Report | None, verification: Verification) -> Heard:
         """What is to be recorded, in one transaction."""

@@ -1,7 +1,8 @@
 """Sending again: one delivery, a test, or all that an endpoint lacks, at a pace that leaves room for what is new."""
 
 import asyncio
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from relay import ids, log, views
 from relay.clock import Clock
@@ -10,8 +11,9 @@ from relay.errors import Conflict
 from relay.model import Event, EventType
 from relay.outbox import Delivery, Endpoint, Redelivery
 from relay.storage.fanout import Fresh
-from relay.storage.redeliveries import OPEN_MAX, UNDELIVERED, Found, Step
+from relay.storage.redeliveries import OPEN_MAX, UNDELIVERED, Found, Step, asked_for
 from relay.storage.store import Store
+from relay.storage.ties import Tie
 
 WAITING_MAX: Final = 200
 """A batch goes on while less than this waits for its endpoint, so it comes at the lane's own rate."""
@@ -20,6 +22,13 @@ PAUSE_MS: Final = 1_000
 LOOK_EVERY_MS: Final = 5_000
 """Batches are also made where nobody wakes this loop: by a probe that was taken, or by another process."""
 _logger = log.get("redeliver")
+
+TieOf = Callable[[Any], Tie | None]
+"""Makes the tie of what is about to be stored: the request that asks for it may have an Idempotency-Key."""
+
+
+def no_tie(_: Any) -> None:
+    """Tie nothing: no request with an Idempotency-Key asks for this."""
 
 
 class Redeliverer:
@@ -34,7 +43,7 @@ class Redeliverer:
         self._after = ""
         self._wake = asyncio.Event()
 
-    async def once_more(self, delivery: Delivery) -> str:
+    async def once_more(self, delivery: Delivery, tie_of: TieOf = no_tie) -> Delivery:
         """The same event for the same endpoint, as a delivery of its own; Conflict when the endpoint is gone."""
         endpoint = await self._store.endpoints.get(delivery.endpoint_id, delivery.project_id)
         event = await self._store.events.get(delivery.event_id, delivery.project_id)
@@ -42,14 +51,14 @@ class Redeliverer:
             raise Conflict("the endpoint of this delivery was deleted")
         _require_active(endpoint)
         now_ms = self._clock.now_ms()
-        made = await self._store.redeliveries.once_more(event, endpoint.id, now_ms, now_ms + self._lease_ms)
-        if made is None:
+        made = asked_for(event, endpoint.id, now_ms, now_ms + self._lease_ms)
+        if not await self._store.redeliveries.once_more(made, tie_of(made)):
             raise Conflict("the event of this delivery was pruned")
-        self._hand_over((Fresh(made, endpoint.id, endpoint.project_id),))
+        self._hand_over((Fresh(made.id, endpoint.id, endpoint.project_id),))
         return made
 
-    async def test(self, endpoint: Endpoint) -> str:
-        """A `relay.test` for this endpoint alone, whatever it listens to; the delivery's id."""
+    async def test(self, endpoint: Endpoint, tie_of: TieOf = no_tie) -> Delivery:
+        """Send a `relay.test` to this endpoint alone, whatever it listens to; return its delivery."""
         _require_active(endpoint)
         now_ms = self._clock.now_ms()
         event_id = ids.new_id(ids.EVENT)
@@ -64,12 +73,20 @@ class Redeliverer:
             created_at=now_ms,
             body=views.notification(event_id, EventType.RELAY_TEST, now_ms, data),
         )
-        made = await self._store.redeliveries.test(event, endpoint.id, now_ms + self._lease_ms)
-        self._hand_over((Fresh(made, endpoint.id, endpoint.project_id),))
+        made = asked_for(event, endpoint.id, now_ms, now_ms + self._lease_ms, redelivery=False)
+        await self._store.redeliveries.test(event, made, tie_of(made))
+        self._hand_over((Fresh(made.id, endpoint.id, endpoint.project_id),))
         return made
 
     async def start(
-        self, endpoint: Endpoint, which: str, since_ms: int, until_ms: int, *, to_now: bool = False
+        self,
+        endpoint: Endpoint,
+        which: str,
+        since_ms: int,
+        until_ms: int,
+        *,
+        to_now: bool = False,
+        tie_of: TieOf = no_tie,
     ) -> Redelivery:
         """A batch that sends again what the endpoint lacks; it is a row, so it goes on after a restart."""
         _require_active(endpoint)
@@ -89,7 +106,7 @@ class Redeliverer:
             finished_at=None if total else now_ms,
             to_now=int(to_now),
         )
-        await self._store.redeliveries.start(batch)
+        await self._store.redeliveries.start(batch, tie_of(batch))
         if which == UNDELIVERED:
             self._dispatcher.reopen(endpoint.id)  # who asks for everything says that the receiver is back
         self._wake.set()

@@ -1,9 +1,10 @@
-"""`python -m tests.crashing POINT`: relay, which kills itself with SIGKILL at one point between two steps.
+"""`python -m tests.crashing POINT`: relay, which kills (or suspends) itself at one point between two steps.
 
 It is the product as it is, but that one step is followed (or preceded) by a real kill of the process: no handler runs,
 no buffer is flushed, nothing is closed.
 """
 
+import asyncio
 import os
 import signal
 import sys
@@ -11,8 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from relay.cli import main
+from relay.clock import SystemClock
 from relay.outbound.client import ProviderClient
 from relay.outbound.webhook_sender import WebhookSender
+from relay.storage.access import Access
 from relay.storage.deliveries import Deliveries
 from relay.storage.exchanges import PostgreSQLTransaction
 from relay.storage.jobs import Jobs
@@ -56,11 +59,11 @@ def _around_commit(owner: Any, name: str, *, before: bool, when: Callable[..., b
     setattr(owner, name, stepped)
 
 
-def _is_callback(_: Jobs, fact: Any) -> bool:
+def _is_callback(_: Jobs, fact: Any, *__: Any) -> bool:
     return fact.arrival is not None
 
 
-def _is_submission(_: Jobs, fact: Any) -> bool:
+def _is_submission(_: Jobs, fact: Any, *__: Any) -> bool:
     return fact.call is not None
 
 
@@ -71,6 +74,32 @@ def _is_of_pruning(_: Any, name: str, __: Any) -> bool:
 def _in_pruning() -> None:
     for transaction in (SQLiteTransaction, PostgreSQLTransaction):
         _around(transaction, "rows", before=False, when=_is_of_pruning)
+
+
+SUSPENDED_MS = 65_000
+"""How long a suspended process has stood still, by its clock."""
+
+
+def _ahead() -> None:
+    """Put the clock forward, as it is for a process that goes on after it stood still."""
+    now_ms = SystemClock.now_ms
+    SystemClock.now_ms = lambda clock: now_ms(clock) + SUSPENDED_MS  # type: ignore[method-assign, assignment]
+
+
+def _suspended_before_its_job() -> None:
+    """Stop the process before the first job is committed; it goes on when it is told to, and its database is slow."""
+    create, stopped = Jobs.create, False
+
+    async def suspended(jobs: Jobs, new: Any) -> None:
+        nonlocal stopped
+        if not stopped:
+            stopped = True
+            os.kill(os.getpid(), signal.SIGSTOP)
+            _ahead()
+            await asyncio.sleep(2)
+        await create(jobs, new)
+
+    Jobs.create = suspended  # type: ignore[method-assign, assignment]
 
 
 POINTS: dict[str, Callable[[], None]] = {
@@ -84,6 +113,9 @@ POINTS: dict[str, Callable[[], None]] = {
     "notification_sent": lambda: _around(WebhookSender, "post", before=False),
     "attempt_committed": lambda: _around_commit(Deliveries, "settling", before=False),
     "job_half_pruned": _in_pruning,
+    "job_suspended": _suspended_before_its_job,
+    "minute_ahead": _ahead,
+    "work_committed": lambda: _around(Access, "answer", before=True),
 }
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ DEAF = msgspec.structs.replace(PLAIN, id="ep_4", event_types=["job.failed"])
 async def running(database: Database, dispatches: bool) -> tuple[Store, Recorded]:
     """A job that began to run, and who listens to that; one secret was rotated before."""
     store = Store(database, Seal([SECRET_KEY]), msgspec.structs.replace(OPTIONS, dispatches=dispatches))
-    await store.jobs.create(NewJob(JOB, (), None))
+    await store.jobs.create(NewJob(JOB, ()))
     for endpoint in (PLAIN, ODD, LATER, DEAF):
         await store.endpoints.create(endpoint)
     await store.endpoints.rotate(ODD, "whsec_new", NOW + 5, NOW)

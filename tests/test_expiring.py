@@ -228,7 +228,7 @@ async def test_several_processes_tell_it_once(database_server: Server) -> None:
     try:
         jobs = [a_job((), None) for _ in range(20)]
         for job in jobs:
-            await stores[0].jobs.create(NewJob(job, (), None))
+            await stores[0].jobs.create(NewJob(job, ()))
         ended = Word(
             report=Report(state=JobState.SUCCEEDED, word="done", outputs=outputs_until(START_MS + 100_000)),
             source=FinishedBy.CALLBACK,

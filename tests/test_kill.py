@@ -25,6 +25,8 @@ RECEIVING = ("callback_arrived", "callback_committed")
 DELIVERING = ("delivery_claimed", "notification_sent", "attempt_committed")
 PRUNING = ("job_half_pruned",)
 """Tried in tests/test_prune.py."""
+ONCE = ("work_committed", "job_suspended", "minute_ahead")
+"""Tried in tests/test_done_once.py."""
 
 
 class Scene:
@@ -35,6 +37,7 @@ class Scene:
         self.origin = origin
         self.world = world
         self.sink = sink
+        self.hook = hook
         self.body = {"provider": "evolink", "input": INPUT, "notify": [{"url": hook}]}
 
     async def submit(self) -> httpx.Response:
@@ -151,4 +154,4 @@ def _same_id_for_each_event(sink: Sink) -> None:
 
 def test_every_point_is_tried() -> None:
     """No crash point is left out of the tests above."""
-    assert sorted(SUBMITTING + RECEIVING + DELIVERING + PRUNING) == sorted(crashing.POINTS)
+    assert sorted(SUBMITTING + RECEIVING + DELIVERING + PRUNING + ONCE) == sorted(crashing.POINTS)

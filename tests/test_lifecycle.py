@@ -243,7 +243,7 @@ class StoredJob(RuleBasedStateMachine):
         url = f"sqlite:///{Path(self.folder.name)}/relay.db"
         self.store = self.runner.run(Store.open(url, Seal(["k" * 16]), OPTIONS, 0))
         self.job = new_job()
-        self.runner.run(self.store.jobs.create(NewJob(self.job, (), None)))
+        self.runner.run(self.store.jobs.create(NewJob(self.job, ())))
         self.told: list[EventType] = []
 
     @rule(step=steps)

@@ -29,7 +29,7 @@ async def unsent(running: Running) -> dict[str, Any]:
     """A job whose payment is authorized, and that was canceled before it was sent."""
     intake = Intake(running.app.providers, running.app.policy)
     body = {"provider": "stablestudio", "input": INPUT}
-    new = intake.job(body, DEFAULT_PROJECT, None, running.clock.now_ms())
+    new = intake.job(body, DEFAULT_PROJECT, running.clock.now_ms())
     await running.app.store.jobs.create(await running.app.payer.prepared(new))
     canceled = await running.client.post(f"/v1/jobs/{new.job.id}/cancellations")
     assert (canceled.status_code, canceled.json()["cost"]["kind"]) == (200, "reserved")
@@ -104,7 +104,7 @@ async def test_a_job_that_got_no_price_is_submitted_again(tmp_path: Path) -> Non
     seller.offer = {"payTo": "0x" + "00" * 20}
     async with selling(tmp_path, seller, HeldClock()) as running:
         intake = Intake(running.app.providers, running.app.policy)
-        new = intake.job({"provider": "stablestudio", "input": INPUT}, DEFAULT_PROJECT, None, running.clock.now_ms())
+        new = intake.job({"provider": "stablestudio", "input": INPUT}, DEFAULT_PROJECT, running.clock.now_ms())
         await running.app.store.jobs.create(new)
         failed = await running.app.submitter.start_and_wait(new.job, 10)
         assert failed.error is not None

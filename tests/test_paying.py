@@ -227,7 +227,7 @@ async def test_an_authorization_that_ran_out_unsent_is_void(tmp_path: Path) -> N
         prepared = running.app.payer.prepared
         intake = Intake(running.app.providers, running.app.policy)
         body = {"provider": "x402org", "input": INPUT}
-        new = intake.job(body, DEFAULT_PROJECT, None, clock.now_ms())
+        new = intake.job(body, DEFAULT_PROJECT, clock.now_ms())
         await running.app.store.jobs.create(await prepared(new))
         clock.advance(3000)
         job = await running.until(f"/v1/jobs/{new.job.id}", lambda shown: shown["status"] == "failed")

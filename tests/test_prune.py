@@ -21,7 +21,7 @@ from relay.storage.database import Transaction
 from relay.storage.evidence import Events
 from relay.storage.postgres import PostgreSQL
 from relay.storage.prune import JOBS_MAX, STORED, WEIGHT_MAX, Pruner, Terms
-from relay.storage.redeliveries import Redeliveries
+from relay.storage.redeliveries import Redeliveries, asked_for
 from relay.storage.writer import Writer
 from tests import processes
 from tests.calling_back import DONE, post
@@ -234,7 +234,7 @@ async def test_what_was_just_pruned_is_not_sent_again(tmp_path: Path) -> None:
             body=b"{}",
         )
         redeliveries = Redeliveries(opened, Writer(opened, 16), Events(opened))
-        assert await redeliveries.once_more(event, "ep_1", START_MS, START_MS) is None
+        assert not await redeliveries.once_more(asked_for(event, "ep_1", START_MS, START_MS))
         assert (await stored(opened))["deliveries"] == set()
 
 

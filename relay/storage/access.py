@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +11,7 @@ from relay import ids
 from relay.errors import NotFound
 from relay.seal import Seal
 from relay.storage.database import Database, Purpose, Row, Transaction
+from relay.storage.ties import Tie, Tied
 from relay.storage.writer import Writer
 
 SCOPES: Final = ("submit", "read", "admin")
@@ -98,18 +99,36 @@ class Access:
         answer = found[0]["answer"] and self._seal.open(found[0]["answer"]).encode()
         return Known(bytes(found[0]["fingerprint"]), found[0]["reserved_at"], found[0]["job_id"], answer)
 
-    async def answer(self, project_id: str, key: str, answer: bytes) -> None:
-        """Keeps the answer, sealed: it may show a secret that is shown once."""
-        params = {"project_id": project_id, "key": key, "answer": self._seal.seal(answer.decode())}
+    def tie(self, held: Reservation, of: Callable[[Any], tuple[bytes, str | None] | None]) -> Tie:
+        """Return what ties the key to the work that is done for it, in the transaction that does it.
+
+        `of` makes of the work's result the answer, which is sealed, and the id of the job that it shows; None where
+        nothing was done.
+        """
+
+        def tied(result: Any) -> Tied | None:
+            made = of(result)
+            return None if made is None else Tied(self._seal.seal(made[0].decode()), made[1])
+
+        return Tie(project_id=held.project_id, key=held.key, reserved_at=held.now, of=tied)
+
+    async def answer(self, held: Reservation, answer: bytes) -> None:
+        """Keep the answer, sealed: it may show a secret that is shown once. Nothing happens where the key was lost."""
+        params = _of(held) | {"answer": self._seal.seal(answer.decode())}
         await self._writer.write(_run, ("answer_idempotency_key", params))
 
-    async def release(self, project_id: str, key: str) -> None:
-        """The request came to nothing: the key is free again."""
-        await self._writer.write(_run, ("release_idempotency_key", {"project_id": project_id, "key": key}))
+    async def release(self, held: Reservation) -> None:
+        """Free the key again, since the request came to nothing; one that was lost or tied stays as it is."""
+        await self._writer.write(_run, ("release_idempotency_key", _of(held)))
 
     async def forget(self, now_ms: int) -> None:
         """Drops keys that are past their life."""
         await self._writer.write(_run, ("forget_idempotency_keys", {"before": now_ms - IDEMPOTENCY_LIFE_MS}))
+
+
+def _of(held: Reservation) -> dict[str, Any]:
+    """Return what names a reservation."""
+    return {"project_id": held.project_id, "key": held.key, "reserved_at": held.now}
 
 
 def digest(text: str) -> bytes:

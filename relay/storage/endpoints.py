@@ -9,6 +9,7 @@ from relay.outbox import Endpoint
 from relay.seal import Seal
 from relay.storage import health, rows
 from relay.storage.database import Database, Transaction
+from relay.storage.ties import Tie
 from relay.storage.writer import Writer
 
 UNBOUNDED: Final = 1 << 31
@@ -36,22 +37,22 @@ class Endpoints:
         self._writer = writer
         self._seal = seal
 
-    async def create(self, endpoint: Endpoint, project_max: int = UNBOUNDED) -> bool:
+    async def create(self, endpoint: Endpoint, project_max: int = UNBOUNDED, tie: Tie | None = None) -> bool:
         """Store a new endpoint; it hears of what is committed after it, or once it is enabled.
 
         False, and nothing is stored, where its project has as many as it may.
         """
-        return await self._writer.write(self._insert, (endpoint, project_max))
+        return await self._writer.write(self._insert, (endpoint, project_max), tie=tie)
 
-    async def change(self, change: Change) -> Endpoint | None:
+    async def change(self, change: Change, tie: Tie | None = None) -> Endpoint | None:
         """Apply a subscriber's change; deliveries that wait use it from their next attempt on. None where it is gone.
 
         The endpoint is locked from its read to its switch: what another request or an attempt does to it comes before
         or after, and what an endpoint that is enabled has missed is told by the same transaction.
         """
-        return await self._writer.write(self._change, change)
+        return await self._writer.write(self._change, change, tie=tie)
 
-    async def rotate(self, endpoint: Endpoint, secret: str, until_ms: int, now_ms: int) -> None:
+    async def rotate(self, endpoint: Endpoint, secret: str, until_ms: int, now_ms: int, tie: Tie | None = None) -> None:
         """A new secret from the next attempt on; the former one signs too until then."""
         params = {
             "id": endpoint.id,
@@ -60,11 +61,11 @@ class Endpoints:
             "until": until_ms,
             "now": now_ms,
         }
-        await self._writer.write(_rotate, params)
+        await self._writer.write(_rotate, params, tie=tie)
 
-    async def delete(self, endpoint_id: str, project_id: str, now_ms: int) -> bool:
+    async def delete(self, endpoint_id: str, project_id: str, now_ms: int, tie: Tie | None = None) -> bool:
         """The endpoint is gone and what waited for it is canceled; False when there was none."""
-        return await self._writer.write(_delete, (endpoint_id, project_id, now_ms))
+        return await self._writer.write(_delete, (endpoint_id, project_id, now_ms), tie=tie)
 
     async def get(self, endpoint_id: str, project_id: str) -> Endpoint | None:
         """The project's endpoint."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from relay.errors import StorageUnavailable
 from relay.model import Call, Job
 from relay.money import Payment
 from relay.outbox import Attempt, Delivery, Endpoint
@@ -15,6 +14,7 @@ from relay.storage import pages, payments, rows
 from relay.storage.database import Database, Purpose, Row, Transaction
 from relay.storage.pages import Listing, Page
 from relay.storage.record import Fact, Recorded, Recorder
+from relay.storage.ties import Tie
 from relay.storage.tombstones import Tombstone
 from relay.storage.writer import Writer
 
@@ -22,14 +22,14 @@ EVIDENCE_MAX = 500
 
 
 class NewJob(msgspec.Struct, frozen=True):
-    """A job with the endpoints made for it alone, the idempotency key that asked for it, and what it may cost.
+    """A job with the endpoints made for it alone, the Idempotency-Key's tie, and what it may cost.
 
     `spend_cap` is the day's, in the payment's atomic units.
     """
 
     job: Job
     endpoints: tuple[Endpoint, ...]
-    idempotency_key: str | None
+    tie: Tie | None = None
     payment: Payment | None = None
     spend_cap: int = 0
 
@@ -66,19 +66,19 @@ class Jobs:
 
     async def create(self, new: NewJob) -> None:
         """The job, its endpoints and its idempotency key in one commit, before anything is sent."""
-        await self._writer.write(self._insert, new)
+        await self._writer.write(self._insert, new, tie=new.tie)
 
     async def start_submission(self, job_id: str, now_ms: int) -> Job | None:
         """The job, for the one caller that may send it now; None for everyone else."""
         return await self._writer.write(_start_submissions, (job_id, now_ms))
 
-    async def record(self, fact: Fact) -> Recorded:
+    async def record(self, fact: Fact, tie: Tie | None = None) -> Recorded:
         """What was heard about a job, with all that follows from it, in one commit."""
-        return await self.recording(fact)
+        return await self.recording(fact, tie)
 
-    def recording(self, fact: Fact) -> asyncio.Future[Recorded]:
+    def recording(self, fact: Fact, tie: Tie | None = None) -> asyncio.Future[Recorded]:
         """The same for a caller that is no coroutine; StorageUnavailable at once where too much waits already."""
-        return self._writer.submit(self._recorder, fact)
+        return self._writer.submit(self._recorder, fact, tie=tie)
 
     async def get(self, job_id: str, project_id: str) -> Job | None:
         """The project's job."""
@@ -177,7 +177,7 @@ class Jobs:
         )
 
     async def _insert(self, transaction: Transaction, news: Sequence[NewJob]) -> list[None]:
-        """Writes a batch of new jobs; a key that was taken over meanwhile undoes its job."""
+        """Writes a batch of new jobs."""
         await transaction.run_many("insert_job", [rows.job_params(new.job) for new in news])
         await transaction.run_many(
             "insert_job_metadata", [params for new in news for params in _metadata_params(new.job)]
@@ -187,10 +187,6 @@ class Jobs:
         for new in news:
             if new.payment is not None:
                 await payments.reserve(transaction, new.payment, new.spend_cap, self._seal)
-            if new.idempotency_key is not None:
-                tied = {"project_id": new.job.project_id, "key": new.idempotency_key, "job_id": new.job.id}
-                if not await transaction.rows("tie_idempotency_key", tied):
-                    raise StorageUnavailable("the idempotency key's reservation is gone")
         return [None] * len(news)
 
 

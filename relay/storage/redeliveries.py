@@ -7,11 +7,12 @@ import msgspec
 
 from relay import ids
 from relay.model import Event
-from relay.outbox import DeliveryState, Endpoint, Redelivery
+from relay.outbox import Delivery, DeliveryState, Endpoint, Redelivery
 from relay.storage import rows
 from relay.storage.database import Database, Purpose, Row, Transaction
 from relay.storage.evidence import DISORDER_MS, END, PATIENCE_MS, Events, Place
 from relay.storage.fanout import Fresh
+from relay.storage.ties import Tie
 from relay.storage.writer import Writer
 
 UNDELIVERED = "undelivered"
@@ -69,9 +70,9 @@ class Redeliveries:
         params = wanted | {"first": first, "end": end, "to_now": int(to_now)}
         return int((await self._database.rows("count_events_to_redeliver", params, Purpose.LIST))[0]["number"])
 
-    async def start(self, batch: Redelivery) -> None:
+    async def start(self, batch: Redelivery, tie: Tie | None = None) -> None:
         """A batch, committed before anybody is told that it will be done."""
-        await self._writer.write(_start, batch)
+        await self._writer.write(_start, batch, tie=tie)
 
     async def open(self, after: str = "") -> list[Redelivery]:
         """Return the batches after that one that are not through and can go on, OPEN_MAX at most."""
@@ -141,17 +142,14 @@ class Redeliveries:
         """
         return await self._writer.write(_step, step)
 
-    async def once_more(self, event: Event, endpoint_id: str, at: int, leased_until: int) -> str | None:
-        """One event for one endpoint, at once; the new delivery's id, None when the event has just been pruned."""
-        params = _delivery(event.project_id, event.id, event.job_id, endpoint_id, at, leased_until)
-        return await self._writer.write(_insert, params)
+    async def once_more(self, delivery: Delivery, tie: Tie | None = None) -> bool:
+        """Store a delivery of an event that was sent before; False when the event has just been pruned."""
+        return await self._writer.write(_insert, _params(delivery), tie=tie) is not None
 
-    async def test(self, event: Event, endpoint_id: str, leased_until: int) -> str:
-        """An event that no job made, for one endpoint alone; the delivery's id."""
-        delivery = _delivery(event.project_id, event.id, None, endpoint_id, event.created_at, leased_until)
+    async def test(self, event: Event, delivery: Delivery, tie: Tie | None = None) -> None:
+        """Store an event that no job made, and its delivery to one endpoint alone."""
         made = msgspec.structs.asdict(event) | {"final": int(event.final)}
-        await self._writer.write(_test, (made, delivery))
-        return str(delivery["id"])
+        await self._writer.write(_test, (made, _params(delivery)), tie=tie)
 
     async def _place(self, batch: Redelivery, now_ms: int) -> Place:
         """Where a batch goes on; one that has not begun, where the time that it is about begins."""
@@ -176,6 +174,29 @@ def _wanted(endpoint: Endpoint, which: str, since_ms: int, until_ms: int) -> dic
         "providers": rows.text(endpoint.providers),
         "which": which,
     }
+
+
+def asked_for(event: Event, endpoint_id: str, at: int, leased_until: int, *, redelivery: bool = True) -> Delivery:
+    """Return a new delivery that was asked for, leased until then."""
+    return Delivery(
+        id=ids.new_id(ids.DELIVERY),
+        project_id=event.project_id,
+        event_id=event.id,
+        endpoint_id=endpoint_id,
+        job_id=event.job_id,
+        state=DeliveryState.PENDING,
+        attempts_made=0,
+        next_attempt_at=leased_until,
+        redelivery=redelivery,
+        created_at=at,
+        finished_at=None,
+    )
+
+
+def _params(delivery: Delivery) -> dict[str, Any]:
+    """Return the columns of a delivery that was asked for."""
+    names = ("id", "project_id", "event_id", "endpoint_id", "job_id", "next_attempt_at", "created_at")
+    return {name: getattr(delivery, name) for name in names}
 
 
 def _delivery(

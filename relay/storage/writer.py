@@ -12,7 +12,9 @@ from contextvars import Context
 from typing import Any, TypeVar
 
 from relay.errors import StorageUnavailable
+from relay.storage import ties
 from relay.storage.database import Database, Transaction
+from relay.storage.ties import Tie
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,10 +31,11 @@ SHARE_MIN = 8
 class _Waiting:
     """One item, and the future that its caller awaits."""
 
-    def __init__(self, operation: Operation[Any, Any], item: Any, done: asyncio.Future[Any]) -> None:
+    def __init__(self, operation: Operation[Any, Any], item: Any, done: asyncio.Future[Any], tie: Tie | None) -> None:
         self.operation = operation
         self.item = item
         self.done = done
+        self.tie = tie
 
 
 class Writer:
@@ -47,21 +50,26 @@ class Writer:
         self._turns_max = TURNS_SHARED if database.shared else 1
         self._under_way = 0
 
-    async def write(self, operation: Operation[Item, Result], item: Item, *, urgent: bool = False) -> Result:
+    async def write(
+        self, operation: Operation[Item, Result], item: Item, *, urgent: bool = False, tie: Tie | None = None
+    ) -> Result:
         """Writes the item with whatever else waits; returns after COMMIT, raises when it was not written.
 
-        What is urgent is bounded by who writes it, and is never refused for a full backlog.
+        What is urgent is bounded by who writes it, and is never refused for a full backlog. With `tie` the same commit
+        ties an Idempotency-Key to the result; ReservationLost where that cannot be, and then nothing was written.
         """
-        return await self.submit(operation, item, urgent=urgent)
+        return await self.submit(operation, item, urgent=urgent, tie=tie)
 
-    def submit(self, operation: Operation[Item, Result], item: Item, *, urgent: bool = False) -> asyncio.Future[Result]:
+    def submit(
+        self, operation: Operation[Item, Result], item: Item, *, urgent: bool = False, tie: Tie | None = None
+    ) -> asyncio.Future[Result]:
         """The same for a caller that is no coroutine: the future is done after COMMIT."""
         if len(self._backlog) >= self._backlog_max and not urgent:
             raise StorageUnavailable(
                 "too many writes are waiting (RELAY_BACKLOG_MAX): the database is slower than the requests"
             )
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        (self._urgent if urgent else self._backlog).append(_Waiting(operation, item, done))
+        (self._urgent if urgent else self._backlog).append(_Waiting(operation, item, done, tie))
         if len(self._turns) < self._turns_max:
             self._turns.add(asyncio.create_task(self._take_turns(), name="writer", context=Context()))
         return done
@@ -131,6 +139,9 @@ class Writer:
                 written = await operation(transaction, [batch[index].item for index in indexes])
                 for index, result in zip(indexes, written, strict=True):
                     results[index] = result
+            tied = [(waiting.tie, result) for waiting, result in zip(batch, results, strict=True) if waiting.tie]
+            if tied:
+                await ties.tie(transaction, tied)
             return results
 
         return await self._database.transact(write)

@@ -15,9 +15,19 @@ from starlette.responses import Response
 from relay import log, text, validation, views
 from relay.app import App
 from relay.clock import TIME_FORMS, parse_time
-from relay.errors import BadBody, Conflict, FieldError, IdempotencyConflict, InvalidInput, NotFound, RelayError
+from relay.errors import (
+    BadBody,
+    Conflict,
+    FieldError,
+    IdempotencyConflict,
+    InvalidInput,
+    NotFound,
+    RelayError,
+    ReservationLost,
+)
 from relay.storage.access import Known, Reservation
 from relay.storage.pages import Listing, Page
+from relay.storage.ties import Tie
 from relay.web import auth, bodies, problems
 
 LIMIT_MAX: Final = 200
@@ -28,6 +38,7 @@ REPLAY_MARGIN_MS: Final = 2_000
 """The first of two equal requests answers within the longest wait and this; if not, its process is gone."""
 REPLAY_PAUSE_S: Final = 0.05
 """How often the second one looks; in real time, as the wait for the provider is."""
+NO_CONTENT: Final = 204
 _WAIT: Final = re.compile(r"wait\s*=\s*\"?([0-9]{1,9})\"?(\s*;.*)?", re.IGNORECASE)
 _logger = log.get("web")
 
@@ -43,6 +54,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     project_id: str
     raw: bytes = b""
     idempotency_key: str | None = None
+    reservation: Reservation | None = None
 
     def body(self) -> object:
         """What the body holds; BadBody for what is not one JSON value to every reader."""
@@ -58,6 +70,21 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     def path(self, name: str) -> str:
         """A part of the path."""
         return str(self.request.path_params[name])
+
+    def tie(self, answer: Callable[[Any], Response | None], job_id: str | None = None) -> Tie | None:
+        """Return what ties the request's Idempotency-Key to its work, in the commit that does it; None without a key.
+
+        `answer` makes of the work's result what this request, and each like it, is answered; None where nothing was
+        done. With `job_id` it is only how the job began: one that asks later is shown the job as it is by then.
+        """
+        if self.reservation is None:
+            return None
+
+        def kept(result: Any) -> tuple[bytes, str | None] | None:
+            response = answer(result)
+            return None if response is None else (_stored(response, whole=job_id is None), job_id)
+
+        return self.app.store.access.tie(self.reservation, kept)
 
     def wait_s(self) -> float | None:
         """How long `Prefer: wait=N` (RFC 7240) asks to hold the answer; one that is malformed asks nothing."""
@@ -86,11 +113,12 @@ Handler = Callable[[Call], Awaitable[Response]]
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """An answer that an Idempotency-Key stands for."""
+    """An answer that an Idempotency-Key stands for; one that is not `whole` shows its job as it was at first."""
 
     status: int
     body: msgspec.Raw
     location: str | None
+    whole: bool = True
 
 
 def handled(
@@ -105,14 +133,14 @@ def handled(
         try:
             caller = await auth.caller(app, request, scope)
             _require_text(request)
-            posted = request.method == "POST"
-            key = _idempotency_key(request) if posted else None
+            works = request.method in ("POST", "PATCH", "DELETE")
+            key = _idempotency_key(request) if works else None
             read = request.method in ("POST", "PATCH") and not streams
             raw = await _body(app, request, memory, caller.project_id) if read else b""
             call = Call(app=app, request=request, project_id=caller.project_id, raw=raw, idempotency_key=key)
-            if not posted or streams:
+            if not works or streams:
                 return await handler(call)
-            return await once(call, raw, lambda: handler(call))
+            return await once(call, raw, handler)
         except RelayError as error:
             return problems.of_error(error)
         except bodies.BodyCut:
@@ -141,64 +169,88 @@ def _idempotency_key(request: Request) -> str | None:
     return key
 
 
-async def once(call: Call, content: bytes, run: Callable[[], Awaitable[Response]]) -> Response:
-    """Runs once for each Idempotency-Key; `content` is what another request with the same key must hold too."""
+async def once(call: Call, content: bytes, run: Handler) -> Response:
+    """Runs once for each Idempotency-Key; `content` is what another request with the same key must hold too.
+
+    The key is reserved first, and tied to the work by the transaction that does it. A request that stood still for so
+    long that another one took its key over does nothing, and is answered what the key stands for by then.
+    """
     app, key = call.app, call.idempotency_key
     if key is None:
-        return await run()
+        return await run(call)
     what = (call.request.method.encode(), call.request.url.path.encode(), content)
-    reservation = Reservation(
+    wanted = Reservation(
         project_id=call.project_id,
         key=key,
         fingerprint=hashlib.sha256(b"\n".join(what)).digest(),
         now=app.clock.now_ms(),
     )
-    if not await app.store.access.reserve(reservation) and (replayed := await _replay(app, reservation)):
-        return replayed
-    try:
-        response = await run()
-    except BaseException:
-        await asyncio.shield(app.store.access.release(call.project_id, key))
-        raise
-    stored = Stored(response.status_code, msgspec.Raw(bytes(response.body)), response.headers.get("location"))
-    await app.store.access.answer(call.project_id, key, msgspec.json.encode(stored))
-    return response
+    held: Reservation | Response = wanted if await app.store.access.reserve(wanted) else await _replay(app, wanted)
+    while isinstance(held, Reservation):
+        try:
+            response = await run(msgspec.structs.replace(call, reservation=held))
+        except ReservationLost:
+            held = await _replay(app, held)
+            continue
+        except BaseException:
+            await asyncio.shield(app.store.access.release(held))
+            raise
+        await app.store.access.answer(held, _stored(response, whole=True))
+        return response
+    return held
 
 
-async def _replay(app: App, wanted: Reservation) -> Response | None:
+def _stored(response: Response, *, whole: bool) -> bytes:
+    """Return an answer as it is kept; one without a body as null."""
+    body = msgspec.Raw(bytes(response.body) or b"null")
+    return msgspec.json.encode(Stored(response.status_code, body, response.headers.get("location"), whole))
+
+
+async def _replay(app: App, wanted: Reservation) -> Reservation | Response:
     """The answer that the key stands for; the second of two equal requests waits for the first one's.
 
-    None when the first came to nothing: the key is this one's now.
+    A reservation where the first came to nothing: the key is this one's now.
     """
     wait_ms = round(max(app.settings.submit_wait_s, WAIT_MAX_S) * 1000) + REPLAY_MARGIN_MS
     while True:
         known = await app.store.access.known(wanted.project_id, wanted.key)
         if known is None:
+            wanted = msgspec.structs.replace(wanted, now=app.clock.now_ms())
             if await app.store.access.reserve(wanted):
-                return None
+                return wanted
             continue
         if known.fingerprint != wanted.fingerprint:
             raise IdempotencyConflict("this Idempotency-Key was used for another request; use a new one")
-        if known.answer is not None:
-            stored = msgspec.json.decode(known.answer, type=Stored)
-            return _replayed(bytes(stored.body), stored.status, stored.location)
+        stored = None if known.answer is None else msgspec.json.decode(known.answer, type=Stored)
+        if stored is not None and stored.whole:
+            return _replayed(stored)
         if app.clock.now_ms() >= known.reserved_at + wait_ms:
-            return await _unfinished(app, wanted, known)
+            return await _unfinished(app, wanted, known, stored)
         await asyncio.sleep(REPLAY_PAUSE_S)
 
 
-async def _unfinished(app: App, wanted: Reservation, known: Known) -> Response:
-    """The first request never finished: its job is shown if it made one, else nothing came of it yet."""
+async def _unfinished(app: App, wanted: Reservation, known: Known, stored: Stored | None) -> Response:
+    """The first request was never answered: its job is shown as it is now, with what it was to be told of it.
+
+    Where there is none, nothing came of it yet.
+    """
     job = await app.store.jobs.get(known.job_id, wanted.project_id) if known.job_id else None
     if job is None:
+        if stored is not None:
+            return _replayed(stored)
         raise Conflict("the first request with this Idempotency-Key is not finished; try again")
-    return _replayed(msgspec.json.encode(views.job(job)), 202, f"/v1/jobs/{job.id}")
+    if stored is None:  # tied by a relay that kept only the job's id
+        return _replayed(Stored(202, msgspec.Raw(msgspec.json.encode(views.job(job))), f"/v1/jobs/{job.id}"))
+    body = msgspec.json.decode(stored.body, type=dict[str, Any]) | views.job(job)
+    return _replayed(Stored(stored.status, msgspec.Raw(msgspec.json.encode(body)), stored.location))
 
 
-def _replayed(body: bytes, status: int, location: str | None) -> Response:
+def _replayed(stored: Stored) -> Response:
     """A stored answer, marked as such."""
-    headers = {"idempotent-replayed": "true"} | ({"location": location} if location else {})
-    return Response(body, status, headers, media_type="application/json")
+    headers = {"idempotent-replayed": "true"} | ({"location": stored.location} if stored.location else {})
+    if stored.status == NO_CONTENT:
+        return Response(None, stored.status, headers)
+    return Response(bytes(stored.body), stored.status, headers, media_type="application/json")
 
 
 async def _body(app: App, request: Request, memory: bodies.BodyMemory, project_id: str) -> bytes:

@@ -11,10 +11,11 @@ from relay import ids, signing, validation, views
 from relay.clock import rfc3339
 from relay.errors import ERRORS_MAX, Conflict, FieldError, InvalidInput, NotFound
 from relay.intake import Metadata, Patterns, check_endpoint, check_metadata
-from relay.outbox import Endpoint
+from relay.outbox import Endpoint, Redelivery
 from relay.storage.endpoints import DISABLED_BY_HAND, Change
 from relay.storage.redeliveries import UNDELIVERED
 from relay.web.calls import Call, Nothing, page, page_of, time_of
+from relay.web.evidence import accepted
 from relay.web.problems import JSON
 
 Headers = Annotated[
@@ -86,13 +87,14 @@ async def create(call: Call) -> Response:
     endpoint = _changed(endpoint, fields)
     if fields.status == "disabled":
         endpoint.disabled_at, endpoint.disabled_reason = now_ms, DISABLED_BY_HAND
+    shown = views.endpoint(endpoint) | {"secret": endpoint.secret}
+    answer = JSON(shown, 201, {"location": f"/v1/endpoints/{endpoint.id}", "cache-control": "no-store"})
     most = call.app.settings.endpoints_per_project_max
-    if not await call.app.store.endpoints.create(endpoint, most):
+    if not await call.app.store.endpoints.create(endpoint, most, call.tie(lambda stored: answer if stored else None)):
         raise Conflict(
             f"this project has {most} endpoints, the most that RELAY_ENDPOINTS_PER_PROJECT_MAX allows: delete one first"
         )
-    shown = views.endpoint(endpoint) | {"secret": endpoint.secret}
-    return JSON(shown, 201, {"location": f"/v1/endpoints/{endpoint.id}", "cache-control": "no-store"})
+    return answer
 
 
 async def show(call: Call) -> Response:
@@ -129,7 +131,8 @@ async def change(call: Call) -> Response:
         apply=partial(_changed, fields=fields),
         active=active,
     )
-    endpoint = await call.app.store.endpoints.change(change)
+    tie = call.tie(lambda endpoint: JSON(views.endpoint(endpoint)) if endpoint else None)
+    endpoint = await call.app.store.endpoints.change(change, tie)
     if endpoint is None:
         raise NotFound("there is no such endpoint")
     if active is not None:
@@ -166,18 +169,17 @@ async def rotate(call: Call) -> Response:
             raise InvalidInput([FieldError("secret", str(error))]) from None
     endpoint, now_ms = await _endpoint(call), call.app.clock.now_ms()
     secret, until = asked.secret or signing.new_secret(), now_ms + asked.grace_s * 1000
-    await call.app.store.endpoints.rotate(endpoint, secret, until, now_ms)
     shown = {"secret": secret, "former_secret_until": rfc3339(until)}
-    return JSON(shown, 200, {"cache-control": "no-store"})
+    answer = JSON(shown, 200, {"cache-control": "no-store"})
+    await call.app.store.endpoints.rotate(endpoint, secret, until, now_ms, call.tie(lambda _: answer))
+    return answer
 
 
 async def test(call: Call) -> Response:
     """`POST /v1/endpoints/{id}/tests`: 202 with the delivery of a `relay.test`, for this endpoint alone."""
     call.fields(Nothing)
     endpoint = await _endpoint(call)
-    made = await call.app.store.deliveries.get(await call.app.redeliverer.test(endpoint), call.project_id)
-    assert made is not None
-    return JSON(views.delivery(made), 202, {"location": f"/v1/deliveries/{made.id}"})
+    return accepted(await call.app.redeliverer.test(endpoint, lambda made: call.tie(lambda _: accepted(made))))
 
 
 async def redeliver(call: Call) -> Response:
@@ -194,15 +196,28 @@ async def redeliver(call: Call) -> Response:
     if asked.dry_run:
         count = await call.app.store.redeliveries.count(endpoint, asked.which, since_ms, until_ms, to_now=to_now)
         return JSON({"object": "redelivery", "endpoint": endpoint.id, "count": count, "dry_run": True}, 200)
-    batch = await call.app.redeliverer.start(endpoint, asked.which, since_ms, until_ms, to_now=to_now)
-    return JSON(views.redelivery(batch) | {"dry_run": False}, 202)
+    batch = await call.app.redeliverer.start(
+        endpoint,
+        asked.which,
+        since_ms,
+        until_ms,
+        to_now=to_now,
+        tie_of=lambda batch: call.tie(lambda _: _started(batch)),
+    )
+    return _started(batch)
 
 
 async def delete(call: Call) -> Response:
     """`DELETE /v1/endpoints/{id}`: 204; what waited for it is canceled."""
-    if not await call.app.store.endpoints.delete(call.path("id"), call.project_id, call.app.clock.now_ms()):
+    tie = call.tie(lambda deleted: Response(status_code=204) if deleted else None)
+    if not await call.app.store.endpoints.delete(call.path("id"), call.project_id, call.app.clock.now_ms(), tie):
         raise NotFound("there is no such endpoint")
     return Response(status_code=204)
+
+
+def _started(batch: Redelivery) -> Response:
+    """Return the answer that shows a batch which was just started."""
+    return JSON(views.redelivery(batch) | {"dry_run": False}, 202)
 
 
 def _fields(call: Call) -> Fields:

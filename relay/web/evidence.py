@@ -5,7 +5,7 @@ from starlette.responses import Response, StreamingResponse
 from relay import ids, views
 from relay.errors import FieldError, InvalidInput, NotFound
 from relay.model import EventType, Verdict
-from relay.outbox import DeliveryState
+from relay.outbox import Delivery, DeliveryState
 from relay.storage.evidence import EventFilter
 from relay.web.calls import Call, Nothing, listed, listing_of, one_of
 from relay.web.problems import JSON
@@ -79,8 +79,14 @@ async def redeliver(call: Call) -> Response:
     found = await call.app.store.deliveries.get(call.path("id"), call.project_id)
     if found is None:
         raise NotFound("there is no such delivery")
-    made = await call.app.store.deliveries.get(await call.app.redeliverer.once_more(found), call.project_id)
-    assert made is not None
+    made = await call.app.redeliverer.once_more(
+        found, lambda made: call.tie(lambda done: accepted(made) if done else None)
+    )
+    return accepted(made)
+
+
+def accepted(made: Delivery) -> Response:
+    """Return the answer that shows a delivery which was just made."""
     return JSON(views.delivery(made), 202, {"location": f"/v1/deliveries/{made.id}"})
 
 

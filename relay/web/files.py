@@ -54,7 +54,7 @@ async def create(call: Call) -> Response:
                 form = Form(uploads, file, boundary, call.app.settings.upload_max_bytes)
                 await _read(call, form)
                 form.check()
-                return await once(call, form.content() + form.bound, lambda: _sent(call, form))
+                return await once(call, form.content() + form.bound, lambda call: _sent(call, form))
         except OSError as error:
             raise StorageUnavailable(f"the file could not be kept while it is sent: {error.strerror}") from None
 

@@ -7,7 +7,8 @@ from starlette.responses import Response
 
 from relay import views
 from relay.errors import Conflict, NotFound
-from relay.model import Verdict
+from relay.model import Job, Verdict
+from relay.storage.record import Recorded
 from relay.web.calls import Call, Nothing
 from relay.web.jobs import job_of
 from relay.web.problems import JSON
@@ -28,13 +29,13 @@ class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def cancel(call: Call) -> Response:
     """`POST /v1/jobs/{id}/cancellations`: 200 with the canceled job, 409 if it has ended or the provider refuses."""
     call.fields(Nothing)
-    return JSON(views.job(await call.app.interventions.cancel(await job_of(call))))
+    return JSON(views.job(await call.app.interventions.cancel(await job_of(call), call.tie(_shown))))
 
 
 async def check(call: Call) -> Response:
     """`POST /v1/jobs/{id}/status-checks`: asks the provider now; 200 with the job as that leaves it."""
     call.fields(Nothing)
-    return JSON(views.job(await call.app.interventions.check(await job_of(call))))
+    return JSON(views.job(await call.app.interventions.check(await job_of(call), call.tie(_shown))))
 
 
 async def resubmit(call: Call) -> Response:
@@ -43,14 +44,15 @@ async def resubmit(call: Call) -> Response:
     job = await job_of(call)
     await call.app.quoter.require(job)
     wait_s = call.app.settings.submit_wait_s
-    job = await call.app.interventions.resubmit(job, asked.accept_double_charge, wait_s)
-    return JSON(views.job(job), 202, {"location": f"/v1/jobs/{job.id}"})
+    tie = call.tie(lambda recorded: _shown(recorded) and _accepted(recorded.job), job_id=job.id)
+    job = await call.app.interventions.resubmit(job, asked.accept_double_charge, wait_s, tie)
+    return _accepted(job)
 
 
 async def fail(call: Call) -> Response:
     """`POST /v1/jobs/{id}/failures`: 200 with the job, failed by a person's word."""
     asked = call.fields(Failure)
-    return JSON(views.job(await call.app.interventions.fail(await job_of(call), asked.reason)))
+    return JSON(views.job(await call.app.interventions.fail(await job_of(call), asked.reason, call.tie(_shown))))
 
 
 async def release(call: Call) -> Response:
@@ -62,5 +64,20 @@ async def release(call: Call) -> Response:
         raise NotFound("there is no such callback")
     if callback.verdict is not Verdict.QUARANTINED:
         raise Conflict(f"the callback is {callback.verdict}: only a quarantined one can be released")
-    await call.app.receiver.release(callback)
+
+    def released(recorded: Recorded) -> Response:
+        after = msgspec.structs.replace(callback, verdict=recorded.verdict, reason=recorded.reason)
+        return JSON(views.callback(after))
+
+    await call.app.receiver.release(callback, call.tie(released))
     return JSON(views.callback(await callbacks.get(callback.id, call.project_id) or callback))
+
+
+def _shown(recorded: Recorded) -> Response | None:
+    """Return the job as what was recorded leaves it; None where it was refused, and so nothing was done."""
+    return None if recorded.verdict is Verdict.STALE or recorded.job is None else JSON(views.job(recorded.job))
+
+
+def _accepted(job: Job) -> Response:
+    """Return the answer that shows a job which goes out."""
+    return JSON(views.job(job), 202, {"location": f"/v1/jobs/{job.id}"})

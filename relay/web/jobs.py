@@ -4,6 +4,7 @@ import asyncio
 from functools import partial
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -28,15 +29,18 @@ async def create(call: Call) -> Response:
     app = call.app
     intake = Intake(app.providers, app.policy)
     given: Any = await _with_provider(call, call.body())
-    new = intake.job(given, call.project_id, call.idempotency_key, app.clock.now_ms())
+    new = intake.job(given, call.project_id, app.clock.now_ms())
     await app.quoter.require(new.job)
+    asked = [entry.get("secret") for entry in given.get("notify") or ()]
+    shown = [_notify(endpoint, secret is None) for endpoint, secret in zip(new.endpoints, asked, strict=True)]
+    more, headers = {"notify": shown}, {"location": f"/v1/jobs/{new.job.id}"}
+    begun = _shown(call, new.job, more, headers)
+    new = msgspec.structs.replace(new, tie=call.tie(lambda _: begun, job_id=new.job.id))
     wait_s, began_at = call.wait_s(), app.clock.monotonic_ms()
     job = await app.submitter.submit(new, app.settings.submit_wait_s if wait_s is None else wait_s)
     if wait_s is not None:
         job = await _held(call, job, began_at + round(wait_s * 1000))
-    asked = [entry.get("secret") for entry in given.get("notify") or ()]
-    shown = [_notify(endpoint, secret is None) for endpoint, secret in zip(new.endpoints, asked, strict=True)]
-    return _shown(call, job, {"notify": shown}, {"location": f"/v1/jobs/{job.id}"})
+    return _shown(call, job, more, headers)
 
 
 async def _with_provider(call: Call, given: Any) -> Any:

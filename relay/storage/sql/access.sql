@@ -36,16 +36,19 @@ RETURNING key;
 SELECT fingerprint, reserved_at, job_id, answer FROM idempotency_keys WHERE project_id = :project_id AND key = :key;
 
 -- name: tie_idempotency_key
--- The key's job, in the transaction that makes the job: a crash after it cannot make a second one.
-UPDATE idempotency_keys SET job_id = :job_id WHERE project_id = :project_id AND key = :key RETURNING key;
+-- The answer, and its job if it has one, in the transaction that does the work: a crash after it cannot do it again. A reservation that
+-- was taken over has another time.
+UPDATE idempotency_keys SET job_id = :job_id, answer = :answer
+WHERE project_id = :project_id AND key = :key AND reserved_at = :reserved_at RETURNING key;
 
 -- name: answer_idempotency_key
 -- The sealed answer, to be given again.
-UPDATE idempotency_keys SET answer = :answer WHERE project_id = :project_id AND key = :key;
+UPDATE idempotency_keys SET answer = :answer WHERE project_id = :project_id AND key = :key AND reserved_at = :reserved_at;
 
 -- name: release_idempotency_key
 -- The request came to nothing: the key is free again.
-DELETE FROM idempotency_keys WHERE project_id = :project_id AND key = :key AND job_id IS NULL AND answer IS NULL;
+DELETE FROM idempotency_keys
+WHERE project_id = :project_id AND key = :key AND reserved_at = :reserved_at AND job_id IS NULL AND answer IS NULL;
 
 -- name: forget_idempotency_keys
 -- Keys older than their life.
