@@ -7,6 +7,7 @@ again. The nonce follows from what is uploaded, so where nobody knows a payment'
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -53,8 +54,12 @@ class FileBuyer:
 
     async def keep(self, upload: Upload, answers: Sequence[ApiAnswer]) -> None:
         """Keeps how far the upload has come."""
-        if (last := await self._payments.of_upload(upload.id)) is not None:
-            await self._payments.keep_answers(last.job_id, [_body(answer) for answer in answers])
+
+        async def write(_: bool) -> None:
+            if (last := await self._payments.of_upload(upload.id)) is not None:
+                await self._payments.keep_answers(last.job_id, [_body(answer) for answer in answers])
+
+        await self._calling.until_stored(write, upload=upload.id)
 
     async def _payment(
         self, name: str, upload: Upload, request: ApiRequest, last: Payment | None
@@ -86,7 +91,9 @@ class FileBuyer:
         answer, settled = exchanged.answer, exchanged.settlement
         if settled is not None:
             bought = [_body(answer)] if answer is not None and settled.state is PaymentState.PAID else []
-            await self._payments.settle(payment.job_id, self._calling.clock.now_ms(), settled, bought)
+            now_ms = self._calling.clock.now_ms()
+            settling = partial(self._payments.settle, payment.job_id, now_ms, settled, bought)
+            await self._calling.until_stored(lambda _: settling(), upload=payment.job_id)
             if settled.state is PaymentState.LOST:
                 raise _lost()
         if answer is None:

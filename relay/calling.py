@@ -1,12 +1,14 @@
 """What it takes to call providers and to record what they say: handed to everything in the flow that does."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeVar
 
 import msgspec
 
 from relay import ids, log, result_urls
 from relay.clock import Clock
+from relay.errors import StorageUnavailable
 from relay.exchange import ApiAnswer
 from relay.metrics import Metrics
 from relay.model import Call, Job, Report
@@ -14,10 +16,15 @@ from relay.outbound.client import ProviderClient
 from relay.outbound.keys import KeySet
 from relay.providers.base import Provider
 from relay.settings import Settings
-from relay.storage.record import Recorded
+from relay.storage.record import Fact, Recorded
 from relay.storage.store import Store
+from relay.storage.ties import Tie
 
+STORE_PAUSE_MS: Final = 500
+"""How long it is until what could not be stored is tried again."""
 _logger = log.get("provider")
+
+Result = TypeVar("Result")
 
 
 class Configured(msgspec.Struct, frozen=True):
@@ -62,6 +69,38 @@ class Calling(msgspec.Struct, frozen=True, kw_only=True):
     check_soon: asyncio.Event
     draining: asyncio.Event
     sign_in: Callable[[ApiAnswer, str], dict[str, str]] | None = None
+
+    async def until_stored(self, write: Callable[[bool], Awaitable[Result]], **about: str | None) -> Result:
+        """Write what a provider has answered, however long the database is away: it may say so only once.
+
+        `write` is told whether an earlier try may have been committed; `about` names it in the log. What waits here is
+        bounded by what was under way when the database went, since nothing is sent before it is stored that it will be.
+        """
+        tried = False
+        self.metrics.unstored(1)
+        try:
+            while True:
+                try:
+                    return await write(tried)
+                except StorageUnavailable as error:
+                    if not tried:
+                        _logger.warning("provider.answer_waits", reason=str(error), **about)
+                    tried = True
+                await self.clock.wait(asyncio.Event(), until_monotonic_ms=self.clock.monotonic_ms() + STORE_PAUSE_MS)
+        except asyncio.CancelledError:
+            if tried:
+                _logger.error("provider.answer_lost", advice="the database was away until relay stopped", **about)
+            raise
+        finally:
+            self.metrics.unstored(-1)
+
+    async def stored(self, fact: Fact, tie: Tie | None = None, **about: str | None) -> Recorded:
+        """Record what a provider has answered about a job, however long the database is away."""
+
+        async def write(tried: bool) -> Recorded:
+            return await self.store.jobs.record(msgspec.structs.replace(fact, again=tried), tie)
+
+        return await self.until_stored(write, job=fact.job_id, **about)
 
     def told(
         self, job: Job, kind: str, started_at: int, outcome: str, answer: ApiAnswer | None, note: str | None = None

@@ -13,7 +13,7 @@ import msgspec
 from relay import backoff, checking, log
 from relay.calling import Calling, Configured
 from relay.checking import Checked, Finding
-from relay.errors import JobUnknown, StorageUnavailable, Unreadable
+from relay.errors import JobUnknown, Unreadable
 from relay.exchange import ApiAnswer, ApiRequest
 from relay.model import ErrorClass, Job, Report
 from relay.outbound.client import NoAnswer, NotSent
@@ -25,6 +25,8 @@ TIMEOUT_S: Final = 15.0
 LEASE_MS: Final = 60_000
 PAUSE_MAX_MS: Final = 5_000
 BLIP_S: Final = 30.0
+NOW_WITHIN_S: Final = 27.0
+"""How long a request waits for the check that it asks for; routers cut one that is not answered within 30 s."""
 """After an outage or a reset the provider is asked again this soon, even where its jobs take long."""
 _logger = log.get("check")
 
@@ -65,15 +67,23 @@ class Checker:
                 if not await self._start(due, now_ms):
                     again_at = min([began_at + PAUSE_MAX_MS, *self._due_again(due, began_at)])
                     await self._clock.wait(self._wake, until_monotonic_ms=again_at)
-        finally:
+        except asyncio.CancelledError:  # a stop; where the database fails, what is under way has answers to store
             for under_way in self._under_way:
                 under_way.cancel()
+            raise
 
     async def check_now(self, job_id: str, tie: Tie | None = None) -> Recorded | None:
-        """One check of one job, at once, whatever the pace; None when there is no such job."""
+        """One check of one job, at once, whatever the pace; None when there is no such job, or its answer waits.
+
+        The answer of a check that takes longer is stored all the same.
+        """
         now_ms = self._clock.now_ms()
         job = await self._store.jobs.claim_check(job_id, now_ms + LEASE_MS)
-        return await self._begin(job, tie) if job and job.provider in self._paces else None
+        if job is None or job.provider not in self._paces:
+            return None
+        checking_it = self._begin(job, tie)
+        await asyncio.wait([checking_it], timeout=NOW_WITHIN_S)
+        return checking_it.result() if checking_it.done() else None
 
     async def _start(self, due: dict[str, int], now_ms: int) -> bool:
         """Claims what is due, as far as there is room, and starts it; whether anything began.
@@ -121,10 +131,8 @@ class Checker:
         note = found.report.note if found.report else None
         call = self._calling.told(job, "check", started_at, found.outcome, found.answer, note)
         move = partial(checking.checked, check=check, now_ms=now_ms)
-        try:
-            recorded = await self._store.jobs.record(Fact(job_id=job.id, at=now_ms, move=move, call=call), tie)
-        except StorageUnavailable:
-            return None
+        fact = Fact(job_id=job.id, at=now_ms, move=move, call=call)
+        recorded = await self._calling.stored(fact, tie, provider=job.provider)
         self._calling.tell(recorded)
         self._calling.metrics.checked(job.provider, found.finding)
         _logger.info("job.checked", job=job.id, provider=job.provider, outcome=found.outcome, decision=recorded.reason)

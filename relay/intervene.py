@@ -105,7 +105,10 @@ class Interventions:
                 excerpt=None,
             )
         fact = Fact(job_id=job.id, at=now_ms, move=partial(move, now_ms=now_ms), call=call)
-        recorded = await self._calling.store.jobs.record(fact, tie)
+        if call.kind == "cancellation":
+            recorded = await self._calling.stored(fact, tie, provider=job.provider)
+        else:
+            recorded = await self._calling.store.jobs.record(fact, tie)
         self._calling.tell(recorded)
         _logger.info("job.intervened", job=job.id, decision=recorded.reason, verdict=recorded.verdict)
         if recorded.verdict is Verdict.STALE or recorded.job is None:

@@ -37,6 +37,7 @@ METRICS: Final = (
     Metric("relay_jobs_corrected", "counter", "final states that turned out to be wrong", ("provider",)),
     Metric("relay_unknown_words", "counter", "status words that the provider never published", ("provider",)),
     Metric("relay_provider_key_refused", "gauge", "1 while the provider refuses relay's key", ("provider",)),
+    Metric("relay_answers_unstored", "gauge", "answers of providers that are not stored yet", ()),
     Metric("relay_events", "counter", "events by type", ("type",)),
     Metric("relay_attempts", "counter", "attempts of deliveries by outcome", ("outcome",)),
     Metric("relay_pruned_rows", "counter", "rows that were removed because they were old, by table", ("table",)),
@@ -73,6 +74,10 @@ class Metrics:
     def checked(self, provider: str, finding: str) -> None:
         """A status check ended."""
         self._values["relay_status_checks", provider, finding] += 1
+
+    def unstored(self, more: int) -> None:
+        """A provider's answer waits to be stored (1), or does no more (-1)."""
+        self._values[("relay_answers_unstored",)] += more
 
     def announced(self, job: Job, kind: EventType) -> None:
         """An event was made, perhaps the one that ends its job."""

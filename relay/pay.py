@@ -14,7 +14,7 @@ import msgspec
 
 from relay import ids, lifecycle, log
 from relay.calling import Calling
-from relay.errors import PaymentRefused, ProviderNotConfigured, SpendCapReached, Unreadable
+from relay.errors import PaymentRefused, ProviderNotConfigured, SpendCapReached, StorageUnavailable, Unreadable
 from relay.exchange import ApiAnswer, ApiRequest
 from relay.lifecycle import Move
 from relay.model import Cost, ErrorClass, Job, JobError, JobState, Reason, Verdict
@@ -139,6 +139,10 @@ class Payer:
             if job.max_cost is not None and payment.amount > job.max_cost:
                 raise over_max_cost(payment.amount, job.max_cost)
             return await self.sent(job.provider, request, payment)
+        except StorageUnavailable as error:
+            # Only what comes before the sending reads or writes: nothing has left, and the nonce stays the same.
+            away = _error(ErrorClass.PROVIDER_ERROR, "not_sent", f"relay's database was away: {error}", True)
+            return Exchanged(move=partial(lifecycle.not_sent, error=away, retry_at=retry_at), outcome="not_sent")
         except (NotSent, NoAnswer) as error:
             # No answer ends here for the unpaid request alone: nothing was paid, so nothing was made.
             refusal = _error(ErrorClass.PROVIDER_ERROR, "unreachable", f"the provider gave no answer: {error}", True)

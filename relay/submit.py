@@ -13,7 +13,6 @@ import msgspec
 
 from relay import backoff, lifecycle, log
 from relay.calling import Calling, Configured
-from relay.errors import StorageUnavailable
 from relay.exchange import ApiAnswer
 from relay.lifecycle import Move, Word
 from relay.model import ErrorClass, FinishedBy, Job, JobError, Report, Verification
@@ -30,7 +29,6 @@ RETRY_S: Final = (1, 3, 10, 30, 60)
 """Pauses before a submission that surely did not leave is tried again."""
 HAND_OVER_MS: Final = 2_000
 """A new job is sent by whoever took it in; after this long the sweep believes that they are gone."""
-STORE_TRIES: Final = 20
 _logger = log.get("submit")
 
 
@@ -42,6 +40,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     answer: ApiAnswer | None = None
     settlement: Settlement | None = None
     note: str | None = None
+    provider_job_id: str | None = None
 
 
 class Submitter:
@@ -98,12 +97,14 @@ class Submitter:
         now_ms, outcome = self._clock.now_ms(), sent.outcome
         call = self._calling.told(job, "submission", started_at, outcome, sent.answer, sent.note)
         move = partial(sent.move, now_ms=now_ms)
-        recorded = await self._record(Fact(job_id=job.id, at=now_ms, move=move, call=call, settlement=sent.settlement))
+        fact = Fact(job_id=job.id, at=now_ms, move=move, call=call, settlement=sent.settlement)
+        recorded = await self._calling.stored(fact, provider=job.provider, provider_job_id=sent.provider_job_id)
+        self._calling.tell(recorded)
         self._calling.metrics.submitted(job.provider, outcome)
         _logger.info(
             "job.submission_finished", job=job.id, provider=job.provider, outcome=outcome, duration_ms=call.duration_ms
         )
-        return recorded
+        return recorded.job
 
     def callback_url(self, job: Job) -> str | None:
         """The job's own callback URL; the same on every try, None when relay has no public URL."""
@@ -144,7 +145,13 @@ class Submitter:
                 limits = provider.adapter.limits
                 first_ms = self._first_check_ms(report.estimate_s or limits.expected_s, limits.poll_s)
                 move: Callable[..., Move] = partial(_accepted, report=provider.judged(report), first_ms=first_ms)
-                return Sent(move=move, outcome="accepted", answer=answer, note=report.note)
+                return Sent(
+                    move=move,
+                    outcome="accepted",
+                    answer=answer,
+                    note=report.note,
+                    provider_job_id=report.provider_job_id,
+                )
             case Refused(error=refusal):
                 return Sent(move=partial(lifecycle.refused, error=refusal), outcome="refused", answer=answer)
             case unclear:
@@ -162,21 +169,6 @@ class Submitter:
             return None
         at = self._clock.now_ms() + RETRY_S[job.submissions_made - 1] * 1000
         return at if at < job.deadline_at else None
-
-    async def _record(self, fact: Fact) -> Job | None:
-        """Writes what came of the submission; tried again while the database is away, since the id is in it."""
-        for tries in range(STORE_TRIES):
-            try:
-                recorded = await self._store.jobs.record(fact)
-            except StorageUnavailable:
-                if tries == STORE_TRIES - 1:
-                    raise
-                fact = msgspec.structs.replace(fact, again=True)
-                await self._clock.wait(asyncio.Event(), until_monotonic_ms=self._clock.monotonic_ms() + 500)
-            else:
-                self._calling.tell(recorded)
-                return recorded.job
-        return None
 
     def _finished(self, sending: "asyncio.Task[Job | None]") -> None:
         """Forgets a submission that ended, and tells of one that failed inside relay."""
