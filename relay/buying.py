@@ -82,7 +82,7 @@ class FileBuyer:
             return quoted
         payment = await self._payer.authorized(upload.project_id, numbered(upload.id, number), name, request, quoted)
         reserve = self._payments.renew if undecided else self._payments.add
-        await reserve(payment, self._calling.settings.spend_max_per_day)
+        await reserve(payment, self._payer.caps)
         return payment
 
     async def _bought(self, name: str, request: ApiRequest, payment: Payment) -> ApiAnswer:

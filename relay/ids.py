@@ -52,6 +52,11 @@ def new_id(prefix: str) -> str:
     return prefix + encode(bits)
 
 
+def first_at(prefix: str, at_ms: int) -> str:
+    """Return what no id that is made from then on sorts before."""
+    return prefix + encode(max(0, at_ms) << 80)
+
+
 def encode(bits: int) -> str:
     """128 bits as 26 letters that sort as the number does."""
     return _ten(bits >> 80) + _eight(bits >> 40 & _FORTY) + _eight(bits & _FORTY)

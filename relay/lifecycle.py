@@ -27,6 +27,7 @@ import msgspec
 
 from relay.model import (
     Claim,
+    Cost,
     ErrorClass,
     EventType,
     FinishedBy,
@@ -233,12 +234,22 @@ def enter(job: Job, word: Word, now_ms: int) -> Move:
         outputs=report.outputs if state is JobState.SUCCEEDED else (),
         error=error if state is JobState.FAILED else None,
         progress=100 if state is JobState.SUCCEEDED else job.progress,
-        cost=report.cost or job.cost,
+        cost=_final(report.cost or job.cost),
         late=job.late or (job.state.final and ended_by_relay(job)),
         finished_by=word.source,
         verification=word.verification,
     )
     return end(job, now_ms, f"now {state}")
+
+
+def _final(cost: Cost | None) -> Cost | None:
+    """What a job cost whose provider has ended it: what it reserved of credits, which nobody speaks of again.
+
+    What is paid by an authorization is as sure as what is known of that.
+    """
+    if cost is None or cost.kind != "reserved" or cost.unit != "credits":
+        return cost
+    return msgspec.structs.replace(cost, kind="final")
 
 
 def end(job: Job, now_ms: int, reason: str) -> Move:

@@ -27,7 +27,7 @@ from relay.payments.settle import Outcome, classify, may_resend
 from relay.payments.x402 import Settlement as Told
 from relay.payments.x402 import Wallet, settlement
 from relay.storage.jobs import NewJob
-from relay.storage.payments import Settlement
+from relay.storage.payments import Caps, Settlement
 from relay.storage.record import Fact
 
 QUOTE_TIMEOUT_S: Final = 15.0
@@ -75,6 +75,13 @@ class Payer:
         """The wallet's address."""
         return self._wallet.address if self._wallet else None
 
+    @property
+    def caps(self) -> Caps:
+        """What may be spent in a day; a project without a cap of its own may spend all of it."""
+        settings = self._calling.settings
+        of_project = settings.project_spend_max_per_day
+        return Caps(settings.spend_max_per_day, settings.spend_max_per_day if of_project is None else of_project)
+
     async def quote(self, name: str, request: ApiRequest, max_cost: int | None = None) -> Quote | ApiAnswer:
         """What the request would cost, by sending it unpaid; the provider's answer where it is anything but a price.
 
@@ -120,8 +127,7 @@ class Payer:
         payment = await self.authorized(new.job.project_id, new.job.id, new.job.provider, request, quoted)
         cost = Cost(amount=usdc(payment.amount), unit="USDC", kind="reserved")
         job = msgspec.structs.replace(new.job, cost=cost)
-        cap = self._calling.settings.spend_max_per_day
-        return msgspec.structs.replace(new, job=job, payment=payment, spend_cap=cap)
+        return msgspec.structs.replace(new, job=job, payment=payment, caps=self.caps)
 
     async def exchange(self, job: Job, retry_at: int | None) -> Exchanged:
         """Sends the job with its payment, as often as the same header may be sent; what came of it."""
@@ -171,7 +177,7 @@ class Payer:
         if isinstance(quoted, ApiAnswer):
             return quoted
         payment = await self.authorized(job.project_id, job.id, job.provider, request, quoted)
-        await self._calling.store.payments.add(payment, self._calling.settings.spend_max_per_day)
+        await self._calling.store.payments.add(payment, self.caps)
         return payment
 
     async def authorized(self, project_id: str, job_id: str, name: str, request: ApiRequest, quoted: Quote) -> Payment:

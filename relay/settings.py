@@ -51,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     wallet_key: str | None
     spend_max_per_job: int
     spend_max_per_day: int
+    project_spend_max_per_day: int | None
     pay_chain_id: int
     pay_asset: str
     pay_asset_name: str

@@ -156,6 +156,13 @@ SETTINGS: Final = (
         "RELAY_SPEND_MAX_PER_DAY", "spend_max_per_day", "10.00", reading.usdc, "the most USDC to spend in a day (UTC)"
     ),
     Setting(
+        "RELAY_PROJECT_SPEND_MAX_PER_DAY",
+        "project_spend_max_per_day",
+        None,
+        reading.usdc,
+        "the most USDC that one project may spend in a day (UTC); `RELAY_SPEND_MAX_PER_DAY` if not set",
+    ),
+    Setting(
         "RELAY_PAY_CHAIN_ID", "pay_chain_id", "8453", reading.number(1, 2**53), "the one chain to pay on; 8453 is Base"
     ),
     Setting(

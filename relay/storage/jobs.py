@@ -24,14 +24,14 @@ EVIDENCE_MAX = 500
 class NewJob(msgspec.Struct, frozen=True):
     """A job with the endpoints made for it alone, the Idempotency-Key's tie, and what it may cost.
 
-    `spend_cap` is the day's, in the payment's atomic units.
+    `caps` bound what is spent in a day; there are some where there is a payment.
     """
 
     job: Job
     endpoints: tuple[Endpoint, ...]
     tie: Tie | None = None
     payment: Payment | None = None
-    spend_cap: int = 0
+    caps: payments.Caps = payments.Caps(0, 0)
 
 
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,7 +186,7 @@ class Jobs:
         await transaction.run_many("insert_endpoint", endpoints)
         for new in news:
             if new.payment is not None:
-                await payments.reserve(transaction, new.payment, new.spend_cap, self._seal)
+                await payments.reserve(transaction, new.payment, new.caps, self._seal)
         return [None] * len(news)
 
 

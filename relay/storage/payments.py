@@ -1,19 +1,43 @@
 """Payments in the database: reserved in the commit that makes their job, settled in the one that moves it."""
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from decimal import Decimal
+from typing import Any, Final
 
 import msgspec
 
+from relay import ids
 from relay.errors import PaidOnce, SpendCapReached
 from relay.model import Cost
 from relay.money import Payment, PaymentState, usdc
 from relay.seal import Seal
-from relay.storage.database import Database, Row, Transaction
+from relay.storage.database import Database, Purpose, Row, Transaction
 from relay.storage.writer import Writer
 
 DAY_MS = 86_400_000
 NUMBER_MAX = 999_999
+SKEW_MS: Final = 60_000
+"""By so much an id may have been made before the time that its row has."""
+KINDS: Final = ("estimate", "reserved", "final")
+
+
+class Caps(msgspec.Struct, frozen=True):
+    """The most that may be authorized in a day (UTC), in atomic units: by all projects together, and by one."""
+
+    day: int
+    project_day: int
+
+
+class Spent(msgspec.Struct, frozen=True, kw_only=True):
+    """What one provider was paid, or takes, for jobs in one unit, by how sure that is; decimals as text."""
+
+    provider: str
+    unit: str
+    estimate: str
+    reserved: str
+    final: str
+    jobs: int
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,13 +60,13 @@ class Payments:
         self._writer = writer
         self._seal = seal
 
-    async def add(self, payment: Payment, cap: int) -> None:
+    async def add(self, payment: Payment, caps: Caps) -> None:
         """Commits an authorization for a job that is there already, or SpendCapReached."""
-        await self._writer.write(self._reserve, (payment, cap))
+        await self._writer.write(self._reserve, (payment, caps))
 
-    async def renew(self, payment: Payment, cap: int) -> None:
+    async def renew(self, payment: Payment, caps: Caps) -> None:
         """The same, in the place of one of the same nonce that ran out and is undecided: one of the two can be made."""
-        await self._writer.write(self._renew, (payment, cap))
+        await self._writer.write(self._renew, (payment, caps))
 
     async def settle(self, job_id: str, at: int, settlement: Settlement, answers: Sequence[str] = ()) -> None:
         """What became known of a payment for no job, in one commit with what was bought by it."""
@@ -68,19 +92,47 @@ class Payments:
         found = await self._database.rows("payments_to_prove", {"now": now_ms, "limit": limit})
         return [self._payment(row) for row in found]
 
-    async def spending(self, since_ms: int) -> dict[PaymentState, int]:
-        """Atomic units authorized since then, by what is known of them."""
-        found = await self._database.rows("spending_by_state", {"since": since_ms})
+    async def spending(self, since_ms: int, project_id: str | None = None) -> dict[PaymentState, int]:
+        """Atomic units that a project (None: all) authorized since then, by what is known of them."""
+        found = await self._database.rows("spending_by_state", {"since": since_ms, "project_id": project_id})
         known = {PaymentState(row["state"]): int(row["amount"]) for row in found}
         return {state: known.get(state, 0) for state in PaymentState}
 
-    async def _reserve(self, transaction: Transaction, wanted: Sequence[tuple[Payment, int]]) -> list[None]:
+    async def by_provider(self, since_ms: int, project_id: str | None) -> list[Spent]:
+        """What a project's jobs (None: all projects') since then cost, by provider and unit, and its paid files.
+
+        A job's cost is text that few others differ from, so the database groups it and only what differs is read.
+        """
+        params = {"since": since_ms, "first": ids.first_at(ids.JOB, since_ms - SKEW_MS), "project_id": project_id}
+        name = "costs_of_all" if project_id is None else "costs_of_project"
+        sums: dict[tuple[str, str], dict[str, Decimal]] = {}
+        jobs: Counter[tuple[str, str]] = Counter()
+        for row in await self._database.rows(name, params, Purpose.LIST):
+            cost = msgspec.json.decode(row["cost"], type=Cost)
+            kinds = sums.setdefault((row["provider"], cost.unit), dict.fromkeys(KINDS, Decimal(0)))
+            kinds[cost.kind] += Decimal(cost.amount) * row["number"]
+            jobs[row["provider"], cost.unit] += row["number"]
+        for row in await self._database.rows("costs_of_files", params, Purpose.LIST):
+            kinds = sums.setdefault((row["provider"], "USDC"), dict.fromkeys(KINDS, Decimal(0)))
+            kind = "final" if row["state"] in (PaymentState.PAID, PaymentState.LOST) else "reserved"
+            kinds[kind] += Decimal(int(row["amount"])) / 1_000_000
+        return [
+            Spent(
+                provider=provider,
+                unit=unit,
+                jobs=jobs[provider, unit],
+                **{kind: f"{amount:.6f}" for kind, amount in kinds.items()},
+            )
+            for (provider, unit), kinds in sorted(sums.items())
+        ]
+
+    async def _reserve(self, transaction: Transaction, wanted: Sequence[tuple[Payment, Caps]]) -> list[None]:
         """Reserves for each caller in turn."""
-        for payment, cap in wanted:
-            await reserve(transaction, payment, cap, self._seal)
+        for payment, caps in wanted:
+            await reserve(transaction, payment, caps, self._seal)
         return [None] * len(wanted)
 
-    async def _renew(self, transaction: Transaction, wanted: Sequence[tuple[Payment, int]]) -> list[None]:
+    async def _renew(self, transaction: Transaction, wanted: Sequence[tuple[Payment, Caps]]) -> list[None]:
         """Makes room, and reserves."""
         await transaction.run_many("forget_undecided_payment", [{"job_id": payment.job_id} for payment, _ in wanted])
         return await self._reserve(transaction, wanted)
@@ -114,8 +166,8 @@ class Payments:
         return Payment(**values)
 
 
-async def reserve(transaction: Transaction, payment: Payment, cap: int, seal: Seal) -> None:
-    """Writes the authorization if the day's cap holds it; SpendCapReached if not, and then nothing is written.
+async def reserve(transaction: Transaction, payment: Payment, caps: Caps, seal: Seal) -> None:
+    """Writes the authorization if the day's caps hold it; SpendCapReached if not, and then nothing is written.
 
     PaidOnce where there is one already, which another process was quicker to make. All of it happens in the one write
     transaction, so that no two requests can overspend the cap between them.
@@ -124,12 +176,16 @@ async def reserve(transaction: Transaction, payment: Payment, cap: int, seal: Se
     if await transaction.rows("payment_of_job", {"job_id": payment.job_id}):
         raise PaidOnce("it is being paid for already: try again")
     day_began = payment.created_at - payment.created_at % DAY_MS
-    spent = int((await transaction.rows("spent_since", {"since": day_began}))[0]["amount"])
-    if spent + payment.amount > cap:
+    spent = (await transaction.rows("spent_since", {"since": day_began, "project_id": payment.project_id}))[0]
+    price = f"it would cost {usdc(payment.amount)} USDC"
+    left = caps.project_day - int(spent["of_project"])
+    if payment.amount > left:
         raise SpendCapReached(
-            f"the job would cost {usdc(payment.amount)} USDC, and {usdc(max(0, cap - spent))} of "
-            f"{usdc(cap)} USDC are left today (RELAY_SPEND_MAX_PER_DAY)"
+            f"{price}, and {usdc(max(0, left))} of this project's {usdc(caps.project_day)} USDC are left today "
+            "(RELAY_PROJECT_SPEND_MAX_PER_DAY)"
         )
+    if int(spent["amount"]) + payment.amount > caps.day:
+        raise SpendCapReached(f"{price}, and so much is not left today for all projects (RELAY_SPEND_MAX_PER_DAY)")
     params: dict[str, Any] = {name: getattr(payment, name) for name in payment.__struct_fields__}
     await transaction.run_many("insert_payment", [params | {"header": seal.seal(payment.header)}])
 

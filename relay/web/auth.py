@@ -15,9 +15,10 @@ KEY_MAX_CHARS: Final = 512
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """The project that everything is done in."""
+    """The project that everything is done in, and whether the key is an admin's."""
 
     project_id: str
+    admin: bool = False
 
 
 async def caller(app: App, request: Request, scope: str) -> Caller:
@@ -27,13 +28,13 @@ async def caller(app: App, request: Request, scope: str) -> Caller:
         raise Unauthorized("send the API key as Authorization: Bearer <api key>")
     bootstrap = app.settings.api_key
     if bootstrap and hmac.compare_digest(digest(text), digest(bootstrap)):
-        return Caller(DEFAULT_PROJECT)
+        return Caller(DEFAULT_PROJECT, admin=True)
     key = await app.store.access.api_key(text)
     if key is None:
         raise Unauthorized("the API key is not known here, or was revoked")
     if not key.scopes & {scope, "admin"}:
         raise Forbidden(f"this needs an API key with the scope {scope}")
-    return Caller(key.project_id)
+    return Caller(key.project_id, admin="admin" in key.scopes)
 
 
 def bearer(request: Request) -> str | None:

@@ -27,6 +27,7 @@ from relay.errors import (
 )
 from relay.storage.access import Known, Reservation
 from relay.storage.pages import Listing, Page
+from relay.storage.record import DEFAULT_PROJECT
 from relay.storage.ties import Tie
 from relay.web import auth, bodies, problems
 
@@ -52,6 +53,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     app: App
     request: Request
     project_id: str
+    operator: bool = False
+    """Whether an admin of the default project calls: the one who runs this relay, and may see all of it."""
     raw: bytes = b""
     idempotency_key: str | None = None
     reservation: Reservation | None = None
@@ -137,7 +140,14 @@ def handled(
             key = _idempotency_key(request) if works else None
             read = request.method in ("POST", "PATCH") and not streams
             raw = await _body(app, request, memory, caller.project_id) if read else b""
-            call = Call(app=app, request=request, project_id=caller.project_id, raw=raw, idempotency_key=key)
+            call = Call(
+                app=app,
+                request=request,
+                project_id=caller.project_id,
+                operator=caller.admin and caller.project_id == DEFAULT_PROJECT,
+                raw=raw,
+                idempotency_key=key,
+            )
             if not works or streams:
                 return await handler(call)
             return await once(call, raw, handler)

@@ -7,11 +7,11 @@ from starlette.responses import Response
 
 from relay import views
 from relay.clock import rfc3339
-from relay.errors import bounded
+from relay.errors import FieldError, Forbidden, InvalidInput, bounded
 from relay.money import PaymentState, usdc
 from relay.quoting import Quote
 from relay.storage.payments import DAY_MS
-from relay.web.calls import Call
+from relay.web.calls import Call, time_of
 from relay.web.problems import JSON
 
 
@@ -31,24 +31,36 @@ async def create(call: Call) -> Response:
 
 
 async def spend(call: Call) -> Response:
-    """`GET /v1/spend`: what was authorized today (UTC) by what is known of it, and the caps."""
-    call.query()
-    app = call.app
+    """`GET /v1/spend`: what the project spent, by provider and unit, and what was authorized today (UTC).
+
+    With `all=true`, for an admin of project `default`: of all projects, with the wallet.
+    """
+    given = call.query("all", "since")
+    app, everything = call.app, given.get("all", "false") == "true"
+    if given.get("all") not in (None, "true", "false"):
+        raise InvalidInput([FieldError("all", "must be true or false")])
+    if everything and not call.operator:
+        raise Forbidden("all=true needs an admin key of the project default")
     now_ms = app.clock.now_ms()
     began_at = now_ms - now_ms % DAY_MS
-    spent = await app.store.payments.spending(began_at)
+    since_ms = time_of("since", given["since"], now_ms) if "since" in given else began_at
+    project_id = None if everything else call.project_id
+    spent = await app.store.payments.spending(began_at, project_id)
+    by_provider = await app.store.payments.by_provider(since_ms, project_id)
     counted = sum(amount for state, amount in spent.items() if state is not PaymentState.VOID)
-    cap = app.settings.spend_max_per_day
+    cap = app.payer.caps.day if everything else app.payer.caps.project_day
     return JSON(
         {
-            "wallet": app.payer.address,
+            "project": project_id,
+            "wallet": app.payer.address if everything else None,
             "unit": "USDC",
-            "since": rfc3339(began_at),
+            "since": rfc3339(since_ms),
             "today": usdc(counted),
             "left_today": usdc(max(0, cap - counted)),
             **{str(state): usdc(spent[state]) for state in PaymentState},
             "max_per_job": usdc(app.settings.spend_max_per_job),
             "max_per_day": usdc(cap),
+            "providers": [msgspec.structs.asdict(one) for one in by_provider],
         }
     )
 

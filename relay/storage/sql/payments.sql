@@ -13,12 +13,31 @@ INSERT INTO payments (
 SELECT id FROM projects WHERE id = 'prj_default' /* for update */;
 
 -- name: spent_since
--- What was authorized since then and is not proven void.
-SELECT COALESCE(SUM(amount), 0) AS amount FROM payments WHERE created_at >= :since AND state <> 'void';
+-- What was authorized since then and is not proven void: by all projects, and by one of them.
+SELECT COALESCE(SUM(amount), 0) AS amount, COALESCE(SUM(CASE WHEN project_id = :project_id THEN amount ELSE 0 END), 0) AS of_project
+FROM payments WHERE created_at >= :since AND state <> 'void';
 
 -- name: spending_by_state
--- What was authorized since then, by what is known of it.
-SELECT state, COUNT(*) AS number, SUM(amount) AS amount FROM payments WHERE created_at >= :since GROUP BY state;
+-- What a project, or all of them, authorized since then, by what is known of it.
+SELECT state, COUNT(*) AS number, SUM(amount) AS amount FROM payments
+WHERE created_at >= :since AND (CAST(:project_id AS TEXT) IS NULL OR project_id = :project_id) GROUP BY state;
+
+-- name: costs_of_project
+-- How many of a project's jobs since then cost what, by provider.
+SELECT provider, cost, COUNT(*) AS number FROM jobs
+WHERE project_id = :project_id AND id >= :first AND created_at >= :since AND cost IS NOT NULL GROUP BY provider, cost;
+
+-- name: costs_of_all
+-- The same for all projects.
+SELECT provider, cost, COUNT(*) AS number FROM jobs
+WHERE id >= :first AND created_at >= :since AND cost IS NOT NULL GROUP BY provider, cost;
+
+-- name: costs_of_files
+-- What was paid since then for files: those payments have a name of their own in the place of a job's id.
+SELECT provider, state, SUM(amount) AS amount FROM payments
+WHERE created_at >= :since AND (CAST(:project_id AS TEXT) IS NULL OR project_id = :project_id)
+  AND job_id >= 'file_' AND job_id < 'file`' AND state <> 'void'
+GROUP BY provider, state;
 
 -- name: payment_of_job
 -- A job's payment.
