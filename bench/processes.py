@@ -19,7 +19,7 @@ from relay.sandbox.serving import serve
 from relay.sandbox.world import API_KEY, Sandbox
 
 ROOT = Path(__file__).parents[1]
-KEY = "bench-key"
+KEY = "bench-key-of-this-machine-alone"
 
 
 def free_port() -> int:
@@ -37,7 +37,7 @@ def environment(folder: str, port: int, providers_at: str) -> dict[str, str]:
         "DATABASE_URL": f"sqlite:///{folder}/relay.db",
         "RELAY_HOST": "127.0.0.1",
         "RELAY_PUBLIC_URL": f"http://127.0.0.1:{port}",
-        "RELAY_SECRET_KEYS": "a-key-for-the-benchmarks-alone",
+        "RELAY_SECRET_KEYS": "a-key-that-is-for-the-benchmarks-alone",
         "RELAY_API_KEY": KEY,
         "RELAY_ALLOW_HTTP": "1",
         "RELAY_ALLOW_NETWORKS": "127.0.0.0/8",

@@ -19,7 +19,7 @@ from relay.storage.record import DEFAULT_PROJECT
 from relay.storage.store import Store, StoreOptions
 from relay.tokens import CallbackTokens
 
-SECRET_KEY = "a-key-for-the-benchmarks-alone"
+SECRET_KEY = "a-key-that-is-for-the-benchmarks-alone"
 PROVIDER = "evolink"
 HOUR_MS = 3_600_000
 REQUEST = {

@@ -74,7 +74,6 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     receiver: Receiver
     interventions: Interventions
     redeliverer: Redeliverer
-    signing_keys: SigningKeys
     waiting: Waiting
     streams: Streams
     metrics: Metrics
@@ -128,7 +127,7 @@ async def opened(
                 keepalive_s=settings.keepalive_s,
             )
         )
-        signing_keys = SigningKeys(keys)
+        signing_keys = SigningKeys(lambda project_id: store.signing_keys.seeds(project_id, clock.now_ms()))
         deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random, signing_keys)
         check_soon, draining = asyncio.Event(), stop.draining
         dispatcher = Dispatcher(store, deliverer, clock, _in_flight(settings, dispatches), metrics)
@@ -165,7 +164,6 @@ async def opened(
             receiver=Receiver(calling, tokens),
             interventions=Interventions(calling, submitter, checker),
             redeliverer=redeliverer,
-            signing_keys=signing_keys,
             waiting=waiting,
             streams=streams,
             metrics=metrics,

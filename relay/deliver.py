@@ -3,14 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from relay import __version__, backoff, ids, signing
+from relay import __version__, backoff, ids, log, signing
 from relay.clock import Clock
 from relay.outbound.webhook_sender import Answer, WebhookSender
 from relay.outbox import Attempt, DeliveryState, Outcome
+from relay.seal import SealBroken
 from relay.signing import HOP_HEADER, SigningKeys
 from relay.storage.deliveries import Parcel, Settled
 
 # https://github.com/standard-webhooks/standard-webhooks/pull/291: what a receiver may ask for in its answer.
+_logger = log.get("deliver")
 DISABLE, ABORT = "disable", "abort-message"
 USER_AGENT: Final = f"relay/{__version__}"
 HOPS: Final = "1"
@@ -36,6 +38,8 @@ class Deliverer:
 
     async def attempt(self, parcel: Parcel) -> Settled:
         """Sends the notification once, and says what becomes of the delivery; no receiver can make it raise."""
+        if not self._keys.knows(parcel.project_id):
+            await self._learn(parcel.project_id)
         started_at, began_at = self._clock.now_ms(), self._clock.monotonic_ms()
         headers = self._headers(parcel, started_at)
         answer = await self._sender.post(parcel.url, headers, parcel.body, parcel.timeout_s)
@@ -89,7 +93,16 @@ class Deliverer:
         former_lives = parcel.former_secret is not None and now_ms < (parcel.former_secret_until or 0)
         secrets = [parcel.secret] + ([parcel.former_secret] if former_lives and parcel.former_secret else [])
         symmetric = signing.sign(secrets, parcel.event_id, timestamp_s, parcel.body)
-        return f"{symmetric} {self._keys.sign(parcel.event_id, timestamp_s, parcel.body)}"
+        if not self._keys.knows(parcel.project_id):
+            return symmetric
+        return f"{symmetric} {self._keys.sign(parcel.project_id, parcel.event_id, timestamp_s, parcel.body)}"
+
+    async def _learn(self, project_id: str) -> None:
+        """Learn a project's key; where it does not open, its notifications carry the endpoints' signatures alone."""
+        try:
+            await self._keys.learn(project_id)
+        except SealBroken as error:
+            _logger.error("delivery.signing_key_sealed", project=project_id, error=str(error))
 
     def _judge(self, parcel: Parcel, answer: Answer, now_ms: int) -> tuple[DeliveryState, int | None]:
         """Delivered, exhausted, or pending until the schedule's next time."""

@@ -6,9 +6,21 @@ An error begins with `must`. It never repeats the text, which may be a secret, b
 import ipaddress
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+SECRET_KEY_CHARS_MIN: Final = 32
+"""A key of `openssl rand -base64 32` has 44 characters, one of `openssl rand -hex 24` has 48."""
+API_KEY_CHARS_MIN: Final = 16
+"""It cannot be guessed offline: the database keeps nothing of it."""
+FORMER_KEY_CHARS_MIN: Final = 16
+PIECE: Final = 3
+PIECES_SHARE: Final = 0.65
+"""Of a random key, 46 of 48 pieces of three hexadecimal digits are different, and never fewer than 40."""
+STEPS_MIN: Final = 6
+LETTERS_MIN: Final = 7
+MAKE_SECRET: Final = "make one with: openssl rand -base64 32"
 RETENTION_MIN_DAYS: Final = 5
 """The default schedule of a delivery takes up to four."""
 RETENTION_MAX_DAYS: Final = 3_650
@@ -76,11 +88,41 @@ def items(text: str) -> tuple[str, ...]:
 
 
 def secret_keys(text: str) -> tuple[str, ...]:
-    """Keys long enough to sign with."""
+    """Keys to sign and seal with: the newest, which is last, must not be guessable.
+
+    Those before it are only as long as they always had to be, since a weak one is retired with its successor beside it.
+    """
     keys = items(text)
-    if any(len(key) < 16 for key in keys):
-        raise ValueError("each key needs at least 16 characters (make one with: openssl rand -base64 32)")
+    if any(len(key) < FORMER_KEY_CHARS_MIN for key in keys[:-1]):
+        raise ValueError(f"each key needs at least {FORMER_KEY_CHARS_MIN} characters ({MAKE_SECRET})")
+    if keys and (weakness := guessable(keys[-1], SECRET_KEY_CHARS_MIN)):
+        raise ValueError(
+            f"must end with a key that cannot be guessed; the last {weakness} ({MAKE_SECRET}; where a database is "
+            "sealed with the present one, add the new one behind it, comma between, and see SECURITY.md)"
+        )
     return keys
+
+
+def api_key(text: str) -> str:
+    """A key that gives everything."""
+    if weakness := guessable(text, API_KEY_CHARS_MIN):
+        raise ValueError(
+            f"must be a key that cannot be guessed; this one {weakness} (make one with: openssl rand -hex 24)"
+        )
+    return text
+
+
+def guessable(key: str, chars_min: int) -> str | None:
+    """Return what makes a key easy to guess, None for one that looks random: long, and of pieces that do not repeat."""
+    if len(key) < chars_min:
+        return f"has fewer than {chars_min} characters"
+    if len({key[at : at + PIECE] for at in range(len(key) - PIECE + 1)}) < len(key) * PIECES_SHARE:
+        return "repeats itself"
+    if len({ord(after) - ord(before) for before, after in pairwise(key)}) < STEPS_MIN:
+        return "is a row of neighbours"
+    if len(set(key.lower())) < LETTERS_MIN:
+        return f"has fewer than {LETTERS_MIN} different characters"
+    return None
 
 
 def rpc_url(text: str) -> str:

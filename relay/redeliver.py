@@ -71,7 +71,7 @@ class Redeliverer:
             sequence=0,
             final=False,
             created_at=now_ms,
-            body=views.notification(event_id, EventType.RELAY_TEST, now_ms, data),
+            body=views.notification(event_id, EventType.RELAY_TEST, now_ms, endpoint.project_id, data),
         )
         made = asked_for(event, endpoint.id, now_ms, now_ms + self._lease_ms, redelivery=False)
         await self._store.redeliveries.test(event, made, tie_of(made))

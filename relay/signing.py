@@ -9,7 +9,7 @@ import binascii
 import hmac
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -26,7 +26,6 @@ _NEW_KEY_BYTES = 32
 PUBLIC_PREFIX: Final = "whpk_"
 PUBLIC_BYTES: Final = 32
 AGE_MAX_S: Final = 300
-_V1A_CONTEXT = b"relay.webhook.ed25519"
 _SECRETS_MAX = 2000
 _SIGNED_MAX = 256  # events under way at once that have more than one endpoint
 _SIGNATURES_MAX = 16  # a sender that rotates keys needs two or three
@@ -79,34 +78,51 @@ def sign(secret_keys: Sequence[str], event_id: str, timestamp_s: int, body: byte
 
 
 class SigningKeys:
-    """relay's own ed25519 keys, one for each of RELAY_SECRET_KEYS: the newest signs, all of them are published.
+    """The ed25519 keys that relay signs with, each project's own: what one has signed is never another's.
 
-    A subscriber who verifies `v1a` needs no secret, only `GET /.well-known/webhook-keys`.
+    A subscriber who verifies `v1a` needs no secret, only `GET /.well-known/webhook-keys?project=…`. `seeds` gives a
+    project's seeds, newest last.
     """
 
-    def __init__(self, secret_keys: Sequence[str]) -> None:
+    def __init__(self, seeds: Callable[[str], Awaitable[Sequence[bytes]]]) -> None:
+        self._seeds = seeds
+        self._keys: dict[str, Callable[[bytes], bytes]] = {}
+        self._signed: dict[tuple[str, str, int], str] = {}
+
+    def knows(self, project_id: str) -> bool:
+        """Whether the project's key is in memory."""
+        return project_id in self._keys
+
+    async def learn(self, project_id: str) -> None:
+        """Takes a project's newest key into memory."""
         # Imported here because cryptography takes longer to load than this module may.
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
-        from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
-        from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
 
-        seeds = [HKDF(SHA256(), 32, salt=None, info=_V1A_CONTEXT).derive(key.encode()) for key in secret_keys]
-        self._keys = [Ed25519PrivateKey.from_private_bytes(seed) for seed in seeds]
-        self._signed: dict[tuple[str, int], str] = {}
+        seeds = await self._seeds(project_id)
+        self._keys[project_id] = Ed25519PrivateKey.from_private_bytes(seeds[-1]).sign
 
-    def sign(self, event_id: str, timestamp_s: int, body: bytes) -> str:
+    def sign(self, project_id: str, event_id: str, timestamp_s: int, body: bytes) -> str:
         """`v1a,` and the signature of one attempt in base64; made once for all endpoints of an event in a second."""
-        about = (event_id, timestamp_s)  # an event's body never changes
+        about = (project_id, event_id, timestamp_s)  # an event's body never changes
         found = self._signed.get(about)
         if found is None:
             if len(self._signed) >= _SIGNED_MAX:
                 self._signed.clear()
-            found = self._signed[about] = sign_v1a(self._keys[-1].sign, event_id, timestamp_s, body)
+            found = self._signed[about] = sign_v1a(self._keys[project_id], event_id, timestamp_s, body)
         return found
 
-    def public(self) -> list[bytes]:
-        """The public keys, 32 bytes each, newest last."""
-        return [key.public_key().public_bytes_raw() for key in self._keys]
+
+def new_seed() -> bytes:
+    """Return the seed of a new ed25519 key."""
+    return os.urandom(PUBLIC_BYTES)
+
+
+def public_of(seed: bytes) -> bytes:
+    """Return the public key of a seed, 32 bytes."""
+    # Imported here because cryptography takes longer to load than this module may.
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+
+    return Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
 
 
 def sign_v1a(sign_bytes: Callable[[bytes], bytes], event_id: str, timestamp_s: int, body: bytes) -> str:

@@ -35,7 +35,13 @@ SETTINGS: Final = (
         reading.secret_keys,
         "comma list, newest last: signs callback tokens, seals secrets at rest",
     ),
-    Setting("RELAY_API_KEY", "api_key", None, str, "an admin key of project `default`, without a row in the database"),
+    Setting(
+        "RELAY_API_KEY",
+        "api_key",
+        None,
+        reading.api_key,
+        "an admin key of project `default`, without a row in the database",
+    ),
     Setting("DATABASE_URL", "database_url", "sqlite:///./data/relay.db", str, "sqlite:///path or postgres://…"),
     Setting(
         "RELAY_DATABASE_WAIT_S",

@@ -53,15 +53,17 @@ def job(job: Job) -> Json:
     }
 
 
-def notification(event_id: str, kind: EventType, at_ms: int, data: Json) -> bytes:
+def notification(event_id: str, kind: EventType, at_ms: int, project_id: str, data: Json) -> bytes:
     """The body of a notification, byte for byte what is signed and sent on every attempt."""
-    return msgspec.json.encode({"id": event_id, "type": kind, "timestamp": rfc3339(at_ms), "data": data})
+    return msgspec.json.encode(
+        {"id": event_id, "type": kind, "timestamp": rfc3339(at_ms), "project": project_id, "data": data}
+    )
 
 
 def job_event(event_id: str, kind: EventType, at_ms: int, subject: Job, sequence: int, supersedes: str | None) -> bytes:
     """The notification about a job."""
     data = {"job": job(subject), "sequence": sequence, "final": kind.final, "supersedes": supersedes}
-    return notification(event_id, kind, at_ms, data)
+    return notification(event_id, kind, at_ms, subject.project_id, data)
 
 
 def event(event: Event, deliveries: dict[str, int]) -> Json:
@@ -86,11 +88,13 @@ def endpoint(endpoint: Endpoint) -> Json:
     return {
         "id": endpoint.id,
         "object": "endpoint",
+        "project": endpoint.project_id,
         "url": endpoint.url,
         "event_types": endpoint.event_types,
         "description": endpoint.description,
         "metadata": endpoint.metadata,
         "headers": dict.fromkeys(endpoint.headers, "[redacted]"),
+        "secret_readable": endpoint.secret != "",
         "providers": endpoint.providers,
         "rate_limit_per_s": endpoint.rate_limit_per_s,
         "in_flight_max": endpoint.in_flight_max,
@@ -140,8 +144,8 @@ def redelivery(batch: Redelivery) -> Json:
     }
 
 
-def webhook_keys(public: Sequence[bytes]) -> Json:
-    """relay's public keys as a JWK set (RFC 8037), each with its `whpk_` form; newest last."""
+def webhook_keys(public: Sequence[tuple[str, bytes]]) -> Json:
+    """Projects' public keys as a JWK set (RFC 8037), each with its project and its `whpk_` form; newest last."""
     return {
         "keys": [
             {
@@ -151,9 +155,10 @@ def webhook_keys(public: Sequence[bytes]) -> Json:
                 "use": "sig",
                 "kid": hashlib.sha256(key).hexdigest()[:16],
                 "x": base64.urlsafe_b64encode(key).decode().rstrip("="),
+                "project": project_id,
                 "whpk": PUBLIC_PREFIX + base64.b64encode(key).decode(),
             }
-            for key in public
+            for project_id, key in public
         ]
     }
 

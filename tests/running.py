@@ -20,7 +20,7 @@ from relay.sandbox.world import API_KEY, Sandbox
 from relay.web.server import server
 from tests.postgres import Server
 
-KEY = "test-admin-key"
+KEY = "an-admin-key-for-the-tests"
 SECRET_KEY = "a-key-that-is-long-enough-to-sign"
 START_MS = 1_795_219_200_000
 INPUT = {"images": ["https://example.com/a.png"], "prompt": "slow push in", "duration_s": 5}
@@ -144,7 +144,9 @@ async def relay(
             stack.push_async_callback(world.close)
         providers_at = await stack.enter_async_context(serve(world.app))
         hook = await stack.enter_async_context(serve(sink)) + "/hook"
-        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # or asyncio delays answers
+        listening = stack.enter_context(
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        )  # or asyncio delays answers
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", port))
         listening.listen()

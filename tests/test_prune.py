@@ -290,7 +290,7 @@ async def test_a_callback_for_a_pruned_job_is_kept_and_told_apart(tmp_path: Path
         orphans = (await running.get("/v1/callbacks"))["data"]
         assert [(one["verdict"], one["reason"], one["job"]) for one in orphans] == [("orphaned", said, job["id"])] * 3
         assert (await running.get("/v1/events"))["data"] == []
-        running.client.headers["authorization"] = "Bearer test-admin-key"
+        running.client.headers["authorization"] = "Bearer an-admin-key-for-the-tests"
         assert (await running.get("/v1/callbacks"))["data"] == []
         assert (await running.client.get(f"/v1/jobs/{job['id']}")).json()["detail"] == "there is no such job"
         counted = await scraped(running)

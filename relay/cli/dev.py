@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import httpx
+import msgspec
 
 from relay import __version__, log, settings, signing
 from relay.clock import parse_rfc3339
@@ -69,6 +70,8 @@ async def _dev(folder: Path, once: bool) -> None:
         sink_at = await stack.enter_async_context(serve(sink)) + "/hook"
         environ = environment(os.environ, providers_at, folder)
         loaded = settings.load(environ, (*PROVIDERS, *DEV_PROVIDERS))
+        api_key = loaded.api_key or DEV_API_KEY  # everybody's, on this machine alone: no setting would take it
+        loaded = msgspec.structs.replace(loaded, api_key=api_key)
         stop = Stop(loaded.shutdown_s)
         starting = stack.enter_context(signals(stop, loaded.shutdown_s))
         app = await stack.enter_async_context(opened(loaded, {**PROVIDERS, **DEV_PROVIDERS}, stop=stop))
@@ -79,12 +82,12 @@ async def _dev(folder: Path, once: bool) -> None:
             await _listening(http, serving)
             port = http.servers[0].sockets[0].getsockname()[1]
             origin = f"http://127.0.0.1:{port}"
-            async with _client(origin, environ["RELAY_API_KEY"]) as client:
+            async with _client(origin, api_key) as client:
                 _say_where(app, origin, providers_at, sink_at)
                 secret = await _listen(client, sink_at)
                 await _unless_stopped(_first_job(client, world, sink, secret), app.draining)
                 if not app.draining.is_set():
-                    await _say_next(client, environ["RELAY_API_KEY"])
+                    await _say_next(client, api_key)
                 if not once:
                     await _tell_of_more(sink, secret, serving)
         finally:
@@ -99,7 +102,6 @@ def environment(given: Mapping[str, str], providers_at: str, folder: Path) -> di
     environ = {
         "RELAY_HOST": "127.0.0.1",
         "RELAY_PUBLIC_URL": f"http://127.0.0.1:{port}",
-        "RELAY_API_KEY": DEV_API_KEY,
         "RELAY_ALLOW_HTTP": "1",
         "RELAY_ALLOW_NETWORKS": LOOPBACK,
         "RELAY_STATUS_CHECK_FIRST_S": "3",

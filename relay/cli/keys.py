@@ -9,9 +9,12 @@ import click
 
 from relay.cli import load_settings
 from relay.clock import SystemClock, rfc3339
+from relay.errors import SettingsError
 
 if TYPE_CHECKING:
     from relay.storage.access import Access
+    from relay.storage.sealing import Resealed
+    from relay.storage.store import Store
 
 
 @click.group("keys")
@@ -50,6 +53,66 @@ def revoke(key_id: str) -> None:
     click.echo(f"revoked {key_id}")
 
 
+@command.command("reseal")
+@click.option("--accept-loss", is_flag=True, help="Give up what no key of RELAY_SECRET_KEYS opens.")
+def reseal(*, accept_loss: bool) -> None:
+    """Seal everything again under the newest of RELAY_SECRET_KEYS, so that the others can be taken out.
+
+    relay may run meanwhile. Broken off, it goes on where it was when it is run again.
+    """
+    done = asyncio.run(_reseal(accept_loss=accept_loss))
+    click.echo(
+        f"sealed {done.resealed} again under the newest key, {done.already} were, {done.broken} open with no key"
+    )
+    if done.broken and not accept_loss:
+        raise SettingsError(
+            "some secrets open with none of RELAY_SECRET_KEYS: put the missing key in front of the others and run this "
+            "again, or give them up with --accept-loss (their endpoints then need a secret rotation each)"
+        )
+    click.echo("only the newest of RELAY_SECRET_KEYS is needed for what is stored; callback URLs of open jobs that an")
+    click.echo("older one signed stop working when it is taken out (those jobs end by status checks)")
+
+
+@command.command("renew-signing")
+@click.option("--project", default="default", show_default=True, help="The project whose key is renewed.")
+@click.option("--drop-former", is_flag=True, help="Publish the former keys no more: they leaked.")
+def renew_signing(project: str, *, drop_former: bool) -> None:
+    """Make a project a new ed25519 signing key; relay signs by it from its next start on."""
+    asyncio.run(_renew_signing(project, drop_former=drop_former))
+    click.echo(f"made a new signing key for {project}: restart relay, which then signs by it")
+
+
+async def _reseal(*, accept_loss: bool) -> "Resealed":
+    """Seals everything again."""
+    from relay.app import secret_keys
+    from relay.seal import Seal
+    from relay.storage.sealing import reseal
+    from relay.storage.store import open_migrated, require_database
+
+    settings = load_settings()
+    await require_database(settings.database_url)
+    now_ms = SystemClock().now_ms()
+    database = await open_migrated(settings.database_url, now_ms, settings.database_wait_s)
+    try:
+        return await reseal(database, Seal(secret_keys(settings)), _progress, now_ms, accept_loss=accept_loss)
+    finally:
+        await database.close()
+
+
+def _progress(table: str, done: int, broken: int) -> None:
+    """Say how far it has come."""
+    click.echo(
+        f"{table}: {done} sealed by the newest key so far" + (f", {broken} open with no key" if broken else ""),
+        err=True,
+    )
+
+
+async def _renew_signing(project: str, *, drop_former: bool) -> None:
+    """Makes a signing key."""
+    async with _store() as store:
+        await store.signing_keys.renew(project, SystemClock().now_ms(), drop_former=drop_former)
+
+
 async def _create(project: str, name: str, scopes: tuple[str, ...]) -> tuple[str, str]:
     """Makes a key."""
     async with _access() as access:
@@ -74,7 +137,14 @@ async def _revoke(key_id: str) -> None:
 
 @asynccontextmanager
 async def _access() -> "AsyncIterator[Access]":
-    """The keys of the configured database; SettingsError if there is none yet."""
+    """The keys of the configured database."""
+    async with _store() as store:
+        yield store.access
+
+
+@asynccontextmanager
+async def _store() -> "AsyncIterator[Store]":
+    """The configured database; SettingsError if there is none yet."""
     from relay.app import secret_keys
     from relay.backoff import DEFAULT_SCHEDULE_S
     from relay.seal import Seal
@@ -85,6 +155,6 @@ async def _access() -> "AsyncIterator[Access]":
     options = StoreOptions(lease_ms=1, backlog_max=16, callbacks_per_job_max=1, schedule_s=DEFAULT_SCHEDULE_S)
     store = await Store.open(settings.database_url, Seal(secret_keys(settings)), options, SystemClock().now_ms())
     try:
-        yield store.access
+        yield store
     finally:
         await store.close()

@@ -9,7 +9,8 @@ import msgspec
 
 from relay import ids
 from relay.errors import NotFound
-from relay.seal import Seal
+from relay.seal import Seal, place
+from relay.storage import signing_keys
 from relay.storage.database import Database, Purpose, Row, Transaction
 from relay.storage.ties import Tie, Tied
 from relay.storage.writer import Writer
@@ -69,7 +70,7 @@ class Access:
             "digest": digest(text),
             "created_at": now_ms,
         }
-        await self._writer.write(_create_key, (project, params))
+        await self._writer.write(self._create_key, (project, params))
         return key_id, text
 
     async def api_keys(self) -> Sequence[Row]:
@@ -96,7 +97,7 @@ class Access:
         found = await self._database.rows("idempotency_key", {"project_id": project_id, "key": key}, Purpose.KEY)
         if not found:
             return None
-        answer = found[0]["answer"] and self._seal.open(found[0]["answer"]).encode()
+        answer = found[0]["answer"] and self._seal.open(found[0]["answer"], _place(project_id, key)).encode()
         return Known(bytes(found[0]["fingerprint"]), found[0]["reserved_at"], found[0]["job_id"], answer)
 
     def tie(self, held: Reservation, of: Callable[[Any], tuple[bytes, str | None] | None]) -> Tie:
@@ -106,15 +107,17 @@ class Access:
         nothing was done.
         """
 
+        where = _place(held.project_id, held.key)
+
         def tied(result: Any) -> Tied | None:
             made = of(result)
-            return None if made is None else Tied(self._seal.seal(made[0].decode()), made[1])
+            return None if made is None else Tied(self._seal.seal(made[0].decode(), where), made[1])
 
         return Tie(project_id=held.project_id, key=held.key, reserved_at=held.now, of=tied)
 
     async def answer(self, held: Reservation, answer: bytes) -> None:
         """Keep the answer, sealed: it may show a secret that is shown once. Nothing happens where the key was lost."""
-        params = _of(held) | {"answer": self._seal.seal(answer.decode())}
+        params = _of(held) | {"answer": self._seal.seal(answer.decode(), _place(held.project_id, held.key))}
         await self._writer.write(_run, ("answer_idempotency_key", params))
 
     async def release(self, held: Reservation) -> None:
@@ -124,6 +127,24 @@ class Access:
     async def forget(self, now_ms: int) -> None:
         """Drops keys that are past their life."""
         await self._writer.write(_run, ("forget_idempotency_keys", {"before": now_ms - IDEMPOTENCY_LIFE_MS}))
+
+    async def _create_key(self, transaction: Transaction, wanted: Sequence[tuple[str, dict[str, Any]]]) -> list[None]:
+        """The project if it is new, with the key that its notifications are signed by; then the API key."""
+        for project, params in wanted:
+            now_ms = params["created_at"]
+            made = {"id": ids.new_id(ids.PROJECT), "name": project, "created_at": now_ms}
+            await transaction.rows("insert_project", made)
+            found = await transaction.rows("project_by_name", {"name": project})
+            project_id = found[0]["id"]
+            signs = signing_keys.new_params(self._seal, project_id, signing_keys.FIRST, now_ms)
+            await transaction.rows("insert_signing_key", signs)
+            await transaction.rows("insert_api_key", {**params, "project_id": project_id})
+        return [None] * len(wanted)
+
+
+def _place(project_id: str, key: str) -> str:
+    """The place of an idempotency key's answer."""
+    return place("idempotency_keys", "answer", f"{project_id}:{key}")
 
 
 def _of(held: Reservation) -> dict[str, Any]:
@@ -139,13 +160,3 @@ def digest(text: str) -> bytes:
 async def _run(transaction: Transaction, wanted: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Sequence[Row]]:
     """Runs one named statement for each caller."""
     return [await transaction.rows(name, params) for name, params in wanted]
-
-
-async def _create_key(transaction: Transaction, wanted: Sequence[tuple[str, dict[str, Any]]]) -> list[None]:
-    """The project if it is new, then the key."""
-    for project, params in wanted:
-        made = {"id": ids.new_id(ids.PROJECT), "name": project, "created_at": params["created_at"]}
-        await transaction.rows("insert_project", made)
-        found = await transaction.rows("project_by_name", {"name": project})
-        await transaction.rows("insert_api_key", {**params, "project_id": found[0]["id"]})
-    return [None] * len(wanted)

@@ -9,7 +9,7 @@ import msgspec
 
 from relay import log
 from relay.outbox import Attempt, Delivery, DeliveryState
-from relay.seal import Seal, SealBroken
+from relay.seal import Seal, SealBroken, place
 from relay.storage import health, pages, rows
 from relay.storage.database import Database, Purpose, Row, Transaction
 from relay.storage.fanout import Fresh
@@ -188,14 +188,16 @@ class Deliveries:
     def _parcel(self, row: Row) -> Parcel | None:
         """The parcel of a row, opened; one whose key was taken away waits, and holds no other."""
         try:
-            secret, headers = self._open(row["secret"]), self._open(row["headers"])
-            former = row["former_secret"] and self._open(row["former_secret"])
+            endpoint_id, former = row["endpoint_id"], row["former_secret"]
+            secret = self._open(row["secret"], place("endpoints", "secret", endpoint_id))
+            headers = self._open(row["headers"], place("endpoints", "headers", endpoint_id))
+            former = former and self._open(former, place("endpoints", "former_secret", endpoint_id))
         except SealBroken as error:
             _logger.error("delivery.secret_sealed", delivery=row["id"], endpoint=row["endpoint_id"], error=str(error))
             return None
         return Parcel(
             delivery_id=row["id"],
-            endpoint_id=row["endpoint_id"],
+            endpoint_id=endpoint_id,
             project_id=row["project_id"],
             event_id=row["event_id"],
             attempts_made=row["attempts_made"],

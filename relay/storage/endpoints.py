@@ -5,15 +5,19 @@ from typing import Any, Final
 
 import msgspec
 
+from relay import log
 from relay.outbox import Endpoint
-from relay.seal import Seal
+from relay.seal import Seal, SealBroken, place
 from relay.storage import health, rows
-from relay.storage.database import Database, Transaction
+from relay.storage.database import Database, Row, Transaction
 from relay.storage.ties import Tie
 from relay.storage.writer import Writer
 
 UNBOUNDED: Final = 1 << 31
 DISABLED_BY_HAND: Final = "disabled by hand"
+
+
+_logger = log.get("storage")
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,11 +61,11 @@ class Endpoints:
         params = {
             "id": endpoint.id,
             "project_id": endpoint.project_id,
-            "secret": self._seal.seal(secret),
+            "secret": secret,
             "until": until_ms,
             "now": now_ms,
         }
-        await self._writer.write(_rotate, params, tie=tie)
+        await self._writer.write(self._rotate, params, tie=tie)
 
     async def delete(self, endpoint_id: str, project_id: str, now_ms: int, tie: Tie | None = None) -> bool:
         """The endpoint is gone and what waited for it is canceled; False when there was none."""
@@ -70,12 +74,12 @@ class Endpoints:
     async def get(self, endpoint_id: str, project_id: str) -> Endpoint | None:
         """The project's endpoint."""
         found = await self._database.rows("endpoint_of_project", {"id": endpoint_id, "project_id": project_id})
-        return rows.endpoint(found[0], self._seal) if found else None
+        return rows.endpoint_shown(found[0], self._seal) if found else None
 
     async def page(self, project_id: str, before: str | None, limit: int) -> list[Endpoint]:
         """Endpoints newest first."""
         found = await self._database.rows("endpoint_page", {"project_id": project_id, "before": before, "limit": limit})
-        return [rows.endpoint(row, self._seal) for row in found]
+        return [rows.endpoint_shown(row, self._seal) for row in found]
 
     async def _insert(self, transaction: Transaction, wanted: Sequence[tuple[Endpoint, int]]) -> list[bool]:
         """Stores each that its project has room for; the projects are locked in their order."""
@@ -112,12 +116,28 @@ class Endpoints:
             await health.disable(transaction, change.endpoint_id, change.at, DISABLED_BY_HAND)
         return rows.endpoint((await transaction.rows("endpoint_of_project", of))[0], self._seal)
 
+    async def _rotate(self, transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[None]:
+        """Rotates for each caller in turn."""
+        for params in wanted:
+            of = {"id": params["id"], "project_id": params["project_id"]}
+            for row in await transaction.rows("secret_of_endpoint", of):
+                await transaction.rows("rotate_secret", params | self._rotated(row, params["secret"]))
+        return [None] * len(wanted)
 
-async def _rotate(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[None]:
-    """Rotates for each caller in turn."""
-    for params in wanted:
-        await transaction.rows("rotate_secret", params)
-    return [None] * len(wanted)
+    def _rotated(self, row: Row, secret: str) -> dict[str, bytes | None]:
+        """The sealed columns after a rotation; what does not open is gone by it, so this mends an endpoint."""
+        places = {name: place("endpoints", name, row["id"]) for name in ("secret", "former_secret", "headers")}
+        sealed: dict[str, bytes | None] = {"secret": self._seal.seal(secret, places["secret"]), "former_secret": None}
+        try:
+            sealed["former_secret"] = self._seal.seal(
+                self._seal.open(row["secret"], places["secret"]), places["former_secret"]
+            )
+            self._seal.open(row["headers"], places["headers"])
+            sealed["headers"] = row["headers"]
+        except SealBroken:
+            _logger.warning("endpoint.unreadable_replaced", endpoint=row["id"])
+            sealed["headers"] = self._seal.seal("{}", places["headers"])
+        return sealed
 
 
 async def _delete(transaction: Transaction, wanted: Sequence[tuple[str, str, int]]) -> list[bool]:

@@ -107,7 +107,7 @@ def _event(project_id: str, kind: EventType, at: int, about: dict[str, Any]) -> 
         "sequence": 0,
         "final": 0,
         "created_at": at,
-        "body": views.notification(event_id, kind, at, data),
+        "body": views.notification(event_id, kind, at, project_id, data),
     }
 
 

@@ -7,14 +7,15 @@ from typing import Any, Final
 
 import msgspec
 
-from relay import ids
+from relay import ids, log
 from relay.errors import PaidOnce, SpendCapReached
 from relay.model import Cost
 from relay.money import Payment, PaymentState, usdc
-from relay.seal import Seal
+from relay.seal import Seal, SealBroken, place
 from relay.storage.database import Database, Purpose, Row, Transaction
 from relay.storage.writer import Writer
 
+_logger = log.get("storage")
 DAY_MS = 86_400_000
 NUMBER_MAX = 999_999
 SKEW_MS: Final = 60_000
@@ -90,7 +91,7 @@ class Payments:
     async def to_prove(self, now_ms: int, limit: int) -> list[Payment]:
         """Payments that the chain can decide by now."""
         found = await self._database.rows("payments_to_prove", {"now": now_ms, "limit": limit})
-        return [self._payment(row) for row in found]
+        return [self._to_prove(row) for row in found]
 
     async def spending(self, since_ms: int, project_id: str | None = None) -> dict[PaymentState, int]:
         """Atomic units that a project (None: all) authorized since then, by what is known of them."""
@@ -147,21 +148,33 @@ class Payments:
 
     async def _keep(self, transaction: Transaction, wanted: Sequence[tuple[str, Sequence[str]]]) -> list[None]:
         """Keeps for each caller."""
-        params = [
-            {"job_id": job_id, "answers": self._seal.seal(msgspec.json.encode(answers).decode())}
-            for job_id, answers in wanted
-        ]
+        params = [{"job_id": job_id, "answers": self._sealed(job_id, answers)} for job_id, answers in wanted]
         await transaction.run_many("keep_answers", params)
         return [None] * len(wanted)
+
+    def _sealed(self, job_id: str, answers: Sequence[str]) -> bytes:
+        """What was bought, as its column keeps it."""
+        return self._seal.seal(msgspec.json.encode(answers).decode(), place("payments", "answers", job_id))
+
+    def _to_prove(self, row: Row) -> Payment:
+        """The payment of a row to be proven, which needs no header: one that does not open is proven all the same."""
+        try:
+            return self._payment(row)
+        except SealBroken as error:
+            _logger.error("payment.header_sealed", job=row["job_id"], error=str(error))
+            sealed = {"header": self._seal.seal("", place("payments", "header", row["job_id"])), "answers": None}
+            return self._payment(dict(row) | sealed)
 
     def _payment(self, row: Row) -> Payment:
         """The payment of a row."""
         names = (name for name in Payment.__struct_fields__ if name != "transaction")
         values = {name: row[name] for name in names} | {"transaction": row["transaction_hash"]}
         values["state"] = PaymentState(values["state"])
-        values["header"] = self._seal.open(values["header"])
+        values["header"] = self._seal.open(values["header"], place("payments", "header", values["job_id"]))
         values["body_digest"] = bytes(values["body_digest"])
-        answers = values["answers"] and self._seal.open(values["answers"])
+        answers = values["answers"] and self._seal.open(
+            values["answers"], place("payments", "answers", values["job_id"])
+        )
         values["answers"] = tuple(msgspec.json.decode(answers)) if answers else ()
         return Payment(**values)
 
@@ -187,7 +200,9 @@ async def reserve(transaction: Transaction, payment: Payment, caps: Caps, seal: 
     if int(spent["amount"]) + payment.amount > caps.day:
         raise SpendCapReached(f"{price}, and so much is not left today for all projects (RELAY_SPEND_MAX_PER_DAY)")
     params: dict[str, Any] = {name: getattr(payment, name) for name in payment.__struct_fields__}
-    await transaction.run_many("insert_payment", [params | {"header": seal.seal(payment.header)}])
+    await transaction.run_many(
+        "insert_payment", [params | {"header": seal.seal(payment.header, place("payments", "header", payment.job_id))}]
+    )
 
 
 async def settle(transaction: Transaction, settled: Sequence[tuple[str, int, Settlement]]) -> None:

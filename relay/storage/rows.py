@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from relay import log
 from relay.model import (
     Call,
     Callback,
@@ -20,9 +21,10 @@ from relay.model import (
     Verdict,
 )
 from relay.outbox import Attempt, Delivery, DeliveryState, Endpoint, Outcome, Redelivery
-from relay.seal import Seal
+from relay.seal import Seal, SealBroken, place
 from relay.storage.database import Row
 
+_logger = log.get("storage")
 _JSON_OF_JOB: Final = ("input", "request", "metadata", "outputs", "error", "cost", "claim")
 
 
@@ -79,8 +81,8 @@ def endpoint_params(endpoint: Endpoint, seal: Seal) -> dict[str, Any]:
         "project_id": endpoint.project_id,
         "job_id": endpoint.job_id,
         "url": endpoint.url,
-        "secret": seal.seal(endpoint.secret),
-        "headers": seal.seal(text(endpoint.headers) or "{}"),
+        "secret": seal.seal(endpoint.secret, place("endpoints", "secret", endpoint.id)),
+        "headers": seal.seal(text(endpoint.headers) or "{}", place("endpoints", "headers", endpoint.id)),
         "event_types": text(endpoint.event_types),
         "providers": text(endpoint.providers),
         "description": endpoint.description,
@@ -95,14 +97,29 @@ def endpoint_params(endpoint: Endpoint, seal: Seal) -> dict[str, Any]:
 
 
 def endpoint(row: Row, seal: Seal) -> Endpoint:
-    """The endpoint of a row, opened."""
+    """The endpoint of a row, opened; SealBroken where a secret of it does not open."""
     values = _of_endpoint(row)
     for name in ("event_types", "providers", "metadata", "schedule_s"):
         values[name] = values[name] and msgspec.json.decode(values[name])
-    values["secret"] = seal.open(values["secret"])
-    values["former_secret"] = values["former_secret"] and seal.open(values["former_secret"])
-    values["headers"] = msgspec.json.decode(seal.open(values["headers"]))
+    for name in ("secret", "former_secret", "headers"):
+        values[name] = values[name] and seal.open(values[name], place("endpoints", name, values["id"]))
+    values["headers"] = msgspec.json.decode(values["headers"])
     return Endpoint(**values)
+
+
+def endpoint_shown(row: Row, seal: Seal) -> Endpoint:
+    """Return the same to be shown: with an empty secret, and no headers, where they do not open, and the log says so.
+
+    One that cannot be read must not hide the others of a list.
+    """
+    try:
+        return endpoint(row, seal)
+    except SealBroken as error:
+        _logger.error("endpoint.secret_sealed", endpoint=row["id"], error=str(error))
+        values = _of_endpoint(row)
+        for name in ("event_types", "providers", "metadata", "schedule_s"):
+            values[name] = values[name] and msgspec.json.decode(values[name])
+        return Endpoint(**{**values, "secret": "", "former_secret": None, "headers": {}})
 
 
 def event(row: Row) -> Event:

@@ -279,3 +279,17 @@ CREATE TABLE redeliveries (
 
 CREATE INDEX redeliveries_open ON redeliveries (id) WHERE finished_at IS NULL;
 CREATE INDEX redeliveries_done ON redeliveries (finished_at) WHERE finished_at IS NOT NULL;
+
+CREATE TABLE signing_keys (
+    project_id TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    public_key BYTEA NOT NULL,
+    seed BYTEA NOT NULL,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (project_id, number)
+);
+
+CREATE TABLE sealing_keys (
+    fingerprint BYTEA PRIMARY KEY,
+    first_seen_at BIGINT NOT NULL
+);

@@ -23,6 +23,8 @@ from relay.storage.payments import Payments
 from relay.storage.prune import Pruner
 from relay.storage.record import HEADERS_MAX, Recorder, Room
 from relay.storage.redeliveries import Redeliveries
+from relay.storage.sealing import require_keys
+from relay.storage.signing_keys import SigningSeeds
 from relay.storage.sqlite import SQLite
 from relay.storage.writer import Writer
 
@@ -81,13 +83,21 @@ class Store:
         self.redeliveries = Redeliveries(database, self._writer, self.events)
         self.payments = Payments(database, self._writer, seal)
         self.access = Access(database, self._writer, seal)
+        self.signing_keys = SigningSeeds(database, self._writer, seal)
         self.pruner = Pruner(database)
 
     @classmethod
     async def open(cls, database_url: str, seal: Seal, options: StoreOptions, now_ms: int) -> "Store":
-        """Opens and migrates; SettingsError for a URL that names no database of ours, or a newer schema."""
+        """Opens and migrates; SettingsError for a URL of no database of ours, a newer schema, or other secret keys."""
         database = await open_migrated(database_url, now_ms, options.wait_s)
-        return cls(database, seal, options)
+        try:
+            await require_keys(database, seal, now_ms)
+            store = cls(database, seal, options)
+            await store.signing_keys.complete(now_ms)
+        except BaseException:
+            await database.close()
+            raise
+        return store
 
     @property
     def shared(self) -> bool:

@@ -21,7 +21,7 @@ from relay.web import auth, endpoints, evidence, files, interventions, jobs, quo
 from relay.web.bodies import BodyMemory
 from relay.web.callbacks import Callbacks
 from relay.web.calls import Handler, handled
-from relay.web.problems import JSON, problem
+from relay.web.problems import JSON, of_error, problem
 from relay.web.protocol import UNREAD
 
 API: Final[tuple[tuple[str, str, Handler, str], ...]] = (
@@ -161,11 +161,17 @@ def _metrics(app: App) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _webhook_keys(app: App) -> Callable[[Request], Awaitable[Response]]:
-    """The public keys that `v1a` signatures are verified with; anybody may have them, and keep them for an hour."""
-    shown = views.webhook_keys(app.signing_keys.public())
+    """The public keys that `v1a` signatures are verified with, all projects' or those of `?project=`.
 
-    async def keys(_: Request) -> Response:
-        return JSON(shown, headers={"cache-control": "public, max-age=3600"})
+    Anybody may have them, and keep them for an hour.
+    """
+
+    async def keys(request: Request) -> Response:
+        try:
+            public = await app.store.signing_keys.public(request.query_params.get("project"))
+        except StorageUnavailable as error:
+            return of_error(error)
+        return JSON(views.webhook_keys(public), headers={"cache-control": "public, max-age=3600"})
 
     return keys
 

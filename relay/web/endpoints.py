@@ -12,6 +12,7 @@ from relay.clock import rfc3339
 from relay.errors import ERRORS_MAX, Conflict, FieldError, InvalidInput, NotFound
 from relay.intake import Metadata, Patterns, check_endpoint, check_metadata
 from relay.outbox import Endpoint, Redelivery
+from relay.seal import SealBroken
 from relay.storage.endpoints import DISABLED_BY_HAND, Change
 from relay.storage.redeliveries import UNDELIVERED
 from relay.web.calls import Call, Nothing, page, page_of, time_of
@@ -105,6 +106,8 @@ async def show(call: Call) -> Response:
 async def show_secret(call: Call) -> Response:
     """`GET /v1/endpoints/{id}/secret`."""
     endpoint = await _endpoint(call)
+    if not endpoint.secret:
+        raise SealBroken("the endpoint's secret opens with none of RELAY_SECRET_KEYS: rotate it to have a new one")
     return JSON({"secret": endpoint.secret}, headers={"cache-control": "no-store"})
 
 

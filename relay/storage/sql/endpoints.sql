@@ -28,13 +28,13 @@ WHERE id = :id AND project_id = :project_id AND deleted_at IS NULL;
 
 -- name: delete_endpoint
 -- The row stays for the deliveries that name it; the secret goes.
-UPDATE endpoints SET deleted_at = :now, updated_at = :now, secret = :nothing, headers = :nothing
+UPDATE endpoints SET deleted_at = :now, updated_at = :now, secret = :nothing, former_secret = NULL, headers = :nothing
 WHERE id = :id AND project_id = :project_id AND deleted_at IS NULL
 RETURNING id;
 
 -- name: rotate_secret
 -- A new secret; the former one signs too until its grace is over.
-UPDATE endpoints SET former_secret = secret, former_secret_until = :until, secret = :secret, updated_at = :now
+UPDATE endpoints SET former_secret = :former_secret, former_secret_until = :until, secret = :secret, headers = :headers, updated_at = :now
 WHERE id = :id AND project_id = :project_id AND deleted_at IS NULL
 RETURNING id;
 

@@ -1,0 +1,90 @@
+"""Each project's ed25519 keys: random seeds, sealed, from which nobody learns anything about RELAY_SECRET_KEYS."""
+
+import base64
+from collections.abc import Sequence
+from typing import Any, Final
+
+from relay import signing
+from relay.errors import NotFound
+from relay.seal import Seal, place
+from relay.storage.database import Database, Transaction
+from relay.storage.writer import Writer
+
+FIRST: Final = 1
+PUBLIC_MAX: Final = 10_000
+"""So many keys are published at once; those of one project are asked for by its id."""
+
+
+class SigningSeeds:
+    """The signing keys in the database."""
+
+    def __init__(self, database: Database, writer: Writer, seal: Seal) -> None:
+        self._database = database
+        self._writer = writer
+        self._seal = seal
+
+    async def seeds(self, project_id: str, now_ms: int) -> list[bytes]:
+        """A project's seeds, newest last; its first is made where it has none. SealBroken if one does not open."""
+        found = await self._database.rows("signing_keys_of_project", {"project_id": project_id})
+        if not found:
+            await self._writer.write(_insert, new_params(self._seal, project_id, FIRST, now_ms))
+            found = await self._database.rows("signing_keys_of_project", {"project_id": project_id})
+        opened = [self._seal.open(row["seed"], seed_place(project_id, row["number"])) for row in found]
+        return [base64.b64decode(seed) for seed in opened]
+
+    async def public(self, project_id: str | None) -> list[tuple[str, bytes]]:
+        """The public keys with their projects, newest last: all projects', or one's."""
+        name = "signing_keys_public" if project_id is None else "signing_keys_public_of_project"
+        wanted = {"limit": PUBLIC_MAX, "project_id": project_id}
+        return [(row["project_id"], bytes(row["public_key"])) for row in await self._database.rows(name, wanted)]
+
+    async def complete(self, now_ms: int) -> None:
+        """Makes the first key of each project that an older relay made."""
+        for row in await self._database.rows("projects_without_signing_key", {}):
+            await self._writer.write(_insert, new_params(self._seal, row["id"], FIRST, now_ms))
+
+    async def renew(self, project: str, now_ms: int, *, drop_former: bool) -> None:
+        """A new key for the project of that name, by which a process signs from its next start on.
+
+        The former ones stay published, so that what they signed still verifies, unless they are to be dropped.
+        """
+        projects = await self._database.rows("project_by_name", {"name": project})
+        if not projects:
+            raise NotFound(f"there is no project {project}")
+        project_id = projects[0]["id"]
+        found = await self._database.rows("signing_keys_of_project", {"project_id": project_id})
+        number = found[-1]["number"] + 1 if found else FIRST
+        await self._writer.write(_insert, new_params(self._seal, project_id, number, now_ms))
+        if drop_former:
+            await self._writer.write(_drop, {"project_id": project_id, "number": number})
+
+
+def seed_place(project_id: str, number: int) -> str:
+    """The place of a seed."""
+    return place("signing_keys", "seed", f"{project_id}:{number}")
+
+
+def new_params(seal: Seal, project_id: str, number: int, now_ms: int) -> dict[str, Any]:
+    """The columns of a new key."""
+    seed = signing.new_seed()
+    return {
+        "project_id": project_id,
+        "number": number,
+        "public_key": signing.public_of(seed),
+        "seed": seal.seal(base64.b64encode(seed).decode(), seed_place(project_id, number)),
+        "created_at": now_ms,
+    }
+
+
+async def _insert(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[None]:
+    """Inserts each."""
+    for params in wanted:
+        await transaction.rows("insert_signing_key", params)
+    return [None] * len(wanted)
+
+
+async def _drop(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[None]:
+    """Drops what came before each."""
+    for params in wanted:
+        await transaction.rows("delete_former_signing_keys", params)
+    return [None] * len(wanted)
