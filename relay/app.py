@@ -38,6 +38,7 @@ from relay.providers.stablestudio import StableStudio
 from relay.providers.tariffs import ClipPrices, read_clip_prices
 from relay.quoting import Quoter
 from relay.receive import Receiver
+from relay.redaction import Redactor
 from relay.redeliver import Redeliverer
 from relay.result_urls import opener
 from relay.seal import Seal
@@ -80,6 +81,7 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     payer: Payer
     quoter: Quoter
     uploads: Uploads
+    redactor: Redactor
     stop: Stop
 
     @property
@@ -112,12 +114,12 @@ async def opened(
     if not dispatches and not is_postgres(settings.database_url):
         raise SettingsError("web and worker processes of their own need PostgreSQL; on SQLite one process does both")
     async with AsyncExitStack() as stack:
-        metrics, tls = Metrics(), trusted()
+        metrics, tls, redactor = Metrics(), trusted(), _redactor(settings, keys, tokens)
         resolver = Resolver(_lookups(settings), hangs=metrics.lookup_hangs)
-        client = await stack.enter_async_context(ProviderClient(resolver, tls))
-        configured = {name: _configured(one, settings, client, clock) for name, one in providers.items()}
+        client = await stack.enter_async_context(ProviderClient(resolver, tls, redactor))
+        configured = {name: _configured(one, settings, client, clock, tokens) for name, one in providers.items()}
         store = await stack.enter_async_context(_open_store(settings, Seal(keys), options, clock.now_ms(), stop))
-        files = await stack.enter_async_context(FileClient(policy, resolver=resolver, tls=tls))
+        files = await stack.enter_async_context(FileClient(policy, resolver=resolver, tls=tls, redactor=redactor))
         sender = await stack.enter_async_context(
             WebhookSender(
                 policy,
@@ -169,6 +171,7 @@ async def opened(
             metrics=metrics,
             payer=payer,
             quoter=Quoter(calling, payer, clip_prices(settings)),
+            redactor=redactor,
             uploads=_uploads(calling, payer, files),
             stop=stop,
         )
@@ -279,7 +282,9 @@ def _teller(
     return tell
 
 
-def _configured(adapter: Provider, settings: Settings, client: ProviderClient, clock: Clock) -> Configured:
+def _configured(
+    adapter: Provider, settings: Settings, client: ProviderClient, clock: Clock, tokens: CallbackTokens
+) -> Configured:
     """A provider with what the operator said of it, and its published keys where it signs and no secret is set."""
     name = adapter.name
     said = settings.provider(name)
@@ -293,6 +298,7 @@ def _configured(adapter: Provider, settings: Settings, client: ProviderClient, c
     keys = None
     if isinstance(adapter, Signing) and said.callback_secret is None:
         keys = KeySet(client, origin, adapter.keys_path, adapter.signed, clock)
+    redactor = Redactor((said.api_key, said.callback_secret), tokens.prefix)
     return Configured(
         adapter,
         origin,
@@ -302,7 +308,15 @@ def _configured(adapter: Provider, settings: Settings, client: ProviderClient, c
         wallet,
         keys,
         opener(origin, settings.allow_networks),
+        redactor,
     )
+
+
+def _redactor(settings: Settings, keys: Sequence[str], tokens: CallbackTokens) -> Redactor:
+    """What cuts every secret of the operator's out of a text."""
+    of_providers = [secret for said in settings.providers.values() for secret in (said.api_key, said.callback_secret)]
+    wallet = (settings.wallet_key or "").removeprefix("0x")
+    return Redactor((settings.api_key, wallet, *keys, *of_providers), tokens.prefix)
 
 
 def _as_set(providers: Mapping[str, Provider], settings: Settings) -> Mapping[str, Provider]:

@@ -15,6 +15,7 @@ from relay.model import Call, Job, Report
 from relay.outbound.client import ProviderClient
 from relay.outbound.keys import KeySet
 from relay.providers.base import Provider
+from relay.redaction import Redactor
 from relay.settings import Settings
 from relay.storage.record import Fact, Recorded
 from relay.storage.store import Store
@@ -32,6 +33,7 @@ class Configured(msgspec.Struct, frozen=True):
 
     `confirm` is whether a callback that ends a job is confirmed first; `callback_secret` verifies signed ones, `keys`
     those of a provider that publishes its keys. `opened` says of a private host whether its results are told.
+    `redactor` cuts what this provider knows of relay's out of its callbacks.
     """
 
     adapter: Provider
@@ -42,6 +44,7 @@ class Configured(msgspec.Struct, frozen=True):
     wallet: bool = False
     keys: KeySet | None = None
     opened: Callable[[str], bool] = lambda _: False
+    redactor: Redactor | None = None
 
     def judged(self, report: Report) -> Report:
         """Return the report with those results that may be told."""

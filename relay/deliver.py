@@ -7,6 +7,7 @@ from relay import __version__, backoff, ids, log, signing
 from relay.clock import Clock
 from relay.outbound.webhook_sender import Answer, WebhookSender
 from relay.outbox import Attempt, DeliveryState, Outcome
+from relay.redaction import CUT, SECRET_CHARS_MIN
 from relay.seal import SealBroken
 from relay.signing import HOP_HEADER, SigningKeys
 from relay.storage.deliveries import Parcel, Settled
@@ -54,7 +55,7 @@ class Deliverer:
             error=answer.error,
             started_at=started_at,
             duration_ms=self._clock.monotonic_ms() - began_at,
-            response_excerpt=answer.excerpt,
+            response_excerpt=_excerpt(parcel, answer.excerpt),
         )
         gone = "the endpoint answered 410 Gone" if answer.outcome is Outcome.ENDPOINT_GONE else None
         if answer.control == DISABLE:
@@ -114,3 +115,13 @@ class Deliverer:
         asked_ms = backoff.parse_retry_after(answer.retry_after, now_ms)
         delay_ms = backoff.next_delay_ms(schedule_s, parcel.attempts_made + 1, self._random, asked_ms)
         return (DeliveryState.EXHAUSTED, None) if delay_ms is None else (DeliveryState.PENDING, now_ms + delay_ms)
+
+
+def _excerpt(parcel: Parcel, excerpt: str | None) -> str | None:
+    """What a receiver answered, without the secrets and headers of its endpoint, which some repeat in an error page."""
+    if not excerpt:
+        return excerpt
+    for secret in (parcel.secret, parcel.former_secret, *parcel.headers.values()):
+        if secret and len(secret) >= SECRET_CHARS_MIN and secret in excerpt:
+            excerpt = excerpt.replace(secret, CUT)
+    return log.redact(excerpt)

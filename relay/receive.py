@@ -226,6 +226,8 @@ class Receiver:
             value = text.kept_json(parsed.value) if text.may_hold_nul(body) else parsed.value
             if not isinstance(value, dict):
                 return None, "the body is not a JSON object"
+            if known.redactor is not None and known.redactor.suspects(body):
+                value = known.redactor.json(value)
             return known.judged(known.adapter.read_callback(value, now_ms)), None
         except (BadBody, Unreadable) as error:
             return None, text.kept(str(error)[:300])

@@ -49,6 +49,11 @@ class CallbackTokens:
         self._environment = hashlib.sha256(environment.encode()).digest()[:4]
         self._signer = lru_cache(_PROVIDERS_MAX)(self._new_signer)
 
+    @property
+    def prefix(self) -> str:
+        """What every token of this environment begins with."""
+        return urlsafe_b64encode(_HEAD + self._environment).decode()
+
     def make(self, provider: str, job_id: str, expires_at_ms: int) -> str:
         """A token of 79 characters for one job, good until the time, rounded up to a second."""
         expiry_s = -(-expires_at_ms // 1000)

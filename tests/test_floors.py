@@ -41,6 +41,7 @@ FLOORS = {
                     "validation",
                     "jsonbody",
                     "seal",
+                    "redaction",
                     "views",
                     "lifecycle",
                     "timeline",

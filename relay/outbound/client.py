@@ -15,6 +15,7 @@ from relay.outbound.dialing import failure_class
 from relay.outbound.provider_transport import NAME_LATE, Transport
 from relay.outbound.resolver import Resolver
 from relay.outbound.trust import trusted
+from relay.redaction import Redactor
 
 ANSWER_MAX_BYTES: Final = 1 << 20
 CONNECTIONS_MAX: Final = 200
@@ -35,10 +36,14 @@ class ProviderClient:
     Every call has a connection of its own. A kept one that the provider closes at the moment it is used again fails in
     a way that looks like a lost answer, and a job would be `submit_unknown` that was never sent.
 
-    `tls` is whom it trusts and `resolver` looks names up; the other clients share both.
+    `tls` is whom it trusts and `resolver` looks names up; the other clients share both. `redactor` cuts out of answers
+    what no answer may hold.
     """
 
-    def __init__(self, resolver: Resolver | None = None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, resolver: Resolver | None = None, tls: ssl.SSLContext | None = None, redactor: Redactor | None = None
+    ) -> None:
+        self._redactor = redactor
         self._http = httpx.AsyncClient(
             transport=Transport(resolver or Resolver(), tls or trusted(), CONNECTIONS_MAX),
             follow_redirects=False,
@@ -59,7 +64,7 @@ class ProviderClient:
         )
         try:
             async with asyncio.timeout(timeout_s + 2 * connect_s), stream as answer:
-                return await _read(answer)
+                return redacted(await _read(answer), self._redactor)
         except TimeoutError as error:
             raise NoAnswer("no whole answer in time") from error
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
@@ -86,6 +91,14 @@ async def _read(answer: httpx.Response) -> ApiAnswer:
         headers={name.lower(): value for name, value in answer.headers.items() if name.lower() in KEPT_HEADERS},
         fault=body.fault,
     )
+
+
+def redacted(answer: ApiAnswer, redactor: Redactor | None) -> ApiAnswer:
+    """Return the answer without known secrets."""
+    if redactor is None:
+        return answer
+    body = redactor.body(answer.body)
+    return answer if body is answer.body else msgspec.structs.replace(answer, body=body)
 
 
 def words(error: Exception) -> str:

@@ -21,10 +21,11 @@ from relay import __version__
 from relay.addresses import AddressPolicy
 from relay.exchange import ApiAnswer, FileRequest
 from relay.outbound import inflating
-from relay.outbound.client import ANSWER_MAX_BYTES, CONNECT_S, NoAnswer, NotSent, words
+from relay.outbound.client import ANSWER_MAX_BYTES, CONNECT_S, NoAnswer, NotSent, redacted, words
 from relay.outbound.provider_transport import NAME_LATE, Transport
 from relay.outbound.resolver import NAME_FAILED, NameFailed, Resolver
 from relay.outbound.trust import trusted
+from relay.redaction import Redactor
 
 STEP_S: Final = 60.0
 CONNECTIONS_MAX: Final = 32
@@ -36,8 +37,14 @@ class FileClient:
     """Sends files; every call has a connection of its own, follows no redirect and reads at most 1 MiB of an answer."""
 
     def __init__(
-        self, policy: AddressPolicy, *, resolver: Resolver | None = None, tls: ssl.SSLContext | None = None
+        self,
+        policy: AddressPolicy,
+        *,
+        resolver: Resolver | None = None,
+        tls: ssl.SSLContext | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
+        self._redactor = redactor
         self._policy = policy
         self._resolver = resolver or Resolver()
         self._http = httpx.AsyncClient(
@@ -83,7 +90,7 @@ class FileClient:
             )
             try:
                 async with stream as answer:
-                    return await _read(answer)
+                    return redacted(await _read(answer), self._redactor)
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
                 reason = words(error)
             except httpx.UnsupportedProtocol:

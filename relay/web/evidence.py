@@ -1,14 +1,19 @@
 """`/v1/events`, `/v1/deliveries`, `/v1/callbacks`: what is stored, for whoever wants to see it."""
 
+from typing import TypeVar
+
+import msgspec
 from starlette.responses import Response, StreamingResponse
 
 from relay import ids, views
 from relay.errors import FieldError, InvalidInput, NotFound
-from relay.model import EventType, Verdict
+from relay.model import Callback, CallbackHead, EventType, Verdict
 from relay.outbox import Delivery, DeliveryState
 from relay.storage.evidence import EventFilter
 from relay.web.calls import Call, Nothing, listed, listing_of, one_of
 from relay.web.problems import JSON
+
+Head = TypeVar("Head", bound=CallbackHead)
 
 
 async def events(call: Call) -> Response:
@@ -95,7 +100,7 @@ async def callbacks(call: Call) -> Response:
     given = call.query("limit", "cursor", "job", "verdict")
     listing, verdict = listing_of(call, given, ids.CALLBACK), one_of(given, "verdict", Verdict)
     found = await call.app.store.callbacks.page(call.project_id, listing, given.get("job"), verdict)
-    return listed(found, views.callback_head)
+    return listed(found, lambda one: views.callback_head(_cut(call, one)))
 
 
 async def callback(call: Call) -> Response:
@@ -104,4 +109,15 @@ async def callback(call: Call) -> Response:
     found = await call.app.store.callbacks.get(call.path("id"), call.project_id)
     if found is None:
         raise NotFound("there is no such callback")
-    return JSON(views.callback(found))
+    return JSON(shown(call, found))
+
+
+def shown(call: Call, callback: Callback) -> views.Json:
+    """Return a callback as it came, except for relay's own secrets, which some providers repeat: they are cut out."""
+    return views.callback(msgspec.structs.replace(_cut(call, callback), body=call.app.redactor.raw(callback.body)))
+
+
+def _cut(call: Call, head: Head) -> Head:
+    """Return a callback with those secrets cut out of its headers; what is stored stays as it came."""
+    headers = [(name, call.app.redactor.text(value)) for name, value in head.headers]
+    return msgspec.structs.replace(head, headers=headers)

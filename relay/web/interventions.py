@@ -10,6 +10,7 @@ from relay.errors import Conflict, NotFound
 from relay.model import Job, Verdict
 from relay.storage.record import Recorded
 from relay.web.calls import Call, Nothing
+from relay.web.evidence import shown
 from relay.web.jobs import job_of
 from relay.web.problems import JSON
 
@@ -67,10 +68,10 @@ async def release(call: Call) -> Response:
 
     def released(recorded: Recorded) -> Response:
         after = msgspec.structs.replace(callback, verdict=recorded.verdict, reason=recorded.reason)
-        return JSON(views.callback(after))
+        return JSON(shown(call, after))
 
     await call.app.receiver.release(callback, call.tie(released))
-    return JSON(views.callback(await callbacks.get(callback.id, call.project_id) or callback))
+    return JSON(shown(call, await callbacks.get(callback.id, call.project_id) or callback))
 
 
 def _shown(recorded: Recorded) -> Response | None:
