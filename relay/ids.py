@@ -14,6 +14,7 @@ _FORTY: Final = (1 << 40) - 1
 
 JOB, CALLBACK, EVENT, ENDPOINT, DELIVERY, ATTEMPT = "job_", "cb_", "evt_", "ep_", "dlv_", "att_"
 PROJECT, API_KEY, CALL, PAYMENT, REDELIVERY = "prj_", "key_", "call_", "pay_", "red_"
+REPROCESSING = "rep_"
 
 
 class _Counter:

@@ -269,6 +269,17 @@ class Callback(CallbackHead, kw_only=True, frozen=True):
     body: bytes
 
 
+class Reprocessing(msgspec.Struct, kw_only=True, frozen=True):
+    """A quarantined callback that was run again by a person's word: whose, when, and what came of it."""
+
+    id: str
+    callback_id: str
+    at: int
+    key_id: str
+    verdict: Verdict
+    reason: str | None
+
+
 class Event(msgspec.Struct, kw_only=True, frozen=True):
     """A fact about a job; `body` is the notification, byte for byte what every attempt sends."""
 

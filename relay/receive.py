@@ -144,7 +144,7 @@ class Receiver:
         heard = self._fact(claims.job_id, arrival, None, Verification.NONE)
         return self.note(heard, await self._store.jobs.record(heard.fact))
 
-    async def release(self, callback: Callback, tie: Tie | None = None) -> Recorded:
+    async def release(self, callback: Callback, key_id: str, tie: Tie | None = None) -> Recorded:
         """Runs a quarantined callback again, by a person's word: its signature, if it fits by now, else as unsigned."""
         assert callback.job_id is not None
         named = dict(callback.headers)
@@ -163,7 +163,7 @@ class Receiver:
             size=callback.size,
             digest=lifecycle.digest(report) if report else None,
             unreadable=unreadable,
-            released=True,
+            released_by=key_id,
         )
         heard = self._fact(callback.job_id, arrival, report, verification)
         return self.note(heard, await self._store.jobs.record(heard.fact, tie))

@@ -81,6 +81,12 @@ def of_callback(row: Any) -> Entry:
     )
 
 
+def of_reprocessing(row: Any) -> Entry:
+    """A quarantined callback that was run again."""
+    summary = f"the callback was run again, by {row['key_id']}"
+    return entry(row["at"], "callback", summary, row["callback_id"], decision=row["verdict"], reason=row["reason"])
+
+
 def of_event(row: Any) -> Entry:
     """An event."""
     return entry(row["created_at"], "event", f"{row['type']}, number {row['sequence']} of this job", row["id"])

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from relay.clock import rfc3339
-from relay.model import Callback, CallbackHead, Event, EventType, Job
+from relay.model import Callback, CallbackHead, Event, EventType, Job, Reprocessing
 from relay.outbox import Attempt, Delivery, Endpoint, Outcome, Redelivery
 from relay.signing import PUBLIC_PREFIX
 
@@ -190,6 +190,17 @@ def callback_head(callback: CallbackHead) -> Json:
         "received_at": rfc3339(callback.received_at),
         "size": callback.size,
         "headers": [list(header) for header in callback.headers],
+    }
+
+
+def reprocessing(reprocessing: Reprocessing) -> Json:
+    """What came of a quarantined callback when it was run again."""
+    return {
+        "id": reprocessing.id,
+        "at": rfc3339(reprocessing.at),
+        "by": reprocessing.key_id,
+        "verdict": reprocessing.verdict,
+        "reason": reprocessing.reason,
     }
 
 

@@ -245,7 +245,9 @@ async def test_a_callback_with_a_wrong_signature_waits_for_a_person(tmp_path: Pa
         done = await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == "succeeded")
         assert done["finished_by"] == "status_check"
         released = await running.client.post(f"/v1/callbacks/{callback['id']}/releases")
-        assert (released.status_code, released.json()["verdict"]) == (200, "repeated")
+        assert (released.status_code, released.json()["verdict"]) == (200, "quarantined")
+        (reprocessing,) = released.json()["reprocessings"]
+        assert (reprocessing["verdict"], reprocessing["by"]) == ("repeated", "RELAY_API_KEY")
         again = await running.client.post(f"/v1/callbacks/{callback['id']}/releases")
         assert again.status_code == 409
 
@@ -269,8 +271,16 @@ async def test_a_released_callback_goes_the_way_it_would_have_gone(tmp_path: Pat
         assert (await running.get(f"/v1/jobs/{job['id']}"))["status"] == "submitted"
     clock.advance(1000)
     async with relay(tmp_path, clock=clock, RELAY_EVOLINK_CALLBACK_SECRET=right) as running:
-        released = (await running.client.post(f"/v1/callbacks/{callback['id']}/releases")).json()
-        assert released["verdict"] == "recorded"
+        key_id, key = await running.app.store.access.create_api_key("default", "", ["admin"], 1)
+        headers = {"authorization": f"Bearer {key}"}
+        released = (await running.client.post(f"/v1/callbacks/{callback['id']}/releases", headers=headers)).json()
+        assert (released["verdict"], released["reason"]) == ("quarantined", callback["reason"])
+        (reprocessing,) = released["reprocessings"]
+        assert (reprocessing["verdict"], reprocessing["by"]) == ("recorded", key_id)
+        assert (await running.get(f"/v1/callbacks/{callback['id']}"))["reprocessings"] == [reprocessing]
+        entries = (await running.get(f"/v1/jobs/{job['id']}/timeline"))["data"]
+        about = [(one["decision"], one["at"]) for one in entries if one["ref"] == callback["id"]]
+        assert about == [("quarantined", callback["received_at"]), ("recorded", reprocessing["at"])]
         assert [released[name] for name in ("id", "received_at", "body", "headers")] == [
             callback[name] for name in ("id", "received_at", "body", "headers")
         ]

@@ -188,7 +188,7 @@ async def test_a_released_callback_does_not_wait_for_keys(tmp_path: Path) -> Non
     async with relay(tmp_path, clock=clock, confirm=False) as running:
         running.world.keys.wrong = "down"
         released = (await running.client.post(f"/v1/callbacks/{callback['id']}/releases")).json()
-        assert (released["verdict"], running.world.keys.asked) == ("recorded", 1)
+        assert (released["reprocessings"][0]["verdict"], running.world.keys.asked) == ("recorded", 1)
         done = await running.get(f"/v1/jobs/{job['id']}")
         assert (done["status"], done["verification"]) == ("succeeded", "token")
 

@@ -106,7 +106,6 @@ class Access:
         `of` makes of the work's result the answer, which is sealed, and the id of the job that it shows; None where
         nothing was done.
         """
-
         where = _place(held.project_id, held.key)
 
         def tied(result: Any) -> Tied | None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from relay.model import Callback, CallbackHead, Event, Verdict
+from relay.model import Callback, CallbackHead, Event, Reprocessing, Verdict
 from relay.storage import pages, rows
 from relay.storage.database import Database, Purpose, Row
 from relay.storage.pages import Listing, Page
@@ -24,6 +24,7 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
     undelivered: bool = False
 
 
+REPROCESSINGS_MAX: Final = 500
 DOUBTFUL: Final = frozenset({Verdict.UNREADABLE, Verdict.MISMATCHED, Verdict.ORPHANED, Verdict.QUARANTINED})
 """Verdicts that few callbacks have: they are listed by an index of their own."""
 PATIENCE_MS: Final = 60_000
@@ -68,6 +69,14 @@ class Callbacks:
         """The project's callback."""
         found = await self._database.rows("callback_of_project", {"id": callback_id, "project_id": project_id})
         return rows.callback(found[0]) if found else None
+
+    async def reprocessings(self, callback: Callback) -> list[Reprocessing]:
+        """How a callback of the project was run again, in order."""
+        if callback.job_id is None:
+            return []
+        params = {"job_id": callback.job_id, "limit": REPROCESSINGS_MAX}
+        found = await self._database.rows("reprocessings_of_job", params)
+        return [rows.reprocessing(row) for row in found if row["callback_id"] == callback.id]
 
     async def page(
         self, project_id: str, listing: Listing, job_id: str | None, verdict: str | None

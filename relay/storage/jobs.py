@@ -49,6 +49,7 @@ class Evidence(msgspec.Struct, frozen=True):
 
     calls: list[Call]
     callbacks: list[Row]
+    reprocessings: list[Row]
     events: list[Row]
     deliveries: list[Delivery]
     attempts: list[Attempt]
@@ -170,6 +171,7 @@ class Jobs:
         return Evidence(
             [rows.call(row) for row in await self._database.rows("calls_of_job", wanted)],
             list(await self._database.rows("callbacks_of_job", wanted)),
+            list(await self._database.rows("reprocessings_of_job", wanted)),
             list(await self._database.rows("events_of_job", wanted)),
             deliveries,
             [attempt for attempt in attempts if attempt.number <= made[attempt.delivery_id]],

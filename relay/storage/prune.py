@@ -91,8 +91,8 @@ async def _jobs(transaction: Transaction, terms: Terms) -> Removed:
     await _prune_events(transaction, [row for row in held if row["job_id"] in job_ids])
     await transaction.run_many("prune_job_metadata", [params for job in jobs for params in _metadata(job)])
     await transaction.rows("forget_headers_of_payments", gone | {"nothing": b""})
-    for name in ("prune_callbacks_of_jobs", "prune_calls_of_jobs", "prune_endpoints_of_jobs", "prune_jobs"):
-        await transaction.rows(name, gone)
+    for name in ("callbacks_of_jobs", "reprocessings_of_jobs", "calls_of_jobs", "endpoints_of_jobs", "jobs"):
+        await transaction.rows(f"prune_{name}", gone)
     return {"jobs": len(jobs)} | _sums(going, STORED)
 
 

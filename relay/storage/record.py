@@ -13,7 +13,7 @@ import msgspec
 
 from relay import expiring, ids, views
 from relay.lifecycle import Move, doubted
-from relay.model import Call, EventType, Job, Verdict
+from relay.model import Call, EventType, Job, Reprocessing, Verdict
 from relay.storage import payments, rows
 from relay.storage.database import Hint, Transaction
 from relay.storage.fanout import FanOut, Fresh, NewEvent
@@ -27,7 +27,8 @@ HEADERS_MAX: Final = 1 << 17
 class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     """A callback as it came; `digest` is None where the body could not be read.
 
-    `quarantined` says why it is not believed at all; `released` is one that is stored, and run again.
+    `quarantined` says why it is not believed at all; `released_by` is the key of the person who has one that is stored
+    run again.
     """
 
     id: str
@@ -40,7 +41,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: str | None = None
     quarantined: str | None = None
     foreign: bool = False
-    released: bool = False
+    released_by: str | None = None
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +66,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     reason: str | None
     announced: EventType | None = None
+    reprocessing: Reprocessing | None = None
     fresh: Sequence[Fresh] = ()
 
 
@@ -107,7 +109,7 @@ class Recorder:
         for fact in facts:
             batch.take(fact)
         await transaction.run_many("insert_callback", batch.callbacks)
-        await transaction.run_many("release_callback", batch.released)
+        await transaction.run_many("insert_reprocessing", batch.released)
         await transaction.run_many("insert_call", batch.calls)
         settled = [(fact.job_id, fact.at, fact.settlement) for fact in facts if fact.settlement]
         if settled:
@@ -158,6 +160,8 @@ class _Batch:
             moved = self._timed(moved, fact.at)
         tombstone = self._elsewhere.tombstones.get(fact.job_id)
         recorded = _result(job, moved, fact, tombstone)
+        if fact.arrival and fact.arrival.released_by is not None:
+            recorded = msgspec.structs.replace(recorded, reprocessing=_reprocessing(fact, fact.arrival, recorded))
         job = moved.job if moved else job
         if fact.call and job:
             self.calls.append(msgspec.to_builtins(fact.call) | {"decision": recorded.reason})
@@ -182,10 +186,11 @@ class _Batch:
         self, fact: Fact, arrival: Arrival, job: Job | None, tombstone: Tombstone | None, recorded: Recorded
     ) -> Job | None:
         """The callback as evidence, unless its job has as many as are kept; the job with one more seen."""
-        if arrival.released:
-            outcome = _outcome_params(arrival, recorded)
-            self.released.append({"id": arrival.id, "project_id": _owner(fact, job, tombstone), **outcome})
-        elif _seen(fact, job, self._elsewhere) < self._room.number_max:
+        if arrival.released_by is not None:
+            of = {"project_id": _owner(fact, job, tombstone), "job_id": fact.job_id}
+            self.released.append(of | msgspec.to_builtins(recorded.reprocessing))
+            return job
+        if _seen(fact, job, self._elsewhere) < self._room.number_max:
             params = _callback_params(fact, arrival, _owner(fact, job, tombstone), recorded)
             size = len(params["body"]) + len(params["headers"])
             if self._elsewhere.bytes[fact.job_id] + size <= self._room.bytes_max:
@@ -327,10 +332,19 @@ def _callback_params(fact: Fact, arrival: Arrival, project_id: str, recorded: Re
         "size": arrival.size,
         "headers": rows.text(arrival.headers),
         "body": arrival.body,
-        **_outcome_params(arrival, recorded),
+        "verdict": recorded.verdict,
+        "reason": recorded.reason,
+        "digest": arrival.digest,
     }
 
 
-def _outcome_params(arrival: Arrival, recorded: Recorded) -> dict[str, Any]:
-    """What became of a callback."""
-    return {"verdict": recorded.verdict, "reason": recorded.reason, "digest": arrival.digest}
+def _reprocessing(fact: Fact, arrival: Arrival, recorded: Recorded) -> Reprocessing:
+    """What came of a callback that was run again."""
+    return Reprocessing(
+        id=ids.new_id(ids.REPROCESSING),
+        callback_id=arrival.id,
+        at=fact.at,
+        key_id=arrival.released_by or "",
+        verdict=recorded.verdict,
+        reason=recorded.reason,
+    )

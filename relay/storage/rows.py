@@ -18,6 +18,7 @@ from relay.model import (
     Event,
     EventType,
     Job,
+    Reprocessing,
     Verdict,
 )
 from relay.outbox import Attempt, Delivery, DeliveryState, Endpoint, Outcome, Redelivery
@@ -38,6 +39,8 @@ def columns_of(kind: type[msgspec.Struct]) -> Callable[[Row], dict[str, Any]]:
 _of_job, _of_endpoint, _of_event, _of_call = columns_of(Job), columns_of(Endpoint), columns_of(Event), columns_of(Call)
 _of_delivery, _of_attempt, _of_callback = columns_of(Delivery), columns_of(Attempt), columns_of(Callback)
 _of_redelivery, _of_callback_head = columns_of(Redelivery), columns_of(CallbackHead)
+
+_of_reprocessing = columns_of(Reprocessing)
 
 
 def text(value: object) -> str | None:
@@ -151,6 +154,11 @@ def callback(row: Row) -> Callback:
     values = _of_callback(row)
     headers = [(name, value) for name, value in msgspec.json.decode(values["headers"])]
     return Callback(**{**values, "verdict": Verdict(values["verdict"]), "headers": headers})
+
+
+def reprocessing(row: Row) -> Reprocessing:
+    """The reprocessing of a row."""
+    return Reprocessing(**{**_of_reprocessing(row), "verdict": Verdict(row["verdict"])})
 
 
 def call(row: Row) -> Call:

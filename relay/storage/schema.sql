@@ -293,3 +293,16 @@ CREATE TABLE sealing_keys (
     fingerprint BYTEA PRIMARY KEY,
     first_seen_at BIGINT NOT NULL
 );
+
+CREATE TABLE reprocessings (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL,
+    callback_id TEXT NOT NULL,
+    job_id TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    key_id TEXT NOT NULL,
+    verdict TEXT NOT NULL,
+    reason TEXT
+);
+
+CREATE INDEX reprocessings_of_job ON reprocessings (job_id, id);

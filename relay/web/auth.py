@@ -12,12 +12,15 @@ from relay.storage.access import digest
 from relay.storage.record import DEFAULT_PROJECT
 
 KEY_MAX_CHARS: Final = 512
+BOOTSTRAP_KEY: Final = "RELAY_API_KEY"
+"""What stands for the id of the key that has no row."""
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """The project that everything is done in, and whether the key is an admin's."""
+    """The project that everything is done in, the key that it is done with, and whether that is an admin's."""
 
     project_id: str
+    key_id: str
     admin: bool = False
 
 
@@ -28,13 +31,13 @@ async def caller(app: App, request: Request, scope: str) -> Caller:
         raise Unauthorized("send the API key as Authorization: Bearer <api key>")
     bootstrap = app.settings.api_key
     if bootstrap and hmac.compare_digest(digest(text), digest(bootstrap)):
-        return Caller(DEFAULT_PROJECT, admin=True)
+        return Caller(DEFAULT_PROJECT, BOOTSTRAP_KEY, admin=True)
     key = await app.store.access.api_key(text)
     if key is None:
         raise Unauthorized("the API key is not known here, or was revoked")
     if not key.scopes & {scope, "admin"}:
         raise Forbidden(f"this needs an API key with the scope {scope}")
-    return Caller(key.project_id, admin="admin" in key.scopes)
+    return Caller(key.project_id, key.id, admin="admin" in key.scopes)
 
 
 def bearer(request: Request) -> str | None:

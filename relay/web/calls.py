@@ -53,6 +53,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     app: App
     request: Request
     project_id: str
+    key_id: str
     operator: bool = False
     """Whether an admin of the default project calls: the one who runs this relay, and may see all of it."""
     raw: bytes = b""
@@ -144,6 +145,7 @@ def handled(
                 app=app,
                 request=request,
                 project_id=caller.project_id,
+                key_id=caller.key_id,
                 operator=caller.admin and caller.project_id == DEFAULT_PROJECT,
                 raw=raw,
                 idempotency_key=key,

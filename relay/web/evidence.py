@@ -1,5 +1,6 @@
 """`/v1/events`, `/v1/deliveries`, `/v1/callbacks`: what is stored, for whoever wants to see it."""
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
@@ -7,7 +8,7 @@ from starlette.responses import Response, StreamingResponse
 
 from relay import ids, views
 from relay.errors import FieldError, InvalidInput, NotFound
-from relay.model import Callback, CallbackHead, EventType, Verdict
+from relay.model import Callback, CallbackHead, EventType, Reprocessing, Verdict
 from relay.outbox import Delivery, DeliveryState
 from relay.storage.evidence import EventFilter
 from relay.web.calls import Call, Nothing, listed, listing_of, one_of
@@ -109,12 +110,13 @@ async def callback(call: Call) -> Response:
     found = await call.app.store.callbacks.get(call.path("id"), call.project_id)
     if found is None:
         raise NotFound("there is no such callback")
-    return JSON(shown(call, found))
+    return JSON(shown(call, found, await call.app.store.callbacks.reprocessings(found)))
 
 
-def shown(call: Call, callback: Callback) -> views.Json:
+def shown(call: Call, callback: Callback, reprocessings: Sequence[Reprocessing]) -> views.Json:
     """Return a callback as it came, except for relay's own secrets, which some providers repeat: they are cut out."""
-    return views.callback(msgspec.structs.replace(_cut(call, callback), body=call.app.redactor.raw(callback.body)))
+    cut = msgspec.structs.replace(_cut(call, callback), body=call.app.redactor.raw(callback.body))
+    return views.callback(cut) | {"reprocessings": [views.reprocessing(one) for one in reprocessings]}
 
 
 def _cut(call: Call, head: Head) -> Head:

@@ -6,6 +6,7 @@ import msgspec
 from starlette.responses import Response
 
 from relay import views
+from relay.clock import rfc3339
 from relay.errors import Conflict, NotFound
 from relay.model import Job, Verdict
 from relay.storage.record import Recorded
@@ -57,7 +58,10 @@ async def fail(call: Call) -> Response:
 
 
 async def release(call: Call) -> Response:
-    """`POST /v1/callbacks/{id}/releases`: 200 with the quarantined callback after it was run again."""
+    """`POST /v1/callbacks/{id}/releases`: 200 with the quarantined callback after it was run again.
+
+    It keeps its verdict; `reprocessings` tells what came of it. One that was still not readable may be run once more.
+    """
     call.fields(Nothing)
     callbacks = call.app.store.callbacks
     callback = await callbacks.get(call.path("id"), call.project_id)
@@ -65,13 +69,15 @@ async def release(call: Call) -> Response:
         raise NotFound("there is no such callback")
     if callback.verdict is not Verdict.QUARANTINED:
         raise Conflict(f"the callback is {callback.verdict}: only a quarantined one can be released")
+    before = await callbacks.reprocessings(callback)
+    done = [one for one in before if one.verdict is not Verdict.UNREADABLE]
+    if done:
+        raise Conflict(f"the callback was released before, at {rfc3339(done[-1].at)} by {done[-1].key_id}")
 
     def released(recorded: Recorded) -> Response:
-        after = msgspec.structs.replace(callback, verdict=recorded.verdict, reason=recorded.reason)
-        return JSON(shown(call, after))
+        return JSON(shown(call, callback, [*before, *([recorded.reprocessing] if recorded.reprocessing else [])]))
 
-    await call.app.receiver.release(callback, call.tie(released))
-    return JSON(shown(call, await callbacks.get(callback.id, call.project_id) or callback))
+    return released(await call.app.receiver.release(callback, call.key_id, call.tie(released)))
 
 
 def _shown(recorded: Recorded) -> Response | None:

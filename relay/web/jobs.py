@@ -89,6 +89,7 @@ async def show_timeline(call: Call) -> Response:
         *(line for payment in stored.payments for line in timeline.of_payment(payment)),
         *map(timeline.of_call, stored.calls),
         *map(timeline.of_callback, stored.callbacks),
+        *map(timeline.of_reprocessing, stored.reprocessings),
         *map(timeline.of_event, stored.events),
         *map(timeline.of_delivery, stored.deliveries),
         *map(timeline.of_attempt, stored.attempts),

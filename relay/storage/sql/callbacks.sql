@@ -3,9 +3,14 @@
 INSERT INTO callbacks (id, project_id, job_id, provider, verdict, reason, received_at, size, headers, body, digest)
 VALUES (:id, :project_id, :job_id, :provider, :verdict, :reason, :received_at, :size, :headers, :body, :digest);
 
--- name: release_callback
--- What became of a quarantined callback when it was run again.
-UPDATE callbacks SET verdict = :verdict, reason = :reason, digest = :digest WHERE id = :id AND project_id = :project_id AND verdict || '' = 'quarantined';
+-- name: insert_reprocessing
+-- A quarantined callback was run again, and keeps its own verdict.
+INSERT INTO reprocessings (id, project_id, callback_id, job_id, at, key_id, verdict, reason)
+VALUES (:id, :project_id, :callback_id, :job_id, :at, :key_id, :verdict, :reason);
+
+-- name: reprocessings_of_job
+-- How a job's callbacks were run again, in order.
+SELECT id, callback_id, at, key_id, verdict, reason FROM reprocessings WHERE job_id = :job_id ORDER BY id LIMIT :limit;
 
 -- name: recorded_digests
 -- What has been heard of these jobs already.

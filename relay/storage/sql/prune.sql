@@ -40,6 +40,10 @@ DELETE FROM job_metadata WHERE project_id = :project_id AND pair = :pair AND job
 -- What came in about these jobs.
 DELETE FROM callbacks WHERE job_id IN (SELECT value FROM json_each(:jobs));
 
+-- name: prune_reprocessings_of_jobs
+-- How these jobs' callbacks were run again.
+DELETE FROM reprocessings WHERE job_id IN (SELECT value FROM json_each(:jobs));
+
 -- name: prune_calls_of_jobs
 -- What these jobs' providers were asked.
 DELETE FROM calls WHERE job_id IN (SELECT value FROM json_each(:jobs));
