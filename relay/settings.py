@@ -5,13 +5,17 @@ So a deploy fails with the whole list.
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 
 from relay.errors import SettingsError
 from relay.reading import Network
 from relay.variables import PROVIDER_SETTINGS, SETTINGS, Setting
+
+FILE: Final = "_FILE"
+FILE_BYTES_MAX: Final = 8192
 
 
 class ProviderSettings(msgspec.Struct, frozen=True):
@@ -112,10 +116,19 @@ def load(environ: Mapping[str, str], providers: tuple[str, ...]) -> Settings:
     return Settings(**values)
 
 
+def secret_names(providers: tuple[str, ...]) -> list[str]:
+    """The variables that hold a secret."""
+    of_providers = [
+        s.name.replace("<PROVIDER>", name.upper()) for s in PROVIDER_SETTINGS if s.secret for name in providers
+    ]
+    return [setting.name for setting in SETTINGS if setting.secret] + of_providers
+
+
 def unknown(environ: Mapping[str, str], providers: tuple[str, ...]) -> list[str]:
     """RELAY_ variables that no setting reads, typing errors mostly, each with the name that was probably meant."""
     known = {setting.name for setting in SETTINGS}
     known |= {setting.name.replace("<PROVIDER>", name.upper()) for setting in PROVIDER_SETTINGS for name in providers}
+    known |= {f"{name}{FILE}" for name in secret_names(providers)}
     found = sorted(name for name in environ if name.startswith("RELAY_") and name not in known)
     meant = [difflib.get_close_matches(name, known, n=1, cutoff=0.8) for name in found]
     return [f"{name} (did you mean {close[0]}?)" if close else name for name, close in zip(found, meant, strict=True)]
@@ -129,14 +142,34 @@ def _provider(name: str, environ: Mapping[str, str], errors: list[str]) -> Provi
 
 def _read(setting: Setting, name: str, environ: Mapping[str, str], errors: list[str]) -> Any:
     """One variable; an empty one counts as not set. An error gives the default as an example."""
-    text = environ.get(name, "").strip() or setting.default
-    if text is None:
-        return None
     try:
-        return setting.read(text)
+        text = (_of_file(name, environ) if setting.secret else environ.get(name, "").strip()) or setting.default
+        return None if text is None else setting.read(text)
     except ValueError as error:
         said = str(error)
         has_one = any(words in said for words in ("such as", "one of", "1 or 0", "make one with"))
         example = f", such as {setting.default}" if setting.default and not has_one else ""
         errors.append(f"{name} {said}{example}")
         return None
+
+
+def _of_file(name: str, environ: Mapping[str, str]) -> str:
+    """A secret, from its variable or from the file that `…_FILE` names; ValueError for both, or no such file."""
+    given, path = environ.get(name, "").strip(), environ.get(name + FILE, "").strip()
+    if not path:
+        return given
+    if given:
+        raise ValueError(f"must be set once: {name} or {name}{FILE}")
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"must be in the file that {name}{FILE} names, which cannot be read: {error.strerror}"
+        ) from None
+    try:
+        text = content[:FILE_BYTES_MAX].decode().strip()
+    except UnicodeDecodeError:
+        text = ""
+    if not text or len(content) > FILE_BYTES_MAX:
+        raise ValueError(f"must be in the file that {name}{FILE} names, as text of at most {FILE_BYTES_MAX} bytes")
+    return text

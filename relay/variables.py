@@ -9,13 +9,17 @@ from relay import reading
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """One environment variable: its name, the field it fills, its default as text, how it is read, its meaning."""
+    """One environment variable: its name, the field it fills, its default as text, how it is read, its meaning.
+
+    One that is `secret` may also be given as a file (`…_FILE`), and leaves the process's environment once it is read.
+    """
 
     name: str
     field: str
     default: str | None
     read: Callable[[str], Any]
     meaning: str
+    secret: bool = False
 
 
 SETTINGS: Final = (
@@ -34,6 +38,7 @@ SETTINGS: Final = (
         "",
         reading.secret_keys,
         "comma list, newest last: signs callback tokens, seals secrets at rest",
+        secret=True,
     ),
     Setting(
         "RELAY_API_KEY",
@@ -41,6 +46,7 @@ SETTINGS: Final = (
         None,
         reading.api_key,
         "an admin key of project `default`, without a row in the database",
+        secret=True,
     ),
     Setting("DATABASE_URL", "database_url", "sqlite:///./data/relay.db", str, "sqlite:///path or postgres://…"),
     Setting(
@@ -154,6 +160,7 @@ SETTINGS: Final = (
         None,
         reading.wallet_key,
         "the private key that pays StableStudio and x402.org in USDC; needs the extra x402",
+        secret=True,
     ),
     Setting(
         "RELAY_SPEND_MAX_PER_JOB", "spend_max_per_job", "1.00", reading.usdc, "the most USDC that one job may cost"
@@ -191,6 +198,7 @@ SETTINGS: Final = (
         None,
         reading.rpc_url,
         "a JSON-RPC node of the chain: with it, a payment of unknown fate is proven made or void",
+        secret=True,
     ),
     Setting(
         "RELAY_STABLESTUDIO_SCHEMA",
@@ -396,6 +404,7 @@ PROVIDER_SETTINGS: Final = (
         None,
         str,
         "the provider's API key; without one the provider is not configured",
+        secret=True,
     ),
     Setting(
         "RELAY_<PROVIDER>_BASE_URL",
@@ -417,6 +426,7 @@ PROVIDER_SETTINGS: Final = (
         None,
         reading.webhook_secret,
         "whsec_…: callbacks must carry a Standard Webhooks signature; one that does not is quarantined",
+        secret=True,
     ),
     Setting(
         "RELAY_<PROVIDER>_PAY_TO",

@@ -18,7 +18,7 @@ from packaging.version import Version
 from relay.variables import PROVIDER_SETTINGS, SETTINGS
 
 ROOT = Path(__file__).parents[1]
-FILES = ("requirements.txt", "requirements-test.txt")
+FILES = ("requirements.txt", "requirements-x402.txt", "requirements-test.txt")
 SUPPORTED = ("3.11", "3.12", "3.13")
 DEV = ROOT / "deploy" / "dev"
 NEEDED = ("nodejs", "npm", "git", "postgresql", "pgbouncer")
@@ -28,6 +28,12 @@ NEEDED = ("nodejs", "npm", "git", "postgresql", "pgbouncer")
 def project() -> dict[str, dict[str, list[str]]]:
     """pyproject.toml; only its lists of requirements are looked at here."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def extra(name: str) -> list[str]:
+    """What an extra of pyproject.toml brings."""
+    brought: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][name]
+    return brought
 
 
 def pins(file: str) -> dict[str, list[str]]:
@@ -76,6 +82,8 @@ def test_requirements_are_up_to_date(file: str, python: str) -> None:
     """What pyproject.toml asks for is pinned, once for each Python, within its bounds; else: ./deploy/dev lock."""
     data = project()
     wanted = data["project"]["dependencies"]
+    if file == "requirements-x402.txt":
+        wanted = [*wanted, *extra("x402")]
     if file == "requirements-test.txt":
         wanted = [*wanted, *data["dependency-groups"]["test"], *data["dependency-groups"]["lint"]]
     machine = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
@@ -94,6 +102,21 @@ def test_tests_run_with_what_production_runs_with() -> None:
         versions = {str(each.specifier) for each in pinned("requirements-test.txt", name)}
         assert versions == {str(each.specifier) for each in pinned("requirements.txt", name)}
         assert set(hashes) <= {each for other in tests if Requirement(other).name == name for each in tests[other]}
+
+
+def test_payments_are_installed_with_what_relay_runs_with() -> None:
+    """requirements-x402.txt contains requirements.txt, entry by entry and hash by hash, so that it is enough alone."""
+    runtime, paying = pins("requirements.txt"), pins("requirements-x402.txt")
+    held = {(Requirement(entry).name, str(Requirement(entry).specifier)): set(paying[entry]) for entry in paying}
+    for entry, hashes in runtime.items():
+        assert held[Requirement(entry).name, str(Requirement(entry).specifier)] == set(hashes), entry
+
+
+def test_no_text_installs_relay_by_a_name() -> None:
+    """No file tells anybody to install `callback-relay` from a registry, where anybody could register the name."""
+    told = re.compile(r"pip install[^\n]*callback-relay")
+    files = [*python_files(), ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md"), DEV]
+    assert [path.name for path in files if path.name != "test_house.py" and told.search(path.read_text())] == []
 
 
 def test_every_dependency_says_why() -> None:

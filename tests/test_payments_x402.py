@@ -271,7 +271,7 @@ from relay.payments.x402 import Wallet
 try:
     Wallet("0x" + "4" * 64)
 except SettingsError as error:
-    sys.exit(0 if "callback-relay[x402]" in str(error) and "4" * 64 not in str(error) else 2)
+    sys.exit(0 if "requirements-x402.txt" in str(error) and "4" * 64 not in str(error) else 2)
 sys.exit(3)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,6 +1,8 @@
 """Keys that can be guessed or are not the database's, signing keys of each project, and how keys are retired."""
 
 import base64
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,12 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay import reading
+from relay.cli import load_settings
 from relay.cli.keys import command as keys_command
 from relay.cli.migrate import command as migrate_command
 from relay.clock import SystemClock
 from relay.errors import SettingsError
 from relay.sandbox.sink import Received
 from relay.seal import Seal, place
+from relay.settings import FILE_BYTES_MAX, load, unknown
+from relay.signing import new_secret
 from relay.storage import sealing
 from relay.storage.database import Database, Transaction
 from relay.storage.store import open_database
@@ -299,6 +304,46 @@ def test_the_commands_retire_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         done = runner.invoke(keys_command, arguments)
         assert done.exit_code == 0, done
         assert said in done.output
+
+
+def test_secrets_are_read_from_files(tmp_path: Path) -> None:
+    """Take a secret from the file that `…_FILE` names; name one that is set twice, or whose file is no text."""
+    file, odd = tmp_path / "key", tmp_path / "odd"
+    file.write_text(f"{SECRET_KEY}\n")
+    odd.write_bytes(b"\xff" * 40)
+    loaded = load({"RELAY_SECRET_KEYS_FILE": str(file), "RELAY_EVOLINK_API_KEY_FILE": str(file)}, ("evolink",))
+    assert loaded.secret_keys == (SECRET_KEY,)
+    assert loaded.provider("evolink").api_key == SECRET_KEY
+    file.write_bytes(b"k" * (FILE_BYTES_MAX + 1))
+    for environ in (
+        {"RELAY_API_KEY": SECRET_KEY, "RELAY_API_KEY_FILE": str(file)},
+        {"RELAY_API_KEY_FILE": str(tmp_path / "absent")},
+        {"RELAY_API_KEY_FILE": str(odd)},
+        {"RELAY_API_KEY_FILE": str(file)},
+    ):
+        with pytest.raises(SettingsError, match="RELAY_API_KEY_FILE") as refused:
+            load(environ, ())
+        assert SECRET_KEY not in str(refused.value)
+    assert unknown({"RELAY_API_KEY_FILE": "x", "RELAY_EVOLINK_API_KEY_FILE": "x", "RELAY_PORT_FILE": "x"}, ("evolink",))
+
+
+def test_secrets_leave_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read every secret, and leave none of them to children; what is no secret stays."""
+    values = {
+        "RELAY_SECRET_KEYS": SECRET_KEY,
+        "RELAY_API_KEY": SECRET_KEY,
+        "RELAY_WALLET_KEY": "0x" + "12" * 32,
+        "RELAY_EVOLINK_API_KEY": "sk-evolink",
+        "RELAY_EVOLINK_CALLBACK_SECRET": new_secret(),
+        "RELAY_CHAIN_RPC_URL": "https://rpc.example/key",
+        "RELAY_ENV": "tests",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    loaded = load_settings()
+    assert (loaded.api_key, loaded.wallet_key) == (values["RELAY_API_KEY"], values["RELAY_WALLET_KEY"])
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.environ)"], capture_output=True, check=True)
+    assert [name for name in values if name in done.stdout.decode()] == ["RELAY_ENV"]
 
 
 async def _damage(transaction: Transaction, endpoint_id: str) -> None:

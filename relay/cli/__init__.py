@@ -78,9 +78,14 @@ def settle() -> None:
 
 
 def load_settings() -> Settings:
-    """The environment's settings; the wallet's key leaves it, since a child or a crash report would show it."""
+    """The environment's settings; the secrets leave it, since a child or a crash report would show them.
+
+    What the system shows of a process's environment (/proc/PID/environ, to its own user and root) is as it started.
+    """
     from relay.providers import DEV_PROVIDERS, PROVIDERS
 
-    loaded = settings.load(os.environ, (*PROVIDERS, *DEV_PROVIDERS))
-    os.environ.pop("RELAY_WALLET_KEY", None)
+    providers = (*PROVIDERS, *DEV_PROVIDERS)
+    loaded = settings.load(os.environ, providers)
+    for name in settings.secret_names(providers):
+        os.environ.pop(name, None)
     return loaded

@@ -26,6 +26,9 @@ _LINES: Final = (
     *("domain", "uri", "version", "chainId", "nonce", "issuedAt"),
     *("expirationTime", "notBefore", "requestId", "statement"),
 )
+_URI: Final = re.compile(
+    r"https?://(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::[0-9]{1,5})?(?:[/?#](?:[A-Za-z0-9._~!$&'()*+,;=:@/?#-]|%[0-9A-Fa-f]{2})*)?"
+)
 _LINE: Final = re.compile(rf"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{{1,{TEXT_MAX}}}")
 
 
@@ -95,11 +98,9 @@ def _check(said: Mapping[str, Any], uri: str, now_ms: int) -> None:
 
 
 def _host(uri: str) -> str | None:
-    """The host that a URI names."""
-    try:
-        return urlsplit(uri).hostname
-    except ValueError:
-        return None
+    """The host that a URI names to every reader: None where two could disagree, as about a backslash or an @."""
+    found = _URI.fullmatch(uri)
+    return found["host"].lower() if found else None
 
 
 def _at(time: str) -> int:

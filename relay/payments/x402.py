@@ -79,7 +79,9 @@ class Wallet:
         try:
             from eth_account import Account  # noqa: PLC0415
         except ImportError:
-            raise SettingsError("RELAY_WALLET_KEY needs eth-account: pip install 'callback-relay[x402]'") from None
+            raise SettingsError(
+                "RELAY_WALLET_KEY needs eth-account: pip install '.[x402]' in the checkout, or -r requirements-x402.txt"
+            ) from None
         try:
             if not _KEY.fullmatch(private_key):  # the library would take a digit less for another wallet's key
                 raise ValueError
