@@ -88,13 +88,11 @@ def endpoint(endpoint: Endpoint) -> Json:
     return {
         "id": endpoint.id,
         "object": "endpoint",
-        "project": endpoint.project_id,
         "url": endpoint.url,
         "event_types": endpoint.event_types,
         "description": endpoint.description,
         "metadata": endpoint.metadata,
         "headers": dict.fromkeys(endpoint.headers, "[redacted]"),
-        "secret_readable": endpoint.secret != "",
         "providers": endpoint.providers,
         "rate_limit_per_s": endpoint.rate_limit_per_s,
         "in_flight_max": endpoint.in_flight_max,
@@ -108,6 +106,8 @@ def endpoint(endpoint: Endpoint) -> Json:
         "last_failure_at": time_or_none(endpoint.last_failure_at),
         "created_at": rfc3339(endpoint.created_at),
         "updated_at": rfc3339(endpoint.updated_at),
+        "project": endpoint.project_id,
+        "secret_readable": endpoint.secret != "",
     }
 
 
