@@ -49,6 +49,7 @@ from relay.stop import LAST_S, Stop
 from relay.storage.database import Hint
 from relay.storage.database_url import is_postgres, sqlite_path
 from relay.storage.record import Recorded
+from relay.storage.sealing import is_sealed
 from relay.storage.single_process import alone
 from relay.storage.store import Store, StoreOptions
 from relay.stream import Streams
@@ -386,6 +387,11 @@ def secret_keys(settings: Settings) -> tuple[str, ...]:
         raise SettingsError("RELAY_SECRET_KEYS must be set with PostgreSQL (make one with: openssl rand -base64 32)")
     database = sqlite_path(settings.database_url)
     path = database.with_name(database.name + ".secret")
+    if not path.exists() and is_sealed(database):
+        raise SettingsError(
+            f"{database.name} is sealed with a key, and {path.name} beside it is gone: put the file back from the "
+            "backup, or set RELAY_SECRET_KEYS to what was in it"
+        )
     if not path.exists() and whole_file.make_once(path, secrets.token_urlsafe(32)):
         _logger.warning(
             "secret_key.made",

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,23 @@ async def test_other_keys_than_the_databases_are_refused(tmp_path: Path) -> None
     with pytest.raises(SettingsError):
         async with relay(tmp_path, RELAY_SECRET_KEYS=SECRET_KEY):
             pass
+
+
+async def test_a_lost_secret_file_is_missed(tmp_path: Path) -> None:
+    """Refuse a database whose key file is gone, and make no other in its place; with the file back, relay starts."""
+    own_key = partial(relay, tmp_path, RELAY_SECRET_KEYS="", DATABASE_URL=f"sqlite:///{tmp_path}/relay.db")
+    async with own_key():
+        pass
+    file = tmp_path / "relay.db.secret"
+    key = file.read_text()
+    file.unlink()
+    with pytest.raises(SettingsError, match=r"relay\.db\.secret beside it is gone"):
+        async with own_key():
+            pass
+    assert not file.exists()
+    file.write_text(key)
+    async with own_key():
+        pass
 
 
 async def test_a_database_of_a_former_version_tells_its_keys_by_its_secrets(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ A relay that was started with other keys would answer 404 to every outstanding c
 it does not start.
 """
 
+import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -35,6 +38,17 @@ async def require_keys(database: Database, seal: Seal, now_ms: int) -> None:
     new = seal.fingerprints[-1:] if known else seal.fingerprints
     if set(new) - known:
         await database.transact(partial(_remember, fingerprints=new, now_ms=now_ms))
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a SQLite file is there that something is sealed in; nothing is made, and the file stays as it is."""
+    if not path.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return connection.execute("SELECT 1 FROM sealing_keys LIMIT 1").fetchone() is not None
+    except sqlite3.Error:  # of a former version, or no database: whoever opens it says so
+        return False
 
 
 async def _all_broken(database: Database, seal: Seal) -> bool:
