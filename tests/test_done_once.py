@@ -1,6 +1,7 @@
 """One Idempotency-Key does its work once: killed before its answer was kept, suspended, or asked of another process."""
 
 import asyncio
+import re
 import signal
 import time
 from contextlib import AsyncExitStack
@@ -11,6 +12,7 @@ import httpx
 import msgspec
 import pytest
 
+from relay.web.asgi import API
 from tests import processes
 from tests.running import DATABASES, INPUT, KEY
 from tests.test_kill import Scene, scene
@@ -30,7 +32,13 @@ VERBS: Final = {
     "status check": ("POST", "/v1/jobs/{job}/status-checks", {}, 200),
     "resubmission": ("POST", "/v1/jobs/{failed}/resubmissions", {"accept_double_charge": True}, 202),
 }
-"""Everything that does work for a request, but the creation of jobs, which tests/test_kill.py kills."""
+"""Everything that does work for a request, but what is ELSEWHERE."""
+ELSEWHERE: Final = {
+    ("POST", "/v1/jobs"),  # tests/test_kill.py
+    ("POST", "/v1/quotes"),  # does nothing that a second one would do again
+    ("POST", "/v1/files"),  # tests/test_paid_uploads.py: what is bought is bought once; the rest is the provider's
+    ("POST", "/v1/callbacks/{id}/releases"),  # a second one finds nothing that is quarantined
+}
 
 
 def client(stage: Scene) -> httpx.AsyncClient:
@@ -110,6 +118,13 @@ async def test_killed_before_its_answer_was_kept_the_work_is_done_once(tmp_path:
     else:
         assert changed == once.get(verb, {})
     assert len(stage.world.submissions) == sent
+
+
+def test_every_request_that_does_work_is_tried() -> None:
+    """Try each route that changes something: one that is new is killed here too, or says why it need not be."""
+    tried = {(method, re.sub(r"{\w+}", "{id}", path)) for method, path, _, _ in VERBS.values()}
+    working = {(method, path) for method, path, _, _ in API if method != "GET"}
+    assert working == tried | ELSEWHERE
 
 
 async def test_killed_while_the_provider_answers_a_resubmission_is_sent_once(tmp_path: Path) -> None:
