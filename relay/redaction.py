@@ -30,7 +30,13 @@ _ESCAPES: Final = (
 """What begins an escape, which is looked for first, and a letter that is written so without need."""
 _PUNCTUATION: Final = re.compile(r"[^A-Za-z0-9_-]")
 _BASE64: Final = r"[A-Za-z0-9+/_-]*"
-_TOKEN_LETTER: Final = rf"(?:[A-Za-z0-9_-]|%(?:25)*(?:{_ALNUM})|\\+[uU]00(?:{_ALNUM})|&#[xX]?[0-9A-Fa-f]{{2,5}};)"
+_BASE64_START: Final = r"(?<![A-Za-z0-9+/_-])"
+"""A search that could begin within a run of such letters takes the square of its length."""
+_SLASHES: Final = r"\\{1,16}"
+"""Escaped four times; without the bound a run of backslashes takes the square of its length."""
+_TOKEN_LETTER: Final = (
+    rf"(?:[A-Za-z0-9_-]|%(?:25)*(?:{_ALNUM})|{_SLASHES}[uU]00(?:{_ALNUM})|&#[xX]?[0-9A-Fa-f]{{2,5}};)"
+)
 
 
 class Redactor:
@@ -63,7 +69,7 @@ class Redactor:
             text = text.replace(secret, CUT)
         for variant in self._variants:
             if variant in text:
-                text = re.sub(_BASE64 + re.escape(variant) + _BASE64 + "=*", CUT, text)
+                text = re.sub(_BASE64_START + _BASE64 + re.escape(variant) + _BASE64 + "=*", CUT, text)
         return self._escaped.sub(CUT, text)
 
     def json(self, value: Any) -> Any:
@@ -104,9 +110,9 @@ def _any_form(char: str) -> str:
     """The pattern of one character, as it is or escaped in any of the usual ways."""
     code = f"{ord(char):02x}"
     digits = "".join(f"[{digit.upper()}{digit}]" if digit.isalpha() else digit for digit in code)
-    slash = r"\\*" if char == "/" else ""
+    slash = rf"(?:{_SLASHES})?" if char == "/" else ""
     numbered = rf"&#(?:[xX]0*{digits}|0*{ord(char)});"
-    return rf"(?:{slash}{re.escape(char)}|%(?:25)*{digits}|\\+[uU]00{digits}|{numbered})"
+    return rf"(?:{slash}{re.escape(char)}|%(?:25)*{digits}|{_SLASHES}[uU]00{digits}|{numbered})"
 
 
 def _in_base64(literal: str) -> set[str]:

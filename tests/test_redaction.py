@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 import timeit
 from collections.abc import Callable
 from pathlib import Path
@@ -182,3 +183,28 @@ async def test_a_receiver_that_repeats_its_headers(tmp_path: Path) -> None:
         )["data"]
         (attempt,) = (await running.get(f"/v1/deliveries/{delivery['id']}"))["attempts"]
     assert attempt["response_excerpt"] == f"500 for x-key={CUT} and {CUT}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\\u0061" + "\\" * 1_000_000,
+        "/%61" + "\\" * 1_000_000,
+        f"{base64.b64encode(f'xx{KEY}'.encode()).decode()}!{'A' * 1_000_000}",
+        "%61%" + "25" * 500_000,
+        "&#61;&#" + "0" * 1_000_000,
+    ],
+    ids=["backslashes", "after a slash", "base64", "percent", "entity"],
+)
+def test_looking_takes_time_by_length_alone(text: str) -> None:
+    """Look through a megabyte that is made to be slow in seconds; it took the square of its length, hours."""
+    began = time.process_time()
+    REDACTOR.text(text)
+    assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize("slashes", [1, 3, 15, 16])
+def test_a_secret_is_cut_however_often_it_was_escaped(slashes: int) -> None:
+    """Cut a key whose letters are JSON escapes that were escaped again, up to four times."""
+    escaped = "".join("\\" * slashes + f"u{ord(char):04x}" for char in KEY)
+    assert REDACTOR.text(f"a {escaped} b") == f"a {CUT} b"

@@ -1,5 +1,6 @@
 """Result URLs: told as the provider gave them, since the video was paid for; what is no URL is kept in the error."""
 
+import time
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
 from pathlib import Path
@@ -157,3 +158,22 @@ def test_any_text_is_judged(text: str) -> None:
     assert text[:4].lower() == "http"
     warning(text)
     is_public(text)
+
+
+@pytest.mark.parametrize("blank", [" ", "\u3000", "\u200b", "\x1f"])
+def test_trimming_takes_time_by_length_alone(blank: str) -> None:
+    """Trim a megabyte of blanks within a text in less than a second: a search for the end took the square of it."""
+    text = f"https://a.example/{blank * 1_000_000}a"
+    began = time.process_time()
+    assert trimmed(f"{blank}{text}{blank}") == text
+    assert time.process_time() - began < 1
+
+
+@given(st.text(st.sampled_from(" \n\x00\x1f\x20\x85\xa0\xad\u2003\u2028\u200b\u3000\ufeffax/")))
+def test_what_is_trimmed_is_blank_or_invisible(text: str) -> None:
+    """Take every space, control and invisible character from both ends, and nothing else."""
+    kept = trimmed(text)
+    start = text.find(kept)
+    taken = text[:start] + text[start + len(kept) :] if kept else text
+    assert all(one <= " " or one.isspace() or one in "\xad\u200b\ufeff" for one in taken)
+    assert not any(one <= " " or one.isspace() or one in "\xad\u200b\ufeff" for one in kept[:1] + kept[-1:])
