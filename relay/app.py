@@ -14,7 +14,7 @@ import msgspec
 from relay import backoff, log, signing, whole_file
 from relay.addresses import AddressPolicy
 from relay.buying import FileBuyer
-from relay.calling import Calling, Configured
+from relay.calling import Calling, Configured, KeyRefused
 from relay.check import Checker
 from relay.clock import Clock, SystemClock
 from relay.deliver import Deliverer
@@ -84,6 +84,7 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     uploads: Uploads
     redactor: Redactor
     stop: Stop
+    keys_refused: Mapping[str, KeyRefused]
 
     @property
     def draining(self) -> asyncio.Event:
@@ -175,6 +176,7 @@ async def opened(
             redactor=redactor,
             uploads=_uploads(calling, payer, files),
             stop=stop,
+            keys_refused=calling.keys_refused,
         )
         loops = {"dispatch": dispatcher.run, "sweep": sweeper.run, "check": checker.run, "redeliver": redeliverer.run}
         loops |= {"heed": partial(store.heed, _waker(dispatcher, check_soon))}

@@ -56,6 +56,13 @@ class Configured(msgspec.Struct, frozen=True):
         return self.wallet if self.adapter.limits.paid else bool(self.api_key)
 
 
+class KeyRefused(msgspec.Struct, frozen=True):
+    """Since when a provider refuses relay's key, in unix milliseconds, and what it said last."""
+
+    at: int
+    error: str
+
+
 class Calling(msgspec.Struct, frozen=True, kw_only=True):
     """The shared parts; `tell` passes on what was recorded, `check_soon` wakes the checks, `draining` ends waits.
 
@@ -72,6 +79,8 @@ class Calling(msgspec.Struct, frozen=True, kw_only=True):
     check_soon: asyncio.Event
     draining: asyncio.Event
     sign_in: Callable[[ApiAnswer, str], dict[str, str]] | None = None
+    keys_refused: dict[str, KeyRefused] = {}
+    """The providers that refuse relay's key, as this process met it."""
 
     async def until_stored(self, write: Callable[[bool], Awaitable[Result]], **about: str | None) -> Result:
         """Write what a provider has answered, however long the database is away: it may say so only once.
@@ -121,6 +130,18 @@ class Calling(msgspec.Struct, frozen=True, kw_only=True):
             summary=f"{kind} at {job.provider}: {outcome}" + (f" ({note})" if note else ""),
             excerpt=answer.excerpt if answer and not good else None,
         )
+
+    def key_judged(self, provider: str, status_code: int, refusal: str | None) -> None:
+        """Note whether a provider took relay's key; log and count it where that is news."""
+        if refusal is not None:
+            at = self.keys_refused[provider].at if provider in self.keys_refused else self.clock.now_ms()
+            if provider not in self.keys_refused:
+                advice = f"check RELAY_{provider.upper()}_API_KEY"
+                _logger.error("provider.key_refused", provider=provider, status=status_code, advice=advice)
+            self.keys_refused[provider] = KeyRefused(at=at, error=refusal[:300])
+        elif self.keys_refused.pop(provider, None) is not None:
+            _logger.info("provider.key_accepted", provider=provider)
+        self.metrics.key_refused(provider, refused=refusal is not None)
 
     def unknown_word(self, provider: str, word: str) -> None:
         """Warns of a status word that the provider never published, once for each."""

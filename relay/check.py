@@ -15,9 +15,9 @@ from relay.calling import Calling, Configured
 from relay.checking import Checked, Finding
 from relay.errors import JobUnknown, Unreadable
 from relay.exchange import ApiAnswer, ApiRequest
-from relay.model import ErrorClass, Job, Report
+from relay.model import Job, Report
 from relay.outbound.client import NoAnswer, NotSent
-from relay.pace import KEY_PAUSE_MS, PAUSE_MS, Pace
+from relay.pace import KEY_PAUSE_MS, PAUSE_MS, AskedPace, Pace
 from relay.storage.record import Fact, Recorded
 from relay.storage.ties import Tie
 
@@ -55,6 +55,7 @@ class Checker:
             for name, provider in calling.providers.items()
             if provider.usable
         }
+        self._asked = AskedPace(settings.checks_asked_per_job, settings.checks_asked_per_project)
         self._wake = calling.check_soon
 
     async def run(self) -> None:
@@ -72,13 +73,14 @@ class Checker:
                 under_way.cancel()
             raise
 
-    async def check_now(self, job_id: str, tie: Tie | None = None) -> Recorded | None:
-        """One check of one job, at once, whatever the pace; None when there is no such job, or its answer waits.
+    async def check_now(self, asked: Job, tie: Tie | None = None) -> Recorded | None:
+        """Check a job for a client, whatever the provider's pace; None when there is no such job, or its answer waits.
 
-        The answer of a check that takes longer is stored all the same.
+        The answer of a check that takes longer is stored all the same. TooManyRequests where the job or its project
+        has had its share.
         """
-        now_ms = self._clock.now_ms()
-        job = await self._store.jobs.claim_check(job_id, now_ms + LEASE_MS)
+        self._asked.ask(asked.id, asked.project_id, self._clock.monotonic_ms())
+        job = await self._store.jobs.claim_check(asked.id, self._clock.now_ms() + LEASE_MS)
         if job is None or job.provider not in self._paces:
             return None
         checking_it = self._begin(job, tie)
@@ -172,15 +174,9 @@ class Checker:
     def _paced(self, name: str, found: Found, now_ms: int) -> int:
         """Apply what the answer means for all checks at this provider; milliseconds until the next one may be made."""
         pace, answer = self._paces[name], found.answer
-        refused = ErrorClass.AUTH if found.finding is Finding.KEY_REFUSED else None
-        if answer is not None and pace.refused(refused):
-            if refused:
-                _logger.error(
-                    "provider.key_refused", provider=name, status=answer.status_code, advice="check its API key"
-                )
-            else:
-                _logger.info("provider.key_accepted", provider=name)
-            self._calling.metrics.key_refused(name, refused=refused is not None)
+        if answer is not None and found.finding in (Finding.KEY_REFUSED, Finding.VERDICT, Finding.NOT_FOUND):
+            refused = found.finding is Finding.KEY_REFUSED
+            self._calling.key_judged(name, answer.status_code, found.outcome if refused else None)
         told_ms = backoff.parse_retry_after(answer.headers.get("retry-after"), now_ms) if answer else None
         match found.finding:
             case Finding.KEY_REFUSED:

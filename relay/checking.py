@@ -35,8 +35,11 @@ from relay.model import (
 NO_OUTPUT_TRIES: Final = 2
 NOT_FOUND_TRIES: Final = 3
 NOT_FOUND_AGE_MS: Final = 600_000
-LAST_CHECK_MS: Final = 30_000
-"""How long an overdue job waits for its last status check."""
+LAST_CHECK_MS: Final = 120_000
+"""How long an overdue job waits for its last status check: for the lease of one that died, and for one more."""
+_LAST_AGAIN_MS: Final = 5_000
+_LATE_MS: Final = 30_000
+"""A sweep that comes this much later than it should was stopped, and so were the status checks."""
 _CLAIM_PAUSE_MS: Final = 5_000
 _CLAIM_PAUSE_MAX_MS: Final = 600_000
 
@@ -77,11 +80,22 @@ def checked(job: Job, check: Checked, now_ms: int) -> Move:
     move = _told(job, check.report, now_ms) if check.report else _untold(job, check, now_ms)
     if move.job.state.final:
         return move
+    if (again_at := _last_again_at(move.job, check, now_ms)) is not None:
+        return msgspec.structs.replace(move, job=msgspec.structs.replace(move.job, next_check_at=again_at))
     if move.job.deadline_at <= now_ms and (move.job.claim is None or move.job.claim.tries):
         expired = expire(move.job, now_ms)
         return msgspec.structs.replace(expired, reason=f"{move.reason}; {expired.reason}")
     again_at = min(check.again_at, now_ms + _claim_pause_ms(move.job.claim)) if move.job.claim else check.again_at
     return lifecycle.asked_later(move, again_at, now_ms)
+
+
+def _last_again_at(job: Job, check: Checked, now_ms: int) -> int | None:
+    """When a last status check that brought no answer about the job is made again; None where it is not."""
+    if job.claim or job.settle_by is None or check.finding in (Finding.VERDICT, Finding.NOT_FOUND):
+        return None
+    paced_ms = check.again_at if check.finding in (Finding.RATE_LIMITED, Finding.KEY_REFUSED) else 0
+    again_at = max(now_ms + _LAST_AGAIN_MS, paced_ms)
+    return again_at if again_at < job.settle_by else None
 
 
 def _told(job: Job, report: Report, now_ms: int) -> Move:
@@ -182,6 +196,9 @@ def settle(job: Job, now_ms: int) -> Move:
     """The time is over that a claim, or an overdue job, had for its status check."""
     claim = job.claim
     if claim is None:
+        if job.settle_by is not None and now_ms - job.settle_by >= _LATE_MS and job.provider_job_id is not None:
+            job = msgspec.structs.replace(job, settle_by=now_ms + LAST_CHECK_MS, next_check_at=now_ms)
+            return Move(job, Verdict.RECORDED, "relay was stopped meanwhile: the provider is asked one last time")
         return expire(job, now_ms)
     if job.state.final and (claim.tries or not lifecycle.ended_by_relay(job)):
         reason = f"{claim.report.state} was never borne out: {job.state} stands"

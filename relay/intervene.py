@@ -55,7 +55,7 @@ class Interventions:
         """Asks the provider now; the job as that leaves it."""
         if job.provider_job_id is None:
             raise Conflict("the provider's id of this job is not known, so it cannot be asked about")
-        recorded = await self._checker.check_now(job.id, tie)
+        recorded = await self._checker.check_now(job, tie)
         if recorded is None or recorded.job is None:
             raise StorageUnavailable("the check could not be recorded, or its provider is not configured")
         return recorded.job

@@ -45,6 +45,10 @@ SECOND_VERDICT_MS: Final = 600_000
 """How long relay tries to have a second verdict borne out before the first one stands."""
 
 
+DOUBTS_FREE: Final = 3
+"""So many status checks of a job come at once where a callback says nothing sure; then there are pauses."""
+DOUBT_PAUSE_MS: Final = 5_000
+DOUBT_PAUSE_MAX_MS: Final = 60_000
 SUBMITTING_MS: Final = 60_000
 """For so long after a submission began, its answer may still bring the id that a status check needs."""
 _EVENTS: Final[dict[JobState, EventType]] = {
@@ -123,7 +127,10 @@ def _conflict(job: Job, word: Word, now_ms: int) -> Move | None:
         reason = f"conflict: a callback said {job.provider_job_id[:80]}, the provider's answer says {told[:80]}"
         job = msgspec.structs.replace(_merge(job, word.report, now_ms), provider_job_id=told)
         return Move(doubted(job, now_ms), Verdict.RECORDED, reason)
-    return Move(doubted(job, now_ms), Verdict.MISMATCHED, f"the body is about {told[:80]}")
+    about = f"the body is about {told[:80]}"
+    if word.source is FinishedBy.STATUS_CHECK:
+        return Move(job, Verdict.MISMATCHED, about)
+    return Move(doubted(job, now_ms), Verdict.MISMATCHED, about)
 
 
 def _hear_ended(job: Job, word: Word, now_ms: int) -> Move:
@@ -177,6 +184,10 @@ def _claimed(job: Job, word: Word, now_ms: int, settle_by: int | None) -> Move:
         return enter(job, word, now_ms)
     claim = Claim(report=report, callback_id=word.callback_id, at=now_ms)
     due_at = now_ms if job.provider_job_id else None
+    refuted = job.claim is not None and job.claim.tries > 0
+    if due_at is not None and settle_by is not None and refuted and job.next_check_at is not None:
+        due_at = max(now_ms, job.next_check_at)  # one that was refuted has its pause, and the next claim shares it
+        settle_by += due_at - now_ms
     job = msgspec.structs.replace(job, claim=claim, settle_by=settle_by, next_check_at=due_at)
     what = f"{report.state}" if report.outputs or report.state is not JobState.SUCCEEDED else "success without a result"
     return Move(job, Verdict.RECORDED, f"the provider says {what}: asked to confirm it")
@@ -276,10 +287,16 @@ def _no_output(report: Report) -> JobError:
 
 
 def doubted(job: Job, now_ms: int) -> Job:
-    """Something came that says nothing sure: an open job that its provider knows by an id is asked about at once."""
+    """Ask about an open job whose provider knows it by an id: at once, and later each time it was asked about.
+
+    Whoever holds a callback token can send what says nothing sure, and must not decide how often a provider is asked.
+    """
     if job.state.final or job.provider_job_id is None:
         return job
-    return msgspec.structs.replace(job, next_check_at=min(now_ms, job.next_check_at or now_ms))
+    over = job.checks_made - DOUBTS_FREE
+    pause_ms = 0 if over < 0 else min(DOUBT_PAUSE_MS << min(over, 10), DOUBT_PAUSE_MAX_MS)
+    due_at = now_ms + pause_ms
+    return msgspec.structs.replace(job, next_check_at=min(due_at, job.next_check_at or due_at))
 
 
 def asked_later(move: Move, check_at: int, now_ms: int) -> Move:
@@ -299,7 +316,7 @@ def refused(job: Job, error: JobError, now_ms: int) -> Move:
     job = msgspec.structs.replace(
         job, state=JobState.FAILED, reason=None, error=error, finished_by=FinishedBy.SUBMIT_ANSWER
     )
-    return end(job, now_ms, "the provider refused the submission")
+    return end(job, now_ms, f"the provider refused the submission: {error.message[:300]}")
 
 
 def unclear(job: Job, error: JobError, now_ms: int) -> Move:
@@ -309,7 +326,11 @@ def unclear(job: Job, error: JobError, now_ms: int) -> Move:
     job = msgspec.structs.replace(
         job, reason=Reason.SUBMIT_UNKNOWN, error=error, next_submit_at=None, updated_at=now_ms
     )
-    return Move(job, Verdict.RECORDED, "the submission may or may not have arrived: it is not sent again")
+    return Move(
+        job,
+        Verdict.RECORDED,
+        f"the submission may or may not have arrived, and is not sent again: {error.message[:300]}",
+    )
 
 
 def not_sent(job: Job, error: JobError, retry_at: int | None, now_ms: int) -> Move:
@@ -321,4 +342,4 @@ def not_sent(job: Job, error: JobError, retry_at: int | None, now_ms: int) -> Mo
     job = msgspec.structs.replace(
         job, error=error, next_submit_at=retry_at, submission_started_at=None, updated_at=now_ms
     )
-    return Move(job, Verdict.RECORDED, "not sent; it will be tried again")
+    return Move(job, Verdict.RECORDED, f"not sent, and tried again: {error.message[:300]}")

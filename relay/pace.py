@@ -1,6 +1,13 @@
 """How fast a provider is asked: so many checks at once, so many a second, and none while it asks for a pause."""
 
-from relay.model import ErrorClass
+import math
+from collections import OrderedDict
+
+from relay.errors import TooManyRequests
+
+REMEMBERED_MAX = 10_000
+"""Of so many jobs and projects it is remembered when they were last asked about."""
+MINUTE_MS = 60_000
 
 PAUSE_MS = 30_000
 """How long a provider is left alone that answers 429 and does not say for how long."""
@@ -17,7 +24,6 @@ class Pace:
         self._in_flight = 0
         self._paid_until = 0.0
         self._paused_until = 0
-        self._refused: ErrorClass | None = None
 
     def room(self, now_ms: int) -> int:
         """How many checks may start now; after a quiet second as many as may be under way at once."""
@@ -47,8 +53,30 @@ class Pace:
         self._paused_until = max(self._paused_until, min(until_ms, now_ms + PAUSE_MAX_MS))
         return self._paused_until
 
-    def refused(self, why: ErrorClass | None) -> bool:
-        """Notes whether the provider takes relay's key; True when that is news."""
-        news = self._refused is not why
-        self._refused = why
-        return news
+
+class AskedPace:
+    """How often clients may ask for status checks: so many a minute for each job, and for each project."""
+
+    def __init__(self, per_job: int, per_project: int) -> None:
+        self._per_minute = {"job": per_job, "project": per_project}
+        self._paid_until: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def ask(self, job_id: str, project_id: str, now_ms: int) -> None:
+        """Note that a client asks at a monotonic time; TooManyRequests where the job or its project has had its share.
+
+        A refused one costs nothing.
+        """
+        paid = {key: self._paid(key, now_ms) for key in (("job", job_id), ("project", project_id))}
+        for (kind, _), until_ms in paid.items():
+            if (late_ms := until_ms - now_ms - MINUTE_MS) > 0:
+                share = f"{self._per_minute[kind]} status checks a minute"
+                raise TooManyRequests(f"one {kind} may be asked about by {share}", math.ceil(late_ms / 1000))
+        for key, until_ms in paid.items():
+            self._paid_until[key] = until_ms
+            self._paid_until.move_to_end(key)
+        while len(self._paid_until) > REMEMBERED_MAX:
+            self._paid_until.popitem(last=False)
+
+    def _paid(self, key: tuple[str, str], now_ms: int) -> float:
+        """Until when one more would be paid for, at the usual rate."""
+        return max(self._paid_until.get(key, 0.0), now_ms) + MINUTE_MS / self._per_minute[key[0]]

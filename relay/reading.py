@@ -64,6 +64,15 @@ def retention_days(text: str) -> int:
     return days
 
 
+def header_text(text: str) -> str:
+    """Text that an HTTP header can carry, and no placeholder such as `…` or `...`."""
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("must be ASCII without blanks: is the text of an example still in it?")
+    if not text.strip(".*<>xX-_"):
+        raise ValueError("must be the provider's key, not a placeholder")
+    return text
+
+
 def flag(text: str) -> bool:
     """`1`/`0`, and the words people write instead."""
     words = {

@@ -49,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     status_check_first_s: float | None
     checks_in_flight_max: int
     checks_per_s: float
+    checks_asked_per_job: int
+    checks_asked_per_project: int
     confirm_wait_s: float
     heartbeat_s: float
     output_expiring_s: int

@@ -41,6 +41,8 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     settlement: Settlement | None = None
     note: str | None = None
     provider_job_id: str | None = None
+    error: JobError | None = None
+    """Why the provider refused."""
 
 
 class Submitter:
@@ -101,6 +103,9 @@ class Submitter:
         recorded = await self._calling.stored(fact, provider=job.provider, provider_job_id=sent.provider_job_id)
         self._calling.tell(recorded)
         self._calling.metrics.submitted(job.provider, outcome)
+        if sent.answer is not None and outcome in ("accepted", "refused"):
+            refusal = sent.error if sent.error and sent.error.class_ is ErrorClass.AUTH else None
+            self._calling.key_judged(job.provider, sent.answer.status_code, refusal.message if refusal else None)
         _logger.info(
             "job.submission_finished", job=job.id, provider=job.provider, outcome=outcome, duration_ms=call.duration_ms
         )
@@ -133,9 +138,10 @@ class Submitter:
             )
         except NotSent as error:
             again = partial(lifecycle.not_sent, error=_unreachable(str(error)), retry_at=self._retry_at(job))
-            return Sent(move=again, outcome="not_sent")
+            return Sent(move=again, outcome="not_sent", note=str(error))
         except NoAnswer as error:
-            return Sent(move=partial(lifecycle.unclear, error=_unanswered(str(error))), outcome="unanswered")
+            unanswered = partial(lifecycle.unclear, error=_unanswered(str(error)))
+            return Sent(move=unanswered, outcome="unanswered", note=str(error))
         return self._read(provider, answer)
 
     def _read(self, provider: Configured, answer: ApiAnswer) -> Sent:
@@ -153,9 +159,11 @@ class Submitter:
                     provider_job_id=report.provider_job_id,
                 )
             case Refused(error=refusal):
-                return Sent(move=partial(lifecycle.refused, error=refusal), outcome="refused", answer=answer)
+                refused = partial(lifecycle.refused, error=refusal)
+                return Sent(move=refused, outcome="refused", answer=answer, note=refusal.message[:300], error=refusal)
             case unclear:
-                return Sent(move=partial(lifecycle.unclear, error=unclear.error), outcome="unclear", answer=answer)
+                said = partial(lifecycle.unclear, error=unclear.error)
+                return Sent(move=said, outcome="unclear", answer=answer, note=unclear.error.message[:300])
 
     def _first_check_ms(self, expected_s: float, poll_s: int | None) -> int:
         """How long a callback is waited for before the provider is asked; one that never calls is asked at its pace."""

@@ -9,6 +9,11 @@ from relay.money import PaymentState, usdc
 from relay.outbox import Attempt, Delivery, DeliveryState
 
 Entry = dict[str, Any]
+_SUBMIT_UNKNOWN: Final = (
+    "the submission may or may not have arrived, and without the provider's id the provider cannot be asked: only its "
+    "callback tells. Without one the job expires at its deadline; POST …/resubmissions sends it again, "
+    "POST …/failures ends it now"
+)
 _KNOWN: Final = {
     PaymentState.RESERVED: "it was not sent yet",
     PaymentState.PAID: "it was made, and answered",
@@ -130,9 +135,13 @@ def what_next(job: Job, deliveries: list[Delivery]) -> Entry | None:
                 "what": "the provider is asked how the job is doing, unless its callback comes first",
                 "at": rfc3339(job.next_check_at),
             }
-        unknown = " (its submission may or may not have arrived)" if job.reason == Reason.SUBMIT_UNKNOWN else ""
+        if job.reason == Reason.SUBMIT_UNKNOWN:
+            return {"what": _SUBMIT_UNKNOWN, "at": rfc3339(job.deadline_at)}
+        if job.state is JobState.PENDING and job.provider_job_id is None and job.submission_started_at is not None:
+            what = "the provider's answer to the submission is awaited; without one, whether it arrived is unknown"
+            return {"what": what, "at": rfc3339(job.deadline_at)}
         return {
-            "what": f"the provider's callback is awaited{unknown}; the job expires at its deadline",
+            "what": "the provider's callback is awaited; the job expires at its deadline",
             "at": rfc3339(job.deadline_at),
         }
     if job.claim and job.next_check_at is not None:

@@ -4,9 +4,13 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from relay import checking
+from relay.check import LEASE_MS
 from relay.clock import parse_rfc3339
+from relay.model import Job, JobState, Report, Verdict
 from relay.sandbox.faults import Faults
 from relay.sandbox.providers import sandbox
 from relay.storage.record import DEFAULT_PROJECT
@@ -201,7 +205,7 @@ async def waited_for(running: Running, job_id: str) -> None:
 
 
 async def test_the_last_check_holds_the_end_back_for_a_bounded_time(tmp_path: Path) -> None:
-    """A provider that hangs at the last check keeps the job open for half a minute more, and no longer."""
+    """A provider that hangs at the last check keeps the job open for two minutes more, and no longer."""
     clock = HeldClock()
     async with relay(tmp_path, clock=clock) as running:
         running.world.next_faults.append(Faults(lost=True, check="hang"))
@@ -211,7 +215,7 @@ async def test_the_last_check_holds_the_end_back_for_a_bounded_time(tmp_path: Pa
         path = f"/v1/jobs/{job['id']}"
         # The check may be under way before the sweep that asked for it is written.
         await waited_for(running, job["id"])
-        clock.advance(29)
+        clock.advance(119)
         assert (await running.get(path))["status"] == "submitted"
         clock.advance(1)
         await running.until(path, lambda told: told["status"] == "expired")
@@ -241,3 +245,87 @@ async def test_ids_that_disagree_are_a_conflict_that_the_answer_wins(tmp_path: P
         done = await running.until(f"/v1/jobs/{job['id']}", lambda told: told["status"] == "succeeded")
         assert done["provider_job_id"] == real
         assert "conflict: a callback said" in str((await running.get(f"/v1/jobs/{job['id']}/timeline"))["data"])
+
+
+@pytest.mark.parametrize("fault", ["html", "reset"])
+async def test_a_last_check_that_brings_no_answer_is_made_again(tmp_path: Path, fault: str) -> None:
+    """Ask again 5 s after a 502 or a reset at the deadline: a result that is there is not thrown away."""
+    clock = HeldClock()
+    async with relay(tmp_path, clock=clock) as running:
+        running.world.next_faults.append(Faults(lost=True, check=fault, check_times=1))
+        job = await running.submit(deadline_s=60)
+        await running.world.finish(job["provider_job_id"])
+        clock.advance(59)
+        await running.app.store.jobs.next_clock()
+        clock.advance(1)
+        path = f"/v1/jobs/{job['id']}"
+        await running.until(f"{path}/timeline", lambda told: "'check'" in str(told["data"]))
+        await waited_for(running, job["id"])
+        for _ in range(12):
+            clock.advance(5)
+            if (await running.get(path))["finished_at"] is not None:
+                break
+            await asyncio.sleep(0.05)
+        done = await running.until(path, lambda told: told["finished_at"] is not None)
+        assert (done["status"], done["finished_by"]) == ("succeeded", "status_check")
+
+
+def overdue_job(**fields: Any) -> Job:
+    """A submitted job whose deadline is over, and that waits for its last check."""
+    job = Job(
+        id="job_1", project_id="default", provider="evolink", state=JobState.SUBMITTED, created_at=0, updated_at=0,
+        deadline_at=1000, request={}, input=None, metadata={}, model=None, provider_job_id="task-1",
+    )  # fmt: skip
+    return msgspec.structs.replace(checking.overdue(job, True, 1000).job, **fields)
+
+
+def test_a_last_check_that_died_is_made_again_before_the_job_ends() -> None:
+    """Hold the end back for longer than the lease of a check that began at the deadline or before it."""
+    job = overdue_job()
+    assert job.settle_by is not None
+    assert job.settle_by - 1000 >= LEASE_MS + 35_000
+
+
+@pytest.mark.parametrize(("late_ms", "state"), [(29_999, "expired"), (30_000, "submitted")])
+def test_what_could_not_be_asked_while_relay_was_stopped_is_asked(late_ms: int, state: str) -> None:
+    """Ask once more where the sweep itself comes late: then no check was made in that time either."""
+    job = overdue_job()
+    assert job.settle_by is not None
+    move = checking.settle(job, job.settle_by + late_ms)
+    assert move.job.state == state
+
+
+async def test_junk_callbacks_do_not_pace_the_checks(tmp_path: Path) -> None:
+    """Check a job three times for callbacks that say nothing, then once for all that come in 5 s."""
+    async with relay(tmp_path, clock=HeldClock()) as running:
+        job_id = await lost(running)
+        for made in range(8):
+            await running.client.post(running.callback_url(), content=b"junk %d" % made)
+            await asyncio.sleep(0.1)
+        assert len(running.world.status_checks) == 3
+        assert isinstance(running.clock, HeldClock)
+        running.clock.advance(5)
+        await running.world.wait_for(lambda world: len(world.status_checks) == 4)
+        assert (await running.get(f"/v1/jobs/{job_id}"))["status"] == "submitted"
+
+
+def test_an_answer_about_another_job_is_not_asked_for_again_at_once() -> None:
+    """Keep the usual pause after a status answer that names another id."""
+    job = msgspec.structs.replace(overdue_job(), deadline_at=10_000_000, settle_by=None, next_check_at=60_000)
+    about_another = Report(state=JobState.RUNNING, word="processing", provider_job_id="task-2")
+    check = checking.Checked(
+        asked_id="task-1", finding=checking.Finding.VERDICT, report=about_another, started_at=1, again_at=300_000,
+        heartbeat_ms=3_600_000,
+    )  # fmt: skip
+    move = checking.checked(job, check, 2_000)
+    assert (move.verdict, move.job.next_check_at) == (Verdict.MISMATCHED, 300_000)
+
+
+async def test_the_verb_has_a_pace(tmp_path: Path) -> None:
+    """Answer 429 with Retry-After beyond the share of a job, and ask the provider no more often."""
+    async with relay(tmp_path, clock=HeldClock(), RELAY_CHECKS_ASKED_PER_JOB="2") as running:
+        job_id = await lost(running)
+        answers = [await running.client.post(f"/v1/jobs/{job_id}/status-checks") for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert answers[2].headers["retry-after"] == "30"
+        assert len(running.world.status_checks) == 2

@@ -1,10 +1,11 @@
 """The pace of status checks: never more at once, or in a second, than is allowed, and none in a pause."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.model import ErrorClass
-from relay.pace import PAUSE_MAX_MS, Pace
+from relay.errors import TooManyRequests
+from relay.pace import PAUSE_MAX_MS, AskedPace, Pace
 
 steps = st.lists(st.tuples(st.integers(0, 700), st.booleans(), st.none() | st.integers(0, 5_000)), max_size=60)
 
@@ -59,8 +60,18 @@ def test_a_pause_is_ten_minutes_at_most() -> None:
     assert pace.pause(86_400_000, 0) == PAUSE_MAX_MS
 
 
-def test_news_of_a_key_is_told_once() -> None:
-    """Refused, refused again, taken: two pieces of news."""
-    pace = Pace(1, 1)
-    told = [pace.refused(why) for why in (None, ErrorClass.AUTH, ErrorClass.AUTH, None, None)]
-    assert told == [False, True, False, True, False]
+@pytest.mark.parametrize(("job", "project", "asked", "pause_s"), [(3, 100, ["a"] * 3, 20), (100, 2, ["a", "b"], 30)])
+def test_a_job_and_a_project_have_their_share_of_a_minute(
+    job: int, project: int, asked: list[str], pause_s: int
+) -> None:
+    """Refuse what is over the share, say when to come again, and take it then and no millisecond before."""
+    pace = AskedPace(job, project)
+    for one in asked:
+        pace.ask(one, "default", 5_000)
+    with pytest.raises(TooManyRequests) as refused:
+        pace.ask("a", "default", 5_000)
+    assert refused.value.retry_after_s == pause_s
+    pace.ask("a", "another project", 5_000) if project == 2 else pace.ask("b", "default", 5_000)
+    with pytest.raises(TooManyRequests):
+        pace.ask("a", "default", 5_000 + pause_s * 1000 - 1)
+    pace.ask("a", "default", 5_000 + pause_s * 1000)

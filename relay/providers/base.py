@@ -188,9 +188,14 @@ def carries_callback_field(request: object) -> str | None:
     for holder in ("", "metadata", "inputs", "input"):
         place = at(request, holder) if holder else request
         for name in place if isinstance(place, dict) else ():
-            if isinstance(name, str) and _CALLBACK_FIELD.fullmatch(re.sub(r"[^a-z]", "", name.lower())):
+            if isinstance(name, str) and is_callback_field(name):
                 return validation.join(holder, name)
     return None
+
+
+def is_callback_field(name: str) -> bool:
+    """Whether a field's name is one for a callback URL, in whatever spelling."""
+    return _CALLBACK_FIELD.fullmatch(re.sub(r"[^a-z]", "", name.lower())) is not None
 
 
 def with_callback(request: dict[str, object], field: str, callback_url: str | None) -> dict[str, object]:

@@ -6,16 +6,16 @@ safe in a path. The provider judges the rest, and the timeline says that relay d
 
 import re
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 from relay import validation
 from relay.errors import ERRORS_MAX, FieldError
-from relay.providers.base import Provider, check_url
+from relay.providers.base import Provider, at, check_url, is_callback_field
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*(?:/[A-Za-z0-9][A-Za-z0-9._:-]*)*")
 NAME_MAX_CHARS: Final = 200
-_URL: Final = re.compile(r"\s*https?:", re.IGNORECASE)
+_URL: Final = re.compile(r"\s*(https?:|(javascript|file|data|blob|ftp):\S)", re.IGNORECASE)
 
 
 def unknown_model(provider: Provider, request: object) -> str | None:
@@ -30,16 +30,24 @@ def check_native(provider: Provider, request: object) -> list[FieldError]:
     """Return every error of a native body: of its URLs alone where its model is not known, else by the whole schema."""
     if unknown_model(provider, request) is None:
         return provider.check(request)
-    return list(islice(_check_urls(request, ""), ERRORS_MAX))
+    errors = []
+    holder, dot, _ = provider.callback_field.rpartition(".")
+    if dot and at(request, holder) is not None and not isinstance(at(request, holder), dict):
+        errors.append(FieldError(holder, "must be an object: relay's callback URL goes into it"))
+    return list(islice(chain(errors, _check_values(request, "")), ERRORS_MAX))
 
 
-def _check_urls(value: object, path: str) -> Iterator[FieldError]:
-    """The errors of all texts that are URLs; the body's depth is bounded where it was parsed."""
+def _check_values(value: object, path: str) -> Iterator[FieldError]:
+    """The errors of all texts that are URLs, and callback fields anywhere; the depth is bounded where it was parsed."""
     if isinstance(value, dict):
         for name, item in value.items():
-            yield from _check_urls(item, validation.join(path, validation.clipped(name)))
+            place = validation.join(path, validation.clipped(name))
+            if is_callback_field(name):
+                yield FieldError(place, "is relay's own field: its callback URL goes there")
+            else:
+                yield from _check_values(item, place)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _check_urls(item, f"{path}[{index}]")
+            yield from _check_values(item, f"{path}[{index}]")
     elif isinstance(value, str) and _URL.match(value):
         yield from check_url(value, path)

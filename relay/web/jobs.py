@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay import ids, timeline, views
+from relay.clock import rfc3339
 from relay.errors import FieldError, InvalidInput, NotFound
 from relay.intake import Intake
 from relay.model import Job, JobState
@@ -100,10 +101,13 @@ async def show_timeline(call: Call) -> Response:
 async def providers(call: Call) -> Response:
     """`GET /v1/providers`: what each can do, and whether it is configured."""
     call.query()
+    app = call.app
     data = [
         {
             "name": name,
             "configured": provider.usable,
+            "key_refused_at": rfc3339(refused.at) if (refused := app.keys_refused.get(name)) else None,
+            "last_error": refused.error if refused else None,
             "finished_by": "callback"
             if call.app.settings.public_url and provider.adapter.callback_field
             else "status_check",
