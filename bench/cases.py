@@ -140,6 +140,7 @@ def _clocks(of: Sample) -> list[Case]:
         _case("jobs_to_settle", due),
         _case("jobs_expiring", due),
         _case("next_job_clock", {}),
+        _case("backlog", {"most": 100_000}, hot=False),
         _case("count_positions_anew", {}, "at each start", writes=True),
         _case("forget_positions_of_endpoints", {}, "at each start", writes=True),
         _case("forget_positions_of_redeliveries", {}, "at each start", writes=True),
@@ -156,7 +157,19 @@ def _pages(of: Sample) -> list[Case]:
     after = {"after": of.events[0]["id"], "position": of.events[0]["position"], "end": 0, "before": ""}
     delivery = page | {"endpoint_id": None, "status": None, "event_id": None, "job_id": None}
     created = {"created_after": None, "created_before": None}
-    job = page | created | {"status": None, "provider": None, "pairs": "[]", "pair": None, "pair_count": 0}
+    job = (
+        page
+        | created
+        | {
+            "status": None,
+            "provider": None,
+            "reason": None,
+            "provider_job_id": None,
+            "pairs": "[]",
+            "pair": None,
+            "pair_count": 0,
+        }
+    )
     callback = page | {"job_id": None, "verdict": None}
     old = {"before": of.events[0]["id"]}
     pair = {"pairs": '["customer=7"]', "pair": "customer=7", "pair_count": 1}

@@ -41,6 +41,10 @@ METRICS: Final = (
     Metric("relay_events", "counter", "events by type", ("type",)),
     Metric("relay_attempts", "counter", "attempts of deliveries by outcome", ("outcome",)),
     Metric("relay_pruned_rows", "counter", "rows that were removed because they were old, by table", ("table",)),
+    Metric("relay_open_jobs", "gauge", "jobs that have not ended, in the whole database; 100,000 at most", ()),
+    Metric("relay_pending_deliveries", "gauge", "deliveries that wait, in the whole database; 100,000 at most", ()),
+    Metric("relay_held_endpoints", "gauge", "endpoints that are held after failures, in the whole database", ()),
+    Metric("relay_oldest_due_seconds", "gauge", "how late the delivery is that is due for longest", ()),
     Metric("relay_database_size_bytes", "gauge", "what the database takes on its disk", ()),
     Metric("relay_lookups_hung", "counter", "look-ups of host names that took longer than a second", ()),
     Metric("relay_refused", "counter", "requests that were refused because a bound was reached, by bound", ("bound",)),
@@ -132,6 +136,13 @@ class Metrics:
     def database_size(self, size_bytes: int) -> None:
         """What the database takes on its disk now."""
         self._values[("relay_database_size_bytes",)] = size_bytes
+
+    def backlog(self, found: Mapping[str, Any], now_ms: int) -> None:
+        """What is not done yet, as the database told it now."""
+        for name in ("open_jobs", "pending_deliveries", "held_endpoints"):
+            self._values[(f"relay_{name}",)] = found[name]
+        due_at = found["oldest_due_at"]
+        self._values[("relay_oldest_due_seconds",)] = 0 if due_at is None else max(0, now_ms - due_at) // 1000
 
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format, version 0.0.4."""

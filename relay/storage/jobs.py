@@ -39,6 +39,8 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
 
     status: str | None = None
     provider: str | None = None
+    reason: str | None = None
+    provider_job_id: str | None = None
     created_after: int | None = None
     created_before: int | None = None
     metadata: dict[str, str] = {}
@@ -99,6 +101,8 @@ class Jobs:
             "before": listing.before,
             "status": wanted.status,
             "provider": wanted.provider,
+            "reason": wanted.reason,
+            "provider_job_id": wanted.provider_job_id,
             "created_after": wanted.created_after,
             "created_before": wanted.created_before,
             "pairs": rows.text(pairs),
@@ -106,8 +110,7 @@ class Jobs:
             "pair_count": len(pairs),
             "floor": None,
         }
-        narrowed = (wanted.status, wanted.provider, wanted.created_after, wanted.created_before)
-        if pairs or any(one is not None for one in narrowed):
+        if pairs or any(value is not None for value in msgspec.structs.asdict(wanted).values() if value != {}):
             params["floor"] = await pages.floor(self._database, "job_floor_by_pair" if pairs else "job_floor", params)
         name = "job_page_by_metadata" if pairs else "job_page"
 

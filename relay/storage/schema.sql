@@ -221,6 +221,7 @@ CREATE INDEX endpoints_page ON endpoints (project_id, id) WHERE deleted_at IS NU
 CREATE INDEX endpoints_standing ON endpoints (project_id) WHERE deleted_at IS NULL AND disabled_at IS NULL AND job_id IS NULL;
 CREATE INDEX endpoints_of_job ON endpoints (job_id) WHERE job_id IS NOT NULL;
 CREATE INDEX endpoints_disabled ON endpoints (disabled_position) WHERE disabled_position IS NOT NULL;
+CREATE INDEX endpoints_held ON endpoints (held_until) WHERE held_until IS NOT NULL;
 CREATE INDEX endpoints_deleted ON endpoints (deleted_at) WHERE deleted_at IS NOT NULL;
 
 CREATE TABLE deliveries (

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -32,6 +32,7 @@ LEASE_SHARE: Final = 0.8
 """How much of a lease an attempt may take; the rest is for getting to it."""
 
 WAIT_PAUSE_S: Final = 1.0
+BACKLOG_COUNTED_MAX: Final = 100_000
 """How often a start looks whether its database answers by now."""
 _logger = log.get("database")
 
@@ -115,6 +116,11 @@ class Store:
     async def size_bytes(self) -> int:
         """How much the database takes on its disk."""
         return await self._database.size_bytes()
+
+    async def backlog(self) -> Mapping[str, Any]:
+        """Count what is not done yet, up to BACKLOG_COUNTED_MAX of each, and tell the oldest due time."""
+        found: Mapping[str, Any] = (await self._database.rows("backlog", {"most": BACKLOG_COUNTED_MAX}))[0]
+        return found
 
     async def close(self) -> None:
         """Writes what waits, then closes."""

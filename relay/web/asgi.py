@@ -56,6 +56,7 @@ API: Final[tuple[tuple[str, str, Handler, str], ...]] = (
     ("GET", "/v1/callbacks/{id}", evidence.callback, "read"),
     ("POST", "/v1/callbacks/{id}/releases", interventions.release, "admin"),
 )
+BACKLOG_EVERY_MS: Final = 10_000
 STREAMING: Final = (files.create,)
 """What reads its own body, piece by piece."""
 _logger = log.get("web")
@@ -145,16 +146,23 @@ def _readyz(app: App) -> Callable[[Request], Awaitable[Response]]:
 def _metrics(app: App) -> Callable[[Request], Awaitable[Response]]:
     """What this process has counted, for Prometheus; there is no id and no secret in it.
 
-    The database's size is read with each scrape; while it does not answer, what was read last stands.
+    The database's size is read with each scrape, and what is not done yet every ten seconds at most; while it does not
+    answer, what was read last stands.
     """
     wanted = digest(app.settings.metrics_key) if app.settings.metrics_key else None
+
+    again_at = 0
 
     async def metrics(request: Request) -> Response:
         given = auth.bearer(request)
         if wanted and not (given and hmac.compare_digest(digest(given), wanted)):
             return problem("unauthorized", "send RELAY_METRICS_KEY as Authorization: Bearer <key>")
+        nonlocal again_at
         with contextlib.suppress(StorageUnavailable):
             app.metrics.database_size(await app.store.size_bytes())
+            if app.clock.monotonic_ms() >= again_at:
+                again_at = app.clock.monotonic_ms() + BACKLOG_EVERY_MS
+                app.metrics.backlog(await app.store.backlog(), app.clock.now_ms())
         return Response(app.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return metrics

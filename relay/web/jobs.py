@@ -2,7 +2,7 @@
 
 import asyncio
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from starlette.requests import Request
@@ -12,7 +12,7 @@ from relay import ids, timeline, views
 from relay.clock import rfc3339
 from relay.errors import FieldError, InvalidInput, NotFound
 from relay.intake import Intake
-from relay.model import Job, JobState
+from relay.model import Job, JobState, Reason
 from relay.money import max_cost
 from relay.outbox import Endpoint
 from relay.providers.unknown_models import unknown_model
@@ -20,6 +20,9 @@ from relay.quoting import CHEAPEST
 from relay.storage.jobs import JobFilter
 from relay.web.calls import Call, listed, listing_of, one_of, time_of
 from relay.web.problems import JSON
+
+OPEN: Final = "open"
+"""As a status in `GET /v1/jobs`: every job that has not ended."""
 
 
 async def create(call: Call) -> Response:
@@ -65,13 +68,16 @@ async def show(call: Call) -> Response:
 
 async def index(call: Call) -> Response:
     """`GET /v1/jobs`: newest first."""
-    given = call.query("limit", "cursor", "status", "provider", "created_after", "created_before", "metadata[]")
+    times = ("created_after", "created_before", "older_than")
+    given = call.query("limit", "cursor", "status", "provider", "reason", "provider_job_id", *times, "metadata[]")
     listing = listing_of(call, given, ids.JOB)
     wanted = JobFilter(
-        status=one_of(given, "status", JobState),
+        status=OPEN if given.get("status") == OPEN else one_of(given, "status", JobState),
         provider=given.get("provider"),
+        reason=one_of(given, "reason", Reason),
+        provider_job_id=given.get("provider_job_id"),
         created_after=_time(call, given, "created_after"),
-        created_before=_time(call, given, "created_before"),
+        created_before=_before(call, given),
         metadata={
             name[9:-1]: value for name, value in given.items() if name.startswith("metadata[") and name.endswith("]")
         },
@@ -168,6 +174,13 @@ def _notify(endpoint: Endpoint, made_here: bool) -> views.Json:
     """An endpoint made for one job, with its secret where the caller cannot know it."""
     shown = {"endpoint_id": endpoint.id, "url": endpoint.url, "event_types": endpoint.event_types}
     return shown | ({"secret": endpoint.secret} if made_here else {})
+
+
+def _before(call: Call, given: dict[str, str]) -> int | None:
+    """Before when the jobs were made: the earlier of `created_before` and of `older_than`, an age such as `2h`."""
+    age = given.get("older_than")
+    aged = None if age is None else time_of("older_than", f"-{age}", call.app.clock.now_ms())
+    return min((at for at in (_time(call, given, "created_before"), aged) if at is not None), default=None)
 
 
 def _time(call: Call, given: dict[str, str], name: str) -> int | None:

@@ -84,7 +84,9 @@ SELECT
 FROM jobs
 WHERE project_id = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
-  AND (CAST(:status AS TEXT) IS NULL OR state = :status)
+  AND (CAST(:status AS TEXT) IS NULL OR state = :status OR (:status = 'open' AND finished_at IS NULL))
+  AND (CAST(:reason AS TEXT) IS NULL OR reason = :reason)
+  AND (CAST(:provider_job_id AS TEXT) IS NULL OR provider_job_id = :provider_job_id)
   AND (CAST(:provider AS TEXT) IS NULL OR provider = :provider)
   AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
   AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
@@ -108,7 +110,9 @@ WHERE id IN (
         ) = :pair_count)
   )
   AND project_id || '' = :project_id
-  AND (CAST(:status AS TEXT) IS NULL OR state = :status)
+  AND (CAST(:status AS TEXT) IS NULL OR state = :status OR (:status = 'open' AND finished_at IS NULL))
+  AND (CAST(:reason AS TEXT) IS NULL OR reason = :reason)
+  AND (CAST(:provider_job_id AS TEXT) IS NULL OR provider_job_id = :provider_job_id)
   AND (CAST(:provider AS TEXT) IS NULL OR provider = :provider)
   AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
   AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
@@ -226,3 +230,11 @@ SELECT id FROM calls WHERE id IN (SELECT value FROM json_each(:ids));
 SELECT
     id, job_id, kind, started_at, duration_ms, outcome, status_code, summary, excerpt, decision
 FROM calls WHERE job_id = :job_id ORDER BY id LIMIT :limit;
+
+-- name: backlog
+-- What is not done yet, by indexes of it alone; each number ends at `most`.
+SELECT
+    (SELECT COUNT(*) FROM (SELECT 1 AS one FROM jobs WHERE finished_at IS NULL LIMIT :most) AS open) AS open_jobs,
+    (SELECT COUNT(*) FROM (SELECT 1 AS one FROM deliveries WHERE state = 'pending' LIMIT :most) AS pending) AS pending_deliveries,
+    (SELECT COUNT(*) FROM (SELECT 1 AS one FROM endpoints WHERE held_until IS NOT NULL LIMIT :most) AS held) AS held_endpoints,
+    (SELECT MIN(next_attempt_at) FROM deliveries WHERE state = 'pending') AS oldest_due_at;
