@@ -4,11 +4,15 @@ from typing import Any, Final
 
 from relay import result_urls
 from relay.clock import rfc3339
-from relay.model import Call, Job, JobState, Reason
+from relay.model import Call, Job, JobState, Reason, Verification
 from relay.money import PaymentState, usdc
 from relay.outbox import Attempt, Delivery, DeliveryState
 
 Entry = dict[str, Any]
+_BY_TOKEN: Final = (
+    "believed on the callback's token alone: confirmation is off, or no status check confirmed it in time (none could "
+    "begin at the provider's pace, or the check's own line says how the provider answered)"
+)
 _SUBMIT_UNKNOWN: Final = (
     "the submission may or may not have arrived, and without the provider's id the provider cannot be asked: only its "
     "callback tells. Without one the job expires at its deadline; POST …/resubmissions sends it again, "
@@ -40,7 +44,11 @@ def of_job(job: Job, unknown_model: str | None = None) -> list[Entry]:
             for number, one in enumerate(job.outputs)
             if (said := result_urls.warning(one.url))
         ]
-        reason = job.reason or (job.error.message if job.error else "; ".join(warnings) or None)
+        if job.verification is Verification.TOKEN:
+            warnings.insert(0, _BY_TOKEN)
+        if job.error:
+            warnings.insert(0, job.error.message)
+        reason = job.reason or "; ".join(warnings) or None
         lines.append(
             entry(
                 job.finished_at,

@@ -226,3 +226,14 @@ async def test_a_result_that_comes_after_no_output_corrects_it(running: Running)
     await post(running, DONE)
     done = await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == "succeeded")
     assert (done["reason"], done["error"], done["verification"]) == (None, None, "fetch")
+
+
+async def test_the_story_says_that_an_end_was_believed_on_its_token(running: Running) -> None:
+    """Say beside the end that nothing confirmed it, and in the check's line how the provider answered."""
+    job = await submitted(running, Faults(check="html"))
+    await running.world.finish(job["provider_job_id"])
+    assert (await ended(running, job))["verification"] == "token"
+    story = (await running.get(f"/v1/jobs/{job['id']}/timeline"))["data"]
+    end = next(line for line in story if line["decision"] == "succeeded" and line["kind"] == "state")
+    assert end["reason"].startswith("believed on the callback's token alone")
+    assert "it could not be confirmed (no_verdict)" in (await checks(running, job))[0]
