@@ -80,8 +80,8 @@ def checked(job: Job, check: Checked, now_ms: int) -> Move:
     move = _told(job, check.report, now_ms) if check.report else _untold(job, check, now_ms)
     if move.job.state.final:
         return move
-    if (again_at := _last_again_at(move.job, check, now_ms)) is not None:
-        return msgspec.structs.replace(move, job=msgspec.structs.replace(move.job, next_check_at=again_at))
+    if (asked := _asked_last_again(move.job, check, now_ms)) is not None:
+        return msgspec.structs.replace(move, job=asked)
     if move.job.deadline_at <= now_ms and (move.job.claim is None or move.job.claim.tries):
         expired = expire(move.job, now_ms)
         return msgspec.structs.replace(expired, reason=f"{move.reason}; {expired.reason}")
@@ -89,13 +89,19 @@ def checked(job: Job, check: Checked, now_ms: int) -> Move:
     return lifecycle.asked_later(move, again_at, now_ms)
 
 
-def _last_again_at(job: Job, check: Checked, now_ms: int) -> int | None:
-    """When a last status check that brought no answer about the job is made again; None where it is not."""
-    if job.claim or job.settle_by is None or check.finding in (Finding.VERDICT, Finding.NOT_FOUND):
+def _asked_last_again(job: Job, check: Checked, now_ms: int) -> Job | None:
+    """The job whose last status check, which brought no answer about it, is made again; None where it is not.
+
+    A check that was under way at the deadline may end before the sweep sees that the job is overdue.
+    """
+    settle_by = job.settle_by or (now_ms + LAST_CHECK_MS if job.deadline_at <= now_ms else None)
+    if job.claim or settle_by is None or check.finding in (Finding.VERDICT, Finding.NOT_FOUND):
         return None
     paced_ms = check.again_at if check.finding in (Finding.RATE_LIMITED, Finding.KEY_REFUSED) else 0
     again_at = max(now_ms + _LAST_AGAIN_MS, paced_ms)
-    return again_at if again_at < job.settle_by else None
+    if again_at >= settle_by:
+        return None
+    return msgspec.structs.replace(job, settle_by=settle_by, next_check_at=again_at)
 
 
 def _told(job: Job, report: Report, now_ms: int) -> Move:

@@ -329,3 +329,19 @@ async def test_the_verb_has_a_pace(tmp_path: Path) -> None:
         assert [answer.status_code for answer in answers] == [200, 200, 429]
         assert answers[2].headers["retry-after"] == "30"
         assert len(running.world.status_checks) == 2
+
+
+def test_a_check_that_fails_as_the_deadline_comes_is_made_again() -> None:
+    """Give the last check its window though the sweep has not seen yet that the job is overdue."""
+    job = msgspec.structs.replace(overdue_job(), settle_by=None)
+    check = checking.Checked(
+        asked_id="task-1",
+        finding=checking.Finding.NO_ANSWER,
+        report=None,
+        started_at=990,
+        again_at=31_000,
+        heartbeat_ms=10**9,
+    )
+    move = checking.checked(job, check, job.deadline_at)
+    assert (move.job.state, move.job.settle_by) == (JobState.SUBMITTED, job.deadline_at + checking.LAST_CHECK_MS)
+    assert checking.checked(job, check, job.deadline_at - 1).job.settle_by is None
