@@ -237,6 +237,7 @@ def _of_one(of: Sample) -> list[Case]:
     gone = {"id": an_id(ids.EVENT, of.now_ms - 90 * DAY_MS, 0), "window": pages.WINDOW}
     return [
         _case("callbacks_of_job", one),
+        _case("reprocessings_of_job", one),
         _case("callback_bytes", {"ids": _list(row["id"] for row in of.jobs)}),
         _case("events_of_job", one),
         _case("calls_of_job", one),
@@ -257,7 +258,7 @@ def _pruning(of: Sample) -> list[Case]:
     jobs = {"jobs": _list(row["id"] for row in of.jobs), "events": _list(row["id"] for row in of.events)}
     jobs |= {"projects": _list([DEFAULT_PROJECT]), "callbacks": _list(row["id"] for row in of.callbacks)}
     looks = ("prunable_jobs", "prunable_events", "prunable_callbacks", "events_to_hold")
-    writes = ("attempts_of_events", "deliveries_of_events", "events", "callbacks_of_jobs", "calls_of_jobs")
+    writes = ("attempts_of_events", "deliveries_of_events", "events", "callbacks_of_jobs", "reprocessings_of_jobs", "calls_of_jobs")
     more = ("endpoints_of_jobs", "jobs", "redeliveries", "endpoints", "tombstones")
     return [
         *(_case(name, old | jobs) for name in looks),

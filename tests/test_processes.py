@@ -192,7 +192,7 @@ async def test_migrate_says_what_it_did(tmp_path: Path) -> None:
 async def test_a_start_says_in_one_line_what_it_is_and_what_is_missing(tmp_path: Path) -> None:
     """Log version, database, providers, public URL and what is missing at the start, without any secret."""
     port = processes.free_port()
-    bare = {"PORT": str(port), "DATABASE_URL": f"sqlite:///{tmp_path}/relay.db", "RELAY_API_KEY": KEY}
+    bare = {"PORT": str(port), "DATABASE_URL": f"sqlite:///{tmp_path}/bare.db", "RELAY_API_KEY": KEY}
     full = settings_for(tmp_path, port) | {"RELAY_PUBLICURL": "x"}
     starts = []
     for environ in (bare, full):
@@ -211,7 +211,7 @@ async def test_a_start_says_in_one_line_what_it_is_and_what_is_missing(tmp_path:
         lines = {line["event"]: line for line in map(json.loads, text.splitlines())}
         starts.append(lines["relay.starting"])
     first, second = starts
-    assert (first["version"], first["database"]) == (__version__, f"{tmp_path}/relay.db")
+    assert (first["version"], first["database"]) == (__version__, f"{tmp_path}/bare.db")
     assert (first["public_url"], first["providers"]) == ("none", "none")
     names = ["RELAY_EVOLINK_API_KEY", "RELAY_PUBLIC_URL", "RELAY_SECRET_KEYS"]
     assert [name for name in names if name not in first["missing"]] == []

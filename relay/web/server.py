@@ -62,7 +62,6 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Give the requests under way half of the time; what is not answered then is answered 503."""
-        self._stop.begin()
         share_s: Any = self._stop.left_s() * REQUESTS_SHARE  # uvicorn declares whole seconds and takes any
         self.config.timeout_graceful_shutdown = share_s
         await super().shutdown(sockets)
