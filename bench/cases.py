@@ -272,6 +272,7 @@ def _pruning(of: Sample) -> list[Case]:
 
 def _by_hand(of: Sample) -> list[Case]:
     """What a person asks for."""
+    today = {"project_id": DEFAULT_PROJECT, "since": of.now_ms, "first": an_id(ids.JOB, of.now_ms, 0)}
     batch = {
         "project_id": DEFAULT_PROJECT,
         "endpoint_id": of.filled.endpoints[0],
@@ -292,6 +293,9 @@ def _by_hand(of: Sample) -> list[Case]:
     counted = batch | {"first": of.events[0]["position"], "end": of.events[-1]["position"]}
     gone = {"id": of.filled.retry_endpoints[0], "now": of.now_ms}
     return [
+        _case("costs_of_project", today),
+        _case("costs_of_all", today),
+        _case("costs_of_files", today),
         Case("count_events_to_redeliver", (counted,), "failed, of 64 events", rows_max=30 * BATCH),
         *(
             Case("events_to_redeliver", (batch | {"which": which},), which, rows_max=30 * LOOK)
