@@ -258,7 +258,14 @@ def _pruning(of: Sample) -> list[Case]:
     jobs = {"jobs": _list(row["id"] for row in of.jobs), "events": _list(row["id"] for row in of.events)}
     jobs |= {"projects": _list([DEFAULT_PROJECT]), "callbacks": _list(row["id"] for row in of.callbacks)}
     looks = ("prunable_jobs", "prunable_events", "prunable_callbacks", "events_to_hold")
-    writes = ("attempts_of_events", "deliveries_of_events", "events", "callbacks_of_jobs", "reprocessings_of_jobs", "calls_of_jobs")
+    writes = (
+        "attempts_of_events",
+        "deliveries_of_events",
+        "events",
+        "callbacks_of_jobs",
+        "reprocessings_of_jobs",
+        "calls_of_jobs",
+    )
     more = ("endpoints_of_jobs", "jobs", "redeliveries", "endpoints", "tombstones")
     return [
         *(_case(name, old | jobs) for name in looks),

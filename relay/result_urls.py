@@ -7,6 +7,7 @@ and a host of a private network that the operator did not open, is no result; th
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -92,6 +93,7 @@ def opener(origin: str, networks: tuple[Network, ...]) -> Callable[[str], bool]:
     return opened
 
 
+@lru_cache(1024)
 def is_public(host: str) -> bool:
     """Return whether the host may be on the internet, as far as it tells itself; nothing is resolved."""
     address = _address(host)
@@ -104,6 +106,7 @@ def is_public(host: str) -> bool:
     return "." in name and name not in _LOCAL_NAMES and not name.endswith(_LOCAL_ENDS)
 
 
+@lru_cache(64)  # each URL is asked about a few times while its report is read
 def _host(url: str) -> str | None:
     """The host of an http or https URL, without the brackets of an address; None where there is none."""
     found = _URL.match(url)

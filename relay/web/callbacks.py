@@ -19,6 +19,8 @@ from relay.web import bodies
 
 STORED_WITHIN_S: Final = 4.0
 """A database that hangs is one that is away: a provider that is told so in its five seconds comes again."""
+LOOK_EVERY_S: Final = 0.1
+"""How often it is looked for callbacks that wait longer than that."""
 _PATH: Final = re.compile(r"/+callbacks/+([^/]{1,64})/+([^/]{1,400})/*")
 _PLAIN_PATH: Final = re.compile(rb"/callbacks/([a-z0-9_-]{1,64})/([A-Za-z0-9_-]{1,400})")
 _LATE: Final = "the database does not answer in time"
@@ -49,12 +51,24 @@ class Answer(msgspec.Struct, frozen=True):
 _STORED: Final = Answer(200, b'{"received":true}')
 
 
+class _Waiting(msgspec.Struct):
+    """A callback that waits for its commit, and until when it may."""
+
+    until_s: float
+    provider: str
+    claims: Claims
+    answered: Callable[[Answer], None]
+    refused: bool = False
+
+
 class Callbacks:
     """Answers `/callbacks/{provider}/{token}`."""
 
     def __init__(self, app: App, memory: bodies.BodyMemory) -> None:
         self._app = app
         self._memory = memory
+        self._waiting: dict[object, _Waiting] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, and its small JSON answer; never a redirect."""
@@ -84,11 +98,8 @@ class Callbacks:
             return False
         heard, recorded = receiving
 
-        def late() -> None:
-            answered(_not_stored(provider, claims, StorageUnavailable(_LATE)))
-
         def stored(_: object) -> None:
-            timer.cancel()
+            del self._waiting[recorded]
             try:
                 self._app.receiver.note(heard, recorded.result())
             except StorageUnavailable as error:
@@ -99,9 +110,23 @@ class Callbacks:
             else:
                 answered(_STORED)
 
-        timer = asyncio.get_running_loop().call_later(STORED_WITHIN_S, late)
+        loop = asyncio.get_running_loop()
+        self._waiting[recorded] = _Waiting(loop.time() + STORED_WITHIN_S, provider, claims, answered)
+        if self._timer is None:
+            self._timer = loop.call_later(LOOK_EVERY_S, self._refuse_late)
         recorded.add_done_callback(stored)
         return True
+
+    def _refuse_late(self) -> None:
+        """Refuse, once, each callback that the database has not taken in time; one timer looks after all of them."""
+        loop = asyncio.get_running_loop()
+        for waiting in self._waiting.values():
+            if waiting.until_s > loop.time():
+                break
+            if not waiting.refused:
+                waiting.refused = True
+                waiting.answered(_not_stored(waiting.provider, waiting.claims, StorageUnavailable(_LATE)))
+        self._timer = loop.call_later(LOOK_EVERY_S, self._refuse_late) if self._waiting else None
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         """GET and its like have no effect, POST is a callback."""

@@ -11,7 +11,9 @@ from typing import Final, Protocol
 from relay.metrics import Metrics
 
 SWEEP_S: Final = 0.5
-"""How often the deadline of heads is looked at; a head lives that much longer at most."""
+"""How often the deadlines are looked at; a connection lives that much longer at most."""
+KEEP_ALIVE_S: Final = 100.0
+"""How long a connection is kept between two requests: longer than routers keep theirs (Heroku's: 90 s)."""
 SPARE_FILES: Final = 64
 """Files for the database, the log and what starts beside them."""
 OUTBOUND_SHARE: Final = 2
@@ -27,6 +29,9 @@ class Connection(Protocol):
     def refuse(self) -> None:
         """Answer 503 and close it."""
 
+    def expire(self) -> None:
+        """Close it: nothing has come on it for long."""
+
 
 class Connections:
     """Keeps the books of one server."""
@@ -40,10 +45,13 @@ class Connections:
         self._heads: dict[Connection, float] = {}
         self._kept: dict[Connection, float] = {}
         self._sweep: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
 
     def opened(self, connection: Connection) -> None:
         """Count a new connection; the one that has been idle the longest is closed when there are too many."""
         self._open += 1
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(SWEEP_S, self._close_late)
         self.await_head(connection)
         self.metrics.connections(self._open)
         if self._open <= self.max_open:
@@ -69,29 +77,33 @@ class Connections:
         if connection in self._heads:
             return
         self._kept.pop(connection, None)
-        loop = asyncio.get_running_loop()
-        self._heads[connection] = loop.time()
-        if self._sweep is None:
-            self._sweep = loop.call_later(SWEEP_S, self._close_late)
+        self._heads[connection] = self._loop.time()
 
     def begin(self, connection: Connection) -> None:
         """A head is whole: the connection is busy with a request."""
-        self._forget(connection)
+        if self._kept.pop(connection, None) is None:
+            self._heads.pop(connection, None)
 
     def keep(self, connection: Connection) -> None:
         """The request was answered, and nothing of the next one has come."""
-        self._kept[connection] = asyncio.get_running_loop().time()
+        self._kept[connection] = self._loop.time()
 
     def _close_late(self) -> None:
-        """Close each connection whose head is not whole after its deadline."""
-        loop = asyncio.get_running_loop()
-        last = loop.time() - self._head_deadline_s
-        while self._heads and next(iter(self._heads.values())) <= last:
+        """Close each connection whose head is not whole after its deadline, and each that was idle for too long.
+
+        One timer looks after all connections: to make one for each answer costs more than the answer's bytes.
+        """
+        now_s = self._loop.time()
+        while self._heads and next(iter(self._heads.values())) <= now_s - self._head_deadline_s:
             connection = next(iter(self._heads))
             self._forget(connection)
             self.metrics.connection_closed("head_deadline")
             connection.evict()
-        self._sweep = loop.call_later(SWEEP_S, self._close_late) if self._heads else None
+        while self._kept and next(iter(self._kept.values())) <= now_s - KEEP_ALIVE_S:
+            connection = next(iter(self._kept))
+            self._forget(connection)
+            connection.expire()
+        self._sweep = self._loop.call_later(SWEEP_S, self._close_late) if self._open else None
 
     def _forget(self, connection: Connection) -> None:
         """The connection is not idle, or not there any more."""

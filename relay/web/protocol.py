@@ -126,6 +126,10 @@ class Protocol(HttpToolsProtocol):
         """Answer that there is no room for another connection."""
         self._end_with(_FULL)
 
+    def expire(self) -> None:
+        """Close a connection that has been idle for long."""
+        self._close()
+
     def data_received(self, data: bytes) -> None:
         """Read what came in; what brings no request further is bounded, since the parser itself bounds nothing."""
         if self._ended:
@@ -135,11 +139,11 @@ class Protocol(HttpToolsProtocol):
             self._end_with(_TOO_LARGE)
             return
         self._idle_bytes += len(data)
-        self._unset_keepalive_if_required()
         self._feed(data)
         if self._pieces is not None:
             self._begin()
-        self._await_head()
+        if self._in_head:
+            self._await_head()
 
     def on_message_begin(self) -> None:
         """Another request begins."""
@@ -186,15 +190,23 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on to what waits; an answer that did not wait for its request's body is the connection's last."""
-        early = not self._whole and not self.pipeline
-        super().on_response_complete()
-        if early:
+        """Go on to what waits; an answer that did not wait for its request's body is the connection's last.
+
+        uvicorn would make a timer for the next request here, which `Connections` has one of for all.
+        """
+        self.server_state.total_requests += 1
+        if self._is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        elif not self._whole:
             self._close()
-        elif not self._busy() and not self._in_head:
-            self._books.keep(self)
-        else:
+        elif self._in_head:
             self._await_head()
+        else:
+            self._books.keep(self)
 
     def pause_writing(self) -> None:
         """The peer takes the answer more slowly than it is made: it has a time to take some of it."""
@@ -332,7 +344,6 @@ class Protocol(HttpToolsProtocol):
         if self._socket.can_write_eof():
             self._socket.write_eof()
         self._socket.resume_reading()
-        self._unset_keepalive_if_required()
         self._stop_timer()
         self._timer = self.loop.call_later(LINGER_S, self._socket.abort)
 

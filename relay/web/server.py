@@ -98,7 +98,6 @@ def server(app: App, host: str, port: int) -> Server:
         server_header=False,
         access_log=False,
         log_config=None,
-        timeout_keep_alive=100,
         workers=1,  # else uvicorn reads WEB_CONCURRENCY, which may be `auto`
     )
     return Server(config, app.stop)
