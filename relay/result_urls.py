@@ -55,10 +55,18 @@ def warning(url: str) -> str | None:
     return " and ".join(reasons) or None
 
 
-def with_video(outputs: Iterable[Output]) -> tuple[Output, ...]:
-    """Return the outputs whose URLs are URLs; none of them where no video is among them."""
-    found = tuple(one for one in outputs if is_url(one.url))
-    return found if any(one.kind is OutputKind.VIDEO for one in found) else ()
+def parted(outputs: Iterable[Output]) -> tuple[tuple[Output, ...], tuple[str, ...]]:
+    """Return the outputs whose URLs are URLs (none where no video is among them), and the texts of the others."""
+    usable: list[Output] = []
+    unusable: list[str] = []
+    video = False
+    for one in outputs:
+        if is_url(one.url):
+            usable.append(one)
+            video = video or one.kind is OutputKind.VIDEO
+        else:
+            unusable.append(one.url)
+    return tuple(usable) if video else (), tuple(unusable)
 
 
 def first(outputs: Iterable[Output]) -> tuple[Output, ...]:
@@ -68,11 +76,11 @@ def first(outputs: Iterable[Output]) -> tuple[Output, ...]:
 
 def judged(report: Report, opened: Callable[[str], bool]) -> Report:
     """Return the report without results at private hosts, other than those of which `opened` is True."""
-    refused = tuple(one for one in report.outputs if not (is_public(host := _host(one.url) or "") or opened(host)))
+    refused = [one for one in report.outputs if not is_public(host := _host(one.url) or "") and not opened(host)]
     if not refused:
         return report
     unusable = report.unusable + tuple(one.url[:TEXT_MAX_CHARS] for one in refused)
-    kept = with_video(one for one in report.outputs if one not in refused)
+    kept, _ = parted(one for one in report.outputs if one not in refused)
     return msgspec.structs.replace(report, outputs=kept, unusable=unusable)
 
 

@@ -25,7 +25,7 @@ from relay.providers.base import (
     state_of,
     text_or_none,
 )
-from relay.result_urls import TEXT_MAX_CHARS, is_url, trimmed, with_video
+from relay.result_urls import TEXT_MAX_CHARS, is_url, parted, trimmed
 
 OUTPUTS_MAX: Final = 20
 ID_MAX: Final = 200
@@ -167,14 +167,15 @@ def told(
         raise Unreadable("no status and no result in the body")
     state, shown = state_of(word, WORDS)
     state = state or otherwise or (JobState.SUCCEEDED if word is None else None)
+    usable, unusable = parted(outputs) if state is JobState.SUCCEEDED else ((), ())
     return Report(
         state=state,
         word=shown,
         provider_job_id=provider_job_id,
         upstream_id=upstream_id,
         progress=progress(task.get("progress")),
-        outputs=with_video(outputs) if state is JobState.SUCCEEDED else (),
-        unusable=tuple(one.url for one in outputs if not is_url(one.url)) if state is JobState.SUCCEEDED else (),
+        outputs=usable,
+        unusable=unusable,
         error=error if state is JobState.FAILED else None,
         cost=cost,
         estimate_s=estimate_s,
