@@ -67,7 +67,7 @@ def retention_days(text: str) -> int:
 def header_text(text: str) -> str:
     """Text that an HTTP header can carry, and no placeholder such as `…` or `...`."""
     if not re.fullmatch(r"[!-~]+", text):
-        raise ValueError("must be ASCII without blanks: is the text of an example still in it?")
+        raise ValueError("must be ASCII without blanks, such as sk-4f1c9a27e0 (is the text of an example still in it?)")
     if not text.strip(".*<>xX-_"):
         raise ValueError("must be the provider's key, not a placeholder")
     return text

@@ -33,3 +33,10 @@ async def test_everything_arrives_in_spite_of_failures_and_a_kill() -> None:
     """`manifest`: each event is at each endpoint, though attempts fail and relay is killed."""
     status, found = await bench("manifest", "--events", "40", "--endpoints", "3", "--kills", "1")
     assert (status, found["events"], found["deliveries"]) == (0, 40, 120)
+
+
+async def test_a_quiet_tenant_is_served_beside_a_stranger() -> None:
+    """`isolation --strangers`: every request of the quiet tenant is taken, whatever the load beside it."""
+    words = ("--strangers", "pipelining,refusals", "--seconds", "1", "--rounds", "1")
+    status, found = await bench("isolation", *words)
+    assert (status, [row["load"] for row in found["strangers"]]) == (0, ["pipelining", "refusals"])

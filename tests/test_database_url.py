@@ -18,6 +18,7 @@ from relay.storage.postgres import PostgreSQL
 from relay.storage.store import open_migrated
 from tests import processes
 from tests.postgres import Server
+from tests.running import SECRET_KEY
 
 FORMS = (
     *("{base}", "{base}?sslmode=prefer", "{base}?sslmode=no-verify", "{base}?ssl=false", "{base}?sslmode=allow"),
@@ -245,7 +246,7 @@ async def test_a_start_waits_for_a_server_that_restarts(database_server: Server)
 @pytest.mark.anyio
 async def test_a_start_that_cannot_is_an_exit_status_and_a_sentence(tmp_path: Path) -> None:
     """Exit 78 for a wrong DATABASE_URL and 1 for a server that is away, with one line and no traceback."""
-    environ = {"RELAY_SECRET_KEYS": "k" * 40, "RELAY_DATABASE_WAIT_S": "0", "PORT": "0"}
+    environ = {"RELAY_SECRET_KEYS": SECRET_KEY, "RELAY_DATABASE_WAIT_S": "0", "PORT": "0"}
     port = processes.free_port()
     for url, status, said in (
         ("postgres://h/d?sslmod=require", 78, "sslmod"),

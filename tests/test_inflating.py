@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from relay.errors import Unreadable
@@ -122,7 +122,8 @@ async def test_a_bomb_takes_no_memory(name: str) -> None:
 
     async def explode(request: Request) -> Response:
         await request.body()
-        return Response(packed, headers={"content-encoding": encoding} if encoding else {})
+        pieces = (packed[start : start + 65_536] for start in range(0, len(packed), 65_536))
+        return StreamingResponse(pieces, headers={"content-encoding": encoding} if encoding else {})
 
     app = Starlette(routes=[Route("/", explode, methods=["POST"])])
     async with serve(app) as origin, ProviderClient() as client:

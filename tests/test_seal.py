@@ -59,8 +59,7 @@ def test_any_other_bytes_are_refused(sealed: bytes) -> None:
 def test_a_changed_byte_is_refused(data: st.DataObject) -> None:
     """What was damaged at rest is never opened to something else."""
     sealed = bytearray(SEAL.seal("whsec_" + "x" * 44, HERE).rstrip(b"="))
-    position = data.draw(st.integers(0, len(sealed) - 2))
-    sealed[position] = data.draw(st.sampled_from([byte for byte in range(256) if byte != sealed[position]]))
+    sealed[data.draw(st.integers(0, len(sealed) - 2))] ^= data.draw(st.integers(1, 255))
     with pytest.raises(SealBroken):
         SEAL.open(bytes(sealed), HERE)
 

@@ -41,6 +41,7 @@ def trusted() -> ssl.SSLContext:
             context.load_verify_locations(cafile=certifi.where())
     if folder and not all(Path(one).is_dir() for one in folder.split(os.pathsep)):
         raise SettingsError(f"{FOLDER} must name a folder of certificates")
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # Debian leaves it to OpenSSL, whose own least may be older
     context.set_alpn_protocols(["http/1.1"])
     return context
 
