@@ -12,6 +12,7 @@ import httpx
 
 from bench.processes import relay_with_sandbox
 from bench.receiver import Receiver, receiving
+from bench.strangers import known, measured, show
 
 BODY = {
     "provider": "evolink",
@@ -26,14 +27,20 @@ ALLOWED_RATIO = 1.2
 @click.option("--rate", default=5.0, help="Events a second.")
 @click.option("--seconds", default=15.0, help="How long each run lasts.")
 @click.option("--rounds", default=3, help="Interleaved rounds; the medians count.")
-def command(endpoints: int, dead: int, rate: float, seconds: float, rounds: int) -> None:
+@click.option("--strangers", help="A comma list of hostile loads, or all: what a quiet tenant feels of them instead.")
+def command(endpoints: int, dead: int, rate: float, seconds: float, rounds: int, strangers: str | None) -> None:
     """p99 from event to arrival at the healthy endpoints, with dead ones among them and without."""
+    if strangers:
+        found = asyncio.run(measured(known(strangers), seconds, rounds))
+        show(found)
+        click.echo(json.dumps({"bench": "isolation", "strangers": found}))
+        return
     runs: dict[int, list[dict[str, float]]] = {0: [], dead: []}
     for number in range(rounds):
-        for count, found in runs.items():
+        for count, each in runs.items():
             if sys.stderr.isatty():
                 click.echo(f"round {number + 1}/{rounds}, {count} dead", err=True)
-            found.append(asyncio.run(_run(endpoints, count, rate, seconds)))
+            each.append(asyncio.run(_run(endpoints, count, rate, seconds)))
     rows = [_medians(count, found) for count, found in runs.items()]
     click.echo(f"{'dead':>5}{'healthy':>9}{'arrived':>9}{'of':>8}{'p50 ms':>9}{'p99 ms':>9}")
     for row in rows:
