@@ -50,9 +50,12 @@ class Redactor:
         self._variants = [variant for literal in literals for variant in _in_base64(literal)]
         self._needles = [needle.encode() for needle in (*literals, *self._variants)]
         self._has_punctuation = any(_PUNCTUATION.search(secret) for secret in self._secrets)
+        self._worth_a_look = re.compile(b"|".join(map(re.escape, [*self._needles, b"%", b"\\", b"&#"])))
 
     def suspects(self, raw: bytes) -> bool:
         """Whether a secret may be in these bytes."""
+        if self._worth_a_look.search(raw) is None:
+            return False
         for needle in self._needles:
             if needle in raw:
                 return True
