@@ -58,8 +58,8 @@ def test_any_other_bytes_are_refused(sealed: bytes) -> None:
 @given(st.data())
 def test_a_changed_byte_is_refused(data: st.DataObject) -> None:
     """What was damaged at rest is never opened to something else."""
-    sealed = bytearray(SEAL.seal("whsec_" + "x" * 44, HERE).rstrip(b"="))
-    sealed[data.draw(st.integers(0, len(sealed) - 2))] ^= data.draw(st.integers(1, 255))
+    sealed = bytearray(SEAL.seal("whsec_" + "x" * 44, HERE))
+    sealed[data.draw(st.integers(0, len(sealed) - 1))] ^= data.draw(st.integers(1, 255))
     with pytest.raises(SealBroken):
         SEAL.open(bytes(sealed), HERE)
 
