@@ -23,6 +23,8 @@ from relay.money import Payment, PaymentState
 
 def canceled(job: Job, confirmed: bool, now_ms: int) -> Move:
     """The job is canceled: surely, where it was never sent or its provider says so; else detached from its provider."""
+    if confirmed and job.state is JobState.CANCELED:
+        return Move(job, Verdict.RECORDED, "canceled at the provider, whose own word of it came first")
     if job.state.final:
         return Move(job, Verdict.STALE, f"the job is already {job.state}")
     unsent = job.submission_started_at is None and job.provider_job_id is None

@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from relay import signing
+from relay import byhand, signing
 from relay.clock import SystemClock
+from relay.model import Job, JobState, Verdict
 from relay.sandbox.faults import Faults
 from tests.calling_back import DONE, post
 from tests.running import HeldClock, Running, relay
@@ -44,6 +45,7 @@ async def unknown(running: Running) -> dict[str, Any]:
 
 async def test_a_cancellation_is_passed_on_where_the_provider_can(running: Running) -> None:
     """The provider cancels the job, which is then canceled for good: what it says later changes nothing."""
+    running.world.next_faults.append(Faults(lost=True))
     job = await running.submit("sandbox")
     answer = await verb(running, job, "cancellations")
     assert answer.status_code == 200, answer.text
@@ -54,6 +56,17 @@ async def test_a_cancellation_is_passed_on_where_the_provider_can(running: Runni
     await running.client.post(running.callback_url(), content=DONE)
     assert (await running.get(f"/v1/jobs/{job['id']}"))["status"] == "canceled"
     assert await said(running, job) == ["job.submitted", "job.canceled"]
+
+
+@pytest.mark.parametrize(("confirmed", "verdict"), [(True, Verdict.RECORDED), (False, Verdict.STALE)])
+def test_a_callback_that_tells_of_the_cancellation_first_is_no_conflict(confirmed: bool, verdict: Verdict) -> None:
+    """Take a cancellation that the provider confirmed as done, though its callback ended the job meanwhile."""
+    job = Job(
+        id="job_1", project_id="default", provider="sandbox", state=JobState.CANCELED, created_at=0, updated_at=0,
+        deadline_at=1000, request={}, input=None, metadata={}, model=None, provider_job_id="task-1", finished_at=5,
+    )  # fmt: skip
+    move = byhand.canceled(job, confirmed, 10)
+    assert (move.job, move.verdict, move.announce) == (job, verdict, None)
 
 
 async def test_a_provider_that_refuses_to_cancel_goes_on(running: Running) -> None:
