@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from relay.clock import Clock
@@ -44,7 +44,7 @@ class Streams:
         for woken in self._open:
             woken.set()
 
-    async def lines(self, project_id: str, after: str | None, kind: str | None) -> AsyncIterator[bytes]:
+    async def lines(self, project_id: str, after: str | None, kind: str | None) -> AsyncGenerator[bytes]:
         """Server-sent events of a project, in order, from the one after `after` on; None: from this moment on.
 
         They end when relay stops or the database is away: the client comes back with its last id. StorageUnavailable
@@ -53,7 +53,7 @@ class Streams:
         self._shares.check(project_id)
         return self._lines(project_id, kind, await self._events.place(project_id, after, self._clock.now_ms()))
 
-    async def _lines(self, project_id: str, kind: str | None, place: Place) -> AsyncIterator[bytes]:
+    async def _lines(self, project_id: str, kind: str | None, place: Place) -> AsyncGenerator[bytes]:
         """Once the place is known."""
         woken = asyncio.Event()
         self._open.add(woken)
@@ -72,7 +72,7 @@ class Streams:
 
     async def _found(
         self, project_id: str, kind: str | None, place: Place, woken: asyncio.Event
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         """Events as they are found in the table, and comments between them."""
         said_at = self._clock.monotonic_ms()
         pause_ms, look = LOOK_AGAIN_MS, PAGE

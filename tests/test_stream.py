@@ -9,10 +9,12 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from starlette.types import Message
 
 from relay.clock import SystemClock
 from relay.storage.evidence import BEGINNING, Look
 from relay.storage.record import DEFAULT_PROJECT
+from relay.web.evidence import Streamed
 from tests.running import HeldClock, Running, relay
 
 pytestmark = pytest.mark.anyio
@@ -198,3 +200,25 @@ async def test_a_relay_that_stops_ends_its_streams(tmp_path: Path) -> None:
         clock.advance(1)
         async with asyncio.timeout(5):
             assert [line async for line in reader.answer.aiter_lines() if line.startswith("id")] == []
+
+
+async def test_a_stream_gives_its_room_back(tmp_path: Path) -> None:
+    """Count a stream as closed as soon as its answer ends, even where writing it raised."""
+    async with relay(tmp_path) as running:
+        streams = running.app.streams
+        answer = Streamed(await streams.lines(DEFAULT_PROJECT, None, None))
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+            if message["type"] == "http.response.body":
+                raise RuntimeError("the connection is closed")
+
+        async def receive() -> Message:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        with pytest.raises(RuntimeError) as raised:
+            await answer({"type": "http"}, receive, send)
+        assert (len(sent), raised.value.args) == (2, ("the connection is closed",))
+        assert b"relay_streams_open 0.0" in running.app.metrics.exposition()

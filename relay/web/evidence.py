@@ -1,10 +1,12 @@
 """`/v1/events`, `/v1/deliveries`, `/v1/callbacks`: what is stored, for whoever wants to see it."""
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from relay import ids, views
 from relay.errors import FieldError, InvalidInput, NotFound
@@ -43,7 +45,23 @@ async def stream(call: Call) -> Response:
         raise InvalidInput([FieldError("Last-Event-ID", "must be the id of an event")])
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     lines = await call.app.streams.lines(call.project_id, after, kind)
-    return StreamingResponse(lines, headers=headers, media_type="text/event-stream")
+    return Streamed(lines, headers=headers, media_type="text/event-stream")
+
+
+class Streamed(StreamingResponse):
+    """An answer that gives back what its lines hold as soon as it is over, however it ends.
+
+    Starlette leaves lines that are not read to their end to the garbage collector, which may come much later.
+    """
+
+    def __init__(self, lines: AsyncGenerator[bytes], **more: Any) -> None:
+        super().__init__(lines, **more)
+        self._lines = lines
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        async with aclosing(self._lines):
+            await super().__call__(scope, receive, send)
 
 
 async def event(call: Call) -> Response:
