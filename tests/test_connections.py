@@ -28,6 +28,12 @@ OFFERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """The loop that relay is served by: unlike Python's own it refuses to write to a connection that was cut."""
+    return "asyncio", {"use_uvloop": True}
+
+
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     """A relay on a held clock, in which a head may take 0.3 s and three connections may be open."""
@@ -145,6 +151,64 @@ async def test_a_refused_head_has_a_request_id(running: Running, sent: bytes, st
     assert (answered, found is not None) == (status, True)
     assert found is not None
     assert found[1] == b"trace-4711" if status == 405 else found[1].startswith((b"req_", b"trace-4711"))
+
+
+def head_of(number: int, length: int = 0) -> bytes:
+    """A head with so many headers, or one whose URL and headers come to so many bytes, each with its four of syntax."""
+    lines = [f"x-{place}: 1" for place in range(number - 1)]
+    bare = len("/healthz") + len("host") + len("relay") + 4 + sum(len(line) + 2 for line in lines)
+    return request("GET", "/healthz", *lines, *([f"x: {'1' * (length - bare - 5)}"] if length else []))
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (head_of(protocol.HEADERS_MAX), 200),
+        (head_of(protocol.HEADERS_MAX + 1), 431),
+        (head_of(40_000 // 8), 431),
+        (head_of(1, protocol.HEADERS_MAX_BYTES), 200),
+        (head_of(1, protocol.HEADERS_MAX_BYTES + 1), 431),
+    ],
+)
+async def test_a_head_has_its_limits(running: Running, head: bytes, status: int, cut: bool) -> None:
+    """Refuse a head of too many headers, or of too many bytes, whether it comes at once or in pieces."""
+    async with peer(running.origin) as sender:
+        await sender.send(*((head[:3000], head[3000:]) if cut else (head,)))
+        assert (await sender.answer())[0] == status
+        await sender.send(request("GET", "/healthz"))
+        assert (await sender.closed() == b"") if status == 431 else ((await sender.answer())[0] == 200)
+
+
+async def test_who_leaves_is_gone_for_every_request(running: Running) -> None:
+    """End a stream, and wait for no job, when the peer is gone that also sent a request to be answered after it."""
+    job = await running.submit()
+    stream = request("GET", "/v1/events/stream", AUTHORIZED)
+    held = request("GET", f"/v1/jobs/{job['id']}", AUTHORIZED, "prefer: wait=25")
+    for first in (stream, held):
+        async with peer(running.origin) as sender:
+            await sender.send(first + request("GET", "/healthz"))
+            while not (await metric(running, "relay_streams_open 1.0") or running.app.waiting.held):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            while await metric(running, "relay_streams_open 1.0") or running.app.waiting.held:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [request("CONNECT", "other.example:443"), request("POST", "/v1/jobs", "transfer-encoding: chunked") + b"no size"],
+)
+async def test_a_cut_connection_is_not_written_to(running: Running, behind: bytes) -> None:
+    """Store a callback whose connection is cut for what came behind it, and raise nothing when it is stored."""
+    await running.submit()
+    raised: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
+    async with peer(running.origin) as sender:
+        await sender.send(request("POST", urlsplit(running.callback_url()).path, body=DONE) + behind)
+        assert await sender.closed() == b""
+    await running.until("/v1/callbacks", lambda shown: len(shown["data"]) == 1)
+    assert raised == []
 
 
 async def test_a_tunnel_is_refused(running: Running) -> None:

@@ -58,7 +58,7 @@ class Connections:
             return
         self.metrics.connection_closed("evicted")
         oldest = min(
-            (next(iter(some.items())) for some in (self._heads, self._kept) if some), key=lambda entry: entry[1]
+            (next(iter(some.items())) for some in (self._kept, self._heads) if some), key=lambda entry: entry[1]
         )
         self._forget(oldest[0])
         if oldest[0] is connection:

@@ -22,6 +22,8 @@ from relay.web.callbacks import Answer
 from relay.web.connections import Connections
 
 HEADERS_MAX_BYTES: Final = 64 * 1024
+HEADERS_MAX: Final = 256
+"""The headers of one request. Each takes some 170 bytes of memory, as few as it has: 64 KiB could be 1.6 MB of them."""
 PIPELINED_MAX: Final = 8
 """Requests that wait on a connection while an earlier one is answered. No client of providers sends more than one."""
 LINGER_S: Final = 2.0
@@ -80,6 +82,10 @@ class TooManyPipelined(Exception):
     """More requests wait on the connection than may."""
 
 
+class TooLarge(Exception):
+    """The head of a request holds more than it may."""
+
+
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
@@ -89,10 +95,16 @@ class Protocol(HttpToolsProtocol):
     """The body of the last request whose head was whole has come to its end."""
     _idle_bytes = 0
     """What came since a request was last brought further: by its first byte, the end of its head, or some body."""
+    _read_bytes = 0
+    """How much came at once, last."""
     _ended = False
     """Nothing that comes in is read any more."""
     _lingering = False
     _lingered_bytes = 0
+    _oversized = False
+    """The head that was read last holds more than it may."""
+    _current: Cycle | RequestResponseCycle | None = None
+    """The request whose turn it is; `cycle` is the last one that was read, which may wait behind it."""
     _declining = False
     """The request whose head is read offers another protocol: it is read again without the offer."""
     _pieces: list[bytes] | None = None
@@ -112,15 +124,16 @@ class Protocol(HttpToolsProtocol):
         self._books.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop counting it."""
+        """Stop counting it, and tell each request on it that nobody waits for its answer."""
         self._stop_timer()
         self._books.closed(self)
+        self._leave()
         super().connection_lost(exc)
 
     def evict(self) -> None:
         """Close a connection whose next request has not begun, or is not read far enough to be known."""
         self._ended = True
-        self._socket.abort()
+        self._abort()
 
     def refuse(self) -> None:
         """Answer that there is no room for another connection."""
@@ -139,6 +152,7 @@ class Protocol(HttpToolsProtocol):
             self._end_with(_TOO_LARGE)
             return
         self._idle_bytes += len(data)
+        self._read_bytes = len(data)
         self._feed(data)
         if self._pieces is not None:
             self._begin()
@@ -155,10 +169,14 @@ class Protocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Trailers, which come after the body, are nobody's, and would be kept without end."""
         if self._in_head:
+            if len(self.headers) >= HEADERS_MAX:
+                self._refuse_head()
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """What follows is the body, which has its own cap."""
+        if self._idle_bytes + self._read_bytes > HEADERS_MAX_BYTES and self._head_bytes() > HEADERS_MAX_BYTES:
+            self._refuse_head()
         if self.parser.should_upgrade():
             self._declining = True
             return
@@ -219,6 +237,33 @@ class Protocol(HttpToolsProtocol):
         self._stop_timer()
         super().resume_writing()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """It is a request's turn."""
+        self._current = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _leave(self) -> None:
+        """Tell the request that is answered, and those behind it, that their peer is gone; uvicorn tells the last."""
+        for cycle in (self._current, *(waiting for waiting, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self.pipeline.clear()
+
+    def _abort(self) -> None:
+        """Close at once: from here on nothing is written, since uvloop raises where that is tried."""
+        self._leave()
+        self._socket.abort()
+
+    def _head_bytes(self) -> int:
+        """How long the head is."""
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _refuse_head(self) -> None:
+        """End the reading of a head that holds too much."""
+        self._oversized = True
+        raise TooLarge
+
     def _await_head(self) -> None:
         """Start the deadline of a head that has begun, unless an earlier request is not answered yet."""
         if self._in_head and not self._ended and not self._busy():
@@ -234,7 +279,7 @@ class Protocol(HttpToolsProtocol):
             if self._busy() and (self._whole or self._in_head):
                 self._end_after_answers()
             else:
-                self._end_with(_NO_HTTP)
+                self._end_with(_TOO_LARGE if self._oversized else _NO_HTTP)
 
     def _decline(self, rest: bytes) -> None:
         """Read the request again as if it had not offered another protocol (RFC 9110, 7.8), and then what follows."""
@@ -294,6 +339,7 @@ class Protocol(HttpToolsProtocol):
                 return False
         finally:
             request_ids.CURRENT.reset(outside)
+        self._current = cycle
         self.cycle = cycle  # type: ignore[assignment]  # it has what uvicorn looks at
         return True
 
@@ -323,7 +369,7 @@ class Protocol(HttpToolsProtocol):
         self._ended = True
         self._books.metrics.connection_closed("refused")
         if self._busy():
-            self._socket.abort()
+            self._abort()
             return
         known = self.headers if self._in_head and self.headers else ()
         self._socket.write(answer + _LAST % request_ids.of(known).encode())
@@ -345,7 +391,7 @@ class Protocol(HttpToolsProtocol):
             self._socket.write_eof()
         self._socket.resume_reading()
         self._stop_timer()
-        self._timer = self.loop.call_later(LINGER_S, self._socket.abort)
+        self._timer = self.loop.call_later(LINGER_S, self._abort)
 
     def _is_closing(self) -> bool:
         """Whether nothing more is answered here."""
@@ -355,12 +401,12 @@ class Protocol(HttpToolsProtocol):
         """Count what still comes in after the last answer."""
         self._lingered_bytes += len(data)
         if self._lingered_bytes > LINGER_MAX_BYTES:
-            self._socket.abort()
+            self._abort()
 
     def _stalled(self) -> None:
         """The peer did not take any of its answer in time."""
         self._books.metrics.connection_closed("write_deadline")
-        self._socket.abort()
+        self._abort()
 
     def _stop_timer(self) -> None:
         """Nothing is waited for."""
