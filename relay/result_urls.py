@@ -36,7 +36,7 @@ def trimmed(text: str) -> str:
 
 def is_url(text: str) -> bool:
     """Return whether the text is an http or https URL with a host, whatever stands behind that."""
-    return len(text) <= URL_MAX_CHARS and _host(text) is not None
+    return _host(text) is not None
 
 
 def warning(url: str) -> str | None:
@@ -65,7 +65,7 @@ def parted(outputs: Iterable[Output]) -> tuple[tuple[Output, ...], tuple[str, ..
             usable.append(one)
             video = video or one.kind is OutputKind.VIDEO
         else:
-            unusable.append(one.url)
+            unusable.append(one.url[:TEXT_MAX_CHARS])  # not before: the start of a URL that is too long is one too
     return tuple(usable) if video else (), tuple(unusable)
 
 
@@ -114,9 +114,14 @@ def is_public(host: str) -> bool:
     return "." in name and name not in _LOCAL_NAMES and not name.endswith(_LOCAL_ENDS)
 
 
-@lru_cache(64)  # each URL is asked about a few times while its report is read
 def _host(url: str) -> str | None:
     """The host of an http or https URL, without the brackets of an address; None where there is none."""
+    return _found_host(url) if len(url) <= URL_MAX_CHARS else None
+
+
+@lru_cache(64)  # each URL is asked about a few times while its report is read
+def _found_host(url: str) -> str | None:
+    """The same, whatever the length."""
     found = _URL.match(url)
     return found[1].strip("[]").lower() if found and found[1].strip() else None
 

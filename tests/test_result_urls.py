@@ -16,7 +16,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from relay.model import JobState, Output, OutputKind, Report
-from relay.result_urls import URL_MAX_CHARS, first, is_public, is_url, judged, opener, trimmed, warning
+from relay.result_urls import (
+    TEXT_MAX_CHARS,
+    URL_MAX_CHARS,
+    first,
+    is_public,
+    is_url,
+    judged,
+    opener,
+    trimmed,
+    warning,
+)
 from relay.sandbox.serving import serve
 from tests.calling_back import MP4, post
 from tests.running import HeldClock, Running, relay
@@ -65,6 +75,13 @@ async def test_a_result_is_told_as_it_was_given(running: Running, url: str, edge
     assert (job["status"], [one["url"] for one in job["outputs"]]) == ("succeeded", [url])
 
 
+async def test_a_result_is_told_whole_or_not_at_all(running: Running) -> None:
+    """Tell a URL of the longest form as it is, and nothing of one that is longer, whose start would be a URL too."""
+    longest = VIDEO.ljust(URL_MAX_CHARS, "a")
+    job = await ended(running, longest + "a", longest)
+    assert (job["status"], [one["url"] for one in job["outputs"]]) == ("succeeded", [longest])
+
+
 @pytest.mark.parametrize("url", [one for one in ODD if warning(one)])
 async def test_an_odd_result_has_a_warning(running: Running, url: str) -> None:
     """Say in the timeline why a client may be unable to fetch a result."""
@@ -75,7 +92,16 @@ async def test_an_odd_result_has_a_warning(running: Running, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["//media.example.com/c.mp4", "javascript:alert(1)", "file:///etc/passwd", "the render failed", "https://"]
+    "text",
+    [
+        "//media.example.com/c.mp4",
+        "javascript:alert(1)",
+        "file:///etc/passwd",
+        "the render failed",
+        "https://",
+        VIDEO.ljust(URL_MAX_CHARS + 1, "a"),
+    ],
+    ids=lambda text: text[:24],
 )
 async def test_text_that_is_no_url_is_kept_in_the_error(tmp_path: Path, text: str) -> None:
     """Fail with no_output after two checks, and tell what stood in the place of the result."""
@@ -96,7 +122,7 @@ async def test_text_that_is_no_url_is_kept_in_the_error(tmp_path: Path, text: st
                 clock.advance(600)
                 await running.client.post(f"/v1/jobs/{job['id']}/status-checks")
             shown = await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == "failed")
-    assert (shown["error"]["code"], shown["error"]["provider_message"]) == ("no_output", text)
+    assert (shown["error"]["code"], shown["error"]["provider_message"]) == ("no_output", text[:TEXT_MAX_CHARS])
 
 
 def report(*urls: str) -> Report:

@@ -25,7 +25,7 @@ from relay.providers.base import (
     state_of,
     text_or_none,
 )
-from relay.result_urls import TEXT_MAX_CHARS, is_url, parted, trimmed
+from relay.result_urls import parted, trimmed
 
 OUTPUTS_MAX: Final = 20
 ID_MAX: Final = 200
@@ -288,8 +288,6 @@ def output(
     """The output that a text names, as a list: empty for what is no text; `told` parts URLs from what is none."""
     if not isinstance(url, str) or not (url := trimmed(url)):
         return []
-    if not is_url(url):
-        url = url[:TEXT_MAX_CHARS]
     seconds = number(duration_s)
     return [
         Output(
