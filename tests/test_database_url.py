@@ -1,8 +1,10 @@
 """DATABASE_URL in every form that hosts and tools write, and one sentence for each way in which it opens nothing."""
 
 import asyncio
+import sqlite3
 import ssl
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import asyncpg
@@ -218,6 +220,56 @@ async def test_a_role_that_may_make_no_tables_uses_those_there_are(database_serv
     await admin.close()
     database = await open_migrated(base.replace("relay@", "worker@"), 1, 0.0)
     await database.close()
+
+
+OTHERS = {
+    "CREATE TABLE jobs (id INTEGER)": "jobs",
+    "CREATE TABLE schema_migrations (version VARCHAR(255) PRIMARY KEY)": "schema_migrations",
+    "CREATE VIEW events AS SELECT 1 AS id": "events",
+    "CREATE TABLE work (id INTEGER); CREATE INDEX jobs_open ON work (id)": "jobs_open",
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("made", OTHERS)
+async def test_a_file_of_another_program_is_left_alone(tmp_path: Path, made: str) -> None:
+    """Say which names are taken in a SQLite file that another program uses, and make nothing in it."""
+    file = tmp_path / "app.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript(made)
+        before = connection.execute("SELECT name FROM sqlite_master").fetchall()
+    told = await refusal(f"sqlite:///{file}")
+    assert f"({OTHERS[made]})" in told
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == before
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("made", OTHERS)
+async def test_a_database_of_another_program_is_left_alone(database_server: Server, made: str) -> None:
+    """Say which names are taken in a PostgreSQL database of another program; in a schema of its own relay starts."""
+    url = database_server.database()
+    admin = await asyncpg.connect(url)
+    try:
+        await admin.execute(made)
+        told = await refusal(url)
+        assert f"({OTHERS[made]})" in told
+        assert await admin.fetchval("SELECT to_regclass('callbacks')") is None
+        await admin.execute("CREATE SCHEMA relay")
+    finally:
+        await admin.close()
+    for _ in range(2):
+        database = await open_migrated(f"{url}?schema=relay", 1, 0.0)
+        await database.close()
+
+
+@pytest.mark.anyio
+async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    """Name a file that holds something else, and leave it as it is."""
+    file = tmp_path / "notes.txt"
+    file.write_text("not a database\n" * 100)
+    assert f"{file} (DATABASE_URL) is no SQLite database" in await refusal(f"sqlite:///{file}")
+    assert file.read_text() == "not a database\n" * 100
 
 
 @pytest.mark.anyio

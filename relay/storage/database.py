@@ -46,8 +46,11 @@ class Transaction(Protocol):
     async def run_text(self, text: str) -> None:
         """Runs a statement that has no name: only migrations do this."""
 
-    async def has_table(self, name: str) -> bool:
-        """Return whether the database has this table; only migrations ask."""
+    async def columns(self, table: str) -> frozenset[str]:
+        """Return the columns of the table that statements with this name mean; none where there is none."""
+
+    async def has(self, name: str) -> bool:
+        """Return whether something is where a new table or index with this name would be made."""
 
     async def hint(self, about: Hint) -> None:
         """Tells the other processes, with the commit, that there may be something to do; it may be lost."""

@@ -141,10 +141,20 @@ class PostgreSQLTransaction:
         with explained_rights():
             await self._connection.execute(text, timeout=self._timeout_s)
 
-    async def has_table(self, name: str) -> bool:
-        """Whether the schema that is used has this table."""
+    async def columns(self, table: str) -> frozenset[str]:
+        """The columns of the first table of this name in the search path."""
         await self._begin()
-        return await self._connection.fetchval("SELECT to_regclass($1)", name) is not None
+        text = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped"
+        return frozenset(row["attname"] for row in await self._connection.fetch(text, table))
+
+    async def has(self, name: str) -> bool:
+        """Whether the schema that things are made in has something of this name."""
+        await self._begin()
+        text = (
+            "SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+            " WHERE relname = $1 AND nspname = current_schema()"
+        )
+        return await self._connection.fetchval(text, name) is not None
 
     async def fill(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Rows of another database, by COPY, however long it takes."""

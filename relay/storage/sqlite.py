@@ -136,9 +136,15 @@ class SQLiteTransaction:
         """Runs a statement that has no name: only migrations do this."""
         self._connection.execute(text)
 
-    async def has_table(self, name: str) -> bool:
-        """Whether the file has this table."""
-        text = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+    async def columns(self, table: str) -> frozenset[str]:
+        """The columns of a table."""
+        return frozenset(
+            name for (name,) in self._connection.execute("SELECT name FROM pragma_table_info(?)", (table,))
+        )
+
+    async def has(self, name: str) -> bool:
+        """Whether the file has something of this name."""
+        text = "SELECT 1 FROM sqlite_master WHERE name = ? COLLATE NOCASE"
         return self._connection.execute(text, (name,)).fetchone() is not None
 
     async def hint(self, about: Hint) -> None:
@@ -183,6 +189,11 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         for pragma in _PRAGMAS:
             connection.execute(pragma).fetchall()
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            raise SettingsError(f"{path.absolute()} (DATABASE_URL) is no SQLite database") from None
+        raise
     except BaseException:
         connection.close()
         raise
