@@ -10,10 +10,11 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from relay.web import protocol
-from relay.web.connections import OUTBOUND_SHARE, SPARE_FILES
+from relay.web.connections import JUST_NOW_S, OUTBOUND_SHARE, SPARE_FILES
 from relay.web.server import server
 from tests.calling_back import DONE, kept, state
 from tests.running import KEY, HeldClock, Running, relay
@@ -322,6 +323,51 @@ async def test_a_connection_too_many_is_told_so(running: Running) -> None:
             status, head, _ = await late.answer()
             assert (status, b"retry-after: 2\r\n" in head) == (503, True)
             assert await late.closed() == b""
+
+
+async def test_a_body_that_stands_still_makes_room(running: Running) -> None:
+    """Close the connection whose body has stood still the longest where no other is idle, and store that it was cut."""
+    job = await running.submit()
+    callback = urlsplit(running.callback_url()).path
+    await running.client.aclose()
+    part = request("POST", callback, "content-length: 100") + b"x"
+    async with peer(running.origin) as still, peer(running.origin) as moving, peer(running.origin) as busy:
+        for each in (still, moving):
+            await each.send(part)
+            await asyncio.sleep(0.05)
+        await busy.send(request("GET", f"/v1/jobs/{job['id']}", AUTHORIZED, "prefer: wait=5"))
+        await asyncio.sleep(0.05)
+        await moving.send(b"x")
+        await asyncio.sleep(0.05)
+        async with peer(running.origin) as late:
+            await late.send(request("POST", callback, body=DONE))
+            assert (await late.answer())[0] == 200
+            assert await still.closed() == b""
+            await moving.send(b"x" * 98)
+            assert (await moving.answer())[0] == 200
+            assert (await busy.answer())[0] == 200
+    async with httpx.AsyncClient(base_url=running.origin, headers={"authorization": f"Bearer {KEY}"}) as client:
+        shown = (await client.get("/v1/callbacks")).json()["data"]
+    assert "the connection was cut within the body" in [one["reason"] for one in shown]
+
+
+async def test_one_that_is_idle_goes_before_a_body(running: Running) -> None:
+    """Close a connection that has been idle for a second before one whose body has stood still for longer."""
+    await running.submit()
+    await running.client.aclose()
+    async with peer(running.origin) as still, peer(running.origin) as idle, peer(running.origin) as other:
+        await still.send(request("POST", urlsplit(running.callback_url()).path, "content-length: 100") + b"x")
+        await asyncio.sleep(0.05)
+        for each in (idle, other):
+            await each.send(request("GET", "/healthz"))
+            assert (await each.answer())[0] == 200
+        await asyncio.sleep(JUST_NOW_S)
+        async with peer(running.origin) as late:
+            await late.send(request("GET", "/healthz"))
+            assert (await late.answer())[0] == 200
+            assert await idle.closed() == b""
+            await still.send(b"x" * 99)
+            assert (await still.answer())[0] == 200
 
 
 async def test_an_answer_that_nobody_takes_has_a_deadline(running: Running) -> None:

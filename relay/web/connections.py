@@ -1,7 +1,7 @@
 """The open connections of a server: how many there may be, how long each may take, and which one makes room.
 
-A connection that is between two requests, or whose request's head is not whole yet, costs its sender nothing. So those
-are bounded by a deadline, and the one that has been so the longest is closed when a new connection needs its place.
+A connection that is between two requests, or whose request is not whole yet, costs its sender nothing. So those are
+bounded by a deadline, and the one that has been so the longest is closed when a new connection needs its place.
 """
 
 import asyncio
@@ -16,6 +16,8 @@ KEEP_ALIVE_S: Final = 100.0
 """How long a connection is kept between two requests: longer than routers keep theirs (Heroku's: 90 s)."""
 SPARE_FILES: Final = 64
 """Files for the database, the log and what starts beside them."""
+JUST_NOW_S: Final = 1.0
+"""A connection that is idle for less than this keeps its place where another's body has stood still for longer."""
 OUTBOUND_SHARE: Final = 2
 """Of the files that are left, every second one is for connections that relay opens itself."""
 
@@ -24,7 +26,7 @@ class Connection(Protocol):
     """What is known of a connection here."""
 
     def evict(self) -> None:
-        """Close it without an answer: its sender has not sent a whole head."""
+        """Close it without an answer: its sender has not sent a whole request."""
 
     def refuse(self) -> None:
         """Answer 503 and close it."""
@@ -44,11 +46,12 @@ class Connections:
         self._open = 0
         self._heads: dict[Connection, float] = {}
         self._kept: dict[Connection, float] = {}
+        self._bodies: dict[Connection, float] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
     def opened(self, connection: Connection) -> None:
-        """Count a new connection; the one that has been idle the longest is closed when there are too many."""
+        """Count a new connection; the one that has said nothing the longest is closed when there are too many."""
         self._open += 1
         if self._sweep is None:
             self._sweep = self._loop.call_later(SWEEP_S, self._close_late)
@@ -57,14 +60,12 @@ class Connections:
         if self._open <= self.max_open:
             return
         self.metrics.connection_closed("evicted")
-        oldest = min(
-            (next(iter(some.items())) for some in (self._kept, self._heads) if some), key=lambda entry: entry[1]
-        )
-        self._forget(oldest[0])
-        if oldest[0] is connection:
+        oldest = self._oldest()
+        self._forget(oldest)
+        if oldest is connection:
             connection.refuse()
         else:
-            oldest[0].evict()
+            oldest.evict()
 
     def closed(self, connection: Connection) -> None:
         """Stop counting a connection."""
@@ -88,6 +89,25 @@ class Connections:
         """The request was answered, and nothing of the next one has come."""
         self._kept[connection] = self._loop.time()
 
+    def await_body(self, connection: Connection) -> None:
+        """Some of a request came, and more of its body is to come."""
+        self._bodies.pop(connection, None)
+        self._bodies[connection] = self._loop.time()
+
+    def whole(self, connection: Connection) -> None:
+        """All of the request has come."""
+        self._bodies.pop(connection, None)
+
+    def _oldest(self) -> Connection:
+        """The connection whose place is needed the least; there is one at least whose head is awaited."""
+        firsts = [next(iter(some.items())) for some in (self._kept, self._heads) if some]
+        oldest, since_s = min(firsts, key=lambda entry: entry[1])
+        if self._bodies and since_s > self._loop.time() - JUST_NOW_S:
+            body, stands_since_s = next(iter(self._bodies.items()))
+            if stands_since_s < since_s:
+                return body
+        return oldest
+
     def _close_late(self) -> None:
         """Close each connection whose head is not whole after its deadline, and each that was idle for too long.
 
@@ -109,6 +129,7 @@ class Connections:
         """The connection is not idle, or not there any more."""
         self._heads.pop(connection, None)
         self._kept.pop(connection, None)
+        self._bodies.pop(connection, None)
 
 
 def max_open(setting: int) -> int:

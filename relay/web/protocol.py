@@ -131,7 +131,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def evict(self) -> None:
-        """Close a connection whose next request has not begun, or is not read far enough to be known."""
+        """Close a connection whose next request has not begun, or is not whole."""
         self._ended = True
         self._abort()
 
@@ -193,6 +193,7 @@ class Protocol(HttpToolsProtocol):
         if self._pieces is not None:
             self._pieces.append(body)
             return
+        self._books.await_body(self)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -205,6 +206,7 @@ class Protocol(HttpToolsProtocol):
                 self._pieces = None
                 return
             self._begin()
+        self._books.whole(self)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -326,6 +328,8 @@ class Protocol(HttpToolsProtocol):
     def _start(self) -> None:
         """Hand the request to the application, which is told whether more of the body is to come."""
         super().on_headers_complete()
+        if not self._whole:
+            self._books.await_body(self)
         cycle = self.cycle
         self.scope["state"][UNREAD] = lambda: cycle.more_body
 
