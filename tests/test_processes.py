@@ -266,6 +266,8 @@ async def test_dev_says_what_to_do_next() -> None:
     for path in ("/v1/jobs -H", "/timeline -H", "/v1/endpoints -H"):
         assert re.search(rf"curl http://127.0.0.1:\d+\S*{path}", text), path
     assert "relay simulate" in text
+    assert "relay stops here" in text
+    assert "Ctrl-C" not in text
     (listed,) = re.findall(r"stand-ins  (.*?)   ", text)
     paid = importlib.util.find_spec("eth_account") is not None
     assert ("stablestudio" in listed) is paid

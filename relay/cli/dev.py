@@ -87,7 +87,7 @@ async def _dev(folder: Path, once: bool) -> None:
                 secret = await _listen(client, sink_at)
                 await _unless_stopped(_first_job(client, world, sink, secret), app.draining)
                 if not app.draining.is_set():
-                    await _say_next(client, api_key)
+                    await _say_next(client, api_key, once)
                 if not once:
                     await _tell_of_more(sink, secret, serving)
         finally:
@@ -238,7 +238,7 @@ def _say_where(app: "App", origin: str, providers_at: str, sink_at: str) -> None
     click.echo(f"  sink       {sink_at}   takes every notification and checks its signature")
 
 
-async def _say_next(client: httpx.AsyncClient, api_key: str) -> None:
+async def _say_next(client: httpx.AsyncClient, api_key: str, once: bool) -> None:
     """Print what to do next, as commands to copy."""
     origin = str(client.base_url).rstrip("/")
     job_id = (await client.get("/v1/jobs?limit=1")).json()["data"][0]["id"]
@@ -255,7 +255,10 @@ async def _say_next(client: httpx.AsyncClient, api_key: str) -> None:
             f"RELAY_URL={origin} {sys.executable} -m relay simulate lost duplicate=2"
         ),
     }
-    click.echo("\nYour turn. Every notification is shown here; Ctrl-C stops relay.\n")
+    if once:
+        click.echo("\nrelay stops here. Without --once it goes on, and you can:\n")
+    else:
+        click.echo("\nYour turn. Every notification is shown here; Ctrl-C stops relay.\n")
     for title, text in commands.items():
         click.echo(f"{title}:\n  {text}")
     click.echo()
