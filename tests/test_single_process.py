@@ -30,6 +30,21 @@ async def test_a_second_holder_waits_and_is_refused(tmp_path: Path) -> None:
         assert (path.parent / "relay.db.lock").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("exists", [False, True])
+async def test_a_link_is_no_second_database(tmp_path: Path, exists: bool) -> None:
+    """Refuse a second holder that names the file by a symbolic link, also where relay has yet to make the file."""
+    file, link = tmp_path / "disk" / "relay.db", tmp_path / "relay.db"
+    file.parent.mkdir()
+    if exists:
+        file.touch()
+    link.symlink_to(file)
+    for first, second in ((file, link), (link, file)):
+        async with alone(first, 0):
+            with pytest.raises(SettingsError, match="another relay"):
+                async with alone(second, 0):
+                    pass
+
+
 async def test_a_restart_that_overlaps_goes_on_when_the_first_has_ended(tmp_path: Path) -> None:
     """Take over as soon as the first holder lets go."""
     path, order = tmp_path / "relay.db", []

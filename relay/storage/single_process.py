@@ -26,7 +26,7 @@ _logger = log.get("database")
 @asynccontextmanager
 async def alone(path: Path, wait_s: float) -> AsyncIterator[None]:
     """Hold the lock of a database's file; SettingsError where another process has it for longer than `wait_s`."""
-    lock = path.with_name(path.name + ".lock")
+    lock = beside(path, ".lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
@@ -39,6 +39,11 @@ async def alone(path: Path, wait_s: float) -> AsyncIterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def beside(path: Path, ending: str) -> Path:
+    """The file beside a database's, wherever a symbolic link leads: SQLite follows it too, so both are one database."""
+    return Path(os.path.realpath(path) + ending)
 
 
 async def _take(descriptor: int, path: Path, wait_s: float) -> None:

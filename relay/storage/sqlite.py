@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 from relay.errors import SettingsError, StorageUnavailable
 from relay.storage.database import Hint, Params, Purpose, Row, Transaction
+from relay.storage.single_process import beside
 from relay.storage.sqlite_readers import Readers, translated
 from relay.storage.statements import Numbered
 
@@ -81,7 +82,7 @@ class SQLite:
 
     async def size_bytes(self) -> int:
         """The pages, and the log beside them that has not been taken over yet."""
-        log = self.path.with_name(self.path.name + "-wal")
+        log = beside(self.path, "-wal")
         pages, page_bytes = await self._readers.numbers("PRAGMA page_count", "PRAGMA page_size")
         return pages * page_bytes + (log.stat().st_size if log.exists() else 0)
 
