@@ -26,20 +26,27 @@ async def opened(path: Path) -> Store:
     return await Store.open(f"sqlite:///{path}", Seal([SECRET_KEY]), OPTIONS, 1)
 
 
-def names(path: Path) -> list[str]:
-    """The tables of a file, looked at from outside."""
+def schema(path: Path) -> list[str]:
+    """Return what the tables and indexes of a file were made with, read from outside."""
     with closing(sqlite3.connect(path)) as connection:
-        return [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return [row[0] for row in connection.execute("SELECT sql FROM sqlite_master ORDER BY name")]
 
 
 async def test_a_migration_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """When a statement in the middle fails, those before it are undone, and the file is as it was."""
     path = tmp_path / "relay.db"
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE deliveries (somebody_elses TEXT)")
-    with pytest.raises(StorageUnavailable, match="deliveries already exists"):
+    await (await opened(tmp_path / "whole.db")).close()
+    with closing(sqlite3.connect(tmp_path / "whole.db")) as connection:
+        (register,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'schema_migrations'").fetchone()
+    first = migrate.migrations()[0]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(";\n".join([register, *(text.rstrip(";") for text in first.statements)]))
+        connection.execute("INSERT INTO schema_migrations VALUES (?, ?, 1)", (first.version, first.name))
+        connection.execute("ALTER TABLE jobs ADD COLUMN max_cost BIGINT")  # the third migration adds it
+    before = schema(path)
+    with pytest.raises(StorageUnavailable, match="duplicate column name: max_cost"):
         await opened(path)
-    assert names(path) == ["deliveries"]
+    assert schema(path) == before
 
 
 async def test_two_relays_that_start_at_once_migrate_once(tmp_path: Path) -> None:
@@ -80,10 +87,10 @@ async def test_the_file_and_its_companions_are_the_owners_alone(tmp_path: Path) 
 
 
 async def test_a_file_that_is_no_database_is_refused_and_not_touched(tmp_path: Path) -> None:
-    """A DATABASE_URL that names somebody's notes gets one sentence, and the notes stay."""
+    """Refuse a DATABASE_URL that names another kind of file with one sentence, and leave the file as it is."""
     path = tmp_path / "notes.txt"
     path.write_bytes(b"not a database" * 1000)
-    with pytest.raises(StorageUnavailable, match="not a database"):
+    with pytest.raises(SettingsError, match=r"notes\.txt \(DATABASE_URL\) is no SQLite database"):
         await opened(path)
     assert path.read_bytes() == b"not a database" * 1000
 
