@@ -256,7 +256,7 @@ async def _for_ever(name: str, run: Callable[[], Awaitable[None]], clock: Clock)
             await run()
         except Exception as error:
             _logger.error("loop.failed", loop=name, error=type(error).__name__, exc_info=error)
-        await clock.wait(asyncio.Event(), until_monotonic_ms=clock.monotonic_ms() + PAUSE_AFTER_FAILURE_MS)
+        await clock.sleep(PAUSE_AFTER_FAILURE_MS)
 
 
 def _teller(

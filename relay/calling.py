@@ -98,7 +98,7 @@ class Calling(msgspec.Struct, frozen=True, kw_only=True):
                     if not tried:
                         _logger.warning("provider.answer_waits", reason=str(error), **about)
                     tried = True
-                await self.clock.wait(asyncio.Event(), until_monotonic_ms=self.clock.monotonic_ms() + STORE_PAUSE_MS)
+                await self.clock.sleep(STORE_PAUSE_MS)
         except asyncio.CancelledError:
             if tried:
                 _logger.error("provider.answer_lost", advice="the database was away until relay stopped", **about)

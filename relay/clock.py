@@ -34,6 +34,9 @@ class Clock(Protocol):
     async def wait(self, event: asyncio.Event, *, until_monotonic_ms: int | None) -> None:
         """Return when the event is set or `monotonic_ms` is that; None: only when the event is set."""
 
+    async def sleep(self, duration_ms: int) -> None:
+        """Return when that many milliseconds have passed by `monotonic_ms`."""
+
 
 class SystemClock:
     """The machine's clock."""
@@ -54,6 +57,10 @@ class SystemClock:
                 await event.wait()
         except TimeoutError:
             pass
+
+    async def sleep(self, duration_ms: int) -> None:
+        """Return when that many milliseconds have passed."""
+        await asyncio.sleep(duration_ms / 1000)
 
 
 def rfc3339(at_ms: int) -> str:

@@ -221,8 +221,7 @@ class Payer:
         answer, sent = None, False
         for pause_s in RESEND_S if may_resend(payment.version) else RESEND_S[:1]:
             if pause_s:
-                clock = self._calling.clock
-                await clock.wait(asyncio.Event(), until_monotonic_ms=clock.monotonic_ms() + pause_s * 1000)
+                await self._calling.clock.sleep(pause_s * 1000)
             try:
                 answer = await self._calling.client.send(
                     provider.origin, "", paid, self._calling.settings.submit_timeout_s

@@ -82,5 +82,5 @@ class Settler:
 
     async def _later(self, ended: Ended, tries: int) -> None:
         """The database is away; the commit whose answer was lost may stand."""
-        await self._clock.wait(asyncio.Event(), until_monotonic_ms=self._clock.monotonic_ms() + PAUSE_MS)
+        await self._clock.sleep(PAUSE_MS)
         self.add(msgspec.structs.replace(ended, settled=msgspec.structs.replace(ended.settled, again=True)), tries)

@@ -52,7 +52,7 @@ class Sweeper:
             # What was due is under way, and stays due until it has begun; what became due since is not waited for.
             pause_ms = due_at - now_ms if due_at > now_ms else 50
             again_at = min(began_at + min(pause_ms, PAUSE_MS), self._prune_at)
-            await self._clock.wait(asyncio.Event(), until_monotonic_ms=again_at)
+            await self._clock.sleep(again_at - self._clock.monotonic_ms())
 
     async def once(self) -> None:
         """One sweep over everything that is due, in batches."""

@@ -57,6 +57,10 @@ class HeldClock:
             self._waiters.discard(waiter)
             waiting.cancel()
 
+    async def sleep(self, duration_ms: int) -> None:
+        """Return when the clock was advanced by that many milliseconds."""
+        await self.wait(asyncio.Event(), until_monotonic_ms=self._monotonic_ms + duration_ms)
+
     def advance(self, seconds: float) -> None:
         """Moves both clocks, and wakes whoever waited for that."""
         self._now_ms += round(seconds * 1000)
