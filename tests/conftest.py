@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 from tests import postgres, running
+from tests.quiescence import WatchedLoop
 
 pytest_plugins = ["tests.oracles"]
 
@@ -42,6 +43,6 @@ def database_server() -> Iterator[postgres.Server]:
 
 
 @pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    """The async tests run on asyncio, the only loop that relay is made for."""
-    return "asyncio"
+def anyio_backend() -> tuple[str, dict[str, type[WatchedLoop]]]:
+    """Return asyncio, the only library that relay is made for, with a loop that knows when nothing is under way."""
+    return "asyncio", {"loop_factory": WatchedLoop}

@@ -180,7 +180,7 @@ async def paid(running: Running, provider: str = "stablestudio", **fields: Any) 
     while not waiting.done():
         await asyncio.sleep(0.05)
         assert isinstance(running.clock, HeldClock)
-        running.clock.advance(1)
+        await running.clock.advance(1)
     return await waiting
 
 
@@ -192,6 +192,6 @@ async def ended(running: Running, job: dict[str, Any]) -> dict[str, Any]:
         if shown["finished_at"]:
             return shown
         assert isinstance(running.clock, HeldClock)
-        running.clock.advance(10)
+        await running.clock.advance(10)
         await asyncio.sleep(0.02)
     raise TimeoutError(str(shown))

@@ -19,6 +19,7 @@ from relay.sandbox.sink import Sink
 from relay.sandbox.world import API_KEY, Sandbox
 from relay.web.server import server
 from tests.postgres import Server
+from tests.quiescence import quiet
 
 KEY = "an-admin-key-for-the-tests"
 SECRET_KEY = "a-key-that-is-long-enough-to-sign"
@@ -27,7 +28,7 @@ INPUT = {"images": ["https://example.com/a.png"], "prompt": "slow push in", "dur
 
 
 class HeldClock:
-    """Time that stands still until a test moves it: both clocks together, or the wall clock alone."""
+    """Time that stands still until a test advances it: both clocks together, or the wall clock alone."""
 
     def __init__(self, at_ms: int = START_MS) -> None:
         self._now_ms = at_ms
@@ -61,13 +62,15 @@ class HeldClock:
         """Return when the clock was advanced by that many milliseconds."""
         await self.wait(asyncio.Event(), until_monotonic_ms=self._monotonic_ms + duration_ms)
 
-    def advance(self, seconds: float) -> None:
-        """Moves both clocks, and wakes whoever waited for that."""
+    async def advance(self, seconds: float) -> None:
+        """Advance both clocks once everything waits, and return when everything that this woke waits again."""
+        await quiet()
         self._now_ms += round(seconds * 1000)
         self._monotonic_ms += round(seconds * 1000)
         for until_monotonic_ms, woken in list(self._waiters):
             if until_monotonic_ms <= self._monotonic_ms and not woken.done():
                 woken.set_result(None)
+        await quiet()
 
     def set_back(self, seconds: float) -> None:
         """Sets the wall clock back, or forward where negative, as NTP does: no time passes by that."""

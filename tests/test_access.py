@@ -173,7 +173,7 @@ async def test_a_key_lives_a_day_and_a_refusal_frees_it(tmp_path: Path) -> None:
         refused = await running.client.post("/v1/jobs", json={"provider": "evolink"}, headers=headers)
         good = await running.client.post("/v1/jobs", json=GOOD, headers=headers)
         assert (refused.status_code, good.status_code) == (422, 202)
-        clock.advance(86_401)
+        await clock.advance(86_401)
         made = await running.client.post("/v1/endpoints", json={"url": running.hook}, headers=headers)
         assert made.status_code == 201
 

@@ -74,7 +74,7 @@ async def until(running: Running, path: str, good: Any) -> Any:
         if answer.status_code == 200 and good(shown := answer.json()):
             return shown
         assert isinstance(running.clock, HeldClock)
-        running.clock.advance(0.5)
+        await running.clock.advance(0.5)
         await asyncio.sleep(0.02)
     raise TimeoutError(str(shown))
 
@@ -86,7 +86,7 @@ async def away(running: Running, slow: Slow, server: Server) -> None:
     assert isinstance(running.clock, HeldClock)
     for _ in range(AWAY_S):
         await asyncio.sleep(0.03)
-        running.clock.advance(1)
+        await running.clock.advance(1)
     metrics = (await running.client.get("/metrics")).text
     assert f"relay_answers_unstored {float(max(1, len(slow.created) if not slow.told else 1))}" in metrics
     await asyncio.to_thread(server.start)

@@ -177,7 +177,7 @@ async def test_a_change_keeps_what_it_does_not_name(shared: Running) -> None:
     assert {name: endpoint[name] for name in fields} == fields | {"headers": {"x-key": "[redacted]"}}
     path = f"/v1/endpoints/{endpoint['id']}"
     assert isinstance(shared.clock, HeldClock)
-    shared.clock.advance(1)
+    await shared.clock.advance(1)
     for change in ({}, {"url": URL + "/2"}, {"providers": None, "description": None}, {"event_types": ["*"]}):
         before = await shared.get(path)
         changed = (await shared.client.patch(path, json=change)).json()

@@ -230,6 +230,6 @@ async def test_without_a_public_url_a_job_has_no_callback(tmp_path: Path) -> Non
         job = await running.submit()
         assert "callback_url" not in running.world.submissions[0]
         await running.world.finish(job["provider_job_id"])
-        clock.advance(1800)
+        await clock.advance(1800)
         ended = await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == "succeeded")
         assert (ended["finished_by"], ended["verification"]) == ("status_check", "fetch")

@@ -31,10 +31,10 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         yield started
 
 
-def advance(running: Running, seconds: float) -> None:
+async def advance(running: Running, seconds: float) -> None:
     """Moves the relay's clock."""
     assert isinstance(running.clock, HeldClock)
-    running.clock.advance(seconds)
+    await running.clock.advance(seconds)
 
 
 async def reaching(running: Running, job: dict[str, Any], status: str) -> dict[str, Any]:
@@ -69,7 +69,7 @@ async def test_a_server_error_leaves_all_open(running: Running, provider: str, s
         assert (job["status"], job["reason"]) == ("pending", "submit_unknown")
         assert (job["error"]["code"], job["error"]["retryable"]) == (f"http_{status_code}", False)
         assert ("<h1>" in job["error"]["provider_message"]) is html
-    advance(running, 61)
+    await advance(running, 61)
     assert (await reaching(running, job, "expired"))["reason"] == "submit_unknown"
     assert len(running.world.submissions) == 2
 
@@ -108,7 +108,7 @@ async def test_a_provider_that_comes_back_gets_the_job_once(tmp_path: Path) -> N
         job = await running.submit(notify=[{"url": running.hook}])
         assert (job["status"], job["reason"], job["error"]["retryable"]) == ("pending", None, True)
         async with serve(running.world.app, port):
-            clock.advance(6)
+            await clock.advance(6)
             sent = await reaching(running, job, "submitted")
         assert (sent["error"], sent["provider_job_id"]) == (None, next(iter(running.world.jobs)))
         assert len(running.world.submissions) == 1
@@ -119,9 +119,9 @@ async def test_a_provider_that_comes_back_gets_the_job_once(tmp_path: Path) -> N
 async def test_a_deadline_ends_a_job_and_tells_of_it(running: Running) -> None:
     """At its deadline, and not before, the job is expired by relay's own verdict, and job.expired is sent."""
     job = await running.submit(deadline_s=60, notify=[{"url": running.hook, "event_types": ["job.expired"]}])
-    advance(running, 59)
+    await advance(running, 59)
     assert (await running.get(f"/v1/jobs/{job['id']}"))["status"] == "submitted"
-    advance(running, 6)
+    await advance(running, 6)
     ended = await reaching(running, job, "expired")
     assert (ended["reason"], ended["finished_by"], ended["late"]) == ("deadline", "deadline", False)
     assert (ended["error"]["class"], ended["error"]["code"]) == ("timeout", "deadline")
@@ -133,7 +133,7 @@ async def test_a_deadline_ends_a_job_and_tells_of_it(running: Running) -> None:
 async def test_a_late_success_is_a_success_that_supersedes(running: Running) -> None:
     """The job ends as succeeded and late, and its event names the expiry that it replaces."""
     job = await running.submit(deadline_s=60)
-    advance(running, 61)
+    await advance(running, 61)
     await reaching(running, job, "expired")
     await running.world.finish(job["provider_job_id"])
     done = await reaching(running, job, "succeeded")
@@ -166,7 +166,7 @@ async def test_lists_are_whole_pages_newest_first(running: Running) -> None:
 async def test_jobs_are_filtered_by_what_they_are(running: Running) -> None:
     """Status, provider, metadata of any type and the time of creation narrow the list, each and all together."""
     first = await running.submit("kinovi", metadata={"user": "42", "n": 7, "deep": {"a": None}, "a=b": "c"})
-    advance(running, 10)
+    await advance(running, 10)
     second = await running.submit("evolink", metadata={"user": "43", "n": "7"})
     await running.world.finish(second["provider_job_id"])
     await reaching(running, second, "succeeded")

@@ -232,9 +232,9 @@ async def test_a_key_is_its_projects_own_and_lives_a_day(running: Running) -> No
     first = await running.client.post("/v1/jobs", json=GOOD, headers=headers)
     theirs = await running.client.post("/v1/jobs", json=GOOD, headers=headers | other)
     assert first.json()["id"] != theirs.json()["id"]
-    running.clock.advance(86_399)
+    await running.clock.advance(86_399)
     assert (await running.client.post("/v1/jobs", json=GOOD, headers=headers)).content == first.content
-    running.clock.advance(2)
+    await running.clock.advance(2)
     later = await running.client.post("/v1/jobs", json=GOOD, headers=headers)
     assert (later.status_code, later.json()["id"] != first.json()["id"]) == (202, True)
 

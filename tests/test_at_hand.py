@@ -99,6 +99,6 @@ async def test_neither_an_event_nor_a_retry_is_read_once_more(tmp_path: Path) ->
         await started.client.post("/v1/endpoints", json={"url": started.hook, "event_types": ["job.submitted"]})
         await started.submit()
         await started.until("/v1/deliveries", lambda found: [one["attempts_made"] for one in found["data"]] == [1])
-        clock.advance(75)
+        await clock.advance(75)
         await started.until("/v1/deliveries", lambda found: found["data"][0]["status"] == "delivered")
         assert asked == []

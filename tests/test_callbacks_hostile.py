@@ -154,9 +154,9 @@ async def test_a_token_dies_with_its_grace(tmp_path: Path) -> None:
     clock = HeldClock()
     async with relay(tmp_path, confirm=False, clock=clock, RELAY_CALLBACK_GRACE_S="60") as running:
         job = await running.submit(deadline_s=600)
-        clock.advance(659)
+        await clock.advance(659)
         assert (await post(running, DONE)).status_code == 200
-        clock.advance(1)
+        await clock.advance(1)
         assert (await post(running, DONE)).status_code == 404
         assert {callback["job"] for callback in await kept(running)} == {job["id"]}
         assert len(await kept(running)) == 1

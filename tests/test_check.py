@@ -42,7 +42,7 @@ async def test_a_job_whose_callback_is_lost_ends_by_a_status_check(tmp_path: Pat
         job_id = await lost(running, provider=provider, notify=[{"url": running.hook}])
         await running.world.finish(next(iter(running.world.jobs)))
         assert (await running.get(f"/v1/jobs/{job_id}"))["status"] == "submitted"
-        clock.advance(30)
+        await clock.advance(30)
         job = await running.until(f"/v1/jobs/{job_id}", lambda shown: shown["status"] == "succeeded")
         assert (job["finished_by"], job["verification"]) == ("status_check", "fetch")
         await running.sink.wait_for(lambda sink: sink.events() == ["job.submitted", "job.succeeded"])
@@ -53,13 +53,13 @@ async def test_the_first_check_waits_for_the_providers_own_estimate_and_half_mor
     clock = HeldClock()
     async with relay(tmp_path, clock=clock) as running:
         job_id = await lost(running)
-        clock.advance(FIRST_S - 1)
+        await clock.advance(FIRST_S - 1)
         assert await checks(running, job_id) == []
         story = await running.get(f"/v1/jobs/{job_id}/timeline")
         assert story["next"]["what"].startswith("the provider is asked")
-        clock.advance(1)
+        await clock.advance(1)
         await running.until(f"/v1/jobs/{job_id}/timeline", lambda shown: "check" in str(shown["data"]))
-        clock.advance(FIRST_S)
+        await clock.advance(FIRST_S)
         assert await checks(running, job_id) == ["submitted"]
 
 
@@ -69,12 +69,12 @@ async def test_an_answer_that_is_no_verdict_leaves_the_job_open(tmp_path: Path) 
     async with relay(tmp_path, clock=clock, RELAY_STATUS_CHECK_FIRST_S="30") as running:
         job_id = await lost(running)
         hidden = running.world.jobs.popitem()
-        clock.advance(30)
+        await clock.advance(30)
         shown = await running.until(f"/v1/jobs/{job_id}/timeline", lambda told: "check" in str(told["data"]))
         assert "no verdict" in str(shown["data"])
         running.world.jobs[hidden[0]] = hidden[1]
         await running.world.finish(hidden[0])
-        clock.advance(61)
+        await clock.advance(61)
         await running.until(f"/v1/jobs/{job_id}", lambda told: told["status"] == "succeeded")
 
 
@@ -96,7 +96,7 @@ async def test_without_a_public_url_jobs_end_by_checks_alone(tmp_path: Path) -> 
         job = await running.submit()
         assert "callback_url" not in running.world.submissions[0]
         await running.world.finish(job["provider_job_id"])
-        clock.advance(30)
+        await clock.advance(30)
         await running.until(f"/v1/jobs/{job['id']}", lambda told: told["status"] == "succeeded")
 
 
@@ -107,7 +107,7 @@ async def test_what_became_due_while_relay_was_down_is_checked_at_its_start(tmp_
         async with relay(tmp_path, clock=clock, world=world) as running:
             job_id = await lost(running)
             await world.finish(next(iter(world.jobs)))
-        clock.advance(FIRST_S)
+        await clock.advance(FIRST_S)
         async with relay(tmp_path, clock=clock, world=world) as running:
             await running.until(f"/v1/jobs/{job_id}", lambda told: told["status"] == "succeeded")
     finally:
@@ -121,10 +121,10 @@ async def test_an_outage_delays_a_check_by_half_a_minute_and_not_by_its_pace(tmp
         running.world.next_faults.append(Faults(lost=True, check="html", check_times=1))
         job = await running.submit()
         await running.world.finish(job["provider_job_id"])
-        clock.advance(FIRST_S)
+        await clock.advance(FIRST_S)
         path = f"/v1/jobs/{job['id']}/timeline"
         await running.until(path, lambda shown: "no verdict" in str(shown["data"]))
-        clock.advance(30)
+        await clock.advance(30)
         await running.until(f"/v1/jobs/{job['id']}", lambda told: told["status"] == "succeeded")
 
 
@@ -134,13 +134,13 @@ async def test_a_retry_after_pauses_every_check_at_its_provider(tmp_path: Path) 
     async with relay(tmp_path, clock=clock, RELAY_STATUS_CHECK_FIRST_S="10") as running:
         running.world.next_faults.append(Faults(lost=True, check_status=429, check_retry_after_s=120, check_times=1))
         first = await running.submit()
-        clock.advance(10)
+        await clock.advance(10)
         await running.until(f"/v1/jobs/{first['id']}/timeline", lambda shown: "no verdict" in str(shown["data"]))
         second, other = await lost(running), await lost(running, provider="kinovi")
-        clock.advance(100)
+        await clock.advance(100)
         await running.until(f"/v1/jobs/{other}/timeline", lambda shown: "check" in str(shown["data"]))
         assert running.world.status_checks == [first["provider_job_id"], list(running.world.jobs)[-1]]
-        clock.advance(20)
+        await clock.advance(20)
         await running.until(f"/v1/jobs/{second}/timeline", lambda shown: "check" in str(shown["data"]))
 
 
@@ -153,7 +153,7 @@ async def test_a_job_that_its_provider_does_not_know_is_lost_only_in_time(tmp_pa
         made, path = 0, f"/v1/jobs/{job['id']}"
         while (shown := await running.get(path))["status"] == "submitted":
             next_at = (await running.get(f"{path}/timeline"))["next"]["at"]
-            clock.advance((parse_rfc3339(next_at) - clock.now_ms()) / 1000)
+            await clock.advance((parse_rfc3339(next_at) - clock.now_ms()) / 1000)
             made += 1
             await running.until(f"{path}/timeline", lambda told: str(told).count("'check'") == made)  # noqa: B023
         assert (shown["status"], shown["reason"], shown["error"]["code"]) == ("failed", "lost", "not_found")
@@ -169,7 +169,7 @@ async def test_a_job_without_a_sign_of_life_is_lost(tmp_path: Path) -> None:
         job = await running.submit(deadline_s=604_800)
         for _ in range(20):
             made = len(running.world.status_checks)
-            clock.advance(600)
+            await clock.advance(600)
             await running.world.wait_for(lambda world, made=made: len(world.status_checks) > made)  # type: ignore[misc]
             shown = await running.get(f"/v1/jobs/{job['id']}")
             if clock.now_ms() - START_MS >= 3_600_000:
@@ -187,7 +187,7 @@ async def test_the_provider_is_asked_one_last_time_at_the_deadline(tmp_path: Pat
         job_id = await lost(running, deadline_s=60)
         if outcome == "succeeded":
             await running.world.finish(next(iter(running.world.jobs)))
-        clock.advance(60)
+        await clock.advance(60)
         job = await running.until(f"/v1/jobs/{job_id}", lambda told: told["finished_at"] is not None)
         expected = ("succeeded", None) if outcome == "succeeded" else ("expired", "deadline")
         assert (job["status"], job["reason"], job["late"]) == (*expected, False)
@@ -210,14 +210,14 @@ async def test_the_last_check_holds_the_end_back_for_a_bounded_time(tmp_path: Pa
     async with relay(tmp_path, clock=clock) as running:
         running.world.next_faults.append(Faults(lost=True, check="hang"))
         job = await running.submit(deadline_s=60)
-        clock.advance(60)
+        await clock.advance(60)
         await running.world.wait_for(lambda world: len(world.status_checks) == 1)
         path = f"/v1/jobs/{job['id']}"
         # The check may be under way before the sweep that asked for it is written.
         await waited_for(running, job["id"])
-        clock.advance(119)
+        await clock.advance(119)
         assert (await running.get(path))["status"] == "submitted"
-        clock.advance(1)
+        await clock.advance(1)
         await running.until(path, lambda told: told["status"] == "expired")
 
 
@@ -228,7 +228,7 @@ async def test_a_deadline_that_passed_while_relay_was_down_is_checked_before_it_
         async with relay(tmp_path, clock=clock, world=world) as running:
             job_id = await lost(running, deadline_s=600)
             await world.finish(next(iter(world.jobs)))
-        clock.advance(7200)
+        await clock.advance(7200)
         async with relay(tmp_path, clock=clock, world=world) as running:
             job = await running.until(f"/v1/jobs/{job_id}", lambda told: told["finished_at"] is not None)
             assert (job["status"], job["finished_by"], job["late"]) == ("succeeded", "status_check", False)
@@ -255,14 +255,14 @@ async def test_a_last_check_that_brings_no_answer_is_made_again(tmp_path: Path, 
         running.world.next_faults.append(Faults(lost=True, check=fault, check_times=1))
         job = await running.submit(deadline_s=60)
         await running.world.finish(job["provider_job_id"])
-        clock.advance(59)
+        await clock.advance(59)
         await running.app.store.jobs.next_clock()
-        clock.advance(1)
+        await clock.advance(1)
         path = f"/v1/jobs/{job['id']}"
         await running.until(f"{path}/timeline", lambda told: "'check'" in str(told["data"]))
         await waited_for(running, job["id"])
         for _ in range(12):
-            clock.advance(5)
+            await clock.advance(5)
             if (await running.get(path))["finished_at"] is not None:
                 break
             await asyncio.sleep(0.05)
@@ -304,7 +304,7 @@ async def test_junk_callbacks_do_not_pace_the_checks(tmp_path: Path) -> None:
             await asyncio.sleep(0.1)
         assert len(running.world.status_checks) == 3
         assert isinstance(running.clock, HeldClock)
-        running.clock.advance(5)
+        await running.clock.advance(5)
         await running.world.wait_for(lambda world: len(world.status_checks) == 4)
         assert (await running.get(f"/v1/jobs/{job_id}"))["status"] == "submitted"
 

@@ -153,10 +153,10 @@ async def test_a_retry_is_made_in_time_behind_a_crowd_for_a_held_endpoint(tmp_pa
         running.sink.received.clear()
         # The lane is held again after its probe, and the crowd still waits when the retry comes due.
         running.sink.answers = [500]
-        clock.advance(30)
+        await clock.advance(30)
         await running.sink.wait_for(lambda sink: len(sink.received) == 1)
         await running.until(f"/v1/endpoints/{held}", lambda found: found["status"] == "held")
-        clock.advance(45)
+        await clock.advance(45)
         await running.until(f"/v1/deliveries/{retried}", lambda found: found["status"] == "delivered")
         assert [one.path for one in running.sink.received] == ["/hook/held", "/hook/free"]
 

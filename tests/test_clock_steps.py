@@ -61,7 +61,7 @@ async def test_a_rate_limited_endpoint_goes_on_when_the_clock_is_set_back(runnin
     await running.sink.wait_for(lambda sink: len(sink.received) == 1)
     clock.set_back(HOUR_S)
     await send_tests(running, made, 1)
-    clock.advance(0.5)
+    await clock.advance(0.5)
     await running.sink.wait_for(lambda sink: len(sink.received) == 2)
 
 
@@ -76,8 +76,8 @@ async def test_a_breakers_pause_lasts_as_long_as_it_lasts(running: Running, cloc
     await asyncio.sleep(0.05)
     assert len(running.sink.received) == FAILURES_MAX
     clock.set_back(2 * HOUR_S)
-    clock.advance(PAUSE_MS / 1000 - 10)  # the lease of what waits is shorter than the pause
-    clock.advance(10)
+    await clock.advance(PAUSE_MS / 1000 - 10)  # the lease of what waits is shorter than the pause
+    await clock.advance(10)
     await send_tests(running, made, 1)
     await running.sink.wait_for(lambda sink: len(sink.received) > FAILURES_MAX)
 
@@ -107,13 +107,13 @@ async def test_status_checks_that_were_full_go_on(tmp_path: Path, clock: HeldClo
         jobs = [await running.submit() for _ in range(2)]
         for number in list(running.world.jobs):
             await running.world.finish(number)
-        clock.advance(30)
+        await clock.advance(30)
         await running.until("/v1/jobs?status=succeeded", lambda found: len(found["data"]) == 1)
         clock.set_back(-HOUR_S / 2)
         await asyncio.sleep(0.05)
         assert len((await running.get("/v1/jobs?status=succeeded"))["data"]) == 1
         clock.set_back(HOUR_S / 2)
-        clock.advance(1.1)
+        await clock.advance(1.1)
         await running.until("/v1/jobs?status=succeeded", lambda found: len(found["data"]) == len(jobs))
 
 
@@ -124,10 +124,10 @@ async def test_a_caller_that_waits_is_answered_in_time(running: Running, clock: 
     waiting = asyncio.create_task(running.client.get(f"/v1/jobs/{job['id']}", headers=prefer))
     await asyncio.sleep(0.1)
     clock.set_back(HOUR_S)
-    clock.advance(9)
+    await clock.advance(9)
     await asyncio.sleep(0.05)
     assert not waiting.done()
-    clock.advance(1)
+    await clock.advance(1)
     answer = await asyncio.wait_for(waiting, 10)
     assert answer.status_code == 202
 
@@ -137,7 +137,7 @@ async def test_a_stream_keeps_talking(running: Running, clock: HeldClock) -> Non
     async with reading(running) as reader:
         await asyncio.sleep(0.1)
         clock.set_back(HOUR_S)
-        clock.advance(COMMENT_EVERY_MS / 1000)
+        await clock.advance(COMMENT_EVERY_MS / 1000)
         await asyncio.sleep(0.05)
         await running.submit()
         await reader.events(1)
@@ -152,8 +152,8 @@ async def test_what_is_due_when_the_clock_jumps_forward_waits_a_minute_at_most(
     running.sink.answers = [500]
     await send_tests(running, made, 1)
     await attempted(running, 1)
-    clock.advance(1)
+    await clock.advance(1)
     await asyncio.sleep(0.05)
     clock.set_back(-2 * HOUR_S)
-    clock.advance(60)
+    await clock.advance(60)
     await running.sink.wait_for(lambda sink: len(sink.received) == 2)

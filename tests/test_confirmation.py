@@ -20,10 +20,10 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         yield started
 
 
-def advance(running: Running, seconds: float) -> None:
+async def advance(running: Running, seconds: float) -> None:
     """Moves the relay's clock."""
     assert isinstance(running.clock, HeldClock)
-    running.clock.advance(seconds)
+    await running.clock.advance(seconds)
 
 
 async def submitted(running: Running, faults: Faults | None = None, **fields: Any) -> dict[str, Any]:
@@ -77,7 +77,7 @@ async def test_a_forged_success_is_never_told(running: Running) -> None:
     assert running.sink.events() in ([], ["job.submitted"])
     real = running.world.jobs[job["provider_job_id"]]
     real.state = "succeeded"
-    advance(running, 5)
+    await advance(running, 5)
     done = await ended(running, job)
     assert [output["url"] for output in done["outputs"]] == [real.result_url]
     assert MP4 not in str(done)
@@ -90,9 +90,9 @@ async def test_a_disputed_end_is_asked_about_less_and_less(running: Running) -> 
     await post(running, DONE)
     for seconds, made in ((0, 1), (5, 2), (15, 3), (45, 4)):
         if seconds:
-            advance(running, seconds - 1)
+            await advance(running, seconds - 1)
             assert len(await checks(running, job)) == made - 1
-            advance(running, 1)
+            await advance(running, 1)
         await running.world.wait_for(lambda world, made=made: len(world.status_checks) == made)  # type: ignore[misc]
         path = f"/v1/jobs/{job['id']}/timeline"
         await running.until(path, lambda shown, made=made: str(shown["data"]).count("asked again") == made)  # type: ignore[misc]
@@ -128,9 +128,9 @@ async def test_a_check_that_hangs_holds_an_end_back_for_a_bounded_time(running: 
     await running.world.wait_for(lambda world: len(world.status_checks) == 1)
     story = await running.get(f"/v1/jobs/{job['id']}/timeline")
     assert story["next"]["what"] == "the callback's succeeded is confirmed by a status check, or believed by then"
-    advance(running, 4.9)
+    await advance(running, 4.9)
     assert (await running.get(f"/v1/jobs/{job['id']}"))["status"] == "submitted"
-    advance(running, 0.1)
+    await advance(running, 0.1)
     done = await ended(running, job)
     assert (done["status"], done["verification"]) == ("succeeded", "token")
 
@@ -194,7 +194,7 @@ async def test_a_second_verdict_that_nobody_can_confirm_is_dropped_in_the_end(ru
     path = f"/v1/jobs/{job['id']}/timeline"
     story = await running.until(path, lambda shown: "before succeeded is corrected" in str(shown["data"]))
     assert "a later callback" in story["next"]["what"]
-    advance(running, 601)
+    await advance(running, 601)
     await running.until(path, lambda shown: shown["next"] is None)
     assert (await running.get(f"/v1/jobs/{job['id']}"))["status"] == "succeeded"
 
@@ -206,7 +206,7 @@ async def test_success_without_a_result_is_asked_about_twice_and_then_a_failure(
     await running.world.wait_for(lambda world: len(world.status_checks) == 1)
     await running.until(f"/v1/jobs/{job['id']}/timeline", lambda shown: "still without a result" in str(shown["data"]))
     assert (await running.get(f"/v1/jobs/{job['id']}"))["status"] == "submitted"
-    advance(running, 5)
+    await advance(running, 5)
     done = await ended(running, job)
     assert (done["status"], done["reason"], done["error"]["class"]) == ("failed", "no_output", "provider_error")
     assert len(running.world.status_checks) == 2
@@ -217,7 +217,7 @@ async def test_a_result_that_comes_after_no_output_corrects_it(running: Running)
     job = await submitted(running, Faults(outcome="no_output"))
     await running.world.finish(job["provider_job_id"])
     await running.until(f"/v1/jobs/{job['id']}/timeline", lambda shown: "still without a result" in str(shown["data"]))
-    advance(running, 5)
+    await advance(running, 5)
     await ended(running, job)
     there = running.world.jobs[job["provider_job_id"]]
     running.world.jobs[job["provider_job_id"]] = type(there)(

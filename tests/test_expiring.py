@@ -46,7 +46,7 @@ async def succeeded(running: Running, provider: str = "evolink", **fields: Any) 
 async def swept(running: Running, seconds: float = 0) -> None:
     """Moves the clock, and returns when the sweep has left nothing that is due."""
     assert isinstance(running.clock, HeldClock)
-    running.clock.advance(seconds)
+    await running.clock.advance(seconds)
     async with asyncio.timeout(10):
         while await running.app.store.jobs.expiring(running.clock.now_ms(), 1):  # noqa: ASYNC110 - it is in the database
             await asyncio.sleep(0.01)
@@ -176,11 +176,11 @@ async def test_what_is_gone_when_relay_is_back_is_not_told_of(tmp_path: Path) ->
     async with relay(tmp_path, clock=clock) as running:
         day = await succeeded(running)
         fortnight = await succeeded(running, "kinovi")
-    clock.advance(48 * HOUR_S)
+    await clock.advance(48 * HOUR_S)
     async with relay(tmp_path, clock=clock) as running:
         await swept(running)
         assert (await said(running, day))[-1] == "job.succeeded"
-    clock.advance((14 * 24 - 48) * HOUR_S - 60)
+    await clock.advance((14 * 24 - 48) * HOUR_S - 60)
     async with relay(tmp_path, clock=clock) as running:
         await swept(running)
         await running.until(f"/v1/events?job={fortnight['id']}", lambda shown: shown["data"][0]["type"] == KIND)

@@ -113,7 +113,7 @@ async def test_the_backlog_of_one_project_keeps_no_retry_of_another(running: Run
         await hang(running, hanging, 4)
         assert isinstance(running.clock, HeldClock)
         for _ in range(15):
-            running.clock.advance(5)
+            await running.clock.advance(5)
             await asyncio.sleep(0.01)
         await running.sink.wait_for(lambda sink: len(sink.received) == 2, timeout_s=5)
 

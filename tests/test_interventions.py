@@ -101,7 +101,7 @@ async def test_a_job_that_was_not_sent_is_surely_canceled(tmp_path: Path) -> Non
         done = (await verb(running, job, "cancellations")).json()
         assert (done["status"], done["reason"]) == ("canceled", None)
         assert isinstance(running.clock, HeldClock)
-        running.clock.advance(100)
+        await running.clock.advance(100)
         story = await running.get(f"/v1/jobs/{job['id']}/timeline")
         assert (story["next"], [line["kind"] for line in story["data"]].count("submission")) == (None, 2)
 
@@ -154,7 +154,7 @@ async def test_a_check_after_the_end_brings_fresh_result_urls(running: Running) 
     await running.world.finish(job["provider_job_id"])
     before = await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == "succeeded")
     assert isinstance(running.clock, HeldClock)
-    running.clock.advance(3600)
+    await running.clock.advance(3600)
     after = (await verb(running, job, "status-checks")).json()
     assert after["outputs"][0]["expires_at"] > before["outputs"][0]["expires_at"]
     assert after["finished_at"] == before["finished_at"]
@@ -190,7 +190,7 @@ async def test_a_refused_job_is_submitted_again_without_consent(running: Running
     job = await running.submit(deadline_s=600)
     assert job["status"] == "failed"
     assert isinstance(running.clock, HeldClock)
-    running.clock.advance(900)
+    await running.clock.advance(900)
     again = (await verb(running, job, "resubmissions")).json()
     assert (again["status"], again["error"], again["finished_at"]) == ("submitted", None, None)
     assert again["deadline_at"] > job["deadline_at"]
@@ -282,7 +282,7 @@ async def test_a_released_callback_goes_the_way_it_would_have_gone(tmp_path: Pat
         (listed,) = (await running.get("/v1/callbacks?verdict=quarantined"))["data"]
         callback = await running.get(f"/v1/callbacks/{listed['id']}")
         assert (await running.get(f"/v1/jobs/{job['id']}"))["status"] == "submitted"
-    clock.advance(1000)
+    await clock.advance(1000)
     async with relay(tmp_path, clock=clock, RELAY_EVOLINK_CALLBACK_SECRET=right) as running:
         key_id, key = await running.app.store.access.create_api_key("default", "", ["admin"], 1)
         headers = {"authorization": f"Bearer {key}"}

@@ -47,10 +47,10 @@ def signs_by_its_clock(running: Running) -> None:
     running.world.keys.clock = lambda: running.clock.now_ms() // 1000
 
 
-def advance(running: Running, seconds: float) -> None:
+async def advance(running: Running, seconds: float) -> None:
     """Moves the clock."""
     assert isinstance(running.clock, HeldClock)
-    running.clock.advance(seconds)
+    await running.clock.advance(seconds)
 
 
 async def ended(running: Running, signed: str = "ok") -> dict[str, Any]:
@@ -80,7 +80,7 @@ async def test_known_keys_serve_while_their_place_is_down(running: Running) -> N
     running.world.keys.wrong = "down"
     assert (await ended(running))["verification"] == "signature"
     assert running.world.keys.asked == 1
-    advance(running, DAY_S + 1)
+    await advance(running, DAY_S + 1)
     assert (await ended(running))["verification"] == "signature"
     assert running.world.keys.asked == 2
 
@@ -108,7 +108,7 @@ async def test_a_key_that_was_withdrawn_is_forgotten_within_a_day(running: Runni
         return await running.client.post(running.callback_url(), content=DONE, headers=former.headers(DONE, "ok", 0))
 
     assert (await posted()).status_code == 200
-    advance(running, DAY_S + 1)
+    await advance(running, DAY_S + 1)
     answer = await posted()
     assert (answer.status_code, answer.headers["retry-after"], keys.asked) == (503, "2", 2)
 
@@ -120,7 +120,7 @@ async def test_made_up_keys_make_few_looks(running: Running) -> None:
         for number in range(20):
             assert (await post(running, "unknown_key", number)).status_code == 503
         assert running.world.keys.asked == minute * LOOKS_PER_MINUTE
-        advance(running, 60)
+        await advance(running, 60)
     assert await kept(running) == []
     running.world.keys.rotate()
     assert (await post(running)).status_code == 200
@@ -219,7 +219,7 @@ async def test_where_no_key_is_named_each_is_tried() -> None:
         with pytest.raises(SignatureInvalid):
             await keys.verify({}, b"body", at_s)
         world.keys.wrong = "down"
-        clock.advance(61)
+        await clock.advance(61)
         with pytest.raises(KeyUnknown):
             await keys.verify({}, b"body", at_s + 61)
     await world.close()

@@ -28,10 +28,10 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         yield started
 
 
-def advance(running: Running, seconds: float) -> None:
+async def advance(running: Running, seconds: float) -> None:
     """Moves the relay's clock."""
     assert isinstance(running.clock, HeldClock)
-    running.clock.advance(seconds)
+    await running.clock.advance(seconds)
 
 
 async def endpoint(running: Running, **fields: Any) -> dict[str, Any]:
@@ -68,10 +68,10 @@ async def test_ten_failures_hold_the_lane_and_a_success_opens_it(running: Runnin
     await shown(running, made, status="held")
     await attempted(running, FAILURES_MAX)
     assert len(running.sink.received) == FAILURES_MAX
-    advance(running, 29)
+    await advance(running, 29)
     await asyncio.sleep(0.05)
     assert len(running.sink.received) == FAILURES_MAX
-    advance(running, 1)
+    await advance(running, 1)
     await running.sink.wait_for(lambda sink: len(sink.received) == FAILURES_MAX + 5)
     await shown(running, made, status="active", failing_since=None)
 
@@ -92,11 +92,11 @@ async def test_what_waited_in_its_lane_goes_to_where_the_endpoint_is_by_then(run
     running.sink.answers = [500, 500, 429]
     await send_tests(running, made, 2)
     await attempted(running, 2)
-    advance(running, 7200)
+    await advance(running, 7200)
     await attempted(running, 3)
     mended = {"url": f"{running.hook}/mended"}
     assert (await running.client.patch(f"/v1/endpoints/{made['id']}", json=mended)).status_code == 200
-    advance(running, 2)
+    await advance(running, 2)
     await running.sink.wait_for(lambda sink: len(sink.received) == 4)
     assert [one.path.endswith("/mended") for one in running.sink.received] == [False] * 3 + [True]
 
@@ -108,10 +108,10 @@ async def test_a_busy_receiver_pauses_its_lane(running: Running, status_code: in
     running.sink.answers, running.sink.response_headers = [status_code], {"retry-after": "40"}
     await send_tests(running, made, 4)
     await attempted(running, 1)
-    advance(running, 39)
+    await advance(running, 39)
     await asyncio.sleep(0.05)
     assert len(running.sink.received) == 1
-    advance(running, 1)
+    await advance(running, 1)
     await running.sink.wait_for(lambda sink: len(sink.received) == 4)
 
 
@@ -120,13 +120,13 @@ async def test_an_endpoint_gets_no_more_a_second_than_it_asked_for(running: Runn
     made = await endpoint(running, rate_limit_per_s=2)
     await send_tests(running, made, 1)
     await running.sink.wait_for(lambda sink: len(sink.received) == 1)
-    advance(running, 1)
+    await advance(running, 1)
     await send_tests(running, made, 6)
     for number in (2, 3, 4, 5):
         await running.sink.wait_for(lambda sink, number=number: len(sink.received) == number)  # type: ignore[misc]
         await asyncio.sleep(0.03)
         assert len(running.sink.received) == number
-        advance(running, 0.5)
+        await advance(running, 0.5)
 
 
 async def test_a_dead_endpoint_holds_up_nobody(running: Running) -> None:
@@ -152,7 +152,7 @@ async def test_fresh_deliveries_do_not_wait_behind_retries(running: Running) -> 
     running.sink.answers = [400, 200] * 4
     await send_tests(running, made, 8)
     await attempted(running, 8)
-    advance(running, 120)
+    await advance(running, 120)
     fresh = (await send_tests(running, made, 1))[0]
     await running.until(f"/v1/deliveries/{fresh}", lambda found: found["status"] == "delivered")
 
@@ -183,7 +183,7 @@ async def given_up(running: Running, made: dict[str, Any]) -> dict[str, Any]:
         if tried["status"] == "disabled":
             break
         before.append(tried["last_failure_at"])
-        advance(running, DAY_S)
+        await advance(running, DAY_S)
     return await shown(running, made, status="disabled")
 
 
@@ -217,14 +217,14 @@ async def test_an_endpoint_that_was_given_up_is_tried_and_taken_up_again(running
         await running.submit()
         await given_up(running, made)
         failing.received.clear()
-        advance(running, DAY_S / 2)
+        await advance(running, DAY_S / 2)
         await failing.wait_for(lambda sink: sink.events() == ["relay.test"])
         assert (await running.get(f"/v1/endpoints/{made['id']}"))["status"] == "disabled"
         failing.answers.clear()
         await running.until("/v1/deliveries?status=exhausted", lambda found: len(found["data"]) >= 1)
-        advance(running, DAY_S / 2)
+        await advance(running, DAY_S / 2)
         await shown(running, made, status="active")
-        advance(running, 10)
+        await advance(running, 10)
         await failing.wait_for(lambda sink: sink.events()[-1] == "job.submitted")
 
 
@@ -318,7 +318,7 @@ async def test_a_backlog_goes_out_at_the_rate_that_was_asked_for(
     for sent in range(1, number + 1):
         await running.sink.wait_for(lambda sink, sent=sent: len(sink.received) >= sent)  # type: ignore[misc]
         assert len(running.sink.received) == sent
-        advance(running, step_s)
+        await advance(running, step_s)
 
 
 async def test_what_a_lane_cannot_begin_in_time_is_given_back(running: Running) -> None:

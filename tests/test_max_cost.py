@@ -34,7 +34,7 @@ async def asked(running: Running, provider: str, max_cost: str) -> Any:
     while not waiting.done():
         await asyncio.sleep(0.05)
         assert isinstance(running.clock, HeldClock)
-        running.clock.advance(1)
+        await running.clock.advance(1)
     return waiting.result()
 
 

@@ -91,7 +91,7 @@ async def test_an_authorization_that_ran_out_is_not_renewed(tmp_path: Path) -> N
     seller, clock = Seller(), HeldClock()
     async with selling(tmp_path, seller, clock, RELAY_CHAIN_RPC_URL="") as running:
         job = await unsent(running)
-        clock.advance(301)
+        await clock.advance(301)
         answer = await again(running, job)
         assert (answer.status_code, answer.json()["code"]) == (409, "paid_once")
         assert answer.json()["detail"].startswith("its authorization ran out unsent:")
@@ -141,7 +141,7 @@ async def test_what_a_job_cost_is_final_once_it_is_known(
         assert job["cost"] == {"amount": "0.330000", "unit": "USDC", "kind": before}
         done = await ended(running, job)
         if fault == "bad_request":
-            clock.advance(400)
+            await clock.advance(400)
         known = {"amount": amount, "unit": "USDC", "kind": kind}
         done = await running.until(f"/v1/jobs/{job['id']}", lambda shown: bool(shown["cost"] == known))
         spend = await running.get("/v1/spend")
@@ -168,7 +168,7 @@ async def test_a_refusal_after_the_money_has_moved_shows_where_it_went(
         assert (job["reason"], job["cost"]["kind"]) == (("paid_result_lost", "final") if told else (None, "reserved"))
         spend = await running.get("/v1/spend")
         assert (spend["today"], spend["lost" if told else "unknown"]) == ("0.330000", "0.330000")
-        clock.advance(400)
+        await clock.advance(400)
         done = await running.until(path, lambda shown: shown["reason"] == "paid_result_lost")
         assert done["error"] == job["error"]
         assert done["cost"] == {"amount": "0.330000", "unit": "USDC", "kind": "final"}
@@ -204,7 +204,7 @@ async def test_the_timeline_says_what_is_known_of_a_payment(tmp_path: Path, faul
         for state in states:
             wanted = f'"decision":"{state}"'
             await running.until(path, partial(says, wanted))
-            clock.advance(400)
+            await clock.advance(400)
         shown = await running.get(path)
         authorized, settled = [line for line in shown["data"] if line["ref"].startswith("pay_")]
         assert authorized["summary"] == f"a payment of 0.330000 USDC to {PAYEE}, authorized"
@@ -222,7 +222,7 @@ async def test_a_job_that_had_expired_says_that_it_was_paid(tmp_path: Path) -> N
         done = await ended(running, job)
         assert (done["status"], done["reason"]) == ("expired", "submit_unknown")
         seller.rpc_down = False
-        clock.advance(700)
+        await clock.advance(700)
         path = f"/v1/jobs/{job['id']}"
         done = await running.until(path, lambda shown: shown["reason"] == "paid_result_lost")
         assert (done["status"], done["cost"]["kind"]) == ("expired", "final")
@@ -237,11 +237,11 @@ async def test_without_a_node_a_job_of_unknown_cost_is_pruned_and_its_payment_st
         job = await paid(running, "x402org", deadline_s=60)
         await ended(running, job)
         for _ in range(6):
-            clock.advance(24 * 3600)
+            await clock.advance(24 * 3600)
         path = f"/v1/jobs/{job['id']}"
         async with asyncio.timeout(10):
             while (gone := await running.client.get(path)).status_code != 404:
-                clock.advance(600)
+                await clock.advance(600)
                 await asyncio.sleep(0.01)
         assert "was pruned on" in gone.json()["detail"]
         assert (await running.get("/v1/spend"))["unknown"] == "0.000000", "today's"

@@ -29,7 +29,7 @@ async def uploaded(running: Running, key: str | None = None, data: bytes = PNG) 
     while not waiting.done():
         await asyncio.sleep(0.05)
         assert isinstance(running.clock, HeldClock)
-        running.clock.advance(1)
+        await running.clock.advance(1)
     return waiting.result()
 
 
@@ -97,7 +97,7 @@ async def test_what_was_paid_and_lost_is_paid_again_by_nobody_but_the_client(tmp
         assert (len(files.till.ledger), spend["lost"], spend["paid"]) == (1, CENT, "0.000000")
         assert (await uploaded(running, "another")).status_code == 200
         assert len(files.till.ledger) == 2
-        clock.advance(24 * 3600)
+        await clock.advance(24 * 3600)
         assert (await uploaded(running)).status_code == 200
         assert len(files.till.ledger) == 3
     await world.close()
@@ -112,7 +112,7 @@ async def test_killed_while_it_paid_the_money_moves_once(tmp_path: Path, later: 
         hanging = asyncio.ensure_future(uploaded(running))
         await files.hanging.wait()
     await asyncio.gather(hanging, return_exceptions=True)
-    clock.advance(later)
+    await clock.advance(later)
     async with relay(tmp_path, clock=clock, world=world, RELAY_WALLET_KEY=KEY) as running:
         answer = await uploaded(running)
         assert (answer.status_code, answer.json()["code"]) == (409, "paid_once"), answer.text
@@ -127,7 +127,7 @@ async def test_an_authorization_that_ran_out_is_made_anew_with_its_nonce(tmp_pat
     world, files = stand_in(clock, *DOWN)
     async with relay(tmp_path, clock=clock, world=world, RELAY_WALLET_KEY=KEY) as running:
         assert (await uploaded(running)).status_code == 502
-        clock.advance(400)
+        await clock.advance(400)
         assert (await uploaded(running)).status_code == 200
         spend = await running.get("/v1/spend")
         assert (len(files.till.ledger), spend["today"], spend["paid"]) == (1, CENT, CENT)
@@ -140,7 +140,7 @@ async def test_a_token_that_ran_out_is_bought_anew(tmp_path: Path) -> None:
     world, files = stand_in(clock, "refuse put")
     async with relay(tmp_path, clock=clock, world=world, RELAY_WALLET_KEY=KEY) as running:
         assert (await uploaded(running)).status_code == 502
-        clock.advance(301)
+        await clock.advance(301)
         assert (await uploaded(running)).status_code == 200
         assert (list(files.till.ledger.values()), len(files.kept)) == ([10_000] * 2, 1)
     await world.close()
@@ -157,7 +157,7 @@ async def test_the_same_upload_is_bought_once_in_five_minutes(tmp_path: Path, ke
         assert len({answer.json()["url"] for answer in answers}) == len(files.kept) == len(files.till.ledger) == 1
         assert (await uploaded(running, data=PNG + b"!")).status_code == 200
         assert len(files.till.ledger) == 2
-        clock.advance(301)
+        await clock.advance(301)
         later = await uploaded(running, key)
         assert later.headers.get("idempotent-replayed") == ("true" if key else None)
         assert len(files.till.ledger) == (2 if key else 3)

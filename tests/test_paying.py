@@ -64,7 +64,7 @@ async def test_a_seller_that_recovers_gets_the_same_payment_again(tmp_path: Path
         seller.fault = ""
         while not waiting.done():
             assert isinstance(running.clock, HeldClock)
-            running.clock.advance(1)
+            await running.clock.advance(1)
             await asyncio.sleep(0.02)
         assert (await waiting)["status"] == "submitted"
         assert (seller.moved, seller.paid_requests) == (PRICE, 2)
@@ -229,7 +229,7 @@ async def test_an_authorization_that_ran_out_unsent_is_void(tmp_path: Path) -> N
         body = {"provider": "x402org", "input": INPUT}
         new = intake.job(body, DEFAULT_PROJECT, clock.now_ms())
         await running.app.store.jobs.create(await prepared(new))
-        clock.advance(3000)
+        await clock.advance(3000)
         job = await running.until(f"/v1/jobs/{new.job.id}", lambda shown: shown["status"] == "failed")
         assert (job["error"]["code"], seller.paid_requests) == ("authorization_expired", 0)
         await running.until("/v1/spend", lambda spend: spend["void"] == "0.330000")

@@ -278,7 +278,7 @@ async def test_a_callback_for_a_pruned_job_is_kept_and_told_apart(tmp_path: Path
         url = running.callback_url()
         await running.world.finish(job["provider_job_id"])
         await running.until("/v1/deliveries?status=delivered", lambda shown: len(shown["data"]) == 2)
-        clock.advance(31 * 86_400)
+        await clock.advance(31 * 86_400)
         said = await gone(running, job["id"])
         assert said == f"the job ended as succeeded and was pruned on {rfc3339(START_MS + 31 * DAY_MS)[:10]}"
         assert (await running.client.get(f"/v1/jobs/{job['id']}/timeline")).json()["detail"] == said
@@ -303,13 +303,13 @@ async def _outlives(running: Running, clock: HeldClock, key: str, job_id: str, u
     """The tombstone is there for as long as the callback URL works, and then goes with the orphans."""
     running.client.headers["authorization"] = f"Bearer {key}"
     for days, status in ((59, 200), (2, 404)):
-        clock.advance(days * 86_400)
+        await clock.advance(days * 86_400)
         assert (await post(running, DONE, url)).status_code == status
         if status == 200:
             assert "was pruned on" in await gone(running, job_id)
     async with asyncio.timeout(10):
         while (await running.client.get(f"/v1/jobs/{job_id}")).json()["detail"] != "there is no such job":
-            clock.advance(600)
+            await clock.advance(600)
             await asyncio.sleep(0.01)
 
 
@@ -357,7 +357,7 @@ async def test_nothing_is_pruned_where_it_is_kept_for_ever(tmp_path: Path) -> No
         clock = HeldClock()
         async with relay(tmp_path, clock=clock, RELAY_RETENTION_DAYS="0") as running:
             for _ in range(3):
-                clock.advance(86_400)
+                await clock.advance(86_400)
                 await running.app.store.ready()
             assert len((await running.get("/v1/jobs"))["data"]) == 1
 

@@ -5,7 +5,6 @@ events tell one story without a gap.
 """
 
 import asyncio
-import contextlib
 import tempfile
 from collections import Counter
 from contextlib import AsyncExitStack
@@ -20,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from relay.sandbox.faults import FINAL, Faults
 from relay.sandbox.providers import sandbox
 from tests.processes import free_port
+from tests.quiescence import WatchedLoop
 from tests.running import HeldClock, Running, relay
 
 JOBS_MAX = 5
@@ -68,7 +68,7 @@ class Walk(RuleBasedStateMachine):
     def begin(self) -> None:
         """Starts the world and the first relay."""
         self.folder = tempfile.TemporaryDirectory()
-        self.runner = asyncio.Runner()
+        self.runner = asyncio.Runner(loop_factory=WatchedLoop)
         self.clock, self.port = HeldClock(), free_port()
         self.world = self.runner.run(_made())
         self.jobs: list[dict[str, Any]] = []
@@ -133,8 +133,7 @@ class Walk(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1, 5, 60, 600, 4000]))
     def wait(self, seconds: int) -> None:
         """Time passes, with or without relay."""
-        self.clock.advance(seconds)
-        self.runner.run(_settled())
+        self.runner.run(self.clock.advance(seconds))
 
     @invariant()
     def nobody_is_asked_twice(self) -> None:
@@ -161,11 +160,9 @@ class Walk(RuleBasedStateMachine):
         for _ in range(40):
             if not [job for job in (await running.get("/v1/jobs"))["data"] if job["status"] not in FINAL_STATES]:
                 break
-            self.clock.advance(600)
-            await _settled()
+            await self.clock.advance(600)
         for _ in range(3):  # a second verdict about a job that has ended is asked about for ten minutes
-            self.clock.advance(700)
-            await _settled()
+            await self.clock.advance(700)
         for job in (await running.get("/v1/jobs"))["data"]:
             assert job["status"] in FINAL_STATES, job
             assert job["outputs"] or job["error"] or job["status"] in ("canceled", "expired"), job
@@ -189,13 +186,6 @@ FINAL_STATES = {*FINAL, "expired"}
 async def _made() -> Any:
     """The sandbox, in the loop it will live in."""
     return sandbox(pace_s=None, time_scale=0)
-
-
-async def _settled() -> None:
-    """Gives what became due the time to happen: requests on this machine take milliseconds."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(0.05):
-            await asyncio.Event().wait()
 
 
 def _callback_url(body: dict[str, Any]) -> object:

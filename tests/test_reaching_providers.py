@@ -84,7 +84,7 @@ async def test_an_unclear_answer_is_never_sent_again_and_a_callback_settles_it(t
             await running.world.finish(next(iter(running.world.jobs)))
             await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == "succeeded")
         else:
-            clock.advance(601)
+            await clock.advance(601)
             ended = await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == "expired")
             assert (ended["reason"], ended["finished_by"]) == ("submit_unknown", "deadline")
         assert len(running.world.submissions) == 1
@@ -97,7 +97,7 @@ async def test_a_provider_that_cannot_be_reached_is_tried_again_and_then_the_job
         job = await running.submit()
         assert (job["status"], job["reason"], job["error"]["code"]) == ("pending", None, "unreachable")
         for tries in range(2, 7):
-            clock.advance(61)
+            await clock.advance(61)
             await _submissions(running, job["id"], tries)
         ended = await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == "failed")
         assert ended["error"]["class"] == "provider_error"
@@ -119,7 +119,7 @@ async def test_a_result_after_the_deadline_supersedes_the_expiry(tmp_path: Path)
     clock = HeldClock()
     async with relay(tmp_path, clock=clock) as running:
         job = await running.submit(deadline_s=60, notify=[{"url": running.hook}])
-        clock.advance(61)
+        await clock.advance(61)
         await running.sink.wait_for(lambda sink: "job.expired" in sink.events())
         await running.world.finish(job["provider_job_id"])
         await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())

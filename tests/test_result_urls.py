@@ -119,7 +119,7 @@ async def test_text_that_is_no_url_is_kept_in_the_error(tmp_path: Path, text: st
         async with relay(tmp_path, clock=clock, **given_) as running:
             job = await running.submit()
             for _ in range(2):
-                clock.advance(600)
+                await clock.advance(600)
                 await running.client.post(f"/v1/jobs/{job['id']}/status-checks")
             shown = await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == "failed")
     assert (shown["error"]["code"], shown["error"]["provider_message"]) == ("no_output", text[:TEXT_MAX_CHARS])

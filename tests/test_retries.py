@@ -49,11 +49,11 @@ async def test_it_is_tried_again_by_the_schedule_and_never_early(running: Runnin
     running.sink.answers = [500, 503]
     job = await ended(running, running.hook)
     await attempted(running, 1)
-    held(running).advance(3.9)
+    await held(running).advance(3.9)
     assert len(running.sink.received) == 1
-    held(running).advance(2.2)
+    await held(running).advance(2.2)
     await attempted(running, 2)
-    held(running).advance(361)
+    await held(running).advance(361)
     shown = await attempted(running, 3)
     assert (shown["status"], shown["next_attempt_at"]) == ("delivered", None)
     assert [one["outcome"] for one in shown["attempts"]] == ["bad_status", "bad_status", "ok"]
@@ -72,7 +72,7 @@ async def test_attempts_are_shown_as_far_as_their_delivery_counts_them(running: 
     await ended(running, running.hook)
     deliveries = running.app.store.deliveries
     before = await deliveries.get((await attempted(running, 1))["id"], DEFAULT_PROJECT)
-    held(running).advance(6)
+    await held(running).advance(6)
     await attempted(running, 2)
     assert before is not None
     assert [one.number for one in await deliveries.attempts(before)] == [1]
@@ -84,7 +84,7 @@ async def test_after_the_last_attempt_it_is_visibly_undelivered(running: Running
     await ended(running, running.hook)
     for number in (1, 2, 3):
         await attempted(running, number)
-        held(running).advance(400)
+        await held(running).advance(400)
     assert (await attempted(running, 3))["status"] == "exhausted"
     assert len((await running.get("/v1/events?undelivered=true"))["data"]) == 1
 
@@ -94,10 +94,10 @@ async def test_retry_after_is_kept_to(running: Running) -> None:
     running.sink.answers, running.sink.response_headers = [429], {"retry-after": "600"}
     await ended(running, running.hook)
     await attempted(running, 1)
-    held(running).advance(599)
+    await held(running).advance(599)
     await asyncio.sleep(0)
     assert len(running.sink.received) == 1
-    held(running).advance(122)
+    await held(running).advance(122)
     await attempted(running, 2)
 
 
@@ -157,5 +157,5 @@ async def test_a_moved_endpoint_gets_its_waiting_retries(running: Running) -> No
     await attempted(running, 1)
     changed = await running.client.patch(f"/v1/endpoints/{made['id']}", json={"url": running.hook})
     assert changed.json()["url"] == running.hook
-    held(running).advance(7)
+    await held(running).advance(7)
     await running.sink.wait_for(lambda sink: sink.events() == ["job.submitted"])

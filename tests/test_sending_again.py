@@ -132,7 +132,7 @@ async def test_both_secrets_sign_until_the_grace_is_over(tmp_path: Path) -> None
         assert (await running.get(f"/v1/endpoints/{made['id']}/secret"))["secret"] == rotated["secret"]
         await post(running, f"/v1/endpoints/{made['id']}/tests")
         await told(running, 1)
-        clock.advance(60)
+        await clock.advance(60)
         await post(running, f"/v1/endpoints/{made['id']}/tests")
         during, after = await told(running, 2)
         assert [refused(made["secret"], one) for one in (during, after)] == [False, True]
@@ -150,7 +150,7 @@ async def test_a_retry_is_signed_with_the_secret_of_its_time(tmp_path: Path) -> 
         own = signing.new_secret()
         await post(running, f"/v1/endpoints/{made['id']}/secret-rotations", {"grace_s": 0, "secret": own}, 200)
         await running.until("/v1/deliveries", lambda found: found["data"][0]["attempts_made"] == 1)
-        clock.advance(40)
+        await clock.advance(40)
         first, second = await told(running, 2)
         assert first.headers["webhook-id"] == second.headers["webhook-id"]
         assert [refused(made["secret"], one) for one in (first, second)] == [False, True]
@@ -272,7 +272,7 @@ async def test_undelivered_is_everything_that_the_endpoint_lacks_and_nothing_twi
         )
         await jobs_done(running, 1)
         await running.until("/v1/deliveries?status=delivered", lambda found: len(found["data"]) == 1)
-        clock.advance(1)
+        await clock.advance(1)
         path, lacking = f"/v1/endpoints/{made['id']}/redeliveries", {"which": "undelivered", "since": LONG_AGO}
         running.sink.received.clear()
         counted = await post(running, path, lacking | {"dry_run": True}, 200)
@@ -292,7 +292,7 @@ async def test_undelivered_needs_no_time_and_leaves_alone_what_is_being_sent(tmp
     clock = HeldClock()
     async with relay(tmp_path, clock=clock, confirm=False) as running, serve(Holding()) as held:
         await jobs_done(running, 1)
-        clock.advance(1)
+        await clock.advance(1)
         made = await endpoint(running, event_types=["job.succeeded"], url=held)
         await jobs_done(running, 1)
         await running.until("/v1/deliveries", lambda found: len(found["data"]) == 1)
@@ -300,7 +300,7 @@ async def test_undelivered_needs_no_time_and_leaves_alone_what_is_being_sent(tmp
         path = f"/v1/endpoints/{made['id']}/redeliveries"
         batch = await post(running, path, {"which": "undelivered"})
         assert (batch["count"], batch["since"]) == (1, made["created_at"])
-        clock.advance(5)
+        await clock.advance(5)
         await asyncio.sleep(0.1)
         (after,) = (await running.get("/v1/deliveries"))["data"]
         assert after == before

@@ -126,7 +126,7 @@ async def test_a_quiet_stream_says_that_it_lives(tmp_path: Path) -> None:
         lines = reader.answer.aiter_lines()
         assert (await anext(lines)).startswith("retry: ")
         await asyncio.sleep(0.1)
-        clock.advance(15)
+        await clock.advance(15)
         async with asyncio.timeout(5):
             while not (await anext(lines)).startswith(":"):
                 pass
@@ -197,7 +197,7 @@ async def test_a_relay_that_stops_ends_its_streams(tmp_path: Path) -> None:
     async with relay(tmp_path, clock=clock) as running, reading(running) as reader:
         await asyncio.sleep(0.1)
         running.app.draining.set()
-        clock.advance(1)
+        await clock.advance(1)
         async with asyncio.timeout(5):
             assert [line async for line in reader.answer.aiter_lines() if line.startswith("id")] == []
 

@@ -31,11 +31,11 @@ async def test_open_jobs_are_found_by_age_reason_and_the_providers_id(tmp_path: 
         done, unknown = [await running.submit(deadline_s=86_400) for _ in range(2)]
         await running.world.finish(done["provider_job_id"])
         await running.until(f"/v1/jobs/{done['id']}", lambda shown: shown["status"] == "succeeded")
-        clock.advance(3600)
+        await clock.advance(3600)
         young = await running.submit()
         assert await listed(running, "status=open") == [young["id"], unknown["id"]]
         assert await listed(running, "status=open&older_than=1h") == []
-        clock.advance(1)
+        await clock.advance(1)
         assert await listed(running, "status=open&older_than=1h") == [unknown["id"]]
         assert await listed(running, "reason=submit_unknown") == [unknown["id"]]
         assert await listed(running, f"provider_job_id={done['provider_job_id']}") == [done["id"]]
@@ -51,9 +51,9 @@ async def test_the_gauges_count_what_is_not_done_yet(tmp_path: Path) -> None:
         assert (await gauges(running))["relay_open_jobs"] == 0
         await running.submit(notify=[{"url": running.hook}])
         await running.until("/v1/deliveries", lambda shown: shown["data"] and shown["data"][0]["attempts_made"] == 1)
-        clock.advance((BACKLOG_EVERY_MS - 1) / 1000)
+        await clock.advance((BACKLOG_EVERY_MS - 1) / 1000)
         assert (await gauges(running))["relay_open_jobs"] == 0
-        clock.advance(0.001)
+        await clock.advance(0.001)
         found = await gauges(running)
         assert (found["relay_open_jobs"], found["relay_pending_deliveries"]) == (1, 1)
         assert (found["relay_held_endpoints"], found["relay_oldest_due_seconds"]) == (0, 0)

@@ -54,10 +54,10 @@ async def test_when_the_time_is_over_the_job_is_shown_as_it_is(tmp_path: Path) -
         path = f"/v1/jobs/{job['id']}"
         waiting = asyncio.create_task(running.client.get(path, headers={"prefer": "wait=10"}))
         await asyncio.sleep(0.1)
-        clock.advance(9)
+        await clock.advance(9)
         await asyncio.sleep(0.1)
         assert not waiting.done()
-        clock.advance(1)
+        await clock.advance(1)
         answer = await asyncio.wait_for(waiting, 10)
         assert (answer.status_code, answer.json()["status"]) == (202, "submitted")
 
