@@ -56,7 +56,7 @@ from relay.stream import Streams
 from relay.submit import Submitter
 from relay.sweep import Sweeper
 from relay.tokens import CallbackTokens
-from relay.uploads import Uploads
+from relay.uploads import StepSender, UploadLimits, Uploads
 from relay.waiting import Waiting
 
 _logger = log.get("app")
@@ -332,15 +332,13 @@ def _as_set(providers: Mapping[str, Provider], settings: Settings) -> Mapping[st
 def _uploads(calling: Calling, payer: Payer, files: FileClient) -> Uploads:
     """Files on their way to a provider; StableStudio is paid for each."""
     settings, paying = calling.settings, payer.address is not None
+    shares = Shares("uploads", settings.uploads_max, settings.uploads_per_project_max, calling.metrics)
     return Uploads(
         calling.providers,
-        calling.client,
-        files,
+        StepSender(calling.client, files, calling.sign_in),
         calling.clock,
-        size_max=settings.upload_max_bytes,
-        shares=Shares("uploads", settings.uploads_max, settings.uploads_per_project_max, calling.metrics),
-        buyer=FileBuyer(calling, payer) if paying else None,
-        sign_in=calling.sign_in,
+        UploadLimits(settings.upload_max_bytes, shares),
+        FileBuyer(calling, payer) if paying else None,
     )
 
 

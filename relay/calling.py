@@ -1,4 +1,7 @@
-"""What it takes to call providers and to record what they say: handed to everything in the flow that does."""
+"""What the flow shares: the store, the providers and their client, and how a provider's answer becomes rows.
+
+Everything that calls a provider or records its answer gets one `Calling`. It decides nothing about a job.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,7 +12,7 @@ import msgspec
 from relay import ids, log, result_urls
 from relay.clock import Clock
 from relay.errors import StorageUnavailable
-from relay.exchange import ApiAnswer
+from relay.exchange import ApiAnswer, ApiRequest
 from relay.metrics import Metrics
 from relay.model import Call, Job, Report
 from relay.outbound.client import ProviderClient
@@ -22,18 +25,20 @@ from relay.storage.store import Store
 from relay.storage.ties import Tie
 
 STORE_PAUSE_MS: Final = 500
-"""How long it is until what could not be stored is tried again."""
+"""How long relay waits before it writes again what the database did not accept."""
 _logger = log.get("provider")
 
 Result = TypeVar("Result")
+SignIn = Callable[[ApiAnswer, str], dict[str, str]]
+"""Makes the headers that prove which wallet paid, from a 402 and its URL; none where the 402 wants no sign-in."""
 
 
 class Configured(msgspec.Struct, frozen=True):
-    """A provider as this relay can use it; without a key (or a wallet, where it is paid) it can only read callbacks.
+    """A provider and its settings; without an API key (or a wallet, where it is paid) it only sends callbacks.
 
-    `confirm` is whether a callback that ends a job is confirmed first; `callback_secret` verifies signed ones, `keys`
-    those of a provider that publishes its keys. `opened` says of a private host whether its results are told.
-    `redactor` cuts what this provider knows of relay's out of its callbacks.
+    `confirm` says whether a status check confirms a final status from an unsigned callback. `callback_secret` verifies
+    signed callbacks, `keys` those of a provider that publishes its keys. `opened` says whether results on a private
+    host are shown. `redactor` removes relay's secrets that this provider knows from its callbacks.
     """
 
     adapter: Provider
@@ -47,26 +52,39 @@ class Configured(msgspec.Struct, frozen=True):
     redactor: Redactor | None = None
 
     def judged(self, report: Report) -> Report:
-        """Return the report with those results that may be told."""
+        """Return the report with only those result URLs that may be shown to clients."""
         return result_urls.judged(report, self.opened)
 
     @property
     def usable(self) -> bool:
-        """Whether jobs can be submitted to it."""
+        """Return whether jobs can be submitted to the provider."""
         return self.wallet if self.adapter.limits.paid else bool(self.api_key)
 
 
 class KeyRefused(msgspec.Struct, frozen=True):
-    """Since when a provider refuses relay's key, in unix milliseconds, and what it said last."""
+    """A provider that refuses relay's API key: since when, in unix milliseconds, and its latest error message."""
 
     at: int
     error: str
 
 
-class Calling(msgspec.Struct, frozen=True, kw_only=True):
-    """The shared parts; `tell` passes on what was recorded, `check_soon` wakes the checks, `draining` ends waits.
+class EndedCall(msgspec.Struct, frozen=True):
+    """One request to a provider that has ended: its kind, its start in unix milliseconds, and what came of it.
 
-    `sign_in` answers a challenge to prove who paid, for a URL; it can sign that, and nothing that moves money.
+    `outcome` is a short text; `answer` is None where none came; `note` is a detail for the timeline.
+    """
+
+    kind: str
+    started_at: int
+    outcome: str
+    answer: ApiAnswer | None = None
+    note: str | None = None
+
+
+class Calling(msgspec.Struct, frozen=True, kw_only=True):
+    """The shared parts: `tell` publishes a recorded update, `check_soon` wakes the checks, `draining` ends waits.
+
+    `sign_in` can sign a proof of who paid, and nothing that moves money; None without a wallet.
     """
 
     store: Store
@@ -78,15 +96,16 @@ class Calling(msgspec.Struct, frozen=True, kw_only=True):
     tell: Callable[[Recorded], None]
     check_soon: asyncio.Event
     draining: asyncio.Event
-    sign_in: Callable[[ApiAnswer, str], dict[str, str]] | None = None
+    sign_in: SignIn | None = None
     keys_refused: dict[str, KeyRefused] = {}
-    """The providers that refuse relay's key, as this process met it."""
+    """The providers that refused relay's key in the latest answer that this process received."""
 
     async def until_stored(self, write: Callable[[bool], Awaitable[Result]], **about: str | None) -> Result:
-        """Write what a provider has answered, however long the database is away: it may say so only once.
+        """Write a provider's answer and return the result; retry while the database is away.
 
-        `write` is told whether an earlier try may have been committed; `about` names it in the log. What waits here is
-        bounded by what was under way when the database went, since nothing is sent before it is stored that it will be.
+        The provider may give this answer only once. `write` receives whether an earlier try may have been committed;
+        `about` are fields for the log. The number of waiting writes is bounded by the calls that were under way when
+        the database went away, because every call is stored before it is sent.
         """
         tried = False
         self.metrics.unstored(1)
@@ -107,32 +126,32 @@ class Calling(msgspec.Struct, frozen=True, kw_only=True):
             self.metrics.unstored(-1)
 
     async def stored(self, fact: Fact, tie: Tie | None = None, **about: str | None) -> Recorded:
-        """Record what a provider has answered about a job, however long the database is away."""
+        """Record an update from a provider and return the result; retry while the database is away."""
 
         async def write(tried: bool) -> Recorded:
             return await self.store.jobs.record(msgspec.structs.replace(fact, again=tried), tie)
 
         return await self.until_stored(write, job=fact.job_id, **about)
 
-    def told(
-        self, job: Job, kind: str, started_at: int, outcome: str, answer: ApiAnswer | None, note: str | None = None
-    ) -> Call:
-        """The evidence of one call that ends now; a refusal's or an outage's page is kept with it, and a note told."""
+    def ended_call(self, job: Job, ended: EndedCall) -> Call:
+        """Return the timeline entry of a call that ends now, with the answer's first 2 KB unless it was a 2xx."""
+        answer = ended.answer
         good = answer is not None and 200 <= answer.status_code < 300
+        note = f" ({ended.note})" if ended.note else ""
         return Call(
             id=ids.new_id(ids.CALL),
             job_id=job.id,
-            kind=kind,
-            started_at=started_at,
-            duration_ms=max(0, self.clock.now_ms() - started_at),
-            outcome=outcome,
+            kind=ended.kind,
+            started_at=ended.started_at,
+            duration_ms=max(0, self.clock.now_ms() - ended.started_at),
+            outcome=ended.outcome,
             status_code=answer.status_code if answer else None,
-            summary=f"{kind} at {job.provider}: {outcome}" + (f" ({note})" if note else ""),
+            summary=f"{ended.kind} at {job.provider}: {ended.outcome}{note}",
             excerpt=answer.excerpt if answer and not good else None,
         )
 
     def key_judged(self, provider: str, status_code: int, refusal: str | None) -> None:
-        """Note whether a provider took relay's key; log and count it where that is news."""
+        """Record whether a provider accepted relay's API key (`refusal` is None) or refused it; log a change."""
         if refusal is not None:
             at = self.keys_refused[provider].at if provider in self.keys_refused else self.clock.now_ms()
             if provider not in self.keys_refused:
@@ -144,6 +163,24 @@ class Calling(msgspec.Struct, frozen=True, kw_only=True):
         self.metrics.key_refused(provider, refused=refusal is not None)
 
     def unknown_word(self, provider: str, word: str) -> None:
-        """Warns of a status word that the provider never published, once for each."""
+        """Log a warning about a status that the provider never published, once per status."""
         if self.metrics.unknown_word(provider, word):
             _logger.warning("provider.unknown_word", provider=provider, word=word)
+
+
+async def send_signed_in(
+    client: ProviderClient, provider: Configured, request: ApiRequest, sign_in: SignIn | None, timeout_s: float
+) -> ApiAnswer:
+    """Send the request and return the answer; repeat it once with a signature where a 402 wants the wallet to sign in.
+
+    NotSent or NoAnswer when there is no answer in `timeout_s` per request.
+    """
+    key = provider.api_key or ""
+    answer = await client.send(provider.origin, key, request, timeout_s)
+    if answer.status_code != 402 or sign_in is None:
+        return answer
+    headers = await asyncio.to_thread(sign_in, answer, provider.origin + request.path)
+    if not headers:
+        return answer
+    signed = msgspec.structs.replace(request, headers={**request.headers, **headers})
+    return await client.send(provider.origin, key, signed, timeout_s)

@@ -11,10 +11,10 @@ from typing import Final
 import msgspec
 
 from relay import backoff, checking, log
-from relay.calling import Calling, Configured
+from relay.calling import Calling, EndedCall, send_signed_in
 from relay.checking import Checked, Finding
 from relay.errors import JobUnknown, Unreadable
-from relay.exchange import ApiAnswer, ApiRequest
+from relay.exchange import ApiAnswer
 from relay.model import Job, Report
 from relay.outbound.client import NoAnswer, NotSent
 from relay.pace import KEY_PAUSE_MS, PAUSE_MS, AskedPace, Pace
@@ -131,7 +131,7 @@ class Checker:
             heartbeat_ms=round(self._settings.heartbeat_s * 1000),
         )
         note = found.report.note if found.report else None
-        call = self._calling.told(job, "check", started_at, found.outcome, found.answer, note)
+        call = self._calling.ended_call(job, EndedCall("check", started_at, found.outcome, found.answer, note))
         move = partial(checking.checked, check=check, now_ms=now_ms)
         fact = Fact(job_id=job.id, at=now_ms, move=move, call=call)
         recorded = await self._calling.stored(fact, tie, provider=job.provider)
@@ -147,7 +147,7 @@ class Checker:
             return Found(Finding.NO_ANSWER, None, "no id to ask by")
         request = provider.adapter.status_check(job.provider_job_id, job.status_path)
         try:
-            answer = await self._send(provider, request)
+            answer = await send_signed_in(self._calling.client, provider, request, self._calling.sign_in, TIMEOUT_S)
         except (NotSent, NoAnswer) as error:
             return Found(Finding.NO_ANSWER, None, str(error))
         try:
@@ -159,17 +159,6 @@ class Checker:
         if report.state is None:
             self._calling.unknown_word(job.provider, report.word)
         return Found(Finding.VERDICT, report, report.state or f"unknown word {report.word[:40]!r}", answer)
-
-    async def _send(self, provider: Configured, request: ApiRequest) -> ApiAnswer:
-        """The answer; where the provider wants the wallet that paid to sign in, that of the second request."""
-        answer = await self._calling.client.send(provider.origin, provider.api_key or "", request, TIMEOUT_S)
-        if answer.status_code != 402 or self._calling.sign_in is None:
-            return answer
-        headers = await asyncio.to_thread(self._calling.sign_in, answer, provider.origin + request.path)
-        if not headers:
-            return answer
-        signed = msgspec.structs.replace(request, headers={**request.headers, **headers})
-        return await self._calling.client.send(provider.origin, provider.api_key or "", signed, TIMEOUT_S)
 
     def _paced(self, name: str, found: Found, now_ms: int) -> int:
         """Apply what the answer means for all checks at this provider; milliseconds until the next one may be made."""

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Final
 
 from relay import byhand, ids, lifecycle, log
-from relay.calling import Calling
+from relay.calling import Calling, EndedCall
 from relay.check import Checker
 from relay.errors import Conflict, PaidOnce, StorageUnavailable
 from relay.exchange import ApiAnswer
@@ -44,11 +44,11 @@ class Interventions:
                     provider.origin, provider.api_key or "", request, CANCEL_TIMEOUT_S
                 )
                 confirmed, outcome = 200 <= answer.status_code < 300, f"HTTP {answer.status_code}"
-                call = self._calling.told(job, "cancellation", started_at, outcome, answer)
+                call = self._calling.ended_call(job, EndedCall("cancellation", started_at, outcome, answer))
                 if 400 <= answer.status_code < 500:
                     await self._refused(job, call, answer)
             except (NotSent, NoAnswer) as error:
-                call = self._calling.told(job, "cancellation", started_at, str(error), None)
+                call = self._calling.ended_call(job, EndedCall("cancellation", started_at, str(error)))
         return await self._do(job, partial(byhand.canceled, confirmed=confirmed), call, tie)
 
     async def check(self, job: Job, tie: Tie | None = None) -> Job:

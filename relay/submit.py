@@ -1,25 +1,25 @@
-"""A job goes out: committed with its callback token, and only then sent; what the provider answers is recorded.
+"""Submits jobs: commits the job with its callback token, sends it, and records the provider's answer.
 
-Submitting costs money. So a row says when the sending began: a job that was never begun is sent after a crash, one
-that was begun and not answered is `submit_unknown`, and nothing is sent twice unless it surely did not leave.
+Submitting costs money, so the job's row says when the sending began. A job that was never begun is sent after a crash;
+one that was begun and not answered becomes `submit_unknown`. Nothing is sent twice unless it surely did not leave.
 """
 
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, assert_never
 
 import msgspec
 
-from relay import backoff, lifecycle, log
-from relay.calling import Calling, Configured
+from relay import backoff, lifecycle, log, pay
+from relay.calling import Calling, Configured, EndedCall
 from relay.exchange import ApiAnswer
 from relay.lifecycle import Move, Word
 from relay.model import ErrorClass, FinishedBy, Job, JobError, Report, Verification
 from relay.money import PaymentState
 from relay.outbound.client import NoAnswer, NotSent
-from relay.pay import Payer, result_lost
-from relay.providers.base import Accepted, Refused
+from relay.pay import Payer
+from relay.providers.base import Accepted, Refused, Unclear
 from relay.storage.jobs import NewJob
 from relay.storage.payments import Settlement
 from relay.storage.record import Fact
@@ -28,12 +28,15 @@ from relay.tokens import CallbackTokens
 RETRY_S: Final = (1, 3, 10, 30, 60)
 """Pauses before a submission that surely did not leave is tried again."""
 HAND_OVER_MS: Final = 2_000
-"""A new job is sent by whoever took it in; after this long the sweep believes that they are gone."""
+"""How long the process that created a job has to begin sending it, before the sweeper of any process sends it."""
 _logger = log.get("submit")
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
-    """How a submission ended: what it does to the job, the outcome in a word, and all that came with it."""
+    """A submission that ended: the transition of the job, the outcome for log and metrics, and the evidence.
+
+    `error` is why the provider refused.
+    """
 
     move: Callable[..., Move]
     outcome: str
@@ -42,7 +45,6 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None = None
     provider_job_id: str | None = None
     error: JobError | None = None
-    """Why the provider refused."""
 
 
 class Submitter:
@@ -57,15 +59,15 @@ class Submitter:
         self._clock = calling.clock
         self._settings = calling.settings
         self._tokens = tokens
-        self._under_way: set[asyncio.Task[Job | None]] = set()
+        self._sending: set[asyncio.Task[Job | None]] = set()
 
     async def submit(self, new: NewJob, wait_s: float) -> Job:
-        """Commits the job, sends it, and gives it as it is when the provider has answered or `wait_s` have passed."""
+        """Commit the job, send it, and return it when the provider has answered or `wait_s` have passed."""
         await self._store.jobs.create(await self._payer.prepared(new))
         return await self.start_and_wait(new.job, wait_s)
 
     async def start_and_wait(self, job: Job, wait_s: float) -> Job:
-        """Sends a committed job; the job when its provider has answered, after `wait_s`, or when relay is stopping."""
+        """Send a committed job; return it when its provider has answered, after `wait_s`, or when relay stops."""
         sending = self.start(job.id)
         stopping = asyncio.ensure_future(self._calling.draining.wait())
         try:
@@ -75,29 +77,33 @@ class Submitter:
         return (sending.result() if sending in done and not sending.exception() else None) or job
 
     def start(self, job_id: str) -> asyncio.Task[Job | None]:
-        """Sends a committed job in the background."""
+        """Send a committed job in the background."""
         sending = asyncio.create_task(self.send(job_id), name=f"submit {job_id}")
-        self._under_way.add(sending)
+        self._sending.add(sending)
         sending.add_done_callback(self._finished)
         return sending
 
     async def finish(self, within_s: float) -> None:
-        """Waits for the submissions under way; those that take longer are left to the sweep of the next start."""
-        if self._under_way:
-            _, late = await asyncio.wait(self._under_way, timeout=within_s)
+        """Wait for the submissions under way; cancel the late ones, which the sweeper of the next start continues."""
+        if self._sending:
+            _, late = await asyncio.wait(self._sending, timeout=within_s)
             for sending in late:
                 sending.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
     async def send(self, job_id: str) -> Job | None:
-        """One submission, from the row that says it began to the row that says how it ended; None if not ours."""
+        """Submit one job, from the row that says it began to the row that says how it ended.
+
+        Returns the job after that; None if another process has begun the submission.
+        """
         started_at = self._clock.now_ms()
         job = await self._store.jobs.start_submission(job_id, started_at)
         if job is None:
             return None
-        sent = await self._exchange(job)
+        paid = self._providers[job.provider].adapter.limits.paid
+        sent = await (self._send_paid(job) if paid else self._send(job))
         now_ms, outcome = self._clock.now_ms(), sent.outcome
-        call = self._calling.told(job, "submission", started_at, outcome, sent.answer, sent.note)
+        call = self._calling.ended_call(job, EndedCall("submission", started_at, outcome, sent.answer, sent.note))
         move = partial(sent.move, now_ms=now_ms)
         fact = Fact(job_id=job.id, at=now_ms, move=move, call=call, settlement=sent.settlement)
         recorded = await self._calling.stored(fact, provider=job.provider, provider_job_id=sent.provider_job_id)
@@ -112,25 +118,16 @@ class Submitter:
         return recorded.job
 
     def callback_url(self, job: Job) -> str | None:
-        """The job's own callback URL; the same on every try, None when relay has no public URL."""
+        """Return the job's own callback URL, the same on every try; None when relay has no public URL."""
         if self._settings.public_url is None:
             return None
         expires_at = job.deadline_at + self._settings.callback_grace_s * 1000
         token = self._tokens.make(job.provider, job.id, expires_at)
         return f"{self._settings.public_url}/callbacks/{job.provider}/{token}"
 
-    async def _exchange(self, job: Job) -> Sent:
-        """Sends the request, with a payment where the provider wants one."""
+    async def _send(self, job: Job) -> Sent:
+        """Send the request to a provider that bills by account."""
         provider = self._providers[job.provider]
-        if provider.adapter.limits.paid:
-            paid = await self._payer.exchange(job, self._retry_at(job))
-            if paid.move is not None:
-                return Sent(move=paid.move, outcome=paid.outcome, answer=paid.answer, settlement=paid.settlement)
-            assert paid.answer is not None
-            sent = msgspec.structs.replace(self._read(provider, paid.answer), settlement=paid.settlement)
-            if paid.settlement is None or paid.settlement.state is not PaymentState.LOST:
-                return sent
-            return msgspec.structs.replace(sent, move=partial(result_lost, sent.move))
         request = provider.adapter.submission(job.request, self.callback_url(job))
         try:
             answer = await self._client.send(
@@ -144,56 +141,85 @@ class Submitter:
             return Sent(move=unanswered, outcome="unanswered", note=str(error))
         return self._read(provider, answer)
 
+    async def _send_paid(self, job: Job) -> Sent:
+        """Send the request with its payment."""
+        provider, retry_at = self._providers[job.provider], self._retry_at(job)
+        exchange = await self._payer.exchange(job)
+        match exchange:
+            case ApiAnswer():
+                return self._read(provider, exchange)
+            case pay.Paid(answer, settlement):
+                return msgspec.structs.replace(self._read(provider, answer), settlement=settlement)
+            case pay.Refused(answer, settlement):
+                sent = msgspec.structs.replace(self._read(provider, answer), settlement=settlement)
+                if settlement.state is not PaymentState.LOST:
+                    return sent
+                return msgspec.structs.replace(sent, move=partial(pay.result_lost, sent.move))
+            case pay.ResultLost(answer, settlement):
+                lost = pay.paid_result_lost
+                return Sent(move=lost, outcome="paid, result lost", answer=answer, settlement=settlement)
+            case pay.Unknown(answer, settlement, error):
+                unclear = partial(lifecycle.unclear, error=error)
+                return Sent(move=unclear, outcome="payment unknown", answer=answer, settlement=settlement)
+            case pay.NotSent(error, retry=True):
+                return Sent(move=partial(lifecycle.not_sent, error=error, retry_at=retry_at), outcome="not_sent")
+            case pay.NotSent(error):
+                return Sent(move=partial(lifecycle.refused, error=error), outcome=error.code)
+            case _:
+                assert_never(exchange)
+
     def _read(self, provider: Configured, answer: ApiAnswer) -> Sent:
-        """What an answer does to the job."""
-        match provider.adapter.read_submission(answer):
+        """Return what an answer means for the job."""
+        read = provider.adapter.read_submission(answer)
+        match read:
             case Accepted(report):
                 limits = provider.adapter.limits
                 first_ms = self._first_check_ms(report.estimate_s or limits.expected_s, limits.poll_s)
-                move: Callable[..., Move] = partial(_accepted, report=provider.judged(report), first_ms=first_ms)
                 return Sent(
-                    move=move,
+                    move=partial(_accepted, report=provider.judged(report), first_ms=first_ms),
                     outcome="accepted",
                     answer=answer,
                     note=report.note,
                     provider_job_id=report.provider_job_id,
                 )
-            case Refused(error=refusal):
-                refused = partial(lifecycle.refused, error=refusal)
-                return Sent(move=refused, outcome="refused", answer=answer, note=refusal.message[:300], error=refusal)
-            case unclear:
-                said = partial(lifecycle.unclear, error=unclear.error)
-                return Sent(move=said, outcome="unclear", answer=answer, note=unclear.error.message[:300])
+            case Refused(error):
+                refused = partial(lifecycle.refused, error=error)
+                return Sent(move=refused, outcome="refused", answer=answer, note=error.message[:300], error=error)
+            case Unclear(error):
+                unclear = partial(lifecycle.unclear, error=error)
+                return Sent(move=unclear, outcome="unclear", answer=answer, note=error.message[:300])
+            case _:
+                assert_never(read)
 
     def _first_check_ms(self, expected_s: float, poll_s: int | None) -> int:
-        """How long a callback is waited for before the provider is asked; one that never calls is asked at its pace."""
+        """Return the milliseconds until the first status check; `poll_s` is for a provider that sends no callbacks."""
         if poll_s is not None:
             return poll_s * 1000
         return backoff.check_delay_ms(self._settings.status_check_first_s or expected_s * backoff.CHECK_MARGIN, 0)
 
     def _retry_at(self, job: Job) -> int | None:
-        """When a submission that did not leave is tried again; None after the last try, or past the deadline."""
+        """Return when a submission that did not leave is tried again; None after the last try, or past the deadline."""
         if job.submissions_made > len(RETRY_S):
             return None
         at = self._clock.now_ms() + RETRY_S[job.submissions_made - 1] * 1000
         return at if at < job.deadline_at else None
 
     def _finished(self, sending: "asyncio.Task[Job | None]") -> None:
-        """Forgets a submission that ended, and tells of one that failed inside relay."""
-        self._under_way.discard(sending)
+        """Forget a submission that ended; log one that failed inside relay."""
+        self._sending.discard(sending)
         if not sending.cancelled() and (error := sending.exception()):
             _logger.error("job.submission_broke", error=type(error).__name__, exc_info=error)
 
 
 def _accepted(job: Job, report: Report, first_ms: int, now_ms: int) -> Move:
-    """The provider has the job; it is asked about if no callback comes in its own time."""
+    """Return the job that its provider accepted, with its first status check in `first_ms`."""
     word = Word(report=report, source=FinishedBy.SUBMIT_ANSWER, verification=Verification.FETCH)
     heard = lifecycle.hear(job, word, now_ms)
     return lifecycle.asked_later(_asked_by_id(heard, now_ms), now_ms + first_ms, now_ms)
 
 
 def _asked_by_id(move: Move, now_ms: int) -> Move:
-    """A callback that came first may wait to be confirmed: now that the id is known, it can be."""
+    """Schedule the confirmation of a callback that came before the provider's id was known."""
     job = move.job
     if job.claim is None or job.state.final or job.next_check_at is not None:
         return move
@@ -201,7 +227,7 @@ def _asked_by_id(move: Move, now_ms: int) -> Move:
 
 
 def _unreachable(why: str) -> JobError:
-    """The provider could not be reached at all."""
+    """Return the error of a provider that could not be reached at all."""
     return JobError(
         class_=ErrorClass.PROVIDER_ERROR,
         code="unreachable",
@@ -211,6 +237,6 @@ def _unreachable(why: str) -> JobError:
 
 
 def _unanswered(why: str) -> JobError:
-    """The request may have arrived."""
+    """Return the error of a request that may have arrived."""
     message = f"the provider did not answer the submission: {why}; the job may exist there, so it is not sent again"
     return JobError(class_=ErrorClass.TIMEOUT, code="no_answer", message=message, retryable=False)

@@ -1,12 +1,15 @@
-"""An application's image becomes a URL at the provider that shall read it, by that provider's own upload flow."""
+"""Uploads an application's image to the provider that shall read it, by that provider's own upload flow.
+
+It performs the steps of `providers/files.py`. What a paid flow costs, and that it is paid once, is in `buying.py`.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, Protocol, assert_never
 
 import msgspec
 
-from relay.calling import Configured
+from relay.calling import Configured, SignIn, send_signed_in
 from relay.clock import Clock
 from relay.errors import BodyTooLarge, FieldError, InvalidInput, ProviderNotConfigured, Unreadable
 from relay.exchange import ApiAnswer, ApiRequest, FileRequest
@@ -19,13 +22,11 @@ from relay.shares import Shares
 STEP_TIMEOUT_S: Final = 30.0
 FILE_TIMEOUT_S: Final = 300.0
 
-SignIn = Callable[[ApiAnswer, str], dict[str, str]]
-
 
 class Upload(msgspec.Struct, frozen=True):
-    """Whose upload it is, and its id: the same, `file_` and 32 letters, whenever it is tried again.
+    """The identity of an upload: its project and its id, `file_` and 32 letters, the same on every try.
 
-    `max_cost` bounds what is paid for it, in millionths of a USD.
+    `max_cost` limits what is paid for it, in millionths of a USD.
     """
 
     project_id: str
@@ -33,87 +34,108 @@ class Upload(msgspec.Struct, frozen=True):
     max_cost: int | None = None
 
 
+class GivenFile(msgspec.Struct, frozen=True):
+    """A file as a client sends it. `pieces` yields its `size` bytes; they are read once, and never held whole."""
+
+    name: str
+    content_type: str | None
+    pieces: AsyncIterator[bytes]
+    size: int
+
+
 class Buyer(Protocol):
-    """Pays for the first step of an upload, once, and keeps what the steps were answered."""
+    """Pays for the first step of an upload, once, and stores the answers to all steps."""
 
     def turn(self, upload: Upload) -> asyncio.Lock:
-        """What is held during an upload: a second try of it waits for the first."""
+        """Return the lock that is held during an upload: a second try of it waits for the first."""
 
     async def buy(self, name: str, upload: Upload, request: ApiRequest) -> list[ApiAnswer]:
-        """The answer that is paid for, and those that an earlier try had to the steps after it."""
+        """Return the answer to the paid step, and the answers that an earlier try had to the steps after it."""
 
     async def keep(self, upload: Upload, answers: Sequence[ApiAnswer]) -> None:
-        """Keeps all answers so far."""
+        """Store the answers to all steps so far."""
+
+
+class StepSender(msgspec.Struct, frozen=True):
+    """Sends one step of a flow; `sign_in` proves who paid, None without a wallet."""
+
+    client: ProviderClient
+    files: FileClient
+    sign_in: SignIn | None = None
+
+    async def send(
+        self, step: ApiRequest | FileRequest | SignedIn, provider: Configured, pieces: AsyncIterator[bytes]
+    ) -> ApiAnswer:
+        """Return the answer to a step; NotSent or NoAnswer where there is none."""
+        key = provider.api_key or ""
+        match step:
+            case ApiRequest():
+                return await self.client.send(provider.origin, key, step, STEP_TIMEOUT_S)
+            case FileRequest():
+                return await self.files.send(step, pieces, key, FILE_TIMEOUT_S)
+            case SignedIn():
+                return await send_signed_in(self.client, provider, step.request, self.sign_in, STEP_TIMEOUT_S)
+            case _:
+                assert_never(step)
+
+
+class UploadLimits(msgspec.Struct, frozen=True):
+    """The largest file in bytes, and how many uploads are open: of one project and in all."""
+
+    size_max: int
+    shares: Shares
 
 
 class Uploads:
-    """Takes the steps. `shares` bounds how many are open, of one project and in all; a whole upload is done within it.
-
-    `buyer` pays and `sign_in` answers a 402 that wants the payer's signature, for a URL; without them what is paid for
-    is refused.
-    """
+    """Runs upload flows; without a `buyer` a flow that is paid for is refused."""
 
     def __init__(
         self,
         providers: Mapping[str, Configured],
-        client: ProviderClient,
-        files: FileClient,
+        sender: StepSender,
         clock: Clock,
-        *,
-        size_max: int,
-        shares: Shares,
+        limits: UploadLimits,
         buyer: Buyer | None = None,
-        sign_in: SignIn | None = None,
     ) -> None:
         self._providers = providers
-        self._client = client
-        self._files = files
+        self._sender = sender
         self._clock = clock
-        self._size_max = size_max
+        self._size_max = limits.size_max
         self._buyer = buyer
-        self._sign_in = sign_in
-        self.shares = shares
+        self.shares = limits.shares
 
     def size_max(self, provider: str) -> int:
-        """The largest file in bytes; InvalidInput and ProviderNotConfigured say why none can be taken."""
+        """Return the largest file in bytes; InvalidInput and ProviderNotConfigured say why none can be sent."""
         flow, _ = self._usable(provider)
         return min(self._size_max, flow.size_max or self._size_max)
 
-    async def upload(
-        self,
-        upload: Upload,
-        provider: str,
-        filename: str,
-        content_type: str | None,
-        pieces: AsyncIterator[bytes],
-        size: int,
-    ) -> Uploaded:
-        """The file, at the provider. `pieces` are its bytes, `size` in all; they are read once, and never held whole.
+    async def upload(self, upload: Upload, provider: str, given: GivenFile) -> Uploaded:
+        """Send the file to the provider and return where it is; nothing is sent before the file is checked.
 
-        InvalidInput for what is no image or another one than is declared, BodyTooLarge, ProviderNotConfigured, and
-        UploadFailed with the provider's words. Nothing is sent before the file is known to be good.
+        InvalidInput for a file that is no image or another type than declared, BodyTooLarge, ProviderNotConfigured, and
+        UploadFailed with the provider's message.
         """
         flow, configured = self._usable(provider)
-        if size > self.size_max(provider):
+        if given.size > self.size_max(provider):
             raise BodyTooLarge(f"{provider} takes files of at most {self.size_max(provider)} bytes")
-        start, pieces = await _peeked(pieces)
-        type_ = checked_type(start, content_type)
-        file = File(name=plain_name(filename, type_), content_type=type_, size=size)
+        start, pieces = await _peeked(given.pieces)
+        type_ = checked_type(start, given.content_type)
+        file = File(name=plain_name(given.name, type_), content_type=type_, size=given.size)
         published = configured.origin == configured.adapter.base_url
         store = flow.store if published and flow.store else configured.origin
         place = Place(origin=configured.origin, store=store, now_ms=self._clock.now_ms())
         try:
             steps = flow.steps(file, place)
             if flow.paid and self._buyer is not None:
-                return await self._bought(upload, self._buyer, steps, configured, pieces)
-            return await self._taken(steps, configured, pieces)
+                return await self._run_paid(upload, self._buyer, steps, configured, pieces)
+            return await self._run(steps, configured, pieces)
         except (UploadFailed, Unreadable) as error:
             raise UploadFailed(f"{provider}: {error}") from None
         except (NotSent, NoAnswer) as error:
             raise UploadFailed(f"{provider} could not be reached or gave no answer: {error}") from None
 
     def _usable(self, provider: str) -> tuple[Flow, Configured]:
-        """The flow of a provider that is configured."""
+        """Return the upload flow of a provider and the provider; the errors of `size_max` where there is none."""
         flow, configured = FLOWS.get(provider), self._providers.get(provider)
         if configured is None:
             there = ", ".join(sorted(self._providers))
@@ -127,21 +149,21 @@ class Uploads:
             raise ProviderNotConfigured(f"{provider} is not configured: RELAY_{provider.upper()}_API_KEY is not set")
         return flow, configured
 
-    async def _taken(self, steps: Steps, configured: Configured, pieces: AsyncIterator[bytes]) -> Uploaded:
-        """Step after step, to the end."""
+    async def _run(self, steps: Steps, configured: Configured, pieces: AsyncIterator[bytes]) -> Uploaded:
+        """Send step after step until the flow returns."""
         try:
             step = next(steps)
             while True:
                 assert not isinstance(step, Paid), "the flow says that it is paid"
-                step = steps.send(await self._answer(step, configured, pieces))
+                step = steps.send(await self._sender.send(step, configured, pieces))
         except StopIteration as done:
             uploaded: Uploaded = done.value
             return uploaded
 
-    async def _bought(
+    async def _run_paid(
         self, upload: Upload, buyer: Buyer, steps: Steps, configured: Configured, pieces: AsyncIterator[bytes]
     ) -> Uploaded:
-        """The same where the first step is paid; none is taken that an earlier try has behind it."""
+        """Send a flow whose first step is paid; steps that an earlier try has behind it are not sent again."""
         step = next(steps)
         assert isinstance(step, Paid), "the flow says that it is paid"
         async with buyer.turn(upload):
@@ -151,7 +173,7 @@ class Uploads:
                     step = steps.send(answer)
                 while True:
                     assert not isinstance(step, Paid), "only the first step is paid"
-                    answers.append(await self._answer(step, configured, pieces))
+                    answers.append(await self._sender.send(step, configured, pieces))
                     step = steps.send(answers[-1])
                     await buyer.keep(upload, answers)
             except StopIteration as done:
@@ -159,35 +181,9 @@ class Uploads:
                 uploaded: Uploaded = done.value
                 return uploaded
 
-    async def _answer(
-        self, step: ApiRequest | FileRequest | SignedIn, configured: Configured, pieces: AsyncIterator[bytes]
-    ) -> ApiAnswer:
-        """The answer to one step."""
-        key, origin = configured.api_key or "", configured.origin
-        match step:
-            case ApiRequest():
-                return await self._client.send(origin, key, step, STEP_TIMEOUT_S)
-            case FileRequest():
-                return await self._files.send(step, pieces, key, FILE_TIMEOUT_S)
-            case SignedIn():
-                return await self._signed(origin, step.request)
-            case _:
-                assert_never(step)
-
-    async def _signed(self, origin: str, request: ApiRequest) -> ApiAnswer:
-        """The answer; where the provider wants the wallet that paid to sign in, that of the second request."""
-        answer = await self._client.send(origin, "", request, STEP_TIMEOUT_S)
-        if answer.status_code != 402 or self._sign_in is None:
-            return answer
-        headers = await asyncio.to_thread(self._sign_in, answer, origin + request.path)
-        if not headers:
-            return answer
-        signed = msgspec.structs.replace(request, headers={**request.headers, **headers})
-        return await self._client.send(origin, "", signed, STEP_TIMEOUT_S)
-
 
 async def _peeked(pieces: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[bytes]]:
-    """The first bytes, and all of them still to be read."""
+    """Return the first bytes, and an iterator that still yields all of them."""
     start = b""
     while len(start) < START_BYTES and (piece := await anext(pieces, None)) is not None:
         start += piece

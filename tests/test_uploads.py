@@ -26,7 +26,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from relay.addresses import AddressPolicy
-from relay.calling import Configured
+from relay.calling import Configured, SignIn
 from relay.clock import SystemClock, parse_rfc3339, rfc3339
 from relay.errors import BodyTooLarge, InvalidInput, ProviderNotConfigured
 from relay.exchange import ApiAnswer, ApiRequest, FileRequest
@@ -46,7 +46,7 @@ from relay.reading import networks
 from relay.sandbox.serving import serve
 from relay.sandbox.uploads import FileStores
 from relay.shares import Shares
-from relay.uploads import Buyer, SignIn, Upload, Uploads
+from relay.uploads import Buyer, GivenFile, StepSender, Upload, UploadLimits, Uploads
 from tests.provider_cases import NOW_MS, answer
 from tests.running import KEY, Running, relay
 
@@ -86,16 +86,8 @@ async def uploads_at(
     adapters = {**PROVIDERS, **DEV_PROVIDERS, "stablestudio": Studio(), "x402org": EvoLink()}
     providers = {name: Configured(adapter, origin, api_key) for name, adapter in adapters.items()}
     async with ProviderClient() as client, FileClient(AddressPolicy((), allow_http=True)) as files:
-        yield Uploads(
-            providers,
-            client,
-            files,
-            SystemClock(),
-            size_max=size_max,
-            shares=Shares("uploads", 8, 8, Metrics()),
-            buyer=buyer,
-            sign_in=signs_in,
-        )
+        limits = UploadLimits(size_max, Shares("uploads", 8, 8, Metrics()))
+        yield Uploads(providers, StepSender(client, files, signs_in), SystemClock(), limits, buyer)
 
 
 @asynccontextmanager
@@ -114,7 +106,7 @@ async def in_pieces(data: bytes, size: int = 1000) -> AsyncIterator[bytes]:
 
 async def sent(uploads: Uploads, provider: str, data: bytes = PNG, type_: str | None = "image/png") -> Uploaded:
     """One upload."""
-    return await uploads.upload(UPLOAD, provider, "photo.png", type_, in_pieces(data), len(data))
+    return await uploads.upload(UPLOAD, provider, GivenFile("photo.png", type_, in_pieces(data), len(data)))
 
 
 @pytest.mark.parametrize(
@@ -213,7 +205,7 @@ async def test_four_types_are_taken(type_: str) -> None:
     async with stores_and_uploads() as (stores, uploads):
         for declared in (type_, type_.upper() + "; x=1", None, "application/octet-stream"):
             data = STARTS[type_]
-            await uploads.upload(UPLOAD, "kinovi", "a", declared, in_pieces(data, 5), len(data))
+            await uploads.upload(UPLOAD, "kinovi", GivenFile("a", declared, in_pieces(data, 5), len(data)))
         assert {(kept.name, kept.content_type) for kept in stores.kept} == {(f"a{SUFFIXES[type_][0]}", type_)}
 
 
@@ -286,7 +278,7 @@ async def test_each_provider_has_its_limit(provider: str, most: int) -> None:
     async with uploads_at("http://127.0.0.1:1") as uploads:
         assert uploads.size_max(provider) == most
         with pytest.raises(BodyTooLarge, match=str(most)):
-            await uploads.upload(UPLOAD, provider, "a.png", "image/png", unread(), most + 1)
+            await uploads.upload(UPLOAD, provider, GivenFile("a.png", "image/png", unread(), most + 1))
     async with uploads_at("http://127.0.0.1:1", size_max=5000) as uploads:
         assert uploads.size_max(provider) == 5000
 
@@ -547,7 +539,7 @@ async def test_a_file_that_is_not_as_long_as_was_said_breaks_the_connection() ->
     async with stores_and_uploads() as (stores, uploads):
         for size in (len(PNG) - 1, len(PNG) + 1):
             with pytest.raises(UploadFailed, match="not as long as was said"):
-                await uploads.upload(UPLOAD, "evolink", "a.png", "image/png", in_pieces(PNG), size)
+                await uploads.upload(UPLOAD, "evolink", GivenFile("a.png", "image/png", in_pieces(PNG), size))
         assert stores.kept == []
 
 

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from relay import text, validation
 from relay.errors import BadBody, BodyTooLarge, FieldError, InvalidInput, RelayError, StorageUnavailable
 from relay.money import max_cost
-from relay.uploads import Upload, Uploads
+from relay.uploads import GivenFile, Upload, Uploads
 from relay.web import bodies
 from relay.web.calls import Call, once
 from relay.web.problems import JSON
@@ -67,7 +67,8 @@ async def _sent(call: Call, form: "Form") -> Response:
     same = msgspec.json.encode([call.project_id, call.idempotency_key]) + form.content()
     upload = Upload(call.project_id, f"file_{hashlib.sha256(same).hexdigest()[:32]}", form.max_cost)
     uploads = call.app.uploads
-    done = await uploads.upload(upload, form.provider, form.filename, form.content_type, form.pieces(), form.size)
+    given = GivenFile(form.filename, form.content_type, form.pieces(), form.size)
+    done = await uploads.upload(upload, form.provider, given)
     return JSON({"url": done.url, "expires_at": done.expires_at})
 
 
