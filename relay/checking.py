@@ -97,8 +97,9 @@ def _asked_last_again(job: Job, check: Checked, now_ms: int) -> Job | None:
     settle_by = job.settle_by or (now_ms + LAST_CHECK_MS if job.deadline_at <= now_ms else None)
     if job.claim or settle_by is None or check.finding in (Finding.VERDICT, Finding.NOT_FOUND):
         return None
-    paced_ms = check.again_at if check.finding in (Finding.RATE_LIMITED, Finding.KEY_REFUSED) else 0
-    again_at = max(now_ms + _LAST_AGAIN_MS, paced_ms)
+    again_at = now_ms + _LAST_AGAIN_MS
+    if check.finding in (Finding.RATE_LIMITED, Finding.KEY_REFUSED):
+        again_at = max(again_at, check.again_at)
     if again_at >= settle_by:
         return None
     return msgspec.structs.replace(job, settle_by=settle_by, next_check_at=again_at)
@@ -221,8 +222,7 @@ def overdue(job: Job, askable: bool, now_ms: int) -> Move:
         return Move(job, Verdict.STALE, f"the job is {job.state}")
     if not askable or job.provider_job_id is None:
         return expire(job, now_ms)
-    under_way = job.next_check_at is not None and job.next_check_at > now_ms  # leased, since it was due by now
-    asked_at = job.next_check_at if under_way else now_ms
+    asked_at = max(now_ms, job.next_check_at or now_ms)  # what is due later than its deadline is leased: under way
     job = msgspec.structs.replace(job, settle_by=now_ms + LAST_CHECK_MS, next_check_at=asked_at)
     return Move(job, Verdict.RECORDED, "the deadline passed: the provider is asked one last time")
 
@@ -281,7 +281,6 @@ def by_check(report: Report) -> Word:
     return Word(report=report, source=FinishedBy.STATUS_CHECK, verification=Verification.FETCH)
 
 
-def _claim_pause_ms(claim: Claim | None) -> int:
-    """How long after a check that did not bear out a claim the next one comes: 5 s, 15 s, 45 s, up to ten minutes."""
-    tries = claim.tries if claim else 0
-    return min(_CLAIM_PAUSE_MS * int(3 ** min(max(tries - 1, 0), 10)), _CLAIM_PAUSE_MAX_MS)
+def _claim_pause_ms(claim: Claim) -> int:
+    """Return the pause after a check that did not confirm a claim: 5 s, 15 s, 45 s, up to ten minutes."""
+    return min(_CLAIM_PAUSE_MS * int(3 ** min(max(claim.tries - 1, 0), 10)), _CLAIM_PAUSE_MAX_MS)

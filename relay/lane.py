@@ -91,7 +91,7 @@ class Lane:
             return 0
         if self.opens_at(now_ms) > now_ms + max(0, lease_ms - self._timeout_ms):
             return 0
-        return max(0, capacity + self.begins - self.waiting)
+        return capacity + self.begins - self.waiting
 
     def crowded(self, now_ms: int) -> bool:
         """Whether nothing more should be claimed for it: what waits fills it, or it is held back."""
