@@ -101,11 +101,11 @@ async def _posts(_: Request, number: int, urls: list[str]) -> Response:
     from relay.outbound.resolver import Resolver  # noqa: PLC0415
     from relay.outbound.trust import trusted  # noqa: PLC0415
     from relay.outbound.webhook_sender import WebhookSender  # noqa: PLC0415
-    from relay.reading import networks  # noqa: PLC0415
+    from relay.settings import parse_networks  # noqa: PLC0415
 
     body = json.dumps({"timestamp": "2026-11-21T00:00:00.000Z", "data": "x" * BODY_BYTES}).encode()
     left = islice(cycle(urls), number)
-    policy = AddressPolicy(networks("127.0.0.0/8"), True, frozenset())
+    policy = AddressPolicy(parse_networks("127.0.0.0/8"), True, frozenset())
     async with WebhookSender(policy, Resolver(), trusted(), connections_max=256) as sender:
 
         async def work() -> None:
@@ -120,11 +120,11 @@ async def _aiohttp(_: Request, number: int, urls: list[str]) -> Response:
     """As `_posts`, with the client that most Python programs would take."""
     from bench.senders import aiohttp_posts  # noqa: PLC0415
     from relay.addresses import AddressPolicy  # noqa: PLC0415
-    from relay.reading import networks  # noqa: PLC0415
+    from relay.settings import parse_networks  # noqa: PLC0415
 
     body = json.dumps({"timestamp": "2026-11-21T00:00:00.000Z", "data": "x" * BODY_BYTES}).encode()
     left = islice(cycle(urls), number)
-    async with aiohttp_posts(AddressPolicy(networks("127.0.0.0/8"), True, frozenset()), None, body) as post:
+    async with aiohttp_posts(AddressPolicy(parse_networks("127.0.0.0/8"), True, frozenset()), None, body) as post:
 
         async def work() -> None:
             for url in left:

@@ -32,7 +32,7 @@ from relay.addresses import AddressPolicy
 from relay.outbound.resolver import Resolver
 from relay.outbound.trust import trusted
 from relay.outbound.webhook_sender import WebhookSender
-from relay.reading import networks
+from relay.settings import parse_networks
 
 BODY = json.dumps({"data": "x" * 1000}).encode()
 HEADERS = {"content-type": "application/json", "webhook-id": "evt_1"}
@@ -71,7 +71,7 @@ async def _all(requests: int, in_flight: int, rounds: int) -> dict[str, tuple[Ra
     with tempfile.TemporaryDirectory() as folder:
         pem, server, key = certificate.made(Path(folder))
         os.environ["SSL_CERT_FILE"] = str(pem)
-        policy = AddressPolicy(networks("127.0.0.0/8,::1/128"), True, frozenset())
+        policy = AddressPolicy(parse_networks("127.0.0.0/8,::1/128"), True, frozenset())
         clients = {"relay": _relay, "aiohttp": aiohttp_posts, "httpx": _httpx}
         try:
             import pyreqwest  # noqa: F401, PLC0415

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
-from relay.reading import Network
+from relay.settings import Network
 
 Address = IPv4Address | IPv6Address
 

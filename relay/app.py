@@ -306,7 +306,7 @@ def _configured(
         adapter,
         origin,
         said.api_key,
-        said.confirm,
+        said.confirm == "always",
         said.callback_secret,
         wallet,
         keys,
@@ -326,7 +326,7 @@ def _as_set(providers: Mapping[str, Provider], settings: Settings) -> Mapping[st
     """The adapters, one of them as a setting wants it."""
     if STABLESTUDIO not in providers:
         return providers
-    return {**providers, STABLESTUDIO: StableStudio("b" if settings.stablestudio_schema == "b" else "a")}
+    return {**providers, STABLESTUDIO: StableStudio(settings.stablestudio_schema)}
 
 
 def _uploads(calling: Calling, payer: Payer, files: FileClient) -> Uploads:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from relay.model import Output, OutputKind, Report
-from relay.reading import Network
+from relay.settings import Network
 
 URL_MAX_CHARS: Final = 16_384
 """Presigned URLs take up to four thousand."""

@@ -16,10 +16,10 @@ from relay import model, outbox, settings, signing, views
 from relay.backoff import DEFAULT_SCHEDULE_S
 from relay.intake import JobRequest, Notify
 from relay.storage.fanout import matches
-from relay.variables import PROVIDER_SETTINGS, SETTINGS
 from relay.web import endpoints
 from relay.web.asgi import API
 from relay.web.problems import STATUSES
+from tests.documented import documented
 from tests.running import relay
 
 ROOT = Path(__file__).parents[1]
@@ -154,11 +154,11 @@ def test_the_settings_file_of_the_readme_is_good(tmp_path: Path) -> None:
 
 
 def test_the_readme_has_every_setting() -> None:
-    """The settings table is the one in relay/variables.py, name, default and meaning, neither more nor less."""
+    """Have each field of relay/settings.py in the table, in its order: name, default and meaning, and no other."""
     found = re.findall(r"^\| `((?:RELAY_|PORT|DATABASE_)[^`]*)` \| (.*?) \| (.*) \|$", README, re.MULTILINE)
     assert found == [
         (s.name, "–" if s.default is None else f"`{s.default}`" if s.default else "empty", s.meaning)
-        for s in (*SETTINGS, *PROVIDER_SETTINGS)
+        for s in documented()
     ]
 
 

@@ -26,8 +26,6 @@ FLOORS = {
                 "money",
                 "errors",
                 "settings",
-                "variables",
-                "reading",
                 "ids",
                 "request_ids",
                 "stop",

@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from relay.variables import PROVIDER_SETTINGS, SETTINGS
+from relay.settings import PROVIDER_SETTINGS, SETTINGS
 
 ROOT = Path(__file__).parents[1]
 FILES = ("requirements.txt", "requirements-x402.txt", "requirements-test.txt")
@@ -178,7 +178,7 @@ def test_readme_names_only_settings_that_exist() -> None:
     clients = {"RELAY_URL"}  # read by the commands that talk to a running relay
     named = set(re.findall(r"\bRELAY_(?:<PROVIDER>_)?[A-Z0-9_]*[A-Z0-9]\b", text))
     unknown = {name for name in named - plain - clients if not of_a_provider.fullmatch(name)}
-    assert not unknown, f"the README names {sorted(unknown)}, which relay/variables.py does not know"
+    assert not unknown, f"the README names {sorted(unknown)}, which relay/settings.py does not know"
 
 
 def test_readme_links_lead_somewhere() -> None:

@@ -20,13 +20,13 @@ from relay.outbound.resolver import Address, LookupOptions, Resolver
 from relay.outbound.trust import trusted
 from relay.outbound.webhook_sender import WebhookSender
 from relay.outbox import Outcome
-from relay.reading import networks
+from relay.settings import parse_networks
 from tests.running import HeldClock, Running, relay
 from tests.test_delivery import CHUNKED, OK, receiver, says
 
 pytestmark = pytest.mark.anyio
 
-OPEN = AddressPolicy(networks("127.0.0.0/8,::1/128"), True, frozenset())
+OPEN = AddressPolicy(parse_networks("127.0.0.0/8,::1/128"), True, frozenset())
 CLOSED = AddressPolicy((), True, frozenset())
 
 
@@ -232,7 +232,7 @@ async def test_one_private_address_refuses_the_name(addresses: list[str]) -> Non
 
 async def test_what_was_checked_is_what_is_connected_to() -> None:
     """A name that leads elsewhere a moment later is judged anew for a new connection, and looked up once for each."""
-    policy = AddressPolicy(networks("127.0.0.1/32"), True, frozenset())
+    policy = AddressPolicy(parse_networks("127.0.0.1/32"), True, frozenset())
     async with receiver(says(OK)) as port, sender_of(policy, resolver=resolving(["127.0.0.1"], ["10.0.0.1"])) as sender:
         url = f"http://rebound.example.com:{port}/"
         answers = [await sender.post(url, {}, b"{}", 2.0) for _ in range(2)]

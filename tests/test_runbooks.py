@@ -19,7 +19,7 @@ from relay.metrics import METRICS
 from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
-from relay.variables import PROVIDER_SETTINGS, SETTINGS
+from relay.settings import PROVIDER_SETTINGS, SETTINGS
 from relay.web.asgi import API
 from tests import processes
 from tests.postgres import Server, programs

@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay import reading
 from relay.cli import load_settings
 from relay.cli.keys import command as keys_command
 from relay.cli.migrate import command as migrate_command
@@ -28,7 +27,7 @@ from relay.clock import SystemClock
 from relay.errors import SettingsError
 from relay.sandbox.sink import Received
 from relay.seal import Seal, place
-from relay.settings import FILE_BYTES_MAX, load, unknown
+from relay.settings import FILE_BYTES_MAX, FORMER_KEY_CHARS_MIN, load, parse_api_key, parse_secret_keys, unknown
 from relay.signing import new_secret
 from relay.storage import sealing
 from relay.storage.database import Database, Transaction
@@ -89,8 +88,8 @@ def test_random_keys_always_pass(base64_bytes: bytes, hex_bytes: bytes) -> None:
     if len(set(base64_bytes)) < 20 or len(set(hex_bytes)) < 16:
         return  # hypothesis likes bytes that repeat, which a random source gives less often than once in 10^20
     for key in (base64.b64encode(base64_bytes).decode(), hex_bytes.hex()):
-        assert reading.secret_keys(key) == (key,)
-        assert reading.api_key(key) == key
+        assert parse_secret_keys(key) == (key,)
+        assert parse_api_key(key) == key
 
 
 @given(st.randoms(use_true_random=True))
@@ -98,9 +97,9 @@ def test_random_keys_always_pass(base64_bytes: bytes, hex_bytes: bytes) -> None:
 def test_keys_of_a_random_source_pass(source: Any) -> None:
     """Take every key that a random source gives."""
     key = source.randbytes(24).hex()
-    assert (reading.secret_keys(key), reading.api_key(key)) == ((key,), key)
+    assert (parse_secret_keys(key), parse_api_key(key)) == ((key,), key)
     key = base64.b64encode(source.randbytes(32)).decode()
-    assert (reading.secret_keys(key), reading.api_key(key)) == ((key,), key)
+    assert (parse_secret_keys(key), parse_api_key(key)) == ((key,), key)
 
 
 @pytest.mark.parametrize(
@@ -118,19 +117,19 @@ def test_keys_of_a_random_source_pass(source: Any) -> None:
 def test_a_guessable_secret_key_is_refused(weak: str) -> None:
     """Refuse a short key, one that repeats itself and a row of neighbours; name the command that makes one."""
     with pytest.raises(ValueError, match="openssl rand -base64 32") as refused:
-        reading.secret_keys(weak)
+        parse_secret_keys(weak)
     assert weak not in str(refused.value)
-    assert reading.secret_keys("a-key-that-is-long-enough-to-sig") == ("a-key-that-is-long-enough-to-sig",)
-    if len(weak) >= reading.FORMER_KEY_CHARS_MIN:
-        assert reading.secret_keys(f"{weak},{SECRET_KEY}") == (weak, SECRET_KEY), "a weak key is retired by a good one"
+    assert parse_secret_keys("a-key-that-is-long-enough-to-sig") == ("a-key-that-is-long-enough-to-sig",)
+    if len(weak) >= FORMER_KEY_CHARS_MIN:
+        assert parse_secret_keys(f"{weak},{SECRET_KEY}") == (weak, SECRET_KEY), "a weak key is retired by a good one"
 
 
 @pytest.mark.parametrize("weak", ["x", "changemechangeme", "fifteen-letters", "abcdefghijklmnopqrst"])
 def test_a_guessable_api_key_is_refused(weak: str) -> None:
     """Refuse it, with the command that makes a good one; take one of 16 varied characters."""
     with pytest.raises(ValueError, match="openssl rand -hex 24"):
-        reading.api_key(weak)
-    assert reading.api_key("sixteen-letters!") == "sixteen-letters!"
+        parse_api_key(weak)
+    assert parse_api_key("sixteen-letters!") == "sixteen-letters!"
 
 
 async def test_a_signature_names_its_project(tmp_path: Path) -> None:

@@ -6,15 +6,15 @@ import pytest
 
 from relay import settings
 from relay.errors import SettingsError
-from relay.variables import PROVIDER_SETTINGS, SETTINGS, Setting
+from relay.settings import PROVIDER_SETTINGS, SETTINGS, Setting
 
-CHECKED = [setting for setting in (*SETTINGS, *PROVIDER_SETTINGS) if setting.read is not str]
+CHECKED = [one for one in (*SETTINGS, *PROVIDER_SETTINGS) if one.marks or one.plain is not str]
 WRONG = ("no-such-value", "-1", "nan", "[::", "9" * 30, "…", "http://")
 
 
 def name_of(setting: Setting) -> str:
     """Its name for a provider that there is."""
-    return setting.name.replace("<PROVIDER>", "EVOLINK")
+    return setting.named("evolink")
 
 
 def refusal(environ: dict[str, str]) -> str:
@@ -51,7 +51,7 @@ def test_the_example_in_a_refusal_is_good(setting: Setting) -> None:
     """Give no example that the setting itself refuses."""
     for answer in refused(setting).values():
         for example in re.findall(r"such as ([^\s,;]+(?:,[^\s,;]+)*)", answer):
-            setting.read(example)
+            setting.parse(example)
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,9 @@ from relay.payments.x402 import Wallet
 from relay.providers import DEV_PROVIDERS, PROVIDERS
 from relay.providers.evolink import EvoLink
 from relay.providers.files import File, Place, Uploaded, UploadFailed, evolink
-from relay.reading import networks
 from relay.sandbox.serving import serve
 from relay.sandbox.uploads import FileStores
+from relay.settings import parse_networks
 from relay.shares import Shares
 from relay.uploads import Buyer, GivenFile, StepSender, Upload, UploadLimits, Uploads
 from tests.provider_cases import NOW_MS, answer
@@ -494,7 +494,7 @@ async def test_a_guarded_place_is_called_at_the_address_that_was_checked(
 ) -> None:
     """The certificate and the host are the name's, the query is as it was written, and no key goes along."""
     context, trusting = certified(tmp_path, "store.example.com")
-    policy, heard = AddressPolicy(networks("127.0.0.0/8"), allow_http=False), list[bytes]()
+    policy, heard = AddressPolicy(parse_networks("127.0.0.0/8"), allow_http=False), list[bytes]()
     files = FileClient(policy, resolver=resolver(*addresses), tls=trusting)
     async with https_store(context, heard) as port, files:
         url = f"https://store.example.com:{port}/a%2Fb/../c//%7Ed/.?sig=a%2Fb%2Bc+d%20~e|'"
@@ -511,7 +511,7 @@ async def test_a_guarded_place_is_called_at_the_address_that_was_checked(
 async def test_a_certificate_of_another_name_is_refused(tmp_path: Path) -> None:
     """That the address was checked is no reason to trust what answers there."""
     context, trusting = certified(tmp_path, "other.example.com")
-    policy, heard = AddressPolicy(networks("127.0.0.0/8"), allow_http=False), list[bytes]()
+    policy, heard = AddressPolicy(parse_networks("127.0.0.0/8"), allow_http=False), list[bytes]()
     files = FileClient(policy, resolver=resolver("127.0.0.1"), tls=trusting)
     async with https_store(context, heard) as port, files:
         url = f"https://store.example.com:{port}/"

@@ -33,13 +33,13 @@ from relay.outbound.resolver import Address, LookupOptions, Resolver
 from relay.outbound.trust import trusted
 from relay.outbound.webhook_sender import CONNECT_S, Answer, WebhookSender
 from relay.outbox import Outcome
-from relay.reading import networks
+from relay.settings import parse_networks
 from tests.test_delivery import OK, self_signed
 from tests.test_receivers import certificate
 
 pytestmark = pytest.mark.anyio
 
-OPEN = AddressPolicy(networks("127.0.0.0/8,::1/128"), True, frozenset())
+OPEN = AddressPolicy(parse_networks("127.0.0.0/8,::1/128"), True, frozenset())
 HOUR = timedelta(hours=1)
 TWO = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 

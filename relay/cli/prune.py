@@ -10,7 +10,7 @@ import click
 from relay.cli import load_settings
 from relay.clock import SystemClock
 from relay.errors import SettingsError
-from relay.reading import RETENTION_MAX_DAYS, RETENTION_MIN_DAYS
+from relay.settings import RETENTION_MAX_DAYS, RETENTION_MIN_DAYS
 
 if TYPE_CHECKING:
     from relay.storage.prune import Removed, Terms
