@@ -140,7 +140,7 @@ async def opened(
             Streams(store.events, clock, draining, metrics, settings),
         )
         stop.wakes(waiting.wake_all)
-        stop.wakes(streams.tell)
+        stop.wakes(streams.wake_all)
         teller = _teller(metrics, waiting, streams, dispatcher, check_soon, clock)
         calling = Calling(
             store=store,
@@ -277,7 +277,7 @@ def _teller(
             return
         if recorded.announced is not None:
             metrics.announced(job, recorded.announced)
-            streams.tell()
+            streams.publish(job.project_id)
         if job.next_check_at is not None and job.next_check_at <= clock.now_ms():
             check_soon.set()
         waiting.tell(job)

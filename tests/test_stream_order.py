@@ -170,7 +170,7 @@ async def test_a_stream_waits_for_a_transaction_that_began_earlier(
             await slow.insert(older)
             await quick.insert(newer)
             await quick.end()
-            running.app.streams.tell()
+            running.app.streams.publish(PROJECT)
             waiting = asyncio.create_task(reader.events(2))
             done, _ = await asyncio.wait([waiting], timeout=0.3)
             assert not done
@@ -218,7 +218,7 @@ async def test_a_new_event_does_not_wait_for_the_next_look(tmp_path: Path, datab
                 await other.insert(ids.new_id(ids.EVENT))
                 await own.insert(event_id)
                 await own.end()
-                running.app.streams.tell()
+                running.app.streams.publish(PROJECT)
                 await other.end(good=False)
                 assert await reader.events(1) == [(event_id, "relay.test")]
             assert time.monotonic() - began < 5

@@ -52,11 +52,15 @@ class Look(msgspec.Struct, frozen=True):
 
 
 class Following(msgspec.Struct, frozen=True):
-    """Events after a place, and where they end; `held` where the next one waits for a transaction that is open."""
+    """Events after a place, and where they end.
+
+    `held` where the next one waits for a transaction that is open, `more` where a bound of the look ended the reading.
+    """
 
     events: list[Event]
     place: Place
-    held: bool
+    held: bool = False
+    more: bool = False
 
 
 class Callbacks:
@@ -172,16 +176,17 @@ class Events:
         }
         events: list[Event] = []
         room_bytes = look.max_bytes
-        for row in await self._database.rows("events_following", params | {"horizon": horizon}, Purpose.LIST):
+        found = await self._database.rows("events_following", params | {"horizon": horizon}, Purpose.LIST)
+        for row in found:
             if not row["settled"] and row["created_at"] > now_ms - PATIENCE_MS:
                 return Following(events, place, held=True)
             if row["body"] is not None:
                 room_bytes -= len(row["body"])
                 if events and room_bytes < 0:
-                    break
+                    return Following(events, place, more=True)
                 events.append(rows.event(row))
             place = Place(row["position"], row["id"])
-        return Following(events, place, held=False)
+        return Following(events, place, more=len(found) == look.events)
 
     async def horizon(self) -> int:
         """Return the position that no transaction of this database can write below any more.
