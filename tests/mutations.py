@@ -25,26 +25,25 @@ import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CONCERNED: Final[dict[str, tuple[str, ...]]] = {
-    "relay/lane.py": ("tests/test_lane_limits.py", "tests/test_lanes.py"),
+    "relay/lane.py": ("tests/test_lane_limits.py",),
     "relay/backoff.py": ("tests/test_backoff.py", "tests/test_check_limits.py"),
-    "relay/pace.py": ("tests/test_pace.py",),
-    "relay/lifecycle.py": (
-        "tests/test_check_limits.py",
-        "tests/test_lifecycle.py",
-    ),
-    "relay/checking.py": ("tests/test_check_limits.py", "tests/test_lifecycle.py", "tests/test_check.py"),
-    "relay/check.py": ("tests/test_check.py",),
-    "relay/fair.py": ("tests/test_fair.py",),
-    "relay/shares.py": ("tests/test_bodies.py",),
-    "relay/dispatch.py": ("tests/test_lanes.py", "tests/test_claiming.py", "tests/test_at_hand.py"),
+    "relay/pace.py": ("tests/test_room_limits.py", "tests/test_pace.py", "tests/test_time_limits.py"),
+    "relay/lifecycle.py": ("tests/test_check_limits.py", "tests/test_lifecycle.py"),
+    "relay/checking.py": ("tests/test_check_limits.py", "tests/test_lifecycle.py"),
+    "relay/check.py": ("tests/test_time_limits.py", "tests/test_check.py"),
+    "relay/fair.py": ("tests/test_room_limits.py",),
+    "relay/shares.py": ("tests/test_room_limits.py",),
+    "relay/dispatch.py": ("tests/test_time_limits.py", "tests/test_at_hand.py", "tests/test_lanes.py"),
     "relay/settling.py": ("tests/test_settling.py",),
-    "relay/deliver.py": ("tests/test_retries.py", "tests/test_lanes.py"),
-    "relay/sweep.py": ("tests/test_check.py",),
+    "relay/deliver.py": ("tests/test_retries.py", "tests/test_time_limits.py", "tests/test_sending_again.py"),
+    "relay/sweep.py": ("tests/test_time_limits.py", "tests/test_check.py"),
     "relay/redeliver.py": ("tests/test_sending_again.py",),
-    "relay/stream.py": ("tests/test_stream.py",),
+    "relay/stream.py": ("tests/test_time_limits.py", "tests/test_stream.py"),
     "relay/uploads.py": ("tests/test_uploads.py",),
-    "relay/web/bodies.py": ("tests/test_bodies.py",),
-    "relay/web/connections.py": ("tests/test_connections.py",),
+    "relay/storage/health.py": ("tests/test_time_limits.py", "tests/test_lanes.py"),
+    "relay/web/bodies.py": ("tests/test_room_limits.py",),
+    "relay/web/connections.py": ("tests/test_room_limits.py", "tests/test_connections.py"),
+    "relay/web/files.py": ("tests/test_uploads.py",),
 }
 """Each file that is mutated, and the tests that must notice, the quickest first."""
 COPIED: Final = ("relay", "tests", "docs", "bench", "deploy", "pyproject.toml", "README.md", "CHANGELOG.md", "Procfile")
@@ -183,8 +182,10 @@ class Copy:
 
     def end(self) -> None:
         """End whatever the tests started, and take the mutant back."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._pid, signal.SIGKILL)
+        if self._pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._pid, signal.SIGKILL)
+            self._pid = 0
         if self._mutated is not None:
             self._write(*self._mutated)
             self._mutated = None
@@ -250,9 +251,13 @@ def run(files: list[str], only: int | None, workers: int) -> int:
             timeouts_s[file] = 4 * taken_s + 10
             print(f"{file}: its tests take {taken_s:.1f} s", flush=True)
         jobs = ((one, CONCERNED[one.file], timeouts_s[one.file]) for one in chosen)
-        for outcome in _outcomes(copies, jobs):
-            killed += not outcome.passed
-            print("SURVIVED" if outcome.passed else "killed  ", outcome.mutant, flush=True)
+        try:
+            for outcome in _outcomes(copies, jobs):
+                killed += not outcome.passed
+                print("SURVIVED" if outcome.passed else "killed  ", outcome.mutant, flush=True)
+        finally:
+            for copy in copies:
+                copy.end()
     print(f"{killed} of {len(chosen)} mutants killed: {100 * killed / max(1, len(chosen)):.1f} %")
     return len(chosen) - killed
 
