@@ -103,6 +103,8 @@ def _chain(awaited: Any) -> Iterator[tuple[str, str]]:
 def _at_work(chain: list[tuple[str, str]]) -> bool:
     """Whether a task with this chain goes on by itself, sooner or later."""
     relays = [function for module, function in chain if module.startswith("relay.") and ".sandbox" not in module]
+    if any(module == "relay.clock" for module, _ in chain):
+        return False
     stored = [function for module, function in chain if module.startswith("relay.storage.")]
     if stored:
         return not WAITS_FOR_OTHERS.intersection(stored)
