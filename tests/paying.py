@@ -175,17 +175,13 @@ async def selling(folder: Path, seller: Seller, clock: HeldClock, **more: Any) -
 
 
 async def paid(running: Running, provider: str = "stablestudio", **fields: Any) -> dict[str, Any]:
-    """A job at a paid provider, as it is when the submission's answer has come; time passes for its pauses."""
-    waiting = asyncio.create_task(running.submit(provider, **fields))
-    while not waiting.done():
-        await asyncio.sleep(0.05)
-        assert isinstance(running.clock, HeldClock)
-        await running.clock.advance(1)
-    return await waiting
+    """Return a job of a paid provider as it is when the submission's answer has come; time passes for its pauses."""
+    assert isinstance(running.clock, HeldClock)
+    return await running.clock.elapse(running.submit(provider, **fields))
 
 
 async def ended(running: Running, job: dict[str, Any]) -> dict[str, Any]:
-    """The job once it is final; time passes."""
+    """Return the job once it is final; time passes, 2000 s at most."""
     shown = job
     for _ in range(200):
         shown = await running.get(f"/v1/jobs/{job['id']}")
@@ -193,5 +189,4 @@ async def ended(running: Running, job: dict[str, Any]) -> dict[str, Any]:
             return shown
         assert isinstance(running.clock, HeldClock)
         await running.clock.advance(10)
-        await asyncio.sleep(0.02)
     raise TimeoutError(str(shown))

@@ -2,10 +2,10 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -24,6 +24,7 @@ from tests.quiescence import quiet
 KEY = "an-admin-key-for-the-tests"
 SECRET_KEY = "a-key-that-is-long-enough-to-sign"
 START_MS = 1_795_219_200_000
+Result = TypeVar("Result")
 INPUT = {"images": ["https://example.com/a.png"], "prompt": "slow push in", "duration_s": 5}
 
 
@@ -71,6 +72,22 @@ class HeldClock:
             if until_monotonic_ms <= self._monotonic_ms and not woken.done():
                 woken.set_result(None)
         await quiet()
+
+    async def elapse(self, awaited: Awaitable[Result], within_s: float = 3600) -> Result:
+        """Return what it gives; whenever everything waits, time goes on to the next moment that something waits for.
+
+        TimeoutError where that is not enough time for it.
+        """
+        running, ends_at = asyncio.ensure_future(awaited), self._monotonic_ms + within_s * 1000
+        while True:
+            await quiet()
+            if running.done():
+                return running.result()
+            at_ms = min(until_monotonic_ms for until_monotonic_ms, _ in self._waiters)
+            if at_ms > ends_at:
+                running.cancel()
+                raise TimeoutError(f"not done after {within_s} s of the held clock")
+            await self.advance((at_ms - self._monotonic_ms) / 1000)
 
     def set_back(self, seconds: float) -> None:
         """Sets the wall clock back, or forward where negative, as NTP does: no time passes by that."""

@@ -75,7 +75,6 @@ async def until(running: Running, path: str, good: Any) -> Any:
             return shown
         assert isinstance(running.clock, HeldClock)
         await running.clock.advance(0.5)
-        await asyncio.sleep(0.02)
     raise TimeoutError(str(shown))
 
 
@@ -85,7 +84,6 @@ async def away(running: Running, slow: Slow, server: Server) -> None:
     slow.may_answer.set()
     assert isinstance(running.clock, HeldClock)
     for _ in range(AWAY_S):
-        await asyncio.sleep(0.03)
         await running.clock.advance(1)
     metrics = (await running.client.get("/metrics")).text
     assert f"relay_answers_unstored {float(max(1, len(slow.created) if not slow.told else 1))}" in metrics

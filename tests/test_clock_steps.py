@@ -13,6 +13,7 @@ from relay.clock import SystemClock
 from relay.lane import FAILURES_MAX, PAUSE_MS
 from relay.sandbox.faults import Faults
 from relay.stream import COMMENT_EVERY_MS
+from tests.quiescence import quiet
 from tests.running import HeldClock, Running, relay
 from tests.test_lanes import attempted, endpoint, send_tests, shown
 from tests.test_stream import reading
@@ -73,7 +74,7 @@ async def test_a_breakers_pause_lasts_as_long_as_it_lasts(running: Running, cloc
     await shown(running, made, status="held")
     await attempted(running, FAILURES_MAX)
     clock.set_back(-HOUR_S)
-    await asyncio.sleep(0.05)
+    await quiet()
     assert len(running.sink.received) == FAILURES_MAX
     clock.set_back(2 * HOUR_S)
     await clock.advance(PAUSE_MS / 1000 - 10)  # the lease of what waits is shorter than the pause
@@ -110,7 +111,7 @@ async def test_status_checks_that_were_full_go_on(tmp_path: Path, clock: HeldClo
         await clock.advance(30)
         await running.until("/v1/jobs?status=succeeded", lambda found: len(found["data"]) == 1)
         clock.set_back(-HOUR_S / 2)
-        await asyncio.sleep(0.05)
+        await quiet()
         assert len((await running.get("/v1/jobs?status=succeeded"))["data"]) == 1
         clock.set_back(HOUR_S / 2)
         await clock.advance(1.1)
@@ -122,10 +123,9 @@ async def test_a_caller_that_waits_is_answered_in_time(running: Running, clock: 
     job = await running.submit()
     prefer = {"prefer": "wait=10"}
     waiting = asyncio.create_task(running.client.get(f"/v1/jobs/{job['id']}", headers=prefer))
-    await asyncio.sleep(0.1)
+    await quiet()
     clock.set_back(HOUR_S)
     await clock.advance(9)
-    await asyncio.sleep(0.05)
     assert not waiting.done()
     await clock.advance(1)
     answer = await asyncio.wait_for(waiting, 10)
@@ -135,10 +135,9 @@ async def test_a_caller_that_waits_is_answered_in_time(running: Running, clock: 
 async def test_a_stream_keeps_talking(running: Running, clock: HeldClock) -> None:
     """Write a comment 15 seconds after the last line, whatever the wall clock says by then."""
     async with reading(running) as reader:
-        await asyncio.sleep(0.1)
+        await quiet()
         clock.set_back(HOUR_S)
         await clock.advance(COMMENT_EVERY_MS / 1000)
-        await asyncio.sleep(0.05)
         await running.submit()
         await reader.events(1)
         assert reader.comments == 1
@@ -153,7 +152,6 @@ async def test_what_is_due_when_the_clock_jumps_forward_waits_a_minute_at_most(
     await send_tests(running, made, 1)
     await attempted(running, 1)
     await clock.advance(1)
-    await asyncio.sleep(0.05)
     clock.set_back(-2 * HOUR_S)
     await clock.advance(60)
     await running.sink.wait_for(lambda sink: len(sink.received) == 2)

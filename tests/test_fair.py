@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from relay.fair import KEPT_PART, FairRoom
 from relay.sandbox.serving import serve
+from tests.quiescence import quiet
 from tests.running import HeldClock, Running, relay
-from tests.test_lanes import Hanging, attempted
+from tests.test_lanes import Hanging
 
 pytestmark = pytest.mark.anyio
 
@@ -107,14 +108,12 @@ async def test_the_backlog_of_one_project_keeps_no_retry_of_another(running: Run
         running.sink.answers = [500]
         delivery: dict[str, Any] = (await other.post(f"/v1/endpoints/{made['id']}/tests")).json()
         await running.sink.wait_for(lambda sink: len(sink.received) == 1)
-        path = f"/v1/deliveries/{delivery['id']}"
-        while (await other.get(path)).json()["attempts_made"] == 0:  # noqa: ASYNC110 - it is behind HTTP
-            await asyncio.sleep(0)
+        await quiet()
+        assert (await other.get(f"/v1/deliveries/{delivery['id']}")).json()["attempts_made"] == 1
         await hang(running, hanging, 4)
         assert isinstance(running.clock, HeldClock)
         for _ in range(15):
             await running.clock.advance(5)
-            await asyncio.sleep(0.01)
         await running.sink.wait_for(lambda sink: len(sink.received) == 2, timeout_s=5)
 
 
@@ -122,10 +121,7 @@ async def test_who_is_alone_uses_the_room(running: Running) -> None:
     """Let one project have as many under way as it may, all but an eighth, while no other waits."""
     async with serve(Counting()) as hanging:
         await hang(running, hanging, 1)
-        async with asyncio.timeout(5):
-            while Counting.under_way < IN_FLIGHT_MAX - IN_FLIGHT_MAX // KEPT_PART:  # noqa: ASYNC110 - another's loop
-                await asyncio.sleep(0)
-        await attempted(running, 0)
+        await quiet()
         assert Counting.under_way == IN_FLIGHT_MAX - IN_FLIGHT_MAX // KEPT_PART
 
 

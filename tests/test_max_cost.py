@@ -1,6 +1,5 @@
 """What a request may cost at most: it is stored with its job, and bounds everything that is signed for it."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,10 @@ class Rising(Seller):
 
 
 async def asked(running: Running, provider: str, max_cost: str) -> Any:
-    """What a job with this bound is answered; time passes."""
+    """Return the answer to a job with this bound; time passes for the pauses between two sendings."""
     body = {"provider": provider, "input": INPUT, "max_cost": max_cost}
-    waiting = asyncio.ensure_future(running.client.post("/v1/jobs", json=body))
-    while not waiting.done():
-        await asyncio.sleep(0.05)
-        assert isinstance(running.clock, HeldClock)
-        await running.clock.advance(1)
-    return waiting.result()
+    assert isinstance(running.clock, HeldClock)
+    return await running.clock.elapse(running.client.post("/v1/jobs", json=body))
 
 
 @pytest.mark.parametrize("provider", ["stablestudio", "x402org"])

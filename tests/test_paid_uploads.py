@@ -21,16 +21,12 @@ DOWN = ["facilitator_down"] * 3
 
 
 async def uploaded(running: Running, key: str | None = None, data: bytes = PNG) -> httpx.Response:
-    """What the upload of a file to StableStudio is answered; time passes for the pauses between two sendings."""
+    """Return the answer to a file for StableStudio; time passes for the pauses between two sendings."""
     headers = {"idempotency-key": key} if key else {}
     files = {"file": ("photo.png", data, "image/png")}
     posting = running.client.post("/v1/files", files=files, data={"provider": "stablestudio"}, headers=headers)
-    waiting = asyncio.ensure_future(posting)
-    while not waiting.done():
-        await asyncio.sleep(0.05)
-        assert isinstance(running.clock, HeldClock)
-        await running.clock.advance(1)
-    return waiting.result()
+    assert isinstance(running.clock, HeldClock)
+    return await running.clock.elapse(posting)
 
 
 def stand_in(clock: HeldClock, *faults: str) -> tuple[Sandbox, FileStores]:

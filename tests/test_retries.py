@@ -1,6 +1,5 @@
 """A notification that was not taken: the schedule, the same event under the same id, and what ends it."""
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -95,7 +94,6 @@ async def test_retry_after_is_kept_to(running: Running) -> None:
     await ended(running, running.hook)
     await attempted(running, 1)
     await held(running).advance(599)
-    await asyncio.sleep(0)
     assert len(running.sink.received) == 1
     await held(running).advance(122)
     await attempted(running, 2)

@@ -15,6 +15,7 @@ from relay.clock import SystemClock
 from relay.storage.evidence import BEGINNING, Look
 from relay.storage.record import DEFAULT_PROJECT
 from relay.web.evidence import Streamed
+from tests.quiescence import quiet
 from tests.running import HeldClock, Running, relay
 
 pytestmark = pytest.mark.anyio
@@ -125,7 +126,6 @@ async def test_a_quiet_stream_says_that_it_lives(tmp_path: Path) -> None:
     async with relay(tmp_path, clock=clock, confirm=False) as running, reading(running) as reader:
         lines = reader.answer.aiter_lines()
         assert (await anext(lines)).startswith("retry: ")
-        await asyncio.sleep(0.1)
         await clock.advance(15)
         async with asyncio.timeout(5):
             while not (await anext(lines)).startswith(":"):
@@ -195,7 +195,7 @@ async def test_a_relay_that_stops_ends_its_streams(tmp_path: Path) -> None:
     """A client is let go at once, and comes back with its last id."""
     clock = HeldClock()
     async with relay(tmp_path, clock=clock) as running, reading(running) as reader:
-        await asyncio.sleep(0.1)
+        await quiet()
         running.app.draining.set()
         await clock.advance(1)
         async with asyncio.timeout(5):
