@@ -22,6 +22,7 @@ from relay.dispatch import Dispatcher, DispatchOptions
 from relay.errors import SettingsError
 from relay.exchange import ApiAnswer
 from relay.intervene import Interventions
+from relay.lifecycle import DoubtLimits
 from relay.metrics import Metrics
 from relay.outbound.client import ProviderClient
 from relay.outbound.keys import KeySet
@@ -207,6 +208,9 @@ def _store_options(settings: Settings, schedule_s: Sequence[int], dispatches: bo
         callbacks_per_job_max=settings.callbacks_per_job_max,
         callback_bytes_per_job_max=settings.callback_bytes_per_job_max,
         callback_max_bytes=settings.callback_body_max_bytes,
+        doubts=DoubtLimits(
+            settings.doubts_free, round(settings.doubt_pause_s * 1000), round(settings.doubt_pause_max_s * 1000)
+        ),
         schedule_s=schedule_s,
         expiring_ms=settings.output_expiring_s * 1000,
         dispatches=dispatches,

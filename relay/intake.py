@@ -19,7 +19,6 @@ from relay.submit import HAND_OVER_MS
 DEADLINE_S: Final = 3600
 DEADLINE_MAX_S: Final = 604_800
 METADATA_MAX_BYTES: Final = 4096
-NOTIFY_MAX: Final = 10
 PATTERNS: Final = frozenset({"*", "job.*", *EventType})
 
 Metadata = Annotated[dict[Annotated[str, msgspec.Meta(min_length=1, max_length=100)], Any], msgspec.Meta(max_length=50)]
@@ -40,7 +39,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     provider: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     input: Input | None = None
     request: dict[str, Any] | None = None
-    notify: Annotated[list[Notify], msgspec.Meta(max_length=NOTIFY_MAX)] | None = None
+    notify: list[Notify] | None = None
     metadata: Metadata | None = None
     max_cost: str | None = None
     deadline_s: Annotated[int, msgspec.Meta(ge=1, le=DEADLINE_MAX_S)] | None = None
@@ -49,9 +48,10 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Intake:
     """Checks requests against the providers this relay has."""
 
-    def __init__(self, providers: Mapping[str, Configured], policy: AddressPolicy) -> None:
+    def __init__(self, providers: Mapping[str, Configured], policy: AddressPolicy, notify_max: int) -> None:
         self._providers = providers
         self._policy = policy
+        self._notify_max = notify_max
 
     def job(self, body: object, project_id: str, now_ms: int) -> NewJob:
         """The job and its endpoints; InvalidInput, CallbackFieldReserved or ProviderNotConfigured say why not."""
@@ -99,12 +99,12 @@ class Intake:
         return provider
 
     def _check_notify(self, notify: object) -> list[FieldError]:
-        """The rules of each `notify` entry that its type does not say."""
+        """Return what breaks the rules of `notify` that its type does not say."""
         if not isinstance(notify, list):
             return []
-        entries = [
-            (f"notify[{index}]", entry) for index, entry in enumerate(notify[:NOTIFY_MAX]) if isinstance(entry, dict)
-        ]
+        if len(notify) > self._notify_max:
+            return [FieldError("notify", f"must be at most {self._notify_max} long")]
+        entries = [(f"notify[{index}]", entry) for index, entry in enumerate(notify) if isinstance(entry, dict)]
         return [error for path, entry in entries for error in check_endpoint(entry, self._policy, path)]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from relay import byhand, ids, lifecycle, log
+from relay import byhand, ids, log
 from relay.calling import Calling, EndedCall
 from relay.check import Checker
 from relay.errors import Conflict, PaidOnce, StorageUnavailable
@@ -83,8 +83,8 @@ class Interventions:
     async def _refused(self, job: Job, call: Call, answer: ApiAnswer) -> None:
         """The provider would not cancel: the job goes on, and is asked about at once."""
         now_ms = self._calling.clock.now_ms()
-        doubt = partial(_doubted, now_ms=now_ms)
-        self._calling.tell(await self._calling.store.jobs.record(Fact(job_id=job.id, at=now_ms, move=doubt, call=call)))
+        fact = Fact(job_id=job.id, at=now_ms, move=_doubted, call=call)
+        self._calling.tell(await self._calling.store.jobs.record(fact))
         raise Conflict(
             f"the provider did not cancel the job (HTTP {answer.status_code}); it is asked how the job stands"
         )
@@ -116,6 +116,6 @@ class Interventions:
         return recorded.job
 
 
-def _doubted(job: Job, now_ms: int) -> Move:
-    """The job, asked about at once."""
-    return Move(lifecycle.doubted(job, now_ms), Verdict.RECORDED, "the provider did not cancel: asked how it stands")
+def _doubted(job: Job) -> Move:
+    """Return the job, whose provider is asked how it stands."""
+    return Move(job, Verdict.RECORDED, "the provider did not cancel: asked how it stands", doubtful=True)

@@ -44,11 +44,6 @@ from relay.result_urls import TEXT_MAX_CHARS
 SECOND_VERDICT_MS: Final = 600_000
 """How long relay tries to have a second verdict borne out before the first one stands."""
 
-
-DOUBTS_FREE: Final = 3
-"""So many status checks of a job come at once where a callback says nothing sure; then there are pauses."""
-DOUBT_PAUSE_MS: Final = 5_000
-DOUBT_PAUSE_MAX_MS: Final = 60_000
 SUBMITTING_MS: Final = 60_000
 """For so long after a submission began, its answer may still bring the id that a status check needs."""
 _EVENTS: Final[dict[JobState, EventType]] = {
@@ -58,13 +53,17 @@ _EVENTS: Final[dict[JobState, EventType]] = {
 
 
 class Move(msgspec.Struct, frozen=True):
-    """The job after a word about it, what became of the word, and what to announce (None: nothing)."""
+    """The job after a word about it, what became of the word, and what to announce (None: nothing).
+
+    `doubtful` says that the word leaves open how the job stands: the provider is asked, as soon as `doubted` allows.
+    """
 
     job: Job
     verdict: Verdict
     reason: str | None = None
     announce: EventType | None = None
     supersedes: str | None = None
+    doubtful: bool = False
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +77,18 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
     verification: Verification
     callback_id: str | None = None
     confirm_ms: int | None = None
+
+
+class DoubtLimits(msgspec.Struct, frozen=True):
+    """How often callbacks that prove nothing may have a provider asked about one job.
+
+    A check follows immediately while fewer than `free` were made; then after `pause_ms`, which doubles with each check
+    up to `pause_max_ms`.
+    """
+
+    free: int = 3
+    pause_ms: int = 5_000
+    pause_max_ms: int = 60_000
 
 
 def digest(report: Report) -> bytes:
@@ -126,11 +137,11 @@ def _conflict(job: Job, word: Word, now_ms: int) -> Move | None:
     if word.source is FinishedBy.SUBMIT_ANSWER and not job.state.final:
         reason = f"conflict: a callback said {job.provider_job_id[:80]}, the provider's answer says {told[:80]}"
         job = msgspec.structs.replace(_merge(job, word.report, now_ms), provider_job_id=told)
-        return Move(doubted(job, now_ms), Verdict.RECORDED, reason)
+        return Move(job, Verdict.RECORDED, reason, doubtful=True)
     about = f"the body is about {told[:80]}"
     if word.source is FinishedBy.STATUS_CHECK:
         return Move(job, Verdict.MISMATCHED, about)
-    return Move(doubted(job, now_ms), Verdict.MISMATCHED, about)
+    return Move(job, Verdict.MISMATCHED, about, doubtful=True)
 
 
 def _hear_ended(job: Job, word: Word, now_ms: int) -> Move:
@@ -286,15 +297,15 @@ def _no_output(report: Report) -> JobError:
     )
 
 
-def doubted(job: Job, now_ms: int) -> Job:
-    """Ask about an open job whose provider knows it by an id: at once, and later each time it was asked about.
+def doubted(job: Job, limits: DoubtLimits, now_ms: int) -> Job:
+    """Return an open job whose provider is asked about it, if it knows the job by an id: later after each check.
 
-    Whoever holds a callback token can send what says nothing sure, and must not decide how often a provider is asked.
+    The holder of a callback token can send what proves nothing, and must not decide how often a provider is asked.
     """
     if job.state.final or job.provider_job_id is None:
         return job
-    over = job.checks_made - DOUBTS_FREE
-    pause_ms = 0 if over < 0 else min(DOUBT_PAUSE_MS << min(over, 10), DOUBT_PAUSE_MAX_MS)
+    over = job.checks_made - limits.free
+    pause_ms = 0 if over < 0 else min(limits.pause_ms << min(over, 10), limits.pause_max_ms)
     due_at = now_ms + pause_ms
     return msgspec.structs.replace(job, next_check_at=min(due_at, job.next_check_at or due_at))
 

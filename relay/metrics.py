@@ -144,6 +144,10 @@ class Metrics:
         due_at = found["oldest_due_at"]
         self._values[("relay_oldest_due_seconds",)] = 0 if due_at is None else max(0, now_ms - due_at) // 1000
 
+    def value(self, name: str, *labels: str) -> int:
+        """Return what is counted under a metric's name and labels; 0 where nothing is."""
+        return self._values[(name, *labels)]
+
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format, version 0.0.4."""
         import prometheus_client  # noqa: PLC0415 - 40 ms that a start need not wait for

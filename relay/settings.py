@@ -262,6 +262,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     """status checks of one job that POST …/status-checks may ask for in a minute; more are answered 429"""
     checks_asked_per_project: Annotated[int, Meta(ge=1, le=100_000)] = 120
     """status checks that one project may ask for in a minute by POST …/status-checks; more are answered 429"""
+    doubts_free: Annotated[int, Meta(ge=0, le=1000)] = 3
+    """status checks of one job after which a callback that proves nothing is followed by a check after a pause only"""
+    doubt_pause_s: Annotated[float, Meta(ge=0.1, le=3600)] = 5.0
+    """the first such pause; it doubles with each status check"""
+    doubt_pause_max_s: Annotated[float, Meta(ge=0.1, le=86_400)] = 60.0
+    """the longest such pause"""
     confirm_wait_s: Annotated[float, Meta(ge=0.1, le=60)] = 5.0
     """how long a callback that ends a job waits to be confirmed by a status check before it is believed as it is"""
     heartbeat_s: Annotated[float, Meta(ge=1, le=604_800)] = 3600.0
@@ -309,19 +315,37 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     callback_body_max_bytes: Annotated[int, Meta(ge=1024, le=1 << 26)] = 1_048_576
     """the largest callback body"""
     bodies_max_bytes: Annotated[int, Meta(ge=1 << 23, le=1 << 36)] = 67_108_864
-    """memory for all bodies that are being read; an eighth of it for one project, or the callbacks of one job"""
+    """memory for all bodies that are being read; a request beyond it is answered 503"""
+    bodies_per_owner_max_bytes: Annotated[int, Meta(ge=1024, le=1 << 36)] | None = None
+    """memory for bodies of one project, or of one job's callbacks; default an eighth of `RELAY_BODIES_MAX_BYTES`"""
+    bodies_for_callbacks_bytes: Annotated[int, Meta(ge=0, le=1 << 36)] | None = None
+    """how much of `RELAY_BODIES_MAX_BYTES` is kept for callbacks; default a quarter of it"""
     connections_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
     """connections that may be open; half of the files that the system allows is the limit where that is less"""
+    idle_s: Annotated[float, Meta(ge=0.1, le=3600)] = 100.0
+    """how long a connection to relay is kept between two requests; longer than the router in front keeps it"""
+    pipelined_max: Annotated[int, Meta(ge=1, le=1000)] = 8
+    """requests that may wait on a connection behind one that is being answered; with one more, relay closes it"""
+    head_max_bytes: Annotated[int, Meta(ge=1024, le=1 << 20)] = 65_536
+    """bytes of the URL and headers of a request; a larger head is answered 431"""
+    headers_max: Annotated[int, Meta(ge=16, le=10_000)] = 256
+    """headers of a request; one with more is answered 431"""
     header_deadline_s: Annotated[float, Meta(ge=0.1, le=60)] = 10.0
     """how long the head of a request may take to arrive, from the connection or its first byte on"""
     write_deadline_s: Annotated[float, Meta(ge=0.1, le=600)] = 30.0
     """how long an answer waits for a client that takes none of it"""
+    linger_s: Annotated[float, Meta(ge=0, le=60)] = 2.0
+    """how long a client that still sends a body may go on after an answer that did not wait for that body"""
+    linger_max_bytes: Annotated[int, Meta(ge=0, le=1 << 30)] = 4_194_304
+    """bytes that such a client may still send before the connection is cut"""
     body_deadline_s: Annotated[float, Meta(ge=0.1, le=60)] = 8.0
     """how long a request body may take to arrive, in all"""
     callback_grace_s: Annotated[int, Meta(ge=0, le=31_536_000)] = 604_800
     """how long after a job's deadline its callback URL still works"""
     endpoints_per_project_max: Annotated[int, Meta(ge=1, le=100_000)] = 500
     """standing endpoints of one project, each of which may want every event; one more is 409"""
+    notify_max: Annotated[int, Meta(ge=1, le=1000)] = 10
+    """endpoints that the `notify` of one job may name; one more is 422"""
     callbacks_per_job_max: Annotated[int, Meta(ge=1, le=100_000)] = 200
     """callbacks kept for one job; more are answered and counted"""
     callback_bytes_per_job_max: Annotated[int, Meta(ge=1024, le=1 << 40)] = 16_777_216
@@ -416,6 +440,9 @@ def load(environ: Mapping[str, str], providers: tuple[str, ...]) -> Settings:
     public_url = values["public_url"]
     if public_url and public_url.startswith("http://") and not values["allow_http"]:
         errors.append("RELAY_PUBLIC_URL must be https; RELAY_ALLOW_HTTP=1 allows http for development")
+    kept, bodies = values["bodies_for_callbacks_bytes"], values["bodies_max_bytes"]
+    if kept and bodies and kept >= bodies:
+        errors.append(f"RELAY_BODIES_FOR_CALLBACKS_BYTES must be less than RELAY_BODIES_MAX_BYTES, which is {bodies}")
     if errors:
         raise SettingsError("; ".join(errors))
     return Settings(**values, providers=of_providers)

@@ -138,7 +138,6 @@ async def test_every_wrong_field_is_named_with_its_path(shared: Running) -> None
         ("metadata", ["x"]),
         ("deadline_s", 604_801),
         ("deadline_s", 5.0),
-        ("notify", [{"url": "https://app.example/"}] * 11),
         ("provider", 5),
         ("input", "x"),
     ],
@@ -146,6 +145,20 @@ async def test_every_wrong_field_is_named_with_its_path(shared: Running) -> None
 async def test_what_surrounds_the_request_has_limits(shared: Running, field: str, wrong: Any) -> None:
     """Metadata, deadline and notify are refused over their limits, and everything is of its type."""
     assert field in await refused(shared, {"provider": "evolink", "input": INPUT} | {field: wrong})
+
+
+async def test_notify_has_as_many_endpoints_as_the_setting_says(tmp_path: Path) -> None:
+    """Accept `RELAY_NOTIFY_MAX` endpoints for one job, 10 if it is not set, and refuse one more with the limit."""
+    for most, given in ((10, {}), (2, {"RELAY_NOTIFY_MAX": "2"})):
+        async with relay(tmp_path, **given) as running:  # type: ignore[arg-type]
+            hooks = [{"url": running.hook}] * most
+            assert len((await running.submit(notify=hooks))["notify"]) == most
+            body = {"provider": "evolink", "input": INPUT, "notify": [*hooks, *hooks[:1]]}
+            answer = await running.client.post("/v1/jobs", json=body)
+            assert (answer.status_code, answer.json()["errors"]) == (
+                422,
+                [{"path": "notify", "message": f"must be at most {most} long"}],
+            )
 
 
 @pytest.mark.parametrize(

@@ -279,16 +279,19 @@ def test_what_could_not_be_asked_while_relay_was_stopped_is_asked(late_ms: int, 
 
 
 async def test_junk_callbacks_do_not_pace_the_checks(tmp_path: Path) -> None:
-    """Check a job three times for callbacks that say nothing, then once for all that come in 5 s."""
-    async with relay(tmp_path, clock=HeldClock()) as running:
+    """Check a job twice for callbacks that prove nothing, as `RELAY_DOUBTS_FREE` says, then once after the pause."""
+    doubts = {"RELAY_DOUBTS_FREE": "2", "RELAY_DOUBT_PAUSE_S": "7"}
+    async with relay(tmp_path, clock=HeldClock(), **doubts) as running:  # type: ignore[arg-type]
         job_id = await lost(running)
         for made in range(8):
             await running.client.post(running.callback_url(), content=b"junk %d" % made)
             await quiet()
-        assert len(running.world.status_checks) == 3
+        assert len(running.world.status_checks) == 2
         assert isinstance(running.clock, HeldClock)
-        await running.clock.advance(5)
-        await running.world.wait_for(lambda world: len(world.status_checks) == 4)
+        await running.clock.advance(6)
+        assert len(running.world.status_checks) == 2
+        await running.clock.advance(1)
+        await running.world.wait_for(lambda world: len(world.status_checks) == 3)
         assert (await running.get(f"/v1/jobs/{job_id}"))["status"] == "submitted"
 
 

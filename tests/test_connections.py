@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from relay.web import protocol
-from relay.web.connections import JUST_NOW_S, OUTBOUND_SHARE, SPARE_FILES
+from relay.web.connections import JUST_NOW_S, OUTBOUND_SHARE, SPARE_FILES, SWEEP_S
+from relay.web.protocol import READ_MAX_HEADS
 from relay.web.server import server
 from tests.calling_back import DONE, kept, state
 from tests.running import KEY, HeldClock, Running, relay
@@ -23,6 +23,11 @@ pytestmark = pytest.mark.anyio
 
 AUTHORIZED = f"authorization: Bearer {KEY}"
 HEAD_S = 0.3
+HEAD_MAX_BYTES = 40_000
+HEADERS_MAX = 100
+PIPELINED_MAX = 3
+LINGER_MAX_BYTES = 1 << 20
+HUGE = b"GET / HTTP/1.1\r\nx-request-id: trace-4711\r\nx-a: " + b"1" * (READ_MAX_HEADS + 1) * HEAD_MAX_BYTES
 OFFERS = {
     "h2c": ("upgrade: h2c", "connection: Upgrade, HTTP2-Settings", "http2-settings: AAMAAABkAAQCAAAAAAIAAAAA"),
     "websocket": ("Connection: Upgrade", "Upgrade: websocket"),
@@ -38,7 +43,15 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     """A relay on a held clock, in which a head may take 0.3 s and three connections may be open."""
-    limits = {"RELAY_HEADER_DEADLINE_S": str(HEAD_S), "RELAY_CONNECTIONS_MAX": "3", "RELAY_WRITE_DEADLINE_S": "0.3"}
+    limits = {
+        "RELAY_HEADER_DEADLINE_S": str(HEAD_S),
+        "RELAY_CONNECTIONS_MAX": "3",
+        "RELAY_WRITE_DEADLINE_S": "0.3",
+        "RELAY_HEAD_MAX_BYTES": str(HEAD_MAX_BYTES),
+        "RELAY_HEADERS_MAX": str(HEADERS_MAX),
+        "RELAY_PIPELINED_MAX": str(PIPELINED_MAX),
+        "RELAY_LINGER_MAX_BYTES": str(LINGER_MAX_BYTES),
+    }
     async with relay(tmp_path, confirm=False, clock=HeldClock(), **limits) as started:  # type: ignore[arg-type]
         yield started
 
@@ -97,6 +110,11 @@ async def metric(running: Running, line: str) -> bool:
     return any(shown.startswith(line) for shown in (await running.client.get("/metrics")).text.splitlines())
 
 
+async def closed_by(running: Running, reason: str) -> bool:
+    """Whether relay closed one connection, and not two, for this reason."""
+    return await metric(running, f'relay_connections_closed_total{{reason="{reason}"}} 1.0')
+
+
 @pytest.mark.parametrize("offer", OFFERS)
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("cut", [False, True])
@@ -140,7 +158,7 @@ async def test_an_offer_keeps_the_version(running: Running) -> None:
     [
         (b"hello\r\n\r\n", 400),
         (b"CONNECT a.example:443 HTTP/1.1\r\nhost: a.example\r\nx-request-id: trace-4711\r\n\r\n", 405),
-        (b"GET / HTTP/1.1\r\nx-request-id: trace-4711\r\nx-a: " + b"1" * 17 * protocol.HEADERS_MAX_BYTES, 431),
+        (HUGE, 431),
     ],
 )
 async def test_a_refused_head_has_a_request_id(running: Running, sent: bytes, status: int) -> None:
@@ -163,22 +181,24 @@ def head_of(number: int, length: int = 0) -> bytes:
 
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize(
-    ("head", "status"),
+    ("head", "bound"),
     [
-        (head_of(protocol.HEADERS_MAX), 200),
-        (head_of(protocol.HEADERS_MAX + 1), 431),
-        (head_of(40_000 // 8), 431),
-        (head_of(1, protocol.HEADERS_MAX_BYTES), 200),
-        (head_of(1, protocol.HEADERS_MAX_BYTES + 1), 431),
+        (head_of(HEADERS_MAX), None),
+        (head_of(HEADERS_MAX + 1), "headers_max"),
+        (head_of(HEAD_MAX_BYTES // 8), "headers_max"),
+        (head_of(1, HEAD_MAX_BYTES), None),
+        (head_of(1, HEAD_MAX_BYTES + 1), "head_max_bytes"),
     ],
 )
-async def test_a_head_has_its_limits(running: Running, head: bytes, status: int, cut: bool) -> None:
-    """Refuse a head of too many headers, or of too many bytes, whether it comes at once or in pieces."""
+async def test_a_head_has_its_limits(running: Running, head: bytes, bound: str | None, cut: bool) -> None:
+    """Refuse a head of too many headers, or of too many bytes, whether it comes whole or in pieces, and count it."""
     async with peer(running.origin) as sender:
         await sender.send(*((head[:3000], head[3000:]) if cut else (head,)))
-        assert (await sender.answer())[0] == status
+        assert (await sender.answer())[0] == (431 if bound else 200)
         await sender.send(request("GET", "/healthz"))
-        assert (await sender.closed() == b"") if status == 431 else ((await sender.answer())[0] == 200)
+        assert (await sender.closed() == b"") if bound else ((await sender.answer())[0] == 200)
+    shown = [reason for reason in ("headers_max", "head_max_bytes", "not_http") if await closed_by(running, reason)]
+    assert shown == ([bound] if bound else [])
 
 
 async def test_who_leaves_is_gone_for_every_request(running: Running) -> None:
@@ -220,27 +240,27 @@ async def test_a_tunnel_is_refused(running: Running) -> None:
         assert await sender.closed() == b""
 
 
-@pytest.mark.parametrize("waiting", [protocol.PIPELINED_MAX, protocol.PIPELINED_MAX + 1])
-async def test_eight_requests_wait_behind_one(running: Running, waiting: int) -> None:
-    """Answer one request and eight that wait behind it; read no ninth, and close after the answers."""
+@pytest.mark.parametrize("waiting", [PIPELINED_MAX, PIPELINED_MAX + 1])
+async def test_some_requests_wait_behind_one(running: Running, waiting: int) -> None:
+    """Answer one request and those that may wait behind it; read no more of them, and close after the answers."""
     job = await running.submit()
     held = request("GET", f"/v1/jobs/{job['id']}", AUTHORIZED, "prefer: wait=5")
     async with peer(running.origin) as sender:
         await sender.send(held + request("GET", "/healthz") * waiting)
         await metric(running, "")  # a request on another connection: what was sent before it is read
         await running.client.post(running.callback_url(), content=DONE)
-        for _ in range(1 + protocol.PIPELINED_MAX):
+        for _ in range(1 + PIPELINED_MAX):
             assert (await sender.answer())[0] == 200
-        if waiting > protocol.PIPELINED_MAX:
+        if waiting > PIPELINED_MAX:
             assert await sender.closed() == b""
-            assert await metric(running, 'relay_connections_closed_total{reason="pipelined"} 1.0')
+            assert await closed_by(running, "pipelined_max")
         else:
             await sender.send(request("GET", "/healthz"))
             assert (await sender.answer())[0] == 200
 
 
 async def test_trailers_have_an_end(running: Running) -> None:
-    """Cut a connection whose trailers go on; those that end within 64 KiB are read, and kept nowhere."""
+    """Cut a connection whose trailers go on; those that end within the limit of a head are read, and kept nowhere."""
     await running.submit()
     path = urlsplit(running.callback_url()).path
     begun = request("POST", path, "transfer-encoding: chunked") + b"%x\r\n%b\r\n0\r\n" % (len(DONE), DONE)
@@ -266,8 +286,46 @@ async def test_an_early_answer_is_the_last_one(running: Running, method: str, pa
         status, head, _ = await sender.answer()
         assert status in (401, 404)
         assert b"connection: close\r\n" in head
-        await sender.send(*[b" " * 65536] * (2 * protocol.LINGER_MAX_BYTES // 65536))
+        await sender.send(*[b" " * 65536] * (2 * LINGER_MAX_BYTES // 65536))
         assert await sender.closed() == b""
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_a_sender_goes_on_for_a_bounded_number_of_bytes(running: Running, over: int) -> None:
+    """Cut the connection at the byte over `RELAY_LINGER_MAX_BYTES` after an early answer, else when time is up."""
+    async with peer(running.origin) as sender:
+        await sender.send(request("POST", "/nowhere", "content-length: 1000000000"))
+        assert (await sender.answer())[0] == 404
+        await sender.send(b" " * (LINGER_MAX_BYTES + over))
+        reason = "linger_max_bytes" if over else "linger"
+        while not await closed_by(running, reason):  # noqa: ASYNC110 - what is awaited is behind HTTP
+            await asyncio.sleep(0.01)
+    assert not await closed_by(running, "linger" if over else "linger_max_bytes")
+
+
+async def test_a_sender_goes_on_for_a_bounded_time(tmp_path: Path) -> None:
+    """Cut the connection `RELAY_LINGER_S` after an answer that did not wait for the body, and not before."""
+    async with relay(tmp_path, RELAY_LINGER_S="0.4") as running, peer(running.origin) as sender:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        await sender.send(request("POST", "/nowhere", "content-length: 1000000000"))
+        assert (await sender.answer())[0] == 404
+        while not await closed_by(running, "linger"):
+            await sender.send(b" ")
+            await asyncio.sleep(0.01)
+        assert 0.4 <= loop.time() - began_s < 1.9
+
+
+async def test_an_idle_connection_is_closed_in_time(tmp_path: Path) -> None:
+    """Close a connection on which no next request begins within `RELAY_IDLE_S`, and not before."""
+    async with relay(tmp_path, RELAY_IDLE_S="0.6") as running, peer(running.origin) as idle:
+        loop = asyncio.get_running_loop()
+        await idle.send(request("GET", "/healthz"))
+        assert (await idle.answer())[0] == 200
+        began_s = loop.time()
+        assert await idle.closed() == b""
+        assert 0.59 <= loop.time() - began_s < 0.6 + SWEEP_S + 0.5
+        assert await closed_by(running, "idle")
 
 
 @pytest.mark.parametrize("start", [b"", b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nhost: relay\r\nx-a: 1"])
@@ -279,7 +337,7 @@ async def test_a_head_has_a_deadline(running: Running, start: bytes) -> None:
         await sender.send(start)
         assert await sender.closed() == b""
         assert loop.time() - began >= HEAD_S
-    assert await metric(running, 'relay_connections_closed_total{reason="head_deadline"} 1.0')
+    assert await closed_by(running, "header_deadline")
 
 
 async def test_a_later_head_has_a_deadline_of_its_own(running: Running) -> None:
@@ -306,6 +364,7 @@ async def test_a_new_connection_takes_the_place_of_an_idle_one(running: Running)
                 await one.send(request("GET", "/healthz"))
                 assert (await one.answer())[0] == 200
             assert await idle.closed() == b""
+            assert running.app.metrics.value("relay_connections_closed", "evicted") == 2
         await running.client.post(running.callback_url(), content=DONE)
         assert (await busy.answer())[0] == 200
 
@@ -323,6 +382,7 @@ async def test_a_connection_too_many_is_told_so(running: Running) -> None:
             status, head, _ = await late.answer()
             assert (status, b"retry-after: 2\r\n" in head) == (503, True)
             assert await late.closed() == b""
+    assert running.app.metrics.value("relay_connections_closed", "connections_max") == 1
 
 
 async def test_a_body_that_stands_still_makes_room(running: Running) -> None:

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from relay import byhand, checking, ids, lifecycle
 from relay.checking import Checked, Finding
-from relay.lifecycle import Move, Word
+from relay.lifecycle import DoubtLimits, Move, Word
 from relay.model import (
     ErrorClass,
     EventType,
@@ -224,12 +224,23 @@ def test_a_callback_under_another_id_is_never_believed_before_the_answer_is_hear
     for name in order.split():
         move = steps[name](job)
         assert move.announce in (None, EventType.JOB_SUBMITTED)
-        job = move.job
+        job = lifecycle.doubted(move.job, DoubtLimits(), 30) if move.doubtful else move.job
     assert job.provider_job_id == "right"
     assert job.next_check_at is not None
     assert job.next_check_at <= 30
     move = asked(right, Finding.VERDICT, 40, 50, "right")(job)
     assert (move.announce, move.job.verification) == (EventType.JOB_SUCCEEDED, Verification.FETCH)
+
+
+@pytest.mark.parametrize(("made", "pause_ms"), [(1, 0), (2, 100), (3, 200), (4, 300), (60, 300)])
+def test_a_doubt_is_checked_later_after_each_check(made: int, pause_ms: int) -> None:
+    """Ask immediately while fewer checks were made than are free, then after pauses that double up to the longest."""
+    job = msgspec.structs.replace(new_job(), provider_job_id="task-1", checks_made=made, next_check_at=None)
+    limits = DoubtLimits(free=2, pause_ms=100, pause_max_ms=300)
+    assert lifecycle.doubted(job, limits, 1_000).next_check_at == 1_000 + pause_ms
+    assert lifecycle.doubted(msgspec.structs.replace(job, next_check_at=1_001), limits, 1_000).next_check_at == min(
+        1_000 + pause_ms, 1_001
+    )
 
 
 class StoredJob(RuleBasedStateMachine):

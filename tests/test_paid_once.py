@@ -26,7 +26,7 @@ async def again(running: Running, job: dict[str, Any], consent: dict[str, bool] 
 
 async def unsent(running: Running) -> dict[str, Any]:
     """A job whose payment is authorized, and that was canceled before it was sent."""
-    intake = Intake(running.app.providers, running.app.policy)
+    intake = Intake(running.app.providers, running.app.policy, 10)
     body = {"provider": "stablestudio", "input": INPUT}
     new = intake.job(body, DEFAULT_PROJECT, running.clock.now_ms())
     await running.app.store.jobs.create(await running.app.payer.prepared(new))
@@ -102,7 +102,7 @@ async def test_a_job_that_got_no_price_is_submitted_again(tmp_path: Path) -> Non
     seller = Seller()
     seller.offer = {"payTo": "0x" + "00" * 20}
     async with selling(tmp_path, seller, HeldClock()) as running:
-        intake = Intake(running.app.providers, running.app.policy)
+        intake = Intake(running.app.providers, running.app.policy, 10)
         new = intake.job({"provider": "stablestudio", "input": INPUT}, DEFAULT_PROJECT, running.clock.now_ms())
         await running.app.store.jobs.create(new)
         failed = await running.app.submitter.start_and_wait(new.job, 10)

@@ -222,7 +222,7 @@ async def test_an_authorization_that_ran_out_unsent_is_void(tmp_path: Path) -> N
     seller, clock = Seller(), HeldClock()
     async with selling(tmp_path, seller, clock) as running:
         prepared = running.app.payer.prepared
-        intake = Intake(running.app.providers, running.app.policy)
+        intake = Intake(running.app.providers, running.app.policy, 10)
         body = {"provider": "x402org", "input": INPUT}
         new = intake.job(body, DEFAULT_PROJECT, clock.now_ms())
         await running.app.store.jobs.create(await prepared(new))

@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 import pytest
 from starlette.types import Message
 
+from relay import settings
 from relay.errors import BadBody, InvalidInput, StorageUnavailable, TooManyRequests
 from relay.fair import FairRoom
 from relay.metrics import Metrics
 from relay.pace import AskedPace, Pace
 from relay.shares import Shares
 from relay.web import bodies
-from relay.web.bodies import BodyCut, BodyMemory, BodyTooSlow, Capped, Limits, MemoryFull, OwnerFull
-from relay.web.connections import Connections
+from relay.web.bodies import BodyCut, BodyMemory, BodyTooSlow, Capped, Limits, MemoryFull, Owner, OwnerFull, Room
+from relay.web.connections import Connections, limits_of
 
 pytestmark = pytest.mark.anyio
 
@@ -138,21 +139,21 @@ def test_a_repeated_key_is_named_in_sixty_characters() -> None:
         bodies.parse(b'{"a":"\\u0000"}')
 
 
-def test_an_owner_has_an_eighth_of_the_memory() -> None:
+def test_an_owner_has_its_share_of_the_memory() -> None:
     """Take a share to the byte, and what was given back again."""
-    memory = BodyMemory(160, Metrics())
-    memory.take("a", 20)
+    memory = BodyMemory(Room(160, 20, 160), Metrics())
+    memory.take(Owner("a"), 20)
     with pytest.raises(OwnerFull):
-        memory.take("a", 1)
+        memory.take(Owner("a"), 1)
     for owner in "bcdefgh":
-        memory.take(owner, 20)
+        memory.take(Owner(owner), 20)
     with pytest.raises(MemoryFull):
-        memory.take("i", 1)
-    memory.give_back("a", 5)
-    memory.take("a", 2)
-    memory.take("i", 3)
+        memory.take(Owner("i"), 1)
+    memory.give_back(Owner("a"), 5)
+    memory.take(Owner("a"), 2)
+    memory.take(Owner("i"), 3)
     with pytest.raises(MemoryFull):
-        memory.take("i", 1)
+        memory.take(Owner("i"), 1)
 
 
 def received(*pieces: bytes, cut: bool = False) -> Callable[[], "asyncio.Future[Message]"]:
@@ -175,11 +176,11 @@ def received(*pieces: bytes, cut: bool = False) -> Callable[[], "asyncio.Future[
 @pytest.mark.parametrize("pieces", [(b"12345678",), (b"1234", b"5678"), (b"", b"12345678", b"")])
 async def test_a_body_is_read_up_to_its_cap(pieces: Sequence[bytes]) -> None:
     """Read a body of exactly the cap, refuse one of a byte more with its start, and give all memory back."""
-    memory = BodyMemory(64, Metrics())
+    memory = BodyMemory(Room(64, 8, 64), Metrics())
 
     async def read(max_bytes: int, *pieces: bytes, cut: bool = False) -> bytes:
         receive = received(*pieces, cut=cut)
-        return await bodies.read(receive, Limits(max_bytes=max_bytes, deadline_s=0.05, memory=memory, owner="a"))
+        return await bodies.read(receive, Limits(max_bytes=max_bytes, deadline_s=0.05, memory=memory, owner=Owner("a")))
 
     assert await read(8, *pieces) == b"12345678"
     with pytest.raises(Capped) as capped:
@@ -189,13 +190,13 @@ async def test_a_body_is_read_up_to_its_cap(pieces: Sequence[bytes]) -> None:
         await read(8, *pieces[:-1], cut=True)
     with pytest.raises(BodyTooSlow):
         await read(8)
-    memory.take("a", 8)
+    memory.take(Owner("a"), 8)
     with pytest.raises(OwnerFull):
-        memory.take("a", 1)
+        memory.take(Owner("a"), 1)
     for owner in "bcdefgh":
-        memory.take(owner, 8)
+        memory.take(Owner(owner), 8)
     with pytest.raises(MemoryFull):
-        memory.take("i", 1)
+        memory.take(Owner("i"), 1)
 
 
 class HeldLoop(asyncio.SelectorEventLoop):
@@ -232,7 +233,7 @@ class Books:
 
     def __init__(self, loop: HeldLoop, max_open: int) -> None:
         self._loop = loop
-        self.connections = Connections(max_open, 10.0, 1.0, Metrics())
+        self.connections = Connections(limits_of(settings.load({}, ()), max_open), Metrics())
 
     def opened(self) -> Sender:
         """Open a connection."""

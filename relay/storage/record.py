@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from relay import expiring, ids, views
-from relay.lifecycle import Move, doubted
+from relay.lifecycle import DoubtLimits, Move, doubted
 from relay.model import Call, EventType, Job, Reprocessing, Verdict
 from relay.storage import payments, rows
 from relay.storage.database import Hint, Transaction
@@ -71,11 +71,15 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Room(msgspec.Struct, frozen=True):
-    """What is kept of the callbacks about one job: so many, and so many bytes; one takes at most `one_max` of these."""
+    """What is kept of the callbacks about one job, at most: `number_max`, and `bytes_max`, of which one has `one_max`.
+
+    `doubts` bounds the status checks that they may bring about.
+    """
 
     number_max: int
     bytes_max: int = 16 << 20
     one_max: int = (1 << 20) + HEADERS_MAX
+    doubts: DoubtLimits = DoubtLimits()
 
 
 class Recorder:
@@ -156,6 +160,8 @@ class _Batch:
             self.results.append(Recorded(job=job, verdict=Verdict.REPEATED, reason="written before"))
             return
         moved = _judge(job, fact, self._heard)
+        if moved and moved.doubtful:
+            moved = msgspec.structs.replace(moved, job=doubted(moved.job, self._room.doubts, fact.at))
         if moved and job and moved.job.outputs is not job.outputs:
             moved = self._timed(moved, fact.at)
         tombstone = self._elsewhere.tombstones.get(fact.job_id)
@@ -197,7 +203,7 @@ class _Batch:
                 self._elsewhere.bytes[fact.job_id] += size
                 self.callbacks.append(params)
             elif job is not None:  # what it says counts, but there is no evidence of it: the provider is asked
-                job = doubted(job, fact.at)
+                job = doubted(job, self._room.doubts, fact.at)
         if job is None:
             self._elsewhere.kept[fact.job_id] += 1
             return None
@@ -262,9 +268,9 @@ def _judge(job: Job | None, fact: Fact, heard: set[tuple[str, bytes]]) -> Move |
     if job is None or (arrival and arrival.foreign):
         return None
     if arrival and arrival.quarantined:
-        return Move(doubted(job, fact.at), Verdict.QUARANTINED, arrival.quarantined)
+        return Move(job, Verdict.QUARANTINED, arrival.quarantined, doubtful=True)
     if arrival and arrival.unreadable:
-        return Move(doubted(job, fact.at), Verdict.UNREADABLE, arrival.unreadable)
+        return Move(job, Verdict.UNREADABLE, arrival.unreadable, doubtful=True)
     if arrival and arrival.digest and (job.id, arrival.digest) in heard:
         return Move(job, Verdict.REPEATED, "heard before")
     if fact.settlement and fact.settlement.cost:

@@ -9,6 +9,7 @@ import msgspec
 
 from relay import log
 from relay.errors import SettingsError, StorageUnavailable
+from relay.lifecycle import DoubtLimits
 from relay.seal import Seal
 from relay.storage import statements
 from relay.storage.access import Access
@@ -40,7 +41,8 @@ _logger = log.get("database")
 class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The store's limits: a delivery's lease, the backlog of writes, callbacks kept for a job, the retry schedule.
 
-    Callbacks are kept by number and by bytes; `callback_max_bytes` is the largest body there may be.
+    Callbacks are kept by number and by bytes; `callback_max_bytes` is the largest body there may be. `doubts` bounds
+    the status checks that callbacks which prove nothing bring about.
 
     `expiring_ms` is how long before a result is gone that is announced; 0 for never.
     `dispatches` is whether this process sends what it makes; where it does not, a new delivery is due at once.
@@ -52,6 +54,7 @@ class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     callbacks_per_job_max: int
     callback_bytes_per_job_max: int = 16 << 20
     callback_max_bytes: int = 1 << 20
+    doubts: DoubtLimits = DoubtLimits()
     schedule_s: Sequence[int]
     expiring_ms: int = 0
     dispatches: bool = True
@@ -71,6 +74,7 @@ class Store:
                 options.callbacks_per_job_max,
                 options.callback_bytes_per_job_max,
                 options.callback_max_bytes + HEADERS_MAX,
+                options.doubts,
             ),
             options.schedule_s,
             expiring_ms=options.expiring_ms,

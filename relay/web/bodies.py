@@ -20,10 +20,9 @@ from relay.errors import (
     TooManyRequests,
 )
 from relay.metrics import Metrics
+from relay.settings import Settings
 
 DEPTH_MAX: Final = 32
-OWNER_SHARE: Final = 8
-"""One owner's open bodies take an eighth of the memory for all of them."""
 
 
 class BodyTooSlow(RelayError):
@@ -52,32 +51,64 @@ class MemoryFull(StorageUnavailable):
     """The bodies that are being read hold all the memory that they may."""
 
 
-class BodyMemory:
-    """The memory of all bodies that are being read: bounded in all, and for each owner.
+class Owner(msgspec.Struct, frozen=True):
+    """Whose body it is: a project's, or that of a job's callback."""
 
-    An owner is a project, or a job for its callbacks. A body that came in one piece with its head takes none.
+    id: str
+    is_callback: bool = False
+
+
+class Room(msgspec.Struct, frozen=True):
+    """How many bytes the bodies that are being read may hold: in all, of one owner, and of what is no callback."""
+
+    max_bytes: int
+    per_owner_max_bytes: int
+    requests_max_bytes: int
+
+
+def room_of(settings: Settings) -> Room:
+    """Return the room that the settings give: an eighth of it for one owner and a quarter kept for callbacks."""
+    most, share, kept = (
+        settings.bodies_max_bytes,
+        settings.bodies_per_owner_max_bytes,
+        settings.bodies_for_callbacks_bytes,
+    )
+    return Room(most, most // 8 if share is None else share, most - (most // 4 if kept is None else kept))
+
+
+class BodyMemory:
+    """The memory of all bodies that are being read: bounded in all, for each owner, and for all requests of clients.
+
+    So bodies of clients cannot turn a provider's callback away. A callback takes memory only after its token was
+    verified. A body that came in one piece with its head takes none.
     """
 
-    def __init__(self, max_bytes: int, metrics: Metrics) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self, room: Room, metrics: Metrics) -> None:
+        self._room = room
         self._metrics = metrics
         self._taken_bytes = 0
-        self._owners: Counter[str] = Counter()
+        self._of_requests_bytes = 0
+        self._owners: Counter[Owner] = Counter()
 
-    def take(self, owner: str, size: int) -> None:
-        """Count so many bytes more; OwnerFull or MemoryFull where there is no room for them."""
-        if self._owners[owner] + size > self._max_bytes // OWNER_SHARE:
+    def take(self, owner: Owner, size: int) -> None:
+        """Count `size` bytes more; OwnerFull or MemoryFull if there is no room for them."""
+        room = self._room
+        if self._owners[owner] + size > room.per_owner_max_bytes:
             self._metrics.refused("bodies_per_owner")
             raise OwnerFull("too many bodies are open at the same time: finish some of them first")
-        if self._taken_bytes + size > self._max_bytes:
+        of_requests = self._of_requests_bytes + (0 if owner.is_callback else size)
+        if self._taken_bytes + size > room.max_bytes or of_requests > room.requests_max_bytes:
             self._metrics.refused("bodies")
             raise MemoryFull("too many bodies are open at the same time; send the request again")
         self._owners[owner] += size
         self._taken_bytes += size
+        self._of_requests_bytes = of_requests
 
-    def give_back(self, owner: str, size: int) -> None:
-        """Count so many bytes less."""
+    def give_back(self, owner: Owner, size: int) -> None:
+        """Count `size` bytes less."""
         self._taken_bytes -= size
+        if not owner.is_callback:
+            self._of_requests_bytes -= size
         self._owners[owner] -= size
         if not self._owners[owner]:
             del self._owners[owner]
@@ -89,7 +120,7 @@ class Limits(msgspec.Struct, frozen=True):
     max_bytes: int
     deadline_s: float
     memory: BodyMemory
-    owner: str
+    owner: Owner
 
 
 async def read(receive: Receive, limits: Limits) -> bytes:

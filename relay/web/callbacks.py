@@ -152,9 +152,8 @@ class Callbacks:
         settings, receiver = self._app.settings, self._app.receiver
         headers = _text(scope["headers"])
         try:
-            limits = bodies.Limits(
-                settings.callback_body_max_bytes, settings.body_deadline_s, self._memory, f"job {claims.job_id}"
-            )
+            owner = bodies.Owner(claims.job_id, is_callback=True)
+            limits = bodies.Limits(settings.callback_body_max_bytes, settings.body_deadline_s, self._memory, owner)
             body = await bodies.read(receive, limits)
         except bodies.Capped as error:
             await receiver.note_unread(provider, claims, headers, error.start, "the body is over the limit")

@@ -267,9 +267,8 @@ def _replayed(stored: Stored) -> Response:
 
 async def _body(app: App, request: Request, memory: bodies.BodyMemory, project_id: str) -> bytes:
     """The request's body within its limits."""
-    limits = bodies.Limits(
-        app.settings.request_body_max_bytes, app.settings.body_deadline_s, memory, f"project {project_id}"
-    )
+    owner = bodies.Owner(project_id)
+    limits = bodies.Limits(app.settings.request_body_max_bytes, app.settings.body_deadline_s, memory, owner)
     return await bodies.read(request.receive, limits)
 
 

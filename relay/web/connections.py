@@ -6,20 +6,39 @@ bounded by a deadline, and the one that has been so the longest is closed when a
 
 import asyncio
 import resource
+from enum import StrEnum
 from typing import Final, Protocol
 
+import msgspec
+
 from relay.metrics import Metrics
+from relay.settings import Settings
 
 SWEEP_S: Final = 0.5
 """How often the deadlines are looked at; a connection lives that much longer at most."""
-KEEP_ALIVE_S: Final = 100.0
-"""How long a connection is kept between two requests: longer than routers keep theirs (Heroku's: 90 s)."""
 SPARE_FILES: Final = 64
 """Files for the database, the log and what starts beside them."""
 JUST_NOW_S: Final = 1.0
 """A connection that is idle for less than this keeps its place where another's body has stood still for longer."""
 OUTBOUND_SHARE: Final = 2
 """Of the files that are left, every second one is for connections that relay opens itself."""
+
+
+class Closed(StrEnum):
+    """Why relay closed a connection by itself."""
+
+    CONNECTIONS_MAX = "connections_max"
+    EVICTED = "evicted"
+    PIPELINED_MAX = "pipelined_max"
+    HEAD_MAX_BYTES = "head_max_bytes"
+    HEADERS_MAX = "headers_max"
+    HEADER_DEADLINE = "header_deadline"
+    WRITE_DEADLINE = "write_deadline"
+    LINGER = "linger"
+    LINGER_MAX_BYTES = "linger_max_bytes"
+    IDLE = "idle"
+    NOT_HTTP = "not_http"
+    TUNNEL = "tunnel"
 
 
 class Connection(Protocol):
@@ -35,14 +54,45 @@ class Connection(Protocol):
         """Close it: nothing has come on it for long."""
 
 
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one server allows its connections; each field is the setting of its name.
+
+    `idle_s` must be longer than the router in front keeps a connection (Heroku's: 90 s), else the router sends a
+    request on a connection that relay has just closed.
+    """
+
+    connections_max: int
+    idle_s: float
+    head_deadline_s: float
+    write_deadline_s: float
+    pipelined_max: int
+    head_max_bytes: int
+    headers_max: int
+    linger_s: float
+    linger_max_bytes: int
+
+
+def limits_of(settings: Settings, connections_max: int) -> Limits:
+    """Return the limits that the settings give; `connections_max` may be less than its setting (`max_open`)."""
+    return Limits(
+        connections_max=connections_max,
+        idle_s=settings.idle_s,
+        head_deadline_s=settings.header_deadline_s,
+        write_deadline_s=settings.write_deadline_s,
+        pipelined_max=settings.pipelined_max,
+        head_max_bytes=settings.head_max_bytes,
+        headers_max=settings.headers_max,
+        linger_s=settings.linger_s,
+        linger_max_bytes=settings.linger_max_bytes,
+    )
+
+
 class Connections:
     """Keeps the books of one server."""
 
-    def __init__(self, max_open: int, head_deadline_s: float, write_deadline_s: float, metrics: Metrics) -> None:
-        self.max_open = max_open
-        self.write_deadline_s = write_deadline_s
+    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+        self.limits = limits
         self.metrics = metrics
-        self._head_deadline_s = head_deadline_s
         self._open = 0
         self._heads: dict[Connection, float] = {}
         self._kept: dict[Connection, float] = {}
@@ -57,14 +107,14 @@ class Connections:
             self._sweep = self._loop.call_later(SWEEP_S, self._close_late)
         self.await_head(connection)
         self.metrics.connections(self._open)
-        if self._open <= self.max_open:
+        if self._open <= self.limits.connections_max:
             return
-        self.metrics.connection_closed("evicted")
         oldest = self._oldest()
         self._forget(oldest)
         if oldest is connection:
             connection.refuse()
         else:
+            self.metrics.connection_closed(Closed.EVICTED)
             oldest.evict()
 
     def closed(self, connection: Connection) -> None:
@@ -114,14 +164,15 @@ class Connections:
         One timer looks after all connections: to make one for each answer costs more than the answer's bytes.
         """
         now_s = self._loop.time()
-        while self._heads and next(iter(self._heads.values())) <= now_s - self._head_deadline_s:
+        while self._heads and next(iter(self._heads.values())) <= now_s - self.limits.head_deadline_s:
             connection = next(iter(self._heads))
             self._forget(connection)
-            self.metrics.connection_closed("head_deadline")
+            self.metrics.connection_closed(Closed.HEADER_DEADLINE)
             connection.evict()
-        while self._kept and next(iter(self._kept.values())) <= now_s - KEEP_ALIVE_S:
+        while self._kept and next(iter(self._kept.values())) <= now_s - self.limits.idle_s:
             connection = next(iter(self._kept))
             self._forget(connection)
+            self.metrics.connection_closed(Closed.IDLE)
             connection.expire()
         self._sweep = self._loop.call_later(SWEEP_S, self._close_late) if self._open else None
 

@@ -31,7 +31,7 @@ async def create(call: Call) -> Response:
     With `Prefer: wait` 200 where the job became final meanwhile. A caller that goes away does not stop the job.
     """
     app = call.app
-    intake = Intake(app.providers, app.policy)
+    intake = Intake(app.providers, app.policy, app.settings.notify_max)
     given: Any = await _with_provider(call, call.body())
     new = intake.job(given, call.project_id, app.clock.now_ms())
     await app.quoter.require(new.job)

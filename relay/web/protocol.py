@@ -12,24 +12,17 @@ write after an answer that did not wait for the body. An offer to change the pro
 import asyncio
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from relay import request_ids
 from relay.web.callbacks import Answer
-from relay.web.connections import Connections
+from relay.web.connections import Closed, Connections
 
-HEADERS_MAX_BYTES: Final = 64 * 1024
-HEADERS_MAX: Final = 256
-"""The headers of one request. Each takes some 170 bytes of memory, as few as it has: 64 KiB could be 1.6 MB of them."""
-PIPELINED_MAX: Final = 8
-"""Requests that wait on a connection while an earlier one is answered. No client of providers sends more than one."""
-LINGER_S: Final = 2.0
-LINGER_MAX_BYTES: Final = 4 * 1024 * 1024
-"""After an answer that did not wait for the body, a sender gets this long, and so many bytes, to see it. A connection
-that is closed while bytes come in is reset, and a reset can overtake the answer."""
+READ_MAX_HEADS: Final = 16
+"""What is read in one piece may be so many times as large as a head may be; the loop reads 256 KiB at most."""
 _NO_HTTP: Final = b"HTTP/1.1 400 Bad Request\r\n"
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
 _FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\n"
@@ -78,12 +71,8 @@ class Transport:
         return self._is_closing()
 
 
-class TooManyPipelined(Exception):
-    """More requests wait on the connection than may."""
-
-
-class TooLarge(Exception):
-    """The head of a request holds more than it may."""
+class TooMuch(Exception):
+    """A bound is reached: nothing more is parsed."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -101,8 +90,8 @@ class Protocol(HttpToolsProtocol):
     """Nothing that comes in is read any more."""
     _lingering = False
     _lingered_bytes = 0
-    _oversized = False
-    """The head that was read last holds more than it may."""
+    _refusal = Closed.NOT_HTTP
+    """Why nothing more is read, if the parser stops now."""
     _current: Cycle | RequestResponseCycle | None = None
     """The request whose turn it is; `cycle` is the last one that was read, which may wait behind it."""
     _declining = False
@@ -114,6 +103,9 @@ class Protocol(HttpToolsProtocol):
         super().__init__(**options)
         self._take = take
         self._books = books
+        self._limits = books.limits
+        self._headers_max = books.limits.headers_max
+        self._head_max_bytes = books.limits.head_max_bytes
         self._socket: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
 
@@ -137,7 +129,7 @@ class Protocol(HttpToolsProtocol):
 
     def refuse(self) -> None:
         """Answer that there is no room for another connection."""
-        self._end_with(_FULL)
+        self._end_with(_FULL, Closed.CONNECTIONS_MAX)
 
     def expire(self) -> None:
         """Close a connection that has been idle for long."""
@@ -148,8 +140,8 @@ class Protocol(HttpToolsProtocol):
         if self._ended:
             self._discard(data)
             return
-        if self._idle_bytes > HEADERS_MAX_BYTES or len(data) > 16 * HEADERS_MAX_BYTES:
-            self._end_with(_TOO_LARGE)
+        if self._idle_bytes > self._head_max_bytes or len(data) > READ_MAX_HEADS * self._head_max_bytes:
+            self._end_with(_TOO_LARGE, Closed.HEAD_MAX_BYTES)
             return
         self._idle_bytes += len(data)
         self._read_bytes = len(data)
@@ -161,22 +153,22 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Another request begins."""
-        if len(self.pipeline) >= PIPELINED_MAX:
-            raise TooManyPipelined
+        if len(self.pipeline) >= self._limits.pipelined_max:
+            self._stop_reading(Closed.PIPELINED_MAX)
         self._in_head, self._idle_bytes = True, 0
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Trailers, which come after the body, are nobody's, and would be kept without end."""
         if self._in_head:
-            if len(self.headers) >= HEADERS_MAX:
-                self._refuse_head()
+            if len(self.headers) >= self._headers_max:
+                self._stop_reading(Closed.HEADERS_MAX)
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """What follows is the body, which has its own cap."""
-        if self._idle_bytes + self._read_bytes > HEADERS_MAX_BYTES and self._head_bytes() > HEADERS_MAX_BYTES:
-            self._refuse_head()
+        if self._idle_bytes + self._read_bytes > self._head_max_bytes and self._head_bytes() > self._head_max_bytes:
+            self._stop_reading(Closed.HEAD_MAX_BYTES)
         if self.parser.should_upgrade():
             self._declining = True
             return
@@ -232,7 +224,7 @@ class Protocol(HttpToolsProtocol):
         """The peer takes the answer more slowly than it is made: it has a time to take some of it."""
         super().pause_writing()
         self._stop_timer()
-        self._timer = self.loop.call_later(self._books.write_deadline_s, self._stalled)
+        self._timer = self.loop.call_later(self._limits.write_deadline_s, self._cut, Closed.WRITE_DEADLINE)
 
     def resume_writing(self) -> None:
         """The peer took some of the answer."""
@@ -261,10 +253,10 @@ class Protocol(HttpToolsProtocol):
         """How long the head is."""
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
-    def _refuse_head(self) -> None:
-        """End the reading of a head that holds too much."""
-        self._oversized = True
-        raise TooLarge
+    def _stop_reading(self, refusal: Closed) -> NoReturn:
+        """Stop the parser, which raises its own error in turn."""
+        self._refusal = refusal
+        raise TooMuch
 
     def _await_head(self) -> None:
         """Start the deadline of a head that has begun, unless an earlier request is not answered yet."""
@@ -281,14 +273,15 @@ class Protocol(HttpToolsProtocol):
             if self._busy() and (self._whole or self._in_head):
                 self._end_after_answers()
             else:
-                self._end_with(_TOO_LARGE if self._oversized else _NO_HTTP)
+                too_large = self._refusal in (Closed.HEAD_MAX_BYTES, Closed.HEADERS_MAX)
+                self._end_with(_TOO_LARGE if too_large else _NO_HTTP, self._refusal)
 
     def _decline(self, rest: bytes) -> None:
         """Read the request again as if it had not offered another protocol (RFC 9110, 7.8), and then what follows."""
         self._declining = False
         method = self.parser.get_method()
         if method == b"CONNECT":
-            self._end_with(_NO_TUNNEL)
+            self._end_with(_NO_TUNNEL, Closed.TUNNEL)
             return
         lines = [b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
@@ -364,14 +357,14 @@ class Protocol(HttpToolsProtocol):
     def _end_after_answers(self) -> None:
         """Read nothing more, and close when the requests that came before are answered."""
         self._ended = True
-        self._books.metrics.connection_closed("pipelined")
+        self._books.metrics.connection_closed(self._refusal)
         self.cycle.keep_alive = False
         self.flow.pause_reading()
 
-    def _end_with(self, answer: bytes) -> None:
+    def _end_with(self, answer: bytes, refusal: Closed) -> None:
         """Read nothing more, and close after this answer, or at once where another answer is due first."""
         self._ended = True
-        self._books.metrics.connection_closed("refused")
+        self._books.metrics.connection_closed(refusal)
         if self._busy():
             self._abort()
             return
@@ -381,13 +374,16 @@ class Protocol(HttpToolsProtocol):
         self._close()
 
     def _close(self) -> None:
-        """Close; if the peer is still sending, at first only this side, for the answer not to be lost in a reset."""
+        """Close the connection; while the peer still sends, close only this side, and cut it when its time is over.
+
+        A connection that is closed while bytes come in is reset, and a reset can overtake the answer.
+        """
         if self._lingering or self._socket.is_closing():
             return
         if self._whole:
             if self._socket.get_write_buffer_size():
                 self._stop_timer()
-                self._timer = self.loop.call_later(self._books.write_deadline_s, self._stalled)
+                self._timer = self.loop.call_later(self._limits.write_deadline_s, self._cut, Closed.WRITE_DEADLINE)
             self._socket.close()
             return
         self._ended = self._lingering = True
@@ -395,7 +391,7 @@ class Protocol(HttpToolsProtocol):
             self._socket.write_eof()
         self._socket.resume_reading()
         self._stop_timer()
-        self._timer = self.loop.call_later(LINGER_S, self._abort)
+        self._timer = self.loop.call_later(self._limits.linger_s, self._cut, Closed.LINGER)
 
     def _is_closing(self) -> bool:
         """Whether nothing more is answered here."""
@@ -404,12 +400,12 @@ class Protocol(HttpToolsProtocol):
     def _discard(self, data: bytes) -> None:
         """Count what still comes in after the last answer."""
         self._lingered_bytes += len(data)
-        if self._lingered_bytes > LINGER_MAX_BYTES:
-            self._abort()
+        if self._lingered_bytes > self._limits.linger_max_bytes:
+            self._cut(Closed.LINGER_MAX_BYTES)
 
-    def _stalled(self) -> None:
-        """The peer did not take any of its answer in time."""
-        self._books.metrics.connection_closed("write_deadline")
+    def _cut(self, reason: Closed) -> None:
+        """Close the connection immediately, because its peer goes on for too long."""
+        self._books.metrics.connection_closed(reason)
         self._abort()
 
     def _stop_timer(self) -> None:

@@ -15,9 +15,9 @@ from relay.app import App
 from relay.errors import RelayError
 from relay.stop import LAST_S, Stop
 from relay.web.asgi import web
-from relay.web.bodies import BodyMemory
+from relay.web.bodies import BodyMemory, room_of
 from relay.web.callbacks import Callbacks
-from relay.web.connections import Connections, max_open
+from relay.web.connections import Connections, limits_of, max_open
 from relay.web.protocol import Protocol
 
 REQUESTS_SHARE: Final = 0.5
@@ -81,12 +81,12 @@ class Server(uvicorn.Server):
 def server(app: App, host: str, port: int) -> Server:
     """A server of an open relay that is ready to be run."""
     settings = app.settings
-    memory = BodyMemory(settings.bodies_max_bytes, app.metrics)
+    memory = BodyMemory(room_of(settings), app.metrics)
     callbacks = Callbacks(app, memory)
     room = max_open(settings.connections_max)
     if room < settings.connections_max:
         _logger.info("connections.limited", open_files_allow=room, setting=settings.connections_max)
-    books = Connections(room, settings.header_deadline_s, settings.write_deadline_s, app.metrics)
+    books = Connections(limits_of(settings, room), app.metrics)
     config = uvicorn.Config(
         web(app, callbacks, memory),
         host=host,
