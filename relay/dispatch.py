@@ -251,6 +251,8 @@ class Dispatcher:
                     self._let_go(delivery_id, lane)
                     if parcel is not None and leased_until > now_ms:
                         self._overflow.append(delivery_id)
+                        lane.more = True
+                        self._emptied.append(lane)
                     continue
                 self._learn(lane, parcel)
                 attempt = asyncio.create_task(self._attempt(parcel, lane))

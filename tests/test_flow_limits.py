@@ -138,7 +138,7 @@ async def test_an_attempt_takes_at_most_four_fifths_of_its_lease(
         assert due.timeout_s == given_s
 
 
-@pytest.mark.parametrize(("waited_ms", "begun"), [(10_000, True)])
+@pytest.mark.parametrize(("waited_ms", "begun"), [(10_000, True), (10_001, False)])
 async def test_no_attempt_begins_with_less_than_its_time_out_left(tmp_path: Path, waited_ms: int, begun: bool) -> None:
     """Begin an attempt with exactly its time-out left of the lease; with less, claim the delivery anew."""
     async with sending(tmp_path) as some, serve(Hanging()) as at:
