@@ -10,8 +10,8 @@ from bench.filling import Filled, an_id
 from bench.stock import HOUR_MS, PROVIDER
 from relay import ids
 from relay.storage import pages
+from relay.storage.apply_updates import DEFAULT_PROJECT
 from relay.storage.deliveries import CLAIMERS, WALK, WINDOW
-from relay.storage.record import DEFAULT_PROJECT
 from relay.storage.redeliveries import LOOK
 
 BATCH = 64

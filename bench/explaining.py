@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import asyncpg
 import msgspec
 
-from relay.storage import statements
-from relay.storage.postgres import SESSION
-from relay.storage.statements import Numbered
-from relay.storage.wording import Statement, followed
+from relay.storage.engine import statements
+from relay.storage.engine.postgres import SESSION
+from relay.storage.engine.statements import Numbered
+from relay.storage.engine.wording import Statement, followed
 
 Row = dict[str, Any]
 

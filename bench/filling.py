@@ -18,16 +18,17 @@ import click
 import msgspec
 
 from bench.stock import HOUR_MS, PROVIDER, REQUEST, SECRET_KEY, callback
-from relay import ids, views
+from relay import ids
 from relay.clock import SystemClock
-from relay.model import EventType, FinishedBy, Job, JobState, Output, OutputKind, Verdict, Verification
-from relay.outbox import Endpoint
-from relay.seal import Seal
-from relay.signing import new_secret
+from relay.model import serializers
+from relay.model.delivery import Endpoint
+from relay.model.job import EventType, FinishedBy, Job, JobState, Output, OutputKind, Verdict, Verification
+from relay.security.encryption import Seal
+from relay.security.signatures import new_secret
 from relay.storage import rows
-from relay.storage.database_url import is_postgres, sqlite_path
-from relay.storage.migrate import migrate
-from relay.storage.record import DEFAULT_PROJECT
+from relay.storage.apply_updates import DEFAULT_PROJECT
+from relay.storage.engine.database_url import is_postgres, sqlite_path
+from relay.storage.engine.migrations import migrate
 from relay.storage.store import open_database
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -87,7 +88,7 @@ class _Maker:
         template = _job(an_id(ids.JOB, now_ms, 0), now_ms)
         self._job = rows.job_params(template)
         self._names = (template.id.encode(), an_id(ids.EVENT, now_ms, 0).encode())
-        self._body = views.job_event(
+        self._body = serializers.job_event(
             self._names[1].decode(), EventType.JOB_SUCCEEDED, now_ms, template, sequence=1, supersedes=None
         )
         self._callback = callback(template)

@@ -17,8 +17,8 @@ from bench.databases import databases, option
 from bench.explaining import Explainer, Plan, PostgresExplainer, SQLiteExplainer
 from bench.filling import Filling, fill
 from relay.clock import SystemClock
-from relay.storage.database import Database, Transaction
-from relay.storage.database_url import is_postgres, sqlite_path
+from relay.storage.engine.database import Database, Transaction
+from relay.storage.engine.database_url import is_postgres, sqlite_path
 from relay.storage.store import open_database
 
 RUNS = 5

@@ -97,10 +97,10 @@ class Naive:
 
 async def _posts(_: Request, number: int, urls: list[str]) -> Response:
     """So many POSTs, IN_FLIGHT at a time, by the client that relay sends with."""
-    from relay.addresses import AddressPolicy  # noqa: PLC0415
     from relay.outbound.resolver import Resolver  # noqa: PLC0415
     from relay.outbound.trust import trusted  # noqa: PLC0415
     from relay.outbound.webhook_sender import WebhookSender  # noqa: PLC0415
+    from relay.security.url_policy import AddressPolicy  # noqa: PLC0415
     from relay.settings import parse_networks  # noqa: PLC0415
 
     body = json.dumps({"timestamp": "2026-11-21T00:00:00.000Z", "data": "x" * BODY_BYTES}).encode()
@@ -119,7 +119,7 @@ async def _posts(_: Request, number: int, urls: list[str]) -> Response:
 async def _aiohttp(_: Request, number: int, urls: list[str]) -> Response:
     """As `_posts`, with the client that most Python programs would take."""
     from bench.senders import aiohttp_posts  # noqa: PLC0415
-    from relay.addresses import AddressPolicy  # noqa: PLC0415
+    from relay.security.url_policy import AddressPolicy  # noqa: PLC0415
     from relay.settings import parse_networks  # noqa: PLC0415
 
     body = json.dumps({"timestamp": "2026-11-21T00:00:00.000Z", "data": "x" * BODY_BYTES}).encode()

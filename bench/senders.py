@@ -28,10 +28,10 @@ import uvloop
 
 from bench import certificate
 from bench.processes import free_port
-from relay.addresses import AddressPolicy
 from relay.outbound.resolver import Resolver
 from relay.outbound.trust import trusted
 from relay.outbound.webhook_sender import WebhookSender
+from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
 
 BODY = json.dumps({"data": "x" * 1000}).encode()

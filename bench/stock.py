@@ -10,14 +10,14 @@ import msgspec
 from bench.load import NOT_YET
 from relay import ids
 from relay.clock import SystemClock
-from relay.model import Job, JobState
-from relay.outbox import Endpoint
-from relay.seal import Seal
-from relay.signing import new_secret
+from relay.model.delivery import Endpoint
+from relay.model.job import Job, JobState
+from relay.security.callback_tokens import CallbackTokens
+from relay.security.encryption import Seal
+from relay.security.signatures import new_secret
+from relay.storage.apply_updates import DEFAULT_PROJECT
 from relay.storage.jobs import NewJob
-from relay.storage.record import DEFAULT_PROJECT
 from relay.storage.store import Store, StoreOptions
-from relay.tokens import CallbackTokens
 
 SECRET_KEY = "a-key-that-is-for-the-benchmarks-alone"
 PROVIDER = "evolink"

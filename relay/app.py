@@ -11,54 +11,55 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from relay import backoff, log, signing, whole_file
-from relay.addresses import AddressPolicy
-from relay.buying import FileBuyer
-from relay.calling import Calling, Configured, KeyRefused
-from relay.check import Checker
+from relay import backoff, log
+from relay.callbacks.receiver import Receiver
 from relay.clock import Clock, SystemClock
-from relay.deliver import Deliverer
-from relay.dispatch import Dispatcher, DispatchOptions
+from relay.context import Calling, Configured, KeyRefused
+from relay.deliveries.attempt import Deliverer
+from relay.deliveries.dispatcher import Dispatcher, DispatchOptions
+from relay.deliveries.event_stream import Streams
+from relay.deliveries.redelivery import Redeliverer
 from relay.errors import SettingsError
-from relay.exchange import ApiAnswer
-from relay.intervene import Interventions
-from relay.lifecycle import DoubtLimits
+from relay.jobs.interventions import Interventions
+from relay.jobs.long_poll import Waiting
+from relay.jobs.payment import Payer
+from relay.jobs.quotes import Quoter
+from relay.jobs.status_checks import Checker
+from relay.jobs.submission import Submitter
+from relay.jobs.sweeper import Sweeper
+from relay.lifecycle.reports import DoubtLimits
 from relay.metrics import Metrics
-from relay.outbound.client import ProviderClient
-from relay.outbound.keys import KeySet
+from relay.model.provider_http import ApiAnswer
+from relay.model.result_urls import opener
+from relay.outbound.file_upload import FileClient
+from relay.outbound.jwks import KeySet
+from relay.outbound.provider_client import ProviderClient
 from relay.outbound.resolver import LookupOptions, Resolver
 from relay.outbound.trust import trusted
-from relay.outbound.uploading import FileClient
 from relay.outbound.webhook_sender import WebhookSender
-from relay.pay import Payer
 from relay.payments.policy import Policy
 from relay.payments.siwx import sign_in
 from relay.payments.x402 import Wallet
 from relay.providers.base import Provider, Signing
+from relay.providers.prices import ClipPrices, read_clip_prices
 from relay.providers.stablestudio import StableStudio
-from relay.providers.tariffs import ClipPrices, read_clip_prices
-from relay.quoting import Quoter
-from relay.receive import Receiver
-from relay.redaction import Redactor
-from relay.redeliver import Redeliverer
-from relay.result_urls import opener
-from relay.seal import Seal
+from relay.security import signatures, whole_file
+from relay.security.callback_tokens import CallbackTokens
+from relay.security.encryption import Seal
+from relay.security.redaction import Redactor
+from relay.security.shares import Shares
+from relay.security.signatures import SigningKeys
+from relay.security.url_policy import AddressPolicy
 from relay.settings import Settings
-from relay.shares import Shares
-from relay.signing import SigningKeys
-from relay.stop import LAST_S, Stop
-from relay.storage.database import Hint
-from relay.storage.database_url import is_postgres, sqlite_path
-from relay.storage.record import Recorded
-from relay.storage.sealing import is_sealed
-from relay.storage.single_process import alone
+from relay.shutdown import LAST_S, Stop
+from relay.storage.apply_updates import Recorded
+from relay.storage.encryption_keys import is_sealed
+from relay.storage.engine.database import Hint
+from relay.storage.engine.database_url import is_postgres, sqlite_path
+from relay.storage.engine.single_process import alone
 from relay.storage.store import Store, StoreOptions
-from relay.stream import Streams
-from relay.submit import Submitter
-from relay.sweep import Sweeper
-from relay.tokens import CallbackTokens
-from relay.uploads import StepSender, UploadLimits, Uploads
-from relay.waiting import Waiting
+from relay.uploads.file_uploads import StepSender, UploadLimits, Uploads
+from relay.uploads.upload_payment import FileBuyer
 
 _logger = log.get("app")
 PAUSE_AFTER_FAILURE_MS = 1000
@@ -297,7 +298,7 @@ def _configured(
     said = settings.provider(name)
     if said.callback_secret is not None:
         try:
-            signing.check_secret(said.callback_secret)
+            signatures.check_secret(said.callback_secret)
         except ValueError as error:
             raise SettingsError(f"RELAY_{name.upper()}_CALLBACK_SECRET {error}") from None
     origin = said.base_url or adapter.base_url

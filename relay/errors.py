@@ -6,22 +6,22 @@ RelayError
 ├── ProviderNotConfigured     422  unknown provider, or a setting of it is missing
 ├── BadBody                   400  not JSON, too deep, duplicate keys, lone surrogates
 ├── BodyTooLarge              413
-├── BodyTooSlow               408  (web/bodies.py)
-├── UnsupportedMedia          415  (web/files.py)
+├── BodyTooSlow               408  (web/request_body.py)
+├── UnsupportedMedia          415  (web/api/files.py)
 ├── Unauthorized              401
 ├── Forbidden                 403  the key lacks the scope
 ├── NotFound                  404
 ├── Conflict                  409
 │   ├── IdempotencyConflict   409  the same key with another body
 │   └── PaidOnce              409  what was paid for, or may have been, is not bought again under the same name
-├── UploadFailed              502  the provider did not take a file (uploads.py)
+├── UploadFailed              502  the provider did not take a file (uploads/file_uploads.py)
 ├── SpendCapReached           402  the job would cost more than the operator allows
 ├── PaymentRefused            402  what the provider asks for is against the rules of paying
 ├── TooManyRequests           429  more at the same time than one project, key or job may have
 ├── StorageUnavailable        503  nothing was written; try again
-├── SignatureInvalid          –    a notification that is not genuine (signing.py)
-├── KeyUnknown                503  a callback signed by a key that is not known now (web/callbacks.py)
-├── SealBroken                409  a stored secret opens with none of the keys (seal.py)
+├── SignatureInvalid          –    a notification that is not genuine (security/signatures.py)
+├── KeyUnknown                503  a callback signed by a key that is not known now (web/callback_route.py)
+├── SealBroken                409  a stored secret opens with none of the keys (security/encryption.py)
 ├── Unreadable                –    a callback's body that no published version explains (kept, and answered 200)
 │   └── JobUnknown            –    a provider says that it has no such job
 └── SettingsError             –    a setting is missing or wrong; the process does not start (exit 78)

@@ -7,8 +7,8 @@ from typing import Any, Final
 import msgspec
 
 from relay import __version__, log
-from relay.model import EventType, Job, Verdict
-from relay.outbox import Outcome
+from relay.model.delivery import Outcome
+from relay.model.job import EventType, Job, Verdict
 
 WORDS_MAX: Final = 1000
 """How many unknown status words are remembered, so that each is warned about once."""

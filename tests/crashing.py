@@ -13,13 +13,13 @@ from typing import Any
 
 from relay.cli import main
 from relay.clock import SystemClock
-from relay.outbound.client import ProviderClient
+from relay.outbound.provider_client import ProviderClient
 from relay.outbound.webhook_sender import WebhookSender
-from relay.storage.access import Access
+from relay.storage.api_keys import Access
 from relay.storage.deliveries import Deliveries
-from relay.storage.exchanges import PostgreSQLTransaction
+from relay.storage.engine.exchanges import PostgreSQLTransaction
+from relay.storage.engine.sqlite import SQLiteTransaction
 from relay.storage.jobs import Jobs
-from relay.storage.sqlite import SQLiteTransaction
 
 
 def die() -> None:

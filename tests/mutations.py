@@ -25,38 +25,42 @@ import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CONCERNED: Final[dict[str, tuple[str, ...]]] = {
-    "relay/lane.py": ("tests/test_lane_limits.py",),
+    "relay/deliveries/lane.py": ("tests/test_lane_limits.py",),
     "relay/backoff.py": ("tests/test_backoff.py", "tests/test_check_limits.py"),
-    "relay/pace.py": ("tests/test_room_limits.py", "tests/test_pace.py", "tests/test_time_limits.py"),
-    "relay/lifecycle.py": ("tests/test_check_limits.py", "tests/test_lifecycle.py"),
-    "relay/checking.py": ("tests/test_check_limits.py", "tests/test_lifecycle.py"),
-    "relay/check.py": ("tests/test_time_limits.py", "tests/test_check.py"),
-    "relay/fair.py": ("tests/test_room_limits.py",),
-    "relay/shares.py": ("tests/test_room_limits.py",),
-    "relay/dispatch.py": (
+    "relay/jobs/rate_limit.py": ("tests/test_room_limits.py", "tests/test_pace.py", "tests/test_time_limits.py"),
+    "relay/lifecycle/reports.py": ("tests/test_check_limits.py", "tests/test_lifecycle.py"),
+    "relay/lifecycle/checks.py": ("tests/test_check_limits.py", "tests/test_lifecycle.py"),
+    "relay/jobs/status_checks.py": ("tests/test_time_limits.py", "tests/test_check.py"),
+    "relay/deliveries/fair_share.py": ("tests/test_room_limits.py",),
+    "relay/security/shares.py": ("tests/test_room_limits.py",),
+    "relay/deliveries/dispatcher.py": (
         "tests/test_flow_limits.py",
         "tests/test_time_limits.py",
         "tests/test_at_hand.py",
         "tests/test_lanes.py",
     ),
-    "relay/settling.py": ("tests/test_settling.py",),
-    "relay/deliver.py": ("tests/test_retries.py", "tests/test_time_limits.py", "tests/test_sending_again.py"),
-    "relay/sweep.py": ("tests/test_time_limits.py", "tests/test_check.py"),
-    "relay/redeliver.py": (
+    "relay/deliveries/attempt_writer.py": ("tests/test_settling.py",),
+    "relay/deliveries/attempt.py": (
+        "tests/test_retries.py",
+        "tests/test_time_limits.py",
+        "tests/test_sending_again.py",
+    ),
+    "relay/jobs/sweeper.py": ("tests/test_time_limits.py", "tests/test_check.py"),
+    "relay/deliveries/redelivery.py": (
         "tests/test_flow_limits.py",
         "tests/test_sending_again.py",
     ),
-    "relay/stream.py": (
+    "relay/deliveries/event_stream.py": (
         "tests/test_flow_limits.py",
         "tests/test_time_limits.py",
         "tests/test_stream.py",
         "tests/test_stream_turns.py",
     ),
-    "relay/uploads.py": ("tests/test_uploads.py",),
-    "relay/storage/health.py": ("tests/test_time_limits.py", "tests/test_lanes.py"),
-    "relay/web/bodies.py": ("tests/test_room_limits.py",),
+    "relay/uploads/file_uploads.py": ("tests/test_uploads.py",),
+    "relay/storage/endpoint_status.py": ("tests/test_time_limits.py", "tests/test_lanes.py"),
+    "relay/web/request_body.py": ("tests/test_room_limits.py",),
     "relay/web/connections.py": ("tests/test_room_limits.py", "tests/test_connections.py"),
-    "relay/web/files.py": ("tests/test_uploads.py",),
+    "relay/web/api/files.py": ("tests/test_uploads.py",),
 }
 """Each file that is mutated, and the tests that must notice, the quickest first."""
 COPIED: Final = ("relay", "tests", "docs", "bench", "deploy", "pyproject.toml", "README.md", "CHANGELOG.md", "Procfile")

@@ -9,15 +9,15 @@ from typing import Any
 import msgspec
 
 from relay import ids
-from relay.model import Claim, FinishedBy, Job, JobState, Report
-from relay.outbox import DeliveryState, Endpoint
-from relay.seal import Seal
+from relay.model.delivery import DeliveryState, Endpoint
+from relay.model.job import Claim, FinishedBy, Job, JobState, Report
+from relay.security.encryption import Seal
 from relay.storage import rows
-from relay.storage.database import Database, Transaction
+from relay.storage.engine.database import Database, Transaction
+from relay.storage.engine.migrations import migrate
+from relay.storage.engine.sqlite import SQLite
 from relay.storage.jobs import pair
-from relay.storage.migrate import migrate
-from relay.storage.prune import Pruner, Removed, Terms
-from relay.storage.sqlite import SQLite
+from relay.storage.retention import Pruner, Removed, Terms
 from relay.storage.store import open_database
 from tests.running import DATABASES, SECRET_KEY, START_MS
 

@@ -15,7 +15,7 @@ import msgspec
 
 from relay import ids
 from relay.errors import PaymentRefused
-from relay.exchange import KEPT_HEADERS, ApiAnswer
+from relay.model.provider_http import KEPT_HEADERS, ApiAnswer
 from relay.payments.challenge import read_challenge
 from relay.payments.policy import BASE_USDC, Policy, choose
 from relay.payments.proof import authorization_state_call, read_authorization_state

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from relay.exchange import ApiAnswer
+from relay.model.provider_http import ApiAnswer
 
 RECORDINGS = Path(__file__).parent / "recordings"
 NOW_MS = 1_790_000_000_000

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.addresses import AddressPolicy
+from relay.security.url_policy import AddressPolicy
 
 PUBLIC = AddressPolicy((), allow_http=False)
 OPENED = ("127.0.0.0/8", "::1/128", "10.1.0.0/16", "fd00::/8")

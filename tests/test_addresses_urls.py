@@ -10,7 +10,7 @@ import yarl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.addresses import AddressPolicy
+from relay.security.url_policy import AddressPolicy
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 PUBLIC = AddressPolicy((), allow_http=False)

@@ -8,14 +8,14 @@ import msgspec
 import pytest
 
 from relay import ids
-from relay.lifecycle import Move
-from relay.model import EventType, Job, JobState, Verdict
-from relay.outbox import Endpoint
-from relay.seal import Seal
-from relay.storage.database import Database
+from relay.lifecycle.reports import Move
+from relay.model.delivery import Endpoint
+from relay.model.job import EventType, Job, JobState, Verdict
+from relay.security.encryption import Seal
+from relay.storage.apply_updates import Fact, Recorded
 from relay.storage.deliveries import Parcel
+from relay.storage.engine.database import Database
 from relay.storage.jobs import NewJob
-from relay.storage.record import Fact, Recorded
 from relay.storage.store import Store, StoreOptions
 from tests.past import database as opened
 from tests.running import SECRET_KEY, HeldClock, relay

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import ids
-from relay.outbox import Redelivery
-from relay.storage.database import Database, Transaction
-from relay.storage.evidence import DISORDER_MS, PATIENCE_MS, Events
+from relay.model.delivery import Redelivery
+from relay.storage.engine.database import Database, Transaction
+from relay.storage.engine.group_commit import Writer
+from relay.storage.history import DISORDER_MS, PATIENCE_MS, Events
 from relay.storage.redeliveries import LOOK, Redeliveries, Step
-from relay.storage.writer import Writer
 from tests.past import ENDPOINT, add_event, database, select
 from tests.postgres import Server
 from tests.running import START_MS

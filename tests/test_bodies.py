@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from relay import settings
 from relay.errors import SettingsError
 from relay.metrics import Metrics
-from relay.web.bodies import BodyMemory, MemoryFull, Owner, OwnerFull, Room, room_of
+from relay.web.request_body import BodyMemory, MemoryFull, Owner, OwnerFull, Room, room_of
 from tests.calling_back import DONE, kept, state
 from tests.running import KEY, Running, relay
 from tests.test_connections import peer, request

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.tokens import CallbackTokens
+from relay.security.callback_tokens import CallbackTokens
 from tests.calling_back import DONE, kept, post, state
 from tests.running import SECRET_KEY, START_MS, HeldClock, Running, relay
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from relay.storage.sqlite import SQLite
+from relay.storage.engine.sqlite import SQLite
 from tests.calling_back import DONE, MP4, kept, post, state
 from tests.running import Running, relay
 

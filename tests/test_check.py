@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from relay import checking
-from relay.check import LEASE_MS
 from relay.clock import parse_rfc3339
-from relay.model import Job, JobState, Report, Verdict
+from relay.jobs.status_checks import LEASE_MS
+from relay.lifecycle import checks as checking
+from relay.model.job import Job, JobState, Report, Verdict
 from relay.sandbox.faults import Faults
 from relay.sandbox.providers import sandbox
 from tests.quiescence import quiet

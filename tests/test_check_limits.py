@@ -5,11 +5,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from relay import checking, lifecycle
 from relay.backoff import CHECK_MARGIN, check_delay_ms
-from relay.checking import Checked, Finding
-from relay.lifecycle import Move, Word
-from relay.model import (
+from relay.lifecycle import checks, reports
+from relay.lifecycle.checks import Checked, Finding
+from relay.lifecycle.reports import Move, Word
+from relay.model.job import (
     Claim,
     EventType,
     FinishedBy,
@@ -68,7 +68,7 @@ def checked(
         again_at=now_ms + again_in_ms,
         heartbeat_ms=fields.pop("heartbeat_ms", 24 * HOUR_MS),
     )
-    return checking.checked(before, check, now_ms)
+    return checks.checked(before, check, now_ms)
 
 
 @pytest.mark.parametrize(
@@ -142,17 +142,17 @@ def test_a_check_at_the_deadline_is_the_last(now_ms: int, state: str) -> None:
 def test_the_deadline_gives_the_last_check_two_minutes() -> None:
     """Ask immediately at the deadline, leave a check alone that is under way, and wait two minutes for it."""
     before, at = job(next_check_at=NOW + HOUR_MS), NOW + HOUR_MS
-    early = checking.overdue(before, True, at - 1)
+    early = checks.overdue(before, True, at - 1)
     assert (early.verdict, early.job) == (Verdict.STALE, before)
-    due = checking.overdue(before, True, at).job
+    due = checks.overdue(before, True, at).job
     assert (due.state, due.next_check_at, due.settle_by) == (JobState.SUBMITTED, at, at + 120_000)
-    under_way = checking.overdue(job(next_check_at=at + 7), True, at).job
+    under_way = checks.overdue(job(next_check_at=at + 7), True, at).job
     assert (under_way.next_check_at, under_way.settle_by) == (at + 7, at + 120_000)
     for unasked in (job(), job(next_check_at=at - 7)):
-        assert checking.overdue(unasked, True, at).job.next_check_at == at
-    assert checking.overdue(due, True, at + 1).verdict is Verdict.STALE
-    assert checking.overdue(before, False, at).job.state is JobState.EXPIRED
-    assert checking.overdue(msgspec.structs.replace(before, provider_job_id=None), True, at).job.state == "expired"
+        assert checks.overdue(unasked, True, at).job.next_check_at == at
+    assert checks.overdue(due, True, at + 1).verdict is Verdict.STALE
+    assert checks.overdue(before, False, at).job.state is JobState.EXPIRED
+    assert checks.overdue(msgspec.structs.replace(before, provider_job_id=None), True, at).job.state == "expired"
 
 
 @pytest.mark.parametrize(("left_ms", "asked"), [(5_000, False), (5_001, True)])
@@ -182,12 +182,12 @@ def test_a_check_that_ends_at_the_deadline_gets_the_time_of_the_last_one() -> No
 def test_a_sweep_that_comes_late_asks_once_more(late_ms: int, asked: bool) -> None:
     """Ask again with two minutes of time where the sweep comes 30 s late: no check was made in that time either."""
     overdue, now_ms = job(deadline_at=NOW, settle_by=NOW), NOW + late_ms
-    after = checking.settle(overdue, now_ms).job
+    after = checks.settle(overdue, now_ms).job
     assert after.state is (JobState.SUBMITTED if asked else JobState.EXPIRED)
     assert (after.next_check_at, after.settle_by) == ((now_ms, now_ms + 120_000) if asked else (None, None))
     unknown = msgspec.structs.replace(overdue, provider_job_id=None)
-    assert checking.settle(unknown, now_ms).job.state is JobState.EXPIRED
-    assert checking.settle(job(settle_by=None), now_ms).job.state is JobState.EXPIRED
+    assert checks.settle(unknown, now_ms).job.state is JobState.EXPIRED
+    assert checks.settle(job(settle_by=None), now_ms).job.state is JobState.EXPIRED
 
 
 @pytest.mark.parametrize(("tries", "state", "tries_after"), [(0, "submitted", 1), (1, "failed", None)])
@@ -236,14 +236,14 @@ def test_a_callback_against_a_providers_end_has_ten_minutes_to_be_confirmed() ->
         report=report(JobState.FAILED), source=FinishedBy.CALLBACK, verification=Verification.TOKEN,
         callback_id="cb_2", confirm_ms=5_000,
     )  # fmt: skip
-    held = lifecycle.hear(ended(), word, NOW).job
+    held = reports.hear(ended(), word, NOW).job
     assert (held.state, held.settle_by, held.next_check_at) == ("succeeded", NOW + 600_000, NOW)
     again = checked(held, Finding.NO_ANSWER, NOW + 1_000, started_at=NOW).job
     assert again.claim is not None
     assert (again.claim.tries, again.settle_by, again.next_check_at) == (1, NOW + 600_000, NOW + 6_000)
     late = checked(held, Finding.NO_ANSWER, NOW + 596_000, started_at=NOW).job
     assert (late.settle_by, late.next_check_at) == (NOW + 600_000, NOW + 600_000)
-    dropped = checking.settle(again, NOW + 600_000).job
+    dropped = checks.settle(again, NOW + 600_000).job
     assert (dropped.state, dropped.claim, dropped.settle_by, dropped.next_check_at) == ("succeeded", None, None, None)
 
 
@@ -286,8 +286,8 @@ def test_a_confirmed_claim_brings_the_result_that_the_provider_shows() -> None:
 def test_an_overdue_claim_of_success_without_a_result_fails_the_job() -> None:
     """End the job as `no_output` at its deadline, and as expired where the claim has a result that was disputed."""
     at = NOW + HOUR_MS
-    assert checking.expire(job(claim=claim(outputs=())), at).job.reason == "no_output"
-    assert checking.expire(job(claim=claim(tries=1)), at).job.state is JobState.EXPIRED
+    assert checks.expire(job(claim=claim(outputs=())), at).job.reason == "no_output"
+    assert checks.expire(job(claim=claim(tries=1)), at).job.state is JobState.EXPIRED
     assert checked(job(claim=claim(tries=1, at=at), deadline_at=at), report(), at, started_at=at).job.state == "expired"
 
 

@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import ids
-from relay.model import Job, JobState
-from relay.outbox import Endpoint
-from relay.seal import Seal
+from relay.model.delivery import Endpoint
+from relay.model.job import Job, JobState
+from relay.security.encryption import Seal
 from relay.storage import rows
-from relay.storage.database import Database, Transaction
+from relay.storage.apply_updates import Recorder, Room
 from relay.storage.deliveries import WALK, WINDOW, Deliveries, Parcel
-from relay.storage.fanout import Fresh
+from relay.storage.engine.database import Database, Transaction
+from relay.storage.engine.group_commit import Writer
+from relay.storage.fan_out import Fresh
 from relay.storage.jobs import Jobs
-from relay.storage.record import Recorder, Room
-from relay.storage.writer import Writer
 from tests.past import database as opened
 from tests.running import SECRET_KEY, HeldClock, relay
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.clock import SystemClock
-from relay.lane import FAILURES_MAX, PAUSE_MS
+from relay.deliveries.event_stream import COMMENT_EVERY_MS
+from relay.deliveries.lane import FAILURES_MAX, PAUSE_MS
 from relay.sandbox.faults import Faults
-from relay.stream import COMMENT_EVERY_MS
 from tests.quiescence import quiet
 from tests.running import HeldClock, Running, relay
 from tests.test_lanes import attempted, endpoint, send_tests, shown

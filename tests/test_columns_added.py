@@ -9,18 +9,18 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from relay.storage import statements
-from relay.storage.exchanges import PostgreSQLTransaction
-from relay.storage.migrate import migrate
-from relay.storage.postgres import PostgreSQL
-from relay.storage.statements import load
+from relay.storage.engine import statements
+from relay.storage.engine.exchanges import PostgreSQLTransaction
+from relay.storage.engine.migrations import migrate
+from relay.storage.engine.postgres import PostgreSQL
+from relay.storage.engine.statements import load
 from tests.calling_back import DONE, post
 from tests.postgres import Server
 from tests.running import DATABASES, HeldClock, Running, relay
 
 pytestmark = pytest.mark.anyio
 
-TABLES = tuple(re.findall(r"CREATE TABLE (\w+)", Path(statements.__file__).with_name("schema.sql").read_text()))
+TABLES = tuple(re.findall(r"CREATE TABLE (\w+)", Path(statements.__file__).parent.with_name("schema.sql").read_text()))
 READS = (
     *(
         "/v1/jobs",

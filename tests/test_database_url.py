@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import SettingsError, StorageUnavailable
-from relay.storage import statements
-from relay.storage.database_url import is_postgres, postgres_target, sqlite_path
-from relay.storage.migrate import migrate
-from relay.storage.postgres import PostgreSQL
+from relay.storage.engine import statements
+from relay.storage.engine.database_url import is_postgres, postgres_target, sqlite_path
+from relay.storage.engine.migrations import migrate
+from relay.storage.engine.postgres import PostgreSQL
 from relay.storage.store import open_migrated
 from tests import processes
 from tests.postgres import Server

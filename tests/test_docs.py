@@ -12,13 +12,17 @@ import httpx
 import pytest
 import standardwebhooks
 
-from relay import model, outbox, settings, signing, views
+from relay import settings
 from relay.backoff import DEFAULT_SCHEDULE_S
-from relay.intake import JobRequest, Notify
-from relay.storage.fanout import matches
-from relay.web import endpoints
-from relay.web.asgi import API
+from relay.jobs.job_requests import JobRequest, Notify
+from relay.model import delivery as outbox
+from relay.model import job as model
+from relay.model import serializers
+from relay.security import signatures
+from relay.storage.fan_out import matches
+from relay.web.api import endpoints
 from relay.web.problems import STATUSES
+from relay.web.routes import API
 from tests.documented import documented
 from tests.running import relay
 
@@ -28,7 +32,7 @@ PAGES = ("SECURITY.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/api.md", "
 README = (ROOT / "README.md").read_text()
 API_PAGE = (ROOT / "docs" / "api.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
-SECRET = signing.new_secret()
+SECRET = signatures.new_secret()
 BODY = b'{"type":"job.succeeded","data":{"job":{"id":"job_1","status":"succeeded"}}}'
 TEST_BODY = b'{"type":"relay.test","data":{"endpoint":"ep_1","job":null}}'
 CLOSED_LISTS: dict[str, type[StrEnum]] = {
@@ -49,7 +53,7 @@ def snippets(language: str) -> list[str]:
 def signed(body: bytes = BODY) -> dict[str, str]:
     """The headers of a genuine notification, sent now."""
     now_s = int(time.time())
-    signature = signing.sign([SECRET], "evt_1", now_s, body)
+    signature = signatures.sign([SECRET], "evt_1", now_s, body)
     return {"webhook-id": "evt_1", "webhook-timestamp": str(now_s), "webhook-signature": signature}
 
 
@@ -123,7 +127,7 @@ async def test_the_curls_work_as_printed(tmp_path: Path) -> None:
         await running.world.finish(first.json()["provider_job_id"])
         await running.sink.wait_for(lambda s: "job.succeeded" in s.events())
         for received in running.sink.received:
-            signing.verify(secret, received.headers, received.body, int(received.headers["webhook-timestamp"]))
+            signatures.verify(secret, received.headers, received.body, int(received.headers["webhook-timestamp"]))
 
 
 def test_the_endpoint_that_is_taught_first_hears_every_end() -> None:
@@ -205,7 +209,7 @@ def test_the_api_page_has_every_field_of_a_request() -> None:
 
 
 def test_the_api_page_has_every_field_of_an_answer() -> None:
-    """The objects' fields are those that relay/views.py makes."""
+    """The objects' fields are those that relay/model/serializers.py makes."""
     job = model.Job(
         id="job_1",
         project_id="",
@@ -219,8 +223,8 @@ def test_the_api_page_has_every_field_of_an_answer() -> None:
     endpoint = outbox.Endpoint(
         id="ep_1", project_id="", job_id=None, url="", secret="", event_types=[], created_at=0, updated_at=0
     )
-    assert row(API_PAGE, "job") == list(views.job(job))
-    assert row(API_PAGE, "endpoint") == list(views.endpoint(endpoint))
+    assert row(API_PAGE, "job") == list(serializers.job(job))
+    assert row(API_PAGE, "endpoint") == list(serializers.endpoint(endpoint))
 
 
 @pytest.mark.anyio
@@ -243,7 +247,7 @@ async def test_the_api_page_has_every_field_of_the_evidence(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("title", CLOSED_LISTS)
 def test_the_api_page_has_every_word_of_the_closed_lists(title: str) -> None:
-    """The states, reasons, outcomes, verdicts and classes are those of relay/model.py."""
+    """The states, reasons, outcomes, verdicts and classes are those of relay/model/job.py."""
     assert row(API_PAGE, title) == list(CLOSED_LISTS[title])
 
 

@@ -12,7 +12,7 @@ import httpx
 import msgspec
 import pytest
 
-from relay.web.asgi import API
+from relay.web.routes import API
 from tests import processes
 from tests.running import DATABASES, INPUT, KEY
 from tests.test_kill import Scene, scene

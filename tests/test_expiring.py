@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import expiring, ids, views
-from relay.lifecycle import Word, enter
-from relay.model import EventType, FinishedBy, Job, JobState, Output, OutputKind, Report, Verdict, Verification
+from relay import ids
+from relay.lifecycle import output_expiry
+from relay.lifecycle.reports import Word, enter
+from relay.model import serializers
+from relay.model.job import EventType, FinishedBy, Job, JobState, Output, OutputKind, Report, Verdict, Verification
 from relay.sandbox.faults import Faults
-from relay.seal import Seal
-from relay.storage.evidence import EventFilter
+from relay.security.encryption import Seal
+from relay.storage.apply_updates import DEFAULT_PROJECT, Fact
+from relay.storage.history import EventFilter
 from relay.storage.jobs import NewJob
 from relay.storage.pages import Listing
-from relay.storage.record import DEFAULT_PROJECT, Fact
 from relay.storage.store import Store, StoreOptions
 from tests.postgres import Server
 from tests.running import START_MS, HeldClock, Running, relay
@@ -60,7 +62,7 @@ async def said(running: Running, job: dict[str, Any]) -> list[str]:
 def outputs_until(*expiries: int | None) -> tuple[Output, ...]:
     """Outputs that expire then."""
     return tuple(
-        Output(kind=OutputKind.VIDEO, url="https://cdn.example.com/a.mp4", expires_at=views.time_or_none(at))
+        Output(kind=OutputKind.VIDEO, url="https://cdn.example.com/a.mp4", expires_at=serializers.time_or_none(at))
         for at in expiries
     )
 
@@ -70,7 +72,7 @@ def test_it_is_due_in_the_second_half_and_before_the_end(
     expiries: list[int | None], now_ms: int, before_ms: int
 ) -> None:
     """Never in the first half of what is left, never when it is over; else so long before, as near as that allows."""
-    due_at = expiring.due_at(outputs_until(*expiries), now_ms, before_ms)
+    due_at = output_expiry.due_at(outputs_until(*expiries), now_ms, before_ms)
     ahead = [at for at in expiries if at is not None and at > now_ms]
     assert (due_at is None) == (not ahead or before_ms == 0)
     if due_at is not None:
@@ -87,14 +89,14 @@ def test_telling_changes_the_timer_and_nothing_else(
 ) -> None:
     """Only what is due, and not gone yet, is announced; the second time nothing is."""
     job = a_job(outputs_until(*expiries), due_at)
-    move = expiring.told(job, now_ms, before_ms)
+    move = output_expiry.told(job, now_ms, before_ms)
     is_due = due_at is not None and due_at <= now_ms
     alive = any(at is not None and at > now_ms for at in expiries)
     assert (move.announce is EventType.JOB_OUTPUT_EXPIRING) == (is_due and alive and before_ms > 0)
     assert (move.verdict is Verdict.RECORDED) == (move.announce is not None)
     assert move.job == a_job(job.outputs, None if is_due else due_at, job.id)
     assert move.supersedes is None
-    assert expiring.told(move.job, now_ms, before_ms).announce is None
+    assert output_expiry.told(move.job, now_ms, before_ms).announce is None
 
 
 def a_job(outputs: tuple[Output, ...], due_at: int | None, job_id: str | None = None) -> Job:
@@ -241,7 +243,7 @@ async def test_several_processes_tell_it_once(database_server: Server) -> None:
         assert len(due) == 40
 
         def told(job: Job) -> Any:
-            return expiring.told(job, now_ms, 60_000)
+            return output_expiry.told(job, now_ms, 60_000)
 
         facts = (store.jobs.record(Fact(job_id=job_id, at=now_ms, move=told)) for store, job_id in due)
         announced = [one.announced for one in await asyncio.gather(*facts)]

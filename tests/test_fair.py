@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.fair import KEPT_PART, FairRoom
+from relay.deliveries.fair_share import KEPT_PART, FairRoom
 from relay.sandbox.serving import serve
 from tests.quiescence import quiet
 from tests.running import HeldClock, Running, relay

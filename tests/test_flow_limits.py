@@ -10,26 +10,26 @@ import msgspec
 import pytest
 
 from relay import ids, settings
-from relay.addresses import AddressPolicy
-from relay.deliver import Deliverer
-from relay.dispatch import Dispatcher, DispatchOptions
+from relay.deliveries.attempt import Deliverer
+from relay.deliveries.dispatcher import Dispatcher, DispatchOptions
+from relay.deliveries.event_stream import Streams
+from relay.deliveries.redelivery import Redeliverer
 from relay.metrics import Metrics
+from relay.model.delivery import Endpoint
 from relay.outbound.resolver import Resolver
 from relay.outbound.trust import trusted
 from relay.outbound.webhook_sender import WebhookSender
-from relay.outbox import Endpoint
 from relay.providers import PROVIDERS
-from relay.redeliver import Redeliverer
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
-from relay.seal import Seal
+from relay.security.encryption import Seal
+from relay.security.signatures import SigningKeys, new_secret
+from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
-from relay.signing import SigningKeys, new_secret
-from relay.storage.database import Database
-from relay.storage.evidence import Events, Following, Look, Place
-from relay.storage.fanout import Fresh
+from relay.storage.engine.database import Database
+from relay.storage.fan_out import Fresh
+from relay.storage.history import Events, Following, Look, Place
 from relay.storage.store import Store, StoreOptions
-from relay.stream import Streams
 from tests.past import database as opened
 from tests.postgres import Server
 from tests.quiescence import quiet

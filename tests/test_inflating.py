@@ -16,11 +16,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from relay.errors import Unreadable
-from relay.exchange import ApiAnswer, ApiRequest
+from relay.model.provider_http import ApiAnswer, ApiRequest
 from relay.outbound import inflating
-from relay.outbound.client import ANSWER_MAX_BYTES, ProviderClient
 from relay.outbound.inflating import Inflater
-from relay.outbound.keys import read_keys
+from relay.outbound.jwks import read_keys
+from relay.outbound.provider_client import ANSWER_MAX_BYTES, ProviderClient
 from relay.sandbox.serving import serve
 
 pytestmark = pytest.mark.anyio

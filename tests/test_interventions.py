@@ -8,10 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
-from relay import byhand, signing
 from relay.clock import SystemClock
-from relay.model import Job, JobState, Verdict
+from relay.lifecycle import operator_actions
+from relay.model.job import Job, JobState, Verdict
 from relay.sandbox.faults import Faults
+from relay.security import signatures
 from tests.calling_back import DONE, post
 from tests.running import HeldClock, Running, relay
 
@@ -65,7 +66,7 @@ def test_a_callback_that_tells_of_the_cancellation_first_is_no_conflict(confirme
         id="job_1", project_id="default", provider="sandbox", state=JobState.CANCELED, created_at=0, updated_at=0,
         deadline_at=1000, request={}, input=None, metadata={}, model=None, provider_job_id="task-1", finished_at=5,
     )  # fmt: skip
-    move = byhand.canceled(job, confirmed, 10)
+    move = operator_actions.canceled(job, confirmed, 10)
     assert (move.job, move.verdict, move.announce) == (job, verdict, None)
 
 
@@ -247,7 +248,7 @@ async def test_an_idempotency_key_holds_for_verbs_too(running: Running) -> None:
 
 async def test_a_callback_with_a_wrong_signature_waits_for_a_person(tmp_path: Path) -> None:
     """Where signatures are asked for, one that does not fit is `quarantined`; the job ends by a check meanwhile."""
-    secret = signing.new_secret()
+    secret = signatures.new_secret()
     async with relay(tmp_path, clock=SystemClock(), RELAY_EVOLINK_CALLBACK_SECRET=secret) as running:
         running.world.next_faults.append(Faults(lost=True))
         job = await running.submit()
@@ -267,7 +268,7 @@ async def test_a_callback_with_a_wrong_signature_waits_for_a_person(tmp_path: Pa
 
 async def test_a_released_callback_goes_the_way_it_would_have_gone(tmp_path: Path) -> None:
     """Released after the setting was mended, it ends its job; its bytes and its time of receipt stay."""
-    clock, right, wrong = HeldClock(round(time.time() * 1000)), signing.new_secret(), signing.new_secret()
+    clock, right, wrong = HeldClock(round(time.time() * 1000)), signatures.new_secret(), signatures.new_secret()
     faults = Faults(lost=True, check="not_found")
     async with relay(tmp_path, clock=clock, RELAY_EVOLINK_CALLBACK_SECRET=wrong) as running:
         running.world.next_faults.append(faults)
@@ -276,7 +277,7 @@ async def test_a_released_callback_goes_the_way_it_would_have_gone(tmp_path: Pat
         signed = {
             "webhook-id": "msg_1",
             "webhook-timestamp": str(now_s),
-            "webhook-signature": signing.sign([right], "msg_1", now_s, DONE),
+            "webhook-signature": signatures.sign([right], "msg_1", now_s, DONE),
         }
         await running.client.post(running.callback_url(), content=DONE, headers=signed)
         (listed,) = (await running.get("/v1/callbacks?verdict=quarantined"))["data"]
@@ -303,14 +304,14 @@ async def test_a_released_callback_goes_the_way_it_would_have_gone(tmp_path: Pat
 
 async def test_a_signed_callback_needs_no_confirmation(tmp_path: Path) -> None:
     """A signature that fits is worth more than a status check: the job ends at once, `verification: signature`."""
-    clock, secret = HeldClock(), signing.new_secret()
+    clock, secret = HeldClock(), signatures.new_secret()
     async with relay(tmp_path, clock=clock, RELAY_EVOLINK_CALLBACK_SECRET=secret) as running:
         job = await running.submit()
         now_s = clock.now_ms() // 1000
         signed = {
             "webhook-id": "msg_1",
             "webhook-timestamp": str(now_s),
-            "webhook-signature": signing.sign([secret], "msg_1", now_s, DONE),
+            "webhook-signature": signatures.sign([secret], "msg_1", now_s, DONE),
         }
         await running.client.post(running.callback_url(), content=DONE, headers=signed)
         done = await running.get(f"/v1/jobs/{job['id']}")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import BadBody
-from relay.jsonbody import EXPONENTS_MAX, Parsed, parse
+from relay.strict_json import EXPONENTS_MAX, Parsed, parse
 
 # Text without lone surrogates, which is all that a body in UTF-8 can hold unescaped.
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()

@@ -15,16 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import KeyUnknown, Unreadable
-from relay.exchange import ApiAnswer
-from relay.outbound.client import ProviderClient
-from relay.outbound.keys import BODY_MAX_BYTES, KEYS_MAX, LOOKS_PER_MINUTE, KeySet, read_keys
+from relay.model.provider_http import ApiAnswer
+from relay.outbound.jwks import BODY_MAX_BYTES, KEYS_MAX, LOOKS_PER_MINUTE, KeySet, read_keys
+from relay.outbound.provider_client import ProviderClient
 from relay.providers import DEV_PROVIDERS, PROVIDERS
 from relay.providers.base import Signing
 from relay.sandbox.faults import Faults
 from relay.sandbox.keys import PATH, Keys
 from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
-from relay.signing import SignatureInvalid, Signed, new_secret
+from relay.security.signatures import SignatureInvalid, Signed, new_secret
 from tests.calling_back import DONE, kept
 from tests.running import HeldClock, Running, relay
 

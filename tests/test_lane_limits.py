@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.lane import Lane
+from relay.deliveries.lane import Lane
 
 LEASE_MS = 25_000
 

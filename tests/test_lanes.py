@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from relay.clock import rfc3339
-from relay.lane import FAILURES_MAX, PAUSE_MAX_MS, PAUSE_MS, WAITING_MAX, Lane
+from relay.deliveries.lane import FAILURES_MAX, PAUSE_MAX_MS, PAUSE_MS, WAITING_MAX, Lane
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
 from tests.quiescence import quiet

@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from relay import byhand, checking, ids, lifecycle
-from relay.checking import Checked, Finding
-from relay.lifecycle import DoubtLimits, Move, Word
-from relay.model import (
+from relay import ids
+from relay.lifecycle import checks, operator_actions
+from relay.lifecycle import reports as lifecycle
+from relay.lifecycle.checks import Checked, Finding
+from relay.lifecycle.reports import DoubtLimits, Move, Word
+from relay.model.job import (
     ErrorClass,
     EventType,
     FinishedBy,
@@ -29,11 +31,11 @@ from relay.model import (
     Verdict,
     Verification,
 )
-from relay.seal import Seal
-from relay.storage.evidence import EventFilter
+from relay.security.encryption import Seal
+from relay.storage.apply_updates import DEFAULT_PROJECT, Arrival, Fact, Recorded
+from relay.storage.history import EventFilter
 from relay.storage.jobs import NewJob
 from relay.storage.pages import Listing
-from relay.storage.record import DEFAULT_PROJECT, Arrival, Fact, Recorded
 from relay.storage.store import Store, StoreOptions
 
 Step = Callable[[Job], Move]
@@ -92,17 +94,19 @@ def asked(report: Report | None, finding: Finding, started_at: int, now_ms: int,
         again_at=now_ms + 600,
         heartbeat_ms=DEADLINE // 2,
     )
-    return partial(checking.checked, check=check, now_ms=now_ms)
+    return partial(checks.checked, check=check, now_ms=now_ms)
 
 
 findings = st.sampled_from([finding for finding in Finding if finding is not Finding.VERDICT])
 steps = st.one_of(
     st.builds(heard, reports, sources, times, st.booleans()),
     st.builds(asked, st.none() | reports, findings, times, times, st.none() | st.sampled_from(["p1", "p2"])),
-    st.builds(lambda now_ms: partial(checking.settle, now_ms=now_ms), times),
-    st.builds(lambda yes, now_ms: partial(checking.overdue, askable=yes, now_ms=now_ms), st.booleans(), times),
-    st.builds(lambda yes, now_ms: partial(byhand.canceled, confirmed=yes, now_ms=now_ms), st.booleans(), times),
-    st.builds(lambda now_ms: partial(byhand.failed, why="enough", now_ms=now_ms), times),
+    st.builds(lambda now_ms: partial(checks.settle, now_ms=now_ms), times),
+    st.builds(lambda yes, now_ms: partial(checks.overdue, askable=yes, now_ms=now_ms), st.booleans(), times),
+    st.builds(
+        lambda yes, now_ms: partial(operator_actions.canceled, confirmed=yes, now_ms=now_ms), st.booleans(), times
+    ),
+    st.builds(lambda now_ms: partial(operator_actions.failed, why="enough", now_ms=now_ms), times),
     st.builds(lambda error, now_ms: partial(lifecycle.refused, error=error, now_ms=now_ms), errors, times),
     st.builds(lambda error, now_ms: partial(lifecycle.unclear, error=error, now_ms=now_ms), errors, times),
     st.builds(

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.model import Verdict
-from relay.outbox import DeliveryState
-from relay.seal import Seal
-from relay.storage.database import Transaction
+from relay.model.delivery import DeliveryState
+from relay.model.job import Verdict
+from relay.security.encryption import Seal
 from relay.storage.deliveries import Deliveries
-from relay.storage.evidence import Callbacks
+from relay.storage.engine.database import Transaction
+from relay.storage.engine.group_commit import Writer
+from relay.storage.history import Callbacks
 from relay.storage.pages import PAGE_BYTES, Listing, Page
-from relay.storage.writer import Writer
 from tests.past import add_event, callback, database
 from tests.running import SECRET_KEY, START_MS
 

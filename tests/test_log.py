@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import log
-from relay.log_writer import BATCH_BYTES, LogWriter
+from relay.log.writer import BATCH_BYTES, LogWriter
 from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from relay.app import own_hosts
-from relay.web.asgi import API
+from relay.web.routes import API
 from tests.calling_back import DONE, post
 from tests.running import KEY, HeldClock, Running, relay
 

@@ -18,10 +18,10 @@ from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
 from relay.sandbox.world import Sandbox
-from relay.storage import statements
-from relay.storage.migrate import migrate, migrations
-from relay.storage.postgres import PostgreSQL
-from relay.storage.wording import Statement
+from relay.storage.engine import statements
+from relay.storage.engine.migrations import migrate, migrations
+from relay.storage.engine.postgres import PostgreSQL
+from relay.storage.engine.wording import Statement
 from tests import processes
 from tests.paying import Seller
 from tests.postgres import Server

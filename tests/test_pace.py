@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import TooManyRequests
-from relay.pace import PAUSE_MAX_MS, AskedPace, Pace
+from relay.jobs.rate_limit import PAUSE_MAX_MS, AskedPace, Pace
 
 steps = st.lists(st.tuples(st.integers(0, 700), st.booleans(), st.none() | st.integers(0, 5_000)), max_size=60)
 

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import ids
-from relay.seal import Seal
+from relay.security.encryption import Seal
 from relay.storage import pages, rows
-from relay.storage.database import Database, Transaction
+from relay.storage.apply_updates import Recorder, Room
 from relay.storage.deliveries import Deliveries
-from relay.storage.evidence import BEGINNING, Callbacks, EventFilter, Events, Look
+from relay.storage.engine.database import Database, Transaction
+from relay.storage.engine.group_commit import Writer
+from relay.storage.history import BEGINNING, Callbacks, EventFilter, Events, Look
 from relay.storage.jobs import JobFilter, Jobs
 from relay.storage.pages import WINDOW, Listing
-from relay.storage.record import Recorder, Room
-from relay.storage.writer import Writer
 from tests.past import ENDPOINT, Past, add, callback, database
 from tests.running import SECRET_KEY, START_MS, HeldClock, relay
 from tests.test_lists import every_page

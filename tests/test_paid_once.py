@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from relay.intake import Intake
-from relay.money import PaymentState
-from relay.storage.record import DEFAULT_PROJECT
+from relay.jobs.job_requests import Intake
+from relay.model.payment import PaymentState
+from relay.storage.apply_updates import DEFAULT_PROJECT
 from tests.paying import PAYEE, PRICE, Seller, ended, paid, selling
 from tests.running import INPUT, HeldClock, Running
 

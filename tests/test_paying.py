@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from relay.cli import load_settings
-from relay.intake import Intake
-from relay.storage.record import DEFAULT_PROJECT
+from relay.jobs.job_requests import Intake
+from relay.storage.apply_updates import DEFAULT_PROJECT
 from tests.paying import KEY, PAYEE, PRICE, VIDEO, Seller, ended, paid, selling
 from tests.provider_cases import recorded, recordings
 from tests.running import INPUT, HeldClock, relay

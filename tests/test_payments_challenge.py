@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay.errors import Unreadable
-from relay.exchange import ApiAnswer
+from relay.model.provider_http import ApiAnswer
 from relay.payments import header
 from relay.payments.challenge import OFFERS_MAX, read_challenge
 

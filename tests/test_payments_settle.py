@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.exchange import ApiAnswer
+from relay.model.provider_http import ApiAnswer
 from relay.payments.proof import authorization_state_call, read_authorization_state
 from relay.payments.settle import Outcome, classify, may_resend
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from relay.clock import parse_rfc3339, rfc3339
 from relay.errors import Unreadable
-from relay.exchange import ApiAnswer
+from relay.model.provider_http import ApiAnswer
 from relay.payments.siwx import HEADER_NAME, own_challenge, sign_in, sign_in_header
 from relay.payments.x402 import Wallet
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import SettingsError
-from relay.exchange import ApiAnswer
+from relay.model.provider_http import ApiAnswer
 from relay.payments import header
 from relay.payments.challenge import Challenge, Offer
 from relay.payments.policy import BASE_USDC, Policy

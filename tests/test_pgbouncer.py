@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from relay.clock import SystemClock
-from relay.storage import statements
-from relay.storage.database import Hint
-from relay.storage.exchanges import PostgreSQLTransaction
-from relay.storage.migrate import migrate
-from relay.storage.postgres import SESSION, PostgreSQL
+from relay.storage.engine import statements
+from relay.storage.engine.database import Hint
+from relay.storage.engine.exchanges import PostgreSQLTransaction
+from relay.storage.engine.migrations import migrate
+from relay.storage.engine.postgres import SESSION, PostgreSQL
 from tests import pgbouncer
 from tests.pgbouncer import SESSIONS, Pooler
 from tests.postgres import Server

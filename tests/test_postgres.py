@@ -11,12 +11,12 @@ import asyncpg
 import msgspec
 import pytest
 
-from relay.seal import Seal
-from relay.storage import statements
-from relay.storage.database import Hint
-from relay.storage.exchanges import PostgreSQLTransaction
-from relay.storage.migrate import migrate
-from relay.storage.postgres import PostgreSQL
+from relay.security.encryption import Seal
+from relay.storage.engine import statements
+from relay.storage.engine.database import Hint
+from relay.storage.engine.exchanges import PostgreSQLTransaction
+from relay.storage.engine.migrations import migrate
+from relay.storage.engine.postgres import PostgreSQL
 from relay.storage.rows import endpoint_params
 from tests.past import ENDPOINT
 from tests.postgres import Server

@@ -15,11 +15,11 @@ import pytest
 
 from relay.clock import SystemClock
 from relay.errors import StorageUnavailable
-from relay.storage import statements
-from relay.storage.database import Hint
-from relay.storage.migrate import migrate
-from relay.storage.postgres import POOL_MAX, PostgreSQL
-from relay.web.callbacks import STORED_WITHIN_S
+from relay.storage.engine import statements
+from relay.storage.engine.database import Hint
+from relay.storage.engine.migrations import migrate
+from relay.storage.engine.postgres import POOL_MAX, PostgreSQL
+from relay.web.callback_route import STORED_WITHIN_S
 from tests.postgres import Server
 from tests.running import INPUT, Running, relay
 from tests.test_many_processes import Scene, ends, scene

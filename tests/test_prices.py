@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.model import Input
+from relay.model.job import Input
 from relay.providers import PROVIDERS
 from relay.providers.base import native_from_input
-from relay.providers.tariffs import Price, cheapest_first, price_of, quoted, read_clip_prices
+from relay.providers.prices import Price, cheapest_first, price_of, quoted, read_clip_prices
 from tests.provider_cases import bodies
 
 EVOLINK = "seedance-2.0-{}image-to-video"

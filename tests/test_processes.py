@@ -19,8 +19,8 @@ import pytest
 
 from relay import __version__
 from relay.sandbox.world import API_KEY
-from relay.storage.database_url import shown
-from relay.storage.migrate import migrations
+from relay.storage.engine.database_url import shown
+from relay.storage.engine.migrations import migrations
 from tests import processes
 from tests.running import INPUT, KEY, SECRET_KEY, environment
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import ERRORS_MAX, InvalidInput, Unreadable
-from relay.model import ErrorClass, Input, JobState, Report
+from relay.model.job import ErrorClass, Input, JobState, Report
 from relay.providers import DEV_PROVIDERS, PROVIDERS
 from relay.providers.answers import CODES, WORDS, number
 from relay.providers.base import (

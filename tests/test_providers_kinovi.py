@@ -5,8 +5,8 @@ import copy
 import pytest
 
 from relay.errors import InvalidInput
-from relay.exchange import ApiRequest
-from relay.model import Cost, ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
+from relay.model.job import Cost, ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
+from relay.model.provider_http import ApiRequest
 from relay.providers.base import Accepted, Refused, native_from_input
 from relay.providers.kinovi import FAST, STANDARD, Kinovi
 from tests.provider_cases import NOW_MS, answer, recorded

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from relay.errors import InvalidInput, Unreadable
-from relay.exchange import ApiRequest
-from relay.model import ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
+from relay.model.job import ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
+from relay.model.provider_http import ApiRequest
 from relay.providers.base import Accepted, Refused, Unclear, native_from_input
 from relay.providers.relaydance import NO_AUDIO, WITH_AUDIO, RelayDance
 from tests.provider_cases import NOW_MS, answer, recorded

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import InvalidInput, JobUnknown, Unreadable
-from relay.exchange import ApiRequest
-from relay.model import ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
+from relay.model.job import ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
+from relay.model.provider_http import ApiRequest
 from relay.providers.base import Accepted, Refused, Unclear, native_from_input
 from relay.providers.stablestudio import FAST, STANDARD, StableStudio
 from tests.provider_cases import NOW_MS, answer, json_values, recorded, scalars

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import InvalidInput, JobUnknown, Unreadable
-from relay.exchange import ApiRequest
-from relay.model import ErrorClass, Input, JobState, Output, OutputKind, Report
+from relay.model.job import ErrorClass, Input, JobState, Output, OutputKind, Report
+from relay.model.provider_http import ApiRequest
 from relay.providers.base import Accepted, Refused, Unclear, native_from_input
 from relay.providers.x402org import MODEL, X402Org
 from tests.provider_cases import NOW_MS, answer, json_values, recorded, scalars

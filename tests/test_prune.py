@@ -15,14 +15,14 @@ from relay import ids
 from relay import settings as relay_settings
 from relay.clock import SystemClock, rfc3339
 from relay.errors import SettingsError
-from relay.model import Event, EventType, JobState
-from relay.outbox import DeliveryState
-from relay.storage.database import Transaction
-from relay.storage.evidence import Events
-from relay.storage.postgres import PostgreSQL
-from relay.storage.prune import JOBS_MAX, STORED, WEIGHT_MAX, Pruner, Terms
+from relay.model.delivery import DeliveryState
+from relay.model.job import Event, EventType, JobState
+from relay.storage.engine.database import Transaction
+from relay.storage.engine.group_commit import Writer
+from relay.storage.engine.postgres import PostgreSQL
+from relay.storage.history import Events
 from relay.storage.redeliveries import Redeliveries, asked_for
-from relay.storage.writer import Writer
+from relay.storage.retention import JOBS_MAX, STORED, WEIGHT_MAX, Pruner, Terms
 from tests import processes
 from tests.calling_back import DONE, post
 from tests.past import DAY_MS, TERMS, Past, add, add_event, callback, database, prune, select, stored

@@ -9,8 +9,8 @@ import pytest
 
 from relay.sandbox.faults import Faults
 from relay.sandbox.serving import serve
-from relay.storage.sqlite import SQLite
-from relay.storage.statements import load
+from relay.storage.engine.sqlite import SQLite
+from relay.storage.engine.statements import load
 from tests.quiescence import quiet
 from tests.running import HeldClock, relay
 from tests.test_lanes import Hanging

@@ -13,7 +13,7 @@ from bench.explaining import Plan
 from bench.filling import Filling, fill
 from bench.reads import explaining, wrong
 from relay.clock import SystemClock
-from relay.storage import statements
+from relay.storage.engine import statements
 from tests.postgres import Server
 
 FILLING = Filling(finished=30_000, retries=10_000, open_jobs=4_000)

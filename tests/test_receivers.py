@@ -14,12 +14,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from relay.addresses import AddressPolicy
+from relay.model.delivery import Outcome
 from relay.outbound.connection import RESPONSE_MAX_BYTES
 from relay.outbound.resolver import Address, LookupOptions, Resolver
 from relay.outbound.trust import trusted
 from relay.outbound.webhook_sender import WebhookSender
-from relay.outbox import Outcome
+from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
 from tests.running import HeldClock, Running, relay
 from tests.test_delivery import CHUNKED, OK, receiver, says

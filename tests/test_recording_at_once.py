@@ -11,15 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay import ids
-from relay.lifecycle import Move
-from relay.model import EventType, Job, JobState, Verdict
-from relay.seal import Seal
-from relay.storage import rows, statements
-from relay.storage.database import Transaction
-from relay.storage.exchanges import PostgreSQLTransaction
-from relay.storage.migrate import migrate
-from relay.storage.postgres import PostgreSQL
-from relay.storage.record import Arrival, Fact, Recorded, Recorder, Room
+from relay.lifecycle.reports import Move
+from relay.model.job import EventType, Job, JobState, Verdict
+from relay.security.encryption import Seal
+from relay.storage import rows
+from relay.storage.apply_updates import Arrival, Fact, Recorded, Recorder, Room
+from relay.storage.engine import statements
+from relay.storage.engine.database import Transaction
+from relay.storage.engine.exchanges import PostgreSQLTransaction
+from relay.storage.engine.migrations import migrate
+from relay.storage.engine.postgres import PostgreSQL
 from tests.past import ENDPOINT, select
 from tests.postgres import Server
 from tests.running import SECRET_KEY

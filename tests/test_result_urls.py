@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from relay.model import JobState, Output, OutputKind, Report
-from relay.result_urls import (
+from relay.model.job import JobState, Output, OutputKind, Report
+from relay.model.result_urls import (
     TEXT_MAX_CHARS,
     URL_MAX_CHARS,
     first,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from relay import signing
-from relay.storage.record import DEFAULT_PROJECT
+from relay.security import signatures
+from relay.storage.apply_updates import DEFAULT_PROJECT
 from tests.running import HeldClock, Running, relay
 
 pytestmark = pytest.mark.anyio
@@ -62,7 +62,7 @@ async def test_it_is_tried_again_by_the_schedule_and_never_early(running: Runnin
     assert len({one.headers["webhook-timestamp"] for one in received}) == 3
     for one in received:
         secret = job["notify"][0]["secret"]
-        signing.verify(secret, one.headers, one.body, int(one.headers["webhook-timestamp"]))
+        signatures.verify(secret, one.headers, one.body, int(one.headers["webhook-timestamp"]))
 
 
 async def test_attempts_are_shown_as_far_as_their_delivery_counts_them(running: Running) -> None:

@@ -7,14 +7,14 @@ import pytest
 from starlette.types import Message
 
 from relay import settings
+from relay.deliveries.fair_share import FairRoom
 from relay.errors import BadBody, InvalidInput, StorageUnavailable, TooManyRequests
-from relay.fair import FairRoom
+from relay.jobs.rate_limit import AskedPace, Pace
 from relay.metrics import Metrics
-from relay.pace import AskedPace, Pace
-from relay.shares import Shares
-from relay.web import bodies
-from relay.web.bodies import BodyCut, BodyMemory, BodyTooSlow, Capped, Limits, MemoryFull, Owner, OwnerFull, Room
+from relay.security.shares import Shares
+from relay.web import request_body
 from relay.web.connections import Connections, limits_of
+from relay.web.request_body import BodyCut, BodyMemory, BodyTooSlow, Capped, Limits, MemoryFull, Owner, OwnerFull, Room
 
 pytestmark = pytest.mark.anyio
 
@@ -124,19 +124,19 @@ def test_a_turn_goes_to_the_project_with_the_fewest_under_way() -> None:
 
 def test_a_client_may_nest_32_levels() -> None:
     """Read JSON of depth 32 and refuse 33."""
-    assert bodies.parse(b"[" * 32 + b"]" * 32) is not None
+    assert request_body.parse(b"[" * 32 + b"]" * 32) is not None
     with pytest.raises(BadBody):
-        bodies.parse(b"[" * 33 + b"]" * 33)
+        request_body.parse(b"[" * 33 + b"]" * 33)
 
 
 def test_a_repeated_key_is_named_in_sixty_characters() -> None:
     """Name the first repeated key in its order, cut after 60 characters."""
     long = "k" * 61
     with pytest.raises(BadBody) as refused:
-        bodies.parse(f'{{"{long}":1,"{long}":2,"z":1,"z":2}}'.encode())
+        request_body.parse(f'{{"{long}":1,"{long}":2,"z":1,"z":2}}'.encode())
     assert str(refused.value).count("k") - "the key is there twice".count("k") == 60
     with pytest.raises(InvalidInput):
-        bodies.parse(b'{"a":"\\u0000"}')
+        request_body.parse(b'{"a":"\\u0000"}')
 
 
 def test_an_owner_has_its_share_of_the_memory() -> None:
@@ -180,7 +180,9 @@ async def test_a_body_is_read_up_to_its_cap(pieces: Sequence[bytes]) -> None:
 
     async def read(max_bytes: int, *pieces: bytes, cut: bool = False) -> bytes:
         receive = received(*pieces, cut=cut)
-        return await bodies.read(receive, Limits(max_bytes=max_bytes, deadline_s=0.05, memory=memory, owner=Owner("a")))
+        return await request_body.read(
+            receive, Limits(max_bytes=max_bytes, deadline_s=0.05, memory=memory, owner=Owner("a"))
+        )
 
     assert await read(8, *pieces) == b"12345678"
     with pytest.raises(Capped) as capped:

@@ -20,7 +20,7 @@ from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
 from relay.settings import PROVIDER_SETTINGS, SETTINGS
-from relay.web.asgi import API
+from relay.web.routes import API
 from tests import processes
 from tests.postgres import Server, programs
 from tests.running import INPUT, KEY, environment

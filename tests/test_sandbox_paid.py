@@ -17,8 +17,8 @@ from eth_account import Account
 from eth_account.messages import encode_defunct, encode_typed_data
 
 from relay.clock import SystemClock
-from relay.exchange import KEPT_HEADERS, ApiAnswer
-from relay.model import JobState
+from relay.model.job import JobState
+from relay.model.provider_http import KEPT_HEADERS, ApiAnswer
 from relay.payments.challenge import read_challenge
 from relay.payments.policy import Policy, choose
 from relay.payments.siwx import sign_in

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from relay.errors import SettingsError, StorageUnavailable
-from relay.storage import migrate, statements
-from relay.storage.database import Transaction
-from relay.storage.database_url import sqlite_path
-from relay.storage.sqlite import SQLite
-from relay.storage.writer import Writer
+from relay.storage.engine import migrations, statements
+from relay.storage.engine.database import Transaction
+from relay.storage.engine.database_url import sqlite_path
+from relay.storage.engine.group_commit import Writer
+from relay.storage.engine.sqlite import SQLite
 from tests.running import relay
 
 pytestmark = pytest.mark.anyio
 
-SCHEMA = Path(migrate.__file__).with_name("schema.sql")
+SCHEMA = Path(migrations.__file__).parent.with_name("schema.sql")
 HOT = {
     "claim_deliveries": "deliveries_due",
     "next_due_delivery": "deliveries_due",
@@ -56,8 +56,8 @@ def migrated(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     async def make() -> None:
         database = await SQLite.open(tmp_path / "relay.db", statements.load())
         try:
-            assert await migrate.migrate(database, 1) == [one.name for one in migrate.migrations()]
-            assert await migrate.migrate(database, 2) == []
+            assert await migrations.migrate(database, 1) == [one.name for one in migrations.migrations()]
+            assert await migrations.migrate(database, 2) == []
         finally:
             await database.close()
 
@@ -98,11 +98,11 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     """A relay that is older than its database does not touch it."""
     database = await SQLite.open(tmp_path / "relay.db", statements.load())
     try:
-        await migrate.migrate(database, 1)
+        await migrations.migrate(database, 1)
         future = {"version": 99, "name": "from the future", "now": 1}
         await database.transact(lambda transaction: transaction.rows("register_migration", future))
         with pytest.raises(SettingsError, match="schema version 99"):
-            await migrate.migrate(database, 2)
+            await migrations.migrate(database, 2)
     finally:
         await database.close()
 
@@ -133,7 +133,7 @@ async def test_one_bad_item_fails_alone_and_the_rest_of_its_turn_is_written(tmp_
     """Items of one turn share a commit; the one that breaks a rule gets its error, the others their result."""
     database = await SQLite.open(tmp_path / "relay.db", statements.load())
     try:
-        await migrate.migrate(database, 1)
+        await migrations.migrate(database, 1)
         writer = Writer(database, backlog_max=8)
         names = ["a", "b", "a", "c"]
         results = await asyncio.gather(*(writer.write(_insert, name) for name in names), return_exceptions=True)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import RelayError
-from relay.seal import Seal, SealBroken, place
+from relay.security.encryption import Seal, SealBroken, place
 
 OLD, NEW, OTHER = "old-" + "a" * 32, "new-" + "b" * 32, "other-" + "c" * 32
 SEAL = Seal([OLD, NEW])

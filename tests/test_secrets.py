@@ -26,11 +26,11 @@ from relay.cli.migrate import command as migrate_command
 from relay.clock import SystemClock
 from relay.errors import SettingsError
 from relay.sandbox.sink import Received
-from relay.seal import Seal, place
+from relay.security.encryption import Seal, place
+from relay.security.signatures import new_secret
 from relay.settings import FILE_BYTES_MAX, FORMER_KEY_CHARS_MIN, load, parse_api_key, parse_secret_keys, unknown
-from relay.signing import new_secret
-from relay.storage import sealing
-from relay.storage.database import Database, Transaction
+from relay.storage import encryption_keys
+from relay.storage.engine.database import Database, Transaction
 from relay.storage.store import open_database
 from tests.running import DATABASES, SECRET_KEY, Running, relay
 
@@ -251,7 +251,7 @@ async def test_a_leaked_key_is_retired(tmp_path: Path) -> None:
     said: list[tuple[str, int, int]] = []
     async with database_of(tmp_path) as database:
         for expected in ((4, 0), (0, 4)):  # two endpoints, an answer and a seed; a second run finds nothing to do
-            done = await sealing.reseal(
+            done = await encryption_keys.reseal(
                 database, Seal(BOTH.split(",")), lambda *step: said.append(step), 1, accept_loss=False
             )
             assert (done.resealed, done.already, done.broken) == (*expected, 0)
@@ -267,7 +267,7 @@ async def test_a_leaked_key_is_retired(tmp_path: Path) -> None:
 
 async def test_a_reseal_that_was_broken_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin again where it ended, count what is done, and forget the old key only when nothing needs it."""
-    monkeypatch.setattr(sealing, "STEP", 2)
+    monkeypatch.setattr(encryption_keys, "STEP", 2)
     async with relay(tmp_path) as running:
         for _ in range(5):
             await endpoint(running)
@@ -278,9 +278,9 @@ async def test_a_reseal_that_was_broken_off_goes_on(tmp_path: Path, monkeypatch:
     seal = Seal(BOTH.split(","))
     async with database_of(tmp_path) as database:
         with pytest.raises(KeyboardInterrupt, match="endpoints 2 0"):
-            await sealing.reseal(database, seal, broken_off, 1, accept_loss=False)
+            await encryption_keys.reseal(database, seal, broken_off, 1, accept_loss=False)
         assert len(await database.rows("sealing_keys", {})) == 2
-        done = await sealing.reseal(database, seal, lambda *_: None, 1, accept_loss=False)
+        done = await encryption_keys.reseal(database, seal, lambda *_: None, 1, accept_loss=False)
         assert (done.already, done.resealed, done.broken) == (2, 4, 0)
         assert [bytes(row["fingerprint"]) for row in await database.rows("sealing_keys", {})] == seal.fingerprints[1:]
 
@@ -291,13 +291,13 @@ async def test_a_lost_key_is_given_up_only_when_asked(tmp_path: Path) -> None:
         made = await endpoint(running)
     lost = Seal([NEW_KEY])
     async with database_of(tmp_path) as database:
-        done = await sealing.reseal(database, lost, lambda *_: None, 1, accept_loss=False)
+        done = await encryption_keys.reseal(database, lost, lambda *_: None, 1, accept_loss=False)
         assert (done.resealed, done.broken) == (0, 2)
     with pytest.raises(SettingsError):
         async with relay(tmp_path, RELAY_SECRET_KEYS=NEW_KEY):
             pass
     async with database_of(tmp_path) as database:
-        await sealing.reseal(database, lost, lambda *_: None, 1, accept_loss=True)
+        await encryption_keys.reseal(database, lost, lambda *_: None, 1, accept_loss=True)
     async with relay(tmp_path, RELAY_SECRET_KEYS=NEW_KEY) as running:
         rotated = await running.client.post(f"/v1/endpoints/{made['id']}/secret-rotations")
         assert rotated.status_code == 200

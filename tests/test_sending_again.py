@@ -11,10 +11,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from relay import signing
 from relay.clock import SystemClock
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Received
+from relay.security import signatures
 from tests.running import SECRET_KEY, HeldClock, Running, relay
 
 pytestmark = pytest.mark.anyio
@@ -66,7 +66,7 @@ def test_the_published_vector_of_the_asymmetric_signature() -> None:
     published = "6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="
     key = Ed25519PrivateKey.from_private_bytes(base64.b64decode(published)[:32])
     expected = "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg=="
-    assert signing.sign_v1a(key.sign, ID, AT, b'{"test": 2432232314}') == expected
+    assert signatures.sign_v1a(key.sign, ID, AT, b'{"test": 2432232314}') == expected
 
 
 async def test_anybody_can_verify_with_the_published_key(running: Running) -> None:
@@ -147,7 +147,7 @@ async def test_a_retry_is_signed_with_the_secret_of_its_time(tmp_path: Path) -> 
         running.sink.answers.append(503)
         await post(running, f"/v1/endpoints/{made['id']}/tests")
         await told(running, 1)
-        own = signing.new_secret()
+        own = signatures.new_secret()
         await post(running, f"/v1/endpoints/{made['id']}/secret-rotations", {"grace_s": 0, "secret": own}, 200)
         await running.until("/v1/deliveries", lambda found: found["data"][0]["attempts_made"] == 1)
         await clock.advance(40)

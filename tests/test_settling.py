@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from relay import ids
+from relay.deliveries.attempt_writer import PAUSE_MS, TRIES, Ended, Settler
+from relay.deliveries.lane import Lane
 from relay.errors import StorageUnavailable
-from relay.lane import Lane
-from relay.outbox import Attempt, DeliveryState, Outcome
-from relay.seal import Seal
-from relay.settling import PAUSE_MS, TRIES, Ended, Settler
-from relay.storage.database import Database
+from relay.model.delivery import Attempt, DeliveryState, Outcome
+from relay.security.encryption import Seal
 from relay.storage.deliveries import Deliveries, Parcel, Settled
-from relay.storage.writer import BATCH_MAX, Writer
+from relay.storage.engine.database import Database
+from relay.storage.engine.group_commit import BATCH_MAX, Writer
 from tests.past import database as opened
 from tests.past import select
 from tests.running import SECRET_KEY, HeldClock

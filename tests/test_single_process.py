@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relay.errors import SettingsError
-from relay.storage.single_process import alone
+from relay.storage.engine.single_process import alone
 from tests import processes
 from tests.calling_back import DONE, post
 from tests.running import DATABASES, environment, relay

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from relay.errors import StorageUnavailable
-from relay.storage.database import Purpose
-from relay.storage.migrate import migrate
-from relay.storage.sqlite import SQLite
-from relay.storage.sqlite_readers import CONNECTIONS
-from relay.storage.statements import load
+from relay.storage.engine.database import Purpose
+from relay.storage.engine.migrations import migrate
+from relay.storage.engine.sqlite import SQLite
+from relay.storage.engine.sqlite_readers import CONNECTIONS
+from relay.storage.engine.statements import load
 
 pytestmark = pytest.mark.anyio
 

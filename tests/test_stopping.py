@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from relay.stop import LAST_S, Stop
+from relay.shutdown import LAST_S, Stop
 from tests import processes
 from tests.running import INPUT, KEY, SECRET_KEY
 

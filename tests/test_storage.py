@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from relay.errors import RelayError, SettingsError, StorageUnavailable
-from relay.seal import Seal
-from relay.storage import migrate, statements
-from relay.storage.sqlite import SQLite
-from relay.storage.sqlite_readers import CONNECTIONS
+from relay.security.encryption import Seal
+from relay.storage.engine import migrations, statements
+from relay.storage.engine.sqlite import SQLite
+from relay.storage.engine.sqlite_readers import CONNECTIONS
 from relay.storage.store import Store, StoreOptions
 from tests.running import SECRET_KEY, HeldClock, relay
 
@@ -38,7 +38,7 @@ async def test_a_migration_that_fails_leaves_nothing(tmp_path: Path) -> None:
     await (await opened(tmp_path / "whole.db")).close()
     with closing(sqlite3.connect(tmp_path / "whole.db")) as connection:
         (register,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'schema_migrations'").fetchone()
-    first = migrate.migrations()[0]
+    first = migrations.migrations()[0]
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executescript(";\n".join([register, *(text.rstrip(";") for text in first.statements)]))
         connection.execute("INSERT INTO schema_migrations VALUES (?, ?, 1)", (first.version, first.name))
@@ -53,8 +53,8 @@ async def test_two_relays_that_start_at_once_migrate_once(tmp_path: Path) -> Non
     """The second one waits for the first one's lock, and finds nothing to do."""
     databases = [await SQLite.open(tmp_path / "relay.db", statements.load()) for _ in range(2)]
     try:
-        ran = await asyncio.gather(*(migrate.migrate(database, 1) for database in databases))
-        assert sorted(ran) == [[], [one.name for one in migrate.migrations()]]
+        ran = await asyncio.gather(*(migrations.migrate(database, 1) for database in databases))
+        assert sorted(ran) == [[], [one.name for one in migrations.migrations()]]
     finally:
         for database in databases:
             await database.close()
@@ -69,7 +69,7 @@ async def test_a_commit_is_on_the_disk(tmp_path: Path) -> None:
         assert found == ["wal", 2, 5000]
         for text, value in zip(texts, found, strict=True):
             assert await database._readers.ask(text) == [(value,)] * sum(CONNECTIONS.values())
-        await migrate.migrate(database, 1)
+        await migrations.migrate(database, 1)
         with pytest.raises(StorageUnavailable, match="readonly"):
             await database.rows("insert_project", {"id": "p", "name": "p", "created_at": 1})
     finally:

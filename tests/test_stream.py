@@ -12,9 +12,9 @@ import pytest
 from starlette.types import Message
 
 from relay.clock import SystemClock
-from relay.storage.evidence import BEGINNING, Look
-from relay.storage.record import DEFAULT_PROJECT
-from relay.web.evidence import Streamed
+from relay.storage.apply_updates import DEFAULT_PROJECT
+from relay.storage.history import BEGINNING, Look
+from relay.web.api.history import Streamed
 from tests.quiescence import quiet
 from tests.running import HeldClock, Running, relay
 

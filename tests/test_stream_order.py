@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from relay import ids
 from relay.clock import SystemClock
-from relay.storage import statements
-from relay.storage.database import Database, Transaction
-from relay.storage.evidence import PATIENCE_MS, EventFilter, Events, Look
-from relay.storage.migrate import migrate
+from relay.storage.engine import statements
+from relay.storage.engine.database import Database, Transaction
+from relay.storage.engine.migrations import migrate
+from relay.storage.engine.wording import Statement
+from relay.storage.history import PATIENCE_MS, EventFilter, Events, Look
 from relay.storage.pages import Listing
 from relay.storage.store import open_database
-from relay.storage.wording import Statement
 from tests.postgres import Server
 from tests.running import DATABASES, relay
 from tests.test_stream import reading

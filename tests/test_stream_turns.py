@@ -12,13 +12,13 @@ import msgspec
 import pytest
 
 from relay import ids, settings
+from relay.deliveries.event_stream import CHUNK_BYTES, LOOK_EVERY_MS, PAGE, REST, Streams, _chunks
 from relay.metrics import Metrics
-from relay.model import Event, EventType
-from relay.storage.database import Database, Transaction
-from relay.storage.evidence import BEGINNING, Events, Following, Look, Place
-from relay.storage.migrate import migrate
+from relay.model.job import Event, EventType
+from relay.storage.engine.database import Database, Transaction
+from relay.storage.engine.migrations import migrate
+from relay.storage.history import BEGINNING, Events, Following, Look, Place
 from relay.storage.store import open_database
-from relay.stream import CHUNK_BYTES, LOOK_EVERY_MS, PAGE, REST, Streams, _chunks
 from tests.quiescence import quiet
 from tests.running import DATABASES, KEY, START_MS, HeldClock, environment, relay
 from tests.test_stream_order import event

@@ -6,7 +6,7 @@ import pytest
 
 from relay.metrics import Metrics
 from relay.sandbox.faults import Faults
-from relay.web.asgi import BACKLOG_EVERY_MS
+from relay.web.routes import BACKLOG_EVERY_MS
 from tests.running import HeldClock, Running, relay
 
 pytestmark = pytest.mark.anyio

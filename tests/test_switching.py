@@ -12,14 +12,15 @@ import pytest
 
 from relay import ids
 from relay.clock import SystemClock
-from relay.outbox import Endpoint
-from relay.seal import Seal
-from relay.storage import exchanges, health
-from relay.storage.database import Database, Transaction
+from relay.model.delivery import Endpoint
+from relay.security.encryption import Seal
+from relay.storage import endpoint_status
 from relay.storage.endpoints import Change, Endpoints
-from relay.storage.evidence import PATIENCE_MS, Events
+from relay.storage.engine import exchanges
+from relay.storage.engine.database import Database, Transaction
+from relay.storage.engine.group_commit import Writer
+from relay.storage.history import PATIENCE_MS, Events
 from relay.storage.redeliveries import Redeliveries, Step
-from relay.storage.writer import Writer
 from tests.past import ENDPOINT, add_event, database, select
 from tests.postgres import Server
 from tests.running import SECRET_KEY, START_MS, Running, relay
@@ -110,10 +111,12 @@ async def test_an_event_that_is_stamped_before_it_was_disabled_and_committed_aft
 async def test_the_return_after_five_days_is_bounded_by_commits_too(tmp_path: Path) -> None:
     """Send what was committed around the switches that the endpoint's own attempts make."""
     async with switched(tmp_path) as stage:
-        reason = health.FAILING_REASON
-        await stage.opened.transact(partial(health.disable, endpoint_id="ep_1", at=START_MS, reason=reason))
+        reason = endpoint_status.FAILING_REASON
+        await stage.opened.transact(partial(endpoint_status.disable, endpoint_id="ep_1", at=START_MS, reason=reason))
         missed = [await stage.event(START_MS - 1), await stage.event(START_MS + 2 * MINUTE_MS)]
-        assert await stage.opened.transact(partial(health.probed, endpoint_id="ep_1", at=START_MS + 1, good=True))
+        assert await stage.opened.transact(
+            partial(endpoint_status.probed, endpoint_id="ep_1", at=START_MS + 1, good=True)
+        )
         assert await stage.sent(START_MS + 5 * MINUTE_MS) == missed
 
 

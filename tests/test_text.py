@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from relay import text
+from relay.model import text
 from relay.sandbox.serving import serve
 from tests.calling_back import post
 from tests.provider_cases import json_values

@@ -10,7 +10,7 @@ import pytest
 
 from relay.providers import PROVIDERS
 from relay.sandbox.faults import Faults
-from relay.storage.record import DEFAULT_PROJECT
+from relay.storage.apply_updates import DEFAULT_PROJECT
 from tests.quiescence import quiet
 from tests.running import HeldClock, Running, relay
 

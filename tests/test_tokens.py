@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from itsdangerous.signer import HMACAlgorithm
 
 from relay import ids
-from relay.tokens import CallbackTokens, Claims
+from relay.security.callback_tokens import CallbackTokens, Claims
 
 OLD, NEW = "k1-" + "a" * 32, "k2-" + "b" * 32
 PROVIDERS = ["evolink", "relaydance", "kinovi", "stablestudio", "x402org", "sandbox"]

@@ -25,28 +25,28 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from relay.addresses import AddressPolicy
-from relay.calling import Configured, SignIn
 from relay.clock import SystemClock, parse_rfc3339, rfc3339
+from relay.context import Configured, SignIn
 from relay.errors import BodyTooLarge, InvalidInput, ProviderNotConfigured
-from relay.exchange import ApiAnswer, ApiRequest, FileRequest
-from relay.images import SUFFIXES, image_type, plain_name
 from relay.metrics import Metrics
-from relay.outbound.client import ANSWER_MAX_BYTES, NoAnswer, NotSent, ProviderClient
+from relay.model.provider_http import ApiAnswer, ApiRequest, FileRequest
+from relay.outbound.file_upload import FileClient
+from relay.outbound.provider_client import ANSWER_MAX_BYTES, NoAnswer, NotSent, ProviderClient
 from relay.outbound.resolver import Address, Resolver
-from relay.outbound.uploading import FileClient
 from relay.payments.challenge import read_challenge
 from relay.payments.policy import Policy, choose
 from relay.payments.siwx import sign_in
 from relay.payments.x402 import Wallet
 from relay.providers import DEV_PROVIDERS, PROVIDERS
 from relay.providers.evolink import EvoLink
-from relay.providers.files import File, Place, Uploaded, UploadFailed, evolink
+from relay.providers.uploads import File, Place, Uploaded, UploadFailed, evolink
 from relay.sandbox.serving import serve
 from relay.sandbox.uploads import FileStores
+from relay.security.shares import Shares
+from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
-from relay.shares import Shares
-from relay.uploads import Buyer, GivenFile, StepSender, Upload, UploadLimits, Uploads
+from relay.uploads.file_types import SUFFIXES, image_type, plain_name
+from relay.uploads.file_uploads import Buyer, GivenFile, StepSender, Upload, UploadLimits, Uploads
 from tests.provider_cases import NOW_MS, answer
 from tests.running import KEY, Running, relay
 

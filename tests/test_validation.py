@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from relay import validation
 from relay.errors import ERRORS_MAX, InvalidInput
-from relay.model import Input
+from relay.model.job import Input
 from tests.provider_cases import json_values
 
 

@@ -17,10 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.addresses import AddressPolicy
-from relay.exchange import ApiRequest
+from relay.model.delivery import Outcome
+from relay.model.provider_http import ApiRequest
 from relay.outbound import dialing
-from relay.outbound.client import NotSent, ProviderClient
 from relay.outbound.connection import (
     EXCERPT_BYTES,
     HEAD_MAX_BYTES,
@@ -29,10 +28,11 @@ from relay.outbound.connection import (
     RESPONSE_MAX_BYTES,
 )
 from relay.outbound.pool import AGE_MAX_S
+from relay.outbound.provider_client import NotSent, ProviderClient
 from relay.outbound.resolver import Address, LookupOptions, Resolver
 from relay.outbound.trust import trusted
 from relay.outbound.webhook_sender import CONNECT_S, Answer, WebhookSender
-from relay.outbox import Outcome
+from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
 from tests.test_delivery import OK, self_signed
 from tests.test_receivers import certificate

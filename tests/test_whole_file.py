@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from relay import whole_file
 from relay.errors import StorageUnavailable
+from relay.security import whole_file
 
 
 def test_a_file_is_made_once_for_its_owner(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from relay.errors import StorageUnavailable
-from relay.storage import migrate, statements
-from relay.storage.database import Transaction
-from relay.storage.sqlite import SQLite
-from relay.storage.writer import BATCH_MAX, SHARE_MIN, Writer
+from relay.storage.engine import migrations, statements
+from relay.storage.engine.database import Transaction
+from relay.storage.engine.group_commit import BATCH_MAX, SHARE_MIN, Writer
+from relay.storage.engine.sqlite import SQLite
 from tests.past import database as opened
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +31,7 @@ async def database_at(path: Path) -> AsyncIterator[SQLite]:
     """A migrated database, closed at the end."""
     opened = await SQLite.open(path, statements.load())
     try:
-        await migrate.migrate(opened, 1)
+        await migrations.migrate(opened, 1)
         yield opened
     finally:
         await opened.close()

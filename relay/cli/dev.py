@@ -19,7 +19,7 @@ import click
 import httpx
 import msgspec
 
-from relay import __version__, log, settings, signing
+from relay import __version__, log, settings
 from relay.clock import parse_rfc3339
 from relay.errors import RelayError
 from relay.providers import DEV_PROVIDERS, PROVIDERS
@@ -27,7 +27,8 @@ from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Received, Sink
 from relay.sandbox.world import API_KEY, Sandbox
-from relay.storage.database_url import shown
+from relay.security import signatures
+from relay.storage.engine.database_url import shown
 
 if TYPE_CHECKING:
     from relay.app import App
@@ -59,7 +60,7 @@ async def _dev(folder: Path, once: bool) -> None:
     """Opens everything, shows the first job, and stays until it is told to stop."""
     from relay.app import opened
     from relay.cli.stopping import signals
-    from relay.stop import Stop
+    from relay.shutdown import Stop
     from relay.web.server import server
 
     async with AsyncExitStack() as stack:
@@ -206,7 +207,7 @@ def _story(received: Received, secret: str) -> str:
     """One notification in a line."""
     body = json.loads(received.body)
     try:
-        signing.verify(secret, received.headers, received.body, int(time.time()))
+        signatures.verify(secret, received.headers, received.body, int(time.time()))
         verified = "signature verified"
     except RelayError as error:
         verified = f"signature NOT verified: {error}"

@@ -12,8 +12,8 @@ from relay.clock import SystemClock, rfc3339
 from relay.errors import SettingsError
 
 if TYPE_CHECKING:
-    from relay.storage.access import Access
-    from relay.storage.sealing import Resealed
+    from relay.storage.api_keys import Access
+    from relay.storage.encryption_keys import Resealed
     from relay.storage.store import Store
 
 
@@ -85,8 +85,8 @@ def renew_signing(project: str, *, drop_former: bool) -> None:
 async def _reseal(*, accept_loss: bool) -> "Resealed":
     """Seals everything again."""
     from relay.app import secret_keys
-    from relay.seal import Seal
-    from relay.storage.sealing import reseal
+    from relay.security.encryption import Seal
+    from relay.storage.encryption_keys import reseal
     from relay.storage.store import open_migrated, require_database
 
     settings = load_settings()
@@ -147,7 +147,7 @@ async def _store() -> "AsyncIterator[Store]":
     """The configured database; SettingsError if there is none yet."""
     from relay.app import secret_keys
     from relay.backoff import DEFAULT_SCHEDULE_S
-    from relay.seal import Seal
+    from relay.security.encryption import Seal
     from relay.storage.store import Store, StoreOptions, require_database
 
     settings = load_settings()

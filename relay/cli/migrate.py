@@ -17,8 +17,8 @@ def command(target: str | None) -> None:
     if target is not None:
         asyncio.run(_copy(database_url, target))
         return
-    from relay.storage.database_url import shown
-    from relay.storage.migrate import migrations
+    from relay.storage.engine.database_url import shown
+    from relay.storage.engine.migrations import migrations
 
     names = asyncio.run(_migrate(database_url))
     for name in names:
@@ -31,7 +31,7 @@ def command(target: str | None) -> None:
 
 async def _migrate(database_url: str) -> list[str]:
     """Runs what is missing, and names it."""
-    from relay.storage.migrate import migrate
+    from relay.storage.engine.migrations import migrate
     from relay.storage.store import open_database
 
     database = await open_database(database_url)
@@ -43,10 +43,10 @@ async def _migrate(database_url: str) -> list[str]:
 
 async def _copy(database_url: str, target: str) -> None:
     """Copies, and says how far it has come."""
-    from relay.storage import statements
-    from relay.storage.copy import copy
-    from relay.storage.database_url import is_postgres, sqlite_path
-    from relay.storage.postgres import PostgreSQL
+    from relay.storage.engine import statements
+    from relay.storage.engine.copy_to_postgres import copy
+    from relay.storage.engine.database_url import is_postgres, sqlite_path
+    from relay.storage.engine.postgres import PostgreSQL
 
     if is_postgres(database_url) or not is_postgres(target):
         raise SettingsError("DATABASE_URL must name the SQLite database to copy, and --to a PostgreSQL")

@@ -13,7 +13,7 @@ from relay.errors import SettingsError
 from relay.settings import RETENTION_MAX_DAYS, RETENTION_MIN_DAYS
 
 if TYPE_CHECKING:
-    from relay.storage.prune import Removed, Terms
+    from relay.storage.retention import Removed, Terms
 
 DAY_MS: Final = 86_400_000
 
@@ -29,7 +29,7 @@ DAY_MS: Final = 86_400_000
 @click.option("--dry-run", is_flag=True, help="Only count; what is stored of a job would go with it.")
 def command(days: int | None, dry_run: bool) -> None:
     """Remove ended jobs that are old, with all that is stored of them. Relay may go on meanwhile."""
-    from relay.storage.prune import Terms
+    from relay.storage.retention import Terms
 
     settings = load_settings()
     days = days or settings.retention_days
@@ -46,8 +46,8 @@ def command(days: int | None, dry_run: bool) -> None:
 
 async def _prune(database_url: str, terms: "Terms", dry_run: bool) -> "Removed":
     """Batch after batch until nothing is left, or one count."""
-    from relay.storage.migrate import migrate
-    from relay.storage.prune import PAUSE_MS, Pruner
+    from relay.storage.engine.migrations import migrate
+    from relay.storage.retention import PAUSE_MS, Pruner
     from relay.storage.store import open_database, require_database
 
     await require_database(database_url)

@@ -39,7 +39,7 @@ async def serve(loaded: Settings, *, dispatches: bool = True) -> None:
     from relay.app import opened
     from relay.cli.stopping import signals
     from relay.providers import PROVIDERS
-    from relay.stop import Stop
+    from relay.shutdown import Stop
     from relay.web.server import server
 
     stop = Stop(loaded.shutdown_s)

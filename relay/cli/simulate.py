@@ -11,7 +11,7 @@ import click
 import httpx
 
 from relay.errors import RelayError
-from relay.model import JobState
+from relay.model.job import JobState
 from relay.sandbox.faults import WORDS, Faults, of_names, of_prompt, sentences
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"

@@ -6,7 +6,7 @@ from typing import Any
 from relay import __version__
 from relay.providers.base import Provider
 from relay.settings import Settings
-from relay.storage.database_url import is_postgres, shown
+from relay.storage.engine.database_url import is_postgres, shown
 
 
 def summary(settings: Settings, providers: Mapping[str, Provider]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from relay import log
-from relay.stop import Stop
+from relay.shutdown import Stop
 
 GRACE_S: Final = 0.8
 """After the time of a stop a process that hangs (in a thread that waits for its disk, say) is ended so much later."""

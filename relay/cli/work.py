@@ -30,8 +30,8 @@ async def _work(loaded: Settings) -> None:
     from relay.app import opened
     from relay.cli.stopping import signals
     from relay.providers import PROVIDERS
-    from relay.stop import Stop
-    from relay.storage.database_url import is_postgres
+    from relay.shutdown import Stop
+    from relay.storage.engine.database_url import is_postgres
 
     if not is_postgres(loaded.database_url):
         raise SettingsError("work needs PostgreSQL: on SQLite, serve does everything in one process")

@@ -24,14 +24,14 @@ from typing import Final
 
 import msgspec
 
-from relay import text
-from relay.addresses import ALLOW_NETWORKS, AddressPolicy
+from relay.model import text
+from relay.model.delivery import Outcome
 from relay.outbound import dialing
 from relay.outbound.connection import Broke, Connection, Response
 from relay.outbound.pool import Origin, Pool
 from relay.outbound.resolver import NAME_FAILED, NameFailed, Resolver
 from relay.outbound.trust import tls_words
-from relay.outbox import Outcome
+from relay.security.url_policy import ALLOW_NETWORKS, AddressPolicy
 
 CONNECT_S: Final = 5.0
 KEEPALIVE_S: Final = 30.0

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from relay.errors import Unreadable
-from relay.exchange import ApiAnswer
+from relay.model.provider_http import ApiAnswer
 from relay.payments import header
 
 HEADER: Final = "payment-required"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from relay import jsonbody
+from relay import strict_json
 from relay.errors import BadBody, Unreadable
 
 BYTES_MAX: Final = 65_536
@@ -35,7 +35,7 @@ def read_object(raw: bytes) -> dict[str, Any]:
     if len(raw) > BYTES_MAX:
         raise Unreadable(f"over {BYTES_MAX} bytes of JSON")
     try:
-        parsed = jsonbody.parse(raw)
+        parsed = strict_json.parse(raw)
     except BadBody as error:
         raise Unreadable(str(error)) from None
     if parsed.duplicates or parsed.surrogates:

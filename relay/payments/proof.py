@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 from relay.errors import Unreadable
-from relay.exchange import ApiAnswer
+from relay.model.provider_http import ApiAnswer
 from relay.payments import header
 
 AUTHORIZATION_STATE: Final = "e94a0102"  # the selector of authorizationState(address,bytes32)

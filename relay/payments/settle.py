@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from relay.errors import Unreadable
-from relay.exchange import ApiAnswer
+from relay.model.provider_http import ApiAnswer
 from relay.payments import header
 from relay.payments.challenge import HEADER
 from relay.payments.x402 import settlement

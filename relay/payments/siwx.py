@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from relay.clock import parse_rfc3339, rfc3339
 from relay.errors import Unreadable
-from relay.exchange import ApiAnswer
+from relay.model.provider_http import ApiAnswer
 from relay.payments import header
 from relay.payments.challenge import read_challenge
 from relay.payments.policy import BASE

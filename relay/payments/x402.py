@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from relay import text
 from relay.errors import PaymentRefused, SettingsError, Unreadable
-from relay.exchange import ApiAnswer
+from relay.model import text
+from relay.model.provider_http import ApiAnswer
 from relay.payments import header
 from relay.payments.challenge import Challenge, Offer
 from relay.payments.policy import Policy, refusal

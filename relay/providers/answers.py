@@ -13,8 +13,9 @@ import msgspec
 
 from relay.clock import rfc3339
 from relay.errors import JobUnknown, Unreadable
-from relay.exchange import ApiAnswer
-from relay.model import Cost, ErrorClass, JobError, JobState, Output, OutputKind, Report
+from relay.model.job import Cost, ErrorClass, JobError, JobState, Output, OutputKind, Report
+from relay.model.provider_http import ApiAnswer
+from relay.model.result_urls import parted, trimmed
 from relay.providers.base import (
     Accepted,
     Refused,
@@ -25,7 +26,6 @@ from relay.providers.base import (
     state_of,
     text_or_none,
 )
-from relay.result_urls import parted, trimmed
 
 OUTPUTS_MAX: Final = 20
 ID_MAX: Final = 200

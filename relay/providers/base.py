@@ -16,11 +16,11 @@ import msgspec
 
 from relay import validation
 from relay.errors import FieldError, InvalidInput
-from relay.exchange import ApiAnswer, ApiRequest
 from relay.log import redact
-from relay.model import ErrorClass, Input, JobError, JobState, Report
-from relay.signing import Signed
-from relay.text import kept
+from relay.model.job import ErrorClass, Input, JobError, JobState, Report
+from relay.model.provider_http import ApiAnswer, ApiRequest
+from relay.model.text import kept
+from relay.security.signatures import Signed
 
 URL_MAX: Final = 2048
 RETRYABLE: Final = frozenset({ErrorClass.RATE_LIMITED, ErrorClass.PROVIDER_ERROR, ErrorClass.TIMEOUT})

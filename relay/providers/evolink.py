@@ -14,8 +14,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from relay import validation
 from relay.errors import FieldError, InvalidInput
-from relay.exchange import ApiAnswer, ApiRequest
-from relay.model import Input, JobError, JobState, Output, Report
+from relay.model.job import Input, JobError, JobState, Output, Report
+from relay.model.provider_http import ApiAnswer, ApiRequest
 from relay.providers import answers
 from relay.providers.base import (
     Limits,

@@ -14,8 +14,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from relay import validation
 from relay.errors import FieldError
-from relay.exchange import ApiAnswer, ApiRequest
-from relay.model import Cost, ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
+from relay.model.job import Cost, ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
+from relay.model.provider_http import ApiAnswer, ApiRequest
 from relay.providers import answers
 from relay.providers.base import (
     Limits,

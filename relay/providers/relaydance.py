@@ -12,10 +12,11 @@ from urllib.parse import quote
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from relay import result_urls, validation
+from relay import validation
 from relay.errors import FieldError, InvalidInput
-from relay.exchange import ApiAnswer, ApiRequest
-from relay.model import ErrorClass, Input, JobError, JobState, Output, Report
+from relay.model import result_urls
+from relay.model.job import ErrorClass, Input, JobError, JobState, Output, Report
+from relay.model.provider_http import ApiAnswer, ApiRequest
 from relay.providers import answers
 from relay.providers.base import (
     Limits,

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote
 
-from relay import signing
-from relay.exchange import ApiRequest
+from relay.model.provider_http import ApiRequest
 from relay.providers.evolink import EvoLink
-from relay.signing import SignatureInvalid, Signed
+from relay.security import signatures
+from relay.security.signatures import SignatureInvalid, Signed
 
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _HEX: Final = re.compile(r"[0-9a-f]{128}")
@@ -42,5 +42,5 @@ class Sandbox(EvoLink):
             key_id=key_id,
             message="\n".join((request_id, timestamp, hashlib.sha256(body).hexdigest())).encode(),
             signature=bytes.fromhex(signature),
-            timestamp_s=signing.read_timestamp("x-sandbox-timestamp", timestamp),
+            timestamp_s=signatures.read_timestamp("x-sandbox-timestamp", timestamp),
         )

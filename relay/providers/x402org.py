@@ -13,8 +13,9 @@ from msgspec import UNSET, Meta, UnsetType
 
 from relay import validation
 from relay.errors import FieldError, InvalidInput, Unreadable
-from relay.exchange import ApiAnswer, ApiRequest
-from relay.model import Input, JobError, JobState, Report
+from relay.model.job import Input, JobError, JobState, Report
+from relay.model.provider_http import ApiAnswer, ApiRequest
+from relay.model.result_urls import is_url
 from relay.providers import answers
 from relay.providers.base import (
     Limits,
@@ -27,7 +28,6 @@ from relay.providers.base import (
     with_rules,
     without_none,
 )
-from relay.result_urls import is_url
 
 MODEL: Final = "seedance-2-0-fast-image-to-video"
 _HOSTS: Final = ("x402.org", "x402.agentutility.ai")

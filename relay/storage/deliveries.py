@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 
 from relay import log
-from relay.outbox import Attempt, Delivery, DeliveryState
-from relay.seal import Seal, SealBroken, place
-from relay.storage import health, pages, rows
-from relay.storage.database import Database, Purpose, Row, Transaction
-from relay.storage.fanout import Fresh
+from relay.model.delivery import Attempt, Delivery, DeliveryState
+from relay.security.encryption import Seal, SealBroken, place
+from relay.storage import endpoint_status, pages, rows
+from relay.storage.engine.database import Database, Purpose, Row, Transaction
+from relay.storage.engine.group_commit import Writer
+from relay.storage.fan_out import Fresh
 from relay.storage.pages import Listing, Page
-from relay.storage.writer import Writer
 
 ATTEMPTS_MAX = 1000
 WINDOW = 500
@@ -238,14 +238,14 @@ async def _settle(transaction: Transaction, ended: Sequence[Settled]) -> list[bo
     switched = set()
     for one in last.values():
         delivered = one.state is DeliveryState.DELIVERED
-        if one.probe and await health.probed(transaction, one.endpoint_id, one.at, good=delivered):
+        if one.probe and await endpoint_status.probed(transaction, one.endpoint_id, one.at, good=delivered):
             switched.add(one.endpoint_id)
     await transaction.run_many("note_endpoint_outcome", [_health_params(one) for one in last.values()])
     for one in settled:
-        if one.gone and await health.disable(transaction, one.endpoint_id, one.at, one.gone):
+        if one.gone and await endpoint_status.disable(transaction, one.endpoint_id, one.at, one.gone):
             switched.add(one.endpoint_id)
     for one in bad:
-        if await health.disable_failing(transaction, one.endpoint_id, one.at):
+        if await endpoint_status.disable_failing(transaction, one.endpoint_id, one.at):
             switched.add(one.endpoint_id)
     return [one.endpoint_id in switched for one in ended]
 

@@ -6,12 +6,12 @@ from typing import Any, Final
 import msgspec
 
 from relay import log
-from relay.outbox import Endpoint
-from relay.seal import Seal, SealBroken, place
-from relay.storage import health, rows
-from relay.storage.database import Database, Row, Transaction
-from relay.storage.ties import Tie
-from relay.storage.writer import Writer
+from relay.model.delivery import Endpoint
+from relay.security.encryption import Seal, SealBroken, place
+from relay.storage import endpoint_status, rows
+from relay.storage.engine.database import Database, Row, Transaction
+from relay.storage.engine.group_commit import Writer
+from relay.storage.idempotency import Tie
 
 UNBOUNDED: Final = 1 << 31
 DISABLED_BY_HAND: Final = "disabled by hand"
@@ -111,9 +111,9 @@ class Endpoints:
         changed = msgspec.structs.replace(change.apply(rows.endpoint(found[0], self._seal)), updated_at=change.at)
         await transaction.rows("update_endpoint", rows.endpoint_params(changed, self._seal))
         if change.active is True:
-            await health.enable(transaction, change.endpoint_id, change.at)
+            await endpoint_status.enable(transaction, change.endpoint_id, change.at)
         elif change.active is False:
-            await health.disable(transaction, change.endpoint_id, change.at, DISABLED_BY_HAND)
+            await endpoint_status.disable(transaction, change.endpoint_id, change.at, DISABLED_BY_HAND)
         return rows.endpoint((await transaction.rows("endpoint_of_project", of))[0], self._seal)
 
     async def _rotate(self, transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[None]:

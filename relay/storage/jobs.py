@@ -6,17 +6,17 @@ from typing import Any
 
 import msgspec
 
-from relay.model import Call, Job
-from relay.money import Payment
-from relay.outbox import Attempt, Delivery, Endpoint
-from relay.seal import Seal
+from relay.model.delivery import Attempt, Delivery, Endpoint
+from relay.model.job import Call, Job
+from relay.model.payment import Payment
+from relay.security.encryption import Seal
 from relay.storage import pages, payments, rows
-from relay.storage.database import Database, Purpose, Row, Transaction
+from relay.storage.apply_updates import Fact, Recorded, Recorder
+from relay.storage.engine.database import Database, Purpose, Row, Transaction
+from relay.storage.engine.group_commit import Writer
+from relay.storage.idempotency import Tie
 from relay.storage.pages import Listing, Page
-from relay.storage.record import Fact, Recorded, Recorder
-from relay.storage.ties import Tie
 from relay.storage.tombstones import Tombstone
-from relay.storage.writer import Writer
 
 EVIDENCE_MAX = 500
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from relay.storage.database import Database, Params, Purpose, Row
+from relay.storage.engine.database import Database, Params, Purpose, Row
 
 Item = TypeVar("Item")
 WINDOW: Final = 2_000

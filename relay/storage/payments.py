@@ -9,11 +9,11 @@ import msgspec
 
 from relay import ids, log
 from relay.errors import PaidOnce, SpendCapReached
-from relay.model import Cost
-from relay.money import Payment, PaymentState, usdc
-from relay.seal import Seal, SealBroken, place
-from relay.storage.database import Database, Purpose, Row, Transaction
-from relay.storage.writer import Writer
+from relay.model.job import Cost
+from relay.model.payment import Payment, PaymentState, usdc
+from relay.security.encryption import Seal, SealBroken, place
+from relay.storage.engine.database import Database, Purpose, Row, Transaction
+from relay.storage.engine.group_commit import Writer
 
 _logger = log.get("storage")
 DAY_MS = 86_400_000

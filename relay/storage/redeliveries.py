@@ -6,14 +6,14 @@ from typing import Any
 import msgspec
 
 from relay import ids
-from relay.model import Event
-from relay.outbox import Delivery, DeliveryState, Endpoint, Redelivery
+from relay.model.delivery import Delivery, DeliveryState, Endpoint, Redelivery
+from relay.model.job import Event
 from relay.storage import rows
-from relay.storage.database import Database, Purpose, Row, Transaction
-from relay.storage.evidence import DISORDER_MS, END, PATIENCE_MS, Events, Place
-from relay.storage.fanout import Fresh
-from relay.storage.ties import Tie
-from relay.storage.writer import Writer
+from relay.storage.engine.database import Database, Purpose, Row, Transaction
+from relay.storage.engine.group_commit import Writer
+from relay.storage.fan_out import Fresh
+from relay.storage.history import DISORDER_MS, END, PATIENCE_MS, Events, Place
+from relay.storage.idempotency import Tie
 
 UNDELIVERED = "undelivered"
 """Which events: those that the endpoint has not taken; what waits for a later attempt is due, and is not doubled."""

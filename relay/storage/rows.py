@@ -11,19 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from relay import log
-from relay.model import (
-    Call,
-    Callback,
-    CallbackHead,
-    Event,
-    EventType,
-    Job,
-    Reprocessing,
-    Verdict,
-)
-from relay.outbox import Attempt, Delivery, DeliveryState, Endpoint, Outcome, Redelivery
-from relay.seal import Seal, SealBroken, place
-from relay.storage.database import Row
+from relay.model.delivery import Attempt, Delivery, DeliveryState, Endpoint, Outcome, Redelivery
+from relay.model.job import Call, Callback, CallbackHead, Event, EventType, Job, Reprocessing, Verdict
+from relay.security.encryption import Seal, SealBroken, place
+from relay.storage.engine.database import Row
 
 _logger = log.get("storage")
 _JSON_OF_JOB: Final = ("input", "request", "metadata", "outputs", "error", "cost", "claim")

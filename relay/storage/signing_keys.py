@@ -4,11 +4,11 @@ import base64
 from collections.abc import Sequence
 from typing import Any, Final
 
-from relay import signing
 from relay.errors import NotFound
-from relay.seal import Seal, place
-from relay.storage.database import Database, Transaction
-from relay.storage.writer import Writer
+from relay.security import signatures
+from relay.security.encryption import Seal, place
+from relay.storage.engine.database import Database, Transaction
+from relay.storage.engine.group_commit import Writer
 
 FIRST: Final = 1
 PUBLIC_MAX: Final = 10_000
@@ -66,11 +66,11 @@ def seed_place(project_id: str, number: int) -> str:
 
 def new_params(seal: Seal, project_id: str, number: int, now_ms: int) -> dict[str, Any]:
     """The columns of a new key."""
-    seed = signing.new_seed()
+    seed = signatures.new_seed()
     return {
         "project_id": project_id,
         "number": number,
-        "public_key": signing.public_of(seed),
+        "public_key": signatures.public_of(seed),
         "seed": seal.seal(base64.b64encode(seed).decode(), seed_place(project_id, number)),
         "created_at": now_ms,
     }

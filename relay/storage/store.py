@@ -9,25 +9,25 @@ import msgspec
 
 from relay import log
 from relay.errors import SettingsError, StorageUnavailable
-from relay.lifecycle import DoubtLimits
-from relay.seal import Seal
-from relay.storage import statements
-from relay.storage.access import Access
-from relay.storage.database import Database, Hint, Transaction
-from relay.storage.database_url import is_postgres, shown, sqlite_path
+from relay.lifecycle.reports import DoubtLimits
+from relay.security.encryption import Seal
+from relay.storage.api_keys import Access
+from relay.storage.apply_updates import HEADERS_MAX, Recorder, Room
 from relay.storage.deliveries import Deliveries
+from relay.storage.encryption_keys import require_keys
 from relay.storage.endpoints import Endpoints
-from relay.storage.evidence import Callbacks, Events
+from relay.storage.engine import statements
+from relay.storage.engine.database import Database, Hint, Transaction
+from relay.storage.engine.database_url import is_postgres, shown, sqlite_path
+from relay.storage.engine.group_commit import Writer
+from relay.storage.engine.migrations import MAKE_IT, migrate, require
+from relay.storage.engine.sqlite import SQLite
+from relay.storage.history import Callbacks, Events
 from relay.storage.jobs import Jobs
-from relay.storage.migrate import MAKE_IT, migrate, require
 from relay.storage.payments import Payments
-from relay.storage.prune import Pruner
-from relay.storage.record import HEADERS_MAX, Recorder, Room
 from relay.storage.redeliveries import Redeliveries
-from relay.storage.sealing import require_keys
+from relay.storage.retention import Pruner
 from relay.storage.signing_keys import SigningSeeds
-from relay.storage.sqlite import SQLite
-from relay.storage.writer import Writer
 
 LEASE_SHARE: Final = 0.8
 """How much of a lease an attempt may take; the rest is for getting to it."""
@@ -168,7 +168,7 @@ async def open_database(database_url: str) -> Database:
     """The database behind a URL, not yet migrated."""
     if is_postgres(database_url):
         # Imported here, since most run on SQLite and need not wait for it.
-        from relay.storage.postgres import PostgreSQL  # noqa: PLC0415
+        from relay.storage.engine.postgres import PostgreSQL  # noqa: PLC0415
 
         return await PostgreSQL.open(database_url, statements.load())
     return await SQLite.open(sqlite_path(database_url), statements.load())

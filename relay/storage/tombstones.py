@@ -7,7 +7,7 @@ import msgspec
 
 from relay.clock import rfc3339
 from relay.storage import rows
-from relay.storage.database import Row, Transaction
+from relay.storage.engine.database import Row, Transaction
 
 
 class Tombstone(msgspec.Struct, frozen=True):

@@ -8,8 +8,8 @@ from starlette.requests import Request
 
 from relay.app import App
 from relay.errors import Forbidden, Unauthorized
-from relay.storage.access import digest
-from relay.storage.record import DEFAULT_PROJECT
+from relay.storage.api_keys import digest
+from relay.storage.apply_updates import DEFAULT_PROJECT
 
 KEY_MAX_CHARS: Final = 512
 BOOTSTRAP_KEY: Final = "RELAY_API_KEY"

@@ -5,8 +5,9 @@ from typing import Any, Final
 import msgspec
 from starlette.responses import Response
 
-from relay import log, request_ids
+from relay import log
 from relay.errors import InvalidInput, RelayError, TooManyRequests
+from relay.log import request_ids
 
 STATUSES: Final = {
     "invalid_input": 422,

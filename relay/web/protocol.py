@@ -17,8 +17,8 @@ from typing import Any, Final, NoReturn
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from relay import request_ids
-from relay.web.callbacks import Answer
+from relay.log import request_ids
+from relay.web.callback_route import Answer
 from relay.web.connections import Closed, Connections
 
 READ_MAX_HEADS: Final = 16

@@ -13,12 +13,12 @@ import uvicorn
 from relay import log
 from relay.app import App
 from relay.errors import RelayError
-from relay.stop import LAST_S, Stop
-from relay.web.asgi import web
-from relay.web.bodies import BodyMemory, room_of
-from relay.web.callbacks import Callbacks
+from relay.shutdown import LAST_S, Stop
+from relay.web.callback_route import Callbacks
 from relay.web.connections import Connections, limits_of, max_open
 from relay.web.protocol import Protocol
+from relay.web.request_body import BodyMemory, room_of
+from relay.web.routes import web
 
 REQUESTS_SHARE: Final = 0.5
 """Of the time of a stop; deliveries under way and the database get the rest."""

@@ -1,0 +1,187 @@
+"""What the flow shares: the store, the providers and their client, and how a provider's answer becomes rows.
+
+Everything that calls a provider or records its answer gets one `Calling`. It decides nothing about a job.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeVar
+
+import msgspec
+
+from relay import ids, log
+from relay.clock import Clock
+from relay.errors import StorageUnavailable
+from relay.metrics import Metrics
+from relay.model import result_urls
+from relay.model.job import Call, Job, Report
+from relay.model.provider_http import ApiAnswer, ApiRequest
+from relay.outbound.jwks import KeySet
+from relay.outbound.provider_client import ProviderClient
+from relay.providers.base import Provider
+from relay.security.redaction import Redactor
+from relay.settings import Settings
+from relay.storage.apply_updates import Fact, Recorded
+from relay.storage.idempotency import Tie
+from relay.storage.store import Store
+
+STORE_PAUSE_MS: Final = 500
+"""How long relay waits before it writes again what the database did not accept."""
+_logger = log.get("provider")
+
+Result = TypeVar("Result")
+SignIn = Callable[[ApiAnswer, str], dict[str, str]]
+"""Makes the headers that prove which wallet paid, from a 402 and its URL; none where the 402 wants no sign-in."""
+
+
+class Configured(msgspec.Struct, frozen=True):
+    """A provider and its settings; without an API key (or a wallet, where it is paid) it only sends callbacks.
+
+    `confirm` says whether a status check confirms a final status from an unsigned callback. `callback_secret` verifies
+    signed callbacks, `keys` those of a provider that publishes its keys. `opened` says whether results on a private
+    host are shown. `redactor` removes relay's secrets that this provider knows from its callbacks.
+    """
+
+    adapter: Provider
+    origin: str
+    api_key: str | None
+    confirm: bool = True
+    callback_secret: str | None = None
+    wallet: bool = False
+    keys: KeySet | None = None
+    opened: Callable[[str], bool] = lambda _: False
+    redactor: Redactor | None = None
+
+    def judged(self, report: Report) -> Report:
+        """Return the report with only those result URLs that may be shown to clients."""
+        return result_urls.judged(report, self.opened)
+
+    @property
+    def usable(self) -> bool:
+        """Return whether jobs can be submitted to the provider."""
+        return self.wallet if self.adapter.limits.paid else bool(self.api_key)
+
+
+class KeyRefused(msgspec.Struct, frozen=True):
+    """A provider that refuses relay's API key: since when, in unix milliseconds, and its latest error message."""
+
+    at: int
+    error: str
+
+
+class EndedCall(msgspec.Struct, frozen=True):
+    """One request to a provider that has ended: its kind, its start in unix milliseconds, and what came of it.
+
+    `outcome` is a short text; `answer` is None where none came; `note` is a detail for the timeline.
+    """
+
+    kind: str
+    started_at: int
+    outcome: str
+    answer: ApiAnswer | None = None
+    note: str | None = None
+
+
+class Calling(msgspec.Struct, frozen=True, kw_only=True):
+    """The shared parts: `tell` publishes a recorded update, `check_soon` wakes the checks, `draining` ends waits.
+
+    `sign_in` can sign a proof of who paid, and nothing that moves money; None without a wallet.
+    """
+
+    store: Store
+    providers: Mapping[str, Configured]
+    client: ProviderClient
+    clock: Clock
+    settings: Settings
+    metrics: Metrics
+    tell: Callable[[Recorded], None]
+    check_soon: asyncio.Event
+    draining: asyncio.Event
+    sign_in: SignIn | None = None
+    keys_refused: dict[str, KeyRefused] = {}
+    """The providers that refused relay's key in the latest answer that this process received."""
+
+    async def until_stored(self, write: Callable[[bool], Awaitable[Result]], **about: str | None) -> Result:
+        """Write a provider's answer and return the result; retry while the database is away.
+
+        The provider may give this answer only once. `write` receives whether an earlier try may have been committed;
+        `about` are fields for the log. The number of waiting writes is bounded by the calls that were under way when
+        the database went away, because every call is stored before it is sent.
+        """
+        tried = False
+        self.metrics.unstored(1)
+        try:
+            while True:
+                try:
+                    return await write(tried)
+                except StorageUnavailable as error:
+                    if not tried:
+                        _logger.warning("provider.answer_waits", reason=str(error), **about)
+                    tried = True
+                await self.clock.sleep(STORE_PAUSE_MS)
+        except asyncio.CancelledError:
+            if tried:
+                _logger.error("provider.answer_lost", advice="the database was away until relay stopped", **about)
+            raise
+        finally:
+            self.metrics.unstored(-1)
+
+    async def stored(self, fact: Fact, tie: Tie | None = None, **about: str | None) -> Recorded:
+        """Record an update from a provider and return the result; retry while the database is away."""
+
+        async def write(tried: bool) -> Recorded:
+            return await self.store.jobs.record(msgspec.structs.replace(fact, again=tried), tie)
+
+        return await self.until_stored(write, job=fact.job_id, **about)
+
+    def ended_call(self, job: Job, ended: EndedCall) -> Call:
+        """Return the timeline entry of a call that ends now, with the answer's first 2 KB unless it was a 2xx."""
+        answer = ended.answer
+        good = answer is not None and 200 <= answer.status_code < 300
+        note = f" ({ended.note})" if ended.note else ""
+        return Call(
+            id=ids.new_id(ids.CALL),
+            job_id=job.id,
+            kind=ended.kind,
+            started_at=ended.started_at,
+            duration_ms=max(0, self.clock.now_ms() - ended.started_at),
+            outcome=ended.outcome,
+            status_code=answer.status_code if answer else None,
+            summary=f"{ended.kind} at {job.provider}: {ended.outcome}{note}",
+            excerpt=answer.excerpt if answer and not good else None,
+        )
+
+    def key_judged(self, provider: str, status_code: int, refusal: str | None) -> None:
+        """Record whether a provider accepted relay's API key (`refusal` is None) or refused it; log a change."""
+        if refusal is not None:
+            at = self.keys_refused[provider].at if provider in self.keys_refused else self.clock.now_ms()
+            if provider not in self.keys_refused:
+                advice = f"check RELAY_{provider.upper()}_API_KEY"
+                _logger.error("provider.key_refused", provider=provider, status=status_code, advice=advice)
+            self.keys_refused[provider] = KeyRefused(at=at, error=refusal[:300])
+        elif self.keys_refused.pop(provider, None) is not None:
+            _logger.info("provider.key_accepted", provider=provider)
+        self.metrics.key_refused(provider, refused=refusal is not None)
+
+    def unknown_word(self, provider: str, word: str) -> None:
+        """Log a warning about a status that the provider never published, once per status."""
+        if self.metrics.unknown_word(provider, word):
+            _logger.warning("provider.unknown_word", provider=provider, word=word)
+
+
+async def send_signed_in(
+    client: ProviderClient, provider: Configured, request: ApiRequest, sign_in: SignIn | None, timeout_s: float
+) -> ApiAnswer:
+    """Send the request and return the answer; repeat it once with a signature where a 402 wants the wallet to sign in.
+
+    NotSent or NoAnswer when there is no answer in `timeout_s` per request.
+    """
+    key = provider.api_key or ""
+    answer = await client.send(provider.origin, key, request, timeout_s)
+    if answer.status_code != 402 or sign_in is None:
+        return answer
+    headers = await asyncio.to_thread(sign_in, answer, provider.origin + request.path)
+    if not headers:
+        return answer
+    signed = msgspec.structs.replace(request, headers={**request.headers, **headers})
+    return await client.send(provider.origin, key, signed, timeout_s)

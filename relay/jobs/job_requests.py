@@ -1,0 +1,200 @@
+"""A request for a job becomes a job that could be sent, or a list of everything that is wrong with it."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from relay import ids, validation
+from relay.context import Configured
+from relay.errors import CallbackFieldReserved, FieldError, InvalidInput, ProviderNotConfigured
+from relay.jobs.submission import HAND_OVER_MS
+from relay.model import payment
+from relay.model.delivery import Endpoint
+from relay.model.job import EventType, Input, Job, JobState
+from relay.providers.base import carries_callback_field, native_from_input
+from relay.providers.unknown_models import check_native
+from relay.security import signatures
+from relay.security.url_policy import AddressPolicy
+from relay.storage.jobs import NewJob
+
+DEADLINE_S: Final = 3600
+DEADLINE_MAX_S: Final = 604_800
+METADATA_MAX_BYTES: Final = 4096
+PATTERNS: Final = frozenset({"*", "job.*", *EventType})
+
+Metadata = Annotated[dict[Annotated[str, msgspec.Meta(min_length=1, max_length=100)], Any], msgspec.Meta(max_length=50)]
+Patterns = Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(min_length=1, max_length=20)]
+
+
+class Notify(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An endpoint for one job."""
+
+    url: str
+    event_types: Patterns | None = None
+    secret: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+
+
+class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/jobs`."""
+
+    provider: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    input: Input | None = None
+    request: dict[str, Any] | None = None
+    notify: list[Notify] | None = None
+    metadata: Metadata | None = None
+    max_cost: str | None = None
+    deadline_s: Annotated[int, msgspec.Meta(ge=1, le=DEADLINE_MAX_S)] | None = None
+
+
+class Intake:
+    """Checks requests against the providers this relay has."""
+
+    def __init__(self, providers: Mapping[str, Configured], policy: AddressPolicy, notify_max: int) -> None:
+        self._providers = providers
+        self._policy = policy
+        self._notify_max = notify_max
+
+    def job(self, body: object, project_id: str, now_ms: int) -> NewJob:
+        """The job and its endpoints; InvalidInput, CallbackFieldReserved or ProviderNotConfigured say why not."""
+        errors = validation.check(body, JobRequest)
+        given: Mapping[str, Any] = body if isinstance(body, dict) else {}
+        provider = self._provider(given.get("provider"))
+        request, more = _native(provider, given)
+        errors += [error for error in more if error.path not in {known.path for known in errors}]
+        errors += _check_max_cost(given.get("max_cost"))
+        errors += self._check_notify(given.get("notify")) + check_metadata(given.get("metadata"))
+        if errors:
+            raise InvalidInput(errors)
+        wanted = validation.read(body, JobRequest)
+        deadline_at = now_ms + (wanted.deadline_s or DEADLINE_S) * 1000
+        model = request.get("model")
+        job = Job(
+            id=ids.new_id(ids.JOB),
+            project_id=project_id,
+            provider=wanted.provider,
+            state=JobState.PENDING,
+            created_at=now_ms,
+            updated_at=now_ms,
+            deadline_at=deadline_at,
+            request=request,
+            input=given.get("input"),
+            metadata=wanted.metadata or {},
+            model=model if isinstance(model, str) else None,
+            next_submit_at=now_ms + HAND_OVER_MS,
+            max_cost=payment.max_cost(wanted.max_cost),
+        )
+        return NewJob(job, tuple(_endpoint(one, job) for one in wanted.notify or ()))
+
+    def _provider(self, name: object) -> Configured | None:
+        """The provider, if it can be used; None where the name itself is missing or of the wrong type."""
+        if not isinstance(name, str):
+            return None
+        provider = self._providers.get(name)
+        if provider is None:
+            raise ProviderNotConfigured(
+                f"there is no provider {name[:64]!r} here; there are {', '.join(sorted(self._providers))}"
+            )
+        if not provider.usable:
+            setting = "RELAY_WALLET_KEY" if provider.adapter.limits.paid else f"RELAY_{name.upper()}_API_KEY"
+            raise ProviderNotConfigured(f"{name} is not configured: {setting} is not set")
+        return provider
+
+    def _check_notify(self, notify: object) -> list[FieldError]:
+        """Return what breaks the rules of `notify` that its type does not say."""
+        if not isinstance(notify, list):
+            return []
+        if len(notify) > self._notify_max:
+            return [FieldError("notify", f"must be at most {self._notify_max} long")]
+        entries = [(f"notify[{index}]", entry) for index, entry in enumerate(notify) if isinstance(entry, dict)]
+        return [error for path, entry in entries for error in check_endpoint(entry, self._policy, path)]
+
+
+def check_endpoint(entry: Mapping[str, Any], policy: AddressPolicy, path: str = "") -> list[FieldError]:
+    """What is wrong with an endpoint's URL, event types and secret, beyond their types."""
+    errors: list[FieldError] = []
+    url, patterns, secret = entry.get("url"), entry.get("event_types"), entry.get("secret")
+    if isinstance(url, str):
+        errors += [FieldError(validation.join(path, "url"), reason) for reason in policy.check_url(url)]
+    for index, pattern in enumerate(patterns if isinstance(patterns, list) else ()):
+        if isinstance(pattern, str) and pattern not in PATTERNS:
+            errors.append(
+                FieldError(
+                    f"{validation.join(path, 'event_types')}[{index}]", f"must be one of {', '.join(sorted(PATTERNS))}"
+                )
+            )
+    if isinstance(secret, str):
+        try:
+            signatures.check_secret(secret)
+        except ValueError as error:
+            errors.append(FieldError(validation.join(path, "secret"), str(error)))
+    return errors
+
+
+def check_metadata(metadata: object) -> list[FieldError]:
+    """Metadata is echoed in every event, so it is kept small."""
+    if not isinstance(metadata, dict) or len(msgspec.json.encode(metadata)) <= METADATA_MAX_BYTES:
+        return []
+    return [FieldError("metadata", f"must be at most {METADATA_MAX_BYTES} bytes of JSON")]
+
+
+def _check_max_cost(text: object) -> list[FieldError]:
+    """What is wrong with a `max_cost` beyond its type."""
+    try:
+        payment.max_cost(text if isinstance(text, str) else None)
+    except InvalidInput as error:
+        return list(error.errors)
+    return []
+
+
+def _native(provider: Configured | None, given: Mapping[str, Any]) -> tuple[dict[str, object], list[FieldError]]:
+    """The provider's own body, from `input` or `request`, and every error in it."""
+    wanted, request = given.get("input"), given.get("request")
+    if (wanted is None) == (request is None):
+        return {}, [FieldError("input", "exactly one of input and request must be given")]
+    if provider is None:
+        return {}, []
+    if wanted is not None:
+        return _translated(provider, wanted)
+    if not isinstance(request, dict):
+        return {}, []
+    reserved = carries_callback_field(request)
+    if reserved:
+        raise CallbackFieldReserved(
+            [FieldError(f"request.{reserved}", "relay puts its own callback URL here; use notify to be told")]
+        )
+    return request, [
+        FieldError(validation.join("request", e.path), e.message) for e in check_native(provider.adapter, request)
+    ]
+
+
+def _translated(provider: Configured, wanted: object) -> tuple[dict[str, object], list[FieldError]]:
+    """The native body of an `input`; where a field has the wrong type, what the provider says of the others counts."""
+    errors = validation.check(wanted, Input, "input")
+    if not isinstance(wanted, dict):
+        return {}, errors
+    wrong = {_unified_field(error.path) for error in errors}
+    good = {name: value for name, value in wanted.items() if name in Input.__struct_fields__ and name not in wrong}
+    try:
+        return native_from_input(provider.adapter, validation.read(good, Input)), errors
+    except InvalidInput as error:
+        return {}, errors + [more for more in error.errors if _unified_field(more.path) not in wrong]
+
+
+def _unified_field(path: str) -> str:
+    """`input.images[1]` → `images`."""
+    return path.removeprefix("input.").partition("[")[0]
+
+
+def _endpoint(notify: Notify, job: Job) -> Endpoint:
+    """The endpoint that `notify` makes for one job."""
+    return Endpoint(
+        id=ids.new_id(ids.ENDPOINT),
+        project_id=job.project_id,
+        job_id=job.id,
+        url=notify.url,
+        secret=notify.secret or signatures.new_secret(),
+        event_types=notify.event_types or ["job.*"],
+        created_at=job.created_at,
+        updated_at=job.created_at,
+    )

@@ -1,0 +1,54 @@
+"""Those who hold a request open until a job is final: `Prefer: wait`."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from relay.clock import Clock
+from relay.model.job import Job
+
+LOOK_EVERY_MS: Final = 1_000
+"""Another process may have ended the job, so the row is looked at besides."""
+
+
+class Waiting:
+    """Wakes those who wait for a job, as soon as this process has recorded its end."""
+
+    def __init__(self, clock: Clock, draining: asyncio.Event) -> None:
+        self._clock = clock
+        self._draining = draining
+        self._waiters: dict[str, set[asyncio.Event]] = defaultdict(set)
+
+    def tell(self, job: Job) -> None:
+        """A job was recorded."""
+        if job.state.final:
+            for woken in self._waiters.get(job.id, ()):
+                woken.set()
+
+    @property
+    def held(self) -> int:
+        """How many requests are held open."""
+        return sum(map(len, self._waiters.values()))
+
+    def wake_all(self) -> None:
+        """relay is stopping: everything that waits looks once more, and ends."""
+        for woken in [event for events in self._waiters.values() for event in events]:
+            woken.set()
+
+    async def final(self, job: Job, look: Callable[[], Awaitable[Job | None]], until_monotonic_ms: int) -> Job:
+        """Return the job when it is final, when the time is over, or when relay stops: as it is then."""
+        woken = asyncio.Event()
+        self._waiters[job.id].add(woken)
+        try:
+            while True:
+                job = await look() or job
+                now_ms = self._clock.monotonic_ms()
+                if job.state.final or now_ms >= until_monotonic_ms or self._draining.is_set():
+                    return job
+                woken.clear()
+                await self._clock.wait(woken, until_monotonic_ms=min(until_monotonic_ms, now_ms + LOOK_EVERY_MS))
+        finally:
+            self._waiters[job.id].discard(woken)
+            if not self._waiters[job.id]:
+                del self._waiters[job.id]

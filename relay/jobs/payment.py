@@ -1,0 +1,380 @@
+"""Pays a provider for one job: never twice, and never more than the operator allows.
+
+The authorization is committed with the job before it is sent. Its nonce is derived from the job's id, so even a lost
+database cannot pay a second time. What an answer does not prove stays unknown until the chain proves it.
+
+    exchange     what happened                                  what the job does
+    ───────────  ─────────────────────────────────────────────  ──────────────────────────────────────────────────
+    Paid         the provider accepted the payment              the adapter reads the answer
+    Refused      the provider refused the request               the adapter reads the answer; `paid_result_lost` if
+                                                                the answer says that the money moved all the same
+    ResultLost   the money moved, and no answer brings a job    fails: `paid_result_lost`
+    Unknown      nothing proves whether the money moved         `submit_unknown`, until the chain decides
+    NotSent      no payment left relay                          is sent again later, or fails
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from relay import ids, log
+from relay.context import Calling
+from relay.errors import PaymentRefused, ProviderNotConfigured, SpendCapReached, StorageUnavailable, Unreadable
+from relay.lifecycle import reports
+from relay.lifecycle.reports import Move
+from relay.model.job import Cost, ErrorClass, Job, JobError, JobState, Reason, Verdict
+from relay.model.payment import Payment, PaymentState, usdc
+from relay.model.provider_http import ApiAnswer, ApiRequest
+from relay.outbound import provider_client
+from relay.payments.challenge import Challenge, Offer, read_challenge
+from relay.payments.policy import Policy, choose
+from relay.payments.proof import authorization_state_call, read_authorization_state
+from relay.payments.settle import Outcome, classify, may_resend
+from relay.payments.x402 import Settlement as SettlementHeader
+from relay.payments.x402 import Wallet, settlement
+from relay.storage.apply_updates import Fact
+from relay.storage.jobs import NewJob
+from relay.storage.payments import Caps, Settlement
+
+QUOTE_TIMEOUT_S: Final = 15.0
+RESEND_S: Final = (0, 1, 3)
+"""Pauses before the identical header is sent again while its result is unknown; the nonce lets it move money once."""
+AMOUNT_MAX: Final = 10**15
+PROVE_AGAIN_MS: Final = 60_000
+_REFUSALS: Final = frozenset(range(400, 500)) - {402, 408, 425, 429}
+"""Statuses that refuse the request, whatever became of the payment."""
+_logger = log.get("pay")
+
+
+class PricedOffer(msgspec.Struct, frozen=True):
+    """The offer that relay would pay for one request, out of the provider's challenge.
+
+    `policy.amount_max` is the lower of the provider's limit and the request's own: nothing over it is signed.
+    """
+
+    challenge: Challenge
+    offer: Offer
+    policy: Policy
+
+
+class Paid(msgspec.Struct, frozen=True):
+    """The provider accepted the payment; its answer says what became of the job."""
+
+    answer: ApiAnswer
+    settlement: Settlement
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The provider refused the request after the payment was sent: the settlement is unknown, or the money is lost."""
+
+    answer: ApiAnswer
+    settlement: Settlement
+
+
+class ResultLost(msgspec.Struct, frozen=True):
+    """The money moved, and there is no result to ask the provider for."""
+
+    answer: ApiAnswer | None
+    settlement: Settlement
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """The payment was sent, and nothing proves yet whether the money moved."""
+
+    answer: ApiAnswer | None
+    settlement: Settlement
+    error: JobError
+
+
+class NotSent(msgspec.Struct, frozen=True):
+    """No payment left relay; `retry` says whether the submission may be tried again."""
+
+    error: JobError
+    retry: bool
+
+
+Sent = Paid | Refused | ResultLost | Unknown
+Exchange = Sent | NotSent
+
+
+class Payer:
+    """Pays with one wallet; `wallet` is None where none is configured, and then nothing can be paid."""
+
+    def __init__(self, calling: Calling, wallet: Wallet | None, policies: Mapping[str, Policy]) -> None:
+        self._calling = calling
+        self._wallet = wallet
+        self._policies = policies
+
+    @property
+    def address(self) -> str | None:
+        """Return the wallet's address."""
+        return self._wallet.address if self._wallet else None
+
+    @property
+    def caps(self) -> Caps:
+        """Return what may be spent in a day; a project without a cap of its own may spend all of it."""
+        settings = self._calling.settings
+        of_project = settings.project_spend_max_per_day
+        return Caps(settings.spend_max_per_day, settings.spend_max_per_day if of_project is None else of_project)
+
+    async def quote(self, name: str, request: ApiRequest, max_cost: int | None = None) -> PricedOffer | ApiAnswer:
+        """Return what the request would cost, by sending it unpaid; the provider's answer where that names no price.
+
+        PaymentRefused or SpendCapReached for a price that is against the rules, or over `max_cost` in atomic units;
+        the client's NotSent or NoAnswer where the provider gives no answer.
+        """
+        provider = self._calling.providers[name]
+        answer = await self._calling.client.send(provider.origin, "", request, QUOTE_TIMEOUT_S)
+        if answer.status_code != 402:
+            return answer
+        try:
+            challenge = read_challenge(answer)
+        except Unreadable as error:
+            raise PaymentRefused(f"{name} asks for a payment in a form that relay does not know: {error}") from None
+        policy = self._policies[name]
+        offer = choose(challenge, msgspec.structs.replace(policy, amount_max=AMOUNT_MAX))
+        if offer.amount > policy.amount_max:
+            raise SpendCapReached(
+                f"the job would cost {usdc(offer.amount)} USDC, and one job may cost {usdc(policy.amount_max)} USDC "
+                "(RELAY_SPEND_MAX_PER_JOB)"
+            )
+        if max_cost is not None and offer.amount > max_cost:
+            raise over_max_cost(offer.amount, max_cost)
+        amount_max = policy.amount_max if max_cost is None else min(policy.amount_max, max_cost)
+        return PricedOffer(challenge, offer, msgspec.structs.replace(policy, amount_max=amount_max))
+
+    async def prepared(self, new: NewJob) -> NewJob:
+        """Return the job with an authorized payment, not committed yet; unchanged where no payment is needed now.
+
+        SpendCapReached and PaymentRefused say why the job must not exist. A paid provider that gives no price now is
+        asked again when the job is sent.
+        """
+        provider = self._calling.providers[new.job.provider]
+        if not provider.adapter.limits.paid:
+            return new
+        request = provider.adapter.submission(new.job.request, None)
+        try:
+            priced = await self.quote(new.job.provider, request, new.job.max_cost)
+        except (provider_client.NotSent, provider_client.NoAnswer):
+            return new
+        if isinstance(priced, ApiAnswer):
+            return new
+        payment = await self.authorize(new.job.project_id, new.job.id, new.job.provider, request, priced)
+        cost = Cost(amount=usdc(payment.amount), unit="USDC", kind="reserved")
+        job = msgspec.structs.replace(new.job, cost=cost)
+        return msgspec.structs.replace(new, job=job, payment=payment, caps=self.caps)
+
+    async def exchange(self, job: Job) -> Exchange | ApiAnswer:
+        """Send the job with its payment; return the provider's answer where it asks for no payment."""
+        request = self._calling.providers[job.provider].adapter.submission(job.request, None)
+        payment = await self._calling.store.payments.of_job(job.id)
+        try:
+            if payment is None:
+                reserved = await self._reserve(job, request)
+                if isinstance(reserved, ApiAnswer):
+                    return reserved
+                payment = reserved
+            if payment.valid_before <= self._calling.clock.now_ms():
+                return NotSent(_ran_out(), retry=False)
+            if job.max_cost is not None and payment.amount > job.max_cost:
+                raise over_max_cost(payment.amount, job.max_cost)
+            return await self.send(job.provider, request, payment)
+        except StorageUnavailable as error:
+            # The database is used only before the sending: nothing has left, and the nonce stays the same.
+            message = f"relay's database was away: {error}"
+            return NotSent(_error(ErrorClass.PROVIDER_ERROR, "not_sent", message, True), retry=True)
+        except (provider_client.NotSent, provider_client.NoAnswer) as error:
+            # `send` never raises NoAnswer: it is the unpaid request that had none, so nothing was paid or made.
+            message = f"the provider gave no answer: {error}"
+            return NotSent(_error(ErrorClass.PROVIDER_ERROR, "unreachable", message, True), retry=True)
+        except (PaymentRefused, SpendCapReached, ProviderNotConfigured) as error:
+            return NotSent(_error(ErrorClass.INVALID_INPUT, error.code, str(error), False), retry=False)
+
+    async def prove(self, payment: Payment) -> None:
+        """Ask the chain about a payment whose authorization has ended, and record the answer."""
+        now_ms = self._calling.clock.now_ms()
+        used = await self._used(payment)
+        if used is None:
+            again = Settlement(state=payment.state, next_proof_at=now_ms + PROVE_AGAIN_MS)
+            await self._calling.store.jobs.record(Fact(job_id=payment.job_id, at=now_ms, move=None, settlement=again))
+            return
+        move = partial(_proven, used=used, now_ms=now_ms)
+        state = PaymentState.LOST if used else PaymentState.VOID
+        fact = Fact(job_id=payment.job_id, at=now_ms, move=move, settlement=_settlement(payment, state))
+        recorded = await self._calling.store.jobs.record(fact)
+        self._calling.tell(recorded)
+        _logger.warning("payment.proven", job=payment.job_id, paid=used, amount=usdc(payment.amount))
+
+    async def _reserve(self, job: Job, request: ApiRequest) -> Payment | ApiAnswer:
+        """Authorize and commit a payment for a job that had no price when it was created."""
+        priced = await self.quote(job.provider, request, job.max_cost)
+        if isinstance(priced, ApiAnswer):
+            return priced
+        payment = await self.authorize(job.project_id, job.id, job.provider, request, priced)
+        await self._calling.store.payments.add(payment, self.caps)
+        return payment
+
+    async def authorize(
+        self, project_id: str, job_id: str, name: str, request: ApiRequest, priced: PricedOffer
+    ) -> Payment:
+        """Return a signed payment; nothing is sent or committed. ProviderNotConfigured without a wallet."""
+        if self._wallet is None:
+            raise ProviderNotConfigured(f"{name} is paid for each job: RELAY_WALLET_KEY is not set")
+        now_ms = self._calling.clock.now_ms()
+        sign = partial(self._wallet.authorize, priced.offer, priced.challenge, priced.policy, job_id, now_ms // 1000)
+        signed = await asyncio.to_thread(sign)  # it takes milliseconds of CPU
+        provable_at = signed.valid_before * 1000 + PROVE_AGAIN_MS
+        return Payment(
+            id=ids.new_id(ids.PAYMENT),
+            project_id=project_id,
+            job_id=job_id,
+            provider=name,
+            nonce=signed.nonce,
+            payer=signed.payer,
+            pay_to=signed.pay_to,
+            asset=signed.asset,
+            chain_id=signed.chain_id,
+            amount=signed.amount,
+            version=priced.challenge.version,
+            header_name=signed.header_name,
+            header=signed.header_value,
+            body_digest=_digest(request),
+            valid_before=signed.valid_before * 1000,
+            state=PaymentState.RESERVED,
+            created_at=now_ms,
+            next_proof_at=provable_at if self._calling.settings.chain_rpc_url else None,
+        )
+
+    async def send(self, name: str, request: ApiRequest, payment: Payment) -> Sent:
+        """Send the identical request and header until the result is known, or the header may not be sent again.
+
+        The client's NotSent where none of them left; PaymentRefused where the request is not the one that was priced.
+        """
+        provider = self._calling.providers[name]
+        if _digest(request) != payment.body_digest:
+            raise PaymentRefused("the request is not the one that was priced")
+        paid = msgspec.structs.replace(request, headers={**request.headers, payment.header_name: payment.header})
+        timeout_s = self._calling.settings.submit_timeout_s
+        answer, left = None, False
+        for pause_s in RESEND_S if may_resend(payment.version) else RESEND_S[:1]:
+            if pause_s:
+                await self._calling.clock.sleep(pause_s * 1000)
+            try:
+                answer = await self._calling.client.send(provider.origin, "", paid, timeout_s)
+                left = True
+            except provider_client.NotSent:
+                if not left:
+                    raise
+                continue
+            except provider_client.NoAnswer:
+                left = True
+                continue
+            match classify(answer):
+                case Outcome.PAID:
+                    return Paid(answer, _settlement(payment, PaymentState.PAID, settlement(answer)))
+                case Outcome.LOST:
+                    return _result_lost(payment, answer)
+                case Outcome.UNKNOWN:
+                    if answer.status_code in _REFUSALS:
+                        return _refused(payment, answer)
+        if await self._used(payment):
+            return _result_lost(payment, answer)
+        message = "the payment's fate is unknown: it is not made again, and the chain decides when its time is over"
+        error = _error(ErrorClass.UNKNOWN, "payment_unknown", message, False)
+        return Unknown(answer, _settlement(payment, PaymentState.UNKNOWN), error)
+
+    async def _used(self, payment: Payment) -> bool | None:
+        """Return whether the chain says that the nonce was used; None without a node, or without its answer."""
+        url = self._calling.settings.chain_rpc_url
+        if url is None:
+            return None
+        call = authorization_state_call(payment.asset, payment.payer, payment.nonce)
+        request = ApiRequest(method="POST", path="", body=call, bearer=False)
+        try:
+            return read_authorization_state(await self._calling.client.send(url, "", request, QUOTE_TIMEOUT_S))
+        except (provider_client.NotSent, provider_client.NoAnswer):
+            return None
+
+
+def over_max_cost(amount: int, max_cost: int) -> SpendCapReached:
+    """Return the error of a price over its own request's limit; both in atomic units."""
+    return SpendCapReached(f"it would cost {usdc(amount)} USDC, more than its max_cost of {usdc(max_cost)}")
+
+
+def _digest(request: ApiRequest) -> bytes:
+    """Return what identifies a request: a hash of its method, path and body."""
+    identity: list[Any] = [request.method, request.path, request.body]
+    return hashlib.sha256(msgspec.json.encode(identity)).digest()
+
+
+def _settlement(payment: Payment, state: PaymentState, header: SettlementHeader | None = None) -> Settlement:
+    """Return what is known of a payment that left relay; its cost is final once it is paid, lost or void."""
+    unknown = state is PaymentState.UNKNOWN
+    amount = 0 if state is PaymentState.VOID else payment.amount
+    return Settlement(
+        state=state,
+        cost=Cost(amount=usdc(amount), unit="USDC", kind="reserved" if unknown else "final"),
+        transaction=header.transaction if header else None,
+        next_proof_at=payment.next_proof_at if unknown else None,
+    )
+
+
+def _refused(payment: Payment, answer: ApiAnswer) -> Refused:
+    """Return a refusal of the request; its settlement header may still say that the money moved."""
+    header = settlement(answer)
+    state = PaymentState.LOST if header and header.success else PaymentState.UNKNOWN
+    return Refused(answer, _settlement(payment, state, header))
+
+
+def _result_lost(payment: Payment, answer: ApiAnswer | None) -> ResultLost:
+    """Return a payment that was made for nothing."""
+    return ResultLost(answer, _settlement(payment, PaymentState.LOST))
+
+
+def _proven(job: Job, used: bool, now_ms: int) -> Move:
+    """Return the job after the chain has decided about its payment."""
+    if job.state is not JobState.PENDING or job.claim:
+        if used:
+            return result_lost(_paid_after_all, job, now_ms)
+        return Move(job, Verdict.RECORDED, "the payment was never made")
+    if used:
+        return paid_result_lost(job, now_ms)
+    if job.reason != Reason.SUBMIT_UNKNOWN:
+        return reports.refused(job, _ran_out(), now_ms)
+    error = _error(ErrorClass.PROVIDER_ERROR, "payment_void", "the provider never took the payment", True)
+    return reports.refused(job, error, now_ms)
+
+
+def _paid_after_all(job: Job, now_ms: int) -> Move:
+    """Return the job as it is, marked as updated because its payment is."""
+    return Move(msgspec.structs.replace(job, updated_at=now_ms), Verdict.RECORDED, "the payment was made")
+
+
+def _ran_out() -> JobError:
+    """Return the error of an authorization that ended before the job was sent."""
+    message = "the authorization ran out before it could be sent: make a new job"
+    return _error(ErrorClass.TIMEOUT, "authorization_expired", message, True)
+
+
+def result_lost(move: Callable[..., Move], job: Job, now_ms: int) -> Move:
+    """Apply `move` to a job whose money has moved: where that ends it without a result, its reason says so."""
+    moved = move(job, now_ms=now_ms)
+    if not moved.job.state.final or moved.job.state is JobState.SUCCEEDED:
+        return moved
+    return msgspec.structs.replace(moved, job=msgspec.structs.replace(moved.job, reason=Reason.PAID_RESULT_LOST))
+
+
+def paid_result_lost(job: Job, now_ms: int) -> Move:
+    """Return the job failed, because the money has moved and there is no result to ask for."""
+    message = "the provider took the payment and gave no job for it: it is never paid again by itself"
+    error = _error(ErrorClass.PROVIDER_ERROR, "paid_result_lost", message, False)
+    return result_lost(partial(reports.refused, error=error), job, now_ms)
+
+
+def _error(class_: ErrorClass, code: str, message: str, retryable: bool) -> JobError:
+    """Return an error of relay's own, its message cut at 500 characters."""
+    return JobError(class_=class_, code=code, message=message[:500], retryable=retryable)

@@ -1,0 +1,135 @@
+"""What a job would cost at each provider, before anything is bought: from tables, or by asking without paying."""
+
+import asyncio
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from relay import validation
+from relay.context import Calling, Configured
+from relay.errors import FieldError, InvalidInput, PaymentRefused, SpendCapReached
+from relay.jobs.payment import Payer
+from relay.model.job import Input, Job
+from relay.model.provider_http import ApiAnswer
+from relay.outbound.provider_client import NoAnswer, NotSent
+from relay.providers.base import Refused, carries_callback_field, native_from_input
+from relay.providers.prices import ClipPrices, Price, cheapest_first, price_of, quoted
+from relay.providers.unknown_models import check_native, unknown_model
+
+CHEAPEST: Final = "cheapest"
+
+
+class Quote(msgspec.Struct, frozen=True, kw_only=True):
+    """One provider's: whether it takes the request, what it costs there, and why not."""
+
+    provider: str
+    accepted: bool
+    price: Price | None = None
+    errors: tuple[FieldError, ...] = ()
+
+
+class Quoter:
+    """Asks for prices; `clips` are the operator's own, for a provider that publishes none."""
+
+    def __init__(self, calling: Calling, payer: Payer, clips: ClipPrices) -> None:
+        self._calling = calling
+        self._payer = payer
+        self._clips = clips
+
+    async def quotes(
+        self, given: dict[str, Any] | None, request: dict[str, Any] | None, names: Sequence[str] | None
+    ) -> list[Quote]:
+        """A quote from each of the named providers (None: from all), cheapest first, those without a price last."""
+        if (given is None) == (request is None):
+            raise InvalidInput([FieldError("input", "exactly one of input and request must be given")])
+        known = self._calling.providers
+        if unknown := [name for name in names or () if name not in known]:
+            words = f"there is no {unknown[0][:64]!r}; there are {', '.join(sorted(known))}"
+            raise InvalidInput([FieldError("providers", words)])
+        found = await asyncio.gather(*(self._quote(name, given, request) for name in dict.fromkeys(names or known)))
+        by_name = {quote.provider: quote for quote in found}
+        ordered = [by_name[name] for name, _ in cheapest_first((quote.provider, quote.price) for quote in found)]
+        return [quote for quote in ordered if quote.accepted] + [quote for quote in ordered if not quote.accepted]
+
+    async def cheapest(self, given: dict[str, Any] | None, max_cost: int | None) -> str:
+        """The configured provider that takes the input for the least USD; InvalidInput or SpendCapReached if none."""
+        usable = [name for name, provider in self._calling.providers.items() if provider.usable]
+        quotes = await self.quotes(given, None, usable)
+        priced = [quote for quote in quotes if quote.accepted and quote.price and quote.price.usd is not None]
+        if not priced:
+            errors = [error for quote in quotes for error in quote.errors]
+            nobody = FieldError("provider", "no configured provider has a price in USD for this")
+            raise InvalidInput(errors[:20] or [nobody])
+        price = priced[0].price
+        assert price is not None
+        if max_cost is not None and _micros(price) > max_cost:
+            raise SpendCapReached(f"the cheapest, {priced[0].provider}, would cost {price.usd} USD, more than max_cost")
+        return priced[0].provider
+
+    async def require(self, job: Job) -> None:
+        """SpendCapReached where the provider is known to ask for more than the job may cost.
+
+        One that is paid for each job and gives no price now is asked again before anything is signed.
+        """
+        provider = self._calling.providers.get(job.provider)
+        if job.max_cost is None or provider is None:
+            return
+        try:
+            price = await self._price(job.provider, provider, job.request)
+        except (NotSent, NoAnswer):
+            return
+        if price is not None and price.usd is not None and _micros(price) > job.max_cost:
+            raise SpendCapReached(f"the job would cost {price.usd} USD, more than max_cost")
+
+    async def _quote(self, name: str, given: dict[str, Any] | None, request: dict[str, Any] | None) -> Quote:
+        """One provider's answer; what is wrong with the request there is a part of it."""
+        provider = self._calling.providers[name]
+        try:
+            native = _native(provider, given, request)
+            return Quote(provider=name, accepted=True, price=await self._price(name, provider, native))
+        except InvalidInput as error:
+            return Quote(provider=name, accepted=False, errors=tuple(error.errors))
+        except (PaymentRefused, SpendCapReached) as error:
+            return Quote(provider=name, accepted=False, errors=(FieldError("", str(error)),))
+        except (NotSent, NoAnswer) as error:
+            return Quote(provider=name, accepted=False, errors=(FieldError("", f"it gave no price: {error}"),))
+
+    async def _price(self, name: str, provider: Configured, request: dict[str, object]) -> Price | None:
+        """From the table, or from the provider itself where it is paid for each job."""
+        if not provider.adapter.limits.paid:
+            if unknown_model(provider.adapter, request):
+                return None
+            return price_of(name, request, self._clips)
+        asked = await self._payer.quote(name, provider.adapter.submission(request, None))
+        if not isinstance(asked, ApiAnswer):
+            return quoted(asked.offer.amount)
+        read = provider.adapter.read_submission(asked)
+        if isinstance(read, Refused):
+            raise InvalidInput([FieldError("", read.error.message)])
+        return None
+
+
+def _native(provider: Configured, given: dict[str, Any] | None, request: dict[str, Any] | None) -> dict[str, object]:
+    """The provider's own body, checked; InvalidInput names what it does not take."""
+    if given is not None:
+        return native_from_input(provider.adapter, _input(given))
+    assert request is not None
+    if reserved := carries_callback_field(request):
+        raise InvalidInput([FieldError(f"request.{reserved}", "relay puts its own callback URL here")])
+    if errors := check_native(provider.adapter, request):
+        raise InvalidInput([FieldError(f"request.{error.path}".rstrip("."), error.message) for error in errors])
+    return request
+
+
+def _input(given: dict[str, Any]) -> Input:
+    """The unified input; InvalidInput for what is none."""
+    if errors := validation.check(given, Input, "input"):
+        raise InvalidInput(errors)
+    return validation.read(given, Input)
+
+
+def _micros(price: Price) -> Decimal:
+    """A price in millionths of a USD."""
+    return Decimal(price.usd or "0") * 1_000_000

@@ -1,0 +1,244 @@
+"""Submits jobs: commits the job with its callback token, sends it, and records the provider's answer.
+
+Submitting costs money, so the job's row says when the sending began. A job that was never begun is sent after a crash;
+one that was begun and not answered becomes `submit_unknown`. Nothing is sent twice unless it surely did not leave.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Final, assert_never
+
+import msgspec
+
+from relay import backoff, log
+from relay.context import Calling, Configured, EndedCall
+from relay.jobs import payment
+from relay.jobs.payment import Payer
+from relay.lifecycle import reports
+from relay.lifecycle.reports import Move, Word
+from relay.model.job import ErrorClass, FinishedBy, Job, JobError, Report, Verification
+from relay.model.payment import PaymentState
+from relay.model.provider_http import ApiAnswer
+from relay.outbound.provider_client import NoAnswer, NotSent
+from relay.providers.base import Accepted, Refused, Unclear
+from relay.security.callback_tokens import CallbackTokens
+from relay.storage.apply_updates import Fact
+from relay.storage.jobs import NewJob
+from relay.storage.payments import Settlement
+
+RETRY_S: Final = (1, 3, 10, 30, 60)
+"""Pauses before a submission that surely did not leave is tried again."""
+HAND_OVER_MS: Final = 2_000
+"""How long the process that created a job has to begin sending it, before the sweeper of any process sends it."""
+_logger = log.get("submit")
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """A submission that ended: the transition of the job, the outcome for log and metrics, and the evidence.
+
+    `error` is why the provider refused.
+    """
+
+    move: Callable[..., Move]
+    outcome: str
+    answer: ApiAnswer | None = None
+    settlement: Settlement | None = None
+    note: str | None = None
+    provider_job_id: str | None = None
+    error: JobError | None = None
+
+
+class Submitter:
+    """Sends jobs to their providers."""
+
+    def __init__(self, calling: Calling, tokens: CallbackTokens, payer: Payer) -> None:
+        self._calling = calling
+        self._payer = payer
+        self._store = calling.store
+        self._providers = calling.providers
+        self._client = calling.client
+        self._clock = calling.clock
+        self._settings = calling.settings
+        self._tokens = tokens
+        self._sending: set[asyncio.Task[Job | None]] = set()
+
+    async def submit(self, new: NewJob, wait_s: float) -> Job:
+        """Commit the job, send it, and return it when the provider has answered or `wait_s` have passed."""
+        await self._store.jobs.create(await self._payer.prepared(new))
+        return await self.start_and_wait(new.job, wait_s)
+
+    async def start_and_wait(self, job: Job, wait_s: float) -> Job:
+        """Send a committed job; return it when its provider has answered, after `wait_s`, or when relay stops."""
+        sending = self.start(job.id)
+        stopping = asyncio.ensure_future(self._calling.draining.wait())
+        try:
+            done, _ = await asyncio.wait([sending, stopping], timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        return (sending.result() if sending in done and not sending.exception() else None) or job
+
+    def start(self, job_id: str) -> asyncio.Task[Job | None]:
+        """Send a committed job in the background."""
+        sending = asyncio.create_task(self.send(job_id), name=f"submit {job_id}")
+        self._sending.add(sending)
+        sending.add_done_callback(self._finished)
+        return sending
+
+    async def finish(self, within_s: float) -> None:
+        """Wait for the submissions under way; cancel the late ones, which the sweeper of the next start continues."""
+        if self._sending:
+            _, late = await asyncio.wait(self._sending, timeout=within_s)
+            for sending in late:
+                sending.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def send(self, job_id: str) -> Job | None:
+        """Submit one job, from the row that says it began to the row that says how it ended.
+
+        Returns the job after that; None if another process has begun the submission.
+        """
+        started_at = self._clock.now_ms()
+        job = await self._store.jobs.start_submission(job_id, started_at)
+        if job is None:
+            return None
+        paid = self._providers[job.provider].adapter.limits.paid
+        sent = await (self._send_paid(job) if paid else self._send(job))
+        now_ms, outcome = self._clock.now_ms(), sent.outcome
+        call = self._calling.ended_call(job, EndedCall("submission", started_at, outcome, sent.answer, sent.note))
+        move = partial(sent.move, now_ms=now_ms)
+        fact = Fact(job_id=job.id, at=now_ms, move=move, call=call, settlement=sent.settlement)
+        recorded = await self._calling.stored(fact, provider=job.provider, provider_job_id=sent.provider_job_id)
+        self._calling.tell(recorded)
+        self._calling.metrics.submitted(job.provider, outcome)
+        if sent.answer is not None and outcome in ("accepted", "refused"):
+            refusal = sent.error if sent.error and sent.error.class_ is ErrorClass.AUTH else None
+            self._calling.key_judged(job.provider, sent.answer.status_code, refusal.message if refusal else None)
+        _logger.info(
+            "job.submission_finished", job=job.id, provider=job.provider, outcome=outcome, duration_ms=call.duration_ms
+        )
+        return recorded.job
+
+    def callback_url(self, job: Job) -> str | None:
+        """Return the job's own callback URL, the same on every try; None when relay has no public URL."""
+        if self._settings.public_url is None:
+            return None
+        expires_at = job.deadline_at + self._settings.callback_grace_s * 1000
+        token = self._tokens.make(job.provider, job.id, expires_at)
+        return f"{self._settings.public_url}/callbacks/{job.provider}/{token}"
+
+    async def _send(self, job: Job) -> Sent:
+        """Send the request to a provider that bills by account."""
+        provider = self._providers[job.provider]
+        request = provider.adapter.submission(job.request, self.callback_url(job))
+        try:
+            answer = await self._client.send(
+                provider.origin, provider.api_key or "", request, self._settings.submit_timeout_s
+            )
+        except NotSent as error:
+            again = partial(reports.not_sent, error=_unreachable(str(error)), retry_at=self._retry_at(job))
+            return Sent(move=again, outcome="not_sent", note=str(error))
+        except NoAnswer as error:
+            unanswered = partial(reports.unclear, error=_unanswered(str(error)))
+            return Sent(move=unanswered, outcome="unanswered", note=str(error))
+        return self._read(provider, answer)
+
+    async def _send_paid(self, job: Job) -> Sent:
+        """Send the request with its payment."""
+        provider, retry_at = self._providers[job.provider], self._retry_at(job)
+        exchange = await self._payer.exchange(job)
+        match exchange:
+            case ApiAnswer():
+                return self._read(provider, exchange)
+            case payment.Paid(answer, settlement):
+                return msgspec.structs.replace(self._read(provider, answer), settlement=settlement)
+            case payment.Refused(answer, settlement):
+                sent = msgspec.structs.replace(self._read(provider, answer), settlement=settlement)
+                if settlement.state is not PaymentState.LOST:
+                    return sent
+                return msgspec.structs.replace(sent, move=partial(payment.result_lost, sent.move))
+            case payment.ResultLost(answer, settlement):
+                lost = payment.paid_result_lost
+                return Sent(move=lost, outcome="paid, result lost", answer=answer, settlement=settlement)
+            case payment.Unknown(answer, settlement, error):
+                unclear = partial(reports.unclear, error=error)
+                return Sent(move=unclear, outcome="payment unknown", answer=answer, settlement=settlement)
+            case payment.NotSent(error, retry=True):
+                return Sent(move=partial(reports.not_sent, error=error, retry_at=retry_at), outcome="not_sent")
+            case payment.NotSent(error):
+                return Sent(move=partial(reports.refused, error=error), outcome=error.code)
+            case _:
+                assert_never(exchange)
+
+    def _read(self, provider: Configured, answer: ApiAnswer) -> Sent:
+        """Return what an answer means for the job."""
+        read = provider.adapter.read_submission(answer)
+        match read:
+            case Accepted(report):
+                limits = provider.adapter.limits
+                first_ms = self._first_check_ms(report.estimate_s or limits.expected_s, limits.poll_s)
+                return Sent(
+                    move=partial(_accepted, report=provider.judged(report), first_ms=first_ms),
+                    outcome="accepted",
+                    answer=answer,
+                    note=report.note,
+                    provider_job_id=report.provider_job_id,
+                )
+            case Refused(error):
+                refused = partial(reports.refused, error=error)
+                return Sent(move=refused, outcome="refused", answer=answer, note=error.message[:300], error=error)
+            case Unclear(error):
+                unclear = partial(reports.unclear, error=error)
+                return Sent(move=unclear, outcome="unclear", answer=answer, note=error.message[:300])
+            case _:
+                assert_never(read)
+
+    def _first_check_ms(self, expected_s: float, poll_s: int | None) -> int:
+        """Return the milliseconds until the first status check; `poll_s` is for a provider that sends no callbacks."""
+        if poll_s is not None:
+            return poll_s * 1000
+        return backoff.check_delay_ms(self._settings.status_check_first_s or expected_s * backoff.CHECK_MARGIN, 0)
+
+    def _retry_at(self, job: Job) -> int | None:
+        """Return when a submission that did not leave is tried again; None after the last try, or past the deadline."""
+        if job.submissions_made > len(RETRY_S):
+            return None
+        at = self._clock.now_ms() + RETRY_S[job.submissions_made - 1] * 1000
+        return at if at < job.deadline_at else None
+
+    def _finished(self, sending: "asyncio.Task[Job | None]") -> None:
+        """Forget a submission that ended; log one that failed inside relay."""
+        self._sending.discard(sending)
+        if not sending.cancelled() and (error := sending.exception()):
+            _logger.error("job.submission_broke", error=type(error).__name__, exc_info=error)
+
+
+def _accepted(job: Job, report: Report, first_ms: int, now_ms: int) -> Move:
+    """Return the job that its provider accepted, with its first status check in `first_ms`."""
+    word = Word(report=report, source=FinishedBy.SUBMIT_ANSWER, verification=Verification.FETCH)
+    heard = reports.hear(job, word, now_ms)
+    return reports.asked_later(_asked_by_id(heard, now_ms), now_ms + first_ms, now_ms)
+
+
+def _asked_by_id(move: Move, now_ms: int) -> Move:
+    """Schedule the confirmation of a callback that came before the provider's id was known."""
+    job = move.job
+    if job.claim is None or job.state.final or job.next_check_at is not None:
+        return move
+    return msgspec.structs.replace(move, job=msgspec.structs.replace(job, next_check_at=now_ms))
+
+
+def _unreachable(why: str) -> JobError:
+    """Return the error of a provider that could not be reached at all."""
+    return JobError(
+        class_=ErrorClass.PROVIDER_ERROR,
+        code="unreachable",
+        message=f"the provider could not be reached: {why}",
+        retryable=True,
+    )
+
+
+def _unanswered(why: str) -> JobError:
+    """Return the error of a request that may have arrived."""
+    message = f"the provider did not answer the submission: {why}; the job may exist there, so it is not sent again"
+    return JobError(class_=ErrorClass.TIMEOUT, code="no_answer", message=message, retryable=False)

@@ -1,0 +1,116 @@
+"""What time does to jobs: the unsent are sent, those left in sending become unknown, those past their deadline expire.
+
+Every timer is a row, so a restart begins with a sweep and goes on where the last process stopped.
+"""
+
+import asyncio
+from collections import Counter
+from functools import partial
+from typing import Final
+
+from relay import log
+from relay.context import Calling
+from relay.jobs.payment import Payer
+from relay.jobs.submission import Submitter
+from relay.lifecycle import checks, output_expiry, reports
+from relay.model.job import ErrorClass, JobError
+from relay.storage.apply_updates import Fact
+from relay.storage.retention import PAUSE_MS as PRUNE_PAUSE_MS
+from relay.storage.retention import Terms
+
+BATCH: Final = 100
+PAUSE_MS: Final = 5_000
+MARGIN_MS: Final = 5_000
+FORGET_EVERY_MS: Final = 3_600_000
+PRUNE_EVERY_MS: Final = 600_000
+DAY_MS: Final = 86_400_000
+NEVER: Final = 1 << 62
+_logger = log.get("sweep")
+
+
+class Sweeper:
+    """The loop over jobs."""
+
+    def __init__(self, calling: Calling, submitter: Submitter, payer: Payer) -> None:
+        self._calling = calling
+        self._payer = payer
+        self._store = calling.store
+        self._submitter = submitter
+        self._clock = calling.clock
+        self._submit_timeout_ms = round(calling.settings.submit_timeout_s * 1000)
+        self._forget_at = 0
+        self._expiring_ms = calling.settings.output_expiring_s * 1000
+        self._retention_ms = calling.settings.retention_days * DAY_MS
+        self._prune_at = 0 if self._retention_ms else NEVER
+        self._pruned: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        """Sweeps at once, then whenever a row is due, until it is cancelled."""
+        while True:
+            now_ms, began_at = self._clock.now_ms(), self._clock.monotonic_ms()
+            await self.once()
+            due_at = await self._store.jobs.next_clock() or now_ms + PAUSE_MS
+            # What was due is under way, and stays due until it has begun; what became due since is not waited for.
+            pause_ms = due_at - now_ms if due_at > now_ms else 50
+            again_at = min(began_at + min(pause_ms, PAUSE_MS), self._prune_at)
+            await self._clock.sleep(again_at - self._clock.monotonic_ms())
+
+    async def once(self) -> None:
+        """One sweep over everything that is due, in batches."""
+        now_ms = self._clock.now_ms()
+        for job_id in await self._store.jobs.to_submit(now_ms, BATCH):
+            self._submitter.start(job_id)
+        for job_id in await self._store.jobs.left_in_submission(now_ms - self._submit_timeout_ms - MARGIN_MS, BATCH):
+            await self._record(
+                Fact(job_id=job_id, at=now_ms, move=partial(reports.unclear, error=_interrupted(), now_ms=now_ms))
+            )
+        for job_id in await self._store.jobs.to_settle(now_ms, BATCH):
+            await self._record(Fact(job_id=job_id, at=now_ms, move=partial(checks.settle, now_ms=now_ms)))
+        for job_id, provider in await self._store.jobs.past_deadline(now_ms, BATCH):
+            askable = bool((known := self._calling.providers.get(provider)) and known.usable)
+            move = partial(checks.overdue, askable=askable, now_ms=now_ms)
+            await self._record(Fact(job_id=job_id, at=now_ms, move=move))
+        await self._tell_of_expiring(now_ms)
+        for payment in await self._store.payments.to_prove(now_ms, BATCH):
+            await self._payer.prove(payment)
+        if self._clock.monotonic_ms() >= self._forget_at:
+            await self._store.access.forget(now_ms)
+            self._forget_at = self._clock.monotonic_ms() + FORGET_EVERY_MS
+        if self._clock.monotonic_ms() >= self._prune_at:
+            await self._prune(now_ms)
+
+    async def _tell_of_expiring(self, now_ms: int) -> None:
+        """Jobs whose results will soon be gone: a batch shares a commit, since as many are due as once ended."""
+        due = await self._store.jobs.expiring(now_ms, BATCH)
+        move = partial(output_expiry.told, now_ms=now_ms, before_ms=self._expiring_ms)
+        await asyncio.gather(*(self._record(Fact(job_id=job_id, at=now_ms, move=move)) for job_id in due))
+
+    async def _prune(self, now_ms: int) -> None:
+        """One batch of what is old; the next follows after a pause, and when nothing is left, after a longer one."""
+        self._prune_at = self._clock.monotonic_ms() + PRUNE_EVERY_MS
+        grace_ms = self._calling.settings.callback_grace_s * 1000
+        terms = Terms(now=now_ms, before=now_ms - self._retention_ms, grace_ms=grace_ms)
+        removed = await self._store.pruner.batch(terms)
+        self._calling.metrics.pruned(removed)
+        self._pruned.update(removed)
+        if removed:
+            self._prune_at = self._clock.monotonic_ms() + PRUNE_PAUSE_MS
+        elif self._pruned:
+            _logger.info("sweep.pruned", **self._pruned)
+            self._pruned.clear()
+
+    async def _record(self, fact: Fact) -> None:
+        """Records what time decided, and tells of it."""
+        recorded = await self._store.jobs.record(fact)
+        self._calling.tell(recorded)
+        _logger.info("job.swept", job=fact.job_id, decision=recorded.reason, announced=recorded.announced)
+
+
+def _interrupted() -> JobError:
+    """The process that sent the job went away before the answer was stored."""
+    return JobError(
+        class_=ErrorClass.UNKNOWN,
+        code="submission_interrupted",
+        message="relay was stopped while it submitted the job; it may exist at the provider, so it is not sent again",
+        retryable=False,
+    )

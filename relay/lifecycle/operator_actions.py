@@ -1,0 +1,108 @@
+"""What a person does to a job: cancel it, give it up, have it submitted again; pure functions, as in `lifecycle/reports.py`.
+
+A move with the verdict `stale` changes nothing and says in its reason why not.
+"""
+
+import msgspec
+
+from relay.lifecycle import reports
+from relay.lifecycle.reports import Move, end
+from relay.model.job import Cost, ErrorClass, FinishedBy, Job, JobError, JobState, Reason, Verdict, Verification
+from relay.model.payment import Payment, PaymentState
+
+
+def canceled(job: Job, confirmed: bool, now_ms: int) -> Move:
+    """The job is canceled: surely, where it was never sent or its provider says so; else detached from its provider."""
+    if confirmed and job.state is JobState.CANCELED:
+        return Move(job, Verdict.RECORDED, "canceled at the provider, whose own word of it came first")
+    if job.state.final:
+        return Move(job, Verdict.STALE, f"the job is already {job.state}")
+    unsent = job.submission_started_at is None and job.provider_job_id is None
+    why = "before it was sent" if unsent else "at the provider" if confirmed else "here; the provider may go on"
+    job = msgspec.structs.replace(
+        job,
+        state=JobState.CANCELED,
+        reason=None if unsent or confirmed else Reason.DETACHED,
+        error=None,
+        finished_by=FinishedBy.OPERATOR,
+        verification=Verification.FETCH if confirmed else Verification.NONE,
+    )
+    return end(job, now_ms, f"canceled {why}")
+
+
+def failed(job: Job, why: str, now_ms: int) -> Move:
+    """A person gives the job up."""
+    if job.state.final:
+        return Move(job, Verdict.STALE, f"the job is already {job.state}")
+    error = JobError(class_=ErrorClass.UNKNOWN, code="operator", message=why, retryable=False)
+    job = msgspec.structs.replace(job, state=JobState.FAILED, reason=None, error=error, finished_by=FinishedBy.OPERATOR)
+    return end(job, now_ms, f"declared failed: {why[:200]}")
+
+
+def maybe_charged(job: Job) -> bool:
+    """Whether a provider may have taken money for the job: no where it was never sent, or surely refused or failed."""
+    if job.submission_started_at is None and job.provider_job_id is None:
+        return False
+    return not (job.state is JobState.FAILED and job.reason is None and job.finished_by is not FinishedBy.OPERATOR)
+
+
+def did_not_succeed(job: Job) -> bool:
+    """Whether the job has ended without a result, or hangs after a submission that nobody answered."""
+    unknown = job.state is JobState.PENDING and job.reason == Reason.SUBMIT_UNKNOWN
+    return unknown or job.state in (JobState.FAILED, JobState.CANCELED, JobState.EXPIRED)
+
+
+def paid_once(job: Job, payment: Payment, now_ms: int) -> str | None:
+    """Why a job that has a payment cannot go out again; None where its authorization is good and surely never left.
+
+    A job has one authorization with one nonce. Where that may have been sent, sending it again buys nothing; where it
+    is over, a second one would be another payment under the name of the first.
+    """
+    unsent = payment.state is PaymentState.RESERVED and not maybe_charged(job)
+    if unsent and payment.valid_before > now_ms:
+        return None
+    known = {
+        PaymentState.PAID: "it was paid for",
+        PaymentState.LOST: "it was paid for, and the result is lost",
+        PaymentState.VOID: "its authorization was never used, and is void",
+    }
+    what = "its authorization ran out unsent" if unsent else known.get(payment.state, "it may have been paid for")
+    return f"{what}: a job is paid for once, whatever accept_double_charge says; make a new job with POST /v1/jobs"
+
+
+def resubmitted(
+    job: Job, accept_double_charge: bool, next_submit_at: int, now_ms: int, cost: Cost | None = None
+) -> Move:
+    """The same job goes out again, with the time it had at first; what the provider did before is only evidence now.
+
+    `cost` is what is authorized for it already.
+    """
+    if not did_not_succeed(job):
+        return Move(job, Verdict.STALE, f"the job is {job.state}: only one that did not succeed can be submitted again")
+    if maybe_charged(job) and not accept_double_charge:
+        charged = 'it may have been charged: {"accept_double_charge": true} submits it all the same'
+        return Move(job, Verdict.STALE, charged)
+    before = f", which was {job.provider_job_id[:80]} at the provider" if job.provider_job_id else ""
+    job = msgspec.structs.replace(
+        reports.dropped(job),
+        state=JobState.PENDING,
+        reason=None,
+        error=None,
+        provider_job_id=None,
+        progress=None,
+        outputs=(),
+        cost=cost,
+        finished_by=None,
+        verification=Verification.NONE,
+        late=False,
+        submitted_at=None,
+        finished_at=None,
+        updated_at=now_ms,
+        deadline_at=now_ms + job.deadline_at - job.created_at,
+        next_submit_at=next_submit_at,
+        submission_started_at=None,
+        submissions_made=0,
+        last_heard_at=None,
+        not_found_seen=0,
+    )
+    return Move(job, Verdict.RECORDED, f"submitted again by hand{before}")

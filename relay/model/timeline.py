@@ -1,0 +1,159 @@
+"""A job's story, in order: what was sent, what came in, what was decided and why, and what happens next."""
+
+from typing import Any, Final
+
+from relay.clock import rfc3339
+from relay.model import result_urls
+from relay.model.delivery import Attempt, Delivery, DeliveryState
+from relay.model.job import Call, Job, JobState, Reason, Verification
+from relay.model.payment import PaymentState, usdc
+
+Entry = dict[str, Any]
+_BY_TOKEN: Final = (
+    "believed on the callback's token alone: confirmation is off, or no status check confirmed it in time (none could "
+    "begin at the provider's pace, or the check's own line says how the provider answered)"
+)
+_SUBMIT_UNKNOWN: Final = (
+    "the submission may or may not have arrived, and without the provider's id the provider cannot be asked: only its "
+    "callback tells. Without one the job expires at its deadline; POST …/resubmissions sends it again, "
+    "POST …/failures ends it now"
+)
+_KNOWN: Final = {
+    PaymentState.RESERVED: "it was not sent yet",
+    PaymentState.PAID: "it was made, and answered",
+    PaymentState.UNKNOWN: "it was sent, and nobody knows yet whether it was made",
+    PaymentState.LOST: "it was made, and nothing came of it",
+    PaymentState.VOID: "it was never made, and can no longer be: its amount is free again",
+}
+
+
+def entry(
+    at_ms: int, kind: str, summary: str, ref: str, *, decision: str | None = None, reason: str | None = None
+) -> Entry:
+    """One line of the story; `at` is still unix milliseconds."""
+    return {"at": at_ms, "kind": kind, "summary": summary, "decision": decision, "reason": reason, "ref": ref}
+
+
+def of_job(job: Job, unknown_model: str | None = None) -> list[Entry]:
+    """The job's own two ends; `unknown_model` is the model of a native request that relay does not know."""
+    checked = f'checked: "partly"; relay does not know the model {unknown_model}' if unknown_model else None
+    lines = [entry(job.created_at, "state", "the job was accepted", job.id, decision=JobState.PENDING, reason=checked)]
+    if job.state.final and job.finished_at is not None:
+        warnings = [
+            f"result {number}: {said}, so a client may be unable to fetch it"
+            for number, one in enumerate(job.outputs)
+            if (said := result_urls.warning(one.url))
+        ]
+        if job.verification is Verification.TOKEN:
+            warnings.insert(0, _BY_TOKEN)
+        if job.error:
+            warnings.insert(0, job.error.message)
+        reason = job.reason or "; ".join(warnings) or None
+        lines.append(
+            entry(
+                job.finished_at,
+                "state",
+                f"the job is {job.state}, by {job.finished_by}",
+                job.id,
+                decision=job.state,
+                reason=reason,
+            )
+        )
+    return lines
+
+
+def of_payment(row: Any) -> list[Entry]:
+    """A payment: what was authorized, and what is known of it by now. Its header, which is money, is not shown."""
+    amount = f"{usdc(row['amount'])} USDC"
+    lines = [entry(row["created_at"], "submission", f"a payment of {amount} to {row['pay_to']}, authorized", row["id"])]
+    if row["settled_at"] is not None:
+        state, transaction = PaymentState(row["state"]), row["transaction_hash"]
+        known = f"{_KNOWN[state]} (transaction {transaction})" if transaction else _KNOWN[state]
+        summary = f"the payment of {amount}"
+        lines.append(entry(row["settled_at"], "submission", summary, row["id"], decision=state, reason=known))
+    return lines
+
+
+def of_call(call: Call) -> Entry:
+    """A request of relay to the provider; it stands where it began."""
+    status = f"HTTP {call.status_code}" if call.status_code else None
+    reason = "; ".join(filter(None, [status, call.decision])) or None
+    kind = "check" if call.kind == "check" else "submission"
+    return entry(call.started_at, kind, call.summary, call.id, decision=call.outcome, reason=reason)
+
+
+def of_callback(row: Any) -> Entry:
+    """A callback."""
+    return entry(
+        row["received_at"],
+        "callback",
+        f"a callback of {row['size']} bytes",
+        row["id"],
+        decision=row["verdict"],
+        reason=row["reason"],
+    )
+
+
+def of_reprocessing(row: Any) -> Entry:
+    """A quarantined callback that was run again."""
+    summary = f"the callback was run again, by {row['key_id']}"
+    return entry(row["at"], "callback", summary, row["callback_id"], decision=row["verdict"], reason=row["reason"])
+
+
+def of_event(row: Any) -> Entry:
+    """An event."""
+    return entry(row["created_at"], "event", f"{row['type']}, number {row['sequence']} of this job", row["id"])
+
+
+def of_delivery(delivery: Delivery) -> Entry:
+    """A delivery."""
+    return entry(
+        delivery.created_at,
+        "delivery",
+        f"to {delivery.endpoint_id}",
+        delivery.id,
+        decision=delivery.state,
+        reason=delivery.event_id,
+    )
+
+
+def of_attempt(attempt: Attempt) -> Entry:
+    """An attempt."""
+    summary = f"attempt {attempt.number}" + (f": HTTP {attempt.status_code}" if attempt.status_code else "")
+    return entry(attempt.started_at, "attempt", summary, attempt.id, decision=attempt.outcome, reason=attempt.error)
+
+
+def in_order(entries: list[Entry]) -> list[Entry]:
+    """The entries by time, those of one millisecond in the order they were given, with times for people."""
+    return [{**line, "at": rfc3339(line["at"])} for line in sorted(entries, key=lambda line: line["at"])]
+
+
+def what_next(job: Job, deliveries: list[Delivery]) -> Entry | None:
+    """What relay waits for or does next, and by when; None when all is done."""
+    if not job.state.final:
+        if job.next_submit_at is not None:
+            return {"what": "the job is sent to the provider", "at": rfc3339(job.next_submit_at)}
+        if job.claim and job.settle_by is not None and not job.claim.tries:
+            return {
+                "what": f"the callback's {job.claim.report.state} is confirmed by a status check, or believed by then",
+                "at": rfc3339(job.settle_by),
+            }
+        if job.next_check_at is not None and job.next_check_at <= job.deadline_at:
+            return {
+                "what": "the provider is asked how the job is doing, unless its callback comes first",
+                "at": rfc3339(job.next_check_at),
+            }
+        if job.reason == Reason.SUBMIT_UNKNOWN:
+            return {"what": _SUBMIT_UNKNOWN, "at": rfc3339(job.deadline_at)}
+        if job.state is JobState.PENDING and job.provider_job_id is None and job.submission_started_at is not None:
+            what = "the provider's answer to the submission is awaited; without one, whether it arrived is unknown"
+            return {"what": what, "at": rfc3339(job.deadline_at)}
+        return {
+            "what": "the provider's callback is awaited; the job expires at its deadline",
+            "at": rfc3339(job.deadline_at),
+        }
+    if job.claim and job.next_check_at is not None:
+        what = f"the provider is asked whether {job.claim.report.state}, as a later callback says, is right"
+        return {"what": what, "at": rfc3339(job.next_check_at)}
+    due = [d.next_attempt_at for d in deliveries if d.state is DeliveryState.PENDING and d.next_attempt_at is not None]
+    return {"what": "the next attempt of a delivery", "at": rfc3339(min(due))} if due else None

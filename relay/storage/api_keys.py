@@ -1,0 +1,161 @@
+"""Who may do what: projects, API keys (only digests are kept), idempotency keys and the answers they stand for."""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from relay import ids
+from relay.errors import NotFound
+from relay.security.encryption import Seal, place
+from relay.storage import signing_keys
+from relay.storage.engine.database import Database, Purpose, Row, Transaction
+from relay.storage.engine.group_commit import Writer
+from relay.storage.idempotency import Tie, Tied
+
+SCOPES: Final = ("submit", "read", "admin")
+IDEMPOTENCY_LIFE_MS: Final = 24 * 3_600_000
+ABANDONED_AFTER_MS: Final = 60_000
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """A live key: the project it belongs to, and what it may do."""
+
+    id: str
+    project_id: str
+    scopes: frozenset[str]
+
+
+class Reservation(msgspec.Struct, frozen=True, kw_only=True):
+    """An idempotency key that somebody asks for; `fingerprint` is of the request's method, path and body."""
+
+    project_id: str
+    key: str
+    fingerprint: bytes
+    now: int
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What stands behind a key: the request it was made for, its job, and the answer once there is one."""
+
+    fingerprint: bytes
+    reserved_at: int
+    job_id: str | None
+    answer: bytes | None
+
+
+class Access:
+    """Keys of both kinds."""
+
+    def __init__(self, database: Database, writer: Writer, seal: Seal) -> None:
+        self._database = database
+        self._writer = writer
+        self._seal = seal
+
+    async def api_key(self, text: str) -> ApiKey | None:
+        """The live key with this text: looked up by its digest, so no comparison can be timed."""
+        found = await self._database.rows("api_key_by_digest", {"digest": digest(text)}, Purpose.KEY)
+        return ApiKey(found[0]["id"], found[0]["project_id"], frozenset(found[0]["scopes"].split())) if found else None
+
+    async def create_api_key(self, project: str, name: str, scopes: Sequence[str], now_ms: int) -> tuple[str, str]:
+        """A new key in a project, which is made if it is new; its id, and its text, which is nowhere kept."""
+        text = "rk_" + secrets.token_urlsafe(32)
+        key_id = ids.new_id(ids.API_KEY)
+        params = {
+            "id": key_id,
+            "name": name,
+            "scopes": " ".join(scopes),
+            "digest": digest(text),
+            "created_at": now_ms,
+        }
+        await self._writer.write(self._create_key, (project, params))
+        return key_id, text
+
+    async def api_keys(self) -> Sequence[Row]:
+        """Every key without its text: `id name project scopes created_at revoked_at`."""
+        return await self._database.rows("api_keys", {})
+
+    async def revoke_api_key(self, key_id: str, now_ms: int) -> None:
+        """The key stops working; NotFound when there is no such live key."""
+        if not await self._writer.write(_run, ("revoke_api_key", {"id": key_id, "now": now_ms})):
+            raise NotFound(f"there is no live key {key_id}")
+
+    async def reserve(self, wanted: Reservation) -> bool:
+        """True for the one caller that is to run the request."""
+        params = {
+            **msgspec.to_builtins(wanted),
+            "fingerprint": wanted.fingerprint,
+            "forgotten_before": wanted.now - IDEMPOTENCY_LIFE_MS,
+            "abandoned_before": wanted.now - ABANDONED_AFTER_MS,
+        }
+        return bool(await self._writer.write(_run, ("reserve_idempotency_key", params)))
+
+    async def known(self, project_id: str, key: str) -> Known | None:
+        """What stands behind a key."""
+        found = await self._database.rows("idempotency_key", {"project_id": project_id, "key": key}, Purpose.KEY)
+        if not found:
+            return None
+        answer = found[0]["answer"] and self._seal.open(found[0]["answer"], _place(project_id, key)).encode()
+        return Known(bytes(found[0]["fingerprint"]), found[0]["reserved_at"], found[0]["job_id"], answer)
+
+    def tie(self, held: Reservation, of: Callable[[Any], tuple[bytes, str | None] | None]) -> Tie:
+        """Return what ties the key to the work that is done for it, in the transaction that does it.
+
+        `of` makes of the work's result the answer, which is sealed, and the id of the job that it shows; None where
+        nothing was done.
+        """
+        where = _place(held.project_id, held.key)
+
+        def tied(result: Any) -> Tied | None:
+            made = of(result)
+            return None if made is None else Tied(self._seal.seal(made[0].decode(), where), made[1])
+
+        return Tie(project_id=held.project_id, key=held.key, reserved_at=held.now, of=tied)
+
+    async def answer(self, held: Reservation, answer: bytes) -> None:
+        """Keep the answer, sealed: it may show a secret that is shown once. Nothing happens where the key was lost."""
+        params = _of(held) | {"answer": self._seal.seal(answer.decode(), _place(held.project_id, held.key))}
+        await self._writer.write(_run, ("answer_idempotency_key", params))
+
+    async def release(self, held: Reservation) -> None:
+        """Free the key again, since the request came to nothing; one that was lost or tied stays as it is."""
+        await self._writer.write(_run, ("release_idempotency_key", _of(held)))
+
+    async def forget(self, now_ms: int) -> None:
+        """Drops keys that are past their life."""
+        await self._writer.write(_run, ("forget_idempotency_keys", {"before": now_ms - IDEMPOTENCY_LIFE_MS}))
+
+    async def _create_key(self, transaction: Transaction, wanted: Sequence[tuple[str, dict[str, Any]]]) -> list[None]:
+        """The project if it is new, with the key that its notifications are signed by; then the API key."""
+        for project, params in wanted:
+            now_ms = params["created_at"]
+            made = {"id": ids.new_id(ids.PROJECT), "name": project, "created_at": now_ms}
+            await transaction.rows("insert_project", made)
+            found = await transaction.rows("project_by_name", {"name": project})
+            project_id = found[0]["id"]
+            signs = signing_keys.new_params(self._seal, project_id, signing_keys.FIRST, now_ms)
+            await transaction.rows("insert_signing_key", signs)
+            await transaction.rows("insert_api_key", {**params, "project_id": project_id})
+        return [None] * len(wanted)
+
+
+def _place(project_id: str, key: str) -> str:
+    """The place of an idempotency key's answer."""
+    return place("idempotency_keys", "answer", f"{project_id}:{key}")
+
+
+def _of(held: Reservation) -> dict[str, Any]:
+    """Return what names a reservation."""
+    return {"project_id": held.project_id, "key": held.key, "reserved_at": held.now}
+
+
+def digest(text: str) -> bytes:
+    """SHA-256 of a key: enough, since the keys are 256 random bits."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()
+
+
+async def _run(transaction: Transaction, wanted: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Sequence[Row]]:
+    """Runs one named statement for each caller."""
+    return [await transaction.rows(name, params) for name, params in wanted]

@@ -1,0 +1,358 @@
+"""The heart of relay: what is heard about a job becomes rows, in one transaction.
+
+The callback as it came, the job's move, its event, and one delivery for each endpoint that wants it.
+
+Callbacks, submit answers, status checks and deadlines all come this way, so there is one place where a job can change.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from relay import ids
+from relay.lifecycle import output_expiry
+from relay.lifecycle.reports import DoubtLimits, Move, doubted
+from relay.model import serializers
+from relay.model.job import Call, EventType, Job, Reprocessing, Verdict
+from relay.storage import payments, rows
+from relay.storage.engine.database import Hint, Transaction
+from relay.storage.fan_out import FanOut, Fresh, NewEvent
+from relay.storage.tombstones import Absent, Tombstone, absent
+
+DEFAULT_PROJECT: Final = "prj_default"
+HEADERS_MAX: Final = 1 << 17
+"""About how much a callback's headers are, as JSON, at most."""
+
+
+class Arrival(msgspec.Struct, frozen=True, kw_only=True):
+    """A callback as it came; `digest` is None where the body could not be read.
+
+    `quarantined` says why it is not believed at all; `released_by` is the key of the person who has one that is stored
+    run again.
+    """
+
+    id: str
+    provider: str
+    received_at: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    size: int
+    digest: bytes | None = None
+    unreadable: str | None = None
+    quarantined: str | None = None
+    foreign: bool = False
+    released_by: str | None = None
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True):
+    """Something heard or decided about a job: what it does to the job (None: nothing), and its evidence.
+
+    `again` is True where it may be written already, by a commit whose answer was lost; its call tells.
+    """
+
+    job_id: str
+    at: int
+    move: Callable[[Job], Move] | None
+    arrival: Arrival | None = None
+    call: Call | None = None
+    settlement: payments.Settlement | None = None
+    again: bool = False
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a fact; `fresh` is for dispatch, `announced` names the event."""
+
+    job: Job | None
+    verdict: Verdict
+    reason: str | None
+    announced: EventType | None = None
+    reprocessing: Reprocessing | None = None
+    fresh: Sequence[Fresh] = ()
+
+
+class Room(msgspec.Struct, frozen=True):
+    """What is kept of the callbacks about one job, at most: `number_max`, and `bytes_max`, of which one has `one_max`.
+
+    `doubts` bounds the status checks that they may bring about.
+    """
+
+    number_max: int
+    bytes_max: int = 16 << 20
+    one_max: int = (1 << 20) + HEADERS_MAX
+    doubts: DoubtLimits = DoubtLimits()
+
+
+class Recorder:
+    """Writes batches of facts. `lease_ms` is how long a fresh delivery is dispatch's own before it counts as lost.
+
+    `expiring_ms` is how long before a result is gone that is announced. With `hints` it is another process that sends
+    and checks: it is told with the commit that there is something to do.
+    """
+
+    def __init__(
+        self,
+        lease_ms: int,
+        room: Room,
+        schedule_s: Sequence[int],
+        *,
+        expiring_ms: int = 0,
+        hints: bool = False,
+    ) -> None:
+        self._hints = hints
+        self._expiring_ms = expiring_ms
+        self._room = room
+        self._fan_out = FanOut(lease_ms, schedule_s[0], sends=not hints)
+
+    async def __call__(self, transaction: Transaction, facts: Sequence[Fact]) -> list[Recorded]:
+        """Records the facts in order; each sees the job as the one before it left it."""
+        jobs, versions, listening = await _found(transaction, facts)
+        heard, written = await _heard(transaction, facts, jobs), await _written(transaction, facts)
+        elsewhere = await absent(transaction, {fact.job_id for fact in facts if fact.arrival} - jobs.keys())
+        elsewhere.bytes.update(await _bytes_kept(transaction, facts, jobs, self._room))
+        batch = _Batch(jobs, heard, written, elsewhere, self._room, self._expiring_ms)
+        for fact in facts:
+            batch.take(fact)
+        await transaction.run_many("insert_callback", batch.callbacks)
+        await transaction.run_many("insert_reprocessing", batch.released)
+        await transaction.run_many("insert_call", batch.calls)
+        settled = [(fact.job_id, fact.at, fact.settlement) for fact in facts if fact.settlement]
+        if settled:
+            await payments.settle(transaction, settled)
+        moved = [rows.moved_job_params(job) | {"version": versions[job.id]} for job in jobs.values()]
+        await transaction.run_many("update_job", moved)
+        await transaction.run_many("insert_event", [event.params for _, event in batch.events])
+        fresh = await self._fan_out(transaction, [event for _, event in batch.events], listening)
+        for (index, _), handed in zip(batch.events, fresh, strict=True):
+            batch.results[index] = msgspec.structs.replace(batch.results[index], fresh=handed)
+        if self._hints:
+            await _hint(transaction, facts, batch.results)
+        return batch.results
+
+
+class _Batch:
+    """The rows that facts come to, and what became of each; `jobs` are as the last fact left them."""
+
+    def __init__(
+        self,
+        jobs: dict[str, Job],
+        heard: set[tuple[str, bytes]],
+        written: set[str],
+        elsewhere: Absent,
+        room: Room,
+        expiring_ms: int,
+    ) -> None:
+        self._jobs = jobs
+        self._heard = heard
+        self._written = written
+        self._elsewhere = elsewhere
+        self._room = room
+        self._expiring_ms = expiring_ms
+        self.callbacks: list[dict[str, Any]] = []
+        self.released: list[dict[str, Any]] = []
+        self.calls: list[dict[str, Any]] = []
+        self.events: list[tuple[int, NewEvent]] = []
+        self.results: list[Recorded] = []
+
+    def take(self, fact: Fact) -> None:
+        """One fact, after those before it."""
+        job = self._jobs.get(fact.job_id)
+        if fact.call and fact.call.id in self._written:
+            self.results.append(Recorded(job=job, verdict=Verdict.REPEATED, reason="written before"))
+            return
+        moved = _judge(job, fact, self._heard)
+        if moved and moved.doubtful:
+            moved = msgspec.structs.replace(moved, job=doubted(moved.job, self._room.doubts, fact.at))
+        if moved and job and moved.job.outputs is not job.outputs:
+            moved = self._timed(moved, fact.at)
+        tombstone = self._elsewhere.tombstones.get(fact.job_id)
+        recorded = _result(job, moved, fact, tombstone)
+        if fact.arrival and fact.arrival.released_by is not None:
+            recorded = msgspec.structs.replace(recorded, reprocessing=_reprocessing(fact, fact.arrival, recorded))
+        job = moved.job if moved else job
+        if fact.call and job:
+            self.calls.append(msgspec.to_builtins(fact.call) | {"decision": recorded.reason})
+        if fact.arrival:
+            job = self._keep(fact, fact.arrival, job, tombstone, recorded)
+        if moved and moved.announce and job:
+            event = _event(job, moved.announce, fact.at, moved.supersedes)
+            job, recorded = event.after, msgspec.structs.replace(recorded, announced=event.type, job=event.after)
+            self.events.append((len(self.results), event))
+        elif job is not recorded.job:
+            recorded = msgspec.structs.replace(recorded, job=job)
+        if job:
+            self._jobs[fact.job_id] = job
+        self.results.append(recorded)
+
+    def _timed(self, moved: Move, at: int) -> Move:
+        """A move that brought another result, with the time at which it is told that this one expires."""
+        due_at = output_expiry.due_at(moved.job.outputs, at, self._expiring_ms)
+        return msgspec.structs.replace(moved, job=msgspec.structs.replace(moved.job, expiring_at=due_at))
+
+    def _keep(
+        self, fact: Fact, arrival: Arrival, job: Job | None, tombstone: Tombstone | None, recorded: Recorded
+    ) -> Job | None:
+        """The callback as evidence, unless its job has as many as are kept; the job with one more seen."""
+        if arrival.released_by is not None:
+            of = {"project_id": _owner(fact, job, tombstone), "job_id": fact.job_id}
+            self.released.append(of | msgspec.to_builtins(recorded.reprocessing))
+            return job
+        if _seen(fact, job, self._elsewhere) < self._room.number_max:
+            params = _callback_params(fact, arrival, _owner(fact, job, tombstone), recorded)
+            size = len(params["body"]) + len(params["headers"])
+            if self._elsewhere.bytes[fact.job_id] + size <= self._room.bytes_max:
+                self._elsewhere.bytes[fact.job_id] += size
+                self.callbacks.append(params)
+            elif job is not None:  # what it says counts, but there is no evidence of it: the provider is asked
+                job = doubted(job, self._room.doubts, fact.at)
+        if job is None:
+            self._elsewhere.kept[fact.job_id] += 1
+            return None
+        return msgspec.structs.replace(job, callbacks_seen=job.callbacks_seen + 1)
+
+
+async def _found(transaction: Transaction, facts: Sequence[Fact]) -> tuple[dict[str, Job], dict[str, int | None], str]:
+    """The jobs, each with its row's version where others write too, and who may want their events."""
+    wanted = sorted({fact.job_id for fact in facts})
+    jobs, versions, listening = {}, {}, "[]"
+    for row in await transaction.look("jobs_and_listeners", {"ids": rows.text(wanted)}):
+        listening = row["listening"] or listening
+        jobs[row["id"]], versions[row["id"]] = rows.job(row), row.get("version")
+    return jobs, versions, listening
+
+
+async def _hint(transaction: Transaction, facts: Sequence[Fact], results: Sequence[Recorded]) -> None:
+    """Says what there is to do at once for the process that sends and checks; all else it finds in time by itself."""
+    if any(result.fresh for result in results):
+        await transaction.hint(Hint.DELIVERIES)
+    jobs = ((fact.at, result.job) for fact, result in zip(facts, results, strict=True) if result.job)
+    if any(job.next_check_at is not None and job.next_check_at <= at for at, job in jobs):
+        await transaction.hint(Hint.CHECKS)
+
+
+async def _heard(transaction: Transaction, facts: Sequence[Fact], jobs: dict[str, Job]) -> set[tuple[str, bytes]]:
+    """The digests recorded before, for the jobs of this batch that a callback is about, and not the first one."""
+    about = {fact.job_id for fact in facts if fact.arrival and fact.arrival.digest}
+    wanted = sorted(job_id for job_id in about if job_id in jobs and jobs[job_id].callbacks_seen)
+    if not wanted:
+        return set()
+    return {
+        (row["job_id"], bytes(row["digest"]))
+        for row in await transaction.look("recorded_digests", {"ids": rows.text(wanted)})
+    }
+
+
+async def _written(transaction: Transaction, facts: Sequence[Fact]) -> set[str]:
+    """The calls of facts that are written again, as far as they are stored."""
+    wanted = [fact.call.id for fact in facts if fact.call and fact.again]
+    if not wanted:
+        return set()
+    return {row["id"] for row in await transaction.look("calls_written", {"ids": rows.text(wanted)})}
+
+
+async def _bytes_kept(
+    transaction: Transaction, facts: Sequence[Fact], jobs: dict[str, Job], room: Room
+) -> dict[str, int]:
+    """How many bytes are kept about those jobs that may have too many: there is no need to look at most."""
+    coming = Counter(fact.job_id for fact in facts if fact.arrival)
+    enough = room.bytes_max // room.one_max
+    wanted = sorted(job_id for job_id, job in jobs.items() if 0 < coming[job_id] > enough - job.callbacks_seen)
+    if not wanted:
+        return {}
+    found = await transaction.look("callback_bytes", {"ids": rows.text(wanted)})
+    return {row["job_id"]: int(row["bytes"]) for row in found}
+
+
+def _judge(job: Job | None, fact: Fact, heard: set[tuple[str, bytes]]) -> Move | None:
+    """What the fact does to the job; None where there is no job it could be applied to."""
+    arrival = fact.arrival
+    if job is None or (arrival and arrival.foreign):
+        return None
+    if arrival and arrival.quarantined:
+        return Move(job, Verdict.QUARANTINED, arrival.quarantined, doubtful=True)
+    if arrival and arrival.unreadable:
+        return Move(job, Verdict.UNREADABLE, arrival.unreadable, doubtful=True)
+    if arrival and arrival.digest and (job.id, arrival.digest) in heard:
+        return Move(job, Verdict.REPEATED, "heard before")
+    if fact.settlement and fact.settlement.cost:
+        job = msgspec.structs.replace(job, cost=fact.settlement.cost)
+    if fact.move is None:
+        return Move(job, Verdict.RECORDED)
+    moved = fact.move(job)
+    if arrival and arrival.digest and moved.verdict is Verdict.RECORDED:
+        heard.add((job.id, arrival.digest))
+    return moved
+
+
+def _foreign(fact: Fact) -> bool:
+    """Whether it is another environment's callback."""
+    return fact.arrival is not None and fact.arrival.foreign
+
+
+def _seen(fact: Fact, job: Job | None, elsewhere: Absent) -> int:
+    """How many callbacks came about the job before; of one that is not here, how many are kept."""
+    return job.callbacks_seen if job else elsewhere.kept[fact.job_id]
+
+
+def _owner(fact: Fact, job: Job | None, tombstone: Tombstone | None) -> str:
+    """The project that sees a callback; one that belongs to no job here is the default project's to see."""
+    known = None if _foreign(fact) else job or tombstone
+    return known.project_id if known else DEFAULT_PROJECT
+
+
+def _result(job: Job | None, moved: Move | None, fact: Fact, tombstone: Tombstone | None) -> Recorded:
+    """What became of the fact, before any event."""
+    if moved is None:
+        reason = tombstone.epitaph if tombstone else "there is no such job here"
+        if _foreign(fact):
+            reason = "the token was made in another environment"
+        return Recorded(job=job, verdict=Verdict.ORPHANED, reason=reason)
+    return Recorded(job=job, verdict=moved.verdict, reason=moved.reason)
+
+
+def _event(job: Job, kind: EventType, at: int, supersedes: str | None) -> NewEvent:
+    """The event of a move, numbered within its job, with the notification's bytes."""
+    event_id, sequence = ids.new_id(ids.EVENT), job.sequence + 1
+    last_final = event_id if kind.final else job.last_final_event
+    after = msgspec.structs.replace(job, sequence=sequence, last_final_event=last_final)
+    params = {
+        "id": event_id,
+        "project_id": job.project_id,
+        "job_id": job.id,
+        "type": kind,
+        "sequence": sequence,
+        "final": int(kind.final),
+        "created_at": at,
+        "body": serializers.job_event(event_id, kind, at, after, sequence, supersedes),
+    }
+    return NewEvent(event_id, kind, at, after, params)
+
+
+def _callback_params(fact: Fact, arrival: Arrival, project_id: str, recorded: Recorded) -> dict[str, Any]:
+    """A callback's columns."""
+    return {
+        "id": arrival.id,
+        "project_id": project_id,
+        "job_id": fact.job_id,
+        "provider": arrival.provider,
+        "received_at": arrival.received_at,
+        "size": arrival.size,
+        "headers": rows.text(arrival.headers),
+        "body": arrival.body,
+        "verdict": recorded.verdict,
+        "reason": recorded.reason,
+        "digest": arrival.digest,
+    }
+
+
+def _reprocessing(fact: Fact, arrival: Arrival, recorded: Recorded) -> Reprocessing:
+    """What came of a callback that was run again."""
+    return Reprocessing(
+        id=ids.new_id(ids.REPROCESSING),
+        callback_id=arrival.id,
+        at=fact.at,
+        key_id=arrival.released_by or "",
+        verdict=recorded.verdict,
+        reason=recorded.reason,
+    )

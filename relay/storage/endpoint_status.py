@@ -1,0 +1,139 @@
+"""An endpoint is given up, or taken up again: its rows, word of it to the project's others, what it missed."""
+
+from typing import Any, Final
+
+import msgspec
+
+from relay import ids
+from relay.model import serializers
+from relay.model.job import EventType
+from relay.storage.engine.database import Transaction
+from relay.storage.fan_out import matches
+from relay.storage.history import BEGINNING, DISORDER_MS, PATIENCE_MS
+
+FAILING_MAX_MS: Final = 432_000_000
+"""Five days of nothing but failures, and an endpoint is disabled."""
+WAITED_MAX_MS: Final = 345_600_000
+"""What was canceled with an endpoint may have been waiting for the length of a retry schedule."""
+PROBE_MS: Final = 43_200_000
+"""How often an endpoint that was given up is tried."""
+FAILING_REASON: Final = "nothing but failures for five days"
+
+
+async def disable(transaction: Transaction, endpoint_id: str, at: int, reason: str) -> bool:
+    """The endpoint is sent nothing more, what waits for it is canceled, and its project's others are told.
+
+    True when that was done; False for one that is disabled or deleted.
+    """
+    found = await transaction.rows("disable_endpoint", {"id": endpoint_id, "now": at, "reason": reason})
+    if found:
+        await transaction.rows("cancel_deliveries_of_endpoint", {"id": endpoint_id, "now": at})
+        await _announce(transaction, found[0], EventType.ENDPOINT_DISABLED, at, reason)
+    return bool(found)
+
+
+async def disable_failing(transaction: Transaction, endpoint_id: str, at: int) -> bool:
+    """Disables the endpoint if it has failed for too long (then True); the first failure is kept in its row."""
+    params = {"id": endpoint_id, "failing_before": at - FAILING_MAX_MS}
+    if not await transaction.rows("endpoint_failing_since", params):
+        return False
+    await disable(transaction, endpoint_id, at, FAILING_REASON)
+    await _probe(transaction, endpoint_id, at)
+    return True
+
+
+async def probed(transaction: Transaction, endpoint_id: str, at: int, *, good: bool) -> bool:
+    """A disabled endpoint was tried: one that answered is taken up again (then True), another is tried again later."""
+    found = await transaction.rows("hold_endpoint", {"id": endpoint_id})
+    if not found or found[0]["disabled_reason"] != FAILING_REASON or found[0]["deleted_at"] is not None:
+        return False
+    if good:
+        await enable(transaction, endpoint_id, at)
+    else:
+        await _probe(transaction, endpoint_id, at)
+    return good
+
+
+async def enable(transaction: Transaction, endpoint_id: str, at: int) -> None:
+    """The endpoint is sent notifications again, and what it missed follows at its own rate."""
+    before = await transaction.rows("hold_endpoint", {"id": endpoint_id})
+    found = await transaction.rows("enable_endpoint", {"id": endpoint_id, "now": at})
+    if not found:
+        return
+    row = before[0]
+    began_at = row["failing_since"] or row["disabled_at"]
+    missed_at, first = row["disabled_at"], row["disabled_position"]
+    if first is None:  # noted by an older relay, or lost with a restore: by its time
+        about = {"project_id": row["project_id"], "at": missed_at - DISORDER_MS}
+        told = await transaction.rows("position_in_time", about)
+        first = told[0]["position"] if told else BEGINNING.position
+    else:  # the position says where it begins; the time only keeps out what is far older
+        missed_at = max(missed_at - DISORDER_MS, row["created_at"] - PATIENCE_MS)
+    since = {"missing": missed_at, "failed": began_at - WAITED_MAX_MS}
+    for which, since_at in since.items():
+        batch = {
+            "id": ids.new_id(ids.REDELIVERY),
+            "project_id": row["project_id"],
+            "endpoint_id": endpoint_id,
+            "which": which,
+            "since_at": max(0, since_at),
+            "until_at": at + 1,
+            "to_now": 1,
+            "first_position": first if which == "missing" else None,
+            "total": 0,
+            "created_at": at,
+            "finished_at": None,
+        }
+        await transaction.rows("insert_redelivery_batch", batch)
+    await _announce(transaction, found[0], EventType.ENDPOINT_ENABLED, at, None)
+
+
+async def _probe(transaction: Transaction, endpoint_id: str, at: int) -> None:
+    """A `relay.test` for the endpoint, half a day from now; its row is the timer."""
+    row = (await transaction.rows("endpoint_by_id", {"id": endpoint_id}))[0]
+    event = _event(row["project_id"], EventType.RELAY_TEST, at, {"id": endpoint_id})
+    await transaction.rows("insert_event", event)
+    await transaction.run_many("insert_delivery", [_delivery(event, endpoint_id, at, at + PROBE_MS)])
+
+
+def _event(project_id: str, kind: EventType, at: int, about: dict[str, Any]) -> dict[str, Any]:
+    """An event of no job, about an endpoint."""
+    event_id = ids.new_id(ids.EVENT)
+    data = {"endpoint": about, "job": None, "sequence": 0, "final": False, "supersedes": None}
+    return {
+        "id": event_id,
+        "project_id": project_id,
+        "job_id": None,
+        "type": kind,
+        "sequence": 0,
+        "final": 0,
+        "created_at": at,
+        "body": serializers.notification(event_id, kind, at, project_id, data),
+    }
+
+
+def _delivery(event: dict[str, Any], endpoint_id: str, at: int, due_at: int) -> dict[str, Any]:
+    """A delivery of it."""
+    return {
+        "id": ids.new_id(ids.DELIVERY),
+        "project_id": event["project_id"],
+        "event_id": event["id"],
+        "endpoint_id": endpoint_id,
+        "job_id": None,
+        "next_attempt_at": due_at,
+        "created_at": at,
+    }
+
+
+async def _announce(transaction: Transaction, row: Any, kind: EventType, at: int, reason: str | None) -> None:
+    """An event of no job, for every other standing endpoint of the project that wants it."""
+    about = {"id": row["id"], "url": row["url"], "description": row["description"], "disabled_reason": reason}
+    event = _event(row["project_id"], kind, at, about)
+    await transaction.rows("insert_event", event)
+    others = await transaction.rows("endpoints_listening", {"project_id": row["project_id"]})
+    deliveries = [
+        _delivery(event, other["id"], at, at)
+        for other in others
+        if other["id"] != row["id"] and any(matches(p, kind) for p in msgspec.json.decode(other["event_types"]))
+    ]
+    await transaction.run_many("insert_delivery", deliveries)

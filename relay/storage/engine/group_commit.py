@@ -1,0 +1,152 @@
+"""Group commit: what waits to be written goes in one transaction a turn, and is acknowledged after COMMIT.
+
+A commit costs a sync of the disk whatever is in it, so under load many share one; alone, one goes at once. There is no
+lingering: a turn takes what is there, or half of it where two go on at once. What dispatch writes comes before what
+comes in, up to half of a turn, so that however much comes in, notifications go out.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from typing import Any, TypeVar
+
+from relay.errors import StorageUnavailable
+from relay.storage import idempotency
+from relay.storage.engine.database import Database, Transaction
+from relay.storage.idempotency import Tie
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Operation = Callable[[Transaction, Sequence[Item]], Awaitable[Sequence[Result]]]
+"""Writes a batch of items of one kind, and gives one result an item, in order."""
+
+BATCH_MAX = 128
+TURNS_SHARED = 2
+"""Where the database is a server: while it commits one batch, the next is made ready."""
+SHARE_MIN = 8
+"""Fewer than so many are not parted between turns: a commit costs more than it would gain."""
+
+
+class _Waiting:
+    """One item, and the future that its caller awaits."""
+
+    def __init__(self, operation: Operation[Any, Any], item: Any, done: asyncio.Future[Any], tie: Tie | None) -> None:
+        self.operation = operation
+        self.item = item
+        self.done = done
+        self.tie = tie
+
+
+class Writer:
+    """The one place that writes. `backlog_max` items may wait; one more is StorageUnavailable."""
+
+    def __init__(self, database: Database, backlog_max: int) -> None:
+        self._database = database
+        self._backlog_max = backlog_max
+        self._backlog: deque[_Waiting] = deque()
+        self._urgent: deque[_Waiting] = deque()
+        self._turns: set[asyncio.Task[None]] = set()
+        self._turns_max = TURNS_SHARED if database.shared else 1
+        self._under_way = 0
+
+    async def write(
+        self, operation: Operation[Item, Result], item: Item, *, urgent: bool = False, tie: Tie | None = None
+    ) -> Result:
+        """Writes the item with whatever else waits; returns after COMMIT, raises when it was not written.
+
+        What is urgent is bounded by who writes it, and is never refused for a full backlog. With `tie` the same commit
+        ties an Idempotency-Key to the result; ReservationLost where that cannot be, and then nothing was written.
+        """
+        return await self.submit(operation, item, urgent=urgent, tie=tie)
+
+    def submit(
+        self, operation: Operation[Item, Result], item: Item, *, urgent: bool = False, tie: Tie | None = None
+    ) -> asyncio.Future[Result]:
+        """The same for a caller that is no coroutine: the future is done after COMMIT."""
+        if len(self._backlog) >= self._backlog_max and not urgent:
+            raise StorageUnavailable(
+                "too many writes are waiting (RELAY_BACKLOG_MAX): the database is slower than the requests"
+            )
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        (self._urgent if urgent else self._backlog).append(_Waiting(operation, item, done, tie))
+        if len(self._turns) < self._turns_max:
+            self._turns.add(asyncio.create_task(self._take_turns(), name="writer", context=Context()))
+        return done
+
+    async def drain(self) -> None:
+        """Returns when nothing waits any more."""
+        while self._turns:
+            await asyncio.wait(self._turns)
+
+    async def _take_turns(self) -> None:
+        """Takes turns until nothing waits; whoever comes after that starts another task."""
+        try:
+            for _ in range(2):  # a look at the sockets, and a step of what came: it goes along
+                await asyncio.sleep(0)
+            while self._backlog or self._urgent:
+                batch = self._next_batch()
+                self._under_way += len(batch)
+                try:
+                    await self._write_batch(batch)
+                finally:
+                    self._under_way -= len(batch)
+        finally:
+            self._turns = {turn for turn in self._turns if turn is not asyncio.current_task()}
+
+    def _next_batch(self) -> list[_Waiting]:
+        """What the next turn writes: its share of all that is there.
+
+        Senders wait for their answers: if one turn took everything, they would all come again together, and what is
+        here would stand still while the server works, and the server while they are read.
+        """
+        there = len(self._urgent) + len(self._backlog) + self._under_way
+        most = min(BATCH_MAX, max(SHARE_MIN, -(-there // self._turns_max)))
+        first = most // 2 if self._backlog else most
+        batch = [self._urgent.popleft() for _ in range(min(first, len(self._urgent)))]
+        return batch + [self._backlog.popleft() for _ in range(min(most - len(batch), len(self._backlog)))]
+
+    async def _write_batch(self, batch: list[_Waiting]) -> None:
+        """One transaction for the batch; when an item is bad, one for each, so that it fails alone."""
+        try:
+            results = await self._transact(batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the callers that wait
+            if len(batch) > 1 and not isinstance(error, StorageUnavailable):
+                for waiting in batch:
+                    await self._write_batch([waiting])
+                return
+            for waiting in batch:
+                if not waiting.done.done():
+                    waiting.done.set_exception(error)
+            return
+        for waiting, result in zip(batch, results, strict=True):
+            if not waiting.done.done():
+                waiting.done.set_result(result)
+
+    async def _transact(self, batch: list[_Waiting]) -> list[Any]:
+        """Runs each kind of operation once over its items.
+
+        The kinds always come in the same order, so that two processes do not lock rows in opposite ones.
+        """
+        unordered: dict[Operation[Any, Any], list[int]] = {}
+        for index, waiting in enumerate(batch):
+            unordered.setdefault(waiting.operation, []).append(index)
+        kinds = dict(sorted(unordered.items(), key=lambda kind: _name(kind[0])))
+
+        async def write(transaction: Transaction) -> list[Any]:
+            results: list[Any] = [None] * len(batch)
+            for operation, indexes in kinds.items():
+                written = await operation(transaction, [batch[index].item for index in indexes])
+                for index, result in zip(indexes, written, strict=True):
+                    results[index] = result
+            tied = [(waiting.tie, result) for waiting, result in zip(batch, results, strict=True) if waiting.tie]
+            if tied:
+                await idempotency.tie(transaction, tied)
+            return results
+
+        return await self._database.transact(write)
+
+
+def _name(operation: Operation[Any, Any]) -> str:
+    """What orders the kinds; an object that is called is known by its class."""
+    return getattr(operation, "__qualname__", type(operation).__qualname__)

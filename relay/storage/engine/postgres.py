@@ -1,0 +1,302 @@
+"""PostgreSQL through asyncpg: a small pool, the statements of SQLite, safe behind a pooler that shares connections.
+
+Behind a pooler such as PgBouncer in its transaction mode, two transactions of one connection may be in two sessions.
+So everything is a transaction there and tells its own settings, and nothing is prepared under a name.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Final, TypeVar
+
+import asyncpg
+
+from relay import log
+from relay.errors import SettingsError, StorageUnavailable
+from relay.storage.engine.database import Hint, Params, Purpose, Row
+from relay.storage.engine.database_url import PostgresTarget, postgres_target
+from relay.storage.engine.exchanges import CHANNEL, Outdated, PostgreSQLTransaction
+from relay.storage.engine.refusals import explained
+from relay.storage.engine.wording import MOVED, Statement, followed
+
+Result = TypeVar("Result")
+
+POOL_MAX: Final = 5
+LISTS_MAX: Final = 2
+ACQUIRE_S: Final = 2.0
+"""A request waits no longer than this for a connection: a provider is told 503 in time to try again."""
+COMMAND_S: Final = 10.0
+"""A server that vanished without a word is given up after this long, on all connections at once."""
+LISTEN_AGAIN_S: Final = 1.0
+QUERIES_MAX: Final = 1_000_000
+"""A connection is made anew after so many, with every plan that it has kept: asyncpg's own 50,000 is half a minute."""
+AGAIN_MAX: Final = 4
+SESSION: Final = {
+    "application_name": "relay",
+    "plan_cache_mode": "force_generic_plan",
+    # A plan is made once, often while the tables are still empty: by an index is right when they no longer are.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",  # its rows come in no order: a page would sort all that there is for its first fifty
+    "jit": "off",  # a generic plan expects many rows where few come, and would be compiled for longer than it runs
+    "idle_in_transaction_session_timeout": "20s",  # what a process that vanished had locked is free again
+}
+_LOCAL: Final = "; ".join(
+    f"SET LOCAL {name} = '{value}'" for name, value in SESSION.items() if name != "application_name"
+)
+"""The same for one transaction, where a session is not relay's own."""
+_FIT: Final = """
+SELECT current_setting('server_encoding') AS encoding, current_setting('plan_cache_mode') AS plans,
+    CAST(current_setting('server_version_num') AS INTEGER) AS version, pg_is_in_recovery() AS standby,
+    current_database() AS name
+"""
+VERSION_MIN: Final = 13
+"""The first with `pg_current_xact_id`."""
+_logger = log.get("database")
+_LOST: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.InternalClientError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
+)
+
+
+class Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
+    """Closes in a bounded time and quietly: the pool closes what it has given up in a task that nobody waits for."""
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
+        """Says good-bye, to a server that may have vanished."""
+        with suppress(*_LOST):
+            await super().close(timeout=timeout or ACQUIRE_S)
+
+
+class PostgreSQL:
+    """An open database; each transaction has a connection of the pool to itself."""
+
+    shared = True
+
+    def __init__(
+        self, pool: "asyncpg.Pool[Any]", target: PostgresTarget, pooled: bool, statements: dict[str, str]
+    ) -> None:
+        self._pool = pool
+        self._target = target
+        self._pooled = pooled
+        self._listening: Any = None
+        self._lists = asyncio.Semaphore(LISTS_MAX)
+        self._texts = statements
+        self._statements = {name: Statement(text) for name, text in statements.items()}
+        self._joined: dict[tuple[str, ...], str] = {}
+
+    @classmethod
+    async def open(cls, url: str, statements: dict[str, str]) -> "PostgreSQL":
+        """Connects; SettingsError for what only the operator can mend, StorageUnavailable for a server that is away."""
+        target = postgres_target(url)
+        if target.ignored:
+            _logger.info("database.options_ignored", options=", ".join(target.ignored))
+        settings = SESSION | target.settings
+        with explained(target):
+            pooled = await _meet(target, settings)
+            pool = await asyncpg.create_pool(
+                **target.arguments,
+                min_size=1,
+                max_size=POOL_MAX,
+                connection_class=Connection,
+                command_timeout=COMMAND_S,
+                max_inactive_connection_lifetime=60.0,
+                statement_cache_size=0 if pooled else 256,
+                server_settings={"application_name": SESSION["application_name"]} | target.settings
+                if pooled
+                else settings,
+                max_queries=QUERIES_MAX,
+                reset=_nothing,
+            )
+        return cls(pool, target, pooled, statements)
+
+    async def rows(self, name: str, params: Params, purpose: Purpose = Purpose.READ) -> Sequence[Row]:
+        """Runs a named read; behind a pooler in a transaction, or its two exchanges could come to two sessions.
+
+        Lists use no more than LISTS_MAX of the pool's connections, so that one is always left for what is not a list.
+        """
+        if purpose is Purpose.LIST:
+            async with self._lists:
+                return await self.rows(name, params)
+        if self._pooled:
+            return await self.transact(lambda transaction: transaction.rows(name, params))
+        statement = self._statements[name]
+        with _translated():
+            async with self._acquired() as connection:
+                found: Sequence[Row] = await connection.fetch(statement.text, *statement.values(params))
+                return found
+
+    async def take(self, name: str, params: Params, then: str) -> Sequence[Row]:
+        """Runs a statement that writes, and the read of what it took, in one exchange: a transaction of its own."""
+        both = f"{name}, {then}"
+        if both not in self._statements:
+            self._statements[both] = Statement(followed(self._texts[name], self._texts[then]))
+        return await self.rows(both, params)
+
+    async def transact(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
+        """BEGIN … COMMIT on a connection of its own; undone when anything in it fails or is cancelled.
+
+        What the server undid because two transactions waited for each other is done again; and what it refused because
+        something had changed since it was read, under locks; and what was prepared before another process migrated,
+        which asyncpg prepares anew by itself only where no transaction is open.
+        """
+        locks = self._pooled
+        for _ in range(AGAIN_MAX):
+            try:
+                return await self._transact(work, locks=locks)
+            except _Moved:
+                locks = True
+            except asyncpg.InvalidCachedStatementError:
+                self._forget_plans()
+            except StorageUnavailable as error:
+                if not isinstance(error.__cause__, asyncpg.TransactionRollbackError):
+                    raise
+        return await self._transact(work, locks=True)
+
+    async def _transact(
+        self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]", *, locks: bool
+    ) -> Result:
+        """One try."""
+        with _translated():
+            async with self._acquired() as connection:
+                transaction = PostgreSQLTransaction(connection, self._statements, self._joined, locks=locks)
+                try:
+                    if self._pooled:
+                        await transaction.run_text(_LOCAL)
+                    result = await work(transaction)
+                    await transaction.commit()
+                except TimeoutError:
+                    raise  # the connection is cut: its ROLLBACK would wait for an answer without an end
+                except BaseException as error:
+                    await transaction.undo()
+                    if not locks and _refused(error):
+                        raise _Moved from error
+                    raise
+                return result
+
+    def _forget_plans(self) -> None:
+        """Learn the types of all parameters anew: another process has changed those of columns."""
+        self._joined.clear()
+        for statement in self._statements.values():
+            statement.types = None
+
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[Any]:
+        """A connection; where no answer comes on it, it is cut, and the others are made anew before they are used."""
+        async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
+            try:
+                yield connection
+            except TimeoutError:
+                await self._pool.expire_connections()
+                with suppress(asyncpg.InterfaceError):  # it is cut already
+                    connection.terminate()
+                if self._listening is not None:
+                    self._listening.terminate()
+                raise
+
+    async def size_bytes(self) -> int:
+        """The files of this database, whatever else the server holds."""
+        with _translated():
+            async with self._acquired() as connection, connection.transaction():
+                return int(await connection.fetchval("SELECT pg_database_size(current_database())"))
+
+    async def heed(self, wake: Callable[[Hint], None]) -> None:
+        """LISTEN on a connection of its own, made again when it breaks; behind a pooler polling has to do."""
+        if self._pooled:
+            await asyncio.Event().wait()
+        while True:
+            try:
+                connection = await asyncpg.connect(**self._target.arguments | {"timeout": ACQUIRE_S})
+            except _LOST:
+                await asyncio.sleep(LISTEN_AGAIN_S)
+                continue
+            gone, self._listening = asyncio.Event(), connection
+            connection.add_termination_listener(lambda _, gone=gone: gone.set())
+            try:
+                await connection.add_listener(CHANNEL, lambda *told: _wake(wake, told[-1]))
+                _wake(wake, "")
+                await gone.wait()
+            except _LOST:
+                await asyncio.sleep(LISTEN_AGAIN_S)
+            finally:
+                connection.terminate()
+
+    async def close(self) -> None:
+        """Closes the pool, within a bounded time."""
+        try:
+            await asyncio.wait_for(self._pool.close(), ACQUIRE_S)
+        except (TimeoutError, *_LOST):
+            self._pool.terminate()
+
+
+async def _meet(target: PostgresTarget, settings: dict[str, str]) -> bool:
+    """Require a server that relay can use, and return whether a session does not keep what it is told.
+
+    PgBouncer refuses a setting that it does not know, or drops it.
+    """
+    told, pooled = {} if target.pooled else settings, target.pooled
+    try:
+        connection = await asyncpg.connect(**target.arguments, server_settings=told, statement_cache_size=0)
+    except asyncpg.ProtocolViolationError:
+        if target.pooled:
+            raise
+        pooled = True
+        connection = await asyncpg.connect(**target.arguments, statement_cache_size=0)
+    try:
+        async with connection.transaction():
+            found = await connection.fetchrow(_FIT)
+    finally:
+        connection.terminate()
+    where = f"the database {found['name']!r} at {target.at}"
+    if found["encoding"] != "UTF8":
+        raise SettingsError(
+            f"{where} has the encoding {found['encoding']}, and relay needs UTF8: "
+            "CREATE DATABASE relay ENCODING 'UTF8' TEMPLATE template0"
+        )
+    if found["version"] < VERSION_MIN * 10_000:
+        raise SettingsError(f"{where} is PostgreSQL {found['version'] // 10_000}: relay needs {VERSION_MIN} or newer")
+    if found["standby"]:
+        raise StorageUnavailable(f"{where} is a read-only replica: DATABASE_URL must name the primary")
+    return pooled or bool(found["plans"] != SESSION["plan_cache_mode"])
+
+
+class _Moved(Exception):
+    """What was read without a lock has changed since: the transaction is done again."""
+
+
+def _refused(error: BaseException) -> bool:
+    """Whether a batch was not as it was read, or read too long ago, or another had written it first."""
+    moved = isinstance(error, asyncpg.InvalidTextRepresentationError) and MOVED in str(error)
+    return moved or isinstance(error, asyncpg.UniqueViolationError | Outdated)
+
+
+def _wake(wake: Callable[[Hint], None], told: str) -> None:
+    """Passes on what a NOTIFY is about; without a word it is about everything."""
+    for hint in Hint:
+        if told in (hint, ""):
+            wake(hint)
+
+
+async def _nothing(_: Any) -> None:
+    """A connection goes back to the pool as it is: nothing outlasts its transaction, and clearing it is an exchange."""
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """A server that is away, stopping or full is StorageUnavailable; what is wrong in a statement stays a bug."""
+    try:
+        yield
+    except _LOST as error:
+        # A cancelled statement whose server has vanished ends so, and whoever was cancelled must still hear of it.
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError from error
+        raise StorageUnavailable(f"the database did not take it: {type(error).__name__}") from error

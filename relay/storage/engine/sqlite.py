@@ -1,0 +1,255 @@
+"""SQLite: one connection writes, in its own thread; WAL, synchronous=FULL, so a commit is on the disk.
+
+A whole transaction is one hop to the writing thread: between its statements nothing waits for the event loop. The
+standard library's `sqlite3` is used as it is, since a wrapper that hops at every statement costs half of the speed.
+Reads have connections of their own (`sqlite_readers.py`).
+"""
+
+import asyncio
+import json
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from relay.errors import SettingsError, StorageUnavailable
+from relay.storage.engine.database import Hint, Params, Purpose, Row, Transaction
+from relay.storage.engine.single_process import beside
+from relay.storage.engine.sqlite_readers import Readers, translated
+from relay.storage.engine.statements import Numbered
+
+Result = TypeVar("Result")
+
+_PRAGMAS: Final = (
+    "PRAGMA page_size = 8192",  # of a new file; an event's row would leave half of 4 KiB empty
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA busy_timeout = 5000",
+    "PRAGMA wal_autocheckpoint = 2000",
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA cache_size = -16384",
+)
+
+
+class SQLite:
+    """An open SQLite database; `path` is its file."""
+
+    shared = False
+
+    def __init__(self, path: Path, statements: dict[str, Numbered], writer: "_Thread", readers: Readers) -> None:
+        self.path = path
+        self._file = _File(path)
+        self._statements = statements
+        self._writer = writer
+        self._readers = readers
+
+    @classmethod
+    async def open(cls, path: Path, statements: dict[str, str]) -> "SQLite":
+        """Opens the file, and makes it (its owner's alone) where there is none; SettingsError where none can be."""
+        _require_file(path)
+        writer, readers = _Thread("sqlite-writer"), Readers()
+        try:
+            await writer.connect(path)
+            await readers.open(path)
+        except BaseException:
+            await readers.close()
+            await writer.close()
+            raise
+        return cls(path, {name: Numbered(text, "?") for name, text in statements.items()}, writer, readers)
+
+    async def rows(self, name: str, params: Params, purpose: Purpose = Purpose.READ) -> Sequence[Row]:
+        """Runs a named read on a reading connection."""
+        return await self._readers.rows(self._statements[name], params, purpose)
+
+    async def take(self, name: str, params: Params, then: str) -> Sequence[Row]:
+        """Runs a statement that writes, and the read of what it took, in one hop."""
+
+        async def both(transaction: Transaction) -> Sequence[Row]:
+            taken = [row["id"] for row in await transaction.rows(name, params)]
+            return await transaction.rows(then, {"ids": json.dumps(taken)}) if taken else []
+
+        return await self.transact(both)
+
+    async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:
+        """BEGIN IMMEDIATE … COMMIT in the writing thread, one at a time; undone when anything in it fails.
+
+        Once begun it goes on to its end, even if whoever waits for it is cancelled.
+        """
+        return await self._writer.run(_transaction, self._statements, work, self._file)
+
+    async def size_bytes(self) -> int:
+        """The pages, and the log beside them that has not been taken over yet."""
+        log = beside(self.path, "-wal")
+        pages, page_bytes = await self._readers.numbers("PRAGMA page_count", "PRAGMA page_size")
+        return pages * page_bytes + (log.stat().st_size if log.exists() else 0)
+
+    async def heed(self, wake: Callable[[Hint], None]) -> None:  # noqa: ARG002 - the protocol's signature
+        """There is nobody who could hint."""
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        """Closes all connections, each behind what its thread still has to do."""
+        await self._readers.close()
+        await self._writer.close()
+
+
+class _File:
+    """The file that the connections have open, which may not be the one that has its name any more."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._is = _identity(path)
+
+    def require(self) -> None:
+        """StorageUnavailable where the file was deleted, moved or replaced: what is written would go into nowhere."""
+        if _identity(self._path) != self._is:
+            raise StorageUnavailable(
+                f"{self._path} was deleted, moved or replaced while relay had it open: "
+                "put the file back where it was, or restart relay"
+            )
+
+
+class SQLiteTransaction:
+    """An open write transaction. Its coroutines never wait: they run to their end in the writing thread."""
+
+    def __init__(self, connection: sqlite3.Connection, statements: dict[str, Numbered]) -> None:
+        self._connection = connection
+        self._statements = statements
+
+    async def rows(self, name: str, params: Params) -> Sequence[Row]:
+        """Runs a named statement."""
+        return _fetch(self._connection, self._statements[name], params)
+
+    async def look(self, name: str, params: Params) -> Sequence[Row]:
+        """The same: the whole file is locked."""
+        return await self.rows(name, params)
+
+    async def run_many(self, name: str, many: Sequence[Params]) -> None:
+        """Runs a named statement for each of the parameters."""
+        if many:
+            statement = self._statements[name]
+            self._connection.executemany(statement.text, map(statement.values, many))
+
+    async def run_text(self, text: str) -> None:
+        """Runs a statement that has no name: only migrations do this."""
+        self._connection.execute(text)
+
+    async def columns(self, table: str) -> frozenset[str]:
+        """The columns of a table."""
+        return frozenset(
+            name for (name,) in self._connection.execute("SELECT name FROM pragma_table_info(?)", (table,))
+        )
+
+    async def has(self, name: str) -> bool:
+        """Whether the file has something of this name."""
+        text = "SELECT 1 FROM sqlite_master WHERE name = ? COLLATE NOCASE"
+        return self._connection.execute(text, (name,)).fetchone() is not None
+
+    async def hint(self, about: Hint) -> None:
+        """There is nobody else."""
+
+    async def lock_schema(self) -> None:
+        """BEGIN IMMEDIATE has locked the whole file already."""
+
+
+class _Thread:
+    """A connection, and the one thread that uses it."""
+
+    def __init__(self, name: str) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._connection: sqlite3.Connection | None = None
+
+    async def connect(self, path: Path) -> None:
+        """Opens the connection in autocommit mode, so that BEGIN and COMMIT are only ours."""
+        loop = asyncio.get_running_loop()
+        with translated():
+            self._connection = await loop.run_in_executor(self._executor, _connect, path)
+
+    async def run(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Calls the function in the thread, with the connection before its arguments."""
+        if self._connection is None:
+            raise StorageUnavailable("the database is closed")
+        with translated():
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work, self._connection, *arguments)
+
+    async def close(self) -> None:
+        """Closes the connection behind everything that was given to the thread."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                await asyncio.get_running_loop().run_in_executor(self._executor, connection.close)
+        self._executor.shutdown(wait=False)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """A connection with relay's settings."""
+    connection = sqlite3.connect(path, isolation_level=None, cached_statements=256, check_same_thread=False)
+    try:
+        for pragma in _PRAGMAS:
+            connection.execute(pragma).fetchall()
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            raise SettingsError(f"{path.absolute()} (DATABASE_URL) is no SQLite database") from None
+        raise
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _fetch(connection: sqlite3.Connection, statement: Numbered, params: Params) -> list[Row]:
+    """Every row of a statement, as a dictionary: `sqlite3.Row` looks for a column from left to right."""
+    found = connection.execute(statement.text, statement.values(params))
+    names = [column[0] for column in found.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in found]
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has this name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _transaction(
+    connection: sqlite3.Connection,
+    statements: dict[str, Numbered],
+    work: Callable[[Transaction], Awaitable[Result]],
+    file: _File,
+) -> Result:
+    """A transaction from its beginning to its end."""
+    file.require()
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        result: Result = _driven(work(SQLiteTransaction(connection, statements)))
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+    return result
+
+
+def _driven(coroutine: Any) -> Any:
+    """Runs to its end a coroutine that awaits nothing but its transaction, which never makes it wait."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    coroutine.close()
+    raise RuntimeError("a transaction waited for something that is not its database")
+
+
+def _require_file(path: Path) -> None:
+    """Make the file (its owner's alone) if there is none; SettingsError names it if it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        where = f"{path.absolute()} (DATABASE_URL)"
+        raise SettingsError(f"{where} cannot be opened for writing: {error.strerror}") from error

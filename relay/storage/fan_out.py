@@ -1,0 +1,141 @@
+"""Who listens to what: the endpoints that an event is for, and a delivery for each of them."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+
+from relay import ids
+from relay.model.job import EventType, Job
+from relay.storage.engine.database import Row, Transaction
+
+LISTENERS_KEPT: Final = 4096
+"""So many endpoints stay read in memory, as fan-out needs them: a project may have hundreds that want each event."""
+
+
+class NewEvent(msgspec.Struct, frozen=True):
+    """An event's row, and the job as it is after it."""
+
+    id: str
+    type: EventType
+    at: int
+    after: Job
+    params: dict[str, Any]
+
+
+class Fresh(msgspec.Struct, frozen=True):
+    """A new delivery, to be handed to dispatch in memory; the row's lease covers it until then.
+
+    `event` and `endpoint`, a row of `endpoints_sent_to`, are what its first attempt needs; None where that is to be
+    read.
+    """
+
+    delivery_id: str
+    endpoint_id: str
+    project_id: str
+    event: NewEvent | None = None
+    endpoint: Row | None = None
+
+
+class FanOut:
+    """Writes deliveries. `first_delay_s` is for endpoints without a schedule of their own.
+
+    `lease_ms` is how long a fresh one is dispatch's own before it counts as lost; with `sends` that is in this process.
+    """
+
+    def __init__(self, lease_ms: int, first_delay_s: int, *, sends: bool) -> None:
+        self._lease_ms = lease_ms
+        self._first_delay_s = first_delay_s
+        self._sends = sends
+
+    async def __call__(self, transaction: Transaction, events: Sequence[NewEvent], listening: str) -> list[list[Fresh]]:
+        """One delivery for each event and each endpoint that wants it; by event those that are due at once.
+
+        `listening` are those that may, as their jobs were read with them.
+        """
+        if not events:
+            return []
+        endpoints = [_listener(*values) for values in msgspec.json.decode(listening)]
+        deliveries: list[dict[str, Any]] = []
+        handed = []
+        for event in events:
+            fresh = []
+            for endpoint in endpoints:
+                if endpoint.wants(event):
+                    delay_s = endpoint.first_delay_s if endpoint.first_delay_s is not None else self._first_delay_s
+                    params = _delivery_params(event, endpoint.id, delay_s * 1000 or self._lease_ms)
+                    deliveries.append(params)
+                    new = Fresh(params["id"], endpoint.id, params["project_id"], event)
+                    fresh += [new] if delay_s == 0 else []
+            handed.append(fresh)
+        await transaction.run_many("insert_delivery", deliveries)
+        return await _complete(transaction, handed) if self._sends else handed
+
+
+async def _complete(transaction: Transaction, handed: list[list[Fresh]]) -> list[list[Fresh]]:
+    """With what their endpoints are now; one row serves all that go to the same."""
+    wanted = sorted({one.endpoint_id for fresh in handed for one in fresh})
+    if not wanted:
+        return handed
+    params = {"ids": msgspec.json.encode(wanted).decode()}
+    found = {row["endpoint_id"]: row for row in await transaction.look("endpoints_sent_to", params)}
+    return [
+        [
+            Fresh(one.delivery_id, one.endpoint_id, one.project_id, one.event, found.get(one.endpoint_id))
+            for one in fresh
+        ]
+        for fresh in handed
+    ]
+
+
+class _Listener:
+    """An endpoint as fan-out needs it."""
+
+    def __init__(
+        self,
+        endpoint_id: str,
+        project_id: str,
+        job_id: str | None,
+        event_types: str,
+        providers: str | None,
+        schedule_s: str | None,
+    ) -> None:
+        self.id = endpoint_id
+        self._project_id = project_id
+        self._job_id = job_id
+        patterns: list[str] = msgspec.json.decode(event_types)
+        self._types = frozenset(kind for kind in EventType if any(matches(pattern, kind) for pattern in patterns))
+        self._providers: list[str] | None = msgspec.json.decode(providers) if providers else None
+        schedule = msgspec.json.decode(schedule_s) if schedule_s else None
+        self.first_delay_s: int | None = schedule[0] if schedule else None
+
+    def wants(self, event: NewEvent) -> bool:
+        """Whether the event is for this endpoint: its project, its job, its provider, its type."""
+        return (
+            self._project_id == event.after.project_id
+            and self._job_id in (None, event.after.id)
+            and (self._providers is None or event.after.provider in self._providers)
+            and event.type in self._types
+        )
+
+
+_listener = lru_cache(LISTENERS_KEPT)(_Listener)
+
+
+def matches(pattern: str, kind: EventType) -> bool:
+    """`job.succeeded` matches itself, `job.*` every event of a job, `*` everything."""
+    return pattern in ("*", kind) or (pattern.endswith(".*") and kind.startswith(pattern[:-1]))
+
+
+def _delivery_params(event: NewEvent, endpoint_id: str, wait_ms: int) -> dict[str, Any]:
+    """A new delivery's columns."""
+    return {
+        "id": ids.new_id(ids.DELIVERY),
+        "project_id": event.after.project_id,
+        "event_id": event.id,
+        "endpoint_id": endpoint_id,
+        "job_id": event.after.id,
+        "next_attempt_at": event.at + wait_ms,
+        "created_at": event.at,
+    }

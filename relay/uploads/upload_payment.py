@@ -1,0 +1,121 @@
+"""Pays for uploads: however often an upload is tried, the provider is paid once for it.
+
+The paid step's answer holds a token that is good for some minutes. It is stored with the payment, together with the
+answers to the later steps: an upload that failed continues where it stopped, and a finished one is answered again. The
+nonce is derived from what is uploaded, so where a payment's result is unknown the token contract accepts only one.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+from weakref import WeakValueDictionary
+
+from relay.context import Calling
+from relay.errors import PaidOnce
+from relay.jobs.payment import Paid, Payer, over_max_cost
+from relay.model.payment import Payment, PaymentState
+from relay.model.provider_http import ApiAnswer, ApiRequest
+from relay.outbound.provider_client import NoAnswer
+from relay.storage.payments import NUMBER_MAX, numbered
+from relay.uploads.file_uploads import Upload
+
+GOOD_MS: Final = 300_000
+"""How long the same upload is not paid for again: a token is good for five minutes (https://stablestudio.dev)."""
+LOST_MS: Final = 24 * 3_600_000
+"""How long an upload whose payment brought no answer is not paid for again: an Idempotency-Key's lifetime."""
+_UNDECIDED: Final = (PaymentState.RESERVED, PaymentState.UNKNOWN)
+
+
+class FileBuyer:
+    """Pays the first step of an upload and stores the answers to its steps."""
+
+    def __init__(self, calling: Calling, payer: Payer) -> None:
+        self._calling = calling
+        self._payer = payer
+        self._payments = calling.store.payments
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def turn(self, upload: Upload) -> asyncio.Lock:
+        """Return the upload's lock, which exists for as long as a request holds it."""
+        return self._turns.setdefault(upload.id, asyncio.Lock())
+
+    async def buy(self, name: str, upload: Upload, request: ApiRequest) -> list[ApiAnswer]:
+        """Return the answer to the paid request, and the answers that earlier tries had to the steps after it.
+
+        PaidOnce where the money has moved and the answer is lost; NotSent, NoAnswer, PaymentRefused or
+        SpendCapReached where there is no answer.
+        """
+        last = await self._payments.of_upload(upload.id)
+        if last is not None and last.answers and self._age_ms(last.settled_at) < GOOD_MS:
+            return [_answer(body) for body in last.answers]
+        payment = await self._payment(name, upload, request, last)
+        return [payment if isinstance(payment, ApiAnswer) else await self._send(name, request, payment)]
+
+    async def keep(self, upload: Upload, answers: Sequence[ApiAnswer]) -> None:
+        """Store the answers to all steps so far."""
+
+        async def write(_: bool) -> None:
+            if (last := await self._payments.of_upload(upload.id)) is not None:
+                await self._payments.keep_answers(last.job_id, [_body(answer) for answer in answers])
+
+        await self._calling.until_stored(write, upload=upload.id)
+
+    async def _payment(
+        self, name: str, upload: Upload, request: ApiRequest, last: Payment | None
+    ) -> Payment | ApiAnswer:
+        """Return the last authorization while it can be sent, or a new one, committed; an answer without a price as is.
+
+        While a payment is undecided a new one has the same nonce: the token contract executes only one of them.
+        """
+        number, undecided = 0, last is not None and last.state in _UNDECIDED
+        if last is not None:
+            if undecided and self._age_ms(last.valid_before) < 0:
+                if upload.max_cost is not None and last.amount > upload.max_cost:
+                    raise over_max_cost(last.amount, upload.max_cost)
+                return last
+            if last.state is PaymentState.LOST and not last.answers and self._age_ms(last.created_at) < LOST_MS:
+                raise _lost()
+            number = min(int(last.job_id[-6:]) + (not undecided), NUMBER_MAX)
+        priced = await self._payer.quote(name, request, upload.max_cost)
+        if isinstance(priced, ApiAnswer):
+            return priced
+        payment = await self._payer.authorize(upload.project_id, numbered(upload.id, number), name, request, priced)
+        reserve = self._payments.renew if undecided else self._payments.add
+        await reserve(payment, self._payer.caps)
+        return payment
+
+    async def _send(self, name: str, request: ApiRequest, payment: Payment) -> ApiAnswer:
+        """Return the answer to the paid request, after it is committed with the settlement."""
+        sent = await self._payer.send(name, request, payment)
+        answers = [_body(sent.answer)] if isinstance(sent, Paid) else []
+        now_ms = self._calling.clock.now_ms()
+        settle = partial(self._payments.settle, payment.job_id, now_ms, sent.settlement, answers)
+        await self._calling.until_stored(lambda _: settle(), upload=payment.job_id)
+        if sent.settlement.state is PaymentState.LOST:
+            raise _lost()
+        if sent.answer is None:
+            raise NoAnswer("payment unknown")
+        return sent.answer
+
+    def _age_ms(self, at_ms: int | None) -> int:
+        """Return how many milliseconds ago a time was."""
+        return self._calling.clock.now_ms() - (at_ms or 0)
+
+
+def _lost() -> PaidOnce:
+    """Return the error of a payment for which the provider gave nothing."""
+    return PaidOnce(
+        "the provider took the payment for this file and gave nothing for it: it is not paid again by itself; with an "
+        "Idempotency-Key that was not used before it is another upload, which is paid for"
+    )
+
+
+def _body(answer: ApiAnswer) -> str:
+    """Return what is stored of an answer."""
+    return answer.body.decode("utf-8", "replace")
+
+
+def _answer(body: str) -> ApiAnswer:
+    """Return an answer from what was stored of it."""
+    return ApiAnswer(status_code=200, content_type="application/json", body=body.encode())

@@ -1,0 +1,79 @@
+"""`/v1/quotes`, `/v1/spend`: what a job would cost, anywhere, before anything is bought; and what was spent today."""
+
+from typing import Annotated, Any
+
+import msgspec
+from starlette.responses import Response
+
+from relay.clock import rfc3339
+from relay.errors import FieldError, Forbidden, InvalidInput, bounded
+from relay.jobs.quotes import Quote
+from relay.model import serializers
+from relay.model.payment import PaymentState, usdc
+from relay.storage.payments import DAY_MS
+from relay.web.api.api_request import Call, time_of
+from relay.web.problems import JSON
+
+
+class QuoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/quotes`; without `providers` every one is asked."""
+
+    input: dict[str, Any] | None = None
+    request: dict[str, Any] | None = None
+    providers: Annotated[list[str], msgspec.Meta(min_length=1, max_length=20)] | None = None
+
+
+async def create(call: Call) -> Response:
+    """`POST /v1/quotes`: what each provider would take, cheapest first; nothing is bought."""
+    asked = call.fields(QuoteRequest)
+    quotes = await call.app.quoter.quotes(asked.input, asked.request, asked.providers)
+    return JSON({"data": [_shown(quote) for quote in quotes], "next_cursor": None})
+
+
+async def spend(call: Call) -> Response:
+    """`GET /v1/spend`: what the project spent, by provider and unit, and what was authorized today (UTC).
+
+    With `all=true`, for an admin of project `default`: of all projects, with the wallet.
+    """
+    given = call.query("all", "since")
+    app, everything = call.app, given.get("all", "false") == "true"
+    if given.get("all") not in (None, "true", "false"):
+        raise InvalidInput([FieldError("all", "must be true or false")])
+    if everything and not call.operator:
+        raise Forbidden("all=true needs an admin key of the project default")
+    now_ms = app.clock.now_ms()
+    began_at = now_ms - now_ms % DAY_MS
+    since_ms = time_of("since", given["since"], now_ms) if "since" in given else began_at
+    project_id = None if everything else call.project_id
+    spent = await app.store.payments.spending(began_at, project_id)
+    by_provider = await app.store.payments.by_provider(since_ms, project_id)
+    counted = sum(amount for state, amount in spent.items() if state is not PaymentState.VOID)
+    cap = app.payer.caps.day if everything else app.payer.caps.project_day
+    return JSON(
+        {
+            "project": project_id,
+            "wallet": app.payer.address if everything else None,
+            "unit": "USDC",
+            "since": rfc3339(since_ms),
+            "today": usdc(counted),
+            "left_today": usdc(max(0, cap - counted)),
+            **{str(state): usdc(spent[state]) for state in PaymentState},
+            "max_per_job": usdc(app.settings.spend_max_per_job),
+            "max_per_day": usdc(cap),
+            "providers": [msgspec.structs.asdict(one) for one in by_provider],
+        }
+    )
+
+
+def _shown(quote: Quote) -> serializers.Json:
+    """What one provider would take."""
+    price = quote.price
+    return {
+        "provider": quote.provider,
+        "accepted": quote.accepted,
+        "amount": price.amount if price else None,
+        "unit": price.unit if price else None,
+        "usd": price.usd if price else None,
+        "basis": price.basis if price else None,
+        "errors": [{"path": error.path, "message": error.message} for error in bounded(quote.errors)],
+    }
