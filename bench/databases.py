@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncpg
 import click
 
-from tests.postgres import Server, server
+from tests.support.postgres import Server, server
 
 PRODUCTION = ("-c", "max_connections=100", "-c", "shared_buffers=256MB", "-c", "min_wal_size=1GB")
 """Everything else is PostgreSQL's default: fsync, full_page_writes and synchronous_commit are on."""

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests import postgres, running
-from tests.quiescence import WatchedLoop
+from tests.support import postgres, running
+from tests.support.quiescence import WatchedLoop
 
-pytest_plugins = ["tests.oracles"]
+pytest_plugins = ["tests.support.oracles"]
 
 # No deadline per example: a busy machine is slow, not wrong.
 settings.register_profile("quick", deadline=None, max_examples=50)

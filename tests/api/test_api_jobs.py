@@ -1,0 +1,248 @@
+"""`/v1/jobs` as the API page promises it: what a job shows, what is refused and how, and how jobs are found again."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.running import INPUT, HeldClock, Running, relay
+
+pytestmark = pytest.mark.anyio
+
+_FIELDS = """id object provider provider_job_id status reason progress model input request outputs error cost metadata
+finished_by verification late created_at submitted_at updated_at finished_at deadline_at links"""
+JOB = _FIELDS.split()
+NATIVE: dict[str, dict[str, Any]] = {
+    "evolink": {"model": "seedance-2.0-image-to-video", "prompt": "x", "image_urls": ["https://example.com/a.png"]},
+    "relaydance": {"model": "seedance-1-5-pro-with-audio", "prompt": "x"},
+    "kinovi": {"model": "seedance-20", "inputs": {"urls": ["https://example.com/a.png"]}},
+}
+
+
+@pytest.fixture(scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    """A relay for the tests that make no job."""
+    async with relay(tmp_path_factory.mktemp("relay")) as started:
+        yield started
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    """A relay of the test's own."""
+    async with relay(tmp_path) as started:
+        yield started
+
+
+async def refused(running: Running, body: object, code: str = "invalid_input") -> dict[str, str]:
+    """The message for each path of a request that is refused with 422, and of which nothing is left."""
+    answer = await running.client.post("/v1/jobs", json=body)
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (422, code), problem
+    assert not running.world.submissions
+    assert (await running.get("/v1/jobs"))["data"] == []
+    return {error["path"]: error["message"] for error in problem.get("errors", [])} | {"": problem["detail"]}
+
+
+def item(role: str, url: str = "https://example.com/a.png") -> dict[str, Any]:
+    """An image in RelayDance's list."""
+    return {"type": "image_url", "image_url": {"url": url}, "role": role}
+
+
+async def test_a_new_job_shows_every_field(running: Running) -> None:
+    """202, where it is, and all that is known of it; nothing of it tells the callback URL or the provider's key."""
+    answer = await running.client.post(
+        "/v1/jobs", json={"provider": "evolink", "input": INPUT, "metadata": {"user": "42"}, "deadline_s": 60}
+    )
+    job = answer.json()
+    assert (answer.status_code, answer.headers["location"]) == (202, f"/v1/jobs/{job['id']}")
+    assert list(job) == [*JOB, "notify"]
+    assert (job["object"], job["status"], job["late"], job["notify"]) == ("job", "submitted", False, [])
+    assert job["request"] == NATIVE["evolink"] | {"prompt": INPUT["prompt"], "duration": 5}
+    assert (job["input"], job["metadata"], job["outputs"]) == (INPUT, {"user": "42"}, [])
+    assert job["cost"] == {"amount": "50", "unit": "credits", "kind": "reserved"}
+    assert (job["created_at"], job["deadline_at"]) == ("2026-11-21T00:00:00.000Z", "2026-11-21T00:01:00.000Z")
+    assert job["links"] == {
+        "self": f"/v1/jobs/{job['id']}",
+        "events": f"/v1/events?job={job['id']}",
+        "timeline": f"/v1/jobs/{job['id']}/timeline",
+    }
+    for link in job["links"].values():
+        await running.get(link)
+    shown = (await running.client.get(job["links"]["self"])).text
+    assert "/callbacks/" not in answer.text + shown
+    assert "sandbox-key" not in answer.text + shown
+    assert list(await running.get(job["links"]["self"])) == JOB
+
+
+async def test_a_finished_job_shows_its_result(running: Running) -> None:
+    """The output has every field, and says when it expires; the event shows the same job."""
+    made = await running.submit("kinovi", notify=[{"url": running.hook, "secret": None}])
+    await running.world.finish(made["provider_job_id"])
+    await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())
+    job = await running.get(f"/v1/jobs/{made['id']}")
+    output = job["outputs"][0]
+    assert list(output) == ["kind", "url", "width", "height", "duration_s", "expires_at"]
+    assert (output["kind"], output["width"], output["expires_at"]) == ("video", 1280, "2026-12-05T00:00:00.000Z")
+    assert (job["progress"], job["cost"]["kind"], job["finished_at"]) == (100, "final", "2026-11-21T00:00:00.000Z")
+    newest = (await running.get(f"/v1/events?job={job['id']}"))["data"][0]
+    assert (newest["data"]["job"], newest["final"], newest["sequence"]) == (job, True, 2)
+
+
+async def test_notify_shows_a_secret_only_where_relay_made_it(running: Running) -> None:
+    """`notify` answers with the endpoint's id, and with the secret that nobody else could know."""
+    own = "whsec_" + "A" * 32
+    notify = [{"url": running.hook}, {"url": running.hook, "secret": own, "event_types": ["job.succeeded"]}]
+    made = (await running.submit(notify=notify))["notify"]
+    assert made[0]["secret"].startswith("whsec_")
+    assert "secret" not in made[1]
+    assert made[1]["event_types"] == ["job.succeeded"]
+    for one in made:
+        assert (await running.get(f"/v1/endpoints/{one['endpoint_id']}"))["url"] == running.hook
+
+
+@pytest.mark.parametrize("both", [{"input": INPUT, "request": {}}, {}, {"input": None, "request": None}], ids=str)
+async def test_exactly_one_of_input_and_request(shared: Running, both: dict[str, Any]) -> None:
+    """Both and neither are refused in the same words."""
+    assert "exactly one" in (await refused(shared, {"provider": "evolink"} | both))["input"]
+
+
+async def test_every_wrong_field_is_named_with_its_path(shared: Running) -> None:
+    """One answer names them all, and what was probably meant by an unknown name."""
+    named = await refused(
+        shared,
+        {
+            "provider": "evolink",
+            "input": {"images": ["ftp://x"] * 3, "prompt": 7, "duration_s": "5", "promt": "x", "mode": "fast"},
+            "notify": [{"url": "ftp://x"}, {"ulr": ""}, 5, {"url": shared.hook, "secret": "whsec_"}],
+            "metadata": {"k": "x" * 5000},
+            "deadline_s": 0,
+            "deadlin_s": 1,
+        },
+    )
+    assert set(named) == {
+        "",
+        *("input.images", "input.prompt", "input.duration_s", "input.promt", "input.mode"),
+        *("input.images[0]", "input.images[1]", "input.images[2]", "metadata", "deadline_s", "deadlin_s"),
+        *("notify[0].url", "notify[1].url", "notify[1].ulr", "notify[2]", "notify[3].secret"),
+    }
+    assert named["deadlin_s"].endswith("did you mean deadline_s?")
+    assert named["input.promt"].endswith("did you mean prompt?")
+    assert set(await refused(shared, {})) == {"", "provider", "input"}
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("metadata", {str(number): 1 for number in range(51)}),
+        ("metadata", ["x"]),
+        ("deadline_s", 604_801),
+        ("deadline_s", 5.0),
+        ("provider", 5),
+        ("input", "x"),
+    ],
+)
+async def test_what_surrounds_the_request_has_limits(shared: Running, field: str, wrong: Any) -> None:
+    """Metadata, deadline and notify are refused over their limits, and everything is of its type."""
+    assert field in await refused(shared, {"provider": "evolink", "input": INPUT} | {field: wrong})
+
+
+async def test_notify_has_as_many_endpoints_as_the_setting_says(tmp_path: Path) -> None:
+    """Accept `RELAY_NOTIFY_MAX` endpoints for one job, 10 if it is not set, and refuse one more with the limit."""
+    for most, given in ((10, {}), (2, {"RELAY_NOTIFY_MAX": "2"})):
+        async with relay(tmp_path, **given) as running:  # type: ignore[arg-type]
+            hooks = [{"url": running.hook}] * most
+            assert len((await running.submit(notify=hooks))["notify"]) == most
+            body = {"provider": "evolink", "input": INPUT, "notify": [*hooks, *hooks[:1]]}
+            answer = await running.client.post("/v1/jobs", json=body)
+            assert (answer.status_code, answer.json()["errors"]) == (
+                422,
+                [{"path": "notify", "message": f"must be at most {most} long"}],
+            )
+
+
+@pytest.mark.parametrize(
+    ("provider", "holder", "name"),
+    [
+        ("evolink", "", "callback_url"),
+        ("evolink", "", "callBackUrl"),
+        ("evolink", "", "webhook"),
+        ("relaydance", "metadata", "callback_url"),
+        ("relaydance", "", "callback_url"),
+        ("relaydance", "metadata", "notify_url"),
+        ("kinovi", "", "callBackUrl"),
+        ("kinovi", "", "callback_url"),
+        ("kinovi", "inputs", "callBackUrl"),
+    ],
+)
+async def test_a_callback_field_is_relays_own(shared: Running, provider: str, holder: str, name: str) -> None:
+    """In whatever spelling and place, it is refused under its own code, and the error says where it is."""
+    own = {name: "https://mine.example/"}
+    request = NATIVE[provider] | ({holder: NATIVE[provider].get(holder, {}) | own} if holder else own)
+    path = f"request.{holder}.{name}" if holder else f"request.{name}"
+    assert path in await refused(shared, {"provider": provider, "request": request}, "callback_field_reserved")
+
+
+@pytest.mark.parametrize(
+    ("provider", "change", "path", "limit"),
+    [
+        ("evolink", {"image_urls": ["https://example.com/a.png"] * 3}, "image_urls", "1 to 2"),
+        ("evolink", {"image_urls": []}, "image_urls", "1 to 2"),
+        ("evolink", {"duration": 3}, "duration", "4 to 15"),
+        ("evolink", {"duration": 16}, "duration", "4 to 15"),
+        ("evolink", {"duration": "5"}, "duration", "integer"),
+        ("evolink", {"duration": 5.0}, "duration", "integer"),
+        ("evolink", {"duration": True}, "duration", "integer"),
+        ("evolink", {"quality": "1080P"}, "quality", "1080p"),
+        ("evolink", {"aspect_ratio": "9:21"}, "aspect_ratio", "21:9"),
+        ("evolink", {"prompt": "word " * 1001}, "prompt", "1000 words"),
+        ("evolink", {"prompt": "字" * 501}, "prompt", "500"),
+        ("evolink", {"seconds": "5"}, "seconds", "not a field"),
+        ("relaydance", {"seconds": 5}, "seconds", "string"),
+        ("relaydance", {"seconds": "16"}, "seconds", "15"),
+        ("relaydance", {"duration": 5}, "duration", "did you mean seconds"),
+        (
+            "relaydance",
+            {"metadata": {"content": [item("reference_image"), item("first_frame")]}},
+            "metadata.content",
+            "not both",
+        ),
+        ("relaydance", {"metadata": {"content": [item("last_frame")]}}, "metadata.content", "first_frame"),
+        ("kinovi", {"inputs": {"urls": ["https://example.com/a.png"] * 3}}, "inputs.urls", "1 to 2"),
+        ("kinovi", {"inputs": NATIVE["kinovi"]["inputs"] | {"prompt": "x" * 4001}}, "inputs.prompt", "4000"),
+        (
+            "kinovi",
+            {"inputs": NATIVE["kinovi"]["inputs"] | {"upscaleResolution": "2k"}},
+            "inputs.upscaleResolution",
+            "4k",
+        ),
+        ("kinovi", {"inputs": NATIVE["kinovi"]["inputs"] | {"duration": "5s"}}, "inputs.duration", "4 to 15"),
+        ("kinovi", {"model": "so ra"}, "model", "seedance-20"),
+    ],
+)
+async def test_a_native_request_is_held_to_the_providers_limits(
+    shared: Running, provider: str, change: dict[str, Any], path: str, limit: str
+) -> None:
+    """422 names the provider's own field and its limit, before anything is sent."""
+    named = await refused(shared, {"provider": provider, "request": NATIVE[provider] | change})
+    assert limit in named[f"request.{path}"]
+
+
+async def test_a_provider_that_cannot_be_used_says_what_is_missing(tmp_path: Path) -> None:
+    """An unknown provider names those there are, an unconfigured one its setting."""
+    async with relay(tmp_path, RELAY_KINOVI_API_KEY="") as running:
+        for provider, words in (("kinovi", "RELAY_KINOVI_API_KEY"), ("evo link", "evolink, kinovi")):
+            said = await refused(running, {"provider": provider, "input": INPUT}, "provider_not_configured")
+            assert words in said[""]
+
+
+async def test_without_a_public_url_a_job_has_no_callback(tmp_path: Path) -> None:
+    """The provider is told of no URL that it could not reach; a status check ends the job."""
+    clock = HeldClock()
+    async with relay(tmp_path, clock=clock, RELAY_PUBLIC_URL="") as running:
+        job = await running.submit()
+        assert "callback_url" not in running.world.submissions[0]
+        await running.world.finish(job["provider_job_id"])
+        await clock.advance(1800)
+        ended = await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == "succeeded")
+        assert (ended["finished_by"], ended["verification"]) == ("status_check", "fetch")

@@ -1,0 +1,159 @@
+"""The memory of request bodies that are being read: bounded in all, for a project, and for the callbacks of a job."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay import settings
+from relay.errors import SettingsError
+from relay.metrics import Metrics
+from relay.web.request_body import BodyMemory, MemoryFull, Owner, OwnerFull, Room, room_of
+from tests.api.test_connections import peer, request
+from tests.support.calling_back import DONE, kept, state
+from tests.support.running import KEY, Running, relay
+
+pytestmark = pytest.mark.anyio
+
+ALL_BYTES = 1 << 23
+SHARE_BYTES = ALL_BYTES // 8
+ROOM = Room(max_bytes=160, per_owner_max_bytes=20, requests_max_bytes=120)
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    """A relay in which all open bodies may take 8 MiB, and those of one owner 1 MiB."""
+    sizes = {"RELAY_BODIES_MAX_BYTES": str(ALL_BYTES), "RELAY_REQUEST_BODY_MAX_BYTES": str(ALL_BYTES)}
+    async with relay(tmp_path, confirm=False, **sizes) as started:  # type: ignore[arg-type]
+        yield started
+
+
+def begun(path: str, size: int, *lines: str) -> bytes:
+    """A request of which all but the last byte of a body of `size` is there."""
+    return request("POST", path, f"content-length: {size}", *lines) + b" " * (size - 1)
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_a_project_has_its_share(running: Running, over: int) -> None:
+    """Read open bodies of a project up to an eighth of the memory; answer 429 with Retry-After to a byte more."""
+    authorized = f"authorization: Bearer {KEY}"
+    async with peer(running.origin) as sender:
+        await sender.send(begun("/v1/quotes", SHARE_BYTES + 1 + over, authorized))
+        if over:
+            status, head, _ = await sender.answer()
+            assert (status, b"retry-after: 1\r\n" in head) == (429, True)
+        else:
+            await sender.send(b" ")
+            assert (await sender.answer())[0] == 422
+    assert (await running.client.post("/v1/quotes", content=b" " * SHARE_BYTES)).status_code == 422
+    shown = (await running.client.get("/metrics")).text
+    assert ('relay_refused_total{bound="bodies_per_owner"} 1.0' in shown) == bool(over)
+
+
+async def test_a_job_has_its_share(running: Running) -> None:
+    """Answer 413 to a callback beyond its job's share, note it, and take another job's callbacks all the while."""
+    job, _ = await running.submit(), await running.submit()
+    first, second = (urlsplit(running.callback_url(number)).path for number in (0, 1))
+    async with AsyncExitStack() as stack:
+        senders = [await stack.enter_async_context(peer(running.origin)) for _ in range(2)]
+        await senders[0].send(begun(first, SHARE_BYTES * 3 // 4))
+        await senders[1].send(begun(first, SHARE_BYTES * 3 // 4))
+        ended = {asyncio.create_task(sender.answer()): sender for sender in senders}
+        done, _waiting = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+        (refused,) = done
+        assert refused.result()[0] == 413
+        assert (await running.client.post(running.origin + second, content=DONE)).status_code == 200
+        (left,) = set(ended) - done
+        await ended[left].send(b" ")
+        assert (await left)[0] == 200
+    reasons = [callback["reason"] for callback in await kept(running) if callback["job"] == job["id"]]
+    assert any("too many bodies" in reason for reason in reasons)
+    assert await state(running, job) == "submitted"
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_bodies_of_clients_leave_room_for_callbacks(tmp_path: Path, over: int) -> None:
+    """Answer 503 to the body of a client that needs what is kept for callbacks, and 200 to a callback beside it."""
+    room = 1 << 20
+    sizes = {"RELAY_BODIES_MAX_BYTES": str(ALL_BYTES), "RELAY_BODIES_FOR_CALLBACKS_BYTES": str(ALL_BYTES - room)}
+    sizes |= {"RELAY_BODIES_PER_OWNER_MAX_BYTES": str(ALL_BYTES), "RELAY_REQUEST_BODY_MAX_BYTES": str(ALL_BYTES)}
+    async with relay(tmp_path, confirm=False, **sizes) as running:  # type: ignore[arg-type]
+        job = await running.submit()
+        callback = request("POST", urlsplit(running.callback_url()).path, body=DONE + b" " * 1_000_000)
+        async with peer(running.origin) as client, peer(running.origin) as provider:
+            await client.send(begun("/v1/quotes", room + 1 + over, f"authorization: Bearer {KEY}"))
+            await provider.send(callback[:500_000], callback[500_000:])
+            assert (await provider.answer())[0] == 200
+            if not over:
+                await client.send(b" ")
+            assert (await client.answer())[0] == (503 if over else 422)
+        assert await state(running, job) == "succeeded"
+        shown = (await running.client.get("/metrics")).text
+        assert ('relay_refused_total{bound="bodies"} 1.0' in shown) == bool(over)
+
+
+OWNERS = st.builds(Owner, st.sampled_from("abcdefgh"), st.booleans())
+
+
+@given(st.lists(st.tuples(OWNERS, st.integers(0, 21)), max_size=60))
+def test_what_is_taken_never_exceeds_its_bounds(asked: list[tuple[Owner, int]]) -> None:
+    """Take exactly what fits in the owner's share, in all, and beside the callbacks' part; have all of it back."""
+    memory = BodyMemory(ROOM, Metrics())
+    taken: list[tuple[Owner, int]] = []
+    for owner, size in asked:
+        own = sum(bytes_ for name, bytes_ in taken if name == owner) + size
+        every = sum(bytes_ for _, bytes_ in taken) + size
+        requests = sum(bytes_ for one, bytes_ in taken if not one.is_callback) + (0 if owner.is_callback else size)
+        if own > ROOM.per_owner_max_bytes:
+            with pytest.raises(OwnerFull):
+                memory.take(owner, size)
+        elif every > ROOM.max_bytes or requests > ROOM.requests_max_bytes:
+            with pytest.raises(MemoryFull):
+                memory.take(owner, size)
+        else:
+            memory.take(owner, size)
+            taken.append((owner, size))
+    for owner, size in taken:
+        memory.give_back(owner, size)
+    memory.take(Owner("a"), ROOM.per_owner_max_bytes)
+
+
+def test_requests_of_clients_have_less_room_than_callbacks() -> None:
+    """Refuse the byte of a project over what is not kept for callbacks, and the byte of a callback over all."""
+    memory = BodyMemory(ROOM, Metrics())
+    for number in range(6):
+        memory.take(Owner(str(number)), 20)
+    with pytest.raises(MemoryFull):
+        memory.take(Owner("another"), 1)
+    memory.take(Owner("job_1", is_callback=True), 20)
+    memory.take(Owner("job_2", is_callback=True), 20)
+    with pytest.raises(MemoryFull):
+        memory.take(Owner("job_3", is_callback=True), 1)
+    memory.give_back(Owner("0"), 1)
+    memory.take(Owner("another"), 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "room"),
+    [
+        ({}, Room(1 << 26, 1 << 23, 3 << 24)),
+        ({"RELAY_BODIES_MAX_BYTES": str(1 << 23)}, Room(1 << 23, 1 << 20, 3 << 21)),
+        ({"RELAY_BODIES_PER_OWNER_MAX_BYTES": "5000"}, Room(1 << 26, 5000, 3 << 24)),
+        ({"RELAY_BODIES_FOR_CALLBACKS_BYTES": "0"}, Room(1 << 26, 1 << 23, 1 << 26)),
+        ({"RELAY_BODIES_FOR_CALLBACKS_BYTES": str((1 << 26) - 1)}, Room(1 << 26, 1 << 23, 1)),
+    ],
+)
+def test_the_settings_divide_the_room(given: dict[str, str], room: Room) -> None:
+    """Give one owner an eighth and callbacks a quarter of the room, unless a setting says how many bytes."""
+    assert room_of(settings.load(given, ())) == room
+
+
+def test_callbacks_cannot_have_all_the_room() -> None:
+    """Refuse to keep as much for callbacks as there is for all bodies."""
+    with pytest.raises(SettingsError, match="RELAY_BODIES_FOR_CALLBACKS_BYTES must be less"):
+        settings.load({"RELAY_BODIES_FOR_CALLBACKS_BYTES": str(1 << 26)}, ())

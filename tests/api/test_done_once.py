@@ -1,0 +1,209 @@
+"""One Idempotency-Key does its work once: killed before its answer was kept, suspended, or asked of another process."""
+
+import asyncio
+import re
+import signal
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import msgspec
+import pytest
+
+from relay.web.routes import API
+from tests.support import processes
+from tests.support.running import DATABASES, INPUT, KEY
+from tests.system.test_kill import Scene, scene
+
+pytestmark = pytest.mark.anyio
+
+VERBS: Final = {
+    "endpoint": ("POST", "/v1/endpoints", {"url": "{hook}"}, 201),
+    "change": ("PATCH", "/v1/endpoints/{endpoint}", {"description": "new"}, 200),
+    "deletion": ("DELETE", "/v1/endpoints/{endpoint}", None, 204),
+    "rotation": ("POST", "/v1/endpoints/{endpoint}/secret-rotations", {}, 200),
+    "test": ("POST", "/v1/endpoints/{endpoint}/tests", {}, 202),
+    "batch": ("POST", "/v1/endpoints/{endpoint}/redeliveries", {"since": "-24h", "which": "all"}, 202),
+    "redelivery": ("POST", "/v1/deliveries/{delivery}/redeliveries", {}, 202),
+    "cancellation": ("POST", "/v1/jobs/{job}/cancellations", {}, 200),
+    "failure": ("POST", "/v1/jobs/{job}/failures", {"reason": "enough"}, 200),
+    "status check": ("POST", "/v1/jobs/{job}/status-checks", {}, 200),
+    "resubmission": ("POST", "/v1/jobs/{failed}/resubmissions", {"accept_double_charge": True}, 202),
+}
+"""Everything that does work for a request, but what is ELSEWHERE."""
+ELSEWHERE: Final = {
+    ("POST", "/v1/jobs"),  # tests/system/test_kill.py
+    ("POST", "/v1/quotes"),  # does nothing that a second one would do again
+    ("POST", "/v1/files"),  # tests/flow/test_paid_uploads.py: what is bought is bought once; the rest is the provider's
+    ("POST", "/v1/callbacks/{id}/releases"),  # a second one finds nothing that is quarantined
+}
+
+
+def client(stage: Scene) -> httpx.AsyncClient:
+    """A client with a key of the relay of the scene."""
+    headers = {"authorization": f"Bearer {KEY}", "idempotency-key": "the-one"}
+    return httpx.AsyncClient(base_url=stage.origin, headers=headers, trust_env=False, timeout=40)
+
+
+async def things(stage: Scene) -> dict[str, str]:
+    """A relay's endpoint, a job that goes on, one that has failed, and a delivery; by what the paths call them."""
+    headers = {"authorization": f"Bearer {KEY}"}
+    async with httpx.AsyncClient(base_url=stage.origin, headers=headers, trust_env=False, timeout=40) as plain:
+        endpoint = (await plain.post("/v1/endpoints", json={"url": stage.hook})).json()["id"]
+        body = {"provider": "evolink", "input": INPUT}
+        job, failed = [(await plain.post("/v1/jobs", json=body)).json()["id"] for _ in range(2)]
+        assert (await plain.post(f"/v1/jobs/{failed}/failures", json={"reason": "test"})).status_code == 200
+        found: list[dict[str, Any]] = []
+        for _ in range(200):
+            if found := (await plain.get("/v1/deliveries?status=delivered")).json()["data"]:
+                break
+            await asyncio.sleep(0.05)
+        return {"endpoint": endpoint, "job": job, "failed": failed, "delivery": found[-1]["id"], "hook": stage.hook}
+
+
+async def counted(stage: Scene) -> dict[str, Any]:
+    """How much of each kind there is."""
+    async with client(stage) as asking:
+        lists = {kind: (await asking.get(f"/v1/{kind}?limit=200")).json()["data"] for kind in ("endpoints", "events")}
+        tests = [event for event in lists["events"] if event["type"] == "relay.test"]
+        redelivered = [
+            one for one in (await asking.get("/v1/deliveries?limit=200")).json()["data"] if one["redelivery"]
+        ]
+    return {"endpoints": len(lists["endpoints"]), "tests": len(tests), "redelivered": len(redelivered)}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_killed_before_its_answer_was_kept_the_work_is_done_once(tmp_path: Path, verb: str) -> None:
+    """Give the same request the answer of the work that was committed before the kill, and do nothing twice."""
+    method, path, body, status = VERBS[verb]
+    async with scene(tmp_path) as stage:
+        async with processes.process(stage.environ, "-m", "relay", "serve") as first:
+            await processes.ready(stage.origin, first)
+            named = await things(stage)
+            before = await counted(stage)
+        content = None if body is None else msgspec.json.encode(body).replace(b"{hook}", stage.hook.encode())
+        path = path.format(**named)
+        async with processes.process(stage.environ, "-m", "tests.support.crashing", "work_committed") as second:
+            await processes.ready(stage.origin, second)
+            async with client(stage) as asking:
+                with pytest.raises(httpx.TransportError):
+                    await asking.request(method, path, content=content)
+            assert await asyncio.wait_for(second.wait(), 20) == -signal.SIGKILL
+        sent = len(stage.world.submissions)
+        async with processes.process(stage.environ, "-m", "relay", "serve") as third:
+            await processes.ready(stage.origin, third)
+            async with client(stage) as asking:
+                answers = [await asking.request(method, path, content=content) for _ in range(2)]
+                for answer in answers:
+                    assert (answer.status_code, answer.headers.get("idempotent-replayed")) == (status, "true"), (
+                        answer.text
+                    )
+                assert answers[0].content == answers[1].content
+                if verb == "rotation":
+                    secret = (await asking.get(f"/v1/endpoints/{named['endpoint']}/secret")).json()["secret"]
+                    assert secret == answers[0].json()["secret"]
+                if body is not None:
+                    other = await asking.request(method, path, content=b'{"other": 1}')
+                    assert other.json()["code"] == "idempotency_conflict"
+            if verb == "batch":
+                await asyncio.sleep(1.5)  # in real time: what a second batch would have made
+            after = await counted(stage)
+    once = {"endpoint": {"endpoints": 1}, "deletion": {"endpoints": -1}, "test": {"tests": 1}}
+    once["redelivery"] = {"redelivered": 1}
+    changed = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+    if verb == "batch":
+        assert changed == {"redelivered": answers[0].json()["count"]}
+    else:
+        assert changed == once.get(verb, {})
+    assert len(stage.world.submissions) == sent
+
+
+def test_every_request_that_does_work_is_tried() -> None:
+    """Try each route that changes something: one that is new is killed here too, or says why it need not be."""
+    tried = {(method, re.sub(r"{\w+}", "{id}", path)) for method, path, _, _ in VERBS.values()}
+    working = {(method, path) for method, path, _, _ in API if method != "GET"}
+    assert working == tried | ELSEWHERE
+
+
+async def test_killed_while_the_provider_answers_a_resubmission_is_sent_once(tmp_path: Path) -> None:
+    """Show the job to the same request after a kill between the provider's answer and its row, and send nothing."""
+    async with scene(tmp_path) as stage:
+        async with processes.process(stage.environ, "-m", "relay", "serve") as first:
+            await processes.ready(stage.origin, first)
+            failed = (await things(stage))["failed"]
+        path, consent = f"/v1/jobs/{failed}/resubmissions", {"accept_double_charge": True}
+        sent = len(stage.world.submissions)
+        async with processes.process(stage.environ, "-m", "tests.support.crashing", "provider_accepted") as second:
+            await processes.ready(stage.origin, second)
+            async with client(stage) as asking:
+                with pytest.raises(httpx.TransportError):
+                    await asking.post(path, json=consent)
+            await asyncio.wait_for(second.wait(), 20)
+        async with processes.process(stage.environ, "-m", "relay", "serve") as third:
+            await processes.ready(stage.origin, third)
+            async with client(stage) as asking:
+                answer = await asking.post(path, json=consent)
+            assert (answer.status_code, answer.headers["idempotent-replayed"]) == (202, "true")
+            assert (answer.json()["id"], answer.json()["status"]) == (failed, "pending")
+        assert len(stage.world.submissions) == sent + 1
+
+
+async def test_a_job_that_is_shown_after_a_kill_tells_its_endpoints_secrets(tmp_path: Path) -> None:
+    """Repeat `notify` with its ids and secrets to the same request, where the first answer never left."""
+    async with scene(tmp_path) as stage:
+        async with processes.process(stage.environ, "-m", "tests.support.crashing", "submission_recorded") as first:
+            await processes.ready(stage.origin, first)
+            with pytest.raises(httpx.TransportError):
+                await stage.submit()
+            await asyncio.wait_for(first.wait(), 20)
+        async with processes.process(stage.environ, "-m", "relay", "serve") as second:
+            await processes.ready(stage.origin, second)
+            answer = await stage.submit()
+            assert (answer.status_code, answer.json()["status"]) == (202, "submitted")
+            (notify,) = answer.json()["notify"]
+            async with client(stage) as asking:
+                secret = await asking.get(f"/v1/endpoints/{notify['endpoint_id']}/secret")
+            assert secret.json()["secret"] == notify["secret"]
+            assert (await stage.submit()).json() == answer.json()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["of the same process", "of another process"])
+async def test_a_key_that_was_taken_over_makes_no_second_job(tmp_path: Path, elsewhere: bool) -> None:
+    """Undo what a request does that stood still for over a minute while another one took its key: one creation."""
+    if elsewhere and DATABASES.postgres is None:
+        pytest.skip("one process writes to a file")
+    async with scene(tmp_path) as stage, AsyncExitStack() as stack:
+        suspended = processes.process(stage.environ, "-m", "tests.support.crashing", "job_suspended")
+        slow = await stack.enter_async_context(suspended)
+        await processes.ready(stage.origin, slow)
+        first = asyncio.ensure_future(stage.submit())
+        await asyncio.to_thread(_until_stopped, slow.pid)
+        if elsewhere:
+            port = processes.free_port()
+            other = Scene(stage.environ, f"http://127.0.0.1:{port}", stage.world, stage.sink, stage.hook)
+            ahead = processes.process(
+                stage.environ | {"PORT": str(port)}, "-m", "tests.support.crashing", "minute_ahead"
+            )
+            await processes.ready(other.origin, await stack.enter_async_context(ahead))
+            second = await other.submit()
+            slow.send_signal(signal.SIGCONT)
+        else:
+            slow.send_signal(signal.SIGCONT)
+            second = await stage.submit()
+        answers = [second, await first, await stage.submit()]
+        assert [answer.status_code for answer in answers] == [202] * 3, [answer.text for answer in answers]
+        assert len({answer.json()["id"] for answer in answers}) == 1
+        assert len(stage.world.submissions) == 1
+        async with client(stage) as asking:
+            assert len((await asking.get("/v1/jobs")).json()["data"]) == 1
+
+
+def _until_stopped(pid: int) -> None:
+    """Return when the process stands still."""
+    for _ in range(1000):
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+            return
+        time.sleep(0.02)
+    raise TimeoutError

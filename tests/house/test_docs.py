@@ -1,0 +1,280 @@
+"""README and docs say what the code does: a stranger who copies from them gets what they promise."""
+
+import json
+import re
+import subprocess
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import standardwebhooks
+
+from relay import settings
+from relay.backoff import DEFAULT_SCHEDULE_S
+from relay.jobs.job_requests import JobRequest, Notify
+from relay.model import delivery as outbox
+from relay.model import job as model
+from relay.model import serializers
+from relay.security import signatures
+from relay.storage.fan_out import matches
+from relay.web.api import endpoints
+from relay.web.problems import STATUSES
+from relay.web.routes import API
+from tests.support.documented import documented
+from tests.support.running import relay
+
+ROOT = Path(__file__).parents[2]
+# tests/house/test_house.py has the README
+PAGES = ("SECURITY.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/api.md", "docs/robustness.md", "docs/runbooks.md")
+README = (ROOT / "README.md").read_text()
+API_PAGE = (ROOT / "docs" / "api.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+SECRET = signatures.new_secret()
+BODY = b'{"type":"job.succeeded","data":{"job":{"id":"job_1","status":"succeeded"}}}'
+TEST_BODY = b'{"type":"relay.test","data":{"endpoint":"ep_1","job":null}}'
+CLOSED_LISTS: dict[str, type[StrEnum]] = {
+    "a job's `status`": model.JobState,
+    "a job's `reason`": model.Reason,
+    "a delivery's `status`": outbox.DeliveryState,
+    "an attempt's `outcome`": outbox.Outcome,
+    "a callback's `verdict`": model.Verdict,
+    "an error's `class`": model.ErrorClass,
+}
+
+
+def snippets(language: str) -> list[str]:
+    """The code blocks of a language in the README."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def signed(body: bytes = BODY) -> dict[str, str]:
+    """The headers of a genuine notification, sent now."""
+    now_s = int(time.time())
+    signature = signatures.sign([SECRET], "evt_1", now_s, body)
+    return {"webhook-id": "evt_1", "webhook-timestamp": str(now_s), "webhook-signature": signature}
+
+
+def row(page: str, title: str) -> list[str]:
+    """The words in backticks behind a title, in the one row of a table that begins with it."""
+    (found,) = re.findall(rf"^\| {re.escape(title)} \| (.*) \|$", page, re.MULTILINE)
+    return re.findall(r"`([^`]+)`", found)
+
+
+def modules(folder: Path) -> set[str]:
+    """The names of the Python files in a folder."""
+    return {path.stem for path in folder.glob("*.py")} - {"__init__"}
+
+
+def section(page: str, begin: str, end: str) -> str:
+    """The text between two marks of a page."""
+    return page.partition(begin)[2].partition(end)[0]
+
+
+def test_the_python_verification_works_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Accept a genuine notification with the README's lines, a `relay.test` too; raise if a byte of it was changed."""
+    (code,) = snippets("python")
+    for body, printed in ((BODY, "job.succeeded job_1\n"), (TEST_BODY, "relay.test no job\n")):
+        exec(code, {"secret": SECRET, "body": body, "headers": signed(body)})
+        assert capsys.readouterr().out == printed
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        exec(code, {"secret": SECRET, "body": BODY.replace(b"job_1", b"job_2"), "headers": signed()})
+
+
+def test_the_node_verification_works_as_printed(node_packages: Path, tmp_path: Path) -> None:
+    """Accept a genuine notification with the lines for Node, a `relay.test` too; throw if a byte was changed."""
+    (code,) = snippets("js")
+    (tmp_path / "node_modules").symlink_to(node_packages / "node_modules")
+    answers = []
+    for body, headers in (
+        (BODY, signed()),
+        (TEST_BODY, signed(TEST_BODY)),
+        (BODY.replace(b"job_1", b"job_2"), signed()),
+    ):
+        given = {"secret": SECRET, "body": body.decode(), "headers": headers}
+        script = tmp_path / "verify.mjs"
+        script.write_text(f"const {{ secret, body, headers }} = {json.dumps(given)};\n{code}")
+        answers.append(subprocess.run(["node", script], capture_output=True, text=True, timeout=30, check=False))
+    assert (answers[0].returncode, answers[0].stdout) == (0, "job.succeeded job_1\n"), answers[0].stderr
+    assert (answers[1].returncode, answers[1].stdout) == (0, "relay.test no job\n"), answers[1].stderr
+    assert answers[2].returncode != 0
+    assert "WebhookVerificationError" in answers[2].stderr
+
+
+def bodies() -> list[dict[str, Any]]:
+    """What the README's curls send, in their order."""
+    return [json.loads(body) for code in snippets("sh") for body in re.findall(r" -d '(.*?)'", code, re.DOTALL)]
+
+
+@pytest.mark.anyio
+async def test_the_curls_work_as_printed(tmp_path: Path) -> None:
+    """Register the README's endpoint, submit its job with curl's own content-type, and notify the endpoint."""
+    endpoint, job = bodies()
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    async with relay(tmp_path) as running:
+        sent = json.dumps(endpoint | {"url": running.hook})
+        made: httpx.Response = await running.client.post("/v1/endpoints", content=sent, headers=headers)
+        assert made.status_code == 201
+        secret = made.json()["secret"]
+        headers["idempotency-key"] = "order-42"
+        first: httpx.Response = await running.client.post("/v1/jobs", content=json.dumps(job), headers=headers)
+        again: httpx.Response = await running.client.post("/v1/jobs", content=json.dumps(job), headers=headers)
+        assert (first.status_code, again.json()) == (202, first.json())
+        assert again.headers["idempotent-replayed"] == "true"
+        assert len(running.world.jobs) == 1
+        await running.world.finish(first.json()["provider_job_id"])
+        await running.sink.wait_for(lambda s: "job.succeeded" in s.events())
+        for received in running.sink.received:
+            signatures.verify(secret, received.headers, received.body, int(received.headers["webhook-timestamp"]))
+
+
+def test_the_endpoint_that_is_taught_first_hears_every_end() -> None:
+    """Subscribe the README's first endpoint, and the one in `notify`, to every type that ends a job."""
+    endpoint, _ = bodies()
+    notify = [json.loads(f"{{{found}}}")["notify"][0] for found in snippets("json") if found.startswith('"notify"')]
+    finals = [kind for kind in model.EventType if kind.final]
+    assert len(finals) >= 4
+    for subscribed in (endpoint, *notify):
+        patterns = subscribed["event_types"]
+        assert [kind for kind in finals if not any(matches(pattern, kind) for pattern in patterns)] == []
+    assert len(notify) == 1
+
+
+def test_the_settings_file_of_the_readme_is_good(tmp_path: Path) -> None:
+    """Make the README's relay.env with its own lines, twice: the second time keeps it, and relay takes its settings."""
+    (lines,) = [code for code in snippets("sh") if ">relay.env" in code]
+    made = []
+    for _ in range(2):
+        subprocess.run(["sh", "-euc", lines], cwd=tmp_path, check=True, timeout=30)
+        made.append((tmp_path / "relay.env").read_text())
+    assert made[0] == made[1]
+    assert (tmp_path / "relay.env").stat().st_mode & 0o077 == 0
+    loaded = settings.load(dict(line.split("=", 1) for line in made[0].splitlines()), ("evolink",))
+    assert loaded.secret_keys
+    assert loaded.api_key
+    assert loaded.provider("evolink").api_key
+
+
+def test_the_readme_has_every_setting() -> None:
+    """Have each field of relay/settings.py in the table, in its order: name, default and meaning, and no other."""
+    found = re.findall(r"^\| `((?:RELAY_|PORT|DATABASE_)[^`]*)` \| (.*?) \| (.*) \|$", README, re.MULTILINE)
+    assert found == [
+        (s.name, "–" if s.default is None else f"`{s.default}`" if s.default else "empty", s.meaning)
+        for s in documented()
+    ]
+
+
+def test_the_api_page_has_every_route_and_no_other() -> None:
+    """Each route with its method and scope."""
+    rows = set(re.findall(r"^\| `([A-Z]+) (/v1[^`]*)` \| (\w+) \|", API_PAGE, re.MULTILINE))
+    assert rows == {(method, path, scope) for method, path, _, scope in API}
+
+
+def test_the_api_page_has_the_retry_schedule() -> None:
+    """The table of retries is the default schedule: each delay, and the time since the first attempt."""
+    rows = re.findall(r"^\| (\d+) \| (\S+ \S+|at once) \| (\S+ \S+|–) \|$", API_PAGE, re.MULTILINE)
+    units = {"s": 1, "min": 60, "h": 3600}
+    at_s = 0
+    expected = []
+    for number, delay_s in enumerate(DEFAULT_SCHEDULE_S, 1):
+        at_s += delay_s
+        expected.append((number, delay_s, at_s))
+    read = []
+    for number, *cells in rows:
+        seconds = [
+            0 if cell in ("at once", "–") else round(float(cell.split()[0]) * units[cell.split()[1]]) for cell in cells
+        ]
+        read.append((int(number), *seconds))
+    assert [row[:2] for row in read] == [row[:2] for row in expected]
+    assert all(abs(row[2] - wanted[2]) <= 180 for row, wanted in zip(read, expected, strict=True))
+
+
+def test_the_api_page_has_every_problem() -> None:
+    """Each code with its status."""
+    rows = {code: int(status) for code, status in re.findall(r"^\| `(\w+)` \| (\d+) \|", API_PAGE, re.MULTILINE)}
+    assert rows == STATUSES
+
+
+def test_the_api_page_has_every_field_of_a_request() -> None:
+    """The tables of fields are those of the types that read the bodies."""
+    of_job = section(API_PAGE, "`POST /v1/jobs`:", "`input` holds")
+    of_endpoint = section(API_PAGE, "`POST /v1/endpoints`, and", "## What answers hold")
+    assert re.findall(r"^\| `(\w+)` \|", of_job, re.MULTILINE) == list(JobRequest.__struct_fields__)
+    assert set(re.findall(r"^\| `(\w+)` \|", of_endpoint, re.MULTILINE)) == set(endpoints.Fields.__struct_fields__)
+    assert set(Notify.__struct_fields__) <= set(row(of_job, "`notify`"))
+    unified = section(API_PAGE, "`input` holds", "What is\nleft out")
+    assert re.findall(r"`(\w+)`", unified) == list(model.Input.__struct_fields__)
+
+
+def test_the_api_page_has_every_field_of_an_answer() -> None:
+    """The objects' fields are those that relay/model/serializers.py makes."""
+    job = model.Job(
+        id="job_1",
+        project_id="",
+        provider="",
+        state=model.JobState.PENDING,
+        created_at=0,
+        updated_at=0,
+        deadline_at=0,
+        request={},
+    )
+    endpoint = outbox.Endpoint(
+        id="ep_1", project_id="", job_id=None, url="", secret="", event_types=[], created_at=0, updated_at=0
+    )
+    assert row(API_PAGE, "job") == list(serializers.job(job))
+    assert row(API_PAGE, "endpoint") == list(serializers.endpoint(endpoint))
+
+
+@pytest.mark.anyio
+async def test_the_api_page_has_every_field_of_the_evidence(tmp_path: Path) -> None:
+    """What a job leaves behind is shown with the fields that the page names, and no others."""
+    async with relay(tmp_path) as running:
+        job = await running.submit(notify=[{"url": running.hook}])
+        await running.world.finish(job["provider_job_id"])
+        path = f"/v1/deliveries?job={job['id']}&status=delivered"
+        deliveries = await running.until(path, lambda shown: len(shown["data"]) == 2)
+        delivery = await running.get(f"/v1/deliveries/{deliveries['data'][0]['id']}")
+        event = (await running.get(f"/v1/events?job={job['id']}"))["data"][0]
+        listed = (await running.get(f"/v1/callbacks?job={job['id']}"))["data"][0]
+        callback = await running.get(f"/v1/callbacks/{listed['id']}")
+    assert row(API_PAGE, "event") == list(event)
+    assert row(API_PAGE, "delivery") == list(delivery)
+    assert row(API_PAGE, "attempt") == list(delivery["attempts"][0])
+    assert row(API_PAGE, "callback") == list(callback)
+
+
+@pytest.mark.parametrize("title", CLOSED_LISTS)
+def test_the_api_page_has_every_word_of_the_closed_lists(title: str) -> None:
+    """The states, reasons, outcomes, verdicts and classes are those of relay/model/job.py."""
+    assert row(API_PAGE, title) == list(CLOSED_LISTS[title])
+
+
+def test_the_floors_have_every_room() -> None:
+    """Each module and package of relay/ stands in the picture, and the files of a package in the list under it."""
+    floors = section(ARCHITECTURE, "## Floors", "`tests/house/test_floors.py`")
+    packages = [path.parent for path in (ROOT / "relay").glob("*/__init__.py") if path.parent.name != "sandbox"]
+    rooms = modules(ROOT / "relay") | {f"{folder.name}/" for folder in packages}
+    assert rooms - set(re.findall(r"\w+/?", section(floors, "```\n", "```"))) == set()
+    lists = {name: set(files.split(", ")) for name, files in re.findall(r"`(\w+)/` \{(.*?)\}", floors)}
+    assert lists == {folder.name: modules(folder) for folder in packages}
+
+
+@pytest.mark.parametrize("page", ["README.md", *PAGES])
+def test_files_that_are_named_exist(page: str) -> None:
+    """A path in backticks that ends like a file, or lies in a folder of the repository, is there."""
+    text = (ROOT / page).read_text()
+    named = set(re.findall(r"`((?:[\w.]+/)*\w+\.(?:py|sql|md))`", text))
+    named |= set(re.findall(r"`((?:relay|tests|docs|deploy)/[\w./]*)`", text))
+    places = (ROOT, ROOT / "relay", ROOT / "relay" / "providers")
+    assert [name for name in sorted(named) if not any((place / name).exists() for place in places)] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """Every relative link points to a file of the repository."""
+    path = ROOT / page
+    links = re.findall(r"\]\(([^)\s]+)\)", path.read_text())
+    relative = [link.partition("#")[0] for link in links if not re.match(r"[a-z]+:|#", link)]
+    assert [link for link in relative if not (path.parent / link).exists()] == []

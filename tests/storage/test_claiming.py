@@ -1,0 +1,220 @@
+"""Claiming what is due: deliveries, however much waits for busy endpoints; checks, claims of callbacks first."""
+
+import asyncio
+import random
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay import ids
+from relay.model.delivery import Endpoint
+from relay.model.job import Job, JobState
+from relay.security.encryption import Seal
+from relay.storage import rows
+from relay.storage.apply_updates import Recorder, Room
+from relay.storage.deliveries import WALK, WINDOW, Deliveries, Parcel
+from relay.storage.engine.database import Database, Transaction
+from relay.storage.engine.group_commit import Writer
+from relay.storage.fan_out import Fresh
+from relay.storage.jobs import Jobs
+from tests.support.past import database as opened
+from tests.support.running import SECRET_KEY, HeldClock, relay
+
+pytestmark = pytest.mark.anyio
+
+NOW, LEASED, LIMIT = 1_000_000, 1_025_000, 7
+SEAL = Seal([SECRET_KEY])
+Due = tuple[str, int]
+"""An endpoint, and when something is due for it."""
+
+
+async def waiting(database: Database, many: Sequence[Due]) -> list[str]:
+    """These deliveries and no others, of one event, and their endpoints; their ids, in order."""
+    made = [
+        {
+            "id": ids.new_id(ids.DELIVERY),
+            "project_id": "prj_default",
+            "event_id": "evt_1",
+            "endpoint_id": endpoint_id,
+            "job_id": None,
+            "next_attempt_at": at,
+            "created_at": 1,
+        }
+        for endpoint_id, at in many
+    ]
+
+    about = {"project_id": "prj_default", "job_id": None, "type": "relay.test", "sequence": 0, "final": 0}
+    event = about | {"id": "evt_1", "created_at": 1, "body": b"{}"}
+    of_none: dict[str, Any] = {"project_id": "prj_default", "job_id": None, "created_at": 1, "updated_at": 1}
+    names = sorted({name for name, _ in many})
+    endpoints = [Endpoint(id=name, url="http://a", secret="s", event_types=[], **of_none) for name in names]
+
+    async def write(transaction: Transaction) -> None:
+        for table in ("deliveries", "events", "endpoints"):
+            await transaction.run_text(f"DELETE FROM {table}")
+        await transaction.run_many("insert_event", [event])
+        await transaction.run_many("insert_endpoint", [rows.endpoint_params(one, SEAL) for one in endpoints])
+        await transaction.run_many("insert_delivery", made)
+
+    await database.transact(write)
+    return [str(one["id"]) for one in made]
+
+
+async def claimed(database: Database, busy: Collection[str]) -> list[tuple[str, str]]:
+    """All that a dispatcher claims while these are busy, look after look."""
+    deliveries = Deliveries(database, Writer(database, 10), SEAL, 1.0)
+    found: list[tuple[str, str]] = []
+    walked = ""
+    while True:
+        some: Sequence[Parcel | Fresh] = await deliveries.claim(NOW, LEASED, LIMIT, busy)
+        _, crowded = (0, False) if some else await deliveries.next_due(NOW)
+        if crowded:
+            some, walked = await deliveries.claim_behind(NOW, LEASED, LIMIT, dict.fromkeys(busy, 0), walked)
+        found += [(one.delivery_id, one.endpoint_id) for one in some]
+        assert len(some) <= LIMIT
+        if not some and not walked:
+            return found
+
+
+async def test_what_is_due_behind_a_crowd_is_found(tmp_path: Path) -> None:
+    """More is due for a busy endpoint than a claim looks at: what is due later for others is claimed all the same."""
+    async with opened(tmp_path) as database:
+        others = [("ep_free", NOW), ("ep_also", NOW), ("ep_free", NOW), ("ep_later", NOW + 1)]
+        made = await waiting(database, [("ep_busy", NOW - 1)] * (WINDOW + 1) + others)
+        assert sorted(await claimed(database, {"ep_busy"})) == sorted(
+            zip(made[-4:-1], ["ep_free", "ep_also", "ep_free"], strict=True)
+        )
+
+
+async def test_a_walk_goes_through_all_endpoints(tmp_path: Path) -> None:
+    """More endpoints wait than are looked at in one go; none is left out, whatever its name."""
+    async with opened(tmp_path) as database:
+        names = [f"ep_{number:04}" for number in range(2 * WALK + 10)]
+        busy = set(names[:: len(names) // 3])
+        many = [(name, NOW - 1) for name in sorted(busy) for _ in range(WINDOW)] + [(name, NOW) for name in names]
+        await waiting(database, many)
+        found = [endpoint_id for _, endpoint_id in await claimed(database, busy)]
+        assert sorted(found) == sorted(set(names) - busy)
+
+
+NAMES = st.sampled_from(["ep_a", "ep_b", "ep_c", "ep_d"])
+SOME = st.lists(st.tuples(NAMES, st.integers(NOW - 3, NOW + 3)), max_size=60)
+
+
+@given(some=SOME, crowd=st.sampled_from([0, WINDOW]), busy=st.sets(NAMES))
+def test_each_due_delivery_is_claimed_once(
+    tmp_path_factory: pytest.TempPathFactory, some: list[Due], crowd: int, busy: set[str]
+) -> None:
+    """Whatever is due, and whoever is busy: exactly what is due for the others is claimed, and what is not stays."""
+    asyncio.run(_each_once(tmp_path_factory.getbasetemp(), some, crowd, busy))
+
+
+async def _each_once(folder: Path, some: list[Due], crowd: int, busy: set[str]) -> None:
+    """One example; the crowd is in front of the rest."""
+    async with opened(folder) as database:
+        many = [("ep_crowd", NOW - 9)] * crowd + some
+        made = await waiting(database, many)
+        busy = busy | {"ep_crowd"}
+        wanted = [(one, name) for one, (name, at) in zip(made, many, strict=True) if at <= NOW and name not in busy]
+        assert sorted(await claimed(database, busy)) == sorted(wanted)
+        assert (await Deliveries(database, Writer(database, 10), SEAL, 1.0).next_due(NOW + 9)) == (
+            min([LEASED] * bool(wanted) + [at for name, at in many if at > NOW or name in busy], default=None),
+            len([at for name, at in many if at > NOW or name in busy]) >= WINDOW,
+        )
+
+
+async def test_several_processes_that_look_at_once_find_something_each(tmp_path: Path) -> None:
+    """Four claims at the same moment get different deliveries."""
+    async with opened(tmp_path) as database:
+        await waiting(database, [(f"ep_{random.randrange(9)}", NOW)] * 100)
+        deliveries = Deliveries(database, Writer(database, 10), SEAL, 1.0)
+        found = await asyncio.gather(*(deliveries.claim(NOW, LEASED, 10, ()) for _ in range(4)))
+        claimed_ids = [one.delivery_id for some in found for one in some]
+        assert len(set(claimed_ids)) == len(claimed_ids) == 40
+
+
+async def test_a_retry_is_made_in_time_behind_a_crowd_for_a_held_endpoint(tmp_path: Path) -> None:
+    """A whole relay: hundreds are due for an endpoint that is held, and the other's retry goes out when it is due."""
+    async with relay(tmp_path, clock=(clock := HeldClock()), RELAY_RETRY_SCHEDULE_S="0,60,60") as running:
+        bodies = [{"url": f"{running.hook}/{name}", "in_flight_max": 1} for name in ("held", "free")]
+        held, free = [(await running.client.post("/v1/endpoints", json=body)).json()["id"] for body in bodies]
+        running.sink.answers = [500] * 10
+        for _ in range(10):
+            await running.client.post(f"/v1/endpoints/{held}/tests")
+        await running.until(f"/v1/endpoints/{held}", lambda found: found["status"] == "held")
+        running.sink.answers = [400]
+        retried = (await running.client.post(f"/v1/endpoints/{free}/tests")).json()["id"]
+        await running.until(f"/v1/deliveries/{retried}", lambda found: found["attempts_made"] == 1)
+        await _crowd(running.app.store._database, retried, held, clock.now_ms())
+        running.sink.received.clear()
+        # The lane is held again after its probe, and the crowd still waits when the retry comes due.
+        running.sink.answers = [500]
+        await clock.advance(30)
+        await running.sink.wait_for(lambda sink: len(sink.received) == 1)
+        await running.until(f"/v1/endpoints/{held}", lambda found: found["status"] == "held")
+        await clock.advance(45)
+        await running.until(f"/v1/deliveries/{retried}", lambda found: found["status"] == "delivered")
+        assert [one.path for one in running.sink.received] == ["/hook/held", "/hook/free"]
+
+
+async def _crowd(database: Database, like: str, endpoint_id: str, at: int) -> None:
+    """Deliveries of the same event that are due for another endpoint."""
+    row = dict((await database.rows("delivery_of_project", {"id": like, "project_id": "prj_default"}))[0])
+    row |= {"endpoint_id": endpoint_id, "next_attempt_at": at, "created_at": at}
+    many = [row | {"id": ids.new_id(ids.DELIVERY)} for _ in range(2 * WINDOW)]
+    await database.transact(lambda transaction: transaction.run_many("insert_delivery", many))
+
+
+PROVIDERS = st.sampled_from(["evolink", "kinovi", "relaydance"])
+ASKED = st.lists(st.tuples(PROVIDERS, st.booleans(), st.none() | st.integers(NOW - 3, NOW + 3)), max_size=25)
+
+
+@given(asked=ASKED, provider=PROVIDERS, limit=st.integers(1, 9))
+def test_checks_are_claimed_by_who_waits_for_them(
+    tmp_path_factory: pytest.TempPathFactory, asked: list[tuple[str, bool, int | None]], provider: str, limit: int
+) -> None:
+    """Of a provider's due jobs those with a callback's claim come first, then by time; and each next check is known."""
+    asyncio.run(_checks(tmp_path_factory.getbasetemp(), asked, provider, limit))
+
+
+async def _checks(folder: Path, asked: list[tuple[str, bool, int | None]], provider: str, limit: int) -> None:
+    """One example: jobs of a provider, with a claim to settle or without, and when they are to be asked about."""
+    async with opened(folder) as database:
+        jobs = [_job(name, NOW + 99 if claimed_ else None, at) for name, claimed_, at in asked]
+
+        async def write(transaction: Transaction) -> None:
+            await transaction.run_text("DELETE FROM jobs")
+            await transaction.run_many("insert_job", [rows.job_params(job) for job in jobs])
+
+        await database.transact(write)
+        store = Jobs(database, Writer(database, 10), SEAL, Recorder(1, Room(1), (0,), hints=False))
+        due: dict[str, list[int]] = {}
+        for name, _, at in asked:
+            due.setdefault(name, []).extend([at] if at is not None else [])
+        assert await store.next_checks() == {name: min(times) for name, times in due.items() if times}
+        before = {job.id: (job.settle_by is None, job.next_check_at) for job in jobs}
+        wanted = sorted((not first, at) for name, first, at in asked if name == provider and at and at <= NOW)[:limit]
+        taken = await store.claim_checks(provider, NOW, LEASED, limit)
+        assert sorted(before[job.id] for job in taken) == wanted
+        assert {(job.next_check_at, job.checks_made) for job in taken} <= {(LEASED, 1)}
+
+
+def _job(provider: str, settle_by: int | None, next_check_at: int | None) -> Job:
+    """A job that its provider works on."""
+    return Job(
+        id=ids.new_id(ids.JOB),
+        project_id="prj_default",
+        provider=provider,
+        state=JobState.RUNNING,
+        created_at=1,
+        updated_at=1,
+        deadline_at=NOW + 99,
+        request={},
+        metadata={},
+        settle_by=settle_by,
+        next_check_at=next_check_at,
+    )

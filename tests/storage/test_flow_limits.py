@@ -1,0 +1,332 @@
+"""The limits of one process's loops over a real database: leases, polls of the table, redeliveries, streams, sweeps."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from relay import ids, settings
+from relay.deliveries.attempt import Deliverer
+from relay.deliveries.dispatcher import Dispatcher, DispatchOptions
+from relay.deliveries.event_stream import Streams
+from relay.deliveries.redelivery import Redeliverer
+from relay.metrics import Metrics
+from relay.model.delivery import Endpoint
+from relay.outbound.resolver import Resolver
+from relay.outbound.trust import trusted
+from relay.outbound.webhook_sender import WebhookSender
+from relay.providers import PROVIDERS
+from relay.sandbox.serving import serve
+from relay.sandbox.sink import Sink
+from relay.security.encryption import Seal
+from relay.security.signatures import SigningKeys, new_secret
+from relay.security.url_policy import AddressPolicy
+from relay.settings import parse_networks
+from relay.storage.engine.database import Database
+from relay.storage.fan_out import Fresh
+from relay.storage.history import Events, Following, Look, Place
+from relay.storage.store import Store, StoreOptions
+from tests.flow.test_lanes import Hanging
+from tests.storage.test_settling import ended
+from tests.storage.test_stream_order import event, migrated, new_ids, writers
+from tests.support.past import database as opened
+from tests.support.postgres import Server
+from tests.support.quiescence import quiet
+from tests.support.running import SECRET_KEY, START_MS, HeldClock, environment
+
+pytestmark = pytest.mark.anyio
+
+MS = 0.001
+LEASE_MS = 25_000
+PROJECT = "prj_default"
+POLICY = AddressPolicy(parse_networks("127.0.0.0/8,::1/128"), True, frozenset())
+
+
+class Sending(NamedTuple):
+    """What sends, over a database of its own; neither loop runs until a test starts it."""
+
+    database: Database
+    store: Store
+    clock: HeldClock
+    dispatcher: Dispatcher
+    redeliverer: Redeliverer
+
+    async def endpoint(self, url: str = "http://127.0.0.1:9/", **fields: Any) -> Endpoint:
+        """Store an endpoint that wants everything."""
+        made = Endpoint(
+            id=ids.new_id(ids.ENDPOINT), project_id=PROJECT, job_id=None, url=url, secret=new_secret(),
+            event_types=["*"], created_at=1, updated_at=1, **fields,
+        )  # fmt: skip
+        await self.store.endpoints.create(made)
+        return made
+
+    async def events(self, number: int, kind: str = "job.running") -> list[str]:
+        """Store so many events of no job; return their ids, in order."""
+        made = [event(event_id, self.clock.now_ms(), kind) for event_id in new_ids(number)]
+        await self.database.transact(lambda transaction: transaction.run_many("insert_event", made))
+        return [str(one["id"]) for one in made]
+
+    async def deliveries(self, endpoint: Endpoint, event_ids: Sequence[str], due_at: int) -> list[Fresh]:
+        """Store a delivery of each event that is due, or leased, until then."""
+        made = [
+            {
+                "id": ids.new_id(ids.DELIVERY),
+                "project_id": PROJECT,
+                "event_id": event_id,
+                "endpoint_id": endpoint.id,
+                "job_id": None,
+                "next_attempt_at": due_at,
+                "created_at": 1,
+            }
+            for event_id in event_ids
+        ]
+        await self.database.transact(lambda transaction: transaction.run_many("insert_delivery", made))
+        return [Fresh(str(one["id"]), endpoint.id, PROJECT) for one in made]
+
+    async def delivery(self, endpoint: Endpoint, due_at: int) -> Fresh:
+        """Store one delivery of a new event."""
+        return (await self.deliveries(endpoint, await self.events(1), due_at))[0]
+
+    async def due_at(self, fresh: Fresh) -> int | None:
+        """Return when a delivery's next attempt is due, or its lease ends."""
+        found = await self.store.deliveries.get(fresh.delivery_id, PROJECT)
+        assert found is not None
+        return found.next_attempt_at
+
+    @asynccontextmanager
+    async def dispatching(self) -> AsyncIterator[None]:
+        """Run the dispatcher's loop."""
+        running = asyncio.create_task(self.dispatcher.run())
+        try:
+            await quiet()
+            yield
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+            await self.dispatcher.finish(0)
+
+
+@asynccontextmanager
+async def sending(folder: Path, in_flight_max: int = 8) -> AsyncIterator[Sending]:
+    """Open a database, and what sends from it."""
+    options = StoreOptions(lease_ms=LEASE_MS, backlog_max=1_000, callbacks_per_job_max=5, schedule_s=(0,))
+    clock = HeldClock()
+    async with (
+        opened(folder) as database,
+        WebhookSender(POLICY, Resolver(), trusted(), connections_max=in_flight_max) as sender,
+    ):
+        store = Store(database, Seal([SECRET_KEY]), options)
+        keys = SigningKeys(lambda project_id: store.signing_keys.seeds(project_id, clock.now_ms()))
+        deliverer = Deliverer(sender, clock, (0,), lambda: 0.5, keys)
+        dispatcher = Dispatcher(store, deliverer, clock, DispatchOptions(in_flight_max, LEASE_MS), Metrics())
+        yield Sending(database, store, clock, dispatcher, Redeliverer(store, clock, LEASE_MS, dispatcher))
+
+
+@pytest.mark.parametrize(("asked_s", "given_s"), [(19.9, 19.9), (20.0, 20.0), (20.1, 20.0), (60.0, 20.0)])
+async def test_an_attempt_takes_at_most_four_fifths_of_its_lease(
+    tmp_path: Path, asked_s: float, given_s: float
+) -> None:
+    """Bound an endpoint's time-out by 20 s where a lease is 25 s."""
+    async with sending(tmp_path) as some:
+        fresh = await some.delivery(await some.endpoint(timeout_s=asked_s), START_MS)
+        (due,) = await some.store.deliveries.parcels([fresh.delivery_id])
+        assert due.timeout_s == given_s
+
+
+@pytest.mark.parametrize(("waited_ms", "begun"), [(10_000, True), (10_001, False)])
+async def test_no_attempt_begins_with_less_than_its_time_out_left(tmp_path: Path, waited_ms: int, begun: bool) -> None:
+    """Begin an attempt with exactly its time-out left of the lease; with less, claim the delivery anew."""
+    async with sending(tmp_path) as some, serve(Hanging()) as at:
+        fresh = await some.delivery(await some.endpoint(at, timeout_s=15.0), START_MS + LEASE_MS)
+        some.dispatcher.hand_over([fresh])
+        await some.clock.advance(waited_ms / 1000)
+        async with some.dispatching():
+            await some.clock.advance(0)
+            assert await some.due_at(fresh) == START_MS + LEASE_MS + (0 if begun else waited_ms)
+
+
+async def test_the_table_is_polled_a_second_after_an_attempt(tmp_path: Path) -> None:
+    """Find what another process stored a second after the last attempt, and not before."""
+    async with sending(tmp_path) as some, serve(sink := Sink()) as at:
+        made = await some.endpoint(at)
+        async with some.dispatching():
+            some.dispatcher.hand_over([await some.delivery(made, START_MS + LEASE_MS)])
+            await quiet()
+            assert len(sink.received) == 1
+            await some.delivery(made, START_MS)
+            await some.clock.advance(1 - MS)
+            assert len(sink.received) == 1
+            await some.clock.advance(MS)
+            assert len(sink.received) == 2
+
+
+async def test_the_table_is_polled_every_minute_while_something_is_due_later(tmp_path: Path) -> None:
+    """Notice within a minute that the wall clock was set forward past the next delivery's time."""
+    async with sending(tmp_path) as some, serve(sink := Sink()) as at:
+        await some.delivery(await some.endpoint(at), START_MS + 3_600_000)
+        async with some.dispatching():
+            some.clock.set_back(-3_600)
+            await some.clock.advance(60 - MS)
+            assert sink.received == []
+            await some.clock.advance(MS)
+            assert len(sink.received) == 1
+
+
+async def test_what_is_due_goes_out_at_its_time(tmp_path: Path) -> None:
+    """Claim a delivery when it is due, which is less than a minute away, and not before."""
+    async with sending(tmp_path) as some, serve(sink := Sink()) as at:
+        await some.delivery(await some.endpoint(at), START_MS + 40_000)
+        async with some.dispatching():
+            await some.clock.advance(40 - MS)
+            assert sink.received == []
+            await some.clock.advance(MS)
+            assert len(sink.received) == 1
+
+
+async def made(some: Sending, endpoint: Endpoint) -> int:
+    """Return how many deliveries of an endpoint wait."""
+    return await some.store.redeliveries.pending(endpoint.id, 1 << 60)
+
+
+async def test_a_redelivery_makes_a_hundred_a_step_while_less_than_200_wait(tmp_path: Path) -> None:
+    """Make 100 deliveries in a step a second, stop at 200 that wait, go on at 199, and then look every five seconds."""
+    async with sending(tmp_path) as some:
+        endpoint = await some.endpoint()
+        await some.events(250)
+        assert await some.redeliverer.once() == 5_000
+        batch = await some.redeliverer.start(endpoint, "all", 0, START_MS, to_now=True)
+        assert (batch.total, batch.made) == (250, 0)
+        steps = []
+        for _ in range(3):
+            pause_ms = await some.redeliverer.once()
+            steps.append((await made(some, endpoint), pause_ms))
+        assert steps == [(100, 1_000), (200, 1_000), (200, 1_000)]
+        (first,) = await some.store.deliveries.claim(START_MS + LEASE_MS, START_MS + 2 * LEASE_MS, 1, ())
+        one = ended(first.delivery_id)
+        await some.store.deliveries.settling(one.settled)
+        assert await some.redeliverer.once() == 1_000
+        assert await made(some, endpoint) == 249
+        assert await some.redeliverer.once() == 5_000
+
+
+async def test_a_redelivery_goes_on_immediately_where_a_step_found_nothing(tmp_path: Path) -> None:
+    """Look at the next 500 events without a pause where none of the last was wanted."""
+    async with sending(tmp_path) as some:
+        endpoint = await some.endpoint()
+        await some.deliveries(endpoint, await some.events(500), START_MS + 10 * LEASE_MS)
+        await some.events(1)
+        batch = await some.redeliverer.start(endpoint, "missing", 0, START_MS, to_now=True)
+        assert batch.total == 1
+        assert await some.redeliverer.once() == 0
+        assert await made(some, endpoint) == 500
+        await some.redeliverer.once()
+        assert await made(some, endpoint) == 501
+
+
+async def test_a_test_is_an_event_of_its_own(tmp_path: Path) -> None:
+    """Number a `relay.test` 0, in its row and in its body, since it belongs to no job's story."""
+    async with sending(tmp_path) as some:
+        delivery = await some.redeliverer.test(await some.endpoint())
+        stored = await some.store.events.get(delivery.event_id, PROJECT)
+        assert stored is not None
+        assert (stored.sequence, msgspec.json.decode(stored.body)["data"]["sequence"]) == (0, 0)
+
+
+class Noting(Events):
+    """The events, and how many of them each look of a stream asked for."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.looks: list[int] = []
+
+    async def following(self, project_id: str, place: Place, kind: str | None, look: Look, now_ms: int) -> Following:
+        """Note the look."""
+        self.looks.append(look.events)
+        return await super().following(project_id, place, kind, look, now_ms)
+
+
+@asynccontextmanager
+async def streaming(
+    folder: Path, events: Events, clock: HeldClock, kind: str | None = None
+) -> AsyncIterator[list[bytes]]:
+    """Read a stream from now on; what came is in the list."""
+    loaded = settings.load(environment(folder, "http://127.0.0.1", "http://127.0.0.1"), tuple(PROVIDERS))
+    streams = Streams(events, clock, asyncio.Event(), Metrics(), loaded)
+    came: list[bytes] = []
+    lines = await streams.lines(PROJECT, None, kind)
+
+    async def read() -> None:
+        async for line in lines:
+            came.append(line)  # noqa: PERF401 - what came so far is looked at while more comes
+
+    reading = asyncio.create_task(read())
+    try:
+        await quiet()
+        yield came
+    finally:
+        reading.cancel()
+        with suppress(asyncio.CancelledError):
+            await reading
+
+
+def number_of_events(came: Sequence[bytes]) -> int:
+    """Return how many events came on a stream."""
+    return b"".join(came).count(b"id: ")
+
+
+async def test_a_stream_finds_what_another_process_stored_within_a_second(tmp_path: Path) -> None:
+    """Look at the table every second where nothing wakes the stream, and ask to come back after 2 to 4 s."""
+    async with sending(tmp_path) as some, streaming(tmp_path, some.store.events, some.clock) as came:
+        retry, value = came[0].decode().split()
+        assert retry == "retry:"
+        assert 2_000 <= int(value) < 4_000
+        await some.events(1)
+        await some.clock.advance(1 - MS)
+        assert len(came) == 1
+        await some.clock.advance(MS)
+        assert len(came) == 2
+
+
+async def test_a_stream_looks_at_ten_events_and_skims_a_hundred(tmp_path: Path) -> None:
+    """Read ten events together, a hundred where none of the last was of its type, and ten again after one that was."""
+    async with sending(tmp_path) as some:
+        noting = Noting(some.database)
+        async with streaming(tmp_path, noting, some.clock, "job.failed") as came:
+            await some.events(115)
+            await some.events(1, "job.failed")
+            await some.clock.advance(1)
+            assert (noting.looks, number_of_events(came)) == ([10, 10, 100, 100], 1)
+            await some.clock.advance(1)
+            assert noting.looks == [10, 10, 100, 100, 10]
+
+
+async def test_an_event_behind_an_open_transaction_is_looked_for_after_20_ms_and_then_less_often(
+    tmp_path: Path, database_server: Server
+) -> None:
+    """Look again after 20, 40, 80, 160, 320 and 640 ms and then every second, and after 20 ms at the next event."""
+    clock, url = HeldClock(), database_server.database()
+    async with migrated(url) as database, writers(url, 2) as (open_one, other):
+        noting = Noting(database)
+        async with streaming(tmp_path, noting, clock) as came:
+            first, second, third, fourth = new_ids(4)
+            for early, late in ((first, second), (third, fourth)):
+                await open_one.insert(early, clock.now_ms())
+                await other.insert(late, clock.now_ms())
+                await other.end()
+                await clock.advance(1)
+                for pause_ms in (20, 40, 80, 160, 320, 640, 1_000, 1_000):
+                    looks = len(noting.looks)
+                    await clock.advance((pause_ms - 1) / 1000)
+                    assert len(noting.looks) == looks
+                    await clock.advance(MS)
+                    assert len(noting.looks) > looks
+                    if pause_ms == 1_000:
+                        break
+                await open_one.end()
+                await clock.advance(1)
+            assert number_of_events(came) == 4

@@ -1,0 +1,181 @@
+"""Two processes that hear about the same job at once, on PostgreSQL: neither writes what has changed since it read."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay import ids
+from relay.lifecycle.reports import Move
+from relay.model.job import EventType, Job, JobState, Verdict
+from relay.security.encryption import Seal
+from relay.storage import rows
+from relay.storage.apply_updates import Arrival, Fact, Recorded, Recorder, Room
+from relay.storage.engine import statements
+from relay.storage.engine.database import Transaction
+from relay.storage.engine.exchanges import PostgreSQLTransaction
+from relay.storage.engine.migrations import migrate
+from relay.storage.engine.postgres import PostgreSQL
+from tests.support.past import ENDPOINT, select
+from tests.support.postgres import Server
+from tests.support.running import SECRET_KEY
+
+pytestmark = pytest.mark.anyio
+
+ADDED = "SELECT id, sequence, callbacks_seen, progress FROM jobs ORDER BY id"
+
+
+def running(job_id: str) -> Job:
+    """A job that its provider works on."""
+    return Job(
+        id=job_id,
+        project_id="prj_default",
+        provider="evolink",
+        state=JobState.RUNNING,
+        progress=0,
+        created_at=1,
+        updated_at=1,
+        deadline_at=9,
+        request={},
+    )
+
+
+def further(job: Job, announce: EventType | None = EventType.JOB_RUNNING) -> Move:
+    """A move that no other may overwrite: it counts."""
+    after = msgspec.structs.replace(job, progress=(job.progress or 0) + 1)
+    return Move(after, Verdict.RECORDED, announce=announce)
+
+
+def heard(job_id: str, digest: bytes | None = None) -> Fact:
+    """A callback about a job; without a digest it is like no other."""
+    callback_id = ids.new_id(ids.CALLBACK)
+    arrival = Arrival(
+        id=callback_id,
+        provider="evolink",
+        received_at=2,
+        headers=(),
+        body=b"{}",
+        size=2,
+        digest=digest or callback_id.encode(),
+    )
+    return Fact(job_id=job_id, at=2, move=further, arrival=arrival)
+
+
+@asynccontextmanager
+async def two(server: Server, jobs: Sequence[str]) -> AsyncIterator[tuple[PostgreSQL, PostgreSQL]]:
+    """Two processes' databases, which are one; with jobs, and an endpoint that wants every event."""
+    url = server.database()
+    async with AsyncExitStack() as stack:
+        opened = []
+        for _ in range(2):
+            opened.append(await PostgreSQL.open(url, statements.load()))
+            stack.push_async_callback(opened[-1].close)
+
+        async def fill(transaction: Transaction) -> None:
+            await transaction.run_many("insert_job", [rows.job_params(running(job_id)) for job_id in jobs])
+            await transaction.run_many("insert_endpoint", [rows.endpoint_params(ENDPOINT, Seal([SECRET_KEY]))])
+
+        await migrate(opened[0], 1)
+        await opened[0].transact(fill)
+        yield opened[0], opened[1]
+
+
+async def record(
+    database: PostgreSQL, *facts: Fact, before_writing: Callable[[], Awaitable[object]] | None = None
+) -> list[Recorded]:
+    """Records facts; what is to happen when they are judged and not written yet happens at the first try."""
+    tries = [before_writing] if before_writing else []
+
+    async def work(transaction: PostgreSQLTransaction) -> list[Recorded]:
+        recorded = await Recorder(0, Room(100), (0,), hints=True)(transaction, facts)
+        if tries:
+            await tries.pop()()
+        return recorded
+
+    return await database.transact(work)
+
+
+async def test_what_another_wrote_meanwhile_is_not_overwritten(database_server: Server) -> None:
+    """Between reading and writing another process moves one of two jobs: both are judged again, as they are then."""
+    async with two(database_server, ["job_1", "job_2"]) as (one, another):
+        quietly = Fact(job_id="job_2", at=2, move=partial(further, announce=None))
+        meanwhile = partial(record, another, quietly)
+        recorded = await record(one, heard("job_1"), heard("job_2"), before_writing=meanwhile)
+        assert [(found.job and found.job.progress, len(found.fresh)) for found in recorded] == [(1, 1), (2, 1)]
+        assert await select(one, ADDED) == [("job_1", 1, 1, 1), ("job_2", 1, 1, 2)]
+        assert await select(one, "SELECT job_id FROM events ORDER BY job_id") == [("job_1",), ("job_2",)]
+        assert await select(one, "SELECT job_id FROM callbacks ORDER BY job_id") == [("job_1",), ("job_2",)]
+
+
+async def test_the_same_callback_in_two_processes_is_recorded_once(database_server: Server) -> None:
+    """One of the two is repeated, though neither had heard of the other when it read."""
+    async with two(database_server, ["job_1"]) as (one, another):
+        meanwhile = partial(record, another, heard("job_1", b"the same"))
+        (recorded,) = await record(one, heard("job_1", b"the same"), before_writing=meanwhile)
+        assert (recorded.verdict, recorded.fresh) == (Verdict.REPEATED, ())
+        assert await select(one, ADDED) == [("job_1", 1, 2, 1)]
+
+
+async def test_a_job_that_goes_meanwhile_is_not_written_to(database_server: Server) -> None:
+    """It was pruned between reading and writing: the callback is kept as one about a job that is not here."""
+    async with two(database_server, ["job_1"]) as (one, another):
+
+        async def pruned(transaction: Transaction) -> None:
+            await transaction.run_text("DELETE FROM jobs")
+
+        (recorded,) = await record(one, heard("job_1"), before_writing=partial(another.transact, pruned))
+        assert (recorded.verdict, recorded.fresh) == (Verdict.ORPHANED, ())
+        assert await select(one, "SELECT verdict FROM callbacks") == [("orphaned",)]
+        assert await select(one, "SELECT id FROM events") == []
+
+
+async def test_nothing_is_written_under_a_lock_that_nobody_needed(database_server: Server) -> None:
+    """A batch that nobody else is about is two exchanges: it is read, and written."""
+    async with two(database_server, ["job_1", "job_2"]) as (one, _), one._pool.acquire() as connection:
+        sent: list[str] = []
+        for _ in range(2):  # the server is asked for types once
+            connection.add_query_logger(note := lambda query: sent.append(query.query))
+            transaction = PostgreSQLTransaction(connection, one._statements, one._joined)
+            sent.clear()
+            await Recorder(0, Room(100), (0,), hints=True)(transaction, [heard("job_1"), heard("job_2")])
+            await transaction.commit()
+            await asyncio.sleep(0)  # the logger is called by the loop
+            connection.remove_query_logger(note)
+        assert len(sent) == 3, (
+            "jobs and listeners, what was heard before of jobs that were called about, all that is written"
+        )
+        assert "FOR UPDATE" not in "".join(sent)
+
+
+NAMES = [f"job_{number}" for number in range(4)]
+BATCHES = st.lists(st.lists(st.sampled_from(NAMES), min_size=1, max_size=6), min_size=2, max_size=12)
+
+
+@settings(max_examples=30)  # each is a database
+@given(batches=BATCHES)
+def test_whatever_two_processes_hear_at_once_all_of_it_counts(
+    database_server: Server, batches: list[list[str]]
+) -> None:
+    """Batches about the same jobs, in any order, all at once: each fact counts once, and no event is missing."""
+    asyncio.run(_all_count(database_server, batches))
+
+
+async def _all_count(server: Server, batches: list[list[str]]) -> None:
+    """One example."""
+    async with two(server, NAMES) as both:
+        told = await asyncio.gather(
+            *(record(both[number % 2], *map(heard, batch)) for number, batch in enumerate(batches))
+        )
+        assert {found.verdict for recorded in told for found in recorded} == {Verdict.RECORDED}
+        counts = [sum(batch.count(name) for batch in batches) for name in NAMES]
+        assert await select(both[0], ADDED) == [
+            (name, count, count, count) for name, count in zip(NAMES, counts, strict=True)
+        ]
+        made = await select(both[0], "SELECT job_id, sequence FROM events ORDER BY job_id, sequence")
+        assert made == [(name, n + 1) for name, count in zip(NAMES, counts, strict=True) for n in range(count)]
+        assert await select(both[0], "SELECT COUNT(DISTINCT event_id) FROM deliveries") == [(sum(counts),)]

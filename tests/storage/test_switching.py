@@ -1,0 +1,241 @@
+"""An endpoint is disabled and enabled while events are on their way: it gets every one of them, and misses none."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from relay import ids
+from relay.clock import SystemClock
+from relay.model.delivery import Endpoint
+from relay.security.encryption import Seal
+from relay.storage import endpoint_status
+from relay.storage.endpoints import Change, Endpoints
+from relay.storage.engine import exchanges
+from relay.storage.engine.database import Database, Transaction
+from relay.storage.engine.group_commit import Writer
+from relay.storage.history import PATIENCE_MS, Events
+from relay.storage.redeliveries import Redeliveries, Step
+from tests.storage.test_stream_order import migrated, writers
+from tests.support.past import ENDPOINT, add_event, database, select
+from tests.support.postgres import Server
+from tests.support.running import SECRET_KEY, START_MS, Running, relay
+
+pytestmark = pytest.mark.anyio
+
+SEAL = Seal([SECRET_KEY])
+MINUTE_MS = 60_000
+LISTENER = msgspec.structs.replace(ENDPOINT, event_types=["job.*"], created_at=START_MS - 60 * MINUTE_MS)
+"""It wants no word of its own switches."""
+
+
+class Switched:
+    """An endpoint in a database, and the events that are written while it is switched."""
+
+    def __init__(self, opened: Database) -> None:
+        self.opened = opened
+        self.redeliveries = Redeliveries(opened, Writer(opened, 16), Events(opened))
+        self._endpoints = Endpoints(opened, Writer(opened, 16), SEAL)
+
+    async def begin(self) -> None:
+        """The endpoint, an hour old."""
+        assert await self._endpoints.create(LISTENER, 1)
+
+    async def patch(self, at: int, *, active: bool) -> Endpoint | None:
+        """What `PATCH` with a status does, stamped at that time."""
+        return await self._endpoints.change(
+            Change(endpoint_id="ep_1", project_id="prj_default", at=at, apply=lambda found: found, active=active)
+        )
+
+    async def event(self, at: int, states: tuple[str, ...] = ()) -> str:
+        """An event that is stamped at that time and committed now, with or without a delivery for the endpoint."""
+        number = self._number = getattr(self, "_number", 0) + 1
+        return await self.opened.transact(
+            partial(add_event, job_id="job_1", endpoint_id="ep_1", at=at, states=states, sequence=number)
+        )
+
+    async def sent(self, now_ms: int) -> list[str]:
+        """The events that all open batches send again at that time, step by step, in order of their batches."""
+        sent: list[str] = []
+        for batch in await self.redeliveries.open():
+            while True:
+                batch = await self.redeliveries.ended(batch, now_ms)  # noqa: PLW2901 - the batch, further on
+                found = await self.redeliveries.find(batch, LISTENER, 100, now_ms)
+                await self.redeliveries.step(Step(batch=batch, found=found, now=now_ms, leased_until=now_ms + 1))
+                sent += [event_id for event_id, _ in found.events]
+                if not found.more:
+                    break
+                (batch,) = [one for one in await self.redeliveries.open() if one.id == batch.id]  # noqa: PLW2901
+        return sent
+
+
+@asynccontextmanager
+async def switched(folder: Path) -> AsyncIterator[Switched]:
+    """A database of the folder's with one endpoint."""
+    async with database(folder) as opened:
+        stage = Switched(opened)
+        await stage.begin()
+        yield stage
+
+
+async def test_an_event_that_is_stamped_after_the_switch_and_committed_before_it_is_sent(tmp_path: Path) -> None:
+    """Send what the endpoint missed by the order of commits: the request was stamped, then waited for its commit."""
+    async with switched(tmp_path) as stage:
+        await stage.patch(START_MS, active=False)
+        missed = [await stage.event(START_MS + 5), await stage.event(START_MS + 2 * MINUTE_MS)]
+        await stage.patch(START_MS + MINUTE_MS, active=True)
+        after = await stage.event(START_MS + MINUTE_MS, ("delivered",))
+        assert await stage.sent(START_MS + 5 * MINUTE_MS) == missed
+        assert await stage.sent(START_MS + 5 * MINUTE_MS) == []
+        assert after not in missed
+        assert await stage.redeliveries.open() == []
+
+
+async def test_an_event_that_is_stamped_before_it_was_disabled_and_committed_after_is_sent(tmp_path: Path) -> None:
+    """Begin where the endpoint was disabled in the order of commits, however old the stamp of the event is."""
+    async with switched(tmp_path) as stage:
+        seen = await stage.event(START_MS - MINUTE_MS, ("delivered",))
+        unwanted = await stage.event(START_MS - MINUTE_MS)  # before it was disabled: this endpoint never wanted it
+        await stage.patch(START_MS, active=False)
+        missed = await stage.event(START_MS - MINUTE_MS)
+        await stage.patch(START_MS + 1, active=True)
+        assert await stage.sent(START_MS + MINUTE_MS) == [missed]
+        assert seen != unwanted
+
+
+async def test_the_return_after_five_days_is_bounded_by_commits_too(tmp_path: Path) -> None:
+    """Send what was committed around the switches that the endpoint's own attempts make."""
+    async with switched(tmp_path) as stage:
+        reason = endpoint_status.FAILING_REASON
+        await stage.opened.transact(partial(endpoint_status.disable, endpoint_id="ep_1", at=START_MS, reason=reason))
+        missed = [await stage.event(START_MS - 1), await stage.event(START_MS + 2 * MINUTE_MS)]
+        assert await stage.opened.transact(
+            partial(endpoint_status.probed, endpoint_id="ep_1", at=START_MS + 1, good=True)
+        )
+        assert await stage.sent(START_MS + 5 * MINUTE_MS) == missed
+
+
+async def test_what_is_missing_is_made_once(tmp_path: Path) -> None:
+    """Make one delivery of each missed event, however many batches have found it before either wrote."""
+    async with switched(tmp_path) as stage:
+        await stage.patch(START_MS, active=False)
+        missed = [await stage.event(START_MS + number) for number in range(3)]
+        for at in (START_MS + 10, START_MS + 30):
+            await stage.patch(at, active=True)
+            await stage.patch(at + 10, active=False)
+        await stage.patch(START_MS + 50, active=True)
+        now_ms = START_MS + 5 * MINUTE_MS
+        batches = [one for one in await stage.redeliveries.open() if one.which == "missing"]
+        assert len(batches) == 3
+        batches = [msgspec.structs.replace(one, first_position=batches[0].first_position) for one in batches]
+        found = [await stage.redeliveries.find(one, LISTENER, 100, now_ms) for one in batches]
+        assert [[event_id for event_id, _ in one.events] for one in found] == [missed] * 3
+        await asyncio.gather(
+            *(
+                stage.redeliveries.step(Step(batch=batch, found=one, now=now_ms, leased_until=now_ms + 1))
+                for batch, one in zip(batches, found, strict=True)
+            )
+        )
+        assert sorted(await select(stage.opened, "SELECT event_id FROM deliveries")) == sorted((one,) for one in missed)
+
+
+async def test_a_batch_ends_only_when_what_is_uncommitted_is_there(database_server: Server) -> None:
+    """Keep a batch open over an event whose transaction began before the batch's end and is committed after it."""
+    url = database_server.database()
+    async with migrated(url) as opened, writers(url, 1) as (slow,):
+        stage = Switched(opened)
+        await stage.begin()
+        await stage.patch(START_MS, active=False)
+        await stage.patch(START_MS + 1, active=True)
+        now_ms = START_MS + 1 + PATIENCE_MS
+        assert await stage.sent(now_ms - 1) == []
+        late = ids.new_id(ids.EVENT)
+        await slow.insert(late, START_MS, "job.running")
+        for _ in range(2):
+            assert await stage.sent(now_ms) == []
+            assert [one.which for one in await stage.redeliveries.open()] == ["missing"]
+        await slow.end()
+        assert await stage.sent(now_ms) == [late]
+        assert await stage.redeliveries.open() == []
+
+
+async def test_who_read_too_long_ago_reads_again(database_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse to write by what was read without locks five seconds ago, and do it again with what is there now."""
+    assert exchanges.LOOK_S * 1000 < PATIENCE_MS / 2
+    monkeypatch.setattr(exchanges, "LOOK_S", -1.0)
+    async with migrated(database_server.database()) as opened:
+        locked = []
+
+        async def work(transaction: Any) -> None:
+            locked.append(transaction._locks)
+            await transaction.look("recorded_digests", {"ids": "[]"})
+            await transaction.run_many("insert_job_metadata", [{"project_id": "p", "pair": "a=b", "job_id": "j"}])
+
+        await opened.transact(work)
+        assert locked == [False, True]
+        assert await select(opened, "SELECT COUNT(*) FROM job_metadata") == [(1,)]
+
+
+async def missing(running: Running, made: dict[str, Any]) -> set[str]:
+    """The events that the endpoint should have had and did not get."""
+    wanted, cursor = set(), ""
+    while True:
+        page = await running.get(f"/v1/events?type=job.submitted&limit=200{cursor}")
+        wanted |= {event["id"] for event in page["data"]}
+        if page["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+    got = {one.headers["webhook-id"] for one in running.sink.received if one.path == made["url"][-len(one.path) :]}
+    return wanted - got
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_nothing_is_lost_while_an_endpoint_is_switched_under_load(tmp_path: Path, processes: int) -> None:
+    """Deliver every event of the jobs that are submitted while a client disables and enables the endpoint."""
+    async with AsyncExitStack() as stack:
+        running = await stack.enter_async_context(relay(tmp_path, clock=SystemClock(), confirm=False))
+        if processes > 1 and not running.app.store.shared:
+            pytest.skip("SQLite has one process")
+        others = [relay(tmp_path, clock=SystemClock(), confirm=False) for _ in range(processes - 1)]
+        relays = [running, *[await stack.enter_async_context(other) for other in others]]
+        fields = {"url": running.hook, "event_types": ["job.submitted"], "in_flight_max": 50}
+        made = (await running.client.post("/v1/endpoints", json=fields)).json()
+
+        async def submit(one: Running) -> None:
+            for _ in range(15):
+                await one.submit()
+
+        async def switch(one: Running) -> None:
+            for _ in range(8):
+                for status in ("disabled", "active"):
+                    answer = await one.client.patch(f"/v1/endpoints/{made['id']}", json={"status": status})
+                    assert answer.json()["status"] == status
+
+        submitting = [submit(one) for one in relays for _ in range(8)]
+        await asyncio.gather(*submitting, *(switch(one) for one in relays[:1]))
+        await running.client.patch(f"/v1/endpoints/{made['id']}", json={"status": "active"})
+        async with asyncio.timeout(30):
+            while await missing(running, made):
+                before = len(running.sink.received)
+                await running.sink.wait_for(lambda sink, before=before: len(sink.received) > before, 20)  # type: ignore[misc]
+
+
+async def test_an_endpoint_that_an_older_relay_disabled_gets_what_came_since(tmp_path: Path) -> None:
+    """Go by the time where no position is known: a database from before the upgrade, or restored to another server."""
+    async with switched(tmp_path) as stage:
+        before = await stage.event(START_MS - 1)
+        await stage.patch(START_MS, active=False)
+
+        async def forget(transaction: Transaction) -> None:
+            await transaction.run_text("UPDATE endpoints SET disabled_position = NULL")
+
+        await stage.opened.transact(forget)
+        missed = [await stage.event(START_MS), await stage.event(START_MS + 2 * MINUTE_MS)]
+        await stage.patch(START_MS + MINUTE_MS, active=True)
+        assert await stage.sent(START_MS + 5 * MINUTE_MS) == missed
+        assert before not in missed

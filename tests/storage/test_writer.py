@@ -1,0 +1,235 @@
+"""Group commit: one transaction a turn, an answer only after COMMIT, and a database that says no."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.errors import StorageUnavailable
+from relay.storage.engine import migrations, statements
+from relay.storage.engine.database import Transaction
+from relay.storage.engine.group_commit import BATCH_MAX, SHARE_MIN, Writer
+from relay.storage.engine.sqlite import SQLite
+from tests.support.past import database as opened
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[SQLite]:
+    """A migrated database in a file."""
+    async with database_at(tmp_path / "relay.db") as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def database_at(path: Path) -> AsyncIterator[SQLite]:
+    """A migrated database, closed at the end."""
+    opened = await SQLite.open(path, statements.load())
+    try:
+        await migrations.migrate(opened, 1)
+        yield opened
+    finally:
+        await opened.close()
+
+
+async def add(transaction: Transaction, names: Sequence[str]) -> list[str]:
+    """Adds projects, and answers with their names in capitals."""
+    await transaction.run_many("insert_project", [{"id": name, "name": name, "created_at": 1} for name in names])
+    return [name.upper() for name in names]
+
+
+async def add_big(transaction: Transaction, names: Sequence[str]) -> list[None]:
+    """Adds projects of a megabyte each."""
+    many = [{"id": name, "name": name * 1_000_000, "created_at": 1} for name in names]
+    await transaction.run_many("insert_project", many)
+    return [None] * len(names)
+
+
+async def refuse(transaction: Transaction, names: Sequence[str]) -> list[None]:
+    """Writes, and then finds that it is not to be."""
+    await add(transaction, names)
+    raise KeyError(*names)
+
+
+@contextmanager
+def onlooker(database: SQLite) -> Iterator[sqlite3.Connection]:
+    """Another connection to the same file, as another process has it."""
+    with closing(sqlite3.connect(database.path, isolation_level=None)) as connection:
+        yield connection
+
+
+def projects(connection: sqlite3.Connection) -> list[str]:
+    """What is committed, by its name's first letters."""
+    found = connection.execute("SELECT id FROM projects WHERE id <> 'prj_default' ORDER BY id")
+    return [str(row[0]) for row in found]
+
+
+async def commits(database: SQLite) -> list[str]:
+    """The list that every COMMIT of the writing connection is noted in from now on."""
+    seen: list[str] = []
+
+    def note(text: str) -> None:
+        if text == "COMMIT":
+            seen.append(text)
+
+    await database._writer.run(sqlite3.Connection.set_trace_callback, note)
+    return seen
+
+
+async def outcomes(*writes: Any) -> list[Any]:
+    """What came of each write: its result or its error."""
+    return await asyncio.gather(*writes, return_exceptions=True)
+
+
+async def test_what_waits_together_is_committed_together(database: SQLite) -> None:
+    """A full batch of writes makes one commit, one more makes a second; each caller gets its own result."""
+    writer, seen = Writer(database, 1000), await commits(database)
+    names = [f"p{number:03}" for number in range(BATCH_MAX + 1)]
+    assert await outcomes(*(writer.write(add, name) for name in names)) == [name.upper() for name in names]
+    assert len(seen) == 2
+    with onlooker(database) as other:
+        assert projects(other) == names
+
+
+async def test_a_lone_write_does_not_linger(database: SQLite) -> None:
+    """Nothing waits for company: a write that is alone has a commit of its own."""
+    writer, seen = Writer(database, 8), await commits(database)
+    for number in range(3):
+        await writer.write(add, f"p{number}")
+        assert len(seen) == number + 1
+
+
+async def test_an_answer_means_committed(database: SQLite) -> None:
+    """In the very moment a caller goes on, every other process can read what it wrote."""
+    writer = Writer(database, 100)
+
+    async def write(name: str) -> bool:
+        await writer.write(add, name)
+        with onlooker(database) as other:
+            return name in projects(other)
+
+    assert all(await asyncio.gather(*(write(f"p{number}") for number in range(50))))
+
+
+async def test_a_bad_item_leaves_nothing_and_takes_nobody_along(database: SQLite) -> None:
+    """The error of one kind of write is its caller's alone; what it had written by then is undone."""
+    writer = Writer(database, 8)
+    results = await outcomes(writer.write(add, "a"), writer.write(refuse, "bad"), writer.write(add, "b"))
+    assert [results[0], type(results[1]), results[2]] == ["A", KeyError, "B"]
+    with onlooker(database) as other:
+        assert projects(other) == ["a", "b"]
+
+
+async def test_a_caller_that_goes_away_undoes_nothing(database: SQLite) -> None:
+    """A client that hangs up cancels its wait, and neither its own write nor anybody else's."""
+    writer = Writer(database, 8)
+    writes = [asyncio.create_task(writer.write(add, name)) for name in "abc"]
+    await asyncio.sleep(0)
+    writes[1].cancel()
+    results = await outcomes(*writes)
+    assert [results[0], type(results[1]), results[2]] == ["A", asyncio.CancelledError, "C"]
+    assert await writer.write(add, "d") == "D"
+    with onlooker(database) as other:
+        assert projects(other) == ["a", "b", "c", "d"]
+
+
+async def test_what_is_urgent_comes_before_a_long_backlog(database: SQLite) -> None:
+    """Dispatch is not starved by what comes in: its writes take up to half of the next turn, and are never refused."""
+    writer, done = Writer(database, 4 * BATCH_MAX), []
+
+    async def write(name: str, *, urgent: bool) -> None:
+        done.append(await writer.write(add, name, urgent=urgent))
+
+    coming_in = [write(f"p{number}", urgent=False) for number in range(4 * BATCH_MAX)]
+    going_out = [write(f"urgent{number}", urgent=True) for number in range(BATCH_MAX)]
+    await asyncio.gather(*coming_in, *going_out)
+    assert {name for name in done[:BATCH_MAX] if name.startswith("URGENT")} == {
+        f"URGENT{n}" for n in range(BATCH_MAX // 2)
+    }
+    assert len([name for name in done[: 2 * BATCH_MAX] if name.startswith("URGENT")]) == BATCH_MAX
+    assert len(done) == 5 * BATCH_MAX
+
+
+async def test_turns_share_what_waits(tmp_path: Path) -> None:
+    """Where the database is a server two turns take half each; a few stay together, and all where there is one turn."""
+    sizes: list[int] = []
+
+    async def noted(transaction: Transaction, names: Sequence[str]) -> list[str]:
+        sizes.append(len(names))
+        return await add(transaction, names)
+
+    async with opened(tmp_path) as either:
+        writer = Writer(either, 100)
+        for number, name in ((60, "many"), (SHARE_MIN, "few")):
+            await asyncio.gather(*(writer.write(noted, f"{name}{one}") for one in range(number)))
+        assert sizes == ([30, 30] if either.shared else [60]) + [SHARE_MIN]
+
+
+async def test_a_backlog_has_an_end(database: SQLite) -> None:
+    """When too much waits, one more is refused at once; what waited is written, and then there is room again."""
+    writer = Writer(database, 4)
+    results = await outcomes(*(writer.write(add, f"p{number}") for number in range(6)))
+    assert [type(result) for result in results] == [str] * 4 + [StorageUnavailable] * 2
+    assert await writer.write(add, "again") == "AGAIN"
+
+
+async def test_a_full_disk_refuses_everything_and_is_got_over(database: SQLite) -> None:
+    """While the disk is full every write is refused and nothing is left of it; with room again, writes go on."""
+    writer = Writer(database, 8)
+    (pages,) = (await database._writer.run(sqlite3.Connection.execute, "PRAGMA page_count")).fetchone()
+    await database._writer.run(sqlite3.Connection.execute, f"PRAGMA max_page_count = {pages}")
+    results = await outcomes(*(writer.write(add_big, name) for name in "abc"))
+    assert [type(result) for result in results] == [StorageUnavailable] * 3
+    with onlooker(database) as other:
+        assert projects(other) == []
+        await database._writer.run(sqlite3.Connection.execute, f"PRAGMA max_page_count = {pages + 10_000}")
+        await writer.write(add_big, "d")
+        assert projects(other) == ["d"]
+
+
+async def test_a_lock_that_is_held_elsewhere_is_waited_for_only_so_long(database: SQLite) -> None:
+    """While another process writes, relay's writes wait for busy_timeout, then are refused; reads go on throughout."""
+    writer = Writer(database, 8)
+    assert (await database._writer.run(sqlite3.Connection.execute, "PRAGMA busy_timeout")).fetchone() == (5000,)
+    await database._writer.run(sqlite3.Connection.execute, "PRAGMA busy_timeout = 50")
+    with onlooker(database) as other:
+        other.execute("BEGIN IMMEDIATE")
+        results = await outcomes(*(writer.write(add, name) for name in "ab"))
+        assert [type(result) for result in results] == [StorageUnavailable] * 2
+        assert len(await database.rows("project_by_name", {"name": "default"})) == 1
+        other.execute("ROLLBACK")
+        assert await writer.write(add, "c") == "C"
+        assert projects(other) == ["c"]
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_transaction_whose_caller_is_cancelled_is_whole_or_undone(database: SQLite, steps: int) -> None:
+    """Whoever waits may be cancelled while it begins, writes or commits: the connection is fit for the next one."""
+
+    async def work(transaction: Transaction) -> None:
+        await add(transaction, ["a"])
+
+    transacting = asyncio.create_task(database.transact(work))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    transacting.cancel()
+    await outcomes(transacting)
+    assert await Writer(database, 8).write(add, "b") == "B"
+    with onlooker(database) as other:
+        assert set(projects(other)) - {"a"} == {"b"}
+
+
+async def test_drain_returns_when_all_is_written(database: SQLite) -> None:
+    """A stop waits for what is in the backlog."""
+    writer = Writer(database, 1000)
+    writes = [asyncio.ensure_future(writer.write(add, f"p{number:03}")) for number in range(300)]
+    await asyncio.sleep(0)
+    await writer.drain()
+    with onlooker(database) as other:
+        assert len(projects(other)) == 300
+    await asyncio.gather(*writes)

@@ -1,0 +1,71 @@
+"""relay as a process of its own: started, watched by its log, killed or stopped."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def clean(environ: dict[str, str]) -> dict[str, str]:
+    """The environment of this machine without any setting of relay, then these."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
+    kept.pop("DATABASE_URL", None)
+    kept.pop("PORT", None)
+    return kept | environ
+
+
+@asynccontextmanager
+async def process(environ: dict[str, str], *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`python` with these arguments; killed at the end if it is still there."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        cwd=ROOT,
+        env=clean(environ),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+    )
+    drained = asyncio.create_task(_drain(child))
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            os.killpg(child.pid, signal.SIGKILL)
+        await child.wait()
+        await drained
+
+
+async def ready(origin: str, child: asyncio.subprocess.Process, timeout_s: float = 20) -> None:
+    """Returns when the process takes requests; AssertionError when it ended instead."""
+    async with asyncio.timeout(timeout_s), httpx.AsyncClient(trust_env=False) as client:
+        while True:
+            assert child.returncode is None, f"relay ended with {child.returncode}"
+            try:
+                if (await client.get(f"{origin}/readyz")).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.02)
+
+
+async def _drain(child: asyncio.subprocess.Process) -> None:
+    """Reads what the process says, so that it never waits for a reader; shown by pytest when a test fails."""
+    assert child.stdout is not None
+    async for line in child.stdout:
+        sys.stdout.write(line.decode("utf-8", "replace"))

@@ -1,0 +1,157 @@
+"""A real SIGKILL between any two steps: what was acknowledged is there after a restart, and nothing is sent twice."""
+
+import asyncio
+import signal
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from relay.sandbox.providers import sandbox
+from relay.sandbox.serving import serve
+from relay.sandbox.sink import Sink
+from relay.sandbox.world import Sandbox
+from tests.support import crashing, processes
+from tests.support.running import INPUT, KEY, environment
+
+pytestmark = pytest.mark.anyio
+
+SUBMITTING = ("job_committed", "submission_started", "provider_accepted", "submission_recorded")
+RECEIVING = ("callback_arrived", "callback_committed")
+DELIVERING = ("delivery_claimed", "notification_sent", "attempt_committed")
+PRUNING = ("job_half_pruned",)
+"""Tried in tests/storage/test_prune.py."""
+ONCE = ("work_committed", "job_suspended", "minute_ahead")
+"""Tried in tests/api/test_done_once.py."""
+
+
+class Scene:
+    """The world around a relay that is killed and started again on the same port and database."""
+
+    def __init__(self, environ: dict[str, str], origin: str, world: Sandbox, sink: Sink, hook: str) -> None:
+        self.environ = environ
+        self.origin = origin
+        self.world = world
+        self.sink = sink
+        self.hook = hook
+        self.body = {"provider": "evolink", "input": INPUT, "notify": [{"url": hook}]}
+
+    async def submit(self) -> httpx.Response:
+        """The one job, always with the same Idempotency-Key."""
+        async with self._client() as client:
+            return await client.post("/v1/jobs", json=self.body, headers={"idempotency-key": "the-one"})
+
+    async def job_when(self, job_id: str, *states: str, reason: str | None = None) -> dict[str, object]:
+        """The job once it is in one of these states (for that reason)."""
+        async with self._client() as client, asyncio.timeout(30):
+            while True:
+                job: dict[str, object] = (await client.get(f"/v1/jobs/{job_id}")).json()
+                if job["status"] in states and (reason is None or job["reason"] == reason):
+                    return job
+                await asyncio.sleep(0.05)
+
+    async def all_delivered(self, job_id: str, final: str) -> None:
+        """Returns when every event of the job is delivered, the final one among them."""
+        async with self._client() as client, asyncio.timeout(30):
+            while True:
+                events = (await client.get(f"/v1/events?job={job_id}")).json()["data"]
+                if [e for e in events if e["type"] == final] and all(e["deliveries"]["delivered"] == 1 for e in events):
+                    return
+                await asyncio.sleep(0.05)
+
+    def _client(self) -> httpx.AsyncClient:
+        headers = {"authorization": f"Bearer {KEY}"}
+        return httpx.AsyncClient(base_url=self.origin, headers=headers, trust_env=False, timeout=30)
+
+
+@asynccontextmanager
+async def scene(folder: Path) -> AsyncIterator[Scene]:
+    """A sandbox, a sink, and the settings of a relay between them."""
+    async with AsyncExitStack() as stack:
+        world, sink = sandbox(pace_s=None, time_scale=0), Sink()
+        stack.push_async_callback(world.close)
+        providers_at = await stack.enter_async_context(serve(world.app))
+        hook = await stack.enter_async_context(serve(sink)) + "/hook"
+        port = processes.free_port()
+        origin = f"http://127.0.0.1:{port}"
+        environ = environment(folder, origin, providers_at) | {
+            "PORT": str(port),
+            "RELAY_HOST": "127.0.0.1",
+            "RELAY_LEASE_S": "2",
+            "RELAY_SUBMIT_TIMEOUT_S": "1",
+            "RELAY_SUBMIT_WAIT_S": "1",
+        }
+        yield Scene(environ, origin, world, sink, hook)
+
+
+@pytest.mark.parametrize("point", SUBMITTING)
+async def test_killed_while_submitting_the_job_is_sent_once_and_told(tmp_path: Path, point: str) -> None:
+    """Killed while submitting, the job is there after a restart, created at most once, ended by its callback."""
+    async with scene(tmp_path) as stage:
+        await _killed(stage, point)
+        async with processes.process(stage.environ, "-m", "relay", "serve") as second:
+            await processes.ready(stage.origin, second)
+            answer = await stage.submit()
+            assert (answer.status_code, answer.headers["idempotent-replayed"]) == (202, "true")
+            job_id = answer.json()["id"]
+            created = {"job_committed": "submitted", "submission_recorded": "submitted"}.get(point, "pending")
+            reason = "submit_unknown" if created == "pending" else None
+            job = await stage.job_when(job_id, created, reason=reason)
+            if point != "submission_started":
+                await stage.world.wait_for(lambda world: len(world.jobs) == 1)
+                await stage.world.finish(next(iter(stage.world.jobs)))
+                job = await stage.job_when(job_id, "succeeded")
+                await stage.all_delivered(job_id, "job.succeeded")
+            assert len(stage.world.submissions) == (0 if point == "submission_started" else 1), job
+            _same_id_for_each_event(stage.sink)
+
+
+@pytest.mark.parametrize("point", RECEIVING + DELIVERING)
+async def test_killed_after_that_every_event_arrives(tmp_path: Path, point: str) -> None:
+    """Killed at any step from the callback on, every event is delivered after a restart, a repeat under the same id."""
+    async with scene(tmp_path) as stage:
+        async with processes.process(stage.environ, "-m", "tests.support.crashing", point) as first:
+            await processes.ready(stage.origin, first)
+            try:
+                await stage.submit()
+                await stage.world.finish(next(iter(stage.world.jobs)))
+            except (httpx.TransportError, StopIteration):
+                pass
+            assert await asyncio.wait_for(first.wait(), 20) == -signal.SIGKILL
+        async with processes.process(stage.environ, "-m", "relay", "serve") as second:
+            await processes.ready(stage.origin, second)
+            job_id = (await stage.submit()).json()["id"]
+            await stage.world.finish(next(iter(stage.world.jobs)))
+            job = await stage.job_when(job_id, "succeeded")
+            await stage.all_delivered(job_id, "job.succeeded")
+            assert len(stage.world.submissions) == 1, job
+            assert stage.sink.events().count("job.succeeded") <= 2
+            _same_id_for_each_event(stage.sink)
+
+
+async def _killed(stage: Scene, point: str) -> None:
+    """Submits the job to a relay that dies at the point."""
+    async with processes.process(stage.environ, "-m", "tests.support.crashing", point) as first:
+        await processes.ready(stage.origin, first)
+        with pytest.raises(httpx.TransportError):
+            await stage.submit()
+        assert await asyncio.wait_for(first.wait(), 20) == -signal.SIGKILL
+
+
+def _same_id_for_each_event(sink: Sink) -> None:
+    """Every notification of one event carries its id as webhook-id, and the same bytes."""
+    seen: dict[tuple[str, int], set[tuple[str, bytes]]] = defaultdict(set)
+    for received in sink.received:
+        body = msgspec.json.decode(received.body)
+        assert received.headers["webhook-id"] == body["id"]
+        seen[body["data"]["job"]["id"], body["data"]["sequence"]].add((body["id"], received.body))
+    assert all(len(bodies) == 1 for bodies in seen.values())
+
+
+def test_every_point_is_tried() -> None:
+    """No crash point is left out of the tests above."""
+    assert sorted(SUBMITTING + RECEIVING + DELIVERING + PRUNING + ONCE) == sorted(crashing.POINTS)

@@ -1,0 +1,127 @@
+"""A process that is told to stop: what waits gets an answer, and everything is over within one time, whatever hangs."""
+
+import asyncio
+import signal
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from relay.shutdown import LAST_S, Stop
+from tests.support import processes
+from tests.support.running import INPUT, KEY, SECRET_KEY
+
+pytestmark = pytest.mark.anyio
+
+SHUTDOWN_S = 2.0
+OVER_S = SHUTDOWN_S + 1
+"""The promise; a busy machine gets a second more."""
+
+
+def environment(folder: Path, port: int, **more: str) -> dict[str, str]:
+    """A relay of its own."""
+    return {
+        "PORT": str(port),
+        "RELAY_HOST": "127.0.0.1",
+        "DATABASE_URL": f"sqlite:///{folder}/relay.db",
+        "RELAY_SECRET_KEYS": SECRET_KEY,
+        "RELAY_API_KEY": KEY,
+        "RELAY_SHUTDOWN_S": f"{SHUTDOWN_S:g}",
+        "RELAY_ALLOW_HTTP": "1",
+        "RELAY_ALLOW_NETWORKS": "127.0.0.0/8",
+        **more,
+    }
+
+
+@asynccontextmanager
+async def silent() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A server that takes requests and never answers: its origin, and whether one came."""
+    came = asyncio.Event()
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        came.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(hold, "127.0.0.1", 0)
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", came
+    server.close()
+
+
+async def stopped(child: asyncio.subprocess.Process, times: int = 1) -> float:
+    """Send SIGTERM so many times, and return how long the process took to end, in seconds."""
+    began = time.monotonic()
+    for _ in range(times):
+        child.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.2)
+    await asyncio.wait_for(child.wait(), 30)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_a_job_that_waits_for_its_provider_is_answered(tmp_path: Path, signals: int) -> None:
+    """Answer 202 for a job that is committed while its provider is silent; a second SIGTERM cuts nothing off."""
+    port = processes.free_port()
+    async with silent() as (origin, came):
+        environ = environment(tmp_path, port, RELAY_EVOLINK_API_KEY="key", RELAY_EVOLINK_BASE_URL=origin)
+        async with processes.process(environ, "-m", "relay", "serve") as child:
+            await processes.ready(f"http://127.0.0.1:{port}", child)
+            async with httpx.AsyncClient(headers={"authorization": f"Bearer {KEY}"}, trust_env=False) as client:
+                body = {"provider": "evolink", "input": INPUT}
+                asked = asyncio.create_task(client.post(f"http://127.0.0.1:{port}/v1/jobs", json=body, timeout=20))
+                await asyncio.wait_for(came.wait(), 10)
+                took_s = await stopped(child, signals)
+                assert ((await asked).status_code, child.returncode) == (202, 0)
+                assert took_s < OVER_S + 1
+
+
+async def test_a_request_that_waits_for_the_database_is_told_to_come_again(tmp_path: Path) -> None:
+    """Answer 503 with Retry-After when the database is held by another program, and end in time all the same."""
+    port = processes.free_port()
+    async with processes.process(environment(tmp_path, port), "-m", "relay", "serve") as child:
+        await processes.ready(f"http://127.0.0.1:{port}", child)
+        locked = sqlite3.connect(tmp_path / "relay.db", isolation_level=None)
+        locked.execute("BEGIN IMMEDIATE")
+        async with httpx.AsyncClient(headers={"authorization": f"Bearer {KEY}"}, trust_env=False) as client:
+            made = {"url": "https://hook.example.com/", "event_types": ["job.*"]}
+            asked = asyncio.create_task(client.post(f"http://127.0.0.1:{port}/v1/endpoints", json=made, timeout=20))
+            await asyncio.sleep(0.3)  # it has reached the database
+            took_s = await stopped(child)
+            answer = await asked
+        locked.close()
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert took_s < OVER_S + 1
+
+
+@pytest.mark.parametrize("command", ["serve", "work"])
+async def test_a_start_that_waits_is_abandoned(tmp_path: Path, command: str) -> None:
+    """End at once, as asked, while the start waits for a database that is away."""
+    url = f"postgres://relay@127.0.0.1:{processes.free_port()}/relay"
+    environ = environment(tmp_path, 0, DATABASE_URL=url, RELAY_DATABASE_WAIT_S="60")
+    async with processes.process(environ, "-m", "relay", command) as child:
+        await asyncio.sleep(1.5)
+        took_s = await stopped(child)
+        assert (child.returncode, took_s < SHUTDOWN_S) == (0, True)
+
+
+async def test_the_time_of_a_stop_is_one() -> None:
+    """Count the time from the first word on, whoever asks, and give what is closed after it a moment."""
+    stop, loop = Stop(5.0), asyncio.get_running_loop()
+    assert stop.left_s() == 5.0
+    woken: list[bool] = []
+    stop.wakes(lambda: woken.append(stop.draining.is_set()))
+    began = loop.time()
+    stop.begin()
+    stop.begin()
+    assert (woken, 5.0 - stop.left_s() <= loop.time() - began) == ([True], True)
+    stop.hurry()
+    assert stop.left_s() == 0.0
+    before = loop.time()
+    await stop.within(asyncio.Event().wait)  # type: ignore[arg-type]  # it never ends
+    assert LAST_S <= loop.time() - before < LAST_S + 2
