@@ -2,8 +2,8 @@
 
 The table is the truth. What is handed over in memory is leased there, so what a crash loses is due again when its
 lease runs out. What a full lane does not take, or could not begin while its lease lasts, is given back to the table,
-due at once. The room for attempts is shared by the projects (`deliveries/fair_share.py`), and so is what is claimed: nothing more for
-a project that has enough at hand to fill the room.
+due at once. The room for attempts is shared by the projects (`deliveries/fair_share.py`), and so is what is claimed:
+nothing more for a project that has enough at hand to fill the room.
 
 The table is looked at when something in it is due or another process says so, when a lane has room for what it held
 back, and a while after anything else happened; not after every attempt, for a look is a transaction.

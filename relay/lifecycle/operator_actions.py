@@ -1,4 +1,4 @@
-"""What a person does to a job: cancel it, give it up, have it submitted again; pure functions, as in `lifecycle/reports.py`.
+"""What an operator does to a job: cancel it, fail it, submit it again; pure functions, as in `lifecycle/reports.py`.
 
 A move with the verdict `stale` changes nothing and says in its reason why not.
 """

@@ -1,6 +1,6 @@
 """Uploads an application's image to the provider that shall read it, by that provider's own upload flow.
 
-It performs the steps of `providers/uploads.py`. What a paid flow costs, and that it is paid once, is in `uploads/upload_payment.py`.
+It performs the steps of `providers/uploads.py`. `uploads/upload_payment.py` says what a paid flow costs, and pays once.
 """
 
 import asyncio

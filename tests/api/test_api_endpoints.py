@@ -15,7 +15,7 @@ from relay.clock import SystemClock
 from relay.providers import PROVIDERS
 from tests.support.running import HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 ENDPOINT = """id object url event_types description metadata headers providers rate_limit_per_s in_flight_max timeout_s
 schedule_s status disabled_at disabled_reason failing_since last_success_at last_failure_at created_at updated_at

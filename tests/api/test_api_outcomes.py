@@ -13,7 +13,7 @@ from relay.sandbox.serving import serve
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 CLASSES = {
     "evolink": {400: "invalid_input", 401: "auth", 402: "insufficient_funds", 403: "auth", 404: "invalid_input"}

@@ -17,7 +17,7 @@ from tests.support import processes
 from tests.support.running import DATABASES, INPUT, KEY
 from tests.system.test_kill import Scene, scene
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 VERBS: Final = {
     "endpoint": ("POST", "/v1/endpoints", {"url": "{hook}"}, 201),

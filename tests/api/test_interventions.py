@@ -16,7 +16,7 @@ from relay.security import signatures
 from tests.support.calling_back import DONE, post
 from tests.support.running import HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 
 @pytest.fixture

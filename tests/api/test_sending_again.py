@@ -17,7 +17,7 @@ from relay.sandbox.sink import Received
 from relay.security import signatures
 from tests.support.running import SECRET_KEY, HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 ID, AT = "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330
 LONG_AGO = "2020-01-01T00:00:00Z"

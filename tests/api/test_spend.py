@@ -9,7 +9,7 @@ from tests.flow.test_paid_uploads import CENT, stand_in, the_clock, uploaded
 from tests.support.paying import KEY, PRICE, Seller, ended, paid, selling
 from tests.support.running import INPUT, HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 BODY = {"provider": "x402org", "input": INPUT}
 

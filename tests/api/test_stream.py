@@ -18,7 +18,7 @@ from relay.web.api.history import Streamed
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 
 class Reader:

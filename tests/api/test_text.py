@@ -19,6 +19,8 @@ from tests.support.calling_back import post
 from tests.support.provider_cases import json_values
 from tests.support.running import INPUT, HeldClock, Running, relay
 
+pytestmark = pytest.mark.both_databases
+
 NUL = "a\0b"
 REQUEST = {"model": "seedance-2.0-image-to-video", "prompt": NUL, "image_urls": ["https://example.com/a.png"]}
 

@@ -11,7 +11,7 @@ from relay.sandbox.faults import Faults
 from tests.support.quiescence import quiet
 from tests.support.running import INPUT, HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 BODY = {"provider": "evolink", "input": INPUT}
 

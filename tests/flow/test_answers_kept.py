@@ -17,7 +17,7 @@ from relay.sandbox.serving import serve
 from tests.support.postgres import Server
 from tests.support.running import HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 JOBS = 10
 AWAY_S = 60

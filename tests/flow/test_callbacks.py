@@ -12,7 +12,7 @@ from relay.sandbox.faults import Faults
 from tests.support.provider_cases import RECORDINGS, recorded
 from tests.support.running import Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 RECEIVED = (200, {"received": True})
 MP4 = "https://cdn.example.com/videos/out.mp4"

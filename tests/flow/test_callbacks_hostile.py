@@ -13,7 +13,7 @@ from relay.security.callback_tokens import CallbackTokens
 from tests.support.calling_back import DONE, kept, post, state
 from tests.support.running import SECRET_KEY, START_MS, HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 LATER_MS = START_MS + 1_000_000
 NO_JOB = "job_" + "0" * 26

@@ -15,7 +15,7 @@ from relay.sandbox.providers import sandbox
 from tests.support.quiescence import quiet
 from tests.support.running import START_MS, HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 FIRST_S = 165 * 1.5
 

@@ -18,7 +18,7 @@ from tests.flow.test_lanes import attempted, endpoint, send_tests, shown
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 HOUR_S = 3600
 
 

@@ -10,7 +10,7 @@ from relay.sandbox.faults import Faults
 from tests.support.calling_back import DONE, MP4, post
 from tests.support.running import HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.running import HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"

@@ -24,7 +24,7 @@ from relay.storage.store import Store, StoreOptions
 from tests.support.postgres import Server
 from tests.support.running import START_MS, HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 HOUR_S = 3600
 KIND = "job.output_expiring"

@@ -16,7 +16,7 @@ from tests.flow.test_lanes import Hanging
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 IN_FLIGHT_MAX = 16
 SLOW_ENDPOINTS = 30

@@ -17,7 +17,7 @@ from relay.sandbox.sink import Sink
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 DAY_S = 86_400
 
 

@@ -11,7 +11,7 @@ from relay.web.routes import API
 from tests.support.calling_back import DONE, post
 from tests.support.running import KEY, HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 
 async def verdicts(running: Running, job: dict[str, Any]) -> list[str]:

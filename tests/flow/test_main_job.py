@@ -11,7 +11,7 @@ from relay.clock import SystemClock
 from relay.sandbox.faults import Faults
 from tests.support.running import Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 
 @pytest.fixture

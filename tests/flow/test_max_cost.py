@@ -10,7 +10,7 @@ from tests.support.paying import KEY, PRICE, Seller, ended, paid, selling
 from tests.support.processes import free_port
 from tests.support.running import INPUT, HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 
 class Rising(Seller):

@@ -15,7 +15,7 @@ from tests.support.paying import KEY, PAYEE, PRICE, VIDEO, Seller, ended, paid, 
 from tests.support.provider_cases import recorded, recordings
 from tests.support.running import INPUT, HeldClock, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 FAULTS = ("down", "refused", "settle_then_fail", "drop", "again_402")
 

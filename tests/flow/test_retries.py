@@ -11,7 +11,7 @@ from relay.security import signatures
 from relay.storage.apply_updates import DEFAULT_PROJECT
 from tests.support.running import HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 
 @pytest.fixture

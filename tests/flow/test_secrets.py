@@ -34,7 +34,7 @@ from relay.storage.engine.database import Database, Transaction
 from relay.storage.store import open_database
 from tests.support.running import DATABASES, SECRET_KEY, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 NEW_KEY = "the-key-that-takes-the-place-of-the-old"
 BOTH = f"{SECRET_KEY},{NEW_KEY}"

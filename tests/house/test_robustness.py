@@ -14,7 +14,7 @@ from relay.sandbox.faults import Faults
 from tests.support.calling_back import DONE, post
 from tests.support.running import START_MS, HeldClock, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 ROOT = Path(__file__).parents[2]
 NUMBERS = [*range(1, 32), 36, 40, *range(43, 57)]
@@ -43,7 +43,7 @@ def test_the_page_names_a_test_for_each_case() -> None:
     rows = re.findall(r"^\| (\d+) \| .+? \| .+? \| (.+?) \|$", page, re.MULTILINE)
     assert [int(number) for number, _ in rows] == NUMBERS
     for number, tests in rows:
-        named = re.findall(r"`(tests/\w+\.py)::(\w+)`", tests)
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", tests)
         assert named, number
         for path, name in named:
             assert name in names_of(ROOT / path), f"{number}: {path} has no {name}"

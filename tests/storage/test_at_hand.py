@@ -20,7 +20,7 @@ from relay.storage.store import Store, StoreOptions
 from tests.support.past import database as opened
 from tests.support.running import SECRET_KEY, HeldClock, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 NOW = 1_000_000
 OPTIONS = StoreOptions(lease_ms=25_000, backlog_max=64, callbacks_per_job_max=5, schedule_s=(0, 5))

@@ -21,7 +21,7 @@ from tests.support.past import ENDPOINT, add_event, database, select
 from tests.support.postgres import Server
 from tests.support.running import START_MS
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 MINUTE_MS = 60_000
 WHICH = st.sampled_from(["failed", "missing", "all"])

@@ -24,7 +24,7 @@ from relay.storage.jobs import Jobs
 from tests.support.past import database as opened
 from tests.support.running import SECRET_KEY, HeldClock, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 NOW, LEASED, LIMIT = 1_000_000, 1_025_000, 7
 SEAL = Seal([SECRET_KEY])

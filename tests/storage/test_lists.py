@@ -21,6 +21,8 @@ from relay.storage.pages import PAGE_BYTES, Listing, Page
 from tests.support.past import add_event, callback, database
 from tests.support.running import SECRET_KEY, START_MS
 
+pytestmark = pytest.mark.both_databases
+
 STATES = st.lists(st.sampled_from(DeliveryState), max_size=12)
 VERDICTS = st.lists(st.sampled_from([*Verdict]), max_size=12)
 NOBODYS = "prj_nobody"

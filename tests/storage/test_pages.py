@@ -24,6 +24,8 @@ from tests.storage.test_lists import every_page
 from tests.support.past import ENDPOINT, Past, add, callback, database
 from tests.support.running import SECRET_KEY, START_MS, HeldClock, relay
 
+pytestmark = pytest.mark.both_databases
+
 PROJECT = "prj_default"
 ROWS = 2 * WINDOW + 10
 

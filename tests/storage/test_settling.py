@@ -19,7 +19,7 @@ from tests.support.past import database as opened
 from tests.support.past import select
 from tests.support.running import SECRET_KEY, HeldClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 NOT_TEXT = "\ud800"
 """What no database takes."""

@@ -15,7 +15,7 @@ from relay.storage.engine.sqlite_readers import CONNECTIONS
 from relay.storage.store import Store, StoreOptions
 from tests.support.running import SECRET_KEY, HeldClock, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 OTHER_KEY = "another-key-that-is-long-enough-too"
 OPTIONS = StoreOptions(lease_ms=25_000, backlog_max=64, callbacks_per_job_max=10, schedule_s=(0, 5))

@@ -26,7 +26,7 @@ from tests.support.past import ENDPOINT, add_event, database, select
 from tests.support.postgres import Server
 from tests.support.running import SECRET_KEY, START_MS, Running, relay
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 SEAL = Seal([SECRET_KEY])
 MINUTE_MS = 60_000

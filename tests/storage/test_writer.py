@@ -16,7 +16,7 @@ from relay.storage.engine.group_commit import BATCH_MAX, SHARE_MIN, Writer
 from relay.storage.engine.sqlite import SQLite
 from tests.support.past import database as opened
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`python -m tests.crashing POINT`: relay, which kills (or suspends) itself at one point between two steps.
+"""`python -m tests.support.crashing POINT`: relay, which kills (or suspends) itself at one point between two steps.
 
 It is the product as it is, but that one step is followed (or preceded) by a real kill of the process: no handler runs,
 no buffer is flushed, nothing is closed.

@@ -1,4 +1,4 @@
-"""Paying servers that nobody here wrote: `python -m tests.paylab`, while independent x402 servers listen on the ports.
+"""Paying servers of others: `python -m tests.support.paylab`, while independent x402 servers listen on the ports.
 
 They are a server of version 2, one of version 1, a router with sign-in, and the node of a local chain that has the
 USDC contract. Every step says what it saw; a broken promise ends the run with exit 1, no servers with exit 77.

@@ -1,4 +1,4 @@
-"""Jobs that are paid for at servers nobody here wrote: `python -m tests.paylab_jobs`, beside those of tests/support/paylab.py.
+"""Jobs that are paid for at independent servers: `python -m tests.support.paylab_jobs`, beside tests/support/paylab.py.
 
 A whole relay submits through `POST /v1/jobs`, pays, asks until the job has ended, notifies; the chain says what moved.
 """

@@ -18,7 +18,7 @@ from relay.sandbox.world import Sandbox
 from tests.support import crashing, processes
 from tests.support.running import INPUT, KEY, environment
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 SUBMITTING = ("job_committed", "submission_started", "provider_accepted", "submission_recorded")
 RECEIVING = ("callback_arrived", "callback_committed")

@@ -92,5 +92,5 @@ def test_a_key_is_needed() -> None:
 
 def test_importing_is_cheap() -> None:
     """The module can be imported by every command: cryptography is loaded with the first Seal."""
-    program = "import sys, relay.seal; sys.exit('cryptography' in sys.modules)"
+    program = "import sys, relay.security.encryption; sys.exit('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

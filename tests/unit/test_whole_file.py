@@ -25,7 +25,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "relay.db.secret"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     child = (
-        "import resource, signal, sys; from pathlib import Path; from relay import whole_file; "
+        "import resource, signal, sys; from pathlib import Path; from relay.security import whole_file; "
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         f"resource.setrlimit(resource.RLIMIT_FSIZE, (4, {hard})); "
         "whole_file.make_once(Path(sys.argv[1]), 'a key of more than four bytes')"
