@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -95,7 +96,7 @@ class Jobs:
 
     async def page(self, project_id: str, listing: Listing, wanted: JobFilter) -> Page[Job]:
         """Jobs newest first."""
-        pairs = sorted({pair(key, value) for key, value in wanted.metadata.items()})
+        pairs = sorted({rows.metadata_pair(key, value) for key, value in wanted.metadata.items()})
         params: dict[str, Any] = {
             "project_id": project_id,
             "before": listing.before,
@@ -184,9 +185,8 @@ class Jobs:
     async def _insert(self, transaction: Transaction, news: Sequence[NewJob]) -> list[None]:
         """Writes a batch of new jobs."""
         await transaction.run_many("insert_job", [rows.job_params(new.job) for new in news])
-        await transaction.run_many(
-            "insert_job_metadata", [params for new in news for params in _metadata_params(new.job)]
-        )
+        metadata = [rows.metadata_params(new.job.project_id, new.job.id, new.job.metadata) for new in news]
+        await transaction.run_many("insert_job_metadata", list(chain.from_iterable(metadata)))
         endpoints = [rows.endpoint_params(endpoint, self._seal) for new in news for endpoint in new.endpoints]
         await transaction.run_many("insert_endpoint", endpoints)
         for new in news:
@@ -212,19 +212,6 @@ async def _claim_checks(transaction: Transaction, wanted: Sequence[dict[str, Any
 async def _claim_check(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[list[Job]]:
     """Claims one job for each caller."""
     return [[rows.job(row) for row in await transaction.rows("claim_check", params)] for params in wanted]
-
-
-def pair(key: str, value: object) -> str:
-    """`key=value` as metadata is found by; a value that is not text counts as its JSON."""
-    return f"{key}={value if isinstance(value, str) else rows.text(value)}"
-
-
-def _metadata_params(job: Job) -> list[dict[str, Any]]:
-    """A row for each metadata entry."""
-    return [
-        {"project_id": job.project_id, "pair": pair(key, value), "job_id": job.id}
-        for key, value in job.metadata.items()
-    ]
 
 
 def _ids(found: Sequence[Row]) -> list[str]:

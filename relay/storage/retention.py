@@ -12,13 +12,13 @@ chain's word on its payment where a node is to be asked; where there is none, un
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from relay.storage import rows
 from relay.storage.engine.database import Database, Row, Transaction
-from relay.storage.jobs import pair
 
 JOBS_MAX: Final = 250
 WEIGHT_MAX: Final = 2_000
@@ -89,7 +89,10 @@ async def _jobs(transaction: Transaction, terms: Terms) -> Removed:
     gone = {"jobs": rows.text(sorted(job_ids))}
     await transaction.run_many("insert_tombstone", [_tombstone(job, terms) for job in jobs])
     await _prune_events(transaction, [row for row in held if row["job_id"] in job_ids])
-    await transaction.run_many("prune_job_metadata", [params for job in jobs for params in _metadata(job)])
+    metadata = [
+        rows.metadata_params(job["project_id"], job["id"], msgspec.json.decode(job["metadata"])) for job in jobs
+    ]
+    await transaction.run_many("prune_job_metadata", list(chain.from_iterable(metadata)))
     await transaction.rows("forget_headers_of_payments", gone | {"nothing": b""})
     for name in ("callbacks_of_jobs", "reprocessings_of_jobs", "calls_of_jobs", "endpoints_of_jobs", "jobs"):
         await transaction.rows(f"prune_{name}", gone)
@@ -176,12 +179,3 @@ def _tombstone(job: Row, terms: Terms) -> dict[str, Any]:
         "pruned_at": terms.now,
         "expires_at": max(job["deadline_at"] + terms.grace_ms, 2 * terms.now - terms.before),
     }
-
-
-def _metadata(job: Row) -> list[dict[str, Any]]:
-    """The rows that the job is found by."""
-    metadata: dict[str, Any] = msgspec.json.decode(job["metadata"])
-    return [
-        {"project_id": job["project_id"], "pair": pair(key, value), "job_id": job["id"]}
-        for key, value in metadata.items()
-    ]

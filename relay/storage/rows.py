@@ -4,7 +4,7 @@ A noun is made of the columns that it names, whatever else a row has: a newer re
 runs. A column that a statement forgets is a KeyError.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Any, Final
 
@@ -46,6 +46,17 @@ def job_params(job: Job) -> dict[str, Any]:
     params.update({name: text(params[name]) for name in _JSON_OF_JOB})
     params["late"] = int(job.late)
     return params
+
+
+def metadata_pair(key: str, value: object) -> str:
+    """Return `key=value`, by which jobs are found; a value that is not text counts as its JSON."""
+    return f"{key}={value if isinstance(value, str) else text(value)}"
+
+
+def metadata_params(project_id: str, job_id: str, metadata: Mapping[str, object]) -> list[dict[str, Any]]:
+    """Return the columns of the rows that a job's metadata has, one for each entry."""
+    pairs = [metadata_pair(key, value) for key, value in metadata.items()]
+    return [{"project_id": project_id, "pair": pair, "job_id": job_id} for pair in pairs]
 
 
 def moved_job_params(job: Job) -> dict[str, Any]:

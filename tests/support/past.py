@@ -16,7 +16,6 @@ from relay.storage import rows
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.migrations import migrate
 from relay.storage.engine.sqlite import SQLite
-from relay.storage.jobs import pair
 from relay.storage.retention import Pruner, Removed, Terms
 from relay.storage.store import open_database
 from tests.support.running import DATABASES, SECRET_KEY, START_MS
@@ -135,7 +134,7 @@ async def _add(transaction: Transaction, past: Past, now_ms: int) -> str:
         callbacks_seen=past.callbacks,
     )
     await transaction.run_many("insert_job", [rows.job_params(job)])
-    metadata = [{"project_id": job.project_id, "pair": pair(*item), "job_id": job_id} for item in job.metadata.items()]
+    metadata = rows.metadata_params(job.project_id, job_id, job.metadata)
     await transaction.run_many("insert_job_metadata", metadata)
     await transaction.run_many("insert_call", [_call(job_id, at)])
     body = b"x" * past.callback_bytes
