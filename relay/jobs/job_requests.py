@@ -7,13 +7,12 @@ import msgspec
 
 from relay import ids, validation
 from relay.context import Configured
-from relay.errors import CallbackFieldReserved, FieldError, InvalidInput, ProviderNotConfigured
+from relay.errors import FieldError, InvalidInput, ProviderNotConfigured
 from relay.jobs.submission import HAND_OVER_MS
 from relay.model import payment
 from relay.model.delivery import Endpoint
 from relay.model.job import EventType, Input, Job, JobState
-from relay.providers.base import carries_callback_field, native_from_input
-from relay.providers.unknown_models import check_native
+from relay.providers.native import NativeBody, check_given, native_body
 from relay.security import signatures
 from relay.security.url_policy import AddressPolicy
 from relay.storage.jobs import NewJob
@@ -60,15 +59,18 @@ class Intake:
         errors = validation.check(body, JobRequest)
         given: Mapping[str, Any] = body if isinstance(body, dict) else {}
         provider = self._provider(given.get("provider"))
-        request, more = _native(provider, given)
-        errors += [error for error in more if error.path not in {known.path for known in errors}]
+        native = NativeBody(errors=check_given(given))
+        if provider is not None and not native.errors:
+            native = native_body(provider.adapter, given)
+        known = {error.path for error in errors}
+        errors += [error for error in native.errors if error.path not in known]
         errors += _check_max_cost(given.get("max_cost"))
         errors += self._check_notify(given.get("notify")) + check_metadata(given.get("metadata"))
         if errors:
             raise InvalidInput(errors)
         wanted = validation.read(body, JobRequest)
         deadline_at = now_ms + (wanted.deadline_s or DEADLINE_S) * 1000
-        model = request.get("model")
+        model = native.body.get("model")
         job = Job(
             id=ids.new_id(ids.JOB),
             project_id=project_id,
@@ -77,7 +79,7 @@ class Intake:
             created_at=now_ms,
             updated_at=now_ms,
             deadline_at=deadline_at,
-            request=request,
+            request=native.body,
             input=given.get("input"),
             metadata=wanted.metadata or {},
             model=model if isinstance(model, str) else None,
@@ -145,45 +147,6 @@ def _check_max_cost(text: object) -> list[FieldError]:
     except InvalidInput as error:
         return list(error.errors)
     return []
-
-
-def _native(provider: Configured | None, given: Mapping[str, Any]) -> tuple[dict[str, object], list[FieldError]]:
-    """The provider's own body, from `input` or `request`, and every error in it."""
-    wanted, request = given.get("input"), given.get("request")
-    if (wanted is None) == (request is None):
-        return {}, [FieldError("input", "exactly one of input and request must be given")]
-    if provider is None:
-        return {}, []
-    if wanted is not None:
-        return _translated(provider, wanted)
-    if not isinstance(request, dict):
-        return {}, []
-    reserved = carries_callback_field(request)
-    if reserved:
-        raise CallbackFieldReserved(
-            [FieldError(f"request.{reserved}", "relay puts its own callback URL here; use notify to be told")]
-        )
-    return request, [
-        FieldError(validation.join("request", e.path), e.message) for e in check_native(provider.adapter, request)
-    ]
-
-
-def _translated(provider: Configured, wanted: object) -> tuple[dict[str, object], list[FieldError]]:
-    """The native body of an `input`; where a field has the wrong type, what the provider says of the others counts."""
-    errors = validation.check(wanted, Input, "input")
-    if not isinstance(wanted, dict):
-        return {}, errors
-    wrong = {_unified_field(error.path) for error in errors}
-    good = {name: value for name, value in wanted.items() if name in Input.__struct_fields__ and name not in wrong}
-    try:
-        return native_from_input(provider.adapter, validation.read(good, Input)), errors
-    except InvalidInput as error:
-        return {}, errors + [more for more in error.errors if _unified_field(more.path) not in wrong]
-
-
-def _unified_field(path: str) -> str:
-    """`input.images[1]` → `images`."""
-    return path.removeprefix("input.").partition("[")[0]
 
 
 def _endpoint(notify: Notify, job: Job) -> Endpoint:

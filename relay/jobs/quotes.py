@@ -1,22 +1,22 @@
 """What a job would cost at each provider, before anything is bought: from tables, or by asking without paying."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
 
-from relay import validation
 from relay.context import Calling, Configured
 from relay.errors import FieldError, InvalidInput, PaymentRefused, SpendCapReached
 from relay.jobs.payment import Payer
-from relay.model.job import Input, Job
+from relay.model.job import Job
 from relay.model.provider_http import ApiAnswer
 from relay.outbound.provider_client import NoAnswer, NotSent
-from relay.providers.base import Refused, carries_callback_field, native_from_input
+from relay.providers.base import Refused
+from relay.providers.native import check_given, native_body
 from relay.providers.prices import ClipPrices, Price, cheapest_first, price_of, quoted
-from relay.providers.unknown_models import check_native, unknown_model
+from relay.providers.unknown_models import unknown_model
 
 CHEAPEST: Final = "cheapest"
 
@@ -42,13 +42,14 @@ class Quoter:
         self, given: dict[str, Any] | None, request: dict[str, Any] | None, names: Sequence[str] | None
     ) -> list[Quote]:
         """A quote from each of the named providers (None: from all), cheapest first, those without a price last."""
-        if (given is None) == (request is None):
-            raise InvalidInput([FieldError("input", "exactly one of input and request must be given")])
+        fields = {"input": given, "request": request}
+        if wrong := check_given(fields):
+            raise InvalidInput(wrong)
         known = self._calling.providers
         if unknown := [name for name in names or () if name not in known]:
             words = f"there is no {unknown[0][:64]!r}; there are {', '.join(sorted(known))}"
             raise InvalidInput([FieldError("providers", words)])
-        found = await asyncio.gather(*(self._quote(name, given, request) for name in dict.fromkeys(names or known)))
+        found = await asyncio.gather(*(self._quote(name, fields) for name in dict.fromkeys(names or known)))
         by_name = {quote.provider: quote for quote in found}
         ordered = [by_name[name] for name, _ in cheapest_first((quote.provider, quote.price) for quote in found)]
         return [quote for quote in ordered if quote.accepted] + [quote for quote in ordered if not quote.accepted]
@@ -83,12 +84,14 @@ class Quoter:
         if price is not None and price.usd is not None and _micros(price) > job.max_cost:
             raise SpendCapReached(f"the job would cost {price.usd} USD, more than max_cost")
 
-    async def _quote(self, name: str, given: dict[str, Any] | None, request: dict[str, Any] | None) -> Quote:
-        """One provider's answer; what is wrong with the request there is a part of it."""
+    async def _quote(self, name: str, fields: Mapping[str, object]) -> Quote:
+        """Return one provider's quote; it holds the errors of the request there."""
         provider = self._calling.providers[name]
         try:
-            native = _native(provider, given, request)
-            return Quote(provider=name, accepted=True, price=await self._price(name, provider, native))
+            native = native_body(provider.adapter, fields)
+            if native.errors:
+                return Quote(provider=name, accepted=False, errors=tuple(native.errors))
+            return Quote(provider=name, accepted=True, price=await self._price(name, provider, native.body))
         except InvalidInput as error:
             return Quote(provider=name, accepted=False, errors=tuple(error.errors))
         except (PaymentRefused, SpendCapReached) as error:
@@ -109,25 +112,6 @@ class Quoter:
         if isinstance(read, Refused):
             raise InvalidInput([FieldError("", read.error.message)])
         return None
-
-
-def _native(provider: Configured, given: dict[str, Any] | None, request: dict[str, Any] | None) -> dict[str, object]:
-    """The provider's own body, checked; InvalidInput names what it does not take."""
-    if given is not None:
-        return native_from_input(provider.adapter, _input(given))
-    assert request is not None
-    if reserved := carries_callback_field(request):
-        raise InvalidInput([FieldError(f"request.{reserved}", "relay puts its own callback URL here")])
-    if errors := check_native(provider.adapter, request):
-        raise InvalidInput([FieldError(f"request.{error.path}".rstrip("."), error.message) for error in errors])
-    return request
-
-
-def _input(given: dict[str, Any]) -> Input:
-    """The unified input; InvalidInput for what is none."""
-    if errors := validation.check(given, Input, "input"):
-        raise InvalidInput(errors)
-    return validation.read(given, Input)
 
 
 def _micros(price: Price) -> Decimal:

@@ -267,3 +267,22 @@ async def test_a_refusal_is_no_longer_than_its_request(running: Running, path: s
     answer = await running.client.post(path, json=body)
     assert answer.status_code in (200, 422)
     assert len(answer.content) <= 65_536
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"input": INPUT | {"prompt": 1, "duration_s": 99}},
+        {"input": INPUT | {"duration_s": 99, "seed": 1, "colour": "red"}},
+        {"request": {"model": "seedance-2.0-image-to-video", "duration": 99}},
+        {"request": {"callback_url": "https://attacker.example/"}},
+    ],
+)
+async def test_a_quote_has_the_errors_of_a_job(running: Running, fields: dict[str, Any]) -> None:
+    """Name the same errors in a quote as in the refusal of a job: wrong types, and what the provider does not take."""
+    refused = await running.client.post("/v1/jobs", json={"provider": "evolink", **fields})
+    answer = await running.client.post("/v1/quotes", json={"providers": ["evolink"], **fields})
+    (quote,) = answer.json()["data"]
+    assert refused.status_code == 422
+    assert quote["errors"] == refused.json()["errors"]
+    assert not quote["accepted"]
