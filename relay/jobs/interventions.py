@@ -52,6 +52,10 @@ class Interventions:
                 call = self._calling.ended_call(job, EndedCall("cancellation", started_at, str(error)))
         return await self._do(job, partial(operator_actions.canceled, confirmed=confirmed), call, tie)
 
+    def require_check(self, job_id: str, project_id: str) -> None:
+        """TooManyRequests where the job, whether it is there or not, or its project has had its share of checks."""
+        self._checker.require_share(job_id, project_id)
+
     async def check(self, job: Job, tie: Tie | None = None) -> Job:
         """Asks the provider now; the job as that leaves it."""
         if job.provider_job_id is None:

@@ -61,21 +61,26 @@ class AskedPace:
         self._per_minute = {"job": per_job, "project": per_project}
         self._paid_until: OrderedDict[tuple[str, str], float] = OrderedDict()
 
-    def ask(self, job_id: str, project_id: str, now_ms: int) -> None:
-        """Note that a client asks at a monotonic time; TooManyRequests where the job or its project has had its share.
-
-        A refused one costs nothing.
-        """
-        paid = {key: self._paid(key, now_ms) for key in (("job", job_id), ("project", project_id))}
-        for (kind, _), until_ms in paid.items():
+    def check(self, job_id: str, project_id: str, now_ms: int) -> None:
+        """TooManyRequests where the job or its project has had its share by a monotonic time; nothing is noted."""
+        for (kind, _), until_ms in self._asked(job_id, project_id, now_ms).items():
             if (late_ms := until_ms - now_ms - MINUTE_MS) > 0:
                 share = f"{self._per_minute[kind]} status checks a minute"
                 raise TooManyRequests(f"one {kind} may be asked about by {share}", math.ceil(late_ms / 1000))
-        for key, until_ms in paid.items():
+
+    def ask(self, job_id: str, project_id: str, now_ms: int) -> None:
+        """Note that a client asks at a monotonic time; TooManyRequests as in `check`, and then nothing is noted."""
+        self.check(job_id, project_id, now_ms)
+        for key, until_ms in self._asked(job_id, project_id, now_ms).items():
             self._paid_until[key] = until_ms
             self._paid_until.move_to_end(key)
         while len(self._paid_until) > REMEMBERED_MAX:
             self._paid_until.popitem(last=False)
+
+    def _asked(self, job_id: str, project_id: str, now_ms: int) -> dict[tuple[str, str], float]:
+        """Return until when one more would be paid for, for each share; an id means a job of this project alone."""
+        keys = (("job", f"{project_id} {job_id}"), ("project", project_id))
+        return {key: self._paid(key, now_ms) for key in keys}
 
     def _paid(self, key: tuple[str, str], now_ms: int) -> float:
         """Until when one more would be paid for, at the usual rate."""

@@ -74,6 +74,10 @@ class Checker:
                 under_way.cancel()
             raise
 
+    def require_share(self, job_id: str, project_id: str) -> None:
+        """TooManyRequests where a client's check of the job would be refused; no database is needed to say so."""
+        self._asked.check(job_id, project_id, self._clock.monotonic_ms())
+
     async def check_now(self, asked: Job, tie: Tie | None = None) -> Recorded | None:
         """Check a job for a client, whatever the provider's pace; None when there is no such job, or its answer waits.
 

@@ -21,7 +21,7 @@ from relay.model import serializers
 from relay.storage.api_keys import digest
 from relay.web import auth
 from relay.web.api import endpoints, files, history, interventions, jobs, quotes
-from relay.web.api.api_request import Handler, handled
+from relay.web.api.api_request import Admission, Door, Handler, handled
 from relay.web.callback_route import Callbacks
 from relay.web.problems import JSON, of_error, problem
 from relay.web.protocol import UNREAD
@@ -62,6 +62,8 @@ API: Final[tuple[tuple[str, str, Handler, str], ...]] = (
 BACKLOG_EVERY_MS: Final = 10_000
 STREAMING: Final = (files.create,)
 """What reads its own body, piece by piece."""
+ADMISSIONS: Final[dict[Handler, Admission]] = {interventions.check: interventions.admit_check}
+"""What is refused by its pace before it costs anything."""
 _logger = log.get("web")
 
 
@@ -110,7 +112,7 @@ class _Answering:
 def _rest(app: App, memory: BodyMemory) -> Starlette:
     """The API and what surrounds it; a path that is nearly right is 404, never a redirect."""
     routes = [
-        Route(path, handled(app, handler, scope, memory, streams=handler in STREAMING), methods=[method])
+        Route(path, handled(app, handler, _door(handler, scope), memory), methods=[method])
         for method, path, handler, scope in API
     ]
     around = [
@@ -124,6 +126,11 @@ def _rest(app: App, memory: BodyMemory) -> Starlette:
     )
     starlette.router.redirect_slashes = False
     return starlette
+
+
+def _door(handler: Handler, scope: str) -> Door:
+    """How requests for a handler are let in."""
+    return Door(scope, streams=handler in STREAMING, admission=ADMISSIONS.get(handler))
 
 
 async def _healthz(_: Request) -> Response:

@@ -317,6 +317,40 @@ async def test_the_verb_has_a_pace(tmp_path: Path) -> None:
         assert len(running.world.status_checks) == 2
 
 
+async def test_a_check_over_its_share_is_refused_before_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read and write nothing for a check that is over its share, however often it comes and with whatever key."""
+    async with relay(tmp_path, clock=HeldClock(), RELAY_CHECKS_ASKED_PER_JOB="2") as running:
+        job_id = await lost(running)
+        path = f"/v1/jobs/{job_id}/status-checks"
+        taken = [await running.client.post(path, headers={"idempotency-key": str(number)}) for number in range(2)]
+        assert [answer.status_code for answer in taken] == [200, 200]
+        await quiet()
+        names: list[str] = []
+        database: Any = running.app.store._database
+        rows, transact = database.rows, database.transact
+
+        async def counted(name: str, *arguments: Any) -> Any:
+            names.append(name)
+            return await rows(name, *arguments)
+
+        async def counted_writes(work: Any) -> Any:
+            names.append("a write")
+            return await transact(work)
+
+        monkeypatch.setattr(database, "rows", counted)
+        monkeypatch.setattr(database, "transact", counted_writes)
+        assert {(await running.client.post(path, content=b"no JSON")).status_code for _ in range(5)} == {429}
+        assert names == []
+        fresh = [await running.client.post(path, headers={"idempotency-key": f"new {number}"}) for number in range(3)]
+        assert ({answer.status_code for answer in fresh}, set(names)) == ({429}, {"idempotency_key"})
+        again = await running.client.post(path, headers={"idempotency-key": "0"})
+        assert (again.status_code, again.json()) == (200, taken[0].json())
+        assert again.headers["idempotent-replayed"] == "true"
+        assert (await running.client.post("/v1/jobs/job_none/status-checks")).status_code == 404
+
+
 def test_a_check_that_fails_as_the_deadline_comes_is_made_again() -> None:
     """Give the last check its window though the sweep has not seen yet that the job is overdue."""
     job = msgspec.structs.replace(overdue_job(), settle_by=None)

@@ -67,7 +67,13 @@ def test_a_job_and_a_project_have_their_share_of_a_minute(
     """Refuse what is over the share, say when to come again, and take it then and no millisecond before."""
     pace = AskedPace(job, project)
     for one in asked:
+        pace.check("a", "default", 5_000)
+        pace.check("a", "default", 5_000)
         pace.ask(one, "default", 5_000)
+    with pytest.raises(TooManyRequests) as refused:
+        pace.check("a", "default", 5_000)
+    assert refused.value.retry_after_s == pause_s
+    pace.check("a", "another project", 5_000)
     with pytest.raises(TooManyRequests) as refused:
         pace.ask("a", "default", 5_000)
     assert refused.value.retry_after_s == pause_s

@@ -24,6 +24,7 @@ from relay.errors import (
     NotFound,
     RelayError,
     ReservationLost,
+    TooManyRequests,
 )
 from relay.model import serializers, text
 from relay.storage.api_keys import Known, Reservation
@@ -115,6 +116,19 @@ class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Handler = Callable[[Call], Awaitable[Response]]
+Admission = Callable[[App, auth.Caller, Request], None]
+"""Raises what refuses a request before its body is read and anything is looked up for it."""
+
+
+class Door(msgspec.Struct, frozen=True):
+    """How a route's requests are let in: by keys with a scope, and past an admission where there is one.
+
+    With `streams` the handler reads the body itself, and calls `once` when it knows what it holds.
+    """
+
+    scope: str
+    streams: bool = False
+    admission: Admission | None = None
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -127,20 +141,19 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 def handled(
-    app: App, handler: Handler, scope: str, memory: request_body.BodyMemory, *, streams: bool = False
+    app: App, handler: Handler, door: Door, memory: request_body.BodyMemory
 ) -> Callable[[Request], Awaitable[Response]]:
-    """The handler as a route's endpoint: a RelayError becomes a problem document, anything else a bare 500.
-
-    With `streams` the handler reads the body itself, and calls `once` when it knows what it holds.
-    """
+    """Return the handler as a route's endpoint: a RelayError becomes a problem document, anything else a bare 500."""
 
     async def answer(request: Request) -> Response:
         try:
-            caller = await auth.caller(app, request, scope)
+            caller = await auth.caller(app, request, door.scope)
             _require_text(request)
             works = request.method in ("POST", "PATCH", "DELETE")
             key = _idempotency_key(request) if works else None
-            read = request.method in ("POST", "PATCH") and not streams
+            if door.admission is not None:
+                await _admit(app, caller, request, key, door.admission)
+            read = request.method in ("POST", "PATCH") and not door.streams
             raw = await _body(app, request, memory, caller.project_id) if read else b""
             call = Call(
                 app=app,
@@ -151,7 +164,7 @@ def handled(
                 raw=raw,
                 idempotency_key=key,
             )
-            if not works or streams:
+            if not works or door.streams:
                 return await handler(call)
             return await once(call, raw, handler)
         except RelayError as error:
@@ -160,6 +173,15 @@ def handled(
             return problems.problem("bad_body", "the body was not whole")
 
     return answer
+
+
+async def _admit(app: App, caller: auth.Caller, request: Request, key: str | None, admission: Admission) -> None:
+    """Refuse what the admission refuses, unless its Idempotency-Key stands for an answer already."""
+    try:
+        admission(app, caller, request)
+    except TooManyRequests:
+        if key is None or await app.store.access.known(caller.project_id, key) is None:
+            raise
 
 
 def _require_text(request: Request) -> None:

@@ -3,8 +3,10 @@
 from typing import Annotated
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import Response
 
+from relay.app import App
 from relay.clock import rfc3339
 from relay.errors import Conflict, NotFound
 from relay.model import serializers
@@ -13,6 +15,7 @@ from relay.storage.apply_updates import Recorded
 from relay.web.api.api_request import Call, Nothing
 from relay.web.api.history import shown
 from relay.web.api.jobs import job_of
+from relay.web.auth import Caller
 from relay.web.problems import JSON
 
 
@@ -32,6 +35,11 @@ async def cancel(call: Call) -> Response:
     """`POST /v1/jobs/{id}/cancellations`: 200 with the canceled job, 409 if it has ended or the provider refuses."""
     call.fields(Nothing)
     return JSON(serializers.job(await call.app.interventions.cancel(await job_of(call), call.tie(_shown))))
+
+
+def admit_check(app: App, caller: Caller, request: Request) -> None:
+    """TooManyRequests for a check that is over its share, before anything is read for it."""
+    app.interventions.require_check(str(request.path_params["id"]), caller.project_id)
 
 
 async def check(call: Call) -> Response:
