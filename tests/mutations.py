@@ -32,7 +32,11 @@ CONCERNED: Final[dict[str, tuple[str, ...]]] = {
         "tests/unit/test_pace.py",
         "tests/flow/test_time_limits.py",
     ),
-    "relay/lifecycle/reports.py": ("tests/unit/test_check_limits.py", "tests/unit/test_lifecycle.py"),
+    "relay/lifecycle/reports.py": (
+        "tests/unit/test_report_limits.py",
+        "tests/unit/test_check_limits.py",
+        "tests/unit/test_lifecycle.py",
+    ),
     "relay/lifecycle/checks.py": ("tests/unit/test_check_limits.py", "tests/unit/test_lifecycle.py"),
     "relay/jobs/status_checks.py": ("tests/flow/test_time_limits.py", "tests/flow/test_check.py"),
     "relay/deliveries/fair_share.py": ("tests/unit/test_room_limits.py",),
@@ -62,7 +66,7 @@ CONCERNED: Final[dict[str, tuple[str, ...]]] = {
     ),
     "relay/uploads/file_uploads.py": ("tests/flow/test_uploads.py",),
     "relay/storage/endpoint_status.py": ("tests/flow/test_time_limits.py", "tests/flow/test_lanes.py"),
-    "relay/web/request_body.py": ("tests/unit/test_room_limits.py",),
+    "relay/web/request_body.py": ("tests/unit/test_room_limits.py", "tests/api/test_bodies.py"),
     "relay/web/connections.py": ("tests/unit/test_room_limits.py", "tests/api/test_connections.py"),
     "relay/web/api/files.py": ("tests/flow/test_uploads.py",),
 }

@@ -8,9 +8,15 @@ from typing import Any
 
 import pytest
 
+from relay import ids
+from relay.model.job import Job, JobState
+from relay.model.provider_http import ApiAnswer, ApiRequest, FileRequest
+from relay.outbound.file_upload import FileClient
+from relay.outbound.provider_client import ProviderClient
 from relay.providers import PROVIDERS
 from relay.sandbox.faults import Faults
 from relay.storage.apply_updates import DEFAULT_PROJECT
+from relay.storage.jobs import NewJob
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock, Running, relay
 
@@ -236,3 +242,136 @@ async def test_a_retry_goes_out_when_it_is_due(tmp_path: Path) -> None:
         assert len(running.sink.received) == 1
         await clock.advance(MS)
         assert len(running.sink.received) == 2
+
+
+async def submitted(running: Running) -> Job:
+    """Store a job whose submission began just now, by a process that died in it."""
+    now_ms = running.clock.now_ms()
+    job = Job(
+        id=ids.new_id(ids.JOB), project_id=DEFAULT_PROJECT, provider="evolink", state=JobState.PENDING,
+        created_at=now_ms, updated_at=now_ms, deadline_at=now_ms + 3_600_000, request={},
+        submission_started_at=now_ms,
+    )  # fmt: skip
+    await running.app.store.jobs.create(NewJob(job, ()))
+    return job
+
+
+@pytest.mark.parametrize(("timeout_s", "noticed_s"), [("9.999", 15), ("10", 20)])
+async def test_a_submission_that_was_cut_off_is_noticed(tmp_path: Path, timeout_s: str, noticed_s: float) -> None:
+    """Call a submission unknown at the first sweep, one every 5 s, that is 5 s and more after its time-out."""
+    async with held(tmp_path, RELAY_SUBMIT_TIMEOUT_S=timeout_s) as (running, clock):
+        await quiet()
+        job = await submitted(running)
+        for _ in range(round(noticed_s / 5) - 1):
+            await clock.advance(5)
+        await clock.advance(5 - MS)
+        assert (await running.get(f"/v1/jobs/{job.id}"))["reason"] is None
+        await clock.advance(MS)
+        assert (await running.get(f"/v1/jobs/{job.id}"))["reason"] == "submit_unknown"
+
+
+async def test_a_check_is_leased_for_a_minute(tmp_path: Path) -> None:
+    """Make a check that hangs due again 60 s after it began."""
+    async with held(tmp_path, RELAY_STATUS_CHECK_FIRST_S="10") as (running, clock):
+        job = await lost(running, Faults(lost=True, check="hang"))
+        await clock.advance(10)
+        stored = await running.app.store.jobs.get(job["id"], DEFAULT_PROJECT)
+        assert stored is not None
+        assert stored.next_check_at == clock.now_ms() + 60_000
+
+
+async def test_checks_are_looked_for_every_five_seconds(tmp_path: Path) -> None:
+    """Notice within 5 s that another process made a check due, and not before where nothing wakes the loop."""
+    async with held(tmp_path) as (running, clock):
+        job = await lost(running)
+        await clock.advance(5)
+        await running.app.store.jobs.claim_check(job["id"], clock.now_ms() + 1_000)
+        await clock.advance(5 - MS)
+        assert running.world.status_checks == []
+        await clock.advance(MS)
+        assert running.world.status_checks == [job["provider_job_id"]]
+
+
+@pytest.mark.parametrize(
+    ("status_code", "finding"),
+    [
+        *((code, "no_verdict") for code in (400, 402, 428, 430, 500)),
+        *((code, "key_refused") for code in (401, 403)),
+        (404, "not_found"),
+        (429, "rate_limited"),
+    ],
+)
+async def test_only_some_statuses_say_something_about_all_checks(
+    tmp_path: Path, status_code: int, finding: str
+) -> None:
+    """Count 401 and 403 as a refused key, 429 as a rate limit, and every other failure as no verdict."""
+    async with held(tmp_path, RELAY_STATUS_CHECK_FIRST_S="10") as (running, clock):
+        await lost(running, Faults(lost=True, check_status=status_code))
+        await clock.advance(10)
+        shown = (await running.client.get("/metrics")).text
+        assert f'finding="{finding}"' in shown or f'outcome="{finding}"' in shown, [
+            line for line in shown.splitlines() if "check" in line
+        ]
+
+
+async def test_old_jobs_are_removed_every_ten_minutes(tmp_path: Path) -> None:
+    """Remove a finished job at the first of the batches, one every 600 s, that comes five days after its end."""
+    async with held(tmp_path, RELAY_RETENTION_DAYS="5", RELAY_EVOLINK_CONFIRM="never") as (running, clock):
+        await clock.advance(100)
+        job = await running.submit()
+        await running.world.finish(job["provider_job_id"])
+        await clock.advance(5 * DAY_S - 100)
+        await clock.advance(600 - MS)
+        assert (await running.client.get(f"/v1/jobs/{job['id']}")).status_code == 200
+        await clock.advance(MS)
+        assert (await running.client.get(f"/v1/jobs/{job['id']}")).status_code == 404
+
+
+async def test_providers_and_file_stores_have_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a status check 15 s, a step of an upload 30 s and its file 300 s."""
+    given: set[float] = set()
+    send, send_file = ProviderClient.send, FileClient.send
+
+    async def noted(self: ProviderClient, origin: str, key: str, request: ApiRequest, timeout_s: float) -> ApiAnswer:
+        given.add(timeout_s)
+        return await send(self, origin, key, request, timeout_s)
+
+    async def noted_file(
+        self: FileClient, request: FileRequest, pieces: AsyncIterator[bytes], key: str, timeout_s: float
+    ) -> ApiAnswer:
+        given.add(timeout_s)
+        return await send_file(self, request, pieces, key, timeout_s)
+
+    monkeypatch.setattr(ProviderClient, "send", noted)
+    monkeypatch.setattr(FileClient, "send", noted_file)
+    async with held(tmp_path, RELAY_STATUS_CHECK_FIRST_S="10") as (running, clock):
+        await lost(running)
+        given.clear()
+        await clock.advance(10)
+        assert given == {15.0}
+        given.clear()
+        image = {"file": ("a.png", b"\x89PNG\r\n\x1a\n" + bytes(100), "image/png")}
+        for provider in ("evolink", "relaydance", "kinovi"):
+            answer = await running.client.post("/v1/files", data={"provider": provider}, files=image)
+            assert answer.status_code == 200, answer.text
+        assert given == {30.0, 300.0}
+
+
+async def test_old_idempotency_keys_are_dropped_every_hour(tmp_path: Path) -> None:
+    """Drop keys past their life at the start, and then at the first sweep an hour later."""
+    async with held(tmp_path) as (running, clock):
+        await quiet()
+        access, dropped = running.app.store.access, list[int]()
+        forget = access.forget
+
+        async def noted(now_ms: int) -> None:
+            dropped.append(now_ms)
+            await forget(now_ms)
+
+        access.forget = noted  # type: ignore[method-assign]
+        for hours in (0, 1):
+            await clock.advance(3_595)
+            await clock.advance(5 - MS)
+            assert len(dropped) == hours
+            await clock.advance(MS)
+            assert len(dropped) == hours + 1

@@ -149,3 +149,20 @@ async def test_what_cannot_be_written_in_time_is_left_to_its_lease(tmp_path: Pat
         told.settler.add(ended(made))
         await told.settler.finish(0.2)
         assert told.stored == {}
+
+
+@pytest.mark.parametrize(("lost", "stored"), [(19, True), (20, False)])
+async def test_an_attempt_is_written_again_every_half_second_up_to_twenty_times(
+    tmp_path: Path, lost: int, stored: bool
+) -> None:
+    """Try again 500 ms after each failure of the database, and leave the attempt to its lease at the twentieth."""
+    async with opened(tmp_path) as database:
+        (made,) = await waiting(database, [("ep_1", 1)])
+        told = Told(database)
+        told.deliveries.lost = lost
+        told.settler.add(ended(made))
+        for left in range(lost - 1, lost - 20, -1):
+            await told.clock.advance(0.499)
+            assert (told.deliveries.lost, told.stored) == (left, {})
+            await told.clock.advance(0.001)
+        assert told.stored == {made: stored}

@@ -140,6 +140,27 @@ def test_a_lane_queues_a_thousand_deliveries_and_no_more() -> None:
     assert made.waiting == 1_000
 
 
+def test_a_lane_gives_back_the_first_whose_lease_is_too_short() -> None:
+    """Look at the oldest fresh delivery and the oldest retry, and give back each of them at its own time."""
+    made = lane(timeout_ms=1_000)
+    assert made.outlives_at() is None
+    for name, leased_until, retry in (
+        ("f1", 6_000, False),
+        ("f2", 9_000, False),
+        ("r1", 5_000, True),
+        ("r2", 8_000, True),
+    ):
+        made.queue(name, leased_until, retry=retry)
+    for at, name, leased_until in (
+        (4_001, "r1", 5_000),
+        (5_001, "f1", 6_000),
+        (7_001, "r2", 8_000),
+        (8_001, "f2", 9_000),
+    ):
+        assert (made.outlives_at(), made.outlived(at - 1)) == (at, [])
+        assert made.outlived(at) == [(name, leased_until)]
+
+
 @pytest.mark.parametrize(("rate", "interval_ms"), [(1.0, 1_000), (0.5, 2_000), (4.0, 250)])
 def test_the_rate_lets_one_begin_in_each_interval(rate: float, interval_ms: int) -> None:
     """Start the next delivery one interval after the one before, no millisecond earlier, and save nothing up."""

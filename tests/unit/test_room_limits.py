@@ -1,6 +1,8 @@
 """The limits of what is shared: checks of a provider, open streams and uploads, attempts, bodies, connections."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -101,6 +103,7 @@ def test_a_project_with_little_under_way_may_use_what_is_kept() -> None:
     assert (room.room, room.may_start("b"), room.may_start("c")) == (0, False, False)
     room.ended("b")
     assert (room.room, room.of("b"), room.may_start("a"), room.may_start("b")) == (1, 1, False, True)
+    assert (FairRoom(64).alone, FairRoom(7).alone) == (56, 7)
     small = FairRoom(16)
     for _ in range(2):
         small.started("b")
@@ -151,6 +154,8 @@ def test_an_owner_has_its_share_of_the_memory() -> None:
         memory.take(Owner("i"), 1)
     memory.give_back(Owner("a"), 5)
     memory.take(Owner("a"), 2)
+    with pytest.raises(OwnerFull):
+        memory.take(Owner("a"), 4)
     memory.take(Owner("i"), 3)
     with pytest.raises(MemoryFull):
         memory.take(Owner("i"), 1)
@@ -372,3 +377,12 @@ async def test_a_body_that_moved_later_than_the_idle_one_stays(books: Callable[[
             some.connections.await_body(body)
         some.opened()
         assert (body.ended, idle.ended) == ("", "evicted")
+
+
+@pytest.mark.parametrize(("files", "connections"), [(65, 1), (68, 2), (256, 96), (257, 96), (258, 97), (4_096, 100)])
+def test_half_of_the_files_that_are_left_are_for_connections(files: int, connections: int) -> None:
+    """Leave 64 files to the rest of relay and every second one to its own connections, and allow at least one."""
+    code = "from relay.web.connections import max_open; print(max_open(100))"
+    command = f"ulimit -n {files}; exec {sys.executable} -c '{code}'"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)
+    assert int(done.stdout) == connections
