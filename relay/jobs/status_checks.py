@@ -137,7 +137,7 @@ class Checker:
         )
         note = found.report.note if found.report else None
         call = self._calling.ended_call(job, EndedCall("check", started_at, found.outcome, found.answer, note))
-        move = partial(checks.checked, check=check, now_ms=now_ms)
+        move = partial(checks.decide, check=check, now_ms=now_ms)
         fact = Fact(job_id=job.id, at=now_ms, move=move, call=call)
         recorded = await self._calling.stored(fact, tie, provider=job.provider)
         self._calling.tell(recorded)

@@ -65,7 +65,7 @@ class Sweeper:
                 Fact(job_id=job_id, at=now_ms, move=partial(reports.unclear, error=_interrupted(), now_ms=now_ms))
             )
         for job_id in await self._store.jobs.to_settle(now_ms, BATCH):
-            await self._record(Fact(job_id=job_id, at=now_ms, move=partial(checks.settle, now_ms=now_ms)))
+            await self._record(Fact(job_id=job_id, at=now_ms, move=partial(checks.conclude, now_ms=now_ms)))
         for job_id, provider in await self._store.jobs.past_deadline(now_ms, BATCH):
             askable = bool((known := self._calling.providers.get(provider)) and known.usable)
             move = partial(checks.overdue, askable=askable, now_ms=now_ms)

@@ -274,7 +274,7 @@ def test_what_could_not_be_asked_while_relay_was_stopped_is_asked(late_ms: int, 
     """Ask once more where the sweep itself comes late: then no check was made in that time either."""
     job = overdue_job()
     assert job.settle_by is not None
-    move = checking.settle(job, job.settle_by + late_ms)
+    move = checking.conclude(job, job.settle_by + late_ms)
     assert move.job.state == state
 
 
@@ -303,7 +303,7 @@ def test_an_answer_about_another_job_is_not_asked_for_again_at_once() -> None:
         asked_id="task-1", finding=checking.Finding.VERDICT, report=about_another, started_at=1, again_at=300_000,
         heartbeat_ms=3_600_000,
     )  # fmt: skip
-    move = checking.checked(job, check, 2_000)
+    move = checking.decide(job, check, 2_000)
     assert (move.verdict, move.job.next_check_at) == (Verdict.MISMATCHED, 300_000)
 
 
@@ -362,6 +362,6 @@ def test_a_check_that_fails_as_the_deadline_comes_is_made_again() -> None:
         again_at=31_000,
         heartbeat_ms=10**9,
     )
-    move = checking.checked(job, check, job.deadline_at)
+    move = checking.decide(job, check, job.deadline_at)
     assert (move.job.state, move.job.settle_by) == (JobState.SUBMITTED, job.deadline_at + checking.LAST_CHECK_MS)
-    assert checking.checked(job, check, job.deadline_at - 1).job.settle_by is None
+    assert checking.decide(job, check, job.deadline_at - 1).job.settle_by is None

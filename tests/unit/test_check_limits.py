@@ -68,7 +68,7 @@ def checked(
         again_at=now_ms + again_in_ms,
         heartbeat_ms=fields.pop("heartbeat_ms", 24 * HOUR_MS),
     )
-    return checks.checked(before, check, now_ms)
+    return checks.decide(before, check, now_ms)
 
 
 @pytest.mark.parametrize(
@@ -182,12 +182,12 @@ def test_a_check_that_ends_at_the_deadline_gets_the_time_of_the_last_one() -> No
 def test_a_sweep_that_comes_late_asks_once_more(late_ms: int, asked: bool) -> None:
     """Ask again with two minutes of time where the sweep comes 30 s late: no check was made in that time either."""
     overdue, now_ms = job(deadline_at=NOW, settle_by=NOW), NOW + late_ms
-    after = checks.settle(overdue, now_ms).job
+    after = checks.conclude(overdue, now_ms).job
     assert after.state is (JobState.SUBMITTED if asked else JobState.EXPIRED)
     assert (after.next_check_at, after.settle_by) == ((now_ms, now_ms + 120_000) if asked else (None, None))
     unknown = msgspec.structs.replace(overdue, provider_job_id=None)
-    assert checks.settle(unknown, now_ms).job.state is JobState.EXPIRED
-    assert checks.settle(job(settle_by=None), now_ms).job.state is JobState.EXPIRED
+    assert checks.conclude(unknown, now_ms).job.state is JobState.EXPIRED
+    assert checks.conclude(job(settle_by=None), now_ms).job.state is JobState.EXPIRED
 
 
 @pytest.mark.parametrize(("tries", "state", "tries_after"), [(0, "submitted", 1), (1, "failed", None)])
@@ -243,7 +243,7 @@ def test_a_callback_against_a_providers_end_has_ten_minutes_to_be_confirmed() ->
     assert (again.claim.tries, again.settle_by, again.next_check_at) == (1, NOW + 600_000, NOW + 6_000)
     late = checked(held, Finding.NO_ANSWER, NOW + 596_000, started_at=NOW).job
     assert (late.settle_by, late.next_check_at) == (NOW + 600_000, NOW + 600_000)
-    dropped = checks.settle(again, NOW + 600_000).job
+    dropped = checks.conclude(again, NOW + 600_000).job
     assert (dropped.state, dropped.claim, dropped.settle_by, dropped.next_check_at) == ("succeeded", None, None, None)
 
 

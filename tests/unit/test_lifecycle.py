@@ -94,14 +94,14 @@ def asked(report: Report | None, finding: Finding, started_at: int, now_ms: int,
         again_at=now_ms + 600,
         heartbeat_ms=DEADLINE // 2,
     )
-    return partial(checks.checked, check=check, now_ms=now_ms)
+    return partial(checks.decide, check=check, now_ms=now_ms)
 
 
 findings = st.sampled_from([finding for finding in Finding if finding is not Finding.VERDICT])
 steps = st.one_of(
     st.builds(heard, reports, sources, times, st.booleans()),
     st.builds(asked, st.none() | reports, findings, times, times, st.none() | st.sampled_from(["p1", "p2"])),
-    st.builds(lambda now_ms: partial(checks.settle, now_ms=now_ms), times),
+    st.builds(lambda now_ms: partial(checks.conclude, now_ms=now_ms), times),
     st.builds(lambda yes, now_ms: partial(checks.overdue, askable=yes, now_ms=now_ms), st.booleans(), times),
     st.builds(
         lambda yes, now_ms: partial(operator_actions.canceled, confirmed=yes, now_ms=now_ms), st.booleans(), times
