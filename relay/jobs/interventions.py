@@ -1,4 +1,8 @@
-"""The verbs of a person: cancel, check now, submit again, give up. Each is one recorded fact, with its evidence."""
+"""Applies what operators and clients request of a job: cancel, check now, submit again, declare failed.
+
+Each intervention is one update of the job with its timeline entry. Whether it fits the job is decided in
+`lifecycle/operator_actions.py`.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +16,6 @@ from relay.jobs.submission import HAND_OVER_MS, Submitter
 from relay.lifecycle import operator_actions
 from relay.lifecycle.reports import Move
 from relay.model.job import Call, Job, Verdict
-from relay.model.provider_http import ApiAnswer
 from relay.outbound.provider_client import NoAnswer, NotSent
 from relay.storage.apply_updates import Fact
 from relay.storage.idempotency import Tie
@@ -22,7 +25,7 @@ _logger = log.get("intervene")
 
 
 class Interventions:
-    """What people do to jobs that they may see; Conflict says why something cannot be done."""
+    """Applies interventions; Conflict says why one does not fit the job."""
 
     def __init__(self, calling: Calling, submitter: Submitter, checker: Checker) -> None:
         self._calling = calling
@@ -30,34 +33,20 @@ class Interventions:
         self._checker = checker
 
     async def cancel(self, job: Job, tie: Tie | None = None) -> Job:
-        """Cancels the job, at its provider too where that can be done; detached from it where not."""
-        confirmed, call = False, None
-        provider = self._calling.providers.get(job.provider)
-        request = (
-            provider.adapter.cancellation(job.provider_job_id)
-            if provider and provider.usable and job.provider_job_id and not job.state.final
-            else None
-        )
-        if provider and request:
-            started_at = self._calling.clock.now_ms()
-            try:
-                answer = await self._calling.client.send(
-                    provider.origin, provider.api_key or "", request, CANCEL_TIMEOUT_S
-                )
-                confirmed, outcome = 200 <= answer.status_code < 300, f"HTTP {answer.status_code}"
-                call = self._calling.ended_call(job, EndedCall("cancellation", started_at, outcome, answer))
-                if 400 <= answer.status_code < 500:
-                    await self._refused(job, call, answer)
-            except (NotSent, NoAnswer) as error:
-                call = self._calling.ended_call(job, EndedCall("cancellation", started_at, str(error)))
-        return await self._do(job, partial(operator_actions.canceled, confirmed=confirmed), call, tie)
+        """Cancel the job, at its provider too where that publishes a cancellation; else detach it from its provider.
+
+        Conflict where the job has ended, or its provider refuses.
+        """
+        call = await self._cancel_at_provider(job)
+        confirmed = call is not None and call.status_code is not None and 200 <= call.status_code < 300
+        return await self._apply(job, partial(operator_actions.canceled, confirmed=confirmed), call, tie)
 
     def require_check(self, job_id: str, project_id: str) -> None:
         """TooManyRequests where the job, whether it is there or not, or its project has had its share of checks."""
         self._checker.require_share(job_id, project_id)
 
     async def check(self, job: Job, tie: Tie | None = None) -> Job:
-        """Asks the provider now; the job as that leaves it."""
+        """Ask the provider now and return the job after its answer."""
         if job.provider_job_id is None:
             raise Conflict("the provider's id of this job is not known, so it cannot be asked about")
         recorded = await self._checker.check_now(job, tie)
@@ -66,7 +55,7 @@ class Interventions:
         return recorded.job
 
     async def resubmit(self, job: Job, accept_double_charge: bool, wait_s: float, tie: Tie | None = None) -> Job:
-        """Sends the same job to its provider again; PaidOnce where its one payment has left, or is over."""
+        """Send the same job to its provider again and return it; PaidOnce if its one payment was sent or has ended."""
         provider = self._calling.providers.get(job.provider)
         if provider is None or not provider.usable:
             raise Conflict(f"{job.provider} is not configured here")
@@ -79,23 +68,38 @@ class Interventions:
             if operator_actions.did_not_succeed(job) and (why := operator_actions.paid_once(job, payment, now_ms)):
                 raise PaidOnce(why)
             again = partial(again, accept_double_charge=False, cost=job.cost)
-        return await self._submitter.start_and_wait(await self._do(job, again, None, tie), wait_s)
+        return await self._submitter.start_and_wait(await self._apply(job, again, None, tie), wait_s)
 
     async def fail(self, job: Job, why: str, tie: Tie | None = None) -> Job:
-        """Declares the job failed."""
-        return await self._do(job, partial(operator_actions.failed, why=why), None, tie)
+        """Declare the job failed."""
+        return await self._apply(job, partial(operator_actions.failed, why=why), None, tie)
 
-    async def _refused(self, job: Job, call: Call, answer: ApiAnswer) -> None:
-        """The provider would not cancel: the job goes on, and is asked about at once."""
-        now_ms = self._calling.clock.now_ms()
-        fact = Fact(job_id=job.id, at=now_ms, move=_doubted, call=call)
-        self._calling.tell(await self._calling.store.jobs.record(fact))
-        raise Conflict(
-            f"the provider did not cancel the job (HTTP {answer.status_code}); it is asked how the job stands"
-        )
+    async def _cancel_at_provider(self, job: Job) -> Call | None:
+        """Send the provider's cancellation and return the call; None where the job has none to send.
 
-    async def _do(self, job: Job, move: Callable[..., Move], call: Call | None, tie: Tie | None) -> Job:
-        """Records what a person decided; Conflict when it does not fit the job as it is by now."""
+        Conflict where the provider refuses: then the job goes on, and a status check is made immediately.
+        """
+        provider = self._calling.providers.get(job.provider)
+        if provider is None or not provider.usable or not job.provider_job_id or job.state.final:
+            return None
+        request = provider.adapter.cancellation(job.provider_job_id)
+        if request is None:
+            return None
+        started_at = self._calling.clock.now_ms()
+        try:
+            answer = await self._calling.client.send(provider.origin, provider.api_key or "", request, CANCEL_TIMEOUT_S)
+        except (NotSent, NoAnswer) as error:
+            return self._calling.ended_call(job, EndedCall("cancellation", started_at, str(error)))
+        outcome = f"HTTP {answer.status_code}"
+        call = self._calling.ended_call(job, EndedCall("cancellation", started_at, outcome, answer))
+        if 400 <= answer.status_code < 500:
+            fact = Fact(job_id=job.id, at=self._calling.clock.now_ms(), move=_doubted, call=call)
+            self._calling.tell(await self._calling.store.jobs.record(fact))
+            raise Conflict(f"the provider did not cancel the job ({outcome}); relay asks it for the job's status")
+        return call
+
+    async def _apply(self, job: Job, move: Callable[..., Move], call: Call | None, tie: Tie | None) -> Job:
+        """Record an intervention and return the job; Conflict where it does not fit the job as it is by now."""
         now_ms = self._calling.clock.now_ms()
         if call is None:
             call = Call(
@@ -106,7 +110,7 @@ class Interventions:
                 duration_ms=0,
                 outcome="by hand",
                 status_code=None,
-                summary="a person intervened",
+                summary="an operator intervened",
                 excerpt=None,
             )
         fact = Fact(job_id=job.id, at=now_ms, move=partial(move, now_ms=now_ms), call=call)
@@ -122,5 +126,5 @@ class Interventions:
 
 
 def _doubted(job: Job) -> Move:
-    """Return the job, whose provider is asked how it stands."""
-    return Move(job, Verdict.RECORDED, "the provider did not cancel: asked how it stands", doubtful=True)
+    """Return the job with a status check due now."""
+    return Move(job, Verdict.RECORDED, "the provider did not cancel: asked for its status", doubtful=True)

@@ -1,4 +1,4 @@
-"""Those who hold a request open until a job is final: `Prefer: wait`."""
+"""Holds requests open until a job is final: `Prefer: wait`."""
 
 import asyncio
 from collections import defaultdict
@@ -9,11 +9,11 @@ from relay.clock import Clock
 from relay.model.job import Job
 
 LOOK_EVERY_MS: Final = 1_000
-"""Another process may have ended the job, so the row is looked at besides."""
+"""Another process may end the job, so the row is also read this often."""
 
 
 class Waiting:
-    """Wakes those who wait for a job, as soon as this process has recorded its end."""
+    """Wakes the requests that wait for a job, as soon as this process has recorded its end."""
 
     def __init__(self, clock: Clock, draining: asyncio.Event) -> None:
         self._clock = clock
@@ -21,23 +21,23 @@ class Waiting:
         self._waiters: dict[str, set[asyncio.Event]] = defaultdict(set)
 
     def tell(self, job: Job) -> None:
-        """A job was recorded."""
+        """Wake the requests that wait for a job, if it is final."""
         if job.state.final:
             for woken in self._waiters.get(job.id, ()):
                 woken.set()
 
     @property
     def held(self) -> int:
-        """How many requests are held open."""
+        """Return how many requests are held open."""
         return sum(map(len, self._waiters.values()))
 
     def wake_all(self) -> None:
-        """relay is stopping: everything that waits looks once more, and ends."""
+        """Wake every request when relay stops: each reads its job once more, and ends."""
         for woken in [event for events in self._waiters.values() for event in events]:
             woken.set()
 
     async def final(self, job: Job, look: Callable[[], Awaitable[Job | None]], until_monotonic_ms: int) -> Job:
-        """Return the job when it is final, when the time is over, or when relay stops: as it is then."""
+        """Return the job as it is when it is final, when the time is over, or when relay stops."""
         woken = asyncio.Event()
         self._waiters[job.id].add(woken)
         try:

@@ -1,4 +1,7 @@
-"""What a job would cost at each provider, before anything is bought: from tables, or by asking without paying."""
+"""Quotes what a job would cost at each provider, before anything is bought.
+
+The prices come from tables, or from the provider itself by an unpaid request.
+"""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -22,7 +25,7 @@ CHEAPEST: Final = "cheapest"
 
 
 class Quote(msgspec.Struct, frozen=True, kw_only=True):
-    """One provider's: whether it takes the request, what it costs there, and why not."""
+    """One provider's quote: whether it accepts the request, the price there, and the errors if it does not."""
 
     provider: str
     accepted: bool
@@ -31,7 +34,7 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quoter:
-    """Asks for prices; `clips` are the operator's own, for a provider that publishes none."""
+    """Quotes prices; `clips` are the operator's own prices, for a provider that publishes none."""
 
     def __init__(self, calling: Calling, payer: Payer, clips: ClipPrices) -> None:
         self._calling = calling
@@ -41,7 +44,7 @@ class Quoter:
     async def quotes(
         self, given: dict[str, Any] | None, request: dict[str, Any] | None, names: Sequence[str] | None
     ) -> list[Quote]:
-        """A quote from each of the named providers (None: from all), cheapest first, those without a price last."""
+        """Return a quote of each named provider (None: of all), cheapest first; those without a price last."""
         fields = {"input": given, "request": request}
         if wrong := check_given(fields):
             raise InvalidInput(wrong)
@@ -55,14 +58,14 @@ class Quoter:
         return [quote for quote in ordered if quote.accepted] + [quote for quote in ordered if not quote.accepted]
 
     async def cheapest(self, given: dict[str, Any] | None, max_cost: int | None) -> str:
-        """The configured provider that takes the input for the least USD; InvalidInput or SpendCapReached if none."""
+        """Return the configured provider with the lowest price in USD; InvalidInput or SpendCapReached if none fits."""
         usable = [name for name, provider in self._calling.providers.items() if provider.usable]
         quotes = await self.quotes(given, None, usable)
         priced = [quote for quote in quotes if quote.accepted and quote.price and quote.price.usd is not None]
         if not priced:
             errors = [error for quote in quotes for error in quote.errors]
-            nobody = FieldError("provider", "no configured provider has a price in USD for this")
-            raise InvalidInput(errors[:20] or [nobody])
+            none = FieldError("provider", "no configured provider has a price in USD for this")
+            raise InvalidInput(errors[:20] or [none])
         price = priced[0].price
         assert price is not None
         if max_cost is not None and _micros(price) > max_cost:
@@ -70,9 +73,9 @@ class Quoter:
         return priced[0].provider
 
     async def require(self, job: Job) -> None:
-        """SpendCapReached where the provider is known to ask for more than the job may cost.
+        """Raise SpendCapReached where the provider is known to cost more than the job's `max_cost`.
 
-        One that is paid for each job and gives no price now is asked again before anything is signed.
+        A provider that is paid for each job and gives no price now is asked again before anything is signed.
         """
         provider = self._calling.providers.get(job.provider)
         if job.max_cost is None or provider is None:
@@ -100,20 +103,20 @@ class Quoter:
             return Quote(provider=name, accepted=False, errors=(FieldError("", f"it gave no price: {error}"),))
 
     async def _price(self, name: str, provider: Configured, request: dict[str, object]) -> Price | None:
-        """From the table, or from the provider itself where it is paid for each job."""
+        """Return the price from the table, or from a provider that is paid for each job; None if it is unknown."""
         if not provider.adapter.limits.paid:
             if unknown_model(provider.adapter, request):
                 return None
             return price_of(name, request, self._clips)
-        asked = await self._payer.quote(name, provider.adapter.submission(request, None))
-        if not isinstance(asked, ApiAnswer):
-            return quoted(asked.offer.amount)
-        read = provider.adapter.read_submission(asked)
+        priced = await self._payer.quote(name, provider.adapter.submission(request, None))
+        if not isinstance(priced, ApiAnswer):
+            return quoted(priced.offer.amount)
+        read = provider.adapter.read_submission(priced)
         if isinstance(read, Refused):
             raise InvalidInput([FieldError("", read.error.message)])
         return None
 
 
 def _micros(price: Price) -> Decimal:
-    """A price in millionths of a USD."""
+    """Return a price in millionths of a USD."""
     return Decimal(price.usd or "0") * 1_000_000

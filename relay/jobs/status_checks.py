@@ -1,7 +1,7 @@
-"""Asking instead of being told: jobs whose callback is late, or is to be confirmed, are checked at their provider.
+"""Runs status checks: asks the provider about jobs whose callback is late or waits for confirmation.
 
-What the provider answers goes the same way as a callback. An answer that is no verdict about the job (not found yet,
-too many requests, an outage) moves the next check further away, or lets a callback's word stand unproven.
+The answer is applied like a callback. An answer that is no verdict about the job (not found yet, too many requests, an
+outage) delays the next check; what it does to the job is decided in `lifecycle/checks.py`.
 """
 
 import asyncio
@@ -26,23 +26,23 @@ TIMEOUT_S: Final = 15.0
 LEASE_MS: Final = 60_000
 PAUSE_MAX_MS: Final = 5_000
 BLIP_S: Final = 30.0
-NOW_WITHIN_S: Final = 27.0
-"""How long a request waits for the check that it asks for; routers cut one that is not answered within 30 s."""
 """After an outage or a reset the provider is asked again this soon, even where its jobs take long."""
+NOW_WITHIN_S: Final = 27.0
+"""How long a request waits for the check that it wants; routers cut a request that is not answered within 30 s."""
 _logger = log.get("check")
 
 
-class Found(msgspec.Struct, frozen=True):
-    """What came of asking: the kind of answer, the report where it is a verdict, the words for the timeline."""
+class StatusAnswer(msgspec.Struct, frozen=True):
+    """A provider's answer to a status request: its kind, the report where it is a verdict, a text for the timeline."""
 
     finding: Finding
     report: Report | None
     outcome: str
-    answer: ApiAnswer | None = None
+    response: ApiAnswer | None = None
 
 
 class Checker:
-    """The loop over status checks, and the checks that a person asks for."""
+    """Runs the loop over due status checks, and the checks that clients request."""
 
     def __init__(self, calling: Calling) -> None:
         self._calling = calling
@@ -60,7 +60,7 @@ class Checker:
         self._wake = calling.check_soon
 
     async def run(self) -> None:
-        """Checks what is due, until it is cancelled."""
+        """Start the due checks, until cancelled."""
         try:
             while True:
                 self._wake.clear()
@@ -69,20 +69,21 @@ class Checker:
                 if not await self._start(due, now_ms):
                     again_at = min([began_at + PAUSE_MAX_MS, *self._due_again(due, began_at)])
                     await self._clock.wait(self._wake, until_monotonic_ms=again_at)
-        except asyncio.CancelledError:  # a stop; where the database fails, what is under way has answers to store
+        except asyncio.CancelledError:
+            # relay stops. After a failure of the database the checks go on: their answers are still to be stored.
             for under_way in self._under_way:
                 under_way.cancel()
             raise
 
     def require_share(self, job_id: str, project_id: str) -> None:
-        """TooManyRequests where a client's check of the job would be refused; no database is needed to say so."""
+        """Raise TooManyRequests if a client's check of the job would be refused; without any database work."""
         self._asked.check(job_id, project_id, self._clock.monotonic_ms())
 
     async def check_now(self, asked: Job, tie: Tie | None = None) -> Recorded | None:
-        """Check a job for a client, whatever the provider's pace; None when there is no such job, or its answer waits.
+        """Check a job for a client immediately and return the result, at most 27 s later.
 
-        The answer of a check that takes longer is stored all the same. TooManyRequests where the job or its project
-        has had its share.
+        Returns None where the job cannot be checked, or the check takes longer; its result is stored all the same.
+        TooManyRequests where the job or its project has used up its checks.
         """
         self._asked.ask(asked.id, asked.project_id, self._clock.monotonic_ms())
         job = await self._store.jobs.claim_check(asked.id, self._clock.now_ms() + LEASE_MS)
@@ -93,9 +94,9 @@ class Checker:
         return checking_it.result() if checking_it.done() else None
 
     async def _start(self, due: dict[str, int], now_ms: int) -> bool:
-        """Claims what is due, as far as there is room, and starts it; whether anything began.
+        """Claim and start the due checks within each provider's rate limit; return whether any was started.
 
-        `due` says in how many milliseconds each provider's first check is due.
+        `due` holds the milliseconds until each provider's first check is due.
         """
         began = False
         for name, due_in_ms in due.items():
@@ -108,13 +109,13 @@ class Checker:
         return began
 
     def _due_again(self, due: dict[str, int], began_at: int) -> list[int]:
-        """When time makes something startable, one entry a provider; one that is full wakes by itself."""
+        """Return when each provider's next check may start; one without a slot wakes the loop at a check's end."""
         known = [(due_in_ms, self._paces[name]) for name, due_in_ms in due.items() if name in self._paces]
         opening = [(began_at + due_in_ms, pace.opens_at(began_at)) for due_in_ms, pace in known]
         return [max(at, opens_at) for at, opens_at in opening if opens_at is not None]
 
     def _begin(self, job: Job, tie: Tie | None = None) -> "asyncio.Task[Recorded | None]":
-        """Starts one check."""
+        """Start one check."""
         self._paces[job.provider].started(self._clock.monotonic_ms())
         checking_it = asyncio.create_task(self._check(job, tie), name=f"check {job.id}")
         self._under_way.add(checking_it)
@@ -122,70 +123,72 @@ class Checker:
         return checking_it
 
     async def _check(self, job: Job, tie: Tie | None) -> Recorded | None:
-        """One status check, from the request to its commit; what fails in between is due again when the lease ends."""
+        """Check one job and commit the result; after a failure in between it is due again when the lease ends."""
         started_at = self._clock.now_ms()
-        found = await self._ask(job)
+        answer = await self._ask(job)
         now_ms = self._clock.now_ms()
-        again_at = now_ms + max(self._delay_ms(job, found.finding), self._paced(job.provider, found, now_ms))
+        again_at = now_ms + max(self._delay_ms(job, answer.finding), self._pause_ms(job.provider, answer, now_ms))
         check = Checked(
             asked_id=job.provider_job_id,
-            finding=found.finding,
-            report=found.report,
+            finding=answer.finding,
+            report=answer.report,
             started_at=started_at,
             again_at=again_at,
             heartbeat_ms=round(self._settings.heartbeat_s * 1000),
         )
-        note = found.report.note if found.report else None
-        call = self._calling.ended_call(job, EndedCall("check", started_at, found.outcome, found.answer, note))
+        note = answer.report.note if answer.report else None
+        call = self._calling.ended_call(job, EndedCall("check", started_at, answer.outcome, answer.response, note))
         move = partial(checks.decide, check=check, now_ms=now_ms)
         fact = Fact(job_id=job.id, at=now_ms, move=move, call=call)
         recorded = await self._calling.stored(fact, tie, provider=job.provider)
         self._calling.tell(recorded)
-        self._calling.metrics.checked(job.provider, found.finding)
-        _logger.info("job.checked", job=job.id, provider=job.provider, outcome=found.outcome, decision=recorded.reason)
+        self._calling.metrics.checked(job.provider, answer.finding)
+        _logger.info("job.checked", job=job.id, provider=job.provider, outcome=answer.outcome, decision=recorded.reason)
         return recorded
 
-    async def _ask(self, job: Job) -> Found:
-        """What the provider says about the job."""
+    async def _ask(self, job: Job) -> StatusAnswer:
+        """Ask the provider about the job."""
         provider = self._calling.providers[job.provider]
         if job.provider_job_id is None:
-            return Found(Finding.NO_ANSWER, None, "no id to ask by")
+            return StatusAnswer(Finding.NO_ANSWER, None, "no id to ask by")
         request = provider.adapter.status_check(job.provider_job_id, job.status_path)
         try:
-            answer = await send_signed_in(self._calling.client, provider, request, self._calling.sign_in, TIMEOUT_S)
+            response = await send_signed_in(self._calling.client, provider, request, self._calling.sign_in, TIMEOUT_S)
         except (NotSent, NoAnswer) as error:
-            return Found(Finding.NO_ANSWER, None, str(error))
+            return StatusAnswer(Finding.NO_ANSWER, None, str(error))
         try:
-            report = provider.judged(provider.adapter.read_status(answer, self._clock.now_ms()))
+            report = provider.judged(provider.adapter.read_status(response, self._clock.now_ms()))
         except JobUnknown as error:
-            return Found(Finding.NOT_FOUND, None, f"not found: {str(error)[:200]}", answer)
+            return StatusAnswer(Finding.NOT_FOUND, None, f"not found: {str(error)[:200]}", response)
         except Unreadable as error:
-            return Found(_kind(answer), None, f"no verdict: {str(error)[:200]}", answer)
+            return StatusAnswer(_kind(response), None, f"no verdict: {str(error)[:200]}", response)
         if report.state is None:
             self._calling.unknown_word(job.provider, report.word)
-        return Found(Finding.VERDICT, report, report.state or f"unknown word {report.word[:40]!r}", answer)
+        outcome = report.state or f"unknown word {report.word[:40]!r}"
+        return StatusAnswer(Finding.VERDICT, report, outcome, response)
 
-    def _paced(self, name: str, found: Found, now_ms: int) -> int:
-        """Apply what the answer means for all checks at this provider; milliseconds until the next one may be made."""
-        pace, answer = self._paces[name], found.answer
-        if answer is not None and found.finding in (Finding.KEY_REFUSED, Finding.VERDICT, Finding.NOT_FOUND):
-            refused = found.finding is Finding.KEY_REFUSED
-            self._calling.key_judged(name, answer.status_code, found.outcome if refused else None)
-        told_ms = backoff.parse_retry_after(answer.headers.get("retry-after"), now_ms) if answer else None
-        match found.finding:
+    def _pause_ms(self, name: str, answer: StatusAnswer, now_ms: int) -> int:
+        """Pause all checks at a provider if its answer asks for that; return the milliseconds until the pause ends."""
+        pace, finding, response = self._paces[name], answer.finding, answer.response
+        if response is not None and finding in (Finding.KEY_REFUSED, Finding.VERDICT, Finding.NOT_FOUND):
+            refusal = answer.outcome if finding is Finding.KEY_REFUSED else None
+            self._calling.key_judged(name, response.status_code, refusal)
+        retry_after = response.headers.get("retry-after") if response else None
+        retry_after_ms = backoff.parse_retry_after(retry_after, now_ms)
+        match finding:
             case Finding.KEY_REFUSED:
                 pause_ms = KEY_PAUSE_MS
             case Finding.RATE_LIMITED:
-                pause_ms = told_ms or PAUSE_MS
-            case Finding.NO_VERDICT if told_ms:
-                pause_ms = told_ms
+                pause_ms = retry_after_ms or PAUSE_MS
+            case Finding.NO_VERDICT if retry_after_ms:
+                pause_ms = retry_after_ms
             case _:
                 return 0
         monotonic_ms = self._clock.monotonic_ms()
         return pace.pause(monotonic_ms + pause_ms, monotonic_ms) - monotonic_ms
 
     def _delay_ms(self, job: Job, finding: Finding) -> int:
-        """How long until the next check of a job that is still open."""
+        """Return the milliseconds until the next check of a job that is still open."""
         adapter = self._calling.providers[job.provider].adapter
         if adapter.limits.poll_s is not None:
             return adapter.limits.poll_s * 1000
@@ -196,7 +199,7 @@ class Checker:
         return normal_ms
 
     def _done(self, provider: str, under_way: "asyncio.Task[Recorded | None]") -> None:
-        """Makes room, and tells of a check that failed inside relay."""
+        """Free the check's slot; log a check that failed inside relay."""
         self._paces[provider].finished()
         self._under_way.discard(under_way)
         self._wake.set()
@@ -205,7 +208,7 @@ class Checker:
 
 
 def _kind(answer: ApiAnswer) -> Finding:
-    """What an answer without a verdict is about, by its status."""
+    """Return the kind of an answer without a verdict, by its HTTP status."""
     match answer.status_code:
         case 401 | 403:
             return Finding.KEY_REFUSED

@@ -1,6 +1,6 @@
-"""What time does to jobs: the unsent are sent, those left in sending become unknown, those past their deadline expire.
+"""Sweeps rows that are due: sends unsent jobs, ends interrupted submissions, expires jobs, proves payments, prunes.
 
-Every timer is a row, so a restart begins with a sweep and goes on where the last process stopped.
+Every timer is a row, so a restart begins with a sweep and continues where the last process stopped.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _logger = log.get("sweep")
 
 
 class Sweeper:
-    """The loop over jobs."""
+    """Runs the loop over due rows."""
 
     def __init__(self, calling: Calling, submitter: Submitter, payer: Payer) -> None:
         self._calling = calling
@@ -45,18 +45,18 @@ class Sweeper:
         self._pruned: Counter[str] = Counter()
 
     async def run(self) -> None:
-        """Sweeps at once, then whenever a row is due, until it is cancelled."""
+        """Sweep immediately, then whenever a row is due, until cancelled."""
         while True:
             now_ms, began_at = self._clock.now_ms(), self._clock.monotonic_ms()
             await self.once()
             due_at = await self._store.jobs.next_clock() or now_ms + PAUSE_MS
-            # What was due is under way, and stays due until it has begun; what became due since is not waited for.
+            # A job that was due stays due until its submission has begun, so the next sweep waits at least a little.
             pause_ms = due_at - now_ms if due_at > now_ms else 50
             again_at = min(began_at + min(pause_ms, PAUSE_MS), self._prune_at)
             await self._clock.sleep(again_at - self._clock.monotonic_ms())
 
     async def once(self) -> None:
-        """One sweep over everything that is due, in batches."""
+        """Sweep once over everything that is due, in batches."""
         now_ms = self._clock.now_ms()
         for job_id in await self._store.jobs.to_submit(now_ms, BATCH):
             self._submitter.start(job_id)
@@ -70,7 +70,7 @@ class Sweeper:
             askable = bool((known := self._calling.providers.get(provider)) and known.usable)
             move = partial(checks.overdue, askable=askable, now_ms=now_ms)
             await self._record(Fact(job_id=job_id, at=now_ms, move=move))
-        await self._tell_of_expiring(now_ms)
+        await self._announce_expiring(now_ms)
         for payment in await self._store.payments.to_prove(now_ms, BATCH):
             await self._payer.prove(payment)
         if self._clock.monotonic_ms() >= self._forget_at:
@@ -79,14 +79,14 @@ class Sweeper:
         if self._clock.monotonic_ms() >= self._prune_at:
             await self._prune(now_ms)
 
-    async def _tell_of_expiring(self, now_ms: int) -> None:
-        """Jobs whose results will soon be gone: a batch shares a commit, since as many are due as once ended."""
+    async def _announce_expiring(self, now_ms: int) -> None:
+        """Announce results that will soon expire; a batch shares a commit, since many jobs may be due together."""
         due = await self._store.jobs.expiring(now_ms, BATCH)
-        move = partial(output_expiry.told, now_ms=now_ms, before_ms=self._expiring_ms)
+        move = partial(output_expiry.announce, now_ms=now_ms, before_ms=self._expiring_ms)
         await asyncio.gather(*(self._record(Fact(job_id=job_id, at=now_ms, move=move)) for job_id in due))
 
     async def _prune(self, now_ms: int) -> None:
-        """One batch of what is old; the next follows after a pause, and when nothing is left, after a longer one."""
+        """Delete one batch past the retention limit, and schedule the next: soon, or later if nothing was left."""
         self._prune_at = self._clock.monotonic_ms() + PRUNE_EVERY_MS
         grace_ms = self._calling.settings.callback_grace_s * 1000
         terms = Terms(now=now_ms, before=now_ms - self._retention_ms, grace_ms=grace_ms)
@@ -100,14 +100,14 @@ class Sweeper:
             self._pruned.clear()
 
     async def _record(self, fact: Fact) -> None:
-        """Records what time decided, and tells of it."""
+        """Record one decision and publish it."""
         recorded = await self._store.jobs.record(fact)
         self._calling.tell(recorded)
         _logger.info("job.swept", job=fact.job_id, decision=recorded.reason, announced=recorded.announced)
 
 
 def _interrupted() -> JobError:
-    """The process that sent the job went away before the answer was stored."""
+    """Return the error of a job whose process ended before the provider's answer was stored."""
     return JobError(
         class_=ErrorClass.UNKNOWN,
         code="submission_interrupted",

@@ -1,6 +1,6 @@
-"""What an operator does to a job: cancel it, fail it, submit it again; pure functions, as in `lifecycle/reports.py`.
+"""Decides what an operator's action does to a job: cancel, declare failed, submit again.
 
-A move with the verdict `stale` changes nothing and says in its reason why not.
+Pure functions, as in `lifecycle/reports.py`. A result with the verdict `stale` changes nothing; its reason says why.
 """
 
 import msgspec
@@ -12,9 +12,9 @@ from relay.model.payment import Payment, PaymentState
 
 
 def canceled(job: Job, confirmed: bool, now_ms: int) -> Move:
-    """The job is canceled: surely, where it was never sent or its provider says so; else detached from its provider."""
+    """Return the job canceled; `detached` where it was sent and its provider has not confirmed the cancellation."""
     if confirmed and job.state is JobState.CANCELED:
-        return Move(job, Verdict.RECORDED, "canceled at the provider, whose own word of it came first")
+        return Move(job, Verdict.RECORDED, "canceled at the provider, which reported it first")
     if job.state.final:
         return Move(job, Verdict.STALE, f"the job is already {job.state}")
     unsent = job.submission_started_at is None and job.provider_job_id is None
@@ -31,7 +31,7 @@ def canceled(job: Job, confirmed: bool, now_ms: int) -> Move:
 
 
 def failed(job: Job, why: str, now_ms: int) -> Move:
-    """A person gives the job up."""
+    """Return the job declared failed by an operator."""
     if job.state.final:
         return Move(job, Verdict.STALE, f"the job is already {job.state}")
     error = JobError(class_=ErrorClass.UNKNOWN, code="operator", message=why, retryable=False)
@@ -40,23 +40,23 @@ def failed(job: Job, why: str, now_ms: int) -> Move:
 
 
 def maybe_charged(job: Job) -> bool:
-    """Whether a provider may have taken money for the job: no where it was never sent, or surely refused or failed."""
+    """Return whether a provider may have charged for the job: not if it was never sent, or surely refused or failed."""
     if job.submission_started_at is None and job.provider_job_id is None:
         return False
     return not (job.state is JobState.FAILED and job.reason is None and job.finished_by is not FinishedBy.OPERATOR)
 
 
 def did_not_succeed(job: Job) -> bool:
-    """Whether the job has ended without a result, or hangs after a submission that nobody answered."""
+    """Return whether the job has ended without a result, or waits after a submission without an answer."""
     unknown = job.state is JobState.PENDING and job.reason == Reason.SUBMIT_UNKNOWN
     return unknown or job.state in (JobState.FAILED, JobState.CANCELED, JobState.EXPIRED)
 
 
 def paid_once(job: Job, payment: Payment, now_ms: int) -> str | None:
-    """Why a job that has a payment cannot go out again; None where its authorization is good and surely never left.
+    """Return why a job with a payment cannot be sent again; None if its authorization is valid and surely never left.
 
-    A job has one authorization with one nonce. Where that may have been sent, sending it again buys nothing; where it
-    is over, a second one would be another payment under the name of the first.
+    A job has one authorization with one nonce. If that may have been sent, sending it again buys nothing; if it has
+    ended, a second one would be another payment under the name of the first.
     """
     unsent = payment.state is PaymentState.RESERVED and not maybe_charged(job)
     if unsent and payment.valid_before > now_ms:
@@ -73,9 +73,9 @@ def paid_once(job: Job, payment: Payment, now_ms: int) -> str | None:
 def resubmitted(
     job: Job, accept_double_charge: bool, next_submit_at: int, now_ms: int, cost: Cost | None = None
 ) -> Move:
-    """The same job goes out again, with the time it had at first; what the provider did before is only evidence now.
+    """Return the job ready to be submitted again, with its original time until the deadline.
 
-    `cost` is what is authorized for it already.
+    What the provider did before stays in the timeline only. `cost` is what is authorized for the job already.
     """
     if not did_not_succeed(job):
         return Move(job, Verdict.STALE, f"the job is {job.state}: only one that did not succeed can be submitted again")

@@ -1,7 +1,7 @@
-"""When it is told that a job's result will soon be gone: pure functions, as in `lifecycle/reports.py`.
+"""Decides when relay announces that a job's result will soon expire: pure functions, as in `lifecycle/reports.py`.
 
-The time is a timer in the job's row. It is set where a result is heard, moved where another one is, and off once it was
-told; a result that is gone by then, since relay was not running, is not told of any more.
+The time is a timer in the job's row. A result sets it, another result sets it anew, and the announcement clears it. A
+result that has expired already, because relay was not running, is not announced.
 """
 
 from collections.abc import Iterable
@@ -14,9 +14,9 @@ from relay.model.job import EventType, Job, Output, Verdict
 
 
 def due_at(outputs: Iterable[Output], now_ms: int, before_ms: int) -> int | None:
-    """When to tell: so long before the first output expires, but not in the first half of the time it has from now.
+    """Return when to announce: `before_ms` before the first output expires, but not in the first half of its time left.
 
-    None where no output will expire, or `before_ms` is 0.
+    Returns None where no output will expire, or `before_ms` is 0.
     """
     ahead = _ahead(outputs, now_ms) if before_ms else []
     if not ahead:
@@ -25,19 +25,19 @@ def due_at(outputs: Iterable[Output], now_ms: int, before_ms: int) -> int | None
     return now_ms + max(left_ms - before_ms, left_ms // 2)
 
 
-def told(job: Job, now_ms: int, before_ms: int) -> Move:
-    """The timer has run out: announced, this once; `stale` where it has not, or there is nothing to announce."""
+def announce(job: Job, now_ms: int, before_ms: int) -> Move:
+    """Return the job announced once its timer has run out; `stale` where it has not, or nothing will expire."""
     if job.expiring_at is None or job.expiring_at > now_ms:
-        return Move(job, Verdict.STALE, "that its result expires is told already, or not due")
+        return Move(job, Verdict.STALE, "the expiry of its result is announced already, or not due")
     job = msgspec.structs.replace(job, expiring_at=None)
     if not before_ms:
-        return Move(job, Verdict.STALE, "that results expire is not to be told")
+        return Move(job, Verdict.STALE, "announcements of expiring results are switched off")
     if not _ahead(job.outputs, now_ms):
         return Move(job, Verdict.STALE, "its result has expired already")
     return Move(job, Verdict.RECORDED, "its result will soon expire", EventType.JOB_OUTPUT_EXPIRING)
 
 
 def _ahead(outputs: Iterable[Output], now_ms: int) -> list[int]:
-    """The times at which outputs expire, as far as they are still to come."""
+    """Return the times, in unix milliseconds, at which outputs will expire."""
     times = (parse_rfc3339(output.expires_at) for output in outputs if output.expires_at is not None)
     return [at for at in times if at > now_ms]

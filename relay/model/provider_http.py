@@ -14,9 +14,9 @@ KEPT_HEADERS: Final = frozenset({"retry-after", "payment-required", "payment-res
 
 
 class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to a provider: the path goes behind the configured origin, the key into the Authorization header.
+    """A request to a provider: `path` is appended to the configured origin, `body` is sent as JSON.
 
-    `body` is sent as JSON; `headers` are added. `bearer` is False where no key goes with it.
+    `headers` are added. `bearer` is False where the API key must not be sent in the Authorization header.
     """
 
     method: str
@@ -27,9 +27,10 @@ class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FileRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A file to send: as the bare body, or, where `filename` is given, as the field `file` of a form.
+    """A file to send: as the bare body or, with `filename`, as the field `file` of a form.
 
-    `bearer` says that the provider's key goes with it; `guarded` that the URL is somebody's data.
+    `bearer` says that the provider's API key is sent; `guarded` that the URL comes from a provider's answer, and must
+    pass the URL policy.
     """
 
     method: str
@@ -43,9 +44,9 @@ class FileRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApiAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider's answer as it came; of its headers those in KEPT_HEADERS, their names in lower case.
+    """A provider's answer as received, with the headers of KEPT_HEADERS, their names in lower case.
 
-    `fault` says why the body is not all that was sent, or not what it should be.
+    `fault` says why the body is cut or could not be inflated.
     """
 
     status_code: int
@@ -55,7 +56,7 @@ class ApiAnswer(msgspec.Struct, frozen=True, kw_only=True):
     fault: str | None = None
 
     def json(self) -> Any:
-        """The decoded body, its texts as relay keeps them; Unreadable when it is not JSON, or not all of it."""
+        """Return the decoded body, its texts as relay stores them; Unreadable where it is not JSON, or is cut."""
         if self.fault is not None:
             raise Unreadable(f"HTTP {self.status_code} with a body that {self.fault}")
         try:
@@ -67,5 +68,5 @@ class ApiAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def excerpt(self) -> str:
-        """The first 2 KB as text, without callback tokens and keys that a provider may repeat."""
+        """Return the first 2 KB as text, without callback tokens and keys that a provider may repeat."""
         return redact(text.kept(self.body[:EXCERPT_BYTES].decode("utf-8", "replace")))

@@ -1,4 +1,4 @@
-"""What a provider asks for, read from its 402: x402 version 1 or 2, in the header or in the body.
+"""Reads a provider's 402 challenge: x402 version 1 or 2, in the header or in the body.
 
 https://github.com/x402-foundation/x402/tree/main/specs
 """
@@ -34,9 +34,9 @@ _Amount = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{1,78}\Z")]
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to pay: `amount` in atomic units of the asset, `network` as given, `raw` the whole entry, untouched.
+    """One way to pay: `amount` in atomic units of the asset, `network` as given, `raw` the whole entry, unchanged.
 
-    `chain_id` is None for a network that is no EVM chain, or none that relay knows by name.
+    `chain_id` is None for a network that is not an EVM chain, or whose name relay does not know.
     """
 
     version: int
@@ -51,7 +51,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Challenge(msgspec.Struct, frozen=True, kw_only=True):
-    """A 402, read; without offers there is nothing to pay. `sign_in` is what to sign to prove an address."""
+    """A 402 challenge; without offers there is nothing to pay. `sign_in` is what to sign to prove an address."""
 
     version: int
     offers: tuple[Offer, ...]
@@ -61,7 +61,7 @@ class Challenge(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _EntryV1(msgspec.Struct, rename="camel"):
-    """What relay reads of an offer of version 1."""
+    """The fields that relay reads of an offer of version 1."""
 
     scheme: _Word
     network: _Word
@@ -72,12 +72,12 @@ class _EntryV1(msgspec.Struct, rename="camel"):
 
     @property
     def amount(self) -> str:
-        """The price, under its name of version 2."""
+        """Return the price, under its name in version 2."""
         return self.max_amount_required
 
 
 class _EntryV2(msgspec.Struct, rename="camel"):
-    """What relay reads of an offer of version 2."""
+    """The fields that relay reads of an offer of version 2."""
 
     scheme: _Word
     network: _Word
@@ -88,7 +88,7 @@ class _EntryV2(msgspec.Struct, rename="camel"):
 
 
 def read_challenge(answer: ApiAnswer) -> Challenge:
-    """The challenge of a 402, from its header or else its body; Unreadable when neither place holds one."""
+    """Return the challenge of a 402, from its header or else its body; Unreadable where neither holds one."""
     refusals = []
     if HEADER in answer.headers:
         try:
@@ -101,9 +101,9 @@ def read_challenge(answer: ApiAnswer) -> Challenge:
         raise Unreadable("; ".join([*refusals, f"body: {error}"])) from None
 
 
-def _challenge(said: dict[str, Any]) -> Challenge:
-    """The challenge that the object is."""
-    version, accepts, extensions = said.get("x402Version"), said.get("accepts"), said.get("extensions")
+def _challenge(given: dict[str, Any]) -> Challenge:
+    """Return the challenge in a decoded JSON object."""
+    version, accepts, extensions = given.get("x402Version"), given.get("accepts"), given.get("extensions")
     if type(version) is not int or version not in (1, 2):
         raise Unreadable("no x402Version that relay knows")
     if not isinstance(accepts, list) or len(accepts) > OFFERS_MAX:
@@ -114,14 +114,14 @@ def _challenge(said: dict[str, Any]) -> Challenge:
     return Challenge(
         version=version,
         offers=offers,
-        resource=said.get("resource"),
+        resource=given.get("resource"),
         extensions=extensions,
         sign_in=_sign_in(extensions),
     )
 
 
 def _offers(version: int, entries: list[Any]) -> Iterator[Offer]:
-    """The offers that can be read; a scheme of another shape beside them is nobody's fault."""
+    """Yield the offers that relay can read; skip those of another shape."""
     shape: type[_EntryV1 | _EntryV2] = _EntryV1 if version == 1 else _EntryV2
     for raw in entries:
         try:
@@ -144,18 +144,18 @@ def _offers(version: int, entries: list[Any]) -> Iterator[Offer]:
 
 
 def _chain_id(network: str) -> int | None:
-    """The chain's number, from CAIP-2 (https://chainagnostic.org/CAIPs/caip-2) or a name of version 1."""
+    """Return the chain's id, from CAIP-2 (https://chainagnostic.org/CAIPs/caip-2) or a name of version 1."""
     numbered = _EIP155.fullmatch(network)
     return int(numbered[1]) if numbered else CHAIN_NAMES.get(network)
 
 
 def _seconds(value: Any) -> int | None:
-    """A number of seconds; None where there is none that makes sense."""
+    """Return a positive number of seconds; None for any other value."""
     return value if type(value) is int and 0 < value < 2**31 else None
 
 
 def _sign_in(extensions: Any) -> dict[str, Any] | None:
-    """What the sign-in extension wants signed."""
+    """Return what the sign-in extension wants signed; None without it."""
     extension = extensions.get(SIGN_IN) if isinstance(extensions, dict) else None
     info = extension.get("info") if isinstance(extension, dict) else None
     return info if isinstance(info, dict) else None

@@ -1,4 +1,4 @@
-"""JSON in a header: how x402 and its sign-in carry what they say, in base64, in both directions."""
+"""Encodes and decodes JSON in a header: x402 and its sign-in send it in base64, in both directions."""
 
 import base64
 import binascii
@@ -14,12 +14,12 @@ _STANDARD: Final = str.maketrans("-_", "+/")
 
 
 def encode(value: Mapping[str, object]) -> str:
-    """The object as compact JSON in padded, standard base64."""
+    """Return the object as compact JSON in padded, standard base64."""
     return base64.b64encode(json.dumps(value, separators=(",", ":")).encode()).decode()
 
 
 def decode(text: str) -> dict[str, Any]:
-    """The object that a header's value holds, in either alphabet, padded or not; Unreadable when it holds none."""
+    """Return the object in a header's value, in either alphabet, padded or not; Unreadable where it holds none."""
     if len(text) > BYTES_MAX * 4 // 3:
         raise Unreadable("the header is too long")
     bare = text.strip().rstrip("=").translate(_STANDARD)
@@ -31,7 +31,7 @@ def decode(text: str) -> dict[str, Any]:
 
 
 def read_object(raw: bytes) -> dict[str, Any]:
-    """The JSON object in the bytes; Unreadable when there is none, or two readers could read it differently."""
+    """Return the JSON object in the bytes; Unreadable where there is none, or two parsers could read it differently."""
     if len(raw) > BYTES_MAX:
         raise Unreadable(f"over {BYTES_MAX} bytes of JSON")
     try:

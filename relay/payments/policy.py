@@ -1,4 +1,4 @@
-"""What relay pays at all: the rules that an offer has to keep before anything is signed."""
+"""Decides which offers relay may pay: the rules that an offer must keep before anything is signed."""
 
 import re
 from typing import Final
@@ -12,15 +12,15 @@ BASE: Final = 8453
 BASE_USDC: Final = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
 VALIDITY_MIN_S, VALIDITY_DEFAULT_S, VALIDITY_MAX_S = 30, 300, 600
 _ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
-_NOBODY: Final = "0x" + "0" * 40
+_ZERO_ADDRESS: Final = "0x" + "0" * 40
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """The rules for one provider; `amount_max` is in atomic units of the asset (USDC has six decimals).
 
-    Without addresses in `pay_to` any payee is taken: what is signed then names the one that the job was priced by,
-    and a job has one nonce, so it cannot be paid to another one later. The asset's address, name and version are the
-    domain of the signature (https://eips.ethereum.org/EIPS/eip-712); a provider's word for them is never used.
+    Without addresses in `pay_to` any payee is allowed: the signature names the payee of the job's priced offer, and a
+    job has one nonce, so it cannot be paid to another payee later. The asset's address, name and version are the domain
+    of the signature (https://eips.ethereum.org/EIPS/eip-712); what a provider sends for them is never used.
     """
 
     amount_max: int
@@ -32,12 +32,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     validity_max_s: int = VALIDITY_MAX_S
 
     def validity_s(self, offer: Offer) -> int:
-        """How long an authorization for the offer is good: as long as asked for, within bounds."""
+        """Return how many seconds an authorization for the offer is valid: as the offer asks, within limits."""
         return min(self.validity_max_s, max(VALIDITY_MIN_S, offer.max_timeout_s or VALIDITY_DEFAULT_S))
 
 
 def choose(challenge: Challenge, policy: Policy) -> Offer:
-    """The cheapest offer that the policy allows; PaymentRefused says why there is none."""
+    """Return the cheapest offer that the policy allows; PaymentRefused says why there is none."""
     if not challenge.offers:
         raise PaymentRefused("the provider names no price: it asks for a sign-in, and gets no payment")
     refusals = [refusal(offer, policy) for offer in challenge.offers]
@@ -49,7 +49,7 @@ def choose(challenge: Challenge, policy: Policy) -> Offer:
 
 
 def refusal(offer: Offer, policy: Policy) -> str | None:
-    """Why the policy forbids the offer; None when it allows it."""
+    """Return why the policy forbids the offer; None where it allows it."""
     payee, asset = offer.pay_to.lower(), policy.asset.lower()
     if offer.scheme != "exact":
         return f"the scheme is {offer.scheme!r}, not exact"
@@ -57,7 +57,7 @@ def refusal(offer: Offer, policy: Policy) -> str | None:
         return f"the network is {offer.network!r}, not chain {policy.chain_id}"
     if offer.asset.lower() != asset:
         return f"the asset is {offer.asset!r}, not {policy.asset}"
-    if not _ADDRESS.fullmatch(offer.pay_to) or payee in (_NOBODY, asset):
+    if not _ADDRESS.fullmatch(offer.pay_to) or payee in (_ZERO_ADDRESS, asset):
         return f"the payee {offer.pay_to!r} is no address that can be paid"
     if policy.pay_to and payee not in {address.lower() for address in policy.pay_to}:
         return f"the payee {offer.pay_to} is not one of those allowed"
@@ -69,7 +69,7 @@ def refusal(offer: Offer, policy: Policy) -> str | None:
 
 
 def _contradiction(offer: Offer, policy: Policy) -> str | None:
-    """What the offer's `extra` says against signing a plain transfer of the policy's asset."""
+    """Return what in the offer's `extra` rules out a plain transfer of the policy's asset; None if nothing does."""
     extra = offer.raw.get("extra")
     if extra is None:
         return None

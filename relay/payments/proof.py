@@ -1,4 +1,4 @@
-"""What the chain says of a payment: the call that asks whether a nonce was used, and its answer; neither is sent here.
+"""Builds the call that asks the chain whether a nonce was used, and reads its answer; nothing is sent here.
 
 https://eips.ethereum.org/EIPS/eip-3009
 """
@@ -17,7 +17,7 @@ _NONCE: Final = re.compile(r"0x[0-9a-fA-F]{64}")
 
 
 def authorization_state_call(asset: str, payer: str, nonce: str) -> dict[str, object]:
-    """The JSON-RPC body that asks the asset's contract about the payer's nonce; ValueError for what is neither."""
+    """Return the JSON-RPC body that asks the asset's contract about the payer's nonce; ValueError for bad arguments."""
     if not (_ADDRESS.fullmatch(asset) and _ADDRESS.fullmatch(payer) and _NONCE.fullmatch(nonce)):
         raise ValueError("the call needs two addresses and a nonce of 32 bytes")
     data = "0x" + AUTHORIZATION_STATE + payer[2:].lower().rjust(_WORD_DIGITS, "0") + nonce[2:].lower()
@@ -25,9 +25,9 @@ def authorization_state_call(asset: str, payer: str, nonce: str) -> dict[str, ob
 
 
 def read_authorization_state(answer: ApiAnswer) -> bool | None:
-    """Whether the nonce was used; None for every answer that is not a plain yes or no.
+    """Return whether the nonce was used; None for every answer that is not a plain true or false.
 
-    A node of another chain has no such contract there, and answers nothing, which is not a no.
+    A node of another chain has no such contract, and its empty answer is not a false.
     """
     try:
         result = header.read_object(answer.body).get("result")

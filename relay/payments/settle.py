@@ -1,4 +1,4 @@
-"""What an answer to a payment proves: paid, paid with the result lost, or nothing yet."""
+"""Classifies the answer to a payment: paid, paid with the result lost, or unknown."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from relay.payments import header
 from relay.payments.challenge import HEADER
 from relay.payments.x402 import settlement
 
-# x402's own code, and what the token's contract says:
+# x402's own code, and the error messages of the token's contract:
 # https://github.com/circlefin/stablecoin-evm/blob/master/contracts/v2/EIP3009.sol
 _USED: Final = re.compile(
     r"(?<![a-z])nonce_already_used|authorization[ _](is[ _])?(already[ _])?used(?![a-z])", re.IGNORECASE
@@ -21,7 +21,7 @@ _REASONS: Final = ("error", "errorReason", "errorMessage", "invalidReason", "rea
 
 
 class Outcome(StrEnum):
-    """What is known of a payment after an answer, or none: only the chain or the expiry can end `unknown`."""
+    """What is known of a payment after its answer, or without one; only the chain or the expiry ends `unknown`."""
 
     PAID = "paid"
     LOST = "lost"
@@ -29,10 +29,10 @@ class Outcome(StrEnum):
 
 
 def classify(answer: ApiAnswer | None) -> Outcome:
-    """What the answer to a payment proves; None stands for no answer.
+    """Return what the answer to a payment proves; `answer` is None where there was none.
 
-    A nonce belongs to one job, so where it was used before, that job was paid, and its result is lost. Every other
-    refusal and failure can come after the money has moved, so it proves nothing.
+    A nonce belongs to one job: if it was used before, that job was paid, and its result is lost. Every other refusal
+    and failure can come after the money has moved, so it proves nothing.
     """
     if answer is None:
         return Outcome.UNKNOWN
@@ -44,15 +44,15 @@ def classify(answer: ApiAnswer | None) -> Outcome:
 
 
 def may_resend(version: int) -> bool:
-    """Whether the identical header may be sent again while the outcome is unknown.
+    """Return whether the identical header may be sent again while the outcome is unknown.
 
-    A server of version 1 makes the video again for a payment that it then cannot settle twice.
+    A server of version 1 would make the video again, for a payment that it cannot settle twice.
     """
     return version == 2
 
 
 def _reasons(answer: ApiAnswer) -> Iterator[str]:
-    """Where a server says why it took no payment: the settlement, the new challenge, and the body."""
+    """Yield the server's reasons for refusing a payment: from the settlement, the new challenge, and the body."""
     settled = settlement(answer)
     if settled is not None and settled.error_reason:
         yield settled.error_reason
@@ -62,10 +62,10 @@ def _reasons(answer: ApiAnswer) -> Iterator[str]:
         yield from _texts(header.read_object(answer.body))
 
 
-def _texts(said: dict[str, Any]) -> Iterator[str]:
-    """The reasons in an object, or in the objects that stand for one."""
+def _texts(given: dict[str, Any]) -> Iterator[str]:
+    """Yield the reasons in an object, and in objects at the place of one."""
     for name in _REASONS:
-        value = said.get(name)
+        value = given.get(name)
         if isinstance(value, str):
             yield value
         elif isinstance(value, dict):

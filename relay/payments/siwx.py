@@ -1,6 +1,6 @@
-"""Proving to a provider which wallet paid, by signing a text that moves nothing: SIGN-IN-WITH-X.
+"""Proves to a provider which wallet paid, by signing a text that moves no money: SIGN-IN-WITH-X.
 
-It stands apart from paying, so that what asks for a job's status can be handed this and no more.
+It is separate from paying, so that status checks can sign in and cannot pay.
 https://github.com/x402-foundation/x402/blob/main/specs/extensions/sign-in-with-x.md, https://eips.ethereum.org/EIPS/eip-4361
 """
 
@@ -33,18 +33,18 @@ _LINE: Final = re.compile(rf"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{{1,{TEXT_MAX}}}")
 
 
 class Signer(Protocol):
-    """What signing in needs of a wallet."""
+    """The part of a wallet that signing in needs."""
 
     @property
     def address(self) -> str:
-        """The address, with the capitals of EIP-55."""
+        """Return the address, with the capitals of EIP-55."""
 
     def sign_text(self, text: str) -> str:
-        """The signature of a text for people (EIP-191)."""
+        """Return the signature of a readable text (EIP-191)."""
 
 
 def sign_in(answer: ApiAnswer, url: str, wallet: Signer, now_ms: int) -> dict[str, str]:
-    """The headers that answer a 402 which wants a sign-in at the URL; none where it wants none, or no proper one."""
+    """Return the headers that answer a 402 which wants a sign-in at the URL; none where it wants none or a bad one."""
     try:
         info = read_challenge(answer).sign_in
         return {HEADER_NAME: sign_in_header(info, wallet, url, now_ms)} if info is not None else {}
@@ -53,9 +53,9 @@ def sign_in(answer: ApiAnswer, url: str, wallet: Signer, now_ms: int) -> dict[st
 
 
 def sign_in_header(info: Mapping[str, Any], wallet: Signer, uri: str, now_ms: int) -> str:
-    """The header's value for the challenge of the server at the URI: all that it said, the address, the signature.
+    """Return the header's value for a challenge of the server at the URI: its fields, the address, the signature.
 
-    Unreadable when the challenge is another host's, is over, or says what no line of the text can hold.
+    Unreadable where the challenge is another host's, has expired, or holds what no line of the text can.
     """
     assumed = {"uri": uri, "version": "1", "chainId": f"eip155:{BASE}", "issuedAt": rfc3339(now_ms)}
     given = {name: value for name, value in info.items() if value is not None and value != ""}
@@ -66,7 +66,7 @@ def sign_in_header(info: Mapping[str, Any], wallet: Signer, uri: str, now_ms: in
 
 
 def own_challenge(uri: str, now_ms: int) -> dict[str, Any]:
-    """A challenge made here for the server at the URI, good for five minutes: it saves asking for one."""
+    """Return a challenge for the server at the URI, valid for five minutes, which saves a request for one."""
     return {
         "domain": urlsplit(uri).netloc,
         "uri": uri,
@@ -81,7 +81,7 @@ def own_challenge(uri: str, now_ms: int) -> dict[str, Any]:
 
 
 def _check(said: Mapping[str, Any], uri: str, now_ms: int) -> None:
-    """Unreadable for a challenge that must not be signed."""
+    """Raise Unreadable for a challenge that must not be signed."""
     resources = said.get("resources", [])
     if not isinstance(resources, list) or len(resources) > RESOURCES_MAX:
         raise Unreadable(f"the resources to sign for are not a list of at most {RESOURCES_MAX}")
@@ -98,21 +98,21 @@ def _check(said: Mapping[str, Any], uri: str, now_ms: int) -> None:
 
 
 def _host(uri: str) -> str | None:
-    """The host that a URI names to every reader: None where two could disagree, as about a backslash or an @."""
+    """Return the host of a URI; None where two parsers could disagree about it, as with a backslash or an @."""
     found = _URI.fullmatch(uri)
     return found["host"].lower() if found else None
 
 
 def _at(time: str) -> int:
-    """The time in unix ms."""
+    """Return a time in unix milliseconds; Unreadable where it is none."""
     try:
         return parse_rfc3339(time)
     except (ValueError, OverflowError):
-        raise Unreadable("the challenge says no time that can be read") from None
+        raise Unreadable("the challenge holds a time that relay cannot read") from None
 
 
 def _text(said: Mapping[str, Any]) -> str:
-    """The text of EIP-4361, in which the chain is a bare number; a line that nobody asked for is left out."""
+    """Return the text of EIP-4361, in which the chain is a bare number; a field that is not given has no line."""
     optional = (("Expiration Time", "expirationTime"), ("Not Before", "notBefore"), ("Request ID", "requestId"))
     statement = [said["statement"], ""] if "statement" in said else [""]
     return "\n".join(

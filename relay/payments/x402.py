@@ -1,6 +1,6 @@
-"""The wallet, and the payments that it signs: EIP-3009 authorizations in the headers of x402 version 1 and 2.
+"""Signs payments: EIP-3009 authorizations in the headers of x402 version 1 and 2.
 
-The signer, eth-account, is an extra and takes most of a second to load, so it is imported where a wallet is made.
+The signer, eth-account, is an extra and needs most of a second to load, so it is imported where a wallet is made.
 """
 
 import hmac
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HEADER_NAMES: Final = {1: "X-PAYMENT", 2: "PAYMENT-SIGNATURE"}
 SETTLEMENT_HEADERS: Final = ("payment-response", "x-payment-response")
 SKEW_S: Final = 600
-"""An authorization is good from this long ago: a chain's clock may be behind ours, and the nonce is what limits it."""
+"""An authorization is valid from this long ago: a chain's clock may be behind, and the nonce limits it to one use."""
 _NONCE_PURPOSE: Final = b"relay: the one nonce of a job's payment"
 _TRANSFER: Final = {
     "TransferWithAuthorization": [
@@ -40,9 +40,9 @@ _TEXT_MAX: Final = 200
 
 
 class Authorization(msgspec.Struct, frozen=True, kw_only=True):
-    """A signed transfer and the header that carries it: whoever has it can have it executed, once.
+    """A signed transfer and its header: any holder of the header can have the transfer executed, once.
 
-    `amount` is in atomic units, the times are unix seconds. The header is left out where an authorization is shown.
+    `amount` is in atomic units, times are in unix seconds. `repr` omits the header.
     """
 
     nonce: str
@@ -61,7 +61,7 @@ class Authorization(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
-    """What the provider says became of a payment; `transaction` is the hash on the chain."""
+    """A provider's statement about a payment; `transaction` is the hash on the chain."""
 
     success: bool
     transaction: str | None = None
@@ -70,7 +70,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wallet:
-    """Signs with one private key, which nothing that is shown or raised here contains.
+    """Signs with one private key, which no text or error of this class contains.
 
     SettingsError for a bad key, or where the extra is not installed.
     """
@@ -83,11 +83,11 @@ class Wallet:
                 "RELAY_WALLET_KEY needs eth-account: pip install '.[x402]' in the checkout, or -r requirements-x402.txt"
             ) from None
         try:
-            if not _KEY.fullmatch(private_key):  # the library would take a digit less for another wallet's key
+            if not _KEY.fullmatch(private_key):  # the library accepts a key with a digit missing, as another wallet's
                 raise ValueError
             self._account: LocalAccount = Account.from_key(private_key)
         except ValueError:
-            # Not with the cause: what a library says of a key may hold the key.
+            # Without the cause: the library's message may hold the key.
             raise SettingsError("RELAY_WALLET_KEY is not a private key: 64 hexadecimal digits") from None
         self._nonce_key = hmac.digest(bytes(self._account.key), _NONCE_PURPOSE, "sha256")
 
@@ -96,24 +96,24 @@ class Wallet:
 
     @property
     def address(self) -> str:
-        """The wallet's address, with the capitals of EIP-55."""
+        """Return the wallet's address, with the capitals of EIP-55."""
         return str(self._account.address)
 
     def nonce(self, job_id: str) -> str:
-        """The job's nonce, the same for ever: a token pays an address's nonce once, whatever relay forgets.
+        """Return the job's nonce, always the same: a token executes an address's nonce once, even if relay loses data.
 
         https://eips.ethereum.org/EIPS/eip-3009
         """
         return "0x" + hmac.digest(self._nonce_key, job_id.encode(), "sha256").hex()
 
-    def sign_text(self, words: str) -> str:
-        """A signature of a text for people (https://eips.ethereum.org/EIPS/eip-191), which can move nothing."""
+    def sign_text(self, message: str) -> str:
+        """Return a signature of a readable text (https://eips.ethereum.org/EIPS/eip-191), which can move no money."""
         from eth_account.messages import encode_defunct  # noqa: PLC0415
 
-        return self._sign(encode_defunct(text=words))
+        return self._sign(encode_defunct(text=message))
 
     def authorize(self, offer: Offer, challenge: Challenge, policy: Policy, job_id: str, now_s: int) -> Authorization:
-        """The payment of an offer for a job; the same for the same arguments. PaymentRefused against the policy."""
+        """Return the payment of an offer, the same for the same arguments; PaymentRefused if the policy forbids it."""
         if refused := refusal(offer, policy):
             raise PaymentRefused(refused)
         authorization = {
@@ -140,12 +140,12 @@ class Wallet:
         )
 
     def _sign(self, message: "SignableMessage") -> str:
-        """The signature, in 65 bytes of hexadecimal; always the same for the same message (RFC 6979)."""
+        """Return the signature, 65 bytes in hexadecimal; always the same for the same message (RFC 6979)."""
         return "0x" + bytes(self._account.sign_message(message).signature).hex()
 
 
 def transfer_message(authorization: dict[str, str], policy: Policy) -> "SignableMessage":
-    """What is signed for a transfer, in the policy's own domain; numbers as they are sent, in decimal."""
+    """Return the message to sign for a transfer, in the policy's own domain."""
     from eth_account.messages import encode_typed_data  # noqa: PLC0415
 
     domain = {
@@ -159,7 +159,7 @@ def transfer_message(authorization: dict[str, str], policy: Policy) -> "Signable
 
 
 def settlement(answer: ApiAnswer) -> Settlement | None:
-    """What the answer's header says of the payment; None where it says nothing that can be read."""
+    """Return the payment's settlement from the answer's header; None where no header can be read."""
     for name in SETTLEMENT_HEADERS:
         if name not in answer.headers:
             continue
@@ -178,7 +178,7 @@ def settlement(answer: ApiAnswer) -> Settlement | None:
 
 
 def _envelope(offer: Offer, challenge: Challenge, payload: dict[str, object]) -> dict[str, object]:
-    """What goes around the payload: version 2 repeats to the provider what it said itself."""
+    """Return the header's object around the payload: version 2 repeats the provider's own offer."""
     if offer.version == 1:
         return {"x402Version": 1, "scheme": offer.scheme, "network": offer.network, "payload": payload}
     echoed = {"resource": challenge.resource, "extensions": challenge.extensions}
@@ -187,5 +187,5 @@ def _envelope(offer: Offer, challenge: Challenge, payload: dict[str, object]) ->
 
 
 def _text(value: Any) -> str | None:
-    """A text of the provider's, if it is one and not empty, and no more of it than a row should hold."""
+    """Return a provider's text, at most 200 characters of it; None for anything else, or an empty one."""
     return text.kept(value[:_TEXT_MAX]) if isinstance(value, str) and value else None

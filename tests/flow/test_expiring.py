@@ -89,14 +89,14 @@ def test_telling_changes_the_timer_and_nothing_else(
 ) -> None:
     """Only what is due, and not gone yet, is announced; the second time nothing is."""
     job = a_job(outputs_until(*expiries), due_at)
-    move = output_expiry.told(job, now_ms, before_ms)
+    move = output_expiry.announce(job, now_ms, before_ms)
     is_due = due_at is not None and due_at <= now_ms
     alive = any(at is not None and at > now_ms for at in expiries)
     assert (move.announce is EventType.JOB_OUTPUT_EXPIRING) == (is_due and alive and before_ms > 0)
     assert (move.verdict is Verdict.RECORDED) == (move.announce is not None)
     assert move.job == a_job(job.outputs, None if is_due else due_at, job.id)
     assert move.supersedes is None
-    assert output_expiry.told(move.job, now_ms, before_ms).announce is None
+    assert output_expiry.announce(move.job, now_ms, before_ms).announce is None
 
 
 def a_job(outputs: tuple[Output, ...], due_at: int | None, job_id: str | None = None) -> Job:
@@ -243,7 +243,7 @@ async def test_several_processes_tell_it_once(database_server: Server) -> None:
         assert len(due) == 40
 
         def told(job: Job) -> Any:
-            return output_expiry.told(job, now_ms, 60_000)
+            return output_expiry.announce(job, now_ms, 60_000)
 
         facts = (store.jobs.record(Fact(job_id=job_id, at=now_ms, move=told)) for store, job_id in due)
         announced = [one.announced for one in await asyncio.gather(*facts)]
