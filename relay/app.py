@@ -276,6 +276,8 @@ def _teller(
 
     def tell(recorded: Recorded) -> None:
         job = recorded.job
+        for bound in recorded.bounds:
+            metrics.refused(bound)
         if recorded.fresh:
             dispatcher.hand_over(recorded.fresh)
         if job is None:
@@ -337,7 +339,7 @@ def _as_set(providers: Mapping[str, Provider], settings: Settings) -> Mapping[st
 def _uploads(calling: Calling, payer: Payer, files: FileClient) -> Uploads:
     """Files on their way to a provider; StableStudio is paid for each."""
     settings, paying = calling.settings, payer.address is not None
-    shares = Shares("uploads", settings.uploads_max, settings.uploads_per_project_max, calling.metrics)
+    shares = Shares("uploads", settings.uploads_max, settings.uploads_per_project_max)
     return Uploads(
         calling.providers,
         StepSender(calling.client, files, calling.sign_in),

@@ -28,6 +28,7 @@ RelayError
 """
 
 from collections.abc import Sequence
+from enum import StrEnum, auto
 from itertools import islice
 from typing import Final
 
@@ -74,10 +75,44 @@ def _short(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+class Bound(StrEnum):
+    """A limit whose refusals are counted in `relay_refused`, by the name of its setting without `RELAY_`."""
+
+    REQUEST_BODY_MAX_BYTES = auto()
+    CALLBACK_BODY_MAX_BYTES = auto()
+    BODIES_MAX_BYTES = auto()
+    BODIES_PER_OWNER_MAX_BYTES = auto()
+    BODY_DEADLINE_S = auto()
+    UPLOAD_MAX_BYTES = auto()
+    UPLOAD_MIN_BYTES_PER_S = auto()
+    UPLOADS_MAX = auto()
+    UPLOADS_PER_PROJECT_MAX = auto()
+    STREAMS_MAX = auto()
+    STREAMS_PER_PROJECT_MAX = auto()
+    ENDPOINTS_PER_PROJECT_MAX = auto()
+    NOTIFY_MAX = auto()
+    CALLBACKS_PER_JOB_MAX = auto()
+    CALLBACK_BYTES_PER_JOB_MAX = auto()
+    DOUBTS_FREE = auto()
+    CHECKS_ASKED_PER_JOB = auto()
+    CHECKS_ASKED_PER_PROJECT = auto()
+    SPEND_MAX_PER_JOB = auto()
+    SPEND_MAX_PER_DAY = auto()
+    PROJECT_SPEND_MAX_PER_DAY = auto()
+    BACKLOG_MAX = auto()
+
+
 class RelayError(Exception):
-    """The root; `code` is the word a program can act on, the text is for a person."""
+    """The root; `code` is the word a program can act on, the text is for a person.
+
+    `bound` is the limit that was reached, where a setting says how much there may be.
+    """
 
     code = "error"
+
+    def __init__(self, text: str = "", *, bound: Bound | None = None) -> None:
+        super().__init__(text)
+        self.bound = bound
 
 
 class InvalidInput(RelayError):
@@ -85,8 +120,8 @@ class InvalidInput(RelayError):
 
     code = "invalid_input"
 
-    def __init__(self, errors: list[FieldError], detail: str | None = None) -> None:
-        super().__init__(detail or in_words(errors))
+    def __init__(self, errors: list[FieldError], detail: str | None = None, *, bound: Bound | None = None) -> None:
+        super().__init__(detail or in_words(errors), bound=bound)
         self.errors = bounded(errors)
 
 
@@ -171,8 +206,8 @@ class TooManyRequests(RelayError):
 
     code = "too_many_requests"
 
-    def __init__(self, text: str, retry_after_s: int = 1) -> None:
-        super().__init__(text)
+    def __init__(self, text: str, retry_after_s: int = 1, *, bound: Bound | None = None) -> None:
+        super().__init__(text, bound=bound)
         self.retry_after_s = retry_after_s
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from relay import __version__, log
+from relay.errors import Bound
 from relay.model.delivery import Outcome
 from relay.model.job import EventType, Job, Verdict
 
@@ -47,10 +48,20 @@ METRICS: Final = (
     Metric("relay_oldest_due_seconds", "gauge", "how late the delivery is that is due for longest", ()),
     Metric("relay_database_size_bytes", "gauge", "what the database takes on its disk", ()),
     Metric("relay_lookups_hung", "counter", "look-ups of host names that took longer than a second", ()),
-    Metric("relay_refused", "counter", "requests that were refused because a bound was reached, by bound", ("bound",)),
+    Metric(
+        "relay_refused",
+        "counter",
+        "what a limit refused, by the name of its setting",
+        ("bound",),
+    ),
     Metric("relay_streams_open", "gauge", "event streams that are open", ()),
     Metric("relay_connections", "gauge", "connections that are open", ()),
-    Metric("relay_connections_closed", "counter", "connections that relay closed itself, by why", ("reason",)),
+    Metric(
+        "relay_connections_closed",
+        "counter",
+        "connections that relay closed, by setting or reason",
+        ("reason",),
+    ),
     Metric("relay_log_lines_dropped", "counter", "log lines that standard output did not take", ()),
     Metric("relay_build_info", "gauge", "1, with the version as label", ("version",)),
 )
@@ -61,6 +72,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._values: Counter[tuple[str, ...]] = Counter({("relay_build_info", __version__): 1})
+        self._values.update({("relay_refused", bound): 0 for bound in Bound})
         self._words: set[tuple[str, str]] = set()
 
     def callback(self, provider: str, verdict: Verdict) -> None:
@@ -112,9 +124,10 @@ class Metrics:
         """The look-up of a host's name takes long."""
         self._values[("relay_lookups_hung",)] += 1
 
-    def refused(self, bound: str) -> None:
-        """A request was refused because a bound was reached."""
-        self._values["relay_refused", bound] += 1
+    def refused(self, bound: Bound | None) -> None:
+        """Count what was refused because a bound was reached; None is no bound."""
+        if bound is not None:
+            self._values["relay_refused", bound] += 1
 
     def streams_open(self, number: int) -> None:
         """An event stream was opened or closed; so many are open now."""

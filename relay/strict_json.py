@@ -22,6 +22,7 @@ _WRITER: Final = msgspec.json.Encoder()
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+DEPTH_MAX: Final = 64
 EXPONENTS_MAX: Final = 1_000
 """Numbers with an exponent of two digits or more: msgspec takes 8 µs for each, which is long for six bytes."""
 _EXPONENT: Final = re.compile(rb"\d[eE][+-]?\d\d")
@@ -44,7 +45,7 @@ class Parsed(msgspec.Struct, frozen=True):
     surrogates: bool
 
 
-def parse(raw: bytes, *, depth_max: int = 64) -> Parsed:
+def parse(raw: bytes, *, depth_max: int = DEPTH_MAX) -> Parsed:
     """The JSON value in the bytes (RFC 8259; UTF-8, with or without a BOM); BadBody says why there is none.
 
     Nothing else is raised, whatever the bytes.

@@ -110,7 +110,7 @@ class Streams:
         self._clock = clock
         self._draining = draining
         self._metrics = metrics
-        self._shares = Shares("streams", settings.streams_max, settings.streams_per_project_max, metrics)
+        self._shares = Shares("streams", settings.streams_max, settings.streams_per_project_max)
         self._buffer_bytes = settings.stream_buffer_bytes
         self._projects: dict[str, _Project] = {}
         self._catch_up = _CatchUp(clock, draining)

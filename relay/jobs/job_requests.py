@@ -7,7 +7,7 @@ import msgspec
 
 from relay import ids, validation
 from relay.context import Configured
-from relay.errors import FieldError, InvalidInput, ProviderNotConfigured
+from relay.errors import Bound, FieldError, InvalidInput, ProviderNotConfigured
 from relay.jobs.submission import HAND_OVER_MS
 from relay.model import payment
 from relay.model.delivery import Endpoint
@@ -53,6 +53,7 @@ class Intake:
         self._providers = providers
         self._policy = policy
         self._notify_max = notify_max
+        self._too_many = f"must be at most {notify_max} long"
 
     def job(self, body: object, project_id: str, now_ms: int) -> NewJob:
         """The job and its endpoints; InvalidInput, CallbackFieldReserved or ProviderNotConfigured say why not."""
@@ -67,7 +68,8 @@ class Intake:
         errors += _check_max_cost(given.get("max_cost"))
         errors += self._check_notify(given.get("notify")) + check_metadata(given.get("metadata"))
         if errors:
-            raise InvalidInput(errors)
+            too_many = any(error.path == "notify" and error.message == self._too_many for error in errors)
+            raise InvalidInput(errors, bound=Bound.NOTIFY_MAX if too_many else None)
         wanted = validation.read(body, JobRequest)
         deadline_at = now_ms + (wanted.deadline_s or DEADLINE_S) * 1000
         model = native.body.get("model")
@@ -107,7 +109,7 @@ class Intake:
         if not isinstance(notify, list):
             return []
         if len(notify) > self._notify_max:
-            return [FieldError("notify", f"must be at most {self._notify_max} long")]
+            return [FieldError("notify", self._too_many)]
         entries = [(f"notify[{index}]", entry) for index, entry in enumerate(notify) if isinstance(entry, dict)]
         return [error for path, entry in entries for error in check_endpoint(entry, self._policy, path)]
 

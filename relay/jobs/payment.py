@@ -23,7 +23,7 @@ import msgspec
 
 from relay import ids, log
 from relay.context import Calling
-from relay.errors import PaymentRefused, ProviderNotConfigured, SpendCapReached, StorageUnavailable, Unreadable
+from relay.errors import Bound, PaymentRefused, ProviderNotConfigured, SpendCapReached, StorageUnavailable, Unreadable
 from relay.lifecycle import reports
 from relay.lifecycle.reports import Move
 from relay.model.job import Cost, ErrorClass, Job, JobError, JobState, Reason, Verdict
@@ -140,7 +140,8 @@ class Payer:
         if offer.amount > policy.amount_max:
             raise SpendCapReached(
                 f"the job would cost {usdc(offer.amount)} USDC, and one job may cost {usdc(policy.amount_max)} USDC "
-                "(RELAY_SPEND_MAX_PER_JOB)"
+                "(RELAY_SPEND_MAX_PER_JOB)",
+                bound=Bound.SPEND_MAX_PER_JOB,
             )
         if max_cost is not None and offer.amount > max_cost:
             raise over_max_cost(offer.amount, max_cost)
@@ -192,6 +193,7 @@ class Payer:
             message = f"the provider gave no answer: {error}"
             return NotSent(_error(ErrorClass.PROVIDER_ERROR, "unreachable", message, True), retry=True)
         except (PaymentRefused, SpendCapReached, ProviderNotConfigured) as error:
+            self._calling.metrics.refused(error.bound)
             return NotSent(_error(ErrorClass.INVALID_INPUT, error.code, str(error), False), retry=False)
 
     async def prove(self, payment: Payment) -> None:

@@ -4,7 +4,7 @@ import math
 from collections import OrderedDict
 from typing import Final
 
-from relay.errors import TooManyRequests
+from relay.errors import Bound, TooManyRequests
 
 REMEMBERED_MAX: Final = 10_000
 """How many jobs and projects relay remembers the latest requested checks of."""
@@ -67,7 +67,11 @@ class AskedPace:
         for (kind, _), until_ms in self._asked(job_id, project_id, now_ms).items():
             if (late_ms := until_ms - now_ms - MINUTE_MS) > 0:
                 share = f"{self._per_minute[kind]} status checks a minute"
-                raise TooManyRequests(f"one {kind} may be asked about by {share}", math.ceil(late_ms / 1000))
+                raise TooManyRequests(
+                    f"one {kind} may be asked about by {share}",
+                    math.ceil(late_ms / 1000),
+                    bound=Bound(f"checks_asked_per_{kind}"),
+                )
 
     def ask(self, job_id: str, project_id: str, now_ms: int) -> None:
         """Count a client's request at a monotonic time; TooManyRequests as in `check`, and then nothing is counted."""

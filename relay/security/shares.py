@@ -4,17 +4,15 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from relay.errors import StorageUnavailable, TooManyRequests
-from relay.metrics import Metrics
+from relay.errors import Bound, StorageUnavailable, TooManyRequests
 
 
 class Shares:
-    """Counts what is open of one kind, and what is refused."""
+    """Counts what is open of one kind; `what` names it, and its settings, `…_MAX` and `…_PER_PROJECT_MAX`."""
 
-    def __init__(self, what: str, total_max: int, project_max: int, metrics: Metrics) -> None:
+    def __init__(self, what: str, total_max: int, project_max: int) -> None:
         self._what = what
         self._total_max, self._project_max = total_max, project_max
-        self._metrics = metrics
         self._open: Counter[str] = Counter()
 
     @property
@@ -25,11 +23,11 @@ class Shares:
     def check(self, project_id: str) -> None:
         """TooManyRequests where the project has its share, StorageUnavailable where there is no room for anyone."""
         if self._open[project_id] >= self._project_max:
-            self._metrics.refused(f"{self._what}_per_project")
-            raise TooManyRequests(f"this project has {self._project_max} {self._what} open, which is its share")
+            share = f"this project has {self._project_max} {self._what} open, which is its share"
+            raise TooManyRequests(share, bound=Bound(f"{self._what}_per_project_max"))
         if self.total >= self._total_max:
-            self._metrics.refused(self._what)
-            raise StorageUnavailable(f"{self._total_max} {self._what} are open, which is the most that relay holds")
+            most = f"{self._total_max} {self._what} are open, which is the most that relay holds"
+            raise StorageUnavailable(most, bound=Bound(f"{self._what}_max"))
 
     @contextmanager
     def taken(self, project_id: str) -> Iterator[None]:

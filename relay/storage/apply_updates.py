@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from relay import ids
+from relay.errors import Bound
 from relay.lifecycle import output_expiry
 from relay.lifecycle.reports import DoubtLimits, Move, doubted
 from relay.model import serializers
@@ -62,7 +63,10 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a fact; `fresh` is for dispatch, `announced` names the event."""
+    """What became of a fact; `fresh` is for dispatch, `announced` names the event.
+
+    `bounds` are the limits because of which a callback is not kept, or its job is not asked about immediately.
+    """
 
     job: Job | None
     verdict: Verdict
@@ -70,6 +74,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     announced: EventType | None = None
     reprocessing: Reprocessing | None = None
     fresh: Sequence[Fresh] = ()
+    bounds: tuple[Bound, ...] = ()
 
 
 class Room(msgspec.Struct, frozen=True):
@@ -126,6 +131,9 @@ class Recorder:
         fresh = await self._fan_out(transaction, [event for _, event in batch.events], listening)
         for (index, _), handed in zip(batch.events, fresh, strict=True):
             batch.results[index] = msgspec.structs.replace(batch.results[index], fresh=handed)
+        for index, bound in batch.bounds:
+            reached = batch.results[index]
+            batch.results[index] = msgspec.structs.replace(reached, bounds=(*reached.bounds, bound))
         if self._hints:
             await _hint(transaction, facts, batch.results)
         return batch.results
@@ -153,6 +161,7 @@ class _Batch:
         self.released: list[dict[str, Any]] = []
         self.calls: list[dict[str, Any]] = []
         self.events: list[tuple[int, NewEvent]] = []
+        self.bounds: list[tuple[int, Bound]] = []
         self.results: list[Recorded] = []
 
     def take(self, fact: Fact) -> None:
@@ -163,7 +172,7 @@ class _Batch:
             return
         moved = _judge(job, fact, self._heard)
         if moved and moved.doubtful:
-            moved = msgspec.structs.replace(moved, job=doubted(moved.job, self._room.doubts, fact.at))
+            moved = msgspec.structs.replace(moved, job=self._doubt(moved.job, fact.at))
         if moved and job and moved.job.outputs is not job.outputs:
             moved = self._timed(moved, fact.at)
         tombstone = self._elsewhere.tombstones.get(fact.job_id)
@@ -185,6 +194,17 @@ class _Batch:
             self._jobs[fact.job_id] = job
         self.results.append(recorded)
 
+    def _reach(self, bound: Bound) -> None:
+        """Note that the fact in hand reaches a limit."""
+        self.bounds.append((len(self.results), bound))
+
+    def _doubt(self, job: Job, at: int) -> Job:
+        """Return the job whose provider is asked about it, later if it was asked often."""
+        asked = doubted(job, self._room.doubts, at)
+        if asked is not job and asked.next_check_at is not None and asked.next_check_at > at:
+            self._reach(Bound.DOUBTS_FREE)
+        return asked
+
     def _timed(self, moved: Move, at: int) -> Move:
         """A move that brought another result, with the time at which it is told that this one expires."""
         due_at = output_expiry.due_at(moved.job.outputs, at, self._expiring_ms)
@@ -204,8 +224,12 @@ class _Batch:
             if self._elsewhere.bytes[fact.job_id] + size <= self._room.bytes_max:
                 self._elsewhere.bytes[fact.job_id] += size
                 self.callbacks.append(params)
-            elif job is not None:  # what it says counts, but there is no evidence of it: the provider is asked
-                job = doubted(job, self._room.doubts, fact.at)
+            else:
+                self._reach(Bound.CALLBACK_BYTES_PER_JOB_MAX)
+                # What the callback says counts, but there is no evidence of it: the provider is asked.
+                job = job and self._doubt(job, fact.at)
+        else:
+            self._reach(Bound.CALLBACKS_PER_JOB_MAX)
         if job is None:
             self._elsewhere.kept[fact.job_id] += 1
             return None

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from relay import ids, log
-from relay.errors import PaidOnce, SpendCapReached
+from relay.errors import Bound, PaidOnce, SpendCapReached
 from relay.model.job import Cost
 from relay.model.payment import Payment, PaymentState, usdc
 from relay.security.encryption import Seal, SealBroken, place
@@ -195,10 +195,14 @@ async def reserve(transaction: Transaction, payment: Payment, caps: Caps, seal: 
     if payment.amount > left:
         raise SpendCapReached(
             f"{price}, and {usdc(max(0, left))} of this project's {usdc(caps.project_day)} USDC are left today "
-            "(RELAY_PROJECT_SPEND_MAX_PER_DAY)"
+            "(RELAY_PROJECT_SPEND_MAX_PER_DAY)",
+            bound=Bound.PROJECT_SPEND_MAX_PER_DAY,
         )
     if int(spent["amount"]) + payment.amount > caps.day:
-        raise SpendCapReached(f"{price}, and so much is not left today for all projects (RELAY_SPEND_MAX_PER_DAY)")
+        raise SpendCapReached(
+            f"{price}, and so much is not left today for all projects (RELAY_SPEND_MAX_PER_DAY)",
+            bound=Bound.SPEND_MAX_PER_DAY,
+        )
     params: dict[str, Any] = {name: getattr(payment, name) for name in payment.__struct_fields__}
     await transaction.run_many(
         "insert_payment", [params | {"header": seal.seal(payment.header, place("payments", "header", payment.job_id))}]

@@ -11,7 +11,7 @@ import msgspec
 
 from relay.clock import Clock
 from relay.context import Configured, SignIn, send_signed_in
-from relay.errors import BodyTooLarge, FieldError, InvalidInput, ProviderNotConfigured, Unreadable
+from relay.errors import BodyTooLarge, Bound, FieldError, InvalidInput, ProviderNotConfigured, Unreadable
 from relay.model.provider_http import ApiAnswer, ApiRequest, FileRequest
 from relay.outbound.file_upload import FileClient
 from relay.outbound.provider_client import NoAnswer, NotSent, ProviderClient
@@ -117,7 +117,8 @@ class Uploads:
         """
         flow, configured = self._usable(provider)
         if given.size > self.size_max(provider):
-            raise BodyTooLarge(f"{provider} takes files of at most {self.size_max(provider)} bytes")
+            too_large = f"{provider} takes files of at most {self.size_max(provider)} bytes"
+            raise BodyTooLarge(too_large, bound=Bound.UPLOAD_MAX_BYTES)
         start, pieces = await _peeked(given.pieces)
         type_ = checked_type(start, given.content_type)
         file = File(name=plain_name(given.name, type_), content_type=type_, size=given.size)

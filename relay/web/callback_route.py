@@ -145,6 +145,7 @@ class Callbacks:
         try:
             return await self._take(provider, claims, scope, receive)
         except (StorageUnavailable, KeyUnknown) as error:
+            self._app.metrics.refused(error.bound)
             return _not_stored(provider, claims, error)
 
     async def _take(self, provider: str, claims: Claims, scope: Scope, receive: Receive) -> Answer:
@@ -158,12 +159,15 @@ class Callbacks:
             )
             body = await request_body.read(receive, limits)
         except request_body.Capped as error:
+            self._app.metrics.refused(error.bound)
             await receiver.note_unread(provider, claims, headers, error.start, "the body is over the limit")
             return Answer(413)
-        except request_body.OwnerFull:
+        except request_body.OwnerFull as error:
+            self._app.metrics.refused(error.bound)
             await receiver.note_unread(provider, claims, headers, b"", "too many bodies of its job were open")
             return Answer(413)
-        except request_body.BodyTooSlow:
+        except request_body.BodyTooSlow as error:
+            self._app.metrics.refused(error.bound)
             await receiver.note_unread(provider, claims, headers, b"", "the body was too slow")
             return Answer(408, header=(b"connection", b"close"))
         except request_body.BodyCut:

@@ -25,18 +25,21 @@ OUTBOUND_SHARE: Final = 2
 
 
 class Closed(StrEnum):
-    """Why relay closed a connection by itself."""
+    """Why relay closed a connection by itself: the name of a setting without `RELAY_`, or another reason.
+
+    One that is `evicted` made room for another connection, because of `RELAY_CONNECTIONS_MAX`.
+    """
 
     CONNECTIONS_MAX = "connections_max"
     EVICTED = "evicted"
     PIPELINED_MAX = "pipelined_max"
     HEAD_MAX_BYTES = "head_max_bytes"
     HEADERS_MAX = "headers_max"
-    HEADER_DEADLINE = "header_deadline"
-    WRITE_DEADLINE = "write_deadline"
-    LINGER = "linger"
+    HEADER_DEADLINE = "header_deadline_s"
+    WRITE_DEADLINE = "write_deadline_s"
+    LINGER = "linger_s"
     LINGER_MAX_BYTES = "linger_max_bytes"
-    IDLE = "idle"
+    IDLE = "idle_s"
     NOT_HTTP = "not_http"
     TUNNEL = "tunnel"
 

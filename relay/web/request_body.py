@@ -13,13 +13,13 @@ from relay.errors import (
     ERRORS_MAX,
     BadBody,
     BodyTooLarge,
+    Bound,
     FieldError,
     InvalidInput,
     RelayError,
     StorageUnavailable,
     TooManyRequests,
 )
-from relay.metrics import Metrics
 from relay.model import text
 from relay.settings import Settings
 
@@ -39,8 +39,8 @@ class BodyCut(Exception):
 class Capped(BodyTooLarge):
     """Over the cap; `start` is what was read until then."""
 
-    def __init__(self, max_bytes: int, start: bytes) -> None:
-        super().__init__(f"the body is over its limit of {max_bytes} bytes")
+    def __init__(self, max_bytes: int, start: bytes, bound: Bound) -> None:
+        super().__init__(f"the body is over its limit of {max_bytes} bytes", bound=bound)
         self.start = start
 
 
@@ -84,9 +84,8 @@ class BodyMemory:
     verified. A body that came in one piece with its head takes none.
     """
 
-    def __init__(self, room: Room, metrics: Metrics) -> None:
+    def __init__(self, room: Room) -> None:
         self._room = room
-        self._metrics = metrics
         self._taken_bytes = 0
         self._of_requests_bytes = 0
         self._owners: Counter[Owner] = Counter()
@@ -95,12 +94,12 @@ class BodyMemory:
         """Count `size` bytes more; OwnerFull or MemoryFull if there is no room for them."""
         room = self._room
         if self._owners[owner] + size > room.per_owner_max_bytes:
-            self._metrics.refused("bodies_per_owner")
-            raise OwnerFull("too many bodies are open at the same time: finish some of them first")
+            full = "too many bodies are open at the same time: finish some of them first"
+            raise OwnerFull(full, bound=Bound.BODIES_PER_OWNER_MAX_BYTES)
         of_requests = self._of_requests_bytes + (0 if owner.is_callback else size)
         if self._taken_bytes + size > room.max_bytes or of_requests > room.requests_max_bytes:
-            self._metrics.refused("bodies")
-            raise MemoryFull("too many bodies are open at the same time; send the request again")
+            full = "too many bodies are open at the same time; send the request again"
+            raise MemoryFull(full, bound=Bound.BODIES_MAX_BYTES)
         self._owners[owner] += size
         self._taken_bytes += size
         self._of_requests_bytes = of_requests
@@ -123,6 +122,11 @@ class Limits(msgspec.Struct, frozen=True):
     memory: BodyMemory
     owner: Owner
 
+    @property
+    def bound(self) -> Bound:
+        """Return which limit `max_bytes` is."""
+        return Bound.CALLBACK_BODY_MAX_BYTES if self.owner.is_callback else Bound.REQUEST_BODY_MAX_BYTES
+
 
 async def read(receive: Receive, limits: Limits) -> bytes:
     """Return the body.
@@ -140,14 +144,16 @@ async def read(receive: Receive, limits: Limits) -> bytes:
                     raise BodyCut
                 piece = part.get("body", b"")
                 if len(body) + len(piece) > limits.max_bytes:
-                    raise Capped(limits.max_bytes, bytes((body + piece)[: limits.max_bytes]))
+                    start = bytes((body + piece)[: limits.max_bytes])
+                    raise Capped(limits.max_bytes, start, limits.bound)
                 if not part.get("more_body"):
                     return bytes(body + piece)
                 limits.memory.take(limits.owner, len(piece))
                 taken += len(piece)
                 body += piece
     except TimeoutError:
-        raise BodyTooSlow(f"the body did not arrive within {limits.deadline_s:g} s") from None
+        late = f"the body did not arrive within {limits.deadline_s:g} s"
+        raise BodyTooSlow(late, bound=Bound.BODY_DEADLINE_S) from None
     finally:
         limits.memory.give_back(limits.owner, taken)
 

@@ -81,7 +81,7 @@ class Server(uvicorn.Server):
 def server(app: App, host: str, port: int) -> Server:
     """A server of an open relay that is ready to be run."""
     settings = app.settings
-    memory = BodyMemory(room_of(settings), app.metrics)
+    memory = BodyMemory(room_of(settings))
     callbacks = Callbacks(app, memory)
     room = max_open(settings.connections_max)
     if room < settings.connections_max:

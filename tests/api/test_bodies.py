@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from relay import settings
 from relay.errors import SettingsError
-from relay.metrics import Metrics
 from relay.web.request_body import BodyMemory, MemoryFull, Owner, OwnerFull, Room, room_of
 from tests.api.test_connections import peer, request
 from tests.support.calling_back import DONE, kept, state
@@ -52,7 +51,7 @@ async def test_a_project_has_its_share(running: Running, over: int) -> None:
             assert (await sender.answer())[0] == 422
     assert (await running.client.post("/v1/quotes", content=b" " * SHARE_BYTES)).status_code == 422
     shown = (await running.client.get("/metrics")).text
-    assert ('relay_refused_total{bound="bodies_per_owner"} 1.0' in shown) == bool(over)
+    assert ('relay_refused_total{bound="bodies_per_owner_max_bytes"} 1.0' in shown) == bool(over)
 
 
 async def test_a_job_has_its_share(running: Running) -> None:
@@ -94,7 +93,7 @@ async def test_bodies_of_clients_leave_room_for_callbacks(tmp_path: Path, over: 
             assert (await client.answer())[0] == (503 if over else 422)
         assert await state(running, job) == "succeeded"
         shown = (await running.client.get("/metrics")).text
-        assert ('relay_refused_total{bound="bodies"} 1.0' in shown) == bool(over)
+        assert ('relay_refused_total{bound="bodies_max_bytes"} 1.0' in shown) == bool(over)
 
 
 OWNERS = st.builds(Owner, st.sampled_from("abcdefgh"), st.booleans())
@@ -103,7 +102,7 @@ OWNERS = st.builds(Owner, st.sampled_from("abcdefgh"), st.booleans())
 @given(st.lists(st.tuples(OWNERS, st.integers(0, 21)), max_size=60))
 def test_what_is_taken_never_exceeds_its_bounds(asked: list[tuple[Owner, int]]) -> None:
     """Take exactly what fits in the owner's share, in all, and beside the callbacks' part; have all of it back."""
-    memory = BodyMemory(ROOM, Metrics())
+    memory = BodyMemory(ROOM)
     taken: list[tuple[Owner, int]] = []
     for owner, size in asked:
         own = sum(bytes_ for name, bytes_ in taken if name == owner) + size
@@ -125,7 +124,7 @@ def test_what_is_taken_never_exceeds_its_bounds(asked: list[tuple[Owner, int]]) 
 
 def test_requests_of_clients_have_less_room_than_callbacks() -> None:
     """Refuse the byte of a project over what is not kept for callbacks, and the byte of a callback over all."""
-    memory = BodyMemory(ROOM, Metrics())
+    memory = BodyMemory(ROOM)
     for number in range(6):
         memory.take(Owner(str(number)), 20)
     with pytest.raises(MemoryFull):

@@ -297,10 +297,10 @@ async def test_a_sender_goes_on_for_a_bounded_number_of_bytes(running: Running, 
         await sender.send(request("POST", "/nowhere", "content-length: 1000000000"))
         assert (await sender.answer())[0] == 404
         await sender.send(b" " * (LINGER_MAX_BYTES + over))
-        reason = "linger_max_bytes" if over else "linger"
+        reason = "linger_max_bytes" if over else "linger_s"
         while not await closed_by(running, reason):  # noqa: ASYNC110 - what is awaited is behind HTTP
             await asyncio.sleep(0.01)
-    assert not await closed_by(running, "linger" if over else "linger_max_bytes")
+    assert not await closed_by(running, "linger_s" if over else "linger_max_bytes")
 
 
 async def test_a_sender_goes_on_for_a_bounded_time(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ async def test_a_sender_goes_on_for_a_bounded_time(tmp_path: Path) -> None:
         began_s = loop.time()
         await sender.send(request("POST", "/nowhere", "content-length: 1000000000"))
         assert (await sender.answer())[0] == 404
-        while not await closed_by(running, "linger"):
+        while not await closed_by(running, "linger_s"):
             await sender.send(b" ")
             await asyncio.sleep(0.01)
         assert 0.4 <= loop.time() - began_s < 1.9
@@ -325,7 +325,7 @@ async def test_an_idle_connection_is_closed_in_time(tmp_path: Path) -> None:
         began_s = loop.time()
         assert await idle.closed() == b""
         assert 0.59 <= loop.time() - began_s < 0.6 + SWEEP_S + 0.5
-        assert await closed_by(running, "idle")
+        assert await closed_by(running, "idle_s")
 
 
 @pytest.mark.parametrize("start", [b"", b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nhost: relay\r\nx-a: 1"])
@@ -337,7 +337,7 @@ async def test_a_head_has_a_deadline(running: Running, start: bytes) -> None:
         await sender.send(start)
         assert await sender.closed() == b""
         assert loop.time() - began >= HEAD_S
-    assert await closed_by(running, "header_deadline")
+    assert await closed_by(running, "header_deadline_s")
 
 
 async def test_a_later_head_has_a_deadline_of_its_own(running: Running) -> None:
@@ -446,7 +446,7 @@ async def test_an_answer_that_nobody_takes_has_a_deadline(running: Running) -> N
         async with asyncio.timeout(10):
             await loop.sock_connect(client, listening.getsockname())
             await loop.sock_sendall(client, request("GET", "/v1/jobs?limit=200", AUTHORIZED))
-            cut = 'relay_connections_closed_total{reason="write_deadline"} 1.0'
+            cut = 'relay_connections_closed_total{reason="write_deadline_s"} 1.0'
             while not await metric(running, cut):  # noqa: ASYNC110 - what is awaited is behind HTTP
                 await asyncio.sleep(0.01)
         http.should_exit = True

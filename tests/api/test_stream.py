@@ -145,7 +145,7 @@ async def test_streams_have_their_number(tmp_path: Path, most: str, status: int)
             assert answer.status_code == status
             assert int(answer.headers["retry-after"]) in (1, 2)
             shown = (await running.client.get("/metrics")).text
-            bound = "streams_per_project" if most else "streams"
+            bound = "streams_per_project_max" if most else "streams_max"
             assert f'relay_refused_total{{bound="{bound}"}} 1.0' in shown
             assert "relay_streams_open 2.0" in shown
         status = 0

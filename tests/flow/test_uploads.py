@@ -28,7 +28,6 @@ from starlette.routing import Route
 from relay.clock import SystemClock, parse_rfc3339, rfc3339
 from relay.context import Configured, SignIn
 from relay.errors import BodyTooLarge, InvalidInput, ProviderNotConfigured
-from relay.metrics import Metrics
 from relay.model.provider_http import ApiAnswer, ApiRequest, FileRequest
 from relay.outbound.file_upload import FileClient
 from relay.outbound.provider_client import ANSWER_MAX_BYTES, NoAnswer, NotSent, ProviderClient
@@ -86,7 +85,7 @@ async def uploads_at(
     adapters = {**PROVIDERS, **DEV_PROVIDERS, "stablestudio": Studio(), "x402org": EvoLink()}
     providers = {name: Configured(adapter, origin, api_key) for name, adapter in adapters.items()}
     async with ProviderClient() as client, FileClient(AddressPolicy((), allow_http=True)) as files:
-        limits = UploadLimits(size_max, Shares("uploads", 8, 8, Metrics()))
+        limits = UploadLimits(size_max, Shares("uploads", 8, 8))
         yield Uploads(providers, StepSender(client, files, signs_in), SystemClock(), limits, buyer)
 
 

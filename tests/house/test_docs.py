@@ -14,14 +14,20 @@ import standardwebhooks
 
 from relay import settings
 from relay.backoff import DEFAULT_SCHEDULE_S
+from relay.errors import Bound
 from relay.jobs.job_requests import JobRequest, Notify
+from relay.metrics import METRICS
 from relay.model import delivery as outbox
 from relay.model import job as model
 from relay.model import serializers
 from relay.security import signatures
 from relay.storage.fan_out import matches
+from relay.strict_json import DEPTH_MAX as CALLBACK_DEPTH_MAX
+from relay.strict_json import EXPONENTS_MAX
 from relay.web.api import endpoints
+from relay.web.connections import Closed
 from relay.web.problems import STATUSES
+from relay.web.request_body import DEPTH_MAX
 from relay.web.routes import API
 from tests.support.documented import documented
 from tests.support.running import relay
@@ -172,6 +178,34 @@ def test_the_api_page_has_every_route_and_no_other() -> None:
     assert rows == {(method, path, scope) for method, path, _, scope in API}
 
 
+def test_the_api_page_has_every_metric() -> None:
+    """Have each metric in the table, in its order: name as it is exposed, kind, labels and meaning, and no other."""
+    found = re.findall(r"^\| `(relay_\w+)` \| (\w+) \| (.*?) \| (.*) \|$", API_PAGE, re.MULTILINE)
+    assert found == [
+        (
+            f"{metric.name}_total" if metric.kind == "counter" else metric.name,
+            metric.kind,
+            " ".join(f"`{label}`" for label in metric.labels) or "–",
+            metric.meaning,
+        )
+        for metric in METRICS
+    ]
+
+
+def test_the_api_page_has_every_limit() -> None:
+    """Have each limit that is counted in the table by its setting, and the values of those that are no settings."""
+    page = section(API_PAGE, "\n## Limits\n", "\n## ")
+    counted = {f"RELAY_{bound.upper()}" for bound in (*Bound, *Closed) if bound in settings.Settings.__struct_fields__}
+    found = re.findall(r"^\| `(RELAY_\w+)` \|", page, re.MULTILINE)
+    assert sorted(found) == sorted(counted)
+    fixed = dict(re.findall(r"^\| (how deep the JSON of a \w+|numbers)[^|]* \| (\d+)[^|]* \|$", page, re.MULTILINE))
+    assert fixed == {
+        "how deep the JSON of a request": str(DEPTH_MAX),
+        "how deep the JSON of a callback": str(CALLBACK_DEPTH_MAX),
+        "numbers": str(EXPONENTS_MAX),
+    }
+
+
 def test_the_api_page_has_the_retry_schedule() -> None:
     """The table of retries is the default schedule: each delay, and the time since the first attempt."""
     rows = re.findall(r"^\| (\d+) \| (\S+ \S+|at once) \| (\S+ \S+|–) \|$", API_PAGE, re.MULTILINE)
@@ -193,7 +227,7 @@ def test_the_api_page_has_the_retry_schedule() -> None:
 
 def test_the_api_page_has_every_problem() -> None:
     """Each code with its status."""
-    rows = {code: int(status) for code, status in re.findall(r"^\| `(\w+)` \| (\d+) \|", API_PAGE, re.MULTILINE)}
+    rows = {code: int(status) for code, status in re.findall(r"^\| `([a-z_]+)` \| (\d+) \|", API_PAGE, re.MULTILINE)}
     assert rows == STATUSES
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import BadBody
-from relay.strict_json import EXPONENTS_MAX, Parsed, parse
+from relay.strict_json import DEPTH_MAX, EXPONENTS_MAX, Parsed, parse
 
 # Text without lone surrogates, which is all that a body in UTF-8 can hold unescaped.
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -95,6 +95,13 @@ def test_depth_is_exact(text: str, depth_max: int) -> None:
 def test_many_brackets_side_by_side_are_not_deep() -> None:
     """A wide body passes."""
     assert parse(b"[" + b'{"a":[]},' * 5000 + b"0]").value == [{"a": []}] * 5000 + [0]
+
+
+def test_a_callback_may_nest_64_levels() -> None:
+    """Read JSON of the depth that holds where no other is given, and refuse one level more."""
+    assert parse(nested(DEPTH_MAX)).duplicates == frozenset()
+    with pytest.raises(BadBody, match="deeper than 64 levels"):
+        parse(nested(DEPTH_MAX + 1))
 
 
 @given(values)

@@ -73,7 +73,7 @@ def test_the_last_ten_thousand_askers_are_remembered(others: int, remembered: bo
 
 def test_a_share_and_the_whole_are_bounded() -> None:
     """Refuse a project its third and everybody the fourth, and take one again as soon as one is given back."""
-    shares = Shares("streams", 3, 2, Metrics())
+    shares = Shares("streams", 3, 2)
     with shares.taken("a"):
         with shares.taken("a"):
             with pytest.raises(TooManyRequests):
@@ -144,7 +144,7 @@ def test_a_repeated_key_is_named_in_sixty_characters() -> None:
 
 def test_an_owner_has_its_share_of_the_memory() -> None:
     """Take a share to the byte, and what was given back again."""
-    memory = BodyMemory(Room(160, 20, 160), Metrics())
+    memory = BodyMemory(Room(160, 20, 160))
     memory.take(Owner("a"), 20)
     with pytest.raises(OwnerFull):
         memory.take(Owner("a"), 1)
@@ -181,7 +181,7 @@ def received(*pieces: bytes, cut: bool = False) -> Callable[[], "asyncio.Future[
 @pytest.mark.parametrize("pieces", [(b"12345678",), (b"1234", b"5678"), (b"", b"12345678", b"")])
 async def test_a_body_is_read_up_to_its_cap(pieces: Sequence[bytes]) -> None:
     """Read a body of exactly the cap, refuse one of a byte more with its start, and give all memory back."""
-    memory = BodyMemory(Room(64, 8, 64), Metrics())
+    memory = BodyMemory(Room(64, 8, 64))
 
     async def read(max_bytes: int, *pieces: bytes, cut: bool = False) -> bytes:
         receive = received(*pieces, cut=cut)

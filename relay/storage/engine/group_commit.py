@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Any, TypeVar
 
-from relay.errors import StorageUnavailable
+from relay.errors import Bound, StorageUnavailable
 from relay.storage import idempotency
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.idempotency import Tie
@@ -66,7 +66,8 @@ class Writer:
         """The same for a caller that is no coroutine: the future is done after COMMIT."""
         if len(self._backlog) >= self._backlog_max and not urgent:
             raise StorageUnavailable(
-                "too many writes are waiting (RELAY_BACKLOG_MAX): the database is slower than the requests"
+                "too many writes are waiting (RELAY_BACKLOG_MAX): the database is slower than the requests",
+                bound=Bound.BACKLOG_MAX,
             )
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         (self._urgent if urgent else self._backlog).append(_Waiting(operation, item, done, tie))

@@ -168,6 +168,7 @@ def handled(
                 return await handler(call)
             return await once(call, raw, handler)
         except RelayError as error:
+            app.metrics.refused(error.bound)
             return problems.of_error(error)
         except request_body.BodyCut:
             return problems.problem("bad_body", "the body was not whole")

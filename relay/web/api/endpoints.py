@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from relay import ids, validation
 from relay.clock import rfc3339
-from relay.errors import ERRORS_MAX, Conflict, FieldError, InvalidInput, NotFound
+from relay.errors import ERRORS_MAX, Bound, Conflict, FieldError, InvalidInput, NotFound
 from relay.jobs.job_requests import Metadata, Patterns, check_endpoint, check_metadata
 from relay.model import serializers
 from relay.model.delivery import Endpoint, Redelivery
@@ -95,7 +95,8 @@ async def create(call: Call) -> Response:
     most = call.app.settings.endpoints_per_project_max
     if not await call.app.store.endpoints.create(endpoint, most, call.tie(lambda stored: answer if stored else None)):
         raise Conflict(
-            f"this project has {most} endpoints, the most that RELAY_ENDPOINTS_PER_PROJECT_MAX allows: delete one first"
+            f"this project has {most} endpoints, as many as RELAY_ENDPOINTS_PER_PROJECT_MAX allows: delete one",
+            bound=Bound.ENDPOINTS_PER_PROJECT_MAX,
         )
     return answer
 

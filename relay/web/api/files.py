@@ -16,7 +16,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.responses import Response
 
 from relay import validation
-from relay.errors import BadBody, BodyTooLarge, FieldError, InvalidInput, RelayError, StorageUnavailable
+from relay.errors import BadBody, BodyTooLarge, Bound, FieldError, InvalidInput, RelayError, StorageUnavailable
 from relay.model import text
 from relay.model.payment import max_cost
 from relay.uploads.file_uploads import GivenFile, Upload, Uploads
@@ -82,7 +82,7 @@ def _boundary(call: Call) -> bytes:
         raise BadBody("multipart/form-data needs its boundary in the content-type")
     length, most = call.request.headers.get("content-length", ""), call.app.settings.upload_max_bytes
     if length.isascii() and length.isdigit() and int(length[:20]) > most + AROUND_MAX_BYTES:
-        raise BodyTooLarge(f"the file is over its limit of {most} bytes")
+        raise BodyTooLarge(f"the file is over its limit of {most} bytes", bound=Bound.UPLOAD_MAX_BYTES)
     return options[b"boundary"]
 
 
@@ -108,7 +108,8 @@ async def _read(call: Call, form: "Form") -> None:
                 limit.reschedule(min(ends_at, latest))
     except TimeoutError:
         raise request_body.BodyTooSlow(
-            f"the form came at less than {pace} bytes a second, after {first_s:g} s to begin, or took {FORM_S:g} s"
+            f"the form came at less than {pace} bytes a second, after {first_s:g} s to begin, or took {FORM_S:g} s",
+            bound=Bound.UPLOAD_MIN_BYTES_PER_S,
         ) from None
 
 
@@ -161,7 +162,8 @@ class Form:
         except FormParserError:
             raise BadBody("the form cannot be read: it is not what its boundary says") from None
         if self._came - self.size > AROUND_MAX_BYTES:
-            raise BodyTooLarge(f"the form holds more than {AROUND_MAX_BYTES} bytes besides its file")
+            too_much = f"the form holds more than {AROUND_MAX_BYTES} bytes besides its file"
+            raise BodyTooLarge(too_much, bound=Bound.UPLOAD_MAX_BYTES)
         if len(self._unwritten) >= PIECE_BYTES:
             await self._write()
 
@@ -251,4 +253,5 @@ class Form:
         """BodyTooLarge for a file over the limit that is known by now."""
         if self.size > self._size_max:
             whose = f" of {self.provider}" if self.provider else ""
-            raise BodyTooLarge(f"the file is over the limit{whose}: {self._size_max} bytes")
+            too_large = f"the file is over the limit{whose}: {self._size_max} bytes"
+            raise BodyTooLarge(too_large, bound=Bound.UPLOAD_MAX_BYTES)
