@@ -8,7 +8,7 @@ from typing import Final
 from relay.clock import Clock
 from relay.model.job import Job
 
-LOOK_EVERY_MS: Final = 1_000
+READ_EVERY_MS: Final = 1_000
 """Another process may end the job, so the row is also read this often."""
 
 
@@ -36,18 +36,18 @@ class Waiting:
         for woken in [event for events in self._waiters.values() for event in events]:
             woken.set()
 
-    async def final(self, job: Job, look: Callable[[], Awaitable[Job | None]], until_monotonic_ms: int) -> Job:
+    async def final(self, job: Job, read: Callable[[], Awaitable[Job | None]], until_monotonic_ms: int) -> Job:
         """Return the job as it is when it is final, when the time is over, or when relay stops."""
         woken = asyncio.Event()
         self._waiters[job.id].add(woken)
         try:
             while True:
-                job = await look() or job
+                job = await read() or job
                 now_ms = self._clock.monotonic_ms()
                 if job.state.final or now_ms >= until_monotonic_ms or self._draining.is_set():
                     return job
                 woken.clear()
-                await self._clock.wait(woken, until_monotonic_ms=min(until_monotonic_ms, now_ms + LOOK_EVERY_MS))
+                await self._clock.wait(woken, until_monotonic_ms=min(until_monotonic_ms, now_ms + READ_EVERY_MS))
         finally:
             self._waiters[job.id].discard(woken)
             if not self._waiters[job.id]:

@@ -50,8 +50,8 @@ class Quoter:
             raise InvalidInput(wrong)
         known = self._calling.providers
         if unknown := [name for name in names or () if name not in known]:
-            words = f"there is no {unknown[0][:64]!r}; there are {', '.join(sorted(known))}"
-            raise InvalidInput([FieldError("providers", words)])
+            message = f"there is no {unknown[0][:64]!r}; there are {', '.join(sorted(known))}"
+            raise InvalidInput([FieldError("providers", message)])
         found = await asyncio.gather(*(self._quote(name, fields) for name in dict.fromkeys(names or known)))
         by_name = {quote.provider: quote for quote in found}
         ordered = [by_name[name] for name, _ in cheapest_first((quote.provider, quote.price) for quote in found)]

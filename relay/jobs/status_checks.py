@@ -89,9 +89,9 @@ class Checker:
         job = await self._store.jobs.claim_check(asked.id, self._clock.now_ms() + LEASE_MS)
         if job is None or job.provider not in self._paces:
             return None
-        checking_it = self._begin(job, tie)
-        await asyncio.wait([checking_it], timeout=NOW_WITHIN_S)
-        return checking_it.result() if checking_it.done() else None
+        checking = self._begin(job, tie)
+        await asyncio.wait([checking], timeout=NOW_WITHIN_S)
+        return checking.result() if checking.done() else None
 
     async def _start(self, due: dict[str, int], now_ms: int) -> bool:
         """Claim and start the due checks within each provider's rate limit; return whether any was started.
@@ -117,10 +117,10 @@ class Checker:
     def _begin(self, job: Job, tie: Tie | None = None) -> "asyncio.Task[Recorded | None]":
         """Start one check."""
         self._paces[job.provider].started(self._clock.monotonic_ms())
-        checking_it = asyncio.create_task(self._check(job, tie), name=f"check {job.id}")
-        self._under_way.add(checking_it)
-        checking_it.add_done_callback(partial(self._done, job.provider))
-        return checking_it
+        checking = asyncio.create_task(self._check(job, tie), name=f"check {job.id}")
+        self._under_way.add(checking)
+        checking.add_done_callback(partial(self._done, job.provider))
+        return checking
 
     async def _check(self, job: Job, tie: Tie | None) -> Recorded | None:
         """Check one job and commit the result; after a failure in between it is due again when the lease ends."""

@@ -171,7 +171,7 @@ class Submitter:
                 assert_never(exchange)
 
     def _read(self, provider: Configured, answer: ApiAnswer) -> Sent:
-        """Return what an answer means for the job."""
+        """Return how the submission ended, as the adapter reads the provider's answer."""
         read = provider.adapter.read_submission(answer)
         match read:
             case Accepted(report):
@@ -215,13 +215,13 @@ class Submitter:
 
 def _accepted(job: Job, report: Report, first_ms: int, now_ms: int) -> Move:
     """Return the job that its provider accepted, with its first status check in `first_ms`."""
-    word = Word(report=report, source=FinishedBy.SUBMIT_ANSWER, verification=Verification.FETCH)
-    heard = reports.hear(job, word, now_ms)
-    return reports.asked_later(_asked_by_id(heard, now_ms), now_ms + first_ms, now_ms)
+    answered = Word(report=report, source=FinishedBy.SUBMIT_ANSWER, verification=Verification.FETCH)
+    accepted = reports.hear(job, answered, now_ms)
+    return reports.asked_later(_confirm_now(accepted, now_ms), now_ms + first_ms, now_ms)
 
 
-def _asked_by_id(move: Move, now_ms: int) -> Move:
-    """Schedule the confirmation of a callback that came before the provider's id was known."""
+def _confirm_now(move: Move, now_ms: int) -> Move:
+    """Return the job with a status check due now, if a callback that came before the provider's id is unconfirmed."""
     job = move.job
     if job.claim is None or job.state.final or job.next_check_at is not None:
         return move

@@ -1,20 +1,23 @@
 """Decides what a status check does to a job: pure functions, as in `lifecycle/reports.py`.
 
-    the provider's status route    no claim             a claim, not ended by the     a claim against the
-                                                        provider                      provider's own end
+    the provider's status route    nothing unconfirmed  an unconfirmed result of a    an unconfirmed result that
+                                                        job that its provider has     contradicts the provider's
+                                                        not ended                     own end of the job
     ─────────────────────────────  ───────────────────  ────────────────────────────  ─────────────────────────────
-    gives the claimed status       –                    confirmed: the job ends       corrected: `job.corrected`
+    gives the unconfirmed status   –                    confirmed: the job ends       corrected: `job.corrected`
     gives another final status     the job ends         the status route counts       its own end stands if it is
                                                                                       that, else checked again
     gives a status not final       recorded             disputed: checked again       checked again
-    gives no verdict               lost if it says so   believed on the callback's    checked again, for ten minutes
-                                   or is silent long    token when the time is over   at most
-                                   enough, else
+    gives no verdict               lost if the job is   believed on the callback's    checked again, for ten minutes
+                                   not found, or the    token when the time is over   at most
+                                   provider silent,
+                                   for too long; else
                                    checked again
 
-A claim is a final status that only an unsigned callback has reported. A success without a result is checked twice more
-before it counts as a failure. A job that its provider does not know is lost after three such answers and ten minutes,
-because a replica may not know a new job yet. A job past its deadline is checked one last time before it expires.
+An unconfirmed result is a final status that only an unsigned callback has reported. A success without a result is
+checked twice more before it counts as a failure. A job that its provider does not know is lost after three such answers
+and ten minutes, because a replica may not know a new job yet. A job past its deadline is checked one last time before
+it expires.
 """
 
 from enum import StrEnum
@@ -80,18 +83,18 @@ def decide(job: Job, check: Checked, now_ms: int) -> Move:
     if check.asked_id and check.asked_id != job.provider_job_id:
         return Move(job, Verdict.RECORDED, "asked under an id that turned out to be another job's")
     if claim is None:
-        move = _without_claim(job, check, now_ms)
+        move = _nothing_unconfirmed(job, check, now_ms)
     elif check.started_at < claim.at and not (check.report and check.report.state is claim.report.state):
         return Move(job, Verdict.RECORDED, "asked before the callback came, so it says nothing about that")
     elif job.state.final and not reports.ended_by_relay(job):
-        move = _against_an_end(job, claim, check, now_ms)
+        move = _contradiction(job, claim, check, now_ms)
     else:
-        move = _with_claim(job, claim, check, now_ms)
+        move = _unconfirmed(job, claim, check, now_ms)
     return move if move.job.state.final else _scheduled(move, check, now_ms)
 
 
-def _without_claim(job: Job, check: Checked, now_ms: int) -> Move:
-    """Decide about a job of which no unconfirmed final status is known."""
+def _nothing_unconfirmed(job: Job, check: Checked, now_ms: int) -> Move:
+    """Decide about a job without an unconfirmed result."""
     if check.report is not None:
         return reports.hear(job, by_check(check.report), now_ms)
     if job.state.final:
@@ -108,8 +111,8 @@ def _without_claim(job: Job, check: Checked, now_ms: int) -> Move:
     return Move(job, Verdict.RECORDED, f"no verdict about the job: {check.finding}")
 
 
-def _with_claim(job: Job, claim: Claim, check: Checked, now_ms: int) -> Move:
-    """Decide about a claim where the job is open, or was ended by relay alone."""
+def _unconfirmed(job: Job, claim: Claim, check: Checked, now_ms: int) -> Move:
+    """Decide about an unconfirmed result where the job is open, or was ended by relay alone."""
     match _verdict(job, check):
         case None if check.finding is Finding.NOT_FOUND and reports.awaits_answer(job, now_ms):
             return Move(job, Verdict.RECORDED, "not found under the callback's id: the submission's answer decides")
@@ -122,19 +125,19 @@ def _with_claim(job: Job, claim: Claim, check: Checked, now_ms: int) -> Move:
         case Report(state=claim.report.state) as report:
             return _confirmed(job, claim, report, now_ms)
         case Report(state=JobState(final=True)) as report:
-            heard = reports.hear(reports.dropped(job), by_check(report), now_ms)
-            return msgspec.structs.replace(heard, reason=f"{_contradiction(claim, report)}: that counts")
+            applied = reports.hear(reports.dropped(job), by_check(report), now_ms)
+            return msgspec.structs.replace(applied, reason=f"{_says_both(claim, report)}: that counts")
         case report:
-            reason = f"{_contradiction(claim, report)}: asked again"
+            reason = f"{_says_both(claim, report)}: asked again"
             if job.state.final:
                 return _checked_again(job, claim, reason, now_ms)
-            heard = reports.hear(reports.dropped(job), by_check(report), now_ms)
-            after = msgspec.structs.replace(heard.job, claim=_tried(claim))
-            return msgspec.structs.replace(heard, job=after, reason=reason)
+            applied = reports.hear(reports.dropped(job), by_check(report), now_ms)
+            after = msgspec.structs.replace(applied.job, claim=_tried(claim))
+            return msgspec.structs.replace(applied, job=after, reason=reason)
 
 
-def _against_an_end(job: Job, claim: Claim, check: Checked, now_ms: int) -> Move:
-    """Decide about a claim that contradicts what the provider itself has ended the job with."""
+def _contradiction(job: Job, claim: Claim, check: Checked, now_ms: int) -> Move:
+    """Decide about an unconfirmed result that contradicts the provider's own end of the job."""
     again = f"asked again before {job.state} is corrected"
     match _verdict(job, check):
         case None:
@@ -161,13 +164,13 @@ def _said(check: Checked) -> str:
     return check.finding if check.report is None else f"the status route says {check.report.word[:40]!r}"
 
 
-def _contradiction(claim: Claim, report: Report) -> str:
+def _says_both(claim: Claim, report: Report) -> str:
     """Return, for the timeline, what the callback and the status route say."""
     return f"a callback said {claim.report.state}, the provider's status says {report.state}"
 
 
 def _confirmed(job: Job, claim: Claim, report: Report, now_ms: int) -> Move:
-    """Return the job ended as claimed; a success without any result is checked again first."""
+    """Return the job ended with the confirmed result; a success without any result is checked again first."""
     missing = report.state is JobState.SUCCEEDED and not report.outputs and not claim.report.outputs
     if missing and not job.state.final and claim.tries + 1 < NO_OUTPUT_TRIES:
         job = msgspec.structs.replace(reports.alive(job, now_ms), claim=_tried(claim))
@@ -186,17 +189,17 @@ def _confirming(claim: Claim, report: Report, source: FinishedBy) -> Word:
 
 
 def _source(claim: Claim) -> FinishedBy:
-    """Return what brought a claim: a success without a result may come from a status check."""
+    """Return what brought an unconfirmed result: a success without a result may come from a status check."""
     return FinishedBy.CALLBACK if claim.callback_id else FinishedBy.STATUS_CHECK
 
 
 def _tried(claim: Claim) -> Claim:
-    """Return the claim after one more check that did not confirm it."""
+    """Return the unconfirmed result after one more check that did not confirm it."""
     return msgspec.structs.replace(claim, tries=claim.tries + 1)
 
 
 def _checked_again(job: Job, claim: Claim, reason: str, now_ms: int) -> Move:
-    """Return an ended job that keeps its claim for ten minutes at most, with its next check scheduled."""
+    """Return an ended job that keeps its unconfirmed result for ten minutes at most, with its next check scheduled."""
     claim = _tried(claim)
     settle_by = claim.at + reports.SECOND_VERDICT_MS
     next_check_at = min(now_ms + _claim_pause_ms(claim), settle_by)
@@ -233,7 +236,7 @@ def _last_check_again(job: Job, check: Checked, now_ms: int) -> Job | None:
 
 
 def conclude(job: Job, now_ms: int) -> Move:
-    """Return the job when the time is over that its claim, or its last check after the deadline, had."""
+    """Return the job when the time is over for confirming its result, or for its last check after the deadline."""
     claim = job.claim
     if claim is None:
         if job.settle_by is not None and now_ms - job.settle_by >= _LATE_MS and job.provider_job_id is not None:
@@ -308,5 +311,5 @@ def by_check(report: Report) -> Word:
 
 
 def _claim_pause_ms(claim: Claim) -> int:
-    """Return the pause after a check that did not confirm a claim: 5 s, 15 s, 45 s, up to ten minutes."""
+    """Return the pause after a check that did not confirm a result: 5 s, 15 s, 45 s, up to ten minutes."""
     return min(_CLAIM_PAUSE_MS * int(3 ** min(max(claim.tries - 1, 0), 10)), _CLAIM_PAUSE_MAX_MS)

@@ -106,7 +106,7 @@ class Uploads:
 
     def size_max(self, provider: str) -> int:
         """Return the largest file in bytes; InvalidInput and ProviderNotConfigured say why none can be sent."""
-        flow, _ = self._usable(provider)
+        flow = self._flow(provider)
         return min(self._size_max, flow.size_max or self._size_max)
 
     async def upload(self, upload: Upload, provider: str, given: GivenFile) -> Uploaded:
@@ -115,9 +115,9 @@ class Uploads:
         InvalidInput for a file that is no image or another type than declared, BodyTooLarge, ProviderNotConfigured, and
         UploadFailed with the provider's message.
         """
-        flow, configured = self._usable(provider)
+        flow, configured = self._flow(provider), self._providers[provider]
         if given.size > self.size_max(provider):
-            too_large = f"{provider} takes files of at most {self.size_max(provider)} bytes"
+            too_large = f"{provider} accepts files of at most {self.size_max(provider)} bytes"
             raise BodyTooLarge(too_large, bound=Bound.UPLOAD_MAX_BYTES)
         start, pieces = await _peeked(given.pieces)
         type_ = checked_type(start, given.content_type)
@@ -135,8 +135,8 @@ class Uploads:
         except (NotSent, NoAnswer) as error:
             raise UploadFailed(f"{provider} could not be reached or gave no answer: {error}") from None
 
-    def _usable(self, provider: str) -> tuple[Flow, Configured]:
-        """Return the upload flow of a provider and the provider; the errors of `size_max` where there is none."""
+    def _flow(self, provider: str) -> Flow:
+        """Return the upload flow of a configured provider; the errors of `size_max` where there is none."""
         flow, configured = FLOWS.get(provider), self._providers.get(provider)
         if configured is None:
             there = ", ".join(sorted(self._providers))
@@ -148,7 +148,7 @@ class Uploads:
             raise ProviderNotConfigured(f"{provider} is paid for each file: that needs a wallet (RELAY_WALLET_KEY)")
         if not flow.paid and not configured.api_key:
             raise ProviderNotConfigured(f"{provider} is not configured: RELAY_{provider.upper()}_API_KEY is not set")
-        return flow, configured
+        return flow
 
     async def _run(self, steps: Steps, configured: Configured, pieces: AsyncIterator[bytes]) -> Uploaded:
         """Send step after step until the flow returns."""

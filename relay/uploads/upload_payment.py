@@ -106,7 +106,7 @@ class FileBuyer:
 def _lost() -> PaidOnce:
     """Return the error of a payment for which the provider gave nothing."""
     return PaidOnce(
-        "the provider took the payment for this file and gave nothing for it: it is not paid again by itself; with an "
+        "the provider charged for this file and returned nothing for it; relay does not pay again by itself. With an "
         "Idempotency-Key that was not used before it is another upload, which is paid for"
     )
 
