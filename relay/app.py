@@ -1,4 +1,4 @@
-"""relay put together: opens the store, the clients and the loops, and closes them in the opposite order."""
+"""relay put together: opens the clients, the store and the loops, and closes them in the opposite order."""
 
 import asyncio
 import random
@@ -63,11 +63,10 @@ from relay.uploads.upload_payment import FileBuyer
 
 _logger = log.get("app")
 PAUSE_AFTER_FAILURE_MS = 1000
-STABLESTUDIO = StableStudio.name
 
 
 class App(msgspec.Struct, frozen=True, kw_only=True):
-    """The open parts, as the web floor needs them."""
+    """The open parts that the web floor uses."""
 
     settings: Settings
     clock: Clock
@@ -90,8 +89,60 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def draining(self) -> asyncio.Event:
-        """Set when relay is told to stop."""
+        """Return the event that is set when the stop begins."""
         return self.stop.draining
+
+
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """What all parts are built from: the settings, what follows from them alone, and the clock and the stop."""
+
+    settings: Settings
+    adapters: Mapping[str, Provider]
+    clock: Clock
+    stop: Stop
+    dispatches: bool
+    keys: tuple[str, ...]
+    tokens: CallbackTokens
+    policy: AddressPolicy
+    metrics: Metrics
+
+    @property
+    def schedule_s(self) -> Sequence[int]:
+        """Return the seconds before each attempt of a delivery."""
+        return self.settings.retry_schedule_s or backoff.DEFAULT_SCHEDULE_S
+
+    @property
+    def lease_ms(self) -> int:
+        """Return how long a claimed delivery belongs to one process."""
+        return round(self.settings.lease_s * 1000)
+
+
+class Outbound(msgspec.Struct, frozen=True):
+    """Everything that opens a connection elsewhere; `redactor` cuts the operator's secrets out of a text."""
+
+    client: ProviderClient
+    files: FileClient
+    sender: WebhookSender
+    redactor: Redactor
+
+
+class Notifications(msgspec.Struct, frozen=True):
+    """What sends or shows the events that were committed."""
+
+    dispatcher: Dispatcher
+    redeliverer: Redeliverer
+    waiting: Waiting
+    streams: Streams
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """What submits jobs, checks them and pays for them, over one shared context."""
+
+    calling: Calling
+    payer: Payer
+    submitter: Submitter
+    checker: Checker
+    sweeper: Sweeper
 
 
 @asynccontextmanager
@@ -103,108 +154,67 @@ async def opened(
     dispatches: bool = True,
     stop: Stop | None = None,
 ) -> AsyncIterator[App]:
-    """relay, running: store migrated, loops started; at the end all is finished or given back within the stop's time.
+    """Run relay for as long as the block lasts; then finish or release all work within the stop's time.
 
     Without `dispatches` there are no loops: another process sends, checks and sweeps, on the same database.
     """
-    clock, keys = clock or SystemClock(), secret_keys(settings)
-    stop = stop or Stop(settings.shutdown_s)
-    tokens = CallbackTokens(keys, settings.environment)
-    schedule_s = settings.retry_schedule_s or backoff.DEFAULT_SCHEDULE_S
-    policy = AddressPolicy(settings.allow_networks, settings.allow_http, own_hosts(settings))
-    wallet = Wallet(settings.wallet_key) if settings.wallet_key else None
-    providers = _as_set(providers, settings)
-    options = _store_options(settings, schedule_s, dispatches)
+    setup = _setup(settings, providers, clock or SystemClock(), stop or Stop(settings.shutdown_s), dispatches)
+    async with AsyncExitStack() as stack:
+        outbound = await stack.enter_async_context(_open_outbound(setup))
+        configured = {name: _configured(one, setup, outbound.client) for name, one in setup.adapters.items()}
+        store = await stack.enter_async_context(_open_store(setup))
+        notifications = _notifications(setup, store, outbound.sender)
+        flow = _flow(setup, store, configured, outbound.client, notifications)
+        finish = partial(_finish, flow.submitter, notifications.dispatcher, setup.stop)
+        stack.push_async_callback(setup.stop.within, finish)
+        await stack.enter_async_context(_running(_loops(store, notifications, flow) if dispatches else {}, setup))
+        stack.callback(setup.stop.begin)
+        yield _app(setup, outbound, notifications, flow)
+
+
+def _setup(settings: Settings, providers: Mapping[str, Provider], clock: Clock, stop: Stop, dispatches: bool) -> Setup:
+    """Return what follows from the settings; SettingsError where they do not fit together."""
     if not dispatches and not is_postgres(settings.database_url):
         raise SettingsError("web and worker processes of their own need PostgreSQL; on SQLite one process does both")
-    async with AsyncExitStack() as stack:
-        metrics, tls, redactor = Metrics(), trusted(), _redactor(settings, keys, tokens)
-        resolver = Resolver(_lookups(settings), hangs=metrics.lookup_hangs)
-        client = await stack.enter_async_context(ProviderClient(resolver, tls, redactor))
-        configured = {name: _configured(one, settings, client, clock, tokens) for name, one in providers.items()}
-        store = await stack.enter_async_context(_open_store(settings, Seal(keys), options, clock.now_ms(), stop))
-        files = await stack.enter_async_context(FileClient(policy, resolver=resolver, tls=tls, redactor=redactor))
-        sender = await stack.enter_async_context(
-            WebhookSender(
-                policy,
-                resolver,
-                tls,
-                connections_max=settings.deliveries_in_flight_max,
-                keepalive_s=settings.keepalive_s,
-            )
-        )
-        signing_keys = SigningKeys(lambda project_id: store.signing_keys.seeds(project_id, clock.now_ms()))
-        deliverer = Deliverer(sender, clock, schedule_s, random.SystemRandom().random, signing_keys)
-        check_soon, draining = asyncio.Event(), stop.draining
-        dispatcher = Dispatcher(store, deliverer, clock, _in_flight(settings, dispatches), metrics)
-        waiting, streams = (
-            Waiting(clock, draining),
-            Streams(store.events, clock, draining, metrics, settings),
-        )
-        stop.wakes(waiting.wake_all)
-        stop.wakes(streams.wake_all)
-        teller = _teller(metrics, waiting, streams, dispatcher, check_soon, clock)
-        calling = Calling(
-            store=store,
-            providers=configured,
-            client=client,
-            clock=clock,
-            settings=settings,
-            metrics=metrics,
-            tell=teller,
-            check_soon=check_soon,
-            sign_in=_signer_in(wallet, clock),
-            draining=draining,
-        )
-        payer = Payer(calling, wallet, policies(settings, providers))
-        submitter, checker = Submitter(calling, tokens, payer), Checker(calling)
-        sweeper = Sweeper(calling, submitter, payer)
-        redeliverer = Redeliverer(store, clock, options.lease_ms if dispatches else 0, dispatcher)
-        app = App(
-            settings=settings,
-            clock=clock,
-            store=store,
-            providers=configured,
-            policy=policy,
-            submitter=submitter,
-            receiver=Receiver(calling, tokens),
-            interventions=Interventions(calling, submitter, checker),
-            redeliverer=redeliverer,
-            waiting=waiting,
-            streams=streams,
-            metrics=metrics,
-            payer=payer,
-            quoter=Quoter(calling, payer, clip_prices(settings)),
-            redactor=redactor,
-            uploads=_uploads(calling, payer, files),
-            stop=stop,
-            keys_refused=calling.keys_refused,
-        )
-        loops = {"dispatch": dispatcher.run, "sweep": sweeper.run, "check": checker.run, "redeliver": redeliverer.run}
-        loops |= {"heed": partial(store.heed, _waker(dispatcher, check_soon))}
-        stack.push_async_callback(stop.within, partial(_finish, submitter, dispatcher, stop))
-        await stack.enter_async_context(_running(loops if dispatches else {}, clock, stop))
-        stack.callback(stop.begin)
-        yield app
+    keys = secret_keys(settings)
+    as_set = {name: StableStudio(settings.stablestudio_schema) for name in providers if name == StableStudio.name}
+    return Setup(
+        settings=settings,
+        adapters={**providers, **as_set},
+        clock=clock,
+        stop=stop,
+        dispatches=dispatches,
+        keys=keys,
+        tokens=CallbackTokens(keys, settings.environment),
+        policy=AddressPolicy(settings.allow_networks, settings.allow_http, own_hosts(settings)),
+        metrics=Metrics(),
+    )
 
 
 @asynccontextmanager
-async def _open_store(
-    settings: Settings, seal: Seal, options: StoreOptions, now_ms: int, stop: Stop
-) -> AsyncIterator[Store]:
-    """The store, closed within the stop's time; on SQLite this process is the only one that serves its file."""
-    async with AsyncExitStack() as stack:
-        if not is_postgres(settings.database_url):
-            await stack.enter_async_context(alone(sqlite_path(settings.database_url), settings.database_wait_s))
-        store = await Store.open(settings.database_url, seal, options, now_ms)
-        stack.push_async_callback(stop.within, store.close)
-        yield store
+async def _open_outbound(setup: Setup) -> AsyncIterator[Outbound]:
+    """Open the clients, which share a resolver and the trusted authorities; close them at the end."""
+    settings, tls, redactor = setup.settings, trusted(), _redactor(setup)
+    lookups = LookupOptions(settings.lookups_max, settings.lookup_cache_s)
+    resolver = Resolver(lookups, hangs=setup.metrics.lookup_hangs)
+    files = FileClient(setup.policy, resolver=resolver, tls=tls, redactor=redactor)
+    sender = WebhookSender(
+        setup.policy,
+        resolver,
+        tls,
+        connections_max=settings.deliveries_in_flight_max,
+        keepalive_s=settings.keepalive_s,
+    )
+    async with ProviderClient(resolver, tls, redactor) as client, files, sender:
+        yield Outbound(client, files, sender, redactor)
 
 
-def _store_options(settings: Settings, schedule_s: Sequence[int], dispatches: bool) -> StoreOptions:
-    """What of the settings the store needs."""
-    return StoreOptions(
-        lease_ms=round(settings.lease_s * 1000),
+@asynccontextmanager
+async def _open_store(setup: Setup) -> AsyncIterator[Store]:
+    """Open the migrated store, and close it within the stop's time; on SQLite no other process serves its file."""
+    settings = setup.settings
+    options = StoreOptions(
+        lease_ms=setup.lease_ms,
         backlog_max=settings.backlog_max,
         callbacks_per_job_max=settings.callbacks_per_job_max,
         callback_bytes_per_job_max=settings.callback_bytes_per_job_max,
@@ -212,50 +222,122 @@ def _store_options(settings: Settings, schedule_s: Sequence[int], dispatches: bo
         doubts=DoubtLimits(
             settings.doubts_free, round(settings.doubt_pause_s * 1000), round(settings.doubt_pause_max_s * 1000)
         ),
-        schedule_s=schedule_s,
+        schedule_s=setup.schedule_s,
         expiring_ms=settings.output_expiring_s * 1000,
-        dispatches=dispatches,
+        dispatches=setup.dispatches,
         wait_s=settings.database_wait_s,
+    )
+    async with AsyncExitStack() as stack:
+        if not is_postgres(settings.database_url):
+            await stack.enter_async_context(alone(sqlite_path(settings.database_url), settings.database_wait_s))
+        store = await Store.open(settings.database_url, Seal(setup.keys), options, setup.clock.now_ms())
+        stack.push_async_callback(setup.stop.within, store.close)
+        yield store
+
+
+def _notifications(setup: Setup, store: Store, sender: WebhookSender) -> Notifications:
+    """Return what sends and shows events; the waits end when the stop begins."""
+    settings, clock, stop = setup.settings, setup.clock, setup.stop
+    signing_keys = SigningKeys(lambda project_id: store.signing_keys.seeds(project_id, clock.now_ms()))
+    deliverer = Deliverer(sender, clock, setup.schedule_s, random.SystemRandom().random, signing_keys)
+    options = DispatchOptions(settings.deliveries_in_flight_max, setup.lease_ms, setup.dispatches)
+    dispatcher = Dispatcher(store, deliverer, clock, options, setup.metrics)
+    redeliverer = Redeliverer(store, clock, setup.lease_ms if setup.dispatches else 0, dispatcher)
+    waiting = Waiting(clock, stop.draining)
+    streams = Streams(store.events, clock, stop.draining, setup.metrics, settings)
+    stop.wakes(waiting.wake_all)
+    stop.wakes(streams.wake_all)
+    return Notifications(dispatcher, redeliverer, waiting, streams)
+
+
+def _flow(
+    setup: Setup,
+    store: Store,
+    configured: Mapping[str, Configured],
+    client: ProviderClient,
+    notifications: Notifications,
+) -> Flow:
+    """Return what submits, checks and pays for jobs; of these only the payer and the sign-in have the wallet."""
+    settings, clock = setup.settings, setup.clock
+    wallet = Wallet(settings.wallet_key) if settings.wallet_key else None
+    check_soon = asyncio.Event()
+    calling = Calling(
+        store=store,
+        providers=configured,
+        client=client,
+        clock=clock,
+        settings=settings,
+        metrics=setup.metrics,
+        tell=_teller(setup, notifications, check_soon),
+        check_soon=check_soon,
+        sign_in=_signer_in(wallet, clock),
+        draining=setup.stop.draining,
+    )
+    payer = Payer(calling, wallet, policies(settings, setup.adapters))
+    submitter = Submitter(calling, setup.tokens, payer)
+    return Flow(calling, payer, submitter, Checker(calling), Sweeper(calling, submitter, payer))
+
+
+def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: Flow) -> App:
+    """Return the parts that the web floor uses."""
+    settings, calling, payer = setup.settings, flow.calling, flow.payer
+    shares = Shares("uploads", settings.uploads_max, settings.uploads_per_project_max)
+    uploads = Uploads(
+        calling.providers,
+        StepSender(outbound.client, outbound.files, calling.sign_in),
+        setup.clock,
+        UploadLimits(settings.upload_max_bytes, shares),
+        None if payer.address is None else FileBuyer(calling, payer),
+    )
+    return App(
+        settings=settings,
+        clock=setup.clock,
+        store=calling.store,
+        providers=calling.providers,
+        policy=setup.policy,
+        submitter=flow.submitter,
+        receiver=Receiver(calling, setup.tokens),
+        interventions=Interventions(calling, flow.submitter, flow.checker),
+        redeliverer=notifications.redeliverer,
+        waiting=notifications.waiting,
+        streams=notifications.streams,
+        metrics=setup.metrics,
+        payer=payer,
+        quoter=Quoter(calling, payer, clip_prices(settings)),
+        uploads=uploads,
+        redactor=outbound.redactor,
+        stop=setup.stop,
+        keys_refused=calling.keys_refused,
     )
 
 
-def _in_flight(settings: Settings, dispatches: bool) -> DispatchOptions:
-    """What of the settings dispatch needs."""
-    return DispatchOptions(settings.deliveries_in_flight_max, round(settings.lease_s * 1000), dispatches)
-
-
-def _lookups(settings: Settings) -> LookupOptions:
-    """What of the settings name look-ups need."""
-    return LookupOptions(settings.lookups_max, settings.lookup_cache_s)
-
-
-def _waker(dispatcher: Dispatcher, check_soon: asyncio.Event) -> Callable[[Hint], None]:
-    """What a hint of another process does here."""
-    does = {Hint.DELIVERIES: dispatcher.wake, Hint.CHECKS: check_soon.set}
-    return lambda hint: does[hint]()
-
-
-async def _finish(submitter: Submitter, dispatcher: Dispatcher, stop: Stop) -> None:
-    """What is under way when the loops have stopped is brought to its end, or given back."""
-    within_s = stop.left_s()
-    await asyncio.gather(submitter.finish(within_s), dispatcher.finish(within_s), return_exceptions=True)
+def _loops(store: Store, notifications: Notifications, flow: Flow) -> dict[str, Callable[[], Awaitable[None]]]:
+    """Return what runs beside the requests, by name."""
+    hints = {Hint.DELIVERIES: notifications.dispatcher.wake, Hint.CHECKS: flow.calling.check_soon.set}
+    return {
+        "dispatch": notifications.dispatcher.run,
+        "sweep": flow.sweeper.run,
+        "check": flow.checker.run,
+        "redeliver": notifications.redeliverer.run,
+        "heed": partial(store.heed, lambda hint: hints[hint]()),
+    }
 
 
 @asynccontextmanager
-async def _running(loops: Mapping[str, Callable[[], Awaitable[None]]], clock: Clock, stop: Stop) -> AsyncIterator[None]:
-    """The loops, for as long as the block lasts."""
-    running = [asyncio.create_task(_for_ever(name, run, clock), name=name) for name, run in loops.items()]
+async def _running(loops: Mapping[str, Callable[[], Awaitable[None]]], setup: Setup) -> AsyncIterator[None]:
+    """Run the loops for as long as the block lasts."""
+    running = [asyncio.create_task(_for_ever(name, run, setup.clock), name=name) for name, run in loops.items()]
     try:
         yield
     finally:
         for loop in running:
             loop.cancel()
         if running:
-            await asyncio.wait(running, timeout=stop.left_s() + LAST_S)
+            await asyncio.wait(running, timeout=setup.stop.left_s() + LAST_S)
 
 
 async def _for_ever(name: str, run: Callable[[], Awaitable[None]], clock: Clock) -> None:
-    """A loop that a failure (a full disk, say) pauses and does not end."""
+    """Run a loop that a failure (a full disk, say) pauses and does not end."""
     while True:
         try:
             await run()
@@ -264,93 +346,68 @@ async def _for_ever(name: str, run: Callable[[], Awaitable[None]], clock: Clock)
         await clock.sleep(PAUSE_AFTER_FAILURE_MS)
 
 
-def _teller(
-    metrics: Metrics,
-    waiting: Waiting,
-    streams: Streams,
-    dispatcher: Dispatcher,
-    check_soon: asyncio.Event,
-    clock: Clock,
-) -> Callable[[Recorded], None]:
-    """Passes on what was committed: it is dispatched, counted, asked about, and shown to those who wait."""
+async def _finish(submitter: Submitter, dispatcher: Dispatcher, stop: Stop) -> None:
+    """Finish the work that is under way when the loops have stopped, or release it."""
+    within_s = stop.left_s()
+    await asyncio.gather(submitter.finish(within_s), dispatcher.finish(within_s), return_exceptions=True)
+
+
+def _teller(setup: Setup, to: Notifications, check_soon: asyncio.Event) -> Callable[[Recorded], None]:
+    """Return what publishes a committed update: to the dispatcher, the metrics, the checks, and those who wait."""
 
     def tell(recorded: Recorded) -> None:
         job = recorded.job
         for bound in recorded.bounds:
-            metrics.refused(bound)
+            setup.metrics.refused(bound)
         if recorded.fresh:
-            dispatcher.hand_over(recorded.fresh)
+            to.dispatcher.hand_over(recorded.fresh)
         if job is None:
             return
         if recorded.announced is not None:
-            metrics.announced(job, recorded.announced)
-            streams.publish(job.project_id)
-        if job.next_check_at is not None and job.next_check_at <= clock.now_ms():
+            setup.metrics.announced(job, recorded.announced)
+            to.streams.publish(job.project_id)
+        if job.next_check_at is not None and job.next_check_at <= setup.clock.now_ms():
             check_soon.set()
-        waiting.tell(job)
+        to.waiting.tell(job)
 
     return tell
 
 
-def _configured(
-    adapter: Provider, settings: Settings, client: ProviderClient, clock: Clock, tokens: CallbackTokens
-) -> Configured:
-    """A provider with what the operator said of it, and its published keys where it signs and no secret is set."""
-    name = adapter.name
-    said = settings.provider(name)
-    if said.callback_secret is not None:
+def _configured(adapter: Provider, setup: Setup, client: ProviderClient) -> Configured:
+    """Return a provider with its settings, and its published keys if it signs and no secret is set."""
+    name, settings = adapter.name, setup.settings
+    own = settings.provider(name)
+    if own.callback_secret is not None:
         try:
-            signatures.check_secret(said.callback_secret)
+            signatures.check_secret(own.callback_secret)
         except ValueError as error:
             raise SettingsError(f"RELAY_{name.upper()}_CALLBACK_SECRET {error}") from None
-    origin = said.base_url or adapter.base_url
-    wallet = settings.wallet_key is not None
-    keys = None
-    if isinstance(adapter, Signing) and said.callback_secret is None:
-        keys = KeySet(client, origin, adapter.keys_path, adapter.signed, clock)
-    redactor = Redactor((said.api_key, said.callback_secret), tokens.prefix)
+    origin, keys = own.base_url or adapter.base_url, None
+    if isinstance(adapter, Signing) and own.callback_secret is None:
+        keys = KeySet(client, origin, adapter.keys_path, adapter.signed, setup.clock)
     return Configured(
         adapter,
         origin,
-        said.api_key,
-        said.confirm == "always",
-        said.callback_secret,
-        wallet,
-        keys,
-        opener(origin, settings.allow_networks),
-        redactor,
+        own.api_key,
+        confirm=own.confirm == "always",
+        callback_secret=own.callback_secret,
+        wallet=settings.wallet_key is not None,
+        keys=keys,
+        opened=opener(origin, settings.allow_networks),
+        redactor=Redactor((own.api_key, own.callback_secret), setup.tokens.prefix),
     )
 
 
-def _redactor(settings: Settings, keys: Sequence[str], tokens: CallbackTokens) -> Redactor:
-    """What cuts every secret of the operator's out of a text."""
-    of_providers = [secret for said in settings.providers.values() for secret in (said.api_key, said.callback_secret)]
+def _redactor(setup: Setup) -> Redactor:
+    """Return what cuts every secret of the operator out of a text."""
+    settings = setup.settings
+    of_providers = [secret for own in settings.providers.values() for secret in (own.api_key, own.callback_secret)]
     wallet = (settings.wallet_key or "").removeprefix("0x")
-    return Redactor((settings.api_key, wallet, *keys, *of_providers), tokens.prefix)
-
-
-def _as_set(providers: Mapping[str, Provider], settings: Settings) -> Mapping[str, Provider]:
-    """The adapters, one of them as a setting wants it."""
-    if STABLESTUDIO not in providers:
-        return providers
-    return {**providers, STABLESTUDIO: StableStudio(settings.stablestudio_schema)}
-
-
-def _uploads(calling: Calling, payer: Payer, files: FileClient) -> Uploads:
-    """Files on their way to a provider; StableStudio is paid for each."""
-    settings, paying = calling.settings, payer.address is not None
-    shares = Shares("uploads", settings.uploads_max, settings.uploads_per_project_max)
-    return Uploads(
-        calling.providers,
-        StepSender(calling.client, files, calling.sign_in),
-        calling.clock,
-        UploadLimits(settings.upload_max_bytes, shares),
-        FileBuyer(calling, payer) if paying else None,
-    )
+    return Redactor((settings.api_key, wallet, *setup.keys, *of_providers), setup.tokens.prefix)
 
 
 def clip_prices(settings: Settings) -> ClipPrices:
-    """The operator's prices; SettingsError for what cannot be read as such."""
+    """Return the operator's prices; SettingsError for a text that is none."""
     try:
         return read_clip_prices(settings.relaydance_prices)
     except ValueError as error:
@@ -358,7 +415,7 @@ def clip_prices(settings: Settings) -> ClipPrices:
 
 
 def policies(settings: Settings, providers: Mapping[str, Provider]) -> dict[str, Policy]:
-    """What may be paid to each paid provider: one chain, one token, so much for a job, and to whom."""
+    """Return what may be paid to each paid provider: one chain, one token, so much for a job, and to whom."""
     return {
         name: Policy(
             amount_max=settings.spend_max_per_job,
@@ -373,12 +430,12 @@ def policies(settings: Settings, providers: Mapping[str, Provider]) -> dict[str,
 
 
 def _signer_in(wallet: Wallet | None, clock: Clock) -> Callable[[ApiAnswer, str], dict[str, str]] | None:
-    """Proves to a provider who paid; the loops that ask get this, and never the wallet."""
+    """Return what proves to a provider who paid; the status checks get this, and never the wallet."""
     return None if wallet is None else lambda answer, url: sign_in(answer, url, wallet, clock.now_ms())
 
 
 def own_hosts(settings: Settings) -> frozenset[str]:
-    """Where relay itself answers: an endpoint there would be a loop."""
+    """Return the hosts where relay itself answers: an endpoint there would be a loop."""
     if settings.public_url is None:
         return frozenset()
     parts = urlsplit(settings.public_url)
@@ -387,7 +444,7 @@ def own_hosts(settings: Settings) -> frozenset[str]:
 
 
 def secret_keys(settings: Settings) -> tuple[str, ...]:
-    """The configured keys; without any, one that is made once and kept beside the SQLite file, for its owner alone."""
+    """Return the configured keys; without any, one that is made once and kept beside the SQLite file, for its owner."""
     if settings.secret_keys:
         return settings.secret_keys
     if is_postgres(settings.database_url):
