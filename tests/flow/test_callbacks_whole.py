@@ -18,9 +18,11 @@ from starlette.types import Receive, Scope, Send
 
 from relay.web.server import server
 from tests.support.calling_back import DONE, kept, state
+from tests.support.quiescence import WatchedLoop, quiet
 from tests.support.running import Running, relay
 
 pytestmark = pytest.mark.anyio
+LOOP = {"loop_factory": WatchedLoop}
 RUNNING = b'{"status":"processing","progress":%d}'
 
 
@@ -44,10 +46,11 @@ async def sent(origin: str, *pieces: bytes, answers: int = 1) -> list[bytes]:
     writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     found = []
     async with asyncio.timeout(10):
-        for piece in pieces:
+        for number, piece in enumerate(pieces):
+            if number:
+                await quiet()
             writer.write(piece)
             await writer.drain()
-            await asyncio.sleep(0.005)
         for _ in range(answers):
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(re.search(rb"content-length: (\d+)", head)[1])  # type: ignore[index]
@@ -132,7 +135,7 @@ async def test_one_connection_takes_one_callback_after_another(running: Running)
         for number, cut in enumerate((0, 10, 0, -1, 0)):
             one = request(url, RUNNING % number)
             writer.write(one[:cut])
-            await asyncio.sleep(0.005 if cut else 0)
+            await quiet()
             writer.write(one[cut:])
             assert (await reader.readuntil(b'{"received":true}')).startswith(b"HTTP/1.1 200 OK")
     writer.close()
@@ -192,7 +195,7 @@ async def test_a_database_that_hangs_is_503(running: Running, monkeypatch: pytes
 def background(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Running]]:
     """One relay for all examples, in a thread of its own, since hypothesis runs plain functions only."""
     started = relay(tmp_path_factory.mktemp("whole"), confirm=False, RELAY_CALLBACKS_PER_JOB_MAX="100000")
-    with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(started) as running:
+    with start_blocking_portal("asyncio", LOOP) as portal, portal.wrap_async_context_manager(started) as running:
         portal.call(running.submit)
         yield portal, running
 

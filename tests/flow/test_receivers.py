@@ -43,7 +43,7 @@ async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while True:
         writer.write(b"x")
         await writer.drain()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # the pace of the drip: no piece fills what the reader waits for
 
 
 async def flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -47,6 +47,7 @@ from relay.settings import parse_networks
 from relay.uploads.file_types import SUFFIXES, image_type, plain_name
 from relay.uploads.file_uploads import Buyer, GivenFile, StepSender, Upload, UploadLimits, Uploads
 from tests.support.provider_cases import NOW_MS, answer
+from tests.support.quiescence import quiet
 from tests.support.running import KEY, Running, relay
 
 pytestmark = pytest.mark.anyio
@@ -735,7 +736,7 @@ async def test_a_file_without_an_end_is_cut_off(tmp_path: Path) -> None:
         while not answered.done():
             writer.write(chunked(bytes(10_000)))
             await writer.drain()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # the answer may come now
             count += 1
             assert count < 10_000
         assert (await answered).startswith(b"HTTP/1.1 413 ")
@@ -779,7 +780,7 @@ async def test_a_form_that_drips_is_given_up(tmp_path: Path) -> None:
         async with asyncio.timeout(10):
             while not answered.done():
                 writer.write(b"x")
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # the pace of the drip, slower than RELAY_UPLOAD_MIN_BYTES_PER_S
         assert answered.result().startswith(b"HTTP/1.1 408 ")
         writer.transport.abort()
 
@@ -793,15 +794,13 @@ async def test_a_project_has_its_share_of_uploads(tmp_path: Path) -> None:
             _, writer = await asyncio.open_connection(host, int(port))
             writer.write(head(running, "content-length: 1000") + b"--b0undary\r\n")
             open_.append(writer)
-        async with asyncio.timeout(10):
-            while running.app.uploads.shares.total < 2:  # noqa: ASYNC110 - what is awaited is behind HTTP
-                await asyncio.sleep(0.01)
+        await quiet()
+        assert running.app.uploads.shares.total == 2
         answered = await posted(running, EVOLINK, ("file", PNG, "a.png", "image/png"))
         assert (answered.status_code, answered.headers["retry-after"]) == (429, "1")
         open_[0].transport.abort()
-        async with asyncio.timeout(10):
-            while running.app.uploads.shares.total > 1:  # noqa: ASYNC110 - as above
-                await asyncio.sleep(0.01)
+        await quiet()
+        assert running.app.uploads.shares.total == 1
         assert (await posted(running, EVOLINK, ("file", PNG, "a.png", "image/png"))).status_code == 200
         open_[1].transport.abort()
 

@@ -764,7 +764,7 @@ async def test_an_attempt_that_is_called_off_leaves_nothing() -> None:
         with pytest.raises(asyncio.CancelledError):
             await attempt
         over.set()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the loop calls who waits for the end of a connection
         assert len(sender._pool) == 0
 
 
@@ -874,7 +874,7 @@ async def test_a_close_without_notice_changes_no_status(tmp_path: Path, text: by
     async def talk(_: Request, writer: asyncio.StreamWriter) -> bool:
         writer.write(text)
         await writer.drain()
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # the text is sent before the connection is cut
         return False  # and the transport is aborted
 
     async with tls_server(tmp_path, talk) as (server, trusting), sender_of(tls=trusting) as sender:

@@ -289,7 +289,7 @@ async def test_a_start_waits_for_a_server_that_restarts(database_server: Server)
     base = database_server.database()
     database_server.stop()
     opening = asyncio.create_task(open_migrated(base, 1, 60.0))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it has begun to connect
     await asyncio.to_thread(database_server.start)
     database = await asyncio.wait_for(opening, 60)
     await database.close()

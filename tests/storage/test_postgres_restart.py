@@ -13,7 +13,8 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 import pytest
 
-from relay.clock import SystemClock
+from relay.clock import Clock, SystemClock
+from relay.deliveries.attempt_writer import PAUSE_MS
 from relay.errors import StorageUnavailable
 from relay.storage.engine import statements
 from relay.storage.engine.database import Hint
@@ -21,7 +22,7 @@ from relay.storage.engine.migrations import migrate
 from relay.storage.engine.postgres import POOL_MAX, PostgreSQL
 from relay.web.callback_route import STORED_WITHIN_S
 from tests.support.postgres import Server
-from tests.support.running import INPUT, Running, relay
+from tests.support.running import INPUT, HeldClock, Running, relay
 from tests.system.test_many_processes import Scene, ends, scene
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +48,7 @@ class Provider:
         ):
             for url in self.urls:
                 posting.create_task(self._until_received(client, url))
-                await asyncio.sleep(pause_s)
+                await asyncio.sleep(pause_s)  # the load's own pace
 
     async def _until_received(self, client: httpx.AsyncClient, url: str) -> None:
         """One callback; a 503 says when to come again."""
@@ -59,7 +60,7 @@ class Provider:
             if answer.status_code == 200:
                 return
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # a provider's pause, shorter than it was asked for: processes, in real time
 
 
 async def submitted(stage: Scene, number: int) -> list[str]:
@@ -87,7 +88,9 @@ async def test_a_restart_under_load_loses_nothing(
         children += [await stage.start("work")] if apart else []
         provider = Provider(await submitted(stage, JOBS))
         posting = asyncio.create_task(provider.call_back(0.03))
-        await asyncio.sleep(0.5)
+        async with asyncio.timeout(20):
+            while provider.statuses[200] < JOBS // 10:  # noqa: ASYNC110 - processes of their own answer
+                await asyncio.sleep(0.01)
         await asyncio.to_thread(database_server.restart, how)
         restarted_at = time.monotonic()
         await asyncio.wait_for(posting, 30)
@@ -182,11 +185,13 @@ async def cutter_before(database_server: Server) -> AsyncIterator[tuple[str, Cut
 
 
 @asynccontextmanager
-async def cut_off(tmp_path: Path, database_server: Server) -> AsyncIterator[tuple[Running, Cutter]]:
+async def cut_off(
+    tmp_path: Path, database_server: Server, clock: Clock | None = None
+) -> AsyncIterator[tuple[Running, Cutter]]:
     """A relay that reaches its database by way of a cutter."""
     async with (
         cutter_before(database_server) as (url, cutter),
-        relay(tmp_path, clock=SystemClock(), confirm=False, DATABASE_URL=url, RELAY_LEASE_S="2") as running,
+        relay(tmp_path, clock=clock or SystemClock(), confirm=False, DATABASE_URL=url, RELAY_LEASE_S="2") as running,
     ):
         yield running, cutter
 
@@ -236,13 +241,14 @@ async def test_an_attempt_whose_commit_was_cut_counts_once(
     tmp_path: Path, database_server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is written again and found to be there: the endpoint is called once, and the delivery has one attempt."""
-    async with cut_off(tmp_path, database_server) as (running, cutter):
+    clock = HeldClock()
+    async with cut_off(tmp_path, database_server, clock) as (running, cutter):
         cutter.arm(b"att_")
         job = await running.submit(notify=[{"url": running.hook}])
         await asyncio.wait_for(cutter.cut.wait(), 10)
-        await delivered(running, job, "job.submitted")
-        await asyncio.sleep(1)
-        await delivered(running, job, "job.submitted")
+        for later_s in (0, PAUSE_MS / 1000, 60):
+            await clock.advance(later_s)
+            await delivered(running, job, "job.submitted")
     assert "broke" not in capsys.readouterr().err
 
 

@@ -381,7 +381,7 @@ async def test_killed_in_the_middle_of_a_batch_jobs_are_whole(tmp_path: Path) ->
         async with processes.process(environ, "-m", "relay", "serve") as second, asyncio.timeout(20):
             await processes.ready(f"http://127.0.0.1:{port}", second)
             while (await stored(opened))["tombstones"] != job_ids:  # noqa: ASYNC110 - another process does it
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # another process does it
         left = await stored(opened)
         assert {table for table, known in left.items() if known} == {"tombstones"}
 

@@ -55,7 +55,7 @@ async def test_a_restart_that_overlaps_goes_on_when_the_first_has_ended(tmp_path
 
     async with alone(path, 0):
         waiting = asyncio.create_task(second())
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # it has found the file locked
         order.append("first")
     await asyncio.wait_for(waiting, 10)
     assert order == ["first", "second"]

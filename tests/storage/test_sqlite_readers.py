@@ -35,7 +35,7 @@ async def test_slow_lists_delay_no_other_read(tmp_path: Path) -> None:
             asyncio.ensure_future(database.rows("slow", {"most": 4_000_000}, Purpose.LIST))
             for _ in range(2 * CONNECTIONS[Purpose.LIST])
         ]
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # each has a turn of the loop: all connections for lists are taken
         for purpose in (Purpose.KEY, Purpose.READ):
             assert len(await database.rows("project_by_name", {"name": "default"}, purpose)) == 1
         assert not any(one.done() for one in lists)
@@ -51,7 +51,7 @@ async def test_a_read_of_a_closed_database_is_refused(tmp_path: Path) -> None:
     """Refuse a read after the end, and one that waited for a connection when the end came."""
     database = await opened(tmp_path)
     reads = [asyncio.ensure_future(database.rows("slow", {"most": 300_000}, Purpose.KEY)) for _ in range(3)]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # one has the connection, two wait for it
     await database.close()
     ended = await asyncio.gather(*reads, return_exceptions=True)
     assert [type(one) for one in ended[1:]] == [StorageUnavailable] * 2

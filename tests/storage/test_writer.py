@@ -129,7 +129,7 @@ async def test_a_caller_that_goes_away_undoes_nothing(database: SQLite) -> None:
     """A client that hangs up cancels its wait, and neither its own write nor anybody else's."""
     writer = Writer(database, 8)
     writes = [asyncio.create_task(writer.write(add, name)) for name in "abc"]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # each task has a turn of the loop: all three are in the backlog
     writes[1].cancel()
     results = await outcomes(*writes)
     assert [results[0], type(results[1]), results[2]] == ["A", asyncio.CancelledError, "C"]
@@ -216,7 +216,7 @@ async def test_a_transaction_whose_caller_is_cancelled_is_whole_or_undone(databa
 
     transacting = asyncio.create_task(database.transact(work))
     for _ in range(steps):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # one turn of the loop further
     transacting.cancel()
     await outcomes(transacting)
     assert await Writer(database, 8).write(add, "b") == "B"
@@ -228,7 +228,7 @@ async def test_drain_returns_when_all_is_written(database: SQLite) -> None:
     """A stop waits for what is in the backlog."""
     writer = Writer(database, 1000)
     writes = [asyncio.ensure_future(writer.write(add, f"p{number:03}")) for number in range(300)]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # each task has a turn of the loop: all are in the backlog
     await writer.drain()
     with onlooker(database) as other:
         assert len(projects(other)) == 300

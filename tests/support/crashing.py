@@ -96,7 +96,7 @@ def _suspended_before_its_job() -> None:
             stopped = True
             os.kill(os.getpid(), signal.SIGSTOP)
             _ahead()
-            await asyncio.sleep(2)
+            await asyncio.sleep(2)  # the slow database itself, in a process of its own
         await create(jobs, new)
 
     Jobs.create = suspended  # type: ignore[method-assign, assignment]

@@ -67,5 +67,5 @@ def _wait(port: int) -> None:
             with socket.create_connection(("127.0.0.1", port), 1):
                 return
         except OSError:
-            time.sleep(0.05)
+            time.sleep(0.05)  # another process starts
     raise TimeoutError("PgBouncer did not start")

@@ -101,7 +101,7 @@ def _wait(port: int) -> None:
                 pass
             asyncio.run(_ping(port))
         except (OSError, asyncpg.PostgresError):
-            time.sleep(0.05)
+            time.sleep(0.05)  # another process starts
         else:
             return
     raise TimeoutError("PostgreSQL did not start")

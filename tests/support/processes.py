@@ -8,10 +8,12 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import httpx
 
 ROOT = Path(__file__).parents[2]
+_SAID: WeakKeyDictionary[asyncio.subprocess.Process, list[str]] = WeakKeyDictionary()
 
 
 def free_port() -> int:
@@ -41,6 +43,7 @@ async def process(environ: dict[str, str], *arguments: str) -> AsyncIterator[asy
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
     )
+    _SAID[child] = []
     drained = asyncio.create_task(_drain(child))
     try:
         yield child
@@ -61,11 +64,19 @@ async def ready(origin: str, child: asyncio.subprocess.Process, timeout_s: float
                     return
             except httpx.TransportError:
                 pass
+            await asyncio.sleep(0.02)  # it starts in real time
+
+
+async def line(child: asyncio.subprocess.Process, text: str, timeout_s: float = 20) -> None:
+    """Return when the process has said it; TimeoutError if it does not."""
+    async with asyncio.timeout(timeout_s):
+        while not any(text in said for said in _SAID[child]):  # noqa: ASYNC110 - in its own time
             await asyncio.sleep(0.02)
 
 
 async def _drain(child: asyncio.subprocess.Process) -> None:
     """Reads what the process says, so that it never waits for a reader; shown by pytest when a test fails."""
     assert child.stdout is not None
-    async for line in child.stdout:
-        sys.stdout.write(line.decode("utf-8", "replace"))
+    async for said in child.stdout:
+        _SAID[child].append(said.decode("utf-8", "replace"))
+        sys.stdout.write(_SAID[child][-1])

@@ -81,7 +81,7 @@ class Growing(Scene):
                     await self.world.finish(job_id)
                 if await self.succeeded(client) == len(self.world.jobs) + 1:
                     return
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # another process does it
 
     async def succeeded(self, client: httpx.AsyncClient) -> int:
         """How many jobs the list shows as succeeded, over all its pages: a fast machine makes more than one holds."""

@@ -52,7 +52,7 @@ class Scene:
                 job: dict[str, object] = (await client.get(f"/v1/jobs/{job_id}")).json()
                 if job["status"] in states and (reason is None or job["reason"] == reason):
                     return job
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # another process does it
 
     async def all_delivered(self, job_id: str, final: str) -> None:
         """Returns when every event of the job is delivered, the final one among them."""
@@ -61,7 +61,7 @@ class Scene:
                 events = (await client.get(f"/v1/events?job={job_id}")).json()["data"]
                 if [e for e in events if e["type"] == final] and all(e["deliveries"]["delivered"] == 1 for e in events):
                     return
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # another process does it
 
     def _client(self) -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {KEY}"}

@@ -352,7 +352,7 @@ async def test_a_log_reader_that_stands_still_stops_nothing(tmp_path: Path) -> N
                 try:
                     text += os.read(reader, PIPE_BYTES)
                 except BlockingIOError:
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.01)  # another process writes it
         await stops(relay)
     os.close(reader)
     said = [json.loads(line) for line in text.splitlines() if line.endswith(b"}")]

@@ -145,7 +145,7 @@ async def test_a_restarted_server_is_503_and_then_all_goes_on(tmp_path: Path, da
                 await admin.close()
             async with asyncio.timeout(20):
                 while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - it is behind HTTP
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.05)  # another process connects again
             await stage.job_done(client)
             await stage.told(2)
             assert (await client.get(f"/v1/jobs/{before}")).json()["status"] == "succeeded"

@@ -306,7 +306,7 @@ async def test_dev_can_be_stopped_in_the_middle_of_its_job() -> None:
     """Ctrl-C before the job that is shown has come to its end is no error, and prints no traceback."""
     async with dev() as client, asyncio.timeout(20):
         while not (await client.get("/v1/jobs")).json()["data"]:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # another process makes it
 
 
 async def test_dev_ends_without_a_traceback_while_a_provider_hangs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -326,7 +326,7 @@ async def test_the_curl_that_dev_prints_works() -> None:
     async with dev() as client, asyncio.timeout(20):
         job = (await client.post("/v1/jobs", json={"provider": "kinovi", "input": INPUT})).json()
         while (await client.get(f"/v1/jobs/{job['id']}")).json()["status"] != "succeeded":  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # another process does it
 
 
 @pytest.mark.parametrize("number", ["auto", "2", "0"])

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -53,12 +54,19 @@ async def silent() -> AsyncIterator[tuple[str, asyncio.Event]]:
     server.close()
 
 
+async def _sent(sent: asyncio.Event, event: str, _: object) -> None:
+    """Note that the client's library has sent a whole request."""
+    if event == "http11.send_request_body.complete":
+        sent.set()
+
+
 async def stopped(child: asyncio.subprocess.Process, times: int = 1) -> float:
     """Send SIGTERM so many times, and return how long the process took to end, in seconds."""
     began = time.monotonic()
-    for _ in range(times):
+    child.send_signal(signal.SIGTERM)
+    for _ in range(times - 1):
+        await processes.line(child, "relay.stopping")
         child.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.2)
     await asyncio.wait_for(child.wait(), 30)
     return time.monotonic() - began
 
@@ -89,8 +97,11 @@ async def test_a_request_that_waits_for_the_database_is_told_to_come_again(tmp_p
         locked.execute("BEGIN IMMEDIATE")
         async with httpx.AsyncClient(headers={"authorization": f"Bearer {KEY}"}, trust_env=False) as client:
             made = {"url": "https://hook.example.com/", "event_types": ["job.*"]}
-            asked = asyncio.create_task(client.post(f"http://127.0.0.1:{port}/v1/endpoints", json=made, timeout=20))
-            await asyncio.sleep(0.3)  # it has reached the database
+            url, sent = f"http://127.0.0.1:{port}/v1/endpoints", asyncio.Event()
+            trace = {"trace": partial(_sent, sent)}
+            asked = asyncio.create_task(client.post(url, json=made, timeout=20, extensions=trace))
+            await asyncio.wait_for(sent.wait(), 10)
+            await client.get(f"http://127.0.0.1:{port}/healthz")  # relay reads in order: what was sent before, too
             took_s = await stopped(child)
             answer = await asked
         locked.close()
@@ -105,7 +116,7 @@ async def test_a_start_that_waits_is_abandoned(tmp_path: Path, command: str) -> 
     url = f"postgres://relay@127.0.0.1:{processes.free_port()}/relay"
     environ = environment(tmp_path, 0, DATABASE_URL=url, RELAY_DATABASE_WAIT_S="60")
     async with processes.process(environ, "-m", "relay", command) as child:
-        await asyncio.sleep(1.5)
+        await processes.line(child, "database.waiting")
         took_s = await stopped(child)
         assert (child.returncode, took_s < SHUTDOWN_S) == (0, True)
 

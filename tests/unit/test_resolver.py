@@ -67,16 +67,17 @@ async def soon(resolver: Resolver, host: str) -> tuple[Address, ...]:
         return await resolver.addresses(host)
 
 
-def hang(resolver: Resolver, *hosts: str) -> list[asyncio.Task[tuple[Address, ...]]]:
-    """Look-ups under way."""
-    return [asyncio.create_task(resolver.addresses(host)) for host in hosts]
+async def hang(resolver: Resolver, *hosts: str) -> list[asyncio.Task[tuple[Address, ...]]]:
+    """Begin look-ups, and return them when each is under way."""
+    tasks = [asyncio.create_task(resolver.addresses(host)) for host in hosts]
+    await asyncio.sleep(0)  # each task has a turn of the loop, up to where it waits for its answer
+    return tasks
 
 
 async def test_one_look_up_serves_all_who_ask(names: Names) -> None:
     """Ask once for a name that many want at once."""
     resolver = names.resolver()
-    tasks = hang(resolver, *["a.dead.test"] * 10)
-    await asyncio.sleep(0)
+    tasks = await hang(resolver, *["a.dead.test"] * 10)
     names.let_go.set()
     assert await asyncio.gather(*tasks) == [tuple(HERE)] * 10
     assert names.asked == {"a.dead.test": 1}
@@ -112,8 +113,7 @@ async def test_an_address_needs_no_look_up(names: Names, host: str) -> None:
 async def test_names_of_one_domain_that_hang_delay_no_other_name(names: Names) -> None:
     """Look a new name up at once, however many names of somebody else's domain hang."""
     resolver = names.resolver()
-    tasks = hang(resolver, *[f"h{number}.dead.test" for number in range(60)])
-    await asyncio.sleep(0)
+    tasks = await hang(resolver, *[f"h{number}.dead.test" for number in range(60)])
     assert resolver.running == PARENT_MAX
     assert await soon(resolver, "good.test") == tuple(HERE)
     for task in tasks:
@@ -124,8 +124,7 @@ async def test_names_of_many_domains_that_hang_delay_no_known_name(names: Names)
     """Keep a quarter of the threads for names that resolved before."""
     resolver = names.resolver(threads_max=8, cache_s=0)
     await soon(resolver, "good.test")
-    tasks = hang(resolver, *[f"dead{number}.test" for number in range(60)])
-    await asyncio.sleep(0)
+    tasks = await hang(resolver, *[f"dead{number}.test" for number in range(60)])
     assert resolver.running == 6
     assert await soon(resolver, "good.test") == tuple(HERE)
     for task in tasks:
@@ -136,16 +135,14 @@ async def test_names_of_many_domains_that_hang_delay_no_known_name(names: Names)
 async def test_what_hung_queues_apart(names: Names, took_s: float, hung: bool) -> None:
     """Give a quarter of the threads to names that hung lately, and to new ones of their domain; the rest is others'."""
     resolver = names.resolver(threads_max=8)
-    tasks = hang(resolver, *[f"h{number}.dead{number}.test" for number in range(6)])
-    await asyncio.sleep(0)
+    tasks = await hang(resolver, *[f"h{number}.dead{number}.test" for number in range(6)])
     names.now_s += took_s
     names.let_go.set()
     await asyncio.gather(*tasks)
     names.let_go.clear()
     names.now_s += 10  # what was found is cached no longer
-    again = hang(resolver, *[f"h{number}.dead{number}.test" for number in range(6)])
-    new = hang(resolver, "other.dead0.test", "other.dead1.test")
-    await asyncio.sleep(0)
+    again = await hang(resolver, *[f"h{number}.dead{number}.test" for number in range(6)])
+    new = await hang(resolver, "other.dead0.test", "other.dead1.test")
     assert resolver.running == (2 if hung else 8)
     assert not hung or await soon(resolver, "good.test") == tuple(HERE)
     for task in (*again, *new):
@@ -156,15 +153,13 @@ async def test_what_hung_queues_apart(names: Names, took_s: float, hung: bool) -
 async def test_what_hung_is_forgotten(names: Names, passed_s: float, running: int) -> None:
     """Treat a name as any other some minutes after it hung."""
     resolver = names.resolver(threads_max=8, cache_s=0)
-    first = hang(resolver, *[f"dead{number}.test" for number in range(6)])
-    await asyncio.sleep(0)
+    first = await hang(resolver, *[f"dead{number}.test" for number in range(6)])
     names.now_s += HANGS_AFTER_S
     names.let_go.set()
     await asyncio.gather(*first)
     names.let_go.clear()
     names.now_s += passed_s
-    again = hang(resolver, *[f"dead{number}.test" for number in range(6)])
-    await asyncio.sleep(0)
+    again = await hang(resolver, *[f"dead{number}.test" for number in range(6)])
     assert resolver.running == running
     for task in again:
         task.cancel()
@@ -173,8 +168,7 @@ async def test_what_hung_is_forgotten(names: Names, passed_s: float, running: in
 async def test_what_nobody_waits_for_is_not_looked_up(names: Names) -> None:
     """Drop a look-up that had to wait once everybody who asked has left."""
     resolver = names.resolver(threads_max=8)
-    tasks = hang(resolver, *[f"h{number}.dead.test" for number in range(PARENT_MAX + 1)])
-    await asyncio.sleep(0)
+    tasks = await hang(resolver, *[f"h{number}.dead.test" for number in range(PARENT_MAX + 1)])
     tasks[-1].cancel()
     await asyncio.gather(tasks[-1], return_exceptions=True)
     names.let_go.set()
@@ -189,7 +183,7 @@ async def test_a_look_up_that_hangs_is_counted(names: Names) -> None:
     resolver = Resolver(lookup=names.look, hangs=hung.set)
     await soon(resolver, "good.test")
     assert not hung.is_set()
-    (task,) = hang(resolver, "a.dead.test")
+    (task,) = await hang(resolver, "a.dead.test")
     async with asyncio.timeout(10 * HANGS_AFTER_S):
         await hung.wait()
     assert not task.done()
@@ -199,8 +193,7 @@ async def test_a_look_up_that_hangs_is_counted(names: Names) -> None:
 async def test_a_look_up_goes_on_for_the_others_when_one_leaves(names: Names) -> None:
     """Answer those who still wait when the one who asked first was called off."""
     resolver = names.resolver()
-    first, second = hang(resolver, "a.dead.test", "a.dead.test")
-    await asyncio.sleep(0)
+    first, second = await hang(resolver, "a.dead.test", "a.dead.test")
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     names.let_go.set()
@@ -230,7 +223,7 @@ def test_a_stop_waits_for_no_name_server() -> None:
         "from relay.outbound.resolver import Resolver\n"
         "async def main():\n"
         "    task = asyncio.create_task(Resolver(lookup=lambda _: threading.Event().wait(60)).addresses('a.test'))\n"
-        "    await asyncio.sleep(0.05)\n"
+        "    await asyncio.sleep(0.05)\n"  # its thread has begun
         "    task.cancel()\n"
         "asyncio.run(main())\n"
     )
