@@ -5,7 +5,7 @@ leads elsewhere is noticed.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -33,9 +33,9 @@ class Pool:
         return len(self._open)
 
     @property
-    def idle(self) -> int:
-        """How many of them wait."""
-        return len(self._idle)
+    def idle(self) -> Collection[Connection]:
+        """Those that wait for their next request, the longest idle first."""
+        return self._idle.keys()
 
     def take(self, origin: Origin, now_s: float) -> Connection | None:
         """An idle connection to the origin that can be used; None where there is none."""

@@ -94,7 +94,7 @@ class WebhookSender:
         self._policy = policy
         self._resolver = resolver
         self._tls = tls
-        self._pool = Pool(connections_max, keepalive_s)
+        self.pool = Pool(connections_max, keepalive_s)
         self._room = asyncio.Semaphore(connections_max)
         self._target = lru_cache(URLS_MAX)(partial(_target, policy))
 
@@ -133,7 +133,7 @@ class WebhookSender:
     async def _exchange(self, origin: Origin, request: bytes, deadline_s: float) -> Response:
         """The answer to a request: over a connection that waits for one, else, or where that one is over, a new one."""
         loop = asyncio.get_running_loop()
-        connection = self._pool.take(origin, loop.time())
+        connection = self.pool.take(origin, loop.time())
         if connection is not None:
             try:
                 response = await self._over(connection, origin, request, deadline_s)
@@ -153,7 +153,7 @@ class WebhookSender:
         except asyncio.CancelledError:
             connection.abort()
             raise
-        self._pool.give(origin, connection, asyncio.get_running_loop().time())
+        self.pool.give(origin, connection, asyncio.get_running_loop().time())
         return response
 
     async def _open(self, origin: Origin, deadline_s: float) -> Connection:
@@ -167,7 +167,7 @@ class WebhookSender:
                     raise _Failed(Outcome.ADDRESS_REFUSED, _REFUSED)
                 doing = "no connection"
                 try:
-                    with self._pool.room():
+                    with self.pool.room():
                         async with asyncio.timeout(CONNECT_S):
                             made = await dialing.connected(addresses, port)
                         doing = "no TLS connection"
@@ -190,7 +190,7 @@ class WebhookSender:
         scheme, host, _ = origin
 
         def protocol() -> Connection:
-            return Connection(loop, self._pool.lost)
+            return Connection(loop, self.pool.lost)
 
         try:
             if scheme == "http":
@@ -202,7 +202,7 @@ class WebhookSender:
         except (ssl.SSLError, ssl.CertificateError, ConnectionError) as error:
             raise _Failed(Outcome.TLS_FAILED, tls_words(error)) from None
         if connection.is_open:
-            self._pool.opened(connection)
+            self.pool.opened(connection)
         return connection
 
     async def __aenter__(self) -> "WebhookSender":
@@ -211,7 +211,7 @@ class WebhookSender:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._pool.close()
+        await self.pool.close()
 
 
 def _target(policy: AddressPolicy, url: str) -> _Target:

@@ -29,7 +29,7 @@ class Keys:
     def rotate(self) -> None:
         """Another key from now on; the former one is published no more."""
         self._made += 1
-        self._key = Ed25519PrivateKey.generate()
+        self.key = Ed25519PrivateKey.generate()
 
     @property
     def key_id(self) -> str:
@@ -47,7 +47,7 @@ class Keys:
             "x-sandbox-key-id": f"nobodys-{number}" if how == "unknown_key" else self.key_id,
             "x-sandbox-request-id": request_id,
             "x-sandbox-timestamp": at,
-            "x-sandbox-signature": self._key.sign(content.encode()).hex(),
+            "x-sandbox-signature": self.key.sign(content.encode()).hex(),
         }
 
     def route(self) -> Route:
@@ -61,5 +61,5 @@ class Keys:
             await asyncio.sleep(HANG_S)
         if self.wrong:
             return JSONResponse({"error": "unavailable"}, 503)
-        public = base64.urlsafe_b64encode(self._key.public_key().public_bytes_raw()).decode().rstrip("=")
+        public = base64.urlsafe_b64encode(self.key.public_key().public_bytes_raw()).decode().rstrip("=")
         return JSONResponse({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": self.key_id, "x": public}]})

@@ -65,7 +65,7 @@ class Store:
     """An open store; every method of its nouns is a whole transaction or a read."""
 
     def __init__(self, database: Database, seal: Seal, options: StoreOptions) -> None:
-        self._database = database
+        self.database = database
         self._writer = Writer(database, options.backlog_max)
         lease_ms = options.lease_ms if options.dispatches else 0
         recorder = Recorder(
@@ -107,11 +107,11 @@ class Store:
     @property
     def shared(self) -> bool:
         """Whether other processes may write to the database too."""
-        return self._database.shared
+        return self.database.shared
 
     async def heed(self, wake: Callable[[Hint], None]) -> None:
         """Calls `wake` for each hint of another process."""
-        await self._database.heed(wake)
+        await self.database.heed(wake)
 
     async def ready(self) -> None:
         """Returns when the database takes writes; StorageUnavailable when it does not."""
@@ -119,11 +119,11 @@ class Store:
 
     async def size_bytes(self) -> int:
         """How much the database takes on its disk."""
-        return await self._database.size_bytes()
+        return await self.database.size_bytes()
 
     async def backlog(self) -> Mapping[str, Any]:
         """Count what is not done yet, up to BACKLOG_COUNTED_MAX of each, and tell the oldest due time."""
-        found: Mapping[str, Any] = (await self._database.rows("backlog", {"most": BACKLOG_COUNTED_MAX}))[0]
+        found: Mapping[str, Any] = (await self.database.rows("backlog", {"most": BACKLOG_COUNTED_MAX}))[0]
         return found
 
     async def close(self) -> None:
@@ -131,7 +131,7 @@ class Store:
         try:
             await self._writer.drain()
         finally:
-            await self._database.close()
+            await self.database.close()
 
 
 async def _touch(transaction: Transaction, asked: Sequence[Any]) -> list[None]:

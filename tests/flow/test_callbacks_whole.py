@@ -172,7 +172,7 @@ async def test_a_database_that_hangs_is_503(running: Running, monkeypatch: pytes
     """A commit that takes too long is 503 with Retry-After, once; what it writes in the end stands."""
     monkeypatch.setattr("relay.web.callback_route.STORED_WITHIN_S", 0.05)
     job = await running.submit()
-    database: Any = running.app.store._database
+    database: Any = running.app.store.database
     held, let_go = asyncio.Event(), asyncio.Event()
     transact = database.transact
 

@@ -139,7 +139,7 @@ async def test_only_a_post_is_a_callback(running: Running, method: str, status: 
 
 async def test_a_full_disk_is_503_and_nothing_is_lost(running: Running) -> None:
     """While the database takes nothing a callback is 503 with Retry-After; when it does again the retry counts."""
-    database = running.app.store._database
+    database = running.app.store.database
     if not isinstance(database, SQLite):
         pytest.skip("a disk that is full is SQLite's own; tests/system/test_many_processes.py takes PostgreSQL away")
     job = await running.submit()

@@ -328,7 +328,7 @@ async def test_a_check_over_its_share_is_refused_before_the_database(
         assert [answer.status_code for answer in taken] == [200, 200]
         await quiet()
         names: list[str] = []
-        database: Any = running.app.store._database
+        database: Any = running.app.store.database
         rows, transact = database.rows, database.transact
 
         async def counted(name: str, *arguments: Any) -> Any:

@@ -101,7 +101,7 @@ async def test_a_key_that_was_withdrawn_is_forgotten_within_a_day(running: Runni
     await ended(running)
     await running.submit("sandbox")
     keys, former = running.world.keys, Keys(running.world.keys.clock)
-    former._key = keys._key
+    former.key = keys.key
     keys.rotate()
 
     async def posted() -> httpx.Response:
@@ -212,7 +212,7 @@ async def test_where_no_key_is_named_each_is_tried() -> None:
     unnamed = Unnamed(clock)
     async with serve(world.app) as origin, ProviderClient() as client:
         keys = KeySet(client, origin, PATH, unnamed.read, clock)
-        unnamed.key = world.keys._key
+        unnamed.key = world.keys.key
         at_s = clock.now_ms() // 1000
         assert await keys.verify({}, b"body", at_s)
         unnamed.key = Ed25519PrivateKey.generate()

@@ -20,10 +20,11 @@ class Rising(Seller):
         super().__init__()
         self.prices = list(prices)
 
-    def _terms(self, offer: dict[str, Any]) -> dict[str, Any]:
+    def terms(self, offer: dict[str, Any]) -> dict[str, Any]:
+        """Return the offer with the next price."""
         price = self.prices.pop(0) if len(self.prices) > 1 else self.prices[0]
         named = "amount" if "amount" in offer else "maxAmountRequired"
-        return super()._terms(offer | {named: str(price)})
+        return super().terms(offer | {named: str(price)})
 
 
 async def asked(running: Running, provider: str, max_cost: str) -> Any:

@@ -225,7 +225,7 @@ async def test_one_unreadable_endpoint_takes_no_list_down(tmp_path: Path) -> Non
     """Show it with a marker among the others, answer 409 for its secret, and mend it by a rotation."""
     async with relay(tmp_path, clock=SystemClock()) as running:
         bad, good = await endpoint(running), await endpoint(running)
-        await running.app.store._database.transact(lambda transaction: _damage(transaction, bad["id"]))
+        await running.app.store.database.transact(lambda transaction: _damage(transaction, bad["id"]))
         shown = {one["id"]: one["secret_readable"] for one in (await running.get("/v1/endpoints"))["data"]}
         assert shown == {bad["id"]: False, good["id"]: True}
         answer = await running.client.get(f"/v1/endpoints/{bad['id']}/secret")

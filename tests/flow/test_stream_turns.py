@@ -219,7 +219,7 @@ async def test_a_stream_that_nobody_reads_does_nothing(tmp_path: Path, monkeypat
         async def work(transaction: Transaction) -> None:
             await transaction.run_many("insert_event", many)
 
-        database: Any = running.app.store._database
+        database: Any = running.app.store.database
         await database.transact(work)
         reads = 0
         following = Events.following

@@ -519,7 +519,7 @@ async def test_an_answer_may_come_before_the_request_was_taken() -> None:
         url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         answer = await post(sender, url, bytes(20_000_000))
         gone.set()
-    assert (answer.status_code, len(sender._pool)) == (413, 0)
+    assert (answer.status_code, len(sender.pool)) == (413, 0)
 
 
 async def test_one_deadline_is_over_everything() -> None:
@@ -692,9 +692,9 @@ async def test_no_more_connections_are_open_than_allowed() -> None:
     ):
         for server in (one, two, three):
             assert (await post(sender, server.url)).outcome is Outcome.OK
-            assert len(sender._pool) <= 2
+            assert len(sender.pool) <= 2
         await one.until(lambda: not one.open)
-        assert (two.open, three.open, sender._pool.idle) == ({1}, {1}, 2)
+        assert (two.open, three.open, len(sender.pool.idle)) == ({1}, {1}, 2)
 
 
 async def test_what_is_too_many_waits_and_not_for_ever() -> None:
@@ -722,9 +722,9 @@ async def test_an_idle_connection_is_closed_when_its_time_is_over(passed_s: floa
     """Close it after `keepalive_s`, and not before."""
     async with serving(answers(TWO)) as server, sender_of(keepalive_s=30) as sender:
         await post(sender, server.url)
-        (connection,) = sender._pool._idle
-        sender._pool.close_idle(connection.idle_since_s + passed_s)
-        assert sender._pool.idle == kept
+        (connection,) = sender.pool.idle
+        sender.pool.close_idle(connection.idle_since_s + passed_s)
+        assert len(sender.pool.idle) == kept
         if not kept:
             await server.until(lambda: not server.open)
 
@@ -734,7 +734,7 @@ async def test_an_old_connection_is_replaced(passed_s: float, connections: int) 
     """Replace a connection that is old, however busy it is, so that a name that moved is noticed."""
     async with serving(answers(TWO)) as server, sender_of() as sender:
         await post(sender, server.url)
-        (connection,) = sender._pool._idle
+        (connection,) = sender.pool.idle
         connection.made_s -= passed_s
         await post(sender, server.url)
         assert server.connections == connections
@@ -745,7 +745,7 @@ async def test_an_idle_connection_ends_by_itself() -> None:
     async with serving(answers(TWO)) as server, sender_of(keepalive_s=0.05) as sender:
         await post(sender, server.url)
         await server.until(lambda: not server.open)
-        assert len(sender._pool) == 0
+        assert len(sender.pool) == 0
 
 
 async def test_an_attempt_that_is_called_off_leaves_nothing() -> None:
@@ -765,7 +765,7 @@ async def test_an_attempt_that_is_called_off_leaves_nothing() -> None:
             await attempt
         over.set()
         await asyncio.sleep(0)  # the loop calls who waits for the end of a connection
-        assert len(sender._pool) == 0
+        assert len(sender.pool) == 0
 
 
 # TLS.

@@ -149,7 +149,7 @@ async def test_a_retry_is_made_in_time_behind_a_crowd_for_a_held_endpoint(tmp_pa
         running.sink.answers = [400]
         retried = (await running.client.post(f"/v1/endpoints/{free}/tests")).json()["id"]
         await running.until(f"/v1/deliveries/{retried}", lambda found: found["attempts_made"] == 1)
-        await _crowd(running.app.store._database, retried, held, clock.now_ms())
+        await _crowd(running.app.store.database, retried, held, clock.now_ms())
         running.sink.received.clear()
         # The lane is held again after its probe, and the crowd still waits when the retry comes due.
         running.sink.answers = [500]

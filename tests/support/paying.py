@@ -70,7 +70,7 @@ class Seller:
         sent = request.headers.get("payment-signature")
         if sent is None:
             offer = {"scheme": "exact", "network": "eip155:8453", "amount": str(PRICE), "maxTimeoutSeconds": 300}
-            challenge = {"x402Version": 2, "resource": {"url": str(request.url)}, "accepts": [self._terms(offer)]}
+            challenge = {"x402Version": 2, "resource": {"url": str(request.url)}, "accepts": [self.terms(offer)]}
             return Response("{}", 402, {"payment-required": _encoded(challenge)}, "application/json")
         return await self._pay(request, json.loads(base64.b64decode(sent)), {"type": "seedance-i2v", "success": True})
 
@@ -84,11 +84,11 @@ class Seller:
                 "maxAmountRequired": str(PRICE),
                 "resource": str(request.url),
             }
-            return JSONResponse({"x402Version": 1, "accepts": [self._terms(offer)]}, 402)
+            return JSONResponse({"x402Version": 1, "accepts": [self.terms(offer)]}, 402)
         video = {"video_url": VIDEO, "venice_request_id": "req_1", "source": "venice"}
         return await self._pay(request, json.loads(base64.b64decode(sent)), video)
 
-    def _terms(self, offer: dict[str, Any]) -> dict[str, Any]:
+    def terms(self, offer: dict[str, Any]) -> dict[str, Any]:
         """An offer with what both versions have."""
         return offer | {"asset": USDC, "payTo": PAYEE, "extra": {"name": "USD Coin", "version": "2"}} | self.offer
 
