@@ -13,10 +13,8 @@ from typing import Any, Protocol
 import asyncpg
 import msgspec
 
-from relay.storage.engine import statements
 from relay.storage.engine.postgres import SESSION
-from relay.storage.engine.statements import Numbered
-from relay.storage.engine.wording import Statement, followed
+from relay.storage.engine.statements import Dialect, Statement, load
 
 Row = dict[str, Any]
 
@@ -39,7 +37,9 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Explainer(Protocol):
-    """A database that tells its plans."""
+    """A database that shows the plans of its statements."""
+
+    statements: dict[str, Statement]
 
     async def ask(self, text: str) -> list[Row]:
         """A query's rows."""
@@ -53,7 +53,7 @@ class SQLiteExplainer:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._texts = statements.load()
+        self.statements = load(Dialect.SQLITE)
         found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '% WHERE %'")
         self._partial = {str(row[0]) for row in found}
         self._steps = 0
@@ -66,7 +66,7 @@ class SQLiteExplainer:
 
     async def plan(self, name: str, many: Sequence[Mapping[str, Any]]) -> Plan:
         """The plan of a named statement; of a batch, what the first of its runs took."""
-        statement = Numbered(self._texts[name], "?")
+        statement = self.statements[name]
         values = statement.values(many[0])
         found = self._connection.execute(f"EXPLAIN QUERY PLAN {statement.text}", values).fetchall()
         indexes, scanned = [], []
@@ -101,8 +101,7 @@ class PostgresExplainer:
     def __init__(self, connection: "asyncpg.Connection[Any]", partial: set[str]) -> None:
         self._connection = connection
         self._partial = partial
-        self._texts = texts = statements.load()
-        texts["claim_deliveries"] = followed(texts["claim_deliveries"], texts["parcels"])
+        self.statements = load(Dialect.POSTGRES)
 
     @classmethod
     async def connected(cls, url: str) -> "PostgresExplainer":
@@ -117,23 +116,20 @@ class PostgresExplainer:
 
     async def ask(self, text: str) -> list[Row]:
         """A query's rows."""
-        return [dict(row) for row in await self._connection.fetch(Statement(text).text)]
+        return [dict(row) for row in await self._connection.fetch(text)]
 
     async def plan(self, name: str, many: Sequence[Mapping[str, Any]]) -> Plan:
         """The generic plan, and the rows that its scans went through."""
-        statement = Statement(self._texts[name])
-        told = (await self._connection.prepare(statement.text)).get_parameters()
-        text, values = statement.text, [_literal(value) for value in statement.values(many[0])]
-        if len(many) > 1 and statement.many is not None:
-            text = statement.many.text.format(arrays=", ".join(f"${n}::{t.name}[]" for n, t in enumerate(told, 1)))
-            arrays = zip(statement.many.arrays(many), told, strict=True)
-            values = [f"ARRAY[{', '.join(map(_literal, array))}]::{kind.name}[]" for array, kind in arrays]
+        statement = self.statements[name]
+        text, values = statement.text, statement.arrays(many) if statement.is_batch else statement.values(many[0])
+        kinds = (await self._connection.prepare(text)).get_parameters()
+        literals = [_literal(value, kind.name) for value, kind in zip(values, kinds, strict=True)]
         transaction = self._connection.transaction()
         await transaction.start()
         try:
             await self._connection.execute(f"PREPARE explained AS {text}")
-            asked = f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE explained ({', '.join(values)})"
-            found = await self._connection.fetchval(asked if values else asked.removesuffix(" ()"))
+            asked = f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE explained ({', '.join(literals)})"
+            found = await self._connection.fetchval(asked if literals else asked.removesuffix(" ()"))
         finally:
             await transaction.rollback()
             await self._connection.execute("DEALLOCATE explained")
@@ -172,8 +168,10 @@ def _rows_read(node: dict[str, Any]) -> float:
     return rows * float(node["Actual Loops"])
 
 
-def _literal(value: object) -> str:
-    """A value in SQL."""
+def _literal(value: object, kind: str = "") -> str:
+    """Return a value in SQL; a list is an array of its kind."""
+    if isinstance(value, list):
+        return f"CAST(ARRAY[{', '.join(map(_literal, value))}] AS {kind})"
     if value is None:
         return "NULL"
     if isinstance(value, bytes):

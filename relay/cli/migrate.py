@@ -43,7 +43,6 @@ async def _migrate(database_url: str) -> list[str]:
 
 async def _copy(database_url: str, target: str) -> None:
     """Copies, and says how far it has come."""
-    from relay.storage.engine import statements
     from relay.storage.engine.copy_to_postgres import copy
     from relay.storage.engine.database_url import is_postgres, sqlite_path
     from relay.storage.engine.postgres import PostgreSQL
@@ -51,7 +50,7 @@ async def _copy(database_url: str, target: str) -> None:
     if is_postgres(database_url) or not is_postgres(target):
         raise SettingsError("DATABASE_URL must name the SQLite database to copy, and --to a PostgreSQL")
     path = sqlite_path(database_url)
-    database = await PostgreSQL.open(target, statements.load())
+    database = await PostgreSQL.open(target)
     try:
         sizes = await copy(path, database, time.time_ns() // 1_000_000, _progress)
     finally:

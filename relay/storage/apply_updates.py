@@ -112,7 +112,7 @@ class Recorder:
 
     async def __call__(self, transaction: Transaction, facts: Sequence[Fact]) -> list[Recorded]:
         """Records the facts in order; each sees the job as the one before it left it."""
-        jobs, versions, listening = await _found(transaction, facts)
+        jobs, listening = await _found(transaction, facts)
         heard, written = await _heard(transaction, facts, jobs), await _written(transaction, facts)
         elsewhere = await absent(transaction, {fact.job_id for fact in facts if fact.arrival} - jobs.keys())
         elsewhere.bytes.update(await _bytes_kept(transaction, facts, jobs, self._room))
@@ -125,8 +125,7 @@ class Recorder:
         settled = [(fact.job_id, fact.at, fact.settlement) for fact in facts if fact.settlement]
         if settled:
             await payments.settle(transaction, settled)
-        moved = [rows.moved_job_params(job) | {"version": versions[job.id]} for job in jobs.values()]
-        await transaction.run_many("update_job", moved)
+        await transaction.run_many("update_job", [rows.moved_job_params(job) for job in jobs.values()])
         await transaction.run_many("insert_event", [event.params for _, event in batch.events])
         fresh = await self._fan_out(transaction, [event for _, event in batch.events], listening)
         for (index, _), handed in zip(batch.events, fresh, strict=True):
@@ -236,14 +235,11 @@ class _Batch:
         return msgspec.structs.replace(job, callbacks_seen=job.callbacks_seen + 1)
 
 
-async def _found(transaction: Transaction, facts: Sequence[Fact]) -> tuple[dict[str, Job], dict[str, int | None], str]:
-    """The jobs, each with its row's version where others write too, and who may want their events."""
-    wanted = sorted({fact.job_id for fact in facts})
-    jobs, versions, listening = {}, {}, "[]"
-    for row in await transaction.look("jobs_and_listeners", {"ids": rows.text(wanted)}):
-        listening = row["listening"] or listening
-        jobs[row["id"]], versions[row["id"]] = rows.job(row), row.get("version")
-    return jobs, versions, listening
+async def _found(transaction: Transaction, facts: Sequence[Fact]) -> tuple[dict[str, Job], str]:
+    """Return the jobs, locked until the transaction ends, and who may want their events."""
+    found = await transaction.rows("jobs_and_listeners", {"ids": sorted({fact.job_id for fact in facts})})
+    listening = next((row["listening"] for row in found if row["listening"]), "[]")
+    return {row["id"]: rows.job(row) for row in found}, listening
 
 
 async def _hint(transaction: Transaction, facts: Sequence[Fact], results: Sequence[Recorded]) -> None:
@@ -262,8 +258,7 @@ async def _heard(transaction: Transaction, facts: Sequence[Fact], jobs: dict[str
     if not wanted:
         return set()
     return {
-        (row["job_id"], bytes(row["digest"]))
-        for row in await transaction.look("recorded_digests", {"ids": rows.text(wanted)})
+        (row["job_id"], bytes(row["digest"])) for row in await transaction.rows("recorded_digests", {"ids": wanted})
     }
 
 
@@ -272,7 +267,7 @@ async def _written(transaction: Transaction, facts: Sequence[Fact]) -> set[str]:
     wanted = [fact.call.id for fact in facts if fact.call and fact.again]
     if not wanted:
         return set()
-    return {row["id"] for row in await transaction.look("calls_written", {"ids": rows.text(wanted)})}
+    return {row["id"] for row in await transaction.rows("calls_written", {"ids": wanted})}
 
 
 async def _bytes_kept(
@@ -284,7 +279,7 @@ async def _bytes_kept(
     wanted = sorted(job_id for job_id, job in jobs.items() if 0 < coming[job_id] > enough - job.callbacks_seen)
     if not wanted:
         return {}
-    found = await transaction.look("callback_bytes", {"ids": rows.text(wanted)})
+    found = await transaction.rows("callback_bytes", {"ids": wanted})
     return {row["job_id"]: int(row["bytes"]) for row in found}
 
 

@@ -87,9 +87,9 @@ class Deliveries:
     ) -> list[Parcel]:
         """Deliveries of the first that are due, leased until then; none for busy endpoints, none of full projects."""
         bounds = {"limit": limit, "window": WINDOW, "candidates": CLAIMERS * limit if self._database.shared else limit}
-        claim = {"now": now_ms, "leased_until": leased_until_ms, "busy": rows.text(sorted(busy))}
-        claim |= {"full": rows.text(sorted(full))}
-        return self._parcels(await self._database.take("claim_deliveries", claim | bounds, then="parcels"))
+        claim = {"now": now_ms, "leased_until": leased_until_ms, "busy": sorted(busy)}
+        claim |= {"full": sorted(full)}
+        return self._parcels(await self._database.claim("claim_deliveries", claim | bounds, read="parcels"))
 
     async def claim_behind(
         self,
@@ -126,7 +126,7 @@ class Deliveries:
 
     async def parcels(self, delivery_ids: Iterable[str]) -> list[Parcel]:
         """What the next attempts need; what is no longer pending, or has a secret that does not open, is left out."""
-        return self._parcels(await self._database.rows("parcels", {"ids": rows.text(list(delivery_ids))}))
+        return self._parcels(await self._database.rows("parcels", {"ids": list(delivery_ids)}))
 
     def at_hand(self, fresh: Iterable[Fresh]) -> list[Parcel]:
         """The same for new deliveries that come with it, without reading."""
@@ -159,7 +159,7 @@ class Deliveries:
 
     async def attempts(self, delivery: Delivery) -> list[Attempt]:
         """The attempts that a delivery counts, in order, the first ATTEMPTS_MAX."""
-        params = {"ids": rows.text([delivery.id]), "limit": min(delivery.attempts_made, ATTEMPTS_MAX)}
+        params = {"ids": [delivery.id], "limit": min(delivery.attempts_made, ATTEMPTS_MAX)}
         return [rows.attempt(row) for row in await self._database.rows("attempts_of_deliveries", params)]
 
     async def page(self, project_id: str, listing: Listing, wanted: dict[str, str | None]) -> Page[Delivery]:
@@ -255,7 +255,7 @@ async def _unwritten(transaction: Transaction, wanted: Sequence[Settled]) -> Seq
     again = [one.attempt.id for one in wanted if one.again]
     if not again:
         return wanted
-    written = {row["id"] for row in await transaction.rows("attempts_written", {"ids": rows.text(again)})}
+    written = {row["id"] for row in await transaction.rows("attempts_written", {"ids": again})}
     return [one for one in wanted if one.attempt.id not in written]
 
 

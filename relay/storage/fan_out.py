@@ -78,8 +78,8 @@ async def _complete(transaction: Transaction, handed: list[list[Fresh]]) -> list
     wanted = sorted({one.endpoint_id for fresh in handed for one in fresh})
     if not wanted:
         return handed
-    params = {"ids": msgspec.json.encode(wanted).decode()}
-    found = {row["endpoint_id"]: row for row in await transaction.look("endpoints_sent_to", params)}
+    params = {"ids": wanted}
+    found = {row["endpoint_id"]: row for row in await transaction.rows("endpoints_sent_to", params)}
     return [
         [
             Fresh(one.delivery_id, one.endpoint_id, one.project_id, one.event, found.get(one.endpoint_id))

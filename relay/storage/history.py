@@ -218,7 +218,7 @@ class Events:
     async def delivery_counts(self, event_ids: list[str]) -> dict[str, dict[str, int]]:
         """How many deliveries of each event are in which state."""
         counts: dict[str, dict[str, int]] = {event_id: {} for event_id in event_ids}
-        for row in await self._database.rows("delivery_counts", {"ids": rows.text(event_ids)}):
+        for row in await self._database.rows("delivery_counts", {"ids": event_ids}):
             counts[row["event_id"]][row["state"]] = row["number"]
         return counts
 

@@ -91,7 +91,7 @@ class Jobs:
 
     async def tombstone(self, job_id: str, project_id: str) -> Tombstone | None:
         """What is left of the project's job, if it was pruned."""
-        found = await self._database.rows("tombstones_by_id", {"ids": rows.text([job_id])})
+        found = await self._database.rows("tombstones_by_id", {"ids": [job_id]})
         return Tombstone.of(found[0]) if found and found[0]["project_id"] == project_id else None
 
     async def page(self, project_id: str, listing: Listing, wanted: JobFilter) -> Page[Job]:
@@ -106,7 +106,7 @@ class Jobs:
             "provider_job_id": wanted.provider_job_id,
             "created_after": wanted.created_after,
             "created_before": wanted.created_before,
-            "pairs": rows.text(pairs),
+            "pairs": pairs,
             "pair": pairs[0] if pairs else None,
             "pair_count": len(pairs),
             "floor": None,
@@ -168,9 +168,7 @@ class Jobs:
         wanted = {"job_id": job_id, "limit": EVIDENCE_MAX}
         deliveries = [rows.delivery(row) for row in await self._database.rows("deliveries_of_job", wanted)]
         made = {delivery.id: delivery.attempts_made for delivery in deliveries}
-        found = await self._database.rows(
-            "attempts_of_deliveries", {"ids": rows.text(list(made)), "limit": EVIDENCE_MAX}
-        )
+        found = await self._database.rows("attempts_of_deliveries", {"ids": list(made), "limit": EVIDENCE_MAX})
         attempts = [rows.attempt(row) for row in found]
         return Evidence(
             [rows.call(row) for row in await self._database.rows("calls_of_job", wanted)],

@@ -130,7 +130,7 @@ class Redeliveries:
         """Whether all that a batch is about is committed; a stranger's transaction is not waited for without an end."""
         if batch.end_position is None:
             return False
-        if now_ms >= _ends_at(batch) + 2 * PATIENCE_MS:
+        if not self._database.shared or now_ms >= _ends_at(batch) + 2 * PATIENCE_MS:
             return True
         found = await self._database.rows("committed_before", {"position": batch.end_position})
         return bool(found[0]["committed"]) or await self._events.horizon() >= batch.end_position
@@ -170,8 +170,8 @@ def _wanted(endpoint: Endpoint, which: str, since_ms: int, until_ms: int) -> dic
         "until_at": until_ms,
         "any_type": int("*" in endpoint.event_types),
         "any_job_type": int("job.*" in endpoint.event_types),
-        "types": rows.text(endpoint.event_types),
-        "providers": rows.text(endpoint.providers),
+        "types": endpoint.event_types,
+        "providers": endpoint.providers,
         "which": which,
     }
 
@@ -270,7 +270,7 @@ async def _one_step(transaction: Transaction, step: Step) -> Stepped:
 async def _known(transaction: Transaction, endpoint_id: str, event_ids: set[str]) -> dict[str, list[Row]]:
     """The deliveries that the endpoint has of these events, by event."""
     known: dict[str, list[Row]] = {}
-    params = {"ids": rows.text(sorted(event_ids)), "endpoint_id": endpoint_id}
+    params = {"ids": sorted(event_ids), "endpoint_id": endpoint_id}
     for row in await transaction.rows("deliveries_of_events_to_endpoint", params) if event_ids else ():
         known.setdefault(row["event_id"], []).append(row)
     return known
@@ -295,7 +295,7 @@ async def _held(transaction: Transaction, projects: set[str], event_ids: Sequenc
     """Those of the projects' events that are still here, and that nobody prunes until this transaction has ended."""
     if not event_ids:
         return set()
-    wanted = {"projects": rows.text(sorted(projects)), "ids": rows.text(sorted(event_ids))}
+    wanted = {"projects": sorted(projects), "ids": sorted(event_ids)}
     return {row["id"] for row in await transaction.rows("hold_events", wanted)}
 
 

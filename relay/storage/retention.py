@@ -78,15 +78,15 @@ async def _jobs(transaction: Transaction, terms: Terms) -> Removed:
     if not found:
         return {}
     by_id = {row["id"]: row for row in found}
-    held = await transaction.rows("events_to_hold", {"jobs": rows.text(list(by_id))})
+    held = await transaction.rows("events_to_hold", {"jobs": list(by_id)})
     # The locks came after the look, and somebody may have had an event sent again in between: so it is looked again.
-    seen = {"jobs": rows.text(list(by_id)), "events": rows.text([row["id"] for row in held])}
+    seen = {"jobs": list(by_id), "events": [row["id"] for row in held]}
     going = _within_weight(await transaction.rows("jobs_to_prune", seen))
     if not going:
         return {}
     jobs = [by_id[row["id"]] for row in going]
     job_ids = {job["id"] for job in jobs}
-    gone = {"jobs": rows.text(sorted(job_ids))}
+    gone = {"jobs": sorted(job_ids)}
     await transaction.run_many("insert_tombstone", [_tombstone(job, terms) for job in jobs])
     await _prune_events(transaction, [row for row in held if row["job_id"] in job_ids])
     metadata = [
@@ -147,7 +147,7 @@ async def _prune_events(transaction: Transaction, events: Sequence[Row]) -> None
 def _named(table: str, found: Sequence[Row]) -> dict[str, Any]:
     """The rows of a table whose key is project and id."""
     projects = sorted({row["project_id"] for row in found})
-    return {"projects": rows.text(projects), table: rows.text([row["id"] for row in found])}
+    return {"projects": projects, table: [row["id"] for row in found]}
 
 
 def _within_weight(found: Sequence[Row]) -> list[Row]:

@@ -16,7 +16,6 @@ from relay.storage.apply_updates import HEADERS_MAX, Recorder, Room
 from relay.storage.deliveries import Deliveries
 from relay.storage.encryption_keys import require_keys
 from relay.storage.endpoints import Endpoints
-from relay.storage.engine import statements
 from relay.storage.engine.database import Database, Hint, Transaction
 from relay.storage.engine.database_url import is_postgres, shown, sqlite_path
 from relay.storage.engine.group_commit import Writer
@@ -170,8 +169,8 @@ async def open_database(database_url: str) -> Database:
         # Imported here, since most run on SQLite and need not wait for it.
         from relay.storage.engine.postgres import PostgreSQL  # noqa: PLC0415
 
-        return await PostgreSQL.open(database_url, statements.load())
-    return await SQLite.open(sqlite_path(database_url), statements.load())
+        return await PostgreSQL.open(database_url)
+    return await SQLite.open(sqlite_path(database_url))
 
 
 async def require_database(database_url: str) -> None:

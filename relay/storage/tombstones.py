@@ -49,5 +49,5 @@ async def absent(transaction: Transaction, job_ids: set[str]) -> Absent:
     """Looks for jobs that somebody called about; nothing is asked where all of them are here."""
     if not job_ids:
         return Absent()
-    wanted = {"ids": rows.text(sorted(job_ids))}
-    return Absent(await transaction.look("tombstones_by_id", wanted), await transaction.look("callbacks_kept", wanted))
+    wanted = {"ids": sorted(job_ids)}
+    return Absent(await transaction.rows("tombstones_by_id", wanted), await transaction.rows("callbacks_kept", wanted))

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import SettingsError, StorageUnavailable
-from relay.storage.engine import statements
 from relay.storage.engine.database_url import is_postgres, postgres_target, sqlite_path
 from relay.storage.engine.migrations import migrate
 from relay.storage.engine.postgres import PostgreSQL
@@ -61,7 +60,7 @@ async def test_every_form_opens(database_server: Server) -> None:
     await connection.close()
     facts = {"at": at, "host": at.partition("@")[2], "port": database_server.port, "name": name, "socket": folder}
     for form in FORMS:
-        database = await PostgreSQL.open(form.format(base=base, **facts), statements.load())
+        database = await PostgreSQL.open(form.format(base=base, **facts))
         try:
             await migrate(database, 1)
             assert (await database.rows("schema_version", {}))[0]["version"] >= 1, form

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from relay.clock import SystemClock
-from relay.storage.engine import statements
 from relay.storage.engine.database import Hint
 from relay.storage.engine.exchanges import PostgreSQLTransaction
 from relay.storage.engine.migrations import migrate
@@ -22,7 +21,7 @@ from tests.support.running import relay
 pytestmark = pytest.mark.anyio
 
 DONE = b'{"status":"completed","results":["https://cdn.example.com/videos/out.mp4"]}'
-CLAIM = {"now": 1, "leased_until": 2, "busy": "[]", "full": "[]", "limit": 1, "window": 1, "candidates": 1}
+CLAIM = {"now": 1, "leased_until": 2, "busy": [], "full": [], "limit": 1, "window": 1, "candidates": 1}
 WAYS = {"refuses": ("", ""), "ignores": (",".join(SESSION), ""), "declared": ("", "?pgbouncer=true")}
 """What the pooler does with the settings of a session that it does not know, and what the URL says of it."""
 
@@ -47,7 +46,7 @@ def url(way: tuple[Pooler, str], database_server: Server) -> str:
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[PostgreSQL]:
     """A database, migrated."""
-    database = await PostgreSQL.open(url, statements.load())
+    database = await PostgreSQL.open(url)
     try:
         await migrate(database, 1)
         yield database
@@ -81,7 +80,7 @@ async def test_relays_that_share_sessions_do_not_meet(url: str) -> None:
 
         async def use(database: PostgreSQL, name: str) -> str:
             await database.transact(lambda transaction: write(transaction, name))
-            assert await database.take("claim_deliveries", CLAIM, then="parcels") == []
+            assert await database.claim("claim_deliveries", CLAIM, read="parcels") == []
             assert await database.size_bytes() > 0
             return str((await database.rows("project_by_name", {"name": f"{name}_2"}))[0]["id"])
 

@@ -12,7 +12,6 @@ import msgspec
 import pytest
 
 from relay.security.encryption import Seal
-from relay.storage.engine import statements
 from relay.storage.engine.database import Hint
 from relay.storage.engine.exchanges import PostgreSQLTransaction
 from relay.storage.engine.migrations import migrate
@@ -37,7 +36,7 @@ DELIVERY = {
 @asynccontextmanager
 async def opened(server: Server) -> AsyncIterator[PostgreSQL]:
     """A fresh database, migrated."""
-    database = await PostgreSQL.open(server.database(), statements.load())
+    database = await PostgreSQL.open(server.database())
     try:
         await migrate(database, 1)
         yield database
@@ -53,21 +52,17 @@ def attempt(number: int, delivery: str) -> dict[str, Any]:
 
 async def numbers(database: PostgreSQL, *deliveries: str) -> list[tuple[str, int]]:
     """Each attempt with its number."""
-    ids = str(list(deliveries)).replace("'", '"')
-    found = await database.rows("attempts_of_deliveries", {"ids": ids, "limit": 100})
+    found = await database.rows("attempts_of_deliveries", {"ids": list(deliveries), "limit": 100})
     return [(row["id"], row["number"]) for row in found]
 
 
 async def test_every_batch_is_a_statement_that_the_server_takes(database_server: Server) -> None:
     """Each statement for many rows at once is prepared with its arrays; those that relay sends often are among them."""
     async with opened(database_server) as database, database._pool.acquire() as connection:
-        taken = set()
-        for name, statement in database._statements.items():
-            if statement.many is not None:
-                types = (await connection.prepare(statement.text)).get_parameters()
-                arrays = ", ".join(f"${number}::{told.name}[]" for number, told in enumerate(types, 1))
-                await connection.prepare(statement.many.text.format(arrays=arrays))
-                taken.add(name)
+        taken = {name for name, statement in database._statements.items() if statement.is_batch}
+        for name in taken:
+            kinds = (await connection.prepare(database._statements[name].text)).get_parameters()
+            assert all(kind.name.endswith("[]") for kind in kinds), name
         often = {
             "insert_callback",
             "update_job",
@@ -80,7 +75,7 @@ async def test_every_batch_is_a_statement_that_the_server_takes(database_server:
 
 
 async def test_a_batch_writes_what_its_rows_would_one_by_one(database_server: Server) -> None:
-    """Rows come as they were given; two attempts of one delivery in a batch are counted one after the other."""
+    """Write rows as they were given, and number an attempt behind those that earlier batches stored."""
     async with opened(database_server) as database:
 
         async def write(transaction: PostgreSQLTransaction) -> None:
@@ -90,7 +85,8 @@ async def test_a_batch_writes_what_its_rows_would_one_by_one(database_server: Se
             settled = {"state": "pending", "next_attempt_at": 9, "finished_at": None}
             await transaction.run_many("settle_delivery", [settled | {"id": f"dlv_{number}"} for number in range(4)])
             await transaction.run_many("insert_attempt", [attempt(9, "dlv_0")])
-            await transaction.run_many("settle_delivery", [settled | {"id": "dlv_4"}] * 2)
+            for _ in range(2):
+                await transaction.run_many("settle_delivery", [settled | {"id": "dlv_4"}])
 
         await database.transact(write)
         assert await numbers(database, "dlv_0", "dlv_3") == [("att_0", 1), ("att_9", 2), ("att_3", 1)]
@@ -140,8 +136,9 @@ async def test_a_part_that_fails_undoes_the_others(database_server: Server) -> N
 async def test_every_batch_says_what_it_changes(database_server: Server) -> None:
     """Each statement for many rows names the tables that it writes: what mentions one of them must come after it."""
     async with opened(database_server) as database:
-        batches = {name: one for name, one in database._statements.items() if one.many is not None}
-        assert [name for name, one in batches.items() if len(one.writes) != 1 or not one.writes <= one.words] == []
+        tables = {row[0] for row in await database._pool.fetch("SELECT tablename FROM pg_tables")}
+        batches = {name: one for name, one in database._statements.items() if one.is_batch}
+        assert [name for name, one in batches.items() if one.table not in tables & one.words] == []
 
 
 async def test_of_two_transactions_that_wait_for_each_other_neither_fails(database_server: Server) -> None:

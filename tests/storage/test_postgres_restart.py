@@ -16,7 +16,6 @@ import pytest
 from relay.clock import Clock, SystemClock
 from relay.deliveries.attempt_writer import PAUSE_MS
 from relay.errors import StorageUnavailable
-from relay.storage.engine import statements
 from relay.storage.engine.database import Hint
 from relay.storage.engine.migrations import migrate
 from relay.storage.engine.postgres import POOL_MAX, PostgreSQL
@@ -257,7 +256,7 @@ async def test_the_first_connection_that_gets_no_answer_speaks_for_all(
 ) -> None:
     """Five connections and one that listens vanish: one read fails, then all is made anew, and hints come again."""
     async with cutter_before(database_server) as (url, cutter):
-        database = await PostgreSQL.open(url, statements.load())
+        database = await PostgreSQL.open(url)
         try:
             await migrate(database, 1)
             together = asyncio.Barrier(POOL_MAX)

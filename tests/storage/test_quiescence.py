@@ -10,7 +10,7 @@ import pytest
 from relay.sandbox.faults import Faults
 from relay.sandbox.serving import serve
 from relay.storage.engine.sqlite import SQLite
-from relay.storage.engine.statements import load
+from relay.storage.engine.statements import Dialect, Statement
 from tests.flow.test_lanes import Hanging
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock, relay
@@ -75,7 +75,8 @@ async def test_what_never_waits_is_an_error(tmp_path: Path) -> None:
     """Name the task that is still at work when the time is over: a statement that takes long, say."""
     counts = "SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 3000000"
     endless = f"WITH RECURSIVE n AS ({counts}) SELECT max(i) AS i FROM n"
-    slow = await SQLite.open(tmp_path / "slow.db", load() | {"endless": endless})
+    slow = await SQLite.open(tmp_path / "slow.db")
+    slow._statements["endless"] = Statement(endless, Dialect.SQLITE)
     reading = asyncio.create_task(slow.rows("endless", {}), name="an endless read")
     with pytest.raises(TimeoutError, match="an endless read"):
         await quiet(0.1)

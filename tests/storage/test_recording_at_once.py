@@ -1,7 +1,7 @@
-"""Two processes that hear about the same job at once, on PostgreSQL: neither writes what has changed since it read."""
+"""Two processes that apply updates to the same job concurrently, on PostgreSQL: neither overwrites the other's."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -16,7 +16,6 @@ from relay.model.job import EventType, Job, JobState, Verdict
 from relay.security.encryption import Seal
 from relay.storage import rows
 from relay.storage.apply_updates import Arrival, Fact, Recorded, Recorder, Room
-from relay.storage.engine import statements
 from relay.storage.engine.database import Transaction
 from relay.storage.engine.exchanges import PostgreSQLTransaction
 from relay.storage.engine.migrations import migrate
@@ -73,7 +72,7 @@ async def two(server: Server, jobs: Sequence[str]) -> AsyncIterator[tuple[Postgr
     async with AsyncExitStack() as stack:
         opened = []
         for _ in range(2):
-            opened.append(await PostgreSQL.open(url, statements.load()))
+            opened.append(await PostgreSQL.open(url))
             stack.push_async_callback(opened[-1].close)
 
         async def fill(transaction: Transaction) -> None:
@@ -85,27 +84,38 @@ async def two(server: Server, jobs: Sequence[str]) -> AsyncIterator[tuple[Postgr
         yield opened[0], opened[1]
 
 
-async def record(
-    database: PostgreSQL, *facts: Fact, before_writing: Callable[[], Awaitable[object]] | None = None
-) -> list[Recorded]:
-    """Records facts; what is to happen when they are judged and not written yet happens at the first try."""
-    tries = [before_writing] if before_writing else []
+async def record(database: PostgreSQL, *facts: Fact) -> list[Recorded]:
+    """Records facts."""
+    return await database.transact(partial(Recorder(0, Room(100), (0,), hints=True), facts=facts))
 
-    async def work(transaction: PostgreSQLTransaction) -> list[Recorded]:
-        recorded = await Recorder(0, Room(100), (0,), hints=True)(transaction, facts)
-        if tries:
-            await tries.pop()()
-        return recorded
 
-    return await database.transact(work)
+@asynccontextmanager
+async def held(database: PostgreSQL, *job_ids: str) -> AsyncIterator[Transaction]:
+    """A transaction of another process that has read these jobs, and writes when the block ends."""
+    async with database._pool.acquire() as connection:
+        transaction = PostgreSQLTransaction(connection, database._statements, database._joined)
+        await transaction.rows("jobs_and_listeners", {"ids": list(job_ids)})
+        yield transaction
+        await transaction.commit()
+
+
+async def waiting(database: PostgreSQL, number: int = 1) -> None:
+    """Returns when so many transactions wait for a lock."""
+    text = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    async with asyncio.timeout(10):
+        while (await select(database, text))[0][0] < number:  # noqa: ASYNC110 - the server does not say when
+            await asyncio.sleep(0.01)
 
 
 async def test_what_another_wrote_meanwhile_is_not_overwritten(database_server: Server) -> None:
-    """Between reading and writing another process moves one of two jobs: both are judged again, as they are then."""
+    """Wait for a process that has read one of two jobs, and judge both as they are after its commit."""
     async with two(database_server, ["job_1", "job_2"]) as (one, another):
-        quietly = Fact(job_id="job_2", at=2, move=partial(further, announce=None))
-        meanwhile = partial(record, another, quietly)
-        recorded = await record(one, heard("job_1"), heard("job_2"), before_writing=meanwhile)
+        async with held(another, "job_2") as transaction:
+            recording = asyncio.create_task(record(one, heard("job_1"), heard("job_2")))
+            await waiting(another)
+            moved = msgspec.structs.replace(running("job_2"), progress=1)
+            await transaction.run_many("update_job", [rows.moved_job_params(moved)])
+        recorded = await recording
         assert [(found.job and found.job.progress, len(found.fresh)) for found in recorded] == [(1, 1), (2, 1)]
         assert await select(one, ADDED) == [("job_1", 1, 1, 1), ("job_2", 1, 1, 2)]
         assert await select(one, "SELECT job_id FROM events ORDER BY job_id") == [("job_1",), ("job_2",)]
@@ -113,32 +123,34 @@ async def test_what_another_wrote_meanwhile_is_not_overwritten(database_server: 
 
 
 async def test_the_same_callback_in_two_processes_is_recorded_once(database_server: Server) -> None:
-    """One of the two is repeated, though neither had heard of the other when it read."""
+    """Record one of the two as repeated, though neither was stored when both came."""
     async with two(database_server, ["job_1"]) as (one, another):
-        meanwhile = partial(record, another, heard("job_1", b"the same"))
-        (recorded,) = await record(one, heard("job_1", b"the same"), before_writing=meanwhile)
-        assert (recorded.verdict, recorded.fresh) == (Verdict.REPEATED, ())
+        async with held(one, "job_1"):
+            both = [asyncio.create_task(record(database, heard("job_1", b"the same"))) for database in (one, another)]
+            await waiting(another, 2)
+        verdicts = sorted(recorded.verdict for (recorded,) in await asyncio.gather(*both))
+        assert verdicts == [Verdict.RECORDED, Verdict.REPEATED]
         assert await select(one, ADDED) == [("job_1", 1, 2, 1)]
 
 
 async def test_a_job_that_goes_meanwhile_is_not_written_to(database_server: Server) -> None:
-    """It was pruned between reading and writing: the callback is kept as one about a job that is not here."""
+    """Keep the callback as one about a job that is not here, where the job is pruned as it comes."""
     async with two(database_server, ["job_1"]) as (one, another):
-
-        async def pruned(transaction: Transaction) -> None:
+        async with held(another, "job_1") as transaction:
+            recording = asyncio.create_task(record(one, heard("job_1")))
+            await waiting(another)
             await transaction.run_text("DELETE FROM jobs")
-
-        (recorded,) = await record(one, heard("job_1"), before_writing=partial(another.transact, pruned))
+        (recorded,) = await recording
         assert (recorded.verdict, recorded.fresh) == (Verdict.ORPHANED, ())
         assert await select(one, "SELECT verdict FROM callbacks") == [("orphaned",)]
         assert await select(one, "SELECT id FROM events") == []
 
 
-async def test_nothing_is_written_under_a_lock_that_nobody_needed(database_server: Server) -> None:
-    """A batch that nobody else is about is two exchanges: it is read, and written."""
+async def test_a_batch_is_few_exchanges(database_server: Server) -> None:
+    """Lock the jobs as they are read, and send all that is written together, between BEGIN and COMMIT."""
     async with two(database_server, ["job_1", "job_2"]) as (one, _), one._pool.acquire() as connection:
         sent: list[str] = []
-        for _ in range(2):  # the server is asked for types once
+        for _ in range(2):  # the first prepares
             connection.add_query_logger(note := lambda query: sent.append(query.query))
             transaction = PostgreSQLTransaction(connection, one._statements, one._joined)
             sent.clear()
@@ -146,10 +158,15 @@ async def test_nothing_is_written_under_a_lock_that_nobody_needed(database_serve
             await transaction.commit()
             await asyncio.sleep(0)  # the logger is called by the loop
             connection.remove_query_logger(note)
-        assert len(sent) == 3, (
-            "jobs and listeners, what was heard before of jobs that were called about, all that is written"
-        )
-        assert "FOR UPDATE" not in "".join(sent)
+        starts = [
+            "BEGIN;",
+            "WITH found AS",
+            "SELECT job_id, CASE WHEN verdict = 'recorded'",
+            "WITH part_0 AS",
+            "COMMIT;",
+        ]
+        assert [text.startswith(start) for text, start in zip(sent, starts, strict=True)] == [True] * len(starts), sent
+        assert [text for text in sent if "FOR UPDATE" in text] == [sent[1]]
 
 
 NAMES = [f"job_{number}" for number in range(4)]

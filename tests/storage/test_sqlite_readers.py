@@ -10,7 +10,7 @@ from relay.storage.engine.database import Purpose
 from relay.storage.engine.migrations import migrate
 from relay.storage.engine.sqlite import SQLite
 from relay.storage.engine.sqlite_readers import CONNECTIONS
-from relay.storage.engine.statements import load
+from relay.storage.engine.statements import Dialect, Statement
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +22,8 @@ SELECT MAX(n) AS n FROM counting
 
 async def opened(folder: Path) -> SQLite:
     """A migrated file, with a statement that takes as long as a test wants."""
-    database = await SQLite.open(folder / "relay.db", load() | {"slow": SLOW})
+    database = await SQLite.open(folder / "relay.db")
+    database._statements["slow"] = Statement(SLOW, Dialect.SQLITE)
     await migrate(database, 1)
     return database
 

@@ -9,7 +9,7 @@ import pytest
 
 from relay.errors import RelayError, SettingsError, StorageUnavailable
 from relay.security.encryption import Seal
-from relay.storage.engine import migrations, statements
+from relay.storage.engine import migrations
 from relay.storage.engine.sqlite import SQLite
 from relay.storage.engine.sqlite_readers import CONNECTIONS
 from relay.storage.store import Store, StoreOptions
@@ -51,7 +51,7 @@ async def test_a_migration_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 async def test_two_relays_that_start_at_once_migrate_once(tmp_path: Path) -> None:
     """The second one waits for the first one's lock, and finds nothing to do."""
-    databases = [await SQLite.open(tmp_path / "relay.db", statements.load()) for _ in range(2)]
+    databases = [await SQLite.open(tmp_path / "relay.db") for _ in range(2)]
     try:
         ran = await asyncio.gather(*(migrations.migrate(database, 1) for database in databases))
         assert sorted(ran) == [[], [one.name for one in migrations.migrations()]]
@@ -62,7 +62,7 @@ async def test_two_relays_that_start_at_once_migrate_once(tmp_path: Path) -> Non
 
 async def test_a_commit_is_on_the_disk(tmp_path: Path) -> None:
     """WAL with synchronous=FULL, foreign writers are waited for, and the reading connection cannot write."""
-    database = await SQLite.open(tmp_path / "relay.db", statements.load())
+    database = await SQLite.open(tmp_path / "relay.db")
     try:
         texts = [f"PRAGMA {name}" for name in ("journal_mode", "synchronous", "busy_timeout")]
         found = [(await database._writer.run(sqlite3.Connection.execute, text)).fetchone()[0] for text in texts]

@@ -1,6 +1,7 @@
 """An endpoint is disabled and enabled while events are on their way: it gets every one of them, and misses none."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -12,13 +13,14 @@ import pytest
 
 from relay import ids
 from relay.clock import SystemClock
+from relay.errors import StorageUnavailable
 from relay.model.delivery import Endpoint
 from relay.security.encryption import Seal
 from relay.storage import endpoint_status
 from relay.storage.endpoints import Change, Endpoints
-from relay.storage.engine import exchanges
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
+from relay.storage.engine.postgres import SESSION
 from relay.storage.history import PATIENCE_MS, Events
 from relay.storage.redeliveries import Redeliveries, Step
 from tests.storage.test_stream_order import migrated, writers
@@ -164,21 +166,20 @@ async def test_a_batch_ends_only_when_what_is_uncommitted_is_there(database_serv
         assert await stage.redeliveries.open() == []
 
 
-async def test_who_read_too_long_ago_reads_again(database_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refuse to write by what was read without locks five seconds ago, and do it again with what is there now."""
-    assert exchanges.LOOK_S * 1000 < PATIENCE_MS / 2
-    monkeypatch.setattr(exchanges, "LOOK_S", -1.0)
+async def test_a_transaction_that_stands_still_is_undone_before_a_batch_stops_waiting(database_server: Server) -> None:
+    """End the session of a process that stood still since it read who listens, so that it writes nothing by that."""
+    assert int(SESSION["idle_in_transaction_session_timeout"].removesuffix("s")) * 1000 < PATIENCE_MS / 2
     async with migrated(database_server.database()) as opened:
-        locked = []
 
-        async def work(transaction: Any) -> None:
-            locked.append(transaction._locks)
-            await transaction.look("recorded_digests", {"ids": "[]"})
+        async def work(transaction: Transaction) -> None:
+            await transaction.run_text("SET LOCAL idle_in_transaction_session_timeout = '10ms'")
+            await transaction.rows("jobs_and_listeners", {"ids": ["job_1"]})
+            time.sleep(0.1)  # noqa: ASYNC251 - the whole process stands still
             await transaction.run_many("insert_job_metadata", [{"project_id": "p", "pair": "a=b", "job_id": "j"}])
 
-        await opened.transact(work)
-        assert locked == [False, True]
-        assert await select(opened, "SELECT COUNT(*) FROM job_metadata") == [(1,)]
+        with pytest.raises(StorageUnavailable):
+            await opened.transact(work)
+        assert await select(opened, "SELECT COUNT(*) FROM job_metadata") == [(0,)]
 
 
 async def missing(running: Running, made: dict[str, Any]) -> set[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from relay.errors import StorageUnavailable
-from relay.storage.engine import migrations, statements
+from relay.storage.engine import migrations
 from relay.storage.engine.database import Transaction
 from relay.storage.engine.group_commit import BATCH_MAX, SHARE_MIN, Writer
 from relay.storage.engine.sqlite import SQLite
@@ -29,7 +29,7 @@ async def database(tmp_path: Path) -> AsyncIterator[SQLite]:
 @asynccontextmanager
 async def database_at(path: Path) -> AsyncIterator[SQLite]:
     """A migrated database, closed at the end."""
-    opened = await SQLite.open(path, statements.load())
+    opened = await SQLite.open(path)
     try:
         await migrations.migrate(opened, 1)
         yield opened

@@ -21,7 +21,7 @@ from relay.sandbox.world import Sandbox
 from relay.storage.engine import statements
 from relay.storage.engine.migrations import migrate, migrations
 from relay.storage.engine.postgres import PostgreSQL
-from relay.storage.engine.wording import Statement
+from relay.storage.engine.statements import Dialect
 from tests.support import processes
 from tests.support.paying import Seller
 from tests.support.postgres import Server
@@ -156,7 +156,7 @@ async def test_ten_that_start_at_once_migrate_once(database_server: Server) -> N
     url = database_server.database()
 
     async def start() -> list[str]:
-        database = await PostgreSQL.open(url, statements.load())
+        database = await PostgreSQL.open(url)
         try:
             return await migrate(database, 1)
         finally:
@@ -167,12 +167,12 @@ async def test_ten_that_start_at_once_migrate_once(database_server: Server) -> N
     assert sum(bool(names) for names in done) == 1
 
 
-@pytest.mark.parametrize("name", sorted(statements.load()))
+@pytest.mark.parametrize("name", sorted(statements.load(Dialect.POSTGRES)))
 async def test_every_statement_can_be_prepared(database_server: Server, name: str, prepared: Any) -> None:
     """PostgreSQL knows every table, column and type that a statement names."""
     connection: Any = await asyncpg.connect(prepared)
     try:
-        await connection.prepare(Statement(statements.load()[name]).text)
+        await connection.prepare(statements.load(Dialect.POSTGRES)[name].text)
     finally:
         await connection.close()
 
@@ -183,7 +183,7 @@ def prepared(database_server: Server) -> str:
     url = database_server.database()
 
     async def make() -> None:
-        database = await PostgreSQL.open(url, statements.load())
+        database = await PostgreSQL.open(url)
         await migrate(database, 1)
         await database.close()
 
@@ -202,9 +202,9 @@ async def test_on_sqlite_one_process_does_both(tmp_path: Path, command: tuple[st
 async def test_a_database_that_is_not_there_says_so(database_server: Server) -> None:
     """A wrong name is the operator's mistake, a server that is away may come back."""
     with pytest.raises(SettingsError, match="nowhere"):
-        await PostgreSQL.open(database_server.url.replace("/postgres", "/nowhere"), {})
+        await PostgreSQL.open(database_server.url.replace("/postgres", "/nowhere"))
     with pytest.raises(StorageUnavailable):
-        await PostgreSQL.open(f"postgresql://relay@127.0.0.1:{processes.free_port()}/x", {})
+        await PostgreSQL.open(f"postgresql://relay@127.0.0.1:{processes.free_port()}/x")
 
 
 async def test_two_processes_cannot_overspend_the_day_between_them(tmp_path: Path, database_server: Server) -> None:

@@ -34,14 +34,8 @@ class Transaction(Protocol):
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
         """Runs a named statement, and gives the rows it returns."""
 
-    async def look(self, name: str, params: Params) -> Sequence[Row]:
-        """Runs a named read of rows that may be others by the commit.
-
-        What must not be is compared as it is written: `/* its version, */` reads what `/* as it was read */` compares.
-        """
-
     async def run_many(self, name: str, many: Sequence[Params]) -> None:
-        """Runs a named statement once for each of the parameters; nothing happens for none."""
+        """Run a named statement for each of the parameters, which are about different rows; nothing for none."""
 
     async def run_text(self, text: str) -> None:
         """Runs a statement that has no name: only migrations do this."""
@@ -70,10 +64,10 @@ class Database(Protocol):
     async def rows(self, name: str, params: Params, purpose: Purpose = Purpose.READ) -> Sequence[Row]:
         """Runs a named read; StorageUnavailable when the database does not answer."""
 
-    async def take(self, name: str, params: Params, then: str) -> Sequence[Row]:
-        """Runs a named statement that writes, and then a read with the `ids` that it gave, as one transaction.
+    async def claim(self, name: str, params: Params, read: str) -> Sequence[Row]:
+        """Run a named claim, and a named read of the `ids` that it gave, as one transaction; the rows of the read.
 
-        For claims, which nobody waits to share.
+        PostgreSQL's text of the claim is both, so that it is one exchange.
         """
 
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:

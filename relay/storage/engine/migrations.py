@@ -45,7 +45,7 @@ def migrations() -> list[Migration]:
 
 async def migrate(database: Database, now_ms: int) -> list[str]:
     """Runs what is missing, all in one transaction, and names it; SettingsError when the database is newer."""
-    return await database.transact(partial(_migrate, now_ms=now_ms))
+    return await database.transact(partial(_migrate, now_ms=now_ms, shared=database.shared))
 
 
 async def require(database: Database, name: str) -> None:
@@ -59,8 +59,8 @@ def split(text: str) -> list[str]:
     return [statement.strip() for statement in "\n".join(lines).split(";\n") if statement.strip()]
 
 
-async def _migrate(transaction: Transaction, now_ms: int) -> list[str]:
-    """What `migrate` promises, within its transaction."""
+async def _migrate(transaction: Transaction, now_ms: int, *, shared: bool) -> list[str]:
+    """Do what `migrate` promises, within its transaction."""
     await transaction.lock_schema()
     known = migrations()
     if not await _has_register(transaction):  # a role that may not make tables may use those there are
@@ -75,8 +75,9 @@ async def _migrate(transaction: Transaction, now_ms: int) -> list[str]:
     await _require_free(transaction, known, version)
     for migration in known[version:]:
         await _run(transaction, migration, now_ms)
-    for name in ("forget_positions_of_endpoints", "forget_positions_of_redeliveries", "count_positions_anew"):
-        await transaction.rows(name, {})
+    if shared:
+        for name in ("forget_positions_of_endpoints", "forget_positions_of_redeliveries", "count_positions_anew"):
+            await transaction.rows(name, {})
     return [migration.name for migration in known[version:]]
 
 

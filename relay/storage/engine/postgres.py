@@ -1,4 +1,4 @@
-"""PostgreSQL through asyncpg: a small pool, the statements of SQLite, safe behind a pooler that shares connections.
+"""PostgreSQL through asyncpg: a small pool, safe behind a pooler that shares connections.
 
 Behind a pooler such as PgBouncer in its transaction mode, two transactions of one connection may be in two sessions.
 So everything is a transaction there and tells its own settings, and nothing is prepared under a name.
@@ -15,9 +15,9 @@ from relay import log
 from relay.errors import SettingsError, StorageUnavailable
 from relay.storage.engine.database import Hint, Params, Purpose, Row
 from relay.storage.engine.database_url import PostgresTarget, postgres_target
-from relay.storage.engine.exchanges import CHANNEL, Outdated, PostgreSQLTransaction
+from relay.storage.engine.exchanges import CHANNEL, PostgreSQLTransaction
 from relay.storage.engine.refusals import explained
-from relay.storage.engine.wording import MOVED, Statement, followed
+from relay.storage.engine.statements import Dialect, Statement, load
 
 Result = TypeVar("Result")
 
@@ -82,21 +82,18 @@ class PostgreSQL:
 
     shared = True
 
-    def __init__(
-        self, pool: "asyncpg.Pool[Any]", target: PostgresTarget, pooled: bool, statements: dict[str, str]
-    ) -> None:
+    def __init__(self, pool: "asyncpg.Pool[Any]", target: PostgresTarget, pooled: bool) -> None:
         self._pool = pool
         self._target = target
         self._pooled = pooled
         self._listening: Any = None
         self._lists = asyncio.Semaphore(LISTS_MAX)
-        self._texts = statements
-        self._statements = {name: Statement(text) for name, text in statements.items()}
+        self._statements: dict[str, Statement] = load(Dialect.POSTGRES)
         self._joined: dict[tuple[str, ...], str] = {}
 
     @classmethod
-    async def open(cls, url: str, statements: dict[str, str]) -> "PostgreSQL":
-        """Connects; SettingsError for what only the operator can mend, StorageUnavailable for a server that is away."""
+    async def open(cls, url: str) -> "PostgreSQL":
+        """Connect; SettingsError for what only the operator can mend, StorageUnavailable for a server that is away."""
         target = postgres_target(url)
         if target.ignored:
             _logger.info("database.options_ignored", options=", ".join(target.ignored))
@@ -117,7 +114,7 @@ class PostgreSQL:
                 max_queries=QUERIES_MAX,
                 reset=_nothing,
             )
-        return cls(pool, target, pooled, statements)
+        return cls(pool, target, pooled)
 
     async def rows(self, name: str, params: Params, purpose: Purpose = Purpose.READ) -> Sequence[Row]:
         """Runs a named read; behind a pooler in a transaction, or its two exchanges could come to two sessions.
@@ -135,40 +132,31 @@ class PostgreSQL:
                 found: Sequence[Row] = await connection.fetch(statement.text, *statement.values(params))
                 return found
 
-    async def take(self, name: str, params: Params, then: str) -> Sequence[Row]:
-        """Runs a statement that writes, and the read of what it took, in one exchange: a transaction of its own."""
-        both = f"{name}, {then}"
-        if both not in self._statements:
-            self._statements[both] = Statement(followed(self._texts[name], self._texts[then]))
-        return await self.rows(both, params)
+    async def claim(self, name: str, params: Params, read: str) -> Sequence[Row]:  # noqa: ARG002 - the protocol's signature
+        """Run a claim, which reads what it claimed: one exchange, and a transaction of its own."""
+        return await self.rows(name, params)
 
     async def transact(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
         """BEGIN … COMMIT on a connection of its own; undone when anything in it fails or is cancelled.
 
-        What the server undid because two transactions waited for each other is done again; and what it refused because
-        something had changed since it was read, under locks; and what was prepared before another process migrated,
-        which asyncpg prepares anew by itself only where no transaction is open.
+        What the server undid because two transactions waited for each other is done again; and what was prepared
+        before another process migrated, which asyncpg prepares anew by itself only where no transaction is open.
         """
-        locks = self._pooled
         for _ in range(AGAIN_MAX):
             try:
-                return await self._transact(work, locks=locks)
-            except _Moved:
-                locks = True
+                return await self._transact(work)
             except asyncpg.InvalidCachedStatementError:
-                self._forget_plans()
+                continue
             except StorageUnavailable as error:
                 if not isinstance(error.__cause__, asyncpg.TransactionRollbackError):
                     raise
-        return await self._transact(work, locks=True)
+        return await self._transact(work)
 
-    async def _transact(
-        self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]", *, locks: bool
-    ) -> Result:
-        """One try."""
+    async def _transact(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
+        """Try once."""
         with _translated():
             async with self._acquired() as connection:
-                transaction = PostgreSQLTransaction(connection, self._statements, self._joined, locks=locks)
+                transaction = PostgreSQLTransaction(connection, self._statements, self._joined)
                 try:
                     if self._pooled:
                         await transaction.run_text(_LOCAL)
@@ -176,18 +164,10 @@ class PostgreSQL:
                     await transaction.commit()
                 except TimeoutError:
                     raise  # the connection is cut: its ROLLBACK would wait for an answer without an end
-                except BaseException as error:
+                except BaseException:
                     await transaction.undo()
-                    if not locks and _refused(error):
-                        raise _Moved from error
                     raise
                 return result
-
-    def _forget_plans(self) -> None:
-        """Learn the types of all parameters anew: another process has changed those of columns."""
-        self._joined.clear()
-        for statement in self._statements.values():
-            statement.types = None
 
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[Any]:
@@ -267,16 +247,6 @@ async def _meet(target: PostgresTarget, settings: dict[str, str]) -> bool:
     if found["standby"]:
         raise StorageUnavailable(f"{where} is a read-only replica: DATABASE_URL must name the primary")
     return pooled or bool(found["plans"] != SESSION["plan_cache_mode"])
-
-
-class _Moved(Exception):
-    """What was read without a lock has changed since: the transaction is done again."""
-
-
-def _refused(error: BaseException) -> bool:
-    """Whether a batch was not as it was read, or read too long ago, or another had written it first."""
-    moved = isinstance(error, asyncpg.InvalidTextRepresentationError) and MOVED in str(error)
-    return moved or isinstance(error, asyncpg.UniqueViolationError | Outdated)
 
 
 def _wake(wake: Callable[[Hint], None], told: str) -> None:

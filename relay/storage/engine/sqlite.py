@@ -6,7 +6,6 @@ Reads have connections of their own (`sqlite_readers.py`).
 """
 
 import asyncio
-import json
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -15,13 +14,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from relay.errors import SettingsError, StorageUnavailable
 from relay.storage.engine.database import Hint, Params, Purpose, Row, Transaction
 from relay.storage.engine.single_process import beside
 from relay.storage.engine.sqlite_readers import Readers, translated
-from relay.storage.engine.statements import Numbered
+from relay.storage.engine.statements import Dialect, Statement, load
 
 Result = TypeVar("Result")
+
+# A list among the parameters becomes JSON, of which `json_each` makes rows.
+sqlite3.register_adapter(list, lambda values: msgspec.json.encode(values).decode())
 
 _PRAGMAS: Final = (
     "PRAGMA page_size = 8192",  # of a new file; an event's row would leave half of 4 KiB empty
@@ -39,7 +43,7 @@ class SQLite:
 
     shared = False
 
-    def __init__(self, path: Path, statements: dict[str, Numbered], writer: "_Thread", readers: Readers) -> None:
+    def __init__(self, path: Path, statements: dict[str, Statement], writer: "_Thread", readers: Readers) -> None:
         self.path = path
         self._file = _File(path)
         self._statements = statements
@@ -47,8 +51,8 @@ class SQLite:
         self._readers = readers
 
     @classmethod
-    async def open(cls, path: Path, statements: dict[str, str]) -> "SQLite":
-        """Opens the file, and makes it (its owner's alone) where there is none; SettingsError where none can be."""
+    async def open(cls, path: Path) -> "SQLite":
+        """Open the file, and make it (its owner's alone) if there is none; SettingsError if it cannot be made."""
         _require_file(path)
         writer, readers = _Thread("sqlite-writer"), Readers()
         try:
@@ -58,18 +62,18 @@ class SQLite:
             await readers.close()
             await writer.close()
             raise
-        return cls(path, {name: Numbered(text, "?") for name, text in statements.items()}, writer, readers)
+        return cls(path, load(Dialect.SQLITE), writer, readers)
 
     async def rows(self, name: str, params: Params, purpose: Purpose = Purpose.READ) -> Sequence[Row]:
         """Runs a named read on a reading connection."""
         return await self._readers.rows(self._statements[name], params, purpose)
 
-    async def take(self, name: str, params: Params, then: str) -> Sequence[Row]:
-        """Runs a statement that writes, and the read of what it took, in one hop."""
+    async def claim(self, name: str, params: Params, read: str) -> Sequence[Row]:
+        """Run a claim, and the read of what it claimed, in one hop to the writing thread."""
 
         async def both(transaction: Transaction) -> Sequence[Row]:
-            taken = [row["id"] for row in await transaction.rows(name, params)]
-            return await transaction.rows(then, {"ids": json.dumps(taken)}) if taken else []
+            claimed = [row["id"] for row in await transaction.rows(name, params)]
+            return await transaction.rows(read, {"ids": claimed}) if claimed else []
 
         return await self.transact(both)
 
@@ -115,17 +119,13 @@ class _File:
 class SQLiteTransaction:
     """An open write transaction. Its coroutines never wait: they run to their end in the writing thread."""
 
-    def __init__(self, connection: sqlite3.Connection, statements: dict[str, Numbered]) -> None:
+    def __init__(self, connection: sqlite3.Connection, statements: dict[str, Statement]) -> None:
         self._connection = connection
         self._statements = statements
 
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
         """Runs a named statement."""
         return _fetch(self._connection, self._statements[name], params)
-
-    async def look(self, name: str, params: Params) -> Sequence[Row]:
-        """The same: the whole file is locked."""
-        return await self.rows(name, params)
 
     async def run_many(self, name: str, many: Sequence[Params]) -> None:
         """Runs a named statement for each of the parameters."""
@@ -201,7 +201,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _fetch(connection: sqlite3.Connection, statement: Numbered, params: Params) -> list[Row]:
+def _fetch(connection: sqlite3.Connection, statement: Statement, params: Params) -> list[Row]:
     """Every row of a statement, as a dictionary: `sqlite3.Row` looks for a column from left to right."""
     found = connection.execute(statement.text, statement.values(params))
     names = [column[0] for column in found.description or ()]
@@ -219,7 +219,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _transaction(
     connection: sqlite3.Connection,
-    statements: dict[str, Numbered],
+    statements: dict[str, Statement],
     work: Callable[[Transaction], Awaitable[Result]],
     file: _File,
 ) -> Result:

@@ -15,7 +15,7 @@ import aiosqlite
 
 from relay.errors import StorageUnavailable
 from relay.storage.engine.database import Params, Purpose, Row
-from relay.storage.engine.statements import Numbered
+from relay.storage.engine.statements import Statement
 
 CONNECTIONS: Final = {Purpose.KEY: 1, Purpose.READ: 2, Purpose.LIST: 2}
 _PRAGMAS: Final = (
@@ -49,7 +49,7 @@ class Readers:
                         await connection.execute_fetchall(pragma)
                     self._free[purpose].put_nowait(connection)
 
-    async def rows(self, statement: Numbered, params: Params, purpose: Purpose) -> list[Row]:
+    async def rows(self, statement: Statement, params: Params, purpose: Purpose) -> list[Row]:
         """Run a read on a connection of its purpose; each row is a dictionary."""
         values = statement.values(params)
         async with self._taken(purpose) as connection:

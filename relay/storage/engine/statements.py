@@ -1,17 +1,65 @@
-"""The named statements of `sql/*.sql`: `-- name: claim_deliveries`, a sentence, the text."""
+"""The named statements of `sql/*.sql`: `-- name: claim_deliveries`, a sentence, the text.
+
+A text is SQLite's and PostgreSQL's. Where PostgreSQL needs another one it stands behind the first as
+`-- name: claim_deliveries.postgres`, with a sentence that says why; or as `.postgres_batch`, which takes each parameter
+as an array with one value for each row of a batch. What only PostgreSQL needs has no text for SQLite.
+"""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
+from functools import cached_property, partial
 from importlib import resources
 from operator import itemgetter
 from typing import Any, Final
 
-PARAMETER: Final = re.compile(r"(?<![:\w]):([a-z_]+)")
-_NAME: Final = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_PARAMETER: Final = re.compile(r"(?<![:\w]):([a-z_]+)")
+_NAME: Final = re.compile(r"^-- name: ([\w.]+)$", re.MULTILINE)
+_COMMENT: Final = re.compile(r"^--.*\n", re.MULTILINE)
+_BATCH: Final = "postgres_batch"
 
 
-def load() -> dict[str, str]:
-    """Every statement by its name; ValueError when a name is used twice."""
+class Dialect(StrEnum):
+    """A database's SQL; the value is the suffix of the names of its own texts."""
+
+    SQLITE = "sqlite"
+    POSTGRES = "postgres"
+
+
+_MARKS: Final = {Dialect.SQLITE: "?", Dialect.POSTGRES: "$"}
+_SUFFIXES: Final = {Dialect.SQLITE: ("",), Dialect.POSTGRES: ("", Dialect.POSTGRES, _BATCH)}
+
+
+class Statement:
+    """A statement as its database takes it: `?1` (or `$1`) for each `:name`. `names` are in that order.
+
+    `source` is as it is written, without its comments. Where `is_batch`, each parameter is an array.
+    """
+
+    def __init__(self, source: str, dialect: Dialect, *, is_batch: bool = False) -> None:
+        self.source = source
+        self.is_batch = is_batch
+        self.text, self.names = numbered([source], _MARKS[dialect])
+        self.values = _picker(self.names)
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """All that the text is made of, the tables that it reads and writes among it."""
+        return frozenset(re.findall(r"\w+", self.source))
+
+    @cached_property
+    def table(self) -> str:
+        """The table that a batch is written to."""
+        verb, *words = self.source.split(maxsplit=3)
+        return words[1] if verb == "INSERT" else words[0]
+
+    def arrays(self, many: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+        """Return the parameters of a batch, one array for each."""
+        return list(zip(*map(self.values, many), strict=True))
+
+
+def texts() -> dict[str, str]:
+    """Return every text by its name, with its suffix and its comments; ValueError if a name is used twice."""
     found: dict[str, str] = {}
     for file in sorted(resources.files("relay.storage").joinpath("sql").iterdir(), key=lambda file: file.name):
         if not file.name.endswith(".sql"):
@@ -20,27 +68,45 @@ def load() -> dict[str, str]:
         for name, text in zip(parts[1::2], parts[2::2], strict=True):
             if name in found:
                 raise ValueError(f"{file.name}: the statement {name} is there twice")
-            found[name] = text.strip().rstrip(";")
+            found[name] = text.strip()
     return found
 
 
-class Numbered:
-    """A statement with `?1` (or `$1`) for each `:name`, which a database binds faster; `names` are in that order."""
-
-    def __init__(self, text: str, mark: str) -> None:
-        self.names: list[str] = []
-        self.text = PARAMETER.sub(lambda found: f"{mark}{self._number(found[1])}", text)
-        self.values = _picker(self.names)
-
-    def _number(self, name: str) -> int:
-        """The number of a name, the same each time."""
-        if name not in self.names:
-            self.names.append(name)
-        return self.names.index(name) + 1
+def load(dialect: Dialect) -> dict[str, Statement]:
+    """Return a database's statements by their names: of two texts of a name its own."""
+    found: dict[str, Statement] = {}
+    for full_name, text in texts().items():
+        name, _, suffix = full_name.partition(".")
+        if suffix in _SUFFIXES[dialect]:
+            source = _COMMENT.sub("", text + "\n").strip().removesuffix(";")
+            found[name] = Statement(source, dialect, is_batch=suffix == _BATCH)
+    return found
 
 
-def _picker(names: list[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-    """What takes the parameters in their order; KeyError for one that is missing."""
+def numbered(sources: Sequence[str], mark: str) -> tuple[str, list[str]]:
+    """Return the texts as one, with a number for each name, and the names in that order.
+
+    The last is what it does, and the others are done with it, as CTEs. A name has another number in each of them.
+    """
+    numbers: list[str] = []
+    parts = []
+    for source in sources:
+        names = list(dict.fromkeys(_PARAMETER.findall(source)))
+        places = {name: f"{mark}{len(numbers) + index}" for index, name in enumerate(names, 1)}
+        parts.append(_PARAMETER.sub(partial(_place, places), source))
+        numbers += names
+    *first, last = parts
+    text = ", ".join(f"part_{place} AS ({part})" for place, part in enumerate(first))
+    return f"WITH {text} {last}" if first else last, numbers
+
+
+def _place(places: Mapping[str, str], found: re.Match[str]) -> str:
+    """Return the number of a name."""
+    return places[found[1]]
+
+
+def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Return what takes the parameters in their order; it raises KeyError for one that is missing."""
     if len(names) > 1:
         return itemgetter(*names)
     return lambda params: tuple(params[name] for name in names)

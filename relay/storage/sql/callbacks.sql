@@ -3,10 +3,27 @@
 INSERT INTO callbacks (id, project_id, job_id, provider, verdict, reason, received_at, size, headers, body, digest)
 VALUES (:id, :project_id, :job_id, :provider, :verdict, :reason, :received_at, :size, :headers, :body, :digest);
 
+-- name: insert_callback.postgres_batch
+-- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
+INSERT INTO callbacks (id, project_id, job_id, provider, verdict, reason, received_at, size, headers, body, digest)
+SELECT * FROM unnest(
+    CAST(:id AS TEXT[]), CAST(:project_id AS TEXT[]), CAST(:job_id AS TEXT[]), CAST(:provider AS TEXT[]), CAST(:verdict AS TEXT[]),
+    CAST(:reason AS TEXT[]), CAST(:received_at AS BIGINT[]), CAST(:size AS BIGINT[]), CAST(:headers AS TEXT[]), CAST(:body AS BYTEA[]),
+    CAST(:digest AS BYTEA[])
+);
+
 -- name: insert_reprocessing
 -- A quarantined callback was run again, and keeps its own verdict.
 INSERT INTO reprocessings (id, project_id, callback_id, job_id, at, key_id, verdict, reason)
 VALUES (:id, :project_id, :callback_id, :job_id, :at, :key_id, :verdict, :reason);
+
+-- name: insert_reprocessing.postgres_batch
+-- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
+INSERT INTO reprocessings (id, project_id, callback_id, job_id, at, key_id, verdict, reason)
+SELECT * FROM unnest(
+    CAST(:id AS TEXT[]), CAST(:project_id AS TEXT[]), CAST(:callback_id AS TEXT[]), CAST(:job_id AS TEXT[]), CAST(:at AS BIGINT[]),
+    CAST(:key_id AS TEXT[]), CAST(:verdict AS TEXT[]), CAST(:reason AS TEXT[])
+);
 
 -- name: reprocessings_of_job
 -- How a job's callbacks were run again, in order.
@@ -16,6 +33,11 @@ SELECT id, callback_id, at, key_id, verdict, reason FROM reprocessings WHERE job
 -- What has been heard of these jobs already.
 SELECT job_id, CASE WHEN verdict = 'recorded' THEN digest END AS digest FROM callbacks
 WHERE job_id IN (SELECT value FROM json_each(:ids)) AND CASE WHEN verdict = 'recorded' THEN digest END IS NOT NULL;
+
+-- name: recorded_digests.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+SELECT job_id, CASE WHEN verdict = 'recorded' THEN digest END AS digest FROM callbacks
+WHERE job_id = ANY (:ids) AND CASE WHEN verdict = 'recorded' THEN digest END IS NOT NULL;
 
 -- name: callback_of_project
 -- One callback, if it is the project's own.

@@ -3,10 +3,28 @@
 INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at)
 VALUES (:id, :project_id, :event_id, :endpoint_id, :job_id, 'pending', 0, :next_attempt_at, 0, :created_at);
 
+-- name: insert_delivery.postgres_batch
+-- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
+INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at)
+SELECT id, project_id, event_id, endpoint_id, job_id, 'pending', 0, next_attempt_at, 0, created_at
+FROM unnest(
+    CAST(:id AS TEXT[]), CAST(:project_id AS TEXT[]), CAST(:event_id AS TEXT[]), CAST(:endpoint_id AS TEXT[]), CAST(:job_id AS TEXT[]),
+    CAST(:next_attempt_at AS BIGINT[]), CAST(:created_at AS BIGINT[])
+) AS many (id, project_id, event_id, endpoint_id, job_id, next_attempt_at, created_at);
+
 -- name: insert_redelivery
 -- One event for one endpoint once more, because a person asked.
 INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at)
 VALUES (:id, :project_id, :event_id, :endpoint_id, :job_id, 'pending', 0, :next_attempt_at, 1, :created_at);
+
+-- name: insert_redelivery.postgres_batch
+-- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
+INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at)
+SELECT id, project_id, event_id, endpoint_id, job_id, 'pending', 0, next_attempt_at, 1, created_at
+FROM unnest(
+    CAST(:id AS TEXT[]), CAST(:project_id AS TEXT[]), CAST(:event_id AS TEXT[]), CAST(:endpoint_id AS TEXT[]), CAST(:job_id AS TEXT[]),
+    CAST(:next_attempt_at AS BIGINT[]), CAST(:created_at AS BIGINT[])
+) AS many (id, project_id, event_id, endpoint_id, job_id, next_attempt_at, created_at);
 
 -- name: pending_of_endpoint
 -- How much waits for an endpoint and is due by then. What is pending has a next attempt, and nothing else has one; where it is asked for by its endpoint it is
@@ -27,9 +45,36 @@ WHERE id IN (
         WHERE endpoint_id NOT IN (SELECT value FROM json_each(:busy)) AND (:full = '[]' OR project_id NOT IN (SELECT value FROM json_each(:full)))
         LIMIT :candidates
     ) AND state || '' = 'pending' AND next_attempt_at + 0 <= :now
-    ORDER BY next_attempt_at LIMIT :limit /* skip locked */
-) /* which need not outlast a crash */
+    ORDER BY next_attempt_at LIMIT :limit
+)
 RETURNING id, endpoint_id;
+
+-- name: claim_deliveries.postgres
+-- In PostgreSQL the claim and the read of what it took (`parcels`) are one exchange. It passes over rows that another process has
+-- locked, and its commit need not outlast a crash of the server: what is claimed twice is sent twice, as after any crash.
+WITH claimed AS (
+    UPDATE deliveries SET next_attempt_at = :leased_until
+    WHERE id IN (
+        SELECT id FROM deliveries
+        WHERE id IN (
+            SELECT id FROM (
+                SELECT id, endpoint_id, project_id FROM deliveries
+                WHERE state = 'pending' AND next_attempt_at <= :now ORDER BY next_attempt_at LIMIT :window
+            ) AS first_due
+            WHERE endpoint_id <> ALL (:busy) AND project_id <> ALL (:full)
+            LIMIT :candidates
+        ) AND state || '' = 'pending' AND next_attempt_at + 0 <= :now
+        ORDER BY next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    ) AND (SELECT set_config('synchronous_commit', 'off', TRUE)) IS NOT NULL
+    RETURNING id
+)
+SELECT deliveries.id, deliveries.endpoint_id, deliveries.project_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id,
+    events.body, endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers,
+    endpoints.timeout_s, endpoints.in_flight_max, endpoints.rate_limit_per_s, endpoints.schedule_s, endpoints.disabled_at
+FROM deliveries
+JOIN events ON events.id = deliveries.event_id AND events.project_id = deliveries.project_id
+JOIN endpoints ON endpoints.id = deliveries.endpoint_id
+WHERE deliveries.id = ANY (ARRAY(SELECT id FROM claimed)) AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
 
 -- name: endpoints_waiting
 -- The next endpoints that something waits for, and when the first of it is due; from one endpoint to the next.
@@ -49,14 +94,32 @@ UPDATE deliveries SET next_attempt_at = :leased_until
 WHERE id IN (
     SELECT id FROM deliveries
     WHERE endpoint_id = :endpoint_id AND next_attempt_at <= :now
-    ORDER BY next_attempt_at LIMIT :limit /* skip locked */
-) /* which need not outlast a crash */
+    ORDER BY next_attempt_at LIMIT :limit
+)
+RETURNING id, endpoint_id, project_id;
+
+-- name: claim_deliveries_of_endpoint.postgres
+-- As `claim_deliveries` does: past what another process has locked, by a commit that need not outlast a crash.
+UPDATE deliveries SET next_attempt_at = :leased_until
+WHERE id IN (
+    SELECT id FROM deliveries
+    WHERE endpoint_id = :endpoint_id AND next_attempt_at <= :now
+    ORDER BY next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
+) AND (SELECT set_config('synchronous_commit', 'off', TRUE)) IS NOT NULL
 RETURNING id, endpoint_id, project_id;
 
 -- name: release_deliveries
 -- Gives back what was claimed and not begun. What is named by its id is found by it: the index of what is pending looks smaller to a
 -- planner, and is full of what no longer is. So that is compared as an expression, here and below.
-UPDATE deliveries SET next_attempt_at = :now /* FROM many */ WHERE id = :id AND state || '' = 'pending';
+UPDATE deliveries SET next_attempt_at = :now WHERE id = :id AND state || '' = 'pending';
+
+-- name: release_deliveries.postgres_batch
+-- PostgreSQL writes a batch by one statement, and locks its rows in one order, so that no two processes wait for each other.
+UPDATE deliveries SET next_attempt_at = many.now
+FROM (
+    SELECT * FROM unnest(CAST(:id AS TEXT[]), CAST(:now AS BIGINT[])) AS batch (id, now) ORDER BY id
+) AS many
+WHERE deliveries.id = many.id AND deliveries.state || '' = 'pending';
 
 -- name: next_due_delivery
 -- When the next delivery is due, and how many are due by now, counted no further than a claim looks.
@@ -74,22 +137,50 @@ JOIN events ON events.id = deliveries.event_id AND events.project_id = deliverie
 JOIN endpoints ON endpoints.id = deliveries.endpoint_id
 WHERE deliveries.id IN (SELECT value FROM json_each(:ids)) AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
 
+-- name: parcels.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+SELECT deliveries.id, deliveries.endpoint_id, deliveries.project_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id, events.body,
+    endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers, endpoints.timeout_s, endpoints.in_flight_max,
+    endpoints.rate_limit_per_s, endpoints.schedule_s, endpoints.disabled_at
+FROM deliveries
+JOIN events ON events.id = deliveries.event_id AND events.project_id = deliveries.project_id
+JOIN endpoints ON endpoints.id = deliveries.endpoint_id
+WHERE deliveries.id = ANY (:ids) AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
+
 -- name: endpoints_sent_to
 -- What of that is the endpoint's own: the rest is known where a delivery is new.
 SELECT id AS endpoint_id, url, secret, former_secret, former_secret_until, headers, timeout_s, in_flight_max, rate_limit_per_s, schedule_s, disabled_at
 FROM endpoints WHERE id IN (SELECT value FROM json_each(:ids)) AND deleted_at IS NULL;
 
+-- name: endpoints_sent_to.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+SELECT id AS endpoint_id, url, secret, former_secret, former_secret_until, headers, timeout_s, in_flight_max, rate_limit_per_s, schedule_s, disabled_at
+FROM endpoints WHERE id = ANY (:ids) AND deleted_at IS NULL;
+
 -- name: insert_attempt
 -- What came of one request; numbered in the order the database heard of them.
 INSERT INTO attempts (id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt)
-SELECT CAST(:id AS TEXT), CAST(:delivery_id AS TEXT), deliveries.attempts_made + 1, CAST(:outcome AS TEXT),
-    CAST(:status_code AS INTEGER), CAST(:error AS TEXT), CAST(:started_at AS BIGINT), CAST(:duration_ms AS BIGINT),
-    CAST(:response_excerpt AS TEXT)
-FROM deliveries /* , many */ WHERE deliveries.id = :delivery_id;
+SELECT :id, :delivery_id, attempts_made + 1, :outcome, :status_code, :error, :started_at, :duration_ms, :response_excerpt
+FROM deliveries WHERE id = :delivery_id;
+
+-- name: insert_attempt.postgres_batch
+-- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
+INSERT INTO attempts (id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt)
+SELECT many.id, many.delivery_id, deliveries.attempts_made + 1, many.outcome, many.status_code, many.error, many.started_at,
+    many.duration_ms, many.response_excerpt
+FROM deliveries, unnest(
+    CAST(:id AS TEXT[]), CAST(:delivery_id AS TEXT[]), CAST(:outcome AS TEXT[]), CAST(:status_code AS INTEGER[]), CAST(:error AS TEXT[]),
+    CAST(:started_at AS BIGINT[]), CAST(:duration_ms AS BIGINT[]), CAST(:response_excerpt AS TEXT[])
+) AS many (id, delivery_id, outcome, status_code, error, started_at, duration_ms, response_excerpt)
+WHERE deliveries.id = many.delivery_id;
 
 -- name: attempts_written
 -- Which of these attempts are stored, for those that write them again.
 SELECT id FROM attempts WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: attempts_written.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+SELECT id FROM attempts WHERE id = ANY (:ids);
 
 -- name: settle_delivery
 -- The delivery after an attempt; one that was called off meanwhile stays so, but counts the attempt.
@@ -98,7 +189,22 @@ UPDATE deliveries SET
     finished_at = CASE WHEN state = 'pending' THEN :finished_at ELSE finished_at END,
     next_attempt_at = CASE WHEN state = 'pending' THEN :next_attempt_at ELSE next_attempt_at END,
     state = CASE WHEN state = 'pending' THEN :state ELSE state END
-/* FROM many */ WHERE id = :id;
+WHERE id = :id;
+
+-- name: settle_delivery.postgres_batch
+-- PostgreSQL writes a batch by one statement, and locks its rows in one order, so that no two processes wait for each other.
+UPDATE deliveries SET
+    attempts_made = deliveries.attempts_made + 1,
+    finished_at = CASE WHEN deliveries.state = 'pending' THEN many.finished_at ELSE deliveries.finished_at END,
+    next_attempt_at = CASE WHEN deliveries.state = 'pending' THEN many.next_attempt_at ELSE deliveries.next_attempt_at END,
+    state = CASE WHEN deliveries.state = 'pending' THEN many.state ELSE deliveries.state END
+FROM (
+    SELECT * FROM unnest(
+        CAST(:id AS TEXT[]), CAST(:state AS TEXT[]), CAST(:next_attempt_at AS BIGINT[]), CAST(:finished_at AS BIGINT[])
+    ) AS batch (id, state, next_attempt_at, finished_at)
+    ORDER BY id
+) AS many
+WHERE deliveries.id = many.id;
 
 -- name: delivery_of_project
 -- One delivery, if it is the project's own.
@@ -177,3 +283,9 @@ FROM deliveries WHERE event_id IN (SELECT id FROM events WHERE job_id = :job_id)
 SELECT
     id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt
 FROM attempts WHERE delivery_id IN (SELECT value FROM json_each(:ids)) ORDER BY delivery_id, number LIMIT :limit;
+
+-- name: attempts_of_deliveries.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+SELECT
+    id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt
+FROM attempts WHERE delivery_id = ANY (:ids) ORDER BY delivery_id, number LIMIT :limit;

@@ -8,9 +8,26 @@ INSERT INTO endpoints (
     :in_flight_max, :timeout_s, :schedule_s, :created_at, :updated_at
 );
 
+-- name: insert_endpoint.postgres_batch
+-- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
+INSERT INTO endpoints (
+    id, project_id, job_id, url, secret, headers, event_types, providers, description, metadata, rate_limit_per_s, in_flight_max,
+    timeout_s, schedule_s, created_at, updated_at
+)
+SELECT * FROM unnest(
+    CAST(:id AS TEXT[]), CAST(:project_id AS TEXT[]), CAST(:job_id AS TEXT[]), CAST(:url AS TEXT[]), CAST(:secret AS BYTEA[]),
+    CAST(:headers AS BYTEA[]), CAST(:event_types AS TEXT[]), CAST(:providers AS TEXT[]), CAST(:description AS TEXT[]),
+    CAST(:metadata AS TEXT[]), CAST(:rate_limit_per_s AS DOUBLE PRECISION[]), CAST(:in_flight_max AS INTEGER[]),
+    CAST(:timeout_s AS DOUBLE PRECISION[]), CAST(:schedule_s AS TEXT[]), CAST(:created_at AS BIGINT[]), CAST(:updated_at AS BIGINT[])
+);
+
 -- name: hold_project
 -- A project, locked: of two that count its endpoints at the same time the second sees what the first has made.
-SELECT id FROM projects WHERE id = :id /* for update */;
+SELECT id FROM projects WHERE id = :id;
+
+-- name: hold_project.postgres
+-- PostgreSQL locks the rows; on SQLite only one transaction writes at a time.
+SELECT id FROM projects WHERE id = :id FOR UPDATE;
 
 -- name: count_endpoints
 -- How many standing endpoints a project has, counted no further than they matter.
@@ -42,8 +59,17 @@ RETURNING id;
 -- The endpoint is sent nothing more: no event from `disabled_position` on has a delivery for it, though one that is stamped before may
 -- be committed after.
 UPDATE endpoints SET disabled_at = :now, disabled_reason = :reason, updated_at = :now, disabled_position = COALESCE(
-    /* the oldest open transaction, */ (SELECT MAX(position) + 1 FROM events WHERE events.project_id = endpoints.project_id),
-    -4611686018427387904)
+    (SELECT MAX(position) + 1 FROM events WHERE events.project_id = endpoints.project_id), -4611686018427387904)
+WHERE id = :id AND disabled_at IS NULL AND deleted_at IS NULL
+RETURNING
+    id, project_id, job_id, url, secret, former_secret, former_secret_until, headers, event_types, providers, description, metadata,
+    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
+    last_failure_at, created_at, updated_at;
+
+-- name: disable_endpoint.postgres
+-- A position is a transaction's number in PostgreSQL: every event from the oldest open transaction on may be committed after this.
+UPDATE endpoints SET disabled_at = :now, disabled_reason = :reason, updated_at = :now, disabled_position =
+    CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)
 WHERE id = :id AND disabled_at IS NULL AND deleted_at IS NULL
 RETURNING
     id, project_id, job_id, url, secret, former_secret, former_secret_until, headers, event_types, providers, description, metadata,
@@ -69,7 +95,11 @@ FROM endpoints WHERE id = :id;
 
 -- name: hold_endpoint
 -- An endpoint as it is, locked: what is decided by it stays true until the transaction has ended.
-SELECT id, project_id, failing_since, disabled_at, disabled_reason, disabled_position, created_at, deleted_at FROM endpoints WHERE id = :id /* for update */;
+SELECT id, project_id, failing_since, disabled_at, disabled_reason, disabled_position, created_at, deleted_at FROM endpoints WHERE id = :id;
+
+-- name: hold_endpoint.postgres
+-- PostgreSQL locks the rows; on SQLite only one transaction writes at a time.
+SELECT id, project_id, failing_since, disabled_at, disabled_reason, disabled_position, created_at, deleted_at FROM endpoints WHERE id = :id FOR UPDATE;
 
 -- name: endpoint_project
 -- Whose an endpoint is, or was.
@@ -111,8 +141,23 @@ WHERE project_id = :project_id AND job_id IS NULL AND deleted_at IS NULL AND dis
 -- What the last attempt of each endpoint says of its health: a success ends whatever failed before, and the first failure since is kept.
 -- Both are one statement, so that the rows of a batch are locked in one order: two statements would lock them in two.
 UPDATE endpoints SET
-    last_success_at = CASE WHEN :good = 1 THEN CAST(:at AS BIGINT) ELSE last_success_at END,
-    last_failure_at = CASE WHEN :good = 1 THEN last_failure_at ELSE CAST(:at AS BIGINT) END,
-    failing_since = CASE WHEN :good = 1 THEN NULL ELSE COALESCE(failing_since, CAST(:at AS BIGINT)) END,
-    held_until = CASE WHEN :good = 1 THEN NULL ELSE CAST(:held_until AS BIGINT) END
-/* FROM many */ WHERE id = :id;
+    last_success_at = CASE WHEN :good = 1 THEN :at ELSE last_success_at END,
+    last_failure_at = CASE WHEN :good = 1 THEN last_failure_at ELSE :at END,
+    failing_since = CASE WHEN :good = 1 THEN NULL ELSE COALESCE(failing_since, :at) END,
+    held_until = CASE WHEN :good = 1 THEN NULL ELSE :held_until END
+WHERE id = :id;
+
+-- name: note_endpoint_outcome.postgres_batch
+-- PostgreSQL writes a batch by one statement, and locks its rows in one order, so that no two processes wait for each other.
+UPDATE endpoints SET
+    last_success_at = CASE WHEN many.good = 1 THEN many.at ELSE endpoints.last_success_at END,
+    last_failure_at = CASE WHEN many.good = 1 THEN endpoints.last_failure_at ELSE many.at END,
+    failing_since = CASE WHEN many.good = 1 THEN NULL ELSE COALESCE(endpoints.failing_since, many.at) END,
+    held_until = CASE WHEN many.good = 1 THEN NULL ELSE many.held_until END
+FROM (
+    SELECT * FROM unnest(
+        CAST(:id AS TEXT[]), CAST(:at AS BIGINT[]), CAST(:good AS INTEGER[]), CAST(:held_until AS BIGINT[])
+    ) AS batch (id, at, good, held_until)
+    ORDER BY id
+) AS many
+WHERE endpoints.id = many.id;

@@ -1,8 +1,17 @@
 -- name: insert_event
--- A fact about a job; its sequence is unique in the job. Its position is its transaction's number, or where one writes, the next.
+-- A fact about a job; its sequence is unique in the job. Its position is the next of its project.
 INSERT INTO events (id, project_id, job_id, type, sequence, final, created_at, body, position)
 VALUES (:id, :project_id, :job_id, :type, :sequence, :final, :created_at, :body,
-  COALESCE(/* this transaction, */ (SELECT MAX(position) + 1 FROM events WHERE project_id = :project_id), -4611686018427387904));
+  COALESCE((SELECT MAX(position) + 1 FROM events WHERE project_id = :project_id), -4611686018427387904));
+
+-- name: insert_event.postgres_batch
+-- PostgreSQL writes a batch by one statement. Its transactions are numbered as they begin to write, never twice: that is the position.
+INSERT INTO events (id, project_id, job_id, type, sequence, final, created_at, body, position)
+SELECT id, project_id, job_id, type, sequence, final, created_at, body, CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT)
+FROM unnest(
+    CAST(:id AS TEXT[]), CAST(:project_id AS TEXT[]), CAST(:job_id AS TEXT[]), CAST(:type AS TEXT[]), CAST(:sequence AS INTEGER[]),
+    CAST(:final AS INTEGER[]), CAST(:created_at AS BIGINT[]), CAST(:body AS BYTEA[])
+) AS many (id, project_id, job_id, type, sequence, final, created_at, body);
 
 -- name: event_of_project
 -- One event, if it is the project's own.
@@ -29,8 +38,21 @@ SELECT id, project_id, job_id, type, sequence, final, created_at, body FROM even
 WHERE job_id = :job_id AND project_id || '' = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (:follows = 0
+    OR (position, id) > (:position, :after))
+  AND (CAST(:type AS TEXT) IS NULL OR type = :type)
+  AND (:undelivered = 0 OR EXISTS (
+      SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
+  ))
+ORDER BY id DESC LIMIT :limit;
+
+-- name: event_page_of_job.postgres
+-- In PostgreSQL an event may be committed after one of a later position: nothing is read past a transaction that is open.
+SELECT id, project_id, job_id, type, sequence, final, created_at, body FROM events
+WHERE job_id = :job_id AND project_id || '' = :project_id
+  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND (:follows = 0
     OR ((position, id) > (:position, :after)
-      AND ((1 = 1 /* and no open transaction is older */) OR position < :horizon OR created_at < :patience)))
+      AND (position < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) OR position < :horizon OR created_at < :patience)))
   AND (CAST(:type AS TEXT) IS NULL OR type = :type)
   AND (:undelivered = 0 OR EXISTS (
       SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
@@ -41,7 +63,17 @@ ORDER BY id DESC LIMIT :limit;
 -- Events of a project after one place in their order and before another, the last first; none that something may still come before.
 SELECT id, project_id, job_id, type, sequence, final, created_at, body, position FROM events
 WHERE project_id = :project_id AND (position, id) > (:position, :after) AND (position, id) < (:end, :before)
-  AND ((1 = 1 /* and no open transaction is older */) OR position < :horizon OR created_at < :patience)
+  AND (CAST(:type AS TEXT) IS NULL OR type = :type)
+  AND (:undelivered = 0 OR EXISTS (
+      SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
+  ))
+ORDER BY position DESC, id DESC LIMIT :limit;
+
+-- name: event_page_after.postgres
+-- In PostgreSQL an event may be committed after one of a later position: nothing is read past a transaction that is open.
+SELECT id, project_id, job_id, type, sequence, final, created_at, body, position FROM events
+WHERE project_id = :project_id AND (position, id) > (:position, :after) AND (position, id) < (:end, :before)
+  AND (position < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) OR position < :horizon OR created_at < :patience)
   AND (CAST(:type AS TEXT) IS NULL OR type = :type)
   AND (:undelivered = 0 OR EXISTS (
       SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
@@ -59,7 +91,16 @@ ORDER BY position DESC, id DESC LIMIT 1 OFFSET :window;
 -- come without their bodies. `settled` is whether none can come before it any more.
 SELECT id, project_id, job_id, type, sequence, final, created_at, position,
     CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN body END AS body,
-    CASE WHEN (1 = 1 /* and no open transaction is older */) OR position < :horizon THEN 1 ELSE 0 END AS settled
+    1 AS settled
+FROM events
+WHERE project_id = :project_id AND (position, id) > (:position, :id)
+ORDER BY position, id LIMIT :limit;
+
+-- name: events_following.postgres
+-- In PostgreSQL an event may be committed after one of a later position: nothing is read past a transaction that is open.
+SELECT id, project_id, job_id, type, sequence, final, created_at, position,
+    CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN body END AS body,
+    CASE WHEN position < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) OR position < :horizon THEN 1 ELSE 0 END AS settled
 FROM events
 WHERE project_id = :project_id AND (position, id) > (:position, :id)
 ORDER BY position, id LIMIT :limit;
@@ -94,36 +135,64 @@ WITH RECURSIVE search (low, high) AS (
 )
 SELECT low AS position FROM search WHERE low = high;
 
--- name: horizon
--- In PostgreSQL the first transaction of this database that may still be open: what other databases of the server do does not count.
+-- name: horizon.postgres
+-- The first transaction of this database that may still be open: what other databases of the server do does not count. SQLite has none.
 -- The snapshot is taken before the sessions are looked at, and what is read with this is read after it: whatever has a lower number was
 -- begun before the one and has ended before the other. Transactions count in 64 bits, sessions show the lower 32.
-SELECT /* the first open transaction here */ 0 AS position;
+SELECT LEAST(
+    CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT),
+    (
+        SELECT MIN(newest - CASE WHEN behind < 2147483648 THEN behind ELSE behind - 4294967296 END) FROM (
+            SELECT newest, (newest - CAST(CAST(backend_xid AS TEXT) AS BIGINT)) & 4294967295 AS behind
+            FROM pg_stat_activity,
+                (SELECT CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT) AS newest) AS now
+            WHERE datname = current_database() AND backend_xid IS NOT NULL
+        ) AS sessions
+    )
+) AS position;
 
 -- name: latest_event
 -- A project's last event that no other can come before; one that was made before `patience` counts as such.
 SELECT position, id FROM events
-WHERE project_id = :project_id AND ((1 = 1 /* and no open transaction is older */) OR position < :horizon OR created_at < :patience)
+WHERE project_id = :project_id
 ORDER BY position DESC, id DESC LIMIT 1;
 
--- name: count_positions_anew
--- In PostgreSQL, after a restore to a server that counts its transactions from a lower number: below what comes, in their order.
--- Usually there is none, and then the place to begin at is NULL, so that no event is looked at.
-WITH behind (first) AS (SELECT -9223372036854775807 FROM projects WHERE EXISTS (
-  SELECT 1 FROM events AS ahead WHERE ahead.project_id = projects.id AND (1 = 0 /* or no transaction here had its number */)) LIMIT 1)
+-- name: latest_event.postgres
+-- In PostgreSQL an event may be committed after one of a later position: nothing is read past a transaction that is open.
+SELECT position, id FROM events
+WHERE project_id = :project_id AND (position < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) OR position < :horizon OR created_at < :patience)
+ORDER BY position DESC, id DESC LIMIT 1;
+
+-- name: count_positions_anew.postgres
+-- After a restore to a server that counts its transactions from a lower number: positions are moved below what comes, in their order.
+-- Usually there is none, and then the place to begin at is NULL, so that no event is looked at. SQLite's positions count by themselves.
+WITH behind (first) AS (
+    SELECT -9223372036854775807 FROM projects WHERE EXISTS (
+        SELECT 1 FROM events
+        WHERE events.project_id = projects.id AND events.position >= CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT)
+    ) LIMIT 1
+)
 UPDATE events SET position = position - (SELECT MAX(position) + 1 FROM events)
 WHERE project_id IN (SELECT id FROM projects) AND position >= (SELECT first FROM behind);
 
--- name: forget_positions_of_endpoints
+-- name: forget_positions_of_endpoints.postgres
 -- Where the positions of events are about to be counted anew, those that were noted of disabled endpoints say nothing any more.
-WITH behind (first) AS (SELECT -9223372036854775807 FROM projects WHERE EXISTS (
-  SELECT 1 FROM events AS ahead WHERE ahead.project_id = projects.id AND (1 = 0 /* or no transaction here had its number */)) LIMIT 1)
+WITH behind (first) AS (
+    SELECT -9223372036854775807 FROM projects WHERE EXISTS (
+        SELECT 1 FROM events
+        WHERE events.project_id = projects.id AND events.position >= CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT)
+    ) LIMIT 1
+)
 UPDATE endpoints SET disabled_position = NULL WHERE disabled_position >= (SELECT first FROM behind);
 
--- name: forget_positions_of_redeliveries
--- The same of the batches that are not through: they go by their times.
-WITH behind (first) AS (SELECT -9223372036854775807 FROM projects WHERE EXISTS (
-  SELECT 1 FROM events AS ahead WHERE ahead.project_id = projects.id AND (1 = 0 /* or no transaction here had its number */)) LIMIT 1)
+-- name: forget_positions_of_redeliveries.postgres
+-- The positions of redeliveries that are not through, likewise: they go by their times.
+WITH behind (first) AS (
+    SELECT -9223372036854775807 FROM projects WHERE EXISTS (
+        SELECT 1 FROM events
+        WHERE events.project_id = projects.id AND events.position >= CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT)
+    ) LIMIT 1
+)
 UPDATE redeliveries SET first_position = NULL, end_position = NULL WHERE finished_at IS NULL AND (SELECT first FROM behind) IS NOT NULL;
 
 -- name: events_of_job
@@ -135,8 +204,19 @@ SELECT id, type, sequence, final, created_at FROM events WHERE job_id = :job_id 
 SELECT event_id, state, COUNT(*) AS number FROM deliveries
 WHERE event_id IN (SELECT value FROM json_each(:ids)) GROUP BY event_id, state;
 
+-- name: delivery_counts.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+SELECT event_id, state, COUNT(*) AS number FROM deliveries
+WHERE event_id = ANY (:ids) GROUP BY event_id, state;
+
 -- name: hold_events
 -- Those of these events that are still here, locked, so that none is pruned while a delivery of it is being made.
 SELECT id FROM events
 WHERE project_id IN (SELECT value FROM json_each(:projects)) AND id IN (SELECT value FROM json_each(:ids))
-ORDER BY id /* for update */;
+ORDER BY id;
+
+-- name: hold_events.postgres
+-- PostgreSQL locks the rows; on SQLite only one transaction writes at a time.
+SELECT id FROM events
+WHERE project_id = ANY (:projects) AND id = ANY (:ids)
+ORDER BY id FOR UPDATE;

@@ -12,9 +12,37 @@ INSERT INTO jobs (
     :next_check_at, :checks_made, :last_heard_at, :not_found_seen, :claim, :settle_by, :status_path, :expiring_at, :max_cost
 );
 
+-- name: insert_job.postgres_batch
+-- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
+INSERT INTO jobs (
+    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
+    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at,
+    submitted_at, finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at,
+    not_found_seen, claim, settle_by, status_path, expiring_at, max_cost
+)
+SELECT * FROM unnest(
+    CAST(:id AS TEXT[]), CAST(:project_id AS TEXT[]), CAST(:provider AS TEXT[]), CAST(:state AS TEXT[]), CAST(:reason AS TEXT[]),
+    CAST(:provider_job_id AS TEXT[]), CAST(:model AS TEXT[]), CAST(:progress AS INTEGER[]), CAST(:input AS TEXT[]),
+    CAST(:request AS TEXT[]), CAST(:metadata AS TEXT[]), CAST(:outputs AS TEXT[]), CAST(:error AS TEXT[]), CAST(:cost AS TEXT[]),
+    CAST(:finished_by AS TEXT[]), CAST(:verification AS TEXT[]), CAST(:late AS INTEGER[]), CAST(:sequence AS INTEGER[]),
+    CAST(:last_final_event AS TEXT[]), CAST(:callbacks_seen AS INTEGER[]), CAST(:submissions_made AS INTEGER[]),
+    CAST(:created_at AS BIGINT[]), CAST(:updated_at AS BIGINT[]), CAST(:submitted_at AS BIGINT[]), CAST(:finished_at AS BIGINT[]),
+    CAST(:deadline_at AS BIGINT[]), CAST(:next_submit_at AS BIGINT[]), CAST(:submission_started_at AS BIGINT[]),
+    CAST(:next_check_at AS BIGINT[]), CAST(:checks_made AS INTEGER[]), CAST(:last_heard_at AS BIGINT[]),
+    CAST(:not_found_seen AS INTEGER[]), CAST(:claim AS TEXT[]), CAST(:settle_by AS BIGINT[]), CAST(:status_path AS TEXT[]),
+    CAST(:expiring_at AS BIGINT[]), CAST(:max_cost AS BIGINT[])
+);
+
 -- name: insert_job_metadata
 -- One `key=value` of a job, so that jobs can be found by it.
 INSERT INTO job_metadata (project_id, pair, job_id) VALUES (:project_id, :pair, :job_id) ON CONFLICT DO NOTHING;
+
+-- name: insert_job_metadata.postgres_batch
+-- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
+INSERT INTO job_metadata (project_id, pair, job_id)
+SELECT * FROM unnest(
+    CAST(:project_id AS TEXT[]), CAST(:pair AS TEXT[]), CAST(:job_id AS TEXT[])
+) ON CONFLICT DO NOTHING;
 
 -- name: update_job
 -- A job after a move; what never changes is not named.
@@ -26,7 +54,34 @@ UPDATE jobs SET
     next_check_at = :next_check_at, submissions_made = :submissions_made, deadline_at = :deadline_at,
     last_heard_at = :last_heard_at, not_found_seen = :not_found_seen, claim = :claim, settle_by = :settle_by,
     status_path = :status_path, expiring_at = :expiring_at
-/* FROM many */ WHERE id = :id /* as it was read */;
+WHERE id = :id;
+
+-- name: update_job.postgres_batch
+-- PostgreSQL writes a batch by one statement; the rows have been locked as they were read.
+UPDATE jobs SET
+    state = many.state, reason = many.reason, provider_job_id = many.provider_job_id, progress = many.progress, outputs = many.outputs,
+    error = many.error, cost = many.cost, finished_by = many.finished_by, verification = many.verification, late = many.late,
+    sequence = many.sequence, last_final_event = many.last_final_event, callbacks_seen = many.callbacks_seen,
+    updated_at = many.updated_at, submitted_at = many.submitted_at, finished_at = many.finished_at,
+    next_submit_at = many.next_submit_at, submission_started_at = many.submission_started_at, next_check_at = many.next_check_at,
+    submissions_made = many.submissions_made, deadline_at = many.deadline_at, last_heard_at = many.last_heard_at,
+    not_found_seen = many.not_found_seen, claim = many.claim, settle_by = many.settle_by, status_path = many.status_path,
+    expiring_at = many.expiring_at
+FROM unnest(
+    CAST(:id AS TEXT[]), CAST(:state AS TEXT[]), CAST(:reason AS TEXT[]), CAST(:provider_job_id AS TEXT[]),
+    CAST(:progress AS INTEGER[]), CAST(:outputs AS TEXT[]), CAST(:error AS TEXT[]), CAST(:cost AS TEXT[]),
+    CAST(:finished_by AS TEXT[]), CAST(:verification AS TEXT[]), CAST(:late AS INTEGER[]), CAST(:sequence AS INTEGER[]),
+    CAST(:last_final_event AS TEXT[]), CAST(:callbacks_seen AS INTEGER[]), CAST(:updated_at AS BIGINT[]),
+    CAST(:submitted_at AS BIGINT[]), CAST(:finished_at AS BIGINT[]), CAST(:next_submit_at AS BIGINT[]),
+    CAST(:submission_started_at AS BIGINT[]), CAST(:next_check_at AS BIGINT[]), CAST(:submissions_made AS INTEGER[]),
+    CAST(:deadline_at AS BIGINT[]), CAST(:last_heard_at AS BIGINT[]), CAST(:not_found_seen AS INTEGER[]), CAST(:claim AS TEXT[]),
+    CAST(:settle_by AS BIGINT[]), CAST(:status_path AS TEXT[]), CAST(:expiring_at AS BIGINT[])
+) AS many (
+    id, state, reason, provider_job_id, progress, outputs, error, cost, finished_by, verification, late, sequence, last_final_event,
+    callbacks_seen, updated_at, submitted_at, finished_at, next_submit_at, submission_started_at, next_check_at, submissions_made,
+    deadline_at, last_heard_at, not_found_seen, claim, settle_by, status_path, expiring_at
+)
+WHERE jobs.id = many.id;
 
 -- name: start_submission
 -- The one caller that gets a row back may send the job to its provider, this once. It is found by its id, and by no index of what waits.
@@ -42,20 +97,46 @@ RETURNING
 -- The jobs of a batch, and with the first of them who may want their events: the standing endpoints of their projects, and those made
 -- for one job.
 WITH found AS (
-    SELECT /* its version, */
+    SELECT
         id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
         finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
         finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
         settle_by, status_path, expiring_at, max_cost
-    FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id /* for update */
+    FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id
 )
-SELECT /* that version, */
+SELECT
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
     finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
     settle_by, status_path, expiring_at, max_cost,
     CASE WHEN id = (SELECT MIN(id) FROM found) THEN (
     SELECT json_group_array(json_array(id, project_id, job_id, event_types, providers, schedule_s)) FROM (
+        SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
+        WHERE project_id IN (SELECT project_id FROM found) AND job_id IS NULL AND deleted_at IS NULL AND disabled_at IS NULL
+        UNION ALL
+        SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
+        WHERE job_id IN (SELECT id FROM found) AND deleted_at IS NULL AND disabled_at IS NULL
+    ) AS listening
+) END AS listening
+FROM found;
+
+-- name: jobs_and_listeners.postgres
+-- PostgreSQL locks the jobs, in one order: what is written is decided by what is read here. Its lists are arrays.
+WITH found AS (
+    SELECT
+        id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
+        finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
+        finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
+        settle_by, status_path, expiring_at, max_cost
+    FROM jobs WHERE id = ANY (:ids) ORDER BY id FOR UPDATE
+)
+SELECT
+    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
+    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
+    settle_by, status_path, expiring_at, max_cost,
+    CASE WHEN id = (SELECT MIN(id) FROM found) THEN (
+    SELECT json_agg(json_build_array(id, project_id, job_id, event_types, providers, schedule_s)) FROM (
         SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
         WHERE project_id IN (SELECT project_id FROM found) AND job_id IS NULL AND deleted_at IS NULL AND disabled_at IS NULL
         UNION ALL
@@ -118,6 +199,32 @@ WHERE id IN (
   AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
 ORDER BY id DESC LIMIT :limit;
 
+-- name: job_page_by_metadata.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+SELECT
+    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
+    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
+    settle_by, status_path, expiring_at, max_cost
+FROM jobs
+WHERE id IN (
+      SELECT job_id FROM job_metadata AS one
+      WHERE project_id = :project_id AND pair = :pair
+        AND job_id < COALESCE(CAST(:before AS TEXT), 'z') AND job_id >= COALESCE(CAST(:floor AS TEXT), '')
+        AND (:pair_count = 1 OR (
+            SELECT COUNT(*) FROM job_metadata AS each_of
+            WHERE each_of.project_id = :project_id AND each_of.pair = ANY (:pairs) AND each_of.job_id = one.job_id
+        ) = :pair_count)
+  )
+  AND project_id || '' = :project_id
+  AND (CAST(:status AS TEXT) IS NULL OR state = :status OR (:status = 'open' AND finished_at IS NULL))
+  AND (CAST(:reason AS TEXT) IS NULL OR reason = :reason)
+  AND (CAST(:provider_job_id AS TEXT) IS NULL OR provider_job_id = :provider_job_id)
+  AND (CAST(:provider AS TEXT) IS NULL OR provider = :provider)
+  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
+ORDER BY id DESC LIMIT :limit;
+
 -- name: job_floor
 -- The last job that a page looks at, whatever it looks for.
 SELECT id FROM jobs WHERE project_id = :project_id AND id < COALESCE(CAST(:before AS TEXT), 'z') ORDER BY id DESC LIMIT 1 OFFSET :window;
@@ -145,13 +252,36 @@ WHERE id IN (
     SELECT id FROM (
         SELECT id FROM jobs
         WHERE provider = :provider AND CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END = 0 AND next_check_at <= :now
-        ORDER BY next_check_at LIMIT :limit /* skip locked */
+        ORDER BY next_check_at LIMIT :limit
     ) AS claims
     UNION ALL
     SELECT id FROM (
         SELECT id FROM jobs
         WHERE provider = :provider AND CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END = 1 AND next_check_at <= :now
-        ORDER BY next_check_at LIMIT :limit /* skip locked */
+        ORDER BY next_check_at LIMIT :limit
+    ) AS others
+    LIMIT :limit
+)
+RETURNING
+    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
+    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
+    settle_by, status_path, expiring_at, max_cost;
+
+-- name: claim_checks.postgres
+-- PostgreSQL locks the rows, and passes over those that another process has locked.
+UPDATE jobs SET next_check_at = :leased_until, checks_made = checks_made + 1
+WHERE id IN (
+    SELECT id FROM (
+        SELECT id FROM jobs
+        WHERE provider = :provider AND CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END = 0 AND next_check_at <= :now
+        ORDER BY next_check_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    ) AS claims
+    UNION ALL
+    SELECT id FROM (
+        SELECT id FROM jobs
+        WHERE provider = :provider AND CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END = 1 AND next_check_at <= :now
+        ORDER BY next_check_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ) AS others
     LIMIT :limit
 )
@@ -221,9 +351,22 @@ SELECT MIN(at) AS at FROM (
 INSERT INTO calls (id, job_id, kind, started_at, duration_ms, outcome, status_code, summary, excerpt, decision)
 VALUES (:id, :job_id, :kind, :started_at, :duration_ms, :outcome, :status_code, :summary, :excerpt, :decision);
 
+-- name: insert_call.postgres_batch
+-- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
+INSERT INTO calls (id, job_id, kind, started_at, duration_ms, outcome, status_code, summary, excerpt, decision)
+SELECT * FROM unnest(
+    CAST(:id AS TEXT[]), CAST(:job_id AS TEXT[]), CAST(:kind AS TEXT[]), CAST(:started_at AS BIGINT[]), CAST(:duration_ms AS BIGINT[]),
+    CAST(:outcome AS TEXT[]), CAST(:status_code AS INTEGER[]), CAST(:summary AS TEXT[]), CAST(:excerpt AS TEXT[]),
+    CAST(:decision AS TEXT[])
+);
+
 -- name: calls_written
 -- Which of these requests are stored, for those that write them again.
 SELECT id FROM calls WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: calls_written.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+SELECT id FROM calls WHERE id = ANY (:ids);
 
 -- name: calls_of_job
 -- A job's requests to its provider, in order.

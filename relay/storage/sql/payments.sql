@@ -10,7 +10,11 @@ INSERT INTO payments (
 
 -- name: lock_spending
 -- Of several processes that would spend at once, each waits for the one before it; on SQLite they do so anyway.
-SELECT id FROM projects WHERE id = 'prj_default' /* for update */;
+SELECT id FROM projects WHERE id = 'prj_default';
+
+-- name: lock_spending.postgres
+-- PostgreSQL locks the row; on SQLite only one transaction writes at a time.
+SELECT id FROM projects WHERE id = 'prj_default' FOR UPDATE;
 
 -- name: spent_since
 -- What was authorized since then and is not proven void: by all projects, and by one of them.

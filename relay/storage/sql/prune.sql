@@ -5,11 +5,23 @@ SELECT id, project_id, provider, state, finished_at, deadline_at, metadata FROM 
 WHERE finished_at < :before AND claim IS NULL AND settle_by IS NULL AND next_check_at IS NULL
   AND (SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
   AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.next_proof_at IS NOT NULL LIMIT 1) IS NULL
-ORDER BY finished_at LIMIT :limit /* skip locked */;
+ORDER BY finished_at LIMIT :limit;
+
+-- name: prunable_jobs.postgres
+-- PostgreSQL locks the rows, and passes over those that another process has locked.
+SELECT id, project_id, provider, state, finished_at, deadline_at, metadata FROM jobs
+WHERE finished_at < :before AND claim IS NULL AND settle_by IS NULL AND next_check_at IS NULL
+  AND (SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+  AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.next_proof_at IS NOT NULL LIMIT 1) IS NULL
+ORDER BY finished_at LIMIT :limit FOR UPDATE SKIP LOCKED;
 
 -- name: events_to_hold
 -- The events of these jobs, locked as `hold_events` locks them; one that is being sent again is passed over.
-SELECT id, project_id, job_id FROM events WHERE job_id IN (SELECT value FROM json_each(:jobs)) /* skip locked */;
+SELECT id, project_id, job_id FROM events WHERE job_id IN (SELECT value FROM json_each(:jobs));
+
+-- name: events_to_hold.postgres
+-- PostgreSQL locks the rows, and passes over those that another process has locked.
+SELECT id, project_id, job_id FROM events WHERE job_id = ANY (:jobs) FOR UPDATE SKIP LOCKED;
 
 -- name: jobs_to_prune
 -- Of these jobs, seen again with the locks held, those that may go, with how much is stored of each.
@@ -27,10 +39,34 @@ WHERE id IN (SELECT value FROM json_each(:jobs))
   AND (SELECT 1 FROM events WHERE events.job_id = jobs.id AND events.id NOT IN (SELECT value FROM json_each(:events)) LIMIT 1) IS NULL
 ORDER BY finished_at;
 
+-- name: jobs_to_prune.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+SELECT id,
+    (SELECT COUNT(*) FROM callbacks WHERE callbacks.job_id = jobs.id) AS callbacks,
+    (SELECT COALESCE(SUM(size), 0) FROM callbacks WHERE callbacks.job_id = jobs.id) AS bytes,
+    (SELECT COUNT(*) FROM calls WHERE calls.job_id = jobs.id) AS calls,
+    (SELECT COUNT(*) FROM events WHERE events.job_id = jobs.id) AS events,
+    (SELECT COUNT(*) FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id) AS deliveries,
+    (SELECT COALESCE(SUM(attempts_made), 0) FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id) AS attempts,
+    (SELECT COUNT(*) FROM endpoints WHERE endpoints.job_id = jobs.id) AS endpoints
+FROM jobs
+WHERE id = ANY (:jobs)
+  AND (SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+  AND (SELECT 1 FROM events WHERE events.job_id = jobs.id AND events.id <> ALL (:events) LIMIT 1) IS NULL
+ORDER BY finished_at;
+
 -- name: insert_tombstone
 -- What is left of a job, in the commit that removes it.
 INSERT INTO tombstones (job_id, project_id, provider, state, finished_at, pruned_at, expires_at)
 VALUES (:job_id, :project_id, :provider, :state, :finished_at, :pruned_at, :expires_at);
+
+-- name: insert_tombstone.postgres_batch
+-- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
+INSERT INTO tombstones (job_id, project_id, provider, state, finished_at, pruned_at, expires_at)
+SELECT * FROM unnest(
+    CAST(:job_id AS TEXT[]), CAST(:project_id AS TEXT[]), CAST(:provider AS TEXT[]), CAST(:state AS TEXT[]),
+    CAST(:finished_at AS BIGINT[]), CAST(:pruned_at AS BIGINT[]), CAST(:expires_at AS BIGINT[])
+);
 
 -- name: prune_job_metadata
 -- One `key=value` of a job that goes.
@@ -40,32 +76,63 @@ DELETE FROM job_metadata WHERE project_id = :project_id AND pair = :pair AND job
 -- What came in about these jobs.
 DELETE FROM callbacks WHERE job_id IN (SELECT value FROM json_each(:jobs));
 
+-- name: prune_callbacks_of_jobs.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+DELETE FROM callbacks WHERE job_id = ANY (:jobs);
+
 -- name: prune_reprocessings_of_jobs
 -- How these jobs' callbacks were run again.
 DELETE FROM reprocessings WHERE job_id IN (SELECT value FROM json_each(:jobs));
+
+-- name: prune_reprocessings_of_jobs.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+DELETE FROM reprocessings WHERE job_id = ANY (:jobs);
 
 -- name: prune_calls_of_jobs
 -- What these jobs' providers were asked.
 DELETE FROM calls WHERE job_id IN (SELECT value FROM json_each(:jobs));
 
+-- name: prune_calls_of_jobs.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+DELETE FROM calls WHERE job_id = ANY (:jobs);
+
 -- name: prune_endpoints_of_jobs
 -- The endpoints that were made for these jobs alone.
 DELETE FROM endpoints WHERE job_id IN (SELECT value FROM json_each(:jobs));
+
+-- name: prune_endpoints_of_jobs.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+DELETE FROM endpoints WHERE job_id = ANY (:jobs);
 
 -- name: forget_headers_of_payments
 -- What these jobs cost stays in the ledger; the authorization that was sent is of no more use.
 UPDATE payments SET header = :nothing WHERE job_id IN (SELECT value FROM json_each(:jobs));
 
+-- name: forget_headers_of_payments.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+UPDATE payments SET header = :nothing WHERE job_id = ANY (:jobs);
+
 -- name: prune_jobs
 -- The jobs themselves.
 DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(:jobs));
+
+-- name: prune_jobs.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+DELETE FROM jobs WHERE id = ANY (:jobs);
 
 -- name: prunable_events
 -- Events of no job, made before then, that nobody waits for any more; locked.
 SELECT id, project_id FROM events
 WHERE job_id IS NULL AND created_at < :before
   AND (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
-ORDER BY created_at LIMIT :limit /* skip locked */;
+ORDER BY created_at LIMIT :limit;
+
+-- name: prunable_events.postgres
+-- PostgreSQL locks the rows, and passes over those that another process has locked.
+SELECT id, project_id FROM events
+WHERE job_id IS NULL AND created_at < :before
+  AND (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED;
 
 -- name: events_to_prune
 -- Of these events, seen again with the locks held, those that may go, with how much is stored of each.
@@ -77,33 +144,73 @@ WHERE project_id IN (SELECT value FROM json_each(:projects)) AND id IN (SELECT v
   AND (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
 ORDER BY created_at;
 
+-- name: events_to_prune.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+SELECT id, project_id,
+    (SELECT COUNT(*) FROM deliveries WHERE deliveries.event_id = events.id) AS deliveries,
+    (SELECT COALESCE(SUM(attempts_made), 0) FROM deliveries WHERE deliveries.event_id = events.id) AS attempts
+FROM events
+WHERE project_id = ANY (:projects) AND id = ANY (:events)
+  AND (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
+ORDER BY created_at;
+
 -- name: prune_attempts_of_events
 -- The attempts at telling of these events.
 DELETE FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE event_id IN (SELECT value FROM json_each(:events)));
+
+-- name: prune_attempts_of_events.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+DELETE FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE event_id = ANY (:events));
 
 -- name: prune_deliveries_of_events
 -- The deliveries of these events.
 DELETE FROM deliveries WHERE event_id IN (SELECT value FROM json_each(:events));
 
+-- name: prune_deliveries_of_events.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+DELETE FROM deliveries WHERE event_id = ANY (:events);
+
 -- name: prune_events
 -- The events themselves.
 DELETE FROM events WHERE project_id IN (SELECT value FROM json_each(:projects)) AND id IN (SELECT value FROM json_each(:events));
+
+-- name: prune_events.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+DELETE FROM events WHERE project_id = ANY (:projects) AND id = ANY (:events);
 
 -- name: prunable_callbacks
 -- Callbacks that came before then for jobs that are not here; locked.
 SELECT id, project_id, size AS bytes FROM callbacks
 WHERE verdict = 'orphaned' AND received_at < :before AND (SELECT 1 FROM jobs WHERE jobs.id = callbacks.job_id) IS NULL
-ORDER BY received_at LIMIT :limit /* skip locked */;
+ORDER BY received_at LIMIT :limit;
+
+-- name: prunable_callbacks.postgres
+-- PostgreSQL locks the rows, and passes over those that another process has locked.
+SELECT id, project_id, size AS bytes FROM callbacks
+WHERE verdict = 'orphaned' AND received_at < :before AND (SELECT 1 FROM jobs WHERE jobs.id = callbacks.job_id) IS NULL
+ORDER BY received_at LIMIT :limit FOR UPDATE SKIP LOCKED;
 
 -- name: prune_callbacks
 -- These callbacks.
 DELETE FROM callbacks
 WHERE project_id IN (SELECT value FROM json_each(:projects)) AND id IN (SELECT value FROM json_each(:callbacks));
 
+-- name: prune_callbacks.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+DELETE FROM callbacks
+WHERE project_id = ANY (:projects) AND id = ANY (:callbacks);
+
 -- name: prune_redeliveries
 -- Batches that were through before then.
 DELETE FROM redeliveries WHERE id IN (
-    SELECT id FROM redeliveries WHERE finished_at < :before ORDER BY finished_at LIMIT :limit /* skip locked */
+    SELECT id FROM redeliveries WHERE finished_at < :before ORDER BY finished_at LIMIT :limit
+)
+RETURNING id;
+
+-- name: prune_redeliveries.postgres
+-- PostgreSQL locks the rows, and passes over those that another process has locked.
+DELETE FROM redeliveries WHERE id IN (
+    SELECT id FROM redeliveries WHERE finished_at < :before ORDER BY finished_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 RETURNING id;
 
@@ -112,14 +219,30 @@ RETURNING id;
 DELETE FROM endpoints WHERE id IN (
     SELECT id FROM endpoints
     WHERE deleted_at < :before AND (SELECT 1 FROM deliveries WHERE deliveries.endpoint_id = endpoints.id LIMIT 1) IS NULL
-    ORDER BY deleted_at LIMIT :limit /* skip locked */
+    ORDER BY deleted_at LIMIT :limit
+)
+RETURNING id;
+
+-- name: prune_endpoints.postgres
+-- PostgreSQL locks the rows, and passes over those that another process has locked.
+DELETE FROM endpoints WHERE id IN (
+    SELECT id FROM endpoints
+    WHERE deleted_at < :before AND (SELECT 1 FROM deliveries WHERE deliveries.endpoint_id = endpoints.id LIMIT 1) IS NULL
+    ORDER BY deleted_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 RETURNING id;
 
 -- name: prune_tombstones
 -- Tombstones of jobs whose callback URL no longer works.
 DELETE FROM tombstones WHERE job_id IN (
-    SELECT job_id FROM tombstones WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit /* skip locked */
+    SELECT job_id FROM tombstones WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit
+)
+RETURNING job_id;
+
+-- name: prune_tombstones.postgres
+-- PostgreSQL locks the rows, and passes over those that another process has locked.
+DELETE FROM tombstones WHERE job_id IN (
+    SELECT job_id FROM tombstones WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 RETURNING job_id;
 
@@ -148,10 +271,22 @@ SELECT 'tombstones', COUNT(*) FROM tombstones WHERE expires_at <= :now;
 -- What is left of these jobs, where they were pruned.
 SELECT job_id, project_id, state, pruned_at FROM tombstones WHERE job_id IN (SELECT value FROM json_each(:ids));
 
+-- name: tombstones_by_id.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+SELECT job_id, project_id, state, pruned_at FROM tombstones WHERE job_id = ANY (:ids);
+
 -- name: callbacks_kept
 -- How many callbacks are kept about these jobs, and how large they are.
 SELECT job_id, COUNT(*) AS number, SUM(LENGTH(body) + LENGTH(headers)) AS bytes FROM callbacks WHERE job_id IN (SELECT value FROM json_each(:ids)) GROUP BY job_id;
 
+-- name: callbacks_kept.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+SELECT job_id, COUNT(*) AS number, SUM(LENGTH(body) + LENGTH(headers)) AS bytes FROM callbacks WHERE job_id = ANY (:ids) GROUP BY job_id;
+
 -- name: callback_bytes
 -- How many bytes of callbacks are kept about these jobs.
 SELECT job_id, SUM(LENGTH(body) + LENGTH(headers)) AS bytes FROM callbacks WHERE job_id IN (SELECT value FROM json_each(:ids)) GROUP BY job_id;
+
+-- name: callback_bytes.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+SELECT job_id, SUM(LENGTH(body) + LENGTH(headers)) AS bytes FROM callbacks WHERE job_id = ANY (:ids) GROUP BY job_id;

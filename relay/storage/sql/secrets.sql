@@ -78,4 +78,8 @@ UPDATE signing_keys SET seed = :seed WHERE project_id = :project_id AND number =
 
 -- name: secret_of_endpoint
 -- The secret that a rotation replaces, held until it is done.
-SELECT id, secret, headers FROM endpoints WHERE id = :id AND project_id = :project_id AND deleted_at IS NULL /* for update */;
+SELECT id, secret, headers FROM endpoints WHERE id = :id AND project_id = :project_id AND deleted_at IS NULL;
+
+-- name: secret_of_endpoint.postgres
+-- PostgreSQL locks the rows; on SQLite only one transaction writes at a time.
+SELECT id, secret, headers FROM endpoints WHERE id = :id AND project_id = :project_id AND deleted_at IS NULL FOR UPDATE;
