@@ -48,9 +48,8 @@ class Checker:
         self._calling = calling
         self._store = calling.store
         self._clock = calling.clock
-        self._settings = calling.settings
+        self._settings = settings = calling.settings
         self._under_way: set[asyncio.Task[Recorded | None]] = set()
-        settings = calling.settings
         self._paces = {
             name: Pace(settings.checks_in_flight_max, settings.checks_per_s)
             for name, provider in calling.providers.items()
@@ -110,9 +109,12 @@ class Checker:
 
     def _due_again(self, due: dict[str, int], began_at: int) -> list[int]:
         """Return when each provider's next check may start; one without a slot wakes the loop at a check's end."""
-        known = [(due_in_ms, self._paces[name]) for name, due_in_ms in due.items() if name in self._paces]
-        opening = [(began_at + due_in_ms, pace.opens_at(began_at)) for due_in_ms, pace in known]
-        return [max(at, opens_at) for at, opens_at in opening if opens_at is not None]
+        times = []
+        for name, due_in_ms in due.items():
+            opens_at = self._paces[name].opens_at(began_at) if name in self._paces else None
+            if opens_at is not None:
+                times.append(max(began_at + due_in_ms, opens_at))
+        return times
 
     def _begin(self, job: Job, tie: Tie | None = None) -> "asyncio.Task[Recorded | None]":
         """Start one check."""

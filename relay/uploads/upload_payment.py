@@ -1,8 +1,16 @@
 """Pays for uploads: however often an upload is tried, the provider is paid once for it.
 
-The paid step's answer holds a token that is good for some minutes. It is stored with the payment, together with the
-answers to the later steps: an upload that failed continues where it stopped, and a finished one is answered again. The
-nonce is derived from what is uploaded, so where a payment's result is unknown the token contract accepts only one.
+    the upload's last payment                   what a try of the upload does
+    ──────────────────────────────────────────  ────────────────────────────────────────────────────────────
+    none                                        pays
+    answered within the last five minutes       pays nothing: continues with the stored answers
+    undecided, its authorization still valid    sends the same authorization again
+    undecided, its authorization expired        pays with the same nonce: the token accepts one of the two
+    lost without an answer, within 24 hours     409 `paid_once`
+    any other                                   pays with a new nonce
+
+The answer to the paid step holds a token that is good for some minutes. It is stored with the payment, together with
+the answers to the later steps: an upload that failed continues where it stopped, and a finished one is answered again.
 """
 
 import asyncio
@@ -47,9 +55,16 @@ class FileBuyer:
         SpendCapReached where there is no answer.
         """
         last = await self._payments.of_upload(upload.id)
-        if last is not None and last.answers and self._age_ms(last.settled_at) < GOOD_MS:
-            return [_answer(body) for body in last.answers]
-        payment = await self._payment(name, upload, request, last)
+        if last is not None:
+            if last.answers and self._age_ms(last.settled_at) < GOOD_MS:
+                return [_answer(body) for body in last.answers]
+            if last.state in _UNDECIDED and self._age_ms(last.valid_before) < 0:
+                if upload.max_cost is not None and last.amount > upload.max_cost:
+                    raise over_max_cost(last.amount, upload.max_cost)
+                return [await self._send(name, request, last)]
+            if last.state is PaymentState.LOST and not last.answers and self._age_ms(last.created_at) < LOST_MS:
+                raise _lost()
+        payment = await self._authorize(name, upload, request, last)
         return [payment if isinstance(payment, ApiAnswer) else await self._send(name, request, payment)]
 
     async def keep(self, upload: Upload, answers: Sequence[ApiAnswer]) -> None:
@@ -61,22 +76,15 @@ class FileBuyer:
 
         await self._calling.until_stored(write, upload=upload.id)
 
-    async def _payment(
+    async def _authorize(
         self, name: str, upload: Upload, request: ApiRequest, last: Payment | None
     ) -> Payment | ApiAnswer:
-        """Return the last authorization while it can be sent, or a new one, committed; an answer without a price as is.
+        """Commit and return a new authorization; the provider's answer where that names no price.
 
-        While a payment is undecided a new one has the same nonce: the token contract executes only one of them.
+        It has the nonce of the last payment if that is undecided, else the next one.
         """
-        number, undecided = 0, last is not None and last.state in _UNDECIDED
-        if last is not None:
-            if undecided and self._age_ms(last.valid_before) < 0:
-                if upload.max_cost is not None and last.amount > upload.max_cost:
-                    raise over_max_cost(last.amount, upload.max_cost)
-                return last
-            if last.state is PaymentState.LOST and not last.answers and self._age_ms(last.created_at) < LOST_MS:
-                raise _lost()
-            number = min(int(last.job_id[-6:]) + (not undecided), NUMBER_MAX)
+        undecided = last is not None and last.state in _UNDECIDED
+        number = 0 if last is None else min(int(last.job_id[-6:]) + (not undecided), NUMBER_MAX)
         priced = await self._payer.quote(name, request, upload.max_cost)
         if isinstance(priced, ApiAnswer):
             return priced
