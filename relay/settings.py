@@ -215,7 +215,7 @@ class ProviderSettings(
     """comma list of the addresses that a paid provider may be paid at; empty allows any that it names"""
 
     def __repr__(self) -> str:
-        """Nothing of what they are: some are secrets."""
+        """Return no value of a field: some are secrets."""
         return "ProviderSettings(…)"
 
 
@@ -371,7 +371,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     providers: dict[str, ProviderSettings] = {}
 
     def __repr__(self) -> str:
-        """Nothing of what they are: some are secrets."""
+        """Return no value of a field: some are secrets."""
         return "Settings(…)"
 
     def provider(self, name: str) -> ProviderSettings:
