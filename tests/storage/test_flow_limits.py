@@ -1,6 +1,7 @@
 """The limits of one process's loops over a real database: leases, polls of the table, redeliveries, streams, sweeps."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from relay import ids, settings
 from relay.deliveries.attempt import Deliverer
 from relay.deliveries.dispatcher import Dispatcher, DispatchOptions
 from relay.deliveries.event_stream import Streams
+from relay.deliveries.lane import Lane
 from relay.deliveries.redelivery import Redeliverer
 from relay.metrics import Metrics
 from relay.model.delivery import Endpoint
@@ -330,3 +332,17 @@ async def test_an_event_behind_an_open_transaction_is_looked_for_after_20_ms_and
                 await open_one.end()
                 await clock.advance(1)
             assert number_of_events(came) == 4
+
+
+async def test_a_thousand_idle_lanes_stay_in_memory(tmp_path: Path) -> None:
+    """Keep what is known of a thousand endpoints that nothing waits for, and forget one of 1,001."""
+    async with sending(tmp_path, in_flight_max=64) as some, serve(sink := Sink()) as at:
+        (event_id,) = await some.events(1)
+        endpoints = [await some.endpoint(at) for _ in range(1_001)]
+        for endpoint in endpoints:
+            await some.deliveries(endpoint, [event_id], START_MS)
+        async with some.dispatching():
+            await sink.wait_for(lambda sink: len(sink.received) == 1_001, timeout_s=60)
+            await quiet()
+            names = {endpoint.id for endpoint in endpoints}
+            assert sum(isinstance(one, Lane) and one.endpoint_id in names for one in gc.get_objects()) == 1_000
