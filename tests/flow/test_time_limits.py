@@ -25,6 +25,9 @@ pytestmark = pytest.mark.anyio
 MS = 0.001
 DAY_S = 86_400
 EVERY_TIME = 1_000
+REQUEST: dict[str, object] = {
+    "model": "seedance-2.0-image-to-video", "prompt": "slow push in", "image_urls": ["https://example.com/a.png"],
+}  # fmt: skip
 
 
 @asynccontextmanager
@@ -244,16 +247,13 @@ async def test_a_retry_goes_out_when_it_is_due(tmp_path: Path) -> None:
         assert len(running.sink.received) == 2
 
 
-async def submitted(running: Running) -> Job:
-    """Store a job whose submission began just now, by a process that died in it."""
-    now_ms = running.clock.now_ms()
-    job = Job(
+def pending(clock: HeldClock, **fields: Any) -> Job:
+    """Return a job that was not submitted yet."""
+    now_ms = clock.now_ms()
+    return Job(
         id=ids.new_id(ids.JOB), project_id=DEFAULT_PROJECT, provider="evolink", state=JobState.PENDING,
-        created_at=now_ms, updated_at=now_ms, deadline_at=now_ms + 3_600_000, request={},
-        submission_started_at=now_ms,
+        created_at=now_ms, updated_at=now_ms, deadline_at=now_ms + 3_600_000, request=REQUEST, **fields,
     )  # fmt: skip
-    await running.app.store.jobs.create(NewJob(job, ()))
-    return job
 
 
 @pytest.mark.parametrize(("timeout_s", "noticed_s"), [("9.999", 15), ("10", 20)])
@@ -261,7 +261,8 @@ async def test_a_submission_that_was_cut_off_is_noticed(tmp_path: Path, timeout_
     """Call a submission unknown at the first sweep, one every 5 s, that is 5 s and more after its time-out."""
     async with held(tmp_path, RELAY_SUBMIT_TIMEOUT_S=timeout_s) as (running, clock):
         await quiet()
-        job = await submitted(running)
+        job = pending(clock, submission_started_at=clock.now_ms())  # by a process that died in it
+        await running.app.store.jobs.create(NewJob(job, ()))
         for _ in range(round(noticed_s / 5) - 1):
             await clock.advance(5)
         await clock.advance(5 - MS)
@@ -375,3 +376,18 @@ async def test_old_idempotency_keys_are_dropped_every_hour(tmp_path: Path) -> No
             assert len(dropped) == hours
             await clock.advance(MS)
             assert len(dropped) == hours + 1
+
+
+async def test_a_sweep_sends_a_hundred_jobs_and_the_next_comes_50_ms_later(tmp_path: Path) -> None:
+    """Begin a hundred submissions in one sweep, and the rest 50 ms after it, not before."""
+    async with held(tmp_path) as (running, clock):
+        await quiet()
+        for _ in range(101):
+            job = pending(clock, next_submit_at=clock.now_ms())
+            await running.app.store.jobs.create(NewJob(job, ()))
+        await clock.advance(5)
+        assert len(running.world.jobs) == 100
+        await clock.advance(0.049)
+        assert len(running.world.jobs) == 100
+        await clock.advance(MS)
+        assert len(running.world.jobs) == 101

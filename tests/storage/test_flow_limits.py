@@ -230,6 +230,39 @@ async def test_a_redelivery_goes_on_immediately_where_a_step_found_nothing(tmp_p
         assert await made(some, endpoint) == 501
 
 
+async def test_a_redelivery_ends_where_its_endpoint_was_deleted(tmp_path: Path) -> None:
+    """Make nothing for an endpoint that is gone, and keep its batch open no longer."""
+    async with sending(tmp_path) as some:
+        endpoint = await some.endpoint()
+        await some.events(1)
+        await some.redeliverer.start(endpoint, "all", 0, START_MS, to_now=True)
+        await some.store.endpoints.delete(endpoint.id, PROJECT, START_MS)
+        await some.redeliverer.once()
+        assert (await made(some, endpoint), await some.redeliverer.once()) == (0, 5_000)
+
+
+async def test_redeliveries_that_cannot_go_on_keep_no_other_from_its_turn(tmp_path: Path) -> None:
+    """Work on fifty batches in a turn, and on the next fifty in the next one."""
+    async with sending(tmp_path) as some:
+        full, other = await some.endpoint(), await some.endpoint()
+        await some.deliveries(full, await some.events(200), START_MS)
+        for _ in range(149):
+            await some.redeliverer.start(full, "all", 0, START_MS, to_now=True)
+        await some.redeliverer.start(other, "all", 0, START_MS, to_now=True)
+        for waiting in (0, 0, 100):
+            await some.redeliverer.once()
+            assert await made(some, other) == waiting
+
+
+async def test_the_last_slot_is_used(tmp_path: Path) -> None:
+    """Claim what is due where only one attempt may be under way, one after the other."""
+    async with sending(tmp_path, in_flight_max=1) as some, serve(sink := Sink()) as at:
+        endpoint = await some.endpoint(at)
+        await some.deliveries(endpoint, await some.events(3), START_MS)
+        async with some.dispatching():
+            assert len(sink.received) == 3
+
+
 async def test_a_test_is_an_event_of_its_own(tmp_path: Path) -> None:
     """Number a `relay.test` 0, in its row and in its body, since it belongs to no job's story."""
     async with sending(tmp_path) as some:

@@ -218,6 +218,12 @@ def test_a_claim_without_a_time_limit_is_asked_about_five_seconds_later() -> Non
     assert (after.claim is not None, after.next_check_at) == (True, NOW + 5_000)
 
 
+def test_an_unconfirmed_result_outlives_the_deadline_with_its_pause() -> None:
+    """Keep the pause of a claim that no check has judged yet at the deadline too."""
+    after = checked(job(claim=claim(outputs=()), settle_by=None, deadline_at=NOW), Finding.NO_ANSWER).job
+    assert (after.state, after.next_check_at) == ("submitted", NOW + 5_000)
+
+
 @pytest.mark.parametrize(("started_at", "state"), [(NOW - 1, "submitted"), (NOW, "failed")])
 def test_only_a_check_that_began_after_a_claim_counts_against_it(started_at: int, state: str) -> None:
     """Leave a claim alone where the check began before the callback came, unless both say the same."""

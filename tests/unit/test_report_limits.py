@@ -78,6 +78,8 @@ def test_a_claim_that_is_being_confirmed_is_not_overtaken_by_progress() -> None:
     another = heard(fresh, report(JobState.FAILED)).job.claim
     assert another is not None
     assert another.report.state is JobState.FAILED
+    said = [heard(job(), end).reason for end in (report(JobState.FAILED), report(JobState.SUCCEEDED, outputs=()))]
+    assert said == [f"the provider says {what}: asked to confirm it" for what in ("failed", "success without a result")]
 
 
 def test_a_success_without_a_result_never_follows_an_end() -> None:
