@@ -5,6 +5,7 @@ Every timer is a row, so a restart begins with a sweep and continues where the l
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -13,6 +14,7 @@ from relay.context import Calling
 from relay.jobs.payment import Payer
 from relay.jobs.submission import Submitter
 from relay.lifecycle import checks, output_expiry, reports
+from relay.lifecycle.reports import Move
 from relay.model.job import ErrorClass, JobError
 from relay.storage.apply_updates import Fact
 from relay.storage.retention import PAUSE_MS as PRUNE_PAUSE_MS
@@ -61,15 +63,12 @@ class Sweeper:
         for job_id in await self._store.jobs.to_submit(now_ms, BATCH):
             self._submitter.start(job_id)
         for job_id in await self._store.jobs.left_in_submission(now_ms - self._submit_timeout_ms - MARGIN_MS, BATCH):
-            await self._record(
-                Fact(job_id=job_id, at=now_ms, move=partial(reports.unclear, error=_interrupted(), now_ms=now_ms))
-            )
+            await self._apply(job_id, partial(reports.unclear, error=_interrupted()), now_ms)
         for job_id in await self._store.jobs.to_settle(now_ms, BATCH):
-            await self._record(Fact(job_id=job_id, at=now_ms, move=partial(checks.conclude, now_ms=now_ms)))
+            await self._apply(job_id, checks.conclude, now_ms)
         for job_id, provider in await self._store.jobs.past_deadline(now_ms, BATCH):
             askable = bool((known := self._calling.providers.get(provider)) and known.usable)
-            move = partial(checks.overdue, askable=askable, now_ms=now_ms)
-            await self._record(Fact(job_id=job_id, at=now_ms, move=move))
+            await self._apply(job_id, partial(checks.overdue, askable=askable), now_ms)
         await self._announce_expiring(now_ms)
         for payment in await self._store.payments.to_prove(now_ms, BATCH):
             await self._payer.prove(payment)
@@ -82,8 +81,8 @@ class Sweeper:
     async def _announce_expiring(self, now_ms: int) -> None:
         """Announce results that will soon expire; a batch shares a commit, since many jobs may be due together."""
         due = await self._store.jobs.expiring(now_ms, BATCH)
-        move = partial(output_expiry.announce, now_ms=now_ms, before_ms=self._expiring_ms)
-        await asyncio.gather(*(self._record(Fact(job_id=job_id, at=now_ms, move=move)) for job_id in due))
+        announce = partial(output_expiry.announce, before_ms=self._expiring_ms)
+        await asyncio.gather(*(self._apply(job_id, announce, now_ms) for job_id in due))
 
     async def _prune(self, now_ms: int) -> None:
         """Delete one batch past the retention limit, and schedule the next: soon, or later if nothing was left."""
@@ -99,11 +98,12 @@ class Sweeper:
             _logger.info("sweep.pruned", **self._pruned)
             self._pruned.clear()
 
-    async def _record(self, fact: Fact) -> None:
-        """Record one decision and publish it."""
+    async def _apply(self, job_id: str, decide: Callable[..., Move], now_ms: int) -> None:
+        """Record what the passing of time decides about a job, and publish it."""
+        fact = Fact(job_id=job_id, at=now_ms, move=partial(decide, now_ms=now_ms))
         recorded = await self._store.jobs.record(fact)
         self._calling.tell(recorded)
-        _logger.info("job.swept", job=fact.job_id, decision=recorded.reason, announced=recorded.announced)
+        _logger.info("job.swept", job=job_id, decision=recorded.reason, announced=recorded.announced)
 
 
 def _interrupted() -> JobError:
