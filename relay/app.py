@@ -360,7 +360,7 @@ def _teller(setup: Setup, to: Notifications, check_soon: asyncio.Event) -> Calla
         for bound in recorded.bounds:
             setup.metrics.refused(bound)
         if recorded.fresh:
-            to.dispatcher.hand_over(recorded.fresh)
+            to.dispatcher.enqueue(recorded.fresh)
         if job is None:
             return
         if recorded.announced is not None:

@@ -5,6 +5,7 @@ Everything that calls a provider or records its answer gets one `Calling`. It de
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final, TypeVar
 
 import msgspec
@@ -25,11 +26,29 @@ from relay.storage.apply_updates import Fact, Recorded
 from relay.storage.idempotency import Tie
 from relay.storage.store import Store
 
-STORE_PAUSE_MS: Final = 500
-"""How long relay waits before it writes again what the database did not accept."""
 _logger = log.get("provider")
-
+WRITE_PAUSE_MS: Final = 500
+"""The pause before a write that the database did not accept is repeated."""
 Result = TypeVar("Result")
+
+
+async def write_again(write: Callable[[], Awaitable[Result]], clock: Clock, tries_max: int | None = None) -> Result:
+    """Repeat a write that raised StorageUnavailable, each time after `WRITE_PAUSE_MS`, until it succeeds.
+
+    The failed commit may stand although its answer was lost, so `write` must recognize rows that it has written.
+    StorageUnavailable after `tries_max` failures; None repeats without a limit.
+    """
+    tries = 0
+    while True:
+        await clock.sleep(WRITE_PAUSE_MS)
+        try:
+            return await write()
+        except StorageUnavailable:
+            tries += 1
+            if tries == tries_max:
+                raise
+
+
 SignIn = Callable[[ApiAnswer, str], dict[str, str]]
 """Makes the headers that prove which wallet paid, from a 402 and its URL; none where the 402 wants no sign-in."""
 
@@ -108,21 +127,16 @@ class Calling(msgspec.Struct, frozen=True, kw_only=True):
         `about` are fields for the log. The number of waiting writes is bounded by the calls that were under way when
         the database went away, because every call is stored before it is sent.
         """
-        tried = False
         self.metrics.unstored(1)
         try:
-            while True:
-                try:
-                    return await write(tried)
-                except StorageUnavailable as error:
-                    if not tried:
-                        _logger.warning("provider.answer_waits", reason=str(error), **about)
-                    tried = True
-                await self.clock.sleep(STORE_PAUSE_MS)
-        except asyncio.CancelledError:
-            if tried:
+            return await write(False)
+        except StorageUnavailable as error:
+            _logger.warning("provider.answer_waits", reason=str(error), **about)
+            try:
+                return await write_again(partial(write, True), self.clock)
+            except asyncio.CancelledError:
                 _logger.error("provider.answer_lost", advice="the database was away until relay stopped", **about)
-            raise
+                raise
         finally:
             self.metrics.unstored(-1)
 

@@ -47,6 +47,7 @@ CONCERNED: Final[dict[str, tuple[str, ...]]] = {
         "tests/storage/test_at_hand.py",
         "tests/flow/test_lanes.py",
     ),
+    "relay/deliveries/claims.py": ("tests/storage/test_claiming.py", "tests/flow/test_lanes.py"),
     "relay/deliveries/attempt_writer.py": ("tests/storage/test_settling.py",),
     "relay/deliveries/attempt.py": (
         "tests/flow/test_retries.py",

@@ -1,4 +1,4 @@
-"""One attempt of one delivery: sign the stored bytes, POST them, and judge the answer."""
+"""One attempt of one delivery: prepare the signed request, send it, and handle success or failure."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -7,22 +7,22 @@ from relay import __version__, backoff, ids, log
 from relay.clock import Clock
 from relay.model.delivery import Attempt, DeliveryState, Outcome
 from relay.outbound.webhook_sender import Answer, WebhookSender
-from relay.security import signatures
+from relay.security import signatures as signing
 from relay.security.encryption import SealBroken
 from relay.security.redaction import CUT, SECRET_CHARS_MIN
 from relay.security.signatures import HOP_HEADER, SigningKeys
 from relay.storage.deliveries import Parcel, Settled
 
-# https://github.com/standard-webhooks/standard-webhooks/pull/291: what a receiver may ask for in its answer.
 _logger = log.get("deliver")
+# What a receiver may ask for in its answer: https://github.com/standard-webhooks/standard-webhooks/pull/291
 DISABLE, ABORT = "disable", "abort-message"
 USER_AGENT: Final = f"relay/{__version__}"
 HOPS: Final = "1"
-"""Every notification begins here: what comes in with a `relay-hop` is no callback, so none is ever passed on."""
+"""Every notification starts here: a request that arrives with a `relay-hop` is no callback, so none is relayed."""
 
 
 class Deliverer:
-    """Makes attempts; `schedule_s` is for endpoints that have none of their own."""
+    """Makes attempts; `schedule_s` is the retry schedule of endpoints that have none of their own."""
 
     def __init__(
         self,
@@ -38,91 +38,108 @@ class Deliverer:
         self._schedule_s = schedule_s
         self._random = random
 
-    async def attempt(self, parcel: Parcel) -> Settled:
-        """Sends the notification once, and says what becomes of the delivery; no receiver can make it raise."""
-        if not self._keys.knows(parcel.project_id):
-            await self._learn(parcel.project_id)
-        started_at, began_at = self._clock.now_ms(), self._clock.monotonic_ms()
-        headers = self._headers(parcel, started_at)
-        answer = await self._sender.post(parcel.url, headers, parcel.body, parcel.timeout_s)
-        now_ms = self._clock.now_ms()
-        state, next_attempt_at = self._judge(parcel, answer, now_ms)
+    async def attempt(self, delivery: Parcel) -> Settled:
+        """Send the notification once; return the attempt and the delivery's next state. A receiver causes no error."""
+        if not self._keys.knows(delivery.project_id):
+            await self._load_key(delivery.project_id)
+        started_at, began_ms = self._clock.now_ms(), self._clock.monotonic_ms()
+        headers = self._prepare(delivery, started_at)
+        answer = await self._sender.post(delivery.url, headers, delivery.body, delivery.timeout_s)
         attempt = Attempt(
             id=ids.new_id(ids.ATTEMPT),
-            delivery_id=parcel.delivery_id,
-            number=parcel.attempts_made + 1,
+            delivery_id=delivery.delivery_id,
+            number=delivery.attempts_made + 1,
             outcome=answer.outcome,
             status_code=answer.status_code,
             error=answer.error,
             started_at=started_at,
-            duration_ms=self._clock.monotonic_ms() - began_at,
-            response_excerpt=_excerpt(parcel, answer.excerpt),
+            duration_ms=self._clock.monotonic_ms() - began_ms,
+            response_excerpt=_excerpt(delivery, answer.excerpt),
         )
-        gone = "the endpoint answered 410 Gone" if answer.outcome is Outcome.ENDPOINT_GONE else None
-        if answer.control == DISABLE:
-            gone = "the endpoint asked for it by its webhook-delivery header"
-        return Settled(
-            attempt=attempt,
-            endpoint_id=parcel.endpoint_id,
-            state=state,
-            next_attempt_at=next_attempt_at,
-            at=now_ms,
-            gone=gone,
-            aborted=answer.control == ABORT,
-            retry_after_ms=backoff.parse_retry_after(answer.retry_after, now_ms),
-            probe=parcel.probe,
-        )
+        if answer.outcome is Outcome.OK:
+            return self._handle_success(delivery, attempt, answer)
+        return self._handle_failure(delivery, attempt, answer)
 
-    def _headers(self, parcel: Parcel, now_ms: int) -> dict[str, str]:
-        """The endpoint's own headers, then relay's, which nothing can replace."""
+    def _prepare(self, delivery: Parcel, now_ms: int) -> dict[str, str]:
+        """Return the request's headers: the endpoint's own, then relay's, which those cannot replace."""
         timestamp_s = now_ms // 1000
         headers = {
-            **parcel.headers,
+            **delivery.headers,
             "content-type": "application/json",
             "user-agent": USER_AGENT,
-            "webhook-id": parcel.event_id,
+            "webhook-id": delivery.event_id,
             "webhook-timestamp": str(timestamp_s),
-            "webhook-signature": self._signatures(parcel, now_ms, timestamp_s),
-            "relay-attempt": str(parcel.attempts_made + 1),
+            "webhook-signature": self._signatures(delivery, now_ms, timestamp_s),
+            "relay-attempt": str(delivery.attempts_made + 1),
             HOP_HEADER: HOPS,
         }
-        if parcel.redelivery:
+        if delivery.redelivery:
             headers["relay-redelivery"] = "true"
         return headers
 
-    def _signatures(self, parcel: Parcel, now_ms: int, timestamp_s: int) -> str:
-        """One for each live secret, and relay's own that anybody can verify."""
-        former_lives = parcel.former_secret is not None and now_ms < (parcel.former_secret_until or 0)
-        secrets = [parcel.secret] + ([parcel.former_secret] if former_lives and parcel.former_secret else [])
-        symmetric = signatures.sign(secrets, parcel.event_id, timestamp_s, parcel.body)
-        if not self._keys.knows(parcel.project_id):
-            return symmetric
-        return f"{symmetric} {self._keys.sign(parcel.project_id, parcel.event_id, timestamp_s, parcel.body)}"
+    def _signatures(self, delivery: Parcel, now_ms: int, timestamp_s: int) -> str:
+        """Return a signature by each valid secret, and one by the project's key, whose public part is published."""
+        secrets = [delivery.secret]
+        if delivery.former_secret is not None and now_ms < (delivery.former_secret_until or 0):
+            secrets.append(delivery.former_secret)
+        signatures = signing.sign(secrets, delivery.event_id, timestamp_s, delivery.body)
+        if not self._keys.knows(delivery.project_id):
+            return signatures
+        return f"{signatures} {self._keys.sign(delivery.project_id, delivery.event_id, timestamp_s, delivery.body)}"
 
-    async def _learn(self, project_id: str) -> None:
-        """Learn a project's key; where it does not open, its notifications carry the endpoints' signatures alone."""
+    async def _load_key(self, project_id: str) -> None:
+        """Load the project's signing key; where it cannot be decrypted, the endpoints' signatures stand alone."""
         try:
             await self._keys.learn(project_id)
         except SealBroken as error:
-            _logger.error("delivery.signing_key_sealed", project=project_id, error=str(error))
+            _logger.error("delivery.signing_key_unreadable", project=project_id, error=str(error))
 
-    def _judge(self, parcel: Parcel, answer: Answer, now_ms: int) -> tuple[DeliveryState, int | None]:
-        """Delivered, exhausted, or pending until the schedule's next time."""
-        if answer.outcome is Outcome.OK:
-            return DeliveryState.DELIVERED, None
-        if answer.outcome is Outcome.ENDPOINT_GONE or answer.control in (DISABLE, ABORT) or parcel.probe:
-            return DeliveryState.EXHAUSTED, None
-        schedule_s = parcel.schedule_s or self._schedule_s
-        asked_ms = backoff.parse_retry_after(answer.retry_after, now_ms)
-        delay_ms = backoff.next_delay_ms(schedule_s, parcel.attempts_made + 1, self._random, asked_ms)
-        return (DeliveryState.EXHAUSTED, None) if delay_ms is None else (DeliveryState.PENDING, now_ms + delay_ms)
+    def _handle_success(self, delivery: Parcel, attempt: Attempt, answer: Answer) -> Settled:
+        """Return the delivery as delivered; even then the endpoint may ask to be disabled."""
+        return Settled(
+            attempt=attempt,
+            endpoint_id=delivery.endpoint_id,
+            state=DeliveryState.DELIVERED,
+            next_attempt_at=None,
+            at=self._clock.now_ms(),
+            gone=_disable_reason(answer),
+            probe=delivery.probe,
+        )
+
+    def _handle_failure(self, delivery: Parcel, attempt: Attempt, answer: Answer) -> Settled:
+        """Return the delivery as pending until the schedule's next time, or as exhausted where there is none."""
+        now_ms = self._clock.now_ms()
+        retry_after_ms = backoff.parse_retry_after(answer.retry_after, now_ms)
+        disable_reason, aborted = _disable_reason(answer), answer.control == ABORT
+        delay_ms = None
+        if not (disable_reason or aborted or delivery.probe):
+            schedule_s = delivery.schedule_s or self._schedule_s
+            delay_ms = backoff.next_delay_ms(schedule_s, delivery.attempts_made + 1, self._random, retry_after_ms)
+        return Settled(
+            attempt=attempt,
+            endpoint_id=delivery.endpoint_id,
+            state=DeliveryState.EXHAUSTED if delay_ms is None else DeliveryState.PENDING,
+            next_attempt_at=None if delay_ms is None else now_ms + delay_ms,
+            at=now_ms,
+            gone=disable_reason,
+            aborted=aborted,
+            retry_after_ms=retry_after_ms,
+            probe=delivery.probe,
+        )
 
 
-def _excerpt(parcel: Parcel, excerpt: str | None) -> str | None:
-    """What a receiver answered, without the secrets and headers of its endpoint, which some repeat in an error page."""
+def _disable_reason(answer: Answer) -> str | None:
+    """Return why the endpoint is to be disabled, if its answer asks for that."""
+    if answer.control == DISABLE:
+        return "the endpoint asked for it by its webhook-delivery header"
+    return "the endpoint answered 410 Gone" if answer.outcome is Outcome.ENDPOINT_GONE else None
+
+
+def _excerpt(delivery: Parcel, excerpt: str | None) -> str | None:
+    """Return the start of an answer without the endpoint's secrets and headers, which some error pages repeat."""
     if not excerpt:
         return excerpt
-    for secret in (parcel.secret, parcel.former_secret, *parcel.headers.values()):
+    for secret in (delivery.secret, delivery.former_secret, *delivery.headers.values()):
         if secret and len(secret) >= SECRET_CHARS_MIN and secret in excerpt:
             excerpt = excerpt.replace(secret, CUT)
     return log.redact(excerpt)

@@ -1,12 +1,12 @@
-"""What is due goes out: fresh deliveries from memory, the rest from the table, each endpoint in a lane of its own.
+"""The dispatcher: puts new deliveries from memory and due ones from the table into lanes, and starts their attempts.
 
-The table is the truth. What is handed over in memory is leased there, so what a crash loses is due again when its
-lease runs out. What a full lane does not take, or could not begin while its lease lasts, is given back to the table,
-due at once. The room for attempts is shared by the projects (`deliveries/fair_share.py`), and so is what is claimed:
-nothing more for a project that has enough at hand to fill the room.
+The table is the truth. A delivery that is enqueued in memory is leased there, so after a crash it is due again when its
+lease ends. What a lane cannot start within the lease is released to the table, due immediately. The projects share the
+slots for attempts (`fair_share`) and the claims: nothing is claimed for a project that holds enough to fill its slots.
 
-The table is looked at when something in it is due or another process says so, when a lane has room for what it held
-back, and a while after anything else happened; not after every attempt, for a look is a transaction.
+The table is polled when something in it is due, when another process says so, when a lane has free slots for what the
+last poll left, and a second after anything else happened. It is not polled after every attempt, because a poll is a
+transaction.
 """
 
 import asyncio
@@ -19,26 +19,27 @@ import msgspec
 from relay import log
 from relay.clock import Clock
 from relay.deliveries.attempt import Deliverer
-from relay.deliveries.attempt_writer import Ended, Settler
-from relay.deliveries.fair_share import FairRoom
-from relay.deliveries.lane import Lane
+from relay.deliveries.attempt_writer import write_attempt
+from relay.deliveries.claims import ClaimRequest, Claims
+from relay.deliveries.fair_share import FairShare
+from relay.deliveries.lane import Lane, QueuedDelivery
 from relay.metrics import Metrics
 from relay.model.delivery import Outcome
 from relay.storage.deliveries import Parcel, Settled
 from relay.storage.fan_out import Fresh
 from relay.storage.store import Store
 
-IDLE_MS: Final = 1000
-"""How often the table is looked at while it holds due rows that no lane has room for, or that another process wrote."""
-WALL_MS: Final = 60_000
-"""How often at least, so that what is due when somebody has set the wall clock forward waits no longer than this."""
+POLL_PAUSE_MS: Final = 1000
+"""The pause between polls while the table holds due deliveries for full lanes, or another process writes to it."""
+POLL_PAUSE_MAX_MS: Final = 60_000
+"""The longest pause until a delivery is due: if the wall clock is set forward, nothing waits longer than this."""
 LANES_KEPT: Final = 1000
-"""So many lanes stay in memory with nothing in them, for they know their endpoint's settings."""
+"""Above this many, a lane is dropped when it is idle; lanes are kept because they know their endpoint's settings."""
 _logger = log.get("dispatch")
 
 
 class DispatchOptions(msgspec.Struct, frozen=True):
-    """Attempts under way at once, how long a claim lasts, and whether this process sends at all."""
+    """How many attempts may be under way, how long a claim lasts, and whether this process sends at all."""
 
     in_flight_max: int
     lease_ms: int
@@ -46,7 +47,7 @@ class DispatchOptions(msgspec.Struct, frozen=True):
 
 
 class Dispatcher:
-    """The loop over deliveries."""
+    """The loop over deliveries. Fields named `…_ms` are monotonic milliseconds."""
 
     def __init__(
         self, store: Store, deliverer: Deliverer, clock: Clock, options: DispatchOptions, metrics: Metrics
@@ -56,325 +57,319 @@ class Dispatcher:
         self._clock = clock
         self._options = options
         self._metrics = metrics
+        self._claims = Claims(store.deliveries)
+        self._share = FairShare(options.in_flight_max)
         self._lanes: dict[str, Lane] = {}
-        self._waiting: dict[str, Lane] = {}
-        self._held: set[str] = set()
-        self._overflow: list[str] = []
-        self._emptied: list[Lane] = []
-        self._at_hand: dict[str, Parcel] = {}
-        self._look_at: int | None = 0
-        self._more = True
-        self._walked = ""
-        self._fair = FairRoom(options.in_flight_max)
+        self._queued_lanes: dict[str, Lane] = {}
+        """The lanes in which deliveries wait, by endpoint, in the order of their turns."""
+        self._queued_ids: set[str] = set()
+        """The deliveries that wait in a lane or are in flight."""
+        self._loaded: dict[str, Parcel] = {}
+        """The rows that came with deliveries enqueued since the last start."""
         self._attempts: set[asyncio.Task[None]] = set()
-        self._settler = Settler(store.deliveries, clock, self._settled, self.wake)
+        self._to_release: list[str] = []
+        self._poll_after_release = False
+        self._next_poll_at_ms: int | None = 0
+        self._due_in_table = True
+        """Whether the last poll left due deliveries in the table, for want of free slots."""
         self._wake = asyncio.Event()
 
-    def hand_over(self, fresh: Sequence[Fresh]) -> None:
-        """Takes new deliveries, straight after their commit; their lease began with it."""
+    def enqueue(self, fresh: Sequence[Fresh]) -> None:
+        """Put new deliveries into their lanes, directly after the commit that leased them."""
         if not self._options.dispatches:
             return
         now_ms = self._clock.monotonic_ms()
-        room = max(0, self._fair.room - len(self._at_hand))
-        self._at_hand |= {parcel.delivery_id: parcel for parcel in self._store.deliveries.at_hand(fresh[:room])}
-        self._queue(fresh, now_ms + self._options.lease_ms, retry=False)
-        self._look_by(now_ms + IDLE_MS)
+        free_slots = max(0, self._share.free_slots - len(self._loaded))
+        self._loaded |= {row.delivery_id: row for row in self._store.deliveries.at_hand(fresh[:free_slots])}
+        self._enqueue(fresh, now_ms, retry=False)
+        self._poll_by(now_ms + POLL_PAUSE_MS)
         self._wake.set()
 
     def wake(self) -> None:
-        """Something in the table may be due: another process, or a person, has seen to that."""
-        self._look_at = 0
+        """Poll the table now: another process or an operator made deliveries due."""
+        self._next_poll_at_ms = 0
         self._wake.set()
 
     def reopen(self, endpoint_id: str) -> None:
-        """The endpoint was mended by a person: its breaker closes."""
+        """Close the breaker of an endpoint that an operator repaired, and poll."""
         if lane := self._lanes.get(endpoint_id):
-            lane.succeeded()
+            lane.record_success()
         self.wake()
 
     async def run(self) -> None:
-        """Claims and starts what is due, until it is cancelled."""
-        self._look_at = 0
+        """Claim due deliveries and start their attempts, until cancelled."""
+        self._next_poll_at_ms = 0
         while True:
             self._wake.clear()
-            await self._give_back()
-            await self._start()
+            await self._release()
+            await self._start_attempts()
             now_ms = self._clock.monotonic_ms()
-            if not self._is_time(now_ms) or not await self._look(now_ms):
-                await self._clock.wait(self._wake, until_monotonic_ms=self._next_turn(now_ms))
+            if not self._poll_is_due(now_ms) or not await self._poll(now_ms):
+                await self._clock.wait(self._wake, until_monotonic_ms=self._next_turn_ms(now_ms))
 
     async def finish(self, within_s: float) -> None:
-        """Waits for the attempts under way and their commits, and gives back what was not begun."""
-        clock_s = asyncio.get_running_loop().time
-        ends_s = clock_s() + within_s
-        waiting = [delivery_id for lane in self._lanes.values() for delivery_id, _ in (*lane.fresh, *lane.retries)]
-        waiting += self._overflow
+        """Wait for the attempts under way and their commits, and release the deliveries that were not started.
+
+        An attempt that takes longer is cancelled; its delivery is due again when its lease ends.
+        """
+        unstarted = [delivery_id for lane in self._lanes.values() for delivery_id in lane.queued_ids]
+        unstarted += self._to_release
         self._lanes.clear()
-        self._waiting.clear()
+        self._queued_lanes.clear()
         if self._attempts:
             _, late = await asyncio.wait(self._attempts, timeout=within_s)
             for attempt in late:
                 attempt.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        await self._settler.finish(max(0.0, ends_s - clock_s()))
-        if waiting:
-            await self._store.deliveries.release(waiting, self._clock.now_ms())
+        if unstarted:
+            await self._store.deliveries.release(unstarted, self._clock.now_ms())
 
-    def _is_time(self, now_ms: int) -> bool:
-        """Whether the table is to be looked at now."""
-        return self._look_at is not None and self._look_at <= now_ms
+    async def _release(self) -> None:
+        """Return to the table, due immediately, what its lane could not start in time."""
+        if not self._to_release:
+            return
+        released, self._to_release = self._to_release, []
+        await self._store.deliveries.release(released, self._clock.now_ms())
+        self._due_in_table = True
+        if self._poll_after_release:
+            self._next_poll_at_ms, self._poll_after_release = 0, False
 
-    async def _look(self, now_ms: int) -> int:
-        """Leases due deliveries for the lanes that have room; how many. Sets when to look again.
+    def _poll_is_due(self, now_ms: int) -> bool:
+        """Return whether to poll the table now."""
+        return self._next_poll_at_ms is not None and self._next_poll_at_ms <= now_ms
 
-        What is due is a matter of the wall clock; when to look again, and how long a lease lasts here, is not.
+    async def _poll(self, now_ms: int) -> bool:
+        """Claim due deliveries for the lanes that have free slots; return whether there were any.
+
+        Set when to poll next. A delivery is due by the wall clock; polls and leases in memory are monotonic.
         """
-        room, wall_ms = self._fair.room, self._clock.now_ms()
-        if room <= 0:
-            self._look_at, self._more = now_ms + IDLE_MS, True
-            return 0
-        self._look_at = None  # whatever happens from here on may bring it forward again
-        wanted = self._wanted(now_ms)
-        lease = (wall_ms, wall_ms + self._options.lease_ms)
-        claimed: Sequence[Parcel | Fresh] = await self._claim(*lease, room, wanted)
-        due_at, crowded = (wall_ms, False) if claimed else await self._store.deliveries.next_due(wall_ms)
-        if crowded or (not claimed and wanted.limited and due_at is not None and due_at <= wall_ms):
-            claimed, self._walked = await self._store.deliveries.claim_behind(
-                *lease, room, wanted.limits, self._walked, wanted.full
-            )
-        else:
-            self._walked = ""
-        self._queue(claimed, now_ms + self._options.lease_ms, retry=True)
-        if claimed or self._walked:
-            self._look_at = now_ms  # these are on their way first
-            return len(claimed)
-        self._more = due_at is not None and due_at <= wall_ms
-        if self._more or self._store.shared:
-            self._look_by(now_ms + IDLE_MS)
-        if due_at is not None and not self._more:
-            self._look_by(now_ms + min(due_at - wall_ms, WALL_MS))
-        return 0
+        if self._share.free_slots <= 0:
+            self._next_poll_at_ms, self._due_in_table = now_ms + POLL_PAUSE_MS, True
+            return False
+        self._next_poll_at_ms = None  # what happens during the claim may set it again
+        request = self._claim_request(now_ms)
+        refilled = [(self._lanes[endpoint_id], limit) for endpoint_id, limit in request.refills.items()]
+        result = await self._claims.claim(request)
+        claimed_of = Counter(claimed.endpoint_id for claimed in result.deliveries)
+        for lane, limit in refilled:
+            lane.more_in_table = claimed_of[lane.endpoint_id] == limit
+        self._loaded |= {row.delivery_id: row for row in result.deliveries if isinstance(row, Parcel)}
+        self._enqueue(result.deliveries, now_ms, retry=True)
+        if result.unfinished:
+            self._next_poll_at_ms = now_ms
+            return bool(result.deliveries)
+        due_in_ms = None if result.next_due_at is None else result.next_due_at - request.now_ms
+        self._due_in_table = due_in_ms is not None and due_in_ms <= 0
+        if self._due_in_table or self._store.shared:
+            self._poll_by(now_ms + POLL_PAUSE_MS)
+        if due_in_ms is not None and due_in_ms > 0:
+            self._poll_by(now_ms + min(due_in_ms, POLL_PAUSE_MAX_MS))
+        return False
 
-    def _wanted(self, now_ms: int) -> "_Wanted":
-        """What the lanes and the projects have room for."""
-        lease_ms, most = self._options.lease_ms, self._options.in_flight_max
-        wanted = _Wanted()
-        at_hand: Counter[str] = Counter()
+    def _claim_request(self, now_ms: int) -> ClaimRequest:
+        """Return what the free slots of lanes and projects allow to claim."""
+        limits: dict[str, int] = {}
+        refills: dict[str, int] = {}
+        startable: Counter[str] = Counter()
         for endpoint_id, lane in self._lanes.items():
-            if lane.waiting and lane.opens_at(now_ms) <= now_ms:
-                at_hand[lane.project_id] += lane.waiting
-            if lane.capacity(lease_ms) < most:
-                wanted.limited.add(endpoint_id)
-                wanted.limits[endpoint_id] = lane.wants(now_ms, lease_ms)
-            elif lane.crowded(now_ms):
-                wanted.limits[endpoint_id] = 0
-        wanted.full |= {one for one, waiting in at_hand.items() if waiting + self._fair.of(one) >= self._fair.alone}
-        hungry = (one for one in wanted.limited if wanted.limits[one] and self._lanes[one].more)
-        wanted.hungry |= {one: wanted.limits[one] for one in hungry if self._lanes[one].project_id not in wanted.full}
-        return wanted
+            if lane.queued and lane.opens_at_ms(now_ms) <= now_ms:
+                startable[lane.project_id] += lane.queued
+            if lane.capacity < self._options.in_flight_max:
+                limits[endpoint_id] = lane.claimable(now_ms)
+                if limits[endpoint_id] and lane.more_in_table:
+                    refills[endpoint_id] = limits[endpoint_id]
+            elif lane.full(now_ms):
+                limits[endpoint_id] = 0
+        share = self._share
+        full = {one for one, queued in startable.items() if queued + share.in_flight(one) >= share.project_max}
+        now_wall_ms = self._clock.now_ms()
+        return ClaimRequest(
+            now_ms=now_wall_ms,
+            leased_until_ms=now_wall_ms + self._options.lease_ms,
+            limit=share.free_slots,
+            endpoint_limits=limits,
+            refills={one: limit for one, limit in refills.items() if self._lanes[one].project_id not in full},
+            full_projects=full,
+        )
 
-    async def _claim(self, now_ms: int, leased_until: int, room: int, wanted: "_Wanted") -> list[Parcel | Fresh]:
-        """What is due, most of it with all that its attempt needs if it starts at once.
+    def _poll_by(self, at_ms: int) -> None:
+        """Poll the table at that time or earlier."""
+        self._next_poll_at_ms = at_ms if self._next_poll_at_ms is None else min(self._next_poll_at_ms, at_ms)
 
-        A lane that can take only so many is asked for by itself, and the others together.
-        """
-        claimed: list[Parcel | Fresh] = []
-        claimed += await self._store.deliveries.claim_for(now_ms, leased_until, wanted.hungry)
-        if wanted.hungry:
-            came = Counter(one.endpoint_id for one in claimed)
-            for endpoint_id, limit in wanted.hungry.items():
-                self._lanes[endpoint_id].more = came[endpoint_id] == limit
-        busy = wanted.limited | wanted.limits.keys()
-        parcels = await self._store.deliveries.claim(now_ms, leased_until, room, busy, wanted.full)
-        self._at_hand |= {parcel.delivery_id: parcel for parcel in parcels}
-        return [*claimed, *parcels]
-
-    def _look_by(self, at_ms: int) -> None:
-        """The table is to be looked at then, or before."""
-        self._look_at = at_ms if self._look_at is None else min(self._look_at, at_ms)
-
-    async def _give_back(self) -> None:
-        """What found its lane full is the table's again, due at once."""
-        if self._overflow:
-            given, self._overflow = self._overflow, []
-            await self._store.deliveries.release(given, self._clock.now_ms())
-            self._more = True
-            if any(lane.more and not lane.waiting for lane in self._emptied):
-                self._look_at = 0  # what it has given back is claimed anew, with a lease that is long enough
-            self._emptied.clear()
-
-    def _queue(self, deliveries: Iterable[Fresh | Parcel], leased_until: int, *, retry: bool) -> None:
-        """Puts deliveries into their lanes; one that is here already is left alone."""
+    def _enqueue(self, deliveries: Iterable[Fresh | Parcel], leased_at_ms: int, *, retry: bool) -> None:
+        """Put deliveries into their lanes, without those that are there already; release what does not fit."""
+        leased_until_ms = leased_at_ms + self._options.lease_ms
         for delivery in deliveries:
-            if delivery.delivery_id not in self._held:
-                lane = self._lanes.get(delivery.endpoint_id) or self._new_lane(delivery)
-                fits = not lane.waiting or lane.waiting - lane.begins < lane.capacity(self._options.lease_ms)
-                if fits and lane.queue(delivery.delivery_id, leased_until, retry=retry):
-                    self._held.add(delivery.delivery_id)
-                    self._waiting[lane.endpoint_id] = lane
-                else:
-                    self._overflow.append(delivery.delivery_id)
-                    lane.more = True
+            delivery_id = delivery.delivery_id
+            if delivery_id in self._queued_ids:
+                continue
+            lane = self._lanes.get(delivery.endpoint_id) or self._new_lane(delivery)
+            if lane.enqueue(delivery_id, leased_until_ms, retry=retry):
+                self._queued_ids.add(delivery_id)
+                self._queued_lanes[lane.endpoint_id] = lane
+            else:
+                self._to_release.append(delivery_id)
+                lane.more_in_table = True
 
     def _new_lane(self, delivery: Fresh | Parcel) -> Lane:
-        """A lane for an endpoint that has none; with its settings, where these came along."""
-        lane = self._lanes[delivery.endpoint_id] = Lane(delivery.endpoint_id, delivery.project_id)
-        if (parcel := self._at_hand.get(delivery.delivery_id)) is not None:
-            self._learn(lane, parcel)
+        """Return a new lane, with its endpoint's settings where the delivery's row is loaded."""
+        lane = Lane(delivery.endpoint_id, delivery.project_id, self._options.lease_ms)
+        self._lanes[delivery.endpoint_id] = lane
+        if (row := self._loaded.get(delivery.delivery_id)) is not None:
+            self._configure(lane, row)
         return lane
 
-    def _learn(self, lane: Lane, parcel: Parcel) -> None:
-        """The lane knows its endpoint's settings from each of its deliveries."""
-        now_ms = self._clock.monotonic_ms()
-        lane.learn(parcel.in_flight_max, parcel.rate_limit_per_s, now_ms, round(parcel.timeout_s * 1000))
+    def _configure(self, lane: Lane, row: Parcel) -> None:
+        """Apply the endpoint's settings to its lane."""
+        timeout_ms = round(row.timeout_s * 1000)
+        lane.configure(row.in_flight_max, row.rate_limit_per_s, timeout_ms, self._clock.monotonic_ms())
 
-    async def _start(self) -> None:
-        """Starts as many attempts as there is room for, a lane at a time in turn.
+    async def _start_attempts(self) -> None:
+        """Start attempts until no slot is free or every lane is empty or blocked.
 
-        What came just now goes as it came; what has waited in its lane since is read again.
+        A row that came in this turn is used; any other is read now, since its endpoint may have changed meanwhile.
         """
-        at_hand, self._at_hand = self._at_hand, {}
-        while chosen := self._choose():
-            parcels, at_hand = at_hand, {}
-            unread = chosen.keys() - parcels.keys()
-            try:
-                read = await self._store.deliveries.parcels(unread) if unread else []
-                parcels |= {parcel.delivery_id: parcel for parcel in read}
-            except BaseException:
-                for delivery_id, (lane, _) in chosen.items():
-                    self._let_go(delivery_id, lane)
-                raise
-            for delivery_id, (lane, leased_until) in chosen.items():
-                parcel, now_ms = parcels.get(delivery_id), self._clock.monotonic_ms()
-                if parcel is None or leased_until - now_ms < parcel.timeout_s * 1000:
-                    lane.unpaid()
-                    self._let_go(delivery_id, lane)
-                    if parcel is not None and leased_until > now_ms:
-                        self._overflow.append(delivery_id)
-                        lane.more = True
-                        self._emptied.append(lane)
-                    continue
-                self._learn(lane, parcel)
-                attempt = asyncio.create_task(self._attempt(parcel, lane))
-                self._attempts.add(attempt)
-                attempt.add_done_callback(self._attempts.discard)
+        loaded, self._loaded = self._loaded, {}
+        while selected := self._select():
+            rows = await self._load(selected, loaded)
+            loaded = {}
+            for queued in selected:
+                self._start(queued, rows.get(queued.delivery_id))
 
-    def _choose(self) -> dict[str, tuple[Lane, int]]:
-        """The next deliveries to start, from each project and each of its lanes in turn, counted as in flight."""
-        if not self._waiting:
-            return {}
+    def _select(self) -> list[QueuedDelivery]:
+        """Return the next deliveries to attempt, counted as in flight: projects and their lanes take turns."""
+        if not self._queued_lanes:
+            return []
         now_ms = self._clock.monotonic_ms()
         turns: dict[str, deque[Lane]] = {}
-        for lane in list(self._waiting.values()):
-            self._give_up(lane, now_ms)
-            if lane.waiting:
+        for lane in list(self._queued_lanes.values()):
+            self._expire(lane, now_ms)
+            if lane.queued:
                 turns.setdefault(lane.project_id, deque()).append(lane)
             else:
-                del self._waiting[lane.endpoint_id]
+                del self._queued_lanes[lane.endpoint_id]
 
-        def take(project_id: str) -> tuple[str, Lane, int] | None:
+        def pop(project_id: str) -> QueuedDelivery | None:
             lanes = turns[project_id]
             while lanes:
                 lane = lanes.popleft()
-                if taken := lane.take(now_ms):
-                    if lane.waiting:
+                if queued := lane.pop(now_ms):
+                    if lane.queued:
                         lanes.append(lane)
                     else:
-                        del self._waiting[lane.endpoint_id]
-                    return taken[0], lane, taken[1]
+                        del self._queued_lanes[lane.endpoint_id]
+                    return queued
             return None
 
-        return {delivery_id: (lane, leased) for delivery_id, lane, leased in self._fair.chosen(turns, take)}
+        return self._share.select(turns, pop)
 
-    def _give_up(self, lane: Lane, now_ms: int) -> None:
-        """What waited in its lane until its lease is too short for an attempt is the table's again."""
-        for delivery_id, leased_until in lane.outlived(now_ms):
-            self._held.discard(delivery_id)
-            lane.more = True
-            self._emptied.append(lane)
-            if leased_until > now_ms:  # else it is due already, and may be another process's
-                self._overflow.append(delivery_id)
+    def _expire(self, lane: Lane, now_ms: int) -> None:
+        """Release the deliveries whose lease became too short for an attempt while they waited."""
+        for queued in lane.pop_expired(now_ms):
+            self._queued_ids.discard(queued.delivery_id)
+            self._release_later(queued, now_ms)
 
-    async def _attempt(self, parcel: Parcel, lane: Lane) -> None:
-        """One attempt, from the request to its answer; its commit comes after."""
+    def _release_later(self, queued: QueuedDelivery, now_ms: int) -> None:
+        """Release a delivery in the next turn; if its lane is then empty, poll, so that it gets a lease long enough."""
+        queued.lane.more_in_table = True
+        self._poll_after_release |= not queued.lane.queued
+        if queued.leased_until_ms > now_ms:  # otherwise it is due already, and may be another process's
+            self._to_release.append(queued.delivery_id)
+
+    async def _load(self, selected: Sequence[QueuedDelivery], loaded: dict[str, Parcel]) -> dict[str, Parcel]:
+        """Return the rows of the selected deliveries by id, without those that are no longer pending."""
+        unread = [queued.delivery_id for queued in selected if queued.delivery_id not in loaded]
+        if not unread:
+            return loaded
         try:
-            settled = self._judged(lane, await self._deliverer.attempt(parcel))
-            self._settler.add(Ended(settled, parcel, lane, self._clock.monotonic_ms()))
-        except Exception as error:
-            _logger.error("delivery.attempt_broke", delivery=parcel.delivery_id, exc_info=error)
-            self._over(parcel.delivery_id, lane)
+            return loaded | {row.delivery_id: row for row in await self._store.deliveries.parcels(unread)}
+        except BaseException:
+            for queued in selected:
+                self._free(queued)
+            raise
 
-    def _settled(self, ended: Ended, stored: bool) -> None:
-        """What follows the commit of an attempt; one that was not stored is made again when its lease runs out."""
-        self._over(ended.parcel.delivery_id, ended.lane)
-        if not stored:
+    def _start(self, queued: QueuedDelivery, row: Parcel | None) -> None:
+        """Start the attempt, unless the delivery is no longer pending or its lease is shorter than the time-out."""
+        now_ms = self._clock.monotonic_ms()
+        if row is not None and queued.leased_until_ms - now_ms >= row.timeout_s * 1000:
+            self._configure(queued.lane, row)
+            attempt = asyncio.create_task(self._attempt(row, queued))
+            self._attempts.add(attempt)
+            attempt.add_done_callback(self._attempts.discard)
             return
-        settled, attempt = ended.settled, ended.settled.attempt
-        due_in_ms = IDLE_MS if settled.next_attempt_at is None else settled.next_attempt_at - settled.at
-        self._look_by(ended.monotonic_ms + min(due_in_ms, IDLE_MS))
+        queued.lane.return_interval()
+        self._free(queued)
+        if row is not None:
+            self._release_later(queued, now_ms)
+
+    async def _attempt(self, row: Parcel, queued: QueuedDelivery) -> None:
+        """Send the notification, store the attempt and free its slot; if not stored, it is repeated after the lease."""
+        try:
+            result = self._update_lane(queued.lane, await self._deliverer.attempt(row))
+            ended_at_ms = self._clock.monotonic_ms()
+            switched = await write_attempt(self._store.deliveries, result, self._clock)
+        except Exception as error:
+            _logger.error("delivery.attempt_error", delivery=row.delivery_id, exc_info=error)
+            self._finished(queued)
+            return
+        if switched:
+            self._next_poll_at_ms = 0
+        self._finished(queued)
+        retry_in_ms = POLL_PAUSE_MS if result.next_attempt_at is None else result.next_attempt_at - result.at
+        self._poll_by(ended_at_ms + min(retry_in_ms, POLL_PAUSE_MS))
+        attempt = result.attempt
         self._metrics.attempted(attempt.outcome)
         _logger.info(
             "delivery.attempt_finished",
             delivery=attempt.delivery_id,
-            endpoint=settled.endpoint_id,
-            about=ended.parcel.event_id,
+            endpoint=result.endpoint_id,
+            about=row.event_id,
             outcome=attempt.outcome,
             status_code=attempt.status_code,
             attempt=attempt.number,
-            state=settled.state,
+            state=result.state,
             duration_ms=attempt.duration_ms,
         )
 
-    def _over(self, delivery_id: str, lane: Lane) -> None:
-        """Its lane has room again."""
-        self._let_go(delivery_id, lane)
-        if self._more and not lane.waiting:
-            self._look_at = 0
-        self._wake.set()
-
-    def _judged(self, lane: Lane, settled: Settled) -> Settled:
-        """The lane after an attempt; while its breaker is open its endpoint shows as held."""
-        attempt, now_ms = settled.attempt, self._clock.monotonic_ms()
-        lane.took(attempt.duration_ms)
+    def _update_lane(self, lane: Lane, result: Settled) -> Settled:
+        """Apply the result to its lane; return it with the breaker's end, which the endpoint's status shows."""
+        attempt, now_ms = result.attempt, self._clock.monotonic_ms()
+        lane.record_duration(attempt.duration_ms)
         opened = False
         if attempt.outcome is Outcome.OK:
-            lane.succeeded()
-        elif not settled.aborted:
-            opened = lane.failed(now_ms, attempt.status_code, settled.retry_after_ms)
-        if lane.held_until is None:
-            return settled
-        held_until = settled.at + lane.held_until - now_ms
+            lane.record_success()
+        elif not result.aborted:
+            opened = lane.record_failure(now_ms, attempt.status_code, result.retry_after_ms)
+        if lane.circuit_open_until_ms is None:
+            return result
+        open_until = result.at + lane.circuit_open_until_ms - now_ms
         if opened:
-            _logger.warning("lane.held", endpoint=lane.endpoint_id, until=held_until)
-        return msgspec.structs.replace(settled, held_until=held_until)
+            _logger.warning("lane.circuit_opened", endpoint=lane.endpoint_id, until=open_until)
+        return msgspec.structs.replace(result, held_until=open_until)
 
-    def _let_go(self, delivery_id: str, lane: Lane) -> None:
-        """The delivery is no longer in memory; of many lanes, one with nothing left is dropped."""
-        self._held.discard(delivery_id)
-        self._fair.ended(lane.project_id)
+    def _finished(self, queued: QueuedDelivery) -> None:
+        """Free the slot of an attempt, and poll where its lane has nothing else to start."""
+        self._free(queued)
+        if self._due_in_table and not queued.lane.queued:
+            self._next_poll_at_ms = 0
+        self._wake.set()
+
+    def _free(self, queued: QueuedDelivery) -> None:
+        """Forget a delivery that was in flight; drop its lane where it is idle and there are many."""
+        lane = queued.lane
+        self._queued_ids.discard(queued.delivery_id)
+        self._share.release(lane.project_id)
         lane.in_flight -= 1
-        if lane.idle and len(self._lanes) > LANES_KEPT and self._lanes.get(lane.endpoint_id) is lane:
+        if len(self._lanes) > LANES_KEPT and lane.idle and self._lanes.get(lane.endpoint_id) is lane:
             del self._lanes[lane.endpoint_id]
 
-    def _next_turn(self, now_ms: int) -> int | None:
-        """When there is something to do without being woken: a look at the table, or a lane that opens again."""
-        turns = [] if self._look_at is None else [self._look_at]
-        for lane in self._waiting.values():
-            turns += [at for at in (lane.opens_at(now_ms),) if at > now_ms]
-            turns += [at for at in (lane.outlives_at(),) if at is not None]  # the past too: it is given back then
-        if self._overflow:
+    def _next_turn_ms(self, now_ms: int) -> int | None:
+        """Return when to continue without being woken: for a poll, a lane that opens, or a lease that expires."""
+        turns = [] if self._next_poll_at_ms is None else [self._next_poll_at_ms]
+        for lane in self._queued_lanes.values():
+            opens_at_ms, expires_at_ms = lane.opens_at_ms(now_ms), lane.expires_at_ms()
+            turns += [opens_at_ms] if opens_at_ms > now_ms else []
+            turns += [] if expires_at_ms is None else [expires_at_ms]  # in the past too: it is released then
+        if self._to_release:
             turns.append(now_ms)
         return min(turns, default=None)
-
-
-class _Wanted(msgspec.Struct):
-    """What may be claimed: `limits` by endpoint where there are any, 0 for busy ones; nothing of `full` projects.
-
-    `limited` are the endpoints of which a claim could bring more than they can begin in time; `hungry` those of them
-    that the table is known to hold more for.
-    """
-
-    limits: dict[str, int] = {}
-    limited: set[str] = set()
-    full: set[str] = set()
-    hungry: dict[str, int] = {}

@@ -1,7 +1,7 @@
-"""The room for attempts that all projects share: whoever has the fewest under way comes first.
+"""The slots for attempts, shared by the projects: the one with the fewest attempts under way starts first.
 
-One project alone may use nearly all of it. The rest is kept for projects that have little under way, so that one whose
-receivers are all slow does not make another wait until they have answered.
+One project alone may use seven of eight slots. The rest is reserved for projects with few attempts under way, so that a
+project whose receivers are all slow does not make another wait for their answers.
 """
 
 from collections import Counter
@@ -9,66 +9,66 @@ from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heapreplace
 from typing import Final, TypeVar
 
-KEPT_PART: Final = 8
-"""One in eight is kept for projects with fewer than that under way."""
+RESERVED_PART: Final = 8
+"""One slot of eight is reserved for projects with fewer attempts under way than are reserved."""
 Item = TypeVar("Item")
 
 
-class FairRoom:
-    """How many attempts are under way, in all and of each project."""
+class FairShare:
+    """Counts the attempts under way, in total and of each project, from their selection to their commit."""
 
     def __init__(self, in_flight_max: int) -> None:
         self._in_flight_max = in_flight_max
-        self._kept = in_flight_max // KEPT_PART
+        self._reserved = in_flight_max // RESERVED_PART
         self._in_flight = 0
-        self._of: Counter[str] = Counter()
+        self._of_project: Counter[str] = Counter()
 
     @property
-    def room(self) -> int:
-        """How many more may be under way, from their choice to their commit."""
+    def free_slots(self) -> int:
+        """Return how many more attempts may start."""
         return self._in_flight_max - self._in_flight
 
     @property
-    def alone(self) -> int:
-        """The most that one project may have under way, were it the only one."""
-        return self._in_flight_max - self._kept
+    def project_max(self) -> int:
+        """Return the most slots that one project may use."""
+        return self._in_flight_max - self._reserved
 
-    def of(self, project_id: str) -> int:
-        """How many of a project's are under way."""
-        return self._of[project_id]
+    def in_flight(self, project_id: str) -> int:
+        """Return how many of the project's attempts are under way."""
+        return self._of_project[project_id]
 
     def may_start(self, project_id: str) -> bool:
-        """Whether the project may begin another one."""
-        kept = 0 if self._of[project_id] < self._kept else self._kept
-        return self.room > kept
+        """Return whether the project may start another attempt."""
+        reserved = 0 if self._of_project[project_id] < self._reserved else self._reserved
+        return self.free_slots > reserved
 
-    def started(self, project_id: str) -> None:
-        """Count one that begins."""
+    def start(self, project_id: str) -> None:
+        """Count an attempt that starts."""
         self._in_flight += 1
-        self._of[project_id] += 1
+        self._of_project[project_id] += 1
 
-    def ended(self, project_id: str) -> None:
-        """Count one that has ended."""
-        self._in_flight -= 1
-        self._of[project_id] -= 1
-        if not self._of[project_id]:
-            del self._of[project_id]
+    def select(self, projects: Iterable[str], pop: Callable[[str], Item | None]) -> list[Item]:
+        """Return what `pop` returns project by project, the one with the fewest under way first, each counted.
 
-    def chosen(self, projects: Iterable[str], take: Callable[[str], Item | None]) -> list[Item]:
-        """Return what `take` gives project by project, the one with the fewest under way first, each counted.
-
-        A project is done when `take` gives None for it, or when there is no more room that it may use.
+        A project is done when `pop` returns None for it, or when no slot is left that it may use.
         """
-        found: list[Item] = []
-        turns = [(self._of[project_id], place, project_id) for place, project_id in enumerate(projects)]
+        selected: list[Item] = []
+        turns = [(self._of_project[project_id], place, project_id) for place, project_id in enumerate(projects)]
         heapify(turns)
         while turns:
             _, place, project_id = turns[0]
-            item = take(project_id) if self.may_start(project_id) else None
+            item = pop(project_id) if self.may_start(project_id) else None
             if item is None:
                 heappop(turns)
                 continue
-            self.started(project_id)
-            found.append(item)
-            heapreplace(turns, (self._of[project_id], place, project_id))
-        return found
+            self.start(project_id)
+            selected.append(item)
+            heapreplace(turns, (self._of_project[project_id], place, project_id))
+        return selected
+
+    def release(self, project_id: str) -> None:
+        """Count an attempt that has ended."""
+        self._in_flight -= 1
+        self._of_project[project_id] -= 1
+        if not self._of_project[project_id]:
+            del self._of_project[project_id]

@@ -1,178 +1,205 @@
-"""One endpoint's way out: its room, its rate, its breaker. What a lane holds back costs no attempt.
+"""A lane: the queue of one endpoint's deliveries in memory, with its concurrency limit, rate limit and circuit breaker.
 
-    closed ──ten failures in a row──▶ open ──its pause is over──▶ half open: one probe at a time
+    closed ──ten failures in a row──▶ open ──its pause is over──▶ half open: one attempt at a time
        ▲                                ▲                              │
        └──────────── a success ─────────┼──────── a success ───────────┤
                                         └── a failure, twice the pause ┘
 
-A lane begins with two at once, has room for one more after each success, up to its endpoint's limit, and for half as
-many after a failure: receivers that hang hold few of the connections that all lanes share. A receiver that is busy
-(429, 502, 503, 504) pauses its lane for as long as it says, or for 1, 2, 4 … seconds.
+A lane starts with two concurrent attempts, gains one with each success up to its endpoint's limit, and loses half with
+each failure: receivers that hang occupy few of the slots that all lanes share. A busy receiver (429, 502, 503, 504)
+pauses its lane for as long as it asks, or for 1, 2, 4 … seconds. What waits in a lane makes no attempt.
 
-A lane holds no more than it can begin while the leases last: what waits longer than that is given back to the table. A
-rate is paid for when an attempt begins, and what was paid for one that did not begin counts for the next.
+A lane queues no more than it can start before the leases end; what waits longer returns to the table. Each attempt uses
+one interval of the rate limit when it is taken from the queue; one that could not start returns its interval.
 """
 
 from collections import deque
 from typing import Final
 
+import msgspec
+
 from relay.backoff import RETRY_AFTER_MAX_MS
 
-WINDOW: Final = 2
+CONCURRENCY_START: Final = 2
 FAILURES_MAX: Final = 10
 PAUSE_MS: Final = 30_000
 PAUSE_MAX_MS: Final = 3_600_000
 BUSY_MS: Final = 1_000
 BUSY_MAX_MS: Final = 60_000
 RETRY_EVERY: Final = 4
-"""While fresh deliveries wait, every fourth start is a retry: neither starves the other."""
-WAITING_MAX: Final = 1_000
+"""While new deliveries wait, every fourth attempt is a retry, so that neither kind waits for all of the other."""
+QUEUED_MAX: Final = 1_000
 BUSY_STATUSES: Final = frozenset({429, 502, 503, 504})
 
 
-class Lane:
-    """One endpoint's deliveries in memory, and whether one may start; times are monotonic milliseconds."""
+class QueuedDelivery(msgspec.Struct, frozen=True):
+    """A delivery in a lane, or taken from it to be attempted; its lease ends at `leased_until_ms`, monotonic."""
 
-    def __init__(self, endpoint_id: str, project_id: str = "") -> None:
+    delivery_id: str
+    leased_until_ms: int
+    lane: "Lane"
+
+
+class Lane:
+    """One endpoint's queued deliveries and whether the next may start; all times are monotonic milliseconds."""
+
+    def __init__(self, endpoint_id: str, project_id: str, lease_ms: int) -> None:
         self.endpoint_id = endpoint_id
         self.project_id = project_id
         self.in_flight = 0
-        self.more = False
-        """Whether the table is known, or likely, to hold more that is due for it."""
-        self._in_flight_max = 1  # until the endpoint's own settings are known, with its first delivery
-        self._window = WINDOW
+        self.more_in_table = False
+        """Whether the table is known, or likely, to hold more due deliveries for the endpoint."""
+        self._lease_ms = lease_ms
+        self._new: deque[QueuedDelivery] = deque()
+        self._retries: deque[QueuedDelivery] = deque()
+        self._started = 0
+        # The endpoint's settings, known with its first delivery.
+        self._in_flight_max = 1
         self._rate_per_s: float | None = None
         self._timeout_ms = 0
+        # What the endpoint's answers say.
+        self._concurrency = CONCURRENCY_START
         self._duration_ms = 0.0
-        self.fresh: deque[tuple[str, int]] = deque()
-        self.retries: deque[tuple[str, int]] = deque()
-        self._started = 0
-        self._paid_until = 0.0
         self._failures = 0
         self._busy_answers = 0
         self._pause_ms = 0
-        self._held_until = 0
-        self._paused_until = 0
+        # Before these times no attempt starts.
+        self._circuit_open_until_ms = 0
+        self._busy_until_ms = 0
+        self._rate_limited_until_ms = 0.0
 
     @property
-    def waiting(self) -> int:
-        """How many wait here."""
-        return len(self.fresh) + len(self.retries)
+    def queued(self) -> int:
+        """Return the number of deliveries that wait here."""
+        return len(self._new) + len(self._retries)
 
     @property
-    def begins(self) -> int:
-        """How many of those that wait may begin at once; a rate lets them begin one by one."""
-        return 0 if self._rate_per_s else max(0, self._room_max - self.in_flight)
+    def queued_ids(self) -> list[str]:
+        """Return the ids of the deliveries that wait here."""
+        return [queued.delivery_id for queued in (*self._new, *self._retries)]
+
+    @property
+    def free_slots(self) -> int:
+        """Return how many attempts may start now; 0 where a rate limit starts them one by one."""
+        return 0 if self._rate_per_s else max(0, self._in_flight_limit - self.in_flight)
 
     @property
     def idle(self) -> bool:
-        """Whether the lane holds nothing, and has nothing to remember."""
+        """Return whether the lane holds no delivery and no state that a new lane would lack."""
         remembers = self._failures or self._busy_answers or self._rate_per_s
-        return not (self.waiting or self.in_flight or remembers)
+        return not (self.queued or self.in_flight or remembers)
 
     @property
-    def held_until(self) -> int | None:
-        """When a lane whose breaker is open sends its next probe; None while it is closed."""
-        return self._held_until if self._pause_ms else None
+    def circuit_open_until_ms(self) -> int | None:
+        """Return when a lane whose breaker is open makes its next attempt; None while the breaker is closed."""
+        return self._circuit_open_until_ms if self._pause_ms else None
 
-    def capacity(self, lease_ms: int) -> int:
-        """How many may wait here so that each begins while enough of its lease is left for its attempt."""
-        spare_ms, most = max(0, lease_ms - self._timeout_ms), WAITING_MAX
+    @property
+    def capacity(self) -> int:
+        """Return how many may wait here so that each starts while its lease is longer than its time-out."""
+        spare_ms, most = max(0, self._lease_ms - self._timeout_ms), QUEUED_MAX
         if self._rate_per_s:
             most = min(most, int(spare_ms * self._rate_per_s / 1000))
         if self._duration_ms:
-            most = min(most, int(spare_ms * self._room_max / self._duration_ms))
+            most = min(most, int(spare_ms * self._in_flight_limit / self._duration_ms))
         return max(1, most)
 
-    def wants(self, now_ms: int, lease_ms: int) -> int:
-        """How many more are to be claimed for it: none while it is held back, or has enough for half of the time."""
-        capacity = self.capacity(lease_ms)
-        if now_ms < self._held_until or now_ms < self._paused_until or self.waiting > capacity // 2:
+    def claimable(self, now_ms: int) -> int:
+        """Return how many more to claim for the lane; 0 while it is blocked or holds enough for half of the time."""
+        capacity = self.capacity
+        if now_ms < self._circuit_open_until_ms or now_ms < self._busy_until_ms or self.queued > capacity // 2:
             return 0
-        if self.opens_at(now_ms) > now_ms + max(0, lease_ms - self._timeout_ms):
+        if self.opens_at_ms(now_ms) > now_ms + max(0, self._lease_ms - self._timeout_ms):
             return 0
-        return capacity + self.begins - self.waiting
+        return capacity + self.free_slots - self.queued
 
-    def crowded(self, now_ms: int) -> bool:
-        """Whether nothing more should be claimed for it: what waits fills it, or it is held back."""
-        return self.in_flight + self.waiting >= self._room_max or self.opens_at(now_ms) > now_ms
+    def full(self, now_ms: int) -> bool:
+        """Return whether nothing more should be claimed: the queue fills every slot, or the lane is blocked."""
+        return self.in_flight + self.queued >= self._in_flight_limit or self.opens_at_ms(now_ms) > now_ms
 
-    def outlived(self, now_ms: int) -> list[tuple[str, int]]:
-        """Return what has waited for too long to begin within its lease; it is here no longer."""
-        found = []
-        for waiting in (self.fresh, self.retries):
-            while waiting and waiting[0][1] - self._timeout_ms < now_ms:
-                found.append(waiting.popleft())
-        return found
+    def opens_at_ms(self, now_ms: int) -> int:
+        """Return when breaker, pause and rate limit let the next attempt start; `now_ms` where they do already."""
+        if not self._blocked(now_ms):
+            return now_ms
+        return max(self._circuit_open_until_ms, self._busy_until_ms, int(self._rate_limited_until_ms))
 
-    def outlives_at(self) -> int | None:
-        """When the first of what waits will have waited for too long."""
-        ends = [waiting[0][1] for waiting in (self.fresh, self.retries) if waiting]
-        return min(ends) - self._timeout_ms + 1 if ends else None
-
-    def queue(self, delivery_id: str, leased_until: int, *, retry: bool) -> bool:
-        """Takes a delivery; False where the lane is full, so that it is left to the table."""
-        if self.waiting >= WAITING_MAX:
+    def enqueue(self, delivery_id: str, leased_until_ms: int, *, retry: bool) -> bool:
+        """Append a delivery; return False where it could not start within its lease and stays in the table."""
+        queued = self.queued
+        if queued and (queued >= QUEUED_MAX or queued - self.free_slots >= self.capacity):
             return False
-        (self.retries if retry else self.fresh).append((delivery_id, leased_until))
+        (self._retries if retry else self._new).append(QueuedDelivery(delivery_id, leased_until_ms, self))
         return True
 
-    def opens_at(self, now_ms: int) -> int:
-        """When the next may start, its room aside."""
-        return max(self._held_until, self._paused_until, int(self._paid_until)) if self._held(now_ms) else now_ms
-
-    def take(self, now_ms: int) -> tuple[str, int] | None:
-        """The next delivery to start, counted as in flight; None when none may."""
-        if not self.waiting or self.in_flight >= self._room_max or self._held(now_ms):
+    def pop(self, now_ms: int) -> QueuedDelivery | None:
+        """Remove and return the next delivery to attempt, counted as in flight; None where none may start."""
+        if not self.queued or self.in_flight >= self._in_flight_limit or self._blocked(now_ms):
             return None
         self._started += 1
-        turn = self.retries if self.retries and (not self.fresh or self._started % RETRY_EVERY == 0) else self.fresh
         self.in_flight += 1
         if self._rate_per_s:
-            self._paid_until = max(self._paid_until, now_ms) + 1000 / self._rate_per_s
-        return turn.popleft()
+            self._rate_limited_until_ms = max(self._rate_limited_until_ms, now_ms) + 1000 / self._rate_per_s
+        retry = self._retries and (not self._new or self._started % RETRY_EVERY == 0)
+        return (self._retries if retry else self._new).popleft()
 
-    def unpaid(self) -> None:
-        """What was taken last did not begin: its slot is the next one's."""
+    def return_interval(self) -> None:
+        """Let the next attempt start an interval of the rate limit earlier: the one popped last did not start."""
         if self._rate_per_s:
-            self._paid_until -= 1000 / self._rate_per_s
+            self._rate_limited_until_ms -= 1000 / self._rate_per_s
 
-    def learn(self, in_flight_max: int, rate_per_s: float | None, now_ms: int, timeout_ms: int = 0) -> None:
-        """The endpoint's settings, as they are with each delivery; a rate counts from the first one on."""
+    def pop_expired(self, now_ms: int) -> list[QueuedDelivery]:
+        """Remove and return the deliveries whose remaining lease is shorter than an attempt's time-out."""
+        expired = []
+        for queue in (self._new, self._retries):
+            while queue and queue[0].leased_until_ms - self._timeout_ms < now_ms:
+                expired.append(queue.popleft())
+        return expired
+
+    def expires_at_ms(self) -> int | None:
+        """Return when `pop_expired` returns the first of what waits; None where nothing waits."""
+        ends = [queue[0].leased_until_ms for queue in (self._new, self._retries) if queue]
+        return min(ends) - self._timeout_ms + 1 if ends else None
+
+    def configure(self, in_flight_max: int, rate_per_s: float | None, timeout_ms: int, now_ms: int) -> None:
+        """Apply the endpoint's settings, as each delivery carries them; a new rate limit counts from now on."""
         if rate_per_s and not self._rate_per_s and self.in_flight:
-            self._paid_until = now_ms + 1000 / rate_per_s
+            self._rate_limited_until_ms = now_ms + 1000 / rate_per_s
         self._in_flight_max, self._rate_per_s, self._timeout_ms = in_flight_max, rate_per_s, timeout_ms
         if not rate_per_s:
-            self._paid_until = 0.0
+            self._rate_limited_until_ms = 0.0
 
-    def took(self, duration_ms: int) -> None:
-        """An attempt has ended after so long: how long those take lately says how many may wait."""
+    def record_duration(self, duration_ms: int) -> None:
+        """Average how long recent attempts took; `capacity` depends on it."""
         self._duration_ms = (2 * self._duration_ms + duration_ms) / 3 if self._duration_ms else float(duration_ms)
 
-    def succeeded(self) -> None:
-        """The endpoint took one: the breaker closes."""
-        self._failures = self._busy_answers = self._pause_ms = self._held_until = self._paused_until = 0
-        self._window = min(self._window + 1, self._in_flight_max)
+    def record_success(self) -> None:
+        """Close the breaker, end a pause, and allow one more concurrent attempt."""
+        self._failures = self._busy_answers = self._pause_ms = self._circuit_open_until_ms = self._busy_until_ms = 0
+        self._concurrency = min(self._concurrency + 1, self._in_flight_max)
 
-    def failed(self, now_ms: int, status_code: int | None, retry_after_ms: int | None) -> bool:
-        """An attempt failed; True when that opens the breaker, or opens it anew."""
+    def record_failure(self, now_ms: int, status_code: int | None, retry_after_ms: int | None) -> bool:
+        """Halve the concurrent attempts and pause for a busy receiver; return whether the breaker opens now."""
         self._failures += 1
-        self._window = max(1, self._window // 2)
+        self._concurrency = max(1, self._concurrency // 2)
         if status_code in BUSY_STATUSES:
-            own_ms = min(BUSY_MS << min(self._busy_answers, 16), BUSY_MAX_MS)
+            pause_ms = min(BUSY_MS << min(self._busy_answers, 16), BUSY_MAX_MS)
             self._busy_answers += 1
-            self._paused_until = now_ms + max(own_ms, min(retry_after_ms or 0, RETRY_AFTER_MAX_MS))
-        if self._failures < FAILURES_MAX or now_ms < self._held_until:
+            self._busy_until_ms = now_ms + max(pause_ms, min(retry_after_ms or 0, RETRY_AFTER_MAX_MS))
+        if self._failures < FAILURES_MAX or now_ms < self._circuit_open_until_ms:
             return False
         self._pause_ms = min(max(PAUSE_MS, 2 * self._pause_ms), PAUSE_MAX_MS)
-        self._held_until = now_ms + self._pause_ms
+        self._circuit_open_until_ms = now_ms + self._pause_ms
         return True
 
-    def _held(self, now_ms: int) -> bool:
-        """Whether breaker, pause or rate hold the next one back."""
-        return now_ms < self._held_until or now_ms < self._paused_until or now_ms < int(self._paid_until)
+    def _blocked(self, now_ms: int) -> bool:
+        """Return whether breaker, pause or rate limit delay the next attempt."""
+        return (
+            now_ms < self._circuit_open_until_ms
+            or now_ms < self._busy_until_ms
+            or now_ms < int(self._rate_limited_until_ms)
+        )
 
     @property
-    def _room_max(self) -> int:
-        """One probe at a time while the breaker is not closed; else as many as the endpoint has shown to take."""
-        return 1 if self._pause_ms else min(self._window, self._in_flight_max)
+    def _in_flight_limit(self) -> int:
+        """Return how many attempts may be under way: one until an open breaker closes."""
+        return 1 if self._pause_ms else min(self._concurrency, self._in_flight_max)

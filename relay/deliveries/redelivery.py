@@ -40,7 +40,6 @@ class Redeliverer:
         self._clock = clock
         self._lease_ms = lease_ms
         self._dispatcher = dispatcher
-        self._hand_over = dispatcher.hand_over
         self._after = ""
         self._wake = asyncio.Event()
 
@@ -55,7 +54,7 @@ class Redeliverer:
         made = asked_for(event, endpoint.id, now_ms, now_ms + self._lease_ms)
         if not await self._store.redeliveries.once_more(made, tie_of(made)):
             raise Conflict("the event of this delivery was pruned")
-        self._hand_over((Fresh(made.id, endpoint.id, endpoint.project_id),))
+        self._dispatcher.enqueue((Fresh(made.id, endpoint.id, endpoint.project_id),))
         return made
 
     async def test(self, endpoint: Endpoint, tie_of: TieOf = no_tie) -> Delivery:
@@ -76,7 +75,7 @@ class Redeliverer:
         )
         made = asked_for(event, endpoint.id, now_ms, now_ms + self._lease_ms, redelivery=False)
         await self._store.redeliveries.test(event, made, tie_of(made))
-        self._hand_over((Fresh(made.id, endpoint.id, endpoint.project_id),))
+        self._dispatcher.enqueue((Fresh(made.id, endpoint.id, endpoint.project_id),))
         return made
 
     async def start(
@@ -150,7 +149,7 @@ class Redeliverer:
             return False
         step = Step(batch=batch, found=found, now=now_ms, leased_until=now_ms + self._lease_ms)
         stepped = await self._store.redeliveries.step(step)
-        self._hand_over(tuple(stepped.fresh))
+        self._dispatcher.enqueue(tuple(stepped.fresh))
         if stepped.made_due:
             self._dispatcher.wake()
         if stepped.fresh or stepped.made_due or found.through:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.deliveries.fair_share import KEPT_PART, FairRoom
+from relay.deliveries.fair_share import RESERVED_PART, FairShare
 from relay.sandbox.serving import serve
 from tests.flow.test_lanes import Hanging
 from tests.support.quiescence import quiet
@@ -27,44 +27,44 @@ SLOW_ENDPOINTS = 30
 )
 def test_the_room_is_shared_and_used_up(in_flight_max: int, waiting: dict[str, int], ended: int) -> None:
     """Start as many as there is room for, evenly, whatever waits; and leave none idle that somebody may use."""
-    room, left = FairRoom(in_flight_max), dict(waiting)
+    share, left = FairShare(in_flight_max), dict(waiting)
 
-    def take(project_id: str) -> str | None:
+    def pop(project_id: str) -> str | None:
         left[project_id] -= 1
         return project_id if left[project_id] >= 0 else None
 
-    begun = room.chosen(waiting, take)
+    begun = share.select(waiting, pop)
     under_way = {project_id: begun.count(project_id) for project_id in waiting}
-    assert {project_id: room.of(project_id) for project_id in waiting} == under_way
-    kept = in_flight_max // KEPT_PART
+    assert {project_id: share.in_flight(project_id) for project_id in waiting} == under_way
+    kept = in_flight_max // RESERVED_PART
     for project_id, number in under_way.items():
         if number == waiting[project_id]:
             continue
-        assert not room.may_start(project_id)
+        assert not share.may_start(project_id)
         assert len(begun) >= in_flight_max - kept
         assert all(other <= number + 1 for other in under_way.values())
     for project_id in begun[: ended % (len(begun) + 1)]:
-        room.ended(project_id)
-    assert room.room == in_flight_max - len(begun) + ended % (len(begun) + 1)
+        share.release(project_id)
+    assert share.free_slots == in_flight_max - len(begun) + ended % (len(begun) + 1)
 
 
 @pytest.mark.parametrize(("in_flight_max", "alone"), [(7, 7), (8, 7), (256, 224)])
 def test_one_project_alone_leaves_one_in_eight_to_others(in_flight_max: int, alone: int) -> None:
     """Let one project have all but an eighth, and another one that eighth at once."""
-    room = FairRoom(in_flight_max)
-    assert len(room.chosen(["a"], lambda project_id: project_id)) == alone == room.alone
-    assert len(room.chosen(["a", "b"], lambda project_id: project_id)) == in_flight_max - alone
-    assert room.of("b") == in_flight_max - alone
+    share = FairShare(in_flight_max)
+    assert len(share.select(["a"], lambda project_id: project_id)) == alone == share.project_max
+    assert len(share.select(["a", "b"], lambda project_id: project_id)) == in_flight_max - alone
+    assert share.in_flight("b") == in_flight_max - alone
 
 
 def test_what_ends_goes_to_who_has_less() -> None:
     """Give each slot that frees up to the project with fewer under way, until both have the same."""
-    room = FairRoom(16)
-    room.chosen(["a"], lambda project_id: project_id)
+    share = FairShare(16)
+    share.select(["a"], lambda project_id: project_id)
     for _ in range(40):
-        room.ended("a" if room.of("a") >= room.of("b") else "b")
-        room.chosen(["a", "b"], lambda project_id: project_id)
-    assert abs(room.of("a") - room.of("b")) <= 2
+        share.release("a" if share.in_flight("a") >= share.in_flight("b") else "b")
+        share.select(["a", "b"], lambda project_id: project_id)
+    assert abs(share.in_flight("a") - share.in_flight("b")) <= 2
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ async def hang(running: Running, url: str, each: int) -> None:
 
 
 async def test_slow_receivers_of_one_project_hold_up_no_other(running: Running) -> None:
-    """Send another project's notifications at once while one has more hanging receivers than there is room."""
+    """Send another project's notifications at once while one has more hanging receivers than there is share."""
     async with serve(Hanging()) as hanging, await films(running) as other:
         await hang(running, hanging, 1)
         made = (await other.post("/v1/endpoints", json={"url": running.hook})).json()
@@ -122,7 +122,7 @@ async def test_who_is_alone_uses_the_room(running: Running) -> None:
     async with serve(Counting()) as hanging:
         await hang(running, hanging, 1)
         await quiet()
-        assert Counting.under_way == IN_FLIGHT_MAX - IN_FLIGHT_MAX // KEPT_PART
+        assert Counting.under_way == IN_FLIGHT_MAX - IN_FLIGHT_MAX // RESERVED_PART
 
 
 class Counting:

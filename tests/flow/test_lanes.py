@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from relay.clock import rfc3339
-from relay.deliveries.lane import FAILURES_MAX, PAUSE_MAX_MS, PAUSE_MS, WAITING_MAX, Lane
+from relay.deliveries.lane import FAILURES_MAX, PAUSE_MAX_MS, PAUSE_MS, QUEUED_MAX, Lane
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
 from tests.support.quiescence import quiet
@@ -242,15 +242,15 @@ class Breaker(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lane, self.now_ms, self.number, self.flying, self.failures = Lane("ep_1"), 1_000, 0, 0, 0
-        self.lane.learn(10, None, 0)
+        self.lane, self.now_ms, self.number, self.flying, self.failures = Lane("ep_1", "prj_1", 60_000), 1_000, 0, 0, 0
+        self.lane.configure(10, None, 0, 0)
         self.pause_ms = 0
 
     @rule(retry=st.booleans())
     def queue(self, retry: bool) -> None:
         """A delivery comes."""
         self.number += 1
-        assert self.lane.queue(str(self.number), self.now_ms, retry=retry)
+        assert self.lane.enqueue(str(self.number), self.now_ms, retry=retry)
 
     @rule(ms=st.sampled_from([1, 1_000, 30_000, 3_600_000]))
     def wait(self, ms: int) -> None:
@@ -260,9 +260,9 @@ class Breaker(RuleBasedStateMachine):
     @rule()
     def start(self) -> None:
         """Starts as many as the lane lets go."""
-        while self.lane.take(self.now_ms) is not None:
+        while self.lane.pop(self.now_ms) is not None:
             self.flying += 1
-            held = self.lane.held_until
+            held = self.lane.circuit_open_until_ms
             assert held is None or held <= self.now_ms
             assert self.flying <= (1 if held is not None else 10) or self.failures >= FAILURES_MAX
 
@@ -274,17 +274,17 @@ class Breaker(RuleBasedStateMachine):
         self.flying -= 1
         self.lane.in_flight -= 1
         if good:
-            self.lane.succeeded()
+            self.lane.record_success()
             self.failures = 0
             return
         self.failures += 1
-        if self.lane.failed(self.now_ms, 500, None):
+        if self.lane.record_failure(self.now_ms, 500, None):
             assert self.failures >= FAILURES_MAX
 
     @invariant()
     def the_breaker_is_open_after_ten_failures_and_never_longer_than_an_hour(self) -> None:
         """Closed below ten failures in a row; open, its next probe is an hour away at most."""
-        held = self.lane.held_until
+        held = self.lane.circuit_open_until_ms
         assert (held is not None) == (self.failures >= FAILURES_MAX)
         assert held is None or held <= self.now_ms + PAUSE_MAX_MS
 
@@ -295,14 +295,14 @@ TestBreaker = Breaker.TestCase
 @given(st.integers(1, 12))
 def test_each_failed_probe_doubles_the_pause(probes: int) -> None:
     """30 s, a minute, two … an hour at most."""
-    lane, now_ms, pauses = Lane("ep_1"), 0, []
+    lane, now_ms, pauses = Lane("ep_1", "prj_1", 60_000), 0, []
     for _ in range(FAILURES_MAX - 1):
-        assert not lane.failed(now_ms, 500, None)
+        assert not lane.record_failure(now_ms, 500, None)
     for _ in range(probes):
-        assert lane.failed(now_ms, 500, None)
-        assert lane.held_until is not None
-        pauses.append(lane.held_until - now_ms)
-        now_ms = lane.held_until
+        assert lane.record_failure(now_ms, 500, None)
+        assert lane.circuit_open_until_ms is not None
+        pauses.append(lane.circuit_open_until_ms - now_ms)
+        now_ms = lane.circuit_open_until_ms
     assert pauses == [min(PAUSE_MS * 2**number, PAUSE_MAX_MS) for number in range(probes)]
 
 
@@ -333,55 +333,55 @@ async def test_what_a_lane_cannot_begin_in_time_is_given_back(running: Running) 
 @given(st.integers(1_000, 60_000), st.integers(500, 20_000), st.sampled_from([0.1, 1.0, 7.0]), st.integers(1, 10))
 def test_a_lane_holds_no_more_than_its_leases_serve(lease_ms: int, timeout_ms: int, rate: float, more: int) -> None:
     """Give back nothing of what a rated lane has taken up to its capacity, where it can begin at least one."""
-    lane, now_ms = Lane("ep_1"), 1_000
-    lane.learn(10, rate, now_ms, timeout_ms)
-    capacity = lane.capacity(lease_ms)
+    lane, now_ms = Lane("ep_1", "prj_1", lease_ms), 1_000
+    lane.configure(10, rate, timeout_ms, now_ms)
+    capacity = lane.capacity
     for number in range(capacity):
-        assert lane.queue(str(number), now_ms + lease_ms, retry=bool(number % 2))
+        assert lane.enqueue(str(number), now_ms + lease_ms, retry=bool(number % 2))
     begun, ends = 0, now_ms + lease_ms - timeout_ms
-    while lane.waiting and now_ms <= max(ends, 1_000):
-        while lane.take(now_ms):
+    while lane.queued and now_ms <= max(ends, 1_000):
+        while lane.pop(now_ms):
             begun += 1
             lane.in_flight -= 1
-        now_ms = max(now_ms + 1, lane.opens_at(now_ms))
+        now_ms = max(now_ms + 1, lane.opens_at_ms(now_ms))
     assert begun >= min(capacity, max(1, int(max(0, lease_ms - timeout_ms) * rate / 1000))) or lease_ms < timeout_ms
-    assert lane.wants(now_ms, lease_ms) <= capacity
+    assert lane.claimable(now_ms) <= capacity
     assert more > 0
 
 
 def test_a_slot_that_was_not_used_is_the_next_ones() -> None:
     """Let the next delivery begin at once where the one before was taken and did not begin."""
-    lane = Lane("ep_1")
-    lane.learn(10, 0.5, 0, 1_000)
+    lane = Lane("ep_1", "prj_1", 25_000)
+    lane.configure(10, 0.5, 1_000, 0)
     for number in range(3):
-        lane.queue(str(number), 25_000, retry=False)
-    assert lane.take(0) is not None
-    assert lane.take(1_999) is None
-    assert lane.take(2_000) is not None
-    assert lane.take(2_001) is None
-    lane.unpaid()
+        lane.enqueue(str(number), 25_000, retry=False)
+    assert lane.pop(0) is not None
+    assert lane.pop(1_999) is None
+    assert lane.pop(2_000) is not None
+    assert lane.pop(2_001) is None
+    lane.return_interval()
     lane.in_flight -= 1
-    assert lane.take(2_001) is not None
+    assert lane.pop(2_001) is not None
 
 
 def test_how_long_attempts_take_says_how_many_may_wait() -> None:
     """Hold for a receiver that takes four seconds what two at once can begin in the ten that a lease has to spare."""
-    lane = Lane("ep_1")
-    lane.learn(10, None, 0, 15_000)
-    assert lane.capacity(25_000) == WAITING_MAX
-    lane.took(4_000)
-    assert lane.capacity(25_000) == 5
-    lane.took(14_000_000)
-    assert lane.capacity(25_000) == 1
+    lane = Lane("ep_1", "prj_1", 25_000)
+    lane.configure(10, None, 15_000, 0)
+    assert lane.capacity == QUEUED_MAX
+    lane.record_duration(4_000)
+    assert lane.capacity == 5
+    lane.record_duration(14_000_000)
+    assert lane.capacity == 1
 
 
 def test_what_outlives_its_lease_leaves_the_lane() -> None:
     """Give back at the first moment that leaves less than the timeout, and keep what has just enough."""
-    lane = Lane("ep_1")
-    lane.learn(10, None, 0, 1_000)
-    lane.queue("a", 5_000, retry=False)
-    lane.queue("b", 6_000, retry=True)
-    assert lane.outlives_at() == 4_001
-    assert lane.outlived(4_000) == []
-    assert lane.outlived(4_001) == [("a", 5_000)]
-    assert (lane.waiting, lane.outlives_at()) == (1, 5_001)
+    lane = Lane("ep_1", "prj_1", 25_000)
+    lane.configure(10, None, 1_000, 0)
+    lane.enqueue("a", 5_000, retry=False)
+    lane.enqueue("b", 6_000, retry=True)
+    assert lane.expires_at_ms() == 4_001
+    assert lane.pop_expired(4_000) == []
+    assert [queued.delivery_id for queued in lane.pop_expired(4_001)] == ["a"]
+    assert (lane.queued, lane.expires_at_ms()) == (1, 5_001)

@@ -33,7 +33,7 @@ from relay.storage.fan_out import Fresh
 from relay.storage.history import Events, Following, Look, Place
 from relay.storage.store import Store, StoreOptions
 from tests.flow.test_lanes import Hanging
-from tests.storage.test_settling import ended
+from tests.storage.test_settling import result_of
 from tests.storage.test_stream_order import event, migrated, new_ids, writers
 from tests.support.past import database as opened
 from tests.support.postgres import Server
@@ -145,7 +145,7 @@ async def test_no_attempt_begins_with_less_than_its_time_out_left(tmp_path: Path
     """Begin an attempt with exactly its time-out left of the lease; with less, claim the delivery anew."""
     async with sending(tmp_path) as some, serve(Hanging()) as at:
         fresh = await some.delivery(await some.endpoint(at, timeout_s=15.0), START_MS + LEASE_MS)
-        some.dispatcher.hand_over([fresh])
+        some.dispatcher.enqueue([fresh])
         await some.clock.advance(waited_ms / 1000)
         async with some.dispatching():
             await some.clock.advance(0)
@@ -157,7 +157,7 @@ async def test_the_table_is_polled_a_second_after_an_attempt(tmp_path: Path) -> 
     async with sending(tmp_path) as some, serve(sink := Sink()) as at:
         made = await some.endpoint(at)
         async with some.dispatching():
-            some.dispatcher.hand_over([await some.delivery(made, START_MS + LEASE_MS)])
+            some.dispatcher.enqueue([await some.delivery(made, START_MS + LEASE_MS)])
             await quiet()
             assert len(sink.received) == 1
             await some.delivery(made, START_MS)
@@ -209,8 +209,8 @@ async def test_a_redelivery_makes_a_hundred_a_step_while_less_than_200_wait(tmp_
             steps.append((await made(some, endpoint), pause_ms))
         assert steps == [(100, 1_000), (200, 1_000), (200, 1_000)]
         (first,) = await some.store.deliveries.claim(START_MS + LEASE_MS, START_MS + 2 * LEASE_MS, 1, ())
-        one = ended(first.delivery_id)
-        await some.store.deliveries.settling(one.settled)
+        result = result_of(first.delivery_id)
+        await some.store.deliveries.settling(result)
         assert await some.redeliverer.once() == 1_000
         assert await made(some, endpoint) == 249
         assert await some.redeliverer.once() == 5_000

@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Message
 
 from relay import settings
-from relay.deliveries.fair_share import FairRoom
+from relay.deliveries.fair_share import FairShare
 from relay.errors import BadBody, InvalidInput, StorageUnavailable, TooManyRequests
 from relay.jobs.rate_limit import AskedPace, Pace
 from relay.metrics import Metrics
@@ -90,39 +90,39 @@ def test_a_share_and_the_whole_are_bounded() -> None:
 
 def test_a_project_with_little_under_way_may_use_what_is_kept() -> None:
     """Keep an eighth for projects that have fewer than that under way."""
-    room = FairRoom(16)
-    assert (room.room, room.alone, room.of("a")) == (16, 14, 0)
+    share = FairShare(16)
+    assert (share.free_slots, share.project_max, share.in_flight("a")) == (16, 14, 0)
     for _ in range(13):
-        room.started("a")
-    assert room.may_start("a")
-    room.started("a")
-    assert (room.room, room.may_start("a"), room.may_start("b")) == (2, False, True)
-    room.started("b")
-    assert room.may_start("b")
-    room.started("b")
-    assert (room.room, room.may_start("b"), room.may_start("c")) == (0, False, False)
-    room.ended("b")
-    assert (room.room, room.of("b"), room.may_start("a"), room.may_start("b")) == (1, 1, False, True)
-    assert (FairRoom(64).alone, FairRoom(7).alone) == (56, 7)
-    small = FairRoom(16)
+        share.start("a")
+    assert share.may_start("a")
+    share.start("a")
+    assert (share.free_slots, share.may_start("a"), share.may_start("b")) == (2, False, True)
+    share.start("b")
+    assert share.may_start("b")
+    share.start("b")
+    assert (share.free_slots, share.may_start("b"), share.may_start("c")) == (0, False, False)
+    share.release("b")
+    assert (share.free_slots, share.in_flight("b"), share.may_start("a"), share.may_start("b")) == (1, 1, False, True)
+    assert (FairShare(64).project_max, FairShare(7).project_max) == (56, 7)
+    small = FairShare(16)
     for _ in range(2):
-        small.started("b")
+        small.start("b")
     for _ in range(12):
-        small.started("a")
+        small.start("a")
     assert not small.may_start("b")
 
 
 def test_a_turn_goes_to_the_project_with_the_fewest_under_way() -> None:
     """Choose project by project in the order given, and each that has fewer first."""
-    room = FairRoom(16)
+    share = FairShare(16)
     left = {"a": 9, "b": 2, "c": 1}
 
-    def take(project_id: str) -> str | None:
+    def pop(project_id: str) -> str | None:
         left[project_id] -= 1
         return project_id if left[project_id] >= 0 else None
 
-    room.started("a")
-    assert "".join(room.chosen("abc", take)) == "bcabaaaaaaaa"
+    share.start("a")
+    assert "".join(share.select("abc", pop)) == "bcabaaaaaaaa"
 
 
 def test_a_client_may_nest_32_levels() -> None:
