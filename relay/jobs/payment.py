@@ -285,7 +285,7 @@ class Payer:
                         return _refused(payment, answer)
         if await self._used(payment):
             return _result_lost(payment, answer)
-        message = "the payment's fate is unknown: it is not made again, and the chain decides when its time is over"
+        message = "nothing proves yet whether the payment was made: relay does not pay again, and the chain decides"
         error = _error(ErrorClass.UNKNOWN, "payment_unknown", message, False)
         return Unknown(answer, _settlement(payment, PaymentState.UNKNOWN), error)
 
@@ -347,7 +347,7 @@ def _proven(job: Job, used: bool, now_ms: int) -> Move:
         return paid_result_lost(job, now_ms)
     if job.reason != Reason.SUBMIT_UNKNOWN:
         return reports.refused(job, _ran_out(), now_ms)
-    error = _error(ErrorClass.PROVIDER_ERROR, "payment_void", "the provider never took the payment", True)
+    error = _error(ErrorClass.PROVIDER_ERROR, "payment_void", "the provider never used the payment", True)
     return reports.refused(job, error, now_ms)
 
 
@@ -372,7 +372,7 @@ def result_lost(move: Callable[..., Move], job: Job, now_ms: int) -> Move:
 
 def paid_result_lost(job: Job, now_ms: int) -> Move:
     """Return the job failed, because the money has moved and there is no result to ask for."""
-    message = "the provider took the payment and gave no job for it: it is never paid again by itself"
+    message = "the provider was paid and returned no job for it; relay never pays again by itself"
     error = _error(ErrorClass.PROVIDER_ERROR, "paid_result_lost", message, False)
     return result_lost(partial(reports.refused, error=error), job, now_ms)
 
