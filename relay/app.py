@@ -275,7 +275,8 @@ def _flow(
     )
     payer = Payer(calling, wallet, policies(settings, setup.adapters))
     submitter = Submitter(calling, setup.tokens, payer)
-    return Flow(calling, payer, submitter, Checker(calling), Sweeper(calling, submitter, payer))
+    checker = Checker(calling)
+    return Flow(calling, payer, submitter, checker, Sweeper(calling, submitter, checker, payer))
 
 
 def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: Flow) -> App:
@@ -363,6 +364,8 @@ def _teller(setup: Setup, to: Notifications, check_soon: asyncio.Event) -> Calla
             to.dispatcher.enqueue(recorded.fresh)
         if job is None:
             return
+        if recorded.unconfirmed is not None:
+            setup.metrics.unconfirmed(job.provider, recorded.unconfirmed)
         if recorded.announced is not None:
             setup.metrics.announced(job, recorded.announced)
             to.streams.publish(job.project_id)

@@ -9,7 +9,7 @@ import msgspec
 from relay import __version__, log
 from relay.errors import Bound
 from relay.model.delivery import Outcome
-from relay.model.job import EventType, Job, Verdict
+from relay.model.job import EventType, Job, Unconfirmed, Verdict
 
 WORDS_MAX: Final = 1000
 """How many unknown status words are remembered, so that each is warned about once."""
@@ -34,6 +34,12 @@ METRICS: Final = (
         "counter",
         "jobs that reached a final state, by who ended them and how far that is proven",
         ("provider", "status", "finished_by", "verification"),
+    ),
+    Metric(
+        "relay_jobs_unconfirmed",
+        "counter",
+        "final states that no status check confirmed in time, believed on the callback's token, by why",
+        ("provider", "why"),
     ),
     Metric("relay_jobs_corrected", "counter", "final states that turned out to be wrong", ("provider",)),
     Metric("relay_unknown_words", "counter", "status words that the provider never published", ("provider",)),
@@ -103,6 +109,10 @@ class Metrics:
         elif kind.final:
             by = job.finished_by or ""
             self._values["relay_jobs_finished", job.provider, job.state, by, job.verification] += 1
+
+    def unconfirmed(self, provider: str, why: Unconfirmed) -> None:
+        """Count a final status that was believed though no status check confirmed it."""
+        self._values["relay_jobs_unconfirmed", provider, why] += 1
 
     def key_refused(self, provider: str, *, refused: bool) -> None:
         """The provider refuses relay's key, or takes it again."""

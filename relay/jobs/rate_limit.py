@@ -28,10 +28,14 @@ class Pace:
 
     def room(self, now_ms: int) -> int:
         """Return how many checks may start now; after a quiet second as many as may run concurrently."""
-        if now_ms < self._paused_until:
+        if self.paused(now_ms):
             return 0
         saved_ms = now_ms + self._in_flight_max * self._interval_ms - max(self._paid_until, now_ms)
         return max(0, min(self._in_flight_max - self._in_flight, int(saved_ms / self._interval_ms + 1e-6)))
+
+    def paused(self, now_ms: int) -> bool:
+        """Return whether the provider has to be left alone."""
+        return now_ms < self._paused_until
 
     def opens_at(self, now_ms: int) -> int | None:
         """Return when the next check may start; None while only the end of a check frees a slot."""

@@ -78,6 +78,11 @@ class Checker:
         """Raise TooManyRequests if a client's check of the job would be refused; without any database work."""
         self._asked.check(job_id, project_id, self._clock.monotonic_ms())
 
+    def paused(self) -> frozenset[str]:
+        """Return the providers that are not asked at the moment, because of what they answered."""
+        now_ms = self._clock.monotonic_ms()
+        return frozenset(name for name, pace in self._paces.items() if pace.paused(now_ms))
+
     async def check_now(self, asked: Job, tie: Tie | None = None) -> Recorded | None:
         """Check a job for a client immediately and return the result, at most 27 s later.
 

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from relay import log
+from relay import ids, log
 from relay.context import Calling
 from relay.jobs.payment import Payer
+from relay.jobs.status_checks import Checker
 from relay.jobs.submission import Submitter
 from relay.lifecycle import checks, output_expiry, reports
 from relay.lifecycle.reports import Move
-from relay.model.job import ErrorClass, JobError
+from relay.model.job import Call, ErrorClass, JobError
 from relay.storage.apply_updates import Fact
 from relay.storage.retention import PAUSE_MS as PRUNE_PAUSE_MS
 from relay.storage.retention import Terms
@@ -33,11 +34,12 @@ _logger = log.get("sweep")
 class Sweeper:
     """Runs the loop over due rows."""
 
-    def __init__(self, calling: Calling, submitter: Submitter, payer: Payer) -> None:
+    def __init__(self, calling: Calling, submitter: Submitter, checker: Checker, payer: Payer) -> None:
         self._calling = calling
         self._payer = payer
         self._store = calling.store
         self._submitter = submitter
+        self._checker = checker
         self._clock = calling.clock
         self._submit_timeout_ms = round(calling.settings.submit_timeout_s * 1000)
         self._forget_at = 0
@@ -65,7 +67,8 @@ class Sweeper:
         for job_id in await self._store.jobs.left_in_submission(now_ms - self._submit_timeout_ms - MARGIN_MS, BATCH):
             await self._apply(job_id, partial(reports.unclear, error=_interrupted()), now_ms)
         for job_id in await self._store.jobs.to_settle(now_ms, BATCH):
-            await self._apply(job_id, checks.conclude, now_ms)
+            decide = partial(checks.out_of_time, paused=self._checker.paused())
+            await self._apply(job_id, decide, now_ms, _out_of_time(job_id, now_ms))
         for job_id, provider in await self._store.jobs.past_deadline(now_ms, BATCH):
             askable = bool((known := self._calling.providers.get(provider)) and known.usable)
             await self._apply(job_id, partial(checks.overdue, askable=askable), now_ms)
@@ -98,12 +101,27 @@ class Sweeper:
             _logger.info("sweep.pruned", **self._pruned)
             self._pruned.clear()
 
-    async def _apply(self, job_id: str, decide: Callable[..., Move], now_ms: int) -> None:
-        """Record what the passing of time decides about a job, and publish it."""
-        fact = Fact(job_id=job_id, at=now_ms, move=partial(decide, now_ms=now_ms))
+    async def _apply(self, job_id: str, decide: Callable[..., Move], now_ms: int, call: Call | None = None) -> None:
+        """Record what the passing of time decides about a job, with an entry of the timeline, and publish it."""
+        fact = Fact(job_id=job_id, at=now_ms, move=partial(decide, now_ms=now_ms), call=call)
         recorded = await self._store.jobs.record(fact)
         self._calling.tell(recorded)
         _logger.info("job.swept", job=job_id, decision=recorded.reason, announced=recorded.announced)
+
+
+def _out_of_time(job_id: str, now_ms: int) -> Call:
+    """Return the timeline entry of a job whose status check has not come back in time; the decision says why."""
+    return Call(
+        id=ids.new_id(ids.CALL),
+        job_id=job_id,
+        kind="check",
+        started_at=now_ms,
+        duration_ms=0,
+        outcome="out of time",
+        status_code=None,
+        summary="the time for a status check is over",
+        excerpt=None,
+    )
 
 
 def _interrupted() -> JobError:

@@ -36,6 +36,7 @@ from relay.model.job import (
     JobState,
     Reason,
     Report,
+    Unconfirmed,
     Verdict,
     Verification,
 )
@@ -50,6 +51,18 @@ _LATE_MS: Final = 30_000
 """A sweep that comes this late means that relay was stopped, and that no status check was made meanwhile."""
 _CLAIM_PAUSE_MS: Final = 5_000
 _CLAIM_PAUSE_MAX_MS: Final = 600_000
+
+
+_UNCHECKED: Final = {
+    Unconfirmed.PACED_OUT: "no status check began: other jobs used up what RELAY_CHECKS_IN_FLIGHT_MAX and "
+    "RELAY_CHECKS_PER_S allow",
+    Unconfirmed.PAUSED: "no status check began: the provider is not asked for a while, because it answered 429 or "
+    "refuses relay's key",
+    Unconfirmed.STOPPED: "relay was stopped, or its database was away",
+    Unconfirmed.NO_ID: "no status check began: the provider's id of the job is not known",
+    Unconfirmed.NO_ANSWER: "the provider has not answered the status check yet",
+}
+"""Why a claim had no answer of a status check in time, in words."""
 
 
 class Finding(StrEnum):
@@ -119,9 +132,8 @@ def _unconfirmed(job: Job, claim: Claim, check: Checked, now_ms: int) -> Move:
         case None if job.settle_by is None:
             return Move(job, Verdict.RECORDED, f"no verdict about the job: {_said(check)}")
         case None:
-            believed = conclude(job, now_ms)
-            reason = f"it could not be confirmed ({_said(check)}): {believed.reason}"
-            return msgspec.structs.replace(believed, reason=reason)
+            why = Unconfirmed.NO_VERDICT if check.finding is Finding.VERDICT else Unconfirmed(check.finding)
+            return _believed(conclude(job, now_ms), why, f"it could not be confirmed ({_said(check)})")
         case Report(state=claim.report.state) as report:
             return _confirmed(job, claim, report, now_ms)
         case Report(state=JobState(final=True)) as report:
@@ -249,6 +261,35 @@ def conclude(job: Job, now_ms: int) -> Move:
     if claim.tries:
         return expire(msgspec.structs.replace(job, claim=None), now_ms)
     return enter(job, Word(report=claim.report, source=_source(claim), verification=Verification.TOKEN), now_ms)
+
+
+def out_of_time(job: Job, paused: frozenset[str], now_ms: int) -> Move:
+    """Return the job when the sweeper finds that the time for its status check is over, with the reason in words.
+
+    `paused` are the providers that are not asked at the moment, because they answered 429 or refuse relay's key.
+    """
+    if job.settle_by is None or job.settle_by > now_ms:
+        return Move(job, Verdict.STALE, "it was decided meanwhile")
+    why = _unchecked(job, paused, now_ms)
+    return _believed(conclude(job, now_ms), why, f"it could not be confirmed in time ({_UNCHECKED[why]})")
+
+
+def _unchecked(job: Job, paused: frozenset[str], now_ms: int) -> Unconfirmed:
+    """Return why no status check has confirmed a claim whose time is over."""
+    if job.next_check_at is None:
+        return Unconfirmed.NO_ID
+    if job.settle_by is not None and now_ms - job.settle_by >= _LATE_MS:
+        return Unconfirmed.STOPPED
+    if job.next_check_at > now_ms:  # leased: a check is under way
+        return Unconfirmed.NO_ANSWER
+    return Unconfirmed.PAUSED if job.provider in paused else Unconfirmed.PACED_OUT
+
+
+def _believed(move: Move, why: Unconfirmed, said: str) -> Move:
+    """Return the decision, with the reason in words if a claim was believed on its callback's token."""
+    if move.announce is None or move.job.verification is not Verification.TOKEN:
+        return move
+    return msgspec.structs.replace(move, reason=f"{said}: {move.reason}", unconfirmed=why)
 
 
 def overdue(job: Job, askable: bool, now_ms: int) -> Move:

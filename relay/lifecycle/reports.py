@@ -36,6 +36,7 @@ from relay.model.job import (
     JobState,
     Reason,
     Report,
+    Unconfirmed,
     Verdict,
     Verification,
 )
@@ -56,6 +57,7 @@ class Move(msgspec.Struct, frozen=True):
     """The job after a word about it, what became of the word, and what to announce (None: nothing).
 
     `doubtful` says that the word leaves open how the job stands: the provider is asked, as soon as `doubted` allows.
+    `unconfirmed` says why a final status was believed that a status check was to confirm.
     """
 
     job: Job
@@ -64,6 +66,7 @@ class Move(msgspec.Struct, frozen=True):
     announce: EventType | None = None
     supersedes: str | None = None
     doubtful: bool = False
+    unconfirmed: Unconfirmed | None = None
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):

@@ -61,6 +61,23 @@ class Verification(StrEnum):
     NONE = "none"
 
 
+class Unconfirmed(StrEnum):
+    """Why no status check confirmed a final status that was believed on its callback's token.
+
+    With the first four none was made in time; with the others the provider's answer was the reason.
+    """
+
+    PACED_OUT = "paced_out"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    NO_ID = "no_id"
+    NO_ANSWER = "no_answer"
+    NO_VERDICT = "no_verdict"
+    NOT_FOUND = "not_found"
+    KEY_REFUSED = "key_refused"
+    RATE_LIMITED = "rate_limited"
+
+
 class ErrorClass(StrEnum):
     """The closed list that every provider's errors are mapped to."""
 

@@ -10,8 +10,8 @@ from relay.model.payment import PaymentState, usdc
 
 Entry = dict[str, Any]
 _BY_TOKEN: Final = (
-    "believed on the callback's token alone: confirmation is off, or no status check confirmed it in time (none could "
-    "begin at the provider's pace, or the check's own line says how the provider answered)"
+    "believed on the callback's token alone: confirmation is off, or it could not be confirmed, and the line of the "
+    "status check says why"
 )
 _SUBMIT_UNKNOWN: Final = (
     "the submission may or may not have arrived, and without the provider's id the provider cannot be asked: only its "

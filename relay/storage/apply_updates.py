@@ -16,7 +16,7 @@ from relay.errors import Bound
 from relay.lifecycle import output_expiry
 from relay.lifecycle.reports import DoubtLimits, Move, doubted
 from relay.model import serializers
-from relay.model.job import Call, EventType, Job, Reprocessing, Verdict
+from relay.model.job import Call, EventType, Job, Reprocessing, Unconfirmed, Verdict
 from relay.storage import payments, rows
 from relay.storage.engine.database import Hint, Transaction
 from relay.storage.fan_out import FanOut, Fresh, NewEvent
@@ -65,7 +65,8 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a fact; `fresh` is for dispatch, `announced` names the event.
 
-    `bounds` are the limits because of which a callback is not kept, or its job is not asked about immediately.
+    `bounds` are the limits because of which a callback is not kept, or its job is not asked about immediately;
+    `unconfirmed` says why a final status was believed without a status check.
     """
 
     job: Job | None
@@ -75,6 +76,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     reprocessing: Reprocessing | None = None
     fresh: Sequence[Fresh] = ()
     bounds: tuple[Bound, ...] = ()
+    unconfirmed: Unconfirmed | None = None
 
 
 class Room(msgspec.Struct, frozen=True):
@@ -327,7 +329,7 @@ def _result(job: Job | None, moved: Move | None, fact: Fact, tombstone: Tombston
         if _foreign(fact):
             reason = "the token was made in another environment"
         return Recorded(job=job, verdict=Verdict.ORPHANED, reason=reason)
-    return Recorded(job=job, verdict=moved.verdict, reason=moved.reason)
+    return Recorded(job=job, verdict=moved.verdict, reason=moved.reason, unconfirmed=moved.unconfirmed)
 
 
 def _event(job: Job, kind: EventType, at: int, supersedes: str | None) -> NewEvent:

@@ -1,5 +1,6 @@
 """Confirmation: what a callback says of a job's end is told only once its provider's own status has been asked."""
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -237,3 +238,56 @@ async def test_the_story_says_that_an_end_was_believed_on_its_token(running: Run
     end = next(line for line in story if line["decision"] == "succeeded" and line["kind"] == "state")
     assert end["reason"].startswith("believed on the callback's token alone")
     assert "it could not be confirmed (no_verdict)" in (await checks(running, job))[0]
+
+
+async def unconfirmed(running: Running) -> dict[str, str]:
+    """Return how many ends were believed without a confirmation, by why."""
+    shown = (await running.client.get("/metrics")).text
+    return dict(
+        re.findall(r'^relay_jobs_unconfirmed_total\{provider="evolink",why="(\w+)"\} (\S+)$', shown, re.MULTILINE)
+    )
+
+
+async def test_the_story_knows_a_full_budget_from_a_provider_that_does_not_answer(tmp_path: Path) -> None:
+    """Say of an end that was believed whether its check never began at the provider's pace, or had no answer."""
+    async with relay(tmp_path, clock=HeldClock(), RELAY_CHECKS_IN_FLIGHT_MAX="1") as running:
+        asked, paced_out = [await submitted(running, Faults(check="hang")) for _ in range(2)]
+        for job in (asked, paced_out):
+            await running.world.finish(job["provider_job_id"])
+            await running.world.wait_for(lambda world: len(world.status_checks) == 1)
+        await advance(running, 5)
+        for job in (asked, paced_out):
+            assert (await ended(running, job))["verification"] == "token"
+        assert running.world.status_checks == [asked["provider_job_id"]]
+        assert await checks(running, asked) == [
+            "it could not be confirmed in time (the provider has not answered the status check yet): now succeeded"
+        ]
+        (why,) = await checks(running, paced_out)
+        assert "no status check began: other jobs used up what RELAY_CHECKS_IN_FLIGHT_MAX and RELAY_CHECKS_PER_S" in why
+        assert await unconfirmed(running) == {"no_answer": "1.0", "paced_out": "1.0"}
+
+
+async def test_the_story_knows_a_pause_of_the_provider(running: Running) -> None:
+    """Say of an end that was believed that its provider had asked for a pause when it should have been checked."""
+    limited = await submitted(running, Faults(check_status=429, check_retry_after_s=60))
+    await running.world.finish(limited["provider_job_id"])
+    assert "could not be confirmed (rate_limited)" in (await checks(running, await ended(running, limited)))[0]
+    job = await submitted(running)
+    await running.world.finish(job["provider_job_id"])
+    await advance(running, 5)
+    assert "because it answered 429" in (await checks(running, await ended(running, job)))[0]
+    assert await unconfirmed(running) == {"paused": "1.0", "rate_limited": "1.0"}
+
+
+async def test_the_story_knows_that_relay_was_stopped(tmp_path: Path) -> None:
+    """Say of an end that was believed after a restart that relay was stopped when it should have been checked."""
+    clock = HeldClock()
+    async with relay(tmp_path, clock=clock) as running:
+        job = await submitted(running, Faults(check="hang"))
+        await running.world.finish(job["provider_job_id"])
+        await running.world.wait_for(lambda world: len(world.status_checks) == 1)
+        world = running.world
+    await clock.advance(66)
+    async with relay(tmp_path, clock=clock, world=world) as running:
+        assert (await ended(running, job))["verification"] == "token"
+        assert "relay was stopped" in (await checks(running, job))[-1]

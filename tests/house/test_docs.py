@@ -231,10 +231,16 @@ def test_the_api_page_has_every_problem() -> None:
     assert rows == STATUSES
 
 
+def test_the_api_page_has_every_reason_for_an_unconfirmed_end() -> None:
+    """Explain each reason why an end was believed without a confirmation, in its order, and no other."""
+    explained = section(API_PAGE, "| `why` |", "\n\n")
+    assert re.findall(r"^\| `(\w+)` \|", explained, re.MULTILINE) == list(model.Unconfirmed)
+
+
 def test_the_api_page_has_every_field_of_a_request() -> None:
     """The tables of fields are those of the types that read the bodies."""
     of_job = section(API_PAGE, "`POST /v1/jobs`:", "`input` holds")
-    of_endpoint = section(API_PAGE, "`POST /v1/endpoints`, and", "## What answers hold")
+    of_endpoint = section(API_PAGE, "`POST /v1/endpoints`, and", "## What it costs")
     assert re.findall(r"^\| `(\w+)` \|", of_job, re.MULTILINE) == list(JobRequest.__struct_fields__)
     assert set(re.findall(r"^\| `(\w+)` \|", of_endpoint, re.MULTILINE)) == set(endpoints.Fields.__struct_fields__)
     assert set(Notify.__struct_fields__) <= set(row(of_job, "`notify`"))

@@ -18,6 +18,7 @@ from relay.model.job import (
     Output,
     OutputKind,
     Report,
+    Unconfirmed,
     Verdict,
     Verification,
 )
@@ -188,6 +189,68 @@ def test_a_sweep_that_comes_late_asks_once_more(late_ms: int, asked: bool) -> No
     unknown = msgspec.structs.replace(overdue, provider_job_id=None)
     assert checks.conclude(unknown, now_ms).job.state is JobState.EXPIRED
     assert checks.conclude(job(settle_by=None), now_ms).job.state is JobState.EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("late_ms", "next_check_at", "paused", "why"),
+    [
+        (0, NOW - 5_000, (), Unconfirmed.PACED_OUT),
+        (0, NOW, (), Unconfirmed.PACED_OUT),
+        (0, NOW + 1, (), Unconfirmed.NO_ANSWER),
+        (0, NOW + 1, ("evolink",), Unconfirmed.NO_ANSWER),
+        (0, NOW, ("kinovi", "evolink"), Unconfirmed.PAUSED),
+        (0, NOW, ("kinovi",), Unconfirmed.PACED_OUT),
+        (29_999, NOW, (), Unconfirmed.PACED_OUT),
+        (30_000, NOW, (), Unconfirmed.STOPPED),
+        (29_999, NOW + 60_000, (), Unconfirmed.NO_ANSWER),
+        (30_000, NOW + 60_000, (), Unconfirmed.STOPPED),
+        (30_000, NOW, ("evolink",), Unconfirmed.STOPPED),
+        (0, None, (), Unconfirmed.NO_ID),
+    ],
+)
+def test_a_claim_that_was_not_checked_says_why(
+    late_ms: int, next_check_at: int | None, paused: tuple[str, ...], why: Unconfirmed
+) -> None:
+    """Believe a claim when its time is over, and say whether no check began, for what reason, or none was answered."""
+    before = job(claim=claim(), settle_by=NOW, next_check_at=next_check_at)
+    move = checks.out_of_time(before, frozenset(paused), NOW + late_ms)
+    assert (move.job.state, move.job.verification, move.unconfirmed) == ("succeeded", "token", why)
+    assert (move.reason or "").startswith("it could not be confirmed in time (")
+
+
+@pytest.mark.parametrize(("early_ms", "state"), [(0, "succeeded"), (1, "submitted")])
+def test_a_claim_is_not_believed_before_its_time(early_ms: int, state: str) -> None:
+    """Leave a job alone whose time is not over, or that was decided since the sweeper found it."""
+    before = job(claim=claim(), settle_by=NOW + early_ms, next_check_at=NOW)
+    assert checks.out_of_time(before, frozenset(), NOW).job.state == state
+    disputed = job(claim=claim(tries=1), settle_by=None, next_check_at=NOW + 5_000)
+    move = checks.out_of_time(disputed, frozenset(), NOW)
+    assert (move.job, move.verdict, move.announce) == (disputed, Verdict.STALE, None)
+
+
+@pytest.mark.parametrize(
+    ("finding", "why"),
+    [
+        (Finding.NO_ANSWER, Unconfirmed.NO_ANSWER),
+        (Finding.NO_VERDICT, Unconfirmed.NO_VERDICT),
+        (Finding.NOT_FOUND, Unconfirmed.NOT_FOUND),
+        (Finding.KEY_REFUSED, Unconfirmed.KEY_REFUSED),
+        (Finding.RATE_LIMITED, Unconfirmed.RATE_LIMITED),
+        (report(None), Unconfirmed.NO_VERDICT),
+    ],
+)
+def test_a_claim_whose_check_said_nothing_says_what_came(finding: Finding | Report, why: Unconfirmed) -> None:
+    """Believe a claim after a check without a verdict, and say what kind of answer that was."""
+    move = checked(job(claim=claim(), settle_by=NOW + 5_000), finding)
+    assert (move.job.state, move.job.verification, move.unconfirmed) == ("succeeded", "token", why)
+
+
+def test_an_end_that_stands_is_not_believed_again() -> None:
+    """Say nothing of belief where a second verdict runs out of time against an end that was itself believed."""
+    held = ended(verification=Verification.TOKEN, claim=claim(JobState.FAILED), settle_by=NOW, next_check_at=NOW)
+    move = checks.out_of_time(held, frozenset(), NOW)
+    assert (move.job.state, move.job.claim, move.unconfirmed) == ("succeeded", None, None)
+    assert checked(job(claim=claim(), settle_by=NOW), report(JobState.SUCCEEDED)).unconfirmed is None
 
 
 @pytest.mark.parametrize(("tries", "state", "tries_after"), [(0, "submitted", 1), (1, "failed", None)])

@@ -101,7 +101,7 @@ findings = st.sampled_from([finding for finding in Finding if finding is not Fin
 steps = st.one_of(
     st.builds(heard, reports, sources, times, st.booleans()),
     st.builds(asked, st.none() | reports, findings, times, times, st.none() | st.sampled_from(["p1", "p2"])),
-    st.builds(lambda now_ms: partial(checks.conclude, now_ms=now_ms), times),
+    st.builds(lambda now_ms: partial(checks.out_of_time, paused=frozenset(), now_ms=now_ms), times),
     st.builds(lambda yes, now_ms: partial(checks.overdue, askable=yes, now_ms=now_ms), st.booleans(), times),
     st.builds(
         lambda yes, now_ms: partial(operator_actions.canceled, confirmed=yes, now_ms=now_ms), st.booleans(), times
