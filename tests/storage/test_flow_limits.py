@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -379,3 +380,21 @@ async def test_a_thousand_idle_lanes_stay_in_memory(tmp_path: Path) -> None:
             await quiet()
             names = {endpoint.id for endpoint in endpoints}
             assert sum(isinstance(one, Lane) and one.endpoint_id in names for one in gc.get_objects()) == 1_000
+
+
+@pytest.mark.parametrize(("under_way", "claimed"), [(12, True), (13, False)])
+async def test_nothing_is_claimed_for_a_project_that_can_fill_its_slots(
+    tmp_path: Path, under_way: int, claimed: bool
+) -> None:
+    """Leave a due delivery to the table while as much is at hand as one project alone may have under way, 14 of 16."""
+    async with sending(tmp_path, in_flight_max=16) as some, serve(Hanging()) as at:
+        endpoints = [await some.endpoint(at, in_flight_max=1) for _ in range(under_way)]
+        event_ids = await some.events(2)
+        leased = [await some.deliveries(endpoint, event_ids[:1], START_MS + LEASE_MS) for endpoint in endpoints]
+        leased.append(await some.deliveries(endpoints[0], event_ids[1:], START_MS + LEASE_MS))
+        async with some.dispatching():
+            some.dispatcher.enqueue([*itertools.chain(*leased)])
+            await quiet()
+            due = await some.delivery(await some.endpoint(at), START_MS)
+            await some.clock.advance(1)
+            assert (await some.due_at(due) != START_MS) == claimed

@@ -1,66 +1,20 @@
-"""The time limits of a whole relay on a held clock: nothing a millisecond before, and all of it at the moment."""
+"""Time limits of status checks on a held clock: nothing a millisecond before, and all of it at the moment."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from relay import ids
-from relay.model.job import Job, JobState
 from relay.model.provider_http import ApiAnswer, ApiRequest, FileRequest
 from relay.outbound.file_upload import FileClient
 from relay.outbound.provider_client import ProviderClient
 from relay.providers import PROVIDERS
 from relay.sandbox.faults import Faults
 from relay.storage.apply_updates import DEFAULT_PROJECT
-from relay.storage.jobs import NewJob
+from tests.support.held import DAY_S, MS, held, lost
 from tests.support.quiescence import quiet
-from tests.support.running import HeldClock, Running, relay
 
 pytestmark = pytest.mark.anyio
-
-MS = 0.001
-DAY_S = 86_400
-EVERY_TIME = 1_000
-REQUEST: dict[str, object] = {
-    "model": "seedance-2.0-image-to-video", "prompt": "slow push in", "image_urls": ["https://example.com/a.png"],
-}  # fmt: skip
-
-
-@asynccontextmanager
-async def held(folder: Path, **environ: str) -> AsyncIterator[tuple[Running, HeldClock]]:
-    """A relay and the clock that it goes by."""
-    clock = HeldClock()
-    async with relay(folder, clock=clock, **environ) as running:  # type: ignore[arg-type]
-        yield running, clock
-
-
-async def lost(running: Running, faults: Faults | None = None, **fields: Any) -> dict[str, Any]:
-    """Return a submitted job whose callback never comes."""
-    running.world.next_faults.append(faults or Faults(lost=True))
-    return await running.submit(**fields)
-
-
-async def endpoint(running: Running, **fields: Any) -> str:
-    """Return the id of a standing endpoint at the sink."""
-    answer = await running.client.post("/v1/endpoints", json={"url": running.hook} | fields)
-    assert answer.status_code == 201, answer.text
-    return str(answer.json()["id"])
-
-
-async def send_test(running: Running, endpoint_id: str) -> None:
-    """Send a `relay.test` to an endpoint, and return when it was attempted."""
-    answer = await running.client.post(f"/v1/endpoints/{endpoint_id}/tests")
-    assert answer.status_code == 202, answer.text
-    await quiet()
-
-
-async def status(running: Running, endpoint_id: str) -> str:
-    """Return an endpoint's status."""
-    return str((await running.get(f"/v1/endpoints/{endpoint_id}"))["status"])
 
 
 @pytest.mark.parametrize("provider", ["evolink", "relaydance", "kinovi"])
@@ -163,114 +117,6 @@ async def test_a_claim_is_believed_when_its_time_is_over(tmp_path: Path) -> None
         assert (await running.get(f"/v1/jobs/{job['id']}"))["status"] == "succeeded"
 
 
-async def test_a_rated_lane_sends_one_in_each_interval(tmp_path: Path) -> None:
-    """Send the next notification 500 ms after the one before at `rate_limit_per_s` of 2, and not at 499."""
-    async with held(tmp_path) as (running, clock):
-        made = await endpoint(running, rate_limit_per_s=2)
-        for _ in range(3):
-            await send_test(running, made)
-        for sent in (1, 2):
-            await clock.advance(0.499)
-            assert len(running.sink.received) == sent
-            await clock.advance(MS)
-            assert len(running.sink.received) == sent + 1
-
-
-async def test_a_quiet_stream_gets_a_comment_every_15_s(tmp_path: Path) -> None:
-    """Write a comment 15 s after the last event or comment, and not before."""
-    async with held(tmp_path, RELAY_EVOLINK_CONFIRM="never") as (running, clock):
-        lines: list[bytes] = []
-        stream = await running.app.streams.lines(DEFAULT_PROJECT, None, None)
-
-        async def read() -> None:
-            async for line in stream:
-                lines.append(line)  # noqa: PERF401 - what came so far is looked at while more comes
-
-        reading = asyncio.create_task(read())
-        await clock.advance(10)
-        await running.submit()
-        await quiet()
-        assert [line.split(b":")[0] for line in lines] == [b"retry", b"id"]
-        for comments in (0, 1):
-            await clock.advance(15 - MS)
-            assert lines[2:] == [b": still here\n\n"] * comments
-            await clock.advance(MS)
-            assert lines[2:] == [b": still here\n\n"] * (comments + 1)
-        reading.cancel()
-
-
-async def test_an_endpoint_is_disabled_after_five_days_of_failures(tmp_path: Path) -> None:
-    """Disable an endpoint at the first failure that comes five days after the first one in a row, not before."""
-    async with held(tmp_path, RELAY_RETRY_SCHEDULE_S="0") as (running, clock):
-        made = await endpoint(running)
-        running.sink.answers = [500] * EVERY_TIME
-        await send_test(running, made)
-        await clock.advance(5 * DAY_S - MS)
-        await send_test(running, made)
-        assert await status(running, made) == "active"
-        await clock.advance(MS)
-        await send_test(running, made)
-        assert await status(running, made) == "disabled"
-
-
-async def test_a_disabled_endpoint_is_probed_every_twelve_hours(tmp_path: Path) -> None:
-    """Send a `relay.test` 12 h after the endpoint was disabled and after each probe, and enable it by a success."""
-    async with held(tmp_path, RELAY_RETRY_SCHEDULE_S="0") as (running, clock):
-        made = await endpoint(running)
-        running.sink.answers = [500] * 3
-        await send_test(running, made)
-        await clock.advance(5 * DAY_S)
-        await send_test(running, made)
-        assert await status(running, made) == "disabled"
-        for probes, after in ((1, "disabled"), (2, "active")):
-            await clock.advance(DAY_S / 2 - MS)
-            assert len(running.sink.received) == 1 + probes
-            await clock.advance(MS)
-            assert len(running.sink.received) == 2 + probes
-            assert await status(running, made) == after
-
-
-async def test_a_retry_goes_out_when_it_is_due(tmp_path: Path) -> None:
-    """Send a retry at the time that its delivery shows, and not before."""
-    async with held(tmp_path, RELAY_RETRY_SCHEDULE_S="0,300") as (running, clock):
-        made = await endpoint(running)
-        running.sink.answers = [500]
-        before_ms = clock.now_ms()
-        await send_test(running, made)
-        (shown,) = (await running.get("/v1/deliveries"))["data"]
-        delivery = await running.app.store.deliveries.get(shown["id"], DEFAULT_PROJECT)
-        assert delivery is not None
-        assert delivery.next_attempt_at is not None
-        await clock.advance((delivery.next_attempt_at - before_ms - 1) / 1000)
-        assert len(running.sink.received) == 1
-        await clock.advance(MS)
-        assert len(running.sink.received) == 2
-
-
-def pending(clock: HeldClock, **fields: Any) -> Job:
-    """Return a job that was not submitted yet."""
-    now_ms = clock.now_ms()
-    return Job(
-        id=ids.new_id(ids.JOB), project_id=DEFAULT_PROJECT, provider="evolink", state=JobState.PENDING,
-        created_at=now_ms, updated_at=now_ms, deadline_at=now_ms + 3_600_000, request=REQUEST, **fields,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(("timeout_s", "noticed_s"), [("9.999", 15), ("10", 20)])
-async def test_a_submission_that_was_cut_off_is_noticed(tmp_path: Path, timeout_s: str, noticed_s: float) -> None:
-    """Call a submission unknown at the first sweep, one every 5 s, that is 5 s and more after its time-out."""
-    async with held(tmp_path, RELAY_SUBMIT_TIMEOUT_S=timeout_s) as (running, clock):
-        await quiet()
-        job = pending(clock, submission_started_at=clock.now_ms())  # by a process that died in it
-        await running.app.store.jobs.create(NewJob(job, ()))
-        for _ in range(round(noticed_s / 5) - 1):
-            await clock.advance(5)
-        await clock.advance(5 - MS)
-        assert (await running.get(f"/v1/jobs/{job.id}"))["reason"] is None
-        await clock.advance(MS)
-        assert (await running.get(f"/v1/jobs/{job.id}"))["reason"] == "submit_unknown"
-
-
 async def test_a_check_is_leased_for_a_minute(tmp_path: Path) -> None:
     """Make a check that hangs due again 60 s after it began."""
     async with held(tmp_path, RELAY_STATUS_CHECK_FIRST_S="10") as (running, clock):
@@ -315,19 +161,6 @@ async def test_only_some_statuses_say_something_about_all_checks(
         ]
 
 
-async def test_old_jobs_are_removed_every_ten_minutes(tmp_path: Path) -> None:
-    """Remove a finished job at the first of the batches, one every 600 s, that comes five days after its end."""
-    async with held(tmp_path, RELAY_RETENTION_DAYS="5", RELAY_EVOLINK_CONFIRM="never") as (running, clock):
-        await clock.advance(100)
-        job = await running.submit()
-        await running.world.finish(job["provider_job_id"])
-        await clock.advance(5 * DAY_S - 100)
-        await clock.advance(600 - MS)
-        assert (await running.client.get(f"/v1/jobs/{job['id']}")).status_code == 200
-        await clock.advance(MS)
-        assert (await running.client.get(f"/v1/jobs/{job['id']}")).status_code == 404
-
-
 async def test_providers_and_file_stores_have_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give a status check 15 s, a step of an upload 30 s and its file 300 s."""
     given: set[float] = set()
@@ -356,38 +189,3 @@ async def test_providers_and_file_stores_have_their_time(tmp_path: Path, monkeyp
             answer = await running.client.post("/v1/files", data={"provider": provider}, files=image)
             assert answer.status_code == 200, answer.text
         assert given == {30.0, 300.0}
-
-
-async def test_old_idempotency_keys_are_dropped_every_hour(tmp_path: Path) -> None:
-    """Drop keys past their life at the start, and then at the first sweep an hour later."""
-    async with held(tmp_path) as (running, clock):
-        await quiet()
-        access, dropped = running.app.store.access, list[int]()
-        forget = access.forget
-
-        async def noted(now_ms: int) -> None:
-            dropped.append(now_ms)
-            await forget(now_ms)
-
-        access.forget = noted  # type: ignore[method-assign]
-        for hours in (0, 1):
-            await clock.advance(3_595)
-            await clock.advance(5 - MS)
-            assert len(dropped) == hours
-            await clock.advance(MS)
-            assert len(dropped) == hours + 1
-
-
-async def test_a_sweep_sends_a_hundred_jobs_and_the_next_comes_50_ms_later(tmp_path: Path) -> None:
-    """Begin a hundred submissions in one sweep, and the rest 50 ms after it, not before."""
-    async with held(tmp_path) as (running, clock):
-        await quiet()
-        for _ in range(101):
-            job = pending(clock, next_submit_at=clock.now_ms())
-            await running.app.store.jobs.create(NewJob(job, ()))
-        await clock.advance(5)
-        assert len(running.world.jobs) == 100
-        await clock.advance(0.049)
-        assert len(running.world.jobs) == 100
-        await clock.advance(MS)
-        assert len(running.world.jobs) == 101

@@ -1,0 +1,102 @@
+"""Time limits of the sweep on a held clock: nothing a millisecond before, and all of it at the moment."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay import ids
+from relay.model.job import Job, JobState
+from relay.storage.apply_updates import DEFAULT_PROJECT
+from relay.storage.jobs import NewJob
+from tests.support.held import DAY_S, MS, held
+from tests.support.quiescence import quiet
+from tests.support.running import HeldClock
+
+pytestmark = pytest.mark.anyio
+
+REQUEST: dict[str, object] = {
+    "model": "seedance-2.0-image-to-video", "prompt": "slow push in", "image_urls": ["https://example.com/a.png"],
+}  # fmt: skip
+
+
+def pending(clock: HeldClock, **fields: Any) -> Job:
+    """Return a job that was not submitted yet."""
+    now_ms = clock.now_ms()
+    return Job(
+        id=ids.new_id(ids.JOB), project_id=DEFAULT_PROJECT, provider="evolink", state=JobState.PENDING,
+        created_at=now_ms, updated_at=now_ms, deadline_at=now_ms + 3_600_000, request=REQUEST, **fields,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("timeout_s", "noticed_s"), [("9.999", 15), ("10", 20)])
+async def test_a_submission_that_was_cut_off_is_noticed(tmp_path: Path, timeout_s: str, noticed_s: float) -> None:
+    """Call a submission unknown at the first sweep, one every 5 s, that is 5 s and more after its time-out."""
+    async with held(tmp_path, RELAY_SUBMIT_TIMEOUT_S=timeout_s) as (running, clock):
+        await quiet()
+        job = pending(clock, submission_started_at=clock.now_ms())  # by a process that died in it
+        await running.app.store.jobs.create(NewJob(job, ()))
+        for _ in range(round(noticed_s / 5) - 1):
+            await clock.advance(5)
+        await clock.advance(5 - MS)
+        assert (await running.get(f"/v1/jobs/{job.id}"))["reason"] is None
+        await clock.advance(MS)
+        assert (await running.get(f"/v1/jobs/{job.id}"))["reason"] == "submit_unknown"
+
+
+async def test_old_jobs_are_removed_every_ten_minutes(tmp_path: Path) -> None:
+    """Remove a finished job at the first of the batches, one every 600 s, that comes five days after its end."""
+    async with held(tmp_path, RELAY_RETENTION_DAYS="5", RELAY_EVOLINK_CONFIRM="never") as (running, clock):
+        await clock.advance(100)
+        job = await running.submit()
+        await running.world.finish(job["provider_job_id"])
+        await clock.advance(5 * DAY_S - 100)
+        await clock.advance(600 - MS)
+        assert (await running.client.get(f"/v1/jobs/{job['id']}")).status_code == 200
+        await clock.advance(MS)
+        assert (await running.client.get(f"/v1/jobs/{job['id']}")).status_code == 404
+
+
+async def test_old_idempotency_keys_are_dropped_every_hour(tmp_path: Path) -> None:
+    """Drop keys past their life at the start, and then at the first sweep an hour later."""
+    async with held(tmp_path) as (running, clock):
+        await quiet()
+        access, dropped = running.app.store.access, list[int]()
+        forget = access.forget
+
+        async def noted(now_ms: int) -> None:
+            dropped.append(now_ms)
+            await forget(now_ms)
+
+        access.forget = noted  # type: ignore[method-assign]
+        for hours in (0, 1):
+            await clock.advance(3_595)
+            await clock.advance(5 - MS)
+            assert len(dropped) == hours
+            await clock.advance(MS)
+            assert len(dropped) == hours + 1
+
+
+async def test_a_sweep_sends_a_hundred_jobs_and_the_next_comes_50_ms_later(tmp_path: Path) -> None:
+    """Begin a hundred submissions in one sweep, and the rest 50 ms after it, not before."""
+    async with held(tmp_path) as (running, clock):
+        await quiet()
+        for _ in range(101):
+            job = pending(clock, next_submit_at=clock.now_ms())
+            await running.app.store.jobs.create(NewJob(job, ()))
+        await clock.advance(5)
+        assert len(running.world.jobs) == 100
+        await clock.advance(0.049)
+        assert len(running.world.jobs) == 100
+        await clock.advance(MS)
+        assert len(running.world.jobs) == 101
+
+
+async def test_jobs_are_kept_for_ever_where_retention_is_0(tmp_path: Path) -> None:
+    """Remove no finished job with RELAY_RETENTION_DAYS=0."""
+    async with held(tmp_path, RELAY_RETENTION_DAYS="0", RELAY_EVOLINK_CONFIRM="never") as (running, clock):
+        job = await running.submit()
+        await running.world.finish(job["provider_job_id"])
+        for _ in range(3):
+            await clock.advance(4_000 * DAY_S)
+        assert (await running.client.get(f"/v1/jobs/{job['id']}")).status_code == 200
