@@ -170,7 +170,7 @@ def _rows_read(node: dict[str, Any]) -> float:
 
 def _literal(value: object, kind: str = "") -> str:
     """Return a value in SQL; a list is an array of its kind."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return f"CAST(ARRAY[{', '.join(map(_literal, value))}] AS {kind})"
     if value is None:
         return "NULL"

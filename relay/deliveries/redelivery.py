@@ -11,9 +11,9 @@ from relay.errors import Conflict
 from relay.model import serializers
 from relay.model.delivery import Delivery, Endpoint, Redelivery
 from relay.model.job import Event, EventType
-from relay.storage.fan_out import Fresh
+from relay.storage.fan_out import Fresh, new_delivery
 from relay.storage.idempotency import Tie
-from relay.storage.redeliveries import OPEN_MAX, UNDELIVERED, Found, Step, asked_for
+from relay.storage.redeliveries import OPEN_MAX, UNDELIVERED, Found, Step
 from relay.storage.store import Store
 
 WAITING_MAX: Final = 200
@@ -51,7 +51,7 @@ class Redeliverer:
             raise Conflict("the endpoint of this delivery was deleted")
         _require_active(endpoint)
         now_ms = self._clock.now_ms()
-        made = asked_for(event, endpoint.id, now_ms, now_ms + self._lease_ms)
+        made = new_delivery(event, endpoint.id, now_ms, now_ms + self._lease_ms, redelivery=True)
         if not await self._store.redeliveries.once_more(made, tie_of(made)):
             raise Conflict("the event of this delivery was pruned")
         self._dispatcher.enqueue((Fresh(made.id, endpoint.id, endpoint.project_id),))
@@ -73,7 +73,7 @@ class Redeliverer:
             created_at=now_ms,
             body=serializers.notification(event_id, EventType.RELAY_TEST, now_ms, endpoint.project_id, data),
         )
-        made = asked_for(event, endpoint.id, now_ms, now_ms + self._lease_ms, redelivery=False)
+        made = new_delivery(event, endpoint.id, now_ms, now_ms + self._lease_ms)
         await self._store.redeliveries.test(event, made, tie_of(made))
         self._dispatcher.enqueue((Fresh(made.id, endpoint.id, endpoint.project_id),))
         return made

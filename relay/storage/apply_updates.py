@@ -16,7 +16,7 @@ from relay.errors import Bound
 from relay.lifecycle import output_expiry
 from relay.lifecycle.reports import DoubtLimits, Move, doubted
 from relay.model import serializers
-from relay.model.job import Call, EventType, Job, Reprocessing, Unconfirmed, Verdict
+from relay.model.job import Call, Event, EventType, Job, Reprocessing, Unconfirmed, Verdict
 from relay.storage import payments, rows
 from relay.storage.engine.database import Hint, Transaction
 from relay.storage.fan_out import FanOut, Fresh, NewEvent
@@ -91,6 +91,22 @@ class Room(msgspec.Struct, frozen=True):
     doubts: DoubtLimits = DoubtLimits()
 
 
+class CallbackRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A callback's columns; `headers` are JSON."""
+
+    id: str
+    project_id: str
+    job_id: str
+    provider: str
+    received_at: int
+    size: int
+    headers: str
+    body: bytes
+    verdict: Verdict
+    reason: str | None
+    digest: bytes | None
+
+
 class Recorder:
     """Writes batches of facts. `lease_ms` is how long a fresh delivery is dispatch's own before it counts as lost.
 
@@ -128,8 +144,8 @@ class Recorder:
         if settled:
             await payments.settle(transaction, settled)
         await transaction.run_many("update_job", [rows.moved_job_params(job) for job in jobs.values()])
-        await transaction.run_many("insert_event", [event.params for _, event in batch.events])
-        fresh = await self._fan_out(transaction, [event for _, event in batch.events], listening)
+        await transaction.run_many("insert_event", [new.event for _, new in batch.events])
+        fresh = await self._fan_out(transaction, [new for _, new in batch.events], listening)
         for (index, _), handed in zip(batch.events, fresh, strict=True):
             batch.results[index] = msgspec.structs.replace(batch.results[index], fresh=handed)
         for index, bound in batch.bounds:
@@ -158,9 +174,9 @@ class _Batch:
         self._elsewhere = elsewhere
         self._room = room
         self._expiring_ms = expiring_ms
-        self.callbacks: list[dict[str, Any]] = []
+        self.callbacks: list[CallbackRow] = []
         self.released: list[dict[str, Any]] = []
-        self.calls: list[dict[str, Any]] = []
+        self.calls: list[Call] = []
         self.events: list[tuple[int, NewEvent]] = []
         self.bounds: list[tuple[int, Bound]] = []
         self.results: list[Recorded] = []
@@ -182,13 +198,13 @@ class _Batch:
             recorded = msgspec.structs.replace(recorded, reprocessing=_reprocessing(fact, fact.arrival, recorded))
         job = moved.job if moved else job
         if fact.call and job:
-            self.calls.append(msgspec.to_builtins(fact.call) | {"decision": recorded.reason})
+            self.calls.append(msgspec.structs.replace(fact.call, decision=recorded.reason))
         if fact.arrival:
             job = self._keep(fact, fact.arrival, job, tombstone, recorded)
         if moved and moved.announce and job:
-            event = _event(job, moved.announce, fact.at, moved.supersedes)
-            job, recorded = event.after, msgspec.structs.replace(recorded, announced=event.type, job=event.after)
-            self.events.append((len(self.results), event))
+            new = _event(job, moved.announce, fact.at, moved.supersedes)
+            job, recorded = new.after, msgspec.structs.replace(recorded, announced=new.event.type, job=new.after)
+            self.events.append((len(self.results), new))
         elif job is not recorded.job:
             recorded = msgspec.structs.replace(recorded, job=job)
         if job:
@@ -220,11 +236,11 @@ class _Batch:
             self.released.append(of | msgspec.to_builtins(recorded.reprocessing))
             return job
         if _seen(fact, job, self._elsewhere) < self._room.number_max:
-            params = _callback_params(fact, arrival, _owner(fact, job, tombstone), recorded)
-            size = len(params["body"]) + len(params["headers"])
+            row = _callback_row(fact, arrival, _owner(fact, job, tombstone), recorded)
+            size = len(row.body) + len(row.headers)
             if self._elsewhere.bytes[fact.job_id] + size <= self._room.bytes_max:
                 self._elsewhere.bytes[fact.job_id] += size
-                self.callbacks.append(params)
+                self.callbacks.append(row)
             else:
                 self._reach(Bound.CALLBACK_BYTES_PER_JOB_MAX)
                 # What the callback says counts, but there is no evidence of it: the provider is asked.
@@ -337,34 +353,34 @@ def _event(job: Job, kind: EventType, at: int, supersedes: str | None) -> NewEve
     event_id, sequence = ids.new_id(ids.EVENT), job.sequence + 1
     last_final = event_id if kind.final else job.last_final_event
     after = msgspec.structs.replace(job, sequence=sequence, last_final_event=last_final)
-    params = {
-        "id": event_id,
-        "project_id": job.project_id,
-        "job_id": job.id,
-        "type": kind,
-        "sequence": sequence,
-        "final": int(kind.final),
-        "created_at": at,
-        "body": serializers.job_event(event_id, kind, at, after, sequence, supersedes),
-    }
-    return NewEvent(event_id, kind, at, after, params)
+    event = Event(
+        id=event_id,
+        project_id=job.project_id,
+        job_id=job.id,
+        type=kind,
+        sequence=sequence,
+        final=kind.final,
+        created_at=at,
+        body=serializers.job_event(event_id, kind, at, after, sequence, supersedes),
+    )
+    return NewEvent(event, after)
 
 
-def _callback_params(fact: Fact, arrival: Arrival, project_id: str, recorded: Recorded) -> dict[str, Any]:
-    """A callback's columns."""
-    return {
-        "id": arrival.id,
-        "project_id": project_id,
-        "job_id": fact.job_id,
-        "provider": arrival.provider,
-        "received_at": arrival.received_at,
-        "size": arrival.size,
-        "headers": rows.text(arrival.headers),
-        "body": arrival.body,
-        "verdict": recorded.verdict,
-        "reason": recorded.reason,
-        "digest": arrival.digest,
-    }
+def _callback_row(fact: Fact, arrival: Arrival, project_id: str, recorded: Recorded) -> CallbackRow:
+    """Return a callback's columns."""
+    return CallbackRow(
+        id=arrival.id,
+        project_id=project_id,
+        job_id=fact.job_id,
+        provider=arrival.provider,
+        received_at=arrival.received_at,
+        size=arrival.size,
+        headers=rows.text(arrival.headers) or "[]",
+        body=arrival.body,
+        verdict=recorded.verdict,
+        reason=recorded.reason,
+        digest=arrival.digest,
+    )
 
 
 def _reprocessing(fact: Fact, arrival: Arrival, recorded: Recorded) -> Reprocessing:

@@ -134,7 +134,7 @@ class Deliveries:
         return self._parcels(
             dict(one.endpoint)
             | new
-            | {"id": one.delivery_id, "event_id": one.event.id, "body": one.event.params["body"]}
+            | {"id": one.delivery_id, "event_id": one.event.id, "body": one.event.body}
             | {"project_id": one.project_id}
             for one in fresh
             if one.event is not None and one.endpoint is not None
@@ -231,8 +231,8 @@ async def _release(transaction: Transaction, batches: Sequence[list[dict[str, An
 async def _settle(transaction: Transaction, ended: Sequence[Settled]) -> list[bool]:
     """Attempts first: their number is counted from the delivery as it was."""
     settled = await _unwritten(transaction, ended)
-    await transaction.run_many("insert_attempt", [msgspec.to_builtins(one.attempt) for one in settled])
-    await transaction.run_many("settle_delivery", [_delivery_params(one) for one in settled])
+    await transaction.run_many("insert_attempt", [one.attempt for one in settled])
+    await transaction.run_many("settle_delivery", [_delivery_after(one) for one in settled])
     last = {one.endpoint_id: one for one in settled}
     bad = [one for one in last.values() if one.state is not DeliveryState.DELIVERED]
     switched = set()
@@ -240,7 +240,7 @@ async def _settle(transaction: Transaction, ended: Sequence[Settled]) -> list[bo
         delivered = one.state is DeliveryState.DELIVERED
         if one.probe and await endpoint_status.probed(transaction, one.endpoint_id, one.at, good=delivered):
             switched.add(one.endpoint_id)
-    await transaction.run_many("note_endpoint_outcome", [_health_params(one) for one in last.values()])
+    await transaction.run_many("note_endpoint_outcome", [_outcome(one) for one in last.values()])
     for one in settled:
         if one.gone and await endpoint_status.disable(transaction, one.endpoint_id, one.at, one.gone):
             switched.add(one.endpoint_id)
@@ -259,18 +259,31 @@ async def _unwritten(transaction: Transaction, wanted: Sequence[Settled]) -> Seq
     return [one for one in wanted if one.attempt.id not in written]
 
 
-def _health_params(one: Settled) -> dict[str, Any]:
-    """An endpoint's columns after an attempt."""
-    good = int(one.state is DeliveryState.DELIVERED)
-    return {"id": one.endpoint_id, "at": one.at, "good": good, "held_until": one.held_until}
-
-
-def _delivery_params(one: Settled) -> dict[str, Any]:
+class _DeliveryAfter(msgspec.Struct, frozen=True):
     """A delivery's columns after an attempt."""
-    final = one.state is not DeliveryState.PENDING
-    return {
-        "id": one.attempt.delivery_id,
-        "state": one.state,
-        "next_attempt_at": None if final else one.next_attempt_at,
-        "finished_at": one.at if final else None,
-    }
+
+    id: str
+    state: DeliveryState
+    next_attempt_at: int | None
+    finished_at: int | None
+
+
+class _EndpointOutcome(msgspec.Struct, frozen=True):
+    """What the last attempt at an endpoint says of its health; `good` is 1 where it was delivered."""
+
+    id: str
+    at: int
+    good: int
+    held_until: int | None
+
+
+def _delivery_after(one: Settled) -> _DeliveryAfter:
+    """Return the delivery's columns after an attempt."""
+    if one.state is DeliveryState.PENDING:
+        return _DeliveryAfter(one.attempt.delivery_id, one.state, one.next_attempt_at, None)
+    return _DeliveryAfter(one.attempt.delivery_id, one.state, None, one.at)
+
+
+def _outcome(one: Settled) -> _EndpointOutcome:
+    """Return the endpoint's columns after an attempt."""
+    return _EndpointOutcome(one.endpoint_id, one.at, int(one.state is DeliveryState.DELIVERED), one.held_until)

@@ -6,9 +6,9 @@ import msgspec
 
 from relay import ids
 from relay.model import serializers
-from relay.model.job import EventType
+from relay.model.job import Event, EventType
 from relay.storage.engine.database import Transaction
-from relay.storage.fan_out import matches
+from relay.storage.fan_out import matches, new_delivery
 from relay.storage.history import BEGINNING, DISORDER_MS, PATIENCE_MS
 
 FAILING_MAX_MS: Final = 432_000_000
@@ -92,47 +92,34 @@ async def _probe(transaction: Transaction, endpoint_id: str, at: int) -> None:
     """A `relay.test` for the endpoint, half a day from now; its row is the timer."""
     row = (await transaction.rows("endpoint_by_id", {"id": endpoint_id}))[0]
     event = _event(row["project_id"], EventType.RELAY_TEST, at, {"id": endpoint_id})
-    await transaction.rows("insert_event", event)
-    await transaction.run_many("insert_delivery", [_delivery(event, endpoint_id, at, at + PROBE_MS)])
+    await transaction.run_many("insert_event", [event])
+    await transaction.run_many("insert_delivery", [new_delivery(event, endpoint_id, at, at + PROBE_MS)])
 
 
-def _event(project_id: str, kind: EventType, at: int, about: dict[str, Any]) -> dict[str, Any]:
-    """An event of no job, about an endpoint."""
+def _event(project_id: str, kind: EventType, at: int, about: dict[str, Any]) -> Event:
+    """Return an event of no job, about an endpoint."""
     event_id = ids.new_id(ids.EVENT)
     data = {"endpoint": about, "job": None, "sequence": 0, "final": False, "supersedes": None}
-    return {
-        "id": event_id,
-        "project_id": project_id,
-        "job_id": None,
-        "type": kind,
-        "sequence": 0,
-        "final": 0,
-        "created_at": at,
-        "body": serializers.notification(event_id, kind, at, project_id, data),
-    }
-
-
-def _delivery(event: dict[str, Any], endpoint_id: str, at: int, due_at: int) -> dict[str, Any]:
-    """A delivery of it."""
-    return {
-        "id": ids.new_id(ids.DELIVERY),
-        "project_id": event["project_id"],
-        "event_id": event["id"],
-        "endpoint_id": endpoint_id,
-        "job_id": None,
-        "next_attempt_at": due_at,
-        "created_at": at,
-    }
+    return Event(
+        id=event_id,
+        project_id=project_id,
+        job_id=None,
+        type=kind,
+        sequence=0,
+        final=False,
+        created_at=at,
+        body=serializers.notification(event_id, kind, at, project_id, data),
+    )
 
 
 async def _announce(transaction: Transaction, row: Any, kind: EventType, at: int, reason: str | None) -> None:
     """An event of no job, for every other standing endpoint of the project that wants it."""
     about = {"id": row["id"], "url": row["url"], "description": row["description"], "disabled_reason": reason}
     event = _event(row["project_id"], kind, at, about)
-    await transaction.rows("insert_event", event)
+    await transaction.run_many("insert_event", [event])
     others = await transaction.rows("endpoints_listening", {"project_id": row["project_id"]})
     deliveries = [
-        _delivery(event, other["id"], at, at)
+        new_delivery(event, other["id"], at, at)
         for other in others
         if other["id"] != row["id"] and any(matches(p, kind) for p in msgspec.json.decode(other["event_types"]))
     ]

@@ -2,26 +2,32 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from relay import ids
-from relay.model.job import EventType, Job
+from relay.model.delivery import Delivery, DeliveryState
+from relay.model.job import Event, EventType, Job
 from relay.storage.engine.database import Row, Transaction
 
 LISTENERS_KEPT: Final = 4096
 """So many endpoints stay read in memory, as fan-out needs them: a project may have hundreds that want each event."""
 
 
-class NewEvent(msgspec.Struct, frozen=True):
-    """An event's row, and the job as it is after it."""
+class EventRef(msgspec.Struct, frozen=True):
+    """An event without what it says."""
 
     id: str
-    type: EventType
-    at: int
+    project_id: str
+    job_id: str | None
+
+
+class NewEvent(msgspec.Struct, frozen=True):
+    """An event about a job, and the job as it is after it."""
+
+    event: Event
     after: Job
-    params: dict[str, Any]
 
 
 class Fresh(msgspec.Struct, frozen=True):
@@ -34,7 +40,7 @@ class Fresh(msgspec.Struct, frozen=True):
     delivery_id: str
     endpoint_id: str
     project_id: str
-    event: NewEvent | None = None
+    event: Event | None = None
     endpoint: Row | None = None
 
 
@@ -57,17 +63,18 @@ class FanOut:
         if not events:
             return []
         endpoints = [_listener(*values) for values in msgspec.json.decode(listening)]
-        deliveries: list[dict[str, Any]] = []
+        deliveries: list[Delivery] = []
         handed = []
-        for event in events:
-            fresh = []
+        for new in events:
+            event, fresh = new.event, []
             for endpoint in endpoints:
-                if endpoint.wants(event):
+                if endpoint.wants(new):
                     delay_s = endpoint.first_delay_s if endpoint.first_delay_s is not None else self._first_delay_s
-                    params = _delivery_params(event, endpoint.id, delay_s * 1000 or self._lease_ms)
-                    deliveries.append(params)
-                    new = Fresh(params["id"], endpoint.id, params["project_id"], event)
-                    fresh += [new] if delay_s == 0 else []
+                    due_at = event.created_at + (delay_s * 1000 or self._lease_ms)
+                    delivery = new_delivery(event, endpoint.id, event.created_at, due_at)
+                    deliveries.append(delivery)
+                    if delay_s == 0:
+                        fresh.append(Fresh(delivery.id, endpoint.id, event.project_id, event))
             handed.append(fresh)
         await transaction.run_many("insert_delivery", deliveries)
         return await _complete(transaction, handed) if self._sends else handed
@@ -78,8 +85,7 @@ async def _complete(transaction: Transaction, handed: list[list[Fresh]]) -> list
     wanted = sorted({one.endpoint_id for fresh in handed for one in fresh})
     if not wanted:
         return handed
-    params = {"ids": wanted}
-    found = {row["endpoint_id"]: row for row in await transaction.rows("endpoints_sent_to", params)}
+    found = {row["endpoint_id"]: row for row in await transaction.rows("endpoints_sent_to", {"ids": wanted})}
     return [
         [
             Fresh(one.delivery_id, one.endpoint_id, one.project_id, one.event, found.get(one.endpoint_id))
@@ -110,13 +116,13 @@ class _Listener:
         schedule = msgspec.json.decode(schedule_s) if schedule_s else None
         self.first_delay_s: int | None = schedule[0] if schedule else None
 
-    def wants(self, event: NewEvent) -> bool:
-        """Whether the event is for this endpoint: its project, its job, its provider, its type."""
+    def wants(self, new: NewEvent) -> bool:
+        """Return whether the event is for this endpoint: its project, its job, its provider, its type."""
         return (
-            self._project_id == event.after.project_id
-            and self._job_id in (None, event.after.id)
-            and (self._providers is None or event.after.provider in self._providers)
-            and event.type in self._types
+            self._project_id == new.after.project_id
+            and self._job_id in (None, new.after.id)
+            and (self._providers is None or new.after.provider in self._providers)
+            and new.event.type in self._types
         )
 
 
@@ -128,14 +134,20 @@ def matches(pattern: str, kind: EventType) -> bool:
     return pattern in ("*", kind) or (pattern.endswith(".*") and kind.startswith(pattern[:-1]))
 
 
-def _delivery_params(event: NewEvent, endpoint_id: str, wait_ms: int) -> dict[str, Any]:
-    """A new delivery's columns."""
-    return {
-        "id": ids.new_id(ids.DELIVERY),
-        "project_id": event.after.project_id,
-        "event_id": event.id,
-        "endpoint_id": endpoint_id,
-        "job_id": event.after.id,
-        "next_attempt_at": event.at + wait_ms,
-        "created_at": event.at,
-    }
+def new_delivery(
+    event: Event | EventRef, endpoint_id: str, at: int, due_at: int, *, redelivery: bool = False
+) -> Delivery:
+    """Return a new delivery of an event, made `at` (unix ms) and due, or leased until, `due_at`."""
+    return Delivery(
+        id=ids.new_id(ids.DELIVERY),
+        project_id=event.project_id,
+        event_id=event.id,
+        endpoint_id=endpoint_id,
+        job_id=event.job_id,
+        state=DeliveryState.PENDING,
+        attempts_made=0,
+        next_attempt_at=due_at,
+        redelivery=redelivery,
+        created_at=at,
+        finished_at=None,
+    )

@@ -5,13 +5,12 @@ from typing import Any
 
 import msgspec
 
-from relay import ids
 from relay.model.delivery import Delivery, DeliveryState, Endpoint, Redelivery
 from relay.model.job import Event
 from relay.storage import rows
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Writer
-from relay.storage.fan_out import Fresh
+from relay.storage.fan_out import EventRef, Fresh, new_delivery
 from relay.storage.history import DISORDER_MS, END, PATIENCE_MS, Events, Place
 from relay.storage.idempotency import Tie
 
@@ -30,7 +29,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     `more` is whether there is something to look at right away.
     """
 
-    events: list[tuple[str, str | None]]
+    events: list[EventRef]
     after_event: str
     through: bool
     more: bool
@@ -50,6 +49,13 @@ class Stepped(msgspec.Struct, frozen=True, kw_only=True):
 
     fresh: list[Fresh]
     made_due: int = 0
+
+
+class _Test(msgspec.Struct, frozen=True):
+    """An event that no job made, and its one delivery."""
+
+    event: Event
+    delivery: Delivery
 
 
 class Redeliveries:
@@ -106,7 +112,7 @@ class Redeliveries:
         params = wanted | {"position": place.position, "after": place.id, "limit": LOOK, "to_now": batch.to_now}
         params["horizon"] = await self._events.horizon()
         seen = await self._database.rows("events_to_redeliver", params)
-        events: list[tuple[str, str | None]] = []
+        events: list[EventRef] = []
         after, more = batch.after_event, len(seen) == LOOK
         through = complete and not more
         for row in seen:
@@ -120,7 +126,8 @@ class Redeliveries:
                 through = True
                 break
             after = row["id"]
-            events += [(row["id"], row["job_id"])] if row["wanted"] else []
+            if row["wanted"]:
+                events.append(EventRef(row["id"], batch.project_id, row["job_id"]))
             if len(events) == limit:
                 through = more = False
                 break
@@ -144,12 +151,11 @@ class Redeliveries:
 
     async def once_more(self, delivery: Delivery, tie: Tie | None = None) -> bool:
         """Store a delivery of an event that was sent before; False when the event has just been pruned."""
-        return await self._writer.write(_insert, _params(delivery), tie=tie) is not None
+        return await self._writer.write(_insert, delivery, tie=tie) is not None
 
     async def test(self, event: Event, delivery: Delivery, tie: Tie | None = None) -> None:
         """Store an event that no job made, and its delivery to one endpoint alone."""
-        made = msgspec.structs.asdict(event) | {"final": int(event.final)}
-        await self._writer.write(_test, (made, _params(delivery)), tie=tie)
+        await self._writer.write(_test, _Test(event, delivery), tie=tie)
 
     async def _place(self, batch: Redelivery, now_ms: int) -> Place:
         """Where a batch goes on; one that has not begun, where the time that it is about begins."""
@@ -173,44 +179,6 @@ def _wanted(endpoint: Endpoint, which: str, since_ms: int, until_ms: int) -> dic
         "types": endpoint.event_types,
         "providers": endpoint.providers,
         "which": which,
-    }
-
-
-def asked_for(event: Event, endpoint_id: str, at: int, leased_until: int, *, redelivery: bool = True) -> Delivery:
-    """Return a new delivery that was asked for, leased until then."""
-    return Delivery(
-        id=ids.new_id(ids.DELIVERY),
-        project_id=event.project_id,
-        event_id=event.id,
-        endpoint_id=endpoint_id,
-        job_id=event.job_id,
-        state=DeliveryState.PENDING,
-        attempts_made=0,
-        next_attempt_at=leased_until,
-        redelivery=redelivery,
-        created_at=at,
-        finished_at=None,
-    )
-
-
-def _params(delivery: Delivery) -> dict[str, Any]:
-    """Return the columns of a delivery that was asked for."""
-    names = ("id", "project_id", "event_id", "endpoint_id", "job_id", "next_attempt_at", "created_at")
-    return {name: getattr(delivery, name) for name in names}
-
-
-def _delivery(
-    project_id: str, event_id: str, job_id: str | None, endpoint_id: str, at: int, leased_until: int
-) -> dict[str, Any]:
-    """A new delivery's columns."""
-    return {
-        "id": ids.new_id(ids.DELIVERY),
-        "project_id": project_id,
-        "event_id": event_id,
-        "endpoint_id": endpoint_id,
-        "job_id": job_id,
-        "next_attempt_at": leased_until,
-        "created_at": at,
     }
 
 
@@ -241,13 +209,13 @@ async def _one_step(transaction: Transaction, step: Step) -> Stepped:
     """One batch; its endpoint is locked, so that of two batches the second sees what the first has made."""
     batch, found = step.batch, step.found
     await transaction.rows("hold_endpoint", {"id": batch.endpoint_id})
-    here = await _held(transaction, {batch.project_id}, [event_id for event_id, _ in found.events])
+    here = await _held(transaction, {batch.project_id}, [event.id for event in found.events])
     known = await _known(transaction, batch.endpoint_id, here)
     waiting = [row["id"] for rows_ in known.values() for row in rows_ if row["state"] == DeliveryState.PENDING]
     made = [
-        _delivery(batch.project_id, event_id, job_id, batch.endpoint_id, step.now, step.leased_until)
-        for event_id, job_id in found.events
-        if event_id in here and _lacks(batch.which, [row["state"] for row in known.get(event_id, ())])
+        new_delivery(event, batch.endpoint_id, step.now, step.leased_until, redelivery=True)
+        for event in found.events
+        if event.id in here and _lacks(batch.which, [row["state"] for row in known.get(event.id, ())])
     ]
     due = waiting if batch.which == UNDELIVERED else []
     advanced = {
@@ -259,12 +227,10 @@ async def _one_step(transaction: Transaction, step: Step) -> Stepped:
     }
     if not await transaction.rows("advance_redelivery", advanced):
         return Stepped(fresh=[])
-    await transaction.run_many("insert_redelivery", made)
+    await transaction.run_many("insert_delivery", made)
     due_now = [{"id": one, "now": step.now, "leased_until": step.leased_until} for one in due]
     await transaction.run_many("make_delivery_due", due_now)
-    return Stepped(
-        fresh=[Fresh(params["id"], batch.endpoint_id, batch.project_id) for params in made], made_due=len(due)
-    )
+    return Stepped(fresh=[Fresh(one.id, batch.endpoint_id, batch.project_id) for one in made], made_due=len(due))
 
 
 async def _known(transaction: Transaction, endpoint_id: str, event_ids: set[str]) -> dict[str, list[Row]]:
@@ -282,13 +248,11 @@ def _lacks(which: str, states: Sequence[str]) -> bool:
     return {"all": True, "missing": not states, "failed": failed and bool(states), UNDELIVERED: failed}[which]
 
 
-async def _insert(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[str | None]:
-    """One delivery for each caller."""
-    projects = {params["project_id"] for params in wanted}
-    here = await _held(transaction, projects, [params["event_id"] for params in wanted])
-    made = [params for params in wanted if params["event_id"] in here]
-    await transaction.run_many("insert_redelivery", made)
-    return [params["id"] if params["event_id"] in here else None for params in wanted]
+async def _insert(transaction: Transaction, wanted: Sequence[Delivery]) -> list[str | None]:
+    """Insert one delivery for each caller, and return its id; None if its event is gone."""
+    here = await _held(transaction, {one.project_id for one in wanted}, [one.event_id for one in wanted])
+    await transaction.run_many("insert_delivery", [one for one in wanted if one.event_id in here])
+    return [one.id if one.event_id in here else None for one in wanted]
 
 
 async def _held(transaction: Transaction, projects: set[str], event_ids: Sequence[str]) -> set[str]:
@@ -299,9 +263,8 @@ async def _held(transaction: Transaction, projects: set[str], event_ids: Sequenc
     return {row["id"] for row in await transaction.rows("hold_events", wanted)}
 
 
-async def _test(transaction: Transaction, wanted: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[None]:
-    """An event and its one delivery."""
-    for event, delivery in wanted:
-        await transaction.rows("insert_event", event)
-        await transaction.rows("insert_delivery", delivery)
+async def _test(transaction: Transaction, wanted: Sequence[_Test]) -> list[None]:
+    """Insert each event and its one delivery."""
+    await transaction.run_many("insert_event", [one.event for one in wanted])
+    await transaction.run_many("insert_delivery", [one.delivery for one in wanted])
     return [None] * len(wanted)

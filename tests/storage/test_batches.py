@@ -14,6 +14,7 @@ from relay import ids
 from relay.model.delivery import Redelivery
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
+from relay.storage.fan_out import EventRef
 from relay.storage.history import DISORDER_MS, PATIENCE_MS, Events
 from relay.storage.redeliveries import LOOK, Redeliveries, Step
 from tests.storage.test_stream_order import migrated, writers
@@ -62,7 +63,7 @@ async def step(opened: Database, now_ms: int, limit: int = 100) -> list[str]:
     assert len(found.events) <= limit
     stepped = await redeliveries(opened).step(Step(batch=batch, found=found, now=now_ms, leased_until=now_ms + 1))
     assert len(stepped.fresh) + stepped.made_due == len(found.events)
-    return [event_id for event_id, _ in found.events]
+    return [event.id for event in found.events]
 
 
 async def rest(opened: Database, now_ms: int, limit: int = 100) -> list[str]:
@@ -139,7 +140,7 @@ async def test_what_is_not_wanted_is_passed_over_in_short_looks(tmp_path: Path) 
             found = await redeliveries(opened).find(batch, ENDPOINT, 100, START_MS + PATIENCE_MS)
             looked.append((found.events, found.more))
             await redeliveries(opened).step(Step(batch=batch, found=found, now=START_MS, leased_until=START_MS))
-        assert looked == [([], True), ([], True), ([(last, "job_2")], False)]
+        assert looked == [([], True), ([], True), ([EventRef(last, "prj_default", "job_2")], False)]
 
 
 async def test_events_of_other_times_are_not_looked_at(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ async def test_events_of_other_times_are_not_looked_at(tmp_path: Path) -> None:
         about = (START_MS + 52 * DISORDER_MS, START_MS + 52 * DISORDER_MS + 1)
         batch = await begun(opened, "all", *about)
         found = await redeliveries(opened).find(batch, ENDPOINT, 100, about[1] + PATIENCE_MS)
-        assert ([one for one, _ in found.events], found.through) == (hours[4], True)
+        assert ([event.id for event in found.events], found.through) == (hours[4], True)
         assert found.after_event == hours[5][-1]
 
 

@@ -19,7 +19,7 @@ from relay.storage.apply_updates import Recorder, Room
 from relay.storage.deliveries import WALK, WINDOW, Deliveries, Parcel
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
-from relay.storage.fan_out import Fresh
+from relay.storage.fan_out import EventRef, Fresh, new_delivery
 from relay.storage.jobs import Jobs
 from tests.support.past import database as opened
 from tests.support.running import SECRET_KEY, HeldClock, relay
@@ -34,19 +34,7 @@ Due = tuple[str, int]
 
 async def waiting(database: Database, many: Sequence[Due]) -> list[str]:
     """These deliveries and no others, of one event, and their endpoints; their ids, in order."""
-    made = [
-        {
-            "id": ids.new_id(ids.DELIVERY),
-            "project_id": "prj_default",
-            "event_id": "evt_1",
-            "endpoint_id": endpoint_id,
-            "job_id": None,
-            "next_attempt_at": at,
-            "created_at": 1,
-        }
-        for endpoint_id, at in many
-    ]
-
+    made = [new_delivery(EventRef("evt_1", "prj_default", None), endpoint_id, 1, at) for endpoint_id, at in many]
     about = {"project_id": "prj_default", "job_id": None, "type": "relay.test", "sequence": 0, "final": 0}
     event = about | {"id": "evt_1", "created_at": 1, "body": b"{}"}
     of_none: dict[str, Any] = {"project_id": "prj_default", "job_id": None, "created_at": 1, "updated_at": 1}
@@ -61,7 +49,7 @@ async def waiting(database: Database, many: Sequence[Due]) -> list[str]:
         await transaction.run_many("insert_delivery", made)
 
     await database.transact(write)
-    return [str(one["id"]) for one in made]
+    return [one.id for one in made]
 
 
 async def claimed(database: Database, busy: Collection[str]) -> list[tuple[str, str]]:

@@ -30,7 +30,7 @@ from relay.security.signatures import SigningKeys, new_secret
 from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
 from relay.storage.engine.database import Database
-from relay.storage.fan_out import Fresh
+from relay.storage.fan_out import EventRef, Fresh, new_delivery
 from relay.storage.history import Events, Following, Look, Place
 from relay.storage.store import Store, StoreOptions
 from tests.flow.test_lanes import Hanging
@@ -75,20 +75,10 @@ class Sending(NamedTuple):
 
     async def deliveries(self, endpoint: Endpoint, event_ids: Sequence[str], due_at: int) -> list[Fresh]:
         """Store a delivery of each event that is due, or leased, until then."""
-        made = [
-            {
-                "id": ids.new_id(ids.DELIVERY),
-                "project_id": PROJECT,
-                "event_id": event_id,
-                "endpoint_id": endpoint.id,
-                "job_id": None,
-                "next_attempt_at": due_at,
-                "created_at": 1,
-            }
-            for event_id in event_ids
-        ]
+        events = [EventRef(event_id, PROJECT, None) for event_id in event_ids]
+        made = [new_delivery(event, endpoint.id, 1, due_at) for event in events]
         await self.database.transact(lambda transaction: transaction.run_many("insert_delivery", made))
-        return [Fresh(str(one["id"]), endpoint.id, PROJECT) for one in made]
+        return [Fresh(one.id, endpoint.id, PROJECT) for one in made]
 
     async def delivery(self, endpoint: Endpoint, due_at: int) -> Fresh:
         """Store one delivery of a new event."""

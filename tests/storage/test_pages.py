@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import ids
+from relay.model.delivery import Delivery
 from relay.security.encryption import Seal
 from relay.storage import pages, rows
 from relay.storage.apply_updates import Recorder, Room
 from relay.storage.deliveries import Deliveries
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
+from relay.storage.fan_out import EventRef, new_delivery
 from relay.storage.history import BEGINNING, Callbacks, EventFilter, Events, Look
 from relay.storage.jobs import JobFilter, Jobs
 from relay.storage.pages import WINDOW, Listing
@@ -42,10 +44,10 @@ def event(number: int, kind: str, size: int = 0) -> dict[str, Any]:
     return about | {"final": 0, "created_at": START_MS - 3_600_000, "body": body}
 
 
-def delivery(number: int) -> dict[str, Any]:
+def delivery(number: int) -> Delivery:
     """A delivery that waits."""
-    about = {"id": numbered(ids.DELIVERY, number), "project_id": PROJECT, "event_id": numbered(ids.EVENT, number)}
-    return about | {"endpoint_id": "ep_1", "job_id": None, "next_attempt_at": START_MS, "created_at": START_MS}
+    made = new_delivery(EventRef(numbered(ids.EVENT, number), PROJECT, None), "ep_1", START_MS, START_MS)
+    return msgspec.structs.replace(made, id=numbered(ids.DELIVERY, number))
 
 
 async def fill(opened: Database) -> None:

@@ -20,8 +20,9 @@ from relay.model.job import Event, EventType, JobState
 from relay.storage.engine.database import Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.engine.postgres import PostgreSQL
+from relay.storage.fan_out import EventRef, new_delivery
 from relay.storage.history import Events
-from relay.storage.redeliveries import Redeliveries, asked_for
+from relay.storage.redeliveries import Redeliveries
 from relay.storage.retention import JOBS_MAX, STORED, WEIGHT_MAX, Pruner, Terms
 from tests.api.test_metrics import scraped
 from tests.support import processes
@@ -206,11 +207,11 @@ async def test_an_event_that_is_being_sent_again_is_passed_over(tmp_path: Path) 
         ((event_id,),) = await select(opened, "SELECT id FROM events")
 
         async def redeliver(transaction: Transaction) -> None:
-            assert await transaction.rows("hold_events", {"projects": '["prj_default"]', "ids": f'["{event_id}"]'})
+            assert await transaction.rows("hold_events", {"projects": ["prj_default"], "ids": [event_id]})
             assert await prune(opened) == []
-            again = {"id": "dlv_2", "project_id": "prj_default", "event_id": event_id, "endpoint_id": "ep_1"}
-            about = {"job_id": job_id, "next_attempt_at": START_MS, "created_at": START_MS}
-            await transaction.run_many("insert_redelivery", [again | about])
+            event = EventRef(event_id, "prj_default", job_id)
+            again = new_delivery(event, "ep_1", START_MS, START_MS, redelivery=True)
+            await transaction.run_many("insert_delivery", [again])
 
         await opened.transact(redeliver)
         assert await prune(opened) == []
@@ -234,7 +235,7 @@ async def test_what_was_just_pruned_is_not_sent_again(tmp_path: Path) -> None:
             body=b"{}",
         )
         redeliveries = Redeliveries(opened, Writer(opened, 16), Events(opened))
-        assert not await redeliveries.once_more(asked_for(event, "ep_1", START_MS, START_MS))
+        assert not await redeliveries.once_more(new_delivery(event, "ep_1", START_MS, START_MS, redelivery=True))
         assert (await stored(opened))["deliveries"] == set()
 
 

@@ -69,7 +69,7 @@ class Switched:
                 batch = await self.redeliveries.ended(batch, now_ms)  # noqa: PLW2901 - the batch, further on
                 found = await self.redeliveries.find(batch, LISTENER, 100, now_ms)
                 await self.redeliveries.step(Step(batch=batch, found=found, now=now_ms, leased_until=now_ms + 1))
-                sent += [event_id for event_id, _ in found.events]
+                sent += [event.id for event in found.events]
                 if not found.more:
                     break
                 (batch,) = [one for one in await self.redeliveries.open() if one.id == batch.id]  # noqa: PLW2901
@@ -136,7 +136,7 @@ async def test_what_is_missing_is_made_once(tmp_path: Path) -> None:
         assert len(batches) == 3
         batches = [msgspec.structs.replace(one, first_position=batches[0].first_position) for one in batches]
         found = [await stage.redeliveries.find(one, LISTENER, 100, now_ms) for one in batches]
-        assert [[event_id for event_id, _ in one.events] for one in found] == [missed] * 3
+        assert [[event.id for event in one.events] for one in found] == [missed] * 3
         await asyncio.gather(
             *(
                 stage.redeliveries.step(Step(batch=batch, found=one, now=now_ms, leased_until=now_ms + 1))

@@ -16,6 +16,7 @@ from relay.storage import rows
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.migrations import migrate
 from relay.storage.engine.sqlite import SQLite
+from relay.storage.fan_out import EventRef, new_delivery
 from relay.storage.retention import Pruner, Removed, Terms
 from relay.storage.store import open_database
 from tests.support.running import DATABASES, SECRET_KEY, START_MS
@@ -166,15 +167,14 @@ async def add_event(
     event = {"id": event_id, "project_id": "prj_default", "job_id": job_id, "type": kind, "sequence": sequence}
     await transaction.run_many("insert_event", [event | {"final": 0, "created_at": at, "body": b"{}"}])
     for state in states:
-        delivery = {"id": ids.new_id(ids.DELIVERY), "project_id": "prj_default", "event_id": event_id}
-        about = {"endpoint_id": endpoint_id, "job_id": job_id, "next_attempt_at": at + 1, "created_at": at}
-        await transaction.run_many("insert_delivery", [delivery | about])
+        delivery = new_delivery(EventRef(event_id, "prj_default", job_id), endpoint_id, at, at + 1)
+        await transaction.run_many("insert_delivery", [delivery])
         tried = {"outcome": "ok", "status_code": 200, "error": None, "duration_ms": 1, "response_excerpt": None}
-        attempt = {"id": ids.new_id(ids.ATTEMPT), "delivery_id": delivery["id"], "started_at": at}
+        attempt = {"id": ids.new_id(ids.ATTEMPT), "delivery_id": delivery.id, "started_at": at}
         await transaction.run_many("insert_attempt", [attempt | tried])
         pending = state == DeliveryState.PENDING
         after = {"finished_at": None if pending else at, "next_attempt_at": at + 1 if pending else None}
-        await transaction.run_many("settle_delivery", [{"id": delivery["id"], "state": state} | after])
+        await transaction.run_many("settle_delivery", [{"id": delivery.id, "state": state} | after])
     return event_id
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
+import msgspec
+
 Result = TypeVar("Result")
 Params = Mapping[str, Any]
 Row = Any
@@ -34,8 +36,8 @@ class Transaction(Protocol):
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
         """Runs a named statement, and gives the rows it returns."""
 
-    async def run_many(self, name: str, many: Sequence[Params]) -> None:
-        """Run a named statement for each of the parameters, which are about different rows; nothing for none."""
+    async def run_many(self, name: str, many: Sequence[Params] | Sequence[msgspec.Struct]) -> None:
+        """Run a named statement for each row, given as a struct or a dictionary; they are different rows, or none."""
 
     async def run_text(self, text: str) -> None:
         """Runs a statement that has no name: only migrations do this."""

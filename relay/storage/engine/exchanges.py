@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, Final
 
+import msgspec
+
 from relay.storage.engine.database import Hint, Params, Row
 from relay.storage.engine.refusals import explained_rights
 from relay.storage.engine.statements import Statement, numbered
@@ -29,7 +31,7 @@ class PostgreSQLTransaction:
         self._connection = connection
         self._statements = statements
         self._joined = joined
-        self._waiting: dict[str, Sequence[Params]] = {}
+        self._waiting: dict[str, Sequence[Params] | Sequence[msgspec.Struct]] = {}
         self._hints: set[Hint] = set()
         self._begun: Any = None
         self._timeout_s: float | None = None
@@ -45,8 +47,8 @@ class PostgreSQLTransaction:
             found: Sequence[Row] = await self._connection.fetch(statement.text, *values, timeout=self._timeout_s)
         return found
 
-    async def run_many(self, name: str, many: Sequence[Params]) -> None:
-        """Run a named statement for all of the parameters; with others, unless it mentions what these change."""
+    async def run_many(self, name: str, many: Sequence[Params] | Sequence[msgspec.Struct]) -> None:
+        """Run a named statement for all rows; with others, unless it mentions what these change."""
         if not many:
             return
         statement = self._statements[name]
@@ -56,7 +58,7 @@ class PostgreSQLTransaction:
             self._waiting[name] = many
         else:
             await self._begin()
-            await self._connection.executemany(statement.text, [statement.values(params) for params in many])
+            await self._connection.executemany(statement.text, list(statement.rows(many)))
 
     async def commit(self) -> None:
         """Send what waits, and end the transaction."""

@@ -127,11 +127,11 @@ class SQLiteTransaction:
         """Runs a named statement."""
         return _fetch(self._connection, self._statements[name], params)
 
-    async def run_many(self, name: str, many: Sequence[Params]) -> None:
-        """Runs a named statement for each of the parameters."""
+    async def run_many(self, name: str, many: Sequence[Params] | Sequence[msgspec.Struct]) -> None:
+        """Run a named statement for each row."""
         if many:
             statement = self._statements[name]
-            self._connection.executemany(statement.text, map(statement.values, many))
+            self._connection.executemany(statement.text, statement.rows(many))
 
     async def run_text(self, text: str) -> None:
         """Runs a statement that has no name: only migrations do this."""

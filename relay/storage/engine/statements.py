@@ -6,11 +6,11 @@ as an array with one value for each row of a batch. What only PostgreSQL needs h
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property, partial
 from importlib import resources
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 _PARAMETER: Final = re.compile(r"(?<![:\w]):([a-z_]+)")
@@ -40,7 +40,8 @@ class Statement:
         self.source = source
         self.is_batch = is_batch
         self.text, self.names = numbered([source], _MARKS[dialect])
-        self.values = _picker(self.names)
+        self.values = _picker(self.names, itemgetter)
+        self._fields = _picker(self.names, attrgetter)
 
     @cached_property
     def words(self) -> frozenset[str]:
@@ -53,9 +54,13 @@ class Statement:
         verb, *words = self.source.split(maxsplit=3)
         return words[1] if verb == "INSERT" else words[0]
 
-    def arrays(self, many: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    def rows(self, many: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+        """Return the parameters of a batch row by row: of dictionaries, or of structs with fields of these names."""
+        return map(self.values if isinstance(many[0], dict) else self._fields, many)
+
+    def arrays(self, many: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Return the parameters of a batch, one array for each."""
-        return list(zip(*map(self.values, many), strict=True))
+        return list(zip(*self.rows(many), strict=True))
 
 
 def texts() -> dict[str, str]:
@@ -105,8 +110,9 @@ def _place(places: Mapping[str, str], found: re.Match[str]) -> str:
     return places[found[1]]
 
 
-def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-    """Return what takes the parameters in their order; it raises KeyError for one that is missing."""
+def _picker(names: Sequence[str], getter: Callable[..., Callable[[Any], Any]]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return what picks the parameters in their order; it raises KeyError or AttributeError for one that is missing."""
     if len(names) > 1:
-        return itemgetter(*names)
-    return lambda params: tuple(params[name] for name in names)
+        return getter(*names)
+    pick = [getter(name) for name in names]
+    return lambda params: tuple(one(params) for one in pick)

@@ -1,30 +1,16 @@
 -- name: insert_delivery
 -- One event for one endpoint.
 INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at)
-VALUES (:id, :project_id, :event_id, :endpoint_id, :job_id, 'pending', 0, :next_attempt_at, 0, :created_at);
+VALUES (:id, :project_id, :event_id, :endpoint_id, :job_id, 'pending', 0, :next_attempt_at, :redelivery, :created_at);
 
 -- name: insert_delivery.postgres_batch
 -- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
 INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at)
-SELECT id, project_id, event_id, endpoint_id, job_id, 'pending', 0, next_attempt_at, 0, created_at
+SELECT id, project_id, event_id, endpoint_id, job_id, 'pending', 0, next_attempt_at, redelivery, created_at
 FROM unnest(
     CAST(:id AS TEXT[]), CAST(:project_id AS TEXT[]), CAST(:event_id AS TEXT[]), CAST(:endpoint_id AS TEXT[]), CAST(:job_id AS TEXT[]),
-    CAST(:next_attempt_at AS BIGINT[]), CAST(:created_at AS BIGINT[])
-) AS many (id, project_id, event_id, endpoint_id, job_id, next_attempt_at, created_at);
-
--- name: insert_redelivery
--- One event for one endpoint once more, because a person asked.
-INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at)
-VALUES (:id, :project_id, :event_id, :endpoint_id, :job_id, 'pending', 0, :next_attempt_at, 1, :created_at);
-
--- name: insert_redelivery.postgres_batch
--- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
-INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at)
-SELECT id, project_id, event_id, endpoint_id, job_id, 'pending', 0, next_attempt_at, 1, created_at
-FROM unnest(
-    CAST(:id AS TEXT[]), CAST(:project_id AS TEXT[]), CAST(:event_id AS TEXT[]), CAST(:endpoint_id AS TEXT[]), CAST(:job_id AS TEXT[]),
-    CAST(:next_attempt_at AS BIGINT[]), CAST(:created_at AS BIGINT[])
-) AS many (id, project_id, event_id, endpoint_id, job_id, next_attempt_at, created_at);
+    CAST(:next_attempt_at AS BIGINT[]), CAST(:redelivery AS INTEGER[]), CAST(:created_at AS BIGINT[])
+) AS many (id, project_id, event_id, endpoint_id, job_id, next_attempt_at, redelivery, created_at);
 
 -- name: pending_of_endpoint
 -- How much waits for an endpoint and is due by then. What is pending has a next attempt, and nothing else has one; where it is asked for by its endpoint it is
