@@ -91,7 +91,7 @@ def _dispatch(of: Sample) -> list[Case]:
         _case("next_due_delivery", due),
         _case("endpoints_waiting", {"after": "", "limit": WALK}),
         _case("claim_deliveries_of_endpoint", due | {"endpoint_id": busy[0]}, writes=True),
-        _case("parcels", {"ids": retries}),
+        _case("due_deliveries", {"ids": retries}),
         _case("endpoints_sent_to", {"ids": busy[:BATCH]}),
         _case("attempts_written", {"ids": [attempt["id"] for attempt in attempts]}),
         _many("insert_attempt", attempts),
@@ -173,7 +173,7 @@ def _pages(of: Sample) -> list[Case]:
             "pair_count": 0,
         }
     )
-    callback = page | {"job_id": None, "verdict": None}
+    callback = page | {"job_id": None, "disposition": None}
     old = {"before": of.events[0]["id"]}
     pair = {"pairs": ["customer=7"], "pair": "customer=7", "pair_count": 1}
     floors = [
@@ -209,12 +209,12 @@ def _pages(of: Sample) -> list[Case]:
         _case("job_page", job | {"created_after": ago}, "created after"),
         _case("callback_page", callback),
         _case("callback_page_of_job", callback | job_id),
-        _case("callback_page", callback | {"verdict": "stale"}, "stale, none", hot=False),
-        _case("callback_page_doubtful", callback | {"verdict": "quarantined"}, "none"),
+        _case("callback_page", callback | {"disposition": "stale"}, "stale, none", hot=False),
+        _case("callback_page_doubtful", callback | {"disposition": "quarantined"}, "none"),
         _case("endpoint_page", page),
         _case("job_page", job | few_jobs | {"status": "failed"}, "failed, none, of a few"),
         _case("job_page_by_metadata", job | few_jobs | pair, "of a few"),
-        _case("callback_page", callback | few_callbacks | {"verdict": "stale"}, "stale, none, of a few"),
+        _case("callback_page", callback | few_callbacks | {"disposition": "stale"}, "stale, none, of a few"),
         _case("event_page", event | few_events | {"type": "job.failed"}, "of a type that is not there, of a few"),
         _case("event_page", event | few_events | {"undelivered": 1}, "undelivered, of a few"),
         _case("delivery_page", delivery | few_deliveries | {"status": "pending"}, "pending, of a few"),

@@ -22,8 +22,8 @@ from relay import ids
 from relay.clock import SystemClock
 from relay.model import serializers
 from relay.model.delivery import Endpoint
-from relay.model.job import EventType, FinishedBy, Job, JobState, Output, OutputKind, Verdict, Verification
-from relay.security.encryption import Seal
+from relay.model.job import Disposition, EventType, FinishedBy, Job, JobState, Output, OutputKind, Verification
+from relay.security.encryption import Encryption
 from relay.security.signatures import new_secret
 from relay.storage import rows
 from relay.storage.apply_updates import DEFAULT_PROJECT
@@ -96,8 +96,8 @@ class _Maker:
 
     def batches(self) -> Iterator[Rows]:
         """Rows by table, for one transaction each."""
-        wanted, seal = self._wanted, Seal((SECRET_KEY,))
-        yield {"endpoints": [_endpoint(one, self._now_ms, seal) for one in self.endpoints]}
+        wanted, encryption = self._wanted, Encryption((SECRET_KEY,))
+        yield {"endpoints": [_endpoint(one, self._now_ms, encryption) for one in self.endpoints]}
         finished, retries = -(-wanted.finished // wanted.per_event), -(-wanted.retries // wanted.per_event)
         step_ms = max(1, (wanted.days * _DAY_MS - HOUR_MS) // max(1, finished))
         batch = _nothing()
@@ -117,7 +117,7 @@ class _Maker:
     def _ended(self, batch: Rows, at: int, until: int, number: int | None) -> None:
         """A job that succeeded, its evidence, its event and the deliveries of that; with a number they wait."""
         job_id, event_id = an_id(ids.JOB, at, 0), an_id(ids.EVENT, at, 0)
-        times = dict.fromkeys(("created_at", "updated_at", "submitted_at", "finished_at", "last_heard_at"), at)
+        times = dict.fromkeys(("created_at", "updated_at", "submitted_at", "finished_at", "last_report_at"), at)
         job = self._job | times | {"id": job_id, "deadline_at": at + HOUR_MS, "last_final_event": event_id}
         batch["jobs"].append(job | {"provider_job_id": f"task-unified-{job_id}", "submission_started_at": at})
         pair = f"customer={self._made // self._wanted.per_event % 1000}"
@@ -129,7 +129,7 @@ class _Maker:
                 "project_id": DEFAULT_PROJECT,
                 "job_id": job_id,
                 "provider": PROVIDER,
-                "verdict": Verdict.RECORDED.value,
+                "disposition": Disposition.RECORDED.value,
                 "received_at": at,
                 "size": len(self._callback),
                 "headers": _HEADERS,
@@ -181,7 +181,7 @@ class _Maker:
     def _open(self, batch: Rows, at: int, number: int) -> None:
         """A job that its provider works on; its status is asked for in some hours."""
         job_id, due = an_id(ids.JOB, at, number), self._now_ms + HOUR_MS + random.randrange(6 * HOUR_MS)
-        times = dict.fromkeys(("created_at", "updated_at", "submitted_at", "last_heard_at"), at)
+        times = dict.fromkeys(("created_at", "updated_at", "submitted_at", "last_report_at"), at)
         open_ = {"state": JobState.SUBMITTED.value, "finished_at": None, "finished_by": None, "outputs": "[]"}
         due_at = {"next_check_at": due, "deadline_at": due + HOUR_MS, "submission_started_at": at}
         batch["jobs"].append(
@@ -231,7 +231,7 @@ def _job(job_id: str, at: int) -> Job:
     )
 
 
-def _endpoint(endpoint_id: str, now_ms: int, seal: Seal) -> dict[str, Any]:
+def _endpoint(endpoint_id: str, now_ms: int, encryption: Encryption) -> dict[str, Any]:
     """An active endpoint that wants nothing of what a benchmark makes."""
     endpoint = Endpoint(
         id=endpoint_id,
@@ -243,7 +243,7 @@ def _endpoint(endpoint_id: str, now_ms: int, seal: Seal) -> dict[str, Any]:
         created_at=now_ms,
         updated_at=now_ms,
     )
-    return rows.endpoint_params(endpoint, seal)
+    return rows.endpoint_params(endpoint, encryption)
 
 
 def _call(job_id: str, at: int) -> dict[str, Any]:

@@ -55,9 +55,9 @@ def command(deliveries: int, retries: int, open_jobs: int, analyze: bool, kind: 
     click.echo(f"{'statement':62}{'ms':>9}{'rows read':>11}  index")
     for row in rows:
         name = f"{row.case.name} ({row.case.note})" if row.case.note else row.case.name
-        verdict = f"  <-- {row.wrong}" if row.wrong else ""
-        mark = "" if row.case.hot or not verdict else " (by hand)"
-        click.echo(f"{name:62}{row.ms:9.2f}{row.plan.rows_read:11}  {', '.join(row.plan.indexes)}{verdict}{mark}")
+        disposition = f"  <-- {row.wrong}" if row.wrong else ""
+        mark = "" if row.case.hot or not disposition else " (by hand)"
+        click.echo(f"{name:62}{row.ms:9.2f}{row.plan.rows_read:11}  {', '.join(row.plan.indexes)}{disposition}{mark}")
     found = [msgspec.to_builtins(row.plan) | _said(row) for row in rows]
     said = {"bench": "reads", "database": kind, "deliveries": deliveries, "analyzed": analyze, "runs": found}
     click.echo(json.dumps(said))

@@ -13,7 +13,7 @@ from relay.clock import SystemClock
 from relay.model.delivery import Endpoint
 from relay.model.job import Job, JobState
 from relay.security.callback_tokens import CallbackTokens
-from relay.security.encryption import Seal
+from relay.security.encryption import Encryption
 from relay.security.signatures import new_secret
 from relay.storage.apply_updates import DEFAULT_PROJECT
 from relay.storage.jobs import NewJob
@@ -46,9 +46,9 @@ async def stocked(
     database_url: str, folder: Path, jobs: int, urls: list[str], *, first_delay_s: int = 0, in_flight_max: int = 64
 ) -> Stock:
     """Jobs that their provider has, endpoints at these URLs, and a file with one callback for each job."""
-    clock, seal = SystemClock(), Seal((SECRET_KEY,))
+    clock, encryption = SystemClock(), Encryption((SECRET_KEY,))
     tokens = CallbackTokens((SECRET_KEY,), "default")
-    store = await Store.open(database_url, seal, _OPTIONS, clock.now_ms())
+    store = await Store.open(database_url, encryption, _OPTIONS, clock.now_ms())
     try:
         endpoints = [_endpoint(url, first_delay_s, in_flight_max, clock.now_ms()) for url in urls]
         for endpoint in endpoints:
@@ -102,7 +102,7 @@ def _job(now_ms: int) -> Job:
         model="seedance-2.0-image-to-video",
         provider_job_id=f"task-unified-{job_id}",
         next_check_at=now_ms + 5 * HOUR_MS,
-        last_heard_at=now_ms,
+        last_report_at=now_ms,
     )
 
 

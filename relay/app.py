@@ -14,7 +14,7 @@ import msgspec
 from relay import backoff, log
 from relay.callbacks.receiver import Receiver
 from relay.clock import Clock, SystemClock
-from relay.context import Calling, Configured, KeyRefused
+from relay.context import ConfiguredProvider, FlowContext, KeyRefused
 from relay.deliveries.attempt import Deliverer
 from relay.deliveries.dispatcher import Dispatcher, DispatchOptions
 from relay.deliveries.event_stream import Streams
@@ -29,7 +29,7 @@ from relay.jobs.submission import Submitter
 from relay.jobs.sweeper import Sweeper
 from relay.lifecycle.reports import DoubtLimits
 from relay.metrics import Metrics
-from relay.model.provider_http import ApiAnswer
+from relay.model.provider_http import ProviderResponse
 from relay.model.result_urls import opener
 from relay.outbound.file_upload import FileClient
 from relay.outbound.jwks import KeySet
@@ -45,15 +45,15 @@ from relay.providers.prices import ClipPrices, read_clip_prices
 from relay.providers.stablestudio import StableStudio
 from relay.security import signatures, whole_file
 from relay.security.callback_tokens import CallbackTokens
-from relay.security.encryption import Seal
+from relay.security.encryption import Encryption
 from relay.security.redaction import Redactor
 from relay.security.shares import Shares
 from relay.security.signatures import SigningKeys
 from relay.security.url_policy import AddressPolicy
 from relay.settings import Settings
 from relay.shutdown import LAST_S, Stop
-from relay.storage.apply_updates import Recorded
-from relay.storage.encryption_keys import is_sealed
+from relay.storage.apply_updates import UpdateResult
+from relay.storage.encryption_keys import is_encrypted
 from relay.storage.engine.database import Hint
 from relay.storage.engine.database_url import is_postgres, sqlite_path
 from relay.storage.engine.single_process import alone
@@ -71,7 +71,7 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     clock: Clock
     store: Store
-    providers: Mapping[str, Configured]
+    providers: Mapping[str, ConfiguredProvider]
     policy: AddressPolicy
     submitter: Submitter
     receiver: Receiver
@@ -138,7 +138,7 @@ class Notifications(msgspec.Struct, frozen=True):
 class Flow(msgspec.Struct, frozen=True):
     """What submits jobs, checks them and pays for them, over one shared context."""
 
-    calling: Calling
+    context: FlowContext
     payer: Payer
     submitter: Submitter
     checker: Checker
@@ -230,7 +230,7 @@ async def _open_store(setup: Setup) -> AsyncIterator[Store]:
     async with AsyncExitStack() as stack:
         if not is_postgres(settings.database_url):
             await stack.enter_async_context(alone(sqlite_path(settings.database_url), settings.database_wait_s))
-        store = await Store.open(settings.database_url, Seal(setup.keys), options, setup.clock.now_ms())
+        store = await Store.open(settings.database_url, Encryption(setup.keys), options, setup.clock.now_ms())
         stack.push_async_callback(setup.stop.within, store.close)
         yield store
 
@@ -253,7 +253,7 @@ def _notifications(setup: Setup, store: Store, sender: WebhookSender) -> Notific
 def _flow(
     setup: Setup,
     store: Store,
-    configured: Mapping[str, Configured],
+    configured: Mapping[str, ConfiguredProvider],
     client: ProviderClient,
     notifications: Notifications,
 ) -> Flow:
@@ -261,66 +261,66 @@ def _flow(
     settings, clock = setup.settings, setup.clock
     wallet = Wallet(settings.wallet_key) if settings.wallet_key else None
     check_soon = asyncio.Event()
-    calling = Calling(
+    context = FlowContext(
         store=store,
         providers=configured,
         client=client,
         clock=clock,
         settings=settings,
         metrics=setup.metrics,
-        tell=_teller(setup, notifications, check_soon),
+        publish=_teller(setup, notifications, check_soon),
         check_soon=check_soon,
         sign_in=_signer_in(wallet, clock),
         draining=setup.stop.draining,
     )
-    payer = Payer(calling, wallet, policies(settings, setup.adapters))
-    submitter = Submitter(calling, setup.tokens, payer)
-    checker = Checker(calling)
-    return Flow(calling, payer, submitter, checker, Sweeper(calling, submitter, checker, payer))
+    payer = Payer(context, wallet, policies(settings, setup.adapters))
+    submitter = Submitter(context, setup.tokens, payer)
+    checker = Checker(context)
+    return Flow(context, payer, submitter, checker, Sweeper(context, submitter, checker, payer))
 
 
 def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: Flow) -> App:
     """Return the parts that the web floor uses."""
-    settings, calling, payer = setup.settings, flow.calling, flow.payer
+    settings, context, payer = setup.settings, flow.context, flow.payer
     shares = Shares("uploads", settings.uploads_max, settings.uploads_per_project_max)
     uploads = Uploads(
-        calling.providers,
-        StepSender(outbound.client, outbound.files, calling.sign_in),
+        context.providers,
+        StepSender(outbound.client, outbound.files, context.sign_in),
         setup.clock,
         UploadLimits(settings.upload_max_bytes, shares),
-        None if payer.address is None else FileBuyer(calling, payer),
+        None if payer.address is None else FileBuyer(context, payer),
     )
     return App(
         settings=settings,
         clock=setup.clock,
-        store=calling.store,
-        providers=calling.providers,
+        store=context.store,
+        providers=context.providers,
         policy=setup.policy,
         submitter=flow.submitter,
-        receiver=Receiver(calling, setup.tokens),
-        interventions=Interventions(calling, flow.submitter, flow.checker),
+        receiver=Receiver(context, setup.tokens),
+        interventions=Interventions(context, flow.submitter, flow.checker),
         redeliverer=notifications.redeliverer,
         waiting=notifications.waiting,
         streams=notifications.streams,
         metrics=setup.metrics,
         payer=payer,
-        quoter=Quoter(calling, payer, clip_prices(settings)),
+        quoter=Quoter(context, payer, clip_prices(settings)),
         uploads=uploads,
         redactor=outbound.redactor,
         stop=setup.stop,
-        keys_refused=calling.keys_refused,
+        keys_refused=context.keys_refused,
     )
 
 
 def _loops(store: Store, notifications: Notifications, flow: Flow) -> dict[str, Callable[[], Awaitable[None]]]:
     """Return what runs beside the requests, by name."""
-    hints = {Hint.DELIVERIES: notifications.dispatcher.wake, Hint.CHECKS: flow.calling.check_soon.set}
+    hints = {Hint.DELIVERIES: notifications.dispatcher.wake, Hint.CHECKS: flow.context.check_soon.set}
     return {
         "dispatch": notifications.dispatcher.run,
         "sweep": flow.sweeper.run,
         "check": flow.checker.run,
         "redeliver": notifications.redeliverer.run,
-        "heed": partial(store.heed, lambda hint: hints[hint]()),
+        "heed": partial(store.listen, lambda hint: hints[hint]()),
     }
 
 
@@ -353,10 +353,10 @@ async def _finish(submitter: Submitter, dispatcher: Dispatcher, stop: Stop) -> N
     await asyncio.gather(submitter.finish(within_s), dispatcher.finish(within_s), return_exceptions=True)
 
 
-def _teller(setup: Setup, to: Notifications, check_soon: asyncio.Event) -> Callable[[Recorded], None]:
+def _teller(setup: Setup, to: Notifications, check_soon: asyncio.Event) -> Callable[[UpdateResult], None]:
     """Return what publishes a committed update: to the dispatcher, the metrics, the checks, and those who wait."""
 
-    def tell(recorded: Recorded) -> None:
+    def publish(recorded: UpdateResult) -> None:
         job = recorded.job
         for bound in recorded.bounds:
             setup.metrics.refused(bound)
@@ -371,12 +371,12 @@ def _teller(setup: Setup, to: Notifications, check_soon: asyncio.Event) -> Calla
             to.streams.publish(job.project_id)
         if job.next_check_at is not None and job.next_check_at <= setup.clock.now_ms():
             check_soon.set()
-        to.waiting.tell(job)
+        to.waiting.publish(job)
 
-    return tell
+    return publish
 
 
-def _configured(adapter: Provider, setup: Setup, client: ProviderClient) -> Configured:
+def _configured(adapter: Provider, setup: Setup, client: ProviderClient) -> ConfiguredProvider:
     """Return a provider with its settings, and its published keys if it signs and no secret is set."""
     name, settings = adapter.name, setup.settings
     own = settings.provider(name)
@@ -388,7 +388,7 @@ def _configured(adapter: Provider, setup: Setup, client: ProviderClient) -> Conf
     origin, keys = own.base_url or adapter.base_url, None
     if isinstance(adapter, Signing) and own.callback_secret is None:
         keys = KeySet(client, origin, adapter.keys_path, adapter.signed, setup.clock)
-    return Configured(
+    return ConfiguredProvider(
         adapter,
         origin,
         own.api_key,
@@ -432,7 +432,7 @@ def policies(settings: Settings, providers: Mapping[str, Provider]) -> dict[str,
     }
 
 
-def _signer_in(wallet: Wallet | None, clock: Clock) -> Callable[[ApiAnswer, str], dict[str, str]] | None:
+def _signer_in(wallet: Wallet | None, clock: Clock) -> Callable[[ProviderResponse, str], dict[str, str]] | None:
     """Return what proves to a provider who paid; the status checks get this, and never the wallet."""
     return None if wallet is None else lambda answer, url: sign_in(answer, url, wallet, clock.now_ms())
 
@@ -454,7 +454,7 @@ def secret_keys(settings: Settings) -> tuple[str, ...]:
         raise SettingsError("RELAY_SECRET_KEYS must be set with PostgreSQL (make one with: openssl rand -base64 32)")
     database = sqlite_path(settings.database_url)
     path = database.with_name(database.name + ".secret")
-    if not path.exists() and is_sealed(database):
+    if not path.exists() and is_encrypted(database):
         raise SettingsError(
             f"{database.name} is sealed with a key, and {path.name} beside it is gone: put the file back from the "
             "backup, or set RELAY_SECRET_KEYS to what was in it"

@@ -1,6 +1,6 @@
 """What the flow shares: the store, the providers and their client, and how a provider's answer becomes rows.
 
-Everything that calls a provider or records its answer gets one `Calling`. It decides nothing about a job.
+Everything that calls a provider or records its answer gets one `FlowContext`. It decides nothing about a job.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ from relay.clock import Clock
 from relay.errors import StorageUnavailable
 from relay.metrics import Metrics
 from relay.model import result_urls
-from relay.model.job import Call, Job, Report
-from relay.model.provider_http import ApiAnswer, ApiRequest
+from relay.model.job import Job, ProviderCall, Report
+from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.outbound.jwks import KeySet
 from relay.outbound.provider_client import ProviderClient
 from relay.providers.base import Provider
 from relay.security.redaction import Redactor
 from relay.settings import Settings
-from relay.storage.apply_updates import Fact, Recorded
+from relay.storage.apply_updates import JobUpdate, UpdateResult
 from relay.storage.idempotency import Tie
 from relay.storage.store import Store
 
@@ -49,11 +49,11 @@ async def write_again(write: Callable[[], Awaitable[Result]], clock: Clock, trie
                 raise
 
 
-SignIn = Callable[[ApiAnswer, str], dict[str, str]]
+SignIn = Callable[[ProviderResponse, str], dict[str, str]]
 """Makes the headers that prove which wallet paid, from a 402 and its URL; none where the 402 wants no sign-in."""
 
 
-class Configured(msgspec.Struct, frozen=True):
+class ConfiguredProvider(msgspec.Struct, frozen=True):
     """A provider and its settings; without an API key (or a wallet, where it is paid) it only sends callbacks.
 
     `confirm` says whether a status check confirms a final status from an unsigned callback. `callback_secret` verifies
@@ -97,23 +97,23 @@ class EndedCall(msgspec.Struct, frozen=True):
     kind: str
     started_at: int
     outcome: str
-    answer: ApiAnswer | None = None
+    answer: ProviderResponse | None = None
     note: str | None = None
 
 
-class Calling(msgspec.Struct, frozen=True, kw_only=True):
+class FlowContext(msgspec.Struct, frozen=True, kw_only=True):
     """The shared parts: `tell` publishes a recorded update, `check_soon` wakes the checks, `draining` ends waits.
 
     `sign_in` can sign a proof of who paid, and nothing that moves money; None without a wallet.
     """
 
     store: Store
-    providers: Mapping[str, Configured]
+    providers: Mapping[str, ConfiguredProvider]
     client: ProviderClient
     clock: Clock
     settings: Settings
     metrics: Metrics
-    tell: Callable[[Recorded], None]
+    publish: Callable[[UpdateResult], None]
     check_soon: asyncio.Event
     draining: asyncio.Event
     sign_in: SignIn | None = None
@@ -140,20 +140,20 @@ class Calling(msgspec.Struct, frozen=True, kw_only=True):
         finally:
             self.metrics.unstored(-1)
 
-    async def stored(self, fact: Fact, tie: Tie | None = None, **about: str | None) -> Recorded:
+    async def stored(self, update: JobUpdate, tie: Tie | None = None, **about: str | None) -> UpdateResult:
         """Record an update from a provider and return the result; retry while the database is away."""
 
-        async def write(tried: bool) -> Recorded:
-            return await self.store.jobs.record(msgspec.structs.replace(fact, again=tried), tie)
+        async def write(tried: bool) -> UpdateResult:
+            return await self.store.jobs.record(msgspec.structs.replace(update, again=tried), tie)
 
-        return await self.until_stored(write, job=fact.job_id, **about)
+        return await self.until_stored(write, job=update.job_id, **about)
 
-    def ended_call(self, job: Job, ended: EndedCall) -> Call:
+    def ended_call(self, job: Job, ended: EndedCall) -> ProviderCall:
         """Return the timeline entry of a call that ends now, with the answer's first 2 KB unless it was a 2xx."""
         answer = ended.answer
         good = answer is not None and 200 <= answer.status_code < 300
         note = f" ({ended.note})" if ended.note else ""
-        return Call(
+        return ProviderCall(
             id=ids.new_id(ids.CALL),
             job_id=job.id,
             kind=ended.kind,
@@ -184,8 +184,12 @@ class Calling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def send_signed_in(
-    client: ProviderClient, provider: Configured, request: ApiRequest, sign_in: SignIn | None, timeout_s: float
-) -> ApiAnswer:
+    client: ProviderClient,
+    provider: ConfiguredProvider,
+    request: ProviderRequest,
+    sign_in: SignIn | None,
+    timeout_s: float,
+) -> ProviderResponse:
     """Send the request and return the answer; repeat it once with a signature where a 402 wants the wallet to sign in.
 
     NotSent or NoAnswer when there is no answer in `timeout_s` per request.

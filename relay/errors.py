@@ -21,7 +21,7 @@ RelayError
 ├── StorageUnavailable        503  nothing was written; try again
 ├── SignatureInvalid          –    a notification that is not genuine (security/signatures.py)
 ├── KeyUnknown                503  a callback signed by a key that is not known now (web/callback_route.py)
-├── SealBroken                409  a stored secret opens with none of the keys (security/encryption.py)
+├── DecryptionFailed                409  a stored secret opens with none of the keys (security/encryption.py)
 ├── Unreadable                –    a callback's body that no published version explains (kept, and answered 200)
 │   └── JobUnknown            –    a provider says that it has no such job
 └── SettingsError             –    a setting is missing or wrong; the process does not start (exit 78)

@@ -9,7 +9,7 @@ import msgspec
 from relay import __version__, log
 from relay.errors import Bound
 from relay.model.delivery import Outcome
-from relay.model.job import EventType, Job, Unconfirmed, Verdict
+from relay.model.job import Disposition, EventType, Job, Unconfirmed
 
 WORDS_MAX: Final = 1000
 """How many unknown status words are remembered, so that each is warned about once."""
@@ -81,9 +81,9 @@ class Metrics:
         self._values.update({("relay_refused", bound): 0 for bound in Bound})
         self._words: set[tuple[str, str]] = set()
 
-    def callback(self, provider: str, verdict: Verdict) -> None:
+    def callback(self, provider: str, disposition: Disposition) -> None:
         """A callback was stored."""
-        self._values["relay_callbacks", provider, verdict] += 1
+        self._values["relay_callbacks", provider, disposition] += 1
 
     def callback_refused(self, provider: str) -> None:
         """A callback came without a good token."""

@@ -70,12 +70,12 @@ def _check_union(value: object, shape: shapes.UnionType, path: str) -> Iterator[
     members = [member for member in shape.types if not isinstance(member, shapes.NoneType)]
     if value is None and len(members) < len(shape.types):
         return
-    verdicts = [list(islice(_check(value, member, path), ERRORS_MAX)) for member in members]
-    if not all(verdicts):
+    dispositions = [list(islice(_check(value, member, path), ERRORS_MAX)) for member in members]
+    if not all(dispositions):
         return
-    nested = [errors for errors in verdicts if any(error.path != path for error in errors)]
+    nested = [errors for errors in dispositions if any(error.path != path for error in errors)]
     if len(members) == 1 or nested:
-        yield from (nested or verdicts)[0]
+        yield from (nested or dispositions)[0]
     else:
         yield FieldError(path, f"must be {describe(shape)}, not {shown(value)}")
 

@@ -85,7 +85,7 @@ def renew_signing(project: str, *, drop_former: bool) -> None:
 async def _reseal(*, accept_loss: bool) -> "Resealed":
     """Seals everything again."""
     from relay.app import secret_keys
-    from relay.security.encryption import Seal
+    from relay.security.encryption import Encryption
     from relay.storage.encryption_keys import reseal
     from relay.storage.store import open_migrated, require_database
 
@@ -94,7 +94,7 @@ async def _reseal(*, accept_loss: bool) -> "Resealed":
     now_ms = SystemClock().now_ms()
     database = await open_migrated(settings.database_url, now_ms, settings.database_wait_s)
     try:
-        return await reseal(database, Seal(secret_keys(settings)), _progress, now_ms, accept_loss=accept_loss)
+        return await reseal(database, Encryption(secret_keys(settings)), _progress, now_ms, accept_loss=accept_loss)
     finally:
         await database.close()
 
@@ -147,13 +147,13 @@ async def _store() -> "AsyncIterator[Store]":
     """The configured database; SettingsError if there is none yet."""
     from relay.app import secret_keys
     from relay.backoff import DEFAULT_SCHEDULE_S
-    from relay.security.encryption import Seal
+    from relay.security.encryption import Encryption
     from relay.storage.store import Store, StoreOptions, require_database
 
     settings = load_settings()
     await require_database(settings.database_url)
     options = StoreOptions(lease_ms=1, backlog_max=16, callbacks_per_job_max=1, schedule_s=DEFAULT_SCHEDULE_S)
-    store = await Store.open(settings.database_url, Seal(secret_keys(settings)), options, SystemClock().now_ms())
+    store = await Store.open(settings.database_url, Encryption(secret_keys(settings)), options, SystemClock().now_ms())
     try:
         yield store
     finally:

@@ -80,8 +80,8 @@ async def _one(faults: Sequence[str], for_s: float) -> None:
         job = await _submit(client, prompt)
         click.echo(f"{job['id']}  {prompt}")
         job = await _follow(client, job["id"], for_s, after_s, click.echo)
-    verdict = "  ".join(f"{name} {job[name] or '–'}" for name in ("reason", "finished_by", "verification"))
-    click.echo(f"{job['id']}  {job['status']}  {verdict}")
+    disposition = "  ".join(f"{name} {job[name] or '–'}" for name in ("reason", "finished_by", "verification"))
+    click.echo(f"{job['id']}  {job['status']}  {disposition}")
     if not JobState(job["status"]).final:
         click.echo(f"not final after {for_s:g} s; --for follows it longer")
 
@@ -109,8 +109,8 @@ async def _scenario(client: httpx.AsyncClient, places: asyncio.Semaphore, name: 
         except RelayError as error:
             return _row(width, name or "(none)", str(error))
         seconds = f"{time.monotonic() - began:.1f}"
-        verdict = (job[part] or "–" for part in ("status", "reason", "finished_by", "verification"))
-        return _row(width, name or "(none)", *verdict, seconds)
+        disposition = (job[part] or "–" for part in ("status", "reason", "finished_by", "verification"))
+        return _row(width, name or "(none)", *disposition, seconds)
 
 
 def _row(width: int, fault: str, status: str, *more: str) -> str:

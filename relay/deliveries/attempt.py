@@ -8,10 +8,10 @@ from relay.clock import Clock
 from relay.model.delivery import Attempt, DeliveryState, Outcome
 from relay.outbound.webhook_sender import Answer, WebhookSender
 from relay.security import signatures as signing
-from relay.security.encryption import SealBroken
+from relay.security.encryption import DecryptionFailed
 from relay.security.redaction import CUT, SECRET_CHARS_MIN
 from relay.security.signatures import HOP_HEADER, SigningKeys
-from relay.storage.deliveries import Parcel, Settled
+from relay.storage.deliveries import AttemptResult, DueDelivery
 
 _logger = log.get("deliver")
 # What a receiver may ask for in its answer: https://github.com/standard-webhooks/standard-webhooks/pull/291
@@ -38,7 +38,7 @@ class Deliverer:
         self._schedule_s = schedule_s
         self._random = random
 
-    async def attempt(self, delivery: Parcel) -> Settled:
+    async def attempt(self, delivery: DueDelivery) -> AttemptResult:
         """Send the notification once; return the attempt and the delivery's next state. A receiver causes no error."""
         if not self._keys.knows(delivery.project_id):
             await self._load_key(delivery.project_id)
@@ -60,7 +60,7 @@ class Deliverer:
             return self._handle_success(delivery, attempt, answer)
         return self._handle_failure(delivery, attempt, answer)
 
-    def _prepare(self, delivery: Parcel, now_ms: int) -> dict[str, str]:
+    def _prepare(self, delivery: DueDelivery, now_ms: int) -> dict[str, str]:
         """Return the request's headers: the endpoint's own, then relay's, which those cannot replace."""
         timestamp_s = now_ms // 1000
         headers = {
@@ -77,7 +77,7 @@ class Deliverer:
             headers["relay-redelivery"] = "true"
         return headers
 
-    def _signatures(self, delivery: Parcel, now_ms: int, timestamp_s: int) -> str:
+    def _signatures(self, delivery: DueDelivery, now_ms: int, timestamp_s: int) -> str:
         """Return a signature by each valid secret, and one by the project's key, whose public part is published."""
         secrets = [delivery.secret]
         if delivery.former_secret is not None and now_ms < (delivery.former_secret_until or 0):
@@ -91,12 +91,12 @@ class Deliverer:
         """Load the project's signing key; where it cannot be decrypted, the endpoints' signatures stand alone."""
         try:
             await self._keys.learn(project_id)
-        except SealBroken as error:
+        except DecryptionFailed as error:
             _logger.error("delivery.signing_key_unreadable", project=project_id, error=str(error))
 
-    def _handle_success(self, delivery: Parcel, attempt: Attempt, answer: Answer) -> Settled:
+    def _handle_success(self, delivery: DueDelivery, attempt: Attempt, answer: Answer) -> AttemptResult:
         """Return the delivery as delivered; even then the endpoint may ask to be disabled."""
-        return Settled(
+        return AttemptResult(
             attempt=attempt,
             endpoint_id=delivery.endpoint_id,
             state=DeliveryState.DELIVERED,
@@ -106,7 +106,7 @@ class Deliverer:
             probe=delivery.probe,
         )
 
-    def _handle_failure(self, delivery: Parcel, attempt: Attempt, answer: Answer) -> Settled:
+    def _handle_failure(self, delivery: DueDelivery, attempt: Attempt, answer: Answer) -> AttemptResult:
         """Return the delivery as pending until the schedule's next time, or as exhausted where there is none."""
         now_ms = self._clock.now_ms()
         retry_after_ms = backoff.parse_retry_after(answer.retry_after, now_ms)
@@ -115,7 +115,7 @@ class Deliverer:
         if not (disable_reason or aborted or delivery.probe):
             schedule_s = delivery.schedule_s or self._schedule_s
             delay_ms = backoff.next_delay_ms(schedule_s, delivery.attempts_made + 1, self._random, retry_after_ms)
-        return Settled(
+        return AttemptResult(
             attempt=attempt,
             endpoint_id=delivery.endpoint_id,
             state=DeliveryState.EXHAUSTED if delay_ms is None else DeliveryState.PENDING,
@@ -135,7 +135,7 @@ def _disable_reason(answer: Answer) -> str | None:
     return "the endpoint answered 410 Gone" if answer.outcome is Outcome.ENDPOINT_GONE else None
 
 
-def _excerpt(delivery: Parcel, excerpt: str | None) -> str | None:
+def _excerpt(delivery: DueDelivery, excerpt: str | None) -> str | None:
     """Return the start of an answer without the endpoint's secrets and headers, which some error pages repeat."""
     if not excerpt:
         return excerpt

@@ -8,13 +8,13 @@ import msgspec
 from relay.clock import Clock
 from relay.context import write_again
 from relay.errors import StorageUnavailable
-from relay.storage.deliveries import Deliveries, Settled
+from relay.storage.deliveries import AttemptResult, Deliveries
 
 TRIES_MAX: Final = 20
 """After so many the attempt is lost: its delivery is due again when its lease runs out, and is sent again."""
 
 
-async def write_attempt(deliveries: Deliveries, result: Settled, clock: Clock) -> bool:
+async def write_attempt(deliveries: Deliveries, result: AttemptResult, clock: Clock) -> bool:
     """Return after COMMIT whether that disabled or enabled the endpoint, so that its notices are due now.
 
     Repeat the write while the database is away; StorageUnavailable after `TRIES_MAX`.

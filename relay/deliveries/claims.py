@@ -2,8 +2,8 @@
 
 import msgspec
 
-from relay.storage.deliveries import Deliveries, Parcel
-from relay.storage.fan_out import Fresh
+from relay.storage.deliveries import Deliveries, DueDelivery
+from relay.storage.fan_out import NewDelivery
 
 
 class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,13 +22,13 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimResult(msgspec.Struct, frozen=True):
-    """What was claimed: with its row (Parcel) or without it (Fresh).
+    """What was claimed: with its row (DueDelivery) or without it (Fresh).
 
     `next_due_at` is when the next delivery is due, leased ones included; None where none is pending. `unfinished` is
     whether another claim may find more now.
     """
 
-    deliveries: list[Parcel | Fresh]
+    deliveries: list[DueDelivery | NewDelivery]
     next_due_at: int | None
     unfinished: bool
 
@@ -48,7 +48,9 @@ class Claims:
         due first may all belong to full lanes.
         """
         now_ms, leased_until_ms, limits = request.now_ms, request.leased_until_ms, request.endpoint_limits
-        claimed: list[Parcel | Fresh] = [*await self._deliveries.claim_for(now_ms, leased_until_ms, request.refills)]
+        claimed: list[DueDelivery | NewDelivery] = [
+            *await self._deliveries.claim_for(now_ms, leased_until_ms, request.refills)
+        ]
         claimed += await self._deliveries.claim(now_ms, leased_until_ms, request.limit, limits, request.full_projects)
         next_due_at: int | None = now_ms
         walks = False

@@ -25,8 +25,8 @@ from relay.deliveries.fair_share import FairShare
 from relay.deliveries.lane import Lane, QueuedDelivery
 from relay.metrics import Metrics
 from relay.model.delivery import Outcome
-from relay.storage.deliveries import Parcel, Settled
-from relay.storage.fan_out import Fresh
+from relay.storage.deliveries import AttemptResult, DueDelivery
+from relay.storage.fan_out import NewDelivery
 from relay.storage.store import Store
 
 POLL_PAUSE_MS: Final = 1000
@@ -64,7 +64,7 @@ class Dispatcher:
         """The lanes in which deliveries wait, by endpoint, in the order of their turns."""
         self._queued_ids: set[str] = set()
         """The deliveries that wait in a lane or are in flight."""
-        self._loaded: dict[str, Parcel] = {}
+        self._loaded: dict[str, DueDelivery] = {}
         """The rows that came with deliveries enqueued since the last start."""
         self._attempts: set[asyncio.Task[None]] = set()
         self._to_release: list[str] = []
@@ -74,7 +74,7 @@ class Dispatcher:
         """Whether the last poll left due deliveries in the table, for want of free slots."""
         self._wake = asyncio.Event()
 
-    def enqueue(self, fresh: Sequence[Fresh]) -> None:
+    def enqueue(self, fresh: Sequence[NewDelivery]) -> None:
         """Put new deliveries into their lanes, directly after the commit that leased them."""
         if not self._options.dispatches:
             return
@@ -153,7 +153,7 @@ class Dispatcher:
         claimed_of = Counter(claimed.endpoint_id for claimed in result.deliveries)
         for lane, limit in refilled:
             lane.more_in_table = claimed_of[lane.endpoint_id] == limit
-        self._loaded |= {row.delivery_id: row for row in result.deliveries if isinstance(row, Parcel)}
+        self._loaded |= {row.delivery_id: row for row in result.deliveries if isinstance(row, DueDelivery)}
         self._enqueue(result.deliveries, now_ms, retry=True)
         if result.unfinished:
             self._next_poll_at_ms = now_ms
@@ -196,7 +196,7 @@ class Dispatcher:
         """Poll the table at that time or earlier."""
         self._next_poll_at_ms = at_ms if self._next_poll_at_ms is None else min(self._next_poll_at_ms, at_ms)
 
-    def _enqueue(self, deliveries: Iterable[Fresh | Parcel], leased_at_ms: int, *, retry: bool) -> None:
+    def _enqueue(self, deliveries: Iterable[NewDelivery | DueDelivery], leased_at_ms: int, *, retry: bool) -> None:
         """Put deliveries into their lanes, without those that are there already; release what does not fit."""
         leased_until_ms = leased_at_ms + self._options.lease_ms
         for delivery in deliveries:
@@ -211,7 +211,7 @@ class Dispatcher:
                 self._to_release.append(delivery_id)
                 lane.more_in_table = True
 
-    def _new_lane(self, delivery: Fresh | Parcel) -> Lane:
+    def _new_lane(self, delivery: NewDelivery | DueDelivery) -> Lane:
         """Return a new lane, with its endpoint's settings where the delivery's row is loaded."""
         lane = Lane(delivery.endpoint_id, delivery.project_id, self._options.lease_ms)
         self._lanes[delivery.endpoint_id] = lane
@@ -219,7 +219,7 @@ class Dispatcher:
             self._configure(lane, row)
         return lane
 
-    def _configure(self, lane: Lane, row: Parcel) -> None:
+    def _configure(self, lane: Lane, row: DueDelivery) -> None:
         """Apply the endpoint's settings to its lane."""
         timeout_ms = round(row.timeout_s * 1000)
         lane.configure(row.in_flight_max, row.rate_limit_per_s, timeout_ms, self._clock.monotonic_ms())
@@ -276,19 +276,19 @@ class Dispatcher:
         if queued.leased_until_ms > now_ms:  # otherwise it is due already, and may be another process's
             self._to_release.append(queued.delivery_id)
 
-    async def _load(self, selected: Sequence[QueuedDelivery], loaded: dict[str, Parcel]) -> dict[str, Parcel]:
+    async def _load(self, selected: Sequence[QueuedDelivery], loaded: dict[str, DueDelivery]) -> dict[str, DueDelivery]:
         """Return the rows of the selected deliveries by id, without those that are no longer pending."""
         unread = [queued.delivery_id for queued in selected if queued.delivery_id not in loaded]
         if not unread:
             return loaded
         try:
-            return loaded | {row.delivery_id: row for row in await self._store.deliveries.parcels(unread)}
+            return loaded | {row.delivery_id: row for row in await self._store.deliveries.due_deliveries(unread)}
         except BaseException:
             for queued in selected:
                 self._free(queued)
             raise
 
-    def _start(self, queued: QueuedDelivery, row: Parcel | None) -> None:
+    def _start(self, queued: QueuedDelivery, row: DueDelivery | None) -> None:
         """Start the attempt, unless the delivery is no longer pending or its lease is shorter than the time-out."""
         now_ms = self._clock.monotonic_ms()
         if row is not None and queued.leased_until_ms - now_ms >= row.timeout_s * 1000:
@@ -302,7 +302,7 @@ class Dispatcher:
         if row is not None:
             self._release_later(queued, now_ms)
 
-    async def _attempt(self, row: Parcel, queued: QueuedDelivery) -> None:
+    async def _attempt(self, row: DueDelivery, queued: QueuedDelivery) -> None:
         """Send the notification, store the attempt and free its slot; if not stored, it is repeated after the lease."""
         try:
             result = self._update_lane(queued.lane, await self._deliverer.attempt(row))
@@ -331,7 +331,7 @@ class Dispatcher:
             duration_ms=attempt.duration_ms,
         )
 
-    def _update_lane(self, lane: Lane, result: Settled) -> Settled:
+    def _update_lane(self, lane: Lane, result: AttemptResult) -> AttemptResult:
         """Apply the result to its lane; return it with the breaker's end, which the endpoint's status shows."""
         attempt, now_ms = result.attempt, self._clock.monotonic_ms()
         lane.record_duration(attempt.duration_ms)

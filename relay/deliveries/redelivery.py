@@ -11,7 +11,7 @@ from relay.errors import Conflict
 from relay.model import serializers
 from relay.model.delivery import Delivery, Endpoint, Redelivery
 from relay.model.job import Event, EventType
-from relay.storage.fan_out import Fresh, new_delivery
+from relay.storage.fan_out import NewDelivery, new_delivery
 from relay.storage.idempotency import Tie
 from relay.storage.redeliveries import OPEN_MAX, UNDELIVERED, Found, Step
 from relay.storage.store import Store
@@ -54,7 +54,7 @@ class Redeliverer:
         made = new_delivery(event, endpoint.id, now_ms, now_ms + self._lease_ms, redelivery=True)
         if not await self._store.redeliveries.once_more(made, tie_of(made)):
             raise Conflict("the event of this delivery was pruned")
-        self._dispatcher.enqueue((Fresh(made.id, endpoint.id, endpoint.project_id),))
+        self._dispatcher.enqueue((NewDelivery(made.id, endpoint.id, endpoint.project_id),))
         return made
 
     async def test(self, endpoint: Endpoint, tie_of: TieOf = no_tie) -> Delivery:
@@ -75,7 +75,7 @@ class Redeliverer:
         )
         made = new_delivery(event, endpoint.id, now_ms, now_ms + self._lease_ms)
         await self._store.redeliveries.test(event, made, tie_of(made))
-        self._dispatcher.enqueue((Fresh(made.id, endpoint.id, endpoint.project_id),))
+        self._dispatcher.enqueue((NewDelivery(made.id, endpoint.id, endpoint.project_id),))
         return made
 
     async def start(

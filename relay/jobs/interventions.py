@@ -9,15 +9,15 @@ from functools import partial
 from typing import Final
 
 from relay import ids, log
-from relay.context import Calling, EndedCall
+from relay.context import EndedCall, FlowContext
 from relay.errors import Conflict, PaidOnce, StorageUnavailable
 from relay.jobs.status_checks import Checker
 from relay.jobs.submission import HAND_OVER_MS, Submitter
 from relay.lifecycle import operator_actions
-from relay.lifecycle.reports import Move
-from relay.model.job import Call, Job, Verdict
+from relay.lifecycle.reports import Transition
+from relay.model.job import Disposition, Job, ProviderCall
 from relay.outbound.provider_client import NoAnswer, NotSent
-from relay.storage.apply_updates import Fact
+from relay.storage.apply_updates import JobUpdate
 from relay.storage.idempotency import Tie
 
 CANCEL_TIMEOUT_S: Final = 15.0
@@ -27,8 +27,8 @@ _logger = log.get("intervene")
 class Interventions:
     """Applies interventions; Conflict says why one does not fit the job."""
 
-    def __init__(self, calling: Calling, submitter: Submitter, checker: Checker) -> None:
-        self._calling = calling
+    def __init__(self, context: FlowContext, submitter: Submitter, checker: Checker) -> None:
+        self._context = context
         self._submitter = submitter
         self._checker = checker
 
@@ -56,12 +56,12 @@ class Interventions:
 
     async def resubmit(self, job: Job, accept_double_charge: bool, wait_s: float, tie: Tie | None = None) -> Job:
         """Send the same job to its provider again and return it; PaidOnce if its one payment was sent or has ended."""
-        provider = self._calling.providers.get(job.provider)
+        provider = self._context.providers.get(job.provider)
         if provider is None or not provider.usable:
             raise Conflict(f"{job.provider} is not configured here")
-        now_ms = self._calling.clock.now_ms()
+        now_ms = self._context.clock.now_ms()
         again = partial(operator_actions.resubmitted, next_submit_at=now_ms + HAND_OVER_MS)
-        payment = await self._calling.store.payments.of_job(job.id)
+        payment = await self._context.store.payments.of_job(job.id)
         if payment is None:
             again = partial(again, accept_double_charge=accept_double_charge)
         else:
@@ -74,35 +74,37 @@ class Interventions:
         """Declare the job failed."""
         return await self._apply(job, partial(operator_actions.failed, why=why), None, tie)
 
-    async def _cancel_at_provider(self, job: Job) -> Call | None:
+    async def _cancel_at_provider(self, job: Job) -> ProviderCall | None:
         """Send the provider's cancellation and return the call; None where the job has none to send.
 
         Conflict where the provider refuses: then the job goes on, and a status check is made immediately.
         """
-        provider = self._calling.providers.get(job.provider)
+        provider = self._context.providers.get(job.provider)
         if provider is None or not provider.usable or not job.provider_job_id or job.state.final:
             return None
         request = provider.adapter.cancellation(job.provider_job_id)
         if request is None:
             return None
-        started_at = self._calling.clock.now_ms()
+        started_at = self._context.clock.now_ms()
         try:
-            answer = await self._calling.client.send(provider.origin, provider.api_key or "", request, CANCEL_TIMEOUT_S)
+            answer = await self._context.client.send(provider.origin, provider.api_key or "", request, CANCEL_TIMEOUT_S)
         except (NotSent, NoAnswer) as error:
-            return self._calling.ended_call(job, EndedCall("cancellation", started_at, str(error)))
+            return self._context.ended_call(job, EndedCall("cancellation", started_at, str(error)))
         outcome = f"HTTP {answer.status_code}"
-        call = self._calling.ended_call(job, EndedCall("cancellation", started_at, outcome, answer))
+        call = self._context.ended_call(job, EndedCall("cancellation", started_at, outcome, answer))
         if 400 <= answer.status_code < 500:
-            fact = Fact(job_id=job.id, at=self._calling.clock.now_ms(), move=_doubted, call=call)
-            self._calling.tell(await self._calling.store.jobs.record(fact))
+            update = JobUpdate(job_id=job.id, at=self._context.clock.now_ms(), transition=_doubted, call=call)
+            self._context.publish(await self._context.store.jobs.record(update))
             raise Conflict(f"the provider did not cancel the job ({outcome}); relay asks it for the job's status")
         return call
 
-    async def _apply(self, job: Job, move: Callable[..., Move], call: Call | None, tie: Tie | None) -> Job:
+    async def _apply(
+        self, job: Job, transition: Callable[..., Transition], call: ProviderCall | None, tie: Tie | None
+    ) -> Job:
         """Record an intervention and return the job; Conflict where it does not fit the job as it is by now."""
-        now_ms = self._calling.clock.now_ms()
+        now_ms = self._context.clock.now_ms()
         if call is None:
-            call = Call(
+            call = ProviderCall(
                 id=ids.new_id(ids.CALL),
                 job_id=job.id,
                 kind="intervention",
@@ -113,18 +115,18 @@ class Interventions:
                 summary="an operator intervened",
                 excerpt=None,
             )
-        fact = Fact(job_id=job.id, at=now_ms, move=partial(move, now_ms=now_ms), call=call)
+        update = JobUpdate(job_id=job.id, at=now_ms, transition=partial(transition, now_ms=now_ms), call=call)
         if call.kind == "cancellation":
-            recorded = await self._calling.stored(fact, tie, provider=job.provider)
+            recorded = await self._context.stored(update, tie, provider=job.provider)
         else:
-            recorded = await self._calling.store.jobs.record(fact, tie)
-        self._calling.tell(recorded)
-        _logger.info("job.intervened", job=job.id, decision=recorded.reason, verdict=recorded.verdict)
-        if recorded.verdict is Verdict.STALE or recorded.job is None:
+            recorded = await self._context.store.jobs.record(update, tie)
+        self._context.publish(recorded)
+        _logger.info("job.intervened", job=job.id, decision=recorded.reason, disposition=recorded.disposition)
+        if recorded.disposition is Disposition.STALE or recorded.job is None:
             raise Conflict(recorded.reason or "there is no such job")
         return recorded.job
 
 
-def _doubted(job: Job) -> Move:
+def _doubted(job: Job) -> Transition:
     """Return the job with a status check due now."""
-    return Move(job, Verdict.RECORDED, "the provider did not cancel: asked for its status", doubtful=True)
+    return Transition(job, Disposition.RECORDED, "the provider did not cancel: asked for its status", doubtful=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from relay import ids, validation
-from relay.context import Configured
+from relay.context import ConfiguredProvider
 from relay.errors import Bound, FieldError, InvalidInput, ProviderNotConfigured
 from relay.jobs.submission import HAND_OVER_MS
 from relay.model import payment
@@ -49,7 +49,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Intake:
     """Checks requests against the providers this relay has."""
 
-    def __init__(self, providers: Mapping[str, Configured], policy: AddressPolicy, notify_max: int) -> None:
+    def __init__(self, providers: Mapping[str, ConfiguredProvider], policy: AddressPolicy, notify_max: int) -> None:
         self._providers = providers
         self._policy = policy
         self._notify_max = notify_max
@@ -90,7 +90,7 @@ class Intake:
         )
         return NewJob(job, tuple(_endpoint(one, job) for one in wanted.notify or ()))
 
-    def _provider(self, name: object) -> Configured | None:
+    def _provider(self, name: object) -> ConfiguredProvider | None:
         """The provider, if it can be used; None where the name itself is missing or of the wrong type."""
         if not isinstance(name, str):
             return None

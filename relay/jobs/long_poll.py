@@ -20,7 +20,7 @@ class Waiting:
         self._draining = draining
         self._waiters: dict[str, set[asyncio.Event]] = defaultdict(set)
 
-    def tell(self, job: Job) -> None:
+    def publish(self, job: Job) -> None:
         """Wake the requests that wait for a job, if it is final."""
         if job.state.final:
             for woken in self._waiters.get(job.id, ()):

@@ -22,13 +22,13 @@ from typing import Any, Final
 import msgspec
 
 from relay import ids, log
-from relay.context import Calling
+from relay.context import FlowContext
 from relay.errors import Bound, PaymentRefused, ProviderNotConfigured, SpendCapReached, StorageUnavailable, Unreadable
 from relay.lifecycle import reports
-from relay.lifecycle.reports import Move
-from relay.model.job import Cost, ErrorClass, Job, JobError, JobState, Reason, Verdict
+from relay.lifecycle.reports import Transition
+from relay.model.job import Cost, Disposition, ErrorClass, Job, JobError, JobState, Reason
 from relay.model.payment import Payment, PaymentState, usdc
-from relay.model.provider_http import ApiAnswer, ApiRequest
+from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.outbound import provider_client
 from relay.payments.challenge import Challenge, Offer, read_challenge
 from relay.payments.policy import Policy, choose
@@ -36,7 +36,7 @@ from relay.payments.proof import authorization_state_call, read_authorization_st
 from relay.payments.settle import Outcome, classify, may_resend
 from relay.payments.x402 import Settlement as SettlementHeader
 from relay.payments.x402 import Wallet, settlement
-from relay.storage.apply_updates import Fact
+from relay.storage.apply_updates import JobUpdate
 from relay.storage.jobs import NewJob
 from relay.storage.payments import Caps, Settlement
 
@@ -64,28 +64,28 @@ class PricedOffer(msgspec.Struct, frozen=True):
 class Paid(msgspec.Struct, frozen=True):
     """The provider accepted the payment; its answer says what became of the job."""
 
-    answer: ApiAnswer
+    answer: ProviderResponse
     settlement: Settlement
 
 
 class Refused(msgspec.Struct, frozen=True):
     """The provider refused the request after the payment was sent: the settlement is unknown, or the money is lost."""
 
-    answer: ApiAnswer
+    answer: ProviderResponse
     settlement: Settlement
 
 
 class ResultLost(msgspec.Struct, frozen=True):
     """The money moved, and there is no result to ask the provider for."""
 
-    answer: ApiAnswer | None
+    answer: ProviderResponse | None
     settlement: Settlement
 
 
 class Unknown(msgspec.Struct, frozen=True):
     """The payment was sent, and nothing proves yet whether the money moved."""
 
-    answer: ApiAnswer | None
+    answer: ProviderResponse | None
     settlement: Settlement
     error: JobError
 
@@ -104,8 +104,8 @@ Exchange = Sent | NotSent
 class Payer:
     """Pays with one wallet; `wallet` is None where none is configured, and then nothing can be paid."""
 
-    def __init__(self, calling: Calling, wallet: Wallet | None, policies: Mapping[str, Policy]) -> None:
-        self._calling = calling
+    def __init__(self, context: FlowContext, wallet: Wallet | None, policies: Mapping[str, Policy]) -> None:
+        self._context = context
         self._wallet = wallet
         self._policies = policies
 
@@ -117,18 +117,20 @@ class Payer:
     @property
     def caps(self) -> Caps:
         """Return what may be spent in a day; a project without a cap of its own may spend all of it."""
-        settings = self._calling.settings
+        settings = self._context.settings
         of_project = settings.project_spend_max_per_day
         return Caps(settings.spend_max_per_day, settings.spend_max_per_day if of_project is None else of_project)
 
-    async def quote(self, name: str, request: ApiRequest, max_cost: int | None = None) -> PricedOffer | ApiAnswer:
+    async def quote(
+        self, name: str, request: ProviderRequest, max_cost: int | None = None
+    ) -> PricedOffer | ProviderResponse:
         """Return what the request would cost, by sending it unpaid; the provider's answer where that names no price.
 
         PaymentRefused or SpendCapReached for a price that is against the rules, or over `max_cost` in atomic units;
         the client's NotSent or NoAnswer where the provider gives no answer.
         """
-        provider = self._calling.providers[name]
-        answer = await self._calling.client.send(provider.origin, "", request, QUOTE_TIMEOUT_S)
+        provider = self._context.providers[name]
+        answer = await self._context.client.send(provider.origin, "", request, QUOTE_TIMEOUT_S)
         if answer.status_code != 402:
             return answer
         try:
@@ -154,7 +156,7 @@ class Payer:
         SpendCapReached and PaymentRefused say why the job must not exist. A paid provider that gives no price now is
         asked again when the job is sent.
         """
-        provider = self._calling.providers[new.job.provider]
+        provider = self._context.providers[new.job.provider]
         if not provider.adapter.limits.paid:
             return new
         request = provider.adapter.submission(new.job.request, None)
@@ -162,24 +164,24 @@ class Payer:
             priced = await self.quote(new.job.provider, request, new.job.max_cost)
         except (provider_client.NotSent, provider_client.NoAnswer):
             return new
-        if isinstance(priced, ApiAnswer):
+        if isinstance(priced, ProviderResponse):
             return new
         payment = await self.authorize(new.job.project_id, new.job.id, new.job.provider, request, priced)
         cost = Cost(amount=usdc(payment.amount), unit="USDC", kind="reserved")
         job = msgspec.structs.replace(new.job, cost=cost)
         return msgspec.structs.replace(new, job=job, payment=payment, caps=self.caps)
 
-    async def exchange(self, job: Job) -> Exchange | ApiAnswer:
+    async def exchange(self, job: Job) -> Exchange | ProviderResponse:
         """Send the job with its payment; return the provider's answer where it asks for no payment."""
-        request = self._calling.providers[job.provider].adapter.submission(job.request, None)
-        payment = await self._calling.store.payments.of_job(job.id)
+        request = self._context.providers[job.provider].adapter.submission(job.request, None)
+        payment = await self._context.store.payments.of_job(job.id)
         try:
             if payment is None:
                 reserved = await self._reserve(job, request)
-                if isinstance(reserved, ApiAnswer):
+                if isinstance(reserved, ProviderResponse):
                     return reserved
                 payment = reserved
-            if payment.valid_before <= self._calling.clock.now_ms():
+            if payment.valid_before <= self._context.clock.now_ms():
                 return NotSent(_ran_out(), retry=False)
             if job.max_cost is not None and payment.amount > job.max_cost:
                 raise over_max_cost(payment.amount, job.max_cost)
@@ -193,40 +195,44 @@ class Payer:
             message = f"the provider gave no answer: {error}"
             return NotSent(_error(ErrorClass.PROVIDER_ERROR, "unreachable", message, True), retry=True)
         except (PaymentRefused, SpendCapReached, ProviderNotConfigured) as error:
-            self._calling.metrics.refused(error.bound)
+            self._context.metrics.refused(error.bound)
             return NotSent(_error(ErrorClass.INVALID_INPUT, error.code, str(error), False), retry=False)
 
     async def prove(self, payment: Payment) -> None:
         """Ask the chain about a payment whose authorization has ended, and record the answer."""
-        now_ms = self._calling.clock.now_ms()
+        now_ms = self._context.clock.now_ms()
         used = await self._used(payment)
         if used is None:
             again = Settlement(state=payment.state, next_proof_at=now_ms + PROVE_AGAIN_MS)
-            await self._calling.store.jobs.record(Fact(job_id=payment.job_id, at=now_ms, move=None, settlement=again))
+            await self._context.store.jobs.record(
+                JobUpdate(job_id=payment.job_id, at=now_ms, transition=None, settlement=again)
+            )
             return
-        move = partial(_proven, used=used, now_ms=now_ms)
+        transition = partial(_proven, used=used, now_ms=now_ms)
         state = PaymentState.LOST if used else PaymentState.VOID
-        fact = Fact(job_id=payment.job_id, at=now_ms, move=move, settlement=_settlement(payment, state))
-        recorded = await self._calling.store.jobs.record(fact)
-        self._calling.tell(recorded)
+        update = JobUpdate(
+            job_id=payment.job_id, at=now_ms, transition=transition, settlement=_settlement(payment, state)
+        )
+        recorded = await self._context.store.jobs.record(update)
+        self._context.publish(recorded)
         _logger.warning("payment.proven", job=payment.job_id, paid=used, amount=usdc(payment.amount))
 
-    async def _reserve(self, job: Job, request: ApiRequest) -> Payment | ApiAnswer:
+    async def _reserve(self, job: Job, request: ProviderRequest) -> Payment | ProviderResponse:
         """Authorize and commit a payment for a job that had no price when it was created."""
         priced = await self.quote(job.provider, request, job.max_cost)
-        if isinstance(priced, ApiAnswer):
+        if isinstance(priced, ProviderResponse):
             return priced
         payment = await self.authorize(job.project_id, job.id, job.provider, request, priced)
-        await self._calling.store.payments.add(payment, self.caps)
+        await self._context.store.payments.add(payment, self.caps)
         return payment
 
     async def authorize(
-        self, project_id: str, job_id: str, name: str, request: ApiRequest, priced: PricedOffer
+        self, project_id: str, job_id: str, name: str, request: ProviderRequest, priced: PricedOffer
     ) -> Payment:
         """Return a signed payment; nothing is sent or committed. ProviderNotConfigured without a wallet."""
         if self._wallet is None:
             raise ProviderNotConfigured(f"{name} is paid for each job: RELAY_WALLET_KEY is not set")
-        now_ms = self._calling.clock.now_ms()
+        now_ms = self._context.clock.now_ms()
         sign = partial(self._wallet.authorize, priced.offer, priced.challenge, priced.policy, job_id, now_ms // 1000)
         signed = await asyncio.to_thread(sign)  # it takes milliseconds of CPU
         provable_at = signed.valid_before * 1000 + PROVE_AGAIN_MS
@@ -248,25 +254,25 @@ class Payer:
             valid_before=signed.valid_before * 1000,
             state=PaymentState.RESERVED,
             created_at=now_ms,
-            next_proof_at=provable_at if self._calling.settings.chain_rpc_url else None,
+            next_proof_at=provable_at if self._context.settings.chain_rpc_url else None,
         )
 
-    async def send(self, name: str, request: ApiRequest, payment: Payment) -> Sent:
+    async def send(self, name: str, request: ProviderRequest, payment: Payment) -> Sent:
         """Send the identical request and header until the result is known, or the header may not be sent again.
 
         The client's NotSent where none of them left; PaymentRefused where the request is not the one that was priced.
         """
-        provider = self._calling.providers[name]
+        provider = self._context.providers[name]
         if _digest(request) != payment.body_digest:
             raise PaymentRefused("the request is not the one that was priced")
         paid = msgspec.structs.replace(request, headers={**request.headers, payment.header_name: payment.header})
-        timeout_s = self._calling.settings.submit_timeout_s
+        timeout_s = self._context.settings.submit_timeout_s
         answer, left = None, False
         for pause_s in RESEND_S if may_resend(payment.version) else RESEND_S[:1]:
             if pause_s:
-                await self._calling.clock.sleep(pause_s * 1000)
+                await self._context.clock.sleep(pause_s * 1000)
             try:
-                answer = await self._calling.client.send(provider.origin, "", paid, timeout_s)
+                answer = await self._context.client.send(provider.origin, "", paid, timeout_s)
                 left = True
             except provider_client.NotSent:
                 if not left:
@@ -291,13 +297,13 @@ class Payer:
 
     async def _used(self, payment: Payment) -> bool | None:
         """Return whether the chain says that the nonce was used; None without a node, or without its answer."""
-        url = self._calling.settings.chain_rpc_url
+        url = self._context.settings.chain_rpc_url
         if url is None:
             return None
         call = authorization_state_call(payment.asset, payment.payer, payment.nonce)
-        request = ApiRequest(method="POST", path="", body=call, bearer=False)
+        request = ProviderRequest(method="POST", path="", body=call, bearer=False)
         try:
-            return read_authorization_state(await self._calling.client.send(url, "", request, QUOTE_TIMEOUT_S))
+            return read_authorization_state(await self._context.client.send(url, "", request, QUOTE_TIMEOUT_S))
         except (provider_client.NotSent, provider_client.NoAnswer):
             return None
 
@@ -307,7 +313,7 @@ def over_max_cost(amount: int, max_cost: int) -> SpendCapReached:
     return SpendCapReached(f"it would cost {usdc(amount)} USDC, more than its max_cost of {usdc(max_cost)}")
 
 
-def _digest(request: ApiRequest) -> bytes:
+def _digest(request: ProviderRequest) -> bytes:
     """Return what identifies a request: a hash of its method, path and body."""
     identity: list[Any] = [request.method, request.path, request.body]
     return hashlib.sha256(msgspec.json.encode(identity)).digest()
@@ -325,24 +331,24 @@ def _settlement(payment: Payment, state: PaymentState, header: SettlementHeader 
     )
 
 
-def _refused(payment: Payment, answer: ApiAnswer) -> Refused:
+def _refused(payment: Payment, answer: ProviderResponse) -> Refused:
     """Return a refusal of the request; its settlement header may still say that the money moved."""
     header = settlement(answer)
     state = PaymentState.LOST if header and header.success else PaymentState.UNKNOWN
     return Refused(answer, _settlement(payment, state, header))
 
 
-def _result_lost(payment: Payment, answer: ApiAnswer | None) -> ResultLost:
+def _result_lost(payment: Payment, answer: ProviderResponse | None) -> ResultLost:
     """Return a payment that was made for nothing."""
     return ResultLost(answer, _settlement(payment, PaymentState.LOST))
 
 
-def _proven(job: Job, used: bool, now_ms: int) -> Move:
+def _proven(job: Job, used: bool, now_ms: int) -> Transition:
     """Return the job after the chain has decided about its payment."""
-    if job.state is not JobState.PENDING or job.claim:
+    if job.state is not JobState.PENDING or job.unconfirmed:
         if used:
             return result_lost(_paid_after_all, job, now_ms)
-        return Move(job, Verdict.RECORDED, "the payment was never made")
+        return Transition(job, Disposition.RECORDED, "the payment was never made")
     if used:
         return paid_result_lost(job, now_ms)
     if job.reason != Reason.SUBMIT_UNKNOWN:
@@ -351,9 +357,9 @@ def _proven(job: Job, used: bool, now_ms: int) -> Move:
     return reports.refused(job, error, now_ms)
 
 
-def _paid_after_all(job: Job, now_ms: int) -> Move:
+def _paid_after_all(job: Job, now_ms: int) -> Transition:
     """Return the job as it is, marked as updated because its payment is."""
-    return Move(msgspec.structs.replace(job, updated_at=now_ms), Verdict.RECORDED, "the payment was made")
+    return Transition(msgspec.structs.replace(job, updated_at=now_ms), Disposition.RECORDED, "the payment was made")
 
 
 def _ran_out() -> JobError:
@@ -362,15 +368,15 @@ def _ran_out() -> JobError:
     return _error(ErrorClass.TIMEOUT, "authorization_expired", message, True)
 
 
-def result_lost(move: Callable[..., Move], job: Job, now_ms: int) -> Move:
+def result_lost(transition: Callable[..., Transition], job: Job, now_ms: int) -> Transition:
     """Apply `move` to a job whose money has moved: where that ends it without a result, its reason says so."""
-    moved = move(job, now_ms=now_ms)
+    moved = transition(job, now_ms=now_ms)
     if not moved.job.state.final or moved.job.state is JobState.SUCCEEDED:
         return moved
     return msgspec.structs.replace(moved, job=msgspec.structs.replace(moved.job, reason=Reason.PAID_RESULT_LOST))
 
 
-def paid_result_lost(job: Job, now_ms: int) -> Move:
+def paid_result_lost(job: Job, now_ms: int) -> Transition:
     """Return the job failed, because the money has moved and there is no result to ask for."""
     message = "the provider was paid and returned no job for it; relay never pays again by itself"
     error = _error(ErrorClass.PROVIDER_ERROR, "paid_result_lost", message, False)

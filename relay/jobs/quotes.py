@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import msgspec
 
-from relay.context import Calling, Configured
+from relay.context import ConfiguredProvider, FlowContext
 from relay.errors import FieldError, InvalidInput, PaymentRefused, SpendCapReached
 from relay.jobs.payment import Payer
 from relay.model.job import Job
-from relay.model.provider_http import ApiAnswer
+from relay.model.provider_http import ProviderResponse
 from relay.outbound.provider_client import NoAnswer, NotSent
 from relay.providers.base import Refused
 from relay.providers.native import check_given, native_body
@@ -36,8 +36,8 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
 class Quoter:
     """Quotes prices; `clips` are the operator's own prices, for a provider that publishes none."""
 
-    def __init__(self, calling: Calling, payer: Payer, clips: ClipPrices) -> None:
-        self._calling = calling
+    def __init__(self, context: FlowContext, payer: Payer, clips: ClipPrices) -> None:
+        self._context = context
         self._payer = payer
         self._clips = clips
 
@@ -48,7 +48,7 @@ class Quoter:
         fields = {"input": given, "request": request}
         if wrong := check_given(fields):
             raise InvalidInput(wrong)
-        known = self._calling.providers
+        known = self._context.providers
         if unknown := [name for name in names or () if name not in known]:
             message = f"there is no {unknown[0][:64]!r}; there are {', '.join(sorted(known))}"
             raise InvalidInput([FieldError("providers", message)])
@@ -59,7 +59,7 @@ class Quoter:
 
     async def cheapest(self, given: dict[str, Any] | None, max_cost: int | None) -> str:
         """Return the configured provider with the lowest price in USD; InvalidInput or SpendCapReached if none fits."""
-        usable = [name for name, provider in self._calling.providers.items() if provider.usable]
+        usable = [name for name, provider in self._context.providers.items() if provider.usable]
         quotes = await self.quotes(given, None, usable)
         priced = [quote for quote in quotes if quote.accepted and quote.price and quote.price.usd is not None]
         if not priced:
@@ -77,7 +77,7 @@ class Quoter:
 
         A provider that is paid for each job and gives no price now is asked again before anything is signed.
         """
-        provider = self._calling.providers.get(job.provider)
+        provider = self._context.providers.get(job.provider)
         if job.max_cost is None or provider is None:
             return
         try:
@@ -89,7 +89,7 @@ class Quoter:
 
     async def _quote(self, name: str, fields: Mapping[str, object]) -> Quote:
         """Return one provider's quote; it holds the errors of the request there."""
-        provider = self._calling.providers[name]
+        provider = self._context.providers[name]
         try:
             native = native_body(provider.adapter, fields)
             if native.errors:
@@ -102,14 +102,14 @@ class Quoter:
         except (NotSent, NoAnswer) as error:
             return Quote(provider=name, accepted=False, errors=(FieldError("", f"it gave no price: {error}"),))
 
-    async def _price(self, name: str, provider: Configured, request: dict[str, object]) -> Price | None:
+    async def _price(self, name: str, provider: ConfiguredProvider, request: dict[str, object]) -> Price | None:
         """Return the price from the table, or from a provider that is paid for each job; None if it is unknown."""
         if not provider.adapter.limits.paid:
             if unknown_model(provider.adapter, request):
                 return None
             return price_of(name, request, self._clips)
         priced = await self._payer.quote(name, provider.adapter.submission(request, None))
-        if not isinstance(priced, ApiAnswer):
+        if not isinstance(priced, ProviderResponse):
             return quoted(priced.offer.amount)
         read = provider.adapter.read_submission(priced)
         if isinstance(read, Refused):

@@ -12,18 +12,18 @@ from typing import Final, assert_never
 import msgspec
 
 from relay import backoff, log
-from relay.context import Calling, Configured, EndedCall
+from relay.context import ConfiguredProvider, EndedCall, FlowContext
 from relay.jobs import payment
 from relay.jobs.payment import Payer
 from relay.lifecycle import reports
-from relay.lifecycle.reports import Move, Word
+from relay.lifecycle.reports import StatusReport, Transition
 from relay.model.job import ErrorClass, FinishedBy, Job, JobError, Report, Verification
 from relay.model.payment import PaymentState
-from relay.model.provider_http import ApiAnswer
+from relay.model.provider_http import ProviderResponse
 from relay.outbound.provider_client import NoAnswer, NotSent
 from relay.providers.base import Accepted, Refused, Unclear
 from relay.security.callback_tokens import CallbackTokens
-from relay.storage.apply_updates import Fact
+from relay.storage.apply_updates import JobUpdate
 from relay.storage.jobs import NewJob
 from relay.storage.payments import Settlement
 
@@ -40,9 +40,9 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     `error` is why the provider refused.
     """
 
-    move: Callable[..., Move]
+    transition: Callable[..., Transition]
     outcome: str
-    answer: ApiAnswer | None = None
+    answer: ProviderResponse | None = None
     settlement: Settlement | None = None
     note: str | None = None
     provider_job_id: str | None = None
@@ -52,14 +52,14 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 class Submitter:
     """Sends jobs to their providers."""
 
-    def __init__(self, calling: Calling, tokens: CallbackTokens, payer: Payer) -> None:
-        self._calling = calling
+    def __init__(self, context: FlowContext, tokens: CallbackTokens, payer: Payer) -> None:
+        self._context = context
         self._payer = payer
-        self._store = calling.store
-        self._providers = calling.providers
-        self._client = calling.client
-        self._clock = calling.clock
-        self._settings = calling.settings
+        self._store = context.store
+        self._providers = context.providers
+        self._client = context.client
+        self._clock = context.clock
+        self._settings = context.settings
         self._tokens = tokens
         self._sending: set[asyncio.Task[Job | None]] = set()
 
@@ -71,7 +71,7 @@ class Submitter:
     async def start_and_wait(self, job: Job, wait_s: float) -> Job:
         """Send a committed job; return it when its provider has answered, after `wait_s`, or when relay stops."""
         sending = self.start(job.id)
-        stopping = asyncio.ensure_future(self._calling.draining.wait())
+        stopping = asyncio.ensure_future(self._context.draining.wait())
         try:
             done, _ = await asyncio.wait([sending, stopping], timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -105,15 +105,15 @@ class Submitter:
         paid = self._providers[job.provider].adapter.limits.paid
         sent = await (self._send_paid(job) if paid else self._send(job))
         now_ms, outcome = self._clock.now_ms(), sent.outcome
-        call = self._calling.ended_call(job, EndedCall("submission", started_at, outcome, sent.answer, sent.note))
-        move = partial(sent.move, now_ms=now_ms)
-        fact = Fact(job_id=job.id, at=now_ms, move=move, call=call, settlement=sent.settlement)
-        recorded = await self._calling.stored(fact, provider=job.provider, provider_job_id=sent.provider_job_id)
-        self._calling.tell(recorded)
-        self._calling.metrics.submitted(job.provider, outcome)
+        call = self._context.ended_call(job, EndedCall("submission", started_at, outcome, sent.answer, sent.note))
+        transition = partial(sent.transition, now_ms=now_ms)
+        update = JobUpdate(job_id=job.id, at=now_ms, transition=transition, call=call, settlement=sent.settlement)
+        recorded = await self._context.stored(update, provider=job.provider, provider_job_id=sent.provider_job_id)
+        self._context.publish(recorded)
+        self._context.metrics.submitted(job.provider, outcome)
         if sent.answer is not None and outcome in ("accepted", "refused"):
             refusal = sent.error if sent.error and sent.error.class_ is ErrorClass.AUTH else None
-            self._calling.key_judged(job.provider, sent.answer.status_code, refusal.message if refusal else None)
+            self._context.key_judged(job.provider, sent.answer.status_code, refusal.message if refusal else None)
         _logger.info(
             "job.submission_finished", job=job.id, provider=job.provider, outcome=outcome, duration_ms=call.duration_ms
         )
@@ -137,10 +137,10 @@ class Submitter:
             )
         except NotSent as error:
             again = partial(reports.not_sent, error=_unreachable(str(error)), retry_at=self._retry_at(job))
-            return Sent(move=again, outcome="not_sent", note=str(error))
+            return Sent(transition=again, outcome="not_sent", note=str(error))
         except NoAnswer as error:
             unanswered = partial(reports.unclear, error=_unanswered(str(error)))
-            return Sent(move=unanswered, outcome="unanswered", note=str(error))
+            return Sent(transition=unanswered, outcome="unanswered", note=str(error))
         return self._read(provider, answer)
 
     async def _send_paid(self, job: Job) -> Sent:
@@ -148,7 +148,7 @@ class Submitter:
         provider, retry_at = self._providers[job.provider], self._retry_at(job)
         exchange = await self._payer.exchange(job)
         match exchange:
-            case ApiAnswer():
+            case ProviderResponse():
                 return self._read(provider, exchange)
             case payment.Paid(answer, settlement):
                 return msgspec.structs.replace(self._read(provider, answer), settlement=settlement)
@@ -156,21 +156,21 @@ class Submitter:
                 sent = msgspec.structs.replace(self._read(provider, answer), settlement=settlement)
                 if settlement.state is not PaymentState.LOST:
                     return sent
-                return msgspec.structs.replace(sent, move=partial(payment.result_lost, sent.move))
+                return msgspec.structs.replace(sent, transition=partial(payment.result_lost, sent.transition))
             case payment.ResultLost(answer, settlement):
                 lost = payment.paid_result_lost
-                return Sent(move=lost, outcome="paid, result lost", answer=answer, settlement=settlement)
+                return Sent(transition=lost, outcome="paid, result lost", answer=answer, settlement=settlement)
             case payment.Unknown(answer, settlement, error):
                 unclear = partial(reports.unclear, error=error)
-                return Sent(move=unclear, outcome="payment unknown", answer=answer, settlement=settlement)
+                return Sent(transition=unclear, outcome="payment unknown", answer=answer, settlement=settlement)
             case payment.NotSent(error, retry=True):
-                return Sent(move=partial(reports.not_sent, error=error, retry_at=retry_at), outcome="not_sent")
+                return Sent(transition=partial(reports.not_sent, error=error, retry_at=retry_at), outcome="not_sent")
             case payment.NotSent(error):
-                return Sent(move=partial(reports.refused, error=error), outcome=error.code)
+                return Sent(transition=partial(reports.refused, error=error), outcome=error.code)
             case _:
                 assert_never(exchange)
 
-    def _read(self, provider: Configured, answer: ApiAnswer) -> Sent:
+    def _read(self, provider: ConfiguredProvider, answer: ProviderResponse) -> Sent:
         """Return how the submission ended, as the adapter reads the provider's answer."""
         read = provider.adapter.read_submission(answer)
         match read:
@@ -178,7 +178,7 @@ class Submitter:
                 limits = provider.adapter.limits
                 first_ms = self._first_check_ms(report.estimate_s or limits.expected_s, limits.poll_s)
                 return Sent(
-                    move=partial(_accepted, report=provider.judged(report), first_ms=first_ms),
+                    transition=partial(_accepted, report=provider.judged(report), first_ms=first_ms),
                     outcome="accepted",
                     answer=answer,
                     note=report.note,
@@ -186,10 +186,10 @@ class Submitter:
                 )
             case Refused(error):
                 refused = partial(reports.refused, error=error)
-                return Sent(move=refused, outcome="refused", answer=answer, note=error.message[:300], error=error)
+                return Sent(transition=refused, outcome="refused", answer=answer, note=error.message[:300], error=error)
             case Unclear(error):
                 unclear = partial(reports.unclear, error=error)
-                return Sent(move=unclear, outcome="unclear", answer=answer, note=error.message[:300])
+                return Sent(transition=unclear, outcome="unclear", answer=answer, note=error.message[:300])
             case _:
                 assert_never(read)
 
@@ -213,19 +213,19 @@ class Submitter:
             _logger.error("job.submission_broke", error=type(error).__name__, exc_info=error)
 
 
-def _accepted(job: Job, report: Report, first_ms: int, now_ms: int) -> Move:
+def _accepted(job: Job, report: Report, first_ms: int, now_ms: int) -> Transition:
     """Return the job that its provider accepted, with its first status check in `first_ms`."""
-    answered = Word(report=report, source=FinishedBy.SUBMIT_ANSWER, verification=Verification.FETCH)
-    accepted = reports.hear(job, answered, now_ms)
+    answered = StatusReport(report=report, source=FinishedBy.SUBMIT_ANSWER, verification=Verification.FETCH)
+    accepted = reports.apply_report(job, answered, now_ms)
     return reports.asked_later(_confirm_now(accepted, now_ms), now_ms + first_ms, now_ms)
 
 
-def _confirm_now(move: Move, now_ms: int) -> Move:
+def _confirm_now(transition: Transition, now_ms: int) -> Transition:
     """Return the job with a status check due now, if a callback that came before the provider's id is unconfirmed."""
-    job = move.job
-    if job.claim is None or job.state.final or job.next_check_at is not None:
-        return move
-    return msgspec.structs.replace(move, job=msgspec.structs.replace(job, next_check_at=now_ms))
+    job = transition.job
+    if job.unconfirmed is None or job.state.final or job.next_check_at is not None:
+        return transition
+    return msgspec.structs.replace(transition, job=msgspec.structs.replace(job, next_check_at=now_ms))
 
 
 def _unreachable(why: str) -> JobError:

@@ -10,14 +10,14 @@ from functools import partial
 from typing import Final
 
 from relay import ids, log
-from relay.context import Calling
+from relay.context import FlowContext
 from relay.jobs.payment import Payer
 from relay.jobs.status_checks import Checker
 from relay.jobs.submission import Submitter
 from relay.lifecycle import checks, output_expiry, reports
-from relay.lifecycle.reports import Move
-from relay.model.job import Call, ErrorClass, JobError
-from relay.storage.apply_updates import Fact
+from relay.lifecycle.reports import Transition
+from relay.model.job import ErrorClass, JobError, ProviderCall
+from relay.storage.apply_updates import JobUpdate
 from relay.storage.retention import PAUSE_MS as PRUNE_PAUSE_MS
 from relay.storage.retention import Terms
 
@@ -34,17 +34,17 @@ _logger = log.get("sweep")
 class Sweeper:
     """Runs the loop over due rows."""
 
-    def __init__(self, calling: Calling, submitter: Submitter, checker: Checker, payer: Payer) -> None:
-        self._calling = calling
+    def __init__(self, context: FlowContext, submitter: Submitter, checker: Checker, payer: Payer) -> None:
+        self._context = context
         self._payer = payer
-        self._store = calling.store
+        self._store = context.store
         self._submitter = submitter
         self._checker = checker
-        self._clock = calling.clock
-        self._submit_timeout_ms = round(calling.settings.submit_timeout_s * 1000)
+        self._clock = context.clock
+        self._submit_timeout_ms = round(context.settings.submit_timeout_s * 1000)
         self._forget_at = 0
-        self._expiring_ms = calling.settings.output_expiring_s * 1000
-        self._retention_ms = calling.settings.retention_days * DAY_MS
+        self._expiring_ms = context.settings.output_expiring_s * 1000
+        self._retention_ms = context.settings.retention_days * DAY_MS
         self._prune_at = 0 if self._retention_ms else NEVER
         self._pruned: Counter[str] = Counter()
 
@@ -70,7 +70,7 @@ class Sweeper:
             decide = partial(checks.out_of_time, paused=self._checker.paused())
             await self._apply(job_id, decide, now_ms, _out_of_time(job_id, now_ms))
         for job_id, provider in await self._store.jobs.past_deadline(now_ms, BATCH):
-            askable = bool((known := self._calling.providers.get(provider)) and known.usable)
+            askable = bool((known := self._context.providers.get(provider)) and known.usable)
             await self._apply(job_id, partial(checks.overdue, askable=askable), now_ms)
         await self._announce_expiring(now_ms)
         for payment in await self._store.payments.to_prove(now_ms, BATCH):
@@ -90,10 +90,10 @@ class Sweeper:
     async def _prune(self, now_ms: int) -> None:
         """Delete one batch past the retention limit, and schedule the next: soon, or later if nothing was left."""
         self._prune_at = self._clock.monotonic_ms() + PRUNE_EVERY_MS
-        grace_ms = self._calling.settings.callback_grace_s * 1000
+        grace_ms = self._context.settings.callback_grace_s * 1000
         terms = Terms(now=now_ms, before=now_ms - self._retention_ms, grace_ms=grace_ms)
         removed = await self._store.pruner.batch(terms)
-        self._calling.metrics.pruned(removed)
+        self._context.metrics.pruned(removed)
         self._pruned.update(removed)
         if removed:
             self._prune_at = self._clock.monotonic_ms() + PRUNE_PAUSE_MS
@@ -101,17 +101,19 @@ class Sweeper:
             _logger.info("sweep.pruned", **self._pruned)
             self._pruned.clear()
 
-    async def _apply(self, job_id: str, decide: Callable[..., Move], now_ms: int, call: Call | None = None) -> None:
+    async def _apply(
+        self, job_id: str, decide: Callable[..., Transition], now_ms: int, call: ProviderCall | None = None
+    ) -> None:
         """Record what the passing of time decides about a job, with an entry of the timeline, and publish it."""
-        fact = Fact(job_id=job_id, at=now_ms, move=partial(decide, now_ms=now_ms), call=call)
-        recorded = await self._store.jobs.record(fact)
-        self._calling.tell(recorded)
+        update = JobUpdate(job_id=job_id, at=now_ms, transition=partial(decide, now_ms=now_ms), call=call)
+        recorded = await self._store.jobs.record(update)
+        self._context.publish(recorded)
         _logger.info("job.swept", job=job_id, decision=recorded.reason, announced=recorded.announced)
 
 
-def _out_of_time(job_id: str, now_ms: int) -> Call:
+def _out_of_time(job_id: str, now_ms: int) -> ProviderCall:
     """Return the timeline entry of a job whose status check has not come back in time; the decision says why."""
-    return Call(
+    return ProviderCall(
         id=ids.new_id(ids.CALL),
         job_id=job_id,
         kind="check",

@@ -6,17 +6,17 @@ Pure functions, as in `lifecycle/reports.py`. A result with the verdict `stale` 
 import msgspec
 
 from relay.lifecycle import reports
-from relay.lifecycle.reports import Move, end
-from relay.model.job import Cost, ErrorClass, FinishedBy, Job, JobError, JobState, Reason, Verdict, Verification
+from relay.lifecycle.reports import Transition, end
+from relay.model.job import Cost, Disposition, ErrorClass, FinishedBy, Job, JobError, JobState, Reason, Verification
 from relay.model.payment import Payment, PaymentState
 
 
-def canceled(job: Job, confirmed: bool, now_ms: int) -> Move:
+def canceled(job: Job, confirmed: bool, now_ms: int) -> Transition:
     """Return the job canceled; `detached` where it was sent and its provider has not confirmed the cancellation."""
     if confirmed and job.state is JobState.CANCELED:
-        return Move(job, Verdict.RECORDED, "canceled at the provider, which reported it first")
+        return Transition(job, Disposition.RECORDED, "canceled at the provider, which reported it first")
     if job.state.final:
-        return Move(job, Verdict.STALE, f"the job is already {job.state}")
+        return Transition(job, Disposition.STALE, f"the job is already {job.state}")
     unsent = job.submission_started_at is None and job.provider_job_id is None
     why = "before it was sent" if unsent else "at the provider" if confirmed else "here; the provider may go on"
     job = msgspec.structs.replace(
@@ -30,10 +30,10 @@ def canceled(job: Job, confirmed: bool, now_ms: int) -> Move:
     return end(job, now_ms, f"canceled {why}")
 
 
-def failed(job: Job, why: str, now_ms: int) -> Move:
+def failed(job: Job, why: str, now_ms: int) -> Transition:
     """Return the job declared failed by an operator."""
     if job.state.final:
-        return Move(job, Verdict.STALE, f"the job is already {job.state}")
+        return Transition(job, Disposition.STALE, f"the job is already {job.state}")
     error = JobError(class_=ErrorClass.UNKNOWN, code="operator", message=why, retryable=False)
     job = msgspec.structs.replace(job, state=JobState.FAILED, reason=None, error=error, finished_by=FinishedBy.OPERATOR)
     return end(job, now_ms, f"declared failed: {why[:200]}")
@@ -72,16 +72,18 @@ def paid_once(job: Job, payment: Payment, now_ms: int) -> str | None:
 
 def resubmitted(
     job: Job, accept_double_charge: bool, next_submit_at: int, now_ms: int, cost: Cost | None = None
-) -> Move:
+) -> Transition:
     """Return the job ready to be submitted again, with its original time until the deadline.
 
     What the provider did before stays in the timeline only. `cost` is what is authorized for the job already.
     """
     if not did_not_succeed(job):
-        return Move(job, Verdict.STALE, f"the job is {job.state}: only one that did not succeed can be submitted again")
+        return Transition(
+            job, Disposition.STALE, f"the job is {job.state}: only one that did not succeed can be submitted again"
+        )
     if maybe_charged(job) and not accept_double_charge:
         charged = 'it may have been charged: {"accept_double_charge": true} submits it all the same'
-        return Move(job, Verdict.STALE, charged)
+        return Transition(job, Disposition.STALE, charged)
     before = f", which was {job.provider_job_id[:80]} at the provider" if job.provider_job_id else ""
     job = msgspec.structs.replace(
         reports.dropped(job),
@@ -102,7 +104,7 @@ def resubmitted(
         next_submit_at=next_submit_at,
         submission_started_at=None,
         submissions_made=0,
-        last_heard_at=None,
+        last_report_at=None,
         not_found_seen=0,
     )
-    return Move(job, Verdict.RECORDED, f"submitted again by hand{before}")
+    return Transition(job, Disposition.RECORDED, f"submitted again by hand{before}")

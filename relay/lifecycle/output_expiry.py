@@ -9,8 +9,8 @@ from collections.abc import Iterable
 import msgspec
 
 from relay.clock import parse_rfc3339
-from relay.lifecycle.reports import Move
-from relay.model.job import EventType, Job, Output, Verdict
+from relay.lifecycle.reports import Transition
+from relay.model.job import Disposition, EventType, Job, Output
 
 
 def due_at(outputs: Iterable[Output], now_ms: int, before_ms: int) -> int | None:
@@ -25,16 +25,16 @@ def due_at(outputs: Iterable[Output], now_ms: int, before_ms: int) -> int | None
     return now_ms + max(left_ms - before_ms, left_ms // 2)
 
 
-def announce(job: Job, now_ms: int, before_ms: int) -> Move:
+def announce(job: Job, now_ms: int, before_ms: int) -> Transition:
     """Return the job announced once its timer has run out; `stale` where it has not, or nothing will expire."""
     if job.expiring_at is None or job.expiring_at > now_ms:
-        return Move(job, Verdict.STALE, "the expiry of its result is announced already, or not due")
+        return Transition(job, Disposition.STALE, "the expiry of its result is announced already, or not due")
     job = msgspec.structs.replace(job, expiring_at=None)
     if not before_ms:
-        return Move(job, Verdict.STALE, "announcements of expiring results are switched off")
+        return Transition(job, Disposition.STALE, "announcements of expiring results are switched off")
     if not _ahead(job.outputs, now_ms):
-        return Move(job, Verdict.STALE, "its result has expired already")
-    return Move(job, Verdict.RECORDED, "its result will soon expire", EventType.JOB_OUTPUT_EXPIRING)
+        return Transition(job, Disposition.STALE, "its result has expired already")
+    return Transition(job, Disposition.RECORDED, "its result will soon expire", EventType.JOB_OUTPUT_EXPIRING)
 
 
 def _ahead(outputs: Iterable[Output], now_ms: int) -> list[int]:

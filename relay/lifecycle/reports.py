@@ -26,8 +26,8 @@ from typing import Final
 import msgspec
 
 from relay.model.job import (
-    Claim,
     Cost,
+    Disposition,
     ErrorClass,
     EventType,
     FinishedBy,
@@ -37,7 +37,7 @@ from relay.model.job import (
     Reason,
     Report,
     Unconfirmed,
-    Verdict,
+    UnconfirmedResult,
     Verification,
 )
 from relay.model.result_urls import TEXT_MAX_CHARS
@@ -53,7 +53,7 @@ _EVENTS: Final[dict[JobState, EventType]] = {
 """What is announced when a job enters a state."""
 
 
-class Move(msgspec.Struct, frozen=True):
+class Transition(msgspec.Struct, frozen=True):
     """The job after a word about it, what became of the word, and what to announce (None: nothing).
 
     `doubtful` says that the word leaves open how the job stands: the provider is asked, as soon as `doubted` allows.
@@ -61,7 +61,7 @@ class Move(msgspec.Struct, frozen=True):
     """
 
     job: Job
-    verdict: Verdict
+    disposition: Disposition
     reason: str | None = None
     announce: EventType | None = None
     supersedes: str | None = None
@@ -69,7 +69,7 @@ class Move(msgspec.Struct, frozen=True):
     unconfirmed: Unconfirmed | None = None
 
 
-class Word(msgspec.Struct, frozen=True, kw_only=True):
+class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     """What was said about a job, by whom, and how far it is proven.
 
     `confirm_ms` is how long a final word waits to be borne out by a status check; None for one that is believed.
@@ -107,24 +107,28 @@ def ended_by_relay(job: Job) -> bool:
     return job.finished_by in (FinishedBy.DEADLINE, FinishedBy.OPERATOR) and job.verification is Verification.NONE
 
 
-def hear(job: Job, word: Word, now_ms: int) -> Move:
+def apply_report(job: Job, word: StatusReport, now_ms: int) -> Transition:
     """A provider's word about a job, whichever way it came; the table above."""
     report = word.report
     if conflict := _conflict(job, word, now_ms):
         return conflict
     if report.state is None:
-        return Move(alive(job, now_ms), Verdict.RECORDED, f"a status word nobody published: {report.word[:40]!r}")
+        return Transition(
+            alive(job, now_ms), Disposition.RECORDED, f"a status word nobody published: {report.word[:40]!r}"
+        )
     if job.state.final and not (report.state.final and ended_by_relay(job)):
         return _hear_ended(job, word, now_ms)
     if report.state.rank < job.state.rank:
-        return Move(_identified(job, report, now_ms), Verdict.STALE, f"{report.state} after {job.state}")
-    if job.claim and not job.claim.tries and not report.state.final and word.source is FinishedBy.CALLBACK:
-        return Move(job, Verdict.STALE, f"{report.state} after {job.claim.report.state}, which is being confirmed")
+        return Transition(_identified(job, report, now_ms), Disposition.STALE, f"{report.state} after {job.state}")
+    if job.unconfirmed and not job.unconfirmed.tries and not report.state.final and word.source is FinishedBy.CALLBACK:
+        return Transition(
+            job, Disposition.STALE, f"{report.state} after {job.unconfirmed.report.state}, which is being confirmed"
+        )
     if job.state.final and report.state is JobState.SUCCEEDED and not report.outputs:
-        return Move(job, Verdict.STALE, f"success without a result, after {job.state}")
+        return Transition(job, Disposition.STALE, f"success without a result, after {job.state}")
     job = _merge(job, report, now_ms)
     if report.state is job.state:
-        return Move(job, Verdict.RECORDED, "no change of state")
+        return Transition(job, Disposition.RECORDED, "no change of state")
     if report.state is JobState.SUCCEEDED and not report.outputs and job.provider_job_id:
         return _claimed(job, word, now_ms, None)
     if report.state.final and word.confirm_ms is not None:
@@ -132,7 +136,7 @@ def hear(job: Job, word: Word, now_ms: int) -> Move:
     return enter(job, word, now_ms)
 
 
-def _conflict(job: Job, word: Word, now_ms: int) -> Move | None:
+def _conflict(job: Job, word: StatusReport, now_ms: int) -> Transition | None:
     """A word under another id than the job's: a callback's is about something else, a submit answer's is right."""
     told = word.report.provider_job_id
     if not told or not job.provider_job_id or told == job.provider_job_id or word.report.upstream_id:
@@ -140,30 +144,30 @@ def _conflict(job: Job, word: Word, now_ms: int) -> Move | None:
     if word.source is FinishedBy.SUBMIT_ANSWER and not job.state.final:
         reason = f"conflict: a callback said {job.provider_job_id[:80]}, the provider's answer says {told[:80]}"
         job = msgspec.structs.replace(_merge(job, word.report, now_ms), provider_job_id=told)
-        return Move(job, Verdict.RECORDED, reason, doubtful=True)
+        return Transition(job, Disposition.RECORDED, reason, doubtful=True)
     about = f"the body is about {told[:80]}"
     if word.source is FinishedBy.STATUS_CHECK:
-        return Move(job, Verdict.MISMATCHED, about)
-    return Move(job, Verdict.MISMATCHED, about, doubtful=True)
+        return Transition(job, Disposition.MISMATCHED, about)
+    return Transition(job, Disposition.MISMATCHED, about, doubtful=True)
 
 
-def _hear_ended(job: Job, word: Word, now_ms: int) -> Move:
+def _hear_ended(job: Job, word: StatusReport, now_ms: int) -> Transition:
     """A word about a job that has ended, and not by relay alone."""
     report = word.report
     job = _identified(job, report, now_ms)
     if report.state is job.state:
-        return Move(_refreshed(job, word, now_ms), Verdict.REPEATED, f"already {job.state}")
+        return Transition(_refreshed(job, word, now_ms), Disposition.REPEATED, f"already {job.state}")
     if report.state is None or not report.state.final or word.source is FinishedBy.SUBMIT_ANSWER:
-        return Move(job, Verdict.STALE, f"{report.state} after {job.state}")
+        return Transition(job, Disposition.STALE, f"{report.state} after {job.state}")
     if job.finished_by is FinishedBy.OPERATOR:
-        return Move(job, Verdict.STALE, f"{report.state} after a cancellation that the provider confirmed")
+        return Transition(job, Disposition.STALE, f"{report.state} after a cancellation that the provider confirmed")
     if word.source is FinishedBy.STATUS_CHECK:
         if report.state is JobState.SUCCEEDED and not report.outputs:
-            return Move(dropped(job), Verdict.STALE, f"still without a result, and already {job.state}")
+            return Transition(dropped(job), Disposition.STALE, f"still without a result, and already {job.state}")
         corrected = enter(job, word, now_ms)
         return msgspec.structs.replace(corrected, announce=EventType.JOB_CORRECTED, reason=f"{job.state} was wrong")
     if job.provider_job_id is None:
-        return Move(job, Verdict.STALE, f"{report.state} after {job.state}, and the provider cannot be asked")
+        return Transition(job, Disposition.STALE, f"{report.state} after {job.state}, and the provider cannot be asked")
     return _claimed(job, word, now_ms, now_ms + SECOND_VERDICT_MS)
 
 
@@ -175,7 +179,7 @@ def _identified(job: Job, report: Report, now_ms: int) -> Job:
     return msgspec.structs.replace(job, provider_job_id=report.provider_job_id, submitted_at=submitted_at)
 
 
-def _refreshed(job: Job, word: Word, now_ms: int) -> Job:
+def _refreshed(job: Job, word: StatusReport, now_ms: int) -> Job:
     """An ended job, told again by a status check: what may still change is the cost, and how its result is signed."""
     if word.source is not FinishedBy.STATUS_CHECK:
         return job
@@ -191,20 +195,20 @@ def _refreshed(job: Job, word: Word, now_ms: int) -> Job:
     )
 
 
-def _claimed(job: Job, word: Word, now_ms: int, settle_by: int | None) -> Move:
+def _claimed(job: Job, word: StatusReport, now_ms: int, confirm_by: int | None) -> Transition:
     """The word is held until a status check bears it out; where none can be made, it is believed at once or dropped."""
     report = word.report
     if job.provider_job_id is None and not _being_submitted(job, now_ms):
         return enter(job, word, now_ms)
-    claim = Claim(report=report, callback_id=word.callback_id, at=now_ms)
+    unconfirmed = UnconfirmedResult(report=report, callback_id=word.callback_id, at=now_ms)
     due_at = now_ms if job.provider_job_id else None
-    refuted = job.claim is not None and job.claim.tries > 0
-    if due_at is not None and settle_by is not None and refuted and job.next_check_at is not None:
+    refuted = job.unconfirmed is not None and job.unconfirmed.tries > 0
+    if due_at is not None and confirm_by is not None and refuted and job.next_check_at is not None:
         due_at = max(now_ms, job.next_check_at)  # one that was refuted has its pause, and the next claim shares it
-        settle_by += due_at - now_ms
-    job = msgspec.structs.replace(job, claim=claim, settle_by=settle_by, next_check_at=due_at)
+        confirm_by += due_at - now_ms
+    job = msgspec.structs.replace(job, unconfirmed=unconfirmed, confirm_by=confirm_by, next_check_at=due_at)
     what = f"{report.state}" if report.outputs or report.state is not JobState.SUCCEEDED else "success without a result"
-    return Move(job, Verdict.RECORDED, f"the provider says {what}: asked to confirm it")
+    return Transition(job, Disposition.RECORDED, f"the provider says {what}: asked to confirm it")
 
 
 def _being_submitted(job: Job, now_ms: int) -> bool:
@@ -235,10 +239,10 @@ def _merge(job: Job, report: Report, now_ms: int) -> Job:
 
 def alive(job: Job, now_ms: int) -> Job:
     """The provider gave a sign that it has the job."""
-    return msgspec.structs.replace(job, last_heard_at=now_ms, not_found_seen=0, updated_at=now_ms)
+    return msgspec.structs.replace(job, last_report_at=now_ms, not_found_seen=0, updated_at=now_ms)
 
 
-def enter(job: Job, word: Word, now_ms: int) -> Move:
+def enter(job: Job, word: StatusReport, now_ms: int) -> Transition:
     """The job enters the state of the word. Success without a result is not success."""
     report = word.report
     state, error, reason = report.state, report.error, None
@@ -251,7 +255,7 @@ def enter(job: Job, word: Word, now_ms: int) -> Move:
         )
     if not state.final:
         job = msgspec.structs.replace(job, state=state, updated_at=now_ms)
-        return Move(job, Verdict.RECORDED, f"now {state}", _EVENTS[state])
+        return Transition(job, Disposition.RECORDED, f"now {state}", _EVENTS[state])
     job = msgspec.structs.replace(
         job,
         state=state,
@@ -277,15 +281,15 @@ def _final(cost: Cost | None) -> Cost | None:
     return msgspec.structs.replace(cost, kind="final")
 
 
-def end(job: Job, now_ms: int, reason: str) -> Move:
+def end(job: Job, now_ms: int, reason: str) -> Transition:
     """The job is final, announced as such; a later verdict names the one it supersedes."""
     job = msgspec.structs.replace(dropped(job), finished_at=now_ms, updated_at=now_ms, next_submit_at=None)
-    return Move(job, Verdict.RECORDED, reason, _EVENTS[job.state], job.last_final_event)
+    return Transition(job, Disposition.RECORDED, reason, _EVENTS[job.state], job.last_final_event)
 
 
 def dropped(job: Job) -> Job:
     """The job without a claim, and so without anything that is still to be asked or settled."""
-    return msgspec.structs.replace(job, claim=None, settle_by=None, next_check_at=None)
+    return msgspec.structs.replace(job, unconfirmed=None, confirm_by=None, next_check_at=None)
 
 
 def _no_output(report: Report) -> JobError:
@@ -313,47 +317,47 @@ def doubted(job: Job, limits: DoubtLimits, now_ms: int) -> Job:
     return msgspec.structs.replace(job, next_check_at=min(due_at, job.next_check_at or due_at))
 
 
-def asked_later(move: Move, check_at: int, now_ms: int) -> Move:
+def asked_later(transition: Transition, check_at: int, now_ms: int) -> Transition:
     """The move, and when the provider is asked next if that leaves the job open; at its deadline at the latest."""
-    job = move.job
+    job = transition.job
     due_already = job.next_check_at is not None and job.next_check_at <= now_ms
     if job.state.final or job.provider_job_id is None or due_already:
-        return move
+        return transition
     next_at = min(check_at, job.deadline_at) if job.deadline_at > now_ms else check_at
-    return msgspec.structs.replace(move, job=msgspec.structs.replace(job, next_check_at=next_at))
+    return msgspec.structs.replace(transition, job=msgspec.structs.replace(job, next_check_at=next_at))
 
 
-def refused(job: Job, error: JobError, now_ms: int) -> Move:
+def refused(job: Job, error: JobError, now_ms: int) -> Transition:
     """The provider did not take the submission: the job has failed, unless a callback already said better."""
-    if job.state is not JobState.PENDING or job.claim:
-        return Move(job, Verdict.STALE, f"refused, but the job is {job.state}")
+    if job.state is not JobState.PENDING or job.unconfirmed:
+        return Transition(job, Disposition.STALE, f"refused, but the job is {job.state}")
     job = msgspec.structs.replace(
         job, state=JobState.FAILED, reason=None, error=error, finished_by=FinishedBy.SUBMIT_ANSWER
     )
     return end(job, now_ms, f"the provider refused the submission: {error.message[:300]}")
 
 
-def unclear(job: Job, error: JobError, now_ms: int) -> Move:
+def unclear(job: Job, error: JobError, now_ms: int) -> Transition:
     """Nobody knows whether the submission arrived: it is never sent again by relay, and a callback settles it."""
-    if job.state is not JobState.PENDING or job.claim:
-        return Move(job, Verdict.STALE, f"unclear answer, but the job is {job.state}")
+    if job.state is not JobState.PENDING or job.unconfirmed:
+        return Transition(job, Disposition.STALE, f"unclear answer, but the job is {job.state}")
     job = msgspec.structs.replace(
         job, reason=Reason.SUBMIT_UNKNOWN, error=error, next_submit_at=None, updated_at=now_ms
     )
-    return Move(
+    return Transition(
         job,
-        Verdict.RECORDED,
+        Disposition.RECORDED,
         f"the submission may or may not have arrived, and is not sent again: {error.message[:300]}",
     )
 
 
-def not_sent(job: Job, error: JobError, retry_at: int | None, now_ms: int) -> Move:
+def not_sent(job: Job, error: JobError, retry_at: int | None, now_ms: int) -> Transition:
     """The submission surely did not leave: it is tried again at `retry_at`, or the job has failed."""
-    if job.state is not JobState.PENDING or job.claim:
-        return Move(job, Verdict.STALE, f"not sent, but the job is {job.state}")
+    if job.state is not JobState.PENDING or job.unconfirmed:
+        return Transition(job, Disposition.STALE, f"not sent, but the job is {job.state}")
     if retry_at is None:
         return refused(job, error, now_ms)
     job = msgspec.structs.replace(
         job, error=error, next_submit_at=retry_at, submission_started_at=None, updated_at=now_ms
     )
-    return Move(job, Verdict.RECORDED, f"not sent, and tried again: {error.message[:300]}")
+    return Transition(job, Disposition.RECORDED, f"not sent, and tried again: {error.message[:300]}")

@@ -123,7 +123,7 @@ _ENDS: Final = frozenset(
 )
 
 
-class Verdict(StrEnum):
+class Disposition(StrEnum):
     """What became of a callback."""
 
     RECORDED = "recorded"
@@ -211,7 +211,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None = None
 
 
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
+class UnconfirmedResult(msgspec.Struct, frozen=True, kw_only=True):
     """A word that would end a job and is not believed yet: what was said, in which callback, at what time.
 
     `tries` counts the status checks that did not bear it out.
@@ -256,10 +256,10 @@ class Job(msgspec.Struct, kw_only=True):
     submissions_made: int = 0
     next_check_at: int | None = None
     checks_made: int = 0
-    last_heard_at: int | None = None
+    last_report_at: int | None = None
     not_found_seen: int = 0
-    claim: Claim | None = None
-    settle_by: int | None = None
+    unconfirmed: UnconfirmedResult | None = None
+    confirm_by: int | None = None
     status_path: str | None = None
     expiring_at: int | None = None
     max_cost: int | None = None
@@ -273,7 +273,7 @@ class CallbackHead(msgspec.Struct, kw_only=True, frozen=True):
     project_id: str
     job_id: str | None
     provider: str
-    verdict: Verdict
+    disposition: Disposition
     reason: str | None
     received_at: int
     size: int
@@ -293,7 +293,7 @@ class Reprocessing(msgspec.Struct, kw_only=True, frozen=True):
     callback_id: str
     at: int
     key_id: str
-    verdict: Verdict
+    disposition: Disposition
     reason: str | None
 
 
@@ -310,7 +310,7 @@ class Event(msgspec.Struct, kw_only=True, frozen=True):
     body: bytes
 
 
-class Call(msgspec.Struct, kw_only=True, frozen=True):
+class ProviderCall(msgspec.Struct, kw_only=True, frozen=True):
     """One request of relay to a provider, or a person's intervention, and what was decided upon it."""
 
     id: str

@@ -13,7 +13,7 @@ EXCERPT_BYTES: Final = 2048
 KEPT_HEADERS: Final = frozenset({"retry-after", "payment-required", "payment-response", "x-payment-response"})
 
 
-class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
+class ProviderRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request to a provider: `path` is appended to the configured origin, `body` is sent as JSON.
 
     `headers` are added. `bearer` is False where the API key must not be sent in the Authorization header.
@@ -43,7 +43,7 @@ class FileRequest(msgspec.Struct, frozen=True, kw_only=True):
     guarded: bool = False
 
 
-class ApiAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class ProviderResponse(msgspec.Struct, frozen=True, kw_only=True):
     """A provider's answer as received, with the headers of KEPT_HEADERS, their names in lower case.
 
     `fault` says why the body is cut or could not be inflated.

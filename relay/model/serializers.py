@@ -185,7 +185,7 @@ def callback_head(callback: CallbackHead) -> Json:
         "object": "callback",
         "job": callback.job_id,
         "provider": callback.provider,
-        "verdict": callback.verdict,
+        "verdict": callback.disposition,
         "reason": callback.reason,
         "received_at": rfc3339(callback.received_at),
         "size": callback.size,
@@ -199,7 +199,7 @@ def reprocessing(reprocessing: Reprocessing) -> Json:
         "id": reprocessing.id,
         "at": rfc3339(reprocessing.at),
         "by": reprocessing.key_id,
-        "verdict": reprocessing.verdict,
+        "verdict": reprocessing.disposition,
         "reason": reprocessing.reason,
     }
 

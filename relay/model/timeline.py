@@ -5,7 +5,7 @@ from typing import Any, Final
 from relay.clock import rfc3339
 from relay.model import result_urls
 from relay.model.delivery import Attempt, Delivery, DeliveryState
-from relay.model.job import Call, Job, JobState, Reason, Verification
+from relay.model.job import Job, JobState, ProviderCall, Reason, Verification
 from relay.model.payment import PaymentState, usdc
 
 Entry = dict[str, Any]
@@ -74,7 +74,7 @@ def of_payment(row: Any) -> list[Entry]:
     return lines
 
 
-def of_call(call: Call) -> Entry:
+def of_call(call: ProviderCall) -> Entry:
     """A request of relay to the provider; it stands where it began."""
     status = f"HTTP {call.status_code}" if call.status_code else None
     reason = "; ".join(filter(None, [status, call.decision])) or None
@@ -89,7 +89,7 @@ def of_callback(row: Any) -> Entry:
         "callback",
         f"a callback of {row['size']} bytes",
         row["id"],
-        decision=row["verdict"],
+        decision=row["disposition"],
         reason=row["reason"],
     )
 
@@ -97,7 +97,7 @@ def of_callback(row: Any) -> Entry:
 def of_reprocessing(row: Any) -> Entry:
     """A quarantined callback that was run again."""
     summary = f"the callback was run again, by {row['key_id']}"
-    return entry(row["at"], "callback", summary, row["callback_id"], decision=row["verdict"], reason=row["reason"])
+    return entry(row["at"], "callback", summary, row["callback_id"], decision=row["disposition"], reason=row["reason"])
 
 
 def of_event(row: Any) -> Entry:
@@ -133,10 +133,10 @@ def what_next(job: Job, deliveries: list[Delivery]) -> Entry | None:
     if not job.state.final:
         if job.next_submit_at is not None:
             return {"what": "the job is sent to the provider", "at": rfc3339(job.next_submit_at)}
-        if job.claim and job.settle_by is not None and not job.claim.tries:
+        if job.unconfirmed and job.confirm_by is not None and not job.unconfirmed.tries:
             return {
-                "what": f"the callback's {job.claim.report.state} is confirmed by a status check, or believed by then",
-                "at": rfc3339(job.settle_by),
+                "what": f"the callback's {job.unconfirmed.report.state} is confirmed by a status check, or believed by then",
+                "at": rfc3339(job.confirm_by),
             }
         if job.next_check_at is not None and job.next_check_at <= job.deadline_at:
             return {
@@ -152,8 +152,8 @@ def what_next(job: Job, deliveries: list[Delivery]) -> Entry | None:
             "what": "the provider's callback is awaited; the job expires at its deadline",
             "at": rfc3339(job.deadline_at),
         }
-    if job.claim and job.next_check_at is not None:
-        what = f"the provider is asked whether {job.claim.report.state}, as a later callback says, is right"
+    if job.unconfirmed and job.next_check_at is not None:
+        what = f"the provider is asked whether {job.unconfirmed.report.state}, as a later callback says, is right"
         return {"what": what, "at": rfc3339(job.next_check_at)}
     due = [d.next_attempt_at for d in deliveries if d.state is DeliveryState.PENDING and d.next_attempt_at is not None]
     return {"what": "the next attempt of a delivery", "at": rfc3339(min(due))} if due else None

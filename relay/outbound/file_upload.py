@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from relay import __version__
-from relay.model.provider_http import ApiAnswer, FileRequest
+from relay.model.provider_http import FileRequest, ProviderResponse
 from relay.outbound import inflating
 from relay.outbound.provider_client import ANSWER_MAX_BYTES, CONNECT_S, NoAnswer, NotSent, redacted, words
 from relay.outbound.provider_transport import NAME_LATE, Transport
@@ -56,7 +56,7 @@ class FileClient:
 
     async def send(
         self, request: FileRequest, pieces: AsyncIterator[bytes], api_key: str, timeout_s: float
-    ) -> ApiAnswer:
+    ) -> ProviderResponse:
         """The answer; NotSent where no connection was made or may be, NoAnswer where none came whole within the time.
 
         The pieces must add up to `size` bytes; no more than one of them is held.
@@ -76,7 +76,7 @@ class FileClient:
 
     async def _to_first(
         self, request: FileRequest, content: AsyncIterator[bytes], headers: dict[str, str]
-    ) -> ApiAnswer:
+    ) -> ProviderResponse:
         """The answer of the first address that a connection can be made to; the content is not touched before."""
         reason = "no connection"
         for url, name in await self._targets(request):
@@ -162,10 +162,10 @@ async def _framed(head: bytes, pieces: AsyncIterator[bytes], tail: bytes, size: 
         yield tail
 
 
-async def _read(answer: httpx.Response) -> ApiAnswer:
+async def _read(answer: httpx.Response) -> ProviderResponse:
     """The answer, inflated where it is encoded, and cut at its limit; then it says so."""
     body = await inflating.read(answer.aiter_raw(), answer.headers.get("content-encoding", ""), ANSWER_MAX_BYTES)
-    return ApiAnswer(
+    return ProviderResponse(
         status_code=answer.status_code,
         content_type=answer.headers.get("content-type", ""),
         body=body.content,

@@ -14,7 +14,7 @@ from typing import Any, Final
 from relay import log
 from relay.clock import Clock
 from relay.errors import KeyUnknown, Unreadable
-from relay.model.provider_http import ApiAnswer, ApiRequest
+from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.outbound.provider_client import NoAnswer, NotSent, ProviderClient
 from relay.security import signatures
 from relay.security.signatures import SignatureInvalid, Signed
@@ -38,7 +38,7 @@ class KeySet:
     def __init__(self, client: ProviderClient, origin: str, path: str, read: Read, clock: Clock) -> None:
         self._client = client
         self._origin = origin
-        self._request = ApiRequest(method="GET", path=path, bearer=False)
+        self._request = ProviderRequest(method="GET", path=path, bearer=False)
         self._read = read
         self._clock = clock
         self._keys: dict[str, bytes] = {}
@@ -94,7 +94,7 @@ class KeySet:
                 self._looks += 1
 
 
-def read_keys(answer: ApiAnswer) -> dict[str, bytes]:
+def read_keys(answer: ProviderResponse) -> dict[str, bytes]:
     """The ed25519 keys of a JWK set (RFC 8037) by their ids, 20 at most; Unreadable where there is none in it."""
     if answer.status_code != 200 or len(answer.body) > BODY_MAX_BYTES:
         raise Unreadable(f"HTTP {answer.status_code} with {len(answer.body)} bytes is no set of keys")

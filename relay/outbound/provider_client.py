@@ -9,7 +9,7 @@ import httpx
 import msgspec
 
 from relay import __version__
-from relay.model.provider_http import KEPT_HEADERS, ApiAnswer, ApiRequest
+from relay.model.provider_http import KEPT_HEADERS, ProviderRequest, ProviderResponse
 from relay.outbound import inflating
 from relay.outbound.dialing import failure_class
 from relay.outbound.provider_transport import NAME_LATE, Transport
@@ -51,7 +51,7 @@ class ProviderClient:
             headers={"user-agent": f"relay/{__version__}", "accept": "application/json", "accept-encoding": "identity"},
         )
 
-    async def send(self, origin: str, api_key: str, request: ApiRequest, timeout_s: float) -> ApiAnswer:
+    async def send(self, origin: str, api_key: str, request: ProviderRequest, timeout_s: float) -> ProviderResponse:
         """The provider's answer, at most 1 MiB of it once inflated; NotSent or NoAnswer when there is none in time."""
         content = None if request.body is None else msgspec.json.encode(request.body)
         headers = {"authorization": f"Bearer {api_key}"} if request.bearer else {}
@@ -81,10 +81,10 @@ class ProviderClient:
         await self._http.aclose()
 
 
-async def _read(answer: httpx.Response) -> ApiAnswer:
+async def _read(answer: httpx.Response) -> ProviderResponse:
     """The answer, inflated where it is encoded, and cut at its limit; then it says so."""
     body = await inflating.read(answer.aiter_raw(), answer.headers.get("content-encoding", ""), ANSWER_MAX_BYTES)
-    return ApiAnswer(
+    return ProviderResponse(
         status_code=answer.status_code,
         content_type=answer.headers.get("content-type", ""),
         body=body.content,
@@ -93,7 +93,7 @@ async def _read(answer: httpx.Response) -> ApiAnswer:
     )
 
 
-def redacted(answer: ApiAnswer, redactor: Redactor | None) -> ApiAnswer:
+def redacted(answer: ProviderResponse, redactor: Redactor | None) -> ProviderResponse:
     """Return the answer without known secrets."""
     if redactor is None:
         return answer

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from relay.errors import Unreadable
-from relay.model.provider_http import ApiAnswer
+from relay.model.provider_http import ProviderResponse
 from relay.payments import header
 
 HEADER: Final = "payment-required"
@@ -87,7 +87,7 @@ class _EntryV2(msgspec.Struct, rename="camel"):
     max_timeout_seconds: Any = None
 
 
-def read_challenge(answer: ApiAnswer) -> Challenge:
+def read_challenge(answer: ProviderResponse) -> Challenge:
     """Return the challenge of a 402, from its header or else its body; Unreadable where neither holds one."""
     refusals = []
     if HEADER in answer.headers:

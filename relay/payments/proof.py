@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 from relay.errors import Unreadable
-from relay.model.provider_http import ApiAnswer
+from relay.model.provider_http import ProviderResponse
 from relay.payments import header
 
 AUTHORIZATION_STATE: Final = "e94a0102"  # the selector of authorizationState(address,bytes32)
@@ -24,7 +24,7 @@ def authorization_state_call(asset: str, payer: str, nonce: str) -> dict[str, ob
     return {"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [{"to": asset, "data": data}, "latest"]}
 
 
-def read_authorization_state(answer: ApiAnswer) -> bool | None:
+def read_authorization_state(answer: ProviderResponse) -> bool | None:
     """Return whether the nonce was used; None for every answer that is not a plain true or false.
 
     A node of another chain has no such contract, and its empty answer is not a false.

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from relay.errors import Unreadable
-from relay.model.provider_http import ApiAnswer
+from relay.model.provider_http import ProviderResponse
 from relay.payments import header
 from relay.payments.challenge import HEADER
 from relay.payments.x402 import settlement
@@ -28,7 +28,7 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"
 
 
-def classify(answer: ApiAnswer | None) -> Outcome:
+def classify(answer: ProviderResponse | None) -> Outcome:
     """Return what the answer to a payment proves; `answer` is None where there was none.
 
     A nonce belongs to one job: if it was used before, that job was paid, and its result is lost. Every other refusal
@@ -51,7 +51,7 @@ def may_resend(version: int) -> bool:
     return version == 2
 
 
-def _reasons(answer: ApiAnswer) -> Iterator[str]:
+def _reasons(answer: ProviderResponse) -> Iterator[str]:
     """Yield the server's reasons for refusing a payment: from the settlement, the new challenge, and the body."""
     settled = settlement(answer)
     if settled is not None and settled.error_reason:

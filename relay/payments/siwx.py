@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from relay.clock import parse_rfc3339, rfc3339
 from relay.errors import Unreadable
-from relay.model.provider_http import ApiAnswer
+from relay.model.provider_http import ProviderResponse
 from relay.payments import header
 from relay.payments.challenge import read_challenge
 from relay.payments.policy import BASE
@@ -43,7 +43,7 @@ class Signer(Protocol):
         """Return the signature of a readable text (EIP-191)."""
 
 
-def sign_in(answer: ApiAnswer, url: str, wallet: Signer, now_ms: int) -> dict[str, str]:
+def sign_in(answer: ProviderResponse, url: str, wallet: Signer, now_ms: int) -> dict[str, str]:
     """Return the headers that answer a 402 which wants a sign-in at the URL; none where it wants none or a bad one."""
     try:
         info = read_challenge(answer).sign_in

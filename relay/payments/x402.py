@@ -11,7 +11,7 @@ import msgspec
 
 from relay.errors import PaymentRefused, SettingsError, Unreadable
 from relay.model import text
-from relay.model.provider_http import ApiAnswer
+from relay.model.provider_http import ProviderResponse
 from relay.payments import header
 from relay.payments.challenge import Challenge, Offer
 from relay.payments.policy import Policy, refusal
@@ -158,7 +158,7 @@ def transfer_message(authorization: dict[str, str], policy: Policy) -> "Signable
     return encode_typed_data(domain, _TRANSFER, {**authorization, **numbers})
 
 
-def settlement(answer: ApiAnswer) -> Settlement | None:
+def settlement(answer: ProviderResponse) -> Settlement | None:
     """Return the payment's settlement from the answer's header; None where no header can be read."""
     for name in SETTLEMENT_HEADERS:
         if name not in answer.headers:

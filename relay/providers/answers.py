@@ -14,7 +14,7 @@ import msgspec
 from relay.clock import rfc3339
 from relay.errors import JobUnknown, Unreadable
 from relay.model.job import Cost, ErrorClass, JobError, JobState, Output, OutputKind, Report
-from relay.model.provider_http import ApiAnswer
+from relay.model.provider_http import ProviderResponse
 from relay.model.result_urls import parted, trimmed
 from relay.providers.base import (
     Accepted,
@@ -95,9 +95,9 @@ _SURELY_REFUSED: Final = frozenset(range(400, 500)) - {408, 425}  # these two ma
 
 
 def read_submission(
-    answer: ApiAnswer,
+    answer: ProviderResponse,
     read: Callable[[dict[str, Any]], Report],
-    explain: Callable[[ApiAnswer, dict[str, Any]], JobError],
+    explain: Callable[[ProviderResponse, dict[str, Any]], JobError],
 ) -> SubmissionAnswer:
     """What an answer to a submission means: 2xx with an id is a yes, 4xx a no, and everything else may be either."""
     try:
@@ -117,7 +117,7 @@ def read_submission(
     return Unclear(msgspec.structs.replace(error, retryable=False, provider_message=answer.excerpt or None))
 
 
-def status_body(answer: ApiAnswer) -> dict[str, Any]:
+def status_body(answer: ProviderResponse) -> dict[str, Any]:
     """The object in a status answer; Unreadable when there is no word about the job in it, JobUnknown for a 404."""
     if not 200 <= answer.status_code < 300:
         try:
@@ -205,7 +205,7 @@ def with_details(text: str | None, body: dict[str, Any], *names: str) -> str | N
     return f"{text} ({', '.join(details)})" if text and details else text
 
 
-def http_error(answer: ApiAnswer, code: str | None, text: str | None, codes: Codes = CODES) -> JobError:
+def http_error(answer: ProviderResponse, code: str | None, text: str | None, codes: Codes = CODES) -> JobError:
     """The error of a 4xx: by its status, or by its code or text where they know better."""
     class_ = _HTTP_CLASSES.get(answer.status_code, ErrorClass.INVALID_INPUT)
     known, _ = _classified(code, text, codes) or (class_, False)

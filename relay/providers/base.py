@@ -18,7 +18,7 @@ from relay import validation
 from relay.errors import FieldError, InvalidInput
 from relay.log import redact
 from relay.model.job import ErrorClass, Input, JobError, JobState, Report
-from relay.model.provider_http import ApiAnswer, ApiRequest
+from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.model.text import kept
 from relay.security.signatures import Signed
 
@@ -84,19 +84,19 @@ class Provider(Protocol):
     def input_path(self, native_path: str) -> str:
         """The unified field that a native path came from: `image_urls[0]` → `images[0]`."""
 
-    def submission(self, request: dict[str, object], callback_url: str | None) -> ApiRequest:
+    def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:
         """The request that creates the job, with the callback URL where this provider wants it."""
 
-    def read_submission(self, answer: ApiAnswer) -> SubmissionAnswer:
+    def read_submission(self, answer: ProviderResponse) -> SubmissionAnswer:
         """What the answer to a submission means; never raises."""
 
-    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ApiRequest:
+    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ProviderRequest:
         """The request that asks how a job is doing, at the path that its provider named if it did."""
 
-    def read_status(self, answer: ApiAnswer, now_ms: int) -> Report:
+    def read_status(self, answer: ProviderResponse, now_ms: int) -> Report:
         """What a status answer says; Unreadable when it is no verdict about the job."""
 
-    def cancellation(self, provider_job_id: str) -> ApiRequest | None:
+    def cancellation(self, provider_job_id: str) -> ProviderRequest | None:
         """The request that cancels a job, answered 2xx when it is canceled; None where the provider publishes none."""
 
     def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
@@ -277,7 +277,7 @@ def text_or_none(value: object, limit: int = 2048) -> str | None:
     return redact(text)[:limit] or None
 
 
-def error_for(answer: ApiAnswer, class_: ErrorClass, *, code: object = None, text: object = None) -> JobError:
+def error_for(answer: ProviderResponse, class_: ErrorClass, *, code: object = None, text: object = None) -> JobError:
     """The error of a refused or unclear answer: relay's class, the provider's words, or the first 2 KB of its page."""
     said = text_or_none(text)
     return JobError(

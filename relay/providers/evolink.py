@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 from relay import validation
 from relay.errors import FieldError, InvalidInput
 from relay.model.job import Input, JobError, JobState, Output, Report
-from relay.model.provider_http import ApiAnswer, ApiRequest
+from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.providers import answers
 from relay.providers.base import (
     Limits,
@@ -94,24 +94,24 @@ class EvoLink:
         """`image_urls[1]` → `images[1]`."""
         return unified_path(native_path, _UNIFIED)
 
-    def submission(self, request: dict[str, object], callback_url: str | None) -> ApiRequest:
+    def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:
         """`POST /v1/videos/generations`."""
         body = with_callback(request, self.callback_field, callback_url)
-        return ApiRequest(method="POST", path="/v1/videos/generations", body=body)
+        return ProviderRequest(method="POST", path="/v1/videos/generations", body=body)
 
-    def read_submission(self, answer: ApiAnswer) -> SubmissionAnswer:
+    def read_submission(self, answer: ProviderResponse) -> SubmissionAnswer:
         """What the answer means; a 2xx carries the id, and the credits it reserved."""
         return answers.read_submission(answer, lambda body: _report(body, None, JobState.SUBMITTED), _explain)
 
-    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ApiRequest:  # noqa: ARG002
+    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ProviderRequest:  # noqa: ARG002
         """`GET /v1/tasks/{id}`."""
-        return ApiRequest(method="GET", path=f"/v1/tasks/{quote(provider_job_id, safe='')}")
+        return ProviderRequest(method="GET", path=f"/v1/tasks/{quote(provider_job_id, safe='')}")
 
-    def read_status(self, answer: ApiAnswer, now_ms: int) -> Report:
+    def read_status(self, answer: ProviderResponse, now_ms: int) -> Report:
         """The job as a status answer tells it; Unreadable for anything but a 2xx with a status."""
         return _report(answers.status_body(answer), now_ms)
 
-    def cancellation(self, provider_job_id: str) -> ApiRequest | None:  # noqa: ARG002 - the protocol's signature
+    def cancellation(self, provider_job_id: str) -> ProviderRequest | None:  # noqa: ARG002 - the protocol's signature
         """None: no page tells of a route."""
         return None
 
@@ -162,6 +162,6 @@ def _outputs(task: dict[str, Any], now_ms: int | None) -> tuple[Output, ...]:
     return answers.distinct(found for url in urls for found in answers.output(url, expires_at, duration_s=duration_s))
 
 
-def _explain(answer: ApiAnswer, body: dict[str, Any]) -> JobError:
+def _explain(answer: ProviderResponse, body: dict[str, Any]) -> JobError:
     """`{"error": {"code", "message", "type"}}`; the code is a word, or in older answers a number."""
     return answers.http_error(answer, *answers.complaint(body))

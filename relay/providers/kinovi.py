@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 from relay import validation
 from relay.errors import FieldError
 from relay.model.job import Cost, ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
-from relay.model.provider_http import ApiAnswer, ApiRequest
+from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.providers import answers
 from relay.providers.base import (
     Limits,
@@ -140,24 +140,24 @@ class Kinovi:
         """`inputs.urls[1]` → `images[1]`."""
         return unified_path(native_path, _UNIFIED)
 
-    def submission(self, request: dict[str, object], callback_url: str | None) -> ApiRequest:
+    def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:
         """`POST /api/v1/jobs/createTask`."""
         body = with_callback(request, self.callback_field, callback_url)
-        return ApiRequest(method="POST", path="/api/v1/jobs/createTask", body=body)
+        return ProviderRequest(method="POST", path="/api/v1/jobs/createTask", body=body)
 
-    def read_submission(self, answer: ApiAnswer) -> SubmissionAnswer:
+    def read_submission(self, answer: ProviderResponse) -> SubmissionAnswer:
         """What the answer means; a 2xx is `{"taskId"}` and no more."""
         return answers.read_submission(answer, lambda body: _report(body, None, JobState.SUBMITTED), _explain)
 
-    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ApiRequest:  # noqa: ARG002
+    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ProviderRequest:  # noqa: ARG002
         """`GET /api/v1/jobs/recordInfo?taskId=`."""
-        return ApiRequest(method="GET", path=f"/api/v1/jobs/recordInfo?taskId={quote(provider_job_id, safe='')}")
+        return ProviderRequest(method="GET", path=f"/api/v1/jobs/recordInfo?taskId={quote(provider_job_id, safe='')}")
 
-    def read_status(self, answer: ApiAnswer, now_ms: int) -> Report:
+    def read_status(self, answer: ProviderResponse, now_ms: int) -> Report:
         """The job as a status answer tells it; Unreadable for anything but a 2xx with a status."""
         return _report(answers.status_body(answer), now_ms)
 
-    def cancellation(self, provider_job_id: str) -> ApiRequest | None:  # noqa: ARG002 - the protocol's signature
+    def cancellation(self, provider_job_id: str) -> ProviderRequest | None:  # noqa: ARG002 - the protocol's signature
         """None: no page tells of a route."""
         return None
 
@@ -252,7 +252,7 @@ def _made_at(task: dict[str, Any], now_ms: int | None) -> int | None:
     return answers.whole(task.get("completeTime"), now_ms - LIFETIME_S * 1000, now_ms) or now_ms
 
 
-def _explain(answer: ApiAnswer, body: dict[str, Any]) -> JobError:
+def _explain(answer: ProviderResponse, body: dict[str, Any]) -> JobError:
     """`{"message"}`, with numbers beside it for credits and concurrency, and paths for wrong inputs."""
     code, text = answers.complaint(body)
     text = answers.with_details(text, body, "required", "available", "limit", "current")

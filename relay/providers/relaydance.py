@@ -16,7 +16,7 @@ from relay import validation
 from relay.errors import FieldError, InvalidInput
 from relay.model import result_urls
 from relay.model.job import ErrorClass, Input, JobError, JobState, Output, Report
-from relay.model.provider_http import ApiAnswer, ApiRequest
+from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.providers import answers
 from relay.providers.base import (
     Limits,
@@ -163,24 +163,24 @@ class RelayDance:
         """`metadata.content[0].image_url.url` → `images[0]`."""
         return unified_path(native_path, _UNIFIED)
 
-    def submission(self, request: dict[str, object], callback_url: str | None) -> ApiRequest:
+    def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:
         """`POST /v1/video/generations`, the callback URL inside `metadata`: at the top level it is not read."""
         body = with_callback(request, self.callback_field, callback_url)
-        return ApiRequest(method="POST", path="/v1/video/generations", body=body)
+        return ProviderRequest(method="POST", path="/v1/video/generations", body=body)
 
-    def read_submission(self, answer: ApiAnswer) -> SubmissionAnswer:
+    def read_submission(self, answer: ProviderResponse) -> SubmissionAnswer:
         """What the answer means; `data` may be the id itself."""
         return answers.read_submission(answer, _accepted, _explain)
 
-    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ApiRequest:  # noqa: ARG002
+    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ProviderRequest:  # noqa: ARG002
         """`GET /v1/video/generations/{task_id}`."""
-        return ApiRequest(method="GET", path=f"/v1/video/generations/{quote(provider_job_id, safe='')}")
+        return ProviderRequest(method="GET", path=f"/v1/video/generations/{quote(provider_job_id, safe='')}")
 
-    def read_status(self, answer: ApiAnswer, now_ms: int) -> Report:
+    def read_status(self, answer: ProviderResponse, now_ms: int) -> Report:
         """The job as a status answer tells it; Unreadable for anything but a 2xx with a status."""
         return _report(answers.status_body(answer), now_ms)
 
-    def cancellation(self, provider_job_id: str) -> ApiRequest | None:  # noqa: ARG002 - the protocol's signature
+    def cancellation(self, provider_job_id: str) -> ProviderRequest | None:  # noqa: ARG002 - the protocol's signature
         """None: no page tells of a route."""
         return None
 
@@ -308,7 +308,7 @@ def _outputs(task: dict[str, Any], body: dict[str, Any], now_ms: int | None) -> 
     )
 
 
-def _explain(answer: ApiAnswer, body: dict[str, Any]) -> JobError:
+def _explain(answer: ProviderResponse, body: dict[str, Any]) -> JobError:
     """There is no 402 here: an empty account answers 403, and so does a key without rights."""
     code, text = answers.complaint(body)
     words = f"{code} {text or answer.excerpt}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote
 
-from relay.model.provider_http import ApiRequest
+from relay.model.provider_http import ProviderRequest
 from relay.providers.evolink import EvoLink
 from relay.security import signatures
 from relay.security.signatures import SignatureInvalid, Signed
@@ -26,9 +26,9 @@ class Sandbox(EvoLink):
     base_url = "http://127.0.0.1:8000"
     keys_path = "/.well-known/jwks.json"
 
-    def cancellation(self, provider_job_id: str) -> ApiRequest | None:
+    def cancellation(self, provider_job_id: str) -> ProviderRequest | None:
         """`POST /v1/tasks/{id}/cancel`, a route of the stand-in's own."""
-        return ApiRequest(method="POST", path=f"/v1/tasks/{quote(provider_job_id, safe='')}/cancel", body={})
+        return ProviderRequest(method="POST", path=f"/v1/tasks/{quote(provider_job_id, safe='')}/cancel", body={})
 
     def signed(self, headers: Mapping[str, str], body: bytes) -> Signed | None:
         """What the four `x-sandbox-…` headers say was signed; None where there is none of them."""

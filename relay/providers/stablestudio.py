@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 from relay import validation
 from relay.errors import FieldError, InvalidInput, Unreadable
 from relay.model.job import ErrorClass, Input, JobError, JobState, OutputKind, Report
-from relay.model.provider_http import ApiAnswer, ApiRequest
+from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.providers import answers
 from relay.providers.base import (
     Limits,
@@ -145,27 +145,27 @@ class StableStudio:
         """`last_image` → `images`."""
         return unified_path(native_path, _UNIFIED)
 
-    def submission(self, request: dict[str, object], callback_url: str | None) -> ApiRequest:  # noqa: ARG002
+    def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:  # noqa: ARG002
         """`POST /api/generate/seedance/i2v`, or the fast one; the payment is added by whoever pays."""
         model = quote(str(request.get("model", STANDARD)), safe="")
         body = {name: value for name, value in request.items() if name != "model"}
-        return ApiRequest(method="POST", path=f"/api/generate/{model}/i2v", body=body, bearer=False)
+        return ProviderRequest(method="POST", path=f"/api/generate/{model}/i2v", body=body, bearer=False)
 
-    def read_submission(self, answer: ApiAnswer) -> SubmissionAnswer:
+    def read_submission(self, answer: ProviderResponse) -> SubmissionAnswer:
         """`{"jobId", "status", "success"}`."""
         return answers.read_submission(answer, lambda body: _report(body, None, JobState.SUBMITTED), _explain)
 
-    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ApiRequest:  # noqa: ARG002
+    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ProviderRequest:  # noqa: ARG002
         """`GET /api/jobs/{id}`, signed by the wallet that paid."""
-        return ApiRequest(method="GET", path=f"/api/jobs/{quote(provider_job_id, safe='')}", bearer=False)
+        return ProviderRequest(method="GET", path=f"/api/jobs/{quote(provider_job_id, safe='')}", bearer=False)
 
-    def read_status(self, answer: ApiAnswer, now_ms: int) -> Report:
+    def read_status(self, answer: ProviderResponse, now_ms: int) -> Report:
         """The job as its status tells it; Unreadable for a 402, which a status check never pays."""
         if answer.status_code == 402:
             raise Unreadable("HTTP 402: it asks for a sign-in or a payment")
         return _report(answers.status_body(answer), now_ms)
 
-    def cancellation(self, provider_job_id: str) -> ApiRequest | None:  # noqa: ARG002 - the protocol's signature
+    def cancellation(self, provider_job_id: str) -> ProviderRequest | None:  # noqa: ARG002 - the protocol's signature
         """None: a failed job can be deleted, none can be canceled."""
         return None
 
@@ -198,6 +198,6 @@ def _failure(error: object) -> JobError | None:
     return found
 
 
-def _explain(answer: ApiAnswer, body: dict[str, Any]) -> JobError:
+def _explain(answer: ProviderResponse, body: dict[str, Any]) -> JobError:
     """A refusal."""
     return answers.http_error(answer, *answers.complaint(body))

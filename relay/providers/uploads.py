@@ -12,7 +12,7 @@ import msgspec
 
 from relay.clock import parse_rfc3339, rfc3339
 from relay.errors import RelayError, Unreadable
-from relay.model.provider_http import ApiAnswer, ApiRequest, FileRequest
+from relay.model.provider_http import FileRequest, ProviderRequest, ProviderResponse
 from relay.providers import answers
 from relay.providers.base import at, check_url, text_or_none
 
@@ -55,17 +55,17 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 class Paid(msgspec.Struct, frozen=True):
     """A step that costs money."""
 
-    request: ApiRequest
+    request: ProviderRequest
 
 
 class SignedIn(msgspec.Struct, frozen=True):
     """A step for the wallet that paid."""
 
-    request: ApiRequest
+    request: ProviderRequest
 
 
-Step = ApiRequest | FileRequest | Paid | SignedIn
-Steps = Generator[Step, ApiAnswer, Uploaded]
+Step = ProviderRequest | FileRequest | Paid | SignedIn
+Steps = Generator[Step, ProviderResponse, Uploaded]
 
 
 class Flow(msgspec.Struct, frozen=True):
@@ -99,7 +99,7 @@ def kinovi(file: File, place: Place) -> Steps:
     The place is the provider's data: unless it is behind the configured origin, it is guarded. The confirmation is
     optional and asked for behind that origin alone; the URL stands whatever it answers.
     """
-    asked = ApiRequest(method="POST", path="/api/v1/uploads", body={"fileName": file.name})
+    asked = ProviderRequest(method="POST", path="/api/v1/uploads", body={"fileName": file.name})
     given = _good((yield asked))
     target, type_ = given.get("uploadUrl"), given.get("contentType")
     if not isinstance(target, str) or not isinstance(type_, str) or not _MEDIA_TYPE.fullmatch(type_):
@@ -109,7 +109,7 @@ def kinovi(file: File, place: Place) -> Steps:
     _stored((yield put))
     confirm = (text_or_none(given.get("confirmUrl")) or "").removeprefix(place.origin)
     if re.fullmatch(r"/(?!/)[!-\[\]-~]*", confirm):
-        yield ApiRequest(method="GET", path=confirm)
+        yield ProviderRequest(method="GET", path=confirm)
     lifetime_s = answers.whole(given.get("assetTtlSeconds"), 1, 366 * 86_400) or KINOVI_LIFETIME_S
     return Uploaded(_public(given.get("url")), rfc3339(place.now_ms + lifetime_s * 1000))
 
@@ -120,7 +120,7 @@ def stablestudio(file: File, place: Place) -> Steps:
     https://stablestudio.dev, and https://vercel.com/docs/vercel-blob for the second step.
     """
     body: dict[str, object] = {"filename": file.name, "contentType": file.content_type, "size": file.size}
-    given = _good((yield Paid(ApiRequest(method="POST", path="/api/upload", body=body, bearer=False))))
+    given = _good((yield Paid(ProviderRequest(method="POST", path="/api/upload", body=body, bearer=False))))
     token, path, upload_id = (text_or_none(given.get(name), 4096) for name in ("clientToken", "pathname", "uploadId"))
     if not token or not path or not upload_id or not _HEADER_VALUE.fullmatch(token):
         raise UploadFailed("its answer lacks the token, the path or the id of the upload")
@@ -133,7 +133,7 @@ def stablestudio(file: File, place: Place) -> Steps:
     )
     blob_url = _public(_good((yield put)).get("url"))
     said: dict[str, object] = {"uploadId": upload_id, "blobUrl": blob_url}
-    confirmation = ApiRequest(method="POST", path="/api/upload/confirm", body=said, bearer=False)
+    confirmation = ProviderRequest(method="POST", path="/api/upload/confirm", body=said, bearer=False)
     confirmed = _good((yield SignedIn(confirmation)))
     return Uploaded(_public(at(confirmed, "upload", "blobUrl") or blob_url), None)
 
@@ -155,7 +155,7 @@ def _form(url: str, file: File) -> FileRequest:
     )
 
 
-def _good(answer: ApiAnswer) -> dict[str, Any]:
+def _good(answer: ProviderResponse) -> dict[str, Any]:
     """The object of a 2xx that does not take itself back; UploadFailed with the provider's own words for any other."""
     try:
         body = answer.json()
@@ -170,7 +170,7 @@ def _good(answer: ApiAnswer) -> dict[str, Any]:
     return body
 
 
-def _stored(answer: ApiAnswer) -> None:
+def _stored(answer: ProviderResponse) -> None:
     """A bare 2xx; what a store's page says of a refusal may repeat its signature, and is left out."""
     if not 200 <= answer.status_code < 300:
         raise UploadFailed(f"its store answered HTTP {answer.status_code}")

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from relay import validation
 from relay.errors import FieldError, InvalidInput, Unreadable
 from relay.model.job import Input, JobError, JobState, Report
-from relay.model.provider_http import ApiAnswer, ApiRequest
+from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.model.result_urls import is_url
 from relay.providers import answers
 from relay.providers.base import (
@@ -95,26 +95,26 @@ class X402Org:
         """`image_url` → `images`."""
         return unified_path(native_path, _UNIFIED)
 
-    def submission(self, request: dict[str, object], callback_url: str | None) -> ApiRequest:  # noqa: ARG002
+    def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:  # noqa: ARG002
         """`POST /v1/image-to-video`; the payment is added by whoever pays."""
-        return ApiRequest(method="POST", path="/v1/image-to-video", body=dict(request), bearer=False)
+        return ProviderRequest(method="POST", path="/v1/image-to-video", body=dict(request), bearer=False)
 
-    def read_submission(self, answer: ApiAnswer) -> SubmissionAnswer:
+    def read_submission(self, answer: ProviderResponse) -> SubmissionAnswer:
         """The video, or where to ask for it."""
         return answers.read_submission(answer, lambda body: _report(body, JobState.SUBMITTED), _explain)
 
-    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ApiRequest:
+    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ProviderRequest:
         """`GET` of the path that the answer named; without one, a guess in the manner of the submission."""
         path = status_path or f"/v1/jobs/{quote(provider_job_id, safe='')}"
-        return ApiRequest(method="GET", path=path, bearer=False)
+        return ProviderRequest(method="GET", path=path, bearer=False)
 
-    def read_status(self, answer: ApiAnswer, now_ms: int) -> Report:  # noqa: ARG002 - the protocol's signature
+    def read_status(self, answer: ProviderResponse, now_ms: int) -> Report:  # noqa: ARG002 - the protocol's signature
         """The job as its poll URL tells it; Unreadable for a 402, which a status check never pays."""
         if answer.status_code == 402:
             raise Unreadable("HTTP 402: it asks for a sign-in or a payment")
         return _report(answers.status_body(answer))
 
-    def cancellation(self, provider_job_id: str) -> ApiRequest | None:  # noqa: ARG002 - the protocol's signature
+    def cancellation(self, provider_job_id: str) -> ProviderRequest | None:  # noqa: ARG002 - the protocol's signature
         """None: no page tells of a route."""
         return None
 
@@ -171,6 +171,6 @@ def _own_path(url: object) -> str | None:
     return parts.path + (f"?{parts.query}" if parts.query else "")
 
 
-def _explain(answer: ApiAnswer, body: dict[str, Any]) -> JobError:
+def _explain(answer: ProviderResponse, body: dict[str, Any]) -> JobError:
     """A refusal."""
     return answers.http_error(answer, *answers.complaint(body))

@@ -31,11 +31,11 @@ _MISSHAPEN: Final = "A" * 79  # checked in place of what is no token, so that ev
 _PROVIDERS_MAX = 64  # the provider's name comes from a URL
 
 
-class Claims(msgspec.Struct, frozen=True):
+class CallbackToken(msgspec.Struct, frozen=True):
     """What a good token says; `foreign` when it was made for another environment that shares the keys."""
 
     job_id: str
-    foreign: bool
+    other_environment: bool
     expires_at_ms: int
 
 
@@ -61,7 +61,7 @@ class CallbackTokens:
         text = urlsafe_b64encode(payload).decode()
         return text + self._signer(provider).get_signature(text).decode()
 
-    def read(self, provider: str, token: str, now_ms: int) -> Claims | None:
+    def read(self, provider: str, token: str, now_ms: int) -> CallbackToken | None:
         """What the token says; None if it is wrong, expired or another provider's. Never raises."""
         shaped = token if _TOKEN.fullmatch(token) else _MISSHAPEN
         text, signature = shaped[:_PAYLOAD_LETTERS], shaped[_PAYLOAD_LETTERS:]
@@ -69,13 +69,13 @@ class CallbackTokens:
             return None
         return self._claims(urlsafe_b64decode(text), now_ms)
 
-    def _claims(self, payload: bytes, now_ms: int) -> Claims | None:
+    def _claims(self, payload: bytes, now_ms: int) -> CallbackToken | None:
         """The claims of a payload that is proven; None if it is of another version or purpose, or expired."""
         head, environment, expiry, job = _PAYLOAD.unpack(payload)
         expires_at_ms = int.from_bytes(expiry) * 1000
         if head != _HEAD or now_ms >= expires_at_ms:
             return None
-        return Claims(ids.from_bytes(ids.JOB, job), environment != self._environment, expires_at_ms)
+        return CallbackToken(ids.from_bytes(ids.JOB, job), environment != self._environment, expires_at_ms)
 
     def _new_signer(self, provider: str) -> Signer:
         """The signer of one provider's tokens; the salt keeps it from any other use of the same keys."""

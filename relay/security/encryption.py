@@ -19,7 +19,7 @@ _HEAD_BYTES: Final = len(_BOUND) + _ID_BYTES
 FINGERPRINT_BYTES: Final = 16
 
 
-class SealBroken(RelayError):
+class DecryptionFailed(RelayError):
     """No key opens it: a key was taken out of RELAY_SECRET_KEYS too early, the row was damaged, or it is another's."""
 
     code = "seal_broken"
@@ -30,7 +30,7 @@ def place(table: str, column: str, row_id: str) -> str:
     return f"{table}.{column}:{row_id}"
 
 
-class Seal:
+class Encryption:
     """Encrypts and authenticates short texts, each for its place. Keys: the newest, which is last, seals; all open.
 
     A value begins with the id of its key. AES-SIV (RFC 5297) takes the place as associated data, so a value that is
@@ -55,14 +55,14 @@ class Seal:
         self._unbound = MultiFernet([Fernet(key) for key in unbound])
         self._refusals = (InvalidTag, InvalidToken, ValueError)
 
-    def seal(self, text: str, where: str) -> bytes:
+    def encrypt(self, text: str, where: str) -> bytes:
         """The text, encrypted for its place; never the same bytes twice."""
         nonce = os.urandom(_NONCE_BYTES)
         cipher = self._ciphers[self._newest[len(_BOUND) :]]
         return self._newest + nonce + cipher.encrypt(text.encode(), [where.encode(), nonce])
 
-    def open(self, sealed: bytes, where: str) -> str:
-        """The text again; SealBroken when no key opens it there."""
+    def decrypt(self, sealed: bytes, where: str) -> str:
+        """The text again; DecryptionFailed when no key opens it there."""
         try:
             if sealed[:1] == _BOUND:
                 cipher = self._ciphers.get(bytes(sealed[len(_BOUND) : _HEAD_BYTES]))
@@ -72,7 +72,7 @@ class Seal:
                 return cipher.decrypt(bytes(rest), [where.encode(), bytes(nonce)]).decode()
             return self._unbound.decrypt(bytes(sealed)).decode()
         except self._refusals:
-            raise SealBroken(
+            raise DecryptionFailed(
                 "a stored secret opens with none of RELAY_SECRET_KEYS: put back the key that was taken out"
             ) from None
 

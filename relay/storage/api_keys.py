@@ -9,7 +9,7 @@ import msgspec
 
 from relay import ids
 from relay.errors import NotFound
-from relay.security.encryption import Seal, place
+from relay.security.encryption import Encryption, place
 from relay.storage import signing_keys
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Writer
@@ -49,10 +49,10 @@ class Known(msgspec.Struct, frozen=True):
 class Access:
     """Keys of both kinds."""
 
-    def __init__(self, database: Database, writer: Writer, seal: Seal) -> None:
+    def __init__(self, database: Database, writer: Writer, encryption: Encryption) -> None:
         self._database = database
         self._writer = writer
-        self._seal = seal
+        self._encryption = encryption
 
     async def api_key(self, text: str) -> ApiKey | None:
         """The live key with this text: looked up by its digest, so no comparison can be timed."""
@@ -97,7 +97,7 @@ class Access:
         found = await self._database.rows("idempotency_key", {"project_id": project_id, "key": key}, Purpose.KEY)
         if not found:
             return None
-        answer = found[0]["answer"] and self._seal.open(found[0]["answer"], _place(project_id, key)).encode()
+        answer = found[0]["answer"] and self._encryption.decrypt(found[0]["answer"], _place(project_id, key)).encode()
         return Known(bytes(found[0]["fingerprint"]), found[0]["reserved_at"], found[0]["job_id"], answer)
 
     def tie(self, held: Reservation, of: Callable[[Any], tuple[bytes, str | None] | None]) -> Tie:
@@ -110,13 +110,13 @@ class Access:
 
         def tied(result: Any) -> Tied | None:
             made = of(result)
-            return None if made is None else Tied(self._seal.seal(made[0].decode(), where), made[1])
+            return None if made is None else Tied(self._encryption.encrypt(made[0].decode(), where), made[1])
 
         return Tie(project_id=held.project_id, key=held.key, reserved_at=held.now, of=tied)
 
     async def answer(self, held: Reservation, answer: bytes) -> None:
         """Keep the answer, sealed: it may show a secret that is shown once. Nothing happens where the key was lost."""
-        params = _of(held) | {"answer": self._seal.seal(answer.decode(), _place(held.project_id, held.key))}
+        params = _of(held) | {"answer": self._encryption.encrypt(answer.decode(), _place(held.project_id, held.key))}
         await self._writer.write(_run, ("answer_idempotency_key", params))
 
     async def release(self, held: Reservation) -> None:
@@ -135,7 +135,7 @@ class Access:
             await transaction.rows("insert_project", made)
             found = await transaction.rows("project_by_name", {"name": project})
             project_id = found[0]["id"]
-            signs = signing_keys.new_params(self._seal, project_id, signing_keys.FIRST, now_ms)
+            signs = signing_keys.new_params(self._encryption, project_id, signing_keys.FIRST, now_ms)
             await transaction.rows("insert_signing_key", signs)
             await transaction.rows("insert_api_key", {**params, "project_id": project_id})
         return [None] * len(wanted)

@@ -9,11 +9,11 @@ import msgspec
 
 from relay import log
 from relay.model.delivery import Attempt, Delivery, DeliveryState
-from relay.security.encryption import Seal, SealBroken, place
+from relay.security.encryption import DecryptionFailed, Encryption, place
 from relay.storage import endpoint_status, pages, rows
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Writer
-from relay.storage.fan_out import Fresh
+from relay.storage.fan_out import NewDelivery
 from relay.storage.pages import Listing, Page
 
 ATTEMPTS_MAX = 1000
@@ -30,7 +30,7 @@ OPENED_MAX = 2000
 _logger = log.get("storage")
 
 
-class Parcel(msgspec.Struct, frozen=True, kw_only=True):
+class DueDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """A delivery with all that its next attempt needs, as it is now; `timeout_s` always ends before the lease does."""
 
     delivery_id: str
@@ -52,7 +52,7 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     probe: bool = False
 
 
-class Settled(msgspec.Struct, frozen=True, kw_only=True):
+class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt, and its delivery after it.
 
     `gone` names why the endpoint is to be disabled; `aborted` is a receiver's wish not to be sent this event again;
@@ -76,20 +76,20 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
 class Deliveries:
     """The deliveries."""
 
-    def __init__(self, database: Database, writer: Writer, seal: Seal, timeout_max_s: float) -> None:
+    def __init__(self, database: Database, writer: Writer, encryption: Encryption, timeout_max_s: float) -> None:
         self._database = database
         self._writer = writer
-        self._open = lru_cache(OPENED_MAX)(seal.open)
+        self._open = lru_cache(OPENED_MAX)(encryption.decrypt)
         self._timeout_max_s = timeout_max_s
 
     async def claim(
         self, now_ms: int, leased_until_ms: int, limit: int, busy: Collection[str], full: Collection[str] = ()
-    ) -> list[Parcel]:
+    ) -> list[DueDelivery]:
         """Deliveries of the first that are due, leased until then; none for busy endpoints, none of full projects."""
         bounds = {"limit": limit, "window": WINDOW, "candidates": CLAIMERS * limit if self._database.shared else limit}
         claim = {"now": now_ms, "leased_until": leased_until_ms, "busy": sorted(busy)}
         claim |= {"full": sorted(full)}
-        return self._parcels(await self._database.claim("claim_deliveries", claim | bounds, read="parcels"))
+        return self._parcels(await self._database.claim("claim_deliveries", claim | bounds, read="due_deliveries"))
 
     async def claim_behind(
         self,
@@ -99,7 +99,7 @@ class Deliveries:
         limits: Mapping[str, int],
         after: str,
         full: Collection[str] = (),
-    ) -> tuple[list[Fresh], str]:
+    ) -> tuple[list[NewDelivery], str]:
         """Claim where the first that are due are all for busy endpoints: from one endpoint to the next.
 
         `limits` says how many each of the endpoints that are known may have; 0 for busy ones. Some endpoints after that
@@ -114,7 +114,7 @@ class Deliveries:
         wanted = {endpoint_id: min(each, limits.get(endpoint_id, each)) for endpoint_id in chosen}
         return await self.claim_for(now_ms, leased_until_ms, wanted), last
 
-    async def claim_for(self, now_ms: int, leased_until_ms: int, limits: Mapping[str, int]) -> list[Fresh]:
+    async def claim_for(self, now_ms: int, leased_until_ms: int, limits: Mapping[str, int]) -> list[NewDelivery]:
         """Claim what is due for each of these endpoints, so many at most."""
         claim = {"now": now_ms, "leased_until": leased_until_ms}
         many = [claim | {"endpoint_id": endpoint_id, "limit": limit} for endpoint_id, limit in limits.items()]
@@ -124,11 +124,11 @@ class Deliveries:
         """Gives back what was claimed and not begun, due at once."""
         await self._writer.write(_release, [{"id": delivery_id, "now": now_ms} for delivery_id in delivery_ids])
 
-    async def parcels(self, delivery_ids: Iterable[str]) -> list[Parcel]:
+    async def due_deliveries(self, delivery_ids: Iterable[str]) -> list[DueDelivery]:
         """What the next attempts need; what is no longer pending, or has a secret that does not open, is left out."""
-        return self._parcels(await self._database.rows("parcels", {"ids": list(delivery_ids)}))
+        return self._parcels(await self._database.rows("due_deliveries", {"ids": list(delivery_ids)}))
 
-    def at_hand(self, fresh: Iterable[Fresh]) -> list[Parcel]:
+    def at_hand(self, fresh: Iterable[NewDelivery]) -> list[DueDelivery]:
         """The same for new deliveries that come with it, without reading."""
         new = {"attempts_made": 0, "redelivery": 0}
         return self._parcels(
@@ -140,7 +140,7 @@ class Deliveries:
             if one.event is not None and one.endpoint is not None
         )
 
-    def settling(self, settled: Settled) -> asyncio.Future[bool]:
+    def settling(self, settled: AttemptResult) -> asyncio.Future[bool]:
         """Has an attempt written with the delivery after it and the endpoint's health; done after COMMIT.
 
         True when that disabled or enabled the endpoint: then there are notices that are due now.
@@ -181,21 +181,21 @@ class Deliveries:
 
         return await pages.collect(listing, read, rows.delivery, params["floor"])
 
-    def _parcels(self, found: Iterable[Row]) -> list[Parcel]:
+    def _parcels(self, found: Iterable[Row]) -> list[DueDelivery]:
         """Those that open."""
-        return [parcel for row in found if (parcel := self._parcel(row)) is not None]
+        return [due for row in found if (due := self._parcel(row)) is not None]
 
-    def _parcel(self, row: Row) -> Parcel | None:
+    def _parcel(self, row: Row) -> DueDelivery | None:
         """The parcel of a row, opened; one whose key was taken away waits, and holds no other."""
         try:
             endpoint_id, former = row["endpoint_id"], row["former_secret"]
             secret = self._open(row["secret"], place("endpoints", "secret", endpoint_id))
             headers = self._open(row["headers"], place("endpoints", "headers", endpoint_id))
             former = former and self._open(former, place("endpoints", "former_secret", endpoint_id))
-        except SealBroken as error:
+        except DecryptionFailed as error:
             _logger.error("delivery.secret_sealed", delivery=row["id"], endpoint=row["endpoint_id"], error=str(error))
             return None
-        return Parcel(
+        return DueDelivery(
             delivery_id=row["id"],
             endpoint_id=endpoint_id,
             project_id=row["project_id"],
@@ -216,10 +216,10 @@ class Deliveries:
         )
 
 
-async def _claim(transaction: Transaction, many: Sequence[dict[str, Any]]) -> list[Fresh]:
+async def _claim(transaction: Transaction, many: Sequence[dict[str, Any]]) -> list[NewDelivery]:
     """What is due for each of these endpoints."""
     found = [await transaction.rows("claim_deliveries_of_endpoint", claim) for claim in many]
-    return [Fresh(row["id"], row["endpoint_id"], row["project_id"]) for claimed in found for row in claimed]
+    return [NewDelivery(row["id"], row["endpoint_id"], row["project_id"]) for claimed in found for row in claimed]
 
 
 async def _release(transaction: Transaction, batches: Sequence[list[dict[str, Any]]]) -> list[None]:
@@ -228,7 +228,7 @@ async def _release(transaction: Transaction, batches: Sequence[list[dict[str, An
     return [None] * len(batches)
 
 
-async def _settle(transaction: Transaction, ended: Sequence[Settled]) -> list[bool]:
+async def _settle(transaction: Transaction, ended: Sequence[AttemptResult]) -> list[bool]:
     """Attempts first: their number is counted from the delivery as it was."""
     settled = await _unwritten(transaction, ended)
     await transaction.run_many("insert_attempt", [one.attempt for one in settled])
@@ -250,7 +250,7 @@ async def _settle(transaction: Transaction, ended: Sequence[Settled]) -> list[bo
     return [one.endpoint_id in switched for one in ended]
 
 
-async def _unwritten(transaction: Transaction, wanted: Sequence[Settled]) -> Sequence[Settled]:
+async def _unwritten(transaction: Transaction, wanted: Sequence[AttemptResult]) -> Sequence[AttemptResult]:
     """Without those that a commit has stored whose answer was lost."""
     again = [one.attempt.id for one in wanted if one.again]
     if not again:
@@ -277,13 +277,13 @@ class _EndpointOutcome(msgspec.Struct, frozen=True):
     held_until: int | None
 
 
-def _delivery_after(one: Settled) -> _DeliveryAfter:
+def _delivery_after(one: AttemptResult) -> _DeliveryAfter:
     """Return the delivery's columns after an attempt."""
     if one.state is DeliveryState.PENDING:
         return _DeliveryAfter(one.attempt.delivery_id, one.state, one.next_attempt_at, None)
     return _DeliveryAfter(one.attempt.delivery_id, one.state, None, one.at)
 
 
-def _outcome(one: Settled) -> _EndpointOutcome:
+def _outcome(one: AttemptResult) -> _EndpointOutcome:
     """Return the endpoint's columns after an attempt."""
     return _EndpointOutcome(one.endpoint_id, one.at, int(one.state is DeliveryState.DELIVERED), one.held_until)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from relay.errors import SettingsError
-from relay.security.encryption import Seal, SealBroken, place
+from relay.security.encryption import DecryptionFailed, Encryption, place
 from relay.storage.engine.database import Database, Row, Transaction
 from relay.storage.signing_keys import seed_place
 
@@ -30,17 +30,17 @@ _WRONG: Final = (
 )
 
 
-async def require_keys(database: Database, seal: Seal, now_ms: int) -> None:
+async def require_keys(database: Database, encryption: Encryption, now_ms: int) -> None:
     """Return if the keys are this database's, and remember the newest of them; SettingsError if not."""
     known = {bytes(row["fingerprint"]) for row in await database.rows("sealing_keys", {})}
-    if known - set(seal.fingerprints) or (not known and await _all_broken(database, seal)):
+    if known - set(encryption.fingerprints) or (not known and await _all_broken(database, encryption)):
         raise SettingsError(_WRONG)
-    new = seal.fingerprints[-1:] if known else seal.fingerprints
+    new = encryption.fingerprints[-1:] if known else encryption.fingerprints
     if set(new) - known:
         await database.transact(partial(_remember, fingerprints=new, now_ms=now_ms))
 
 
-def is_sealed(path: Path) -> bool:
+def is_encrypted(path: Path) -> bool:
     """Whether a SQLite file is there that something is sealed in; nothing is made, and the file stays as it is."""
     if not path.exists():
         return False
@@ -51,19 +51,19 @@ def is_sealed(path: Path) -> bool:
         return False
 
 
-async def _all_broken(database: Database, seal: Seal) -> bool:
+async def _all_broken(database: Database, encryption: Encryption) -> bool:
     """Whether a database of a former version has secrets, and none that opens."""
     found = await database.rows("newest_secrets", {"limit": SAMPLE})
     return bool(found) and not any(
-        _opens(seal, row["secret"], place("endpoints", "secret", row["id"])) for row in found
+        _opens(encryption, row["secret"], place("endpoints", "secret", row["id"])) for row in found
     )
 
 
-def _opens(seal: Seal, sealed: bytes, where: str) -> bool:
+def _opens(encryption: Encryption, sealed: bytes, where: str) -> bool:
     """Whether one opens."""
     try:
-        seal.open(sealed, where)
-    except SealBroken:
+        encryption.decrypt(sealed, where)
+    except DecryptionFailed:
         return False
     return True
 
@@ -147,46 +147,50 @@ class Resealed(msgspec.Struct):
     broken: int = 0
 
 
-async def reseal(database: Database, seal: Seal, progress: Progress, now_ms: int, *, accept_loss: bool) -> Resealed:
+async def reseal(
+    database: Database, encryption: Encryption, progress: Progress, now_ms: int, *, accept_loss: bool
+) -> Resealed:
     """Every sealed value under the newest key, bound to its row, while relay runs or not.
 
     What is done is done: broken off, it goes on from there when it is run again. If all opened, or the loss of what
     did not is accepted, the database forgets all other keys, so that they can be taken out of RELAY_SECRET_KEYS.
     """
-    await database.transact(partial(_remember, fingerprints=seal.fingerprints[-1:], now_ms=now_ms))
+    await database.transact(partial(_remember, fingerprints=encryption.fingerprints[-1:], now_ms=now_ms))
     done = Resealed()
     for kind in KINDS:
-        await _reseal_kind(database, seal, kind, done, progress)
+        await _reseal_kind(database, encryption, kind, done, progress)
     if not done.broken or accept_loss:
-        await database.transact(partial(_forget_others, newest=seal.fingerprints[-1]))
+        await database.transact(partial(_forget_others, newest=encryption.fingerprints[-1]))
     return done
 
 
-async def _reseal_kind(database: Database, seal: Seal, kind: Kind, done: Resealed, progress: Progress) -> None:
+async def _reseal_kind(
+    database: Database, encryption: Encryption, kind: Kind, done: Resealed, progress: Progress
+) -> None:
     """One table, some rows a transaction."""
     at = kind.start
     while found := [dict(row) for row in await database.rows(kind.read, at | {"limit": STEP})]:
-        await database.transact(partial(_reseal_rows, seal=seal, kind=kind, rows=found, done=done))
+        await database.transact(partial(_reseal_rows, encryption=encryption, kind=kind, rows=found, done=done))
         at = kind.behind(found[-1])
         progress(kind.table, done.resealed + done.already, done.broken)
 
 
 async def _reseal_rows(
-    transaction: Transaction, seal: Seal, kind: Kind, rows: Sequence[dict[str, Any]], done: Resealed
+    transaction: Transaction, encryption: Encryption, kind: Kind, rows: Sequence[dict[str, Any]], done: Resealed
 ) -> None:
     """Those rows; one that was changed meanwhile was sealed by the newest key with that, or is met again."""
     for row in rows:
         values = {name: row[name] and bytes(row[name]) for name in kind.columns}
         given = [name for name, value in values.items() if value]
-        if all(seal.is_newest(values[name]) for name in given):
+        if all(encryption.is_newest(values[name]) for name in given):
             done.already += 1
             continue
         try:
-            texts = {name: seal.open(values[name], kind.where(row, name)) for name in given}
-        except SealBroken:
+            texts = {name: encryption.decrypt(values[name], kind.where(row, name)) for name in given}
+        except DecryptionFailed:
             done.broken += 1
             continue
-        sealed = values | {name: seal.seal(text, kind.where(row, name)) for name, text in texts.items()}
+        sealed = values | {name: encryption.encrypt(text, kind.where(row, name)) for name, text in texts.items()}
         before = {f"{name}_before": values[name] or b"" for name in kind.guards}
         await transaction.rows(kind.write, {**row, **sealed, **before, "nothing": b""})
         done.resealed += 1

@@ -7,7 +7,7 @@ import msgspec
 
 from relay import log
 from relay.model.delivery import Endpoint
-from relay.security.encryption import Seal, SealBroken, place
+from relay.security.encryption import DecryptionFailed, Encryption, place
 from relay.storage import endpoint_status, rows
 from relay.storage.engine.database import Database, Row, Transaction
 from relay.storage.engine.group_commit import Writer
@@ -36,10 +36,10 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 class Endpoints:
     """The endpoints."""
 
-    def __init__(self, database: Database, writer: Writer, seal: Seal) -> None:
+    def __init__(self, database: Database, writer: Writer, encryption: Encryption) -> None:
         self._database = database
         self._writer = writer
-        self._seal = seal
+        self._encryption = encryption
 
     async def create(self, endpoint: Endpoint, project_max: int = UNBOUNDED, tie: Tie | None = None) -> bool:
         """Store a new endpoint; it hears of what is committed after it, or once it is enabled.
@@ -74,12 +74,12 @@ class Endpoints:
     async def get(self, endpoint_id: str, project_id: str) -> Endpoint | None:
         """The project's endpoint."""
         found = await self._database.rows("endpoint_of_project", {"id": endpoint_id, "project_id": project_id})
-        return rows.endpoint_shown(found[0], self._seal) if found else None
+        return rows.endpoint_shown(found[0], self._encryption) if found else None
 
     async def page(self, project_id: str, before: str | None, limit: int) -> list[Endpoint]:
         """Endpoints newest first."""
         found = await self._database.rows("endpoint_page", {"project_id": project_id, "before": before, "limit": limit})
-        return [rows.endpoint_shown(row, self._seal) for row in found]
+        return [rows.endpoint_shown(row, self._encryption) for row in found]
 
     async def _insert(self, transaction: Transaction, wanted: Sequence[tuple[Endpoint, int]]) -> list[bool]:
         """Stores each that its project has room for; the projects are locked in their order."""
@@ -90,7 +90,7 @@ class Endpoints:
             counted = {"project_id": endpoint.project_id, "limit": project_max}
             room = (await transaction.rows("count_endpoints", counted))[0]["number"] < project_max
             if room:
-                await transaction.rows("insert_endpoint", rows.endpoint_params(endpoint, self._seal))
+                await transaction.rows("insert_endpoint", rows.endpoint_params(endpoint, self._encryption))
             if room and endpoint.disabled_at is not None:
                 off = {"id": endpoint.id, "now": endpoint.disabled_at, "reason": endpoint.disabled_reason}
                 await transaction.rows("disable_endpoint", off)
@@ -108,13 +108,13 @@ class Endpoints:
         found = await transaction.rows("endpoint_of_project", of)
         if not found:
             return None
-        changed = msgspec.structs.replace(change.apply(rows.endpoint(found[0], self._seal)), updated_at=change.at)
-        await transaction.rows("update_endpoint", rows.endpoint_params(changed, self._seal))
+        changed = msgspec.structs.replace(change.apply(rows.endpoint(found[0], self._encryption)), updated_at=change.at)
+        await transaction.rows("update_endpoint", rows.endpoint_params(changed, self._encryption))
         if change.active is True:
             await endpoint_status.enable(transaction, change.endpoint_id, change.at)
         elif change.active is False:
             await endpoint_status.disable(transaction, change.endpoint_id, change.at, DISABLED_BY_HAND)
-        return rows.endpoint((await transaction.rows("endpoint_of_project", of))[0], self._seal)
+        return rows.endpoint((await transaction.rows("endpoint_of_project", of))[0], self._encryption)
 
     async def _rotate(self, transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[None]:
         """Rotates for each caller in turn."""
@@ -127,16 +127,19 @@ class Endpoints:
     def _rotated(self, row: Row, secret: str) -> dict[str, bytes | None]:
         """The sealed columns after a rotation; what does not open is gone by it, so this mends an endpoint."""
         places = {name: place("endpoints", name, row["id"]) for name in ("secret", "former_secret", "headers")}
-        sealed: dict[str, bytes | None] = {"secret": self._seal.seal(secret, places["secret"]), "former_secret": None}
+        sealed: dict[str, bytes | None] = {
+            "secret": self._encryption.encrypt(secret, places["secret"]),
+            "former_secret": None,
+        }
         try:
-            sealed["former_secret"] = self._seal.seal(
-                self._seal.open(row["secret"], places["secret"]), places["former_secret"]
+            sealed["former_secret"] = self._encryption.encrypt(
+                self._encryption.decrypt(row["secret"], places["secret"]), places["former_secret"]
             )
-            self._seal.open(row["headers"], places["headers"])
+            self._encryption.decrypt(row["headers"], places["headers"])
             sealed["headers"] = row["headers"]
-        except SealBroken:
+        except DecryptionFailed:
             _logger.warning("endpoint.unreadable_replaced", endpoint=row["id"])
-            sealed["headers"] = self._seal.seal("{}", places["headers"])
+            sealed["headers"] = self._encryption.encrypt("{}", places["headers"])
         return sealed
 
 

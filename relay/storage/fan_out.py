@@ -30,7 +30,7 @@ class NewEvent(msgspec.Struct, frozen=True):
     after: Job
 
 
-class Fresh(msgspec.Struct, frozen=True):
+class NewDelivery(msgspec.Struct, frozen=True):
     """A new delivery, to be handed to dispatch in memory; the row's lease covers it until then.
 
     `event` and `endpoint`, a row of `endpoints_sent_to`, are what its first attempt needs; None where that is to be
@@ -55,7 +55,9 @@ class FanOut:
         self._first_delay_s = first_delay_s
         self._sends = sends
 
-    async def __call__(self, transaction: Transaction, events: Sequence[NewEvent], listening: str) -> list[list[Fresh]]:
+    async def __call__(
+        self, transaction: Transaction, events: Sequence[NewEvent], listening: str
+    ) -> list[list[NewDelivery]]:
         """One delivery for each event and each endpoint that wants it; by event those that are due at once.
 
         `listening` are those that may, as their jobs were read with them.
@@ -74,13 +76,13 @@ class FanOut:
                     delivery = new_delivery(event, endpoint.id, event.created_at, due_at)
                     deliveries.append(delivery)
                     if delay_s == 0:
-                        fresh.append(Fresh(delivery.id, endpoint.id, event.project_id, event))
+                        fresh.append(NewDelivery(delivery.id, endpoint.id, event.project_id, event))
             handed.append(fresh)
         await transaction.run_many("insert_delivery", deliveries)
         return await _complete(transaction, handed) if self._sends else handed
 
 
-async def _complete(transaction: Transaction, handed: list[list[Fresh]]) -> list[list[Fresh]]:
+async def _complete(transaction: Transaction, handed: list[list[NewDelivery]]) -> list[list[NewDelivery]]:
     """With what their endpoints are now; one row serves all that go to the same."""
     wanted = sorted({one.endpoint_id for fresh in handed for one in fresh})
     if not wanted:
@@ -88,7 +90,7 @@ async def _complete(transaction: Transaction, handed: list[list[Fresh]]) -> list
     found = {row["endpoint_id"]: row for row in await transaction.rows("endpoints_sent_to", {"ids": wanted})}
     return [
         [
-            Fresh(one.delivery_id, one.endpoint_id, one.project_id, one.event, found.get(one.endpoint_id))
+            NewDelivery(one.delivery_id, one.endpoint_id, one.project_id, one.event, found.get(one.endpoint_id))
             for one in fresh
         ]
         for fresh in handed

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from relay.model.job import Callback, CallbackHead, Event, Reprocessing, Verdict
+from relay.model.job import Callback, CallbackHead, Disposition, Event, Reprocessing
 from relay.storage import pages, rows
 from relay.storage.engine.database import Database, Purpose, Row
 from relay.storage.pages import Listing, Page
@@ -25,7 +25,9 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 REPROCESSINGS_MAX: Final = 500
-DOUBTFUL: Final = frozenset({Verdict.UNREADABLE, Verdict.MISMATCHED, Verdict.ORPHANED, Verdict.QUARANTINED})
+DOUBTFUL: Final = frozenset(
+    {Disposition.UNREADABLE, Disposition.MISMATCHED, Disposition.ORPHANED, Disposition.QUARANTINED}
+)
 """Verdicts that few callbacks have: they are listed by an index of their own."""
 PATIENCE_MS: Final = 60_000
 """An event older than this waits for no open transaction: relay's own are shorter, and others' may hang for ever."""
@@ -83,14 +85,14 @@ class Callbacks:
         return [rows.reprocessing(row) for row in found if row["callback_id"] == callback.id]
 
     async def page(
-        self, project_id: str, listing: Listing, job_id: str | None, verdict: str | None
+        self, project_id: str, listing: Listing, job_id: str | None, disposition: str | None
     ) -> Page[CallbackHead]:
         """Callbacks newest first, without their bodies."""
-        params: dict[str, Any] = {"project_id": project_id, "job_id": job_id, "verdict": verdict, "floor": None}
-        name = "callback_page_doubtful" if verdict in DOUBTFUL else "callback_page"
+        params: dict[str, Any] = {"project_id": project_id, "job_id": job_id, "disposition": disposition, "floor": None}
+        name = "callback_page_doubtful" if disposition in DOUBTFUL else "callback_page"
         if job_id is not None:
             name = "callback_page_of_job"
-        elif verdict is not None and verdict not in DOUBTFUL:
+        elif disposition is not None and disposition not in DOUBTFUL:
             wanted = params | {"before": listing.before}
             params["floor"] = await pages.floor(self._database, "callback_floor", wanted)
 

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 
 from relay.model.delivery import Attempt, Delivery, Endpoint
-from relay.model.job import Call, Job
+from relay.model.job import Job, ProviderCall
 from relay.model.payment import Payment
-from relay.security.encryption import Seal
+from relay.security.encryption import Encryption
 from relay.storage import pages, payments, rows
-from relay.storage.apply_updates import Fact, Recorded, Recorder
+from relay.storage.apply_updates import JobUpdate, UpdateApplier, UpdateResult
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.idempotency import Tie
@@ -50,7 +50,7 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
 class Evidence(msgspec.Struct, frozen=True):
     """All that is stored about one job, for its timeline; at most EVIDENCE_MAX of each, and one payment, unopened."""
 
-    calls: list[Call]
+    calls: list[ProviderCall]
     callbacks: list[Row]
     reprocessings: list[Row]
     events: list[Row]
@@ -62,10 +62,10 @@ class Evidence(msgspec.Struct, frozen=True):
 class Jobs:
     """The jobs."""
 
-    def __init__(self, database: Database, writer: Writer, seal: Seal, recorder: Recorder) -> None:
+    def __init__(self, database: Database, writer: Writer, encryption: Encryption, recorder: UpdateApplier) -> None:
         self._database = database
         self._writer = writer
-        self._seal = seal
+        self._encryption = encryption
         self._recorder = recorder
 
     async def create(self, new: NewJob) -> None:
@@ -76,13 +76,13 @@ class Jobs:
         """The job, for the one caller that may send it now; None for everyone else."""
         return await self._writer.write(_start_submissions, (job_id, now_ms))
 
-    async def record(self, fact: Fact, tie: Tie | None = None) -> Recorded:
+    async def record(self, update: JobUpdate, tie: Tie | None = None) -> UpdateResult:
         """What was heard about a job, with all that follows from it, in one commit."""
-        return await self.recording(fact, tie)
+        return await self.recording(update, tie)
 
-    def recording(self, fact: Fact, tie: Tie | None = None) -> asyncio.Future[Recorded]:
+    def recording(self, update: JobUpdate, tie: Tie | None = None) -> asyncio.Future[UpdateResult]:
         """The same for a caller that is no coroutine; StorageUnavailable at once where too much waits already."""
-        return self._writer.submit(self._recorder, fact, tie=tie)
+        return self._writer.submit(self._recorder, update, tie=tie)
 
     async def get(self, job_id: str, project_id: str) -> Job | None:
         """The project's job."""
@@ -185,11 +185,11 @@ class Jobs:
         await transaction.run_many("insert_job", [rows.job_params(new.job) for new in news])
         metadata = [rows.metadata_params(new.job.project_id, new.job.id, new.job.metadata) for new in news]
         await transaction.run_many("insert_job_metadata", list(chain.from_iterable(metadata)))
-        endpoints = [rows.endpoint_params(endpoint, self._seal) for new in news for endpoint in new.endpoints]
+        endpoints = [rows.endpoint_params(endpoint, self._encryption) for new in news for endpoint in new.endpoints]
         await transaction.run_many("insert_endpoint", endpoints)
         for new in news:
             if new.payment is not None:
-                await payments.reserve(transaction, new.payment, new.caps, self._seal)
+                await payments.reserve(transaction, new.payment, new.caps, self._encryption)
         return [None] * len(news)
 
 

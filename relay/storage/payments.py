@@ -11,7 +11,7 @@ from relay import ids, log
 from relay.errors import Bound, PaidOnce, SpendCapReached
 from relay.model.job import Cost
 from relay.model.payment import Payment, PaymentState, usdc
-from relay.security.encryption import Seal, SealBroken, place
+from relay.security.encryption import DecryptionFailed, Encryption, place
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Writer
 
@@ -56,10 +56,10 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 class Payments:
     """The payments."""
 
-    def __init__(self, database: Database, writer: Writer, seal: Seal) -> None:
+    def __init__(self, database: Database, writer: Writer, encryption: Encryption) -> None:
         self._database = database
         self._writer = writer
-        self._seal = seal
+        self._encryption = encryption
 
     async def add(self, payment: Payment, caps: Caps) -> None:
         """Commits an authorization for a job that is there already, or SpendCapReached."""
@@ -130,7 +130,7 @@ class Payments:
     async def _reserve(self, transaction: Transaction, wanted: Sequence[tuple[Payment, Caps]]) -> list[None]:
         """Reserves for each caller in turn."""
         for payment, caps in wanted:
-            await reserve(transaction, payment, caps, self._seal)
+            await reserve(transaction, payment, caps, self._encryption)
         return [None] * len(wanted)
 
     async def _renew(self, transaction: Transaction, wanted: Sequence[tuple[Payment, Caps]]) -> list[None]:
@@ -154,15 +154,18 @@ class Payments:
 
     def _sealed(self, job_id: str, answers: Sequence[str]) -> bytes:
         """What was bought, as its column keeps it."""
-        return self._seal.seal(msgspec.json.encode(answers).decode(), place("payments", "answers", job_id))
+        return self._encryption.encrypt(msgspec.json.encode(answers).decode(), place("payments", "answers", job_id))
 
     def _to_prove(self, row: Row) -> Payment:
         """The payment of a row to be proven, which needs no header: one that does not open is proven all the same."""
         try:
             return self._payment(row)
-        except SealBroken as error:
+        except DecryptionFailed as error:
             _logger.error("payment.header_sealed", job=row["job_id"], error=str(error))
-            sealed = {"header": self._seal.seal("", place("payments", "header", row["job_id"])), "answers": None}
+            sealed = {
+                "header": self._encryption.encrypt("", place("payments", "header", row["job_id"])),
+                "answers": None,
+            }
             return self._payment(dict(row) | sealed)
 
     def _payment(self, row: Row) -> Payment:
@@ -170,16 +173,16 @@ class Payments:
         names = (name for name in Payment.__struct_fields__ if name != "transaction")
         values = {name: row[name] for name in names} | {"transaction": row["transaction_hash"]}
         values["state"] = PaymentState(values["state"])
-        values["header"] = self._seal.open(values["header"], place("payments", "header", values["job_id"]))
+        values["header"] = self._encryption.decrypt(values["header"], place("payments", "header", values["job_id"]))
         values["body_digest"] = bytes(values["body_digest"])
-        answers = values["answers"] and self._seal.open(
+        answers = values["answers"] and self._encryption.decrypt(
             values["answers"], place("payments", "answers", values["job_id"])
         )
         values["answers"] = tuple(msgspec.json.decode(answers)) if answers else ()
         return Payment(**values)
 
 
-async def reserve(transaction: Transaction, payment: Payment, caps: Caps, seal: Seal) -> None:
+async def reserve(transaction: Transaction, payment: Payment, caps: Caps, encryption: Encryption) -> None:
     """Writes the authorization if the day's caps hold it; SpendCapReached if not, and then nothing is written.
 
     PaidOnce where there is one already, which another process was quicker to make. All of it happens in the one write
@@ -205,7 +208,8 @@ async def reserve(transaction: Transaction, payment: Payment, caps: Caps, seal: 
         )
     params: dict[str, Any] = {name: getattr(payment, name) for name in payment.__struct_fields__}
     await transaction.run_many(
-        "insert_payment", [params | {"header": seal.seal(payment.header, place("payments", "header", payment.job_id))}]
+        "insert_payment",
+        [params | {"header": encryption.encrypt(payment.header, place("payments", "header", payment.job_id))}],
     )
 
 

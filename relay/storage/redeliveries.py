@@ -10,7 +10,7 @@ from relay.model.job import Event
 from relay.storage import rows
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Writer
-from relay.storage.fan_out import EventRef, Fresh, new_delivery
+from relay.storage.fan_out import EventRef, NewDelivery, new_delivery
 from relay.storage.history import DISORDER_MS, END, PATIENCE_MS, Events, Place
 from relay.storage.idempotency import Tie
 
@@ -47,7 +47,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 class Stepped(msgspec.Struct, frozen=True, kw_only=True):
     """What a step came to: new deliveries, and how many that waited for their next attempt are due instead."""
 
-    fresh: list[Fresh]
+    fresh: list[NewDelivery]
     made_due: int = 0
 
 
@@ -230,7 +230,7 @@ async def _one_step(transaction: Transaction, step: Step) -> Stepped:
     await transaction.run_many("insert_delivery", made)
     due_now = [{"id": one, "now": step.now, "leased_until": step.leased_until} for one in due]
     await transaction.run_many("make_delivery_due", due_now)
-    return Stepped(fresh=[Fresh(one.id, batch.endpoint_id, batch.project_id) for one in made], made_due=len(due))
+    return Stepped(fresh=[NewDelivery(one.id, batch.endpoint_id, batch.project_id) for one in made], made_due=len(due))
 
 
 async def _known(transaction: Transaction, endpoint_id: str, event_ids: set[str]) -> dict[str, list[Row]]:

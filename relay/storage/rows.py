@@ -12,12 +12,12 @@ import msgspec
 
 from relay import log
 from relay.model.delivery import Attempt, Delivery, DeliveryState, Endpoint, Outcome, Redelivery
-from relay.model.job import Call, Callback, CallbackHead, Event, EventType, Job, Reprocessing, Verdict
-from relay.security.encryption import Seal, SealBroken, place
+from relay.model.job import Callback, CallbackHead, Disposition, Event, EventType, Job, ProviderCall, Reprocessing
+from relay.security.encryption import DecryptionFailed, Encryption, place
 from relay.storage.engine.database import Row
 
 _logger = log.get("storage")
-_JSON_OF_JOB: Final = ("input", "request", "metadata", "outputs", "error", "cost", "claim")
+_JSON_OF_JOB: Final = ("input", "request", "metadata", "outputs", "error", "cost", "unconfirmed")
 
 
 def columns_of(kind: type[msgspec.Struct]) -> Callable[[Row], dict[str, Any]]:
@@ -27,7 +27,12 @@ def columns_of(kind: type[msgspec.Struct]) -> Callable[[Row], dict[str, Any]]:
     return lambda row: dict(zip(names, pick(row), strict=True))
 
 
-_of_job, _of_endpoint, _of_event, _of_call = columns_of(Job), columns_of(Endpoint), columns_of(Event), columns_of(Call)
+_of_job, _of_endpoint, _of_event, _of_call = (
+    columns_of(Job),
+    columns_of(Endpoint),
+    columns_of(Event),
+    columns_of(ProviderCall),
+)
 _of_delivery, _of_attempt, _of_callback = columns_of(Delivery), columns_of(Attempt), columns_of(Callback)
 _of_redelivery, _of_callback_head = columns_of(Redelivery), columns_of(CallbackHead)
 
@@ -59,13 +64,13 @@ def metadata_params(project_id: str, job_id: str, metadata: Mapping[str, object]
     return [{"project_id": project_id, "pair": pair, "job_id": job_id} for pair in pairs]
 
 
-def moved_job_params(job: Job) -> dict[str, Any]:
+def changed_job_params(job: Job) -> dict[str, Any]:
     """The columns of a job that a move may change; what never changes is not written out as JSON again."""
     params = msgspec.structs.asdict(job)
     params["outputs"] = text(job.outputs)
     params["error"] = text(job.error)
     params["cost"] = text(job.cost)
-    params["claim"] = text(job.claim)
+    params["unconfirmed"] = text(job.unconfirmed)
     params["late"] = int(job.late)
     return params
 
@@ -84,15 +89,15 @@ def job(row: Row) -> Job:
     return msgspec.convert(values, Job)
 
 
-def endpoint_params(endpoint: Endpoint, seal: Seal) -> dict[str, Any]:
+def endpoint_params(endpoint: Endpoint, encryption: Encryption) -> dict[str, Any]:
     """The columns a subscriber decides on; secret and headers sealed."""
     return {
         "id": endpoint.id,
         "project_id": endpoint.project_id,
         "job_id": endpoint.job_id,
         "url": endpoint.url,
-        "secret": seal.seal(endpoint.secret, place("endpoints", "secret", endpoint.id)),
-        "headers": seal.seal(text(endpoint.headers) or "{}", place("endpoints", "headers", endpoint.id)),
+        "secret": encryption.encrypt(endpoint.secret, place("endpoints", "secret", endpoint.id)),
+        "headers": encryption.encrypt(text(endpoint.headers) or "{}", place("endpoints", "headers", endpoint.id)),
         "event_types": text(endpoint.event_types),
         "providers": text(endpoint.providers),
         "description": endpoint.description,
@@ -106,25 +111,25 @@ def endpoint_params(endpoint: Endpoint, seal: Seal) -> dict[str, Any]:
     }
 
 
-def endpoint(row: Row, seal: Seal) -> Endpoint:
-    """The endpoint of a row, opened; SealBroken where a secret of it does not open."""
+def endpoint(row: Row, encryption: Encryption) -> Endpoint:
+    """The endpoint of a row, opened; DecryptionFailed where a secret of it does not open."""
     values = _of_endpoint(row)
     for name in ("event_types", "providers", "metadata", "schedule_s"):
         values[name] = values[name] and msgspec.json.decode(values[name])
     for name in ("secret", "former_secret", "headers"):
-        values[name] = values[name] and seal.open(values[name], place("endpoints", name, values["id"]))
+        values[name] = values[name] and encryption.decrypt(values[name], place("endpoints", name, values["id"]))
     values["headers"] = msgspec.json.decode(values["headers"])
     return Endpoint(**values)
 
 
-def endpoint_shown(row: Row, seal: Seal) -> Endpoint:
+def endpoint_shown(row: Row, encryption: Encryption) -> Endpoint:
     """Return the same to be shown: with an empty secret, and no headers, where they do not open, and the log says so.
 
     One that cannot be read must not hide the others of a list.
     """
     try:
-        return endpoint(row, seal)
-    except SealBroken as error:
+        return endpoint(row, encryption)
+    except DecryptionFailed as error:
         _logger.error("endpoint.secret_sealed", endpoint=row["id"], error=str(error))
         values = _of_endpoint(row)
         for name in ("event_types", "providers", "metadata", "schedule_s"):
@@ -153,24 +158,24 @@ def callback_head(row: Row) -> CallbackHead:
     """The callback of a row without its body."""
     values = _of_callback_head(row)
     headers = [(name, value) for name, value in msgspec.json.decode(values["headers"])]
-    return CallbackHead(**{**values, "verdict": Verdict(values["verdict"]), "headers": headers})
+    return CallbackHead(**{**values, "disposition": Disposition(values["disposition"]), "headers": headers})
 
 
 def callback(row: Row) -> Callback:
     """The callback of a row."""
     values = _of_callback(row)
     headers = [(name, value) for name, value in msgspec.json.decode(values["headers"])]
-    return Callback(**{**values, "verdict": Verdict(values["verdict"]), "headers": headers})
+    return Callback(**{**values, "disposition": Disposition(values["disposition"]), "headers": headers})
 
 
 def reprocessing(row: Row) -> Reprocessing:
     """The reprocessing of a row."""
-    return Reprocessing(**{**_of_reprocessing(row), "verdict": Verdict(row["verdict"])})
+    return Reprocessing(**{**_of_reprocessing(row), "disposition": Disposition(row["disposition"])})
 
 
-def call(row: Row) -> Call:
+def call(row: Row) -> ProviderCall:
     """The call of a row."""
-    return Call(**_of_call(row))
+    return ProviderCall(**_of_call(row))
 
 
 def redelivery(row: Row) -> Redelivery:

@@ -67,24 +67,24 @@ CREATE TABLE jobs (
     submission_started_at BIGINT,
     next_check_at BIGINT,
     checks_made INTEGER NOT NULL,
-    last_heard_at BIGINT,
+    last_report_at BIGINT,
     not_found_seen INTEGER NOT NULL,
-    claim TEXT,
-    settle_by BIGINT,
+    unconfirmed TEXT,
+    confirm_by BIGINT,
     status_path TEXT,
     expiring_at BIGINT,
     max_cost BIGINT,
     CHECK ((finished_at IS NULL) = (state = 'pending' OR state = 'submitted' OR state = 'running')),
     CHECK (next_submit_at IS NULL OR state = 'pending'),
-    CHECK (next_check_at IS NULL OR finished_at IS NULL OR claim IS NOT NULL),
+    CHECK (next_check_at IS NULL OR finished_at IS NULL OR unconfirmed IS NOT NULL),
     CHECK (expiring_at IS NULL OR state = 'succeeded')
 );
 
 CREATE INDEX jobs_page ON jobs (project_id, id);
 CREATE INDEX jobs_to_submit ON jobs (next_submit_at) WHERE next_submit_at IS NOT NULL;
 CREATE INDEX jobs_being_submitted ON jobs (submission_started_at) WHERE state = 'pending' AND reason IS NULL AND next_submit_at IS NULL;
-CREATE INDEX jobs_to_check ON jobs (provider, (CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END), next_check_at) WHERE next_check_at IS NOT NULL;
-CREATE INDEX jobs_to_settle ON jobs (settle_by) WHERE settle_by IS NOT NULL;
+CREATE INDEX jobs_to_check ON jobs (provider, (CASE WHEN confirm_by IS NULL THEN 1 ELSE 0 END), next_check_at) WHERE next_check_at IS NOT NULL;
+CREATE INDEX jobs_to_settle ON jobs (confirm_by) WHERE confirm_by IS NOT NULL;
 CREATE INDEX jobs_expiring ON jobs (expiring_at) WHERE expiring_at IS NOT NULL;
 CREATE INDEX jobs_open ON jobs (deadline_at) WHERE finished_at IS NULL;
 CREATE INDEX jobs_finished ON jobs (finished_at) WHERE finished_at IS NOT NULL;
@@ -156,7 +156,7 @@ CREATE TABLE callbacks (
     project_id TEXT NOT NULL,
     job_id TEXT,
     provider TEXT NOT NULL,
-    verdict TEXT NOT NULL,
+    disposition TEXT NOT NULL,
     reason TEXT,
     received_at BIGINT NOT NULL,
     size BIGINT NOT NULL,
@@ -166,10 +166,10 @@ CREATE TABLE callbacks (
     PRIMARY KEY (project_id, id)
 );
 
-CREATE UNIQUE INDEX callbacks_of_job ON callbacks (job_id, (CASE WHEN verdict = 'recorded' THEN digest END));
-CREATE INDEX callbacks_doubtful ON callbacks (project_id, verdict, id)
-    WHERE verdict = 'unreadable' OR verdict = 'mismatched' OR verdict = 'orphaned' OR verdict = 'quarantined';
-CREATE INDEX callbacks_orphaned ON callbacks (received_at) WHERE verdict = 'orphaned';
+CREATE UNIQUE INDEX callbacks_of_job ON callbacks (job_id, (CASE WHEN disposition = 'recorded' THEN digest END));
+CREATE INDEX callbacks_doubtful ON callbacks (project_id, disposition, id)
+    WHERE disposition = 'unreadable' OR disposition = 'mismatched' OR disposition = 'orphaned' OR disposition = 'quarantined';
+CREATE INDEX callbacks_orphaned ON callbacks (received_at) WHERE disposition = 'orphaned';
 
 CREATE TABLE events (
     id TEXT NOT NULL,
@@ -302,7 +302,7 @@ CREATE TABLE reprocessings (
     job_id TEXT NOT NULL,
     at BIGINT NOT NULL,
     key_id TEXT NOT NULL,
-    verdict TEXT NOT NULL,
+    disposition TEXT NOT NULL,
     reason TEXT
 );
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from relay.errors import NotFound
 from relay.security import signatures
-from relay.security.encryption import Seal, place
+from relay.security.encryption import Encryption, place
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
 
@@ -18,18 +18,18 @@ PUBLIC_MAX: Final = 10_000
 class SigningSeeds:
     """The signing keys in the database."""
 
-    def __init__(self, database: Database, writer: Writer, seal: Seal) -> None:
+    def __init__(self, database: Database, writer: Writer, encryption: Encryption) -> None:
         self._database = database
         self._writer = writer
-        self._seal = seal
+        self._encryption = encryption
 
     async def seeds(self, project_id: str, now_ms: int) -> list[bytes]:
-        """A project's seeds, newest last; its first is made where it has none. SealBroken if one does not open."""
+        """A project's seeds, newest last; its first is made where it has none. DecryptionFailed if one does not open."""
         found = await self._database.rows("signing_keys_of_project", {"project_id": project_id})
         if not found:
-            await self._writer.write(_insert, new_params(self._seal, project_id, FIRST, now_ms))
+            await self._writer.write(_insert, new_params(self._encryption, project_id, FIRST, now_ms))
             found = await self._database.rows("signing_keys_of_project", {"project_id": project_id})
-        opened = [self._seal.open(row["seed"], seed_place(project_id, row["number"])) for row in found]
+        opened = [self._encryption.decrypt(row["seed"], seed_place(project_id, row["number"])) for row in found]
         return [base64.b64decode(seed) for seed in opened]
 
     async def public(self, project_id: str | None) -> list[tuple[str, bytes]]:
@@ -41,7 +41,7 @@ class SigningSeeds:
     async def complete(self, now_ms: int) -> None:
         """Makes the first key of each project that an older relay made."""
         for row in await self._database.rows("projects_without_signing_key", {}):
-            await self._writer.write(_insert, new_params(self._seal, row["id"], FIRST, now_ms))
+            await self._writer.write(_insert, new_params(self._encryption, row["id"], FIRST, now_ms))
 
     async def renew(self, project: str, now_ms: int, *, drop_former: bool) -> None:
         """A new key for the project of that name, by which a process signs from its next start on.
@@ -54,7 +54,7 @@ class SigningSeeds:
         project_id = projects[0]["id"]
         found = await self._database.rows("signing_keys_of_project", {"project_id": project_id})
         number = found[-1]["number"] + 1 if found else FIRST
-        await self._writer.write(_insert, new_params(self._seal, project_id, number, now_ms))
+        await self._writer.write(_insert, new_params(self._encryption, project_id, number, now_ms))
         if drop_former:
             await self._writer.write(_drop, {"project_id": project_id, "number": number})
 
@@ -64,14 +64,14 @@ def seed_place(project_id: str, number: int) -> str:
     return place("signing_keys", "seed", f"{project_id}:{number}")
 
 
-def new_params(seal: Seal, project_id: str, number: int, now_ms: int) -> dict[str, Any]:
+def new_params(encryption: Encryption, project_id: str, number: int, now_ms: int) -> dict[str, Any]:
     """The columns of a new key."""
     seed = signatures.new_seed()
     return {
         "project_id": project_id,
         "number": number,
         "public_key": signatures.public_of(seed),
-        "seed": seal.seal(base64.b64encode(seed).decode(), seed_place(project_id, number)),
+        "seed": encryption.encrypt(base64.b64encode(seed).decode(), seed_place(project_id, number)),
         "created_at": now_ms,
     }
 

@@ -10,9 +10,9 @@ import msgspec
 from relay import log
 from relay.errors import SettingsError, StorageUnavailable
 from relay.lifecycle.reports import DoubtLimits
-from relay.security.encryption import Seal
+from relay.security.encryption import Encryption
 from relay.storage.api_keys import Access
-from relay.storage.apply_updates import HEADERS_MAX, Recorder, Room
+from relay.storage.apply_updates import HEADERS_MAX, Room, UpdateApplier
 from relay.storage.deliveries import Deliveries
 from relay.storage.encryption_keys import require_keys
 from relay.storage.endpoints import Endpoints
@@ -63,11 +63,11 @@ class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Store:
     """An open store; every method of its nouns is a whole transaction or a read."""
 
-    def __init__(self, database: Database, seal: Seal, options: StoreOptions) -> None:
+    def __init__(self, database: Database, encryption: Encryption, options: StoreOptions) -> None:
         self.database = database
         self._writer = Writer(database, options.backlog_max)
         lease_ms = options.lease_ms if options.dispatches else 0
-        recorder = Recorder(
+        recorder = UpdateApplier(
             lease_ms,
             Room(
                 options.callbacks_per_job_max,
@@ -79,24 +79,24 @@ class Store:
             expiring_ms=options.expiring_ms,
             hints=not options.dispatches,
         )
-        self.jobs = Jobs(database, self._writer, seal, recorder)
+        self.jobs = Jobs(database, self._writer, encryption, recorder)
         self.callbacks = Callbacks(database)
         self.events = Events(database)
-        self.endpoints = Endpoints(database, self._writer, seal)
-        self.deliveries = Deliveries(database, self._writer, seal, options.lease_ms / 1000 * LEASE_SHARE)
+        self.endpoints = Endpoints(database, self._writer, encryption)
+        self.deliveries = Deliveries(database, self._writer, encryption, options.lease_ms / 1000 * LEASE_SHARE)
         self.redeliveries = Redeliveries(database, self._writer, self.events)
-        self.payments = Payments(database, self._writer, seal)
-        self.access = Access(database, self._writer, seal)
-        self.signing_keys = SigningSeeds(database, self._writer, seal)
+        self.payments = Payments(database, self._writer, encryption)
+        self.access = Access(database, self._writer, encryption)
+        self.signing_keys = SigningSeeds(database, self._writer, encryption)
         self.pruner = Pruner(database)
 
     @classmethod
-    async def open(cls, database_url: str, seal: Seal, options: StoreOptions, now_ms: int) -> "Store":
+    async def open(cls, database_url: str, encryption: Encryption, options: StoreOptions, now_ms: int) -> "Store":
         """Opens and migrates; SettingsError for a URL of no database of ours, a newer schema, or other secret keys."""
         database = await open_migrated(database_url, now_ms, options.wait_s)
         try:
-            await require_keys(database, seal, now_ms)
-            store = cls(database, seal, options)
+            await require_keys(database, encryption, now_ms)
+            store = cls(database, encryption, options)
             await store.signing_keys.complete(now_ms)
         except BaseException:
             await database.close()
@@ -108,9 +108,9 @@ class Store:
         """Whether other processes may write to the database too."""
         return self.database.shared
 
-    async def heed(self, wake: Callable[[Hint], None]) -> None:
+    async def listen(self, wake: Callable[[Hint], None]) -> None:
         """Calls `wake` for each hint of another process."""
-        await self.database.heed(wake)
+        await self.database.listen(wake)
 
     async def ready(self) -> None:
         """Returns when the database takes writes; StorageUnavailable when it does not."""

@@ -24,7 +24,7 @@ class Tombstone(msgspec.Struct, frozen=True):
         return cls(**_columns(row))
 
     @property
-    def epitaph(self) -> str:
+    def reason_at_end(self) -> str:
         """How the job ended, and when it was pruned."""
         return f"the job ended as {self.state} and was pruned on {rfc3339(self.pruned_at)[:10]}"
 

@@ -10,9 +10,9 @@ from typing import Final, Protocol, assert_never
 import msgspec
 
 from relay.clock import Clock
-from relay.context import Configured, SignIn, send_signed_in
+from relay.context import ConfiguredProvider, SignIn, send_signed_in
 from relay.errors import BodyTooLarge, Bound, FieldError, InvalidInput, ProviderNotConfigured, Unreadable
-from relay.model.provider_http import ApiAnswer, ApiRequest, FileRequest
+from relay.model.provider_http import FileRequest, ProviderRequest, ProviderResponse
 from relay.outbound.file_upload import FileClient
 from relay.outbound.provider_client import NoAnswer, NotSent, ProviderClient
 from relay.providers.uploads import FLOWS, File, Flow, Paid, Place, SignedIn, Steps, Uploaded, UploadFailed
@@ -49,10 +49,10 @@ class Buyer(Protocol):
     def turn(self, upload: Upload) -> asyncio.Lock:
         """Return the lock that is held during an upload: a second try of it waits for the first."""
 
-    async def buy(self, name: str, upload: Upload, request: ApiRequest) -> list[ApiAnswer]:
+    async def buy(self, name: str, upload: Upload, request: ProviderRequest) -> list[ProviderResponse]:
         """Return the answer to the paid step, and the answers that an earlier try had to the steps after it."""
 
-    async def keep(self, upload: Upload, answers: Sequence[ApiAnswer]) -> None:
+    async def keep(self, upload: Upload, answers: Sequence[ProviderResponse]) -> None:
         """Store the answers to all steps so far."""
 
 
@@ -64,12 +64,12 @@ class StepSender(msgspec.Struct, frozen=True):
     sign_in: SignIn | None = None
 
     async def send(
-        self, step: ApiRequest | FileRequest | SignedIn, provider: Configured, pieces: AsyncIterator[bytes]
-    ) -> ApiAnswer:
+        self, step: ProviderRequest | FileRequest | SignedIn, provider: ConfiguredProvider, pieces: AsyncIterator[bytes]
+    ) -> ProviderResponse:
         """Return the answer to a step; NotSent or NoAnswer where there is none."""
         key = provider.api_key or ""
         match step:
-            case ApiRequest():
+            case ProviderRequest():
                 return await self.client.send(provider.origin, key, step, STEP_TIMEOUT_S)
             case FileRequest():
                 return await self.files.send(step, pieces, key, FILE_TIMEOUT_S)
@@ -91,7 +91,7 @@ class Uploads:
 
     def __init__(
         self,
-        providers: Mapping[str, Configured],
+        providers: Mapping[str, ConfiguredProvider],
         sender: StepSender,
         clock: Clock,
         limits: UploadLimits,
@@ -150,7 +150,7 @@ class Uploads:
             raise ProviderNotConfigured(f"{provider} is not configured: RELAY_{provider.upper()}_API_KEY is not set")
         return flow
 
-    async def _run(self, steps: Steps, configured: Configured, pieces: AsyncIterator[bytes]) -> Uploaded:
+    async def _run(self, steps: Steps, configured: ConfiguredProvider, pieces: AsyncIterator[bytes]) -> Uploaded:
         """Send step after step until the flow returns."""
         try:
             step = next(steps)
@@ -162,7 +162,7 @@ class Uploads:
             return uploaded
 
     async def _run_paid(
-        self, upload: Upload, buyer: Buyer, steps: Steps, configured: Configured, pieces: AsyncIterator[bytes]
+        self, upload: Upload, buyer: Buyer, steps: Steps, configured: ConfiguredProvider, pieces: AsyncIterator[bytes]
     ) -> Uploaded:
         """Send a flow whose first step is paid; steps that an earlier try has behind it are not sent again."""
         step = next(steps)

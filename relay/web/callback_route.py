@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from relay import log
 from relay.app import App
 from relay.errors import KeyUnknown, StorageUnavailable
-from relay.security.callback_tokens import Claims
+from relay.security.callback_tokens import CallbackToken
 from relay.web import request_body
 
 STORED_WITHIN_S: Final = 4.0
@@ -56,7 +56,7 @@ class _Waiting(msgspec.Struct):
 
     until_s: float
     provider: str
-    claims: Claims
+    claims: CallbackToken
     answered: Callable[[Answer], None]
     refused: bool = False
 
@@ -148,7 +148,7 @@ class Callbacks:
             self._app.metrics.refused(error.bound)
             return _not_stored(provider, claims, error)
 
-    async def _take(self, provider: str, claims: Claims, scope: Scope, receive: Receive) -> Answer:
+    async def _take(self, provider: str, claims: CallbackToken, scope: Scope, receive: Receive) -> Answer:
         """Reads the body and stores it; that one came which could not be read whole is noted too."""
         settings, receiver = self._app.settings, self._app.receiver
         headers = _text(scope["headers"])
@@ -186,7 +186,7 @@ def _text(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]
     return tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
 
 
-def _not_stored(provider: str, claims: Claims, error: Exception) -> Answer:
+def _not_stored(provider: str, claims: CallbackToken, error: Exception) -> Answer:
     """The provider is to come again."""
     _logger.error("callback.not_stored", provider=provider, job=claims.job_id, error=str(error))
     return Answer(503, header=(b"retry-after", b"2"))

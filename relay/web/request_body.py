@@ -104,7 +104,7 @@ class BodyMemory:
         self._taken_bytes += size
         self._of_requests_bytes = of_requests
 
-    def give_back(self, owner: Owner, size: int) -> None:
+    def release(self, owner: Owner, size: int) -> None:
         """Count `size` bytes less."""
         self._taken_bytes -= size
         if not owner.is_callback:
@@ -155,7 +155,7 @@ async def read(receive: Receive, limits: Limits) -> bytes:
         late = f"the body did not arrive within {limits.deadline_s:g} s"
         raise BodyTooSlow(late, bound=Bound.BODY_DEADLINE_S) from None
     finally:
-        limits.memory.give_back(limits.owner, taken)
+        limits.memory.release(limits.owner, taken)
 
 
 def parse(raw: bytes) -> object:

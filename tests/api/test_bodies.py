@@ -118,7 +118,7 @@ def test_what_is_taken_never_exceeds_its_bounds(asked: list[tuple[Owner, int]]) 
             memory.take(owner, size)
             taken.append((owner, size))
     for owner, size in taken:
-        memory.give_back(owner, size)
+        memory.release(owner, size)
     memory.take(Owner("a"), ROOM.per_owner_max_bytes)
 
 
@@ -133,7 +133,7 @@ def test_requests_of_clients_have_less_room_than_callbacks() -> None:
     memory.take(Owner("job_2", is_callback=True), 20)
     with pytest.raises(MemoryFull):
         memory.take(Owner("job_3", is_callback=True), 1)
-    memory.give_back(Owner("0"), 1)
+    memory.release(Owner("0"), 1)
     memory.take(Owner("another"), 1)
 
 

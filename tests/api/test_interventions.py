@@ -10,7 +10,7 @@ import pytest
 
 from relay.clock import SystemClock
 from relay.lifecycle import operator_actions
-from relay.model.job import Job, JobState, Verdict
+from relay.model.job import Disposition, Job, JobState
 from relay.sandbox.faults import Faults
 from relay.security import signatures
 from tests.support.calling_back import DONE, post
@@ -59,15 +59,17 @@ async def test_a_cancellation_is_passed_on_where_the_provider_can(running: Runni
     assert await said(running, job) == ["job.submitted", "job.canceled"]
 
 
-@pytest.mark.parametrize(("confirmed", "verdict"), [(True, Verdict.RECORDED), (False, Verdict.STALE)])
-def test_a_callback_that_tells_of_the_cancellation_first_is_no_conflict(confirmed: bool, verdict: Verdict) -> None:
+@pytest.mark.parametrize(("confirmed", "disposition"), [(True, Disposition.RECORDED), (False, Disposition.STALE)])
+def test_a_callback_that_tells_of_the_cancellation_first_is_no_conflict(
+    confirmed: bool, disposition: Disposition
+) -> None:
     """Take a cancellation that the provider confirmed as done, though its callback ended the job meanwhile."""
     job = Job(
         id="job_1", project_id="default", provider="sandbox", state=JobState.CANCELED, created_at=0, updated_at=0,
         deadline_at=1000, request={}, input=None, metadata={}, model=None, provider_job_id="task-1", finished_at=5,
     )  # fmt: skip
-    move = operator_actions.canceled(job, confirmed, 10)
-    assert (move.job, move.verdict, move.announce) == (job, verdict, None)
+    transition = operator_actions.canceled(job, confirmed, 10)
+    assert (transition.job, transition.disposition, transition.announce) == (job, disposition, None)
 
 
 async def test_a_provider_that_refuses_to_cancel_goes_on(running: Running) -> None:

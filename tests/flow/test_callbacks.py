@@ -81,7 +81,7 @@ async def post(running: Running, body: bytes, url: str | None = None) -> tuple[i
     return answer.status_code, answer.json()
 
 
-async def verdicts(running: Running, job: dict[str, Any]) -> list[str]:
+async def dispositions(running: Running, job: dict[str, Any]) -> list[str]:
     """What became of the job's callbacks, in the order they came."""
     shown = await running.get(f"/v1/callbacks?job={job['id']}")
     return [callback["verdict"] for callback in reversed(shown["data"])]
@@ -113,7 +113,7 @@ async def test_a_published_callback_drives_its_job(running: Running, name: str) 
     error = heard["error"] and [heard["error"][key] for key in ("class", "provider_code", "provider_message")]
     assert error == (rest if state == "failed" else None)
     assert heard["finished_by"] == ("callback" if state in ("succeeded", "failed", "canceled") else None)
-    assert await verdicts(running, job) == ["recorded"]
+    assert await dispositions(running, job) == ["recorded"]
     assert await announced(running, job) == ["job.submitted"] + ([] if state == "submitted" else [f"job.{state}"])
 
 
@@ -130,7 +130,7 @@ async def test_a_duplicate_is_repeated(running: Running) -> None:
     job = await running.submit()
     for _ in range(3):
         assert await post(running, word(job, "completed", results=[MP4])) == RECEIVED
-    assert await verdicts(running, job) == ["recorded", "repeated", "repeated"]
+    assert await dispositions(running, job) == ["recorded", "repeated", "repeated"]
     assert await announced(running, job) == ["job.submitted", "job.succeeded"]
 
 
@@ -140,7 +140,7 @@ async def test_a_result_with_a_new_signature_is_repeated(running: Running) -> No
     await post(running, word(job, "completed", results=[f"{MP4}?sig=1"]))
     await post(running, word(job, "completed", results=[f"{MP4}?sig=2"]))
     await post(running, word(job, "completed", results=[MP4, "https://cdn.example.com/second.mp4"]))
-    assert await verdicts(running, job) == ["recorded", "repeated", "repeated"]
+    assert await dispositions(running, job) == ["recorded", "repeated", "repeated"]
     assert [output["url"] for output in (await running.get(f"/v1/jobs/{job['id']}"))["outputs"]] == [f"{MP4}?sig=1"]
 
 
@@ -149,7 +149,7 @@ async def test_of_ten_at_once_one_counts(running: Running) -> None:
     job = await running.submit(notify=[{"url": running.hook}])
     body = word(job, "completed", results=[MP4])
     assert await asyncio.gather(*(post(running, body) for _ in range(10))) == [RECEIVED] * 10
-    assert sorted(await verdicts(running, job)) == ["recorded"] + ["repeated"] * 9
+    assert sorted(await dispositions(running, job)) == ["recorded"] + ["repeated"] * 9
     assert await announced(running, job) == ["job.submitted", "job.succeeded"]
     await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())
     assert running.sink.events() == ["job.submitted", "job.succeeded"]
@@ -162,7 +162,7 @@ async def test_what_comes_after_the_end_is_stale(running: Running, late: str) ->
     await post(running, word(job, "completed", results=[MP4]))
     before = await running.get(f"/v1/jobs/{job['id']}")
     assert await post(running, word(job, late)) == RECEIVED
-    assert await verdicts(running, job) == ["recorded", "stale"]
+    assert await dispositions(running, job) == ["recorded", "stale"]
     assert await running.get(f"/v1/jobs/{job['id']}") == before
     assert await announced(running, job) == ["job.submitted", "job.succeeded"]
 
@@ -184,7 +184,7 @@ async def test_another_jobs_id_is_mismatched(running: Running) -> None:
     assert (await running.get(f"/v1/jobs/{job['id']}"))["status"] == "submitted"
     for one in (job, other):
         assert await post(running, word(one, "completed", results=[MP4])) == RECEIVED
-    assert await verdicts(running, job) == ["mismatched", "recorded", "mismatched"]
+    assert await dispositions(running, job) == ["mismatched", "recorded", "mismatched"]
     assert await announced(running, job) == ["job.submitted", "job.succeeded"]
 
 
@@ -236,6 +236,6 @@ async def test_callbacks_over_the_limit_are_answered_and_not_kept(tmp_path: Path
         for progress in range(0, 50, 10):
             assert await post(running, word(job, "processing", progress=progress)) == RECEIVED
         assert await post(running, word(job, "completed", results=[MP4])) == RECEIVED
-        assert await verdicts(running, job) == ["recorded"] * 3
+        assert await dispositions(running, job) == ["recorded"] * 3
         assert (await running.get(f"/v1/jobs/{job['id']}"))["status"] == "succeeded"
         assert await announced(running, job) == ["job.submitted", "job.running", "job.succeeded"]

@@ -120,12 +120,12 @@ def refused(url: str) -> dict[str, str]:
     start, _, token = url.rpartition("/")
     flipped = "A" if token[40] != "A" else "B"
     expired = CallbackTokens([SECRET_KEY], "default").make("evolink", NO_JOB, START_MS)
-    foreign = CallbackTokens(["another-key-0123"], "default").make("evolink", NO_JOB, LATER_MS)
+    other_environment = CallbackTokens(["another-key-0123"], "default").make("evolink", NO_JOB, LATER_MS)
     return {
         "wrong": f"{start}/{token[:40]}{flipped}{token[41:]}",
         "truncated": url[:-1],
         "longer": f"{url}A",
-        "of another key": f"{start}/{foreign}",
+        "of another key": f"{start}/{other_environment}",
         "expired": f"{start}/{expired}",
         "another provider's": url.replace("/evolink/", "/kinovi/"),
         "odd characters": f"{start}/%E2%98%83%00%0A%FF'\"<script>",

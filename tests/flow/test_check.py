@@ -9,7 +9,7 @@ import pytest
 from relay.clock import parse_rfc3339
 from relay.jobs.status_checks import LEASE_MS
 from relay.lifecycle import checks as checking
-from relay.model.job import Job, JobState, Report, Verdict
+from relay.model.job import Disposition, Job, JobState, Report
 from relay.sandbox.faults import Faults
 from relay.sandbox.providers import sandbox
 from tests.support.quiescence import quiet
@@ -265,17 +265,17 @@ def overdue_job(**fields: Any) -> Job:
 def test_a_last_check_that_died_is_made_again_before_the_job_ends() -> None:
     """Hold the end back for longer than the lease of a check that began at the deadline or before it."""
     job = overdue_job()
-    assert job.settle_by is not None
-    assert job.settle_by - 1000 >= LEASE_MS + 35_000
+    assert job.confirm_by is not None
+    assert job.confirm_by - 1000 >= LEASE_MS + 35_000
 
 
 @pytest.mark.parametrize(("late_ms", "state"), [(29_999, "expired"), (30_000, "submitted")])
 def test_what_could_not_be_asked_while_relay_was_stopped_is_asked(late_ms: int, state: str) -> None:
     """Ask once more where the sweep itself comes late: then no check was made in that time either."""
     job = overdue_job()
-    assert job.settle_by is not None
-    move = checking.conclude(job, job.settle_by + late_ms)
-    assert move.job.state == state
+    assert job.confirm_by is not None
+    transition = checking.conclude(job, job.confirm_by + late_ms)
+    assert transition.job.state == state
 
 
 async def test_junk_callbacks_do_not_pace_the_checks(tmp_path: Path) -> None:
@@ -297,14 +297,14 @@ async def test_junk_callbacks_do_not_pace_the_checks(tmp_path: Path) -> None:
 
 def test_an_answer_about_another_job_is_not_asked_for_again_at_once() -> None:
     """Keep the usual pause after a status answer that names another id."""
-    job = msgspec.structs.replace(overdue_job(), deadline_at=10_000_000, settle_by=None, next_check_at=60_000)
+    job = msgspec.structs.replace(overdue_job(), deadline_at=10_000_000, confirm_by=None, next_check_at=60_000)
     about_another = Report(state=JobState.RUNNING, word="processing", provider_job_id="task-2")
-    check = checking.Checked(
-        asked_id="task-1", finding=checking.Finding.VERDICT, report=about_another, started_at=1, again_at=300_000,
+    check = checking.StatusCheck(
+        asked_id="task-1", finding=checking.CheckOutcome.VERDICT, report=about_another, started_at=1, again_at=300_000,
         heartbeat_ms=3_600_000,
     )  # fmt: skip
-    move = checking.decide(job, check, 2_000)
-    assert (move.verdict, move.job.next_check_at) == (Verdict.MISMATCHED, 300_000)
+    transition = checking.decide(job, check, 2_000)
+    assert (transition.disposition, transition.job.next_check_at) == (Disposition.MISMATCHED, 300_000)
 
 
 async def test_the_verb_has_a_pace(tmp_path: Path) -> None:
@@ -353,15 +353,18 @@ async def test_a_check_over_its_share_is_refused_before_the_database(
 
 def test_a_check_that_fails_as_the_deadline_comes_is_made_again() -> None:
     """Give the last check its window though the sweep has not seen yet that the job is overdue."""
-    job = msgspec.structs.replace(overdue_job(), settle_by=None)
-    check = checking.Checked(
+    job = msgspec.structs.replace(overdue_job(), confirm_by=None)
+    check = checking.StatusCheck(
         asked_id="task-1",
-        finding=checking.Finding.NO_ANSWER,
+        finding=checking.CheckOutcome.NO_ANSWER,
         report=None,
         started_at=990,
         again_at=31_000,
         heartbeat_ms=10**9,
     )
-    move = checking.decide(job, check, job.deadline_at)
-    assert (move.job.state, move.job.settle_by) == (JobState.SUBMITTED, job.deadline_at + checking.LAST_CHECK_MS)
-    assert checking.decide(job, check, job.deadline_at - 1).job.settle_by is None
+    transition = checking.decide(job, check, job.deadline_at)
+    assert (transition.job.state, transition.job.confirm_by) == (
+        JobState.SUBMITTED,
+        job.deadline_at + checking.LAST_CHECK_MS,
+    )
+    assert checking.decide(job, check, job.deadline_at - 1).job.confirm_by is None

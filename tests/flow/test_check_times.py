@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.model.provider_http import ApiAnswer, ApiRequest, FileRequest
+from relay.model.provider_http import FileRequest, ProviderRequest, ProviderResponse
 from relay.outbound.file_upload import FileClient
 from relay.outbound.provider_client import ProviderClient
 from relay.providers import PROVIDERS
@@ -166,13 +166,15 @@ async def test_providers_and_file_stores_have_their_time(tmp_path: Path, monkeyp
     given: set[float] = set()
     send, send_file = ProviderClient.send, FileClient.send
 
-    async def noted(self: ProviderClient, origin: str, key: str, request: ApiRequest, timeout_s: float) -> ApiAnswer:
+    async def noted(
+        self: ProviderClient, origin: str, key: str, request: ProviderRequest, timeout_s: float
+    ) -> ProviderResponse:
         given.add(timeout_s)
         return await send(self, origin, key, request, timeout_s)
 
     async def noted_file(
         self: FileClient, request: FileRequest, pieces: AsyncIterator[bytes], key: str, timeout_s: float
-    ) -> ApiAnswer:
+    ) -> ProviderResponse:
         given.add(timeout_s)
         return await send_file(self, request, pieces, key, timeout_s)
 

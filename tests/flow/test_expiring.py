@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from relay import ids
 from relay.lifecycle import output_expiry
-from relay.lifecycle.reports import Word, enter
+from relay.lifecycle.reports import StatusReport, enter
 from relay.model import serializers
-from relay.model.job import EventType, FinishedBy, Job, JobState, Output, OutputKind, Report, Verdict, Verification
+from relay.model.job import Disposition, EventType, FinishedBy, Job, JobState, Output, OutputKind, Report, Verification
 from relay.sandbox.faults import Faults
-from relay.security.encryption import Seal
-from relay.storage.apply_updates import DEFAULT_PROJECT, Fact
+from relay.security.encryption import Encryption
+from relay.storage.apply_updates import DEFAULT_PROJECT, JobUpdate
 from relay.storage.history import EventFilter
 from relay.storage.jobs import NewJob
 from relay.storage.pages import Listing
@@ -89,14 +89,14 @@ def test_telling_changes_the_timer_and_nothing_else(
 ) -> None:
     """Only what is due, and not gone yet, is announced; the second time nothing is."""
     job = a_job(outputs_until(*expiries), due_at)
-    move = output_expiry.announce(job, now_ms, before_ms)
+    transition = output_expiry.announce(job, now_ms, before_ms)
     is_due = due_at is not None and due_at <= now_ms
     alive = any(at is not None and at > now_ms for at in expiries)
-    assert (move.announce is EventType.JOB_OUTPUT_EXPIRING) == (is_due and alive and before_ms > 0)
-    assert (move.verdict is Verdict.RECORDED) == (move.announce is not None)
-    assert move.job == a_job(job.outputs, None if is_due else due_at, job.id)
-    assert move.supersedes is None
-    assert output_expiry.announce(move.job, now_ms, before_ms).announce is None
+    assert (transition.announce is EventType.JOB_OUTPUT_EXPIRING) == (is_due and alive and before_ms > 0)
+    assert (transition.disposition is Disposition.RECORDED) == (transition.announce is not None)
+    assert transition.job == a_job(job.outputs, None if is_due else due_at, job.id)
+    assert transition.supersedes is None
+    assert output_expiry.announce(transition.job, now_ms, before_ms).announce is None
 
 
 def a_job(outputs: tuple[Output, ...], due_at: int | None, job_id: str | None = None) -> Job:
@@ -224,18 +224,20 @@ async def test_several_processes_tell_it_once(database_server: Server) -> None:
         database_server.database(),
         StoreOptions(lease_ms=25_000, backlog_max=512, callbacks_per_job_max=5, schedule_s=(0,), expiring_ms=60_000),
     )
-    stores = [await Store.open(url, Seal(["k" * 16]), options, START_MS) for _ in range(2)]
+    stores = [await Store.open(url, Encryption(["k" * 16]), options, START_MS) for _ in range(2)]
     try:
         jobs = [a_job((), None) for _ in range(20)]
         for job in jobs:
             await stores[0].jobs.create(NewJob(job, ()))
-        ended = Word(
+        ended = StatusReport(
             report=Report(state=JobState.SUCCEEDED, word="done", outputs=outputs_until(START_MS + 100_000)),
             source=FinishedBy.CALLBACK,
             verification=Verification.SIGNATURE,
         )
         for job in jobs:
-            await stores[0].jobs.record(Fact(job_id=job.id, at=START_MS, move=lambda job: enter(job, ended, START_MS)))
+            await stores[0].jobs.record(
+                JobUpdate(job_id=job.id, at=START_MS, transition=lambda job: enter(job, ended, START_MS))
+            )
         now_ms = START_MS + 50_000
         assert await stores[0].jobs.expiring(now_ms - 1, 100) == []
         assert len(await stores[0].jobs.expiring(now_ms, 7)) == 7
@@ -245,8 +247,8 @@ async def test_several_processes_tell_it_once(database_server: Server) -> None:
         def told(job: Job) -> Any:
             return output_expiry.announce(job, now_ms, 60_000)
 
-        facts = (store.jobs.record(Fact(job_id=job_id, at=now_ms, move=told)) for store, job_id in due)
-        announced = [one.announced for one in await asyncio.gather(*facts)]
+        updates = (store.jobs.record(JobUpdate(job_id=job_id, at=now_ms, transition=told)) for store, job_id in due)
+        announced = [one.announced for one in await asyncio.gather(*updates)]
         assert announced.count(EventType.JOB_OUTPUT_EXPIRING) == 20
         for job in jobs:
             wanted = EventFilter(job_id=job.id, type=EventType.JOB_OUTPUT_EXPIRING)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import KeyUnknown, Unreadable
-from relay.model.provider_http import ApiAnswer
+from relay.model.provider_http import ProviderResponse
 from relay.outbound.jwks import BODY_MAX_BYTES, KEYS_MAX, LOOKS_PER_MINUTE, KeySet, read_keys
 from relay.outbound.provider_client import ProviderClient
 from relay.providers import DEV_PROVIDERS, PROVIDERS
@@ -231,10 +231,10 @@ def jwk(number: int, **other: Any) -> dict[str, Any]:
     return {"kty": "OKP", "crv": "Ed25519", "x": x, "kid": f"k{number}", "use": "sig"} | other
 
 
-def answered(value: object, status_code: int = 200) -> ApiAnswer:
+def answered(value: object, status_code: int = 200) -> ProviderResponse:
     """What comes back where keys are published."""
     body = value if isinstance(value, bytes) else msgspec.json.encode(value)
-    return ApiAnswer(status_code=status_code, content_type="application/json", body=body)
+    return ProviderResponse(status_code=status_code, content_type="application/json", body=body)
 
 
 def test_keys_of_other_kinds_are_passed_over() -> None:
@@ -258,7 +258,7 @@ def test_keys_of_other_kinds_are_passed_over() -> None:
         answered({"keys": [jwk(1)], "padding": "x" * BODY_MAX_BYTES}),
     ],
 )
-def test_what_is_no_set_of_keys_replaces_none(answer: ApiAnswer) -> None:
+def test_what_is_no_set_of_keys_replaces_none(answer: ProviderResponse) -> None:
     """An outage, a redirect, an empty set or a page is not taken for keys."""
     with pytest.raises(Unreadable):
         read_keys(answer)

@@ -14,7 +14,7 @@ from tests.support.running import KEY, HeldClock, Running, relay
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 
-async def verdicts(running: Running, job: dict[str, Any]) -> list[str]:
+async def dispositions(running: Running, job: dict[str, Any]) -> list[str]:
     """What became of a job's callbacks, newest first."""
     return [one["verdict"] for one in (await running.get(f"/v1/callbacks?job={job['id']}"))["data"]]
 
@@ -68,8 +68,8 @@ async def test_two_relays_that_call_each_other_come_to_rest(tmp_path: Path) -> N
             assert [event["type"] for event in events] == ["job.succeeded", "job.submitted"]
             path = "/v1/deliveries?status=pending"
             await running.until(path, lambda shown: shown["data"] == [])
-        assert (await verdicts(one, here)).count("quarantined") == 1
-        assert (await verdicts(other, there)).count("quarantined") == 2
+        assert (await dispositions(one, here)).count("quarantined") == 1
+        assert (await dispositions(other, there)).count("quarantined") == 2
         for running in (one, other):
             assert len((await running.get("/v1/events"))["data"]) == 2
 

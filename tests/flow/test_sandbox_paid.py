@@ -18,7 +18,7 @@ from eth_account.messages import encode_defunct, encode_typed_data
 
 from relay.clock import SystemClock
 from relay.model.job import JobState
-from relay.model.provider_http import KEPT_HEADERS, ApiAnswer
+from relay.model.provider_http import KEPT_HEADERS, ProviderResponse
 from relay.payments.challenge import read_challenge
 from relay.payments.policy import Policy, choose
 from relay.payments.siwx import sign_in
@@ -644,11 +644,11 @@ async def test_the_adapters_read_what_the_stand_ins_say(
         assert bool(report.outputs) == (expected is JobState.SUCCEEDED)
 
 
-def seen(answer: httpx.Response) -> ApiAnswer:
+def seen(answer: httpx.Response) -> ProviderResponse:
     """An answer as relay's client hands it on."""
     headers = {name: value for name, value in answer.headers.items() if name in KEPT_HEADERS}
     type_ = answer.headers.get("content-type", "")
-    return ApiAnswer(status_code=answer.status_code, content_type=type_, body=answer.content, headers=headers)
+    return ProviderResponse(status_code=answer.status_code, content_type=type_, body=answer.content, headers=headers)
 
 
 @pytest.mark.parametrize("path", [STUDIO, X402])

@@ -26,7 +26,7 @@ from relay.cli.migrate import command as migrate_command
 from relay.clock import SystemClock
 from relay.errors import SettingsError
 from relay.sandbox.sink import Received
-from relay.security.encryption import Seal, place
+from relay.security.encryption import Encryption, place
 from relay.security.signatures import new_secret
 from relay.settings import FILE_BYTES_MAX, FORMER_KEY_CHARS_MIN, load, parse_api_key, parse_secret_keys, unknown
 from relay.storage import encryption_keys
@@ -252,7 +252,7 @@ async def test_a_leaked_key_is_retired(tmp_path: Path) -> None:
     async with database_of(tmp_path) as database:
         for expected in ((4, 0), (0, 4)):  # two endpoints, an answer and a seed; a second run finds nothing to do
             done = await encryption_keys.reseal(
-                database, Seal(BOTH.split(",")), lambda *step: said.append(step), 1, accept_loss=False
+                database, Encryption(BOTH.split(",")), lambda *step: said.append(step), 1, accept_loss=False
             )
             assert (done.resealed, done.already, done.broken) == (*expected, 0)
     assert [step[0] for step in said[:3]] == ["endpoints", "idempotency_keys", "signing_keys"]
@@ -275,21 +275,23 @@ async def test_a_reseal_that_was_broken_off_goes_on(tmp_path: Path, monkeypatch:
     def broken_off(table: str, done: int, broken: int) -> None:
         raise KeyboardInterrupt(f"{table} {done} {broken}")
 
-    seal = Seal(BOTH.split(","))
+    encryption = Encryption(BOTH.split(","))
     async with database_of(tmp_path) as database:
         with pytest.raises(KeyboardInterrupt, match="endpoints 2 0"):
-            await encryption_keys.reseal(database, seal, broken_off, 1, accept_loss=False)
+            await encryption_keys.reseal(database, encryption, broken_off, 1, accept_loss=False)
         assert len(await database.rows("sealing_keys", {})) == 2
-        done = await encryption_keys.reseal(database, seal, lambda *_: None, 1, accept_loss=False)
+        done = await encryption_keys.reseal(database, encryption, lambda *_: None, 1, accept_loss=False)
         assert (done.already, done.resealed, done.broken) == (2, 4, 0)
-        assert [bytes(row["fingerprint"]) for row in await database.rows("sealing_keys", {})] == seal.fingerprints[1:]
+        assert [
+            bytes(row["fingerprint"]) for row in await database.rows("sealing_keys", {})
+        ] == encryption.fingerprints[1:]
 
 
 async def test_a_lost_key_is_given_up_only_when_asked(tmp_path: Path) -> None:
     """Keep refusing while something opens with no key; with the loss accepted relay starts, and rotations mend it."""
     async with relay(tmp_path) as running:
         made = await endpoint(running)
-    lost = Seal([NEW_KEY])
+    lost = Encryption([NEW_KEY])
     async with database_of(tmp_path) as database:
         done = await encryption_keys.reseal(database, lost, lambda *_: None, 1, accept_loss=False)
         assert (done.resealed, done.broken) == (0, 2)
@@ -377,14 +379,14 @@ def _bytes(value: bytes) -> str:
 
 async def _as_before(folder: Path) -> None:
     """The database as a relay leaves it that seals for no place and keeps no fingerprint."""
-    seal, unbound = Seal([SECRET_KEY]), _former_seal(SECRET_KEY)
+    encryption, unbound = Encryption([SECRET_KEY]), _former_seal(SECRET_KEY)
 
     async def rewrite(transaction: Transaction) -> None:
         await transaction.run_text("DELETE FROM sealing_keys")
         for row in await transaction.rows("sealed_endpoints", {"after": "", "limit": 100}):
             for column in ("secret", "former_secret", "headers"):
                 if row[column]:
-                    text = seal.open(bytes(row[column]), place("endpoints", column, row["id"]))
+                    text = encryption.decrypt(bytes(row[column]), place("endpoints", column, row["id"]))
                     sealed = _bytes(unbound.encrypt(text.encode()))
                     await transaction.run_text(f"UPDATE endpoints SET {column} = {sealed} WHERE id = '{row['id']}'")
 

@@ -26,9 +26,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from relay.clock import SystemClock, parse_rfc3339, rfc3339
-from relay.context import Configured, SignIn
+from relay.context import ConfiguredProvider, SignIn
 from relay.errors import BodyTooLarge, InvalidInput, ProviderNotConfigured
-from relay.model.provider_http import ApiAnswer, ApiRequest, FileRequest
+from relay.model.provider_http import FileRequest, ProviderRequest, ProviderResponse
 from relay.outbound.file_upload import FileClient
 from relay.outbound.provider_client import ANSWER_MAX_BYTES, NoAnswer, NotSent, ProviderClient
 from relay.outbound.resolver import Address, Resolver
@@ -84,7 +84,7 @@ async def uploads_at(
 ) -> AsyncIterator[Uploads]:
     """Uploads whose providers are all at one origin, with nothing opened besides the public addresses."""
     adapters = {**PROVIDERS, **DEV_PROVIDERS, "stablestudio": Studio(), "x402org": EvoLink()}
-    providers = {name: Configured(adapter, origin, api_key) for name, adapter in adapters.items()}
+    providers = {name: ConfiguredProvider(adapter, origin, api_key) for name, adapter in adapters.items()}
     async with ProviderClient() as client, FileClient(AddressPolicy((), allow_http=True)) as files:
         limits = UploadLimits(size_max, Shares("uploads", 8, 8))
         yield Uploads(providers, StepSender(client, files, signs_in), SystemClock(), limits, buyer)
@@ -146,7 +146,7 @@ class Purse:
         self.told.append(upload.id)
         return asyncio.Lock()
 
-    async def buy(self, name: str, upload: Upload, request: ApiRequest) -> list[ApiAnswer]:
+    async def buy(self, name: str, upload: Upload, request: ProviderRequest) -> list[ProviderResponse]:
         """The token."""
         self.told.append((name, upload, request.path))
         challenge = read_challenge(await self._client.send(self._origin, "", request, 5))
@@ -156,7 +156,7 @@ class Purse:
         paid = msgspec.structs.replace(request, headers={signed.header_name: signed.header_value})
         return [await self._client.send(self._origin, "", paid, 5)]
 
-    async def keep(self, upload: Upload, answers: Sequence[ApiAnswer]) -> None:
+    async def keep(self, upload: Upload, answers: Sequence[ProviderResponse]) -> None:
         """How many there are."""
         self.told.append((upload, len(answers)))
 
@@ -165,7 +165,7 @@ async def test_stablestudio_is_paid_and_signed_for() -> None:
     """Three steps: one that is paid, one to the blob store with its token, one that the wallet signs in for."""
     stores, wallet = FileStores(STORE_KEY), Wallet(WALLET)
 
-    def signs_in(asked: ApiAnswer, url: str) -> dict[str, str]:
+    def signs_in(asked: ProviderResponse, url: str) -> dict[str, str]:
         return sign_in(asked, url, wallet, SystemClock().now_ms())
 
     async with serve(Starlette(routes=stores.routes())) as origin, ProviderClient() as client:

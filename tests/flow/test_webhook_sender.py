@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.model.delivery import Outcome
-from relay.model.provider_http import ApiRequest
+from relay.model.provider_http import ProviderRequest
 from relay.outbound import dialing
 from relay.outbound.connection import (
     EXCERPT_BYTES,
@@ -597,7 +597,7 @@ async def test_a_provider_is_told_apart_in_the_same_words() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         async with ProviderClient(Resolver(lookup=lambda _: [])) as client:
-            request = ApiRequest(method="GET", path="/")
+            request = ProviderRequest(method="GET", path="/")
             with pytest.raises(NotSent, match="the connection was refused"):
                 await client.send(f"http://127.0.0.1:{unused.getsockname()[1]}", "", request, 5)
             with pytest.raises(NotSent, match="the host's name has no address"):
@@ -614,7 +614,7 @@ async def test_a_name_that_hangs_is_no_lost_answer() -> None:
 
     async with ProviderClient(Resolver(lookup=look)) as client:
         with pytest.raises(NotSent, match="the host's name was not looked up in time"):
-            await client.send("http://hangs.example.com", "", ApiRequest(method="POST", path="/"), 0.2)
+            await client.send("http://hangs.example.com", "", ProviderRequest(method="POST", path="/"), 0.2)
     blocked.set()
 
 
@@ -887,7 +887,7 @@ async def test_an_authority_of_ones_own_counts_for_endpoints_and_providers(
 ) -> None:
     """Trust what `SSL_CERT_FILE` holds, whoever is called."""
     context, root = certificate(tmp_path, "localhost", -HOUR, HOUR)
-    request = ApiRequest(method="POST", path="/", body={})
+    request = ProviderRequest(method="POST", path="/", body={})
     async with serving(answers(TWO), context) as server:
         origin = f"https://localhost:{server.port}"
         async with sender_of() as sender, ProviderClient() as client:

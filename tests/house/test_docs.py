@@ -46,7 +46,7 @@ CLOSED_LISTS: dict[str, type[StrEnum]] = {
     "a job's `reason`": model.Reason,
     "a delivery's `status`": outbox.DeliveryState,
     "an attempt's `outcome`": outbox.Outcome,
-    "a callback's `verdict`": model.Verdict,
+    "a callback's `verdict`": model.Disposition,
     "an error's `class`": model.ErrorClass,
 }
 

@@ -129,8 +129,8 @@ async def test_a_commit_whose_answer_was_lost_is_only_repeated(running: Running)
     sent = running.world.callbacks[-1]
     answer = await running.client.post(sent.url, content=sent.body)
     assert (answer.status_code, answer.json()) == (200, {"received": True})
-    verdicts = [one["verdict"] for one in (await running.get(f"/v1/callbacks?job={job['id']}"))["data"]]
-    assert verdicts == ["repeated", "recorded"]
+    dispositions = [one["verdict"] for one in (await running.get(f"/v1/callbacks?job={job['id']}"))["data"]]
+    assert dispositions == ["repeated", "recorded"]
     assert await said(running, job) == ["job.submitted", "job.succeeded"]
 
 

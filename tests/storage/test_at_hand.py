@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from relay import ids
-from relay.lifecycle.reports import Move
+from relay.lifecycle.reports import Transition
 from relay.model.delivery import Endpoint
-from relay.model.job import EventType, Job, JobState, Verdict
-from relay.security.encryption import Seal
-from relay.storage.apply_updates import Fact, Recorded
-from relay.storage.deliveries import Parcel
+from relay.model.job import Disposition, EventType, Job, JobState
+from relay.security.encryption import Encryption
+from relay.storage.apply_updates import JobUpdate, UpdateResult
+from relay.storage.deliveries import DueDelivery
 from relay.storage.engine.database import Database
 from relay.storage.jobs import NewJob
 from relay.storage.store import Store, StoreOptions
@@ -49,18 +49,20 @@ LATER = msgspec.structs.replace(PLAIN, id="ep_3", schedule_s=[9, 9])
 DEAF = msgspec.structs.replace(PLAIN, id="ep_4", event_types=["job.failed"])
 
 
-async def running(database: Database, dispatches: bool) -> tuple[Store, Recorded]:
+async def running(database: Database, dispatches: bool) -> tuple[Store, UpdateResult]:
     """A job that began to run, and who listens to that; one secret was rotated before."""
-    store = Store(database, Seal([SECRET_KEY]), msgspec.structs.replace(OPTIONS, dispatches=dispatches))
+    store = Store(database, Encryption([SECRET_KEY]), msgspec.structs.replace(OPTIONS, dispatches=dispatches))
     await store.jobs.create(NewJob(JOB, ()))
     for endpoint in (PLAIN, ODD, LATER, DEAF):
         await store.endpoints.create(endpoint)
     await store.endpoints.rotate(ODD, "whsec_new", NOW + 5, NOW)
-    return store, await store.jobs.record(Fact(job_id=JOB.id, at=NOW, move=_run))
+    return store, await store.jobs.record(JobUpdate(job_id=JOB.id, at=NOW, transition=_run))
 
 
-def _run(job: Job) -> Move:
-    return Move(msgspec.structs.replace(job, state=JobState.RUNNING), Verdict.RECORDED, None, EventType.JOB_RUNNING)
+def _run(job: Job) -> Transition:
+    return Transition(
+        msgspec.structs.replace(job, state=JobState.RUNNING), Disposition.RECORDED, None, EventType.JOB_RUNNING
+    )
 
 
 async def test_what_comes_with_a_new_delivery_is_what_would_be_read(tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ async def test_what_comes_with_a_new_delivery_is_what_would_be_read(tmp_path: Pa
     async with opened(tmp_path) as database:
         store, recorded = await running(database, dispatches=True)
         at_hand = store.deliveries.at_hand(recorded.fresh)
-        read = await store.deliveries.parcels(fresh.delivery_id for fresh in recorded.fresh)
+        read = await store.deliveries.due_deliveries(fresh.delivery_id for fresh in recorded.fresh)
         assert sorted(at_hand, key=lambda one: one.endpoint_id) == sorted(read, key=lambda one: one.endpoint_id)
         assert {(one.url, one.secret, one.former_secret) for one in at_hand} == {
             (PLAIN.url, PLAIN.secret, None),
@@ -88,13 +90,13 @@ async def test_neither_an_event_nor_a_retry_is_read_once_more(tmp_path: Path) ->
     """A whole relay: what is handed over, or claimed, starts as it came."""
     async with relay(tmp_path, clock=(clock := HeldClock()), RELAY_RETRY_SCHEDULE_S="0,60") as started:
         deliveries, asked = started.app.store.deliveries, []
-        read = deliveries.parcels
+        read = deliveries.due_deliveries
 
-        async def noted(delivery_ids: Iterable[str]) -> list[Parcel]:
+        async def noted(delivery_ids: Iterable[str]) -> list[DueDelivery]:
             asked.append(wanted := list(delivery_ids))
             return await read(wanted)
 
-        deliveries.parcels = noted  # type: ignore[method-assign]
+        deliveries.due_deliveries = noted  # type: ignore[method-assign]
         started.sink.answers = [500]
         await started.client.post("/v1/endpoints", json={"url": started.hook, "event_types": ["job.submitted"]})
         await started.submit()

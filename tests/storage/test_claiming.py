@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from relay import ids
 from relay.model.delivery import Endpoint
 from relay.model.job import Job, JobState
-from relay.security.encryption import Seal
+from relay.security.encryption import Encryption
 from relay.storage import rows
-from relay.storage.apply_updates import Recorder, Room
-from relay.storage.deliveries import WALK, WINDOW, Deliveries, Parcel
+from relay.storage.apply_updates import Room, UpdateApplier
+from relay.storage.deliveries import WALK, WINDOW, Deliveries, DueDelivery
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
-from relay.storage.fan_out import EventRef, Fresh, new_delivery
+from relay.storage.fan_out import EventRef, NewDelivery, new_delivery
 from relay.storage.jobs import Jobs
 from tests.support.past import database as opened
 from tests.support.running import SECRET_KEY, HeldClock, relay
@@ -27,7 +27,7 @@ from tests.support.running import SECRET_KEY, HeldClock, relay
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 NOW, LEASED, LIMIT = 1_000_000, 1_025_000, 7
-SEAL = Seal([SECRET_KEY])
+SEAL = Encryption([SECRET_KEY])
 Due = tuple[str, int]
 """An endpoint, and when something is due for it."""
 
@@ -58,7 +58,7 @@ async def claimed(database: Database, busy: Collection[str]) -> list[tuple[str, 
     found: list[tuple[str, str]] = []
     walked = ""
     while True:
-        some: Sequence[Parcel | Fresh] = await deliveries.claim(NOW, LEASED, LIMIT, busy)
+        some: Sequence[DueDelivery | NewDelivery] = await deliveries.claim(NOW, LEASED, LIMIT, busy)
         _, crowded = (0, False) if some else await deliveries.next_due(NOW)
         if crowded:
             some, walked = await deliveries.claim_behind(NOW, LEASED, LIMIT, dict.fromkeys(busy, 0), walked)
@@ -179,19 +179,19 @@ async def _checks(folder: Path, asked: list[tuple[str, bool, int | None]], provi
             await transaction.run_many("insert_job", [rows.job_params(job) for job in jobs])
 
         await database.transact(write)
-        store = Jobs(database, Writer(database, 10), SEAL, Recorder(1, Room(1), (0,), hints=False))
+        store = Jobs(database, Writer(database, 10), SEAL, UpdateApplier(1, Room(1), (0,), hints=False))
         due: dict[str, list[int]] = {}
         for name, _, at in asked:
             due.setdefault(name, []).extend([at] if at is not None else [])
         assert await store.next_checks() == {name: min(times) for name, times in due.items() if times}
-        before = {job.id: (job.settle_by is None, job.next_check_at) for job in jobs}
+        before = {job.id: (job.confirm_by is None, job.next_check_at) for job in jobs}
         wanted = sorted((not first, at) for name, first, at in asked if name == provider and at and at <= NOW)[:limit]
         taken = await store.claim_checks(provider, NOW, LEASED, limit)
         assert sorted(before[job.id] for job in taken) == wanted
         assert {(job.next_check_at, job.checks_made) for job in taken} <= {(LEASED, 1)}
 
 
-def _job(provider: str, settle_by: int | None, next_check_at: int | None) -> Job:
+def _job(provider: str, confirm_by: int | None, next_check_at: int | None) -> Job:
     """A job that its provider works on."""
     return Job(
         id=ids.new_id(ids.JOB),
@@ -203,6 +203,6 @@ def _job(provider: str, settle_by: int | None, next_check_at: int | None) -> Job
         deadline_at=NOW + 99,
         request={},
         metadata={},
-        settle_by=settle_by,
+        confirm_by=confirm_by,
         next_check_at=next_check_at,
     )

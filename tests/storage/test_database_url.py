@@ -58,9 +58,9 @@ async def test_every_form_opens(database_server: Server) -> None:
     connection = await asyncpg.connect(base)
     folder = (await connection.fetchval("SHOW unix_socket_directories")).split(",")[0]
     await connection.close()
-    facts = {"at": at, "host": at.partition("@")[2], "port": database_server.port, "name": name, "socket": folder}
+    updates = {"at": at, "host": at.partition("@")[2], "port": database_server.port, "name": name, "socket": folder}
     for form in FORMS:
-        database = await PostgreSQL.open(form.format(base=base, **facts))
+        database = await PostgreSQL.open(form.format(base=base, **updates))
         try:
             await migrate(database, 1)
             assert (await database.rows("schema_version", {}))[0]["version"] >= 1, form

@@ -25,12 +25,12 @@ from relay.outbound.webhook_sender import WebhookSender
 from relay.providers import PROVIDERS
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
-from relay.security.encryption import Seal
+from relay.security.encryption import Encryption
 from relay.security.signatures import SigningKeys, new_secret
 from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
 from relay.storage.engine.database import Database
-from relay.storage.fan_out import EventRef, Fresh, new_delivery
+from relay.storage.fan_out import EventRef, NewDelivery, new_delivery
 from relay.storage.history import Events, Following, Look, Place
 from relay.storage.store import Store, StoreOptions
 from tests.flow.test_lanes import Hanging
@@ -73,18 +73,18 @@ class Sending(NamedTuple):
         await self.database.transact(lambda transaction: transaction.run_many("insert_event", made))
         return [str(one["id"]) for one in made]
 
-    async def deliveries(self, endpoint: Endpoint, event_ids: Sequence[str], due_at: int) -> list[Fresh]:
+    async def deliveries(self, endpoint: Endpoint, event_ids: Sequence[str], due_at: int) -> list[NewDelivery]:
         """Store a delivery of each event that is due, or leased, until then."""
         events = [EventRef(event_id, PROJECT, None) for event_id in event_ids]
         made = [new_delivery(event, endpoint.id, 1, due_at) for event in events]
         await self.database.transact(lambda transaction: transaction.run_many("insert_delivery", made))
-        return [Fresh(one.id, endpoint.id, PROJECT) for one in made]
+        return [NewDelivery(one.id, endpoint.id, PROJECT) for one in made]
 
-    async def delivery(self, endpoint: Endpoint, due_at: int) -> Fresh:
+    async def delivery(self, endpoint: Endpoint, due_at: int) -> NewDelivery:
         """Store one delivery of a new event."""
         return (await self.deliveries(endpoint, await self.events(1), due_at))[0]
 
-    async def due_at(self, fresh: Fresh) -> int | None:
+    async def due_at(self, fresh: NewDelivery) -> int | None:
         """Return when a delivery's next attempt is due, or its lease ends."""
         found = await self.store.deliveries.get(fresh.delivery_id, PROJECT)
         assert found is not None
@@ -113,7 +113,7 @@ async def sending(folder: Path, in_flight_max: int = 8) -> AsyncIterator[Sending
         opened(folder) as database,
         WebhookSender(POLICY, Resolver(), trusted(), connections_max=in_flight_max) as sender,
     ):
-        store = Store(database, Seal([SECRET_KEY]), options)
+        store = Store(database, Encryption([SECRET_KEY]), options)
         keys = SigningKeys(lambda project_id: store.signing_keys.seeds(project_id, clock.now_ms()))
         deliverer = Deliverer(sender, clock, (0,), lambda: 0.5, keys)
         dispatcher = Dispatcher(store, deliverer, clock, DispatchOptions(in_flight_max, LEASE_MS), Metrics())
@@ -127,7 +127,7 @@ async def test_an_attempt_takes_at_most_four_fifths_of_its_lease(
     """Bound an endpoint's time-out by 20 s where a lease is 25 s."""
     async with sending(tmp_path) as some:
         fresh = await some.delivery(await some.endpoint(timeout_s=asked_s), START_MS)
-        (due,) = await some.store.deliveries.parcels([fresh.delivery_id])
+        (due,) = await some.store.deliveries.due_deliveries([fresh.delivery_id])
         assert due.timeout_s == given_s
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.model.delivery import DeliveryState
-from relay.model.job import Verdict
-from relay.security.encryption import Seal
+from relay.model.job import Disposition
+from relay.security.encryption import Encryption
 from relay.storage.deliveries import Deliveries
 from relay.storage.engine.database import Transaction
 from relay.storage.engine.group_commit import Writer
@@ -24,19 +24,19 @@ from tests.support.running import SECRET_KEY, START_MS
 pytestmark = pytest.mark.both_databases
 
 STATES = st.lists(st.sampled_from(DeliveryState), max_size=12)
-VERDICTS = st.lists(st.sampled_from([*Verdict]), max_size=12)
+VERDICTS = st.lists(st.sampled_from([*Disposition]), max_size=12)
 NOBODYS = "prj_nobody"
 
 
-@given(states=STATES, verdicts=VERDICTS, limit=st.integers(1, 5))
+@given(states=STATES, dispositions=VERDICTS, limit=st.integers(1, 5))
 def test_a_filter_keeps_its_own_newest_first(
-    tmp_path_factory: pytest.TempPathFactory, states: list[DeliveryState], verdicts: list[Verdict], limit: int
+    tmp_path_factory: pytest.TempPathFactory, states: list[DeliveryState], dispositions: list[Disposition], limit: int
 ) -> None:
     """Deliveries by status and callbacks by verdict: all pages together are those that have it, and no other's."""
-    asyncio.run(_listed(tmp_path_factory.getbasetemp(), states, verdicts, limit))
+    asyncio.run(_listed(tmp_path_factory.getbasetemp(), states, dispositions, limit))
 
 
-async def _listed(folder: Path, states: list[DeliveryState], verdicts: list[Verdict], limit: int) -> None:
+async def _listed(folder: Path, states: list[DeliveryState], dispositions: list[Disposition], limit: int) -> None:
     """One example."""
     async with database(folder) as opened:
 
@@ -44,10 +44,10 @@ async def _listed(folder: Path, states: list[DeliveryState], verdicts: list[Verd
             for table in ("deliveries", "events", "attempts", "callbacks"):
                 await transaction.run_text(f"DELETE FROM {table}")
             await add_event(transaction, None, "ep_1", START_MS, states)
-            await transaction.run_many("insert_callback", [callback("job_1", 1, b"", one) for one in verdicts])
+            await transaction.run_many("insert_callback", [callback("job_1", 1, b"", one) for one in dispositions])
 
         await opened.transact(write)
-        deliveries = Deliveries(opened, Writer(opened, 10), Seal([SECRET_KEY]), 1.0)
+        deliveries = Deliveries(opened, Writer(opened, 10), Encryption([SECRET_KEY]), 1.0)
         callbacks = Callbacks(opened)
         anything = dict.fromkeys(("endpoint_id", "event_id", "job_id"))
         for state in DeliveryState:
@@ -57,13 +57,13 @@ async def _listed(folder: Path, states: list[DeliveryState], verdicts: list[Verd
             shown = [one.id for one in found]
             assert (shown, len(shown)) == (sorted(shown, reverse=True), states.count(state))
             assert await every_page(partial(deliveries.page, NOBODYS, wanted=wanted), limit) == []
-        for verdict in Verdict:
-            asked = partial(callbacks.page, "prj_default", job_id=None, verdict=verdict)
+        for disposition in Disposition:
+            asked = partial(callbacks.page, "prj_default", job_id=None, disposition=disposition)
             heads = await every_page(asked, limit)
-            assert {one.verdict for one in heads} <= {verdict}
+            assert {one.disposition for one in heads} <= {disposition}
             shown = [one.id for one in heads]
-            assert (shown, len(shown)) == (sorted(shown, reverse=True), verdicts.count(verdict))
-            nobodys = partial(callbacks.page, NOBODYS, job_id=None, verdict=verdict)
+            assert (shown, len(shown)) == (sorted(shown, reverse=True), dispositions.count(disposition))
+            nobodys = partial(callbacks.page, NOBODYS, job_id=None, disposition=disposition)
             assert await every_page(nobodys, limit) == []
 
 

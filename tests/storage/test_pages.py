@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from relay import ids
 from relay.model.delivery import Delivery
-from relay.security.encryption import Seal
+from relay.security.encryption import Encryption
 from relay.storage import pages, rows
-from relay.storage.apply_updates import Recorder, Room
+from relay.storage.apply_updates import Room, UpdateApplier
 from relay.storage.deliveries import Deliveries
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
@@ -61,7 +61,7 @@ async def fill(opened: Database) -> None:
         oldest = numbered(ids.DELIVERY, 0)
         pending = f"state = 'pending', next_attempt_at = 1, finished_at = NULL WHERE id = '{oldest}'"
         await transaction.run_text(f"UPDATE deliveries SET {pending}")
-        await transaction.run_many("insert_endpoint", [rows.endpoint_params(ENDPOINT, Seal([SECRET_KEY]))])
+        await transaction.run_many("insert_endpoint", [rows.endpoint_params(ENDPOINT, Encryption([SECRET_KEY]))])
         callbacks = [callback("job_1", 1, b"", "repeated" if number else "stale") for number in range(ROWS)]
         named = [one | {"id": numbered(ids.CALLBACK, number)} for number, one in enumerate(callbacks)]
         await transaction.run_many("insert_callback", named)
@@ -86,7 +86,7 @@ async def test_a_filter_that_nothing_passes_is_a_short_page(tmp_path: Path) -> N
     async with database(tmp_path) as opened:
         await fill(opened)
         events, callbacks = Events(opened), Callbacks(opened)
-        deliveries = Deliveries(opened, Writer(opened, 10), Seal([SECRET_KEY]), 1.0)
+        deliveries = Deliveries(opened, Writer(opened, 10), Encryption([SECRET_KEY]), 1.0)
         anything = dict.fromkeys(("endpoint_id", "event_id", "job_id", "status"))
         of_events = partial(events.page, PROJECT, now_ms=START_MS)
         after = numbered(ids.EVENT, 0)
@@ -98,7 +98,7 @@ async def test_a_filter_that_nothing_passes_is_a_short_page(tmp_path: Path) -> N
             "of an endpoint": partial(
                 deliveries.page, PROJECT, wanted=anything | {"status": "pending", "endpoint_id": "ep_1"}
             ),
-            "callbacks": partial(callbacks.page, PROJECT, job_id=None, verdict="stale"),
+            "callbacks": partial(callbacks.page, PROJECT, job_id=None, disposition="stale"),
         }
         for name, ask in lists.items():
             assert await counted(ask) == (3, 1), name
@@ -123,8 +123,8 @@ async def test_jobs_are_found_by_filters_and_metadata_within_a_window(tmp_path: 
             await transaction.run_many("insert_job_metadata", pairs)
 
         await opened.transact(write)
-        writer, seal = Writer(opened, 10), Seal([SECRET_KEY])
-        jobs = Jobs(opened, writer, seal, Recorder(1, Room(1), (0,)))
+        writer, encryption = Writer(opened, 10), Encryption([SECRET_KEY])
+        jobs = Jobs(opened, writer, encryption, UpdateApplier(1, Room(1), (0,)))
         for wanted, expected in (
             (JobFilter(status="failed"), (3, 0)),
             (JobFilter(provider="other"), (3, 0)),
@@ -141,7 +141,7 @@ async def test_another_projects_endpoint_shows_nothing(tmp_path: Path) -> None:
     """Answer an empty last page for another project's endpoint: a cursor would tell that it is there."""
     async with database(tmp_path) as opened:
         await fill(opened)
-        deliveries = Deliveries(opened, Writer(opened, 10), Seal([SECRET_KEY]), 1.0)
+        deliveries = Deliveries(opened, Writer(opened, 10), Encryption([SECRET_KEY]), 1.0)
         wanted = dict.fromkeys(("event_id", "job_id")) | {"endpoint_id": "ep_1", "status": "pending"}
         assert await counted(partial(deliveries.page, "prj_other", wanted=wanted)) == (1, 0)
 

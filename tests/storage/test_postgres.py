@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from relay.security.encryption import Seal
+from relay.security.encryption import Encryption
 from relay.storage.engine.database import Hint
 from relay.storage.engine.exchanges import PostgreSQLTransaction
 from relay.storage.engine.migrations import migrate
@@ -174,7 +174,7 @@ async def test_endpoints_of_a_batch_are_locked_in_one_order(database_server: Ser
     async with opened(database_server) as database:
         names = [f"ep_{number:03}" for number in range(200)]
         rows = [msgspec.structs.replace(ENDPOINT, id=name) for name in names]
-        params = [endpoint_params(one, Seal([SECRET_KEY])) for one in rows]
+        params = [endpoint_params(one, Encryption([SECRET_KEY])) for one in rows]
 
         async def insert(transaction: PostgreSQLTransaction) -> None:
             await transaction.run_many("insert_endpoint", params)

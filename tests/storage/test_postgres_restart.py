@@ -216,8 +216,8 @@ async def test_a_callback_whose_commit_was_cut_is_repeated_and_told_once(
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
         answer = await running.client.post(running.callback_url(), content=DONE)
         assert answer.status_code == 200
-        verdicts = [one["verdict"] for one in (await running.get(f"/v1/callbacks?job={job['id']}"))["data"]]
-        assert verdicts == ["repeated", "recorded"]
+        dispositions = [one["verdict"] for one in (await running.get(f"/v1/callbacks?job={job['id']}"))["data"]]
+        assert dispositions == ["repeated", "recorded"]
         await delivered(running, job, "job.succeeded")
 
 
@@ -265,7 +265,7 @@ async def test_the_first_connection_that_gets_no_answer_speaks_for_all(
                 await together.wait()
 
             woken = asyncio.Queue[Hint]()
-            listening = asyncio.create_task(database.heed(woken.put_nowait))
+            listening = asyncio.create_task(database.listen(woken.put_nowait))
             assert [await woken.get() for _ in Hint] == list(Hint)
             await asyncio.gather(*(database.transact(meet) for _ in range(POOL_MAX)))
             assert cutter.vanish() == POOL_MAX + 1

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay import ids
-from relay.lifecycle.reports import Move
-from relay.model.job import EventType, Job, JobState, Verdict
-from relay.security.encryption import Seal
+from relay.lifecycle.reports import Transition
+from relay.model.job import Disposition, EventType, Job, JobState
+from relay.security.encryption import Encryption
 from relay.storage import rows
-from relay.storage.apply_updates import Arrival, Fact, Recorded, Recorder, Room
+from relay.storage.apply_updates import JobUpdate, ReceivedCallback, Room, UpdateApplier, UpdateResult
 from relay.storage.engine.database import Transaction
 from relay.storage.engine.exchanges import PostgreSQLTransaction
 from relay.storage.engine.migrations import migrate
@@ -44,16 +44,16 @@ def running(job_id: str) -> Job:
     )
 
 
-def further(job: Job, announce: EventType | None = EventType.JOB_RUNNING) -> Move:
+def further(job: Job, announce: EventType | None = EventType.JOB_RUNNING) -> Transition:
     """A move that no other may overwrite: it counts."""
     after = msgspec.structs.replace(job, progress=(job.progress or 0) + 1)
-    return Move(after, Verdict.RECORDED, announce=announce)
+    return Transition(after, Disposition.RECORDED, announce=announce)
 
 
-def heard(job_id: str, digest: bytes | None = None) -> Fact:
+def heard(job_id: str, digest: bytes | None = None) -> JobUpdate:
     """A callback about a job; without a digest it is like no other."""
     callback_id = ids.new_id(ids.CALLBACK)
-    arrival = Arrival(
+    received = ReceivedCallback(
         id=callback_id,
         provider="evolink",
         received_at=2,
@@ -62,7 +62,7 @@ def heard(job_id: str, digest: bytes | None = None) -> Fact:
         size=2,
         digest=digest or callback_id.encode(),
     )
-    return Fact(job_id=job_id, at=2, move=further, arrival=arrival)
+    return JobUpdate(job_id=job_id, at=2, transition=further, received=received)
 
 
 @asynccontextmanager
@@ -77,16 +77,16 @@ async def two(server: Server, jobs: Sequence[str]) -> AsyncIterator[tuple[Postgr
 
         async def fill(transaction: Transaction) -> None:
             await transaction.run_many("insert_job", [rows.job_params(running(job_id)) for job_id in jobs])
-            await transaction.run_many("insert_endpoint", [rows.endpoint_params(ENDPOINT, Seal([SECRET_KEY]))])
+            await transaction.run_many("insert_endpoint", [rows.endpoint_params(ENDPOINT, Encryption([SECRET_KEY]))])
 
         await migrate(opened[0], 1)
         await opened[0].transact(fill)
         yield opened[0], opened[1]
 
 
-async def record(database: PostgreSQL, *facts: Fact) -> list[Recorded]:
+async def record(database: PostgreSQL, *updates: JobUpdate) -> list[UpdateResult]:
     """Records facts."""
-    return await database.transact(partial(Recorder(0, Room(100), (0,), hints=True), facts=facts))
+    return await database.transact(partial(UpdateApplier(0, Room(100), (0,), hints=True), updates=updates))
 
 
 @asynccontextmanager
@@ -114,7 +114,7 @@ async def test_what_another_wrote_meanwhile_is_not_overwritten(database_server: 
             recording = asyncio.create_task(record(one, heard("job_1"), heard("job_2")))
             await waiting(another)
             moved = msgspec.structs.replace(running("job_2"), progress=1)
-            await transaction.run_many("update_job", [rows.moved_job_params(moved)])
+            await transaction.run_many("update_job", [rows.changed_job_params(moved)])
         recorded = await recording
         assert [(found.job and found.job.progress, len(found.fresh)) for found in recorded] == [(1, 1), (2, 1)]
         assert await select(one, ADDED) == [("job_1", 1, 1, 1), ("job_2", 1, 1, 2)]
@@ -128,8 +128,8 @@ async def test_the_same_callback_in_two_processes_is_recorded_once(database_serv
         async with held(one, "job_1"):
             both = [asyncio.create_task(record(database, heard("job_1", b"the same"))) for database in (one, another)]
             await waiting(another, 2)
-        verdicts = sorted(recorded.verdict for (recorded,) in await asyncio.gather(*both))
-        assert verdicts == [Verdict.RECORDED, Verdict.REPEATED]
+        dispositions = sorted(recorded.disposition for (recorded,) in await asyncio.gather(*both))
+        assert dispositions == [Disposition.RECORDED, Disposition.REPEATED]
         assert await select(one, ADDED) == [("job_1", 1, 2, 1)]
 
 
@@ -141,8 +141,8 @@ async def test_a_job_that_goes_meanwhile_is_not_written_to(database_server: Serv
             await waiting(another)
             await transaction.run_text("DELETE FROM jobs")
         (recorded,) = await recording
-        assert (recorded.verdict, recorded.fresh) == (Verdict.ORPHANED, ())
-        assert await select(one, "SELECT verdict FROM callbacks") == [("orphaned",)]
+        assert (recorded.disposition, recorded.fresh) == (Disposition.ORPHANED, ())
+        assert await select(one, "SELECT disposition FROM callbacks") == [("orphaned",)]
         assert await select(one, "SELECT id FROM events") == []
 
 
@@ -154,7 +154,7 @@ async def test_a_batch_is_few_exchanges(database_server: Server) -> None:
             connection.add_query_logger(note := lambda query: sent.append(query.query))
             transaction = PostgreSQLTransaction(connection, one._statements, one._joined)
             sent.clear()
-            await Recorder(0, Room(100), (0,), hints=True)(transaction, [heard("job_1"), heard("job_2")])
+            await UpdateApplier(0, Room(100), (0,), hints=True)(transaction, [heard("job_1"), heard("job_2")])
             await transaction.commit()
             await asyncio.sleep(0)  # the logger is called by the loop
             connection.remove_query_logger(note)
@@ -188,7 +188,7 @@ async def _all_count(server: Server, batches: list[list[str]]) -> None:
         told = await asyncio.gather(
             *(record(both[number % 2], *map(heard, batch)) for number, batch in enumerate(batches))
         )
-        assert {found.verdict for recorded in told for found in recorded} == {Verdict.RECORDED}
+        assert {found.disposition for recorded in told for found in recorded} == {Disposition.RECORDED}
         counts = [sum(batch.count(name) for batch in batches) for name in NAMES]
         assert await select(both[0], ADDED) == [
             (name, count, count, count) for name, count in zip(NAMES, counts, strict=True)

@@ -10,8 +10,8 @@ from relay.context import WRITE_PAUSE_MS
 from relay.deliveries.attempt_writer import write_attempt
 from relay.errors import StorageUnavailable
 from relay.model.delivery import Attempt, DeliveryState, Outcome
-from relay.security.encryption import Seal
-from relay.storage.deliveries import Deliveries, Settled
+from relay.security.encryption import Encryption
+from relay.storage.deliveries import AttemptResult, Deliveries
 from relay.storage.engine.database import Database
 from relay.storage.engine.group_commit import BATCH_MAX, Writer
 from tests.storage.test_claiming import waiting
@@ -25,7 +25,7 @@ NOT_TEXT = "\ud800"
 """What no database takes."""
 
 
-def result_of(delivery_id: str, excerpt: str = "ok") -> Settled:
+def result_of(delivery_id: str, excerpt: str = "ok") -> AttemptResult:
     """Return an attempt that delivered."""
     attempt = Attempt(
         id=ids.new_id(ids.ATTEMPT),
@@ -38,7 +38,7 @@ def result_of(delivery_id: str, excerpt: str = "ok") -> Settled:
         duration_ms=1,
         response_excerpt=excerpt,
     )
-    return Settled(attempt=attempt, endpoint_id="ep_1", state=DeliveryState.DELIVERED, next_attempt_at=None, at=2)
+    return AttemptResult(attempt=attempt, endpoint_id="ep_1", state=DeliveryState.DELIVERED, next_attempt_at=None, at=2)
 
 
 class Forgetful(Deliveries):
@@ -46,7 +46,7 @@ class Forgetful(Deliveries):
 
     lost = 0
 
-    def settling(self, settled: Settled) -> asyncio.Future[bool]:
+    def settling(self, settled: AttemptResult) -> asyncio.Future[bool]:
         """Store the attempt in either case."""
         writing = super().settling(settled)
         if not self.lost:
@@ -59,7 +59,7 @@ class Forgetful(Deliveries):
 
 def forgetful(database: Database) -> Forgetful:
     """Return the deliveries of the database."""
-    return Forgetful(database, Writer(database, 10), Seal([SECRET_KEY]), 1.0)
+    return Forgetful(database, Writer(database, 10), Encryption([SECRET_KEY]), 1.0)
 
 
 async def attempted(database: Database) -> set[str]:
@@ -134,7 +134,7 @@ async def test_a_stop_does_not_wait_for_a_write_that_cannot_succeed(
     """Stop within the time-out while the database is away, and leave the attempt's delivery to its lease."""
     failed = asyncio.Event()
 
-    def unavailable(_: Settled) -> asyncio.Future[bool]:
+    def unavailable(_: AttemptResult) -> asyncio.Future[bool]:
         writing: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         writing.set_exception(StorageUnavailable("cut off"))
         failed.set()

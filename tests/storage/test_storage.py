@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from relay.errors import RelayError, SettingsError, StorageUnavailable
-from relay.security.encryption import Seal
+from relay.security.encryption import Encryption
 from relay.storage.engine import migrations
 from relay.storage.engine.sqlite import SQLite
 from relay.storage.engine.sqlite_readers import CONNECTIONS
@@ -23,7 +23,7 @@ OPTIONS = StoreOptions(lease_ms=25_000, backlog_max=64, callbacks_per_job_max=10
 
 async def opened(path: Path) -> Store:
     """A store at the path."""
-    return await Store.open(f"sqlite:///{path}", Seal([SECRET_KEY]), OPTIONS, 1)
+    return await Store.open(f"sqlite:///{path}", Encryption([SECRET_KEY]), OPTIONS, 1)
 
 
 def schema(path: Path) -> list[str]:

@@ -15,7 +15,7 @@ from relay import ids
 from relay.clock import SystemClock
 from relay.errors import StorageUnavailable
 from relay.model.delivery import Endpoint
-from relay.security.encryption import Seal
+from relay.security.encryption import Encryption
 from relay.storage import endpoint_status
 from relay.storage.endpoints import Change, Endpoints
 from relay.storage.engine.database import Database, Transaction
@@ -30,7 +30,7 @@ from tests.support.running import SECRET_KEY, START_MS, Running, relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
-SEAL = Seal([SECRET_KEY])
+SEAL = Encryption([SECRET_KEY])
 MINUTE_MS = 60_000
 LISTENER = msgspec.structs.replace(ENDPOINT, event_types=["job.*"], created_at=START_MS - 60 * MINUTE_MS)
 """It wants no word of its own switches."""

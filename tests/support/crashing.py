@@ -59,12 +59,12 @@ def _around_commit(owner: Any, name: str, *, before: bool, when: Callable[..., b
     setattr(owner, name, stepped)
 
 
-def _is_callback(_: Jobs, fact: Any, *__: Any) -> bool:
-    return fact.arrival is not None
+def _is_callback(_: Jobs, update: Any, *__: Any) -> bool:
+    return update.received is not None
 
 
-def _is_submission(_: Jobs, fact: Any, *__: Any) -> bool:
-    return fact.call is not None
+def _is_submission(_: Jobs, update: Any, *__: Any) -> bool:
+    return update.call is not None
 
 
 def _is_of_pruning(_: Any, name: str, __: Any) -> bool:

@@ -10,8 +10,8 @@ import msgspec
 
 from relay import ids
 from relay.model.delivery import DeliveryState, Endpoint
-from relay.model.job import Claim, FinishedBy, Job, JobState, Report
-from relay.security.encryption import Seal
+from relay.model.job import FinishedBy, Job, JobState, Report, UnconfirmedResult
+from relay.security.encryption import Encryption
 from relay.storage import rows
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.migrations import migrate
@@ -129,7 +129,7 @@ async def _add(transaction: Transaction, past: Past, now_ms: int) -> str:
         deadline_at=at + 1000,
         request={},
         metadata={"user": job_id, "number": 7},
-        claim=Claim(report=Report(state=JobState.FAILED, word="failed"), callback_id="cb_1", at=at)
+        unconfirmed=UnconfirmedResult(report=Report(state=JobState.FAILED, word="failed"), callback_id="cb_1", at=at)
         if past.claimed
         else None,
         callbacks_seen=past.callbacks,
@@ -152,7 +152,7 @@ async def _add(transaction: Transaction, past: Past, now_ms: int) -> str:
         created_at=at,
         updated_at=at,
     )
-    await transaction.run_many("insert_endpoint", [rows.endpoint_params(endpoint, Seal([SECRET_KEY]))])
+    await transaction.run_many("insert_endpoint", [rows.endpoint_params(endpoint, Encryption([SECRET_KEY]))])
     for number, state in enumerate(past.deliveries):
         await add_event(transaction, job_id, endpoint.id, at, (state,), number)
     return job_id
@@ -178,14 +178,14 @@ async def add_event(
     return event_id
 
 
-def callback(job_id: str, at: int, body: bytes, verdict: str = "repeated") -> dict[str, Any]:
+def callback(job_id: str, at: int, body: bytes, disposition: str = "repeated") -> dict[str, Any]:
     """A callback's columns."""
     return {
         "id": ids.new_id(ids.CALLBACK),
         "project_id": "prj_default",
         "job_id": job_id,
         "provider": "evolink",
-        "verdict": verdict,
+        "disposition": disposition,
         "reason": None,
         "received_at": at,
         "size": len(body),

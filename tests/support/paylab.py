@@ -15,7 +15,7 @@ import msgspec
 
 from relay import ids
 from relay.errors import PaymentRefused
-from relay.model.provider_http import KEPT_HEADERS, ApiAnswer
+from relay.model.provider_http import KEPT_HEADERS, ProviderResponse
 from relay.payments.challenge import read_challenge
 from relay.payments.policy import BASE_USDC, Policy, choose
 from relay.payments.proof import authorization_state_call, read_authorization_state
@@ -37,7 +37,7 @@ class Seen(msgspec.Struct, frozen=True):
     """One job at one server: what was signed for it, and the answer to the payment (None: the connection broke)."""
 
     authorization: Authorization
-    answer: ApiAnswer | None
+    answer: ProviderResponse | None
     moved: int
 
 
@@ -48,17 +48,19 @@ class Lab:
         self.http = http
         self.wallet = Wallet(PAYER_KEY)
 
-    def call(self, method: str, url: str, body: object = None, headers: Mapping[str, str] | None = None) -> ApiAnswer:
+    def call(
+        self, method: str, url: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> ProviderResponse:
         """One request, and its answer with the headers that relay keeps."""
         answer = self.http.request(method, url, json=body, headers=headers)
-        return ApiAnswer(
+        return ProviderResponse(
             status_code=answer.status_code,
             content_type=answer.headers.get("content-type", ""),
             body=answer.content,
             headers={name: value for name, value in answer.headers.items() if name in KEPT_HEADERS},
         )
 
-    def send(self, url: str, body: object, authorization: Authorization) -> ApiAnswer | None:
+    def send(self, url: str, body: object, authorization: Authorization) -> ProviderResponse | None:
         """The request with its payment; None when the connection breaks."""
         try:
             return self.call("POST", url, body, {authorization.header_name: authorization.header_value})
@@ -102,7 +104,7 @@ def check(good: bool, promise: str) -> None:
         raise SystemExit(f"BROKEN: {promise}")
 
 
-def shown(answer: ApiAnswer | None) -> str:
+def shown(answer: ProviderResponse | None) -> str:
     """An answer in a line."""
     return "no answer" if answer is None else f"{answer.status_code} {answer.excerpt[:110]}"
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from relay.model.provider_http import ApiAnswer
+from relay.model.provider_http import ProviderResponse
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 NOW_MS = 1_790_000_000_000
@@ -48,7 +48,7 @@ def recordings(provider: str, kind: str) -> list[Path]:
     return sorted((RECORDINGS / provider / kind).glob("*.json"))
 
 
-def answer(status_code: int, body: object, content_type: str = "application/json") -> ApiAnswer:
+def answer(status_code: int, body: object, content_type: str = "application/json") -> ProviderResponse:
     """An answer with a body: bytes as they are, anything else as JSON."""
     raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    return ApiAnswer(status_code=status_code, content_type=content_type, body=raw)
+    return ProviderResponse(status_code=status_code, content_type=content_type, body=raw)

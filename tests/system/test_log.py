@@ -136,15 +136,15 @@ VALUES = st.recursive(
 )
 
 
-@given(fact=st.text(st.characters()), fields=st.dictionaries(st.text(st.characters(), min_size=1), VALUES))
+@given(update=st.text(st.characters()), fields=st.dictionaries(st.text(st.characters(), min_size=1), VALUES))
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_any_field_makes_a_line(log_format: str, fact: str, fields: dict[str, Any]) -> None:
+def test_any_field_makes_a_line(log_format: str, update: str, fields: dict[str, Any]) -> None:
     """Make a line of any fact and any fields, lone surrogates and objects without a text included; never raise."""
     output = log._Output()
     output.as_json = log_format == "json"
     lines: list[bytes] = []
     output.writer = type("Lines", (), {"put": staticmethod(lines.append)})()
-    output.write("error", "test", fact, {f"f_{name}": value for name, value in fields.items()})
+    output.write("error", "test", update, {f"f_{name}": value for name, value in fields.items()})
     (line,) = lines
     assert line.endswith(b"\n")
     if output.as_json:
@@ -160,8 +160,8 @@ def test_a_console_that_is_gone_makes_plain_lines(monkeypatch: pytest.MonkeyPatc
     lines: list[bytes] = []
     output.writer = type("Lines", (), {"put": staticmethod(lines.append)})()
     output.write("info", "test", "a.fact", {"url": "/callbacks/evolink/secret-token"})
-    fact, dropped = json.loads(lines[0]), json.loads(output.notice(3))
-    assert (fact["event"], fact["unwritable"], dropped["event"]) == ("a.fact", "ValueError", "log.lines_dropped")
+    update, dropped = json.loads(lines[0]), json.loads(output.notice(3))
+    assert (update["event"], update["unwritable"], dropped["event"]) == ("a.fact", "ValueError", "log.lines_dropped")
     assert "secret-token" not in lines[0].decode()
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from relay.backoff import CHECK_MARGIN, check_delay_ms
 from relay.lifecycle import checks, reports
-from relay.lifecycle.checks import Checked, Finding
-from relay.lifecycle.reports import Move, Word
+from relay.lifecycle.checks import CheckOutcome, StatusCheck
+from relay.lifecycle.reports import StatusReport, Transition
 from relay.model.job import (
-    Claim,
+    Disposition,
     EventType,
     FinishedBy,
     Job,
@@ -19,7 +19,7 @@ from relay.model.job import (
     OutputKind,
     Report,
     Unconfirmed,
-    Verdict,
+    UnconfirmedResult,
     Verification,
 )
 
@@ -34,7 +34,7 @@ def job(**fields: Any) -> Job:
     made = Job(
         id="job_1", project_id="prj_default", provider="evolink", state=JobState.SUBMITTED, created_at=NOW,
         updated_at=NOW, deadline_at=NOW + HOUR_MS, request={}, provider_job_id="task-1", submitted_at=NOW,
-        last_heard_at=NOW,
+        last_report_at=NOW,
     )  # fmt: skip
     return msgspec.structs.replace(made, **fields)
 
@@ -52,18 +52,20 @@ def report(state: JobState | None = JobState.RUNNING, **fields: Any) -> Report:
     return Report(**({"state": state, "word": str(state), "outputs": outputs} | fields))
 
 
-def claim(state: JobState = JobState.SUCCEEDED, *, tries: int = 0, at: int = NOW, **fields: Any) -> Claim:
+def unconfirmed(
+    state: JobState = JobState.SUCCEEDED, *, tries: int = 0, at: int = NOW, **fields: Any
+) -> UnconfirmedResult:
     """Return what a callback said about the job's end."""
-    return Claim(report=report(state, **fields), callback_id="cb_1", at=at, tries=tries)
+    return UnconfirmedResult(report=report(state, **fields), callback_id="cb_1", at=at, tries=tries)
 
 
 def checked(
-    before: Job, said: Report | Finding, now_ms: int = NOW, *, again_in_ms: int = HOUR_MS, **fields: Any
-) -> Move:
+    before: Job, said: Report | CheckOutcome, now_ms: int = NOW, *, again_in_ms: int = HOUR_MS, **fields: Any
+) -> Transition:
     """Return what a status check that was started just now makes of the job."""
-    check = Checked(
+    check = StatusCheck(
         asked_id=before.provider_job_id,
-        finding=Finding.VERDICT if isinstance(said, Report) else said,
+        finding=CheckOutcome.VERDICT if isinstance(said, Report) else said,
         report=said if isinstance(said, Report) else None,
         started_at=fields.pop("started_at", now_ms),
         again_at=now_ms + again_in_ms,
@@ -86,25 +88,27 @@ def test_a_job_is_lost_at_the_third_not_found_after_ten_minutes(
 ) -> None:
     """End the job where both hold: three answers that the provider does not know it, and an age of ten minutes."""
     before = job(not_found_seen=answers_before)
-    move = checked(before, Finding.NOT_FOUND, NOW + age_ms)
-    assert move.job.state is state
-    assert move.job.not_found_seen == answers_before + 1
-    assert checked(before, Finding.NO_VERDICT, NOW + age_ms).job.not_found_seen == answers_before
+    transition = checked(before, CheckOutcome.NOT_FOUND, NOW + age_ms)
+    assert transition.job.state is state
+    assert transition.job.not_found_seen == answers_before + 1
+    assert checked(before, CheckOutcome.NO_VERDICT, NOW + age_ms).job.not_found_seen == answers_before
 
 
 def test_a_job_whose_submission_time_is_unknown_is_not_lost_yet() -> None:
     """Count no age where no submission was noted."""
-    assert not checked(job(not_found_seen=5, submitted_at=None), Finding.NOT_FOUND, NOW + HOUR_MS - 1).job.state.final
+    assert not checked(
+        job(not_found_seen=5, submitted_at=None), CheckOutcome.NOT_FOUND, NOW + HOUR_MS - 1
+    ).job.state.final
 
 
 @pytest.mark.parametrize(("silence_ms", "state"), [(3_659_999, JobState.SUBMITTED), (3_660_000, JobState.EXPIRED)])
 def test_a_silent_provider_ends_a_job_after_its_heartbeat(silence_ms: int, state: JobState) -> None:
     """Expire a job exactly when nothing came from its provider for so long, and say for how many minutes."""
     before = job(deadline_at=NOW + 24 * HOUR_MS)
-    move = checked(before, Finding.NO_ANSWER, NOW + silence_ms, heartbeat_ms=3_660_000)
-    assert move.job.state is state
-    assert move.job.state is JobState.SUBMITTED or "for 61 minutes" in (move.reason or "")
-    silent = checked(msgspec.structs.replace(before, last_heard_at=None), Finding.NO_ANSWER, NOW, heartbeat_ms=1)
+    transition = checked(before, CheckOutcome.NO_ANSWER, NOW + silence_ms, heartbeat_ms=3_660_000)
+    assert transition.job.state is state
+    assert transition.job.state is JobState.SUBMITTED or "for 61 minutes" in (transition.reason or "")
+    silent = checked(msgspec.structs.replace(before, last_report_at=None), CheckOutcome.NO_ANSWER, NOW, heartbeat_ms=1)
     assert silent.job.state is JobState.SUBMITTED
 
 
@@ -144,14 +148,14 @@ def test_the_deadline_gives_the_last_check_two_minutes() -> None:
     """Ask immediately at the deadline, leave a check alone that is under way, and wait two minutes for it."""
     before, at = job(next_check_at=NOW + HOUR_MS), NOW + HOUR_MS
     early = checks.overdue(before, True, at - 1)
-    assert (early.verdict, early.job) == (Verdict.STALE, before)
+    assert (early.disposition, early.job) == (Disposition.STALE, before)
     due = checks.overdue(before, True, at).job
-    assert (due.state, due.next_check_at, due.settle_by) == (JobState.SUBMITTED, at, at + 120_000)
+    assert (due.state, due.next_check_at, due.confirm_by) == (JobState.SUBMITTED, at, at + 120_000)
     under_way = checks.overdue(job(next_check_at=at + 7), True, at).job
-    assert (under_way.next_check_at, under_way.settle_by) == (at + 7, at + 120_000)
+    assert (under_way.next_check_at, under_way.confirm_by) == (at + 7, at + 120_000)
     for unasked in (job(), job(next_check_at=at - 7)):
         assert checks.overdue(unasked, True, at).job.next_check_at == at
-    assert checks.overdue(due, True, at + 1).verdict is Verdict.STALE
+    assert checks.overdue(due, True, at + 1).disposition is Disposition.STALE
     assert checks.overdue(before, False, at).job.state is JobState.EXPIRED
     assert checks.overdue(msgspec.structs.replace(before, provider_job_id=None), True, at).job.state == "expired"
 
@@ -159,36 +163,36 @@ def test_the_deadline_gives_the_last_check_two_minutes() -> None:
 @pytest.mark.parametrize(("left_ms", "asked"), [(5_000, False), (5_001, True)])
 def test_a_last_check_without_an_answer_is_made_again_while_there_is_time(left_ms: int, asked: bool) -> None:
     """Ask again 5 s later where more than those are left, and else expire the job."""
-    overdue = job(deadline_at=NOW, settle_by=NOW + left_ms)
-    after = checked(overdue, Finding.NO_ANSWER, NOW).job
+    overdue = job(deadline_at=NOW, confirm_by=NOW + left_ms)
+    after = checked(overdue, CheckOutcome.NO_ANSWER, NOW).job
     assert (after.state, after.next_check_at) == (("submitted", NOW + 5_000) if asked else ("expired", None))
 
 
-@pytest.mark.parametrize("finding", [Finding.RATE_LIMITED, Finding.KEY_REFUSED])
-def test_a_last_check_keeps_to_the_providers_pause(finding: Finding) -> None:
+@pytest.mark.parametrize("finding", [CheckOutcome.RATE_LIMITED, CheckOutcome.KEY_REFUSED])
+def test_a_last_check_keeps_to_the_providers_pause(finding: CheckOutcome) -> None:
     """Ask again when the pause of a rate limit or a refused key is over, and 5 s later where that is later."""
-    overdue = job(deadline_at=NOW, settle_by=NOW + 120_000)
+    overdue = job(deadline_at=NOW, confirm_by=NOW + 120_000)
     assert checked(overdue, finding, NOW, again_in_ms=30_000).job.next_check_at == NOW + 30_000
     assert checked(overdue, finding, NOW, again_in_ms=4_999).job.next_check_at == NOW + 5_000
-    assert checked(overdue, Finding.NO_VERDICT, NOW, again_in_ms=30_000).job.next_check_at == NOW + 5_000
+    assert checked(overdue, CheckOutcome.NO_VERDICT, NOW, again_in_ms=30_000).job.next_check_at == NOW + 5_000
 
 
 def test_a_check_that_ends_at_the_deadline_gets_the_time_of_the_last_one() -> None:
     """Give two minutes to a check without an answer at the deadline itself, though the sweep did not come yet."""
-    assert checked(job(deadline_at=NOW), Finding.NO_ANSWER, NOW).job.settle_by == NOW + 120_000
-    assert checked(job(deadline_at=NOW + 1), Finding.NO_ANSWER, NOW).job.settle_by is None
+    assert checked(job(deadline_at=NOW), CheckOutcome.NO_ANSWER, NOW).job.confirm_by == NOW + 120_000
+    assert checked(job(deadline_at=NOW + 1), CheckOutcome.NO_ANSWER, NOW).job.confirm_by is None
 
 
 @pytest.mark.parametrize(("late_ms", "asked"), [(29_999, False), (30_000, True)])
 def test_a_sweep_that_comes_late_asks_once_more(late_ms: int, asked: bool) -> None:
     """Ask again with two minutes of time where the sweep comes 30 s late: no check was made in that time either."""
-    overdue, now_ms = job(deadline_at=NOW, settle_by=NOW), NOW + late_ms
+    overdue, now_ms = job(deadline_at=NOW, confirm_by=NOW), NOW + late_ms
     after = checks.conclude(overdue, now_ms).job
     assert after.state is (JobState.SUBMITTED if asked else JobState.EXPIRED)
-    assert (after.next_check_at, after.settle_by) == ((now_ms, now_ms + 120_000) if asked else (None, None))
+    assert (after.next_check_at, after.confirm_by) == ((now_ms, now_ms + 120_000) if asked else (None, None))
     unknown = msgspec.structs.replace(overdue, provider_job_id=None)
     assert checks.conclude(unknown, now_ms).job.state is JobState.EXPIRED
-    assert checks.conclude(job(settle_by=None), now_ms).job.state is JobState.EXPIRED
+    assert checks.conclude(job(confirm_by=None), now_ms).job.state is JobState.EXPIRED
 
 
 @pytest.mark.parametrize(
@@ -212,45 +216,47 @@ def test_a_claim_that_was_not_checked_says_why(
     late_ms: int, next_check_at: int | None, paused: tuple[str, ...], why: Unconfirmed
 ) -> None:
     """Believe a claim when its time is over, and say whether no check began, for what reason, or none was answered."""
-    before = job(claim=claim(), settle_by=NOW, next_check_at=next_check_at)
-    move = checks.out_of_time(before, frozenset(paused), NOW + late_ms)
-    assert (move.job.state, move.job.verification, move.unconfirmed) == ("succeeded", "token", why)
-    assert (move.reason or "").startswith("it could not be confirmed in time (")
+    before = job(unconfirmed=unconfirmed(), confirm_by=NOW, next_check_at=next_check_at)
+    transition = checks.out_of_time(before, frozenset(paused), NOW + late_ms)
+    assert (transition.job.state, transition.job.verification, transition.unconfirmed) == ("succeeded", "token", why)
+    assert (transition.reason or "").startswith("it could not be confirmed in time (")
 
 
 @pytest.mark.parametrize(("early_ms", "state"), [(0, "succeeded"), (1, "submitted")])
 def test_a_claim_is_not_believed_before_its_time(early_ms: int, state: str) -> None:
     """Leave a job alone whose time is not over, or that was decided since the sweeper found it."""
-    before = job(claim=claim(), settle_by=NOW + early_ms, next_check_at=NOW)
+    before = job(unconfirmed=unconfirmed(), confirm_by=NOW + early_ms, next_check_at=NOW)
     assert checks.out_of_time(before, frozenset(), NOW).job.state == state
-    disputed = job(claim=claim(tries=1), settle_by=None, next_check_at=NOW + 5_000)
-    move = checks.out_of_time(disputed, frozenset(), NOW)
-    assert (move.job, move.verdict, move.announce) == (disputed, Verdict.STALE, None)
+    disputed = job(unconfirmed=unconfirmed(tries=1), confirm_by=None, next_check_at=NOW + 5_000)
+    transition = checks.out_of_time(disputed, frozenset(), NOW)
+    assert (transition.job, transition.disposition, transition.announce) == (disputed, Disposition.STALE, None)
 
 
 @pytest.mark.parametrize(
     ("finding", "why"),
     [
-        (Finding.NO_ANSWER, Unconfirmed.NO_ANSWER),
-        (Finding.NO_VERDICT, Unconfirmed.NO_VERDICT),
-        (Finding.NOT_FOUND, Unconfirmed.NOT_FOUND),
-        (Finding.KEY_REFUSED, Unconfirmed.KEY_REFUSED),
-        (Finding.RATE_LIMITED, Unconfirmed.RATE_LIMITED),
+        (CheckOutcome.NO_ANSWER, Unconfirmed.NO_ANSWER),
+        (CheckOutcome.NO_VERDICT, Unconfirmed.NO_VERDICT),
+        (CheckOutcome.NOT_FOUND, Unconfirmed.NOT_FOUND),
+        (CheckOutcome.KEY_REFUSED, Unconfirmed.KEY_REFUSED),
+        (CheckOutcome.RATE_LIMITED, Unconfirmed.RATE_LIMITED),
         (report(None), Unconfirmed.NO_VERDICT),
     ],
 )
-def test_a_claim_whose_check_said_nothing_says_what_came(finding: Finding | Report, why: Unconfirmed) -> None:
+def test_a_claim_whose_check_said_nothing_says_what_came(finding: CheckOutcome | Report, why: Unconfirmed) -> None:
     """Believe a claim after a check without a verdict, and say what kind of answer that was."""
-    move = checked(job(claim=claim(), settle_by=NOW + 5_000), finding)
-    assert (move.job.state, move.job.verification, move.unconfirmed) == ("succeeded", "token", why)
+    transition = checked(job(unconfirmed=unconfirmed(), confirm_by=NOW + 5_000), finding)
+    assert (transition.job.state, transition.job.verification, transition.unconfirmed) == ("succeeded", "token", why)
 
 
 def test_an_end_that_stands_is_not_believed_again() -> None:
     """Say nothing of belief where a second verdict runs out of time against an end that was itself believed."""
-    held = ended(verification=Verification.TOKEN, claim=claim(JobState.FAILED), settle_by=NOW, next_check_at=NOW)
-    move = checks.out_of_time(held, frozenset(), NOW)
-    assert (move.job.state, move.job.claim, move.unconfirmed) == ("succeeded", None, None)
-    assert checked(job(claim=claim(), settle_by=NOW), report(JobState.SUCCEEDED)).unconfirmed is None
+    held = ended(
+        verification=Verification.TOKEN, unconfirmed=unconfirmed(JobState.FAILED), confirm_by=NOW, next_check_at=NOW
+    )
+    transition = checks.out_of_time(held, frozenset(), NOW)
+    assert (transition.job.state, transition.job.unconfirmed, transition.unconfirmed) == ("succeeded", None, None)
+    assert checked(job(unconfirmed=unconfirmed(), confirm_by=NOW), report(JobState.SUCCEEDED)).unconfirmed is None
 
 
 @pytest.mark.parametrize(("tries", "state", "tries_after"), [(0, "submitted", 1), (1, "failed", None)])
@@ -258,9 +264,9 @@ def test_a_success_without_a_result_counts_at_its_second_confirmation(
     tries: int, state: str, tries_after: int | None
 ) -> None:
     """Ask once more after the first check that shows no result, and fail the job at the second."""
-    before = job(claim=claim(tries=tries, outputs=()))
+    before = job(unconfirmed=unconfirmed(tries=tries, outputs=()))
     after = checked(before, report(JobState.SUCCEEDED, outputs=())).job
-    assert (after.state, after.claim and after.claim.tries) == (state, tries_after)
+    assert (after.state, after.unconfirmed and after.unconfirmed.tries) == (state, tries_after)
 
 
 @pytest.mark.parametrize(
@@ -268,84 +274,91 @@ def test_a_success_without_a_result_counts_at_its_second_confirmation(
 )
 def test_a_disputed_claim_is_asked_about_after_three_times_the_pause(tries: int, pause_s: int) -> None:
     """Check again after 5, 15, 45, 135 and 405 s, then every ten minutes, and never later than without a claim."""
-    before = job(claim=claim(tries=tries), settle_by=NOW + 1)
+    before = job(unconfirmed=unconfirmed(tries=tries), confirm_by=NOW + 1)
     after = checked(before, report()).job
-    assert after.claim is not None
-    assert (after.claim.tries, after.next_check_at) == (tries + 1, NOW + pause_s * 1000)
+    assert after.unconfirmed is not None
+    assert (after.unconfirmed.tries, after.next_check_at) == (tries + 1, NOW + pause_s * 1000)
     assert checked(before, report(), again_in_ms=3_000).job.next_check_at == NOW + 3_000
 
 
 def test_a_claim_without_a_time_limit_is_asked_about_five_seconds_later() -> None:
     """Keep a claim of success without a result through a check without an answer."""
-    after = checked(job(claim=claim(outputs=()), settle_by=None), Finding.NO_ANSWER).job
-    assert (after.claim is not None, after.next_check_at) == (True, NOW + 5_000)
+    after = checked(job(unconfirmed=unconfirmed(outputs=()), confirm_by=None), CheckOutcome.NO_ANSWER).job
+    assert (after.unconfirmed is not None, after.next_check_at) == (True, NOW + 5_000)
 
 
 def test_an_unconfirmed_result_outlives_the_deadline_with_its_pause() -> None:
     """Keep the pause of a claim that no check has judged yet at the deadline too."""
-    after = checked(job(claim=claim(outputs=()), settle_by=None, deadline_at=NOW), Finding.NO_ANSWER).job
+    after = checked(
+        job(unconfirmed=unconfirmed(outputs=()), confirm_by=None, deadline_at=NOW), CheckOutcome.NO_ANSWER
+    ).job
     assert (after.state, after.next_check_at) == ("submitted", NOW + 5_000)
 
 
 @pytest.mark.parametrize(("started_at", "state"), [(NOW - 1, "submitted"), (NOW, "failed")])
 def test_only_a_check_that_began_after_a_claim_counts_against_it(started_at: int, state: str) -> None:
     """Leave a claim alone where the check began before the callback came, unless both say the same."""
-    before = job(claim=claim(at=NOW), settle_by=NOW + 5_000)
+    before = job(unconfirmed=unconfirmed(at=NOW), confirm_by=NOW + 5_000)
     said = report(JobState.FAILED)
     assert checked(before, said, NOW + 10, started_at=started_at).job.state == state
     same = checked(before, report(JobState.SUCCEEDED), NOW + 10, started_at=NOW - 1).job
     assert (same.state, same.verification) == ("succeeded", "fetch")
-    silent = checked(before, Finding.NO_ANSWER, NOW + 10, started_at=NOW - 1).job
-    assert (silent.state, silent.claim) == ("submitted", before.claim)
+    silent = checked(before, CheckOutcome.NO_ANSWER, NOW + 10, started_at=NOW - 1).job
+    assert (silent.state, silent.unconfirmed) == ("submitted", before.unconfirmed)
 
 
 def test_a_callback_against_a_providers_end_has_ten_minutes_to_be_confirmed() -> None:
     """Keep a second verdict for 600 s from the callback, ask immediately, and drop it when the time is over."""
-    word = Word(
+    word = StatusReport(
         report=report(JobState.FAILED), source=FinishedBy.CALLBACK, verification=Verification.TOKEN,
         callback_id="cb_2", confirm_ms=5_000,
     )  # fmt: skip
-    held = reports.hear(ended(), word, NOW).job
-    assert (held.state, held.settle_by, held.next_check_at) == ("succeeded", NOW + 600_000, NOW)
-    again = checked(held, Finding.NO_ANSWER, NOW + 1_000, started_at=NOW).job
-    assert again.claim is not None
-    assert (again.claim.tries, again.settle_by, again.next_check_at) == (1, NOW + 600_000, NOW + 6_000)
-    late = checked(held, Finding.NO_ANSWER, NOW + 596_000, started_at=NOW).job
-    assert (late.settle_by, late.next_check_at) == (NOW + 600_000, NOW + 600_000)
+    held = reports.apply_report(ended(), word, NOW).job
+    assert (held.state, held.confirm_by, held.next_check_at) == ("succeeded", NOW + 600_000, NOW)
+    again = checked(held, CheckOutcome.NO_ANSWER, NOW + 1_000, started_at=NOW).job
+    assert again.unconfirmed is not None
+    assert (again.unconfirmed.tries, again.confirm_by, again.next_check_at) == (1, NOW + 600_000, NOW + 6_000)
+    late = checked(held, CheckOutcome.NO_ANSWER, NOW + 596_000, started_at=NOW).job
+    assert (late.confirm_by, late.next_check_at) == (NOW + 600_000, NOW + 600_000)
     dropped = checks.conclude(again, NOW + 600_000).job
-    assert (dropped.state, dropped.claim, dropped.settle_by, dropped.next_check_at) == ("succeeded", None, None, None)
+    assert (dropped.state, dropped.unconfirmed, dropped.confirm_by, dropped.next_check_at) == (
+        "succeeded",
+        None,
+        None,
+        None,
+    )
 
 
 def test_the_status_route_decides_between_two_ends() -> None:
     """Keep the first end where it says that, correct it where it confirms the second, ask again where neither."""
-    held = ended(claim=claim(JobState.FAILED), settle_by=NOW + 600_000)
+    held = ended(unconfirmed=unconfirmed(JobState.FAILED), confirm_by=NOW + 600_000)
     stands = checked(held, report(JobState.SUCCEEDED))
-    assert (stands.job.state, stands.job.claim, stands.announce) == ("succeeded", None, None)
+    assert (stands.job.state, stands.job.unconfirmed, stands.announce) == ("succeeded", None, None)
     corrected = checked(held, report(JobState.FAILED))
     assert (corrected.job.state, corrected.announce) == ("failed", EventType.JOB_CORRECTED)
     for said in (report(), report(JobState.CANCELED), report(None, word="pondering")):
         after = checked(held, said).job
-        assert after.claim is not None
-        assert (after.state, after.claim.tries, after.next_check_at) == ("succeeded", 1, NOW + 5_000)
+        assert after.unconfirmed is not None
+        assert (after.state, after.unconfirmed.tries, after.next_check_at) == ("succeeded", 1, NOW + 5_000)
 
 
 def test_a_provider_may_still_end_what_relay_ended() -> None:
     """End a job anew, `late`, where its provider ends it after relay did, whether by a claim or by a check."""
     given_up = {"finished_by": FinishedBy.DEADLINE, "verification": Verification.NONE}
-    held = ended(JobState.EXPIRED, claim=claim(), settle_by=NOW + 5_000, **given_up)
+    held = ended(JobState.EXPIRED, unconfirmed=unconfirmed(), confirm_by=NOW + 5_000, **given_up)
     for said, state in ((report(JobState.SUCCEEDED), "succeeded"), (report(JobState.FAILED), "failed")):
         after = checked(held, said)
         assert (after.job.state, after.job.late, after.announce) == (state, True, f"job.{state}")
-    unproven = checked(held, Finding.NO_ANSWER).job
+    unproven = checked(held, CheckOutcome.NO_ANSWER).job
     assert (unproven.state, unproven.verification) == ("succeeded", "token")
     disputed = checked(held, report()).job
-    assert disputed.claim is not None
-    assert (disputed.state, disputed.claim.tries, disputed.settle_by) == ("expired", 1, NOW + 600_000)
+    assert disputed.unconfirmed is not None
+    assert (disputed.state, disputed.unconfirmed.tries, disputed.confirm_by) == ("expired", 1, NOW + 600_000)
 
 
 def test_a_confirmed_claim_brings_the_result_that_the_provider_shows() -> None:
     """Count the status route's result where it shows one, and else the callback's, as not proven."""
-    before = job(claim=claim(), settle_by=NOW + 5_000)
+    before = job(unconfirmed=unconfirmed(), confirm_by=NOW + 5_000)
     shown = checked(before, report(JobState.SUCCEEDED, outputs=OTHER)).job
     assert (shown.outputs, shown.verification) == (OTHER, "fetch")
     hidden = checked(before, report(JobState.SUCCEEDED, outputs=())).job
@@ -355,14 +368,17 @@ def test_a_confirmed_claim_brings_the_result_that_the_provider_shows() -> None:
 def test_an_overdue_claim_of_success_without_a_result_fails_the_job() -> None:
     """End the job as `no_output` at its deadline, and as expired where the claim has a result that was disputed."""
     at = NOW + HOUR_MS
-    assert checks.expire(job(claim=claim(outputs=())), at).job.reason == "no_output"
-    assert checks.expire(job(claim=claim(tries=1)), at).job.state is JobState.EXPIRED
-    assert checked(job(claim=claim(tries=1, at=at), deadline_at=at), report(), at, started_at=at).job.state == "expired"
+    assert checks.expire(job(unconfirmed=unconfirmed(outputs=())), at).job.reason == "no_output"
+    assert checks.expire(job(unconfirmed=unconfirmed(tries=1)), at).job.state is JobState.EXPIRED
+    assert (
+        checked(job(unconfirmed=unconfirmed(tries=1, at=at), deadline_at=at), report(), at, started_at=at).job.state
+        == "expired"
+    )
 
 
 def test_a_reason_holds_a_bounded_part_of_what_the_provider_said() -> None:
     """Cut a provider's status word after 40 characters."""
     long = report(None, word="x" * 41)
-    for before in (job(), job(claim=claim(), settle_by=NOW)):
+    for before in (job(), job(unconfirmed=unconfirmed(), confirm_by=NOW)):
         reason = checked(before, long).reason or ""
         assert reason.count("x") == 40

@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from relay.errors import Unreadable
-from relay.model.provider_http import ApiAnswer, ApiRequest
+from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.outbound import inflating
 from relay.outbound.inflating import Inflater
 from relay.outbound.jwks import read_keys
@@ -127,7 +127,7 @@ async def test_a_bomb_takes_no_memory(name: str) -> None:
 
     app = Starlette(routes=[Route("/", explode, methods=["POST"])])
     async with serve(app) as origin, ProviderClient() as client:
-        request = ApiRequest(method="POST", path="/", body={})
+        request = ProviderRequest(method="POST", path="/", body={})
         await client.send(origin, "key", request, 10)  # what is loaded once is not counted
         tracemalloc.start()
         try:
@@ -153,6 +153,8 @@ def test_the_work_on_a_hollow_answer_ends() -> None:
 
 def test_an_answer_that_was_cut_is_never_read_as_whole() -> None:
     """Refuse to read a body as JSON where a part of it is missing, though what is there would be JSON."""
-    answer = ApiAnswer(status_code=200, content_type="application/json", body=b"{}", fault="is longer than 2 bytes")
+    answer = ProviderResponse(
+        status_code=200, content_type="application/json", body=b"{}", fault="is longer than 2 bytes"
+    )
     with pytest.raises(Unreadable, match="longer than 2 bytes"):
         answer.json()

@@ -16,9 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from relay import ids
 from relay.lifecycle import checks, operator_actions
 from relay.lifecycle import reports as lifecycle
-from relay.lifecycle.checks import Checked, Finding
-from relay.lifecycle.reports import DoubtLimits, Move, Word
+from relay.lifecycle.checks import CheckOutcome, StatusCheck
+from relay.lifecycle.reports import DoubtLimits, StatusReport, Transition
 from relay.model.job import (
+    Disposition,
     ErrorClass,
     EventType,
     FinishedBy,
@@ -28,17 +29,16 @@ from relay.model.job import (
     Output,
     OutputKind,
     Report,
-    Verdict,
     Verification,
 )
-from relay.security.encryption import Seal
-from relay.storage.apply_updates import DEFAULT_PROJECT, Arrival, Fact, Recorded
+from relay.security.encryption import Encryption
+from relay.storage.apply_updates import DEFAULT_PROJECT, JobUpdate, ReceivedCallback, UpdateResult
 from relay.storage.history import EventFilter
 from relay.storage.jobs import NewJob
 from relay.storage.pages import Listing
 from relay.storage.store import Store, StoreOptions
 
-Step = Callable[[Job], Move]
+Step = Callable[[Job], Transition]
 DEADLINE = 1000
 OPTIONS = StoreOptions(lease_ms=25_000, backlog_max=64, callbacks_per_job_max=5, schedule_s=(0, 5))
 
@@ -70,23 +70,25 @@ sources = st.sampled_from([FinishedBy.CALLBACK, FinishedBy.STATUS_CHECK, Finishe
 times = st.integers(0, 2 * DEADLINE)
 
 
-def heard(report: Report, source: FinishedBy, now_ms: int, confirm: bool = True) -> Step:
+def applied(report: Report, source: FinishedBy, now_ms: int, confirm: bool = True) -> Step:
     """A provider's word; a callback's waits to be confirmed where that is asked for."""
     called_back = source is FinishedBy.CALLBACK
-    word = Word(
+    word = StatusReport(
         report=report,
         source=source,
         verification=Verification.TOKEN if called_back else Verification.FETCH,
         callback_id="cb_1" if called_back else None,
         confirm_ms=5_000 if called_back and confirm else None,
     )
-    return partial(lifecycle.hear, word=word, now_ms=now_ms)
+    return partial(lifecycle.apply_report, word=word, now_ms=now_ms)
 
 
-def asked(report: Report | None, finding: Finding, started_at: int, now_ms: int, asked_id: str | None = None) -> Step:
+def asked(
+    report: Report | None, finding: CheckOutcome, started_at: int, now_ms: int, asked_id: str | None = None
+) -> Step:
     """A status check; made under `asked_id` where that matters."""
-    finding = Finding.VERDICT if report else finding
-    check = Checked(
+    finding = CheckOutcome.VERDICT if report else finding
+    check = StatusCheck(
         asked_id=asked_id,
         finding=finding,
         report=report,
@@ -97,9 +99,9 @@ def asked(report: Report | None, finding: Finding, started_at: int, now_ms: int,
     return partial(checks.decide, check=check, now_ms=now_ms)
 
 
-findings = st.sampled_from([finding for finding in Finding if finding is not Finding.VERDICT])
+findings = st.sampled_from([finding for finding in CheckOutcome if finding is not CheckOutcome.VERDICT])
 steps = st.one_of(
-    st.builds(heard, reports, sources, times, st.booleans()),
+    st.builds(applied, reports, sources, times, st.booleans()),
     st.builds(asked, st.none() | reports, findings, times, times, st.none() | st.sampled_from(["p1", "p2"])),
     st.builds(lambda now_ms: partial(checks.out_of_time, paused=frozenset(), now_ms=now_ms), times),
     st.builds(lambda yes, now_ms: partial(checks.overdue, askable=yes, now_ms=now_ms), st.booleans(), times),
@@ -133,33 +135,33 @@ def new_job() -> Job:
     )
 
 
-def check_move(before: Job, move: Move) -> None:
+def check_move(before: Job, transition: Transition) -> None:
     """What holds of every single move."""
-    after = move.job
+    after = transition.job
     assert after.state.rank >= before.state.rank
     if before.state.final and after.state is not before.state:
         assert after.finished_by in (FinishedBy.CALLBACK, FinishedBy.STATUS_CHECK, FinishedBy.SUBMIT_ANSWER)
         if lifecycle.ended_by_relay(before):
             assert after.late
-            assert move.announce == f"job.{after.state}"
+            assert transition.announce == f"job.{after.state}"
         else:
-            assert move.announce is EventType.JOB_CORRECTED
+            assert transition.announce is EventType.JOB_CORRECTED
             assert after.verification is Verification.FETCH, "only the provider's status route corrects its own verdict"
-    elif move.announce:
-        assert move.announce == f"job.{after.state}"
-    assert (after.state is before.state) == (move.announce is None)
+    elif transition.announce:
+        assert transition.announce == f"job.{after.state}"
+    assert (after.state is before.state) == (transition.announce is None)
     assert before.state.final or after.late is before.late
-    assert move.announce is None or move.verdict is Verdict.RECORDED
-    assert move.supersedes == (before.last_final_event if move.announce and after.state.final else None)
+    assert transition.announce is None or transition.disposition is Disposition.RECORDED
+    assert transition.supersedes == (before.last_final_event if transition.announce and after.state.final else None)
     assert (after.finished_at is not None) == after.state.final
     assert after.state.final == (after.finished_by is not None)
     assert after.next_submit_at is None or after.state is JobState.PENDING
-    assert after.next_check_at is None or not after.state.final or after.claim
-    assert after.settle_by is None or after.claim or not after.state.final
+    assert after.next_check_at is None or not after.state.final or after.unconfirmed
+    assert after.confirm_by is None or after.unconfirmed or not after.state.final
     assert bool(after.outputs) == (after.state is JobState.SUCCEEDED)
     assert after.error is not None or not (after.state is JobState.FAILED or after.finished_by is FinishedBy.DEADLINE)
     assert after.error is None or after.state is not JobState.SUCCEEDED
-    assert before.provider_job_id in (None, after.provider_job_id) or "conflict" in (move.reason or "")
+    assert before.provider_job_id in (None, after.provider_job_id) or "conflict" in (transition.reason or "")
 
 
 @given(st.lists(steps, max_size=12))
@@ -168,11 +170,11 @@ def test_whatever_is_heard_ranks_only_rise_and_an_end_is_an_end(told: list[Step]
     job, ended = new_job(), 0
     for step in told:
         before = msgspec.structs.replace(job)
-        move = step(job)
+        transition = step(job)
         assert job == before, "a move makes a new job and leaves the old one as it was"
-        check_move(before, move)
-        job = move.job
-        if move.announce and job.state.final:
+        check_move(before, transition)
+        job = transition.job
+        if transition.announce and job.state.final:
             ended += 1
             job = msgspec.structs.replace(job, last_final_event=f"evt_{ended}")
 
@@ -180,7 +182,7 @@ def test_whatever_is_heard_ranks_only_rise_and_an_end_is_an_end(told: list[Step]
 @given(reports, sources, times)
 def test_the_same_word_twice_moves_nothing_the_second_time(report: Report, source: FinishedBy, now_ms: int) -> None:
     """Hearing is idempotent: after a word, the same word again changes no state and announces nothing."""
-    step = heard(report, source, now_ms)
+    step = applied(report, source, now_ms)
     once = step(new_job())
     twice = step(once.job)
     assert (twice.job.state, twice.announce) == (once.job.state, None)
@@ -218,22 +220,22 @@ def test_a_callback_under_another_id_is_never_believed_before_the_answer_is_hear
     )
     wrong, right = (msgspec.structs.replace(done, provider_job_id=name) for name in ("wrong", "right"))
     steps = {
-        "check": asked(None, Finding.NOT_FOUND, 20, 30, "wrong"),
-        "answer": heard(
+        "check": asked(None, CheckOutcome.NOT_FOUND, 20, 30, "wrong"),
+        "answer": applied(
             Report(state=JobState.SUBMITTED, word="ok", provider_job_id="right"), FinishedBy.SUBMIT_ANSWER, 30
         ),
     }
     job = msgspec.structs.replace(new_job(), next_submit_at=None, submission_started_at=0)
-    job = heard(wrong, FinishedBy.CALLBACK, 10)(job).job
+    job = applied(wrong, FinishedBy.CALLBACK, 10)(job).job
     for name in order.split():
-        move = steps[name](job)
-        assert move.announce in (None, EventType.JOB_SUBMITTED)
-        job = lifecycle.doubted(move.job, DoubtLimits(), 30) if move.doubtful else move.job
+        transition = steps[name](job)
+        assert transition.announce in (None, EventType.JOB_SUBMITTED)
+        job = lifecycle.doubted(transition.job, DoubtLimits(), 30) if transition.doubtful else transition.job
     assert job.provider_job_id == "right"
     assert job.next_check_at is not None
     assert job.next_check_at <= 30
-    move = asked(right, Finding.VERDICT, 40, 50, "right")(job)
-    assert (move.announce, move.job.verification) == (EventType.JOB_SUCCEEDED, Verification.FETCH)
+    transition = asked(right, CheckOutcome.VERDICT, 40, 50, "right")(job)
+    assert (transition.announce, transition.job.verification) == (EventType.JOB_SUCCEEDED, Verification.FETCH)
 
 
 @pytest.mark.parametrize(("made", "pause_ms"), [(1, 0), (2, 100), (3, 200), (4, 300), (60, 300)])
@@ -256,7 +258,7 @@ class StoredJob(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.runner = asyncio.Runner()
         url = f"sqlite:///{Path(self.folder.name)}/relay.db"
-        self.store = self.runner.run(Store.open(url, Seal(["k" * 16]), OPTIONS, 0))
+        self.store = self.runner.run(Store.open(url, Encryption(["k" * 16]), OPTIONS, 0))
         self.job = new_job()
         self.runner.run(self.store.jobs.create(NewJob(self.job, ())))
         self.told: list[EventType] = []
@@ -264,7 +266,7 @@ class StoredJob(RuleBasedStateMachine):
     @rule(step=steps)
     def decided(self, step: Step) -> None:
         """Something without a callback: a submit answer, a check, a deadline."""
-        self.after(self.runner.run(self.record([Fact(job_id=self.job.id, at=1, move=step)])))
+        self.after(self.runner.run(self.record([JobUpdate(job_id=self.job.id, at=1, transition=step)])))
 
     @rule(told=st.lists(st.tuples(reports, times), min_size=1, max_size=4))
     def called_back(self, told: list[tuple[Report, int]]) -> None:
@@ -306,7 +308,7 @@ class StoredJob(RuleBasedStateMachine):
             self.runner.close()
             self.folder.cleanup()
 
-    def after(self, recorded: list[Recorded]) -> None:
+    def after(self, recorded: list[UpdateResult]) -> None:
         """Takes over what became of the job, which is also what a reader finds."""
         for one in recorded:
             assert one.job is not None
@@ -315,18 +317,20 @@ class StoredJob(RuleBasedStateMachine):
             self.told += [one.announced] if one.announced else []
         assert self.runner.run(self.store.jobs.get(self.job.id, DEFAULT_PROJECT)) == self.job
 
-    async def record(self, facts: list[Fact]) -> list[Recorded]:
+    async def record(self, updates: list[JobUpdate]) -> list[UpdateResult]:
         """Records all of them in one turn."""
-        return await asyncio.gather(*(self.store.jobs.record(fact) for fact in facts))
+        return await asyncio.gather(*(self.store.jobs.record(update) for update in updates))
 
-    def callback(self, report: Report, now_ms: int) -> Fact:
+    def callback(self, report: Report, now_ms: int) -> JobUpdate:
         """A callback as it is received."""
         digest = lifecycle.digest(report)
         made = ids.new_id(ids.CALLBACK)
-        arrival = Arrival(
+        received = ReceivedCallback(
             id=made, provider="evolink", received_at=now_ms, headers=(), body=b"{}", size=2, digest=digest
         )
-        return Fact(job_id=self.job.id, at=now_ms, move=heard(report, FinishedBy.CALLBACK, now_ms), arrival=arrival)
+        return JobUpdate(
+            job_id=self.job.id, at=now_ms, transition=applied(report, FinishedBy.CALLBACK, now_ms), received=received
+        )
 
 
 TestStoredJob = StoredJob.TestCase

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay.errors import Unreadable
-from relay.model.provider_http import ApiAnswer
+from relay.model.provider_http import ProviderResponse
 from relay.payments import header
 from relay.payments.challenge import OFFERS_MAX, read_challenge
 
@@ -62,20 +62,20 @@ JSON = st.recursive(
 )
 
 
-def in_body(said: object) -> ApiAnswer:
+def in_body(said: object) -> ProviderResponse:
     """A 402 that says it in its body."""
-    return ApiAnswer(status_code=402, content_type="application/json", body=json.dumps(said).encode())
+    return ProviderResponse(status_code=402, content_type="application/json", body=json.dumps(said).encode())
 
 
-def in_header(said: object, body: bytes = b"{}") -> ApiAnswer:
+def in_header(said: object, body: bytes = b"{}") -> ProviderResponse:
     """A 402 that says it in its header."""
     value = base64.b64encode(json.dumps(said).encode()).decode()
-    return ApiAnswer(status_code=402, content_type="", body=body, headers={"payment-required": value})
+    return ProviderResponse(status_code=402, content_type="", body=body, headers={"payment-required": value})
 
 
 @pytest.mark.parametrize("place", [in_body, in_header])
 @pytest.mark.parametrize("said", [V1, V2], ids=["v1", "v2"])
-def test_published_challenges_are_read(said: dict[str, Any], place: Callable[[object], ApiAnswer]) -> None:
+def test_published_challenges_are_read(said: dict[str, Any], place: Callable[[object], ProviderResponse]) -> None:
     """The published example of each version is read in either place, and its entry is kept untouched."""
     challenge = read_challenge(place(said))
     (offer,) = challenge.offers
@@ -210,12 +210,12 @@ def test_a_key_that_stands_twice_is_unreadable() -> None:
     """Two prices in one entry could be read as either."""
     twice = json.dumps(V2).replace('"amount"', '"amount": "1", "amount"').encode()
     with pytest.raises(Unreadable, match="twice"):
-        read_challenge(ApiAnswer(status_code=402, content_type="", body=twice))
+        read_challenge(ProviderResponse(status_code=402, content_type="", body=twice))
 
 
 @given(said=JSON, entry=JSON, name=st.sampled_from(list(V2["accepts"][0])), place=st.sampled_from([in_body, in_header]))
 def test_any_json_is_read_or_unreadable(
-    said: object, entry: object, name: str, place: Callable[[object], ApiAnswer]
+    said: object, entry: object, name: str, place: Callable[[object], ProviderResponse]
 ) -> None:
     """Whatever JSON stands for the challenge, its offers, its extensions or one field: nothing else is raised."""
     within = V2["accepts"][0] | {name: entry}
@@ -233,6 +233,6 @@ def test_any_json_is_read_or_unreadable(
 @example(raw=b'{"x402Version":' + b"9" * 5000 + b"}", value="=")
 def test_any_bytes_are_read_or_unreadable(raw: bytes, value: str) -> None:
     """Whatever bytes stand in the body and characters in the header: Unreadable."""
-    answer = ApiAnswer(status_code=402, content_type="", body=raw, headers={"payment-required": value})
+    answer = ProviderResponse(status_code=402, content_type="", body=raw, headers={"payment-required": value})
     with pytest.raises(Unreadable):
         read_challenge(answer)

@@ -117,9 +117,9 @@ def test_a_sign_in_is_never_paid() -> None:
 
 def test_a_refusal_says_why() -> None:
     """The text names each reason once, and the code is the one that a program acts on."""
-    dear, foreign = offer(amount=1_000_001), offer(chain_id=1, network="eip155:1")
+    dear, other_environment = offer(amount=1_000_001), offer(chain_id=1, network="eip155:1")
     with pytest.raises(PaymentRefused, match="'eip155:1', not chain 8453; the price of 1000001") as caught:
-        choose(challenge(foreign, dear, foreign), POLICY)
+        choose(challenge(other_environment, dear, other_environment), POLICY)
     assert caught.value.code == "payment_refused"
 
 

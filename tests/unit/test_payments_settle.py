@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.model.provider_http import ApiAnswer
+from relay.model.provider_http import ProviderResponse
 from relay.payments.proof import authorization_state_call, read_authorization_state
 from relay.payments.settle import Outcome, classify, may_resend
 
@@ -18,13 +18,13 @@ ASSET, PAYER = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913", "0x70997970C51812dc
 NONCE = "0x" + "aB" * 32
 
 
-def answer(status_code: int, body: object = None, **headers: object) -> ApiAnswer:
+def answer(status_code: int, body: object = None, **headers: object) -> ProviderResponse:
     """An answer with a JSON body and headers of base64."""
     encoded = {
         name.replace("_", "-"): base64.b64encode(json.dumps(said).encode()).decode() for name, said in headers.items()
     }
     raw = b"" if body is None else json.dumps(body).encode()
-    return ApiAnswer(status_code=status_code, content_type="application/json", body=raw, headers=encoded)
+    return ProviderResponse(status_code=status_code, content_type="application/json", body=raw, headers=encoded)
 
 
 @given(status_code=st.integers(200, 299), body=st.none() | st.dictionaries(st.text(), st.text()))
@@ -48,7 +48,7 @@ def test_every_2xx_is_paid(status_code: int, body: object) -> None:
     ],
     ids=lambda told: str(told.status_code),
 )
-def test_a_used_nonce_is_a_lost_result(told: ApiAnswer) -> None:
+def test_a_used_nonce_is_a_lost_result(told: ProviderResponse) -> None:
     """The nonce is one job's own, so a server that has seen it used took the money for this job."""
     assert classify(told) is Outcome.LOST
 
@@ -70,7 +70,7 @@ def test_a_used_nonce_is_a_lost_result(told: ApiAnswer) -> None:
     ],
     ids=str,
 )
-def test_everything_else_is_unknown(told: ApiAnswer | None) -> None:
+def test_everything_else_is_unknown(told: ProviderResponse | None) -> None:
     """No answer, a refusal and a failure can all come after the money has moved."""
     assert classify(told) is Outcome.UNKNOWN
 
@@ -79,7 +79,7 @@ def test_everything_else_is_unknown(told: ApiAnswer | None) -> None:
 def test_any_answer_is_classified(status_code: int, body: bytes, value: str) -> None:
     """Whatever bytes come with a failure, they are unknown, and nothing is raised."""
     headers = {"payment-required": value, "payment-response": value}
-    told = ApiAnswer(status_code=status_code, content_type="", body=body, headers=headers)
+    told = ProviderResponse(status_code=status_code, content_type="", body=body, headers=headers)
     assert classify(told) is Outcome.UNKNOWN
 
 
@@ -126,6 +126,6 @@ def test_a_question_about_nothing_is_not_asked(asset: str, payer: str, nonce: st
         (answer(200), None),
     ],
 )
-def test_only_a_plain_answer_is_one(told: ApiAnswer, used: bool | None) -> None:
+def test_only_a_plain_answer_is_one(told: ProviderResponse, used: bool | None) -> None:
     """A yes or a no in 32 bytes; an error, no contract or anything else is neither."""
     assert read_authorization_state(told) is used

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from relay.clock import parse_rfc3339, rfc3339
 from relay.errors import Unreadable
-from relay.model.provider_http import ApiAnswer
+from relay.model.provider_http import ProviderResponse
 from relay.payments.siwx import HEADER_NAME, own_challenge, sign_in, sign_in_header
 from relay.payments.x402 import Wallet
 
@@ -200,6 +200,6 @@ def test_a_402_is_answered_with_a_header() -> None:
         assert sign_in(answer(other), URI, WALLET, NOW_MS) == {}
 
 
-def answer(said: object) -> ApiAnswer:
+def answer(said: object) -> ProviderResponse:
     """A 402 with a body."""
-    return ApiAnswer(status_code=402, content_type="application/json", body=json.dumps(said).encode())
+    return ProviderResponse(status_code=402, content_type="application/json", body=json.dumps(said).encode())

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import SettingsError
-from relay.model.provider_http import ApiAnswer
+from relay.model.provider_http import ProviderResponse
 from relay.payments import header
 from relay.payments.challenge import Challenge, Offer
 from relay.payments.policy import BASE_USDC, Policy
@@ -215,10 +215,10 @@ def test_a_bad_key_is_not_repeated(key: str) -> None:
     assert not key or key not in str(caught.value)
 
 
-def settled(name: str, said: object) -> ApiAnswer:
+def settled(name: str, said: object) -> ProviderResponse:
     """An answer with a settlement in a header."""
     value = base64.b64encode(json.dumps(said).encode()).decode()
-    return ApiAnswer(status_code=200, content_type="", body=b"{}", headers={name: value})
+    return ProviderResponse(status_code=200, content_type="", body=b"{}", headers={name: value})
 
 
 @pytest.mark.parametrize("name", ["payment-response", "x-payment-response"])
@@ -241,7 +241,7 @@ def test_a_settlement_without_a_verdict_is_none(said: object) -> None:
 @given(st.text())
 def test_any_settlement_header_is_read_or_none(value: str) -> None:
     """Whatever stands in the header, nothing is raised."""
-    answer = ApiAnswer(status_code=200, content_type="", body=b"", headers={"payment-response": value})
+    answer = ProviderResponse(status_code=200, content_type="", body=b"", headers={"payment-response": value})
     assert settlement(answer) is None or header.decode(value)
 
 

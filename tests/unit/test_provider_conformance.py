@@ -33,7 +33,7 @@ providers = pytest.mark.parametrize("provider", {**PROVIDERS, **DEV_PROVIDERS}.v
 published = pytest.mark.parametrize("provider", PROVIDERS.values(), ids=lambda one: one.name)
 
 
-def heard(provider: Provider, body: Any) -> Report:
+def applied(provider: Provider, body: Any) -> Report:
     """What a body says of a job: as a callback, or where a provider sends none, as its status answer."""
     if provider.callback_field:
         return provider.read_callback(body, NOW_MS)
@@ -75,7 +75,7 @@ def test_every_recorded_request_is_good(provider: Provider) -> None:
 def test_every_recorded_callback_is_read(provider: Provider) -> None:
     """Every published callback gives a known state and an id; success gives an output."""
     for path in recordings(provider.name, "callbacks"):
-        report = heard(provider, msgspec.json.decode(path.read_bytes()))
+        report = applied(provider, msgspec.json.decode(path.read_bytes()))
         assert report.state is not None, path.name
         assert report.provider_job_id, path.name
         assert bool(report.outputs) == (report.state is JobState.SUCCEEDED), path.name
@@ -87,7 +87,7 @@ def test_a_status_answer_says_what_the_callback_says(provider: Provider) -> None
     """The same body is read the same way, whichever way it came."""
     for path in recordings(provider.name, "callbacks"):
         body = msgspec.json.decode(path.read_bytes())
-        assert provider.read_status(answer(200, body), NOW_MS) == heard(provider, body)
+        assert provider.read_status(answer(200, body), NOW_MS) == applied(provider, body)
 
 
 @providers
@@ -205,7 +205,7 @@ def test_any_json_can_be_checked(provider: Provider, body: object) -> None:
 def test_any_callback_is_read_or_unreadable(provider: Provider, body: dict[str, Any]) -> None:
     """No object raises anything but Unreadable, and what is read of it can be stored and sent."""
     try:
-        report = heard(provider, body)
+        report = applied(provider, body)
     except Unreadable:
         return
     assert msgspec.json.encode(report)
@@ -309,8 +309,8 @@ def test_an_id_cannot_leave_its_place_in_the_path(provider: Provider) -> None:
 def test_a_status_word_means_the_same_everywhere(provider: Provider, word: str, state: JobState | None) -> None:
     """Every published word in any case gives its state; one that nobody published gives none."""
     for spelled in (word, word.upper(), f" {word.title()} "):
-        assert heard(provider, {"status": spelled}).state is state
-        assert heard(provider, {"code": 500, "data": {"state": spelled}}).state is state
+        assert applied(provider, {"status": spelled}).state is state
+        assert applied(provider, {"code": 500, "data": {"state": spelled}}).state is state
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from relay.errors import InvalidInput
 from relay.model.job import Cost, ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
-from relay.model.provider_http import ApiRequest
+from relay.model.provider_http import ProviderRequest
 from relay.providers.base import Accepted, Refused, native_from_input
 from relay.providers.evolink import FAST, MINI, STANDARD, EvoLink
 from tests.support.provider_cases import NOW_MS, answer, recorded
@@ -110,12 +110,12 @@ def test_what_has_no_place_is_refused_with_the_rest() -> None:
 
 def test_requests_go_where_the_page_says() -> None:
     """The submission and the status check have EvoLink's methods and paths."""
-    assert EVOLINK.submission(GOOD, "https://relay.example.com/callbacks/evolink/t") == ApiRequest(
+    assert EVOLINK.submission(GOOD, "https://relay.example.com/callbacks/evolink/t") == ProviderRequest(
         method="POST",
         path="/v1/videos/generations",
         body={**GOOD, "callback_url": "https://relay.example.com/callbacks/evolink/t"},
     )
-    assert EVOLINK.status_check("task-unified-1") == ApiRequest(method="GET", path="/v1/tasks/task-unified-1")
+    assert EVOLINK.status_check("task-unified-1") == ProviderRequest(method="GET", path="/v1/tasks/task-unified-1")
 
 
 def test_the_published_answer_is_read() -> None:

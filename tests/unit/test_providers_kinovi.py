@@ -6,7 +6,7 @@ import pytest
 
 from relay.errors import InvalidInput
 from relay.model.job import Cost, ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
-from relay.model.provider_http import ApiRequest
+from relay.model.provider_http import ProviderRequest
 from relay.providers.base import Accepted, Refused, native_from_input
 from relay.providers.kinovi import FAST, STANDARD, Kinovi
 from tests.support.provider_cases import NOW_MS, answer, recorded
@@ -175,10 +175,10 @@ def test_too_many_images_are_refused_in_the_clients_words() -> None:
 def test_requests_go_where_the_page_says() -> None:
     """The submission and the status check have Kinovi's methods and paths."""
     body: dict[str, object] = {"model": STANDARD, "inputs": {"urls": [IMAGE]}}
-    assert KINOVI.submission(body, "https://r.example/c") == ApiRequest(
+    assert KINOVI.submission(body, "https://r.example/c") == ProviderRequest(
         method="POST", path="/api/v1/jobs/createTask", body={**body, "callBackUrl": "https://r.example/c"}
     )
-    assert KINOVI.status_check("task_1") == ApiRequest(method="GET", path="/api/v1/jobs/recordInfo?taskId=task_1")
+    assert KINOVI.status_check("task_1") == ProviderRequest(method="GET", path="/api/v1/jobs/recordInfo?taskId=task_1")
 
 
 def test_the_published_answer_is_read() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from relay.errors import InvalidInput, Unreadable
 from relay.model.job import ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
-from relay.model.provider_http import ApiRequest
+from relay.model.provider_http import ProviderRequest
 from relay.providers.base import Accepted, Refused, Unclear, native_from_input
 from relay.providers.relaydance import NO_AUDIO, WITH_AUDIO, RelayDance
 from tests.support.provider_cases import NOW_MS, answer, recorded
@@ -179,7 +179,7 @@ def test_what_has_no_place_is_refused() -> None:
 def test_requests_go_where_the_page_says() -> None:
     """The callback URL goes inside metadata, beside what is there or alone."""
     body = {**GOOD, "metadata": {"ratio": "1:1"}}
-    assert RELAYDANCE.submission(body, "https://r.example/c") == ApiRequest(
+    assert RELAYDANCE.submission(body, "https://r.example/c") == ProviderRequest(
         method="POST",
         path="/v1/video/generations",
         body={**GOOD, "metadata": {"ratio": "1:1", "callback_url": "https://r.example/c"}},
@@ -189,7 +189,7 @@ def test_requests_go_where_the_page_says() -> None:
         "metadata": {"callback_url": "https://r.example/c"},
     }
     assert "metadata" not in GOOD
-    assert RELAYDANCE.status_check("task_1") == ApiRequest(method="GET", path="/v1/video/generations/task_1")
+    assert RELAYDANCE.status_check("task_1") == ProviderRequest(method="GET", path="/v1/video/generations/task_1")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from relay.errors import InvalidInput, JobUnknown, Unreadable
 from relay.model.job import ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
-from relay.model.provider_http import ApiRequest
+from relay.model.provider_http import ProviderRequest
 from relay.providers.base import Accepted, Refused, Unclear, native_from_input
 from relay.providers.stablestudio import FAST, STANDARD, StableStudio
 from tests.support.provider_cases import NOW_MS, answer, json_values, recorded, scalars
@@ -172,13 +172,13 @@ def test_the_model_is_a_part_of_the_path(model: str | None, path: str) -> None:
     """relay's own `model` chooses the path and is not sent; no key and no callback URL goes along."""
     body: dict[str, object] = {"image": IMAGE, "prompt": "p"}
     sent = STUDIO.submission(body | ({"model": model} if model else {}), "https://r.example/callbacks/x")
-    assert sent == ApiRequest(method="POST", path=f"/api/generate/{path}/i2v", body=body, bearer=False)
+    assert sent == ProviderRequest(method="POST", path=f"/api/generate/{path}/i2v", body=body, bearer=False)
 
 
 @pytest.mark.parametrize("status_path", [None, "/api/jobs/other"])
 def test_a_job_is_asked_about_by_its_id(status_path: str | None) -> None:
     """The status route is published, so no other path is followed."""
-    assert STUDIO.status_check(JOB, status_path) == ApiRequest(method="GET", path=f"/api/jobs/{JOB}", bearer=False)
+    assert STUDIO.status_check(JOB, status_path) == ProviderRequest(method="GET", path=f"/api/jobs/{JOB}", bearer=False)
 
 
 def test_the_published_answer_is_read() -> None:

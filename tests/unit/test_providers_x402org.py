@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from relay.errors import InvalidInput, JobUnknown, Unreadable
 from relay.model.job import ErrorClass, Input, JobState, Output, OutputKind, Report
-from relay.model.provider_http import ApiRequest
+from relay.model.provider_http import ProviderRequest
 from relay.providers.base import Accepted, Refused, Unclear, native_from_input
 from relay.providers.x402org import MODEL, X402Org
 from tests.support.provider_cases import NOW_MS, answer, json_values, recorded, scalars
@@ -111,10 +111,10 @@ def test_requests_go_where_the_page_says() -> None:
     """No key goes along, and no callback URL; a job without a path of its own is asked about by a guess."""
     body: dict[str, object] = {"image_url": IMAGE}
     sent = X402.submission(body, "https://r.example/callbacks/x")
-    assert sent == ApiRequest(method="POST", path="/v1/image-to-video", body=body, bearer=False)
-    assert X402.status_check("a/b") == ApiRequest(method="GET", path="/v1/jobs/a%2Fb", bearer=False)
+    assert sent == ProviderRequest(method="POST", path="/v1/image-to-video", body=body, bearer=False)
+    assert X402.status_check("a/b") == ProviderRequest(method="GET", path="/v1/jobs/a%2Fb", bearer=False)
     named = X402.status_check("a", "/poll?job=a")
-    assert named == ApiRequest(method="GET", path="/poll?job=a", bearer=False)
+    assert named == ProviderRequest(method="GET", path="/poll?job=a", bearer=False)
 
 
 def test_the_published_answer_is_the_result() -> None:

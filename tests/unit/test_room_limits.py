@@ -152,7 +152,7 @@ def test_an_owner_has_its_share_of_the_memory() -> None:
         memory.take(Owner(owner), 20)
     with pytest.raises(MemoryFull):
         memory.take(Owner("i"), 1)
-    memory.give_back(Owner("a"), 5)
+    memory.release(Owner("a"), 5)
     memory.take(Owner("a"), 2)
     with pytest.raises(OwnerFull):
         memory.take(Owner("a"), 4)

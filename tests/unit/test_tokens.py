@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from itsdangerous.signer import Signer
 
 from relay import ids
-from relay.security.callback_tokens import CallbackTokens, Claims
+from relay.security.callback_tokens import CallbackToken, CallbackTokens
 
 OLD, NEW = "k1-" + "a" * 32, "k2-" + "b" * 32
 PROVIDERS = ["evolink", "relaydance", "kinovi", "stablestudio", "x402org", "sandbox"]
@@ -34,7 +34,7 @@ def test_a_token_says_what_it_was_made_of(provider: str, job_id: str, expires_at
     tokens = CallbackTokens([NEW], environment)
     claims = tokens.read(provider, tokens.make(provider, job_id, expires_at_ms), expires_at_ms - 1)
     assert claims is not None
-    assert (claims.job_id, claims.foreign) == (job_id, False)
+    assert (claims.job_id, claims.other_environment) == (job_id, False)
     assert 0 <= claims.expires_at_ms - expires_at_ms < 1000
 
 
@@ -57,7 +57,7 @@ def test_a_token_is_the_same_each_time() -> None:
 def test_this_format_stays_readable() -> None:
     """A token that an earlier release handed to a provider still reads: providers hold them for days."""
     held = "AWOrjhjvAGkf_MABofxpT819kbkTYVwd1ZNrGUdV8Au6NyJRfTDaU5JWqGlN_5LA-xAJIcy8LBUdl8k"
-    assert TOKENS.read("evolink", held, NOW) == Claims(JOB, False, 1_763_704_000_000)
+    assert TOKENS.read("evolink", held, NOW) == CallbackToken(JOB, False, 1_763_704_000_000)
 
 
 @pytest.mark.parametrize("other", [name for name in PROVIDERS if name != "evolink"] + ["", "evolink ", "EVOLINK", "é"])
@@ -78,7 +78,7 @@ def test_another_environments_token_is_foreign() -> None:
     """With shared keys, the other environment's job is named and marked: it is kept as an orphan, not thrown away."""
     claims = CallbackTokens([NEW], "staging").read("evolink", TOKEN, NOW)
     assert claims is not None
-    assert claims.foreign
+    assert claims.other_environment
     assert claims.job_id == JOB
 
 

@@ -81,7 +81,7 @@ class Database(Protocol):
     async def size_bytes(self) -> int:
         """How much it takes on its disk; StorageUnavailable when it does not answer."""
 
-    async def heed(self, wake: Callable[[Hint], None]) -> None:
+    async def listen(self, wake: Callable[[Hint], None]) -> None:
         """Calls `wake` for each hint of others, until it is cancelled."""
 
     async def close(self) -> None:

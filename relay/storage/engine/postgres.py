@@ -189,7 +189,7 @@ class PostgreSQL:
             async with self._acquired() as connection, connection.transaction():
                 return int(await connection.fetchval("SELECT pg_database_size(current_database())"))
 
-    async def heed(self, wake: Callable[[Hint], None]) -> None:
+    async def listen(self, wake: Callable[[Hint], None]) -> None:
         """LISTEN on a connection of its own, made again when it breaks; behind a pooler polling has to do."""
         if self._pooled:
             await asyncio.Event().wait()

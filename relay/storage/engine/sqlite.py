@@ -90,7 +90,7 @@ class SQLite:
         pages, page_bytes = await self._readers.numbers("PRAGMA page_count", "PRAGMA page_size")
         return pages * page_bytes + (log.stat().st_size if log.exists() else 0)
 
-    async def heed(self, wake: Callable[[Hint], None]) -> None:  # noqa: ARG002 - the protocol's signature
+    async def listen(self, wake: Callable[[Hint], None]) -> None:  # noqa: ARG002 - the protocol's signature
         """There is nobody who could hint."""
         await asyncio.Event().wait()
 

@@ -113,7 +113,7 @@ SELECT
     (SELECT MIN(next_attempt_at) FROM deliveries WHERE state = 'pending') AS at,
     (SELECT COUNT(*) FROM (SELECT 1 FROM deliveries WHERE state = 'pending' AND next_attempt_at <= :now LIMIT :window) AS first_due) AS due;
 
--- name: parcels
+-- name: due_deliveries
 -- All that an attempt needs, as it is now: a rotated secret or a mended URL counts from the next attempt on.
 SELECT deliveries.id, deliveries.endpoint_id, deliveries.project_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id, events.body,
     endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers, endpoints.timeout_s, endpoints.in_flight_max,
@@ -123,7 +123,7 @@ JOIN events ON events.id = deliveries.event_id AND events.project_id = deliverie
 JOIN endpoints ON endpoints.id = deliveries.endpoint_id
 WHERE deliveries.id IN (SELECT value FROM json_each(:ids)) AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
 
--- name: parcels.postgres
+-- name: due_deliveries.postgres
 -- A list is an array in PostgreSQL, and JSON in SQLite.
 SELECT deliveries.id, deliveries.endpoint_id, deliveries.project_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id, events.body,
     endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers, endpoints.timeout_s, endpoints.in_flight_max,

@@ -4,12 +4,12 @@ INSERT INTO jobs (
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made,
     created_at, updated_at, submitted_at, finished_at, deadline_at, next_submit_at, submission_started_at,
-    next_check_at, checks_made, last_heard_at, not_found_seen, claim, settle_by, status_path, expiring_at, max_cost
+    next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed, confirm_by, status_path, expiring_at, max_cost
 ) VALUES (
     :id, :project_id, :provider, :state, :reason, :provider_job_id, :model, :progress, :input, :request, :metadata, :outputs, :error,
     :cost, :finished_by, :verification, :late, :sequence, :last_final_event, :callbacks_seen, :submissions_made,
     :created_at, :updated_at, :submitted_at, :finished_at, :deadline_at, :next_submit_at, :submission_started_at,
-    :next_check_at, :checks_made, :last_heard_at, :not_found_seen, :claim, :settle_by, :status_path, :expiring_at, :max_cost
+    :next_check_at, :checks_made, :last_report_at, :not_found_seen, :unconfirmed, :confirm_by, :status_path, :expiring_at, :max_cost
 );
 
 -- name: insert_job.postgres_batch
@@ -17,8 +17,8 @@ INSERT INTO jobs (
 INSERT INTO jobs (
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at,
-    submitted_at, finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at,
-    not_found_seen, claim, settle_by, status_path, expiring_at, max_cost
+    submitted_at, finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at,
+    not_found_seen, unconfirmed, confirm_by, status_path, expiring_at, max_cost
 )
 SELECT * FROM unnest(
     CAST(:id AS TEXT[]), CAST(:project_id AS TEXT[]), CAST(:provider AS TEXT[]), CAST(:state AS TEXT[]), CAST(:reason AS TEXT[]),
@@ -28,8 +28,8 @@ SELECT * FROM unnest(
     CAST(:last_final_event AS TEXT[]), CAST(:callbacks_seen AS INTEGER[]), CAST(:submissions_made AS INTEGER[]),
     CAST(:created_at AS BIGINT[]), CAST(:updated_at AS BIGINT[]), CAST(:submitted_at AS BIGINT[]), CAST(:finished_at AS BIGINT[]),
     CAST(:deadline_at AS BIGINT[]), CAST(:next_submit_at AS BIGINT[]), CAST(:submission_started_at AS BIGINT[]),
-    CAST(:next_check_at AS BIGINT[]), CAST(:checks_made AS INTEGER[]), CAST(:last_heard_at AS BIGINT[]),
-    CAST(:not_found_seen AS INTEGER[]), CAST(:claim AS TEXT[]), CAST(:settle_by AS BIGINT[]), CAST(:status_path AS TEXT[]),
+    CAST(:next_check_at AS BIGINT[]), CAST(:checks_made AS INTEGER[]), CAST(:last_report_at AS BIGINT[]),
+    CAST(:not_found_seen AS INTEGER[]), CAST(:unconfirmed AS TEXT[]), CAST(:confirm_by AS BIGINT[]), CAST(:status_path AS TEXT[]),
     CAST(:expiring_at AS BIGINT[]), CAST(:max_cost AS BIGINT[])
 );
 
@@ -52,7 +52,7 @@ UPDATE jobs SET
     last_final_event = :last_final_event, callbacks_seen = :callbacks_seen, updated_at = :updated_at, submitted_at = :submitted_at,
     finished_at = :finished_at, next_submit_at = :next_submit_at, submission_started_at = :submission_started_at,
     next_check_at = :next_check_at, submissions_made = :submissions_made, deadline_at = :deadline_at,
-    last_heard_at = :last_heard_at, not_found_seen = :not_found_seen, claim = :claim, settle_by = :settle_by,
+    last_report_at = :last_report_at, not_found_seen = :not_found_seen, unconfirmed = :unconfirmed, confirm_by = :confirm_by,
     status_path = :status_path, expiring_at = :expiring_at
 WHERE id = :id;
 
@@ -64,8 +64,8 @@ UPDATE jobs SET
     sequence = many.sequence, last_final_event = many.last_final_event, callbacks_seen = many.callbacks_seen,
     updated_at = many.updated_at, submitted_at = many.submitted_at, finished_at = many.finished_at,
     next_submit_at = many.next_submit_at, submission_started_at = many.submission_started_at, next_check_at = many.next_check_at,
-    submissions_made = many.submissions_made, deadline_at = many.deadline_at, last_heard_at = many.last_heard_at,
-    not_found_seen = many.not_found_seen, claim = many.claim, settle_by = many.settle_by, status_path = many.status_path,
+    submissions_made = many.submissions_made, deadline_at = many.deadline_at, last_report_at = many.last_report_at,
+    not_found_seen = many.not_found_seen, unconfirmed = many.unconfirmed, confirm_by = many.confirm_by, status_path = many.status_path,
     expiring_at = many.expiring_at
 FROM unnest(
     CAST(:id AS TEXT[]), CAST(:state AS TEXT[]), CAST(:reason AS TEXT[]), CAST(:provider_job_id AS TEXT[]),
@@ -74,12 +74,12 @@ FROM unnest(
     CAST(:last_final_event AS TEXT[]), CAST(:callbacks_seen AS INTEGER[]), CAST(:updated_at AS BIGINT[]),
     CAST(:submitted_at AS BIGINT[]), CAST(:finished_at AS BIGINT[]), CAST(:next_submit_at AS BIGINT[]),
     CAST(:submission_started_at AS BIGINT[]), CAST(:next_check_at AS BIGINT[]), CAST(:submissions_made AS INTEGER[]),
-    CAST(:deadline_at AS BIGINT[]), CAST(:last_heard_at AS BIGINT[]), CAST(:not_found_seen AS INTEGER[]), CAST(:claim AS TEXT[]),
-    CAST(:settle_by AS BIGINT[]), CAST(:status_path AS TEXT[]), CAST(:expiring_at AS BIGINT[])
+    CAST(:deadline_at AS BIGINT[]), CAST(:last_report_at AS BIGINT[]), CAST(:not_found_seen AS INTEGER[]), CAST(:unconfirmed AS TEXT[]),
+    CAST(:confirm_by AS BIGINT[]), CAST(:status_path AS TEXT[]), CAST(:expiring_at AS BIGINT[])
 ) AS many (
     id, state, reason, provider_job_id, progress, outputs, error, cost, finished_by, verification, late, sequence, last_final_event,
     callbacks_seen, updated_at, submitted_at, finished_at, next_submit_at, submission_started_at, next_check_at, submissions_made,
-    deadline_at, last_heard_at, not_found_seen, claim, settle_by, status_path, expiring_at
+    deadline_at, last_report_at, not_found_seen, unconfirmed, confirm_by, status_path, expiring_at
 )
 WHERE jobs.id = many.id;
 
@@ -90,8 +90,8 @@ WHERE id = :id AND state || '' = 'pending' AND CASE WHEN next_submit_at IS NULL 
 RETURNING
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-    settle_by, status_path, expiring_at, max_cost;
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
+    confirm_by, status_path, expiring_at, max_cost;
 
 -- name: jobs_and_listeners
 -- The jobs of a batch, and with the first of them who may want their events: the standing endpoints of their projects, and those made
@@ -100,15 +100,15 @@ WITH found AS (
     SELECT
         id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
         finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-        finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-        settle_by, status_path, expiring_at, max_cost
+        finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
+        confirm_by, status_path, expiring_at, max_cost
     FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id
 )
 SELECT
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-    settle_by, status_path, expiring_at, max_cost,
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
+    confirm_by, status_path, expiring_at, max_cost,
     CASE WHEN id = (SELECT MIN(id) FROM found) THEN (
     SELECT json_group_array(json_array(id, project_id, job_id, event_types, providers, schedule_s)) FROM (
         SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
@@ -126,15 +126,15 @@ WITH found AS (
     SELECT
         id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
         finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-        finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-        settle_by, status_path, expiring_at, max_cost
+        finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
+        confirm_by, status_path, expiring_at, max_cost
     FROM jobs WHERE id = ANY (:ids) ORDER BY id FOR UPDATE
 )
 SELECT
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-    settle_by, status_path, expiring_at, max_cost,
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
+    confirm_by, status_path, expiring_at, max_cost,
     CASE WHEN id = (SELECT MIN(id) FROM found) THEN (
     SELECT json_agg(json_build_array(id, project_id, job_id, event_types, providers, schedule_s)) FROM (
         SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
@@ -151,8 +151,8 @@ FROM found;
 SELECT
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-    settle_by, status_path, expiring_at, max_cost
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
+    confirm_by, status_path, expiring_at, max_cost
 FROM jobs WHERE id = :id AND project_id = :project_id;
 
 -- name: job_page
@@ -160,8 +160,8 @@ FROM jobs WHERE id = :id AND project_id = :project_id;
 SELECT
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-    settle_by, status_path, expiring_at, max_cost
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
+    confirm_by, status_path, expiring_at, max_cost
 FROM jobs
 WHERE project_id = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
@@ -178,8 +178,8 @@ ORDER BY id DESC LIMIT :limit;
 SELECT
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-    settle_by, status_path, expiring_at, max_cost
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
+    confirm_by, status_path, expiring_at, max_cost
 FROM jobs
 WHERE id IN (
       SELECT job_id FROM job_metadata AS one
@@ -204,8 +204,8 @@ ORDER BY id DESC LIMIT :limit;
 SELECT
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-    settle_by, status_path, expiring_at, max_cost
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
+    confirm_by, status_path, expiring_at, max_cost
 FROM jobs
 WHERE id IN (
       SELECT job_id FROM job_metadata AS one
@@ -251,13 +251,13 @@ UPDATE jobs SET next_check_at = :leased_until, checks_made = checks_made + 1
 WHERE id IN (
     SELECT id FROM (
         SELECT id FROM jobs
-        WHERE provider = :provider AND CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END = 0 AND next_check_at <= :now
+        WHERE provider = :provider AND CASE WHEN confirm_by IS NULL THEN 1 ELSE 0 END = 0 AND next_check_at <= :now
         ORDER BY next_check_at LIMIT :limit
     ) AS claims
     UNION ALL
     SELECT id FROM (
         SELECT id FROM jobs
-        WHERE provider = :provider AND CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END = 1 AND next_check_at <= :now
+        WHERE provider = :provider AND CASE WHEN confirm_by IS NULL THEN 1 ELSE 0 END = 1 AND next_check_at <= :now
         ORDER BY next_check_at LIMIT :limit
     ) AS others
     LIMIT :limit
@@ -265,8 +265,8 @@ WHERE id IN (
 RETURNING
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-    settle_by, status_path, expiring_at, max_cost;
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
+    confirm_by, status_path, expiring_at, max_cost;
 
 -- name: claim_checks.postgres
 -- PostgreSQL locks the rows, and passes over those that another process has locked.
@@ -274,13 +274,13 @@ UPDATE jobs SET next_check_at = :leased_until, checks_made = checks_made + 1
 WHERE id IN (
     SELECT id FROM (
         SELECT id FROM jobs
-        WHERE provider = :provider AND CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END = 0 AND next_check_at <= :now
+        WHERE provider = :provider AND CASE WHEN confirm_by IS NULL THEN 1 ELSE 0 END = 0 AND next_check_at <= :now
         ORDER BY next_check_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ) AS claims
     UNION ALL
     SELECT id FROM (
         SELECT id FROM jobs
-        WHERE provider = :provider AND CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END = 1 AND next_check_at <= :now
+        WHERE provider = :provider AND CASE WHEN confirm_by IS NULL THEN 1 ELSE 0 END = 1 AND next_check_at <= :now
         ORDER BY next_check_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ) AS others
     LIMIT :limit
@@ -288,8 +288,8 @@ WHERE id IN (
 RETURNING
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-    settle_by, status_path, expiring_at, max_cost;
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
+    confirm_by, status_path, expiring_at, max_cost;
 
 -- name: claim_check
 -- Takes one job to be asked about now, whenever it was due.
@@ -298,8 +298,8 @@ WHERE id = :id
 RETURNING
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_heard_at, not_found_seen, claim,
-    settle_by, status_path, expiring_at, max_cost;
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
+    confirm_by, status_path, expiring_at, max_cost;
 
 -- name: next_checks
 -- When each provider's next status check is due; from one provider to the next, since there are few of them and many jobs.
@@ -311,10 +311,10 @@ WITH RECURSIVE waiting (name) AS (
 SELECT name AS provider, (
     SELECT MIN(at) FROM (
         SELECT MIN(next_check_at) AS at FROM jobs
-        WHERE provider = waiting.name AND CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END = 0 AND next_check_at IS NOT NULL
+        WHERE provider = waiting.name AND CASE WHEN confirm_by IS NULL THEN 1 ELSE 0 END = 0 AND next_check_at IS NOT NULL
         UNION ALL
         SELECT MIN(next_check_at) AS at FROM jobs
-        WHERE provider = waiting.name AND CASE WHEN settle_by IS NULL THEN 1 ELSE 0 END = 1 AND next_check_at IS NOT NULL
+        WHERE provider = waiting.name AND CASE WHEN confirm_by IS NULL THEN 1 ELSE 0 END = 1 AND next_check_at IS NOT NULL
     ) AS both_kinds
 ) AS at
 FROM waiting WHERE name IS NOT NULL;
@@ -322,11 +322,11 @@ FROM waiting WHERE name IS NOT NULL;
 -- name: jobs_past_deadline
 -- Open jobs whose deadline has passed, and that nothing else is about to settle.
 SELECT id, provider FROM jobs
-WHERE finished_at IS NULL AND settle_by IS NULL AND deadline_at <= :now ORDER BY deadline_at LIMIT :limit;
+WHERE finished_at IS NULL AND confirm_by IS NULL AND deadline_at <= :now ORDER BY deadline_at LIMIT :limit;
 
 -- name: jobs_to_settle
--- Jobs whose claim, or whose last status check, has been waited for long enough.
-SELECT id FROM jobs WHERE settle_by <= :now ORDER BY settle_by LIMIT :limit;
+-- Jobs whose unconfirmed, or whose last status check, has been waited for long enough.
+SELECT id FROM jobs WHERE confirm_by <= :now ORDER BY confirm_by LIMIT :limit;
 
 -- name: jobs_expiring
 -- Jobs of which it is due to be told that their result expires.
@@ -337,9 +337,9 @@ SELECT id FROM jobs WHERE expiring_at <= :now ORDER BY expiring_at LIMIT :limit;
 SELECT MIN(at) AS at FROM (
     SELECT MIN(next_submit_at) AS at FROM jobs WHERE next_submit_at IS NOT NULL
     UNION ALL
-    SELECT MIN(deadline_at) AS at FROM jobs WHERE finished_at IS NULL AND settle_by IS NULL
+    SELECT MIN(deadline_at) AS at FROM jobs WHERE finished_at IS NULL AND confirm_by IS NULL
     UNION ALL
-    SELECT MIN(settle_by) AS at FROM jobs WHERE settle_by IS NOT NULL
+    SELECT MIN(confirm_by) AS at FROM jobs WHERE confirm_by IS NOT NULL
     UNION ALL
     SELECT MIN(expiring_at) AS at FROM jobs WHERE expiring_at IS NOT NULL
     UNION ALL

@@ -2,7 +2,7 @@
 -- Jobs that ended before then with nothing left to do, the longest gone first, and locked; a job that another process holds is passed over.
 -- Each `IS NULL` asks an index about one row: NOT EXISTS may become a join with the whole table, by a plan made when that was small.
 SELECT id, project_id, provider, state, finished_at, deadline_at, metadata FROM jobs
-WHERE finished_at < :before AND claim IS NULL AND settle_by IS NULL AND next_check_at IS NULL
+WHERE finished_at < :before AND unconfirmed IS NULL AND confirm_by IS NULL AND next_check_at IS NULL
   AND (SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
   AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.next_proof_at IS NOT NULL LIMIT 1) IS NULL
 ORDER BY finished_at LIMIT :limit;
@@ -10,7 +10,7 @@ ORDER BY finished_at LIMIT :limit;
 -- name: prunable_jobs.postgres
 -- PostgreSQL locks the rows, and passes over those that another process has locked.
 SELECT id, project_id, provider, state, finished_at, deadline_at, metadata FROM jobs
-WHERE finished_at < :before AND claim IS NULL AND settle_by IS NULL AND next_check_at IS NULL
+WHERE finished_at < :before AND unconfirmed IS NULL AND confirm_by IS NULL AND next_check_at IS NULL
   AND (SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
   AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.next_proof_at IS NOT NULL LIMIT 1) IS NULL
 ORDER BY finished_at LIMIT :limit FOR UPDATE SKIP LOCKED;
@@ -181,13 +181,13 @@ DELETE FROM events WHERE project_id = ANY (:projects) AND id = ANY (:events);
 -- name: prunable_callbacks
 -- Callbacks that came before then for jobs that are not here; locked.
 SELECT id, project_id, size AS bytes FROM callbacks
-WHERE verdict = 'orphaned' AND received_at < :before AND (SELECT 1 FROM jobs WHERE jobs.id = callbacks.job_id) IS NULL
+WHERE disposition = 'orphaned' AND received_at < :before AND (SELECT 1 FROM jobs WHERE jobs.id = callbacks.job_id) IS NULL
 ORDER BY received_at LIMIT :limit;
 
 -- name: prunable_callbacks.postgres
 -- PostgreSQL locks the rows, and passes over those that another process has locked.
 SELECT id, project_id, size AS bytes FROM callbacks
-WHERE verdict = 'orphaned' AND received_at < :before AND (SELECT 1 FROM jobs WHERE jobs.id = callbacks.job_id) IS NULL
+WHERE disposition = 'orphaned' AND received_at < :before AND (SELECT 1 FROM jobs WHERE jobs.id = callbacks.job_id) IS NULL
 ORDER BY received_at LIMIT :limit FOR UPDATE SKIP LOCKED;
 
 -- name: prune_callbacks
@@ -249,7 +249,7 @@ RETURNING job_id;
 -- name: count_prunable
 -- How much there is to prune, by table; what is stored of a job goes with it and is not counted.
 SELECT 'jobs' AS kind, COUNT(*) AS number FROM jobs
-WHERE finished_at < :before AND claim IS NULL AND settle_by IS NULL AND next_check_at IS NULL
+WHERE finished_at < :before AND unconfirmed IS NULL AND confirm_by IS NULL AND next_check_at IS NULL
   AND (SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
   AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.next_proof_at IS NOT NULL LIMIT 1) IS NULL
 UNION ALL
@@ -258,7 +258,7 @@ WHERE job_id IS NULL AND created_at < :before
   AND (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
 UNION ALL
 SELECT 'callbacks', COUNT(*) FROM callbacks
-WHERE verdict = 'orphaned' AND received_at < :before AND (SELECT 1 FROM jobs WHERE jobs.id = callbacks.job_id) IS NULL
+WHERE disposition = 'orphaned' AND received_at < :before AND (SELECT 1 FROM jobs WHERE jobs.id = callbacks.job_id) IS NULL
 UNION ALL
 SELECT 'redeliveries', COUNT(*) FROM redeliveries WHERE finished_at < :before
 UNION ALL

@@ -49,7 +49,7 @@ _logger = log.get("web")
 Fields = TypeVar("Fields", bound=msgspec.Struct)
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True):
+class ProviderRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request that may be answered, with its body as it came."""
 
     app: App
@@ -115,7 +115,7 @@ class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A body that need not be there."""
 
 
-Handler = Callable[[Call], Awaitable[Response]]
+Handler = Callable[[ProviderRequest], Awaitable[Response]]
 Admission = Callable[[App, auth.Caller, Request], None]
 """Raises what refuses a request before its body is read and anything is looked up for it."""
 
@@ -155,7 +155,7 @@ def handled(
                 await _admit(app, caller, request, key, door.admission)
             read = request.method in ("POST", "PATCH") and not door.streams
             raw = await _body(app, request, memory, caller.project_id) if read else b""
-            call = Call(
+            call = ProviderRequest(
                 app=app,
                 request=request,
                 project_id=caller.project_id,
@@ -205,7 +205,7 @@ def _idempotency_key(request: Request) -> str | None:
     return key
 
 
-async def once(call: Call, content: bytes, run: Handler) -> Response:
+async def once(call: ProviderRequest, content: bytes, run: Handler) -> Response:
     """Runs once for each Idempotency-Key; `content` is what another request with the same key must hold too.
 
     The key is reserved first, and tied to the work by the transaction that does it. A request that stood still for so
@@ -317,7 +317,7 @@ def page_of(given: dict[str, str], prefix: str) -> tuple[str | None, int]:
     return cursor, int(limit)
 
 
-def listing_of(call: Call, given: dict[str, str], prefix: str) -> Listing:
+def listing_of(call: ProviderRequest, given: dict[str, str], prefix: str) -> Listing:
     """Where a list begins, how long it may be, and how large."""
     before, limit = page_of(given, prefix)
     return Listing(before=before, limit=limit, bytes_max=call.app.settings.page_max_bytes)

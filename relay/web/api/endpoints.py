@@ -14,10 +14,10 @@ from relay.jobs.job_requests import Metadata, Patterns, check_endpoint, check_me
 from relay.model import serializers
 from relay.model.delivery import Endpoint, Redelivery
 from relay.security import signatures
-from relay.security.encryption import SealBroken
+from relay.security.encryption import DecryptionFailed
 from relay.storage.endpoints import DISABLED_BY_HAND, Change
 from relay.storage.redeliveries import UNDELIVERED
-from relay.web.api.api_request import Call, Nothing, page, page_of, time_of
+from relay.web.api.api_request import Nothing, ProviderRequest, page, page_of, time_of
 from relay.web.api.history import accepted
 from relay.web.problems import JSON
 
@@ -71,7 +71,7 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     status: Literal["active", "disabled"] | msgspec.UnsetType = msgspec.UNSET
 
 
-async def create(call: Call) -> Response:
+async def create(call: ProviderRequest) -> Response:
     """`POST /v1/endpoints`: 201 with the secret, this once."""
     fields = _fields(call)
     if fields.url is msgspec.UNSET:
@@ -101,26 +101,28 @@ async def create(call: Call) -> Response:
     return answer
 
 
-async def show(call: Call) -> Response:
+async def show(call: ProviderRequest) -> Response:
     """`GET /v1/endpoints/{id}`."""
     return JSON(serializers.endpoint(await _endpoint(call)))
 
 
-async def show_secret(call: Call) -> Response:
+async def show_secret(call: ProviderRequest) -> Response:
     """`GET /v1/endpoints/{id}/secret`."""
     endpoint = await _endpoint(call)
     if not endpoint.secret:
-        raise SealBroken("the endpoint's secret opens with none of RELAY_SECRET_KEYS: rotate it to have a new one")
+        raise DecryptionFailed(
+            "the endpoint's secret opens with none of RELAY_SECRET_KEYS: rotate it to have a new one"
+        )
     return JSON({"secret": endpoint.secret}, headers={"cache-control": "no-store"})
 
 
-async def index(call: Call) -> Response:
+async def index(call: ProviderRequest) -> Response:
     """`GET /v1/endpoints`: newest first."""
     before, limit = page_of(call.query("limit", "cursor"), ids.ENDPOINT)
     return page(await call.app.store.endpoints.page(call.project_id, before, limit + 1), limit, serializers.endpoint)
 
 
-async def change(call: Call) -> Response:
+async def change(call: ProviderRequest) -> Response:
     """`PATCH /v1/endpoints/{id}`: what is given changes, from the next attempt on; `status` enables and disables.
 
     An endpoint that is enabled again is sent what it missed.
@@ -165,7 +167,7 @@ class RedeliveryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     dry_run: bool = False
 
 
-async def rotate(call: Call) -> Response:
+async def rotate(call: ProviderRequest) -> Response:
     """`POST /v1/endpoints/{id}/secret-rotations`: 200 with the new secret; both sign until the grace is over."""
     asked = call.fields(Rotation)
     if asked.secret is not None:
@@ -181,14 +183,14 @@ async def rotate(call: Call) -> Response:
     return answer
 
 
-async def test(call: Call) -> Response:
+async def test(call: ProviderRequest) -> Response:
     """`POST /v1/endpoints/{id}/tests`: 202 with the delivery of a `relay.test`, for this endpoint alone."""
     call.fields(Nothing)
     endpoint = await _endpoint(call)
     return accepted(await call.app.redeliverer.test(endpoint, lambda made: call.tie(lambda _: accepted(made))))
 
 
-async def redeliver(call: Call) -> Response:
+async def redeliver(call: ProviderRequest) -> Response:
     """`POST /v1/endpoints/{id}/redeliveries`: 202 with the batch, which goes on by itself; or only its count."""
     asked = call.fields(RedeliveryRequest)
     endpoint, now_ms = await _endpoint(call), call.app.clock.now_ms()
@@ -213,7 +215,7 @@ async def redeliver(call: Call) -> Response:
     return _started(batch)
 
 
-async def delete(call: Call) -> Response:
+async def delete(call: ProviderRequest) -> Response:
     """`DELETE /v1/endpoints/{id}`: 204; what waited for it is canceled."""
     tie = call.tie(lambda deleted: Response(status_code=204) if deleted else None)
     if not await call.app.store.endpoints.delete(call.path("id"), call.project_id, call.app.clock.now_ms(), tie):
@@ -226,7 +228,7 @@ def _started(batch: Redelivery) -> Response:
     return JSON(serializers.redelivery(batch) | {"dry_run": False}, 202)
 
 
-def _fields(call: Call) -> Fields:
+def _fields(call: ProviderRequest) -> Fields:
     """The body, with every wrong field named."""
     body = call.body()
     errors = validation.check(body, Fields)
@@ -268,7 +270,7 @@ def _changed(endpoint: Endpoint, fields: Fields) -> Endpoint:
     return msgspec.structs.replace(endpoint, **{name: value for name, value in given.items() if name not in kept})
 
 
-async def _endpoint(call: Call) -> Endpoint:
+async def _endpoint(call: ProviderRequest) -> Endpoint:
     """The endpoint of the path, if it is the caller's."""
     call.query()
     endpoint = await call.app.store.endpoints.get(call.path("id"), call.project_id)

@@ -21,7 +21,7 @@ from relay.model import text
 from relay.model.payment import max_cost
 from relay.uploads.file_uploads import GivenFile, Upload, Uploads
 from relay.web import request_body
-from relay.web.api.api_request import Call, once
+from relay.web.api.api_request import ProviderRequest, once
 from relay.web.problems import JSON
 
 FORM_S: Final = 300.0
@@ -41,7 +41,7 @@ class UnsupportedMedia(RelayError):
     code = "unsupported_media_type"
 
 
-async def create(call: Call) -> Response:
+async def create(call: ProviderRequest) -> Response:
     """`POST /v1/files`: `{"url","expires_at"}`; the body is read here, piece by piece.
 
     An Idempotency-Key stands for the provider and the file's name, type and bytes: clients write the same form with
@@ -60,7 +60,7 @@ async def create(call: Call) -> Response:
             raise StorageUnavailable(f"the file could not be kept while it is sent: {error.strerror}") from None
 
 
-async def _sent(call: Call, form: "Form") -> Response:
+async def _sent(call: ProviderRequest, form: "Form") -> Response:
     """The answer, when the provider has the file.
 
     The same form with the same Idempotency-Key, or again without one, is one upload: what it buys is paid for once.
@@ -73,7 +73,7 @@ async def _sent(call: Call, form: "Form") -> Response:
     return JSON({"url": done.url, "expires_at": done.expires_at})
 
 
-def _boundary(call: Call) -> bytes:
+def _boundary(call: ProviderRequest) -> bytes:
     """What stands between the parts of the form; an error for what is none, or can be seen to be too large."""
     kind, options = parse_options_header(call.request.headers.get("content-type"))
     if kind.lower() != b"multipart/form-data":
@@ -86,7 +86,7 @@ def _boundary(call: Call) -> bytes:
     return options[b"boundary"]
 
 
-async def _read(call: Call, form: "Form") -> None:
+async def _read(call: ProviderRequest, form: "Form") -> None:
     """Reads the form to its end; BodyTooSlow, BodyCut, or what the form has against it.
 
     It has the time of any other body, and a second more for each `upload_min_bytes_per_s` that came: who sends a few

@@ -12,15 +12,15 @@ from relay import ids
 from relay.errors import FieldError, InvalidInput, NotFound
 from relay.model import serializers
 from relay.model.delivery import Delivery, DeliveryState
-from relay.model.job import Callback, CallbackHead, EventType, Reprocessing, Verdict
+from relay.model.job import Callback, CallbackHead, Disposition, EventType, Reprocessing
 from relay.storage.history import EventFilter
-from relay.web.api.api_request import Call, Nothing, listed, listing_of, one_of
+from relay.web.api.api_request import Nothing, ProviderRequest, listed, listing_of, one_of
 from relay.web.problems import JSON
 
 Head = TypeVar("Head", bound=CallbackHead)
 
 
-async def events(call: Call) -> Response:
+async def events(call: ProviderRequest) -> Response:
     """`GET /v1/events`: newest first; `after` an event in the stream's order; `undelivered=true`: somebody lacks it."""
     given = call.query("limit", "cursor", "type", "job", "after", "undelivered")
     listing = listing_of(call, given, ids.EVENT)
@@ -37,7 +37,7 @@ async def events(call: Call) -> Response:
     return listed(found, lambda event: serializers.event(event, counts[event.id]))
 
 
-async def stream(call: Call) -> Response:
+async def stream(call: ProviderRequest) -> Response:
     """`GET /v1/events/stream`: server-sent events from now on, or from `Last-Event-ID` on; a comment every 15 s."""
     given = call.query("type")
     kind = one_of(given, "type", EventType)
@@ -65,7 +65,7 @@ class Streamed(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def event(call: Call) -> Response:
+async def event(call: ProviderRequest) -> Response:
     """`GET /v1/events/{id}`."""
     call.query()
     found = await call.app.store.events.get(call.path("id"), call.project_id)
@@ -75,7 +75,7 @@ async def event(call: Call) -> Response:
     return JSON(serializers.event(found, counts[found.id]))
 
 
-async def deliveries(call: Call) -> Response:
+async def deliveries(call: ProviderRequest) -> Response:
     """`GET /v1/deliveries`: newest first, without their attempts."""
     given = call.query("limit", "cursor", "endpoint", "status", "event", "job")
     listing = listing_of(call, given, ids.DELIVERY)
@@ -88,7 +88,7 @@ async def deliveries(call: Call) -> Response:
     return listed(await call.app.store.deliveries.page(call.project_id, listing, wanted), serializers.delivery)
 
 
-async def delivery(call: Call) -> Response:
+async def delivery(call: ProviderRequest) -> Response:
     """`GET /v1/deliveries/{id}`, with its attempts."""
     call.query()
     found = await call.app.store.deliveries.get(call.path("id"), call.project_id)
@@ -98,7 +98,7 @@ async def delivery(call: Call) -> Response:
     return JSON(serializers.delivery(found) | {"attempts": [serializers.attempt(one) for one in attempts]})
 
 
-async def redeliver(call: Call) -> Response:
+async def redeliver(call: ProviderRequest) -> Response:
     """`POST /v1/deliveries/{id}/redeliveries`: 202 with a new delivery of the same event to the same endpoint."""
     call.fields(Nothing)
     found = await call.app.store.deliveries.get(call.path("id"), call.project_id)
@@ -115,15 +115,15 @@ def accepted(made: Delivery) -> Response:
     return JSON(serializers.delivery(made), 202, {"location": f"/v1/deliveries/{made.id}"})
 
 
-async def callbacks(call: Call) -> Response:
+async def callbacks(call: ProviderRequest) -> Response:
     """`GET /v1/callbacks`: newest first, without their bodies."""
     given = call.query("limit", "cursor", "job", "verdict")
-    listing, verdict = listing_of(call, given, ids.CALLBACK), one_of(given, "verdict", Verdict)
-    found = await call.app.store.callbacks.page(call.project_id, listing, given.get("job"), verdict)
+    listing, disposition = listing_of(call, given, ids.CALLBACK), one_of(given, "verdict", Disposition)
+    found = await call.app.store.callbacks.page(call.project_id, listing, given.get("job"), disposition)
     return listed(found, lambda one: serializers.callback_head(_cut(call, one)))
 
 
-async def callback(call: Call) -> Response:
+async def callback(call: ProviderRequest) -> Response:
     """`GET /v1/callbacks/{id}`."""
     call.query()
     found = await call.app.store.callbacks.get(call.path("id"), call.project_id)
@@ -132,13 +132,13 @@ async def callback(call: Call) -> Response:
     return JSON(shown(call, found, await call.app.store.callbacks.reprocessings(found)))
 
 
-def shown(call: Call, callback: Callback, reprocessings: Sequence[Reprocessing]) -> serializers.Json:
+def shown(call: ProviderRequest, callback: Callback, reprocessings: Sequence[Reprocessing]) -> serializers.Json:
     """Return a callback as it came, except for relay's own secrets, which some providers repeat: they are cut out."""
     cut = msgspec.structs.replace(_cut(call, callback), body=call.app.redactor.raw(callback.body))
     return serializers.callback(cut) | {"reprocessings": [serializers.reprocessing(one) for one in reprocessings]}
 
 
-def _cut(call: Call, head: Head) -> Head:
+def _cut(call: ProviderRequest, head: Head) -> Head:
     """Return a callback with those secrets cut out of its headers; what is stored stays as it came."""
     headers = [(name, call.app.redactor.text(value)) for name, value in head.headers]
     return msgspec.structs.replace(head, headers=headers)

@@ -10,9 +10,9 @@ from relay.app import App
 from relay.clock import rfc3339
 from relay.errors import Conflict, NotFound
 from relay.model import serializers
-from relay.model.job import Job, Verdict
-from relay.storage.apply_updates import Recorded
-from relay.web.api.api_request import Call, Nothing
+from relay.model.job import Disposition, Job
+from relay.storage.apply_updates import UpdateResult
+from relay.web.api.api_request import Nothing, ProviderRequest
 from relay.web.api.history import shown
 from relay.web.api.jobs import job_of
 from relay.web.auth import Caller
@@ -31,7 +31,7 @@ class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 
 
-async def cancel(call: Call) -> Response:
+async def cancel(call: ProviderRequest) -> Response:
     """`POST /v1/jobs/{id}/cancellations`: 200 with the canceled job, 409 if it has ended or the provider refuses."""
     call.fields(Nothing)
     return JSON(serializers.job(await call.app.interventions.cancel(await job_of(call), call.tie(_shown))))
@@ -42,13 +42,13 @@ def admit_check(app: App, caller: Caller, request: Request) -> None:
     app.interventions.require_check(str(request.path_params["id"]), caller.project_id)
 
 
-async def check(call: Call) -> Response:
+async def check(call: ProviderRequest) -> Response:
     """`POST /v1/jobs/{id}/status-checks`: asks the provider now; 200 with the job as that leaves it."""
     call.fields(Nothing)
     return JSON(serializers.job(await call.app.interventions.check(await job_of(call), call.tie(_shown))))
 
 
-async def resubmit(call: Call) -> Response:
+async def resubmit(call: ProviderRequest) -> Response:
     """`POST /v1/jobs/{id}/resubmissions`: 202 with the job, sent again; 409 where it may have been charged."""
     asked = call.fields(Resubmission)
     job = await job_of(call)
@@ -59,13 +59,13 @@ async def resubmit(call: Call) -> Response:
     return _accepted(job)
 
 
-async def fail(call: Call) -> Response:
+async def fail(call: ProviderRequest) -> Response:
     """`POST /v1/jobs/{id}/failures`: 200 with the job, failed by a person's word."""
     asked = call.fields(Failure)
     return JSON(serializers.job(await call.app.interventions.fail(await job_of(call), asked.reason, call.tie(_shown))))
 
 
-async def release(call: Call) -> Response:
+async def release(call: ProviderRequest) -> Response:
     """`POST /v1/callbacks/{id}/releases`: 200 with the quarantined callback after it was run again.
 
     It keeps its verdict; `reprocessings` tells what came of it. One that was still not readable may be run once more.
@@ -75,22 +75,26 @@ async def release(call: Call) -> Response:
     callback = await callbacks.get(call.path("id"), call.project_id)
     if callback is None:
         raise NotFound("there is no such callback")
-    if callback.verdict is not Verdict.QUARANTINED:
-        raise Conflict(f"the callback is {callback.verdict}: only a quarantined one can be released")
+    if callback.disposition is not Disposition.QUARANTINED:
+        raise Conflict(f"the callback is {callback.disposition}: only a quarantined one can be released")
     before = await callbacks.reprocessings(callback)
-    done = [one for one in before if one.verdict is not Verdict.UNREADABLE]
+    done = [one for one in before if one.disposition is not Disposition.UNREADABLE]
     if done:
         raise Conflict(f"the callback was released before, at {rfc3339(done[-1].at)} by {done[-1].key_id}")
 
-    def released(recorded: Recorded) -> Response:
+    def released(recorded: UpdateResult) -> Response:
         return JSON(shown(call, callback, [*before, *([recorded.reprocessing] if recorded.reprocessing else [])]))
 
     return released(await call.app.receiver.release(callback, call.key_id, call.tie(released)))
 
 
-def _shown(recorded: Recorded) -> Response | None:
+def _shown(recorded: UpdateResult) -> Response | None:
     """Return the job as what was recorded leaves it; None where it was refused, and so nothing was done."""
-    return None if recorded.verdict is Verdict.STALE or recorded.job is None else JSON(serializers.job(recorded.job))
+    return (
+        None
+        if recorded.disposition is Disposition.STALE or recorded.job is None
+        else JSON(serializers.job(recorded.job))
+    )
 
 
 def _accepted(job: Job) -> Response:

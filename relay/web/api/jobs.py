@@ -19,14 +19,14 @@ from relay.model.job import Job, JobState, Reason
 from relay.model.payment import max_cost
 from relay.providers.unknown_models import unknown_model
 from relay.storage.jobs import JobFilter
-from relay.web.api.api_request import Call, listed, listing_of, one_of, time_of
+from relay.web.api.api_request import ProviderRequest, listed, listing_of, one_of, time_of
 from relay.web.problems import JSON
 
 OPEN: Final = "open"
 """As a status in `GET /v1/jobs`: every job that has not ended."""
 
 
-async def create(call: Call) -> Response:
+async def create(call: ProviderRequest) -> Response:
     """`POST /v1/jobs`: 202 with the job as it is when the provider answered, or when the wait was over.
 
     With `Prefer: wait` 200 where the job became final meanwhile. A caller that goes away does not stop the job.
@@ -48,7 +48,7 @@ async def create(call: Call) -> Response:
     return _shown(call, job, more, headers)
 
 
-async def _with_provider(call: Call, given: Any) -> Any:
+async def _with_provider(call: ProviderRequest, given: Any) -> Any:
     """The body, with the provider that takes its input for the least money where it asks for `cheapest`."""
     if not isinstance(given, dict) or given.get("provider") != CHEAPEST:
         return given
@@ -58,7 +58,7 @@ async def _with_provider(call: Call, given: Any) -> Any:
     return given | {"provider": await call.app.quoter.cheapest(wanted, max_cost(given.get("max_cost")))}
 
 
-async def show(call: Call) -> Response:
+async def show(call: ProviderRequest) -> Response:
     """`GET /v1/jobs/{id}`; with `Prefer: wait` once it is final, or 202 when it is not by then."""
     call.query()
     job, wait_s = await job_of(call), call.wait_s()
@@ -67,7 +67,7 @@ async def show(call: Call) -> Response:
     return _shown(call, await _held(call, job, call.app.clock.monotonic_ms() + round(wait_s * 1000)))
 
 
-async def index(call: Call) -> Response:
+async def index(call: ProviderRequest) -> Response:
     """`GET /v1/jobs`: newest first."""
     times = ("created_after", "created_before", "older_than")
     given = call.query("limit", "cursor", "status", "provider", "reason", "provider_job_id", *times, "metadata[]")
@@ -86,7 +86,7 @@ async def index(call: Call) -> Response:
     return listed(await call.app.store.jobs.page(call.project_id, listing, wanted), serializers.job)
 
 
-async def show_timeline(call: Call) -> Response:
+async def show_timeline(call: ProviderRequest) -> Response:
     """`GET /v1/jobs/{id}/timeline`: everything that is stored about the job, in order, and what comes next."""
     call.query()
     job = await job_of(call)
@@ -105,7 +105,7 @@ async def show_timeline(call: Call) -> Response:
     return JSON({"data": timeline.in_order(lines), "next": timeline.what_next(job, stored.deliveries)})
 
 
-async def providers(call: Call) -> Response:
+async def providers(call: ProviderRequest) -> Response:
     """`GET /v1/providers`: what each can do, and whether it is configured."""
     call.query()
     app = call.app
@@ -135,16 +135,16 @@ async def providers(call: Call) -> Response:
     return JSON({"data": data, "next_cursor": None})
 
 
-async def job_of(call: Call) -> Job:
+async def job_of(call: ProviderRequest) -> Job:
     """The job of the path, if it is the caller's."""
     job = await call.app.store.jobs.get(call.path("id"), call.project_id)
     if job is None:
         tombstone = await call.app.store.jobs.tombstone(call.path("id"), call.project_id)
-        raise NotFound(tombstone.epitaph if tombstone else "there is no such job")
+        raise NotFound(tombstone.reason_at_end if tombstone else "there is no such job")
     return job
 
 
-async def _held(call: Call, job: Job, until_monotonic_ms: int) -> Job:
+async def _held(call: ProviderRequest, job: Job, until_monotonic_ms: int) -> Job:
     """The job when it is final, the time is over, or the caller has gone away."""
     look = partial(call.app.store.jobs.get, job.id, job.project_id)
     ending = asyncio.create_task(call.app.waiting.final(job, look, until_monotonic_ms))
@@ -164,7 +164,7 @@ async def _left(request: Request) -> None:
 
 
 def _shown(
-    call: Call, job: Job, more: serializers.Json | None = None, headers: dict[str, str] | None = None
+    call: ProviderRequest, job: Job, more: serializers.Json | None = None, headers: dict[str, str] | None = None
 ) -> Response:
     """The job: 200 where a wait was asked for and it is final, else 202."""
     wait_s = call.wait_s()
@@ -179,14 +179,14 @@ def _notify(endpoint: Endpoint, made_here: bool) -> serializers.Json:
     return shown | ({"secret": endpoint.secret} if made_here else {})
 
 
-def _before(call: Call, given: dict[str, str]) -> int | None:
+def _before(call: ProviderRequest, given: dict[str, str]) -> int | None:
     """Before when the jobs were made: the earlier of `created_before` and of `older_than`, an age such as `2h`."""
     age = given.get("older_than")
     aged = None if age is None else time_of("older_than", f"-{age}", call.app.clock.now_ms())
     return min((at for at in (_time(call, given, "created_before"), aged) if at is not None), default=None)
 
 
-def _time(call: Call, given: dict[str, str], name: str) -> int | None:
+def _time(call: ProviderRequest, given: dict[str, str], name: str) -> int | None:
     """A time of the query."""
     text = given.get(name)
     return None if text is None else time_of(name, text, call.app.clock.now_ms())

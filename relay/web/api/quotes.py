@@ -11,7 +11,7 @@ from relay.jobs.quotes import Quote
 from relay.model import serializers
 from relay.model.payment import PaymentState, usdc
 from relay.storage.payments import DAY_MS
-from relay.web.api.api_request import Call, time_of
+from relay.web.api.api_request import ProviderRequest, time_of
 from relay.web.problems import JSON
 
 
@@ -23,14 +23,14 @@ class QuoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     providers: Annotated[list[str], msgspec.Meta(min_length=1, max_length=20)] | None = None
 
 
-async def create(call: Call) -> Response:
+async def create(call: ProviderRequest) -> Response:
     """`POST /v1/quotes`: what each provider would take, cheapest first; nothing is bought."""
     asked = call.fields(QuoteRequest)
     quotes = await call.app.quoter.quotes(asked.input, asked.request, asked.providers)
     return JSON({"data": [_shown(quote) for quote in quotes], "next_cursor": None})
 
 
-async def spend(call: Call) -> Response:
+async def spend(call: ProviderRequest) -> Response:
     """`GET /v1/spend`: what the project spent, by provider and unit, and what was authorized today (UTC).
 
     With `all=true`, for an admin of project `default`: of all projects, with the wallet.
