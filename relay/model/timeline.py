@@ -135,7 +135,8 @@ def what_next(job: Job, deliveries: list[Delivery]) -> Entry | None:
             return {"what": "the job is sent to the provider", "at": rfc3339(job.next_submit_at)}
         if job.unconfirmed and job.confirm_by is not None and not job.unconfirmed.tries:
             return {
-                "what": f"the callback's {job.unconfirmed.report.state} is confirmed by a status check, or believed by then",
+                "what": f"the callback's {job.unconfirmed.report.state} is confirmed by a status check, "
+                "or believed by then",
                 "at": rfc3339(job.confirm_by),
             }
         if job.next_check_at is not None and job.next_check_at <= job.deadline_at:

@@ -24,7 +24,7 @@ class SigningSeeds:
         self._encryption = encryption
 
     async def seeds(self, project_id: str, now_ms: int) -> list[bytes]:
-        """A project's seeds, newest last; its first is made where it has none. DecryptionFailed if one does not open."""
+        """Return a project's seeds, newest last; make its first one. Raise DecryptionFailed if one does not open."""
         found = await self._database.rows("signing_keys_of_project", {"project_id": project_id})
         if not found:
             await self._writer.write(_insert, new_params(self._encryption, project_id, FIRST, now_ms))
