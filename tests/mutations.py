@@ -46,7 +46,6 @@ CONCERNED: Final[dict[str, tuple[str, ...]]] = {
         "tests/flow/test_delivery_times.py",
         "tests/flow/test_lanes.py",
     ),
-    "relay/deliveries/claims.py": ("tests/storage/test_claiming.py", "tests/flow/test_lanes.py"),
     "relay/deliveries/attempt_writer.py": ("tests/storage/test_settling.py",),
     "relay/deliveries/attempt.py": ("tests/flow/test_retries.py", "tests/api/test_sending_again.py"),
     "relay/jobs/sweeper.py": ("tests/flow/test_sweep_times.py", "tests/flow/test_expiring.py"),

@@ -20,12 +20,11 @@ from relay import log
 from relay.clock import Clock
 from relay.deliveries.attempt import Deliverer
 from relay.deliveries.attempt_writer import write_attempt
-from relay.deliveries.claims import ClaimRequest, Claims
 from relay.deliveries.fair_share import FairShare
 from relay.deliveries.lane import Lane, QueuedDelivery
 from relay.metrics import Metrics
 from relay.model.delivery import Outcome
-from relay.storage.deliveries import AttemptResult, DueDelivery
+from relay.storage.deliveries import AttemptResult, ClaimRequest, DueDelivery
 from relay.storage.fan_out import NewDelivery
 from relay.storage.store import Store
 
@@ -57,7 +56,6 @@ class Dispatcher:
         self._clock = clock
         self._options = options
         self._metrics = metrics
-        self._claims = Claims(store.deliveries)
         self._share = FairShare(options.in_flight_max)
         self._lanes: dict[str, Lane] = {}
         self._queued_lanes: dict[str, Lane] = {}
@@ -69,6 +67,7 @@ class Dispatcher:
         self._attempts: set[asyncio.Task[None]] = set()
         self._to_release: list[str] = []
         self._poll_after_release = False
+        self._walked_to = ""
         self._next_poll_at_ms: int | None = 0
         self._due_in_table = True
         """Whether the last poll left due deliveries in the table, for want of free slots."""
@@ -149,13 +148,14 @@ class Dispatcher:
         self._next_poll_at_ms = None  # what happens during the claim may set it again
         request = self._claim_request(now_ms)
         refilled = [(self._lanes[endpoint_id], limit) for endpoint_id, limit in request.refills.items()]
-        result = await self._claims.claim(request)
+        result = await self._store.deliveries.claim(request)
+        self._walked_to = result.walked_to
         claimed_of = Counter(claimed.endpoint_id for claimed in result.deliveries)
         for lane, limit in refilled:
             lane.more_in_table = claimed_of[lane.endpoint_id] == limit
         self._loaded |= {row.delivery_id: row for row in result.deliveries if isinstance(row, DueDelivery)}
         self._enqueue(result.deliveries, now_ms, retry=True)
-        if result.unfinished:
+        if result.deliveries or result.walked_to:
             self._next_poll_at_ms = now_ms
             return bool(result.deliveries)
         due_in_ms = None if result.next_due_at is None else result.next_due_at - request.now_ms
@@ -190,6 +190,7 @@ class Dispatcher:
             endpoint_limits=limits,
             refills={one: limit for one, limit in refills.items() if self._lanes[one].project_id not in full},
             full_projects=full,
+            walked_to=self._walked_to,
         )
 
     def _poll_by(self, at_ms: int) -> None:

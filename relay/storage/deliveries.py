@@ -18,11 +18,11 @@ from relay.storage.pages import Listing, Page
 
 ATTEMPTS_MAX = 1000
 WINDOW = 500
-"""A claim looks at so many of the deliveries that are due first."""
+"""A claim reads so many of the deliveries that are due first."""
 WALK = 200
-"""Where all of these are for busy endpoints, it looks at so many endpoints by themselves."""
+"""Where all of these are for endpoints with a limit, a claim reads so many endpoints."""
 CLAIMERS = 4
-"""So many processes may look at the same moment and find something each."""
+"""So many processes may claim concurrently and find something each."""
 FAILED = frozenset({DeliveryState.EXHAUSTED, DeliveryState.CANCELED})
 """States that few deliveries end in: they are listed by an index of their own."""
 OPENED_MAX = 2000
@@ -73,6 +73,35 @@ class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     again: bool = False
 
 
+class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a dispatcher can use now: `limit` deliveries in all, leased until `leased_until_ms` (unix ms).
+
+    `endpoint_limits` bounds what may be claimed for an endpoint; 0 for a lane that is full or blocked. `refills` are
+    those of them for which the table is known to hold more. `full_projects` have enough in memory. `walked_to` is that
+    of the result before.
+    """
+
+    now_ms: int
+    leased_until_ms: int
+    limit: int
+    endpoint_limits: Mapping[str, int] = {}
+    refills: Mapping[str, int] = {}
+    full_projects: Collection[str] = ()
+    walked_to: str = ""
+
+
+class ClaimResult(msgspec.Struct, frozen=True):
+    """What was claimed: with all that its attempt needs (DueDelivery) or without it (Fresh).
+
+    `next_due_at` is when the next delivery is due, leased ones included; None where none is pending. `walked_to` is the
+    endpoint after which the next claim continues, "" where it starts anew.
+    """
+
+    deliveries: list[DueDelivery | NewDelivery]
+    next_due_at: int | None
+    walked_to: str = ""
+
+
 class Deliveries:
     """The deliveries."""
 
@@ -82,42 +111,53 @@ class Deliveries:
         self._open = lru_cache(OPENED_MAX)(encryption.decrypt)
         self._timeout_max_s = timeout_max_s
 
-    async def claim(
-        self, now_ms: int, leased_until_ms: int, limit: int, busy: Collection[str], full: Collection[str] = ()
-    ) -> list[DueDelivery]:
-        """Deliveries of the first that are due, leased until then; none for busy endpoints, none of full projects."""
-        bounds = {"limit": limit, "window": WINDOW, "candidates": CLAIMERS * limit if self._database.shared else limit}
-        claim = {"now": now_ms, "leased_until": leased_until_ms, "busy": sorted(busy)}
-        claim |= {"full": sorted(full)}
-        return self._parcels(await self._database.claim("claim_deliveries", claim | bounds, read="due_deliveries"))
+    async def claim(self, request: ClaimRequest) -> ClaimResult:
+        """Return due deliveries, leased until `leased_until_ms`.
 
-    async def claim_behind(
-        self,
-        now_ms: int,
-        leased_until_ms: int,
-        limit: int,
-        limits: Mapping[str, int],
-        after: str,
-        full: Collection[str] = (),
-    ) -> tuple[list[NewDelivery], str]:
-        """Claim where the first that are due are all for busy endpoints: from one endpoint to the next.
-
-        `limits` says how many each of the endpoints that are known may have; 0 for busy ones. Some endpoints after that
-        one are looked at; with what was claimed comes the last of these, empty for the end.
+        Lanes with a limit of their own are refilled one by one, all others together in the order of their due times.
+        Where that finds nothing although something is due, the endpoints are walked a part at a time, because what is
+        due first may all belong to full lanes.
         """
-        found = await self._database.rows("endpoints_waiting", {"after": after, "limit": WALK})
-        due = [row for row in found if row["at"] <= now_ms and row["project_id"] not in full]
-        free = [row["endpoint_id"] for row in due if limits.get(row["endpoint_id"], 1) > 0]
-        chosen = free[:limit]
-        last = chosen[-1] if len(chosen) < len(free) else found[-1]["endpoint_id"] if len(found) == WALK else ""
-        each = max(1, limit // max(1, len(chosen)))
-        wanted = {endpoint_id: min(each, limits.get(endpoint_id, each)) for endpoint_id in chosen}
-        return await self.claim_for(now_ms, leased_until_ms, wanted), last
+        claimed: list[DueDelivery | NewDelivery] = [*await self._claim_of(request.refills, request)]
+        claimed += await self._claim_first_due(request)
+        if claimed:
+            return ClaimResult(claimed, request.now_ms)
+        (found,) = await self._database.rows("next_due_delivery", {"now": request.now_ms, "window": WINDOW})
+        due = found["at"] is not None and found["at"] <= request.now_ms
+        if found["due"] < WINDOW and not (due and any(request.endpoint_limits.values())):
+            return ClaimResult([], found["at"])
+        of_endpoints, walked_to = await self._walk(request)
+        return ClaimResult([*of_endpoints], found["at"], walked_to)
 
-    async def claim_for(self, now_ms: int, leased_until_ms: int, limits: Mapping[str, int]) -> list[NewDelivery]:
-        """Claim what is due for each of these endpoints, so many at most."""
-        claim = {"now": now_ms, "leased_until": leased_until_ms}
-        many = [claim | {"endpoint_id": endpoint_id, "limit": limit} for endpoint_id, limit in limits.items()]
+    async def _claim_first_due(self, request: ClaimRequest) -> list[DueDelivery]:
+        """Claim among the first that are due, without the endpoints that have a limit and without full projects."""
+        claim = {
+            "now": request.now_ms,
+            "leased_until": request.leased_until_ms,
+            "limit": request.limit,
+            "window": WINDOW,
+            "candidates": CLAIMERS * request.limit if self._database.shared else request.limit,
+            "busy": sorted(request.endpoint_limits),
+            "full": sorted(request.full_projects),
+        }
+        return self._parcels(await self._database.claim("claim_deliveries", claim, read="due_deliveries"))
+
+    async def _walk(self, request: ClaimRequest) -> tuple[list[NewDelivery], str]:
+        """Claim from the next endpoints after `walked_to`; return also the last of them, or "" at the end."""
+        found = await self._database.rows("endpoints_waiting", {"after": request.walked_to, "limit": WALK})
+        due = [row for row in found if row["at"] <= request.now_ms and row["project_id"] not in request.full_projects]
+        limits = request.endpoint_limits
+        free = [row["endpoint_id"] for row in due if limits.get(row["endpoint_id"], 1) > 0]
+        chosen = free[: request.limit]
+        last = chosen[-1] if len(chosen) < len(free) else found[-1]["endpoint_id"] if len(found) == WALK else ""
+        each = max(1, request.limit // max(1, len(chosen)))
+        wanted = {endpoint_id: min(each, limits.get(endpoint_id, each)) for endpoint_id in chosen}
+        return await self._claim_of(wanted, request), last
+
+    async def _claim_of(self, limits: Mapping[str, int], request: ClaimRequest) -> list[NewDelivery]:
+        """Claim at most so many for each of these endpoints."""
+        lease = {"now": request.now_ms, "leased_until": request.leased_until_ms}
+        many = [lease | {"endpoint_id": endpoint_id, "limit": limit} for endpoint_id, limit in limits.items()]
         return await self._database.transact(partial(_claim, many=many)) if many else []
 
     async def release(self, delivery_ids: Sequence[str], now_ms: int) -> None:
@@ -146,11 +186,6 @@ class Deliveries:
         True when that disabled or enabled the endpoint: then there are notices that are due now.
         """
         return self._writer.submit(_settle, settled, urgent=True)
-
-    async def next_due(self, now_ms: int) -> tuple[int | None, bool]:
-        """When the next delivery is due, leases counted; and whether more is due by now than a claim looks at."""
-        (found,) = await self._database.rows("next_due_delivery", {"now": now_ms, "window": WINDOW})
-        return found["at"], found["due"] == WINDOW
 
     async def get(self, delivery_id: str, project_id: str) -> Delivery | None:
         """The project's delivery."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from relay.model.job import Job, JobState
 from relay.security.encryption import Encryption
 from relay.storage import rows
 from relay.storage.apply_updates import Room, UpdateApplier
-from relay.storage.deliveries import WALK, WINDOW, Deliveries, DueDelivery
+from relay.storage.deliveries import WALK, WINDOW, ClaimRequest, Deliveries
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
-from relay.storage.fan_out import EventRef, NewDelivery, new_delivery
+from relay.storage.fan_out import EventRef, new_delivery
 from relay.storage.jobs import Jobs
 from tests.support.past import database as opened
 from tests.support.running import SECRET_KEY, HeldClock, relay
@@ -53,19 +53,24 @@ async def waiting(database: Database, many: Sequence[Due]) -> list[str]:
 
 
 async def claimed(database: Database, busy: Collection[str]) -> list[tuple[str, str]]:
-    """All that a dispatcher claims while these are busy, look after look."""
+    """Return all that a dispatcher claims while these endpoints are busy, poll after poll."""
     deliveries = Deliveries(database, Writer(database, 10), SEAL, 1.0)
     found: list[tuple[str, str]] = []
-    walked = ""
+    walked_to = ""
     while True:
-        some: Sequence[DueDelivery | NewDelivery] = await deliveries.claim(NOW, LEASED, LIMIT, busy)
-        _, crowded = (0, False) if some else await deliveries.next_due(NOW)
-        if crowded:
-            some, walked = await deliveries.claim_behind(NOW, LEASED, LIMIT, dict.fromkeys(busy, 0), walked)
-        found += [(one.delivery_id, one.endpoint_id) for one in some]
-        assert len(some) <= LIMIT
-        if not some and not walked:
+        result = await deliveries.claim(request(LIMIT, dict.fromkeys(busy, 0), walked_to))
+        walked_to = result.walked_to
+        found += [(one.delivery_id, one.endpoint_id) for one in result.deliveries]
+        assert len(result.deliveries) <= LIMIT
+        if not result.deliveries and not walked_to:
             return found
+
+
+def request(limit: int, endpoint_limits: Mapping[str, int] = {}, walked_to: str = "") -> ClaimRequest:
+    """Return what a dispatcher with so many free slots asks for."""
+    return ClaimRequest(
+        now_ms=NOW, leased_until_ms=LEASED, limit=limit, endpoint_limits=endpoint_limits, walked_to=walked_to
+    )
 
 
 async def test_what_is_due_behind_a_crowd_is_found(tmp_path: Path) -> None:
@@ -109,10 +114,11 @@ async def _each_once(folder: Path, some: list[Due], crowd: int, busy: set[str]) 
         busy = busy | {"ep_crowd"}
         wanted = [(one, name) for one, (name, at) in zip(made, many, strict=True) if at <= NOW and name not in busy]
         assert sorted(await claimed(database, busy)) == sorted(wanted)
-        assert (await Deliveries(database, Writer(database, 10), SEAL, 1.0).next_due(NOW + 9)) == (
-            min([LEASED] * bool(wanted) + [at for name, at in many if at > NOW or name in busy], default=None),
-            len([at for name, at in many if at > NOW or name in busy]) >= WINDOW,
-        )
+        result = await Deliveries(database, Writer(database, 10), SEAL, 1.0).claim(request(1, dict.fromkeys(busy, 0)))
+        left = [at for name, at in many if at > NOW or name in busy]
+        assert result.next_due_at == min([LEASED] * bool(wanted) + left, default=None)
+        (due,) = await database.rows("next_due_delivery", {"now": NOW + 9, "window": WINDOW})
+        assert due["due"] == min(len(left), WINDOW)
 
 
 async def test_several_processes_that_look_at_once_find_something_each(tmp_path: Path) -> None:
@@ -120,8 +126,8 @@ async def test_several_processes_that_look_at_once_find_something_each(tmp_path:
     async with opened(tmp_path) as database:
         await waiting(database, [(f"ep_{random.randrange(9)}", NOW)] * 100)
         deliveries = Deliveries(database, Writer(database, 10), SEAL, 1.0)
-        found = await asyncio.gather(*(deliveries.claim(NOW, LEASED, 10, ()) for _ in range(4)))
-        claimed_ids = [one.delivery_id for some in found for one in some]
+        found = await asyncio.gather(*(deliveries.claim(request(10)) for _ in range(4)))
+        claimed_ids = [one.delivery_id for result in found for one in result.deliveries]
         assert len(set(claimed_ids)) == len(claimed_ids) == 40
 
 

@@ -29,6 +29,7 @@ from relay.security.encryption import Encryption
 from relay.security.signatures import SigningKeys, new_secret
 from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
+from relay.storage.deliveries import ClaimRequest
 from relay.storage.engine.database import Database
 from relay.storage.fan_out import EventRef, NewDelivery, new_delivery
 from relay.storage.history import Events, Following, Look, Place
@@ -199,7 +200,8 @@ async def test_a_redelivery_makes_a_hundred_a_step_while_less_than_200_wait(tmp_
             pause_ms = await some.redeliverer.once()
             steps.append((await made(some, endpoint), pause_ms))
         assert steps == [(100, 1_000), (200, 1_000), (200, 1_000)]
-        (first,) = await some.store.deliveries.claim(START_MS + LEASE_MS, START_MS + 2 * LEASE_MS, 1, ())
+        request = ClaimRequest(now_ms=START_MS + LEASE_MS, leased_until_ms=START_MS + 2 * LEASE_MS, limit=1)
+        (first,) = (await some.store.deliveries.claim(request)).deliveries
         result = result_of(first.delivery_id)
         await some.store.deliveries.settling(result)
         assert await some.redeliverer.once() == 1_000
