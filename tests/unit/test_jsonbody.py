@@ -2,13 +2,15 @@
 
 import json
 import math
+import re
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import BadBody
-from relay.strict_json import DEPTH_MAX, EXPONENTS_MAX, Parsed, parse
+from relay.strict_json import _EXPONENT, DEPTH_MAX, EXPONENTS_MAX, Parsed, _too_many, check_exponents, parse
 
 # Text without lone surrogates, which is all that a body in UTF-8 can hold unescaped.
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -238,3 +240,30 @@ def test_text_that_looks_like_numbers_is_text() -> None:
     """Count no exponents within strings: a picture in base64 holds thousands that look so."""
     body = json.dumps({"image": "1e99" * 5 * EXPONENTS_MAX}).encode()
     assert parse(body).value == json.loads(body)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_exponents_within_strings_and_outside_are_told_apart(more: int) -> None:
+    """Count those outside strings alone, to the number, where thousands more are within strings between them."""
+    texts = [json.dumps('1e99\\"1e99')] * (EXPONENTS_MAX + more)
+    body = "[" + ",".join(f"{text},1e99" for text in texts) + "]"
+    if more:
+        with pytest.raises(BadBody, match="more than 1000 numbers with an exponent"):
+            check_exponents(body.encode())
+    else:
+        check_exponents(body.encode())
+
+
+def test_no_more_exponents_are_read_than_it_takes_to_refuse() -> None:
+    """Stop at the first exponent that is one too many, since a megabyte of them is cheap to send."""
+    read = 0
+
+    def exponents() -> Iterator[re.Match[bytes]]:
+        nonlocal read
+        for found in _EXPONENT.finditer(b"1e99," * 5 * EXPONENTS_MAX):
+            read += 1
+            yield found
+
+    assert _too_many(exponents())
+    assert read == EXPONENTS_MAX + 1
+    assert not _too_many(_EXPONENT.finditer(b"1e99," * EXPONENTS_MAX))
