@@ -31,8 +31,8 @@ SKIM: Final = 100
 RETRY_MS: Final = 2_000
 CHUNK_BYTES: Final = 65_536
 """Events are sent together up to this size; a larger one goes alone."""
-REST: Final = 4
-"""After a page of catching up, none is read for so many times as long as it took: they have a fifth of the time."""
+REST: Final = 9
+"""After a page of catching up, none is read for so many times as long as it took: they have a tenth of the time."""
 SHARED_MAX: Final = 8
 """Readings that the streams of a project keep for each other, and no more than there are streams."""
 
