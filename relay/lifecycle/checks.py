@@ -58,7 +58,6 @@ _UNCHECKED: Final = {
     "RELAY_CHECKS_PER_S allow",
     Unconfirmed.PAUSED: "no status check began: the provider is not asked for a while, because it answered 429 or "
     "refuses relay's key",
-    Unconfirmed.STOPPED: "relay was stopped, or its database was away",
     Unconfirmed.NO_ID: "no status check began: the provider's id of the job is not known",
     Unconfirmed.NO_ANSWER: "the provider has not answered the status check yet",
 }
@@ -278,16 +277,21 @@ def out_of_time(job: Job, paused: frozenset[str], now_ms: int) -> Transition:
     """
     if job.confirm_by is None or job.confirm_by > now_ms:
         return Transition(job, Disposition.STALE, "it was decided meanwhile")
+    believed = conclude(job, now_ms)
+    if job.unconfirmed is None or believed.announce is None or believed.job.verification is not Verification.TOKEN:
+        return believed
+    if now_ms - job.confirm_by >= _LATE_MS and now_ms < job.deadline_at and job.provider_job_id is not None:
+        confirm_by = now_ms + job.confirm_by - job.unconfirmed.at
+        again = msgspec.structs.replace(job, confirm_by=confirm_by, next_check_at=now_ms)
+        return Transition(again, Disposition.RECORDED, "relay was stopped meanwhile: the provider is asked now")
     why = _unchecked(job, paused, now_ms)
-    return _believed(conclude(job, now_ms), why, f"it could not be confirmed in time ({_UNCHECKED[why]})")
+    return _believed(believed, why, f"it could not be confirmed in time ({_UNCHECKED[why]})")
 
 
 def _unchecked(job: Job, paused: frozenset[str], now_ms: int) -> Unconfirmed:
     """Return why no status check has confirmed a claim whose time is over."""
     if job.next_check_at is None:
         return Unconfirmed.NO_ID
-    if job.confirm_by is not None and now_ms - job.confirm_by >= _LATE_MS:
-        return Unconfirmed.STOPPED
     if job.next_check_at > now_ms:  # leased: a check is under way
         return Unconfirmed.NO_ANSWER
     return Unconfirmed.PAUSED if job.provider in paused else Unconfirmed.PACED_OUT

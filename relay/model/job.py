@@ -64,12 +64,11 @@ class Verification(StrEnum):
 class Unconfirmed(StrEnum):
     """Why no status check confirmed a final status that was believed on its callback's token.
 
-    With the first four none was made in time; with the others the provider's answer was the reason.
+    With the first three none was made in time; with the others the provider's answer was the reason.
     """
 
     PACED_OUT = "paced_out"
     PAUSED = "paused"
-    STOPPED = "stopped"
     NO_ID = "no_id"
     NO_ANSWER = "no_answer"
     NO_VERDICT = "no_verdict"

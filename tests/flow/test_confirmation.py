@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from relay.sandbox.faults import Faults
+from relay.sandbox.providers import sandbox
 from tests.support.calling_back import DONE, MP4, post
 from tests.support.running import HeldClock, Running, relay
 
@@ -279,15 +281,18 @@ async def test_the_story_knows_a_pause_of_the_provider(running: Running) -> None
     assert await unconfirmed(running) == {"paused": "1.0", "rate_limited": "1.0"}
 
 
-async def test_the_story_knows_that_relay_was_stopped(tmp_path: Path) -> None:
-    """Say of an end that was believed after a restart that relay was stopped when it should have been checked."""
+async def test_a_claim_is_checked_after_a_restart(tmp_path: Path) -> None:
+    """Confirm a callback whose time ran out while relay was stopped, instead of believing it at the start."""
     clock = HeldClock()
-    async with relay(tmp_path, clock=clock) as running:
-        job = await submitted(running, Faults(check="hang"))
-        await running.world.finish(job["provider_job_id"])
-        await running.world.wait_for(lambda world: len(world.status_checks) == 1)
-        world = running.world
-    await clock.advance(66)
+    world = sandbox(pace_s=None, time_scale=0)
     async with relay(tmp_path, clock=clock, world=world) as running:
-        assert (await ended(running, job))["verification"] == "token"
-        assert "relay was stopped" in (await checks(running, job))[-1]
+        job = await submitted(running, Faults(check="hang"))
+        await world.finish(job["provider_job_id"])
+        await world.wait_for(lambda world: len(world.status_checks) == 1)
+    hanging = world.jobs[job["provider_job_id"]]
+    world.jobs[job["provider_job_id"]] = msgspec.structs.replace(hanging, faults=Faults())
+    await clock.advance(36)
+    async with relay(tmp_path, clock=clock, world=world) as running:
+        assert (await ended(running, job))["verification"] == "fetch"
+        assert "relay was stopped meanwhile: the provider is asked now" in await checks(running, job)
+    await world.close()

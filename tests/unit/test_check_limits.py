@@ -205,10 +205,7 @@ def test_a_sweep_that_comes_late_asks_once_more(late_ms: int, asked: bool) -> No
         (0, NOW, ("kinovi", "evolink"), Unconfirmed.PAUSED),
         (0, NOW, ("kinovi",), Unconfirmed.PACED_OUT),
         (29_999, NOW, (), Unconfirmed.PACED_OUT),
-        (30_000, NOW, (), Unconfirmed.STOPPED),
         (29_999, NOW + 60_000, (), Unconfirmed.NO_ANSWER),
-        (30_000, NOW + 60_000, (), Unconfirmed.STOPPED),
-        (30_000, NOW, ("evolink",), Unconfirmed.STOPPED),
         (0, None, (), Unconfirmed.NO_ID),
     ],
 )
@@ -220,6 +217,22 @@ def test_a_claim_that_was_not_checked_says_why(
     transition = checks.out_of_time(before, frozenset(paused), NOW + late_ms)
     assert (transition.job.state, transition.job.verification, transition.unconfirmed) == ("succeeded", "token", why)
     assert (transition.reason or "").startswith("it could not be confirmed in time (")
+
+
+def test_a_claim_that_waited_for_a_stopped_relay_is_checked() -> None:
+    """Ask the provider, with as much time as at first, where the sweep comes 30 s late and before the deadline."""
+    before = job(unconfirmed=unconfirmed(at=NOW - 5_000), confirm_by=NOW, next_check_at=NOW + 40_000)
+    transition = checks.out_of_time(before, frozenset(), NOW + 30_000)
+    assert (transition.job.state, transition.job.unconfirmed, transition.unconfirmed) == (
+        "submitted",
+        before.unconfirmed,
+        None,
+    )
+    assert (transition.job.next_check_at, transition.job.confirm_by) == (NOW + 30_000, NOW + 35_000)
+    at_the_deadline = msgspec.structs.replace(before, deadline_at=NOW + 30_000)
+    assert checks.out_of_time(at_the_deadline, frozenset(), NOW + 30_000).job.verification is Verification.TOKEN
+    unknown = msgspec.structs.replace(before, provider_job_id=None, next_check_at=None)
+    assert checks.out_of_time(unknown, frozenset(), NOW + 30_000).unconfirmed is Unconfirmed.NO_ID
 
 
 @pytest.mark.parametrize(("early_ms", "state"), [(0, "succeeded"), (1, "submitted")])
