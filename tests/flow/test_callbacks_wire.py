@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -144,13 +143,12 @@ async def test_a_full_disk_is_503_and_nothing_is_lost(running: Running) -> None:
         pytest.skip("a disk that is full is SQLite's own; tests/system/test_many_processes.py takes PostgreSQL away")
     job = await running.submit()
     body = json.dumps({"status": "completed", "results": [MP4], "padding": "x" * 900_000}).encode()
-    writer, execute = database._writer, sqlite3.Connection.execute
-    (pages,) = (await writer.run(execute, "PRAGMA page_count")).fetchone()
-    await writer.run(execute, f"PRAGMA max_page_count = {pages}")
+    ((pages,),) = await database.ask("PRAGMA page_count")
+    await database.ask(f"PRAGMA max_page_count = {pages}")
     answer = await post(running, body)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     assert await kept(running) == []
     assert await state(running, job) == "submitted"
-    await writer.run(execute, "PRAGMA max_page_count = 1000000")
+    await database.ask("PRAGMA max_page_count = 1000000")
     assert (await post(running, body)).status_code == 200
     assert await state(running, job) == "succeeded"

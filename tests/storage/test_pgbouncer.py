@@ -13,6 +13,7 @@ from relay.storage.engine.database import Hint
 from relay.storage.engine.exchanges import PostgreSQLTransaction
 from relay.storage.engine.migrations import migrate
 from relay.storage.engine.postgres import SESSION, PostgreSQL
+from relay.storage.engine.statements import Dialect, Statement
 from tests.support import pgbouncer
 from tests.support.pgbouncer import SESSIONS, Pooler
 from tests.support.postgres import Server
@@ -55,15 +56,18 @@ async def opened(url: str) -> AsyncIterator[PostgreSQL]:
 
 
 async def told(transaction: PostgreSQLTransaction) -> dict[str, str]:
-    """The settings that are in force."""
-    return {name: await transaction._connection.fetchval(f"SHOW {name}") for name in SESSION}
+    """Return the settings that are in force."""
+    (row,) = await transaction.rows("settings_in_force", {})
+    return dict(row)
 
 
 async def test_a_transaction_has_relays_settings_and_leaves_none_behind(url: str) -> None:
     """Each session's plans are made as relay wants them; what is not relay's finds the server's own."""
     async with opened(url) as database:
+        settings = ", ".join(f"current_setting('{name}') AS {name}" for name in SESSION)
+        database.statements["settings_in_force"] = Statement(f"SELECT {settings}", Dialect.POSTGRES)
         assert await database.transact(told) == SESSION
-        async with database._pool.acquire() as connection, connection.transaction():
+        async with database.pool.acquire() as connection, connection.transaction():
             assert await connection.fetchval("SHOW plan_cache_mode") == "auto"
 
 
@@ -88,7 +92,7 @@ async def test_relays_that_share_sessions_do_not_meet(url: str) -> None:
         found = await asyncio.gather(*(use((one, another)[n % 2], name) for n, name in enumerate(names)))
         assert found == [f"prj_{name}_2" for name in names]
         for _ in range(2 * SESSIONS):
-            async with one._pool.acquire() as connection, connection.transaction():
+            async with one.pool.acquire() as connection, connection.transaction():
                 assert await connection.fetchval("SELECT COUNT(*) FROM pg_prepared_statements WHERE name <> ''") == 0
 
 
@@ -113,6 +117,6 @@ async def test_a_whole_relay_works_behind_it(tmp_path: Path, url: str) -> None:
 async def test_without_a_pooler_sessions_are_relays_own(database_server: Server) -> None:
     """A server that keeps what a session was told is used with prepared statements and hints."""
     async with opened(database_server.database()) as database:
-        assert not database._pooled
-        async with database._pool.acquire() as connection:
+        assert not database.pooled
+        async with database.pool.acquire() as connection:
             assert await connection.fetchval("SHOW plan_cache_mode") == SESSION["plan_cache_mode"]

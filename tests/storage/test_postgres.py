@@ -59,10 +59,10 @@ async def numbers(database: PostgreSQL, *deliveries: str) -> list[tuple[str, int
 
 async def test_every_batch_is_a_statement_that_the_server_takes(database_server: Server) -> None:
     """Each statement for many rows at once is prepared with its arrays; those that relay sends often are among them."""
-    async with opened(database_server) as database, database._pool.acquire() as connection:
-        taken = {name for name, statement in database._statements.items() if statement.is_batch}
+    async with opened(database_server) as database, database.pool.acquire() as connection:
+        taken = {name for name, statement in database.statements.items() if statement.is_batch}
         for name in taken:
-            kinds = (await connection.prepare(database._statements[name].text)).get_parameters()
+            kinds = (await connection.prepare(database.statements[name].text)).get_parameters()
             assert all(kind.name.endswith("[]") for kind in kinds), name
         often = {
             "insert_callback",
@@ -97,7 +97,7 @@ async def test_a_batch_writes_what_its_rows_would_one_by_one(database_server: Se
 
 async def test_what_is_only_written_is_one_exchange(database_server: Server) -> None:
     """It goes together with the hint, without BEGIN and COMMIT; what mentions a table that is written goes after."""
-    async with opened(database_server) as database, database._pool.acquire() as connection:
+    async with opened(database_server) as database, database.pool.acquire() as connection:
         sent: list[str] = []
 
         async def write(transaction: PostgreSQLTransaction, *, later: bool) -> None:
@@ -111,7 +111,7 @@ async def test_what_is_only_written_is_one_exchange(database_server: Server) -> 
 
         connection.add_query_logger(lambda query: sent.append(query.query))
         for later in (False, True):
-            transaction = PostgreSQLTransaction(connection, database._statements, database._joined)
+            transaction = database.transaction(connection)
             await write(transaction, later=later)
             await transaction.commit()
         await asyncio.sleep(0)  # the logger is called by the loop
@@ -137,8 +137,8 @@ async def test_a_part_that_fails_undoes_the_others(database_server: Server) -> N
 async def test_every_batch_says_what_it_changes(database_server: Server) -> None:
     """Each statement for many rows names the tables that it writes: what mentions one of them must come after it."""
     async with opened(database_server) as database:
-        tables = {row[0] for row in await database._pool.fetch("SELECT tablename FROM pg_tables")}
-        batches = {name: one for name, one in database._statements.items() if one.is_batch}
+        tables = {row[0] for row in await database.pool.fetch("SELECT tablename FROM pg_tables")}
+        batches = {name: one for name, one in database.statements.items() if one.is_batch}
         assert [name for name, one in batches.items() if one.table not in tables & one.words] == []
 
 

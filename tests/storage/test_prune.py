@@ -252,8 +252,8 @@ async def test_postgresql_looks_through_indexes_too(tmp_path: Path) -> None:
             "prune_endpoints": "endpoints_deleted",
             "prune_tombstones": "tombstones_expiry",
         }.items():
-            statement = opened._statements[name]
-            async with opened._pool.acquire() as connection:
+            statement = opened.statements[name]
+            async with opened.pool.acquire() as connection:
                 await connection.execute("SET enable_seqscan = off")
                 plan = await connection.fetch(f"EXPLAIN {statement.text}", *(1 for _ in statement.names))
                 assert index in str(plan), plan

@@ -76,7 +76,7 @@ async def test_what_never_waits_is_an_error(tmp_path: Path) -> None:
     counts = "SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 3000000"
     endless = f"WITH RECURSIVE n AS ({counts}) SELECT max(i) AS i FROM n"
     slow = await SQLite.open(tmp_path / "slow.db")
-    slow._statements["endless"] = Statement(endless, Dialect.SQLITE)
+    slow.statements["endless"] = Statement(endless, Dialect.SQLITE)
     reading = asyncio.create_task(slow.rows("endless", {}), name="an endless read")
     with pytest.raises(TimeoutError, match="an endless read"):
         await quiet(0.1)

@@ -17,7 +17,6 @@ from relay.security.encryption import Encryption
 from relay.storage import rows
 from relay.storage.apply_updates import JobUpdate, ReceivedCallback, Room, UpdateApplier, UpdateResult
 from relay.storage.engine.database import Transaction
-from relay.storage.engine.exchanges import PostgreSQLTransaction
 from relay.storage.engine.migrations import migrate
 from relay.storage.engine.postgres import PostgreSQL
 from tests.support.past import ENDPOINT, select
@@ -92,8 +91,8 @@ async def record(database: PostgreSQL, *updates: JobUpdate) -> list[UpdateResult
 @asynccontextmanager
 async def held(database: PostgreSQL, *job_ids: str) -> AsyncIterator[Transaction]:
     """A transaction of another process that has read these jobs, and writes when the block ends."""
-    async with database._pool.acquire() as connection:
-        transaction = PostgreSQLTransaction(connection, database._statements, database._joined)
+    async with database.pool.acquire() as connection:
+        transaction = database.transaction(connection)
         await transaction.rows("jobs_and_listeners", {"ids": list(job_ids)})
         yield transaction
         await transaction.commit()
@@ -148,11 +147,11 @@ async def test_a_job_that_goes_meanwhile_is_not_written_to(database_server: Serv
 
 async def test_a_batch_is_few_exchanges(database_server: Server) -> None:
     """Lock the jobs as they are read, and send all that is written together, between BEGIN and COMMIT."""
-    async with two(database_server, ["job_1", "job_2"]) as (one, _), one._pool.acquire() as connection:
+    async with two(database_server, ["job_1", "job_2"]) as (one, _), one.pool.acquire() as connection:
         sent: list[str] = []
         for _ in range(2):  # the first prepares
             connection.add_query_logger(note := lambda query: sent.append(query.query))
-            transaction = PostgreSQLTransaction(connection, one._statements, one._joined)
+            transaction = one.transaction(connection)
             sent.clear()
             await UpdateApplier(0, Room(100), (0,), hints=True)(transaction, [heard("job_1"), heard("job_2")])
             await transaction.commit()
@@ -161,7 +160,7 @@ async def test_a_batch_is_few_exchanges(database_server: Server) -> None:
         starts = [
             "BEGIN;",
             "WITH found AS",
-            "SELECT job_id, CASE WHEN verdict = 'recorded'",
+            "SELECT job_id, CASE WHEN disposition = 'recorded'",
             "WITH part_0 AS",
             "COMMIT;",
         ]

@@ -65,10 +65,10 @@ async def test_a_commit_is_on_the_disk(tmp_path: Path) -> None:
     database = await SQLite.open(tmp_path / "relay.db")
     try:
         texts = [f"PRAGMA {name}" for name in ("journal_mode", "synchronous", "busy_timeout")]
-        found = [(await database._writer.run(sqlite3.Connection.execute, text)).fetchone()[0] for text in texts]
+        found = [(await database.ask(text))[0][0] for text in texts]
         assert found == ["wal", 2, 5000]
         for text, value in zip(texts, found, strict=True):
-            assert await database._readers.ask(text) == [(value,)] * sum(CONNECTIONS.values())
+            assert await database.readers.ask(text) == [(value,)] * sum(CONNECTIONS.values())
         await migrations.migrate(database, 1)
         with pytest.raises(StorageUnavailable, match="readonly"):
             await database.rows("insert_project", {"id": "p", "name": "p", "created_at": 1})

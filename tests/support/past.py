@@ -1,6 +1,5 @@
 """A past for the tests of pruning: jobs and what is stored of them, as a relay of long ago would have left them."""
 
-import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,6 @@ from relay.security.encryption import Encryption
 from relay.storage import rows
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.migrations import migrate
-from relay.storage.engine.sqlite import SQLite
 from relay.storage.fan_out import EventRef, new_delivery
 from relay.storage.retention import Pruner, Removed, Terms
 from relay.storage.store import open_database
@@ -82,9 +80,7 @@ async def database(folder: Path) -> AsyncIterator[Database]:
 
 async def select(opened: Any, text: str) -> list[tuple[Any, ...]]:
     """What a query of the test's own finds."""
-    if isinstance(opened, SQLite):
-        return (await opened._writer.run(sqlite3.Connection.execute, text)).fetchall()
-    return [tuple(row) for row in await opened._pool.fetch(text)]
+    return [*await opened.ask(text)]
 
 
 async def stored(opened: Database) -> dict[str, set[str]]:

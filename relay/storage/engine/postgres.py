@@ -83,12 +83,12 @@ class PostgreSQL:
     shared = True
 
     def __init__(self, pool: "asyncpg.Pool[Any]", target: PostgresTarget, pooled: bool) -> None:
-        self._pool = pool
+        self.pool = pool
         self._target = target
-        self._pooled = pooled
+        self.pooled = pooled
         self._listening: Any = None
         self._lists = asyncio.Semaphore(LISTS_MAX)
-        self._statements: dict[str, Statement] = load(Dialect.POSTGRES)
+        self.statements: dict[str, Statement] = load(Dialect.POSTGRES)
         self._joined: dict[tuple[str, ...], str] = {}
 
     @classmethod
@@ -124,9 +124,9 @@ class PostgreSQL:
         if purpose is Purpose.LIST:
             async with self._lists:
                 return await self.rows(name, params)
-        if self._pooled:
+        if self.pooled:
             return await self.transact(lambda transaction: transaction.rows(name, params))
-        statement = self._statements[name]
+        statement = self.statements[name]
         with _translated():
             async with self._acquired() as connection:
                 found: Sequence[Row] = await connection.fetch(statement.text, *statement.values(params))
@@ -156,9 +156,9 @@ class PostgreSQL:
         """Try once."""
         with _translated():
             async with self._acquired() as connection:
-                transaction = PostgreSQLTransaction(connection, self._statements, self._joined)
+                transaction = self.transaction(connection)
                 try:
-                    if self._pooled:
+                    if self.pooled:
                         await transaction.run_text(_LOCAL)
                     result = await work(transaction)
                     await transaction.commit()
@@ -169,14 +169,22 @@ class PostgreSQL:
                     raise
                 return result
 
+    def transaction(self, connection: Any) -> PostgreSQLTransaction:
+        """Return a transaction on a connection of the pool; it begins with its first statement."""
+        return PostgreSQLTransaction(connection, self.statements, self._joined)
+
+    async def ask(self, text: str) -> Sequence[tuple[Any, ...]]:
+        """Run a statement that has no name, for tests and tools; its rows."""
+        return [tuple(row) for row in await self.pool.fetch(text)]
+
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[Any]:
         """A connection; where no answer comes on it, it is cut, and the others are made anew before they are used."""
-        async with self._pool.acquire(timeout=ACQUIRE_S) as connection:
+        async with self.pool.acquire(timeout=ACQUIRE_S) as connection:
             try:
                 yield connection
             except TimeoutError:
-                await self._pool.expire_connections()
+                await self.pool.expire_connections()
                 with suppress(asyncpg.InterfaceError):  # it is cut already
                     connection.terminate()
                 if self._listening is not None:
@@ -191,7 +199,7 @@ class PostgreSQL:
 
     async def listen(self, wake: Callable[[Hint], None]) -> None:
         """LISTEN on a connection of its own, made again when it breaks; behind a pooler polling has to do."""
-        if self._pooled:
+        if self.pooled:
             await asyncio.Event().wait()
         while True:
             try:
@@ -213,9 +221,9 @@ class PostgreSQL:
     async def close(self) -> None:
         """Closes the pool, within a bounded time."""
         try:
-            await asyncio.wait_for(self._pool.close(), ACQUIRE_S)
+            await asyncio.wait_for(self.pool.close(), ACQUIRE_S)
         except (TimeoutError, *_LOST):
-            self._pool.terminate()
+            self.pool.terminate()
 
 
 async def _meet(target: PostgresTarget, settings: dict[str, str]) -> bool:

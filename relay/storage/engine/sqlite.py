@@ -46,9 +46,9 @@ class SQLite:
     def __init__(self, path: Path, statements: dict[str, Statement], writer: "_Thread", readers: Readers) -> None:
         self.path = path
         self._file = _File(path)
-        self._statements = statements
+        self.statements = statements
+        self.readers = readers
         self._writer = writer
-        self._readers = readers
 
     @classmethod
     async def open(cls, path: Path) -> "SQLite":
@@ -66,7 +66,7 @@ class SQLite:
 
     async def rows(self, name: str, params: Params, purpose: Purpose = Purpose.READ) -> Sequence[Row]:
         """Runs a named read on a reading connection."""
-        return await self._readers.rows(self._statements[name], params, purpose)
+        return await self.readers.rows(self.statements[name], params, purpose)
 
     async def claim(self, name: str, params: Params, read: str) -> Sequence[Row]:
         """Run a claim, and the read of what it claimed, in one hop to the writing thread."""
@@ -82,12 +82,16 @@ class SQLite:
 
         Once begun it goes on to its end, even if whoever waits for it is cancelled.
         """
-        return await self._writer.run(_transaction, self._statements, work, self._file)
+        return await self._writer.run(_transaction, self.statements, work, self._file)
+
+    async def ask(self, text: str) -> Sequence[tuple[Any, ...]]:
+        """Run a statement that has no name on the writing connection, for tests and tools; its rows."""
+        return await self._writer.run(_ask, text)
 
     async def size_bytes(self) -> int:
         """The pages, and the log beside them that has not been taken over yet."""
         log = beside(self.path, "-wal")
-        pages, page_bytes = await self._readers.numbers("PRAGMA page_count", "PRAGMA page_size")
+        pages, page_bytes = await self.readers.numbers("PRAGMA page_count", "PRAGMA page_size")
         return pages * page_bytes + (log.stat().st_size if log.exists() else 0)
 
     async def listen(self, wake: Callable[[Hint], None]) -> None:  # noqa: ARG002 - the protocol's signature
@@ -96,7 +100,7 @@ class SQLite:
 
     async def close(self) -> None:
         """Closes all connections, each behind what its thread still has to do."""
-        await self._readers.close()
+        await self.readers.close()
         await self._writer.close()
 
 
@@ -206,6 +210,11 @@ def _fetch(connection: sqlite3.Connection, statement: Statement, params: Params)
     found = connection.execute(statement.text, statement.values(params))
     names = [column[0] for column in found.description or ()]
     return [dict(zip(names, row, strict=True)) for row in found]
+
+
+def _ask(connection: sqlite3.Connection, text: str) -> list[tuple[Any, ...]]:
+    """Return every row of a statement that has no name."""
+    return connection.execute(text).fetchall()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
