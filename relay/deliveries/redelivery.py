@@ -1,50 +1,53 @@
-"""Sending again: one delivery, a test, or all that an endpoint lacks, at a pace that leaves room for what is new."""
+"""Redeliveries: one delivery once more, a test, or a batch of what an endpoint lacks, no faster than its lane sends."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
+
 from relay import ids, log
 from relay.clock import Clock
 from relay.deliveries.dispatcher import Dispatcher
 from relay.errors import Conflict
-from relay.model import serializers
-from relay.model.delivery import Delivery, Endpoint, Redelivery
-from relay.model.job import Event, EventType
+from relay.model.delivery import Delivery, Endpoint, EventSelection, Redelivery
+from relay.model.job import EventType
+from relay.storage.endpoint_status import endpoint_event
 from relay.storage.fan_out import NewDelivery, new_delivery
 from relay.storage.idempotency import Tie
 from relay.storage.redeliveries import OPEN_MAX, UNDELIVERED, Found, Step
 from relay.storage.store import Store
 
-WAITING_MAX: Final = 200
-"""A batch goes on while less than this waits for its endpoint, so it comes at the lane's own rate."""
-STEP: Final = 100
+PENDING_MAX: Final = 200
+"""A batch continues while fewer deliveries wait for its endpoint, so that it sends at the lane's own rate."""
+EVENTS_PER_STEP: Final = 100
 PAUSE_MS: Final = 1_000
-LOOK_EVERY_MS: Final = 5_000
-"""Batches are also made where nobody wakes this loop: by a probe that was taken, or by another process."""
+POLL_PAUSE_MS: Final = 5_000
+"""The pause between polls for batches that did not wake the loop: of another process, or of a probe that succeeded."""
 _logger = log.get("redeliver")
 
 TieOf = Callable[[Any], Tie | None]
-"""Makes the tie of what is about to be stored: the request that asks for it may have an Idempotency-Key."""
+"""Returns what ties the Idempotency-Key of the current request, if it has one, to what is about to be stored."""
 
 
 def no_tie(_: Any) -> None:
-    """Tie nothing: no request with an Idempotency-Key asks for this."""
+    """Return no tie: the caller has no Idempotency-Key."""
 
 
 class Redeliverer:
-    """Makes redeliveries, and works through the batches."""
+    """Makes redeliveries, and the loop that works through the batches."""
 
     def __init__(self, store: Store, clock: Clock, lease_ms: int, dispatcher: Dispatcher) -> None:
         self._store = store
         self._clock = clock
         self._lease_ms = lease_ms
         self._dispatcher = dispatcher
-        self._after = ""
+        self._after_batch = ""
+        """The batch after which the next turn starts; "" for the first."""
         self._wake = asyncio.Event()
 
-    async def once_more(self, delivery: Delivery, tie_of: TieOf = no_tie) -> Delivery:
-        """The same event for the same endpoint, as a delivery of its own; Conflict when the endpoint is gone."""
+    async def redeliver(self, delivery: Delivery, tie_of: TieOf = no_tie) -> Delivery:
+        """Send the event to the endpoint once more, as a new delivery; Conflict if one of them was deleted."""
         endpoint = await self._store.endpoints.get(delivery.endpoint_id, delivery.project_id)
         event = await self._store.events.get(delivery.event_id, delivery.project_id)
         if endpoint is None or event is None:
@@ -54,102 +57,67 @@ class Redeliverer:
         made = new_delivery(event, endpoint.id, now_ms, now_ms + self._lease_ms, redelivery=True)
         if not await self._store.redeliveries.once_more(made, tie_of(made)):
             raise Conflict("the event of this delivery was pruned")
-        self._dispatcher.enqueue((NewDelivery(made.id, endpoint.id, endpoint.project_id),))
-        return made
+        return self._enqueue(made)
 
     async def test(self, endpoint: Endpoint, tie_of: TieOf = no_tie) -> Delivery:
-        """Send a `relay.test` to this endpoint alone, whatever it listens to; return its delivery."""
+        """Send a `relay.test` to this endpoint, whatever its event types are; return the delivery."""
         _require_active(endpoint)
         now_ms = self._clock.now_ms()
-        event_id = ids.new_id(ids.EVENT)
-        data = {"endpoint": endpoint.id, "job": None, "sequence": 0, "final": False, "supersedes": None}
-        event = Event(
-            id=event_id,
-            project_id=endpoint.project_id,
-            job_id=None,
-            type=EventType.RELAY_TEST,
-            sequence=0,
-            final=False,
-            created_at=now_ms,
-            body=serializers.notification(event_id, EventType.RELAY_TEST, now_ms, endpoint.project_id, data),
-        )
+        event = endpoint_event(endpoint.project_id, EventType.RELAY_TEST, now_ms, endpoint.id)
         made = new_delivery(event, endpoint.id, now_ms, now_ms + self._lease_ms)
         await self._store.redeliveries.test(event, made, tie_of(made))
-        self._dispatcher.enqueue((NewDelivery(made.id, endpoint.id, endpoint.project_id),))
-        return made
+        return self._enqueue(made)
 
-    async def start(
-        self,
-        endpoint: Endpoint,
-        which: str,
-        since_ms: int,
-        until_ms: int,
-        *,
-        to_now: bool = False,
-        tie_of: TieOf = no_tie,
-    ) -> Redelivery:
-        """A batch that sends again what the endpoint lacks; it is a row, so it goes on after a restart."""
+    async def start(self, endpoint: Endpoint, selection: EventSelection, tie_of: TieOf = no_tie) -> Redelivery:
+        """Store a batch that sends the selected events to the endpoint, and continues after a restart."""
         _require_active(endpoint)
         now_ms = self._clock.now_ms()
-        total = await self._store.redeliveries.count(endpoint, which, since_ms, until_ms, to_now=to_now)
+        total = await self._store.redeliveries.count(endpoint, selection)
         batch = Redelivery(
             id=ids.new_id(ids.REDELIVERY),
             project_id=endpoint.project_id,
             endpoint_id=endpoint.id,
-            which=which,
-            since_at=since_ms,
-            until_at=until_ms,
             after_event="",
             total=total,
             made=0,
             created_at=now_ms,
             finished_at=None if total else now_ms,
-            to_now=int(to_now),
+            **msgspec.structs.asdict(selection),
         )
         await self._store.redeliveries.start(batch, tie_of(batch))
-        if which == UNDELIVERED:
+        if selection.which == UNDELIVERED:
             self._dispatcher.reopen(endpoint.id)  # who asks for everything says that the receiver is back
         self._wake.set()
         return batch
 
     def reopen(self, endpoint_id: str) -> None:
-        """A person has mended an endpoint: its lane forgets what failed, and what was missed is sent."""
+        """Close the breaker of an endpoint that an operator repaired, and send what it missed."""
         self._dispatcher.reopen(endpoint_id)
         self._wake.set()
 
     async def run(self) -> None:
-        """Works through the batches, until it is cancelled."""
+        """Work through the batches, until cancelled."""
         while True:
             self._wake.clear()
             pause_ms = await self.once()
             await self._clock.wait(self._wake, until_monotonic_ms=self._clock.monotonic_ms() + pause_ms)
 
     async def once(self) -> int:
-        """One step of every open batch; how long to wait for the next, in milliseconds."""
-        batches = await self._store.redeliveries.open(self._after)
-        self._after = batches[-1].id if len(batches) == OPEN_MAX else ""
-        more = [await self._step(batch) for batch in batches]
-        return 0 if any(more) else PAUSE_MS if batches else LOOK_EVERY_MS
+        """Advance every open batch by a step; return the pause before the next turn, in milliseconds."""
+        batches = await self._store.redeliveries.open(self._after_batch)
+        self._after_batch = batches[-1].id if len(batches) == OPEN_MAX else ""
+        more = [await self._advance(batch) for batch in batches]
+        return 0 if any(more) else PAUSE_MS if batches else POLL_PAUSE_MS
 
-    async def _step(self, batch: Redelivery) -> bool:
-        """One step; whether the batch goes on at once, since there was little to send in what was looked at."""
-        endpoint = await self._store.endpoints.get(batch.endpoint_id, batch.project_id)
+    async def _advance(self, batch: Redelivery) -> bool:
+        """Send the next events of a batch; return whether it can continue immediately, since few were to be sent."""
+        found = await self._next_events(batch)
+        if found is None or (found.after_event == batch.after_event and not found.through):
+            return False
         now_ms = self._clock.now_ms()
-        if endpoint is None:
-            found = Found(events=[], after_event=batch.after_event, through=True, more=False)
-        elif endpoint.disabled_at is not None:
-            return False
-        else:
-            waiting = await self._store.redeliveries.pending(batch.endpoint_id, now_ms + self._lease_ms)
-            if waiting >= WAITING_MAX:
-                return False
-            batch = await self._store.redeliveries.ended(batch, now_ms)
-            found = await self._store.redeliveries.find(batch, endpoint, STEP, now_ms)
-        if found.after_event == batch.after_event and not found.through:
-            return False
         step = Step(batch=batch, found=found, now=now_ms, leased_until=now_ms + self._lease_ms)
         stepped = await self._store.redeliveries.step(step)
-        self._dispatcher.enqueue(tuple(stepped.fresh))
+        self._dispatcher.enqueue(stepped.fresh)
         if stepped.made_due:
             self._dispatcher.wake()
         if stepped.fresh or stepped.made_due or found.through:
@@ -157,8 +125,26 @@ class Redeliverer:
             _logger.info("redelivery.stepped", redelivery=batch.id, endpoint=batch.endpoint_id, made=made)
         return found.more
 
+    async def _next_events(self, batch: Redelivery) -> Found | None:
+        """Return the next events of a batch; None while its endpoint is disabled or enough waits for it."""
+        redeliveries, now_ms = self._store.redeliveries, self._clock.now_ms()
+        endpoint = await self._store.endpoints.get(batch.endpoint_id, batch.project_id)
+        if endpoint is None:
+            return Found(events=[], after_event=batch.after_event, through=True, more=False)
+        if endpoint.disabled_at is not None:
+            return None
+        if await redeliveries.pending(batch.endpoint_id, now_ms + self._lease_ms) >= PENDING_MAX:
+            return None
+        batch = await redeliveries.ended(batch, now_ms)
+        return await redeliveries.find(batch, endpoint, EVENTS_PER_STEP, now_ms)
+
+    def _enqueue(self, made: Delivery) -> Delivery:
+        """Enqueue a delivery that was stored, and return it."""
+        self._dispatcher.enqueue((NewDelivery(made.id, made.endpoint_id, made.project_id),))
+        return made
+
 
 def _require_active(endpoint: Endpoint) -> None:
-    """A disabled endpoint is sent nothing; Conflict says so."""
+    """Raise Conflict for a disabled endpoint, to which nothing is sent."""
     if endpoint.disabled_at is not None:
         raise Conflict("the endpoint is disabled; enable it first")

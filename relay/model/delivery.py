@@ -1,4 +1,4 @@
-"""The nouns of sending: endpoints, the deliveries that wait for them, their attempts; no behaviour, no I/O."""
+"""The nouns of sending: endpoints, deliveries, attempts and redeliveries; no behaviour, no I/O."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class DeliveryState(StrEnum):
-    """A delivery is pending until its endpoint took it, its schedule ran out, or it was called off."""
+    """A delivery is pending until its endpoint accepts it, its schedule is exhausted, or it is canceled."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -15,7 +15,7 @@ class DeliveryState(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How one attempt ended: a closed list."""
+    """How an attempt ended; a closed list."""
 
     OK = "ok"
     BAD_STATUS = "bad_status"
@@ -29,7 +29,7 @@ class Outcome(StrEnum):
 
 
 class Endpoint(msgspec.Struct, kw_only=True):
-    """A subscriber's URL; `job_id` is set where it was made by a job's `notify`."""
+    """A subscriber's URL and settings; `job_id` is set where a job's `notify` made it."""
 
     id: str
     project_id: str
@@ -73,32 +73,39 @@ class Delivery(msgspec.Struct, kw_only=True, frozen=True):
     finished_at: int | None
 
 
-class Redelivery(msgspec.Struct, kw_only=True, frozen=True):
-    """A batch of redeliveries for one endpoint: `which` of the events between two times, and how far it has come.
+class EventSelection(msgspec.Struct, kw_only=True, frozen=True):
+    """The events that a batch sends again: `which` of those from `since_at` on and before `until_at`, in unix ms.
 
-    `to_now` is set where everything counts that is committed by `until_at`, whatever its own time says. The positions
-    are where its events begin and end in the order of commits: `first_position` where that is known, `end_position`
+    `to_now` is 1 where every event counts that is committed by `until_at`, whatever its own time says.
+    """
+
+    which: str
+    since_at: int
+    until_at: int
+    to_now: int = 0
+
+
+class Redelivery(EventSelection, kw_only=True, frozen=True):
+    """A batch of redeliveries for one endpoint, and its progress: events up to `after_event` are done.
+
+    `first_position` and `end_position` bound its events in the order of commits: the first where that is known, the end
     once no event before it can still be committed without a delivery for the endpoint.
     """
 
     id: str
     project_id: str
     endpoint_id: str
-    which: str
-    since_at: int
-    until_at: int
     after_event: str
     total: int
     made: int
     created_at: int
     finished_at: int | None
-    to_now: int = 0
     first_position: int | None = None
     end_position: int | None = None
 
 
 class Attempt(msgspec.Struct, kw_only=True, frozen=True):
-    """One HTTP request for one delivery; never changes once written."""
+    """One HTTP request for one delivery; immutable."""
 
     id: str
     delivery_id: str

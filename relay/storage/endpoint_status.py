@@ -91,13 +91,13 @@ async def enable(transaction: Transaction, endpoint_id: str, at: int) -> None:
 async def _probe(transaction: Transaction, endpoint_id: str, at: int) -> None:
     """A `relay.test` for the endpoint, half a day from now; its row is the timer."""
     row = (await transaction.rows("endpoint_by_id", {"id": endpoint_id}))[0]
-    event = _event(row["project_id"], EventType.RELAY_TEST, at, {"id": endpoint_id})
+    event = endpoint_event(row["project_id"], EventType.RELAY_TEST, at, {"id": endpoint_id})
     await transaction.run_many("insert_event", [event])
     await transaction.run_many("insert_delivery", [new_delivery(event, endpoint_id, at, at + PROBE_MS)])
 
 
-def _event(project_id: str, kind: EventType, at: int, about: dict[str, Any]) -> Event:
-    """Return an event of no job, about an endpoint."""
+def endpoint_event(project_id: str, kind: EventType, at: int, about: str | dict[str, Any]) -> Event:
+    """Return an event of no job; `about` is its endpoint, as its data shows it."""
     event_id = ids.new_id(ids.EVENT)
     data = {"endpoint": about, "job": None, "sequence": 0, "final": False, "supersedes": None}
     return Event(
@@ -115,7 +115,7 @@ def _event(project_id: str, kind: EventType, at: int, about: dict[str, Any]) -> 
 async def _announce(transaction: Transaction, row: Any, kind: EventType, at: int, reason: str | None) -> None:
     """An event of no job, for every other standing endpoint of the project that wants it."""
     about = {"id": row["id"], "url": row["url"], "description": row["description"], "disabled_reason": reason}
-    event = _event(row["project_id"], kind, at, about)
+    event = endpoint_event(row["project_id"], kind, at, about)
     await transaction.run_many("insert_event", [event])
     others = await transaction.rows("endpoints_listening", {"project_id": row["project_id"]})
     deliveries = [

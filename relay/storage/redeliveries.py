@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from relay.model.delivery import Delivery, DeliveryState, Endpoint, Redelivery
+from relay.model.delivery import Delivery, DeliveryState, Endpoint, EventSelection, Redelivery
 from relay.model.job import Event
 from relay.storage import rows
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
@@ -66,14 +66,13 @@ class Redeliveries:
         self._writer = writer
         self._events = events
 
-    async def count(self, endpoint: Endpoint, which: str, since_ms: int, until_ms: int, *, to_now: bool = False) -> int:
-        """How many events a batch would send again."""
-        first = await self._events.position_in_time(endpoint.project_id, since_ms - DISORDER_MS)
+    async def count(self, endpoint: Endpoint, selection: EventSelection) -> int:
+        """Return how many events a batch would send again."""
+        first = await self._events.position_in_time(endpoint.project_id, selection.since_at - DISORDER_MS)
         end = END.position
-        if not to_now:
-            end = await self._events.position_in_time(endpoint.project_id, until_ms + DISORDER_MS)
-        wanted = _wanted(endpoint, which, since_ms, until_ms)
-        params = wanted | {"first": first, "end": end, "to_now": int(to_now)}
+        if not selection.to_now:
+            end = await self._events.position_in_time(endpoint.project_id, selection.until_at + DISORDER_MS)
+        params = _wanted(endpoint, selection) | {"first": first, "end": end}
         return int((await self._database.rows("count_events_to_redeliver", params, Purpose.LIST))[0]["number"])
 
     async def start(self, batch: Redelivery, tie: Tie | None = None) -> None:
@@ -108,8 +107,7 @@ class Redeliveries:
         """The next events of a batch, at most `limit`, among the next LOOK in their order."""
         place = await self._place(batch, now_ms)
         complete = await self._complete(batch, now_ms)  # looked at first: what is committed since then is seen below
-        wanted = _wanted(endpoint, batch.which, batch.since_at, batch.until_at)
-        params = wanted | {"position": place.position, "after": place.id, "limit": LOOK, "to_now": batch.to_now}
+        params = _wanted(endpoint, batch) | {"position": place.position, "after": place.id, "limit": LOOK}
         params["horizon"] = await self._events.horizon()
         seen = await self._database.rows("events_to_redeliver", params)
         events: list[EventRef] = []
@@ -166,19 +164,20 @@ class Redeliveries:
         return Place(await self._events.position_in_time(batch.project_id, batch.since_at - DISORDER_MS), "")
 
 
-def _wanted(endpoint: Endpoint, which: str, since_ms: int, until_ms: int) -> dict[str, Any]:
+def _wanted(endpoint: Endpoint, selection: EventSelection) -> dict[str, Any]:
     """The events that an endpoint listens to, in the terms of the statements."""
     return {
         "project_id": endpoint.project_id,
         "endpoint_id": endpoint.id,
         "job_id": endpoint.job_id,
-        "since_at": since_ms,
-        "until_at": until_ms,
+        "since_at": selection.since_at,
+        "until_at": selection.until_at,
+        "to_now": selection.to_now,
         "any_type": int("*" in endpoint.event_types),
         "any_job_type": int("job.*" in endpoint.event_types),
         "types": endpoint.event_types,
         "providers": endpoint.providers,
-        "which": which,
+        "which": selection.which,
     }
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import ids
-from relay.model.delivery import Redelivery
+from relay.model.delivery import EventSelection, Redelivery
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.fan_out import EventRef
@@ -37,7 +37,8 @@ def redeliveries(opened: Database) -> Redeliveries:
 
 
 async def begun(opened: Database, which: str, since_ms: int, until_ms: int) -> Redelivery:
-    """A batch."""
+    """Start a batch."""
+    selection = EventSelection(which=which, since_at=since_ms, until_at=until_ms)
     batch = Redelivery(
         id=ids.new_id(ids.REDELIVERY),
         project_id="prj_default",
@@ -46,7 +47,7 @@ async def begun(opened: Database, which: str, since_ms: int, until_ms: int) -> R
         since_at=since_ms,
         until_at=until_ms,
         after_event="",
-        total=await redeliveries(opened).count(ENDPOINT, which, since_ms, until_ms),
+        total=await redeliveries(opened).count(ENDPOINT, selection),
         made=0,
         created_at=START_MS,
         finished_at=None,

@@ -18,7 +18,7 @@ from relay.deliveries.event_stream import Streams
 from relay.deliveries.lane import Lane
 from relay.deliveries.redelivery import Redeliverer
 from relay.metrics import Metrics
-from relay.model.delivery import Endpoint
+from relay.model.delivery import Endpoint, EventSelection
 from relay.outbound.resolver import Resolver
 from relay.outbound.trust import trusted
 from relay.outbound.webhook_sender import WebhookSender
@@ -187,13 +187,18 @@ async def made(some: Sending, endpoint: Endpoint) -> int:
     return await some.store.redeliveries.pending(endpoint.id, 1 << 60)
 
 
+def selection(which: str) -> EventSelection:
+    """Return these events, up to now."""
+    return EventSelection(which=which, since_at=0, until_at=START_MS, to_now=1)
+
+
 async def test_a_redelivery_makes_a_hundred_a_step_while_less_than_200_wait(tmp_path: Path) -> None:
     """Make 100 deliveries in a step a second, stop at 200 that wait, go on at 199, and then look every five seconds."""
     async with sending(tmp_path) as some:
         endpoint = await some.endpoint()
         await some.events(250)
         assert await some.redeliverer.once() == 5_000
-        batch = await some.redeliverer.start(endpoint, "all", 0, START_MS, to_now=True)
+        batch = await some.redeliverer.start(endpoint, selection("all"))
         assert (batch.total, batch.made) == (250, 0)
         steps = []
         for _ in range(3):
@@ -215,7 +220,7 @@ async def test_a_redelivery_goes_on_immediately_where_a_step_found_nothing(tmp_p
         endpoint = await some.endpoint()
         await some.deliveries(endpoint, await some.events(500), START_MS + 10 * LEASE_MS)
         await some.events(1)
-        batch = await some.redeliverer.start(endpoint, "missing", 0, START_MS, to_now=True)
+        batch = await some.redeliverer.start(endpoint, selection("missing"))
         assert batch.total == 1
         assert await some.redeliverer.once() == 0
         assert await made(some, endpoint) == 500
@@ -228,7 +233,7 @@ async def test_a_redelivery_ends_where_its_endpoint_was_deleted(tmp_path: Path) 
     async with sending(tmp_path) as some:
         endpoint = await some.endpoint()
         await some.events(1)
-        await some.redeliverer.start(endpoint, "all", 0, START_MS, to_now=True)
+        await some.redeliverer.start(endpoint, selection("all"))
         await some.store.endpoints.delete(endpoint.id, PROJECT, START_MS)
         await some.redeliverer.once()
         assert (await made(some, endpoint), await some.redeliverer.once()) == (0, 5_000)
@@ -240,8 +245,8 @@ async def test_redeliveries_that_cannot_go_on_keep_no_other_from_its_turn(tmp_pa
         full, other = await some.endpoint(), await some.endpoint()
         await some.deliveries(full, await some.events(200), START_MS)
         for _ in range(149):
-            await some.redeliverer.start(full, "all", 0, START_MS, to_now=True)
-        await some.redeliverer.start(other, "all", 0, START_MS, to_now=True)
+            await some.redeliverer.start(full, selection("all"))
+        await some.redeliverer.start(other, selection("all"))
         for waiting in (0, 0, 100):
             await some.redeliverer.once()
             assert await made(some, other) == waiting

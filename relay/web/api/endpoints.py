@@ -12,7 +12,7 @@ from relay.clock import rfc3339
 from relay.errors import ERRORS_MAX, Bound, Conflict, FieldError, InvalidInput, NotFound
 from relay.jobs.job_requests import Metadata, Patterns, check_endpoint, check_metadata
 from relay.model import serializers
-from relay.model.delivery import Endpoint, Redelivery
+from relay.model.delivery import Endpoint, EventSelection, Redelivery
 from relay.security import signatures
 from relay.security.encryption import DecryptionFailed
 from relay.storage.endpoints import DISABLED_BY_HAND, Change
@@ -200,18 +200,12 @@ async def redeliver(call: ProviderRequest) -> Response:
     until_ms = now_ms + 1 if asked.until is None else time_of("until", asked.until, now_ms)
     if until_ms <= since_ms:
         raise InvalidInput([FieldError("until", "must be after since")])
-    to_now = asked.until is None
+    to_now = int(asked.until is None)
+    selection = EventSelection(which=asked.which, since_at=since_ms, until_at=until_ms, to_now=to_now)
     if asked.dry_run:
-        count = await call.app.store.redeliveries.count(endpoint, asked.which, since_ms, until_ms, to_now=to_now)
+        count = await call.app.store.redeliveries.count(endpoint, selection)
         return JSON({"object": "redelivery", "endpoint": endpoint.id, "count": count, "dry_run": True}, 200)
-    batch = await call.app.redeliverer.start(
-        endpoint,
-        asked.which,
-        since_ms,
-        until_ms,
-        to_now=to_now,
-        tie_of=lambda batch: call.tie(lambda _: _started(batch)),
-    )
+    batch = await call.app.redeliverer.start(endpoint, selection, lambda batch: call.tie(lambda _: _started(batch)))
     return _started(batch)
 
 

@@ -104,7 +104,7 @@ async def redeliver(call: ProviderRequest) -> Response:
     found = await call.app.store.deliveries.get(call.path("id"), call.project_id)
     if found is None:
         raise NotFound("there is no such delivery")
-    made = await call.app.redeliverer.once_more(
+    made = await call.app.redeliverer.redeliver(
         found, lambda made: call.tie(lambda done: accepted(made) if done else None)
     )
     return accepted(made)
