@@ -1,56 +1,47 @@
-"""A callback comes in: its token is proven before a byte is read, its bytes are kept, and what it says goes to the job.
+"""Receives callbacks: verifies, parses and stores each, and publishes what it changed after COMMIT.
 
-The answer to the provider is given after the commit. Whatever the body is, a good token gets 200: a provider that is
-refused retries for seconds and then gives up.
+Whatever the body says, a callback with a good token is stored and answered 200: a provider that is refused retries for
+seconds and then gives up. `callbacks/parse.py` reads the body, `callbacks/verify.py` judges signatures, and
+`storage/apply_updates.py` changes the job.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Final
 
 import msgspec
 
-from relay import ids, log, strict_json
-from relay.context import ConfiguredProvider, FlowContext
-from relay.errors import BadBody, KeyUnknown, Unreadable
+from relay import ids, log
+from relay.callbacks.parse import ParsedCallback, parse
+from relay.callbacks.verify import Proof, verify, verify_by_key
+from relay.context import FlowContext
+from relay.errors import KeyUnknown
 from relay.lifecycle import reports
 from relay.lifecycle.reports import StatusReport
-from relay.model import text
 from relay.model.job import Callback, Disposition, FinishedBy, Report, Verification
-from relay.outbound.jwks import KeySet
-from relay.security import signatures
 from relay.security.callback_tokens import CallbackToken, CallbackTokens
-from relay.security.signatures import SignatureInvalid
 from relay.storage.apply_updates import JobUpdate, ReceivedCallback, UpdateResult
 from relay.storage.idempotency import Tie
 
-_CONTROL_FIELDS: Final = frozenset(
-    {
-        "id",
-        "taskid",
-        "task_id",
-        "status",
-        "state",
-        "url",
-        "output",
-        "results",
-        "data",
-        "content",
-        "metadata",
-        "error",
-        "result_url",
-        "video_url",
-    }
-)
 EVIDENCE_BYTES: Final = 65536
+"""How much is kept of a body that was not read whole."""
 _ALARMING: Final = (Disposition.ORPHANED, Disposition.QUARANTINED, Disposition.MISMATCHED)
 _logger = log.get("receive")
 
 
-class ParsedCallback(msgspec.Struct, frozen=True):
-    """A callback that was read, as it is to be recorded."""
+class IncomingCallback(msgspec.Struct, frozen=True):
+    """A callback with a good token, before it is parsed; header names are in lower case."""
+
+    provider: str
+    token: CallbackToken
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class PreparedCallback(msgspec.Struct, frozen=True):
+    """A callback that is ready to be stored: the update of its job, the row to keep, and the report it brings."""
 
     update: JobUpdate
     received: ReceivedCallback
@@ -58,7 +49,7 @@ class ParsedCallback(msgspec.Struct, frozen=True):
 
 
 class Receiver:
-    """Takes callbacks."""
+    """The one way in for callbacks, whoever brings them: a provider, an operator, or a body that was cut."""
 
     def __init__(self, context: FlowContext, tokens: CallbackTokens) -> None:
         self._context = context
@@ -66,97 +57,63 @@ class Receiver:
         self._tokens = tokens
         self._clock = context.clock
 
-    def claims(self, provider: str, token: str) -> CallbackToken | None:
-        """What the token says, None when it is not good here; no I/O."""
+    def verify_token(self, provider: str, token: str) -> CallbackToken | None:
+        """Return what the token says, None if it is not good for this provider; no I/O."""
         return self._tokens.read(provider, token, self._clock.now_ms())
 
-    async def receive(
-        self, provider: str, claims: CallbackToken, headers: tuple[tuple[str, str], ...], body: bytes
-    ) -> UpdateResult:
-        """Stores the callback and what follows from it; returns after COMMIT.
+    async def receive(self, callback: IncomingCallback) -> UpdateResult:
+        """Store the callback and apply its report; return after COMMIT.
 
-        StorageUnavailable, or KeyUnknown where its signature cannot be judged now: nothing is stored, to come again.
+        Raise StorageUnavailable, or KeyUnknown if the provider's keys cannot be read now: nothing is stored then, and
+        the provider must send the callback again.
         """
-        now_ms = self._clock.now_ms()
-        known = self._context.providers.get(provider)
-        if known is None or known.keys is None:
-            proven = _verified(known, headers, body, now_ms)
+        provider = self._context.providers.get(callback.provider)
+        now_ms, headers = self._clock.now_ms(), dict(callback.headers)
+        if provider is None or provider.keys is None:
+            proof = verify(provider, headers, callback.body, now_ms)
         else:
-            proven = await _verified_by_key(known.keys, dict(headers), body, now_ms)
-        parsed = self._heard(provider, claims, headers, body, now_ms, proven)
-        return self.note(parsed, await self._store.jobs.record(parsed.update))
+            proof = await verify_by_key(provider.keys, headers, callback.body, now_ms)
+        return await self._store_and_publish(self._prepare(callback, headers, proof, now_ms))
 
-    def receiving(
-        self, provider: str, claims: CallbackToken, headers: tuple[tuple[str, str], ...], body: bytes
-    ) -> tuple[ParsedCallback, asyncio.Future[UpdateResult]] | None:
-        """The same for a caller that is no coroutine: after COMMIT the future is done, and to be noted.
+    def receive_nowait(
+        self, callback: IncomingCallback
+    ) -> tuple[PreparedCallback, asyncio.Future[UpdateResult]] | None:
+        """Non-async variant of `receive`: the future resolves after COMMIT, and `publish` must follow it.
 
-        None where more than the commit may have to be waited for, StorageUnavailable where too much waits already.
+        Return None if the provider's published keys are needed, which may take I/O. Raise StorageUnavailable if too
+        many writes wait.
         """
-        known = self._context.providers.get(provider)
-        if known is not None and known.keys is not None:
+        provider = self._context.providers.get(callback.provider)
+        if provider is not None and provider.keys is not None:
             return None
-        now_ms = self._clock.now_ms()
-        parsed = self._heard(provider, claims, headers, body, now_ms, _verified(known, headers, body, now_ms))
-        return parsed, self._store.jobs.recording(parsed.update)
+        now_ms, headers = self._clock.now_ms(), dict(callback.headers)
+        proof = verify(provider, headers, callback.body, now_ms)
+        prepared = self._prepare(callback, headers, proof, now_ms)
+        return prepared, self._store.jobs.recording(prepared.update)
 
-    def _heard(
-        self,
-        provider: str,
-        claims: CallbackToken,
-        headers: tuple[tuple[str, str], ...],
-        body: bytes,
-        now_ms: int,
-        proven: tuple[Verification, str | None],
-    ) -> ParsedCallback:
-        """What a callback says, and how far it is proven."""
-        named = dict(headers)
-        verification, forged = proven
-        if signatures.HOP_HEADER in named:
-            forged = "it is the notification of a relay, which no provider sends"
-        report, unreadable = self._read(provider, named, body, now_ms) if forged is None else (None, None)
-        received = ReceivedCallback(
-            id=ids.new_id(ids.CALLBACK),
-            provider=provider,
-            received_at=now_ms,
-            headers=headers,
-            body=body,
-            size=len(body),
-            digest=reports.digest(report) if report else None,
-            unreadable=unreadable,
-            quarantined=forged,
-            other_environment=claims.other_environment,
+    async def receive_unread(self, callback: IncomingCallback, reason: str) -> UpdateResult:
+        """Store the start of a callback whose body was too large, too slow or cut; return after COMMIT."""
+        received = self._received(
+            callback, self._clock.now_ms(), ParsedCallback(unreadable=reason), Proof(Verification.NONE)
         )
-        return self._fact(claims.job_id, received, report, verification)
+        received = msgspec.structs.replace(received, body=callback.body[:EVIDENCE_BYTES])
+        return await self._store_and_publish(self._update(callback.token.job_id, received, None, Verification.NONE))
 
-    async def note_unread(
-        self, provider: str, claims: CallbackToken, headers: tuple[tuple[str, str], ...], body: bytes, reason: str
-    ) -> UpdateResult:
-        """A callback whose body was too large or too slow: what came of it is kept as evidence."""
-        now_ms = self._clock.now_ms()
-        received = ReceivedCallback(
-            id=ids.new_id(ids.CALLBACK),
-            provider=provider,
-            received_at=now_ms,
-            headers=headers,
-            body=body[:EVIDENCE_BYTES],
-            size=len(body),
-            unreadable=reason,
-            other_environment=claims.other_environment,
-        )
-        parsed = self._fact(claims.job_id, received, None, Verification.NONE)
-        return self.note(parsed, await self._store.jobs.record(parsed.update))
+    async def reprocess(self, callback: Callback, key_id: str, tie: Tie | None = None) -> UpdateResult:
+        """Apply a quarantined callback's report on an operator's request; return after COMMIT.
 
-    async def release(self, callback: Callback, key_id: str, tie: Tie | None = None) -> UpdateResult:
-        """Runs a quarantined callback again, by a person's word: its signature, if it fits by now, else as unsigned."""
+        `key_id` is the operator's API key. The callback is proven by its signature if that fits by now, else by its
+        token.
+        """
         assert callback.job_id is not None
-        named = dict(callback.headers)
-        known = self._context.providers.get(callback.provider)
-        verification, _ = _verified(known, callback.headers, callback.body, callback.received_at)
-        if known is not None and known.keys is not None:
+        headers = dict(callback.headers)
+        provider = self._context.providers.get(callback.provider)
+        verification = verify(provider, headers, callback.body, callback.received_at).verification
+        if provider is not None and provider.keys is not None:
             with suppress(KeyUnknown):
-                verification, _ = await _verified_by_key(known.keys, named, callback.body, callback.received_at)
-        report, unreadable = self._read(callback.provider, named, callback.body, callback.received_at)
+                proof = await verify_by_key(provider.keys, headers, callback.body, callback.received_at)
+                verification = proof.verification
+        parsed = parse(provider, headers, callback.body, callback.received_at)
         received = ReceivedCallback(
             id=callback.id,
             provider=callback.provider,
@@ -164,101 +121,84 @@ class Receiver:
             headers=tuple(callback.headers),
             body=callback.body,
             size=callback.size,
-            digest=reports.digest(report) if report else None,
-            unreadable=unreadable,
+            digest=reports.digest(parsed.report) if parsed.report else None,
+            unreadable=parsed.unreadable,
             reprocessed_by=key_id,
         )
-        parsed = self._fact(callback.job_id, received, report, verification)
-        return self.note(parsed, await self._store.jobs.record(parsed.update, tie))
+        return await self._store_and_publish(self._update(callback.job_id, received, parsed.report, verification), tie)
 
-    def _fact(
+    def publish(self, prepared: PreparedCallback, result: UpdateResult) -> UpdateResult:
+        """Pass the stored result on to deliveries, long polls, metrics and the log; call it after COMMIT."""
+        received, report = prepared.received, prepared.report
+        self._context.publish(result)
+        self._context.metrics.callback(received.provider, result.disposition)
+        if report is not None and report.state is None:
+            self._context.unknown_word(received.provider, report.word)
+        (_logger.warning if result.disposition in _ALARMING else _logger.info)(
+            "callback.received",
+            job=prepared.update.job_id,
+            provider=received.provider,
+            callback=received.id,
+            disposition=result.disposition,
+            reason=result.reason,
+            announced=result.announced,
+            size=received.size,
+        )
+        return result
+
+    async def _store_and_publish(self, prepared: PreparedCallback, tie: Tie | None = None) -> UpdateResult:
+        """Store a callback, and publish the result after COMMIT."""
+        return self.publish(prepared, await self._store.jobs.record(prepared.update, tie))
+
+    def _prepare(
+        self, callback: IncomingCallback, headers: Mapping[str, str], proof: Proof, now_ms: int
+    ) -> PreparedCallback:
+        """Return the callback, parsed unless its signature is forged, as it is to be stored."""
+        parsed = ParsedCallback()
+        if proof.forged is None:
+            provider = self._context.providers.get(callback.provider)
+            parsed = parse(provider, headers, callback.body, now_ms)
+        received = self._received(callback, now_ms, parsed, proof)
+        return self._update(callback.token.job_id, received, parsed.report, proof.verification)
+
+    def _received(
+        self, callback: IncomingCallback, now_ms: int, parsed: ParsedCallback, proof: Proof
+    ) -> ReceivedCallback:
+        """Return the row of a callback that is received now."""
+        return ReceivedCallback(
+            id=ids.new_id(ids.CALLBACK),
+            provider=callback.provider,
+            received_at=now_ms,
+            headers=callback.headers,
+            body=callback.body,
+            size=len(callback.body),
+            digest=reports.digest(parsed.report) if parsed.report else None,
+            unreadable=parsed.unreadable,
+            quarantined=proof.forged,
+            other_environment=callback.token.other_environment,
+        )
+
+    def _update(
         self, job_id: str, received: ReceivedCallback, report: Report | None, verification: Verification
-    ) -> ParsedCallback:
-        """What is to be recorded, in one transaction."""
+    ) -> PreparedCallback:
+        """Return the update of the callback's job: by its report if it has one, else only the stored callback."""
         now_ms = self._clock.now_ms()
         transition = None
         if report is not None:
-            word = StatusReport(
+            status_report = StatusReport(
                 report=report,
                 source=FinishedBy.CALLBACK,
                 verification=verification,
                 callback_id=received.id,
                 confirm_ms=self._confirm_ms(received.provider, verification),
             )
-            transition = partial(reports.apply_report, word=word, now_ms=now_ms)
-        return ParsedCallback(
-            JobUpdate(job_id=job_id, at=now_ms, transition=transition, received=received), received, report
-        )
-
-    def note(self, parsed: ParsedCallback, recorded: UpdateResult) -> UpdateResult:
-        """After COMMIT: everybody who waits for it is told, and the log."""
-        received, report = parsed.received, parsed.report
-        self._context.publish(recorded)
-        self._context.metrics.callback(received.provider, recorded.disposition)
-        if report is not None and report.state is None:
-            self._context.unknown_word(received.provider, report.word)
-        (_logger.warning if recorded.disposition in _ALARMING else _logger.info)(
-            "callback.received",
-            job=parsed.update.job_id,
-            provider=received.provider,
-            callback=received.id,
-            disposition=recorded.disposition,
-            reason=recorded.reason,
-            announced=recorded.announced,
-            size=received.size,
-        )
-        return recorded
+            transition = partial(reports.apply_report, status_report=status_report, now_ms=now_ms)
+        update = JobUpdate(job_id=job_id, at=now_ms, transition=transition, received=received)
+        return PreparedCallback(update, received, report)
 
     def _confirm_ms(self, provider: str, verification: Verification) -> int | None:
-        """How long the end of a job waits to be confirmed; None where it is believed, or nobody can be asked."""
+        """Return how long a final status waits for confirmation; None if it is trusted or cannot be checked."""
         known = self._context.providers.get(provider)
         if verification is Verification.SIGNATURE or known is None or not known.confirm or not known.usable:
             return None
         return round(self._context.settings.confirm_wait_s * 1000)
-
-    def _read(
-        self, provider: str, headers: Mapping[str, str], body: bytes, now_ms: int
-    ) -> tuple[Report | None, str | None]:
-        """What the body says, or why it cannot be read."""
-        if headers.get("content-encoding", "identity").lower() != "identity":
-            return None, "the body is compressed"
-        known = self._context.providers.get(provider)
-        if known is None:
-            return None, "this relay has no such provider"
-        try:
-            parsed = strict_json.parse(body)
-            doubled = {name for name in parsed.duplicates if name.lower() in _CONTROL_FIELDS}
-            if doubled:
-                return None, f"the body has {min(doubled)} twice"
-            value = text.kept_json(parsed.value) if text.may_hold_nul(body) else parsed.value
-            if not isinstance(value, dict):
-                return None, "the body is not a JSON object"
-            if known.redactor is not None and known.redactor.suspects(body):
-                value = known.redactor.json(value)
-            return known.judged(known.adapter.read_callback(value, now_ms)), None
-        except (BadBody, Unreadable) as error:
-            return None, text.kept(str(error)[:300])
-
-
-def _verified(
-    known: ConfiguredProvider | None, headers: Iterable[tuple[str, str]], body: bytes, at_ms: int
-) -> tuple[Verification, str | None]:
-    """How far the callback is proven; where a signature is asked for and does not fit, what is wrong with it."""
-    if known is None or known.callback_secret is None:
-        return Verification.TOKEN, None
-    try:
-        signatures.verify(known.callback_secret, dict(headers), body, at_ms // 1000)
-    except SignatureInvalid as error:
-        return Verification.TOKEN, str(error)
-    return Verification.SIGNATURE, None
-
-
-async def _verified_by_key(
-    keys: KeySet, headers: Mapping[str, str], body: bytes, at_ms: int
-) -> tuple[Verification, str | None]:
-    """The same by the provider's published keys; one that it did not sign is worth its token. KeyUnknown passes."""
-    try:
-        signed = await keys.verify(headers, body, at_ms // 1000)
-    except SignatureInvalid as error:
-        return Verification.TOKEN, str(error)
-    return Verification.SIGNATURE if signed else Verification.TOKEN, None

@@ -217,7 +217,7 @@ def _accepted(job: Job, report: Report, first_ms: int, now_ms: int) -> Transitio
     """Return the job that its provider accepted, with its first status check in `first_ms`."""
     answered = StatusReport(report=report, source=FinishedBy.SUBMIT_ANSWER, verification=Verification.FETCH)
     accepted = reports.apply_report(job, answered, now_ms)
-    return reports.asked_later(_confirm_now(accepted, now_ms), now_ms + first_ms, now_ms)
+    return reports.checked_later(_confirm_now(accepted, now_ms), now_ms + first_ms, now_ms)
 
 
 def _confirm_now(transition: Transition, now_ms: int) -> Transition:

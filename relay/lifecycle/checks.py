@@ -229,7 +229,7 @@ def _scheduled(transition: Transition, check: StatusCheck, now_ms: int) -> Trans
         expired = expire(job, now_ms)
         return msgspec.structs.replace(expired, reason=f"{transition.reason}; {expired.reason}")
     again_at = min(check.again_at, now_ms + _claim_pause_ms(job.unconfirmed)) if job.unconfirmed else check.again_at
-    return reports.asked_later(transition, again_at, now_ms)
+    return reports.checked_later(transition, again_at, now_ms)
 
 
 def _last_check_again(job: Job, check: StatusCheck, now_ms: int) -> Job | None:

@@ -66,7 +66,7 @@ def paid_once(job: Job, payment: Payment, now_ms: int) -> str | None:
         PaymentState.LOST: "it was paid for, and the result is lost",
         PaymentState.VOID: "its authorization was never used, and is void",
     }
-    what = "its authorization ran out unsent" if unsent else known.get(payment.state, "it may have been paid for")
+    what = "its authorization expired unsent" if unsent else known.get(payment.state, "it may have been paid for")
     return f"{what}: a job is paid for once, whatever accept_double_charge says; make a new job with POST /v1/jobs"
 
 

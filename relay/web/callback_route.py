@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from relay import log
 from relay.app import App
+from relay.callbacks.receiver import IncomingCallback
 from relay.errors import KeyUnknown, StorageUnavailable
 from relay.security.callback_tokens import CallbackToken
 from relay.web import request_body
@@ -87,21 +88,21 @@ class Callbacks:
         if found is None or len(body) > self._app.settings.callback_body_max_bytes:
             return False
         provider, token = found[1].decode(), found[2].decode()
-        claims = self._app.receiver.claims(provider, token)
+        claims = self._app.receiver.verify_token(provider, token)
         if claims is None:
             return False
         try:
-            receiving = self._app.receiver.receiving(provider, claims, _text(headers), body)
+            receiving = self._app.receiver.receive_nowait(IncomingCallback(provider, claims, _text(headers), body))
         except StorageUnavailable:
             return False
         if receiving is None:
             return False
-        heard, recorded = receiving
+        prepared, recorded = receiving
 
         def stored(_: object) -> None:
             del self._waiting[recorded]
             try:
-                self._app.receiver.note(heard, recorded.result())
+                self._app.receiver.publish(prepared, recorded.result())
             except StorageUnavailable as error:
                 answered(_not_stored(provider, claims, error))
             except Exception as error:
@@ -136,7 +137,7 @@ class Callbacks:
             return Answer(405, header=(b"allow", b"GET, HEAD, OPTIONS, POST"))
         path = _PATH.fullmatch(scope["path"])
         provider, token = path.groups() if path else ("", "")
-        claims = self._app.receiver.claims(provider, token)
+        claims = self._app.receiver.verify_token(provider, token)
         if claims is None:
             known = provider if provider in self._app.providers else "unknown"
             _logger.info("callback.refused", provider=known)
@@ -152,6 +153,7 @@ class Callbacks:
         """Reads the body and stores it; that one came which could not be read whole is noted too."""
         settings, receiver = self._app.settings, self._app.receiver
         headers = _text(scope["headers"])
+        unread = IncomingCallback(provider, claims, headers, b"")
         try:
             owner = request_body.Owner(claims.job_id, is_callback=True)
             limits = request_body.Limits(
@@ -160,22 +162,24 @@ class Callbacks:
             body = await request_body.read(receive, limits)
         except request_body.Capped as error:
             self._app.metrics.refused(error.bound)
-            await receiver.note_unread(provider, claims, headers, error.start, "the body is over the limit")
+            await receiver.receive_unread(
+                IncomingCallback(provider, claims, headers, error.start), "the body is over the limit"
+            )
             return Answer(413)
         except request_body.OwnerFull as error:
             self._app.metrics.refused(error.bound)
-            await receiver.note_unread(provider, claims, headers, b"", "too many bodies of its job were open")
+            await receiver.receive_unread(unread, "too many bodies of its job were open")
             return Answer(413)
         except request_body.BodyTooSlow as error:
             self._app.metrics.refused(error.bound)
-            await receiver.note_unread(provider, claims, headers, b"", "the body was too slow")
+            await receiver.receive_unread(unread, "the body was too slow")
             return Answer(408, header=(b"connection", b"close"))
         except request_body.BodyCut:
-            await receiver.note_unread(provider, claims, headers, b"", "the connection was cut within the body")
+            await receiver.receive_unread(unread, "the connection was cut within the body")
             return Answer(408, header=(b"connection", b"close"))
         try:
             async with asyncio.timeout(STORED_WITHIN_S):
-                await receiver.receive(provider, claims, headers, body)
+                await receiver.receive(IncomingCallback(provider, claims, headers, body))
         except TimeoutError:
             raise StorageUnavailable(_LATE) from None
         return _STORED

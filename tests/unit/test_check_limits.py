@@ -322,11 +322,11 @@ def test_only_a_check_that_began_after_a_claim_counts_against_it(started_at: int
 
 def test_a_callback_against_a_providers_end_has_ten_minutes_to_be_confirmed() -> None:
     """Keep a second verdict for 600 s from the callback, ask immediately, and drop it when the time is over."""
-    word = StatusReport(
+    status_report = StatusReport(
         report=report(JobState.FAILED), source=FinishedBy.CALLBACK, verification=Verification.TOKEN,
         callback_id="cb_2", confirm_ms=5_000,
     )  # fmt: skip
-    held = reports.apply_report(ended(), word, NOW).job
+    held = reports.apply_report(ended(), status_report, NOW).job
     assert (held.state, held.confirm_by, held.next_check_at) == ("succeeded", NOW + 600_000, NOW)
     again = checked(held, CheckOutcome.NO_ANSWER, NOW + 1_000, started_at=NOW).job
     assert again.unconfirmed is not None

@@ -73,14 +73,14 @@ times = st.integers(0, 2 * DEADLINE)
 def applied(report: Report, source: FinishedBy, now_ms: int, confirm: bool = True) -> Step:
     """A provider's word; a callback's waits to be confirmed where that is asked for."""
     called_back = source is FinishedBy.CALLBACK
-    word = StatusReport(
+    status_report = StatusReport(
         report=report,
         source=source,
         verification=Verification.TOKEN if called_back else Verification.FETCH,
         callback_id="cb_1" if called_back else None,
         confirm_ms=5_000 if called_back and confirm else None,
     )
-    return partial(lifecycle.apply_report, word=word, now_ms=now_ms)
+    return partial(lifecycle.apply_report, status_report=status_report, now_ms=now_ms)
 
 
 def asked(
@@ -181,7 +181,7 @@ def test_whatever_is_heard_ranks_only_rise_and_an_end_is_an_end(told: list[Step]
 
 @given(reports, sources, times)
 def test_the_same_word_twice_moves_nothing_the_second_time(report: Report, source: FinishedBy, now_ms: int) -> None:
-    """Hearing is idempotent: after a word, the same word again changes no state and announces nothing."""
+    """Change no state and announce nothing when the same report comes again."""
     step = applied(report, source, now_ms)
     once = step(new_job())
     twice = step(once.job)
@@ -216,7 +216,9 @@ def test_another_word_has_another_digest(one: Report, other: Report) -> None:
 def test_a_callback_under_another_id_is_never_believed_before_the_answer_is_heard(order: str) -> None:
     """A callback that beats the submission's answer, about a job the provider does not know: the answer's id counts."""
     done = Report(
-        state=JobState.SUCCEEDED, word="done", outputs=(Output(kind=OutputKind.VIDEO, url="https://c.example/v"),)
+        state=JobState.SUCCEEDED,
+        word="done",
+        outputs=(Output(kind=OutputKind.VIDEO, url="https://c.example/v"),),
     )
     wrong, right = (msgspec.structs.replace(done, provider_job_id=name) for name in ("wrong", "right"))
     steps = {

@@ -28,11 +28,11 @@ def applied(
 ) -> Transition:
     """Return what a report makes of a job; a callback's waits five seconds for confirmation."""
     verification = Verification.TOKEN if source is CALLBACK else Verification.FETCH
-    word = StatusReport(
+    status_report = StatusReport(
         report=said, source=source, verification=verification, callback_id="cb_1" if source is CALLBACK else None,
         confirm_ms=confirm_ms if source is CALLBACK else None,
     )  # fmt: skip
-    return reports.apply_report(before, word, now_ms)
+    return reports.apply_report(before, status_report, now_ms)
 
 
 def output(url: str) -> tuple[Output, ...]:
@@ -82,7 +82,9 @@ def test_a_claim_that_is_being_confirmed_is_not_overtaken_by_progress() -> None:
     assert another is not None
     assert another.report.state is JobState.FAILED
     said = [applied(job(), end).reason for end in (report(JobState.FAILED), report(JobState.SUCCEEDED, outputs=()))]
-    assert said == [f"the provider says {what}: asked to confirm it" for what in ("failed", "success without a result")]
+    assert said == [
+        f"the provider says {what}: a status check is to confirm it" for what in ("failed", "success without a result")
+    ]
 
 
 def test_a_success_without_a_result_never_follows_an_end() -> None:

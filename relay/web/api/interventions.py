@@ -85,7 +85,7 @@ async def release(call: ProviderRequest) -> Response:
     def released(recorded: UpdateResult) -> Response:
         return JSON(shown(call, callback, [*before, *([recorded.reprocessing] if recorded.reprocessing else [])]))
 
-    return released(await call.app.receiver.release(callback, call.key_id, call.tie(released)))
+    return released(await call.app.receiver.reprocess(callback, call.key_id, call.tie(released)))
 
 
 def _shown(recorded: UpdateResult) -> Response | None:

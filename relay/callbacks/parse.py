@@ -1,0 +1,66 @@
+"""What a callback says: a pure function from headers and bytes to a report, or to the reason why there is none.
+
+Nothing here knows of a job, a database or the network. `callbacks/verify.py` decides how far a callback is proven.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from relay import strict_json
+from relay.context import ConfiguredProvider
+from relay.errors import BadBody, Unreadable
+from relay.model import text
+from relay.model.job import Report
+
+_CONTROL_FIELDS: Final = frozenset(
+    [
+        "id",
+        "taskid",
+        "task_id",
+        "status",
+        "state",
+        "url",
+        "output",
+        "results",
+        "data",
+        "content",
+        "metadata",
+        "error",
+        "result_url",
+        "video_url",
+    ]
+)
+"""Fields that decide about a job: a body that has one of them twice can be read in two ways, and is not read at all."""
+
+
+class ParsedCallback(msgspec.Struct, frozen=True):
+    """What a callback's body says: `report`, or None and the reason in `unreadable`."""
+
+    report: Report | None = None
+    unreadable: str | None = None
+
+
+def parse(provider: ConfiguredProvider | None, headers: Mapping[str, str], body: bytes, now_ms: int) -> ParsedCallback:
+    """Return what the body says in relay's words, without relay's secrets; never raises for a bad body.
+
+    `provider` is None if this relay does not know it. `headers` have lower-case names.
+    """
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        return ParsedCallback(unreadable="the body is compressed")
+    if provider is None:
+        return ParsedCallback(unreadable="this relay has no such provider")
+    try:
+        parsed = strict_json.parse(body)
+        doubled = {name for name in parsed.duplicates if name.lower() in _CONTROL_FIELDS}
+        if doubled:
+            return ParsedCallback(unreadable=f"the body has {min(doubled)} twice")
+        value = text.kept_json(parsed.value) if text.may_hold_nul(body) else parsed.value
+        if not isinstance(value, dict):
+            return ParsedCallback(unreadable="the body is not a JSON object")
+        if provider.redactor is not None and provider.redactor.suspects(body):
+            value = provider.redactor.json(value)
+        return ParsedCallback(report=provider.judged(provider.adapter.read_callback(value, now_ms)))
+    except (BadBody, Unreadable) as error:
+        return ParsedCallback(unreadable=text.kept(str(error)[:300]))
