@@ -98,7 +98,7 @@ class Naive:
 async def _posts(_: Request, number: int, urls: list[str]) -> Response:
     """So many POSTs, IN_FLIGHT at a time, by the client that relay sends with."""
     from relay.outbound.resolver import Resolver  # noqa: PLC0415
-    from relay.outbound.trust import trusted  # noqa: PLC0415
+    from relay.outbound.trust import tls_context  # noqa: PLC0415
     from relay.outbound.webhook_sender import WebhookSender  # noqa: PLC0415
     from relay.security.url_policy import AddressPolicy  # noqa: PLC0415
     from relay.settings import parse_networks  # noqa: PLC0415
@@ -106,7 +106,7 @@ async def _posts(_: Request, number: int, urls: list[str]) -> Response:
     body = json.dumps({"timestamp": "2026-11-21T00:00:00.000Z", "data": "x" * BODY_BYTES}).encode()
     left = islice(cycle(urls), number)
     policy = AddressPolicy(parse_networks("127.0.0.0/8"), True, frozenset())
-    async with WebhookSender(policy, Resolver(), trusted(), connections_max=256) as sender:
+    async with WebhookSender(policy, Resolver(), tls_context(), connections_max=256) as sender:
 
         async def work() -> None:
             for url in left:

@@ -35,7 +35,7 @@ from relay.outbound.file_upload import FileClient
 from relay.outbound.jwks import KeySet
 from relay.outbound.provider_client import ProviderClient
 from relay.outbound.resolver import LookupOptions, Resolver
-from relay.outbound.trust import trusted
+from relay.outbound.trust import tls_context
 from relay.outbound.webhook_sender import WebhookSender
 from relay.payments.policy import Policy
 from relay.payments.siwx import sign_in
@@ -194,9 +194,9 @@ def _setup(settings: Settings, providers: Mapping[str, Provider], clock: Clock, 
 @asynccontextmanager
 async def _open_outbound(setup: Setup) -> AsyncIterator[Outbound]:
     """Open the clients, which share a resolver and the trusted authorities; close them at the end."""
-    settings, tls, redactor = setup.settings, trusted(), _redactor(setup)
+    settings, tls, redactor = setup.settings, tls_context(), _redactor(setup)
     lookups = LookupOptions(settings.lookups_max, settings.lookup_cache_s)
-    resolver = Resolver(lookups, hangs=setup.metrics.lookup_hangs)
+    resolver = Resolver(lookups, on_hang=setup.metrics.lookup_hangs)
     files = FileClient(setup.policy, resolver=resolver, tls=tls, redactor=redactor)
     sender = WebhookSender(
         setup.policy,

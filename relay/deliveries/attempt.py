@@ -6,7 +6,7 @@ from typing import Final
 from relay import __version__, backoff, ids, log
 from relay.clock import Clock
 from relay.model.delivery import Attempt, DeliveryState, Outcome
-from relay.outbound.webhook_sender import Answer, WebhookSender
+from relay.outbound.webhook_sender import PostResult, WebhookSender
 from relay.security import signatures as signing
 from relay.security.encryption import DecryptionFailed
 from relay.security.redaction import CUT, SECRET_CHARS_MIN
@@ -94,7 +94,7 @@ class Deliverer:
         except DecryptionFailed as error:
             _logger.error("delivery.signing_key_unreadable", project=project_id, error=str(error))
 
-    def _handle_success(self, delivery: DueDelivery, attempt: Attempt, answer: Answer) -> AttemptResult:
+    def _handle_success(self, delivery: DueDelivery, attempt: Attempt, answer: PostResult) -> AttemptResult:
         """Return the delivery as delivered; even then the endpoint may ask to be disabled."""
         return AttemptResult(
             attempt=attempt,
@@ -106,7 +106,7 @@ class Deliverer:
             probe=delivery.probe,
         )
 
-    def _handle_failure(self, delivery: DueDelivery, attempt: Attempt, answer: Answer) -> AttemptResult:
+    def _handle_failure(self, delivery: DueDelivery, attempt: Attempt, answer: PostResult) -> AttemptResult:
         """Return the delivery as pending until the schedule's next time, or as exhausted where there is none."""
         now_ms = self._clock.now_ms()
         retry_after_ms = backoff.parse_retry_after(answer.retry_after, now_ms)
@@ -128,7 +128,7 @@ class Deliverer:
         )
 
 
-def _disable_reason(answer: Answer) -> str | None:
+def _disable_reason(answer: PostResult) -> str | None:
     """Return why the endpoint is to be disabled, if its answer asks for that."""
     if answer.control == DISABLE:
         return "the endpoint asked for it by its webhook-delivery header"

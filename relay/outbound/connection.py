@@ -1,8 +1,9 @@
-"""One HTTP/1.1 connection to an endpoint: requests one after another, each answer read up to its bounds.
+"""One HTTP/1.1 connection to an endpoint: sequential requests, each response read up to fixed limits.
 
-Parsing is httptools'; what is decided here is when an answer is over and what it is worth. Its status is what counts:
-once the status line and the headers are there, a body that is too long, cut, late or framed wrongly is a note beside
-it, and the connection is closed. Bytes that come while no request is under way are nobody's answer; they close it too.
+httptools parses; this module decides when a response ends and whether the connection can be reused. The status decides
+the outcome: once the headers are complete, a body that is too long, truncated, late or badly framed only adds a note,
+and the connection is closed. Bytes received while no request is under way close the connection too.
+It does not retry, resolve names or open sockets.
 """
 
 import asyncio
@@ -13,33 +14,36 @@ from typing import Final, cast
 import httptools
 
 RESPONSE_MAX_BYTES: Final = 16 * 1024
-"""Of an answer's body so much is read."""
+"""Limit of a response's body; reading stops beyond it."""
 EXCERPT_BYTES: Final = 4 * 1024
-"""And so much of it is kept."""
+"""The part of the body that is kept."""
 FRAMED_MAX_BYTES: Final = 8 * RESPONSE_MAX_BYTES
-"""The body with its framing: chunk sizes, extensions and trailers take bytes that are no body."""
+"""Limit of the body with its framing: chunk sizes, extensions and trailers."""
 HEADERS_NOTED_BYTES: Final = 8 * 1024
-"""Headers longer than this are remarked on: many other clients would refuse the answer."""
+"""Longer headers are noted: many other clients would refuse the response."""
 HEAD_MAX_BYTES: Final = 256 * 1024
-"""Status line and headers, interim answers included; what is longer is no answer."""
+"""Limit of status line and headers, interim responses included; a longer head fails the request."""
 INTERIM_MAX: Final = 32
-"""Interim (1xx) answers before the one that counts."""
+"""Limit of interim (1xx) responses before the final one."""
 
 _SWITCHING: Final = 101
 _WITHOUT_BODY: Final = frozenset({204, 304})
 
 
-class Broke(Exception):
-    """No answer came whole: `str` says in which way. `answered` tells whether a byte of one had come."""
+class ExchangeFailed(Exception):
+    """There is no usable response; `str()` is the reason.
 
-    def __init__(self, words: str, *, answered: bool, late: bool = False) -> None:
-        super().__init__(words)
-        self.answered = answered
-        self.late = late
+    `started` is True if a byte of a response was received, `timed_out` if the deadline passed.
+    """
+
+    def __init__(self, reason: str, *, started: bool, timed_out: bool = False) -> None:
+        super().__init__(reason)
+        self.started = started
+        self.timed_out = timed_out
 
 
 class Response:
-    """An answer: its status, the headers that relay reads, the start of its body, and what was odd about it."""
+    """A response: status, the headers that relay reads, the start of the body, and a note about any irregularity."""
 
     __slots__ = ("body", "control", "note", "retry_after", "status")
 
@@ -52,63 +56,64 @@ class Response:
 
 
 class Connection(asyncio.Protocol):
-    """An open connection; `lost` is called once, when it is none any more."""
+    """An open connection; `on_closed` is called once, when the connection has closed.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, lost: Callable[["Connection"], None]) -> None:
+    `made_s` and `idle_since_s` are times of the loop's clock; `used` is True once a response was received.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_closed: Callable[["Connection"], None]) -> None:
         self.made_s = loop.time()
         self.idle_since_s = self.made_s
         self.used = False
-        """Whether an answer came over it already."""
         self._loop = loop
-        self._lost = lost
+        self._on_closed = on_closed
         self._transport: asyncio.Transport | None = None
         self._readable: select.poll | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[Response] | None = None
         self._response = Response()
-        self._clear()
+        self._reset()
 
-    def _clear(self) -> None:
-        """Nothing has come of the next answer."""
-        self._came = 0
-        self._framed = 0
-        self._headers = 0
-        self._body = 0
-        self._interim = 0
-        self._status_line = False
+    def _reset(self) -> None:
+        """Reset the parse state for the next response; the first five are numbers of bytes or responses."""
+        self._received_bytes = 0
+        self._framed_bytes = 0
+        self._header_bytes = 0
+        self._body_bytes = 0
+        self._interim_count = 0
+        self._has_status_line = False
         self._head_ended = False
         self._ended = False
-        self._extra = False
-        self._sized = False
-        self._keep = False
+        self._has_extra_bytes = False
+        self._has_length = False
+        self._keep_alive = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ready for a request."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's own is none by its class
+        """Prepare for the first request."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport does not subclass asyncio's
         self._readable = select.poll()
         self._readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         self._parser = httptools.HttpResponseParser(self)
-        # A status line that is one is enough; these read what many servers send, and none of them changes where the
-        # answer ends.
+        # Many servers send these irregularities, and none of them changes where the response ends.
         self._parser.set_dangerous_leniencies(
             lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_data_after_close=True
         )
 
     @property
     def is_open(self) -> bool:
-        """Whether it has not been lost yet."""
+        """True until the connection has closed."""
         return self._transport is not None
 
-    def usable(self) -> bool:
-        """Whether another request may go over it: it is open, and nothing waits in it that nobody asked for."""
+    def is_usable(self) -> bool:
+        """Return whether another request may be sent: the connection is open and has no unread bytes."""
         transport, readable = self._transport, self._readable
         return transport is not None and readable is not None and not transport.is_closing() and not readable.poll(0)
 
     def exchange(self, request: bytes, deadline_s: float) -> "asyncio.Future[Response]":
-        """Writes a request; the future has its answer, or Broke, by the deadline (the loop's time)."""
+        """Write a request; the future has its response or ExchangeFailed by the deadline (the loop's clock)."""
         assert self._waiter is None
-        self._clear()
+        self._reset()
         self._response = Response()
         self._waiter = waiter = self._loop.create_future()
         if self._transport is None or self._transport.is_closing():
@@ -119,167 +124,167 @@ class Connection(asyncio.Protocol):
         return waiter
 
     def close(self) -> None:
-        """Closes it in an orderly way."""
+        """Close the connection after the buffered bytes are written."""
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
-        """Closes it at once, whatever is under way."""
+        """Close the connection immediately and drop the buffered bytes."""
         if self._transport is not None:
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """A piece of the answer; the connection's end where nothing was asked."""
+        """Parse a part of the response; close the connection if no request is under way."""
         parser = self._parser
         if self._waiter is None or parser is None:
             self.abort()
             return
-        self._came += len(data)
+        self._received_bytes += len(data)
         if self._head_ended:
-            self._framed += len(data)
+            self._framed_bytes += len(data)
         broken = False
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             broken = True
         if self._ended:
-            self._finish(self._odd(), reusable=self._keep and not broken and not self._extra)
+            self._finish(self._irregularity(), reusable=self._keep_alive and not broken and not self._has_extra_bytes)
         elif broken:
-            self._stop("its framing is not HTTP", "the answer is not HTTP")
-        elif self._body > RESPONSE_MAX_BYTES or self._framed > FRAMED_MAX_BYTES:
+            self._finish_malformed()
+        elif self._body_bytes > RESPONSE_MAX_BYTES or self._framed_bytes > FRAMED_MAX_BYTES:
             self._finish(f"its body is longer than {RESPONSE_MAX_BYTES} bytes", reusable=False)
-        elif self._interim > INTERIM_MAX:
+        elif self._interim_count > INTERIM_MAX:
             self._fail(f"more than {INTERIM_MAX} interim answers, and none that counts")
-        elif not self._head_ended and self._came > HEAD_MAX_BYTES:
+        elif not self._head_ended and self._received_bytes > HEAD_MAX_BYTES:
             self._fail(f"the answer's headers are longer than {HEAD_MAX_BYTES} bytes")
 
     def eof_received(self) -> None:
-        """The other side sends no more: the transport closes, and `connection_lost` judges what there is."""
+        """Let the transport close; `connection_lost` then ends the response."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """What has come is what there is."""
+        """End the response under way with the bytes received so far, and report the close."""
         self._transport = self._readable = self._parser = None
         if self._waiter is not None:
             if self._head_ended:
-                whole = exc is None and not self._sized
-                self._finish(None if whole else "its body was cut", reusable=False)
+                complete = exc is None and not self._has_length
+                self._finish(None if complete else "its body was cut", reusable=False)
             else:
                 reset = isinstance(exc, ConnectionResetError)
                 self._fail(f"the connection was {'reset' if reset else 'closed'} before a whole answer came")
-        self._lost(self)
+        self._on_closed(self)
 
     def _expire(self) -> None:
-        """The deadline has come."""
+        """End the request under way at its deadline."""
         self._timer = None
         if self._waiter is None:
             return
         if self._head_ended:
             self._finish("its body did not end in time", reusable=False)
         else:
-            self._fail("no answer", late=True)
+            self._fail("no answer", timed_out=True)
 
-    def _stop(self, note: str, words: str) -> None:
-        """What came is no HTTP from here on: the status counts where there is one."""
+    def _finish_malformed(self) -> None:
+        """End a response that stopped being HTTP: its status counts if it was received, else the request fails."""
         status = self._status()
-        if self._status_line and (status >= 200 or status == _SWITCHING):
+        if self._has_status_line and (status >= 200 or status == _SWITCHING):
             self._response.status = status
-            self._finish(note, reusable=False)
+            self._finish("its framing is not HTTP", reusable=False)
         else:
-            self._fail(words)
+            self._fail("the answer is not HTTP")
 
     def _finish(self, note: str | None, *, reusable: bool) -> None:
-        """The answer is there; the connection is kept if nothing speaks against it."""
+        """Resolve the request with its response; close the connection unless it is reusable."""
         waiter, transport = self._waiter, self._transport
-        self._settle()
+        self._clear_request()
         self._response.note = note
         if waiter is not None and not waiter.done():
             waiter.set_result(self._response)
         self.used = True
         if transport is not None and transport.get_write_buffer_size():
-            self.abort()  # an early answer: the rest of the request would wait for ever to be taken
+            self.abort()  # an early response: the server may never read the rest of the request
         elif not reusable:
             self.close()
 
-    def _fail(self, words: str, *, late: bool = False) -> None:
-        """There is no answer, and there will be none over this connection."""
+    def _fail(self, reason: str, *, timed_out: bool = False) -> None:
+        """Fail the request with ExchangeFailed and close the connection."""
         waiter = self._waiter
-        self._settle()
+        self._clear_request()
         if waiter is not None and not waiter.done():
-            waiter.set_exception(Broke(words, answered=self._came > 0, late=late))
+            waiter.set_exception(ExchangeFailed(reason, started=self._received_bytes > 0, timed_out=timed_out))
         self.abort()
 
-    def _settle(self) -> None:
-        """Nothing is under way any more."""
+    def _clear_request(self) -> None:
+        """Forget the request under way and its timer."""
         self._waiter = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _odd(self) -> str | None:
-        """What a whole answer has that it should not."""
-        if self._body > RESPONSE_MAX_BYTES:
+    def _irregularity(self) -> str | None:
+        """Return what is irregular about a complete response, or None."""
+        if self._body_bytes > RESPONSE_MAX_BYTES:
             return f"its body is longer than {RESPONSE_MAX_BYTES} bytes"
-        if self._response.status in _WITHOUT_BODY and self._extra:
+        if self._response.status in _WITHOUT_BODY and self._has_extra_bytes:
             return f"HTTP {self._response.status} has no body, but one came"
-        if self._extra:
+        if self._has_extra_bytes:
             return "more came than one answer"
-        if self._headers > HEADERS_NOTED_BYTES:
+        if self._header_bytes > HEADERS_NOTED_BYTES:
             return f"its headers are longer than {HEADERS_NOTED_BYTES} bytes"
         return None
 
     def _status(self) -> int:
-        """The status as far as it was read; 0 for none."""
+        """Return the status code read so far, 0 if there is none."""
         return int(self._parser.get_status_code()) if self._parser is not None else 0
 
-    # What httptools calls, within `feed_data`.
+    # httptools calls these within `feed_data`.
 
     def on_message_begin(self) -> None:
-        """The first byte of an answer; of a second one, too."""
+        """Note bytes after the end of the response."""
         if self._ended:
-            self._extra = True
+            self._has_extra_bytes = True
 
     def on_status(self, _: bytes) -> None:
-        """There is a status line."""
-        self._status_line = True
+        """Note that the status line was received."""
+        self._has_status_line = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keeps what relay reads; a trailer is none of it."""
+        """Keep the headers that relay reads; ignore trailers."""
         if self._ended or self._head_ended:
             return
         length = len(name)
-        self._headers += length + len(value) + 4
+        self._header_bytes += length + len(value) + 4
         if length == 11 and name.lower() == b"retry-after":
             self._response.retry_after = value.decode("latin-1")
         elif length == 16 and name.lower() == b"webhook-delivery":
             self._response.control = value.decode("latin-1").strip().lower() or None
         elif (length == 14 and name.lower() == b"content-length") or (length == 17 and b"chunked" in value.lower()):
-            self._sized = True  # 17: transfer-encoding
+            self._has_length = True  # 17: transfer-encoding
 
     def on_headers_complete(self) -> None:
-        """The head is whole: of an interim answer nothing is kept, any other one counts."""
+        """Discard the headers of an interim response; record the status of a final one."""
         if self._ended:
             return
         status = self._status()
         if status < 200 and status != _SWITCHING:
-            self._interim += 1
-            self._headers = 0
-            self._status_line = self._sized = False
+            self._interim_count += 1
+            self._header_bytes = 0
+            self._has_status_line = self._has_length = False
             self._response.retry_after = self._response.control = None
             return
-        self._status_line = self._head_ended = True
+        self._has_status_line = self._head_ended = True
         self._response.status = status
 
     def on_body(self, body: bytes) -> None:
-        """Counts it, and keeps its start."""
+        """Count the body's bytes and keep its start."""
         if self._ended:
             return
-        room = EXCERPT_BYTES - self._body
-        if room > 0:
-            self._response.body += body[:room]
-        self._body += len(body)
+        free_bytes = EXCERPT_BYTES - self._body_bytes
+        if free_bytes > 0:
+            self._response.body += body[:free_bytes]
+        self._body_bytes += len(body)
 
     def on_message_complete(self) -> None:
-        """The answer's end, unless it was an interim one."""
+        """End the response, unless it is an interim one."""
         if self._head_ended and not self._ended:
             self._ended = True
-            self._keep = self._parser is not None and bool(self._parser.should_keep_alive())
+            self._keep_alive = self._parser is not None and bool(self._parser.should_keep_alive())

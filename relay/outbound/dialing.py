@@ -1,7 +1,7 @@
-"""Makes a TCP connection to one of a name's addresses: both families raced, the next one where one fails or is slow.
+"""Opens a TCP connection to one of a host's addresses by RFC 8305 ("Happy Eyeballs").
 
-RFC 8305 ("Happy Eyeballs"): the addresses take turns by family, in the system's order; while one has no answer the next
-is tried after a quarter of a second, and the first connection counts.
+The addresses alternate by family, in the system's order. The next one is tried when the previous one fails, or has not
+connected within DELAY_S; the first connection is used. Deadlines, TLS and the URL policy are the caller's.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from relay.outbound.resolver import NAME_FAILED, Address, NameFailed
-from relay.outbound.trust import tls_words
+from relay.outbound.trust import tls_failure
 
 DELAY_S: Final = 0.25
-TRIED_MAX: Final = 8
-Made = TypeVar("Made")
+ADDRESSES_TRIED_MAX: Final = 8
+Opened = TypeVar("Opened")
 
-_CLASSES: Final = {
+_REASONS: Final = {
     errno.ECONNREFUSED: "the connection was refused",
     errno.ECONNRESET: "the connection was reset",
     errno.ECONNABORTED: "the connection was reset",
@@ -36,23 +36,37 @@ _CLASSES: Final = {
 }
 
 
-async def connected(addresses: Sequence[Address], port: int) -> socket.socket:
-    """A connected socket; the first address's OSError where none takes a connection. The caller sets the deadline."""
+async def open_socket(addresses: Sequence[Address], port: int) -> socket.socket:
+    """Return a connected socket. Raise the first address's OSError if no address accepts a connection.
+
+    The caller sets the deadline.
+    """
 
     async def connect(address: Address) -> socket.socket:
-        return await _connect(address, port)
+        opened = socket.socket(address.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            opened.setblocking(False)
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await asyncio.get_running_loop().sock_connect(opened, (address.host, port))
+        except BaseException:
+            opened.close()
+            raise
+        return opened
 
-    return await first(addresses, connect, socket.socket.close)
+    return await race(addresses, connect, socket.socket.close)
 
 
-async def first(
-    addresses: Sequence[Address], connect: Callable[[Address], Awaitable[Made]], discard: Callable[[Made], Any]
-) -> Made:
-    """What `connect` makes of the first address that answers; a second one that answers too is discarded."""
-    order = in_turn(addresses)[:TRIED_MAX]
+async def race(
+    addresses: Sequence[Address], connect: Callable[[Address], Awaitable[Opened]], discard: Callable[[Opened], Any]
+) -> Opened:
+    """Return the result of the first successful `connect`; call `discard` on any later one.
+
+    Raise the first address's error if every address fails.
+    """
+    order = alternate_families(addresses)[:ADDRESSES_TRIED_MAX]
     if len(order) == 1:
         return await connect(order[0])
-    tries: list[asyncio.Future[Made]] = []
+    tries: list[asyncio.Future[Opened]] = []
     try:
         while True:
             if len(tries) < len(order):
@@ -66,21 +80,21 @@ async def first(
                     tries.remove(one)
                     return one.result()
             if len(tries) == len(order) and all(one.done() for one in tries):
-                return tries[0].result()  # raises what came of the first address
+                return tries[0].result()  # raises the first address's error
     finally:
         for one in tries:
             one.cancel()
-            one.add_done_callback(lambda made: _drop(made, discard))
+            one.add_done_callback(lambda late: _discard_late(late, discard))
 
 
-def _drop(made: "asyncio.Future[Made]", discard: Callable[[Made], Any]) -> None:
-    """Closes a connection that came too late, and has seen the error of one that did not come."""
-    if not made.cancelled() and made.exception() is None:
-        discard(made.result())
+def _discard_late(late: "asyncio.Future[Opened]", discard: Callable[[Opened], Any]) -> None:
+    """Close a connection that lost the race; retrieve the error of a failed one, so that asyncio does not log it."""
+    if not late.cancelled() and late.exception() is None:
+        discard(late.result())
 
 
-def in_turn(addresses: Iterable[Address]) -> list[Address]:
-    """The addresses with their families in turn, beginning with the first one's."""
+def alternate_families(addresses: Iterable[Address]) -> list[Address]:
+    """Return the addresses with alternating families, beginning with the first address's family."""
     families: dict[int, list[Address]] = {}
     for address in addresses:
         families.setdefault(address.family, []).append(address)
@@ -88,31 +102,18 @@ def in_turn(addresses: Iterable[Address]) -> list[Address]:
     return [family[place] for place in range(longest) for family in families.values() if place < len(family)]
 
 
-async def _connect(address: Address, port: int) -> socket.socket:
-    """One connection."""
-    made = socket.socket(address.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        made.setblocking(False)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.get_running_loop().sock_connect(made, (address.host, port))
-    except BaseException:
-        made.close()
-        raise
-    return made
-
-
-def failure_class(error: BaseException | None, otherwise: str = "no connection") -> str:
-    """Which kind of failure it was, in words that hold no address; of a chain, the innermost kind that is known."""
+def failure_reason(error: BaseException | None, otherwise: str = "no connection") -> str:
+    """Return the reason of a connection failure without addresses: the innermost known one of the exception chain."""
     seen: set[int] = set()
-    words = otherwise
+    reason = otherwise
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, NameFailed):
             return NAME_FAILED
         if isinstance(error, ssl.SSLError | ssl.CertificateError):
-            return tls_words(error)
+            return tls_failure(error)
         number = getattr(error, "errno", None)
-        words = _CLASSES.get(number, words) if isinstance(number, int) else words
+        reason = _REASONS.get(number, reason) if isinstance(number, int) else reason
         inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
         error = inner or error.__cause__ or error.__context__
-    return words
+    return reason

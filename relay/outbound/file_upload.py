@@ -1,9 +1,8 @@
-"""Files on their way to a provider: streamed from where they wait, and never held whole.
+"""Uploads files to providers, streamed piece by piece: no file is held in memory.
 
-Where the URL is the operator's word it is called as it is. Where it came in a provider's answer (`guarded`) it is
-somebody else's: it must be https, the address policy must take it, and every address that its name leads to. The
-connection is then made to one of these very addresses, so a name that changes its mind between the look and the call
-changes nothing; the certificate is still verified for the name.
+A URL that the operator configured is called as it is. A URL from a provider's response (`guarded`) is not trusted: it
+must be https, and the URL policy must allow it and every address of its host. The connection then goes to one of these
+checked addresses, so that DNS cannot change in between; the certificate is still verified for the name.
 """
 
 import asyncio
@@ -16,25 +15,41 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
+import msgspec
 
 from relay import __version__
 from relay.model.provider_http import FileRequest, ProviderResponse
-from relay.outbound import inflating
-from relay.outbound.provider_client import ANSWER_MAX_BYTES, CONNECT_S, NoAnswer, NotSent, redacted, words
-from relay.outbound.provider_transport import NAME_LATE, Transport
+from relay.outbound.provider_client import CONNECT_S, NoAnswer, NotSent, failure_text, read_response
+from relay.outbound.provider_transport import LOOKUP_TIMED_OUT, Transport
 from relay.outbound.resolver import NAME_FAILED, NameFailed, Resolver
-from relay.outbound.trust import trusted
+from relay.outbound.trust import tls_context
 from relay.security.redaction import Redactor
 from relay.security.url_policy import AddressPolicy
 
 STEP_S: Final = 60.0
+"""Time-out of each read and write; the deadline of the whole upload is the caller's."""
 CONNECTIONS_MAX: Final = 32
 ADDRESSES_MAX: Final = 4
-_PLACE: Final = re.compile(r"[A-Za-z]+://[^/?#]*([!-\"$-~]*)(?:#.*)?")
+_URL: Final = re.compile(r"[A-Za-z]+://[^/?#]*([!-\"$-~]*)(?:#.*)?")
+
+
+class _Destination(msgspec.Struct, frozen=True):
+    """Where to connect: `url` has a checked address in place of `name`, or is the URL itself if `name` is None."""
+
+    url: httpx.URL
+    name: str | None = None
+
+
+class _Framing(msgspec.Struct, frozen=True):
+    """The bytes before and after the file, and the content type of the whole body."""
+
+    head: bytes
+    tail: bytes
+    content_type: str
 
 
 class FileClient:
-    """Sends files; every call has a connection of its own, follows no redirect and reads at most 1 MiB of an answer."""
+    """Sends files; each call opens its own connection, follows no redirect and reads at most 1 MiB of a response."""
 
     def __init__(
         self,
@@ -48,7 +63,7 @@ class FileClient:
         self._policy = policy
         self._resolver = resolver or Resolver()
         self._http = httpx.AsyncClient(
-            transport=Transport(self._resolver, tls or trusted(), CONNECTIONS_MAX),
+            transport=Transport(self._resolver, tls or tls_context(), CONNECTIONS_MAX),
             follow_redirects=False,
             trust_env=False,
             headers={"user-agent": f"relay/{__version__}", "accept": "application/json", "accept-encoding": "identity"},
@@ -57,65 +72,70 @@ class FileClient:
     async def send(
         self, request: FileRequest, pieces: AsyncIterator[bytes], api_key: str, timeout_s: float
     ) -> ProviderResponse:
-        """The answer; NotSent where no connection was made or may be, NoAnswer where none came whole within the time.
+        """Return the provider's response. The pieces must add up to `request.size` bytes.
 
-        The pieces must add up to `size` bytes; no more than one of them is held.
+        Raise NotSent if no connection was made or is allowed, NoAnswer if no complete response was received in time.
         """
-        head, tail, content_type = _frame(request)
+        framing = _framing(request)
         headers = {"authorization": f"Bearer {api_key}"} if request.bearer else {}
-        headers |= {**request.headers, "content-type": content_type}
-        headers["content-length"] = str(len(head) + request.size + len(tail))
-        content = _framed(head, pieces, tail, request.size)
+        headers |= {**request.headers, "content-type": framing.content_type}
+        headers["content-length"] = str(len(framing.head) + request.size + len(framing.tail))
+        content = _content(framing, pieces, request.size)
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._to_first(request, content, headers)
+                return await self._send_to_first(request, content, headers)
         except TimeoutError as error:
             raise NoAnswer("no whole answer in time") from error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             raise NoAnswer("the connection broke") from error
 
-    async def _to_first(
+    async def _send_to_first(
         self, request: FileRequest, content: AsyncIterator[bytes], headers: dict[str, str]
     ) -> ProviderResponse:
-        """The answer of the first address that a connection can be made to; the content is not touched before."""
+        """Send to the first destination that accepts a connection; `content` is not read before."""
         reason = "no connection"
-        for url, name in await self._targets(request):
-            asked: dict[str, str] = headers | ({"host": urlsplit(request.url).netloc} if name else {})
+        for destination in await self._destinations(request):
+            name = destination.name
+            host = {"host": urlsplit(request.url).netloc} if name else {}
             extensions: dict[str, Any] = {"sni_hostname": name} if name else {}
-            if target := _target(request.url):
+            if target := _request_target(request.url):
                 extensions["target"] = target
-            timeout = httpx.Timeout(STEP_S, connect=CONNECT_S, pool=CONNECT_S)
             stream = self._http.stream(
-                request.method, url, content=content, headers=asked, timeout=timeout, extensions=extensions
+                request.method,
+                destination.url,
+                content=content,
+                headers=headers | host,
+                timeout=httpx.Timeout(STEP_S, connect=CONNECT_S, pool=CONNECT_S),
+                extensions=extensions,
             )
             try:
-                async with stream as answer:
-                    return redacted(await _read(answer), self._redactor)
+                async with stream as response:
+                    return await read_response(response, self._redactor)
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-                reason = words(error)
+                reason = failure_text(error)
             except httpx.UnsupportedProtocol:
                 reason = "no connection"
         raise NotSent(reason)
 
-    async def _targets(self, request: FileRequest) -> list[tuple[httpx.URL, str | None]]:
-        """Where to connect: the URL as it is, or with each checked address in place of the name it is verified for."""
+    async def _destinations(self, request: FileRequest) -> list[_Destination]:
+        """Return the URL as it is or, if `guarded`, with each checked address; raise NotSent if one is refused."""
         if not request.guarded:
-            return [(httpx.URL(request.url), None)]
+            return [_Destination(httpx.URL(request.url))]
         refusals = [] if request.url.lower().startswith("https://") else ["must begin with https://"]
         if refusals := refusals or self._policy.check_url(request.url):
-            raise NotSent(f"the provider named a place for the file that {refusals[0]}")
+            raise NotSent(f"the provider's URL for the file {refusals[0]}")
         parts = urlsplit(request.url)
         name = parts.hostname or ""
         try:
             async with asyncio.timeout(CONNECT_S):
-                found = [address.host for address in await self._resolver.addresses(name)]
+                hosts = [address.host for address in await self._resolver.addresses(name)]
         except NameFailed:
-            raise NotSent(f"the provider named a place for the file, but {NAME_FAILED}") from None
+            raise NotSent(f"the provider's URL for the file cannot be called: {NAME_FAILED}") from None
         except TimeoutError:
-            raise NotSent(f"the provider named a place for the file, but {NAME_LATE}") from None
-        if not all(self._policy.may_connect(address) for address in found):
-            raise NotSent("the provider named a place for the file that has an address which may not be called")
-        return [(httpx.URL(request.url).copy_with(host=address), name) for address in found[:ADDRESSES_MAX]]
+            raise NotSent(f"the provider's URL for the file cannot be called: {LOOKUP_TIMED_OUT}") from None
+        if not all(self._policy.may_connect(host) for host in hosts):
+            raise NotSent("the provider's URL for the file leads to an address that the URL policy refuses")
+        return [_Destination(httpx.URL(request.url).copy_with(host=host), name) for host in hosts[:ADDRESSES_MAX]]
 
     async def __aenter__(self) -> "FileClient":
         return self
@@ -126,48 +146,38 @@ class FileClient:
         await self._http.aclose()
 
 
-def _target(url: str) -> bytes | None:
-    """Path and query as they were written, for a place may have signed them; None for what a request line cannot hold.
+def _request_target(url: str) -> bytes | None:
+    """Return path and query unchanged, because they may be signed; None if a request line cannot hold them.
 
-    httpx would resolve dot segments, and escape and unescape characters.
+    httpx itself would resolve dot segments, and escape and unescape characters.
     """
-    parts = _PLACE.fullmatch(url)
+    parts = _URL.fullmatch(url)
     return None if parts is None else (parts[1] if parts[1].startswith("/") else f"/{parts[1]}").encode("ascii")
 
 
-def _frame(request: FileRequest) -> tuple[bytes, bytes, str]:
-    """What stands before and behind the file, and the type of the whole."""
+def _framing(request: FileRequest) -> _Framing:
+    """Return the framing of a bare body or, with `filename`, of a form with the field `file`."""
     if request.filename is None:
-        return b"", b"", request.content_type
-    boundary = secrets.token_hex(16)  # known to nobody, so that no file can end its own part and begin another
+        return _Framing(b"", b"", request.content_type)
+    boundary = secrets.token_hex(16)  # random, so that no file can contain it to end its part and begin another
     head = (
         f'--{boundary}\r\ncontent-disposition: form-data; name="file"; filename="{request.filename}"\r\n'
         f"content-type: {request.content_type}\r\n\r\n"
     )
-    return head.encode("ascii"), f"\r\n--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+    tail = f"\r\n--{boundary}--\r\n"
+    return _Framing(head.encode("ascii"), tail.encode(), f"multipart/form-data; boundary={boundary}")
 
 
-async def _framed(head: bytes, pieces: AsyncIterator[bytes], tail: bytes, size: int) -> AsyncIterator[bytes]:
-    """The body in its pieces; a file that is longer or shorter than was said breaks the connection."""
-    if head:
-        yield head
+async def _content(framing: _Framing, pieces: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:
+    """Yield the body; raise NoAnswer, which breaks the connection, if the pieces are not `size` bytes together."""
+    if framing.head:
+        yield framing.head
     async for piece in pieces:
         size -= len(piece)
         if size < 0:
             break
         yield piece
     if size:
-        raise NoAnswer("the file is not as long as was said")
-    if tail:
-        yield tail
-
-
-async def _read(answer: httpx.Response) -> ProviderResponse:
-    """The answer, inflated where it is encoded, and cut at its limit; then it says so."""
-    body = await inflating.read(answer.aiter_raw(), answer.headers.get("content-encoding", ""), ANSWER_MAX_BYTES)
-    return ProviderResponse(
-        status_code=answer.status_code,
-        content_type=answer.headers.get("content-type", ""),
-        body=body.content,
-        fault=body.fault,
-    )
+        raise NoAnswer("the file's length differs from its declared size")
+    if framing.tail:
+        yield framing.tail

@@ -1,7 +1,7 @@
-"""Connections that wait for their next request: by origin, the newest first, bounded in all and in time.
+"""Keeps idle connections for reuse: by origin, the newest first, limited in number, idle time and age.
 
-A connection stays at the address that was judged when it was made, and is replaced after AGE_MAX_S, so that a name that
-leads elsewhere is noticed.
+A connection stays at the address that the URL policy allowed when it was opened, and is replaced after AGE_MAX_S, so
+that changes of DNS take effect. The pool opens no connection itself.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ Origin = tuple[str, str, int]
 
 
 class Pool:
-    """The connections of one sender, open at once `connections_max` at most; an idle one is closed after `idle_s`."""
+    """The connections of one sender: at most `connections_max` are open, and an idle one is closed after `idle_s`."""
 
     def __init__(self, connections_max: int, idle_s: float) -> None:
         self._connections_max = connections_max
@@ -25,52 +25,52 @@ class Pool:
         self._by_origin: dict[Origin, list[Connection]] = {}
         self._open: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._reserved = 0
+        self._opening = 0
         self._emptied: asyncio.Event | None = None
 
     def __len__(self) -> int:
-        """How many are open, idle or not."""
+        """Return the number of open connections, idle or not."""
         return len(self._open)
 
     @property
     def idle(self) -> Collection[Connection]:
-        """Those that wait for their next request, the longest idle first."""
+        """Return the idle connections, the longest idle first."""
         return self._idle.keys()
 
-    def take(self, origin: Origin, now_s: float) -> Connection | None:
-        """An idle connection to the origin that can be used; None where there is none."""
-        waiting = self._by_origin.get(origin)
-        while waiting:
-            connection = waiting.pop()
+    def reuse(self, origin: Origin, now_s: float) -> Connection | None:
+        """Return the newest idle connection to the origin that is usable, or None."""
+        idle = self._by_origin.get(origin)
+        while idle:
+            connection = idle.pop()
             del self._idle[connection]
-            if not waiting:
+            if not idle:
                 del self._by_origin[origin]
-            if self._fresh(connection, now_s) and connection.usable():
+            if self._is_fresh(connection, now_s) and connection.is_usable():
                 return connection
             connection.close()
         return None
 
     @contextmanager
-    def room(self) -> Iterator[None]:
-        """Room for one more while it is being opened; where that is one too many, the longest idle one is closed."""
-        self._reserved += 1
-        while len(self._open) + self._reserved > self._connections_max and self._idle:
+    def opening(self) -> Iterator[None]:
+        """Reserve a place for a connection being opened; close the longest idle ones if the limit is exceeded."""
+        self._opening += 1
+        while len(self._open) + self._opening > self._connections_max and self._idle:
             connection = next(iter(self._idle))
-            self._remove(connection)
+            self._remove_idle(connection)
             self._open.discard(connection)
             connection.close()
         try:
             yield
         finally:
-            self._reserved -= 1
+            self._opening -= 1
 
-    def opened(self, connection: Connection) -> None:
-        """Counts a new connection until it is lost."""
+    def add(self, connection: Connection) -> None:
+        """Count a new connection until it is closed."""
         self._open.add(connection)
 
-    def give(self, origin: Origin, connection: Connection, now_s: float) -> None:
-        """Keeps a connection for the next request, if it can have one."""
-        if not connection.usable() or now_s - connection.made_s >= AGE_MAX_S:
+    def keep(self, origin: Origin, connection: Connection, now_s: float) -> None:
+        """Keep a connection for the next request, or close it if it is not usable or too old."""
+        if not connection.is_usable() or now_s - connection.made_s >= AGE_MAX_S:
             connection.close()
             return
         connection.idle_since_s = now_s
@@ -79,24 +79,24 @@ class Pool:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._idle_s, self._sweep)
 
-    def lost(self, connection: Connection) -> None:
-        """Forgets a connection that is none any more."""
+    def discard(self, connection: Connection) -> None:
+        """Forget a closed connection."""
         self._open.discard(connection)
         if connection in self._idle:
-            self._remove(connection)
+            self._remove_idle(connection)
         if self._emptied is not None and not self._open:
             self._emptied.set()
 
     def close_idle(self, now_s: float) -> None:
-        """Closes those that have been idle for `idle_s`."""
+        """Close the connections that are idle for `idle_s` or too old."""
         for connection in list(self._idle):  # the longest idle first
-            if self._fresh(connection, now_s):
+            if self._is_fresh(connection, now_s):
                 return
-            self._remove(connection)
+            self._remove_idle(connection)
             connection.close()
 
     async def close(self, within_s: float = 1.0) -> None:
-        """Closes all, what is under way included, and waits until they are gone."""
+        """Abort all connections, those with a request included, and wait up to `within_s` until they are closed."""
         if self._timer is not None:
             self._timer.cancel()
         self._emptied = asyncio.Event()
@@ -107,22 +107,22 @@ class Pool:
                 async with asyncio.timeout(within_s):
                     await self._emptied.wait()
             except TimeoutError:
-                pass  # the process ends anyway
+                pass  # the process is ending anyway
 
-    def _fresh(self, connection: Connection, now_s: float) -> bool:
-        """Whether it is neither idle for too long nor too old."""
+    def _is_fresh(self, connection: Connection, now_s: float) -> bool:
+        """Return whether the connection is within the limits of idle time and age."""
         return now_s - connection.idle_since_s < self._idle_s and now_s - connection.made_s < AGE_MAX_S
 
-    def _remove(self, connection: Connection) -> None:
-        """It is idle no longer."""
+    def _remove_idle(self, connection: Connection) -> None:
+        """Remove a connection from the idle ones."""
         origin = self._idle.pop(connection)
-        waiting = self._by_origin[origin]
-        waiting.remove(connection)
-        if not waiting:
+        idle = self._by_origin[origin]
+        idle.remove(connection)
+        if not idle:
             del self._by_origin[origin]
 
     def _sweep(self) -> None:
-        """The timer: closes what is due, and comes again for the next one."""
+        """Close the idle connections that are due, and set the timer for the next one."""
         self._timer = None
         loop = asyncio.get_running_loop()
         self.close_idle(loop.time())

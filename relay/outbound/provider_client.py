@@ -1,4 +1,7 @@
-"""Calls to providers: few, slow, worth money. What matters is to know, when one fails, whether it can have arrived."""
+"""Calls providers. If a call fails, the exception says whether the request can have arrived, for each may cost money.
+
+Retries are the callers' decision; there are none here.
+"""
 
 import asyncio
 import ssl
@@ -10,34 +13,33 @@ import msgspec
 
 from relay import __version__
 from relay.model.provider_http import KEPT_HEADERS, ProviderRequest, ProviderResponse
-from relay.outbound import inflating
-from relay.outbound.dialing import failure_class
-from relay.outbound.provider_transport import NAME_LATE, Transport
+from relay.outbound.dialing import failure_reason
+from relay.outbound.inflating import read_body
+from relay.outbound.provider_transport import LOOKUP_TIMED_OUT, Transport
 from relay.outbound.resolver import Resolver
-from relay.outbound.trust import trusted
+from relay.outbound.trust import tls_context
 from relay.security.redaction import Redactor
 
-ANSWER_MAX_BYTES: Final = 1 << 20
+RESPONSE_MAX_BYTES: Final = 1 << 20
 CONNECTIONS_MAX: Final = 200
 CONNECT_S: Final = 10.0
 
 
 class NotSent(Exception):
-    """The request surely did not arrive: no connection was made."""
+    """The request did not arrive: no connection was made."""
 
 
 class NoAnswer(Exception):
-    """The request may have arrived; the answer did not, or not whole."""
+    """The request may have arrived, but no complete response was received."""
 
 
 class ProviderClient:
-    """One HTTP client for all providers; their origins are the operator's word, so no address guard is here.
+    """One HTTP client for all providers; the operator configures their origins, so the URL policy does not apply.
 
-    Every call has a connection of its own. A kept one that the provider closes at the moment it is used again fails in
-    a way that looks like a lost answer, and a job would be `submit_unknown` that was never sent.
+    Every call opens its own connection. If a provider closed a kept connection just as it was used again, the failure
+    would look like a lost response, and a job that was never sent would become `submit_unknown`.
 
-    `tls` is whom it trusts and `resolver` looks names up; the other clients share both. `redactor` cuts out of answers
-    what no answer may hold.
+    `resolver` and `tls` are shared with the other clients; `redactor` removes known secrets from responses.
     """
 
     def __init__(
@@ -45,14 +47,17 @@ class ProviderClient:
     ) -> None:
         self._redactor = redactor
         self._http = httpx.AsyncClient(
-            transport=Transport(resolver or Resolver(), tls or trusted(), CONNECTIONS_MAX),
+            transport=Transport(resolver or Resolver(), tls or tls_context(), CONNECTIONS_MAX),
             follow_redirects=False,
             trust_env=False,
             headers={"user-agent": f"relay/{__version__}", "accept": "application/json", "accept-encoding": "identity"},
         )
 
     async def send(self, origin: str, api_key: str, request: ProviderRequest, timeout_s: float) -> ProviderResponse:
-        """The provider's answer, at most 1 MiB of it once inflated; NotSent or NoAnswer when there is none in time."""
+        """Return the provider's response, its body cut at RESPONSE_MAX_BYTES after inflating.
+
+        Raise NotSent if no connection was made, NoAnswer if no complete response was received in time.
+        """
         content = None if request.body is None else msgspec.json.encode(request.body)
         headers = {"authorization": f"Bearer {api_key}"} if request.bearer else {}
         headers |= {"content-type": "application/json"} if content is not None else {}
@@ -63,14 +68,14 @@ class ProviderClient:
             request.method, origin + request.path, content=content, headers=headers, timeout=timeout
         )
         try:
-            async with asyncio.timeout(timeout_s + 2 * connect_s), stream as answer:
-                return redacted(await _read(answer), self._redactor)
+            async with asyncio.timeout(timeout_s + 2 * connect_s), stream as response:
+                return await read_response(response, self._redactor)
         except TimeoutError as error:
             raise NoAnswer("no whole answer in time") from error
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
-            raise NotSent(words(error)) from error
+            raise NotSent(failure_text(error)) from error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            raise NoAnswer(words(error)) from error
+            raise NoAnswer(failure_text(error)) from error
 
     async def __aenter__(self) -> "ProviderClient":
         return self
@@ -81,32 +86,25 @@ class ProviderClient:
         await self._http.aclose()
 
 
-async def _read(answer: httpx.Response) -> ProviderResponse:
-    """The answer, inflated where it is encoded, and cut at its limit; then it says so."""
-    body = await inflating.read(answer.aiter_raw(), answer.headers.get("content-encoding", ""), ANSWER_MAX_BYTES)
+async def read_response(response: httpx.Response, redactor: Redactor | None) -> ProviderResponse:
+    """Return a response without known secrets, inflated, its body cut at RESPONSE_MAX_BYTES; `fault` says if it was."""
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    body = await read_body(response.aiter_raw(), headers.get("content-encoding", ""), RESPONSE_MAX_BYTES)
     return ProviderResponse(
-        status_code=answer.status_code,
-        content_type=answer.headers.get("content-type", ""),
-        body=body.content,
-        headers={name.lower(): value for name, value in answer.headers.items() if name.lower() in KEPT_HEADERS},
+        status_code=response.status_code,
+        content_type=headers.get("content-type", ""),
+        body=body.content if redactor is None else redactor.body(body.content),
+        headers={name: value for name, value in headers.items() if name in KEPT_HEADERS},
         fault=body.fault,
     )
 
 
-def redacted(answer: ProviderResponse, redactor: Redactor | None) -> ProviderResponse:
-    """Return the answer without known secrets."""
-    if redactor is None:
-        return answer
-    body = redactor.body(answer.body)
-    return answer if body is answer.body else msgspec.structs.replace(answer, body=body)
-
-
-def words(error: Exception) -> str:
-    """The kind of failure in words; never the URL and no address."""
+def failure_text(error: Exception) -> str:
+    """Return the reason of a failed call, without its URL and addresses."""
     if isinstance(error, httpx.ConnectError):
-        return failure_class(error)
+        return failure_reason(error)
     if isinstance(error, httpx.ConnectTimeout):
-        return str(error) if str(error) == NAME_LATE else "no connection in time"
+        return str(error) if str(error) == LOOKUP_TIMED_OUT else "no connection in time"
     kinds: dict[type[Exception], str] = {
         httpx.PoolTimeout: "no free connection in time",
         httpx.ReadTimeout: "no answer in time",

@@ -1,6 +1,6 @@
-"""httpx over connections whose names relay's own resolver looks up, so that no look-up waits for another one's.
+"""An httpx transport that resolves names by relay's resolver, so that a hanging lookup does not delay the others.
 
-httpx has no setting for that; httpcore, which it stands on, has one (its network backend).
+httpx has no setting for this; httpcore below it has one, its network backend.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ import httpx
 from relay.outbound import dialing
 from relay.outbound.resolver import NAME_FAILED, Address, NameFailed, Resolver
 
-NAME_LATE: Final = "the host's name was not looked up in time"
+LOOKUP_TIMED_OUT: Final = "the host's name was not looked up in time"
 
 
 class Transport(httpx.AsyncHTTPTransport):
-    """httpx's transport, but for where its connections come from; each call has a connection of its own."""
+    """An httpx transport with relay's network backend; each call opens its own connection."""
 
     def __init__(self, resolver: Resolver, tls: ssl.SSLContext, connections_max: int) -> None:
-        # The base class makes a pool of its own, and takes no other: this is all that it does.
+        # Creating its own pool is all that the base class's __init__ does, and it accepts no other.
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls,
             max_connections=connections_max,
@@ -33,7 +33,7 @@ class Transport(httpx.AsyncHTTPTransport):
 
 
 class _Backend(httpcore.AsyncNetworkBackend):
-    """Connects to a host by the addresses that the resolver knows of it."""
+    """Connects to a host by the addresses that the resolver returns."""
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
@@ -43,11 +43,14 @@ class _Backend(httpcore.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - as the base class has it
+        timeout: float | None = None,  # noqa: ASYNC109 - the base class's signature
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """A stream to the first address that takes a connection; httpcore's ConnectError or ConnectTimeout else."""
+        """Return a stream to the first address that accepts a connection.
+
+        Raise httpcore's ConnectError or ConnectTimeout, which httpx translates to its own.
+        """
         resolved = False
 
         async def connect(address: Address) -> httpcore.AsyncNetworkStream:
@@ -61,14 +64,14 @@ class _Backend(httpcore.AsyncNetworkBackend):
             async with asyncio.timeout(timeout):
                 addresses = await self._resolver.addresses(host)
                 resolved = True
-                return await dialing.first(addresses, connect, discard)
+                return await dialing.race(addresses, connect, discard)
         except NameFailed:
             raise httpcore.ConnectError(NAME_FAILED) from None
         except TimeoutError:
-            raise httpcore.ConnectTimeout("no connection in time" if resolved else NAME_LATE) from None
+            raise httpcore.ConnectTimeout("no connection in time" if resolved else LOOKUP_TIMED_OUT) from None
         except httpcore.ConnectError as error:
-            raise httpcore.ConnectError(dialing.failure_class(error)) from error
+            raise httpcore.ConnectError(dialing.failure_reason(error)) from error
 
     async def sleep(self, seconds: float) -> None:
-        """As the loop does it."""
+        """Sleep by asyncio, which relay always runs on."""
         await asyncio.sleep(seconds)

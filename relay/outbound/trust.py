@@ -1,4 +1,4 @@
-"""Whom relay trusts over TLS: one context, shared by all that it calls, providers and endpoints alike."""
+"""Makes the TLS context that all outbound connections share, and describes certificate and handshake failures."""
 
 import os
 import ssl
@@ -25,31 +25,31 @@ _CERTIFICATE: Final = {
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
 
 
-def trusted() -> ssl.SSLContext:
-    """A client's context: TLS 1.2 at least, HTTP/1.1, certificate and name verified.
+def tls_context() -> ssl.SSLContext:
+    """Return a client context: at least TLS 1.2, HTTP/1.1, certificate and name verified.
 
-    The authorities are the system's, where `SSL_CERT_FILE` replaces its file and `SSL_CERT_DIR` its folder, as OpenSSL
-    itself does it. Where the system has no such file, as in a small image, those that Mozilla trusts count too.
-    SettingsError where one of the two names what holds no authority.
+    The trusted authorities are the system's; `SSL_CERT_FILE` replaces its file and `SSL_CERT_DIR` its folder, as in
+    OpenSSL itself. If the system has no such file, as in a small image, Mozilla's authorities (certifi) are used.
+    Raise SettingsError if one of the two variables names a path without certificates.
     """
     file, folder = os.environ.get(FILE), os.environ.get(FOLDER)
-    context = ssl.create_default_context()  # reading a file of authorities takes 15 ms of a start: one is enough
+    context = ssl.create_default_context()  # loading the authorities costs 15 ms at start, so relay has one context
     if not context.cert_store_stats()["x509"]:
         if file:
             raise SettingsError(f"{FILE} must name a file of PEM certificates that relay can read")
         if not folder:
             context.load_verify_locations(cafile=certifi.where())
-    if folder and not all(Path(one).is_dir() for one in folder.split(os.pathsep)):
+    if folder and not all(Path(each).is_dir() for each in folder.split(os.pathsep)):
         raise SettingsError(f"{FOLDER} must name a folder of certificates")
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # Debian leaves it to OpenSSL, whose own least may be older
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # Debian leaves it to OpenSSL, whose minimum may be older
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
-def tls_words(error: Exception) -> str:
-    """What is wrong with the certificate or the handshake; no name and no address."""
+def tls_failure(error: Exception) -> str:
+    """Return what is wrong with the certificate or the handshake, without names and addresses."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        otherwise = f"was not accepted ({error.verify_message})"  # texts of OpenSSL's that hold no name
+        otherwise = f"was not accepted ({error.verify_message})"  # OpenSSL's texts hold no name
         return f"TLS failed: the certificate {_CERTIFICATE.get(error.verify_code, otherwise)}"
     if isinstance(error, ConnectionError):
         return "TLS failed: the connection was closed in the handshake"

@@ -1,16 +1,15 @@
-"""Sends notifications: one POST, over HTTP/1.1, to an address that was judged when the connection was made.
+"""Sends a notification: one POST over HTTP/1.1, to an address that the URL policy allowed for this connection.
 
-Whatever is at the other end, an attempt has one deadline over look-up, connection, TLS, headers and body; it follows no
-redirect, uses no proxy (also none that the environment names), reads a bounded answer without inflating it, and never
-connects to an address that the policy refuses. What counts is the status of the answer, not what else it looks like.
+One deadline covers lookup, connection, TLS, headers and body. The sender follows no redirect, uses no proxy (even if
+the environment names one), reads a limited part of the response without inflating it, and never connects to an address
+that the policy refuses. The response's status decides the outcome. Retries are the dispatcher's decision.
 
-The URL goes out as it was given, byte for byte: no escape is decoded or added, no dot segment resolved. What cannot
-stand in a request line (blanks, control characters, everything beyond ASCII) or would be cut off (a fragment) is
-refused when the URL is given, and here again.
+The URL is sent unchanged, byte for byte: escapes and dot segments stay. Blanks, control characters, non-ASCII and
+fragments are refused when an endpoint is created, and here again.
 
-A connection is used again where it can be. If such a one breaks before a byte of an answer came, or answers the 408
-that some servers write to an idle connection, its server most likely closed it meanwhile: the request goes out once
-more on a new connection, within the same attempt and with the same `webhook-id`.
+Connections are reused. If a reused connection closes before a byte of a response, or answers with the 408 that some
+servers write to an idle connection, the server had most likely closed it already: the request is sent once more on a
+new connection, within the same attempt and with the same `webhook-id`.
 """
 
 import asyncio
@@ -27,10 +26,10 @@ import msgspec
 from relay.model import text
 from relay.model.delivery import Outcome
 from relay.outbound import dialing
-from relay.outbound.connection import Broke, Connection, Response
+from relay.outbound.connection import Connection, ExchangeFailed, Response
 from relay.outbound.pool import Origin, Pool
 from relay.outbound.resolver import NAME_FAILED, NameFailed, Resolver
-from relay.outbound.trust import tls_words
+from relay.outbound.trust import tls_failure
 from relay.security.url_policy import ALLOW_NETWORKS, AddressPolicy
 
 CONNECT_S: Final = 5.0
@@ -46,10 +45,10 @@ _REQUEST_TIMEOUT, _GONE = 408, 410
 _REFUSED: Final = f"the host has an address that may not be called: it is not public ({ALLOW_NETWORKS} opens networks)"
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one POST: `error` names the class of failure, never an address.
+class PostResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of one POST. `excerpt` is the start of the body, `retry_after` and `control` are response headers.
 
-    With the outcome `ok` it is no error but a note: what was odd about the answer.
+    `error` is the reason of the failure, without addresses; with the outcome `ok`, a note about an irregular response.
     """
 
     outcome: Outcome
@@ -61,7 +60,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Target(msgspec.Struct, frozen=True):
-    """Where a URL leads: `refusal` says why nowhere; `head` is the start of every request to it."""
+    """A parsed URL: `head` starts every request to it; `refusal` says why it may not be called, or is None."""
 
     refusal: str | None
     origin: Origin = ("", "", 0)
@@ -69,17 +68,17 @@ class _Target(msgspec.Struct, frozen=True):
 
 
 class _Failed(Exception):
-    """There was no answer, with the outcome that is, and its words."""
+    """The request was not sent: the outcome, and the reason as `str()`."""
 
-    def __init__(self, outcome: Outcome, words: str) -> None:
-        super().__init__(words)
+    def __init__(self, outcome: Outcome, reason: str) -> None:
+        super().__init__(reason)
         self.outcome = outcome
 
 
 class WebhookSender:
-    """Sends notifications; one for the whole process.
+    """Sends notifications; a process has one sender.
 
-    `tls` is whom it trusts. No more than `connections_max` are open at once; an idle one is kept for `keepalive_s`.
+    At most `connections_max` requests run concurrently; an idle connection is kept for `keepalive_s`.
     """
 
     def __init__(
@@ -95,114 +94,113 @@ class WebhookSender:
         self._resolver = resolver
         self._tls = tls
         self.pool = Pool(connections_max, keepalive_s)
-        self._room = asyncio.Semaphore(connections_max)
-        self._target = lru_cache(URLS_MAX)(partial(_target, policy))
+        self._free_slots = asyncio.Semaphore(connections_max)
+        self._parse = lru_cache(URLS_MAX)(partial(_parse, policy))
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
-        """One attempt; always an Answer, within the deadline over everything."""
-        target = self._target(url)
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> PostResult:
+        """Send one POST and return its result within `timeout_s`; no failure of the endpoint raises."""
+        target = self._parse(url)
         if target.refusal is not None:
-            return Answer(outcome=Outcome.ADDRESS_REFUSED, error=target.refusal)
+            return PostResult(outcome=Outcome.ADDRESS_REFUSED, error=target.refusal)
         deadline_s = asyncio.get_running_loop().time() + timeout_s
         try:
             request = _request(target.head, headers, body)
-            if self._room.locked():
-                await self._wait_for_room(deadline_s)
+            if self._free_slots.locked():
+                await self._wait_for_slot(deadline_s)
             else:
-                await self._room.acquire()
+                await self._free_slots.acquire()
             try:
                 response = await self._exchange(target.origin, request, deadline_s)
             finally:
-                self._room.release()
+                self._free_slots.release()
         except _Failed as failed:
-            return Answer(outcome=failed.outcome, error=str(failed))
-        except Broke as broke:
-            if broke.late:
-                return Answer(outcome=Outcome.TIMEOUT, error=f"no answer within {timeout_s:g} s")
-            return Answer(outcome=Outcome.UNREACHABLE, error=str(broke))
-        return _answer(response)
+            return PostResult(outcome=failed.outcome, error=str(failed))
+        except ExchangeFailed as failed:
+            if failed.timed_out:
+                return PostResult(outcome=Outcome.TIMEOUT, error=f"no answer within {timeout_s:g} s")
+            return PostResult(outcome=Outcome.UNREACHABLE, error=str(failed))
+        return _result(response)
 
-    async def _wait_for_room(self, deadline_s: float) -> None:
-        """Waits until fewer connections are under way."""
+    async def _wait_for_slot(self, deadline_s: float) -> None:
+        """Wait for a free slot until the deadline."""
         try:
             async with asyncio.timeout_at(deadline_s):
-                await self._room.acquire()
+                await self._free_slots.acquire()
         except TimeoutError:
             raise _Failed(Outcome.TIMEOUT, "no free connection in time") from None
 
     async def _exchange(self, origin: Origin, request: bytes, deadline_s: float) -> Response:
-        """The answer to a request: over a connection that waits for one, else, or where that one is over, a new one."""
-        loop = asyncio.get_running_loop()
-        connection = self.pool.take(origin, loop.time())
+        """Return the response over a reused connection; over a new one if there is none, or if the server closed it."""
+        connection = self.pool.reuse(origin, asyncio.get_running_loop().time())
         if connection is not None:
             try:
-                response = await self._over(connection, origin, request, deadline_s)
-            except Broke as broke:
-                if broke.answered or broke.late:
+                response = await self._send(connection, origin, request, deadline_s)
+            except ExchangeFailed as failed:
+                if failed.started or failed.timed_out:
                     raise
             else:
                 if response.status != _REQUEST_TIMEOUT:
                     return response
         connection = await self._open(origin, deadline_s)
-        return await self._over(connection, origin, request, deadline_s)
+        return await self._send(connection, origin, request, deadline_s)
 
-    async def _over(self, connection: Connection, origin: Origin, request: bytes, deadline_s: float) -> Response:
-        """The answer over this connection, which waits for another request then, where it can."""
+    async def _send(self, connection: Connection, origin: Origin, request: bytes, deadline_s: float) -> Response:
+        """Return the response over this connection, then keep the connection for reuse."""
         try:
             response = await connection.exchange(request, deadline_s)
         except asyncio.CancelledError:
             connection.abort()
             raise
-        self.pool.give(origin, connection, asyncio.get_running_loop().time())
+        self.pool.keep(origin, connection, asyncio.get_running_loop().time())
         return response
 
     async def _open(self, origin: Origin, deadline_s: float) -> Connection:
-        """A new connection to a judged address of the host; _Failed with the reason where there is none in time."""
+        """Return a new connection to an allowed address of the host; raise _Failed if there is none in time."""
         _, host, port = origin
-        doing = "the host's name was not looked up"
+        failure = "the host's name was not looked up"
         try:
             async with asyncio.timeout_at(deadline_s):
                 addresses = await self._resolver.addresses(host)
                 if not all(self._policy.may_connect(address.host) for address in addresses):
                     raise _Failed(Outcome.ADDRESS_REFUSED, _REFUSED)
-                doing = "no connection"
+                failure = "no connection"
                 try:
-                    with self.pool.room():
+                    with self.pool.opening():
                         async with asyncio.timeout(CONNECT_S):
-                            made = await dialing.connected(addresses, port)
-                        doing = "no TLS connection"
-                        return await self._begin(made, origin)
+                            opened = await dialing.open_socket(addresses, port)
+                        failure = "no TLS connection"
+                        return await self._start_http(opened, origin)
                 except TimeoutError as error:
                     if asyncio.get_running_loop().time() >= deadline_s:
                         raise
-                    words = dialing.failure_class(error, f"no connection within {CONNECT_S:g} s")
-                    raise _Failed(Outcome.TIMEOUT, words) from None
+                    reason = dialing.failure_reason(error, f"no connection within {CONNECT_S:g} s")
+                    raise _Failed(Outcome.TIMEOUT, reason) from None
         except NameFailed:
             raise _Failed(Outcome.DNS_FAILED, NAME_FAILED) from None
         except TimeoutError:
-            raise _Failed(Outcome.TIMEOUT, f"{doing} in time") from None
+            raise _Failed(Outcome.TIMEOUT, f"{failure} in time") from None
         except OSError as error:
-            raise _Failed(Outcome.UNREACHABLE, dialing.failure_class(error)) from None
+            raise _Failed(Outcome.UNREACHABLE, dialing.failure_reason(error)) from None
 
-    async def _begin(self, made: socket.socket, origin: Origin) -> Connection:
-        """HTTP over a connected socket, over TLS where the scheme says so."""
+    async def _start_http(self, opened: socket.socket, origin: Origin) -> Connection:
+        """Return an HTTP connection over a connected socket, with TLS for https; raise _Failed if TLS fails."""
         loop = asyncio.get_running_loop()
         scheme, host, _ = origin
 
         def protocol() -> Connection:
-            return Connection(loop, self.pool.lost)
+            return Connection(loop, self.pool.discard)
 
         try:
             if scheme == "http":
-                _, connection = await loop.create_connection(protocol, sock=made)
+                _, connection = await loop.create_connection(protocol, sock=opened)
             else:
                 _, connection = await loop.create_connection(
-                    protocol, sock=made, ssl=self._tls, server_hostname=host, ssl_shutdown_timeout=TLS_CLOSE_S
+                    protocol, sock=opened, ssl=self._tls, server_hostname=host, ssl_shutdown_timeout=TLS_CLOSE_S
                 )
         except (ssl.SSLError, ssl.CertificateError, ConnectionError) as error:
-            raise _Failed(Outcome.TLS_FAILED, tls_words(error)) from None
+            raise _Failed(Outcome.TLS_FAILED, tls_failure(error)) from None
         if connection.is_open:
-            self.pool.opened(connection)
+            self.pool.add(connection)
         return connection
 
     async def __aenter__(self) -> "WebhookSender":
@@ -214,8 +212,8 @@ class WebhookSender:
         await self.pool.close()
 
 
-def _target(policy: AddressPolicy, url: str) -> _Target:
-    """Where a URL leads, and how a request to it begins."""
+def _parse(policy: AddressPolicy, url: str) -> _Target:
+    """Return where a URL leads and how a request to it begins, or why the policy refuses it."""
     refusals = policy.check_url(url)
     parts = None if refusals else _URL.fullmatch(url)
     if parts is None:
@@ -228,7 +226,7 @@ def _target(policy: AddressPolicy, url: str) -> _Target:
 
 
 def _request(head: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    """The whole request; a header that would be more than one line is refused."""
+    """Return the request's bytes; raise _Failed if a header contains a line break or NUL."""
     lines = [f"{name}: {value}\r\n" for name, value in headers.items() if name.lower() != "content-length"]
     fields = "".join(lines)
     if fields.count("\n") > len(lines) or fields.count("\r") > len(lines) or "\x00" in fields:
@@ -236,14 +234,14 @@ def _request(head: str, headers: Mapping[str, str], body: bytes) -> bytes:
     return f"{head}{fields}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
-def _answer(response: Response) -> Answer:
-    """What an answer is worth: its status says so."""
+def _result(response: Response) -> PostResult:
+    """Return the result of a POST that has a response; the status decides the outcome."""
     status, note = response.status, response.note
     outcome, error = Outcome.OK, None
     if not 200 <= status < 300:
         outcome = Outcome.ENDPOINT_GONE if status == _GONE else Outcome.BAD_STATUS
         error = f"HTTP {status}" + (", and redirects are not followed" if 300 <= status < 400 else "")
-    return Answer(
+    return PostResult(
         outcome=outcome,
         status_code=status,
         error="; ".join(filter(None, (error, note))) or None,

@@ -171,8 +171,8 @@ class Signed(msgspec.Struct, frozen=True, kw_only=True):
     timestamp_s: int
 
 
-def proves(public: bytes, signed: Signed) -> bool:
-    """Whether the holder of a key made the signature."""
+def is_signed_by(public: bytes, signed: Signed) -> bool:
+    """Return whether the holder of the public key made the signature."""
     # Imported here because cryptography takes longer to load than this module may.
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415

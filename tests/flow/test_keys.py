@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from relay.errors import KeyUnknown, Unreadable
 from relay.model.provider_http import ProviderResponse
-from relay.outbound.jwks import BODY_MAX_BYTES, KEYS_MAX, LOOKS_PER_MINUTE, KeySet, read_keys
+from relay.outbound.jwks import BODY_MAX_BYTES, KEYS_MAX, READS_PER_MINUTE, KeySet, parse_keys
 from relay.outbound.provider_client import ProviderClient
 from relay.providers import DEV_PROVIDERS, PROVIDERS
 from relay.providers.base import Signing
@@ -119,12 +119,12 @@ async def test_made_up_keys_make_few_looks(running: Running) -> None:
     for minute in range(1, 3):
         for number in range(20):
             assert (await post(running, "unknown_key", number)).status_code == 503
-        assert running.world.keys.asked == minute * LOOKS_PER_MINUTE
+        assert running.world.keys.asked == minute * READS_PER_MINUTE
         await advance(running, 60)
     assert await kept(running) == []
     running.world.keys.rotate()
     assert (await post(running)).status_code == 200
-    assert running.world.keys.asked == 2 * LOOKS_PER_MINUTE + 1
+    assert running.world.keys.asked == 2 * READS_PER_MINUTE + 1
 
 
 @pytest.mark.parametrize("wrong", ["down", "hang"])
@@ -241,8 +241,8 @@ def test_keys_of_other_kinds_are_passed_over() -> None:
     """What is no ed25519 key does not hide one that is; without an id it goes by its bytes; twenty are read at most."""
     odd = [{"kty": "RSA", "n": "AQAB"}, jwk(1, x="short"), jwk(2, x="?" * 43), jwk(3, x=7), jwk(4, kid=4), None, "k"]
     (bare,) = [one for one in [jwk(5)] if one.pop("kid")]
-    assert read_keys(answered({"keys": [*odd, jwk(6), bare]})) == {"k6": (6).to_bytes(32), bare["x"]: (5).to_bytes(32)}
-    assert len(read_keys(answered({"keys": [jwk(number) for number in range(100)]}))) == KEYS_MAX
+    assert parse_keys(answered({"keys": [*odd, jwk(6), bare]})) == {"k6": (6).to_bytes(32), bare["x"]: (5).to_bytes(32)}
+    assert len(parse_keys(answered({"keys": [jwk(number) for number in range(100)]}))) == KEYS_MAX
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_keys_of_other_kinds_are_passed_over() -> None:
 def test_what_is_no_set_of_keys_replaces_none(answer: ProviderResponse) -> None:
     """An outage, a redirect, an empty set or a page is not taken for keys."""
     with pytest.raises(Unreadable):
-        read_keys(answer)
+        parse_keys(answer)
 
 
 texts = st.text(max_size=20) | st.sampled_from(["key-1", "req-1", "1795219200", "0" * 128])

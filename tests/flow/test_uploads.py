@@ -30,7 +30,7 @@ from relay.context import ConfiguredProvider, SignIn
 from relay.errors import BodyTooLarge, InvalidInput, ProviderNotConfigured
 from relay.model.provider_http import FileRequest, ProviderRequest, ProviderResponse
 from relay.outbound.file_upload import FileClient
-from relay.outbound.provider_client import ANSWER_MAX_BYTES, NoAnswer, NotSent, ProviderClient
+from relay.outbound.provider_client import RESPONSE_MAX_BYTES, NoAnswer, NotSent, ProviderClient
 from relay.outbound.resolver import Address, Resolver
 from relay.payments.challenge import read_challenge
 from relay.payments.policy import Policy, choose
@@ -363,7 +363,7 @@ async def test_a_hostile_place_for_the_file_is_not_called(url: str) -> None:
     stores = FileStores(STORE_KEY)
     async with serve(Starlette(routes=stores.routes())) as origin, uploads_at(origin) as uploads:
         stores.upload_url = url.replace("{origin}", origin)
-        with pytest.raises(UploadFailed, match=r"a place for the file that (must|has)") as raised:
+        with pytest.raises(UploadFailed, match=r"URL for the file (must|has|leads to)") as raised:
             await sent(uploads, "kinovi")
         assert stores.steps == ["kinovi"]
     assert "secret" not in str(raised.value)
@@ -530,7 +530,7 @@ async def test_a_name_that_leads_inside_is_not_called(addresses: tuple[str, ...]
         request = FileRequest(
             method="PUT", url="https://store.example.com/", size=3, content_type="image/png", guarded=True
         )
-        with pytest.raises(NotSent, match="an address which may not be called"):
+        with pytest.raises(NotSent, match="leads to an address that the URL policy refuses"):
             await files.send(request, in_pieces(b"abc"), "", 10)
 
 
@@ -538,7 +538,7 @@ async def test_a_file_that_is_not_as_long_as_was_said_breaks_the_connection() ->
     """Nobody gets half a file as a whole one."""
     async with stores_and_uploads() as (stores, uploads):
         for size in (len(PNG) - 1, len(PNG) + 1):
-            with pytest.raises(UploadFailed, match="not as long as was said"):
+            with pytest.raises(UploadFailed, match="differs from its declared size"):
                 await uploads.upload(UPLOAD, "evolink", GivenFile("a.png", "image/png", in_pieces(PNG), size))
         assert stores.kept == []
 
@@ -569,7 +569,7 @@ async def test_a_name_without_an_address_is_told_as_such() -> None:
             await files.send(request, in_pieces(b"abc"), "", 10)
 
 
-@pytest.mark.parametrize(("grows_to", "whole"), [(ANSWER_MAX_BYTES, True), (ANSWER_MAX_BYTES + 1, False)])
+@pytest.mark.parametrize(("grows_to", "whole"), [(RESPONSE_MAX_BYTES, True), (RESPONSE_MAX_BYTES + 1, False)])
 async def test_a_compressed_answer_is_inflated_up_to_its_limit(grows_to: int, whole: bool) -> None:
     """Read an encoded answer as long as it grows to no more than one that is not encoded may have."""
     packed = gzip.compress(bytes(grows_to))
@@ -582,8 +582,8 @@ async def test_a_compressed_answer_is_inflated_up_to_its_limit(grows_to: int, wh
     async with serve(app) as origin, FileClient(AddressPolicy((), allow_http=True)) as files:
         request = FileRequest(method="PUT", url=f"{origin}/", size=3, content_type="image/png")
         answered = await files.send(request, in_pieces(b"abc"), "", 10)
-    assert answered.body == bytes(min(grows_to, ANSWER_MAX_BYTES))
-    assert answered.fault == (None if whole else f"is longer than {ANSWER_MAX_BYTES} bytes once inflated")
+    assert answered.body == bytes(min(grows_to, RESPONSE_MAX_BYTES))
+    assert answered.fault == (None if whole else f"is longer than {RESPONSE_MAX_BYTES} bytes once inflated")
 
 
 # From here on through the door: POST /v1/files of a whole relay.

@@ -30,8 +30,8 @@ from relay.outbound.connection import (
 from relay.outbound.pool import AGE_MAX_S
 from relay.outbound.provider_client import NotSent, ProviderClient
 from relay.outbound.resolver import Address, LookupOptions, Resolver
-from relay.outbound.trust import trusted
-from relay.outbound.webhook_sender import CONNECT_S, Answer, WebhookSender
+from relay.outbound.trust import tls_context
+from relay.outbound.webhook_sender import CONNECT_S, PostResult, WebhookSender
 from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
 from tests.flow.test_delivery import OK, self_signed
@@ -139,7 +139,9 @@ def sender_of(
     *, resolver: Resolver | None = None, tls: ssl.SSLContext | None = None, most: int = 10, keepalive_s: float = 30
 ) -> WebhookSender:
     """A sender that may call this machine."""
-    return WebhookSender(OPEN, resolver or Resolver(), tls or trusted(), connections_max=most, keepalive_s=keepalive_s)
+    return WebhookSender(
+        OPEN, resolver or Resolver(), tls or tls_context(), connections_max=most, keepalive_s=keepalive_s
+    )
 
 
 def leading_to(*addresses: str) -> Resolver:
@@ -148,7 +150,7 @@ def leading_to(*addresses: str) -> Resolver:
     return Resolver(LookupOptions(cache_s=0), lookup=lambda _: found)
 
 
-async def post(sender: WebhookSender, url: str, body: bytes = b"{}", timeout_s: float = 5.0) -> Answer:
+async def post(sender: WebhookSender, url: str, body: bytes = b"{}", timeout_s: float = 5.0) -> PostResult:
     """One attempt."""
     return await sender.post(url, {"webhook-id": "evt_1"}, body, timeout_s)
 
@@ -586,10 +588,10 @@ async def test_why_there_is_no_connection() -> None:
 def test_each_failure_of_the_network_has_its_words(number: int, words: str) -> None:
     """Say refused, reset, timed out or unreachable by what the system says, also behind a library's own error."""
     error = OSError(number, "Connect call failed ('192.0.2.1', 443)")
-    assert dialing.failure_class(error) == words
+    assert dialing.failure_reason(error) == words
     wrapped = RuntimeError("All connection attempts failed")
     wrapped.__cause__ = ExceptionGroup("several", [error])
-    assert dialing.failure_class(wrapped) == words
+    assert dialing.failure_reason(wrapped) == words
 
 
 async def test_a_provider_is_told_apart_in_the_same_words() -> None:
@@ -624,7 +626,7 @@ async def test_a_name_that_hangs_is_no_lost_answer() -> None:
 def test_families_take_turns() -> None:
     """Alternate between the families, in the system's order within each."""
     four, six = int(socket.AF_INET), int(socket.AF_INET6)
-    order = dialing.in_turn(
+    order = dialing.alternate_families(
         [Address(six, "a"), Address(six, "b"), Address(six, "c"), Address(four, "d"), Address(four, "e")]
     )
     assert [address.host for address in order] == ["a", "d", "b", "e", "c"]
@@ -675,7 +677,7 @@ async def test_the_address_that_comes_second_is_let_go() -> None:
         return address.host
 
     family = int(socket.AF_INET)
-    won = await dialing.first([Address(family, "slow"), Address(family, "quick")], connect, discarded.append)
+    won = await dialing.race([Address(family, "slow"), Address(family, "quick")], connect, discarded.append)
     assert (won, discarded) == ("quick", [])
 
 

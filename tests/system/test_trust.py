@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.errors import SettingsError
-from relay.outbound.trust import trusted
+from relay.outbound.trust import tls_context
 from tests.flow.test_receivers import certificate
 from tests.support.processes import ROOT
 
@@ -28,7 +28,7 @@ def test_without_a_word_the_public_authorities_count(monkeypatch: pytest.MonkeyP
     """Trust public authorities though the system may have none, and verify name and certificate by TLS 1.2 at least."""
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.delenv("SSL_CERT_DIR", raising=False)
-    context = trusted()
+    context = tls_context()
     assert "ISRG Root X1" in loaded(context)
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
@@ -41,14 +41,14 @@ def test_a_system_without_authorities_gets_the_bundled_ones(
     """Bring authorities along where the system has no file of them, unless the operator named a folder."""
     monkeypatch.setenv("SSL_CERT_FILE", "")  # for OpenSSL this is a file that is not there
     monkeypatch.setenv("SSL_CERT_DIR", word)
-    assert ("ISRG Root X1" in loaded(trusted())) == bundled
+    assert ("ISRG Root X1" in loaded(tls_context())) == bundled
 
 
 def test_a_file_of_ones_own_replaces_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Load what `SSL_CERT_FILE` holds in place of the bundled authorities."""
     _, root = certificate(tmp_path, "localhost", -HOUR, HOUR)
     monkeypatch.setenv("SSL_CERT_FILE", str(root))
-    names = loaded(trusted())
+    names = loaded(tls_context())
     assert "tests" in names
     assert "ISRG Root X1" not in names
 
@@ -63,17 +63,17 @@ def test_a_file_that_holds_no_authority_is_refused(
         path.write_bytes(content)
     monkeypatch.setenv("SSL_CERT_FILE", str(path))
     with pytest.raises(SettingsError, match="SSL_CERT_FILE must name a file of PEM certificates"):
-        trusted()
+        tls_context()
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Say the same of `SSL_CERT_DIR`, each of its folders."""
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path}{os.pathsep}{tmp_path}")
-    trusted()
+    tls_context()
     monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path}{os.pathsep}{tmp_path}/missing")
     with pytest.raises(SettingsError, match="SSL_CERT_DIR must name a folder"):
-        trusted()
+        tls_context()
 
 
 async def test_relay_does_not_start_with_it(tmp_path: Path) -> None:

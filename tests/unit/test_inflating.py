@@ -19,8 +19,8 @@ from relay.errors import Unreadable
 from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.outbound import inflating
 from relay.outbound.inflating import Inflater
-from relay.outbound.jwks import read_keys
-from relay.outbound.provider_client import ANSWER_MAX_BYTES, ProviderClient
+from relay.outbound.jwks import parse_keys
+from relay.outbound.provider_client import RESPONSE_MAX_BYTES, ProviderClient
 from relay.sandbox.serving import serve
 
 pytestmark = pytest.mark.anyio
@@ -57,7 +57,7 @@ async def test_a_small_encoded_answer_is_read(encoding: str, pack: object, size:
     """Read what is encoded in a known way, in whatever pieces it comes; leave alone what is not."""
     assert callable(pack)
     said = json.dumps({"id": "task-1", "note": "x" * 3000}).encode()
-    body = await inflating.read(in_pieces(pack(said), size), encoding, 10_000)
+    body = await inflating.read_body(in_pieces(pack(said), size), encoding, 10_000)
     assert (body.content, body.fault) == (said, None)
 
 
@@ -65,7 +65,7 @@ async def test_a_small_encoded_answer_is_read(encoding: str, pack: object, size:
 async def test_pieces_make_no_difference(data: bytes, size: int) -> None:
     """Inflate the same, however it is cut."""
     packed = gzip.compress(zlib.compress(data))
-    body = await inflating.read(in_pieces(packed, size), "deflate, gzip", 5000)
+    body = await inflating.read_body(in_pieces(packed, size), "deflate, gzip", 5000)
     assert (body.content, body.fault) == (data, None)
 
 
@@ -75,7 +75,7 @@ async def test_the_limit_is_the_same_inflated_or_not(encoding: str, size: int, w
     """Cut a body at its limit, and say so."""
     data = os.urandom(size // 2) * 2 + bytes(size % 2)
     packed = gzip.compress(data) if encoding else data
-    body = await inflating.read(in_pieces(packed, 4096), encoding, 10_000)
+    body = await inflating.read_body(in_pieces(packed, 4096), encoding, 10_000)
     assert body.content == data[:10_000]
     assert (body.fault is None) == whole
 
@@ -84,9 +84,9 @@ async def test_what_is_not_what_it_says_is_told() -> None:
     """Say that a body breaks off in its encoding, and keep what came."""
     packed = gzip.compress(os.urandom(5000))
     broken = packed[:-8] + bytes(8)  # its checksum is another one
-    body = await inflating.read(in_pieces(broken, 1000), "gzip", 10_000)
+    body = await inflating.read_body(in_pieces(broken, 1000), "gzip", 10_000)
     assert (body.fault, 0 < len(body.content) <= 5000) == ("is not what its content-encoding says", True)
-    assert (await inflating.read(in_pieces(packed, 1000), "gzip, gzip, gzip", 10_000)).fault == (
+    assert (await inflating.read_body(in_pieces(packed, 1000), "gzip, gzip, gzip", 10_000)).fault == (
         "is encoded more than 2 times"
     )
 
@@ -136,12 +136,12 @@ async def test_a_bomb_takes_no_memory(name: str) -> None:
         finally:
             tracemalloc.stop()
     assert peak < GROWN_MAX
-    assert len(answer.body) <= ANSWER_MAX_BYTES
+    assert len(answer.body) <= RESPONSE_MAX_BYTES
     assert answer.fault is not None
     with pytest.raises(Unreadable, match=r"HTTP 200 with a body that is (longer|encoded|not)"):
         answer.json()
     with pytest.raises(Unreadable):
-        read_keys(answer)
+        parse_keys(answer)
 
 
 def test_the_work_on_a_hollow_answer_ends() -> None:

@@ -180,7 +180,7 @@ async def test_what_nobody_waits_for_is_not_looked_up(names: Names) -> None:
 async def test_a_look_up_that_hangs_is_counted(names: Names) -> None:
     """Tell the operator of each look-up that takes longer than a second, while it does."""
     hung = asyncio.Event()
-    resolver = Resolver(lookup=names.look, hangs=hung.set)
+    resolver = Resolver(lookup=names.look, on_hang=hung.set)
     await soon(resolver, "good.test")
     assert not hung.is_set()
     (task,) = await hang(resolver, "a.dead.test")
