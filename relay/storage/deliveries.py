@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -140,7 +140,7 @@ class Deliveries:
             "busy": sorted(request.endpoint_limits),
             "full": sorted(request.full_projects),
         }
-        return self._parcels(await self._database.claim("claim_deliveries", claim, read="due_deliveries"))
+        return self._parcels(await self._database.claim("claim_deliveries", [claim], read="due_deliveries"))
 
     async def _walk(self, request: ClaimRequest) -> tuple[list[NewDelivery], str]:
         """Claim from the next endpoints after `walked_to`; return also the last of them, or "" at the end."""
@@ -158,7 +158,8 @@ class Deliveries:
         """Claim at most so many for each of these endpoints."""
         lease = {"now": request.now_ms, "leased_until": request.leased_until_ms}
         many = [lease | {"endpoint_id": endpoint_id, "limit": limit} for endpoint_id, limit in limits.items()]
-        return await self._database.transact(partial(_claim, many=many)) if many else []
+        claimed = await self._database.claim("claim_deliveries_of_endpoint", many) if many else ()
+        return [NewDelivery(row["id"], row["endpoint_id"], row["project_id"]) for row in claimed]
 
     async def release(self, delivery_ids: Sequence[str], now_ms: int) -> None:
         """Gives back what was claimed and not begun, due at once."""
@@ -249,12 +250,6 @@ class Deliveries:
             probe=row["disabled_at"] is not None,
             schedule_s=row["schedule_s"] and msgspec.json.decode(row["schedule_s"]),
         )
-
-
-async def _claim(transaction: Transaction, many: Sequence[dict[str, Any]]) -> list[NewDelivery]:
-    """What is due for each of these endpoints."""
-    found = [await transaction.rows("claim_deliveries_of_endpoint", claim) for claim in many]
-    return [NewDelivery(row["id"], row["endpoint_id"], row["project_id"]) for claimed in found for row in claimed]
 
 
 async def _release(transaction: Transaction, batches: Sequence[list[dict[str, Any]]]) -> list[None]:

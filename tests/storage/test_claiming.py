@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,6 +130,18 @@ async def test_several_processes_that_look_at_once_find_something_each(tmp_path:
         found = await asyncio.gather(*(deliveries.claim(request(10)) for _ in range(4)))
         claimed_ids = [one.delivery_id for result in found for one in result.deliveries]
         assert len(set(claimed_ids)) == len(claimed_ids) == 40
+
+
+async def test_each_endpoint_is_claimed_for_up_to_its_own_limit(tmp_path: Path) -> None:
+    """Claim the first that are due of several endpoints in one call, of each as many as it may have and no more."""
+    async with opened(tmp_path) as database:
+        times = {"ep_a": (NOW - 3, NOW - 2, NOW - 1), "ep_b": (NOW, NOW + 1), "ep_c": (NOW,)}
+        made = await waiting(database, [(name, at) for name, many in times.items() for at in reversed(many)])
+        deliveries = Deliveries(database, Writer(database, 10), SEAL, 1.0)
+        limits = {"ep_a": 2, "ep_b": 2, "ep_c": 0}
+        asked = msgspec.structs.replace(request(9, limits), refills={"ep_a": 2, "ep_b": 2})
+        claimed_ids = {one.delivery_id for one in (await deliveries.claim(asked)).deliveries}
+        assert claimed_ids == {made[2], made[1], made[4]}
 
 
 async def test_a_retry_is_made_in_time_behind_a_crowd_for_a_held_endpoint(tmp_path: Path) -> None:

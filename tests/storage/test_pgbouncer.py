@@ -84,7 +84,7 @@ async def test_relays_that_share_sessions_do_not_meet(url: str) -> None:
 
         async def use(database: PostgreSQL, name: str) -> str:
             await database.transact(lambda transaction: write(transaction, name))
-            assert await database.claim("claim_deliveries", CLAIM, read="due_deliveries") == []
+            assert await database.claim("claim_deliveries", [CLAIM], read="due_deliveries") == []
             assert await database.size_bytes() > 0
             return str((await database.rows("project_by_name", {"name": f"{name}_2"}))[0]["id"])
 

@@ -66,10 +66,10 @@ class Database(Protocol):
     async def rows(self, name: str, params: Params, purpose: Purpose = Purpose.READ) -> Sequence[Row]:
         """Runs a named read; StorageUnavailable when the database does not answer."""
 
-    async def claim(self, name: str, params: Params, read: str) -> Sequence[Row]:
-        """Run a named claim, and a named read of the `ids` that it gave, as one transaction; the rows of the read.
+    async def claim(self, name: str, many: Sequence[Params], read: str | None = None) -> Sequence[Row]:
+        """Run a named claim for each of the parameters, as one transaction; its rows.
 
-        PostgreSQL's text of the claim is both, so that it is one exchange.
+        With `read`, a named read of the `ids` that were claimed, they are the rows of that.
         """
 
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:

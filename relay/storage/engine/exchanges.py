@@ -8,7 +8,7 @@ import msgspec
 
 from relay.storage.engine.database import Hint, Params, Row
 from relay.storage.engine.refusals import explained_rights
-from relay.storage.engine.statements import Statement, numbered
+from relay.storage.engine.statements import Dialect, Statement, numbered
 
 CHANNEL: Final = "relay"
 """What hints go through."""
@@ -39,10 +39,15 @@ class PostgreSQLTransaction:
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
         """Run a named statement; of one for a batch, a batch of one."""
         statement = self._statements[name]
+        return await self.fetch(
+            statement, statement.arrays([params]) if statement.is_batch else statement.values(params)
+        )
+
+    async def fetch(self, statement: Statement, values: Sequence[Any]) -> Sequence[Row]:
+        """Run a statement with its parameters in their order."""
         await self._begin()
         if self._waiting and (not statement.source.startswith("SELECT") or self._mentions_changed(statement)):
             await self._send()
-        values = statement.arrays([params]) if statement.is_batch else statement.values(params)
         with explained_rights() if self._timeout_s is not None else nullcontext():
             found: Sequence[Row] = await self._connection.fetch(statement.text, *values, timeout=self._timeout_s)
         return found
@@ -98,8 +103,7 @@ class PostgreSQLTransaction:
         text = self._joined.get(names)
         if text is None:
             sources = [statement.source for statement, _ in batches]
-            text, _ = numbered(sources + [f"SELECT {hint}"] * bool(hint), "$")
-            self._joined[names] = text
+            text = self._joined[names] = numbered(sources + [f"SELECT {hint}"] * bool(hint), Dialect.POSTGRES)
         await self._connection.execute(
             text, *(array for statement, many in batches for array in statement.arrays(many))
         )

@@ -124,17 +124,22 @@ class PostgreSQL:
         if purpose is Purpose.LIST:
             async with self._lists:
                 return await self.rows(name, params)
-        if self.pooled:
-            return await self.transact(lambda transaction: transaction.rows(name, params))
         statement = self.statements[name]
+        return await self._fetch(statement, statement.values(params))
+
+    async def claim(self, name: str, many: Sequence[Params], read: str | None = None) -> Sequence[Row]:  # noqa: ARG002
+        """Run a claim in one exchange, a transaction of its own: its text is for a batch, or reads what it claimed."""
+        statement = self.statements[name]
+        return await self._fetch(statement, statement.arrays(many) if statement.is_batch else statement.values(many[0]))
+
+    async def _fetch(self, statement: Statement, values: Sequence[Any]) -> Sequence[Row]:
+        """Run a statement that is a transaction of its own."""
+        if self.pooled:
+            return await self.transact(lambda transaction: transaction.fetch(statement, values))
         with _translated():
             async with self._acquired() as connection:
-                found: Sequence[Row] = await connection.fetch(statement.text, *statement.values(params))
+                found: Sequence[Row] = await connection.fetch(statement.text, *values)
                 return found
-
-    async def claim(self, name: str, params: Params, read: str) -> Sequence[Row]:  # noqa: ARG002 - the protocol's signature
-        """Run a claim, which reads what it claimed: one exchange, and a transaction of its own."""
-        return await self.rows(name, params)
 
     async def transact(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
         """BEGIN … COMMIT on a connection of its own; undone when anything in it fails or is cancelled.

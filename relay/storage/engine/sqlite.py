@@ -68,14 +68,16 @@ class SQLite:
         """Runs a named read on a reading connection."""
         return await self.readers.rows(self.statements[name], params, purpose)
 
-    async def claim(self, name: str, params: Params, read: str) -> Sequence[Row]:
+    async def claim(self, name: str, many: Sequence[Params], read: str | None = None) -> Sequence[Row]:
         """Run a claim, and the read of what it claimed, in one hop to the writing thread."""
 
-        async def both(transaction: Transaction) -> Sequence[Row]:
-            claimed = [row["id"] for row in await transaction.rows(name, params)]
-            return await transaction.rows(read, {"ids": claimed}) if claimed else []
+        async def work(transaction: Transaction) -> Sequence[Row]:
+            claimed = [row for params in many for row in await transaction.rows(name, params)]
+            if read is None or not claimed:
+                return claimed
+            return await transaction.rows(read, {"ids": [row["id"] for row in claimed]})
 
-        return await self.transact(both)
+        return await self.transact(work)
 
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:
         """BEGIN IMMEDIATE … COMMIT in the writing thread, one at a time; undone when anything in it fails.

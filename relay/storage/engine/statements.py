@@ -39,7 +39,8 @@ class Statement:
     def __init__(self, source: str, dialect: Dialect, *, is_batch: bool = False) -> None:
         self.source = source
         self.is_batch = is_batch
-        self.text, self.names = numbered([source], _MARKS[dialect])
+        self.names = _names(source)
+        self.text = numbered([source], dialect)
         self.values = _picker(self.names, itemgetter)
         self._fields = _picker(self.names, attrgetter)
 
@@ -88,26 +89,31 @@ def load(dialect: Dialect) -> dict[str, Statement]:
     return found
 
 
-def numbered(sources: Sequence[str], mark: str) -> tuple[str, list[str]]:
-    """Return the texts as one, with a number for each name, and the names in that order.
+def numbered(sources: Sequence[str], dialect: Dialect) -> str:
+    """Return the texts as one statement, with numbers for their names.
 
     The last is what it does, and the others are done with it, as CTEs. A name has another number in each of them.
     """
-    numbers: list[str] = []
-    parts = []
+    parts: list[str] = []
+    number = 1
     for source in sources:
-        names = list(dict.fromkeys(_PARAMETER.findall(source)))
-        places = {name: f"{mark}{len(numbers) + index}" for index, name in enumerate(names, 1)}
-        parts.append(_PARAMETER.sub(partial(_place, places), source))
-        numbers += names
+        names = _names(source)
+        numbers = {name: f"{_MARKS[dialect]}{index}" for index, name in enumerate(names, number)}
+        parts.append(_PARAMETER.sub(partial(_number, numbers), source))
+        number += len(names)
     *first, last = parts
     text = ", ".join(f"part_{place} AS ({part})" for place, part in enumerate(first))
-    return f"WITH {text} {last}" if first else last, numbers
+    return f"WITH {text} {last}" if first else last
 
 
-def _place(places: Mapping[str, str], found: re.Match[str]) -> str:
+def _names(source: str) -> list[str]:
+    """Return the names of a text's parameters, each once."""
+    return list(dict.fromkeys(_PARAMETER.findall(source)))
+
+
+def _number(numbers: Mapping[str, str], found: re.Match[str]) -> str:
     """Return the number of a name."""
-    return places[found[1]]
+    return numbers[found[1]]
 
 
 def _picker(names: Sequence[str], getter: Callable[..., Callable[[Any], Any]]) -> Callable[[Any], tuple[Any, ...]]:

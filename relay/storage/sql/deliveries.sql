@@ -84,15 +84,23 @@ WHERE id IN (
 )
 RETURNING id, endpoint_id, project_id;
 
--- name: claim_deliveries_of_endpoint.postgres
--- As `claim_deliveries` does: past what another process has locked, by a commit that need not outlast a crash.
-UPDATE deliveries SET next_attempt_at = :leased_until
-WHERE id IN (
-    SELECT id FROM deliveries
-    WHERE endpoint_id = :endpoint_id AND next_attempt_at <= :now
-    ORDER BY next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
-) AND (SELECT set_config('synchronous_commit', 'off', TRUE)) IS NOT NULL
-RETURNING id, endpoint_id, project_id;
+-- name: claim_deliveries_of_endpoint.postgres_batch
+-- In PostgreSQL several endpoints are claimed for in one exchange; past what another process has locked, by a commit that need not
+-- outlast a crash, as `claim_deliveries` does.
+UPDATE deliveries SET next_attempt_at = claimed.leased_until
+FROM (
+    SELECT first_due.id, many.leased_until
+    FROM unnest(
+        CAST(:endpoint_id AS TEXT[]), CAST(:limit AS BIGINT[]), CAST(:now AS BIGINT[]), CAST(:leased_until AS BIGINT[])
+    ) AS many (endpoint_id, most, now, leased_until)
+    CROSS JOIN LATERAL (
+        SELECT id FROM deliveries
+        WHERE endpoint_id = many.endpoint_id AND next_attempt_at <= many.now
+        ORDER BY next_attempt_at LIMIT many.most FOR UPDATE SKIP LOCKED
+    ) AS first_due
+) AS claimed
+WHERE deliveries.id = claimed.id AND (SELECT set_config('synchronous_commit', 'off', TRUE)) IS NOT NULL
+RETURNING deliveries.id, deliveries.endpoint_id, deliveries.project_id;
 
 -- name: release_deliveries
 -- Gives back what was claimed and not begun. What is named by its id is found by it: the index of what is pending looks smaller to a
