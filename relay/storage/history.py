@@ -46,17 +46,23 @@ DISORDER_MS: Final = 3_600_000
 """Events are in the order of their times to within this, whatever the clocks of several machines say."""
 
 
-class Look(msgspec.Struct, frozen=True):
-    """How many events one look reads at most, and how many bytes of their bodies it returns; one event in any case."""
+class EventQuery(msgspec.Struct, frozen=True):
+    """The events of a project after `place`, of one type or (None) of any.
 
-    events: int
-    max_bytes: int = 1 << 20
+    At most `events_max` are read, and `bytes_max` of their bodies, but one event in any case.
+    """
+
+    project_id: str
+    place: Place
+    kind: str | None
+    events_max: int
+    bytes_max: int = 1 << 20
 
 
 class Following(msgspec.Struct, frozen=True):
-    """Events after a place, and where they end.
+    """Events after a place, and the place where they end.
 
-    `held` where the next one waits for a transaction that is open, `more` where a bound of the look ended the reading.
+    `held` where the next one waits for a transaction that is open, `more` where a bound of the query was reached.
     """
 
     events: list[Event]
@@ -154,30 +160,29 @@ class Events:
         end = END if before is None else await self.place(project_id, before, now_ms)
         return {"end": end.position, "before": end.id}
 
-    async def following(self, project_id: str, place: Place, kind: str | None, look: Look, now_ms: int) -> Following:
-        """Events of a type after that place: whoever reads on from its end misses none and gets none twice.
+    async def following(self, query: EventQuery, now_ms: int) -> Following:
+        """Return the next events; a reader that continues from the returned place misses none and gets none twice.
 
-        Its place is behind all events that it looked at, of whatever type.
+        That place is behind every event that was read, of whatever type.
         """
-        found = await self._following(project_id, place, kind, look, BEGINNING.position, now_ms)
+        found = await self._following(query, BEGINNING.position, now_ms)
         if not found.held:
             return found
         # Another database's transaction may be what holds it. This one's own are asked only now, since they rarely are.
-        return await self._following(project_id, place, kind, look, await self.horizon(), now_ms)
+        return await self._following(query, await self.horizon(), now_ms)
 
-    async def _following(
-        self, project_id: str, place: Place, kind: str | None, look: Look, horizon: int, now_ms: int
-    ) -> Following:
-        """Where what lies before the horizon is settled, besides what the server says so of."""
+    async def _following(self, query: EventQuery, horizon: int, now_ms: int) -> Following:
+        """Return the next events; those before the horizon count as committed, besides what the server says so of."""
+        place = query.place
         params = {
-            "project_id": project_id,
+            "project_id": query.project_id,
             "position": place.position,
             "id": place.id,
-            "type": kind,
-            "limit": look.events,
+            "type": query.kind,
+            "limit": query.events_max,
         }
         events: list[Event] = []
-        room_bytes = look.max_bytes
+        room_bytes = query.bytes_max
         found = await self._database.rows("events_following", params | {"horizon": horizon}, Purpose.LIST)
         for row in found:
             if not row["settled"] and row["created_at"] > now_ms - PATIENCE_MS:
@@ -188,7 +193,7 @@ class Events:
                     return Following(events, place, more=True)
                 events.append(rows.event(row))
             place = Place(row["position"], row["id"])
-        return Following(events, place, more=len(found) == look.events)
+        return Following(events, place, more=len(found) == query.events_max)
 
     async def horizon(self) -> int:
         """Return the position that no transaction of this database can write below any more.

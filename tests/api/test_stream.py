@@ -13,7 +13,7 @@ from starlette.types import Message
 
 from relay.clock import SystemClock
 from relay.storage.apply_updates import DEFAULT_PROJECT
-from relay.storage.history import BEGINNING, Look
+from relay.storage.history import BEGINNING, EventQuery
 from relay.web.api.history import Streamed
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock, Running, relay
@@ -161,12 +161,12 @@ async def test_what_a_stream_holds_is_bounded(tmp_path: Path) -> None:
         await job_done(running)
         await running.until("/v1/events", lambda shown: len(shown["data"]) == 2)
         events, now_ms = running.app.store.events, running.app.clock.now_ms()
-        whole = await events.following(DEFAULT_PROJECT, BEGINNING, None, Look(10), now_ms)
+        whole = await events.following(EventQuery(DEFAULT_PROJECT, BEGINNING, None, 10), now_ms)
         size = sum(len(event.body) for event in whole.events)
         for max_bytes, number in ((size, 2), (size - 1, 1), (1, 1)):
-            some = await events.following(DEFAULT_PROJECT, BEGINNING, None, Look(10, max_bytes), now_ms)
+            some = await events.following(EventQuery(DEFAULT_PROJECT, BEGINNING, None, 10, max_bytes), now_ms)
             assert some.events == whole.events[:number]
-            rest = await events.following(DEFAULT_PROJECT, some.place, None, Look(10), now_ms)
+            rest = await events.following(EventQuery(DEFAULT_PROJECT, some.place, None, 10), now_ms)
             assert rest.events == whole.events[number:]
 
 

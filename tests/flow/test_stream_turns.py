@@ -12,12 +12,12 @@ import msgspec
 import pytest
 
 from relay import ids, settings
-from relay.deliveries.event_stream import CHUNK_BYTES, LOOK_EVERY_MS, PAGE, REST, Streams, _chunks
+from relay.deliveries.event_stream import CHUNK_BYTES, PAGE, POLL_PAUSE_MS, REST, Streams, _chunks
 from relay.metrics import Metrics
 from relay.model.job import Event, EventType
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.migrations import migrate
-from relay.storage.history import BEGINNING, Events, Following, Look, Place
+from relay.storage.history import BEGINNING, EventQuery, Events, Following
 from relay.storage.store import open_database
 from tests.storage.test_stream_order import event
 from tests.support.quiescence import quiet
@@ -55,11 +55,11 @@ class Counted(Events):
         self.page_ms = 0
         self._clock = clock
 
-    async def following(self, project_id: str, place: Place, kind: str | None, look: Look, now_ms: int) -> Following:
+    async def following(self, query: EventQuery, now_ms: int) -> Following:
         """Read, and note of which project."""
-        self.read.append(project_id)
+        self.read.append(query.project_id)
         self._clock.pass_ms(self.page_ms)
-        return await super().following(project_id, place, kind, look, now_ms)
+        return await super().following(query, now_ms)
 
     def reads(self) -> list[str]:
         """Return what was read since this was asked last."""
@@ -149,15 +149,15 @@ async def test_a_project_polls_once_for_all_of_its_streams(tmp_path: Path) -> No
         for number in range(8):
             got.append(await made.open("prj_a"))
             await made.clock.advance(number / 100)
-        await made.clock.advance(2 * LOOK_EVERY_MS / 1000)
+        await made.clock.advance(2 * POLL_PAUSE_MS / 1000)
         made.events.reads()
         for _ in range(3):
-            await made.clock.advance((LOOK_EVERY_MS - 1) / 1000)
+            await made.clock.advance((POLL_PAUSE_MS - 1) / 1000)
             assert made.events.reads() == []
             await made.clock.advance(0.001)
             assert made.events.reads() == ["prj_a"]
         await made.add("prj_a", 1)
-        await made.clock.advance(LOOK_EVERY_MS / 1000)
+        await made.clock.advance(POLL_PAUSE_MS / 1000)
         assert [len(one) for one in got] == [2] * 8
 
 
@@ -167,7 +167,7 @@ async def test_streams_that_are_behind_take_turns(tmp_path: Path) -> None:
         await made.add("prj_a", 4 * PAGE)
         await made.add("prj_b", 4 * PAGE)
         made.events.page_ms = PAGE_MS
-        first = (await made.events.following("prj_a", BEGINNING, None, Look(4), START_MS)).events
+        first = (await made.events.following(EventQuery("prj_a", BEGINNING, None, 4), START_MS)).events
         made.events.reads()
         starts = ["evt_0", *(one.id for one in first[:2])]
         got = [await made.open("prj_a", start) for start in starts]

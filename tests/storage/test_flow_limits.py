@@ -32,7 +32,7 @@ from relay.settings import parse_networks
 from relay.storage.deliveries import ClaimRequest
 from relay.storage.engine.database import Database
 from relay.storage.fan_out import EventRef, NewDelivery, new_delivery
-from relay.storage.history import Events, Following, Look, Place
+from relay.storage.history import EventQuery, Events, Following
 from relay.storage.store import Store, StoreOptions
 from tests.flow.test_lanes import Hanging
 from tests.storage.test_settling import result_of
@@ -271,16 +271,16 @@ async def test_a_test_is_an_event_of_its_own(tmp_path: Path) -> None:
 
 
 class Noting(Events):
-    """The events, and how many of them each look of a stream asked for."""
+    """The events, and how many of them each page of a stream may have."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self.looks: list[int] = []
+        self.pages: list[int] = []
 
-    async def following(self, project_id: str, place: Place, kind: str | None, look: Look, now_ms: int) -> Following:
-        """Note the look."""
-        self.looks.append(look.events)
-        return await super().following(project_id, place, kind, look, now_ms)
+    async def following(self, query: EventQuery, now_ms: int) -> Following:
+        """Note how many events the page may have."""
+        self.pages.append(query.events_max)
+        return await super().following(query, now_ms)
 
 
 @asynccontextmanager
@@ -333,9 +333,9 @@ async def test_a_stream_looks_at_ten_events_and_skims_a_hundred(tmp_path: Path) 
             await some.events(115)
             await some.events(1, "job.failed")
             await some.clock.advance(1)
-            assert (noting.looks, number_of_events(came)) == ([10, 10, 100, 100], 1)
+            assert (noting.pages, number_of_events(came)) == ([10, 10, 100, 100], 1)
             await some.clock.advance(1)
-            assert noting.looks == [10, 10, 100, 100, 10]
+            assert noting.pages == [10, 10, 100, 100, 10]
 
 
 async def test_an_event_behind_an_open_transaction_is_looked_for_after_20_ms_and_then_less_often(
@@ -353,11 +353,11 @@ async def test_an_event_behind_an_open_transaction_is_looked_for_after_20_ms_and
                 await other.end()
                 await clock.advance(1)
                 for pause_ms in (20, 40, 80, 160, 320, 640, 1_000, 1_000):
-                    looks = len(noting.looks)
+                    looks = len(noting.pages)
                     await clock.advance((pause_ms - 1) / 1000)
-                    assert len(noting.looks) == looks
+                    assert len(noting.pages) == looks
                     await clock.advance(MS)
-                    assert len(noting.looks) > looks
+                    assert len(noting.pages) > looks
                     if pause_ms == 1_000:
                         break
                 await open_one.end()

@@ -19,7 +19,7 @@ from relay.storage.deliveries import Deliveries
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.fan_out import EventRef, new_delivery
-from relay.storage.history import BEGINNING, Callbacks, EventFilter, Events, Look
+from relay.storage.history import BEGINNING, Callbacks, EventFilter, EventQuery, Events
 from relay.storage.jobs import JobFilter, Jobs
 from relay.storage.pages import WINDOW, Listing
 from tests.storage.test_lists import every_page
@@ -153,12 +153,12 @@ async def test_who_waits_for_one_type_moves_on(tmp_path: Path) -> None:
         await fill(opened)
         events, place = Events(opened), BEGINNING
         for _ in range(-(-ROWS // 500)):
-            found = await events.following(PROJECT, place, "endpoint.enabled", Look(500), START_MS)
+            found = await events.following(EventQuery(PROJECT, place, "endpoint.enabled", 500), START_MS)
             assert found.events == []
             assert found.place > place
             place = found.place
         assert place.id == numbered(ids.EVENT, ROWS - 1)
-        assert (await events.following(PROJECT, place, "endpoint.enabled", Look(500), START_MS)).place == place
+        assert (await events.following(EventQuery(PROJECT, place, "endpoint.enabled", 500), START_MS)).place == place
 
 
 @pytest.mark.anyio

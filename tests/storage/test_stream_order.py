@@ -20,7 +20,7 @@ from relay.storage.engine import statements
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.migrations import migrate
 from relay.storage.engine.statements import Dialect
-from relay.storage.history import PATIENCE_MS, EventFilter, Events, Look
+from relay.storage.history import PATIENCE_MS, EventFilter, EventQuery, Events
 from relay.storage.pages import Listing
 from relay.storage.store import open_database
 from tests.api.test_stream import reading
@@ -113,7 +113,7 @@ class Follower:
         """Connects, reads what there is, and is cut off; whether something waits for a transaction that is open."""
         last = self.seen[-1] if self.seen else "evt_0"
         place = await self._events.place(PROJECT, last, self._now_ms)
-        found = await self._events.following(PROJECT, place, None, Look(limit), self._now_ms)
+        found = await self._events.following(EventQuery(PROJECT, place, None, limit), self._now_ms)
         self.seen += [one.id for one in found.events]
         return found.held
 
@@ -239,7 +239,7 @@ async def test_a_transaction_that_hangs_holds_nothing_for_ever(database_server: 
         late = Follower(events, NOW + PATIENCE_MS + 1)
         assert (await late.read(), late.seen) == (False, [waits])
         now = await events.place(PROJECT, None, NOW + PATIENCE_MS + 1)
-        assert (await events.following(PROJECT, now, None, Look(10), NOW)).events == []
+        assert (await events.following(EventQuery(PROJECT, now, None, 10), NOW)).events == []
 
 
 STEPS = st.lists(
