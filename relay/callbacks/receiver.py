@@ -49,7 +49,7 @@ class PreparedCallback(msgspec.Struct, frozen=True):
 
 
 class Receiver:
-    """The one way in for callbacks, whoever brings them: a provider, an operator, or a body that was cut."""
+    """The one way in for callbacks, from a provider, from an operator, or with a body that was cut."""
 
     def __init__(self, context: FlowContext, tokens: CallbackTokens) -> None:
         self._context = context

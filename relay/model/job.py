@@ -7,7 +7,7 @@ import msgspec
 
 
 class JobState(StrEnum):
-    """Ranks only rise: pending, submitted, running, then one of the four final states."""
+    """The status of a job; its rank only rises: pending, submitted, running, then one of the four final states."""
 
     PENDING = "pending"
     SUBMITTED = "submitted"
@@ -24,7 +24,7 @@ class JobState(StrEnum):
 
     @property
     def final(self) -> bool:
-        """True when only an explicit correction can move the job."""
+        """Whether only an explicit correction can change the status."""
         return self not in _OPEN_RANKS
 
 
@@ -32,7 +32,7 @@ _OPEN_RANKS: Final = {JobState.PENDING: 0, JobState.SUBMITTED: 1, JobState.RUNNI
 
 
 class Reason(StrEnum):
-    """Why a job is in its state, where the state alone does not say."""
+    """Why a job has its status, if the status alone does not say it."""
 
     SUBMIT_UNKNOWN = "submit_unknown"
     DEADLINE = "deadline"
@@ -43,7 +43,7 @@ class Reason(StrEnum):
 
 
 class FinishedBy(StrEnum):
-    """Who brought the word that moved a job."""
+    """Who brought the report that ended a job."""
 
     CALLBACK = "callback"
     STATUS_CHECK = "status_check"
@@ -53,7 +53,7 @@ class FinishedBy(StrEnum):
 
 
 class Verification(StrEnum):
-    """How far the word that ended a job is proven."""
+    """How far the report that ended a job is proven."""
 
     FETCH = "fetch"
     TOKEN = "token"
@@ -62,7 +62,7 @@ class Verification(StrEnum):
 
 
 class Unconfirmed(StrEnum):
-    """Why no status check confirmed a final status that was believed on its callback's token.
+    """Why no status check confirmed a final status that only its callback's token proves.
 
     With the first three none was made in time; with the others the provider's answer was the reason.
     """
@@ -78,7 +78,7 @@ class Unconfirmed(StrEnum):
 
 
 class ErrorClass(StrEnum):
-    """The closed list that every provider's errors are mapped to."""
+    """The closed list of classes that every provider's errors are mapped to."""
 
     INVALID_INPUT = "invalid_input"
     AUTH = "auth"
@@ -91,7 +91,7 @@ class ErrorClass(StrEnum):
 
 
 class EventType(StrEnum):
-    """What an endpoint can subscribe to."""
+    """The event types that an endpoint can ask for."""
 
     JOB_SUBMITTED = "job.submitted"
     JOB_RUNNING = "job.running"
@@ -107,7 +107,7 @@ class EventType(StrEnum):
 
     @property
     def final(self) -> bool:
-        """True for what tells of a job's end, whether for the first time or in place of another."""
+        """Whether the event announces a job's end, for the first time or in place of a former one."""
         return self in _ENDS
 
 
@@ -123,7 +123,7 @@ _ENDS: Final = frozenset(
 
 
 class Disposition(StrEnum):
-    """What became of a callback."""
+    """What relay did with a callback or another report; `verdict` in the API."""
 
     RECORDED = "recorded"
     REPEATED = "repeated"
@@ -154,7 +154,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobError(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a job failed: relay's class and code, and the provider's own words."""
+    """Why a job failed: relay's class and code, and the provider's own code and message."""
 
     class_: ErrorClass = msgspec.field(name="class")
     code: str
@@ -187,13 +187,13 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a provider says of a job, in relay's words: from a submit answer, a callback or a status check.
+    """What a provider says about a job, normalized: from a submission's answer, a callback or a status check.
 
-    `state` is None for a word relay does not know; `word` is the provider's own. `upstream_id` is True where the id in
-    the body may be somebody else's, so that only the callback token binds it to the job (RelayDance). `status_path` is
-    where the job is to be asked about, where the provider says that; always behind the configured origin. `note` is
-    what else it says that helps to find the job there; it is told with the call that brought it. `unusable` holds what
-    stood in the place of a result and is none.
+    `state` is None for a status that relay does not know; `word` is the provider's own status word. `upstream_id` is
+    True if the id in the body may be another provider's, so that only the callback token binds the report to the job
+    (RelayDance). `status_path` is the path of the job's status route, if the provider names one; it always lies behind
+    the configured origin. `note` is a detail that helps to find the job at the provider; the timeline shows it.
+    `unusable` holds texts that stood in the place of a result URL and are none.
     """
 
     state: JobState | None
@@ -211,9 +211,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnconfirmedResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A word that would end a job and is not believed yet: what was said, in which callback, at what time.
+    """A final status that only an unsigned callback has reported so far: the report, its callback and its time.
 
-    `tries` counts the status checks that did not bear it out.
+    `tries` counts the status checks that did not confirm it.
     """
 
     report: Report
@@ -280,13 +280,13 @@ class CallbackHead(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Callback(CallbackHead, kw_only=True, frozen=True):
-    """One HTTP request from a provider, as it came."""
+    """One HTTP request from a provider, with its body as received."""
 
     body: bytes
 
 
 class Reprocessing(msgspec.Struct, kw_only=True, frozen=True):
-    """A quarantined callback that was run again by a person's word: whose, when, and what came of it."""
+    """A quarantined callback that an operator had reprocessed: by which key, when, and with which disposition."""
 
     id: str
     callback_id: str
@@ -310,7 +310,7 @@ class Event(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ProviderCall(msgspec.Struct, kw_only=True, frozen=True):
-    """One request of relay to a provider, or a person's intervention, and what was decided upon it."""
+    """One request of relay to a provider, or an operator's action, and what relay decided upon it."""
 
     id: str
     job_id: str

@@ -13,7 +13,7 @@ _USD: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 
 
 class PaymentState(StrEnum):
-    """What is known of a payment: only a void one is surely not made, and gives its amount back to the caps."""
+    """What is known about a payment; only a void one was surely not made, and does not count for the caps."""
 
     RESERVED = "reserved"
     PAID = "paid"
@@ -23,7 +23,7 @@ class PaymentState(StrEnum):
 
 
 def usdc(atomic: int) -> str:
-    """Atomic units as decimal text with six places."""
+    """Return atomic units as a decimal text with six places."""
     return f"{atomic // 1_000_000}.{atomic % 1_000_000:06d}"
 
 

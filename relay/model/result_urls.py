@@ -115,19 +115,19 @@ def is_public(host: str) -> bool:
 
 
 def _host(url: str) -> str | None:
-    """The host of an http or https URL, without the brackets of an address; None where there is none."""
+    """Return the host of an http or https URL, without the brackets of an address; None if it has none."""
     return _found_host(url) if len(url) <= URL_MAX_CHARS else None
 
 
 @lru_cache(64)  # each URL is asked about a few times while its report is read
 def _found_host(url: str) -> str | None:
-    """The same, whatever the length."""
+    """Return the host of an http or https URL of any length; None if it has none."""
     found = _URL.match(url)
     return found[1].strip("[]").lower() if found and found[1].strip() else None
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that the host spells; None for a name."""
+    """Return the address that the host spells, None for a name."""
     text = host.rstrip(".")
     if ":" not in text and not text[-1:].isdigit():  # a name, as nearly always: an exception costs 3 µs
         return None

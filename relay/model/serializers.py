@@ -16,12 +16,12 @@ Json = dict[str, Any]
 
 
 def time_or_none(at_ms: int | None) -> str | None:
-    """RFC 3339, or null."""
+    """Return the time as RFC 3339, None for None."""
     return None if at_ms is None else rfc3339(at_ms)
 
 
 def job(job: Job) -> Json:
-    """A job; `request` is the provider's body without the callback URL."""
+    """Return a job; its `request` is the provider's body without the callback URL."""
     return {
         "id": job.id,
         "object": "job",
@@ -54,20 +54,20 @@ def job(job: Job) -> Json:
 
 
 def notification(event_id: str, kind: EventType, at_ms: int, project_id: str, data: Json) -> bytes:
-    """The body of a notification, byte for byte what is signed and sent on every attempt."""
+    """Return the body of a notification, byte for byte as every attempt signs and sends it."""
     return msgspec.json.encode(
         {"id": event_id, "type": kind, "timestamp": rfc3339(at_ms), "project": project_id, "data": data}
     )
 
 
 def job_event(event_id: str, kind: EventType, at_ms: int, subject: Job, sequence: int, supersedes: str | None) -> bytes:
-    """The notification about a job."""
+    """Return the body of a notification about a job."""
     data = {"job": job(subject), "sequence": sequence, "final": kind.final, "supersedes": supersedes}
     return notification(event_id, kind, at_ms, subject.project_id, data)
 
 
 def event(event: Event, deliveries: dict[str, int]) -> Json:
-    """An event, with how many of its deliveries are in which state."""
+    """Return an event, with the number of its deliveries by status."""
     body = msgspec.json.decode(event.body)
     counts = {state: deliveries.get(state, 0) for state in ("pending", "delivered", "exhausted", "canceled")}
     return {
@@ -84,7 +84,7 @@ def event(event: Event, deliveries: dict[str, int]) -> Json:
 
 
 def endpoint(endpoint: Endpoint) -> Json:
-    """An endpoint without its secret, its header values redacted."""
+    """Return an endpoint without its secret, its header values redacted."""
     return {
         "id": endpoint.id,
         "object": "endpoint",
@@ -112,7 +112,7 @@ def endpoint(endpoint: Endpoint) -> Json:
 
 
 def delivery(delivery: Delivery) -> Json:
-    """A delivery as it stands in a list."""
+    """Return a delivery as a list shows it."""
     return {
         "id": delivery.id,
         "object": "delivery",
@@ -129,7 +129,7 @@ def delivery(delivery: Delivery) -> Json:
 
 
 def redelivery(batch: Redelivery) -> Json:
-    """A batch of redeliveries, and how far it has come."""
+    """Return a batch of redeliveries and its progress."""
     return {
         "id": batch.id,
         "object": "redelivery",
@@ -145,7 +145,7 @@ def redelivery(batch: Redelivery) -> Json:
 
 
 def webhook_keys(public: Sequence[tuple[str, bytes]]) -> Json:
-    """Projects' public keys as a JWK set (RFC 8037), each with its project and its `whpk_` form; newest last."""
+    """Return the projects' public keys as a JWK set (RFC 8037), each with project and `whpk_` form; newest last."""
     return {
         "keys": [
             {
@@ -164,7 +164,7 @@ def webhook_keys(public: Sequence[tuple[str, bytes]]) -> Json:
 
 
 def attempt(attempt: Attempt) -> Json:
-    """One attempt of a delivery."""
+    """Return an attempt of a delivery."""
     return {
         "id": attempt.id,
         "number": attempt.number,
@@ -179,7 +179,7 @@ def attempt(attempt: Attempt) -> Json:
 
 
 def callback_head(callback: CallbackHead) -> Json:
-    """A callback as it stands in a list."""
+    """Return a callback as a list shows it."""
     return {
         "id": callback.id,
         "object": "callback",
@@ -194,7 +194,7 @@ def callback_head(callback: CallbackHead) -> Json:
 
 
 def reprocessing(reprocessing: Reprocessing) -> Json:
-    """What came of a quarantined callback when it was run again."""
+    """Return the result of a quarantined callback's reprocessing."""
     return {
         "id": reprocessing.id,
         "at": rfc3339(reprocessing.at),
@@ -205,7 +205,7 @@ def reprocessing(reprocessing: Reprocessing) -> Json:
 
 
 def callback(callback: Callback) -> Json:
-    """A callback with its bytes as received (base64), and as text where they are text."""
+    """Return a callback with its body as received, in base64, and as text if it is text."""
     try:
         text = callback.body.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""A job's story, in order: what was sent, what came in, what was decided and why, and what happens next."""
+"""A job's history in order: requests, callbacks, decisions with their reasons, deliveries, and the next step."""
 
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ _SUBMIT_UNKNOWN: Final = (
 _KNOWN: Final = {
     PaymentState.RESERVED: "it was not sent yet",
     PaymentState.PAID: "it was made, and answered",
-    PaymentState.UNKNOWN: "it was sent, and nobody knows yet whether it was made",
+    PaymentState.UNKNOWN: "it was sent, and it is not known yet whether it was made",
     PaymentState.LOST: "it was made, and nothing came of it",
     PaymentState.VOID: "it was never made, and can no longer be: its amount is free again",
 }
@@ -30,12 +30,12 @@ _KNOWN: Final = {
 def entry(
     at_ms: int, kind: str, summary: str, ref: str, *, decision: str | None = None, reason: str | None = None
 ) -> Entry:
-    """One line of the story; `at` is still unix milliseconds."""
+    """Return one entry; its time is in unix milliseconds until `ordered`."""
     return {"at": at_ms, "kind": kind, "summary": summary, "decision": decision, "reason": reason, "ref": ref}
 
 
 def of_job(job: Job, unknown_model: str | None = None) -> list[Entry]:
-    """The job's own two ends; `unknown_model` is the model of a native request that relay does not know."""
+    """Return the entries of the job's creation and end; `unknown_model` is a model that relay does not know."""
     checked = f'checked: "partly"; relay does not know the model {unknown_model}' if unknown_model else None
     lines = [entry(job.created_at, "state", "the job was accepted", job.id, decision=JobState.PENDING, reason=checked)]
     if job.state.final and job.finished_at is not None:
@@ -63,7 +63,7 @@ def of_job(job: Job, unknown_model: str | None = None) -> list[Entry]:
 
 
 def of_payment(row: Any) -> list[Entry]:
-    """A payment: what was authorized, and what is known of it by now. Its header, which is money, is not shown."""
+    """Return a payment's entries: what was authorized, and what is known about it; never its header, which is money."""
     amount = f"{usdc(row['amount'])} USDC"
     lines = [entry(row["created_at"], "submission", f"a payment of {amount} to {row['pay_to']}, authorized", row["id"])]
     if row["settled_at"] is not None:
@@ -75,7 +75,7 @@ def of_payment(row: Any) -> list[Entry]:
 
 
 def of_call(call: ProviderCall) -> Entry:
-    """A request of relay to the provider; it stands where it began."""
+    """Return the entry of relay's request to a provider, at its start."""
     status = f"HTTP {call.status_code}" if call.status_code else None
     reason = "; ".join(filter(None, [status, call.decision])) or None
     kind = "check" if call.kind == "check" else "submission"
@@ -83,7 +83,7 @@ def of_call(call: ProviderCall) -> Entry:
 
 
 def of_callback(row: Any) -> Entry:
-    """A callback."""
+    """Return a callback's entry."""
     return entry(
         row["received_at"],
         "callback",
@@ -95,18 +95,18 @@ def of_callback(row: Any) -> Entry:
 
 
 def of_reprocessing(row: Any) -> Entry:
-    """A quarantined callback that was run again."""
-    summary = f"the callback was run again, by {row['key_id']}"
+    """Return the entry of a callback's reprocessing."""
+    summary = f"the callback was reprocessed by {row['key_id']}"
     return entry(row["at"], "callback", summary, row["callback_id"], decision=row["disposition"], reason=row["reason"])
 
 
 def of_event(row: Any) -> Entry:
-    """An event."""
+    """Return an event's entry."""
     return entry(row["created_at"], "event", f"{row['type']}, number {row['sequence']} of this job", row["id"])
 
 
 def of_delivery(delivery: Delivery) -> Entry:
-    """A delivery."""
+    """Return a delivery's entry."""
     return entry(
         delivery.created_at,
         "delivery",
@@ -118,18 +118,18 @@ def of_delivery(delivery: Delivery) -> Entry:
 
 
 def of_attempt(attempt: Attempt) -> Entry:
-    """An attempt."""
+    """Return an attempt's entry."""
     summary = f"attempt {attempt.number}" + (f": HTTP {attempt.status_code}" if attempt.status_code else "")
     return entry(attempt.started_at, "attempt", summary, attempt.id, decision=attempt.outcome, reason=attempt.error)
 
 
 def in_order(entries: list[Entry]) -> list[Entry]:
-    """The entries by time, those of one millisecond in the order they were given, with times for people."""
+    """Return the entries by time, equal times in the given order, with RFC 3339 times."""
     return [{**line, "at": rfc3339(line["at"])} for line in sorted(entries, key=lambda line: line["at"])]
 
 
 def what_next(job: Job, deliveries: list[Delivery]) -> Entry | None:
-    """What relay waits for or does next, and by when; None when all is done."""
+    """Return what relay waits for or does next, and by when; None if all is done."""
     if not job.state.final:
         if job.next_submit_at is not None:
             return {"what": "the job is sent to the provider", "at": rfc3339(job.next_submit_at)}
@@ -141,7 +141,7 @@ def what_next(job: Job, deliveries: list[Delivery]) -> Entry | None:
             }
         if job.next_check_at is not None and job.next_check_at <= job.deadline_at:
             return {
-                "what": "the provider is asked how the job is doing, unless its callback comes first",
+                "what": "a status check, unless the provider's callback comes first",
                 "at": rfc3339(job.next_check_at),
             }
         if job.reason == Reason.SUBMIT_UNKNOWN:
@@ -154,7 +154,7 @@ def what_next(job: Job, deliveries: list[Delivery]) -> Entry | None:
             "at": rfc3339(job.deadline_at),
         }
     if job.unconfirmed and job.next_check_at is not None:
-        what = f"the provider is asked whether {job.unconfirmed.report.state}, as a later callback says, is right"
+        what = f"a status check decides whether {job.unconfirmed.report.state}, as a later callback says, is right"
         return {"what": what, "at": rfc3339(job.next_check_at)}
     due = [d.next_attempt_at for d in deliveries if d.state is DeliveryState.PENDING and d.next_attempt_at is not None]
     return {"what": "the next attempt of a delivery", "at": rfc3339(min(due))} if due else None

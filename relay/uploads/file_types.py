@@ -18,7 +18,7 @@ _UNDECLARED: Final = ("", "application/octet-stream")
 
 
 def image_type(start: bytes) -> str | None:
-    """The type that an image's first 12 bytes tell: JPEG, PNG, GIF or WebP; None for anything else.
+    """Return the type by an image's first 12 bytes: JPEG, PNG, GIF or WebP; None for anything else.
 
     https://mimesniff.spec.whatwg.org/#matching-an-image-type-pattern
     """
@@ -32,7 +32,7 @@ def image_type(start: bytes) -> str | None:
 
 
 def checked_type(start: bytes, declared: str | None) -> str:
-    """The type of a file; InvalidInput where its bytes are no image that providers take, or not the declared one.
+    """Return a file's type; raise InvalidInput unless it is an image that providers accept, of the declared type.
 
     A file without a type, or of `application/octet-stream`, is not declared: its bytes alone count.
     """
@@ -50,7 +50,7 @@ def checked_type(start: bytes, declared: str | None) -> str:
 
 
 def plain_name(name: str, type_: str) -> str:
-    """A file's name without its folders, in letters that every header and URL takes, with its type's own ending."""
+    """Return a file's name without folders, in letters that every header and URL accepts, with its type's ending."""
     last = re.split(r"[/\\]", name)[-1]
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-")[-80:].lstrip(".-") or "image"
     return plain if plain.lower().endswith(SUFFIXES[type_]) else plain + SUFFIXES[type_][0]

@@ -55,7 +55,7 @@ async def test_the_first_check_waits_for_the_providers_own_estimate_and_half_mor
         await clock.advance(FIRST_S - 1)
         assert await checks(running, job_id) == []
         story = await running.get(f"/v1/jobs/{job_id}/timeline")
-        assert story["next"]["what"].startswith("the provider is asked")
+        assert story["next"]["what"].startswith("a status check")
         await clock.advance(1)
         await running.until(f"/v1/jobs/{job_id}/timeline", lambda shown: "check" in str(shown["data"]))
         await clock.advance(FIRST_S)

@@ -93,7 +93,7 @@ async def test_an_authorization_that_ran_out_is_not_renewed(tmp_path: Path) -> N
         await clock.advance(301)
         answer = await again(running, job)
         assert (answer.status_code, answer.json()["code"]) == (409, "paid_once")
-        assert answer.json()["detail"].startswith("its authorization ran out unsent:")
+        assert answer.json()["detail"].startswith("its authorization expired unsent:")
         assert seller.paid_requests == 0
 
 
