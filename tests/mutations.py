@@ -95,10 +95,11 @@ class Mutant(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Whether the tests passed with a mutant, or with none, and how long they took."""
+    """Whether the tests passed with a mutant, or with none, whether they were too slow, and how long they took."""
 
     mutant: Mutant | None
     passed: bool
+    late: bool
     taken_s: float
 
 
@@ -252,7 +253,7 @@ def _outcomes(copies: list[Copy], jobs: Iterator[tuple[Mutant | None, tuple[str,
                 os.waitpid(pid, 0)
             del running[pid]
             idle.append(copy)
-            yield Outcome(mutant, not late and status == 0, time.monotonic() - began_s)
+            yield Outcome(mutant, not late and status == 0, late, time.monotonic() - began_s)
         time.sleep(0.01)
 
 
@@ -264,7 +265,7 @@ def run(files: list[str], only: int | None, workers: int) -> int:
         copies = [Copy(Path(folder) / str(number)) for number in range(workers)]
         timeouts_s = {}
         for file in files:
-            ((_, passed, taken_s),) = _outcomes(copies[:1], iter([(None, CONCERNED[file], 600.0)]))
+            ((_, passed, _, taken_s),) = _outcomes(copies[:1], iter([(None, CONCERNED[file], 600.0)]))
             if not passed:
                 raise SystemExit(f"the tests of {file} fail without any mutant")
             timeouts_s[file] = 4 * taken_s + 10
@@ -273,7 +274,8 @@ def run(files: list[str], only: int | None, workers: int) -> int:
         try:
             for outcome in _outcomes(copies, jobs):
                 killed += not outcome.passed
-                print("SURVIVED" if outcome.passed else "killed  ", outcome.mutant, flush=True)
+                word = "SURVIVED" if outcome.passed else "too late" if outcome.late else "killed  "
+                print(word, outcome.mutant, flush=True)
         finally:
             for copy in copies:
                 copy.end()
