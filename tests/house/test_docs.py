@@ -1,6 +1,7 @@
 """README and docs say what the code does: a stranger who copies from them gets what they promise."""
 
 import json
+import pkgutil
 import re
 import subprocess
 import time
@@ -12,7 +13,7 @@ import httpx
 import pytest
 import standardwebhooks
 
-from relay import settings
+from relay import ids, settings
 from relay.backoff import DEFAULT_SCHEDULE_S
 from relay.errors import Bound
 from relay.jobs.job_requests import JobRequest, Notify
@@ -34,7 +35,10 @@ from tests.support.running import relay
 
 ROOT = Path(__file__).parents[2]
 # tests/house/test_house.py has the README
-PAGES = ("SECURITY.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/api.md", "docs/robustness.md", "docs/runbooks.md")
+PAGES = (
+    *("SECURITY.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/GLOSSARY.md"),
+    *("docs/api.md", "docs/robustness.md", "docs/runbooks.md"),
+)
 README = (ROOT / "README.md").read_text()
 API_PAGE = (ROOT / "docs" / "api.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
@@ -298,6 +302,20 @@ def test_the_floors_have_every_room() -> None:
     rooms = modules(ROOT / "relay") | {f"{folder.name}/" for folder in packages}
     assert rooms - set(re.findall(r"\w+/?", section(floors, "```\n", "```"))) == set()
     assert set(re.findall(r"^- `(\w+)/`: ", floors, re.MULTILINE)) == {folder.name for folder in packages}
+
+
+def test_the_glossary_names_what_exists() -> None:
+    """Give each word once, with one sentence and a name that the code has; each id prefix of relay/ids.py once."""
+    page = (ROOT / "docs" / "GLOSSARY.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \| `(relay\.[\w.]+)` \|$", page, re.MULTILINE)
+    words = [word for word, _, _, _ in rows]
+    assert len(rows) == page.count("\n| ") - 1  # but the heading
+    assert len(set(words)) == len(words)
+    assert [word for word, sentence, _, _ in rows if not re.fullmatch(r"[^.]+\.", sentence)] == []
+    prefixes = [prefix.strip("`") for _, _, prefix, _ in rows if prefix.endswith("_`")]
+    assert sorted(prefixes) == sorted(value for value in vars(ids).values() if re.fullmatch(r"[a-z]+_", str(value)))
+    for *_, name in rows:
+        pkgutil.resolve_name(name)
 
 
 @pytest.mark.parametrize("page", ["README.md", *PAGES])
