@@ -13,7 +13,6 @@ from typing import Final
 import msgspec
 
 from relay.model.job import Output, OutputKind, Report
-from relay.settings import Network
 
 URL_MAX_CHARS: Final = 16_384
 """Presigned URLs take up to four thousand."""
@@ -84,7 +83,7 @@ def judged(report: Report, opened: Callable[[str], bool]) -> Report:
     return msgspec.structs.replace(report, outputs=kept, unusable=unusable)
 
 
-def opener(origin: str, networks: tuple[Network, ...]) -> Callable[[str], bool]:
+def opener(origin: str, networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]) -> Callable[[str], bool]:
     """Return what says whether the operator opened a private host for the results of the provider at `origin`.
 
     A host is open that is the provider's own, or an address in one of the networks; a local name is, where the

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
-from relay.settings import Network
-
+Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 
 # https://www.iana.org/assignments/iana-ipv4-special-registry, multicast, the reserved block, and the address at which
