@@ -23,11 +23,11 @@ class _Lazy(click.Group):
     """Finds benchmarks by their file."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """The benchmarks."""
+        """Return the benchmarks."""
         return list(BENCHES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """The benchmark of a name."""
+        """Return the benchmark of a name."""
         if cmd_name not in BENCHES:
             return None
         command: click.Command = importlib.import_module(f"bench.{cmd_name}").command

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 
 async def _health(_: Request) -> Response:
-    """The process answers."""
+    """Return the process answers."""
     return JSONResponse({"status": "ok"})
 
 

@@ -71,7 +71,7 @@ def cases(of: Sample) -> list[Case]:
 
 
 def _dispatch(of: Sample) -> list[Case]:
-    """What sending a notification costs; half of the retries are due."""
+    """Return what sending a notification costs; half of the retries are due."""
     due: dict[str, Any] = {"now": of.now_ms + 4 * HOUR_MS, "leased_until": of.now_ms + 5 * HOUR_MS, "limit": BATCH}
     due |= {"window": WINDOW, "candidates": CLAIMERS * BATCH, "full": []}
     busy = list(of.filled.retry_endpoints)
@@ -102,7 +102,7 @@ def _dispatch(of: Sample) -> list[Case]:
 
 
 def _record(of: Sample) -> list[Case]:
-    """What a callback costs, and a submission."""
+    """Return what a callback costs, and a submission."""
     jobs, projects = {"ids": [row["id"] for row in of.jobs]}, {"projects": [DEFAULT_PROJECT]}
     new = of.now_ms + HOUR_MS
     fresh = [{"id": an_id(ids.CALLBACK, new, n), "digest": n.to_bytes(16)} for n in range(BATCH)]
@@ -128,7 +128,7 @@ def _record(of: Sample) -> list[Case]:
 
 
 def _clocks(of: Sample) -> list[Case]:
-    """What the loops ask on every turn."""
+    """Return what the loops ask on every turn."""
     due: dict[str, Any] = {"now": of.now_ms + 4 * HOUR_MS, "before": of.now_ms, "limit": BATCH, "provider": PROVIDER}
     leased = due | {"leased_until": of.now_ms + 5 * HOUR_MS}
     soon = {"now": of.now_ms + HOUR_MS + 6 * HOUR_MS // 100}
@@ -153,7 +153,7 @@ def _clocks(of: Sample) -> list[Case]:
 
 
 def _pages(of: Sample) -> list[Case]:
-    """Lists; a filter that few rows pass, or none, has no index of its own and is not hot."""
+    """Return the lists; a filter that few rows pass, or none, has no index of its own and is not hot."""
     page = {"project_id": DEFAULT_PROJECT, "before": None, "limit": BATCH, "floor": None, "window": pages.WINDOW - 1}
     event = page | {"after": "", "type": None, "job_id": None, "undelivered": 0, "follows": 0, "position": 0}
     event |= {"patience": of.now_ms, "horizon": 0}
@@ -233,7 +233,7 @@ def _pages(of: Sample) -> list[Case]:
 
 
 def _of_one(of: Sample) -> list[Case]:
-    """What one object is shown with, and the stream of events."""
+    """Return what one object is shown with, and the stream of events."""
     one = {"job_id": of.jobs[0]["id"], "limit": 500, "project_id": DEFAULT_PROJECT}
     place = {"position": of.events[0]["position"], "id": of.events[0]["id"], "type": None, "patience": of.now_ms}
     place |= {"horizon": 0, "window": pages.WINDOW}
@@ -256,7 +256,7 @@ def _of_one(of: Sample) -> list[Case]:
 
 
 def _pruning(of: Sample) -> list[Case]:
-    """What pruning asks in each of its batches."""
+    """Return what pruning asks in each of its batches."""
     old = {"before": of.now_ms - 20 * DAY_MS, "now": of.now_ms, "limit": BATCH, "nothing": b""}
     jobs = {"jobs": [row["id"] for row in of.jobs], "events": [row["id"] for row in of.events]}
     jobs |= {"projects": [DEFAULT_PROJECT], "callbacks": [row["id"] for row in of.callbacks]}
@@ -281,7 +281,7 @@ def _pruning(of: Sample) -> list[Case]:
 
 
 def _by_hand(of: Sample) -> list[Case]:
-    """What a person asks for."""
+    """Return what a person asks for."""
     today = {"project_id": DEFAULT_PROJECT, "since": of.now_ms, "first": an_id(ids.JOB, of.now_ms, 0)}
     batch = {
         "project_id": DEFAULT_PROJECT,
@@ -322,10 +322,10 @@ def _by_hand(of: Sample) -> list[Case]:
 
 
 def _case(name: str, params: dict[str, Any], note: str = "", *, hot: bool = True, writes: bool = False) -> Case:
-    """A statement that runs once."""
+    """Return a statement that runs once."""
     return Case(name, (params,), note, hot, writes)
 
 
 def _many(name: str, many: Sequence[dict[str, Any]]) -> Case:
-    """A statement that runs for a batch."""
+    """Return a statement that runs for a batch."""
     return Case(name, tuple(many), f"{len(many)} at once", writes=True)

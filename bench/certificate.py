@@ -10,7 +10,7 @@ from cryptography.x509.oid import NameOID
 
 
 def made(folder: Path) -> tuple[Path, Path, Path]:
-    """The authority's certificate, the server's, and the server's key, as files."""
+    """Return the authority's certificate, the server's, and the server's key, as files."""
     root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     root = _signed("bench", root_key.public_key(), "bench", root_key, authority=True)
     leaf = _signed("localhost", key.public_key(), "bench", root_key, authority=False)
@@ -31,7 +31,7 @@ def _signed(
     *,
     authority: bool,
 ) -> x509.Certificate:
-    """A certificate that is good for a day."""
+    """Return a certificate that is good for a day."""
     now = datetime.now(UTC)
     builder = (
         x509.CertificateBuilder()
@@ -51,7 +51,7 @@ def _signed(
 
 
 def _usage(authority: bool) -> x509.KeyUsage:
-    """What a key is for; Python 3.13 refuses an authority that does not say so."""
+    """Return what a key is for; Python 3.13 refuses an authority that does not say so."""
     others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only")
     named = dict.fromkeys((*others, "decipher_only"), False)
     return x509.KeyUsage(digital_signature=not authority, key_cert_sign=authority, crl_sign=authority, **named)

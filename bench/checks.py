@@ -70,7 +70,7 @@ async def _run(name: str, prompt: str, jobs: int, pace_s: float) -> dict[str, An
 
 
 async def _shown(name: str, running: list[asyncio.Task[float]]) -> None:
-    """A line that says how far it has come."""
+    """Print a line about the progress."""
     while pending := [task for task in running if not task.done()]:
         if sys.stderr.isatty():
             click.echo(f"\r{name}: {len(running) - len(pending)}/{len(running)} ended ", nl=False, err=True)

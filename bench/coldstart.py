@@ -92,7 +92,7 @@ async def _start(server: str, made: Databases, database_url: str) -> Start:
 
 
 async def _answers(port: int) -> None:
-    """Returns with the first 200."""
+    """Return with the first 200."""
     async with asyncio.timeout(30):
         while True:
             try:

@@ -29,7 +29,7 @@ class Databases:
         self._made = 0
 
     def fresh(self, template: str | None = None) -> str:
-        """The URL of a new database: empty, or a copy of another that nobody has open."""
+        """Return the URL of a new database: empty, or a copy of another that nobody has open."""
         if self._server is not None:
             return self._server.database(template)
         self._made += 1

@@ -123,7 +123,7 @@ async def run(sender: str, endpoints: int, events: int, made: Databases, databas
 
 
 async def _forget(port: int, endpoint_ids: Sequence[str]) -> None:
-    """Deletes the endpoints, so that another run on the same database sends nothing to where nobody is any more."""
+    """Delete the endpoints, so that another run on the same database sends nothing to where nobody is any more."""
     headers = {"authorization": f"Bearer {KEY}"}
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False) as client:
         for endpoint_id in endpoint_ids:
@@ -131,7 +131,7 @@ async def _forget(port: int, endpoint_ids: Sequence[str]) -> None:
 
 
 async def arrived(receiver: Receiver, wanted: int) -> None:
-    """Returns when everything has come; an error when nothing more does for half a minute."""
+    """Return when everything has come; an error when nothing more does for half a minute."""
     seen, quiet_since = -1, time.monotonic()
     while receiver.count < wanted:
         if receiver.count != seen:

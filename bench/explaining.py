@@ -42,10 +42,10 @@ class Explainer(Protocol):
     statements: dict[str, Statement]
 
     async def ask(self, text: str) -> list[Row]:
-        """A query's rows."""
+        """Return a query's rows."""
 
     async def plan(self, name: str, many: Sequence[Mapping[str, Any]]) -> Plan:
-        """The plan of a named statement, run with these parameters (a batch where they are many), and undone."""
+        """Return the plan of a named statement, run with these parameters (a batch where they are many), and undone."""
 
 
 class SQLiteExplainer:
@@ -59,13 +59,13 @@ class SQLiteExplainer:
         self._steps = 0
 
     async def ask(self, text: str) -> list[Row]:
-        """A query's rows."""
+        """Return a query's rows."""
         found = self._connection.execute(text)
         names = [column[0] for column in found.description]
         return [dict(zip(names, row, strict=True)) for row in found]
 
     async def plan(self, name: str, many: Sequence[Mapping[str, Any]]) -> Plan:
-        """The plan of a named statement; of a batch, what the first of its runs took."""
+        """Return the plan of a named statement; of a batch, what the first of its runs took."""
         statement = self.statements[name]
         values = statement.values(many[0])
         found = self._connection.execute(f"EXPLAIN QUERY PLAN {statement.text}", values).fetchall()
@@ -78,7 +78,7 @@ class SQLiteExplainer:
         return Plan(_once(indexes), partial, _once(scanned), self._run(statement.text, values) // STEPS_OF_A_ROW)
 
     def _run(self, text: str, values: Sequence[Any]) -> int:
-        """Steps of SQLite's machine, to within fifty."""
+        """Return the steps of SQLite's machine, to within fifty."""
         self._steps = 0
         self._connection.execute("BEGIN IMMEDIATE")
         self._connection.set_progress_handler(self._count, _STEP)
@@ -90,7 +90,7 @@ class SQLiteExplainer:
         return self._steps
 
     def _count(self) -> int:
-        """Some steps more; 0 lets it go on."""
+        """Count some steps more; return 0, which lets the statement go on."""
         self._steps += _STEP
         return 0
 
@@ -105,21 +105,21 @@ class PostgresExplainer:
 
     @classmethod
     async def connected(cls, url: str) -> "PostgresExplainer":
-        """Connects; whoever opened it closes it."""
+        """Connect; the caller closes the connection."""
         connection = await asyncpg.connect(url, server_settings=SESSION, command_timeout=600)
         found = await connection.fetch("SELECT indexrelid::regclass::text FROM pg_index WHERE indpred IS NOT NULL")
         return cls(connection, {str(row[0]) for row in found})
 
     async def close(self) -> None:
-        """Closes the connection."""
+        """Close the connection."""
         await self._connection.close()
 
     async def ask(self, text: str) -> list[Row]:
-        """A query's rows."""
+        """Return a query's rows."""
         return [dict(row) for row in await self._connection.fetch(text)]
 
     async def plan(self, name: str, many: Sequence[Mapping[str, Any]]) -> Plan:
-        """The generic plan, and the rows that its scans went through."""
+        """Return the generic plan, and the rows that its scans went through."""
         statement = self.statements[name]
         text, values = statement.text, statement.arrays(many) if statement.is_batch else statement.values(many[0])
         kinds = (await self._connection.prepare(text)).get_parameters()
@@ -153,14 +153,14 @@ class PostgresExplainer:
 
 
 def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A plan's nodes."""
+    """Yield a plan's nodes."""
     yield node
     for child in node.get("Plans", ()):
         yield from _nodes(child)
 
 
 def _rows_read(node: dict[str, Any]) -> float:
-    """The rows that a scan looked at, those included that a filter then left out."""
+    """Return the rows that a scan looked at, those included that a filter then left out."""
     if "Scan" not in node["Node Type"] or node["Node Type"] in ("CTE Scan", "Subquery Scan", "Function Scan"):
         return 0
     removed = ("Rows Removed by Filter", "Rows Removed by Index Recheck")

@@ -115,7 +115,7 @@ class _Maker:
         yield batch
 
     def _ended(self, batch: Rows, at: int, until: int, number: int | None) -> None:
-        """A job that succeeded, its evidence, its event and the deliveries of that; with a number they wait."""
+        """Add a job that succeeded, its history, its event and the deliveries of that; with a number they wait."""
         job_id, event_id = an_id(ids.JOB, at, 0), an_id(ids.EVENT, at, 0)
         times = dict.fromkeys(("created_at", "updated_at", "submitted_at", "finished_at", "last_report_at"), at)
         job = self._job | times | {"id": job_id, "deadline_at": at + HOUR_MS, "last_final_event": event_id}
@@ -158,7 +158,7 @@ class _Maker:
             self._made += 1
 
     def _delivery(self, at: int, place: int, number: int | None) -> dict[str, Any]:
-        """A delivery; of those that are finished, one in 997 never arrived."""
+        """Return a delivery; of those that are finished, one in 997 never arrived."""
         per_event, state, due = self._wanted.per_event, "delivered", None
         endpoint = self.endpoints[place % per_event]
         if number is not None:
@@ -179,7 +179,7 @@ class _Maker:
         }
 
     def _open(self, batch: Rows, at: int, number: int) -> None:
-        """A job that its provider works on; its status is asked for in some hours."""
+        """Add a job that its provider works on; its status check is due in some hours."""
         job_id, due = an_id(ids.JOB, at, number), self._now_ms + HOUR_MS + random.randrange(6 * HOUR_MS)
         times = dict.fromkeys(("created_at", "updated_at", "submitted_at", "last_report_at"), at)
         open_ = {"state": JobState.SUBMITTED.value, "finished_at": None, "finished_by": None, "outputs": "[]"}
@@ -191,12 +191,12 @@ class _Maker:
 
 
 def an_id(prefix: str, at_ms: int, place: int) -> str:
-    """An id that was made then; within a millisecond ids stand in the order of their places, of which it has 4,096."""
+    """Return an id of that time; within a millisecond ids stand in the order of their 4,096 places."""
     return prefix + ids.encode(at_ms << 80 | (0x7000 | place & 0xFFF) << 64 | 2 << 62 | random.getrandbits(62))
 
 
 def _nothing() -> Rows:
-    """A batch to be filled."""
+    """Return a batch to be filled."""
     tables = ("jobs", "job_metadata", "calls", "callbacks", "events", "deliveries", "attempts")
     return {table: [] for table in tables}
 
@@ -207,7 +207,7 @@ def _endpoints(wanted: Filling) -> int:
 
 
 def _job(job_id: str, at: int) -> Job:
-    """What every finished job looks like."""
+    """Return what every finished job looks like."""
     return Job(
         id=job_id,
         project_id=DEFAULT_PROJECT,
@@ -232,7 +232,7 @@ def _job(job_id: str, at: int) -> Job:
 
 
 def _endpoint(endpoint_id: str, now_ms: int, encryption: Encryption) -> dict[str, Any]:
-    """An active endpoint that wants nothing of what a benchmark makes."""
+    """Return an active endpoint that wants nothing of what a benchmark makes."""
     endpoint = Endpoint(
         id=endpoint_id,
         project_id=DEFAULT_PROJECT,
@@ -247,7 +247,7 @@ def _endpoint(endpoint_id: str, now_ms: int, encryption: Encryption) -> dict[str
 
 
 def _call(job_id: str, at: int) -> dict[str, Any]:
-    """The submission."""
+    """Return the submission."""
     return {
         "id": an_id(ids.CALL, at, 0),
         "job_id": job_id,
@@ -314,7 +314,7 @@ async def _copy(database_url: str, maker: _Maker, analyze: bool) -> None:
 
 
 def _progress(deliveries: int) -> Callable[[Rows], None]:
-    """What says how far it has come, on a terminal."""
+    """Return what says how far it has come, on a terminal."""
     began_s, done = time.monotonic(), 0
 
     def told(batch: Rows) -> None:

@@ -32,11 +32,11 @@ class Target:
         return time.monotonic() >= self.ends_at
 
     def connect(self) -> socket.socket:
-        """A connection that gives up after a second of nothing."""
+        """Return a connection that gives up after a second of nothing."""
         return socket.create_connection(self.address, timeout=1)
 
     def head(self, method: str, path: str, *lines: str) -> bytes:
-        """A request's head, with the key."""
+        """Return a request's head, with the key."""
         every = (f"{method} {path} HTTP/1.1", "host: relay", f"authorization: Bearer {self.key}", *lines, "", "")
         return "\r\n".join(every).encode()
 
@@ -52,7 +52,7 @@ class Target:
 
 
 def pipelining(to: Target) -> None:
-    """Requests without end on one connection, whose answers nobody reads."""
+    """Send requests without end on one connection, and read no answer."""
     while not to.over:
         with suppress(OSError), to.connect() as connection:
             while not to.over:
@@ -61,7 +61,7 @@ def pipelining(to: Target) -> None:
 
 
 def trailers(to: Target) -> None:
-    """A chunked body whose trailers do not end."""
+    """Send a chunked body whose trailers do not end."""
     while not to.over:
         with suppress(OSError), to.connect() as connection:
             connection.sendall(to.head("POST", to.callback, "transfer-encoding: chunked") + b"1\r\nx\r\n0\r\n")
@@ -81,12 +81,12 @@ def idle(to: Target) -> None:
 
 
 def exponents(to: Target) -> None:
-    """A callback of 1 MB of numbers that are slow to read."""
+    """Send a callback of 1 MB of numbers that are slow to read."""
     to.send("POST", to.callback, b"[" + b"1e308," * 170_000 + b"1]", 0.25)
 
 
 def refusals(to: Target) -> None:
-    """A request of 250 KB in which everything is wrong."""
+    """Send a request of 250 KB in which everything is wrong."""
     wrong = json.dumps({"provider": "evolink", "input": {f"field{number}": 1 for number in range(12_000)}}).encode()
     to.send("POST", "/v1/jobs", wrong, 0.1)
 
@@ -102,7 +102,7 @@ def bodies(to: Target) -> None:
 
 
 def uploads(to: Target) -> None:
-    """Uploads that drip."""
+    """Send uploads that drip."""
     with suppress(OSError), to.connect() as connection:
         kind = "content-type: multipart/form-data; boundary=b"
         connection.sendall(to.head("POST", "/v1/files", kind, "content-length: 1000000") + b"--b\r\n")
@@ -122,7 +122,7 @@ def streams(to: Target) -> None:
 
 
 def filters(to: Target) -> None:
-    """Lists whose filters match nothing."""
+    """Ask for lists whose filters match nothing."""
     to.send("GET", "/v1/jobs?status=canceled&metadata[no]=such", b"", 0.02)
 
 

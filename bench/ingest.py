@@ -116,7 +116,7 @@ def settings(database_url: str) -> dict[str, str]:
 
 
 async def load(port: int, connections: int, rate: float, path: Path) -> Loaded:
-    """The load of a file, from a process of its own on the other core."""
+    """Return the load of a file, from a process of its own on the other core."""
     words = (sys.executable, "-m", "bench.load", str(port), str(connections), str(rate), str(path))
     child = await asyncio.create_subprocess_exec(
         "taskset", "-c", str(LOAD_CORE), *words, cwd=ROOT, stdout=asyncio.subprocess.PIPE

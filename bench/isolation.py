@@ -80,7 +80,7 @@ async def _load(client: httpx.AsyncClient, events: int, rate: float) -> None:
 
 
 async def _arrived(receiver: Receiver, wanted: int) -> None:
-    """Returns when everything has come, or nothing more does for five seconds."""
+    """Return when everything has come, or nothing more does for five seconds."""
     seen, quiet_since = -1, time.monotonic()
     while receiver.count < wanted and time.monotonic() - quiet_since < 5:
         if receiver.count != seen:
@@ -89,5 +89,5 @@ async def _arrived(receiver: Receiver, wanted: int) -> None:
 
 
 def _medians(dead: int, found: list[dict[str, float]]) -> dict[str, Any]:
-    """The median of each number over the rounds."""
+    """Return the median of each number over the rounds."""
     return {name: round(statistics.median(one[name] for one in found), 2) for name in found[0]} | {"dead": dead}

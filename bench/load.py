@@ -47,7 +47,7 @@ class _Load:
         self._sent = 0
 
     def next(self) -> tuple[bytes | None, float]:
-        """The next request, and the time at which it is to be sent."""
+        """Return the next request, and the time at which it is to be sent."""
         if not self.requests:
             return None, 0.0
         self._sent += 1
@@ -64,13 +64,13 @@ class _Connection(asyncio.Protocol):
         self._due = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The first request."""
+        """Send the first request."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own is none by its class
         self._load.open += 1
         self._next()
 
     def data_received(self, data: bytes) -> None:
-        """An answer, or a part of one."""
+        """Read an answer, or a part of one."""
         self._answer += data
         head, separator, body = self._answer.partition(b"\r\n\r\n")
         if not separator or len(body) < _length(head):
@@ -81,13 +81,13 @@ class _Connection(asyncio.Protocol):
         self._next()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """The last connection ends the load."""
+        """End the load with the last connection."""
         self._load.open -= 1
         if not self._load.open and not self._load.done.done():
             self._load.done.set_result(None)
 
     def _next(self) -> None:
-        """Sends the next request at its time; what is late is counted from when it should have gone."""
+        """Send the next request at its time; what is late is counted from when it should have gone."""
         request, self._due = self._load.next()
         if request is None:
             self._transport.close()
@@ -99,18 +99,18 @@ class _Connection(asyncio.Protocol):
             self._write(request)
 
     def _write(self, request: bytes) -> None:
-        """Sends it, with the time in it."""
+        """Send it, with the time in it."""
         self._transport.write(request.replace(NOT_YET.encode(), b"%d" % time.time_ns(), 1))
 
 
 def _length(head: bytes) -> int:
-    """The length an answer says it has."""
+    """Return the length an answer says it has."""
     _, _, after = head.lower().partition(b"content-length:")
     return int(after.split(b"\r\n", 1)[0] or 0)
 
 
 def request(port: int, path: str, body: bytes) -> bytes:
-    """A callback's bytes on the wire, with the headers a provider's client sends."""
+    """Return a callback's bytes on the wire, with the headers a provider's client sends."""
     head = (
         f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nuser-agent: provider/1.0\r\naccept: */*\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -119,7 +119,7 @@ def request(port: int, path: str, body: bytes) -> bytes:
 
 
 async def _main(port: int, connections: int, rate: float, path: Path) -> Loaded:
-    """Posts everything in the file."""
+    """Post everything in the file."""
     lines = (line.split(b"\t", 1) for line in path.read_bytes().splitlines())  # noqa: ASYNC240
     load = _Load(deque(request(port, path.decode(), body) for path, body in lines), rate)
     loop = asyncio.get_running_loop()

@@ -41,7 +41,7 @@ class Flaky:
         self._random = random.Random(seed)
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serves one connection."""
+        """Serve one connection."""
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -100,7 +100,7 @@ def command(events: int, endpoints: int, failing: float, kills: int, seed: int, 
 async def _run(
     database: str, events: int, endpoints: int, failing: float, kills: int, seed: int
 ) -> tuple[Flaky, float, set[bytes]]:
-    """Publishes, kills, starts again, and waits until every endpoint has every event."""
+    """Publish, kills, starts again, and waits until every endpoint has every event."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-bench-"))
         world = sandbox(pace_s=3600)
@@ -156,7 +156,7 @@ async def _publish(client: httpx.AsyncClient, events: int) -> None:
 
 
 async def _published(client: httpx.AsyncClient) -> set[bytes]:
-    """The ids of every event that relay has."""
+    """Return the ids of every event that relay has."""
     ids: set[bytes] = set()
     cursor = ""
     while True:
@@ -168,7 +168,7 @@ async def _published(client: httpx.AsyncClient) -> set[bytes]:
 
 
 async def _arrived(flaky: Flaky, wanted: int) -> None:
-    """Returns when everything has come, or nothing new has for half a minute."""
+    """Return when everything has come, or nothing new has for half a minute."""
     seen, quiet_since = -1, time.monotonic()
     while time.monotonic() - quiet_since < 30:
         there = sum(len(taken) for taken in flaky.taken.values())

@@ -23,14 +23,14 @@ KEY = "bench-key-of-this-machine-alone"
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
+    """Return a port nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def environment(folder: str, port: int, providers_at: str) -> dict[str, str]:
-    """The settings of a relay on this machine alone, in front of the machine's own environment."""
+    """Return the settings of a relay on this machine alone, in front of the machine's own environment."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
     environ |= {
         "PORT": str(port),
@@ -49,7 +49,7 @@ def environment(folder: str, port: int, providers_at: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def relay_with_sandbox(pace_s: float, **more: str) -> AsyncIterator[tuple[httpx.AsyncClient, Sandbox]]:
-    """A client of a fresh relay, and the sandbox whose jobs take `pace_s`; `more` are settings."""
+    """Yield a client of a fresh relay, and the sandbox whose jobs take `pace_s`; `more` are settings."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-bench-"))
         world = sandbox(pace_s=pace_s)
@@ -76,7 +76,7 @@ async def _process(environ: dict[str, str]) -> AsyncIterator[asyncio.subprocess.
 
 
 async def started(environ: dict[str, str], *words: str, core: int | None = None) -> asyncio.subprocess.Process:
-    """A module of Python's (`relay serve` without words), on one core if it is told so; whoever starts it ends it."""
+    """Start a Python module (`relay serve` if none is named), on one core if asked; the caller ends it."""
     quiet = asyncio.subprocess.DEVNULL
     pin = None if core is None else partial(os.sched_setaffinity, 0, {core})
     return await asyncio.create_subprocess_exec(
@@ -107,7 +107,7 @@ def usage(pid: int) -> Usage:
 
 
 async def ready(client: httpx.AsyncClient) -> None:
-    """Returns when relay takes requests."""
+    """Return when relay takes requests."""
     async with asyncio.timeout(20):
         while True:
             try:

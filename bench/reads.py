@@ -48,7 +48,7 @@ class _Undone(Exception):
 @click.option("--analyze/--no-analyze", default=True, help="Whether the database has statistics of its tables.")
 @option
 def command(deliveries: int, retries: int, open_jobs: int, analyze: bool, kind: str) -> None:
-    """The plan and the time of every statement that matters, in a database that has grown."""
+    """Print the plan and the time of every statement that matters, in a database that has grown."""
     wanted = Filling(finished=deliveries, retries=retries, open_jobs=open_jobs)
     with databases(kind) as made:
         rows = asyncio.run(_measured(made.fresh(), wanted, analyze))
@@ -74,7 +74,7 @@ def wrong(case: Case, plan: Plan) -> str:
 
 @asynccontextmanager
 async def explaining(database_url: str) -> AsyncIterator[Explainer]:
-    """What tells the plans of a database."""
+    """Yield what tells the plans of a database."""
     if is_postgres(database_url):
         explainer = await PostgresExplainer.connected(database_url)
         try:
@@ -131,7 +131,7 @@ async def _median_ms(database: Database, case: Case) -> float:
 
 
 def _said(row: Row) -> dict[str, object]:
-    """What is not in the plan itself."""
+    """Return what is not in the plan itself."""
     return {
         "statement": row.case.name,
         "note": row.case.note,

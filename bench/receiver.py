@@ -52,7 +52,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own is none by its class
 
     def data_received(self, data: bytes) -> None:
-        """A request, a part of one, or more than one."""
+        """Read a request, a part of one, or more than one."""
         self._held += data
         while True:
             end = self._held.find(b"\r\n\r\n") + 4
@@ -72,7 +72,7 @@ class _Connection(asyncio.Protocol):
 
 @asynccontextmanager
 async def receiving() -> AsyncIterator[tuple[Receiver, str]]:
-    """A receiver, and the origin at which it listens."""
+    """Yield a receiver, and the origin at which it listens."""
     receiver, loop = Receiver(), asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(receiver), "127.0.0.1", 0, backlog=4096)
     try:
@@ -82,7 +82,7 @@ async def receiving() -> AsyncIterator[tuple[Receiver, str]]:
 
 
 async def main(port: int, pem: str | None, key: str | None) -> None:
-    """Listens until it is ended."""
+    """Listen until it is ended."""
     context = None
     if pem and key:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

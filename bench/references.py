@@ -36,12 +36,12 @@ CREATE TABLE IF NOT EXISTS outbox (id TEXT PRIMARY KEY, event TEXT NOT NULL, url
 
 
 async def _health(_: Request) -> Response:
-    """The process answers."""
+    """Return the process answers."""
     return JSONResponse({"status": "ok"})
 
 
 async def _bare(request: Request) -> Response:
-    """The least that a receiver could do."""
+    """Return the least that a receiver could do."""
     await request.body()
     return JSONResponse({"received": True})
 
@@ -58,7 +58,7 @@ class Naive:
         self._sending: set[asyncio.Task[None]] = set()
 
     async def receive(self, request: Request) -> Response:
-        """A callback, its job, its event, and the outbox."""
+        """Return a callback, its job, its event, and the outbox."""
         body = await request.body()
         said = json.loads(body)
         database = self._database or await self._open()
@@ -86,7 +86,7 @@ class Naive:
         await self._database.commit()
 
     async def _open(self) -> aiosqlite.Connection:
-        """The file, with the settings that relay has too."""
+        """Return the file, with the settings that relay has too."""
         async with self._opening:
             if self._database is None:
                 database = await aiosqlite.connect(self._path)
@@ -135,7 +135,7 @@ async def _aiohttp(_: Request, number: int, urls: list[str]) -> Response:
 
 
 def main(kind: str, port: int, *words: str) -> None:
-    """Serves until it is ended."""
+    """Serve until it is ended."""
     handlers: dict[str, Callable[[], Callable[[Request], Awaitable[Response]]]] = {
         "bare": lambda: _bare,
         "naive": lambda: Naive(Path(words[0]), list(words[1:])).receive,

@@ -98,7 +98,7 @@ def _busy_s() -> float:
 
 
 def _shares(path: Path, number: int) -> list[Path]:
-    """The callbacks in so many files."""
+    """Return the callbacks in so many files."""
     lines = path.read_bytes().splitlines(keepends=True)
     paths = [path.with_name(f"share{index}.txt") for index in range(number)]
     for index, share in enumerate(paths):

@@ -45,7 +45,7 @@ Post = Callable[[str], Awaitable[int]]
 @click.option("--in-flight", default=64, help="POSTs at once.")
 @click.option("--rounds", default=3, help="Interleaved rounds; the medians count.")
 def command(requests: int, in_flight: int, rounds: int) -> None:
-    """POSTs a second with each client, the receiver in a process of its own."""
+    """Print the POSTs a second with each client; the receiver has a process of its own."""
     rows = uvloop.run(_all(requests, in_flight, rounds))
     click.echo(f"{'client':12}{'plain /s':>10}{'TLS /s':>10}{'plain us':>10}{'TLS us':>9}{'of aiohttp':>12}{'TLS':>8}")
     for name, (plain, secure) in rows.items():
@@ -93,7 +93,7 @@ async def _all(requests: int, in_flight: int, rounds: int) -> dict[str, tuple[Ra
 
 
 def _median(rates: list[Rate]) -> Rate:
-    """The middle of the rounds."""
+    """Return the middle of the rounds."""
     return Rate(statistics.median(one.per_s for one in rates), statistics.median(one.cpu_us for one in rates))
 
 
@@ -131,7 +131,7 @@ class _Guarded(aiohttp.abc.AbstractResolver):
         self._policy, self._resolver = policy, Resolver()
 
     async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[aiohttp.abc.ResolveResult]:  # noqa: ARG002
-        """The addresses, all of which may be called."""
+        """Return the addresses, all of which may be called."""
         found = await self._resolver.addresses(host)
         assert all(self._policy.may_connect(address.host) for address in found)
         return [
@@ -145,7 +145,7 @@ class _Guarded(aiohttp.abc.AbstractResolver):
 
 @asynccontextmanager
 async def aiohttp_posts(policy: AddressPolicy, pem: Path | None, body: bytes = BODY) -> AsyncIterator[Post]:
-    """The client that relay sent with before it had one of its own, used in the same way."""
+    """Yield the client that relay sent with before it had one of its own, used in the same way."""
     context = ssl.create_default_context(cafile=str(pem) if pem else None)
     connector = aiohttp.TCPConnector(
         resolver=_Guarded(policy), limit=256, limit_per_host=0, use_dns_cache=False, keepalive_timeout=30, ssl=context
@@ -196,7 +196,7 @@ async def _httpx(policy: AddressPolicy, pem: Path) -> AsyncIterator[Post]:
 
 @asynccontextmanager
 async def _pyreqwest(policy: AddressPolicy, pem: Path) -> AsyncIterator[Post]:
-    """A client for each host and checked address, which it is pinned to; the name is looked up again after 5 s."""
+    """Yield a client for each host, pinned to a checked address; the name is looked up again after 5 s."""
     from pyreqwest.client import ClientBuilder  # noqa: PLC0415
 
     trusted = pem.read_bytes()  # noqa: ASYNC240 - a few hundred bytes, before anything is measured
@@ -223,14 +223,14 @@ async def _pyreqwest(policy: AddressPolicy, pem: Path) -> AsyncIterator[Post]:
 
 
 def _seconds(seconds: float) -> object:
-    """A duration as pyreqwest wants it."""
+    """Return a duration as pyreqwest wants it."""
     from datetime import timedelta  # noqa: PLC0415
 
     return timedelta(seconds=seconds)
 
 
 async def _checked(policy: AddressPolicy, url: str) -> tuple[str, str, int]:
-    """The host, an address of it that may be called, and the port; every address is judged."""
+    """Return the host, an address of it that may be called, and the port; every address is judged."""
     assert not policy.check_url(url)
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -242,7 +242,7 @@ async def _checked(policy: AddressPolicy, url: str) -> tuple[str, str, int]:
 
 @asynccontextmanager
 async def _receiver(pem: Path | None = None, key: Path | None = None) -> AsyncIterator[str]:
-    """A receiver in a process of its own."""
+    """Yield a receiver in a process of its own."""
     port, secure = free_port(), [str(pem), str(key)] if pem else []
     child = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.receiver", str(port), *secure)
     try:

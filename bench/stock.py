@@ -69,7 +69,7 @@ async def stocked(
 
 
 def callback(job: Job) -> bytes:
-    """A terminal callback of about 1 kB."""
+    """Return a terminal callback of about 1 kB."""
     said = {
         "id": job.provider_job_id,
         "object": "video.generation.task",
@@ -85,7 +85,7 @@ def callback(job: Job) -> bytes:
 
 
 def _job(now_ms: int) -> Job:
-    """A job that was submitted just now, with its status check far off."""
+    """Return a job that was submitted just now, with its status check far off."""
     job_id = ids.new_id(ids.JOB)
     return Job(
         id=job_id,
@@ -107,7 +107,7 @@ def _job(now_ms: int) -> Job:
 
 
 def _endpoint(url: str, first_delay_s: int, in_flight_max: int, now_ms: int) -> Endpoint:
-    """An endpoint for everything; with a first delay its deliveries are rows and wait."""
+    """Return an endpoint for everything; with a first delay its deliveries are rows and wait."""
     return Endpoint(
         id=ids.new_id(ids.ENDPOINT),
         project_id=DEFAULT_PROJECT,

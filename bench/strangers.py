@@ -115,7 +115,7 @@ def show(found: list[dict[str, Any]]) -> None:
 
 
 def _row(name: str, without: Times, beside: Times, rss_mb: float) -> dict[str, Any]:
-    """The ratios of one load."""
+    """Return the ratios of one load."""
     row: dict[str, Any] = {"load": name, "rss_mb": round(rss_mb)}
     for kind in KINDS:
         quiet, loaded = (statistics.quantiles(times[kind], n=100) for times in (without, beside))
@@ -128,13 +128,13 @@ def _row(name: str, without: Times, beside: Times, rss_mb: float) -> dict[str, A
 
 
 def _client(origin: str, key: str) -> httpx.AsyncClient:
-    """An API client."""
+    """Return an API client."""
     headers = {"authorization": f"Bearer {key}"}
     return httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False, timeout=30)
 
 
 async def _key_of_another_project(environ: dict[str, str]) -> str:
-    """An admin key of the quiet tenant's project."""
+    """Return an admin key of the quiet tenant's project."""
     words = ("-m", "relay", "keys", "create", "--project", "quiet", "--scope", "admin")
     child = await asyncio.create_subprocess_exec(
         sys.executable, *words, cwd=ROOT, env=environ, stdout=asyncio.subprocess.PIPE
@@ -144,7 +144,7 @@ async def _key_of_another_project(environ: dict[str, str]) -> str:
 
 
 async def _hostile(name: str, given: dict[str, Any]) -> asyncio.subprocess.Process:
-    """The load's process."""
+    """Return the load's process."""
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.hostile", name, cwd=ROOT, stdin=asyncio.subprocess.PIPE
     )

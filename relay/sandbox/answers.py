@@ -17,12 +17,12 @@ HANG_S: Final = 600
 
 
 def refused(stand_in: StandIn, status_code: int) -> Response:
-    """A refusal in the provider's own shape."""
+    """Return a refusal in the provider's own shape."""
     return JSONResponse(stand_in.refusal(status_code), status_code)
 
 
 async def to_refused_submission(stand_in: StandIn, faults: Faults) -> Response | None:
-    """The refusal that the faults ask for, if they do."""
+    """Return the refusal that the faults ask for, if they do."""
     if not faults.html and faults.status_code == 200:
         return None
     await asyncio.sleep(faults.slow_s)
@@ -30,7 +30,7 @@ async def to_refused_submission(stand_in: StandIn, faults: Faults) -> Response |
 
 
 async def to_submission(stand_in: StandIn, job: ProviderJob, request: Request) -> Response:
-    """The answer to the submission that made the job."""
+    """Return the answer to the submission that made the job."""
     await asyncio.sleep(job.faults.slow_s)
     match job.faults.submit:
         case "hang":
@@ -49,7 +49,7 @@ async def to_submission(stand_in: StandIn, job: ProviderJob, request: Request) -
 
 
 async def to_check(stand_in: StandIn, job: ProviderJob, request: Request) -> Response:
-    """The answer to the job's latest status check."""
+    """Return the answer to the job's latest status check."""
     faults = job.faults
     if 0 < faults.check_times < job.checks:
         return JSONResponse(stand_in.status(job))
@@ -74,19 +74,19 @@ async def to_check(stand_in: StandIn, job: ProviderJob, request: Request) -> Res
 
 
 async def to_cancellation(stand_in: StandIn, job: ProviderJob) -> Response | None:
-    """The refusal of a cancellation; None when the job can be canceled."""
+    """Return the refusal of a cancellation; None when the job can be canceled."""
     if job.faults.cancel == "hang":
         await asyncio.sleep(HANG_S)
     return refused(stand_in, 409) if job.ended or job.faults.cancel == "refused" else None
 
 
 def _html(status_code: int) -> Response:
-    """A proxy's page; a proxy has no page that says 200."""
+    """Return a proxy's page; a proxy has no page that says 200."""
     return HTMLResponse(HTML, status_code if status_code != 200 else 502)
 
 
 def _busy(stand_in: StandIn, faults: Faults) -> Response:
-    """A refusal, with the time to come back where one is to be said."""
+    """Return a refusal, with the time to come back where one is to be said."""
     answer = refused(stand_in, faults.check_status)
     if faults.check_retry_after_s and faults.check_status in (429, 503):
         answer.headers["retry-after"] = str(faults.check_retry_after_s)
@@ -94,7 +94,7 @@ def _busy(stand_in: StandIn, faults: Faults) -> Response:
 
 
 def _lie(stand_in: StandIn, job: ProviderJob) -> dict[str, object]:
-    """The status of a state that the job is not in, or a status word that means nothing."""
+    """Return the status of a state that the job is not in, or a status word that means nothing."""
     lie = job.faults.lie
     if lie in ("pending", "running", *FINAL):
         return stand_in.status(msgspec.structs.replace(job, state=lie))

@@ -24,7 +24,7 @@ _INTO_TEXTS: Final = {"nul": NUL, "surrogate": SURROGATE}
 
 
 def of_callback(stand_in: StandIn, job: ProviderJob, word: str = "") -> bytes:
-    """The bytes of the callback for the state the job is in, or with another status word, as its faults want them."""
+    """Return the callback's bytes for the job's state, or for another status word, as its faults want them."""
     faults = job.faults
     about = msgspec.structs.replace(job, id=job.id + "x") if faults.wrong_id else job
     body = stand_in.callback(about)
@@ -37,14 +37,14 @@ def of_callback(stand_in: StandIn, job: ProviderJob, word: str = "") -> bytes:
 
 
 def reworded(body: Body, word: str) -> Body:
-    """The body with another status word."""
+    """Return the body with another status word."""
     held, key = _control(body)
     held[key] = word
     return body
 
 
 def encoded(raw: bytes, encoding: str) -> bytes:
-    """The bytes in another encoding; as they are for none."""
+    """Return the bytes in another encoding; as they are for none."""
     match encoding:
         case "gzip":
             return gzip.compress(raw, mtime=0)
@@ -57,14 +57,14 @@ def encoded(raw: bytes, encoding: str) -> bytes:
 
 
 def _control(body: Body) -> tuple[Body, str]:
-    """The object that holds the status word, and its key there."""
+    """Return the object that holds the status word, and its key there."""
     inner = body.get("data")
     held = inner if isinstance(inner, dict) and not {"status", "state"}.isdisjoint(inner) else body
     return held, "state" if "state" in held else "status"
 
 
 def _malformed(stand_in: StandIn, job: ProviderJob, body: Body, raw: bytes) -> bytes:
-    """What is sent in place of a body. A text that upsets databases stands in the provider's own words as well."""
+    """Return what is sent in place of a body; a text that upsets databases stands in the provider's message too."""
     kind = job.faults.malformed
     match kind:
         case "":
@@ -83,7 +83,7 @@ def _malformed(stand_in: StandIn, job: ProviderJob, body: Body, raw: bytes) -> b
 
 
 def _twice(stand_in: StandIn, job: ProviderJob, body: Body, raw: bytes) -> bytes:
-    """The body with a contrary status word before its own, under the same key."""
+    """Return the body with a contrary status word before its own, under the same key."""
     held, key = _control(body)
     contrary = "failed" if job.state == "succeeded" else "succeeded"
     other, other_key = _control(stand_in.callback(msgspec.structs.replace(job, state=contrary)))

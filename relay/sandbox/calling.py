@@ -43,11 +43,11 @@ class Caller:
         self._http = httpx.AsyncClient(trust_env=False, follow_redirects=False)
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def call(self, stand_in: StandIn, job: ProviderJob, raw: bytes) -> None:
-        """Sends a callback as often as its provider tries; nothing where nobody asked for it."""
+        """Send a callback as often as its provider tries; nothing if the job has no callback URL."""
         url, faults = job.callback_url, job.faults
         if url is None or faults.lost:
             return
@@ -81,7 +81,7 @@ class Caller:
 
 
 def upset(url: str, job: ProviderJob) -> str:
-    """The callback URL as the provider calls it."""
+    """Return the callback URL as the provider calls it."""
     match job.faults.upset_url:
         case "slash":
             return url + "/"
@@ -97,7 +97,7 @@ def upset(url: str, job: ProviderJob) -> str:
 
 
 async def _pieces(raw: bytes, faults: Faults) -> AsyncIterator[bytes]:
-    """The body bit by bit, in the time that `drip_s` gives it; with `cut`, half of it."""
+    """Yield the body bit by bit, in the time that `drip_s` gives it; with `cut`, half of it."""
     size = max(1, -(-len(raw) // PIECES))
     for start in range(0, len(raw), size):
         if faults.cut and start * 2 >= len(raw):

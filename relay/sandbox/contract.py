@@ -54,65 +54,65 @@ class StandIn(Protocol):
     callback_timeout_s: float
 
     def refusal(self, status_code: int) -> dict[str, Any]:
-        """The published error body of a status."""
+        """Return the published error body of a status."""
 
     def check(self, body: Any, allow_http: bool) -> Response | None:
-        """The refusal of a body that is against the published limits."""
+        """Return the refusal of a body that is against the published limits."""
 
     def accept(self, body: dict[str, Any], number: int) -> ProviderJob:
-        """The job of an accepted body."""
+        """Return the job of an accepted body."""
 
     def answer(self, job: ProviderJob) -> dict[str, Any]:
-        """The published answer to a submission."""
+        """Return the published answer to a submission."""
 
     def status(self, job: ProviderJob) -> dict[str, Any]:
-        """The published answer to a status check."""
+        """Return the published answer to a status check."""
 
     def announces(self, job: ProviderJob) -> bool:
         """Whether a callback is sent for the state the job is in."""
 
     def callback(self, job: ProviderJob) -> dict[str, Any]:
-        """The published callback for the state the job is in."""
+        """Return the published callback for the state the job is in."""
 
     def asked_id(self, request: Request) -> str:
-        """The job a status check or a cancellation is about."""
+        """Return the job a status check or a cancellation is about."""
 
 
 @runtime_checkable
 class PaidStandIn(StandIn, Protocol):
-    """A stand-in whose jobs are paid for one by one; it knows no key, and calls nobody back."""
+    """A stand-in whose jobs are paid for one by one; it knows no key, and sends no callbacks."""
 
     till: Till
     answers_at_the_end: bool
     """Whether a submission is answered when the job has ended, unless the job's faults say otherwise."""
 
     def price(self, body: Any, request: Request) -> int | Response:
-        """What a job costs, in millionths of a USDC; the refusal of a body for which there is no price."""
+        """Return what a job costs, in millionths of a USDC; the refusal of a body for which there is no price."""
 
     def sold(self, job: ProviderJob, request: Request) -> ProviderJob:
-        """The job with what only its request tells."""
+        """Return the job with what only its request tells."""
 
     def locked(self, request: Request, job: ProviderJob | None) -> Response | None:
-        """The refusal of whoever may not ask about the job."""
+        """Return the refusal of a client that may not see the job."""
 
 
 class Silent:
-    """What a stand-in has whose provider calls nobody back, and whose jobs cannot be canceled."""
+    """A stand-in whose provider sends no callbacks and cannot cancel jobs."""
 
     cancel_path: str | None = None
     pauses_s: Sequence[float] = ()
     callback_timeout_s = 10.0
 
     def announces(self, job: ProviderJob) -> bool:  # noqa: ARG002 - the contract's signature
-        """Never."""
+        """Return False: no callback is sent."""
         return False
 
     def callback(self, job: ProviderJob) -> dict[str, Any]:  # noqa: ARG002 - the contract's signature
-        """Nobody is told anything."""
+        """Return no callback."""
         return {}
 
     def asked_id(self, request: Request) -> str:
-        """The id in the path."""
+        """Return the id in the path."""
         return str(request.path_params["id"])
 
 

@@ -54,7 +54,7 @@ class EvoLink:
         return {"error": {"code": code, "message": code.replace("_", " ").capitalize(), "type": kind}}
 
     def check(self, body: Any, allow_http: bool) -> Response | None:
-        """The published limits; a callback URL must be https, at most 2048 characters."""
+        """Return the published limits; a callback URL must be https, at most 2048 characters."""
         wrong = _wrong(body, allow_http) if isinstance(body, dict) else "body"
         if wrong is None:
             return None
@@ -63,7 +63,7 @@ class EvoLink:
         return JSONResponse(answer, 400)
 
     def accept(self, body: dict[str, Any], number: int) -> ProviderJob:
-        """A job with an id such as `task-unified-1774857405-0001`."""
+        """Return a job with an id such as `task-unified-1774857405-0001`."""
         created = now_s()
         return ProviderJob(
             id=f"task-unified-{created}-{number:04d}",
@@ -77,14 +77,14 @@ class EvoLink:
         )
 
     def answer(self, job: ProviderJob) -> dict[str, Any]:
-        """The task, with what it reserved."""
+        """Return the task, with what it reserved."""
         return self._task(job, "pending") | {
             "task_info": {"can_cancel": True, "estimated_time": 165, "video_duration": job.seconds},
             "usage": {"billing_rule": "per_second", "credits_reserved": 10 * job.seconds, "user_group": "default"},
         }
 
     def status(self, job: ProviderJob) -> dict[str, Any]:
-        """The task with its result."""
+        """Return the task with its result."""
         task = self._task(job, _WORDS[job.state])
         if job.state == "succeeded":
             task["results"] = [] if job.faults.outcome == "no_output" else [job.result_url]
@@ -101,7 +101,7 @@ class EvoLink:
         return job.ended
 
     def callback(self, job: ProviderJob) -> dict[str, Any]:
-        """The status answer, or the short form of it."""
+        """Return the status answer, or the short form of it."""
         task = self.status(job)
         return (
             {k: task[k] for k in ("id", "status", "model", "results") if k in task}
@@ -110,11 +110,11 @@ class EvoLink:
         )
 
     def asked_id(self, request: Request) -> str:
-        """The id in the path."""
+        """Return the id in the path."""
         return str(request.path_params["id"])
 
     def _task(self, job: ProviderJob, word: str) -> dict[str, Any]:
-        """What every answer has."""
+        """Return what every answer has."""
         return {
             "id": job.id,
             "object": "video.generation.task",
@@ -128,7 +128,7 @@ class EvoLink:
 
 
 def _wrong(body: dict[str, Any], allow_http: bool) -> str | None:
-    """The first field that is against the page, None when all is well."""
+    """Return the first field that is against the page, None when all is well."""
     images, duration, url = body.get("image_urls"), body.get("duration", 5), body.get("callback_url")
     rules = {
         "body": set(body) <= _FIELDS,

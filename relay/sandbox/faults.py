@@ -110,7 +110,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Meta(
             max_length=100,
             description="With `check=lies`, the state that the status route claims: `pending`, `running`, "
-            "`succeeded`, `failed`, `canceled`, or any other text as a status word that nobody has published.",
+            "`succeeded`, `failed`, `canceled`, or any other text as an unpublished status word.",
         ),
     ] = ""
 
@@ -180,7 +180,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = False
 
     def __post_init__(self) -> None:
-        """Refuses a word that is not in its list, and a lie that nobody tells."""
+        """Raise ValueError for a value that is not in its list, and for an impossible lie."""
         for name, words in WORDS.items():
             if getattr(self, name) not in words:
                 known = ", ".join(word for word in words if word)
@@ -201,7 +201,7 @@ def sentences() -> dict[str, str]:
 
 
 def of_names(given: Mapping[str, str]) -> Faults:
-    """The faults of these names and texts; ValueError says in a sentence which name or value is not known."""
+    """Return the faults of these names and texts; ValueError says in a sentence which name or value is not known."""
     unknown = [name for name in given if name not in Faults.__struct_fields__]
     if unknown:
         known = ", ".join(sorted(Faults.__struct_fields__))
@@ -213,7 +213,7 @@ def of_names(given: Mapping[str, str]) -> Faults:
 
 
 def of_prompt(prompt: object) -> Faults | None:
-    """The faults that a prompt asks for, `[sandbox: lost; outcome=failed]`; ValueError as `of_names`."""
+    """Return the faults that a prompt asks for, `[sandbox: lost; outcome=failed]`; ValueError as `of_names`."""
     found = _DIRECTIVE.search(prompt) if isinstance(prompt, str) else None
     if found is None:
         return None

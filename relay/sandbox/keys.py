@@ -37,14 +37,14 @@ class Keys:
         return f"key-{self._made}"
 
     def headers(self, raw: bytes, how: str, number: int) -> dict[str, str]:
-        """The headers that sign a body: well (`ok`), as another body's (`forged`), or by an `unknown_key`."""
+        """Return the headers that sign a body: well (`ok`), as another body's (`forged`), or by an `unknown_key`."""
         if not how:
             return {}
         request_id, at = f"req-{number}", str(self.clock())
         signed = raw + b" " if how == "forged" else raw
         content = "\n".join((request_id, at, hashlib.sha256(signed).hexdigest()))
         return {
-            "x-sandbox-key-id": f"nobodys-{number}" if how == "unknown_key" else self.key_id,
+            "x-sandbox-key-id": f"unknown-{number}" if how == "unknown_key" else self.key_id,
             "x-sandbox-request-id": request_id,
             "x-sandbox-timestamp": at,
             "x-sandbox-signature": self.key.sign(content.encode()).hex(),
@@ -55,7 +55,7 @@ class Keys:
         return Route(PATH, self._published)
 
     async def _published(self, _: Request) -> Response:
-        """The key as a JWK set."""
+        """Return the key as a JWK set."""
         self.asked += 1
         if self.wrong == "hang":
             await asyncio.sleep(HANG_S)

@@ -38,7 +38,7 @@ class Kinovi:
         return dict(_MESSAGES.get(status_code, _MESSAGES[500]))
 
     def check(self, body: Any, allow_http: bool) -> Response | None:
-        """The published limits; unknown inputs are ignored, as the repository says."""
+        """Return the published limits; unknown inputs are ignored, as the repository says."""
         wrong = _wrong(body, allow_http) if isinstance(body, dict) else "body"
         if wrong is None:
             return None
@@ -47,7 +47,7 @@ class Kinovi:
         return JSONResponse({"message": "Invalid inputs for model", "errors": [{"path": wrong}]}, 400)
 
     def accept(self, body: dict[str, Any], number: int) -> ProviderJob:
-        """A job with an id such as `task_cl000001`."""
+        """Return a job with an id such as `task_cl000001`."""
         return ProviderJob(
             id=f"task_cl{number:06d}",
             number=number,
@@ -95,12 +95,12 @@ class Kinovi:
         return {"code": 200, "message": "success", "data": task}
 
     def asked_id(self, request: Request) -> str:
-        """The id in the query."""
+        """Return the id in the query."""
         return request.query_params.get("taskId", "")
 
 
 def _wrong(body: dict[str, Any], allow_http: bool) -> str | None:
-    """The first field that is against the page."""
+    """Return the first field that is against the page."""
     inputs, url = body.get("inputs"), body.get("callBackUrl")
     if not isinstance(inputs, dict):
         return "inputs"

@@ -72,14 +72,14 @@ class Till:
         self._sendings: Counter[str] = Counter()
 
     def nonce(self, request: Request) -> str | None:
-        """The nonce of the payment that came along; None for a request without a payment that can be read."""
+        """Return the nonce of the payment that came along; None for a request without a payment that can be read."""
         nonce = _at(self._payment(request), "payload", "authorization", "nonce")
         return nonce.lower() if isinstance(nonce, str) else None
 
     async def sell(
         self, request: Request, price: int, faults: Faults, make: Callable[[str], Awaitable[Response]]
     ) -> Response:
-        """The answer to a submission: the challenge, or for a good payment what `make` answers to the payer's address.
+        """Return the challenge, or for a good payment what `make` answers to the payer's address.
 
         As at the real ones the job is made first, and then the payment is settled.
         """
@@ -111,7 +111,7 @@ class Till:
     async def _after_settling(
         self, request: Request, terms: Terms, answer: Response, paid: tuple[str, str], fault: str
     ) -> Response:
-        """The answer with its receipt, or what comes in its place though the money has moved."""
+        """Return the answer with its receipt, or what comes in its place though the money has moved."""
         match fault:
             case "settle_then_fail":
                 return JSONResponse({"error": "Internal server error"}, 500)
@@ -132,11 +132,11 @@ class Till:
         return answer
 
     def _payment(self, request: Request) -> Any:
-        """What the payment header holds; None for no header, and for one that is no JSON in base64."""
+        """Return what the payment header holds; None for no header, and for one that is no JSON in base64."""
         return decoded(request.headers.get(HEADERS[self.version][0], ""))
 
     def _challenge(self, request: Request, terms: Terms, error: str | None = None) -> Response:
-        """The 402: of version 1 in the body, of version 2 in a header with an empty object beside it."""
+        """Return the 402: of version 1 in the body, of version 2 in a header with an empty object beside it."""
         self.asked += 1
         entry = self._entry(request, terms)
         if self.version == 1:
@@ -152,7 +152,7 @@ class Till:
         return answer
 
     def _entry(self, request: Request, terms: Terms) -> Json:
-        """What is accepted."""
+        """Return what is accepted."""
         asset, _, version = _USDC[terms.chain_id]
         shared = {
             "scheme": "exact",
@@ -168,7 +168,7 @@ class Till:
         return shared | about | {"maxAmountRequired": str(terms.amount), "outputSchema": None}
 
     def _wrong(self, payment: Json, request: Request, terms: Terms) -> str | None:
-        """The published code of what is wrong with a payment; None when nothing is."""
+        """Return the published code of what is wrong with a payment; None when nothing is."""
         if payment.get("x402Version") != self.version:
             return "invalid_x402_version"
         entry = self._entry(request, terms)
@@ -202,7 +202,7 @@ def encoded(value: Json) -> str:
 
 
 def decoded(text: str) -> Any:
-    """The JSON in a header; None for anything else."""
+    """Return the JSON in a header; None for anything else."""
     try:
         return msgspec.json.decode(base64.b64decode(text, validate=True))
     except (binascii.Error, msgspec.DecodeError, ValueError):
@@ -210,7 +210,7 @@ def decoded(text: str) -> Any:
 
 
 def _terms(price: int, fault: str) -> Terms:
-    """What is asked, rightly or wrongly."""
+    """Return what is asked, rightly or wrongly."""
     chain_id = 84532 if fault == "wrong_chain" else 8453
     return Terms(
         amount=price * WRONG_FACTOR if fault == "wrong_amount" else price,
@@ -221,7 +221,7 @@ def _terms(price: int, fault: str) -> Terms:
 
 
 def _at(value: Any, *keys: str) -> Any:
-    """What stands under these keys, None where nothing does."""
+    """Return what stands under these keys, None where nothing does."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value

@@ -10,7 +10,7 @@ from relay.sandbox.x402org import X402Org
 
 
 def sandbox(*, pace_s: float | None = 1.0, time_scale: float = 1.0) -> Sandbox:
-    """The stand-ins of every provider on one origin; their paths do not collide."""
+    """Return the stand-ins of every provider on one origin; their paths do not collide."""
     stand_ins: dict[str, StandIn] = {
         "evolink": EvoLink(),
         "relaydance": RelayDance(),

@@ -38,14 +38,14 @@ class RelayDance:
         return {"error": {"message": kind.replace("_", " ").capitalize(), "type": kind}}
 
     def check(self, body: Any, allow_http: bool) -> Response | None:
-        """The published limits; a callback URL at the top level is ignored, as the page says."""
+        """Return the published limits; a callback URL at the top level is ignored, as the page says."""
         wrong = _wrong(body, allow_http) if isinstance(body, dict) else "body"
         if wrong is None:
             return None
         return JSONResponse({"error": {"message": f"invalid {wrong}", "type": _KINDS[400]}}, 400)
 
     def accept(self, body: dict[str, Any], number: int) -> ProviderJob:
-        """A job with an id such as `task_00000001`."""
+        """Return a job with an id such as `task_00000001`."""
         return ProviderJob(
             id=f"task_{number:08d}",
             number=number,
@@ -58,11 +58,11 @@ class RelayDance:
         )
 
     def answer(self, job: ProviderJob) -> dict[str, Any]:
-        """The documented answer."""
+        """Return the documented answer."""
         return {"task_id": job.id, "status": "submitted"}
 
     def status(self, job: ProviderJob) -> dict[str, Any]:
-        """The documented status, or New-API's."""
+        """Return the documented status, or New-API's."""
         if job.faults.version == "new_api":
             return _new_api(job)
         status: dict[str, Any] = {"task_id": job.id, "status": _DOCUMENTED.get(job.state, job.state)}
@@ -75,7 +75,7 @@ class RelayDance:
         return job.ended or job.faults.version == "ark"
 
     def callback(self, job: ProviderJob) -> dict[str, Any]:
-        """The documented form, or the one that `version` names."""
+        """Return the documented form, or the one that `version` names."""
         if job.faults.version == "ark":
             return _ark(job)
         if job.faults.version == "openai":
@@ -85,12 +85,12 @@ class RelayDance:
         return status
 
     def asked_id(self, request: Request) -> str:
-        """The id in the path."""
+        """Return the id in the path."""
         return str(request.path_params["id"])
 
 
 def _new_api(job: ProviderJob) -> dict[str, Any]:
-    """The gateway's envelope; on failure `result_url` holds the reason, which is its way."""
+    """Return the gateway's envelope; on failure `result_url` holds the reason, which is its way."""
     reason = "" if job.state == "succeeded" else "the upstream refused the prompt"
     data = {
         "task_id": job.id,
@@ -107,7 +107,7 @@ def _new_api(job: ProviderJob) -> dict[str, Any]:
 
 
 def _openai(job: ProviderJob) -> dict[str, Any]:
-    """The OpenAI-video form."""
+    """Return the OpenAI-video form."""
     if job.state == "succeeded":
         return {"id": job.id, "status": "completed", "metadata": {"url": job.result_url}, "error": None}
     error = {"code": "generation_failed", "message": "the upstream failed"} if job.ended else None
@@ -115,7 +115,7 @@ def _openai(job: ProviderJob) -> dict[str, Any]:
 
 
 def _ark(job: ProviderJob) -> dict[str, Any]:
-    """The upstream's form, with the upstream's id."""
+    """Return the upstream's form, with the upstream's id."""
     good = job.state == "succeeded"
     bad = job.ended and not good
     return {
@@ -130,7 +130,7 @@ def _ark(job: ProviderJob) -> dict[str, Any]:
 
 
 def _wrong(body: dict[str, Any], allow_http: bool) -> str | None:
-    """The first field that is against the page."""
+    """Return the first field that is against the page."""
     metadata = body.get("metadata", {})
     if not isinstance(metadata, dict):
         return "metadata"

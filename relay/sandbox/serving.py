@@ -18,13 +18,13 @@ class _Protocol(HttpToolsProtocol):
     """Lets the app reach its connection."""
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Count a request that begins."""
         super().on_message_begin()
         self.scope["extensions"] = {"connection": {"transport": self.transport}}
 
 
 async def hang_up(request: Request) -> None:
-    """Resets the caller's connection without a word."""
+    """Reset the caller's connection without a word."""
     request.scope["extensions"]["connection"]["transport"].abort()
     await asyncio.sleep(0)
 
@@ -37,7 +37,7 @@ class _Server(uvicorn.Server):
 
 
 def _ending_quietly(app: ASGIApp) -> ASGIApp:
-    """The app, of which an answer that is not finished at the end of the block is no error."""
+    """Return the app, of which an answer that is not finished at the end of the block is no error."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -48,7 +48,7 @@ def _ending_quietly(app: ASGIApp) -> ASGIApp:
 
 @asynccontextmanager
 async def serve(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
-    """The origin (`http://127.0.0.1:54321`) at which the app answers until the block ends."""
+    """Yield the origin (`http://127.0.0.1:54321`) at which the app answers until the block ends."""
     config = uvicorn.Config(
         _ending_quietly(app),
         host="127.0.0.1",
@@ -69,7 +69,7 @@ async def serve(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
     finally:
         for connection in list(server.server_state.connections):
             connection.transport.abort()
-        await asyncio.sleep(0)  # the server hears of it, and misses no answer
+        await asyncio.sleep(0)  # so that the server sees the cut before it answers
         answering = list(server.server_state.tasks)
         for task in answering:
             task.cancel()

@@ -1,4 +1,4 @@
-"""Who asks: the sign-in with a wallet (SIGN-IN-WITH-X) at a stand-in that shows a job only to whoever paid for it.
+"""The sign-in with a wallet (SIGN-IN-WITH-X) at a stand-in that shows a job only to the wallet that paid for it.
 
 Stricter than the real ones in one thing: a nonce has to be one that was given out here.
 Source: https://github.com/x402-foundation/x402/blob/main/specs/extensions/sign-in-with-x.md.
@@ -37,7 +37,7 @@ class SignIns:
         self._ends_at: dict[str, int] = {}
 
     def signed_in(self, request: Request) -> str | Response:
-        """The address that signed in; else the 402 with a challenge and the code of what was wrong."""
+        """Return the address that signed in; else the 402 with a challenge and the code of what was wrong."""
         if HEADER not in request.headers:
             return self._challenge(request, "siwx_missing_header")
         said = decoded(request.headers[HEADER])
@@ -57,7 +57,7 @@ class SignIns:
         return str(said["address"])
 
     def _challenge(self, request: Request, code: str) -> Response:
-        """A 402 with nothing to pay."""
+        """Return a 402 with nothing to pay."""
         now_s, nonce = self._now_s(), secrets.token_hex(16)
         self._ends_at[nonce] = now_s + LIFE_S
         info = self._open[nonce] = {
@@ -82,7 +82,7 @@ def _time(at_s: int) -> str:
 
 
 def _text(info: Json, address: str) -> str:
-    """What is to be signed: the form of https://eips.ethereum.org/EIPS/eip-4361, with the chain's bare number."""
+    """Return the text to sign, in the form of https://eips.ethereum.org/EIPS/eip-4361 with the chain's number."""
     return f"""{info["domain"]} wants you to sign in with your Ethereum account:
 {address}
 

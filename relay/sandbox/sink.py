@@ -43,10 +43,10 @@ class Sink:
         await Response(status_code=status_code or 200, headers=self.response_headers)(scope, receive, send)
 
     async def wait_for(self, reached: "Callable[[Sink], bool]", timeout_s: float = 10.0) -> None:
-        """Returns when the sink has come so far; TimeoutError when it has not in time."""
+        """Return when the sink has come so far; TimeoutError when it has not in time."""
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(lambda: reached(self))
 
     def events(self) -> list[str]:
-        """The types of what came, in order."""
+        """Return the types of what came, in order."""
         return [str(msgspec.json.decode(one.body)["type"]) for one in self.received]

@@ -52,12 +52,12 @@ class StableStudio(Silent):
         return {"success": False, "error": _ERRORS.get(status_code, "Internal server error")}
 
     def check(self, body: Any, allow_http: bool) -> Response | None:  # noqa: ARG002 - there is no callback URL
-        """The published limits; a field of neither body is refused."""
+        """Return the published limits; a field of neither body is refused."""
         wrong = _wrong(body) if isinstance(body, dict) else "body"
         return JSONResponse({"success": False, "error": f"Invalid {wrong}"}, 400) if wrong else None
 
     def price(self, body: Any, request: Request) -> int | Response:
-        """What this very body costs: from $0.33 to $0.99, of the fast model from $0.04 to $0.12."""
+        """Return what this very body costs: from $0.33 to $0.99, of the fast model from $0.04 to $0.12."""
         model = request.path_params["model"]
         if model not in _PRICES:
             return JSONResponse({"success": False, "error": "Not found"}, 404)
@@ -68,7 +68,7 @@ class StableStudio(Silent):
         return base + second * (int(body.get("duration", "5")) - 4) + step * _RESOLUTIONS.index(resolution)
 
     def accept(self, body: dict[str, Any], number: int) -> ProviderJob:
-        """A job with an id such as `job_000000000001`."""
+        """Return a job with an id such as `job_000000000001`."""
         return ProviderJob(
             id=f"job_{number:012d}",
             number=number,
@@ -81,11 +81,11 @@ class StableStudio(Silent):
         )
 
     def sold(self, job: ProviderJob, request: Request) -> ProviderJob:
-        """The model is in the path."""
+        """Return the model is in the path."""
         return msgspec.structs.replace(job, model=request.path_params["model"])
 
     def answer(self, job: ProviderJob) -> dict[str, Any]:
-        """The id, and that nothing has happened yet."""
+        """Return the id, and that nothing has happened yet."""
         return {
             "type": f"{job.model}-i2v",
             "jobId": job.id,
@@ -95,14 +95,14 @@ class StableStudio(Silent):
         }
 
     def locked(self, request: Request, job: ProviderJob | None) -> Response | None:
-        """A sign-in, anew each time, by the wallet that paid."""
+        """Return a sign-in, anew each time, by the wallet that paid."""
         who = self._sign_ins.signed_in(request)
         if isinstance(who, Response):
             return who
         return JSONResponse(self.refusal(403), 403) if job and job.owner.lower() != who.lower() else None
 
     def status(self, job: ProviderJob) -> dict[str, Any]:
-        """The job, with its progress while it is made."""
+        """Return the job, with its progress while it is made."""
         status: dict[str, Any] = {"jobId": job.id, "status": _WORDS.get(job.state, "failed")}
         if job.state == "running":
             status["progress"] = 40
@@ -116,7 +116,7 @@ class StableStudio(Silent):
 
 
 def _wrong(body: dict[str, Any]) -> str | None:
-    """The first field that is against the page whose body it is."""
+    """Return the first field that is against the page whose body it is."""
     newer = "urls" in body
     images = body.get("urls") if newer else [body.get("image"), *([body["last_image"]] if "last_image" in body else [])]
     seed = body.get("seed", 0)

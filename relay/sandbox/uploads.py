@@ -70,7 +70,7 @@ class FileStores:
         self._nonces: set[str] = set()
 
     def routes(self) -> list[Route]:
-        """What the four providers answer on; no path collides with another."""
+        """Return what the four providers answer on; no path collides with another."""
         return [
             Route("/api/v1/files/upload/stream", self._evolink, methods=["POST"]),
             Route("/v1/files", self._relaydance, methods=["POST"]),
@@ -83,7 +83,7 @@ class FileStores:
         ]
 
     async def _evolink(self, request: Request) -> Response:
-        """A form; refusals of the file are HTTP 200."""
+        """Return a form; refusals of the file are HTTP 200."""
         self.steps.append("evolink")
         if not self._known(request):
             return JSONResponse(
@@ -114,7 +114,7 @@ class FileStores:
         return JSONResponse({"success": True, "code": 200, "msg": "success", "data": data})
 
     async def _relaydance(self, request: Request) -> Response:
-        """A form."""
+        """Return a form."""
         self.steps.append("relaydance")
         if not self._known(request):
             error = {
@@ -158,7 +158,7 @@ class FileStores:
         return JSONResponse(answer)
 
     async def _kinovi_put(self, request: Request) -> Response:
-        """Takes the bytes for a place that was named, with the type and the signature of then, and no key."""
+        """Take the bytes for a place that was named, with the type and the signature of then, and no key."""
         self.steps.append("kinovi put")
         path, type_ = request.path_params["path"], request.headers.get("content-type", "")
         signed = request.scope["query_string"] == SIGNATURE.encode()
@@ -184,7 +184,7 @@ class FileStores:
         return JSONResponse({"url": f"https://static.kinovi.ai/{path}", "path": path})
 
     async def _studio(self, request: Request) -> Response:
-        """A cent for a token."""
+        """Return a cent for a token."""
         self.steps.append("stablestudio")
         body = msgspec.json.decode(await request.body())
         paying = "payment-signature" in request.headers
@@ -202,7 +202,7 @@ class FileStores:
         return answer
 
     def _token(self, filename: str, content_type: str) -> dict[str, Any]:
-        """What opens one place of the blob store, for about five minutes."""
+        """Return what opens one place of the blob store, for about five minutes."""
         upload_id = f"upload-{secrets.token_hex(4)}"
         path = f"uploads/{upload_id}/{filename}"
         token = f"vercel_blob_client_{secrets.token_hex(8)}"
@@ -243,7 +243,7 @@ class FileStores:
         return JSONResponse({"success": True, "upload": {"id": body["uploadId"], "blobUrl": body["blobUrl"]}})
 
     def _challenge(self, request: Request) -> dict[str, Any]:
-        """What is to be signed."""
+        """Return what is to be signed."""
         nonce, now = secrets.token_hex(16), datetime.fromtimestamp(self.till.now_s(), UTC)
         self._nonces.add(nonce)
         return {
@@ -263,7 +263,7 @@ class FileStores:
         return request.headers.get("authorization") == f"Bearer {self._api_key}"
 
     def _refused(self, fault: str = "refuse") -> bool:
-        """Takes the next fault, if it is this refusal."""
+        """Take the next fault, if it is this refusal."""
         if self.faults[:1] != [fault]:
             return False
         self.faults.pop(0)
@@ -280,7 +280,7 @@ class FileStores:
 
 
 async def _form(provider: str, request: Request) -> Kept:
-    """The file of a form; starlette keeps it on disk while it is read."""
+    """Yield the file of a form; starlette keeps it on disk while it is read."""
     async with request.form() as form:
         file = form["file"]
         assert not isinstance(file, str), "the part has no file name"
@@ -294,7 +294,7 @@ async def _form(provider: str, request: Request) -> Kept:
 
 
 async def _read(provider: str, name: str, content_type: str, pieces: AsyncIterable[bytes], request: Request) -> Kept:
-    """What a file was, without keeping it."""
+    """Return what a file was, without keeping it."""
     size, digest, start = 0, hashlib.sha256(), b""
     async for piece in pieces:
         size += len(piece)

@@ -57,14 +57,14 @@ class Sandbox:
         self.app = Starlette(routes=[*routes, self.keys.route(), *self.files.routes()])
 
     async def close(self) -> None:
-        """Ends what is running."""
+        """End what is running."""
         for running in self._running:
             running.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         await self._caller.close()
 
     async def wait_for(self, reached: Callable[["Sandbox"], bool], timeout_s: float = 10.0) -> None:
-        """Returns when the sandbox has come so far; TimeoutError when it has not in time."""
+        """Return when the sandbox has come so far; TimeoutError when it has not in time."""
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(lambda: reached(self))
 
@@ -76,13 +76,13 @@ class Sandbox:
             await self._end(job)
 
     async def turn(self, job_id: str, state: str) -> None:
-        """An ended job has another end from now on, and a callback says so."""
+        """Give an ended job another end, and call back about it."""
         job = self.jobs[job_id]
         job.faults = msgspec.structs.replace(job.faults, outcome=state)
         await self._move(job, state)
 
     async def _submit(self, stand_in: StandIn, request: Request) -> Response:
-        """The submission route of a provider."""
+        """Return the submission route of a provider."""
         raw = await request.body()
         try:
             body = msgspec.json.decode(raw)
@@ -111,14 +111,14 @@ class Sandbox:
     async def _take(
         self, stand_in: StandIn, request: Request, body: dict[str, Any], faults: Faults, payer: str = ""
     ) -> Response:
-        """Makes a job of a submission, or refuses it."""
+        """Make a job of a submission, or refuses it."""
         self.submissions.append(body)
         refused = stand_in.check(body, self.allow_http) or await answers.to_refused_submission(stand_in, faults)
         if refused is not None:
             return refused
         if faults.submit == "reset":
             await hang_up(request)
-            return Response(status_code=500)  # which nobody hears
+            return Response(status_code=500)  # which the client never receives
         job = msgspec.structs.replace(stand_in.accept(body, len(self.jobs) + 1), faults=faults, owner=payer)
         if isinstance(stand_in, PaidStandIn):
             job = stand_in.sold(job, request)
@@ -134,7 +134,7 @@ class Sandbox:
         return await answers.to_submission(stand_in, job, request)
 
     async def _status(self, stand_in: StandIn, request: Request) -> Response:
-        """The status route of a provider."""
+        """Return the status route of a provider."""
         asked = stand_in.asked_id(request)
         job = self.jobs.get(asked)
         if isinstance(stand_in, PaidStandIn) and (locked := stand_in.locked(request, job)):
@@ -147,7 +147,7 @@ class Sandbox:
         return await answers.to_check(stand_in, job, request)
 
     async def _cancel(self, stand_in: StandIn, request: Request) -> Response:
-        """The cancel route of a provider: a job that has not ended is canceled, and called back about like any end."""
+        """Return a provider's cancel route: a job that has not ended is canceled, with a callback as at any end."""
         asked = stand_in.asked_id(request)
         self.cancellations.append(asked)
         await self._tell()
@@ -162,13 +162,13 @@ class Sandbox:
         return JSONResponse(stand_in.status(job))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs something beside the requests."""
+        """Run something beside the requests."""
         running = asyncio.create_task(work)
         self._running.add(running)
         running.add_done_callback(self._running.discard)
 
     async def _live(self, job: ProviderJob, pace_s: float) -> None:
-        """A job's own life: pending, running, its end, unless it was ended otherwise."""
+        """Run a job: pending, running, then its end, unless it was ended otherwise."""
         await asyncio.sleep(pace_s / 3)
         if not job.ended:
             await self._move(job, "running")
@@ -177,7 +177,7 @@ class Sandbox:
             await self._end(job)
 
     async def _end(self, job: ProviderJob) -> None:
-        """The end of a job; one that was canceled while it was called back about has had its end."""
+        """End a job, unless it was canceled during its callback."""
         if job.faults.unknown_word:
             await self._send(job, job.faults.unknown_word)
         if job.state != "canceled":
@@ -185,7 +185,7 @@ class Sandbox:
             await self._after_end(job)
 
     async def _after_end(self, job: ProviderJob) -> None:
-        """What follows an end: its callback, with the faults of a last one."""
+        """Call back about an end, with the faults of a last callback."""
         faults = job.faults
         await self._tell()
         await asyncio.sleep(faults.late_s * self._time_scale)
@@ -202,18 +202,18 @@ class Sandbox:
             await self.turn(job.id, faults.flips)
 
     async def _move(self, job: ProviderJob, state: str) -> None:
-        """The job is in another state, and its provider says so where it does."""
+        """Put the job into another state, and call back if its provider does."""
         job.state = state
         await self._call_back(job)
 
     async def _call_back(self, job: ProviderJob) -> None:
-        """Sends the callback for the job's state, where its provider has one."""
+        """Send the callback for the job's state, where its provider has one."""
         if self._of_job[job.id].announces(job):
             await self._send(job)
         await self._tell()
 
     async def _send(self, job: ProviderJob, word: str = "") -> None:
-        """Sends a callback, with another status word where one is given."""
+        """Send a callback, with another status word where one is given."""
         stand_in = self._of_job[job.id]
         await self._caller.call(stand_in, job, bodies.of_callback(stand_in, job, word))
 
@@ -224,7 +224,7 @@ class Sandbox:
 
 
 def _route(stand_in: StandIn, path: str, method: str, handler: Handler) -> Route:
-    """A route that answers whoever has the provider's key; where jobs are paid for there is none."""
+    """Return a route that requires the provider's key; paid providers have none."""
 
     async def answer(request: Request) -> Response:
         if not isinstance(stand_in, PaidStandIn) and request.headers.get("authorization") != f"Bearer {API_KEY}":
@@ -236,7 +236,7 @@ def _route(stand_in: StandIn, path: str, method: str, handler: Handler) -> Route
 
 
 def _prompt(body: Any) -> object:
-    """The prompt, wherever a provider keeps it."""
+    """Return the prompt, wherever a provider keeps it."""
     if not isinstance(body, dict):
         return None
     inputs = body.get("inputs")

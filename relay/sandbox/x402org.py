@@ -38,16 +38,16 @@ class X402Org(Silent):
         return {"error": _ERRORS.get(status_code, "internal_error")}
 
     def check(self, body: Any, allow_http: bool) -> Response | None:  # noqa: ARG002 - there is no callback URL
-        """The published fields."""
+        """Return the published fields."""
         wrong = _wrong(body) if isinstance(body, dict) else "body"
         return JSONResponse({"error": f"invalid {wrong}"}, 400) if wrong else None
 
     def price(self, body: Any, request: Request) -> int | Response:  # noqa: ARG002 - the contract's signature
-        """The same for every body, good or bad."""
+        """Return the same for every body, good or bad."""
         return PRICE
 
     def accept(self, body: dict[str, Any], number: int) -> ProviderJob:
-        """A job with an id such as `req_00000001`."""
+        """Return a job with an id such as `req_00000001`."""
         return ProviderJob(
             id=f"req_{number:08d}",
             number=number,
@@ -64,22 +64,22 @@ class X402Org(Silent):
         return job
 
     def answer(self, job: ProviderJob) -> dict[str, Any]:
-        """The video, or where to ask for it."""
+        """Return the video, or where to ask for it."""
         if job.ended:
             return _end(job) | {"venice_request_id": job.id}
         return {"job_id": job.id, "poll_url": f"https://x402.org/v1/jobs/{job.id}"}
 
     def locked(self, request: Request, job: ProviderJob | None) -> Response | None:  # noqa: ARG002 - as above
-        """Nobody is asked who they are."""
+        """Return None: x402.org asks for no identity."""
         return None
 
     def status(self, job: ProviderJob) -> dict[str, Any]:
-        """The video, or a word in the manner of the upstream's."""
+        """Return the video, or a word in the manner of the upstream's."""
         return {"job_id": job.id} | (_end(job) if job.ended else {"status": "PROCESSING"})
 
 
 def _end(job: ProviderJob) -> dict[str, Any]:
-    """The published fields of a result, or an error."""
+    """Return the published fields of a result, or an error."""
     if job.state != "succeeded":
         return {"error": "the upstream refused the image", "source": "venice"}
     result = {
@@ -94,7 +94,7 @@ def _end(job: ProviderJob) -> dict[str, Any]:
 
 
 def _wrong(body: dict[str, Any]) -> str | None:
-    """The first field that is against the page."""
+    """Return the first field that is against the page."""
     rules = {
         "body": set(body) <= _FIELDS,
         "image_url": is_url(body.get("image_url")),
