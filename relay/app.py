@@ -459,7 +459,7 @@ def secret_keys(settings: Settings) -> tuple[str, ...]:
             f"{database.name} is sealed with a key, and {path.name} beside it is gone: put the file back from the "
             "backup, or set RELAY_SECRET_KEYS to what was in it"
         )
-    if not path.exists() and whole_file.make_once(path, secrets.token_urlsafe(32)):
+    if not path.exists() and whole_file.create_once(path, secrets.token_urlsafe(32)):
         _logger.warning(
             "secret_key.made",
             file=path.name,

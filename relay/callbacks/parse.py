@@ -59,7 +59,7 @@ def parse(provider: ConfiguredProvider | None, headers: Mapping[str, str], body:
         value = text.kept_json(parsed.value) if text.may_hold_nul(body) else parsed.value
         if not isinstance(value, dict):
             return ParsedCallback(unreadable="the body is not a JSON object")
-        if provider.redactor is not None and provider.redactor.suspects(body):
+        if provider.redactor is not None and provider.redactor.may_hold_secret(body):
             value = provider.redactor.json(value)
         return ParsedCallback(report=provider.judged(provider.adapter.read_callback(value, now_ms)))
     except (BadBody, Unreadable) as error:

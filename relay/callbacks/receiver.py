@@ -59,7 +59,7 @@ class Receiver:
 
     def verify_token(self, provider: str, token: str) -> CallbackToken | None:
         """Return what the token says, None if it is not good for this provider; no I/O."""
-        return self._tokens.read(provider, token, self._clock.now_ms())
+        return self._tokens.verify(provider, token, self._clock.now_ms())
 
     async def receive(self, callback: IncomingCallback) -> UpdateResult:
         """Store the callback and apply its report; return after COMMIT.

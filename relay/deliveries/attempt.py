@@ -40,7 +40,7 @@ class Deliverer:
 
     async def attempt(self, delivery: DueDelivery) -> AttemptResult:
         """Send the notification once; return the attempt and the delivery's next state. A receiver causes no error."""
-        if not self._keys.knows(delivery.project_id):
+        if not self._keys.has(delivery.project_id):
             await self._load_key(delivery.project_id)
         started_at, began_ms = self._clock.now_ms(), self._clock.monotonic_ms()
         headers = self._prepare(delivery, started_at)
@@ -83,14 +83,14 @@ class Deliverer:
         if delivery.former_secret is not None and now_ms < (delivery.former_secret_until or 0):
             secrets.append(delivery.former_secret)
         signatures = signing.sign(secrets, delivery.event_id, timestamp_s, delivery.body)
-        if not self._keys.knows(delivery.project_id):
+        if not self._keys.has(delivery.project_id):
             return signatures
         return f"{signatures} {self._keys.sign(delivery.project_id, delivery.event_id, timestamp_s, delivery.body)}"
 
     async def _load_key(self, project_id: str) -> None:
         """Load the project's signing key; where it cannot be decrypted, the endpoints' signatures stand alone."""
         try:
-            await self._keys.learn(project_id)
+            await self._keys.load(project_id)
         except DecryptionFailed as error:
             _logger.error("delivery.signing_key_unreadable", project=project_id, error=str(error))
 

@@ -138,7 +138,7 @@ class Streams:
         project = self._projects.setdefault(query.project_id, _Project(self._clock.monotonic_ms()))
         project.open.add(woken)
         try:
-            with self._shares.taken(query.project_id):
+            with self._shares.reserve(query.project_id):
                 self._metrics.streams_open(self._shares.total)
                 # Clients that a restart cuts off together reconnect one by one.
                 yield f"retry: {RETRY_MS + random.randrange(RETRY_MS)}\n\n".encode()  # noqa: S311 - no secret

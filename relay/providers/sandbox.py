@@ -42,5 +42,5 @@ class Sandbox(EvoLink):
             key_id=key_id,
             message="\n".join((request_id, timestamp, hashlib.sha256(body).hexdigest())).encode(),
             signature=bytes.fromhex(signature),
-            timestamp_s=signatures.read_timestamp("x-sandbox-timestamp", timestamp),
+            timestamp_s=signatures.parse_timestamp("x-sandbox-timestamp", timestamp),
         )

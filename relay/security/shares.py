@@ -1,4 +1,4 @@
-"""Things that take room for a while, such as streams: so many in all, and so many for one project."""
+"""Limits concurrent resources, such as streams and uploads, in total and for each project."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from relay.errors import Bound, StorageUnavailable, TooManyRequests
 
 
 class Shares:
-    """Counts what is open of one kind; `what` names it, and its settings, `…_MAX` and `…_PER_PROJECT_MAX`."""
+    """Counts the open resources of one kind; `what` names it in texts and settings (`…_MAX`, `…_PER_PROJECT_MAX`)."""
 
     def __init__(self, what: str, total_max: int, project_max: int) -> None:
         self._what = what
@@ -17,21 +17,21 @@ class Shares:
 
     @property
     def total(self) -> int:
-        """How many are open."""
+        """Return the number of open resources."""
         return self._open.total()
 
     def check(self, project_id: str) -> None:
-        """TooManyRequests where the project has its share, StorageUnavailable where there is no room for anyone."""
+        """Raise TooManyRequests if the project is at its limit, StorageUnavailable if relay is."""
         if self._open[project_id] >= self._project_max:
-            share = f"this project has {self._project_max} {self._what} open, which is its share"
-            raise TooManyRequests(share, bound=Bound(f"{self._what}_per_project_max"))
+            detail = f"this project has {self._project_max} {self._what} open, which is its limit"
+            raise TooManyRequests(detail, bound=Bound(f"{self._what}_per_project_max"))
         if self.total >= self._total_max:
-            most = f"{self._total_max} {self._what} are open, which is the most that relay holds"
-            raise StorageUnavailable(most, bound=Bound(f"{self._what}_max"))
+            detail = f"{self._total_max} {self._what} are open, which is relay's limit"
+            raise StorageUnavailable(detail, bound=Bound(f"{self._what}_max"))
 
     @contextmanager
-    def taken(self, project_id: str) -> Iterator[None]:
-        """Take room for as long as the block lasts; the errors of `check` where there is none."""
+    def reserve(self, project_id: str) -> Iterator[None]:
+        """Count one resource while the block runs; raise the errors of `check`."""
         self.check(project_id)
         self._open[project_id] += 1
         try:

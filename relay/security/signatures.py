@@ -1,7 +1,8 @@
-"""Standard Webhooks 1.0.0, both ways: relay signs what it sends, and proves what a signing provider sent.
+"""Signs notifications and verifies callbacks by Standard Webhooks 1.0.0.
 
-What is signed is `{id}.{timestamp}.{body}` over the exact bytes of the body; rules and header names come from
+The signed content is `{id}.{timestamp}.{body}` with the exact bytes of the body. Rules and header names:
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+Providers' own signature schemes are read by their adapters; published keys by `outbound/jwks.py`.
 """
 
 import base64
@@ -27,8 +28,8 @@ PUBLIC_PREFIX: Final = "whpk_"
 PUBLIC_BYTES: Final = 32
 AGE_MAX_S: Final = 300
 _SECRETS_MAX = 2000
-_SIGNED_MAX = 256  # events under way at once that have more than one endpoint
-_SIGNATURES_MAX = 16  # a sender that rotates keys needs two or three
+_SIGNED_MAX = 256  # events with more than one endpoint that are sent concurrently
+_SIGNATURES_MAX = 16  # a sender that rotates keys sends two or three
 # Visible ASCII without the full stop: with one in the id, the same MAC would fit another id, timestamp and body.
 _ID: Final = re.compile(r"[!-\-/-~]{1,256}")
 # int() also reads other scripts' digits, ` 12_3 ` and `+12`; float() reads `nan`, which no comparison refuses.
@@ -36,23 +37,23 @@ _TIMESTAMP: Final = re.compile(r"[0-9]{1,12}")
 
 
 class SignatureInvalid(RelayError):
-    """The headers do not prove that the holder of the secret sent this body now."""
+    """The headers do not prove that the holder of the secret sent this body within the allowed time."""
 
     code = "signature_invalid"
 
 
 def new_secret() -> str:
-    """A fresh endpoint secret: `whsec_` and 32 random bytes in base64."""
+    """Return a new endpoint secret: `whsec_` and 32 random bytes in base64."""
     return SECRET_PREFIX + base64.b64encode(os.urandom(_NEW_KEY_BYTES)).decode()
 
 
 @lru_cache(_SECRETS_MAX)
 def check_secret(text: str) -> bytes:
-    """The key behind a secret; ValueError says what is wrong with it and never repeats it."""
+    """Return the key bytes of a secret; raise ValueError, whose text never repeats the secret, if it is malformed."""
     if not text.startswith(SECRET_PREFIX):
         raise ValueError(f"must begin with {SECRET_PREFIX}")
     encoded = text.removeprefix(SECRET_PREFIX)
-    # Receivers' libraries differ in what they forgive, so only the one spelling that all of them read is taken.
+    # Receivers' libraries differ in what they accept; only the spelling that all of them read is allowed.
     try:
         key = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
@@ -65,9 +66,9 @@ def check_secret(text: str) -> bytes:
 
 
 def sign(secret_keys: Sequence[str], event_id: str, timestamp_s: int, body: bytes) -> str:
-    """The `webhook-signature` of one attempt: one `v1,…` for each live secret, so that a rotation is never noticed.
+    """Return the `webhook-signature` of one attempt: a `v1,…` for each secret, so that rotation breaks no receiver.
 
-    ValueError when there is no secret, when one is malformed, or when the id could be mistaken for more than an id.
+    Raise ValueError if there is no secret, or if a secret or the event id is malformed.
     """
     if not secret_keys:
         raise ValueError("nothing to sign with")
@@ -78,9 +79,9 @@ def sign(secret_keys: Sequence[str], event_id: str, timestamp_s: int, body: byte
 
 
 class SigningKeys:
-    """The ed25519 keys that relay signs with, each project's own: what one has signed is never another's.
+    """The ed25519 keys that relay signs with, one set for each project.
 
-    A subscriber who verifies `v1a` needs no secret, only `GET /.well-known/webhook-keys?project=…`. `seeds` gives a
+    A subscriber that verifies `v1a` needs no secret, only `GET /.well-known/webhook-keys?project=…`. `seeds` returns a
     project's seeds, newest last.
     """
 
@@ -89,12 +90,12 @@ class SigningKeys:
         self._keys: dict[str, Callable[[bytes], bytes]] = {}
         self._signed: dict[tuple[str, str, int], str] = {}
 
-    def knows(self, project_id: str) -> bool:
-        """Whether the project's key is in memory."""
+    def has(self, project_id: str) -> bool:
+        """Return whether the project's key is loaded."""
         return project_id in self._keys
 
-    async def learn(self, project_id: str) -> None:
-        """Takes a project's newest key into memory."""
+    async def load(self, project_id: str) -> None:
+        """Load a project's newest key."""
         # Imported here because cryptography takes longer to load than this module may.
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
 
@@ -102,14 +103,14 @@ class SigningKeys:
         self._keys[project_id] = Ed25519PrivateKey.from_private_bytes(seeds[-1]).sign
 
     def sign(self, project_id: str, event_id: str, timestamp_s: int, body: bytes) -> str:
-        """`v1a,` and the signature of one attempt in base64; made once for all endpoints of an event in a second."""
-        about = (project_id, event_id, timestamp_s)  # an event's body never changes
-        found = self._signed.get(about)
-        if found is None:
+        """Return the `v1a,…` signature of one attempt; all endpoints of an event share it within a second."""
+        key = (project_id, event_id, timestamp_s)  # an event's body never changes
+        signature = self._signed.get(key)
+        if signature is None:
             if len(self._signed) >= _SIGNED_MAX:
                 self._signed.clear()
-            found = self._signed[about] = sign_v1a(self._keys[project_id], event_id, timestamp_s, body)
-        return found
+            signature = self._signed[key] = sign_v1a(self._keys[project_id], event_id, timestamp_s, body)
+        return signature
 
 
 def new_seed() -> bytes:
@@ -117,7 +118,7 @@ def new_seed() -> bytes:
     return os.urandom(PUBLIC_BYTES)
 
 
-def public_of(seed: bytes) -> bytes:
+def public_key(seed: bytes) -> bytes:
     """Return the public key of a seed, 32 bytes."""
     # Imported here because cryptography takes longer to load than this module may.
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
@@ -126,44 +127,45 @@ def public_of(seed: bytes) -> bytes:
 
 
 def sign_v1a(sign_bytes: Callable[[bytes], bytes], event_id: str, timestamp_s: int, body: bytes) -> str:
-    """The asymmetric signature of one attempt, as the standard writes it."""
+    """Return the asymmetric signature of one attempt: `v1a,` and the signature in base64."""
     signature = sign_bytes(_content(event_id, str(timestamp_s), body))
     return "v1a," + base64.b64encode(signature).decode()
 
 
 def verify(secret: str, headers: Mapping[str, str], body: bytes, now_s: int, tolerance_s: int = AGE_MAX_S) -> None:
-    """Return if the headers prove the body; SignatureInvalid otherwise, whatever they hold.
+    """Raise SignatureInvalid unless the headers, their names in any case, hold a valid signature of the body.
 
-    Header names may be in any case. ValueError means that the secret itself is malformed: the operator's mistake, and
-    not the sender's.
+    `now_s` is when it was received. Raise ValueError if the secret is malformed, which is the operator's mistake.
     """
     key = check_secret(secret)
-    named = {name.lower(): value for name, value in headers.items()}
-    event_id, timestamp = named.get(ID_HEADER, ""), named.get(TIMESTAMP_HEADER, "")
+    lower = {name.lower(): value for name, value in headers.items()}
+    event_id, timestamp = lower.get(ID_HEADER, ""), lower.get(TIMESTAMP_HEADER, "")
     if not _ID.fullmatch(event_id):
         raise SignatureInvalid(f"{ID_HEADER} is missing or malformed")
-    timestamp_s = read_timestamp(TIMESTAMP_HEADER, timestamp)
+    timestamp_s = parse_timestamp(TIMESTAMP_HEADER, timestamp)
     expected = _v1(key, _content(event_id, timestamp, body))
-    if not any(hmac.compare_digest(expected, given) for given in _signatures(named)):
-        raise SignatureInvalid(f"no signature in {SIGNATURE_HEADER} fits")
+    listed = lower.get(SIGNATURE_HEADER, "").split(" ", _SIGNATURES_MAX)[:_SIGNATURES_MAX]
+    # As bytes, because `compare_digest` raises TypeError on text that is not ASCII.
+    if not any(hmac.compare_digest(expected, given.encode(errors="replace")) for given in listed):
+        raise SignatureInvalid(f"no signature in {SIGNATURE_HEADER} is valid")
     check_age(timestamp_s, now_s, tolerance_s)
 
 
-def read_timestamp(header: str, text: str) -> int:
-    """The unix seconds in a header; SignatureInvalid for anything but plain digits."""
+def parse_timestamp(header: str, text: str) -> int:
+    """Return a header's unix time in seconds; raise SignatureInvalid for anything but plain digits."""
     if not _TIMESTAMP.fullmatch(text):
         raise SignatureInvalid(f"{header} is missing or malformed")
     return int(text)
 
 
 def check_age(timestamp_s: int, now_s: int, tolerance_s: int = AGE_MAX_S) -> None:
-    """Return if it was signed just now; SignatureInvalid otherwise, for whoever recorded it could send it again."""
+    """Raise SignatureInvalid if a signature is more than `tolerance_s` old or early: it may be replayed."""
     if abs(now_s - timestamp_s) > tolerance_s:
         raise SignatureInvalid(f"the signature's time is more than {tolerance_s} s from now")
 
 
 class Signed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a provider's ed25519 signature covers; `key_id` is the key that it names, None where it names none."""
+    """A provider's ed25519 signature and the message that it signs; `key_id` is None if the callback names no key."""
 
     key_id: str | None
     message: bytes
@@ -185,24 +187,18 @@ def is_signed_by(public: bytes, signed: Signed) -> bool:
 
 
 def _content(event_id: str, timestamp: str, body: bytes) -> bytes:
-    """The signed text, with the timestamp as it stands in its header."""
+    """Return the signed content, with the timestamp exactly as in its header."""
     return f"{event_id}.{timestamp}.".encode() + body
 
 
 def _v1(key: bytes, content: bytes) -> bytes:
-    """One signature as it stands in the header."""
-    mac = _keyed(key).copy()
+    """Return one symmetric signature as it is written in the header."""
+    mac = _initial_mac(key).copy()
     mac.update(content)
     return b"v1," + base64.b64encode(mac.digest())
 
 
 @lru_cache(_SECRETS_MAX)
-def _keyed(key: bytes) -> hmac.HMAC:
-    """What has taken in the key and nothing else, to be copied: that is half of the work on a short body."""
+def _initial_mac(key: bytes) -> hmac.HMAC:
+    """Return a MAC initialized with the key, to be copied: initializing is half of the work on a short body."""
     return hmac.new(key, digestmod="sha256")
-
-
-def _signatures(named: Mapping[str, str]) -> list[bytes]:
-    """The signatures a header lists, as bytes: `compare_digest` raises TypeError on text that is not ASCII."""
-    listed = named.get(SIGNATURE_HEADER, "").split(" ", _SIGNATURES_MAX)[:_SIGNATURES_MAX]
-    return [signature.encode(errors="replace") for signature in listed]

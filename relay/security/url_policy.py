@@ -1,8 +1,7 @@
-"""May relay call this? Asked of a URL when it is given, and of each resolved address before a connection is made to it.
+"""Decides whether relay may call a URL: when a client provides it, and for each resolved address before connecting.
 
-Whoever gives relay a URL decides where relay's requests go; this keeps them on the public internet and out of the
-network that relay itself stands in. The lists are relay's own, because what `ipaddress.is_global` says changes between
-patch releases of Python.
+Clients' URLs decide where relay's requests go; the policy keeps them on the public internet and out of relay's own
+network. The lists are relay's own, because `ipaddress.is_global` changes between patch releases of Python.
 """
 
 import re
@@ -23,21 +22,21 @@ _REFUSED_V4: Final = tuple(
         "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
     )
 )  # fmt: skip
-# https://www.iana.org/assignments/iana-ipv6-special-registry: of all IPv6 only the global unicast block is called, and
-# in it neither Teredo and its neighbours, nor documentation, nor 6to4, which would reach any IPv4 address.
+# https://www.iana.org/assignments/iana-ipv6-special-registry: only the global unicast block is allowed, and in it
+# neither Teredo and its neighbours, nor documentation, nor 6to4, which would reach any IPv4 address.
 _PUBLIC_V6: Final = IPv6Network("2000::/3")
 _REFUSED_V6: Final = tuple(IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 
 ALLOW_NETWORKS: Final = "RELAY_ALLOW_NETWORKS"
 ALLOW_HTTP: Final = "RELAY_ALLOW_HTTP"
-"""The settings that open more, for the texts of refusals."""
+"""The settings that allow more, named in the reasons of refusals."""
 _URL_CHARS_MAX = 2048
 _HOST_CHARS_MAX = 253
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _UNPRIVILEGED_PORT, _PORT_MAX = 1024, 65535
-# Parsers of URLs differ in what they repair (`\`, tabs, missing or extra slashes, full-width letters). Nothing that any
-# of them repairs passes here, so the host that is judged is the host that is called.
+# Parsers of URLs differ in what they repair (`\`, tabs, missing or extra slashes, full-width letters). Anything that
+# one of them repairs is refused here, so the host that is checked is the host that is called.
 _PLAIN: Final = re.compile(r"[!-\[\]-~]*")
 _URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)[^#]*(?P<fragment>#.*)?")
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[1-9][0-9]{0,4}))?")
@@ -46,9 +45,9 @@ _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as the last label, it make
 
 
 class AddressPolicy:
-    """The operator's rules: networks opened besides the public ones, plain http, and relay's own hosts.
+    """The operator's rules: `allow_networks` besides the public internet, plain http, and relay's own hosts.
 
-    An own host is `relay.example` (every port of it) or `127.0.0.1:8000` (that port alone).
+    An own host is never called. It is `relay.example` (every port of it) or `127.0.0.1:8000` (that port alone).
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class AddressPolicy:
         self._own_hosts = frozenset(host.lower() for host in own_hosts)
 
     def check_url(self, url: str) -> list[str]:
-        """Every reason why the URL may not be an endpoint, none when it may; no address is named in any of them."""
+        """Return the reasons why the URL may not be called, empty if it may; no reason repeats an address."""
         if len(url) > _URL_CHARS_MAX:
             return [f"must be at most {_URL_CHARS_MAX} characters"]
         if not _PLAIN.fullmatch(url):
@@ -81,17 +80,17 @@ class AddressPolicy:
         return reasons + self._check_location(location.lower(), _DEFAULT_PORTS.get(scheme, 443))
 
     def may_connect(self, address: str) -> bool:
-        """Whether relay may open a connection to one resolved address; False for what is none, or has a zone id."""
+        """Return whether relay may connect to a resolved address; False if it is malformed or has a zone id."""
         try:
-            return "%" not in address and self._allowed(ip_address(address))
+            return "%" not in address and self._is_allowed(ip_address(address))
         except ValueError:
             return False
 
     def _check_location(self, location: str, default_port: int) -> list[str]:
-        """What is wrong with `host` or `host:port`."""
+        """Return the reasons why `host` or `host:port` is refused."""
         parts = _AUTHORITY.fullmatch(location)
         if parts is None:
-            return ["must have a host, and no more behind it than a port number"]
+            return ["must have a host, followed by nothing but a port number"]
         host, port = parts["host"], int(parts["port"] or default_port)
         if not host:
             return ["must have a host"]
@@ -104,44 +103,44 @@ class AddressPolicy:
         reasons = []
         if not self._own_hosts.isdisjoint((host, f"{host}:{port}")):
             reasons.append("must not be relay itself (RELAY_PUBLIC_URL)")
-        elif literal is not None and not self._allowed(literal):
+        elif literal is not None and not self._is_allowed(literal):
             reasons.append(
                 f"has an address that relay may not call: it is not public ({ALLOW_NETWORKS} opens networks)"
             )
         usual = port in _DEFAULT_PORTS.values() or port >= _UNPRIVILEGED_PORT
-        if port > _PORT_MAX or not (usual or (literal is not None and self._opened(literal))):
+        if port > _PORT_MAX or not (usual or (literal is not None and self._is_opened(literal))):
             others = f"one from {_UNPRIVILEGED_PORT} to {_PORT_MAX}"
             reasons.append(f"must use port 80, 443 or {others} (any, at an address of {ALLOW_NETWORKS})")
         return reasons
 
-    def _allowed(self, address: Address) -> bool:
-        """Whether the address, or the IPv4 address that it leads to, is public or opened."""
-        if self._opened(address):
+    def _is_allowed(self, address: Address) -> bool:
+        """Return whether the address, or the IPv4 address that it maps to, is public or allowed by the operator."""
+        if self._is_opened(address):
             return True
-        reached = _reached(address)
-        if isinstance(reached, IPv4Address):
-            return not _within(reached, _REFUSED_V4)
-        return reached in _PUBLIC_V6 and not _within(reached, _REFUSED_V6)
+        destination = _destination(address)
+        if isinstance(destination, IPv4Address):
+            return not _within(destination, _REFUSED_V4)
+        return destination in _PUBLIC_V6 and not _within(destination, _REFUSED_V6)
 
-    def _opened(self, address: Address) -> bool:
-        """Whether the operator opened a network that holds the address, or the IPv4 address that it leads to."""
-        return _within(address, self._allow_networks) or _within(_reached(address), self._allow_networks)
+    def _is_opened(self, address: Address) -> bool:
+        """Return whether the address, or the IPv4 address that it maps to, is in one of the operator's networks."""
+        return _within(address, self._allow_networks) or _within(_destination(address), self._allow_networks)
 
 
 def _within(address: Address, networks: Iterable[Network]) -> bool:
-    """Whether one of the networks holds the address."""
+    """Return whether one of the networks contains the address."""
     return any(address in network for network in networks)
 
 
-def _reached(address: Address) -> Address:
-    """Where a packet ends up: the IPv4 address inside a mapped or NAT64 one, else the address itself."""
+def _destination(address: Address) -> Address:
+    """Return where packets end up: the IPv4 address of a mapped or NAT64 address, else the address itself."""
     if isinstance(address, IPv4Address):
         return address
     return IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else address.ipv4_mapped or address
 
 
 def _literal(host: str) -> Address | None:
-    """The address a host spells, None for a name; ValueError when it is neither, or an address spelled unusually."""
+    """Return a host's address, None for a name; raise ValueError if it is neither, or an unusual spelling."""
     if host.startswith("["):
         if "%" in host:
             raise ValueError("a zone id")

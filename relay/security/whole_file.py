@@ -1,4 +1,4 @@
-"""A file that is whole on the disk or not there at all, whatever a full disk or a power cut does in between."""
+"""Creates a file atomically: after a full disk or a power cut it is complete on the disk, or absent."""
 
 import os
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 from relay.errors import StorageUnavailable
 
 
-def make_once(path: Path, content: str) -> bool:
-    """Make a file for its owner alone; False where there is one already, which another process may have just made.
+def create_once(path: Path, content: str) -> bool:
+    """Create a file that only its owner can read; return False if it exists, perhaps by another process.
 
-    It is written under another name, brought to the disk, and linked to its own. StorageUnavailable when that fails.
+    The content is written under a temporary name, synced, then linked to `path`. Raise StorageUnavailable on failure.
     """
     draft = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:

@@ -70,7 +70,7 @@ def new_params(encryption: Encryption, project_id: str, number: int, now_ms: int
     return {
         "project_id": project_id,
         "number": number,
-        "public_key": signatures.public_of(seed),
+        "public_key": signatures.public_key(seed),
         "seed": encryption.encrypt(base64.b64encode(seed).decode(), seed_place(project_id, number)),
         "created_at": now_ms,
     }

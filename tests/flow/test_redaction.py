@@ -99,8 +99,8 @@ def test_a_usual_callback_costs_nearly_nothing() -> None:
     url = "https://cdn.example/a%2Fb.mp4?X-Amz-Credential=AKIA%2F20261121%2Fauto%2Fs3%2Faws4_request&x=%3D\\u0026y=1"
     about = {"prompt": "slow push in, caf\u00e9 " * 9, "log": [1, 2] * 50}
     body = json.dumps({"id": "task_1", "results": [url] * 3, **about}).encode()
-    assert not redactor.suspects(body)
-    looked_s = min(timeit.repeat(lambda: redactor.suspects(body), number=20, repeat=50))
+    assert not redactor.may_hold_secret(body)
+    looked_s = min(timeit.repeat(lambda: redactor.may_hold_secret(body), number=20, repeat=50))
     parsed_s = min(timeit.repeat(lambda: strict_json.parse(body), number=20, repeat=50))
     assert looked_s < parsed_s, f"{looked_s / 20 * 1e6:.1f} µs, and {parsed_s / 20 * 1e6:.1f} µs to parse it"
 

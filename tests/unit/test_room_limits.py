@@ -74,16 +74,16 @@ def test_the_last_ten_thousand_askers_are_remembered(others: int, remembered: bo
 def test_a_share_and_the_whole_are_bounded() -> None:
     """Refuse a project its third and everybody the fourth, and take one again as soon as one is given back."""
     shares = Shares("streams", 3, 2)
-    with shares.taken("a"):
-        with shares.taken("a"):
+    with shares.reserve("a"):
+        with shares.reserve("a"):
             with pytest.raises(TooManyRequests):
                 shares.check("a")
-            with shares.taken("b"):
+            with shares.reserve("b"):
                 assert shares.total == 3
-                with pytest.raises(StorageUnavailable), shares.taken("b"):
+                with pytest.raises(StorageUnavailable), shares.reserve("b"):
                     pass
             assert shares.total == 2
-        with shares.taken("a"):
+        with shares.reserve("a"):
             assert shares.total == 2
     assert shares.total == 0
 

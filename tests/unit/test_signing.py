@@ -194,7 +194,7 @@ def test_a_flipped_bit_is_refused(bit: int) -> None:
     """One changed bit of the body is refused."""
     changed = bytearray(BODY)
     changed[bit // 8] ^= 1 << bit % 8
-    with pytest.raises(signatures.SignatureInvalid, match="fits"):
+    with pytest.raises(signatures.SignatureInvalid, match="is valid"):
         signatures.verify(SECRET, HEADERS, bytes(changed), TIMESTAMP)
 
 
@@ -213,7 +213,7 @@ def test_a_flipped_bit_is_refused(bit: int) -> None:
 )
 def test_near_signatures_are_refused(signature: str) -> None:
     """Another version, another spelling and text that is not ASCII are refused, not an error."""
-    with pytest.raises(signatures.SignatureInvalid, match="fits"):
+    with pytest.raises(signatures.SignatureInvalid, match="is valid"):
         signatures.verify(SECRET, HEADERS | {"webhook-signature": signature}, BODY, TIMESTAMP)
 
 

@@ -32,7 +32,7 @@ times = st.integers(0, 1_000_000_000_000_000)
 def test_a_token_says_what_it_was_made_of(provider: str, job_id: str, expires_at_ms: int, environment: str) -> None:
     """The job comes back, its own environment is not foreign, and the expiry is rounded up to a second, never down."""
     tokens = CallbackTokens([NEW], environment)
-    claims = tokens.read(provider, tokens.make(provider, job_id, expires_at_ms), expires_at_ms - 1)
+    claims = tokens.verify(provider, tokens.make(provider, job_id, expires_at_ms), expires_at_ms - 1)
     assert claims is not None
     assert (claims.job_id, claims.other_environment) == (job_id, False)
     assert 0 <= claims.expires_at_ms - expires_at_ms < 1000
@@ -57,26 +57,26 @@ def test_a_token_is_the_same_each_time() -> None:
 def test_this_format_stays_readable() -> None:
     """A token that an earlier release handed to a provider still reads: providers hold them for days."""
     held = "AWOrjhjvAGkf_MABofxpT819kbkTYVwd1ZNrGUdV8Au6NyJRfTDaU5JWqGlN_5LA-xAJIcy8LBUdl8k"
-    assert TOKENS.read("evolink", held, NOW) == CallbackToken(JOB, False, 1_763_704_000_000)
+    assert TOKENS.verify("evolink", held, NOW) == CallbackToken(JOB, False, 1_763_704_000_000)
 
 
 @pytest.mark.parametrize("other", [name for name in PROVIDERS if name != "evolink"] + ["", "evolink ", "EVOLINK", "é"])
 def test_another_providers_token_is_refused(other: str) -> None:
     """A token opens the callbacks of its own provider and of no other."""
-    assert TOKENS.read(other, TOKEN, NOW) is None
+    assert TOKENS.verify(other, TOKEN, NOW) is None
 
 
 def test_expiry_is_exact() -> None:
     """A token reads until the millisecond before it expires."""
-    claims = TOKENS.read("evolink", TOKEN, NOW)
+    claims = TOKENS.verify("evolink", TOKEN, NOW)
     assert claims is not None
-    assert TOKENS.read("evolink", TOKEN, claims.expires_at_ms - 1) == claims
-    assert TOKENS.read("evolink", TOKEN, claims.expires_at_ms) is None
+    assert TOKENS.verify("evolink", TOKEN, claims.expires_at_ms - 1) == claims
+    assert TOKENS.verify("evolink", TOKEN, claims.expires_at_ms) is None
 
 
 def test_another_environments_token_is_foreign() -> None:
     """With shared keys, the other environment's job is named and marked: it is kept as an orphan, not thrown away."""
-    claims = CallbackTokens([NEW], "staging").read("evolink", TOKEN, NOW)
+    claims = CallbackTokens([NEW], "staging").verify("evolink", TOKEN, NOW)
     assert claims is not None
     assert claims.other_environment
     assert claims.job_id == JOB
@@ -86,9 +86,9 @@ def test_keys_rotate() -> None:
     """The newest key signs; a token of the old key reads for as long as that key is listed, and no longer."""
     before = CallbackTokens([OLD], "production").make("evolink", JOB, LATER)
     assert before != TOKEN
-    assert TOKENS.read("evolink", before, NOW) == TOKENS.read("evolink", TOKEN, NOW)
-    assert CallbackTokens([NEW], "production").read("evolink", before, NOW) is None
-    assert CallbackTokens([OLD], "production").read("evolink", TOKEN, NOW) is None
+    assert TOKENS.verify("evolink", before, NOW) == TOKENS.verify("evolink", TOKEN, NOW)
+    assert CallbackTokens([NEW], "production").verify("evolink", before, NOW) is None
+    assert CallbackTokens([OLD], "production").verify("evolink", TOKEN, NOW) is None
 
 
 def test_a_key_is_needed() -> None:
@@ -100,8 +100,8 @@ def test_a_key_is_needed() -> None:
 @pytest.mark.parametrize("length", range(len(TOKEN)))
 def test_a_truncated_token_is_refused(length: int) -> None:
     """No beginning of a token is a token, and no end of it either."""
-    assert TOKENS.read("evolink", TOKEN[:length], NOW) is None
-    assert TOKENS.read("evolink", TOKEN[len(TOKEN) - length :], NOW) is None
+    assert TOKENS.verify("evolink", TOKEN[:length], NOW) is None
+    assert TOKENS.verify("evolink", TOKEN[len(TOKEN) - length :], NOW) is None
 
 
 @pytest.mark.parametrize("position", range(len(TOKEN)))
@@ -109,7 +109,7 @@ def test_one_other_letter_is_refused(position: int) -> None:
     """Each letter has one right value, the last one too, whose spare bits a lenient decoder drops."""
     for letter in ALPHABET:
         if letter != TOKEN[position]:
-            assert TOKENS.read("evolink", TOKEN[:position] + letter + TOKEN[position + 1 :], NOW) is None
+            assert TOKENS.verify("evolink", TOKEN[:position] + letter + TOKEN[position + 1 :], NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -138,13 +138,13 @@ def test_one_other_letter_is_refused(position: int) -> None:
 )
 def test_no_other_spelling_is_a_token(token: str) -> None:
     """Padding, blanks, escapes, other case, odd characters and any length are refused quietly."""
-    assert TOKENS.read("evolink", token, NOW) is None
+    assert TOKENS.verify("evolink", token, NOW) is None
 
 
 @given(st.text(st.characters()) | st.text(ALPHABET, min_size=79, max_size=79), st.text(st.characters(), max_size=20))
 def test_reading_never_fails(token: str, provider: str) -> None:
     """Any text for any provider is no token, and never an exception."""
-    assert TOKENS.read(provider, token, NOW) is None
+    assert TOKENS.verify(provider, token, NOW) is None
 
 
 @given(st.binary(min_size=27, max_size=27) | st.binary(min_size=25, max_size=25).map(lambda rest: b"\x01c" + rest))
@@ -152,7 +152,7 @@ def test_only_this_version_and_purpose_count(payload: bytes) -> None:
     """A payload that a key signed counts only with the version and the purpose of a callback token."""
     signer = TOKENS._signer("evolink")
     text = base64.urlsafe_b64encode(payload).decode()
-    claims = TOKENS.read("evolink", text + signer.get_signature(text).decode(), -1)
+    claims = TOKENS.verify("evolink", text + signer.get_signature(text).decode(), -1)
     assert (claims is not None) == payload.startswith(b"\x01c")
 
 
@@ -160,14 +160,14 @@ def test_only_this_version_and_purpose_count(payload: bytes) -> None:
 def test_refusals_cost_the_same_work(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A misshapen token is checked against every key, as a wrong one is: the time of the answer tells nothing."""
     tokens, digest, lengths = CallbackTokens([OLD, NEW], "production"), hmac.digest, []
-    assert tokens.read("evolink", TOKEN, NOW) is not None  # from here on the keys are derived
+    assert tokens.verify("evolink", TOKEN, NOW) is not None  # from here on the keys are derived
 
     def counting(key: bytes, message: bytes, name: str) -> bytes:
         lengths.append(len(message))
         return digest(key, message, name)
 
     monkeypatch.setattr(hmac, "digest", counting)
-    assert tokens.read("evolink", token, NOW) is None
+    assert tokens.verify("evolink", token, NOW) is None
     assert lengths == [36, 36]
 
 
@@ -175,7 +175,7 @@ def test_names_from_urls_do_not_pile_up() -> None:
     """A stream of made-up providers leaves a bounded number of signers behind."""
     tokens, before = CallbackTokens([NEW], "production"), signers()
     for number in range(200):
-        assert tokens.read(f"made-up-{number}", TOKEN, NOW) is None
+        assert tokens.verify(f"made-up-{number}", TOKEN, NOW) is None
     assert 0 < signers() - before <= 64
 
 

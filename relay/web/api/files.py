@@ -49,7 +49,7 @@ async def create(call: ProviderRequest) -> Response:
     """
     call.query()
     uploads, boundary = call.app.uploads, _boundary(call)
-    with uploads.shares.taken(call.project_id):
+    with uploads.shares.reserve(call.project_id):
         try:
             with tempfile.TemporaryFile() as file:
                 form = Form(uploads, file, boundary, call.app.settings.upload_max_bytes)
