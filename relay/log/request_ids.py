@@ -1,4 +1,4 @@
-"""The id of the HTTP request that is being answered: on its answer, and on each log line that is written for it.
+"""Gives each HTTP request an id, which is on its response and on each of its log lines.
 
 A request may bring its own as `x-request-id`, as routers such as Heroku's do; otherwise relay makes one.
 """
@@ -12,15 +12,15 @@ from typing import Final
 
 HEADER: Final = b"request-id"
 CURRENT: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
-"""The id of the request that this task answers; None outside of requests."""
-_BROUGHT: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+"""The id of the request that this task serves; None outside of requests."""
+_ACCEPTED: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _PROCESS: Final = os.urandom(6).hex()
 _numbers: Final = count(1)
 
 
 def of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return the id that the request brings, or a new one: 8 to 64 letters, digits, dots, dashes and underscores."""
+    """Return the request's own id if it is valid (8 to 64 of `A-Za-z0-9._-`), else a new one."""
     for name, value in headers:
-        if name == b"x-request-id" and _BROUGHT.fullmatch(value):
+        if name == b"x-request-id" and _ACCEPTED.fullmatch(value):
             return value.decode()
     return f"req_{_PROCESS}{next(_numbers):x}"

@@ -1,8 +1,7 @@
-"""How log lines reach standard output: a bounded queue and a thread of its own.
+"""Writes log lines to standard output from a bounded queue, in its own thread.
 
-A pipe whose reader is gone, a full disk and a reader that stands still make a write fail or block. None of them may
-decide whether a callback is stored, so the code that logs only puts a line into the queue. This module does not format
-lines; `log/__init__.py` does.
+A write fails or blocks if the pipe's reader is gone or stalled, or the disk is full. That must not decide whether a
+callback is stored, so the code that logs only queues a line. Lines are formatted in `log/__init__.py`.
 """
 
 import os
@@ -14,24 +13,24 @@ from collections.abc import Callable
 from typing import Final
 
 BATCH_BYTES: Final = 65_536
-"""The most that is written with one call: what a pipe of usual size holds."""
+"""Limit of one write: the usual size of a pipe."""
 GATHER_S: Final = 0.005
-"""The pause after each write. Lines that come meanwhile share the next write and wake no thread."""
+"""The pause after each write. Lines queued meanwhile share the next write and wake no thread."""
 RETRY_S: Final = 0.5
-"""The pause after a write that failed."""
+"""The pause after a failed write."""
 
 
 class LogWriter:
-    """Writes lines to a file descriptor, in their order, from a thread that nothing waits for.
+    """Writes lines to a file descriptor, in their order, from a thread.
 
-    Lines that find the queue full are dropped and counted. A line that could not be written stays and is tried again.
+    Lines beyond `queue_max` are dropped and counted; `dropped_line` makes the line that reports how many. A line that
+    could not be written stays queued and is tried again.
     """
 
-    def __init__(self, fd: int, queue_max: int, notice: Callable[[int], bytes]) -> None:
-        """`notice` makes the line that says how many lines were dropped."""
+    def __init__(self, fd: int, queue_max: int, dropped_line: Callable[[int], bytes]) -> None:
         self._fd = fd
         self._queue_max = queue_max
-        self._notice = notice
+        self._dropped_line = dropped_line
         # Reentrant, unlike a lock: the garbage collector may log in the middle of a `put`.
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._closing = threading.Event()
@@ -41,14 +40,14 @@ class LogWriter:
         self._thread.start()
 
     def put(self, line: bytes) -> None:
-        """Queue a line that ends with a line feed; never blocks and never raises."""
+        """Queue a line that ends with a line feed; never block and never raise."""
         if self._queue.qsize() >= self._queue_max:
             self.dropped += 1
         else:
             self._queue.put(line)
 
     def close(self, within_s: float) -> None:
-        """Write what is queued, for `within_s` seconds at most; what cannot be written by then is lost."""
+        """Write the queued lines, for at most `within_s` seconds; the lines left then are lost."""
         self._closing.set()
         self._queue.put(None)
         self._thread.join(within_s)
@@ -65,7 +64,7 @@ class LogWriter:
                 time.sleep(GATHER_S)
 
     def _next_batch(self) -> tuple[bytes, bool]:
-        """Wait for a line; return it with those that are queued behind it, and whether the end is among them."""
+        """Wait for a line; return it with those queued behind it, and True if `close` was called."""
         lines: list[bytes] = []
         size = 0
         line = self._queue.get()
@@ -77,11 +76,11 @@ class LogWriter:
             line = self._queue.get()
         if lost := self.dropped - self._reported:
             self._reported += lost
-            lines.append(self._notice(lost))
+            lines.append(self._dropped_line(lost))
         return b"".join(lines), line is None
 
     def _write(self, text: bytes) -> bytes:
-        """Write the text, and return what the descriptor does not take now."""
+        """Write the text; return the rest that the descriptor does not accept now."""
         while text:
             try:
                 text = text[os.write(self._fd, text) :]

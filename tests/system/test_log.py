@@ -160,7 +160,7 @@ def test_a_console_that_is_gone_makes_plain_lines(monkeypatch: pytest.MonkeyPatc
     lines: list[bytes] = []
     output.writer = type("Lines", (), {"put": staticmethod(lines.append)})()
     output.write("info", "test", "a.fact", {"url": "/callbacks/evolink/secret-token"})
-    update, dropped = json.loads(lines[0]), json.loads(output.notice(3))
+    update, dropped = json.loads(lines[0]), json.loads(output.dropped_line(3))
     assert (update["event"], update["unwritable"], dropped["event"]) == ("a.fact", "ValueError", "log.lines_dropped")
     assert "secret-token" not in lines[0].decode()
 
