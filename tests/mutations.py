@@ -47,7 +47,11 @@ CONCERNED: Final[dict[str, tuple[str, ...]]] = {
         "tests/flow/test_lanes.py",
     ),
     "relay/deliveries/attempt_writer.py": ("tests/storage/test_settling.py",),
-    "relay/deliveries/attempt.py": ("tests/flow/test_retries.py", "tests/api/test_sending_again.py"),
+    "relay/deliveries/attempt.py": (
+        "tests/flow/test_retries.py",
+        "tests/flow/test_redaction.py",
+        "tests/api/test_sending_again.py",
+    ),
     "relay/jobs/sweeper.py": ("tests/flow/test_sweep_times.py", "tests/flow/test_expiring.py"),
     "relay/deliveries/redelivery.py": (
         "tests/storage/test_flow_limits.py",

@@ -166,15 +166,19 @@ async def test_a_callback_that_repeats_its_own_url(tmp_path: Path) -> None:
 
 
 async def test_a_receiver_that_repeats_its_headers(tmp_path: Path) -> None:
-    """Cut an endpoint's own header values and secret out of the excerpt of its answer."""
+    """Cut an endpoint's secret and its header values of 8 characters and more out of the excerpt of its answer."""
 
     async def echo(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
         headers = dict(Request(scope, receive).headers)
-        await Response(f"500 for x-key={headers['x-key']} and {secrets[0]}", 500)(scope, receive, send)
+        said = " ".join(headers[name] for name in ("x-key", "x-eight", "x-seven"))
+        await Response(f"500 for {said} and {secrets[0]}", 500)(scope, receive, send)
 
     secrets: list[str] = []
     async with serve(echo) as receiver, relay(tmp_path) as running:
-        body = {"url": f"{receiver}/hook", "headers": {"x-key": "very-secret-header"}}
+        body = {
+            "url": f"{receiver}/hook",
+            "headers": {"x-key": "very-secret-header", "x-eight": "qwertyui", "x-seven": "asdfghj"},
+        }
         made = (await running.client.post("/v1/endpoints", json=body)).json()
         secrets.append(made["secret"])
         await running.client.post(f"/v1/endpoints/{made['id']}/tests")
@@ -182,7 +186,7 @@ async def test_a_receiver_that_repeats_its_headers(tmp_path: Path) -> None:
             await running.until("/v1/deliveries", lambda found: found["data"] and found["data"][0]["attempts_made"])
         )["data"]
         (attempt,) = (await running.get(f"/v1/deliveries/{delivery['id']}"))["attempts"]
-    assert attempt["response_excerpt"] == f"500 for x-key={CUT} and {CUT}"
+    assert attempt["response_excerpt"] == f"500 for {CUT} {CUT} asdfghj and {CUT}"
 
 
 @pytest.mark.parametrize(
