@@ -140,7 +140,7 @@ async def test_the_curls_work_as_printed(tmp_path: Path) -> None:
             signatures.verify(secret, received.headers, received.body, int(received.headers["webhook-timestamp"]))
 
 
-def test_the_endpoint_that_is_taught_first_hears_every_end() -> None:
+def test_the_first_endpoint_subscribes_to_every_end() -> None:
     """Subscribe the README's first endpoint, and the one in `notify`, to every type that ends a job."""
     endpoint, _ = bodies()
     notify = [json.loads(f"{{{found}}}")["notify"][0] for found in snippets("json") if found.startswith('"notify"')]

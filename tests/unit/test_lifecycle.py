@@ -213,7 +213,7 @@ def test_another_word_has_another_digest(one: Report, other: Report) -> None:
 
 
 @pytest.mark.parametrize("order", ["check answer", "answer check", "answer"])
-def test_a_callback_under_another_id_is_never_believed_before_the_answer_is_heard(order: str) -> None:
+def test_a_callback_under_another_id_is_never_believed_before_the_answer(order: str) -> None:
     """A callback that beats the submission's answer, about a job the provider does not know: the answer's id counts."""
     done = Report(
         state=JobState.SUCCEEDED,
