@@ -314,7 +314,7 @@ async def test_a_sender_goes_on_for_a_bounded_time(tmp_path: Path) -> None:
         assert (await sender.answer())[0] == 404
         while not await closed_by(running, "linger_s"):
             await sender.send(b" ")
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # the pace of the drip: the bound is in real time
         assert 0.4 <= loop.time() - began_s < 1.9
 
 

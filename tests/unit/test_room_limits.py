@@ -261,7 +261,7 @@ class Books:
         while self._loop.now_s < ends_s:
             self._loop.now_s = min(ends_s, self._loop.now_s + 0.25)
             for _ in range(3):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # the loop runs what is due now
 
 
 @pytest.fixture
