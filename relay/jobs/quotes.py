@@ -18,7 +18,7 @@ from relay.model.provider_http import ProviderResponse
 from relay.outbound.provider_client import NoAnswer, NotSent
 from relay.providers.base import Refused
 from relay.providers.native import check_given, native_body
-from relay.providers.prices import ClipPrices, Price, cheapest_first, price_of, quoted
+from relay.providers.prices import ClipPrices, Price, price_of, price_order, quoted
 from relay.providers.unknown_models import unknown_model
 
 CHEAPEST: Final = "cheapest"
@@ -53,8 +53,7 @@ class Quoter:
             message = f"there is no {unknown[0][:64]!r}; there are {', '.join(sorted(known))}"
             raise InvalidInput([FieldError("providers", message)])
         found = await asyncio.gather(*(self._quote(name, fields) for name in dict.fromkeys(names or known)))
-        by_name = {quote.provider: quote for quote in found}
-        ordered = [by_name[name] for name, _ in cheapest_first((quote.provider, quote.price) for quote in found)]
+        ordered = sorted(found, key=lambda quote: price_order(quote.provider, quote.price))
         return [quote for quote in ordered if quote.accepted] + [quote for quote in ordered if not quote.accepted]
 
     async def cheapest(self, given: dict[str, Any] | None, max_cost: int | None) -> str:

@@ -1,4 +1,4 @@
-"""Every provider relay can submit to: one file and one line each."""
+"""Lists the providers that relay can submit to: one file and one line each."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -18,4 +18,4 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "stablestudio": StableStudio(),
     "x402org": X402Org(),
 }
-DEV_PROVIDERS: Final[Mapping[str, Provider]] = {"sandbox": Sandbox()}  # what `relay dev` has besides
+DEV_PROVIDERS: Final[Mapping[str, Provider]] = {"sandbox": Sandbox()}  # only with `relay dev`

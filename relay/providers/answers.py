@@ -1,7 +1,7 @@
-"""What providers' answers have in common: status words, error codes, numbers, result URLs.
+"""Reads what providers' responses have in common: statuses, error codes, numbers, result URLs.
 
-Everything here is read from somebody else's JSON, so every function takes any value at all and answers with what it
-could make of it. The published words do not contradict each other between providers: one table serves them all.
+The JSON is not trusted: every function accepts any value. Published statuses and codes do not contradict each other
+between providers, so one table serves all of them. What only one provider has is read in its adapter.
 """
 
 import re
@@ -22,19 +22,18 @@ from relay.providers.base import (
     SubmissionAnswer,
     Unclear,
     at,
-    error_for,
-    state_of,
     text_or_none,
 )
 
 OUTPUTS_MAX: Final = 20
 ID_MAX: Final = 200
+RETRYABLE: Final = frozenset({ErrorClass.RATE_LIMITED, ErrorClass.PROVIDER_ERROR, ErrorClass.TIMEOUT})
 
 _SUBMITTED: Final = "pending queued submitted not_start waiting queueing queuing wait in_queue starting"
 _RUNNING: Final = "processing running in_progress generating loading"
 _SUCCEEDED: Final = "completed complete succeeded succeed success"
 _FAILED: Final = "failed failure fail error"
-WORDS: Final[Mapping[str, JobState]] = {
+STATUSES: Final[Mapping[str, JobState]] = {
     **dict.fromkeys(_SUBMITTED.split(), JobState.SUBMITTED),
     **dict.fromkeys(_RUNNING.split(), JobState.RUNNING),
     **dict.fromkeys(_SUCCEEDED.split(), JobState.SUCCEEDED),
@@ -44,37 +43,46 @@ WORDS: Final[Mapping[str, JobState]] = {
     "expired": JobState.EXPIRED,
 }
 
-Codes = Mapping[str, tuple[ErrorClass, bool]]
-"""A provider's error code in lower case → relay's class, and whether the same job may be tried again."""
 
-CODES: Final[Codes] = {
-    "content_policy_violation": (ErrorClass.CONTENT_REJECTED, False),
-    "invalid_request": (ErrorClass.INVALID_INPUT, False),
-    "invalid_request_error": (ErrorClass.INVALID_INPUT, False),
-    "invalid_parameters": (ErrorClass.INVALID_INPUT, False),
-    "invalidparameter": (ErrorClass.INVALID_INPUT, False),
-    "image_dimension_mismatch": (ErrorClass.INVALID_INPUT, False),
-    "image_processing_error": (ErrorClass.INVALID_INPUT, False),
-    "resource_not_found": (ErrorClass.INVALID_INPUT, False),
-    "unauthorized": (ErrorClass.AUTH, False),
-    "authentication_error": (ErrorClass.AUTH, False),
-    "model_access_denied": (ErrorClass.AUTH, False),
-    "insufficient_quota": (ErrorClass.INSUFFICIENT_FUNDS, False),
-    "insufficient_user_quota": (ErrorClass.INSUFFICIENT_FUNDS, False),
-    "request_cancelled": (ErrorClass.UNKNOWN, False),
-    "model_unavailable": (ErrorClass.PROVIDER_ERROR, False),
-    "quota_exceeded": (ErrorClass.RATE_LIMITED, True),
-    "resource_exhausted": (ErrorClass.RATE_LIMITED, True),
-    "rate_limited": (ErrorClass.RATE_LIMITED, True),
-    "rate_limit_exceeded": (ErrorClass.RATE_LIMITED, True),
-    "generation_timeout": (ErrorClass.TIMEOUT, True),
-    "generation_failed_no_content": (ErrorClass.PROVIDER_ERROR, True),
-    "service_error": (ErrorClass.PROVIDER_ERROR, True),
-    "service_unavailable": (ErrorClass.PROVIDER_ERROR, True),
-    "internal_error": (ErrorClass.PROVIDER_ERROR, True),
-    "upstream_error": (ErrorClass.PROVIDER_ERROR, True),
-    "unknown_error": (ErrorClass.UNKNOWN, True),
-}
+class ErrorKind(msgspec.Struct, frozen=True):
+    """relay's class of an error, and whether the same job may be tried again."""
+
+    class_: ErrorClass
+    retryable: bool
+
+
+Codes = Mapping[str, ErrorKind]
+"""A provider's error codes, in lower case."""
+
+
+def codes(kinds: Mapping[ErrorKind, str]) -> Codes:
+    """Return a table of error codes from blank-separated lists of them."""
+    return {code: kind for kind, listed in kinds.items() for code in listed.split()}
+
+
+REJECTED: Final = ErrorKind(ErrorClass.CONTENT_REJECTED, retryable=False)
+PROVIDER_FAULT: Final = ErrorKind(ErrorClass.PROVIDER_ERROR, retryable=True)
+CODES: Final = codes(
+    {
+        REJECTED: "content_policy_violation",
+        ErrorKind(ErrorClass.INVALID_INPUT, retryable=False): (
+            "invalid_request invalid_request_error invalid_parameters invalidparameter image_dimension_mismatch "
+            "image_processing_error resource_not_found"
+        ),
+        ErrorKind(ErrorClass.AUTH, retryable=False): "unauthorized authentication_error model_access_denied",
+        ErrorKind(ErrorClass.INSUFFICIENT_FUNDS, retryable=False): "insufficient_quota insufficient_user_quota",
+        ErrorKind(ErrorClass.UNKNOWN, retryable=False): "request_cancelled",
+        ErrorKind(ErrorClass.PROVIDER_ERROR, retryable=False): "model_unavailable",
+        ErrorKind(ErrorClass.RATE_LIMITED, retryable=True): (
+            "quota_exceeded resource_exhausted rate_limited rate_limit_exceeded"
+        ),
+        ErrorKind(ErrorClass.TIMEOUT, retryable=True): "generation_timeout",
+        PROVIDER_FAULT: (
+            "generation_failed_no_content service_error service_unavailable internal_error upstream_error"
+        ),
+        ErrorKind(ErrorClass.UNKNOWN, retryable=True): "unknown_error",
+    }
+)
 _CONTENT: Final = re.compile(
     r"(?<!case.)sensitive|moderation|flagged|violat(es|ion)|content.?(policy|filter)|real person|human face",
     re.IGNORECASE,
@@ -89,156 +97,187 @@ _HTTP_CLASSES: Final = {
 _WHOLE_MAX: Final = 10**15 - 1
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{1,17})?%?")
 _SIX_PLACES: Final = Decimal("0.000001")
-_UNKNOWN_JOB: Final = ("task_not_exist",)  # New-API says so with a 400
-_GENERAL: Final = (400, 404, 409, 422)  # such a status says no more than that something was wrong
-_SURELY_REFUSED: Final = frozenset(range(400, 500)) - {408, 425}  # these two may come from a proxy that gave up waiting
+_UNKNOWN_JOB: Final = ("task_not_exist",)  # New-API answers 400 with this code
+_GENERAL: Final = (400, 404, 409, 422)  # these statuses only say that something was wrong; code and text say more
+_REFUSALS: Final = frozenset(range(400, 500)) - {408, 425}  # a proxy may answer these two after the job was created
+
+
+class ErrorText(msgspec.Struct, frozen=True):
+    """The code and the text of a provider's error; None for one that the body does not have."""
+
+    code: str | None = None
+    text: str | None = None
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.code, self.text) if part)
+
+
+class TaskFields(msgspec.Struct, frozen=True, kw_only=True):
+    """What an adapter read from a task object, for `report_of`.
+
+    `default_state` is the job's state if the task has no status, as in a submission's response. `expires_at` is when
+    the outputs expire (RFC 3339). `upstream_id` says that the id may not be the provider's own.
+    """
+
+    task: dict[str, Any]
+    outputs: tuple[Output, ...]
+    error: JobError | None
+    provider_job_id: str | None
+    upstream_id: bool = False
+    cost: Cost | None = None
+    estimate_s: int | None = None
+    expires_at: str | None = None
+    default_state: JobState | None = None
 
 
 def read_submission(
-    answer: ProviderResponse,
+    response: ProviderResponse,
     read: Callable[[dict[str, Any]], Report],
     explain: Callable[[ProviderResponse, dict[str, Any]], JobError],
 ) -> SubmissionAnswer:
-    """What an answer to a submission means: 2xx with an id is a yes, 4xx a no, and everything else may be either."""
+    """Return the result of a submission: a 2xx with an id is accepted, a 4xx refused, anything else unclear."""
     try:
-        decoded = answer.json()
+        decoded = response.json()
     except Unreadable:
         decoded = None
     body = decoded if isinstance(decoded, dict) else {}
-    if 200 <= answer.status_code < 300:
+    if 200 <= response.status_code < 300:
         report = read(body)
         if report.provider_job_id is not None or report.outputs:
             return Accepted(report)
-    if answer.status_code in _SURELY_REFUSED:
-        return Refused(explain(answer, body))
-    code, text = complaint(body)
-    error = error_for(answer, ErrorClass.PROVIDER_ERROR, code=code, text=text)
-    # Not retryable: whoever sends it again may pay twice.
-    return Unclear(msgspec.structs.replace(error, retryable=False, provider_message=answer.excerpt or None))
+    if response.status_code in _REFUSALS:
+        return Refused(explain(response, body))
+    error = error_for(response, ErrorClass.PROVIDER_ERROR, complaint(body))
+    # Not retryable, because a second submission may be charged again.
+    return Unclear(msgspec.structs.replace(error, retryable=False, provider_message=response.excerpt or None))
 
 
-def status_body(answer: ProviderResponse) -> dict[str, Any]:
-    """The object in a status answer; Unreadable when there is no word about the job in it, JobUnknown for a 404."""
-    if not 200 <= answer.status_code < 300:
+def status_body(response: ProviderResponse) -> dict[str, Any]:
+    """Return the JSON object of a status answer; raise JobUnknown for a 404, Unreadable if it has no job's status."""
+    if not 200 <= response.status_code < 300:
         try:
-            code, text = complaint(answer.json())
+            reason = complaint(response.json())
         except Unreadable:
-            code, text = None, None
-        reason = ": ".join(part for part in (code, text) if part)
-        if answer.status_code in (404, 410) or code in _UNKNOWN_JOB:
-            raise JobUnknown(f"HTTP {answer.status_code}" + (f": {reason[:300]}" if reason else ""))
-        raise Unreadable(f"HTTP {answer.status_code}" + (f": {reason[:300]}" if reason else ""))
-    body = answer.json()
+            reason = ErrorText()
+        message = f"HTTP {response.status_code}" + (f": {str(reason)[:300]}" if str(reason) else "")
+        if response.status_code in (404, 410) or reason.code in _UNKNOWN_JOB:
+            raise JobUnknown(message)
+        raise Unreadable(message)
+    body = response.json()
     if not isinstance(body, dict):
-        raise Unreadable(f"HTTP {answer.status_code} with a body that is not an object")
+        raise Unreadable(f"HTTP {response.status_code} with a body that is not an object")
     return body
 
 
 def task_of(body: dict[str, Any]) -> dict[str, Any]:
-    """The part of a body that tells of the job: what is in `data` where that is an envelope, else the body itself."""
+    """Return the task object of a body: `data` if the body is an envelope, else the body itself."""
     inner = body.get("data")
-    if isinstance(inner, dict) and (status_word(inner) is not None or status_word(body) is None):
+    if isinstance(inner, dict) and (status_of(inner) is not None or status_of(body) is None):
         return inner
     return body
 
 
-def status_word(task: dict[str, Any]) -> str | None:
-    """`state` before `status`, for one body has both; None when there is neither."""
+def status_of(task: dict[str, Any]) -> str | None:
+    """Return a task's `state`, or else its `status`, because one published body has both; None without either."""
     return text_or_none(task.get("state"), 64) or text_or_none(task.get("status"), 64)
 
 
-def told(
-    task: dict[str, Any],
-    outputs: tuple[Output, ...],
-    error: JobError | None,
-    *,
-    provider_job_id: str | None,
-    upstream_id: bool = False,
-    cost: Cost | None = None,
-    estimate_s: int | None = None,
-    otherwise: JobState | None = None,
-) -> Report:
-    """The report of a task: results count only on success, the error only on failure; Unreadable when it says nothing.
+def report_of(fields: TaskFields) -> Report:
+    """Return the report of a task: outputs only on success, the error only on failure.
 
-    `otherwise` is the state where the body does not tell one: an answer to a submission need not.
+    Raise Unreadable if the task has neither a status nor a result nor a default state.
     """
-    word = status_word(task)
-    if word is None and not outputs and otherwise is None:
+    status = status_of(fields.task)
+    if status is None and not fields.outputs and fields.default_state is None:
         raise Unreadable("no status and no result in the body")
-    state, shown = state_of(word, WORDS)
-    state = state or otherwise or (JobState.SUCCEEDED if word is None else None)
-    usable, unusable = parted(outputs) if state is JobState.SUCCEEDED else ((), ())
+    state = STATUSES.get(status.strip().lower()) if status else None
+    state = state or fields.default_state or (JobState.SUCCEEDED if status is None else None)
+    outputs = fields.outputs if state is JobState.SUCCEEDED else ()
+    usable, unusable = parted(msgspec.structs.replace(output, expires_at=fields.expires_at) for output in outputs)
     return Report(
         state=state,
-        word=shown,
-        provider_job_id=provider_job_id,
-        upstream_id=upstream_id,
-        progress=progress(task.get("progress")),
+        word=status or "",
+        provider_job_id=fields.provider_job_id,
+        upstream_id=fields.upstream_id,
+        progress=progress(fields.task.get("progress")),
         outputs=usable,
         unusable=unusable,
-        error=error if state is JobState.FAILED else None,
-        cost=cost,
-        estimate_s=estimate_s,
+        error=fields.error if state is JobState.FAILED else None,
+        cost=fields.cost,
+        estimate_s=fields.estimate_s,
     )
 
 
-def complaint(body: object) -> tuple[str | None, str | None]:
-    """The code and the text of an error body in any published shape."""
+def complaint(body: object) -> ErrorText:
+    """Return the code and the text of an error body in any published shape."""
     error = at(body, "error")
     if isinstance(error, dict):
-        return error_words(error)
-    return text_or_none(at(body, "code"), 128), error_words(error)[1] or error_words(body)[1]
+        return error_text(error)
+    return ErrorText(text_or_none(at(body, "code"), 128), error_text(error).text or error_text(body).text)
 
 
-def error_words(error: object) -> tuple[str | None, str | None]:
-    """The code and the text of an error, which may be an object or the text itself."""
+def error_text(error: object) -> ErrorText:
+    """Return the code and the text of an error, which may be an object or the text itself."""
     if not isinstance(error, dict):
-        return None, text_or_none(error)
+        return ErrorText(None, text_or_none(error))
     code = text_or_none(error.get("code"), 128) or text_or_none(error.get("type"), 128)
     text = next((found for name in ("message", "msg", "detail") if (found := text_or_none(error.get(name)))), None)
-    return code, with_details(text, error, "param", "fallback_suggestion")
+    return ErrorText(code, with_details(text, error, "param", "fallback_suggestion"))
 
 
 def with_details(text: str | None, body: dict[str, Any], *names: str) -> str | None:
-    """A text and those fields of the body that say more: `Insufficient credits (required: 200, available: 10)`."""
-    details = [f"{name}: {said}" for name in names if (said := text_or_none(body.get(name), 300))]
+    """Return a text with those fields of the body: `Insufficient credits (required: 200, available: 10)`."""
+    details = [f"{name}: {value}" for name in names if (value := text_or_none(body.get(name), 300))]
     return f"{text} ({', '.join(details)})" if text and details else text
 
 
-def http_error(answer: ProviderResponse, code: str | None, text: str | None, codes: Codes = CODES) -> JobError:
-    """The error of a 4xx: by its status, or by its code or text where they know better."""
-    class_ = _HTTP_CLASSES.get(answer.status_code, ErrorClass.INVALID_INPUT)
-    known, _ = _classified(code, text, codes) or (class_, False)
-    if answer.status_code in _GENERAL or known in (ErrorClass.INSUFFICIENT_FUNDS, ErrorClass.CONTENT_REJECTED):
-        class_ = known
-    return error_for(answer, class_, code=code, text=text)
+def http_error(response: ProviderResponse, reason: ErrorText, known: Codes = CODES) -> JobError:
+    """Return the error of a 4xx: its class by the status, or by the code or text if they are more precise."""
+    by_status = _HTTP_CLASSES.get(response.status_code, ErrorClass.INVALID_INPUT)
+    kind = _classify(reason, known)
+    class_ = by_status if kind is None else kind.class_
+    precise = response.status_code in _GENERAL or class_ in (
+        ErrorClass.INSUFFICIENT_FUNDS,
+        ErrorClass.CONTENT_REJECTED,
+    )
+    return error_for(response, class_ if precise else by_status, reason)
 
 
-def failure(code: str | None, text: str | None, codes: Codes = CODES) -> JobError | None:
-    """The error of a job that the provider reports as failed; None when it gave no reason."""
-    if not code and not text:
+def failure(reason: ErrorText, known: Codes = CODES) -> JobError | None:
+    """Return the error of a job that the provider reports as failed; None if it gave no reason."""
+    if not reason.code and not reason.text:
         return None
-    class_, retryable = _classified(code, text, codes) or (ErrorClass.UNKNOWN, False)
-    said = text or code or ""
+    kind = _classify(reason, known) or ErrorKind(ErrorClass.UNKNOWN, retryable=False)
     return JobError(
-        class_=class_,
+        class_=kind.class_,
         code="failed",
-        message=f"the provider reports: {said[:300]}",
-        retryable=retryable,
-        provider_code=code,
-        provider_message=text,
+        message=f"the provider reports: {(reason.text or reason.code or '')[:300]}",
+        retryable=kind.retryable,
+        provider_code=reason.code,
+        provider_message=reason.text,
     )
 
 
-def _classified(code: str | None, text: str | None, codes: Codes) -> tuple[ErrorClass, bool] | None:
-    """A refused prompt or image by its words, since many codes only say that the input was wrong; else by its code."""
-    if _CONTENT.search(f"{code} {text}"):
-        return ErrorClass.CONTENT_REJECTED, False
-    return codes.get((code or "").lower())
+def error_for(response: ProviderResponse, class_: ErrorClass, reason: ErrorText) -> JobError:
+    """Return the error of a refused or unclear response, with the provider's text or else the start of the body."""
+    text = text_or_none(reason.text)
+    return JobError(
+        class_=class_,
+        code=f"http_{response.status_code}",
+        retryable=class_ in RETRYABLE,
+        message=f"the provider answered HTTP {response.status_code}" + (f": {text[:300]}" if text else ""),
+        provider_code=reason.code,
+        provider_message=text or response.excerpt or None,
+    )
+
+
+def _classify(reason: ErrorText, known: Codes) -> ErrorKind | None:
+    """Return an error's kind: rejected content by its text, for many codes only say "invalid"; else by its code."""
+    return REJECTED if _CONTENT.search(f"{reason.code} {reason.text}") else known.get((reason.code or "").lower())
 
 
 def identifier(*values: object) -> str | None:
-    """The first value that can name a job: text or an integer, whole, and safe as a part of a URL."""
+    """Return the first value that can be a job's id: text or an integer, at most ID_MAX characters, safe in a URL."""
     for value in values:
         text = None if isinstance(value, float) else text_or_none(value, ID_MAX + 1)
         if text and len(text) <= ID_MAX and text.isprintable() and text.strip(".") and text == text.strip():
@@ -247,7 +286,7 @@ def identifier(*values: object) -> str | None:
 
 
 def number(value: object) -> Decimal | None:
-    """A number however it is written (`40`, `"40"`, `"40%"`, `40.0`), to six places; None for anything else."""
+    """Return a number in any spelling (`40`, `"40"`, `"40%"`, `40.0`) with six decimals; None for anything else."""
     if type(value) is int and -_WHOLE_MAX <= value <= _WHOLE_MAX:
         return Decimal(value)
     text = None if value is None else text_or_none(value, 34)
@@ -257,19 +296,19 @@ def number(value: object) -> Decimal | None:
 
 
 def whole(value: object, low: int, high: int) -> int | None:
-    """The integer part of a number, where it is within the bounds."""
+    """Return the integer part of a number; None if it is outside `low` to `high`."""
     found = number(value)
     return int(found) if found is not None and low <= found <= high else None
 
 
 def progress(value: object) -> int | None:
-    """Percent, from 0 to 100."""
+    """Return a percentage, clamped to 0 to 100."""
     found = number(value)
     return None if found is None else max(0, min(100, int(found)))
 
 
 def credit_cost(value: object, kind: str) -> Cost | None:
-    """An amount of the provider's credits as decimal text."""
+    """Return an amount of the provider's credits as decimal text; None if it is no amount."""
     found = number(value)
     if found is None or found < 0:
         return None
@@ -278,14 +317,13 @@ def credit_cost(value: object, kind: str) -> Cost | None:
 
 def output(
     url: object,
-    expires_at: str | None,
     kind: OutputKind = OutputKind.VIDEO,
     *,
     width: object = None,
     height: object = None,
     duration_s: object = None,
 ) -> list[Output]:
-    """The output that a text names, as a list: empty for what is no text; `told` parts URLs from what is none."""
+    """Return the output of a URL as a list, empty if the value is no text; `report_of` drops texts that are no URL."""
     if not isinstance(url, str) or not (url := trimmed(url)):
         return []
     seconds = number(duration_s)
@@ -296,16 +334,15 @@ def output(
             width=whole(width, 1, 100_000),
             height=whole(height, 1, 100_000),
             duration_s=float(seconds) if seconds is not None and 0 < seconds <= 86_400 else None,
-            expires_at=expires_at,
         )
     ]
 
 
 def distinct(outputs: Iterable[Output]) -> tuple[Output, ...]:
-    """The outputs in their order, each URL once, twenty at most."""
+    """Return the outputs in their order, each URL once, at most OUTPUTS_MAX."""
     return tuple({found.url: found for found in reversed(list(outputs))}.values())[::-1][:OUTPUTS_MAX]
 
 
 def expiry(from_ms: int | None, lifetime_s: int) -> str | None:
-    """RFC 3339 time at which a result of this age is gone; None where the age is not known."""
+    """Return when a result expires (RFC 3339); None if its time is not known."""
     return None if from_ms is None else rfc3339(from_ms + lifetime_s * 1000)

@@ -1,7 +1,7 @@
 """EvoLink: Seedance 2.0 image-to-video, one or two images, integer seconds, `callback_url` at the top level.
 
-Its callback is the same JSON as its status answer, unsigned, sent when the job ends and three times more within seven
-seconds.
+Its callback is the same JSON as its status answer, unsigned, sent when the job ends and retried three times within
+seven seconds.
 Sources: https://docs.evolink.ai and the image-to-video page of https://evolink.ai.
 """
 
@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from relay import validation
 from relay.errors import FieldError, InvalidInput
-from relay.model.job import Input, JobError, JobState, Output, Report
+from relay.model.job import Input, JobError, JobState, Report
 from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.providers import answers
 from relay.providers.base import (
@@ -23,8 +23,8 @@ from relay.providers.base import (
     at,
     check_urls,
     items,
-    not_taken,
     unified_path,
+    unsupported,
     with_callback,
     with_rules,
     without_none,
@@ -40,7 +40,7 @@ _UNIFIED: Final = {"image_urls": "images", "duration": "duration_s", "quality": 
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of a submission; what has a default may be left out."""
+    """The body of a submission; fields with a default are optional."""
 
     model: Literal[
         "seedance-2.0-image-to-video", "seedance-2.0-fast-image-to-video", "seedance-2.0-mini-image-to-video"
@@ -54,7 +54,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class EvoLink:
-    """The adapter; it keeps nothing between calls."""
+    """The adapter; it keeps no state between calls."""
 
     name = "evolink"
     base_url = "https://api.evolink.ai"
@@ -72,7 +72,7 @@ class EvoLink:
     )
 
     def from_input(self, given: Input) -> dict[str, object]:
-        """The native body; a seed and a mode have no place in it: the number of images decides the mode."""
+        """Return the native body; seed and mode are not supported, because the number of images decides the mode."""
         request = without_none(
             model=given.model or STANDARD,
             prompt=given.prompt,
@@ -82,46 +82,46 @@ class EvoLink:
             aspect_ratio=given.aspect_ratio,
             generate_audio=given.audio,
         )
-        if refused := not_taken("EvoLink", seed=given.seed, mode=given.mode):
+        if refused := unsupported("EvoLink", seed=given.seed, mode=given.mode):
             raise InvalidInput(refused + self.check(request))
         return request
 
     def check(self, request: object) -> list[FieldError]:
-        """Every error against the published limits."""
+        """Return every error by the published limits."""
         return with_rules(validation.check(request, Request), _rules(request))
 
     def input_path(self, native_path: str) -> str:
-        """`image_urls[1]` → `images[1]`."""
+        """Return the unified path: `image_urls[1]` → `images[1]`."""
         return unified_path(native_path, _UNIFIED)
 
     def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:
-        """`POST /v1/videos/generations`."""
+        """Return `POST /v1/videos/generations`."""
         body = with_callback(request, self.callback_field, callback_url)
         return ProviderRequest(method="POST", path="/v1/videos/generations", body=body)
 
-    def read_submission(self, answer: ProviderResponse) -> SubmissionAnswer:
-        """What the answer means; a 2xx carries the id, and the credits it reserved."""
-        return answers.read_submission(answer, lambda body: _report(body, None, JobState.SUBMITTED), _explain)
+    def read_submission(self, response: ProviderResponse) -> SubmissionAnswer:
+        """Return the submission's result; a 2xx has the id and the reserved credits."""
+        return answers.read_submission(response, lambda body: _report(body, None, JobState.SUBMITTED), _explain)
 
     def status_check(self, provider_job_id: str, status_path: str | None = None) -> ProviderRequest:  # noqa: ARG002
-        """`GET /v1/tasks/{id}`."""
+        """Return `GET /v1/tasks/{id}`."""
         return ProviderRequest(method="GET", path=f"/v1/tasks/{quote(provider_job_id, safe='')}")
 
-    def read_status(self, answer: ProviderResponse, now_ms: int) -> Report:
-        """The job as a status answer tells it; Unreadable for anything but a 2xx with a status."""
-        return _report(answers.status_body(answer), now_ms)
+    def read_status(self, response: ProviderResponse, now_ms: int) -> Report:
+        """Return the report of a status answer; raise Unreadable unless it is a 2xx with a status."""
+        return _report(answers.status_body(response), now_ms)
 
     def cancellation(self, provider_job_id: str) -> ProviderRequest | None:  # noqa: ARG002 - the protocol's signature
-        """None: no page tells of a route."""
+        """Return None: no cancellation route is published."""
         return None
 
     def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
-        """The job as a callback tells it, in its full, minimal or failed form."""
+        """Return the report of a callback in its full, minimal or failed form."""
         return _report(body, now_ms)
 
 
 def _rules(request: object) -> list[FieldError]:
-    """What the shape cannot say: public image URLs, 1080p only on the standard model, the prompt in words."""
+    """Return the errors that the schema cannot express: image URLs, 1080p on the standard model only, the prompt."""
     errors = check_urls(at(request, "image_urls"), "image_urls")
     model, quality = at(request, "model"), at(request, "quality")
     if quality == "1080p" and model in (FAST, MINI):
@@ -130,7 +130,7 @@ def _rules(request: object) -> list[FieldError]:
 
 
 def _prompt_length(prompt: object) -> list[FieldError]:
-    """EvoLink counts Chinese characters one by one, and everything else in words."""
+    """Return the error of the prompt's length: EvoLink counts Chinese text in characters, all other text in words."""
     if not isinstance(prompt, str):
         return []
     chinese = len(_CJK.findall(prompt))
@@ -141,27 +141,26 @@ def _prompt_length(prompt: object) -> list[FieldError]:
     return [FieldError("prompt", f"{limit}, not {chinese} and {words}")]
 
 
-def _report(body: dict[str, Any], now_ms: int | None, otherwise: JobState | None = None) -> Report:
-    """The task object, which answers, status answers and callbacks share."""
+def _report(body: dict[str, Any], now_ms: int | None, default: JobState | None = None) -> Report:
+    """Return the report of the task object in a submission answer, a status answer or a callback."""
     task = answers.task_of(body)
-    return answers.told(
-        task,
-        _outputs(task, now_ms),
-        answers.failure(*answers.error_words(task.get("error"))),
-        provider_job_id=answers.identifier(task.get("id"), task.get("task_id")),
-        cost=answers.credit_cost(at(task, "usage", "credits_reserved"), "reserved"),
-        estimate_s=answers.whole(at(task, "task_info", "estimated_time"), 1, 86_400),
-        otherwise=otherwise,
+    # `results` has URLs; some answers have `result_data` with objects instead.
+    urls = [*items(task.get("results")), *(at(item, "video_url") for item in items(task.get("result_data")))]
+    duration_s = at(task, "task_info", "video_duration")
+    return answers.report_of(
+        answers.TaskFields(
+            task=task,
+            outputs=answers.distinct(found for url in urls for found in answers.output(url, duration_s=duration_s)),
+            error=answers.failure(answers.error_text(task.get("error"))),
+            provider_job_id=answers.identifier(task.get("id"), task.get("task_id")),
+            cost=answers.credit_cost(at(task, "usage", "credits_reserved"), "reserved"),
+            estimate_s=answers.whole(at(task, "task_info", "estimated_time"), 1, 86_400),
+            expires_at=answers.expiry(now_ms, LIFETIME_S),
+            default_state=default,
+        )
     )
 
 
-def _outputs(task: dict[str, Any], now_ms: int | None) -> tuple[Output, ...]:
-    """`results` holds URLs; some answers have `result_data` with objects instead."""
-    urls = [*items(task.get("results")), *(at(item, "video_url") for item in items(task.get("result_data")))]
-    expires_at, duration_s = answers.expiry(now_ms, LIFETIME_S), at(task, "task_info", "video_duration")
-    return answers.distinct(found for url in urls for found in answers.output(url, expires_at, duration_s=duration_s))
-
-
-def _explain(answer: ProviderResponse, body: dict[str, Any]) -> JobError:
-    """`{"error": {"code", "message", "type"}}`; the code is a word, or in older answers a number."""
-    return answers.http_error(answer, *answers.complaint(body))
+def _explain(response: ProviderResponse, body: dict[str, Any]) -> JobError:
+    """Return the error of `{"error": {"code", "message", "type"}}`; in older answers the code is a number."""
+    return answers.http_error(response, answers.complaint(body))

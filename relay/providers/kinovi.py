@@ -1,8 +1,8 @@
-"""Kinovi (once seedance2-pro.com): parameters inside `inputs`, credits per second, `callBackUrl` at the top level.
+"""Kinovi (formerly seedance2-pro.com): parameters inside `inputs`, credits per second, `callBackUrl` at the top level.
 
 Two generations of its request are published (`urls` with text durations, `imageUrls` with numbers) and three of its
-callback: flat with `status`, an envelope with `state`, an envelope with `status`. All are taken. The newest callback is
-sent once only.
+callback: flat with `status`, an envelope with `state`, an envelope with `status`. All are supported. The newest
+callback is sent only once.
 Sources: https://kinovi.ai/docs/seedance2.0/image-to-video, https://kinovi.ai/openapi.json.
 """
 
@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from relay import validation
 from relay.errors import FieldError
-from relay.model.job import Cost, ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
+from relay.model.job import Cost, Input, JobError, JobState, Output, OutputKind, Report
 from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.providers import answers
 from relay.providers.base import (
@@ -35,12 +35,10 @@ STANDARD: Final = "seedance-20"
 FAST: Final = "seedance2-fast"
 LIFETIME_S: Final = 14 * 86_400
 KEYFRAMES_MAX: Final = 2
-PROMPT_MAX: Final = 4000  # beside `urls`; beside `imageUrls` it is the shape's 10,000
+PROMPT_MAX: Final = 4000  # with `urls`; with `imageUrls` the schema's 10,000 applies
 CODES: Final[answers.Codes] = {
     **answers.CODES,
-    "2038": (ErrorClass.CONTENT_REJECTED, False),
-    "asset_review_failed": (ErrorClass.CONTENT_REJECTED, False),
-    "500": (ErrorClass.PROVIDER_ERROR, True),
+    **answers.codes({answers.REJECTED: "2038 asset_review_failed", answers.PROVIDER_FAULT: "500"}),
 }
 _UNIFIED: Final = {
     "inputs.urls": "images",
@@ -60,8 +58,6 @@ _HINTS: Final = {name.removeprefix("inputs."): name for name in _UNIFIED} | {
     "inputs.image_urls": "inputs.imageUrls",
 }
 _DURATIONS: Final = (*range(4, 16), *(str(seconds) for seconds in range(4, 16)))
-
-
 _CAMEL: Final = {
     "image_urls": "imageUrls",
     "video_urls": "videoUrls",
@@ -98,7 +94,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Kinovi:
-    """The adapter; it keeps nothing between calls."""
+    """The adapter; it keeps no state between calls."""
 
     name = "kinovi"
     base_url = "https://kinovi.ai"
@@ -116,7 +112,7 @@ class Kinovi:
     )
 
     def from_input(self, given: Input) -> dict[str, object]:
-        """The native body; `adaptive` is spelled by leaving the ratio out, more than two references by `imageUrls`."""
+        """Return the native body: `adaptive` omits the ratio, and more than two references go into `imageUrls`."""
         many = given.mode == "reference" and len(given.images) > KEYFRAMES_MAX
         upscaled = given.resolution == "4k"
         inputs = without_none(
@@ -133,55 +129,57 @@ class Kinovi:
         return {"model": given.model or STANDARD, "inputs": inputs}
 
     def check(self, request: object) -> list[FieldError]:
-        """Every error against the published limits."""
+        """Return every error by the published limits."""
         return with_rules(with_hints(validation.check(request, Request), _HINTS), _rules(at(request, "inputs")))
 
     def input_path(self, native_path: str) -> str:
-        """`inputs.urls[1]` → `images[1]`."""
+        """Return the unified path: `inputs.urls[1]` → `images[1]`."""
         return unified_path(native_path, _UNIFIED)
 
     def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:
-        """`POST /api/v1/jobs/createTask`."""
+        """Return `POST /api/v1/jobs/createTask`."""
         body = with_callback(request, self.callback_field, callback_url)
         return ProviderRequest(method="POST", path="/api/v1/jobs/createTask", body=body)
 
-    def read_submission(self, answer: ProviderResponse) -> SubmissionAnswer:
-        """What the answer means; a 2xx is `{"taskId"}` and no more."""
-        return answers.read_submission(answer, lambda body: _report(body, None, JobState.SUBMITTED), _explain)
+    def read_submission(self, response: ProviderResponse) -> SubmissionAnswer:
+        """Return the submission's result; a 2xx is only `{"taskId"}`."""
+        return answers.read_submission(response, lambda body: _report(body, None, JobState.SUBMITTED), _explain)
 
     def status_check(self, provider_job_id: str, status_path: str | None = None) -> ProviderRequest:  # noqa: ARG002
-        """`GET /api/v1/jobs/recordInfo?taskId=`."""
+        """Return `GET /api/v1/jobs/recordInfo?taskId=`."""
         return ProviderRequest(method="GET", path=f"/api/v1/jobs/recordInfo?taskId={quote(provider_job_id, safe='')}")
 
-    def read_status(self, answer: ProviderResponse, now_ms: int) -> Report:
-        """The job as a status answer tells it; Unreadable for anything but a 2xx with a status."""
-        return _report(answers.status_body(answer), now_ms)
+    def read_status(self, response: ProviderResponse, now_ms: int) -> Report:
+        """Return the report of a status answer; raise Unreadable unless it is a 2xx with a status."""
+        return _report(answers.status_body(response), now_ms)
 
     def cancellation(self, provider_job_id: str) -> ProviderRequest | None:  # noqa: ARG002 - the protocol's signature
-        """None: no page tells of a route."""
+        """Return None: no cancellation route is published."""
         return None
 
     def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
-        """The job as any of the three published callbacks tells it."""
+        """Return the report of any of the three published callbacks."""
         return _report(body, now_ms)
 
 
 def _rules(inputs: object) -> list[FieldError]:
-    """What the shape cannot say: which images go with which mode, prompt and media; the two spellings of a duration."""
+    """Return the errors that the schema cannot express: images, mode, prompt and media together; the duration."""
     if not isinstance(inputs, dict):
         return []
     names = ("urls", "imageUrls", "videoUrls", "audioUrls")
     errors = [error for name in names for error in check_urls(inputs.get(name), f"inputs.{name}")]
     errors += _images(inputs) + _prompt(inputs)
     if inputs.get("mode") != "reference":
-        errors += [_only_in_reference(name) for name in names[2:] if inputs.get(name)]
+        errors += [
+            FieldError(f"inputs.{name}", 'needs inputs.mode "reference"') for name in names[2:] if inputs.get(name)
+        ]
     return errors + (_duration(inputs["duration"]) if "duration" in inputs else [])
 
 
 def _images(inputs: dict[str, Any]) -> list[FieldError]:
-    """One of the two names, and more than two images only as references."""
+    """Return the error of the images: one of the two fields, and more than two images only as references."""
     if "urls" in inputs and "imageUrls" in inputs:
-        return [FieldError("inputs.imageUrls", "has no place beside inputs.urls: give one of them")]
+        return [FieldError("inputs.imageUrls", "cannot be given with inputs.urls: give one of them")]
     if "urls" not in inputs and "imageUrls" not in inputs:
         return [FieldError("inputs.urls", "is required (1 or 2 images), or inputs.imageUrls (1 to 9)")]
     count = len(items(inputs.get("imageUrls")))
@@ -191,7 +189,7 @@ def _images(inputs: dict[str, Any]) -> list[FieldError]:
 
 
 def _duration(seconds: object) -> list[FieldError]:
-    """A number, or the same number as text."""
+    """Return the error of a duration that is not a number from 4 to 15, or the same as text."""
     if isinstance(seconds, int | str) and seconds in _DURATIONS:
         return []
     limit = 'must be an integer from 4 to 15 or a string from "4" to "15"'
@@ -199,68 +197,66 @@ def _duration(seconds: object) -> list[FieldError]:
 
 
 def _prompt(inputs: dict[str, Any]) -> list[FieldError]:
-    """Optional and shorter beside `urls`, required beside `imageUrls`."""
+    """Return the error of the prompt: optional and shorter with `urls`, required with `imageUrls`."""
     prompt = inputs.get("prompt")
     if "imageUrls" in inputs:
-        return [] if prompt else [FieldError("inputs.prompt", "is required beside inputs.imageUrls")]
+        return [] if prompt else [FieldError("inputs.prompt", "is required with inputs.imageUrls")]
     if isinstance(prompt, str) and len(prompt) > PROMPT_MAX:
         return [FieldError("inputs.prompt", f"must be a string of at most {PROMPT_MAX} characters, not {len(prompt)}")]
     return []
 
 
-def _only_in_reference(name: str) -> FieldError:
-    """Videos and sounds are references only."""
-    return FieldError(f"inputs.{name}", 'needs inputs.mode "reference"')
-
-
-def _report(body: dict[str, Any], now_ms: int | None, otherwise: JobState | None = None) -> Report:
-    """The task, bare or in an envelope whose own code and message are no status."""
+def _report(body: dict[str, Any], now_ms: int | None, default: JobState | None = None) -> Report:
+    """Return the report of the task, bare or in an envelope, whose own code and message are no status."""
     task = answers.task_of(body)
-    report = answers.told(
-        task,
-        _outputs(task, now_ms),
-        answers.failure(*answers.error_words(task.get("error")), CODES),
-        provider_job_id=answers.identifier(task.get("taskId"), task.get("task_id")),
-        otherwise=otherwise,
+    report = answers.report_of(
+        answers.TaskFields(
+            task=task,
+            outputs=_outputs(task),
+            error=answers.failure(answers.error_text(task.get("error")), CODES),
+            provider_job_id=answers.identifier(task.get("taskId"), task.get("task_id")),
+            expires_at=answers.expiry(_made_at(task, now_ms), LIFETIME_S),
+            default_state=default,
+        )
     )
     return msgspec.structs.replace(report, cost=_cost(task, report.state))
 
 
 def _cost(task: dict[str, Any], state: JobState | None) -> Cost | None:
-    """Charged on success, reserved before; a failed job is refunded, and what it shows then is not reduced."""
+    """Return the credits: final on success, reserved before; none on failure, which is refunded but still shown."""
     if state is JobState.SUCCEEDED:
         return answers.credit_cost(task.get("creditsUsed"), "final")
     return answers.credit_cost(task.get("creditsUsed"), "reserved") if state and not state.final else None
 
 
-def _outputs(task: dict[str, Any], now_ms: int | None) -> tuple[Output, ...]:
-    """The videos with their sizes, and the last frames beside them."""
-    expires_at = answers.expiry(_made_at(task, now_ms), LIFETIME_S)
+def _outputs(task: dict[str, Any]) -> tuple[Output, ...]:
+    """Return the videos with their sizes, and their last frames."""
     given = task.get("output")
     found: list[Output] = []
     for item in [given] if isinstance(given, dict | str) else items(given):
         url = item if isinstance(item, str) else at(item, "url")
-        found += answers.output(url, expires_at, width=at(item, "width"), height=at(item, "height"))
-        found += answers.output(at(item, "lastFrameImage"), expires_at, OutputKind.LAST_FRAME)
+        found += answers.output(url, width=at(item, "width"), height=at(item, "height"))
+        found += answers.output(at(item, "lastFrameImage"), OutputKind.LAST_FRAME)
     return answers.distinct(found)
 
 
 def _made_at(task: dict[str, Any], now_ms: int | None) -> int | None:
-    """When the result was made, where its `completeTime` (unix milliseconds) can be true; else now."""
+    """Return when the result was made: its `completeTime` (unix milliseconds) if that is plausible, else now."""
     if now_ms is None:
         return None
     return answers.whole(task.get("completeTime"), now_ms - LIFETIME_S * 1000, now_ms) or now_ms
 
 
-def _explain(answer: ProviderResponse, body: dict[str, Any]) -> JobError:
-    """`{"message"}`, with numbers beside it for credits and concurrency, and paths for wrong inputs."""
-    code, text = answers.complaint(body)
-    text = answers.with_details(text, body, "required", "available", "limit", "current")
-    paths = [path for error in items(body.get("errors"))[:10] if (path := _place(at(error, "path")))]
-    return answers.http_error(answer, code, f"{text} ({', '.join(paths)})" if text and paths else text, CODES)
+def _explain(response: ProviderResponse, body: dict[str, Any]) -> JobError:
+    """Return the error of `{"message"}` with its numbers for credits and concurrency, and the paths of wrong inputs."""
+    reason = answers.complaint(body)
+    text = answers.with_details(reason.text, body, "required", "available", "limit", "current")
+    paths = [path for error in items(body.get("errors"))[:10] if (path := _error_path(at(error, "path")))]
+    text = f"{text} ({', '.join(paths)})" if text and paths else text
+    return answers.http_error(response, answers.ErrorText(reason.code, text), CODES)
 
 
-def _place(path: object) -> str | None:
-    """The path of a wrong input, which may be text or a list of names."""
+def _error_path(path: object) -> str | None:
+    """Return the path of a wrong input, which may be text or a list of names."""
     parts = path if isinstance(path, list) else [path]
     return ".".join(part for item in parts[:10] if (part := text_or_none(item, 60))) or None

@@ -1,11 +1,10 @@
-"""What a job will cost before it is sent, from the providers' published tables; exact decimals, never floats.
+"""Computes a job's price before it is submitted, from the providers' published tables, in exact decimals.
 
-A table is only as good as the page that it stands on, so what no page says has no price here: None, and never a guess.
-RelayDance shows its prices to people alone (https://relaydance.com/pricing), so the operator writes them down.
+A price that no page publishes is None, never a guess. RelayDance's prices (https://relaydance.com/pricing) need a
+login, so the operator configures them.
 """
 
 import re
-from collections.abc import Iterable
 from decimal import Decimal
 from typing import Final
 
@@ -19,7 +18,7 @@ USD_PER_CREDIT: Final = Decimal("0.005")
 ENTRIES_MAX: Final = 200
 SECONDS_DEFAULT: Final = 5
 _SECONDS: Final = range(4, 16)
-_UPSCALE: Final = 28
+_UPSCALE_CREDITS: Final = 28
 _EVOLINK: Final = {
     (evolink.STANDARD, "480p"): Decimal("0.0919"),
     (evolink.STANDARD, "720p"): Decimal("0.1985"),
@@ -48,7 +47,7 @@ _RESOLUTION: Final = re.compile(r"-([0-9]{3,4}p|[24]k)$")
 
 
 class Price(msgspec.Struct, frozen=True):
-    """Decimals as text with six places; `usd` is None where the unit has no known price in dollars."""
+    """A price: decimals as text with six places; `usd` is None if the price in USD is not known."""
 
     amount: str
     unit: str
@@ -57,7 +56,7 @@ class Price(msgspec.Struct, frozen=True):
 
 
 class ClipPrice(msgspec.Struct, frozen=True):
-    """An operator's entry: what one clip, or one second of it, costs in USD; None fits every resolution or length."""
+    """An operator's entry: the USD of a clip or of a second of it; None matches every resolution or length."""
 
     model: str
     resolution: str | None
@@ -70,9 +69,9 @@ ClipPrices = tuple[ClipPrice, ...]
 
 
 def price_of(provider: str, request: object, clips: ClipPrices = ()) -> Price | None:
-    """What a native body will cost at a provider; None where no table tells, and for what is no such body.
+    """Return the price of a native body at a provider; None if no table has it, or the body is invalid.
 
-    `clips` is RelayDance's table.
+    `clips` is the operator's table for RelayDance.
     """
     match provider:
         case "evolink":
@@ -86,85 +85,85 @@ def price_of(provider: str, request: object, clips: ClipPrices = ()) -> Price | 
 
 
 def quoted(amount: int) -> Price:
-    """The price that a provider asks in a 402, in millionths of a USDC; a USDC is counted as a dollar."""
+    """Return the price of a 402's offer, in millionths of a USDC; a USDC counts as a USD."""
     text = _text(Decimal(amount).scaleb(-6))
     return Price(text, "USDC", text, "quote")
 
 
-def cheapest_first(prices: Iterable[tuple[str, Price | None]]) -> list[tuple[str, Price | None]]:
-    """Providers and their prices by dollars, then by name; where no dollars are known, last."""
-    return sorted(prices, key=lambda pair: (_usd(pair[1]) is None, _usd(pair[1]) or Decimal(0), pair[0]))
+def price_order(provider: str, price: Price | None) -> tuple[bool, Decimal, str]:
+    """Return a sort key: by USD, then by the provider's name; prices without USD last."""
+    unknown = price is None or price.usd is None
+    return (unknown, Decimal(0) if price is None or price.usd is None else Decimal(price.usd), provider)
 
 
 def read_clip_prices(text: str) -> ClipPrices:
-    """RELAY_RELAYDANCE_PRICES; ValueError says which entry is wrong, and in what.
+    """Return the entries of RELAY_RELAYDANCE_PRICES; raise ValueError, which names the wrong entry.
 
     A comma list of `model[:resolution][:seconds]=usd`, the price of a clip, or with `/s` of a second:
-    `seedance-1-5-pro-no-audio:720p:5s=0.13, seedance-1-5-pro-with-audio=0.052/s`. The narrowest entry that fits counts.
+    `seedance-1-5-pro-no-audio:720p:5s=0.13, seedance-1-5-pro-with-audio=0.052/s`. The most specific match applies.
     """
     entries: dict[tuple[str, str | None, int | None], ClipPrice] = {}
     texts = text.split(",") if text.strip() else []
     if len(texts) > ENTRIES_MAX:
         raise ValueError(f"must have at most {ENTRIES_MAX} entries, not {len(texts)}")
-    for number, one in enumerate(texts, 1):
-        entry = _entry(one.strip(), f"must be a comma list of entries such as {_EXAMPLES}: entry {number}")
-        place = (entry.model, entry.resolution, entry.seconds)
-        if place in entries:
+    for number, entry_text in enumerate(texts, 1):
+        entry = _parse_entry(entry_text.strip(), f"must be a comma list of entries such as {_EXAMPLES}: entry {number}")
+        key = (entry.model, entry.resolution, entry.seconds)
+        if key in entries:
             raise ValueError(f"must have one entry for each model, resolution and length: entry {number} is another")
-        entries[place] = entry
+        entries[key] = entry
     return tuple(entries.values())
 
 
-def _entry(text: str, blame: str) -> ClipPrice:
-    """One entry of the operator's table."""
+def _parse_entry(text: str, blame: str) -> ClipPrice:
+    """Return one entry of the operator's table; raise ValueError, whose text begins with `blame`."""
     if not text:
         raise ValueError(f"{blame} is empty")
-    before, equals, behind = (part.strip() for part in text.partition("="))
+    before, equals, after = (part.strip() for part in text.partition("="))
     if not equals:
         raise ValueError(f"{blame} has no price")
-    name, price = _NAME.fullmatch(before), _USD.fullmatch(behind)
+    name, price = _NAME.fullmatch(before), _USD.fullmatch(after)
     if name is None:
-        raise ValueError(f"{blame} has a name that is no model, model:720p or model:720p:5s")
+        raise ValueError(f"{blame} has a name that is not model, model:720p or model:720p:5s")
     if price is None:
-        raise ValueError(f"{blame} has a price that is no amount of USD below 10000 with six decimals at most")
+        raise ValueError(f"{blame} has a price that is not an amount of USD below 10000 with at most six decimals")
     if name["seconds"] and price["per_second"]:
-        raise ValueError(f"{blame} has a length beside a price for each second: it is one or the other")
+        raise ValueError(f"{blame} has both a length and a price per second: give one of them")
     seconds = int(name["seconds"]) if name["seconds"] else None
     return ClipPrice(name["model"], name["resolution"], seconds, Decimal(price["usd"]), bool(price["per_second"]))
 
 
 def _evolink(request: object) -> Price | None:
-    """Dollars a second by model and quality; sound is free. https://evolink.ai, the page of each Seedance 2.0 model."""
-    unit = _EVOLINK.get((_word(request, "model"), _word(request, "quality") or "720p"))
+    """Return USD per second by model and quality; audio is free. https://evolink.ai, each Seedance model's page."""
+    unit = _EVOLINK.get((_text_at(request, "model"), _text_at(request, "quality") or "720p"))
     seconds = _length(request, "duration")
     return None if unit is None or seconds is None else _dollars(unit * seconds)
 
 
 def _kinovi(request: object) -> Price | None:
-    """Credits a second, charged for the whole duration when the job is sent, and 28 more for an upscale to 4K.
+    """Return credits per second, 28 more for an upscale to 4K; the whole duration is charged at submission.
 
-    The page https://kinovi.ai/docs/seedance2.0/image-to-video has 720p of both models, the upscale and the price of a
-    credit; Kinovi's public repository kinovi-models has the other sizes, and what a reference video adds, for the
-    standard model alone.
+    https://kinovi.ai/docs/seedance2.0/image-to-video has 720p of both models, the upscale and the price of a credit.
+    Kinovi's public repository kinovi-models has the standard model's other sizes and its prices with a reference video.
     """
     inputs = at(request, "inputs")
     with_video, upscaled = bool(items(at(inputs, "videoUrls"))), at(inputs, "upscaleResolution") is not None
-    size = _word(inputs, "outputResolution") or "720p"
-    rate = (_KINOVI_WITH_VIDEO if with_video else _KINOVI).get((_word(request, "model"), size))
+    size = _text_at(inputs, "outputResolution") or "720p"
+    rate = (_KINOVI_WITH_VIDEO if with_video else _KINOVI).get((_text_at(request, "model"), size))
     seconds = _length(inputs, "duration")
     if rate is None or seconds is None or (upscaled and (with_video or size != "720p")):
         return None
-    credit = Decimal((rate + _UPSCALE if upscaled else rate) * seconds)
+    credit = Decimal((rate + _UPSCALE_CREDITS if upscaled else rate) * seconds)
     return Price(_text(credit), "credits", _text(credit * USD_PER_CREDIT), "table")
 
 
 def _relaydance(request: object, clips: ClipPrices) -> Price | None:
-    """The narrowest of the operator's entries that fits; a default that nobody published fits no narrow one."""
-    model, seconds = _word(request, "model"), _word(request, "seconds")
+    """Return the price by the most specific matching entry; an unpublished default matches no specific entry."""
+    model, seconds = _text_at(request, "model"), _text_at(request, "seconds")
     named = _RESOLUTION.search(model)
-    resolution = _word(at(request, "metadata"), "resolution") or (named[1] if named else None)
+    resolution = _text_at(at(request, "metadata"), "resolution") or (named[1] if named else None)
     length = int(seconds) if re.fullmatch(r"[1-9][0-9]?", seconds) else None
-    fitting = [
+    matching = [
         clip
         for clip in clips
         if clip.model == model
@@ -172,20 +171,20 @@ def _relaydance(request: object, clips: ClipPrices) -> Price | None:
         and clip.seconds in (None, length)
         and not (clip.per_second and length is None)
     ]
-    if not fitting:
+    if not matching:
         return None
-    best = max(fitting, key=lambda clip: (clip.resolution is not None, clip.seconds is not None))
+    best = max(matching, key=lambda clip: (clip.resolution is not None, clip.seconds is not None))
     return _dollars(best.usd * (length or 1) if best.per_second else best.usd)
 
 
-def _word(holder: object, name: str) -> str:
-    """The text under a name; empty for anything else."""
+def _text_at(holder: object, name: str) -> str:
+    """Return the text of a field, or an empty text if it is none."""
     found = at(holder, name)
     return found if isinstance(found, str) else ""
 
 
 def _length(holder: object, name: str) -> int | None:
-    """Seconds, as a number or as text, five where none are given; None for what no provider takes."""
+    """Return the seconds of a field, a number or text, SECONDS_DEFAULT without it; None for an unsupported length."""
     given = at(holder, name)
     if given is None:
         return SECONDS_DEFAULT
@@ -195,16 +194,11 @@ def _length(holder: object, name: str) -> int | None:
 
 
 def _dollars(amount: Decimal) -> Price:
-    """A price in dollars."""
+    """Return a price in USD."""
     text = _text(amount)
     return Price(text, "USD", text, "table")
 
 
-def _usd(price: Price | None) -> Decimal | None:
-    """The dollars of a price, to compare."""
-    return None if price is None or price.usd is None else Decimal(price.usd)
-
-
 def _text(amount: Decimal) -> str:
-    """An amount with six places; no table has more."""
+    """Return an amount with six decimals; no table has more."""
     return f"{amount.quantize(PLACES):f}"

@@ -1,7 +1,7 @@
-"""RelayDance: a New-API gateway; seconds as text, and everything else, the callback URL too, inside `metadata`.
+"""RelayDance: a New-API gateway; seconds as text, and all other parameters, the callback URL too, inside `metadata`.
 
-Its callback may come in four forms: its documented one, New-API's envelope, an OpenAI-style video object, or straight
-from the upstream (Volcengine Ark) with an id (`cgt-…`) that relay has never seen. None is signed.
+Its callback has one of four forms: its documented one, New-API's envelope, an OpenAI-style video object, or the
+upstream's (Volcengine Ark) with an id (`cgt-…`) that relay does not know. None is signed.
 Sources: https://relaydance.com/docs, https://github.com/QuantumNous/new-api, https://www.volcengine.com/docs/82379.
 """
 
@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 from relay import validation
 from relay.errors import FieldError, InvalidInput
 from relay.model import result_urls
-from relay.model.job import ErrorClass, Input, JobError, JobState, Output, Report
+from relay.model.job import ErrorClass, Input, JobError, JobState, Report
 from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.providers import answers
 from relay.providers.base import (
@@ -23,11 +23,10 @@ from relay.providers.base import (
     SubmissionAnswer,
     at,
     check_url,
-    error_for,
     items,
-    not_taken,
     text_or_none,
     unified_path,
+    unsupported,
     with_callback,
     with_hints,
     with_rules,
@@ -66,7 +65,7 @@ _HINTS: Final = {
 _SECONDS: Final = tuple(str(seconds) for seconds in range(1, SECONDS_MAX + 1))
 _PLAIN: Final[Any] = Annotated[str, Meta(max_length=4096)] | float | bool | None
 _FUNDS: Final = re.compile(r"quota|balance|insufficient|credit|额度|余额", re.IGNORECASE)
-_URL_PLACES: Final = (
+_URL_PATHS: Final = (
     ("url",),
     ("metadata", "url"),
     ("video_url",),
@@ -76,13 +75,13 @@ _URL_PLACES: Final = (
 
 
 class Link(msgspec.Struct, forbid_unknown_fields=True):
-    """A URL in an object of its own."""
+    """A URL in its own object."""
 
     url: str
 
 
 class Content(msgspec.Struct, forbid_unknown_fields=True):
-    """One image, video or sound, and what it is for."""
+    """One image, video or sound, and its role."""
 
     type: Literal["image_url", "video_url", "audio_url"]
     role: Literal["reference_image", "first_frame", "last_frame", "reference_video", "reference_audio"]
@@ -92,7 +91,7 @@ class Content(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Metadata(msgspec.Struct):
-    """What the gateway hands on to its upstream; names that are not listed go there too."""
+    """The parameters that the gateway passes to its upstream; it also passes unlisted ones."""
 
     ratio: Literal["16:9", "9:16", "1:1", "4:3", "3:4", "21:9"] | UnsetType = UNSET
     resolution: Literal["480p", "720p", "1080p"] | UnsetType = UNSET
@@ -110,7 +109,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RelayDance:
-    """The adapter; it keeps nothing between calls."""
+    """The adapter; it keeps no state between calls."""
 
     name = "relaydance"
     base_url = "https://relaydance.com"
@@ -135,7 +134,7 @@ class RelayDance:
     )
 
     def from_input(self, given: Input) -> dict[str, object]:
-        """The native body: images are references unless the mode is `keyframe`; sound picks the default model."""
+        """Return the native body: images are references unless `mode` is `keyframe`; audio picks the default model."""
         metadata = without_none(
             ratio=given.aspect_ratio,
             resolution=given.resolution,
@@ -148,7 +147,7 @@ class RelayDance:
             seconds=None if given.duration_s is None else str(given.duration_s),
             metadata=metadata or None,
         )
-        refused = not_taken("RelayDance", seed=given.seed)
+        refused = unsupported("RelayDance", seed=given.seed)
         if given.mode not in (None, *MODES):
             refused.append(FieldError("mode", 'must be one of "reference", "keyframe"'))
         if refused:
@@ -156,44 +155,44 @@ class RelayDance:
         return request
 
     def check(self, request: object) -> list[FieldError]:
-        """Every error against the published limits."""
+        """Return every error by the published limits."""
         return with_rules(with_hints(validation.check(request, Request), _HINTS), _rules(request))
 
     def input_path(self, native_path: str) -> str:
-        """`metadata.content[0].image_url.url` → `images[0]`."""
+        """Return the unified path: `metadata.content[0].image_url.url` → `images[0]`."""
         return unified_path(native_path, _UNIFIED)
 
     def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:
-        """`POST /v1/video/generations`, the callback URL inside `metadata`: at the top level it is not read."""
+        """Return `POST /v1/video/generations`; a callback URL outside `metadata` would be ignored."""
         body = with_callback(request, self.callback_field, callback_url)
         return ProviderRequest(method="POST", path="/v1/video/generations", body=body)
 
-    def read_submission(self, answer: ProviderResponse) -> SubmissionAnswer:
-        """What the answer means; `data` may be the id itself."""
-        return answers.read_submission(answer, _accepted, _explain)
+    def read_submission(self, response: ProviderResponse) -> SubmissionAnswer:
+        """Return the submission's result; `data` may be the id itself."""
+        return answers.read_submission(response, _accepted, _explain)
 
     def status_check(self, provider_job_id: str, status_path: str | None = None) -> ProviderRequest:  # noqa: ARG002
-        """`GET /v1/video/generations/{task_id}`."""
+        """Return `GET /v1/video/generations/{task_id}`."""
         return ProviderRequest(method="GET", path=f"/v1/video/generations/{quote(provider_job_id, safe='')}")
 
-    def read_status(self, answer: ProviderResponse, now_ms: int) -> Report:
-        """The job as a status answer tells it; Unreadable for anything but a 2xx with a status."""
-        return _report(answers.status_body(answer), now_ms)
+    def read_status(self, response: ProviderResponse, now_ms: int) -> Report:
+        """Return the report of a status answer; raise Unreadable unless it is a 2xx with a status."""
+        return _report(answers.status_body(response), now_ms)
 
     def cancellation(self, provider_job_id: str) -> ProviderRequest | None:  # noqa: ARG002 - the protocol's signature
-        """None: no page tells of a route."""
+        """Return None: no cancellation route is published."""
         return None
 
     def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
-        """The job as any of the four forms tells it."""
+        """Return the report of any of the four forms."""
         return _report(body, now_ms)
 
 
 def _content(given: Input) -> list[object]:
-    """The images with their roles, in order: `@image1` is the first."""
+    """Return the images with their roles, in order: `@image1` is the first."""
     keyframes = ("first_frame", "last_frame")
-    kept = given.mode == "keyframe"
-    roles = [keyframes[min(index, 1)] if kept else "reference_image" for index in range(len(given.images))]
+    as_keyframes = given.mode == "keyframe"
+    roles = [keyframes[min(index, 1)] if as_keyframes else "reference_image" for index in range(len(given.images))]
     return [
         {"type": "image_url", "image_url": {"url": url}, "role": role}
         for url, role in zip(given.images, roles, strict=True)
@@ -201,7 +200,7 @@ def _content(given: Input) -> list[object]:
 
 
 def _rules(request: object) -> list[FieldError]:
-    """What the shape cannot say."""
+    """Return the errors that the schema cannot express."""
     metadata = at(request, "metadata")
     content = items(at(metadata, "content"))
     errors = _seconds(request) + _resolution(request)
@@ -211,7 +210,7 @@ def _rules(request: object) -> list[FieldError]:
 
 
 def _seconds(request: object) -> list[FieldError]:
-    """Text that holds a whole number."""
+    """Return the error of `seconds` that is not a whole number as text."""
     seconds = at(request, "seconds")
     if not isinstance(request, dict) or "seconds" not in request or seconds in _SECONDS:
         return []
@@ -220,7 +219,7 @@ def _seconds(request: object) -> list[FieldError]:
 
 
 def _resolution(request: object) -> list[FieldError]:
-    """A model whose name ends in a resolution makes that one only."""
+    """Return the error of a resolution that differs from the one at the end of the model's name."""
     model, resolution = at(request, "model"), at(request, "metadata", "resolution")
     named = re.search(r"-(480p|720p|1080p)$", model) if isinstance(model, str) else None
     if named is None or not isinstance(resolution, str) or resolution == named[1]:
@@ -232,12 +231,12 @@ def _resolution(request: object) -> list[FieldError]:
 
 
 def _item(item: object, path: str) -> list[FieldError]:
-    """The URL under the name of its type, and a role that fits the type."""
+    """Return the errors of one item: the URL is in the field of its type, and the role fits the type."""
     kind, role = at(item, "type"), at(item, "role")
     if not isinstance(item, dict) or not isinstance(kind, str) or kind not in ROLES:
         return []
     others = [other for other in ROLES if other != kind and other in item]
-    errors = [FieldError(f"{path}.{other}", f"has no place beside type {kind}") for other in others]
+    errors = [FieldError(f"{path}.{other}", f"cannot be given with type {kind}") for other in others]
     if kind not in item:
         errors.append(FieldError(f"{path}.{kind}", "is required"))
     elif isinstance(url := at(item, kind, "url"), str):
@@ -249,19 +248,19 @@ def _item(item: object, path: str) -> list[FieldError]:
 
 
 def _roles(roles: list[object]) -> list[FieldError]:
-    """How many of each role, and which do not go together."""
+    """Return the error of too many items of a role, or of roles that exclude each other."""
     counts = {role: roles.count(role) for role in ROLE_MAX}
     over = [role for role, most in ROLE_MAX.items() if counts[role] > most]
     errors = [f"may have at most {ROLE_MAX[role]} {role}, not {counts[role]}" for role in over]
     if counts["last_frame"] and not counts["first_frame"]:
-        errors.append("needs a first_frame beside its last_frame")
+        errors.append("needs a first_frame with its last_frame")
     if counts["reference_image"] and (counts["first_frame"] or counts["last_frame"]):
-        errors.append("takes either reference images or first and last frames, not both")
+        errors.append("may have either reference images or first and last frames, not both")
     return [FieldError("metadata.content", "; ".join(errors))] if errors else []
 
 
 def _extra(metadata: object) -> list[FieldError]:
-    """Unlisted names are passed on, but only a few, with plain values, and never a callback URL."""
+    """Return the errors of unlisted fields: too many, values that are not plain, or a callback URL."""
     extra = set(metadata if isinstance(metadata, dict) else ()) - set(Metadata.__struct_fields__)
     if len(extra) > EXTRA_KEYS_MAX:
         return [FieldError("metadata", f"may have at most {EXTRA_KEYS_MAX} unlisted fields, not {len(extra)}")]
@@ -276,42 +275,40 @@ def _extra(metadata: object) -> list[FieldError]:
 
 
 def _accepted(body: dict[str, Any]) -> Report:
-    """The report of a submission's answer; older New-API answers have the bare id in `data`."""
+    """Return the report of a submission's response; older New-API responses have only the id in `data`."""
     data = body.get("data")
     return _report({"task_id": data} if isinstance(data, str) else body, None, JobState.SUBMITTED)
 
 
-def _report(body: dict[str, Any], now_ms: int | None, otherwise: JobState | None = None) -> Report:
-    """The task in any of the four forms."""
-    task = body if "task_id" in body else answers.task_of(body)  # a task of its own may hold its upstream's in `data`
+def _report(body: dict[str, Any], now_ms: int | None, default: JobState | None = None) -> Report:
+    """Return the report of the task in any of the four forms."""
+    task = (
+        body if "task_id" in body else answers.task_of(body)
+    )  # RelayDance's own task may have its upstream's in `data`
     own = answers.identifier(task.get("task_id"))
     found = own or answers.identifier(task.get("id"))
-    code, text = answers.error_words(task.get("error"))
-    text = text or text_or_none(task.get("fail_reason")) or text_or_none(task.get("message"))
+    reason = answers.error_text(task.get("error"))
+    text = reason.text or text_or_none(task.get("fail_reason")) or text_or_none(task.get("message"))
     upstream = found is not None and (found.startswith("cgt-") or (own is None and not found.startswith("task_")))
-    return answers.told(
-        task,
-        _outputs(task, body, now_ms),
-        answers.failure(code, text),
-        provider_job_id=found,
-        upstream_id=upstream and otherwise is None,
-        otherwise=otherwise,
+    # The first usable URL, for all of these fields name the same video; `result_url` may hold a failure's reason.
+    urls = [at(holder, *path) for holder in (task, task.get("data"), body) for path in _URL_PATHS]
+    outputs = (found for url in urls for found in answers.output(url, duration_s=task.get("duration")))
+    return answers.report_of(
+        answers.TaskFields(
+            task=task,
+            outputs=result_urls.first(outputs),
+            error=answers.failure(answers.ErrorText(reason.code, text)),
+            provider_job_id=found,
+            upstream_id=upstream and default is None,
+            expires_at=answers.expiry(now_ms, LIFETIME_S),
+            default_state=default,
+        )
     )
 
 
-def _outputs(task: dict[str, Any], body: dict[str, Any], now_ms: int | None) -> tuple[Output, ...]:
-    """The first usable URL: the places are names for one video. `result_url` can hold the reason of a failure."""
-    expires_at = answers.expiry(now_ms, LIFETIME_S)
-    places = [at(holder, *keys) for holder in (task, task.get("data"), body) for keys in _URL_PLACES]
-    return result_urls.first(
-        found for url in places for found in answers.output(url, expires_at, duration_s=task.get("duration"))
-    )
-
-
-def _explain(answer: ProviderResponse, body: dict[str, Any]) -> JobError:
-    """There is no 402 here: an empty account answers 403, and so does a key without rights."""
-    code, text = answers.complaint(body)
-    words = f"{code} {text or answer.excerpt}"
-    if answer.status_code == 403 and _FUNDS.search(words):
-        return error_for(answer, ErrorClass.INSUFFICIENT_FUNDS, code=code, text=text)
-    return answers.http_error(answer, code, text)
+def _explain(response: ProviderResponse, body: dict[str, Any]) -> JobError:
+    """Return the error; an empty account gets a 403, as a key without rights does, so the text decides."""
+    reason = answers.complaint(body)
+    if response.status_code == 403 and _FUNDS.search(f"{reason.code} {reason.text or response.excerpt}"):
+        return answers.error_for(response, ErrorClass.INSUFFICIENT_FUNDS, reason)
+    return answers.http_error(response, reason)

@@ -1,7 +1,7 @@
-"""The stand-in provider of development mode: it speaks EvoLink's contract, and calls and charges nobody.
+"""The adapter of the stand-in provider of development mode, which has EvoLink's contract and charges nothing.
 
-Where a job asks for it, it also signs its callbacks, as none of the others does: with ed25519, over the request's id,
-the time and the SHA-256 of the body, by a key that it publishes.
+If a job asks for it, the stand-in also signs its callbacks, as no other provider does: with ed25519, over the request's
+id, the time and the SHA-256 of the body, by a key that it publishes.
 """
 
 import hashlib
@@ -20,18 +20,18 @@ _HEX: Final = re.compile(r"[0-9a-f]{128}")
 
 
 class Sandbox(EvoLink):
-    """EvoLink's adapter under another name, pointed at this machine."""
+    """EvoLink's adapter under another name and with this machine's origin."""
 
     name = "sandbox"
     base_url = "http://127.0.0.1:8000"
     keys_path = "/.well-known/jwks.json"
 
     def cancellation(self, provider_job_id: str) -> ProviderRequest | None:
-        """`POST /v1/tasks/{id}/cancel`, a route of the stand-in's own."""
+        """Return `POST /v1/tasks/{id}/cancel`, which only the stand-in has."""
         return ProviderRequest(method="POST", path=f"/v1/tasks/{quote(provider_job_id, safe='')}/cancel", body={})
 
     def signed(self, headers: Mapping[str, str], body: bytes) -> Signed | None:
-        """What the four `x-sandbox-…` headers say was signed; None where there is none of them."""
+        """Return the signature of the four `x-sandbox-…` headers; None without any of them."""
         names = ("key-id", "request-id", "timestamp", "signature")
         key_id, request_id, timestamp, signature = (headers.get(f"x-sandbox-{name}", "") for name in names)
         if not (key_id or request_id or timestamp or signature):

@@ -1,8 +1,8 @@
-"""StableStudio: Seedance image-to-video, paid for each job in USDC (x402), asked about by the wallet that paid.
+"""StableStudio: Seedance image-to-video, paid per job in USDC (x402); only the wallet that paid may read the status.
 
-It never calls back. Two request bodies are published; a native request may be either, and a unified input becomes the
-one that RELAY_STABLESTUDIO_SCHEMA says. The body names no model: the path does, so a native request may carry `model`,
-which is relay's own and is taken out before it is sent.
+It sends no callbacks. Two request bodies are published: a native request may be either, and RELAY_STABLESTUDIO_SCHEMA
+selects the one for a unified input. The model is in the path, not in the body, so `model` in a native request is
+relay's own field and is removed before sending.
 Sources: https://stablestudio.dev and its agents' pages, https://github.com/Merit-Systems.
 """
 
@@ -23,8 +23,8 @@ from relay.providers.base import (
     at,
     check_url,
     check_urls,
-    not_taken,
     unified_path,
+    unsupported,
     with_rules,
     without_none,
 )
@@ -48,7 +48,7 @@ _UNIFIED: Final = {
     "generate_audio": "audio",
 }
 _REFUSED: Final = ("sensitive", "e005", "moderation", "flagged")
-"""What its errors say of a prompt or an image that it will never take."""
+"""Texts of its errors about a prompt or an image that it will never accept."""
 
 
 class RequestA(msgspec.Struct, forbid_unknown_fields=True):
@@ -80,7 +80,7 @@ class RequestB(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class StableStudio:
-    """The adapter; `schema` is the body that a unified input becomes."""
+    """The adapter; `schema` selects the body of a unified input."""
 
     name = "stablestudio"
     base_url = "https://stablestudio.dev"
@@ -103,7 +103,7 @@ class StableStudio:
         self._schema = schema
 
     def from_input(self, given: Input) -> dict[str, object]:
-        """The native body in the schema of the setting."""
+        """Return the native body in the configured schema."""
         seconds = None if given.duration_s is None else str(given.duration_s)
         shared = without_none(model=given.model, prompt=given.prompt, duration=seconds)
         if self._schema == "b":
@@ -114,7 +114,7 @@ class StableStudio:
                 outputResolution=given.resolution,
                 mode=given.mode,
             )
-            refused = not_taken("StableStudio", audio=given.audio, seed=given.seed)
+            refused = unsupported("StableStudio", audio=given.audio, seed=given.seed)
         else:
             first, last = [*given.images, None, None][:2]
             request = shared | without_none(
@@ -125,7 +125,7 @@ class StableStudio:
                 generate_audio=given.audio,
                 seed=given.seed,
             )
-            refused = not_taken("StableStudio", mode=given.mode)
+            refused = unsupported("StableStudio", mode=given.mode)
         if len(given.images) > self.limits.images_max:
             refused.append(FieldError("images", "must have 1 or 2 images"))
         if refused:
@@ -133,7 +133,7 @@ class StableStudio:
         return request
 
     def check(self, request: object) -> list[FieldError]:
-        """Every error against the published body that the request's own fields point to."""
+        """Return every error by the published body that the request's own fields indicate."""
         newer = isinstance(request, dict) and ("urls" in request or "outputResolution" in request)
         errors = validation.check(request, RequestB if newer else RequestA)
         found = check_urls(at(request, "urls"), "urls")
@@ -142,62 +142,64 @@ class StableStudio:
         return with_rules(errors, found)
 
     def input_path(self, native_path: str) -> str:
-        """`last_image` → `images`."""
+        """Return the unified path: `last_image` → `images`."""
         return unified_path(native_path, _UNIFIED)
 
     def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:  # noqa: ARG002
-        """`POST /api/generate/seedance/i2v`, or the fast one; the payment is added by whoever pays."""
+        """Return `POST /api/generate/seedance/i2v`, or the fast one; `jobs/payment.py` adds the payment."""
         model = quote(str(request.get("model", STANDARD)), safe="")
         body = {name: value for name, value in request.items() if name != "model"}
         return ProviderRequest(method="POST", path=f"/api/generate/{model}/i2v", body=body, bearer=False)
 
-    def read_submission(self, answer: ProviderResponse) -> SubmissionAnswer:
-        """`{"jobId", "status", "success"}`."""
-        return answers.read_submission(answer, lambda body: _report(body, None, JobState.SUBMITTED), _explain)
+    def read_submission(self, response: ProviderResponse) -> SubmissionAnswer:
+        """Return the submission's result; a 2xx is `{"jobId", "status", "success"}`."""
+        return answers.read_submission(response, lambda body: _report(body, None, JobState.SUBMITTED), _explain)
 
     def status_check(self, provider_job_id: str, status_path: str | None = None) -> ProviderRequest:  # noqa: ARG002
-        """`GET /api/jobs/{id}`, signed by the wallet that paid."""
+        """Return `GET /api/jobs/{id}`; the wallet that paid signs it."""
         return ProviderRequest(method="GET", path=f"/api/jobs/{quote(provider_job_id, safe='')}", bearer=False)
 
-    def read_status(self, answer: ProviderResponse, now_ms: int) -> Report:
-        """The job as its status tells it; Unreadable for a 402, which a status check never pays."""
-        if answer.status_code == 402:
+    def read_status(self, response: ProviderResponse, now_ms: int) -> Report:
+        """Return the report of a status answer; raise Unreadable for a 402, which a status check never pays."""
+        if response.status_code == 402:
             raise Unreadable("HTTP 402: it asks for a sign-in or a payment")
-        return _report(answers.status_body(answer), now_ms)
+        return _report(answers.status_body(response), now_ms)
 
     def cancellation(self, provider_job_id: str) -> ProviderRequest | None:  # noqa: ARG002 - the protocol's signature
-        """None: a failed job can be deleted, none can be canceled."""
+        """Return None: a failed job can be deleted, but no job can be canceled."""
         return None
 
     def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:  # noqa: ARG002 - the protocol's signature
-        """There are none."""
+        """Raise Unreadable: this provider sends no callbacks."""
         raise Unreadable("StableStudio sends no callbacks")
 
 
-def _report(body: dict[str, Any], now_ms: int | None, otherwise: JobState | None = None) -> Report:
-    """The job object; its success flag says only that it was taken."""
-    body, expires_at = answers.task_of(body), answers.expiry(now_ms, LIFETIME_S)
-    found = answers.output(at(body, "result", "videoUrl") or body.get("videoUrl"), expires_at)
-    thumbnail = at(body, "result", "thumbnailUrl") or body.get("thumbnailUrl")
-    found += answers.output(thumbnail, expires_at, OutputKind.THUMBNAIL)
-    return answers.told(
-        body,
-        answers.distinct(found),
-        _failure(body.get("error")),
-        provider_job_id=answers.identifier(body.get("jobId"), body.get("id")),
-        otherwise=otherwise,
+def _report(body: dict[str, Any], now_ms: int | None, default: JobState | None = None) -> Report:
+    """Return the report of the job object; its success flag only says that the job was accepted."""
+    task = answers.task_of(body)
+    outputs = answers.output(at(task, "result", "videoUrl") or task.get("videoUrl"))
+    outputs += answers.output(at(task, "result", "thumbnailUrl") or task.get("thumbnailUrl"), OutputKind.THUMBNAIL)
+    return answers.report_of(
+        answers.TaskFields(
+            task=task,
+            outputs=answers.distinct(outputs),
+            error=_failure(task.get("error")),
+            provider_job_id=answers.identifier(task.get("jobId"), task.get("id")),
+            expires_at=answers.expiry(now_ms, LIFETIME_S),
+            default_state=default,
+        )
     )
 
 
 def _failure(error: object) -> JobError | None:
-    """What a failed job says: text mostly, whose words tell whether another try could help."""
-    code, text = answers.error_words(error)
-    found = answers.failure(code, text)
-    if found is not None and any(word in f"{code} {text}".lower() for word in _REFUSED):
+    """Return the error of a failed job, usually a text, which decides whether another try can succeed."""
+    reason = answers.error_text(error)
+    found = answers.failure(reason)
+    if found is not None and any(phrase in f"{reason.code} {reason.text}".lower() for phrase in _REFUSED):
         return msgspec.structs.replace(found, class_=ErrorClass.CONTENT_REJECTED, retryable=False)
     return found
 
 
-def _explain(answer: ProviderResponse, body: dict[str, Any]) -> JobError:
-    """A refusal."""
-    return answers.http_error(answer, *answers.complaint(body))
+def _explain(response: ProviderResponse, body: dict[str, Any]) -> JobError:
+    """Return the error of a refusal."""
+    return answers.http_error(response, answers.complaint(body))

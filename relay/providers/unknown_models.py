@@ -1,7 +1,7 @@
-"""A native `request` for a model that relay does not know: sent as it is, after the checks that every model needs.
+"""Checks a native `request` for a model that relay does not know, which is then sent unchanged.
 
-Providers add models every month. relay checks what it would be blamed for: that URLs are public, and that the name is
-safe in a path. The provider judges the rest, and the timeline says that relay did not.
+Providers add models every month. relay checks only that URLs are public and that the name is safe in a path; the
+provider checks the rest, and the timeline says that relay did not.
 """
 
 import re
@@ -19,7 +19,7 @@ _URL: Final = re.compile(r"\s*(https?:|(javascript|file|data|blob|ftp):\S)", re.
 
 
 def unknown_model(provider: Provider, request: object) -> str | None:
-    """Return the model that the body names, if relay does not know it; None for one that is no model's name at all."""
+    """Return the body's model if relay does not know it; None for a known model or a value that is no model's name."""
     model = request.get("model") if isinstance(request, dict) else None
     if not isinstance(model, str) or model in provider.limits.models:
         return None
@@ -27,7 +27,7 @@ def unknown_model(provider: Provider, request: object) -> str | None:
 
 
 def check_native(provider: Provider, request: object) -> list[FieldError]:
-    """Return every error of a native body: of its URLs alone where its model is not known, else by the whole schema."""
+    """Return every error of a native body: by the schema, or only of its URLs if its model is not known."""
     if unknown_model(provider, request) is None:
         return provider.check(request)
     errors = []
@@ -38,14 +38,14 @@ def check_native(provider: Provider, request: object) -> list[FieldError]:
 
 
 def _check_values(value: object, path: str) -> Iterator[FieldError]:
-    """The errors of all texts that are URLs, and callback fields anywhere; the depth is bounded where it was parsed."""
+    """Yield the errors of all URLs and of callback fields at any depth, which the JSON parser limits."""
     if isinstance(value, dict):
         for name, item in value.items():
-            place = validation.join(path, validation.clipped(name))
+            item_path = validation.join(path, validation.clipped(name))
             if is_callback_field(name):
-                yield FieldError(place, "is relay's own field: its callback URL goes there")
+                yield FieldError(item_path, "is relay's own field: its callback URL goes there")
             else:
-                yield from _check_values(item, place)
+                yield from _check_values(item, item_path)
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _check_values(item, f"{path}[{index}]")

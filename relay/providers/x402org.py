@@ -1,7 +1,7 @@
-"""x402.org's image-to-video: paid for each call in USDC (x402); it answers with the video, or with where to ask for it.
+"""x402.org's image-to-video: paid per call in USDC (x402); it answers with the video, or with a URL to poll.
 
-It never calls back. Within about 22 seconds the answer is the result itself; after that it is a `job_id` and a
-`poll_url`, which is followed on the provider's own origin alone.
+It sends no callbacks. If the video is made within about 22 seconds, the response is the result; otherwise it has a
+`job_id` and a `poll_url`, which relay polls only on the provider's own origin.
 Sources: https://x402.org, https://agentutility.ai/synthforge/image-to-video and its sister page on text-to-video.
 """
 
@@ -22,9 +22,9 @@ from relay.providers.base import (
     SubmissionAnswer,
     at,
     check_url,
-    not_taken,
     text_or_none,
     unified_path,
+    unsupported,
     with_rules,
     without_none,
 )
@@ -38,7 +38,7 @@ _NOTED: Final = ("source", "venice_request_id", "fal_request_id")
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of a call; what has a default may be left out."""
+    """The body of a call; fields with a default are optional."""
 
     image_url: str
     prompt: Annotated[str, Meta(max_length=10_000)] | UnsetType = UNSET
@@ -49,7 +49,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class X402Org:
-    """The adapter; it keeps nothing between calls."""
+    """The adapter; it keeps no state between calls."""
 
     name = "x402org"
     base_url = "https://x402.org"
@@ -69,7 +69,7 @@ class X402Org:
     )
 
     def from_input(self, given: Input) -> dict[str, object]:
-        """The native body; one image, and a length of 5 or 10 seconds."""
+        """Return the native body: one image, and a length of 5 or 10 seconds."""
         request = without_none(
             image_url=given.images[0] if given.images else None,
             prompt=given.prompt,
@@ -78,7 +78,7 @@ class X402Org:
             resolution=given.resolution,
             model=given.model,
         )
-        refused = not_taken("x402.org", audio=given.audio, seed=given.seed, mode=given.mode)
+        refused = unsupported("x402.org", audio=given.audio, seed=given.seed, mode=given.mode)
         if len(given.images) > 1:
             refused.append(FieldError("images", "must have 1 image"))
         if refused:
@@ -86,91 +86,88 @@ class X402Org:
         return request
 
     def check(self, request: object) -> list[FieldError]:
-        """Every error against the published body."""
+        """Return every error by the published body."""
         image = at(request, "image_url")
         found = check_url(image, "image_url") if isinstance(image, str) else []
         return with_rules(validation.check(request, Request), found)
 
     def input_path(self, native_path: str) -> str:
-        """`image_url` → `images`."""
+        """Return the unified path: `image_url` → `images`."""
         return unified_path(native_path, _UNIFIED)
 
     def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:  # noqa: ARG002
-        """`POST /v1/image-to-video`; the payment is added by whoever pays."""
+        """Return `POST /v1/image-to-video`; `jobs/payment.py` adds the payment."""
         return ProviderRequest(method="POST", path="/v1/image-to-video", body=dict(request), bearer=False)
 
-    def read_submission(self, answer: ProviderResponse) -> SubmissionAnswer:
-        """The video, or where to ask for it."""
-        return answers.read_submission(answer, lambda body: _report(body, JobState.SUBMITTED), _explain)
+    def read_submission(self, response: ProviderResponse) -> SubmissionAnswer:
+        """Return the submission's result: the video, or the path to poll."""
+        return answers.read_submission(response, lambda body: _report(body, JobState.SUBMITTED), _explain)
 
     def status_check(self, provider_job_id: str, status_path: str | None = None) -> ProviderRequest:
-        """`GET` of the path that the answer named; without one, a guess in the manner of the submission."""
+        """Return `GET` of the path that the submission's response named; without one, of an assumed path."""
         path = status_path or f"/v1/jobs/{quote(provider_job_id, safe='')}"
         return ProviderRequest(method="GET", path=path, bearer=False)
 
-    def read_status(self, answer: ProviderResponse, now_ms: int) -> Report:  # noqa: ARG002 - the protocol's signature
-        """The job as its poll URL tells it; Unreadable for a 402, which a status check never pays."""
-        if answer.status_code == 402:
+    def read_status(self, response: ProviderResponse, now_ms: int) -> Report:  # noqa: ARG002 - the protocol's signature
+        """Return the report of the poll URL's answer; raise Unreadable for a 402, which a status check never pays."""
+        if response.status_code == 402:
             raise Unreadable("HTTP 402: it asks for a sign-in or a payment")
-        return _report(answers.status_body(answer))
+        return _report(answers.status_body(response))
 
     def cancellation(self, provider_job_id: str) -> ProviderRequest | None:  # noqa: ARG002 - the protocol's signature
-        """None: no page tells of a route."""
+        """Return None: no cancellation route is published."""
         return None
 
     def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:  # noqa: ARG002 - the protocol's signature
-        """There are none."""
+        """Raise Unreadable: this provider sends no callbacks."""
         raise Unreadable("x402.org sends no callbacks")
 
 
-def _report(body: dict[str, Any], otherwise: JobState | None = None) -> Report:
-    """A video is a success, whatever else is said."""
-    body = answers.task_of(body)
-    url = body.get("video_url") or at(body, "result", "video_url")
-    named = answers.distinct(answers.output(url, None, duration_s=_seconds(body.get("duration"))))
-    outputs = tuple(one for one in named if is_url(one.url))
-    found = answers.told(
-        body,
-        outputs,
-        answers.failure(*answers.error_words(body.get("error"))),
-        provider_job_id=answers.identifier(
-            body.get("job_id"), body.get("venice_request_id"), body.get("fal_request_id"), body.get("id")
-        ),
-        otherwise=JobState.SUCCEEDED if outputs else JobState.FAILED if body.get("error") else otherwise,
+def _report(body: dict[str, Any], default: JobState | None = None) -> Report:
+    """Return the report; a task with a video succeeded, whatever else the body has."""
+    task = answers.task_of(body)
+    url, duration = task.get("video_url") or at(task, "result", "video_url"), task.get("duration")
+    duration_s = duration.removesuffix("s") if isinstance(duration, str) else duration
+    outputs = tuple(output for output in answers.output(url, duration_s=duration_s) if is_url(output.url))
+    report = answers.report_of(
+        answers.TaskFields(
+            task=task,
+            outputs=outputs,
+            error=answers.failure(answers.error_text(task.get("error"))),
+            provider_job_id=answers.identifier(
+                task.get("job_id"), task.get("venice_request_id"), task.get("fal_request_id"), task.get("id")
+            ),
+            default_state=JobState.SUCCEEDED if outputs else JobState.FAILED if task.get("error") else default,
+        )
     )
     if outputs:
-        found = msgspec.structs.replace(found, state=JobState.SUCCEEDED, outputs=outputs)
-    return msgspec.structs.replace(found, status_path=_own_path(body.get("poll_url")), note=_note(body))
+        report = msgspec.structs.replace(report, state=JobState.SUCCEEDED, outputs=outputs)
+    return msgspec.structs.replace(report, status_path=_own_path(task.get("poll_url")), note=_note(task))
 
 
-def _note(body: dict[str, Any]) -> str | None:
-    """Whether the video was made or found, and the id of the request behind it, which the job's own need not be."""
-    said = [(name, text_or_none(body.get(name), NOTE_MAX)) for name in _NOTED]
-    return ", ".join(f"{name} {text}" for name, text in said if text) or None
-
-
-def _seconds(duration: object) -> object:
-    """`5s` → `5`."""
-    return duration.removesuffix("s") if isinstance(duration, str) else duration
+def _note(task: dict[str, Any]) -> str | None:
+    """Return how the video was made and the ids of the upstream requests, which may differ from the job's own."""
+    noted = [(name, text_or_none(task.get(name), NOTE_MAX)) for name in _NOTED]
+    return ", ".join(f"{name} {text}" for name, text in noted if text) or None
 
 
 def _own_path(url: object) -> str | None:
-    """The path and query of a poll URL on the provider's own hosts; None for any other, which is never followed."""
+    """Return the path and query of a poll URL on the provider's own hosts; None for any other URL."""
     if not isinstance(url, str) or len(url) > _PATH_MAX or not url.isascii() or not url.isprintable():
         return None
-    if any(odd in url for odd in ("\\", " ", "#")):
+    if any(refused in url for refused in ("\\", " ", "#")):
         return None
     try:
         parts = urlsplit(url)
         own = parts.scheme == "https" and parts.netloc.lower() in _HOSTS
     except ValueError:
         return None
-    bare = not parts.scheme and not parts.netloc
-    if not (own or bare) or not parts.path.startswith("/") or parts.path.startswith("//"):
+    relative = not parts.scheme and not parts.netloc
+    if not (own or relative) or not parts.path.startswith("/") or parts.path.startswith("//"):
         return None
     return parts.path + (f"?{parts.query}" if parts.query else "")
 
 
-def _explain(answer: ProviderResponse, body: dict[str, Any]) -> JobError:
-    """A refusal."""
-    return answers.http_error(answer, *answers.complaint(body))
+def _explain(response: ProviderResponse, body: dict[str, Any]) -> JobError:
+    """Return the error of a refusal."""
+    return answers.http_error(response, answers.complaint(body))

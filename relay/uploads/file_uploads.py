@@ -15,7 +15,17 @@ from relay.errors import BodyTooLarge, Bound, FieldError, InvalidInput, Provider
 from relay.model.provider_http import FileRequest, ProviderRequest, ProviderResponse
 from relay.outbound.file_upload import FileClient
 from relay.outbound.provider_client import NoAnswer, NotSent, ProviderClient
-from relay.providers.uploads import FLOWS, File, Flow, Paid, Place, SignedIn, Steps, Uploaded, UploadFailed
+from relay.providers.uploads import (
+    FLOWS,
+    File,
+    Flow,
+    PaidStep,
+    SignedInStep,
+    Steps,
+    Uploaded,
+    UploadFailed,
+    UploadTarget,
+)
 from relay.security.shares import Shares
 from relay.uploads.file_types import START_BYTES, checked_type, plain_name
 
@@ -64,7 +74,10 @@ class StepSender(msgspec.Struct, frozen=True):
     sign_in: SignIn | None = None
 
     async def send(
-        self, step: ProviderRequest | FileRequest | SignedIn, provider: ConfiguredProvider, pieces: AsyncIterator[bytes]
+        self,
+        step: ProviderRequest | FileRequest | SignedInStep,
+        provider: ConfiguredProvider,
+        pieces: AsyncIterator[bytes],
     ) -> ProviderResponse:
         """Return the answer to a step; NotSent or NoAnswer where there is none."""
         key = provider.api_key or ""
@@ -73,7 +86,7 @@ class StepSender(msgspec.Struct, frozen=True):
                 return await self.client.send(provider.origin, key, step, STEP_TIMEOUT_S)
             case FileRequest():
                 return await self.files.send(step, pieces, key, FILE_TIMEOUT_S)
-            case SignedIn():
+            case SignedInStep():
                 return await send_signed_in(self.client, provider, step.request, self.sign_in, STEP_TIMEOUT_S)
             case _:
                 assert_never(step)
@@ -124,9 +137,9 @@ class Uploads:
         file = File(name=plain_name(given.name, type_), content_type=type_, size=given.size)
         published = configured.origin == configured.adapter.base_url
         store = flow.store if published and flow.store else configured.origin
-        place = Place(origin=configured.origin, store=store, now_ms=self._clock.now_ms())
+        target = UploadTarget(origin=configured.origin, store=store, now_ms=self._clock.now_ms())
         try:
-            steps = flow.steps(file, place)
+            steps = flow.steps(file, target)
             if flow.paid and self._buyer is not None:
                 return await self._run_paid(upload, self._buyer, steps, configured, pieces)
             return await self._run(steps, configured, pieces)
@@ -155,7 +168,7 @@ class Uploads:
         try:
             step = next(steps)
             while True:
-                assert not isinstance(step, Paid), "the flow says that it is paid"
+                assert not isinstance(step, PaidStep), "the flow says that it is paid"
                 step = steps.send(await self._sender.send(step, configured, pieces))
         except StopIteration as done:
             uploaded: Uploaded = done.value
@@ -166,14 +179,14 @@ class Uploads:
     ) -> Uploaded:
         """Send a flow whose first step is paid; steps that an earlier try has behind it are not sent again."""
         step = next(steps)
-        assert isinstance(step, Paid), "the flow says that it is paid"
+        assert isinstance(step, PaidStep), "the flow says that it is paid"
         async with buyer.turn(upload):
             answers = await buyer.buy(configured.adapter.name, upload, step.request)
             try:
                 for answer in answers:
                     step = steps.send(answer)
                 while True:
-                    assert not isinstance(step, Paid), "only the first step is paid"
+                    assert not isinstance(step, PaidStep), "only the first step is paid"
                     answers.append(await self._sender.send(step, configured, pieces))
                     step = steps.send(answers[-1])
                     await buyer.keep(upload, answers)

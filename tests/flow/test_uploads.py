@@ -38,7 +38,7 @@ from relay.payments.siwx import sign_in
 from relay.payments.x402 import Wallet
 from relay.providers import DEV_PROVIDERS, PROVIDERS
 from relay.providers.evolink import EvoLink
-from relay.providers.uploads import File, Place, Uploaded, UploadFailed, evolink
+from relay.providers.uploads import File, Uploaded, UploadFailed, UploadTarget, evolink
 from relay.sandbox.serving import serve
 from relay.sandbox.uploads import FileStores
 from relay.security.shares import Shares
@@ -385,7 +385,7 @@ async def test_a_result_that_is_no_public_url_is_a_failure(provider: str, url: s
     """What a client is given can be given to a provider."""
     async with stores_and_uploads() as (stores, uploads):
         stores.file_url = url
-        with pytest.raises(UploadFailed, match="holds no public URL"):
+        with pytest.raises(UploadFailed, match="has no public URL"):
             await sent(uploads, provider)
 
 
@@ -422,7 +422,7 @@ def test_evolinks_end_is_believed_where_it_can_be_true(said: object, hours: int 
     """A time with its offset within reach; for any other the published 72 hours count."""
     steps = evolink(
         File(name="a.png", content_type="image/png", size=3),
-        Place(origin="https://a", store="https://b", now_ms=NOW_MS),
+        UploadTarget(origin="https://a", store="https://b", now_ms=NOW_MS),
     )
     asked = next(steps)
     assert isinstance(asked, FileRequest)
@@ -439,7 +439,7 @@ def test_an_answer_without_a_url_is_a_failure(body: object) -> None:
     """Whatever the 2xx holds."""
     steps = evolink(
         File(name="a.png", content_type="image/png", size=3),
-        Place(origin="https://a", store="https://b", now_ms=NOW_MS),
+        UploadTarget(origin="https://a", store="https://b", now_ms=NOW_MS),
     )
     next(steps)
     with pytest.raises(UploadFailed):

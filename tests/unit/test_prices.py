@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from relay.model.job import Input
 from relay.providers import PROVIDERS
 from relay.providers.base import native_from_input
-from relay.providers.prices import Price, cheapest_first, price_of, quoted, read_clip_prices
+from relay.providers.prices import Price, price_of, price_order, quoted, read_clip_prices
 from tests.support.provider_cases import bodies
 
 EVOLINK = "seedance-2.0-{}image-to-video"
@@ -130,15 +130,15 @@ def test_relaydance_costs_what_the_operator_wrote(request_: dict[str, Any], doll
     [
         ("a=1,", "entry 2 is empty"),
         ("a", "entry 1 has no price"),
-        ("a=1,b=", "entry 2 has a price that is no amount"),
-        ("a=1e3", "entry 1 has a price that is no amount"),
-        ("a=-1", "entry 1 has a price that is no amount"),
-        ("a=0.1234567", "entry 1 has a price that is no amount"),
-        ("a=1/min", "entry 1 has a price that is no amount"),
-        ("a:720=1", "entry 1 has a name that is no model"),
-        ("a:5s:720p=1", "entry 1 has a name that is no model"),
-        ("=1", "entry 1 has a name that is no model"),
-        ("a:5s=1/s", "entry 1 has a length beside a price for each second"),
+        ("a=1,b=", "entry 2 has a price that is not an amount"),
+        ("a=1e3", "entry 1 has a price that is not an amount"),
+        ("a=-1", "entry 1 has a price that is not an amount"),
+        ("a=0.1234567", "entry 1 has a price that is not an amount"),
+        ("a=1/min", "entry 1 has a price that is not an amount"),
+        ("a:720=1", "entry 1 has a name that is not model"),
+        ("a:5s:720p=1", "entry 1 has a name that is not model"),
+        ("=1", "entry 1 has a name that is not model"),
+        ("a:5s=1/s", "entry 1 has both a length and a price per second"),
         ("a:720p=1,b=1,a:720p=2", "entry 3 is another"),
         ("a=1," * 201, "at most 200 entries"),
     ],
@@ -188,4 +188,4 @@ def test_the_cheapest_is_first() -> None:
     ten, nine = quoted(10_000_000), quoted(9_000_000)
     unknown = Price("5.000000", "credits", None, "table")
     offered = [("f", None), ("b", ten), ("e", unknown), ("c", nine), ("a", ten)]
-    assert [name for name, _ in cheapest_first(offered)] == ["c", "a", "b", "e", "f"]
+    assert [name for name, _ in sorted(offered, key=lambda pair: price_order(*pair))] == ["c", "a", "b", "e", "f"]

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from relay.errors import ERRORS_MAX, InvalidInput, Unreadable
 from relay.model.job import ErrorClass, Input, JobState, Report
 from relay.providers import DEV_PROVIDERS, PROVIDERS
-from relay.providers.answers import CODES, WORDS, number
+from relay.providers.answers import CODES, STATUSES, number
 from relay.providers.base import (
     Accepted,
     Provider,
     Refused,
     Unclear,
     at,
-    carries_callback_field,
     check_url,
+    find_callback_field,
     native_from_input,
     text_or_none,
 )
@@ -68,7 +68,7 @@ def test_every_recorded_request_is_good(provider: Provider) -> None:
     for path in recordings(provider.name, "requests"):
         body = without_callback(provider, msgspec.json.decode(path.read_bytes()))
         assert provider.check(body) == [], path.name
-        assert carries_callback_field(body) is None
+        assert find_callback_field(body) is None
 
 
 @published
@@ -118,7 +118,7 @@ def test_the_callback_url_lands_in_its_field(provider: Provider) -> None:
     sent = provider.submission(request, CALLBACK_URL)
     if provider.callback_field:
         assert at(sent.body, *provider.callback_field.split(".")) == CALLBACK_URL
-        assert carries_callback_field(sent.body) == provider.callback_field
+        assert find_callback_field(sent.body) == provider.callback_field
     else:
         assert sent.body == before
     assert request == before
@@ -305,7 +305,7 @@ def test_an_id_cannot_leave_its_place_in_the_path(provider: Provider) -> None:
 
 
 @providers
-@pytest.mark.parametrize(("word", "state"), [*WORDS.items(), ("archived", None), ("unknown", None)])
+@pytest.mark.parametrize(("word", "state"), [*STATUSES.items(), ("archived", None), ("unknown", None)])
 def test_a_status_word_means_the_same_everywhere(provider: Provider, word: str, state: JobState | None) -> None:
     """Every published word in any case gives its state; one that nobody published gives none."""
     for spelled in (word, word.upper(), f" {word.title()} "):
@@ -408,7 +408,7 @@ def test_any_value_can_be_asked_for_a_url(value: object) -> None:
 )
 def test_a_clients_own_callback_field_is_found(request_body: object, path: str | None) -> None:
     """A callback field in any known spelling is found where providers look for it, and nowhere else."""
-    assert carries_callback_field(request_body) == path
+    assert find_callback_field(request_body) == path
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,8 @@ def test_what_has_no_place_is_refused_with_the_rest() -> None:
     with pytest.raises(InvalidInput) as raised:
         native_from_input(EVOLINK, Input(images=[IMAGE] * 3, prompt="p", seed=1, mode="keyframe"))
     assert [(error.path, error.message) for error in raised.value.errors] == [
-        ("input.seed", "EvoLink takes no seed"),
-        ("input.mode", "EvoLink takes no mode"),
+        ("input.seed", "EvoLink does not support seed"),
+        ("input.mode", "EvoLink does not support mode"),
         ("input.images", "must be an array of 1 to 2 items, not 3"),
     ]
 

@@ -43,7 +43,7 @@ DURATION = 'must be an integer from 4 to 15 or a string from "4" to "15", not '
         (
             {"imageUrls": [IMAGE], "prompt": "p"},
             "inputs.imageUrls",
-            "has no place beside inputs.urls: give one of them",
+            "cannot be given with inputs.urls: give one of them",
         ),
         (
             {"urls": None, "imageUrls": [IMAGE] * 3, "prompt": "p"},
@@ -55,7 +55,7 @@ DURATION = 'must be an integer from 4 to 15 or a string from "4" to "15", not '
             "inputs.imageUrls",
             "must be an array of 1 to 9 items, not 10",
         ),
-        ({"urls": None, "imageUrls": [IMAGE]}, "inputs.prompt", "is required beside inputs.imageUrls"),
+        ({"urls": None, "imageUrls": [IMAGE]}, "inputs.prompt", "is required with inputs.imageUrls"),
         ({"prompt": "x" * 4001}, "inputs.prompt", "must be a string of at most 4000 characters, not 4001"),
         (
             {"urls": None, "imageUrls": [IMAGE], "prompt": "x" * 10_001},

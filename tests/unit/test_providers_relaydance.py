@@ -85,11 +85,11 @@ def test_each_limit_is_named(fields: dict[str, object], path: str, message: str)
             "may have at most 3 reference_audio, not 4",
         ),
         ({"content": [item("first_frame")] * 2}, "metadata.content", "may have at most 1 first_frame, not 2"),
-        ({"content": [item("last_frame")]}, "metadata.content", "needs a first_frame beside its last_frame"),
+        ({"content": [item("last_frame")]}, "metadata.content", "needs a first_frame with its last_frame"),
         (
             {"content": [item("first_frame"), item()]},
             "metadata.content",
-            "takes either reference images or first and last frames, not both",
+            "may have either reference images or first and last frames, not both",
         ),
         (
             {"content": [item("reference_video")]},
