@@ -1,4 +1,4 @@
-"""Reads a provider's 402 challenge: x402 version 1 or 2, in the header or in the body.
+"""Reads a provider's 402 challenge: x402 version 1 or 2, in the header or the body. It decides nothing about paying.
 
 https://github.com/x402-foundation/x402/tree/main/specs
 """
@@ -29,12 +29,12 @@ CHAIN_NAMES: Final = {
 }
 _EIP155: Final = re.compile(r"eip155:([1-9][0-9]{0,17})")
 
-_Word = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 _Amount = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{1,78}\Z")]
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to pay: `amount` in atomic units of the asset, `network` as given, `raw` the whole entry, unchanged.
+    """One way to pay: `amount` in atomic units of the asset, `network` as given, `raw` the unchanged entry.
 
     `chain_id` is None for a network that is not an EVM chain, or whose name relay does not know.
     """
@@ -51,7 +51,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Challenge(msgspec.Struct, frozen=True, kw_only=True):
-    """A 402 challenge; without offers there is nothing to pay. `sign_in` is what to sign to prove an address."""
+    """A 402 challenge; without offers there is nothing to pay. `sign_in` is the sign-in challenge, if there is one."""
 
     version: int
     offers: tuple[Offer, ...]
@@ -61,12 +61,12 @@ class Challenge(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _EntryV1(msgspec.Struct, rename="camel"):
-    """The fields that relay reads of an offer of version 1."""
+    """The fields of an offer of version 1 that relay reads."""
 
-    scheme: _Word
-    network: _Word
-    asset: _Word
-    pay_to: _Word
+    scheme: _Name
+    network: _Name
+    asset: _Name
+    pay_to: _Name
     max_amount_required: _Amount
     max_timeout_seconds: Any = None
 
@@ -77,26 +77,26 @@ class _EntryV1(msgspec.Struct, rename="camel"):
 
 
 class _EntryV2(msgspec.Struct, rename="camel"):
-    """The fields that relay reads of an offer of version 2."""
+    """The fields of an offer of version 2 that relay reads."""
 
-    scheme: _Word
-    network: _Word
-    asset: _Word
-    pay_to: _Word
+    scheme: _Name
+    network: _Name
+    asset: _Name
+    pay_to: _Name
     amount: _Amount
     max_timeout_seconds: Any = None
 
 
-def read_challenge(answer: ProviderResponse) -> Challenge:
-    """Return the challenge of a 402, from its header or else its body; Unreadable where neither holds one."""
+def read_challenge(response: ProviderResponse) -> Challenge:
+    """Return the challenge of a 402, from its header or else its body; raise Unreadable if neither has one."""
     refusals = []
-    if HEADER in answer.headers:
+    if HEADER in response.headers:
         try:
-            return _challenge(header.decode(answer.headers[HEADER]))
+            return _challenge(header.decode(response.headers[HEADER]))
         except Unreadable as error:
             refusals.append(f"header: {error}")
     try:
-        return _challenge(header.read_object(answer.body))
+        return _challenge(header.read_object(response.body))
     except Unreadable as error:
         raise Unreadable("; ".join([*refusals, f"body: {error}"])) from None
 
@@ -110,7 +110,7 @@ def _challenge(given: dict[str, Any]) -> Challenge:
         raise Unreadable(f"`accepts` is not a list of at most {OFFERS_MAX} offers")
     offers = tuple(_offers(version, accepts))
     if accepts and not offers:
-        raise Unreadable("none of the offers is of a published shape")
+        raise Unreadable("none of the offers has a published shape")
     return Challenge(
         version=version,
         offers=offers,
@@ -155,7 +155,7 @@ def _seconds(value: Any) -> int | None:
 
 
 def _sign_in(extensions: Any) -> dict[str, Any] | None:
-    """Return what the sign-in extension wants signed; None without it."""
+    """Return the challenge of the sign-in extension; None without it."""
     extension = extensions.get(SIGN_IN) if isinstance(extensions, dict) else None
     info = extension.get("info") if isinstance(extension, dict) else None
     return info if isinstance(info, dict) else None

@@ -1,4 +1,4 @@
-"""Encodes and decodes JSON in a header: x402 and its sign-in send it in base64, in both directions."""
+"""Encodes and decodes JSON in a header, as base64: x402 and its sign-in send it in both directions."""
 
 import base64
 import binascii
@@ -19,7 +19,7 @@ def encode(value: Mapping[str, object]) -> str:
 
 
 def decode(text: str) -> dict[str, Any]:
-    """Return the object in a header's value, in either alphabet, padded or not; Unreadable where it holds none."""
+    """Return the object of a header's value, in either base64 alphabet, padded or not; raise Unreadable without one."""
     if len(text) > BYTES_MAX * 4 // 3:
         raise Unreadable("the header is too long")
     bare = text.strip().rstrip("=").translate(_STANDARD)
@@ -31,7 +31,7 @@ def decode(text: str) -> dict[str, Any]:
 
 
 def read_object(raw: bytes) -> dict[str, Any]:
-    """Return the JSON object in the bytes; Unreadable where there is none, or two parsers could read it differently."""
+    """Return the JSON object in the bytes; raise Unreadable without one, or if parsers could read it differently."""
     if len(raw) > BYTES_MAX:
         raise Unreadable(f"over {BYTES_MAX} bytes of JSON")
     try:
@@ -39,7 +39,7 @@ def read_object(raw: bytes) -> dict[str, Any]:
     except BadBody as error:
         raise Unreadable(str(error)) from None
     if parsed.duplicates or parsed.surrogates:
-        raise Unreadable("the JSON holds a key twice, or half a surrogate pair")
+        raise Unreadable("the JSON has a key twice, or half a surrogate pair")
     if not isinstance(parsed.value, dict):
         raise Unreadable("the JSON is not an object")
     return parsed.value

@@ -1,4 +1,4 @@
-"""Decides which offers relay may pay: the rules that an offer must keep before anything is signed."""
+"""Decides which offers relay may pay, before anything is signed. Spending limits are in `storage/payments.py`."""
 
 import re
 from typing import Final
@@ -32,14 +32,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     validity_max_s: int = VALIDITY_MAX_S
 
     def validity_s(self, offer: Offer) -> int:
-        """Return how many seconds an authorization for the offer is valid: as the offer asks, within limits."""
+        """Return the seconds that an authorization for the offer is valid: as the offer requests, within limits."""
         return min(self.validity_max_s, max(VALIDITY_MIN_S, offer.max_timeout_s or VALIDITY_DEFAULT_S))
 
 
 def choose(challenge: Challenge, policy: Policy) -> Offer:
-    """Return the cheapest offer that the policy allows; PaymentRefused says why there is none."""
+    """Return the cheapest offer that the policy allows; raise PaymentRefused, with the reasons, if there is none."""
     if not challenge.offers:
-        raise PaymentRefused("the provider names no price: it asks for a sign-in, and gets no payment")
+        raise PaymentRefused("the provider names no price: it asks for a sign-in, not for a payment")
     refusals = [refusal(offer, policy) for offer in challenge.offers]
     allowed = [offer for offer, refused in zip(challenge.offers, refusals, strict=True) if refused is None]
     if not allowed:
@@ -49,7 +49,7 @@ def choose(challenge: Challenge, policy: Policy) -> Offer:
 
 
 def refusal(offer: Offer, policy: Policy) -> str | None:
-    """Return why the policy forbids the offer; None where it allows it."""
+    """Return why the policy refuses the offer; None if it allows it."""
     payee, asset = offer.pay_to.lower(), policy.asset.lower()
     if offer.scheme != "exact":
         return f"the scheme is {offer.scheme!r}, not exact"
@@ -58,18 +58,18 @@ def refusal(offer: Offer, policy: Policy) -> str | None:
     if offer.asset.lower() != asset:
         return f"the asset is {offer.asset!r}, not {policy.asset}"
     if not _ADDRESS.fullmatch(offer.pay_to) or payee in (_ZERO_ADDRESS, asset):
-        return f"the payee {offer.pay_to!r} is no address that can be paid"
+        return f"the payee {offer.pay_to!r} is not an address that can be paid"
     if policy.pay_to and payee not in {address.lower() for address in policy.pay_to}:
         return f"the payee {offer.pay_to} is not one of those allowed"
     if offer.amount <= 0:
-        return "the price is nothing"
+        return "the price is 0"
     if offer.amount > policy.amount_max:
         return f"the price of {offer.amount} atomic units is over the {policy.amount_max} allowed for a job"
     return _contradiction(offer, policy)
 
 
 def _contradiction(offer: Offer, policy: Policy) -> str | None:
-    """Return what in the offer's `extra` rules out a plain transfer of the policy's asset; None if nothing does."""
+    """Return what in the offer's `extra` contradicts a plain transfer of the policy's asset; None if nothing does."""
     extra = offer.raw.get("extra")
     if extra is None:
         return None

@@ -1,4 +1,4 @@
-"""Classifies the answer to a payment: paid, paid with the result lost, or unknown."""
+"""Classifies the response to a payment: paid, paid but the result is lost, or unknown."""
 
 import re
 from collections.abc import Iterator
@@ -21,24 +21,24 @@ _REASONS: Final = ("error", "errorReason", "errorMessage", "invalidReason", "rea
 
 
 class Outcome(StrEnum):
-    """What is known of a payment after its answer, or without one; only the chain or the expiry ends `unknown`."""
+    """The known outcome of a payment; `unknown` is only resolved by the chain or the authorization's expiry."""
 
     PAID = "paid"
     LOST = "lost"
     UNKNOWN = "unknown"
 
 
-def classify(answer: ProviderResponse | None) -> Outcome:
-    """Return what the answer to a payment proves; `answer` is None where there was none.
+def classify(response: ProviderResponse | None) -> Outcome:
+    """Return the outcome that the response to a payment proves; `response` is None if there is none.
 
-    A nonce belongs to one job: if it was used before, that job was paid, and its result is lost. Every other refusal
-    and failure can come after the money has moved, so it proves nothing.
+    A nonce belongs to one job: if it was used before, the job was paid and its result is lost. Any other refusal or
+    failure may follow a transfer, so it proves nothing.
     """
-    if answer is None:
+    if response is None:
         return Outcome.UNKNOWN
-    if 200 <= answer.status_code < 300:
+    if 200 <= response.status_code < 300:
         return Outcome.PAID
-    if any(_USED.search(reason) for reason in _reasons(answer)):
+    if any(_USED.search(reason) for reason in _reasons(response)):
         return Outcome.LOST
     return Outcome.UNKNOWN
 
@@ -46,24 +46,24 @@ def classify(answer: ProviderResponse | None) -> Outcome:
 def may_resend(version: int) -> bool:
     """Return whether the identical header may be sent again while the outcome is unknown.
 
-    A server of version 1 would make the video again, for a payment that it cannot settle twice.
+    A server of version 1 would generate the video again, for a payment that it cannot execute twice.
     """
     return version == 2
 
 
-def _reasons(answer: ProviderResponse) -> Iterator[str]:
+def _reasons(response: ProviderResponse) -> Iterator[str]:
     """Yield the server's reasons for refusing a payment: from the settlement, the new challenge, and the body."""
-    settled = settlement(answer)
-    if settled is not None and settled.error_reason:
-        yield settled.error_reason
+    receipt = settlement(response)
+    if receipt is not None and receipt.error_reason:
+        yield receipt.error_reason
     with suppress(Unreadable):
-        yield from _texts(header.decode(answer.headers.get(HEADER, "")))
+        yield from _texts(header.decode(response.headers.get(HEADER, "")))
     with suppress(Unreadable):
-        yield from _texts(header.read_object(answer.body))
+        yield from _texts(header.read_object(response.body))
 
 
 def _texts(given: dict[str, Any]) -> Iterator[str]:
-    """Yield the reasons in an object, and in objects at the place of one."""
+    """Yield the reasons of an object; a reason may itself be such an object."""
     for name in _REASONS:
         value = given.get(name)
         if isinstance(value, str):

@@ -1,6 +1,6 @@
-"""Proves to a provider which wallet paid, by signing a text that moves no money: SIGN-IN-WITH-X.
+"""Proves to a provider which wallet paid by signing a text, which cannot transfer money: SIGN-IN-WITH-X.
 
-It is separate from paying, so that status checks can sign in and cannot pay.
+This is separate from paying, so that status checks can sign in and cannot pay.
 https://github.com/x402-foundation/x402/blob/main/specs/extensions/sign-in-with-x.md, https://eips.ethereum.org/EIPS/eip-4361
 """
 
@@ -33,7 +33,7 @@ _LINE: Final = re.compile(rf"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{{1,{TEXT_MAX}}}")
 
 
 class Signer(Protocol):
-    """The part of a wallet that signing in needs."""
+    """The part of a wallet that a sign-in needs."""
 
     @property
     def address(self) -> str:
@@ -43,10 +43,10 @@ class Signer(Protocol):
         """Return the signature of a readable text (EIP-191)."""
 
 
-def sign_in(answer: ProviderResponse, url: str, wallet: Signer, now_ms: int) -> dict[str, str]:
-    """Return the headers that answer a 402 which wants a sign-in at the URL; none where it wants none or a bad one."""
+def sign_in(response: ProviderResponse, url: str, wallet: Signer, now_ms: int) -> dict[str, str]:
+    """Return the headers of a sign-in for a 402 from the URL; none if it has no valid sign-in challenge."""
     try:
-        info = read_challenge(answer).sign_in
+        info = read_challenge(response).sign_in
         return {HEADER_NAME: sign_in_header(info, wallet, url, now_ms)} if info is not None else {}
     except Unreadable:
         return {}
@@ -55,18 +55,18 @@ def sign_in(answer: ProviderResponse, url: str, wallet: Signer, now_ms: int) -> 
 def sign_in_header(info: Mapping[str, Any], wallet: Signer, uri: str, now_ms: int) -> str:
     """Return the header's value for a challenge of the server at the URI: its fields, the address, the signature.
 
-    Unreadable where the challenge is another host's, has expired, or holds what no line of the text can.
+    Raise Unreadable if the challenge is for another host, has expired, or has a value that is not one line of text.
     """
     assumed = {"uri": uri, "version": "1", "chainId": f"eip155:{BASE}", "issuedAt": rfc3339(now_ms)}
     given = {name: value for name, value in info.items() if value is not None and value != ""}
-    said = {**assumed, **given, "type": "eip191"}
-    _check(said, uri, now_ms)
-    signed = {**said, "address": wallet.address, "signatureScheme": "eip191"}
+    challenge = {**assumed, **given, "type": "eip191"}
+    _check(challenge, uri, now_ms)
+    signed = {**challenge, "address": wallet.address, "signatureScheme": "eip191"}
     return header.encode({**signed, "signature": wallet.sign_text(_text(signed))})
 
 
 def own_challenge(uri: str, now_ms: int) -> dict[str, Any]:
-    """Return a challenge for the server at the URI, valid for five minutes, which saves a request for one."""
+    """Return a challenge for the server at the URI, valid for five minutes, which saves requesting one."""
     return {
         "domain": urlsplit(uri).netloc,
         "uri": uri,
@@ -80,53 +80,59 @@ def own_challenge(uri: str, now_ms: int) -> dict[str, Any]:
     }
 
 
-def _check(said: Mapping[str, Any], uri: str, now_ms: int) -> None:
+def _check(challenge: Mapping[str, Any], uri: str, now_ms: int) -> None:
     """Raise Unreadable for a challenge that must not be signed."""
-    resources = said.get("resources", [])
+    resources = challenge.get("resources", [])
     if not isinstance(resources, list) or len(resources) > RESOURCES_MAX:
-        raise Unreadable(f"the resources to sign for are not a list of at most {RESOURCES_MAX}")
-    lines = [said[name] for name in _LINES if name in said] + resources
+        raise Unreadable(f"the challenge's resources are not a list of at most {RESOURCES_MAX}")
+    lines = [challenge[name] for name in _LINES if name in challenge] + resources
     if not all(isinstance(line, str) and _LINE.fullmatch(line) for line in lines):
-        raise Unreadable("the challenge holds a value that is not one line of text")
+        raise Unreadable("the challenge has a value that is not one line of text")
     here = urlsplit(uri)
-    if said.get("domain") not in (here.netloc, here.hostname) or _host(said["uri"]) != here.hostname:
+    if challenge.get("domain") not in (here.netloc, here.hostname) or _host(challenge["uri"]) != here.hostname:
         raise Unreadable("the challenge is for another host")
-    if said["version"] != "1" or not _CHAIN.fullmatch(said["chainId"]) or not _NONCE.fullmatch(said.get("nonce", "")):
-        raise Unreadable("the challenge is of another version, for no such chain, or without a proper nonce")
-    if "expirationTime" in said and _at(said["expirationTime"]) <= now_ms:
-        raise Unreadable("the challenge is over")
+    if challenge["version"] != "1" or not _CHAIN.fullmatch(challenge["chainId"]):
+        raise Unreadable("the challenge has another version, or names no EVM chain")
+    if not _NONCE.fullmatch(challenge.get("nonce", "")):
+        raise Unreadable("the challenge has no valid nonce")
+    if "expirationTime" in challenge and _unix_ms(challenge["expirationTime"]) <= now_ms:
+        raise Unreadable("the challenge has expired")
 
 
 def _host(uri: str) -> str | None:
-    """Return the host of a URI; None where two parsers could disagree about it, as with a backslash or an @."""
+    """Return the host of a URI; None if two parsers could disagree about it, as with a backslash or an @."""
     found = _URI.fullmatch(uri)
     return found["host"].lower() if found else None
 
 
-def _at(time: str) -> int:
-    """Return a time in unix milliseconds; Unreadable where it is none."""
+def _unix_ms(time: str) -> int:
+    """Return a time in unix milliseconds; raise Unreadable if it is malformed."""
     try:
         return parse_rfc3339(time)
     except (ValueError, OverflowError):
-        raise Unreadable("the challenge holds a time that relay cannot read") from None
+        raise Unreadable("the challenge has a time that is not RFC 3339") from None
 
 
-def _text(said: Mapping[str, Any]) -> str:
-    """Return the text of EIP-4361, in which the chain is a bare number; a field that is not given has no line."""
+def _text(fields: Mapping[str, Any]) -> str:
+    """Return the text of EIP-4361, in which the chain is only a number; a field that is not given has no line."""
     optional = (("Expiration Time", "expirationTime"), ("Not Before", "notBefore"), ("Request ID", "requestId"))
-    statement = [said["statement"], ""] if "statement" in said else [""]
+    statement = [fields["statement"], ""] if "statement" in fields else [""]
     return "\n".join(
         [
-            f"{said['domain']} wants you to sign in with your Ethereum account:",
-            said["address"],
+            f"{fields['domain']} wants you to sign in with your Ethereum account:",
+            fields["address"],
             "",
             *statement,
-            f"URI: {said['uri']}",
-            f"Version: {said['version']}",
-            f"Chain ID: {said['chainId'].partition(':')[2]}",
-            f"Nonce: {said['nonce']}",
-            f"Issued At: {said['issuedAt']}",
-            *(f"{label}: {said[name]}" for label, name in optional if name in said),
-            *(["Resources:", *(f"- {resource}" for resource in said["resources"])] if said.get("resources") else []),
+            f"URI: {fields['uri']}",
+            f"Version: {fields['version']}",
+            f"Chain ID: {fields['chainId'].partition(':')[2]}",
+            f"Nonce: {fields['nonce']}",
+            f"Issued At: {fields['issuedAt']}",
+            *(f"{label}: {fields[name]}" for label, name in optional if name in fields),
+            *(
+                ["Resources:", *(f"- {resource}" for resource in fields["resources"])]
+                if fields.get("resources")
+                else []
+            ),
         ]
     )

@@ -1,6 +1,6 @@
-"""Signs payments: EIP-3009 authorizations in the headers of x402 version 1 and 2.
+"""Signs payments: EIP-3009 authorizations in the headers of x402 version 1 and 2. It sends nothing.
 
-The signer, eth-account, is an extra and needs most of a second to load, so it is imported where a wallet is made.
+The signer, eth-account, is an extra and takes most of a second to load, so it is imported when a wallet is made.
 """
 
 import hmac
@@ -40,7 +40,7 @@ _TEXT_MAX: Final = 200
 
 
 class Authorization(msgspec.Struct, frozen=True, kw_only=True):
-    """A signed transfer and its header: any holder of the header can have the transfer executed, once.
+    """A signed transfer and its header: any holder of the header can execute the transfer, once.
 
     `amount` is in atomic units, times are in unix seconds. `repr` omits the header.
     """
@@ -72,7 +72,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 class Wallet:
     """Signs with one private key, which no text or error of this class contains.
 
-    SettingsError for a bad key, or where the extra is not installed.
+    Raise SettingsError for a malformed key, or if the extra is not installed.
     """
 
     def __init__(self, private_key: str) -> None:
@@ -83,11 +83,11 @@ class Wallet:
                 "RELAY_WALLET_KEY needs eth-account: pip install '.[x402]' in the checkout, or -r requirements-x402.txt"
             ) from None
         try:
-            if not _KEY.fullmatch(private_key):  # the library accepts a key with a digit missing, as another wallet's
+            if not _KEY.fullmatch(private_key):  # the library accepts a key with a missing digit, as another wallet's
                 raise ValueError
             self._account: LocalAccount = Account.from_key(private_key)
         except ValueError:
-            # Without the cause: the library's message may hold the key.
+            # Without the cause, because the library's message may contain the key.
             raise SettingsError("RELAY_WALLET_KEY is not a private key: 64 hexadecimal digits") from None
         self._nonce_key = hmac.digest(bytes(self._account.key), _NONCE_PURPOSE, "sha256")
 
@@ -107,13 +107,13 @@ class Wallet:
         return "0x" + hmac.digest(self._nonce_key, job_id.encode(), "sha256").hex()
 
     def sign_text(self, message: str) -> str:
-        """Return a signature of a readable text (https://eips.ethereum.org/EIPS/eip-191), which can move no money."""
+        """Return a signature of a readable text, which cannot transfer money (https://eips.ethereum.org/EIPS/eip-191)."""
         from eth_account.messages import encode_defunct  # noqa: PLC0415
 
         return self._sign(encode_defunct(text=message))
 
     def authorize(self, offer: Offer, challenge: Challenge, policy: Policy, job_id: str, now_s: int) -> Authorization:
-        """Return the payment of an offer, the same for the same arguments; PaymentRefused if the policy forbids it."""
+        """Return the payment of an offer, the same for the same arguments; raise PaymentRefused if it is refused."""
         if refused := refusal(offer, policy):
             raise PaymentRefused(refused)
         authorization = {
@@ -158,21 +158,21 @@ def transfer_message(authorization: dict[str, str], policy: Policy) -> "Signable
     return encode_typed_data(domain, _TRANSFER, {**authorization, **numbers})
 
 
-def settlement(answer: ProviderResponse) -> Settlement | None:
-    """Return the payment's settlement from the answer's header; None where no header can be read."""
+def settlement(response: ProviderResponse) -> Settlement | None:
+    """Return the payment's settlement from the response's header; None without a readable one."""
     for name in SETTLEMENT_HEADERS:
-        if name not in answer.headers:
+        if name not in response.headers:
             continue
         try:
-            said = header.decode(answer.headers[name])
+            fields = header.decode(response.headers[name])
         except Unreadable:
             continue
-        if isinstance(said.get("success"), bool):
+        if isinstance(fields.get("success"), bool):
             return Settlement(
-                success=said["success"],
-                transaction=_text(said.get("transaction")),
-                payer=_text(said.get("payer")),
-                error_reason=_text(said.get("errorReason")),
+                success=fields["success"],
+                transaction=_text(fields.get("transaction")),
+                payer=_text(fields.get("payer")),
+                error_reason=_text(fields.get("errorReason")),
             )
     return None
 
@@ -182,8 +182,8 @@ def _envelope(offer: Offer, challenge: Challenge, payload: dict[str, object]) ->
     if offer.version == 1:
         return {"x402Version": 1, "scheme": offer.scheme, "network": offer.network, "payload": payload}
     echoed = {"resource": challenge.resource, "extensions": challenge.extensions}
-    said = {name: value for name, value in echoed.items() if value is not None}
-    return {"x402Version": 2, "payload": payload, "accepted": offer.raw, **said}
+    given = {name: value for name, value in echoed.items() if value is not None}
+    return {"x402Version": 2, "payload": payload, "accepted": offer.raw, **given}
 
 
 def _text(value: Any) -> str | None:
