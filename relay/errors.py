@@ -1,9 +1,9 @@
-"""Every way relay says no.
+"""Defines relay's errors: each has a `code` for programs, and `web/problems.py` maps it to a status.
 
 RelayError
-├── InvalidInput              422  a field is wrong; names every one of them
-│   └── CallbackFieldReserved 422  the native request carries its own callback URL
-├── ProviderNotConfigured     422  unknown provider, or a setting of it is missing
+├── InvalidInput              422  one or more fields are wrong; names every one
+│   └── CallbackFieldReserved 422  the native request has its own callback URL
+├── ProviderNotConfigured     422  unknown provider, or one of its settings is missing
 ├── BadBody                   400  not JSON, too deep, duplicate keys, lone surrogates
 ├── BodyTooLarge              413
 ├── BodyTooSlow               408  (web/request_body.py)
@@ -13,17 +13,17 @@ RelayError
 ├── NotFound                  404
 ├── Conflict                  409
 │   ├── IdempotencyConflict   409  the same key with another body
-│   └── PaidOnce              409  what was paid for, or may have been, is not bought again under the same name
-├── UploadFailed              502  the provider did not take a file (uploads/file_uploads.py)
+│   └── PaidOnce              409  it was paid, or may have been, and is not paid again under the same id
+├── UploadFailed              502  the provider did not accept a file (providers/uploads.py)
 ├── SpendCapReached           402  the job would cost more than the operator allows
-├── PaymentRefused            402  what the provider asks for is against the rules of paying
-├── TooManyRequests           429  more at the same time than one project, key or job may have
-├── StorageUnavailable        503  nothing was written; try again
-├── SignatureInvalid          –    a notification that is not genuine (security/signatures.py)
-├── KeyUnknown                503  a callback signed by a key that is not known now (web/callback_route.py)
-├── DecryptionFailed                409  a stored secret opens with none of the keys (security/encryption.py)
-├── Unreadable                –    a callback's body that no published version explains (kept, and answered 200)
-│   └── JobUnknown            –    a provider says that it has no such job
+├── PaymentRefused            402  the payment policy refuses the provider's offer
+├── TooManyRequests           429  one project, key or job is at its limit
+├── StorageUnavailable        503  the database or a limit refused it; nothing was written
+├── SignatureInvalid          –    a signature is missing, wrong or too old (security/signatures.py)
+├── KeyUnknown                503  a callback is signed by a key that is not known yet (outbound/jwks.py)
+├── DecryptionFailed          409  none of the keys decrypts a stored secret (security/encryption.py)
+├── Unreadable                –    a provider's body that matches no published version
+│   └── JobUnknown            –    the provider has no such job
 └── SettingsError             –    a setting is missing or wrong; the process does not start (exit 78)
 """
 
@@ -35,7 +35,7 @@ from typing import Final
 import msgspec
 
 ERRORS_MAX: Final = 50
-"""Wrong fields that an answer names; nobody reads more, and a hostile body must not make a long answer."""
+"""Limit of the errors in a response, so that a hostile body does not cause a long one."""
 PATH_MAX_CHARS: Final = 200
 MESSAGE_MAX_CHARS: Final = 500
 DETAIL_ERRORS_MAX: Final = 10
@@ -43,36 +43,36 @@ DETAIL_MAX_CHARS: Final = 2_000
 
 
 class FieldError(msgspec.Struct, frozen=True):
-    """One wrong field: where (`input.images[0]`) and what it must be."""
+    """One wrong field: its path (`input.images[0]`) and what it must be."""
 
     path: str
     message: str
 
 
 def bounded(errors: Sequence[FieldError]) -> list[FieldError]:
-    """Return the first 50 of the errors, each short enough to be shown."""
+    """Return the first ERRORS_MAX errors, each cut to its limits."""
     return [
         error
         if len(error.path) <= PATH_MAX_CHARS and len(error.message) <= MESSAGE_MAX_CHARS
-        else FieldError(_short(error.path, PATH_MAX_CHARS), _short(error.message, MESSAGE_MAX_CHARS))
+        else FieldError(_cut(error.path, PATH_MAX_CHARS), _cut(error.message, MESSAGE_MAX_CHARS))
         for error in islice(errors, ERRORS_MAX)
     ]
 
 
-def in_words(errors: Sequence[FieldError]) -> str:
-    """Return a sentence that names up to ten errors, and says how many more there are."""
+def summary(errors: Sequence[FieldError]) -> str:
+    """Return a sentence with up to DETAIL_ERRORS_MAX errors and the number of the others."""
     named = [f"{e.path}: {e.message}" if e.path else e.message for e in bounded(errors[:DETAIL_ERRORS_MAX])]
     text, shown = named[0] if named else "", 1
-    for one in named[1:]:
-        if len(text) + len(one) > DETAIL_MAX_CHARS:
+    for more in named[1:]:
+        if len(text) + len(more) > DETAIL_MAX_CHARS:
             break
-        text, shown = f"{text}; {one}", shown + 1
+        text, shown = f"{text}; {more}", shown + 1
     return text if shown >= len(errors) else f"{text}; and {len(errors) - shown} more, see errors"
 
 
-def _short(text: str, most: int) -> str:
-    """The text, cut where it is too long."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+def _cut(text: str, length_max: int) -> str:
+    """Return the text, cut if it is longer than `length_max`."""
+    return text if len(text) <= length_max else text[: length_max - 1] + "…"
 
 
 class Bound(StrEnum):
@@ -103,10 +103,7 @@ class Bound(StrEnum):
 
 
 class RelayError(Exception):
-    """The root; `code` is the word a program can act on, the text is for a person.
-
-    `bound` is the limit that was reached, where a setting says how much there may be.
-    """
+    """The base class: programs act on `code`, the text is for people; `bound` is the limit that was reached."""
 
     code = "error"
 
@@ -121,24 +118,24 @@ class InvalidInput(RelayError):
     code = "invalid_input"
 
     def __init__(self, errors: list[FieldError], detail: str | None = None, *, bound: Bound | None = None) -> None:
-        super().__init__(detail or in_words(errors), bound=bound)
+        super().__init__(detail or summary(errors), bound=bound)
         self.errors = bounded(errors)
 
 
 class CallbackFieldReserved(InvalidInput):
-    """relay puts its own one-job callback URL there."""
+    """The native request has a field for a callback URL, which relay sets itself."""
 
     code = "callback_field_reserved"
 
 
 class ProviderNotConfigured(RelayError):
-    """The text names the setting that is missing."""
+    """The provider is unknown, or not configured; the text names the missing setting."""
 
     code = "provider_not_configured"
 
 
 class BadBody(RelayError):
-    """The body is not JSON that every reader would read the same way."""
+    """The body is not JSON that every parser reads the same way."""
 
     code = "bad_body"
 
@@ -150,7 +147,7 @@ class BodyTooLarge(RelayError):
 
 
 class Unauthorized(RelayError):
-    """No API key, or not a good one."""
+    """There is no API key, or it is not valid."""
 
     code = "unauthorized"
 
@@ -162,13 +159,13 @@ class Forbidden(RelayError):
 
 
 class NotFound(RelayError):
-    """There is no such thing, or it is another project's."""
+    """There is no such object, or it belongs to another project."""
 
     code = "not_found"
 
 
 class Conflict(RelayError):
-    """What is asked does not fit the present state."""
+    """The request does not fit the object's current state."""
 
     code = "conflict"
 
@@ -180,11 +177,11 @@ class IdempotencyConflict(Conflict):
 
 
 class ReservationLost(Conflict):
-    """Another request holds the Idempotency-Key by now: what was done under it is undone."""
+    """Another request reserved the Idempotency-Key meanwhile: this request's changes are rolled back."""
 
 
 class PaidOnce(Conflict):
-    """It was paid for, or may have been, and one thing gets one payment; the text says what to do instead."""
+    """It was paid, or may have been, and nothing is paid twice; the text says what to do instead."""
 
     code = "paid_once"
 
@@ -196,13 +193,13 @@ class SpendCapReached(RelayError):
 
 
 class PaymentRefused(RelayError):
-    """What the provider asks for is not what relay pays: another chain, asset, payee, scheme."""
+    """The payment policy refuses the provider's offer, for example by its chain, asset, payee or amount."""
 
     code = "payment_refused"
 
 
 class TooManyRequests(RelayError):
-    """One project, key or job asks for more than its share; `retry_after_s` says when to ask again."""
+    """A project, key or job is at its limit; the client may retry after `retry_after_s`."""
 
     code = "too_many_requests"
 
@@ -212,25 +209,25 @@ class TooManyRequests(RelayError):
 
 
 class StorageUnavailable(RelayError):
-    """The database did not take it; nothing was written."""
+    """The database is not available, or relay is at a limit; nothing was written."""
 
     code = "storage_unavailable"
 
 
 class KeyUnknown(RelayError):
-    """A signature cannot be judged: its key is not known, and where the provider publishes them cannot be read."""
+    """A signature cannot be verified now: its key is not known, and the provider's keys cannot be read."""
 
     code = "key_unknown"
 
 
 class Unreadable(RelayError):
-    """A provider's body that no published version explains."""
+    """A provider's body matches no published version."""
 
     code = "unreadable"
 
 
 class JobUnknown(Unreadable):
-    """A provider says that it has no such job: lost there, or not known to the replica that was asked yet."""
+    """The provider has no such job: it lost the job, or the replica that answered does not have it yet."""
 
     code = "job_unknown"
 

@@ -1,4 +1,4 @@
-"""Every id relay hands out: a prefix that says what it names, and a UUIDv7 that sorts by the time it was made."""
+"""Makes ids: a prefix for the type of object, and a UUIDv7, which sorts by creation time."""
 
 import io
 import os
@@ -6,7 +6,7 @@ import time
 from functools import lru_cache
 from typing import Final
 
-_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base32: no letter that reads as a digit
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base32: no letter looks like a digit
 _VALUES: Final = {letter: value for value, letter in enumerate(_ALPHABET)}
 _LETTERS: Final = 26  # 130 bits hold the 128 of a UUID
 _PAIRS: Final = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
@@ -25,7 +25,7 @@ class _Counter:
         self._random = io.BytesIO()
 
     def next(self) -> int:
-        """The next 128 bits: unix milliseconds, then a random start that only counts up within a millisecond."""
+        """Return the next 128 bits: unix milliseconds, then a random start that counts up within a millisecond."""
         now_ms = time.time_ns() // 1_000_000
         if now_ms > self.last >> 80:
             self.last = now_ms << 80 | self._bits(10)
@@ -34,19 +34,19 @@ class _Counter:
         return self.last
 
     def _bits(self, size: int) -> int:
-        """So many random bytes as a number; the system is asked for many at once."""
-        taken = self._random.read(size)
-        if len(taken) < size:
+        """Return random bytes as a number; they are read from the system in blocks, which is faster."""
+        drawn = self._random.read(size)
+        if len(drawn) < size:
             self._random = io.BytesIO(os.urandom(1024))
-            taken = self._random.read(size)
-        return int.from_bytes(taken)
+            drawn = self._random.read(size)
+        return int.from_bytes(drawn)
 
 
 _counter = _Counter()
 
 
 def new_id(prefix: str) -> str:
-    """A new id such as `job_` + 26 letters; ids of one process rise in the order they were made."""
+    """Return a new id: the prefix and 26 letters; ids of one process sort in the order they were made."""
     bits = _counter.next()
     bits = bits & ~(0xF << 76) | 0x7 << 76
     bits = bits & ~(0x3 << 62) | 0x2 << 62
@@ -54,41 +54,39 @@ def new_id(prefix: str) -> str:
 
 
 def first_at(prefix: str, at_ms: int) -> str:
-    """Return what no id that is made from then on sorts before."""
+    """Return a lower bound of the ids that are made from `at_ms` on."""
     return prefix + encode(max(0, at_ms) << 80)
 
 
 def encode(bits: int) -> str:
-    """128 bits as 26 letters that sort as the number does."""
-    return _ten(bits >> 80) + _eight(bits >> 40 & _FORTY) + _eight(bits & _FORTY)
+    """Return 128 bits as 26 letters, which sort like the number."""
+    return _ten_letters(bits >> 80) + _eight_letters(bits >> 40 & _FORTY) + _eight_letters(bits & _FORTY)
 
 
 @lru_cache(64)
-def _ten(bits: int) -> str:
-    """48 bits, which are the time in an id: many ids have the same."""
-    return _PAIRS[bits >> 40] + _eight(bits & _FORTY)
+def _ten_letters(bits: int) -> str:
+    """Return 48 bits, the time of an id, as letters; cached, because many ids share the time."""
+    return _PAIRS[bits >> 40] + _eight_letters(bits & _FORTY)
 
 
-def _eight(bits: int) -> str:
-    """40 bits."""
+def _eight_letters(bits: int) -> str:
+    """Return 40 bits as letters."""
     return _PAIRS[bits >> 30] + _PAIRS[bits >> 20 & 1023] + _PAIRS[bits >> 10 & 1023] + _PAIRS[bits & 1023]
 
 
 def to_bytes(an_id: str) -> bytes:
-    """The 16 bytes behind an id; ValueError when it is not one of ours."""
+    """Return the 16 bytes of an id; raise ValueError if it is malformed."""
     letters = an_id.rpartition("_")[2]
     if len(letters) != _LETTERS or any(letter not in _VALUES for letter in letters):
         raise ValueError("not an id")
     bits = 0
     for letter in letters:
         bits = bits << 5 | _VALUES[letter]
-    return bits.to_bytes(17)[1:] if bits < 1 << 128 else _too_large()
+    if bits >= 1 << 128:
+        raise ValueError("not an id")
+    return bits.to_bytes(16)
 
 
 def from_bytes(prefix: str, raw: bytes) -> str:
-    """The id whose 16 bytes these are."""
+    """Return the id of these 16 bytes."""
     return prefix + encode(int.from_bytes(raw))
-
-
-def _too_large() -> bytes:
-    raise ValueError("not an id")

@@ -1,7 +1,7 @@
-"""Turns decoded JSON into a typed Struct, and names every wrong field at once.
+"""Converts decoded JSON to a typed Struct, and reports every wrong field in one response.
 
-msgspec checks fast but stops at the first error; a person who fills in a request wants the whole list. So the type is
-walked here, from the same annotations, and msgspec does the final conversion.
+msgspec stops at the first error, but a client needs the whole list. So the type is walked here by the same annotations,
+and msgspec does the final conversion.
 """
 
 import difflib
@@ -24,7 +24,7 @@ _JSON_NAMES: Final = {dict: "an object", list: "an array", type(None): "null"}
 
 
 def read(value: object, kind: type[T], path: str = "") -> T:
-    """The value as `kind`; InvalidInput lists the fields that are wrong, missing or unknown (the first 50)."""
+    """Return the value as `kind`; raise InvalidInput with the wrong, missing and unknown fields, at most ERRORS_MAX."""
     errors = check(value, kind, path)
     if errors:
         raise InvalidInput(errors)
@@ -35,18 +35,18 @@ def read(value: object, kind: type[T], path: str = "") -> T:
 
 
 def check(value: object, kind: Any, path: str = "") -> list[FieldError]:
-    """The errors of the value against the type (the first 50), none when it fits."""
+    """Return the errors of the value by the type, at most ERRORS_MAX; none if it fits."""
     return list(islice(_check(value, _shape(kind), path), ERRORS_MAX))
 
 
 @lru_cache(256)
 def _shape(kind: Any) -> shapes.Type:
-    """The shape of a type, which takes longer to make than a request takes to check."""
+    """Return the shape of a type; cached, because making it takes longer than checking a request."""
     return shapes.type_info(kind)
 
 
 def _check(value: object, shape: shapes.Type, path: str) -> Iterator[FieldError]:
-    """One node: what its JSON type must be, then its bounds, then its children."""
+    """Yield the errors of one node: its JSON type, then its bounds, then its children."""
     match shape:
         case shapes.Metadata():
             yield from _check(value, shape.type, path)
@@ -66,22 +66,22 @@ def _check(value: object, shape: shapes.Type, path: str) -> Iterator[FieldError]
 
 
 def _check_union(value: object, shape: shapes.UnionType, path: str) -> Iterator[FieldError]:
-    """A wrong object or array is explained by the member that takes such a thing, a wrong scalar by the whole union."""
+    """Yield the errors of a union: of an object or array by the member that accepts it, of a scalar by all members."""
     members = [member for member in shape.types if not isinstance(member, shapes.NoneType)]
     if value is None and len(members) < len(shape.types):
         return
-    dispositions = [list(islice(_check(value, member, path), ERRORS_MAX)) for member in members]
-    if not all(dispositions):
+    by_member = [list(islice(_check(value, member, path), ERRORS_MAX)) for member in members]
+    if not all(by_member):
         return
-    nested = [errors for errors in dispositions if any(error.path != path for error in errors)]
+    nested = [errors for errors in by_member if any(error.path != path for error in errors)]
     if len(members) == 1 or nested:
-        yield from (nested or dispositions)[0]
+        yield from (nested or by_member)[0]
     else:
         yield FieldError(path, f"must be {describe(shape)}, not {shown(value)}")
 
 
 def _check_struct(value: dict[str, object], shape: shapes.StructType, path: str) -> Iterator[FieldError]:
-    """An object: every field is looked at; missing ones and names it does not have are errors."""
+    """Yield the errors of an object: of each field, of missing required ones and of unknown ones."""
     for field in shape.fields:
         if field.encode_name in value:
             yield from _check(value[field.encode_name], field.type, join(path, field.encode_name))
@@ -94,7 +94,7 @@ def _check_struct(value: dict[str, object], shape: shapes.StructType, path: str)
 
 
 def _check_list(value: list[object], shape: shapes.ListType | shapes.VarTupleType, path: str) -> Iterator[FieldError]:
-    """An array: its length, then each item."""
+    """Yield the errors of an array: its length, then each item."""
     if not (shape.min_length or 0) <= len(value) <= (math.inf if shape.max_length is None else shape.max_length):
         yield FieldError(path, f"must be {describe(shape)}, not {len(value)}")
         return
@@ -103,26 +103,26 @@ def _check_list(value: list[object], shape: shapes.ListType | shapes.VarTupleTyp
 
 
 def _check_dict(value: dict[str, object], shape: shapes.DictType, path: str) -> Iterator[FieldError]:
-    """A map with free names: how many, what the names may be, then each value."""
+    """Yield the errors of a map with free names: its length, its names, then each value."""
     if not (shape.min_length or 0) <= len(value) <= (math.inf if shape.max_length is None else shape.max_length):
         yield FieldError(path, f"must be {describe(shape)}, not {len(value)}")
         return
     for name, item in value.items():
-        place = join(path, clipped(name))
+        item_path = join(path, clipped(name))
         if _fits(name, shape.key_type):
-            yield from _check(item, shape.value_type, place)
+            yield from _check(item, shape.value_type, item_path)
         else:
-            yield FieldError(place, f"has a name that must be {describe(shape.key_type)}")
+            yield FieldError(item_path, f"has a name that must be {describe(shape.key_type)}")
 
 
 def _fits(value: object, shape: shapes.Type) -> bool:
-    """Whether a leaf is right: by msgspec's own rules, and so that it can be written as JSON again."""
+    """Return whether a leaf is valid by msgspec's own rules, and can be written as JSON again."""
     if isinstance(value, str) and not _is_unicode(value):
         return False
     if isinstance(value, float) and not math.isfinite(value):
         return False
     if isinstance(shape, shapes.LiteralType):
-        return any(type(value) is type(one) and value == one for one in shape.values)
+        return any(type(value) is type(literal) and value == literal for literal in shape.values)
     try:
         msgspec.convert(value, _leaf(shape))
     except msgspec.ValidationError:
@@ -131,7 +131,7 @@ def _fits(value: object, shape: shapes.Type) -> bool:
 
 
 def _leaf(shape: shapes.Type) -> Any:
-    """The Python type that a leaf's shape came from; of a container only its outside, which no leaf fits."""
+    """Return the Python type of a leaf's shape; for a container only its outer type, which no leaf fits."""
     match shape:
         case shapes.Metadata():
             return _leaf(shape.type)
@@ -156,13 +156,13 @@ def _leaf(shape: shapes.Type) -> Any:
 
 
 def _annotated(base: type, shape: shapes.Type, *names: str) -> Any:
-    """`Annotated[base, Meta(…)]` with those bounds that are set."""
+    """Return `Annotated[base, Meta(…)]` with the bounds that are set."""
     bounds = {name: bound for name in names if (bound := getattr(shape, name)) is not None}
     return Annotated[base, msgspec.Meta(**bounds)] if bounds else base
 
 
 def describe(shape: shapes.Type) -> str:
-    """What the value must be, in words, with both limits: `an integer from 4 to 15`."""
+    """Return what the value must be, with both limits: `an integer from 4 to 15`."""
     match shape:
         case shapes.Metadata():
             return describe(shape.type)
@@ -194,7 +194,7 @@ def describe(shape: shapes.Type) -> str:
 
 
 def _length(shape: shapes.StrType | shapes.ListType | shapes.VarTupleType | shapes.DictType, unit: str) -> str:
-    """How long something may be: ` of 1 to 2 items`."""
+    """Return the limits of a length: ` of 1 to 2 items`."""
     low, high = shape.min_length, shape.max_length
     many = f"{unit}{'' if (high if high is not None else low) == 1 else 's'}"
     if low and high is not None:
@@ -205,7 +205,7 @@ def _length(shape: shapes.StrType | shapes.ListType | shapes.VarTupleType | shap
 
 
 def _range(shape: shapes.IntType | shapes.FloatType) -> str:
-    """How large a number may be: ` from 4 to 15`."""
+    """Return the limits of a number: ` from 4 to 15`."""
     if shape.ge is not None and shape.le is not None:
         return f" from {shape.ge} to {shape.le}"
     words = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
@@ -214,18 +214,18 @@ def _range(shape: shapes.IntType | shapes.FloatType) -> str:
 
 
 def join(path: str, name: str) -> str:
-    """`input` + `images` → `input.images`."""
+    """Return the path of a field: `input` + `images` → `input.images`."""
     return f"{path}.{name}" if path else name
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    """An unknown field, and the known one that was probably meant."""
+    """Return the error of an unknown field, with the known one that was probably meant."""
     close = difflib.get_close_matches(name, known, n=1)
     return UNKNOWN_FIELD + (f"; did you mean {close[0]}?" if close else "")
 
 
 def shown(value: object) -> str:
-    """The value as the error names it: small scalars as they are, anything else by its JSON type or size."""
+    """Return the value as an error names it: a small scalar unchanged, anything else by its JSON type or size."""
     match value:
         case bool():
             return "true" if value else "false"
@@ -240,11 +240,11 @@ def shown(value: object) -> str:
 
 
 def _is_unicode(text: str) -> bool:
-    """False for a lone surrogate, which JSON can spell but nothing can store or send."""
+    """Return False for a lone surrogate, which JSON can escape but UTF-8 cannot encode."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def clipped(name: str) -> str:
-    """A name from outside, short and clean enough to repeat."""
+    """Return a client's name for a field, cut and encodable, so that an error can repeat it."""
     clean = name[:_NAME_MAX].encode("utf-8", "replace").decode()
     return clean if len(name) <= _NAME_MAX else clean + "…"
