@@ -14,8 +14,8 @@ from relay.errors import Bound
 from relay.model.delivery import Outcome
 from relay.model.job import Disposition, EventType, Job, Unconfirmed
 
-WORDS_MAX: Final = 1000
-"""Limit of the unknown status words that are remembered, so that each is logged once."""
+UNKNOWN_STATUSES_MAX: Final = 1000
+"""Limit of the unknown statuses that are remembered, so that each is logged once."""
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -82,7 +82,7 @@ class Metrics:
     def __init__(self) -> None:
         self._values: Counter[tuple[str, ...]] = Counter({("relay_build_info", __version__): 1})
         self._values.update({("relay_refused", bound): 0 for bound in Bound})
-        self._words: set[tuple[str, str]] = set()
+        self._unknown_statuses: set[tuple[str, str]] = set()
 
     def callback(self, provider: str, disposition: Disposition) -> None:
         """Count a stored callback."""
@@ -121,12 +121,12 @@ class Metrics:
         """Set whether the provider refuses relay's key."""
         self._values["relay_provider_key_refused", provider] = int(refused)
 
-    def unknown_word(self, provider: str, word: str) -> bool:
-        """Count an unknown status word; return True the first time, so that it is logged once."""
+    def unknown_word(self, provider: str, status: str) -> bool:
+        """Count an unknown status; return True the first time, so that it is logged once."""
         self._values["relay_unknown_words", provider] += 1
-        if (provider, word) in self._words or len(self._words) >= WORDS_MAX:
+        if (provider, status) in self._unknown_statuses or len(self._unknown_statuses) >= UNKNOWN_STATUSES_MAX:
             return False
-        self._words.add((provider, word))
+        self._unknown_statuses.add((provider, status))
         return True
 
     def attempted(self, outcome: Outcome) -> None:

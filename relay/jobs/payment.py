@@ -31,9 +31,14 @@ from relay.model.payment import Payment, PaymentState, usdc
 from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.outbound import provider_client
 from relay.payments.challenge import Challenge, Offer, read_challenge
+from relay.payments.outcome import (
+    Outcome,
+    authorization_state_call,
+    classify,
+    may_resend,
+    read_authorization_state,
+)
 from relay.payments.policy import Policy, choose
-from relay.payments.proof import authorization_state_call, read_authorization_state
-from relay.payments.settle import Outcome, classify, may_resend
 from relay.payments.x402 import Settlement as SettlementHeader
 from relay.payments.x402 import Wallet, settlement
 from relay.storage.apply_updates import JobUpdate

@@ -17,9 +17,8 @@ from relay.model.job import Job
 from relay.model.provider_http import ProviderResponse
 from relay.outbound.provider_client import NoAnswer, NotSent
 from relay.providers.base import Refused
-from relay.providers.native import check_given, native_body
+from relay.providers.native import check_given, native_body, unknown_model
 from relay.providers.prices import ClipPrices, Price, price_of, price_order, quoted
-from relay.providers.unknown_models import unknown_model
 
 CHEAPEST: Final = "cheapest"
 

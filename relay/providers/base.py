@@ -145,11 +145,11 @@ def with_rules(errors: list[FieldError], rules: list[FieldError]) -> list[FieldE
     return [error for error in errors if error.path not in paths] + rules
 
 
-def with_hints(errors: list[FieldError], hints: Mapping[str, str]) -> list[FieldError]:
+def with_suggestions(errors: list[FieldError], suggestions: Mapping[str, str]) -> list[FieldError]:
     """Return the errors; if an unknown field is another provider's name, with this provider's name for it."""
     return [
-        FieldError(error.path, f"{validation.UNKNOWN_FIELD}; did you mean {hints[error.path]}?")
-        if error.path in hints and error.message.startswith(validation.UNKNOWN_FIELD)
+        FieldError(error.path, f"{validation.UNKNOWN_FIELD}; did you mean {suggestions[error.path]}?")
+        if error.path in suggestions and error.message.startswith(validation.UNKNOWN_FIELD)
         else error
         for error in errors
     ]

@@ -26,8 +26,8 @@ from relay.providers.base import (
     text_or_none,
     unified_path,
     with_callback,
-    with_hints,
     with_rules,
+    with_suggestions,
     without_none,
 )
 
@@ -52,7 +52,7 @@ _UNIFIED: Final = {
     "inputs.seed": "seed",
     "inputs.mode": "mode",
 }
-_HINTS: Final = {name.removeprefix("inputs."): name for name in _UNIFIED} | {
+_SUGGESTIONS: Final = {name.removeprefix("inputs."): name for name in _UNIFIED} | {
     "inputs.resolution": "inputs.outputResolution",
     "inputs.aspect_ratio": "inputs.aspectRatio",
     "inputs.image_urls": "inputs.imageUrls",
@@ -130,7 +130,9 @@ class Kinovi:
 
     def check(self, request: object) -> list[FieldError]:
         """Return every error by the published limits."""
-        return with_rules(with_hints(validation.check(request, Request), _HINTS), _rules(at(request, "inputs")))
+        return with_rules(
+            with_suggestions(validation.check(request, Request), _SUGGESTIONS), _rules(at(request, "inputs"))
+        )
 
     def input_path(self, native_path: str) -> str:
         """Return the unified path: `inputs.urls[1]` → `images[1]`."""

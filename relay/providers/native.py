@@ -1,15 +1,25 @@
-"""Makes a provider's native body from a client's `input` or `request`, with every error in it."""
+"""Makes a provider's native body from a client's `input` or `request`, with every error in it.
 
-from collections.abc import Mapping
-from typing import Any
+Providers add models every month. A native `request` for a model that relay does not know is sent unchanged: relay
+checks only that URLs are public and that the name is safe in a path. The provider checks the rest, and the timeline
+says that relay did not.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
+from typing import Any, Final
 
 import msgspec
 
 from relay import validation
-from relay.errors import CallbackFieldReserved, FieldError, InvalidInput
+from relay.errors import ERRORS_MAX, CallbackFieldReserved, FieldError, InvalidInput
 from relay.model.job import Input
-from relay.providers.base import Provider, find_callback_field, native_from_input
-from relay.providers.unknown_models import check_native
+from relay.providers.base import Provider, at, check_url, find_callback_field, is_callback_field, native_from_input
+
+_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*(?:/[A-Za-z0-9][A-Za-z0-9._:-]*)*")
+MODEL_MAX_CHARS: Final = 200
+_URL: Final = re.compile(r"\s*(https?:|(javascript|file|data|blob|ftp):\S)", re.IGNORECASE)
 
 
 class NativeBody(msgspec.Struct, frozen=True):
@@ -63,3 +73,38 @@ def _of_input(provider: Provider, wanted: object) -> NativeBody:
 def _field(path: str) -> str:
     """Return the unified field of a path: `images` of `input.images[1]`."""
     return path.removeprefix("input.").partition("[")[0]
+
+
+def unknown_model(provider: Provider, request: object) -> str | None:
+    """Return the body's model if relay does not know it; None for a known model or a value that is no model's name."""
+    model = request.get("model") if isinstance(request, dict) else None
+    if not isinstance(model, str) or model in provider.limits.models:
+        return None
+    return model if len(model) <= MODEL_MAX_CHARS and _MODEL.fullmatch(model) else None
+
+
+def check_native(provider: Provider, request: object) -> list[FieldError]:
+    """Return every error of a native body: by the schema, or only of its URLs if its model is not known."""
+    if unknown_model(provider, request) is None:
+        return provider.check(request)
+    errors = []
+    holder, dot, _ = provider.callback_field.rpartition(".")
+    if dot and at(request, holder) is not None and not isinstance(at(request, holder), dict):
+        errors.append(FieldError(holder, "must be an object: relay's callback URL goes into it"))
+    return list(islice(chain(errors, _check_values(request, "")), ERRORS_MAX))
+
+
+def _check_values(value: object, path: str) -> Iterator[FieldError]:
+    """Yield the errors of all URLs and of callback fields at any depth, which the JSON parser limits."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            item_path = validation.join(path, validation.clipped(name))
+            if is_callback_field(name):
+                yield FieldError(item_path, "is relay's own field: its callback URL goes there")
+            else:
+                yield from _check_values(item, item_path)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _check_values(item, f"{path}[{index}]")
+    elif isinstance(value, str) and _URL.match(value):
+        yield from check_url(value, path)

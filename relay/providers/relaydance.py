@@ -28,8 +28,8 @@ from relay.providers.base import (
     unified_path,
     unsupported,
     with_callback,
-    with_hints,
     with_rules,
+    with_suggestions,
     without_none,
 )
 
@@ -52,7 +52,7 @@ _UNIFIED: Final = {
     "metadata.ratio": "aspect_ratio",
     "metadata.generate_audio": "audio",
 }
-_HINTS: Final = {
+_SUGGESTIONS: Final = {
     "duration": "seconds",
     "ratio": "metadata.ratio",
     "aspect_ratio": "metadata.ratio",
@@ -156,7 +156,7 @@ class RelayDance:
 
     def check(self, request: object) -> list[FieldError]:
         """Return every error by the published limits."""
-        return with_rules(with_hints(validation.check(request, Request), _HINTS), _rules(request))
+        return with_rules(with_suggestions(validation.check(request, Request), _SUGGESTIONS), _rules(request))
 
     def input_path(self, native_path: str) -> str:
         """Return the unified path: `metadata.content[0].image_url.url` → `images[0]`."""

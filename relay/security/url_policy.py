@@ -70,8 +70,8 @@ class AddressPolicy:
         scheme = parts["scheme"].lower()
         if scheme not in self._schemes:
             wanted = " or ".join(f"{allowed}://" for allowed in self._schemes)
-            hint = f" ({ALLOW_HTTP}=1 allows http://)" if scheme == "http" else ""
-            reasons.append(f"must begin with {wanted}{hint}")
+            advice = f" ({ALLOW_HTTP}=1 allows http://)" if scheme == "http" else ""
+            reasons.append(f"must begin with {wanted}{advice}")
         if parts["fragment"] is not None:
             reasons.append("must not have a fragment (#…)")
         _, at, location = parts["authority"].rpartition("@")

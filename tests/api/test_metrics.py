@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay.metrics import METRICS, WORDS_MAX, Metrics
+from relay.metrics import METRICS, UNKNOWN_STATUSES_MAX, Metrics
 from relay.sandbox.faults import Faults
 from tests.support.calling_back import post
 from tests.support.running import KEY, Running, relay
@@ -87,8 +87,8 @@ def test_every_metric_is_named_also_before_it_counts_anything() -> None:
 def test_what_is_remembered_of_unknown_words_is_bounded() -> None:
     """A provider that invents words for ever fills no memory, and is not warned about for ever."""
     metrics = Metrics()
-    news = [metrics.unknown_word("evolink", str(number)) for number in range(3 * WORDS_MAX)]
-    assert sum(news) == WORDS_MAX
+    news = [metrics.unknown_word("evolink", str(number)) for number in range(3 * UNKNOWN_STATUSES_MAX)]
+    assert sum(news) == UNKNOWN_STATUSES_MAX
 
 
 async def test_metrics_may_need_a_key(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relay.providers import PROVIDERS
-from relay.providers.unknown_models import NAME_MAX_CHARS, check_native, unknown_model
+from relay.providers.native import MODEL_MAX_CHARS, check_native, unknown_model
 from tests.support.running import HeldClock, Running, relay
 
 pytestmark = pytest.mark.anyio
@@ -55,8 +55,8 @@ def test_what_is_no_name_is_checked_whole(model: object) -> None:
 
 def test_a_models_name_has_a_longest_form() -> None:
     """Take a name of 200 characters, and none that is longer."""
-    assert unknown_model(PROVIDERS["evolink"], {"model": "a" * NAME_MAX_CHARS})
-    assert unknown_model(PROVIDERS["evolink"], {"model": "a" * (NAME_MAX_CHARS + 1)}) is None
+    assert unknown_model(PROVIDERS["evolink"], {"model": "a" * MODEL_MAX_CHARS})
+    assert unknown_model(PROVIDERS["evolink"], {"model": "a" * (MODEL_MAX_CHARS + 1)}) is None
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/a.png", "https://u:p@example.com/a", " HTTP://169.254.169.254/"])

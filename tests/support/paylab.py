@@ -17,9 +17,14 @@ from relay import ids
 from relay.errors import PaymentRefused
 from relay.model.provider_http import KEPT_HEADERS, ProviderResponse
 from relay.payments.challenge import read_challenge
+from relay.payments.outcome import (
+    Outcome,
+    authorization_state_call,
+    classify,
+    may_resend,
+    read_authorization_state,
+)
 from relay.payments.policy import BASE_USDC, Policy, choose
-from relay.payments.proof import authorization_state_call, read_authorization_state
-from relay.payments.settle import Outcome, classify, may_resend
 from relay.payments.siwx import HEADER_NAME, own_challenge, sign_in, sign_in_header
 from relay.payments.x402 import Authorization, Wallet, settlement
 

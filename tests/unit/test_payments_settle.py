@@ -9,8 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.model.provider_http import ProviderResponse
-from relay.payments.proof import authorization_state_call, read_authorization_state
-from relay.payments.settle import Outcome, classify, may_resend
+from relay.payments.outcome import (
+    Outcome,
+    authorization_state_call,
+    classify,
+    may_resend,
+    read_authorization_state,
+)
 
 USED = "invalid_exact_evm_nonce_already_used"
 REVERTED = 'reverted with the following reason:\nFiatTokenV2: authorization is used or canceled\n\nContract Call:"'

@@ -17,7 +17,7 @@ from relay.model import serializers, timeline
 from relay.model.delivery import Endpoint
 from relay.model.job import Job, JobState, Reason
 from relay.model.payment import max_cost
-from relay.providers.unknown_models import unknown_model
+from relay.providers.native import unknown_model
 from relay.storage.jobs import JobFilter
 from relay.web.api.api_request import ProviderRequest, listed, listing_of, one_of, time_of
 from relay.web.problems import JSON

@@ -1,4 +1,7 @@
-"""Classifies the response to a payment: paid, paid but the result is lost, or unknown."""
+"""Determines the outcome of a payment by its response, or by asking the chain whether its nonce was used.
+
+It builds the chain's JSON-RPC call and reads its response, without I/O. https://eips.ethereum.org/EIPS/eip-3009
+"""
 
 import re
 from collections.abc import Iterator
@@ -17,6 +20,10 @@ from relay.payments.x402 import settlement
 _USED: Final = re.compile(
     r"(?<![a-z])nonce_already_used|authorization[ _](is[ _])?(already[ _])?used(?![a-z])", re.IGNORECASE
 )
+AUTHORIZATION_STATE: Final = "e94a0102"  # the selector of authorizationState(address,bytes32)
+_WORD_DIGITS: Final = 64
+_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
+_NONCE: Final = re.compile(r"0x[0-9a-fA-F]{64}")
 _REASONS: Final = ("error", "errorReason", "errorMessage", "invalidReason", "reason", "code", "message", "details")
 
 
@@ -70,3 +77,25 @@ def _texts(given: dict[str, Any]) -> Iterator[str]:
             yield value
         elif isinstance(value, dict):
             yield from (text for key in _REASONS if isinstance(text := value.get(key), str))
+
+
+def authorization_state_call(asset: str, payer: str, nonce: str) -> dict[str, object]:
+    """Return the JSON-RPC body that asks the asset's contract about the nonce; raise ValueError for bad arguments."""
+    if not (_ADDRESS.fullmatch(asset) and _ADDRESS.fullmatch(payer) and _NONCE.fullmatch(nonce)):
+        raise ValueError("the call needs two addresses and a nonce of 32 bytes")
+    data = "0x" + AUTHORIZATION_STATE + payer[2:].lower().rjust(_WORD_DIGITS, "0") + nonce[2:].lower()
+    return {"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [{"to": asset, "data": data}, "latest"]}
+
+
+def read_authorization_state(response: ProviderResponse) -> bool | None:
+    """Return whether the nonce was used; None for a response that is not plainly true or false.
+
+    A node of another chain has no such contract, and its empty result does not mean false.
+    """
+    try:
+        result = header.read_object(response.body).get("result")
+    except Unreadable:
+        return None
+    if response.status_code != 200 or not isinstance(result, str):
+        return None
+    return {"0x" + "0" * 63 + "0": False, "0x" + "0" * 63 + "1": True}.get(result)
