@@ -12,7 +12,7 @@ from relay.clock import SystemClock, rfc3339
 from relay.errors import SettingsError
 
 if TYPE_CHECKING:
-    from relay.storage.api_keys import Access
+    from relay.storage.api_keys import Access, CreatedKey
     from relay.storage.encryption_keys import Resealed
     from relay.storage.store import Store
 
@@ -34,8 +34,8 @@ def command() -> None:
 )
 def create(project: str, name: str, scopes: tuple[str, ...]) -> None:
     """Make a key and print it, this once."""
-    key_id, text = asyncio.run(_create(project, name, scopes or ("submit", "read")))
-    click.echo(f"{key_id} {text}")
+    created = asyncio.run(_create(project, name, scopes or ("submit", "read")))
+    click.echo(f"{created.id} {created.text}")
 
 
 @command.command("list")
@@ -113,8 +113,8 @@ async def _renew_signing(project: str, *, drop_former: bool) -> None:
         await store.signing_keys.renew(project, SystemClock().now_ms(), drop_former=drop_former)
 
 
-async def _create(project: str, name: str, scopes: tuple[str, ...]) -> tuple[str, str]:
-    """Makes a key."""
+async def _create(project: str, name: str, scopes: tuple[str, ...]) -> "CreatedKey":
+    """Create a key."""
     async with _access() as access:
         return await access.create_api_key(project, name, scopes, SystemClock().now_ms())
 

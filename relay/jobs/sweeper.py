@@ -69,9 +69,9 @@ class Sweeper:
         for job_id in await self._store.jobs.to_settle(now_ms, BATCH):
             decide = partial(checks.out_of_time, paused=self._checker.paused())
             await self._apply(job_id, decide, now_ms, _out_of_time(job_id, now_ms))
-        for job_id, provider in await self._store.jobs.past_deadline(now_ms, BATCH):
-            askable = bool((known := self._context.providers.get(provider)) and known.usable)
-            await self._apply(job_id, partial(checks.overdue, askable=askable), now_ms)
+        for job in await self._store.jobs.past_deadline(now_ms, BATCH):
+            askable = bool((known := self._context.providers.get(job.provider)) and known.usable)
+            await self._apply(job.id, partial(checks.overdue, askable=askable), now_ms)
         await self._announce_expiring(now_ms)
         for payment in await self._store.payments.to_prove(now_ms, BATCH):
             await self._payer.prove(payment)

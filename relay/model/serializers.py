@@ -10,7 +10,7 @@ import msgspec
 from relay.clock import rfc3339
 from relay.model.delivery import Attempt, Delivery, Endpoint, Outcome, Redelivery
 from relay.model.job import Callback, CallbackHead, Event, EventType, Job, Reprocessing
-from relay.security.signatures import PUBLIC_PREFIX
+from relay.security.signatures import PUBLIC_PREFIX, PublicKey
 
 Json = dict[str, Any]
 
@@ -144,7 +144,7 @@ def redelivery(batch: Redelivery) -> Json:
     }
 
 
-def webhook_keys(public: Sequence[tuple[str, bytes]]) -> Json:
+def webhook_keys(public: Sequence[PublicKey]) -> Json:
     """Return the projects' public keys as a JWK set (RFC 8037), each with project and `whpk_` form; newest last."""
     return {
         "keys": [
@@ -153,12 +153,12 @@ def webhook_keys(public: Sequence[tuple[str, bytes]]) -> Json:
                 "crv": "Ed25519",
                 "alg": "EdDSA",
                 "use": "sig",
-                "kid": hashlib.sha256(key).hexdigest()[:16],
-                "x": base64.urlsafe_b64encode(key).decode().rstrip("="),
-                "project": project_id,
-                "whpk": PUBLIC_PREFIX + base64.b64encode(key).decode(),
+                "kid": hashlib.sha256(one.key).hexdigest()[:16],
+                "x": base64.urlsafe_b64encode(one.key).decode().rstrip("="),
+                "project": one.project_id,
+                "whpk": PUBLIC_PREFIX + base64.b64encode(one.key).decode(),
             }
-            for project_id, key in public
+            for one in public
         ]
     }
 

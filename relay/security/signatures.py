@@ -113,6 +113,13 @@ class SigningKeys:
         return signature
 
 
+class PublicKey(msgspec.Struct, frozen=True):
+    """A project's ed25519 public key."""
+
+    project_id: str
+    key: bytes
+
+
 def new_seed() -> bytes:
     """Return the seed of a new ed25519 key."""
     return os.urandom(PUBLIC_BYTES)

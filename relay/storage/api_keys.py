@@ -28,6 +28,31 @@ class ApiKey(msgspec.Struct, frozen=True):
     scopes: frozenset[str]
 
 
+class CreatedKey(msgspec.Struct, frozen=True):
+    """A new key: its id, and its text, which is stored nowhere."""
+
+    id: str
+    text: str
+
+
+class _NewKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key's columns, and the name of its project."""
+
+    id: str
+    project: str
+    name: str
+    scopes: str
+    digest: bytes
+    created_at: int
+
+
+class _Named(msgspec.Struct, frozen=True):
+    """A named statement to run, with its parameters."""
+
+    name: str
+    params: Mapping[str, Any]
+
+
 class Reservation(msgspec.Struct, frozen=True, kw_only=True):
     """An idempotency key that somebody asks for; `fingerprint` is of the request's method, path and body."""
 
@@ -59,19 +84,19 @@ class Access:
         found = await self._database.rows("api_key_by_digest", {"digest": digest(text)}, Purpose.KEY)
         return ApiKey(found[0]["id"], found[0]["project_id"], frozenset(found[0]["scopes"].split())) if found else None
 
-    async def create_api_key(self, project: str, name: str, scopes: Sequence[str], now_ms: int) -> tuple[str, str]:
-        """A new key in a project, which is made if it is new; its id, and its text, which is nowhere kept."""
-        text = "rk_" + secrets.token_urlsafe(32)
-        key_id = ids.new_id(ids.API_KEY)
-        params = {
-            "id": key_id,
-            "name": name,
-            "scopes": " ".join(scopes),
-            "digest": digest(text),
-            "created_at": now_ms,
-        }
-        await self._writer.write(self._create_key, (project, params))
-        return key_id, text
+    async def create_api_key(self, project: str, name: str, scopes: Sequence[str], now_ms: int) -> CreatedKey:
+        """Create a key in a project, which is made if it is new."""
+        created = CreatedKey(ids.new_id(ids.API_KEY), "rk_" + secrets.token_urlsafe(32))
+        row = _NewKey(
+            id=created.id,
+            project=project,
+            name=name,
+            scopes=" ".join(scopes),
+            digest=digest(created.text),
+            created_at=now_ms,
+        )
+        await self._writer.write(self._create_key, row)
+        return created
 
     async def api_keys(self) -> Sequence[Row]:
         """Every key without its text: `id name project scopes created_at revoked_at`."""
@@ -79,7 +104,7 @@ class Access:
 
     async def revoke_api_key(self, key_id: str, now_ms: int) -> None:
         """The key stops working; NotFound when there is no such live key."""
-        if not await self._writer.write(_run, ("revoke_api_key", {"id": key_id, "now": now_ms})):
+        if not await self._writer.write(_run, _Named("revoke_api_key", {"id": key_id, "now": now_ms})):
             raise NotFound(f"there is no live key {key_id}")
 
     async def reserve(self, wanted: Reservation) -> bool:
@@ -90,7 +115,7 @@ class Access:
             "forgotten_before": wanted.now - IDEMPOTENCY_LIFE_MS,
             "abandoned_before": wanted.now - ABANDONED_AFTER_MS,
         }
-        return bool(await self._writer.write(_run, ("reserve_idempotency_key", params)))
+        return bool(await self._writer.write(_run, _Named("reserve_idempotency_key", params)))
 
     async def known(self, project_id: str, key: str) -> Known | None:
         """What stands behind a key."""
@@ -100,44 +125,43 @@ class Access:
         answer = found[0]["answer"] and self._encryption.decrypt(found[0]["answer"], _place(project_id, key)).encode()
         return Known(bytes(found[0]["fingerprint"]), found[0]["reserved_at"], found[0]["job_id"], answer)
 
-    def tie(self, held: Reservation, of: Callable[[Any], tuple[bytes, str | None] | None]) -> Tie:
+    def tie(self, held: Reservation, of: Callable[[Any], Tied | None]) -> Tie:
         """Return what ties the key to the work that is done for it, in the transaction that does it.
 
-        `of` makes of the work's result the answer, which is sealed, and the id of the job that it shows; None where
-        nothing was done.
+        `of` makes of the work's result the answer, which is encrypted here, and the id of the job that it shows; None
+        if nothing was done.
         """
         where = _place(held.project_id, held.key)
 
         def tied(result: Any) -> Tied | None:
             made = of(result)
-            return None if made is None else Tied(self._encryption.encrypt(made[0].decode(), where), made[1])
+            return None if made is None else Tied(self._encryption.encrypt(made.answer.decode(), where), made.job_id)
 
         return Tie(project_id=held.project_id, key=held.key, reserved_at=held.now, of=tied)
 
     async def answer(self, held: Reservation, answer: bytes) -> None:
         """Keep the answer, sealed: it may show a secret that is shown once. Nothing happens where the key was lost."""
         params = _of(held) | {"answer": self._encryption.encrypt(answer.decode(), _place(held.project_id, held.key))}
-        await self._writer.write(_run, ("answer_idempotency_key", params))
+        await self._writer.write(_run, _Named("answer_idempotency_key", params))
 
     async def release(self, held: Reservation) -> None:
         """Free the key again, since the request came to nothing; one that was lost or tied stays as it is."""
-        await self._writer.write(_run, ("release_idempotency_key", _of(held)))
+        await self._writer.write(_run, _Named("release_idempotency_key", _of(held)))
 
     async def forget(self, now_ms: int) -> None:
         """Drops keys that are past their life."""
-        await self._writer.write(_run, ("forget_idempotency_keys", {"before": now_ms - IDEMPOTENCY_LIFE_MS}))
+        await self._writer.write(_run, _Named("forget_idempotency_keys", {"before": now_ms - IDEMPOTENCY_LIFE_MS}))
 
-    async def _create_key(self, transaction: Transaction, wanted: Sequence[tuple[str, dict[str, Any]]]) -> list[None]:
-        """The project if it is new, with the key that its notifications are signed by; then the API key."""
-        for project, params in wanted:
-            now_ms = params["created_at"]
-            made = {"id": ids.new_id(ids.PROJECT), "name": project, "created_at": now_ms}
+    async def _create_key(self, transaction: Transaction, wanted: Sequence[_NewKey]) -> list[None]:
+        """Insert the project if it is new, with the key that its notifications are signed by; then the API key."""
+        for new in wanted:
+            made = {"id": ids.new_id(ids.PROJECT), "name": new.project, "created_at": new.created_at}
             await transaction.rows("insert_project", made)
-            found = await transaction.rows("project_by_name", {"name": project})
+            found = await transaction.rows("project_by_name", {"name": new.project})
             project_id = found[0]["id"]
-            signs = signing_keys.new_params(self._encryption, project_id, signing_keys.FIRST, now_ms)
+            signs = signing_keys.new_params(self._encryption, project_id, signing_keys.FIRST, new.created_at)
             await transaction.rows("insert_signing_key", signs)
-            await transaction.rows("insert_api_key", {**params, "project_id": project_id})
+            await transaction.rows("insert_api_key", {**msgspec.structs.asdict(new), "project_id": project_id})
         return [None] * len(wanted)
 
 
@@ -156,6 +180,6 @@ def digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "replace")).digest()
 
 
-async def _run(transaction: Transaction, wanted: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Sequence[Row]]:
-    """Runs one named statement for each caller."""
-    return [await transaction.rows(name, params) for name, params in wanted]
+async def _run(transaction: Transaction, wanted: Sequence[_Named]) -> list[Sequence[Row]]:
+    """Run one named statement for each caller."""
+    return [await transaction.rows(one.name, one.params) for one in wanted]

@@ -7,7 +7,7 @@ Callbacks, submit answers, status checks and deadlines all come this way, so the
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -62,8 +62,8 @@ class JobUpdate(msgspec.Struct, frozen=True, kw_only=True):
     again: bool = False
 
 
-class UpdateResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a fact; `fresh` is for dispatch, `announced` names the event.
+class UpdateResult(msgspec.Struct, kw_only=True):
+    """What became of an update; `fresh` is for the dispatcher, `announced` names the event.
 
     `bounds` are the limits because of which a callback is not kept, or its job is not asked about immediately;
     `unconfirmed` says why a final status was believed without a status check.
@@ -107,11 +107,32 @@ class CallbackRow(msgspec.Struct, frozen=True, kw_only=True):
     digest: bytes | None
 
 
-class UpdateApplier:
-    """Writes batches of facts. `lease_ms` is how long a fresh delivery is dispatch's own before it counts as lost.
+class ReprocessingRow(Reprocessing, frozen=True, kw_only=True):
+    """A reprocessing's columns."""
 
-    `expiring_ms` is how long before a result is gone that is announced. With `hints` it is another process that sends
-    and checks: it is told with the commit that there is something to do.
+    project_id: str
+    job_id: str
+
+
+class Read(msgspec.Struct, frozen=True):
+    """What a batch of updates is judged by, as its transaction has read it.
+
+    `listeners` are the endpoints that may want an event of these jobs, in JSON. `digests` are those of the callbacks
+    recorded before, each with its job; `calls` those of the updates' calls that are stored already.
+    """
+
+    jobs: dict[str, Job]
+    listeners: str
+    digests: set[tuple[str, bytes]]
+    calls: set[str]
+    absent: Absent
+
+
+class UpdateApplier:
+    """Applies batches of updates. `lease_ms` is how long a new delivery is leased to the dispatcher of this process.
+
+    `expiring_ms` is how long before a result expires the client is notified of that. With `hints` another process
+    sends and checks: it is notified by the commit that there is something to do.
     """
 
     def __init__(
@@ -129,144 +150,129 @@ class UpdateApplier:
         self._fan_out = FanOut(lease_ms, schedule_s[0], sends=not hints)
 
     async def __call__(self, transaction: Transaction, updates: Sequence[JobUpdate]) -> list[UpdateResult]:
-        """Records the facts in order; each sees the job as the one before it left it."""
-        jobs, listening = await _found(transaction, updates)
-        heard, written = await _heard(transaction, updates, jobs), await _written(transaction, updates)
-        elsewhere = await absent(transaction, {update.job_id for update in updates if update.received} - jobs.keys())
-        elsewhere.bytes.update(await _bytes_kept(transaction, updates, jobs, self._room))
-        batch = _Batch(jobs, heard, written, elsewhere, self._room, self._expiring_ms)
+        """Apply the updates in their order; each finds the job as the one before it left it."""
+        read = await _read(transaction, updates, self._room)
+        batch = _Batch(read, self._room, self._expiring_ms)
         for update in updates:
-            batch.take(update)
+            batch.apply(update)
         await transaction.run_many("insert_callback", batch.callbacks)
-        await transaction.run_many("insert_reprocessing", batch.released)
+        await transaction.run_many("insert_reprocessing", batch.reprocessings)
         await transaction.run_many("insert_call", batch.calls)
-        settled = [(update.job_id, update.at, update.settlement) for update in updates if update.settlement]
-        if settled:
-            await payments.settle(transaction, settled)
-        await transaction.run_many("update_job", [rows.changed_job_params(job) for job in jobs.values()])
-        await transaction.run_many("insert_event", [new.event for _, new in batch.events])
-        fresh = await self._fan_out(transaction, [new for _, new in batch.events], listening)
-        for (index, _), handed in zip(batch.events, fresh, strict=True):
-            batch.results[index] = msgspec.structs.replace(batch.results[index], fresh=handed)
-        for index, bound in batch.bounds:
-            reached = batch.results[index]
-            batch.results[index] = msgspec.structs.replace(reached, bounds=(*reached.bounds, bound))
+        await payments.settle(transaction, batch.settlements)
+        await transaction.run_many("update_job", [rows.changed_job_params(job) for job in read.jobs.values()])
+        await transaction.run_many("insert_event", [new.event for new in batch.events])
+        fresh = await self._fan_out(transaction, batch.events, read.listeners)
+        for result, deliveries in zip(batch.announced, fresh, strict=True):
+            result.fresh = deliveries
         if self._hints:
             await _hint(transaction, updates, batch.results)
         return batch.results
 
 
 class _Batch:
-    """The rows that facts come to, and what became of each; `jobs` are as the last fact left them."""
+    """The rows that updates come to, and what became of each: `announced` are the results of `events`, in order."""
 
-    def __init__(
-        self,
-        jobs: dict[str, Job],
-        heard: set[tuple[str, bytes]],
-        written: set[str],
-        elsewhere: Absent,
-        room: Room,
-        expiring_ms: int,
-    ) -> None:
-        self._jobs = jobs
-        self._heard = heard
-        self._written = written
-        self._elsewhere = elsewhere
+    def __init__(self, read: Read, room: Room, expiring_ms: int) -> None:
+        self._jobs = read.jobs
+        self._read = read
+        self._absent = read.absent
         self._room = room
         self._expiring_ms = expiring_ms
+        self._bounds: list[Bound] = []
         self.callbacks: list[CallbackRow] = []
-        self.released: list[dict[str, Any]] = []
+        self.reprocessings: list[ReprocessingRow] = []
         self.calls: list[ProviderCall] = []
-        self.events: list[tuple[int, NewEvent]] = []
-        self.bounds: list[tuple[int, Bound]] = []
+        self.settlements: list[payments.JobSettlement] = []
+        self.events: list[NewEvent] = []
+        self.announced: list[UpdateResult] = []
         self.results: list[UpdateResult] = []
 
-    def take(self, update: JobUpdate) -> None:
-        """One fact, after those before it."""
+    def apply(self, update: JobUpdate) -> None:
+        """Apply one update, after those before it."""
+        if update.settlement:
+            self.settlements.append(payments.JobSettlement(update.job_id, update.at, update.settlement))
         job = self._jobs.get(update.job_id)
-        if update.call and update.call.id in self._written:
+        if update.call and update.call.id in self._read.calls:
             self.results.append(UpdateResult(job=job, disposition=Disposition.REPEATED, reason="written before"))
             return
-        moved = _judge(job, update, self._heard)
+        moved = self._judged(job, update)
+        tombstone = self._absent.tombstones.get(update.job_id)
+        result = _result(job, moved, update, tombstone)
+        self.results.append(result)
+        job = moved.job if moved else job
+        if update.call and job:
+            self.calls.append(msgspec.structs.replace(update.call, decision=result.reason))
+        if update.received:
+            known = None if _is_foreign(update) else job or tombstone
+            job = self._keep(update, update.received, job, known.project_id if known else DEFAULT_PROJECT)
+        if moved and moved.announce and job:
+            new = _new_event(job, moved.announce, update.at, moved.supersedes)
+            job, result.announced = new.after, new.event.type
+            self.events.append(new)
+            self.announced.append(result)
+        result.job = job
+        if self._bounds:
+            result.bounds, self._bounds = tuple(self._bounds), []
+        if job:
+            self._jobs[update.job_id] = job
+
+    def _judged(self, job: Job | None, update: JobUpdate) -> Transition | None:
+        """Return what the update does to the job, with what follows of that; None if it is not about a job here."""
+        moved = _transition(job, update, self._read.digests)
         if moved and moved.doubtful:
             moved = msgspec.structs.replace(moved, job=self._doubt(moved.job, update.at))
         if moved and job and moved.job.outputs is not job.outputs:
-            moved = self._timed(moved, update.at)
-        tombstone = self._elsewhere.tombstones.get(update.job_id)
-        recorded = _result(job, moved, update, tombstone)
-        if update.received and update.received.reprocessed_by is not None:
-            recorded = msgspec.structs.replace(recorded, reprocessing=_reprocessing(update, update.received, recorded))
-        job = moved.job if moved else job
-        if update.call and job:
-            self.calls.append(msgspec.structs.replace(update.call, decision=recorded.reason))
-        if update.received:
-            job = self._keep(update, update.received, job, tombstone, recorded)
-        if moved and moved.announce and job:
-            new = _event(job, moved.announce, update.at, moved.supersedes)
-            job, recorded = new.after, msgspec.structs.replace(recorded, announced=new.event.type, job=new.after)
-            self.events.append((len(self.results), new))
-        elif job is not recorded.job:
-            recorded = msgspec.structs.replace(recorded, job=job)
-        if job:
-            self._jobs[update.job_id] = job
-        self.results.append(recorded)
-
-    def _reach(self, bound: Bound) -> None:
-        """Note that the fact in hand reaches a limit."""
-        self.bounds.append((len(self.results), bound))
+            due_at = output_expiry.due_at(moved.job.outputs, update.at, self._expiring_ms)
+            moved = msgspec.structs.replace(moved, job=msgspec.structs.replace(moved.job, expiring_at=due_at))
+        return moved
 
     def _doubt(self, job: Job, at: int) -> Job:
         """Return the job whose provider is asked about it, later if it was asked often."""
         asked = doubted(job, self._room.doubts, at)
         if asked is not job and asked.next_check_at is not None and asked.next_check_at > at:
-            self._reach(Bound.DOUBTS_FREE)
+            self._bounds.append(Bound.DOUBTS_FREE)
         return asked
 
-    def _timed(self, moved: Transition, at: int) -> Transition:
-        """A move that brought another result, with the time at which it is told that this one expires."""
-        due_at = output_expiry.due_at(moved.job.outputs, at, self._expiring_ms)
-        return msgspec.structs.replace(moved, job=msgspec.structs.replace(moved.job, expiring_at=due_at))
-
-    def _keep(
-        self,
-        update: JobUpdate,
-        received: ReceivedCallback,
-        job: Job | None,
-        tombstone: Tombstone | None,
-        recorded: UpdateResult,
-    ) -> Job | None:
-        """The callback as evidence, unless its job has as many as are kept; the job with one more seen."""
+    def _keep(self, update: JobUpdate, received: ReceivedCallback, job: Job | None, project_id: str) -> Job | None:
+        """Store the callback, unless as many about its job are stored as may be; return the job with one more seen."""
+        result = self.results[-1]
         if received.reprocessed_by is not None:
-            of = {"project_id": _owner(update, job, tombstone), "job_id": update.job_id}
-            self.released.append(of | msgspec.to_builtins(recorded.reprocessing))
+            row = _reprocessing(update, received, result, project_id)
+            self.reprocessings.append(row)
+            result.reprocessing = row
             return job
-        if _seen(update, job, self._elsewhere) < self._room.number_max:
-            row = _callback_row(update, received, _owner(update, job, tombstone), recorded)
-            size = len(row.body) + len(row.headers)
-            if self._elsewhere.bytes[update.job_id] + size <= self._room.bytes_max:
-                self._elsewhere.bytes[update.job_id] += size
-                self.callbacks.append(row)
+        seen = job.callbacks_seen if job else self._absent.kept[update.job_id]
+        if seen >= self._room.number_max:
+            self._bounds.append(Bound.CALLBACKS_PER_JOB_MAX)
+        else:
+            callback = _callback_row(update, received, result, project_id)
+            size = len(callback.body) + len(callback.headers)
+            if self._absent.bytes[update.job_id] + size <= self._room.bytes_max:
+                self._absent.bytes[update.job_id] += size
+                self.callbacks.append(callback)
             else:
-                self._reach(Bound.CALLBACK_BYTES_PER_JOB_MAX)
+                self._bounds.append(Bound.CALLBACK_BYTES_PER_JOB_MAX)
                 # What the callback says counts, but there is no evidence of it: the provider is asked.
                 job = job and self._doubt(job, update.at)
-        else:
-            self._reach(Bound.CALLBACKS_PER_JOB_MAX)
         if job is None:
-            self._elsewhere.kept[update.job_id] += 1
+            self._absent.kept[update.job_id] += 1
             return None
         return msgspec.structs.replace(job, callbacks_seen=job.callbacks_seen + 1)
 
 
-async def _found(transaction: Transaction, updates: Sequence[JobUpdate]) -> tuple[dict[str, Job], str]:
-    """Return the jobs, locked until the transaction ends, and who may want their events."""
+async def _read(transaction: Transaction, updates: Sequence[JobUpdate], room: Room) -> Read:
+    """Return what the updates are judged by; the jobs stay locked until the transaction ends."""
     found = await transaction.rows("jobs_and_listeners", {"ids": sorted({update.job_id for update in updates})})
-    listening = next((row["listening"] for row in found if row["listening"]), "[]")
-    return {row["id"]: rows.job(row) for row in found}, listening
+    jobs = {row["id"]: rows.job(row) for row in found}
+    listeners = next((row["listening"] for row in found if row["listening"]), "[]")
+    digests, calls = await _digests(transaction, updates, jobs), await _calls(transaction, updates)
+    elsewhere = await absent(transaction, {update.job_id for update in updates if update.received} - jobs.keys())
+    elsewhere.bytes.update(await _bytes_kept(transaction, updates, jobs, room))
+    return Read(jobs, listeners, digests, calls, elsewhere)
 
 
 async def _hint(transaction: Transaction, updates: Sequence[JobUpdate], results: Sequence[UpdateResult]) -> None:
-    """Says what there is to do at once for the process that sends and checks; all else it finds in time by itself."""
+    """Notify the process that sends and checks of what is due immediately; it finds the rest by polling."""
     if any(result.fresh for result in results):
         await transaction.hint(Hint.DELIVERIES)
     jobs = ((update.at, result.job) for update, result in zip(updates, results, strict=True) if result.job)
@@ -274,21 +280,20 @@ async def _hint(transaction: Transaction, updates: Sequence[JobUpdate], results:
         await transaction.hint(Hint.CHECKS)
 
 
-async def _heard(
+async def _digests(
     transaction: Transaction, updates: Sequence[JobUpdate], jobs: dict[str, Job]
 ) -> set[tuple[str, bytes]]:
-    """The digests recorded before, for the jobs of this batch that a callback is about, and not the first one."""
+    """Return the digests recorded before, for the jobs that a callback is about, and not the first one."""
     about = {update.job_id for update in updates if update.received and update.received.digest}
     wanted = sorted(job_id for job_id in about if job_id in jobs and jobs[job_id].callbacks_seen)
     if not wanted:
         return set()
-    return {
-        (row["job_id"], bytes(row["digest"])) for row in await transaction.rows("recorded_digests", {"ids": wanted})
-    }
+    found = await transaction.rows("recorded_digests", {"ids": wanted})
+    return {(row["job_id"], bytes(row["digest"])) for row in found}
 
 
-async def _written(transaction: Transaction, updates: Sequence[JobUpdate]) -> set[str]:
-    """The calls of facts that are written again, as far as they are stored."""
+async def _calls(transaction: Transaction, updates: Sequence[JobUpdate]) -> set[str]:
+    """Return which calls are stored, of those updates that are written again."""
     wanted = [update.call.id for update in updates if update.call and update.again]
     if not wanted:
         return set()
@@ -298,7 +303,7 @@ async def _written(transaction: Transaction, updates: Sequence[JobUpdate]) -> se
 async def _bytes_kept(
     transaction: Transaction, updates: Sequence[JobUpdate], jobs: dict[str, Job], room: Room
 ) -> dict[str, int]:
-    """How many bytes are kept about those jobs that may have too many: there is no need to look at most."""
+    """Return how many bytes are kept about those jobs that may have too many; most have too few to be counted."""
     coming = Counter(update.job_id for update in updates if update.received)
     enough = room.bytes_max // room.one_max
     wanted = sorted(job_id for job_id, job in jobs.items() if 0 < coming[job_id] > enough - job.callbacks_seen)
@@ -308,8 +313,8 @@ async def _bytes_kept(
     return {row["job_id"]: int(row["bytes"]) for row in found}
 
 
-def _judge(job: Job | None, update: JobUpdate, heard: set[tuple[str, bytes]]) -> Transition | None:
-    """What the fact does to the job; None where there is no job it could be applied to."""
+def _transition(job: Job | None, update: JobUpdate, digests: set[tuple[str, bytes]]) -> Transition | None:
+    """Return what the update does to the job; None if there is no job that it could be applied to."""
     received = update.received
     if job is None or (received and received.other_environment):
         return None
@@ -317,7 +322,7 @@ def _judge(job: Job | None, update: JobUpdate, heard: set[tuple[str, bytes]]) ->
         return Transition(job, Disposition.QUARANTINED, received.quarantined, doubtful=True)
     if received and received.unreadable:
         return Transition(job, Disposition.UNREADABLE, received.unreadable, doubtful=True)
-    if received and received.digest and (job.id, received.digest) in heard:
+    if received and received.digest and (job.id, received.digest) in digests:
         return Transition(job, Disposition.REPEATED, "heard before")
     if update.settlement and update.settlement.cost:
         job = msgspec.structs.replace(job, cost=update.settlement.cost)
@@ -325,38 +330,27 @@ def _judge(job: Job | None, update: JobUpdate, heard: set[tuple[str, bytes]]) ->
         return Transition(job, Disposition.RECORDED)
     moved = update.transition(job)
     if received and received.digest and moved.disposition is Disposition.RECORDED:
-        heard.add((job.id, received.digest))
+        digests.add((job.id, received.digest))
     return moved
 
 
-def _foreign(update: JobUpdate) -> bool:
-    """Whether it is another environment's callback."""
+def _is_foreign(update: JobUpdate) -> bool:
+    """Return whether it is another environment's callback."""
     return update.received is not None and update.received.other_environment
 
 
-def _seen(update: JobUpdate, job: Job | None, elsewhere: Absent) -> int:
-    """How many callbacks came about the job before; of one that is not here, how many are kept."""
-    return job.callbacks_seen if job else elsewhere.kept[update.job_id]
-
-
-def _owner(update: JobUpdate, job: Job | None, tombstone: Tombstone | None) -> str:
-    """The project that sees a callback; one that belongs to no job here is the default project's to see."""
-    known = None if _foreign(update) else job or tombstone
-    return known.project_id if known else DEFAULT_PROJECT
-
-
 def _result(job: Job | None, moved: Transition | None, update: JobUpdate, tombstone: Tombstone | None) -> UpdateResult:
-    """What became of the fact, before any event."""
+    """Return what became of the update, before any event."""
     if moved is None:
         reason = tombstone.reason_at_end if tombstone else "there is no such job here"
-        if _foreign(update):
+        if _is_foreign(update):
             reason = "the token was made in another environment"
         return UpdateResult(job=job, disposition=Disposition.ORPHANED, reason=reason)
     return UpdateResult(job=job, disposition=moved.disposition, reason=moved.reason, unconfirmed=moved.unconfirmed)
 
 
-def _event(job: Job, kind: EventType, at: int, supersedes: str | None) -> NewEvent:
-    """The event of a move, numbered within its job, with the notification's bytes."""
+def _new_event(job: Job, kind: EventType, at: int, supersedes: str | None) -> NewEvent:
+    """Return the event of a transition, numbered within its job, with the notification's body."""
     event_id, sequence = ids.new_id(ids.EVENT), job.sequence + 1
     last_final = event_id if kind.final else job.last_final_event
     after = msgspec.structs.replace(job, sequence=sequence, last_final_event=last_final)
@@ -373,10 +367,8 @@ def _event(job: Job, kind: EventType, at: int, supersedes: str | None) -> NewEve
     return NewEvent(event, after)
 
 
-def _callback_row(
-    update: JobUpdate, received: ReceivedCallback, project_id: str, recorded: UpdateResult
-) -> CallbackRow:
-    """Return a callback's columns."""
+def _callback_row(update: JobUpdate, received: ReceivedCallback, result: UpdateResult, project_id: str) -> CallbackRow:
+    """Return a callback's columns; it is shown to that project."""
     return CallbackRow(
         id=received.id,
         project_id=project_id,
@@ -386,19 +378,23 @@ def _callback_row(
         size=received.size,
         headers=rows.text(received.headers) or "[]",
         body=received.body,
-        disposition=recorded.disposition,
-        reason=recorded.reason,
+        disposition=result.disposition,
+        reason=result.reason,
         digest=received.digest,
     )
 
 
-def _reprocessing(update: JobUpdate, received: ReceivedCallback, recorded: UpdateResult) -> Reprocessing:
-    """What came of a callback that was run again."""
-    return Reprocessing(
+def _reprocessing(
+    update: JobUpdate, received: ReceivedCallback, result: UpdateResult, project_id: str
+) -> ReprocessingRow:
+    """Return what came of a callback that was processed again."""
+    return ReprocessingRow(
         id=ids.new_id(ids.REPROCESSING),
+        project_id=project_id,
+        job_id=update.job_id,
         callback_id=received.id,
         at=update.at,
         key_id=received.reprocessed_by or "",
-        disposition=recorded.disposition,
-        reason=recorded.reason,
+        disposition=result.disposition,
+        reason=result.reason,
     )

@@ -126,8 +126,7 @@ class Deliveries:
         due = found["at"] is not None and found["at"] <= request.now_ms
         if found["due"] < WINDOW and not (due and any(request.endpoint_limits.values())):
             return ClaimResult([], found["at"])
-        of_endpoints, walked_to = await self._walk(request)
-        return ClaimResult([*of_endpoints], found["at"], walked_to)
+        return await self._walk(request, found["at"])
 
     async def _claim_first_due(self, request: ClaimRequest) -> list[DueDelivery]:
         """Claim among the first that are due, without the endpoints that have a limit and without full projects."""
@@ -142,8 +141,8 @@ class Deliveries:
         }
         return self._parcels(await self._database.claim("claim_deliveries", [claim], read="due_deliveries"))
 
-    async def _walk(self, request: ClaimRequest) -> tuple[list[NewDelivery], str]:
-        """Claim from the next endpoints after `walked_to`; return also the last of them, or "" at the end."""
+    async def _walk(self, request: ClaimRequest, next_due_at: int | None) -> ClaimResult:
+        """Claim from the next endpoints after `walked_to`."""
         found = await self._database.rows("endpoints_waiting", {"after": request.walked_to, "limit": WALK})
         due = [row for row in found if row["at"] <= request.now_ms and row["project_id"] not in request.full_projects]
         limits = request.endpoint_limits
@@ -152,7 +151,7 @@ class Deliveries:
         last = chosen[-1] if len(chosen) < len(free) else found[-1]["endpoint_id"] if len(found) == WALK else ""
         each = max(1, request.limit // max(1, len(chosen)))
         wanted = {endpoint_id: min(each, limits.get(endpoint_id, each)) for endpoint_id in chosen}
-        return await self._claim_of(wanted, request), last
+        return ClaimResult([*await self._claim_of(wanted, request)], next_due_at, last)
 
     async def _claim_of(self, limits: Mapping[str, int], request: ClaimRequest) -> list[NewDelivery]:
         """Claim at most so many for each of these endpoints."""

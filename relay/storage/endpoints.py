@@ -33,6 +33,21 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     active: bool | None = None
 
 
+class _NewEndpoint(msgspec.Struct, frozen=True):
+    """An endpoint to store, if its project has fewer than `project_max`."""
+
+    endpoint: Endpoint
+    project_max: int
+
+
+class _Deletion(msgspec.Struct, frozen=True):
+    """An endpoint to delete."""
+
+    endpoint_id: str
+    project_id: str
+    now_ms: int
+
+
 class Endpoints:
     """The endpoints."""
 
@@ -46,7 +61,7 @@ class Endpoints:
 
         False, and nothing is stored, where its project has as many as it may.
         """
-        return await self._writer.write(self._insert, (endpoint, project_max), tie=tie)
+        return await self._writer.write(self._insert, _NewEndpoint(endpoint, project_max), tie=tie)
 
     async def change(self, change: Change, tie: Tie | None = None) -> Endpoint | None:
         """Apply a subscriber's change; deliveries that wait use it from their next attempt on. None where it is gone.
@@ -69,7 +84,7 @@ class Endpoints:
 
     async def delete(self, endpoint_id: str, project_id: str, now_ms: int, tie: Tie | None = None) -> bool:
         """The endpoint is gone and what waited for it is canceled; False when there was none."""
-        return await self._writer.write(_delete, (endpoint_id, project_id, now_ms), tie=tie)
+        return await self._writer.write(_delete, _Deletion(endpoint_id, project_id, now_ms), tie=tie)
 
     async def get(self, endpoint_id: str, project_id: str) -> Endpoint | None:
         """The project's endpoint."""
@@ -81,16 +96,17 @@ class Endpoints:
         found = await self._database.rows("endpoint_page", {"project_id": project_id, "before": before, "limit": limit})
         return [rows.endpoint_shown(row, self._encryption) for row in found]
 
-    async def _insert(self, transaction: Transaction, wanted: Sequence[tuple[Endpoint, int]]) -> list[bool]:
-        """Stores each that its project has room for; the projects are locked in their order."""
-        for project_id in sorted({endpoint.project_id for endpoint, _ in wanted}):
+    async def _insert(self, transaction: Transaction, wanted: Sequence[_NewEndpoint]) -> list[bool]:
+        """Store each that its project has room for; the projects are locked in their order."""
+        for project_id in sorted({new.endpoint.project_id for new in wanted}):
             await transaction.rows("hold_project", {"id": project_id})
         stored = []
-        for endpoint, project_max in wanted:
-            counted = {"project_id": endpoint.project_id, "limit": project_max}
-            room = (await transaction.rows("count_endpoints", counted))[0]["number"] < project_max
+        for new in wanted:
+            endpoint = new.endpoint
+            counted = {"project_id": endpoint.project_id, "limit": new.project_max}
+            room = (await transaction.rows("count_endpoints", counted))[0]["number"] < new.project_max
             if room:
-                await transaction.rows("insert_endpoint", rows.endpoint_params(endpoint, self._encryption))
+                await transaction.run_many("insert_endpoint", [rows.endpoint_params(endpoint, self._encryption)])
             if room and endpoint.disabled_at is not None:
                 off = {"id": endpoint.id, "now": endpoint.disabled_at, "reason": endpoint.disabled_reason}
                 await transaction.rows("disable_endpoint", off)
@@ -143,13 +159,13 @@ class Endpoints:
         return sealed
 
 
-async def _delete(transaction: Transaction, wanted: Sequence[tuple[str, str, int]]) -> list[bool]:
-    """Deletes each, and calls off what waited for it."""
+async def _delete(transaction: Transaction, wanted: Sequence[_Deletion]) -> list[bool]:
+    """Delete each endpoint, and cancel the deliveries that wait for it."""
     deleted = []
-    for endpoint_id, project_id, now_ms in wanted:
-        params = {"id": endpoint_id, "project_id": project_id, "now": now_ms, "nothing": b""}
+    for one in wanted:
+        params = {"id": one.endpoint_id, "project_id": one.project_id, "now": one.now_ms, "nothing": b""}
         found = await transaction.rows("delete_endpoint", params)
         if found:
-            await transaction.rows("cancel_deliveries_of_endpoint", {"id": endpoint_id, "now": now_ms})
+            await transaction.rows("cancel_deliveries_of_endpoint", {"id": one.endpoint_id, "now": one.now_ms})
         deleted.append(bool(found))
     return deleted

@@ -56,15 +56,15 @@ class FanOut:
         self._sends = sends
 
     async def __call__(
-        self, transaction: Transaction, events: Sequence[NewEvent], listening: str
+        self, transaction: Transaction, events: Sequence[NewEvent], listeners: str
     ) -> list[list[NewDelivery]]:
         """One delivery for each event and each endpoint that wants it; by event those that are due at once.
 
-        `listening` are those that may, as their jobs were read with them.
+        `listeners` are those that may, as their jobs were read with them.
         """
         if not events:
             return []
-        endpoints = [_listener(*values) for values in msgspec.json.decode(listening)]
+        endpoints = [_listener(found) for found in msgspec.json.decode(listeners, type=list[_Found])]
         deliveries: list[Delivery] = []
         handed = []
         for new in events:
@@ -97,25 +97,28 @@ async def _complete(transaction: Transaction, handed: list[list[NewDelivery]]) -
     ]
 
 
+class _Found(msgspec.Struct, frozen=True, array_like=True):
+    """An endpoint as `jobs_and_listeners` gives it."""
+
+    id: str
+    project_id: str
+    job_id: str | None
+    event_types: str
+    providers: str | None
+    schedule_s: str | None
+
+
 class _Listener:
     """An endpoint as fan-out needs it."""
 
-    def __init__(
-        self,
-        endpoint_id: str,
-        project_id: str,
-        job_id: str | None,
-        event_types: str,
-        providers: str | None,
-        schedule_s: str | None,
-    ) -> None:
-        self.id = endpoint_id
-        self._project_id = project_id
-        self._job_id = job_id
-        patterns: list[str] = msgspec.json.decode(event_types)
+    def __init__(self, found: _Found) -> None:
+        self.id = found.id
+        self._project_id = found.project_id
+        self._job_id = found.job_id
+        patterns: list[str] = msgspec.json.decode(found.event_types)
         self._types = frozenset(kind for kind in EventType if any(matches(pattern, kind) for pattern in patterns))
-        self._providers: list[str] | None = msgspec.json.decode(providers) if providers else None
-        schedule = msgspec.json.decode(schedule_s) if schedule_s else None
+        self._providers: list[str] | None = msgspec.json.decode(found.providers) if found.providers else None
+        schedule = msgspec.json.decode(found.schedule_s) if found.schedule_s else None
         self.first_delay_s: int | None = schedule[0] if schedule else None
 
     def wants(self, new: NewEvent) -> bool:

@@ -34,19 +34,26 @@ class Tie(msgspec.Struct, frozen=True, kw_only=True):
     of: Callable[[Any], Tied | None]
 
 
-async def tie(transaction: Transaction, done: Sequence[tuple[Tie, Any]]) -> None:
+class Done(msgspec.Struct, frozen=True):
+    """Some work that a key is to be tied to, by its result."""
+
+    tie: Tie
+    result: Any
+
+
+async def tie(transaction: Transaction, done: Sequence[Done]) -> None:
     """Tie each key to what was done for it; ReservationLost where a later request has it.
 
     In the order of the keys, so that two processes do not lock rows in opposite ones.
     """
-    for one, result in sorted(done, key=lambda pair: (pair[0].project_id, pair[0].key)):
-        tied = one.of(result)
+    for work in sorted(done, key=lambda one: (one.tie.project_id, one.tie.key)):
+        tied = work.tie.of(work.result)
         if tied is None:
             continue
         params = {
-            "project_id": one.project_id,
-            "key": one.key,
-            "reserved_at": one.reserved_at,
+            "project_id": work.tie.project_id,
+            "key": work.tie.key,
+            "reserved_at": work.tie.reserved_at,
             "job_id": tied.job_id,
             "answer": tied.answer,
         }

@@ -35,6 +35,13 @@ class NewJob(msgspec.Struct, frozen=True):
     caps: payments.Caps = payments.Caps(0, 0)
 
 
+class OverdueJob(msgspec.Struct, frozen=True):
+    """An open job whose deadline has passed."""
+
+    id: str
+    provider: str
+
+
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     """What a list of jobs may be narrowed by; times in unix milliseconds."""
 
@@ -74,7 +81,7 @@ class Jobs:
 
     async def start_submission(self, job_id: str, now_ms: int) -> Job | None:
         """The job, for the one caller that may send it now; None for everyone else."""
-        return await self._writer.write(_start_submissions, (job_id, now_ms))
+        return await self._writer.write(_start_submissions, {"id": job_id, "now": now_ms})
 
     async def record(self, update: JobUpdate, tie: Tie | None = None) -> UpdateResult:
         """What was heard about a job, with all that follows from it, in one commit."""
@@ -142,10 +149,10 @@ class Jobs:
         """When each provider's next status check is due; a provider without one is left out."""
         return {row["provider"]: row["at"] for row in await self._database.rows("next_checks", {})}
 
-    async def past_deadline(self, now_ms: int, limit: int) -> list[tuple[str, str]]:
-        """Open jobs whose deadline has passed, with their providers."""
+    async def past_deadline(self, now_ms: int, limit: int) -> list[OverdueJob]:
+        """Return open jobs whose deadline has passed."""
         found = await self._database.rows("jobs_past_deadline", {"now": now_ms, "limit": limit})
-        return [(row["id"], row["provider"]) for row in found]
+        return [OverdueJob(row["id"], row["provider"]) for row in found]
 
     async def to_settle(self, now_ms: int, limit: int) -> list[str]:
         """Jobs that have waited for their status check for long enough."""
@@ -193,11 +200,11 @@ class Jobs:
         return [None] * len(news)
 
 
-async def _start_submissions(transaction: Transaction, wanted: Sequence[tuple[str, int]]) -> list[Job | None]:
+async def _start_submissions(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[Job | None]:
     """Compare and set: each job is started once."""
     started: list[Job | None] = []
-    for job_id, now_ms in wanted:
-        found = await transaction.rows("start_submission", {"id": job_id, "now": now_ms})
+    for params in wanted:
+        found = await transaction.rows("start_submission", params)
         started.append(rows.job(found[0]) if found else None)
     return started
 

@@ -53,6 +53,35 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     next_proof_at: int | None = None
 
 
+class JobSettlement(msgspec.Struct, frozen=True):
+    """What became known of a job's payment, and when (unix ms)."""
+
+    job_id: str
+    at: int
+    settlement: Settlement
+
+
+class _Authorization(msgspec.Struct, frozen=True):
+    """A payment to reserve within the caps."""
+
+    payment: Payment
+    caps: Caps
+
+
+class _Bought(msgspec.Struct, frozen=True):
+    """What became known of a payment, with what was bought by it."""
+
+    settled: JobSettlement
+    answers: Sequence[str]
+
+
+class _Answers(msgspec.Struct, frozen=True):
+    """What was bought by a job's payment."""
+
+    job_id: str
+    answers: Sequence[str]
+
+
 class Payments:
     """The payments."""
 
@@ -63,19 +92,19 @@ class Payments:
 
     async def add(self, payment: Payment, caps: Caps) -> None:
         """Commits an authorization for a job that is there already, or SpendCapReached."""
-        await self._writer.write(self._reserve, (payment, caps))
+        await self._writer.write(self._reserve, _Authorization(payment, caps))
 
     async def renew(self, payment: Payment, caps: Caps) -> None:
         """The same, in the place of one of the same nonce that ran out and is undecided: one of the two can be made."""
-        await self._writer.write(self._renew, (payment, caps))
+        await self._writer.write(self._renew, _Authorization(payment, caps))
 
     async def settle(self, job_id: str, at: int, settlement: Settlement, answers: Sequence[str] = ()) -> None:
         """What became known of a payment for no job, in one commit with what was bought by it."""
-        await self._writer.write(self._settle, (job_id, at, settlement, answers))
+        await self._writer.write(self._settle, _Bought(JobSettlement(job_id, at, settlement), answers))
 
     async def keep_answers(self, job_id: str, answers: Sequence[str]) -> None:
         """Keeps what was bought, sealed, since it opens a provider's store."""
-        await self._writer.write(self._keep, (job_id, answers))
+        await self._writer.write(self._keep, _Answers(job_id, answers))
 
     async def of_upload(self, upload_id: str) -> Payment | None:
         """The last payment for a file, opened; those for one are numbered behind its id."""
@@ -127,28 +156,26 @@ class Payments:
             for (provider, unit), kinds in sorted(sums.items())
         ]
 
-    async def _reserve(self, transaction: Transaction, wanted: Sequence[tuple[Payment, Caps]]) -> list[None]:
-        """Reserves for each caller in turn."""
-        for payment, caps in wanted:
-            await reserve(transaction, payment, caps, self._encryption)
+    async def _reserve(self, transaction: Transaction, wanted: Sequence[_Authorization]) -> list[None]:
+        """Reserve for each caller in turn."""
+        for one in wanted:
+            await reserve(transaction, one.payment, one.caps, self._encryption)
         return [None] * len(wanted)
 
-    async def _renew(self, transaction: Transaction, wanted: Sequence[tuple[Payment, Caps]]) -> list[None]:
-        """Makes room, and reserves."""
-        await transaction.run_many("forget_undecided_payment", [{"job_id": payment.job_id} for payment, _ in wanted])
+    async def _renew(self, transaction: Transaction, wanted: Sequence[_Authorization]) -> list[None]:
+        """Delete the undecided payments, and reserve."""
+        await transaction.run_many("forget_undecided_payment", [{"job_id": one.payment.job_id} for one in wanted])
         return await self._reserve(transaction, wanted)
 
-    async def _settle(
-        self, transaction: Transaction, wanted: Sequence[tuple[str, int, Settlement, Sequence[str]]]
-    ) -> list[None]:
-        """Settles for each caller, and keeps what came with it."""
-        await settle(transaction, [(job_id, at, settlement) for job_id, at, settlement, _ in wanted])
-        await self._keep(transaction, [(job_id, answers) for job_id, _, _, answers in wanted if answers])
+    async def _settle(self, transaction: Transaction, wanted: Sequence[_Bought]) -> list[None]:
+        """Settle for each caller, and keep what was bought."""
+        await settle(transaction, [one.settled for one in wanted])
+        await self._keep(transaction, [_Answers(one.settled.job_id, one.answers) for one in wanted if one.answers])
         return [None] * len(wanted)
 
-    async def _keep(self, transaction: Transaction, wanted: Sequence[tuple[str, Sequence[str]]]) -> list[None]:
-        """Keeps for each caller."""
-        params = [{"job_id": job_id, "answers": self._sealed(job_id, answers)} for job_id, answers in wanted]
+    async def _keep(self, transaction: Transaction, wanted: Sequence[_Answers]) -> list[None]:
+        """Keep what was bought, for each caller."""
+        params = [{"job_id": one.job_id, "answers": self._sealed(one.job_id, one.answers)} for one in wanted]
         await transaction.run_many("keep_answers", params)
         return [None] * len(wanted)
 
@@ -213,19 +240,19 @@ async def reserve(transaction: Transaction, payment: Payment, caps: Caps, encryp
     )
 
 
-async def settle(transaction: Transaction, settled: Sequence[tuple[str, int, Settlement]]) -> None:
-    """Writes what became known: for each, the job, the time, and the settlement."""
+async def settle(transaction: Transaction, settled: Sequence[JobSettlement]) -> None:
+    """Write what became known of each payment."""
     await transaction.run_many(
         "settle_payment",
         [
             {
-                "job_id": job_id,
-                "state": settlement.state,
-                "settled_at": at,
-                "transaction_hash": settlement.transaction,
-                "next_proof_at": settlement.next_proof_at,
+                "job_id": one.job_id,
+                "state": one.settlement.state,
+                "settled_at": one.at,
+                "transaction_hash": one.settlement.transaction,
+                "next_proof_at": one.settlement.next_proof_at,
             }
-            for job_id, at, settlement in settled
+            for one in settled
         ],
     )
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 from relay.errors import NotFound
 from relay.security import signatures
 from relay.security.encryption import Encryption, place
+from relay.security.signatures import PublicKey
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
 
@@ -32,11 +33,12 @@ class SigningSeeds:
         opened = [self._encryption.decrypt(row["seed"], seed_place(project_id, row["number"])) for row in found]
         return [base64.b64decode(seed) for seed in opened]
 
-    async def public(self, project_id: str | None) -> list[tuple[str, bytes]]:
-        """The public keys with their projects, newest last: all projects', or one's."""
+    async def public(self, project_id: str | None) -> list[PublicKey]:
+        """Return the public keys, newest last: all projects', or one's."""
         name = "signing_keys_public" if project_id is None else "signing_keys_public_of_project"
         wanted = {"limit": PUBLIC_MAX, "project_id": project_id}
-        return [(row["project_id"], bytes(row["public_key"])) for row in await self._database.rows(name, wanted)]
+        found = await self._database.rows(name, wanted)
+        return [PublicKey(row["project_id"], bytes(row["public_key"])) for row in found]
 
     async def complete(self, now_ms: int) -> None:
         """Makes the first key of each project that an older relay made."""

@@ -34,7 +34,7 @@ def code(answer: httpx.Response) -> tuple[int, str]:
 
 async def key(running: Running, project: str, *scopes: str) -> dict[str, str]:
     """The header of a new key."""
-    _, text = await running.app.store.access.create_api_key(project, "", scopes, 1)
+    text = (await running.app.store.access.create_api_key(project, "", scopes, 1)).text
     return {"authorization": f"Bearer {text}"}
 
 

@@ -72,7 +72,7 @@ async def test_a_new_endpoint_shows_every_field_and_its_secret_once(shared: Runn
 async def test_the_secret_is_for_admins(shared: Running) -> None:
     """A key that may read sees the endpoint and not its secret, and may change nothing."""
     path = f"/v1/endpoints/{(await made(shared))['id']}"
-    _, text = await shared.app.store.access.create_api_key("default", "", ["read", "submit"], 1)
+    text = (await shared.app.store.access.create_api_key("default", "", ["read", "submit"], 1)).text
     headers = {"authorization": f"Bearer {text}"}
     assert (await shared.client.get(path, headers=headers)).status_code == 200
     for method, place in (("GET", f"{path}/secret"), ("PATCH", path), ("DELETE", path), ("POST", "/v1/endpoints")):
@@ -262,7 +262,7 @@ async def test_a_project_has_so_many_endpoints_and_no_more(tmp_path: Path) -> No
         assert (problem["code"], "RELAY_ENDPOINTS_PER_PROJECT_MAX" in problem["detail"]) == ("conflict", True)
         listed = (await running.get("/v1/endpoints"))["data"]
         assert len(listed) == 3
-        _, key = await running.app.store.access.create_api_key("films", "", ["admin"], 1)
+        key = (await running.app.store.access.create_api_key("films", "", ["admin"], 1)).text
         own = {"authorization": f"Bearer {key}"}
         assert (await running.client.post("/v1/endpoints", json=body, headers=own)).status_code == 201
         await running.submit(notify=[body] * 2)

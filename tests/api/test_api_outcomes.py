@@ -211,7 +211,7 @@ async def test_wrong_parameters_are_named(running: Running, kind: str) -> None:
 
 async def test_projects_do_not_see_each_other(running: Running) -> None:
     """What is one project's is 404 for the other's admin, whatever is tried; and a job's events stay in its project."""
-    _, text = await running.app.store.access.create_api_key("other", "", ["admin"], 1)
+    text = (await running.app.store.access.create_api_key("other", "", ["admin"], 1)).text
     headers = {"authorization": f"Bearer {text}"}
     theirs = {"url": running.hook, "event_types": ["*"]}
     await running.client.post("/v1/endpoints", json=theirs, headers=headers)

@@ -70,7 +70,8 @@ def problem(answer: httpx.Response) -> tuple[int, str]:
 
 async def key(running: Running, project: str, *scopes: str) -> tuple[str, dict[str, str]]:
     """The id of a new key, and its header."""
-    key_id, text = await running.app.store.access.create_api_key(project, "", scopes, 1)
+    created = await running.app.store.access.create_api_key(project, "", scopes, 1)
+    key_id, text = created.id, created.text
     return key_id, {"authorization": f"Bearer {text}"}
 
 

@@ -287,7 +287,8 @@ async def test_a_released_callback_goes_the_way_it_would_have_gone(tmp_path: Pat
         assert (await running.get(f"/v1/jobs/{job['id']}"))["status"] == "submitted"
     await clock.advance(1000)
     async with relay(tmp_path, clock=clock, RELAY_EVOLINK_CALLBACK_SECRET=right) as running:
-        key_id, key = await running.app.store.access.create_api_key("default", "", ["admin"], 1)
+        created = await running.app.store.access.create_api_key("default", "", ["admin"], 1)
+        key_id, key = created.id, created.text
         headers = {"authorization": f"Bearer {key}"}
         released = (await running.client.post(f"/v1/callbacks/{callback['id']}/releases", headers=headers)).json()
         assert (released["verdict"], released["reason"]) == ("quarantined", callback["reason"])

@@ -16,7 +16,7 @@ BODY = {"provider": "x402org", "input": INPUT}
 
 async def of(running: Running, project: str, *scopes: str) -> dict[str, str]:
     """The header of a new key of a project."""
-    _, text = await running.app.store.access.create_api_key(project, "", scopes, 1)
+    text = (await running.app.store.access.create_api_key(project, "", scopes, 1)).text
     return {"authorization": f"Bearer {text}"}
 
 

@@ -77,7 +77,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
 
 async def films(running: Running) -> httpx.AsyncClient:
     """A client of another project."""
-    _, key = await running.app.store.access.create_api_key("films", "", ["admin"], 1)
+    key = (await running.app.store.access.create_api_key("films", "", ["admin"], 1)).text
     return httpx.AsyncClient(
         base_url=running.origin, headers={"authorization": f"Bearer {key}"}, trust_env=False, timeout=30
     )

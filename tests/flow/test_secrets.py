@@ -138,7 +138,7 @@ async def test_a_signature_names_its_project(tmp_path: Path) -> None:
         made = await endpoint(running)
         await running.submit()
         (own,) = await told(running, 1)
-        _, key = await running.app.store.access.create_api_key("films", "", ["submit", "read", "admin"], 1)
+        key = (await running.app.store.access.create_api_key("films", "", ["submit", "read", "admin"], 1)).text
         running.client.headers["authorization"] = f"Bearer {key}"
         other_made = await endpoint(running)
         await running.submit()

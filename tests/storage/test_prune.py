@@ -271,7 +271,7 @@ async def test_a_callback_for_a_pruned_job_is_kept_and_told_apart(tmp_path: Path
     clock = HeldClock()
     limits: dict[str, Any] = {"RELAY_CALLBACK_GRACE_S": str(90 * 86_400), "RELAY_CALLBACKS_PER_JOB_MAX": "3"}
     async with relay(tmp_path, clock=clock, **limits) as running:
-        _, key = await running.app.store.access.create_api_key("films", "", ["submit", "read"], START_MS)
+        key = (await running.app.store.access.create_api_key("films", "", ["submit", "read"], START_MS)).text
         running.client.headers["authorization"] = f"Bearer {key}"
         job = await running.submit(notify=[{"url": running.hook}], metadata={"user": "42"})
         url = running.callback_url()

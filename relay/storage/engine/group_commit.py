@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from relay.errors import Bound, StorageUnavailable
 from relay.storage import idempotency
 from relay.storage.engine.database import Database, Transaction
-from relay.storage.idempotency import Tie
+from relay.storage.idempotency import Done, Tie
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -140,9 +140,9 @@ class Writer:
                 written = await operation(transaction, [batch[index].item for index in indexes])
                 for index, result in zip(indexes, written, strict=True):
                     results[index] = result
-            tied = [(waiting.tie, result) for waiting, result in zip(batch, results, strict=True) if waiting.tie]
-            if tied:
-                await idempotency.tie(transaction, tied)
+            done = [Done(waiting.tie, result) for waiting, result in zip(batch, results, strict=True) if waiting.tie]
+            if done:
+                await idempotency.tie(transaction, done)
             return results
 
         return await self._database.transact(write)

@@ -29,7 +29,7 @@ from relay.errors import (
 from relay.model import serializers, text
 from relay.storage.api_keys import Known, Reservation
 from relay.storage.apply_updates import DEFAULT_PROJECT
-from relay.storage.idempotency import Tie
+from relay.storage.idempotency import Tie, Tied
 from relay.storage.pages import Listing, Page
 from relay.web import auth, problems, request_body
 
@@ -86,9 +86,9 @@ class ProviderRequest(msgspec.Struct, frozen=True, kw_only=True):
         if self.reservation is None:
             return None
 
-        def kept(result: Any) -> tuple[bytes, str | None] | None:
+        def kept(result: Any) -> Tied | None:
             response = answer(result)
-            return None if response is None else (_stored(response, whole=job_id is None), job_id)
+            return None if response is None else Tied(_stored(response, whole=job_id is None), job_id)
 
         return self.app.store.access.tie(self.reservation, kept)
 
