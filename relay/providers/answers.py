@@ -112,11 +112,14 @@ class ErrorText(msgspec.Struct, frozen=True):
         return ": ".join(part for part in (self.code, self.text) if part)
 
 
+_NO_ERROR: Final = ErrorText()
+
+
 class TaskFields(msgspec.Struct, frozen=True, kw_only=True):
     """What an adapter read from a task object, for `report_of`.
 
-    `default_state` is the job's state if the task has no status, as in a submission's response. `expires_at` is when
-    the outputs expire (RFC 3339). `upstream_id` says that the id may not be the provider's own.
+    `default_state` is the job's state if the task has no status, as in a submission's response. `upstream_id` says that
+    the id may not be the provider's own.
     """
 
     task: dict[str, Any]
@@ -126,7 +129,6 @@ class TaskFields(msgspec.Struct, frozen=True, kw_only=True):
     upstream_id: bool = False
     cost: Cost | None = None
     estimate_s: int | None = None
-    expires_at: str | None = None
     default_state: JobState | None = None
 
 
@@ -192,8 +194,7 @@ def report_of(fields: TaskFields) -> Report:
         raise Unreadable("no status and no result in the body")
     state = STATUSES.get(status.strip().lower()) if status else None
     state = state or fields.default_state or (JobState.SUCCEEDED if status is None else None)
-    outputs = fields.outputs if state is JobState.SUCCEEDED else ()
-    usable, unusable = parted(msgspec.structs.replace(output, expires_at=fields.expires_at) for output in outputs)
+    usable, unusable = parted(fields.outputs) if state is JobState.SUCCEEDED else ((), ())
     return Report(
         state=state,
         word=status or "",
@@ -218,6 +219,8 @@ def complaint(body: object) -> ErrorText:
 
 def error_text(error: object) -> ErrorText:
     """Return the code and the text of an error, which may be an object or the text itself."""
+    if error is None:
+        return _NO_ERROR
     if not isinstance(error, dict):
         return ErrorText(None, text_or_none(error))
     code = text_or_none(error.get("code"), 128) or text_or_none(error.get("type"), 128)
@@ -317,13 +320,16 @@ def credit_cost(value: object, kind: str) -> Cost | None:
 
 def output(
     url: object,
+    expires_at: str | None,
     kind: OutputKind = OutputKind.VIDEO,
     *,
-    width: object = None,
-    height: object = None,
+    size: object = None,
     duration_s: object = None,
 ) -> list[Output]:
-    """Return the output of a URL as a list, empty if the value is no text; `report_of` drops texts that are no URL."""
+    """Return the output of a URL as a list, empty if the value is no text; `report_of` drops texts that are no URL.
+
+    `size` is the object that has its `width` and `height`.
+    """
     if not isinstance(url, str) or not (url := trimmed(url)):
         return []
     seconds = number(duration_s)
@@ -331,9 +337,10 @@ def output(
         Output(
             kind=kind,
             url=url,
-            width=whole(width, 1, 100_000),
-            height=whole(height, 1, 100_000),
+            width=None if size is None else whole(at(size, "width"), 1, 100_000),
+            height=None if size is None else whole(at(size, "height"), 1, 100_000),
             duration_s=float(seconds) if seconds is not None and 0 < seconds <= 86_400 else None,
+            expires_at=expires_at,
         )
     ]
 

@@ -146,16 +146,16 @@ def _report(body: dict[str, Any], now_ms: int | None, default: JobState | None =
     task = answers.task_of(body)
     # `results` has URLs; some answers have `result_data` with objects instead.
     urls = [*items(task.get("results")), *(at(item, "video_url") for item in items(task.get("result_data")))]
-    duration_s = at(task, "task_info", "video_duration")
+    expires_at, duration_s = answers.expiry(now_ms, LIFETIME_S), at(task, "task_info", "video_duration")
+    outputs = (output for url in urls for output in answers.output(url, expires_at, duration_s=duration_s))
     return answers.report_of(
         answers.TaskFields(
             task=task,
-            outputs=answers.distinct(found for url in urls for found in answers.output(url, duration_s=duration_s)),
+            outputs=answers.distinct(outputs),
             error=answers.failure(answers.error_text(task.get("error"))),
             provider_job_id=answers.identifier(task.get("id"), task.get("task_id")),
             cost=answers.credit_cost(at(task, "usage", "credits_reserved"), "reserved"),
             estimate_s=answers.whole(at(task, "task_info", "estimated_time"), 1, 86_400),
-            expires_at=answers.expiry(now_ms, LIFETIME_S),
             default_state=default,
         )
     )

@@ -214,10 +214,9 @@ def _report(body: dict[str, Any], now_ms: int | None, default: JobState | None =
     report = answers.report_of(
         answers.TaskFields(
             task=task,
-            outputs=_outputs(task),
+            outputs=_outputs(task, now_ms),
             error=answers.failure(answers.error_text(task.get("error")), CODES),
             provider_job_id=answers.identifier(task.get("taskId"), task.get("task_id")),
-            expires_at=answers.expiry(_made_at(task, now_ms), LIFETIME_S),
             default_state=default,
         )
     )
@@ -231,14 +230,15 @@ def _cost(task: dict[str, Any], state: JobState | None) -> Cost | None:
     return answers.credit_cost(task.get("creditsUsed"), "reserved") if state and not state.final else None
 
 
-def _outputs(task: dict[str, Any]) -> tuple[Output, ...]:
+def _outputs(task: dict[str, Any], now_ms: int | None) -> tuple[Output, ...]:
     """Return the videos with their sizes, and their last frames."""
+    expires_at = answers.expiry(_made_at(task, now_ms), LIFETIME_S)
     given = task.get("output")
     found: list[Output] = []
     for item in [given] if isinstance(given, dict | str) else items(given):
         url = item if isinstance(item, str) else at(item, "url")
-        found += answers.output(url, width=at(item, "width"), height=at(item, "height"))
-        found += answers.output(at(item, "lastFrameImage"), OutputKind.LAST_FRAME)
+        found += answers.output(url, expires_at, size=item)
+        found += answers.output(at(item, "lastFrameImage"), expires_at, OutputKind.LAST_FRAME)
     return answers.distinct(found)
 
 

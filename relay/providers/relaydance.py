@@ -292,7 +292,8 @@ def _report(body: dict[str, Any], now_ms: int | None, default: JobState | None =
     upstream = found is not None and (found.startswith("cgt-") or (own is None and not found.startswith("task_")))
     # The first usable URL, for all of these fields name the same video; `result_url` may hold a failure's reason.
     urls = [at(holder, *path) for holder in (task, task.get("data"), body) for path in _URL_PATHS]
-    outputs = (found for url in urls for found in answers.output(url, duration_s=task.get("duration")))
+    expires_at, duration_s = answers.expiry(now_ms, LIFETIME_S), task.get("duration")
+    outputs = (output for url in urls for output in answers.output(url, expires_at, duration_s=duration_s))
     return answers.report_of(
         answers.TaskFields(
             task=task,
@@ -300,7 +301,6 @@ def _report(body: dict[str, Any], now_ms: int | None, default: JobState | None =
             error=answers.failure(answers.ErrorText(reason.code, text)),
             provider_job_id=found,
             upstream_id=upstream and default is None,
-            expires_at=answers.expiry(now_ms, LIFETIME_S),
             default_state=default,
         )
     )

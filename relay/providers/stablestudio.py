@@ -177,15 +177,16 @@ class StableStudio:
 def _report(body: dict[str, Any], now_ms: int | None, default: JobState | None = None) -> Report:
     """Return the report of the job object; its success flag only says that the job was accepted."""
     task = answers.task_of(body)
-    outputs = answers.output(at(task, "result", "videoUrl") or task.get("videoUrl"))
-    outputs += answers.output(at(task, "result", "thumbnailUrl") or task.get("thumbnailUrl"), OutputKind.THUMBNAIL)
+    expires_at = answers.expiry(now_ms, LIFETIME_S)
+    outputs = answers.output(at(task, "result", "videoUrl") or task.get("videoUrl"), expires_at)
+    thumbnail = at(task, "result", "thumbnailUrl") or task.get("thumbnailUrl")
+    outputs += answers.output(thumbnail, expires_at, OutputKind.THUMBNAIL)
     return answers.report_of(
         answers.TaskFields(
             task=task,
             outputs=answers.distinct(outputs),
             error=_failure(task.get("error")),
             provider_job_id=answers.identifier(task.get("jobId"), task.get("id")),
-            expires_at=answers.expiry(now_ms, LIFETIME_S),
             default_state=default,
         )
     )

@@ -128,7 +128,7 @@ def _report(body: dict[str, Any], default: JobState | None = None) -> Report:
     task = answers.task_of(body)
     url, duration = task.get("video_url") or at(task, "result", "video_url"), task.get("duration")
     duration_s = duration.removesuffix("s") if isinstance(duration, str) else duration
-    outputs = tuple(output for output in answers.output(url, duration_s=duration_s) if is_url(output.url))
+    outputs = tuple(output for output in answers.output(url, None, duration_s=duration_s) if is_url(output.url))
     report = answers.report_of(
         answers.TaskFields(
             task=task,
