@@ -1,4 +1,4 @@
-"""Who is calling: a bearer API key, its project, and what it may do."""
+"""Authenticate an API request: find its API key's project, and check the key's scope."""
 
 import hmac
 from typing import Final
@@ -13,19 +13,23 @@ from relay.storage.apply_updates import DEFAULT_PROJECT
 
 KEY_MAX_CHARS: Final = 512
 BOOTSTRAP_KEY: Final = "RELAY_API_KEY"
-"""What stands for the id of the key that has no row."""
+"""The key id of the key in the setting of that name, which has no row."""
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """The project that everything is done in, the key that it is done with, and whether that is an admin's."""
+    """An authenticated client: the project it acts in, its key, and whether the key has the scope `admin`."""
 
     project_id: str
     key_id: str
     admin: bool = False
 
 
-async def caller(app: App, request: Request, scope: str) -> Caller:
-    """The caller, if its key has the scope; `admin` has every one."""
+async def authenticate(app: App, request: Request, scope: str) -> Caller:
+    """Return the client of a request.
+
+    Raise Unauthorized for a key that is missing, unknown or revoked, and Forbidden if it has neither the scope nor
+    `admin`, which includes every scope.
+    """
     text = bearer(request)
     if text is None:
         raise Unauthorized("send the API key as Authorization: Bearer <api key>")
@@ -41,7 +45,7 @@ async def caller(app: App, request: Request, scope: str) -> Caller:
 
 
 def bearer(request: Request) -> str | None:
-    """Return what stands behind `Authorization: Bearer`; None where there is nothing, or more than a key can be."""
-    kind, _, text = request.headers.get("authorization", "").partition(" ")
+    """Return the token of `Authorization: Bearer`; None if it is missing or longer than any key."""
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
     text = text.strip()
-    return text if kind.lower() == "bearer" and 0 < len(text) <= KEY_MAX_CHARS else None
+    return text if scheme.lower() == "bearer" and 0 < len(text) <= KEY_MAX_CHARS else None

@@ -1,6 +1,10 @@
-"""The callback route, as a plain ASGI app in front of everything else: providers wait five seconds and try twice.
+"""Answer `POST /callbacks/{provider}/{token}`: verify the token, read the body, hand both to the receiver.
 
-The token is proven before the body is read or a row is touched; a wrong one costs the same whatever is wrong with it.
+A plain ASGI app before the API's router, because providers wait five seconds and try twice. A callback gets here in
+two ways: `receive_whole`, which `protocol.py` calls with a body that arrived in one read, and `__call__` as an ASGI
+app. Both verify the token before the body costs memory or a database access, both end at `Receiver`, and both answer
+after COMMIT. An invalid token costs the same time whatever is wrong with it. What a callback says is none of this
+module's business.
 """
 
 import asyncio
@@ -14,14 +18,13 @@ from starlette.types import Receive, Scope, Send
 from relay import log
 from relay.app import App
 from relay.callbacks.receiver import IncomingCallback
-from relay.errors import KeyUnknown, StorageUnavailable
-from relay.security.callback_tokens import CallbackToken
+from relay.errors import KeyUnknown, RelayError, StorageUnavailable
 from relay.web import request_body
 
-STORED_WITHIN_S: Final = 4.0
-"""A database that hangs is one that is away: a provider that is told so in its five seconds comes again."""
-LOOK_EVERY_S: Final = 0.1
-"""How often it is looked for callbacks that wait longer than that."""
+COMMIT_DEADLINE_S: Final = 4.0
+"""A callback not committed by then is answered 503: within its five seconds a provider must learn to retry."""
+DEADLINE_CHECK_S: Final = 0.1
+"""Seconds between two checks of that deadline."""
 _PATH: Final = re.compile(r"/+callbacks/+([^/]{1,64})/+([^/]{1,400})/*")
 _PLAIN_PATH: Final = re.compile(rb"/callbacks/([a-z0-9_-]{1,64})/([A-Za-z0-9_-]{1,400})")
 _LATE: Final = "the database does not answer in time"
@@ -35,8 +38,8 @@ _HEADERS: Final = (
 _logger = log.get("callbacks")
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """What is answered to a provider."""
+class CallbackResponse(msgspec.Struct, frozen=True):
+    """What relay answers to a provider."""
 
     status: int
     body: bytes = _NOT_RECEIVED
@@ -44,153 +47,165 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Its headers, in their order."""
+        """Return all headers, in the order in which they are sent."""
         length = (b"content-length", str(len(self.body)).encode())
         return [*_HEADERS, length, *([self.header] if self.header else [])]
 
 
-_STORED: Final = Answer(200, b'{"received":true}')
+_STORED: Final = CallbackResponse(200, b'{"received":true}')
 
 
-class _Waiting(msgspec.Struct):
-    """A callback that waits for its commit, and until when it may."""
+class _Unread(msgspec.Struct, frozen=True):
+    """How a callback whose body was not read is stored and answered."""
 
-    until_s: float
-    provider: str
-    claims: CallbackToken
-    answered: Callable[[Answer], None]
+    reason: str
+    response: CallbackResponse
+
+
+_UNREAD: Final[dict[type[RelayError], _Unread]] = {
+    request_body.BodyOverLimit: _Unread("the body is over the limit", CallbackResponse(413)),
+    request_body.OwnerMemoryFull: _Unread("too many bodies of its job were open", CallbackResponse(413)),
+    request_body.BodyTooSlow: _Unread("the body was too slow", CallbackResponse(408, header=(b"connection", b"close"))),
+    request_body.BodyIncomplete: _Unread(
+        "the connection was cut within the body", CallbackResponse(408, header=(b"connection", b"close"))
+    ),
+}
+
+
+class _Uncommitted(msgspec.Struct):
+    """A callback whose transaction is not committed yet, and when it is answered 503 instead, in the loop's seconds."""
+
+    deadline_s: float
+    callback: IncomingCallback
+    respond: Callable[[CallbackResponse], None]
     refused: bool = False
 
 
-class Callbacks:
+class CallbackRoute:
     """Answers `/callbacks/{provider}/{token}`."""
 
     def __init__(self, app: App, memory: request_body.BodyMemory) -> None:
         self._app = app
         self._memory = memory
-        self._waiting: dict[object, _Waiting] = {}
+        self._uncommitted: dict[object, _Uncommitted] = {}
+        """By the future that is done after COMMIT; the earliest deadline comes first."""
         self._timer: asyncio.TimerHandle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, and its small JSON answer; never a redirect."""
-        answer = await self._answer(scope, receive)
-        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
+        """Answer one ASGI request with a small JSON document, never with a redirect."""
+        response = await self._response(scope, receive)
+        await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
 
-    def take(
-        self, path: bytes, headers: list[tuple[bytes, bytes]], body: bytes, answered: Callable[[Answer], None]
+    def receive_whole(
+        self,
+        path: bytes,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        respond: Callable[[CallbackResponse], None],
     ) -> bool:
-        """Takes a POST that came whole, unless something about it is special, and calls `answered` when it is stored.
+        """Store a POST whose whole body arrived in one read; call `respond` after COMMIT.
 
-        Where that takes too long it is called with the refusal, and again afterwards. False leaves it to `__call__`.
+        At COMMIT_DEADLINE_S `respond` is called with 503, and again after COMMIT. Return False, with nothing done, if
+        `__call__` must answer: an unusual path, a token that is not valid, a body over the limit, a callback that
+        needs more than the transaction.
         """
-        found = _PLAIN_PATH.fullmatch(path)
-        if found is None or len(body) > self._app.settings.callback_body_max_bytes:
+        match = _PLAIN_PATH.fullmatch(path)
+        if match is None or len(body) > self._app.settings.callback_body_max_bytes:
             return False
-        provider, token = found[1].decode(), found[2].decode()
-        claims = self._app.receiver.verify_token(provider, token)
-        if claims is None:
+        provider = match[1].decode()
+        token = self._app.receiver.verify_token(provider, match[2].decode())
+        if token is None:
             return False
+        callback = IncomingCallback(provider, token, _text(headers), body)
         try:
-            receiving = self._app.receiver.receive_nowait(IncomingCallback(provider, claims, _text(headers), body))
+            receiving = self._app.receiver.receive_nowait(callback)
         except StorageUnavailable:
             return False
         if receiving is None:
             return False
-        prepared, recorded = receiving
+        prepared, future = receiving
 
-        def stored(_: object) -> None:
-            del self._waiting[recorded]
+        def committed(_: object) -> None:
+            del self._uncommitted[future]
             try:
-                self._app.receiver.publish(prepared, recorded.result())
+                self._app.receiver.publish(prepared, future.result())
             except StorageUnavailable as error:
-                answered(_not_stored(provider, claims, error))
+                respond(_not_stored(callback, error))
             except Exception as error:
                 _logger.error("request.broke", method="POST", path="/callbacks/", exc_info=error)
-                answered(Answer(500))
+                respond(CallbackResponse(500))
             else:
-                answered(_STORED)
+                respond(_STORED)
 
         loop = asyncio.get_running_loop()
-        self._waiting[recorded] = _Waiting(loop.time() + STORED_WITHIN_S, provider, claims, answered)
+        self._uncommitted[future] = _Uncommitted(loop.time() + COMMIT_DEADLINE_S, callback, respond)
         if self._timer is None:
-            self._timer = loop.call_later(LOOK_EVERY_S, self._refuse_late)
-        recorded.add_done_callback(stored)
+            self._timer = loop.call_later(DEADLINE_CHECK_S, self._refuse_late)
+        future.add_done_callback(committed)
         return True
 
     def _refuse_late(self) -> None:
-        """Refuse, once, each callback that the database has not taken in time; one timer looks after all of them."""
+        """Answer 503, once, to each callback past its deadline; one timer serves all of them."""
         loop = asyncio.get_running_loop()
-        for waiting in self._waiting.values():
-            if waiting.until_s > loop.time():
+        for waiting in self._uncommitted.values():
+            if waiting.deadline_s > loop.time():
                 break
             if not waiting.refused:
                 waiting.refused = True
-                waiting.answered(_not_stored(waiting.provider, waiting.claims, StorageUnavailable(_LATE)))
-        self._timer = loop.call_later(LOOK_EVERY_S, self._refuse_late) if self._waiting else None
+                waiting.respond(_not_stored(waiting.callback, StorageUnavailable(_LATE)))
+        self._timer = loop.call_later(DEADLINE_CHECK_S, self._refuse_late) if self._uncommitted else None
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        """GET and its like have no effect, POST is a callback."""
+    async def _response(self, scope: Scope, receive: Receive) -> CallbackResponse:
+        """Return the response to any method; only a POST with a valid token has an effect."""
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
-            return Answer(200, b'{"relay":"callbacks"}')
+            return CallbackResponse(200, b'{"relay":"callbacks"}')
         if scope["method"] != "POST":
-            return Answer(405, header=(b"allow", b"GET, HEAD, OPTIONS, POST"))
-        path = _PATH.fullmatch(scope["path"])
-        provider, token = path.groups() if path else ("", "")
-        claims = self._app.receiver.verify_token(provider, token)
-        if claims is None:
-            known = provider if provider in self._app.providers else "unknown"
-            _logger.info("callback.refused", provider=known)
-            self._app.metrics.callback_refused(known)
-            return Answer(404)
+            return CallbackResponse(405, header=(b"allow", b"GET, HEAD, OPTIONS, POST"))
+        match = _PATH.fullmatch(scope["path"])
+        provider, token_text = match.groups() if match else ("", "")
+        token = self._app.receiver.verify_token(provider, token_text)
+        if token is None:
+            label = provider if provider in self._app.providers else "unknown"
+            _logger.info("callback.refused", provider=label)
+            self._app.metrics.callback_refused(label)
+            return CallbackResponse(404)
+        callback = IncomingCallback(provider, token, _text(scope["headers"]), b"")
         try:
-            return await self._take(provider, claims, scope, receive)
+            return await self._receive(callback, receive)
         except (StorageUnavailable, KeyUnknown) as error:
             self._app.metrics.refused(error.bound)
-            return _not_stored(provider, claims, error)
+            return _not_stored(callback, error)
 
-    async def _take(self, provider: str, claims: CallbackToken, scope: Scope, receive: Receive) -> Answer:
-        """Reads the body and stores it; that one came which could not be read whole is noted too."""
+    async def _receive(self, callback: IncomingCallback, receive: Receive) -> CallbackResponse:
+        """Read the body of `callback`, which has none yet, and store it; store what is there of an unreadable body."""
         settings, receiver = self._app.settings, self._app.receiver
-        headers = _text(scope["headers"])
-        unread = IncomingCallback(provider, claims, headers, b"")
+        owner = request_body.Owner(callback.token.job_id, is_callback=True)
+        limits = request_body.ReadLimits(
+            settings.callback_body_max_bytes, settings.body_deadline_s, self._memory, owner
+        )
         try:
-            owner = request_body.Owner(claims.job_id, is_callback=True)
-            limits = request_body.Limits(
-                settings.callback_body_max_bytes, settings.body_deadline_s, self._memory, owner
-            )
             body = await request_body.read(receive, limits)
-        except request_body.Capped as error:
+        except tuple(_UNREAD) as error:
             self._app.metrics.refused(error.bound)
-            await receiver.receive_unread(
-                IncomingCallback(provider, claims, headers, error.start), "the body is over the limit"
-            )
-            return Answer(413)
-        except request_body.OwnerFull as error:
-            self._app.metrics.refused(error.bound)
-            await receiver.receive_unread(unread, "too many bodies of its job were open")
-            return Answer(413)
-        except request_body.BodyTooSlow as error:
-            self._app.metrics.refused(error.bound)
-            await receiver.receive_unread(unread, "the body was too slow")
-            return Answer(408, header=(b"connection", b"close"))
-        except request_body.BodyCut:
-            await receiver.receive_unread(unread, "the connection was cut within the body")
-            return Answer(408, header=(b"connection", b"close"))
+            start = error.start if isinstance(error, request_body.BodyOverLimit) else b""
+            unread = _UNREAD[type(error)]
+            await receiver.receive_unread(msgspec.structs.replace(callback, body=start), unread.reason)
+            return unread.response
         try:
-            async with asyncio.timeout(STORED_WITHIN_S):
-                await receiver.receive(IncomingCallback(provider, claims, headers, body))
+            async with asyncio.timeout(COMMIT_DEADLINE_S):
+                await receiver.receive(msgspec.structs.replace(callback, body=body))
         except TimeoutError:
             raise StorageUnavailable(_LATE) from None
         return _STORED
 
 
 def _text(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
-    """Headers as text, whatever is in them."""
+    """Return headers as text; latin-1 maps every byte to a character."""
     return tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
 
 
-def _not_stored(provider: str, claims: CallbackToken, error: Exception) -> Answer:
-    """The provider is to come again."""
-    _logger.error("callback.not_stored", provider=provider, job=claims.job_id, error=str(error))
-    return Answer(503, header=(b"retry-after", b"2"))
+def _not_stored(callback: IncomingCallback, error: Exception) -> CallbackResponse:
+    """Log that a callback was not stored, and return the 503 that makes the provider retry."""
+    _logger.error("callback.not_stored", provider=callback.provider, job=callback.token.job_id, error=str(error))
+    return CallbackResponse(503, header=(b"retry-after", b"2"))

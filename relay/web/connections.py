@@ -1,7 +1,8 @@
-"""The open connections of a server: how many there may be, how long each may take, and which one makes room.
+"""Track a server's open connections: their number, their deadlines, and which one to evict for a new one.
 
-A connection that is between two requests, or whose request is not whole yet, costs its sender nothing. So those are
-bounded by a deadline, and the one that has been so the longest is closed when a new connection needs its place.
+An idle or incomplete connection costs its client nothing, so a client could hold all of them. Therefore each has a
+deadline, and at `RELAY_CONNECTIONS_MAX` the longest waiting one is closed for the new one. `protocol.py` reads and
+writes; this module knows no bytes.
 """
 
 import asyncio
@@ -15,19 +16,19 @@ from relay.metrics import Metrics
 from relay.settings import Settings
 
 SWEEP_S: Final = 0.5
-"""How often the deadlines are looked at; a connection lives that much longer at most."""
-SPARE_FILES: Final = 64
-"""Files for the database, the log and what starts beside them."""
-JUST_NOW_S: Final = 1.0
-"""A connection that is idle for less than this keeps its place where another's body has stood still for longer."""
-OUTBOUND_SHARE: Final = 2
-"""Of the files that are left, every second one is for connections that relay opens itself."""
+"""Seconds between two checks of the deadlines; a connection may outlive its deadline by as much."""
+RESERVED_FILES: Final = 64
+"""Open files kept for the database, the log and libraries."""
+RECENTLY_IDLE_S: Final = 1.0
+"""A connection idle for less than this is evicted only after one whose body has made no progress for longer."""
+FILES_PER_CONNECTION: Final = 2
+"""Open files counted for a client's connection: its own, and one for a connection that relay opens itself."""
 
 
-class Closed(StrEnum):
-    """Why relay closed a connection by itself: the name of a setting without `RELAY_`, or another reason.
+class CloseReason(StrEnum):
+    """Why relay itself closed a connection: a setting's name without `RELAY_`, or another reason.
 
-    One that is `evicted` made room for another connection, because of `RELAY_CONNECTIONS_MAX`.
+    `evicted` means closed in favour of a new connection, because of `RELAY_CONNECTIONS_MAX`.
     """
 
     CONNECTIONS_MAX = "connections_max"
@@ -45,23 +46,23 @@ class Closed(StrEnum):
 
 
 class Connection(Protocol):
-    """What is known of a connection here."""
+    """A connection as this module closes it."""
 
     def evict(self) -> None:
-        """Close it without an answer: its sender has not sent a whole request."""
+        """Close without an answer: the client has not sent a complete request."""
 
     def refuse(self) -> None:
-        """Answer 503 and close it."""
+        """Answer 503 and close."""
 
     def expire(self) -> None:
-        """Close it: nothing has come on it for long."""
+        """Close after the idle timeout."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one server allows its connections; each field is the setting of its name.
+    """The limits of one server's connections; each field is the setting of the same name.
 
-    `idle_s` must be longer than the router in front keeps a connection (Heroku's: 90 s), else the router sends a
-    request on a connection that relay has just closed.
+    `idle_s` must exceed the keep-alive of the router in front (Heroku: 90 s); otherwise the router may send a request
+    on a connection that relay has just closed.
     """
 
     connections_max: int
@@ -76,7 +77,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def limits_of(settings: Settings, connections_max: int) -> Limits:
-    """Return the limits that the settings give; `connections_max` may be less than its setting (`max_open`)."""
+    """Return the settings as limits; `connections_max` may be below its setting, see `max_open`."""
     return Limits(
         connections_max=connections_max,
         idle_s=settings.idle_s,
@@ -90,110 +91,116 @@ def limits_of(settings: Settings, connections_max: int) -> Limits:
     )
 
 
-class Connections:
-    """Keeps the books of one server."""
+class ConnectionTracker:
+    """The open connections of one server, by what each waits for; in each dict the longest waiting comes first."""
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self.limits = limits
         self.metrics = metrics
         self._open = 0
-        self._heads: dict[Connection, float] = {}
-        self._kept: dict[Connection, float] = {}
-        self._bodies: dict[Connection, float] = {}
+        self._awaiting_head: dict[Connection, float] = {}
+        """A part of a request's head may have arrived; since when, in the loop's seconds."""
+        self._idle: dict[Connection, float] = {}
+        """The last request was answered and nothing of the next has arrived; since when."""
+        self._awaiting_body: dict[Connection, float] = {}
+        """The body is incomplete; when a part of it last arrived."""
         self._sweep: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
-    def opened(self, connection: Connection) -> None:
-        """Count a new connection; the one that has said nothing the longest is closed when there are too many."""
+    def add(self, connection: Connection) -> None:
+        """Count a new connection; above `connections_max`, evict the one that waits longest or refuse the new one."""
         self._open += 1
         if self._sweep is None:
-            self._sweep = self._loop.call_later(SWEEP_S, self._close_late)
+            self._sweep = self._loop.call_later(SWEEP_S, self._close_expired)
         self.await_head(connection)
         self.metrics.connections(self._open)
         if self._open <= self.limits.connections_max:
             return
-        oldest = self._oldest()
-        self._forget(oldest)
-        if oldest is connection:
+        longest_waiting = self._longest_waiting()
+        self._forget(longest_waiting)
+        if longest_waiting is connection:
             connection.refuse()
         else:
-            self.metrics.connection_closed(Closed.EVICTED)
-            oldest.evict()
+            self.metrics.connection_closed(CloseReason.EVICTED)
+            longest_waiting.evict()
 
-    def closed(self, connection: Connection) -> None:
+    def remove(self, connection: Connection) -> None:
         """Stop counting a connection."""
         self._open -= 1
         self.metrics.connections(self._open)
         self._forget(connection)
 
     def await_head(self, connection: Connection) -> None:
-        """Start the deadline for the head of a connection's next request, unless it runs."""
-        if connection in self._heads:
+        """Start the deadline for the head of the next request, unless it is running."""
+        if connection in self._awaiting_head:
             return
-        self._kept.pop(connection, None)
-        self._heads[connection] = self._loop.time()
+        self._idle.pop(connection, None)
+        self._awaiting_head[connection] = self._loop.time()
 
-    def begin(self, connection: Connection) -> None:
-        """A head is whole: the connection is busy with a request."""
-        if self._kept.pop(connection, None) is None:
-            self._heads.pop(connection, None)
+    def head_complete(self, connection: Connection) -> None:
+        """Stop the head's deadline: the connection is busy with a request."""
+        if self._idle.pop(connection, None) is None:
+            self._awaiting_head.pop(connection, None)
 
-    def keep(self, connection: Connection) -> None:
-        """The request was answered, and nothing of the next one has come."""
-        self._kept[connection] = self._loop.time()
+    def idle(self, connection: Connection) -> None:
+        """Start the idle timeout: the last request was answered and nothing of the next has arrived."""
+        self._idle[connection] = self._loop.time()
 
     def await_body(self, connection: Connection) -> None:
-        """Some of a request came, and more of its body is to come."""
-        self._bodies.pop(connection, None)
-        self._bodies[connection] = self._loop.time()
+        """Record that a part of a request arrived now, and that its body is incomplete."""
+        self._awaiting_body.pop(connection, None)
+        self._awaiting_body[connection] = self._loop.time()
 
-    def whole(self, connection: Connection) -> None:
-        """All of the request has come."""
-        self._bodies.pop(connection, None)
+    def body_complete(self, connection: Connection) -> None:
+        """Record that the whole request has arrived."""
+        self._awaiting_body.pop(connection, None)
 
-    def _oldest(self) -> Connection:
-        """The connection whose place is needed the least; there is one at least whose head is awaited."""
-        firsts = [next(iter(some.items())) for some in (self._kept, self._heads) if some]
-        oldest, since_s = min(firsts, key=lambda entry: entry[1])
-        if self._bodies and since_s > self._loop.time() - JUST_NOW_S:
-            body, stands_since_s = next(iter(self._bodies.items()))
-            if stands_since_s < since_s:
-                return body
-        return oldest
+    def _longest_waiting(self) -> Connection:
+        """Return the connection to evict: idle or awaiting a head for longest, or a body without progress.
 
-    def _close_late(self) -> None:
-        """Close each connection whose head is not whole after its deadline, and each that was idle for too long.
+        At least one connection awaits its head: the new one.
+        """
+        firsts = [next(iter(waiting.items())) for waiting in (self._idle, self._awaiting_head) if waiting]
+        connection, since_s = min(firsts, key=lambda entry: entry[1])
+        if self._awaiting_body and since_s > self._loop.time() - RECENTLY_IDLE_S:
+            awaiting_body, progress_s = next(iter(self._awaiting_body.items()))
+            if progress_s < since_s:
+                return awaiting_body
+        return connection
 
-        One timer looks after all connections: to make one for each answer costs more than the answer's bytes.
+    def _close_expired(self) -> None:
+        """Close each connection past its deadline for a head, and each idle for too long.
+
+        One timer serves all connections: a timer for each response would cost more than writing the response.
         """
         now_s = self._loop.time()
-        while self._heads and next(iter(self._heads.values())) <= now_s - self.limits.head_deadline_s:
-            connection = next(iter(self._heads))
+        while self._awaiting_head and next(iter(self._awaiting_head.values())) <= now_s - self.limits.head_deadline_s:
+            connection = next(iter(self._awaiting_head))
             self._forget(connection)
-            self.metrics.connection_closed(Closed.HEADER_DEADLINE)
+            self.metrics.connection_closed(CloseReason.HEADER_DEADLINE)
             connection.evict()
-        while self._kept and next(iter(self._kept.values())) <= now_s - self.limits.idle_s:
-            connection = next(iter(self._kept))
+        while self._idle and next(iter(self._idle.values())) <= now_s - self.limits.idle_s:
+            connection = next(iter(self._idle))
             self._forget(connection)
-            self.metrics.connection_closed(Closed.IDLE)
+            self.metrics.connection_closed(CloseReason.IDLE)
             connection.expire()
-        self._sweep = self._loop.call_later(SWEEP_S, self._close_late) if self._open else None
+        self._sweep = self._loop.call_later(SWEEP_S, self._close_expired) if self._open else None
 
     def _forget(self, connection: Connection) -> None:
-        """The connection is not idle, or not there any more."""
-        self._heads.pop(connection, None)
-        self._kept.pop(connection, None)
-        self._bodies.pop(connection, None)
+        """Stop every deadline of a connection."""
+        self._awaiting_head.pop(connection, None)
+        self._idle.pop(connection, None)
+        self._awaiting_body.pop(connection, None)
 
 
 def max_open(setting: int) -> int:
-    """Return how many connections may be open: the setting, or what the limit on open files allows if that is less.
+    """Return how many connections may be open: the setting, or less if the limit on open files does not allow it.
 
-    The soft limit is raised to the hard one first, which a process may do by itself.
+    Raises the process's soft limit on open files to the hard limit first, which needs no privilege.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard == resource.RLIM_INFINITY:
         return setting
-    return max(1, min(setting, (hard - SPARE_FILES) // OUTBOUND_SHARE))
+    return max(1, min(setting, (hard - RESERVED_FILES) // FILES_PER_CONNECTION))

@@ -1,12 +1,14 @@
-"""HTTP as uvicorn reads it, with bounds against strangers, and a short way for a callback that came in one piece.
+"""Read HTTP/1.1 with uvicorn's parser, within limits, and handle a complete callback without an ASGI task.
 
-Most callbacks do: they are small. What is read already needs no task, no deadline for its body and no messages of ASGI;
-it is handed on as it is, and answered when it is stored. Whatever is different in any way (cut into pieces, pipelined,
-HTTP/1.0, another path) goes uvicorn's own way, which ends at the same callbacks.
+A callback goes from here (`on_message_complete`) to `CallbackRoute.receive_whole`, to `Receiver`, to the store. Most
+callbacks are small and arrive in one read; handling those directly saves the task, the body's deadline and the ASGI
+messages. Everything else (a body in several reads, pipelining, HTTP/1.0, another path) becomes an ASGI request as
+uvicorn makes it, which for a callback ends at the same `CallbackRoute`.
 
-The bounds: the head of a request, in bytes and time; bytes that bring a request no further, such as trailers; requests
-that wait behind another one on the same connection; an answer that its reader does not take; what a sender may still
-write after an answer that did not wait for the body. An offer to change the protocol (`Upgrade: h2c`) is ignored.
+uvicorn itself limits none of these, so this module does: the bytes and the time of a head; bytes that do not advance a
+request, such as trailers; requests pipelined behind another; a response that its client does not read; the bytes and
+the time a client may go on sending after a response that did not wait for the body. An offer to change the protocol
+(`Upgrade: h2c`) is ignored, as RFC 9110 allows.
 """
 
 import asyncio
@@ -18,32 +20,26 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from relay.log import request_ids
-from relay.web.callback_route import Answer
-from relay.web.connections import Closed, Connections
+from relay.web.callback_route import CallbackResponse, CallbackRoute
+from relay.web.connections import CloseReason, ConnectionTracker
 
 READ_MAX_HEADS: Final = 16
-"""What is read in one piece may be so many times as large as a head may be; the loop reads 256 KiB at most."""
-_NO_HTTP: Final = b"HTTP/1.1 400 Bad Request\r\n"
-_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-_FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\n"
-_NO_TUNNEL: Final = b"HTTP/1.1 405 Method Not Allowed\r\n"
-_LAST: Final = b"request-id: %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-UNREAD: Final = "unread"
-"""In the scope's state: says whether more of the request's body is to come."""
-_OFFER: Final = frozenset({b"upgrade", b"http2-settings"})
-_NOBODY: Final = asyncio.Event()
-
-Take = Callable[[bytes, list[tuple[bytes, bytes]], bytes, Callable[[Answer], None]], bool]
-"""Takes a callback (its path, headers and body) and calls what is given with the answer, once or, late, twice.
-
-False when it is not one to be taken so.
-"""
+"""One read may be this many times as large as a head may be; the event loop reads 256 KiB at most."""
+_BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\n"
+_HEAD_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+_UNAVAILABLE: Final = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\n"
+_METHOD_NOT_ALLOWED: Final = b"HTTP/1.1 405 Method Not Allowed\r\n"
+_CLOSING_HEADERS: Final = b"request-id: %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+BODY_INCOMPLETE: Final = "body_incomplete"
+"""Key in the ASGI scope's state of a function that returns whether more of the request's body is expected."""
+_UPGRADE_HEADERS: Final = frozenset({b"upgrade", b"http2-settings"})
+_NO_WAITER: Final = asyncio.Event()
 
 
-class Cycle:
-    """What stands where uvicorn has the request that a connection is busy with."""
+class DirectCycle:
+    """A request handled without a task, with the attributes of `RequestResponseCycle` that uvicorn reads."""
 
-    message_event = _NOBODY
+    message_event = _NO_WAITER
 
     def __init__(self, keep_alive: bool) -> None:
         self.keep_alive = keep_alive
@@ -52,7 +48,7 @@ class Cycle:
 
 
 class Transport:
-    """A connection's transport as uvicorn sees it: closing it is the protocol's decision."""
+    """The transport that uvicorn sees; the protocol decides how and when it is closed."""
 
     __slots__ = ("_close", "_is_closing", "get_extra_info", "pause_reading", "resume_reading", "write")
 
@@ -63,148 +59,150 @@ class Transport:
         self.write = transport.write
 
     def close(self) -> None:
-        """Close the connection, when its peer had time to read the answer."""
+        """Close the connection after the client had time to read the response."""
         self._close()
 
     def is_closing(self) -> bool:
-        """Return whether nothing more is answered on the connection."""
+        """Return whether no further response will be written."""
         return self._is_closing()
 
 
-class TooMuch(Exception):
-    """A bound is reached: nothing more is parsed."""
+class LimitReached(Exception):
+    """Stop the parser: a limit is reached."""
 
 
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
     _in_head = True
-    """No byte of a request's body or of its end has come since the last request ended."""
-    _whole = True
-    """The body of the last request whose head was whole has come to its end."""
-    _idle_bytes = 0
-    """What came since a request was last brought further: by its first byte, the end of its head, or some body."""
+    """A head is being parsed: the connection's first, or one that `on_message_begin` began."""
+    _body_complete = True
+    """The body of the last request with a complete head has ended."""
+    _bytes_without_progress = 0
+    """Bytes received since a request last advanced: by its beginning, the end of its head, or a part of its body."""
     _read_bytes = 0
-    """How much came at once, last."""
-    _ended = False
-    """Nothing that comes in is read any more."""
+    """Size of the last read."""
+    _reading_stopped = False
+    """Whatever arrives from now on is discarded."""
     _lingering = False
+    """The last response was written; the client may go on sending for `linger_s`."""
     _lingered_bytes = 0
-    _refusal = Closed.NOT_HTTP
-    """Why nothing more is read, if the parser stops now."""
-    _current: Cycle | RequestResponseCycle | None = None
-    """The request whose turn it is; `cycle` is the last one that was read, which may wait behind it."""
-    _declining = False
-    """The request whose head is read offers another protocol: it is read again without the offer."""
-    _pieces: list[bytes] | None = None
-    """The body of a callback that may be whole by the end of what is being read; else None."""
+    _stop_reason = CloseReason.NOT_HTTP
+    """Why reading stops, if the parser fails now."""
+    _current: DirectCycle | RequestResponseCycle | None = None
+    """The request being answered; uvicorn's `cycle` is the last one parsed, which may wait behind it."""
+    _upgrade_offered = False
+    """The head just parsed offers another protocol: it is parsed again without the offer."""
+    _body_parts: list[bytes] | None = None
+    """The body so far of a callback that may be complete by the end of this read; None for any other request."""
 
-    def __init__(self, take: Take, books: Connections, **options: Any) -> None:
+    def __init__(self, callbacks: CallbackRoute, tracker: ConnectionTracker, **options: Any) -> None:
         super().__init__(**options)
-        self._take = take
-        self._books = books
-        self._limits = books.limits
-        self._headers_max = books.limits.headers_max
-        self._head_max_bytes = books.limits.head_max_bytes
+        self._callbacks = callbacks
+        self._tracker = tracker
+        self._limits = tracker.limits
+        self._headers_max = tracker.limits.headers_max
+        self._head_max_bytes = tracker.limits.head_max_bytes
         self._socket: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Count the connection; it may be one too many."""
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
+        """Count the connection, which closes one if there are too many."""
         self._socket = transport
         super().connection_made(Transport(transport, self._close, self._is_closing))  # type: ignore[arg-type]
-        self._books.opened(self)
+        self._tracker.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop counting it, and tell each request on it that nobody waits for its answer."""
+        """Stop counting the connection, and mark each of its requests as disconnected."""
         self._stop_timer()
-        self._books.closed(self)
-        self._leave()
+        self._tracker.remove(self)
+        self._disconnect_requests()
         super().connection_lost(exc)
 
     def evict(self) -> None:
-        """Close a connection whose next request has not begun, or is not whole."""
-        self._ended = True
+        """Close without an answer: the next request has not begun or is incomplete."""
+        self._reading_stopped = True
         self._abort()
 
     def refuse(self) -> None:
-        """Answer that there is no room for another connection."""
-        self._end_with(_FULL, Closed.CONNECTIONS_MAX)
+        """Answer 503 and close: too many connections are open."""
+        self._respond_and_close(_UNAVAILABLE, CloseReason.CONNECTIONS_MAX)
 
     def expire(self) -> None:
-        """Close a connection that has been idle for long."""
+        """Close after the idle timeout."""
         self._close()
 
     def data_received(self, data: bytes) -> None:
-        """Read what came in; what brings no request further is bounded, since the parser itself bounds nothing."""
-        if self._ended:
-            self._discard(data)
+        """Parse what was read, within a limit on bytes that advance no request, which the parser does not have."""
+        if self._reading_stopped:
+            self._count_discarded(data)
             return
-        if self._idle_bytes > self._head_max_bytes or len(data) > READ_MAX_HEADS * self._head_max_bytes:
-            self._end_with(_TOO_LARGE, Closed.HEAD_MAX_BYTES)
+        if self._bytes_without_progress > self._head_max_bytes or len(data) > READ_MAX_HEADS * self._head_max_bytes:
+            self._respond_and_close(_HEAD_TOO_LARGE, CloseReason.HEAD_MAX_BYTES)
             return
-        self._idle_bytes += len(data)
+        self._bytes_without_progress += len(data)
         self._read_bytes = len(data)
-        self._feed(data)
-        if self._pieces is not None:
-            self._begin()
+        self._parse(data)
+        if self._body_parts is not None:
+            self._start_with_parts()
         if self._in_head:
             self._await_head()
 
     def on_message_begin(self) -> None:
-        """Another request begins."""
+        """Begin another request, unless too many wait on this connection."""
         if len(self.pipeline) >= self._limits.pipelined_max:
-            self._stop_reading(Closed.PIPELINED_MAX)
-        self._in_head, self._idle_bytes = True, 0
+            self._stop_parsing(CloseReason.PIPELINED_MAX)
+        self._in_head, self._bytes_without_progress = True, 0
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Trailers, which come after the body, are nobody's, and would be kept without end."""
+        """Keep a header; drop a trailer, which follows the body, since relay reads none."""
         if self._in_head:
             if len(self.headers) >= self._headers_max:
-                self._stop_reading(Closed.HEADERS_MAX)
+                self._stop_parsing(CloseReason.HEADERS_MAX)
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """What follows is the body, which has its own cap."""
-        if self._idle_bytes + self._read_bytes > self._head_max_bytes and self._head_bytes() > self._head_max_bytes:
-            self._stop_reading(Closed.HEAD_MAX_BYTES)
+        """Check the head's size; collect the body of a callback that may arrive whole, start any other request."""
+        received = self._bytes_without_progress + self._read_bytes
+        if received > self._head_max_bytes and self._head_bytes() > self._head_max_bytes:
+            self._stop_parsing(CloseReason.HEAD_MAX_BYTES)
         if self.parser.should_upgrade():
-            self._declining = True
+            self._upgrade_offered = True
             return
-        self._in_head, self._whole, self._idle_bytes = False, False, 0
-        self._books.begin(self)
-        if self._may_be_whole():
-            self._pieces = []
+        self._in_head, self._body_complete, self._bytes_without_progress = False, False, 0
+        self._tracker.head_complete(self)
+        if self._may_arrive_whole():
+            self._body_parts = []
         else:
-            self._start()
+            self._start_request()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
-        self._idle_bytes = 0
-        if self._pieces is not None:
-            self._pieces.append(body)
+        """Collect a part of a callback's body, or pass it on to the request that was started."""
+        self._bytes_without_progress = 0
+        if self._body_parts is not None:
+            self._body_parts.append(body)
             return
-        self._books.await_body(self)
+        self._tracker.await_body(self)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
-        if self._declining:
+        """End the request; a callback whose body was collected goes to `CallbackRoute.receive_whole`."""
+        if self._upgrade_offered:
             return
-        self._whole = True
-        if self._pieces is not None:
-            if self._answers(b"".join(self._pieces)):
-                self._pieces = None
+        self._body_complete = True
+        if self._body_parts is not None:
+            if self._receive_whole(b"".join(self._body_parts)):
+                self._body_parts = None
                 return
-            self._begin()
-        self._books.whole(self)
+            self._start_with_parts()
+        self._tracker.body_complete(self)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on to what waits; an answer that did not wait for its request's body is the connection's last.
+        """Start the next pipelined request; close after a response that did not wait for its request's body.
 
-        uvicorn would make a timer for the next request here, which `Connections` has one of for all.
+        uvicorn's own method would start an idle timer for each response; `ConnectionTracker` has one for all.
         """
         self.server_state.total_requests += 1
         if self._is_closing():
@@ -213,31 +211,30 @@ class Protocol(HttpToolsProtocol):
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
-        elif not self._whole:
+        elif not self._body_complete:
             self._close()
         elif self._in_head:
             self._await_head()
         else:
-            self._books.keep(self)
+            self._tracker.idle(self)
 
     def pause_writing(self) -> None:
-        """The peer takes the answer more slowly than it is made: it has a time to take some of it."""
+        """Start the write deadline: the client reads the response more slowly than it is written."""
         super().pause_writing()
-        self._stop_timer()
-        self._timer = self.loop.call_later(self._limits.write_deadline_s, self._cut, Closed.WRITE_DEADLINE)
+        self._start_write_deadline()
 
     def resume_writing(self) -> None:
-        """The peer took some of the answer."""
+        """Stop the write deadline: the client has read enough of the response."""
         self._stop_timer()
         super().resume_writing()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """It is a request's turn."""
+        """Start answering a request."""
         self._current = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _leave(self) -> None:
-        """Tell the request that is answered, and those behind it, that their peer is gone; uvicorn tells the last."""
+    def _disconnect_requests(self) -> None:
+        """Mark the current and the pipelined requests as disconnected; uvicorn marks only the last one parsed."""
         for cycle in (self._current, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
@@ -245,59 +242,59 @@ class Protocol(HttpToolsProtocol):
         self.pipeline.clear()
 
     def _abort(self) -> None:
-        """Close at once: from here on nothing is written, since uvloop raises where that is tried."""
-        self._leave()
+        """Close immediately; no request may write afterwards, because uvloop raises on such a write."""
+        self._disconnect_requests()
         self._socket.abort()
 
     def _head_bytes(self) -> int:
-        """How long the head is."""
+        """Return the size of the URL and the headers."""
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
-    def _stop_reading(self, refusal: Closed) -> NoReturn:
-        """Stop the parser, which raises its own error in turn."""
-        self._refusal = refusal
-        raise TooMuch
+    def _stop_parsing(self, reason: CloseReason) -> NoReturn:
+        """Stop the parser, which turns this into its own error."""
+        self._stop_reason = reason
+        raise LimitReached
 
     def _await_head(self) -> None:
-        """Start the deadline of a head that has begun, unless an earlier request is not answered yet."""
-        if self._in_head and not self._ended and not self._busy():
-            self._books.await_head(self)
+        """Start the deadline of a head that has begun, unless an earlier request is still unanswered."""
+        if self._in_head and not self._reading_stopped and not self._busy():
+            self._tracker.await_head(self)
 
-    def _feed(self, data: bytes) -> None:
-        """Parse; what is no HTTP is answered 400 unless another answer is due, which then is the last one."""
+    def _parse(self, data: bytes) -> None:
+        """Parse; on an error answer 400 or 431 and close, but not before earlier requests are answered."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as stopped:
-            self._decline(data[stopped.args[0] :])
+            self._parse_without_upgrade(data[stopped.args[0] :])
         except httptools.HttpParserError:
-            if self._busy() and (self._whole or self._in_head):
-                self._end_after_answers()
+            if self._busy() and (self._body_complete or self._in_head):
+                self._close_after_responses()
             else:
-                too_large = self._refusal in (Closed.HEAD_MAX_BYTES, Closed.HEADERS_MAX)
-                self._end_with(_TOO_LARGE if too_large else _NO_HTTP, self._refusal)
+                too_large = self._stop_reason in (CloseReason.HEAD_MAX_BYTES, CloseReason.HEADERS_MAX)
+                self._respond_and_close(_HEAD_TOO_LARGE if too_large else _BAD_REQUEST, self._stop_reason)
 
-    def _decline(self, rest: bytes) -> None:
-        """Read the request again as if it had not offered another protocol (RFC 9110, 7.8), and then what follows."""
-        self._declining = False
+    def _parse_without_upgrade(self, rest: bytes) -> None:
+        """Parse the head again without its offer of another protocol (RFC 9110, 7.8), then the rest of the read."""
+        self._upgrade_offered = False
         method = self.parser.get_method()
         if method == b"CONNECT":
-            self._end_with(_NO_TUNNEL, Closed.TUNNEL)
+            self._respond_and_close(_METHOD_NOT_ALLOWED, CloseReason.TUNNEL)
             return
         lines = [b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
-            if name in _OFFER:
+            if name in _UPGRADE_HEADERS:
                 continue
             if name == b"connection":
-                tokens = [token for token in value.split(b",") if token.strip().lower() not in _OFFER]
-                value = b",".join(tokens)  # noqa: PLW2901 - the offer is named there too
+                tokens = [token for token in value.split(b",") if token.strip().lower() not in _UPGRADE_HEADERS]
+                value = b",".join(tokens)  # noqa: PLW2901 - it names the upgrade headers too
             lines.append(b"%b: %b" % (name, value))
         self.parser = httptools.HttpRequestParser(self)
-        self._feed(b"\r\n".join(lines) + b"\r\n\r\n")
-        if rest and not self._ended:
-            self._feed(rest)
+        self._parse(b"\r\n".join(lines) + b"\r\n\r\n")
+        if rest and not self._reading_stopped:
+            self._parse(rest)
 
-    def _may_be_whole(self) -> bool:
-        """Whether this is a callback of which nothing is special, on a connection that is not busy."""
+    def _may_arrive_whole(self) -> bool:
+        """Return whether this is an ordinary callback on a connection without an unanswered request."""
         return (
             self.url.startswith(b"/callbacks/")
             and not self._busy()
@@ -307,115 +304,121 @@ class Protocol(HttpToolsProtocol):
         )
 
     def _busy(self) -> bool:
-        """Whether a request of this connection is not answered yet."""
-        cycle: Cycle | RequestResponseCycle | None = self.cycle
+        """Return whether a request of this connection is unanswered."""
+        cycle: DirectCycle | RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.response_complete
 
-    def _begin(self) -> None:
-        """uvicorn's own way, with what was held back until here."""
-        pieces, self._pieces = self._pieces or [], None
-        self._start()
-        for piece in pieces:
-            super().on_body(piece)
+    def _start_with_parts(self) -> None:
+        """Start an ASGI request for a callback that is not handled directly, with its body so far."""
+        parts, self._body_parts = self._body_parts or [], None
+        self._start_request()
+        for part in parts:
+            super().on_body(part)
 
-    def _start(self) -> None:
-        """Hand the request to the application, which is told whether more of the body is to come."""
+    def _start_request(self) -> None:
+        """Start an ASGI request; its scope says whether more of the body is expected."""
         super().on_headers_complete()
-        if not self._whole:
-            self._books.await_body(self)
+        if not self._body_complete:
+            self._tracker.await_body(self)
         cycle = self.cycle
-        self.scope["state"][UNREAD] = lambda: cycle.more_body
+        self.scope["state"][BODY_INCOMPLETE] = lambda: cycle.more_body
 
-    def _answers(self, body: bytes) -> bool:
-        """Whether the callback was taken; the connection is busy until it is answered."""
-        cycle = Cycle(self.parser.should_keep_alive())
+    def _receive_whole(self, body: bytes) -> bool:
+        """Return whether the callback is handled directly; if so, the connection is busy until its response."""
+        cycle = DirectCycle(self.parser.should_keep_alive())
         request_id = request_ids.of(self.headers)
-        outside = request_ids.CURRENT.set(request_id)
+        previous = request_ids.CURRENT.set(request_id)
         try:
-            if not self._take(self.url, self.headers, body, partial(self._answer, cycle, request_id.encode())):
+            respond = partial(self._respond, cycle, request_id.encode())
+            if not self._callbacks.receive_whole(self.url, self.headers, body, respond):
                 return False
         finally:
-            request_ids.CURRENT.reset(outside)
+            request_ids.CURRENT.reset(previous)
         self._current = cycle
-        self.cycle = cycle  # type: ignore[assignment]  # it has what uvicorn looks at
+        self.cycle = cycle  # type: ignore[assignment]  # it has the attributes that uvicorn reads
         return True
 
-    def _answer(self, cycle: Cycle, request_id: bytes, answer: Answer) -> None:
-        """Writes the first answer, as uvicorn would, unless the sender is gone; then the connection is free again."""
+    def _respond(self, cycle: DirectCycle, request_id: bytes, response: CallbackResponse) -> None:
+        """Write a directly handled callback's response, in uvicorn's form; ignore a second one and a lost client."""
         if cycle.response_complete or cycle.disconnected:
             return
         cycle.response_complete = True
         headers = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
         headers.append(b"request-id: %b\r\n" % request_id)
         closing = b"" if cycle.keep_alive else b"connection: close\r\n"
-        head, body = _rendered(answer)
-        self.transport.write(b"".join([STATUS_LINE[answer.status], *headers, head, closing, b"\r\n", body]))
+        head, body = _rendered(response)
+        self.transport.write(b"".join([STATUS_LINE[response.status], *headers, head, closing, b"\r\n", body]))
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
 
-    def _end_after_answers(self) -> None:
-        """Read nothing more, and close when the requests that came before are answered."""
-        self._ended = True
-        self._books.metrics.connection_closed(self._refusal)
+    def _close_after_responses(self) -> None:
+        """Read nothing more, and close when the earlier requests are answered."""
+        self._reading_stopped = True
+        self._tracker.metrics.connection_closed(self._stop_reason)
         self.cycle.keep_alive = False
         self.flow.pause_reading()
 
-    def _end_with(self, answer: bytes, refusal: Closed) -> None:
-        """Read nothing more, and close after this answer, or at once where another answer is due first."""
-        self._ended = True
-        self._books.metrics.connection_closed(refusal)
+    def _respond_and_close(self, response: bytes, reason: CloseReason) -> None:
+        """Read nothing more, write this response and close; only close if another response is due first."""
+        self._reading_stopped = True
+        self._tracker.metrics.connection_closed(reason)
         if self._busy():
             self._abort()
             return
-        known = self.headers if self._in_head and self.headers else ()
-        self._socket.write(answer + _LAST % request_ids.of(known).encode())
-        self._whole = False
+        headers = self.headers if self._in_head and self.headers else ()
+        self._socket.write(response + _CLOSING_HEADERS % request_ids.of(headers).encode())
+        self._body_complete = False
         self._close()
 
     def _close(self) -> None:
-        """Close the connection; while the peer still sends, close only this side, and cut it when its time is over.
+        """Close the connection; if the client still sends, close only relay's side and wait up to `linger_s`.
 
-        A connection that is closed while bytes come in is reset, and a reset can overtake the answer.
+        Closing a socket with unread bytes resets it, and the reset can overtake the response.
         """
         if self._lingering or self._socket.is_closing():
             return
-        if self._whole:
+        if self._body_complete:
             if self._socket.get_write_buffer_size():
-                self._stop_timer()
-                self._timer = self.loop.call_later(self._limits.write_deadline_s, self._cut, Closed.WRITE_DEADLINE)
+                self._start_write_deadline()
             self._socket.close()
             return
-        self._ended = self._lingering = True
+        self._reading_stopped = self._lingering = True
         if self._socket.can_write_eof():
             self._socket.write_eof()
         self._socket.resume_reading()
         self._stop_timer()
-        self._timer = self.loop.call_later(self._limits.linger_s, self._cut, Closed.LINGER)
+        self._timer = self.loop.call_later(self._limits.linger_s, self._abort_because, CloseReason.LINGER)
 
     def _is_closing(self) -> bool:
-        """Whether nothing more is answered here."""
+        """Return whether no further response will be written."""
         return self._lingering or self._socket.is_closing()
 
-    def _discard(self, data: bytes) -> None:
-        """Count what still comes in after the last answer."""
+    def _count_discarded(self, data: bytes) -> None:
+        """Discard bytes that arrive after the last response, up to `linger_max_bytes`."""
         self._lingered_bytes += len(data)
         if self._lingered_bytes > self._limits.linger_max_bytes:
-            self._cut(Closed.LINGER_MAX_BYTES)
+            self._abort_because(CloseReason.LINGER_MAX_BYTES)
 
-    def _cut(self, reason: Closed) -> None:
-        """Close the connection immediately, because its peer goes on for too long."""
-        self._books.metrics.connection_closed(reason)
+    def _abort_because(self, reason: CloseReason) -> None:
+        """Close immediately and count why."""
+        self._tracker.metrics.connection_closed(reason)
         self._abort()
 
+    def _start_write_deadline(self) -> None:
+        """Close the connection `write_deadline_s` from now, unless the timer is stopped first."""
+        self._stop_timer()
+        delay_s = self._limits.write_deadline_s
+        self._timer = self.loop.call_later(delay_s, self._abort_because, CloseReason.WRITE_DEADLINE)
+
     def _stop_timer(self) -> None:
-        """Nothing is waited for."""
+        """Stop the write or linger deadline."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
 @lru_cache(16)
-def _rendered(answer: Answer) -> tuple[bytes, bytes]:
-    """The answer's own headers, and its body."""
-    return b"".join([b"%b: %b\r\n" % header for header in answer.headers]), answer.body
+def _rendered(response: CallbackResponse) -> tuple[bytes, bytes]:
+    """Return a response's own headers as bytes, and its body."""
+    return b"".join([b"%b: %b\r\n" % header for header in response.headers]), response.body

@@ -1,4 +1,7 @@
-"""Request bodies: read up to a cap and a deadline, whoever sends them; and read as JSON that has one meaning."""
+"""Read request bodies within a size, a deadline and shared memory, and parse JSON that every parser reads alike.
+
+Both the callback route and the API read here. What a body means is decided by their callers.
+"""
 
 import asyncio
 from collections import Counter
@@ -27,95 +30,95 @@ DEPTH_MAX: Final = 32
 
 
 class BodyTooSlow(RelayError):
-    """The body did not arrive in time."""
+    """The body did not arrive before its deadline."""
 
     code = "body_too_slow"
 
 
-class BodyCut(Exception):
-    """The sender went away before the body was whole."""
+class BodyIncomplete(BadBody):
+    """The client disconnected before the body was complete."""
 
 
-class Capped(BodyTooLarge):
-    """Over the cap; `start` is what was read until then."""
+class BodyOverLimit(BodyTooLarge):
+    """The body is over its limit; `start` holds the bytes up to the limit."""
 
     def __init__(self, max_bytes: int, start: bytes, bound: Bound) -> None:
         super().__init__(f"the body is over its limit of {max_bytes} bytes", bound=bound)
         self.start = start
 
 
-class OwnerFull(TooManyRequests):
-    """The bodies that one project, or one job's callbacks, has open hold their share of memory."""
+class OwnerMemoryFull(TooManyRequests):
+    """The open bodies of one project, or of one job's callbacks, use their whole share of memory."""
 
 
 class MemoryFull(StorageUnavailable):
-    """The bodies that are being read hold all the memory that they may."""
+    """The open bodies use all the memory that bodies may use."""
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """Whose body it is: a project's, or that of a job's callback."""
+    """Whose share of memory a body counts in: a project's, or with `is_callback` a job's."""
 
     id: str
     is_callback: bool = False
 
 
-class Room(msgspec.Struct, frozen=True):
-    """How many bytes the bodies that are being read may hold: in all, of one owner, and of what is no callback."""
+class MemoryLimits(msgspec.Struct, frozen=True):
+    """How many bytes the open bodies may use: all together, those of one owner, and those of API requests."""
 
     max_bytes: int
     per_owner_max_bytes: int
     requests_max_bytes: int
 
 
-def room_of(settings: Settings) -> Room:
-    """Return the room that the settings give: an eighth of it for one owner and a quarter kept for callbacks."""
+def memory_limits(settings: Settings) -> MemoryLimits:
+    """Return the settings as limits; by default one owner gets an eighth, and a quarter is kept for callbacks."""
     most, share, kept = (
         settings.bodies_max_bytes,
         settings.bodies_per_owner_max_bytes,
         settings.bodies_for_callbacks_bytes,
     )
-    return Room(most, most // 8 if share is None else share, most - (most // 4 if kept is None else kept))
+    return MemoryLimits(most, most // 8 if share is None else share, most - (most // 4 if kept is None else kept))
 
 
 class BodyMemory:
-    """The memory of all bodies that are being read: bounded in all, for each owner, and for all requests of clients.
+    """The memory of all open bodies, limited in total, for each owner, and for API requests together.
 
-    So bodies of clients cannot turn a provider's callback away. A callback takes memory only after its token was
-    verified. A body that came in one piece with its head takes none.
+    So API requests cannot crowd out a provider's callback. A callback reserves memory only after its token was
+    verified; one that arrived in a single read with its head reserves none.
     """
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
-        self._taken_bytes = 0
-        self._of_requests_bytes = 0
-        self._owners: Counter[Owner] = Counter()
+    def __init__(self, limits: MemoryLimits) -> None:
+        self._limits = limits
+        self._used_bytes = 0
+        self._requests_bytes = 0
+        self._used_by_owner: Counter[Owner] = Counter()
 
-    def take(self, owner: Owner, size: int) -> None:
-        """Count `size` bytes more; OwnerFull or MemoryFull if there is no room for them."""
-        room = self._room
-        if self._owners[owner] + size > room.per_owner_max_bytes:
+    def reserve(self, owner: Owner, size: int) -> None:
+        """Reserve `size` bytes more; raise OwnerMemoryFull or MemoryFull if a limit would be exceeded."""
+        limits = self._limits
+        if self._used_by_owner[owner] + size > limits.per_owner_max_bytes:
             full = "too many bodies are open at the same time: finish some of them first"
-            raise OwnerFull(full, bound=Bound.BODIES_PER_OWNER_MAX_BYTES)
-        of_requests = self._of_requests_bytes + (0 if owner.is_callback else size)
-        if self._taken_bytes + size > room.max_bytes or of_requests > room.requests_max_bytes:
+            raise OwnerMemoryFull(full, bound=Bound.BODIES_PER_OWNER_MAX_BYTES)
+        requests_bytes = self._requests_bytes + (0 if owner.is_callback else size)
+        if self._used_bytes + size > limits.max_bytes or requests_bytes > limits.requests_max_bytes:
             full = "too many bodies are open at the same time; send the request again"
             raise MemoryFull(full, bound=Bound.BODIES_MAX_BYTES)
-        self._owners[owner] += size
-        self._taken_bytes += size
-        self._of_requests_bytes = of_requests
+        self._used_by_owner[owner] += size
+        self._used_bytes += size
+        self._requests_bytes = requests_bytes
 
     def release(self, owner: Owner, size: int) -> None:
-        """Count `size` bytes less."""
-        self._taken_bytes -= size
+        """Return `size` bytes that the owner had reserved."""
+        self._used_bytes -= size
         if not owner.is_callback:
-            self._of_requests_bytes -= size
-        self._owners[owner] -= size
-        if not self._owners[owner]:
-            del self._owners[owner]
+            self._requests_bytes -= size
+        self._used_by_owner[owner] -= size
+        if not self._used_by_owner[owner]:
+            del self._used_by_owner[owner]
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """What bounds a body: its size, its time, and the memory that it shares with the others of its owner."""
+class ReadLimits(msgspec.Struct, frozen=True):
+    """The limits of one body: its size, its deadline, and the memory that it shares with other bodies."""
 
     max_bytes: int
     deadline_s: float
@@ -124,44 +127,45 @@ class Limits(msgspec.Struct, frozen=True):
 
     @property
     def bound(self) -> Bound:
-        """Return which limit `max_bytes` is."""
+        """Return the setting that `max_bytes` comes from."""
         return Bound.CALLBACK_BODY_MAX_BYTES if self.owner.is_callback else Bound.REQUEST_BODY_MAX_BYTES
 
 
-async def read(receive: Receive, limits: Limits) -> bytes:
+async def read(receive: Receive, limits: ReadLimits) -> bytes:
     """Return the body.
 
-    Capped, BodyTooSlow or BodyCut when there is none that is whole and small enough in time, OwnerFull or MemoryFull
-    when there is no memory for it.
+    Raise BodyOverLimit, BodyTooSlow or BodyIncomplete if no complete body arrives within the limits, OwnerMemoryFull
+    or MemoryFull if there is no memory for it.
     """
     body = bytearray()
-    taken = 0
+    reserved = 0
     try:
         async with asyncio.timeout(limits.deadline_s):
             while True:
                 part = await receive()
                 if part["type"] != "http.request":
-                    raise BodyCut
+                    raise BodyIncomplete("the connection was closed before the body was complete")
                 piece = part.get("body", b"")
                 if len(body) + len(piece) > limits.max_bytes:
                     start = bytes((body + piece)[: limits.max_bytes])
-                    raise Capped(limits.max_bytes, start, limits.bound)
+                    raise BodyOverLimit(limits.max_bytes, start, limits.bound)
                 if not part.get("more_body"):
                     return bytes(body + piece)
-                limits.memory.take(limits.owner, len(piece))
-                taken += len(piece)
+                limits.memory.reserve(limits.owner, len(piece))
+                reserved += len(piece)
                 body += piece
     except TimeoutError:
         late = f"the body did not arrive within {limits.deadline_s:g} s"
         raise BodyTooSlow(late, bound=Bound.BODY_DEADLINE_S) from None
     finally:
-        limits.memory.release(limits.owner, taken)
+        limits.memory.release(limits.owner, reserved)
 
 
 def parse(raw: bytes) -> object:
-    """The JSON of a client's request; BadBody for what two readers could read differently.
+    """Return the JSON of an API request.
 
-    InvalidInput names each text that holds U+0000.
+    Raise BadBody for JSON that two parsers could read differently, and InvalidInput, which names each place, for a
+    text that holds U+0000.
     """
     parsed = strict_json.parse(raw, depth_max=DEPTH_MAX)
     if parsed.duplicates:

@@ -1,4 +1,4 @@
-"""Every route in one list, behind the callback route, which comes first and needs none of this."""
+"""List every route, and build the ASGI application: the callback route first, then the API and the system's routes."""
 
 import asyncio
 import contextlib
@@ -20,126 +20,115 @@ from relay.log import request_ids
 from relay.model import serializers
 from relay.storage.api_keys import digest
 from relay.web import auth
-from relay.web.api import endpoints, files, history, interventions, jobs, quotes
-from relay.web.api.api_request import Admission, Door, Handler, handled
-from relay.web.callback_route import Callbacks
-from relay.web.problems import JSON, of_error, problem
-from relay.web.protocol import UNREAD
+from relay.web.api import callbacks, deliveries, endpoints, events, files, interventions, jobs, quotes
+from relay.web.api.api_request import ApiRoute, request_handler
+from relay.web.callback_route import CallbackRoute
+from relay.web.problems import JSON, error_problem, internal_problem, problem
+from relay.web.protocol import BODY_INCOMPLETE
 from relay.web.request_body import BodyMemory
 
-API: Final[tuple[tuple[str, str, Handler, str], ...]] = (
-    ("POST", "/v1/jobs", jobs.create, "submit"),
-    ("GET", "/v1/jobs", jobs.index, "read"),
-    ("GET", "/v1/jobs/{id}", jobs.show, "read"),
-    ("GET", "/v1/jobs/{id}/timeline", jobs.show_timeline, "read"),
-    ("POST", "/v1/jobs/{id}/cancellations", interventions.cancel, "submit"),
-    ("POST", "/v1/jobs/{id}/status-checks", interventions.check, "submit"),
-    ("POST", "/v1/jobs/{id}/resubmissions", interventions.resubmit, "submit"),
-    ("POST", "/v1/jobs/{id}/failures", interventions.fail, "submit"),
-    ("POST", "/v1/quotes", quotes.create, "submit"),
-    ("POST", "/v1/files", files.create, "submit"),
-    ("GET", "/v1/spend", quotes.spend, "read"),
-    ("GET", "/v1/providers", jobs.providers, "read"),
-    ("POST", "/v1/endpoints", endpoints.create, "admin"),
-    ("GET", "/v1/endpoints", endpoints.index, "read"),
-    ("GET", "/v1/endpoints/{id}", endpoints.show, "read"),
-    ("PATCH", "/v1/endpoints/{id}", endpoints.change, "admin"),
-    ("DELETE", "/v1/endpoints/{id}", endpoints.delete, "admin"),
-    ("GET", "/v1/endpoints/{id}/secret", endpoints.show_secret, "admin"),
-    ("POST", "/v1/endpoints/{id}/secret-rotations", endpoints.rotate, "admin"),
-    ("POST", "/v1/endpoints/{id}/tests", endpoints.test, "admin"),
-    ("POST", "/v1/endpoints/{id}/redeliveries", endpoints.redeliver, "admin"),
-    ("GET", "/v1/events", history.events, "read"),
-    ("GET", "/v1/events/stream", history.stream, "read"),
-    ("GET", "/v1/events/{id}", history.event, "read"),
-    ("GET", "/v1/deliveries", history.deliveries, "read"),
-    ("GET", "/v1/deliveries/{id}", history.delivery, "read"),
-    ("POST", "/v1/deliveries/{id}/redeliveries", history.redeliver, "admin"),
-    ("GET", "/v1/callbacks", history.callbacks, "read"),
-    ("GET", "/v1/callbacks/{id}", history.callback, "read"),
-    ("POST", "/v1/callbacks/{id}/releases", interventions.release, "admin"),
+API: Final = (
+    ApiRoute("POST", "/v1/jobs", jobs.create, "submit"),
+    ApiRoute("GET", "/v1/jobs", jobs.index, "read"),
+    ApiRoute("GET", "/v1/jobs/{id}", jobs.show, "read"),
+    ApiRoute("GET", "/v1/jobs/{id}/timeline", jobs.show_timeline, "read"),
+    ApiRoute("POST", "/v1/jobs/{id}/cancellations", interventions.cancel, "submit"),
+    ApiRoute("POST", "/v1/jobs/{id}/status-checks", interventions.check, "submit", admission=interventions.admit_check),
+    ApiRoute("POST", "/v1/jobs/{id}/resubmissions", interventions.resubmit, "submit"),
+    ApiRoute("POST", "/v1/jobs/{id}/failures", interventions.fail, "submit"),
+    ApiRoute("POST", "/v1/quotes", quotes.create, "submit"),
+    ApiRoute("POST", "/v1/files", files.create, "submit", streams=True),
+    ApiRoute("GET", "/v1/spend", quotes.spend, "read"),
+    ApiRoute("GET", "/v1/providers", jobs.providers, "read"),
+    ApiRoute("POST", "/v1/endpoints", endpoints.create, "admin"),
+    ApiRoute("GET", "/v1/endpoints", endpoints.index, "read"),
+    ApiRoute("GET", "/v1/endpoints/{id}", endpoints.show, "read"),
+    ApiRoute("PATCH", "/v1/endpoints/{id}", endpoints.change, "admin"),
+    ApiRoute("DELETE", "/v1/endpoints/{id}", endpoints.delete, "admin"),
+    ApiRoute("GET", "/v1/endpoints/{id}/secret", endpoints.show_secret, "admin"),
+    ApiRoute("POST", "/v1/endpoints/{id}/secret-rotations", endpoints.rotate, "admin"),
+    ApiRoute("POST", "/v1/endpoints/{id}/tests", endpoints.test, "admin"),
+    ApiRoute("POST", "/v1/endpoints/{id}/redeliveries", endpoints.redeliver, "admin"),
+    ApiRoute("GET", "/v1/events", events.index, "read"),
+    ApiRoute("GET", "/v1/events/stream", events.stream, "read"),
+    ApiRoute("GET", "/v1/events/{id}", events.show, "read"),
+    ApiRoute("GET", "/v1/deliveries", deliveries.index, "read"),
+    ApiRoute("GET", "/v1/deliveries/{id}", deliveries.show, "read"),
+    ApiRoute("POST", "/v1/deliveries/{id}/redeliveries", deliveries.redeliver, "admin"),
+    ApiRoute("GET", "/v1/callbacks", callbacks.index, "read"),
+    ApiRoute("GET", "/v1/callbacks/{id}", callbacks.show, "read"),
+    ApiRoute("POST", "/v1/callbacks/{id}/releases", callbacks.reprocess, "admin"),
 )
 BACKLOG_EVERY_MS: Final = 10_000
-STREAMING: Final = (files.create,)
-"""What reads its own body, piece by piece."""
-ADMISSIONS: Final[dict[Handler, Admission]] = {interventions.check: interventions.admit_check}
-"""What is refused by its pace before it costs anything."""
+"""The least time between two counts of unfinished work for the metrics."""
 _logger = log.get("web")
 
 
-def web(app: App, callbacks: Callbacks, memory: BodyMemory) -> ASGIApp:
-    """The ASGI application of an open relay; `memory` is that of the bodies that are being read."""
-    rest = _rest(app, memory)
+def asgi_app(app: App, callback_route: CallbackRoute, memory: BodyMemory) -> ASGIApp:
+    """Return the ASGI application of an open relay; `memory` limits the bodies of API requests."""
+    api = _api(app, memory)
 
-    async def front(scope: Scope, receive: Receive, send: Send) -> None:
-        """Callbacks first, everything else after; each under its request's id."""
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request to the callback route or the API; answer 503 to one that the shutdown cancels."""
         request_id = request_ids.of(scope["headers"])
         request_ids.CURRENT.set(request_id)
-        answer = _Answering(scope, request_id, send)
+        response = _ResponseSender(scope, request_id, send)
         try:
             if scope["path"].lstrip("/").startswith("callbacks/"):
-                await callbacks(scope, receive, answer)
+                await callback_route(scope, receive, response)
             else:
-                await rest(scope, receive, answer)
+                await api(scope, receive, response)
         except asyncio.CancelledError:
-            if answer.begun or not app.draining.is_set():
+            if response.started or not app.draining.is_set():
                 raise
-            await problem("stopping", "this process is stopping; send the request again")(scope, receive, answer)
+            await problem("stopping", "this process is stopping; send the request again")(scope, receive, response)
 
-    return front
+    return dispatch
 
 
-class _Answering:
-    """A `send` that adds the request's id, and closes a connection that was answered before its request was read."""
+class _ResponseSender:
+    """An ASGI `send` that adds the request id, and `connection: close` if the request's body was not read."""
 
     def __init__(self, scope: Scope, request_id: str, send: Send) -> None:
-        self.begun = False
-        self._unread = scope["state"][UNREAD]
+        self.started = False
+        self._body_incomplete = scope["state"][BODY_INCOMPLETE]
         self._request_id = request_id.encode()
         self._send = send
 
     async def __call__(self, message: Message) -> None:
-        """Pass the message on."""
+        """Send a message of the response."""
         if message["type"] == "http.response.start":
-            self.begun = True
+            self.started = True
             headers = [*message["headers"], (request_ids.HEADER, self._request_id)]
-            if self._unread():
+            if self._body_incomplete():
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
         await self._send(message)
 
 
-def _rest(app: App, memory: BodyMemory) -> Starlette:
-    """The API and what surrounds it; a path that is nearly right is 404, never a redirect."""
-    routes = [
-        Route(path, handled(app, handler, _door(handler, scope), memory), methods=[method])
-        for method, path, handler, scope in API
-    ]
-    around = [
-        Route("/healthz", _healthz),
-        Route("/readyz", _readyz(app)),
-        Route("/metrics", _metrics(app)),
-        Route("/.well-known/webhook-keys", _webhook_keys(app)),
-    ]
+def _api(app: App, memory: BodyMemory) -> Starlette:
+    """Return the API and the system's routes; a path with an extra slash is 404, never a redirect."""
     starlette = Starlette(
-        routes=[*routes, *around], exception_handlers={HTTPException: _http_problem, Exception: _broken}
+        routes=[
+            *(Route(route.path, request_handler(app, route, memory), methods=[route.method]) for route in API),
+            Route("/healthz", _healthz),
+            Route("/readyz", _readyz(app)),
+            Route("/metrics", _metrics(app)),
+            Route("/.well-known/webhook-keys", _webhook_keys(app)),
+        ],
+        exception_handlers={HTTPException: _http_problem, Exception: _log_bug},
     )
     starlette.router.redirect_slashes = False
     return starlette
 
 
-def _door(handler: Handler, scope: str) -> Door:
-    """How requests for a handler are let in."""
-    return Door(scope, streams=handler in STREAMING, admission=ADMISSIONS.get(handler))
-
-
 async def _healthz(_: Request) -> Response:
-    """The process answers."""
+    """Answer that the process runs."""
     return JSON({"status": "ok"})
 
 
 def _readyz(app: App) -> Callable[[Request], Awaitable[Response]]:
-    """Whether this process should be sent requests: its database takes writes, and it is not stopping."""
+    """Return the route that answers 200 while the database accepts writes and the process is not stopping."""
 
     async def ready(_: Request) -> Response:
         if app.draining.is_set():
@@ -154,24 +143,23 @@ def _readyz(app: App) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _metrics(app: App) -> Callable[[Request], Awaitable[Response]]:
-    """What this process has counted, for Prometheus; there is no id and no secret in it.
+    """Return the route that shows this process's metrics to Prometheus; they hold no id and no secret.
 
-    The database's size is read with each scrape, and what is not done yet every ten seconds at most; while it does not
-    answer, what was read last stands.
+    Each scrape reads the database's size; the count of unfinished work is read every ten seconds at most. If the
+    database does not answer, the last values are shown.
     """
-    wanted = digest(app.settings.metrics_key) if app.settings.metrics_key else None
-
-    again_at = 0
+    key_digest = digest(app.settings.metrics_key) if app.settings.metrics_key else None
+    next_backlog_at = 0
 
     async def metrics(request: Request) -> Response:
         given = auth.bearer(request)
-        if wanted and not (given and hmac.compare_digest(digest(given), wanted)):
+        if key_digest and not (given and hmac.compare_digest(digest(given), key_digest)):
             return problem("unauthorized", "send RELAY_METRICS_KEY as Authorization: Bearer <key>")
-        nonlocal again_at
+        nonlocal next_backlog_at
         with contextlib.suppress(StorageUnavailable):
             app.metrics.database_size(await app.store.size_bytes())
-            if app.clock.monotonic_ms() >= again_at:
-                again_at = app.clock.monotonic_ms() + BACKLOG_EVERY_MS
+            if app.clock.monotonic_ms() >= next_backlog_at:
+                next_backlog_at = app.clock.monotonic_ms() + BACKLOG_EVERY_MS
                 app.metrics.backlog(await app.store.backlog(), app.clock.now_ms())
         return Response(app.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -179,25 +167,24 @@ def _metrics(app: App) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _webhook_keys(app: App) -> Callable[[Request], Awaitable[Response]]:
-    """The public keys that `v1a` signatures are verified with, all projects' or those of `?project=`.
+    """Return the route that publishes the keys for `v1a` signatures: those of all projects, or of `?project=`.
 
-    Anybody may have them, and keep them for an hour.
+    It needs no API key, and its response may be cached for an hour.
     """
 
     async def keys(request: Request) -> Response:
         try:
             public = await app.store.signing_keys.public(request.query_params.get("project"))
         except StorageUnavailable as error:
-            return of_error(error)
+            return error_problem(error)
         return JSON(serializers.webhook_keys(public), headers={"cache-control": "public, max-age=3600"})
 
     return keys
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:
-    """What the router refuses, as a problem document."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    if status == 405:
+    """Return what the router refuses, 404 or 405, as a problem document."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
         response = problem("method_not_allowed", "this path does not take this method")
         response.headers["allow"] = _allowed(request)
         return response
@@ -205,13 +192,13 @@ async def _http_problem(request: Request, error: Exception) -> Response:
 
 
 def _allowed(request: Request) -> str:
-    """Every method of the path: Starlette itself names only those of the first route with it."""
+    """Return every method of the path; Starlette names only those of the first matching route."""
     routes = [route for route in request.app.routes if isinstance(route, Route)]
     matching = [route.methods or () for route in routes if route.matches(request.scope)[0] is not Match.NONE]
     return ", ".join(sorted({method for methods in matching for method in methods}))
 
 
-async def _broken(request: Request, error: Exception) -> Response:
-    """A bug: the log has it, the caller gets no details."""
+async def _log_bug(request: Request, error: Exception) -> Response:
+    """Log an unexpected exception, and answer 500 without its details."""
     _logger.error("request.broke", method=request.method, path=request.url.path, exc_info=error)
-    return problem("internal", f"relay could not do this; the log says why, at request {request_ids.CURRENT.get()}")
+    return internal_problem()

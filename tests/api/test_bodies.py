@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from relay import settings
 from relay.errors import SettingsError
-from relay.web.request_body import BodyMemory, MemoryFull, Owner, OwnerFull, Room, room_of
+from relay.web.request_body import BodyMemory, MemoryFull, MemoryLimits, Owner, OwnerMemoryFull, memory_limits
 from tests.api.test_connections import peer, request
 from tests.support.calling_back import DONE, kept, state
 from tests.support.running import KEY, Running, relay
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 ALL_BYTES = 1 << 23
 SHARE_BYTES = ALL_BYTES // 8
-ROOM = Room(max_bytes=160, per_owner_max_bytes=20, requests_max_bytes=120)
+LIMITS = MemoryLimits(max_bytes=160, per_owner_max_bytes=20, requests_max_bytes=120)
 
 
 @pytest.fixture
@@ -102,54 +102,54 @@ OWNERS = st.builds(Owner, st.sampled_from("abcdefgh"), st.booleans())
 @given(st.lists(st.tuples(OWNERS, st.integers(0, 21)), max_size=60))
 def test_what_is_taken_never_exceeds_its_bounds(asked: list[tuple[Owner, int]]) -> None:
     """Take exactly what fits in the owner's share, in all, and beside the callbacks' part; have all of it back."""
-    memory = BodyMemory(ROOM)
+    memory = BodyMemory(LIMITS)
     taken: list[tuple[Owner, int]] = []
     for owner, size in asked:
         own = sum(bytes_ for name, bytes_ in taken if name == owner) + size
         every = sum(bytes_ for _, bytes_ in taken) + size
         requests = sum(bytes_ for one, bytes_ in taken if not one.is_callback) + (0 if owner.is_callback else size)
-        if own > ROOM.per_owner_max_bytes:
-            with pytest.raises(OwnerFull):
-                memory.take(owner, size)
-        elif every > ROOM.max_bytes or requests > ROOM.requests_max_bytes:
+        if own > LIMITS.per_owner_max_bytes:
+            with pytest.raises(OwnerMemoryFull):
+                memory.reserve(owner, size)
+        elif every > LIMITS.max_bytes or requests > LIMITS.requests_max_bytes:
             with pytest.raises(MemoryFull):
-                memory.take(owner, size)
+                memory.reserve(owner, size)
         else:
-            memory.take(owner, size)
+            memory.reserve(owner, size)
             taken.append((owner, size))
     for owner, size in taken:
         memory.release(owner, size)
-    memory.take(Owner("a"), ROOM.per_owner_max_bytes)
+    memory.reserve(Owner("a"), LIMITS.per_owner_max_bytes)
 
 
 def test_requests_of_clients_have_less_room_than_callbacks() -> None:
     """Refuse the byte of a project over what is not kept for callbacks, and the byte of a callback over all."""
-    memory = BodyMemory(ROOM)
+    memory = BodyMemory(LIMITS)
     for number in range(6):
-        memory.take(Owner(str(number)), 20)
+        memory.reserve(Owner(str(number)), 20)
     with pytest.raises(MemoryFull):
-        memory.take(Owner("another"), 1)
-    memory.take(Owner("job_1", is_callback=True), 20)
-    memory.take(Owner("job_2", is_callback=True), 20)
+        memory.reserve(Owner("another"), 1)
+    memory.reserve(Owner("job_1", is_callback=True), 20)
+    memory.reserve(Owner("job_2", is_callback=True), 20)
     with pytest.raises(MemoryFull):
-        memory.take(Owner("job_3", is_callback=True), 1)
+        memory.reserve(Owner("job_3", is_callback=True), 1)
     memory.release(Owner("0"), 1)
-    memory.take(Owner("another"), 1)
+    memory.reserve(Owner("another"), 1)
 
 
 @pytest.mark.parametrize(
     ("given", "room"),
     [
-        ({}, Room(1 << 26, 1 << 23, 3 << 24)),
-        ({"RELAY_BODIES_MAX_BYTES": str(1 << 23)}, Room(1 << 23, 1 << 20, 3 << 21)),
-        ({"RELAY_BODIES_PER_OWNER_MAX_BYTES": "5000"}, Room(1 << 26, 5000, 3 << 24)),
-        ({"RELAY_BODIES_FOR_CALLBACKS_BYTES": "0"}, Room(1 << 26, 1 << 23, 1 << 26)),
-        ({"RELAY_BODIES_FOR_CALLBACKS_BYTES": str((1 << 26) - 1)}, Room(1 << 26, 1 << 23, 1)),
+        ({}, MemoryLimits(1 << 26, 1 << 23, 3 << 24)),
+        ({"RELAY_BODIES_MAX_BYTES": str(1 << 23)}, MemoryLimits(1 << 23, 1 << 20, 3 << 21)),
+        ({"RELAY_BODIES_PER_OWNER_MAX_BYTES": "5000"}, MemoryLimits(1 << 26, 5000, 3 << 24)),
+        ({"RELAY_BODIES_FOR_CALLBACKS_BYTES": "0"}, MemoryLimits(1 << 26, 1 << 23, 1 << 26)),
+        ({"RELAY_BODIES_FOR_CALLBACKS_BYTES": str((1 << 26) - 1)}, MemoryLimits(1 << 26, 1 << 23, 1)),
     ],
 )
-def test_the_settings_divide_the_room(given: dict[str, str], room: Room) -> None:
+def test_the_settings_divide_the_room(given: dict[str, str], room: MemoryLimits) -> None:
     """Give one owner an eighth and callbacks a quarter of the room, unless a setting says how many bytes."""
-    assert room_of(settings.load(given, ())) == room
+    assert memory_limits(settings.load(given, ())) == room
 
 
 def test_callbacks_cannot_have_all_the_room() -> None:

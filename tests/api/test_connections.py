@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from relay.web.connections import JUST_NOW_S, OUTBOUND_SHARE, SPARE_FILES, SWEEP_S
+from relay.web.connections import FILES_PER_CONNECTION, RECENTLY_IDLE_S, RESERVED_FILES, SWEEP_S
 from relay.web.protocol import READ_MAX_HEADS
 from relay.web.server import server
 from tests.support.calling_back import DONE, kept, state
@@ -424,7 +424,7 @@ async def test_one_that_is_idle_goes_before_a_body(running: Running) -> None:
         for each in (idle, other):
             await each.send(request("GET", "/healthz"))
             assert (await each.answer())[0] == 200
-        await asyncio.sleep(JUST_NOW_S)  # the limit itself: connections go by the loop's own time
+        await asyncio.sleep(RECENTLY_IDLE_S)  # the limit itself: connections go by the loop's own time
         async with peer(running.origin) as late:
             await late.send(request("GET", "/healthz"))
             assert (await late.answer())[0] == 200
@@ -472,4 +472,4 @@ def test_the_limit_on_open_files_counts() -> None:
     code = "from relay.web.connections import max_open; print(max_open(4096), max_open(10))"
     command = f"ulimit -n 256; exec {sys.executable} -c '{code}'"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.split() == [str((256 - SPARE_FILES) // OUTBOUND_SHARE), "10"]
+    assert done.stdout.split() == [str((256 - RESERVED_FILES) // FILES_PER_CONNECTION), "10"]

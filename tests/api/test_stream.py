@@ -14,7 +14,7 @@ from starlette.types import Message
 from relay.clock import SystemClock
 from relay.storage.apply_updates import DEFAULT_PROJECT
 from relay.storage.history import BEGINNING, EventQuery
-from relay.web.api.history import Streamed
+from relay.web.api.events import EventStream
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock, Running, relay
 
@@ -206,7 +206,7 @@ async def test_a_stream_gives_its_room_back(tmp_path: Path) -> None:
     """Count a stream as closed as soon as its answer ends, even where writing it raised."""
     async with relay(tmp_path) as running:
         streams = running.app.streams
-        answer = Streamed(await streams.lines(DEFAULT_PROJECT, None, None))
+        answer = EventStream(await streams.lines(DEFAULT_PROJECT, None, None))
         sent: list[Message] = []
 
         async def send(message: Message) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from relay.errors import Bound
 from relay.settings import Settings
-from relay.web.connections import Closed
+from relay.web.connections import CloseReason
 from tests.api.test_connections import Peer, peer, request
 from tests.flow.test_uploads import EVOLINK, FILE, form
 from tests.support.calling_back import DONE
@@ -219,5 +219,5 @@ def test_a_limit_is_counted_by_the_name_of_its_setting() -> None:
     """Name each limit in `relay_refused` and `relay_connections_closed` as its setting, but for three reasons."""
     settings = set(Settings.__struct_fields__)
     assert set(Bound) <= settings
-    assert set(Closed) - settings == OTHER_REASONS
+    assert set(CloseReason) - settings == OTHER_REASONS
     assert set(PROBES) | {Bound.BACKLOG_MAX} == set(Bound)

@@ -170,7 +170,7 @@ async def test_a_sender_that_is_gone_is_heard(running: Running) -> None:
 
 async def test_a_database_that_hangs_is_503(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit that takes too long is 503 with Retry-After, once; what it writes in the end stands."""
-    monkeypatch.setattr("relay.web.callback_route.STORED_WITHIN_S", 0.05)
+    monkeypatch.setattr("relay.web.callback_route.COMMIT_DEADLINE_S", 0.05)
     job = await running.submit()
     database: Any = running.app.store.database
     held, let_go = asyncio.Event(), asyncio.Event()

@@ -101,7 +101,7 @@ async def test_a_notification_is_no_request(tmp_path: Path) -> None:
         headers = {**sent.headers, "authorization": f"Bearer {KEY}"}
         lists = ("jobs", "endpoints", "deliveries", "callbacks", "events")
         there = {name: (await running.get(f"/v1/{name}"))["data"] for name in lists}
-        writes = [path for method, path, *_ in API if method == "POST"]
+        writes = [route.path for route in API if route.method == "POST"]
         assert len(writes) > 10
         for path in writes:
             held = there.get(path.split("/")[2]) or [{"id": "x"}]

@@ -26,8 +26,8 @@ from relay.storage.fan_out import matches
 from relay.strict_json import DEPTH_MAX as CALLBACK_DEPTH_MAX
 from relay.strict_json import EXPONENTS_MAX
 from relay.web.api import endpoints
-from relay.web.connections import Closed
-from relay.web.problems import STATUSES
+from relay.web.connections import CloseReason
+from relay.web.problems import KINDS
 from relay.web.request_body import DEPTH_MAX
 from relay.web.routes import API
 from tests.support.documented import documented
@@ -179,7 +179,7 @@ def test_the_readme_has_every_setting() -> None:
 def test_the_api_page_has_every_route_and_no_other() -> None:
     """Each route with its method and scope."""
     rows = set(re.findall(r"^\| `([A-Z]+) (/v1[^`]*)` \| (\w+) \|", API_PAGE, re.MULTILINE))
-    assert rows == {(method, path, scope) for method, path, _, scope in API}
+    assert rows == {(route.method, route.path, route.scope) for route in API}
 
 
 def test_the_api_page_has_every_metric() -> None:
@@ -199,7 +199,9 @@ def test_the_api_page_has_every_metric() -> None:
 def test_the_api_page_has_every_limit() -> None:
     """Have each limit that is counted in the table by its setting, and the values of those that are no settings."""
     page = section(API_PAGE, "\n## Limits\n", "\n## ")
-    counted = {f"RELAY_{bound.upper()}" for bound in (*Bound, *Closed) if bound in settings.Settings.__struct_fields__}
+    counted = {
+        f"RELAY_{bound.upper()}" for bound in (*Bound, *CloseReason) if bound in settings.Settings.__struct_fields__
+    }
     found = re.findall(r"^\| `(RELAY_\w+)` \|", page, re.MULTILINE)
     assert sorted(found) == sorted(counted)
     fixed = dict(re.findall(r"^\| (how deep the JSON of a \w+|numbers)[^|]* \| (\d+)[^|]* \|$", page, re.MULTILINE))
@@ -232,7 +234,7 @@ def test_the_api_page_has_the_retry_schedule() -> None:
 def test_the_api_page_has_every_problem() -> None:
     """Each code with its status."""
     rows = {code: int(status) for code, status in re.findall(r"^\| `([a-z_]+)` \| (\d+) \|", API_PAGE, re.MULTILINE)}
-    assert rows == STATUSES
+    assert rows == {code: kind.status for code, kind in KINDS.items()}
 
 
 def test_the_api_page_has_every_reason_for_an_unconfirmed_end() -> None:

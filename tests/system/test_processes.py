@@ -284,7 +284,7 @@ async def test_a_taken_port_is_said(tmp_path: Path, command: str) -> None:
         environ = settings_for(tmp_path, port) if command == "serve" else {"PORT": str(port)}
         status, text = await run(environ, command)
     assert status == 1
-    assert f"port {port} is taken by another program: set PORT" in text
+    assert f"port {port} is in use by another program: set PORT" in text
     assert "Traceback" not in text
 
 

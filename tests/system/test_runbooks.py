@@ -59,7 +59,7 @@ def test_the_page_has_the_ten_tasks() -> None:
 
 def test_every_route_on_the_page_exists() -> None:
     """Name only routes that relay has."""
-    known = [re.sub(r"\{\w+\}", "[^/]+", path) for _, path, _, _ in API]
+    known = [re.sub(r"\{\w+\}", "[^/]+", route.path) for route in API]
     paths = {path.partition("?")[0] for line in lines() for path in re.findall(r"/v1/[^\s'\"`)]*", line)}
     assert len(paths) > 10
     assert [path for path in sorted(paths) if not any(re.fullmatch(pattern, path) for pattern in known)] == []

@@ -15,8 +15,18 @@ from relay.jobs.rate_limit import AskedPace, Pace
 from relay.metrics import Metrics
 from relay.security.shares import Shares
 from relay.web import request_body
-from relay.web.connections import Connections, limits_of
-from relay.web.request_body import BodyCut, BodyMemory, BodyTooSlow, Capped, Limits, MemoryFull, Owner, OwnerFull, Room
+from relay.web.connections import ConnectionTracker, limits_of
+from relay.web.request_body import (
+    BodyIncomplete,
+    BodyMemory,
+    BodyOverLimit,
+    BodyTooSlow,
+    MemoryFull,
+    MemoryLimits,
+    Owner,
+    OwnerMemoryFull,
+    ReadLimits,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -144,21 +154,21 @@ def test_a_repeated_key_is_named_in_sixty_characters() -> None:
 
 def test_an_owner_has_its_share_of_the_memory() -> None:
     """Take a share to the byte, and what was given back again."""
-    memory = BodyMemory(Room(160, 20, 160))
-    memory.take(Owner("a"), 20)
-    with pytest.raises(OwnerFull):
-        memory.take(Owner("a"), 1)
+    memory = BodyMemory(MemoryLimits(160, 20, 160))
+    memory.reserve(Owner("a"), 20)
+    with pytest.raises(OwnerMemoryFull):
+        memory.reserve(Owner("a"), 1)
     for owner in "bcdefgh":
-        memory.take(Owner(owner), 20)
+        memory.reserve(Owner(owner), 20)
     with pytest.raises(MemoryFull):
-        memory.take(Owner("i"), 1)
+        memory.reserve(Owner("i"), 1)
     memory.release(Owner("a"), 5)
-    memory.take(Owner("a"), 2)
-    with pytest.raises(OwnerFull):
-        memory.take(Owner("a"), 4)
-    memory.take(Owner("i"), 3)
+    memory.reserve(Owner("a"), 2)
+    with pytest.raises(OwnerMemoryFull):
+        memory.reserve(Owner("a"), 4)
+    memory.reserve(Owner("i"), 3)
     with pytest.raises(MemoryFull):
-        memory.take(Owner("i"), 1)
+        memory.reserve(Owner("i"), 1)
 
 
 def received(*pieces: bytes, cut: bool = False) -> Callable[[], "asyncio.Future[Message]"]:
@@ -181,29 +191,29 @@ def received(*pieces: bytes, cut: bool = False) -> Callable[[], "asyncio.Future[
 @pytest.mark.parametrize("pieces", [(b"12345678",), (b"1234", b"5678"), (b"", b"12345678", b"")])
 async def test_a_body_is_read_up_to_its_cap(pieces: Sequence[bytes]) -> None:
     """Read a body of exactly the cap, refuse one of a byte more with its start, and give all memory back."""
-    memory = BodyMemory(Room(64, 8, 64))
+    memory = BodyMemory(MemoryLimits(64, 8, 64))
 
     async def read(max_bytes: int, *pieces: bytes, cut: bool = False) -> bytes:
         receive = received(*pieces, cut=cut)
         return await request_body.read(
-            receive, Limits(max_bytes=max_bytes, deadline_s=0.05, memory=memory, owner=Owner("a"))
+            receive, ReadLimits(max_bytes=max_bytes, deadline_s=0.05, memory=memory, owner=Owner("a"))
         )
 
     assert await read(8, *pieces) == b"12345678"
-    with pytest.raises(Capped) as capped:
+    with pytest.raises(BodyOverLimit) as capped:
         await read(7, *pieces)
     assert capped.value.start == b"1234567"
-    with pytest.raises(BodyCut):
+    with pytest.raises(BodyIncomplete):
         await read(8, *pieces[:-1], cut=True)
     with pytest.raises(BodyTooSlow):
         await read(8)
-    memory.take(Owner("a"), 8)
-    with pytest.raises(OwnerFull):
-        memory.take(Owner("a"), 1)
+    memory.reserve(Owner("a"), 8)
+    with pytest.raises(OwnerMemoryFull):
+        memory.reserve(Owner("a"), 1)
     for owner in "bcdefgh":
-        memory.take(Owner(owner), 8)
+        memory.reserve(Owner(owner), 8)
     with pytest.raises(MemoryFull):
-        memory.take(Owner("i"), 1)
+        memory.reserve(Owner("i"), 1)
 
 
 class HeldLoop(asyncio.SelectorEventLoop):
@@ -240,19 +250,19 @@ class Books:
 
     def __init__(self, loop: HeldLoop, max_open: int) -> None:
         self._loop = loop
-        self.connections = Connections(limits_of(settings.load({}, ()), max_open), Metrics())
+        self.connections = ConnectionTracker(limits_of(settings.load({}, ()), max_open), Metrics())
 
     def opened(self) -> Sender:
         """Open a connection."""
         sender = Sender()
-        self.connections.opened(sender)
+        self.connections.add(sender)
         return sender
 
     def kept(self) -> Sender:
         """Open a connection whose first request was answered."""
         sender = self.opened()
-        self.connections.begin(sender)
-        self.connections.keep(sender)
+        self.connections.head_complete(sender)
+        self.connections.idle(sender)
         return sender
 
     async def wait(self, seconds: float) -> None:
@@ -285,7 +295,7 @@ async def test_a_head_has_its_deadline(books: Callable[[int], Books]) -> None:
     await some.wait(0.25)
     assert sender.ended == "evicted"
     late = some.opened()
-    some.connections.begin(late)
+    some.connections.head_complete(late)
     await some.wait(200)
     assert late.ended == ""
 
@@ -327,8 +337,8 @@ async def test_one_connection_too_many_makes_the_oldest_idle_one_go(books: Calla
     await some.wait(2)
     third = some.opened()
     assert (first.ended, second.ended, third.ended) == ("evicted", "", "")
-    some.connections.closed(first)
-    some.connections.closed(second)
+    some.connections.remove(first)
+    some.connections.remove(second)
     await some.wait(1)
     fourth = some.opened()
     assert (third.ended, fourth.ended) == ("", "")
@@ -339,7 +349,7 @@ async def test_a_new_connection_is_refused_where_all_others_are_busy(books: Call
     """Answer 503 to the new connection where no other is idle."""
     some = books(1)
     busy = some.opened()
-    some.connections.begin(busy)
+    some.connections.head_complete(busy)
     new = some.opened()
     assert (busy.ended, new.ended) == ("", "refused")
 
@@ -352,7 +362,7 @@ async def test_a_body_that_stands_still_goes_before_who_was_idle_for_less_than_a
     """Close the connection whose body has stood still the longest while all idle ones are idle for less than 1 s."""
     some = books(2)
     body = some.opened()
-    some.connections.begin(body)
+    some.connections.head_complete(body)
     some.connections.await_body(body)
     await some.wait(5)
     idle = some.kept()
@@ -367,10 +377,10 @@ async def test_a_body_that_moved_later_than_the_idle_one_stays(books: Callable[[
     for whole in (False, True):
         some = books(2)
         body = some.opened()
-        some.connections.begin(body)
+        some.connections.head_complete(body)
         if whole:
             some.connections.await_body(body)
-            some.connections.whole(body)
+            some.connections.body_complete(body)
             await some.wait(5)
         idle = some.kept()
         if not whole:

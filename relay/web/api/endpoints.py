@@ -1,4 +1,4 @@
-"""`/v1/endpoints`: subscribers' URLs."""
+"""`/v1/endpoints`: create, change and delete subscribers' URLs, rotate their secrets, test them, redeliver to them."""
 
 from collections import Counter
 from functools import partial
@@ -16,9 +16,11 @@ from relay.model.delivery import Endpoint, EventSelection, Redelivery
 from relay.security import signatures
 from relay.security.encryption import DecryptionFailed
 from relay.storage.endpoints import DISABLED_BY_HAND, Change
+from relay.storage.pages import Page
 from relay.storage.redeliveries import UNDELIVERED
-from relay.web.api.api_request import Nothing, ProviderRequest, page, page_of, time_of
-from relay.web.api.history import accepted
+from relay.web.api.api_request import ApiRequest, NoFields
+from relay.web.api.deliveries import accepted
+from relay.web.api.lists import cursor_and_limit, page, time_param
 from relay.web.problems import JSON
 
 Headers = Annotated[
@@ -49,7 +51,7 @@ NULLABLE = frozenset({"description", "providers", "rate_limit_per_s", "schedule_
 
 
 class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a subscriber says of an endpoint; a field that is not given, or null where it cannot be, keeps its value."""
+    """The body that creates or changes an endpoint; an absent field, or null unless in NULLABLE, changes nothing."""
 
     url: str | msgspec.UnsetType = msgspec.UNSET
     event_types: Patterns | msgspec.UnsetType | None = msgspec.UNSET
@@ -71,15 +73,15 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     status: Literal["active", "disabled"] | msgspec.UnsetType = msgspec.UNSET
 
 
-async def create(call: ProviderRequest) -> Response:
-    """`POST /v1/endpoints`: 201 with the secret, this once."""
-    fields = _fields(call)
+async def create(request: ApiRequest) -> Response:
+    """`POST /v1/endpoints`: 201 with the endpoint and, only here, its secret."""
+    fields = _fields(request)
     if fields.url is msgspec.UNSET:
         raise InvalidInput([FieldError("url", "is required")])
-    now_ms = call.app.clock.now_ms()
+    now_ms = request.app.clock.now_ms()
     endpoint = Endpoint(
         id=ids.new_id(ids.ENDPOINT),
-        project_id=call.project_id,
+        project_id=request.project_id,
         job_id=None,
         url=fields.url,
         secret=fields.secret or signatures.new_secret(),
@@ -92,8 +94,10 @@ async def create(call: ProviderRequest) -> Response:
         endpoint.disabled_at, endpoint.disabled_reason = now_ms, DISABLED_BY_HAND
     shown = serializers.endpoint(endpoint) | {"secret": endpoint.secret}
     answer = JSON(shown, 201, {"location": f"/v1/endpoints/{endpoint.id}", "cache-control": "no-store"})
-    most = call.app.settings.endpoints_per_project_max
-    if not await call.app.store.endpoints.create(endpoint, most, call.tie(lambda stored: answer if stored else None)):
+    most = request.app.settings.endpoints_per_project_max
+    if not await request.app.store.endpoints.create(
+        endpoint, most, request.tie(lambda stored: answer if stored else None)
+    ):
         raise Conflict(
             f"this project has {most} endpoints, as many as RELAY_ENDPOINTS_PER_PROJECT_MAX allows: delete one",
             bound=Bound.ENDPOINTS_PER_PROJECT_MAX,
@@ -101,14 +105,14 @@ async def create(call: ProviderRequest) -> Response:
     return answer
 
 
-async def show(call: ProviderRequest) -> Response:
+async def show(request: ApiRequest) -> Response:
     """`GET /v1/endpoints/{id}`."""
-    return JSON(serializers.endpoint(await _endpoint(call)))
+    return JSON(serializers.endpoint(await _endpoint(request)))
 
 
-async def show_secret(call: ProviderRequest) -> Response:
+async def show_secret(request: ApiRequest) -> Response:
     """`GET /v1/endpoints/{id}/secret`."""
-    endpoint = await _endpoint(call)
+    endpoint = await _endpoint(request)
     if not endpoint.secret:
         raise DecryptionFailed(
             "the endpoint's secret opens with none of RELAY_SECRET_KEYS: rotate it to have a new one"
@@ -116,49 +120,51 @@ async def show_secret(call: ProviderRequest) -> Response:
     return JSON({"secret": endpoint.secret}, headers={"cache-control": "no-store"})
 
 
-async def index(call: ProviderRequest) -> Response:
+async def index(request: ApiRequest) -> Response:
     """`GET /v1/endpoints`: newest first."""
-    before, limit = page_of(call.query("limit", "cursor"), ids.ENDPOINT)
-    return page(await call.app.store.endpoints.page(call.project_id, before, limit + 1), limit, serializers.endpoint)
+    before, limit = cursor_and_limit(request.query("limit", "cursor"), ids.ENDPOINT)
+    found = await request.app.store.endpoints.page(request.project_id, before, limit + 1)
+    items = found[:limit]
+    return page(Page(items, items[-1].id if len(found) > limit else None), serializers.endpoint)
 
 
-async def change(call: ProviderRequest) -> Response:
-    """`PATCH /v1/endpoints/{id}`: what is given changes, from the next attempt on; `status` enables and disables.
+async def change(request: ApiRequest) -> Response:
+    """`PATCH /v1/endpoints/{id}`: change the given fields, from the next attempt on; `status` enables or disables.
 
-    An endpoint that is enabled again is sent what it missed.
+    An endpoint that is enabled again receives the events it missed.
     """
-    fields = _fields(call)
+    fields = _fields(request)
     if fields.secret is not msgspec.UNSET:
         raise InvalidInput([FieldError("secret", "is changed by a rotation, not by PATCH")])
-    call.query()
+    request.query()
     active = None if fields.status is msgspec.UNSET else fields.status == "active"
     change = Change(
-        endpoint_id=call.path("id"),
-        project_id=call.project_id,
-        at=call.app.clock.now_ms(),
+        endpoint_id=request.path("id"),
+        project_id=request.project_id,
+        at=request.app.clock.now_ms(),
         apply=partial(_changed, fields=fields),
         active=active,
     )
-    tie = call.tie(lambda endpoint: JSON(serializers.endpoint(endpoint)) if endpoint else None)
-    endpoint = await call.app.store.endpoints.change(change, tie)
+    tie = request.tie(lambda endpoint: JSON(serializers.endpoint(endpoint)) if endpoint else None)
+    endpoint = await request.app.store.endpoints.change(change, tie)
     if endpoint is None:
         raise NotFound("there is no such endpoint")
     if active is not None:
-        call.app.redeliverer.reopen(endpoint.id)
+        request.app.redeliverer.reopen(endpoint.id)
     return JSON(serializers.endpoint(endpoint))
 
 
 class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of a rotation: how long the former secret signs too, a day if not given; and the new one."""
+    """The body of a rotation: for how long the former secret signs too, one day by default, and the new secret."""
 
     grace_s: Annotated[int, msgspec.Meta(ge=0, le=604_800)] = 86_400
     secret: Annotated[str, msgspec.Meta(max_length=200)] | None = None
 
 
 class RedeliveryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of a batch: which events between two times; `dry_run` only counts them.
+    """The body of a batch of redeliveries: which events between two times; `dry_run` only counts them.
 
-    Without `since`, which only `undelivered` does not need, everything since the endpoint was made.
+    `since` may be left out only with `undelivered`, and then means the endpoint's creation.
     """
 
     since: str | None = None
@@ -167,82 +173,88 @@ class RedeliveryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     dry_run: bool = False
 
 
-async def rotate(call: ProviderRequest) -> Response:
-    """`POST /v1/endpoints/{id}/secret-rotations`: 200 with the new secret; both sign until the grace is over."""
-    asked = call.fields(Rotation)
+async def rotate(request: ApiRequest) -> Response:
+    """`POST /v1/endpoints/{id}/secret-rotations`: 200 with the new secret; both sign until `grace_s` is over."""
+    asked = request.fields(Rotation)
     if asked.secret is not None:
         try:
             signatures.check_secret(asked.secret)
         except ValueError as error:
             raise InvalidInput([FieldError("secret", str(error))]) from None
-    endpoint, now_ms = await _endpoint(call), call.app.clock.now_ms()
+    endpoint, now_ms = await _endpoint(request), request.app.clock.now_ms()
     secret, until = asked.secret or signatures.new_secret(), now_ms + asked.grace_s * 1000
     shown = {"secret": secret, "former_secret_until": rfc3339(until)}
     answer = JSON(shown, 200, {"cache-control": "no-store"})
-    await call.app.store.endpoints.rotate(endpoint, secret, until, now_ms, call.tie(lambda _: answer))
+    await request.app.store.endpoints.rotate(endpoint, secret, until, now_ms, request.tie(lambda _: answer))
     return answer
 
 
-async def test(call: ProviderRequest) -> Response:
-    """`POST /v1/endpoints/{id}/tests`: 202 with the delivery of a `relay.test`, for this endpoint alone."""
-    call.fields(Nothing)
-    endpoint = await _endpoint(call)
-    return accepted(await call.app.redeliverer.test(endpoint, lambda made: call.tie(lambda _: accepted(made))))
+async def test(request: ApiRequest) -> Response:
+    """`POST /v1/endpoints/{id}/tests`: 202 with the delivery of a `relay.test` event to this endpoint only."""
+    request.fields(NoFields)
+    endpoint = await _endpoint(request)
+    return accepted(await request.app.redeliverer.test(endpoint, lambda new: request.tie(lambda _: accepted(new))))
 
 
-async def redeliver(call: ProviderRequest) -> Response:
-    """`POST /v1/endpoints/{id}/redeliveries`: 202 with the batch, which goes on by itself; or only its count."""
-    asked = call.fields(RedeliveryRequest)
-    endpoint, now_ms = await _endpoint(call), call.app.clock.now_ms()
+async def redeliver(request: ApiRequest) -> Response:
+    """`POST /v1/endpoints/{id}/redeliveries`: 202 with the batch, which runs in the background, or 200 with a count."""
+    asked = request.fields(RedeliveryRequest)
+    endpoint, now_ms = await _endpoint(request), request.app.clock.now_ms()
     if asked.since is None and asked.which != UNDELIVERED:
         raise InvalidInput([FieldError("since", f"is required, except with which: {UNDELIVERED}")])
-    since_ms = endpoint.created_at if asked.since is None else time_of("since", asked.since, now_ms)
-    until_ms = now_ms + 1 if asked.until is None else time_of("until", asked.until, now_ms)
+    since_ms = endpoint.created_at if asked.since is None else time_param("since", asked.since, now_ms)
+    until_ms = now_ms + 1 if asked.until is None else time_param("until", asked.until, now_ms)
     if until_ms <= since_ms:
         raise InvalidInput([FieldError("until", "must be after since")])
     to_now = int(asked.until is None)
     selection = EventSelection(which=asked.which, since_at=since_ms, until_at=until_ms, to_now=to_now)
     if asked.dry_run:
-        count = await call.app.store.redeliveries.count(endpoint, selection)
+        count = await request.app.store.redeliveries.count(endpoint, selection)
         return JSON({"object": "redelivery", "endpoint": endpoint.id, "count": count, "dry_run": True}, 200)
-    batch = await call.app.redeliverer.start(endpoint, selection, lambda batch: call.tie(lambda _: _started(batch)))
+    batch = await request.app.redeliverer.start(
+        endpoint, selection, lambda batch: request.tie(lambda _: _started(batch))
+    )
     return _started(batch)
 
 
-async def delete(call: ProviderRequest) -> Response:
-    """`DELETE /v1/endpoints/{id}`: 204; what waited for it is canceled."""
-    tie = call.tie(lambda deleted: Response(status_code=204) if deleted else None)
-    if not await call.app.store.endpoints.delete(call.path("id"), call.project_id, call.app.clock.now_ms(), tie):
+async def delete(request: ApiRequest) -> Response:
+    """`DELETE /v1/endpoints/{id}`: 204; its pending deliveries are canceled."""
+    tie = request.tie(lambda deleted: Response(status_code=204) if deleted else None)
+    if not await request.app.store.endpoints.delete(
+        request.path("id"), request.project_id, request.app.clock.now_ms(), tie
+    ):
         raise NotFound("there is no such endpoint")
     return Response(status_code=204)
 
 
 def _started(batch: Redelivery) -> Response:
-    """Return the answer that shows a batch which was just started."""
+    """Return the 202 that shows a new batch."""
     return JSON(serializers.redelivery(batch) | {"dry_run": False}, 202)
 
 
-def _fields(call: ProviderRequest) -> Fields:
-    """The body, with every wrong field named."""
-    body = call.body()
+def _fields(request: ApiRequest) -> Fields:
+    """Return the body; raise InvalidInput, which names every wrong field."""
+    body = request.body()
     errors = validation.check(body, Fields)
     given: dict[str, Any] = body if isinstance(body, dict) else {}
     errors += (
-        check_endpoint(given, call.app.policy)
+        check_endpoint(given, request.app.policy)
         + check_metadata(given.get("metadata"))
         + _check_headers(given.get("headers"))
     )
     providers = given.get("providers")
     for index, name in enumerate(providers[:ERRORS_MAX] if isinstance(providers, list) else ()):
-        if isinstance(name, str) and name not in call.app.providers:
-            errors.append(FieldError(f"providers[{index}]", f"must be one of {', '.join(sorted(call.app.providers))}"))
+        if isinstance(name, str) and name not in request.app.providers:
+            errors.append(
+                FieldError(f"providers[{index}]", f"must be one of {', '.join(sorted(request.app.providers))}")
+            )
     if errors:
         raise InvalidInput(errors)
     return validation.read(body, Fields)
 
 
 def _check_headers(headers: object) -> list[FieldError]:
-    """Custom headers may not replace relay's own, nor carry a line break."""
+    """Return what is wrong with custom headers: they may not replace relay's own, nor contain a line break."""
     if not isinstance(headers, dict):
         return []
     errors = []
@@ -258,16 +270,16 @@ def _check_headers(headers: object) -> list[FieldError]:
 
 
 def _changed(endpoint: Endpoint, fields: Fields) -> Endpoint:
-    """The endpoint with what was given."""
+    """Return the endpoint with the given fields changed."""
     given = {name: getattr(fields, name) for name in fields.__struct_fields__ if name not in ("secret", "status")}
     kept = {name for name, value in given.items() if value is msgspec.UNSET or (value is None and name not in NULLABLE)}
     return msgspec.structs.replace(endpoint, **{name: value for name, value in given.items() if name not in kept})
 
 
-async def _endpoint(call: ProviderRequest) -> Endpoint:
-    """The endpoint of the path, if it is the caller's."""
-    call.query()
-    endpoint = await call.app.store.endpoints.get(call.path("id"), call.project_id)
+async def _endpoint(request: ApiRequest) -> Endpoint:
+    """Return the endpoint that the path names; raise NotFound if the project has none with this id."""
+    request.query()
+    endpoint = await request.app.store.endpoints.get(request.path("id"), request.project_id)
     if endpoint is None:
         raise NotFound("there is no such endpoint")
     return endpoint

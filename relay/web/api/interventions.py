@@ -1,4 +1,4 @@
-"""What a person does to a job or a callback: `/v1/jobs/{id}/…`, `/v1/callbacks/{id}/releases`."""
+"""`POST /v1/jobs/{id}/…`: what an operator does to a job: cancel, check, resubmit or fail it."""
 
 from typing import Annotated
 
@@ -7,13 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.app import App
-from relay.clock import rfc3339
-from relay.errors import Conflict, NotFound
 from relay.model import serializers
 from relay.model.job import Disposition, Job
 from relay.storage.apply_updates import UpdateResult
-from relay.web.api.api_request import Nothing, ProviderRequest
-from relay.web.api.history import shown
+from relay.web.api.api_request import ApiRequest, NoFields
 from relay.web.api.jobs import job_of
 from relay.web.auth import Caller
 from relay.web.problems import JSON
@@ -26,77 +23,52 @@ class Resubmission(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of a failure: why a person gives the job up."""
+    """The body of a failure: why the operator fails the job."""
 
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 
 
-async def cancel(call: ProviderRequest) -> Response:
-    """`POST /v1/jobs/{id}/cancellations`: 200 with the canceled job, 409 if it has ended or the provider refuses."""
-    call.fields(Nothing)
-    return JSON(serializers.job(await call.app.interventions.cancel(await job_of(call), call.tie(_shown))))
+async def cancel(request: ApiRequest) -> Response:
+    """`POST /v1/jobs/{id}/cancellations`: 200 with the canceled job; 409 if it is final or the provider refuses."""
+    request.fields(NoFields)
+    job = await job_of(request)
+    return JSON(serializers.job(await request.app.interventions.cancel(job, request.tie(_updated))))
 
 
-def admit_check(app: App, caller: Caller, request: Request) -> None:
-    """TooManyRequests for a check that is over its share, before anything is read for it."""
-    app.interventions.require_check(str(request.path_params["id"]), caller.project_id)
+def admit_check(app: App, caller: Caller, http: Request) -> None:
+    """Raise TooManyRequests for a status check over the rate limit of its job or project."""
+    app.interventions.require_check(str(http.path_params["id"]), caller.project_id)
 
 
-async def check(call: ProviderRequest) -> Response:
-    """`POST /v1/jobs/{id}/status-checks`: asks the provider now; 200 with the job as that leaves it."""
-    call.fields(Nothing)
-    return JSON(serializers.job(await call.app.interventions.check(await job_of(call), call.tie(_shown))))
+async def check(request: ApiRequest) -> Response:
+    """`POST /v1/jobs/{id}/status-checks`: poll the provider now; 200 with the job after that."""
+    request.fields(NoFields)
+    job = await job_of(request)
+    return JSON(serializers.job(await request.app.interventions.check(job, request.tie(_updated))))
 
 
-async def resubmit(call: ProviderRequest) -> Response:
-    """`POST /v1/jobs/{id}/resubmissions`: 202 with the job, sent again; 409 where it may have been charged."""
-    asked = call.fields(Resubmission)
-    job = await job_of(call)
-    await call.app.quoter.require(job)
-    wait_s = call.app.settings.submit_wait_s
-    tie = call.tie(lambda recorded: _shown(recorded) and _accepted(recorded.job), job_id=job.id)
-    job = await call.app.interventions.resubmit(job, asked.accept_double_charge, wait_s, tie)
-    return _accepted(job)
+async def resubmit(request: ApiRequest) -> Response:
+    """`POST /v1/jobs/{id}/resubmissions`: submit the job again; 202 with it, 409 if it may have been charged."""
+    fields = request.fields(Resubmission)
+    job = await job_of(request)
+    await request.app.quoter.require(job)
+    wait_s = request.app.settings.submit_wait_s
+    tie = request.tie(lambda result: _updated(result) and _accepted(result.job), job_id=job.id)
+    return _accepted(await request.app.interventions.resubmit(job, fields.accept_double_charge, wait_s, tie))
 
 
-async def fail(call: ProviderRequest) -> Response:
-    """`POST /v1/jobs/{id}/failures`: 200 with the job, failed by a person's word."""
-    asked = call.fields(Failure)
-    return JSON(serializers.job(await call.app.interventions.fail(await job_of(call), asked.reason, call.tie(_shown))))
+async def fail(request: ApiRequest) -> Response:
+    """`POST /v1/jobs/{id}/failures`: fail the job for the reason given; 200 with it."""
+    fields = request.fields(Failure)
+    job = await job_of(request)
+    return JSON(serializers.job(await request.app.interventions.fail(job, fields.reason, request.tie(_updated))))
 
 
-async def release(call: ProviderRequest) -> Response:
-    """`POST /v1/callbacks/{id}/releases`: 200 with the quarantined callback after it was run again.
-
-    It keeps its verdict; `reprocessings` tells what came of it. One that was still not readable may be run once more.
-    """
-    call.fields(Nothing)
-    callbacks = call.app.store.callbacks
-    callback = await callbacks.get(call.path("id"), call.project_id)
-    if callback is None:
-        raise NotFound("there is no such callback")
-    if callback.disposition is not Disposition.QUARANTINED:
-        raise Conflict(f"the callback is {callback.disposition}: only a quarantined one can be released")
-    before = await callbacks.reprocessings(callback)
-    done = [one for one in before if one.disposition is not Disposition.UNREADABLE]
-    if done:
-        raise Conflict(f"the callback was released before, at {rfc3339(done[-1].at)} by {done[-1].key_id}")
-
-    def released(recorded: UpdateResult) -> Response:
-        return JSON(shown(call, callback, [*before, *([recorded.reprocessing] if recorded.reprocessing else [])]))
-
-    return released(await call.app.receiver.reprocess(callback, call.key_id, call.tie(released)))
-
-
-def _shown(recorded: UpdateResult) -> Response | None:
-    """Return the job as what was recorded leaves it; None where it was refused, and so nothing was done."""
-    return (
-        None
-        if recorded.disposition is Disposition.STALE or recorded.job is None
-        else JSON(serializers.job(recorded.job))
-    )
+def _updated(result: UpdateResult) -> Response | None:
+    """Return the 200 that shows the updated job; None if the update was refused and nothing was done."""
+    return None if result.disposition is Disposition.STALE or result.job is None else JSON(serializers.job(result.job))
 
 
 def _accepted(job: Job) -> Response:
-    """Return the answer that shows a job which goes out."""
+    """Return the 202 that shows a job which is being submitted."""
     return JSON(serializers.job(job), 202, {"location": f"/v1/jobs/{job.id}"})

@@ -1,4 +1,4 @@
-"""`/v1/quotes`, `/v1/spend`: what a job would cost, anywhere, before anything is bought; and what was spent today."""
+"""`/v1/quotes`, `/v1/spend`: what a job would cost at each provider, and what was spent. Nothing is bought here."""
 
 from typing import Annotated, Any
 
@@ -11,48 +11,49 @@ from relay.jobs.quotes import Quote
 from relay.model import serializers
 from relay.model.payment import PaymentState, usdc
 from relay.storage.payments import DAY_MS
-from relay.web.api.api_request import ProviderRequest, time_of
+from relay.web.api.api_request import ApiRequest
+from relay.web.api.lists import time_param
 from relay.web.problems import JSON
 
 
 class QuoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of `POST /v1/quotes`; without `providers` every one is asked."""
+    """The body of `POST /v1/quotes`; without `providers` all of them are quoted."""
 
     input: dict[str, Any] | None = None
     request: dict[str, Any] | None = None
     providers: Annotated[list[str], msgspec.Meta(min_length=1, max_length=20)] | None = None
 
 
-async def create(call: ProviderRequest) -> Response:
-    """`POST /v1/quotes`: what each provider would take, cheapest first; nothing is bought."""
-    asked = call.fields(QuoteRequest)
-    quotes = await call.app.quoter.quotes(asked.input, asked.request, asked.providers)
-    return JSON({"data": [_shown(quote) for quote in quotes], "next_cursor": None})
+async def create(request: ApiRequest) -> Response:
+    """`POST /v1/quotes`: what the job would cost at each provider, cheapest first."""
+    fields = request.fields(QuoteRequest)
+    quotes = await request.app.quoter.quotes(fields.input, fields.request, fields.providers)
+    return JSON({"data": [_quote(quote) for quote in quotes], "next_cursor": None})
 
 
-async def spend(call: ProviderRequest) -> Response:
-    """`GET /v1/spend`: what the project spent, by provider and unit, and what was authorized today (UTC).
+async def spend(request: ApiRequest) -> Response:
+    """`GET /v1/spend`: what the project spent, by provider and unit, and what it authorized today (UTC).
 
-    With `all=true`, for an admin of project `default`: of all projects, with the wallet.
+    With `all=true`, which needs an admin key of the project `default`: what all projects spent, and the wallet.
     """
-    given = call.query("all", "since")
-    app, everything = call.app, given.get("all", "false") == "true"
+    given = request.query("all", "since")
+    app, all_projects = request.app, given.get("all", "false") == "true"
     if given.get("all") not in (None, "true", "false"):
         raise InvalidInput([FieldError("all", "must be true or false")])
-    if everything and not call.operator:
+    if all_projects and not request.operator:
         raise Forbidden("all=true needs an admin key of the project default")
     now_ms = app.clock.now_ms()
     began_at = now_ms - now_ms % DAY_MS
-    since_ms = time_of("since", given["since"], now_ms) if "since" in given else began_at
-    project_id = None if everything else call.project_id
+    since_ms = time_param("since", given["since"], now_ms) if "since" in given else began_at
+    project_id = None if all_projects else request.project_id
     spent = await app.store.payments.spending(began_at, project_id)
     by_provider = await app.store.payments.by_provider(since_ms, project_id)
     counted = sum(amount for state, amount in spent.items() if state is not PaymentState.VOID)
-    cap = app.payer.caps.day if everything else app.payer.caps.project_day
+    cap = app.payer.caps.day if all_projects else app.payer.caps.project_day
     return JSON(
         {
             "project": project_id,
-            "wallet": app.payer.address if everything else None,
+            "wallet": app.payer.address if all_projects else None,
             "unit": "USDC",
             "since": rfc3339(since_ms),
             "today": usdc(counted),
@@ -65,8 +66,8 @@ async def spend(call: ProviderRequest) -> Response:
     )
 
 
-def _shown(quote: Quote) -> serializers.Json:
-    """What one provider would take."""
+def _quote(quote: Quote) -> serializers.Json:
+    """Return one provider's quote."""
     price = quote.price
     return {
         "provider": quote.provider,

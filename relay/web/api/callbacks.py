@@ -1,0 +1,78 @@
+"""`/v1/callbacks`: list stored callbacks, show one, and reprocess a quarantined one.
+
+Providers' requests themselves arrive in `web/callback_route.py`.
+"""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+from starlette.responses import Response
+
+from relay import ids
+from relay.clock import rfc3339
+from relay.errors import Conflict, NotFound
+from relay.model import serializers
+from relay.model.job import Callback, CallbackHead, Disposition, Reprocessing
+from relay.storage.apply_updates import UpdateResult
+from relay.web.api.api_request import ApiRequest, NoFields
+from relay.web.api.lists import enum_param, listing, page
+from relay.web.problems import JSON
+
+Head = TypeVar("Head", bound=CallbackHead)
+
+
+async def index(request: ApiRequest) -> Response:
+    """`GET /v1/callbacks`: newest first, without their bodies."""
+    given = request.query("limit", "cursor", "job", "verdict")
+    wanted_page, disposition = listing(request, given, ids.CALLBACK), enum_param(given, "verdict", Disposition)
+    found = await request.app.store.callbacks.page(request.project_id, wanted_page, given.get("job"), disposition)
+    return page(found, lambda callback: serializers.callback_head(_redacted(request, callback)))
+
+
+async def show(request: ApiRequest) -> Response:
+    """`GET /v1/callbacks/{id}`."""
+    request.query()
+    callback = await _callback(request)
+    return _response(request, callback, await request.app.store.callbacks.reprocessings(callback))
+
+
+async def reprocess(request: ApiRequest) -> Response:
+    """`POST /v1/callbacks/{id}/releases`: parse and apply a quarantined callback again; 200 with the callback.
+
+    Its verdict stays; `reprocessings` shows the results. It can be repeated while all of them are `unreadable`.
+    """
+    request.fields(NoFields)
+    callback = await _callback(request)
+    if callback.disposition is not Disposition.QUARANTINED:
+        raise Conflict(f"the callback is {callback.disposition}: only a quarantined one can be released")
+    before = await request.app.store.callbacks.reprocessings(callback)
+    done = [one for one in before if one.disposition is not Disposition.UNREADABLE]
+    if done:
+        raise Conflict(f"the callback was released before, at {rfc3339(done[-1].at)} by {done[-1].key_id}")
+
+    def respond(result: UpdateResult) -> Response:
+        return _response(request, callback, [*before, *([result.reprocessing] if result.reprocessing else [])])
+
+    return respond(await request.app.receiver.reprocess(callback, request.key_id, request.tie(respond)))
+
+
+async def _callback(request: ApiRequest) -> Callback:
+    """Return the callback that the path names; raise NotFound if the project has none with this id."""
+    found = await request.app.store.callbacks.get(request.path("id"), request.project_id)
+    if found is None:
+        raise NotFound("there is no such callback")
+    return found
+
+
+def _response(request: ApiRequest, callback: Callback, reprocessings: Sequence[Reprocessing]) -> Response:
+    """Return a callback as received, without relay's own secrets, which some providers echo."""
+    redacted = msgspec.structs.replace(_redacted(request, callback), body=request.app.redactor.raw(callback.body))
+    shown = [serializers.reprocessing(one) for one in reprocessings]
+    return JSON(serializers.callback(redacted) | {"reprocessings": shown})
+
+
+def _redacted(request: ApiRequest, head: Head) -> Head:
+    """Return a callback without relay's own secrets in its headers; the stored one keeps them."""
+    headers = [(name, request.app.redactor.text(value)) for name, value in head.headers]
+    return msgspec.structs.replace(head, headers=headers)

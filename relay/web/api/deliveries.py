@@ -1,0 +1,54 @@
+"""`/v1/deliveries`: list deliveries, show one with its attempts, and request a redelivery."""
+
+from starlette.responses import Response
+
+from relay import ids
+from relay.errors import NotFound
+from relay.model import serializers
+from relay.model.delivery import Delivery, DeliveryState
+from relay.web.api.api_request import ApiRequest, NoFields
+from relay.web.api.lists import enum_param, listing, page
+from relay.web.problems import JSON
+
+
+async def index(request: ApiRequest) -> Response:
+    """`GET /v1/deliveries`: newest first, without their attempts."""
+    given = request.query("limit", "cursor", "endpoint", "status", "event", "job")
+    wanted_page = listing(request, given, ids.DELIVERY)
+    wanted = {
+        "endpoint_id": given.get("endpoint"),
+        "status": enum_param(given, "status", DeliveryState),
+        "event_id": given.get("event"),
+        "job_id": given.get("job"),
+    }
+    return page(await request.app.store.deliveries.page(request.project_id, wanted_page, wanted), serializers.delivery)
+
+
+async def show(request: ApiRequest) -> Response:
+    """`GET /v1/deliveries/{id}`, with its attempts."""
+    request.query()
+    delivery = await _delivery(request)
+    attempts = await request.app.store.deliveries.attempts(delivery)
+    return JSON(serializers.delivery(delivery) | {"attempts": [serializers.attempt(one) for one in attempts]})
+
+
+async def redeliver(request: ApiRequest) -> Response:
+    """`POST /v1/deliveries/{id}/redeliveries`: 202 with a new delivery of the same event to the same endpoint."""
+    request.fields(NoFields)
+    new = await request.app.redeliverer.redeliver(
+        await _delivery(request), lambda new: request.tie(lambda done: accepted(new) if done else None)
+    )
+    return accepted(new)
+
+
+def accepted(delivery: Delivery) -> Response:
+    """Return the 202 that shows a new delivery."""
+    return JSON(serializers.delivery(delivery), 202, {"location": f"/v1/deliveries/{delivery.id}"})
+
+
+async def _delivery(request: ApiRequest) -> Delivery:
+    """Return the delivery that the path names; raise NotFound if the project has none with this id."""
+    found = await request.app.store.deliveries.get(request.path("id"), request.project_id)
+    if found is None:
+        raise NotFound("there is no such delivery")
+    return found

@@ -1,0 +1,78 @@
+"""`/v1/events`: list events, show one, and stream them as server-sent events."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from relay import ids
+from relay.errors import FieldError, InvalidInput, NotFound
+from relay.model import serializers
+from relay.model.job import EventType
+from relay.storage.history import EventFilter
+from relay.web.api.api_request import ApiRequest
+from relay.web.api.lists import enum_param, listing, page
+from relay.web.problems import JSON
+
+
+async def index(request: ApiRequest) -> Response:
+    """`GET /v1/events`: newest first.
+
+    `after` an event lists those behind it in the stream's order; `undelivered=true` those that an endpoint has not
+    received.
+    """
+    given = request.query("limit", "cursor", "type", "job", "after", "undelivered")
+    wanted_page = listing(request, given, ids.EVENT)
+    if given.get("undelivered", "false") not in ("true", "false"):
+        raise InvalidInput([FieldError("undelivered", "must be true or false")])
+    wanted = EventFilter(
+        type=enum_param(given, "type", EventType),
+        job_id=given.get("job"),
+        after=given.get("after"),
+        undelivered=given.get("undelivered") == "true",
+    )
+    events = request.app.store.events
+    found = await events.page(request.project_id, wanted_page, wanted, request.app.clock.now_ms())
+    counts = await events.delivery_counts([event.id for event in found.items])
+    return page(found, lambda event: serializers.event(event, counts[event.id]))
+
+
+async def show(request: ApiRequest) -> Response:
+    """`GET /v1/events/{id}`."""
+    request.query()
+    events = request.app.store.events
+    found = await events.get(request.path("id"), request.project_id)
+    if found is None:
+        raise NotFound("there is no such event")
+    counts = await events.delivery_counts([found.id])
+    return JSON(serializers.event(found, counts[found.id]))
+
+
+async def stream(request: ApiRequest) -> Response:
+    """`GET /v1/events/stream`: server-sent events, new ones or those after `Last-Event-ID`; a comment every 15 s."""
+    given = request.query("type")
+    kind = enum_param(given, "type", EventType)
+    after = request.http.headers.get("last-event-id")
+    if after is not None and not (after.startswith(ids.EVENT) and after.isascii() and len(after) < 64):
+        raise InvalidInput([FieldError("Last-Event-ID", "must be the id of an event")])
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    lines = await request.app.streams.lines(request.project_id, after, kind)
+    return EventStream(lines, headers=headers, media_type="text/event-stream")
+
+
+class EventStream(StreamingResponse):
+    """A response that closes its generator as soon as it ends, however it ends, which frees the stream's slot.
+
+    Starlette leaves a generator that was not read to its end to the garbage collector, which may run much later.
+    """
+
+    def __init__(self, lines: AsyncGenerator[bytes], **options: Any) -> None:
+        super().__init__(lines, **options)
+        self._lines = lines
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        async with aclosing(self._lines):
+            await super().__call__(scope, receive, send)

@@ -1,0 +1,60 @@
+"""Read the query parameters that lists share, and write a page of a list."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from relay.clock import TIME_FORMS, parse_time
+from relay.errors import FieldError, InvalidInput
+from relay.model import serializers
+from relay.storage.pages import Listing, Page
+from relay.web.api.api_request import ApiRequest
+from relay.web.problems import JSON
+
+LIMIT_MAX: Final = 200
+LIMIT_DEFAULT: Final = 50
+
+
+def cursor_and_limit(given: dict[str, str], prefix: str) -> tuple[str | None, int]:
+    """Return the id that a page starts after, which begins with `prefix`, and the largest number of items."""
+    errors = []
+    cursor, limit = given.get("cursor"), given.get("limit", str(LIMIT_DEFAULT))
+    if cursor is not None and not (cursor.startswith(prefix) and cursor.isascii() and len(cursor) < 64):
+        errors.append(FieldError("cursor", "must be the next_cursor of an earlier page"))
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= LIMIT_MAX):
+        errors.append(FieldError("limit", f"must be an integer from 1 to {LIMIT_MAX}"))
+    if errors:
+        raise InvalidInput(errors)
+    return cursor, int(limit)
+
+
+def listing(request: ApiRequest, given: dict[str, str], prefix: str) -> Listing:
+    """Return where a page starts, how many items it may have, and how many bytes."""
+    before, limit = cursor_and_limit(given, prefix)
+    return Listing(before=before, limit=limit, bytes_max=request.app.settings.page_max_bytes)
+
+
+def page(found: Page[Any], serialize: Callable[[Any], serializers.Json]) -> Response:
+    """Return a page; it may be short or empty although `next_cursor` names another one."""
+    return JSON({"data": [serialize(one) for one in found.items], "next_cursor": found.next_cursor})
+
+
+def time_param(name: str, given: str, now_ms: int) -> int:
+    """Return a time in unix milliseconds, in any form of `parse_time`; raise InvalidInput, which names the forms.
+
+    A `+` in a query means a space; here it is the `+` of a UTC offset that the client did not escape.
+    """
+    try:
+        return parse_time(given.replace(" ", "+"), now_ms)
+    except (ValueError, OverflowError):
+        raise InvalidInput([FieldError(name, f"must be {TIME_FORMS}")]) from None
+
+
+def enum_param(given: dict[str, str], name: str, values: type[StrEnum]) -> str | None:
+    """Return a parameter that must be one of a closed list; None if it is not given."""
+    value = given.get(name)
+    if value is not None and value not in list(values):
+        raise InvalidInput([FieldError(name, f"must be one of {', '.join(values)}")])
+    return value
