@@ -12,7 +12,7 @@ from relay import ids
 from relay.storage import pages
 from relay.storage.apply_updates import DEFAULT_PROJECT
 from relay.storage.deliveries import CLAIMERS, WALK, WINDOW
-from relay.storage.redeliveries import LOOK
+from relay.storage.redeliveries import EVENTS_READ_MAX
 
 BATCH = 64
 DAY_MS = 24 * HOUR_MS
@@ -297,7 +297,7 @@ def _by_hand(of: Sample) -> list[Case]:
         "to_now": 0,
         "position": of.events[0]["position"],
         "after": "",
-        "limit": LOOK,
+        "limit": EVENTS_READ_MAX,
         "horizon": 0,
     }
     counted = batch | {"first": of.events[0]["position"], "end": of.events[-1]["position"]}
@@ -308,7 +308,7 @@ def _by_hand(of: Sample) -> list[Case]:
         _case("costs_of_files", today),
         Case("count_events_to_redeliver", (counted,), "failed, of 64 events", rows_max=30 * BATCH),
         *(
-            Case("events_to_redeliver", (batch | {"which": which},), which, rows_max=30 * LOOK)
+            Case("events_to_redeliver", (batch | {"which": which},), which, rows_max=30 * EVENTS_READ_MAX)
             for which in ("failed", "missing", "undelivered", "all")
         ),
         _case("deliveries_of_events_to_endpoint", batch | {"ids": [row["id"] for row in of.events]}),

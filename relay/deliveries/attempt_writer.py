@@ -20,7 +20,7 @@ async def write_attempt(deliveries: Deliveries, result: AttemptResult, clock: Cl
     Repeat the write while the database is away; StorageUnavailable after `TRIES_MAX`.
     """
     try:
-        return await deliveries.settling(result)
+        return await deliveries.write_attempt(result)
     except StorageUnavailable:
         repeated = msgspec.structs.replace(result, again=True)
-        return await write_again(partial(deliveries.settling, repeated), clock, TRIES_MAX - 1)
+        return await write_again(partial(deliveries.write_attempt, repeated), clock, TRIES_MAX - 1)

@@ -10,7 +10,7 @@ each failure: receivers that hang occupy few of the slots that all lanes share. 
 pauses its lane for as long as it asks, or for 1, 2, 4 … seconds. What waits in a lane makes no attempt.
 
 A lane queues no more than it can start before the leases end; what waits longer returns to the table. Each attempt uses
-one interval of the rate limit when it is taken from the queue; one that could not start returns its interval.
+one interval of the rate limit when it leaves the queue; one that could not start returns its interval.
 """
 
 from collections import deque
@@ -33,7 +33,7 @@ BUSY_STATUSES: Final = frozenset({429, 502, 503, 504})
 
 
 class QueuedDelivery(msgspec.Struct, frozen=True):
-    """A delivery in a lane, or taken from it to be attempted; its lease ends at `leased_until_ms`, monotonic."""
+    """A delivery in a lane's queue, or in flight; its lease ends at `leased_until_ms`, monotonic."""
 
     delivery_id: str
     leased_until_ms: int

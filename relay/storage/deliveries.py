@@ -1,4 +1,4 @@
-"""The outbox: deliveries are claimed under a lease, attempted, and settled in the same commit as their attempt."""
+"""The outbox: claims due deliveries under a lease, and stores each attempt with its delivery in one commit."""
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,14 +24,14 @@ WALK = 200
 CLAIMERS = 4
 """So many processes may claim concurrently and find something each."""
 FAILED = frozenset({DeliveryState.EXHAUSTED, DeliveryState.CANCELED})
-"""States that few deliveries end in: they are listed by an index of their own."""
+"""Few deliveries end in these states, which have an index of their own."""
 OPENED_MAX = 2000
-"""So many secrets stay open in memory: to open one costs as much as to send a notification."""
+"""So many secrets stay decrypted in memory: to decrypt one costs as much as to send a notification."""
 _logger = log.get("storage")
 
 
 class DueDelivery(msgspec.Struct, frozen=True, kw_only=True):
-    """A delivery with all that its next attempt needs, as it is now; `timeout_s` always ends before the lease does."""
+    """A delivery and everything that its next attempt needs, as it is now; `timeout_s` is shorter than the lease."""
 
     delivery_id: str
     endpoint_id: str
@@ -53,11 +53,11 @@ class DueDelivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt, and its delivery after it.
+    """An attempt, and its delivery's new state; times are unix milliseconds.
 
-    `gone` names why the endpoint is to be disabled; `aborted` is a receiver's wish not to be sent this event again;
-    `held_until` is set while the lane's breaker is open; `probe` where the endpoint is disabled, and was only tried;
-    `again` where it may be written already, by a commit whose answer was lost.
+    `gone` is why the endpoint is to be disabled; `aborted` is set where the receiver refuses this event for good;
+    `held_until` is when an open breaker lets the next attempt start; `probe` is set where the endpoint is disabled and
+    was only tested; `again` where an earlier commit, whose answer was lost, may have stored the attempt.
     """
 
     attempt: Attempt
@@ -91,7 +91,7 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimResult(msgspec.Struct, frozen=True):
-    """What was claimed: with all that its attempt needs (DueDelivery) or without it (Fresh).
+    """What was claimed: with everything that its attempt needs (DueDelivery) or without it (NewDelivery).
 
     `next_due_at` is when the next delivery is due, leased ones included; None where none is pending. `walked_to` is the
     endpoint after which the next claim continues, "" where it starts anew.
@@ -103,7 +103,7 @@ class ClaimResult(msgspec.Struct, frozen=True):
 
 
 class Deliveries:
-    """The deliveries."""
+    """Reads and writes deliveries and their attempts."""
 
     def __init__(self, database: Database, writer: Writer, encryption: Encryption, timeout_max_s: float) -> None:
         self._database = database
@@ -139,7 +139,7 @@ class Deliveries:
             "busy": sorted(request.endpoint_limits),
             "full": sorted(request.full_projects),
         }
-        return self._parcels(await self._database.claim("claim_deliveries", [claim], read="due_deliveries"))
+        return self._decrypted(await self._database.claim("claim_deliveries", [claim], read="due_deliveries"))
 
     async def _walk(self, request: ClaimRequest, next_due_at: int | None) -> ClaimResult:
         """Claim from the next endpoints after `walked_to`."""
@@ -161,17 +161,17 @@ class Deliveries:
         return [NewDelivery(row["id"], row["endpoint_id"], row["project_id"]) for row in claimed]
 
     async def release(self, delivery_ids: Sequence[str], now_ms: int) -> None:
-        """Gives back what was claimed and not begun, due at once."""
+        """Return deliveries that were claimed and not started to the table, due immediately."""
         await self._writer.write(_release, [{"id": delivery_id, "now": now_ms} for delivery_id in delivery_ids])
 
     async def due_deliveries(self, delivery_ids: Iterable[str]) -> list[DueDelivery]:
-        """What the next attempts need; what is no longer pending, or has a secret that does not open, is left out."""
-        return self._parcels(await self._database.rows("due_deliveries", {"ids": list(delivery_ids)}))
+        """Return the deliveries that are still pending; without those whose secret cannot be decrypted."""
+        return self._decrypted(await self._database.rows("due_deliveries", {"ids": list(delivery_ids)}))
 
     def at_hand(self, fresh: Iterable[NewDelivery]) -> list[DueDelivery]:
-        """The same for new deliveries that come with it, without reading."""
+        """Return those new deliveries that their commit has loaded, without a read from the database."""
         new = {"attempts_made": 0, "redelivery": 0}
-        return self._parcels(
+        return self._decrypted(
             dict(one.endpoint)
             | new
             | {"id": one.delivery_id, "event_id": one.event.id, "body": one.event.body}
@@ -180,25 +180,25 @@ class Deliveries:
             if one.event is not None and one.endpoint is not None
         )
 
-    def settling(self, settled: AttemptResult) -> asyncio.Future[bool]:
-        """Has an attempt written with the delivery after it and the endpoint's health; done after COMMIT.
+    def write_attempt(self, result: AttemptResult) -> asyncio.Future[bool]:
+        """Store an attempt, its delivery's new state and the endpoint's health; the future resolves after COMMIT.
 
-        True when that disabled or enabled the endpoint: then there are notices that are due now.
+        It is True if that disabled or enabled the endpoint, whose notices are due now.
         """
-        return self._writer.submit(_settle, settled, urgent=True)
+        return self._writer.submit(_save_attempts, result, urgent=True)
 
     async def get(self, delivery_id: str, project_id: str) -> Delivery | None:
-        """The project's delivery."""
+        """Return the project's delivery, None if it has none with this id."""
         found = await self._database.rows("delivery_of_project", {"id": delivery_id, "project_id": project_id})
         return rows.delivery(found[0]) if found else None
 
     async def attempts(self, delivery: Delivery) -> list[Attempt]:
-        """The attempts that a delivery counts, in order, the first ATTEMPTS_MAX."""
+        """Return the first ATTEMPTS_MAX attempts of a delivery, in order."""
         params = {"ids": [delivery.id], "limit": min(delivery.attempts_made, ATTEMPTS_MAX)}
         return [rows.attempt(row) for row in await self._database.rows("attempts_of_deliveries", params)]
 
     async def page(self, project_id: str, listing: Listing, wanted: dict[str, str | None]) -> Page[Delivery]:
-        """Deliveries newest first, by `endpoint_id`, `status`, `event_id`, `job_id` (None: any)."""
+        """Return a page of deliveries, newest first, by `endpoint_id`, `status`, `event_id`, `job_id` (None: any)."""
         params: dict[str, Any] = {"project_id": project_id, "before": listing.before, **wanted, "floor": None}
         narrow = next((of for of in ("event", "job", "endpoint") if wanted[f"{of}_id"] is not None), None)
         failed = "delivery_page_failed" if wanted["status"] in FAILED else "delivery_page"
@@ -216,19 +216,21 @@ class Deliveries:
 
         return await pages.collect(listing, read, rows.delivery, params["floor"])
 
-    def _parcels(self, found: Iterable[Row]) -> list[DueDelivery]:
-        """Those that open."""
-        return [due for row in found if (due := self._parcel(row)) is not None]
+    def _decrypted(self, found: Iterable[Row]) -> list[DueDelivery]:
+        """Return the deliveries whose secrets can be decrypted."""
+        return [due for row in found if (due := self._due_delivery(row)) is not None]
 
-    def _parcel(self, row: Row) -> DueDelivery | None:
-        """The parcel of a row, opened; one whose key was taken away waits, and holds no other."""
+    def _due_delivery(self, row: Row) -> DueDelivery | None:
+        """Return the delivery of a row; None where its key was removed, so that it waits and delays no other."""
+        endpoint_id, former = row["endpoint_id"], row["former_secret"]
         try:
-            endpoint_id, former = row["endpoint_id"], row["former_secret"]
             secret = self._open(row["secret"], place("endpoints", "secret", endpoint_id))
             headers = self._open(row["headers"], place("endpoints", "headers", endpoint_id))
             former = former and self._open(former, place("endpoints", "former_secret", endpoint_id))
         except DecryptionFailed as error:
-            _logger.error("delivery.secret_sealed", delivery=row["id"], endpoint=row["endpoint_id"], error=str(error))
+            _logger.error(
+                "delivery.secret_unreadable", delivery=row["id"], endpoint=row["endpoint_id"], error=str(error)
+            )
             return None
         return DueDelivery(
             delivery_id=row["id"],
@@ -252,13 +254,13 @@ class Deliveries:
 
 
 async def _release(transaction: Transaction, batches: Sequence[list[dict[str, Any]]]) -> list[None]:
-    """Releases each caller's deliveries."""
+    """Release each caller's deliveries."""
     await transaction.run_many("release_deliveries", [params for batch in batches for params in batch])
     return [None] * len(batches)
 
 
-async def _settle(transaction: Transaction, ended: Sequence[AttemptResult]) -> list[bool]:
-    """Attempts first: their number is counted from the delivery as it was."""
+async def _save_attempts(transaction: Transaction, ended: Sequence[AttemptResult]) -> list[bool]:
+    """Insert the attempts, then update deliveries and endpoints: an attempt's number counts from its delivery's row."""
     settled = await _unwritten(transaction, ended)
     await transaction.run_many("insert_attempt", [one.attempt for one in settled])
     await transaction.run_many("settle_delivery", [_delivery_after(one) for one in settled])
@@ -280,7 +282,7 @@ async def _settle(transaction: Transaction, ended: Sequence[AttemptResult]) -> l
 
 
 async def _unwritten(transaction: Transaction, wanted: Sequence[AttemptResult]) -> Sequence[AttemptResult]:
-    """Without those that a commit has stored whose answer was lost."""
+    """Return the results without those that are stored already, by a commit whose answer was lost."""
     again = [one.attempt.id for one in wanted if one.again]
     if not again:
         return wanted
@@ -298,7 +300,7 @@ class _DeliveryAfter(msgspec.Struct, frozen=True):
 
 
 class _EndpointOutcome(msgspec.Struct, frozen=True):
-    """What the last attempt at an endpoint says of its health; `good` is 1 where it was delivered."""
+    """An endpoint's health after its last attempt; `good` is 1 where that delivered."""
 
     id: str
     at: int

@@ -1,4 +1,4 @@
-"""An endpoint is given up, or taken up again: its rows, word of it to the project's others, what it missed."""
+"""Disables and re-enables endpoints: their rows, notices to the project's other endpoints, and what they missed."""
 
 from typing import Any, Final
 
@@ -12,18 +12,18 @@ from relay.storage.fan_out import matches, new_delivery
 from relay.storage.history import BEGINNING, DISORDER_MS, PATIENCE_MS
 
 FAILING_MAX_MS: Final = 432_000_000
-"""Five days of nothing but failures, and an endpoint is disabled."""
+"""An endpoint is disabled after five days without a success."""
 WAITED_MAX_MS: Final = 345_600_000
-"""What was canceled with an endpoint may have been waiting for the length of a retry schedule."""
+"""Deliveries that were canceled with their endpoint may have waited for the length of a retry schedule."""
 PROBE_MS: Final = 43_200_000
-"""How often an endpoint that was given up is tried."""
+"""The pause between the probes of an endpoint that failures disabled."""
 FAILING_REASON: Final = "nothing but failures for five days"
 
 
 async def disable(transaction: Transaction, endpoint_id: str, at: int, reason: str) -> bool:
-    """The endpoint is sent nothing more, what waits for it is canceled, and its project's others are told.
+    """Disable an endpoint: cancel its deliveries and notify the project's other endpoints.
 
-    True when that was done; False for one that is disabled or deleted.
+    Return False, and do nothing, for one that is disabled or deleted.
     """
     found = await transaction.rows("disable_endpoint", {"id": endpoint_id, "now": at, "reason": reason})
     if found:
@@ -33,7 +33,7 @@ async def disable(transaction: Transaction, endpoint_id: str, at: int, reason: s
 
 
 async def disable_failing(transaction: Transaction, endpoint_id: str, at: int) -> bool:
-    """Disables the endpoint if it has failed for too long (then True); the first failure is kept in its row."""
+    """Disable an endpoint that has failed for too long, as its row says; return whether it was disabled."""
     params = {"id": endpoint_id, "failing_before": at - FAILING_MAX_MS}
     if not await transaction.rows("endpoint_failing_since", params):
         return False
@@ -43,7 +43,7 @@ async def disable_failing(transaction: Transaction, endpoint_id: str, at: int) -
 
 
 async def probed(transaction: Transaction, endpoint_id: str, at: int, *, good: bool) -> bool:
-    """A disabled endpoint was tried: one that answered is taken up again (then True), another is tried again later."""
+    """Re-enable a disabled endpoint whose probe succeeded (`good`), or schedule the next; return whether re-enabled."""
     found = await transaction.rows("hold_endpoint", {"id": endpoint_id})
     if not found or found[0]["disabled_reason"] != FAILING_REASON or found[0]["deleted_at"] is not None:
         return False
@@ -55,7 +55,7 @@ async def probed(transaction: Transaction, endpoint_id: str, at: int, *, good: b
 
 
 async def enable(transaction: Transaction, endpoint_id: str, at: int) -> None:
-    """The endpoint is sent notifications again, and what it missed follows at its own rate."""
+    """Enable an endpoint, and start batches that send what it missed."""
     before = await transaction.rows("hold_endpoint", {"id": endpoint_id})
     found = await transaction.rows("enable_endpoint", {"id": endpoint_id, "now": at})
     if not found:
@@ -63,11 +63,11 @@ async def enable(transaction: Transaction, endpoint_id: str, at: int) -> None:
     row = before[0]
     began_at = row["failing_since"] or row["disabled_at"]
     missed_at, first = row["disabled_at"], row["disabled_position"]
-    if first is None:  # noted by an older relay, or lost with a restore: by its time
+    if first is None:  # unknown: disabled by an older relay, or lost with a restore
         about = {"project_id": row["project_id"], "at": missed_at - DISORDER_MS}
-        told = await transaction.rows("position_in_time", about)
-        first = told[0]["position"] if told else BEGINNING.position
-    else:  # the position says where it begins; the time only keeps out what is far older
+        found_position = await transaction.rows("position_in_time", about)
+        first = found_position[0]["position"] if found_position else BEGINNING.position
+    else:  # the position is where it begins; the time only excludes what is far older
         missed_at = max(missed_at - DISORDER_MS, row["created_at"] - PATIENCE_MS)
     since = {"missing": missed_at, "failed": began_at - WAITED_MAX_MS}
     for which, since_at in since.items():
@@ -89,7 +89,7 @@ async def enable(transaction: Transaction, endpoint_id: str, at: int) -> None:
 
 
 async def _probe(transaction: Transaction, endpoint_id: str, at: int) -> None:
-    """A `relay.test` for the endpoint, half a day from now; its row is the timer."""
+    """Store a `relay.test` for the endpoint, due in half a day; its row is the timer."""
     row = (await transaction.rows("endpoint_by_id", {"id": endpoint_id}))[0]
     event = endpoint_event(row["project_id"], EventType.RELAY_TEST, at, {"id": endpoint_id})
     await transaction.run_many("insert_event", [event])
@@ -113,7 +113,7 @@ def endpoint_event(project_id: str, kind: EventType, at: int, about: str | dict[
 
 
 async def _announce(transaction: Transaction, row: Any, kind: EventType, at: int, reason: str | None) -> None:
-    """An event of no job, for every other standing endpoint of the project that wants it."""
+    """Store an event of no job for each of the project's other standing endpoints that wants it."""
     about = {"id": row["id"], "url": row["url"], "description": row["description"], "disabled_reason": reason}
     event = endpoint_event(row["project_id"], kind, at, about)
     await transaction.run_many("insert_event", [event])

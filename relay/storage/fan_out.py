@@ -1,4 +1,4 @@
-"""Who listens to what: the endpoints that an event is for, and a delivery for each of them."""
+"""Fan-out: a delivery for each endpoint that wants an event."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -12,11 +12,11 @@ from relay.model.job import Event, EventType, Job
 from relay.storage.engine.database import Row, Transaction
 
 LISTENERS_KEPT: Final = 4096
-"""So many endpoints stay read in memory, as fan-out needs them: a project may have hundreds that want each event."""
+"""So many endpoints stay parsed in memory: a project may have hundreds that want each event."""
 
 
 class EventRef(msgspec.Struct, frozen=True):
-    """An event without what it says."""
+    """An event without its content."""
 
     id: str
     project_id: str
@@ -24,17 +24,17 @@ class EventRef(msgspec.Struct, frozen=True):
 
 
 class NewEvent(msgspec.Struct, frozen=True):
-    """An event about a job, and the job as it is after it."""
+    """An event about a job, and the job after it."""
 
     event: Event
     after: Job
 
 
 class NewDelivery(msgspec.Struct, frozen=True):
-    """A new delivery, to be handed to dispatch in memory; the row's lease covers it until then.
+    """A new delivery for the dispatcher's memory, leased in its row.
 
-    `event` and `endpoint`, a row of `endpoints_sent_to`, are what its first attempt needs; None where that is to be
-    read.
+    `event` and `endpoint`, a row of `endpoints_sent_to`, are what its first attempt needs; None where the dispatcher
+    reads them.
     """
 
     delivery_id: str
@@ -45,9 +45,9 @@ class NewDelivery(msgspec.Struct, frozen=True):
 
 
 class FanOut:
-    """Writes deliveries. `first_delay_s` is for endpoints without a schedule of their own.
+    """Stores deliveries. `first_delay_s` is for endpoints without a schedule of their own.
 
-    `lease_ms` is how long a fresh one is dispatch's own before it counts as lost; with `sends` that is in this process.
+    `lease_ms` is how long a new delivery is leased to the dispatcher; `sends` is whether that runs in this process.
     """
 
     def __init__(self, lease_ms: int, first_delay_s: int, *, sends: bool) -> None:
@@ -58,9 +58,9 @@ class FanOut:
     async def __call__(
         self, transaction: Transaction, events: Sequence[NewEvent], listeners: str
     ) -> list[list[NewDelivery]]:
-        """One delivery for each event and each endpoint that wants it; by event those that are due at once.
+        """Store a delivery for each event and each endpoint that wants it; return those due immediately, by event.
 
-        `listeners` are those that may, as their jobs were read with them.
+        `listeners` are the endpoints that may want them, read together with the jobs.
         """
         if not events:
             return []
@@ -83,7 +83,7 @@ class FanOut:
 
 
 async def _complete(transaction: Transaction, handed: list[list[NewDelivery]]) -> list[list[NewDelivery]]:
-    """With what their endpoints are now; one row serves all that go to the same."""
+    """Return the deliveries with their endpoints' rows; deliveries to the same endpoint share one."""
     wanted = sorted({one.endpoint_id for fresh in handed for one in fresh})
     if not wanted:
         return handed
@@ -109,7 +109,7 @@ class _Found(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Listener:
-    """An endpoint as fan-out needs it."""
+    """An endpoint, parsed for fan-out."""
 
     def __init__(self, found: _Found) -> None:
         self.id = found.id
@@ -135,7 +135,7 @@ _listener = lru_cache(LISTENERS_KEPT)(_Listener)
 
 
 def matches(pattern: str, kind: EventType) -> bool:
-    """`job.succeeded` matches itself, `job.*` every event of a job, `*` everything."""
+    """Return whether a pattern matches: `job.succeeded` itself, `job.*` every event of a job, `*` everything."""
     return pattern in ("*", kind) or (pattern.endswith(".*") and kind.startswith(pattern[:-1]))
 
 

@@ -1,4 +1,4 @@
-"""What is sent again because a person asked: one delivery at once, or a batch that survives restarts."""
+"""Redeliveries: one delivery that an operator asks for, and batches that continue after a restart."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,18 +15,18 @@ from relay.storage.history import DISORDER_MS, END, PATIENCE_MS, Events, Place
 from relay.storage.idempotency import Tie
 
 UNDELIVERED = "undelivered"
-"""Which events: those that the endpoint has not taken; what waits for a later attempt is due, and is not doubled."""
+"""Selects the events that the endpoint has not accepted; a delivery that waits for its retry is made due instead."""
 OPEN_MAX = 50
-"""Batches that are worked on in one turn."""
-LOOK = 500
-"""Events that a step looks at, whether a batch sends them again or not."""
+"""Batches that one turn advances."""
+EVENTS_READ_MAX = 500
+"""Events that a step reads, whether its batch sends them or not."""
 FAILED = frozenset({DeliveryState.EXHAUSTED, DeliveryState.CANCELED})
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What a batch sends again next, how far it has come with that, and whether it is through.
+    """The next events of a batch, the event up to which it is done then, and whether that is the end (`through`).
 
-    `more` is whether there is something to look at right away.
+    `more` is whether the next events can be read immediately.
     """
 
     events: list[EventRef]
@@ -36,7 +36,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """The next deliveries of a batch, leased until then; what is due after that, nobody holds."""
+    """The next deliveries of a batch, leased until `leased_until` (unix ms)."""
 
     batch: Redelivery
     found: Found
@@ -45,21 +45,21 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stepped(msgspec.Struct, frozen=True, kw_only=True):
-    """What a step came to: new deliveries, and how many that waited for their next attempt are due instead."""
+    """What a step stored: new deliveries, and how many that waited for their retry it made due instead."""
 
     fresh: list[NewDelivery]
     made_due: int = 0
 
 
 class _Test(msgspec.Struct, frozen=True):
-    """An event that no job made, and its one delivery."""
+    """An event of no job, and its one delivery."""
 
     event: Event
     delivery: Delivery
 
 
 class Redeliveries:
-    """The redeliveries."""
+    """Reads and writes redeliveries."""
 
     def __init__(self, database: Database, writer: Writer, events: Events) -> None:
         self._database = database
@@ -76,25 +76,25 @@ class Redeliveries:
         return int((await self._database.rows("count_events_to_redeliver", params, Purpose.LIST))[0]["number"])
 
     async def start(self, batch: Redelivery, tie: Tie | None = None) -> None:
-        """A batch, committed before anybody is told that it will be done."""
+        """Store a batch; return after COMMIT."""
         await self._writer.write(_start, batch, tie=tie)
 
     async def open(self, after: str = "") -> list[Redelivery]:
-        """Return the batches after that one that are not through and can go on, OPEN_MAX at most."""
+        """Return at most OPEN_MAX unfinished batches that can continue, from the one after `after` on."""
         found = await self._database.rows("open_redeliveries", {"limit": OPEN_MAX, "after": after})
         return [rows.redelivery(row) for row in found]
 
     async def pending(self, endpoint_id: str, by_ms: int) -> int:
-        """How much waits for the endpoint that is due by then."""
+        """Return how many deliveries of the endpoint are due by `by_ms`."""
         found = await self._database.rows("pending_of_endpoint", {"endpoint_id": endpoint_id, "by": by_ms})
         return int(found[0]["number"])
 
     async def ended(self, batch: Redelivery, now_ms: int) -> Redelivery:
-        """Return the batch with where it ends, in the order of commits, once that can be told.
+        """Return the batch with its end in the order of commits, once that is known.
 
         An event is fanned out to the endpoints that its transaction saw. Where several processes write, one that saw
-        this endpoint disabled may be committed after it was enabled, and one that is stamped before a time after that
-        time. So the end of a batch that a switch made, or that ends at a time, is told a while later: behind them all.
+        this endpoint disabled may be committed after it was enabled, and one with a time before `until_at` after that
+        time. So the end of a batch that an enabled endpoint made, or that ends at a time, is determined a while later.
         """
         late = batch.first_position is not None or not batch.to_now
         patience_ms = PATIENCE_MS if self._database.shared and late else 0
@@ -104,14 +104,14 @@ class Redeliveries:
         return batch if position is None else msgspec.structs.replace(batch, end_position=position)
 
     async def find(self, batch: Redelivery, endpoint: Endpoint, limit: int, now_ms: int) -> Found:
-        """The next events of a batch, at most `limit`, among the next LOOK in their order."""
+        """Return the next events of a batch, at most `limit`, among the next EVENTS_READ_MAX in their order."""
         place = await self._place(batch, now_ms)
-        complete = await self._complete(batch, now_ms)  # looked at first: what is committed since then is seen below
-        params = _wanted(endpoint, batch) | {"position": place.position, "after": place.id, "limit": LOOK}
+        complete = await self._complete(batch, now_ms)  # asked first: what is committed since then is read below
+        params = _wanted(endpoint, batch) | {"position": place.position, "after": place.id, "limit": EVENTS_READ_MAX}
         params["horizon"] = await self._events.horizon()
         seen = await self._database.rows("events_to_redeliver", params)
         events: list[EventRef] = []
-        after, more = batch.after_event, len(seen) == LOOK
+        after, more = batch.after_event, len(seen) == EVENTS_READ_MAX
         through = complete and not more
         for row in seen:
             if batch.end_position is not None and row["position"] >= batch.end_position:
@@ -132,7 +132,7 @@ class Redeliveries:
         return Found(events=events, after_event=after, through=through, more=more and not through)
 
     async def _complete(self, batch: Redelivery, now_ms: int) -> bool:
-        """Whether all that a batch is about is committed; a stranger's transaction is not waited for without an end."""
+        """Return whether every event of a batch is committed; a foreign transaction is waited for only so long."""
         if batch.end_position is None:
             return False
         if not self._database.shared or now_ms >= _ends_at(batch) + 2 * PATIENCE_MS:
@@ -141,22 +141,22 @@ class Redeliveries:
         return bool(found[0]["committed"]) or await self._events.horizon() >= batch.end_position
 
     async def step(self, step: Step) -> Stepped:
-        """Makes the next deliveries of a batch and says how far it has come, in one commit.
+        """Store the next deliveries of a batch and its progress, in one commit.
 
-        What the endpoint has got meanwhile, by another batch or another process, is not made again.
+        An event that another batch or process has sent to the endpoint meanwhile is left out.
         """
         return await self._writer.write(_step, step)
 
     async def once_more(self, delivery: Delivery, tie: Tie | None = None) -> bool:
-        """Store a delivery of an event that was sent before; False when the event has just been pruned."""
+        """Store another delivery of an event; return False if the event was pruned meanwhile."""
         return await self._writer.write(_insert, delivery, tie=tie) is not None
 
     async def test(self, event: Event, delivery: Delivery, tie: Tie | None = None) -> None:
-        """Store an event that no job made, and its delivery to one endpoint alone."""
+        """Store an event of no job, and its delivery to one endpoint."""
         await self._writer.write(_test, _Test(event, delivery), tie=tie)
 
     async def _place(self, batch: Redelivery, now_ms: int) -> Place:
-        """Where a batch goes on; one that has not begun, where the time that it is about begins."""
+        """Return where a batch continues; at first, where the time that it selects begins."""
         if batch.after_event:
             return await self._events.place(batch.project_id, batch.after_event, now_ms)
         if batch.first_position is not None:
@@ -165,7 +165,7 @@ class Redeliveries:
 
 
 def _wanted(endpoint: Endpoint, selection: EventSelection) -> dict[str, Any]:
-    """The events that an endpoint listens to, in the terms of the statements."""
+    """Return the parameters that select the events of an endpoint."""
     return {
         "project_id": endpoint.project_id,
         "endpoint_id": endpoint.id,
@@ -182,33 +182,33 @@ def _wanted(endpoint: Endpoint, selection: EventSelection) -> dict[str, Any]:
 
 
 def _ends_at(batch: Redelivery) -> int:
-    """The time up to which events count; there is no asking for those that are still to come."""
+    """Return the time up to which events count: no later than the batch itself."""
     return min(batch.until_at, batch.created_at)
 
 
 async def _end(transaction: Transaction, batches: Sequence[str]) -> list[int | None]:
-    """Where each batch ends; None where another process has told that."""
+    """Store and return where each batch ends; None where another process has stored it."""
     found = [await transaction.rows("end_redelivery", {"id": batch_id}) for batch_id in batches]
     return [int(rows[0]["end_position"]) if rows else None for rows in found]
 
 
 async def _start(transaction: Transaction, batches: Sequence[Redelivery]) -> list[None]:
-    """Writes each batch; one with nothing to do is through at once."""
+    """Insert each batch."""
     for batch in batches:
         await transaction.rows("insert_redelivery_batch", msgspec.structs.asdict(batch))
     return [None] * len(batches)
 
 
 async def _step(transaction: Transaction, steps: Sequence[Step]) -> list[Stepped]:
-    """Each batch goes on from the event that it had come to."""
+    """Advance each batch."""
     return [await _one_step(transaction, step) for step in steps]
 
 
 async def _one_step(transaction: Transaction, step: Step) -> Stepped:
-    """One batch; its endpoint is locked, so that of two batches the second sees what the first has made."""
+    """Advance a batch; its endpoint is locked, so that the second of two batches sees what the first has made."""
     batch, found = step.batch, step.found
     await transaction.rows("hold_endpoint", {"id": batch.endpoint_id})
-    here = await _held(transaction, {batch.project_id}, [event.id for event in found.events])
+    here = await _locked(transaction, {batch.project_id}, [event.id for event in found.events])
     known = await _known(transaction, batch.endpoint_id, here)
     waiting = [row["id"] for rows_ in known.values() for row in rows_ if row["state"] == DeliveryState.PENDING]
     made = [
@@ -233,7 +233,7 @@ async def _one_step(transaction: Transaction, step: Step) -> Stepped:
 
 
 async def _known(transaction: Transaction, endpoint_id: str, event_ids: set[str]) -> dict[str, list[Row]]:
-    """The deliveries that the endpoint has of these events, by event."""
+    """Return the endpoint's deliveries of these events, by event."""
     known: dict[str, list[Row]] = {}
     params = {"ids": sorted(event_ids), "endpoint_id": endpoint_id}
     for row in await transaction.rows("deliveries_of_events_to_endpoint", params) if event_ids else ():
@@ -242,20 +242,20 @@ async def _known(transaction: Transaction, endpoint_id: str, event_ids: set[str]
 
 
 def _lacks(which: str, states: Sequence[str]) -> bool:
-    """Whether an event whose deliveries for an endpoint are in these states is to have another one."""
+    """Return whether to send an event again whose deliveries for the endpoint are in these states."""
     failed = all(state in FAILED for state in states)
     return {"all": True, "missing": not states, "failed": failed and bool(states), UNDELIVERED: failed}[which]
 
 
 async def _insert(transaction: Transaction, wanted: Sequence[Delivery]) -> list[str | None]:
     """Insert one delivery for each caller, and return its id; None if its event is gone."""
-    here = await _held(transaction, {one.project_id for one in wanted}, [one.event_id for one in wanted])
+    here = await _locked(transaction, {one.project_id for one in wanted}, [one.event_id for one in wanted])
     await transaction.run_many("insert_delivery", [one for one in wanted if one.event_id in here])
     return [one.id if one.event_id in here else None for one in wanted]
 
 
-async def _held(transaction: Transaction, projects: set[str], event_ids: Sequence[str]) -> set[str]:
-    """Those of the projects' events that are still here, and that nobody prunes until this transaction has ended."""
+async def _locked(transaction: Transaction, projects: set[str], event_ids: Sequence[str]) -> set[str]:
+    """Return which events still exist, locked against retention until the transaction ends."""
     if not event_ids:
         return set()
     wanted = {"projects": sorted(projects), "ids": sorted(event_ids)}

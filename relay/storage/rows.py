@@ -130,7 +130,7 @@ def endpoint_shown(row: Row, encryption: Encryption) -> Endpoint:
     try:
         return endpoint(row, encryption)
     except DecryptionFailed as error:
-        _logger.error("endpoint.secret_sealed", endpoint=row["id"], error=str(error))
+        _logger.error("endpoint.secret_unreadable", endpoint=row["id"], error=str(error))
         values = _of_endpoint(row)
         for name in ("event_types", "providers", "metadata", "schedule_s"):
             values[name] = values[name] and msgspec.json.decode(values[name])

@@ -16,7 +16,7 @@ from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.fan_out import EventRef
 from relay.storage.history import DISORDER_MS, PATIENCE_MS, Events
-from relay.storage.redeliveries import LOOK, Redeliveries, Step
+from relay.storage.redeliveries import EVENTS_READ_MAX, Redeliveries, Step
 from tests.storage.test_stream_order import migrated, writers
 from tests.support.past import ENDPOINT, add_event, database, select
 from tests.support.postgres import Server
@@ -129,7 +129,7 @@ async def test_what_is_not_wanted_is_passed_over_in_short_looks(tmp_path: Path) 
     async with database(tmp_path) as opened:
 
         async def write(transaction: Transaction) -> str:
-            for number in range(5 * LOOK // 2):
+            for number in range(5 * EVENTS_READ_MAX // 2):
                 await add_event(transaction, "job_1", "ep_1", START_MS, ["delivered"], number)
             return await add_event(transaction, "job_2", "ep_1", START_MS, ["exhausted"])
 

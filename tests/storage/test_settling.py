@@ -46,9 +46,9 @@ class Forgetful(Deliveries):
 
     lost = 0
 
-    def settling(self, settled: AttemptResult) -> asyncio.Future[bool]:
+    def write_attempt(self, result: AttemptResult) -> asyncio.Future[bool]:
         """Store the attempt in either case."""
-        writing = super().settling(settled)
+        writing = super().write_attempt(result)
         if not self.lost:
             return writing
         self.lost -= 1
@@ -142,7 +142,7 @@ async def test_a_stop_does_not_wait_for_a_write_that_cannot_succeed(
 
     async with asyncio.timeout(20), relay(tmp_path, RELAY_SHUTDOWN_S="1") as running:
         made = (await running.client.post("/v1/endpoints", json={"url": running.hook})).json()
-        monkeypatch.setattr(running.app.store.deliveries, "settling", unavailable)
+        monkeypatch.setattr(running.app.store.deliveries, "write_attempt", unavailable)
         delivery = (await running.client.post(f"/v1/endpoints/{made['id']}/tests")).json()
         await failed.wait()
     async with relay(tmp_path) as running:

@@ -111,7 +111,7 @@ POINTS: dict[str, Callable[[], None]] = {
     "callback_committed": lambda: _around_commit(Jobs, "recording", before=False, when=_is_callback),
     "delivery_claimed": lambda: _around(WebhookSender, "post", before=True),
     "notification_sent": lambda: _around(WebhookSender, "post", before=False),
-    "attempt_committed": lambda: _around_commit(Deliveries, "settling", before=False),
+    "attempt_committed": lambda: _around_commit(Deliveries, "write_attempt", before=False),
     "job_half_pruned": _in_pruning,
     "job_suspended": _suspended_before_its_job,
     "minute_ahead": _ahead,
