@@ -58,13 +58,12 @@ class Response:
 class Connection(asyncio.Protocol):
     """An open connection; `on_closed` is called once, when the connection has closed.
 
-    `made_s` and `idle_since_s` are times of the loop's clock; `used` is True once a response was received.
+    `made_s` and `idle_since_s` are times of the loop's clock.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_closed: Callable[["Connection"], None]) -> None:
         self.made_s = loop.time()
         self.idle_since_s = self.made_s
-        self.used = False
         self._loop = loop
         self._on_closed = on_closed
         self._transport: asyncio.Transport | None = None
@@ -199,7 +198,6 @@ class Connection(asyncio.Protocol):
         self._response.note = note
         if waiter is not None and not waiter.done():
             waiter.set_result(self._response)
-        self.used = True
         if transport is not None and transport.get_write_buffer_size():
             self.abort()  # an early response: the server may never read the rest of the request
         elif not reusable:
