@@ -191,3 +191,25 @@ async def test_providers_and_file_stores_have_their_time(tmp_path: Path, monkeyp
             answer = await running.client.post("/v1/files", data={"provider": provider}, files=image)
             assert answer.status_code == 200, answer.text
         assert given == {30.0, 300.0}
+
+
+async def test_one_check_may_be_under_way_where_the_limit_is_1(tmp_path: Path) -> None:
+    """Ask about two jobs one after the other with RELAY_CHECKS_IN_FLIGHT_MAX=1."""
+    environ = {"RELAY_STATUS_CHECK_FIRST_S": "10", "RELAY_CHECKS_IN_FLIGHT_MAX": "1"}
+    async with held(tmp_path, **environ) as (running, clock):
+        for _ in range(2):
+            await lost(running)
+        await clock.advance(10)
+        assert len(running.world.status_checks) == 1
+        await clock.advance(1)
+        assert len(running.world.status_checks) == 2
+
+
+async def test_an_unknown_status_is_shown_in_forty_characters(tmp_path: Path) -> None:
+    """Cut a status that the provider never published after 40 characters in the timeline's entry of the check."""
+    async with held(tmp_path, RELAY_STATUS_CHECK_FIRST_S="10") as (running, clock):
+        job = await lost(running, Faults(lost=True, check="lies", lie="x" * 41))
+        await clock.advance(10)
+        story = (await running.get(f"/v1/jobs/{job['id']}/timeline"))["data"]
+        (check,) = (line for line in story if line["kind"] == "check")
+        assert check["decision"].count("x") == 40

@@ -30,9 +30,11 @@ from relay.security.signatures import SigningKeys, new_secret
 from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
 from relay.storage.deliveries import ClaimRequest
+from relay.storage.endpoints import Change
 from relay.storage.engine.database import Database
 from relay.storage.fan_out import EventRef, NewDelivery, new_delivery
-from relay.storage.history import EventQuery, Events, Following
+from relay.storage.history import EventFilter, EventQuery, Events, Following
+from relay.storage.pages import Listing
 from relay.storage.store import Store, StoreOptions
 from tests.flow.test_lanes import Hanging
 from tests.storage.test_settling import result_of
@@ -395,3 +397,50 @@ async def test_nothing_is_claimed_for_a_project_that_can_fill_its_slots(
             due = await some.delivery(await some.endpoint(at), START_MS)
             await some.clock.advance(1)
             assert (await some.due_at(due) != START_MS) == claimed
+
+
+async def switch(some: Sending, endpoint: Endpoint, *, active: bool) -> None:
+    """Disable or enable an endpoint as an operator does, at the clock's time."""
+    change = Change(
+        endpoint_id=endpoint.id, project_id=PROJECT, at=some.clock.now_ms(), apply=lambda one: one, active=active
+    )
+    assert await some.store.endpoints.change(change) is not None
+
+
+async def test_an_enabled_endpoint_gets_what_it_missed_and_what_failed_for_four_days_before(tmp_path: Path) -> None:
+    """Redeliver what is missing since an hour before it was disabled, and what failed since four days before that."""
+    async with sending(tmp_path) as some:
+        endpoint = await some.endpoint()
+        await some.clock.advance(10 * 86_400)
+        disabled_at = some.clock.now_ms()
+        await switch(some, endpoint, active=False)
+        await some.clock.advance(86_400)
+        await switch(some, endpoint, active=True)
+        missing, failed = sorted(await some.store.redeliveries.open(), key=lambda one: one.which != "missing")
+        assert (missing.since_at, failed.since_at) == (disabled_at - 3_600_000, disabled_at - 345_600_000)
+        for one in (missing, failed):
+            assert (one.until_at, one.created_at) == (some.clock.now_ms() + 1, some.clock.now_ms())
+            assert (one.total, one.made, one.to_now, one.finished_at) == (0, 0, 1, None)
+
+
+async def test_events_about_endpoints_are_part_of_no_jobs_story(tmp_path: Path) -> None:
+    """Number each `endpoint.disabled` 0 and call it not final, in its row and in its body."""
+    async with sending(tmp_path) as some:
+        await switch(some, await some.endpoint(), active=False)
+        listing, wanted = Listing(before=None, limit=10), EventFilter(type="endpoint.disabled")
+        (stored,) = (await some.store.events.page(PROJECT, listing, wanted, some.clock.now_ms())).items
+        data = msgspec.json.decode(stored.body)["data"]
+        assert (stored.sequence, stored.final, data["sequence"], data["final"]) == (0, False, 0, False)
+
+
+@pytest.mark.parametrize(("more_bytes", "chunks"), [(0, 1), (1, 2)])
+async def test_a_stream_sends_events_together_up_to_64_kib(tmp_path: Path, more_bytes: int, chunks: int) -> None:
+    """Write two events as one chunk where the first and the second's body have 65,536 bytes, and else as two."""
+    async with sending(tmp_path) as some, streaming(tmp_path, some.store.events, some.clock) as came:
+        first, second = (event(event_id, some.clock.now_ms()) for event_id in new_ids(2))
+        first["body"] = b"1" * 40_000
+        frame = b"id: %s\nevent: relay.test\ndata: %s\n\n" % (first["id"].encode(), first["body"])
+        second["body"] = b"2" * (65_536 - len(frame) + more_bytes)
+        await some.database.transact(lambda transaction: transaction.run_many("insert_event", [first, second]))
+        await some.clock.advance(1)
+        assert (number_of_events(came), len(came) - 1) == (2, chunks)
