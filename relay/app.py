@@ -1,4 +1,7 @@
-"""relay put together: opens the clients, the store and the loops, and closes them in the opposite order."""
+"""Build relay from its settings: open the clients, the store and the loops, and close them in reverse order.
+
+The only module that knows every part; it decides which part gets the wallet, and nothing about jobs or HTTP.
+"""
 
 import asyncio
 import random
@@ -51,7 +54,7 @@ from relay.security.shares import Shares
 from relay.security.signatures import SigningKeys
 from relay.security.url_policy import AddressPolicy
 from relay.settings import Settings
-from relay.shutdown import LAST_S, Stop
+from relay.shutdown import CLOSE_MIN_S, Stop
 from relay.storage.apply_updates import UpdateResult
 from relay.storage.encryption_keys import is_encrypted
 from relay.storage.engine.database import Hint
@@ -63,10 +66,11 @@ from relay.uploads.upload_payment import FileBuyer
 
 _logger = log.get("app")
 PAUSE_AFTER_FAILURE_MS = 1000
+"""How long a loop that failed waits before it runs again."""
 
 
 class App(msgspec.Struct, frozen=True, kw_only=True):
-    """The open parts that the web floor uses."""
+    """The open parts that `relay/web` uses."""
 
     settings: Settings
     clock: Clock
@@ -89,12 +93,15 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def draining(self) -> asyncio.Event:
-        """Return the event that is set when the stop begins."""
+        """Return the event that is set when the shutdown begins."""
         return self.stop.draining
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """What all parts are built from: the settings, what follows from them alone, and the clock and the stop."""
+    """What every part is built from: the settings, what is computed from them, the clock and the shutdown.
+
+    Without `dispatches` this process serves requests only.
+    """
 
     settings: Settings
     adapters: Mapping[str, Provider]
@@ -113,12 +120,12 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def lease_ms(self) -> int:
-        """Return how long a claimed delivery belongs to one process."""
+        """Return how long a claimed delivery stays leased."""
         return round(self.settings.lease_s * 1000)
 
 
 class Outbound(msgspec.Struct, frozen=True):
-    """Everything that opens a connection elsewhere; `redactor` cuts the operator's secrets out of a text."""
+    """The clients that open connections; `redactor` removes the operator's secrets from texts."""
 
     client: ProviderClient
     files: FileClient
@@ -127,7 +134,7 @@ class Outbound(msgspec.Struct, frozen=True):
 
 
 class Notifications(msgspec.Struct, frozen=True):
-    """What sends or shows the events that were committed."""
+    """What delivers or shows committed events."""
 
     dispatcher: Dispatcher
     redeliverer: Redeliverer
@@ -136,7 +143,7 @@ class Notifications(msgspec.Struct, frozen=True):
 
 
 class Flow(msgspec.Struct, frozen=True):
-    """What submits jobs, checks them and pays for them, over one shared context."""
+    """What submits jobs, checks their status and pays for them, over one shared context."""
 
     context: FlowContext
     payer: Payer
@@ -154,9 +161,10 @@ async def opened(
     dispatches: bool = True,
     stop: Stop | None = None,
 ) -> AsyncIterator[App]:
-    """Run relay for as long as the block lasts; then finish or release all work within the stop's time.
+    """Run relay while the block runs; afterwards finish or release all work within the shutdown's time limit.
 
-    Without `dispatches` there are no loops: another process sends, checks and sweeps, on the same database.
+    Without `dispatches` no loops run: a worker on the same database delivers, checks and sweeps. Raise SettingsError
+    if the settings contradict each other.
     """
     setup = _setup(settings, providers, clock or SystemClock(), stop or Stop(settings.shutdown_s), dispatches)
     async with AsyncExitStack() as stack:
@@ -166,21 +174,23 @@ async def opened(
         notifications = _notifications(setup, store, outbound.sender)
         flow = _flow(setup, store, configured, outbound.client, notifications)
         finish = partial(_finish, flow.submitter, notifications.dispatcher, setup.stop)
-        stack.push_async_callback(setup.stop.within, finish)
+        stack.push_async_callback(setup.stop.close_in_time, finish)
         await stack.enter_async_context(_running(_loops(store, notifications, flow) if dispatches else {}, setup))
         stack.callback(setup.stop.begin)
         yield _app(setup, outbound, notifications, flow)
 
 
 def _setup(settings: Settings, providers: Mapping[str, Provider], clock: Clock, stop: Stop, dispatches: bool) -> Setup:
-    """Return what follows from the settings; SettingsError where they do not fit together."""
+    """Return the settings with what is computed from them; raise SettingsError if they contradict each other."""
     if not dispatches and not is_postgres(settings.database_url):
         raise SettingsError("web and worker processes of their own need PostgreSQL; on SQLite one process does both")
     keys = secret_keys(settings)
-    as_set = {name: StableStudio(settings.stablestudio_schema) for name in providers if name == StableStudio.name}
+    with_settings = {
+        name: StableStudio(settings.stablestudio_schema) for name in providers if name == StableStudio.name
+    }
     return Setup(
         settings=settings,
-        adapters={**providers, **as_set},
+        adapters={**providers, **with_settings},
         clock=clock,
         stop=stop,
         dispatches=dispatches,
@@ -193,7 +203,7 @@ def _setup(settings: Settings, providers: Mapping[str, Provider], clock: Clock, 
 
 @asynccontextmanager
 async def _open_outbound(setup: Setup) -> AsyncIterator[Outbound]:
-    """Open the clients, which share a resolver and the trusted authorities; close them at the end."""
+    """Open the clients, which share a resolver and a TLS context, while the block runs."""
     settings, tls, redactor = setup.settings, tls_context(), _redactor(setup)
     lookups = LookupOptions(settings.lookups_max, settings.lookup_cache_s)
     resolver = Resolver(lookups, on_hang=setup.metrics.lookup_hangs)
@@ -211,7 +221,7 @@ async def _open_outbound(setup: Setup) -> AsyncIterator[Outbound]:
 
 @asynccontextmanager
 async def _open_store(setup: Setup) -> AsyncIterator[Store]:
-    """Open the migrated store, and close it within the stop's time; on SQLite no other process serves its file."""
+    """Migrate and open the store while the block runs; on SQLite lock its file against other processes."""
     settings = setup.settings
     options = StoreOptions(
         lease_ms=setup.lease_ms,
@@ -231,12 +241,12 @@ async def _open_store(setup: Setup) -> AsyncIterator[Store]:
         if not is_postgres(settings.database_url):
             await stack.enter_async_context(alone(sqlite_path(settings.database_url), settings.database_wait_s))
         store = await Store.open(settings.database_url, Encryption(setup.keys), options, setup.clock.now_ms())
-        stack.push_async_callback(setup.stop.within, store.close)
+        stack.push_async_callback(setup.stop.close_in_time, store.close)
         yield store
 
 
 def _notifications(setup: Setup, store: Store, sender: WebhookSender) -> Notifications:
-    """Return what sends and shows events; the waits end when the stop begins."""
+    """Return what delivers and shows events; open long polls and streams end when the shutdown begins."""
     settings, clock, stop = setup.settings, setup.clock, setup.stop
     signing_keys = SigningKeys(lambda project_id: store.signing_keys.seeds(project_id, clock.now_ms()))
     deliverer = Deliverer(sender, clock, setup.schedule_s, random.SystemRandom().random, signing_keys)
@@ -245,8 +255,8 @@ def _notifications(setup: Setup, store: Store, sender: WebhookSender) -> Notific
     redeliverer = Redeliverer(store, clock, setup.lease_ms if setup.dispatches else 0, dispatcher)
     waiting = Waiting(clock, stop.draining)
     streams = Streams(store.events, clock, stop.draining, setup.metrics, settings)
-    stop.wakes(waiting.wake_all)
-    stop.wakes(streams.wake_all)
+    stop.on_begin(waiting.wake_all)
+    stop.on_begin(streams.wake_all)
     return Notifications(dispatcher, redeliverer, waiting, streams)
 
 
@@ -257,7 +267,7 @@ def _flow(
     client: ProviderClient,
     notifications: Notifications,
 ) -> Flow:
-    """Return what submits, checks and pays for jobs; of these only the payer and the sign-in have the wallet."""
+    """Return what submits, checks and pays for jobs; only the payer and the sign-in get the wallet."""
     settings, clock = setup.settings, setup.clock
     wallet = Wallet(settings.wallet_key) if settings.wallet_key else None
     check_soon = asyncio.Event()
@@ -268,7 +278,7 @@ def _flow(
         clock=clock,
         settings=settings,
         metrics=setup.metrics,
-        publish=_teller(setup, notifications, check_soon),
+        publish=_publisher(setup, notifications, check_soon),
         check_soon=check_soon,
         sign_in=_signer_in(wallet, clock),
         draining=setup.stop.draining,
@@ -280,7 +290,7 @@ def _flow(
 
 
 def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: Flow) -> App:
-    """Return the parts that the web floor uses."""
+    """Return the parts that `relay/web` uses."""
     settings, context, payer = setup.settings, flow.context, flow.payer
     shares = Shares("uploads", settings.uploads_max, settings.uploads_per_project_max)
     uploads = Uploads(
@@ -313,32 +323,32 @@ def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: F
 
 
 def _loops(store: Store, notifications: Notifications, flow: Flow) -> dict[str, Callable[[], Awaitable[None]]]:
-    """Return what runs beside the requests, by name."""
-    hints = {Hint.DELIVERIES: notifications.dispatcher.wake, Hint.CHECKS: flow.context.check_soon.set}
+    """Return the background loops by name."""
+    wake = {Hint.DELIVERIES: notifications.dispatcher.wake, Hint.CHECKS: flow.context.check_soon.set}
     return {
         "dispatch": notifications.dispatcher.run,
         "sweep": flow.sweeper.run,
         "check": flow.checker.run,
         "redeliver": notifications.redeliverer.run,
-        "heed": partial(store.listen, lambda hint: hints[hint]()),
+        "listen": partial(store.listen, lambda hint: wake[hint]()),
     }
 
 
 @asynccontextmanager
 async def _running(loops: Mapping[str, Callable[[], Awaitable[None]]], setup: Setup) -> AsyncIterator[None]:
-    """Run the loops for as long as the block lasts."""
-    running = [asyncio.create_task(_for_ever(name, run, setup.clock), name=name) for name, run in loops.items()]
+    """Run the loops while the block runs."""
+    running = [asyncio.create_task(_run_forever(name, run, setup.clock), name=name) for name, run in loops.items()]
     try:
         yield
     finally:
         for loop in running:
             loop.cancel()
         if running:
-            await asyncio.wait(running, timeout=setup.stop.left_s() + LAST_S)
+            await asyncio.wait(running, timeout=setup.stop.left_s() + CLOSE_MIN_S)
 
 
-async def _for_ever(name: str, run: Callable[[], Awaitable[None]], clock: Clock) -> None:
-    """Run a loop that a failure (a full disk, say) pauses and does not end."""
+async def _run_forever(name: str, run: Callable[[], Awaitable[None]], clock: Clock) -> None:
+    """Run a loop again after a failure, such as a full disk, and a pause."""
     while True:
         try:
             await run()
@@ -348,26 +358,26 @@ async def _for_ever(name: str, run: Callable[[], Awaitable[None]], clock: Clock)
 
 
 async def _finish(submitter: Submitter, dispatcher: Dispatcher, stop: Stop) -> None:
-    """Finish the work that is under way when the loops have stopped, or release it."""
+    """Finish the work that the stopped loops left, or release its leases when the time limit is reached."""
     within_s = stop.left_s()
     await asyncio.gather(submitter.finish(within_s), dispatcher.finish(within_s), return_exceptions=True)
 
 
-def _teller(setup: Setup, to: Notifications, check_soon: asyncio.Event) -> Callable[[UpdateResult], None]:
-    """Return what publishes a committed update: to the dispatcher, the metrics, the checks, and those who wait."""
+def _publisher(setup: Setup, to: Notifications, check_soon: asyncio.Event) -> Callable[[UpdateResult], None]:
+    """Return what passes a committed update on to the dispatcher, the metrics, the status checks and long polls."""
 
-    def publish(recorded: UpdateResult) -> None:
-        job = recorded.job
-        for bound in recorded.bounds:
+    def publish(result: UpdateResult) -> None:
+        job = result.job
+        for bound in result.bounds:
             setup.metrics.refused(bound)
-        if recorded.fresh:
-            to.dispatcher.enqueue(recorded.fresh)
+        if result.fresh:
+            to.dispatcher.enqueue(result.fresh)
         if job is None:
             return
-        if recorded.unconfirmed is not None:
-            setup.metrics.unconfirmed(job.provider, recorded.unconfirmed)
-        if recorded.announced is not None:
-            setup.metrics.announced(job, recorded.announced)
+        if result.unconfirmed is not None:
+            setup.metrics.unconfirmed(job.provider, result.unconfirmed)
+        if result.announced is not None:
+            setup.metrics.announced(job, result.announced)
             to.streams.publish(job.project_id)
         if job.next_check_at is not None and job.next_check_at <= setup.clock.now_ms():
             check_soon.set()
@@ -377,7 +387,7 @@ def _teller(setup: Setup, to: Notifications, check_soon: asyncio.Event) -> Calla
 
 
 def _configured(adapter: Provider, setup: Setup, client: ProviderClient) -> ConfiguredProvider:
-    """Return a provider with its settings, and its published keys if it signs and no secret is set."""
+    """Return a provider with its settings; with its published keys if it signs by them and no secret is set."""
     name, settings = adapter.name, setup.settings
     own = settings.provider(name)
     if own.callback_secret is not None:
@@ -402,7 +412,7 @@ def _configured(adapter: Provider, setup: Setup, client: ProviderClient) -> Conf
 
 
 def _redactor(setup: Setup) -> Redactor:
-    """Return what cuts every secret of the operator out of a text."""
+    """Return what removes every secret of the operator from a text."""
     settings = setup.settings
     of_providers = [secret for own in settings.providers.values() for secret in (own.api_key, own.callback_secret)]
     wallet = (settings.wallet_key or "").removeprefix("0x")
@@ -410,7 +420,7 @@ def _redactor(setup: Setup) -> Redactor:
 
 
 def clip_prices(settings: Settings) -> ClipPrices:
-    """Return the operator's prices; SettingsError for a text that is none."""
+    """Return the operator's prices; raise SettingsError for a malformed setting."""
     try:
         return read_clip_prices(settings.relaydance_prices)
     except ValueError as error:
@@ -418,7 +428,7 @@ def clip_prices(settings: Settings) -> ClipPrices:
 
 
 def policies(settings: Settings, providers: Mapping[str, Provider]) -> dict[str, Policy]:
-    """Return what may be paid to each paid provider: one chain, one token, so much for a job, and to whom."""
+    """Return the payment policy of each paid provider: the chain, the token, the most for one job, and the payees."""
     return {
         name: Policy(
             amount_max=settings.spend_max_per_job,
@@ -433,12 +443,12 @@ def policies(settings: Settings, providers: Mapping[str, Provider]) -> dict[str,
 
 
 def _signer_in(wallet: Wallet | None, clock: Clock) -> Callable[[ProviderResponse, str], dict[str, str]] | None:
-    """Return what proves to a provider who paid; the status checks get this, and never the wallet."""
+    """Return what signs in as the payer, None without a wallet; status checks get this function, never the wallet."""
     return None if wallet is None else lambda answer, url: sign_in(answer, url, wallet, clock.now_ms())
 
 
 def own_hosts(settings: Settings) -> frozenset[str]:
-    """Return the hosts where relay itself answers: an endpoint there would be a loop."""
+    """Return relay's own hosts, where an endpoint would be a delivery loop."""
     if settings.public_url is None:
         return frozenset()
     parts = urlsplit(settings.public_url)
@@ -447,7 +457,10 @@ def own_hosts(settings: Settings) -> frozenset[str]:
 
 
 def secret_keys(settings: Settings) -> tuple[str, ...]:
-    """Return the configured keys; without any, one that is made once and kept beside the SQLite file, for its owner."""
+    """Return the configured keys; without any, one that is made once, in a file beside the SQLite file.
+
+    Raise SettingsError on PostgreSQL, and if the file was lost or holds no key.
+    """
     if settings.secret_keys:
         return settings.secret_keys
     if is_postgres(settings.database_url):
@@ -456,7 +469,7 @@ def secret_keys(settings: Settings) -> tuple[str, ...]:
     path = database.with_name(database.name + ".secret")
     if not path.exists() and is_encrypted(database):
         raise SettingsError(
-            f"{database.name} is sealed with a key, and {path.name} beside it is gone: put the file back from the "
+            f"{database.name} is encrypted with a key, and {path.name} beside it is gone: put the file back from the "
             "backup, or set RELAY_SECRET_KEYS to what was in it"
         )
     if not path.exists() and whole_file.create_once(path, secrets.token_urlsafe(32)):

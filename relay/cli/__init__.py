@@ -1,4 +1,4 @@
-"""The commands, one a file; each is imported only when it is asked for, so that a small one starts fast."""
+"""Run relay's commands, one a file; each is imported only when it runs, so that a small one starts fast."""
 
 import contextlib
 import gc
@@ -16,19 +16,21 @@ from relay.settings import Settings
 
 COMMANDS = ("serve", "work", "dev", "simulate", "migrate", "prune", "keys")
 EXIT_CONFIG = 78
+"""The exit status for wrong settings, EX_CONFIG of sysexits.h."""
 GC_OBJECTS = 10_000
+"""New objects after which the garbage collector runs; Python's own default is 700 to 2,000."""
 STDERR: Final = 2
 
 
 class _Lazy(click.Group):
-    """Finds commands by their file."""
+    """A group that finds its commands by their file names."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """The commands in the order a newcomer meets them."""
+        """Return the commands in the order in which a new user needs them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """The command of a name."""
+        """Return the command of a name, imported now."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"relay.cli.{cmd_name}").command
@@ -42,45 +44,45 @@ def group() -> None:
 
 
 def main() -> None:
-    """Run a command; what relay refuses is one sentence and an exit status, never a traceback."""
-    _occupy_standard_descriptors()
+    """Run a command; print a RelayError as one sentence, without a traceback, and exit with 1 or EXIT_CONFIG."""
+    _open_standard_descriptors()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         group(prog_name="relay")
     except SettingsError as error:
-        _refuse(error, EXIT_CONFIG)
+        _exit(error, EXIT_CONFIG)
     except RelayError as error:
-        _refuse(error, 1)
+        _exit(error, 1)
 
 
-def _refuse(error: RelayError, status: int) -> NoReturn:
-    """End the process with a sentence; the status stays what it is if standard error cannot be written."""
+def _exit(error: RelayError, status: int) -> NoReturn:
+    """Print the error and exit; the status is the same if standard error cannot be written."""
     with contextlib.suppress(OSError):
         click.echo(f"relay: {error}", err=True)
     sys.exit(status)
 
 
-def _occupy_standard_descriptors() -> None:
-    """Open /dev/null in the place of a closed standard stream, so that no database gets its number."""
+def _open_standard_descriptors() -> None:
+    """Open /dev/null for each closed standard stream, so that no database file gets the number of one."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
 
 
-def settle() -> None:
-    """What a start made stays: the collector leaves it alone from here on, and looks at the rest less often.
+def tune_gc() -> None:
+    """Exclude what the start has made from garbage collection, and collect the rest less often.
 
-    A request makes a few hundred objects and drops them; to look after every 700 of them is a twentieth of its time.
+    A request makes a few hundred objects and drops them; a collection after every 700 would use 5% of its time.
     """
     gc.freeze()
     gc.set_threshold(GC_OBJECTS)
 
 
 def load_settings() -> Settings:
-    """The environment's settings; the secrets leave it, since a child or a crash report would show them.
+    """Return the environment's settings, and remove the secrets from it, which child processes would inherit.
 
-    What the system shows of a process's environment (/proc/PID/environ, to its own user and root) is as it started.
+    /proc/PID/environ still shows them, to the same user and root.
     """
     from relay.providers import DEV_PROVIDERS, PROVIDERS
 

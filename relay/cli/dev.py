@@ -1,4 +1,7 @@
-"""`relay dev`: everything on this machine, without a key or a tunnel, and one job through it, step by step."""
+"""`relay dev`: run relay, stand-in providers and a subscriber on this machine, and show one job step by step.
+
+It needs no API key and no tunnel. A provider whose key is set is the real one.
+"""
 
 import asyncio
 import importlib.util
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from relay.web.server import Server
 
 DEV_API_KEY = "relay-dev-key"
-DEV_WALLET_KEY = "0x" + "01" * 32  # everybody's and empty: the stand-ins check signatures, and there is no chain
+DEV_WALLET_KEY = "0x" + "01" * 32  # public and empty: the stand-ins check signatures only, without a chain
 LOOPBACK = "127.0.0.0/8,::1/128"
 FIRST_JOB_S = 20.0
 INPUT = {"images": ["https://example.com/a.png"], "prompt": "slow push in", "duration_s": 5}
@@ -45,7 +48,7 @@ INPUT = {"images": ["https://example.com/a.png"], "prompt": "slow push in", "dur
 @click.option("--once", is_flag=True, help="Stop after the first job.")
 @click.option("--logs", is_flag=True, help="Show relay's log too.")
 def command(once: bool, logs: bool) -> None:
-    """Run relay with stand-in providers and a sink, and show one job going through it."""
+    """Run relay with stand-in providers and a sink, and show the steps of one job."""
     import uvloop
 
     log.configure("console", logging.INFO if logs else logging.WARNING)
@@ -57,7 +60,7 @@ def command(once: bool, logs: bool) -> None:
 
 
 async def _dev(folder: Path, once: bool) -> None:
-    """Opens everything, shows the first job, and stays until it is told to stop."""
+    """Start everything, show the first job, and show further notifications until a signal; with `once` stop there."""
     from relay.app import opened
     from relay.cli.stopping import signals
     from relay.shutdown import Stop
@@ -71,7 +74,7 @@ async def _dev(folder: Path, once: bool) -> None:
         sink_at = await stack.enter_async_context(serve(sink)) + "/hook"
         environ = environment(os.environ, providers_at, folder)
         loaded = settings.load(environ, (*PROVIDERS, *DEV_PROVIDERS))
-        api_key = loaded.api_key or DEV_API_KEY  # everybody's, on this machine alone: no setting would take it
+        api_key = loaded.api_key or DEV_API_KEY  # public, and too short for the setting: it serves this machine only
         loaded = msgspec.structs.replace(loaded, api_key=api_key)
         stop = Stop(loaded.shutdown_s)
         starting = stack.enter_context(signals(stop, loaded.shutdown_s))
@@ -84,20 +87,20 @@ async def _dev(folder: Path, once: bool) -> None:
             port = http.servers[0].sockets[0].getsockname()[1]
             origin = f"http://127.0.0.1:{port}"
             async with _client(origin, api_key) as client:
-                _say_where(app, origin, providers_at, sink_at)
-                secret = await _listen(client, sink_at)
+                _print_addresses(app, origin, providers_at, sink_at)
+                secret = await _subscribe(client, sink_at)
                 await _unless_stopped(_first_job(client, world, sink, secret), app.draining)
                 if not app.draining.is_set():
-                    await _say_next(client, api_key, once)
+                    await _print_next_steps(client, api_key, once)
                 if not once:
-                    await _tell_of_more(sink, secret, serving)
+                    await _print_notifications(sink, secret, serving)
         finally:
             http.should_exit = True
             await asyncio.gather(serving, return_exceptions=True)
 
 
 def environment(given: Mapping[str, str], providers_at: str, folder: Path) -> dict[str, str]:
-    """The environment with what development needs; what is set stays, so a provider with a key is the real one."""
+    """Return the environment with the development settings added; what is set stays, so a key means a real provider."""
     port = given.get("PORT") or "8000"
     port = str(_free_port()) if port == "0" else port
     environ = {
@@ -106,7 +109,7 @@ def environment(given: Mapping[str, str], providers_at: str, folder: Path) -> di
         "RELAY_ALLOW_HTTP": "1",
         "RELAY_ALLOW_NETWORKS": LOOPBACK,
         "RELAY_STATUS_CHECK_FIRST_S": "3",
-        "RELAY_SHUTDOWN_S": "1",  # at Ctrl-C nobody waits for a stand-in that hangs
+        "RELAY_SHUTDOWN_S": "1",  # so that Ctrl-C does not wait for a stand-in that hangs
         **(
             {}
             if given.get("DATABASE_URL")
@@ -127,14 +130,14 @@ def environment(given: Mapping[str, str], providers_at: str, folder: Path) -> di
 
 
 def _free_port() -> int:
-    """A port nobody listens on."""
+    """Return an unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 async def _listening(http: "Server", serving: "asyncio.Task[None]") -> None:
-    """Return when the server listens; what it raises when it cannot, such as that the port is taken."""
+    """Return when the server listens; raise its error if it cannot, for example because the port is in use."""
     while not http.started:
         if serving.done():
             await serving
@@ -143,20 +146,20 @@ async def _listening(http: "Server", serving: "asyncio.Task[None]") -> None:
 
 @asynccontextmanager
 async def _client(origin: str, api_key: str) -> AsyncIterator[httpx.AsyncClient]:
-    """An API client, as any application would have one."""
+    """Open an API client like that of an application."""
     headers = {"authorization": f"Bearer {api_key}"}
     async with httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False, timeout=30) as client:
         yield client
 
 
-async def _listen(client: httpx.AsyncClient, sink_at: str) -> str:
-    """Makes the sink an endpoint for every event; its secret."""
+async def _subscribe(client: httpx.AsyncClient, sink_at: str) -> str:
+    """Make the sink an endpoint for every event; return its secret."""
     answer = await client.post("/v1/endpoints", json={"url": sink_at, "event_types": ["*"], "description": "relay dev"})
     return str(answer.raise_for_status().json()["secret"])
 
 
 async def _unless_stopped(showing: Coroutine[Any, Any, None], draining: asyncio.Event) -> None:
-    """Shows something; Ctrl-C in the middle of it is no error."""
+    """Run `showing`; cancel it, without an error, when the shutdown begins."""
     shown, stopped = asyncio.create_task(showing), asyncio.create_task(draining.wait())
     await asyncio.wait([shown, stopped], return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
@@ -168,43 +171,43 @@ async def _unless_stopped(showing: Coroutine[Any, Any, None], draining: asyncio.
 
 
 async def _first_job(client: httpx.AsyncClient, world: Sandbox, sink: Sink, secret: str) -> None:
-    """Submit one job, and print what happened to it, each step with the time at which it happened."""
-    click.echo("\nOne job, door to door:")
+    """Submit one job, and print each step with its time."""
+    click.echo("\nOne job, from submission to notification:")
     started = time.monotonic()
     answer = await client.post("/v1/jobs", json={"provider": "sandbox", "input": INPUT})
     job = answer.raise_for_status().json()
-    taken = f"submitted    POST /v1/jobs → {answer.status_code}  {job['id']}, at the provider {job['provider_job_id']}"
-    steps = [(time.monotonic(), taken)]
+    ids = f"{job['id']}, at the provider {job['provider_job_id']}"
+    steps = [(time.monotonic(), f"submitted    POST /v1/jobs → {answer.status_code}  {ids}")]
     try:
         await world.wait_for(lambda w: any(one.job_id == job["provider_job_id"] for one in w.callbacks), FIRST_JOB_S)
-        await sink.wait_for(lambda s: any(_tells(one, job["id"], "job.succeeded") for one in s.received), FIRST_JOB_S)
+        await sink.wait_for(lambda s: any(_about(one, job["id"], "job.succeeded") for one in s.received), FIRST_JOB_S)
     except TimeoutError:
         raise RelayError("the first job did not come through; run with --logs to see why") from None
     for sent in (one for one in world.callbacks if one.job_id == job["provider_job_id"]):
         stored = f"{len(sent.body)} bytes, stored before the answer"
         steps.append((sent.at, f"called back  POST /callbacks/sandbox/… → {sent.status_code}, {stored}"))
     since_boot = time.monotonic() - time.time()
-    story = (await client.get(f"/v1/jobs/{job['id']}/timeline")).json()["data"]
+    timeline = (await client.get(f"/v1/jobs/{job['id']}/timeline")).json()["data"]
     steps += [
         (parse_rfc3339(entry["at"]) / 1000 + since_boot, f"confirmed    {entry['summary']}")
-        for entry in story
+        for entry in timeline
         if entry["kind"] == "check"
     ]
-    steps += [(one.at, f"notified     {_story(one, secret)}") for one in sink.received if _tells(one, job["id"])]
+    steps += [(one.at, f"notified     {_summary(one, secret)}") for one in sink.received if _about(one, job["id"])]
     for at, text in sorted(steps):
         click.echo(f"{(at - started) * 1000:7.0f} ms  {text}")
     job = (await client.get(f"/v1/jobs/{job['id']}")).json()
     click.echo(f"    done      GET /v1/jobs/{job['id']} → {job['status']}  {job['outputs'][0]['url']}")
 
 
-def _tells(received: Received, job_id: str, kind: str | None = None) -> bool:
-    """Whether a notification is about this job (and of this type)."""
+def _about(received: Received, job_id: str, kind: str | None = None) -> bool:
+    """Return whether a notification is about this job, and of this type if one is given."""
     body = json.loads(received.body)
     return body["data"]["job"]["id"] == job_id and kind in (None, body["type"])
 
 
-def _story(received: Received, secret: str) -> str:
-    """One notification in a line."""
+def _summary(received: Received, secret: str) -> str:
+    """Return a notification in one line."""
     body = json.loads(received.body)
     try:
         signatures.verify(secret, received.headers, received.body, int(time.time()))
@@ -214,32 +217,32 @@ def _story(received: Received, secret: str) -> str:
     return f"{body['type']}  {body['id']}, number {body['data']['sequence']} of its job, {verified}"
 
 
-async def _tell_of_more(sink: Sink, secret: str, serving: "asyncio.Task[None]") -> None:
-    """Says a line for each further notification, until the server stops."""
-    told = len(sink.received)
+async def _print_notifications(sink: Sink, secret: str, serving: "asyncio.Task[None]") -> None:
+    """Print a line for each further notification, until the server stops."""
+    printed = len(sink.received)
     while not serving.done():
-        waiting = asyncio.create_task(sink.wait_for(lambda s: len(s.received) > told, 3600))  # noqa: B023
+        waiting = asyncio.create_task(sink.wait_for(lambda s: len(s.received) > printed, 3600))  # noqa: B023
         await asyncio.wait([waiting, serving], return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        for received in sink.received[told:]:
-            click.echo(f"notified     {_story(received, secret)}")
-        told = len(sink.received)
+        for received in sink.received[printed:]:
+            click.echo(f"notified     {_summary(received, secret)}")
+        printed = len(sink.received)
 
 
-def _say_where(app: "App", origin: str, providers_at: str, sink_at: str) -> None:
-    """Print what listens where, and which providers jobs can be submitted to."""
+def _print_addresses(app: "App", origin: str, providers_at: str, sink_at: str) -> None:
+    """Print the addresses, and which providers are stand-ins and which are real."""
     usable = [provider for provider in app.providers.values() if provider.usable]
     stand_ins = [one.adapter.name for one in usable if one.origin == providers_at]
     real = [one.adapter.name for one in usable if one.origin != providers_at]
     click.echo(f"relay {__version__} on {origin}   database {shown(app.settings.database_url)}")
-    click.echo(f"  stand-ins  {', '.join(stand_ins)}   they cost nothing, and make no video")
+    click.echo(f"  stand-ins  {', '.join(stand_ins)}   free, and make no video")
     if real:
-        click.echo(f"  real       {', '.join(real)}   callbacks come to {app.settings.public_url}")
-    click.echo(f"  sink       {sink_at}   takes every notification and checks its signature")
+        click.echo(f"  real       {', '.join(real)}   their callbacks go to {app.settings.public_url}")
+    click.echo(f"  sink       {sink_at}   receives every notification and checks its signature")
 
 
-async def _say_next(client: httpx.AsyncClient, api_key: str, once: bool) -> None:
+async def _print_next_steps(client: httpx.AsyncClient, api_key: str, once: bool) -> None:
     """Print what to do next, as commands to copy."""
     origin = str(client.base_url).rstrip("/")
     job_id = (await client.get("/v1/jobs?limit=1")).json()["data"][0]["id"]

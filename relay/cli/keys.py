@@ -1,4 +1,7 @@
-"""`relay keys`: API keys, made in the database that DATABASE_URL names; their text is shown once and kept nowhere."""
+"""`relay keys`: manage API keys, the encryption of stored secrets, and signing keys, in the database of DATABASE_URL.
+
+The text of an API key is printed once; the database keeps only its hash.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,12 +22,12 @@ if TYPE_CHECKING:
 
 @click.group("keys")
 def command() -> None:
-    """Make, list and revoke API keys, in the database of DATABASE_URL. It must be there: `relay migrate` makes one."""
+    """Make, list and revoke API keys, in the database of DATABASE_URL, which `relay migrate` creates."""
 
 
 @command.command("create")
-@click.option("--project", default="default", show_default=True, help="The project it belongs to; made if it is new.")
-@click.option("--name", default="", help="What it is for.")
+@click.option("--project", default="default", show_default=True, help="The project of the key; created if it is new.")
+@click.option("--name", default="", help="What the key is for.")
 @click.option(
     "--scope",
     "scopes",
@@ -54,36 +57,37 @@ def revoke(key_id: str) -> None:
 
 
 @command.command("reseal")
-@click.option("--accept-loss", is_flag=True, help="Give up what no key of RELAY_SECRET_KEYS opens.")
+@click.option("--accept-loss", is_flag=True, help="Drop secrets that no key of RELAY_SECRET_KEYS decrypts.")
 def reseal(*, accept_loss: bool) -> None:
-    """Seal everything again under the newest of RELAY_SECRET_KEYS, so that the others can be taken out.
+    """Encrypt everything again with the newest of RELAY_SECRET_KEYS, so that the others can be removed.
 
-    relay may run meanwhile. Broken off, it goes on where it was when it is run again.
+    relay may run meanwhile. If it is interrupted, run it again: it continues.
     """
     done = asyncio.run(_reseal(accept_loss=accept_loss))
     click.echo(
-        f"sealed {done.resealed} again under the newest key, {done.already} were, {done.broken} open with no key"
+        f"encrypted {done.resealed} again with the newest key, {done.already} already were, "
+        f"{done.broken} decrypt with none"
     )
     if done.broken and not accept_loss:
         raise SettingsError(
-            "some secrets open with none of RELAY_SECRET_KEYS: put the missing key in front of the others and run this "
-            "again, or give them up with --accept-loss (their endpoints then need a secret rotation each)"
+            "some secrets decrypt with none of RELAY_SECRET_KEYS: put the missing key in front of the others and run "
+            "this again, or drop them with --accept-loss (each of their endpoints then needs a secret rotation)"
         )
-    click.echo("only the newest of RELAY_SECRET_KEYS is needed for what is stored; callback URLs of open jobs that an")
-    click.echo("older one signed stop working when it is taken out (those jobs end by status checks)")
+    click.echo("stored secrets need only the newest of RELAY_SECRET_KEYS; callback URLs of open jobs that an older key")
+    click.echo("signed stop working when it is removed (those jobs end by status checks)")
 
 
 @command.command("renew-signing")
 @click.option("--project", default="default", show_default=True, help="The project whose key is renewed.")
-@click.option("--drop-former", is_flag=True, help="Publish the former keys no more: they leaked.")
+@click.option("--drop-former", is_flag=True, help="Stop publishing the former keys, because they leaked.")
 def renew_signing(project: str, *, drop_former: bool) -> None:
-    """Make a project a new ed25519 signing key; relay signs by it from its next start on."""
+    """Make a new ed25519 signing key for a project; relay signs with it from its next start on."""
     asyncio.run(_renew_signing(project, drop_former=drop_former))
-    click.echo(f"made a new signing key for {project}: restart relay, which then signs by it")
+    click.echo(f"made a new signing key for {project}: restart relay to sign with it")
 
 
 async def _reseal(*, accept_loss: bool) -> "Resealed":
-    """Seals everything again."""
+    """Encrypt every stored secret again; return the counts."""
     from relay.app import secret_keys
     from relay.security.encryption import Encryption
     from relay.storage.encryption_keys import reseal
@@ -100,27 +104,27 @@ async def _reseal(*, accept_loss: bool) -> "Resealed":
 
 
 def _progress(table: str, done: int, broken: int) -> None:
-    """Say how far it has come."""
+    """Print the progress of a table."""
     click.echo(
-        f"{table}: {done} sealed by the newest key so far" + (f", {broken} open with no key" if broken else ""),
+        f"{table}: {done} encrypted with the newest key so far" + (f", {broken} decrypt with none" if broken else ""),
         err=True,
     )
 
 
 async def _renew_signing(project: str, *, drop_former: bool) -> None:
-    """Makes a signing key."""
+    """Store a new signing key."""
     async with _store() as store:
         await store.signing_keys.renew(project, SystemClock().now_ms(), drop_former=drop_former)
 
 
 async def _create(project: str, name: str, scopes: tuple[str, ...]) -> "CreatedKey":
-    """Create a key."""
+    """Store a new API key; return it with its text."""
     async with _access() as access:
         return await access.create_api_key(project, name, scopes, SystemClock().now_ms())
 
 
 async def _list() -> list[str]:
-    """A line for each key."""
+    """Return a line for each key."""
     async with _access() as access:
         return [
             f"{row['id']}  {row['project']}  {row['scopes']}  {rfc3339(row['created_at'])}"
@@ -130,21 +134,21 @@ async def _list() -> list[str]:
 
 
 async def _revoke(key_id: str) -> None:
-    """Revokes a key."""
+    """Revoke a key."""
     async with _access() as access:
         await access.revoke_api_key(key_id, SystemClock().now_ms())
 
 
 @asynccontextmanager
 async def _access() -> "AsyncIterator[Access]":
-    """The keys of the configured database."""
+    """Open the API keys of the configured database."""
     async with _store() as store:
         yield store.access
 
 
 @asynccontextmanager
 async def _store() -> "AsyncIterator[Store]":
-    """The configured database; SettingsError if there is none yet."""
+    """Open the configured database; raise SettingsError if it does not exist yet."""
     from relay.app import secret_keys
     from relay.backoff import DEFAULT_SCHEDULE_S
     from relay.security.encryption import Encryption

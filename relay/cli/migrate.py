@@ -1,4 +1,4 @@
-"""`relay migrate`: the database brought to this relay's schema, or copied from SQLite into PostgreSQL."""
+"""`relay migrate`: migrate the database to this version's schema, or copy it from SQLite into PostgreSQL."""
 
 import asyncio
 import time
@@ -30,7 +30,7 @@ def command(target: str | None) -> None:
 
 
 async def _migrate(database_url: str) -> list[str]:
-    """Runs what is missing, and names it."""
+    """Apply the missing migrations; return their names."""
     from relay.storage.engine.migrations import migrate
     from relay.storage.store import open_database
 
@@ -42,7 +42,7 @@ async def _migrate(database_url: str) -> list[str]:
 
 
 async def _copy(database_url: str, target: str) -> None:
-    """Copies, and says how far it has come."""
+    """Copy the database, print the progress, and print what to do next."""
     from relay.storage.engine.copy_to_postgres import copy
     from relay.storage.engine.database_url import is_postgres, sqlite_path
     from relay.storage.engine.postgres import PostgreSQL
@@ -56,15 +56,13 @@ async def _copy(database_url: str, target: str) -> None:
     finally:
         await database.close()
     click.echo(f"copied and counted {sum(sizes.values())} rows of {len(sizes)} tables, {sizes['jobs']} jobs among them")
-    click.echo(
-        f"start relay with the new DATABASE_URL, and no more on {path}: what that one does, this one will not know"
-    )
+    click.echo(f"start relay with the new DATABASE_URL only: what relay does on {path} from now on is not copied")
     secret = path.with_name(path.name + ".secret")
     if secret.exists():
-        click.echo(f"set RELAY_SECRET_KEYS to what is in {secret}: without it no outstanding callback URL works")
+        click.echo(f"set RELAY_SECRET_KEYS to the content of {secret}: without it no callback URL of an open job works")
 
 
 def _progress(table: str, done: int, size: int) -> None:
-    """A bar for the table that is being copied."""
+    """Print a progress bar for the table that is being copied."""
     filled = 30 * done // max(1, size)
     click.echo(f"\r{table:20} [{'#' * filled}{'.' * (30 - filled)}] {done}/{size}", nl=done == size, err=True)

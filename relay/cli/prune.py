@@ -1,4 +1,4 @@
-"""`relay prune`: what the sweep would remove in time, removed now; it can run beside a relay that works."""
+"""`relay prune`: delete old finished jobs now, which the sweeper would delete later; relay may run meanwhile."""
 
 import asyncio
 import sys
@@ -24,11 +24,11 @@ DAY_MS: Final = 86_400_000
     "days",
     type=click.IntRange(RETENTION_MIN_DAYS, RETENTION_MAX_DAYS),
     metavar="DAYS",
-    help="What ended so long ago; RELAY_RETENTION_DAYS if not given.",
+    help="Jobs that ended so long ago; RELAY_RETENTION_DAYS by default.",
 )
-@click.option("--dry-run", is_flag=True, help="Only count; what is stored of a job would go with it.")
+@click.option("--dry-run", is_flag=True, help="Only count the jobs, which would be deleted with all of theirs.")
 def command(days: int | None, dry_run: bool) -> None:
-    """Remove ended jobs that are old, with all that is stored of them. Relay may go on meanwhile."""
+    """Delete old finished jobs with everything stored about them. relay may run meanwhile."""
     from relay.storage.retention import Terms
 
     settings = load_settings()
@@ -45,7 +45,7 @@ def command(days: int | None, dry_run: bool) -> None:
 
 
 async def _prune(database_url: str, terms: "Terms", dry_run: bool) -> "Removed":
-    """Batch after batch until nothing is left, or one count."""
+    """Delete batch after batch until none is left, or only count; return the numbers by table."""
     from relay.storage.engine.migrations import migrate
     from relay.storage.retention import PAUSE_MS, Pruner
     from relay.storage.store import open_database, require_database
@@ -69,6 +69,6 @@ async def _prune(database_url: str, terms: "Terms", dry_run: bool) -> "Removed":
 
 
 def _progress(removed: Counter[str], *, done: bool = False) -> None:
-    """How far it has come, for somebody who watches."""
+    """Print the progress, if standard error is a terminal."""
     if sys.stderr.isatty():
         click.echo(f"\r{removed['jobs']} jobs, {removed.total()} rows removed", nl=done, err=True)

@@ -1,4 +1,4 @@
-"""`relay serve`: the web side and the loops, in one process."""
+"""`relay serve`: run the HTTP server and the background loops in one process."""
 
 import asyncio
 import os
@@ -6,12 +6,12 @@ import os
 import click
 
 from relay import log, settings
-from relay.cli import load_settings, settle
+from relay.cli import load_settings, tune_gc
 from relay.settings import Settings
 
 
 @click.command("serve")
-@click.option("--no-dispatch", is_flag=True, help="Take requests only; `work` sends, on the same PostgreSQL.")
+@click.option("--no-dispatch", is_flag=True, help="Serve requests only; `work` delivers, on the same PostgreSQL.")
 def command(no_dispatch: bool) -> None:
     """Run relay: API, callbacks and deliveries in one process."""
     import uvloop
@@ -22,8 +22,8 @@ def command(no_dispatch: bool) -> None:
     loaded = load_settings()
     log.configure(loaded.log_format, queue_max=loaded.log_queue_max)
     logger = log.get("serve")
-    if wrong := settings.unknown(os.environ, (*PROVIDERS, *DEV_PROVIDERS)):
-        logger.warning("settings.unknown", names=", ".join(wrong))
+    if unknown := settings.unknown(os.environ, (*PROVIDERS, *DEV_PROVIDERS)):
+        logger.warning("settings.unknown", names=", ".join(unknown))
     if os.environ.get("WEB_CONCURRENCY", "1") != "1":
         logger.info(
             "settings.web_concurrency",
@@ -35,7 +35,7 @@ def command(no_dispatch: bool) -> None:
 
 
 async def serve(loaded: Settings, *, dispatches: bool = True) -> None:
-    """relay until it is told to stop."""
+    """Run relay until a signal or an error."""
     from relay.app import opened
     from relay.cli.stopping import signals
     from relay.providers import PROVIDERS
@@ -46,5 +46,5 @@ async def serve(loaded: Settings, *, dispatches: bool = True) -> None:
     with signals(stop, loaded.shutdown_s) as starting:
         async with opened(loaded, PROVIDERS, dispatches=dispatches, stop=stop) as app:
             starting.over()
-            settle()
+            tune_gc()
             await server(app, loaded.host, loaded.port).serve()

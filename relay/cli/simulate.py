@@ -1,4 +1,4 @@
-"""`relay simulate`: a stand-in provider of a running `relay dev` misbehaves on purpose, and relay's story is shown."""
+"""`relay simulate`: have a stand-in provider of a running `relay dev` misbehave, and print what relay does about it."""
 
 import asyncio
 import os
@@ -20,12 +20,12 @@ INPUT: Final = {"images": ["https://example.com/a.png"], "duration_s": 5}
 PORT_MAX: Final = 65_535
 POLL_S: Final = 0.3
 REQUEST_S: Final = 30
-AT_ONCE: Final = 12
+CONCURRENT_MAX: Final = 12
 AFTER_END_S: Final = 2.0
 AFTER_END: Final = ("duplicate", "changed", "reordered", "flips")
-"""What these faults do comes after the end, so the story is followed a little longer."""
+"""Faults that act after the job's end, so that its timeline is followed AFTER_END_S longer."""
 
-_EVERY_WORD: Final = ("submit", "outcome", "check", "encoding", "malformed", "signed", "upset_url")
+_CLOSED_LISTS: Final = ("submit", "outcome", "check", "encoding", "malformed", "signed", "upset_url")
 SCENARIOS: Final = (
     *("", "slow_s=3", "early", "html", "status_code=400", "status_code=402", "status_code=429", "status_code=500"),
     *("lost", "late_s=3", "duplicate=2", "changed", "unknown_word=dreaming", "forged", "wrong_id", "flips=failed"),
@@ -33,21 +33,21 @@ SCENARIOS: Final = (
     *("check_status=503", "check=lies lie=failed", "check=lies lie=dreaming"),
     *(
         f"{name}={word}"
-        for name in _EVERY_WORD
+        for name in _CLOSED_LISTS
         for word in WORDS[name]
         if word != Faults.__struct_defaults__[Faults.__struct_fields__.index(name)] and word != "lies"
     ),
 )
-"""What `--all` runs: one fault each, and every word of the closed lists that `sandbox` can show."""
+"""What `--all` runs: one fault each, and every value of the closed lists that `sandbox` supports."""
 ALONE: Final = ("check_status=429 check_retry_after_s=2",)
-"""Run last: relay leaves the whole provider alone after it, as it does for a minute after a 401, which is not run."""
+"""Run last, because relay then pauses the whole provider; 401, after which it pauses for a minute, is not run."""
 
 Json = dict[str, Any]
 
 
 @click.command("simulate")
 @click.argument("faults", nargs=-1, metavar="[FAULT[=VALUE]]...")
-@click.option("--list", "listed", is_flag=True, help="Say what each fault does.")
+@click.option("--list", "listed", is_flag=True, help="Print what each fault does.")
 @click.option("--all", "every", is_flag=True, help="One job for each fault, in a table.")
 @click.option(
     "--for",
@@ -56,7 +56,7 @@ Json = dict[str, Any]
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long a job is followed at most.",
+    help="The longest time to follow a job.",
 )
 def command(faults: tuple[str, ...], listed: bool, every: bool, for_s: float) -> None:
     """Submit a job whose provider misbehaves, to a running `relay dev` (RELAY_URL, RELAY_API_KEY), and follow it.
@@ -73,23 +73,23 @@ def command(faults: tuple[str, ...], listed: bool, every: bool, for_s: float) ->
 
 
 async def _one(faults: Sequence[str], for_s: float) -> None:
-    """One job, line by line."""
+    """Submit one job and print its timeline, line by line."""
     prompt, wanted = directive(faults)
     after_s = AFTER_END_S if any(getattr(wanted, name) for name in AFTER_END) else 0.0
     async with _relay_dev() as client:
         job = await _submit(client, prompt)
         click.echo(f"{job['id']}  {prompt}")
         job = await _follow(client, job["id"], for_s, after_s, click.echo)
-    disposition = "  ".join(f"{name} {job[name] or '–'}" for name in ("reason", "finished_by", "verification"))
-    click.echo(f"{job['id']}  {job['status']}  {disposition}")
+    outcome = "  ".join(f"{name} {job[name] or '–'}" for name in ("reason", "finished_by", "verification"))
+    click.echo(f"{job['id']}  {job['status']}  {outcome}")
     if not JobState(job["status"]).final:
         click.echo(f"not final after {for_s:g} s; --for follows it longer")
 
 
 async def _every(for_s: float) -> None:
-    """A row for each scenario, some of them at once, in the order of the list."""
+    """Run every scenario, some concurrently; print a row for each, in the order of the list."""
     width = max(map(len, (*SCENARIOS, *ALONE))) + 2
-    places = asyncio.Semaphore(AT_ONCE)
+    places = asyncio.Semaphore(CONCURRENT_MAX)
     async with _relay_dev() as client:
         click.echo(_row(width, "fault", "status", "reason", "finished by", "verification", "seconds"))
         for row in [asyncio.create_task(_scenario(client, places, name, for_s, width)) for name in SCENARIOS]:
@@ -99,7 +99,7 @@ async def _every(for_s: float) -> None:
 
 
 async def _scenario(client: httpx.AsyncClient, places: asyncio.Semaphore, name: str, for_s: float, width: int) -> str:
-    """The row of a scenario; what relay refuses is its row too."""
+    """Run a scenario; return its row, which holds the error if relay refuses it."""
     prompt, _ = directive(name.split())
     async with places:
         began = time.monotonic()
@@ -109,17 +109,17 @@ async def _scenario(client: httpx.AsyncClient, places: asyncio.Semaphore, name: 
         except RelayError as error:
             return _row(width, name or "(none)", str(error))
         seconds = f"{time.monotonic() - began:.1f}"
-        disposition = (job[part] or "–" for part in ("status", "reason", "finished_by", "verification"))
-        return _row(width, name or "(none)", *disposition, seconds)
+        outcome = (job[part] or "–" for part in ("status", "reason", "finished_by", "verification"))
+        return _row(width, name or "(none)", *outcome, seconds)
 
 
 def _row(width: int, fault: str, status: str, *more: str) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     return f"{fault:<{width}}{status:<11}{''.join(f'{cell:<19}' for cell in more)}".rstrip()
 
 
 def directive(faults: Sequence[str]) -> tuple[str, Faults]:
-    """The prompt that asks for the faults, and what the sandbox will read in it; RelayError when it would not."""
+    """Return the prompt that asks for the faults, and the faults; raise RelayError if the sandbox cannot read them."""
     pairs = [fault.partition("=") for fault in faults]
     try:
         wanted = of_names({name: value or "true" for name, _, value in pairs})
@@ -133,7 +133,7 @@ def directive(faults: Sequence[str]) -> tuple[str, Faults]:
 
 @asynccontextmanager
 async def _relay_dev() -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the running relay; RelayError when that has no sandbox, so that no real provider is ever called."""
+    """Open a client of the running relay; raise RelayError if it has no sandbox, so that no real provider is called."""
     origin = os.environ.get("RELAY_URL") or DEFAULT_URL
     headers = {"authorization": f"Bearer {os.environ.get('RELAY_API_KEY') or DEFAULT_API_KEY}"}
     try:
@@ -151,14 +151,14 @@ async def _relay_dev() -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def _submit(client: httpx.AsyncClient, prompt: str) -> Json:
-    """A job with the sandbox."""
+    """Submit a job to the sandbox; return it."""
     return await _ask(client, "POST", "/v1/jobs", {"provider": "sandbox", "input": INPUT | {"prompt": prompt}})
 
 
 async def _follow(
     client: httpx.AsyncClient, job_id: str, for_s: float, after_s: float, say: Callable[[str], None]
 ) -> Json:
-    """The job once it is final and `after_s` more have passed, or after `for_s`; each new line of its story is said."""
+    """Return the job `after_s` after it became final, or after `for_s`; call `say` with each line of its timeline."""
     seen: set[str] = set()
     until, final = time.monotonic() + for_s, False
     while True:
@@ -175,14 +175,14 @@ async def _follow(
 
 
 def _line(entry: Json) -> str:
-    """A line of a job's story."""
+    """Return a line of a job's timeline."""
     decided = f" → {entry['decision']}" if entry["decision"] else ""
     why = f" ({entry['reason']})" if entry["reason"] else ""
     return f"{entry['at'][11:23]}  {entry['kind']:<11} {entry['summary']}{decided}{why}"
 
 
 async def _ask(client: httpx.AsyncClient, method: str, path: str, body: Json | None = None) -> Json:
-    """What relay answers; RelayError when it does not, or refuses."""
+    """Return relay's answer; raise RelayError if there is none, or an error."""
     try:
         answer = await client.request(method, path, json=body)
         found: Json = answer.json()
@@ -191,7 +191,7 @@ async def _ask(client: httpx.AsyncClient, method: str, path: str, body: Json | N
             f"no relay answers at {client.base_url} ({type(error).__name__}): start `relay dev`, or set RELAY_URL"
         ) from None
     except ValueError:
-        raise RelayError(f"what answers at {client.base_url} is no relay: it sent no JSON") from None
+        raise RelayError(f"the server at {client.base_url} is not relay: it sent no JSON") from None
     if answer.is_error:
         raise RelayError(f"relay refuses {method} {path}: {found.get('detail', f'HTTP {answer.status_code}')}")
     return found

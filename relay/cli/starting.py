@@ -1,4 +1,4 @@
-"""What a start says of itself, in one line: version, database, providers, public URL, and what is missing."""
+"""Summarize the configuration for the log's first line: version, database, providers, public URL, what is not set."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from relay.storage.engine.database_url import is_postgres, shown
 
 
 def summary(settings: Settings, providers: Mapping[str, Provider]) -> dict[str, Any]:
-    """The fields of the line; none holds a key, a password or a token."""
+    """Return the fields of the log line; none holds a key, a password or a token."""
     usable = [name for name, provider in providers.items() if _usable(settings, provider)]
     return {
         "version": __version__,
@@ -23,18 +23,18 @@ def summary(settings: Settings, providers: Mapping[str, Provider]) -> dict[str, 
 
 
 def _usable(settings: Settings, provider: Provider) -> bool:
-    """Whether jobs can be submitted to a provider: with its key, or with the wallet where jobs are paid for."""
+    """Return whether jobs can be submitted to a provider: it needs its API key, or the wallet if it is paid per job."""
     return bool(settings.wallet_key if provider.limits.paid else settings.provider(provider.name).api_key)
 
 
 def _missing(settings: Settings, providers: Mapping[str, Provider], usable: list[str]) -> list[str]:
-    """What is not set, each with what follows from that, or what to do."""
+    """Return each setting that is not set, with the consequence or what to do."""
     found = []
     if not usable:
         keys = [f"RELAY_{name.upper()}_API_KEY" for name, one in providers.items() if not one.limits.paid]
         found.append(f"no provider: set {' or '.join(keys)}")
     if settings.public_url is None:
-        found.append("RELAY_PUBLIC_URL: no callback comes in, jobs end by status checks alone")
+        found.append("RELAY_PUBLIC_URL: providers cannot call back, jobs end by status checks alone")
     if settings.api_key is None:
         found.append("RELAY_API_KEY: only keys of the database work (python -m relay keys create)")
     if not settings.secret_keys and not is_postgres(settings.database_url):

@@ -1,6 +1,7 @@
-"""Signals of a process that serves: the first begins the stop, and none can cut it off before its time is over.
+"""Begin the shutdown of a serving process at SIGTERM or SIGINT, and end a process that hangs.
 
-Platforms send SIGTERM, some of them twice, and then SIGKILL. A second Ctrl-C leaves out what takes time.
+Platforms send SIGTERM, some of them twice, and later SIGKILL; so a second SIGTERM changes nothing. A second Ctrl-C sets
+the remaining time to zero.
 """
 
 import asyncio
@@ -15,50 +16,50 @@ from relay import log
 from relay.shutdown import Stop
 
 GRACE_S: Final = 0.8
-"""After the time of a stop a process that hangs (in a thread that waits for its disk, say) is ended so much later."""
+"""How long after the shutdown's time limit a process that hangs, for example in a thread on its disk, is ended."""
 FLUSH_S: Final = 0.1
-CUT_SHORT: Final = 75
+EXIT_HUNG: Final = 75
 _logger = log.get("stop")
 
 
 class Starting:
-    """Whether the process is still starting: a signal ends that at once, since nothing is under way."""
+    """The start of a process: a signal ends it immediately, since no work has begun."""
 
     def __init__(self) -> None:
         self._task = asyncio.current_task()
 
     def over(self) -> None:
-        """From here on a signal begins an orderly stop."""
+        """End the start: from now on a signal begins an orderly shutdown."""
         self._task = None
 
     def abandon(self) -> None:
-        """End a start that is not over."""
+        """Cancel the start, unless it is over."""
         if self._task is not None:
             self._task.cancel()
 
 
 @contextmanager
 def signals(stop: Stop, within_s: float) -> Iterator[Starting]:
-    """Begin the stop at SIGTERM and SIGINT, for as long as the block lasts.
+    """Handle SIGTERM and SIGINT while the block runs: begin the shutdown, whose time limit is `within_s`.
 
-    The process is over `within_s` and GRACE_S after the first signal, whatever hangs: what was under way is then found
-    again by its lease, as after a crash.
+    The process ends `within_s` and GRACE_S after the first signal even if something hangs. Unfinished work is then
+    claimed again when its lease expires, as after a crash.
     """
     loop, starting = asyncio.get_running_loop(), Starting()
 
-    def told(name: signal.Signals) -> None:
+    def on_signal(name: signal.Signals) -> None:
         if not stop.draining.is_set():
             _logger.info("relay.stopping", signal=name.name, within_s=within_s)
             stop.begin()
-            watchdog = threading.Timer(within_s + GRACE_S, _cut_short)
+            watchdog = threading.Timer(within_s + GRACE_S, _end_process)
             watchdog.daemon = True
             watchdog.start()
             starting.abandon()
         elif name is signal.SIGINT:
-            stop.hurry()
+            stop.end_now()
 
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, told, name)
+        loop.add_signal_handler(name, on_signal, name)
     try:
         yield starting
     except asyncio.CancelledError:
@@ -67,8 +68,8 @@ def signals(stop: Stop, within_s: float) -> Iterator[Starting]:
         starting.over()
 
 
-def _cut_short() -> None:
-    """End the process without waiting for anything."""
+def _end_process() -> None:
+    """End the process immediately."""
     _logger.error("relay.stop_cut_short", advice="something did not end in time; its leases end by themselves")
     log.flush(FLUSH_S)
-    os._exit(CUT_SHORT)
+    os._exit(EXIT_HUNG)

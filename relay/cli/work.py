@@ -1,18 +1,18 @@
-"""`relay work`: deliveries, status checks and sweeps without a web side; as many as needed, on one PostgreSQL."""
+"""`relay work`: deliver, check and sweep without an HTTP server; several may run on one PostgreSQL."""
 
 import asyncio
 
 import click
 
 from relay import log
-from relay.cli import load_settings, settle
+from relay.cli import load_settings, tune_gc
 from relay.errors import SettingsError
 from relay.settings import Settings
 
 
 @click.command("work")
 def command() -> None:
-    """Send, check and sweep only; needs PostgreSQL, and `serve --no-dispatch` beside it."""
+    """Deliver, check and sweep only; needs PostgreSQL, and `serve --no-dispatch` beside it."""
     import uvloop
 
     from relay.cli.starting import summary
@@ -26,7 +26,7 @@ def command() -> None:
 
 
 async def _work(loaded: Settings) -> None:
-    """The loops, until a signal."""
+    """Run the loops until a signal."""
     from relay.app import opened
     from relay.cli.stopping import signals
     from relay.providers import PROVIDERS
@@ -39,6 +39,6 @@ async def _work(loaded: Settings) -> None:
     with signals(stop, loaded.shutdown_s) as starting:
         async with opened(loaded, PROVIDERS, stop=stop):
             starting.over()
-            settle()
+            tune_gc()
             log.get("work").info("relay.working")
             await stop.draining.wait()

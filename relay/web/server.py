@@ -16,7 +16,7 @@ import uvicorn
 from relay import log
 from relay.app import App
 from relay.errors import RelayError
-from relay.shutdown import LAST_S, Stop
+from relay.shutdown import CLOSE_MIN_S, Stop
 from relay.web.callback_route import CallbackRoute
 from relay.web.connections import ConnectionTracker, limits_of, max_open
 from relay.web.protocol import Protocol
@@ -70,7 +70,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         # A request cancelled by uvicorn writes its 503 in `routes.asgi_app`.
         if tasks := set(self.server_state.tasks):
-            await asyncio.wait(tasks, timeout=LAST_S)
+            await asyncio.wait(tasks, timeout=CLOSE_MIN_S)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -315,7 +315,7 @@ def test_the_commands_retire_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert runner.invoke(migrate_command, []).exit_code == 0
     for secret_keys, arguments, said in (
         (SECRET_KEY, ["create", "--name", "first"], "key_"),
-        (BOTH, ["reseal"], "sealed 1 again under the newest key, 0 were, 0 open with no key"),
+        (BOTH, ["reseal"], "encrypted 1 again with the newest key, 0 already were, 0 decrypt with none"),
         (NEW_KEY, ["list"], "default"),
         (NEW_KEY, ["renew-signing", "--drop-former"], "made a new signing key"),
     ):

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from relay.shutdown import LAST_S, Stop
+from relay.shutdown import CLOSE_MIN_S, Stop
 from tests.support import processes
 from tests.support.running import INPUT, KEY, SECRET_KEY
 
@@ -126,13 +126,13 @@ async def test_the_time_of_a_stop_is_one() -> None:
     stop, loop = Stop(5.0), asyncio.get_running_loop()
     assert stop.left_s() == 5.0
     woken: list[bool] = []
-    stop.wakes(lambda: woken.append(stop.draining.is_set()))
+    stop.on_begin(lambda: woken.append(stop.draining.is_set()))
     began = loop.time()
     stop.begin()
     stop.begin()
     assert (woken, 5.0 - stop.left_s() <= loop.time() - began) == ([True], True)
-    stop.hurry()
+    stop.end_now()
     assert stop.left_s() == 0.0
     before = loop.time()
-    await stop.within(asyncio.Event().wait)  # type: ignore[arg-type]  # it never ends
-    assert LAST_S <= loop.time() - before < LAST_S + 2
+    await stop.close_in_time(asyncio.Event().wait)  # type: ignore[arg-type]  # it never ends
+    assert CLOSE_MIN_S <= loop.time() - before < CLOSE_MIN_S + 2
