@@ -74,7 +74,7 @@ async def _dev(folder: Path, once: bool) -> None:
         sink_at = await stack.enter_async_context(serve(sink)) + "/hook"
         environ = environment(os.environ, providers_at, folder)
         loaded = settings.load(environ, (*PROVIDERS, *DEV_PROVIDERS))
-        api_key = loaded.api_key or DEV_API_KEY  # public, and too short for the setting: it serves this machine only
+        api_key = loaded.api_key or DEV_API_KEY  # public, which the setting would refuse; it serves this machine only
         loaded = msgspec.structs.replace(loaded, api_key=api_key)
         stop = Stop(loaded.shutdown_s)
         starting = stack.enter_context(signals(stop, loaded.shutdown_s))

@@ -1,4 +1,4 @@
-"""Who may do what, and what is refused: keys, scopes, projects, bodies, Idempotency-Keys, endpoints."""
+"""Authorization and refusals of the API: keys, scopes, projects, bodies, Idempotency-Keys, endpoints."""
 
 import asyncio
 import json
@@ -19,13 +19,13 @@ GOOD = {"provider": "evolink", "input": INPUT}
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay."""
+    """Yield a running relay."""
     async with relay(tmp_path) as started:
         yield started
 
 
 def code(answer: httpx.Response) -> tuple[int, str]:
-    """The status and code of a problem document, which is whole."""
+    """Return the status and code of a complete problem document."""
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
     assert {"type", "title", "status", "detail", "code"} <= set(problem)
@@ -33,13 +33,13 @@ def code(answer: httpx.Response) -> tuple[int, str]:
 
 
 async def key(running: Running, project: str, *scopes: str) -> dict[str, str]:
-    """The header of a new key."""
+    """Return the Authorization header of a new key."""
     text = (await running.app.store.access.create_api_key(project, "", scopes, 1)).text
     return {"authorization": f"Bearer {text}"}
 
 
-async def test_without_a_good_key_nothing_opens(running: Running) -> None:
-    """No key, a wrong one and another scheme are 401."""
+async def test_every_route_needs_a_valid_key(running: Running) -> None:
+    """Answer 401 without a key, with an unknown one, and with another scheme."""
     for header in ("", "Bearer", "Bearer wrong", "Basic abc", "Bearer ü"):
         async with httpx.AsyncClient(base_url=running.origin, trust_env=False) as client:
             answer = await client.get("/v1/jobs", headers=[(b"authorization", header.encode())])
@@ -47,7 +47,7 @@ async def test_without_a_good_key_nothing_opens(running: Running) -> None:
 
 
 async def test_a_key_does_what_its_scopes_say(running: Running) -> None:
-    """`read` reads, `submit` submits, `admin` does everything; the rest is 403."""
+    """Let `read` read, `submit` submit and `admin` do everything; answer 403 to the rest."""
     allowed = {"read": {"GET"}, "submit": {"POST"}, "admin": {"GET", "POST", "ADMIN"}}
     for scope, may in allowed.items():
         headers = await key(running, "films", scope)
@@ -61,7 +61,7 @@ async def test_a_key_does_what_its_scopes_say(running: Running) -> None:
 
 
 async def test_another_projects_things_are_not_there(running: Running) -> None:
-    """Jobs, endpoints, events, deliveries and callbacks of one project are 404 for another, and in no list of it."""
+    """Answer 404 for another project's jobs, endpoints, events, deliveries and callbacks, and list none of them."""
     job = await running.submit(notify=[{"url": running.hook}])
     await running.world.finish(job["provider_job_id"])
     await running.until("/v1/deliveries?status=delivered", lambda shown: len(shown["data"]) == 2)
@@ -92,13 +92,13 @@ async def test_another_projects_things_are_not_there(running: Running) -> None:
     ids=lambda value: str(value)[:24],
 )
 async def test_a_body_that_cannot_be_read_says_why(running: Running, raw: bytes, expected: tuple[int, str]) -> None:
-    """Whatever is sent, the answer is a problem document and never a 5xx."""
+    """Answer any body with a problem document and never with a 5xx."""
     assert code(await running.client.post("/v1/jobs", content=raw)) == expected
     assert code(await running.client.post("/v1/endpoints", content=raw)) == expected
 
 
-async def test_every_wrong_field_is_named_at_once(running: Running) -> None:
-    """Types, limits, unknown names and the endpoint's URL: one answer has them all."""
+async def test_every_wrong_field_is_named_in_one_answer(running: Running) -> None:
+    """Name wrong types, exceeded limits, unknown names and a wrong endpoint URL in one answer."""
     body = {
         "provider": "evolink",
         "input": {"images": [], "prompt": 7, "duration_s": "5", "colour": 1},
@@ -117,7 +117,7 @@ async def test_every_wrong_field_is_named_at_once(running: Running) -> None:
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ({"provider": "nobody", "input": INPUT}, "provider_not_configured"),
+        ({"provider": "unknown", "input": INPUT}, "provider_not_configured"),
         ({"provider": "evolink"}, "invalid_input"),
         ({"provider": "evolink", "input": INPUT, "request": {}}, "invalid_input"),
         ({"provider": "evolink", "request": {"callback_url": "https://x.example/"}}, "callback_field_reserved"),
@@ -129,13 +129,13 @@ async def test_every_wrong_field_is_named_at_once(running: Running) -> None:
     ],
 )
 async def test_what_relay_refuses_itself_makes_no_job(running: Running, body: dict[str, Any], expected: str) -> None:
-    """Each refusal has its code, and nothing is stored or sent."""
+    """Give each refusal its code, and store and send nothing."""
     assert code(await running.client.post("/v1/jobs", json=body)) == (422, expected)
     assert (await running.get("/v1/jobs"))["data"] == []
 
 
 async def test_a_provider_without_a_key_names_the_setting(tmp_path: Path) -> None:
-    """The error is the way out of it."""
+    """Name the setting that is missing."""
     async with relay(tmp_path, RELAY_KINOVI_API_KEY="") as running:
         answer = await running.client.post("/v1/jobs", json=GOOD | {"provider": "kinovi"})
         assert code(answer) == (422, "provider_not_configured")
@@ -143,7 +143,7 @@ async def test_a_provider_without_a_key_names_the_setting(tmp_path: Path) -> Non
 
 
 async def test_the_same_key_and_body_is_answered_again_and_sent_once(running: Running) -> None:
-    """The second answer is the first one, marked, secrets included; the provider was asked once."""
+    """Repeat the first answer, marked and with its secrets, and submit the job once."""
     body, headers = GOOD | {"notify": [{"url": running.hook}]}, {"idempotency-key": "order 42"}
     first = await running.client.post("/v1/jobs", json=body, headers=headers)
     second = await running.client.post("/v1/jobs", json=body, headers=headers)
@@ -155,8 +155,8 @@ async def test_the_same_key_and_body_is_answered_again_and_sent_once(running: Ru
     assert code(other) == (409, "idempotency_conflict")
 
 
-async def test_two_at_once_are_one(tmp_path: Path) -> None:
-    """Of ten equal requests at the same moment one goes to the provider, and all get its job."""
+async def test_concurrent_equal_requests_are_one(tmp_path: Path) -> None:
+    """Submit one of ten equal concurrent requests, and answer all of them with its job."""
     async with relay(tmp_path, clock=SystemClock()) as running:
         headers = {"idempotency-key": "k"}
         posts = [running.client.post("/v1/jobs", json=GOOD, headers=headers) for _ in range(10)]
@@ -166,7 +166,7 @@ async def test_two_at_once_are_one(tmp_path: Path) -> None:
 
 
 async def test_a_key_lives_a_day_and_a_refusal_frees_it(tmp_path: Path) -> None:
-    """A refused request keeps no key; after 24 hours a key may stand for another request."""
+    """Free the key of a refused request, and let a key be used for another request after 24 hours."""
     clock = HeldClock()
     async with relay(tmp_path, clock=clock) as running:
         headers = {"idempotency-key": "k"}
@@ -179,7 +179,7 @@ async def test_a_key_lives_a_day_and_a_refusal_frees_it(tmp_path: Path) -> None:
 
 
 async def test_a_list_is_paged_newest_first_and_filtered(running: Running) -> None:
-    """Following next_cursor gives every job once; filters by metadata, status, provider and time narrow it."""
+    """List every job once through next_cursor, and filter by metadata, status, provider and time."""
     jobs = [await running.submit(metadata={"n": number, "even": str(number % 2 == 0)}) for number in range(5)]
     seen: list[str] = []
     page = await running.get("/v1/jobs?limit=2")
@@ -203,8 +203,8 @@ async def test_a_list_is_paged_newest_first_and_filtered(running: Running) -> No
         assert code(await running.client.get(f"/v1/jobs?{query}")) == (422, "invalid_input")
 
 
-async def test_an_endpoint_lives_and_hears_what_it_asked_for(running: Running) -> None:
-    """Made, read, changed and deleted; it gets the types and providers it names, with its own headers."""
+async def test_an_endpoint_receives_what_it_selected_until_deleted(running: Running) -> None:
+    """Make, read, change and delete an endpoint that receives its types and providers, with its own headers."""
     body = {
         "url": running.hook,
         "event_types": ["job.succeeded"],
@@ -241,28 +241,28 @@ async def test_an_endpoint_lives_and_hears_what_it_asked_for(running: Running) -
         {"headers": {"webhook-id": "x"}},
         {"headers": {"x": "a\r\nb: c"}},
         {"event_types": []},
-        {"providers": ["nobody"]},
+        {"providers": ["unknown"]},
         {"timeout_s": 0},
         {"urls": "x"},
     ],
     ids=str,
 )
 async def test_a_wrong_endpoint_is_refused(running: Running, wrong: dict[str, Any]) -> None:
-    """422 names the field."""
+    """Answer 422 that names the field."""
     answer = await running.client.post("/v1/endpoints", json={"url": running.hook} | wrong)
     assert code(answer) == (422, "invalid_input")
     assert answer.json()["errors"][0]["path"].startswith(next(iter(wrong)))
 
 
 async def test_paths_and_methods_that_are_not_there_are_problems(running: Running) -> None:
-    """404 and 405 are problem documents, and a nearly right path is no redirect."""
+    """Answer 404 and 405 as problem documents, and redirect no path with an extra slash."""
     assert code(await running.client.get("/v1/nothing")) == (404, "not_found")
     assert code(await running.client.get("/v1/jobs/")) == (404, "not_found")
     assert code(await running.client.put("/v1/jobs", json={})) == (405, "method_not_allowed")
 
 
-async def test_health_says_what_it_is(running: Running) -> None:
-    """The process answers; it is ready until it drains."""
+async def test_health_and_readiness(running: Running) -> None:
+    """Answer /healthz while the process runs, and /readyz until it drains."""
     assert (await running.get("/healthz")) == {"status": "ok"}
     assert (await running.get("/readyz")) == {"status": "ready"}
     running.app.draining.set()

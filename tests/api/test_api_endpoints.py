@@ -1,4 +1,4 @@
-"""`/v1/endpoints` and `/v1/providers` as the API page promises them: made, changed, deleted, and what each hears."""
+"""`/v1/endpoints` and `/v1/providers` as docs/api.md describes them: create, change, delete, and what each receives."""
 
 import asyncio
 import base64
@@ -25,7 +25,7 @@ URL = "https://app.example/hook"
 
 @pytest.fixture(scope="module")
 async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
-    """A relay for the tests in which nothing is sent, with the rules of the internet: https, and public addresses."""
+    """Yield a relay for tests that send nothing, which accepts only https and public addresses."""
     folder, origin = tmp_path_factory.mktemp("relay"), "https://relay.example"
     async with relay(folder, RELAY_ALLOW_NETWORKS="", RELAY_ALLOW_HTTP="0", RELAY_PUBLIC_URL=origin) as started:
         yield started
@@ -33,13 +33,13 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runn
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay of the test's own."""
+    """Yield a relay for one test."""
     async with relay(tmp_path, clock=HeldClock(), RELAY_RETRY_SCHEDULE_S="0,60") as started:
         yield started
 
 
 async def made(running: Running, **fields: Any) -> dict[str, Any]:
-    """A new endpoint, as it is answered once."""
+    """Create an endpoint; return the answer, which alone has the secret."""
     answer = await running.client.post("/v1/endpoints", json={"url": URL} | fields)
     assert answer.status_code == 201, answer.text
     endpoint: dict[str, Any] = answer.json()
@@ -47,13 +47,13 @@ async def made(running: Running, **fields: Any) -> dict[str, Any]:
 
 
 def named(answer: httpx.Response) -> set[str]:
-    """The paths that a refusal names."""
+    """Return the paths that a refusal names."""
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json"), answer.text
     return {error["path"] for error in answer.json()["errors"]}
 
 
 async def test_a_new_endpoint_shows_every_field_and_its_secret_once(shared: Running) -> None:
-    """201, where it is, the defaults, and 32 bytes of secret that no later answer but `/secret` repeats."""
+    """Answer 201 with the location, the defaults and 32 bytes of secret, which only `/secret` repeats."""
     answer = await shared.client.post("/v1/endpoints", json={"url": URL})
     endpoint = answer.json()
     path = f"/v1/endpoints/{endpoint['id']}"
@@ -70,7 +70,7 @@ async def test_a_new_endpoint_shows_every_field_and_its_secret_once(shared: Runn
 
 
 async def test_the_secret_is_for_admins(shared: Running) -> None:
-    """A key that may read sees the endpoint and not its secret, and may change nothing."""
+    """Show a key with `read` the endpoint without its secret, and let it change nothing."""
     path = f"/v1/endpoints/{(await made(shared))['id']}"
     text = (await shared.app.store.access.create_api_key("default", "", ["read", "submit"], 1)).text
     headers = {"authorization": f"Bearer {text}"}
@@ -80,8 +80,8 @@ async def test_the_secret_is_for_admins(shared: Running) -> None:
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
 
 
-async def test_an_own_secret_is_taken_if_it_is_long_enough(shared: Running) -> None:
-    """24 to 64 bytes behind `whsec_`; anything else is refused, and never repeated in the refusal."""
+async def test_an_own_secret_must_be_long_enough(shared: Running) -> None:
+    """Accept 24 to 64 bytes after `whsec_`; refuse anything else without repeating it."""
     for size in (24, 64):
         own = "whsec_" + base64.b64encode(b"k" * size).decode()
         assert (await made(shared, secret=own))["secret"] == own
@@ -118,8 +118,8 @@ async def test_an_own_secret_is_taken_if_it_is_long_enough(shared: Running) -> N
         5,
     ],
 )
-async def test_a_url_must_be_public_https_and_no_relay(shared: Running, url: object) -> None:
-    """Every other URL is refused where it is given: at an endpoint, in a change of one, and in a job's notify."""
+async def test_a_url_must_be_public_https_and_not_relay(shared: Running, url: object) -> None:
+    """Refuse every other URL in a new endpoint, in a change of one, and in a job's notify."""
     path = f"/v1/endpoints/{(await made(shared))['id']}"
     assert named(await shared.client.post("/v1/endpoints", json={"url": url})) == {"url"}
     assert named(await shared.client.patch(path, json={"url": url})) == {"url"}
@@ -140,7 +140,7 @@ async def test_a_url_must_be_public_https_and_no_relay(shared: Running, url: obj
         ({"event_types": []}, "event_types"),
         ({"event_types": "*"}, "event_types"),
         ({"providers": []}, "providers"),
-        ({"providers": ["evolink", "nobody"]}, "providers[1]"),
+        ({"providers": ["evolink", "unknown"]}, "providers[1]"),
         *(({"timeout_s": value}, "timeout_s") for value in (0, 21, "5", True)),
         *(({"in_flight_max": value}, "in_flight_max") for value in (0, 1.0, 101)),
         *(({"rate_limit_per_s": value}, "rate_limit_per_s") for value in (0, -1, 10_001)),
@@ -152,7 +152,7 @@ async def test_a_url_must_be_public_https_and_no_relay(shared: Running, url: obj
     ids=str,
 )
 async def test_a_wrong_field_is_named(shared: Running, fields: dict[str, Any], path: str) -> None:
-    """A wrong value is 422 with its path, when an endpoint is made and when it is changed, and changes nothing."""
+    """Answer 422 with the path of a wrong value, in a creation and in a change, and change nothing."""
     endpoint = await made(shared, description="mine")
     place = f"/v1/endpoints/{endpoint['id']}"
     assert path in named(await shared.client.post("/v1/endpoints", json={"url": URL} | fields))
@@ -161,7 +161,7 @@ async def test_a_wrong_field_is_named(shared: Running, fields: dict[str, Any], p
 
 
 async def test_a_change_keeps_what_it_does_not_name(shared: Running) -> None:
-    """PATCH sets what is given; null clears what can be empty and means the default where nothing can be."""
+    """Set the given fields; null clears a field that may be empty, and changes no other."""
     fields = {
         "event_types": ["job.failed"],
         "description": "d",
@@ -188,8 +188,8 @@ async def test_a_change_keeps_what_it_does_not_name(shared: Running) -> None:
     assert named(await shared.client.patch(path, json={"secret": secret})) == {"secret"}
 
 
-async def test_an_endpoint_hears_what_it_asked_for_with_its_headers(tmp_path: Path) -> None:
-    """Event types and providers filter, own headers go out as they are, and the signature is the endpoint's own."""
+async def test_an_endpoint_receives_what_it_selected_with_its_headers(tmp_path: Path) -> None:
+    """Filter by event types and providers, send own headers unchanged, and sign with the endpoint's secret."""
     async with relay(tmp_path, clock=SystemClock()) as running:
         kept: dict[str, dict[str, Any]] = {
             "all": {"event_types": ["*"], "headers": {"Authorization": "Bearer own", "X-Key": "v"}},
@@ -201,26 +201,26 @@ async def test_an_endpoint_hears_what_it_asked_for_with_its_headers(tmp_path: Pa
         for provider in ("evolink", "kinovi"):
             await running.world.finish((await running.submit(provider))["provider_job_id"])
         await running.sink.wait_for(lambda sink: len(sink.received) == 8)
-        heard: dict[str, list[str]] = {}
+        received: dict[str, list[str]] = {}
         for one in running.sink.received:
             name = one.path.rpartition("/")[2]
             body = Webhook(hooks[name]["secret"]).verify(one.body, one.headers)
-            heard.setdefault(name, []).append(f"{body['data']['job']['provider']} {body['type']}")
+            received.setdefault(name, []).append(f"{body['data']['job']['provider']} {body['type']}")
             assert (one.headers.get("x-key"), one.headers.get("authorization")) == (
                 ("v", "Bearer own") if name == "all" else (None, None)
             )
         everything = [
             f"{provider} job.{state}" for provider in ("evolink", "kinovi") for state in ("submitted", "succeeded")
         ]
-        assert {name: sorted(words) for name, words in heard.items()} == {
+        assert {name: sorted(events) for name, events in received.items()} == {
             "all": sorted(everything),
             "ends": [everything[1], everything[3]],
             "kinovi": sorted(everything[2:]),
         }
 
 
-async def test_a_deleted_endpoint_is_gone_and_what_waited_for_it_is_canceled(running: Running) -> None:
-    """204, then 404 for everything about it; its pending deliveries are canceled and its events still there."""
+async def test_deletion_cancels_pending_deliveries(running: Running) -> None:
+    """Answer 204, then 404 for all of its routes; cancel its pending deliveries and keep its events."""
     running.sink.answers = [500]
     endpoint = await made(running, url=running.hook)
     job = await running.submit()
@@ -238,8 +238,8 @@ async def test_a_deleted_endpoint_is_gone_and_what_waited_for_it_is_canceled(run
     assert len((await running.get("/v1/deliveries"))["data"]) == 1
 
 
-async def test_providers_say_what_they_can_do(tmp_path: Path) -> None:
-    """Every provider with its limits and models, whether it is configured, how it finishes; never its key."""
+async def test_providers_list_what_they_support(tmp_path: Path) -> None:
+    """List every provider with its limits and models, whether it is configured and how it finishes, not its key."""
     async with relay(tmp_path, RELAY_KINOVI_API_KEY="") as running:
         shown = await running.get("/v1/providers")
         by_name = {one["name"]: one for one in shown["data"]}
@@ -252,8 +252,8 @@ async def test_providers_say_what_they_can_do(tmp_path: Path) -> None:
         assert "sandbox-key" not in json.dumps(shown)
 
 
-async def test_a_project_has_so_many_endpoints_and_no_more(tmp_path: Path) -> None:
-    """Refuse the endpoint after the last that is allowed with 409, make none, and take one again after a deletion."""
+async def test_a_project_has_a_limit_of_endpoints(tmp_path: Path) -> None:
+    """Refuse one endpoint over the limit with 409, create none, and accept one again after a deletion."""
     async with relay(tmp_path, RELAY_ENDPOINTS_PER_PROJECT_MAX="3") as running:
         body = {"url": running.hook}
         answers = await asyncio.gather(*(running.client.post("/v1/endpoints", json=body) for _ in range(6)))

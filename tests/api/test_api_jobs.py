@@ -1,4 +1,4 @@
-"""`/v1/jobs` as the API page promises it: what a job shows, what is refused and how, and how jobs are found again."""
+"""`/v1/jobs` as docs/api.md describes it: what a job shows, what is refused and with which message."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,20 +22,20 @@ NATIVE: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
-    """A relay for the tests that make no job."""
+    """Yield a relay for tests that create no job."""
     async with relay(tmp_path_factory.mktemp("relay")) as started:
         yield started
 
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay of the test's own."""
+    """Yield a relay for one test."""
     async with relay(tmp_path) as started:
         yield started
 
 
 async def refused(running: Running, body: object, code: str = "invalid_input") -> dict[str, str]:
-    """The message for each path of a request that is refused with 422, and of which nothing is left."""
+    """Send a request that must be refused with 422 and store nothing; return its messages by path."""
     answer = await running.client.post("/v1/jobs", json=body)
     problem = answer.json()
     assert (answer.status_code, problem["code"]) == (422, code), problem
@@ -45,12 +45,12 @@ async def refused(running: Running, body: object, code: str = "invalid_input") -
 
 
 def item(role: str, url: str = "https://example.com/a.png") -> dict[str, Any]:
-    """An image in RelayDance's list."""
+    """Return an image in the form of RelayDance's list."""
     return {"type": "image_url", "image_url": {"url": url}, "role": role}
 
 
 async def test_a_new_job_shows_every_field(running: Running) -> None:
-    """202, where it is, and all that is known of it; nothing of it tells the callback URL or the provider's key."""
+    """Answer 202 with the location and every field, without the callback URL and the provider's key."""
     answer = await running.client.post(
         "/v1/jobs", json={"provider": "evolink", "input": INPUT, "metadata": {"user": "42"}, "deadline_s": 60}
     )
@@ -76,7 +76,7 @@ async def test_a_new_job_shows_every_field(running: Running) -> None:
 
 
 async def test_a_finished_job_shows_its_result(running: Running) -> None:
-    """The output has every field, and says when it expires; the event shows the same job."""
+    """Show every field of the output with its expiry, and the same job in the event."""
     made = await running.submit("kinovi", notify=[{"url": running.hook, "secret": None}])
     await running.world.finish(made["provider_job_id"])
     await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())
@@ -89,8 +89,8 @@ async def test_a_finished_job_shows_its_result(running: Running) -> None:
     assert (newest["data"]["job"], newest["final"], newest["sequence"]) == (job, True, 2)
 
 
-async def test_notify_shows_a_secret_only_where_relay_made_it(running: Running) -> None:
-    """`notify` answers with the endpoint's id, and with the secret that nobody else could know."""
+async def test_notify_shows_only_a_secret_that_relay_made(running: Running) -> None:
+    """Answer `notify` with the endpoint's id, and with its secret if relay made it."""
     own = "whsec_" + "A" * 32
     notify = [{"url": running.hook}, {"url": running.hook, "secret": own, "event_types": ["job.succeeded"]}]
     made = (await running.submit(notify=notify))["notify"]
@@ -103,12 +103,12 @@ async def test_notify_shows_a_secret_only_where_relay_made_it(running: Running) 
 
 @pytest.mark.parametrize("both", [{"input": INPUT, "request": {}}, {}, {"input": None, "request": None}], ids=str)
 async def test_exactly_one_of_input_and_request(shared: Running, both: dict[str, Any]) -> None:
-    """Both and neither are refused in the same words."""
+    """Refuse both and neither with the same message."""
     assert "exactly one" in (await refused(shared, {"provider": "evolink"} | both))["input"]
 
 
 async def test_every_wrong_field_is_named_with_its_path(shared: Running) -> None:
-    """One answer names them all, and what was probably meant by an unknown name."""
+    """Name all of them in one answer, and suggest the name that an unknown one resembles."""
     named = await refused(
         shared,
         {
@@ -143,12 +143,12 @@ async def test_every_wrong_field_is_named_with_its_path(shared: Running) -> None
     ],
 )
 async def test_what_surrounds_the_request_has_limits(shared: Running, field: str, wrong: Any) -> None:
-    """Metadata, deadline and notify are refused over their limits, and everything is of its type."""
+    """Refuse metadata, deadline and notify over their limits, and every wrong type."""
     assert field in await refused(shared, {"provider": "evolink", "input": INPUT} | {field: wrong})
 
 
-async def test_notify_has_as_many_endpoints_as_the_setting_says(tmp_path: Path) -> None:
-    """Accept `RELAY_NOTIFY_MAX` endpoints for one job, 10 if it is not set, and refuse one more with the limit."""
+async def test_notify_has_a_limit_of_endpoints(tmp_path: Path) -> None:
+    """Accept `RELAY_NOTIFY_MAX` endpoints for one job, 10 by default, and refuse one more."""
     for most, given in ((10, {}), (2, {"RELAY_NOTIFY_MAX": "2"})):
         async with relay(tmp_path, **given) as running:  # type: ignore[arg-type]
             hooks = [{"url": running.hook}] * most
@@ -176,7 +176,7 @@ async def test_notify_has_as_many_endpoints_as_the_setting_says(tmp_path: Path) 
     ],
 )
 async def test_a_callback_field_is_relays_own(shared: Running, provider: str, holder: str, name: str) -> None:
-    """In whatever spelling and place, it is refused under its own code, and the error says where it is."""
+    """Refuse it in any spelling and place with its own code, and name the place."""
     own = {name: "https://mine.example/"}
     request = NATIVE[provider] | ({holder: NATIVE[provider].get(holder, {}) | own} if holder else own)
     path = f"request.{holder}.{name}" if holder else f"request.{name}"
@@ -223,13 +223,13 @@ async def test_a_callback_field_is_relays_own(shared: Running, provider: str, ho
 async def test_a_native_request_is_held_to_the_providers_limits(
     shared: Running, provider: str, change: dict[str, Any], path: str, limit: str
 ) -> None:
-    """422 names the provider's own field and its limit, before anything is sent."""
+    """Answer 422 with the provider's own field and its limit, and send nothing."""
     named = await refused(shared, {"provider": provider, "request": NATIVE[provider] | change})
     assert limit in named[f"request.{path}"]
 
 
-async def test_a_provider_that_cannot_be_used_says_what_is_missing(tmp_path: Path) -> None:
-    """An unknown provider names those there are, an unconfigured one its setting."""
+async def test_an_unusable_provider_is_refused_with_what_is_missing(tmp_path: Path) -> None:
+    """List the providers for an unknown one, and name the setting for one that is not configured."""
     async with relay(tmp_path, RELAY_KINOVI_API_KEY="") as running:
         for provider, words in (("kinovi", "RELAY_KINOVI_API_KEY"), ("evo link", "evolink, kinovi")):
             said = await refused(running, {"provider": provider, "input": INPUT}, "provider_not_configured")
@@ -237,7 +237,7 @@ async def test_a_provider_that_cannot_be_used_says_what_is_missing(tmp_path: Pat
 
 
 async def test_without_a_public_url_a_job_has_no_callback(tmp_path: Path) -> None:
-    """The provider is told of no URL that it could not reach; a status check ends the job."""
+    """Submit no callback URL that the provider could not reach; a status check ends the job."""
     clock = HeldClock()
     async with relay(tmp_path, clock=clock, RELAY_PUBLIC_URL="") as running:
         job = await running.submit()

@@ -1,4 +1,4 @@
-"""What becomes of a job after 202: refusals, open answers, retries, deadlines; and finding jobs again."""
+"""What happens to a job after 202: refusals, unknown submissions, retries, deadlines; and lists of jobs."""
 
 import json
 import socket
@@ -27,25 +27,25 @@ CLASSES = {
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay of the test's own, on a held clock."""
+    """Yield a relay for one test, on a held clock."""
     async with relay(tmp_path, clock=HeldClock()) as started:
         yield started
 
 
 async def advance(running: Running, seconds: float) -> None:
-    """Moves the relay's clock."""
+    """Advance relay's clock."""
     assert isinstance(running.clock, HeldClock)
     await running.clock.advance(seconds)
 
 
 async def reaching(running: Running, job: dict[str, Any], status: str) -> dict[str, Any]:
-    """The job once it is in a state."""
+    """Return the job as soon as it is in a state."""
     return await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == status)
 
 
 @pytest.mark.parametrize("provider", CLASSES)
-async def test_each_refusal_is_a_failed_job_that_keeps_the_providers_words(running: Running, provider: str) -> None:
-    """202, failed at once, with relay's class, the HTTP status and what the provider said; it is told as job.failed."""
+async def test_each_refusal_fails_the_job_with_the_providers_message(running: Running, provider: str) -> None:
+    """Answer 202, fail the job immediately with class, HTTP status and the provider's message, and send job.failed."""
     for status_code, error_class in CLASSES[provider].items():
         running.world.next_faults.append(Faults(status_code=status_code))
         job = await running.submit(provider, notify=[{"url": running.hook}])
@@ -61,8 +61,8 @@ async def test_each_refusal_is_a_failed_job_that_keeps_the_providers_words(runni
 
 @pytest.mark.parametrize("provider", CLASSES)
 @pytest.mark.parametrize("status_code", [500, 502, 503])
-async def test_a_server_error_leaves_all_open(running: Running, provider: str, status_code: int) -> None:
-    """A 5xx, as JSON or as a page, is no verdict: the job may exist, is not sent again, and the words are kept."""
+async def test_a_server_error_leaves_the_submission_unknown(running: Running, provider: str, status_code: int) -> None:
+    """Treat a 5xx, as JSON or as a page, as unknown: keep the message and do not submit the job again."""
     job: dict[str, Any] = {}
     for html in (True, False):
         running.world.next_faults.append(Faults(html=html, status_code=status_code))
@@ -78,7 +78,7 @@ async def test_a_server_error_leaves_all_open(running: Running, provider: str, s
 @pytest.mark.parametrize("provider", CLASSES)
 @pytest.mark.parametrize("submit", ["reset_after", "empty", "id_missing"])
 async def test_a_callback_adopts_a_job_whose_answer_was_lost(running: Running, provider: str, submit: str) -> None:
-    """The token says which job it is: id and result come from the callback, and the doubt is gone."""
+    """Identify the job by the token: use the callback's id and result, and clear the doubt."""
     running.world.next_faults.append(Faults(submit=submit))
     job = await running.submit(provider)
     assert (job["status"], job["reason"], job["provider_job_id"]) == ("pending", "submit_unknown", None)
@@ -89,8 +89,8 @@ async def test_a_callback_adopts_a_job_whose_answer_was_lost(running: Running, p
     assert len(running.world.submissions) == 1
 
 
-async def test_a_provider_that_hangs_does_not_hold_the_answer(tmp_path: Path) -> None:
-    """The answer is pending without a doubt after the wait; the submission goes on behind it."""
+async def test_a_provider_that_hangs_does_not_delay_the_answer(tmp_path: Path) -> None:
+    """Answer `pending` without a doubt after the wait, and continue the submission in the background."""
     async with relay(tmp_path, RELAY_SUBMIT_WAIT_S="0.2") as running:
         running.world.next_faults.append(Faults(submit="hang"))
         job = await running.submit()
@@ -100,8 +100,8 @@ async def test_a_provider_that_hangs_does_not_hold_the_answer(tmp_path: Path) ->
         await reaching(running, job, "succeeded")
 
 
-async def test_a_provider_that_comes_back_gets_the_job_once(tmp_path: Path) -> None:
-    """While nothing listens the same job waits; the next try after that makes it, once."""
+async def test_a_provider_that_is_reachable_again_gets_the_job_once(tmp_path: Path) -> None:
+    """Retry the submission while no connection opens, and submit the job once."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
     clock = HeldClock()
@@ -117,8 +117,8 @@ async def test_a_provider_that_comes_back_gets_the_job_once(tmp_path: Path) -> N
         await running.sink.wait_for(lambda sink: sink.events() == ["job.submitted"])
 
 
-async def test_a_deadline_ends_a_job_and_tells_of_it(running: Running) -> None:
-    """At its deadline, and not before, the job is expired by relay's own verdict, and job.expired is sent."""
+async def test_a_deadline_expires_a_job_and_sends_its_event(running: Running) -> None:
+    """Expire the job at its deadline and not before, and send job.expired."""
     job = await running.submit(deadline_s=60, notify=[{"url": running.hook, "event_types": ["job.expired"]}])
     await advance(running, 59)
     assert (await running.get(f"/v1/jobs/{job['id']}"))["status"] == "submitted"
@@ -132,7 +132,7 @@ async def test_a_deadline_ends_a_job_and_tells_of_it(running: Running) -> None:
 
 
 async def test_a_late_success_is_a_success_that_supersedes(running: Running) -> None:
-    """The job ends as succeeded and late, and its event names the expiry that it replaces."""
+    """End the job as succeeded and late, and name the superseded expiry in its event."""
     job = await running.submit(deadline_s=60)
     await advance(running, 61)
     await reaching(running, job, "expired")
@@ -146,7 +146,7 @@ async def test_a_late_success_is_a_success_that_supersedes(running: Running) -> 
 
 
 async def test_lists_are_whole_pages_newest_first(running: Running) -> None:
-    """Every kind of list, followed by its cursor, gives each thing once, and the last page says that it is the last."""
+    """List each item of every kind of list once through its cursor, and mark the last page."""
     for number in range(4):
         await running.submit(notify=[{"url": running.hook}], metadata={"n": str(number)})
         await running.client.post("/v1/endpoints", json={"url": running.hook, "event_types": ["relay.test"]})
@@ -165,8 +165,8 @@ async def test_lists_are_whole_pages_newest_first(running: Running) -> None:
         assert seen == ids
 
 
-async def test_jobs_are_filtered_by_what_they_are(running: Running) -> None:
-    """Status, provider, metadata of any type and the time of creation narrow the list, each and all together."""
+async def test_jobs_are_filtered(running: Running) -> None:
+    """Filter by status, provider, metadata of any type and creation time, each and all together."""
     first = await running.submit("kinovi", metadata={"user": "42", "n": 7, "deep": {"a": None}, "a=b": "c"})
     await advance(running, 10)
     second = await running.submit("evolink", metadata={"user": "43", "n": "7"})
@@ -194,7 +194,7 @@ async def test_jobs_are_filtered_by_what_they_are(running: Running) -> None:
 
 @pytest.mark.parametrize("kind", ["jobs", "endpoints", "events", "deliveries", "callbacks"])
 async def test_wrong_parameters_are_named(running: Running, kind: str) -> None:
-    """A limit out of bounds, another list's cursor, an unknown, half-written or doubled parameter are 422."""
+    """Answer 422 to a limit out of range, another list's cursor, and an unknown, malformed or repeated parameter."""
     wrong = {name: name for name in ("limt", "metadata", "metadata[a", "metadata[]", "x[y]")}
     queries = {f"{query}=x": path for query, path in wrong.items()} | {
         "limit=0": "limit",
@@ -210,7 +210,7 @@ async def test_wrong_parameters_are_named(running: Running, kind: str) -> None:
 
 
 async def test_projects_do_not_see_each_other(running: Running) -> None:
-    """What is one project's is 404 for the other's admin, whatever is tried; and a job's events stay in its project."""
+    """Answer 404 to an admin of another project on every route, and keep a job's events in its project."""
     text = (await running.app.store.access.create_api_key("other", "", ["admin"], 1)).text
     headers = {"authorization": f"Bearer {text}"}
     theirs = {"url": running.hook, "event_types": ["*"]}

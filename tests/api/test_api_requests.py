@@ -1,4 +1,4 @@
-"""What holds for every request: keys and scopes, bodies of any kind, problem documents, Idempotency-Keys, health."""
+"""Rules of every API request: keys, scopes, bodies, problem documents, Idempotency-Keys, health."""
 
 import asyncio
 import contextlib
@@ -28,14 +28,14 @@ PROBLEM = ["type", "title", "status", "detail", "code"]
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay."""
+    """Yield a running relay."""
     async with relay(tmp_path, clock=HeldClock()) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def synchronous(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of a relay that runs in a loop of its own, for tests that hypothesis drives."""
+    """Yield a client of a relay in its own event loop, for tests that hypothesis drives."""
     found: list[str] = []
     loop, started, ended = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
 
@@ -58,7 +58,7 @@ def synchronous(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clie
 
 
 def problem(answer: httpx.Response) -> tuple[int, str]:
-    """The status and code of a problem document, which is whole and agrees with its answer."""
+    """Return the status and code of a complete problem document that agrees with its response."""
     assert answer.headers["content-type"] == "application/problem+json"
     shown = answer.json()
     assert list(shown)[:5] == PROBLEM
@@ -69,14 +69,14 @@ def problem(answer: httpx.Response) -> tuple[int, str]:
 
 
 async def key(running: Running, project: str, *scopes: str) -> tuple[str, dict[str, str]]:
-    """The id of a new key, and its header."""
+    """Return the id of a new key, and its Authorization header."""
     created = await running.app.store.access.create_api_key(project, "", scopes, 1)
     key_id, text = created.id, created.text
     return key_id, {"authorization": f"Bearer {text}"}
 
 
-async def test_every_route_asks_for_a_key(running: Running) -> None:
-    """Without a key, with a wrong, cut or revoked one, everything is 401 with a challenge, and tells nothing more."""
+async def test_every_route_needs_a_key(running: Running) -> None:
+    """Answer 401 with a challenge and nothing more without a key, or with an unknown, cut or revoked one."""
     key_id, revoked = await key(running, "default", "admin")
     assert (await running.client.get("/v1/jobs", headers=revoked)).status_code == 200
     await running.app.store.access.revoke_api_key(key_id, 2)
@@ -90,7 +90,7 @@ async def test_every_route_asks_for_a_key(running: Running) -> None:
 
 
 async def test_a_key_may_do_what_its_scopes_say(running: Running) -> None:
-    """`submit` submits, `read` reads, both do both, `admin` does all; anything else is 403 with the scope in words."""
+    """Let `submit` submit, `read` read, both do both and `admin` do all; answer 403 with the missing scope."""
     asked = {"submit": ("POST", "/v1/jobs"), "read": ("GET", "/v1/jobs"), "admin": ("POST", "/v1/endpoints")}
     for scopes in (["submit"], ["read"], ["submit", "read"], ["admin"]):
         _, headers = await key(running, "films", *scopes)
@@ -126,7 +126,7 @@ BODIES = [
 def test_each_kind_of_bad_body_has_its_problem(
     synchronous: httpx.Client, raw: bytes, expected: tuple[int, str]
 ) -> None:
-    """What cannot be read, read in one way only, or is too large is refused in words, wherever a body is taken."""
+    """Refuse a body that is unreadable, ambiguous or too large, with its problem, on every route with a body."""
     assert problem(synchronous.post("/v1/jobs", content=raw)) == expected
     assert problem(synchronous.post("/v1/endpoints", content=raw)) == expected
     assert problem(synchronous.patch("/v1/endpoints/x", content=raw)) == (
@@ -136,7 +136,7 @@ def test_each_kind_of_bad_body_has_its_problem(
 
 @given(raw=st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_answered(synchronous: httpx.Client, raw: bytes) -> None:
-    """Whatever the body, the answer is a problem document of the 4xx kind."""
+    """Answer any bytes with a 4xx problem document."""
     for path in ("/v1/jobs", "/v1/endpoints"):
         assert 400 <= problem(synchronous.post(path, content=raw))[0] < 500
 
@@ -149,7 +149,7 @@ def test_any_bytes_are_answered(synchronous: httpx.Client, raw: bytes) -> None:
 def test_any_values_in_the_right_places_are_answered(
     synchronous: httpx.Client, given_fields: dict[str, Any], image: Any, provider: str
 ) -> None:
-    """Good fields beside any others: never a 5xx, and a refusal is a whole problem document."""
+    """Answer valid fields beside any values without a 5xx, and refusals with a complete problem document."""
     shapes: list[dict[str, Any]] = [
         {**GOOD, **given_fields},
         {"provider": provider, "input": {"images": image, **given_fields}},
@@ -161,7 +161,7 @@ def test_any_values_in_the_right_places_are_answered(
 
 
 def test_paths_and_methods_that_are_not_there_are_problems(synchronous: httpx.Client) -> None:
-    """404 for no such path, never a redirect; 405 names every method that there is."""
+    """Answer 404 to an unknown path, without a redirect, and 405 with every allowed method."""
     for path in ("/v1/jobs/", "/v1/nothing", "/v1", "/v1/jobs/x/nothing", "//v1/jobs", "/V1/jobs", "/v1/jobs/%00"):
         assert problem(synchronous.get(path)) == (404, "not_found")
     assert problem(synchronous.post("/v1/jobs/", json=GOOD)) == (404, "not_found")
@@ -175,7 +175,7 @@ def test_paths_and_methods_that_are_not_there_are_problems(synchronous: httpx.Cl
 
 
 async def test_the_same_key_and_body_is_answered_again(running: Running) -> None:
-    """The stored answer, byte for byte and marked, although the job has moved on; another body or path conflicts."""
+    """Repeat the stored answer, byte for byte and marked, after the job has changed; refuse another body or path."""
     body, headers = GOOD | {"notify": [{"url": running.hook}]}, {"idempotency-key": "order 42"}
     first = await running.client.post("/v1/jobs", json=body, headers=headers)
     await running.world.finish(first.json()["provider_job_id"])
@@ -191,7 +191,7 @@ async def test_the_same_key_and_body_is_answered_again(running: Running) -> None
 
 
 async def test_endpoints_and_failed_jobs_are_replayed_too(running: Running) -> None:
-    """A POST of any kind is run once: the endpoint is made once, secret and all; a refused job is not sent again."""
+    """Run any POST once: create the endpoint and its secret once, and do not submit a refused job again."""
     headers = {"idempotency-key": "e"}
     answers = [await running.client.post("/v1/endpoints", json={"url": running.hook}, headers=headers) for _ in "ab"]
     assert ([one.status_code for one in answers], answers[0].content) == ([201, 201], answers[1].content)
@@ -202,8 +202,8 @@ async def test_endpoints_and_failed_jobs_are_replayed_too(running: Running) -> N
     assert len(running.world.submissions) == 1
 
 
-async def test_two_at_once_are_one(tmp_path: Path) -> None:
-    """Equal requests at the same moment: one goes out, and all get its job, even where the provider is slow."""
+async def test_concurrent_equal_requests_are_one(tmp_path: Path) -> None:
+    """Submit one of several equal concurrent requests, and answer all with its job, with a slow provider too."""
     for faults, wait in ((Faults(), "8"), (Faults(submit="hang"), "0.2")):
         async with relay(tmp_path / wait, clock=HeldClock(), RELAY_SUBMIT_WAIT_S=wait) as running:
             running.world.next_faults.append(faults)
@@ -215,7 +215,7 @@ async def test_two_at_once_are_one(tmp_path: Path) -> None:
 
 
 async def test_a_refused_request_frees_its_key(running: Running) -> None:
-    """422 keeps nothing, also for those who waited for it; the mended request goes through under the same key."""
+    """Store no 422, also for requests that waited for it; accept the corrected request with the same key."""
     send, headers = running.client.post, {"idempotency-key": "k"}
     answers = await asyncio.gather(*(send("/v1/jobs", json={}, headers=headers) for _ in range(5)))
     assert {problem(answer) for answer in answers} == {(422, "invalid_input")}
@@ -226,7 +226,7 @@ async def test_a_refused_request_frees_its_key(running: Running) -> None:
 
 
 async def test_a_key_is_its_projects_own_and_lives_a_day(running: Running) -> None:
-    """Another project's equal key is another key; a moment before 24 hours it still replays, after them it is free."""
+    """Separate equal keys of two projects; repeat the answer until 24 hours have passed, then free the key."""
     assert isinstance(running.clock, HeldClock)
     _, other = await key(running, "other", "admin")
     headers = {"idempotency-key": "k"}
@@ -240,8 +240,8 @@ async def test_a_key_is_its_projects_own_and_lives_a_day(running: Running) -> No
     assert (later.status_code, later.json()["id"] != first.json()["id"]) == (202, True)
 
 
-async def test_health_is_told_without_a_key(running: Running) -> None:
-    """/healthz: the process answers. /readyz: it takes work, until it drains, which is a 503 with Retry-After."""
+async def test_health_needs_no_key(running: Running) -> None:
+    """Answer /healthz while the process runs, and /readyz with 503 and Retry-After as soon as it drains."""
     async with httpx.AsyncClient(base_url=running.origin, trust_env=False) as client:
         assert [(await client.get(path)).status_code for path in ("/healthz", "/readyz")] == [200, 200]
         running.app.draining.set()
@@ -264,7 +264,7 @@ async def test_health_is_told_without_a_key(running: Running) -> None:
     ],
 )
 async def test_a_refusal_is_no_longer_than_its_request(running: Running, path: str, body: dict[str, Any]) -> None:
-    """Answer a hostile body of 250 KB with 64 KiB at most, wherever its errors are listed."""
+    """Answer a hostile body of 250 KB with 64 KiB at most, on every route that lists errors."""
     answer = await running.client.post(path, json=body)
     assert answer.status_code in (200, 422)
     assert len(answer.content) <= 65_536
@@ -280,7 +280,7 @@ async def test_a_refusal_is_no_longer_than_its_request(running: Running, path: s
     ],
 )
 async def test_a_quote_has_the_errors_of_a_job(running: Running, fields: dict[str, Any]) -> None:
-    """Name the same errors in a quote as in the refusal of a job: wrong types, and what the provider does not take."""
+    """Name the same errors in a quote as in a job's refusal: wrong types, and fields the provider does not accept."""
     refused = await running.client.post("/v1/jobs", json={"provider": "evolink", **fields})
     answer = await running.client.post("/v1/quotes", json={"providers": ["evolink"], **fields})
     (quote,) = answer.json()["data"]

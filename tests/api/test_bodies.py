@@ -1,4 +1,4 @@
-"""The memory of request bodies that are being read: bounded in all, for a project, and for the callbacks of a job."""
+"""The memory of open request bodies: its limit in total, for a project, and for the callbacks of a job."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,20 +26,20 @@ LIMITS = MemoryLimits(max_bytes=160, per_owner_max_bytes=20, requests_max_bytes=
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay in which all open bodies may take 8 MiB, and those of one owner 1 MiB."""
+    """Yield a relay in which all open bodies may use 8 MiB, and those of one owner 1 MiB."""
     sizes = {"RELAY_BODIES_MAX_BYTES": str(ALL_BYTES), "RELAY_REQUEST_BODY_MAX_BYTES": str(ALL_BYTES)}
     async with relay(tmp_path, confirm=False, **sizes) as started:  # type: ignore[arg-type]
         yield started
 
 
 def begun(path: str, size: int, *lines: str) -> bytes:
-    """A request of which all but the last byte of a body of `size` is there."""
+    """Return a request with all but the last byte of a body of `size` bytes."""
     return request("POST", path, f"content-length: {size}", *lines) + b" " * (size - 1)
 
 
 @pytest.mark.parametrize("over", [0, 1])
 async def test_a_project_has_its_share(running: Running, over: int) -> None:
-    """Read open bodies of a project up to an eighth of the memory; answer 429 with Retry-After to a byte more."""
+    """Read open bodies of a project up to an eighth of the memory; answer 429 with Retry-After to one byte more."""
     authorized = f"authorization: Bearer {KEY}"
     async with peer(running.origin) as sender:
         await sender.send(begun("/v1/quotes", SHARE_BYTES + 1 + over, authorized))
@@ -55,7 +55,7 @@ async def test_a_project_has_its_share(running: Running, over: int) -> None:
 
 
 async def test_a_job_has_its_share(running: Running) -> None:
-    """Answer 413 to a callback beyond its job's share, note it, and take another job's callbacks all the while."""
+    """Answer 413 to a callback over its job's share and store it, while another job's callbacks are accepted."""
     job, _ = await running.submit(), await running.submit()
     first, second = (urlsplit(running.callback_url(number)).path for number in (0, 1))
     async with AsyncExitStack() as stack:
@@ -76,16 +76,19 @@ async def test_a_job_has_its_share(running: Running) -> None:
 
 
 @pytest.mark.parametrize("over", [0, 1])
-async def test_bodies_of_clients_leave_room_for_callbacks(tmp_path: Path, over: int) -> None:
-    """Answer 503 to the body of a client that needs what is kept for callbacks, and 200 to a callback beside it."""
-    room = 1 << 20
-    sizes = {"RELAY_BODIES_MAX_BYTES": str(ALL_BYTES), "RELAY_BODIES_FOR_CALLBACKS_BYTES": str(ALL_BYTES - room)}
+async def test_api_bodies_leave_memory_for_callbacks(tmp_path: Path, over: int) -> None:
+    """Answer 503 to a client's body that needs the memory kept for callbacks, and 200 to a callback meanwhile."""
+    for_requests = 1 << 20
+    sizes = {
+        "RELAY_BODIES_MAX_BYTES": str(ALL_BYTES),
+        "RELAY_BODIES_FOR_CALLBACKS_BYTES": str(ALL_BYTES - for_requests),
+    }
     sizes |= {"RELAY_BODIES_PER_OWNER_MAX_BYTES": str(ALL_BYTES), "RELAY_REQUEST_BODY_MAX_BYTES": str(ALL_BYTES)}
     async with relay(tmp_path, confirm=False, **sizes) as running:  # type: ignore[arg-type]
         job = await running.submit()
         callback = request("POST", urlsplit(running.callback_url()).path, body=DONE + b" " * 1_000_000)
         async with peer(running.origin) as client, peer(running.origin) as provider:
-            await client.send(begun("/v1/quotes", room + 1 + over, f"authorization: Bearer {KEY}"))
+            await client.send(begun("/v1/quotes", for_requests + 1 + over, f"authorization: Bearer {KEY}"))
             await provider.send(callback[:500_000], callback[500_000:])
             assert (await provider.answer())[0] == 200
             if not over:
@@ -100,14 +103,14 @@ OWNERS = st.builds(Owner, st.sampled_from("abcdefgh"), st.booleans())
 
 
 @given(st.lists(st.tuples(OWNERS, st.integers(0, 21)), max_size=60))
-def test_what_is_taken_never_exceeds_its_bounds(asked: list[tuple[Owner, int]]) -> None:
-    """Take exactly what fits in the owner's share, in all, and beside the callbacks' part; have all of it back."""
+def test_reserved_memory_never_exceeds_its_limits(asked: list[tuple[Owner, int]]) -> None:
+    """Reserve exactly what fits in the owner's share, the total and the callbacks' part; release all of it."""
     memory = BodyMemory(LIMITS)
-    taken: list[tuple[Owner, int]] = []
+    reserved: list[tuple[Owner, int]] = []
     for owner, size in asked:
-        own = sum(bytes_ for name, bytes_ in taken if name == owner) + size
-        every = sum(bytes_ for _, bytes_ in taken) + size
-        requests = sum(bytes_ for one, bytes_ in taken if not one.is_callback) + (0 if owner.is_callback else size)
+        own = sum(bytes_ for name, bytes_ in reserved if name == owner) + size
+        every = sum(bytes_ for _, bytes_ in reserved) + size
+        requests = sum(bytes_ for one, bytes_ in reserved if not one.is_callback) + (0 if owner.is_callback else size)
         if own > LIMITS.per_owner_max_bytes:
             with pytest.raises(OwnerMemoryFull):
                 memory.reserve(owner, size)
@@ -116,14 +119,14 @@ def test_what_is_taken_never_exceeds_its_bounds(asked: list[tuple[Owner, int]]) 
                 memory.reserve(owner, size)
         else:
             memory.reserve(owner, size)
-            taken.append((owner, size))
-    for owner, size in taken:
+            reserved.append((owner, size))
+    for owner, size in reserved:
         memory.release(owner, size)
     memory.reserve(Owner("a"), LIMITS.per_owner_max_bytes)
 
 
-def test_requests_of_clients_have_less_room_than_callbacks() -> None:
-    """Refuse the byte of a project over what is not kept for callbacks, and the byte of a callback over all."""
+def test_api_requests_have_less_memory_than_callbacks() -> None:
+    """Refuse one byte of a project over what is not kept for callbacks, and one byte of a callback over the total."""
     memory = BodyMemory(LIMITS)
     for number in range(6):
         memory.reserve(Owner(str(number)), 20)
@@ -138,7 +141,7 @@ def test_requests_of_clients_have_less_room_than_callbacks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "room"),
+    ("given", "limits"),
     [
         ({}, MemoryLimits(1 << 26, 1 << 23, 3 << 24)),
         ({"RELAY_BODIES_MAX_BYTES": str(1 << 23)}, MemoryLimits(1 << 23, 1 << 20, 3 << 21)),
@@ -147,12 +150,12 @@ def test_requests_of_clients_have_less_room_than_callbacks() -> None:
         ({"RELAY_BODIES_FOR_CALLBACKS_BYTES": str((1 << 26) - 1)}, MemoryLimits(1 << 26, 1 << 23, 1)),
     ],
 )
-def test_the_settings_divide_the_room(given: dict[str, str], room: MemoryLimits) -> None:
-    """Give one owner an eighth and callbacks a quarter of the room, unless a setting says how many bytes."""
-    assert memory_limits(settings.load(given, ())) == room
+def test_the_settings_divide_the_memory(given: dict[str, str], limits: MemoryLimits) -> None:
+    """Give one owner an eighth and callbacks a quarter of the memory, unless a setting names the bytes."""
+    assert memory_limits(settings.load(given, ())) == limits
 
 
-def test_callbacks_cannot_have_all_the_room() -> None:
-    """Refuse to keep as much for callbacks as there is for all bodies."""
+def test_callbacks_cannot_have_all_memory() -> None:
+    """Refuse a setting that keeps all memory for callbacks."""
     with pytest.raises(SettingsError, match="RELAY_BODIES_FOR_CALLBACKS_BYTES must be less"):
         settings.load({"RELAY_BODIES_FOR_CALLBACKS_BYTES": str(1 << 26)}, ())

@@ -1,4 +1,4 @@
-"""What a stranger may do with a connection: heads, trailers, pipelining, offers to change the protocol, not reading."""
+"""Limits of a client's connection: heads, trailers, pipelining, protocol upgrades, slow reading, idle connections."""
 
 import asyncio
 import re
@@ -29,7 +29,7 @@ PIPELINED_MAX = 3
 LINGER_MAX_BYTES = 1 << 20
 HUGE = b"GET / HTTP/1.1\r\nx-request-id: trace-4711\r\nx-a: " + b"1" * (READ_MAX_HEADS + 1) * HEAD_MAX_BYTES
 READ_S = 0.02
-"""Relay runs in the same loop, so it has read what was sent before a timer comes that was set after it."""
+"""relay runs in the same loop, so it has read what was sent before a timer set afterwards fires."""
 OFFERS = {
     "h2c": ("upgrade: h2c", "connection: Upgrade, HTTP2-Settings", "http2-settings: AAMAAABkAAQCAAAAAAIAAAAA"),
     "websocket": ("Connection: Upgrade", "Upgrade: websocket"),
@@ -38,13 +38,13 @@ OFFERS = {
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> tuple[str, dict[str, bool]]:
-    """The loop that relay is served by: unlike Python's own it refuses to write to a connection that was cut."""
+    """Return uvloop, which relay runs on: unlike Python's loop it raises on a write to an aborted connection."""
     return "asyncio", {"use_uvloop": True}
 
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay on a held clock, in which a head may take 0.3 s and three connections may be open."""
+    """Yield a relay on a held clock, in which a head has 0.3 s and three connections may be open."""
     limits = {
         "RELAY_HEADER_DEADLINE_S": str(HEAD_S),
         "RELAY_CONNECTIONS_MAX": "3",
@@ -65,7 +65,7 @@ class Peer:
         self.reader, self._writer = reader, writer
 
     async def send(self, *pieces: bytes) -> None:
-        """Send each piece in a packet of its own, as far as relay takes it."""
+        """Send each piece in its own packet, until relay closes the connection."""
         with suppress(ConnectionError):
             for piece in pieces:
                 self._writer.write(piece)
@@ -79,7 +79,7 @@ class Peer:
         return int(head[9:12]), head, await self.reader.readexactly(int(length[1]) if length else 0)
 
     async def closed(self) -> bytes:
-        """Return what is left to read when relay has closed the connection."""
+        """Return the remaining bytes when relay has closed the connection."""
         try:
             return await self.reader.read()
         except ConnectionError:
@@ -88,7 +88,7 @@ class Peer:
 
 @asynccontextmanager
 async def peer(origin: str) -> AsyncIterator[Peer]:
-    """A connection to relay; everything on it is over in ten seconds."""
+    """Open a connection to relay; fail if it is used for over ten seconds."""
     at = urlsplit(origin)
     reader, writer = await asyncio.open_connection(at.hostname, at.port)
     writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -102,18 +102,18 @@ async def peer(origin: str) -> AsyncIterator[Peer]:
 
 
 def request(method: str, path: str, *lines: str, body: bytes = b"") -> bytes:
-    """A request's bytes."""
+    """Return a request's bytes."""
     length = [f"content-length: {len(body)}"] if body else []
     return "\r\n".join([f"{method} {path} HTTP/1.1", "host: relay", *lines, *length, "", ""]).encode() + body
 
 
 async def metric(running: Running, line: str) -> bool:
-    """Whether /metrics has a line that begins so."""
+    """Return whether /metrics has a line that begins so."""
     return any(shown.startswith(line) for shown in (await running.client.get("/metrics")).text.splitlines())
 
 
 async def closed_by(running: Running, reason: str) -> bool:
-    """Whether relay closed one connection, and not two, for this reason."""
+    """Return whether relay closed exactly one connection for this reason."""
     return await metric(running, f'relay_connections_closed_total{{reason="{reason}"}} 1.0')
 
 
@@ -121,7 +121,7 @@ async def closed_by(running: Running, reason: str) -> bool:
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("cut", [False, True])
 async def test_an_offered_upgrade_is_ignored(running: Running, offer: str, chunked: bool, cut: bool) -> None:
-    """Store the whole body of a callback that offers another protocol, and go on with the next request."""
+    """Store the whole body of a callback that offers another protocol, and answer the next request."""
     job = await running.submit()
     path = urlsplit(running.callback_url()).path
     whole = request("POST", path, *OFFERS[offer], body=DONE)
@@ -139,7 +139,7 @@ async def test_an_offered_upgrade_is_ignored(running: Running, offer: str, chunk
 
 
 async def test_an_offer_does_not_hide_a_close(running: Running) -> None:
-    """Close the connection after the answer where the request asked for that beside its offer."""
+    """Close the connection after the answer if the request asked for that beside its offer."""
     async with peer(running.origin) as sender:
         await sender.send(request("GET", "/healthz", "connection: upgrade, close", "upgrade: h2c"))
         assert (await sender.answer())[0] == 200
@@ -164,7 +164,7 @@ async def test_an_offer_keeps_the_version(running: Running) -> None:
     ],
 )
 async def test_a_refused_head_has_a_request_id(running: Running, sent: bytes, status: int) -> None:
-    """Name the request on an answer too that no route gives, by its own id if that was read."""
+    """Send a request id also with an answer that comes from no route; the client's own if it was read."""
     async with peer(running.origin) as sender:
         await sender.send(sent)
         answered, head, _ = await sender.answer()
@@ -175,7 +175,7 @@ async def test_a_refused_head_has_a_request_id(running: Running, sent: bytes, st
 
 
 def head_of(number: int, length: int = 0) -> bytes:
-    """A head with so many headers, or one whose URL and headers come to so many bytes, each with its four of syntax."""
+    """Return a head with this many headers, or, with `length`, of that many bytes with four of syntax a header."""
     lines = [f"x-{place}: 1" for place in range(number - 1)]
     bare = len("/healthz") + len("host") + len("relay") + 4 + sum(len(line) + 2 for line in lines)
     return request("GET", "/healthz", *lines, *([f"x: {'1' * (length - bare - 5)}"] if length else []))
@@ -193,7 +193,7 @@ def head_of(number: int, length: int = 0) -> bytes:
     ],
 )
 async def test_a_head_has_its_limits(running: Running, head: bytes, bound: str | None, cut: bool) -> None:
-    """Refuse a head of too many headers, or of too many bytes, whether it comes whole or in pieces, and count it."""
+    """Refuse a head with too many headers or bytes, in one read or several, and count it."""
     async with peer(running.origin) as sender:
         await sender.send(*((head[:3000], head[3000:]) if cut else (head,)))
         assert (await sender.answer())[0] == (431 if bound else 200)
@@ -203,8 +203,8 @@ async def test_a_head_has_its_limits(running: Running, head: bytes, bound: str |
     assert shown == ([bound] if bound else [])
 
 
-async def test_who_leaves_is_gone_for_every_request(running: Running) -> None:
-    """End a stream, and wait for no job, when the peer is gone that also sent a request to be answered after it."""
+async def test_a_disconnect_ends_every_request_of_a_connection(running: Running) -> None:
+    """End a stream or a wait for a job when the client disconnects that pipelined another request behind it."""
     job = await running.submit()
     stream = request("GET", "/v1/events/stream", AUTHORIZED)
     held = request("GET", f"/v1/jobs/{job['id']}", AUTHORIZED, "prefer: wait=25")
@@ -212,7 +212,7 @@ async def test_who_leaves_is_gone_for_every_request(running: Running) -> None:
         async with peer(running.origin) as sender:
             await sender.send(first + request("GET", "/healthz"))
             while not (await metric(running, "relay_streams_open 1.0") or running.app.waiting.held):
-                pass  # asking takes a turn of the loop
+                pass  # each request runs the loop
         async with asyncio.timeout(10):
             while await metric(running, "relay_streams_open 1.0") or running.app.waiting.held:
                 pass
@@ -223,7 +223,7 @@ async def test_who_leaves_is_gone_for_every_request(running: Running) -> None:
     [request("CONNECT", "other.example:443"), request("POST", "/v1/jobs", "transfer-encoding: chunked") + b"no size"],
 )
 async def test_a_cut_connection_is_not_written_to(running: Running, behind: bytes) -> None:
-    """Store a callback whose connection is cut for what came behind it, and raise nothing when it is stored."""
+    """Store a callback whose connection is closed because of what followed it, and raise nothing after COMMIT."""
     await running.submit()
     raised: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
@@ -244,7 +244,7 @@ async def test_a_tunnel_is_refused(running: Running) -> None:
 
 @pytest.mark.parametrize("waiting", [PIPELINED_MAX, PIPELINED_MAX + 1])
 async def test_some_requests_wait_behind_one(running: Running, waiting: int) -> None:
-    """Answer one request and those that may wait behind it; read no more of them, and close after the answers."""
+    """Answer one request and those allowed to wait behind it; read no further ones, and close after the answers."""
     job = await running.submit()
     held = request("GET", f"/v1/jobs/{job['id']}", AUTHORIZED, "prefer: wait=5")
     async with peer(running.origin) as sender:
@@ -262,7 +262,7 @@ async def test_some_requests_wait_behind_one(running: Running, waiting: int) -> 
 
 
 async def test_trailers_have_an_end(running: Running) -> None:
-    """Cut a connection whose trailers go on; those that end within the limit of a head are read, and kept nowhere."""
+    """Close a connection with endless trailers; read and drop those within the limit of a head."""
     await running.submit()
     path = urlsplit(running.callback_url()).path
     begun = request("POST", path, "transfer-encoding: chunked") + b"%x\r\n%b\r\n0\r\n" % (len(DONE), DONE)
@@ -281,8 +281,8 @@ async def test_trailers_have_an_end(running: Running) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/v1/jobs"), ("POST", "/v1/files"), ("POST", "/nowhere")])
-async def test_an_early_answer_is_the_last_one(running: Running, method: str, path: str) -> None:
-    """Answer without the body, say that the connection closes, and read no more than a bounded rest of it."""
+async def test_an_early_answer_closes_the_connection(running: Running, method: str, path: str) -> None:
+    """Answer without the body and with `connection: close`, and read a bounded rest of the body."""
     async with peer(running.origin) as sender:
         await sender.send(request(method, path, "content-length: 1000000000"))
         status, head, _ = await sender.answer()
@@ -293,8 +293,8 @@ async def test_an_early_answer_is_the_last_one(running: Running, method: str, pa
 
 
 @pytest.mark.parametrize("over", [0, 1])
-async def test_a_sender_goes_on_for_a_bounded_number_of_bytes(running: Running, over: int) -> None:
-    """Cut the connection at the byte over `RELAY_LINGER_MAX_BYTES` after an early answer, else when time is up."""
+async def test_a_client_lingers_for_a_bounded_number_of_bytes(running: Running, over: int) -> None:
+    """Close at the byte over `RELAY_LINGER_MAX_BYTES` after an early answer, else after `RELAY_LINGER_S`."""
     async with peer(running.origin) as sender:
         await sender.send(request("POST", "/nowhere", "content-length: 1000000000"))
         assert (await sender.answer())[0] == 404
@@ -305,8 +305,8 @@ async def test_a_sender_goes_on_for_a_bounded_number_of_bytes(running: Running, 
     assert not await closed_by(running, "linger_s" if over else "linger_max_bytes")
 
 
-async def test_a_sender_goes_on_for_a_bounded_time(tmp_path: Path) -> None:
-    """Cut the connection `RELAY_LINGER_S` after an answer that did not wait for the body, and not before."""
+async def test_a_client_lingers_for_a_bounded_time(tmp_path: Path) -> None:
+    """Close `RELAY_LINGER_S` after an answer that did not wait for the body, and not before."""
     async with relay(tmp_path, RELAY_LINGER_S="0.4") as running, peer(running.origin) as sender:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
@@ -332,7 +332,7 @@ async def test_an_idle_connection_is_closed_in_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("start", [b"", b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nhost: relay\r\nx-a: 1"])
 async def test_a_head_has_a_deadline(running: Running, start: bytes) -> None:
-    """Close a connection whose first head is not whole in time, however much of it is there."""
+    """Close a connection whose first head is incomplete at the deadline, however much of it has arrived."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     async with peer(running.origin) as sender:
@@ -343,7 +343,7 @@ async def test_a_head_has_a_deadline(running: Running, start: bytes) -> None:
 
 
 async def test_a_later_head_has_a_deadline_of_its_own(running: Running) -> None:
-    """Count a second request's deadline from its first byte; a connection that sends nothing more is kept."""
+    """Count a second head's deadline from its first byte; keep an idle connection."""
     async with peer(running.origin) as sender, peer(running.origin) as idle:
         for one in (sender, idle):
             await one.send(request("GET", "/healthz"))
@@ -354,8 +354,8 @@ async def test_a_later_head_has_a_deadline_of_its_own(running: Running) -> None:
         assert (await idle.answer())[0] == 200
 
 
-async def test_a_new_connection_takes_the_place_of_an_idle_one(running: Running) -> None:
-    """Close the connection that has been idle the longest when there is one too many; one that is busy stays."""
+async def test_a_new_connection_evicts_an_idle_one(running: Running) -> None:
+    """Evict the connection idle for longest for one over the limit, and none that is busy."""
     job = await running.submit()  # the client's own connection is the first of three
     async with peer(running.origin) as busy, peer(running.origin) as idle:
         await busy.send(request("GET", f"/v1/jobs/{job['id']}", AUTHORIZED, "prefer: wait=5"))
@@ -371,8 +371,8 @@ async def test_a_new_connection_takes_the_place_of_an_idle_one(running: Running)
         assert (await busy.answer())[0] == 200
 
 
-async def test_a_connection_too_many_is_told_so(running: Running) -> None:
-    """Answer 503 where every connection is busy with a request."""
+async def test_a_connection_over_the_limit_is_answered_503(running: Running) -> None:
+    """Answer 503 to a new connection if every other one is busy with a request."""
     job = await running.submit()
     await running.client.aclose()
     held = request("GET", f"/v1/jobs/{job['id']}", AUTHORIZED, "prefer: wait=5")
@@ -388,8 +388,8 @@ async def test_a_connection_too_many_is_told_so(running: Running) -> None:
     assert running.app.metrics.value("relay_connections_closed", "connections_max") == 1
 
 
-async def test_a_body_that_stands_still_makes_room(running: Running) -> None:
-    """Close the connection whose body has stood still the longest where no other is idle, and store that it was cut."""
+async def test_a_body_without_progress_is_evicted(running: Running) -> None:
+    """Evict the connection whose body made no progress for longest if none is idle, and store that it was cut."""
     job = await running.submit()
     callback = urlsplit(running.callback_url()).path
     await running.client.aclose()
@@ -414,8 +414,8 @@ async def test_a_body_that_stands_still_makes_room(running: Running) -> None:
     assert "the connection was cut within the body" in [one["reason"] for one in shown]
 
 
-async def test_one_that_is_idle_goes_before_a_body(running: Running) -> None:
-    """Close a connection that has been idle for a second before one whose body has stood still for longer."""
+async def test_an_idle_connection_is_evicted_before_a_body(running: Running) -> None:
+    """Evict a connection idle for a second before one whose body made no progress for longer."""
     await running.submit()
     await running.client.aclose()
     async with peer(running.origin) as still, peer(running.origin) as idle, peer(running.origin) as other:
@@ -433,8 +433,8 @@ async def test_one_that_is_idle_goes_before_a_body(running: Running) -> None:
             assert (await still.answer())[0] == 200
 
 
-async def test_an_answer_that_nobody_takes_has_a_deadline(running: Running) -> None:
-    """Cut a connection whose peer reads nothing of a long answer."""
+async def test_an_answer_that_is_not_read_has_a_deadline(running: Running) -> None:
+    """Close a connection whose client reads nothing of a long answer."""
     for _ in range(40):
         await running.submit(metadata={str(number): "x" * 70 for number in range(40)})
     http = server(running.app, "127.0.0.1", 0)
@@ -458,7 +458,7 @@ async def test_an_answer_that_nobody_takes_has_a_deadline(running: Running) -> N
 
 @pytest.mark.parametrize(("given", "shown"), [("trace-4711.a_b", True), ("short", False), ("a b" * 9, False)])
 async def test_every_answer_has_its_request_id(running: Running, given: str, shown: bool) -> None:
-    """Name the request on each answer, callbacks included: by its own id if it brings a plain one."""
+    """Send a request id with each answer, callbacks included; the client's own if it is well formed."""
     await running.submit()
     ids = set()
     for method, path in (("GET", "/v1/jobs"), ("GET", "/nowhere"), ("POST", running.callback_url())):
@@ -468,7 +468,7 @@ async def test_every_answer_has_its_request_id(running: Running, given: str, sho
 
 
 def test_the_limit_on_open_files_counts() -> None:
-    """Allow as many connections as the system's limit on open files leaves, if that is less than the setting."""
+    """Allow as many connections as the limit on open files leaves, if that is less than the setting."""
     code = "from relay.web.connections import max_open; print(max_open(4096), max_open(10))"
     command = f"ulimit -n 256; exec {sys.executable} -c '{code}'"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)

@@ -1,4 +1,4 @@
-"""One Idempotency-Key does its work once: killed before its answer was kept, suspended, or asked of another process."""
+"""An Idempotency-Key's work is done once: after a kill, after a suspension, and in two processes."""
 
 import asyncio
 import re
@@ -33,23 +33,23 @@ VERBS: Final = {
     "status check": ("POST", "/v1/jobs/{job}/status-checks", {}, 200),
     "resubmission": ("POST", "/v1/jobs/{failed}/resubmissions", {"accept_double_charge": True}, 202),
 }
-"""Everything that does work for a request, but what is ELSEWHERE."""
+"""Every request that changes something, except those in ELSEWHERE."""
 ELSEWHERE: Final = {
     ("POST", "/v1/jobs"),  # tests/system/test_kill.py
-    ("POST", "/v1/quotes"),  # does nothing that a second one would do again
-    ("POST", "/v1/files"),  # tests/flow/test_paid_uploads.py: what is bought is bought once; the rest is the provider's
-    ("POST", "/v1/callbacks/{id}/releases"),  # a second one finds nothing that is quarantined
+    ("POST", "/v1/quotes"),  # changes nothing
+    ("POST", "/v1/files"),  # tests/flow/test_paid_uploads.py: a paid upload is paid for once
+    ("POST", "/v1/callbacks/{id}/releases"),  # a second one finds no quarantined callback
 }
 
 
 def client(stage: Scene) -> httpx.AsyncClient:
-    """A client with a key of the relay of the scene."""
+    """Return a client with an API key of the scene's relay."""
     headers = {"authorization": f"Bearer {KEY}", "idempotency-key": "the-one"}
     return httpx.AsyncClient(base_url=stage.origin, headers=headers, trust_env=False, timeout=40)
 
 
 async def things(stage: Scene) -> dict[str, str]:
-    """A relay's endpoint, a job that goes on, one that has failed, and a delivery; by what the paths call them."""
+    """Return an endpoint, an open job, a failed job and a delivery, by their names in the paths."""
     headers = {"authorization": f"Bearer {KEY}"}
     async with httpx.AsyncClient(base_url=stage.origin, headers=headers, trust_env=False, timeout=40) as plain:
         endpoint = (await plain.post("/v1/endpoints", json={"url": stage.hook})).json()["id"]
@@ -65,7 +65,7 @@ async def things(stage: Scene) -> dict[str, str]:
 
 
 async def counted(stage: Scene, redelivered_min: int = 0) -> dict[str, int]:
-    """Return how much of each kind there is, once so many deliveries were made again."""
+    """Return the number of each kind as soon as there are this many redeliveries."""
     async with client(stage) as asking, asyncio.timeout(20):
         while True:
             lists = {
@@ -80,8 +80,8 @@ async def counted(stage: Scene, redelivered_min: int = 0) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-async def test_killed_before_its_answer_was_kept_the_work_is_done_once(tmp_path: Path, verb: str) -> None:
-    """Give the same request the answer of the work that was committed before the kill, and do nothing twice."""
+async def test_killed_before_its_answer_was_stored_the_work_is_done_once(tmp_path: Path, verb: str) -> None:
+    """Answer the repeated request with the work that was committed before the kill, and do nothing twice."""
     method, path, body, status = VERBS[verb]
     async with scene(tmp_path) as stage:
         async with processes.process(stage.environ, "-m", "relay", "serve") as first:
@@ -125,15 +125,15 @@ async def test_killed_before_its_answer_was_kept_the_work_is_done_once(tmp_path:
     assert len(stage.world.submissions) == sent
 
 
-def test_every_request_that_does_work_is_tried() -> None:
-    """Try each route that changes something: one that is new is killed here too, or says why it need not be."""
-    tried = {(method, re.sub(r"{\w+}", "{id}", path)) for method, path, _, _ in VERBS.values()}
+def test_every_request_that_changes_something_is_covered() -> None:
+    """Cover each route that changes something: a new one is added here, or to ELSEWHERE with a reason."""
+    covered = {(method, re.sub(r"{\w+}", "{id}", path)) for method, path, _, _ in VERBS.values()}
     working = {(route.method, route.path) for route in API if route.method != "GET"}
-    assert working == tried | ELSEWHERE
+    assert working == covered | ELSEWHERE
 
 
 async def test_killed_while_the_provider_answers_a_resubmission_is_sent_once(tmp_path: Path) -> None:
-    """Show the job to the same request after a kill between the provider's answer and its row, and send nothing."""
+    """Show the job to the repeated request after a kill between the provider's answer and its row; submit nothing."""
     async with scene(tmp_path) as stage:
         async with processes.process(stage.environ, "-m", "relay", "serve") as first:
             await processes.ready(stage.origin, first)
@@ -155,8 +155,8 @@ async def test_killed_while_the_provider_answers_a_resubmission_is_sent_once(tmp
         assert len(stage.world.submissions) == sent + 1
 
 
-async def test_a_job_that_is_shown_after_a_kill_tells_its_endpoints_secrets(tmp_path: Path) -> None:
-    """Repeat `notify` with its ids and secrets to the same request, where the first answer never left."""
+async def test_a_job_shown_after_a_kill_has_its_endpoints_secrets(tmp_path: Path) -> None:
+    """Repeat `notify` with its ids and secrets if the first answer was never sent."""
     async with scene(tmp_path) as stage:
         async with processes.process(stage.environ, "-m", "tests.support.crashing", "submission_recorded") as first:
             await processes.ready(stage.origin, first)
@@ -176,7 +176,7 @@ async def test_a_job_that_is_shown_after_a_kill_tells_its_endpoints_secrets(tmp_
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["of the same process", "of another process"])
 async def test_a_key_that_was_taken_over_makes_no_second_job(tmp_path: Path, elsewhere: bool) -> None:
-    """Undo what a request does that stood still for over a minute while another one took its key: one creation."""
+    """Roll back a request that stood still for over a minute while another one reserved its key: one creation."""
     if elsewhere and DATABASES.postgres is None:
         pytest.skip("one process writes to a file")
     async with scene(tmp_path) as stage, AsyncExitStack() as stack:
@@ -206,7 +206,7 @@ async def test_a_key_that_was_taken_over_makes_no_second_job(tmp_path: Path, els
 
 
 def _until_stopped(pid: int) -> None:
-    """Return when the process stands still."""
+    """Return when the process is stopped."""
     for _ in range(1000):
         if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
             return

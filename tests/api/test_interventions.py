@@ -1,4 +1,4 @@
-"""What people can do to a job: cancel it, have it checked, submit it again, give it up; and release a callback."""
+"""What operators do to a job: cancel, check, resubmit and fail it; and release a callback."""
 
 import time
 from collections.abc import AsyncIterator
@@ -21,23 +21,23 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay on a held clock."""
+    """Yield a relay on a held clock."""
     async with relay(tmp_path, clock=HeldClock(), RELAY_SUBMIT_TIMEOUT_S="1") as started:
         yield started
 
 
 async def verb(running: Running, job: dict[str, Any], name: str, body: Any = None) -> httpx.Response:
-    """A person's verb."""
+    """Send an intervention; return the response."""
     return await running.client.post(f"/v1/jobs/{job['id']}/{name}", json=body)
 
 
 async def said(running: Running, job: dict[str, Any]) -> list[str]:
-    """The types of a job's events, in order."""
+    """Return the types of a job's events, in order."""
     return [event["type"] for event in (await running.get(f"/v1/events?job={job['id']}"))["data"][::-1]]
 
 
 async def unknown(running: Running) -> dict[str, Any]:
-    """A job of which nobody knows whether its submission arrived; it did."""
+    """Return a job whose submission is unknown to relay but reached the provider."""
     running.world.next_faults.append(Faults(submit="reset_after", lost=True))
     job = await running.submit()
     assert (job["status"], job["reason"]) == ("pending", "submit_unknown")
@@ -45,7 +45,7 @@ async def unknown(running: Running) -> dict[str, Any]:
 
 
 async def test_a_cancellation_is_passed_on_where_the_provider_can(running: Running) -> None:
-    """The provider cancels the job, which is then canceled for good: what it says later changes nothing."""
+    """Cancel the job at the provider and finally: later reports change nothing."""
     running.world.next_faults.append(Faults(lost=True))
     job = await running.submit("sandbox")
     answer = await verb(running, job, "cancellations")
@@ -60,10 +60,10 @@ async def test_a_cancellation_is_passed_on_where_the_provider_can(running: Runni
 
 
 @pytest.mark.parametrize(("confirmed", "disposition"), [(True, Disposition.RECORDED), (False, Disposition.STALE)])
-def test_a_callback_that_tells_of_the_cancellation_first_is_no_conflict(
+def test_a_callback_that_reports_the_cancellation_first_is_no_conflict(
     confirmed: bool, disposition: Disposition
 ) -> None:
-    """Take a cancellation that the provider confirmed as done, though its callback ended the job meanwhile."""
+    """Accept a cancellation that the provider confirmed although its callback ended the job meanwhile."""
     job = Job(
         id="job_1", project_id="default", provider="sandbox", state=JobState.CANCELED, created_at=0, updated_at=0,
         deadline_at=1000, request={}, input=None, metadata={}, model=None, provider_job_id="task-1", finished_at=5,
@@ -72,8 +72,8 @@ def test_a_callback_that_tells_of_the_cancellation_first_is_no_conflict(
     assert (transition.job, transition.disposition, transition.announce) == (job, disposition, None)
 
 
-async def test_a_provider_that_refuses_to_cancel_goes_on(running: Running) -> None:
-    """409 with what happens now; the job stays open, and is asked about at once."""
+async def test_a_job_stays_open_if_the_provider_refuses_to_cancel(running: Running) -> None:
+    """Answer 409 with what happens next; keep the job open and check it immediately."""
     running.world.next_faults.append(Faults(cancel="refused", lost=True))
     job = await running.submit("sandbox")
     running.world.jobs[job["provider_job_id"]].state = "succeeded"
@@ -84,7 +84,7 @@ async def test_a_provider_that_refuses_to_cancel_goes_on(running: Running) -> No
 
 
 async def test_without_a_route_at_the_provider_the_job_is_detached(running: Running) -> None:
-    """relay lets the job go, and says so; the provider's result, if it comes, is told as late and supersedes that."""
+    """Detach the job and say so; a later result of the provider is late and supersedes the cancellation."""
     job = await running.submit("kinovi", notify=[{"url": running.hook}])
     done = (await verb(running, job, "cancellations")).json()
     assert (done["status"], done["reason"], done["verification"]) == ("canceled", "detached", "none")
@@ -97,9 +97,9 @@ async def test_without_a_route_at_the_provider_the_job_is_detached(running: Runn
 
 
 async def test_a_job_that_was_not_sent_is_surely_canceled(tmp_path: Path) -> None:
-    """A job that still waits for its next try is canceled without a doubt, and never sent."""
-    nobody = "http://127.0.0.1:9"
-    async with relay(tmp_path, clock=HeldClock(), RELAY_EVOLINK_BASE_URL=nobody) as running:
+    """Cancel a job that waits for its next submission without a doubt, and never submit it."""
+    unreachable = "http://127.0.0.1:9"
+    async with relay(tmp_path, clock=HeldClock(), RELAY_EVOLINK_BASE_URL=unreachable) as running:
         job = await running.submit()
         done = (await verb(running, job, "cancellations")).json()
         assert (done["status"], done["reason"]) == ("canceled", None)
@@ -111,7 +111,7 @@ async def test_a_job_that_was_not_sent_is_surely_canceled(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["cancellations", "failures"])
 async def test_what_has_ended_cannot_be_ended_again(running: Running, name: str) -> None:
-    """409, and nothing changes."""
+    """Answer 409, and change nothing."""
     job = await running.submit()
     await running.world.finish(job["provider_job_id"])
     done = await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == "succeeded")
@@ -120,8 +120,8 @@ async def test_what_has_ended_cannot_be_ended_again(running: Running, name: str)
     assert await running.get(f"/v1/jobs/{job['id']}") == done
 
 
-async def test_a_person_can_give_a_job_up(running: Running) -> None:
-    """The job is failed by the operator, with the person's words; the provider's end would still come after it."""
+async def test_an_operator_can_fail_a_job(running: Running) -> None:
+    """Fail the job with the operator's reason; the provider's result could still supersede it."""
     job = await unknown(running)
     answer = await verb(running, job, "failures", {"reason": "the provider's support says that it is gone"})
     assert answer.status_code == 200
@@ -132,8 +132,8 @@ async def test_a_person_can_give_a_job_up(running: Running) -> None:
 
 
 @pytest.mark.parametrize("body", [None, {}, {"reason": ""}, {"reason": 7}, {"reason": "x" * 501}, {"why": "x"}])
-async def test_giving_up_needs_a_reason(running: Running, body: Any) -> None:
-    """422 names the field, and the job goes on."""
+async def test_failing_a_job_needs_a_reason(running: Running, body: Any) -> None:
+    """Answer 422 that names the field, and keep the job open."""
     job = await running.submit()
     answer = await verb(running, job, "failures", body)
     assert answer.status_code == 422, answer.text
@@ -141,8 +141,8 @@ async def test_giving_up_needs_a_reason(running: Running, body: Any) -> None:
     assert (await running.get(f"/v1/jobs/{job['id']}"))["status"] == "submitted"
 
 
-async def test_a_check_on_request_asks_at_once(running: Running) -> None:
-    """The answer is the job as the provider's status leaves it, long before a check was due."""
+async def test_a_requested_check_polls_immediately(running: Running) -> None:
+    """Answer with the job after the provider's status, long before a check was due."""
     running.world.next_faults.append(Faults(lost=True))
     job = await running.submit()
     assert (await verb(running, job, "status-checks")).json()["status"] == "submitted"
@@ -152,7 +152,7 @@ async def test_a_check_on_request_asks_at_once(running: Running) -> None:
 
 
 async def test_a_check_after_the_end_brings_fresh_result_urls(running: Running) -> None:
-    """A result URL that is signed anew replaces the old one in the job, without a second event."""
+    """Replace the job's result URL by the newly signed one, without a second event."""
     job = await running.submit()
     await running.world.finish(job["provider_job_id"])
     before = await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == "succeeded")
@@ -165,14 +165,14 @@ async def test_a_check_after_the_end_brings_fresh_result_urls(running: Running) 
 
 
 async def test_a_job_without_an_id_cannot_be_checked(running: Running) -> None:
-    """409 says that the provider's id is not known."""
+    """Answer 409 because the provider's job id is unknown."""
     answer = await verb(running, await unknown(running), "status-checks")
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
     assert "id" in answer.json()["detail"]
 
 
 async def test_submitting_again_needs_consent_where_it_may_be_paid_twice(running: Running) -> None:
-    """409 without `accept_double_charge`; with it the same job goes out once more, and ends."""
+    """Answer 409 without `accept_double_charge`; with it submit the same job once more, to its end."""
     job = await unknown(running)
     refused = await verb(running, job, "resubmissions")
     assert (refused.status_code, "accept_double_charge" in refused.json()["detail"]) == (409, True)
@@ -188,7 +188,7 @@ async def test_submitting_again_needs_consent_where_it_may_be_paid_twice(running
 
 
 async def test_a_refused_job_is_submitted_again_without_consent(running: Running) -> None:
-    """Nothing can have been charged for it; the new end supersedes the failure, and the deadline counts anew."""
+    """Resubmit it since nothing was charged; the new end supersedes the failure, and the deadline starts anew."""
     running.world.next_faults.append(Faults(status_code=402))
     job = await running.submit(deadline_s=600)
     assert job["status"] == "failed"
@@ -206,7 +206,7 @@ async def test_a_refused_job_is_submitted_again_without_consent(running: Running
 
 
 async def test_a_late_callback_of_the_first_submission_is_not_the_seconds(running: Running) -> None:
-    """After a job was submitted again, what the provider says about the first one is `mismatched`."""
+    """Mark a callback of the first submission `mismatched` after the job was resubmitted."""
     job = await running.submit()
     assert isinstance(running.clock, HeldClock)
     await verb(running, job, "cancellations")
@@ -220,7 +220,7 @@ async def test_a_late_callback_of_the_first_submission_is_not_the_seconds(runnin
 
 @pytest.mark.parametrize("state", ["submitted", "succeeded"])
 async def test_a_job_under_way_or_done_is_not_submitted_again(running: Running, state: str) -> None:
-    """409, with or without consent, and the provider hears nothing."""
+    """Answer 409, with or without consent, and send nothing to the provider."""
     job = await running.submit()
     if state == "succeeded":
         await running.world.finish(job["provider_job_id"])
@@ -230,16 +230,16 @@ async def test_a_job_under_way_or_done_is_not_submitted_again(running: Running, 
 
 
 @pytest.mark.parametrize("name", ["cancellations", "status-checks", "resubmissions", "failures"])
-async def test_the_verbs_are_the_projects_own(running: Running, name: str) -> None:
-    """A job that does not exist is 404, whoever's it may be."""
+async def test_interventions_need_a_job_of_the_project(running: Running, name: str) -> None:
+    """Answer 404 for a job that does not exist or is another project's."""
     answer = await verb(
         running, {"id": "job_00000000000000000000000000"}, name, {"reason": "x"} if "fail" in name else None
     )
     assert answer.status_code == 404
 
 
-async def test_an_idempotency_key_holds_for_verbs_too(running: Running) -> None:
-    """A resubmission that is asked for twice under one key is made once."""
+async def test_an_idempotency_key_holds_for_interventions_too(running: Running) -> None:
+    """Make a resubmission once that is requested twice with one key."""
     job = await unknown(running)
     asked = {"json": {"accept_double_charge": True}, "headers": {"idempotency-key": "again-1"}}
     first = await running.client.post(f"/v1/jobs/{job['id']}/resubmissions", **asked)  # type: ignore[arg-type]
@@ -248,8 +248,8 @@ async def test_an_idempotency_key_holds_for_verbs_too(running: Running) -> None:
     assert len(running.world.submissions) == 2
 
 
-async def test_a_callback_with_a_wrong_signature_waits_for_a_person(tmp_path: Path) -> None:
-    """Where signatures are asked for, one that does not fit is `quarantined`; the job ends by a check meanwhile."""
+async def test_a_callback_with_a_wrong_signature_is_quarantined(tmp_path: Path) -> None:
+    """Quarantine a callback whose required signature is wrong; a status check ends the job meanwhile."""
     secret = signatures.new_secret()
     async with relay(tmp_path, clock=SystemClock(), RELAY_EVOLINK_CALLBACK_SECRET=secret) as running:
         running.world.next_faults.append(Faults(lost=True))
@@ -268,8 +268,8 @@ async def test_a_callback_with_a_wrong_signature_waits_for_a_person(tmp_path: Pa
         assert again.status_code == 409
 
 
-async def test_a_released_callback_goes_the_way_it_would_have_gone(tmp_path: Path) -> None:
-    """Released after the setting was mended, it ends its job; its bytes and its time of receipt stay."""
+async def test_a_released_callback_is_applied_as_if_just_received(tmp_path: Path) -> None:
+    """End the job by a callback released after the setting was corrected; keep its bytes and time of receipt."""
     clock, right, wrong = HeldClock(round(time.time() * 1000)), signatures.new_secret(), signatures.new_secret()
     faults = Faults(lost=True, check="not_found")
     async with relay(tmp_path, clock=clock, RELAY_EVOLINK_CALLBACK_SECRET=wrong) as running:
@@ -306,7 +306,7 @@ async def test_a_released_callback_goes_the_way_it_would_have_gone(tmp_path: Pat
 
 
 async def test_a_signed_callback_needs_no_confirmation(tmp_path: Path) -> None:
-    """A signature that fits is worth more than a status check: the job ends at once, `verification: signature`."""
+    """End the job immediately by a callback with a valid signature, with `verification: signature`."""
     clock, secret = HeldClock(), signatures.new_secret()
     async with relay(tmp_path, clock=clock, RELAY_EVOLINK_CALLBACK_SECRET=secret) as running:
         job = await running.submit()

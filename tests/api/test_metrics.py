@@ -1,4 +1,4 @@
-"""What relay counts, in the words of a Prometheus scrape."""
+"""relay's metrics, as a Prometheus scrape shows them."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ pytestmark = pytest.mark.anyio
 
 
 async def scraped(running: Running) -> dict[str, float]:
-    """Each sample as `name{labels}`."""
+    """Return each sample by `name{labels}`."""
     answer = await running.client.get("/metrics", headers={"authorization": ""})
     assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/plain")
     samples = [sample for family in text_string_to_metric_families(answer.text) for sample in family.samples]
     return {sample.name + str(sorted(sample.labels.values())): sample.value for sample in samples}
 
 
-async def test_a_scrape_tells_who_ended_which_jobs(tmp_path: Path) -> None:
-    """Callbacks, checks, submissions, events, attempts, and ends by who brought them, each with its provider."""
+async def test_a_scrape_shows_what_ended_which_jobs(tmp_path: Path) -> None:
+    """Count callbacks, checks, submissions, events, attempts and ends by their source, each with its provider."""
     async with relay(tmp_path) as running:
         job = await running.submit(notify=[{"url": running.hook}])
         await running.world.finish(job["provider_job_id"])
@@ -33,7 +33,7 @@ async def test_a_scrape_tells_who_ended_which_jobs(tmp_path: Path) -> None:
         await running.world.finish(lost["provider_job_id"])
         await running.client.post(f"/v1/jobs/{lost['id']}/status-checks")
         await running.client.post("/callbacks/evolink/wrong")
-        await running.client.post("/callbacks/nobody/wrong")
+        await running.client.post("/callbacks/unknown/wrong")
         counted = await scraped(running)
         assert {
             "relay_callbacks_total['evolink', 'recorded']": 1,
@@ -48,10 +48,10 @@ async def test_a_scrape_tells_who_ended_which_jobs(tmp_path: Path) -> None:
         }.items() <= counted.items()
 
 
-async def test_an_unknown_word_is_counted_each_time_and_warned_about_once(
+async def test_an_unknown_status_is_counted_each_time_and_logged_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two jobs with the same word no provider has published make one warning."""
+    """Log one warning for two jobs with the same unpublished status."""
     async with relay(tmp_path) as running:
         for _ in range(2):
             job = await running.submit()
@@ -63,7 +63,7 @@ async def test_an_unknown_word_is_counted_each_time_and_warned_about_once(
 async def test_a_refused_key_is_reported_once_for_its_provider(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Many jobs whose checks are refused make one error; when the key is taken again, that is told too."""
+    """Log one error for many refused checks, and a line when the key is accepted again."""
     async with relay(tmp_path) as running:
         for _ in range(3):
             running.world.next_faults.append(Faults(lost=True, check_status=401, check_times=1))
@@ -78,21 +78,21 @@ async def test_a_refused_key_is_reported_once_for_its_provider(
 
 
 def test_every_metric_is_named_also_before_it_counts_anything() -> None:
-    """A dashboard can be built before the first job; names follow the format's rules."""
+    """Show every metric before the first job, with names in the format's form."""
     families = {family.name: family for family in text_string_to_metric_families(Metrics().exposition().decode())}
     assert {metric.name for metric in METRICS} == set(families)
     assert {name: families[name].type for name in families} == {metric.name: metric.kind for metric in METRICS}
 
 
-def test_what_is_remembered_of_unknown_words_is_bounded() -> None:
-    """A provider that invents words for ever fills no memory, and is not warned about for ever."""
+def test_memory_of_unknown_statuses_is_bounded() -> None:
+    """Bound the memory for unknown statuses and the warnings about them."""
     metrics = Metrics()
     news = [metrics.unknown_word("evolink", str(number)) for number in range(3 * UNKNOWN_STATUSES_MAX)]
     assert sum(news) == UNKNOWN_STATUSES_MAX
 
 
 async def test_metrics_may_need_a_key(tmp_path: Path) -> None:
-    """Answer 401 without RELAY_METRICS_KEY or with another one, where it is set; API keys do not open it."""
+    """Answer 401 without RELAY_METRICS_KEY, with another key and with an API key, if it is set."""
     async with relay(tmp_path, RELAY_METRICS_KEY="a-key-of-prometheus") as running:
         for given, status in (("a-key-of-prometheus", 200), ("a-key-of-prometheuS", 401), (KEY, 401)):
             answer = await running.client.get("/metrics", headers={"authorization": f"Bearer {given}"})

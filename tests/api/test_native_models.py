@@ -1,4 +1,4 @@
-"""What relay refuses in a request for a model that it does not know, and a provider that refuses relay's key."""
+"""Refusals of native requests for unknown models, and a provider that refuses relay's key."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
     ],
 )
 async def test_relays_own_rules_hold_for_every_model(tmp_path: Path, change: dict[str, Any], path: str) -> None:
-    """Refuse a callback field at any depth, URLs that are not public, and a model that is no name."""
+    """Refuse a callback field at any depth, URLs that are not public, and a malformed model name."""
     async with relay(tmp_path, clock=HeldClock()) as running:
         request = {"model": "seedance-9", "prompt": "a"} | change
         answer = await running.client.post("/v1/jobs", json={"provider": "evolink", "request": request})
@@ -35,15 +35,15 @@ async def test_relays_own_rules_hold_for_every_model(tmp_path: Path, change: dic
 
 
 async def test_a_holder_of_the_callback_field_is_an_object(tmp_path: Path) -> None:
-    """Refuse `metadata` that is no object where the callback URL goes into it."""
+    """Refuse `metadata` that is not an object if the callback URL is put into it."""
     async with relay(tmp_path, clock=HeldClock()) as running:
         request = {"model": "kling-v3", "metadata": [1]}
         answer = await running.client.post("/v1/jobs", json={"provider": "relaydance", "request": request})
         assert [error["path"] for error in answer.json()["errors"]] == ["request.metadata"]
 
 
-async def test_a_key_refused_at_a_submission_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Log one error, set the metric, and tell it in `GET /v1/providers` until the key is taken."""
+async def test_a_key_refused_at_a_submission_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Log one error, set the metric, and show it in `GET /v1/providers` until the key is accepted."""
     async with relay(tmp_path, clock=HeldClock()) as running:
         running.world.next_faults += [Faults(status_code=401), Faults(status_code=401)]
         await running.submit()
@@ -66,7 +66,7 @@ async def test_a_key_refused_at_a_submission_is_told(tmp_path: Path, capsys: pyt
     ("key", "good"), [("…", False), ("...", False), ("a key", False), ("sk-live-…", False), ("sk-1", True)]
 )
 def test_a_placeholder_is_no_key(key: str, good: bool) -> None:
-    """Refuse at the start what no header can carry, or what was left over from an example."""
+    """Refuse at the start a key that no header can carry, or that is an example's placeholder."""
     environ = {"RELAY_EVOLINK_API_KEY": key, "RELAY_SECRET_KEYS": "a-key-that-is-long-enough-to-sign"}
     if good:
         assert load(environ, (*PROVIDERS, *DEV_PROVIDERS)).provider("evolink").api_key == key

@@ -1,4 +1,4 @@
-"""What was spent: each project sees its own and has a cap of its own, the operator sees all of it."""
+"""Spending: each project has its own cap and sees its own sum; the operator sees all."""
 
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ BODY = {"provider": "x402org", "input": INPUT}
 
 
 async def of(running: Running, project: str, *scopes: str) -> dict[str, str]:
-    """The header of a new key of a project."""
+    """Return the Authorization header of a new key of a project."""
     text = (await running.app.store.access.create_api_key(project, "", scopes, 1)).text
     return {"authorization": f"Bearer {text}"}
 
 
 async def test_a_key_sees_the_spending_of_its_own_project(tmp_path: Path) -> None:
-    """Show a project what it paid, and neither the wallet nor what others paid; all of it to the operator alone."""
+    """Show a project what it paid, without the wallet and other projects' sums; show all of it to the operator."""
     async with selling(tmp_path, Seller(), HeldClock()) as running:
         films = await of(running, "films", "read", "submit")
         await paid(running, "x402org")
@@ -47,7 +47,7 @@ async def test_a_key_sees_the_spending_of_its_own_project(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("cap", "jobs"), [("0.66", 2), ("0.659999", 1)])
 async def test_a_project_cannot_spend_what_the_others_need(tmp_path: Path, cap: str, jobs: int) -> None:
-    """Refuse a project's job over its own cap of the day, at the atomic unit; another project still buys."""
+    """Refuse a project's job one atomic unit over its daily cap; another project still buys."""
     seller = Seller()
     async with selling(tmp_path, seller, HeldClock(), RELAY_PROJECT_SPEND_MAX_PER_DAY=cap) as running:
         codes = [(await running.client.post("/v1/jobs", json=BODY)).status_code for _ in range(3)]
@@ -62,7 +62,7 @@ async def test_a_project_cannot_spend_what_the_others_need(tmp_path: Path, cap: 
 
 @pytest.mark.parametrize(("cap", "jobs"), [("0.66", 2), ("0.659999", 1)])
 async def test_all_projects_together_have_a_cap(tmp_path: Path, cap: str, jobs: int) -> None:
-    """Refuse what all projects together may not spend, without a word of how much the others spent."""
+    """Refuse a job over the cap of all projects, without naming what the others spent."""
     seller = Seller()
     caps = {"RELAY_SPEND_MAX_PER_DAY": cap, "RELAY_PROJECT_SPEND_MAX_PER_DAY": "5"}
     async with selling(tmp_path, seller, HeldClock(), **caps) as running:
@@ -74,7 +74,7 @@ async def test_all_projects_together_have_a_cap(tmp_path: Path, cap: str, jobs: 
 
 
 async def test_credits_count_and_are_final_when_the_job_has_ended(tmp_path: Path) -> None:
-    """Tell what EvoLink reserved as `reserved` while the job goes on, and as `final` when it has ended."""
+    """Show EvoLink's credits as `reserved` while the job is open, and as `final` when it has ended."""
 
     def kinds(spend: dict[str, Any]) -> list[tuple[str, ...]]:
         return [(one["provider"], one["unit"], one["reserved"], one["final"]) for one in spend["providers"]]
@@ -94,7 +94,7 @@ async def test_credits_count_and_are_final_when_the_job_has_ended(tmp_path: Path
 
 
 async def test_paid_files_count(tmp_path: Path) -> None:
-    """Count what was paid for a file beside what jobs cost."""
+    """Count payments for files beside those for jobs."""
     clock = the_clock()
     world, _ = stand_in(clock)
     async with relay(tmp_path, clock=clock, world=world, RELAY_WALLET_KEY=KEY) as running:
@@ -105,7 +105,7 @@ async def test_paid_files_count(tmp_path: Path) -> None:
 
 
 async def test_an_unsettled_payment_is_reserved(tmp_path: Path) -> None:
-    """Keep an x402 payment of unknown fate `reserved`, also when its job has ended."""
+    """Keep an x402 payment with an unknown outcome `reserved`, also when its job has ended."""
     seller = Seller()
     seller.fault = "bad_request"
     async with selling(tmp_path, seller, HeldClock(), RELAY_CHAIN_RPC_URL="") as running:

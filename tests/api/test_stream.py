@@ -1,4 +1,4 @@
-"""`GET /v1/events/stream`: events as they come, resumed without a gap or a repeat after a cut and after a restart."""
+"""`GET /v1/events/stream`: new events, resumed without a gap or a repeat after a disconnect and a restart."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ class Reader:
         self._lines = answer.aiter_lines()
 
     async def events(self, number: int) -> list[tuple[str, str]]:
-        """The ids and types of the next so many events."""
+        """Return the ids and types of the next so many events."""
         found: list[tuple[str, str]] = []
         fields: dict[str, str] = {}
         async with asyncio.timeout(10):
@@ -51,7 +51,7 @@ class Reader:
 
 @asynccontextmanager
 async def reading(running: Running, after: str | None = None, query: str = "") -> AsyncIterator[Reader]:
-    """An open stream."""
+    """Open a stream."""
     headers = {"last-event-id": after} if after else {}
     async with running.client.stream("GET", f"/v1/events/stream{query}", headers=headers) as answer:
         assert answer.status_code == 200
@@ -60,13 +60,13 @@ async def reading(running: Running, after: str | None = None, query: str = "") -
 
 
 async def job_done(running: Running) -> None:
-    """A job that is submitted and succeeds: two events."""
+    """Submit a job that succeeds, which makes two events."""
     job = await running.submit()
     await running.world.finish(job["provider_job_id"])
 
 
-async def test_events_come_as_they_happen(tmp_path: Path) -> None:
-    """A stream that is open gets each event once, in order, with its id."""
+async def test_new_events_are_sent_immediately(tmp_path: Path) -> None:
+    """Send each event once, in order, with its id, on an open stream."""
     async with relay(tmp_path, clock=SystemClock(), confirm=False) as running:
         await job_done(running)
         async with reading(running) as reader:
@@ -74,8 +74,8 @@ async def test_events_come_as_they_happen(tmp_path: Path) -> None:
             assert [kind for _, kind in await reader.events(2)] == ["job.submitted", "job.succeeded"]
 
 
-async def test_a_stream_goes_on_where_it_was_cut(tmp_path: Path) -> None:
-    """With Last-Event-ID everything that came meanwhile follows, across a cut and across a restart."""
+async def test_a_stream_resumes_where_it_was_cut(tmp_path: Path) -> None:
+    """Send every event after Last-Event-ID, across a disconnect and across a restart."""
     clock = SystemClock()
     async with relay(tmp_path, clock=clock, confirm=False) as running:
         await job_done(running)
@@ -94,7 +94,7 @@ async def test_a_stream_goes_on_where_it_was_cut(tmp_path: Path) -> None:
 
 
 async def test_a_list_can_begin_after_an_event(tmp_path: Path) -> None:
-    """`after` keeps what came later, of a job too; one that is not there stands before those with a newer id."""
+    """List the events after `after`, of a job too; for an unknown id those with a newer id."""
     async with relay(tmp_path, clock=SystemClock(), confirm=False) as running:
         await job_done(running)
         await job_done(running)
@@ -113,15 +113,15 @@ async def test_a_list_can_begin_after_an_event(tmp_path: Path) -> None:
 
 
 async def test_a_stream_can_be_narrowed_to_a_type(tmp_path: Path) -> None:
-    """`type` leaves the others out."""
+    """Send only events of `type`."""
     async with relay(tmp_path, clock=SystemClock(), confirm=False) as running:
         await job_done(running)
         async with reading(running, after="evt_0", query="?type=job.succeeded") as reader:
             assert [kind for _, kind in await reader.events(1)] == ["job.succeeded"]
 
 
-async def test_a_quiet_stream_says_that_it_lives(tmp_path: Path) -> None:
-    """A comment comes every 15 seconds, so that no router takes the connection for dead."""
+async def test_a_quiet_stream_sends_comments(tmp_path: Path) -> None:
+    """Send a comment every 15 seconds, so that no router closes the connection as idle."""
     clock = HeldClock()
     async with relay(tmp_path, clock=clock, confirm=False) as running, reading(running) as reader:
         lines = reader.answer.aiter_lines()
@@ -133,8 +133,8 @@ async def test_a_quiet_stream_says_that_it_lives(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("most", "status"), [("PER_PROJECT_", 429), ("", 503)])
-async def test_streams_have_their_number(tmp_path: Path, most: str, status: int) -> None:
-    """Answer 429 to a stream beyond its project's share, 503 to one beyond all, with Retry-After; take one later."""
+async def test_streams_have_a_limit(tmp_path: Path, most: str, status: int) -> None:
+    """Answer 429 to a stream over its project's share, 503 over the total, with Retry-After; open one later."""
     limits: dict[str, Any] = {f"RELAY_STREAMS_{most}MAX": "2"}
     async with relay(tmp_path, **limits) as running:
         async with reading(running) as first, reading(running) as second:
@@ -155,8 +155,8 @@ async def test_streams_have_their_number(tmp_path: Path, most: str, status: int)
                     status = another.status_code
 
 
-async def test_what_a_stream_holds_is_bounded(tmp_path: Path) -> None:
-    """Look at so many bytes of events together, the next ones afterwards, and one event that alone is larger."""
+async def test_the_memory_of_a_stream_is_bounded(tmp_path: Path) -> None:
+    """Read a bounded number of bytes of events in one query, the rest in the next, and one larger event alone."""
     async with relay(tmp_path) as running:
         await job_done(running)
         await running.until("/v1/events", lambda shown: len(shown["data"]) == 2)
@@ -170,8 +170,8 @@ async def test_what_a_stream_holds_is_bounded(tmp_path: Path) -> None:
             assert rest.events == whole.events[number:]
 
 
-async def test_a_stream_with_little_room_gives_every_event(tmp_path: Path) -> None:
-    """Give all events in order to a stream that holds one at a time."""
+async def test_a_stream_with_little_memory_sends_every_event(tmp_path: Path) -> None:
+    """Send all events in order on a stream that holds one at a time."""
     async with relay(tmp_path, RELAY_STREAM_BUFFER_BYTES="1") as running:
         for _ in range(3):
             await job_done(running)
@@ -184,15 +184,15 @@ async def test_a_stream_with_little_room_gives_every_event(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("after", ["x", "evt_" + "a" * 80])
-async def test_an_id_that_is_none_is_refused(tmp_path: Path, after: str) -> None:
-    """422 names the header."""
+async def test_a_malformed_id_is_refused(tmp_path: Path, after: str) -> None:
+    """Answer 422 that names the header."""
     async with relay(tmp_path) as running:
         answer = await running.client.get("/v1/events/stream", headers={"last-event-id": after})
         assert (answer.status_code, answer.json()["errors"][0]["path"]) == (422, "Last-Event-ID")
 
 
-async def test_a_relay_that_stops_ends_its_streams(tmp_path: Path) -> None:
-    """A client is let go at once, and comes back with its last id."""
+async def test_a_shutdown_ends_streams(tmp_path: Path) -> None:
+    """End a stream immediately, and resume it with its last id."""
     clock = HeldClock()
     async with relay(tmp_path, clock=clock) as running, reading(running) as reader:
         await quiet()
@@ -202,8 +202,8 @@ async def test_a_relay_that_stops_ends_its_streams(tmp_path: Path) -> None:
             assert [line async for line in reader.answer.aiter_lines() if line.startswith("id")] == []
 
 
-async def test_a_stream_gives_its_room_back(tmp_path: Path) -> None:
-    """Count a stream as closed as soon as its answer ends, even where writing it raised."""
+async def test_a_stream_releases_its_slot(tmp_path: Path) -> None:
+    """Count a stream as closed as soon as its response ends, even if writing it raised."""
     async with relay(tmp_path) as running:
         streams = running.app.streams
         answer = EventStream(await streams.lines(DEFAULT_PROJECT, None, None))

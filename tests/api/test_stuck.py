@@ -1,4 +1,4 @@
-"""What is stuck: open jobs by age, reason and the provider's id, and gauges of what is not done yet."""
+"""Finding stuck work: open jobs by age, reason and provider id, and gauges of unfinished work."""
 
 from pathlib import Path
 
@@ -13,18 +13,18 @@ pytestmark = pytest.mark.anyio
 
 
 async def listed(running: Running, query: str) -> list[str]:
-    """The ids of the jobs that a list shows."""
+    """Return the ids of the jobs that a list shows."""
     return [job["id"] for job in (await running.get(f"/v1/jobs?{query}"))["data"]]
 
 
 async def gauges(running: Running) -> dict[str, float]:
-    """The numbers of /metrics without labels."""
+    """Return the samples of /metrics without labels."""
     lines = (await running.client.get("/metrics")).text.splitlines()
     return {name: float(value) for name, _, value in (line.partition(" ") for line in lines if line[:1] != "#")}
 
 
 async def test_open_jobs_are_found_by_age_reason_and_the_providers_id(tmp_path: Path) -> None:
-    """Find a job that hangs without knowing its id, and refuse a filter that is none."""
+    """Find a job that hangs without knowing its id, and refuse a malformed filter."""
     clock = HeldClock()
     async with relay(tmp_path, clock=clock) as running:
         running.world.next_faults += [Faults(), Faults(submit="reset_after")]
@@ -43,8 +43,8 @@ async def test_open_jobs_are_found_by_age_reason_and_the_providers_id(tmp_path: 
             assert (await running.client.get(f"/v1/jobs?{query}")).status_code == 422
 
 
-async def test_the_gauges_count_what_is_not_done_yet(tmp_path: Path) -> None:
-    """Count open jobs, pending deliveries and how late they are, and ask the database every ten seconds at most."""
+async def test_the_gauges_count_unfinished_work(tmp_path: Path) -> None:
+    """Count open jobs, pending deliveries and their lateness, with a query every ten seconds at most."""
     clock = HeldClock()
     async with relay(tmp_path, clock=clock, RELAY_RETRY_SCHEDULE_S="0,3600") as running:
         running.sink.answers = [500] * 9
@@ -60,8 +60,8 @@ async def test_the_gauges_count_what_is_not_done_yet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("due_at", "seconds"), [(None, 0), (9_000, 0), (6_001, 0), (6_000, 1)])
-def test_how_late_the_oldest_delivery_is(due_at: int | None, seconds: int) -> None:
-    """Count whole seconds since a delivery was due, and none where nothing is."""
+def test_the_lateness_of_the_oldest_delivery(due_at: int | None, seconds: int) -> None:
+    """Count whole seconds since the oldest delivery was due, and 0 if none is due."""
     metrics = Metrics()
     metrics.backlog({"open_jobs": 1, "pending_deliveries": 2, "held_endpoints": 3, "oldest_due_at": due_at}, 7_000)
     assert f"relay_oldest_due_seconds {seconds}.0" in metrics.exposition().decode()

@@ -1,4 +1,4 @@
-"""One rule for text at every door, on both databases: U+0000 is refused to clients and kept as U+FFFD from others."""
+"""U+0000 on both databases: refused from clients, stored as U+FFFD from providers and receivers."""
 
 import json
 from collections.abc import AsyncIterator
@@ -27,13 +27,13 @@ REQUEST = {"model": "seedance-2.0-image-to-video", "prompt": NUL, "image_urls": 
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay."""
+    """Yield a running relay."""
     async with relay(tmp_path, clock=HeldClock(), confirm=False) as started:
         yield started
 
 
 def job(**fields: Any) -> dict[str, Any]:
-    """A request for a job."""
+    """Return the body of a job's request."""
     return {"provider": "evolink", "input": INPUT} | fields
 
 
@@ -74,14 +74,14 @@ PATHS = (
 
 
 @pytest.mark.anyio
-async def test_a_client_that_sends_nul_is_told_every_place(running: Running) -> None:
+async def test_nul_from_a_client_is_refused_with_every_place(running: Running) -> None:
     """Refuse U+0000 in every body, parameter, path and header of the API, without a 500 on either database."""
     held = await running.submit(notify=[{"url": running.hook}])
     names = {"job": held["id"], "endpoint": held["notify"][0]["endpoint_id"]}
     for method, path, body, paths in BODIES:
         answer = await running.client.request(method, path.format(**names), json=body)
-        told = sorted(error["path"] for error in answer.json()["errors"])
-        assert (answer.status_code, told if isinstance(paths, list) else len(told)) == (422, paths), (path, body)
+        refused = sorted(error["path"] for error in answer.json()["errors"])
+        assert (answer.status_code, refused if isinstance(paths, list) else len(refused)) == (422, paths), (path, body)
         assert all(error["message"] == text.REFUSAL for error in answer.json()["errors"])
     for path in QUERIES:
         answer = await running.client.get(path.format(**names))
@@ -95,15 +95,15 @@ async def test_a_client_that_sends_nul_is_told_every_place(running: Running) -> 
 
 
 @pytest.mark.anyio
-async def test_a_backslash_that_only_looks_like_nul_is_kept(running: Running) -> None:
-    r"""Take `\\u0000`, six letters that a careless search for the escape would refuse, and its neighbour U+0001."""
+async def test_an_escaped_backslash_is_not_nul(running: Running) -> None:
+    r"""Accept `\\u0000` as six letters, which a careless search for the escape would refuse, and U+0001."""
     made = await running.submit(metadata={"k": "\\u0000", "l": "\1"})
     assert (await running.get(f"/v1/jobs/{made['id']}"))["metadata"] == {"k": "\\u0000", "l": "\1"}
 
 
 @pytest.mark.anyio
-async def test_what_a_callback_says_is_kept_and_applied(running: Running) -> None:
-    """Keep a callback's bytes as they came, and its texts with U+FFFD: the job ends, and its error can be read."""
+async def test_a_callback_with_nul_is_stored_and_applied(running: Running) -> None:
+    """Store a callback's bytes unchanged and its texts with U+FFFD; end the job with a readable error."""
     made = await running.submit()
     body = json.dumps({"status": "failed", "error": {"code": "c\0", "message": "\0too \0dark"}, "x\0": ["\0"]}).encode()
     assert (await post(running, body)).status_code == 200
@@ -126,8 +126,8 @@ async def test_what_a_callback_says_is_kept_and_applied(running: Running) -> Non
         (200, b"\0"),
     ],
 )
-async def test_what_a_provider_answers_is_kept(tmp_path: Path, status: int, raw: bytes) -> None:
-    """Store what a provider answers to a submission and to a status check, whatever characters are in it."""
+async def test_a_providers_answer_with_nul_is_stored(tmp_path: Path, status: int, raw: bytes) -> None:
+    """Store a provider's answers to a submission and a status check with any characters in them."""
 
     async def answer(_: Request) -> Response:
         return Response(raw, status, media_type="application/json")
@@ -138,14 +138,14 @@ async def test_what_a_provider_answers_is_kept(tmp_path: Path, status: int, raw:
         asked = await running.client.post(f"/v1/jobs/{made['id']}/status-checks")
         assert asked.status_code in (200, 409), asked.text
         shown = await running.client.get(f"/v1/jobs/{made['id']}")
-        told = await running.client.get(f"/v1/jobs/{made['id']}/timeline")
-        assert {shown.status_code, told.status_code} == {200}
-        assert "\\u0000" not in shown.text + told.text
+        timeline = await running.client.get(f"/v1/jobs/{made['id']}/timeline")
+        assert {shown.status_code, timeline.status_code} == {200}
+        assert "\\u0000" not in shown.text + timeline.text
 
 
 @pytest.mark.anyio
-async def test_what_a_receiver_answers_is_kept(tmp_path: Path) -> None:
-    """Show a receiver's page with U+FFFD in the attempt, which is stored all the same."""
+async def test_a_receivers_answer_with_nul_is_stored(tmp_path: Path) -> None:
+    """Store a receiver's page in the attempt, with U+FFFD."""
 
     async def answer(_: Request) -> Response:
         return Response(b"\0no\0", 500)
@@ -159,8 +159,8 @@ async def test_what_a_receiver_answers_is_kept(tmp_path: Path) -> None:
 
 
 @given(st.text(st.characters() | st.sampled_from("\0\ud800\udfff\ufeff\U0001f600")))
-def test_what_is_kept_every_database_takes(given_text: str) -> None:
-    """Change nothing but U+0000 and halves of surrogate pairs, each into one U+FFFD or, as a pair, its character."""
+def test_stored_text_fits_every_database(given_text: str) -> None:
+    """Replace only U+0000 and lone surrogates, each by U+FFFD, and a surrogate pair by its character."""
     made = text.kept(given_text)
     made.encode()
     assert "\0" not in made
@@ -170,8 +170,8 @@ def test_what_is_kept_every_database_takes(given_text: str) -> None:
 
 
 @given(json_values)
-def test_every_place_is_found_and_mended(value: object) -> None:
-    """Find U+0000 wherever JSON can hold it, and find none in what is kept."""
+def test_every_place_is_found_and_replaced(value: object) -> None:
+    """Find U+0000 wherever JSON can hold it, and find none in what is stored."""
     raw = json.dumps(value).encode()
     assert bool(list(text.paths_with_nul(value))) <= text.may_hold_nul(raw)
     assert not list(text.paths_with_nul(text.kept_json(value)))

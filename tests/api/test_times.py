@@ -17,7 +17,7 @@ TODAY = rfc3339(START_MS)[:10]
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay whose clock stands at one o'clock."""
+    """Yield a relay whose clock stands at one o'clock."""
     async with relay(tmp_path, clock=HeldClock(START_MS + 3_600_000)) as found:
         yield found
 
@@ -36,7 +36,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         ("-999999d", NOW_MS - 999_999 * DAY_MS),
     ],
 )
-def test_a_time_is_read(text: str, at_ms: int) -> None:
+def test_a_time_is_parsed(text: str, at_ms: int) -> None:
     """Read each form; a date is its first moment in UTC."""
     assert parse_time(text, NOW_MS) == at_ms
 
@@ -48,14 +48,14 @@ def test_a_time_is_read(text: str, at_ms: int) -> None:
         *("2026-11-21T02:03:04", "2026-13-01", "2026-02-30", "20261126", "2026-11", "2026-11-26 "),
     ],
 )
-def test_what_is_no_time_is_refused(text: str) -> None:
-    """Refuse a time without an offset, a day that there is not, and every other text."""
+def test_a_malformed_time_is_refused(text: str) -> None:
+    """Refuse a time without an offset, a day that does not exist, and every other text."""
     with pytest.raises(ValueError):  # noqa: PT011 - the API words it
         parse_time(text, NOW_MS)
 
 
 @given(at_ms=st.integers(0, 4_000_000_000_000))
-def test_a_time_that_relay_shows_is_read_again(at_ms: int) -> None:
+def test_a_time_that_relay_shows_is_parsed_again(at_ms: int) -> None:
     """Read every time that relay writes as the same time."""
     assert parse_time(rfc3339(at_ms), NOW_MS) == at_ms
 
@@ -71,15 +71,15 @@ def test_a_time_that_relay_shows_is_read_again(at_ms: int) -> None:
         ("created_after=-24h&created_before=-1s", 0),
     ],
 )
-async def test_a_list_takes_dates_and_times_ago(running: Running, query: str, found: int) -> None:
+async def test_a_list_accepts_dates_and_times_ago(running: Running, query: str, found: int) -> None:
     """Filter a list by a date and by a time before now."""
     await running.submit()
     assert len((await running.get(f"/v1/jobs?{query}"))["data"]) == found
 
 
 @pytest.mark.anyio
-async def test_a_batch_takes_dates_and_times_ago(running: Running) -> None:
-    """Send again what an endpoint lacks since a date or a time ago; an error names all three forms."""
+async def test_a_batch_accepts_dates_and_times_ago(running: Running) -> None:
+    """Redeliver what an endpoint lacks since a date or a time ago; name all three forms in an error."""
     endpoint = (await running.client.post("/v1/endpoints", json={"url": running.hook})).json()
     path = f"/v1/endpoints/{endpoint['id']}/redeliveries"
     for times in ({"since": TODAY}, {"since": "-24h"}, {"since": "-2d", "until": "-1d"}):

@@ -1,4 +1,4 @@
-"""Models that relay does not know: a native request for one reaches its provider as it is, and says so."""
+"""Native requests for models that relay does not know: sent unchanged, and marked as not fully checked."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,7 +23,7 @@ EVOLINK = {
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay on a held clock."""
+    """Yield a relay on a held clock."""
     async with relay(tmp_path, clock=HeldClock()) as started:
         yield started
 
@@ -39,35 +39,35 @@ def test_a_known_model_is_checked_as_before() -> None:
 @pytest.mark.parametrize(
     "model", ["seedance-2.5-image-to-video", "seedance-25", "kling/v3.0:pro", "veo-4-text-to-video"]
 )
-def test_any_provider_takes_a_new_model(name: str, model: str) -> None:
-    """Let a model that relay does not know through, with any fields and without images."""
+def test_any_provider_accepts_a_new_model(name: str, model: str) -> None:
+    """Accept a model that relay does not know, with any fields and without images."""
     request = {"model": model, "prompt": "a wave", "whatever": {"new": [True, None, 1.5]}}
     assert unknown_model(PROVIDERS[name], request) == model
     assert check_native(PROVIDERS[name], request) == []
 
 
 @pytest.mark.parametrize("model", ["", " ", "../admin", "a//b", "a b", "a?b", "é", "/a", "a/", 5, None, ["a"]])
-def test_what_is_no_name_is_checked_whole(model: object) -> None:
-    """Treat as the published schema says what could not be a model's name."""
+def test_a_malformed_name_is_checked_fully(model: object) -> None:
+    """Check a request with a malformed model name against the published schema."""
     assert unknown_model(PROVIDERS["evolink"], {"model": model}) is None
     assert check_native(PROVIDERS["evolink"], {**EVOLINK, "model": model})
 
 
 def test_a_models_name_has_a_longest_form() -> None:
-    """Take a name of 200 characters, and none that is longer."""
+    """Accept a name of 200 characters, and none that is longer."""
     assert unknown_model(PROVIDERS["evolink"], {"model": "a" * MODEL_MAX_CHARS})
     assert unknown_model(PROVIDERS["evolink"], {"model": "a" * (MODEL_MAX_CHARS + 1)}) is None
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/a.png", "https://u:p@example.com/a", " HTTP://169.254.169.254/"])
 def test_its_urls_are_public_ones(url: str) -> None:
-    """Refuse a private or odd URL wherever it stands in the body, and name the place."""
+    """Refuse a private or malformed URL anywhere in the body, and name the place."""
     errors = check_native(PROVIDERS["evolink"], {**EVOLINK, "extra": [{"deep": url}]})
     assert [error.path for error in errors] == ["extra[0].deep"]
 
 
-async def test_a_new_model_reaches_the_provider_as_it_is(running: Running) -> None:
-    """Send the native body byte for byte but for the callback, say in the timeline that it was checked partly."""
+async def test_a_new_model_is_sent_unchanged(running: Running) -> None:
+    """Send the native body unchanged but for the callback URL; say in the timeline that it was checked partly."""
     answer = await running.client.post("/v1/jobs", json={"provider": "evolink", "request": EVOLINK})
     assert answer.status_code == 202
     sent: dict[str, Any] = dict(running.world.submissions[-1])
@@ -87,7 +87,7 @@ async def test_a_callback_field_is_still_reserved(running: Running) -> None:
 
 
 async def test_its_price_is_not_known(running: Running) -> None:
-    """Quote an unknown model as accepted, without an amount, and say that providers take other models too."""
+    """Quote an unknown model as accepted, without an amount, and say that providers accept other models."""
     answer = await running.client.post("/v1/quotes", json={"request": EVOLINK, "providers": ["evolink"]})
     (quote,) = answer.json()["data"]
     assert (quote["accepted"], quote["amount"], quote["basis"], quote["errors"]) == (True, None, None, [])

@@ -1,4 +1,4 @@
-"""`Prefer: wait`: one request that holds until the job is final, so that a simple client needs no endpoint."""
+"""`Prefer: wait`: one request that is answered when the job is final, so that a simple client needs no endpoint."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,19 +18,19 @@ BODY = {"provider": "evolink", "input": INPUT}
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay on the machine's clock."""
+    """Yield a relay on the machine's clock."""
     async with relay(tmp_path, clock=SystemClock()) as started:
         yield started
 
 
 async def finished(running: Running) -> None:
-    """Ends the job as soon as its provider has it."""
+    """End the job as soon as its provider has it."""
     await running.world.wait_for(lambda world: len(world.jobs) == 1)
     await running.world.finish(next(iter(running.world.jobs)))
 
 
 async def test_a_submission_waits_for_the_end(running: Running) -> None:
-    """`Prefer: wait=20` on POST answers 200 with the final job, long before the time is over."""
+    """Answer a POST with `Prefer: wait=20` 200 with the final job, long before the time is over."""
     prefer = {"prefer": "wait=20"}
     answer, _ = await asyncio.gather(running.client.post("/v1/jobs", json=BODY, headers=prefer), finished(running))
     assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
@@ -39,7 +39,7 @@ async def test_a_submission_waits_for_the_end(running: Running) -> None:
 
 
 async def test_a_get_waits_for_the_end(running: Running) -> None:
-    """The same on GET, for as many callers as there are."""
+    """Answer several GETs with `Prefer: wait` 200 with the final job."""
     job = await running.submit()
     waiting = [running.client.get(f"/v1/jobs/{job['id']}", headers={"prefer": "wait=20"}) for _ in range(5)]
     *answers, _ = await asyncio.gather(*waiting, finished(running))
@@ -47,7 +47,7 @@ async def test_a_get_waits_for_the_end(running: Running) -> None:
 
 
 async def test_when_the_time_is_over_the_job_is_shown_as_it_is(tmp_path: Path) -> None:
-    """202 after N seconds, with the job that is still open."""
+    """Answer 202 after N seconds with the job that is still open."""
     clock = HeldClock()
     async with relay(tmp_path, clock=clock) as running:
         job = await running.submit()
@@ -60,8 +60,8 @@ async def test_when_the_time_is_over_the_job_is_shown_as_it_is(tmp_path: Path) -
         assert (answer.status_code, answer.json()["status"]) == (202, "submitted")
 
 
-async def test_a_job_that_is_final_is_not_waited_for(running: Running) -> None:
-    """200 at once."""
+async def test_a_final_job_is_answered_immediately(running: Running) -> None:
+    """Answer 200 immediately."""
     job = await running.submit()
     await finished(running)
     await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == "succeeded")
@@ -73,8 +73,8 @@ async def test_a_job_that_is_final_is_not_waited_for(running: Running) -> None:
     ("prefer", "applied"),
     [("wait=0", "wait=0"), ("wait", None), ("wait=soon", None), ("wait=-1", None), ("respond-async", None), ("", None)],
 )
-async def test_an_odd_preference_asks_for_nothing(running: Running, prefer: str, applied: str | None) -> None:
-    """A preference that is malformed, or another one, is ignored, as RFC 7240 wants it."""
+async def test_a_malformed_preference_is_ignored(running: Running, prefer: str, applied: str | None) -> None:
+    """Ignore a malformed or unknown preference, as RFC 7240 demands."""
     job = await running.submit()
     answer = await running.client.get(f"/v1/jobs/{job['id']}", headers={"prefer": prefer})
     assert answer.headers.get("preference-applied") == applied
@@ -82,16 +82,16 @@ async def test_an_odd_preference_asks_for_nothing(running: Running, prefer: str,
 
 
 @pytest.mark.parametrize("prefer", ["wait=99", "respond-async, wait=99", 'wait="99"', "WAIT = 99; foo=bar"])
-async def test_nobody_waits_longer_than_a_router_does(running: Running, prefer: str) -> None:
-    """More than 25 seconds are 25, and the answer says so."""
+async def test_a_wait_is_shorter_than_a_routers_limit(running: Running, prefer: str) -> None:
+    """Limit a wait to 25 seconds, and say so in the answer."""
     running.world.next_faults.append(Faults(status_code=402))
     answer = await running.client.post("/v1/jobs", json=BODY, headers={"prefer": prefer})
     assert (answer.status_code, answer.json()["status"]) == (200, "failed")
     assert answer.headers["preference-applied"] == "wait=25"
 
 
-async def test_a_caller_that_goes_away_stops_nothing(running: Running) -> None:
-    """End the wait of a client that hung up; its job goes on and ends."""
+async def test_a_client_that_disconnects_stops_nothing(running: Running) -> None:
+    """End the wait of a client that disconnects; its job continues to its end."""
     caller = asyncio.create_task(running.client.post("/v1/jobs", json=BODY, headers={"prefer": "wait=20"}))
     await quiet()
     assert running.app.waiting.held == 1
@@ -104,8 +104,8 @@ async def test_a_caller_that_goes_away_stops_nothing(running: Running) -> None:
     assert len(running.world.submissions) == 1
 
 
-async def test_a_relay_that_stops_lets_nobody_wait(running: Running) -> None:
-    """Who waits when relay is told to stop gets the job as it is, instead of a broken connection."""
+async def test_a_shutdown_ends_waits(running: Running) -> None:
+    """Answer a waiting request with the job's present state when relay shuts down."""
     running.world.next_faults.append(Faults(submit="hang"))
     waiting = asyncio.create_task(running.client.post("/v1/jobs", json=BODY, headers={"prefer": "wait=25"}))
     await running.world.wait_for(lambda world: len(world.jobs) == 1)
