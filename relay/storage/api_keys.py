@@ -54,7 +54,7 @@ class _Named(msgspec.Struct, frozen=True):
 
 
 class Reservation(msgspec.Struct, frozen=True, kw_only=True):
-    """An idempotency key that somebody asks for; `fingerprint` is of the request's method, path and body."""
+    """An idempotency key of a request; `fingerprint` is of the request's method, path and body."""
 
     project_id: str
     key: str
@@ -80,7 +80,7 @@ class Access:
         self._encryption = encryption
 
     async def api_key(self, text: str) -> ApiKey | None:
-        """The live key with this text: looked up by its digest, so no comparison can be timed."""
+        """Return the live key with this text: looked up by its digest, so no comparison can be timed."""
         found = await self._database.rows("api_key_by_digest", {"digest": digest(text)}, Purpose.KEY)
         return ApiKey(found[0]["id"], found[0]["project_id"], frozenset(found[0]["scopes"].split())) if found else None
 
@@ -103,12 +103,12 @@ class Access:
         return await self._database.rows("api_keys", {})
 
     async def revoke_api_key(self, key_id: str, now_ms: int) -> None:
-        """The key stops working; NotFound when there is no such live key."""
+        """Revoke the key; raise NotFound if there is no such live key."""
         if not await self._writer.write(_run, _Named("revoke_api_key", {"id": key_id, "now": now_ms})):
             raise NotFound(f"there is no live key {key_id}")
 
     async def reserve(self, wanted: Reservation) -> bool:
-        """True for the one caller that is to run the request."""
+        """Reserve the key; return True for the one caller that is to run the request."""
         params = {
             **msgspec.to_builtins(wanted),
             "fingerprint": wanted.fingerprint,
@@ -118,7 +118,7 @@ class Access:
         return bool(await self._writer.write(_run, _Named("reserve_idempotency_key", params)))
 
     async def known(self, project_id: str, key: str) -> Known | None:
-        """What stands behind a key."""
+        """Return what stands behind a key."""
         found = await self._database.rows("idempotency_key", {"project_id": project_id, "key": key}, Purpose.KEY)
         if not found:
             return None
@@ -149,7 +149,7 @@ class Access:
         await self._writer.write(_run, _Named("release_idempotency_key", _of(held)))
 
     async def forget(self, now_ms: int) -> None:
-        """Drops keys that are past their life."""
+        """Drop keys that are past their life."""
         await self._writer.write(_run, _Named("forget_idempotency_keys", {"before": now_ms - IDEMPOTENCY_LIFE_MS}))
 
     async def _create_key(self, transaction: Transaction, wanted: Sequence[_NewKey]) -> list[None]:
@@ -166,7 +166,7 @@ class Access:
 
 
 def _place(project_id: str, key: str) -> str:
-    """The place of an idempotency key's answer."""
+    """Return the place of an idempotency key's answer."""
     return place("idempotency_keys", "answer", f"{project_id}:{key}")
 
 

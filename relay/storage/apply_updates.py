@@ -1,8 +1,7 @@
-"""The heart of relay: what is heard about a job becomes rows, in one transaction.
+"""Applies updates to jobs: callback, job, event and deliveries in one transaction.
 
-The callback as it came, the job's move, its event, and one delivery for each endpoint that wants it.
-
-Callbacks, submit answers, status checks and deadlines all come this way, so there is one place where a job can change.
+Callbacks, submission answers, status checks, deadlines and operators' actions all come this way, so there is one place
+where a job can change. `lifecycle/` decides the transitions; `storage/fan_out.py` makes the deliveries.
 """
 
 from collections import Counter
@@ -24,14 +23,14 @@ from relay.storage.tombstones import Absent, Tombstone, absent
 
 DEFAULT_PROJECT: Final = "prj_default"
 HEADERS_MAX: Final = 1 << 17
-"""About how much a callback's headers are, as JSON, at most."""
+"""About the largest size of a callback's headers, as JSON."""
 
 
 class ReceivedCallback(msgspec.Struct, frozen=True, kw_only=True):
-    """A callback as it came; `digest` is None where the body could not be read.
+    """A callback as received; `digest` is None if the body could not be parsed.
 
-    `quarantined` says why it is not believed at all; `released_by` is the key of the person who has one that is stored
-    run again.
+    `quarantined` says why it is not trusted at all; `reprocessed_by` is the API key of the operator who has a stored
+    one reprocessed.
     """
 
     id: str
@@ -48,9 +47,9 @@ class ReceivedCallback(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobUpdate(msgspec.Struct, frozen=True, kw_only=True):
-    """Something heard or decided about a job: what it does to the job (None: nothing), and its evidence.
+    """An update of a job: its transition (None: none), and the callback or call that brought it.
 
-    `again` is True where it may be written already, by a commit whose answer was lost; its call tells.
+    `again` is True if an earlier commit, whose answer was lost, may have written it; its call's id shows that.
     """
 
     job_id: str
@@ -323,7 +322,7 @@ def _transition(job: Job | None, update: JobUpdate, digests: set[tuple[str, byte
     if received and received.unreadable:
         return Transition(job, Disposition.UNREADABLE, received.unreadable, doubtful=True)
     if received and received.digest and (job.id, received.digest) in digests:
-        return Transition(job, Disposition.REPEATED, "heard before")
+        return Transition(job, Disposition.REPEATED, "received before")
     if update.settlement and update.settlement.cost:
         job = msgspec.structs.replace(job, cost=update.settlement.cost)
     if update.transition is None:

@@ -47,7 +47,7 @@ def is_encrypted(path: Path) -> bool:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             return connection.execute("SELECT 1 FROM sealing_keys LIMIT 1").fetchone() is not None
-    except sqlite3.Error:  # of a former version, or no database: whoever opens it says so
+    except sqlite3.Error:  # of a former version, or no database: opening it raises the error
         return False
 
 

@@ -57,7 +57,7 @@ class Endpoints:
         self._encryption = encryption
 
     async def create(self, endpoint: Endpoint, project_max: int = UNBOUNDED, tie: Tie | None = None) -> bool:
-        """Store a new endpoint; it hears of what is committed after it, or once it is enabled.
+        """Store a new endpoint; it receives what is committed after it, or once it is enabled.
 
         False, and nothing is stored, where its project has as many as it may.
         """
@@ -72,7 +72,7 @@ class Endpoints:
         return await self._writer.write(self._change, change, tie=tie)
 
     async def rotate(self, endpoint: Endpoint, secret: str, until_ms: int, now_ms: int, tie: Tie | None = None) -> None:
-        """A new secret from the next attempt on; the former one signs too until then."""
+        """Store a new secret, used from the next attempt on; the former one signs too until its time is over."""
         params = {
             "id": endpoint.id,
             "project_id": endpoint.project_id,
@@ -83,11 +83,11 @@ class Endpoints:
         await self._writer.write(self._rotate, params, tie=tie)
 
     async def delete(self, endpoint_id: str, project_id: str, now_ms: int, tie: Tie | None = None) -> bool:
-        """The endpoint is gone and what waited for it is canceled; False when there was none."""
+        """Delete the endpoint and cancel its deliveries; return False if there was none."""
         return await self._writer.write(_delete, _Deletion(endpoint_id, project_id, now_ms), tie=tie)
 
     async def get(self, endpoint_id: str, project_id: str) -> Endpoint | None:
-        """The project's endpoint."""
+        """Return the project's endpoint."""
         found = await self._database.rows("endpoint_of_project", {"id": endpoint_id, "project_id": project_id})
         return rows.endpoint_shown(found[0], self._encryption) if found else None
 
@@ -114,7 +114,7 @@ class Endpoints:
         return stored
 
     async def _change(self, transaction: Transaction, changes: Sequence[Change]) -> list[Endpoint | None]:
-        """Applies each in turn."""
+        """Apply each in turn."""
         return [await self._one_change(transaction, change) for change in changes]
 
     async def _one_change(self, transaction: Transaction, change: Change) -> Endpoint | None:
@@ -141,7 +141,7 @@ class Endpoints:
         return [None] * len(wanted)
 
     def _rotated(self, row: Row, secret: str) -> dict[str, bytes | None]:
-        """The sealed columns after a rotation; what does not open is gone by it, so this mends an endpoint."""
+        """Return the encrypted columns after a rotation, which replaces a secret that cannot be decrypted."""
         places = {name: place("endpoints", name, row["id"]) for name in ("secret", "former_secret", "headers")}
         sealed: dict[str, bytes | None] = {
             "secret": self._encryption.encrypt(secret, places["secret"]),

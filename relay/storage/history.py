@@ -1,7 +1,7 @@
 """Callbacks and events in the database: written by `record`, read here.
 
-Ids say when an event was made, and of several processes the one that made it first may commit it last. So whoever reads
-on from an event goes by positions: in PostgreSQL the number of the transaction, and none is read past one that is open.
+Ids say when an event was made, but the process that made it first may commit it last. So a reader that continues from
+an event goes by positions: in PostgreSQL the number of the transaction, and none is read past one that is open.
 """
 
 from collections.abc import Sequence
@@ -78,7 +78,7 @@ class Callbacks:
         self._database = database
 
     async def get(self, callback_id: str, project_id: str) -> Callback | None:
-        """The project's callback."""
+        """Return the project's callback."""
         found = await self._database.rows("callback_of_project", {"id": callback_id, "project_id": project_id})
         return rows.callback(found[0]) if found else None
 
@@ -115,7 +115,7 @@ class Events:
         self._database = database
 
     async def get(self, event_id: str, project_id: str) -> Event | None:
-        """The project's event."""
+        """Return the project's event."""
         found = await self._database.rows("event_of_project", {"id": event_id, "project_id": project_id})
         return rows.event(found[0]) if found else None
 
@@ -218,7 +218,7 @@ class Events:
         return Place(found[0]["position"], found[0]["id"]) if found else BEGINNING
 
     async def position_in_time(self, project_id: str, at_ms: int) -> int:
-        """The position that a project's events of then begin at, where order and time agree; its lowest without any."""
+        """Return the position at which a project's events of that time begin; the lowest position without any."""
         found = await self._database.rows("position_in_time", {"project_id": project_id, "at": at_ms})
         return int(found[0]["position"]) if found else BEGINNING.position
 

@@ -1,6 +1,6 @@
 """An Idempotency-Key is tied to the work that was done for it, by the transaction that does the work.
 
-So there is no moment at which the work is committed and its key does not know: whoever is killed or stands still in
+So there is no moment at which the work is committed and its key does not know: a process that is killed or suspended in
 between, the same request is not run again. And a request whose key was taken over meanwhile does nothing: its work is
 undone with the tie that it did not get.
 """

@@ -76,28 +76,28 @@ class Jobs:
         self._recorder = recorder
 
     async def create(self, new: NewJob) -> None:
-        """The job, its endpoints and its idempotency key in one commit, before anything is sent."""
+        """Store the job, its endpoints and its idempotency key in one commit, before anything is sent."""
         await self._writer.write(self._insert, new, tie=new.tie)
 
     async def start_submission(self, job_id: str, now_ms: int) -> Job | None:
-        """The job, for the one caller that may send it now; None for everyone else."""
+        """Mark the job as being submitted; return it to the one caller that may send it, None to all others."""
         return await self._writer.write(_start_submissions, {"id": job_id, "now": now_ms})
 
     async def record(self, update: JobUpdate, tie: Tie | None = None) -> UpdateResult:
-        """What was heard about a job, with all that follows from it, in one commit."""
+        """Apply an update to a job, with all that follows from it, in one commit."""
         return await self.recording(update, tie)
 
     def recording(self, update: JobUpdate, tie: Tie | None = None) -> asyncio.Future[UpdateResult]:
-        """The same for a caller that is no coroutine; StorageUnavailable at once where too much waits already."""
+        """Non-async variant of `record`: the future resolves after COMMIT; StorageUnavailable if too much waits."""
         return self._writer.submit(self._recorder, update, tie=tie)
 
     async def get(self, job_id: str, project_id: str) -> Job | None:
-        """The project's job."""
+        """Return the project's job."""
         found = await self._database.rows("job_of_project", {"id": job_id, "project_id": project_id})
         return rows.job(found[0]) if found else None
 
     async def tombstone(self, job_id: str, project_id: str) -> Tombstone | None:
-        """What is left of the project's job, if it was pruned."""
+        """Return what is left of the project's job, if it was pruned."""
         found = await self._database.rows("tombstones_by_id", {"ids": [job_id]})
         return Tombstone.of(found[0]) if found and found[0]["project_id"] == project_id else None
 
@@ -136,7 +136,7 @@ class Jobs:
         return _ids(await self._database.rows("jobs_left_in_submission", {"before": before_ms, "limit": limit}))
 
     async def claim_checks(self, provider: str, now_ms: int, leased_until_ms: int, limit: int) -> list[Job]:
-        """A provider's jobs whose status is due to be asked for, leased until then."""
+        """Return a provider's jobs whose status is due to be asked for, leased until then."""
         params = {"provider": provider, "now": now_ms, "leased_until": leased_until_ms, "limit": limit}
         return await self._writer.write(_claim_checks, params)
 
@@ -168,7 +168,7 @@ class Jobs:
         return at
 
     async def evidence(self, job_id: str) -> Evidence:
-        """What is stored about a job that the caller was allowed to see.
+        """Return what is stored about a job that the caller was allowed to see.
 
         Of attempts those that the deliveries count: one may have been written since these were read.
         """
@@ -188,7 +188,7 @@ class Jobs:
         )
 
     async def _insert(self, transaction: Transaction, news: Sequence[NewJob]) -> list[None]:
-        """Writes a batch of new jobs."""
+        """Write a batch of new jobs."""
         await transaction.run_many("insert_job", [rows.job_params(new.job) for new in news])
         metadata = [rows.metadata_params(new.job.project_id, new.job.id, new.job.metadata) for new in news]
         await transaction.run_many("insert_job_metadata", list(chain.from_iterable(metadata)))
@@ -220,5 +220,5 @@ async def _claim_check(transaction: Transaction, wanted: Sequence[dict[str, Any]
 
 
 def _ids(found: Sequence[Row]) -> list[str]:
-    """The ids of rows."""
+    """Return the ids of rows."""
     return [row["id"] for row in found]

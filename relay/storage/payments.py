@@ -91,29 +91,29 @@ class Payments:
         self._encryption = encryption
 
     async def add(self, payment: Payment, caps: Caps) -> None:
-        """Commits an authorization for a job that is there already, or SpendCapReached."""
+        """Commit an authorization for a job that is there already, or SpendCapReached."""
         await self._writer.write(self._reserve, _Authorization(payment, caps))
 
     async def renew(self, payment: Payment, caps: Caps) -> None:
-        """The same, in the place of one of the same nonce that ran out and is undecided: one of the two can be made."""
+        """Replace an expired, undecided authorization by a new one of the same nonce: only one of them can be made."""
         await self._writer.write(self._renew, _Authorization(payment, caps))
 
     async def settle(self, job_id: str, at: int, settlement: Settlement, answers: Sequence[str] = ()) -> None:
-        """What became known of a payment for no job, in one commit with what was bought by it."""
+        """Store the outcome of a payment for no job, in one commit with what it bought."""
         await self._writer.write(self._settle, _Bought(JobSettlement(job_id, at, settlement), answers))
 
     async def keep_answers(self, job_id: str, answers: Sequence[str]) -> None:
-        """Keeps what was bought, sealed, since it opens a provider's store."""
+        """Keep what was bought, sealed, since it opens a provider's store."""
         await self._writer.write(self._keep, _Answers(job_id, answers))
 
     async def of_upload(self, upload_id: str) -> Payment | None:
-        """The last payment for a file, opened; those for one are numbered behind its id."""
+        """Return the last payment for a file, opened; those for one are numbered behind its id."""
         wanted = {"first": numbered(upload_id, 0), "last": numbered(upload_id, NUMBER_MAX)}
         found = await self._database.rows("payment_of_upload", wanted)
         return self._payment(found[0]) if found else None
 
     async def of_job(self, job_id: str) -> Payment | None:
-        """The job's payment, opened."""
+        """Return the job's payment, opened."""
         found = await self._database.rows("payment_of_job", {"job_id": job_id})
         return self._payment(found[0]) if found else None
 
@@ -129,7 +129,7 @@ class Payments:
         return {state: known.get(state, 0) for state in PaymentState}
 
     async def by_provider(self, since_ms: int, project_id: str | None) -> list[Spent]:
-        """What a project's jobs (None: all projects') since then cost, by provider and unit, and its paid files.
+        """Return what a project's jobs (None: all projects') since then cost, by provider and unit, and its paid files.
 
         A job's cost is text that few others differ from, so the database groups it and only what differs is read.
         """
@@ -180,11 +180,11 @@ class Payments:
         return [None] * len(wanted)
 
     def _sealed(self, job_id: str, answers: Sequence[str]) -> bytes:
-        """What was bought, as its column keeps it."""
+        """Return what was bought, as its column keeps it."""
         return self._encryption.encrypt(msgspec.json.encode(answers).decode(), place("payments", "answers", job_id))
 
     def _to_prove(self, row: Row) -> Payment:
-        """The payment of a row to be proven, which needs no header: one that does not open is proven all the same."""
+        """Return the payment of a row to be proven, without its header, which that does not need."""
         try:
             return self._payment(row)
         except DecryptionFailed as error:
@@ -196,7 +196,7 @@ class Payments:
             return self._payment(dict(row) | sealed)
 
     def _payment(self, row: Row) -> Payment:
-        """The payment of a row."""
+        """Return the payment of a row."""
         names = (name for name in Payment.__struct_fields__ if name != "transaction")
         values = {name: row[name] for name in names} | {"transaction": row["transaction_hash"]}
         values["state"] = PaymentState(values["state"])
@@ -210,7 +210,7 @@ class Payments:
 
 
 async def reserve(transaction: Transaction, payment: Payment, caps: Caps, encryption: Encryption) -> None:
-    """Writes the authorization if the day's caps hold it; SpendCapReached if not, and then nothing is written.
+    """Write the authorization if the day's caps hold it; SpendCapReached if not, and then nothing is written.
 
     PaidOnce where there is one already, which another process was quicker to make. All of it happens in the one write
     transaction, so that no two requests can overspend the cap between them.
@@ -258,5 +258,5 @@ async def settle(transaction: Transaction, settled: Sequence[JobSettlement]) -> 
 
 
 def numbered(upload_id: str, number: int) -> str:
-    """What stands for a job where a file is paid for; the names of one file sort by their number."""
+    """Return what stands for a job where a file is paid for; the names of one file sort by their number."""
     return f"{upload_id}_{number:06}"

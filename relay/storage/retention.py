@@ -62,7 +62,7 @@ class Pruner:
         return {}
 
     async def count(self, terms: Terms) -> Removed:
-        """What would go now; what is stored of a job goes with it, uncounted."""
+        """Return what would go now; what is stored of a job goes with it, uncounted."""
         found = await self._database.rows("count_prunable", {"now": terms.now, "before": terms.before})
         return {row["kind"]: int(row["number"]) for row in found if row["number"]}
 
@@ -79,7 +79,7 @@ async def _jobs(transaction: Transaction, terms: Terms) -> Removed:
         return {}
     by_id = {row["id"]: row for row in found}
     held = await transaction.rows("events_to_hold", {"jobs": list(by_id)})
-    # The locks came after the look, and somebody may have had an event sent again in between: so it is looked again.
+    # The locks came after the look, and an event may have been sent again in between: so they are read again.
     seen = {"jobs": list(by_id), "events": [row["id"] for row in held]}
     going = _within_weight(await transaction.rows("jobs_to_prune", seen))
     if not going:
@@ -123,7 +123,7 @@ async def _callbacks(transaction: Transaction, terms: Terms) -> Removed:
 
 
 def _rest(table: str) -> Kind:
-    """What goes by its own age, and alone."""
+    """Return what goes by its own age, and alone."""
 
     async def prune(transaction: Transaction, terms: Terms) -> Removed:
         """One batch of it."""
@@ -145,7 +145,7 @@ async def _prune_events(transaction: Transaction, events: Sequence[Row]) -> None
 
 
 def _named(table: str, found: Sequence[Row]) -> dict[str, Any]:
-    """The rows of a table whose key is project and id."""
+    """Return the rows of a table whose key is project and id."""
     projects = sorted({row["project_id"] for row in found})
     return {"projects": projects, table: [row["id"] for row in found]}
 
@@ -169,7 +169,7 @@ def _sums(found: Sequence[Row], tables: Sequence[str]) -> Removed:
 
 
 def _tombstone(job: Row, terms: Terms) -> dict[str, Any]:
-    """What is left of a job: until its callback URL no longer works, and for as long again as it was kept itself."""
+    """Return a job's tombstone, kept until its callback URL expires and for one retention period more."""
     return {
         "job_id": job["id"],
         "project_id": job["project_id"],

@@ -65,7 +65,7 @@ def metadata_params(project_id: str, job_id: str, metadata: Mapping[str, object]
 
 
 def changed_job_params(job: Job) -> dict[str, Any]:
-    """The columns of a job that a move may change; what never changes is not written out as JSON again."""
+    """Return the columns of a job that a move may change; what never changes is not written out as JSON again."""
     params = msgspec.structs.asdict(job)
     params["outputs"] = text(job.outputs)
     params["error"] = text(job.error)
@@ -76,7 +76,7 @@ def changed_job_params(job: Job) -> dict[str, Any]:
 
 
 def job(row: Row) -> Job:
-    """The job of a row.
+    """Return the job of a row.
 
     SQLite's writer gives dictionaries, of which each callback reads one: to copy it whole is faster than to pick 37
     columns, and `msgspec.convert` leaves out what a job does not have.
@@ -90,7 +90,7 @@ def job(row: Row) -> Job:
 
 
 def endpoint_params(endpoint: Endpoint, encryption: Encryption) -> dict[str, Any]:
-    """The columns a subscriber decides on; secret and headers sealed."""
+    """Return the columns a subscriber decides on; secret and headers sealed."""
     return {
         "id": endpoint.id,
         "project_id": endpoint.project_id,
@@ -112,7 +112,7 @@ def endpoint_params(endpoint: Endpoint, encryption: Encryption) -> dict[str, Any
 
 
 def endpoint(row: Row, encryption: Encryption) -> Endpoint:
-    """The endpoint of a row, opened; DecryptionFailed where a secret of it does not open."""
+    """Return the endpoint of a row, opened; DecryptionFailed where a secret of it does not open."""
     values = _of_endpoint(row)
     for name in ("event_types", "providers", "metadata", "schedule_s"):
         values[name] = values[name] and msgspec.json.decode(values[name])
@@ -138,46 +138,46 @@ def endpoint_shown(row: Row, encryption: Encryption) -> Endpoint:
 
 
 def event(row: Row) -> Event:
-    """The event of a row."""
+    """Return the event of a row."""
     return Event(**{**_of_event(row), "type": EventType(row["type"]), "final": bool(row["final"])})
 
 
 def delivery(row: Row) -> Delivery:
-    """The delivery of a row."""
+    """Return the delivery of a row."""
     return Delivery(
         **{**_of_delivery(row), "state": DeliveryState(row["state"]), "redelivery": bool(row["redelivery"])}
     )
 
 
 def attempt(row: Row) -> Attempt:
-    """The attempt of a row."""
+    """Return the attempt of a row."""
     return Attempt(**{**_of_attempt(row), "outcome": Outcome(row["outcome"])})
 
 
 def callback_head(row: Row) -> CallbackHead:
-    """The callback of a row without its body."""
+    """Return the callback of a row without its body."""
     values = _of_callback_head(row)
     headers = [(name, value) for name, value in msgspec.json.decode(values["headers"])]
     return CallbackHead(**{**values, "disposition": Disposition(values["disposition"]), "headers": headers})
 
 
 def callback(row: Row) -> Callback:
-    """The callback of a row."""
+    """Return the callback of a row."""
     values = _of_callback(row)
     headers = [(name, value) for name, value in msgspec.json.decode(values["headers"])]
     return Callback(**{**values, "disposition": Disposition(values["disposition"]), "headers": headers})
 
 
 def reprocessing(row: Row) -> Reprocessing:
-    """The reprocessing of a row."""
+    """Return the reprocessing of a row."""
     return Reprocessing(**{**_of_reprocessing(row), "disposition": Disposition(row["disposition"])})
 
 
 def call(row: Row) -> ProviderCall:
-    """The call of a row."""
+    """Return the call of a row."""
     return ProviderCall(**_of_call(row))
 
 
 def redelivery(row: Row) -> Redelivery:
-    """The batch of redeliveries of a row."""
+    """Return the batch of redeliveries of a row."""
     return Redelivery(**_of_redelivery(row))

@@ -1,4 +1,4 @@
-"""Each project's ed25519 keys: random seeds, sealed, from which nobody learns anything about RELAY_SECRET_KEYS."""
+"""Each project's ed25519 keys: random seeds, sealed, which reveal nothing about RELAY_SECRET_KEYS."""
 
 import base64
 from collections.abc import Sequence
@@ -41,12 +41,12 @@ class SigningSeeds:
         return [PublicKey(row["project_id"], bytes(row["public_key"])) for row in found]
 
     async def complete(self, now_ms: int) -> None:
-        """Makes the first key of each project that an older relay made."""
+        """Make the first key of each project that an older relay made."""
         for row in await self._database.rows("projects_without_signing_key", {}):
             await self._writer.write(_insert, new_params(self._encryption, row["id"], FIRST, now_ms))
 
     async def renew(self, project: str, now_ms: int, *, drop_former: bool) -> None:
-        """A new key for the project of that name, by which a process signs from its next start on.
+        """Add a key to the project of that name; a process signs with it from its next start on.
 
         The former ones stay published, so that what they signed still verifies, unless they are to be dropped.
         """
@@ -62,12 +62,12 @@ class SigningSeeds:
 
 
 def seed_place(project_id: str, number: int) -> str:
-    """The place of a seed."""
+    """Return the place of a seed."""
     return place("signing_keys", "seed", f"{project_id}:{number}")
 
 
 def new_params(encryption: Encryption, project_id: str, number: int, now_ms: int) -> dict[str, Any]:
-    """The columns of a new key."""
+    """Return the columns of a new key."""
     seed = signatures.new_seed()
     return {
         "project_id": project_id,
@@ -79,14 +79,14 @@ def new_params(encryption: Encryption, project_id: str, number: int, now_ms: int
 
 
 async def _insert(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[None]:
-    """Inserts each."""
+    """Insert each."""
     for params in wanted:
         await transaction.rows("insert_signing_key", params)
     return [None] * len(wanted)
 
 
 async def _drop(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[None]:
-    """Drops what came before each."""
+    """Drop what came before each."""
     for params in wanted:
         await transaction.rows("delete_former_signing_keys", params)
     return [None] * len(wanted)

@@ -92,7 +92,7 @@ class Store:
 
     @classmethod
     async def open(cls, database_url: str, encryption: Encryption, options: StoreOptions, now_ms: int) -> "Store":
-        """Opens and migrates; SettingsError for a URL of no database of ours, a newer schema, or other secret keys."""
+        """Open and migrate; SettingsError for another program's database, a newer schema, or other secret keys."""
         database = await open_migrated(database_url, now_ms, options.wait_s)
         try:
             await require_keys(database, encryption, now_ms)
@@ -109,11 +109,11 @@ class Store:
         return self.database.shared
 
     async def listen(self, wake: Callable[[Hint], None]) -> None:
-        """Calls `wake` for each hint of another process."""
+        """Call `wake` for each notification of another process."""
         await self.database.listen(wake)
 
     async def ready(self) -> None:
-        """Returns when the database takes writes; StorageUnavailable when it does not."""
+        """Return when the database takes writes; StorageUnavailable when it does not."""
         await self._writer.write(_touch, None)
 
     async def size_bytes(self) -> int:
@@ -126,7 +126,7 @@ class Store:
         return found
 
     async def close(self) -> None:
-        """Writes what waits, then closes."""
+        """Write what waits, then close."""
         try:
             await self._writer.drain()
         finally:
@@ -164,7 +164,7 @@ async def open_migrated(database_url: str, now_ms: int, wait_s: float) -> Databa
 
 
 async def open_database(database_url: str) -> Database:
-    """The database behind a URL, not yet migrated."""
+    """Return the database behind a URL, not yet migrated."""
     if is_postgres(database_url):
         # Imported here, since most run on SQLite and need not wait for it.
         from relay.storage.engine.postgres import PostgreSQL  # noqa: PLC0415

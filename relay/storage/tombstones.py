@@ -46,7 +46,7 @@ class Absent:
 
 
 async def absent(transaction: Transaction, job_ids: set[str]) -> Absent:
-    """Looks for jobs that somebody called about; nothing is asked where all of them are here."""
+    """Return what is known about the jobs of callbacks that are not here; no read if all are here."""
     if not job_ids:
         return Absent()
     wanted = {"ids": sorted(job_ids)}

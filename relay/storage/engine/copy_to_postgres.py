@@ -21,7 +21,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class Source:
-    """A SQLite file that nobody else has open."""
+    """A SQLite file that no other process has open."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -30,12 +30,12 @@ class Source:
         self.sizes = {name: self._one(f"SELECT COUNT(*) FROM {name}") for name in names if name != _REGISTER}  # noqa: S608
 
     def columns(self, table: str) -> list[str]:
-        """A table's columns."""
+        """Return a table's columns."""
         found = self._connection.execute(f"SELECT * FROM {table} LIMIT 0")  # noqa: S608 - a name that the file itself tells
         return [str(column[0]) for column in found.description]
 
     def rows(self, table: str, progress: Progress) -> Iterator[tuple[object, ...]]:
-        """A table's rows; `progress` hears of every thousandth, and of the last."""
+        """Yield a table's rows; `progress` is called for every thousandth row and the last."""
         size = self.sizes[table]
         for done, row in enumerate(self._connection.execute(f"SELECT * FROM {table}"), 1):  # noqa: S608
             yield row
@@ -43,12 +43,12 @@ class Source:
                 progress(table, done, size)
 
     def _one(self, text: str) -> int:
-        """A number."""
+        """Return a number."""
         return int(self._connection.execute(text).fetchone()[0])
 
 
 async def copy(path: Path, target: PostgreSQL, now_ms: int, progress: Progress) -> dict[str, int]:
-    """Copies every row in one transaction and counts them; how many of each table. `progress`: table, done, in all.
+    """Copy every row in one transaction; return how many of each table. `progress`: table, done, in all.
 
     SettingsError when there is no such database, when it is of another version, or when the target is not empty;
     StorageUnavailable when anybody has the source open: what was written there meanwhile would be lost.
@@ -68,14 +68,14 @@ async def _fill(transaction: PostgreSQLTransaction, source: Source, progress: Pr
     there = {table: await transaction.count(table) for table in source.sizes}
     if there != source.sizes:
         wrong = [table for table, number in there.items() if number != source.sizes[table]]
-        raise StorageUnavailable(f"somebody else wrote to the target ({', '.join(wrong)}): nothing was copied")
+        raise StorageUnavailable(f"another process wrote to the target ({', '.join(wrong)}): nothing was copied")
     for table in source.sizes:
         await transaction.run_text(f"ANALYZE {table}")
 
 
 @contextmanager
 def _alone(path: Path) -> Iterator[Source]:
-    """The source, which nobody else can open until the block ends; a relay that idles has it open, too."""
+    """Yield the source, locked against other processes until the block ends, an idle relay included."""
     if not path.exists():
         raise SettingsError(f"there is no database to copy: {path.absolute()} (DATABASE_URL names it)")
     try:
@@ -101,7 +101,7 @@ def _alone(path: Path) -> Iterator[Source]:
 
 
 async def _require_fit(source: Source, target: PostgreSQL, now_ms: int) -> None:
-    """The target is relay's alone, and both have this relay's schema."""
+    """Raise SettingsError unless the target is empty and both databases have this relay's schema."""
     there = await target.transact(PostgreSQLTransaction.tables)
     foreign = sorted(there - source.sizes.keys() - {_REGISTER})
     if foreign or (there and _REGISTER not in there):

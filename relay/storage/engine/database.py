@@ -34,13 +34,13 @@ class Transaction(Protocol):
     """An open write transaction; nothing from the network is awaited while it is open."""
 
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
-        """Runs a named statement, and gives the rows it returns."""
+        """Run a named statement and return its rows."""
 
     async def run_many(self, name: str, many: Sequence[Params] | Sequence[msgspec.Struct]) -> None:
         """Run a named statement for each row, given as a struct or a dictionary; they are different rows, or none."""
 
     async def run_text(self, text: str) -> None:
-        """Runs a statement that has no name: only migrations do this."""
+        """Run a statement that has no name: only migrations do this."""
 
     async def columns(self, table: str) -> frozenset[str]:
         """Return the columns of the table that statements with this name mean; none where there is none."""
@@ -52,19 +52,19 @@ class Transaction(Protocol):
         """Tells the other processes, with the commit, that there may be something to do; it may be lost."""
 
     async def lock_schema(self) -> None:
-        """Waits until no other process migrates; held until the transaction ends."""
+        """Wait until no other process migrates; held until the transaction ends."""
 
 
 class Database(Protocol):
     """One database: reads by name, and write transactions.
 
-    `shared` is True where other processes may write to it too, so that nobody here can know of everything.
+    `shared` is True where other processes may write to it too, so that this process cannot know everything.
     """
 
     shared: bool
 
     async def rows(self, name: str, params: Params, purpose: Purpose = Purpose.READ) -> Sequence[Row]:
-        """Runs a named read; StorageUnavailable when the database does not answer."""
+        """Run a named read; StorageUnavailable when the database does not answer."""
 
     async def claim(self, name: str, many: Sequence[Params], read: str | None = None) -> Sequence[Row]:
         """Run a named claim for each of the parameters, as one transaction; its rows.
@@ -82,7 +82,7 @@ class Database(Protocol):
         """How much it takes on its disk; StorageUnavailable when it does not answer."""
 
     async def listen(self, wake: Callable[[Hint], None]) -> None:
-        """Calls `wake` for each hint of others, until it is cancelled."""
+        """Call `wake` for each notification of other processes, until cancelled."""
 
     async def close(self) -> None:
-        """Closes every connection; never raises."""
+        """Close every connection; never raises."""

@@ -1,7 +1,7 @@
 """DATABASE_URL as hosts and tools hand it out, read into what relay needs to connect; nothing is connected here.
 
 libpq, ORMs and hosts put options of their own into it. What relay does not need and can ignore without a risk is
-ignored, what it cannot honour is refused by name, and what nobody knows is taken for a typing error.
+ignored, what it cannot honour is refused by name, and an unknown one counts as a typing error.
 """
 
 import ssl
@@ -105,7 +105,7 @@ def is_postgres(database_url: str) -> bool:
 
 
 def sqlite_path(database_url: str) -> Path:
-    """The file of `sqlite:///relative` or `sqlite:////absolute`."""
+    """Return the file of `sqlite:///relative` or `sqlite:////absolute`."""
     url = database_url.strip().strip(_QUOTES)
     scheme, _, rest = url.partition("://")
     if scheme_of(url) not in _SQLITE or not rest or "://" not in url:
@@ -126,7 +126,7 @@ def sqlite_path(database_url: str) -> Path:
 
 
 def shown(database_url: str) -> str:
-    """The database for people: the whole path of a file; of a server the host, port and database, and no password."""
+    """Return the database to show: a file's whole path, or a server's host, port and database; never a password."""
     if not is_postgres(database_url):
         return str(sqlite_path(database_url).absolute())
     scheme, _, rest = database_url.strip().strip(_QUOTES).partition("?")[0].partition("://")
@@ -170,7 +170,7 @@ def postgres_target(database_url: str) -> PostgresTarget:
 
 
 def _options(query: str) -> dict[str, str]:
-    """The options behind `?`, the last of each; SettingsError for one that is unknown or cannot be honoured."""
+    """Return the options behind `?`, the last of each; SettingsError for one that is unknown or cannot be honoured."""
     options: dict[str, str] = {}
     for part in query.split("&"):
         name, _, value = part.partition("=")
@@ -207,7 +207,7 @@ def _hosts(listed: str, ports: str) -> tuple[list[str], list[int]]:
 
 
 def _port(text: str) -> int:
-    """A port; the usual one where there is none."""
+    """Return a port; the usual one where there is none."""
     if not text:
         return PORT
     if not (text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65536):
@@ -226,7 +226,7 @@ def _connect_s(options: Mapping[str, str]) -> float:
 
 
 def _server_settings(options: Mapping[str, str]) -> dict[str, str]:
-    """What the server is told besides relay's own settings."""
+    """Return what the server is told besides relay's own settings."""
     told = {name: value for name, value in options.items() if name in _SERVER_SETTINGS and value}
     if "fallback_application_name" in options:
         told.setdefault("application_name", options["fallback_application_name"])
@@ -245,7 +245,7 @@ def _pooled(options: Mapping[str, str]) -> bool:
 
 
 def _driver_dsn(options: Mapping[str, str]) -> str:
-    """What asyncpg reads by itself, in its own form; SettingsError for a file that cannot be read."""
+    """Return what asyncpg reads by itself, in its own form; SettingsError for a file that cannot be read."""
     told = {name: value for name, value in options.items() if name in _DRIVER and value}
     if told.get("sslrootcert") == "system":
         del told["sslrootcert"]

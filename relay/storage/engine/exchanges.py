@@ -109,13 +109,13 @@ class PostgreSQLTransaction:
         )
 
     async def run_text(self, text: str) -> None:
-        """Runs a statement that has no name: only migrations do this."""
+        """Run a statement that has no name: only migrations do this."""
         await self._flush()
         with explained_rights():
             await self._connection.execute(text, timeout=self._timeout_s)
 
     async def columns(self, table: str) -> frozenset[str]:
-        """The columns of the first table of this name in the search path."""
+        """Return the columns of the first table of this name in the search path."""
         await self._flush()
         text = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped"
         return frozenset(row["attname"] for row in await self._connection.fetch(text, table))
@@ -140,7 +140,7 @@ class PostgreSQLTransaction:
         return int(await self._connection.fetchval(f"SELECT COUNT(*) FROM {table}", timeout=SLOW_S))  # noqa: S608
 
     async def tables(self) -> set[str]:
-        """The tables that are here, whosever they are."""
+        """Return the tables that are here, whosever they are."""
         await self._flush()
         found = await self._connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
         return {row["tablename"] for row in found}

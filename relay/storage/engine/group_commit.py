@@ -53,7 +53,7 @@ class Writer:
     async def write(
         self, operation: Operation[Item, Result], item: Item, *, urgent: bool = False, tie: Tie | None = None
     ) -> Result:
-        """Writes the item with whatever else waits; returns after COMMIT, raises when it was not written.
+        """Write the item with all else that waits; return after COMMIT, raise if it was not written.
 
         What is urgent is bounded by who writes it, and is never refused for a full backlog. With `tie` the same commit
         ties an Idempotency-Key to the result; ReservationLost where that cannot be, and then nothing was written.
@@ -63,7 +63,7 @@ class Writer:
     def submit(
         self, operation: Operation[Item, Result], item: Item, *, urgent: bool = False, tie: Tie | None = None
     ) -> asyncio.Future[Result]:
-        """The same for a caller that is no coroutine: the future is done after COMMIT."""
+        """Non-async variant of `write`: the future resolves after COMMIT."""
         if len(self._backlog) >= self._backlog_max and not urgent:
             raise StorageUnavailable(
                 "too many writes are waiting (RELAY_BACKLOG_MAX): the database is slower than the requests",
@@ -76,12 +76,12 @@ class Writer:
         return done
 
     async def drain(self) -> None:
-        """Returns when nothing waits any more."""
+        """Return when nothing waits any more."""
         while self._turns:
             await asyncio.wait(self._turns)
 
     async def _take_turns(self) -> None:
-        """Takes turns until nothing waits; whoever comes after that starts another task."""
+        """Take turns until nothing waits; a later write starts another task."""
         try:
             for _ in range(2):  # a look at the sockets, and a step of what came: it goes along
                 await asyncio.sleep(0)
@@ -96,7 +96,7 @@ class Writer:
             self._turns = {turn for turn in self._turns if turn is not asyncio.current_task()}
 
     def _next_batch(self) -> list[_Waiting]:
-        """What the next turn writes: its share of all that is there.
+        """Return what the next turn writes: its share of all that is there.
 
         Senders wait for their answers: if one turn took everything, they would all come again together, and what is
         here would stand still while the server works, and the server while they are read.
@@ -125,7 +125,7 @@ class Writer:
                 waiting.done.set_result(result)
 
     async def _transact(self, batch: list[_Waiting]) -> list[Any]:
-        """Runs each kind of operation once over its items.
+        """Run each kind of operation once over its items.
 
         The kinds always come in the same order, so that two processes do not lock rows in opposite ones.
         """
@@ -149,5 +149,5 @@ class Writer:
 
 
 def _name(operation: Operation[Any, Any]) -> str:
-    """What orders the kinds; an object that is called is known by its class."""
+    """Return what orders the kinds; an object that is called is known by its class."""
     return getattr(operation, "__qualname__", type(operation).__qualname__)

@@ -44,7 +44,7 @@ def migrations() -> list[Migration]:
 
 
 async def migrate(database: Database, now_ms: int) -> list[str]:
-    """Runs what is missing, all in one transaction, and names it; SettingsError when the database is newer."""
+    """Run the missing migrations in one transaction and return their names; SettingsError if the database is newer."""
     return await database.transact(partial(_migrate, now_ms=now_ms, shared=database.shared))
 
 
@@ -54,7 +54,7 @@ async def require(database: Database, name: str) -> None:
 
 
 def split(text: str) -> list[str]:
-    """The statements of a file, without its comments."""
+    """Return the statements of a file, without its comments."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
     return [statement.strip() for statement in "\n".join(lines).split(";\n") if statement.strip()]
 
@@ -97,13 +97,13 @@ async def _require_free(transaction: Transaction, known: Sequence[Migration], ve
 
 
 def _names(some: Sequence[Migration]) -> list[str]:
-    """The tables and indexes that the migrations make, each once, in their order."""
+    """Return the tables and indexes that the migrations make, each once, in their order."""
     texts = [text for migration in some for text in migration.statements]
     return list(dict.fromkeys(name for text in texts for name in _MADE.findall(text)))
 
 
 def _taken(names: Sequence[str]) -> SettingsError:
-    """The error for a database that another program uses."""
+    """Return the error for a database that another program uses."""
     more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
     return SettingsError(
         f"the database of DATABASE_URL holds what is not relay's, under names that relay needs "
@@ -112,7 +112,7 @@ def _taken(names: Sequence[str]) -> SettingsError:
 
 
 async def _require(transaction: Transaction, name: str) -> None:
-    """What `require` promises."""
+    """Raise SettingsError unless relay has made its tables in the database."""
     if not await _has_register(transaction) or not (await transaction.rows("schema_version", {}))[0]["version"]:
         raise SettingsError(f"{name} holds no tables of relay's: {MAKE_IT}")
 
@@ -125,5 +125,5 @@ async def _run(transaction: Transaction, migration: Migration, now_ms: int) -> N
 
 
 def _text(name: str) -> str:
-    """The text of a migration's file."""
+    """Return the text of a migration's file."""
     return resources.files("relay.storage").joinpath("migrations", name).read_text("utf-8")

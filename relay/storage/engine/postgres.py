@@ -69,7 +69,7 @@ _LOST: Final = (
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
-    """Closes in a bounded time and quietly: the pool closes what it has given up in a task that nobody waits for."""
+    """Closes in a bounded time and quietly: the pool closes what it has given up in a task of its own."""
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
         """Says good-bye, to a server that may have vanished."""
@@ -117,7 +117,7 @@ class PostgreSQL:
         return cls(pool, target, pooled)
 
     async def rows(self, name: str, params: Params, purpose: Purpose = Purpose.READ) -> Sequence[Row]:
-        """Runs a named read; behind a pooler in a transaction, or its two exchanges could come to two sessions.
+        """Run a named read; behind a pooler in a transaction, or its two exchanges could come to two sessions.
 
         Lists use no more than LISTS_MAX of the pool's connections, so that one is always left for what is not a list.
         """
@@ -184,7 +184,7 @@ class PostgreSQL:
 
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[Any]:
-        """A connection; where no answer comes on it, it is cut, and the others are made anew before they are used."""
+        """Yield a connection; if no answer comes on it, cut it and renew the others before they are used."""
         async with self.pool.acquire(timeout=ACQUIRE_S) as connection:
             try:
                 yield connection
@@ -197,7 +197,7 @@ class PostgreSQL:
                 raise
 
     async def size_bytes(self) -> int:
-        """The files of this database, whatever else the server holds."""
+        """Return the files of this database, whatever else the server holds."""
         with _translated():
             async with self._acquired() as connection, connection.transaction():
                 return int(await connection.fetchval("SELECT pg_database_size(current_database())"))
@@ -224,7 +224,7 @@ class PostgreSQL:
                 connection.terminate()
 
     async def close(self) -> None:
-        """Closes the pool, within a bounded time."""
+        """Close the pool, within a bounded time."""
         try:
             await asyncio.wait_for(self.pool.close(), ACQUIRE_S)
         except (TimeoutError, *_LOST):
@@ -263,23 +263,23 @@ async def _meet(target: PostgresTarget, settings: dict[str, str]) -> bool:
 
 
 def _wake(wake: Callable[[Hint], None], told: str) -> None:
-    """Passes on what a NOTIFY is about; without a word it is about everything."""
+    """Pass on what a NOTIFY is about; without a word it is about everything."""
     for hint in Hint:
         if told in (hint, ""):
             wake(hint)
 
 
 async def _nothing(_: Any) -> None:
-    """A connection goes back to the pool as it is: nothing outlasts its transaction, and clearing it is an exchange."""
+    """Leave a connection unreset on its way to the pool: nothing outlasts its transaction."""
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """A server that is away, stopping or full is StorageUnavailable; what is wrong in a statement stays a bug."""
+    """Translate errors of a server that is away or full into StorageUnavailable; a wrong statement stays a bug."""
     try:
         yield
     except _LOST as error:
-        # A cancelled statement whose server has vanished ends so, and whoever was cancelled must still hear of it.
+        # A cancelled statement whose server has vanished ends so; its caller must still receive the cancellation.
         if (task := asyncio.current_task()) is not None and task.cancelling():
             raise asyncio.CancelledError from error
         raise StorageUnavailable(f"the database did not take it: {type(error).__name__}") from error

@@ -35,12 +35,12 @@ def explained_rights() -> Iterator[None]:
 
 
 def words(error: BaseException) -> str:
-    """What the server or the driver says, in one line."""
+    """Return what the server or the driver says, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _refusal(error: Exception, target: PostgresTarget) -> RelayError:
-    """The error that the operator reads."""
+    """Return the error that the operator reads."""
     at = f"the database server at {target.at}"
     match error:
         case asyncpg.InvalidCatalogNameError():

@@ -42,7 +42,7 @@ async def alone(path: Path, wait_s: float) -> AsyncIterator[None]:
 
 
 def beside(path: Path, ending: str) -> Path:
-    """The file beside a database's, wherever a symbolic link leads: SQLite follows it too, so both are one database."""
+    """Return the file beside a database's, behind any symbolic link, which SQLite follows too."""
     return Path(os.path.realpath(path) + ending)
 
 

@@ -65,7 +65,7 @@ class SQLite:
         return cls(path, load(Dialect.SQLITE), writer, readers)
 
     async def rows(self, name: str, params: Params, purpose: Purpose = Purpose.READ) -> Sequence[Row]:
-        """Runs a named read on a reading connection."""
+        """Run a named read on a reading connection."""
         return await self.readers.rows(self.statements[name], params, purpose)
 
     async def claim(self, name: str, many: Sequence[Params], read: str | None = None) -> Sequence[Row]:
@@ -82,7 +82,7 @@ class SQLite:
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:
         """BEGIN IMMEDIATE … COMMIT in the writing thread, one at a time; undone when anything in it fails.
 
-        Once begun it goes on to its end, even if whoever waits for it is cancelled.
+        Once begun it goes on to its end, even if its caller is cancelled.
         """
         return await self._writer.run(_transaction, self.statements, work, self._file)
 
@@ -91,17 +91,17 @@ class SQLite:
         return await self._writer.run(_ask, text)
 
     async def size_bytes(self) -> int:
-        """The pages, and the log beside them that has not been taken over yet."""
+        """Return the pages, and the log beside them that has not been taken over yet."""
         log = beside(self.path, "-wal")
         pages, page_bytes = await self.readers.numbers("PRAGMA page_count", "PRAGMA page_size")
         return pages * page_bytes + (log.stat().st_size if log.exists() else 0)
 
     async def listen(self, wake: Callable[[Hint], None]) -> None:  # noqa: ARG002 - the protocol's signature
-        """There is nobody who could hint."""
+        """Return at cancellation only: no other process writes here."""
         await asyncio.Event().wait()
 
     async def close(self) -> None:
-        """Closes all connections, each behind what its thread still has to do."""
+        """Close all connections, each behind what its thread still has to do."""
         await self.readers.close()
         await self._writer.close()
 
@@ -130,7 +130,7 @@ class SQLiteTransaction:
         self._statements = statements
 
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
-        """Runs a named statement."""
+        """Run a named statement."""
         return _fetch(self._connection, self._statements[name], params)
 
     async def run_many(self, name: str, many: Sequence[Params] | Sequence[msgspec.Struct]) -> None:
@@ -140,11 +140,11 @@ class SQLiteTransaction:
             self._connection.executemany(statement.text, statement.rows(many))
 
     async def run_text(self, text: str) -> None:
-        """Runs a statement that has no name: only migrations do this."""
+        """Run a statement that has no name: only migrations do this."""
         self._connection.execute(text)
 
     async def columns(self, table: str) -> frozenset[str]:
-        """The columns of a table."""
+        """Return the columns of a table."""
         return frozenset(
             name for (name,) in self._connection.execute("SELECT name FROM pragma_table_info(?)", (table,))
         )
@@ -155,7 +155,7 @@ class SQLiteTransaction:
         return self._connection.execute(text, (name,)).fetchone() is not None
 
     async def hint(self, about: Hint) -> None:
-        """There is nobody else."""
+        """Do nothing: no other process waits."""
 
     async def lock_schema(self) -> None:
         """BEGIN IMMEDIATE has locked the whole file already."""
@@ -169,20 +169,20 @@ class _Thread:
         self._connection: sqlite3.Connection | None = None
 
     async def connect(self, path: Path) -> None:
-        """Opens the connection in autocommit mode, so that BEGIN and COMMIT are only ours."""
+        """Open the connection in autocommit mode, so that BEGIN and COMMIT are only ours."""
         loop = asyncio.get_running_loop()
         with translated():
             self._connection = await loop.run_in_executor(self._executor, _connect, path)
 
     async def run(self, work: Callable[..., Result], *arguments: Any) -> Result:
-        """Calls the function in the thread, with the connection before its arguments."""
+        """Call the function in the thread, with the connection before its arguments."""
         if self._connection is None:
             raise StorageUnavailable("the database is closed")
         with translated():
             return await asyncio.get_running_loop().run_in_executor(self._executor, work, self._connection, *arguments)
 
     async def close(self) -> None:
-        """Closes the connection behind everything that was given to the thread."""
+        """Close the connection behind everything that was given to the thread."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(sqlite3.Error):
@@ -191,7 +191,7 @@ class _Thread:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """A connection with relay's settings."""
+    """Return a connection with relay's settings."""
     connection = sqlite3.connect(path, isolation_level=None, cached_statements=256, check_same_thread=False)
     try:
         for pragma in _PRAGMAS:
@@ -234,7 +234,7 @@ def _transaction(
     work: Callable[[Transaction], Awaitable[Result]],
     file: _File,
 ) -> Result:
-    """A transaction from its beginning to its end."""
+    """Return a transaction from its beginning to its end."""
     file.require()
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -247,7 +247,7 @@ def _transaction(
 
 
 def _driven(coroutine: Any) -> Any:
-    """Runs to its end a coroutine that awaits nothing but its transaction, which never makes it wait."""
+    """Run a coroutine to its end that awaits only its transaction, which never suspends it."""
     try:
         coroutine.send(None)
     except StopIteration as done:

@@ -82,7 +82,7 @@ class Readers:
 
     @asynccontextmanager
     async def _taken(self, purpose: Purpose) -> AsyncIterator[aiosqlite.Connection]:
-        """A connection of the purpose, given back at the end; a cancelled caller's read goes on there to its end."""
+        """Yield a connection of the purpose; a cancelled caller's read runs on it to its end before the next."""
         if self._closed:
             raise StorageUnavailable("the database is closed")
         connection = await self._free[purpose].get()
@@ -97,7 +97,7 @@ class Readers:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """What the disk or a lock refuses is StorageUnavailable; what is wrong in a statement stays a bug."""
+    """Translate errors of the disk or a lock into StorageUnavailable; an error in a statement stays a bug."""
     try:
         yield
     except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):

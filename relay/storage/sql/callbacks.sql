@@ -30,7 +30,7 @@ SELECT * FROM unnest(
 SELECT id, callback_id, at, key_id, disposition, reason FROM reprocessings WHERE job_id = :job_id ORDER BY id LIMIT :limit;
 
 -- name: recorded_digests
--- What has been heard of these jobs already.
+-- The digests of the callbacks about these jobs that are stored.
 SELECT job_id, CASE WHEN disposition = 'recorded' THEN digest END AS digest FROM callbacks
 WHERE job_id IN (SELECT value FROM json_each(:ids)) AND CASE WHEN disposition = 'recorded' THEN digest END IS NOT NULL;
 

@@ -36,7 +36,7 @@ WHERE id IN (
 RETURNING id, endpoint_id;
 
 -- name: claim_deliveries.postgres
--- In PostgreSQL the claim and the read of what it took (`parcels`) are one exchange. It passes over rows that another process has
+-- In PostgreSQL the claim and the read of what it took (`due_deliveries`) are one exchange. It passes over rows that another process has
 -- locked, and its commit need not outlast a crash of the server: what is claimed twice is sent twice, as after any crash.
 WITH claimed AS (
     UPDATE deliveries SET next_attempt_at = :leased_until
@@ -152,7 +152,7 @@ SELECT id AS endpoint_id, url, secret, former_secret, former_secret_until, heade
 FROM endpoints WHERE id = ANY (:ids) AND deleted_at IS NULL;
 
 -- name: insert_attempt
--- What came of one request; numbered in the order the database heard of them.
+-- What came of one request; numbered in the order of their commits.
 INSERT INTO attempts (id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt)
 SELECT :id, :delivery_id, attempts_made + 1, :outcome, :status_code, :error, :started_at, :duration_ms, :response_excerpt
 FROM deliveries WHERE id = :delivery_id;

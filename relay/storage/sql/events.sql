@@ -87,7 +87,7 @@ WHERE project_id = :project_id AND (position, id) > (:position, :after) AND (pos
 ORDER BY position DESC, id DESC LIMIT 1 OFFSET :window;
 
 -- name: events_following
--- A project's next events after a place in their order, of whatever type, so that whoever waits for one type moves on too; the others
+-- A project's next events after a place in their order, of whatever type, so that a reader of one type moves on too; the others
 -- come without their bodies. `settled` is whether none can come before it any more.
 SELECT id, project_id, job_id, type, sequence, final, created_at, position,
     CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN body END AS body,

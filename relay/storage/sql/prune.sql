@@ -121,7 +121,7 @@ DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(:jobs));
 DELETE FROM jobs WHERE id = ANY (:jobs);
 
 -- name: prunable_events
--- Events of no job, made before then, that nobody waits for any more; locked.
+-- Events of no job, made before then, without a pending delivery; locked.
 SELECT id, project_id FROM events
 WHERE job_id IS NULL AND created_at < :before
   AND (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
