@@ -56,7 +56,7 @@ class Intake:
         self._too_many = f"must be at most {notify_max} long"
 
     def job(self, body: object, project_id: str, now_ms: int) -> NewJob:
-        """The job and its endpoints; InvalidInput, CallbackFieldReserved or ProviderNotConfigured say why not."""
+        """Return the job and its endpoints; raise InvalidInput, CallbackFieldReserved or ProviderNotConfigured."""
         errors = validation.check(body, JobRequest)
         given: Mapping[str, Any] = body if isinstance(body, dict) else {}
         provider = self._provider(given.get("provider"))
@@ -91,7 +91,7 @@ class Intake:
         return NewJob(job, tuple(_endpoint(one, job) for one in wanted.notify or ()))
 
     def _provider(self, name: object) -> ConfiguredProvider | None:
-        """The provider, if it can be used; None where the name itself is missing or of the wrong type."""
+        """Return the provider, if it can be used; None where the name itself is missing or of the wrong type."""
         if not isinstance(name, str):
             return None
         provider = self._providers.get(name)
@@ -115,7 +115,7 @@ class Intake:
 
 
 def check_endpoint(entry: Mapping[str, Any], policy: AddressPolicy, path: str = "") -> list[FieldError]:
-    """What is wrong with an endpoint's URL, event types and secret, beyond their types."""
+    """Return what is wrong with an endpoint's URL, event types and secret, beyond their types."""
     errors: list[FieldError] = []
     url, patterns, secret = entry.get("url"), entry.get("event_types"), entry.get("secret")
     if isinstance(url, str):
@@ -143,7 +143,7 @@ def check_metadata(metadata: object) -> list[FieldError]:
 
 
 def _check_max_cost(text: object) -> list[FieldError]:
-    """What is wrong with a `max_cost` beyond its type."""
+    """Return what is wrong with a `max_cost` beyond its type."""
     try:
         payment.max_cost(text if isinstance(text, str) else None)
     except InvalidInput as error:
@@ -152,7 +152,7 @@ def _check_max_cost(text: object) -> list[FieldError]:
 
 
 def _endpoint(notify: Notify, job: Job) -> Endpoint:
-    """The endpoint that `notify` makes for one job."""
+    """Return the endpoint that `notify` makes for one job."""
     return Endpoint(
         id=ids.new_id(ids.ENDPOINT),
         project_id=job.project_id,
