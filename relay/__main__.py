@@ -1,4 +1,4 @@
-"""`python -m relay`."""
+"""Run relay's command line for `python -m relay`."""
 
 from relay.cli import main
 

@@ -3,8 +3,8 @@
 A plain ASGI app before the API's router, because providers wait five seconds and try twice. A callback gets here in
 two ways: `receive_whole`, which `protocol.py` calls with a body that arrived in one read, and `__call__` as an ASGI
 app. Both verify the token before the body costs memory or a database access, both end at `Receiver`, and both answer
-after COMMIT. An invalid token costs the same time whatever is wrong with it. What a callback says is none of this
-module's business.
+after COMMIT. An invalid token costs the same time whichever part of it is wrong. This module does not interpret the
+body: `callbacks/parse.py` does.
 """
 
 import asyncio
@@ -178,7 +178,7 @@ class CallbackRoute:
             return _not_stored(callback, error)
 
     async def _receive(self, callback: IncomingCallback, receive: Receive) -> CallbackResponse:
-        """Read the body of `callback`, which has none yet, and store it; store what is there of an unreadable body."""
+        """Read the body of `callback`, which has none yet, and store both; store a body that cannot be read as such."""
         settings, receiver = self._app.settings, self._app.receiver
         owner = request_body.Owner(callback.token.job_id, is_callback=True)
         limits = request_body.ReadLimits(

@@ -83,7 +83,7 @@ class Protocol(HttpToolsProtocol):
     _read_bytes = 0
     """Size of the last read."""
     _reading_stopped = False
-    """Whatever arrives from now on is discarded."""
+    """All further bytes are discarded."""
     _lingering = False
     """The last response was written; the client may go on sending for `linger_s`."""
     _lingered_bytes = 0

@@ -185,7 +185,7 @@ def _webhook_keys(app: App) -> Callable[[Request], Awaitable[Response]]:
 async def _http_problem(request: Request, error: Exception) -> Response:
     """Return what the router refuses, 404 or 405, as a problem document."""
     if isinstance(error, HTTPException) and error.status_code == 405:
-        response = problem("method_not_allowed", "this path does not take this method")
+        response = problem("method_not_allowed", "this path does not allow this method")
         response.headers["allow"] = _allowed(request)
         return response
     return problem("not_found", "there is no such path")

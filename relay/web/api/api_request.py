@@ -150,7 +150,7 @@ def request_handler(
 
 
 async def _run(app: App, route: ApiRoute, memory: request_body.BodyMemory, http: Request) -> Response:
-    """Return the handler's response; raise RelayError for whatever is refused."""
+    """Return the handler's response; raise RelayError for a refused request."""
     caller = await auth.authenticate(app, http, route.scope)
     _refuse_nul(http)
     changes = http.method in ("POST", "PATCH", "DELETE")

@@ -112,7 +112,7 @@ async def _read(request: ApiRequest, form: "Form") -> None:
                 timeout.reschedule(min(deadline_s, latest_s))
     except TimeoutError:
         raise request_body.BodyTooSlow(
-            f"the form came at less than {settings.upload_min_bytes_per_s} bytes a second, after "
+            f"the form arrived at less than {settings.upload_min_bytes_per_s} bytes a second, after "
             f"{settings.body_deadline_s:g} s to begin, or took {FORM_MAX_S:g} s",
             bound=Bound.UPLOAD_MIN_BYTES_PER_S,
         ) from None
