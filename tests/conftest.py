@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def database(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The server, for as long as the tests run."""
+    """Yield the server, for as long as the tests run."""
     if request.config.getoption("--database") == "sqlite":
         yield
         return
@@ -35,7 +35,7 @@ def database(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def database_server() -> Iterator[postgres.Server]:
-    """A PostgreSQL of a file's own, which it may also stop."""
+    """Yield a PostgreSQL of a file's own, which it may also stop."""
     if postgres.programs() is None and not os.environ.get("CI"):
         pytest.skip("PostgreSQL is not installed")
     with postgres.server() as running_server:

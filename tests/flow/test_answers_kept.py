@@ -58,7 +58,7 @@ class Slow:
 
 @asynccontextmanager
 async def slow_provider(tmp_path: Path, server: Server) -> AsyncIterator[tuple[Running, Slow]]:
-    """A relay whose EvoLink answers when it may, on a database that can be stopped."""
+    """Yield a relay whose EvoLink answers when it may, on a database that can be stopped."""
     slow = Slow()
     async with serve(slow.app) as origin:
         environ: Any = {"RELAY_EVOLINK_BASE_URL": origin, "RELAY_SUBMIT_WAIT_S": "0", "RELAY_SUBMIT_TIMEOUT_S": "20"}
@@ -67,7 +67,7 @@ async def slow_provider(tmp_path: Path, server: Server) -> AsyncIterator[tuple[R
 
 
 async def until(running: Running, path: str, good: Any) -> Any:
-    """What the path shows once that is good; time passes, and the database may still be coming back."""
+    """Return what the path shows once that is good; time passes, and the database may still be coming back."""
     shown = None
     for _ in range(400):
         answer = await running.client.get(path)

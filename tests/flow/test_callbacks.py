@@ -55,13 +55,13 @@ EXPECTED: dict[str, tuple[Any, ...]] = {
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay on a held clock."""
+    """Yield a relay on a held clock."""
     async with relay(tmp_path, confirm=False) as started:
         yield started
 
 
 def about(body: dict[str, Any], provider_job_id: str) -> bytes:
-    """A recorded body with this job's id at the provider's own place for it; an upstream's id stays as it is."""
+    """Return a recorded body with this job's id at the provider's own place for it; an upstream's id stays as it is."""
     for holder in (body, body.get("data")):
         for name in ("id", "taskId", "task_id"):
             if isinstance(holder, dict) and name in holder and not holder[name].startswith("cgt-"):
@@ -70,25 +70,25 @@ def about(body: dict[str, Any], provider_job_id: str) -> bytes:
 
 
 def word(job: dict[str, Any], status: str, **fields: Any) -> bytes:
-    """An EvoLink callback about a job."""
+    """Return an EvoLink callback about a job."""
     return msgspec.json.encode({"id": job["provider_job_id"], "status": status} | fields)
 
 
 async def post(running: Running, body: bytes, url: str | None = None) -> tuple[int, Any]:
-    """Sends a callback, to the URL of the last job where no other is given; the answer's status and body."""
+    """Send a callback, to the URL of the last job where no other is given; the answer's status and body."""
     headers = {"content-type": "application/json"}
     answer = await running.client.post(url or running.callback_url(), content=body, headers=headers)
     return answer.status_code, answer.json()
 
 
 async def dispositions(running: Running, job: dict[str, Any]) -> list[str]:
-    """What became of the job's callbacks, in the order they came."""
+    """Return what became of the job's callbacks, in the order they came."""
     shown = await running.get(f"/v1/callbacks?job={job['id']}")
     return [callback["verdict"] for callback in reversed(shown["data"])]
 
 
 async def announced(running: Running, job: dict[str, Any]) -> list[str]:
-    """The types of the job's events, in order."""
+    """Return the types of the job's events, in order."""
     return [event["type"] for event in reversed((await running.get(f"/v1/events?job={job['id']}"))["data"])]
 
 

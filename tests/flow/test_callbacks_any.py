@@ -42,17 +42,17 @@ class Background:
         self._portal = portal
 
     def submit(self, provider: str) -> dict[str, Any]:
-        """A new job."""
+        """Return a new job."""
         job: dict[str, Any] = self._portal.call(self.running.submit, provider)
         return job
 
     def get(self, path: str) -> dict[str, Any]:
-        """What a GET shows."""
+        """Return what a GET shows."""
         shown: dict[str, Any] = self._portal.call(self.running.get, path)
         return shown
 
     def post(self, body: bytes, **given_headers: str) -> httpx.Response:
-        """A callback about the last job."""
+        """Return a callback about the last job."""
         return self._portal.call(partial(post, self.running, body, **given_headers))
 
     def status_line(self, method: bytes, path: bytes, given_headers: dict[str, str]) -> bytes:
@@ -75,7 +75,7 @@ def background(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Background]
 
 @st.composite
 def mutated(draw: st.DrawFn, provider: str) -> object:
-    """A recorded callback in which some things are left out, replaced or added."""
+    """Return a recorded callback in which some things are left out, replaced or added."""
     body = json.loads(draw(st.sampled_from(RECORDED[provider])))
     for _ in range(draw(st.integers(1, 4))):
         places = [body, *(value for value in body.values() if isinstance(value, dict))]

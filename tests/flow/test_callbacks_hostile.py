@@ -50,7 +50,7 @@ READABLE = {
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay on a held clock."""
+    """Yield a relay on a held clock."""
     async with relay(tmp_path, confirm=False) as started:
         yield started
 
@@ -116,7 +116,7 @@ async def test_a_provider_that_relay_has_no_more_is_kept(running: Running) -> No
 
 
 def refused(url: str) -> dict[str, str]:
-    """Callback URLs that are not quite a good one."""
+    """Return callback URLs that are not quite a good one."""
     start, _, token = url.rpartition("/")
     flipped = "A" if token[40] != "A" else "B"
     expired = CallbackTokens([SECRET_KEY], "default").make("evolink", NO_JOB, START_MS)

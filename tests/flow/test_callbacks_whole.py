@@ -28,13 +28,13 @@ RUNNING = b'{"status":"processing","progress":%d}'
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay on a held clock."""
+    """Yield a relay on a held clock."""
     async with relay(tmp_path, confirm=False) as started:
         yield started
 
 
 def request(url: str, body: bytes, *lines: str, version: str = "1.1") -> bytes:
-    """A callback's request."""
+    """Return a callback's request."""
     head = (f"POST {urlsplit(url).path} HTTP/{version}", "host: relay", f"content-length: {len(body)}", *lines)
     return "\r\n".join((*head, "", "")).encode() + body
 

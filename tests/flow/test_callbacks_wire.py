@@ -18,14 +18,14 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay on a held clock that waits for a body 0.2 seconds."""
+    """Yield a relay on a held clock that waits for a body 0.2 seconds."""
     async with relay(tmp_path, confirm=False, RELAY_BODY_DEADLINE_S="0.2") as started:
         yield started
 
 
 @asynccontextmanager
 async def connected(running: Running, start: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection on which this much of a request was sent; everything on it must be over in five seconds."""
+    """Yield a connection on which this much of a request was sent; everything on it must be over in five seconds."""
     at = urlsplit(running.origin)
     reader, writer = await asyncio.open_connection(at.hostname, at.port)
     try:
@@ -39,7 +39,7 @@ async def connected(running: Running, start: str) -> AsyncIterator[tuple[asyncio
 
 
 def head(url: str, *lines: str) -> str:
-    """The head of a callback's request."""
+    """Return the head of a callback's request."""
     return "\n".join((f"POST {urlsplit(url).path} HTTP/1.1", "host: relay", *lines, "", ""))
 
 

@@ -21,13 +21,13 @@ FIRST_S = 165 * 1.5
 
 
 async def checks(running: Running, job_id: str) -> list[str]:
-    """The outcomes of a job's status checks, in order."""
+    """Return the outcomes of a job's status checks, in order."""
     story = await running.get(f"/v1/jobs/{job_id}/timeline")
     return [line["decision"] for line in story["data"] if line["kind"] == "check"]
 
 
 async def lost(running: Running, **fields: Any) -> str:
-    """A submitted job whose callback is never sent."""
+    """Return a submitted job whose callback is never sent."""
     running.world.next_faults.append(Faults(lost=True))
     job_id: str = (await running.submit(**fields))["id"]
     return job_id
@@ -254,7 +254,7 @@ async def test_a_last_check_that_brings_no_answer_is_made_again(tmp_path: Path, 
 
 
 def overdue_job(**fields: Any) -> Job:
-    """A submitted job whose deadline is over, and that waits for its last check."""
+    """Return a submitted job whose deadline is over, and that waits for its last check."""
     job = Job(
         id="job_1", project_id="default", provider="evolink", state=JobState.SUBMITTED, created_at=0, updated_at=0,
         deadline_at=1000, request={}, input=None, metadata={}, model=None, provider_job_id="task-1",

@@ -24,13 +24,13 @@ HOUR_S = 3600
 
 @pytest.fixture
 def clock() -> HeldClock:
-    """A clock that a test moves and sets."""
+    """Return a clock that a test moves and sets."""
     return HeldClock()
 
 
 @pytest.fixture
 async def running(tmp_path: Path, clock: HeldClock) -> AsyncIterator[Running]:
-    """A relay on that clock."""
+    """Yield a relay on that clock."""
     async with relay(tmp_path, clock=clock, RELAY_RETRY_SCHEDULE_S="0,60,60") as started:
         yield started
 

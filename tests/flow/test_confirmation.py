@@ -18,30 +18,30 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay on a held clock, every provider to be confirmed."""
+    """Yield a relay on a held clock, every provider to be confirmed."""
     async with relay(tmp_path, clock=HeldClock()) as started:
         yield started
 
 
 async def advance(running: Running, seconds: float) -> None:
-    """Moves the relay's clock."""
+    """Move the relay's clock."""
     assert isinstance(running.clock, HeldClock)
     await running.clock.advance(seconds)
 
 
 async def submitted(running: Running, faults: Faults | None = None, **fields: Any) -> dict[str, Any]:
-    """A submitted job with these faults, told of to the sink."""
+    """Return a submitted job with these faults, told of to the sink."""
     running.world.next_faults.append(faults or Faults())
     return await running.submit(notify=[{"url": running.hook}], **fields)
 
 
 async def ended(running: Running, job: dict[str, Any]) -> dict[str, Any]:
-    """The job once it is final."""
+    """Return the job once it is final."""
     return await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["finished_at"] is not None)
 
 
 async def checks(running: Running, job: dict[str, Any]) -> list[str]:
-    """The reasons that the timeline gives for each status check."""
+    """Return the reasons that the timeline gives for each status check."""
     story = await running.get(f"/v1/jobs/{job['id']}/timeline")
     return [line["reason"] for line in story["data"] if line["kind"] == "check"]
 

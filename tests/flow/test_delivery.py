@@ -30,14 +30,14 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay that tries three times: at once, after 5 s, after 300 s."""
+    """Yield a relay that tries three times: at once, after 5 s, after 300 s."""
     async with relay(tmp_path, clock=HeldClock(), RELAY_RETRY_SCHEDULE_S="0,5,300") as started:
         yield started
 
 
 @asynccontextmanager
 async def receiver(speak: Speak, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """The port of a server that reads each request and then does what it is told with the connection."""
+    """Yield the port of a server that reads each request and then does what it is told with the connection."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -56,7 +56,7 @@ async def receiver(speak: Speak, context: ssl.SSLContext | None = None) -> Async
 
 
 def says(*answers: bytes, hangs: bool = False) -> Speak:
-    """Writes the answers and hangs up, or waits until the caller does."""
+    """Write the answers and hangs up, or waits until the caller does."""
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for answer in answers:
@@ -69,7 +69,7 @@ def says(*answers: bytes, hangs: bool = False) -> Speak:
 
 
 async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A body without an end."""
+    """Send a body without an end."""
     writer.write(CHUNKED)
     while True:
         writer.write(b"400\r\n" + b"x" * 0x400 + b"\r\n")
@@ -77,7 +77,7 @@ async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None
 
 
 async def attempted(running: Running, url: str, **fields: Any) -> dict[str, Any]:
-    """The delivery to a new endpoint at the URL, after its first attempt."""
+    """Return the delivery to a new endpoint at the URL, after its first attempt."""
     body = {"url": url, "event_types": ["job.submitted"], **fields}
     made = await running.client.post("/v1/endpoints", json=body)
     assert made.status_code == 201, made.text
@@ -158,7 +158,7 @@ async def test_a_compressed_answer_is_not_inflated(running: Running) -> None:
 
 
 def self_signed(folder: Path) -> ssl.SSLContext:
-    """A certificate for 127.0.0.1 that nobody vouches for."""
+    """Return a certificate for 127.0.0.1 that nobody vouches for."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])

@@ -33,13 +33,13 @@ times = st.integers(START_MS, START_MS + 10_000_000)
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay on a held clock."""
+    """Yield a relay on a held clock."""
     async with relay(tmp_path, clock=HeldClock()) as started:
         yield started
 
 
 async def succeeded(running: Running, provider: str = "evolink", **fields: Any) -> dict[str, Any]:
-    """A job that has succeeded, its end told."""
+    """Return a job that has succeeded, its end told."""
     job = await running.submit(provider, **fields)
     await running.world.finish(job["provider_job_id"])
     return await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == "succeeded")
@@ -53,14 +53,14 @@ async def swept(running: Running, seconds: float = 0) -> None:
 
 
 async def said(running: Running, job: dict[str, Any]) -> list[str]:
-    """The types of a job's events, in order; their numbers have no gap."""
+    """Return the types of a job's events, in order; their numbers have no gap."""
     events = (await running.get(f"/v1/events?job={job['id']}"))["data"][::-1]
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
     return [event["type"] for event in events]
 
 
 def outputs_until(*expiries: int | None) -> tuple[Output, ...]:
-    """Outputs that expire then."""
+    """Return outputs that expire then."""
     return tuple(
         Output(kind=OutputKind.VIDEO, url="https://cdn.example.com/a.mp4", expires_at=serializers.time_or_none(at))
         for at in expiries
@@ -100,7 +100,7 @@ def test_telling_changes_the_timer_and_nothing_else(
 
 
 def a_job(outputs: tuple[Output, ...], due_at: int | None, job_id: str | None = None) -> Job:
-    """A job that has succeeded with these outputs."""
+    """Return a job that has succeeded with these outputs."""
     return Job(
         id=job_id or ids.new_id(ids.JOB),
         project_id=DEFAULT_PROJECT,

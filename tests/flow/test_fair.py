@@ -69,14 +69,14 @@ def test_what_ends_goes_to_who_has_less() -> None:
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay on a held clock with room for 16 attempts."""
+    """Yield a relay on a held clock with room for 16 attempts."""
     environ = {"RELAY_DELIVERIES_IN_FLIGHT_MAX": str(IN_FLIGHT_MAX), "RELAY_RETRY_SCHEDULE_S": "0,60,60"}
     async with relay(tmp_path, clock=HeldClock(), confirm=False, **environ) as started:  # type: ignore[arg-type]
         yield started
 
 
 async def films(running: Running) -> httpx.AsyncClient:
-    """A client of another project."""
+    """Return a client of another project."""
     key = (await running.app.store.access.create_api_key("films", "", ["admin"], 1)).text
     return httpx.AsyncClient(
         base_url=running.origin, headers={"authorization": f"Bearer {key}"}, trust_env=False, timeout=30
@@ -130,6 +130,6 @@ class Counting:
     under_way = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002 - ASGI's signature
-        """Waits for ever."""
+        """Wait for ever."""
         Counting.under_way += 1
         await asyncio.Event().wait()

@@ -36,25 +36,25 @@ DAY_S = 86_400
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay on a held clock, which the stand-in signs by."""
+    """Yield a relay on a held clock, which the stand-in signs by."""
     async with relay(tmp_path, clock=HeldClock()) as started:
         signs_by_its_clock(started)
         yield started
 
 
 def signs_by_its_clock(running: Running) -> None:
-    """The stand-in's time is relay's."""
+    """Give the stand-in relay's time."""
     running.world.keys.clock = lambda: running.clock.now_ms() // 1000
 
 
 async def advance(running: Running, seconds: float) -> None:
-    """Moves the clock."""
+    """Move the clock."""
     assert isinstance(running.clock, HeldClock)
     await running.clock.advance(seconds)
 
 
 async def ended(running: Running, signed: str = "ok") -> dict[str, Any]:
-    """A job of the sandbox that ended with a callback that is signed so."""
+    """Return a job of the sandbox that ended with a callback that is signed so."""
     running.world.next_faults.append(Faults(signed=signed))
     job = await running.submit("sandbox")
     await running.world.finish(job["provider_job_id"])
@@ -62,7 +62,7 @@ async def ended(running: Running, signed: str = "ok") -> dict[str, Any]:
 
 
 async def post(running: Running, how: str = "ok", number: int = 0, **headers: str) -> httpx.Response:
-    """A callback for the job that was submitted last, signed so now."""
+    """Return a callback for the job that was submitted last, signed so now."""
     signature = running.world.keys.headers(DONE, how, number) | headers
     return await running.client.post(running.callback_url(), content=DONE, headers=signature)
 
@@ -226,13 +226,13 @@ async def test_where_no_key_is_named_each_is_tried() -> None:
 
 
 def jwk(number: int, **other: Any) -> dict[str, Any]:
-    """A key as it is published."""
+    """Return a key as it is published."""
     x = base64.urlsafe_b64encode(number.to_bytes(32)).decode().rstrip("=")
     return {"kty": "OKP", "crv": "Ed25519", "x": x, "kid": f"k{number}", "use": "sig"} | other
 
 
 def answered(value: object, status_code: int = 200) -> ProviderResponse:
-    """What comes back where keys are published."""
+    """Return what comes back where keys are published."""
     body = value if isinstance(value, bytes) else msgspec.json.encode(value)
     return ProviderResponse(status_code=status_code, content_type="application/json", body=body)
 

@@ -23,20 +23,20 @@ DAY_S = 86_400
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay on a held clock that tries each delivery often, an hour apart."""
+    """Yield a relay on a held clock that tries each delivery often, an hour apart."""
     schedule = ",".join(["0"] + ["3600"] * 49)
     async with relay(tmp_path, clock=HeldClock(), confirm=False, RELAY_RETRY_SCHEDULE_S=schedule) as started:
         yield started
 
 
 async def advance(running: Running, seconds: float) -> None:
-    """Moves the relay's clock."""
+    """Move the relay's clock."""
     assert isinstance(running.clock, HeldClock)
     await running.clock.advance(seconds)
 
 
 async def endpoint(running: Running, **fields: Any) -> dict[str, Any]:
-    """A standing endpoint at the sink."""
+    """Return a standing endpoint at the sink."""
     answer = await running.client.post("/v1/endpoints", json={"url": running.hook} | fields)
     assert answer.status_code == 201, answer.text
     made: dict[str, Any] = answer.json()
@@ -44,7 +44,7 @@ async def endpoint(running: Running, **fields: Any) -> dict[str, Any]:
 
 
 async def shown(running: Running, made: dict[str, Any], **wanted: Any) -> dict[str, Any]:
-    """The endpoint, once it shows what is wanted."""
+    """Return the endpoint, once it shows what is wanted."""
     return await running.until(f"/v1/endpoints/{made['id']}", lambda found: wanted.items() <= found.items())
 
 
@@ -55,7 +55,7 @@ async def send_tests(running: Running, made: dict[str, Any], number: int) -> lis
 
 
 async def attempted(running: Running, number: int) -> None:
-    """Returns when so many attempts are written."""
+    """Return when so many attempts are written."""
     await running.until(
         "/v1/deliveries?limit=200", lambda found: sum(d["attempts_made"] for d in found["data"]) == number
     )
@@ -140,7 +140,7 @@ class Hanging:
     """A receiver that never answers."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002 - ASGI's signature
-        """Waits for ever."""
+        """Wait for ever."""
         await asyncio.Event().wait()
 
 
@@ -247,7 +247,7 @@ class Breaker(RuleBasedStateMachine):
 
     @rule(retry=st.booleans())
     def queue(self, retry: bool) -> None:
-        """A delivery comes."""
+        """Queue a delivery."""
         self.number += 1
         assert self.lane.enqueue(str(self.number), self.now_ms, retry=retry)
 
@@ -258,7 +258,7 @@ class Breaker(RuleBasedStateMachine):
 
     @rule()
     def start(self) -> None:
-        """Starts as many as the lane lets go."""
+        """Start as many as the lane lets go."""
         while self.lane.pop(self.now_ms) is not None:
             self.flying += 1
             held = self.lane.circuit_open_until_ms
@@ -282,7 +282,7 @@ class Breaker(RuleBasedStateMachine):
 
     @invariant()
     def the_breaker_is_open_after_ten_failures_and_never_longer_than_an_hour(self) -> None:
-        """Closed below ten failures in a row; open, its next probe is an hour away at most."""
+        """Keep the circuit closed below ten failures in a row; open, probe within an hour."""
         held = self.lane.circuit_open_until_ms
         assert (held is not None) == (self.failures >= FAILURES_MAX)
         assert held is None or held <= self.now_ms + PAUSE_MAX_MS

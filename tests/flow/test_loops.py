@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 
 async def dispositions(running: Running, job: dict[str, Any]) -> list[str]:
-    """What became of a job's callbacks, newest first."""
+    """Return what became of a job's callbacks, newest first."""
     return [one["verdict"] for one in (await running.get(f"/v1/callbacks?job={job['id']}"))["data"]]
 
 

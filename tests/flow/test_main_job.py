@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay on the machine's clock, since the official libraries check the time themselves."""
+    """Yield a relay on the machine's clock, since the official libraries check the time themselves."""
     async with relay(tmp_path, clock=SystemClock()) as started:
         yield started
 

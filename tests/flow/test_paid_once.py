@@ -20,12 +20,12 @@ CONSENT = {"accept_double_charge": True}
 
 
 async def again(running: Running, job: dict[str, Any], consent: dict[str, bool] = CONSENT) -> httpx.Response:
-    """What a request to submit the job once more is answered."""
+    """Return what a request to submit the job once more is answered."""
     return await running.client.post(f"/v1/jobs/{job['id']}/resubmissions", json=consent)
 
 
 async def unsent(running: Running) -> dict[str, Any]:
-    """A job whose payment is authorized, and that was canceled before it was sent."""
+    """Return a job whose payment is authorized, and that was canceled before it was sent."""
     intake = Intake(running.app.providers, running.app.policy, 10)
     body = {"provider": "stablestudio", "input": INPUT}
     new = intake.job(body, DEFAULT_PROJECT, running.clock.now_ms())

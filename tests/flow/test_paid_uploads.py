@@ -30,7 +30,7 @@ async def uploaded(running: Running, key: str | None = None, data: bytes = PNG) 
 
 
 def stand_in(clock: HeldClock, *faults: str) -> tuple[Sandbox, FileStores]:
-    """The sandbox by the test's clock, with what goes wrong first."""
+    """Return the sandbox by the test's clock, with what goes wrong first."""
     world = sandbox(time_scale=0)
     world.files.till.now_s = lambda: clock.now_ms() // 1000
     world.files.faults = list(faults)

@@ -162,6 +162,6 @@ async def test_a_value_the_provider_cannot_take_is_refused_before_anything_is_se
 
 
 async def _submissions(running: Running, job_id: str, number: int) -> None:
-    """Returns when the job was submitted so often."""
+    """Return when the job was submitted so often."""
     path = f"/v1/jobs/{job_id}/timeline"
     await running.until(path, lambda told: sum(line["kind"] == "submission" for line in told["data"]) == number)

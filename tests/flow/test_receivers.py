@@ -32,13 +32,13 @@ CLOSED = AddressPolicy((), True, frozenset())
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay on a held clock."""
+    """Yield a relay on a held clock."""
     async with relay(tmp_path, clock=HeldClock()) as started:
         yield started
 
 
 async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A byte of the answer's body now and then, for ever."""
+    """Send a byte of the answer's body now and then, without end."""
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
     while True:
         writer.write(b"x")
@@ -54,7 +54,7 @@ async def flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
 
 
 async def reset(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A reset within the head of the answer."""
+    """Reset within the head of the answer."""
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-")
     await writer.drain()
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -130,14 +130,14 @@ async def test_a_receiver_that_takes_no_connection_is_given_up_in_time() -> None
 
 
 def _usage(authority: bool) -> x509.KeyUsage:
-    """What a key is for; Python 3.13 refuses an authority that does not say so."""
+    """Return what a key is for; Python 3.13 refuses an authority that does not say so."""
     others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only")
     named = dict.fromkeys((*others, "decipher_only"), False)
     return x509.KeyUsage(digital_signature=not authority, key_cert_sign=authority, crl_sign=authority, **named)
 
 
 def certificate(folder: Path, name: str, began: timedelta, ends: timedelta) -> tuple[ssl.SSLContext, Path]:
-    """A server's context for this name, and the authority to trust for it."""
+    """Return a server's context for this name, and the authority to trust for it."""
     root_key, key, now = (
         ec.generate_private_key(ec.SECP256R1()),
         ec.generate_private_key(ec.SECP256R1()),
@@ -189,7 +189,7 @@ async def test_a_certificate_is_for_this_name_and_this_time(
 
 
 def resolving(*answers: list[str]) -> Resolver:
-    """A resolver that keeps nothing: each look-up gets the next answer, the last one again and again."""
+    """Return a resolver that keeps nothing: each look-up gets the next answer, the last one again and again."""
     left = list(answers)
 
     def look(_: str) -> list[Address]:
@@ -202,7 +202,7 @@ def resolving(*answers: list[str]) -> Resolver:
 def sender_of(
     policy: AddressPolicy, *, resolver: Resolver | None = None, tls: ssl.SSLContext | None = None
 ) -> WebhookSender:
-    """A sender of a test's own."""
+    """Return a sender of a test's own."""
     return WebhookSender(policy, resolver or Resolver(), tls or tls_context(), connections_max=10)
 
 

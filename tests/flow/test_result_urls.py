@@ -38,7 +38,7 @@ VIDEO = "https://media.example.com/clip.mp4"
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay whose operator opened 127.0.0.0/8, where its provider's gateway is too."""
+    """Yield a relay whose operator opened 127.0.0.0/8, where its provider's gateway is too."""
     async with relay(tmp_path, confirm=False) as started:
         yield started
 
@@ -49,7 +49,7 @@ def done(*urls: str) -> bytes:
 
 
 async def ended(running: Running, *urls: str) -> dict[str, Any]:
-    """A job that its callback ended with these results."""
+    """Return a job that its callback ended with these results."""
     job = await running.submit()
     await post(running, done(*urls))
     return await running.get(f"/v1/jobs/{job['id']}")
@@ -126,7 +126,7 @@ async def test_text_that_is_no_url_is_kept_in_the_error(tmp_path: Path, text: st
 
 
 def report(*urls: str) -> Report:
-    """A success with these videos."""
+    """Return a success with these videos."""
     outputs = tuple(Output(kind=OutputKind.VIDEO, url=url) for url in urls)
     return Report(state=JobState.SUCCEEDED, word="completed", outputs=outputs)
 

@@ -16,19 +16,19 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay that tries three times: at once, after 5 s, after 300 s."""
+    """Yield a relay that tries three times: at once, after 5 s, after 300 s."""
     async with relay(tmp_path, clock=HeldClock(), RELAY_RETRY_SCHEDULE_S="0,5,300") as started:
         yield started
 
 
 def held(running: Running) -> HeldClock:
-    """The clock of the relay."""
+    """Return the clock of the relay."""
     assert isinstance(running.clock, HeldClock)
     return running.clock
 
 
 async def attempted(running: Running, number: int) -> dict[str, Any]:
-    """The only delivery, once so many attempts of it are stored, with those."""
+    """Return the only delivery, once so many attempts of it are stored, with those."""
 
     async def only() -> str:
         found = await running.until("/v1/deliveries", lambda shown: len(shown["data"]) == 1)
@@ -39,7 +39,7 @@ async def attempted(running: Running, number: int) -> dict[str, Any]:
 
 
 async def ended(running: Running, url: str) -> dict[str, Any]:
-    """A job with one endpoint for its submission alone."""
+    """Return a job with one endpoint for its submission alone."""
     return await running.submit(notify=[{"url": url, "event_types": ["job.submitted"]}])
 
 

@@ -68,13 +68,13 @@ def to_header(value: object) -> str:
 
 
 def of_header(text: str) -> Json:
-    """What a header holds."""
+    """Return what a header holds."""
     held: Json = json.loads(base64.b64decode(text, validate=True))
     return held
 
 
 def challenge_of(answer: httpx.Response) -> Json:
-    """The challenge of a 402, from where its version puts it."""
+    """Return the challenge of a 402, from where its version puts it."""
     assert answer.status_code == 402, answer.text
     held = answer.headers.get("payment-required")
     if held is None:
@@ -87,7 +87,7 @@ def challenge_of(answer: httpx.Response) -> Json:
 
 
 def transfer(entry: Json, nonce: int = 1, key: str = KEY, domain: Json | None = None, **changed: Any) -> Json:
-    """A signed payload for one entry of `accepts`; what is changed is signed so."""
+    """Return a signed payload for one entry of `accepts`; what is changed is signed so."""
     authorization = {
         "from": Account.from_key(key).address,
         "to": entry["payTo"],
@@ -109,7 +109,7 @@ def transfer(entry: Json, nonce: int = 1, key: str = KEY, domain: Json | None = 
 
 
 def enveloped(challenge: Json, payload: Json, **changed: Any) -> dict[str, str]:
-    """The payment header for a challenge."""
+    """Return the payment header for a challenge."""
     entry, version = challenge["accepts"][0], challenge["x402Version"]
     if version == 1:
         said = {"x402Version": 1, "scheme": entry["scheme"], "network": entry["network"], "payload": payload}
@@ -128,20 +128,20 @@ class Stage:
         self.now_s = NOW_S
 
     async def send(self, path: str, headers: dict[str, str] | None = None, **changed: Any) -> httpx.Response:
-        """A submission."""
+        """Return a submission."""
         return await self.client.post(path, json=BODIES[path] | changed, headers=headers)
 
     async def ask(self, path: str, **changed: Any) -> Json:
-        """What an unpaid submission is asked for."""
+        """Return what an unpaid submission is asked for."""
         return challenge_of(await self.send(path, **changed))
 
     async def pay(self, path: str, nonce: int = 1, key: str = KEY) -> httpx.Response:
-        """A submission that pays what it is asked for."""
+        """Return a submission that pays what it is asked for."""
         challenge = await self.ask(path)
         return await self.send(path, enveloped(challenge, transfer(challenge["accepts"][0], nonce, key)))
 
     def ledger(self, path: str) -> dict[str, int]:
-        """What has moved at a stand-in."""
+        """Return what has moved at a stand-in."""
         return self.tills[path].till.ledger
 
     async def check(self, job_id: str, key: str = KEY) -> httpx.Response:
@@ -150,12 +150,12 @@ class Stage:
         return await self.sign(job_id, info_of(asked), key)
 
     async def sign(self, job_id: str, info: Json, key: str = KEY, **changed: Any) -> httpx.Response:
-        """A status check, signed for this challenge."""
+        """Return a status check, signed for this challenge."""
         return await self.client.get(f"/api/jobs/{job_id}", headers=signed_in(info, key, **changed))
 
 
 def info_of(answer: httpx.Response) -> Json:
-    """What a sign-in is asked to sign."""
+    """Return what a sign-in is asked to sign."""
     assert answer.status_code == 402, answer.text
     shown = answer.json()
     assert shown["accepts"] == []
@@ -164,7 +164,7 @@ def info_of(answer: httpx.Response) -> Json:
 
 
 def signed_in(info: Json, key: str = KEY, **changed: Any) -> dict[str, str]:
-    """The sign-in header; what is changed is changed after signing."""
+    """Return the sign-in header; what is changed is changed after signing."""
     address = Account.from_key(key).address
     lines = [
         f"{info['domain']} wants you to sign in with your Ethereum account:",
@@ -204,7 +204,7 @@ async def staged(pace_s: float | None = None, version: int = 1) -> AsyncIterator
 
 @pytest.fixture
 async def stage() -> AsyncIterator[Stage]:
-    """A sandbox in which nothing moves until the test moves it."""
+    """Yield a sandbox in which nothing moves until the test moves it."""
     async with staged() as made:
         yield made
 
@@ -645,7 +645,7 @@ async def test_the_adapters_read_what_the_stand_ins_say(
 
 
 def seen(answer: httpx.Response) -> ProviderResponse:
-    """An answer as relay's client hands it on."""
+    """Return an answer as relay's client hands it on."""
     headers = {name: value for name, value in answer.headers.items() if name in KEPT_HEADERS}
     type_ = answer.headers.get("content-type", "")
     return ProviderResponse(status_code=answer.status_code, content_type=type_, body=answer.content, headers=headers)

@@ -42,7 +42,7 @@ BOTH = f"{SECRET_KEY},{NEW_KEY}"
 
 @asynccontextmanager
 async def database_of(folder: Path) -> AsyncIterator[Database]:
-    """The database of a folder's relay, while none runs on it."""
+    """Yield the database of a folder's relay, while none runs on it."""
     database = await open_database(DATABASES.url(folder))
     try:
         yield database
@@ -57,7 +57,7 @@ async def told(running: Running, number: int) -> list[Received]:
 
 
 async def endpoint(running: Running, **fields: Any) -> dict[str, Any]:
-    """A standing endpoint at the sink."""
+    """Return a standing endpoint at the sink."""
     answer = await running.client.post("/v1/endpoints", json={"url": running.hook} | fields)
     assert answer.status_code == 201, answer.text
     made: dict[str, Any] = answer.json()
@@ -65,7 +65,7 @@ async def endpoint(running: Running, **fields: Any) -> dict[str, Any]:
 
 
 def project_of(received: Received) -> str:
-    """The project that a notification names."""
+    """Return the project that a notification names."""
     return str(msgspec.json.decode(received.body)["project"])
 
 
@@ -366,7 +366,7 @@ def test_secrets_leave_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def _damage(transaction: Transaction, endpoint_id: str) -> None:
-    """An endpoint's secret becomes unreadable."""
+    """Make an endpoint's secret unreadable."""
     await transaction.run_text(
         f"UPDATE endpoints SET secret = {_bytes(b'no key made this')} WHERE id = '{endpoint_id}'"
     )
@@ -378,7 +378,7 @@ def _bytes(value: bytes) -> str:
 
 
 async def _as_before(folder: Path) -> None:
-    """The database as a relay leaves it that seals for no place and keeps no fingerprint."""
+    """Leave the database as a relay does that seals for no place and keeps no fingerprint."""
     encryption, unbound = Encryption([SECRET_KEY]), _former_seal(SECRET_KEY)
 
     async def rewrite(transaction: Transaction) -> None:

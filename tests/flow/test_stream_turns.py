@@ -90,7 +90,7 @@ class House:
         await self._database.transact(work)
 
     async def open(self, project_id: str, after: str | None = None) -> list[bytes]:
-        """A stream whose client reads all that comes: what it got so far."""
+        """Return a stream whose client reads all that comes: what it got so far."""
         lines, got = await self.streams.lines(project_id, after, None), []
 
         async def read(lines: AsyncGenerator[bytes]) -> None:

@@ -82,7 +82,7 @@ async def uploads_at(
     buyer: Buyer | None = None,
     signs_in: SignIn | None = None,
 ) -> AsyncIterator[Uploads]:
-    """Uploads whose providers are all at one origin, with nothing opened besides the public addresses."""
+    """Return uploads whose providers are all at one origin, with only public addresses open."""
     adapters = {**PROVIDERS, **DEV_PROVIDERS, "stablestudio": Studio(), "x402org": EvoLink()}
     providers = {name: ConfiguredProvider(adapter, origin, api_key) for name, adapter in adapters.items()}
     async with ProviderClient() as client, FileClient(AddressPolicy((), allow_http=True)) as files:
@@ -92,14 +92,14 @@ async def uploads_at(
 
 @asynccontextmanager
 async def stores_and_uploads(**options: Any) -> AsyncIterator[tuple[FileStores, Uploads]]:
-    """The stand-ins' file stores on a port, and uploads to them."""
+    """Yield the stand-ins' file stores on a port, and uploads to them."""
     stores = FileStores(STORE_KEY)
     async with serve(Starlette(routes=stores.routes())) as origin, uploads_at(origin, **options) as uploads:
         yield stores, uploads
 
 
 async def in_pieces(data: bytes, size: int = 1000) -> AsyncIterator[bytes]:
-    """The bytes bit by bit."""
+    """Yield the bytes bit by bit."""
     for start in range(0, len(data), size):
         yield data[start : start + size]
 
@@ -147,7 +147,7 @@ class Purse:
         return asyncio.Lock()
 
     async def buy(self, name: str, upload: Upload, request: ProviderRequest) -> list[ProviderResponse]:
-        """The token."""
+        """Return the token."""
         self.told.append((name, upload, request.path))
         challenge = read_challenge(await self._client.send(self._origin, "", request, 5))
         policy = Policy(amount_max=10_000)
@@ -454,7 +454,7 @@ def resolver(*addresses: str) -> Resolver:
 
 
 def certified(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A certificate for a name: for the server, and for a client that trusts it."""
+    """Return a certificate for a name: for the server, and for a client that trusts it."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     called = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     builder = x509.CertificateBuilder().subject_name(called).issuer_name(called).public_key(key.public_key())
@@ -474,7 +474,7 @@ def certified(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 @asynccontextmanager
 async def https_store(context: ssl.SSLContext, heard: list[bytes]) -> AsyncIterator[int]:
-    """The port of a store that keeps what it hears and answers 200."""
+    """Yield the port of a store that keeps what it hears and answers 200."""
 
     async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -590,7 +590,7 @@ async def test_a_compressed_answer_is_inflated_up_to_its_limit(grows_to: int, wh
 
 
 def form(*parts: tuple[str, bytes, str | None, str | None], boundary: str = "b0undary") -> tuple[bytes, dict[str, str]]:
-    """A form by hand: name, content, file name, type of each part; and the header that goes with it."""
+    """Return a form by hand: name, content, file name, type of each part; and the header that goes with it."""
     body = b""
     for name, content, filename, type_ in parts:
         body += f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"'.encode()
@@ -605,7 +605,7 @@ EVOLINK = ("provider", b"evolink", None, None)
 
 
 async def posted(running: Running, *parts: Any, **headers: str) -> httpx.Response:
-    """What POST /v1/files answers to a form."""
+    """Return what POST /v1/files answers to a form."""
     body, kind = form(*parts)
     return await running.client.post("/v1/files", content=body, headers=kind | headers)
 
@@ -713,7 +713,7 @@ async def test_the_same_file_is_uploaded_once_for_its_key(tmp_path: Path) -> Non
 
 
 def head(running: Running, *lines: str) -> bytes:
-    """The beginning of a request to POST /v1/files."""
+    """Return the beginning of a request to POST /v1/files."""
     host = running.origin.removeprefix("http://")
     fixed = ("POST /v1/files HTTP/1.1", f"host: {host}", f"authorization: Bearer {KEY}")
     kind = "content-type: multipart/form-data; boundary=b0undary"

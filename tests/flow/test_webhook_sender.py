@@ -100,7 +100,7 @@ class Server:
             self.changed.set()
 
     async def until(self, reached: Callable[[], bool]) -> None:
-        """Returns when a connection's end brought it so far."""
+        """Return when a connection's end brought it so far."""
         async with asyncio.timeout(5):
             while not reached():
                 self.changed.clear()
@@ -109,7 +109,7 @@ class Server:
 
 @asynccontextmanager
 async def serving(talk: Talk, context: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
-    """A running server."""
+    """Yield a running server."""
     server = Server(talk)
     listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=context)
     server.port = listening.sockets[0].getsockname()[1]
@@ -118,7 +118,7 @@ async def serving(talk: Talk, context: ssl.SSLContext | None = None) -> AsyncIte
 
 
 def answers(*texts: bytes, goes_on: bool = True) -> Talk:
-    """Writes these answers, one after another for each request, the last one again and again."""
+    """Write these answers, one after another for each request, the last one again and again."""
     left = list(texts)
 
     async def talk(_: Request, writer: asyncio.StreamWriter) -> bool:
@@ -130,7 +130,7 @@ def answers(*texts: bytes, goes_on: bool = True) -> Talk:
 
 
 async def reset(writer: asyncio.StreamWriter) -> None:
-    """Resets the connection."""
+    """Reset the connection."""
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
@@ -138,14 +138,14 @@ async def reset(writer: asyncio.StreamWriter) -> None:
 def sender_of(
     *, resolver: Resolver | None = None, tls: ssl.SSLContext | None = None, most: int = 10, keepalive_s: float = 30
 ) -> WebhookSender:
-    """A sender that may call this machine."""
+    """Return a sender that may call this machine."""
     return WebhookSender(
         OPEN, resolver or Resolver(), tls or tls_context(), connections_max=most, keepalive_s=keepalive_s
     )
 
 
 def leading_to(*addresses: str) -> Resolver:
-    """A resolver for which every name has these addresses."""
+    """Return a resolver for which every name has these addresses."""
     found = [Address(int(socket.AF_INET6 if ":" in one else socket.AF_INET), one) for one in addresses]
     return Resolver(LookupOptions(cache_s=0), lookup=lambda _: found)
 
@@ -777,7 +777,7 @@ async def test_an_attempt_that_is_called_off_leaves_nothing() -> None:
 async def tls_server(
     folder: Path, talk: Talk, name: str = "localhost", **change: Any
 ) -> AsyncIterator[tuple[Server, ssl.SSLContext]]:
-    """A server over TLS, and a context that trusts it."""
+    """Yield a server over TLS, and a context that trusts it."""
     context, root = certificate(folder, name, -HOUR, HOUR)
     for field, value in change.items():
         setattr(context, field, value)

@@ -56,30 +56,30 @@ CLOSED_LISTS: dict[str, type[StrEnum]] = {
 
 
 def snippets(language: str) -> list[str]:
-    """The code blocks of a language in the README."""
+    """Return the code blocks of a language in the README."""
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
 def signed(body: bytes = BODY) -> dict[str, str]:
-    """The headers of a genuine notification, sent now."""
+    """Return the headers of a genuine notification, sent now."""
     now_s = int(time.time())
     signature = signatures.sign([SECRET], "evt_1", now_s, body)
     return {"webhook-id": "evt_1", "webhook-timestamp": str(now_s), "webhook-signature": signature}
 
 
 def row(page: str, title: str) -> list[str]:
-    """The words in backticks behind a title, in the one row of a table that begins with it."""
+    """Return the words in backticks behind a title, in the one row of a table that begins with it."""
     (found,) = re.findall(rf"^\| {re.escape(title)} \| (.*) \|$", page, re.MULTILINE)
     return re.findall(r"`([^`]+)`", found)
 
 
 def modules(folder: Path) -> set[str]:
-    """The names of the Python files in a folder."""
+    """Return the names of the Python files in a folder."""
     return {path.stem for path in folder.glob("*.py")} - {"__init__"}
 
 
 def section(page: str, begin: str, end: str) -> str:
-    """The text between two marks of a page."""
+    """Return the text between two marks of a page."""
     return page.partition(begin)[2].partition(end)[0]
 
 
@@ -114,7 +114,7 @@ def test_the_node_verification_works_as_printed(node_packages: Path, tmp_path: P
 
 
 def bodies() -> list[dict[str, Any]]:
-    """What the README's curls send, in their order."""
+    """Return what the README's curls send, in their order."""
     return [json.loads(body) for code in snippets("sh") for body in re.findall(r" -d '(.*?)'", code, re.DOTALL)]
 
 

@@ -77,7 +77,7 @@ class Module:
         self.tree = ast.parse(self.text)
 
     def at(self, line: int, reason: str) -> str:
-        """A finding as it is shown."""
+        """Return a finding as it is shown."""
         return f"{self.path}:{line}: {reason}"
 
 
@@ -92,7 +92,7 @@ def read(package: Path) -> Modules:
 
 
 def imports(module: Module, modules: Modules) -> Iterator[tuple[int, str]]:
-    """The line and dotted name of each import, wherever it stands; a module of relay by its full name."""
+    """Yield the line and dotted name of each import, wherever it stands; a module of relay by its full name."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, name.name) for name in node.names)
@@ -172,7 +172,7 @@ def has_no_circles(modules: Modules) -> Iterator[str]:
 
 
 def keeps_the_doors(modules: Modules) -> Iterator[str]:
-    """A library with a door of its own is imported behind it, and the sandbox by the commands that start it."""
+    """Yield a library with a door of its own is imported behind it, and the sandbox by the commands that start it."""
     for module in modules.values():
         for line, target in imports(module, modules):
             top = target.split(".")[0]
@@ -185,7 +185,7 @@ def keeps_the_doors(modules: Modules) -> Iterator[str]:
 
 
 def holds_no_state(modules: Modules) -> Iterator[str]:
-    """A module's level holds constants: nothing that one request could leave there for another."""
+    """Yield a module's level holds constants: nothing that one request could leave there for another."""
     for module in modules.values():
         for node in ast.walk(module.tree):
             if isinstance(node, ast.Global):
@@ -211,7 +211,7 @@ def is_container(value: ast.expr | None) -> bool:
 
 
 def explains_itself(modules: Modules) -> Iterator[str]:
-    """A module says why it exists, and has a name that says what is in it."""
+    """Yield a module says why it exists, and has a name that says what is in it."""
     for module in modules.values():
         if module.tree.body and not ast.get_docstring(module.tree):
             yield module.at(1, "a module needs a docstring that says why it exists")

@@ -31,7 +31,7 @@ def project() -> dict[str, dict[str, list[str]]]:
 
 
 def extra(name: str) -> list[str]:
-    """What an extra of pyproject.toml brings."""
+    """Return what an extra of pyproject.toml brings."""
     brought: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][name]
     return brought
 
@@ -46,7 +46,7 @@ def pins(file: str) -> dict[str, list[str]]:
 
 
 def pinned(file: str, name: str) -> list[Requirement]:
-    """The entries for a library: one, or several where Python versions need different ones."""
+    """Return the entries for a library: one, or several where Python versions need different ones."""
     found = [Requirement(entry) for entry in pins(file)]
     return [requirement for requirement in found if canonicalize_name(requirement.name) == canonicalize_name(name)]
 
@@ -163,7 +163,7 @@ def test_changelog_has_an_unreleased_section() -> None:
 
 
 def readme() -> str:
-    """The README's text."""
+    """Return the README's text."""
     return (ROOT / "README.md").read_text()
 
 

@@ -22,18 +22,18 @@ NUMBERS = [*range(1, 32), 36, 40, *range(43, 57)]
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """A relay on a held clock."""
+    """Yield a relay on a held clock."""
     async with relay(tmp_path, clock=HeldClock()) as started:
         yield started
 
 
 async def ended(running: Running, job: dict[str, Any], status: str = "succeeded") -> dict[str, Any]:
-    """The job once it has ended so."""
+    """Return the job once it has ended so."""
     return await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == status)
 
 
 async def said(running: Running, job: dict[str, Any]) -> list[str]:
-    """The types of a job's events, in order."""
+    """Return the types of a job's events, in order."""
     return [event["type"] for event in (await running.get(f"/v1/events?job={job['id']}"))["data"][::-1]]
 
 
@@ -50,7 +50,7 @@ def test_the_page_names_a_test_for_each_case() -> None:
 
 
 def names_of(path: Path) -> set[str]:
-    """What a test file defines: functions, classes, and the machines that are given a name."""
+    """Return what a test file defines: functions, classes, and the machines that are given a name."""
     found = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

@@ -50,7 +50,7 @@ DEAF = msgspec.structs.replace(PLAIN, id="ep_4", event_types=["job.failed"])
 
 
 async def running(database: Database, dispatches: bool) -> tuple[Store, UpdateResult]:
-    """A job that began to run, and who listens to that; one secret was rotated before."""
+    """Return a job that began to run, and who listens to that; one secret was rotated before."""
     store = Store(database, Encryption([SECRET_KEY]), msgspec.structs.replace(OPTIONS, dispatches=dispatches))
     await store.jobs.create(NewJob(JOB, ()))
     for endpoint in (PLAIN, ODD, LATER, DEAF):

@@ -32,7 +32,7 @@ MADE = st.lists(st.tuples(st.integers(0, 90), st.integers(0, 59), STATES), max_s
 
 
 def redeliveries(opened: Database) -> Redeliveries:
-    """The redeliveries of a database."""
+    """Return the redeliveries of a database."""
     return Redeliveries(opened, Writer(opened, 16), Events(opened))
 
 
@@ -76,7 +76,7 @@ async def rest(opened: Database, now_ms: int, limit: int = 100) -> list[str]:
 
 
 def wanted(which: str, states: list[str]) -> bool:
-    """What docs/api.md says of an event whose deliveries for the endpoint are in these states."""
+    """Return what docs/api.md says of an event whose deliveries for the endpoint are in these states."""
     failed = bool(states) and all(state in ("exhausted", "canceled") for state in states)
     return {"all": True, "missing": not states, "failed": failed}[which]
 

@@ -34,7 +34,7 @@ Due = tuple[str, int]
 
 
 async def waiting(database: Database, many: Sequence[Due]) -> list[str]:
-    """These deliveries and no others, of one event, and their endpoints; their ids, in order."""
+    """Replace the deliveries by these, of one event, with their endpoints; return their ids in order."""
     made = [new_delivery(EventRef("evt_1", "prj_default", None), endpoint_id, 1, at) for endpoint_id, at in many]
     about = {"project_id": "prj_default", "job_id": None, "type": "relay.test", "sequence": 0, "final": 0}
     event = about | {"id": "evt_1", "created_at": 1, "body": b"{}"}
@@ -211,7 +211,7 @@ async def _checks(folder: Path, asked: list[tuple[str, bool, int | None]], provi
 
 
 def _job(provider: str, confirm_by: int | None, next_check_at: int | None) -> Job:
-    """A job that its provider works on."""
+    """Return a job that its provider works on."""
     return Job(
         id=ids.new_id(ids.JOB),
         project_id="prj_default",

@@ -49,7 +49,7 @@ READS = (
 
 
 async def change(folder: Path, texts: Sequence[str]) -> None:
-    """Runs statements as another process, on whichever database the test has."""
+    """Run statements as another process, on whichever database the test has."""
     url = DATABASES.url(folder)
     if DATABASES.postgres is None:
         with closing(sqlite3.connect(folder / "relay.db")) as connection:
@@ -65,7 +65,7 @@ async def change(folder: Path, texts: Sequence[str]) -> None:
 
 
 async def round_of_everything(running: Running, key: str) -> list[int]:
-    """Submits, calls back, notifies, redelivers, enables, prunes and reads; the statuses of all answers."""
+    """Submit, call back, notify, redeliver, enable, prune and read; return the statuses of all answers."""
     client, statuses = running.client, []
     made = await client.post("/v1/endpoints", json={"url": running.hook, "event_types": ["*"]})
     endpoint = made.json()["id"]

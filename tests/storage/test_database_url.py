@@ -167,7 +167,7 @@ def test_no_url_breaks_the_reader(login: str, host: str, rest: str) -> None:
 
 
 async def refusal(url: str) -> str:
-    """What is said of a database that relay cannot use; it is the operator's to mend."""
+    """Return what is said of a database that relay cannot use; it is the operator's to mend."""
     with pytest.raises(SettingsError) as refused:
         await open_migrated(url, 1, 0.0)
     return str(refused.value)

@@ -33,19 +33,19 @@ ROWS = 2 * WINDOW + 10
 
 
 def numbered(prefix: str, number: int) -> str:
-    """An id whose place among others is its number."""
+    """Return an id whose place among others is its number."""
     return f"{prefix}{number:026}"
 
 
 def event(number: int, kind: str, size: int = 0) -> dict[str, Any]:
-    """An event of no job."""
+    """Return an event of no job."""
     about = {"id": numbered(ids.EVENT, number), "project_id": PROJECT, "job_id": None, "type": kind, "sequence": 0}
     body = msgspec.json.encode({"data": "x" * size})
     return about | {"final": 0, "created_at": START_MS - 3_600_000, "body": body}
 
 
 def delivery(number: int) -> Delivery:
-    """A delivery that waits."""
+    """Return a delivery that waits."""
     made = new_delivery(EventRef(numbered(ids.EVENT, number), PROJECT, None), "ep_1", START_MS, START_MS)
     return msgspec.structs.replace(made, id=numbered(ids.DELIVERY, number))
 

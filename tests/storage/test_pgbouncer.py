@@ -29,7 +29,7 @@ WAYS = {"refuses": ("", ""), "ignores": (",".join(SESSION), ""), "declared": (""
 
 @pytest.fixture(scope="module", params=WAYS)
 def way(request: pytest.FixtureRequest, database_server: Server) -> Iterator[tuple[Pooler, str]]:
-    """A pooler, and what is behind a URL that leads to it."""
+    """Yield a pooler, and what is behind a URL that leads to it."""
     if pgbouncer.program() is None and not os.environ.get("CI"):
         pytest.skip("PgBouncer is not installed")
     ignored, query = WAYS[request.param]
@@ -39,14 +39,14 @@ def way(request: pytest.FixtureRequest, database_server: Server) -> Iterator[tup
 
 @pytest.fixture
 def url(way: tuple[Pooler, str], database_server: Server) -> str:
-    """A fresh database by way of the pooler."""
+    """Return a fresh database by way of the pooler."""
     pooler, query = way
     return pooler.url(database_server.database()) + query
 
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[PostgreSQL]:
-    """A database, migrated."""
+    """Yield a database, migrated."""
     database = await PostgreSQL.open(url)
     try:
         await migrate(database, 1)

@@ -36,7 +36,7 @@ DELIVERY = {
 
 @asynccontextmanager
 async def opened(server: Server) -> AsyncIterator[PostgreSQL]:
-    """A fresh database, migrated."""
+    """Yield a fresh database, migrated."""
     database = await PostgreSQL.open(server.database())
     try:
         await migrate(database, 1)
@@ -46,7 +46,7 @@ async def opened(server: Server) -> AsyncIterator[PostgreSQL]:
 
 
 def attempt(number: int, delivery: str) -> dict[str, Any]:
-    """An attempt's columns."""
+    """Return an attempt's columns."""
     about = {"id": f"att_{number}", "delivery_id": delivery, "outcome": "ok", "status_code": 200}
     return about | {"error": None, "started_at": number, "duration_ms": 1, "response_excerpt": None}
 

@@ -123,13 +123,13 @@ class Cutter:
         self.cut = asyncio.Event()
 
     def vanish(self) -> int:
-        """What comes on the open connections is lost, both ways, and nobody is told; how many. New ones are good."""
+        """Lose what comes on the open connections, both ways, without notice; return how many. New ones are good."""
         for vanished in self._open:
             vanished.set()
         return len(self._open)
 
     def arm(self, marker: bytes) -> None:
-        """The next transaction that writes this is committed, and nobody hears of it."""
+        """Commit the next transaction that writes this, and lose the answer."""
         self._marker = marker
         self.cut.clear()
 
@@ -174,7 +174,7 @@ class Cutter:
 
 @asynccontextmanager
 async def cutter_before(database_server: Server) -> AsyncIterator[tuple[str, Cutter]]:
-    """A cutter, and the URL of a fresh database by way of it."""
+    """Yield a cutter, and the URL of a fresh database by way of it."""
     cutter = Cutter(database_server)
     server = await asyncio.start_server(cutter, "127.0.0.1", 0)
     parts = urlsplit(database_server.database())
@@ -187,7 +187,7 @@ async def cutter_before(database_server: Server) -> AsyncIterator[tuple[str, Cut
 async def cut_off(
     tmp_path: Path, database_server: Server, clock: Clock | None = None
 ) -> AsyncIterator[tuple[Running, Cutter]]:
-    """A relay that reaches its database by way of a cutter."""
+    """Yield a relay that reaches its database by way of a cutter."""
     async with (
         cutter_before(database_server) as (url, cutter),
         relay(tmp_path, clock=clock or SystemClock(), confirm=False, DATABASE_URL=url, RELAY_LEASE_S="2") as running,
@@ -196,7 +196,7 @@ async def cut_off(
 
 
 async def delivered(running: Running, job: dict[str, Any], *kinds: str) -> None:
-    """Returns when the job's events are these and each is delivered by one attempt; AssertionError otherwise."""
+    """Return when the job's events are these and each is delivered by one attempt; AssertionError otherwise."""
     path = f"/v1/deliveries?job={job['id']}"
     shown = await running.until(
         path, lambda page: len(page["data"]) == len(kinds) and all(one["status"] == "delivered" for one in page["data"])

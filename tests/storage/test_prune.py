@@ -137,7 +137,7 @@ async def test_what_belongs_to_no_job_goes_by_its_own_age(tmp_path: Path) -> Non
 
 
 def _batch(at: int, finished_at: int | None) -> dict[str, Any]:
-    """A batch of redeliveries."""
+    """Return a batch of redeliveries."""
     told = {"which": "all", "since_at": 1, "until_at": 2, "total": 1, "created_at": at, "finished_at": finished_at}
     told |= {"to_now": 0, "first_position": None}
     return {"id": ids.new_id(ids.REDELIVERY), "project_id": "prj_default", "endpoint_id": "ep_1", **told}
@@ -299,7 +299,7 @@ async def test_a_callback_for_a_pruned_job_is_kept_and_told_apart(tmp_path: Path
 
 
 async def _outlives(running: Running, clock: HeldClock, key: str, job_id: str, url: str) -> None:
-    """The tombstone is there for as long as the callback URL works, and then goes with the orphans."""
+    """Keep the tombstone while the callback URL works, and delete it with the orphans then."""
     running.client.headers["authorization"] = f"Bearer {key}"
     for days, status in ((59, 200), (2, 404)):
         await clock.advance(days * 86_400)

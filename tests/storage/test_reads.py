@@ -28,7 +28,7 @@ Plans = list[tuple[Case, Plan]]
 def plans(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, database_server: Server
 ) -> list[Plans]:
-    """The plans of every case on one of the databases, without and with statistics."""
+    """Return the plans of every case on one of the databases, without and with statistics."""
     made = []
     for analyze in ANALYZED[request.param]:
         path = tmp_path_factory.mktemp("plans") / "relay.db"
@@ -38,7 +38,7 @@ def plans(
 
 
 async def found(url: str, analyze: bool, filling: Filling = FILLING) -> Plans:
-    """A database is filled, and its plans are asked for."""
+    """Return a database is filled, and its plans are asked for."""
     filled = await fill(url, filling, analyze=analyze)
     async with explaining(url) as explainer:
         asked = cases(await sample(explainer, filled, SystemClock().now_ms()))

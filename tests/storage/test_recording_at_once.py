@@ -29,7 +29,7 @@ ADDED = "SELECT id, sequence, callbacks_seen, progress FROM jobs ORDER BY id"
 
 
 def running(job_id: str) -> Job:
-    """A job that its provider works on."""
+    """Return a job that its provider works on."""
     return Job(
         id=job_id,
         project_id="prj_default",
@@ -44,13 +44,13 @@ def running(job_id: str) -> Job:
 
 
 def further(job: Job, announce: EventType | None = EventType.JOB_RUNNING) -> Transition:
-    """A move that no other may overwrite: it counts."""
+    """Return a move that no other may overwrite: it counts."""
     after = msgspec.structs.replace(job, progress=(job.progress or 0) + 1)
     return Transition(after, Disposition.RECORDED, announce=announce)
 
 
 def heard(job_id: str, digest: bytes | None = None) -> JobUpdate:
-    """A callback about a job; without a digest it is like no other."""
+    """Return a callback about a job; without a digest it is like no other."""
     callback_id = ids.new_id(ids.CALLBACK)
     received = ReceivedCallback(
         id=callback_id,
@@ -84,13 +84,13 @@ async def two(server: Server, jobs: Sequence[str]) -> AsyncIterator[tuple[Postgr
 
 
 async def record(database: PostgreSQL, *updates: JobUpdate) -> list[UpdateResult]:
-    """Records facts."""
+    """Apply updates."""
     return await database.transact(partial(UpdateApplier(0, Room(100), (0,), hints=True), updates=updates))
 
 
 @asynccontextmanager
 async def held(database: PostgreSQL, *job_ids: str) -> AsyncIterator[Transaction]:
-    """A transaction of another process that has read these jobs, and writes when the block ends."""
+    """Yield a transaction of another process that has read these jobs, and writes when the block ends."""
     async with database.pool.acquire() as connection:
         transaction = database.transaction(connection)
         await transaction.rows("jobs_and_listeners", {"ids": list(job_ids)})
@@ -99,7 +99,7 @@ async def held(database: PostgreSQL, *job_ids: str) -> AsyncIterator[Transaction
 
 
 async def waiting(database: PostgreSQL, number: int = 1) -> None:
-    """Returns when so many transactions wait for a lock."""
+    """Return when so many transactions wait for a lock."""
     text = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     async with asyncio.timeout(10):
         while (await select(database, text))[0][0] < number:  # noqa: ASYNC110 - the server does not say when

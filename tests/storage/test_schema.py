@@ -52,7 +52,7 @@ HOT = {
 
 @pytest.fixture
 def migrated(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    """A database that the migrations made."""
+    """Yield a database that the migrations made."""
 
     async def make() -> None:
         database = await SQLite.open(tmp_path / "relay.db")
@@ -173,7 +173,7 @@ async def test_one_bad_item_fails_alone_and_the_rest_of_its_turn_is_written(tmp_
 
 
 async def _insert(transaction: Transaction, names: Sequence[str]) -> list[str]:
-    """Inserts projects whose id is their name, so that the same one twice is refused."""
+    """Insert projects whose id is their name, so that the same one twice is refused."""
     params = [
         {"id": name, "name": name, "scopes": "", "project_id": "p", "digest": name.encode(), "created_at": 1}
         for name in names

@@ -21,7 +21,7 @@ SELECT MAX(n) AS n FROM counting
 
 
 async def opened(folder: Path) -> SQLite:
-    """A migrated file, with a statement that takes as long as a test wants."""
+    """Return a migrated file, with a statement that takes as long as a test wants."""
     database = await SQLite.open(folder / "relay.db")
     database.statements["slow"] = Statement(SLOW, Dialect.SQLITE)
     await migrate(database, 1)

@@ -22,7 +22,7 @@ OPTIONS = StoreOptions(lease_ms=25_000, backlog_max=64, callbacks_per_job_max=10
 
 
 async def opened(path: Path) -> Store:
-    """A store at the path."""
+    """Return a store at the path."""
     return await Store.open(f"sqlite:///{path}", Encryption([SECRET_KEY]), OPTIONS, 1)
 
 

@@ -36,7 +36,7 @@ NOW = 1_795_219_200_000
 
 
 def event(event_id: str, at: int | None = None, kind: str = "relay.test") -> dict[str, Any]:
-    """An event of no job."""
+    """Return an event of no job."""
     return {
         "id": event_id,
         "project_id": PROJECT,
@@ -64,7 +64,7 @@ class Writer:
         self.committed: list[str] = []
 
     async def insert(self, event_id: str, at: int | None = None, kind: str = "relay.test") -> None:
-        """An event, not committed yet."""
+        """Insert an event without a commit."""
         if self._open is None:
             self._open = self._connection.transaction()
             await self._open.start()
@@ -72,7 +72,7 @@ class Writer:
         self._written.append(event_id)
 
     async def end(self, *, good: bool = True) -> None:
-        """Commits what was written, or undoes it."""
+        """Commit what was written, or undo it."""
         if self._open is not None:
             await (self._open.commit() if good else self._open.rollback())
             self.committed += self._written if good else []
@@ -92,7 +92,7 @@ async def writers(url: str, number: int) -> AsyncIterator[list[Writer]]:
 
 @asynccontextmanager
 async def migrated(url: str) -> AsyncIterator[Database]:
-    """A database with relay's tables."""
+    """Yield a database with relay's tables."""
     database = await open_database(url)
     try:
         await migrate(database, 1)
@@ -110,7 +110,7 @@ class Follower:
         self.seen: list[str] = []
 
     async def read(self, limit: int = 100) -> bool:
-        """Connects, reads what there is, and is cut off; whether something waits for a transaction that is open."""
+        """Connect, read what there is, and cut off; return whether something waits for an open transaction."""
         last = self.seen[-1] if self.seen else "evt_0"
         place = await self._events.place(PROJECT, last, self._now_ms)
         found = await self._events.following(EventQuery(PROJECT, place, None, limit), self._now_ms)
@@ -267,7 +267,7 @@ def test_any_interleaving_is_told_whole_and_once(shared_url: str, steps: list[tu
 
 
 async def _interleaved(url: str, steps: list[tuple[str, int]]) -> None:
-    """Runs the steps; at the end everything that was committed has been read, once."""
+    """Run the steps; at the end everything that was committed has been read, once."""
     async with migrated(url) as database, writers(url, 4) as processes:
         follower = Follower(Events(database))
         follower.seen = [ids.new_id(ids.EVENT)]  # later than all of the examples before

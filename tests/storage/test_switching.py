@@ -45,24 +45,24 @@ class Switched:
         self._endpoints = Endpoints(opened, Writer(opened, 16), SEAL)
 
     async def begin(self) -> None:
-        """The endpoint, an hour old."""
+        """Add the endpoint, an hour old."""
         assert await self._endpoints.create(LISTENER, 1)
 
     async def patch(self, at: int, *, active: bool) -> Endpoint | None:
-        """What `PATCH` with a status does, stamped at that time."""
+        """Return what `PATCH` with a status does, stamped at that time."""
         return await self._endpoints.change(
             Change(endpoint_id="ep_1", project_id="prj_default", at=at, apply=lambda found: found, active=active)
         )
 
     async def event(self, at: int, states: tuple[str, ...] = ()) -> str:
-        """An event that is stamped at that time and committed now, with or without a delivery for the endpoint."""
+        """Insert an event stamped at that time and committed now, with or without a delivery for the endpoint."""
         number = self._number = getattr(self, "_number", 0) + 1
         return await self.opened.transact(
             partial(add_event, job_id="job_1", endpoint_id="ep_1", at=at, states=states, sequence=number)
         )
 
     async def sent(self, now_ms: int) -> list[str]:
-        """The events that all open batches send again at that time, step by step, in order of their batches."""
+        """Return the events that all open batches send again at that time, step by step, in order of their batches."""
         sent: list[str] = []
         for batch in await self.redeliveries.open():
             while True:
@@ -78,7 +78,7 @@ class Switched:
 
 @asynccontextmanager
 async def switched(folder: Path) -> AsyncIterator[Switched]:
-    """A database of the folder's with one endpoint."""
+    """Yield a database of the folder's with one endpoint."""
     async with database(folder) as opened:
         stage = Switched(opened)
         await stage.begin()
@@ -183,7 +183,7 @@ async def test_a_transaction_that_stands_still_is_undone_before_a_batch_stops_wa
 
 
 async def missing(running: Running, made: dict[str, Any]) -> set[str]:
-    """The events that the endpoint should have had and did not get."""
+    """Return the events that the endpoint should have had and did not get."""
     wanted, cursor = set(), ""
     while True:
         page = await running.get(f"/v1/events?type=job.submitted&limit=200{cursor}")

@@ -21,14 +21,14 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[SQLite]:
-    """A migrated database in a file."""
+    """Yield a migrated database in a file."""
     async with database_at(tmp_path / "relay.db") as opened:
         yield opened
 
 
 @asynccontextmanager
 async def database_at(path: Path) -> AsyncIterator[SQLite]:
-    """A migrated database, closed at the end."""
+    """Yield a migrated database, closed at the end."""
     opened = await SQLite.open(path)
     try:
         await migrations.migrate(opened, 1)
@@ -38,20 +38,20 @@ async def database_at(path: Path) -> AsyncIterator[SQLite]:
 
 
 async def add(transaction: Transaction, names: Sequence[str]) -> list[str]:
-    """Adds projects, and answers with their names in capitals."""
+    """Add projects, and answer with their names in capitals."""
     await transaction.run_many("insert_project", [{"id": name, "name": name, "created_at": 1} for name in names])
     return [name.upper() for name in names]
 
 
 async def add_big(transaction: Transaction, names: Sequence[str]) -> list[None]:
-    """Adds projects of a megabyte each."""
+    """Add projects of a megabyte each."""
     many = [{"id": name, "name": name * 1_000_000, "created_at": 1} for name in names]
     await transaction.run_many("insert_project", many)
     return [None] * len(names)
 
 
 async def refuse(transaction: Transaction, names: Sequence[str]) -> list[None]:
-    """Writes, and then finds that it is not to be."""
+    """Write, and then finds that it is not to be."""
     await add(transaction, names)
     raise KeyError(*names)
 
@@ -64,7 +64,7 @@ def onlooker(database: SQLite) -> Iterator[sqlite3.Connection]:
 
 
 def projects(connection: sqlite3.Connection) -> list[str]:
-    """What is committed, by its name's first letters."""
+    """Return what is committed, by its name's first letters."""
     found = connection.execute("SELECT id FROM projects WHERE id <> 'prj_default' ORDER BY id")
     return [str(row[0]) for row in found]
 
@@ -81,7 +81,7 @@ def commits(database: SQLite) -> int:
 
 
 async def outcomes(*writes: Any) -> list[Any]:
-    """What came of each write: its result or its error."""
+    """Return what came of each write: its result or its error."""
     return await asyncio.gather(*writes, return_exceptions=True)
 
 

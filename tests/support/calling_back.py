@@ -12,7 +12,7 @@ DONE = b'{"status":"completed","results":["https://cdn.example.com/videos/out.mp
 
 
 async def post(running: Running, body: bytes, url: str | None = None, **headers: str) -> httpx.Response:
-    """Sends a callback in one piece, as most providers do, to the URL of the last job where no other is given."""
+    """Send a callback in one piece, as most providers do, to the URL of the last job where no other is given."""
     request = running.client.build_request("POST", url or running.callback_url(), content=body, headers=headers)
     request.headers["connection"] = "close"
     reader, writer = await asyncio.open_connection(request.url.host, request.url.port)
@@ -32,5 +32,5 @@ async def kept(running: Running) -> list[dict[str, Any]]:
 
 
 async def state(running: Running, job: dict[str, Any]) -> str:
-    """The job's state."""
+    """Return the job's state."""
     return str((await running.get(f"/v1/jobs/{job['id']}"))["status"])

@@ -23,12 +23,12 @@ from relay.storage.jobs import Jobs
 
 
 def die() -> None:
-    """The end of this process, at once."""
+    """End this process immediately."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _around(owner: Any, name: str, *, before: bool, when: Callable[..., bool] = lambda *_: True) -> None:
-    """Puts the kill before or after a step, where `when` holds for its arguments."""
+    """Put the kill before or after a step, where `when` holds for its arguments."""
     step = getattr(owner, name)
 
     async def stepped(*arguments: Any) -> Any:
@@ -44,7 +44,7 @@ def _around(owner: Any, name: str, *, before: bool, when: Callable[..., bool] = 
 
 
 def _around_commit(owner: Any, name: str, *, before: bool, when: Callable[..., bool] = lambda *_: True) -> None:
-    """The same for a step that gives a future: the kill comes before anything is written, or after the commit."""
+    """Kill around a step that returns a future: before anything is written, or after the commit."""
     step = getattr(owner, name)
 
     def stepped(*arguments: Any) -> Any:

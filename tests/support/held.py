@@ -15,7 +15,7 @@ DAY_S = 86_400
 
 @asynccontextmanager
 async def held(folder: Path, **environ: str) -> AsyncIterator[tuple[Running, HeldClock]]:
-    """A relay and the clock that it goes by."""
+    """Yield a relay and the clock that it goes by."""
     clock = HeldClock()
     async with relay(folder, clock=clock, **environ) as running:  # type: ignore[arg-type]
         yield running, clock

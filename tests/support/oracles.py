@@ -33,7 +33,7 @@ def oracle_missing(reason: str) -> NoReturn:
 
 @pytest.fixture(scope="session")
 def node_packages() -> Path:
-    """The folder where Node finds the official libraries; installed once, into .venv, without a lock file."""
+    """Return the folder where Node finds the official libraries; installed once, into .venv, without a lock file."""
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         oracle_missing("node and npm are not installed (apt-get install nodejs npm)")

@@ -69,7 +69,7 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
 
 @asynccontextmanager
 async def database(folder: Path) -> AsyncIterator[Database]:
-    """The folder's database, migrated."""
+    """Yield the folder's database, migrated."""
     opened = await open_database(DATABASES.url(folder))
     try:
         await migrate(opened, 1)
@@ -79,12 +79,12 @@ async def database(folder: Path) -> AsyncIterator[Database]:
 
 
 async def select(opened: Any, text: str) -> list[tuple[Any, ...]]:
-    """What a query of the test's own finds."""
+    """Return what a query of the test's own finds."""
     return [*await opened.ask(text)]
 
 
 async def stored(opened: Database) -> dict[str, set[str]]:
-    """The ids of the jobs that each table knows."""
+    """Return the ids of the jobs that each table knows."""
     texts = {table: f"SELECT job_id FROM {table} WHERE job_id IS NOT NULL" for table in (*OF_JOBS, "tombstones")}
     texts |= {"jobs": "SELECT id FROM jobs", "payments": "SELECT job_id FROM payments"}
     texts |= {"attempts": "SELECT job_id FROM attempts JOIN deliveries ON deliveries.id = attempts.delivery_id"}
@@ -100,7 +100,7 @@ async def prune(opened: Database, terms: Terms = TERMS) -> list[Removed]:
 
 
 async def add(opened: Database, pasts: Sequence[Past], now_ms: int = START_MS) -> list[str]:
-    """Writes the jobs; their ids, in order."""
+    """Write the jobs; their ids, in order."""
 
     async def write(transaction: Transaction) -> list[str]:
         return [await _add(transaction, past, now_ms) for past in pasts]
@@ -157,7 +157,7 @@ async def _add(transaction: Transaction, past: Past, now_ms: int) -> str:
 async def add_event(
     transaction: Transaction, job_id: str | None, endpoint_id: str, at: int, states: Sequence[str], sequence: int = 0
 ) -> str:
-    """An event with a delivery in each of the states, each tried once."""
+    """Return an event with a delivery in each of the states, each tried once."""
     event_id = ids.new_id(ids.EVENT)
     kind = "job.succeeded" if job_id else "relay.test"
     event = {"id": event_id, "project_id": "prj_default", "job_id": job_id, "type": kind, "sequence": sequence}
@@ -175,7 +175,7 @@ async def add_event(
 
 
 def callback(job_id: str, at: int, body: bytes, disposition: str = "repeated") -> dict[str, Any]:
-    """A callback's columns."""
+    """Return a callback's columns."""
     return {
         "id": ids.new_id(ids.CALLBACK),
         "project_id": "prj_default",
@@ -192,7 +192,7 @@ def callback(job_id: str, at: int, body: bytes, disposition: str = "repeated") -
 
 
 def _call(job_id: str, at: int) -> dict[str, Any]:
-    """A call's columns."""
+    """Return a call's columns."""
     said = {"outcome": "accepted", "status_code": 200, "summary": "", "excerpt": None, "decision": None}
     return {
         "id": ids.new_id(ids.CALL),
@@ -205,7 +205,7 @@ def _call(job_id: str, at: int) -> dict[str, Any]:
 
 
 def _payment(job_id: str, at: int, state: str, to_prove: bool) -> dict[str, Any]:
-    """A payment's columns."""
+    """Return a payment's columns."""
     whom = {"nonce": job_id, "payer": "0x1", "pay_to": "0x2", "asset": "0x3", "chain_id": 8453, "version": 2}
     sent = {"header_name": "X-PAYMENT", "header": b"sealed", "body_digest": b"", "valid_before": at + 1}
     told = {"state": state, "created_at": at, "next_proof_at": at + 60_000 if to_prove else None, "amount": 550_000}

@@ -89,11 +89,11 @@ class Seller:
         return await self._pay(request, json.loads(base64.b64decode(sent)), video)
 
     def terms(self, offer: dict[str, Any]) -> dict[str, Any]:
-        """An offer with what both versions have."""
+        """Return an offer with what both versions have."""
         return offer | {"asset": USDC, "payTo": PAYEE, "extra": {"name": "USD Coin", "version": "2"}} | self.offer
 
     async def _pay(self, request: Request, sent: dict[str, Any], answer: dict[str, Any]) -> Response:
-        """Verifies, settles, and answers as well or as badly as the fault says."""
+        """Verify, settle, and answer as well or as badly as the fault says."""
         self.paid_requests += 1
         self.asked.set()
         authorization = sent["payload"]["authorization"]
@@ -125,7 +125,7 @@ class Seller:
         return JSONResponse(answer | ({} if "video_url" in answer else {"jobId": f"job_{number}"}), 200, headers)
 
     async def _status(self, request: Request) -> Response:
-        """A job, for whoever signs in."""
+        """Return a job, for whoever signs in."""
         if "sign-in-with-x" not in request.headers:
             host = request.url.hostname
             info = {
@@ -162,7 +162,7 @@ def _encoded(value: dict[str, Any]) -> str:
 
 @asynccontextmanager
 async def selling(folder: Path, seller: Seller, clock: HeldClock, **more: Any) -> AsyncIterator[Running]:
-    """A relay with a wallet, whose paid providers are the seller."""
+    """Yield a relay with a wallet, whose paid providers are the seller."""
     async with serve(seller.app) as origin:
         environ = {
             "RELAY_WALLET_KEY": KEY,

@@ -66,14 +66,14 @@ class Lab:
         )
 
     def send(self, url: str, body: object, authorization: Authorization) -> ProviderResponse | None:
-        """The request with its payment; None when the connection breaks."""
+        """Return the request with its payment; None when the connection breaks."""
         try:
             return self.call("POST", url, body, {authorization.header_name: authorization.header_value})
         except httpx.TransportError:
             return None
 
     def balance(self) -> int:
-        """What the payer has, by the token's contract."""
+        """Return what the payer has, by the token's contract."""
         data = "0x70a08231" + self.wallet.address[2:].lower().rjust(64, "0")
         params = [{"to": BASE_USDC, "data": data}, "latest"]
         asked = {"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": params}
@@ -85,7 +85,7 @@ class Lab:
         return read_authorization_state(self.call("POST", RPC, asked))
 
     def authorize(self, url: str, body: object) -> Authorization:
-        """A price asked for and a payment signed for it, for a new job."""
+        """Return a price asked for and a payment signed for it, for a new job."""
         challenge = read_challenge(self.call("POST", url, body))
         offer = choose(challenge, POLICY)
         return self.wallet.authorize(offer, challenge, POLICY, ids.new_id(ids.JOB), int(time.time()))
@@ -99,23 +99,23 @@ class Lab:
 
 
 def say(text: str) -> None:
-    """A line for the person who watches."""
+    """Print a line about the progress."""
     sys.stdout.write(text + "\n")
 
 
 def check(good: bool, promise: str) -> None:
-    """Ends the run where a promise is broken."""
+    """End the run where a promise is broken."""
     if not good:
         raise SystemExit(f"BROKEN: {promise}")
 
 
 def shown(answer: ProviderResponse | None) -> str:
-    """An answer in a line."""
+    """Return an answer in a line."""
     return "no answer" if answer is None else f"{answer.status_code} {answer.excerpt[:110]}"
 
 
 def pays_once(lab: Lab, name: str, url: str, body: object) -> Seen:
-    """A job is paid for, and the same header again moves nothing."""
+    """Return a job is paid for, and the same header again moves nothing."""
     check(lab.used(authorization := lab.authorize(url, body)) is False, "the nonce of a new job is not used")
     say(f"{name}: asks {authorization.amount} for {authorization.pay_to} in {authorization.header_name}")
     seen = lab.pay(url, body)
@@ -151,7 +151,7 @@ def survives(lab: Lab, name: str, origin: str, path: str, body: object, version:
 
 
 def signs_in(lab: Lab, name: str, url: str) -> None:
-    """The wallet that paid reads the job's status for nothing; another one does not."""
+    """Require that only the wallet that paid reads the job's status for nothing."""
     now_ms = time.time_ns() // 1_000_000
     asked = lab.call("GET", url)
     headers = sign_in(asked, url, lab.wallet, now_ms)
@@ -180,7 +180,7 @@ def refuses(lab: Lab, name: str, method: str, url: str) -> None:
 
 
 def silent() -> list[str]:
-    """The origins where nobody listens."""
+    """Return the origins where nobody listens."""
     quiet = []
     for origin in (V2, V1, ROUTER, RPC):
         with socket.socket() as probe:
@@ -191,7 +191,7 @@ def silent() -> list[str]:
 
 
 def main() -> int:
-    """The whole walk."""
+    """Return the whole walk."""
     if quiet := silent():
         say(f"no independent x402 servers to pay: nobody listens at {', '.join(quiet)}")
         return NO_SERVERS

@@ -24,12 +24,12 @@ SERVERS = {
 
 
 def _say(text: str) -> None:
-    """A line for whoever runs this."""
+    """Print a line about the progress."""
     sys.stdout.write(f"{text}\n")
 
 
 def balance(address: str) -> int:
-    """What an address holds, in atomic units."""
+    """Return what an address holds, in atomic units."""
     data = "0x70a08231" + address.lower().removeprefix("0x").rjust(64, "0")
     call = {"to": "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913", "data": data}
     asked = {"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [call, "latest"]}

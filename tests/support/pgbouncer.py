@@ -29,13 +29,13 @@ class Pooler:
         self._port = port
 
     def url(self, database_url: str) -> str:
-        """The same database by way of the pooler."""
+        """Return the same database by way of the pooler."""
         return urlunsplit(urlsplit(database_url)._replace(netloc=f"relay@127.0.0.1:{self._port}"))
 
 
 @contextmanager
 def pooler(server: Server, ignored: str = "") -> Iterator[Pooler]:
-    """A pooler that drops these startup parameters, and refuses others it does not know; ended with the block."""
+    """Yield a pooler that drops these startup parameters, and refuses others it does not know; ended with the block."""
     found = program()
     assert found is not None, "PgBouncer is not installed"
     with socket.socket() as probe:
@@ -61,7 +61,7 @@ def pooler(server: Server, ignored: str = "") -> Iterator[Pooler]:
 
 
 def _wait(port: int) -> None:
-    """Returns when it takes connections."""
+    """Return when it takes connections."""
     for _ in range(200):
         try:
             with socket.create_connection(("127.0.0.1", port), 1):

@@ -41,12 +41,12 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        """Starts the server that was stopped; returns when it is there again."""
+        """Start the server that was stopped; returns when it is there again."""
         self._child = self._start()
         _wait(self.port)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Ends the server; SIGINT cuts its clients off, where SIGTERM would wait for them."""
+        """End the server; SIGINT cuts its clients off, where SIGTERM would wait for them."""
         self._child.send_signal(how)
         self._child.wait(20)
 
@@ -56,7 +56,7 @@ class Server:
         return f"postgresql://relay@127.0.0.1:{self.port}/postgres"
 
     def database(self, template: str | None = None) -> str:
-        """The URL of a fresh database: empty, or a copy of another that nobody has open, by its URL."""
+        """Return the URL of a fresh database: empty, or a copy of another that nobody has open, by its URL."""
         self._made += 1
         name = f"relay_{self._made}"
         program = programs()
@@ -69,7 +69,7 @@ class Server:
 
 @contextmanager
 def server(options: Sequence[str] = FAST) -> Iterator[Server]:
-    """A server in a temporary folder, under an account that may run one; ended when the block ends."""
+    """Yield a server in a temporary folder, under an account that may run one; ended when the block ends."""
     bin_ = programs()
     assert bin_ is not None, "PostgreSQL is not installed"
     with tempfile.TemporaryDirectory(prefix="relay-postgres-") as folder:
@@ -94,7 +94,7 @@ def server(options: Sequence[str] = FAST) -> Iterator[Server]:
 
 
 def _wait(port: int) -> None:
-    """Returns when the server takes connections."""
+    """Return when the server takes connections."""
     for _ in range(400):
         try:
             with socket.create_connection(("127.0.0.1", port), 1):

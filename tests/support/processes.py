@@ -17,14 +17,14 @@ _SAID: WeakKeyDictionary[asyncio.subprocess.Process, list[str]] = WeakKeyDiction
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
+    """Return a port nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def clean(environ: dict[str, str]) -> dict[str, str]:
-    """The environment of this machine without any setting of relay, then these."""
+    """Return the environment of this machine without any setting of relay, then these."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
     kept.pop("DATABASE_URL", None)
     kept.pop("PORT", None)
@@ -55,7 +55,7 @@ async def process(environ: dict[str, str], *arguments: str) -> AsyncIterator[asy
 
 
 async def ready(origin: str, child: asyncio.subprocess.Process, timeout_s: float = 20) -> None:
-    """Returns when the process takes requests; AssertionError when it ended instead."""
+    """Return when the process takes requests; AssertionError when it ended instead."""
     async with asyncio.timeout(timeout_s), httpx.AsyncClient(trust_env=False) as client:
         while True:
             assert child.returncode is None, f"relay ended with {child.returncode}"
@@ -75,7 +75,7 @@ async def line(child: asyncio.subprocess.Process, text: str, timeout_s: float = 
 
 
 async def _drain(child: asyncio.subprocess.Process) -> None:
-    """Reads what the process says, so that it never waits for a reader; shown by pytest when a test fails."""
+    """Read what the process says, so that it never waits for a reader; shown by pytest when a test fails."""
     assert child.stdout is not None
     async for said in child.stdout:
         _SAID[child].append(said.decode("utf-8", "replace"))

@@ -44,11 +44,11 @@ def recorded(provider: str, kind: str, name: str) -> Any:
 
 
 def recordings(provider: str, kind: str) -> list[Path]:
-    """The recorded bodies of a kind (`requests`, `callbacks`, `answers`)."""
+    """Return the recorded bodies of a kind (`requests`, `callbacks`, `answers`)."""
     return sorted((RECORDINGS / provider / kind).glob("*.json"))
 
 
 def answer(status_code: int, body: object, content_type: str = "application/json") -> ProviderResponse:
-    """An answer with a body: bytes as they are, anything else as JSON."""
+    """Return an answer with a body: bytes as they are, anything else as JSON."""
     raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
     return ProviderResponse(status_code=status_code, content_type=content_type, body=raw)

@@ -45,7 +45,7 @@ class HeldClock:
         return self._monotonic_ms
 
     async def wait(self, event: asyncio.Event, *, until_monotonic_ms: int | None) -> None:
-        """Returns when the event is set, or the clock was moved that far."""
+        """Return when the event is set, or the clock was moved that far."""
         if until_monotonic_ms is not None and until_monotonic_ms <= self._monotonic_ms:
             await asyncio.sleep(0)
             return
@@ -90,7 +90,7 @@ class HeldClock:
             await self.advance((at_ms - self._monotonic_ms) / 1000)
 
     def set_back(self, seconds: float) -> None:
-        """Sets the wall clock back, or forward where negative, as NTP does: no time passes by that."""
+        """Set the wall clock back, or forward where negative, as NTP does: no time passes by that."""
         self._now_ms -= round(seconds * 1000)
 
 
@@ -109,7 +109,7 @@ class Running:
         self.clock = clock
 
     async def submit(self, provider: str = "evolink", **fields: Any) -> dict[str, Any]:
-        """A job that relay took in; `input` is a good one unless `request` or `input` is given."""
+        """Return a job that relay took in; `input` is a good one unless `request` or `input` is given."""
         body = {"provider": provider} | ({} if "request" in fields else {"input": INPUT}) | fields
         answer = await self.client.post("/v1/jobs", json=body)
         assert answer.status_code == 202, answer.text
@@ -117,14 +117,14 @@ class Running:
         return job
 
     async def get(self, path: str) -> dict[str, Any]:
-        """What a GET shows."""
+        """Return what a GET shows."""
         answer = await self.client.get(path)
         assert answer.status_code == 200, answer.text
         shown: dict[str, Any] = answer.json()
         return shown
 
     def callback_url(self, number: int = -1) -> str:
-        """The callback URL that a provider was given, of the job it made last."""
+        """Return the callback URL that a provider was given, of the job it made last."""
         url = list(self.world.jobs.values())[number].callback_url
         assert url is not None
         return url
@@ -132,7 +132,7 @@ class Running:
     async def until(
         self, path: str, reached: Callable[[dict[str, Any]], bool], timeout_s: float = 10
     ) -> dict[str, Any]:
-        """What a GET shows once it has come so far; TimeoutError with what it shows when it never does."""
+        """Return what a GET shows once it has come so far; TimeoutError with what it shows when it never does."""
         shown: dict[str, Any] = {}
         try:
             async with asyncio.timeout(timeout_s):
@@ -195,7 +195,7 @@ class Databases:
         self._made: dict[Path, str] = {}
 
     def url(self, folder: Path) -> str:
-        """The database of a folder, the same for each relay that is started in it."""
+        """Return the database of a folder, the same for each relay that is started in it."""
         if self.postgres is None:
             return f"sqlite:///{folder}/relay.db"
         if folder not in self._made:
@@ -207,7 +207,7 @@ DATABASES = Databases()
 
 
 def environment(folder: Path, origin: str, providers_at: str) -> dict[str, str]:
-    """The settings of a relay on this machine, with the sandbox behind every provider."""
+    """Return the settings of a relay on this machine, with the sandbox behind every provider."""
     environ = {
         "DATABASE_URL": DATABASES.url(folder),
         "RELAY_PUBLIC_URL": origin,
@@ -224,6 +224,6 @@ def environment(folder: Path, origin: str, providers_at: str) -> dict[str, str]:
 
 
 async def _stop(http: Any, serving: "asyncio.Task[None]") -> None:
-    """Stops the server."""
+    """Stop the server."""
     http.should_exit = True
     await serving

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def bench(*words: str) -> tuple[int | None, dict[str, Any]]:
-    """The exit status of a benchmark, and the JSON of its last line."""
+    """Return the exit status of a benchmark, and the JSON of its last line."""
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench", *words), cwd=processes.ROOT, stdout=asyncio.subprocess.PIPE
     )

@@ -62,7 +62,7 @@ class Growing(Scene):
         return child.returncode, said.decode()
 
     def body(self) -> dict[str, Any]:
-        """A job that tells the sink."""
+        """Return a job that tells the sink."""
         return {"provider": "evolink", "input": INPUT, "notify": [{"url": self.hook}]}
 
     async def traffic(self, client: httpx.AsyncClient) -> None:
@@ -74,7 +74,7 @@ class Growing(Scene):
                     await self.world.finish(job["provider_job_id"])
 
     async def all_ended(self, client: httpx.AsyncClient) -> None:
-        """Returns when every job that its provider has is brought to its end, with the paid one."""
+        """Return when every job that its provider has is brought to its end, with the paid one."""
         async with asyncio.timeout(60):
             while True:
                 for job_id in [job.id for job in self.world.jobs.values() if not job.ended]:
@@ -102,7 +102,7 @@ class Growing(Scene):
             await connection.close()
 
     async def fill(self, number: int) -> None:
-        """A database with so many rows of one table."""
+        """Fill a database with so many rows of one table."""
         async with processes.process(self.environ, "-m", "relay", "migrate") as child:
             assert await asyncio.wait_for(child.wait(), 30) == 0
         with closing(sqlite3.connect(self.file)) as file:
@@ -110,7 +110,7 @@ class Growing(Scene):
             file.commit()
 
     async def keys(self, url: str) -> None:
-        """An API key in another database."""
+        """Insert an API key into another database."""
         environ = self.environ | {"DATABASE_URL": url}
         for command in (("migrate",), ("keys", "create")):
             async with processes.process(environ, "-m", "relay", *command) as child:
@@ -124,7 +124,7 @@ class Growing(Scene):
             return {table: Counter(connection.execute(f"SELECT * FROM {table}").fetchall()) for table in tables}
 
     async def rows_there(self) -> dict[str, Counter[tuple[Any, ...]]]:
-        """The same of the target."""
+        """Return the same of the target."""
         connection: Any = await asyncpg.connect(self.target)
         try:
             tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_migrations'"
@@ -137,7 +137,7 @@ class Growing(Scene):
 
 @asynccontextmanager
 async def growing(folder: Path, server: Server) -> AsyncIterator[Growing]:
-    """A scene on SQLite, with a provider that is paid."""
+    """Yield a scene on SQLite, with a provider that is paid."""
     seller = Seller()
     async with scene(folder, f"sqlite:///{folder}/relay.db") as stage, serve(seller.app) as origin:
         stage.__class__ = Growing
@@ -153,7 +153,7 @@ async def growing(folder: Path, server: Server) -> AsyncIterator[Growing]:
 
 
 async def post(client: httpx.AsyncClient, path: str, body: dict[str, Any], **headers: str) -> dict[str, Any]:
-    """What a POST answers."""
+    """Return what a POST answers."""
     answer = (await client.post(path, json=body, headers=headers)).raise_for_status()
     shown: dict[str, Any] = answer.json()
     return shown

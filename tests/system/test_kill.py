@@ -41,12 +41,12 @@ class Scene:
         self.body = {"provider": "evolink", "input": INPUT, "notify": [{"url": hook}]}
 
     async def submit(self) -> httpx.Response:
-        """The one job, always with the same Idempotency-Key."""
+        """Return the one job, always with the same Idempotency-Key."""
         async with self._client() as client:
             return await client.post("/v1/jobs", json=self.body, headers={"idempotency-key": "the-one"})
 
     async def job_when(self, job_id: str, *states: str, reason: str | None = None) -> dict[str, object]:
-        """The job once it is in one of these states (for that reason)."""
+        """Return the job once it is in one of these states (for that reason)."""
         async with self._client() as client, asyncio.timeout(30):
             while True:
                 job: dict[str, object] = (await client.get(f"/v1/jobs/{job_id}")).json()
@@ -55,7 +55,7 @@ class Scene:
                 await asyncio.sleep(0.05)  # another process does it
 
     async def all_delivered(self, job_id: str, final: str) -> None:
-        """Returns when every event of the job is delivered, the final one among them."""
+        """Return when every event of the job is delivered, the final one among them."""
         async with self._client() as client, asyncio.timeout(30):
             while True:
                 events = (await client.get(f"/v1/events?job={job_id}")).json()["data"]
@@ -70,7 +70,7 @@ class Scene:
 
 @asynccontextmanager
 async def scene(folder: Path) -> AsyncIterator[Scene]:
-    """A sandbox, a sink, and the settings of a relay between them."""
+    """Yield a sandbox, a sink, and the settings of a relay between them."""
     async with AsyncExitStack() as stack:
         world, sink = sandbox(pace_s=None, time_scale=0), Sink()
         stack.push_async_callback(world.close)
@@ -134,7 +134,7 @@ async def test_killed_after_that_every_event_arrives(tmp_path: Path, point: str)
 
 
 async def _killed(stage: Scene, point: str) -> None:
-    """Submits the job to a relay that dies at the point."""
+    """Submit the job to a relay that dies at the point."""
     async with processes.process(stage.environ, "-m", "tests.support.crashing", point) as first:
         await processes.ready(stage.origin, first)
         with pytest.raises(httpx.TransportError):

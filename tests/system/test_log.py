@@ -33,13 +33,13 @@ RUNNING = b'{"status":"processing","progress":7}'
 
 
 def notice(lines: int) -> bytes:
-    """The line about dropped lines, as these tests write it."""
+    """Return the line about dropped lines, as these tests write it."""
     return f"dropped {lines}\n".encode()
 
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    """A small pipe that is full."""
+    """Yield a small pipe that is full."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     os.write(writer, b"." * PIPE_BYTES)
@@ -50,7 +50,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def read_until(descriptor: int, end: bytes) -> bytes:
-    """What a pipe gives until these bytes come."""
+    """Return what a pipe gives until these bytes come."""
     text = b""
     while not text.endswith(end):
         text += os.read(descriptor, PIPE_BYTES)
@@ -223,7 +223,7 @@ class Watched:
         self.sink = sink
 
     async def job(self, hook: str | None = None) -> dict[str, Any]:
-        """A new job."""
+        """Return a new job."""
         body = {"provider": "evolink", "input": INPUT} | ({"notify": [{"url": hook}]} if hook else {})
         answer = await self.client.post("/v1/jobs", json=body)
         assert answer.status_code == 202, answer.text
@@ -260,7 +260,7 @@ async def watched(folder: Path, stdout: int, **environ: str) -> AsyncIterator[tu
 
 
 async def goes_through(relay: Watched, hook: str) -> None:
-    """A job's callback is acknowledged, and its end is told."""
+    """Require that a job's callback is acknowledged and its end notified."""
     job = await relay.job(hook)
     await relay.world.finish(job["provider_job_id"])
     await relay.sink.wait_for(lambda s: any(b"job.succeeded" in one.body for one in s.received), 15)

@@ -42,7 +42,7 @@ class Scene:
         self.port = int(environ["PORT"])
 
     async def start(self, *arguments: str, port: int | None = None) -> asyncio.subprocess.Process:
-        """A process of relay."""
+        """Return a process of relay."""
         environ = self.environ | {"PORT": str(port or self.port)}
         child = await self.stack.enter_async_context(processes.process(environ, "-m", "relay", *arguments))
         if arguments[0] == "serve":
@@ -50,20 +50,20 @@ class Scene:
         return child
 
     def client(self, port: int | None = None) -> httpx.AsyncClient:
-        """An API client of one of the web processes."""
+        """Return an API client of one of the web processes."""
         headers = {"authorization": f"Bearer {KEY}"}
         base = f"http://127.0.0.1:{port or self.port}"
         return httpx.AsyncClient(base_url=base, headers=headers, trust_env=False, timeout=30)
 
     async def job_done(self, client: httpx.AsyncClient) -> str:
-        """A job that is submitted and brought to its end at the provider."""
+        """Return a job that is submitted and brought to its end at the provider."""
         body = {"provider": "evolink", "input": INPUT, "notify": [{"url": self.hook}]}
         job = (await client.post("/v1/jobs", json=body)).raise_for_status().json()
         await self.world.finish(job["provider_job_id"])
         return str(job["id"])
 
     async def told(self, number: int, kind: str = "job.succeeded") -> None:
-        """Returns when so many jobs' ends have arrived, each at least once."""
+        """Return when so many jobs' ends have arrived, each at least once."""
         await self.sink.wait_for(lambda sink: len(ends(sink, kind)) >= number, timeout_s=30)
 
 
@@ -75,7 +75,7 @@ def ends(sink: Sink, kind: str) -> Counter[str]:
 
 @asynccontextmanager
 async def scene(folder: Path, url: str) -> AsyncIterator[Scene]:
-    """The world around processes on this database."""
+    """Yield the world around processes on this database."""
     async with AsyncExitStack() as stack:
         world, sink = sandbox(pace_s=None, time_scale=0), Sink()
         stack.push_async_callback(world.close)
@@ -179,7 +179,7 @@ async def test_every_statement_can_be_prepared(database_server: Server, name: st
 
 @pytest.fixture(scope="module")
 def prepared(database_server: Server) -> str:
-    """A migrated database."""
+    """Return a migrated database."""
     url = database_server.database()
 
     async def make() -> None:

@@ -16,7 +16,7 @@ libraries = pytest.mark.parametrize("library", ["standardwebhooks", "svix"])
 
 
 def signed(body: bytes, age_s: int = 0) -> dict[str, str]:
-    """The three headers for a body, made by the Python library of the standard."""
+    """Return the three headers for a body, made by the Python library of the standard."""
     when = datetime.now(UTC) - timedelta(seconds=age_s)
     signature = standardwebhooks.Webhook(SECRET).sign("evt_1", when, body.decode())
     return {"webhook-id": "evt_1", "webhook-timestamp": str(int(when.timestamp())), "webhook-signature": signature}

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 
 def settings_for(folder: Path, port: int) -> dict[str, str]:
-    """A relay whose provider is not there."""
+    """Return a relay whose provider is not there."""
     origin = f"http://127.0.0.1:{port}"
     return environment(folder, origin, "http://127.0.0.1:9") | {"PORT": str(port), "RELAY_HOST": "127.0.0.1"}
 
@@ -41,7 +41,7 @@ async def said(child: asyncio.subprocess.Process) -> tuple[int, str]:
 
 
 async def run(environ: dict[str, str], *arguments: str) -> tuple[int, str]:
-    """Runs `python -m relay …` to its end."""
+    """Run `python -m relay …` to its end."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "relay", *arguments),
@@ -290,7 +290,7 @@ async def test_a_taken_port_is_said(tmp_path: Path, command: str) -> None:
 
 @asynccontextmanager
 async def dev() -> AsyncIterator[httpx.AsyncClient]:
-    """A client of `relay dev`, which ends well at Ctrl-C."""
+    """Yield a client of `relay dev`, which ends well at Ctrl-C."""
     port = processes.free_port()
     async with processes.process({"PORT": str(port)}, "-m", "relay", "dev") as child:
         origin = f"http://127.0.0.1:{port}"

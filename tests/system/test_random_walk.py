@@ -35,7 +35,7 @@ CHECKS += [{"check": "lies", "lie": lie} for lie in ("running", "failed", "ponde
 
 
 def _faults(checking: dict[str, Any], **others: Any) -> Faults:
-    """The faults of a job, with those of its status checks, which go together."""
+    """Return the faults of a job, with those of its status checks, which go together."""
     return Faults(**checking, **others)
 
 
@@ -66,7 +66,7 @@ class Walk(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        """Starts the world and the first relay."""
+        """Start the world and the first relay."""
         self.folder = tempfile.TemporaryDirectory()
         self.runner = asyncio.Runner(loop_factory=WatchedLoop)
         self.clock, self.port = HeldClock(), free_port()
@@ -76,7 +76,7 @@ class Walk(RuleBasedStateMachine):
         self.start()
 
     def start(self) -> None:
-        """Opens relay, on the same database and the same port as before."""
+        """Open relay, on the same database and the same port as before."""
         self.stack = AsyncExitStack()
         entered = self.stack.enter_async_context(
             relay(Path(self.folder.name), clock=self.clock, world=self.world, port=self.port, **ENVIRON)
@@ -99,7 +99,7 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.running is not None and len(self.jobs) < JOBS_MAX)
     @rule(provider=st.sampled_from(["evolink", "relaydance", "kinovi", "sandbox"]), wrong=faults)
     def submit(self, provider: str, wrong: Faults) -> None:
-        """A job, with faults of its own."""
+        """Submit a job with faults of its own."""
         assert self.running is not None
         self.world.next_faults.append(wrong)
         self.jobs.append(self.runner.run(self.running.submit(provider)))
@@ -107,7 +107,7 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: len(self.world.jobs) > 0)
     @rule(number=numbers)
     def finish(self, number: int) -> None:
-        """The provider ends a job, whether or not relay is there to hear it."""
+        """End a job at the provider, whether or not relay runs."""
         known = list(self.world.jobs)
         self.runner.run(self.world.finish(known[number % len(known)]))
 
@@ -124,7 +124,7 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.running is not None and len(self.jobs) > 0)
     @rule(number=numbers, verb=st.sampled_from(["cancellations", "status-checks"]))
     def intervene(self, number: int, verb: str) -> None:
-        """A person cancels a job, or has it checked."""
+        """Cancel a job, or ask for a status check of it."""
         assert self.running is not None
         job = self.jobs[number % len(self.jobs)]
         answer: httpx.Response = self.runner.run(self.running.client.post(f"/v1/jobs/{job['id']}/{verb}"))
@@ -137,7 +137,7 @@ class Walk(RuleBasedStateMachine):
 
     @invariant()
     def nobody_is_asked_twice(self) -> None:
-        """A provider has seen each callback URL in one submission at most."""
+        """Require that a provider saw each callback URL in one submission at most."""
         if hasattr(self, "world"):
             urls = Counter(str(_callback_url(body)) for body in self.world.submissions)
             assert not [url for url, times in urls.items() if times > 1]
@@ -184,12 +184,12 @@ FINAL_STATES = {*FINAL, "expired"}
 
 
 async def _made() -> Any:
-    """The sandbox, in the loop it will live in."""
+    """Return the sandbox, in the loop it will live in."""
     return sandbox(pace_s=None, time_scale=0)
 
 
 def _callback_url(body: dict[str, Any]) -> object:
-    """The callback URL of a submission, wherever its provider wants it."""
+    """Return the callback URL of a submission, wherever its provider wants it."""
     return body.get("callback_url") or body.get("callBackUrl") or body.get("metadata", {}).get("callback_url")
 
 

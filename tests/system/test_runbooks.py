@@ -91,14 +91,14 @@ def test_every_setting_and_metric_on_the_page_exists() -> None:
 
 @pytest.fixture(scope="module")
 async def relay_at(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, str]]:
-    """The environment of the page's shell, beside a relay that runs."""
+    """Yield the environment of the page's shell, beside a relay that runs."""
     async with running(tmp_path_factory.mktemp("runbooks")) as environ:
         yield environ
 
 
 @asynccontextmanager
 async def running(folder: Path, database_url: str | None = None) -> AsyncIterator[dict[str, str]]:
-    """The environment of a shell beside `relay serve`, with its database in data/, a stand-in provider and a sink."""
+    """Yield the environment of a shell beside `relay serve`, with a database, a stand-in provider and a sink."""
     port = processes.free_port()
     origin = f"http://127.0.0.1:{port}"
     world, sink = sandbox(pace_s=None, time_scale=0), Sink()
@@ -122,7 +122,7 @@ async def running(folder: Path, database_url: str | None = None) -> AsyncIterato
 
 
 def shell(environ: dict[str, str], text: str) -> "subprocess.CompletedProcess[str]":
-    """Runs lines after the page's first block, which says where relay is."""
+    """Run lines after the page's first block, which says where relay is."""
     (function,) = [line for line in SETTING_UP.splitlines() if line.startswith("api()")]
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", f"{function}\n{text}"],
@@ -136,14 +136,14 @@ def shell(environ: dict[str, str], text: str) -> "subprocess.CompletedProcess[st
 
 
 async def asked(environ: dict[str, str], text: str) -> str:
-    """What a line prints; AssertionError when it fails."""
+    """Return what a line prints; AssertionError when it fails."""
     done = await anyio.to_thread.run_sync(shell, environ, text)
     assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
 async def new_ids(environ: dict[str, str]) -> dict[str, str]:
-    """A job of now, an endpoint, and the delivery of its first event."""
+    """Return a job of now, an endpoint, and the delivery of its first event."""
     find = """python -c 'import json, sys; print(json.load(sys.stdin)["id"])'"""
     body = f'{{"url": "{environ["HOOK"]}", "event_types": ["job.*"]}}'
     endpoint = await asked(environ, f"api /v1/endpoints -d '{body}' | {find}")
@@ -176,7 +176,7 @@ async def test_a_backup_of_postgresql_brings_everything_back(tmp_path: Path, dat
 
 
 async def comes_back(folder: Path, database_url: str | None, backup: str, restore: str) -> None:
-    """What was there at the backup is there after the restore, and nothing later."""
+    """Find after the restore what was there at the backup, and nothing later."""
     async with running(folder, database_url) as environ:
         ids = await new_ids(environ)
         secret = await asked(environ | ids, 'api "/v1/endpoints/$ENDPOINT/secret"')

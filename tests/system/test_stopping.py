@@ -24,7 +24,7 @@ OVER_S = SHUTDOWN_S + 1
 
 
 def environment(folder: Path, port: int, **more: str) -> dict[str, str]:
-    """A relay of its own."""
+    """Return a relay of its own."""
     return {
         "PORT": str(port),
         "RELAY_HOST": "127.0.0.1",
@@ -40,7 +40,7 @@ def environment(folder: Path, port: int, **more: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def silent() -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """A server that takes requests and never answers: its origin, and whether one came."""
+    """Yield a server that takes requests and never answers: its origin, and whether one came."""
     came = asyncio.Event()
 
     async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

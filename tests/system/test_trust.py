@@ -20,7 +20,7 @@ HOUR = timedelta(hours=1)
 
 
 def loaded(context: ssl.SSLContext) -> str:
-    """The names of the authorities that are loaded."""
+    """Return the names of the authorities that are loaded."""
     return str([authority["subject"] for authority in context.get_ca_certs()])
 
 

@@ -18,7 +18,7 @@ told = st.integers(0, 10 * RETRY_AFTER_MAX_MS)
 
 
 def nominal(value: float = 0.5) -> float:
-    """The middle of the jitter."""
+    """Return the middle of the jitter."""
     return value
 
 

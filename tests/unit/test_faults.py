@@ -96,24 +96,24 @@ class Stage:
         self.hook = hook
 
     async def submit(self, provider: str = "evolink", prompt: str = PROMPT, **faults: Any) -> httpx.Response:
-        """The provider's answer to a submission with these faults."""
+        """Return the provider's answer to a submission with these faults."""
         if faults:
             self.world.next_faults.append(Faults(**faults))
         return await self.client.post(SUBMIT[provider], json=body(provider, self.hook, prompt))
 
     async def job(self, provider: str = "evolink", **faults: Any) -> str:
-        """The id, at its provider, of a job with these faults."""
+        """Return the id, at its provider, of a job with these faults."""
         answer = await self.submit(provider, **faults)
         assert answer.status_code == 200, answer.text
         return list(self.world.jobs)[-1]
 
     async def ended(self, provider: str = "evolink", **faults: Any) -> list[Came]:
-        """What comes of a job with these faults until it has ended."""
+        """Return what comes of a job with these faults until it has ended."""
         await self.world.finish(await self.job(provider, **faults))
         return self.receiver.came
 
     async def check(self, provider: str, job_id: str) -> httpx.Response:
-        """The provider's answer to a status check."""
+        """Return the provider's answer to a status check."""
         return await self.client.get(STATUS[provider].format(job_id))
 
     async def cancel(self, job_id: str) -> httpx.Response:
@@ -137,13 +137,13 @@ async def staged(pace_s: float | None = None, time_scale: float = 0) -> AsyncIte
 
 @pytest.fixture
 async def stage() -> AsyncIterator[Stage]:
-    """A sandbox in which nothing moves until the test moves it."""
+    """Yield a sandbox in which nothing moves until the test moves it."""
     async with staged() as made:
         yield made
 
 
 def body(provider: str, hook: str, prompt: str) -> dict[str, Any]:
-    """A good submission."""
+    """Return a good submission."""
     match provider:
         case "evolink":
             model = "seedance-2.0-image-to-video"
@@ -155,19 +155,19 @@ def body(provider: str, hook: str, prompt: str) -> dict[str, Any]:
 
 
 def word(shown: dict[str, Any]) -> str:
-    """The status word of a status answer or a callback."""
+    """Return the status word of a status answer or a callback."""
     held = shown.get("data") or shown
     return str(held.get("status") or held["state"])
 
 
 def job_id_in(shown: dict[str, Any]) -> str:
-    """The job's id in a status answer or a callback."""
+    """Return the job's id in a status answer or a callback."""
     held = shown.get("data") or shown
     return str(held.get("id") or held.get("task_id") or held["taskId"])
 
 
 def words(came: list[Came]) -> list[str]:
-    """The status words of callbacks."""
+    """Return the status words of callbacks."""
     return [word(one.json) for one in came]
 
 

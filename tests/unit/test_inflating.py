@@ -36,7 +36,7 @@ def raw_deflate(data: bytes) -> bytes:
 
 
 async def in_pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
-    """A body as it comes over the wire."""
+    """Yield a body as it comes over the wire."""
     for start in range(0, len(data), size):
         yield data[start : start + size]
 
@@ -100,7 +100,7 @@ def nested(*sizes: int) -> bytes:
 
 
 def hollow(size: int) -> bytes:
-    """A stream of empty blocks, which says nothing at all, packed: much work for no byte of an answer."""
+    """Return a stream of empty blocks, which says nothing at all, packed: much work for no byte of an answer."""
     packer = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
     blocks = b"".join(packer.flush(zlib.Z_FULL_FLUSH) for _ in range(3)) or b""
     return gzip.compress(packer.compress(b"") + blocks + b"\x00\x00\x00\xff\xff" * size)

@@ -71,7 +71,7 @@ times = st.integers(0, 2 * DEADLINE)
 
 
 def applied(report: Report, source: FinishedBy, now_ms: int, confirm: bool = True) -> Step:
-    """A provider's word; a callback's waits to be confirmed where that is asked for."""
+    """Return a provider's word; a callback's waits to be confirmed where that is asked for."""
     called_back = source is FinishedBy.CALLBACK
     status_report = StatusReport(
         report=report,
@@ -86,7 +86,7 @@ def applied(report: Report, source: FinishedBy, now_ms: int, confirm: bool = Tru
 def asked(
     report: Report | None, finding: CheckOutcome, started_at: int, now_ms: int, asked_id: str | None = None
 ) -> Step:
-    """A status check; made under `asked_id` where that matters."""
+    """Return a status check; made under `asked_id` where that matters."""
     finding = CheckOutcome.VERDICT if report else finding
     check = StatusCheck(
         asked_id=asked_id,
@@ -121,7 +121,7 @@ steps = st.one_of(
 
 
 def new_job() -> Job:
-    """A job that waits to be sent."""
+    """Return a job that waits to be sent."""
     return Job(
         id=ids.new_id(ids.JOB),
         project_id=DEFAULT_PROJECT,
@@ -136,7 +136,7 @@ def new_job() -> Job:
 
 
 def check_move(before: Job, transition: Transition) -> None:
-    """What holds of every single move."""
+    """Require what holds of every single transition."""
     after = transition.job
     assert after.state.rank >= before.state.rank
     if before.state.final and after.state is not before.state:
@@ -256,7 +256,7 @@ class StoredJob(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        """A store with one job."""
+        """Yield a store with one job."""
         self.folder = tempfile.TemporaryDirectory()
         self.runner = asyncio.Runner()
         url = f"sqlite:///{Path(self.folder.name)}/relay.db"
@@ -277,7 +277,7 @@ class StoredJob(RuleBasedStateMachine):
 
     @rule(report=reports, now_ms=times)
     def called_back_twice(self, report: Report, now_ms: int) -> None:
-        """The same callback again never announces anything."""
+        """Announce nothing when the same callback comes again."""
         recorded = self.runner.run(self.record([self.callback(report, now_ms), self.callback(report, now_ms)]))
         self.after(recorded)
         assert recorded[1].announced is None
@@ -304,14 +304,14 @@ class StoredJob(RuleBasedStateMachine):
         assert len(callbacks) == min(self.job.callbacks_seen, OPTIONS.callbacks_per_job_max)
 
     def teardown(self) -> None:
-        """Closes what `open` opened."""
+        """Close what `open` opened."""
         if hasattr(self, "runner"):
             self.runner.run(self.store.close())
             self.runner.close()
             self.folder.cleanup()
 
     def after(self, recorded: list[UpdateResult]) -> None:
-        """Takes over what became of the job, which is also what a reader finds."""
+        """Take over what became of the job, which is also what a reader finds."""
         for one in recorded:
             assert one.job is not None
             assert one.job.state.rank >= self.job.state.rank
@@ -320,11 +320,11 @@ class StoredJob(RuleBasedStateMachine):
         assert self.runner.run(self.store.jobs.get(self.job.id, DEFAULT_PROJECT)) == self.job
 
     async def record(self, updates: list[JobUpdate]) -> list[UpdateResult]:
-        """Records all of them in one turn."""
+        """Record all of them in one turn."""
         return await asyncio.gather(*(self.store.jobs.record(update) for update in updates))
 
     def callback(self, report: Report, now_ms: int) -> JobUpdate:
-        """A callback as it is received."""
+        """Return a callback as it is received."""
         digest = lifecycle.digest(report)
         made = ids.new_id(ids.CALLBACK)
         received = ReceivedCallback(

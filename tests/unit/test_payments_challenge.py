@@ -63,12 +63,12 @@ JSON = st.recursive(
 
 
 def in_body(said: object) -> ProviderResponse:
-    """A 402 that says it in its body."""
+    """Return a 402 that says it in its body."""
     return ProviderResponse(status_code=402, content_type="application/json", body=json.dumps(said).encode())
 
 
 def in_header(said: object, body: bytes = b"{}") -> ProviderResponse:
-    """A 402 that says it in its header."""
+    """Return a 402 that says it in its header."""
     value = base64.b64encode(json.dumps(said).encode()).decode()
     return ProviderResponse(status_code=402, content_type="", body=body, headers={"payment-required": value})
 

@@ -30,12 +30,12 @@ WALLET = Wallet(OF_A_TEST)
 
 
 def offer(**changes: Any) -> Offer:
-    """The good offer, with something else about it."""
+    """Return the good offer, with something else about it."""
     return msgspec.structs.replace(GOOD, **changes)
 
 
 def challenge(*offers: Offer) -> Challenge:
-    """A challenge with these offers."""
+    """Return a challenge with these offers."""
     return Challenge(version=2, offers=offers)
 
 

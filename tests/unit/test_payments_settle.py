@@ -24,7 +24,7 @@ NONCE = "0x" + "aB" * 32
 
 
 def answer(status_code: int, body: object = None, **headers: object) -> ProviderResponse:
-    """An answer with a JSON body and headers of base64."""
+    """Return an answer with a JSON body and headers of base64."""
     encoded = {
         name.replace("_", "-"): base64.b64encode(json.dumps(said).encode()).decode() for name, said in headers.items()
     }

@@ -49,18 +49,18 @@ Resources:
 
 
 def carried(value: str) -> dict[str, Any]:
-    """What the header carries."""
+    """Return what the header carries."""
     said: dict[str, Any] = json.loads(base64.b64decode(value, validate=True))
     return said
 
 
 def signed(info: dict[str, Any], uri: str = URI) -> dict[str, Any]:
-    """What the wallet says to the challenge."""
+    """Return what the wallet says to the challenge."""
     return carried(sign_in_header(info, WALLET, uri, NOW_MS))
 
 
 def without(*names: str) -> dict[str, Any]:
-    """The challenge without some of its fields."""
+    """Return the challenge without some of its fields."""
     return {name: value for name, value in INFO.items() if name not in names}
 
 
@@ -201,5 +201,5 @@ def test_a_402_is_answered_with_a_header() -> None:
 
 
 def answer(said: object) -> ProviderResponse:
-    """A 402 with a body."""
+    """Return a 402 with a body."""
     return ProviderResponse(status_code=402, content_type="application/json", body=json.dumps(said).encode())

@@ -48,7 +48,7 @@ JOBS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 
 def offered(version: int) -> tuple[Offer, Challenge]:
-    """An offer of USDC on Base and its challenge."""
+    """Return an offer of USDC on Base and its challenge."""
     raw = RAW_V1 if version == 1 else RAW_V2
     offer = Offer(
         version=version,
@@ -66,18 +66,18 @@ def offered(version: int) -> tuple[Offer, Challenge]:
 
 
 def authorized(version: int = 2, job_id: str = "job_1", wallet: Wallet = WALLET) -> Authorization:
-    """A payment for a job."""
+    """Return a payment for a job."""
     return wallet.authorize(*offered(version), POLICY, job_id, NOW_S)
 
 
 def carried(authorization: Authorization) -> dict[str, Any]:
-    """What the header carries."""
+    """Return what the header carries."""
     said: dict[str, Any] = json.loads(base64.b64decode(authorization.header_value, validate=True))
     return said
 
 
 def word(value: int | str) -> bytes:
-    """A value in the 32 bytes of the chain."""
+    """Return a value in the 32 bytes of the chain."""
     return (value if isinstance(value, int) else int(value, 16)).to_bytes(32, "big")
 
 
@@ -216,7 +216,7 @@ def test_a_bad_key_is_not_repeated(key: str) -> None:
 
 
 def settled(name: str, said: object) -> ProviderResponse:
-    """An answer with a settlement in a header."""
+    """Return an answer with a settlement in a header."""
     value = base64.b64encode(json.dumps(said).encode()).decode()
     return ProviderResponse(status_code=200, content_type="", body=b"{}", headers={name: value})
 

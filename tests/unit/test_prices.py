@@ -21,13 +21,13 @@ TEXT = "a-with=0.30, a-with:720p=0.40 ,a-with:720p:5s=0.5,b=0.052/s,b:1080p=0.1/
 
 
 def usd(provider: str, request: dict[str, Any], table: str = "") -> str | None:
-    """The dollars of a request; None where it has no price."""
+    """Return the dollars of a request; None where it has no price."""
     price = price_of(provider, request, read_clip_prices(table))
     return None if price is None else price.usd
 
 
 def kinovi(model: str = "seedance-20", **inputs: object) -> Price | None:
-    """The price of a job at Kinovi."""
+    """Return the price of a job at Kinovi."""
     return price_of("kinovi", {"model": model, "inputs": {"urls": ["https://example.com/a.png"], **inputs}})
 
 

@@ -34,14 +34,14 @@ published = pytest.mark.parametrize("provider", PROVIDERS.values(), ids=lambda o
 
 
 def applied(provider: Provider, body: Any) -> Report:
-    """What a body says of a job: as a callback, or where a provider sends none, as its status answer."""
+    """Return what a body says of a job: as a callback, or where a provider sends none, as its status answer."""
     if provider.callback_field:
         return provider.read_callback(body, NOW_MS)
     return provider.read_status(answer(200, json.dumps(body).encode()), NOW_MS)
 
 
 def without_callback(provider: Provider, body: Any) -> Any:
-    """A recorded request as a client would send it to relay."""
+    """Return a recorded request as a client would send it to relay."""
     if provider.callback_field:
         *holders, name = provider.callback_field.split(".")
         (at(body, *holders) if holders else body).pop(name, None)

@@ -18,7 +18,7 @@ A_DAY_LATER = "2026-09-22T14:13:20.000Z"
 
 
 def complaints(**fields: object) -> dict[str, str]:
-    """The errors of a good request with these fields changed, by path."""
+    """Return the errors of a good request with these fields changed, by path."""
     return {error.path: error.message for error in EVOLINK.check({**GOOD, **fields})}
 
 

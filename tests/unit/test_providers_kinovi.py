@@ -19,7 +19,7 @@ CREDITS = Cost(amount="200", unit="credits", kind="final")
 
 
 def complaints(**inputs: object) -> dict[str, str]:
-    """The errors of these inputs beside one image, by path; a None takes a field away."""
+    """Return the errors of these inputs beside one image, by path; a None takes a field away."""
     given = {"urls": [IMAGE], **inputs}
     body = {"model": STANDARD, "inputs": {name: value for name, value in given.items() if value is not None}}
     return {error.path: error.message for error in KINOVI.check(body)}
@@ -189,7 +189,7 @@ def test_the_published_answer_is_read() -> None:
 
 
 def succeeded(url: str = VIDEO) -> Report:
-    """The report of the published successes."""
+    """Return the report of the published successes."""
     output = Output(kind=OutputKind.VIDEO, url=url, width=1280, height=720, expires_at=TWO_WEEKS_LATER)
     return Report(
         state=JobState.SUCCEEDED, word="success", provider_job_id="task_clxxxxxx", outputs=(output,), cost=CREDITS
@@ -197,7 +197,7 @@ def succeeded(url: str = VIDEO) -> Report:
 
 
 def failed(class_: ErrorClass, text: str, code: str | None = None) -> Report:
-    """The report of the published failures: refunded, so without a cost."""
+    """Return the report of the published failures: refunded, so without a cost."""
     error = JobError(
         class_=class_,
         code="failed",

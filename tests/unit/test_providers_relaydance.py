@@ -25,7 +25,7 @@ def item(role: str = "reference_image", kind: str = "image_url", url: object = I
 
 
 def complaints(metadata: object = None, **fields: object) -> dict[str, str]:
-    """The errors of a good request with these fields changed, by path."""
+    """Return the errors of a good request with these fields changed, by path."""
     body = {**GOOD, **fields} if metadata is None else {**GOOD, "metadata": metadata, **fields}
     return {error.path: error.message for error in RELAYDANCE.check(body)}
 
@@ -220,12 +220,12 @@ def test_every_known_answer_is_read(body: object, word: str, identifier: str) ->
 
 
 def video(url: str, duration_s: float | None = None) -> tuple[Output, ...]:
-    """The one output of a success."""
+    """Return the one output of a success."""
     return (Output(kind=OutputKind.VIDEO, url=url, duration_s=duration_s, expires_at=HALF_AN_HOUR_LATER),)
 
 
 def failed(class_: ErrorClass, text: str, code: str | None = None, *, retryable: bool = False) -> JobError:
-    """The error of a failure."""
+    """Return the error of a failure."""
     return JobError(
         class_=class_,
         code="failed",

@@ -40,13 +40,13 @@ bodies = st.dictionaries(
 
 
 def complaints(**fields: object) -> dict[str, str]:
-    """The errors of a body of the older page with these fields, by path; a None takes a field away."""
+    """Return the errors of a body of the older page with these fields, by path; a None takes a field away."""
     given = {"image": IMAGE, "prompt": "p", **fields}
     return {e.path: e.message for e in STUDIO.check({k: v for k, v in given.items() if v is not None})}
 
 
 def newer_complaints(**fields: object) -> dict[str, str]:
-    """The same of the newer page."""
+    """Return the same of the newer page."""
     given = {"urls": [IMAGE], "prompt": "p", **fields}
     return {e.path: e.message for e in STUDIO.check({k: v for k, v in given.items() if v is not None})}
 

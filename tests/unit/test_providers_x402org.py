@@ -33,7 +33,7 @@ bodies = st.dictionaries(
 
 
 def complaints(**fields: object) -> dict[str, str]:
-    """The errors of a body with these fields, by path; a None takes a field away."""
+    """Return the errors of a body with these fields, by path; a None takes a field away."""
     given = {"image_url": IMAGE, **fields}
     return {e.path: e.message for e in X402.check({k: v for k, v in given.items() if v is not None})}
 

@@ -49,7 +49,7 @@ class Names:
         return HERE
 
     def resolver(self, threads_max: int = 8, cache_s: float = 5) -> Resolver:
-        """A resolver that asks here, and whose clock stands still."""
+        """Return a resolver that asks here, and whose clock stands still."""
         return Resolver(LookupOptions(threads_max, cache_s), lookup=self.look, now_s=lambda: self.now_s)
 
 
@@ -62,7 +62,7 @@ async def names() -> AsyncIterator[Names]:
 
 
 async def soon(resolver: Resolver, host: str) -> tuple[Address, ...]:
-    """The addresses, within a second."""
+    """Return the addresses, within a second."""
     async with asyncio.timeout(1):
         return await resolver.addresses(host)
 

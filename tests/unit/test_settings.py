@@ -18,14 +18,14 @@ def name_of(setting: Setting) -> str:
 
 
 def refusal(environ: dict[str, str]) -> str:
-    """What is said about an environment."""
+    """Return what is said about an environment."""
     with pytest.raises(SettingsError) as refused:
         settings.load(environ, ("evolink",))
     return str(refused.value)
 
 
 def refused(setting: Setting) -> dict[str, str]:
-    """The texts that a setting refuses, of those that hardly any takes, with what it says."""
+    """Return the texts that a setting refuses, of those that hardly any takes, with what it says."""
     found = {}
     for text in WRONG:
         try:

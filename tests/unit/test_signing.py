@@ -29,7 +29,7 @@ Oracle = type[standardwebhooks.Webhook] | type[svix.Webhook]
 
 
 def headers_of(event_id: str, timestamp_s: int, signature: str) -> dict[str, str]:
-    """The three headers of a notification."""
+    """Return the three headers of a notification."""
     return {"webhook-id": event_id, "webhook-timestamp": str(timestamp_s), "webhook-signature": signature}
 
 

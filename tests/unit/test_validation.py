@@ -49,7 +49,7 @@ _FIELDS = [field.encode_name for field in msgspec.structs.fields(Order)]
 
 
 def complaints(**fields: object) -> dict[str, str]:
-    """The errors of a good order with these fields changed, by path."""
+    """Return the errors of a good order with these fields changed, by path."""
     return {error.path: error.message for error in validation.check({**GOOD, **fields}, Order)}
 
 
