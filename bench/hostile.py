@@ -1,35 +1,60 @@
-"""What a stranger or another tenant does to a relay, from a process of its own: `python -m bench.hostile NAME < JSON`.
+"""What a stranger or another tenant does to a relay, from a process of its own: `python -m bench.hostile NAME`.
 
-Standard input holds `origin`, `key`, `callback` (a job's callback path), `job` and `seconds`. Each load is bounded in
-time and bytes, is cheap to make, and goes to 127.0.0.1 alone.
+The first line of standard input is JSON: `origin`, `key`, `callback` (a job's callback path), `job`. A line on standard
+output says that the load has begun; it ends when standard input does. Each load is bounded in time and bytes, is cheap
+to make, and goes to 127.0.0.1 alone.
 """
 
+import http.client
 import json
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import msgspec
+
 CHUNK: Final = b" " * 65_536
+LONGEST_S: Final = 120
+SLOW_ENDPOINTS: Final = 150
+SKIMMING_STREAMS: Final = 20
+FILLINGS: Final = 20
+"""Callbacks of nearly 1 MB: more than a job keeps."""
+BODY: Final = {
+    "provider": "evolink",
+    "input": {"images": ["https://example.com/a.png"], "prompt": "slow push in [sandbox: lost]", "duration_s": 5},
+}
 
 
 class Target:
-    """The relay, and when to stop."""
+    """The relay, when to stop, and what the load holds until then."""
 
     def __init__(self, given: dict[str, Any]) -> None:
         at = urlsplit(given["origin"])
         self.address = (at.hostname or "", at.port or 80)
         self.key, self.job, self.callback = given["key"], given["job"], given["callback"]
-        self.ends_at = time.monotonic() + given["seconds"]
+        self.held: list[socket.socket] = []
+        self.endpoints: list[str] = []
+        self._over = threading.Event()
+        longest = threading.Timer(LONGEST_S, self._over.set)
+        longest.daemon = True
+        longest.start()
 
     @property
     def over(self) -> bool:
         """Whether the load is to end."""
-        return time.monotonic() >= self.ends_at
+        return self._over.is_set()
+
+    def end(self) -> None:
+        """End the load."""
+        self._over.set()
+
+    def pause(self, pause_s: float) -> None:
+        """Wait, unless the load ends."""
+        self._over.wait(pause_s)
 
     def connect(self) -> socket.socket:
         """Return a connection that gives up after a second of nothing."""
@@ -48,7 +73,32 @@ class Target:
                 connection.sendall(whole)
                 while connection.recv(1 << 20):
                     pass
-            time.sleep(pause_s)
+            self.pause(pause_s)
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """Send one request and return what its answer holds; null where that is no JSON."""
+        connection = http.client.HTTPConnection(*self.address, timeout=30)
+        try:
+            sent = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+            connection.request(method, path, sent, {"authorization": f"Bearer {self.key}"})
+            answer = connection.getresponse().read()
+            return json.loads(answer or b"null")
+        finally:
+            connection.close()
+
+
+class Load(msgspec.Struct, frozen=True):
+    """A load, from how many threads it comes, and what is done before it begins and after it ended."""
+
+    run: Callable[[Target], None]
+    threads: int = 1
+    prepare: Callable[[Target], None] = lambda _: None
+    clean: Callable[[Target], None] = lambda _: None
+
+
+def nothing(to: Target) -> None:
+    """No load: what the benchmark itself is unsure of."""
+    to.pause(LONGEST_S)
 
 
 def pipelining(to: Target) -> None:
@@ -57,7 +107,7 @@ def pipelining(to: Target) -> None:
         with suppress(OSError), to.connect() as connection:
             while not to.over:
                 connection.sendall(to.head("GET", "/healthz") * 200)
-                time.sleep(0.05)
+                to.pause(0.05)
 
 
 def trailers(to: Target) -> None:
@@ -67,17 +117,16 @@ def trailers(to: Target) -> None:
             connection.sendall(to.head("POST", to.callback, "transfer-encoding: chunked") + b"1\r\nx\r\n0\r\n")
             while not to.over:
                 connection.sendall(b"x-a: " + CHUNK + b"\r\n")
-                time.sleep(0.05)
+                to.pause(0.05)
 
 
 def idle(to: Target) -> None:
     """Half a head, 50 times a second, and the connections are kept."""
-    held: list[socket.socket] = []
     while not to.over:
         with suppress(OSError):
-            held.append(to.connect())
-            held[-1].sendall(b"POST /v1/jobs HTT")
-        time.sleep(0.02)
+            to.held.append(to.connect())
+            to.held[-1].sendall(b"POST /v1/jobs HTT")
+        to.pause(0.02)
 
 
 def exponents(to: Target) -> None:
@@ -93,12 +142,11 @@ def refusals(to: Target) -> None:
 
 def bodies(to: Target) -> None:
     """Bodies of 1 MiB that are never finished."""
-    held: list[socket.socket] = []
     while not to.over:
         with suppress(OSError):
-            held.append(to.connect())
-            held[-1].sendall(to.head("POST", to.callback, "content-length: 1048576") + CHUNK * 15)
-        time.sleep(0.05)
+            to.held.append(to.connect())
+            to.held[-1].sendall(to.head("POST", to.callback, "content-length: 1048576") + CHUNK * 15)
+        to.pause(0.05)
 
 
 def uploads(to: Target) -> None:
@@ -108,17 +156,16 @@ def uploads(to: Target) -> None:
         connection.sendall(to.head("POST", "/v1/files", kind, "content-length: 1000000") + b"--b\r\n")
         while not to.over:
             connection.sendall(b"x")
-            time.sleep(0.05)
+            to.pause(0.05)
 
 
 def streams(to: Target) -> None:
-    """Streams of events that nobody reads."""
-    held: list[socket.socket] = []
+    """Streams of all events, from the beginning, that nobody reads."""
     while not to.over:
         with suppress(OSError):
-            held.append(to.connect())
-            held[-1].sendall(to.head("GET", "/v1/events/stream", "last-event-id: evt_0"))
-        time.sleep(0.05)
+            to.held.append(to.connect())
+            to.held[-1].sendall(to.head("GET", "/v1/events/stream", "last-event-id: evt_0"))
+        to.pause(0.05)
 
 
 def filters(to: Target) -> None:
@@ -126,41 +173,139 @@ def filters(to: Target) -> None:
     to.send("GET", "/v1/jobs?status=canceled&metadata[no]=such", b"", 0.02)
 
 
+def skimming(to: Target) -> None:
+    """Open streams from the beginning that wait for events of a type that never comes."""
+    head = to.head("GET", "/v1/events/stream?type=job.canceled", "last-event-id: evt_0")
+    for _ in range(SKIMMING_STREAMS):
+        to.held.append(to.connect())
+        to.held[-1].sendall(head)
+    to.pause(LONGEST_S)
+
+
+def replays(to: Target) -> None:
+    """Read every event there is as fast as they come, again and again."""
+    while not to.over:
+        with suppress(OSError), to.connect() as connection:
+            connection.sendall(to.head("GET", "/v1/events/stream", "last-event-id: evt_0"))
+            while not to.over and connection.recv(1 << 16):
+                pass
+
+
 def status_checks(to: Target) -> None:
-    """One job, asked about as fast as can be."""
+    """Ask about one job as fast as can be."""
     to.send("POST", f"/v1/jobs/{to.job}/status-checks", b"", 0.005)
+
+
+def junk(to: Target) -> None:
+    """Callbacks of one token that say nothing."""
+    to.send("POST", to.callback, b'{"status":"?","progress":1}', 0.02)
+
+
+def waits(to: Target) -> None:
+    """Ask to wait for a job's end, and go away."""
+    head = to.head("GET", f"/v1/jobs/{to.job}", "prefer: wait=25")
+    while not to.over:
+        with suppress(OSError), to.connect() as connection:
+            connection.sendall(head)
+            to.pause(0.02)
+
+
+def fill_job(to: Target) -> None:
+    """Store as many bytes of callbacks as one job keeps."""
+    for number in range(FILLINGS):
+        with suppress(OSError, ValueError):
+            to.ask("POST", to.callback, json.dumps({"status": "?", "number": number, "text": "x" * 1_000_000}).encode())
+
+
+def lists(to: Target) -> None:
+    """List the callbacks of a job that was filled, and its timeline."""
+    while not to.over:
+        for path in ("/v1/callbacks?limit=200", f"/v1/jobs/{to.job}/timeline"):
+            with suppress(OSError, ValueError, http.client.HTTPException):
+                to.ask("GET", path)
+            to.pause(0.02)
+
+
+def bombs(to: Target) -> None:
+    """Submit jobs to a provider whose answers inflate without end."""
+    to.send("POST", "/v1/jobs", json.dumps(BODY | {"provider": "kinovi"}).encode(), 0.1)
 
 
 def endpoints(to: Target) -> None:
     """Endpoints without end."""
-    to.send("POST", "/v1/endpoints", b'{"url": "https://example.com/hook"}', 0.01)
+    to.send("POST", "/v1/endpoints", b'{"url": "http://127.0.0.1:9/hook"}', 0.01)
 
 
-LOADS: Final[dict[str, tuple[Callable[[Target], None], int]]] = {
-    "pipelining": (pipelining, 4),
-    "trailers": (trailers, 4),
-    "idle": (idle, 4),
-    "exponents": (exponents, 1),
-    "refusals": (refusals, 1),
-    "bodies": (bodies, 2),
-    "uploads": (uploads, 8),
-    "streams": (streams, 2),
-    "filters": (filters, 2),
-    "status_checks": (status_checks, 2),
-    "endpoints": (endpoints, 1),
+def slow_endpoints(to: Target) -> None:
+    """Make an event a second for endpoints that take a connection and never answer."""
+    while not to.over:
+        with suppress(OSError, ValueError, http.client.HTTPException):
+            to.ask("POST", "/v1/jobs", BODY)
+        to.pause(1)
+
+
+def make_slow_endpoints(to: Target) -> None:
+    """Listen, and make the endpoints."""
+    listening = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    to.held.append(listening)
+
+    def hold() -> None:
+        with suppress(OSError):
+            while True:
+                to.held.append(listening.accept()[0])
+
+    threading.Thread(target=hold, daemon=True).start()
+    origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    for number in range(SLOW_ENDPOINTS):
+        to.endpoints.append(to.ask("POST", "/v1/endpoints", {"url": f"{origin}/{number}"})["id"])
+
+
+def delete_endpoints(to: Target) -> None:
+    """Delete every endpoint of the project, and with it what waits for it."""
+    while found := to.ask("GET", "/v1/endpoints?limit=200")["data"]:
+        for one in found:
+            to.ask("DELETE", f"/v1/endpoints/{one['id']}")
+
+
+LOADS: Final = {
+    "nothing": Load(nothing),
+    "pipelining": Load(pipelining, 4),
+    "trailers": Load(trailers, 4),
+    "idle": Load(idle, 4),
+    "lists": Load(lists, 2, prepare=fill_job),
+    "bombs": Load(bombs),
+    "exponents": Load(exponents),
+    "refusals": Load(refusals),
+    "slow_endpoints": Load(slow_endpoints, prepare=make_slow_endpoints, clean=delete_endpoints),
+    "filters": Load(filters, 2),
+    "skimming": Load(skimming),
+    "streams": Load(streams, 2),
+    "replays": Load(replays, 4),
+    "uploads": Load(uploads, 8),
+    "status_checks": Load(status_checks, 2),
+    "junk": Load(junk),
+    "bodies": Load(bodies, 2),
+    "endpoints": Load(endpoints, clean=delete_endpoints),
+    "waits": Load(waits),
 }
-"""Each load, and from how many threads it comes."""
+FILLED: Final = frozenset({"filters", "skimming", "streams", "replays"})
+"""The loads that read a project with a history."""
 
 
 def main() -> None:
-    """Make the load."""
-    load, threads = LOADS[sys.argv[1]]
-    target = Target(json.load(sys.stdin))
-    running = [threading.Thread(target=load, args=(target,), daemon=True) for _ in range(threads)]
+    """Make the load until standard input ends."""
+    load = LOADS[sys.argv[1]]
+    target = Target(json.loads(sys.stdin.readline()))
+    load.prepare(target)
+    running = [threading.Thread(target=load.run, args=(target,), daemon=True) for _ in range(load.threads)]
     for thread in running:
         thread.start()
+    print("begun", flush=True)
+    sys.stdin.read()
+    target.end()
     for thread in running:
-        thread.join(max(0.0, target.ends_at - time.monotonic()) + 2)
+        thread.join(2)
+    load.clean(target)
 
 
 if __name__ == "__main__":

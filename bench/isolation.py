@@ -25,16 +25,19 @@ ALLOWED_RATIO = 1.2
 @click.option("--endpoints", default=100, help="Endpoints that want every event.")
 @click.option("--dead", default=10, help="How many of them accept a connection and never answer.")
 @click.option("--rate", default=5.0, help="Events a second.")
-@click.option("--seconds", default=15.0, help="How long each run lasts.")
-@click.option("--rounds", default=3, help="Interleaved rounds; the medians count.")
+@click.option("--seconds", type=float, help="How long each run lasts: 15, and 2 with --strangers.")
+@click.option("--rounds", type=int, help="Interleaved rounds: 3, of which the medians count; 12 with --strangers.")
 @click.option("--strangers", help="A comma list of hostile loads, or all: what a quiet tenant feels of them instead.")
-def command(endpoints: int, dead: int, rate: float, seconds: float, rounds: int, strangers: str | None) -> None:
+def command(
+    endpoints: int, dead: int, rate: float, seconds: float | None, rounds: int | None, strangers: str | None
+) -> None:
     """p99 from event to arrival at the healthy endpoints, with dead ones among them and without."""
     if strangers:
-        found = asyncio.run(measured(known(strangers), seconds, rounds))
+        found = asyncio.run(measured(known(strangers), seconds or 2.0, rounds or 12))
         show(found)
         click.echo(json.dumps({"bench": "isolation", "strangers": found}))
         return
+    seconds, rounds = seconds or 15.0, rounds or 3
     runs: dict[int, list[dict[str, float]]] = {0: [], dead: []}
     for number in range(rounds):
         for count, each in runs.items():

@@ -1,60 +1,95 @@
 """Whether another tenant's load slows a quiet one: its submissions, callbacks, notifications and reads.
 
 relay has one core; the loads (`hostile.py`), the quiet tenant and the stand-ins share the other. A load that costs CPU
-takes it from everyone, so each is one that a single cheap client can make.
+takes it from everyone, so each is one that a single cheap client can make. Rounds beside a load and without it follow
+each other, since a machine's pace changes; what relay used of its core says more than times do on a busy machine.
 """
 
 import asyncio
+import gzip
 import json
+import os
 import statistics
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import click
 import httpx
+import msgspec
+from starlette.responses import Response
+from starlette.types import ASGIApp
 
-from bench.hostile import LOADS
+from bench.filling import Filling, fill
+from bench.hostile import BODY, FILLED, LOADS
+from bench.ingest import LOAD_CORE
 from bench.processes import KEY, ROOT, environment, free_port, ready, started, usage
-from bench.receiver import receiving
+from bench.receiver import Receiver, receiving
 from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.world import Sandbox
 
 RELAY_CORE: Final = 0
-PAUSE_S: Final = 0.04
+PAUSE_S: Final = 0.02
+SETTLE_S: Final = 0.5
+"""How long a load has worked before its effect is measured; and how long one that ended is left to end."""
+NOTIFIED_WITHIN_S: Final = 30
+EVENTS_OF_JOB: Final = 2
+HISTORY: Final = 50_000
+"""Jobs of the default project before the benchmark, each with an event, a callback and two deliveries."""
 DONE: Final = b'{"status":"completed","progress":100,"results":["https://media.example.com/clip.mp4"]}'
-BODY: Final = {
-    "provider": "evolink",
-    "input": {"images": ["https://example.com/a.png"], "prompt": "slow push in [sandbox: lost]", "duration_s": 5},
-}
 KINDS: Final = ("submission", "callback", "read", "notification")
 
 Times = dict[str, list[float]]
 
 
+class Side(msgspec.Struct):
+    """What was measured beside a load, or without it, round by round."""
+
+    rounds: list[Times] = msgspec.field(default_factory=list)
+    cpu_s: float = 0.0
+    elapsed_s: float = 0.0
+
+    def times(self, kind: str) -> list[float]:
+        """Return the milliseconds of all rounds."""
+        return [one for some in self.rounds for one in some[kind]]
+
+
 class Quiet:
     """A tenant with an application of its own: one job after another, each with its callback and a look at it."""
 
-    def __init__(self, client: httpx.AsyncClient, world: Sandbox) -> None:
+    def __init__(self, client: httpx.AsyncClient, world: Sandbox, receiver: Receiver) -> None:
         self._client = client
         self._world = world
+        self._receiver = receiver
 
     async def works(self, seconds: float) -> Times:
-        """Return how many milliseconds each of its requests took; AssertionError where one is refused."""
+        """Return how many milliseconds each of its requests and notifications took.
+
+        AssertionError where a request is refused, or a notification does not come.
+        """
         times: Times = defaultdict(list)
-        ends_at = time.monotonic() + seconds
+        self._receiver.latencies_ms.clear()
+        seen, jobs, ends_at = self._receiver.count, 0, time.monotonic() + seconds
         while time.monotonic() < ends_at:
             made = await self._timed(times, "submission", "POST", "/v1/jobs", json=BODY)
             job = made.json()
             url = self._world.jobs[job["provider_job_id"]].callback_url
             await self._timed(times, "callback", "POST", str(url), content=DONE)
             await self._timed(times, "read", "GET", f"/v1/jobs/{job['id']}")
+            jobs += 1
             await asyncio.sleep(PAUSE_S)
+        awaited = seen + EVENTS_OF_JOB * jobs
+        gives_up_at = time.monotonic() + NOTIFIED_WITHIN_S
+        while self._receiver.count < awaited and time.monotonic() < gives_up_at:  # noqa: ASYNC110 - it comes by HTTP
+            await asyncio.sleep(0.01)
+        assert self._receiver.count == awaited, f"{awaited - self._receiver.count} notifications are missing"
+        times["notification"] += [one for some in self._receiver.latencies_ms.values() for one in some]
         return times
 
     async def _timed(self, times: Times, kind: str, method: str, path: str, **more: Any) -> httpx.Response:
@@ -66,65 +101,129 @@ class Quiet:
         return answer
 
 
+class Bench:
+    """A relay with a quiet tenant, and the loads beside it."""
+
+    def __init__(self, relay: asyncio.subprocess.Process, environ: dict[str, str], world: Sandbox) -> None:
+        self._relay = relay
+        self._environ = environ
+        self._world = world
+        self._origin = f"http://127.0.0.1:{environ['PORT']}"
+        self.quiet: Quiet
+
+    async def begin(self, stack: AsyncExitStack) -> None:
+        """Make the quiet tenant, with an endpoint."""
+        receiver, hook = await stack.enter_async_context(receiving())
+        client = await stack.enter_async_context(_client(self._origin, KEY))
+        await ready(client)
+        key = await self._key_of_project("quiet")
+        client = await stack.enter_async_context(_client(self._origin, key))
+        (await client.post("/v1/endpoints", json={"url": f"{hook}/quiet"})).raise_for_status()
+        self.quiet = Quiet(client, self._world, receiver)
+        await self.quiet.works(2)
+
+    async def load(self, name: str, seconds: float, rounds: int) -> dict[str, Any]:
+        """Return what the quiet tenant feels of one load: rounds beside it and without it, in turn."""
+        key = KEY if name in FILLED else await self._key_of_project(name)
+        async with _client(self._origin, key) as client:
+            job = (await client.post("/v1/jobs", json=BODY)).raise_for_status().json()
+        callback = urlsplit(str(self._world.jobs[job["provider_job_id"]].callback_url)).path
+        given = {"origin": self._origin, "key": key, "job": job["id"], "callback": callback}
+        without, beside = Side(), Side()
+        for number in range(rounds):
+            for hostile in (False, True) if number % 2 == 0 else (True, False):
+                if not hostile:
+                    await self._measure(without, seconds)
+                    continue
+                async with _hostile(name, given):
+                    await self._measure(beside, seconds)
+        return _row(name, without, beside, usage(self._relay.pid).rss_mb)
+
+    async def _measure(self, side: Side, seconds: float) -> None:
+        """Let the quiet tenant work, and note what relay used of its core meanwhile."""
+        await asyncio.sleep(SETTLE_S)
+        used, began = usage(self._relay.pid).cpu_s, time.monotonic()
+        side.rounds.append(await self.quiet.works(seconds))
+        side.cpu_s += usage(self._relay.pid).cpu_s - used
+        side.elapsed_s += time.monotonic() - began
+
+    async def _key_of_project(self, project: str) -> str:
+        """An admin key of another project than the default one."""
+        words = ("-m", "relay", "keys", "create", "--project", project, "--scope", "admin")
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, *words, cwd=ROOT, env=self._environ, stdout=asyncio.subprocess.PIPE
+        )
+        said, _ = await child.communicate()
+        return said.decode().split()[-1]
+
+
 async def measured(loads: tuple[str, ...], seconds: float, rounds: int) -> list[dict[str, Any]]:
-    """For each load the p50 and p99 of the quiet tenant beside it, over those without it, and relay's memory."""
+    """Return for each load the quiet tenant's times beside it over those without it, relay's CPU and its memory."""
+    os.sched_setaffinity(0, {LOAD_CORE})
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-bench-"))
-        receiver, hook = await stack.enter_async_context(receiving())
         world = sandbox(pace_s=3600)
         stack.push_async_callback(world.close)
         providers_at = await stack.enter_async_context(serve(world.app))
-        port = free_port()
-        environ = environment(folder, port, providers_at) | {"RELAY_EVOLINK_CONFIRM": "never"}
+        bombs_at = await stack.enter_async_context(serve(bomb()))
+        environ = environment(folder, free_port(), providers_at)
+        environ |= {"RELAY_EVOLINK_CONFIRM": "never", "RELAY_KINOVI_BASE_URL": bombs_at}
+        if FILLED.intersection(loads):
+            await fill(environ["DATABASE_URL"], Filling(finished=2 * HISTORY, per_event=2, days=3))
         relay = await started(environ, core=RELAY_CORE)
         stack.push_async_callback(_ended, relay)
-        origin = f"http://127.0.0.1:{port}"
-        other = await stack.enter_async_context(_client(origin, KEY))
-        await ready(other)
-        quiet_key = await _key_of_another_project(environ)
-        client = await stack.enter_async_context(_client(origin, quiet_key))
-        (await client.post("/v1/endpoints", json={"url": f"{hook}/quiet"})).raise_for_status()
-        quiet, found = Quiet(client, world), []
-        await quiet.works(1)
-        for name in loads:
-            job = (await other.post("/v1/jobs", json=BODY)).json()
-            callback = urlsplit(str(world.jobs[job["provider_job_id"]].callback_url)).path
-            given = {"origin": origin, "key": KEY, "job": job["id"], "callback": callback, "seconds": seconds + 1}
-            without: Times = defaultdict(list)
-            beside: Times = defaultdict(list)
-            for _ in range(rounds):
-                for times, load in ((without, None), (beside, name)):
-                    hostile = await _hostile(load, given) if load else None
-                    await asyncio.sleep(0.5)
-                    receiver.latencies_ms.clear()
-                    for kind, some in (await quiet.works(seconds)).items():
-                        times[kind] += some
-                    times["notification"] += [one for some in receiver.latencies_ms.values() for one in some]
-                    if hostile:
-                        await hostile.wait()
-            found.append(_row(name, without, beside, usage(relay.pid).rss_mb))
+        bench, found = Bench(relay, environ, world), []
+        await bench.begin(stack)
+        for number, name in enumerate(loads):
+            if sys.stderr.isatty():
+                click.echo(f"\r{number + 1} of {len(loads)}: {name}    ", nl=False, err=True)
+            found.append(await bench.load(name, seconds, rounds))
         return found
+
+
+def bomb() -> ASGIApp:
+    """A provider that answers everything with a few hundred bytes, which are 256 MiB once they are inflated."""
+    body = gzip.compress(gzip.compress(bytes(256 << 20)))
+    headers = {"content-encoding": "gzip, gzip", "content-type": "application/json"}
+    return Response(body, headers=headers)
 
 
 def show(found: list[dict[str, Any]]) -> None:
     """Print the table."""
-    click.echo(f"{'load':>14}" + "".join(f"{kind + ' p50':>18}{'p99':>6}" for kind in KINDS) + f"{'MB':>6}")
+    kinds = "".join(f"{kind + ' p50':>18}{'p99':>6}" for kind in KINDS)
+    click.echo(f"{'load':>14}{'times':>7}{kinds}{'CPU':>12}{'MB':>6}")
     for row in found:
         ratios = "".join(f"{row[kind]['p50']:18.2f}{row[kind]['p99']:6.2f}" for kind in KINDS)
-        click.echo(f"{row['load']:>14}{ratios}{row['rss_mb']:6.0f}")
+        cpu = f"{row['cpu_without']:6.0%}{row['cpu_beside']:6.0%}"
+        click.echo(f"{row['load']:>14}{row['times']:7}{ratios}{cpu}{row['rss_mb']:6}")
 
 
-def _row(name: str, without: Times, beside: Times, rss_mb: float) -> dict[str, Any]:
-    """Return the ratios of one load."""
-    row: dict[str, Any] = {"load": name, "rss_mb": round(rss_mb)}
+def _row(name: str, without: Side, beside: Side, rss_mb: float) -> dict[str, Any]:
+    """The ratios of one load; of each kind of request there were `times` or more on both sides.
+
+    p50 is the median of the rounds' ratios, each of two rounds that follow each other; p99 is of all rounds together.
+    """
+    fewest = min(len(side.times(kind)) for side in (without, beside) for kind in KINDS)
+    row: dict[str, Any] = {"load": name, "times": fewest, "rss_mb": round(rss_mb)}
+    row |= {"cpu_without": _cpu(without), "cpu_beside": _cpu(beside)}
     for kind in KINDS:
-        quiet, loaded = (statistics.quantiles(times[kind], n=100) for times in (without, beside))
+        ratios = [
+            statistics.median(loaded[kind]) / statistics.median(quiet[kind])
+            for quiet, loaded in zip(without.rounds, beside.rounds, strict=True)
+        ]
+        quiet_ms, loaded_ms = (statistics.quantiles(side.times(kind), n=100)[98] for side in (without, beside))
         row[kind] = {
-            "p50": round(loaded[49] / quiet[49], 2),
-            "p99": round(loaded[98] / quiet[98], 2),
-            "p99_ms": round(loaded[98], 1),
+            "p50": round(statistics.median(ratios), 2),
+            "p50_ms": round(statistics.median(beside.times(kind)), 1),
+            "p99": round(loaded_ms / quiet_ms, 2),
+            "p99_ms": round(loaded_ms, 1),
         }
     return row
+
+
+def _cpu(side: Side) -> float:
+    """How much of a core relay used."""
+    return round(side.cpu_s / side.elapsed_s, 2)
 
 
 def _client(origin: str, key: str) -> httpx.AsyncClient:
@@ -133,25 +232,24 @@ def _client(origin: str, key: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False, timeout=30)
 
 
-async def _key_of_another_project(environ: dict[str, str]) -> str:
-    """Return an admin key of the quiet tenant's project."""
-    words = ("-m", "relay", "keys", "create", "--project", "quiet", "--scope", "admin")
+@asynccontextmanager
+async def _hostile(name: str, given: dict[str, Any]) -> AsyncIterator[None]:
+    """The load's process, from when its load has begun until the block ends."""
     child = await asyncio.create_subprocess_exec(
-        sys.executable, *words, cwd=ROOT, env=environ, stdout=asyncio.subprocess.PIPE
-    )
-    said, _ = await child.communicate()
-    return said.decode().split()[-1]
-
-
-async def _hostile(name: str, given: dict[str, Any]) -> asyncio.subprocess.Process:
-    """Return the load's process."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.hostile", name, cwd=ROOT, stdin=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "bench.hostile", name),
+        cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
     )
     assert child.stdin is not None
-    child.stdin.write(json.dumps(given).encode())
-    child.stdin.close()
-    return child
+    assert child.stdout is not None
+    try:
+        child.stdin.write(json.dumps(given).encode() + b"\n")
+        assert await child.stdout.readline() == b"begun\n", f"the load {name} has not begun"
+        yield
+    finally:
+        child.stdin.close()
+        await child.wait()
 
 
 async def _ended(child: asyncio.subprocess.Process) -> None:
