@@ -26,14 +26,14 @@ ALLOWED_RATIO = 1.2
 @click.option("--dead", default=10, help="How many of them accept a connection and never answer.")
 @click.option("--rate", default=5.0, help="Events a second.")
 @click.option("--seconds", type=float, help="How long each run lasts: 15, and 2 with --strangers.")
-@click.option("--rounds", type=int, help="Interleaved rounds: 3, of which the medians count; 12 with --strangers.")
+@click.option("--rounds", type=int, help="Interleaved rounds: 3, of which the medians count; 10 with --strangers.")
 @click.option("--strangers", help="A comma list of hostile loads, or all: what a quiet tenant feels of them instead.")
 def command(
     endpoints: int, dead: int, rate: float, seconds: float | None, rounds: int | None, strangers: str | None
 ) -> None:
     """p99 from event to arrival at the healthy endpoints, with dead ones among them and without."""
     if strangers:
-        found = asyncio.run(measured(known(strangers), seconds or 2.0, rounds or 12))
+        found = asyncio.run(measured(known(strangers), seconds or 2.0, rounds or 10))
         show(found)
         click.echo(json.dumps({"bench": "isolation", "strangers": found}))
         return

@@ -148,7 +148,7 @@ class Bench:
         side.elapsed_s += time.monotonic() - began
 
     async def _key_of_project(self, project: str) -> str:
-        """An admin key of another project than the default one."""
+        """Return an admin key of another project than the default one."""
         words = ("-m", "relay", "keys", "create", "--project", project, "--scope", "admin")
         child = await asyncio.create_subprocess_exec(
             sys.executable, *words, cwd=ROOT, env=self._environ, stdout=asyncio.subprocess.PIPE
@@ -182,7 +182,7 @@ async def measured(loads: tuple[str, ...], seconds: float, rounds: int) -> list[
 
 
 def bomb() -> ASGIApp:
-    """A provider that answers everything with a few hundred bytes, which are 256 MiB once they are inflated."""
+    """Return a provider that answers everything with a few hundred bytes, which are 256 MiB once they are inflated."""
     body = gzip.compress(gzip.compress(bytes(256 << 20)))
     headers = {"content-encoding": "gzip, gzip", "content-type": "application/json"}
     return Response(body, headers=headers)
@@ -199,7 +199,7 @@ def show(found: list[dict[str, Any]]) -> None:
 
 
 def _row(name: str, without: Side, beside: Side, rss_mb: float) -> dict[str, Any]:
-    """The ratios of one load; of each kind of request there were `times` or more on both sides.
+    """Return the ratios of one load; of each kind of request there were `times` or more on both sides.
 
     p50 is the median of the rounds' ratios, each of two rounds that follow each other; p99 is of all rounds together.
     """
@@ -234,7 +234,7 @@ def _client(origin: str, key: str) -> httpx.AsyncClient:
 
 @asynccontextmanager
 async def _hostile(name: str, given: dict[str, Any]) -> AsyncIterator[None]:
-    """The load's process, from when its load has begun until the block ends."""
+    """Yield the load's process, from when its load has begun until the block ends."""
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench.hostile", name),
         cwd=ROOT,

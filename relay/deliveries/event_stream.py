@@ -25,15 +25,15 @@ POLL_PAUSE_MS: Final = 1_000
 HELD_PAUSE_MS: Final = 20
 """The pause before the next poll where an event waits for an open transaction; it doubles up to `POLL_PAUSE_MS`."""
 COMMENT_EVERY_MS: Final = 15_000
-PAGE: Final = 10
+PAGE: Final = 20
 """Events of a page; a stream holds `RELAY_STREAM_BUFFER_BYTES` of their bodies while its client reads them."""
 SKIM: Final = 100
 """Events of a page after one in which none was of the stream's type: those come without their bodies."""
 RETRY_MS: Final = 2_000
 CHUNK_BYTES: Final = 65_536
 """Events are sent together up to this size; a larger one goes alone."""
-REST: Final = 9
-"""Catching up rests for so many times as long as a page took: it gets a tenth of the time."""
+REST: Final = 19
+"""Catching up rests for so many times as long as a page took: it gets a twentieth of the time."""
 SHARED_MAX: Final = 8
 """Pages that the streams of a project keep for each other, and no more than there are streams."""
 

@@ -35,8 +35,9 @@ async def test_everything_arrives_in_spite_of_failures_and_a_kill() -> None:
     assert (status, found["events"], found["deliveries"]) == (0, 40, 120)
 
 
-async def test_a_quiet_tenant_is_served_beside_a_stranger() -> None:
-    """`isolation --strangers`: every request of the quiet tenant is taken, whatever the load beside it."""
-    words = ("--strangers", "pipelining,refusals", "--seconds", "1", "--rounds", "1")
-    status, found = await bench("isolation", *words)
-    assert (status, [row["load"] for row in found["strangers"]]) == (0, ["pipelining", "refusals"])
+@pytest.mark.parametrize("loads", [["pipelining", "refusals"], ["lists", "bombs", "slow_endpoints"]])
+async def test_a_quiet_tenant_is_served_beside_a_stranger(loads: list[str]) -> None:
+    """`isolation --strangers`: every request of the quiet tenant is taken and every notification comes."""
+    status, found = await bench("isolation", "--strangers", ",".join(loads), "--seconds", "1", "--rounds", "1")
+    assert (status, [row["load"] for row in found["strangers"]]) == (0, loads)
+    assert all(row["times"] > 2 and row["notification"]["p50_ms"] > 0 for row in found["strangers"])
