@@ -62,11 +62,18 @@ CONCERNED: Final[dict[str, tuple[str, ...]]] = {
         "tests/flow/test_delivery_times.py",
         "tests/flow/test_stream_turns.py",
     ),
-    "relay/uploads/file_uploads.py": ("tests/flow/test_uploads.py", "tests/flow/test_check_times.py"),
+    "relay/uploads/file_uploads.py": (
+        "tests/flow/test_form_limits.py",
+        "tests/flow/test_uploads.py",
+        "tests/flow/test_check_times.py",
+    ),
     "relay/storage/endpoint_status.py": ("tests/storage/test_flow_limits.py", "tests/flow/test_delivery_times.py"),
     "relay/web/request_body.py": ("tests/unit/test_room_limits.py", "tests/api/test_bodies.py"),
     "relay/web/connections.py": ("tests/unit/test_room_limits.py", "tests/api/test_connections.py"),
-    "relay/web/api/files.py": ("tests/flow/test_uploads.py",),
+    "relay/web/api/files.py": (
+        "tests/flow/test_form_limits.py",
+        "tests/flow/test_uploads.py",
+    ),
 }
 """Each file that is mutated, and the tests that must notice, the quickest first."""
 COPIED: Final = ("relay", "tests", "docs", "bench", "deploy", "pyproject.toml", "README.md", "CHANGELOG.md", "Procfile")

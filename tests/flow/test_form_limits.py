@@ -1,0 +1,122 @@
+"""The limits of `POST /v1/files`, each just before and just after: form, fields, file, chunks on their way to disk."""
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from relay.errors import BodyTooLarge, ProviderNotConfigured
+from relay.uploads.file_uploads import GivenFile
+from relay.web.api.files import Form
+from tests.api.test_connections import peer, request
+from tests.flow.test_uploads import PNG, UPLOAD, in_pieces, stores_and_uploads
+from tests.support.running import KEY, relay
+
+pytestmark = pytest.mark.anyio
+
+CRLF = b"\r\n"
+
+
+def part(name: str, value: bytes, filename: str | None = None) -> bytes:
+    """Return the beginning of a form's part, up to what comes after its value."""
+    of_file = "" if filename is None else f'; filename="{filename}"'
+    return f'--x\r\ncontent-disposition: form-data; name="{name}"{of_file}\r\n\r\n'.encode() + value
+
+
+@asynccontextmanager
+async def form(size_max: int = 1 << 20) -> AsyncIterator[tuple[Form, IO[bytes]]]:
+    """Return an empty form, and the file that it writes to."""
+    async with stores_and_uploads() as (_, uploads):
+        with tempfile.TemporaryFile(buffering=0) as file:
+            yield Form(uploads, file, b"x", size_max), file
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_a_form_holds_64_kib_besides_its_file(over: int) -> None:
+    """Read 65,536 bytes that are no file, and refuse one more, however large the file is."""
+    async with form() as (some, _):
+        await some.feed(part("file", b"", "a.png"))
+        before = len(part("file", b"", "a.png"))
+        await some.feed(b"1" * 100_000)
+        rest = CRLF + part("max_cost", b"")
+        await some.feed(rest + b"1" * (65_536 - before - len(rest)))
+        if over:
+            with pytest.raises(BodyTooLarge):
+                await some.feed(b"1")
+
+
+async def test_a_field_is_kept_up_to_64_bytes() -> None:
+    """Look for a provider under the first 64 bytes of its name, and keep no field that is longer than one byte more."""
+    async with form() as (some, _):
+        for byte in part("max_cost", b"0" * 200) + CRLF + part("provider", b"p" * 65):
+            await some.feed(bytes([byte]))
+        with pytest.raises(ProviderNotConfigured):
+            await some.feed(CRLF + b"--x--" + CRLF)
+        assert (some.provider, some.max_cost_text) == ("p" * 64, b"0" * 65)
+
+
+@pytest.mark.parametrize("length", [255, 256])
+async def test_a_files_name_is_kept_up_to_255_characters(length: int) -> None:
+    """Cut a longer name."""
+    async with form() as (some, _):
+        await some.feed(part("file", b"", "n" * length))
+        assert some.filename == "n" * 255
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_a_file_is_bounded_to_the_byte(over: int) -> None:
+    """Take a file of the largest size, and refuse one byte more as soon as it comes."""
+    async with form(size_max=100) as (some, _):
+        await some.feed(part("file", b"1" * 100, "a.png"))
+        if over:
+            with pytest.raises(BodyTooLarge):
+                await some.feed(b"1")
+
+
+async def test_a_file_goes_to_disk_in_chunks_of_256_kib() -> None:
+    """Write when 262,144 bytes came, not before, and read in chunks of the same size."""
+    async with form() as (some, file):
+        await some.feed(part("file", b"1" * 262_143, "a.png"))
+        assert file.tell() == 0
+        await some.feed(b"1")
+        assert file.tell() == 262_144
+        await some.feed(b"2")
+        assert [len(chunk) async for chunk in some.chunks()] == [262_144, 1]
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_a_declared_length_is_refused_before_the_body(tmp_path: Path, over: int) -> None:
+    """Answer 413 to a Content-Length of a byte over file and form, and read the body where it may fit."""
+    length = 1_000_000 + 65_536 + over
+    lines = (
+        f"authorization: Bearer {KEY}",
+        "content-type: multipart/form-data; boundary=x",
+        f"content-length: {length}",
+    )
+    async with relay(tmp_path, RELAY_UPLOAD_MAX_BYTES="1000000") as running, peer(running.origin) as sender:
+        await sender.send(request("POST", "/v1/files", *lines) + b"no boundary")
+        status, _, _ = await sender.answer()
+        assert status == (413 if over else 400)
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_an_upload_is_bounded_to_the_byte(over: int) -> None:
+    """Send a file of the largest size, and nothing of one that is a byte larger."""
+    async with stores_and_uploads(size_max=len(PNG) - over) as (_, uploads):
+        given = GivenFile("photo.png", "image/png", in_pieces(PNG), len(PNG))
+        if not over:
+            assert (await uploads.upload(UPLOAD, "evolink", given)).url
+            return
+        with pytest.raises(BodyTooLarge):
+            await uploads.upload(UPLOAD, "evolink", given)
+
+
+async def test_an_unknown_provider_is_named_in_64_characters() -> None:
+    """Cut the name of a provider that is not there."""
+    async with stores_and_uploads() as (_, uploads):
+        with pytest.raises(ProviderNotConfigured) as refused:
+            uploads.size_max("ß" * 65)
+        assert str(refused.value).count("ß") == 64
