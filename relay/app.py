@@ -57,7 +57,7 @@ from relay.settings import Settings
 from relay.shutdown import CLOSE_MIN_S, Stop
 from relay.storage.apply_updates import UpdateResult
 from relay.storage.encryption_keys import is_encrypted
-from relay.storage.engine.database import Hint
+from relay.storage.engine.database import DueWork
 from relay.storage.engine.database_url import is_postgres, sqlite_path
 from relay.storage.engine.single_process import alone
 from relay.storage.store import Store, StoreOptions
@@ -324,13 +324,13 @@ def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: F
 
 def _loops(store: Store, notifications: Notifications, flow: Flow) -> dict[str, Callable[[], Awaitable[None]]]:
     """Return the background loops by name."""
-    wake = {Hint.DELIVERIES: notifications.dispatcher.wake, Hint.CHECKS: flow.context.check_soon.set}
+    wake = {DueWork.DELIVERIES: notifications.dispatcher.wake, DueWork.CHECKS: flow.context.check_soon.set}
     return {
         "dispatch": notifications.dispatcher.run,
         "sweep": flow.sweeper.run,
         "check": flow.checker.run,
         "redeliver": notifications.redeliverer.run,
-        "listen": partial(store.listen, lambda hint: wake[hint]()),
+        "listen": partial(store.listen, lambda due_work: wake[due_work]()),
     }
 
 

@@ -17,7 +17,7 @@ from relay.lifecycle.reports import DoubtLimits, Transition, doubted
 from relay.model import serializers
 from relay.model.job import Disposition, Event, EventType, Job, ProviderCall, Reprocessing, Unconfirmed
 from relay.storage import payments, rows
-from relay.storage.engine.database import Hint, Transaction
+from relay.storage.engine.database import DueWork, Transaction
 from relay.storage.fan_out import FanOut, NewDelivery, NewEvent
 from relay.storage.tombstones import Absent, Tombstone, absent
 
@@ -130,7 +130,7 @@ class Read(msgspec.Struct, frozen=True):
 class UpdateApplier:
     """Applies batches of updates. `lease_ms` is how long a new delivery is leased to the dispatcher of this process.
 
-    `expiring_ms` is how long before a result expires the client is notified of that. With `hints` another process
+    `expiring_ms` is how long before a result expires the client is notified of that. With `notifies` another process
     sends and checks: it is notified by the commit that there is something to do.
     """
 
@@ -141,12 +141,12 @@ class UpdateApplier:
         schedule_s: Sequence[int],
         *,
         expiring_ms: int = 0,
-        hints: bool = False,
+        notifies: bool = False,
     ) -> None:
-        self._hints = hints
+        self._notifies = notifies
         self._expiring_ms = expiring_ms
         self._room = room
-        self._fan_out = FanOut(lease_ms, schedule_s[0], sends=not hints)
+        self._fan_out = FanOut(lease_ms, schedule_s[0], sends=not notifies)
 
     async def __call__(self, transaction: Transaction, updates: Sequence[JobUpdate]) -> list[UpdateResult]:
         """Apply the updates in their order; each finds the job as the one before it left it."""
@@ -163,8 +163,8 @@ class UpdateApplier:
         fresh = await self._fan_out(transaction, batch.events, read.listeners)
         for result, deliveries in zip(batch.announced, fresh, strict=True):
             result.fresh = deliveries
-        if self._hints:
-            await _hint(transaction, updates, batch.results)
+        if self._notifies:
+            await _notify(transaction, updates, batch.results)
         return batch.results
 
 
@@ -270,13 +270,13 @@ async def _read(transaction: Transaction, updates: Sequence[JobUpdate], room: Ro
     return Read(jobs, listeners, digests, calls, elsewhere)
 
 
-async def _hint(transaction: Transaction, updates: Sequence[JobUpdate], results: Sequence[UpdateResult]) -> None:
+async def _notify(transaction: Transaction, updates: Sequence[JobUpdate], results: Sequence[UpdateResult]) -> None:
     """Notify the process that sends and checks of what is due immediately; it finds the rest by polling."""
     if any(result.fresh for result in results):
-        await transaction.hint(Hint.DELIVERIES)
+        await transaction.notify(DueWork.DELIVERIES)
     jobs = ((update.at, result.job) for update, result in zip(updates, results, strict=True) if result.job)
     if any(job.next_check_at is not None and job.next_check_at <= at for at, job in jobs):
-        await transaction.hint(Hint.CHECKS)
+        await transaction.notify(DueWork.CHECKS)
 
 
 async def _digests(

@@ -16,7 +16,7 @@ from relay.storage.apply_updates import HEADERS_MAX, Room, UpdateApplier
 from relay.storage.deliveries import Deliveries
 from relay.storage.encryption_keys import require_keys
 from relay.storage.endpoints import Endpoints
-from relay.storage.engine.database import Database, Hint, Transaction
+from relay.storage.engine.database import Database, DueWork, Transaction
 from relay.storage.engine.database_url import is_postgres, shown, sqlite_path
 from relay.storage.engine.group_commit import Writer
 from relay.storage.engine.migrations import MAKE_IT, migrate, require
@@ -77,7 +77,7 @@ class Store:
             ),
             options.schedule_s,
             expiring_ms=options.expiring_ms,
-            hints=not options.dispatches,
+            notifies=not options.dispatches,
         )
         self.jobs = Jobs(database, self._writer, encryption, recorder)
         self.callbacks = Callbacks(database)
@@ -108,7 +108,7 @@ class Store:
         """Whether other processes may write to the database too."""
         return self.database.shared
 
-    async def listen(self, wake: Callable[[Hint], None]) -> None:
+    async def listen(self, wake: Callable[[DueWork], None]) -> None:
         """Call `wake` for each notification of another process."""
         await self.database.listen(wake)
 

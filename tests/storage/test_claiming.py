@@ -198,7 +198,7 @@ async def _checks(folder: Path, asked: list[tuple[str, bool, int | None]], provi
             await transaction.run_many("insert_job", [rows.job_params(job) for job in jobs])
 
         await database.transact(write)
-        store = Jobs(database, Writer(database, 10), SEAL, UpdateApplier(1, Room(1), (0,), hints=False))
+        store = Jobs(database, Writer(database, 10), SEAL, UpdateApplier(1, Room(1), (0,), notifies=False))
         due: dict[str, list[int]] = {}
         for name, _, at in asked:
             due.setdefault(name, []).extend([at] if at is not None else [])

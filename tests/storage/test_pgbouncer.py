@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relay.clock import SystemClock
-from relay.storage.engine.database import Hint
+from relay.storage.engine.database import DueWork
 from relay.storage.engine.exchanges import PostgreSQLTransaction
 from relay.storage.engine.migrations import migrate
 from relay.storage.engine.postgres import SESSION, PostgreSQL
@@ -80,7 +80,7 @@ async def test_relays_that_share_sessions_do_not_meet(url: str) -> None:
                 {"id": f"prj_{name}_{number}", "name": f"{name}_{number}", "created_at": 1} for number in (1, 2)
             ]
             await transaction.run_many("insert_project", projects)
-            await transaction.hint(Hint.DELIVERIES)
+            await transaction.notify(DueWork.DELIVERIES)
 
         async def use(database: PostgreSQL, name: str) -> str:
             await database.transact(lambda transaction: write(transaction, name))

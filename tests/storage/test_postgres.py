@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from relay.security.encryption import Encryption
-from relay.storage.engine.database import Hint
+from relay.storage.engine.database import DueWork
 from relay.storage.engine.exchanges import PostgreSQLTransaction
 from relay.storage.engine.migrations import migrate
 from relay.storage.engine.postgres import PostgreSQL
@@ -107,7 +107,7 @@ async def test_what_is_only_written_is_one_exchange(database_server: Server) -> 
             await transaction.run_many("insert_delivery", deliveries)
             if later:
                 await transaction.run_many("insert_attempt", [attempt(number, f"dlv_{number}") for number in numbers])
-            await transaction.hint(Hint.DELIVERIES)
+            await transaction.notify(DueWork.DELIVERIES)
 
         connection.add_query_logger(lambda query: sent.append(query.query))
         for later in (False, True):

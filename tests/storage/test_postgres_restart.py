@@ -16,7 +16,7 @@ import pytest
 from relay.clock import Clock, SystemClock
 from relay.context import WRITE_PAUSE_MS
 from relay.errors import StorageUnavailable
-from relay.storage.engine.database import Hint
+from relay.storage.engine.database import DueWork
 from relay.storage.engine.migrations import migrate
 from relay.storage.engine.postgres import POOL_MAX, PostgreSQL
 from relay.web.callback_route import COMMIT_DEADLINE_S
@@ -264,17 +264,17 @@ async def test_the_first_connection_that_gets_no_answer_speaks_for_all(
             async def meet(_: Any) -> None:
                 await together.wait()
 
-            woken = asyncio.Queue[Hint]()
+            woken = asyncio.Queue[DueWork]()
             listening = asyncio.create_task(database.listen(woken.put_nowait))
-            assert [await woken.get() for _ in Hint] == list(Hint)
+            assert [await woken.get() for _ in DueWork] == list(DueWork)
             await asyncio.gather(*(database.transact(meet) for _ in range(POOL_MAX)))
             assert cutter.vanish() == POOL_MAX + 1
             with pytest.raises(StorageUnavailable):
                 await database.rows("schema_version", {})
             await asyncio.gather(*(database.transact(meet) for _ in range(POOL_MAX)))
-            assert [await woken.get() for _ in Hint] == list(Hint)
-            await database.transact(lambda transaction: transaction.hint(Hint.CHECKS))
-            assert await woken.get() is Hint.CHECKS
+            assert [await woken.get() for _ in DueWork] == list(DueWork)
+            await database.transact(lambda transaction: transaction.notify(DueWork.CHECKS))
+            assert await woken.get() is DueWork.CHECKS
             listening.cancel()
         finally:
             await database.close()

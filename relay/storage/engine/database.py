@@ -12,7 +12,7 @@ Row = Any
 """A row that is read by column name."""
 
 
-class Hint(StrEnum):
+class DueWork(StrEnum):
     """What there may be to do for the process that sends and checks."""
 
     DELIVERIES = "deliveries"
@@ -48,7 +48,7 @@ class Transaction(Protocol):
     async def has(self, name: str) -> bool:
         """Return whether something is where a new table or index with this name would be made."""
 
-    async def hint(self, about: Hint) -> None:
+    async def notify(self, about: DueWork) -> None:
         """Tells the other processes, with the commit, that there may be something to do; it may be lost."""
 
     async def lock_schema(self) -> None:
@@ -81,7 +81,7 @@ class Database(Protocol):
     async def size_bytes(self) -> int:
         """How much it takes on its disk; StorageUnavailable when it does not answer."""
 
-    async def listen(self, wake: Callable[[Hint], None]) -> None:
+    async def listen(self, wake: Callable[[DueWork], None]) -> None:
         """Call `wake` for each notification of other processes, until cancelled."""
 
     async def close(self) -> None:

@@ -6,12 +6,12 @@ from typing import Any, Final
 
 import msgspec
 
-from relay.storage.engine.database import Hint, Params, Row
+from relay.storage.engine.database import DueWork, Params, Row
 from relay.storage.engine.refusals import explained_rights
 from relay.storage.engine.statements import Dialect, Statement, numbered
 
 CHANNEL: Final = "relay"
-"""What hints go through."""
+"""The channel of NOTIFY."""
 SLOW_S: Final = 86_400.0
 """Migrating and copying take as long as they take."""
 _SCHEMA_LOCK: Final = 0x52454C4159
@@ -32,7 +32,7 @@ class PostgreSQLTransaction:
         self._statements = statements
         self._joined = joined
         self._waiting: dict[str, Sequence[Params] | Sequence[msgspec.Struct]] = {}
-        self._hints: set[Hint] = set()
+        self._due_work: set[DueWork] = set()
         self._begun: Any = None
         self._timeout_s: float | None = None
 
@@ -67,7 +67,7 @@ class PostgreSQLTransaction:
 
     async def commit(self) -> None:
         """Send what waits, and end the transaction."""
-        await self._send(", ".join(f"pg_notify('{CHANNEL}', '{hint}')" for hint in sorted(self._hints)))
+        await self._send(", ".join(f"pg_notify('{CHANNEL}', '{due_work}')" for due_work in sorted(self._due_work)))
         if self._begun is not None:
             begun, self._begun = self._begun, None
             await begun.commit()
@@ -93,17 +93,17 @@ class PostgreSQLTransaction:
         """Return whether the statement mentions a table that what waits will change."""
         return any(self._statements[waiting].table in statement.words for waiting in self._waiting)
 
-    async def _send(self, hint: str = "") -> None:
-        """Send what waits, and the hint if there is one, in one exchange."""
-        if not self._waiting and not hint:
+    async def _send(self, notice: str = "") -> None:
+        """Send what waits, and the notice if there is one, in one exchange."""
+        if not self._waiting and not notice:
             return
         waiting, self._waiting = self._waiting, {}
         batches = [(self._statements[name], many) for name, many in waiting.items()]
-        names = (*waiting, hint)
+        names = (*waiting, notice)
         text = self._joined.get(names)
         if text is None:
             sources = [statement.source for statement, _ in batches]
-            text = self._joined[names] = numbered(sources + [f"SELECT {hint}"] * bool(hint), Dialect.POSTGRES)
+            text = self._joined[names] = numbered(sources + [f"SELECT {notice}"] * bool(notice), Dialect.POSTGRES)
         await self._connection.execute(
             text, *(array for statement, many in batches for array in statement.arrays(many))
         )
@@ -145,9 +145,9 @@ class PostgreSQLTransaction:
         found = await self._connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
         return {row["tablename"] for row in found}
 
-    async def hint(self, about: Hint) -> None:
+    async def notify(self, about: DueWork) -> None:
         """NOTIFY: the server passes it on when the transaction is committed."""
-        self._hints.add(about)
+        self._due_work.add(about)
 
     async def lock_schema(self) -> None:
         """Of several processes that start at once, one migrates and the others wait, for as long as it takes."""

@@ -13,7 +13,7 @@ import asyncpg
 
 from relay import log
 from relay.errors import SettingsError, StorageUnavailable
-from relay.storage.engine.database import Hint, Params, Purpose, Row
+from relay.storage.engine.database import DueWork, Params, Purpose, Row
 from relay.storage.engine.database_url import PostgresTarget, postgres_target
 from relay.storage.engine.exchanges import CHANNEL, PostgreSQLTransaction
 from relay.storage.engine.refusals import explained
@@ -202,7 +202,7 @@ class PostgreSQL:
             async with self._acquired() as connection, connection.transaction():
                 return int(await connection.fetchval("SELECT pg_database_size(current_database())"))
 
-    async def listen(self, wake: Callable[[Hint], None]) -> None:
+    async def listen(self, wake: Callable[[DueWork], None]) -> None:
         """LISTEN on a connection of its own, made again when it breaks; behind a pooler polling has to do."""
         if self.pooled:
             await asyncio.Event().wait()
@@ -262,11 +262,11 @@ async def _meet(target: PostgresTarget, settings: dict[str, str]) -> bool:
     return pooled or bool(found["plans"] != SESSION["plan_cache_mode"])
 
 
-def _wake(wake: Callable[[Hint], None], told: str) -> None:
-    """Pass on what a NOTIFY is about; without a word it is about everything."""
-    for hint in Hint:
-        if told in (hint, ""):
-            wake(hint)
+def _wake(wake: Callable[[DueWork], None], payload: str) -> None:
+    """Pass on what a NOTIFY is about; an empty payload is about everything."""
+    for due_work in DueWork:
+        if payload in (due_work, ""):
+            wake(due_work)
 
 
 async def _nothing(_: Any) -> None:

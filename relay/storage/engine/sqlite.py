@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from relay.errors import SettingsError, StorageUnavailable
-from relay.storage.engine.database import Hint, Params, Purpose, Row, Transaction
+from relay.storage.engine.database import DueWork, Params, Purpose, Row, Transaction
 from relay.storage.engine.single_process import beside
 from relay.storage.engine.sqlite_readers import Readers, translated
 from relay.storage.engine.statements import Dialect, Statement, load
@@ -96,7 +96,7 @@ class SQLite:
         pages, page_bytes = await self.readers.numbers("PRAGMA page_count", "PRAGMA page_size")
         return pages * page_bytes + (log.stat().st_size if log.exists() else 0)
 
-    async def listen(self, wake: Callable[[Hint], None]) -> None:  # noqa: ARG002 - the protocol's signature
+    async def listen(self, wake: Callable[[DueWork], None]) -> None:  # noqa: ARG002 - the protocol's signature
         """Return at cancellation only: no other process writes here."""
         await asyncio.Event().wait()
 
@@ -154,7 +154,7 @@ class SQLiteTransaction:
         text = "SELECT 1 FROM sqlite_master WHERE name = ? COLLATE NOCASE"
         return self._connection.execute(text, (name,)).fetchone() is not None
 
-    async def hint(self, about: Hint) -> None:
+    async def notify(self, about: DueWork) -> None:
         """Do nothing: no other process waits."""
 
     async def lock_schema(self) -> None:
