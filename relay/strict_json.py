@@ -77,13 +77,15 @@ def _too_many(exponents: Iterable[re.Match[bytes]]) -> bool:
 
 
 def _quick(raw: bytes, depth_max: int) -> Parsed | None:
-    """Return the value of a canonical body, which most bodies are, ten times as fast; None for any other.
+    """Return the value of a body that is canonical but for blanks, which most are, twice as fast; None for any other.
 
-    If writing the value gives the same bytes again, every parser reads the same value, and no key is there twice.
+    If writing the value gives the same bytes again, blanks aside, every parser reads the same value, and no key is
+    there twice.
     """
     try:
         value = _QUICK.decode(raw)
-        canonical = _WRITER.encode(value) == raw
+        written = _WRITER.encode(value)
+        canonical = written == raw or written == msgspec.json.format(raw, indent=-1)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     shallow = raw.count(b"[") + raw.count(b"{") <= depth_max

@@ -63,7 +63,7 @@ def _of_input(provider: Provider, wanted: object) -> NativeBody:
     if not isinstance(wanted, dict):
         return NativeBody(errors=errors)
     wrong = {_field(error.path) for error in errors}
-    good = {name: value for name, value in wanted.items() if name in Input.__struct_fields__ and name not in wrong}
+    good = {name: wanted[name] for name in Input.__struct_fields__ if name in wanted and name not in wrong}
     try:
         return NativeBody(native_from_input(provider, validation.read(good, Input)), errors)
     except InvalidInput as error:

@@ -141,6 +141,9 @@ def test_depth_bombs_are_refused(opening: bytes) -> None:
         (b'{"a":1,"\\u0061":2}', {"a": 2}, {"a"}),
         (b'{"":1,"":2}', {"": 2}, {""}),
         (b'{"A":1,"a":2}', {"A": 1, "a": 2}, set()),
+        (b'{"id": 1, "id": 2}', {"id": 2}, {"id"}),
+        (b' {\n\t"a" : 1 , "b": [ ],\r\n"a" : 1 } ', {"a": 1, "b": []}, {"a"}),
+        (b'{"a b": " 1 , 2 "}', {"a b": " 1 , 2 "}, set()),
         (b'{"\\ud800":1,"\\udfff":2}', {"\ufffd": 2}, {"\ufffd"}),
     ],
 )
@@ -149,6 +152,18 @@ def test_names_duplicate_keys(raw: bytes, value: object, duplicates: set[str]) -
     parsed = parse(raw)
     assert parsed.value == value
     assert parsed.duplicates == duplicates
+
+
+BLANKS = st.text(" \t\r\n", max_size=3)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), values), max_size=5), BLANKS, BLANKS)
+def test_blanks_hide_no_duplicate_key(pairs: list[tuple[str, object]], before: str, after: str) -> None:
+    """Whatever blanks stand between the parts, a key that is there twice is named, and its last value counts."""
+    inner = ",".join(f"{before}{json.dumps(key)}{after}:{before}{json.dumps(value)}{after}" for key, value in pairs)
+    parsed = parse(f"{after}{{{inner}}}{before}".encode())
+    names = [key for key, _ in pairs]
+    assert parsed == Parsed(dict(pairs), frozenset(key for key in names if names.count(key) > 1), False)
 
 
 @pytest.mark.parametrize(
