@@ -4,8 +4,9 @@ Requests ask for `identity`, but some servers encode anyway. The inflated size i
 body costs no more memory or time than a plain one of the same limit.
 """
 
+import asyncio
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -75,21 +76,21 @@ class Inflater:
         """Return the bytes decoded so far."""
         return bytes(self._body)
 
-    def feed(self, piece: bytes) -> None:
-        """Decode another piece; do nothing once there is a fault."""
+    def feed(self, piece: bytes) -> Iterator[None]:
+        """Decode another piece, yielding after each step of at most STEP_BYTES; do nothing once there is a fault."""
         if self.fault is not None:
             return
         try:
-            self._decode(piece, 0)
+            yield from self._decode(piece, 0)
         except zlib.error:
             if self._fed or any(self._inflated_bytes):
                 self.fault = "is not what its content-encoding says"
             else:
                 self._layers = []
-                self._decode(piece, 0)
+                yield from self._decode(piece, 0)
         self._fed = True
 
-    def _decode(self, data: bytes, place: int) -> None:
+    def _decode(self, data: bytes, place: int) -> Iterator[None]:
         """Decode data by the layers from `place` on; keep the result of the last one."""
         if place == len(self._layers):
             self._body += data[: self._length_max - len(self._body) + 1]
@@ -105,17 +106,22 @@ class Inflater:
             if self._inflated_bytes[place] > self._length_max + STEP_BYTES:
                 self.fault = f"is longer than {self._length_max} bytes once inflated"
             if out:
-                self._decode(out, place + 1)
+                yield from self._decode(out, place + 1)
+            yield
             if not data and len(out) < STEP_BYTES:
                 return
 
 
 async def read_body(pieces: AsyncIterator[bytes], content_encoding: str, length_max: int) -> Body:
-    """Return a body from its received pieces; stop reading beyond `length_max` bytes, received or inflated."""
+    """Return a body from its received pieces; stop reading beyond `length_max` bytes, received or inflated.
+
+    Inflating one piece may take milliseconds, so the event loop runs other work between the steps.
+    """
     inflater, received_bytes = Inflater(content_encoding, length_max), 0
     async for piece in pieces:
         received_bytes += len(piece)
-        inflater.feed(piece)
+        for _ in inflater.feed(piece):
+            await asyncio.sleep(0)
         if inflater.fault is not None or received_bytes > length_max:
             break
     fault = inflater.fault or (f"is longer than {length_max} bytes" if received_bytes > length_max else None)

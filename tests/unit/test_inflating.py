@@ -1,5 +1,6 @@
 """What an answer may grow to: a small encoded one is read, a bomb is cut, and memory stays where it was."""
 
+import asyncio
 import gzip
 import json
 import os
@@ -7,6 +8,7 @@ import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,10 +20,11 @@ from starlette.routing import Route
 from relay.errors import Unreadable
 from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.outbound import inflating
-from relay.outbound.inflating import Inflater
+from relay.outbound.inflating import STEP_BYTES, Inflater
 from relay.outbound.jwks import parse_keys
-from relay.outbound.provider_client import RESPONSE_MAX_BYTES, ProviderClient
+from relay.outbound.provider_client import FAULTY_MAX_BYTES, RESPONSE_MAX_BYTES, ProviderClient, read_response
 from relay.sandbox.serving import serve
+from relay.security.redaction import Redactor
 
 pytestmark = pytest.mark.anyio
 
@@ -147,8 +150,41 @@ async def test_a_bomb_takes_no_memory(name: str) -> None:
 def test_the_work_on_a_hollow_answer_ends() -> None:
     """Stop at the limit of every layer: what says nothing may not go on for ever either."""
     inflater = Inflater("gzip, gzip", 10_000)
-    inflater.feed(hollow(1 << 22))
+    for _ in inflater.feed(hollow(1 << 22)):
+        pass
     assert inflater.fault == "is longer than 10000 bytes once inflated"
+
+
+async def test_everything_else_goes_on_while_an_answer_is_inflated() -> None:
+    """Give the event loop a turn after each step of work, however much one piece grows to."""
+    turns = 0
+
+    async def something_else() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(something_else())
+    try:
+        body = await inflating.read_body(in_pieces(nested(4 << 20, 0), 65_536), "gzip, gzip", RESPONSE_MAX_BYTES)
+    finally:
+        other.cancel()
+    assert len(body.content) == RESPONSE_MAX_BYTES
+    assert turns >= RESPONSE_MAX_BYTES // STEP_BYTES
+
+
+@pytest.mark.parametrize(
+    ("size", "kept"), [(RESPONSE_MAX_BYTES, RESPONSE_MAX_BYTES), (RESPONSE_MAX_BYTES + 1, FAULTY_MAX_BYTES)]
+)
+async def test_of_a_response_with_a_fault_the_start_is_kept(size: int, kept: int) -> None:
+    """Keep every byte of a response within the limit, and what may be quoted of one that is a byte longer."""
+    secret = "a-key-that-is-not-to-be-seen"
+    content = secret.encode() + b"." * (size - len(secret))
+    read = await read_response(httpx.Response(200, stream=httpx.ByteStream(content)), Redactor([secret], "cbt_"))
+    assert (read.fault is None) == (size == kept)
+    assert secret.encode() not in read.body
+    assert read.body.count(b".") == kept - len(secret)
 
 
 def test_an_answer_that_was_cut_is_never_read_as_whole() -> None:
