@@ -327,17 +327,17 @@ async def test_a_stream_finds_what_another_process_stored_within_a_second(tmp_pa
         assert len(came) == 2
 
 
-async def test_a_stream_looks_at_ten_events_and_skims_a_hundred(tmp_path: Path) -> None:
-    """Read ten events together, a hundred where none of the last was of its type, and ten again after one that was."""
+async def test_a_stream_reads_twenty_events_and_skims_a_hundred(tmp_path: Path) -> None:
+    """Read twenty events together, a hundred if none of the last was of its type, and twenty after one that was."""
     async with sending(tmp_path) as some:
         noting = Noting(some.database)
         async with streaming(tmp_path, noting, some.clock, "job.failed") as came:
-            await some.events(115)
+            await some.events(125)
             await some.events(1, "job.failed")
             await some.clock.advance(1)
-            assert (noting.pages, number_of_events(came)) == ([10, 10, 100, 100], 1)
+            assert (noting.pages, number_of_events(came)) == ([20, 20, 100, 100], 1)
             await some.clock.advance(1)
-            assert noting.pages == [10, 10, 100, 100, 10]
+            assert noting.pages == [20, 20, 100, 100, 20]
 
 
 async def test_an_event_behind_an_open_transaction_is_looked_for_after_20_ms_and_then_less_often(
