@@ -255,7 +255,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     status_check_first_s: Annotated[float, Meta(ge=0.1, le=86_400)] | None = None
     """when a job is first asked about if no callback came; default 1.5 times the provider's own estimate"""
     checks_in_flight_max: Annotated[int, Meta(ge=1, le=1000)] = 10
-    """status checks under way at once, for each provider"""
+    """concurrent status checks, for each provider"""
     checks_per_s: Annotated[float, Meta(ge=0.1, le=1000)] = 20.0
     """status checks begun in a second, for each provider"""
     checks_asked_per_job: Annotated[int, Meta(ge=1, le=1000)] = 12
@@ -355,11 +355,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     retention_days: Annotated[int, parse_retention_days] = 30
     """days an ended job is kept; 0: for ever"""
     deliveries_in_flight_max: Annotated[int, Meta(ge=1, le=10_000)] = 256
-    """attempts under way at once, over all endpoints; one project alone leaves one in eight to others"""
+    """concurrent attempts, over all endpoints; one project alone leaves one in eight to others"""
     keepalive_s: Annotated[float, Meta(ge=0, le=600)] = 30.0
     """how long a connection to an endpoint is kept for its next notification"""
     lookups_max: Annotated[int, Meta(ge=4, le=1000)] = 64
-    """look-ups of host names under way at once; a quarter is kept for names that resolved before"""
+    """concurrent look-ups of host names; a quarter is kept for names that resolved before"""
     lookup_cache_s: Annotated[float, Meta(ge=0, le=300)] = 5.0
     """how long the addresses of a host name are used again; they are judged at every connection"""
     lease_s: Annotated[float, Meta(ge=2, le=600)] = 25.0

@@ -150,7 +150,7 @@ class PostgreSQLTransaction:
         self._due_work.add(about)
 
     async def lock_schema(self) -> None:
-        """Of several processes that start at once, one migrates and the others wait, for as long as it takes."""
+        """Let one of several processes that start together migrate, and the others wait, for as long as it takes."""
         self._timeout_s = SLOW_S
         await self._flush()
         await self._connection.execute("SET LOCAL statement_timeout = 0")  # a host may have set one for the role
