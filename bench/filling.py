@@ -20,9 +20,9 @@ import msgspec
 from bench.stock import HOUR_MS, PROVIDER, REQUEST, SECRET_KEY, callback
 from relay import ids
 from relay.clock import SystemClock
-from relay.model import serializers
 from relay.model.delivery import Endpoint
 from relay.model.job import Disposition, EventType, FinishedBy, Job, JobState, Output, OutputKind, Verification
+from relay.model.resources import events
 from relay.security.encryption import Encryption
 from relay.security.signatures import new_secret
 from relay.storage import rows
@@ -88,9 +88,7 @@ class _Maker:
         template = _job(an_id(ids.JOB, now_ms, 0), now_ms)
         self._job = rows.job_params(template)
         self._names = (template.id.encode(), an_id(ids.EVENT, now_ms, 0).encode())
-        self._body = serializers.job_event(
-            self._names[1].decode(), EventType.JOB_SUCCEEDED, now_ms, template, sequence=1, supersedes=None
-        )
+        self._body = events.job_event(self._names[1].decode(), EventType.JOB_SUCCEEDED, now_ms, template, None)
         self._callback = callback(template)
         self._made = 0
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests.support import postgres, running
+from tests.support import contract, postgres, running
 from tests.support.quiescence import WatchedLoop
 
 pytest_plugins = ["tests.support.oracles"]
@@ -30,6 +30,13 @@ def database(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with postgres.server() as running_server:
         running.DATABASES.postgres = running_server
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def answers_checked() -> Iterator[None]:
+    """Hold every answer that a test receives of relay against what its route declares."""
+    with contract.watched():
         yield
 
 

@@ -1,8 +1,12 @@
 """The nouns of sending: endpoints, deliveries, attempts and redeliveries; no behaviour, no I/O."""
 
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
+
+Which = Literal["failed", "missing", "undelivered", "all"]
+"""Which events a batch of redeliveries has."""
 
 
 class DeliveryState(StrEnum):
@@ -79,7 +83,7 @@ class EventSelection(msgspec.Struct, kw_only=True, frozen=True):
     `to_now` is 1 where every event counts that is committed by `until_at`, whatever its own time says.
     """
 
-    which: str
+    which: Which
     since_at: int
     until_at: int
     to_now: int = 0

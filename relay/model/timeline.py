@@ -2,13 +2,15 @@
 
 from typing import Any, Final
 
+import msgspec
+
 from relay.clock import rfc3339
 from relay.model import result_urls
 from relay.model.delivery import Attempt, Delivery, DeliveryState
 from relay.model.job import Job, JobState, ProviderCall, Reason, Verification
 from relay.model.payment import PaymentState, usdc
+from relay.model.resources.jobs import EntryKind, EntryResource, NextResource, TimelineResource
 
-Entry = dict[str, Any]
 _BY_TOKEN: Final = (
     "believed on the callback's token alone: confirmation is off, or it could not be confirmed, and the line of the "
     "status check says why"
@@ -27,17 +29,21 @@ _KNOWN: Final = {
 }
 
 
-def entry(
-    at_ms: int, kind: str, summary: str, ref: str, *, decision: str | None = None, reason: str | None = None
-) -> Entry:
-    """Return one entry; its time is in unix milliseconds until `ordered`."""
-    return {"at": at_ms, "kind": kind, "summary": summary, "decision": decision, "reason": reason, "ref": ref}
+class Entry(msgspec.Struct, frozen=True):
+    """One line; `ref` is the id of what it is about."""
+
+    at_ms: int
+    kind: EntryKind
+    summary: str
+    ref: str
+    decision: str | None = None
+    reason: str | None = None
 
 
 def of_job(job: Job, unknown_model: str | None = None) -> list[Entry]:
     """Return the entries of the job's creation and end; `unknown_model` is a model that relay does not know."""
     checked = f'checked: "partly"; relay does not know the model {unknown_model}' if unknown_model else None
-    lines = [entry(job.created_at, "state", "the job was accepted", job.id, decision=JobState.PENDING, reason=checked)]
+    lines = [Entry(job.created_at, "state", "the job was accepted", job.id, decision=JobState.PENDING, reason=checked)]
     if job.state.final and job.finished_at is not None:
         warnings = [
             f"result {number}: {said}, so a client may be unable to fetch it"
@@ -50,7 +56,7 @@ def of_job(job: Job, unknown_model: str | None = None) -> list[Entry]:
             warnings.insert(0, job.error.message)
         reason = job.reason or "; ".join(warnings) or None
         lines.append(
-            entry(
+            Entry(
                 job.finished_at,
                 "state",
                 f"the job is {job.state}, by {job.finished_by}",
@@ -65,12 +71,12 @@ def of_job(job: Job, unknown_model: str | None = None) -> list[Entry]:
 def of_payment(row: Any) -> list[Entry]:
     """Return a payment's entries: what was authorized, and what is known about it; never its header, which is money."""
     amount = f"{usdc(row['amount'])} USDC"
-    lines = [entry(row["created_at"], "submission", f"a payment of {amount} to {row['pay_to']}, authorized", row["id"])]
+    lines = [Entry(row["created_at"], "submission", f"a payment of {amount} to {row['pay_to']}, authorized", row["id"])]
     if row["settled_at"] is not None:
         state, transaction = PaymentState(row["state"]), row["transaction_hash"]
         known = f"{_KNOWN[state]} (transaction {transaction})" if transaction else _KNOWN[state]
         summary = f"the payment of {amount}"
-        lines.append(entry(row["settled_at"], "submission", summary, row["id"], decision=state, reason=known))
+        lines.append(Entry(row["settled_at"], "submission", summary, row["id"], decision=state, reason=known))
     return lines
 
 
@@ -78,13 +84,13 @@ def of_call(call: ProviderCall) -> Entry:
     """Return the entry of relay's request to a provider, at its start."""
     status = f"HTTP {call.status_code}" if call.status_code else None
     reason = "; ".join(filter(None, [status, call.decision])) or None
-    kind = "check" if call.kind == "check" else "submission"
-    return entry(call.started_at, kind, call.summary, call.id, decision=call.outcome, reason=reason)
+    kind: EntryKind = "check" if call.kind == "check" else "submission"
+    return Entry(call.started_at, kind, call.summary, call.id, decision=call.outcome, reason=reason)
 
 
 def of_callback(row: Any) -> Entry:
     """Return a callback's entry."""
-    return entry(
+    return Entry(
         row["received_at"],
         "callback",
         f"a callback of {row['size']} bytes",
@@ -97,17 +103,17 @@ def of_callback(row: Any) -> Entry:
 def of_reprocessing(row: Any) -> Entry:
     """Return the entry of a callback's reprocessing."""
     summary = f"the callback was reprocessed by {row['key_id']}"
-    return entry(row["at"], "callback", summary, row["callback_id"], decision=row["disposition"], reason=row["reason"])
+    return Entry(row["at"], "callback", summary, row["callback_id"], decision=row["disposition"], reason=row["reason"])
 
 
 def of_event(row: Any) -> Entry:
     """Return an event's entry."""
-    return entry(row["created_at"], "event", f"{row['type']}, number {row['sequence']} of this job", row["id"])
+    return Entry(row["created_at"], "event", f"{row['type']}, number {row['sequence']} of this job", row["id"])
 
 
 def of_delivery(delivery: Delivery) -> Entry:
     """Return a delivery's entry."""
-    return entry(
+    return Entry(
         delivery.created_at,
         "delivery",
         f"to {delivery.endpoint_id}",
@@ -120,41 +126,50 @@ def of_delivery(delivery: Delivery) -> Entry:
 def of_attempt(attempt: Attempt) -> Entry:
     """Return an attempt's entry."""
     summary = f"attempt {attempt.number}" + (f": HTTP {attempt.status_code}" if attempt.status_code else "")
-    return entry(attempt.started_at, "attempt", summary, attempt.id, decision=attempt.outcome, reason=attempt.error)
+    return Entry(attempt.started_at, "attempt", summary, attempt.id, decision=attempt.outcome, reason=attempt.error)
 
 
-def in_order(entries: list[Entry]) -> list[Entry]:
-    """Return the entries by time, equal times in the given order, with RFC 3339 times."""
-    return [{**line, "at": rfc3339(line["at"])} for line in sorted(entries, key=lambda line: line["at"])]
+def timeline(job: Job, entries: list[Entry], deliveries: list[Delivery]) -> TimelineResource:
+    """Return the entries by time, equal times in the given order, and what comes next."""
+    data = [
+        EntryResource(
+            at=rfc3339(one.at_ms),
+            kind=one.kind,
+            summary=one.summary,
+            decision=one.decision,
+            reason=one.reason,
+            ref=one.ref,
+        )
+        for one in sorted(entries, key=lambda one: one.at_ms)
+    ]
+    return TimelineResource(data=data, next=what_next(job, deliveries))
 
 
-def what_next(job: Job, deliveries: list[Delivery]) -> Entry | None:
+def what_next(job: Job, deliveries: list[Delivery]) -> NextResource | None:
     """Return what relay waits for or does next, and by when; None if all is done."""
     if not job.state.final:
         if job.next_submit_at is not None:
-            return {"what": "the job is sent to the provider", "at": rfc3339(job.next_submit_at)}
+            return NextResource(what="the job is sent to the provider", at=rfc3339(job.next_submit_at))
         if job.unconfirmed and job.confirm_by is not None and not job.unconfirmed.tries:
-            return {
-                "what": f"the callback's {job.unconfirmed.report.state} is confirmed by a status check, "
+            return NextResource(
+                what=f"the callback's {job.unconfirmed.report.state} is confirmed by a status check, "
                 "or believed by then",
-                "at": rfc3339(job.confirm_by),
-            }
+                at=rfc3339(job.confirm_by),
+            )
         if job.next_check_at is not None and job.next_check_at <= job.deadline_at:
-            return {
-                "what": "a status check, unless the provider's callback comes first",
-                "at": rfc3339(job.next_check_at),
-            }
+            return NextResource(
+                what="a status check, unless the provider's callback comes first", at=rfc3339(job.next_check_at)
+            )
         if job.reason == Reason.SUBMIT_UNKNOWN:
-            return {"what": _SUBMIT_UNKNOWN, "at": rfc3339(job.deadline_at)}
+            return NextResource(what=_SUBMIT_UNKNOWN, at=rfc3339(job.deadline_at))
         if job.state is JobState.PENDING and job.provider_job_id is None and job.submission_started_at is not None:
             what = "the provider's answer to the submission is awaited; without one, whether it arrived is unknown"
-            return {"what": what, "at": rfc3339(job.deadline_at)}
-        return {
-            "what": "the provider's callback is awaited; the job expires at its deadline",
-            "at": rfc3339(job.deadline_at),
-        }
+            return NextResource(what=what, at=rfc3339(job.deadline_at))
+        return NextResource(
+            what="the provider's callback is awaited; the job expires at its deadline", at=rfc3339(job.deadline_at)
+        )
     if job.unconfirmed and job.next_check_at is not None:
         what = f"a status check decides whether {job.unconfirmed.report.state}, as a later callback says, is right"
-        return {"what": what, "at": rfc3339(job.next_check_at)}
+        return NextResource(what=what, at=rfc3339(job.next_check_at))
     due = [d.next_attempt_at for d in deliveries if d.state is DeliveryState.PENDING and d.next_attempt_at is not None]
-    return {"what": "the next attempt of a delivery", "at": rfc3339(min(due))} if due else None
+    return NextResource(what="the next attempt of a delivery", at=rfc3339(min(due))) if due else None

@@ -73,6 +73,8 @@ class Provider(Protocol):
     limits: Limits
     callback_field: str
     """The dotted path of the callback URL in a request: `metadata.callback_url`; empty if it sends no callbacks."""
+    request_types: tuple[type, ...]
+    """The types of its native bodies, without the callback field."""
 
     def from_input(self, given: Input) -> dict[str, object]:
         """Return the native body of a unified input, not yet checked; raise InvalidInput for unsupported fields."""

@@ -59,6 +59,7 @@ class EvoLink:
     name = "evolink"
     base_url = "https://api.evolink.ai"
     callback_field = "callback_url"
+    request_types: tuple[type, ...] = (Request,)
     limits = Limits(
         models=(STANDARD, FAST, MINI),
         duration_s=(4, 15),

@@ -99,6 +99,7 @@ class Kinovi:
     name = "kinovi"
     base_url = "https://kinovi.ai"
     callback_field = "callBackUrl"
+    request_types: tuple[type, ...] = (Request,)
     limits = Limits(
         models=(STANDARD, FAST),
         duration_s=(4, 15),

@@ -6,7 +6,7 @@ login, so the operator configures them.
 
 import re
 from decimal import Decimal
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -50,9 +50,9 @@ class Price(msgspec.Struct, frozen=True):
     """A price: decimals as text with six places; `usd` is None if the price in USD is not known."""
 
     amount: str
-    unit: str
+    unit: Literal["USD", "USDC", "credits"]
     usd: str | None
-    basis: str
+    basis: Literal["table", "quote"]
 
 
 class ClipPrice(msgspec.Struct, frozen=True):

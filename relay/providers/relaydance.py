@@ -114,6 +114,7 @@ class RelayDance:
     name = "relaydance"
     base_url = "https://relaydance.com"
     callback_field = "metadata.callback_url"
+    request_types: tuple[type, ...] = (Request,)
     limits = Limits(
         models=(
             WITH_AUDIO,

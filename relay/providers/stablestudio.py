@@ -85,6 +85,7 @@ class StableStudio:
     name = "stablestudio"
     base_url = "https://stablestudio.dev"
     callback_field = ""
+    request_types: tuple[type, ...] = (RequestA, RequestB)
     limits = Limits(
         models=(STANDARD, FAST),
         duration_s=(4, 12),

@@ -54,6 +54,7 @@ class X402Org:
     name = "x402org"
     base_url = "https://x402.org"
     callback_field = ""
+    request_types: tuple[type, ...] = (Request,)
     limits = Limits(
         models=(MODEL,),
         duration_s=(5, 10),

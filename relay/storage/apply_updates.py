@@ -14,8 +14,8 @@ from relay import ids
 from relay.errors import Bound
 from relay.lifecycle import output_expiry
 from relay.lifecycle.reports import DoubtLimits, Transition, doubted
-from relay.model import serializers
 from relay.model.job import Disposition, Event, EventType, Job, ProviderCall, Reprocessing, Unconfirmed
+from relay.model.resources import events as resources
 from relay.storage import payments, rows
 from relay.storage.engine.database import DueWork, Transaction
 from relay.storage.fan_out import FanOut, NewDelivery, NewEvent
@@ -361,7 +361,7 @@ def _new_event(job: Job, kind: EventType, at: int, supersedes: str | None) -> Ne
         sequence=sequence,
         final=kind.final,
         created_at=at,
-        body=serializers.job_event(event_id, kind, at, after, sequence, supersedes),
+        body=resources.job_event(event_id, kind, at, after, supersedes),
     )
     return NewEvent(event, after)
 

@@ -5,8 +5,8 @@ from typing import Any, Final
 import msgspec
 
 from relay import ids
-from relay.model import serializers
 from relay.model.job import Event, EventType
+from relay.model.resources import events as resources
 from relay.storage.engine.database import Transaction
 from relay.storage.fan_out import matches, new_delivery
 from relay.storage.history import BEGINNING, DISORDER_MS, PATIENCE_MS
@@ -99,7 +99,7 @@ async def _probe(transaction: Transaction, endpoint_id: str, at: int) -> None:
 def endpoint_event(project_id: str, kind: EventType, at: int, about: str | dict[str, Any]) -> Event:
     """Return an event of no job; `about` is its endpoint, as its data shows it."""
     event_id = ids.new_id(ids.EVENT)
-    data = {"endpoint": about, "job": None, "sequence": 0, "final": False, "supersedes": None}
+    data = resources.EndpointEventData(endpoint=about)
     return Event(
         id=event_id,
         project_id=project_id,
@@ -108,7 +108,7 @@ def endpoint_event(project_id: str, kind: EventType, at: int, about: str | dict[
         sequence=0,
         final=False,
         created_at=at,
-        body=serializers.notification(event_id, kind, at, project_id, data),
+        body=resources.notification(event_id, kind, at, project_id, data),
     )
 
 

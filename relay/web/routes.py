@@ -6,6 +6,7 @@ import hmac
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,47 +18,27 @@ from relay import log
 from relay.app import App
 from relay.errors import StorageUnavailable
 from relay.log import request_ids
-from relay.model import serializers
+from relay.model.resources.common import HealthResource
+from relay.model.resources.webhook_keys import webhook_keys
+from relay.providers import PROVIDERS
 from relay.storage.api_keys import digest
-from relay.web import auth
+from relay.web import auth, openapi
 from relay.web.api import callbacks, deliveries, endpoints, events, files, interventions, jobs, quotes
-from relay.web.api.api_request import ApiRoute, request_handler
+from relay.web.api.api_request import request_handler
 from relay.web.callback_route import CallbackRoute
 from relay.web.problems import JSON, error_problem, internal_problem, problem
 from relay.web.protocol import BODY_INCOMPLETE
 from relay.web.request_body import BodyMemory
 
 API: Final = (
-    ApiRoute("POST", "/v1/jobs", jobs.create, "submit"),
-    ApiRoute("GET", "/v1/jobs", jobs.index, "read"),
-    ApiRoute("GET", "/v1/jobs/{id}", jobs.show, "read"),
-    ApiRoute("GET", "/v1/jobs/{id}/timeline", jobs.show_timeline, "read"),
-    ApiRoute("POST", "/v1/jobs/{id}/cancellations", interventions.cancel, "submit"),
-    ApiRoute("POST", "/v1/jobs/{id}/status-checks", interventions.check, "submit", admission=interventions.admit_check),
-    ApiRoute("POST", "/v1/jobs/{id}/resubmissions", interventions.resubmit, "submit"),
-    ApiRoute("POST", "/v1/jobs/{id}/failures", interventions.fail, "submit"),
-    ApiRoute("POST", "/v1/quotes", quotes.create, "submit"),
-    ApiRoute("POST", "/v1/files", files.create, "submit", streams=True),
-    ApiRoute("GET", "/v1/spend", quotes.spend, "read"),
-    ApiRoute("GET", "/v1/providers", jobs.providers, "read"),
-    ApiRoute("POST", "/v1/endpoints", endpoints.create, "admin"),
-    ApiRoute("GET", "/v1/endpoints", endpoints.index, "read"),
-    ApiRoute("GET", "/v1/endpoints/{id}", endpoints.show, "read"),
-    ApiRoute("PATCH", "/v1/endpoints/{id}", endpoints.change, "admin"),
-    ApiRoute("DELETE", "/v1/endpoints/{id}", endpoints.delete, "admin"),
-    ApiRoute("GET", "/v1/endpoints/{id}/secret", endpoints.show_secret, "admin"),
-    ApiRoute("POST", "/v1/endpoints/{id}/secret-rotations", endpoints.rotate, "admin"),
-    ApiRoute("POST", "/v1/endpoints/{id}/tests", endpoints.test, "admin"),
-    ApiRoute("POST", "/v1/endpoints/{id}/redeliveries", endpoints.redeliver, "admin"),
-    ApiRoute("GET", "/v1/events", events.index, "read"),
-    ApiRoute("GET", "/v1/events/stream", events.stream, "read"),
-    ApiRoute("GET", "/v1/events/{id}", events.show, "read"),
-    ApiRoute("GET", "/v1/deliveries", deliveries.index, "read"),
-    ApiRoute("GET", "/v1/deliveries/{id}", deliveries.show, "read"),
-    ApiRoute("POST", "/v1/deliveries/{id}/redeliveries", deliveries.redeliver, "admin"),
-    ApiRoute("GET", "/v1/callbacks", callbacks.index, "read"),
-    ApiRoute("GET", "/v1/callbacks/{id}", callbacks.show, "read"),
-    ApiRoute("POST", "/v1/callbacks/{id}/releases", callbacks.reprocess, "admin"),
+    *jobs.ROUTES,
+    *interventions.ROUTES,
+    *quotes.ROUTES,
+    *files.ROUTES,
+    *endpoints.ROUTES,
+    *events.ROUTES,
+    *deliveries.ROUTES,
+    *callbacks.ROUTES,
 )
 BACKLOG_EVERY_MS: Final = 10_000
 """The least time between two counts of unfinished work for the metrics."""
@@ -114,6 +95,7 @@ def _api(app: App, memory: BodyMemory) -> Starlette:
             Route("/healthz", _healthz),
             Route("/readyz", _readyz(app)),
             Route("/metrics", _metrics(app)),
+            Route("/openapi.json", _openapi(app)),
             Route("/.well-known/webhook-keys", _webhook_keys(app)),
         ],
         exception_handlers={HTTPException: _http_problem, Exception: _log_bug},
@@ -124,7 +106,7 @@ def _api(app: App, memory: BodyMemory) -> Starlette:
 
 async def _healthz(_: Request) -> Response:
     """Answer that the process runs."""
-    return JSON({"status": "ok"})
+    return JSON(HealthResource(status="ok"))
 
 
 def _readyz(app: App) -> Callable[[Request], Awaitable[Response]]:
@@ -137,7 +119,7 @@ def _readyz(app: App) -> Callable[[Request], Awaitable[Response]]:
             await app.store.ready()
         except StorageUnavailable as error:
             return problem("storage_unavailable", str(error))
-        return JSON({"status": "ready"})
+        return JSON(HealthResource(status="ready"))
 
     return ready
 
@@ -166,6 +148,18 @@ def _metrics(app: App) -> Callable[[Request], Awaitable[Response]]:
     return metrics
 
 
+def _openapi(app: App) -> Callable[[Request], Awaitable[Response]]:
+    """Return the route that describes the API; its document is made for the first request."""
+    made: list[bytes] = []
+
+    async def openapi_json(_: Request) -> Response:
+        if not made:
+            made.append(msgspec.json.encode(openapi.document(API, PROVIDERS, app.settings.public_url or "/")))
+        return Response(made[0], media_type="application/json")
+
+    return openapi_json
+
+
 def _webhook_keys(app: App) -> Callable[[Request], Awaitable[Response]]:
     """Return the route that publishes the keys for `v1a` signatures: those of all projects, or of `?project=`.
 
@@ -177,7 +171,7 @@ def _webhook_keys(app: App) -> Callable[[Request], Awaitable[Response]]:
             public = await app.store.signing_keys.public(request.query_params.get("project"))
         except StorageUnavailable as error:
             return error_problem(error)
-        return JSON(serializers.webhook_keys(public), headers={"cache-control": "public, max-age=3600"})
+        return JSON(webhook_keys(public), headers={"cache-control": "public, max-age=3600"})
 
     return keys
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from relay import ids
 from relay.lifecycle import output_expiry
 from relay.lifecycle.reports import StatusReport, enter
-from relay.model import serializers
 from relay.model.job import Disposition, EventType, FinishedBy, Job, JobState, Output, OutputKind, Report, Verification
+from relay.model.resources.common import time_or_none
 from relay.sandbox.faults import Faults
 from relay.security.encryption import Encryption
 from relay.storage.apply_updates import DEFAULT_PROJECT, JobUpdate
@@ -62,7 +62,7 @@ async def said(running: Running, job: dict[str, Any]) -> list[str]:
 def outputs_until(*expiries: int | None) -> tuple[Output, ...]:
     """Return outputs that expire then."""
     return tuple(
-        Output(kind=OutputKind.VIDEO, url="https://cdn.example.com/a.mp4", expires_at=serializers.time_or_none(at))
+        Output(kind=OutputKind.VIDEO, url="https://cdn.example.com/a.mp4", expires_at=time_or_none(at))
         for at in expiries
     )
 

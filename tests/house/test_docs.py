@@ -20,7 +20,11 @@ from relay.jobs.job_requests import JobRequest, Notify
 from relay.metrics import METRICS
 from relay.model import delivery as outbox
 from relay.model import job as model
-from relay.model import serializers
+from relay.model.resources.callbacks import CallbackResource
+from relay.model.resources.deliveries import AttemptResource
+from relay.model.resources.endpoints import EndpointResource
+from relay.model.resources.events import EventResource
+from relay.model.resources.jobs import JobResource
 from relay.security import signatures
 from relay.storage.fan_out import matches
 from relay.strict_json import DEPTH_MAX as CALLBACK_DEPTH_MAX
@@ -248,29 +252,24 @@ def test_the_api_page_has_every_field_of_a_request() -> None:
     of_job = section(API_PAGE, "`POST /v1/jobs`:", "`input` holds")
     of_endpoint = section(API_PAGE, "`POST /v1/endpoints`, and", "## What it costs")
     assert re.findall(r"^\| `(\w+)` \|", of_job, re.MULTILINE) == list(JobRequest.__struct_fields__)
-    assert set(re.findall(r"^\| `(\w+)` \|", of_endpoint, re.MULTILINE)) == set(endpoints.Fields.__struct_fields__)
+    assert set(re.findall(r"^\| `(\w+)` \|", of_endpoint, re.MULTILINE)) == set(
+        endpoints.EndpointFields.__struct_fields__
+    )
     assert set(Notify.__struct_fields__) <= set(row(of_job, "`notify`"))
     unified = section(API_PAGE, "`input` holds", "What is\nleft out")
     assert re.findall(r"`(\w+)`", unified) == list(model.Input.__struct_fields__)
 
 
 def test_the_api_page_has_every_field_of_an_answer() -> None:
-    """The objects' fields are those that relay/model/serializers.py makes."""
-    job = model.Job(
-        id="job_1",
-        project_id="",
-        provider="",
-        state=model.JobState.PENDING,
-        created_at=0,
-        updated_at=0,
-        deadline_at=0,
-        request={},
-    )
-    endpoint = outbox.Endpoint(
-        id="ep_1", project_id="", job_id=None, url="", secret="", event_types=[], created_at=0, updated_at=0
-    )
-    assert row(API_PAGE, "job") == list(serializers.job(job))
-    assert row(API_PAGE, "endpoint") == list(serializers.endpoint(endpoint))
+    """The objects' fields are those of relay/model/resources/."""
+    for title, resource in (
+        ("job", JobResource),
+        ("endpoint", EndpointResource),
+        ("event", EventResource),
+        ("attempt", AttemptResource),
+        ("callback", CallbackResource),
+    ):
+        assert row(API_PAGE, title) == list(resource.__struct_encode_fields__)
 
 
 @pytest.mark.anyio

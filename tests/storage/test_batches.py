@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import ids
-from relay.model.delivery import EventSelection, Redelivery
+from relay.model.delivery import EventSelection, Redelivery, Which
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.fan_out import EventRef
@@ -36,7 +36,7 @@ def redeliveries(opened: Database) -> Redeliveries:
     return Redeliveries(opened, Writer(opened, 16), Events(opened))
 
 
-async def begun(opened: Database, which: str, since_ms: int, until_ms: int) -> Redelivery:
+async def begun(opened: Database, which: Which, since_ms: int, until_ms: int) -> Redelivery:
     """Start a batch."""
     selection = EventSelection(which=which, since_at=since_ms, until_at=until_ms)
     batch = Redelivery(
@@ -85,7 +85,7 @@ def wanted(which: str, states: list[str]) -> bool:
 def test_a_batch_sends_what_it_is_about_once_and_in_order(
     tmp_path_factory: pytest.TempPathFactory,
     made: list[tuple[int, int, list[str]]],
-    which: str,
+    which: Which,
     since: int,
     length: int,
     limit: int,
@@ -95,7 +95,7 @@ def test_a_batch_sends_what_it_is_about_once_and_in_order(
 
 
 async def _sent(
-    folder: Path, made: list[tuple[int, int, list[str]]], which: str, about: tuple[int, int], limit: int
+    folder: Path, made: list[tuple[int, int, list[str]]], which: Which, about: tuple[int, int], limit: int
 ) -> None:
     """One example; times are minutes."""
     minutes = [at + ahead for at, (_, ahead, _) in zip(accumulate(gap for gap, _, _ in made), made, strict=True)]

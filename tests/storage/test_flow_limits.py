@@ -18,7 +18,7 @@ from relay.deliveries.event_stream import Streams
 from relay.deliveries.lane import Lane
 from relay.deliveries.redelivery import Redeliverer
 from relay.metrics import Metrics
-from relay.model.delivery import Endpoint, EventSelection
+from relay.model.delivery import Endpoint, EventSelection, Which
 from relay.outbound.resolver import Resolver
 from relay.outbound.trust import tls_context
 from relay.outbound.webhook_sender import WebhookSender
@@ -189,7 +189,7 @@ async def made(some: Sending, endpoint: Endpoint) -> int:
     return await some.store.redeliveries.pending(endpoint.id, 1 << 60)
 
 
-def selection(which: str) -> EventSelection:
+def selection(which: Which) -> EventSelection:
     """Return these events, up to now."""
     return EventSelection(which=which, since_at=0, until_at=START_MS, to_now=1)
 

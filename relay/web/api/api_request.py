@@ -34,6 +34,7 @@ class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     app: App
     http: Request
+    route: "ApiRoute"
     project_id: str
     key_id: str
     operator: bool = False
@@ -99,8 +100,9 @@ class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
                 return min(float(wait[1]), WAIT_MAX_S)
         return None
 
-    def query(self, *names: str) -> dict[str, str]:
-        """Return the query's parameters; raise InvalidInput for one with another name, or given twice."""
+    def query(self) -> dict[str, str]:
+        """Return the query's parameters; raise InvalidInput for one that the route does not have, or given twice."""
+        names = [parameter.name for parameter in self.route.query]
         given = dict(self.http.query_params)
         times = Counter(name for name, _ in self.http.query_params.multi_items())
         unknown = f"is not a parameter here; there are {', '.join(names) or 'none'}"
@@ -120,9 +122,21 @@ Admission = Callable[[App, auth.Caller, Request], None]
 """Raises TooManyRequests for a request over a rate limit, before its body is read or anything is queried for it."""
 
 
-class ApiRoute(msgspec.Struct, frozen=True):
-    """A route of the API: its handler, and the scope that a key needs for it.
+class Parameter(msgspec.Struct, frozen=True):
+    """A parameter: its name (`metadata[]` for `metadata[key]`), what it means, its type or `values`, an example."""
 
+    name: str
+    description: str
+    kind: Any = str
+    example: str | None = None
+    values: tuple[str, ...] = ()
+
+
+class ApiRoute(msgspec.Struct, frozen=True, kw_only=True):
+    """A route of the API: its handler, the scope that a key needs for it, and what `/openapi.json` says about it.
+
+    `answers` are the bodies of its 2xx answers by status, None for none; `fields` is the type of its request's body;
+    `problems` are the codes of its own errors, besides those that `openapi.py` knows by the route's kind.
     With `streams` the handler reads the body itself, and calls `ApiRequest.idempotent` when it knows the content.
     """
 
@@ -130,6 +144,12 @@ class ApiRoute(msgspec.Struct, frozen=True):
     path: str
     handler: Handler
     scope: str
+    summary: str
+    answers: dict[int, Any]
+    query: tuple[Parameter, ...] = ()
+    fields: Any = None
+    headers: tuple[Parameter, ...] = ()
+    problems: tuple[str, ...] = ()
     streams: bool = False
     admission: Admission | None = None
 
@@ -165,6 +185,7 @@ async def _run(app: App, route: ApiRoute, memory: request_body.BodyMemory, http:
     request = ApiRequest(
         app=app,
         http=http,
+        route=route,
         project_id=caller.project_id,
         key_id=caller.key_id,
         operator=caller.admin and caller.project_id == DEFAULT_PROJECT,

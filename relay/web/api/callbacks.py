@@ -4,7 +4,7 @@ Providers' requests themselves arrive in `web/callback_route.py`.
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from starlette.responses import Response
@@ -12,11 +12,13 @@ from starlette.responses import Response
 from relay import ids
 from relay.clock import rfc3339
 from relay.errors import Conflict, NotFound
-from relay.model import serializers
 from relay.model.job import Callback, CallbackHead, Disposition, Reprocessing
+from relay.model.resources import callbacks as resources
+from relay.model.resources.callbacks import CallbackHeadResource, CallbackResource
+from relay.model.resources.common import PageResource
 from relay.storage.apply_updates import UpdateResult
-from relay.web.api.api_request import ApiRequest, NoFields
-from relay.web.api.lists import enum_param, listing, page
+from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields, Parameter
+from relay.web.api.lists import PAGE, enum_param, listing, page
 from relay.web.problems import JSON
 
 Head = TypeVar("Head", bound=CallbackHead)
@@ -24,10 +26,10 @@ Head = TypeVar("Head", bound=CallbackHead)
 
 async def index(request: ApiRequest) -> Response:
     """`GET /v1/callbacks`: newest first, without their bodies."""
-    given = request.query("limit", "cursor", "job", "verdict")
+    given = request.query()
     wanted_page, disposition = listing(request, given, ids.CALLBACK), enum_param(given, "verdict", Disposition)
     found = await request.app.store.callbacks.page(request.project_id, wanted_page, given.get("job"), disposition)
-    return page(found, lambda callback: serializers.callback_head(_redacted(request, callback)))
+    return page(found, lambda callback: resources.head(_redacted(request, callback)))
 
 
 async def show(request: ApiRequest) -> Response:
@@ -68,11 +70,44 @@ async def _callback(request: ApiRequest) -> Callback:
 def _response(request: ApiRequest, callback: Callback, reprocessings: Sequence[Reprocessing]) -> Response:
     """Return a callback as received, without relay's own secrets, which some providers echo."""
     redacted = msgspec.structs.replace(_redacted(request, callback), body=request.app.redactor.raw(callback.body))
-    shown = [serializers.reprocessing(one) for one in reprocessings]
-    return JSON(serializers.callback(redacted) | {"reprocessings": shown})
+    return JSON(resources.callback(redacted, reprocessings))
 
 
 def _redacted(request: ApiRequest, head: Head) -> Head:
     """Return a callback without relay's own secrets in its headers; the stored one keeps them."""
     headers = [(name, request.app.redactor.text(value)) for name, value in head.headers]
     return msgspec.structs.replace(head, headers=headers)
+
+
+ROUTES: Final = (
+    ApiRoute(
+        method="GET",
+        path="/v1/callbacks",
+        handler=index,
+        scope="read",
+        summary="List callbacks, without their bodies",
+        query=(
+            *PAGE,
+            Parameter("job", "Only those about this job."),
+            Parameter("verdict", "Only those with this verdict.", Disposition),
+        ),
+        answers={200: PageResource[CallbackHeadResource]},
+    ),
+    ApiRoute(
+        method="GET",
+        path="/v1/callbacks/{id}",
+        handler=show,
+        scope="read",
+        summary="Show a callback as received",
+        answers={200: CallbackResource},
+    ),
+    ApiRoute(
+        method="POST",
+        path="/v1/callbacks/{id}/releases",
+        handler=reprocess,
+        scope="admin",
+        summary="Apply a quarantined callback",
+        fields=NoFields,
+        answers={200: CallbackResource},
+    ),
+)

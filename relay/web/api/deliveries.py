@@ -1,19 +1,23 @@
 """`/v1/deliveries`: list deliveries, show one with its attempts, and request a redelivery."""
 
+from typing import Final
+
 from starlette.responses import Response
 
 from relay import ids
 from relay.errors import NotFound
-from relay.model import serializers
 from relay.model.delivery import Delivery, DeliveryState
-from relay.web.api.api_request import ApiRequest, NoFields
-from relay.web.api.lists import enum_param, listing, page
+from relay.model.resources import deliveries as resources
+from relay.model.resources.common import PageResource
+from relay.model.resources.deliveries import DeliveryResource, DeliveryWithAttemptsResource
+from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields, Parameter
+from relay.web.api.lists import PAGE, enum_param, listing, page
 from relay.web.problems import JSON
 
 
 async def index(request: ApiRequest) -> Response:
     """`GET /v1/deliveries`: newest first, without their attempts."""
-    given = request.query("limit", "cursor", "endpoint", "status", "event", "job")
+    given = request.query()
     wanted_page = listing(request, given, ids.DELIVERY)
     wanted = {
         "endpoint_id": given.get("endpoint"),
@@ -21,7 +25,7 @@ async def index(request: ApiRequest) -> Response:
         "event_id": given.get("event"),
         "job_id": given.get("job"),
     }
-    return page(await request.app.store.deliveries.page(request.project_id, wanted_page, wanted), serializers.delivery)
+    return page(await request.app.store.deliveries.page(request.project_id, wanted_page, wanted), resources.delivery)
 
 
 async def show(request: ApiRequest) -> Response:
@@ -29,7 +33,7 @@ async def show(request: ApiRequest) -> Response:
     request.query()
     delivery = await _delivery(request)
     attempts = await request.app.store.deliveries.attempts(delivery)
-    return JSON(serializers.delivery(delivery) | {"attempts": [serializers.attempt(one) for one in attempts]})
+    return JSON(resources.with_attempts(delivery, attempts))
 
 
 async def redeliver(request: ApiRequest) -> Response:
@@ -43,7 +47,7 @@ async def redeliver(request: ApiRequest) -> Response:
 
 def accepted(delivery: Delivery) -> Response:
     """Return the 202 that shows a new delivery."""
-    return JSON(serializers.delivery(delivery), 202, {"location": f"/v1/deliveries/{delivery.id}"})
+    return JSON(resources.delivery(delivery), 202, {"location": f"/v1/deliveries/{delivery.id}"})
 
 
 async def _delivery(request: ApiRequest) -> Delivery:
@@ -52,3 +56,39 @@ async def _delivery(request: ApiRequest) -> Delivery:
     if found is None:
         raise NotFound("there is no such delivery")
     return found
+
+
+ROUTES: Final = (
+    ApiRoute(
+        method="GET",
+        path="/v1/deliveries",
+        handler=index,
+        scope="read",
+        summary="List deliveries",
+        query=(
+            *PAGE,
+            Parameter("endpoint", "Only those to this endpoint."),
+            Parameter("status", "Only those with this status.", DeliveryState),
+            Parameter("event", "Only those of this event."),
+            Parameter("job", "Only those about this job."),
+        ),
+        answers={200: PageResource[DeliveryResource]},
+    ),
+    ApiRoute(
+        method="GET",
+        path="/v1/deliveries/{id}",
+        handler=show,
+        scope="read",
+        summary="Show a delivery with its attempts",
+        answers={200: DeliveryWithAttemptsResource},
+    ),
+    ApiRoute(
+        method="POST",
+        path="/v1/deliveries/{id}/redeliveries",
+        handler=redeliver,
+        scope="admin",
+        summary="Send the same event to the same endpoint again",
+        fields=NoFields,
+        answers={202: DeliveryResource},
+    ),
+)

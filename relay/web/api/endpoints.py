@@ -2,7 +2,7 @@
 
 from collections import Counter
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from starlette.responses import Response
@@ -11,16 +11,26 @@ from relay import ids, validation
 from relay.clock import rfc3339
 from relay.errors import ERRORS_MAX, Bound, Conflict, FieldError, InvalidInput, NotFound
 from relay.jobs.job_requests import Metadata, Patterns, check_endpoint, check_metadata
-from relay.model import serializers
-from relay.model.delivery import Endpoint, EventSelection, Redelivery
+from relay.model.delivery import Endpoint, EventSelection, Redelivery, Which
+from relay.model.resources import endpoints as resources
+from relay.model.resources.common import PageResource
+from relay.model.resources.deliveries import DeliveryResource
+from relay.model.resources.endpoints import (
+    EndpointResource,
+    NewEndpointResource,
+    RedeliveryCountResource,
+    RedeliveryResource,
+    RotatedSecretResource,
+    SecretResource,
+)
 from relay.security import signatures
 from relay.security.encryption import DecryptionFailed
 from relay.storage.endpoints import DISABLED_BY_HAND, Change
 from relay.storage.pages import Page
 from relay.storage.redeliveries import UNDELIVERED
-from relay.web.api.api_request import ApiRequest, NoFields
+from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields
 from relay.web.api.deliveries import accepted
-from relay.web.api.lists import cursor_and_limit, page, time_param
+from relay.web.api.lists import PAGE, cursor_and_limit, page, time_param
 from relay.web.problems import JSON
 
 Headers = Annotated[
@@ -50,7 +60,7 @@ TIMEOUT_MAX_S = 20
 NULLABLE = frozenset({"description", "providers", "rate_limit_per_s", "schedule_s"})
 
 
-class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class EndpointFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body that creates or changes an endpoint; an absent field, or null unless in NULLABLE, changes nothing."""
 
     url: str | msgspec.UnsetType = msgspec.UNSET
@@ -92,8 +102,9 @@ async def create(request: ApiRequest) -> Response:
     endpoint = _changed(endpoint, fields)
     if fields.status == "disabled":
         endpoint.disabled_at, endpoint.disabled_reason = now_ms, DISABLED_BY_HAND
-    shown = serializers.endpoint(endpoint) | {"secret": endpoint.secret}
-    answer = JSON(shown, 201, {"location": f"/v1/endpoints/{endpoint.id}", "cache-control": "no-store"})
+    answer = JSON(
+        resources.new_endpoint(endpoint), 201, {"location": f"/v1/endpoints/{endpoint.id}", "cache-control": "no-store"}
+    )
     most = request.app.settings.endpoints_per_project_max
     if not await request.app.store.endpoints.create(
         endpoint, most, request.tie(lambda stored: answer if stored else None)
@@ -107,7 +118,7 @@ async def create(request: ApiRequest) -> Response:
 
 async def show(request: ApiRequest) -> Response:
     """`GET /v1/endpoints/{id}`."""
-    return JSON(serializers.endpoint(await _endpoint(request)))
+    return JSON(resources.endpoint(await _endpoint(request)))
 
 
 async def show_secret(request: ApiRequest) -> Response:
@@ -117,15 +128,15 @@ async def show_secret(request: ApiRequest) -> Response:
         raise DecryptionFailed(
             "the endpoint's secret opens with none of RELAY_SECRET_KEYS: rotate it to have a new one"
         )
-    return JSON({"secret": endpoint.secret}, headers={"cache-control": "no-store"})
+    return JSON(SecretResource(secret=endpoint.secret), headers={"cache-control": "no-store"})
 
 
 async def index(request: ApiRequest) -> Response:
     """`GET /v1/endpoints`: newest first."""
-    before, limit = cursor_and_limit(request.query("limit", "cursor"), ids.ENDPOINT)
+    before, limit = cursor_and_limit(request.query(), ids.ENDPOINT)
     found = await request.app.store.endpoints.page(request.project_id, before, limit + 1)
     items = found[:limit]
-    return page(Page(items, items[-1].id if len(found) > limit else None), serializers.endpoint)
+    return page(Page(items, items[-1].id if len(found) > limit else None), resources.endpoint)
 
 
 async def change(request: ApiRequest) -> Response:
@@ -145,13 +156,13 @@ async def change(request: ApiRequest) -> Response:
         apply=partial(_changed, fields=fields),
         active=active,
     )
-    tie = request.tie(lambda endpoint: JSON(serializers.endpoint(endpoint)) if endpoint else None)
+    tie = request.tie(lambda endpoint: JSON(resources.endpoint(endpoint)) if endpoint else None)
     endpoint = await request.app.store.endpoints.change(change, tie)
     if endpoint is None:
         raise NotFound("there is no such endpoint")
     if active is not None:
         request.app.redeliverer.reopen(endpoint.id)
-    return JSON(serializers.endpoint(endpoint))
+    return JSON(resources.endpoint(endpoint))
 
 
 class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -169,7 +180,7 @@ class RedeliveryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     since: str | None = None
     until: str | None = None
-    which: Literal["failed", "missing", "undelivered", "all"] = "failed"
+    which: Which = "failed"
     dry_run: bool = False
 
 
@@ -183,7 +194,7 @@ async def rotate(request: ApiRequest) -> Response:
             raise InvalidInput([FieldError("secret", str(error))]) from None
     endpoint, now_ms = await _endpoint(request), request.app.clock.now_ms()
     secret, until = asked.secret or signatures.new_secret(), now_ms + asked.grace_s * 1000
-    shown = {"secret": secret, "former_secret_until": rfc3339(until)}
+    shown = RotatedSecretResource(secret=secret, former_secret_until=rfc3339(until))
     answer = JSON(shown, 200, {"cache-control": "no-store"})
     await request.app.store.endpoints.rotate(endpoint, secret, until, now_ms, request.tie(lambda _: answer))
     return answer
@@ -210,7 +221,7 @@ async def redeliver(request: ApiRequest) -> Response:
     selection = EventSelection(which=asked.which, since_at=since_ms, until_at=until_ms, to_now=to_now)
     if asked.dry_run:
         count = await request.app.store.redeliveries.count(endpoint, selection)
-        return JSON({"object": "redelivery", "endpoint": endpoint.id, "count": count, "dry_run": True}, 200)
+        return JSON(RedeliveryCountResource(endpoint=endpoint.id, count=count))
     batch = await request.app.redeliverer.start(
         endpoint, selection, lambda batch: request.tie(lambda _: _started(batch))
     )
@@ -229,13 +240,13 @@ async def delete(request: ApiRequest) -> Response:
 
 def _started(batch: Redelivery) -> Response:
     """Return the 202 that shows a new batch."""
-    return JSON(serializers.redelivery(batch) | {"dry_run": False}, 202)
+    return JSON(resources.redelivery(batch), 202)
 
 
-def _fields(request: ApiRequest) -> Fields:
+def _fields(request: ApiRequest) -> EndpointFields:
     """Return the body; raise InvalidInput, which names every wrong field."""
     body = request.body()
-    errors = validation.check(body, Fields)
+    errors = validation.check(body, EndpointFields)
     given: dict[str, Any] = body if isinstance(body, dict) else {}
     errors += (
         check_endpoint(given, request.app.policy)
@@ -250,7 +261,7 @@ def _fields(request: ApiRequest) -> Fields:
             )
     if errors:
         raise InvalidInput(errors)
-    return validation.read(body, Fields)
+    return validation.read(body, EndpointFields)
 
 
 def _check_headers(headers: object) -> list[FieldError]:
@@ -269,7 +280,7 @@ def _check_headers(headers: object) -> list[FieldError]:
     return errors
 
 
-def _changed(endpoint: Endpoint, fields: Fields) -> Endpoint:
+def _changed(endpoint: Endpoint, fields: EndpointFields) -> Endpoint:
     """Return the endpoint with the given fields changed."""
     given = {name: getattr(fields, name) for name in fields.__struct_fields__ if name not in ("secret", "status")}
     kept = {name for name, value in given.items() if value is msgspec.UNSET or (value is None and name not in NULLABLE)}
@@ -283,3 +294,87 @@ async def _endpoint(request: ApiRequest) -> Endpoint:
     if endpoint is None:
         raise NotFound("there is no such endpoint")
     return endpoint
+
+
+ROUTES: Final = (
+    ApiRoute(
+        method="POST",
+        path="/v1/endpoints",
+        handler=create,
+        scope="admin",
+        summary="Make an endpoint",
+        fields=EndpointFields,
+        answers={201: NewEndpointResource},
+    ),
+    ApiRoute(
+        method="GET",
+        path="/v1/endpoints",
+        handler=index,
+        scope="read",
+        summary="List endpoints",
+        query=PAGE,
+        answers={200: PageResource[EndpointResource]},
+    ),
+    ApiRoute(
+        method="GET",
+        path="/v1/endpoints/{id}",
+        handler=show,
+        scope="read",
+        summary="Show an endpoint",
+        answers={200: EndpointResource},
+    ),
+    ApiRoute(
+        method="PATCH",
+        path="/v1/endpoints/{id}",
+        handler=change,
+        scope="admin",
+        summary="Change an endpoint",
+        fields=EndpointFields,
+        answers={200: EndpointResource},
+    ),
+    ApiRoute(
+        method="DELETE",
+        path="/v1/endpoints/{id}",
+        handler=delete,
+        scope="admin",
+        summary="Delete an endpoint",
+        answers={204: None},
+    ),
+    ApiRoute(
+        method="GET",
+        path="/v1/endpoints/{id}/secret",
+        handler=show_secret,
+        scope="admin",
+        summary="Show an endpoint's secret",
+        answers={200: SecretResource},
+        problems=("seal_broken",),
+    ),
+    ApiRoute(
+        method="POST",
+        path="/v1/endpoints/{id}/secret-rotations",
+        handler=rotate,
+        scope="admin",
+        summary="Give an endpoint a new secret",
+        fields=Rotation,
+        answers={200: RotatedSecretResource},
+        problems=("seal_broken",),
+    ),
+    ApiRoute(
+        method="POST",
+        path="/v1/endpoints/{id}/tests",
+        handler=test,
+        scope="admin",
+        summary="Send an endpoint a `relay.test`",
+        fields=NoFields,
+        answers={202: DeliveryResource},
+    ),
+    ApiRoute(
+        method="POST",
+        path="/v1/endpoints/{id}/redeliveries",
+        handler=redeliver,
+        scope="admin",
+        summary="Send an endpoint again what it did not receive",
+        fields=RedeliveryRequest,
+        answers={202: RedeliveryResource, 200: RedeliveryCountResource},
+    ),
+)

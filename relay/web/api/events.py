@@ -2,18 +2,20 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Final
 
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from relay import ids
 from relay.errors import FieldError, InvalidInput, NotFound
-from relay.model import serializers
 from relay.model.job import EventType
+from relay.model.resources import events as resources
+from relay.model.resources.common import PageResource
+from relay.model.resources.events import EventResource
 from relay.storage.history import EventFilter
-from relay.web.api.api_request import ApiRequest
-from relay.web.api.lists import enum_param, listing, page
+from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
+from relay.web.api.lists import PAGE, enum_param, listing, page
 from relay.web.problems import JSON
 
 
@@ -23,7 +25,7 @@ async def index(request: ApiRequest) -> Response:
     `after` an event lists those behind it in the stream's order; `undelivered=true` those that an endpoint has not
     received.
     """
-    given = request.query("limit", "cursor", "type", "job", "after", "undelivered")
+    given = request.query()
     wanted_page = listing(request, given, ids.EVENT)
     if given.get("undelivered", "false") not in ("true", "false"):
         raise InvalidInput([FieldError("undelivered", "must be true or false")])
@@ -36,7 +38,7 @@ async def index(request: ApiRequest) -> Response:
     events = request.app.store.events
     found = await events.page(request.project_id, wanted_page, wanted, request.app.clock.now_ms())
     counts = await events.delivery_counts([event.id for event in found.items])
-    return page(found, lambda event: serializers.event(event, counts[event.id]))
+    return page(found, lambda event: resources.event(event, counts[event.id]))
 
 
 async def show(request: ApiRequest) -> Response:
@@ -47,12 +49,12 @@ async def show(request: ApiRequest) -> Response:
     if found is None:
         raise NotFound("there is no such event")
     counts = await events.delivery_counts([found.id])
-    return JSON(serializers.event(found, counts[found.id]))
+    return JSON(resources.event(found, counts[found.id]))
 
 
 async def stream(request: ApiRequest) -> Response:
     """`GET /v1/events/stream`: server-sent events, new ones or those after `Last-Event-ID`; a comment every 15 s."""
-    given = request.query("type")
+    given = request.query()
     kind = enum_param(given, "type", EventType)
     after = request.http.headers.get("last-event-id")
     if after is not None and not (after.startswith(ids.EVENT) and after.isascii() and len(after) < 64):
@@ -76,3 +78,42 @@ class EventStream(StreamingResponse):
         """Send the response."""
         async with aclosing(self._lines):
             await super().__call__(scope, receive, send)
+
+
+_TYPE: Final = Parameter("type", "Only those of this type.", EventType)
+ROUTES: Final = (
+    ApiRoute(
+        method="GET",
+        path="/v1/events",
+        handler=index,
+        scope="read",
+        summary="List events",
+        query=(
+            *PAGE,
+            _TYPE,
+            Parameter("job", "Only those about this job."),
+            Parameter("after", "Only those behind this event in the order of commits."),
+            Parameter("undelivered", "Only those that an endpoint has not received.", bool),
+        ),
+        answers={200: PageResource[EventResource]},
+    ),
+    ApiRoute(
+        method="GET",
+        path="/v1/events/stream",
+        handler=stream,
+        scope="read",
+        summary="Receive events as they happen (server-sent events)",
+        query=(_TYPE,),
+        headers=(Parameter("last-event-id", "The id of the last event received: the stream goes on after it."),),
+        answers={200: EventStream},
+        problems=("too_many_requests",),
+    ),
+    ApiRoute(
+        method="GET",
+        path="/v1/events/{id}",
+        handler=show,
+        scope="read",
+        summary="Show an event",
+        answers={200: EventResource},
+    ),
+)

@@ -9,9 +9,10 @@ import asyncio
 import hashlib
 import tempfile
 from collections.abc import AsyncIterator
-from typing import IO, Final
+from typing import IO, Annotated, Final
 
 import msgspec
+from msgspec import Meta
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.responses import Response
@@ -20,9 +21,10 @@ from relay import validation
 from relay.errors import BadBody, BodyTooLarge, Bound, FieldError, InvalidInput, RelayError, StorageUnavailable
 from relay.model import text
 from relay.model.payment import max_cost
+from relay.model.resources.providers import FileResource
 from relay.uploads.file_uploads import GivenFile, Upload, Uploads
 from relay.web import request_body
-from relay.web.api.api_request import ApiRequest
+from relay.web.api.api_request import ApiRequest, ApiRoute
 from relay.web.problems import JSON
 
 FORM_MAX_S: Final = 300.0
@@ -71,7 +73,7 @@ async def _upload(request: ApiRequest, form: "Form") -> Response:
     upload = Upload(request.project_id, f"file_{hashlib.sha256(same).hexdigest()[:32]}", form.max_cost)
     given = GivenFile(form.filename, form.content_type, form.chunks(), form.size)
     done = await request.app.uploads.upload(upload, form.provider, given)
-    return JSON({"url": done.url, "expires_at": done.expires_at})
+    return JSON(FileResource(url=done.url, expires_at=done.expires_at))
 
 
 def _boundary(request: ApiRequest) -> bytes:
@@ -260,3 +262,29 @@ class Form:
             whose = f" of {self.provider}" if self.provider else ""
             too_large = f"the file is over the limit{whose}: {self._size_max} bytes"
             raise BodyTooLarge(too_large, bound=Bound.UPLOAD_MAX_BYTES)
+
+
+class FileForm(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of the form, for `/openapi.json`."""
+
+    file: Annotated[bytes, Meta(description="JPEG, PNG, WebP or GIF.")]
+    provider: str
+    max_cost: Annotated[str, Meta(description="USD as text: no more is paid for the upload.")] | None = None
+
+
+ROUTES: Final = (
+    ApiRoute(
+        method="POST",
+        path="/v1/files",
+        handler=create,
+        scope="submit",
+        summary="Upload an image to a provider",
+        fields=FileForm,
+        answers={200: FileResource},
+        problems=(
+            *("unsupported_media_type", "provider_not_configured", "upload_failed", "paid_once"),
+            *("spend_cap_reached", "payment_refused", "too_many_requests"),
+        ),
+        streams=True,
+    ),
+)

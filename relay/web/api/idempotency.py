@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from relay.app import App
 from relay.errors import Conflict, IdempotencyConflict, ReservationLost
-from relay.model import serializers
+from relay.model.resources import jobs as resources
 from relay.storage.api_keys import Known, Reservation
 
 WAIT_MAX_S: Final = 25.0
@@ -99,9 +99,9 @@ async def _replay_unfinished(
             return _replayed(stored)
         raise Conflict("the first request with this Idempotency-Key is not finished; try again")
     if stored is None:  # stored by an older relay, which kept only the job's id
-        body = msgspec.Raw(msgspec.json.encode(serializers.job(job)))
+        body = msgspec.Raw(msgspec.json.encode(resources.job(job)))
         return _replayed(StoredResponse(202, body, f"/v1/jobs/{job.id}"))
-    shown = msgspec.json.decode(stored.body, type=dict[str, Any]) | serializers.job(job)
+    shown = msgspec.json.decode(stored.body, type=dict[str, Any]) | msgspec.to_builtins(resources.job(job))
     return _replayed(StoredResponse(stored.status, msgspec.Raw(msgspec.json.encode(shown)), stored.location))
 
 

@@ -1,16 +1,17 @@
 """`POST /v1/jobs/{id}/…`: what an operator does to a job: cancel, check, resubmit or fail it."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.app import App
-from relay.model import serializers
 from relay.model.job import Disposition, Job
+from relay.model.resources.jobs import JobResource
+from relay.model.resources.jobs import job as job_resource
 from relay.storage.apply_updates import UpdateResult
-from relay.web.api.api_request import ApiRequest, NoFields
+from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields
 from relay.web.api.jobs import job_of
 from relay.web.auth import Caller
 from relay.web.problems import JSON
@@ -32,7 +33,7 @@ async def cancel(request: ApiRequest) -> Response:
     """`POST /v1/jobs/{id}/cancellations`: 200 with the canceled job; 409 if it is final or the provider refuses."""
     request.fields(NoFields)
     job = await job_of(request)
-    return JSON(serializers.job(await request.app.interventions.cancel(job, request.tie(_updated))))
+    return JSON(job_resource(await request.app.interventions.cancel(job, request.tie(_updated))))
 
 
 def admit_check(app: App, caller: Caller, http: Request) -> None:
@@ -44,7 +45,7 @@ async def check(request: ApiRequest) -> Response:
     """`POST /v1/jobs/{id}/status-checks`: poll the provider now; 200 with the job after that."""
     request.fields(NoFields)
     job = await job_of(request)
-    return JSON(serializers.job(await request.app.interventions.check(job, request.tie(_updated))))
+    return JSON(job_resource(await request.app.interventions.check(job, request.tie(_updated))))
 
 
 async def resubmit(request: ApiRequest) -> Response:
@@ -61,14 +62,57 @@ async def fail(request: ApiRequest) -> Response:
     """`POST /v1/jobs/{id}/failures`: fail the job for the reason given; 200 with it."""
     fields = request.fields(Failure)
     job = await job_of(request)
-    return JSON(serializers.job(await request.app.interventions.fail(job, fields.reason, request.tie(_updated))))
+    return JSON(job_resource(await request.app.interventions.fail(job, fields.reason, request.tie(_updated))))
 
 
 def _updated(result: UpdateResult) -> Response | None:
     """Return the 200 that shows the updated job; None if the update was refused and nothing was done."""
-    return None if result.disposition is Disposition.STALE or result.job is None else JSON(serializers.job(result.job))
+    return None if result.disposition is Disposition.STALE or result.job is None else JSON(job_resource(result.job))
 
 
 def _accepted(job: Job) -> Response:
     """Return the 202 that shows a job which is being submitted."""
-    return JSON(serializers.job(job), 202, {"location": f"/v1/jobs/{job.id}"})
+    return JSON(job_resource(job), 202, {"location": f"/v1/jobs/{job.id}"})
+
+
+ROUTES: Final = (
+    ApiRoute(
+        method="POST",
+        path="/v1/jobs/{id}/cancellations",
+        handler=cancel,
+        scope="submit",
+        summary="Cancel a job",
+        fields=NoFields,
+        answers={200: JobResource},
+    ),
+    ApiRoute(
+        method="POST",
+        path="/v1/jobs/{id}/status-checks",
+        handler=check,
+        scope="submit",
+        summary="Check a job's status at its provider now",
+        fields=NoFields,
+        answers={200: JobResource},
+        problems=("provider_not_configured",),
+        admission=admit_check,
+    ),
+    ApiRoute(
+        method="POST",
+        path="/v1/jobs/{id}/resubmissions",
+        handler=resubmit,
+        scope="submit",
+        summary="Submit a job again",
+        fields=Resubmission,
+        answers={202: JobResource},
+        problems=("provider_not_configured", "spend_cap_reached", "payment_refused", "paid_once"),
+    ),
+    ApiRoute(
+        method="POST",
+        path="/v1/jobs/{id}/failures",
+        handler=fail,
+        scope="submit",
+        summary="Declare a job failed",
+        fields=Failure,
+        answers={200: JobResource},
+    ),
+)

@@ -9,18 +9,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay import ids
+from relay.app import App
 from relay.clock import rfc3339
+from relay.context import ConfiguredProvider
 from relay.errors import FieldError, InvalidInput, NotFound
-from relay.jobs.job_requests import Intake
+from relay.jobs.job_requests import Intake, JobRequest
 from relay.jobs.quotes import CHEAPEST
-from relay.model import serializers, timeline
-from relay.model.delivery import Endpoint
+from relay.model import timeline
 from relay.model.job import Job, JobState, Reason
 from relay.model.payment import max_cost
+from relay.model.resources import jobs as resources
+from relay.model.resources.common import PageResource
+from relay.model.resources.jobs import JobEndpointResource, JobResource, NewJobResource, TimelineResource
+from relay.model.resources.providers import DurationRange, ProviderResource
 from relay.providers.native import unknown_model
 from relay.storage.jobs import JobFilter
-from relay.web.api.api_request import ApiRequest
-from relay.web.api.lists import enum_param, listing, page, time_param
+from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
+from relay.web.api.lists import PAGE, TIME, enum_param, listing, page, time_param
 from relay.web.problems import JSON
 
 OPEN: Final = "open"
@@ -38,15 +43,17 @@ async def create(request: ApiRequest) -> Response:
     new = intake.job(given, request.project_id, app.clock.now_ms())
     await app.quoter.require(new.job)
     secrets = [entry.get("secret") for entry in given.get("notify") or ()]
-    notify = [_notify(endpoint, secret is None) for endpoint, secret in zip(new.endpoints, secrets, strict=True)]
-    more, headers = {"notify": notify}, {"location": f"/v1/jobs/{new.job.id}"}
-    created = _response(request, new.job, more, headers)
+    notify = [
+        resources.notify(endpoint, with_secret=secret is None)
+        for endpoint, secret in zip(new.endpoints, secrets, strict=True)
+    ]
+    created = _response(request, new.job, notify)
     new = msgspec.structs.replace(new, tie=request.tie(lambda _: created, job_id=new.job.id))
     wait_s, began_at = request.wait_s(), app.clock.monotonic_ms()
     job = await app.submitter.submit(new, app.settings.submit_wait_s if wait_s is None else wait_s)
     if wait_s is not None:
         job = await _final(request, job, began_at + round(wait_s * 1000))
-    return _response(request, job, more, headers)
+    return _response(request, job, notify)
 
 
 async def _with_provider(request: ApiRequest, given: Any) -> Any:
@@ -64,14 +71,13 @@ async def show(request: ApiRequest) -> Response:
     request.query()
     job, wait_s = await job_of(request), request.wait_s()
     if wait_s is None:
-        return JSON(serializers.job(job))
+        return JSON(resources.job(job))
     return _response(request, await _final(request, job, request.app.clock.monotonic_ms() + round(wait_s * 1000)))
 
 
 async def index(request: ApiRequest) -> Response:
     """`GET /v1/jobs`: newest first."""
-    times = ("created_after", "created_before", "older_than")
-    given = request.query("limit", "cursor", "status", "provider", "reason", "provider_job_id", *times, "metadata[]")
+    given = request.query()
     wanted_page = listing(request, given, ids.JOB)
     wanted = JobFilter(
         status=OPEN if given.get("status") == OPEN else enum_param(given, "status", JobState),
@@ -84,7 +90,7 @@ async def index(request: ApiRequest) -> Response:
             name[9:-1]: value for name, value in given.items() if name.startswith("metadata[") and name.endswith("]")
         },
     )
-    return page(await request.app.store.jobs.page(request.project_id, wanted_page, wanted), serializers.job)
+    return page(await request.app.store.jobs.page(request.project_id, wanted_page, wanted), resources.job)
 
 
 async def show_timeline(request: ApiRequest) -> Response:
@@ -103,37 +109,38 @@ async def show_timeline(request: ApiRequest) -> Response:
         *map(timeline.of_delivery, stored.deliveries),
         *map(timeline.of_attempt, stored.attempts),
     ]
-    return JSON({"data": timeline.in_order(lines), "next": timeline.what_next(job, stored.deliveries)})
+    return JSON(timeline.timeline(job, lines, stored.deliveries))
 
 
 async def providers(request: ApiRequest) -> Response:
     """`GET /v1/providers`: what each supports, and whether it is configured."""
     request.query()
     app = request.app
-    data = [
-        {
-            "name": name,
-            "configured": provider.usable,
-            "key_refused_at": rfc3339(refused.at) if (refused := app.keys_refused.get(name)) else None,
-            "last_error": refused.error if refused else None,
-            "finished_by": "callback"
-            if request.app.settings.public_url and provider.adapter.callback_field
-            else "status_check",
-            "paid": provider.adapter.limits.paid,
-            "cancel": provider.adapter.cancellation("any") is not None,
-            "models": provider.adapter.limits.models,
-            "other_models": True,
-            "duration_s": {"min": provider.adapter.limits.duration_s[0], "max": provider.adapter.limits.duration_s[1]},
-            "resolutions": provider.adapter.limits.resolutions,
-            "aspect_ratios": provider.adapter.limits.aspect_ratios,
-            "images_max": provider.adapter.limits.images_max,
-            "prompt_max": provider.adapter.limits.prompt_max,
-            "prompt_required": provider.adapter.limits.prompt_required,
-            "result_lifetime_s": provider.adapter.limits.result_lifetime_s,
-        }
-        for name, provider in sorted(request.app.providers.items())
-    ]
-    return JSON({"data": data, "next_cursor": None})
+    data = [_provider(app, name, provider) for name, provider in sorted(app.providers.items())]
+    return JSON(PageResource(data=data, next_cursor=None))
+
+
+def _provider(app: App, name: str, provider: ConfiguredProvider) -> ProviderResource:
+    """Return what a provider supports, and whether it is configured."""
+    adapter, limits, refused = provider.adapter, provider.adapter.limits, app.keys_refused.get(name)
+    return ProviderResource(
+        name=name,
+        configured=provider.usable,
+        key_refused_at=rfc3339(refused.at) if refused else None,
+        last_error=refused.error if refused else None,
+        finished_by="callback" if app.settings.public_url and adapter.callback_field else "status_check",
+        paid=limits.paid,
+        cancel=adapter.cancellation("any") is not None,
+        models=limits.models,
+        other_models=True,
+        duration_s=DurationRange(*limits.duration_s),
+        resolutions=limits.resolutions,
+        aspect_ratios=limits.aspect_ratios,
+        images_max=limits.images_max,
+        prompt_max=limits.prompt_max,
+        prompt_required=limits.prompt_required,
+        result_lifetime_s=limits.result_lifetime_s,
+    )
 
 
 async def job_of(request: ApiRequest) -> Job:
@@ -164,20 +171,14 @@ async def _disconnected(http: Request) -> None:
         pass
 
 
-def _response(
-    request: ApiRequest, job: Job, more: serializers.Json | None = None, headers: dict[str, str] | None = None
-) -> Response:
-    """Return the job: 200 if a wait was requested and it is final, else 202."""
+def _response(request: ApiRequest, job: Job, notify: list[JobEndpointResource] | None = None) -> Response:
+    """Return the job: 200 if a wait was requested and it is final, else 202; with `notify` it is a new one."""
     wait_s = request.wait_s()
-    applied = {} if wait_s is None else {"preference-applied": f"wait={wait_s:g}"}
+    headers = {} if wait_s is None else {"preference-applied": f"wait={wait_s:g}"}
     status = 200 if wait_s is not None and job.state.final else 202
-    return JSON(serializers.job(job) | (more or {}), status, applied | (headers or {}))
-
-
-def _notify(endpoint: Endpoint, with_secret: bool) -> serializers.Json:
-    """Return an endpoint that was made for this job, with its secret if relay made that too."""
-    shown = {"endpoint_id": endpoint.id, "url": endpoint.url, "event_types": endpoint.event_types}
-    return shown | ({"secret": endpoint.secret} if with_secret else {})
+    if notify is None:
+        return JSON(resources.job(job), status, headers)
+    return JSON(resources.new_job(job, notify), status, headers | {"location": f"/v1/jobs/{job.id}"})
 
 
 def _created_before(request: ApiRequest, given: dict[str, str]) -> int | None:
@@ -191,3 +192,65 @@ def _time(request: ApiRequest, given: dict[str, str], name: str) -> int | None:
     """Return a time of the query in unix milliseconds, None if it is not given."""
     text = given.get(name)
     return None if text is None else time_param(name, text, request.app.clock.now_ms())
+
+
+WAIT: Final = Parameter(
+    "prefer", "`wait=N` holds the answer until the job is final, for N seconds, 25 at most.", example="wait=20"
+)
+ROUTES: Final = (
+    ApiRoute(
+        method="POST",
+        path="/v1/jobs",
+        handler=create,
+        scope="submit",
+        summary="Submit a job",
+        fields=JobRequest,
+        headers=(WAIT,),
+        answers={202: NewJobResource, 200: NewJobResource},
+        problems=("callback_field_reserved", "provider_not_configured", "spend_cap_reached", "payment_refused"),
+    ),
+    ApiRoute(
+        method="GET",
+        path="/v1/jobs",
+        handler=index,
+        scope="read",
+        summary="List jobs",
+        query=(
+            *PAGE,
+            Parameter("status", "`open`: every one that is not final.", values=(OPEN, *JobState)),
+            Parameter("provider", "Only those of this provider."),
+            Parameter("reason", "Only those with this reason.", Reason),
+            Parameter("provider_job_id", "Only the one with this id at its provider."),
+            Parameter("created_after", "Only those made after this time.", TIME),
+            Parameter("created_before", "Only those made before this time.", TIME),
+            Parameter("older_than", "Only those of at least this age.", example="2h"),
+            Parameter("metadata[]", "Only those with these pairs in their metadata.", dict[str, str]),
+        ),
+        answers={200: PageResource[JobResource]},
+    ),
+    ApiRoute(
+        method="GET",
+        path="/v1/jobs/{id}",
+        handler=show,
+        scope="read",
+        summary="Show a job",
+        headers=(WAIT,),
+        answers={200: JobResource, 202: JobResource},
+    ),
+    ApiRoute(
+        method="GET",
+        path="/v1/jobs/{id}/timeline",
+        handler=show_timeline,
+        scope="read",
+        summary="Show what happened to a job, and what comes next",
+        answers={200: TimelineResource},
+    ),
+    ApiRoute(
+        method="GET",
+        path="/v1/providers",
+        handler=providers,
+        scope="read",
+        summary="List the providers and what each accepts",
+        answers={200: PageResource[ProviderResource]},
+    ),
+)

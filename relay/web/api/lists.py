@@ -2,19 +2,28 @@
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+from msgspec import Meta
 from starlette.responses import Response
 
 from relay.clock import TIME_FORMS, parse_time
 from relay.errors import FieldError, InvalidInput
-from relay.model import serializers
+from relay.model.resources.common import PageResource
 from relay.storage.pages import Listing, Page
-from relay.web.api.api_request import ApiRequest
+from relay.web.api.api_request import ApiRequest, Parameter
 from relay.web.problems import JSON
 
 LIMIT_MAX: Final = 200
 LIMIT_DEFAULT: Final = 50
+PAGE: Final = (
+    Parameter(
+        "limit", f"How many items; {LIMIT_DEFAULT} if not given.", Annotated[int, Meta(ge=1, le=LIMIT_MAX)], "10"
+    ),
+    Parameter("cursor", "`next_cursor` of the previous page."),
+)
+"""The parameters of every list."""
+TIME: Final = Annotated[str, Meta(description=f"It must be {TIME_FORMS}.")]
 
 
 def cursor_and_limit(given: dict[str, str], prefix: str) -> tuple[str | None, int]:
@@ -36,9 +45,9 @@ def listing(request: ApiRequest, given: dict[str, str], prefix: str) -> Listing:
     return Listing(before=before, limit=limit, bytes_max=request.app.settings.page_max_bytes)
 
 
-def page(found: Page[Any], serialize: Callable[[Any], serializers.Json]) -> Response:
+def page(found: Page[Any], resource: Callable[[Any], Any]) -> Response:
     """Return a page; it may be short or empty although `next_cursor` names another one."""
-    return JSON({"data": [serialize(one) for one in found.items], "next_cursor": found.next_cursor})
+    return JSON(PageResource(data=[resource(one) for one in found.items], next_cursor=found.next_cursor))
 
 
 def time_param(name: str, given: str, now_ms: int) -> int:

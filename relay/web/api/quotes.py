@@ -1,6 +1,6 @@
 """`/v1/quotes`, `/v1/spend`: what a job would cost at each provider, and what was spent. Nothing is bought here."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from starlette.responses import Response
@@ -8,11 +8,12 @@ from starlette.responses import Response
 from relay.clock import rfc3339
 from relay.errors import FieldError, Forbidden, InvalidInput, bounded
 from relay.jobs.quotes import Quote
-from relay.model import serializers
 from relay.model.payment import PaymentState, usdc
+from relay.model.resources.common import FieldErrorResource, PageResource
+from relay.model.resources.providers import ProviderSpendResource, QuoteResource, SpendResource
 from relay.storage.payments import DAY_MS
-from relay.web.api.api_request import ApiRequest
-from relay.web.api.lists import time_param
+from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
+from relay.web.api.lists import TIME, time_param
 from relay.web.problems import JSON
 
 
@@ -28,7 +29,7 @@ async def create(request: ApiRequest) -> Response:
     """`POST /v1/quotes`: what the job would cost at each provider, cheapest first."""
     fields = request.fields(QuoteRequest)
     quotes = await request.app.quoter.quotes(fields.input, fields.request, fields.providers)
-    return JSON({"data": [_quote(quote) for quote in quotes], "next_cursor": None})
+    return JSON(PageResource(data=[_quote(quote) for quote in quotes], next_cursor=None))
 
 
 async def spend(request: ApiRequest) -> Response:
@@ -36,7 +37,7 @@ async def spend(request: ApiRequest) -> Response:
 
     With `all=true`, which needs an admin key of the project `default`: what all projects spent, and the wallet.
     """
-    given = request.query("all", "since")
+    given = request.query()
     app, all_projects = request.app, given.get("all", "false") == "true"
     if given.get("all") not in (None, "true", "false"):
         raise InvalidInput([FieldError("all", "must be true or false")])
@@ -51,30 +52,58 @@ async def spend(request: ApiRequest) -> Response:
     counted = sum(amount for state, amount in spent.items() if state is not PaymentState.VOID)
     cap = app.payer.caps.day if all_projects else app.payer.caps.project_day
     return JSON(
-        {
-            "project": project_id,
-            "wallet": app.payer.address if all_projects else None,
-            "unit": "USDC",
-            "since": rfc3339(since_ms),
-            "today": usdc(counted),
-            "left_today": usdc(max(0, cap - counted)),
-            **{str(state): usdc(spent[state]) for state in PaymentState},
-            "max_per_job": usdc(app.settings.spend_max_per_job),
-            "max_per_day": usdc(cap),
-            "providers": [msgspec.structs.asdict(one) for one in by_provider],
-        }
+        SpendResource(
+            project=project_id,
+            wallet=app.payer.address if all_projects else None,
+            since=rfc3339(since_ms),
+            today=usdc(counted),
+            left_today=usdc(max(0, cap - counted)),
+            reserved=usdc(spent[PaymentState.RESERVED]),
+            paid=usdc(spent[PaymentState.PAID]),
+            unknown=usdc(spent[PaymentState.UNKNOWN]),
+            lost=usdc(spent[PaymentState.LOST]),
+            void=usdc(spent[PaymentState.VOID]),
+            max_per_job=usdc(app.settings.spend_max_per_job),
+            max_per_day=usdc(cap),
+            providers=[ProviderSpendResource(**msgspec.structs.asdict(one)) for one in by_provider],
+        )
     )
 
 
-def _quote(quote: Quote) -> serializers.Json:
+def _quote(quote: Quote) -> QuoteResource:
     """Return one provider's quote."""
     price = quote.price
-    return {
-        "provider": quote.provider,
-        "accepted": quote.accepted,
-        "amount": price.amount if price else None,
-        "unit": price.unit if price else None,
-        "usd": price.usd if price else None,
-        "basis": price.basis if price else None,
-        "errors": [{"path": error.path, "message": error.message} for error in bounded(quote.errors)],
-    }
+    return QuoteResource(
+        provider=quote.provider,
+        accepted=quote.accepted,
+        amount=price.amount if price else None,
+        unit=price.unit if price else None,
+        usd=price.usd if price else None,
+        basis=price.basis if price else None,
+        errors=[FieldErrorResource(path=error.path, message=error.message) for error in bounded(quote.errors)],
+    )
+
+
+ROUTES: Final = (
+    ApiRoute(
+        method="POST",
+        path="/v1/quotes",
+        handler=create,
+        scope="submit",
+        summary="Quote what a job would cost at each provider",
+        fields=QuoteRequest,
+        answers={200: PageResource[QuoteResource]},
+    ),
+    ApiRoute(
+        method="GET",
+        path="/v1/spend",
+        handler=spend,
+        scope="read",
+        summary="Show what was spent",
+        query=(
+            Parameter("all", "Of all projects; needs an admin key of the project `default`.", bool),
+            Parameter("since", "From this time on; from midnight UTC if not given.", TIME),
+        ),
+        answers={200: SpendResource},
+    ),
+)

@@ -1,0 +1,16 @@
+"""`relay openapi`: print the description of the API, as `/openapi.json` answers it."""
+
+import click
+import msgspec
+
+
+@click.command("openapi")
+@click.option("--server", metavar="URL", default="/", show_default=True, help="Where relay is reached.")
+def command(server: str) -> None:
+    """Print the OpenAPI document of the API, to generate clients from."""
+    from relay.providers import PROVIDERS
+    from relay.web import openapi
+    from relay.web.routes import API
+
+    document = msgspec.json.encode(openapi.document(API, PROVIDERS, server))
+    click.echo(msgspec.json.format(document))

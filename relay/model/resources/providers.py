@@ -1,0 +1,91 @@
+"""What a provider supports, what a job would cost there, what was spent, and an uploaded file."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from relay.model.resources.common import FieldErrorResource, Time
+
+Amount = Annotated[str, Meta(pattern=r"^[0-9]+\.[0-9]{6}$")]
+"""A decimal with six places."""
+
+
+class DurationRange(msgspec.Struct, frozen=True):
+    """Seconds, both ends included."""
+
+    min: int
+    max: int
+
+
+class ProviderResource(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider supports, and whether it is configured."""
+
+    name: str
+    configured: bool
+    key_refused_at: Annotated[Time | None, Meta(description="Since when it refuses relay's key.")]
+    last_error: str | None
+    finished_by: Annotated[Literal["callback", "status_check"], Meta(description="What ends its jobs.")]
+    paid: Annotated[bool, Meta(description="Whether relay's wallet pays for each job.")]
+    cancel: Annotated[bool, Meta(description="Whether a job can be canceled there.")]
+    models: tuple[str, ...]
+    other_models: Annotated[bool, Meta(description="Whether `request` may name another model.")]
+    duration_s: DurationRange
+    resolutions: tuple[str, ...]
+    aspect_ratios: tuple[str, ...]
+    images_max: int
+    prompt_max: Annotated[int | None, Meta(description="Characters.")]
+    prompt_required: bool
+    result_lifetime_s: Annotated[int | None, Meta(description="How long its result URLs work.")]
+
+
+class QuoteResource(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job would cost at one provider."""
+
+    provider: str
+    accepted: bool
+    amount: Amount | None
+    unit: Literal["USD", "USDC", "credits"] | None
+    usd: Annotated[Amount | None, Meta(description="The price in USD, if it is known.")]
+    basis: Annotated[
+        Literal["table", "quote"] | None,
+        Meta(description="Published prices, or the provider's answer to an unpaid request."),
+    ]
+    errors: list[FieldErrorResource]
+
+
+class ProviderSpendResource(msgspec.Struct, frozen=True, kw_only=True):
+    """What one provider's jobs cost in one unit, by how sure that is."""
+
+    provider: str
+    unit: str
+    estimate: str
+    reserved: str
+    final: str
+    jobs: int
+
+
+class SpendResource(msgspec.Struct, frozen=True, kw_only=True):
+    """What was spent, and what was authorized today (UTC)."""
+
+    project: Annotated[str | None, Meta(description="Null for all projects together.")]
+    wallet: Annotated[str | None, Meta(description="The paying address, with `all=true`.")]
+    unit: Literal["USDC"] = "USDC"
+    since: Time
+    today: Amount
+    left_today: Amount
+    reserved: Amount
+    paid: Amount
+    unknown: Amount
+    lost: Amount
+    void: Amount
+    max_per_job: Amount
+    max_per_day: Amount
+    providers: list[ProviderSpendResource]
+
+
+class FileResource(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that was uploaded to a provider."""
+
+    url: str
+    expires_at: Annotated[Time | None, Meta(description="Null if the provider publishes no lifetime.")]

@@ -1,0 +1,127 @@
+"""`/openapi.json` describes the API that relay has; tests/support/contract.py holds every answer against it."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from click.testing import CliRunner
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from relay.cli.openapi import command
+from relay.model.job import EventType
+from relay.model.resources.jobs import JobResource
+from relay.providers import PROVIDERS
+from relay.web import openapi
+from relay.web.routes import API
+from tests.support import contract
+from tests.support.running import relay
+
+DOCUMENT: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(openapi.document(API, PROVIDERS, "/")))
+SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
+
+
+def test_the_document_is_valid() -> None:
+    """Have the document accepted by the validator of OpenAPI 3.1."""
+    assert list(OpenAPIV31SpecValidator(DOCUMENT).iter_errors()) == []
+
+
+def test_every_route_and_event_is_in_the_document() -> None:
+    """Describe each route of the API with an operation of its own, and each event type as a webhook."""
+    operations = {
+        (method.upper(), path): operation["operationId"]
+        for path, methods in DOCUMENT["paths"].items()
+        for method, operation in methods.items()
+        if path.startswith("/v1/")
+    }
+    assert operations == {(route.method, route.path): openapi.operation_id(route) for route in API}
+    assert len(set(operations.values())) == len(API)
+    assert list(DOCUMENT["webhooks"]) == list(EventType)
+
+
+def test_every_field_of_an_answer_is_required() -> None:
+    """Mark every field of an answer as required, but for those that are left out if there is nothing to say."""
+    absent = {
+        (name, field)
+        for name, schema in SCHEMAS.items()
+        for field in schema.get("properties", {})
+        if field not in schema["required"] and name in _answered()
+    }
+    assert absent == {("JobEndpoint", "secret"), ("Problem", "errors")}
+
+
+def _answered() -> set[str]:
+    """Return the names of the schemas that an answer or a notification refers to, by whatever way."""
+    pending = [
+        *(operation["responses"] for path in DOCUMENT["paths"].values() for operation in path.values()),
+        *(hook["post"]["requestBody"] for hook in DOCUMENT["webhooks"].values()),
+    ]
+    found: set[str] = set()
+    while pending:
+        names = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(pending.pop()))) - found
+        found |= names
+        pending += [SCHEMAS[name] for name in names]
+    return found
+
+
+def test_native_bodies_are_described() -> None:
+    """Describe `request` of a job by the type of each provider's native body."""
+    names = {one.get("$ref", "").rpartition("/")[2] for one in SCHEMAS["JobRequest"]["properties"]["request"]["anyOf"]}
+    assert names >= {"EvoLinkRequest", "KinoviRequest", "RelayDanceRequest", "StableStudioRequestA", "X402OrgRequest"}
+    assert SCHEMAS["EvoLinkRequest"]["properties"]["duration"]["maximum"] == 15
+
+
+@pytest.mark.anyio
+async def test_the_document_is_served_and_printed(tmp_path: Path) -> None:
+    """Answer `/openapi.json` without a key, with relay's public URL, and print the same by `relay openapi`."""
+    async with relay(tmp_path) as running:
+        async with httpx.AsyncClient(base_url=running.origin) as stranger:
+            served = (await stranger.get("/openapi.json")).json()
+        printed = json.loads(CliRunner().invoke(command, ["--server", running.origin]).output)
+    assert served["servers"] == [{"url": running.origin}]
+    assert served == printed
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "another type"])
+def test_the_check_of_answers_can_fail(change: str) -> None:
+    """Refuse an answer that lacks a field, has one that is not declared, or has one of another type."""
+    page = httpx.Request("GET", "http://relay/v1/deliveries")
+    one = {
+        "id": "dlv_1",
+        "object": "delivery",
+        "event": "evt_1",
+        "endpoint": "ep_1",
+        "job": None,
+        "status": "pending",
+        "attempts_made": 0,
+        "next_attempt_at": None,
+        "redelivery": False,
+        "created_at": "2026-11-21T02:03:04.005Z",
+        "finished_at": None,
+    }
+    headers = {"request-id": "12345678"}
+    contract.check(httpx.Response(200, headers=headers, json={"data": [one], "next_cursor": None}, request=page))
+    wrong = {"missing": {"id": "dlv_1"}, "unknown": one | {"more": 1}, "another type": one | {"attempts_made": "0"}}
+    with pytest.raises(AssertionError):
+        contract.check(
+            httpx.Response(200, headers=headers, json={"data": [wrong[change]], "next_cursor": None}, request=page)
+        )
+
+
+def test_an_undeclared_status_or_problem_is_noticed() -> None:
+    """Refuse a status and a problem that the route does not declare."""
+    headers = {"request-id": "12345678"}
+    page = httpx.Request("GET", "http://relay/v1/deliveries")
+    with pytest.raises(AssertionError, match="undeclared"):
+        contract.check(httpx.Response(201, headers=headers, json={}, request=page))
+    problem = {"type": "", "title": "", "status": 409, "detail": "", "code": "paid_once"}
+    with pytest.raises(AssertionError, match="paid_once"):
+        contract.check(httpx.Response(409, headers=headers, json=problem, request=page))
+
+
+def test_a_job_has_the_fields_of_its_schema() -> None:
+    """Show a job's fields in the order of their declaration."""
+    assert list(SCHEMAS["Job"]["properties"]) == list(JobResource.__struct_encode_fields__)

@@ -1,0 +1,94 @@
+"""Every answer of relay that the tests receive is held against the types of its route, which `/openapi.json` shows.
+
+`watched` makes httpx check each answer that carries relay's `request-id`, wherever a test sends a request from.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import httpx
+import msgspec
+import pytest
+
+from relay.model.resources.common import ProblemResource
+from relay.web.api.api_request import ApiRoute
+from relay.web.api.events import EventStream
+from relay.web.openapi import problem_codes
+from relay.web.problems import KINDS
+from relay.web.routes import API
+
+ROUTES: Final = [(route, re.compile(re.sub(r"\{\w+\}", "[^/]+", route.path))) for route in API]
+EVERYWHERE: Final = {"method_not_allowed", "not_found"}
+"""The problems of a path or method that is no route's."""
+
+
+def route_of(method: str, path: str) -> ApiRoute | None:
+    """Return the first route of a request, as the router finds it; None if there is none."""
+    found = (route for route, pattern in ROUTES if route.method == method and pattern.fullmatch(path))
+    return next(found, None)
+
+
+def check(response: httpx.Response) -> None:
+    """Raise AssertionError if an answer is not what its route declares: its status, its problem, or any field."""
+    route = route_of(response.request.method, response.request.url.path)
+    if route is None or "request-id" not in response.headers:
+        return
+    where = f"{route.method} {route.path} answers {response.status_code}"
+    if response.is_error:
+        problem = read(response.content, ProblemResource)
+        assert problem.code in {*problem_codes(route), *EVERYWHERE}, f"{where} with {problem.code}, which is undeclared"
+        assert problem.code == "internal" or KINDS[problem.code].status == response.status_code, where
+        return
+    assert response.status_code in route.answers, f"{where}, which is undeclared"
+    kind = route.answers[response.status_code]
+    if kind is None:
+        assert response.content == b"", where
+    elif kind is not EventStream:
+        read(response.content, kind)
+
+
+def read(content: bytes, kind: Any) -> Any:
+    """Return the body as its type; raise AssertionError for a field that is missing, unknown or of another type."""
+    given = msgspec.json.decode(content)
+    try:
+        found = msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise AssertionError(f"{kind}: {error}: {content[:2000]!r}") from None
+    shown = msgspec.json.decode(msgspec.json.encode(found))
+    assert shown == given, f"{kind} has other fields than {content[:2000]!r}"
+    return found
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Check each answer that httpx receives and reads whole, until the end."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(httpx.AsyncClient, "send", _checked_async(httpx.AsyncClient.send))
+        patched.setattr(httpx.Client, "send", _checked(httpx.Client.send))
+        yield
+
+
+def _checked_async(send: Callable[..., Awaitable[httpx.Response]]) -> Callable[..., Awaitable[httpx.Response]]:
+    """Return httpx's `send` with the check after it."""
+
+    async def checked(client: httpx.AsyncClient, request: httpx.Request, *, stream: bool = False, **more: Any) -> Any:
+        response = await send(client, request, stream=stream, **more)
+        if not stream:
+            check(response)
+        return response
+
+    return checked
+
+
+def _checked(send: Callable[..., httpx.Response]) -> Callable[..., httpx.Response]:
+    """Return httpx's `send` with the check after it."""
+
+    def checked(client: httpx.Client, request: httpx.Request, *, stream: bool = False, **more: Any) -> httpx.Response:
+        response = send(client, request, stream=stream, **more)
+        if not stream:
+            check(response)
+        return response
+
+    return checked
