@@ -14,7 +14,7 @@ from msgspec import inspect as shapes
 
 from relay import __version__
 from relay.model.job import EventType
-from relay.model.resources.common import HealthResource, Json, ProblemResource
+from relay.model.resources.envelopes import HealthResource, Json, ProblemResource
 from relay.model.resources.events import EndpointEventData, JobEventData, NotificationResource
 from relay.model.resources.webhook_keys import WebhookKeysResource
 from relay.providers.base import Provider
@@ -161,6 +161,8 @@ def _operation(route: ApiRoute, schemas: _Schemas) -> Json:
     if route.fields is not None:
         media_type = "multipart/form-data" if route.fields is FileForm else _JSON
         content = {media_type: {"schema": schemas.request(route.fields)}}
+        if route.example is not None:
+            content[media_type]["example"] = route.example
         operation["requestBody"] = {"content": content, "required": route.fields is not NoFields}
     operation["responses"] = {
         **{str(status): _answer(kind, schemas) for status, kind in sorted(route.answers.items())},

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import hmac
 from collections.abc import Awaitable, Callable
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,11 +18,11 @@ from relay import log
 from relay.app import App
 from relay.errors import StorageUnavailable
 from relay.log import request_ids
-from relay.model.resources.common import HealthResource
+from relay.model.resources.envelopes import HealthResource
 from relay.model.resources.webhook_keys import webhook_keys
 from relay.providers import PROVIDERS
 from relay.storage.api_keys import digest
-from relay.web import auth, openapi
+from relay.web import auth, docs, openapi
 from relay.web.api import callbacks, deliveries, endpoints, events, files, interventions, jobs, quotes
 from relay.web.api.api_request import request_handler
 from relay.web.callback_route import CallbackRoute
@@ -89,13 +89,16 @@ class _ResponseSender:
 
 def _api(app: App, memory: BodyMemory) -> Starlette:
     """Return the API and the system's routes; a path with an extra slash is 404, never a redirect."""
+    openapi_json, docs_page = _described(app)
     starlette = Starlette(
         routes=[
             *(Route(route.path, request_handler(app, route, memory), methods=[route.method]) for route in API),
             Route("/healthz", _healthz),
             Route("/readyz", _readyz(app)),
             Route("/metrics", _metrics(app)),
-            Route("/openapi.json", _openapi(app)),
+            Route("/openapi.json", openapi_json),
+            Route("/docs", docs_page),
+            Route("/docs/{name}", _docs_file),
             Route("/.well-known/webhook-keys", _webhook_keys(app)),
         ],
         exception_handlers={HTTPException: _http_problem, Exception: _log_bug},
@@ -148,16 +151,33 @@ def _metrics(app: App) -> Callable[[Request], Awaitable[Response]]:
     return metrics
 
 
-def _openapi(app: App) -> Callable[[Request], Awaitable[Response]]:
-    """Return the route that describes the API; its document is made for the first request."""
-    made: list[bytes] = []
+def _described(app: App) -> tuple[Callable[[Request], Response], Callable[[Request], Response]]:
+    """Return the routes that describe the API, for programs and for people; both are made for the first request."""
 
-    async def openapi_json(_: Request) -> Response:
-        if not made:
-            made.append(msgspec.json.encode(openapi.document(API, PROVIDERS, app.settings.public_url or "/")))
-        return Response(made[0], media_type="application/json")
+    @lru_cache
+    def document() -> dict[str, Any]:
+        return openapi.document(API, PROVIDERS, app.settings.public_url or "/")
 
-    return openapi_json
+    @lru_cache
+    def page() -> str:
+        return docs.page(document())
+
+    def openapi_json(_: Request) -> Response:
+        return JSON(document())
+
+    def docs_page(_: Request) -> Response:
+        headers = {"content-security-policy": docs.SECURITY_POLICY, "x-content-type-options": "nosniff"}
+        return Response(page(), headers=headers, media_type="text/html; charset=utf-8")
+
+    return openapi_json, docs_page
+
+
+async def _docs_file(request: Request) -> Response:
+    """Answer with the style or the script of the page `/docs`."""
+    name = request.path_params["name"]
+    if name not in docs.CONTENT_TYPES:
+        return problem("not_found", "there is no such path")
+    return Response(docs.file(name), headers={"content-type": docs.CONTENT_TYPES[name]})
 
 
 def _webhook_keys(app: App) -> Callable[[Request], Awaitable[Response]]:

@@ -16,6 +16,7 @@ from relay.model.job import EventType
 from relay.model.resources.jobs import JobResource
 from relay.providers import PROVIDERS
 from relay.web import openapi
+from relay.web.api.api_request import ApiRoute
 from relay.web.routes import API
 from tests.support import contract
 from tests.support.running import relay
@@ -83,6 +84,41 @@ async def test_the_document_is_served_and_printed(tmp_path: Path) -> None:
         printed = json.loads(CliRunner().invoke(command, ["--server", running.origin]).output)
     assert served["servers"] == [{"url": running.origin}]
     assert served == printed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("route", [route for route in API if route.example is not None], ids=openapi.operation_id)
+async def test_every_example_works(route: ApiRoute, tmp_path: Path) -> None:
+    """Answer each example of a body as its route declares, without an error."""
+    async with relay(tmp_path) as running:
+        made = await running.client.post("/v1/endpoints", json={"url": running.hook})
+        job = await running.submit()
+        example = route.example | ({"url": running.hook} if route.path == "/v1/endpoints" else {})
+        if route.summary == "Submit a job again":
+            await running.client.post(f"/v1/jobs/{job['id']}/failures", json={"reason": "lost"})
+        path = route.path.replace("{id}", made.json()["id"] if "/endpoints/" in route.path else job["id"])
+        answer = await running.client.request(route.method, path, json=example)
+    assert answer.status_code in route.answers, answer.text
+
+
+@pytest.mark.anyio
+async def test_the_page_shows_the_whole_document(tmp_path: Path) -> None:
+    """Show every operation, event and schema at `/docs`; its links lead somewhere, and none leads elsewhere."""
+    async with relay(tmp_path) as running, httpx.AsyncClient(base_url=running.origin) as stranger:
+        page = await stranger.get("/docs")
+        assert page.headers["content-security-policy"].startswith("default-src 'self'")
+        ids = re.findall(r' id="([^"]+)"', page.text)
+        assert len(ids) == len(set(ids))
+        operations = {openapi.operation_id(route) for route in API}
+        assert set(ids) >= operations | {f"event-{kind}" for kind in EventType} | {f"schema-{name}" for name in SCHEMAS}
+        links = set(re.findall(r'(?:href|src)="([^"]+)"', page.text))
+        assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+        files = {link for link in links if not link.startswith("#")}
+        assert files == {"docs/style.css", "docs/script.js", "openapi.json"}
+        assert [(await stranger.get(f"/{file}")).status_code for file in sorted(files)] == [200, 200, 200]
+        assert (await stranger.get("/docs/page.html")).status_code == 404
+    assert " style=" not in page.text
+    assert re.findall(r"<script[^>]*>", page.text) == ['<script src="docs/script.js" defer>']
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "another type"])

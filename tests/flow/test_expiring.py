@@ -13,7 +13,7 @@ from relay import ids
 from relay.lifecycle import output_expiry
 from relay.lifecycle.reports import StatusReport, enter
 from relay.model.job import Disposition, EventType, FinishedBy, Job, JobState, Output, OutputKind, Report, Verification
-from relay.model.resources.common import time_or_none
+from relay.model.resources.times import time_or_none
 from relay.sandbox.faults import Faults
 from relay.security.encryption import Encryption
 from relay.storage.apply_updates import DEFAULT_PROJECT, JobUpdate

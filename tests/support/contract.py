@@ -12,7 +12,7 @@ import httpx
 import msgspec
 import pytest
 
-from relay.model.resources.common import ProblemResource
+from relay.model.resources.envelopes import ProblemResource
 from relay.web.api.api_request import ApiRoute
 from relay.web.api.events import EventStream
 from relay.web.openapi import problem_codes

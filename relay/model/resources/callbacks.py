@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from relay.clock import rfc3339
 from relay.model.job import Callback, CallbackHead, Disposition, Reprocessing
-from relay.model.resources.common import Time
+from relay.model.resources.times import Time
 
 Verdict = Annotated[Disposition, Meta(description="What relay did with it.")]
 

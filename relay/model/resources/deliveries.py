@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from relay.clock import rfc3339
 from relay.model.delivery import Attempt, Delivery, DeliveryState, Outcome
-from relay.model.resources.common import Time, time_or_none
+from relay.model.resources.times import Time, time_or_none
 
 
 class DeliveryResource(msgspec.Struct, frozen=True, kw_only=True):

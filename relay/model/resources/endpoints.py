@@ -7,7 +7,8 @@ from msgspec import Meta
 
 from relay.clock import rfc3339
 from relay.model.delivery import Endpoint, Redelivery, Which
-from relay.model.resources.common import Json, Time, time_or_none
+from relay.model.resources.envelopes import Json
+from relay.model.resources.times import Time, time_or_none
 
 
 class EndpointResource(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,8 +8,8 @@ from msgspec import Meta
 from relay.clock import rfc3339
 from relay.model.job import Event, EventType, Job
 from relay.model.resources import jobs
-from relay.model.resources.common import Time
 from relay.model.resources.jobs import JobResource
+from relay.model.resources.times import Time
 
 
 class JobEventData(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,8 @@ from msgspec import Meta
 from relay.clock import rfc3339
 from relay.model.delivery import Endpoint
 from relay.model.job import Cost, FinishedBy, Job, JobError, JobState, Output, Reason, Verification
-from relay.model.resources.common import Json, Time, time_or_none
+from relay.model.resources.envelopes import Json
+from relay.model.resources.times import Time, time_or_none
 
 EntryKind = Literal["submission", "callback", "check", "state", "event", "delivery", "attempt"]
 

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from relay.model.resources.common import FieldErrorResource, Time
+from relay.model.resources.envelopes import FieldErrorResource
+from relay.model.resources.times import Time
 
 Amount = Annotated[str, Meta(pattern=r"^[0-9]+\.[0-9]{6}$")]
 """A decimal with six places."""

@@ -15,7 +15,7 @@ from relay.errors import Conflict, NotFound
 from relay.model.job import Callback, CallbackHead, Disposition, Reprocessing
 from relay.model.resources import callbacks as resources
 from relay.model.resources.callbacks import CallbackHeadResource, CallbackResource
-from relay.model.resources.common import PageResource
+from relay.model.resources.envelopes import PageResource
 from relay.storage.apply_updates import UpdateResult
 from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields, Parameter
 from relay.web.api.lists import PAGE, enum_param, listing, page

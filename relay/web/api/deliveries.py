@@ -8,8 +8,8 @@ from relay import ids
 from relay.errors import NotFound
 from relay.model.delivery import Delivery, DeliveryState
 from relay.model.resources import deliveries as resources
-from relay.model.resources.common import PageResource
 from relay.model.resources.deliveries import DeliveryResource, DeliveryWithAttemptsResource
+from relay.model.resources.envelopes import PageResource
 from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields, Parameter
 from relay.web.api.lists import PAGE, enum_param, listing, page
 from relay.web.problems import JSON

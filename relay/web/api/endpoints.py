@@ -13,7 +13,6 @@ from relay.errors import ERRORS_MAX, Bound, Conflict, FieldError, InvalidInput, 
 from relay.jobs.job_requests import Metadata, Patterns, check_endpoint, check_metadata
 from relay.model.delivery import Endpoint, EventSelection, Redelivery, Which
 from relay.model.resources import endpoints as resources
-from relay.model.resources.common import PageResource
 from relay.model.resources.deliveries import DeliveryResource
 from relay.model.resources.endpoints import (
     EndpointResource,
@@ -23,6 +22,7 @@ from relay.model.resources.endpoints import (
     RotatedSecretResource,
     SecretResource,
 )
+from relay.model.resources.envelopes import PageResource
 from relay.security import signatures
 from relay.security.encryption import DecryptionFailed
 from relay.storage.endpoints import DISABLED_BY_HAND, Change
@@ -304,6 +304,7 @@ ROUTES: Final = (
         scope="admin",
         summary="Make an endpoint",
         fields=EndpointFields,
+        example={"url": "https://app.example.com/hook", "event_types": ["job.*"]},
         answers={201: NewEndpointResource},
     ),
     ApiRoute(
@@ -330,7 +331,9 @@ ROUTES: Final = (
         scope="admin",
         summary="Change an endpoint",
         fields=EndpointFields,
+        example={"rate_limit_per_s": 10, "status": "active"},
         answers={200: EndpointResource},
+        problems=("seal_broken",),
     ),
     ApiRoute(
         method="DELETE",
@@ -356,6 +359,7 @@ ROUTES: Final = (
         scope="admin",
         summary="Give an endpoint a new secret",
         fields=Rotation,
+        example={"grace_s": 86400},
         answers={200: RotatedSecretResource},
         problems=("seal_broken",),
     ),
@@ -375,6 +379,7 @@ ROUTES: Final = (
         scope="admin",
         summary="Send an endpoint again what it did not receive",
         fields=RedeliveryRequest,
+        example={"since": "-24h", "which": "undelivered"},
         answers={202: RedeliveryResource, 200: RedeliveryCountResource},
     ),
 )

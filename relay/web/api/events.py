@@ -11,7 +11,7 @@ from relay import ids
 from relay.errors import FieldError, InvalidInput, NotFound
 from relay.model.job import EventType
 from relay.model.resources import events as resources
-from relay.model.resources.common import PageResource
+from relay.model.resources.envelopes import PageResource
 from relay.model.resources.events import EventResource
 from relay.storage.history import EventFilter
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter

@@ -103,6 +103,7 @@ ROUTES: Final = (
         scope="submit",
         summary="Submit a job again",
         fields=Resubmission,
+        example={"accept_double_charge": True},
         answers={202: JobResource},
         problems=("provider_not_configured", "spend_cap_reached", "payment_refused", "paid_once"),
     ),
@@ -113,6 +114,7 @@ ROUTES: Final = (
         scope="submit",
         summary="Declare a job failed",
         fields=Failure,
+        example={"reason": "the provider says that it lost the job"},
         answers={200: JobResource},
     ),
 )

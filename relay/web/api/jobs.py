@@ -19,7 +19,7 @@ from relay.model import timeline
 from relay.model.job import Job, JobState, Reason
 from relay.model.payment import max_cost
 from relay.model.resources import jobs as resources
-from relay.model.resources.common import PageResource
+from relay.model.resources.envelopes import PageResource
 from relay.model.resources.jobs import JobEndpointResource, JobResource, NewJobResource, TimelineResource
 from relay.model.resources.providers import DurationRange, ProviderResource
 from relay.providers.native import unknown_model
@@ -205,6 +205,11 @@ ROUTES: Final = (
         scope="submit",
         summary="Submit a job",
         fields=JobRequest,
+        example={
+            "provider": "evolink",
+            "input": {"images": ["https://example.com/a.png"], "prompt": "slow push in", "duration_s": 5},
+            "metadata": {"user": "42"},
+        },
         headers=(WAIT,),
         answers={202: NewJobResource, 200: NewJobResource},
         problems=("callback_field_reserved", "provider_not_configured", "spend_cap_reached", "payment_refused"),

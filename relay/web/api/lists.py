@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from relay.clock import TIME_FORMS, parse_time
 from relay.errors import FieldError, InvalidInput
-from relay.model.resources.common import PageResource
+from relay.model.resources.envelopes import PageResource
 from relay.storage.pages import Listing, Page
 from relay.web.api.api_request import ApiRequest, Parameter
 from relay.web.problems import JSON

@@ -9,7 +9,7 @@ from relay.clock import rfc3339
 from relay.errors import FieldError, Forbidden, InvalidInput, bounded
 from relay.jobs.quotes import Quote
 from relay.model.payment import PaymentState, usdc
-from relay.model.resources.common import FieldErrorResource, PageResource
+from relay.model.resources.envelopes import FieldErrorResource, PageResource
 from relay.model.resources.providers import ProviderSpendResource, QuoteResource, SpendResource
 from relay.storage.payments import DAY_MS
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
@@ -92,6 +92,7 @@ ROUTES: Final = (
         scope="submit",
         summary="Quote what a job would cost at each provider",
         fields=QuoteRequest,
+        example={"input": {"images": ["https://example.com/a.png"], "prompt": "slow push in", "duration_s": 5}},
         answers={200: PageResource[QuoteResource]},
     ),
     ApiRoute(

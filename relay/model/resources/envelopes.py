@@ -1,16 +1,12 @@
-"""What several resources share: times, pages of a list, problems."""
+"""What holds resources or says why there are none: a page of a list, a problem."""
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from relay.clock import rfc3339
-
 Item = TypeVar("Item")
 Json = dict[str, Any]
-Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
-"""RFC 3339 in UTC with milliseconds."""
 
 
 class PageResource(msgspec.Struct, Generic[Item], frozen=True, kw_only=True):
@@ -47,8 +43,3 @@ class HealthResource(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of `/healthz` and `/readyz`."""
 
     status: Literal["ok", "ready"]
-
-
-def time_or_none(at_ms: int | None) -> str | None:
-    """Return the time as RFC 3339, None for None."""
-    return None if at_ms is None else rfc3339(at_ms)
