@@ -8,11 +8,11 @@ from typing import Final
 
 import msgspec
 
-from relay import strict_json
 from relay.context import ConfiguredProvider
 from relay.errors import BadBody, Unreadable
 from relay.model import text
 from relay.model.job import Report
+from relay.security import strict_json
 
 _CONTROL_FIELDS: Final = frozenset(
     [

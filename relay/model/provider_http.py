@@ -4,10 +4,10 @@ from typing import Any, Final
 
 import msgspec
 
-from relay import strict_json
 from relay.errors import BadBody, Unreadable
 from relay.log import redact
 from relay.model import text
+from relay.security import strict_json
 
 EXCERPT_BYTES: Final = 2048
 KEPT_HEADERS: Final = frozenset({"retry-after", "payment-required", "payment-response", "x-payment-response"})

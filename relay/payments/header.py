@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from relay import strict_json
 from relay.errors import BadBody, Unreadable
+from relay.security import strict_json
 
 BYTES_MAX: Final = 65_536
 _STANDARD: Final = str.maketrans("-_", "+/")

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-from relay import strict_json
 from relay.errors import BadBody
+from relay.security import strict_json
 
 CUT: Final = "[redacted]"
 SECRET_CHARS_MIN: Final = 8

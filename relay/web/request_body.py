@@ -11,7 +11,6 @@ from typing import Final
 import msgspec
 from starlette.types import Receive
 
-from relay import strict_json
 from relay.errors import (
     ERRORS_MAX,
     BadBody,
@@ -24,6 +23,7 @@ from relay.errors import (
     TooManyRequests,
 )
 from relay.model import text
+from relay.security import strict_json
 from relay.settings import Settings
 
 DEPTH_MAX: Final = 32

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay import strict_json
 from relay.sandbox.serving import serve
+from relay.security import strict_json
 from relay.security.callback_tokens import CallbackTokens
 from relay.security.redaction import CUT, Redactor
 from tests.support.running import INPUT, SECRET_KEY, START_MS, relay

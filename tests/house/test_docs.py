@@ -26,9 +26,9 @@ from relay.model.resources.endpoints import EndpointResource
 from relay.model.resources.events import EventResource
 from relay.model.resources.jobs import JobResource
 from relay.security import signatures
+from relay.security.strict_json import DEPTH_MAX as CALLBACK_DEPTH_MAX
+from relay.security.strict_json import EXPONENTS_MAX
 from relay.storage.fan_out import matches
-from relay.strict_json import DEPTH_MAX as CALLBACK_DEPTH_MAX
-from relay.strict_json import EXPONENTS_MAX
 from relay.web.api import endpoints
 from relay.web.connections import CloseReason
 from relay.web.problems import KINDS

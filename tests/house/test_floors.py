@@ -21,7 +21,7 @@ FLOORS = {
         (
             (
                 *("relay", "model", "security", "settings"),
-                *("errors", "ids", "clock", "log", "metrics", "backoff", "validation", "strict_json", "shutdown"),
+                *("errors", "ids", "clock", "log", "metrics", "backoff", "validation", "shutdown"),
             ),
             ("lifecycle",),
             ("providers", "storage", "payments", "outbound", "sandbox"),

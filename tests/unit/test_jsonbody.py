@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import BadBody
-from relay.strict_json import _EXPONENT, DEPTH_MAX, EXPONENTS_MAX, Parsed, _too_many, check_exponents, parse
+from relay.security.strict_json import _EXPONENT, DEPTH_MAX, EXPONENTS_MAX, Parsed, _too_many, check_exponents, parse
 
 # Text without lone surrogates, which is all that a body in UTF-8 can hold unescaped.
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
