@@ -139,6 +139,8 @@ def _clocks(of: Sample) -> list[Case]:
         Case("claim_checks", (leased,), "half are due", writes=True, rows_max=40 * BATCH),
         _case("claim_check", leased | {"id": of.jobs[0]["id"]}, writes=True),
         _case("next_checks", {}),
+        _case("claim_confirmations", leased | {"project_id": DEFAULT_PROJECT}, writes=True),
+        _case("next_confirmations", {"limit": BATCH}),
         _case("jobs_past_deadline", due),
         _case("jobs_to_settle", due),
         _case("jobs_expiring", due),

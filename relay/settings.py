@@ -258,6 +258,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     """concurrent status checks, for each provider"""
     checks_per_s: Annotated[float, Meta(ge=0.1, le=1000)] = 20.0
     """status checks begun in a second, for each provider"""
+    confirmations_per_s_max: Annotated[float, Meta(ge=0.1, le=10_000)] = 500.0
+    """how fast confirmations may become at one provider while they wait: they start at the two limits above"""
     checks_asked_per_job: Annotated[int, Meta(ge=1, le=1000)] = 12
     """status checks of one job that POST …/status-checks may ask for in a minute; more are answered 429"""
     checks_asked_per_project: Annotated[int, Meta(ge=1, le=100_000)] = 120

@@ -39,7 +39,7 @@ CONCERNED: Final[dict[str, tuple[str, ...]]] = {
     ),
     "relay/lifecycle/checks.py": ("tests/unit/test_check_limits.py", "tests/unit/test_lifecycle.py"),
     "relay/jobs/status_checks.py": ("tests/flow/test_check_times.py", "tests/flow/test_check.py"),
-    "relay/deliveries/fair_share.py": ("tests/unit/test_room_limits.py",),
+    "relay/security/fair_share.py": ("tests/unit/test_room_limits.py",),
     "relay/security/shares.py": ("tests/unit/test_room_limits.py",),
     "relay/deliveries/dispatcher.py": (
         "tests/storage/test_flow_limits.py",

@@ -20,10 +20,10 @@ from relay import log
 from relay.clock import Clock
 from relay.deliveries.attempt import Deliverer
 from relay.deliveries.attempt_writer import write_attempt
-from relay.deliveries.fair_share import FairShare
 from relay.deliveries.lane import Lane, QueuedDelivery
 from relay.metrics import Metrics
 from relay.model.delivery import Outcome
+from relay.security.fair_share import FairShare
 from relay.storage.deliveries import AttemptResult, ClaimRequest, DueDelivery
 from relay.storage.fan_out import NewDelivery
 from relay.storage.store import Store

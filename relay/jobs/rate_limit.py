@@ -1,10 +1,12 @@
 """Limits status checks: how many run concurrently and start per second, and none while a provider wants a pause."""
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Collection
 from typing import Final
 
 from relay.errors import Bound, TooManyRequests
+from relay.security.fair_share import FairShare
 
 REMEMBERED_MAX: Final = 10_000
 """How many jobs and projects relay remembers the latest requested checks of."""
@@ -14,6 +16,14 @@ PAUSE_MS: Final = 30_000
 PAUSE_MAX_MS: Final = 600_000
 KEY_PAUSE_MS: Final = 60_000
 """The pause after a refused API key."""
+GROWN_PAUSE_MS: Final = 1_000
+"""The pause after a 429 without Retry-After while the pace is a grown one, which the 429 halves."""
+QUICK_MS: Final = 1_000
+"""An answer within this time lets the pace of confirmations grow."""
+CALM_MS: Final = 60_000
+"""After so long without a check that had to wait, confirmations start at their first pace again."""
+STEP_MS: Final = 20
+"""At a grown pace as many checks start together as the pace allows in this time, because a claim is a transaction."""
 
 
 class Pace:
@@ -41,8 +51,11 @@ class Pace:
         """Return when the next check may start; None while only the end of a check frees a slot."""
         if self._in_flight >= self._in_flight_max:
             return None
-        burst_ms = (self._in_flight_max - 1) * self._interval_ms
-        return max(now_ms, self._paused_until, int(self._paid_until - burst_ms) + 1)
+        return max(now_ms, self._paused_until, int(self._opens_for(1)) + 1)
+
+    def _opens_for(self, checks: int) -> float:
+        """Return when so many checks may start by the pace alone."""
+        return self._paid_until - (self._in_flight_max - checks) * self._interval_ms
 
     def started(self, now_ms: int) -> None:
         """Count a check that begins."""
@@ -57,6 +70,99 @@ class Pace:
         """Start no check before `until_ms`, at most ten minutes from now; return when the pause ends."""
         self._paused_until = max(self._paused_until, min(until_ms, now_ms + PAUSE_MAX_MS))
         return self._paused_until
+
+
+class GrowingPace(Pace):
+    """Limits the confirmations at one provider, and shares them between projects; times are monotonic milliseconds.
+
+    It begins as a `Pace` of these limits. While more waits than may start, it doubles both after half as many quick
+    answers in succession as may run concurrently, up to `per_s_max` a second; a failure (no answer, 429, 5xx) halves
+    them. `finished`, `started` and the pauses are those of `Pace`.
+    """
+
+    def __init__(self, in_flight_max: int, per_s: float, per_s_max: float) -> None:
+        super().__init__(in_flight_max, per_s)
+        self._first = (in_flight_max, per_s)
+        self._factor_max = max(1.0, per_s_max / per_s)
+        self._factor = 1.0
+        self._quick_answers = 0
+        self._halved_at = 0
+        self._scarce_at: int | None = None
+        self._share = FairShare(in_flight_max)
+        self._last_project = ""
+
+    @property
+    def grown(self) -> bool:
+        """Return whether the pace is above the one it began with."""
+        return self._factor > 1
+
+    def grant(self, projects: Collection[str], now_ms: int) -> Counter[str]:
+        """Return how many checks of each project may start now; each project has its turn, wherever it waits."""
+        if self._scarce_at is not None and now_ms - self._scarce_at > CALM_MS:
+            self._scale(1.0)
+        left = self.room(now_ms)
+        order = sorted(projects)
+        later = [project for project in order if project > self._last_project]
+
+        def pop(project: str) -> str | None:
+            nonlocal left
+            left -= 1
+            return project if left >= 0 else None
+
+        granted = self._share.select(later + order[: len(order) - len(later)], pop)
+        for project in granted:  # `start` counts those that are claimed
+            self._share.release(project)
+        return Counter(granted)
+
+    def may_start(self, project: str) -> bool:
+        """Return whether the project may have another check under way, whatever the pace."""
+        return self._share.may_start(project)
+
+    def start(self, project: str, now_ms: int) -> None:
+        """Count a project's check that begins."""
+        self.started(now_ms)
+        self._share.start(project)
+        self._last_project = project
+
+    def finish(self, project: str) -> None:
+        """Count a project's check that has ended."""
+        self.finished()
+        self._share.release(project)
+
+    def note_scarcity(self, scarce: bool, now_ms: int) -> None:
+        """Note whether more waited than could start: only then the pace grows."""
+        self._scarce_at = now_ms if scarce else self._scarce_at
+        self._quick_answers = self._quick_answers if scarce else 0
+
+    def answered(self, started_at: int, now_ms: int, *, failed: bool) -> None:
+        """Adapt the pace to a check's end; of the failures that began before a halving only the first one counts."""
+        if failed:
+            self._quick_answers = 0
+            if started_at >= self._halved_at:
+                self._halved_at = now_ms
+                self._scale(max(1.0, self._factor / 2))
+        elif now_ms - started_at > QUICK_MS or self._scarce_at is None:
+            self._quick_answers = 0
+        else:
+            self._quick_answers += 1
+            if self._quick_answers * 2 >= self._in_flight_max:
+                self._scale(min(self._factor_max, self._factor * 2))
+
+    def opens_at(self, now_ms: int) -> int | None:
+        """Return when the next checks may start, at a grown pace several together; None as in `Pace`."""
+        opens_at = super().opens_at(now_ms)
+        together = min(int(STEP_MS / self._interval_ms), self._in_flight_max - self._in_flight)
+        if opens_at is None or together <= 1 or self.room(now_ms) >= together:
+            return opens_at
+        return max(opens_at, int(self._opens_for(together)) + 1)
+
+    def _scale(self, factor: float) -> None:
+        """Multiply the first limits by a factor."""
+        in_flight_max, per_s = self._first
+        self._factor, self._quick_answers = factor, 0
+        self._in_flight_max = round(in_flight_max * factor)
+        self._interval_ms = 1000 / (per_s * factor)
+        self._share.resize(self._in_flight_max)
 
 
 class AskedPace:

@@ -9,9 +9,9 @@
                                                                                       that, else checked again
     gives a status not final       recorded             disputed: checked again       checked again
     gives no verdict               lost if the job is   believed on the callback's    checked again, for ten minutes
-                                   not found, or the    token when the time is over   at most
-                                   provider silent,
-                                   for too long; else
+                                   not found, or the    token; after a 429 checked    at most
+                                   provider silent,     again if the pause ends
+                                   for too long; else   within the time
                                    checked again
 
 An unconfirmed result is a final status that only an unsigned callback has reported. A success without a result is
@@ -54,8 +54,8 @@ _CLAIM_PAUSE_MAX_MS: Final = 600_000
 
 
 _UNCHECKED: Final = {
-    Unconfirmed.PACED_OUT: "no status check began: other jobs used up what RELAY_CHECKS_IN_FLIGHT_MAX and "
-    "RELAY_CHECKS_PER_S allow",
+    Unconfirmed.PACED_OUT: "no status check began: other jobs used up what RELAY_CHECKS_IN_FLIGHT_MAX, "
+    "RELAY_CHECKS_PER_S and RELAY_CONFIRMATIONS_PER_S_MAX allow",
     Unconfirmed.PAUSED: "no status check began: the provider is not asked for a while, because it answered 429 or "
     "refuses relay's key",
     Unconfirmed.NO_ID: "no status check began: the provider's id of the job is not known",
@@ -78,7 +78,8 @@ class CheckOutcome(StrEnum):
 class StatusCheck(msgspec.Struct, frozen=True, kw_only=True):
     """One status check: the id that it asked about, what it found, and when to check again; times in unix milliseconds.
 
-    `report` is None unless the finding is a verdict. `heartbeat_ms` is how long the provider may give no sign of life.
+    `report` is None unless the finding is a verdict. Until `paused_until` the provider is not asked. `heartbeat_ms` is
+    how long it may give no sign of life.
     """
 
     asked_id: str | None
@@ -86,6 +87,7 @@ class StatusCheck(msgspec.Struct, frozen=True, kw_only=True):
     report: Report | None
     started_at: int
     again_at: int
+    paused_until: int
     heartbeat_ms: int
 
 
@@ -100,6 +102,9 @@ def decide(job: Job, check: StatusCheck, now_ms: int) -> Transition:
         return Transition(job, Disposition.RECORDED, "asked before the callback came, so it says nothing about that")
     elif job.state.final and not reports.ended_by_relay(job):
         transition = _contradiction(job, unconfirmed, check, now_ms)
+    elif _paused_in_time(job, check):
+        job = msgspec.structs.replace(job, next_check_at=check.paused_until)
+        return Transition(job, Disposition.RECORDED, f"no verdict ({_said(check)}): asked again after the pause")
     else:
         transition = _unconfirmed(job, unconfirmed, check, now_ms)
     return transition if transition.job.state.final else _scheduled(transition, check, now_ms)
@@ -147,6 +152,12 @@ def _unconfirmed(job: Job, unconfirmed: UnconfirmedResult, check: StatusCheck, n
             applied = reports.apply_report(reports.dropped(job), by_check(report), now_ms)
             after = msgspec.structs.replace(applied.job, unconfirmed=_tried(unconfirmed))
             return msgspec.structs.replace(applied, job=after, reason=reason)
+
+
+def _paused_in_time(job: Job, check: StatusCheck) -> bool:
+    """Return whether the pause after a 429 ends before the time is over for confirming the job's result."""
+    limited = check.finding is CheckOutcome.RATE_LIMITED
+    return limited and job.confirm_by is not None and check.paused_until < job.confirm_by
 
 
 def _contradiction(job: Job, unconfirmed: UnconfirmedResult, check: StatusCheck, now_ms: int) -> Transition:

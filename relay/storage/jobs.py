@@ -20,6 +20,8 @@ from relay.storage.pages import Listing, Page
 from relay.storage.tombstones import Tombstone
 
 EVIDENCE_MAX = 500
+CONFIRMING_MAX = 1000
+"""How many pairs of provider and project one reading of what waits to be confirmed lists."""
 
 
 class NewJob(msgspec.Struct, frozen=True):
@@ -33,6 +35,16 @@ class NewJob(msgspec.Struct, frozen=True):
     tie: Tie | None = None
     payment: Payment | None = None
     caps: payments.Caps = payments.Caps(0, 0)
+
+
+class ConfirmationClaim(msgspec.Struct, frozen=True, kw_only=True):
+    """How many of a project's jobs to claim for confirmation at a provider; times in unix milliseconds."""
+
+    provider: str
+    project_id: str
+    now: int
+    leased_until: int
+    limit: int
 
 
 class OverdueJob(msgspec.Struct, frozen=True):
@@ -136,9 +148,13 @@ class Jobs:
         return _ids(await self._database.rows("jobs_left_in_submission", {"before": before_ms, "limit": limit}))
 
     async def claim_checks(self, provider: str, now_ms: int, leased_until_ms: int, limit: int) -> list[Job]:
-        """Return a provider's jobs whose status is due to be asked for, leased until then."""
+        """Return a provider's jobs whose status check is due, leased until then; none that waits to be confirmed."""
         params = {"provider": provider, "now": now_ms, "leased_until": leased_until_ms, "limit": limit}
         return await self._writer.write(_claim_checks, params)
+
+    async def claim_confirmations(self, claim: ConfirmationClaim) -> list[Job]:
+        """Return a project's jobs that wait for a due status check at a provider, leased."""
+        return await self._writer.write(_claim_confirmations, msgspec.structs.asdict(claim))
 
     async def claim_check(self, job_id: str, leased_until_ms: int) -> Job | None:
         """One job, to be asked about now; None when there is none."""
@@ -146,8 +162,15 @@ class Jobs:
         return claimed[0] if claimed else None
 
     async def next_checks(self) -> dict[str, int]:
-        """When each provider's next status check is due; a provider without one is left out."""
+        """Return when each provider's next status check is due, without what waits to be confirmed."""
         return {row["provider"]: row["at"] for row in await self._database.rows("next_checks", {})}
+
+    async def next_confirmations(self) -> dict[str, dict[str, int]]:
+        """Return when each project's next job that waits to be confirmed is due, by provider and project."""
+        due: dict[str, dict[str, int]] = {}
+        for row in await self._database.rows("next_confirmations", {"limit": CONFIRMING_MAX}):
+            due.setdefault(row["provider"], {})[row["project_id"]] = row["at"]
+        return due
 
     async def past_deadline(self, now_ms: int, limit: int) -> list[OverdueJob]:
         """Return open jobs whose deadline has passed."""
@@ -212,6 +235,11 @@ async def _start_submissions(transaction: Transaction, wanted: Sequence[dict[str
 async def _claim_checks(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[list[Job]]:
     """Claims for each caller in turn."""
     return [[rows.job(row) for row in await transaction.rows("claim_checks", params)] for params in wanted]
+
+
+async def _claim_confirmations(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[list[Job]]:
+    """Claims for each project in turn."""
+    return [[rows.job(row) for row in await transaction.rows("claim_confirmations", params)] for params in wanted]
 
 
 async def _claim_check(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[list[Job]]:

@@ -83,7 +83,8 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_page ON jobs (project_id, id);
 CREATE INDEX jobs_to_submit ON jobs (next_submit_at) WHERE next_submit_at IS NOT NULL;
 CREATE INDEX jobs_being_submitted ON jobs (submission_started_at) WHERE state = 'pending' AND reason IS NULL AND next_submit_at IS NULL;
-CREATE INDEX jobs_to_check ON jobs (provider, (CASE WHEN confirm_by IS NULL THEN 1 ELSE 0 END), next_check_at) WHERE next_check_at IS NOT NULL;
+CREATE INDEX jobs_to_check ON jobs (provider, next_check_at) WHERE confirm_by IS NULL AND next_check_at IS NOT NULL;
+CREATE INDEX jobs_to_confirm ON jobs (provider, project_id, next_check_at) WHERE confirm_by IS NOT NULL AND next_check_at IS NOT NULL;
 CREATE INDEX jobs_to_settle ON jobs (confirm_by) WHERE confirm_by IS NOT NULL;
 CREATE INDEX jobs_expiring ON jobs (expiring_at) WHERE expiring_at IS NOT NULL;
 CREATE INDEX jobs_open ON jobs (deadline_at) WHERE finished_at IS NULL;

@@ -301,7 +301,7 @@ def test_an_answer_about_another_job_is_not_asked_for_again_at_once() -> None:
     about_another = Report(state=JobState.RUNNING, word="processing", provider_job_id="task-2")
     check = checking.StatusCheck(
         asked_id="task-1", finding=checking.CheckOutcome.VERDICT, report=about_another, started_at=1, again_at=300_000,
-        heartbeat_ms=3_600_000,
+        paused_until=2_000, heartbeat_ms=3_600_000,
     )  # fmt: skip
     transition = checking.decide(job, check, 2_000)
     assert (transition.disposition, transition.job.next_check_at) == (Disposition.MISMATCHED, 300_000)
@@ -360,6 +360,7 @@ def test_a_check_that_fails_as_the_deadline_comes_is_made_again() -> None:
         report=None,
         started_at=990,
         again_at=31_000,
+        paused_until=1_000,
         heartbeat_ms=10**9,
     )
     transition = checking.decide(job, check, job.deadline_at)

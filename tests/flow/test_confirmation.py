@@ -265,7 +265,7 @@ async def test_the_story_knows_a_full_budget_from_a_provider_that_does_not_answe
             "it could not be confirmed in time (the provider has not answered the status check yet): now succeeded"
         ]
         (why,) = await checks(running, paced_out)
-        assert "no status check began: other jobs used up what RELAY_CHECKS_IN_FLIGHT_MAX and RELAY_CHECKS_PER_S" in why
+        assert "no status check began: other jobs used up what RELAY_CHECKS_IN_FLIGHT_MAX, RELAY_CHECKS_PER_S" in why
         assert await unconfirmed(running) == {"no_answer": "1.0", "paced_out": "1.0"}
 
 

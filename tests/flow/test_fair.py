@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.deliveries.fair_share import RESERVED_PART, FairShare
 from relay.sandbox.serving import serve
+from relay.security.fair_share import RESERVED_PART, FairShare
 from tests.flow.test_lanes import Hanging
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock, Running, relay

@@ -1,4 +1,4 @@
-"""Claiming what is due: deliveries, however much waits for busy endpoints; checks, claims of callbacks first."""
+"""Claiming what is due: deliveries, however much waits for busy endpoints; checks, confirmations by project."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ from relay.storage.deliveries import WALK, WINDOW, ClaimRequest, Deliveries
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.fan_out import EventRef, new_delivery
-from relay.storage.jobs import Jobs
+from relay.storage.jobs import ConfirmationClaim, Jobs
 from tests.support.past import database as opened
 from tests.support.running import SECRET_KEY, HeldClock, relay
 
@@ -177,21 +177,31 @@ async def _crowd(database: Database, like: str, endpoint_id: str, at: int) -> No
 
 
 PROVIDERS = st.sampled_from(["evolink", "kinovi", "relaydance"])
-ASKED = st.lists(st.tuples(PROVIDERS, st.booleans(), st.none() | st.integers(NOW - 3, NOW + 3)), max_size=25)
+PROJECTS = st.sampled_from(["prj_default", "prj_other", "prj_third"])
+ASKED = st.lists(st.tuples(PROVIDERS, PROJECTS, st.booleans(), st.none() | st.integers(NOW - 3, NOW + 3)), max_size=25)
 
 
-@given(asked=ASKED, provider=PROVIDERS, limit=st.integers(1, 9))
-def test_checks_are_claimed_by_who_waits_for_them(
-    tmp_path_factory: pytest.TempPathFactory, asked: list[tuple[str, bool, int | None]], provider: str, limit: int
+class Asked(msgspec.Struct, frozen=True):
+    """One example: jobs (provider, project, whether they wait to be confirmed, when they are checked) and a claim."""
+
+    jobs: list[tuple[str, str, bool, int | None]]
+    provider: str
+    project: str
+    limit: int
+
+
+@given(st.builds(Asked, ASKED, PROVIDERS, PROJECTS, st.integers(1, 9)))
+def test_checks_are_claimed_by_provider_and_confirmations_by_project(
+    tmp_path_factory: pytest.TempPathFactory, asked: Asked
 ) -> None:
-    """Of a provider's due jobs those with a callback's claim come first, then by time; and each next check is known."""
-    asyncio.run(_checks(tmp_path_factory.getbasetemp(), asked, provider, limit))
+    """Claim a provider's due jobs by time, what waits to be confirmed by project too; and know what comes next."""
+    asyncio.run(_checks(tmp_path_factory.getbasetemp(), asked))
 
 
-async def _checks(folder: Path, asked: list[tuple[str, bool, int | None]], provider: str, limit: int) -> None:
-    """One example: jobs of a provider, with a claim to settle or without, and when they are to be asked about."""
+async def _checks(folder: Path, asked: Asked) -> None:
+    """Run one example."""
     async with opened(folder) as database:
-        jobs = [_job(name, NOW + 99 if claimed_ else None, at) for name, claimed_, at in asked]
+        jobs = [_job(provider, project, NOW + 99 if waits else None, at) for provider, project, waits, at in asked.jobs]
 
         async def write(transaction: Transaction) -> None:
             await transaction.run_text("DELETE FROM jobs")
@@ -199,22 +209,40 @@ async def _checks(folder: Path, asked: list[tuple[str, bool, int | None]], provi
 
         await database.transact(write)
         store = Jobs(database, Writer(database, 10), SEAL, UpdateApplier(1, Room(1), (0,), notifies=False))
-        due: dict[str, list[int]] = {}
-        for name, _, at in asked:
-            due.setdefault(name, []).extend([at] if at is not None else [])
-        assert await store.next_checks() == {name: min(times) for name, times in due.items() if times}
-        before = {job.id: (job.confirm_by is None, job.next_check_at) for job in jobs}
-        wanted = sorted((not first, at) for name, first, at in asked if name == provider and at and at <= NOW)[:limit]
-        taken = await store.claim_checks(provider, NOW, LEASED, limit)
-        assert sorted(before[job.id] for job in taken) == wanted
-        assert {(job.next_check_at, job.checks_made) for job in taken} <= {(LEASED, 1)}
+        checks: dict[str, list[int]] = {}
+        confirmations: dict[str, dict[str, list[int]]] = {}
+        for provider, project, waits, at in asked.jobs:
+            if at is not None and waits:
+                confirmations.setdefault(provider, {}).setdefault(project, []).append(at)
+            elif at is not None:
+                checks.setdefault(provider, []).append(at)
+        assert await store.next_checks() == {name: min(times) for name, times in checks.items()}
+        assert await store.next_confirmations() == {
+            name: {project: min(times) for project, times in of.items()} for name, of in confirmations.items()
+        }
+        before = {job.id: job for job in jobs}
+        due = sorted(at for at in checks.get(asked.provider, []) if at <= NOW)[: asked.limit]
+        taken = await store.claim_checks(asked.provider, NOW, LEASED, asked.limit)
+        assert sorted(before[job.id].next_check_at or 0 for job in taken) == due
+        assert {(job.provider, job.confirm_by) for job in taken} <= {(asked.provider, None)}
+        waiting = confirmations.get(asked.provider, {}).get(asked.project, [])
+        claim = ConfirmationClaim(
+            provider=asked.provider, project_id=asked.project, now=NOW, leased_until=LEASED, limit=asked.limit
+        )
+        confirming = await store.claim_confirmations(claim)
+        assert (
+            sorted(before[job.id].next_check_at or 0 for job in confirming)
+            == sorted(at for at in waiting if at <= NOW)[: asked.limit]
+        )
+        assert {(job.provider, job.project_id) for job in confirming} <= {(asked.provider, asked.project)}
+        assert {(job.next_check_at, job.checks_made) for job in taken + confirming} <= {(LEASED, 1)}
 
 
-def _job(provider: str, confirm_by: int | None, next_check_at: int | None) -> Job:
+def _job(provider: str, project: str, confirm_by: int | None, next_check_at: int | None) -> Job:
     """Return a job that its provider works on."""
     return Job(
         id=ids.new_id(ids.JOB),
-        project_id="prj_default",
+        project_id=project,
         provider=provider,
         state=JobState.RUNNING,
         created_at=1,

@@ -30,6 +30,8 @@ HOT = {
     "claim_checks": "jobs_to_check",
     "claim_check": "sqlite_autoindex_jobs",
     "next_checks": "jobs_to_check",
+    "claim_confirmations": "jobs_to_confirm",
+    "next_confirmations": "jobs_to_confirm",
     "jobs_to_settle": "jobs_to_settle",
     "jobs_expiring": "jobs_expiring",
     "recorded_digests": "callbacks_",

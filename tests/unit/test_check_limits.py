@@ -69,6 +69,7 @@ def checked(
         report=said if isinstance(said, Report) else None,
         started_at=fields.pop("started_at", now_ms),
         again_at=now_ms + again_in_ms,
+        paused_until=now_ms + fields.pop("paused_ms", again_in_ms),
         heartbeat_ms=fields.pop("heartbeat_ms", 24 * HOUR_MS),
     )
     return checks.decide(before, check, now_ms)

@@ -94,6 +94,7 @@ def asked(
         report=report,
         started_at=started_at,
         again_at=now_ms + 600,
+        paused_until=now_ms + 300,
         heartbeat_ms=DEADLINE // 2,
     )
     return partial(checks.decide, check=check, now_ms=now_ms)

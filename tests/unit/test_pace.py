@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import TooManyRequests
-from relay.jobs.rate_limit import PAUSE_MAX_MS, AskedPace, Pace
+from relay.jobs.rate_limit import PAUSE_MAX_MS, AskedPace, GrowingPace, Pace
 
 steps = st.lists(st.tuples(st.integers(0, 700), st.booleans(), st.none() | st.integers(0, 5_000)), max_size=60)
 
@@ -58,6 +58,164 @@ def test_a_pause_is_ten_minutes_at_most() -> None:
     """A provider that asks for a day gets ten minutes."""
     pace = Pace(1, 1)
     assert pace.pause(86_400_000, 0) == PAUSE_MAX_MS
+
+
+BASE = (10, 20.0)
+"""Ten checks concurrently, twenty a second."""
+
+
+def begin(pace: GrowingPace, projects: dict[str, int], now_ms: int) -> list[str]:
+    """Start the checks that may start for these waiting numbers, and return their projects."""
+    granted = pace.grant([project for project, waiting in projects.items() if waiting], now_ms)
+    begun = [project for project, checks in granted.items() for _ in range(min(checks, projects[project]))]
+    pace.note_scarcity(len(begun) >= granted.total(), now_ms)
+    for project in begun:
+        pace.start(project, now_ms)
+        projects[project] -= 1
+    return begun
+
+
+def run(
+    pace: GrowingPace, projects: dict[str, int], times: range, *, answer_ms: int = 10, failed: bool = False
+) -> list[tuple[int, str]]:
+    """Return when each check began, of what waits, where each is answered after so long."""
+    begun: list[tuple[int, str]] = []
+    under_way: list[tuple[int, str]] = []
+    for now_ms in times:
+        while under_way and under_way[0][0] + answer_ms <= now_ms:
+            started_at, project = under_way.pop(0)
+            pace.answered(started_at, now_ms, failed=failed)
+            pace.finish(project)
+        opens_at = pace.opens_at(now_ms)
+        if opens_at is not None and opens_at <= now_ms:
+            started = [(now_ms, project) for project in begin(pace, projects, now_ms)]
+            begun += started
+            under_way += started
+    return begun
+
+
+def grown(times: int, per_s_max: float = 10_000) -> GrowingPace:
+    """Return a pace that has doubled so often, at time 0."""
+    pace = GrowingPace(*BASE, per_s_max)
+    pace.note_scarcity(True, 0)
+    for doubled in range(times):
+        for _ in range(5 * 2**doubled):
+            pace.answered(0, 0, failed=False)
+    return pace
+
+
+def most(pace: GrowingPace, now_ms: int) -> int:
+    """Return for how many checks there is room at this time."""
+    pace.grant(["a"], now_ms)
+    return pace.room(now_ms)
+
+
+@pytest.mark.parametrize(("answers", "may_start"), [(4, 10), (5, 20), (14, 20), (15, 40)])
+def test_the_pace_doubles_after_half_as_many_quick_answers_as_may_run(answers: int, may_start: int) -> None:
+    """Double after five quick answers in succession, then after ten."""
+    pace = grown(0)
+    for _ in range(answers):
+        pace.answered(0, 1_000, failed=False)
+    assert most(pace, 1_000) == may_start
+    assert pace.grown == (may_start > 10)
+
+
+def test_an_answer_that_took_over_a_second_starts_the_count_again() -> None:
+    """Count answers within a second, and only in succession."""
+    pace = grown(0)
+    for took_ms in (1_000, 1_000, 1_000, 1_000, 1_001, 1_000, 1_000, 1_000, 1_000):
+        pace.answered(0, took_ms, failed=False)
+    assert most(pace, 1_001) == 10
+    pace.answered(0, 1_000, failed=False)
+    assert most(pace, 1_001) == 20
+
+
+def test_the_pace_stays_where_nothing_waits() -> None:
+    """Grow by no answer while every check that is due may start."""
+    pace = GrowingPace(*BASE, 10_000)
+    for _ in range(50):
+        pace.answered(0, 0, failed=False)
+    assert most(pace, 0) == 10
+    pace = grown(0)
+    for _ in range(4):
+        pace.answered(0, 0, failed=False)
+    pace.note_scarcity(False, 0)
+    pace.answered(0, 0, failed=False)
+    assert most(pace, 0) == 10
+
+
+@pytest.mark.parametrize(("per_s_max", "may_start"), [(19, 10), (40, 20), (79, 40), (80, 40), (500, 250)])
+def test_the_pace_has_a_bound(per_s_max: float, may_start: int) -> None:
+    """Reach the bound of checks a second, with as many concurrent ones in proportion, and never pass it."""
+    pace = grown(7, per_s_max)
+    assert most(pace, 0) == pytest.approx(may_start, abs=1)
+
+
+def test_a_failure_halves_the_pace_once_for_all_that_were_under_way() -> None:
+    """Halve at a failure; of those that began before it none halves again, and the first pace is the least."""
+    pace = grown(3)
+    assert most(pace, 0) == 80
+    for took_ms in (1, 2, 3):
+        pace.answered(0, took_ms, failed=True)
+    assert most(pace, 3) == 40
+    pace.answered(1, 4, failed=True)
+    assert most(pace, 4) == 20
+    pace.answered(3, 5, failed=True)
+    assert most(pace, 5) == 20
+    pace.answered(4, 6, failed=True)
+    pace.answered(6, 7, failed=True)
+    assert most(pace, 7) == 10
+    assert not pace.grown
+
+
+@pytest.mark.parametrize(("calm_ms", "may_start"), [(60_000, 80), (60_001, 10)])
+def test_after_a_minute_without_waiting_the_pace_is_the_first_again(calm_ms: int, may_start: int) -> None:
+    """Forget what a provider bore more than a minute ago."""
+    assert most(grown(3), calm_ms) == may_start
+
+
+def test_a_burst_of_a_thousand_is_confirmed_in_time() -> None:
+    """Begin a thousand checks within four seconds by the defaults, where each answer takes 100 ms."""
+    begun = run(GrowingPace(*BASE, 500), {"a": 1_000}, range(4_000), answer_ms=100)
+    assert len(begun) == 1_000
+    first_second = [at for at, _ in begun if at < 1_000]
+    assert len(first_second) < 200
+    for at, _ in begun[::50]:
+        assert len([other for other, _ in begun if at <= other < at + 1_000]) <= 250 + 500
+
+
+def test_a_provider_that_fails_is_asked_at_the_first_pace() -> None:
+    """Begin twenty checks a second, and ten at first, where each answer is a failure."""
+    begun = run(GrowingPace(*BASE, 500), {"a": 1_000}, range(10_000), failed=True)
+    assert len(begun) in range(200, 212)
+
+
+def test_one_project_with_a_thousand_does_not_delay_another_with_ten() -> None:
+    """Give each project its turn: ten checks of the second begin as fast as ten of the first."""
+    pace, waiting = GrowingPace(*BASE, 500), {"flood": 1_000, "quiet": 0}
+    run(pace, waiting, range(1_000))
+    waiting["quiet"] = 10
+    begun = run(pace, waiting, range(1_100, 1_600))
+    assert [project for _, project in begun[:20]].count("quiet") in range(8, 11)
+
+
+def test_a_project_whose_checks_hang_leaves_slots_to_others() -> None:
+    """Keep an eighth of the slots for projects that have none under way."""
+    pace, waiting = GrowingPace(*BASE, 500), {"hangs": 100, "quiet": 1}
+    run(pace, waiting | {"quiet": 0}, range(2_000), answer_ms=10_000)
+    assert not pace.may_start("hangs")
+    assert begin(pace, {"hangs": 100, "quiet": 1}, 2_000) == ["quiet"]
+
+
+def test_at_a_grown_pace_checks_start_together() -> None:
+    """Start ten together every 20 ms at 500 a second, since each claim is a transaction."""
+    pace = grown(7, 500)
+    for _ in range(pace.room(0)):
+        pace.start("a", 0)
+        pace.finish("a")
+    opens_at = pace.opens_at(0)
+    assert opens_at is not None
+    assert opens_at in range(20, 22)
 
 
 @pytest.mark.parametrize(("job", "project", "asked", "pause_s"), [(3, 100, ["a"] * 3, 20), (100, 2, ["a", "b"], 30)])

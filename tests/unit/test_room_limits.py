@@ -9,10 +9,10 @@ import pytest
 from starlette.types import Message
 
 from relay import settings
-from relay.deliveries.fair_share import FairShare
 from relay.errors import BadBody, InvalidInput, StorageUnavailable, TooManyRequests
 from relay.jobs.rate_limit import AskedPace, Pace
 from relay.metrics import Metrics
+from relay.security.fair_share import FairShare
 from relay.security.shares import Shares
 from relay.web import request_body
 from relay.web.connections import ConnectionTracker, limits_of

@@ -246,21 +246,12 @@ WHERE state = 'pending' AND reason IS NULL AND next_submit_at IS NULL AND submis
 ORDER BY submission_started_at LIMIT :limit;
 
 -- name: claim_checks
--- Takes a provider's jobs whose status is to be asked for, those that wait for it first, and leases them: after a crash they are due again.
+-- Takes a provider's jobs whose status is to be asked for, but for those that wait to be confirmed, and leases them: after a crash they are due again.
 UPDATE jobs SET next_check_at = :leased_until, checks_made = checks_made + 1
 WHERE id IN (
-    SELECT id FROM (
-        SELECT id FROM jobs
-        WHERE provider = :provider AND CASE WHEN confirm_by IS NULL THEN 1 ELSE 0 END = 0 AND next_check_at <= :now
-        ORDER BY next_check_at LIMIT :limit
-    ) AS claims
-    UNION ALL
-    SELECT id FROM (
-        SELECT id FROM jobs
-        WHERE provider = :provider AND CASE WHEN confirm_by IS NULL THEN 1 ELSE 0 END = 1 AND next_check_at <= :now
-        ORDER BY next_check_at LIMIT :limit
-    ) AS others
-    LIMIT :limit
+    SELECT id FROM jobs
+    WHERE provider = :provider AND confirm_by IS NULL AND next_check_at <= :now
+    ORDER BY next_check_at LIMIT :limit
 )
 RETURNING
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
@@ -272,18 +263,37 @@ RETURNING
 -- PostgreSQL locks the rows, and passes over those that another process has locked.
 UPDATE jobs SET next_check_at = :leased_until, checks_made = checks_made + 1
 WHERE id IN (
-    SELECT id FROM (
-        SELECT id FROM jobs
-        WHERE provider = :provider AND CASE WHEN confirm_by IS NULL THEN 1 ELSE 0 END = 0 AND next_check_at <= :now
-        ORDER BY next_check_at LIMIT :limit FOR UPDATE SKIP LOCKED
-    ) AS claims
-    UNION ALL
-    SELECT id FROM (
-        SELECT id FROM jobs
-        WHERE provider = :provider AND CASE WHEN confirm_by IS NULL THEN 1 ELSE 0 END = 1 AND next_check_at <= :now
-        ORDER BY next_check_at LIMIT :limit FOR UPDATE SKIP LOCKED
-    ) AS others
-    LIMIT :limit
+    SELECT id FROM jobs
+    WHERE provider = :provider AND confirm_by IS NULL AND next_check_at <= :now
+    ORDER BY next_check_at LIMIT :limit FOR UPDATE SKIP LOCKED
+)
+RETURNING
+    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
+    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
+    confirm_by, status_path, expiring_at, max_cost;
+
+-- name: claim_confirmations
+-- Takes one project's jobs that wait for a status check at a provider, and leases them.
+UPDATE jobs SET next_check_at = :leased_until, checks_made = checks_made + 1
+WHERE id IN (
+    SELECT id FROM jobs
+    WHERE provider = :provider AND project_id = :project_id AND confirm_by IS NOT NULL AND next_check_at <= :now
+    ORDER BY next_check_at LIMIT :limit
+)
+RETURNING
+    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
+    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
+    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
+    confirm_by, status_path, expiring_at, max_cost;
+
+-- name: claim_confirmations.postgres
+-- PostgreSQL locks the rows, and passes over those that another process has locked.
+UPDATE jobs SET next_check_at = :leased_until, checks_made = checks_made + 1
+WHERE id IN (
+    SELECT id FROM jobs
+    WHERE provider = :provider AND project_id = :project_id AND confirm_by IS NOT NULL AND next_check_at <= :now
+    ORDER BY next_check_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 RETURNING
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
@@ -302,22 +312,37 @@ RETURNING
     confirm_by, status_path, expiring_at, max_cost;
 
 -- name: next_checks
--- When each provider's next status check is due; from one provider to the next, since there are few of them and many jobs.
+-- When each provider's next status check is due, but for confirmations; from one provider to the next, since there are few of them and many jobs.
 WITH RECURSIVE waiting (name) AS (
-    SELECT MIN(provider) FROM jobs WHERE next_check_at IS NOT NULL
+    SELECT MIN(provider) FROM jobs WHERE confirm_by IS NULL AND next_check_at IS NOT NULL
     UNION ALL
-    SELECT (SELECT MIN(provider) FROM jobs WHERE next_check_at IS NOT NULL AND provider > waiting.name) FROM waiting WHERE waiting.name IS NOT NULL
+    SELECT (SELECT MIN(provider) FROM jobs WHERE confirm_by IS NULL AND next_check_at IS NOT NULL AND provider > waiting.name)
+    FROM waiting WHERE waiting.name IS NOT NULL
 )
 SELECT name AS provider, (
-    SELECT MIN(at) FROM (
-        SELECT MIN(next_check_at) AS at FROM jobs
-        WHERE provider = waiting.name AND CASE WHEN confirm_by IS NULL THEN 1 ELSE 0 END = 0 AND next_check_at IS NOT NULL
-        UNION ALL
-        SELECT MIN(next_check_at) AS at FROM jobs
-        WHERE provider = waiting.name AND CASE WHEN confirm_by IS NULL THEN 1 ELSE 0 END = 1 AND next_check_at IS NOT NULL
-    ) AS both_kinds
+    SELECT MIN(next_check_at) FROM jobs WHERE provider = waiting.name AND confirm_by IS NULL AND next_check_at IS NOT NULL
 ) AS at
 FROM waiting WHERE name IS NOT NULL;
+
+-- name: next_confirmations
+-- When each project's next status check of what waits for one is due at each provider; from one pair of them to the next.
+WITH RECURSIVE waiting (id) AS (
+    SELECT (
+        SELECT id FROM jobs WHERE confirm_by IS NOT NULL AND next_check_at IS NOT NULL
+        ORDER BY provider, project_id, next_check_at LIMIT 1
+    )
+    UNION ALL
+    SELECT (
+        SELECT later.id FROM jobs AS later
+        WHERE later.confirm_by IS NOT NULL AND later.next_check_at IS NOT NULL
+            AND (later.provider, later.project_id) > (last.provider, last.project_id)
+        ORDER BY later.provider, later.project_id, later.next_check_at LIMIT 1
+    )
+    FROM waiting JOIN jobs AS last ON last.id = waiting.id
+)
+SELECT jobs.provider, jobs.project_id, jobs.next_check_at AS at
+FROM (SELECT id FROM waiting WHERE id IS NOT NULL LIMIT :limit) AS first_due
+JOIN jobs ON jobs.id = first_due.id;
 
 -- name: jobs_past_deadline
 -- Open jobs whose deadline has passed, and that nothing else is about to settle.

@@ -1,7 +1,7 @@
-"""The slots for attempts, shared by the projects: the one with the fewest attempts under way starts first.
+"""Shares slots for requests (attempts, status checks) between projects: the one with the fewest under way starts first.
 
-One project alone may use seven of eight slots. The rest is reserved for projects with few attempts under way, so that a
-project whose receivers are all slow does not make another wait for their answers.
+One project alone may use seven of eight slots. The rest is reserved for projects with few requests under way, so that a
+project whose requests are all slow does not make another wait for their answers.
 """
 
 from collections import Counter
@@ -10,22 +10,26 @@ from heapq import heapify, heappop, heapreplace
 from typing import Final, TypeVar
 
 RESERVED_PART: Final = 8
-"""One slot of eight is reserved for projects with fewer attempts under way than are reserved."""
+"""One slot of eight is reserved for projects with fewer requests under way than are reserved."""
 Item = TypeVar("Item")
 
 
 class FairShare:
-    """Counts the attempts under way, in total and of each project, from their selection to their commit."""
+    """Counts the requests under way, in total and of each project, from their selection to their commit."""
 
     def __init__(self, in_flight_max: int) -> None:
-        self._in_flight_max = in_flight_max
-        self._reserved = in_flight_max // RESERVED_PART
         self._in_flight = 0
         self._of_project: Counter[str] = Counter()
+        self.resize(in_flight_max)
+
+    def resize(self, in_flight_max: int) -> None:
+        """Change the number of slots; requests under way keep theirs."""
+        self._in_flight_max = in_flight_max
+        self._reserved = in_flight_max // RESERVED_PART
 
     @property
     def free_slots(self) -> int:
-        """Return how many more attempts may start."""
+        """Return how many more requests may start."""
         return self._in_flight_max - self._in_flight
 
     @property
@@ -34,16 +38,16 @@ class FairShare:
         return self._in_flight_max - self._reserved
 
     def in_flight(self, project_id: str) -> int:
-        """Return how many of the project's attempts are under way."""
+        """Return how many of the project's requests are under way."""
         return self._of_project[project_id]
 
     def may_start(self, project_id: str) -> bool:
-        """Return whether the project may start another attempt."""
+        """Return whether the project may start another request."""
         reserved = 0 if self._of_project[project_id] < self._reserved else self._reserved
         return self.free_slots > reserved
 
     def start(self, project_id: str) -> None:
-        """Count an attempt that starts."""
+        """Count a request that starts."""
         self._in_flight += 1
         self._of_project[project_id] += 1
 
@@ -67,7 +71,7 @@ class FairShare:
         return selected
 
     def release(self, project_id: str) -> None:
-        """Count an attempt that has ended."""
+        """Count a request that has ended."""
         self._in_flight -= 1
         self._of_project[project_id] -= 1
         if not self._of_project[project_id]:
