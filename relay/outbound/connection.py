@@ -17,8 +17,8 @@ RESPONSE_MAX_BYTES: Final = 16 * 1024
 """Limit of a response's body; reading stops beyond it."""
 EXCERPT_BYTES: Final = 4 * 1024
 """The part of the body that is kept."""
-FRAMED_MAX_BYTES: Final = 8 * RESPONSE_MAX_BYTES
-"""Limit of the body with its framing: chunk sizes, extensions and trailers."""
+FRAMING_FACTOR: Final = 8
+"""Limit of the body with its framing (chunk sizes, extensions and trailers), as a multiple of the body's limit."""
 HEADERS_NOTED_BYTES: Final = 8 * 1024
 """Longer headers are noted: many other clients would refuse the response."""
 HEAD_MAX_BYTES: Final = 256 * 1024
@@ -43,23 +43,33 @@ class ExchangeFailed(Exception):
 
 
 class Response:
-    """A response: status, the headers that relay reads, the start of the body, and a note about any irregularity."""
+    """A response: status, the headers that relay reads, the start of the body, and a note about any irregularity.
 
-    __slots__ = ("body", "control", "note", "retry_after", "status")
+    `size` is the body's length in bytes as far as it was read, and `whole` says that it was read to its end.
+    """
+
+    __slots__ = ("body", "control", "headers", "note", "retry_after", "size", "status", "whole")
 
     def __init__(self) -> None:
         self.status = 0
         self.retry_after: str | None = None
         self.control: str | None = None
+        self.headers: dict[str, str] | None = None
         self.body = bytearray()
+        self.size = 0
+        self.whole = False
         self.note: str | None = None
 
 
 class Connection(asyncio.Protocol):
     """An open connection; `on_closed` is called once, when the connection has closed.
 
-    `made_s` and `idle_since_s` are times of the loop's clock.
+    `made_s` and `idle_since_s` are times of the loop's clock. A subclass may have other limits of a response's body, in
+    bytes, and keep other headers.
     """
+
+    body_max_bytes = RESPONSE_MAX_BYTES
+    kept_bytes = EXCERPT_BYTES
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_closed: Callable[["Connection"], None]) -> None:
         self.made_s = loop.time()
@@ -150,8 +160,8 @@ class Connection(asyncio.Protocol):
             self._finish(self._irregularity(), reusable=self._keep_alive and not broken and not self._has_extra_bytes)
         elif broken:
             self._finish_malformed()
-        elif self._body_bytes > RESPONSE_MAX_BYTES or self._framed_bytes > FRAMED_MAX_BYTES:
-            self._finish(f"its body is longer than {RESPONSE_MAX_BYTES} bytes", reusable=False)
+        elif self._body_bytes > self.body_max_bytes or self._framed_bytes > FRAMING_FACTOR * self.body_max_bytes:
+            self._finish(f"its body is longer than {self.body_max_bytes} bytes", reusable=False)
         elif self._interim_count > INTERIM_MAX:
             self._fail(f"more than {INTERIM_MAX} interim answers, and none that counts")
         elif not self._head_ended and self._received_bytes > HEAD_MAX_BYTES:
@@ -165,8 +175,8 @@ class Connection(asyncio.Protocol):
         self._transport = self._readable = self._parser = None
         if self._waiter is not None:
             if self._head_ended:
-                complete = exc is None and not self._has_length
-                self._finish(None if complete else "its body was cut", reusable=False)
+                self._ended = exc is None and not self._has_length
+                self._finish(None if self._ended else "its body was cut", reusable=False)
             else:
                 reset = isinstance(exc, ConnectionResetError)
                 self._fail(f"the connection was {'reset' if reset else 'closed'} before a whole answer came")
@@ -195,7 +205,7 @@ class Connection(asyncio.Protocol):
         """Resolve the request with its response; close the connection unless it is reusable."""
         waiter, transport = self._waiter, self._transport
         self._clear_request()
-        self._response.note = note
+        self._response.note, self._response.size, self._response.whole = note, self._body_bytes, self._ended
         if waiter is not None and not waiter.done():
             waiter.set_result(self._response)
         if transport is not None and transport.get_write_buffer_size():
@@ -220,8 +230,8 @@ class Connection(asyncio.Protocol):
 
     def _irregularity(self) -> str | None:
         """Return what is irregular about a complete response, or None."""
-        if self._body_bytes > RESPONSE_MAX_BYTES:
-            return f"its body is longer than {RESPONSE_MAX_BYTES} bytes"
+        if self._body_bytes > self.body_max_bytes:
+            return f"its body is longer than {self.body_max_bytes} bytes"
         if self._response.status in _WITHOUT_BODY and self._has_extra_bytes:
             return f"HTTP {self._response.status} has no body, but one came"
         if self._has_extra_bytes:
@@ -267,7 +277,7 @@ class Connection(asyncio.Protocol):
             self._interim_count += 1
             self._header_bytes = 0
             self._has_status_line = self._has_length = False
-            self._response.retry_after = self._response.control = None
+            self._response.retry_after = self._response.control = self._response.headers = None
             return
         self._has_status_line = self._head_ended = True
         self._response.status = status
@@ -276,7 +286,7 @@ class Connection(asyncio.Protocol):
         """Count the body's bytes and keep its start."""
         if self._ended:
             return
-        free_bytes = EXCERPT_BYTES - self._body_bytes
+        free_bytes = self.kept_bytes - self._body_bytes
         if free_bytes > 0:
             self._response.body += body[:free_bytes]
         self._body_bytes += len(body)

@@ -16,7 +16,9 @@ from relay.outbound.trust import tls_failure
 
 DELAY_S: Final = 0.25
 ADDRESSES_TRIED_MAX: Final = 8
+TLS_CLOSE_S: Final = 1.0
 Opened = TypeVar("Opened")
+Spoken = TypeVar("Spoken", bound=asyncio.Protocol)
 
 _REASONS: Final = {
     errno.ECONNREFUSED: "the connection was refused",
@@ -54,6 +56,30 @@ async def open_socket(addresses: Sequence[Address], port: int) -> socket.socket:
         return opened
 
     return await race(addresses, connect, socket.socket.close)
+
+
+class TLSFailed(OSError):
+    """The TLS handshake failed; `str()` is the reason, without names and addresses."""
+
+
+async def start_protocol(
+    opened: socket.socket, make: Callable[[], Spoken], tls: ssl.SSLContext | None, host: str
+) -> Spoken:
+    """Return a protocol over a connected socket, with TLS for this host if `tls` is given; raise TLSFailed.
+
+    The caller sets the deadline.
+    """
+    loop = asyncio.get_running_loop()
+    if tls is None:
+        _, protocol = await loop.create_connection(make, sock=opened)
+        return protocol
+    try:
+        _, protocol = await loop.create_connection(
+            make, sock=opened, ssl=tls, server_hostname=host, ssl_shutdown_timeout=TLS_CLOSE_S
+        )
+    except (ssl.SSLError, ssl.CertificateError, ConnectionError) as error:
+        raise TLSFailed(tls_failure(error)) from None
+    return protocol
 
 
 async def race(
@@ -110,6 +136,8 @@ def failure_reason(error: BaseException | None, otherwise: str = "no connection"
         seen.add(id(error))
         if isinstance(error, NameFailed):
             return NAME_FAILED
+        if isinstance(error, TLSFailed):
+            return str(error)
         if isinstance(error, ssl.SSLError | ssl.CertificateError):
             return tls_failure(error)
         number = getattr(error, "errno", None)

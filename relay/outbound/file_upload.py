@@ -19,9 +19,11 @@ import msgspec
 
 from relay import __version__
 from relay.model.provider_http import FileRequest, ProviderResponse
-from relay.outbound.provider_client import CONNECT_S, NoAnswer, NotSent, failure_text, read_response
-from relay.outbound.provider_transport import LOOKUP_TIMED_OUT, Transport
-from relay.outbound.resolver import NAME_FAILED, NameFailed, Resolver
+from relay.outbound.dialing import failure_reason
+from relay.outbound.httpx_transport import Transport
+from relay.outbound.inflating import read_body
+from relay.outbound.provider_client import CONNECT_S, RESPONSE_MAX_BYTES, NoAnswer, NotSent, provider_response
+from relay.outbound.resolver import LOOKUP_TIMED_OUT, NAME_FAILED, NameFailed, Resolver
 from relay.outbound.trust import tls_context
 from relay.security.redaction import Redactor
 from relay.security.url_policy import AddressPolicy
@@ -112,7 +114,7 @@ class FileClient:
                 async with stream as response:
                     return await read_response(response, self._redactor)
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-                reason = failure_text(error)
+                reason = _failure_text(error)
             except httpx.UnsupportedProtocol:
                 reason = "no connection"
         raise NotSent(reason)
@@ -144,6 +146,22 @@ class FileClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._http.aclose()
+
+
+async def read_response(response: httpx.Response, redactor: Redactor | None) -> ProviderResponse:
+    """Return a response without known secrets, its inflated body cut at RESPONSE_MAX_BYTES; `fault` says if it was."""
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    body = await read_body(response.aiter_raw(), headers.get("content-encoding", ""), RESPONSE_MAX_BYTES)
+    return provider_response(response.status_code, headers, body, redactor)
+
+
+def _failure_text(error: httpx.TransportError) -> str:
+    """Return why there is no connection, without its URL and addresses."""
+    if isinstance(error, httpx.ConnectError):
+        return failure_reason(error)
+    if isinstance(error, httpx.PoolTimeout):
+        return "no free connection in time"
+    return str(error) if str(error) == LOOKUP_TIMED_OUT else "no connection in time"
 
 
 def _request_target(url: str) -> bytes | None:

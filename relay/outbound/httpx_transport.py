@@ -6,15 +6,13 @@ httpx has no setting for this; httpcore below it has one, its network backend.
 import asyncio
 import ssl
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
 import httpcore
 import httpx
 
 from relay.outbound import dialing
-from relay.outbound.resolver import NAME_FAILED, Address, NameFailed, Resolver
-
-LOOKUP_TIMED_OUT: Final = "the host's name was not looked up in time"
+from relay.outbound.resolver import LOOKUP_TIMED_OUT, NAME_FAILED, Address, NameFailed, Resolver
 
 
 class Transport(httpx.AsyncHTTPTransport):

@@ -37,6 +37,7 @@ NAMES_MAX: Final = 4096
 """Limit of the cached names, and of the names remembered as hung."""
 ADDRESSES_MAX: Final = 16
 NAME_FAILED: Final = "the host's name has no address"
+LOOKUP_TIMED_OUT: Final = "the host's name was not looked up in time"
 
 
 class NameFailed(OSError):

@@ -14,7 +14,6 @@ new connection, within the same attempt and with the same `webhook-id`.
 
 import asyncio
 import re
-import socket
 import ssl
 from collections.abc import Mapping
 from functools import lru_cache, partial
@@ -29,13 +28,11 @@ from relay.outbound import dialing
 from relay.outbound.connection import Connection, ExchangeFailed, Response
 from relay.outbound.pool import Origin, Pool
 from relay.outbound.resolver import NAME_FAILED, NameFailed, Resolver
-from relay.outbound.trust import tls_failure
 from relay.security.url_policy import ALLOW_NETWORKS, AddressPolicy
 
 CONNECT_S: Final = 5.0
 KEEPALIVE_S: Final = 30.0
 URLS_MAX: Final = 2000
-TLS_CLOSE_S: Final = 1.0
 
 _URL: Final = re.compile(
     r"(?P<scheme>https?)://(?P<host>\[[^\]]*\]|[^:/?#]*)(?::(?P<port>[0-9]+))?(?P<target>.*)", re.IGNORECASE
@@ -156,7 +153,7 @@ class WebhookSender:
 
     async def _open(self, origin: Origin, deadline_s: float) -> Connection:
         """Return a new connection to an allowed address of the host; raise _Failed if there is none in time."""
-        _, host, port = origin
+        scheme, host, port = origin
         failure = "the host's name was not looked up"
         try:
             async with asyncio.timeout_at(deadline_s):
@@ -169,7 +166,12 @@ class WebhookSender:
                         async with asyncio.timeout(CONNECT_S):
                             opened = await dialing.open_socket(addresses, port)
                         failure = "no TLS connection"
-                        return await self._start_http(opened, origin)
+                        make = partial(Connection, asyncio.get_running_loop(), self.pool.discard)
+                        tls = self._tls if scheme == "https" else None
+                        connection = await dialing.start_protocol(opened, make, tls, host)
+                        if connection.is_open:
+                            self.pool.add(connection)
+                        return connection
                 except TimeoutError as error:
                     if asyncio.get_running_loop().time() >= deadline_s:
                         raise
@@ -179,29 +181,10 @@ class WebhookSender:
             raise _Failed(Outcome.DNS_FAILED, NAME_FAILED) from None
         except TimeoutError:
             raise _Failed(Outcome.TIMEOUT, f"{failure} in time") from None
+        except dialing.TLSFailed as error:
+            raise _Failed(Outcome.TLS_FAILED, str(error)) from None
         except OSError as error:
             raise _Failed(Outcome.UNREACHABLE, dialing.failure_reason(error)) from None
-
-    async def _start_http(self, opened: socket.socket, origin: Origin) -> Connection:
-        """Return an HTTP connection over a connected socket, with TLS for https; raise _Failed if TLS fails."""
-        loop = asyncio.get_running_loop()
-        scheme, host, _ = origin
-
-        def protocol() -> Connection:
-            return Connection(loop, self.pool.discard)
-
-        try:
-            if scheme == "http":
-                _, connection = await loop.create_connection(protocol, sock=opened)
-            else:
-                _, connection = await loop.create_connection(
-                    protocol, sock=opened, ssl=self._tls, server_hostname=host, ssl_shutdown_timeout=TLS_CLOSE_S
-                )
-        except (ssl.SSLError, ssl.CertificateError, ConnectionError) as error:
-            raise _Failed(Outcome.TLS_FAILED, tls_failure(error)) from None
-        if connection.is_open:
-            self.pool.add(connection)
-        return connection
 
     async def __aenter__(self) -> "WebhookSender":
         return self

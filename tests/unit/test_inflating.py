@@ -20,9 +20,10 @@ from starlette.routing import Route
 from relay.errors import Unreadable
 from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.outbound import inflating
+from relay.outbound.file_upload import read_response
 from relay.outbound.inflating import STEP_BYTES, Inflater
 from relay.outbound.jwks import parse_keys
-from relay.outbound.provider_client import FAULTY_MAX_BYTES, RESPONSE_MAX_BYTES, ProviderClient, read_response
+from relay.outbound.provider_client import FAULTY_MAX_BYTES, RESPONSE_MAX_BYTES, ProviderClient
 from relay.sandbox.serving import serve
 from relay.security.redaction import Redactor
 
