@@ -94,13 +94,14 @@ def test_requirements_are_up_to_date(file: str, python: str) -> None:
         assert requirement.specifier.contains(version), f"{file} pins {requirement.name} {version}"
 
 
-def test_tests_run_with_what_production_runs_with() -> None:
-    """requirements-test.txt contains requirements.txt, entry by entry and hash by hash."""
-    runtime, tests = pins("requirements.txt"), pins("requirements-test.txt")
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-x402.txt"])
+def test_tests_run_with_what_production_runs_with(file: str) -> None:
+    """requirements-test.txt contains what is installed to run relay, entry by entry and hash by hash."""
+    runtime, tests = pins(file), pins("requirements-test.txt")
     for entry, hashes in runtime.items():
         name = Requirement(entry).name
         versions = {str(each.specifier) for each in pinned("requirements-test.txt", name)}
-        assert versions == {str(each.specifier) for each in pinned("requirements.txt", name)}
+        assert versions == {str(each.specifier) for each in pinned(file, name)}
         assert set(hashes) <= {each for other in tests if Requirement(other).name == name for each in tests[other]}
 
 
