@@ -5,8 +5,7 @@ seconds and then gives up. `callbacks/parse.py` reads the body, `callbacks/verif
 `storage/apply_updates.py` changes the job.
 """
 
-import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -23,6 +22,7 @@ from relay.lifecycle.reports import StatusReport
 from relay.model.job import Callback, Disposition, FinishedBy, Report, Verification
 from relay.security.callback_tokens import CallbackToken, CallbackTokens
 from relay.storage.apply_updates import JobUpdate, ReceivedCallback, UpdateResult
+from relay.storage.engine.group_commit import Waiting
 from relay.storage.idempotency import Tie
 
 EVIDENCE_BYTES: Final = 65536
@@ -76,9 +76,9 @@ class Receiver:
         return await self._store_and_publish(self._prepare(callback, headers, proof, now_ms))
 
     def receive_nowait(
-        self, callback: IncomingCallback
-    ) -> tuple[PreparedCallback, asyncio.Future[UpdateResult]] | None:
-        """Non-async variant of `receive`: the future resolves after COMMIT, and `publish` must follow it.
+        self, callback: IncomingCallback, done: Callable[[list[Waiting]], None], caller: object
+    ) -> PreparedCallback | None:
+        """Non-async variant of `receive`: `done` is called after COMMIT, and `publish` must follow it.
 
         Return None if the provider's published keys are needed, which may take I/O. Raise StorageUnavailable if too
         many writes wait.
@@ -89,7 +89,8 @@ class Receiver:
         now_ms, headers = self._clock.now_ms(), dict(callback.headers)
         proof = verify(provider, headers, callback.body, now_ms)
         prepared = self._prepare(callback, headers, proof, now_ms)
-        return prepared, self._store.jobs.recording(prepared.update)
+        self._store.jobs.record_nowait(prepared.update, done, caller)
+        return prepared
 
     async def receive_unread(self, callback: IncomingCallback, reason: str) -> UpdateResult:
         """Store the start of a callback whose body was too large, too slow or cut; return after COMMIT."""

@@ -64,16 +64,16 @@ class CallbackTokens:
     def verify(self, provider: str, token: str, now_ms: int) -> CallbackToken | None:
         """Return the token's content, or None if it is invalid, expired or another provider's. Never raise."""
         shaped = token if _TOKEN.fullmatch(token) else _PLACEHOLDER
-        text, signature = shaped[:_PAYLOAD_LETTERS], shaped[_PAYLOAD_LETTERS:]
-        if not self._signer(provider).verify_signature(text, signature):
+        raw = urlsafe_b64decode(shaped + "=")
+        if not self._signer(provider).signed(shaped[:_PAYLOAD_LETTERS].encode(), raw[_PAYLOAD.size :]):
             return None
-        head, environment, expiry, job = _PAYLOAD.unpack(urlsafe_b64decode(text))
+        head, environment, expiry, job = _PAYLOAD.unpack_from(raw)
         expires_at_ms = int.from_bytes(expiry) * 1000
         if head != _HEAD or now_ms >= expires_at_ms:
             return None
         return CallbackToken(ids.from_bytes(ids.JOB, job), environment != self._environment, expires_at_ms)
 
-    def _new_signer(self, provider: str) -> Signer:
+    def _new_signer(self, provider: str) -> "_Signer":
         """Return the signer of one provider's tokens; the salt separates it from other uses of the same keys."""
         salt = b"relay.callback." + provider.encode(errors="surrogatepass")
         return _Signer(
@@ -91,6 +91,10 @@ class _Signer(Signer):
     def derive_key(self, secret_key: str | bytes | None = None) -> bytes:
         """Return the derived key of a secret key, of the newest one by default."""
         return self._derived[self.secret_keys[-1] if secret_key is None else want_bytes(secret_key)]
+
+    def signed(self, value: bytes, signature: bytes) -> bool:
+        """Return whether one of the keys signed the value; the base class's conversions would double the time."""
+        return any(hmac.compare_digest(hmac.digest(key, value, "sha256"), signature) for key in self._derived.values())
 
 
 class _Hmac(SigningAlgorithm):

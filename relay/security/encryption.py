@@ -1,11 +1,17 @@
 """Encrypts the secrets in the database by RELAY_SECRET_KEYS, each for its own column and row."""
 
 import base64
+import hmac
 import os
 from collections.abc import Sequence
-from typing import Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
 
 from relay.errors import RelayError
+
+if TYPE_CHECKING:
+    from cryptography.fernet import MultiFernet
+    from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 # Contexts of key derivation: they separate these keys from other uses of the same setting.
 _UNBOUND_CONTEXT: Final = b"relay: secrets at rest"
@@ -41,20 +47,35 @@ class Encryption:
     def __init__(self, secret_keys: Sequence[str]) -> None:
         if not secret_keys:
             raise ValueError("encryption needs a key")
-        # Imported here because cryptography takes longer to load than this module may.
-        from cryptography.exceptions import InvalidTag  # noqa: PLC0415
-        from cryptography.fernet import Fernet, InvalidToken, MultiFernet  # noqa: PLC0415
-        from cryptography.hazmat.primitives.ciphers.aead import AESSIV  # noqa: PLC0415
-
+        self._secret_keys = tuple(secret_keys)
         self.fingerprints = [_derive(key, _FINGERPRINT_CONTEXT, FINGERPRINT_BYTES) for key in secret_keys]
         """Ids by which the database recognizes its keys, newest last; they reveal nothing about the keys."""
-        ciphers = [AESSIV(_derive(key, _BOUND_CONTEXT, _BOUND_KEY_BYTES)) for key in secret_keys]
-        key_ids = [fingerprint[:_ID_BYTES] for fingerprint in self.fingerprints]
-        self._ciphers = dict(zip(key_ids, ciphers, strict=True))
-        self._newest = _BOUND + key_ids[-1]
-        unbound = [base64.urlsafe_b64encode(_derive(key, _UNBOUND_CONTEXT, 32)) for key in reversed(secret_keys)]
-        self._unbound = MultiFernet([Fernet(key) for key in unbound])
-        self._refusals = (InvalidTag, InvalidToken, ValueError)
+        self._newest = _BOUND + self.fingerprints[-1][:_ID_BYTES]
+
+    @cached_property
+    def _ciphers(self) -> "dict[bytes, AESSIV]":
+        """Return the cipher of each key by the key's id."""
+        # Imported here, as below: cryptography takes 20 ms and 7 MB, and a start that decrypts nothing needs none.
+        from cryptography.hazmat.primitives.ciphers.aead import AESSIV  # noqa: PLC0415
+
+        ciphers = [AESSIV(_derive(key, _BOUND_CONTEXT, _BOUND_KEY_BYTES)) for key in self._secret_keys]
+        return dict(zip((print_[:_ID_BYTES] for print_ in self.fingerprints), ciphers, strict=True))
+
+    @cached_property
+    def _unbound(self) -> "MultiFernet":
+        """Return the decryption of former versions' values."""
+        from cryptography.fernet import Fernet, MultiFernet  # noqa: PLC0415
+
+        keys = [base64.urlsafe_b64encode(_derive(key, _UNBOUND_CONTEXT, 32)) for key in reversed(self._secret_keys)]
+        return MultiFernet([Fernet(key) for key in keys])
+
+    @cached_property
+    def _refusals(self) -> tuple[type[Exception], ...]:
+        """Return the errors of a value that a key does not decrypt."""
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415
+        from cryptography.fernet import InvalidToken  # noqa: PLC0415
+
+        return InvalidTag, InvalidToken, ValueError
 
     def encrypt(self, text: str, where: str) -> bytes:
         """Return the text encrypted for its place; the bytes differ each time."""
@@ -84,8 +105,10 @@ class Encryption:
 
 
 def _derive(secret: str, context: bytes, length: int) -> bytes:
-    """Return a key derived for one purpose by HKDF-SHA256 (RFC 5869)."""
-    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
-
-    return HKDF(SHA256(), length, salt=None, info=context).derive(secret.encode())
+    """Return a key derived for one purpose by HKDF-SHA256 (RFC 5869), at most 255 × 32 bytes."""
+    key = hmac.digest(bytes(32), secret.encode(), "sha256")
+    derived = block = b""
+    for number in range(1, -(-length // 32) + 1):
+        block = hmac.digest(key, block + context + bytes([number]), "sha256")
+        derived += block
+    return derived[:length]

@@ -1,7 +1,6 @@
 """Jobs in the database: made once, moved only through `record`, found by page."""
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -14,7 +13,7 @@ from relay.security.encryption import Encryption
 from relay.storage import pages, payments, rows
 from relay.storage.apply_updates import JobUpdate, UpdateApplier, UpdateResult
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
-from relay.storage.engine.group_commit import Writer
+from relay.storage.engine.group_commit import Waiting, Writer
 from relay.storage.idempotency import Tie
 from relay.storage.pages import Listing, Page
 from relay.storage.tombstones import Tombstone
@@ -97,11 +96,11 @@ class Jobs:
 
     async def record(self, update: JobUpdate, tie: Tie | None = None) -> UpdateResult:
         """Apply an update to a job, with all that follows from it, in one commit."""
-        return await self.recording(update, tie)
+        return await self._writer.write(self._recorder, update, tie=tie)
 
-    def recording(self, update: JobUpdate, tie: Tie | None = None) -> asyncio.Future[UpdateResult]:
-        """Non-async variant of `record`: the future resolves after COMMIT; StorageUnavailable if too much waits."""
-        return self._writer.submit(self._recorder, update, tie=tie)
+    def record_nowait(self, update: JobUpdate, done: Callable[[list[Waiting]], None], caller: object) -> None:
+        """Non-async variant of `record`: `done` is called after COMMIT; StorageUnavailable if too many updates wait."""
+        self._writer.enqueue(Waiting(self._recorder, update, done, caller))
 
     async def get(self, job_id: str, project_id: str) -> Job | None:
         """Return the project's job."""

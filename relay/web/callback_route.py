@@ -9,16 +9,19 @@ body: `callbacks/parse.py` does.
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Iterable
+from itertools import takewhile
+from typing import ClassVar, Final, Protocol
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
 from relay import log
 from relay.app import App
-from relay.callbacks.receiver import IncomingCallback
+from relay.callbacks.receiver import IncomingCallback, PreparedCallback
 from relay.errors import KeyUnknown, RelayError, StorageUnavailable
+from relay.log import request_ids
+from relay.storage.engine.group_commit import Waiting
 from relay.web import request_body
 
 COMMIT_DEADLINE_S: Final = 4.0
@@ -72,13 +75,39 @@ _UNREAD: Final[dict[type[RelayError], _Unread]] = {
 }
 
 
-class _Uncommitted(msgspec.Struct):
-    """A callback whose transaction is not committed yet, and when it is answered 503 instead, in the loop's seconds."""
+class Connection(Protocol):
+    """A connection that a direct callback came on."""
 
-    deadline_s: float
-    callback: IncomingCallback
-    respond: Callable[[CallbackResponse], None]
-    refused: bool = False
+    def respond(self, direct: "DirectCallback", response: CallbackResponse) -> None:
+        """Write the callback's response; do nothing if it has one, or if the client is gone."""
+
+
+class DirectCallback:
+    """A callback that arrived whole in one read, from the end of its request until its response: no ASGI, no task.
+
+    `keep_alive`, `response_complete`, `disconnected` and `message_event` are what uvicorn reads of a request.
+    `deadline_s` is when it is answered 503 instead, in the loop's seconds; `prepared` is what is being stored.
+    """
+
+    __slots__ = (
+        "connection",
+        "deadline_s",
+        "disconnected",
+        "keep_alive",
+        "prepared",
+        "request_id",
+        "response_complete",
+    )
+    message_event: ClassVar = asyncio.Event()
+
+    def __init__(self, connection: Connection, request_id: str, keep_alive: bool) -> None:
+        self.connection = connection
+        self.request_id = request_id
+        self.keep_alive = keep_alive
+        self.response_complete = False
+        self.disconnected = False
+        self.deadline_s = 0.0
+        self.prepared: PreparedCallback | None = None
 
 
 class CallbackRoute:
@@ -87,9 +116,10 @@ class CallbackRoute:
     def __init__(self, app: App, memory: request_body.BodyMemory) -> None:
         self._app = app
         self._memory = memory
-        self._uncommitted: dict[object, _Uncommitted] = {}
-        """By the future that is done after COMMIT; the earliest deadline comes first."""
+        self._uncommitted: dict[DirectCallback, None] = {}
+        """In the order of their deadlines."""
         self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI request with a small JSON document, never with a redirect."""
@@ -98,17 +128,12 @@ class CallbackRoute:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
 
     def receive_whole(
-        self,
-        path: bytes,
-        headers: list[tuple[bytes, bytes]],
-        body: bytes,
-        respond: Callable[[CallbackResponse], None],
+        self, path: bytes, headers: list[tuple[bytes, bytes]], body: bytes, direct: DirectCallback
     ) -> bool:
-        """Store a POST whose whole body arrived in one read; call `respond` after COMMIT.
+        """Store a POST whose whole body arrived in one read; respond after COMMIT, or with 503 at COMMIT_DEADLINE_S.
 
-        At COMMIT_DEADLINE_S `respond` is called with 503, and again after COMMIT. Return False, with nothing done, if
-        `__call__` must answer: an unusual path, a token that is not valid, a body over the limit, a callback that
-        needs more than the transaction.
+        Return False, with nothing done, if `__call__` must answer: an unusual path, a token that is not valid, a body
+        over the limit, a callback that needs more than the transaction.
         """
         match = _PLAIN_PATH.fullmatch(path)
         if match is None or len(body) > self._app.settings.callback_body_max_bytes:
@@ -119,42 +144,50 @@ class CallbackRoute:
             return False
         callback = IncomingCallback(provider, token, _text(headers), body)
         try:
-            receiving = self._app.receiver.receive_nowait(callback)
+            direct.prepared = self._app.receiver.receive_nowait(callback, self._committed, direct)
         except StorageUnavailable:
             return False
-        if receiving is None:
+        if direct.prepared is None:
             return False
-        prepared, future = receiving
+        direct.deadline_s = self._loop.time() + COMMIT_DEADLINE_S
+        self._uncommitted[direct] = None
+        if self._timer is None:
+            self._timer = self._loop.call_later(DEADLINE_CHECK_S, self._refuse_late)
+        return True
 
-        def committed(_: object) -> None:
-            del self._uncommitted[future]
+    def _committed(self, batch: list[Waiting]) -> None:
+        """Publish and answer each callback of a batch, after its COMMIT; a failure of one is answered to it alone."""
+        for waiting in batch:
+            direct: DirectCallback = waiting.caller
+            self._uncommitted.pop(direct, None)
+            request_ids.CURRENT.set(direct.request_id)
             try:
-                self._app.receiver.publish(prepared, future.result())
-            except StorageUnavailable as error:
-                respond(_not_stored(callback, error))
+                direct.connection.respond(direct, self._outcome(direct.prepared, waiting))
             except Exception as error:
                 _logger.error("request.broke", method="POST", path="/callbacks/", exc_info=error)
-                respond(CallbackResponse(500))
-            else:
-                respond(_STORED)
+                direct.connection.respond(direct, CallbackResponse(500))
 
-        loop = asyncio.get_running_loop()
-        self._uncommitted[future] = _Uncommitted(loop.time() + COMMIT_DEADLINE_S, callback, respond)
-        if self._timer is None:
-            self._timer = loop.call_later(DEADLINE_CHECK_S, self._refuse_late)
-        future.add_done_callback(committed)
-        return True
+    def _outcome(self, prepared: PreparedCallback | None, waiting: Waiting) -> CallbackResponse:
+        """Publish a callback that was stored; return the response."""
+        assert prepared is not None
+        if waiting.error is None:
+            self._app.receiver.publish(prepared, waiting.result)
+            return _STORED
+        if isinstance(waiting.error, StorageUnavailable):
+            return _not_stored(prepared.received.provider, prepared.update.job_id, waiting.error)
+        raise waiting.error
 
     def _refuse_late(self) -> None:
         """Answer 503, once, to each callback past its deadline; one timer serves all of them."""
-        loop = asyncio.get_running_loop()
-        for waiting in self._uncommitted.values():
-            if waiting.deadline_s > loop.time():
-                break
-            if not waiting.refused:
-                waiting.refused = True
-                waiting.respond(_not_stored(waiting.callback, StorageUnavailable(_LATE)))
-        self._timer = loop.call_later(DEADLINE_CHECK_S, self._refuse_late) if self._uncommitted else None
+        now_s = self._loop.time()
+        for direct in list(takewhile(lambda direct: direct.deadline_s <= now_s, self._uncommitted)):
+            del self._uncommitted[direct]
+            request_ids.CURRENT.set(direct.request_id)
+            assert direct.prepared is not None
+            stored, late = direct.prepared, StorageUnavailable(_LATE)
+            response = _not_stored(stored.received.provider, stored.update.job_id, late)
+            direct.connection.respond(direct, response)
+        self._timer = self._loop.call_later(DEADLINE_CHECK_S, self._refuse_late) if self._uncommitted else None
 
     async def _response(self, scope: Scope, receive: Receive) -> CallbackResponse:
         """Return the response to any method; only a POST with a valid token has an effect."""
@@ -175,7 +208,7 @@ class CallbackRoute:
             return await self._receive(callback, receive)
         except (StorageUnavailable, KeyUnknown) as error:
             self._app.metrics.refused(error.bound)
-            return _not_stored(callback, error)
+            return _not_stored(callback.provider, callback.token.job_id, error)
 
     async def _receive(self, callback: IncomingCallback, receive: Receive) -> CallbackResponse:
         """Read the body of `callback`, which has none yet, and store both; store a body that cannot be read as such."""
@@ -205,7 +238,7 @@ def _text(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]
     return tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
 
 
-def _not_stored(callback: IncomingCallback, error: Exception) -> CallbackResponse:
+def _not_stored(provider: str, job_id: str, error: Exception) -> CallbackResponse:
     """Log that a callback was not stored, and return the 503 that makes the provider retry."""
-    _logger.error("callback.not_stored", provider=callback.provider, job=callback.token.job_id, error=str(error))
+    _logger.error("callback.not_stored", provider=provider, job=job_id, error=str(error))
     return CallbackResponse(503, header=(b"retry-after", b"2"))

@@ -13,14 +13,14 @@ the time a client may go on sending after a response that did not wait for the b
 
 import asyncio
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Final, NoReturn
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from relay.log import request_ids
-from relay.web.callback_route import CallbackResponse, CallbackRoute
+from relay.web.callback_route import CallbackResponse, CallbackRoute, DirectCallback
 from relay.web.connections import CloseReason, ConnectionTracker
 
 READ_MAX_HEADS: Final = 16
@@ -33,18 +33,6 @@ _CLOSING_HEADERS: Final = b"request-id: %b\r\ncontent-length: 0\r\nconnection: c
 BODY_INCOMPLETE: Final = "body_incomplete"
 """Key in the ASGI scope's state of a function that returns whether more of the request's body is expected."""
 _UPGRADE_HEADERS: Final = frozenset({b"upgrade", b"http2-settings"})
-_NO_WAITER: Final = asyncio.Event()
-
-
-class DirectCycle:
-    """A request handled without a task, with the attributes of `RequestResponseCycle` that uvicorn reads."""
-
-    message_event = _NO_WAITER
-
-    def __init__(self, keep_alive: bool) -> None:
-        self.keep_alive = keep_alive
-        self.response_complete = False
-        self.disconnected = False
 
 
 class Transport:
@@ -89,7 +77,7 @@ class Protocol(HttpToolsProtocol):
     _lingered_bytes = 0
     _stop_reason = CloseReason.NOT_HTTP
     """Why reading stops, if the parser fails now."""
-    _current: DirectCycle | RequestResponseCycle | None = None
+    _current: DirectCallback | RequestResponseCycle | None = None
     """The request being answered; uvicorn's `cycle` is the last one parsed, which may wait behind it."""
     _upgrade_offered = False
     """The head just parsed offers another protocol: it is parsed again without the offer."""
@@ -153,14 +141,17 @@ class Protocol(HttpToolsProtocol):
         if len(self.pipeline) >= self._limits.pipelined_max:
             self._stop_parsing(CloseReason.PIPELINED_MAX)
         self._in_head, self._bytes_without_progress = True, 0
-        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; drop a trailer, which follows the body, since relay reads none."""
+        """Keep a header, its name in lower case; drop a trailer, which follows the body, since relay reads none."""
         if self._in_head:
             if len(self.headers) >= self._headers_max:
                 self._stop_parsing(CloseReason.HEADERS_MAX)
-            super().on_header(name, value)
+            name = name.lower()
+            self.headers.append((name, value))
+            if name == b"expect":
+                self.expect_100_continue = value.lower() == b"100-continue"
 
     def on_headers_complete(self) -> None:
         """Check the head's size; collect the body of a callback that may arrive whole, start any other request."""
@@ -305,7 +296,7 @@ class Protocol(HttpToolsProtocol):
 
     def _busy(self) -> bool:
         """Return whether a request of this connection is unanswered."""
-        cycle: DirectCycle | RequestResponseCycle | None = self.cycle
+        cycle: DirectCallback | RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.response_complete
 
     def _start_with_parts(self) -> None:
@@ -317,6 +308,10 @@ class Protocol(HttpToolsProtocol):
 
     def _start_request(self) -> None:
         """Start an ASGI request; its scope says whether more of the body is expected."""
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()  # makes the scope, for which a callback that is handled directly has no use
+        self.url, self.expect_100_continue = url, expect
+        self.headers.extend(headers)  # the scope has this list
         super().on_headers_complete()
         if not self._body_complete:
             self._tracker.await_body(self)
@@ -325,31 +320,30 @@ class Protocol(HttpToolsProtocol):
 
     def _receive_whole(self, body: bytes) -> bool:
         """Return whether the callback is handled directly; if so, the connection is busy until its response."""
-        cycle = DirectCycle(self.parser.should_keep_alive())
         request_id = request_ids.of(self.headers)
+        direct = DirectCallback(self, request_id, self.parser.should_keep_alive())
         previous = request_ids.CURRENT.set(request_id)
         try:
-            respond = partial(self._respond, cycle, request_id.encode())
-            if not self._callbacks.receive_whole(self.url, self.headers, body, respond):
+            if not self._callbacks.receive_whole(self.url, self.headers, body, direct):
                 return False
         finally:
             request_ids.CURRENT.reset(previous)
-        self._current = cycle
-        self.cycle = cycle  # type: ignore[assignment]  # it has the attributes that uvicorn reads
+        self._current = direct
+        self.cycle = direct  # type: ignore[assignment]  # it has the attributes that uvicorn reads
         return True
 
-    def _respond(self, cycle: DirectCycle, request_id: bytes, response: CallbackResponse) -> None:
+    def respond(self, direct: DirectCallback, response: CallbackResponse) -> None:
         """Write a directly handled callback's response, in uvicorn's form; ignore a second one and a lost client."""
-        if cycle.response_complete or cycle.disconnected:
+        if direct.response_complete or direct.disconnected:
             return
-        cycle.response_complete = True
-        headers = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
-        headers.append(b"request-id: %b\r\n" % request_id)
-        closing = b"" if cycle.keep_alive else b"connection: close\r\n"
-        head, body = _rendered(response)
-        self.transport.write(b"".join([STATUS_LINE[response.status], *headers, head, closing, b"\r\n", body]))
-        if not cycle.keep_alive:
-            self.transport.close()
+        direct.response_complete = True
+        start, end = _rendered(response)
+        server_headers = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
+        closing = b"" if direct.keep_alive else b"connection: close\r\n"
+        request_id = direct.request_id.encode()
+        self._socket.write(b"%b%brequest-id: %b\r\n%b%b" % (start, server_headers, request_id, closing, end))
+        if not direct.keep_alive:
+            self._close()
         self.on_response_complete()
 
     def _close_after_responses(self) -> None:
@@ -420,5 +414,6 @@ class Protocol(HttpToolsProtocol):
 
 @lru_cache(16)
 def _rendered(response: CallbackResponse) -> tuple[bytes, bytes]:
-    """Return a response's own headers as bytes, and its body."""
-    return b"".join([b"%b: %b\r\n" % header for header in response.headers]), response.body
+    """Return a response's status line, and its own headers with its body."""
+    headers = b"".join([b"%b: %b\r\n" % header for header in response.headers])
+    return STATUS_LINE[response.status], headers + b"\r\n" + response.body

@@ -12,7 +12,7 @@ import pytest
 from relay.errors import StorageUnavailable
 from relay.storage.engine import migrations
 from relay.storage.engine.database import Transaction
-from relay.storage.engine.group_commit import BATCH_MAX, SHARE_MIN, Writer
+from relay.storage.engine.group_commit import BATCH_MAX, SHARE_MIN, Waiting, Writer
 from relay.storage.engine.sqlite import SQLite
 from tests.support.past import database as opened
 
@@ -122,6 +122,32 @@ async def test_a_bad_item_leaves_nothing_and_takes_nobody_along(database: SQLite
     assert [results[0], type(results[1]), results[2]] == ["A", KeyError, "B"]
     with onlooker(database) as other:
         assert projects(other) == ["a", "b"]
+
+
+async def test_one_call_serves_a_batch(database: SQLite) -> None:
+    """Call `done` once with all of its items of a batch, after COMMIT; each has its caller, and its result or error."""
+    writer, batches = Writer(database, 8), []
+
+    def done(batch: list[Waiting]) -> None:
+        with onlooker(database) as other:
+            committed = projects(other)
+        batches.append([(one.caller, one.result, type(one.error), one.item in committed) for one in batch])
+
+    def broken(_: list[Waiting]) -> None:
+        raise RuntimeError("a fault of the caller")
+
+    errors: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["exception"]))
+    for name, called in (("a", done), ("b", broken), ("c", done)):
+        writer.enqueue(Waiting(add, name, called, f"of {name}"))
+    assert await writer.write(add, "d") == "D"
+    none = type(None)
+    assert batches == [[("of a", "A", none, True), ("of c", "C", none, True)]]
+    assert [type(error) for error in errors] == [RuntimeError]
+    for name, operation in (("e", add), ("bad", refuse)):
+        writer.enqueue(Waiting(operation, name, done, None))
+    await writer.write(add, "f")
+    assert batches[1:] == [[(None, "E", none, True)], [(None, None, KeyError, False)]]
 
 
 async def test_a_caller_that_goes_away_undoes_nothing(database: SQLite) -> None:

@@ -4,11 +4,13 @@ import subprocess
 import sys
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import RelayError
-from relay.security.encryption import DecryptionFailed, Encryption, place
+from relay.security.encryption import DecryptionFailed, Encryption, _derive, place
 
 OLD, NEW, OTHER = "old-" + "a" * 32, "new-" + "b" * 32, "other-" + "c" * 32
 SEAL = Encryption([OLD, NEW])
@@ -75,6 +77,13 @@ def test_what_is_sealed_opens_in_its_own_place_alone(elsewhere: tuple[str, str, 
     """Refuse a value that was moved to another row, or to another column of its row."""
     with pytest.raises(DecryptionFailed):
         SEAL.decrypt(SEAL.encrypt("whsec_now", HERE), place(*elsewhere))
+
+
+@given(key=st.text(min_size=1), context=st.binary(max_size=80), length=st.integers(1, 255 * 32))
+def test_keys_are_derived_by_the_standard(key: str, context: bytes, length: int) -> None:
+    """Derive the same bytes as another implementation of RFC 5869, for every length that it allows."""
+    expected = HKDF(SHA256(), length, salt=None, info=context).derive(key.encode())
+    assert _derive(key, context, length) == expected
 
 
 def test_a_fingerprint_tells_keys_apart_and_no_key() -> None:

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Any, TypeVar
 
+import msgspec
+
 from relay.errors import Bound, StorageUnavailable
 from relay.storage import idempotency
 from relay.storage.engine.database import Database, Transaction
@@ -28,14 +30,19 @@ SHARE_MIN = 8
 """Fewer than so many are not parted between turns: a commit costs more than it would gain."""
 
 
-class _Waiting:
-    """One item, and the future that its caller awaits."""
+class Waiting(msgspec.Struct, eq=False):
+    """One item that waits to be written, and afterwards its `result`, or the `error` because of which it was not.
 
-    def __init__(self, operation: Operation[Any, Any], item: Any, done: asyncio.Future[Any], tie: Tie | None) -> None:
-        self.operation = operation
-        self.item = item
-        self.done = done
-        self.tie = tie
+    `done` is called on the event loop with all items of a batch that have the same `done`; `caller` is for its use.
+    """
+
+    operation: Operation[Any, Any]
+    item: Any
+    done: Callable[[list["Waiting"]], None]
+    caller: Any
+    tie: Tie | None = None
+    result: Any = None
+    error: Exception | None = None
 
 
 class Writer:
@@ -44,8 +51,8 @@ class Writer:
     def __init__(self, database: Database, backlog_max: int) -> None:
         self._database = database
         self._backlog_max = backlog_max
-        self._backlog: deque[_Waiting] = deque()
-        self._urgent: deque[_Waiting] = deque()
+        self._backlog: deque[Waiting] = deque()
+        self._urgent: deque[Waiting] = deque()
         self._turns: set[asyncio.Task[None]] = set()
         self._turns_max = TURNS_SHARED if database.shared else 1
         self._under_way = 0
@@ -64,16 +71,26 @@ class Writer:
         self, operation: Operation[Item, Result], item: Item, *, urgent: bool = False, tie: Tie | None = None
     ) -> asyncio.Future[Result]:
         """Non-async variant of `write`: the future resolves after COMMIT."""
-        if len(self._backlog) >= self._backlog_max and not urgent:
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.enqueue(Waiting(operation, item, _resolve, future, tie), urgent=urgent)
+        return future
+
+    def enqueue(self, waiting: Waiting, *, urgent: bool = False) -> None:
+        """Write an item with all else that waits, and call its `done` after COMMIT; one call serves a whole batch.
+
+        Raise StorageUnavailable if too many items wait, unless it is urgent.
+        """
+        if urgent:
+            self._urgent.append(waiting)
+        elif len(self._backlog) < self._backlog_max:
+            self._backlog.append(waiting)
+        else:
             raise StorageUnavailable(
                 "too many writes are waiting (RELAY_BACKLOG_MAX): the database is slower than the requests",
                 bound=Bound.BACKLOG_MAX,
             )
-        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        (self._urgent if urgent else self._backlog).append(_Waiting(operation, item, done, tie))
         if len(self._turns) < self._turns_max:
             self._turns.add(asyncio.create_task(self._take_turns(), name="writer", context=Context()))
-        return done
 
     async def drain(self) -> None:
         """Return when nothing waits any more."""
@@ -95,7 +112,7 @@ class Writer:
         finally:
             self._turns = {turn for turn in self._turns if turn is not asyncio.current_task()}
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _next_batch(self) -> list[Waiting]:
         """Return what the next turn writes: its share of all that is there.
 
         Senders wait for their answers: if one turn took everything, they would all come again together, and what is
@@ -107,7 +124,7 @@ class Writer:
         batch = [self._urgent.popleft() for _ in range(min(first, len(self._urgent)))]
         return batch + [self._backlog.popleft() for _ in range(min(most - len(batch), len(self._backlog)))]
 
-    async def _write_batch(self, batch: list[_Waiting]) -> None:
+    async def _write_batch(self, batch: list[Waiting]) -> None:
         """One transaction for the batch; when an item is bad, one for each, so that it fails alone."""
         try:
             results = await self._transact(batch)
@@ -117,14 +134,13 @@ class Writer:
                     await self._write_batch([waiting])
                 return
             for waiting in batch:
-                if not waiting.done.done():
-                    waiting.done.set_exception(error)
-            return
-        for waiting, result in zip(batch, results, strict=True):
-            if not waiting.done.done():
-                waiting.done.set_result(result)
+                waiting.error = error
+        else:
+            for waiting, result in zip(batch, results, strict=True):
+                waiting.result = result
+        _call_done(batch)
 
-    async def _transact(self, batch: list[_Waiting]) -> list[Any]:
+    async def _transact(self, batch: list[Waiting]) -> list[Any]:
         """Run each kind of operation once over its items.
 
         The kinds always come in the same order, so that two processes do not lock rows in opposite ones.
@@ -146,6 +162,28 @@ class Writer:
             return results
 
         return await self._database.transact(write)
+
+
+def _call_done(batch: Sequence[Waiting]) -> None:
+    """Call each `done` once, with its items, in a step of its own: an error in one concerns no other."""
+    by_done: dict[Callable[[list[Waiting]], None], list[Waiting]] = {}
+    for waiting in batch:
+        by_done.setdefault(waiting.done, []).append(waiting)
+    loop = asyncio.get_running_loop()
+    for done, items in by_done.items():
+        loop.call_soon(done, items)
+
+
+def _resolve(batch: Sequence[Waiting]) -> None:
+    """Resolve the future of each item whose caller still waits."""
+    for waiting in batch:
+        future: asyncio.Future[Any] = waiting.caller
+        if future.done():
+            continue
+        if waiting.error is None:
+            future.set_result(waiting.result)
+        else:
+            future.set_exception(waiting.error)
 
 
 def _name(operation: Operation[Any, Any]) -> str:
