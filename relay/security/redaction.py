@@ -21,13 +21,12 @@ SECRET_CHARS_MIN: Final = 8
 """Shorter secrets are not searched for, because they occur in harmless texts too."""
 TOKEN_REST_CHARS: Final = 71
 _ALNUM: Final = r"3[0-9]|4[1-9A-Fa-f]|6[1-9A-Fa-f]|5[0-9AaFf]|7[0-9Aa]|2[Dd]"
-_ESCAPES: Final = (
-    (b"%", re.compile(rf"%(?:25)*(?:{_ALNUM})".encode())),
-    (b"\\u00", re.compile(rf"\\u00(?:{_ALNUM})".encode())),
-    (b"\\U00", re.compile(rf"\\U00(?:{_ALNUM})".encode())),
-    (b"&#", re.compile(b"&#")),
-)
-"""The start of an escape, which is searched for first, and an escaped character that needed no escape."""
+_PERCENT: Final = re.compile(rf"%(?:25)*(?:{_ALNUM})".encode())
+_UNICODE: Final = re.compile(rf"\\[uU]00(?:{_ALNUM})".encode())
+"""Escaped characters that needed no escape."""
+_RAREST_FIRST: Final = "XQZJKYVWUGHFBNMLPORDTISCEAjqzxkvw7985643bgyfm201uphdlcrsnoait_-e"
+"""The letters of keys and of base64, the rarest in JSON bodies and URLs first."""
+_TRACE_MIN_CHARS: Final = 4
 _PUNCTUATION: Final = re.compile(r"[^A-Za-z0-9_-]")
 _BASE64: Final = r"[A-Za-z0-9+/_-]*"
 _BASE64_START: Final = r"(?<![A-Za-z0-9+/_-])"
@@ -50,19 +49,20 @@ class Redactor:
         self._variants = [variant for literal in literals for variant in _base64_variants(literal)]
         self._needles = [needle.encode() for needle in (*literals, *self._variants)]
         self._has_punctuation = any(_PUNCTUATION.search(secret) for secret in self._secrets)
-        self._prefilter = re.compile(b"|".join(map(re.escape, [*self._needles, b"%", b"\\", b"&#"])))
+        self._traces = re.compile(
+            "|".join(re.escape(_trace(needle)) for needle in (*literals, *self._variants)).encode()
+        )
 
     def may_hold_secret(self, raw: bytes) -> bool:
         """Return False if the bytes hold no secret; True if they may hold one."""
-        if self._prefilter.search(raw) is None:
-            return False
-        for needle in self._needles:
-            if needle in raw:
-                return True
-        for sign, escape in _ESCAPES:
-            if sign in raw and (self._has_punctuation or escape.search(raw)):
-                return True
-        return self._has_punctuation and b"\\" in raw
+        if self._traces.search(raw) and any(needle in raw for needle in self._needles):
+            return True
+        odd = self._has_punctuation  # a secret with a character that JSON or a URL may escape
+        return (
+            (b"%" in raw and (odd or _PERCENT.search(raw) is not None))
+            or (b"\\" in raw and (odd or _UNICODE.search(raw) is not None))
+            or (b"&" in raw and b"&#" in raw)
+        )
 
     def text(self, text: str) -> str:
         """Return the text without secrets; the same object if it has none."""
@@ -107,6 +107,12 @@ class Redactor:
         patterns = ["".join(map(_escape_pattern, secret)) for secret in self._secrets]
         token = "".join(map(_escape_pattern, self._token_prefix)) + _TOKEN_LETTER + f"{{0,{TOKEN_REST_CHARS}}}"
         return re.compile("|".join([*patterns, token]))
+
+
+def _trace(needle: str) -> str:
+    """Return the needle from its rarest letter on: a search stops only where a text has that letter."""
+    starts = range(len(needle) - _TRACE_MIN_CHARS + 1)
+    return needle[min(starts, key=lambda start: _RAREST_FIRST.find(needle[start]) % len(_RAREST_FIRST)) :]
 
 
 def _escape_pattern(char: str) -> str:
