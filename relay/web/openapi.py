@@ -183,7 +183,10 @@ def _answer(kind: Any, schemas: _Schemas) -> Json:
         return {"description": "Done.", "headers": headers}
     if kind is EventStream:
         content: Json = {"text/event-stream": {"schema": {"type": "string"}}}
-        return {"description": "Each message's `id` is the event's, its data an event.", "content": content}
+        return {
+            "description": "Each message's `id` is the event's, its data the body of the notification.",
+            "content": content,
+        }
     return {
         "description": _described(kind),
         "headers": headers,

@@ -23,7 +23,7 @@ FLOORS = {
                 *("relay", "model", "security", "settings"),
                 *("errors", "ids", "clock", "log", "metrics", "backoff", "validation", "shutdown"),
             ),
-            ("lifecycle",),
+            ("lifecycle", "client"),
             ("providers", "storage", "payments", "outbound", "sandbox"),
             ("context",),
             ("deliveries", "callbacks", "jobs"),
@@ -44,7 +44,7 @@ DOORS = {
     "sqlite3": ("storage",),
     "aiosqlite": ("storage",),
     "asyncpg": ("storage",),
-    "httpx": ("outbound", "cli", "sandbox"),
+    "httpx": ("outbound", "cli", "sandbox", "client"),
     "httpcore": ("outbound",),
     "certifi": ("outbound",),
 }

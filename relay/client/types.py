@@ -1,0 +1,578 @@
+"""The answers of relay's API. Made by `clients/generate.py` from `/openapi.json`: do not edit."""
+
+from typing import Any
+
+import msgspec
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """A decimal as text, its unit (`USDC`, `USD`, `credits`) and whether it is an estimate, reserved or final."""
+
+    amount: str
+    unit: str
+    kind: str
+
+
+class DeliveryCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """How many deliveries of an event have each status."""
+
+    pending: int
+    delivered: int
+    exhausted: int
+    canceled: int
+
+
+class DurationRange(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds, both ends included."""
+
+    min: int
+    max: int
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A subscriber's URL and its settings."""
+
+    id: str
+    object: str
+    url: str
+    event_types: list[str]
+    """Exact types, `job.*` or `*`."""
+    description: str | None
+    metadata: dict[str, Any]
+    headers: dict[str, str]
+    """Sent with every notification; their values are redacted."""
+    providers: list[str] | None
+    """Only jobs of these; null for all."""
+    rate_limit_per_s: float | None
+    """Attempts a second at most; null for no limit."""
+    in_flight_max: int
+    """Concurrent attempts."""
+    timeout_s: float
+    """For the whole attempt."""
+    schedule_s: list[int] | None
+    """A delay before each attempt; null for RELAY_RETRY_SCHEDULE_S."""
+    status: str
+    """`held`: relay waits, because attempts failed."""
+    disabled_at: str | None
+    disabled_reason: str | None
+    failing_since: str | None
+    last_success_at: str | None
+    last_failure_at: str | None
+    created_at: str
+    updated_at: str
+    project: str
+    secret_readable: bool
+    """False if no key of RELAY_SECRET_KEYS decrypts its secret."""
+
+
+class EndpointEventData(msgspec.Struct, frozen=True, kw_only=True):
+    """The `data` of an event about an endpoint, of which it shows the id, or what has happened to it."""
+
+    endpoint: str | dict[str, Any]
+    job: None
+    sequence: int
+    final: bool
+    supersedes: None
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a job's timeline."""
+
+    at: str
+    kind: str
+    summary: str
+    decision: str | None
+    """What relay did upon it."""
+    reason: str | None
+    ref: str
+    """The id of what the line is about."""
+
+
+class FieldError(msgspec.Struct, frozen=True, kw_only=True):
+    """One wrong field of a request."""
+
+    path: str
+    """Where it is, such as `input.images[0]`."""
+    message: str
+
+
+class File(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that was uploaded to a provider."""
+
+    url: str
+    expires_at: str | None
+    """Null if the provider publishes no lifetime."""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `/healthz` and `/readyz`."""
+
+    status: str
+
+
+class JobEndpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint that was made for one job."""
+
+    endpoint_id: str
+    url: str
+    event_types: list[str]
+    secret: str | None = None
+    """Only if relay made it, and only here."""
+
+
+class JobLinks(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to read more about a job."""
+
+    self_: str = msgspec.field(name="self")
+    events: str
+    timeline: str
+
+
+class NewEndpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint as `POST /v1/endpoints` answers it."""
+
+    id: str
+    object: str
+    url: str
+    event_types: list[str]
+    """Exact types, `job.*` or `*`."""
+    description: str | None
+    metadata: dict[str, Any]
+    headers: dict[str, str]
+    """Sent with every notification; their values are redacted."""
+    providers: list[str] | None
+    """Only jobs of these; null for all."""
+    rate_limit_per_s: float | None
+    """Attempts a second at most; null for no limit."""
+    in_flight_max: int
+    """Concurrent attempts."""
+    timeout_s: float
+    """For the whole attempt."""
+    schedule_s: list[int] | None
+    """A delay before each attempt; null for RELAY_RETRY_SCHEDULE_S."""
+    status: str
+    """`held`: relay waits, because attempts failed."""
+    disabled_at: str | None
+    disabled_reason: str | None
+    failing_since: str | None
+    last_success_at: str | None
+    last_failure_at: str | None
+    created_at: str
+    updated_at: str
+    project: str
+    secret_readable: bool
+    """False if no key of RELAY_SECRET_KEYS decrypts its secret."""
+    secret: str
+
+
+class Next(msgspec.Struct, frozen=True, kw_only=True):
+    """What relay waits for or does next, and by when."""
+
+    what: str
+    at: str
+
+
+class ProviderSpend(msgspec.Struct, frozen=True, kw_only=True):
+    """What one provider's jobs cost in one unit, by how sure that is."""
+
+    provider: str
+    unit: str
+    estimate: str
+    reserved: str
+    final: str
+    jobs: int
+
+
+class Redelivery(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch of redeliveries and its progress."""
+
+    id: str
+    object: str
+    endpoint: str
+    which: str
+    since: str
+    until: str
+    count: int
+    """How many events it has in all."""
+    made: int
+    """For how many of them a delivery was made."""
+    created_at: str
+    finished_at: str | None
+    dry_run: bool
+
+
+class RedeliveryCount(msgspec.Struct, frozen=True, kw_only=True):
+    """How many events a batch would have, as a dry run counts them."""
+
+    object: str
+    endpoint: str
+    count: int
+    dry_run: bool
+
+
+class RotatedSecret(msgspec.Struct, frozen=True, kw_only=True):
+    """A new secret; both sign until the former one ends."""
+
+    secret: str
+    former_secret_until: str
+
+
+class Secret(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint's secret."""
+
+    secret: str
+
+
+class WebhookKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A project's ed25519 key (RFC 8037)."""
+
+    kty: str
+    crv: str
+    alg: str
+    use: str
+    kid: str
+    x: str
+    project: str
+    whpk: str
+    """The key as Standard Webhooks writes it."""
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One HTTP request for one delivery."""
+
+    id: str
+    number: int
+    """From 1; the request's header `relay-attempt`."""
+    outcome: str
+    status_code: int | None
+    error: str | None
+    """Why it failed."""
+    note: str | None
+    """What was unusual about an answer that counts as `ok`."""
+    started_at: str
+    duration_ms: int
+    response_excerpt: str | None
+    """The first characters of the answer's body."""
+
+
+class CallbackHead(msgspec.Struct, frozen=True, kw_only=True):
+    """One HTTP request from a provider, as a list shows it."""
+
+    id: str
+    object: str
+    job: str | None
+    provider: str
+    verdict: str
+    """What relay did with it."""
+    reason: str | None
+    received_at: str
+    size: int
+    """Of its body, in bytes."""
+    headers: list[tuple[str, str]]
+    """Names and values in their order, secrets redacted."""
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """One event for one endpoint, as a list shows it."""
+
+    id: str
+    object: str
+    event: str
+    endpoint: str
+    job: str | None
+    status: str
+    attempts_made: int
+    next_attempt_at: str | None
+    """Null unless it is pending."""
+    redelivery: bool
+    """Whether an operator requested it."""
+    created_at: str
+    finished_at: str | None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """A fact about a job, or about an endpoint."""
+
+    id: str
+    object: str
+    type: str
+    job: str | None
+    """The job's id; null for an event about an endpoint."""
+    sequence: int
+    final: bool
+    timestamp: str
+    data: Any
+    """The notification's `data`."""
+    deliveries: DeliveryCounts
+
+
+class JobError(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a job failed: relay's class and code, and the provider's own code and message."""
+
+    class_: str = msgspec.field(name="class")
+    code: str
+    message: str
+    retryable: bool
+    provider_code: str | None
+    provider_message: str | None
+
+
+class Notification(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of a notification, the same bytes on every attempt."""
+
+    id: str
+    """The event's id, as in the header `webhook-id`."""
+    type: str
+    timestamp: str
+    """When it happened."""
+    project: str
+    """The project whose event it is."""
+    data: Any
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True):
+    """One result; `expires_at` is RFC 3339, from the provider's documented lifetime."""
+
+    kind: str
+    url: str
+    width: int | None
+    height: int | None
+    duration_s: float | None
+    expires_at: str | None
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """An error (RFC 9457)."""
+
+    type: str
+    """`urn:relay:problem:` and the code."""
+    title: str
+    status: int
+    detail: str
+    """What is wrong, and what to do."""
+    code: str
+    """What a program acts on."""
+    errors: list[FieldError] | None = None
+    """Every wrong field, if fields are wrong."""
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider supports, and whether it is configured."""
+
+    name: str
+    configured: bool
+    key_refused_at: str | None
+    """Since when it refuses relay's key."""
+    last_error: str | None
+    finished_by: str
+    """What ends its jobs."""
+    paid: bool
+    """Whether relay's wallet pays for each job."""
+    cancel: bool
+    """Whether a job can be canceled there."""
+    models: list[str]
+    other_models: bool
+    """Whether `request` may name another model."""
+    duration_s: DurationRange
+    resolutions: list[str]
+    aspect_ratios: list[str]
+    images_max: int
+    prompt_max: int | None
+    """Characters."""
+    prompt_required: bool
+    result_lifetime_s: int | None
+    """How long its result URLs work."""
+
+
+class Quote(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job would cost at one provider."""
+
+    provider: str
+    accepted: bool
+    amount: str | None
+    unit: str | None
+    usd: str | None
+    """The price in USD, if it is known."""
+    basis: str | None
+    """Published prices, or the provider's answer to an unpaid request."""
+    errors: list[FieldError]
+
+
+class Reprocessing(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a quarantined callback's reprocessing."""
+
+    id: str
+    at: str
+    by: str
+    """The id of the API key that requested it."""
+    verdict: str
+    """What relay did with it."""
+    reason: str | None
+
+
+class Spend(msgspec.Struct, frozen=True, kw_only=True):
+    """What was spent, and what was authorized today (UTC)."""
+
+    project: str | None
+    """Null for all projects together."""
+    wallet: str | None
+    """The paying address, with `all=true`."""
+    unit: str
+    since: str
+    today: str
+    left_today: str
+    reserved: str
+    paid: str
+    unknown: str
+    lost: str
+    void: str
+    max_per_job: str
+    max_per_day: str
+    providers: list[ProviderSpend]
+
+
+class Timeline(msgspec.Struct, frozen=True, kw_only=True):
+    """A job's history in order, and the next step."""
+
+    data: list[Entry]
+    next: Next | None
+    """Null if all is done."""
+
+
+class WebhookKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """A JWK set, newest key last."""
+
+    keys: list[WebhookKey]
+
+
+class Callback(msgspec.Struct, frozen=True, kw_only=True):
+    """One HTTP request from a provider, with its body."""
+
+    id: str
+    object: str
+    job: str | None
+    provider: str
+    verdict: str
+    """What relay did with it."""
+    reason: str | None
+    received_at: str
+    size: int
+    """Of its body, in bytes."""
+    headers: list[tuple[str, str]]
+    """Names and values in their order, secrets redacted."""
+    body: str
+    """As received, in base64."""
+    body_text: str | None
+    """As text; null if it is none."""
+    reprocessings: list[Reprocessing]
+
+
+class DeliveryWithAttempts(msgspec.Struct, frozen=True, kw_only=True):
+    """One event for one endpoint, with its attempts, oldest first."""
+
+    id: str
+    object: str
+    event: str
+    endpoint: str
+    job: str | None
+    status: str
+    attempts_made: int
+    next_attempt_at: str | None
+    """Null unless it is pending."""
+    redelivery: bool
+    """Whether an operator requested it."""
+    created_at: str
+    finished_at: str | None
+    attempts: list[Attempt]
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One request for a video."""
+
+    id: str
+    object: str
+    provider: str
+    provider_job_id: str | None
+    """The provider's own id; null until it answered."""
+    status: str
+    reason: str | None
+    """Why it has this status, if the status does not say it."""
+    progress: int | None
+    """Percent, if the provider reports it."""
+    model: str | None
+    input: dict[str, Any] | None
+    """The unified request, if the job came with one."""
+    request: dict[str, Any]
+    """The provider's own body, without the callback URL."""
+    outputs: list[Output]
+    error: JobError | None
+    """Why it failed."""
+    cost: Cost | None
+    metadata: dict[str, Any]
+    """As the client sent it."""
+    finished_by: str | None
+    """Which report ended it."""
+    verification: str
+    """How far that report is proven."""
+    late: bool
+    """Whether its result came after it had ended otherwise."""
+    created_at: str
+    submitted_at: str | None
+    updated_at: str
+    finished_at: str | None
+    deadline_at: str
+    """When it expires, if it has no final status by then."""
+    links: JobLinks
+
+
+class NewJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as `POST /v1/jobs` answers it."""
+
+    id: str
+    object: str
+    provider: str
+    provider_job_id: str | None
+    """The provider's own id; null until it answered."""
+    status: str
+    reason: str | None
+    """Why it has this status, if the status does not say it."""
+    progress: int | None
+    """Percent, if the provider reports it."""
+    model: str | None
+    input: dict[str, Any] | None
+    """The unified request, if the job came with one."""
+    request: dict[str, Any]
+    """The provider's own body, without the callback URL."""
+    outputs: list[Output]
+    error: JobError | None
+    """Why it failed."""
+    cost: Cost | None
+    metadata: dict[str, Any]
+    """As the client sent it."""
+    finished_by: str | None
+    """Which report ended it."""
+    verification: str
+    """How far that report is proven."""
+    late: bool
+    """Whether its result came after it had ended otherwise."""
+    created_at: str
+    submitted_at: str | None
+    updated_at: str
+    finished_at: str | None
+    deadline_at: str
+    """When it expires, if it has no final status by then."""
+    links: JobLinks
+    notify: list[JobEndpoint]
+
+
+class JobEventData(msgspec.Struct, frozen=True, kw_only=True):
+    """The `data` of an event about a job."""
+
+    job: Job
+    """The job after the event."""
+    sequence: int
+    """The event's number among those of its job, from 1."""
+    final: bool
+    """Whether it announces an end."""
+    supersedes: str | None
+    """The event whose announced end this one replaces."""
