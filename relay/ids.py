@@ -53,6 +53,11 @@ def new_id(prefix: str) -> str:
     return prefix + encode(bits)
 
 
+def made_at(id_: str) -> int:
+    """Return when an id was made, in unix milliseconds."""
+    return int.from_bytes(to_bytes(id_)[:6])
+
+
 def first_at(prefix: str, at_ms: int) -> str:
     """Return a lower bound of the ids that are made from `at_ms` on."""
     return prefix + encode(max(0, at_ms) << 80)

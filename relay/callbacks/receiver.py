@@ -19,14 +19,17 @@ from relay.context import FlowContext
 from relay.errors import KeyUnknown
 from relay.lifecycle import reports
 from relay.lifecycle.reports import StatusReport
-from relay.model.job import Callback, Disposition, FinishedBy, Report, Verification
+from relay.model.job import Callback, Disposition, FinishedBy, Job, JobState, Reason, Report, Verification
 from relay.security.callback_tokens import CallbackToken, CallbackTokens
 from relay.storage.apply_updates import JobUpdate, ReceivedCallback, UpdateResult
 from relay.storage.engine.group_commit import Waiting
 from relay.storage.idempotency import Tie
+from relay.storage.jobs import NewJob
 
 EVIDENCE_BYTES: Final = 65536
 """How much is kept of a body that was not read whole."""
+ADOPTED_MS: Final = 86_400_000
+"""How long an adopted job may take: the deadline that it had is lost."""
 _ALARMING: Final = (Disposition.ORPHANED, Disposition.QUARANTINED, Disposition.MISMATCHED)
 _logger = log.get("receive")
 
@@ -101,7 +104,7 @@ class Receiver:
         return await self._store_and_publish(self._update(callback.token.job_id, received, None, Verification.NONE))
 
     async def reprocess(self, callback: Callback, key_id: str, tie: Tie | None = None) -> UpdateResult:
-        """Apply a quarantined callback's report on an operator's request; return after COMMIT.
+        """Apply a stored callback's report on an operator's request; return after COMMIT.
 
         `key_id` is the operator's API key. The callback is proven by its signature if that fits by now, else by its
         token.
@@ -127,6 +130,30 @@ class Receiver:
             reprocessed_by=key_id,
         )
         return await self._store_and_publish(self._update(callback.job_id, received, parsed.report, verification), tie)
+
+    async def adopt(self, callback: Callback) -> None:
+        """Make the job that an orphaned callback is about, if it is not there, as `submit_unknown`.
+
+        A database that was restored lacks the jobs of after its backup. The token, which was verified when the callback
+        came, proves that relay made this one. Its request, metadata and own endpoints are lost.
+        """
+        assert callback.job_id is not None
+        now_ms, created_at = self._clock.now_ms(), ids.made_at(callback.job_id)
+        job = Job(
+            id=callback.job_id,
+            project_id=callback.project_id,
+            provider=callback.provider,
+            state=JobState.PENDING,
+            reason=Reason.SUBMIT_UNKNOWN,
+            created_at=created_at,
+            updated_at=now_ms,
+            deadline_at=now_ms + ADOPTED_MS,
+            request={},
+            submission_started_at=created_at,
+            submissions_made=1,
+        )
+        await self._store.jobs.create(NewJob(job, ()))
+        _logger.warning("job.adopted", job=job.id, callback=callback.id)
 
     def publish(self, prepared: PreparedCallback, result: UpdateResult) -> UpdateResult:
         """Pass the stored result on to deliveries, long polls, metrics and the log; call it after COMMIT."""

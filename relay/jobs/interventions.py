@@ -59,6 +59,8 @@ class Interventions:
         provider = self._context.providers.get(job.provider)
         if provider is None or not provider.usable:
             raise Conflict(f"{job.provider} is not configured here")
+        if not job.request:
+            raise Conflict("the job was adopted from its callback, and what was requested is lost: submit a new job")
         now_ms = self._context.clock.now_ms()
         again = partial(operator_actions.resubmitted, next_submit_at=now_ms + HAND_OVER_MS)
         payment = await self._context.store.payments.of_job(job.id)

@@ -46,6 +46,10 @@ class ReceivedCallback(msgspec.Struct, frozen=True, kw_only=True):
     reprocessed_by: str | None = None
 
 
+OTHER_ENVIRONMENT: Final = "the token was made in another environment"
+"""The reason of an orphaned callback whose job is not lost."""
+
+
 class JobUpdate(msgspec.Struct, frozen=True, kw_only=True):
     """An update of a job: its transition (None: none), and the callback or call that brought it.
 
@@ -343,7 +347,7 @@ def _result(job: Job | None, moved: Transition | None, update: JobUpdate, tombst
     if moved is None:
         reason = tombstone.reason_at_end if tombstone else "there is no such job here"
         if _is_foreign(update):
-            reason = "the token was made in another environment"
+            reason = OTHER_ENVIRONMENT
         return UpdateResult(job=job, disposition=Disposition.ORPHANED, reason=reason)
     return UpdateResult(job=job, disposition=moved.disposition, reason=moved.reason, unconfirmed=moved.unconfirmed)
 

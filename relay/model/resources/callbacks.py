@@ -29,7 +29,7 @@ class CallbackHeadResource(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReprocessingResource(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a quarantined callback's reprocessing."""
+    """The result of applying a quarantined or orphaned callback."""
 
     id: Annotated[str, Meta(pattern="^rep_")]
     at: Time
@@ -75,7 +75,7 @@ def callback(one: Callback, reprocessings: Sequence[Reprocessing]) -> CallbackRe
 
 
 def reprocessing(reprocessing: Reprocessing) -> ReprocessingResource:
-    """Return the result of a quarantined callback's reprocessing."""
+    """Return the result of applying a quarantined or orphaned callback."""
     return ReprocessingResource(
         id=reprocessing.id,
         at=rfc3339(reprocessing.at),

@@ -1,5 +1,5 @@
 -- name: insert_job
--- A new job, before anything is sent.
+-- A new job, before anything is sent. One that is adopted by two requests together is there already.
 INSERT INTO jobs (
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
     finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made,
@@ -10,7 +10,7 @@ INSERT INTO jobs (
     :cost, :finished_by, :verification, :late, :sequence, :last_final_event, :callbacks_seen, :submissions_made,
     :created_at, :updated_at, :submitted_at, :finished_at, :deadline_at, :next_submit_at, :submission_started_at,
     :next_check_at, :checks_made, :last_report_at, :not_found_seen, :unconfirmed, :confirm_by, :status_path, :expiring_at, :max_cost
-);
+) ON CONFLICT (id) DO NOTHING;
 
 -- name: insert_job.postgres_batch
 -- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
@@ -31,7 +31,7 @@ SELECT * FROM unnest(
     CAST(:next_check_at AS BIGINT[]), CAST(:checks_made AS INTEGER[]), CAST(:last_report_at AS BIGINT[]),
     CAST(:not_found_seen AS INTEGER[]), CAST(:unconfirmed AS TEXT[]), CAST(:confirm_by AS BIGINT[]), CAST(:status_path AS TEXT[]),
     CAST(:expiring_at AS BIGINT[]), CAST(:max_cost AS BIGINT[])
-);
+) ON CONFLICT (id) DO NOTHING;
 
 -- name: insert_job_metadata
 -- One `key=value` of a job, so that jobs can be found by it.

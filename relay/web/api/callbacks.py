@@ -1,4 +1,4 @@
-"""`/v1/callbacks`: list stored callbacks, show one, and reprocess a quarantined one.
+"""`/v1/callbacks`: list stored callbacks, show one, and reprocess a quarantined or orphaned one.
 
 Providers' requests themselves arrive in `web/callback_route.py`.
 """
@@ -16,7 +16,7 @@ from relay.model.job import Callback, CallbackHead, Disposition, Reprocessing
 from relay.model.resources import callbacks as resources
 from relay.model.resources.callbacks import CallbackHeadResource, CallbackResource
 from relay.model.resources.envelopes import PageResource
-from relay.storage.apply_updates import UpdateResult
+from relay.storage.apply_updates import OTHER_ENVIRONMENT, UpdateResult
 from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields, Parameter
 from relay.web.api.lists import PAGE, enum_param, listing, page
 from relay.web.problems import JSON
@@ -40,23 +40,38 @@ async def show(request: ApiRequest) -> Response:
 
 
 async def reprocess(request: ApiRequest) -> Response:
-    """`POST /v1/callbacks/{id}/releases`: parse and apply a quarantined callback again; 200 with the callback.
+    """`POST /v1/callbacks/{id}/releases`: apply a quarantined or orphaned callback again; 200 with the callback.
 
-    Its verdict stays; `reprocessings` shows the results. It can be repeated while all of them are `unreadable`.
+    The job of an orphaned one is made anew if it is not there. The verdict stays; `reprocessings` shows the results. It
+    can be repeated while all of them are `unreadable`.
     """
     request.fields(NoFields)
     callback = await _callback(request)
-    if callback.disposition is not Disposition.QUARANTINED:
-        raise Conflict(f"the callback is {callback.disposition}: only a quarantined one can be released")
+    if callback.disposition not in (Disposition.QUARANTINED, Disposition.ORPHANED):
+        raise Conflict(f"the callback is {callback.disposition}: only a quarantined or orphaned one can be released")
     before = await request.app.store.callbacks.reprocessings(callback)
     done = [one for one in before if one.disposition is not Disposition.UNREADABLE]
     if done:
         raise Conflict(f"the callback was released before, at {rfc3339(done[-1].at)} by {done[-1].key_id}")
 
+    if callback.disposition is Disposition.ORPHANED:
+        await _require_lost(request, callback)
+        await request.app.receiver.adopt(callback)
+
     def respond(result: UpdateResult) -> Response:
         return _response(request, callback, [*before, *([result.reprocessing] if result.reprocessing else [])])
 
     return respond(await request.app.receiver.reprocess(callback, request.key_id, request.tie(respond)))
+
+
+async def _require_lost(request: ApiRequest, callback: Callback) -> None:
+    """Raise Conflict if the job of an orphaned callback is not lost: it was pruned, or is another environment's."""
+    if callback.reason == OTHER_ENVIRONMENT:
+        raise Conflict(f"{OTHER_ENVIRONMENT}: its job is there, not here")
+    assert callback.job_id is not None
+    tombstone = await request.app.store.jobs.tombstone(callback.job_id, callback.project_id)
+    if tombstone is not None:
+        raise Conflict(tombstone.reason_at_end)
 
 
 async def _callback(request: ApiRequest) -> Callback:
@@ -106,7 +121,7 @@ ROUTES: Final = (
         path="/v1/callbacks/{id}/releases",
         handler=reprocess,
         scope="admin",
-        summary="Apply a quarantined callback",
+        summary="Apply a quarantined or orphaned callback",
         fields=NoFields,
         answers={200: CallbackResource},
     ),
