@@ -135,6 +135,13 @@ def parse_public_url(text: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
+def parse_client_ip(text: str) -> str:
+    """Return the rule by which a client's address is found, in lower case."""
+    if not re.fullmatch(r"peer|xff:[1-9]|header:[a-z0-9-]{1,64}", text.lower()):
+        raise ValueError("must be peer, xff:N with N proxies from 1 to 9, or header:NAME, such as header:x-real-ip")
+    return text.lower()
+
+
 def parse_rpc_url(text: str) -> str:
     """Return the URL of a node as it is given: its path or query may hold a key."""
     _web_url(text, "must be an http or https URL such as https://mainnet.base.org", ("fragment",))
@@ -227,13 +234,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     host: str = ""
     """the address to listen on; empty for every one, IPv4 and IPv6"""
     public_url: Annotated[str, parse_public_url] | None = None
-    """where providers reach this relay: callback URLs begin with it"""
+    """where providers reach this relay: callback URLs begin with it; default what the platform says, where it does"""
+    client_ip: Annotated[str, parse_client_ip] = "peer"
+    """where the address of a client is, for the log: peer, xff:N behind N proxies, header:NAME; default by platform"""
     secret_keys: Annotated[tuple[str, ...], parse_secret_keys, SECRET] = ()
     """comma list, newest last: signs callback tokens, seals secrets at rest"""
     api_key: Annotated[str, parse_api_key, SECRET] | None = None
     """an admin key of project `default`, without a row in the database"""
     database_url: str = field(default="sqlite:///./data/relay.db", name="DATABASE_URL")
     """sqlite:///path or postgres://…"""
+    allow_ephemeral: Annotated[bool, parse_flag] = False
+    """1 allows SQLite on a disk that the platform wipes when the process ends"""
     database_wait_s: Annotated[float, Meta(ge=0, le=600)] = 30.0
     """how long a start waits for a database that does not answer"""
     environment: str = field(default="default", name="RELAY_ENV")

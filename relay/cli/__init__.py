@@ -82,12 +82,18 @@ def tune_gc() -> None:
 def load_settings() -> Settings:
     """Return the environment's settings, and remove the secrets from it, which child processes would inherit.
 
-    /proc/PID/environ still shows them, to the same user and root.
+    /proc/PID/environ still shows them, to the same user and root. Raise SettingsError for a SQLite database on a disk
+    that the platform wipes, unless that is allowed.
     """
+    from relay.cli.platforms import presets, require_lasting
     from relay.providers import DEV_PROVIDERS, PROVIDERS
+    from relay.storage.engine.database_url import is_postgres, sqlite_path
 
     providers = (*PROVIDERS, *DEV_PROVIDERS)
-    loaded = settings.load(os.environ, providers)
+    given = {name: value for name, value in os.environ.items() if value.strip()}
+    loaded = settings.load(presets(given) | given, providers)
+    if not loaded.allow_ephemeral and not is_postgres(loaded.database_url):
+        require_lasting(sqlite_path(loaded.database_url), given)
     for name in settings.secret_names(providers):
         os.environ.pop(name, None)
     return loaded

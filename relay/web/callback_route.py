@@ -23,6 +23,7 @@ from relay.errors import KeyUnknown, RelayError, StorageUnavailable
 from relay.log import request_ids
 from relay.storage.engine.group_commit import Waiting
 from relay.web import request_body
+from relay.web.client_address import client_address
 
 COMMIT_DEADLINE_S: Final = 4.0
 """A callback not committed by then is answered 503: within its five seconds a provider must learn to retry."""
@@ -116,6 +117,7 @@ class CallbackRoute:
     def __init__(self, app: App, memory: request_body.BodyMemory) -> None:
         self._app = app
         self._memory = memory
+        self._address_of = client_address(app.settings.client_ip)
         self._uncommitted: dict[DirectCallback, None] = {}
         """In the order of their deadlines."""
         self._timer: asyncio.TimerHandle | None = None
@@ -200,7 +202,7 @@ class CallbackRoute:
         token = self._app.receiver.verify_token(provider, token_text)
         if token is None:
             label = provider if provider in self._app.providers else "unknown"
-            _logger.info("callback.refused", provider=label)
+            _logger.info("callback.refused", provider=label, client=self._address_of(scope))
             self._app.metrics.callback_refused(label)
             return CallbackResponse(404)
         callback = IncomingCallback(provider, token, _text(scope["headers"]), b"")

@@ -113,6 +113,31 @@ async def test_a_database_it_cannot_use_is_named(tmp_path: Path, url: str, statu
     assert "database" in text.lower()
 
 
+@pytest.mark.parametrize("command", [("serve",), ("migrate",), ("prune",), ("keys", "list")])
+async def test_an_ephemeral_disk_is_refused(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Exit 78 with one paragraph on a platform that wipes the disk, and leave no file behind."""
+    environ = settings_for(tmp_path, 1) | {"DYNO": "web.1"}
+    status, text = await run(environ | {"DATABASE_URL": f"sqlite:///{tmp_path}/new/relay.db"}, *command)
+    assert (status, len(text.splitlines()), "RELAY_ALLOW_EPHEMERAL=1" in text) == (78, 1, True)
+    assert not (tmp_path / "new").exists()
+
+
+async def test_an_ephemeral_disk_can_be_allowed_and_the_platform_says_the_url(tmp_path: Path) -> None:
+    """Start on a wiped disk where the operator allows it, with the public URL that the platform names."""
+    port = processes.free_port()
+    environ = {
+        "PORT": str(port),
+        "DATABASE_URL": f"sqlite:///{tmp_path}/relay.db",
+        "DYNO": "web.1",
+        "HEROKU_APP_DEFAULT_DOMAIN_NAME": "relay-1.herokuapp.com",
+        "RELAY_PUBLIC_URL": "",
+        "RELAY_ALLOW_EPHEMERAL": "1",
+    }
+    async with processes.process(environ, "-m", "relay", "serve") as child:
+        await processes.ready(f"http://127.0.0.1:{port}", child)
+        await processes.line(child, '"public_url":"https://relay-1.herokuapp.com"')
+
+
 async def test_a_failing_start_does_not_hang(tmp_path: Path) -> None:
     """A file that is no database is the setting's fault, and ends the process though a connection to it was open."""
     (tmp_path / "relay.db").write_text("this is no database, " * 100)

@@ -13,9 +13,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay import validation
+from relay import log, validation
 from relay.app import App
-from relay.errors import BadBody, FieldError, InvalidInput, NotFound, RelayError, TooManyRequests
+from relay.errors import BadBody, FieldError, InvalidInput, NotFound, RelayError, TooManyRequests, Unauthorized
 from relay.model import text
 from relay.storage.api_keys import Reservation
 from relay.storage.apply_updates import DEFAULT_PROJECT
@@ -23,8 +23,11 @@ from relay.storage.idempotency import Tie, Tied
 from relay.web import auth, problems, request_body
 from relay.web.api import idempotency
 from relay.web.api.idempotency import WAIT_MAX_S
+from relay.web.client_address import client_address
 
 _WAIT: Final = re.compile(r"wait\s*=\s*\"?([0-9]{1,9})\"?(\s*;.*)?", re.IGNORECASE)
+
+_logger = log.get("web")
 
 Fields = TypeVar("Fields", bound=msgspec.Struct)
 
@@ -160,11 +163,14 @@ def request_handler(
     app: App, route: ApiRoute, memory: request_body.BodyMemory
 ) -> Callable[[Request], Awaitable[Response]]:
     """Return the function that answers a route's requests; it answers every RelayError as a problem document."""
+    address_of = client_address(app.settings.client_ip)
 
     async def respond(request: Request) -> Response:
         try:
             return await _run(app, route, memory, request)
         except RelayError as error:
+            if isinstance(error, Unauthorized):
+                _logger.info("api_key.refused", method=route.method, route=route.path, client=address_of(request.scope))
             app.metrics.refused(error.bound)
             return problems.error_problem(error)
 
