@@ -73,7 +73,7 @@ def cases(of: Sample) -> list[Case]:
 def _dispatch(of: Sample) -> list[Case]:
     """Return what sending a notification costs; half of the retries are due."""
     due: dict[str, Any] = {"now": of.now_ms + 4 * HOUR_MS, "leased_until": of.now_ms + 5 * HOUR_MS, "limit": BATCH}
-    due |= {"window": WINDOW, "candidates": CLAIMERS * BATCH, "full": []}
+    due |= {"window": WINDOW, "candidates": CLAIMERS * BATCH, "full": [], "boot": 1}
     busy = list(of.filled.retry_endpoints)
     retries = [str(row["id"]) for row in of.retries]
     attempt = {"outcome": "ok", "status_code": 200, "error": None, "started_at": of.now_ms, "duration_ms": 9}
@@ -91,6 +91,7 @@ def _dispatch(of: Sample) -> list[Case]:
         _case("next_due_delivery", due),
         _case("endpoints_waiting", {"after": "", "limit": WALK}),
         _case("claim_deliveries_of_endpoint", due | {"endpoint_id": busy[0]}, writes=True),
+        _case("take_back_deliveries", {"boots": [1], "now": of.now_ms, "until": of.now_ms + 25_000}, writes=True),
         _case("due_deliveries", {"ids": retries}),
         _case("endpoints_sent_to", {"ids": busy[:BATCH]}),
         _case("attempts_written", {"ids": [attempt["id"] for attempt in attempts]}),
@@ -123,14 +124,15 @@ def _record(of: Sample) -> list[Case]:
         _case("endpoints_listening", {"project_id": DEFAULT_PROJECT}),
         _many("insert_delivery", deliveries),
         _many("insert_job", made),
-        _case("start_submission", {"id": of.jobs[0]["id"], "now": of.now_ms}, writes=True),
+        _case("start_submission", {"id": of.jobs[0]["id"], "now": of.now_ms, "boot": 1}, writes=True),
     ]
 
 
 def _clocks(of: Sample) -> list[Case]:
     """Return what the loops ask on every turn."""
     due: dict[str, Any] = {"now": of.now_ms + 4 * HOUR_MS, "before": of.now_ms, "limit": BATCH, "provider": PROVIDER}
-    leased = due | {"leased_until": of.now_ms + 5 * HOUR_MS}
+    leased = due | {"leased_until": of.now_ms + 5 * HOUR_MS, "boot": 1}
+    ended = {"boots": [1], "now": of.now_ms, "until": of.now_ms + 60_000, "provider": PROVIDER}
     soon = {"now": of.now_ms + HOUR_MS + 6 * HOUR_MS // 100}
     return [
         _case("jobs_to_submit", due),
@@ -138,6 +140,8 @@ def _clocks(of: Sample) -> list[Case]:
         Case("claim_checks", (leased | soon,), "one in a hundred is due", writes=True, rows_max=40 * BATCH),
         Case("claim_checks", (leased,), "half are due", writes=True, rows_max=40 * BATCH),
         _case("claim_check", leased | {"id": of.jobs[0]["id"]}, writes=True),
+        _case("take_back_checks", ended, writes=True),
+        _case("take_back_confirmations", ended | {"project_id": DEFAULT_PROJECT}, writes=True),
         _case("next_checks", {}),
         _case("claim_confirmations", leased | {"project_id": DEFAULT_PROJECT}, writes=True),
         _case("next_confirmations", {"limit": BATCH}),

@@ -27,6 +27,7 @@ from relay.jobs.interventions import Interventions
 from relay.jobs.long_poll import Waiting
 from relay.jobs.payment import Payer
 from relay.jobs.quotes import Quoter
+from relay.jobs.resuming import watch
 from relay.jobs.status_checks import Checker
 from relay.jobs.submission import Submitter
 from relay.jobs.sweeper import Sweeper
@@ -56,6 +57,7 @@ from relay.security.url_policy import AddressPolicy
 from relay.settings import Settings
 from relay.shutdown import CLOSE_MIN_S, Stop
 from relay.storage.apply_updates import UpdateResult
+from relay.storage.boots import process_name
 from relay.storage.encryption_keys import is_encrypted
 from relay.storage.engine.database import DueWork
 from relay.storage.engine.database_url import is_postgres, sqlite_path
@@ -175,7 +177,7 @@ async def opened(
         flow = _flow(setup, store, configured, outbound.client, notifications)
         finish = partial(_finish, flow.submitter, notifications.dispatcher, setup.stop)
         stack.push_async_callback(setup.stop.close_in_time, finish)
-        await stack.enter_async_context(_running(_loops(store, notifications, flow) if dispatches else {}, setup))
+        await stack.enter_async_context(_running(_loops(setup, store, notifications, flow), setup))
         stack.callback(setup.stop.begin)
         yield _app(setup, outbound, notifications, flow)
 
@@ -238,10 +240,12 @@ async def _open_store(setup: Setup) -> AsyncIterator[Store]:
         wait_s=settings.database_wait_s,
     )
     async with AsyncExitStack() as stack:
+        held = False
         if not is_postgres(settings.database_url):
-            await stack.enter_async_context(alone(sqlite_path(settings.database_url), settings.database_wait_s))
+            held = await stack.enter_async_context(alone(sqlite_path(settings.database_url), settings.database_wait_s))
         store = await Store.open(settings.database_url, Encryption(setup.keys), options, setup.clock.now_ms())
-        stack.push_async_callback(setup.stop.close_in_time, store.close)
+        stack.push_async_callback(setup.stop.close_in_time, lambda: store.close(setup.clock.now_ms()))
+        await store.boots.begin(process_name(), setup.clock.now_ms(), held=held)
         yield store
 
 
@@ -322,16 +326,29 @@ def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: F
     )
 
 
-def _loops(store: Store, notifications: Notifications, flow: Flow) -> dict[str, Callable[[], Awaitable[None]]]:
-    """Return the background loops by name."""
+def _loops(
+    setup: Setup, store: Store, notifications: Notifications, flow: Flow
+) -> dict[str, Callable[[], Awaitable[None]]]:
+    """Return the background loops by name; a process that serves only proves that it lives, and wakes nothing."""
     wake = {DueWork.DELIVERIES: notifications.dispatcher.wake, DueWork.CHECKS: flow.context.check_soon.set}
-    return {
-        "dispatch": notifications.dispatcher.run,
-        "sweep": flow.sweeper.run,
-        "check": flow.checker.run,
-        "redeliver": notifications.redeliverer.run,
+
+    def resume() -> None:
+        for wake_loop in (*wake.values(), flow.sweeper.wake):
+            wake_loop()
+
+    loops: dict[str, Callable[[], Awaitable[None]]] = {
         "listen": partial(store.listen, lambda due_work: wake[due_work]()),
     }
+    if store.shared:
+        loops["boots"] = partial(watch, store.boots, setup.clock, resume)
+    if setup.dispatches:
+        loops |= {
+            "dispatch": notifications.dispatcher.run,
+            "sweep": flow.sweeper.run,
+            "check": flow.checker.run,
+            "redeliver": notifications.redeliverer.run,
+        }
+    return loops
 
 
 @asynccontextmanager

@@ -186,6 +186,7 @@ class Dispatcher:
         return ClaimRequest(
             now_ms=now_wall_ms,
             leased_until_ms=now_wall_ms + self._options.lease_ms,
+            boot=self._store.lease.boot,
             limit=share.free_slots,
             endpoint_limits=limits,
             refills={one: limit for one, limit in refills.items() if self._lanes[one].project_id not in full},

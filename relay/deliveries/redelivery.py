@@ -13,7 +13,7 @@ from relay.errors import Conflict
 from relay.model.delivery import Delivery, Endpoint, EventSelection, Redelivery
 from relay.model.job import EventType
 from relay.storage.endpoint_status import endpoint_event
-from relay.storage.fan_out import NewDelivery, new_delivery
+from relay.storage.fan_out import NewDelivery, new_delivery, new_redelivery
 from relay.storage.idempotency import Tie
 from relay.storage.redeliveries import OPEN_MAX, UNDELIVERED, Found, Step
 from relay.storage.store import Store
@@ -54,7 +54,7 @@ class Redeliverer:
             raise Conflict("the endpoint of this delivery was deleted")
         _require_active(endpoint)
         now_ms = self._clock.now_ms()
-        made = new_delivery(event, endpoint.id, now_ms, now_ms + self._lease_ms, redelivery=True)
+        made = new_redelivery(event, endpoint.id, now_ms, now_ms + self._lease_ms, self._store.lease.boot)
         if not await self._store.redeliveries.once_more(made, tie_of(made)):
             raise Conflict("the event of this delivery was pruned")
         return self._enqueue(made)
@@ -64,7 +64,7 @@ class Redeliverer:
         _require_active(endpoint)
         now_ms = self._clock.now_ms()
         event = endpoint_event(endpoint.project_id, EventType.RELAY_TEST, now_ms, endpoint.id)
-        made = new_delivery(event, endpoint.id, now_ms, now_ms + self._lease_ms)
+        made = new_delivery(event, endpoint.id, now_ms, now_ms + self._lease_ms, self._store.lease.boot)
         await self._store.redeliveries.test(event, made, tie_of(made))
         return self._enqueue(made)
 
@@ -115,7 +115,8 @@ class Redeliverer:
         if found is None or (found.after_event == batch.after_event and not found.through):
             return False
         now_ms = self._clock.now_ms()
-        step = Step(batch=batch, found=found, now=now_ms, leased_until=now_ms + self._lease_ms)
+        leased_until, boot = now_ms + self._lease_ms, self._store.lease.boot
+        step = Step(batch=batch, found=found, now=now_ms, leased_until=leased_until, boot=boot)
         stepped = await self._store.redeliveries.step(step)
         self._dispatcher.enqueue(stepped.fresh)
         if stepped.made_due:

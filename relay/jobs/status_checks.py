@@ -21,11 +21,11 @@ from relay.model.job import Job, Report
 from relay.model.provider_http import ProviderResponse
 from relay.outbound.provider_client import NoAnswer, NotSent
 from relay.storage.apply_updates import JobUpdate, UpdateResult
+from relay.storage.boots import CHECK_LEASE_MS
 from relay.storage.idempotency import Tie
 from relay.storage.jobs import ConfirmationClaim
 
 TIMEOUT_S: Final = 15.0
-LEASE_MS: Final = 60_000
 PAUSE_MAX_MS: Final = 5_000
 GATHER_S: Final = 0.01
 """After a claim what becomes due is gathered for so long, because each claim is a transaction."""
@@ -129,7 +129,7 @@ class Checker:
         TooManyRequests where the job or its project has used up its checks.
         """
         self._asked.ask(asked.id, asked.project_id, self._clock.monotonic_ms())
-        job = await self._store.jobs.claim_check(asked.id, self._clock.now_ms() + LEASE_MS)
+        job = await self._store.jobs.claim_check(asked.id, self._clock.now_ms() + CHECK_LEASE_MS)
         if job is None or job.provider not in self._paces:
             return None
         self._paces[job.provider].checks.started(self._clock.monotonic_ms())
@@ -144,7 +144,7 @@ class Checker:
             pace = self._paces[name].checks if name in self._paces else None
             room = pace.room(self._clock.monotonic_ms()) if pace and at <= now_ms else 0
             if pace is not None and room > 0:
-                for job in await self._store.jobs.claim_checks(name, now_ms, now_ms + LEASE_MS, room):
+                for job in await self._store.jobs.claim_checks(name, now_ms, now_ms + CHECK_LEASE_MS, room):
                     pace.started(self._clock.monotonic_ms())
                     self._begin(job, confirms=False)
                     began += 1
@@ -168,7 +168,7 @@ class Checker:
         granted = pace.grant(projects, self._clock.monotonic_ms())
         claims = [
             ConfirmationClaim(
-                provider=name, project_id=project, now=now_ms, leased_until=now_ms + LEASE_MS, limit=checks
+                provider=name, project_id=project, now=now_ms, leased_until=now_ms + CHECK_LEASE_MS, limit=checks
             )
             for project, checks in granted.items()
         ]

@@ -47,17 +47,23 @@ class Sweeper:
         self._retention_ms = context.settings.retention_days * DAY_MS
         self._prune_at = 0 if self._retention_ms else NEVER
         self._pruned: Counter[str] = Counter()
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Sweep now: a process has ended, and its submissions with it."""
+        self._wake.set()
 
     async def run(self) -> None:
         """Sweep immediately, then whenever a row is due, until cancelled."""
         while True:
+            self._wake.clear()
             now_ms, began_at = self._clock.now_ms(), self._clock.monotonic_ms()
             await self.once()
             due_at = await self._store.jobs.next_clock() or now_ms + PAUSE_MS
             # A job that was due stays due until its submission has begun, so the next sweep waits at least a little.
             pause_ms = due_at - now_ms if due_at > now_ms else 50
             again_at = min(began_at + min(pause_ms, PAUSE_MS), self._prune_at)
-            await self._clock.sleep(again_at - self._clock.monotonic_ms())
+            await self._clock.wait(self._wake, until_monotonic_ms=again_at)
 
     async def once(self) -> None:
         """Sweep once over everything that is due, in batches."""

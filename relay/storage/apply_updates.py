@@ -17,6 +17,7 @@ from relay.lifecycle.reports import DoubtLimits, Transition, doubted
 from relay.model.job import Disposition, Event, EventType, Job, ProviderCall, Reprocessing, Unconfirmed
 from relay.model.resources import events as resources
 from relay.storage import payments, rows
+from relay.storage.boots import Lease
 from relay.storage.engine.database import DueWork, Transaction
 from relay.storage.fan_out import FanOut, NewDelivery, NewEvent
 from relay.storage.tombstones import Absent, Tombstone, absent
@@ -132,7 +133,7 @@ class Read(msgspec.Struct, frozen=True):
 
 
 class UpdateApplier:
-    """Applies batches of updates. `lease_ms` is how long a new delivery is leased to the dispatcher of this process.
+    """Applies batches of updates. `lease` is how a new delivery is leased to the dispatcher of this process.
 
     `expiring_ms` is how long before a result expires the client is notified of that. With `notifies` another process
     sends and checks: it is notified by the commit that there is something to do.
@@ -140,7 +141,7 @@ class UpdateApplier:
 
     def __init__(
         self,
-        lease_ms: int,
+        lease: Lease,
         room: Room,
         schedule_s: Sequence[int],
         *,
@@ -150,7 +151,7 @@ class UpdateApplier:
         self._notifies = notifies
         self._expiring_ms = expiring_ms
         self._room = room
-        self._fan_out = FanOut(lease_ms, schedule_s[0], sends=not notifies)
+        self._fan_out = FanOut(lease, schedule_s[0], sends=not notifies)
 
     async def __call__(self, transaction: Transaction, updates: Sequence[JobUpdate]) -> list[UpdateResult]:
         """Apply the updates in their order; each finds the job as the one before it left it."""

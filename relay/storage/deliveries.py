@@ -78,11 +78,12 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `endpoint_limits` bounds what may be claimed for an endpoint; 0 for a lane that is full or blocked. `refills` are
     those of them for which the table is known to hold more. `full_projects` have enough in memory. `walked_to` is that
-    of the result before.
+    of the result before. `boot` is the number of the process's boot, which the leases name.
     """
 
     now_ms: int
     leased_until_ms: int
+    boot: int | None = None
     limit: int
     endpoint_limits: Mapping[str, int] = {}
     refills: Mapping[str, int] = {}
@@ -133,6 +134,7 @@ class Deliveries:
         claim = {
             "now": request.now_ms,
             "leased_until": request.leased_until_ms,
+            "boot": request.boot,
             "limit": request.limit,
             "window": WINDOW,
             "candidates": CLAIMERS * request.limit if self._database.shared else request.limit,
@@ -155,7 +157,7 @@ class Deliveries:
 
     async def _claim_of(self, limits: Mapping[str, int], request: ClaimRequest) -> list[NewDelivery]:
         """Claim at most so many for each of these endpoints."""
-        lease = {"now": request.now_ms, "leased_until": request.leased_until_ms}
+        lease = {"now": request.now_ms, "leased_until": request.leased_until_ms, "boot": request.boot}
         many = [lease | {"endpoint_id": endpoint_id, "limit": limit} for endpoint_id, limit in limits.items()]
         claimed = await self._database.claim("claim_deliveries_of_endpoint", many) if many else ()
         return [NewDelivery(row["id"], row["endpoint_id"], row["project_id"]) for row in claimed]

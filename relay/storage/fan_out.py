@@ -9,6 +9,7 @@ import msgspec
 from relay import ids
 from relay.model.delivery import Delivery, DeliveryState
 from relay.model.job import Event, EventType, Job
+from relay.storage.boots import Lease
 from relay.storage.engine.database import Row, Transaction
 
 LISTENERS_KEPT: Final = 4096
@@ -44,14 +45,20 @@ class NewDelivery(msgspec.Struct, frozen=True):
     endpoint: Row | None = None
 
 
+class LeasedDelivery(Delivery, kw_only=True, frozen=True):
+    """A new delivery's columns; `leased_by` is the boot that sends it, None where it only waits."""
+
+    leased_by: int | None = None
+
+
 class FanOut:
     """Stores deliveries. `first_delay_s` is for endpoints without a schedule of their own.
 
-    `lease_ms` is how long a new delivery is leased to the dispatcher; `sends` is whether that runs in this process.
+    `lease` is how a new delivery is leased to the dispatcher; `sends` is whether that runs in this process.
     """
 
-    def __init__(self, lease_ms: int, first_delay_s: int, *, sends: bool) -> None:
-        self._lease_ms = lease_ms
+    def __init__(self, lease: Lease, first_delay_s: int, *, sends: bool) -> None:
+        self._lease = lease
         self._first_delay_s = first_delay_s
         self._sends = sends
 
@@ -65,15 +72,16 @@ class FanOut:
         if not events:
             return []
         endpoints = [_listener(found) for found in msgspec.json.decode(listeners, type=list[_Found])]
-        deliveries: list[Delivery] = []
+        deliveries: list[LeasedDelivery] = []
         handed = []
         for new in events:
             event, fresh = new.event, []
             for endpoint in endpoints:
                 if endpoint.wants(new):
                     delay_s = endpoint.first_delay_s if endpoint.first_delay_s is not None else self._first_delay_s
-                    due_at = event.created_at + (delay_s * 1000 or self._lease_ms)
-                    delivery = new_delivery(event, endpoint.id, event.created_at, due_at)
+                    due_at = event.created_at + (delay_s * 1000 or self._lease.ms)
+                    leased_by = None if delay_s else self._lease.boot
+                    delivery = new_delivery(event, endpoint.id, event.created_at, due_at, leased_by)
                     deliveries.append(delivery)
                     if delay_s == 0:
                         fresh.append(NewDelivery(delivery.id, endpoint.id, event.project_id, event))
@@ -140,10 +148,10 @@ def matches(pattern: str, kind: EventType) -> bool:
 
 
 def new_delivery(
-    event: Event | EventRef, endpoint_id: str, at: int, due_at: int, *, redelivery: bool = False
-) -> Delivery:
-    """Return a new delivery of an event, made `at` (unix ms) and due, or leased until, `due_at`."""
-    return Delivery(
+    event: Event | EventRef, endpoint_id: str, at: int, due_at: int, leased_by: int | None = None
+) -> LeasedDelivery:
+    """Return a new delivery of an event, made `at` (unix ms) and due, or leased by a boot until, `due_at`."""
+    return LeasedDelivery(
         id=ids.new_id(ids.DELIVERY),
         project_id=event.project_id,
         event_id=event.id,
@@ -152,7 +160,15 @@ def new_delivery(
         state=DeliveryState.PENDING,
         attempts_made=0,
         next_attempt_at=due_at,
-        redelivery=redelivery,
+        redelivery=False,
         created_at=at,
         finished_at=None,
+        leased_by=leased_by,
     )
+
+
+def new_redelivery(
+    event: Event | EventRef, endpoint_id: str, at: int, due_at: int, leased_by: int | None
+) -> LeasedDelivery:
+    """Return a new delivery of an event that the endpoint may have got before."""
+    return msgspec.structs.replace(new_delivery(event, endpoint_id, at, due_at, leased_by), redelivery=True)

@@ -12,6 +12,7 @@ from relay.model.payment import Payment
 from relay.security.encryption import Encryption
 from relay.storage import pages, payments, rows
 from relay.storage.apply_updates import JobUpdate, UpdateApplier, UpdateResult
+from relay.storage.boots import CONFIRMING_MAX, Lease
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Waiting, Writer
 from relay.storage.idempotency import Tie
@@ -19,8 +20,6 @@ from relay.storage.pages import Listing, Page
 from relay.storage.tombstones import Tombstone
 
 EVIDENCE_MAX = 500
-CONFIRMING_MAX = 1000
-"""How many pairs of provider and project one reading of what waits to be confirmed lists."""
 
 
 class NewJob(msgspec.Struct, frozen=True):
@@ -80,11 +79,14 @@ class Evidence(msgspec.Struct, frozen=True):
 class Jobs:
     """The jobs."""
 
-    def __init__(self, database: Database, writer: Writer, encryption: Encryption, recorder: UpdateApplier) -> None:
+    def __init__(
+        self, database: Database, writer: Writer, encryption: Encryption, recorder: UpdateApplier, lease: Lease
+    ) -> None:
         self._database = database
         self._writer = writer
         self._encryption = encryption
         self._recorder = recorder
+        self._lease = lease
 
     async def create(self, new: NewJob) -> None:
         """Store the job, its endpoints and its idempotency key in one commit, before anything is sent."""
@@ -92,7 +94,7 @@ class Jobs:
 
     async def start_submission(self, job_id: str, now_ms: int) -> Job | None:
         """Mark the job as being submitted; return it to the one caller that may send it, None to all others."""
-        return await self._writer.write(_start_submissions, {"id": job_id, "now": now_ms})
+        return await self._writer.write(_start_submissions, {"id": job_id, "now": now_ms, "boot": self._lease.boot})
 
     async def record(self, update: JobUpdate, tie: Tie | None = None) -> UpdateResult:
         """Apply an update to a job, with all that follows from it, in one commit."""
@@ -143,21 +145,25 @@ class Jobs:
         return _ids(await self._database.rows("jobs_to_submit", {"now": now_ms, "limit": limit}))
 
     async def left_in_submission(self, before_ms: int, limit: int) -> list[str]:
-        """Jobs whose submission began before then and never ended."""
+        """Jobs whose submission never ended: it began before then, or the process that began it has ended."""
         return _ids(await self._database.rows("jobs_left_in_submission", {"before": before_ms, "limit": limit}))
 
     async def claim_checks(self, provider: str, now_ms: int, leased_until_ms: int, limit: int) -> list[Job]:
         """Return a provider's jobs whose status check is due, leased until then; none that waits to be confirmed."""
-        params = {"provider": provider, "now": now_ms, "leased_until": leased_until_ms, "limit": limit}
+        params: dict[str, Any] = {"provider": provider, "now": now_ms, "limit": limit}
+        params |= {"leased_until": leased_until_ms, "boot": self._lease.boot}
         return await self._writer.write(_claim_checks, params)
 
     async def claim_confirmations(self, claim: ConfirmationClaim) -> list[Job]:
         """Return a project's jobs that wait for a due status check at a provider, leased."""
-        return await self._writer.write(_claim_confirmations, msgspec.structs.asdict(claim))
+        return await self._writer.write(
+            _claim_confirmations, msgspec.structs.asdict(claim) | {"boot": self._lease.boot}
+        )
 
     async def claim_check(self, job_id: str, leased_until_ms: int) -> Job | None:
         """One job, to be asked about now; None when there is none."""
-        claimed = await self._writer.write(_claim_check, {"id": job_id, "leased_until": leased_until_ms})
+        params = {"id": job_id, "leased_until": leased_until_ms, "boot": self._lease.boot}
+        claimed = await self._writer.write(_claim_check, params)
         return claimed[0] if claimed else None
 
     async def next_checks(self) -> dict[str, int]:

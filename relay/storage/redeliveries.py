@@ -5,12 +5,12 @@ from typing import Any
 
 import msgspec
 
-from relay.model.delivery import Delivery, DeliveryState, Endpoint, EventSelection, Redelivery
+from relay.model.delivery import DeliveryState, Endpoint, EventSelection, Redelivery
 from relay.model.job import Event
 from relay.storage import rows
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Writer
-from relay.storage.fan_out import EventRef, NewDelivery, new_delivery
+from relay.storage.fan_out import EventRef, LeasedDelivery, NewDelivery, new_redelivery
 from relay.storage.history import DISORDER_MS, END, PATIENCE_MS, Events, Place
 from relay.storage.idempotency import Tie
 
@@ -36,12 +36,13 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """The next deliveries of a batch, leased until `leased_until` (unix ms)."""
+    """The next deliveries of a batch, leased by a boot until `leased_until` (unix ms)."""
 
     batch: Redelivery
     found: Found
     now: int
     leased_until: int
+    boot: int | None = None
 
 
 class Stepped(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +56,7 @@ class _Test(msgspec.Struct, frozen=True):
     """An event of no job, and its one delivery."""
 
     event: Event
-    delivery: Delivery
+    delivery: LeasedDelivery
 
 
 class Redeliveries:
@@ -147,11 +148,11 @@ class Redeliveries:
         """
         return await self._writer.write(_step, step)
 
-    async def once_more(self, delivery: Delivery, tie: Tie | None = None) -> bool:
+    async def once_more(self, delivery: LeasedDelivery, tie: Tie | None = None) -> bool:
         """Store another delivery of an event; return False if the event was pruned meanwhile."""
         return await self._writer.write(_insert, delivery, tie=tie) is not None
 
-    async def test(self, event: Event, delivery: Delivery, tie: Tie | None = None) -> None:
+    async def test(self, event: Event, delivery: LeasedDelivery, tie: Tie | None = None) -> None:
         """Store an event of no job, and its delivery to one endpoint."""
         await self._writer.write(_test, _Test(event, delivery), tie=tie)
 
@@ -212,7 +213,7 @@ async def _one_step(transaction: Transaction, step: Step) -> Stepped:
     known = await _known(transaction, batch.endpoint_id, here)
     waiting = [row["id"] for rows_ in known.values() for row in rows_ if row["state"] == DeliveryState.PENDING]
     made = [
-        new_delivery(event, batch.endpoint_id, step.now, step.leased_until, redelivery=True)
+        new_redelivery(event, batch.endpoint_id, step.now, step.leased_until, step.boot)
         for event in found.events
         if event.id in here and _lacks(batch.which, [row["state"] for row in known.get(event.id, ())])
     ]
@@ -247,7 +248,7 @@ def _lacks(which: str, states: Sequence[str]) -> bool:
     return {"all": True, "missing": not states, "failed": failed and bool(states), UNDELIVERED: failed}[which]
 
 
-async def _insert(transaction: Transaction, wanted: Sequence[Delivery]) -> list[str | None]:
+async def _insert(transaction: Transaction, wanted: Sequence[LeasedDelivery]) -> list[str | None]:
     """Insert one delivery for each caller, and return its id; None if its event is gone."""
     here = await _locked(transaction, {one.project_id for one in wanted}, [one.event_id for one in wanted])
     await transaction.run_many("insert_delivery", [one for one in wanted if one.event_id in here])

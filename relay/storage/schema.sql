@@ -74,6 +74,8 @@ CREATE TABLE jobs (
     status_path TEXT,
     expiring_at BIGINT,
     max_cost BIGINT,
+    checked_by INTEGER,
+    submitted_by INTEGER,
     CHECK ((finished_at IS NULL) = (state = 'pending' OR state = 'submitted' OR state = 'running')),
     CHECK (next_submit_at IS NULL OR state = 'pending'),
     CHECK (next_check_at IS NULL OR finished_at IS NULL OR unconfirmed IS NOT NULL),
@@ -237,6 +239,7 @@ CREATE TABLE deliveries (
     redelivery INTEGER NOT NULL,
     created_at BIGINT NOT NULL,
     finished_at BIGINT,
+    leased_by INTEGER,
     CHECK ((state = 'pending') = (next_attempt_at IS NOT NULL)),
     CHECK ((state = 'pending') = (finished_at IS NULL))
 );
@@ -308,3 +311,12 @@ CREATE TABLE reprocessings (
 );
 
 CREATE INDEX reprocessings_of_job ON reprocessings (job_id, id);
+
+CREATE TABLE boots (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    lease_ms BIGINT NOT NULL,
+    held INTEGER NOT NULL,
+    started_at BIGINT NOT NULL,
+    ended_at BIGINT
+);

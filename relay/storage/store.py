@@ -13,6 +13,7 @@ from relay.lifecycle.reports import DoubtLimits
 from relay.security.encryption import Encryption
 from relay.storage.api_keys import Access
 from relay.storage.apply_updates import HEADERS_MAX, Room, UpdateApplier
+from relay.storage.boots import Boots, Lease
 from relay.storage.deliveries import Deliveries
 from relay.storage.encryption_keys import require_keys
 from relay.storage.endpoints import Endpoints
@@ -66,9 +67,10 @@ class Store:
     def __init__(self, database: Database, encryption: Encryption, options: StoreOptions) -> None:
         self.database = database
         self._writer = Writer(database, options.backlog_max)
-        lease_ms = options.lease_ms if options.dispatches else 0
+        self.lease = Lease(options.lease_ms)
+        self.boots = Boots(database, self.lease)
         recorder = UpdateApplier(
-            lease_ms,
+            self.lease if options.dispatches else Lease(0),
             Room(
                 options.callbacks_per_job_max,
                 options.callback_bytes_per_job_max,
@@ -79,7 +81,7 @@ class Store:
             expiring_ms=options.expiring_ms,
             notifies=not options.dispatches,
         )
-        self.jobs = Jobs(database, self._writer, encryption, recorder)
+        self.jobs = Jobs(database, self._writer, encryption, recorder, self.lease)
         self.callbacks = Callbacks(database)
         self.events = Events(database)
         self.endpoints = Endpoints(database, self._writer, encryption)
@@ -109,8 +111,8 @@ class Store:
         return self.database.shared
 
     async def listen(self, wake: Callable[[DueWork], None]) -> None:
-        """Call `wake` for each notification of another process."""
-        await self.database.listen(wake)
+        """Call `wake` for each notification of another process, and prove to others that this one lives."""
+        await self.database.listen(wake, self.lease.boot)
 
     async def ready(self) -> None:
         """Return when the database takes writes; StorageUnavailable when it does not."""
@@ -125,10 +127,12 @@ class Store:
         found: Mapping[str, Any] = (await self.database.rows("backlog", {"most": BACKLOG_COUNTED_MAX}))[0]
         return found
 
-    async def close(self) -> None:
-        """Write what waits, then close."""
+    async def close(self, now_ms: int | None = None) -> None:
+        """Write what waits, give back what is leased (at `now_ms`, where this process leases), then close."""
         try:
             await self._writer.drain()
+            if now_ms is not None:
+                await self.boots.end(now_ms)
         finally:
             await self.database.close()
 

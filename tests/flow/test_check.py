@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 from relay.clock import parse_rfc3339
-from relay.jobs.status_checks import LEASE_MS
 from relay.lifecycle import checks as checking
 from relay.model.job import Disposition, Job, JobState, Report
 from relay.sandbox.faults import Faults
 from relay.sandbox.providers import sandbox
+from relay.storage.boots import CHECK_LEASE_MS
 from tests.support.quiescence import quiet
 from tests.support.running import START_MS, HeldClock, Running, relay
 
@@ -266,7 +266,7 @@ def test_a_last_check_that_died_is_made_again_before_the_job_ends() -> None:
     """Hold the end back for longer than the lease of a check that began at the deadline or before it."""
     job = overdue_job()
     assert job.confirm_by is not None
-    assert job.confirm_by - 1000 >= LEASE_MS + 35_000
+    assert job.confirm_by - 1000 >= CHECK_LEASE_MS + 35_000
 
 
 @pytest.mark.parametrize(("late_ms", "state"), [(29_999, "expired"), (30_000, "submitted")])

@@ -17,6 +17,7 @@ from relay.model.job import Job, JobState
 from relay.security.encryption import Encryption
 from relay.storage import rows
 from relay.storage.apply_updates import Room, UpdateApplier
+from relay.storage.boots import Lease
 from relay.storage.deliveries import WALK, WINDOW, ClaimRequest, Deliveries
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
@@ -171,7 +172,7 @@ async def test_a_retry_is_made_in_time_behind_a_crowd_for_a_held_endpoint(tmp_pa
 async def _crowd(database: Database, like: str, endpoint_id: str, at: int) -> None:
     """Deliveries of the same event that are due for another endpoint."""
     row = dict((await database.rows("delivery_of_project", {"id": like, "project_id": "prj_default"}))[0])
-    row |= {"endpoint_id": endpoint_id, "next_attempt_at": at, "created_at": at}
+    row |= {"endpoint_id": endpoint_id, "next_attempt_at": at, "leased_by": None, "created_at": at}
     many = [row | {"id": ids.new_id(ids.DELIVERY)} for _ in range(2 * WINDOW)]
     await database.transact(lambda transaction: transaction.run_many("insert_delivery", many))
 
@@ -208,7 +209,7 @@ async def _checks(folder: Path, asked: Asked) -> None:
             await transaction.run_many("insert_job", [rows.job_params(job) for job in jobs])
 
         await database.transact(write)
-        store = Jobs(database, Writer(database, 10), SEAL, UpdateApplier(1, Room(1), (0,), notifies=False))
+        store = Jobs(database, Writer(database, 10), SEAL, UpdateApplier(Lease(1), Room(1), (0,)), Lease(1))
         checks: dict[str, list[int]] = {}
         confirmations: dict[str, dict[str, list[int]]] = {}
         for provider, project, waits, at in asked.jobs:

@@ -15,6 +15,7 @@ from relay.model.delivery import Delivery
 from relay.security.encryption import Encryption
 from relay.storage import pages, rows
 from relay.storage.apply_updates import Room, UpdateApplier
+from relay.storage.boots import Lease
 from relay.storage.deliveries import Deliveries
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
@@ -124,7 +125,7 @@ async def test_jobs_are_found_by_filters_and_metadata_within_a_window(tmp_path: 
 
         await opened.transact(write)
         writer, encryption = Writer(opened, 10), Encryption([SECRET_KEY])
-        jobs = Jobs(opened, writer, encryption, UpdateApplier(1, Room(1), (0,)))
+        jobs = Jobs(opened, writer, encryption, UpdateApplier(Lease(1), Room(1), (0,)), Lease(1))
         for wanted, expected in (
             (JobFilter(status="failed"), (3, 0)),
             (JobFilter(provider="other"), (3, 0)),

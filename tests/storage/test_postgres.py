@@ -29,6 +29,7 @@ DELIVERY = {
     "endpoint_id": "ep_1",
     "job_id": None,
     "next_attempt_at": 1,
+    "leased_by": None,
     "redelivery": 0,
     "created_at": 1,
 }

@@ -210,7 +210,7 @@ async def test_an_event_that_is_being_sent_again_is_passed_over(tmp_path: Path) 
             assert await transaction.rows("hold_events", {"projects": ["prj_default"], "ids": [event_id]})
             assert await prune(opened) == []
             event = EventRef(event_id, "prj_default", job_id)
-            again = new_delivery(event, "ep_1", START_MS, START_MS, redelivery=True)
+            again = new_delivery(event, "ep_1", START_MS, START_MS)
             await transaction.run_many("insert_delivery", [again])
 
         await opened.transact(redeliver)
@@ -235,7 +235,7 @@ async def test_what_was_just_pruned_is_not_sent_again(tmp_path: Path) -> None:
             body=b"{}",
         )
         redeliveries = Redeliveries(opened, Writer(opened, 16), Events(opened))
-        assert not await redeliveries.once_more(new_delivery(event, "ep_1", START_MS, START_MS, redelivery=True))
+        assert not await redeliveries.once_more(new_delivery(event, "ep_1", START_MS, START_MS))
         assert (await stored(opened))["deliveries"] == set()
 
 

@@ -24,6 +24,9 @@ SCHEMA = Path(migrations.__file__).parent.with_name("schema.sql")
 HOT = {
     "claim_deliveries": "deliveries_due",
     "next_due_delivery": "deliveries_due",
+    "take_back_deliveries": "deliveries_due",
+    "take_back_checks": "jobs_to_check",
+    "take_back_confirmations": "jobs_to_confirm",
     "jobs_to_submit": "jobs_to_submit",
     "jobs_left_in_submission": "jobs_being_submitted",
     "jobs_past_deadline": "jobs_open",
@@ -109,6 +112,7 @@ def test_a_statement_means_what_it_says_on_both_databases() -> None:
         "forget_positions_of_endpoints",
         "forget_positions_of_redeliveries",
         "horizon",
+        "lock_boot",
     }
     for name, statement in STATEMENTS.items():
         assert set(statement.names) <= set(postgres[name].names), name

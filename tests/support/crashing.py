@@ -67,6 +67,10 @@ def _is_submission(_: Jobs, update: Any, *__: Any) -> bool:
     return update.call is not None
 
 
+def _is_check(_: ProviderClient, __: str, ___: str, request: Any, *____: Any) -> bool:
+    return bool(request.method == "GET")
+
+
 def _is_of_pruning(_: Any, name: str, __: Any) -> bool:
     return name == "prune_calls_of_jobs"
 
@@ -106,6 +110,7 @@ POINTS: dict[str, Callable[[], None]] = {
     "job_committed": lambda: _around(Jobs, "create", before=False),
     "submission_started": lambda: _around(Jobs, "start_submission", before=False),
     "provider_accepted": lambda: _around(ProviderClient, "send", before=False),
+    "check_claimed": lambda: _around(ProviderClient, "send", before=True, when=_is_check),
     "submission_recorded": lambda: _around(Jobs, "record", before=False, when=_is_submission),
     "callback_arrived": lambda: _around_commit(Jobs, "recording", before=True, when=_is_callback),
     "callback_committed": lambda: _around_commit(Jobs, "recording", before=False, when=_is_callback),

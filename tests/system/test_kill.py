@@ -25,6 +25,8 @@ RECEIVING = ("callback_arrived", "callback_committed")
 DELIVERING = ("delivery_claimed", "notification_sent", "attempt_committed")
 PRUNING = ("job_half_pruned",)
 """Tried in tests/storage/test_prune.py."""
+CHECKING = ("check_claimed",)
+"""Tried in tests/system/test_resuming.py."""
 ONCE = ("work_committed", "job_suspended", "minute_ahead")
 """Tried in tests/api/test_done_once.py."""
 
@@ -154,4 +156,4 @@ def _same_id_for_each_event(sink: Sink) -> None:
 
 def test_every_point_is_tried() -> None:
     """No crash point is left out of the tests above."""
-    assert sorted(SUBMITTING + RECEIVING + DELIVERING + PRUNING + ONCE) == sorted(crashing.POINTS)
+    assert sorted(SUBMITTING + RECEIVING + DELIVERING + CHECKING + PRUNING + ONCE) == sorted(crashing.POINTS)

@@ -81,8 +81,8 @@ class Database(Protocol):
     async def size_bytes(self) -> int:
         """How much it takes on its disk; StorageUnavailable when it does not answer."""
 
-    async def listen(self, wake: Callable[[DueWork], None]) -> None:
-        """Call `wake` for each notification of other processes, until cancelled."""
+    async def listen(self, wake: Callable[[DueWork], None], boot: int | None = None) -> None:
+        """Call `wake` for each notification of other processes, and hold the lock of the boot, until cancelled."""
 
     async def close(self) -> None:
         """Close every connection; never raises."""

@@ -202,8 +202,11 @@ class PostgreSQL:
             async with self._acquired() as connection, connection.transaction():
                 return int(await connection.fetchval("SELECT pg_database_size(current_database())"))
 
-    async def listen(self, wake: Callable[[DueWork], None]) -> None:
-        """LISTEN on a connection of its own, made again when it breaks; behind a pooler polling has to do."""
+    async def listen(self, wake: Callable[[DueWork], None], boot: int | None = None) -> None:
+        """LISTEN on a connection of its own, made again when it breaks; behind a pooler polling has to do.
+
+        Its session holds the lock of the boot, by which others know that this process lives.
+        """
         if self.pooled:
             await asyncio.Event().wait()
         while True:
@@ -217,11 +220,20 @@ class PostgreSQL:
             try:
                 await connection.add_listener(CHANNEL, lambda *told: _wake(wake, told[-1]))
                 _wake(wake, "")
+                if boot is not None:
+                    await self._hold(connection, boot)
                 await gone.wait()
             except _LOST:
                 await asyncio.sleep(LISTEN_AGAIN_S)
             finally:
                 connection.terminate()
+
+    async def _hold(self, connection: Any, boot: int) -> None:
+        """Take the lock of the boot, which a session that the server has not missed yet may have, and note it."""
+        lock, hold = self.statements["lock_boot"], self.statements["hold_boot"]
+        while not await connection.fetchval(lock.text, boot):  # noqa: ASYNC110 - PostgreSQL tells nobody
+            await asyncio.sleep(LISTEN_AGAIN_S)
+        await connection.execute(hold.text, boot)
 
     async def close(self) -> None:
         """Close the pool, within a bounded time."""

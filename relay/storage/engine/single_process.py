@@ -24,8 +24,11 @@ _logger = log.get("database")
 
 
 @asynccontextmanager
-async def alone(path: Path, wait_s: float) -> AsyncIterator[None]:
-    """Hold the lock of a database's file; SettingsError where another process has it for longer than `wait_s`."""
+async def alone(path: Path, wait_s: float) -> AsyncIterator[bool]:
+    """Hold the lock of a database's file; SettingsError where another process has it for longer than `wait_s`.
+
+    Yield whether it is held: False on a file system without locks, where others may have the file too.
+    """
     lock = beside(path, ".lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -33,10 +36,10 @@ async def alone(path: Path, wait_s: float) -> AsyncIterator[None]:
     except OSError as error:
         raise SettingsError(f"the file of DATABASE_URL cannot be opened for writing: {error.strerror}") from error
     try:
-        await _take(descriptor, path, wait_s)
+        held = await _take(descriptor, path, wait_s)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
+        yield held
     finally:
         os.close(descriptor)
 
@@ -46,8 +49,8 @@ def beside(path: Path, ending: str) -> Path:
     return Path(os.path.realpath(path) + ending)
 
 
-async def _take(descriptor: int, path: Path, wait_s: float) -> None:
-    """Take the lock, at once or when its holder has ended."""
+async def _take(descriptor: int, path: Path, wait_s: float) -> bool:
+    """Take the lock, at once or when its holder has ended; return False where there are no locks."""
     began_s, told = time.monotonic(), False
     while True:
         try:
@@ -68,6 +71,6 @@ async def _take(descriptor: int, path: Path, wait_s: float) -> None:
             if error.errno not in _UNSUPPORTED:
                 raise
             _logger.warning("database.no_locks", file=str(path), advice="run one relay on this file, and no more")
-            return
+            return False
         else:
-            return
+            return True

@@ -96,7 +96,7 @@ class SQLite:
         pages, page_bytes = await self.readers.numbers("PRAGMA page_count", "PRAGMA page_size")
         return pages * page_bytes + (log.stat().st_size if log.exists() else 0)
 
-    async def listen(self, wake: Callable[[DueWork], None]) -> None:  # noqa: ARG002 - the protocol's signature
+    async def listen(self, wake: Callable[[DueWork], None], boot: int | None = None) -> None:  # noqa: ARG002 - the protocol's
         """Return at cancellation only: no other process writes here."""
         await asyncio.Event().wait()
 

@@ -1,16 +1,16 @@
 -- name: insert_delivery
 -- One event for one endpoint.
-INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at)
-VALUES (:id, :project_id, :event_id, :endpoint_id, :job_id, 'pending', 0, :next_attempt_at, :redelivery, :created_at);
+INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, leased_by, redelivery, created_at)
+VALUES (:id, :project_id, :event_id, :endpoint_id, :job_id, 'pending', 0, :next_attempt_at, :leased_by, :redelivery, :created_at);
 
 -- name: insert_delivery.postgres_batch
 -- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
-INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at)
-SELECT id, project_id, event_id, endpoint_id, job_id, 'pending', 0, next_attempt_at, redelivery, created_at
+INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, leased_by, redelivery, created_at)
+SELECT id, project_id, event_id, endpoint_id, job_id, 'pending', 0, next_attempt_at, leased_by, redelivery, created_at
 FROM unnest(
     CAST(:id AS TEXT[]), CAST(:project_id AS TEXT[]), CAST(:event_id AS TEXT[]), CAST(:endpoint_id AS TEXT[]), CAST(:job_id AS TEXT[]),
-    CAST(:next_attempt_at AS BIGINT[]), CAST(:redelivery AS INTEGER[]), CAST(:created_at AS BIGINT[])
-) AS many (id, project_id, event_id, endpoint_id, job_id, next_attempt_at, redelivery, created_at);
+    CAST(:next_attempt_at AS BIGINT[]), CAST(:leased_by AS INTEGER[]), CAST(:redelivery AS INTEGER[]), CAST(:created_at AS BIGINT[])
+) AS many (id, project_id, event_id, endpoint_id, job_id, next_attempt_at, leased_by, redelivery, created_at);
 
 -- name: pending_of_endpoint
 -- How much waits for an endpoint and is due by then. What is pending has a next attempt, and nothing else has one; where it is asked for by its endpoint it is
@@ -20,7 +20,7 @@ SELECT COUNT(*) AS number FROM deliveries WHERE endpoint_id = :endpoint_id AND n
 -- name: claim_deliveries
 -- Takes what is due for endpoints that have room, and leases it: after a crash the lease runs out and it is due again. It looks at no
 -- more than the first that are due, however many belong to busy endpoints; several processes that look at once have candidates enough.
-UPDATE deliveries SET next_attempt_at = :leased_until
+UPDATE deliveries SET next_attempt_at = :leased_until, leased_by = :boot
 WHERE id IN (
     SELECT id FROM deliveries
     WHERE id IN (
@@ -39,7 +39,7 @@ RETURNING id, endpoint_id;
 -- In PostgreSQL the claim and the read of what it took (`due_deliveries`) are one exchange. It passes over rows that another process has
 -- locked, and its commit need not outlast a crash of the server: what is claimed twice is sent twice, as after any crash.
 WITH claimed AS (
-    UPDATE deliveries SET next_attempt_at = :leased_until
+    UPDATE deliveries SET next_attempt_at = :leased_until, leased_by = :boot
     WHERE id IN (
         SELECT id FROM deliveries
         WHERE id IN (
@@ -76,7 +76,7 @@ FROM waiting WHERE endpoint_id IS NOT NULL;
 
 -- name: claim_deliveries_of_endpoint
 -- The same for one endpoint, however much is due for others before.
-UPDATE deliveries SET next_attempt_at = :leased_until
+UPDATE deliveries SET next_attempt_at = :leased_until, leased_by = :boot
 WHERE id IN (
     SELECT id FROM deliveries
     WHERE endpoint_id = :endpoint_id AND next_attempt_at <= :now
@@ -87,12 +87,12 @@ RETURNING id, endpoint_id, project_id;
 -- name: claim_deliveries_of_endpoint.postgres_batch
 -- In PostgreSQL several endpoints are claimed for in one exchange; past what another process has locked, by a commit that need not
 -- outlast a crash, as `claim_deliveries` does.
-UPDATE deliveries SET next_attempt_at = claimed.leased_until
+UPDATE deliveries SET next_attempt_at = claimed.leased_until, leased_by = claimed.boot
 FROM (
-    SELECT first_due.id, many.leased_until
+    SELECT first_due.id, many.leased_until, many.boot
     FROM unnest(
-        CAST(:endpoint_id AS TEXT[]), CAST(:limit AS BIGINT[]), CAST(:now AS BIGINT[]), CAST(:leased_until AS BIGINT[])
-    ) AS many (endpoint_id, most, now, leased_until)
+        CAST(:endpoint_id AS TEXT[]), CAST(:limit AS BIGINT[]), CAST(:now AS BIGINT[]), CAST(:leased_until AS BIGINT[]), CAST(:boot AS INTEGER[])
+    ) AS many (endpoint_id, most, now, leased_until, boot)
     CROSS JOIN LATERAL (
         SELECT id FROM deliveries
         WHERE endpoint_id = many.endpoint_id AND next_attempt_at <= many.now
@@ -105,11 +105,11 @@ RETURNING deliveries.id, deliveries.endpoint_id, deliveries.project_id;
 -- name: release_deliveries
 -- Gives back what was claimed and not begun. What is named by its id is found by it: the index of what is pending looks smaller to a
 -- planner, and is full of what no longer is. So that is compared as an expression, here and below.
-UPDATE deliveries SET next_attempt_at = :now WHERE id = :id AND state || '' = 'pending';
+UPDATE deliveries SET next_attempt_at = :now, leased_by = NULL WHERE id = :id AND state || '' = 'pending';
 
 -- name: release_deliveries.postgres_batch
 -- PostgreSQL writes a batch by one statement, and locks its rows in one order, so that no two processes wait for each other.
-UPDATE deliveries SET next_attempt_at = many.now
+UPDATE deliveries SET next_attempt_at = many.now, leased_by = NULL
 FROM (
     SELECT * FROM unnest(CAST(:id AS TEXT[]), CAST(:now AS BIGINT[])) AS batch (id, now) ORDER BY id
 ) AS many
@@ -180,6 +180,7 @@ SELECT id FROM attempts WHERE id = ANY (:ids);
 -- The delivery after an attempt; one that was called off meanwhile stays so, but counts the attempt.
 UPDATE deliveries SET
     attempts_made = attempts_made + 1,
+    leased_by = NULL,
     finished_at = CASE WHEN state = 'pending' THEN :finished_at ELSE finished_at END,
     next_attempt_at = CASE WHEN state = 'pending' THEN :next_attempt_at ELSE next_attempt_at END,
     state = CASE WHEN state = 'pending' THEN :state ELSE state END
@@ -189,6 +190,7 @@ WHERE id = :id;
 -- PostgreSQL writes a batch by one statement, and locks its rows in one order, so that no two processes wait for each other.
 UPDATE deliveries SET
     attempts_made = deliveries.attempts_made + 1,
+    leased_by = NULL,
     finished_at = CASE WHEN deliveries.state = 'pending' THEN many.finished_at ELSE deliveries.finished_at END,
     next_attempt_at = CASE WHEN deliveries.state = 'pending' THEN many.next_attempt_at ELSE deliveries.next_attempt_at END,
     state = CASE WHEN deliveries.state = 'pending' THEN many.state ELSE deliveries.state END

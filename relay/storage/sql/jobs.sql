@@ -45,13 +45,14 @@ SELECT * FROM unnest(
 ) ON CONFLICT DO NOTHING;
 
 -- name: update_job
--- A job after a move; what never changes is not named.
+-- A job after a move; what never changes is not named. A check is under way as long as the time that it was leased until stands.
 UPDATE jobs SET
     state = :state, reason = :reason, provider_job_id = :provider_job_id, progress = :progress, outputs = :outputs, error = :error,
     cost = :cost, finished_by = :finished_by, verification = :verification, late = :late, sequence = :sequence,
     last_final_event = :last_final_event, callbacks_seen = :callbacks_seen, updated_at = :updated_at, submitted_at = :submitted_at,
     finished_at = :finished_at, next_submit_at = :next_submit_at, submission_started_at = :submission_started_at,
-    next_check_at = :next_check_at, submissions_made = :submissions_made, deadline_at = :deadline_at,
+    checked_by = CASE WHEN next_check_at = :next_check_at THEN checked_by END, next_check_at = :next_check_at,
+    submissions_made = :submissions_made, deadline_at = :deadline_at,
     last_report_at = :last_report_at, not_found_seen = :not_found_seen, unconfirmed = :unconfirmed, confirm_by = :confirm_by,
     status_path = :status_path, expiring_at = :expiring_at
 WHERE id = :id;
@@ -63,7 +64,8 @@ UPDATE jobs SET
     error = many.error, cost = many.cost, finished_by = many.finished_by, verification = many.verification, late = many.late,
     sequence = many.sequence, last_final_event = many.last_final_event, callbacks_seen = many.callbacks_seen,
     updated_at = many.updated_at, submitted_at = many.submitted_at, finished_at = many.finished_at,
-    next_submit_at = many.next_submit_at, submission_started_at = many.submission_started_at, next_check_at = many.next_check_at,
+    next_submit_at = many.next_submit_at, submission_started_at = many.submission_started_at,
+    checked_by = CASE WHEN jobs.next_check_at = many.next_check_at THEN jobs.checked_by END, next_check_at = many.next_check_at,
     submissions_made = many.submissions_made, deadline_at = many.deadline_at, last_report_at = many.last_report_at,
     not_found_seen = many.not_found_seen, unconfirmed = many.unconfirmed, confirm_by = many.confirm_by, status_path = many.status_path,
     expiring_at = many.expiring_at
@@ -85,7 +87,7 @@ WHERE jobs.id = many.id;
 
 -- name: start_submission
 -- The one caller that gets a row back may send the job to its provider, this once. It is found by its id, and by no index of what waits.
-UPDATE jobs SET next_submit_at = NULL, submission_started_at = :now, submissions_made = submissions_made + 1
+UPDATE jobs SET next_submit_at = NULL, submission_started_at = :now, submitted_by = :boot, submissions_made = submissions_made + 1
 WHERE id = :id AND state || '' = 'pending' AND CASE WHEN next_submit_at IS NULL THEN 0 ELSE 1 END = 1
 RETURNING
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
@@ -240,14 +242,15 @@ ORDER BY job_id DESC LIMIT 1 OFFSET :window;
 SELECT id FROM jobs WHERE next_submit_at <= :now ORDER BY next_submit_at LIMIT :limit;
 
 -- name: jobs_left_in_submission
--- Jobs whose submission began long ago and never got an answer: the process died in between.
+-- Jobs whose submission never got an answer: it began long ago, or the process that began it has ended.
 SELECT id FROM jobs
-WHERE state = 'pending' AND reason IS NULL AND next_submit_at IS NULL AND submission_started_at < :before
+WHERE state = 'pending' AND reason IS NULL AND next_submit_at IS NULL
+  AND (submission_started_at < :before OR submitted_by IN (SELECT id FROM boots WHERE ended_at IS NOT NULL))
 ORDER BY submission_started_at LIMIT :limit;
 
 -- name: claim_checks
 -- Takes a provider's jobs whose status is to be asked for, but for those that wait to be confirmed, and leases them: after a crash they are due again.
-UPDATE jobs SET next_check_at = :leased_until, checks_made = checks_made + 1
+UPDATE jobs SET next_check_at = :leased_until, checked_by = :boot, checks_made = checks_made + 1
 WHERE id IN (
     SELECT id FROM jobs
     WHERE provider = :provider AND confirm_by IS NULL AND next_check_at <= :now
@@ -261,7 +264,7 @@ RETURNING
 
 -- name: claim_checks.postgres
 -- PostgreSQL locks the rows, and passes over those that another process has locked.
-UPDATE jobs SET next_check_at = :leased_until, checks_made = checks_made + 1
+UPDATE jobs SET next_check_at = :leased_until, checked_by = :boot, checks_made = checks_made + 1
 WHERE id IN (
     SELECT id FROM jobs
     WHERE provider = :provider AND confirm_by IS NULL AND next_check_at <= :now
@@ -275,7 +278,7 @@ RETURNING
 
 -- name: claim_confirmations
 -- Takes one project's jobs that wait for a status check at a provider, and leases them.
-UPDATE jobs SET next_check_at = :leased_until, checks_made = checks_made + 1
+UPDATE jobs SET next_check_at = :leased_until, checked_by = :boot, checks_made = checks_made + 1
 WHERE id IN (
     SELECT id FROM jobs
     WHERE provider = :provider AND project_id = :project_id AND confirm_by IS NOT NULL AND next_check_at <= :now
@@ -289,7 +292,7 @@ RETURNING
 
 -- name: claim_confirmations.postgres
 -- PostgreSQL locks the rows, and passes over those that another process has locked.
-UPDATE jobs SET next_check_at = :leased_until, checks_made = checks_made + 1
+UPDATE jobs SET next_check_at = :leased_until, checked_by = :boot, checks_made = checks_made + 1
 WHERE id IN (
     SELECT id FROM jobs
     WHERE provider = :provider AND project_id = :project_id AND confirm_by IS NOT NULL AND next_check_at <= :now
@@ -303,7 +306,9 @@ RETURNING
 
 -- name: claim_check
 -- Takes one job to be asked about now, whenever it was due.
-UPDATE jobs SET next_check_at = CASE WHEN next_check_at IS NULL THEN NULL ELSE CAST(:leased_until AS BIGINT) END, checks_made = checks_made + 1
+UPDATE jobs SET
+    next_check_at = CASE WHEN next_check_at IS NULL THEN NULL ELSE CAST(:leased_until AS BIGINT) END, checked_by = :boot,
+    checks_made = checks_made + 1
 WHERE id = :id
 RETURNING
     id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
