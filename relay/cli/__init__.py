@@ -6,7 +6,7 @@ import importlib
 import io
 import os
 import sys
-from typing import Final, NoReturn
+from typing import Final
 
 import click
 
@@ -50,17 +50,15 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         group(prog_name="relay")
-    except SettingsError as error:
-        _exit(error, EXIT_CONFIG)
     except RelayError as error:
-        _exit(error, 1)
+        sys.exit(report(error))
 
 
-def _exit(error: RelayError, status: int) -> NoReturn:
-    """Print the error and exit; the status is the same if standard error cannot be written."""
+def report(error: RelayError) -> int:
+    """Print the error, and return the exit status, which is the same if standard error cannot be written."""
     with contextlib.suppress(OSError):
         click.echo(f"relay: {error}", err=True)
-    sys.exit(status)
+    return EXIT_CONFIG if isinstance(error, SettingsError) else 1
 
 
 def _open_standard_descriptors() -> None:

@@ -7,6 +7,7 @@ import click
 
 from relay import log, settings
 from relay.cli import load_settings, tune_gc
+from relay.errors import RelayError
 from relay.settings import Settings
 
 
@@ -47,4 +48,8 @@ async def serve(loaded: Settings, *, dispatches: bool = True) -> None:
         async with opened(loaded, PROVIDERS, dispatches=dispatches, stop=stop) as app:
             starting.over()
             tune_gc()
-            await server(app, loaded.host, loaded.port).serve()
+            try:
+                await server(app, loaded.host, loaded.port).serve()
+            except RelayError:
+                stop.end_now()  # it never listened: nothing is waited for
+                raise

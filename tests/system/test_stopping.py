@@ -110,6 +110,43 @@ async def test_a_request_that_waits_for_the_database_is_told_to_come_again(tmp_p
         assert took_s < OVER_S + 1
 
 
+async def test_a_failing_start_waits_for_nothing(tmp_path: Path) -> None:
+    """End within five seconds when the port is taken, though what waited in the database is being sent already."""
+    port = processes.free_port()
+    async with silent() as (receiver, came), silent() as (taken, _):
+        environ = environment(tmp_path, port, RELAY_SHUTDOWN_S="60", RELAY_SANDBOX_CONFIRM="never")
+        async with processes.process(environ, "-m", "relay", "serve") as first:
+            origin = f"http://127.0.0.1:{port}"
+            await processes.ready(origin, first)
+            async with httpx.AsyncClient(
+                base_url=origin, headers={"authorization": f"Bearer {KEY}"}, trust_env=False
+            ) as client:
+                endpoint = (await client.post("/v1/endpoints", json={"url": f"{receiver}/"})).raise_for_status().json()
+                (await client.post(f"/v1/endpoints/{endpoint['id']}/tests")).raise_for_status()
+            await asyncio.wait_for(came.wait(), 10)
+            first.kill()
+            await first.wait()
+        came.clear()
+        environ["PORT"] = taken.rpartition(":")[2]
+        async with processes.process(environ, "-m", "relay", "serve") as second:
+            await processes.line(second, "in use by another program")
+            began = time.monotonic()
+            assert await asyncio.wait_for(second.wait(), 30) == 1
+            assert time.monotonic() - began < 5
+
+
+async def test_a_failed_process_ends_whatever_hangs(tmp_path: Path) -> None:
+    """End with the error's own status and sentence though a thread of the process never ends."""
+    hanging = (
+        "import sys, threading, time; from relay import cli; from relay.storage.engine import sqlite; "
+        "threading.Thread(target=time.sleep, args=(600,)).start(); sys.argv[1:] = ['serve']; cli.main()"
+    )
+    environ = environment(tmp_path, 0, DATABASE_URL=f"sqlite:///{tmp_path}")
+    async with processes.process(environ, "-c", hanging) as child:
+        await processes.line(child, "cannot be opened for writing")
+        assert await asyncio.wait_for(child.wait(), 30) == 78
+
+
 @pytest.mark.parametrize("command", ["serve", "work"])
 async def test_a_start_that_waits_is_abandoned(tmp_path: Path, command: str) -> None:
     """End at once, as asked, while the start waits for a database that is away."""
