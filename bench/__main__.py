@@ -16,6 +16,8 @@ BENCHES = (
     "reads",
     "scale",
     "senders",
+    "strangers",
+    "targets",
 )
 
 

@@ -5,15 +5,15 @@ Beside it, in the same run: a bare Starlette on the same server, and relay as if
 
 import asyncio
 import json
-import statistics
 import sys
 import time
+from collections.abc import Iterable
 
 import click
 import msgspec
 
+from bench import rounds as turns
 from bench.databases import Databases, databases, option
-from bench.ingest import settings
 from bench.processes import ROOT, environment, free_port, usage
 
 ASK = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
@@ -42,36 +42,33 @@ class Start(msgspec.Struct, frozen=True):
 def command(rounds: int, kind: str) -> None:
     """Milliseconds from exec to the first 200 on a database that is there already, and megabytes when idle."""
     with databases(kind) as made:
-        found = asyncio.run(_measure(made, rounds))
+        found = asyncio.run(measured(made, SERVERS, rounds))
     click.echo(f"{'server':>9}{'first 200 ms':>14}{'more than bare':>16}{'CPU ms':>8}{'idle MB':>9}")
     rows = []
-    bare_ms = statistics.median(start.first_200_ms for start in found["bare"])
+    bare_ms = turns.middle(found["bare"], "first_200_ms")
     for server, starts in found.items():
-        row = {name: statistics.median(getattr(one, name) for one in starts) for name in Start.__struct_fields__}
+        row = turns.medians(starts)
         rows.append({"server": server, **row})
         more = row["first_200_ms"] - bare_ms
         click.echo(f"{server:>9}{row['first_200_ms']:14.0f}{more:16.0f}{row['cpu_ms']:8.0f}{row['rss_mb']:9.0f}")
     click.echo(json.dumps({"bench": "coldstart", "database": kind, "runs": rows}))
 
 
-async def _measure(made: Databases, rounds: int) -> dict[str, list[Start]]:
-    """Every server in turn; a first start of each makes its database and its bytecode."""
-    found: dict[str, list[Start]] = {server: [] for server in SERVERS}
-    urls = {server: made.fresh() for server in SERVERS}
-    for number in range(rounds + 1):
-        for server, starts in found.items():
-            if sys.stderr.isatty():
-                click.echo(f"\rround {number} of {rounds}: {server}  ", nl=False, err=True)
-            start = await _start(server, made, urls[server])
-            if number:
-                starts.append(start)
-    return found
+async def measured(made: Databases, servers: Iterable[str], rounds: int) -> dict[str, list[Start]]:
+    """Every server in turn, after a first start of each that makes its database and its bytecode."""
+    urls = {server: made.fresh() for server in servers}
+
+    async def start(server: str) -> Start:
+        return await _start(server, made, urls[server])
+
+    await turns.interleaved(1, urls, start)
+    return await turns.interleaved(rounds, urls, start)
 
 
 async def _start(server: str, made: Databases, database_url: str) -> Start:
     """One process, from exec to its end."""
     port, quiet = free_port(), asyncio.subprocess.DEVNULL
-    environ = environment(str(made.folder), port, "http://127.0.0.1:9") | settings(database_url)
+    environ = environment(str(made.folder), port, "http://127.0.0.1:9") | {"DATABASE_URL": database_url}
     # Compiled once, as an installed program is, whatever this shell says of it; the first start sees to that.
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
     environ["PYTHONPYCACHEPREFIX"] = str(made.folder / "bytecode")

@@ -1,8 +1,10 @@
 """Databases for the benchmarks: files, or a PostgreSQL server of their own that syncs as one in production does."""
 
 import asyncio
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ PRODUCTION = ("-c", "max_connections=100", "-c", "shared_buffers=256MB", "-c", "
 WAL_FILES = 40
 """A server that has run for a while writes its log into files that are there; a new one makes each, for 80 ms or so."""
 
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 option = click.option("--database", "kind", type=click.Choice(["sqlite", "postgres"]), default="sqlite", help="Which.")
 
 
@@ -37,6 +40,36 @@ class Databases:
         if template:
             shutil.copy(template.removeprefix("sqlite:///"), path)
         return f"sqlite:///{path}"
+
+    @property
+    def served(self) -> bool:
+        """Whether the database is a server of its own."""
+        return self._server is not None
+
+    def cpu_s(self) -> float:
+        """Return the seconds of CPU that the server and its processes have used, ended ones included; 0 for files."""
+        if self._server is None:
+            return 0.0
+        used = cpu_s(self._server.pid)
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                name_of, _, rest = stat.read_text().rpartition(")")
+            except OSError:
+                continue  # it has just ended
+            fields, pid = rest.split(), int(name_of.split(" ", 1)[0])
+            if pid == self._server.pid:
+                used += (int(fields[13]) + int(fields[14])) / TICKS_PER_S  # its children's that have ended
+            elif int(fields[1]) == self._server.pid:
+                used += cpu_s(pid)
+        return used
+
+
+def cpu_s(pid: int) -> float:
+    """Return the seconds of CPU that a process has used, by its own clock: that of clock_getcpuclockid(3)."""
+    try:
+        return time.clock_gettime(~pid << 3 | 2)
+    except OSError:
+        return 0.0  # it has just ended
 
 
 @contextmanager

@@ -7,16 +7,15 @@ finished deliveries.
 import asyncio
 import json
 import os
-import statistics
-import sys
 
 import click
 import uvloop
 
+from bench import rounds as turns
 from bench.databases import databases, option
-from bench.deliver import Run, run
+from bench.deliver import run
 from bench.filling import Filling, fill
-from bench.ingest import LOAD_CORE
+from bench.processes import LOAD_CORE
 
 
 @click.command("growth")
@@ -29,21 +28,15 @@ def command(pending: int, finished: int, events: int, rounds: int, kind: str) ->
     """Deliveries a second, of ten for each event, against those on an empty database, in turn."""
     os.sched_setaffinity(0, {LOAD_CORE})
     fillings = {"empty": Filling(), "pending": Filling(retries=pending), "finished": Filling(finished=finished)}
-    found: dict[str, list[Run]] = {name: [] for name in fillings}
     with databases(kind) as made:
         filled = {name: made.fresh() for name in fillings}
         for name, filling in fillings.items():
             asyncio.run(fill(filled[name], filling))
-        for number in range(rounds):
-            for name, runs in found.items():
-                if sys.stderr.isatty():
-                    click.echo(f"\rround {number + 1} of {rounds}: {name}  ", nl=False, err=True)
-                runs.append(uvloop.run(run("relay", 10, events, made, database=filled[name])))
+        found = uvloop.run(
+            turns.interleaved(rounds, fillings, lambda name: run("relay", 10, events, made, database=filled[name]))
+        )
     click.echo(f"{'database':>10}{'finished':>10}{'pending':>10}{'per s':>9}{'of empty':>10}{'CPU us':>8}{'MB':>6}")
-    middle = {
-        name: {field: statistics.median(getattr(one, field) for one in runs) for field in Run.__struct_fields__}
-        for name, runs in found.items()
-    }
+    middle = {name: turns.medians(runs) for name, runs in found.items()}
     rows = []
     for name, row in middle.items():
         of_empty = row["per_s"] / middle["empty"]["per_s"]

@@ -1,4 +1,4 @@
-"""Load of callbacks from a process of its own: raw requests over keep-alive connections, one under way on each.
+"""Load of callbacks or jobs from a process of its own: raw requests over kept connections, one under way on each.
 
 `python -m bench.load PORT CONNECTIONS RATE FILE`: posts each line of the file (a path, a tab, a JSON body) once, at
 RATE a second (0: as fast as answers come), and prints one line of JSON.
@@ -15,14 +15,17 @@ from typing import cast
 import msgspec
 import uvloop
 
+KEY = "bench-key-of-this-machine-alone"
+"""relay's API key."""
 NOT_YET = "0" * 19
 """Where a callback has this, it is sent with the time instead: unix nanoseconds."""
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """What a load did: answers by status, seconds in all, and how late answers came in milliseconds."""
+    """What a load did: answers by status, when it began (unix seconds), seconds in all, how late answers came."""
 
     statuses: dict[str, int]
+    began_s: float
     seconds: float
     p50_ms: float
     p99_ms: float
@@ -110,9 +113,10 @@ def _length(head: bytes) -> int:
 
 
 def request(port: int, path: str, body: bytes) -> bytes:
-    """Return a callback's bytes on the wire, with the headers a provider's client sends."""
+    """Return a request's bytes on the wire: a callback's as its provider sends it, the API's with the key."""
+    key = f"authorization: Bearer {KEY}\r\n" if path.startswith("/v1/") else ""
     head = (
-        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nuser-agent: provider/1.0\r\naccept: */*\r\n"
+        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nuser-agent: provider/1.0\r\naccept: */*\r\n{key}"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -123,13 +127,14 @@ async def _main(port: int, connections: int, rate: float, path: Path) -> Loaded:
     lines = (line.split(b"\t", 1) for line in path.read_bytes().splitlines())  # noqa: ASYNC240
     load = _Load(deque(request(port, path.decode(), body) for path, body in lines), rate)
     loop = asyncio.get_running_loop()
-    load.began = time.perf_counter()
+    load.began, began_s = time.perf_counter(), time.time()
     for _ in range(connections):
         await loop.create_connection(lambda: _Connection(load), "127.0.0.1", port)
     await load.done
     seconds, times_ms = time.perf_counter() - load.began, sorted(load.times_ms)
     return Loaded(
         statuses=dict(load.statuses),
+        began_s=began_s,
         seconds=seconds,
         p50_ms=times_ms[len(times_ms) // 2],
         p99_ms=times_ms[len(times_ms) * 99 // 100],

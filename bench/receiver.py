@@ -1,6 +1,10 @@
-"""A subscriber that costs next to nothing: reads notifications off a socket, notes when each came, answers 200."""
+"""What relay calls, at next to no cost: a subscriber that notes when each notification came, and a provider.
+
+The provider (EvoLink) takes every submission, and says of every job that it is completed.
+"""
 
 import asyncio
+import json
 import re
 import ssl
 import sys
@@ -16,21 +20,40 @@ _LENGTH = re.compile(rb"content-length:\s*(\d+)", re.IGNORECASE)
 _TIMESTAMP = re.compile(rb'"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:)(\d\d)\.(\d{3})Z"')
 _SENT = re.compile(rb"\?sent=([1-9]\d{18})")
 _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: text/plain\r\n\r\nok"
+_SUBMISSIONS, _TASKS = "/v1/videos/generations", "/v1/tasks/"
+_RESULT = "https://cdn.example.com/videos/done.mp4"
 
 
 class Receiver:
     """Latencies in milliseconds by path, from the sending of the callback or else the event's own time to its arrival.
 
-    `/dead…` never answers.
+    `/dead…` never answers; with `silent` no notification is answered. `ids` are the events that came.
     """
 
     def __init__(self) -> None:
         self.latencies_ms: dict[str, list[float]] = defaultdict(list)
         self.count = 0
         self.last_s = 0.0
+        self.silent = False
+        self.ids: set[bytes] = set()
+        self._submitted = 0
+
+    def answer(self, path: str, body: bytes) -> bytes | None:
+        """Return the answer to a request, or None if there is none."""
+        if path.startswith("/dead"):
+            return None
+        if path.startswith(_TASKS):
+            done = {"id": path.removeprefix(_TASKS), "status": "completed", "progress": 100, "results": [_RESULT]}
+            return _json(done)
+        if path == _SUBMISSIONS:
+            self._submitted += 1
+            return _json({"id": f"task-unified-{self._submitted}", "status": "pending", "progress": 0})
+        self.note(path, body)
+        return None if self.silent else _ANSWER
 
     def note(self, path: str, body: bytes) -> None:
         """When it came, against the time in its body: both clocks are this machine's."""
+        self.ids.add(body[:38])
         self.last_s = time.time()
         self.count += 1
         if sent := _SENT.search(body):
@@ -38,6 +61,12 @@ class Receiver:
         elif stamp := _TIMESTAMP.search(body):
             told_s = int(stamp[2]) + int(stamp[3]) / 1000
             self.latencies_ms[path].append(((self.last_s % 60) - told_s) % 60 * 1000)
+
+
+def _json(body: object) -> bytes:
+    """Return an answer of JSON."""
+    raw = json.dumps(body).encode()
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(raw), raw)
 
 
 class _Connection(asyncio.Protocol):
@@ -64,10 +93,10 @@ class _Connection(asyncio.Protocol):
                 return
             path, body = self._held[:end].split(b" ", 2)[1].decode(), self._held[end:whole]
             self._held = self._held[whole:]
-            if path.startswith("/dead"):
+            answer = self._receiver.answer(path, body)
+            if answer is None:
                 return
-            self._receiver.note(path, body)
-            self._transport.write(_ANSWER)
+            self._transport.write(answer)
 
 
 @asynccontextmanager

@@ -14,19 +14,17 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import click
-import httpx
 import msgspec
 import uvloop
 
-from bench.databases import Databases, databases
+from bench.databases import TICKS_PER_S, Databases, databases
 from bench.deliver import LANES, arrived
-from bench.ingest import load, settings
-from bench.processes import environment, free_port, ready, started
+from bench.ingest import load
+from bench.processes import WEB, WORK, program
 from bench.receiver import receiving
 from bench.stock import stocked
 
 ENOUGH = 1.6
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -72,15 +70,13 @@ async def _run(made: Databases, each: int, events: int, endpoints: int) -> Run:
         urls = [f"{origin}/{number}" for number in range(endpoints)]
         database = made.fresh()
         stock = await stocked(database, made.folder, events, urls, in_flight_max=LANES)
-        ports = [free_port() for _ in range(each)]
-        for port in ports:
-            environ = environment(str(made.folder), port, "http://127.0.0.1:9") | settings(database)
-            for words in (("relay", "serve", "--no-dispatch"), ("relay", "work")):
-                child = await started(environ, *words)
-                stack.push_async_callback(child.wait)
-                stack.callback(child.terminate)
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-                await ready(client)
+        pairs = [(WEB, WORK)] * each
+        running = [
+            await stack.enter_async_context(program(made, database, *words, core=None))
+            for pair in pairs
+            for words in pair
+        ]
+        ports = [web.port for web in running[::2]]
         began_s, busy_s = time.time(), _busy_s()
         await asyncio.gather(
             *(load(port, 64, 0, path) for port, path in zip(ports, _shares(stock.callbacks, each), strict=True))

@@ -72,7 +72,7 @@ async def _all(requests: int, in_flight: int, rounds: int) -> dict[str, tuple[Ra
         pem, server, key = certificate.made(Path(folder))
         os.environ["SSL_CERT_FILE"] = str(pem)
         policy = AddressPolicy(parse_networks("127.0.0.0/8,::1/128"), True, frozenset())
-        clients = {"relay": _relay, "aiohttp": aiohttp_posts, "httpx": _httpx}
+        clients = {"relay": relay_posts, "aiohttp": aiohttp_posts, "httpx": _httpx}
         try:
             import pyreqwest  # noqa: F401, PLC0415
         except ImportError:
@@ -113,12 +113,12 @@ async def _rate(post: Post, url: str, requests: int, in_flight: int) -> Rate:
 
 
 @asynccontextmanager
-async def _relay(policy: AddressPolicy, _: Path) -> AsyncIterator[Post]:
+async def relay_posts(policy: AddressPolicy, _: Path | None, body: bytes = BODY) -> AsyncIterator[Post]:
     """relay's own sender."""
     async with WebhookSender(policy, Resolver(), tls_context(), connections_max=256) as sender:
 
         async def post(url: str) -> int:
-            answer = await sender.post(url, HEADERS, BODY, TIMEOUT_S)
+            answer = await sender.post(url, HEADERS, body, TIMEOUT_S)
             return answer.status_code or 0
 
         yield post

@@ -43,7 +43,13 @@ class Stock(msgspec.Struct, frozen=True):
 
 
 async def stocked(
-    database_url: str, folder: Path, jobs: int, urls: list[str], *, first_delay_s: int = 0, in_flight_max: int = 64
+    database_url: str,
+    folder: Path,
+    jobs: int,
+    urls: list[str],
+    *,
+    first_delay_s: int = 0,
+    in_flight_max: int | None = None,
 ) -> Stock:
     """Jobs that their provider has, endpoints at these URLs, and a file with one callback for each job."""
     clock, encryption = SystemClock(), Encryption((SECRET_KEY,))
@@ -106,17 +112,17 @@ def _job(now_ms: int) -> Job:
     )
 
 
-def _endpoint(url: str, first_delay_s: int, in_flight_max: int, now_ms: int) -> Endpoint:
+def _endpoint(url: str, first_delay_s: int, in_flight_max: int | None, now_ms: int) -> Endpoint:
     """Return an endpoint for everything; with a first delay its deliveries are rows and wait."""
-    return Endpoint(
+    endpoint = Endpoint(
         id=ids.new_id(ids.ENDPOINT),
         project_id=DEFAULT_PROJECT,
         job_id=None,
         url=url,
         secret=new_secret(),
         event_types=["*"],
-        in_flight_max=in_flight_max,
         schedule_s=[first_delay_s, 60] if first_delay_s else None,
         created_at=now_ms,
         updated_at=now_ms,
     )
+    return endpoint if in_flight_max is None else msgspec.structs.replace(endpoint, in_flight_max=in_flight_max)

@@ -27,14 +27,12 @@ from starlette.types import ASGIApp
 
 from bench.filling import Filling, fill
 from bench.hostile import BODY, FILLED, LOADS
-from bench.ingest import LOAD_CORE
-from bench.processes import KEY, ROOT, environment, free_port, ready, started, usage
+from bench.processes import KEY, LOAD_CORE, RELAY_CORE, ROOT, environment, free_port, ready, started, usage
 from bench.receiver import Receiver, receiving
 from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.world import Sandbox
 
-RELAY_CORE: Final = 0
 PAUSE_S: Final = 0.02
 SETTLE_S: Final = 0.5
 """How long a load has worked before its effect is measured; and how long one that ended is left to end."""
@@ -155,6 +153,17 @@ class Bench:
         )
         said, _ = await child.communicate()
         return said.decode().split()[-1]
+
+
+@click.command("strangers")
+@click.option("--loads", default="all", help="A comma list of hostile loads, or all.")
+@click.option("--seconds", default=2.0, help="How long each round lasts.")
+@click.option("--rounds", default=10, help="Rounds beside each load and without it, in turn.")
+def command(loads: str, seconds: float, rounds: int) -> None:
+    """Measure what a quiet tenant feels of another tenant's hostile loads."""
+    found = asyncio.run(measured(known(loads), seconds, rounds))
+    show(found)
+    click.echo(json.dumps({"bench": "strangers", "loads": found}))
 
 
 async def measured(loads: tuple[str, ...], seconds: float, rounds: int) -> list[dict[str, Any]]:

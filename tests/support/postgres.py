@@ -35,6 +35,11 @@ class Server:
         self._child = start()
         self._made = 0
 
+    @property
+    def pid(self) -> int:
+        """The process that all others of the server are children of."""
+        return self._child.pid
+
     def restart(self, how: signal.Signals) -> None:
         """As `pg_ctl restart` does: SIGINT is its mode `fast`, SIGQUIT `immediate`; returns when it is there again."""
         self.stop(how)

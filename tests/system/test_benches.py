@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.support import processes
+from bench.targets import CONFIRMED, ROWS
+from tests.support import postgres, processes
 
 pytestmark = pytest.mark.anyio
 
@@ -17,7 +18,7 @@ async def bench(*words: str) -> tuple[int | None, dict[str, Any]]:
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench", *words), cwd=processes.ROOT, stdout=asyncio.subprocess.PIPE
     )
-    said, _ = await asyncio.wait_for(child.communicate(), 120)
+    said, _ = await asyncio.wait_for(child.communicate(), 280)
     found: dict[str, Any] = json.loads(said.splitlines()[-1])
     return child.returncode, found
 
@@ -37,7 +38,38 @@ async def test_everything_arrives_in_spite_of_failures_and_a_kill() -> None:
 
 @pytest.mark.parametrize("loads", [["pipelining", "refusals"], ["lists", "bombs", "slow_endpoints"]])
 async def test_a_quiet_tenant_is_served_beside_a_stranger(loads: list[str]) -> None:
-    """`isolation --strangers`: every request of the quiet tenant is taken and every notification comes."""
-    status, found = await bench("isolation", "--strangers", ",".join(loads), "--seconds", "1", "--rounds", "1")
-    assert (status, [row["load"] for row in found["strangers"]]) == (0, loads)
-    assert all(row["times"] > 2 and row["notification"]["p50_ms"] > 0 for row in found["strangers"])
+    """Serve every request of the quiet tenant, and deliver every notification, beside each load of `strangers`."""
+    status, found = await bench("strangers", "--loads", ",".join(loads), "--seconds", "1", "--rounds", "1")
+    assert (status, [row["load"] for row in found["loads"]]) == (0, loads)
+    assert all(row["times"] > 2 and row["notification"]["p50_ms"] > 0 for row in found["loads"])
+
+
+TINY = {
+    "ingest": ("--callbacks", "100", "--connections", "8", "--connections", "1"),
+    "deliver": ("--events", "20"),
+    "pipeline": ("--rate", "100", "--seconds", "0.5"),
+    "isolation": ("--endpoints", "4", "--dead", "1", "--seconds", "2"),
+    "coldstart": (),
+}
+
+
+@pytest.mark.parametrize("name", TINY)
+async def test_a_benchmark_of_one_round_ends(name: str) -> None:
+    """Print a table of positive figures, and the same as JSON."""
+    status, found = await bench(name, "--rounds", "1", *TINY[name])
+    runs = found["runs"] if "runs" in found else [found["run"]]
+    assert status == 0
+    assert all(value > 0 for run in runs for name, value in run.items() if name in ("per_s", "cpu_us", "p99_ms"))
+
+
+@pytest.mark.parametrize(("kind", "parts"), [("sqlite", "deliver steady jobs resume"), ("postgres", "ingest jobs")])
+async def test_the_targets_have_a_figure_each(kind: str, parts: str) -> None:
+    """Measure the rows that are asked for on a database, and confirm every end of a small burst."""
+    if kind == "postgres" and postgres.programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    only = [word for part in parts.split() for word in ("--only", part)]
+    status, found = await bench("targets", "--rounds", "1", "--scale", "0.02", "--database", kind, *only)
+    assert status == 0
+    assert set(found["rows"]) <= {row.name for row in ROWS}
+    assert all(value > 0 for value in found["rows"].values())
+    assert found["rows"][CONFIRMED] == 1
