@@ -22,6 +22,7 @@ from relay.model.provider_http import ProviderRequest
 from relay.outbound import dialing
 from relay.outbound.connection import (
     EXCERPT_BYTES,
+    FRAMING_FACTOR,
     HEAD_MAX_BYTES,
     HEADERS_NOTED_BYTES,
     INTERIM_MAX,
@@ -207,6 +208,7 @@ async def test_headers_go_out_as_they_are_and_in_one_line_each() -> None:
 
 HEADED = b"HTTP/1.1 200 OK\r\n%b\r\ncontent-length: 2\r\n\r\nok"
 PAGE = b"x" * RESPONSE_MAX_BYTES
+FRAMED_MAX_BYTES = FRAMING_FACTOR * RESPONSE_MAX_BYTES
 LONG = f"its body is longer than {RESPONSE_MAX_BYTES} bytes"
 
 
@@ -345,6 +347,25 @@ async def test_a_head_has_a_bound(size: int, outcome: Outcome) -> None:
     assert answer.outcome is outcome, answer
     if outcome is Outcome.UNREACHABLE:
         assert answer.error == f"the answer's headers are longer than {HEAD_MAX_BYTES} bytes"
+
+
+@pytest.mark.parametrize(("size", "note"), [(FRAMED_MAX_BYTES, None), (FRAMED_MAX_BYTES + 1, LONG)])
+async def test_the_framing_of_a_body_has_a_bound(size: int, note: str | None) -> None:
+    """Read no further where a chunk's extension makes a small body endless."""
+
+    async def talk(_: Request, writer: asyncio.StreamWriter) -> bool:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.05)  # the head is a piece of its own
+        writer.write(b"1;x=" + b"y" * (size - 4))
+        await writer.drain()
+        await asyncio.sleep(0.05)  # and so is the end
+        writer.write(b"\r\nz\r\n0\r\n\r\n")
+        return True
+
+    async with serving(talk) as server, sender_of() as sender:
+        answer = await post(sender, server.url)
+    assert (answer.outcome, answer.error) == (Outcome.OK, note)
 
 
 @pytest.mark.parametrize(("number", "outcome"), [(INTERIM_MAX, Outcome.OK), (INTERIM_MAX + 1, Outcome.UNREACHABLE)])
@@ -553,6 +574,58 @@ async def test_one_deadline_is_over_everything() -> None:
     blocked.set()
 
 
+async def test_an_answer_that_drips_ends_at_the_deadline() -> None:
+    """End an attempt in time though its answer's head keeps coming, a byte now and then."""
+
+    async def drips(_: Request, writer: asyncio.StreamWriter) -> bool:
+        writer.write(b"HTTP/1.1 200 OK\r\nx: ")
+        while not writer.transport.is_closing():
+            writer.write(b"y")
+            await asyncio.sleep(0.01)  # the pace of the drip: much less than the deadline
+        return False
+
+    async with serving(drips) as server, sender_of() as sender:
+        began_s = asyncio.get_running_loop().time()
+        answer = await post(sender, server.url, timeout_s=0.2)
+        took_s = asyncio.get_running_loop().time() - began_s
+    assert (answer.outcome, answer.error) == (Outcome.TIMEOUT, "no answer within 0.2 s")
+    assert took_s < 2
+
+
+async def test_names_that_hang_delay_no_other_name() -> None:
+    """Deliver to a name that resolves while the names of sixty other endpoints hang."""
+    let_go = threading.Event()
+
+    def look(host: str) -> list[Address]:
+        if "dead" in host:
+            let_go.wait(10)
+        return [Address(int(socket.AF_INET), "127.0.0.1")]
+
+    async with serving(answers(TWO)) as server, sender_of(resolver=Resolver(lookup=look), most=100) as sender:
+        urls = [f"http://h{number}.dead{number % 9}.test:{server.port}/" for number in range(60)]
+        hanging = [asyncio.create_task(post(sender, url, timeout_s=9)) for url in urls]
+        await asyncio.sleep(0)  # each has begun its lookup
+        assert (await post(sender, f"http://good.test:{server.port}/", timeout_s=2)).outcome is Outcome.OK
+        assert not any(task.done() for task in hanging)
+        let_go.set()
+        assert {(await task).outcome for task in hanging} == {Outcome.OK}
+
+
+async def test_no_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call endpoints and providers directly, whatever proxy the environment names."""
+    async with serving(answers(TWO)) as proxy, serving(answers(TWO)) as server:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+            monkeypatch.setenv(name.upper(), proxy.url)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        request = ProviderRequest(method="POST", path="/", body={})
+        async with sender_of(resolver=leading_to("127.0.0.1")) as sender, ProviderClient() as client:
+            assert (await post(sender, f"http://app.example.com:{server.port}/")).outcome is Outcome.OK
+            assert (await client.send(server.url, "key", request, 5)).status_code == 200
+    assert (proxy.connections, len(server.heard)) == (0, 2)
+
+
 async def test_why_there_is_no_connection() -> None:
     """Name the class of the failure, and no address."""
 
@@ -666,6 +739,18 @@ async def test_an_address_that_hangs_is_raced() -> None:
     assert dialing.DELAY_S <= took_s < CONNECT_S
 
 
+@pytest.mark.parametrize(
+    ("refusing", "outcome"),
+    [(dialing.ADDRESSES_TRIED_MAX - 1, Outcome.OK), (dialing.ADDRESSES_TRIED_MAX, Outcome.UNREACHABLE)],
+)
+async def test_so_many_addresses_are_tried(refusing: int, outcome: Outcome) -> None:
+    """Try the first addresses of a name, and no more than ADDRESSES_TRIED_MAX of them."""
+    resolver = leading_to(*(f"127.0.1.{number}" for number in range(1, refusing + 1)), "127.0.0.1")
+    async with serving(answers(TWO)) as server, sender_of(resolver=resolver) as sender:
+        answer = await post(sender, f"http://several.example.com:{server.port}/")
+    assert answer.outcome is outcome
+
+
 async def test_the_address_that_comes_second_is_let_go() -> None:
     """Discard a connection that is made after another one has won."""
     discarded: list[str] = []
@@ -684,19 +769,36 @@ async def test_the_address_that_comes_second_is_let_go() -> None:
 # Connections: how many, for how long.
 
 
-async def test_no_more_connections_are_open_than_allowed() -> None:
-    """Close the longest idle connection where a new one would be one too many."""
+@pytest.mark.parametrize(("most", "kept"), [(3, 3), (2, 2)])
+async def test_no_more_connections_are_open_than_allowed(most: int, kept: int) -> None:
+    """Close the longest idle connection where a new one would be one too many, and none before."""
     async with (
         serving(answers(TWO)) as one,
         serving(answers(TWO)) as two,
         serving(answers(TWO)) as three,
-        sender_of(most=2) as sender,
+        sender_of(most=most) as sender,
     ):
         for server in (one, two, three):
             assert (await post(sender, server.url)).outcome is Outcome.OK
-            assert len(sender.pool) <= 2
-        await one.until(lambda: not one.open)
-        assert (two.open, three.open, len(sender.pool.idle)) == ({1}, {1}, 2)
+            assert len(sender.pool) <= most
+        if kept == 2:
+            await one.until(lambda: not one.open)
+        assert (len(one.open), two.open, three.open, len(sender.pool.idle)) == (kept - 2, {1}, {1}, kept)
+
+
+async def test_a_connection_is_for_one_host(tmp_path: Path) -> None:
+    """Open another connection for another name or scheme, though both lead to the same address and port."""
+    async with (
+        tls_server(tmp_path, answers(TWO), "one.example.com") as (server, trusting),
+        serving(answers(TWO)) as plain,
+        sender_of(tls=trusting, resolver=leading_to("127.0.0.1")) as sender,
+    ):
+        assert (await post(sender, f"https://one.example.com:{server.port}/")).outcome is Outcome.OK
+        answer = await post(sender, f"https://two.example.com:{server.port}/")
+        assert answer.error == "TLS failed: the certificate is for another name"
+        for host in ("one", "two", "one", "two"):
+            assert (await post(sender, f"http://{host}.example.com:{plain.port}/")).outcome is Outcome.OK
+    assert [request.connection for request in plain.heard] == [1, 2, 1, 2]
 
 
 async def test_what_is_too_many_waits_and_not_for_ever() -> None:
