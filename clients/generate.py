@@ -18,6 +18,8 @@ from relay.web import openapi
 from relay.web.routes import API
 
 ROOT: Final = Path(__file__).parents[1]
+SENT: Final = ("JobRequest", "Input", "Notify")
+"""The schemas of requests that the client in TypeScript has types for."""
 REF: Final = re.compile(r"#/components/schemas/(\w+)")
 WITHOUT_ASYNCIO: Final = (
     ("AsyncRelay", "Relay"),
@@ -41,7 +43,9 @@ def files() -> dict[Path, str]:
     """Return the content of each file that is made."""
     document = msgspec.json.decode(msgspec.json.encode(openapi.document(API, PROVIDERS, "/")))
     schemas = answered(document)
+    sent = {name: document["components"]["schemas"][name] for name in SENT}
     return {
+        ROOT / "clients" / "typescript" / "src" / "types.ts": typescript_types(schemas | sent),
         ROOT / "relay" / "client" / "types.py": formatted(python_types(schemas)),
         ROOT / "relay" / "client" / "sync.py": formatted(without_asyncio()),
     }
@@ -121,6 +125,58 @@ def python_type(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
             return {"integer": "int", "number": "float", "boolean": "bool", "string": "str"}[kind]
     values = schema.get("enum", [schema["const"]] if "const" in schema else [])
     return "Any" if not values else {str: "str", bool: "bool", int: "int"}[type(values[0])]
+
+
+def typescript_types(schemas: dict[str, Any]) -> str:
+    """Return a module of interfaces; a closed list may have more in it at a newer relay."""
+    head = "// The bodies of relay's API. Made by clients/generate.py from /openapi.json: do not edit."
+    return "\n\n".join([head, *(typescript_declaration(name, schemas) for name in sorted(schemas))]) + "\n"
+
+
+def typescript_declaration(name: str, schemas: dict[str, Any]) -> str:
+    """Return the interface of an object, or the type of another schema."""
+    schema = schemas[name]
+    described = f"/** {schema.get('description', '')} */\n"
+    if "properties" not in schema:
+        return f"{described}export type {name} = {typescript_type(schema, schemas)};"
+    generic = "<Data = unknown>" if name == "Notification" else ""
+    lines = [f"export interface {name}{generic} {{"]
+    for field, shape in schema["properties"].items():
+        if "description" in shape:
+            lines.append(f"  /** {shape['description']} */")
+        optional = "" if field in schema.get("required", ()) else "?"
+        kind = "Data" if generic and field == "data" else typescript_type(shape, schemas)
+        lines.append(f"  {field}{optional}: {kind};")
+    return described + "\n".join([*lines, "}"])
+
+
+def typescript_type(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
+    """Return the type of a value; one that is described elsewhere, and has no type here, is any object."""
+    if "anyOf" in schema:
+        kinds = dict.fromkeys(typescript_type(one, schemas) for one in schema["anyOf"])
+        return " | ".join(kinds)
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return name if name in schemas else "Record<string, unknown>"
+    values = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    if values:
+        listed = " | ".join(json.dumps(value) for value in values)
+        return listed if len(values) == 1 or not isinstance(values[0], str) else f"{listed} | (string & {{}})"
+    match schema.get("type"):
+        case "array" if "prefixItems" in schema:
+            return f"[{', '.join(typescript_type(one, schemas) for one in schema['prefixItems'])}]"
+        case "array":
+            inner = typescript_type(schema.get("items", {}), schemas)
+            return f"({inner})[]" if "|" in inner else f"{inner}[]"
+        case "object" if isinstance(schema.get("additionalProperties"), dict):
+            return f"Record<string, {typescript_type(schema['additionalProperties'], schemas)}>"
+        case "object":
+            return "Record<string, unknown>"
+        case "integer" | "number":
+            return "number"
+        case "null" | "boolean" | "string" as kind:
+            return str(kind)
+    return "unknown"
 
 
 def without_asyncio() -> str:

@@ -28,7 +28,7 @@ from tests.support.running import INPUT, KEY, Running, relay
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
-TEXT = st.text(st.characters(exclude_characters="\r\n"))
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"))
 SECRET = signatures.new_secret()
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 

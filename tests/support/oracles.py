@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NODE_FOLDER = ROOT / ".venv" / "node"
-NODE_PACKAGES = ("standardwebhooks@1.1.1", "svix@2.5.0")
+NODE_PACKAGES = ("standardwebhooks@1.1.1", "svix@2.5.0", "typescript@5.9.3")
 NODE_ANSWERS = {0: True, 1: False}
 
 Library = Literal["standardwebhooks", "svix"]

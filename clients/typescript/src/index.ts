@@ -1,0 +1,210 @@
+// relay's API for JavaScript: submit a job, wait for its end by the event stream, verify a notification.
+// It needs nothing but fetch and Web Crypto, so it also runs in Deno, Bun and at the edge. types.ts is made from the API.
+import type { Endpoint, Event, Job, JobRequest, NewEndpoint, NewJob, Notification, Problem, Timeline } from "./types.js";
+export type * from "./types.js";
+
+const TRIES_MAX = 4;
+const AGAIN = new Set([429, 502, 503, 504]);
+const FINAL = new Set(["succeeded", "failed", "canceled", "expired"]);
+const HELD_S = 25; // the longest time for which relay holds a request
+const SILENCE_MS = 45_000; // relay sends a comment every 15 s: a stream without one for so long is lost
+const AGE_MAX_S = 300;
+const SIGNATURES_MAX = 16;
+
+/** relay refused a request: act on `code`; `errors` names every wrong field. */
+export class RelayError extends Error {
+  constructor(readonly status: number, readonly problem: Problem) {
+    super(`${status} ${problem.code}: ${problem.detail}`);
+    this.name = "RelayError";
+  }
+  get code(): string { return this.problem.code; }
+  get errors(): NonNullable<Problem["errors"]> { return this.problem.errors ?? []; }
+}
+
+/** The headers do not prove that the holder of the secret sent this body within five minutes. */
+export class SignatureInvalid extends Error {
+  override name = "SignatureInvalid";
+}
+
+export interface Options { signal?: AbortSignal; idempotencyKey?: string }
+
+export class Relay {
+  readonly #url: string;
+  readonly #key: string;
+
+  constructor(url: string, apiKey: string) {
+    this.#url = url.replace(/\/+$/, "");
+    this.#key = apiKey;
+  }
+
+  /** Submits a job; give a key of your own to submit an order once. */
+  submit(job: JobRequest, options: Options = {}): Promise<NewJob> { return this.request("POST", "/v1/jobs", job, options); }
+  job(id: string): Promise<Job> { return this.request("GET", `/v1/jobs/${id}`); }
+  timeline(id: string): Promise<Timeline> { return this.request("GET", `/v1/jobs/${id}/timeline`); }
+  jobs(query: Record<string, string> = {}): AsyncGenerator<Job> { return this.pages("/v1/jobs", query); }
+  events(query: Record<string, string> = {}): AsyncGenerator<Event> { return this.pages("/v1/events", query); }
+  endpoints(): AsyncGenerator<Endpoint> { return this.pages("/v1/endpoints"); }
+  createEndpoint(fields: { url: string } & Record<string, unknown>): Promise<NewEndpoint> {
+    return this.request("POST", "/v1/endpoints", fields);
+  }
+
+  /** Returns the job when it is final. Nothing is polled: relay says it on a stream, or holds a request. */
+  async wait(id: string, { signal }: Options = {}): Promise<Job> {
+    for (let after: string | undefined; ; ) {
+      try {
+        for await (const message of this.#messages(after, signal)) {
+          // The stream is open before the first look at the job: what ends it from here on is on the stream.
+          if (message === null) {
+            const job = await this.job(id);
+            if (FINAL.has(job.status)) return job;
+            continue;
+          }
+          after = message.id;
+          const { data } = JSON.parse(message.data) as Notification<{ final: boolean; job: Job | null }>;
+          if (data.final && data.job?.id === id) return await this.job(id);
+        }
+      } catch (error) {
+        signal?.throwIfAborted();
+        if (error instanceof RelayError && error.status === 429) {
+          const job = await this.request<Job>("GET", `/v1/jobs/${id}`, undefined, signal ? { signal } : {}, { prefer: `wait=${HELD_S}` });
+          if (FINAL.has(job.status)) return job;
+        } else if (error instanceof RelayError && !AGAIN.has(error.status)) throw error;
+        else await pause(1);
+      }
+    }
+  }
+
+  /** Yields events as they happen, without end, from `after` an event's id on; a lost connection is made again. */
+  async *stream({ after, signal }: { after?: string; signal?: AbortSignal } = {}): AsyncGenerator<Notification> {
+    for (let tried = 1; ; tried++) {
+      try {
+        for await (const message of this.#messages(after, signal)) {
+          if (message === null) continue;
+          [after, tried] = [message.id, 0];
+          yield JSON.parse(message.data) as Notification;
+        }
+      } catch (error) {
+        signal?.throwIfAborted();
+        if (error instanceof RelayError && !AGAIN.has(error.status)) throw error;
+      }
+      await pause(tried);
+    }
+  }
+
+  async *pages<Item>(path: string, query: Record<string, string> = {}): AsyncGenerator<Item> {
+    for (let cursor: string | null = ""; cursor !== null; ) {
+      const given = new URLSearchParams(cursor ? { ...query, cursor } : query);
+      const page: { data: Item[]; next_cursor: string | null } = await this.request("GET", `${path}?${given}`);
+      yield* page.data;
+      cursor = page.next_cursor;
+    }
+  }
+
+  /** Any other route. What may help is tried again, under one Idempotency-Key, so that nothing is done twice. */
+  async request<Answer>(method: string, path: string, body?: unknown, options: Options = {}, more: Record<string, string> = {}): Promise<Answer> {
+    const headers: Record<string, string> = { authorization: `Bearer ${this.#key}`, ...more };
+    if (method !== "GET") headers["idempotency-key"] = options.idempotencyKey ?? crypto.randomUUID();
+    for (let tried = 1; ; tried++) {
+      let response: Response;
+      try {
+        response = await fetch(this.#url + path, {
+          method, headers, ...(body === undefined ? {} : { body: JSON.stringify(body) }), ...(options.signal ? { signal: options.signal } : {}),
+        });
+      } catch (error) {
+        options.signal?.throwIfAborted();
+        if (tried === TRIES_MAX) throw error;
+        await pause(tried);
+        continue;
+      }
+      if (response.ok) return (response.status === 204 ? undefined : await response.json()) as Answer;
+      if (!AGAIN.has(response.status) || tried === TRIES_MAX) throw await refused(response);
+      await pause(tried, response.headers.get("retry-after"));
+    }
+  }
+
+  /** Yields null once the stream is open, then its messages. */
+  async *#messages(after?: string, signal?: AbortSignal): AsyncGenerator<{ id: string; data: string } | null> {
+    const silence = new AbortController();
+    let timer = setTimeout(() => silence.abort(), SILENCE_MS);
+    const abort = () => silence.abort();
+    signal?.addEventListener("abort", abort);
+    try {
+      const response = await fetch(`${this.#url}/v1/events/stream`, {
+        headers: { authorization: `Bearer ${this.#key}`, ...(after ? { "last-event-id": after } : {}) },
+        signal: silence.signal,
+      });
+      if (!response.ok || !response.body) throw await refused(response);
+      yield null;
+      const decoder = new TextDecoder();
+      let rest = "", id = "", data: string[] = [];
+      for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
+        clearTimeout(timer);
+        timer = setTimeout(() => silence.abort(), SILENCE_MS);
+        const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
+        rest = lines.pop() ?? "";
+        for (const line of lines) {
+          const [, name, value] = /^([^:]*):? ?(.*?)\r?$/s.exec(line) ?? [];
+          if (name === "id") id = value ?? "";
+          else if (name === "data") data.push(value ?? "");
+          else if (!name && !value && data.length) {
+            yield { id, data: data.join("\n") };
+            data = [];
+          }
+        }
+      }
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", abort);
+      silence.abort();
+    }
+  }
+}
+
+/**
+ * Returns the notification, or throws SignatureInvalid. `body` is the received text or bytes, not parsed and serialized
+ * again; `secret` is the endpoint's (`whsec_…`).
+ */
+export async function verify<Data = unknown>(
+  headers: Headers | Record<string, string | string[] | undefined>, body: string | Uint8Array, secret: string, nowS = Date.now() / 1000,
+): Promise<Notification<Data>> {
+  const get = (name: string) => String((headers instanceof Headers ? headers.get(name) : headers[name]) ?? "");
+  const [id, timestamp] = [get("webhook-id"), get("webhook-timestamp")];
+  if (!secret.startsWith("whsec_")) throw new TypeError("the secret must begin with whsec_");
+  if (!/^[!-~]{1,256}$/.test(id) || id.includes(".")) throw new SignatureInvalid("webhook-id is missing or malformed");
+  if (!/^[0-9]{1,12}$/.test(timestamp)) throw new SignatureInvalid("webhook-timestamp is missing or malformed");
+  if (Math.abs(nowS - Number(timestamp)) > AGE_MAX_S) throw new SignatureInvalid("the signature is more than five minutes from now");
+  const received = typeof body === "string" ? new TextEncoder().encode(body) : body;
+  const head = new TextEncoder().encode(`${id}.${timestamp}.`);
+  const content = new Uint8Array(head.length + received.length);
+  content.set(head);
+  content.set(received, head.length);
+  const key = await crypto.subtle.importKey("raw", bytes(secret.slice(6)), { name: "HMAC", hash: "SHA-256" }, false, ["verify"]);
+  for (const listed of get("webhook-signature").split(" ").slice(0, SIGNATURES_MAX)) {
+    if (!/^v1,[A-Za-z0-9+/]{43}=$/.test(listed)) continue;
+    // Web Crypto compares in constant time.
+    if (await crypto.subtle.verify("HMAC", key, bytes(listed.slice(3)), content)) {
+      return JSON.parse(new TextDecoder().decode(received)) as Notification<Data>;
+    }
+  }
+  throw new SignatureInvalid("no signature in webhook-signature is valid");
+}
+
+function bytes(base64: string): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+}
+
+function pause(tried: number, retryAfter: string | null = null): Promise<void> {
+  const s = retryAfter && /^\d+$/.test(retryAfter) ? Math.min(Number(retryAfter), 60) : Math.min(0.25 * 2 ** tried, 8) * (0.5 + Math.random() / 2);
+  return new Promise((resolve) => setTimeout(resolve, s * 1000));
+}
+
+async function refused(response: Response): Promise<RelayError> {
+  const text = await response.text();
+  let problem: Problem;
+  try {
+    problem = JSON.parse(text) as Problem;
+  } catch {
+    problem = { type: "", title: "", status: response.status, detail: text.slice(0, 200), code: "unknown" };
+  }
+  return new RelayError(response.status, problem);
+}

@@ -1,0 +1,597 @@
+// The bodies of relay's API. Made by clients/generate.py from /openapi.json: do not edit.
+
+/** One HTTP request for one delivery. */
+export interface Attempt {
+  id: string;
+  /** From 1; the request's header `relay-attempt`. */
+  number: number;
+  outcome: Outcome;
+  status_code: number | null;
+  /** Why it failed. */
+  error: string | null;
+  /** What was unusual about an answer that counts as `ok`. */
+  note: string | null;
+  started_at: string;
+  duration_ms: number;
+  /** The first characters of the answer's body. */
+  response_excerpt: string | null;
+}
+
+/** One HTTP request from a provider, with its body. */
+export interface Callback {
+  id: string;
+  object: "callback";
+  job: string | null;
+  provider: string;
+  /** What relay did with it. */
+  verdict: Disposition;
+  reason: string | null;
+  received_at: string;
+  /** Of its body, in bytes. */
+  size: number;
+  /** Names and values in their order, secrets redacted. */
+  headers: [string, string][];
+  /** As received, in base64. */
+  body: string;
+  /** As text; null if it is none. */
+  body_text: string | null;
+  reprocessings: Reprocessing[];
+}
+
+/** One HTTP request from a provider, as a list shows it. */
+export interface CallbackHead {
+  id: string;
+  object: "callback";
+  job: string | null;
+  provider: string;
+  /** What relay did with it. */
+  verdict: Disposition;
+  reason: string | null;
+  received_at: string;
+  /** Of its body, in bytes. */
+  size: number;
+  /** Names and values in their order, secrets redacted. */
+  headers: [string, string][];
+}
+
+/** A decimal as text, its unit (`USDC`, `USD`, `credits`) and whether it is an estimate, reserved or final. */
+export interface Cost {
+  amount: string;
+  unit: string;
+  kind: string;
+}
+
+/** One event for one endpoint, as a list shows it. */
+export interface Delivery {
+  id: string;
+  object: "delivery";
+  event: string;
+  endpoint: string;
+  job: string | null;
+  status: DeliveryState;
+  attempts_made: number;
+  /** Null unless it is pending. */
+  next_attempt_at: string | null;
+  /** Whether an operator requested it. */
+  redelivery: boolean;
+  created_at: string;
+  finished_at: string | null;
+}
+
+/** How many deliveries of an event have each status. */
+export interface DeliveryCounts {
+  pending: number;
+  delivered: number;
+  exhausted: number;
+  canceled: number;
+}
+
+/** A delivery is pending until its endpoint accepts it, its schedule is exhausted, or it is canceled. */
+export type DeliveryState = "canceled" | "delivered" | "exhausted" | "pending" | (string & {});
+
+/** One event for one endpoint, with its attempts, oldest first. */
+export interface DeliveryWithAttempts {
+  id: string;
+  object: "delivery";
+  event: string;
+  endpoint: string;
+  job: string | null;
+  status: DeliveryState;
+  attempts_made: number;
+  /** Null unless it is pending. */
+  next_attempt_at: string | null;
+  /** Whether an operator requested it. */
+  redelivery: boolean;
+  created_at: string;
+  finished_at: string | null;
+  attempts: Attempt[];
+}
+
+/** What relay did with a callback or another report; `verdict` in the API. */
+export type Disposition = "mismatched" | "orphaned" | "quarantined" | "recorded" | "repeated" | "stale" | "unreadable" | (string & {});
+
+/** Seconds, both ends included. */
+export interface DurationRange {
+  min: number;
+  max: number;
+}
+
+/** A subscriber's URL and its settings. */
+export interface Endpoint {
+  id: string;
+  object: "endpoint";
+  url: string;
+  /** Exact types, `job.*` or `*`. */
+  event_types: string[];
+  description: string | null;
+  metadata: Record<string, unknown>;
+  /** Sent with every notification; their values are redacted. */
+  headers: Record<string, string>;
+  /** Only jobs of these; null for all. */
+  providers: string[] | null;
+  /** Attempts a second at most; null for no limit. */
+  rate_limit_per_s: number | null;
+  /** Concurrent attempts. */
+  in_flight_max: number;
+  /** For the whole attempt. */
+  timeout_s: number;
+  /** A delay before each attempt; null for RELAY_RETRY_SCHEDULE_S. */
+  schedule_s: number[] | null;
+  /** `held`: relay waits, because attempts failed. */
+  status: "active" | "disabled" | "held" | (string & {});
+  disabled_at: string | null;
+  disabled_reason: string | null;
+  failing_since: string | null;
+  last_success_at: string | null;
+  last_failure_at: string | null;
+  created_at: string;
+  updated_at: string;
+  project: string;
+  /** False if no key of RELAY_SECRET_KEYS decrypts its secret. */
+  secret_readable: boolean;
+}
+
+/** The `data` of an event about an endpoint, of which it shows the id, or what has happened to it. */
+export interface EndpointEventData {
+  endpoint: string | Record<string, unknown>;
+  job: null;
+  sequence: 0;
+  final: false;
+  supersedes: null;
+}
+
+/** One line of a job's timeline. */
+export interface Entry {
+  at: string;
+  kind: "attempt" | "callback" | "check" | "delivery" | "event" | "state" | "submission" | (string & {});
+  summary: string;
+  /** What relay did upon it. */
+  decision: string | null;
+  reason: string | null;
+  /** The id of what the line is about. */
+  ref: string;
+}
+
+/** The closed list of classes that every provider's errors are mapped to. */
+export type ErrorClass = "auth" | "content_rejected" | "insufficient_funds" | "invalid_input" | "provider_error" | "rate_limited" | "timeout" | "unknown" | (string & {});
+
+/** A fact about a job, or about an endpoint. */
+export interface Event {
+  id: string;
+  object: "event";
+  type: EventType;
+  /** The job's id; null for an event about an endpoint. */
+  job: string | null;
+  sequence: number;
+  final: boolean;
+  timestamp: string;
+  /** The notification's `data`. */
+  data: unknown;
+  deliveries: DeliveryCounts;
+}
+
+/** The event types that an endpoint can ask for. */
+export type EventType = "endpoint.disabled" | "endpoint.enabled" | "job.canceled" | "job.corrected" | "job.expired" | "job.failed" | "job.output_expiring" | "job.running" | "job.submitted" | "job.succeeded" | "relay.test" | (string & {});
+
+/** One wrong field of a request. */
+export interface FieldError {
+  /** Where it is, such as `input.images[0]`. */
+  path: string;
+  message: string;
+}
+
+/** A file that was uploaded to a provider. */
+export interface File {
+  url: string;
+  /** Null if the provider publishes no lifetime. */
+  expires_at: string | null;
+}
+
+/** Who brought the report that ended a job. */
+export type FinishedBy = "callback" | "deadline" | "operator" | "status_check" | "submit_answer" | (string & {});
+
+/** The answer of `/healthz` and `/readyz`. */
+export interface Health {
+  status: "ok" | "ready" | (string & {});
+}
+
+/** The unified request; each provider translates it, None means the provider's default. */
+export interface Input {
+  images?: string[];
+  prompt?: string | null;
+  duration_s?: number | null;
+  resolution?: string | null;
+  aspect_ratio?: string | null;
+  audio?: boolean | null;
+  model?: string | null;
+  seed?: number | null;
+  mode?: string | null;
+}
+
+/** One request for a video. */
+export interface Job {
+  id: string;
+  object: "job";
+  provider: string;
+  /** The provider's own id; null until it answered. */
+  provider_job_id: string | null;
+  status: JobState;
+  /** Why it has this status, if the status does not say it. */
+  reason: Reason | null;
+  /** Percent, if the provider reports it. */
+  progress: number | null;
+  model: string | null;
+  /** The unified request, if the job came with one. */
+  input: Record<string, unknown> | null;
+  /** The provider's own body, without the callback URL. */
+  request: Record<string, unknown>;
+  outputs: Output[];
+  /** Why it failed. */
+  error: JobError | null;
+  cost: Cost | null;
+  /** As the client sent it. */
+  metadata: Record<string, unknown>;
+  /** Which report ended it. */
+  finished_by: FinishedBy | null;
+  /** How far that report is proven. */
+  verification: Verification;
+  /** Whether its result came after it had ended otherwise. */
+  late: boolean;
+  created_at: string;
+  submitted_at: string | null;
+  updated_at: string;
+  finished_at: string | null;
+  /** When it expires, if it has no final status by then. */
+  deadline_at: string;
+  links: JobLinks;
+}
+
+/** An endpoint that was made for one job. */
+export interface JobEndpoint {
+  endpoint_id: string;
+  url: string;
+  event_types: string[];
+  /** Only if relay made it, and only here. */
+  secret?: string;
+}
+
+/** Why a job failed: relay's class and code, and the provider's own code and message. */
+export interface JobError {
+  class: ErrorClass;
+  code: string;
+  message: string;
+  retryable: boolean;
+  provider_code: string | null;
+  provider_message: string | null;
+}
+
+/** The `data` of an event about a job. */
+export interface JobEventData {
+  /** The job after the event. */
+  job: Job;
+  /** The event's number among those of its job, from 1. */
+  sequence: number;
+  /** Whether it announces an end. */
+  final: boolean;
+  /** The event whose announced end this one replaces. */
+  supersedes: string | null;
+}
+
+/** Where to read more about a job. */
+export interface JobLinks {
+  self: string;
+  events: string;
+  timeline: string;
+}
+
+/** The body of `POST /v1/jobs`. */
+export interface JobRequest {
+  provider: string;
+  input?: Input | null;
+  request?: Record<string, unknown> | null;
+  notify?: Notify[] | null;
+  metadata?: Record<string, unknown> | null;
+  max_cost?: string | null;
+  deadline_s?: number | null;
+}
+
+/** The status of a job; its rank only rises: pending, submitted, running, then one of the four final states. */
+export type JobState = "canceled" | "expired" | "failed" | "pending" | "running" | "submitted" | "succeeded" | (string & {});
+
+/** An endpoint as `POST /v1/endpoints` answers it. */
+export interface NewEndpoint {
+  id: string;
+  object: "endpoint";
+  url: string;
+  /** Exact types, `job.*` or `*`. */
+  event_types: string[];
+  description: string | null;
+  metadata: Record<string, unknown>;
+  /** Sent with every notification; their values are redacted. */
+  headers: Record<string, string>;
+  /** Only jobs of these; null for all. */
+  providers: string[] | null;
+  /** Attempts a second at most; null for no limit. */
+  rate_limit_per_s: number | null;
+  /** Concurrent attempts. */
+  in_flight_max: number;
+  /** For the whole attempt. */
+  timeout_s: number;
+  /** A delay before each attempt; null for RELAY_RETRY_SCHEDULE_S. */
+  schedule_s: number[] | null;
+  /** `held`: relay waits, because attempts failed. */
+  status: "active" | "disabled" | "held" | (string & {});
+  disabled_at: string | null;
+  disabled_reason: string | null;
+  failing_since: string | null;
+  last_success_at: string | null;
+  last_failure_at: string | null;
+  created_at: string;
+  updated_at: string;
+  project: string;
+  /** False if no key of RELAY_SECRET_KEYS decrypts its secret. */
+  secret_readable: boolean;
+  secret: string;
+}
+
+/** A job as `POST /v1/jobs` answers it. */
+export interface NewJob {
+  id: string;
+  object: "job";
+  provider: string;
+  /** The provider's own id; null until it answered. */
+  provider_job_id: string | null;
+  status: JobState;
+  /** Why it has this status, if the status does not say it. */
+  reason: Reason | null;
+  /** Percent, if the provider reports it. */
+  progress: number | null;
+  model: string | null;
+  /** The unified request, if the job came with one. */
+  input: Record<string, unknown> | null;
+  /** The provider's own body, without the callback URL. */
+  request: Record<string, unknown>;
+  outputs: Output[];
+  /** Why it failed. */
+  error: JobError | null;
+  cost: Cost | null;
+  /** As the client sent it. */
+  metadata: Record<string, unknown>;
+  /** Which report ended it. */
+  finished_by: FinishedBy | null;
+  /** How far that report is proven. */
+  verification: Verification;
+  /** Whether its result came after it had ended otherwise. */
+  late: boolean;
+  created_at: string;
+  submitted_at: string | null;
+  updated_at: string;
+  finished_at: string | null;
+  /** When it expires, if it has no final status by then. */
+  deadline_at: string;
+  links: JobLinks;
+  notify: JobEndpoint[];
+}
+
+/** What relay waits for or does next, and by when. */
+export interface Next {
+  what: string;
+  at: string;
+}
+
+/** The body of a notification, the same bytes on every attempt. */
+export interface Notification<Data = unknown> {
+  /** The event's id, as in the header `webhook-id`. */
+  id: string;
+  type: EventType;
+  /** When it happened. */
+  timestamp: string;
+  /** The project whose event it is. */
+  project: string;
+  data: Data;
+}
+
+/** An endpoint for one job. */
+export interface Notify {
+  url: string;
+  event_types?: string[] | null;
+  secret?: string | null;
+}
+
+/** How an attempt ended; a closed list. */
+export type Outcome = "address_refused" | "bad_status" | "dns_failed" | "endpoint_gone" | "ok" | "response_too_large" | "timeout" | "tls_failed" | "unreachable" | (string & {});
+
+/** One result; `expires_at` is RFC 3339, from the provider's documented lifetime. */
+export interface Output {
+  kind: OutputKind;
+  url: string;
+  width: number | null;
+  height: number | null;
+  duration_s: number | null;
+  expires_at: string | null;
+}
+
+/** What a provider's result URL holds. */
+export type OutputKind = "last_frame" | "thumbnail" | "video" | (string & {});
+
+/** An error (RFC 9457). */
+export interface Problem {
+  /** `urn:relay:problem:` and the code. */
+  type: string;
+  title: string;
+  status: number;
+  /** What is wrong, and what to do. */
+  detail: string;
+  /** What a program acts on. */
+  code: string;
+  /** Every wrong field, if fields are wrong. */
+  errors?: FieldError[];
+}
+
+/** What a provider supports, and whether it is configured. */
+export interface Provider {
+  name: string;
+  configured: boolean;
+  /** Since when it refuses relay's key. */
+  key_refused_at: string | null;
+  last_error: string | null;
+  /** What ends its jobs. */
+  finished_by: "callback" | "status_check" | (string & {});
+  /** Whether relay's wallet pays for each job. */
+  paid: boolean;
+  /** Whether a job can be canceled there. */
+  cancel: boolean;
+  models: string[];
+  /** Whether `request` may name another model. */
+  other_models: boolean;
+  duration_s: DurationRange;
+  resolutions: string[];
+  aspect_ratios: string[];
+  images_max: number;
+  /** Characters. */
+  prompt_max: number | null;
+  prompt_required: boolean;
+  /** How long its result URLs work. */
+  result_lifetime_s: number | null;
+}
+
+/** What one provider's jobs cost in one unit, by how sure that is. */
+export interface ProviderSpend {
+  provider: string;
+  unit: string;
+  estimate: string;
+  reserved: string;
+  final: string;
+  jobs: number;
+}
+
+/** What a job would cost at one provider. */
+export interface Quote {
+  provider: string;
+  accepted: boolean;
+  amount: string | null;
+  unit: "USD" | "USDC" | "credits" | (string & {}) | null;
+  /** The price in USD, if it is known. */
+  usd: string | null;
+  /** Published prices, or the provider's answer to an unpaid request. */
+  basis: "quote" | "table" | (string & {}) | null;
+  errors: FieldError[];
+}
+
+/** Why a job has its status, if the status alone does not say it. */
+export type Reason = "deadline" | "detached" | "lost" | "no_output" | "paid_result_lost" | "submit_unknown" | (string & {});
+
+/** A batch of redeliveries and its progress. */
+export interface Redelivery {
+  id: string;
+  object: "redelivery";
+  endpoint: string;
+  which: "all" | "failed" | "missing" | "undelivered" | (string & {});
+  since: string;
+  until: string;
+  /** How many events it has in all. */
+  count: number;
+  /** For how many of them a delivery was made. */
+  made: number;
+  created_at: string;
+  finished_at: string | null;
+  dry_run: boolean;
+}
+
+/** How many events a batch would have, as a dry run counts them. */
+export interface RedeliveryCount {
+  object: "redelivery";
+  endpoint: string;
+  count: number;
+  dry_run: boolean;
+}
+
+/** The result of a quarantined callback's reprocessing. */
+export interface Reprocessing {
+  id: string;
+  at: string;
+  /** The id of the API key that requested it. */
+  by: string;
+  /** What relay did with it. */
+  verdict: Disposition;
+  reason: string | null;
+}
+
+/** A new secret; both sign until the former one ends. */
+export interface RotatedSecret {
+  secret: string;
+  former_secret_until: string;
+}
+
+/** An endpoint's secret. */
+export interface Secret {
+  secret: string;
+}
+
+/** What was spent, and what was authorized today (UTC). */
+export interface Spend {
+  /** Null for all projects together. */
+  project: string | null;
+  /** The paying address, with `all=true`. */
+  wallet: string | null;
+  unit: "USDC";
+  since: string;
+  today: string;
+  left_today: string;
+  reserved: string;
+  paid: string;
+  unknown: string;
+  lost: string;
+  void: string;
+  max_per_job: string;
+  max_per_day: string;
+  providers: ProviderSpend[];
+}
+
+/** A job's history in order, and the next step. */
+export interface Timeline {
+  data: Entry[];
+  /** Null if all is done. */
+  next: Next | null;
+}
+
+/** How far the report that ended a job is proven. */
+export type Verification = "fetch" | "none" | "signature" | "token" | (string & {});
+
+/** A project's ed25519 key (RFC 8037). */
+export interface WebhookKey {
+  kty: "OKP";
+  crv: "Ed25519";
+  alg: "EdDSA";
+  use: "sig";
+  kid: string;
+  x: string;
+  project: string;
+  /** The key as Standard Webhooks writes it. */
+  whpk: string;
+}
+
+/** A JWK set, newest key last. */
+export interface WebhookKeys {
+  keys: WebhookKey[];
+}

@@ -1,0 +1,72 @@
+"""The TypeScript client, compiled by the official compiler, against a live relay: submit, wait, verify."""
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.running import INPUT, KEY, relay
+
+pytestmark = pytest.mark.anyio
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def compiled(node_packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the compiled client."""
+    folder = tmp_path_factory.mktemp("typescript")
+    compiler = node_packages / "node_modules" / "typescript" / "bin" / "tsc"
+    command = ["node", str(compiler), "-p", str(ROOT / "clients" / "typescript"), "--outDir", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout
+    (folder / "package.json").write_text('{"type": "module"}')
+    return folder
+
+
+async def test_a_job_is_submitted_awaited_and_its_notification_verified(compiled: Path, tmp_path: Path) -> None:
+    """Go the whole way in Node: one job for one key, its end by the stream, its notification genuine or refused."""
+    async with relay(tmp_path) as running, driven(compiled) as step:
+        first = await step(url=running.origin, key=KEY, hook=running.hook, input=INPUT)
+        assert first["job"] == first["again"]
+        assert len(running.world.jobs) == 1
+        submitted = (await running.get(f"/v1/events?job={first['job']}"))["data"][0]["id"]
+        await running.world.finish(first["provider_job_id"])
+        second = await step(after=submitted)
+        ended = {"status": "succeeded", "listed": [first["job"]], "streamed": ["job.succeeded"]}
+        assert {name: second[name] for name in ended} == ended
+        assert second["output"].startswith("http")
+        assert (second["refused"], second["wrong"]) == ("invalid_input", ["input.images[0]", "input.prompt"])
+        await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())
+        received = running.sink.received[-1]
+        now_s = int(received.headers["webhook-timestamp"])
+        third = await step(headers=received.headers, body=received.body.decode(), now=now_s)
+        assert third == {"type": "job.succeeded", "bad": ["refused"] * 4}
+
+
+@asynccontextmanager
+async def driven(compiled: Path) -> AsyncIterator[Callable[..., Awaitable[dict[str, Any]]]]:
+    """Yield what gives tests/node/client.mjs a line and returns the line that it prints."""
+    script, pipe = str(ROOT / "tests" / "node" / "client.mjs"), asyncio.subprocess.PIPE
+    node = await asyncio.create_subprocess_exec("node", script, str(compiled), stdin=pipe, stdout=pipe, stderr=pipe)
+
+    async def step(**given: Any) -> dict[str, Any]:
+        assert node.stdin is not None
+        assert node.stdout is not None
+        node.stdin.write(json.dumps(given).encode() + b"\n")
+        line = await asyncio.wait_for(node.stdout.readline(), 30)
+        assert line, (await node.communicate())[1].decode()
+        shown: dict[str, Any] = json.loads(line)
+        return shown
+
+    try:
+        yield step
+        assert await asyncio.wait_for(node.wait(), 10) == 0
+    finally:
+        if node.returncode is None:
+            node.kill()
+        await node.communicate()
