@@ -49,14 +49,15 @@ class Sample(msgspec.Struct, frozen=True):
 async def sample(explainer: Explainer, filled: Filled, now_ms: int) -> Sample:
     """Return rows of each table, some two weeks old."""
     found = {}
+    own = f"project_id = '{DEFAULT_PROJECT}' AND id"
     for table, prefix in (("jobs", ids.JOB), ("callbacks", ids.CALLBACK), ("events", ids.EVENT)):
         first = an_id(prefix, now_ms - 15 * DAY_MS, 0)
-        found[table] = await explainer.ask(f"SELECT * FROM {table} WHERE id > '{first}' ORDER BY id LIMIT {BATCH}")
+        found[table] = await explainer.ask(f"SELECT * FROM {table} WHERE {own} > '{first}' ORDER BY id LIMIT {BATCH}")
     first = an_id(ids.DELIVERY, now_ms - 15 * DAY_MS, 0)
     newest = f"ORDER BY id DESC LIMIT {BATCH}"
     return Sample(
         **found,
-        deliveries=await explainer.ask(f"SELECT * FROM deliveries WHERE id > '{first}' ORDER BY id LIMIT {BATCH}"),
+        deliveries=await explainer.ask(f"SELECT * FROM deliveries WHERE {own} > '{first}' ORDER BY id LIMIT {BATCH}"),
         retries=await explainer.ask(f"SELECT * FROM deliveries WHERE state = 'pending' {newest}"),
         filled=filled,
         now_ms=now_ms,
@@ -77,11 +78,12 @@ def _dispatch(of: Sample) -> list[Case]:
     busy = list(of.filled.retry_endpoints)
     retries = [str(row["id"]) for row in of.retries]
     attempt = {"outcome": "ok", "status_code": 200, "error": None, "started_at": of.now_ms, "duration_ms": 9}
+    own = {"project_id": DEFAULT_PROJECT}
     attempts = [
-        attempt | {"id": an_id(ids.ATTEMPT, of.now_ms, n), "delivery_id": one, "response_excerpt": ""}
+        attempt | own | {"id": an_id(ids.ATTEMPT, of.now_ms, n), "delivery_id": one, "response_excerpt": ""}
         for n, one in enumerate(retries)
     ]
-    after = {"state": "delivered", "next_attempt_at": None, "finished_at": of.now_ms}
+    after = own | {"state": "delivered", "next_attempt_at": None, "finished_at": of.now_ms}
     health = {"at": of.now_ms, "held_until": None}
     return [
         *(
@@ -92,12 +94,13 @@ def _dispatch(of: Sample) -> list[Case]:
         _case("endpoints_waiting", {"after": "", "limit": WALK}),
         _case("claim_deliveries_of_endpoint", due | {"endpoint_id": busy[0]}, writes=True),
         _case("take_back_deliveries", {"boots": [1], "now": of.now_ms, "until": of.now_ms + 25_000}, writes=True),
-        _case("due_deliveries", {"ids": retries}),
+        _case("due_deliveries", {"keys": [[DEFAULT_PROJECT, one] for one in retries]}),
+        _case("event_bodies", {"keys": [[DEFAULT_PROJECT, row["id"]] for row in of.events]}),
         _case("endpoints_sent_to", {"ids": busy[:BATCH]}),
-        _case("attempts_written", {"ids": [attempt["id"] for attempt in attempts]}),
+        _case("attempts_written", {"ids": retries}),
         _many("insert_attempt", attempts),
         _many("settle_delivery", [after | {"id": one} for one in retries]),
-        _many("release_deliveries", [{"id": one, "now": of.now_ms} for one in retries]),
+        _many("release_deliveries", [own | {"id": one, "now": of.now_ms} for one in retries]),
         _many("note_endpoint_outcome", [health | {"id": one, "good": n % 2} for n, one in enumerate(busy[:BATCH])]),
     ]
 
@@ -318,7 +321,7 @@ def _by_hand(of: Sample) -> list[Case]:
             for which in ("failed", "missing", "undelivered", "all")
         ),
         _case("deliveries_of_events_to_endpoint", batch | {"ids": [row["id"] for row in of.events]}),
-        _many("make_delivery_due", [{"id": row["id"], "now": 1, "leased_until": 1} for row in of.retries]),
+        _many("make_delivery_due", [row | {"now": 1, "leased_until": 1} for row in of.retries]),
         _case("hold_endpoint", gone, writes=True),
         _case("position_in_time", {"project_id": DEFAULT_PROJECT, "at": of.events[0]["created_at"]}),
         _case("cancel_deliveries_of_endpoint", gone, "its retries", hot=False, writes=True),

@@ -171,7 +171,8 @@ def _rows_read(node: dict[str, Any]) -> float:
 def _literal(value: object, kind: str = "") -> str:
     """Return a value in SQL; a list is an array of its kind."""
     if isinstance(value, list | tuple):
-        return f"CAST(ARRAY[{', '.join(map(_literal, value))}] AS {kind})"
+        array = f"ARRAY[{', '.join(map(_literal, value))}]"
+        return f"CAST({array} AS {kind})" if kind else array
     if value is None:
         return "NULL"
     if isinstance(value, bytes):

@@ -98,6 +98,7 @@ class Deliverer:
         """Return the delivery as delivered; even then the endpoint may ask to be disabled."""
         return AttemptResult(
             attempt=attempt,
+            project_id=delivery.project_id,
             endpoint_id=delivery.endpoint_id,
             state=DeliveryState.DELIVERED,
             next_attempt_at=None,
@@ -117,6 +118,7 @@ class Deliverer:
             delay_ms = backoff.next_delay_ms(schedule_s, delivery.attempts_made + 1, self._random, retry_after_ms)
         return AttemptResult(
             attempt=attempt,
+            project_id=delivery.project_id,
             endpoint_id=delivery.endpoint_id,
             state=DeliveryState.EXHAUSTED if delay_ms is None else DeliveryState.PENDING,
             next_attempt_at=None if delay_ms is None else now_ms + delay_ms,

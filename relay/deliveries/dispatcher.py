@@ -24,7 +24,7 @@ from relay.deliveries.lane import Lane, QueuedDelivery
 from relay.metrics import Metrics
 from relay.model.delivery import Outcome
 from relay.security.fair_share import FairShare
-from relay.storage.deliveries import AttemptResult, ClaimRequest, DueDelivery
+from relay.storage.deliveries import AttemptResult, ClaimRequest, DeliveryKey, DueDelivery
 from relay.storage.fan_out import NewDelivery
 from relay.storage.store import Store
 
@@ -65,7 +65,7 @@ class Dispatcher:
         self._loaded: dict[str, DueDelivery] = {}
         """The rows that came with deliveries enqueued since the last start."""
         self._attempts: set[asyncio.Task[None]] = set()
-        self._to_release: list[str] = []
+        self._to_release: list[DeliveryKey] = []
         self._poll_after_release = False
         self._walked_to = ""
         self._next_poll_at_ms: int | None = 0
@@ -78,6 +78,7 @@ class Dispatcher:
         if not self._options.dispatches:
             return
         now_ms = self._clock.monotonic_ms()
+        self._store.deliveries.keep_bodies(fresh)
         free_slots = max(0, self._share.free_slots - len(self._loaded))
         self._loaded |= {row.delivery_id: row for row in self._store.deliveries.at_hand(fresh[:free_slots])}
         self._enqueue(fresh, now_ms, retry=False)
@@ -111,7 +112,7 @@ class Dispatcher:
 
         An attempt that takes longer is cancelled; its delivery is due again when its lease ends.
         """
-        unstarted = [delivery_id for lane in self._lanes.values() for delivery_id in lane.queued_ids]
+        unstarted = [DeliveryKey(lane.project_id, one) for lane in self._lanes.values() for one in lane.queued_ids]
         unstarted += self._to_release
         self._lanes.clear()
         self._queued_lanes.clear()
@@ -210,7 +211,7 @@ class Dispatcher:
                 self._queued_ids.add(delivery_id)
                 self._queued_lanes[lane.endpoint_id] = lane
             else:
-                self._to_release.append(delivery_id)
+                self._to_release.append(DeliveryKey(lane.project_id, delivery_id))
                 lane.more_in_table = True
 
     def _new_lane(self, delivery: NewDelivery | DueDelivery) -> Lane:
@@ -276,11 +277,11 @@ class Dispatcher:
         queued.lane.more_in_table = True
         self._poll_after_release |= not queued.lane.queued
         if queued.leased_until_ms > now_ms:  # otherwise it is due already, and may be another process's
-            self._to_release.append(queued.delivery_id)
+            self._to_release.append(_key(queued))
 
     async def _load(self, selected: Sequence[QueuedDelivery], loaded: dict[str, DueDelivery]) -> dict[str, DueDelivery]:
         """Return the rows of the selected deliveries by id, without those that are no longer pending."""
-        unread = [queued.delivery_id for queued in selected if queued.delivery_id not in loaded]
+        unread = [_key(queued) for queued in selected if queued.delivery_id not in loaded]
         if not unread:
             return loaded
         try:
@@ -375,3 +376,8 @@ class Dispatcher:
         if self._to_release:
             turns.append(now_ms)
         return min(turns, default=None)
+
+
+def _key(queued: QueuedDelivery) -> DeliveryKey:
+    """Return what the delivery's row is found by."""
+    return DeliveryKey(queued.lane.project_id, queued.delivery_id)

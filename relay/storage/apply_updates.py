@@ -16,9 +16,9 @@ from relay.lifecycle import output_expiry
 from relay.lifecycle.reports import DoubtLimits, Transition, doubted
 from relay.model.job import Disposition, Event, EventType, Job, ProviderCall, Reprocessing, Unconfirmed
 from relay.model.resources import events as resources
-from relay.storage import payments, rows
+from relay.storage import event_bodies, payments, rows
 from relay.storage.boots import Lease
-from relay.storage.engine.database import DueWork, Transaction
+from relay.storage.engine.database import DueWork, Row, Transaction
 from relay.storage.fan_out import FanOut, NewDelivery, NewEvent
 from relay.storage.tombstones import Absent, Tombstone, absent
 
@@ -121,11 +121,13 @@ class ReprocessingRow(Reprocessing, frozen=True, kw_only=True):
 class Read(msgspec.Struct, frozen=True):
     """What a batch of updates is judged by, as its transaction has read it.
 
-    `listeners` are the endpoints that may want an event of these jobs, in JSON. `digests` are those of the callbacks
-    recorded before, each with its job; `calls` those of the updates' calls that are stored already.
+    `rows` are those of the jobs. `listeners` are the endpoints that may want an event of these jobs, in JSON. `digests`
+    are those of the callbacks recorded before, each with its job; `calls` those of the updates' calls that are stored
+    already.
     """
 
     jobs: dict[str, Job]
+    rows: dict[str, Row]
     listeners: str
     digests: set[tuple[str, bytes]]
     calls: set[str]
@@ -164,7 +166,7 @@ class UpdateApplier:
         await transaction.run_many("insert_call", batch.calls)
         await payments.settle(transaction, batch.settlements)
         await transaction.run_many("update_job", [rows.changed_job_params(job) for job in read.jobs.values()])
-        await transaction.run_many("insert_event", [new.event for new in batch.events])
+        await transaction.run_many("insert_event", [new.row for new in batch.events])
         fresh = await self._fan_out(transaction, batch.events, read.listeners)
         for result, deliveries in zip(batch.announced, fresh, strict=True):
             result.fresh = deliveries
@@ -210,7 +212,7 @@ class _Batch:
             known = None if _is_foreign(update) else job or tombstone
             job = self._keep(update, update.received, job, known.project_id if known else DEFAULT_PROJECT)
         if moved and moved.announce and job:
-            new = _new_event(job, moved.announce, update.at, moved.supersedes)
+            new = _new_event(job, moved.announce, update.at, moved.supersedes, self._read.rows[job.id])
             job, result.announced = new.after, new.event.type
             self.events.append(new)
             self.announced.append(result)
@@ -267,12 +269,13 @@ class _Batch:
 async def _read(transaction: Transaction, updates: Sequence[JobUpdate], room: Room) -> Read:
     """Return what the updates are judged by; the jobs stay locked until the transaction ends."""
     found = await transaction.rows("jobs_and_listeners", {"ids": sorted({update.job_id for update in updates})})
-    jobs = {row["id"]: rows.job(row) for row in found}
+    by_id = {row["id"]: row for row in found}
+    jobs = {job_id: rows.job(row) for job_id, row in by_id.items()}
     listeners = next((row["listening"] for row in found if row["listening"]), "[]")
     digests, calls = await _digests(transaction, updates, jobs), await _calls(transaction, updates)
     elsewhere = await absent(transaction, {update.job_id for update in updates if update.received} - jobs.keys())
     elsewhere.bytes.update(await _bytes_kept(transaction, updates, jobs, room))
-    return Read(jobs, listeners, digests, calls, elsewhere)
+    return Read(jobs, by_id, listeners, digests, calls, elsewhere)
 
 
 async def _notify(transaction: Transaction, updates: Sequence[JobUpdate], results: Sequence[UpdateResult]) -> None:
@@ -353,11 +356,13 @@ def _result(job: Job | None, moved: Transition | None, update: JobUpdate, tombst
     return UpdateResult(job=job, disposition=moved.disposition, reason=moved.reason, unconfirmed=moved.unconfirmed)
 
 
-def _new_event(job: Job, kind: EventType, at: int, supersedes: str | None) -> NewEvent:
-    """Return the event of a transition, numbered within its job, with the notification's body."""
+def _new_event(job: Job, kind: EventType, at: int, supersedes: str | None, row: Row) -> NewEvent:
+    """Return the event of a transition, numbered within its job, with the notification's body; `row` is the job's."""
     event_id, sequence = ids.new_id(ids.EVENT), job.sequence + 1
     last_final = event_id if kind.final else job.last_final_event
     after = msgspec.structs.replace(job, sequence=sequence, last_final_event=last_final)
+    holed = resources.job_event(event_id, kind, at, after, supersedes, event_bodies.HOLES)
+    body = event_bodies.fill(holed, event_bodies.JobParts(job.id, row["input"], row["request"], row["metadata"]))
     event = Event(
         id=event_id,
         project_id=job.project_id,
@@ -366,9 +371,9 @@ def _new_event(job: Job, kind: EventType, at: int, supersedes: str | None) -> Ne
         sequence=sequence,
         final=kind.final,
         created_at=at,
-        body=resources.job_event(event_id, kind, at, after, supersedes),
+        body=body,
     )
-    return NewEvent(event, after)
+    return NewEvent(event, after, msgspec.structs.replace(event, body=event_bodies.stored(holed, len(body))))
 
 
 def _callback_row(update: JobUpdate, received: ReceivedCallback, result: UpdateResult, project_id: str) -> CallbackRow:

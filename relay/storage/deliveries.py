@@ -10,7 +10,7 @@ import msgspec
 from relay import log
 from relay.model.delivery import Attempt, Delivery, DeliveryState
 from relay.security.encryption import DecryptionFailed, Encryption, place
-from relay.storage import endpoint_status, pages, rows
+from relay.storage import endpoint_status, event_bodies, pages, rows
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.fan_out import NewDelivery
@@ -25,9 +25,18 @@ CLAIMERS = 4
 """So many processes may claim concurrently and find something each."""
 FAILED = frozenset({DeliveryState.EXHAUSTED, DeliveryState.CANCELED})
 """Few deliveries end in these states, which have an index of their own."""
+BODIES_MAX_BYTES = 8 << 20
+"""So many bytes of events' bodies stay in memory, for deliveries that wait in a lane and for retries."""
 OPENED_MAX = 2000
 """So many secrets stay decrypted in memory: to decrypt one costs as much as to send a notification."""
 _logger = log.get("storage")
+
+
+class DeliveryKey(msgspec.Struct, frozen=True):
+    """What a delivery's row is found by."""
+
+    project_id: str
+    id: str
 
 
 class DueDelivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +70,7 @@ class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     attempt: Attempt
+    project_id: str
     endpoint_id: str
     state: DeliveryState
     next_attempt_at: int | None
@@ -111,6 +121,7 @@ class Deliveries:
         self._writer = writer
         self._open = lru_cache(OPENED_MAX)(encryption.decrypt)
         self._timeout_max_s = timeout_max_s
+        self._bodies = event_bodies.BodyCache(BODIES_MAX_BYTES)
 
     async def claim(self, request: ClaimRequest) -> ClaimResult:
         """Return due deliveries, leased until `leased_until_ms`.
@@ -137,11 +148,11 @@ class Deliveries:
             "boot": request.boot,
             "limit": request.limit,
             "window": WINDOW,
-            "candidates": CLAIMERS * request.limit if self._database.shared else request.limit,
+            "candidates": CLAIMERS * request.limit,
             "busy": sorted(request.endpoint_limits),
             "full": sorted(request.full_projects),
         }
-        return self._decrypted(await self._database.claim("claim_deliveries", [claim], read="due_deliveries"))
+        return await self._with_bodies(await self._database.claim("claim_deliveries", [claim], read="due_deliveries"))
 
     async def _walk(self, request: ClaimRequest, next_due_at: int | None) -> ClaimResult:
         """Claim from the next endpoints after `walked_to`."""
@@ -162,25 +173,35 @@ class Deliveries:
         claimed = await self._database.claim("claim_deliveries_of_endpoint", many) if many else ()
         return [NewDelivery(row["id"], row["endpoint_id"], row["project_id"]) for row in claimed]
 
-    async def release(self, delivery_ids: Sequence[str], now_ms: int) -> None:
+    async def release(self, keys: Sequence[DeliveryKey], now_ms: int) -> None:
         """Return deliveries that were claimed and not started to the table, due immediately."""
-        await self._writer.write(_release, [{"id": delivery_id, "now": now_ms} for delivery_id in delivery_ids])
+        await self._writer.write(_release, [msgspec.structs.asdict(key) | {"now": now_ms} for key in keys])
 
-    async def due_deliveries(self, delivery_ids: Iterable[str]) -> list[DueDelivery]:
-        """Return the deliveries that are still pending; without those whose secret cannot be decrypted."""
-        return self._decrypted(await self._database.rows("due_deliveries", {"ids": list(delivery_ids)}))
+    async def due_deliveries(self, keys: Iterable[DeliveryKey]) -> list[DueDelivery]:
+        """Return the deliveries that are still pending; without those whose secret or body cannot be read."""
+        pairs = [[key.project_id, key.id] for key in keys]
+        return await self._with_bodies(await self._database.rows("due_deliveries", {"keys": pairs}))
+
+    def keep_bodies(self, fresh: Iterable[NewDelivery]) -> None:
+        """Keep the bodies of new events in memory, for the deliveries that wait in their lanes and for retries."""
+        for one in fresh:
+            if one.event is not None:
+                self._bodies.keep(one.event.id, one.event.body)
 
     def at_hand(self, fresh: Iterable[NewDelivery]) -> list[DueDelivery]:
         """Return those new deliveries that their commit has loaded, without a read from the database."""
         new = {"attempts_made": 0, "redelivery": 0}
-        return self._decrypted(
-            dict(one.endpoint)
-            | new
-            | {"id": one.delivery_id, "event_id": one.event.id, "body": one.event.body}
-            | {"project_id": one.project_id}
+        made = [
+            self._due_delivery(
+                dict(one.endpoint)
+                | new
+                | {"id": one.delivery_id, "event_id": one.event.id, "project_id": one.project_id},
+                one.event.body,
+            )
             for one in fresh
             if one.event is not None and one.endpoint is not None
-        )
+        ]
+        return [due for due in made if due is not None]
 
     def write_attempt(self, result: AttemptResult) -> asyncio.Future[bool]:
         """Store an attempt, its delivery's new state and the endpoint's health; the future resolves after COMMIT.
@@ -218,12 +239,26 @@ class Deliveries:
 
         return await pages.collect(listing, read, rows.delivery, params["floor"])
 
-    def _decrypted(self, found: Iterable[Row]) -> list[DueDelivery]:
-        """Return the deliveries whose secrets can be decrypted."""
-        return [due for row in found if (due := self._due_delivery(row)) is not None]
+    async def _with_bodies(self, found: Sequence[Row]) -> list[DueDelivery]:
+        """Return the deliveries of rows, each with its event's body from memory or, all others in one read, the table.
 
-    def _due_delivery(self, row: Row) -> DueDelivery | None:
-        """Return the delivery of a row; None where its key was removed, so that it waits and delays no other."""
+        One whose secret or body cannot be read is left out, so that it waits and delays no other.
+        """
+        events = {row["event_id"]: row["project_id"] for row in found}
+        bodies = {event_id: body for event_id in events if (body := self._bodies.get(event_id)) is not None}
+        unread = [[project_id, event_id] for event_id, project_id in events.items() if event_id not in bodies]
+        for row in await self._database.rows("event_bodies", {"keys": unread}) if unread else ():
+            try:
+                bodies[row["id"]] = event_bodies.of_row(row)
+            except event_bodies.BodyChangedError as error:
+                _logger.error("delivery.body_unreadable", event=row["id"], error=str(error))
+                continue
+            self._bodies.keep(row["id"], bodies[row["id"]])
+        readable = [row for row in found if row["event_id"] in bodies]
+        return [due for row in readable if (due := self._due_delivery(row, bodies[row["event_id"]])) is not None]
+
+    def _due_delivery(self, row: Row, body: bytes) -> DueDelivery | None:
+        """Return the delivery of a row; None where the key of its secret was removed."""
         endpoint_id, former = row["endpoint_id"], row["former_secret"]
         try:
             secret = self._open(row["secret"], place("endpoints", "secret", endpoint_id))
@@ -241,7 +276,7 @@ class Deliveries:
             event_id=row["event_id"],
             attempts_made=row["attempts_made"],
             redelivery=bool(row["redelivery"]),
-            body=bytes(row["body"]),
+            body=body,
             url=row["url"],
             secret=secret,
             former_secret=former,
@@ -264,7 +299,7 @@ async def _release(transaction: Transaction, batches: Sequence[list[dict[str, An
 async def _save_attempts(transaction: Transaction, ended: Sequence[AttemptResult]) -> list[bool]:
     """Insert the attempts, then update deliveries and endpoints: an attempt's number counts from its delivery's row."""
     settled = await _unwritten(transaction, ended)
-    await transaction.run_many("insert_attempt", [one.attempt for one in settled])
+    await transaction.run_many("insert_attempt", [_attempt_row(one) for one in settled])
     await transaction.run_many("settle_delivery", [_delivery_after(one) for one in settled])
     last = {one.endpoint_id: one for one in settled}
     bad = [one for one in last.values() if one.state is not DeliveryState.DELIVERED]
@@ -285,16 +320,31 @@ async def _save_attempts(transaction: Transaction, ended: Sequence[AttemptResult
 
 async def _unwritten(transaction: Transaction, wanted: Sequence[AttemptResult]) -> Sequence[AttemptResult]:
     """Return the results without those that are stored already, by a commit whose answer was lost."""
-    again = [one.attempt.id for one in wanted if one.again]
+    again = [one.attempt.delivery_id for one in wanted if one.again]
     if not again:
         return wanted
     written = {row["id"] for row in await transaction.rows("attempts_written", {"ids": again})}
     return [one for one in wanted if one.attempt.id not in written]
 
 
+class _AttemptRow(msgspec.Struct, frozen=True):
+    """An attempt's columns, and its project; its number counts from its delivery's row."""
+
+    id: str
+    project_id: str
+    delivery_id: str
+    outcome: str
+    status_code: int | None
+    error: str | None
+    started_at: int
+    duration_ms: int
+    response_excerpt: str | None
+
+
 class _DeliveryAfter(msgspec.Struct, frozen=True):
     """A delivery's columns after an attempt."""
 
+    project_id: str
     id: str
     state: DeliveryState
     next_attempt_at: int | None
@@ -310,11 +360,27 @@ class _EndpointOutcome(msgspec.Struct, frozen=True):
     held_until: int | None
 
 
+def _attempt_row(one: AttemptResult) -> _AttemptRow:
+    """Return the attempt's columns."""
+    made = one.attempt
+    return _AttemptRow(
+        made.id,
+        one.project_id,
+        made.delivery_id,
+        made.outcome,
+        made.status_code,
+        made.error,
+        made.started_at,
+        made.duration_ms,
+        made.response_excerpt,
+    )
+
+
 def _delivery_after(one: AttemptResult) -> _DeliveryAfter:
     """Return the delivery's columns after an attempt."""
     if one.state is DeliveryState.PENDING:
-        return _DeliveryAfter(one.attempt.delivery_id, one.state, one.next_attempt_at, None)
-    return _DeliveryAfter(one.attempt.delivery_id, one.state, None, one.at)
+        return _DeliveryAfter(one.project_id, one.attempt.delivery_id, one.state, one.next_attempt_at, None)
+    return _DeliveryAfter(one.project_id, one.attempt.delivery_id, one.state, None, one.at)
 
 
 def _outcome(one: AttemptResult) -> _EndpointOutcome:

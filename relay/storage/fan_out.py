@@ -25,10 +25,11 @@ class EventRef(msgspec.Struct, frozen=True):
 
 
 class NewEvent(msgspec.Struct, frozen=True):
-    """An event about a job, and the job after it."""
+    """An event about a job, the job after it, and the event as its row keeps it: its body has holes there."""
 
     event: Event
     after: Job
+    row: Event
 
 
 class NewDelivery(msgspec.Struct, frozen=True):

@@ -188,10 +188,11 @@ class Events:
             if not row["settled"] and row["created_at"] > now_ms - PATIENCE_MS:
                 return Following(events, place, held=True)
             if row["body"] is not None:
-                room_bytes -= len(row["body"])
+                event = rows.event(row)
+                room_bytes -= len(event.body)
                 if events and room_bytes < 0:
                     return Following(events, place, more=True)
-                events.append(rows.event(row))
+                events.append(event)
             place = Place(row["position"], row["id"])
         return Following(events, place, more=len(found) == query.events_max)
 

@@ -228,7 +228,8 @@ async def _one_step(transaction: Transaction, step: Step) -> Stepped:
     if not await transaction.rows("advance_redelivery", advanced):
         return Stepped(fresh=[])
     await transaction.run_many("insert_delivery", made)
-    due_now = [{"id": one, "now": step.now, "leased_until": step.leased_until} for one in due]
+    lease = {"project_id": batch.project_id, "now": step.now, "leased_until": step.leased_until}
+    due_now = [lease | {"id": one} for one in due]
     await transaction.run_many("make_delivery_due", due_now)
     return Stepped(fresh=[NewDelivery(one.id, batch.endpoint_id, batch.project_id) for one in made], made_due=len(due))
 

@@ -14,6 +14,7 @@ from relay import log
 from relay.model.delivery import Attempt, Delivery, DeliveryState, Endpoint, Outcome, Redelivery
 from relay.model.job import Callback, CallbackHead, Disposition, Event, EventType, Job, ProviderCall, Reprocessing
 from relay.security.encryption import DecryptionFailed, Encryption, place
+from relay.storage import event_bodies
 from relay.storage.engine.database import Row
 
 _logger = log.get("storage")
@@ -138,8 +139,9 @@ def endpoint_shown(row: Row, encryption: Encryption) -> Endpoint:
 
 
 def event(row: Row) -> Event:
-    """Return the event of a row."""
-    return Event(**{**_of_event(row), "type": EventType(row["type"]), "final": bool(row["final"])})
+    """Return the event of a row, its body whole; BodyChangedError where that cannot be."""
+    values = {"type": EventType(row["type"]), "final": bool(row["final"]), "body": event_bodies.of_row(row)}
+    return Event(**{**_of_event(row), **values})
 
 
 def delivery(row: Row) -> Delivery:

@@ -13,7 +13,7 @@ from relay.model.delivery import Endpoint
 from relay.model.job import Disposition, EventType, Job, JobState
 from relay.security.encryption import Encryption
 from relay.storage.apply_updates import JobUpdate, UpdateResult
-from relay.storage.deliveries import DueDelivery
+from relay.storage.deliveries import DeliveryKey, DueDelivery
 from relay.storage.engine.database import Database
 from relay.storage.jobs import NewJob
 from relay.storage.store import Store, StoreOptions
@@ -70,7 +70,8 @@ async def test_what_comes_with_a_new_delivery_is_what_would_be_read(tmp_path: Pa
     async with opened(tmp_path) as database:
         store, recorded = await running(database, dispatches=True)
         at_hand = store.deliveries.at_hand(recorded.fresh)
-        read = await store.deliveries.due_deliveries(fresh.delivery_id for fresh in recorded.fresh)
+        keys = [DeliveryKey(fresh.project_id, fresh.delivery_id) for fresh in recorded.fresh]
+        read = await store.deliveries.due_deliveries(keys)
         assert sorted(at_hand, key=lambda one: one.endpoint_id) == sorted(read, key=lambda one: one.endpoint_id)
         assert {(one.url, one.secret, one.former_secret) for one in at_hand} == {
             (PLAIN.url, PLAIN.secret, None),
@@ -92,8 +93,8 @@ async def test_neither_an_event_nor_a_retry_is_read_once_more(tmp_path: Path) ->
         deliveries, asked = started.app.store.deliveries, []
         read = deliveries.due_deliveries
 
-        async def noted(delivery_ids: Iterable[str]) -> list[DueDelivery]:
-            asked.append(wanted := list(delivery_ids))
+        async def noted(keys: Iterable[DeliveryKey]) -> list[DueDelivery]:
+            asked.append(wanted := list(keys))
             return await read(wanted)
 
         deliveries.due_deliveries = noted  # type: ignore[method-assign]

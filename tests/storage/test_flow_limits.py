@@ -29,7 +29,7 @@ from relay.security.encryption import Encryption
 from relay.security.signatures import SigningKeys, new_secret
 from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
-from relay.storage.deliveries import ClaimRequest
+from relay.storage.deliveries import ClaimRequest, DeliveryKey
 from relay.storage.endpoints import Change
 from relay.storage.engine.database import Database
 from relay.storage.fan_out import EventRef, NewDelivery, new_delivery
@@ -130,7 +130,7 @@ async def test_an_attempt_takes_at_most_four_fifths_of_its_lease(
     """Bound an endpoint's time-out by 20 s where a lease is 25 s."""
     async with sending(tmp_path) as some:
         fresh = await some.delivery(await some.endpoint(timeout_s=asked_s), START_MS)
-        (due,) = await some.store.deliveries.due_deliveries([fresh.delivery_id])
+        (due,) = await some.store.deliveries.due_deliveries([DeliveryKey(PROJECT, fresh.delivery_id)])
         assert due.timeout_s == given_s
 
 

@@ -48,8 +48,9 @@ async def opened(server: Server) -> AsyncIterator[PostgreSQL]:
 
 def attempt(number: int, delivery: str) -> dict[str, Any]:
     """Return an attempt's columns."""
-    about = {"id": f"att_{number}", "delivery_id": delivery, "outcome": "ok", "status_code": 200}
-    return about | {"error": None, "started_at": number, "duration_ms": 1, "response_excerpt": None}
+    about = {"id": f"att_{number}", "project_id": "prj_default", "delivery_id": delivery}
+    said = {"outcome": "ok", "status_code": 200, "error": None, "started_at": number, "duration_ms": 1}
+    return about | said | {"response_excerpt": None}
 
 
 async def numbers(database: PostgreSQL, *deliveries: str) -> list[tuple[str, int]]:
@@ -84,7 +85,7 @@ async def test_a_batch_writes_what_its_rows_would_one_by_one(database_server: Se
             deliveries = [DELIVERY | {"id": f"dlv_{number}", "next_attempt_at": number} for number in range(5)]
             await transaction.run_many("insert_delivery", deliveries)
             await transaction.run_many("insert_attempt", [attempt(number, f"dlv_{number}") for number in range(4)])
-            settled = {"state": "pending", "next_attempt_at": 9, "finished_at": None}
+            settled = {"project_id": "prj_default", "state": "pending", "next_attempt_at": 9, "finished_at": None}
             await transaction.run_many("settle_delivery", [settled | {"id": f"dlv_{number}"} for number in range(4)])
             await transaction.run_many("insert_attempt", [attempt(9, "dlv_0")])
             for _ in range(2):

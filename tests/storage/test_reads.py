@@ -18,7 +18,7 @@ from tests.support.postgres import Server
 
 FILLING = Filling(finished=30_000, retries=10_000, open_jobs=4_000)
 QUIET = Filling(finished=20_000, retries=10, open_jobs=10)
-BY_ID = re.compile(r"(?<!\w)id (= :id|= many\.id|= ANY \(:ids)")
+BY_ID = re.compile(r"(?<!\w)id(\) IN \(\n *SELECT keys| = :id| = many\.id| = ANY \(:ids)")
 # SQLite has no statistics unless somebody gathers them; PostgreSQL gathers them by itself.
 ANALYZED = {"sqlite": (False, True), "postgres": (True,)}
 Plans = list[tuple[Case, Plan]]

@@ -38,7 +38,14 @@ def result_of(delivery_id: str, excerpt: str = "ok") -> AttemptResult:
         duration_ms=1,
         response_excerpt=excerpt,
     )
-    return AttemptResult(attempt=attempt, endpoint_id="ep_1", state=DeliveryState.DELIVERED, next_attempt_at=None, at=2)
+    return AttemptResult(
+        attempt=attempt,
+        project_id="prj_default",
+        endpoint_id="ep_1",
+        state=DeliveryState.DELIVERED,
+        next_attempt_at=None,
+        at=2,
+    )
 
 
 class Forgetful(Deliveries):

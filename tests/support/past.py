@@ -166,11 +166,17 @@ async def add_event(
         delivery = new_delivery(EventRef(event_id, "prj_default", job_id), endpoint_id, at, at + 1)
         await transaction.run_many("insert_delivery", [delivery])
         tried = {"outcome": "ok", "status_code": 200, "error": None, "duration_ms": 1, "response_excerpt": None}
-        attempt = {"id": ids.new_id(ids.ATTEMPT), "delivery_id": delivery.id, "started_at": at}
+        attempt = {
+            "id": ids.new_id(ids.ATTEMPT),
+            "delivery_id": delivery.id,
+            "project_id": "prj_default",
+            "started_at": at,
+        }
         await transaction.run_many("insert_attempt", [attempt | tried])
         pending = state == DeliveryState.PENDING
         after = {"finished_at": None if pending else at, "next_attempt_at": at + 1 if pending else None}
-        await transaction.run_many("settle_delivery", [{"id": delivery.id, "state": state} | after])
+        named = {"project_id": "prj_default", "id": delivery.id}
+        await transaction.run_many("settle_delivery", [named | {"state": state} | after])
     return event_id
 
 

@@ -8,6 +8,7 @@ from msgspec import Meta
 from relay.clock import rfc3339
 from relay.model.job import Event, EventType, Job
 from relay.model.resources import jobs
+from relay.model.resources.envelopes import Json
 from relay.model.resources.jobs import JobResource
 from relay.model.resources.times import Time
 
@@ -91,7 +92,13 @@ def notification(event_id: str, kind: EventType, at_ms: int, project_id: str, da
     )
 
 
-def job_event(event_id: str, kind: EventType, at_ms: int, subject: Job, supersedes: str | None) -> bytes:
-    """Return the body of a notification about a job, which the event has given its sequence number."""
-    data = JobEventData(job=jobs.job(subject), sequence=subject.sequence, final=kind.final, supersedes=supersedes)
+def job_event(
+    event_id: str, kind: EventType, at_ms: int, subject: Job, supersedes: str | None, in_place: Json | None = None
+) -> bytes:
+    """Return the body of a notification about a job, which the event has given its sequence number.
+
+    `in_place` replaces some of the job's fields.
+    """
+    shown = msgspec.structs.replace(jobs.job(subject), **(in_place or {}))
+    data = JobEventData(job=shown, sequence=subject.sequence, final=kind.final, supersedes=supersedes)
     return notification(event_id, kind, at_ms, subject.project_id, data)

@@ -69,7 +69,7 @@ class Database(Protocol):
     async def claim(self, name: str, many: Sequence[Params], read: str | None = None) -> Sequence[Row]:
         """Run a named claim for each of the parameters, as one transaction; its rows.
 
-        With `read`, a named read of the `ids` that were claimed, they are the rows of that.
+        With `read`, a named read of the `keys` (project and id) that were claimed, they are the rows of that.
         """
 
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:

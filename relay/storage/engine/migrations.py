@@ -1,4 +1,7 @@
-"""Brings a database to this relay's schema: numbered files, forward only, recorded in the transaction that ran them."""
+"""Brings a database to this relay's schema: numbered files, forward only, recorded in the transaction that ran them.
+
+A file is for both databases, unless PostgreSQL's own text stands beside it as `0010_fewer_trees.postgres.sql`.
+"""
 
 import re
 from collections.abc import Sequence
@@ -10,6 +13,7 @@ import msgspec
 
 from relay.errors import SettingsError
 from relay.storage.engine.database import Database, Transaction
+from relay.storage.engine.statements import Dialect
 
 _REGISTER: Final = "schema_migrations"
 _MAKE_REGISTER: Final = (
@@ -17,6 +21,7 @@ _MAKE_REGISTER: Final = (
 )
 _REGISTER_COLUMNS: Final = frozenset({"version", "name", "applied_at"})
 _MADE: Final = re.compile(r"CREATE (?:TABLE|(?:UNIQUE )?INDEX) (\w+)")
+_OWN: Final = f".{Dialect.POSTGRES}.sql"
 NAMED_MAX: Final = 5
 
 MAKE_IT: Final = "name the database that relay uses in DATABASE_URL, or make a new one with: python -m relay migrate"
@@ -30,14 +35,15 @@ class Migration(msgspec.Struct, frozen=True):
     statements: tuple[str, ...]
 
 
-def migrations() -> list[Migration]:
-    """Every migration in order; ValueError when a number is missing or used twice."""
-    files = sorted(
-        file.name
-        for file in resources.files("relay.storage").joinpath("migrations").iterdir()
-        if file.name.endswith(".sql")
-    )
-    found = [Migration(int(name[:4]), name, tuple(split(_text(name)))) for name in files]
+def migrations(dialect: Dialect = Dialect.SQLITE) -> list[Migration]:
+    """Return a database's migrations in order; ValueError when a number is missing or used twice."""
+    folder = resources.files("relay.storage").joinpath("migrations")
+    texts = {file.name: file.read_text("utf-8") for file in folder.iterdir() if file.name.endswith(".sql")}
+    files = sorted(name for name in texts if not name.endswith(_OWN))
+    if unpaired := [name for name in texts if name.endswith(_OWN) and name.replace(_OWN, ".sql") not in texts]:
+        raise ValueError(f"there is no migration of both databases beside {unpaired}")
+    chosen = {name: name.replace(".sql", _OWN) if dialect is Dialect.POSTGRES else name for name in files}
+    found = [Migration(int(name[:4]), name, tuple(split(texts.get(chosen[name], texts[name])))) for name in files]
     if [migration.version for migration in found] != list(range(1, len(found) + 1)):
         raise ValueError(f"the migrations are not numbered 1, 2, 3 …: {files}")
     return found
@@ -62,7 +68,7 @@ def split(text: str) -> list[str]:
 async def _migrate(transaction: Transaction, now_ms: int, *, shared: bool) -> list[str]:
     """Do what `migrate` promises, within its transaction."""
     await transaction.lock_schema()
-    known = migrations()
+    known = migrations(Dialect.POSTGRES if shared else Dialect.SQLITE)
     if not await _has_register(transaction):  # a role that may not make tables may use those there are
         await _require_free(transaction, known, 0)
         await transaction.run_text(_MAKE_REGISTER)
@@ -122,8 +128,3 @@ async def _run(transaction: Transaction, migration: Migration, now_ms: int) -> N
     for statement in migration.statements:
         await transaction.run_text(statement.rstrip(";"))
     await transaction.rows("register_migration", {"version": migration.version, "name": migration.name, "now": now_ms})
-
-
-def _text(name: str) -> str:
-    """Return the text of a migration's file."""
-    return resources.files("relay.storage").joinpath("migrations", name).read_text("utf-8")

@@ -28,11 +28,11 @@ Result = TypeVar("Result")
 sqlite3.register_adapter(list, lambda values: msgspec.json.encode(values).decode())
 
 _PRAGMAS: Final = (
-    "PRAGMA page_size = 8192",  # of a new file; an event's row would leave half of 4 KiB empty
+    "PRAGMA page_size = 4096",  # of a new file; a commit writes each page it changes, and of small ones it writes half
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA busy_timeout = 5000",
-    "PRAGMA wal_autocheckpoint = 2000",
+    "PRAGMA wal_autocheckpoint = 4000",
     "PRAGMA temp_store = MEMORY",
     "PRAGMA cache_size = -16384",
 )
@@ -75,7 +75,7 @@ class SQLite:
             claimed = [row for params in many for row in await transaction.rows(name, params)]
             if read is None or not claimed:
                 return claimed
-            return await transaction.rows(read, {"ids": [row["id"] for row in claimed]})
+            return await transaction.rows(read, {"keys": [(row["project_id"], row["id"]) for row in claimed]})
 
         return await self.transact(work)
 

@@ -19,31 +19,28 @@ SELECT COUNT(*) AS number FROM deliveries WHERE endpoint_id = :endpoint_id AND n
 
 -- name: claim_deliveries
 -- Takes what is due for endpoints that have room, and leases it: after a crash the lease runs out and it is due again. It looks at no
--- more than the first that are due, however many belong to busy endpoints; several processes that look at once have candidates enough.
+-- more than the first that are due, however many belong to busy endpoints.
 UPDATE deliveries SET next_attempt_at = :leased_until, leased_by = :boot
-WHERE id IN (
-    SELECT id FROM deliveries
-    WHERE id IN (
-        SELECT id FROM (
-            SELECT id, endpoint_id, project_id FROM deliveries
-            WHERE state = 'pending' AND next_attempt_at <= :now ORDER BY next_attempt_at LIMIT :window
-        ) AS first_due
-        WHERE endpoint_id NOT IN (SELECT value FROM json_each(:busy)) AND (:full = '[]' OR project_id NOT IN (SELECT value FROM json_each(:full)))
-        LIMIT :candidates
-    ) AND state || '' = 'pending' AND next_attempt_at + 0 <= :now
-    ORDER BY next_attempt_at LIMIT :limit
+WHERE (project_id, id) IN (
+    SELECT project_id, id FROM (
+        SELECT id, endpoint_id, project_id FROM deliveries
+        WHERE state = 'pending' AND next_attempt_at <= :now ORDER BY next_attempt_at LIMIT :window
+    ) AS first_due
+    WHERE endpoint_id NOT IN (SELECT value FROM json_each(:busy)) AND (:full = '[]' OR project_id NOT IN (SELECT value FROM json_each(:full)))
+    LIMIT :limit
 )
-RETURNING id, endpoint_id;
+RETURNING project_id, id, endpoint_id;
 
 -- name: claim_deliveries.postgres
 -- In PostgreSQL the claim and the read of what it took (`due_deliveries`) are one exchange. It passes over rows that another process has
--- locked, and its commit need not outlast a crash of the server: what is claimed twice is sent twice, as after any crash.
+-- locked, of so many `candidates` that several processes that look concurrently find some each. Its commit need not outlast a crash of
+-- the server: what is claimed twice is sent twice, as after any crash.
 WITH claimed AS (
     UPDATE deliveries SET next_attempt_at = :leased_until, leased_by = :boot
-    WHERE id IN (
-        SELECT id FROM deliveries
-        WHERE id IN (
-            SELECT id FROM (
+    WHERE (project_id, id) IN (
+        SELECT project_id, id FROM deliveries
+        WHERE (project_id, id) IN (
+            SELECT project_id, id FROM (
                 SELECT id, endpoint_id, project_id FROM deliveries
                 WHERE state = 'pending' AND next_attempt_at <= :now ORDER BY next_attempt_at LIMIT :window
             ) AS first_due
@@ -52,15 +49,14 @@ WITH claimed AS (
         ) AND state || '' = 'pending' AND next_attempt_at + 0 <= :now
         ORDER BY next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ) AND (SELECT set_config('synchronous_commit', 'off', TRUE)) IS NOT NULL
-    RETURNING id
+    RETURNING project_id, id
 )
 SELECT deliveries.id, deliveries.endpoint_id, deliveries.project_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id,
-    events.body, endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers,
+    endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers,
     endpoints.timeout_s, endpoints.in_flight_max, endpoints.rate_limit_per_s, endpoints.schedule_s, endpoints.disabled_at
 FROM deliveries
-JOIN events ON events.id = deliveries.event_id AND events.project_id = deliveries.project_id
 JOIN endpoints ON endpoints.id = deliveries.endpoint_id
-WHERE deliveries.id = ANY (ARRAY(SELECT id FROM claimed)) AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
+WHERE (deliveries.project_id, deliveries.id) IN (SELECT project_id, id FROM claimed) AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
 
 -- name: endpoints_waiting
 -- The next endpoints that something waits for, and when the first of it is due; from one endpoint to the next.
@@ -77,8 +73,8 @@ FROM waiting WHERE endpoint_id IS NOT NULL;
 -- name: claim_deliveries_of_endpoint
 -- The same for one endpoint, however much is due for others before.
 UPDATE deliveries SET next_attempt_at = :leased_until, leased_by = :boot
-WHERE id IN (
-    SELECT id FROM deliveries
+WHERE (project_id, id) IN (
+    SELECT project_id, id FROM deliveries
     WHERE endpoint_id = :endpoint_id AND next_attempt_at <= :now
     ORDER BY next_attempt_at LIMIT :limit
 )
@@ -89,31 +85,31 @@ RETURNING id, endpoint_id, project_id;
 -- outlast a crash, as `claim_deliveries` does.
 UPDATE deliveries SET next_attempt_at = claimed.leased_until, leased_by = claimed.boot
 FROM (
-    SELECT first_due.id, many.leased_until, many.boot
+    SELECT first_due.project_id, first_due.id, many.leased_until, many.boot
     FROM unnest(
         CAST(:endpoint_id AS TEXT[]), CAST(:limit AS BIGINT[]), CAST(:now AS BIGINT[]), CAST(:leased_until AS BIGINT[]), CAST(:boot AS INTEGER[])
     ) AS many (endpoint_id, most, now, leased_until, boot)
     CROSS JOIN LATERAL (
-        SELECT id FROM deliveries
+        SELECT project_id, id FROM deliveries
         WHERE endpoint_id = many.endpoint_id AND next_attempt_at <= many.now
         ORDER BY next_attempt_at LIMIT many.most FOR UPDATE SKIP LOCKED
     ) AS first_due
 ) AS claimed
-WHERE deliveries.id = claimed.id AND (SELECT set_config('synchronous_commit', 'off', TRUE)) IS NOT NULL
+WHERE deliveries.project_id = claimed.project_id AND deliveries.id = claimed.id AND (SELECT set_config('synchronous_commit', 'off', TRUE)) IS NOT NULL
 RETURNING deliveries.id, deliveries.endpoint_id, deliveries.project_id;
 
 -- name: release_deliveries
 -- Gives back what was claimed and not begun. What is named by its id is found by it: the index of what is pending looks smaller to a
 -- planner, and is full of what no longer is. So that is compared as an expression, here and below.
-UPDATE deliveries SET next_attempt_at = :now, leased_by = NULL WHERE id = :id AND state || '' = 'pending';
+UPDATE deliveries SET next_attempt_at = :now, leased_by = NULL WHERE project_id = :project_id AND id = :id AND state || '' = 'pending';
 
 -- name: release_deliveries.postgres_batch
 -- PostgreSQL writes a batch by one statement, and locks its rows in one order, so that no two processes wait for each other.
 UPDATE deliveries SET next_attempt_at = many.now, leased_by = NULL
 FROM (
-    SELECT * FROM unnest(CAST(:id AS TEXT[]), CAST(:now AS BIGINT[])) AS batch (id, now) ORDER BY id
+    SELECT * FROM unnest(CAST(:project_id AS TEXT[]), CAST(:id AS TEXT[]), CAST(:now AS BIGINT[])) AS batch (project_id, id, now) ORDER BY id
 ) AS many
-WHERE deliveries.id = many.id AND deliveries.state || '' = 'pending';
+WHERE deliveries.project_id = many.project_id AND deliveries.id = many.id AND deliveries.state || '' = 'pending';
 
 -- name: next_due_delivery
 -- When the next delivery is due, and how many are due by now, counted no further than a claim looks.
@@ -122,24 +118,25 @@ SELECT
     (SELECT COUNT(*) FROM (SELECT 1 FROM deliveries WHERE state = 'pending' AND next_attempt_at <= :now LIMIT :window) AS first_due) AS due;
 
 -- name: due_deliveries
--- All that an attempt needs, as it is now: a rotated secret or a mended URL counts from the next attempt on.
-SELECT deliveries.id, deliveries.endpoint_id, deliveries.project_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id, events.body,
+-- All that an attempt needs but the body, as it is now: a rotated secret or a mended URL counts from the next attempt on.
+SELECT deliveries.id, deliveries.endpoint_id, deliveries.project_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id,
     endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers, endpoints.timeout_s, endpoints.in_flight_max,
     endpoints.rate_limit_per_s, endpoints.schedule_s, endpoints.disabled_at
 FROM deliveries
-JOIN events ON events.id = deliveries.event_id AND events.project_id = deliveries.project_id
 JOIN endpoints ON endpoints.id = deliveries.endpoint_id
-WHERE deliveries.id IN (SELECT value FROM json_each(:ids)) AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
+WHERE (deliveries.project_id, deliveries.id) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys))
+  AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
 
 -- name: due_deliveries.postgres
 -- A list is an array in PostgreSQL, and JSON in SQLite.
-SELECT deliveries.id, deliveries.endpoint_id, deliveries.project_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id, events.body,
+SELECT deliveries.id, deliveries.endpoint_id, deliveries.project_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id,
     endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers, endpoints.timeout_s, endpoints.in_flight_max,
     endpoints.rate_limit_per_s, endpoints.schedule_s, endpoints.disabled_at
 FROM deliveries
-JOIN events ON events.id = deliveries.event_id AND events.project_id = deliveries.project_id
 JOIN endpoints ON endpoints.id = deliveries.endpoint_id
-WHERE deliveries.id = ANY (:ids) AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
+WHERE (deliveries.project_id, deliveries.id) IN (
+    SELECT keys[number][1], keys[number][2] FROM (SELECT CAST(:keys AS TEXT[]) AS keys) AS given, generate_subscripts(keys, 1) AS number
+  ) AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
 
 -- name: endpoints_sent_to
 -- What of that is the endpoint's own: the rest is known where a delivery is new.
@@ -155,7 +152,7 @@ FROM endpoints WHERE id = ANY (:ids) AND deleted_at IS NULL;
 -- What came of one request; numbered in the order of their commits.
 INSERT INTO attempts (id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt)
 SELECT :id, :delivery_id, attempts_made + 1, :outcome, :status_code, :error, :started_at, :duration_ms, :response_excerpt
-FROM deliveries WHERE id = :delivery_id;
+FROM deliveries WHERE project_id = :project_id AND id = :delivery_id;
 
 -- name: insert_attempt.postgres_batch
 -- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
@@ -163,18 +160,18 @@ INSERT INTO attempts (id, delivery_id, number, outcome, status_code, error, star
 SELECT many.id, many.delivery_id, deliveries.attempts_made + 1, many.outcome, many.status_code, many.error, many.started_at,
     many.duration_ms, many.response_excerpt
 FROM deliveries, unnest(
-    CAST(:id AS TEXT[]), CAST(:delivery_id AS TEXT[]), CAST(:outcome AS TEXT[]), CAST(:status_code AS INTEGER[]), CAST(:error AS TEXT[]),
-    CAST(:started_at AS BIGINT[]), CAST(:duration_ms AS BIGINT[]), CAST(:response_excerpt AS TEXT[])
-) AS many (id, delivery_id, outcome, status_code, error, started_at, duration_ms, response_excerpt)
-WHERE deliveries.id = many.delivery_id;
+    CAST(:id AS TEXT[]), CAST(:project_id AS TEXT[]), CAST(:delivery_id AS TEXT[]), CAST(:outcome AS TEXT[]), CAST(:status_code AS INTEGER[]),
+    CAST(:error AS TEXT[]), CAST(:started_at AS BIGINT[]), CAST(:duration_ms AS BIGINT[]), CAST(:response_excerpt AS TEXT[])
+) AS many (id, project_id, delivery_id, outcome, status_code, error, started_at, duration_ms, response_excerpt)
+WHERE deliveries.project_id = many.project_id AND deliveries.id = many.delivery_id;
 
 -- name: attempts_written
--- Which of these attempts are stored, for those that write them again.
-SELECT id FROM attempts WHERE id IN (SELECT value FROM json_each(:ids));
+-- The attempts of these deliveries that are stored, for those that write them again.
+SELECT id FROM attempts WHERE delivery_id IN (SELECT value FROM json_each(:ids));
 
 -- name: attempts_written.postgres
 -- A list is an array in PostgreSQL, and JSON in SQLite.
-SELECT id FROM attempts WHERE id = ANY (:ids);
+SELECT id FROM attempts WHERE delivery_id = ANY (:ids);
 
 -- name: settle_delivery
 -- The delivery after an attempt; one that was called off meanwhile stays so, but counts the attempt.
@@ -184,7 +181,7 @@ UPDATE deliveries SET
     finished_at = CASE WHEN state = 'pending' THEN :finished_at ELSE finished_at END,
     next_attempt_at = CASE WHEN state = 'pending' THEN :next_attempt_at ELSE next_attempt_at END,
     state = CASE WHEN state = 'pending' THEN :state ELSE state END
-WHERE id = :id;
+WHERE project_id = :project_id AND id = :id;
 
 -- name: settle_delivery.postgres_batch
 -- PostgreSQL writes a batch by one statement, and locks its rows in one order, so that no two processes wait for each other.
@@ -196,11 +193,12 @@ UPDATE deliveries SET
     state = CASE WHEN deliveries.state = 'pending' THEN many.state ELSE deliveries.state END
 FROM (
     SELECT * FROM unnest(
-        CAST(:id AS TEXT[]), CAST(:state AS TEXT[]), CAST(:next_attempt_at AS BIGINT[]), CAST(:finished_at AS BIGINT[])
-    ) AS batch (id, state, next_attempt_at, finished_at)
+        CAST(:project_id AS TEXT[]), CAST(:id AS TEXT[]), CAST(:state AS TEXT[]), CAST(:next_attempt_at AS BIGINT[]),
+        CAST(:finished_at AS BIGINT[])
+    ) AS batch (project_id, id, state, next_attempt_at, finished_at)
     ORDER BY id
 ) AS many
-WHERE deliveries.id = many.id;
+WHERE deliveries.project_id = many.project_id AND deliveries.id = many.id;
 
 -- name: delivery_of_project
 -- One delivery, if it is the project's own.
@@ -223,8 +221,12 @@ ORDER BY id DESC LIMIT :limit;
 SELECT
     id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at, finished_at
 FROM deliveries
-WHERE project_id = :project_id AND state IN ('exhausted', 'canceled') AND state = :status AND id < COALESCE(CAST(:before AS TEXT), 'z')
-ORDER BY id DESC LIMIT :limit;
+WHERE (project_id, id) IN (
+    SELECT project_id, id FROM deliveries
+    WHERE project_id = :project_id AND state IN ('exhausted', 'canceled') AND state = :status AND id < COALESCE(CAST(:before AS TEXT), 'z')
+    ORDER BY id DESC LIMIT :limit
+)
+ORDER BY id DESC;
 
 -- name: delivery_page_of_endpoint
 -- Deliveries to one endpoint, newest first. A filter that may be absent uses no index, so each of these is a statement of its own;

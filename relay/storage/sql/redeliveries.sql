@@ -130,15 +130,17 @@ SELECT id, event_id, state FROM deliveries WHERE event_id = ANY (:ids) AND endpo
 
 -- name: make_delivery_due
 -- A delivery that waits for its next attempt is due; one that is leased is being sent, and stays as it is.
-UPDATE deliveries SET next_attempt_at = :now WHERE id = :id AND state || '' = 'pending' AND COALESCE(next_attempt_at, 0) > :leased_until;
+UPDATE deliveries SET next_attempt_at = :now
+WHERE project_id = :project_id AND id = :id AND state || '' = 'pending' AND COALESCE(next_attempt_at, 0) > :leased_until;
 
 -- name: make_delivery_due.postgres_batch
 -- PostgreSQL writes a batch by one statement, and locks its rows in one order, so that no two processes wait for each other.
 UPDATE deliveries SET next_attempt_at = many.now
 FROM (
     SELECT * FROM unnest(
-        CAST(:id AS TEXT[]), CAST(:now AS BIGINT[]), CAST(:leased_until AS BIGINT[])
-    ) AS batch (id, now, leased_until)
+        CAST(:project_id AS TEXT[]), CAST(:id AS TEXT[]), CAST(:now AS BIGINT[]), CAST(:leased_until AS BIGINT[])
+    ) AS batch (project_id, id, now, leased_until)
     ORDER BY id
 ) AS many
-WHERE deliveries.id = many.id AND deliveries.state || '' = 'pending' AND COALESCE(deliveries.next_attempt_at, 0) > many.leased_until;
+WHERE deliveries.project_id = many.project_id AND deliveries.id = many.id AND deliveries.state || '' = 'pending'
+  AND COALESCE(deliveries.next_attempt_at, 0) > many.leased_until;

@@ -1,0 +1,87 @@
+"""A database that an earlier relay filled, brought to this one's schema: every row is there, as it was."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from relay.security.encryption import Encryption
+from relay.storage.deliveries import Deliveries
+from relay.storage.engine.database import Database, Transaction
+from relay.storage.engine.group_commit import Writer
+from relay.storage.engine.migrations import migrate, migrations
+from relay.storage.engine.statements import Dialect
+from relay.storage.store import open_database
+from tests.support.past import select
+from tests.support.running import DATABASES, SECRET_KEY
+
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
+
+PROJECTS = ("prj_default", "prj_other")
+STATES = ("pending", "delivered", "exhausted", "canceled")
+DELIVERY = (
+    "id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at, "
+    "finished_at, leased_by"
+)
+ATTEMPT = "id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt"
+
+
+@asynccontextmanager
+async def of_version(folder: Path, version: int) -> AsyncIterator[Database]:
+    """Yield a database as a relay left it that knew so many migrations."""
+    database = await open_database(DATABASES.url(folder))
+
+    async def make(transaction: Transaction) -> None:
+        register = "version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at BIGINT NOT NULL"
+        await transaction.run_text(f"CREATE TABLE schema_migrations ({register})")
+        for migration in migrations(Dialect.POSTGRES if database.shared else Dialect.SQLITE)[:version]:
+            for statement in migration.statements:
+                await transaction.run_text(statement.rstrip(";"))
+            named = {"version": migration.version, "name": migration.name, "now": 1}
+            await transaction.rows("register_migration", named)
+
+    try:
+        await database.transact(make)
+        yield database
+    finally:
+        await database.close()
+
+
+async def run(database: Database, texts: list[str]) -> None:
+    """Run statements of the test's own, in one transaction."""
+
+    async def write(transaction: Transaction) -> None:
+        for text in texts:
+            await transaction.run_text(text)
+
+    await database.transact(write)
+
+
+async def test_deliveries_and_attempts_keep_every_row(tmp_path: Path) -> None:
+    """Keep each delivery of each project and state, and each attempt with its id and number, when their keys change."""
+    texts = []
+    for number in range(40):
+        project, state = PROJECTS[number % 2], STATES[number // 2 % 4]
+        due, ended = ("5", "NULL") if state == "pending" else ("NULL", "6")
+        texts.append(
+            f"INSERT INTO deliveries ({DELIVERY}) VALUES ('dlv_{99 - number}', '{project}', 'evt_{number // 4}', "
+            f"'ep_1', NULL, '{state}', {number % 4}, {due}, {number % 2}, {number}, {ended}, {number % 3})"
+        )
+        texts += [
+            f"INSERT INTO attempts ({ATTEMPT}) VALUES ('att_{number}_{made}', 'dlv_{99 - number}', {made}, "
+            f"'bad_status', 500, NULL, {made}, 7, 'an answer')"
+            for made in range(number % 4, 0, -1)
+        ]
+    async with of_version(tmp_path, 9) as database:
+        await run(database, texts)
+        reads = [f"SELECT {DELIVERY} FROM deliveries ORDER BY id", f"SELECT {ATTEMPT} FROM attempts ORDER BY id"]
+        before = [await select(database, text) for text in reads]
+        assert [len(found) for found in before] == [40, 60]
+        assert await migrate(database, 1)
+        assert [await select(database, text) for text in reads] == before
+        deliveries = Deliveries(database, Writer(database, 10), Encryption([SECRET_KEY]), 1.0)
+        found = await deliveries.get("dlv_92", PROJECTS[1])
+        assert found is not None
+        assert [one.id for one in await deliveries.attempts(found)] == ["att_7_1", "att_7_2", "att_7_3"]
+        assert await deliveries.get("dlv_92", PROJECTS[0]) is None
