@@ -22,7 +22,7 @@ from relay.deliveries.attempt import Deliverer
 from relay.deliveries.attempt_writer import write_attempt
 from relay.deliveries.lane import Lane, QueuedDelivery
 from relay.metrics import Metrics
-from relay.model.delivery import Outcome
+from relay.model.delivery import DeliveryState, Outcome
 from relay.security.fair_share import FairShare
 from relay.storage.deliveries import AttemptResult, ClaimRequest, DeliveryKey, DueDelivery
 from relay.storage.fan_out import NewDelivery
@@ -309,6 +309,11 @@ class Dispatcher:
         """Send the notification, store the attempt and free its slot; if not stored, it is repeated after the lease."""
         try:
             result = self._update_lane(queued.lane, await self._deliverer.attempt(row))
+            if result.state is DeliveryState.DELIVERED and not result.gone:
+                # The receiver is free, and its next notification need not wait for this one's commit. After any other
+                # answer it does: that commit may disable the endpoint.
+                queued.lane.leave(queued)
+                self._wake.set()
             ended_at_ms = self._clock.monotonic_ms()
             switched = await write_attempt(self._store.deliveries, result, self._clock)
         except Exception as error:
@@ -362,7 +367,7 @@ class Dispatcher:
         lane = queued.lane
         self._queued_ids.discard(queued.delivery_id)
         self._share.release(lane.project_id)
-        lane.in_flight -= 1
+        lane.leave(queued)
         if len(self._lanes) > LANES_KEPT and lane.idle and self._lanes.get(lane.endpoint_id) is lane:
             del self._lanes[lane.endpoint_id]
 

@@ -32,12 +32,16 @@ QUEUED_MAX: Final = 1_000
 BUSY_STATUSES: Final = frozenset({429, 502, 503, 504})
 
 
-class QueuedDelivery(msgspec.Struct, frozen=True):
-    """A delivery in a lane's queue, or in flight; its lease ends at `leased_until_ms`, monotonic."""
+class QueuedDelivery(msgspec.Struct, eq=False):
+    """A delivery in a lane's queue, or in flight; its lease ends at `leased_until_ms`, monotonic.
+
+    `occupies` is whether it is one of those that its lane counts, or will count, as in flight.
+    """
 
     delivery_id: str
     leased_until_ms: int
     lane: "Lane"
+    occupies: bool = True
 
 
 class Lane:
@@ -141,6 +145,11 @@ class Lane:
             self._rate_limited_until_ms = max(self._rate_limited_until_ms, now_ms) + 1000 / self._rate_per_s
         retry = self._retries and (not self._new or self._started % RETRY_EVERY == 0)
         return (self._retries if retry else self._new).popleft()
+
+    def leave(self, queued: QueuedDelivery) -> None:
+        """Count a delivery that was popped no longer as in flight; once, however often it is called."""
+        self.in_flight -= queued.occupies
+        queued.occupies = False
 
     def return_interval(self) -> None:
         """Let the next attempt start an interval of the rate limit earlier: the one popped last did not start."""

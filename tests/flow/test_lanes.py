@@ -14,6 +14,7 @@ from relay.clock import rfc3339
 from relay.deliveries.lane import FAILURES_MAX, PAUSE_MAX_MS, PAUSE_MS, QUEUED_MAX, Lane
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
+from relay.storage.deliveries import AttemptResult
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock, Running, relay
 
@@ -99,6 +100,30 @@ async def test_what_waited_in_its_lane_goes_to_where_the_endpoint_is_by_then(run
     await advance(running, 2)
     await running.sink.wait_for(lambda sink: len(sink.received) == 4)
     assert [one.path.endswith("/mended") for one in running.sink.received] == [False] * 3 + [True]
+
+
+@pytest.mark.parametrize(("status_code", "sent"), [(200, 3), (500, 1), (410, 1)])
+async def test_only_an_accepted_notification_frees_its_lane_before_its_commit(
+    running: Running, status_code: int, sent: int
+) -> None:
+    """Send the next one while the last one's attempt is being written, unless that may disable the endpoint."""
+    made = await endpoint(running, in_flight_max=1)
+    deliveries, commits = running.app.store.deliveries, asyncio.Event()
+    write = deliveries.write_attempt
+
+    async def written(result: AttemptResult) -> bool:
+        await commits.wait()
+        return await write(result)
+
+    deliveries.write_attempt = lambda result: asyncio.ensure_future(written(result))  # type: ignore[method-assign]
+    running.sink.answers = [status_code] * 3
+    await send_tests(running, made, 3)
+    await advance(running, 0)
+    assert len(running.sink.received) == sent
+    commits.set()
+    await attempted(running, 1 if status_code == 410 else 3)
+    await advance(running, 0)
+    assert len(running.sink.received) == (1 if status_code == 410 else 3)
 
 
 @pytest.mark.parametrize("status_code", [429, 502, 503, 504])
