@@ -15,7 +15,8 @@ import asyncio
 import gc
 import inspect
 import selectors
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 WITHIN_S: Final = 30.0
@@ -37,13 +38,14 @@ class _WatchedSelector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.waiting: list[tuple[asyncio.Future[None], float]] = []
+        self.time_is_held = False
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Return what is ready; the loop gives a timeout of 0 while it has callbacks to run."""
         if not self.waiting or (timeout is not None and timeout <= 0):
             return super().select(timeout)
         idle, pause_s = self.waiting[0]
-        due = timeout is not None and timeout <= pause_s
+        due = timeout is not None and timeout <= pause_s and not self.time_is_held
         ready = super().select(timeout if due else pause_s)
         if not (ready or due or idle.done()):
             idle.set_result(None)
@@ -55,7 +57,26 @@ class WatchedLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._watched = _WatchedSelector()
+        self._held_at_s = self._ahead_s = 0.0
         super().__init__(self._watched)
+
+    def time(self) -> float:
+        """Return the time of the loop's timers: seconds of real time, unless it is held."""
+        return self._held_at_s or super().time() + self._ahead_s
+
+    @contextmanager
+    def time_held(self) -> Iterator[Callable[[float], None]]:
+        """Stop the timers of asyncio; what is yielded lets so many seconds of their time pass."""
+
+        def advance(seconds: float) -> None:
+            self._held_at_s += seconds
+
+        self._held_at_s, self._watched.time_is_held = self.time(), True
+        try:
+            yield advance
+        finally:
+            self._ahead_s = self._held_at_s - super().time()
+            self._held_at_s, self._watched.time_is_held = 0.0, False
 
     async def idle(self, pause_s: float) -> None:
         """Return when nothing was ready, and nothing came from outside, for this long."""
@@ -67,10 +88,16 @@ class WatchedLoop(asyncio.SelectorEventLoop):
             self._watched.waiting.remove(waiting)
 
 
-async def quiet(within_s: float = WITHIN_S) -> None:
-    """Return when nothing can go on by itself; TimeoutError names the tasks that are still at work."""
+def watched_loop() -> WatchedLoop:
+    """Return the loop that the test runs in."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, WatchedLoop), "the event loop is not the one of tests/conftest.py"
+    return loop
+
+
+async def quiet(within_s: float = WITHIN_S) -> None:
+    """Return when nothing can go on by itself; TimeoutError names the tasks that are still at work."""
+    loop = watched_loop()
     try:
         async with asyncio.timeout(within_s):
             pause_s = PAUSE_S
