@@ -1,7 +1,9 @@
 """What every test gets: one event loop for the async ones, and how hard the property tests try."""
 
+import asyncio
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import settings
@@ -23,13 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def database(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Yield the server, for as long as the tests run."""
-    if request.config.getoption("--database") == "sqlite":
-        yield
-        return
-    with postgres.server() as running_server:
-        running.DATABASES.postgres = running_server
+def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Provide the databases of the tests' relays: on a server that runs as long as they do, or as files."""
+    with ExitStack() as stack:
+        if request.config.getoption("--database") == "postgres":
+            running.DATABASES.postgres = stack.enter_context(postgres.server())
+        asyncio.run(running.DATABASES.make_template(tmp_path_factory.mktemp("template")))
         yield
 
 

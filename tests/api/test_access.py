@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from relay.clock import SystemClock
-from tests.support.running import INPUT, HeldClock, Running, relay
+from tests.support.running import INPUT, HeldClock, Running, http_client, relay
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +41,7 @@ async def key(running: Running, project: str, *scopes: str) -> dict[str, str]:
 async def test_every_route_needs_a_valid_key(running: Running) -> None:
     """Answer 401 without a key, with an unknown one, and with another scheme."""
     for header in ("", "Bearer", "Bearer wrong", "Basic abc", "Bearer ü"):
-        async with httpx.AsyncClient(base_url=running.origin, trust_env=False) as client:
+        async with http_client(running.origin, None) as client:
             answer = await client.get("/v1/jobs", headers=[(b"authorization", header.encode())])
             assert code(answer) == (401, "unauthorized")
 

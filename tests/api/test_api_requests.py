@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from relay.sandbox.faults import Faults
 from tests.support.provider_cases import json_values
-from tests.support.running import INPUT, KEY, HeldClock, Running, relay
+from tests.support.running import INPUT, KEY, HeldClock, Running, http_client, relay
 
 pytestmark = pytest.mark.anyio
 
@@ -242,7 +242,7 @@ async def test_a_key_is_its_projects_own_and_lives_a_day(running: Running) -> No
 
 async def test_health_needs_no_key(running: Running) -> None:
     """Answer /healthz while the process runs, and /readyz with 503 and Retry-After as soon as it drains."""
-    async with httpx.AsyncClient(base_url=running.origin, trust_env=False) as client:
+    async with http_client(running.origin, None) as client:
         assert [(await client.get(path)).status_code for path in ("/healthz", "/readyz")] == [200, 200]
         running.app.draining.set()
         answer = await client.get("/readyz")

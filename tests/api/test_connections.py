@@ -10,14 +10,13 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 
 from relay.web.connections import FILES_PER_CONNECTION, RECENTLY_IDLE_S, RESERVED_FILES, SWEEP_S
 from relay.web.protocol import READ_MAX_HEADS
 from relay.web.server import server
 from tests.support.calling_back import DONE, kept, state
-from tests.support.running import KEY, HeldClock, Running, relay
+from tests.support.running import KEY, HeldClock, Running, http_client, relay
 
 pytestmark = pytest.mark.anyio
 
@@ -409,7 +408,7 @@ async def test_a_body_without_progress_is_evicted(running: Running) -> None:
             await moving.send(b"x" * 98)
             assert (await moving.answer())[0] == 200
             assert (await busy.answer())[0] == 200
-    async with httpx.AsyncClient(base_url=running.origin, headers={"authorization": f"Bearer {KEY}"}) as client:
+    async with http_client(running.origin) as client:
         shown = (await client.get("/v1/callbacks")).json()["data"]
     assert "the connection was cut within the body" in [one["reason"] for one in shown]
 

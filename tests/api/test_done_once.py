@@ -15,7 +15,7 @@ import pytest
 from relay.web.routes import API
 from tests.support import processes
 from tests.support.past import database, select
-from tests.support.running import DATABASES, INPUT, KEY
+from tests.support.running import DATABASES, INPUT, http_client
 from tests.system.test_kill import Scene, scene
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
@@ -44,14 +44,14 @@ ELSEWHERE: Final = {
 
 def client(stage: Scene) -> httpx.AsyncClient:
     """Return a client with an API key of the scene's relay."""
-    headers = {"authorization": f"Bearer {KEY}", "idempotency-key": "the-one"}
-    return httpx.AsyncClient(base_url=stage.origin, headers=headers, trust_env=False, timeout=40)
+    client = http_client(stage.origin, timeout_s=40)
+    client.headers["idempotency-key"] = "the-one"
+    return client
 
 
 async def things(stage: Scene) -> dict[str, str]:
     """Return an endpoint, an open job, a failed job and a delivery, by their names in the paths."""
-    headers = {"authorization": f"Bearer {KEY}"}
-    async with httpx.AsyncClient(base_url=stage.origin, headers=headers, trust_env=False, timeout=40) as plain:
+    async with http_client(stage.origin, timeout_s=40) as plain:
         endpoint = (await plain.post("/v1/endpoints", json={"url": stage.hook})).json()["id"]
         body = {"provider": "evolink", "input": INPUT}
         job, failed = [(await plain.post("/v1/jobs", json=body)).json()["id"] for _ in range(2)]

@@ -14,7 +14,7 @@ from relay.sandbox.serving import serve
 from relay.security.fair_share import RESERVED_PART, FairShare
 from tests.flow.test_lanes import Hanging
 from tests.support.quiescence import quiet
-from tests.support.running import HeldClock, Running, relay
+from tests.support.running import HeldClock, Running, http_client, relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -78,9 +78,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
 async def films(running: Running) -> httpx.AsyncClient:
     """Return a client of another project."""
     key = (await running.app.store.access.create_api_key("films", "", ["admin"], 1)).text
-    return httpx.AsyncClient(
-        base_url=running.origin, headers={"authorization": f"Bearer {key}"}, trust_env=False, timeout=30
-    )
+    return http_client(running.origin, key)
 
 
 async def hang(running: Running, url: str, each: int) -> None:

@@ -33,7 +33,7 @@ from relay.sandbox.serving import serve
 from relay.sandbox.stablestudio import StableStudio
 from relay.sandbox.world import Sandbox
 from relay.sandbox.x402org import PRICE, X402Org
-from tests.support.running import relay
+from tests.support.running import http_client, relay
 
 pytestmark = pytest.mark.anyio
 
@@ -196,8 +196,7 @@ async def staged(pace_s: float | None = None, version: int = 1) -> AsyncIterator
         world = Sandbox({"stablestudio": studio, "x402org": seller}, pace_s=pace_s, time_scale=0)
         stack.push_async_callback(world.close)
         origin = await stack.enter_async_context(serve(world.app))
-        client = httpx.AsyncClient(base_url=origin, trust_env=False, timeout=10)
-        await stack.enter_async_context(client)
+        client = await stack.enter_async_context(http_client(origin, None))
         held.append(Stage(world, client, {STUDIO: studio, FAST: studio, X402: seller}))
         yield held[0]
 

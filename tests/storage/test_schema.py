@@ -141,14 +141,14 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
 
 async def test_no_secret_stands_in_the_file_and_nobody_else_may_read_it(tmp_path: Path) -> None:
     """Endpoints' secrets and headers, answers that showed them, and API keys are not in the file as they are."""
-    async with relay(tmp_path) as running:
+    async with relay(tmp_path, DATABASE_URL=f"sqlite:///{tmp_path}/new.db") as running:
         body = {"url": running.hook, "headers": {"x-key": "very-secret-header"}}
         made = (await running.client.post("/v1/endpoints", json=body, headers={"idempotency-key": "k"})).json()
         key = (await running.app.store.access.create_api_key("films", "", ["read"], 1)).text
         await running.submit()
-    held = b"".join(path.read_bytes() for path in tmp_path.glob("relay.db*"))  # noqa: ASYNC240
+    held = b"".join(path.read_bytes() for path in tmp_path.glob("new.db*"))  # noqa: ASYNC240
     assert not [text for text in (made["secret"], "very-secret-header", key) if text.encode() in held]
-    assert (tmp_path / "relay.db").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "new.db").stat().st_mode & 0o777 == 0o600
 
 
 async def test_a_secret_that_no_key_opens_holds_back_no_other(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
+from tests.support.running import http_client
+
 ROOT = Path(__file__).parents[2]
 _SAID: WeakKeyDictionary[asyncio.subprocess.Process, list[str]] = WeakKeyDictionary()
 
@@ -56,11 +58,11 @@ async def process(environ: dict[str, str], *arguments: str) -> AsyncIterator[asy
 
 async def ready(origin: str, child: asyncio.subprocess.Process, timeout_s: float = 20) -> None:
     """Return when the process takes requests; AssertionError when it ended instead."""
-    async with asyncio.timeout(timeout_s), httpx.AsyncClient(trust_env=False) as client:
+    async with asyncio.timeout(timeout_s), http_client(origin, None) as client:
         while True:
             assert child.returncode is None, f"relay ended with {child.returncode}"
             try:
-                if (await client.get(f"{origin}/readyz")).status_code == 200:
+                if (await client.get("/readyz")).status_code == 200:
                     return
             except httpx.TransportError:
                 pass

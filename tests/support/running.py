@@ -1,6 +1,7 @@
 """A whole relay in the test's loop: real servers on free ports, a SQLite file, the sandbox, a sink, a held clock."""
 
 import asyncio
+import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,11 +13,14 @@ import httpx
 from relay import settings
 from relay.app import App, opened
 from relay.clock import Clock
+from relay.outbound.trust import tls_context
 from relay.providers import DEV_PROVIDERS, PROVIDERS
 from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
 from relay.sandbox.world import API_KEY, Sandbox
+from relay.storage.engine.database_url import sqlite_path
+from relay.storage.store import open_migrated
 from relay.web.server import server
 from tests.support.postgres import Server
 from tests.support.quiescence import quiet
@@ -181,25 +185,42 @@ async def relay(
         http = server(app, "127.0.0.1", 0)
         serving = asyncio.create_task(http.serve(sockets=[listening]))
         stack.push_async_callback(_stop, http, serving)
-        headers = {"authorization": f"Bearer {KEY}"}
-        client = httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False, timeout=30)
-        await stack.enter_async_context(client)
+        client = await stack.enter_async_context(http_client(origin))
         yield Running(app=app, origin=origin, client=client, world=world, sink=sink, hook=hook, clock=held)
 
 
+def http_client(origin: str, key: str | None = KEY, timeout_s: float = 30) -> httpx.AsyncClient:
+    """Return a client of a relay; `key=None` sends no API key."""
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    return httpx.AsyncClient(base_url=origin, headers=headers, verify=tls_context(), trust_env=False, timeout=timeout_s)
+
+
 class Databases:
-    """Where the tests' relays keep their data: a SQLite file in the test's folder, or a real PostgreSQL."""
+    """Where the tests' relays keep their data: a SQLite file in the test's folder, or a real PostgreSQL.
+
+    Each begins as a copy of a template, because running the migrations takes longer than many a test.
+    """
 
     def __init__(self) -> None:
         self.postgres: Server | None = None
+        self._template = ""
         self._made: dict[Path, str] = {}
+
+    async def make_template(self, folder: Path) -> None:
+        """Make the template: on PostgreSQL, if there is one, and else in the folder."""
+        self._template = self.postgres.database() if self.postgres else f"sqlite:///{folder}/template.db"
+        await (await open_migrated(self._template, START_MS, 0)).close()
 
     def url(self, folder: Path) -> str:
         """Return the database of a folder, the same for each relay that is started in it."""
-        if self.postgres is None:
-            return f"sqlite:///{folder}/relay.db"
         if folder not in self._made:
-            self._made[folder] = self.postgres.database()
+            if self.postgres is not None:
+                self._made[folder] = self.postgres.database(self._template)
+            else:
+                self._made[folder] = f"sqlite:///{folder}/relay.db"
+                folder.mkdir(exist_ok=True)
+                if not (folder / "relay.db").exists():
+                    shutil.copy(sqlite_path(self._template), folder / "relay.db")
         return self._made[folder]
 
 

@@ -16,7 +16,7 @@ from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
 from relay.sandbox.world import Sandbox
 from tests.support import crashing, processes
-from tests.support.running import INPUT, KEY, environment
+from tests.support.running import INPUT, environment, http_client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -44,12 +44,12 @@ class Scene:
 
     async def submit(self) -> httpx.Response:
         """Return the one job, always with the same Idempotency-Key."""
-        async with self._client() as client:
+        async with http_client(self.origin) as client:
             return await client.post("/v1/jobs", json=self.body, headers={"idempotency-key": "the-one"})
 
     async def job_when(self, job_id: str, *states: str, reason: str | None = None) -> dict[str, object]:
         """Return the job once it is in one of these states (for that reason)."""
-        async with self._client() as client, asyncio.timeout(30):
+        async with http_client(self.origin) as client, asyncio.timeout(30):
             while True:
                 job: dict[str, object] = (await client.get(f"/v1/jobs/{job_id}")).json()
                 if job["status"] in states and (reason is None or job["reason"] == reason):
@@ -58,16 +58,12 @@ class Scene:
 
     async def all_delivered(self, job_id: str, final: str) -> None:
         """Return when every event of the job is delivered, the final one among them."""
-        async with self._client() as client, asyncio.timeout(30):
+        async with http_client(self.origin) as client, asyncio.timeout(30):
             while True:
                 events = (await client.get(f"/v1/events?job={job_id}")).json()["data"]
                 if [e for e in events if e["type"] == final] and all(e["deliveries"]["delivered"] == 1 for e in events):
                     return
                 await asyncio.sleep(0.05)  # another process does it
-
-    def _client(self) -> httpx.AsyncClient:
-        headers = {"authorization": f"Bearer {KEY}"}
-        return httpx.AsyncClient(base_url=self.origin, headers=headers, trust_env=False, timeout=30)
 
 
 @asynccontextmanager

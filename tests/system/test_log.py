@@ -25,7 +25,7 @@ from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
 from relay.sandbox.world import Sandbox
 from tests.support import processes
-from tests.support.running import INPUT, KEY, environment
+from tests.support.running import INPUT, environment, http_client
 
 PIPE_BYTES = 4096
 QUEUE_MAX = 16
@@ -249,8 +249,7 @@ async def watched(folder: Path, stdout: int, **environ: str) -> AsyncIterator[tu
         )
         try:
             await processes.ready(origin, child)
-            headers = {"authorization": f"Bearer {KEY}"}
-            async with httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False, timeout=10) as client:
+            async with http_client(origin) as client:
                 yield Watched(child, client, world, sink), f"{hook}/hook"
         finally:
             if child.returncode is None:

@@ -25,7 +25,7 @@ from relay.storage.engine.statements import Dialect
 from tests.support import processes
 from tests.support.paying import Seller
 from tests.support.postgres import Server
-from tests.support.running import INPUT, KEY, environment
+from tests.support.running import INPUT, environment, http_client
 
 pytestmark = pytest.mark.anyio
 
@@ -51,9 +51,7 @@ class Scene:
 
     def client(self, port: int | None = None) -> httpx.AsyncClient:
         """Return an API client of one of the web processes."""
-        headers = {"authorization": f"Bearer {KEY}"}
-        base = f"http://127.0.0.1:{port or self.port}"
-        return httpx.AsyncClient(base_url=base, headers=headers, trust_env=False, timeout=30)
+        return http_client(f"http://127.0.0.1:{port or self.port}")
 
     async def job_done(self, client: httpx.AsyncClient) -> str:
         """Return a job that is submitted and brought to its end at the provider."""

@@ -22,7 +22,7 @@ from relay.sandbox.world import API_KEY
 from relay.storage.engine.database_url import shown
 from relay.storage.engine.migrations import migrations
 from tests.support import processes
-from tests.support.running import INPUT, KEY, SECRET_KEY, environment
+from tests.support.running import INPUT, KEY, SECRET_KEY, environment, http_client
 
 pytestmark = pytest.mark.anyio
 
@@ -82,7 +82,7 @@ async def test_a_signal_stops_it_in_time_and_cleanly(tmp_path: Path, signals: li
     origin = f"http://127.0.0.1:{port}"
     async with processes.process(settings_for(tmp_path, port), "-m", "relay", "serve") as child:
         await processes.ready(origin, child)
-        async with httpx.AsyncClient(base_url=origin, trust_env=False) as client:
+        async with http_client(origin, None) as client:
             await client.get("/healthz")
             for sent in signals:
                 child.send_signal(sent)
@@ -157,9 +157,7 @@ async def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     async with processes.process(environ, "-m", "relay", "serve") as child:
         origin = f"http://127.0.0.1:{port}"
         await processes.ready(origin, child)
-        async with httpx.AsyncClient(
-            base_url=origin, headers={"authorization": f"Bearer {key}"}, trust_env=False
-        ) as client:
+        async with http_client(origin, key) as client:
             assert (await client.get("/v1/jobs")).status_code == 200
             _, listed = await run(environ, "keys", "list")
             assert key_id in listed
@@ -207,11 +205,11 @@ async def test_a_command_says_where_a_default_database_would_be(tmp_path: Path) 
 
 async def test_migrate_says_what_it_did(tmp_path: Path) -> None:
     """Name the migrations in the first run; then say that nothing is to do, and which database is at which schema."""
-    environ = settings_for(tmp_path, 1)
+    environ = settings_for(tmp_path, 1) | {"DATABASE_URL": f"sqlite:///{tmp_path}/new.db"}
     assert "0001_initial.sql" in (await run(environ, "migrate"))[1]
     newest = migrations()[-1]
     said_again = (await run(environ, "migrate"))[1]
-    assert said_again == f"nothing to do: {tmp_path}/relay.db is at schema {newest.version} ({newest.name})\n"
+    assert said_again == f"nothing to do: {tmp_path}/new.db is at schema {newest.version} ({newest.name})\n"
 
 
 async def test_a_start_says_in_one_line_what_it_is_and_what_is_missing(tmp_path: Path) -> None:
@@ -320,8 +318,7 @@ async def dev() -> AsyncIterator[httpx.AsyncClient]:
     async with processes.process({"PORT": str(port)}, "-m", "relay", "dev") as child:
         origin = f"http://127.0.0.1:{port}"
         await processes.ready(origin, child)
-        headers = {"authorization": "Bearer relay-dev-key"}
-        async with httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False) as client:
+        async with http_client(origin, "relay-dev-key") as client:
             yield client
         child.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(child.wait(), 20) == 0

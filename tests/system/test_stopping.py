@@ -9,12 +9,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-import httpx
 import pytest
 
 from relay.shutdown import CLOSE_MIN_S, Stop
 from tests.support import processes
-from tests.support.running import INPUT, KEY, SECRET_KEY
+from tests.support.running import INPUT, KEY, SECRET_KEY, http_client
 
 pytestmark = pytest.mark.anyio
 
@@ -79,7 +78,7 @@ async def test_a_job_that_waits_for_its_provider_is_answered(tmp_path: Path, sig
         environ = environment(tmp_path, port, RELAY_EVOLINK_API_KEY="key", RELAY_EVOLINK_BASE_URL=origin)
         async with processes.process(environ, "-m", "relay", "serve") as child:
             await processes.ready(f"http://127.0.0.1:{port}", child)
-            async with httpx.AsyncClient(headers={"authorization": f"Bearer {KEY}"}, trust_env=False) as client:
+            async with http_client("") as client:
                 body = {"provider": "evolink", "input": INPUT}
                 asked = asyncio.create_task(client.post(f"http://127.0.0.1:{port}/v1/jobs", json=body, timeout=20))
                 await asyncio.wait_for(came.wait(), 10)
@@ -95,7 +94,7 @@ async def test_a_request_that_waits_for_the_database_is_told_to_come_again(tmp_p
         await processes.ready(f"http://127.0.0.1:{port}", child)
         locked = sqlite3.connect(tmp_path / "relay.db", isolation_level=None)
         locked.execute("BEGIN IMMEDIATE")
-        async with httpx.AsyncClient(headers={"authorization": f"Bearer {KEY}"}, trust_env=False) as client:
+        async with http_client("") as client:
             made = {"url": "https://hook.example.com/", "event_types": ["job.*"]}
             url, sent = f"http://127.0.0.1:{port}/v1/endpoints", asyncio.Event()
             trace = {"trace": partial(_sent, sent)}
@@ -118,9 +117,7 @@ async def test_a_failing_start_waits_for_nothing(tmp_path: Path) -> None:
         async with processes.process(environ, "-m", "relay", "serve") as first:
             origin = f"http://127.0.0.1:{port}"
             await processes.ready(origin, first)
-            async with httpx.AsyncClient(
-                base_url=origin, headers={"authorization": f"Bearer {KEY}"}, trust_env=False
-            ) as client:
+            async with http_client(origin) as client:
                 endpoint = (await client.post("/v1/endpoints", json={"url": f"{receiver}/"})).raise_for_status().json()
                 (await client.post(f"/v1/endpoints/{endpoint['id']}/tests")).raise_for_status()
             await asyncio.wait_for(came.wait(), 10)

@@ -19,6 +19,7 @@ from relay.sandbox.faults import WORDS, Faults, of_names, of_prompt, sentences
 from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.world import API_KEY, Sandbox
+from tests.support.running import http_client
 
 pytestmark = pytest.mark.anyio
 
@@ -129,9 +130,7 @@ async def staged(pace_s: float | None = None, time_scale: float = 0) -> AsyncIte
         stack.push_async_callback(world.close)
         origin = await stack.enter_async_context(serve(world.app))
         hook = await stack.enter_async_context(serve(receiver)) + "/callbacks/any/TOKEN-abcdefgh"
-        headers = {"authorization": f"Bearer {API_KEY}"}
-        client = httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False, timeout=10)
-        await stack.enter_async_context(client)
+        client = await stack.enter_async_context(http_client(origin, API_KEY))
         yield Stage(world, client, receiver, hook)
 
 
