@@ -7,7 +7,7 @@ and msgspec does the final conversion.
 import difflib
 import math
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from itertools import islice
 from typing import Annotated, Any, Final, TypeVar
 
@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 UNKNOWN_FIELD: Final = "is not a field here"
 _NAME_MAX: Final = 60
+_LEAVES: Final[dict[int, Any]] = {}
+"""The Python types of leaves, by the ids of their shapes, which `_shape` keeps for ever."""
 _JSON_NAMES: Final = {dict: "an object", list: "an array", type(None): "null"}
 
 
@@ -28,6 +30,11 @@ def read(value: object, kind: type[T], path: str = "") -> T:
     errors = check(value, kind, path)
     if errors:
         raise InvalidInput(errors)
+    return convert(value, kind, path)
+
+
+def convert(value: object, kind: type[T], path: str = "") -> T:
+    """Return a value that `check` found no error in as `kind`; raise InvalidInput if it does not fit."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -39,7 +46,7 @@ def check(value: object, kind: Any, path: str = "") -> list[FieldError]:
     return list(islice(_check(value, _shape(kind), path), ERRORS_MAX))
 
 
-@lru_cache(256)
+@cache
 def _shape(kind: Any) -> shapes.Type:
     """Return the shape of a type; cached, because making it takes longer than checking a request."""
     return shapes.type_info(kind)
@@ -70,12 +77,15 @@ def _check_union(value: object, shape: shapes.UnionType, path: str) -> Iterator[
     members = [member for member in shape.types if not isinstance(member, shapes.NoneType)]
     if value is None and len(members) < len(shape.types):
         return
+    if len(members) == 1:
+        yield from _check(value, members[0], path)
+        return
     by_member = [list(islice(_check(value, member, path), ERRORS_MAX)) for member in members]
     if not all(by_member):
         return
     nested = [errors for errors in by_member if any(error.path != path for error in errors)]
-    if len(members) == 1 or nested:
-        yield from (nested or by_member)[0]
+    if nested:
+        yield from nested[0]
     else:
         yield FieldError(path, f"must be {describe(shape)}, not {shown(value)}")
 
@@ -123,8 +133,11 @@ def _fits(value: object, shape: shapes.Type) -> bool:
         return False
     if isinstance(shape, shapes.LiteralType):
         return any(type(value) is type(literal) and value == literal for literal in shape.values)
+    leaf = _LEAVES.get(id(shape))
+    if leaf is None:
+        leaf = _LEAVES[id(shape)] = _leaf(shape)
     try:
-        msgspec.convert(value, _leaf(shape))
+        msgspec.convert(value, leaf)
     except msgspec.ValidationError:
         return False
     return True

@@ -70,7 +70,7 @@ class Intake:
         if errors:
             too_many = any(error.path == "notify" and error.message == self._too_many for error in errors)
             raise InvalidInput(errors, bound=Bound.NOTIFY_MAX if too_many else None)
-        wanted = validation.read(body, JobRequest)
+        wanted = validation.convert(body, JobRequest)
         deadline_at = now_ms + (wanted.deadline_s or DEADLINE_S) * 1000
         model = native.body.get("model")
         job = Job(

@@ -134,8 +134,11 @@ def _prompt_length(prompt: object) -> list[FieldError]:
     """Return the error of the prompt's length: EvoLink counts Chinese text in characters, all other text in words."""
     if not isinstance(prompt, str):
         return []
-    chinese = len(_CJK.findall(prompt))
-    words = sum(any(letter.isalnum() for letter in word) for word in _CJK.sub(" ", prompt).split())
+    chinese = 0 if prompt.isascii() else len(_CJK.findall(prompt))
+    pieces = (_CJK.sub(" ", prompt) if chinese else prompt).split()
+    if len(pieces) <= WORDS_MAX and prompt.strip() and chinese <= CHINESE_MAX:
+        return []
+    words = sum(any(letter.isalnum() for letter in piece) for piece in pieces)
     if prompt.strip() and chinese <= CHINESE_MAX and words <= WORDS_MAX:
         return []
     limit = f"must be 1 to {CHINESE_MAX} Chinese characters or 1 to {WORDS_MAX} words"
