@@ -23,6 +23,7 @@ from relay.deliveries.dispatcher import Dispatcher, DispatchOptions
 from relay.deliveries.event_stream import Streams
 from relay.deliveries.redelivery import Redeliverer
 from relay.errors import SettingsError
+from relay.jobs.check_times import CheckTimes
 from relay.jobs.interventions import Interventions
 from relay.jobs.long_poll import Waiting
 from relay.jobs.payment import Payer
@@ -151,6 +152,7 @@ class Flow(msgspec.Struct, frozen=True):
     payer: Payer
     submitter: Submitter
     checker: Checker
+    check_times: CheckTimes
     sweeper: Sweeper
 
 
@@ -274,7 +276,7 @@ def _flow(
     """Return what submits, checks and pays for jobs; only the payer and the sign-in get the wallet."""
     settings, clock = setup.settings, setup.clock
     wallet = Wallet(settings.wallet_key) if settings.wallet_key else None
-    check_soon = asyncio.Event()
+    check_times = CheckTimes()
     context = FlowContext(
         store=store,
         providers=configured,
@@ -282,15 +284,14 @@ def _flow(
         clock=clock,
         settings=settings,
         metrics=setup.metrics,
-        publish=_publisher(setup, notifications, check_soon),
-        check_soon=check_soon,
+        publish=_publisher(setup, notifications, check_times),
         sign_in=_signer_in(wallet, clock),
         draining=setup.stop.draining,
     )
     payer = Payer(context, wallet, policies(settings, setup.adapters))
     submitter = Submitter(context, setup.tokens, payer)
-    checker = Checker(context)
-    return Flow(context, payer, submitter, checker, Sweeper(context, submitter, checker, payer))
+    checker = Checker(context, check_times)
+    return Flow(context, payer, submitter, checker, check_times, Sweeper(context, submitter, checker, payer))
 
 
 def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: Flow) -> App:
@@ -330,7 +331,7 @@ def _loops(
     setup: Setup, store: Store, notifications: Notifications, flow: Flow
 ) -> dict[str, Callable[[], Awaitable[None]]]:
     """Return the background loops by name; a process that serves only proves that it lives, and wakes nothing."""
-    wake = {DueWork.DELIVERIES: notifications.dispatcher.wake, DueWork.CHECKS: flow.context.check_soon.set}
+    wake = {DueWork.DELIVERIES: notifications.dispatcher.wake, DueWork.CHECKS: flow.check_times.read_soon}
 
     def resume() -> None:
         for wake_loop in (*wake.values(), flow.sweeper.wake):
@@ -380,7 +381,7 @@ async def _finish(submitter: Submitter, dispatcher: Dispatcher, stop: Stop) -> N
     await asyncio.gather(submitter.finish(within_s), dispatcher.finish(within_s), return_exceptions=True)
 
 
-def _publisher(setup: Setup, to: Notifications, check_soon: asyncio.Event) -> Callable[[UpdateResult], None]:
+def _publisher(setup: Setup, to: Notifications, check_times: CheckTimes) -> Callable[[UpdateResult], None]:
     """Return what passes a committed update on to the dispatcher, the metrics, the status checks and long polls."""
 
     def publish(result: UpdateResult) -> None:
@@ -396,8 +397,7 @@ def _publisher(setup: Setup, to: Notifications, check_soon: asyncio.Event) -> Ca
         if result.announced is not None:
             setup.metrics.announced(job, result.announced)
             to.streams.publish(job.project_id)
-        if job.next_check_at is not None and job.next_check_at <= setup.clock.now_ms():
-            check_soon.set()
+        check_times.note(job, setup.clock.now_ms())
         to.waiting.publish(job)
 
     return publish

@@ -102,7 +102,7 @@ class EndedCall(msgspec.Struct, frozen=True):
 
 
 class FlowContext(msgspec.Struct, frozen=True, kw_only=True):
-    """The shared parts: `tell` publishes a recorded update, `check_soon` wakes the checks, `draining` ends waits.
+    """The shared parts: `publish` publishes a recorded update, `draining` ends waits.
 
     `sign_in` can sign a proof of who paid, and nothing that moves money; None without a wallet.
     """
@@ -114,7 +114,6 @@ class FlowContext(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     metrics: Metrics
     publish: Callable[[UpdateResult], None]
-    check_soon: asyncio.Event
     draining: asyncio.Event
     sign_in: SignIn | None = None
     keys_refused: dict[str, KeyRefused] = {}

@@ -5,8 +5,8 @@ outage) delays the next check; what it does to the job is decided in `lifecycle/
 """
 
 import asyncio
+from collections import Counter
 from functools import partial
-from itertools import chain
 from typing import Final
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from relay import backoff, log
 from relay.context import EndedCall, FlowContext, send_signed_in
 from relay.errors import JobUnknown, Unreadable
+from relay.jobs.check_times import CheckTimes, Kind
 from relay.jobs.rate_limit import GROWN_PAUSE_MS, KEY_PAUSE_MS, PAUSE_MS, AskedPace, GrowingPace, Pace
 from relay.lifecycle import checks
 from relay.lifecycle.checks import CheckOutcome, StatusCheck
@@ -26,7 +27,8 @@ from relay.storage.idempotency import Tie
 from relay.storage.jobs import ConfirmationClaim
 
 TIMEOUT_S: Final = 15.0
-PAUSE_MAX_MS: Final = 5_000
+READ_EVERY_MS: Final = 5_000
+"""How often the table is read at least: another process may have made a check due."""
 GATHER_S: Final = 0.01
 """After a claim what becomes due is gathered for so long, because each claim is a transaction."""
 BLIP_S: Final = 30.0
@@ -65,18 +67,12 @@ class ProviderPaces(msgspec.Struct, frozen=True):
         return self.checks.pause(until_ms, now_ms)
 
 
-class DueChecks(msgspec.Struct, frozen=True):
-    """When the next checks are due, in unix milliseconds: by provider, and confirmations by provider and project."""
-
-    checks: dict[str, int]
-    confirmations: dict[str, dict[str, int]]
-
-
 class Checker:
     """Runs the loop over due status checks, and the checks that clients request."""
 
-    def __init__(self, context: FlowContext) -> None:
+    def __init__(self, context: FlowContext, times: CheckTimes) -> None:
         self._context = context
+        self._times = times
         self._store = context.store
         self._clock = context.clock
         self._settings = settings = context.settings
@@ -90,23 +86,25 @@ class Checker:
             if provider.usable
         }
         self._asked = AskedPace(settings.checks_asked_per_job, settings.checks_asked_per_project)
-        self._wake = context.check_soon
+        self._read_at = 0
         self._slot_awaited = False
 
     async def run(self) -> None:
         """Start the due checks, until cancelled."""
+        self._times.must_read = True
         try:
             while True:
-                self._wake.clear()
+                self._times.changed.clear()
+                if self._times.must_read or self._clock.monotonic_ms() >= self._read_at + READ_EVERY_MS:
+                    await self._read_times()
                 now_ms, began_at = self._clock.now_ms(), self._clock.monotonic_ms()
-                jobs = self._store.jobs
-                due = DueChecks(await jobs.next_checks(), await jobs.next_confirmations())
-                started = await asyncio.gather(self._start_checks(due, now_ms), self._start_confirmations(due, now_ms))
-                if any(started):
+                if sum(await asyncio.gather(*(self._start(name, now_ms) for name in self._paces))):
                     await asyncio.sleep(GATHER_S)
-                else:
-                    again_at = min([began_at + PAUSE_MAX_MS, *self._due_again(due, now_ms, began_at)])
-                    await self._clock.wait(self._wake, until_monotonic_ms=again_at)
+                elif not self._times.must_read:
+                    again_at = self._due_again(now_ms, began_at)
+                    self._times.waits_until_ms = now_ms + again_at - began_at
+                    await self._clock.wait(self._times.changed, until_monotonic_ms=again_at)
+                    self._times.waits_until_ms = 0
         except asyncio.CancelledError:
             # relay stops. After a failure of the database the checks go on: their answers are still to be stored.
             for under_way in self._under_way:
@@ -137,64 +135,68 @@ class Checker:
         await asyncio.wait([checking], timeout=NOW_WITHIN_S)
         return checking.result() if checking.done() else None
 
-    async def _start_checks(self, due: DueChecks, now_ms: int) -> int:
-        """Claim and start the checks that are due within each provider's limits; return how many."""
-        began = 0
-        for name, at in due.checks.items():
-            pace = self._paces[name].checks if name in self._paces else None
-            room = pace.room(self._clock.monotonic_ms()) if pace and at <= now_ms else 0
-            if pace is not None and room > 0:
-                for job in await self._store.jobs.claim_checks(name, now_ms, now_ms + CHECK_LEASE_MS, room):
-                    pace.started(self._clock.monotonic_ms())
-                    self._begin(job, confirms=False)
-                    began += 1
-        return began
+    async def _read_times(self) -> None:
+        """Read from the table when checks are due."""
+        self._read_at = self._clock.monotonic_ms()
+        self._times.begin_reading()
+        for provider, at in (await self._store.jobs.next_checks()).items():
+            self._times.add((provider, None), at)
+        for provider, projects in (await self._store.jobs.next_confirmations()).items():
+            for project_id, at in projects.items():
+                self._times.add((provider, project_id), at)
 
-    async def _start_confirmations(self, due: DueChecks, now_ms: int) -> int:
-        """Claim and start the confirmations that are due, project by project within each provider's pace."""
-        return sum(
-            await asyncio.gather(
-                *(
-                    self._start_confirmations_at(name, projects, now_ms)
-                    for name, at_of in due.confirmations.items()
-                    if name in self._paces and (projects := [project for project, at in at_of.items() if at <= now_ms])
+    async def _start(self, name: str, now_ms: int) -> int:
+        """Claim and start the checks that are due at a provider, within its limits; return how many."""
+        due = [kind for kind, at in self._times.of(name).items() if at <= now_ms]
+        if not due:
+            return 0
+        paces, monotonic_ms = self._paces[name], self._clock.monotonic_ms()
+        room = paces.checks.room(monotonic_ms) if (name, None) in due else 0
+        projects = [project_id for _, project_id in due if project_id is not None]
+        granted = paces.confirmations.grant(projects, monotonic_ms) if projects else Counter()
+        claims = [self._claim((name, project_id), checks, now_ms) for project_id, checks in granted.items()]
+        claimed = await asyncio.gather(*claims, *([self._claim((name, None), room, now_ms)] if room else []))
+        confirming = sum(map(len, claimed[: len(claims)]))
+        if projects:
+            paces.confirmations.note_scarcity(confirming >= granted.total(), self._clock.monotonic_ms())
+        return sum(map(len, claimed))
+
+    async def _claim(self, kind: Kind, checks: int, now_ms: int) -> list[Job]:
+        """Claim and start so many due checks of a kind; return their jobs."""
+        (name, project_id), leased_until = kind, now_ms + CHECK_LEASE_MS
+        unknown = self._times.claim(kind, now_ms)
+        if project_id is None:
+            jobs = await self._store.jobs.claim_checks(name, now_ms, leased_until, checks)
+        else:
+            jobs = await self._store.jobs.claim_confirmations(
+                ConfirmationClaim(
+                    provider=name, project_id=project_id, now=now_ms, leased_until=leased_until, limit=checks
                 )
             )
-        )
+        self._times.claimed(kind, all_of_it=len(jobs) < checks, unknown=unknown)
+        for job in jobs:
+            if project_id is None:
+                self._paces[name].checks.started(self._clock.monotonic_ms())
+            else:
+                self._paces[name].confirmations.start(project_id, self._clock.monotonic_ms())
+            self._begin(job, confirms=project_id is not None)
+        return jobs
 
-    async def _start_confirmations_at(self, name: str, projects: list[str], now_ms: int) -> int:
-        """Claim and start confirmations at one provider; return how many."""
-        pace = self._paces[name].confirmations
-        granted = pace.grant(projects, self._clock.monotonic_ms())
-        claims = [
-            ConfirmationClaim(
-                provider=name, project_id=project, now=now_ms, leased_until=now_ms + CHECK_LEASE_MS, limit=checks
-            )
-            for project, checks in granted.items()
-        ]
-        claimed = await asyncio.gather(*map(self._store.jobs.claim_confirmations, claims))
-        began, started_at = sum(map(len, claimed)), self._clock.monotonic_ms()
-        pace.note_scarcity(began >= granted.total(), started_at)
-        for job in chain.from_iterable(claimed):
-            pace.start(job.project_id, started_at)
-            self._begin(job, confirms=True)
-        return began
-
-    def _due_again(self, due: DueChecks, now_ms: int, began_at: int) -> list[int]:
-        """Return when each provider's next checks may start; those without a slot wait for the end of a check."""
-        times = []
+    def _due_again(self, now_ms: int, began_at: int) -> int:
+        """Return when the next checks may start; those without a slot wait for the end of a check."""
+        again_at = self._read_at + READ_EVERY_MS
         self._slot_awaited = False
         for name, paces in self._paces.items():
-            confirmations = due.confirmations.get(name, {})
-            startable = [at for project, at in confirmations.items() if paces.confirmations.may_start(project)]
-            waiting: list[tuple[Pace, int]] = [(paces.checks, due.checks[name])] if name in due.checks else []
-            waiting += [(paces.confirmations, min(startable))] if startable else []
-            for pace, at in waiting:
-                if (opens_at := pace.opens_at(began_at)) is not None:
-                    times.append(max(began_at + at - now_ms, opens_at))
-                self._slot_awaited |= opens_at is None
-            self._slot_awaited |= len(startable) < len(confirmations)
-        return times
+            for (_, project_id), at in self._times.of(name).items():
+                pace: Pace = paces.checks if project_id is None else paces.confirmations
+                opens_at = pace.opens_at(began_at)
+                if project_id is not None and not paces.confirmations.may_start(project_id):
+                    opens_at = None
+                if opens_at is None:
+                    self._slot_awaited = True
+                else:
+                    again_at = min(again_at, max(began_at + max(at - now_ms, 0), opens_at))
+        return again_at
 
     def _begin(self, job: Job, tie: Tie | None = None, *, confirms: bool) -> "asyncio.Task[UpdateResult | None]":
         """Start one check, which its pace has counted."""
@@ -292,9 +294,8 @@ class Checker:
             paces.checks.finished()
         self._under_way.discard(under_way)
         error = None if under_way.cancelled() else under_way.exception()
-        recorded = under_way.result() if error is None and not under_way.cancelled() else None
-        if self._slot_awaited or recorded is None or (recorded.job and recorded.job.next_check_at is not None):
-            self._wake.set()
+        if self._slot_awaited or error is not None or under_way.cancelled():
+            self._times.changed.set()
         if error is not None:
             _logger.error("job.check_broke", error=type(error).__name__, exc_info=error)
 
