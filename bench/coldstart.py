@@ -71,6 +71,8 @@ async def _start(server: str, made: Databases, database_url: str) -> Start:
     environ = environment(str(made.folder), port, "http://127.0.0.1:9") | {"DATABASE_URL": database_url}
     # Compiled once, as an installed program is, whatever this shell says of it; the first start sees to that.
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):  # with these relay loads the authorities at its start, for 18 ms
+        environ.pop(name, None)
     environ["PYTHONPYCACHEPREFIX"] = str(made.folder / "bytecode")
     words = (*SERVERS[server], str(port)) if server == "bare" else SERVERS[server]
     began = time.perf_counter()

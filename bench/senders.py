@@ -29,7 +29,7 @@ import uvloop
 from bench import certificate
 from bench.processes import free_port
 from relay.outbound.resolver import Resolver
-from relay.outbound.trust import tls_context
+from relay.outbound.trust import Trust
 from relay.outbound.webhook_sender import WebhookSender
 from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
@@ -115,7 +115,7 @@ async def _rate(post: Post, url: str, requests: int, in_flight: int) -> Rate:
 @asynccontextmanager
 async def relay_posts(policy: AddressPolicy, _: Path | None, body: bytes = BODY) -> AsyncIterator[Post]:
     """relay's own sender."""
-    async with WebhookSender(policy, Resolver(), tls_context(), connections_max=256) as sender:
+    async with WebhookSender(policy, Resolver(), Trust(), connections_max=256) as sender:
 
         async def post(url: str) -> int:
             answer = await sender.post(url, HEADERS, body, TIMEOUT_S)

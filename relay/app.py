@@ -40,7 +40,7 @@ from relay.outbound.file_upload import FileClient
 from relay.outbound.jwks import KeySet
 from relay.outbound.provider_client import ProviderClient
 from relay.outbound.resolver import LookupOptions, Resolver
-from relay.outbound.trust import tls_context
+from relay.outbound.trust import Trust
 from relay.outbound.webhook_sender import WebhookSender
 from relay.payments.policy import Policy
 from relay.payments.siwx import sign_in
@@ -208,18 +208,18 @@ def _setup(settings: Settings, providers: Mapping[str, Provider], clock: Clock, 
 @asynccontextmanager
 async def _open_outbound(setup: Setup) -> AsyncIterator[Outbound]:
     """Open the clients, which share a resolver and a TLS context, while the block runs."""
-    settings, tls, redactor = setup.settings, tls_context(), _redactor(setup)
+    settings, trust, redactor = setup.settings, Trust(), _redactor(setup)
     lookups = LookupOptions(settings.lookups_max, settings.lookup_cache_s)
     resolver = Resolver(lookups, on_hang=setup.metrics.lookup_hangs)
-    files = FileClient(setup.policy, resolver=resolver, tls=tls, redactor=redactor)
+    files = FileClient(setup.policy, resolver=resolver, trust=trust, redactor=redactor)
     sender = WebhookSender(
         setup.policy,
         resolver,
-        tls,
+        trust,
         connections_max=settings.deliveries_in_flight_max,
         keepalive_s=settings.keepalive_s,
     )
-    async with ProviderClient(resolver, tls, redactor) as client, files, sender:
+    async with ProviderClient(resolver, trust, redactor) as client, files, sender:
         yield Outbound(client, files, sender, redactor)
 
 

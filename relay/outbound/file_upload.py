@@ -8,25 +8,25 @@ checked addresses, so that DNS cannot change in between; the certificate is stil
 import asyncio
 import re
 import secrets
-import ssl
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 
 from relay import __version__
 from relay.model.provider_http import FileRequest, ProviderResponse
 from relay.outbound.dialing import failure_reason
-from relay.outbound.httpx_transport import Transport
 from relay.outbound.inflating import read_body
 from relay.outbound.provider_client import CONNECT_S, RESPONSE_MAX_BYTES, NoAnswer, NotSent, provider_response
 from relay.outbound.resolver import LOOKUP_TIMED_OUT, NAME_FAILED, NameFailed, Resolver
-from relay.outbound.trust import tls_context
+from relay.outbound.trust import Trust
 from relay.security.redaction import Redactor
 from relay.security.url_policy import AddressPolicy
+
+if TYPE_CHECKING:
+    import httpx
 
 STEP_S: Final = 60.0
 """Time-out of each read and write; the deadline of the whole upload is the caller's."""
@@ -38,7 +38,7 @@ _URL: Final = re.compile(r"[A-Za-z]+://[^/?#]*([!-\"$-~]*)(?:#.*)?")
 class _Destination(msgspec.Struct, frozen=True):
     """Where to connect: `url` has a checked address in place of `name`, or is the URL itself if `name` is None."""
 
-    url: httpx.URL
+    url: "httpx.URL"
     name: str | None = None
 
 
@@ -58,18 +58,15 @@ class FileClient:
         policy: AddressPolicy,
         *,
         resolver: Resolver | None = None,
-        tls: ssl.SSLContext | None = None,
+        trust: Trust | None = None,
         redactor: Redactor | None = None,
     ) -> None:
         self._redactor = redactor
         self._policy = policy
         self._resolver = resolver or Resolver()
-        self._http = httpx.AsyncClient(
-            transport=Transport(self._resolver, tls or tls_context(), CONNECTIONS_MAX),
-            follow_redirects=False,
-            trust_env=False,
-            headers={"user-agent": f"relay/{__version__}", "accept": "application/json", "accept-encoding": "identity"},
-        )
+        self._trust = trust or Trust()
+        self._http: httpx.AsyncClient | None = None
+        """Made for the first file: httpx takes 25 ms and 4 MB to load."""
 
     async def send(
         self, request: FileRequest, pieces: AsyncIterator[bytes], api_key: str, timeout_s: float
@@ -78,6 +75,8 @@ class FileClient:
 
         Raise NotSent if no connection was made or is allowed, NoAnswer if no complete response was received in time.
         """
+        import httpx  # noqa: PLC0415
+
         framing = _framing(request)
         headers = {"authorization": f"Bearer {api_key}"} if request.bearer else {}
         headers |= {**request.headers, "content-type": framing.content_type}
@@ -95,14 +94,16 @@ class FileClient:
         self, request: FileRequest, content: AsyncIterator[bytes], headers: dict[str, str]
     ) -> ProviderResponse:
         """Send to the first destination that accepts a connection; `content` is not read before."""
-        reason = "no connection"
+        import httpx  # noqa: PLC0415
+
+        reason, http = "no connection", await self._client()
         for destination in await self._destinations(request):
             name = destination.name
             host = {"host": urlsplit(request.url).netloc} if name else {}
             extensions: dict[str, Any] = {"sni_hostname": name} if name else {}
             if target := _request_target(request.url):
                 extensions["target"] = target
-            stream = self._http.stream(
+            stream = http.stream(
                 request.method,
                 destination.url,
                 content=content,
@@ -121,6 +122,8 @@ class FileClient:
 
     async def _destinations(self, request: FileRequest) -> list[_Destination]:
         """Return the URL as it is or, if `guarded`, with each checked address; raise NotSent if one is refused."""
+        import httpx  # noqa: PLC0415
+
         if not request.guarded:
             return [_Destination(httpx.URL(request.url))]
         refusals = [] if request.url.lower().startswith("https://") else ["must begin with https://"]
@@ -139,24 +142,47 @@ class FileClient:
             raise NotSent("the provider's URL for the file leads to an address that the URL policy refuses")
         return [_Destination(httpx.URL(request.url).copy_with(host=host), name) for host in hosts[:ADDRESSES_MAX]]
 
+    async def _client(self) -> "httpx.AsyncClient":
+        """Return the client of all files."""
+        import httpx  # noqa: PLC0415
+
+        from relay.outbound.httpx_transport import Transport  # noqa: PLC0415
+
+        tls = await self._trust.context()
+        if self._http is None:
+            self._http = httpx.AsyncClient(
+                transport=Transport(self._resolver, tls, CONNECTIONS_MAX),
+                follow_redirects=False,
+                trust_env=False,
+                headers={
+                    "user-agent": f"relay/{__version__}",
+                    "accept": "application/json",
+                    "accept-encoding": "identity",
+                },
+            )
+        return self._http
+
     async def __aenter__(self) -> "FileClient":
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._http.aclose()
+        if self._http is not None:
+            await self._http.aclose()
 
 
-async def read_response(response: httpx.Response, redactor: Redactor | None) -> ProviderResponse:
+async def read_response(response: "httpx.Response", redactor: Redactor | None) -> ProviderResponse:
     """Return a response without known secrets, its inflated body cut at RESPONSE_MAX_BYTES; `fault` says if it was."""
     headers = {name.lower(): value for name, value in response.headers.items()}
     body = await read_body(response.aiter_raw(), headers.get("content-encoding", ""), RESPONSE_MAX_BYTES)
     return provider_response(response.status_code, headers, body, redactor)
 
 
-def _failure_text(error: httpx.TransportError) -> str:
+def _failure_text(error: "httpx.TransportError") -> str:
     """Return why there is no connection, without its URL and addresses."""
+    import httpx  # noqa: PLC0415
+
     if isinstance(error, httpx.ConnectError):
         return failure_reason(error)
     if isinstance(error, httpx.PoolTimeout):

@@ -13,7 +13,6 @@ followed, and no proxy is used.
 import asyncio
 import base64
 import re
-import ssl
 import string
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
@@ -30,7 +29,7 @@ from relay.outbound.connection import Connection, ExchangeFailed, Response
 from relay.outbound.inflating import Body, read_body
 from relay.outbound.pool import Origin, Pool
 from relay.outbound.resolver import LOOKUP_TIMED_OUT, NAME_FAILED, NameFailed, Resolver
-from relay.outbound.trust import tls_context
+from relay.outbound.trust import Trust
 from relay.security.redaction import Redactor
 
 RESPONSE_MAX_BYTES: Final = 1 << 20
@@ -97,14 +96,14 @@ class _Place:
 class ProviderClient:
     """The client of all providers.
 
-    `resolver` and `tls` are shared with the other clients; `redactor` removes known secrets from responses.
+    `resolver` and `trust` are shared with the other clients; `redactor` removes known secrets from responses.
     """
 
     def __init__(
-        self, resolver: Resolver | None = None, tls: ssl.SSLContext | None = None, redactor: Redactor | None = None
+        self, resolver: Resolver | None = None, trust: Trust | None = None, redactor: Redactor | None = None
     ) -> None:
         self._resolver = resolver or Resolver()
-        self._tls = tls or tls_context()
+        self._trust = trust or Trust()
         self._redactor = redactor
         self._places: dict[str, _Place] = {}
 
@@ -158,7 +157,7 @@ class ProviderClient:
                 with place.pool.opening():
                     opened = await dialing.open_socket(addresses, port)
                     make = partial(_Connection, asyncio.get_running_loop(), place.pool.discard)
-                    tls = self._tls if scheme == "https" else None
+                    tls = await self._trust.context() if scheme == "https" else None
                     connection = await dialing.start_protocol(opened, make, tls, host)
                     if connection.is_open:
                         place.pool.add(connection)

@@ -14,7 +14,6 @@ new connection, within the same attempt and with the same `webhook-id`.
 
 import asyncio
 import re
-import ssl
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from types import TracebackType
@@ -28,6 +27,7 @@ from relay.outbound import dialing
 from relay.outbound.connection import Connection, ExchangeFailed, Response
 from relay.outbound.pool import Origin, Pool
 from relay.outbound.resolver import NAME_FAILED, NameFailed, Resolver
+from relay.outbound.trust import Trust
 from relay.security.url_policy import ALLOW_NETWORKS, AddressPolicy
 
 CONNECT_S: Final = 5.0
@@ -82,14 +82,14 @@ class WebhookSender:
         self,
         policy: AddressPolicy,
         resolver: Resolver,
-        tls: ssl.SSLContext,
+        trust: Trust,
         *,
         connections_max: int,
         keepalive_s: float = KEEPALIVE_S,
     ) -> None:
         self._policy = policy
         self._resolver = resolver
-        self._tls = tls
+        self._trust = trust
         self.pool = Pool(connections_max, keepalive_s)
         self._free_slots = asyncio.Semaphore(connections_max)
         self._parse = lru_cache(URLS_MAX)(partial(_parse, policy))
@@ -167,7 +167,7 @@ class WebhookSender:
                             opened = await dialing.open_socket(addresses, port)
                         failure = "no TLS connection"
                         make = partial(Connection, asyncio.get_running_loop(), self.pool.discard)
-                        tls = self._tls if scheme == "https" else None
+                        tls = await self._trust.context() if scheme == "https" else None
                         connection = await dialing.start_protocol(opened, make, tls, host)
                         if connection.is_open:
                             self.pool.add(connection)

@@ -35,7 +35,8 @@ FAST: Final = "seedance-2.0-fast-image-to-video"
 MINI: Final = "seedance-2.0-mini-image-to-video"
 LIFETIME_S: Final = 86_400
 CHINESE_MAX, WORDS_MAX = 500, 1000
-_CJK: Final = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
+_CJK: Final = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
+"""A pattern that takes 2 ms to compile; `re` keeps it from its first use on."""
 _UNIFIED: Final = {"image_urls": "images", "duration": "duration_s", "quality": "resolution", "generate_audio": "audio"}
 
 
@@ -134,8 +135,8 @@ def _prompt_length(prompt: object) -> list[FieldError]:
     """Return the error of the prompt's length: EvoLink counts Chinese text in characters, all other text in words."""
     if not isinstance(prompt, str):
         return []
-    chinese = 0 if prompt.isascii() else len(_CJK.findall(prompt))
-    pieces = (_CJK.sub(" ", prompt) if chinese else prompt).split()
+    chinese = 0 if prompt.isascii() else len(re.findall(_CJK, prompt))
+    pieces = (re.sub(_CJK, " ", prompt) if chinese else prompt).split()
     if len(pieces) <= WORDS_MAX and prompt.strip() and chinese <= CHINESE_MAX:
         return []
     words = sum(any(letter.isalnum() for letter in piece) for piece in pieces)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from relay.model.delivery import Outcome
 from relay.outbound.connection import RESPONSE_MAX_BYTES
 from relay.outbound.resolver import Address, LookupOptions, Resolver
-from relay.outbound.trust import tls_context
+from relay.outbound.trust import Trust
 from relay.outbound.webhook_sender import WebhookSender
 from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
@@ -203,7 +203,7 @@ def sender_of(
     policy: AddressPolicy, *, resolver: Resolver | None = None, tls: ssl.SSLContext | None = None
 ) -> WebhookSender:
     """Return a sender of a test's own."""
-    return WebhookSender(policy, resolver or Resolver(), tls or tls_context(), connections_max=10)
+    return WebhookSender(policy, resolver or Resolver(), Trust(tls), connections_max=10)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from relay.model.provider_http import FileRequest, ProviderRequest, ProviderResp
 from relay.outbound.file_upload import FileClient
 from relay.outbound.provider_client import FAULTY_MAX_BYTES, RESPONSE_MAX_BYTES, NoAnswer, NotSent, ProviderClient
 from relay.outbound.resolver import Address, Resolver
+from relay.outbound.trust import Trust
 from relay.payments.challenge import read_challenge
 from relay.payments.policy import Policy, choose
 from relay.payments.siwx import sign_in
@@ -495,7 +496,7 @@ async def test_a_guarded_place_is_called_at_the_address_that_was_checked(
     """The certificate and the host are the name's, the query is as it was written, and no key goes along."""
     context, trusting = certified(tmp_path, "store.example.com")
     policy, heard = AddressPolicy(parse_networks("127.0.0.0/8"), allow_http=False), list[bytes]()
-    files = FileClient(policy, resolver=resolver(*addresses), tls=trusting)
+    files = FileClient(policy, resolver=resolver(*addresses), trust=Trust(trusting))
     async with https_store(context, heard) as port, files:
         url = f"https://store.example.com:{port}/a%2Fb/../c//%7Ed/.?sig=a%2Fb%2Bc+d%20~e|'"
         request = FileRequest(method="PUT", url=url, size=len(PNG), content_type="image/png", guarded=True)
@@ -512,7 +513,7 @@ async def test_a_certificate_of_another_name_is_refused(tmp_path: Path) -> None:
     """That the address was checked is no reason to trust what answers there."""
     context, trusting = certified(tmp_path, "other.example.com")
     policy, heard = AddressPolicy(parse_networks("127.0.0.0/8"), allow_http=False), list[bytes]()
-    files = FileClient(policy, resolver=resolver("127.0.0.1"), tls=trusting)
+    files = FileClient(policy, resolver=resolver("127.0.0.1"), trust=Trust(trusting))
     async with https_store(context, heard) as port, files:
         url = f"https://store.example.com:{port}/"
         request = FileRequest(method="PUT", url=url, size=len(PNG), content_type="image/png", guarded=True)

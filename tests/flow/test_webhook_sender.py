@@ -31,7 +31,7 @@ from relay.outbound.connection import (
 from relay.outbound.pool import AGE_MAX_S
 from relay.outbound.provider_client import NotSent, ProviderClient
 from relay.outbound.resolver import Address, LookupOptions, Resolver
-from relay.outbound.trust import tls_context
+from relay.outbound.trust import Trust
 from relay.outbound.webhook_sender import CONNECT_S, PostResult, WebhookSender
 from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
@@ -140,9 +140,7 @@ def sender_of(
     *, resolver: Resolver | None = None, tls: ssl.SSLContext | None = None, most: int = 10, keepalive_s: float = 30
 ) -> WebhookSender:
     """Return a sender that may call this machine."""
-    return WebhookSender(
-        OPEN, resolver or Resolver(), tls or tls_context(), connections_max=most, keepalive_s=keepalive_s
-    )
+    return WebhookSender(OPEN, resolver or Resolver(), Trust(tls), connections_max=most, keepalive_s=keepalive_s)
 
 
 def leading_to(*addresses: str) -> Resolver:

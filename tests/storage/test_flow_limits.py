@@ -20,7 +20,7 @@ from relay.deliveries.redelivery import Redeliverer
 from relay.metrics import Metrics
 from relay.model.delivery import Endpoint, EventSelection, Which
 from relay.outbound.resolver import Resolver
-from relay.outbound.trust import tls_context
+from relay.outbound.trust import Trust
 from relay.outbound.webhook_sender import WebhookSender
 from relay.providers import PROVIDERS
 from relay.sandbox.serving import serve
@@ -114,7 +114,7 @@ async def sending(folder: Path, in_flight_max: int = 8) -> AsyncIterator[Sending
     clock = HeldClock()
     async with (
         opened(folder) as database,
-        WebhookSender(POLICY, Resolver(), tls_context(), connections_max=in_flight_max) as sender,
+        WebhookSender(POLICY, Resolver(), Trust(), connections_max=in_flight_max) as sender,
     ):
         store = Store(database, Encryption([SECRET_KEY]), options)
         keys = SigningKeys(lambda project_id: store.signing_keys.seeds(project_id, clock.now_ms()))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.errors import SettingsError
-from relay.outbound.trust import tls_context
+from relay.outbound.trust import Trust, tls_context
 from tests.flow.test_receivers import certificate
 from tests.support.processes import ROOT
 
@@ -74,6 +74,55 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path}{os.pathsep}{tmp_path}/missing")
     with pytest.raises(SettingsError, match="SSL_CERT_DIR must name a folder"):
         tls_context()
+
+
+async def test_the_authorities_are_loaded_for_the_first_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load them once for all callers, and at the start where a setting names them, so that a start shows its fault."""
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    trust = Trust()
+    cancelled, *waiting = [asyncio.create_task(trust.context()) for _ in range(3)]
+    await asyncio.sleep(0)  # each task has a turn of the loop: the authorities are being loaded
+    cancelled.cancel()
+    first, second = await asyncio.gather(*waiting)
+    assert first is second is await trust.context()
+    assert "ISRG Root X1" in loaded(first)
+    monkeypatch.setenv("SSL_CERT_FILE", "/there/is/none.pem")
+    with pytest.raises(SettingsError, match="SSL_CERT_FILE"):
+        Trust()
+
+
+STARTED = """
+import asyncio, os, sys
+from relay import log
+from relay.app import opened
+from relay.providers import PROVIDERS
+from relay.settings import load
+from relay.web.server import server
+
+async def main():
+    async with opened(load(os.environ, PROVIDERS), PROVIDERS) as app:
+        server(app, "127.0.0.1", 0)
+
+log.configure("json")
+asyncio.run(main())
+log.flush()
+print(*sys.modules)
+"""
+
+
+async def test_a_start_loads_no_more_than_callbacks_need(tmp_path: Path) -> None:
+    """Leave what calls, deliveries and uploads need unloaded until then: it is time and memory of every start."""
+    modules: set[str] = set()
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "DATABASE_URL": f"sqlite:///{tmp_path}/relay.db"}
+    for _ in range(2):  # the first start makes keys
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", STARTED), env=environ, stdout=asyncio.subprocess.PIPE
+        )
+        modules = set((await child.communicate())[0].decode().splitlines()[-1].split())
+    assert "relay.web.server" in modules
+    lazy = {"asyncpg", "cryptography", "eth_account", "httpcore", "httpx", "prometheus_client", "structlog", "zipfile"}
+    assert not lazy & modules
 
 
 async def test_relay_does_not_start_with_it(tmp_path: Path) -> None:

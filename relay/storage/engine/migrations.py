@@ -6,7 +6,7 @@ A file is for both databases, unless PostgreSQL's own text stands beside it as `
 import re
 from collections.abc import Sequence
 from functools import partial
-from importlib import resources
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -15,6 +15,7 @@ from relay.errors import SettingsError
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.statements import Dialect
 
+_FOLDER: Final = Path(__file__).parents[1] / "migrations"
 _REGISTER: Final = "schema_migrations"
 _MAKE_REGISTER: Final = (
     "CREATE TABLE schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at BIGINT NOT NULL)"
@@ -37,8 +38,7 @@ class Migration(msgspec.Struct, frozen=True):
 
 def migrations(dialect: Dialect = Dialect.SQLITE) -> list[Migration]:
     """Return a database's migrations in order; ValueError when a number is missing or used twice."""
-    folder = resources.files("relay.storage").joinpath("migrations")
-    texts = {file.name: file.read_text("utf-8") for file in folder.iterdir() if file.name.endswith(".sql")}
+    texts = {file.name: file.read_text("utf-8") for file in _FOLDER.glob("*.sql")}
     files = sorted(name for name in texts if not name.endswith(_OWN))
     if unpaired := [name for name in texts if name.endswith(_OWN) and name.replace(_OWN, ".sql") not in texts]:
         raise ValueError(f"there is no migration of both databases beside {unpaired}")

@@ -18,13 +18,13 @@ from relay.storage.engine.database import Params, Purpose, Row
 from relay.storage.engine.statements import Statement
 
 CONNECTIONS: Final = {Purpose.KEY: 1, Purpose.READ: 2, Purpose.LIST: 2}
-_PRAGMAS: Final = (
-    "PRAGMA busy_timeout = 5000",
-    "PRAGMA temp_store = MEMORY",
-    "PRAGMA cache_size = -8192",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA query_only = ON",  # what reads only reads
-)
+_PRAGMAS: Final = """
+PRAGMA busy_timeout = 5000;
+PRAGMA temp_store = MEMORY;
+PRAGMA cache_size = -8192;
+PRAGMA synchronous = FULL;
+PRAGMA query_only = ON;  -- what reads only reads
+"""
 
 
 class Readers:
@@ -45,8 +45,7 @@ class Readers:
                 for _ in range(number):
                     connection = await aiosqlite.connect(path, isolation_level=None, cached_statements=256)
                     self._open.append(connection)
-                    for pragma in _PRAGMAS:
-                        await connection.execute_fetchall(pragma)
+                    await connection.executescript(_PRAGMAS)
                     self._free[purpose].put_nowait(connection)
 
     async def rows(self, statement: Statement, params: Params, purpose: Purpose) -> list[Row]:

@@ -9,13 +9,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property, partial
-from importlib import resources
 from operator import attrgetter, itemgetter
+from pathlib import Path
 from typing import Any, Final
 
-_PARAMETER: Final = re.compile(r"(?<![:\w]):([a-z_]+)")
+# The colon comes first and what must not stand before it second, since a search for a letter is fast.
+_PARAMETER: Final = re.compile(r":(?<![:\w]:)([a-z_]+)")
 _NAME: Final = re.compile(r"^-- name: ([\w.]+)$", re.MULTILINE)
 _COMMENT: Final = re.compile(r"^--.*\n", re.MULTILINE)
+_FOLDER: Final = Path(__file__).parents[1] / "sql"
 _BATCH: Final = "postgres_batch"
 
 
@@ -39,10 +41,27 @@ class Statement:
     def __init__(self, source: str, dialect: Dialect, *, is_batch: bool = False) -> None:
         self.source = source
         self.is_batch = is_batch
-        self.names = _names(source)
-        self.text = numbered([source], dialect)
-        self.values = _picker(self.names, itemgetter)
-        self._fields = _picker(self.names, attrgetter)
+        self._dialect = dialect
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of the parameters, each once, in the order of their numbers."""
+        return _names(self.source)
+
+    @cached_property
+    def text(self) -> str:
+        """The text with numbers for names; made at its first use, since a start uses a few of some 240."""
+        return numbered([self.source], self._dialect)
+
+    @cached_property
+    def values(self) -> Callable[[Any], tuple[Any, ...]]:
+        """What picks the parameters from a dictionary, in their order."""
+        return _picker(self.names, itemgetter)
+
+    @cached_property
+    def _fields(self) -> Callable[[Any], tuple[Any, ...]]:
+        """What picks the parameters from an object's attributes."""
+        return _picker(self.names, attrgetter)
 
     @cached_property
     def words(self) -> frozenset[str]:
@@ -67,9 +86,7 @@ class Statement:
 def texts() -> dict[str, str]:
     """Return every text by its name, with its suffix and its comments; ValueError if a name is used twice."""
     found: dict[str, str] = {}
-    for file in sorted(resources.files("relay.storage").joinpath("sql").iterdir(), key=lambda file: file.name):
-        if not file.name.endswith(".sql"):
-            continue
+    for file in sorted(_FOLDER.glob("*.sql")):
         parts = _NAME.split(file.read_text("utf-8"))
         for name, text in zip(parts[1::2], parts[2::2], strict=True):
             if name in found:
