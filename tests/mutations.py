@@ -38,7 +38,11 @@ CONCERNED: Final[dict[str, tuple[str, ...]]] = {
         "tests/unit/test_lifecycle.py",
     ),
     "relay/lifecycle/checks.py": ("tests/unit/test_check_limits.py", "tests/unit/test_lifecycle.py"),
-    "relay/jobs/status_checks.py": ("tests/flow/test_check_times.py", "tests/flow/test_check.py"),
+    "relay/jobs/status_checks.py": (
+        "tests/flow/test_check_times.py",
+        "tests/flow/test_timer_limits.py",
+        "tests/flow/test_check.py",
+    ),
     "relay/security/fair_share.py": ("tests/unit/test_room_limits.py",),
     "relay/security/shares.py": ("tests/unit/test_room_limits.py",),
     "relay/deliveries/dispatcher.py": (
@@ -72,6 +76,7 @@ CONCERNED: Final[dict[str, tuple[str, ...]]] = {
     "relay/web/connections.py": ("tests/unit/test_room_limits.py", "tests/api/test_connections.py"),
     "relay/web/api/files.py": (
         "tests/flow/test_form_limits.py",
+        "tests/flow/test_timer_limits.py",
         "tests/flow/test_uploads.py",
     ),
 }

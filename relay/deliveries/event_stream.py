@@ -47,14 +47,12 @@ class _Project:
         self.reading = asyncio.Lock()
         self.catching_up = asyncio.Lock()
         self.changed_at_ms = now_ms
-        self.changes = 0
         self.pages: dict[EventQuery, Following] = {}
 
     def changed(self, now_ms: int) -> None:
         """Drop the pages, because there may be more events now."""
         self.changed_at_ms = now_ms
-        self.changes += 1
-        self.pages.clear()
+        self.pages = {}
 
     def poll(self, due_at_ms: int, now_ms: int) -> None:
         """Drop the pages if the poll is due, unless another stream did, or something changed since."""
@@ -79,7 +77,7 @@ class _CatchUp:
         self._clock = clock
         self._draining = draining
         self._turn = asyncio.Lock()
-        self._rests_until_ms = 0
+        self._rests_until_ms = clock.monotonic_ms()
 
     async def read(self, project: _Project, read_page: Callable[[], Awaitable[Following]]) -> Following:
         """Return the page when it is its project's turn."""
@@ -187,9 +185,9 @@ class Streams:
                 return Following([], query.place)
             if (shared := project.pages.get(query)) is not None:
                 return shared
-            changes = project.changes
+            pages = project.pages
             page = await self._events.following(query, self._clock.now_ms())
-            if changes == project.changes:
+            if pages is project.pages:
                 project.keep(query, page)
             return page
 

@@ -4,6 +4,7 @@ Every timer is a row, so a restart begins with a sweep and continues where the l
 """
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +28,7 @@ MARGIN_MS: Final = 5_000
 FORGET_EVERY_MS: Final = 3_600_000
 PRUNE_EVERY_MS: Final = 600_000
 DAY_MS: Final = 86_400_000
-NEVER: Final = 1 << 62
+NEVER: Final = sys.maxsize
 _logger = log.get("sweep")
 
 
@@ -42,10 +43,9 @@ class Sweeper:
         self._checker = checker
         self._clock = context.clock
         self._submit_timeout_ms = round(context.settings.submit_timeout_s * 1000)
-        self._forget_at = 0
-        self._expiring_ms = context.settings.output_expiring_s * 1000
+        self._forget_at = self._clock.monotonic_ms()
         self._retention_ms = context.settings.retention_days * DAY_MS
-        self._prune_at = 0 if self._retention_ms else NEVER
+        self._prune_at = self._clock.monotonic_ms() if self._retention_ms else NEVER
         self._pruned: Counter[str] = Counter()
         self._wake = asyncio.Event()
 
@@ -90,7 +90,7 @@ class Sweeper:
     async def _announce_expiring(self, now_ms: int) -> None:
         """Announce results that will soon expire; a batch shares a commit, since many jobs may be due together."""
         due = await self._store.jobs.expiring(now_ms, BATCH)
-        announce = partial(output_expiry.announce, before_ms=self._expiring_ms)
+        announce = partial(output_expiry.announce, enabled=bool(self._context.settings.output_expiring_s))
         await asyncio.gather(*(self._apply(job_id, announce, now_ms) for job_id in due))
 
     async def _prune(self, now_ms: int) -> None:

@@ -25,12 +25,12 @@ def due_at(outputs: Iterable[Output], now_ms: int, before_ms: int) -> int | None
     return now_ms + max(left_ms - before_ms, left_ms // 2)
 
 
-def announce(job: Job, now_ms: int, before_ms: int) -> Transition:
+def announce(job: Job, now_ms: int, *, enabled: bool) -> Transition:
     """Return the job announced once its timer has run out; `stale` where it has not, or nothing will expire."""
     if job.expiring_at is None or job.expiring_at > now_ms:
         return Transition(job, Disposition.STALE, "the expiry of its result is announced already, or not due")
     job = msgspec.structs.replace(job, expiring_at=None)
-    if not before_ms:
+    if not enabled:
         return Transition(job, Disposition.STALE, "announcements of expiring results are switched off")
     if not _ahead(job.outputs, now_ms):
         return Transition(job, Disposition.STALE, "its result has expired already")

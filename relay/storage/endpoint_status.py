@@ -76,7 +76,7 @@ async def enable(transaction: Transaction, endpoint_id: str, at: int) -> None:
             "project_id": row["project_id"],
             "endpoint_id": endpoint_id,
             "which": which,
-            "since_at": max(0, since_at),
+            "since_at": since_at,
             "until_at": at + 1,
             "to_now": 1,
             "first_position": first if which == "missing" else None,

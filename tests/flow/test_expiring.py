@@ -89,14 +89,14 @@ def test_telling_changes_the_timer_and_nothing_else(
 ) -> None:
     """Only what is due, and not gone yet, is announced; the second time nothing is."""
     job = a_job(outputs_until(*expiries), due_at)
-    transition = output_expiry.announce(job, now_ms, before_ms)
+    transition = output_expiry.announce(job, now_ms, enabled=before_ms > 0)
     is_due = due_at is not None and due_at <= now_ms
     alive = any(at is not None and at > now_ms for at in expiries)
     assert (transition.announce is EventType.JOB_OUTPUT_EXPIRING) == (is_due and alive and before_ms > 0)
     assert (transition.disposition is Disposition.RECORDED) == (transition.announce is not None)
     assert transition.job == a_job(job.outputs, None if is_due else due_at, job.id)
     assert transition.supersedes is None
-    assert output_expiry.announce(transition.job, now_ms, before_ms).announce is None
+    assert output_expiry.announce(transition.job, now_ms, enabled=before_ms > 0).announce is None
 
 
 def a_job(outputs: tuple[Output, ...], due_at: int | None, job_id: str | None = None) -> Job:
@@ -245,7 +245,7 @@ async def test_several_processes_tell_it_once(database_server: Server) -> None:
         assert len(due) == 40
 
         def told(job: Job) -> Any:
-            return output_expiry.announce(job, now_ms, 60_000)
+            return output_expiry.announce(job, now_ms, enabled=True)
 
         updates = (store.jobs.record(JobUpdate(job_id=job_id, at=now_ms, transition=told)) for store, job_id in due)
         announced = [one.announced for one in await asyncio.gather(*updates)]

@@ -1,5 +1,6 @@
 """The limits of `POST /v1/files`, each just before and just after: form, fields, file, chunks on their way to disk."""
 
+import re
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +10,8 @@ from typing import IO
 import pytest
 
 from relay.errors import BodyTooLarge, ProviderNotConfigured
-from relay.uploads.file_uploads import GivenFile
+from relay.providers.uploads import Uploaded
+from relay.uploads.file_uploads import GivenFile, Upload, Uploads
 from relay.web.api.files import Form
 from tests.api.test_connections import peer, request
 from tests.flow.test_uploads import PNG, UPLOAD, in_pieces, stores_and_uploads
@@ -100,6 +102,37 @@ async def test_a_declared_length_is_refused_before_the_body(tmp_path: Path, over
         await sender.send(request("POST", "/v1/files", *lines) + b"no boundary")
         status, _, _ = await sender.answer()
         assert status == (413 if over else 400)
+
+
+async def test_a_declared_length_may_have_any_number_of_digits(tmp_path: Path) -> None:
+    """Read the body of a form whose Content-Length has five thousand zeros in front."""
+    length = "0" * 5_000 + "11"
+    lines = (
+        f"authorization: Bearer {KEY}",
+        "content-type: multipart/form-data; boundary=x",
+        f"content-length: {length}",
+    )
+    async with relay(tmp_path) as running, peer(running.origin) as sender:
+        await sender.send(request("POST", "/v1/files", *lines) + b"no boundary")
+        assert (await sender.answer())[0] == 400
+
+
+async def test_an_upload_is_known_by_32_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each try of the same form one id, `file_` and 32 hexadecimal digits, and another one to another form."""
+    ids: list[str] = []
+    upload = Uploads.upload
+
+    async def noted(uploads: Uploads, one: Upload, provider: str, given: GivenFile) -> Uploaded:
+        ids.append(one.id)
+        return await upload(uploads, one, provider, given)
+
+    monkeypatch.setattr(Uploads, "upload", noted)
+    async with relay(tmp_path) as running:
+        for name in ("a.png", "a.png", "b.png"):
+            file = {"file": (name, PNG, "image/png")}
+            assert (await running.client.post("/v1/files", data={"provider": "evolink"}, files=file)).status_code == 200
+    assert ids[0] == ids[1] != ids[2]
+    assert all(re.fullmatch("file_[0-9a-f]{32}", one) for one in ids)
 
 
 @pytest.mark.parametrize("over", [0, 1])

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from relay import ids, settings
-from relay.deliveries.event_stream import CHUNK_BYTES, PAGE, POLL_PAUSE_MS, REST, Streams, _chunks
+from relay.deliveries.event_stream import CHUNK_BYTES, PAGE, POLL_PAUSE_MS, Streams, _chunks, _Project
 from relay.metrics import Metrics
 from relay.model.job import Event, EventType
 from relay.storage.engine.database import Database, Transaction
@@ -26,6 +26,8 @@ from tests.support.running import DATABASES, KEY, START_MS, HeldClock, environme
 pytestmark = pytest.mark.anyio
 
 PAGE_MS = 10
+REST_MS = 190
+"""Nineteen times what a page takes, so that it takes a twentieth of the time."""
 RELAY_TEST = Event(
     id="evt_1",
     project_id="prj_a",
@@ -70,13 +72,13 @@ class Counted(Events):
 class House:
     """Streams of two projects, on a held clock."""
 
-    def __init__(self, database: Database, environ: dict[str, str]) -> None:
+    def __init__(self, database: Database, environ: dict[str, str], events: "type[Counted]") -> None:
         self._database = database
         self.clock = Passing()
         self.draining = asyncio.Event()
-        self.events = Counted(database, self.clock)
+        self.events = events(database, self.clock)
         self.streams = Streams(self.events, self.clock, self.draining, Metrics(), settings.load(environ, ()))
-        self._reading: list[asyncio.Task[None]] = []
+        self.reading: list[asyncio.Task[None]] = []
 
     async def add(self, project_id: str, number: int, filler: str = "") -> None:
         """Commit so many events of a project."""
@@ -97,7 +99,7 @@ class House:
             async for some in lines:
                 got.append(some)  # noqa: PERF401 - a test looks at it meanwhile
 
-        self._reading.append(asyncio.create_task(read(lines)))
+        self.reading.append(asyncio.create_task(read(lines)))
         await quiet()
         return got
 
@@ -106,16 +108,16 @@ class House:
         self.draining.set()
         self.streams.wake_all()
         async with asyncio.timeout(5):
-            await asyncio.gather(*self._reading)
+            await asyncio.gather(*self.reading, return_exceptions=True)
 
 
 @asynccontextmanager
-async def house(folder: Path) -> AsyncIterator[House]:
+async def house(folder: Path, events: type[Counted] = Counted) -> AsyncIterator[House]:
     """Two projects with streams."""
     database = await open_database(DATABASES.url(folder))
     await migrate(database, START_MS)
     await database.transact(_two_projects)
-    made = House(database, environment(folder, "http://relay.example", "http://127.0.0.1:9"))
+    made = House(database, environment(folder, "http://relay.example", "http://127.0.0.1:9"), events)
     try:
         yield made
         await made.close()
@@ -174,7 +176,7 @@ async def test_streams_that_are_behind_take_turns(tmp_path: Path) -> None:
         got.append(await made.open("prj_b", "evt_0"))
         read = made.events.reads()
         for _ in range(6):
-            await made.clock.advance((REST * PAGE_MS - 1) / 1000)
+            await made.clock.advance((REST_MS - 1) / 1000)
             assert made.events.reads() == []
             await made.clock.advance(0.001)
             read += (page := made.events.reads())
@@ -241,6 +243,58 @@ async def test_a_stream_that_nobody_reads_does_nothing(tmp_path: Path, monkeypat
                 running.app.streams.publish("prj_default")
                 await quiet()
             assert reads == seen
+
+
+async def test_a_stream_that_ends_leaves_the_others_of_its_project(tmp_path: Path) -> None:
+    """Give an event immediately to the stream that is left, where another of the same project was closed."""
+    async with house(tmp_path) as made:
+        left, _ = await made.open("prj_a"), await made.open("prj_a")
+        made.reading[1].cancel()
+        await quiet()
+        await made.add("prj_a", 1)
+        made.streams.publish("prj_a")
+        await quiet()
+        assert [one.count(b"id: ") for one in left] == [0, 1]
+
+
+class Interrupted(Counted):
+    """Events of which another is committed while a page is read, once."""
+
+    between: "Callable[[], Awaitable[None]] | None" = None
+
+    async def following(self, query: EventQuery, now_ms: int) -> Following:
+        """Read, and have the event committed and published before the page is used."""
+        page = await super().following(query, now_ms)
+        if between := self.between:
+            self.between = None
+            await between()
+        return page
+
+
+async def test_a_page_is_not_shared_after_something_changed(tmp_path: Path) -> None:
+    """Read anew for the second stream where an event was committed while the first one's page was read."""
+    async with house(tmp_path, Interrupted) as made:
+        got = [await made.open("prj_a") for _ in range(2)]
+
+        async def commit() -> None:
+            await made.add("prj_a", 1)
+            made.streams.publish("prj_a")
+
+        assert isinstance(made.events, Interrupted)
+        made.events.between = commit
+        made.streams.publish("prj_a")
+        await quiet()
+        assert [sum(some.count(b"id: ") for some in one) for one in got] == [1, 1]
+
+
+@pytest.mark.parametrize(("streams", "kept"), [(3, 3), (7, 7), (8, 8), (20, 8)])
+def test_a_project_keeps_a_page_for_each_stream_and_eight_at_most(streams: int, kept: int) -> None:
+    """Drop the oldest of the pages that the streams of a project share."""
+    project, queries = _Project(0), [EventQuery("prj_a", BEGINNING, None, number) for number in range(20)]
+    project.open.update(asyncio.Event() for _ in range(streams))
+    for query in queries:
+        project.keep(query, Following([], BEGINNING))
+    assert list(project.pages) == queries[-kept:]
 
 
 def test_events_are_sent_together_up_to_a_size() -> None:

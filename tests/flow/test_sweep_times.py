@@ -7,9 +7,11 @@ import pytest
 
 from relay import ids
 from relay.model.job import Job, JobState
+from relay.sandbox.faults import Faults
 from relay.storage.apply_updates import DEFAULT_PROJECT
 from relay.storage.jobs import NewJob
-from tests.support.held import DAY_S, MS, held
+from tests.support.held import DAY_S, MS, held, lost
+from tests.support.past import select
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock
 
@@ -77,12 +79,13 @@ async def test_old_idempotency_keys_are_dropped_every_hour(tmp_path: Path) -> No
             assert len(dropped) == hours + 1
 
 
-async def test_a_sweep_sends_a_hundred_jobs_and_the_next_comes_50_ms_later(tmp_path: Path) -> None:
-    """Begin a hundred submissions in one sweep, and the rest 50 ms after it, not before."""
+@pytest.mark.parametrize("due_in_ms", [0, 5_000])
+async def test_a_sweep_sends_a_hundred_jobs_and_the_next_comes_50_ms_later(tmp_path: Path, due_in_ms: int) -> None:
+    """Begin a hundred submissions in one sweep, and the rest 50 ms after it, not before, if due just then or longer."""
     async with held(tmp_path) as (running, clock):
         await quiet()
         for _ in range(101):
-            job = pending(clock, next_submit_at=clock.now_ms())
+            job = pending(clock, next_submit_at=clock.now_ms() + due_in_ms)
             await running.app.store.jobs.create(NewJob(job, ()))
         await clock.advance(5)
         assert len(running.world.jobs) == 100
@@ -100,3 +103,27 @@ async def test_jobs_are_kept_for_ever_where_retention_is_0(tmp_path: Path) -> No
         for _ in range(3):
             await clock.advance(4_000 * DAY_S)
         assert (await running.client.get(f"/v1/jobs/{job['id']}")).status_code == 200
+
+
+async def test_a_check_out_of_time_is_noted_without_a_duration(tmp_path: Path) -> None:
+    """Store the note of the sweep with 0 ms: no request was made by it."""
+    async with held(tmp_path) as (running, clock):
+        await lost(running, Faults(lost=True, check="hang"), deadline_s=60)
+        await clock.advance(60)
+        await clock.advance(120)
+        noted = "SELECT duration_ms FROM calls WHERE outcome = 'out of time'"
+        assert await select(running.app.store.database, noted) == [(0,)]
+
+
+async def test_a_pruned_job_is_remembered_while_its_callback_url_works(tmp_path: Path) -> None:
+    """Keep its tombstone until RELAY_CALLBACK_GRACE_S after its deadline, where that is later than the retention."""
+    grace_s = 30 * DAY_S
+    environ = {"RELAY_RETENTION_DAYS": "5", "RELAY_CALLBACK_GRACE_S": str(grace_s), "RELAY_EVOLINK_CONFIRM": "never"}
+    async with held(tmp_path, **environ) as (running, clock):
+        job = await running.submit(deadline_s=60)
+        deadline_ms = clock.now_ms() + 60_000
+        await running.world.finish(job["provider_job_id"])
+        await clock.advance(5 * DAY_S)
+        await clock.advance(600)
+        kept = await select(running.app.store.database, "SELECT job_id, expires_at FROM tombstones")
+        assert kept == [(job["id"], deadline_ms + grace_s * 1000)]

@@ -31,7 +31,7 @@ from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
 from relay.storage.deliveries import ClaimRequest, DeliveryKey
 from relay.storage.endpoints import Change
-from relay.storage.engine.database import Database
+from relay.storage.engine.database import Database, Transaction
 from relay.storage.fan_out import EventRef, NewDelivery, new_delivery
 from relay.storage.history import EventFilter, EventQuery, Events, Following
 from relay.storage.pages import Listing
@@ -40,6 +40,7 @@ from tests.flow.test_lanes import Hanging
 from tests.storage.test_settling import result_of
 from tests.storage.test_stream_order import event, migrated, new_ids, writers
 from tests.support.past import database as opened
+from tests.support.past import select
 from tests.support.postgres import Server
 from tests.support.quiescence import quiet
 from tests.support.running import SECRET_KEY, START_MS, HeldClock, environment
@@ -421,6 +422,28 @@ async def test_an_enabled_endpoint_gets_what_it_missed_and_what_failed_for_four_
         for one in (missing, failed):
             assert (one.until_at, one.created_at) == (some.clock.now_ms() + 1, some.clock.now_ms())
             assert (one.total, one.made, one.to_now, one.finished_at) == (0, 0, 1, None)
+
+
+async def test_what_was_missed_is_found_by_its_time_where_its_position_is_unknown(tmp_path: Path) -> None:
+    """Begin with the first event of an hour before the endpoint was disabled, where an older relay disabled it."""
+    async with sending(tmp_path) as some:
+        endpoint = await some.endpoint()
+        await some.events(3)
+        await some.clock.advance(3_600 + 1)
+        await some.events(2)
+        await some.clock.advance(1)
+        await switch(some, endpoint, active=False)
+
+        async def forget(transaction: Transaction) -> None:
+            await transaction.run_text("UPDATE endpoints SET disabled_position = NULL")
+
+        await some.database.transact(forget)
+        await switch(some, endpoint, active=True)
+        missing, _ = sorted(await some.store.redeliveries.open(), key=lambda one: one.which != "missing")
+        of_jobs = "SELECT position, created_at FROM events WHERE type = 'job.running' ORDER BY id"
+        rows = await select(some.database, of_jobs)
+        assert missing.first_position is not None
+        assert [position < missing.first_position for position, _ in rows] == [True] * 3 + [False] * 2
 
 
 async def test_events_about_endpoints_are_part_of_no_jobs_story(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def _boundary(request: ApiRequest) -> bytes:
     if not options.get(b"boundary"):
         raise BadBody("multipart/form-data needs its boundary in the content-type")
     length, most = request.http.headers.get("content-length", ""), request.app.settings.upload_max_bytes
-    if length.isascii() and length.isdigit() and int(length[:20]) > most + OTHER_MAX_BYTES:
+    if length.isascii() and length.isdigit() and float(length) > most + OTHER_MAX_BYTES:
         raise BodyTooLarge(f"the file is over its limit of {most} bytes", bound=Bound.UPLOAD_MAX_BYTES)
     return options[b"boundary"]
 
