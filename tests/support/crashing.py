@@ -63,6 +63,19 @@ def _is_callback(_: Jobs, update: Any, *__: Any) -> bool:
     return update.received is not None
 
 
+def _around_callback(*, before: bool) -> None:
+    """Kill before a callback is written, or after its commit, whichever way it comes."""
+    _around(Jobs, "record", before=before, when=_is_callback)
+    record = Jobs.record_nowait
+
+    def stepped(jobs: Jobs, update: Any, done: Any, caller: object) -> None:
+        if before:
+            die()
+        record(jobs, update, lambda _: die(), caller)
+
+    Jobs.record_nowait = stepped  # type: ignore[method-assign, assignment]
+
+
 def _is_submission(_: Jobs, update: Any, *__: Any) -> bool:
     return update.call is not None
 
@@ -112,8 +125,8 @@ POINTS: dict[str, Callable[[], None]] = {
     "provider_accepted": lambda: _around(ProviderClient, "send", before=False),
     "check_claimed": lambda: _around(ProviderClient, "send", before=True, when=_is_check),
     "submission_recorded": lambda: _around(Jobs, "record", before=False, when=_is_submission),
-    "callback_arrived": lambda: _around_commit(Jobs, "recording", before=True, when=_is_callback),
-    "callback_committed": lambda: _around_commit(Jobs, "recording", before=False, when=_is_callback),
+    "callback_arrived": lambda: _around_callback(before=True),
+    "callback_committed": lambda: _around_callback(before=False),
     "delivery_claimed": lambda: _around(WebhookSender, "post", before=True),
     "notification_sent": lambda: _around(WebhookSender, "post", before=False),
     "attempt_committed": lambda: _around_commit(Deliveries, "write_attempt", before=False),
