@@ -7,7 +7,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from ipaddress import IPv6Address
 from urllib.parse import urlsplit
@@ -61,8 +61,8 @@ from relay.storage.apply_updates import UpdateResult
 from relay.storage.boots import process_name
 from relay.storage.encryption_keys import is_encrypted
 from relay.storage.engine.database import DueWork
-from relay.storage.engine.database_url import is_postgres, sqlite_path
-from relay.storage.engine.single_process import alone
+from relay.storage.engine.database_url import is_postgres, shown, sqlite_path
+from relay.storage.engine.single_process import FileLock
 from relay.storage.store import Store, StoreOptions
 from relay.uploads.file_uploads import StepSender, UploadLimits, Uploads
 from relay.uploads.upload_payment import FileBuyer
@@ -136,6 +136,13 @@ class Outbound(msgspec.Struct, frozen=True):
     redactor: Redactor
 
 
+class Storage(msgspec.Struct, frozen=True):
+    """The open store, and on SQLite the lock of its file, which another process may still have."""
+
+    store: Store
+    lock: FileLock | None
+
+
 class Notifications(msgspec.Struct, frozen=True):
     """What delivers or shows committed events."""
 
@@ -174,12 +181,13 @@ async def opened(
     async with AsyncExitStack() as stack:
         outbound = await stack.enter_async_context(_open_outbound(setup))
         configured = {name: _configured(one, setup, outbound.client) for name, one in setup.adapters.items()}
-        store = await stack.enter_async_context(_open_store(setup))
+        storage = await stack.enter_async_context(_open_store(setup))
+        store = storage.store
         notifications = _notifications(setup, store, outbound.sender)
         flow = _flow(setup, store, configured, outbound.client, notifications)
         finish = partial(_finish, flow.submitter, notifications.dispatcher, setup.stop)
         stack.push_async_callback(setup.stop.close_in_time, finish)
-        await stack.enter_async_context(_running(_loops(setup, store, notifications, flow), setup))
+        await stack.enter_async_context(_running(_loops(setup, storage, notifications, flow), setup))
         stack.callback(setup.stop.begin)
         yield _app(setup, outbound, notifications, flow)
 
@@ -224,31 +232,35 @@ async def _open_outbound(setup: Setup) -> AsyncIterator[Outbound]:
 
 
 @asynccontextmanager
-async def _open_store(setup: Setup) -> AsyncIterator[Store]:
-    """Migrate and open the store while the block runs; on SQLite lock its file against other processes."""
-    settings = setup.settings
-    options = StoreOptions(
-        lease_ms=setup.lease_ms,
-        backlog_max=settings.backlog_max,
-        callbacks_per_job_max=settings.callbacks_per_job_max,
-        callback_bytes_per_job_max=settings.callback_bytes_per_job_max,
-        callback_max_bytes=settings.callback_body_max_bytes,
-        doubts=DoubtLimits(
-            settings.doubts_free, round(settings.doubt_pause_s * 1000), round(settings.doubt_pause_max_s * 1000)
-        ),
-        schedule_s=setup.schedule_s,
-        expiring_ms=settings.output_expiring_s * 1000,
-        dispatches=setup.dispatches,
-        wait_s=settings.database_wait_s,
-    )
+async def _open_store(setup: Setup) -> AsyncIterator[Storage]:
+    """Migrate and open the store while the block runs; on SQLite only the process with the file's lock dispatches."""
+    settings, lock, free = setup.settings, None, True
     async with AsyncExitStack() as stack:
-        held = False
         if not is_postgres(settings.database_url):
-            held = await stack.enter_async_context(alone(sqlite_path(settings.database_url), settings.database_wait_s))
+            lock = stack.enter_context(closing(FileLock(sqlite_path(settings.database_url))))
+            if not (free := lock.take()):
+                advice = "until that has ended, this process only serves requests"
+                _logger.warning(
+                    "database.in_use", file=shown(settings.database_url), process=lock.holder, advice=advice
+                )
+        options = StoreOptions(
+            lease_ms=setup.lease_ms,
+            backlog_max=settings.backlog_max,
+            callbacks_per_job_max=settings.callbacks_per_job_max,
+            callback_bytes_per_job_max=settings.callback_bytes_per_job_max,
+            callback_max_bytes=settings.callback_body_max_bytes,
+            doubts=DoubtLimits(
+                settings.doubts_free, round(settings.doubt_pause_s * 1000), round(settings.doubt_pause_max_s * 1000)
+            ),
+            schedule_s=setup.schedule_s,
+            expiring_ms=settings.output_expiring_s * 1000,
+            dispatches=setup.dispatches and free,
+            wait_s=settings.database_wait_s,
+        )
         store = await Store.open(settings.database_url, Encryption(setup.keys), options, setup.clock.now_ms())
         stack.push_async_callback(setup.stop.close_in_time, lambda: store.close(setup.clock.now_ms()))
-        await store.boots.begin(process_name(), setup.clock.now_ms(), held=held)
-        yield store
+        await store.boots.begin(process_name(), setup.clock.now_ms(), held=lock is not None and lock.proven)
+        yield Storage(store, lock)
 
 
 def _notifications(setup: Setup, store: Store, sender: WebhookSender) -> Notifications:
@@ -256,9 +268,9 @@ def _notifications(setup: Setup, store: Store, sender: WebhookSender) -> Notific
     settings, clock, stop = setup.settings, setup.clock, setup.stop
     signing_keys = SigningKeys(lambda project_id: store.signing_keys.seeds(project_id, clock.now_ms()))
     deliverer = Deliverer(sender, clock, setup.schedule_s, random.SystemRandom().random, signing_keys)
-    options = DispatchOptions(settings.deliveries_in_flight_max, setup.lease_ms, setup.dispatches)
+    options = DispatchOptions(settings.deliveries_in_flight_max, setup.lease_ms)
     dispatcher = Dispatcher(store, deliverer, clock, options, setup.metrics)
-    redeliverer = Redeliverer(store, clock, setup.lease_ms if setup.dispatches else 0, dispatcher)
+    redeliverer = Redeliverer(store, clock, dispatcher)
     waiting = Waiting(clock, stop.draining)
     streams = Streams(store.events, clock, stop.draining, setup.metrics, settings)
     stop.on_begin(waiting.wake_all)
@@ -328,9 +340,13 @@ def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: F
 
 
 def _loops(
-    setup: Setup, store: Store, notifications: Notifications, flow: Flow
+    setup: Setup, storage: Storage, notifications: Notifications, flow: Flow
 ) -> dict[str, Callable[[], Awaitable[None]]]:
-    """Return the background loops by name; a process that serves only proves that it lives, and wakes nothing."""
+    """Return the background loops by name; a process that serves only proves that it lives, and wakes nothing.
+
+    Where another process has the lock of a SQLite file, the others wait until this one has it.
+    """
+    store = storage.store
     wake = {DueWork.DELIVERIES: notifications.dispatcher.wake, DueWork.CHECKS: flow.check_times.read_soon}
 
     def resume() -> None:
@@ -342,14 +358,36 @@ def _loops(
     }
     if store.shared:
         loops["boots"] = partial(watch, store.boots, setup.clock, resume)
-    if setup.dispatches:
-        loops |= {
-            "dispatch": notifications.dispatcher.run,
-            "sweep": flow.sweeper.run,
-            "check": flow.checker.run,
-            "redeliver": notifications.redeliverer.run,
-        }
-    return loops
+    dispatching: dict[str, Callable[[], Awaitable[None]]] = {
+        "dispatch": notifications.dispatcher.run,
+        "sweep": flow.sweeper.run,
+        "check": flow.checker.run,
+        "redeliver": notifications.redeliverer.run,
+    }
+    if not setup.dispatches:
+        return loops
+    if store.lease.dispatches:
+        return loops | dispatching
+    in_charge = asyncio.Event()
+    loops["take over"] = partial(_take_over, storage, setup.clock, in_charge)
+    return loops | {name: partial(_run_after, in_charge, run) for name, run in dispatching.items()}
+
+
+async def _take_over(storage: Storage, clock: Clock, in_charge: asyncio.Event) -> None:
+    """Dispatch from the moment on when the process that has the lock of the file has ended."""
+    if storage.lock is not None and not in_charge.is_set():
+        await storage.lock.taken()
+        await storage.store.boots.hold(clock.now_ms())
+        storage.store.lease.dispatches = True
+        in_charge.set()
+        _logger.info("database.taken_over")
+    await asyncio.Event().wait()
+
+
+async def _run_after(begun: asyncio.Event, run: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop once the event is set."""
+    await begun.wait()
+    await run()
 
 
 @asynccontextmanager

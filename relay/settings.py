@@ -376,7 +376,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     lookup_cache_s: Annotated[float, Meta(ge=0, le=300)] = 5.0
     """how long the addresses of a host name are used again; they are judged at every connection"""
     lease_s: Annotated[float, Meta(ge=2, le=600)] = 25.0
-    """how long a claimed delivery belongs to one process; after a crash it is due again then"""
+    """how long a claimed delivery belongs to one process; due again then, or when that process is back after a crash"""
     backlog_max: Annotated[int, Meta(ge=16, le=1_000_000)] = 4096
     """writes waiting for the database before relay answers 503"""
     shutdown_s: Annotated[float, Meta(ge=0, le=300)] = 8.0

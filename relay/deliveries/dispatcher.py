@@ -38,11 +38,10 @@ _logger = log.get("dispatch")
 
 
 class DispatchOptions(msgspec.Struct, frozen=True):
-    """How many attempts may be under way, how long a claim lasts, and whether this process sends at all."""
+    """How many attempts may be under way, and how long a claim lasts."""
 
     in_flight_max: int
     lease_ms: int
-    dispatches: bool = True
 
 
 class Dispatcher:
@@ -75,7 +74,7 @@ class Dispatcher:
 
     def enqueue(self, fresh: Sequence[NewDelivery]) -> None:
         """Put new deliveries into their lanes, directly after the commit that leased them."""
-        if not self._options.dispatches:
+        if not self._store.lease.dispatches:
             return
         now_ms = self._clock.monotonic_ms()
         self._store.deliveries.keep_bodies(fresh)

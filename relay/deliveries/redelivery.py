@@ -37,10 +37,9 @@ def no_tie(_: Any) -> None:
 class Redeliverer:
     """Makes redeliveries, and the loop that works through the batches."""
 
-    def __init__(self, store: Store, clock: Clock, lease_ms: int, dispatcher: Dispatcher) -> None:
+    def __init__(self, store: Store, clock: Clock, dispatcher: Dispatcher) -> None:
         self._store = store
         self._clock = clock
-        self._lease_ms = lease_ms
         self._dispatcher = dispatcher
         self._after_batch = ""
         """The batch after which the next turn starts; "" for the first."""
@@ -54,7 +53,7 @@ class Redeliverer:
             raise Conflict("the endpoint of this delivery was deleted")
         _require_active(endpoint)
         now_ms = self._clock.now_ms()
-        made = new_redelivery(event, endpoint.id, now_ms, now_ms + self._lease_ms, self._store.lease.boot)
+        made = new_redelivery(event, endpoint.id, now_ms, now_ms + self._store.lease.ms, self._store.lease.boot)
         if not await self._store.redeliveries.once_more(made, tie_of(made)):
             raise Conflict("the event of this delivery was pruned")
         return self._enqueue(made)
@@ -64,7 +63,7 @@ class Redeliverer:
         _require_active(endpoint)
         now_ms = self._clock.now_ms()
         event = endpoint_event(endpoint.project_id, EventType.RELAY_TEST, now_ms, endpoint.id)
-        made = new_delivery(event, endpoint.id, now_ms, now_ms + self._lease_ms, self._store.lease.boot)
+        made = new_delivery(event, endpoint.id, now_ms, now_ms + self._store.lease.ms, self._store.lease.boot)
         await self._store.redeliveries.test(event, made, tie_of(made))
         return self._enqueue(made)
 
@@ -115,7 +114,7 @@ class Redeliverer:
         if found is None or (found.after_event == batch.after_event and not found.through):
             return False
         now_ms = self._clock.now_ms()
-        leased_until, boot = now_ms + self._lease_ms, self._store.lease.boot
+        leased_until, boot = now_ms + self._store.lease.ms, self._store.lease.boot
         step = Step(batch=batch, found=found, now=now_ms, leased_until=leased_until, boot=boot)
         stepped = await self._store.redeliveries.step(step)
         self._dispatcher.enqueue(stepped.fresh)
@@ -134,7 +133,7 @@ class Redeliverer:
             return Found(events=[], after_event=batch.after_event, through=True, more=False)
         if endpoint.disabled_at is not None:
             return None
-        if await redeliveries.pending(batch.endpoint_id, now_ms + self._lease_ms) >= PENDING_MAX:
+        if await redeliveries.pending(batch.endpoint_id, now_ms + self._store.lease.ms) >= PENDING_MAX:
             return None
         batch = await redeliveries.ended(batch, now_ms)
         return await redeliveries.find(batch, endpoint, EVENTS_PER_STEP, now_ms)

@@ -137,8 +137,8 @@ class Read(msgspec.Struct, frozen=True):
 class UpdateApplier:
     """Applies batches of updates. `lease` is how a new delivery is leased to the dispatcher of this process.
 
-    `expiring_ms` is how long before a result expires the client is notified of that. With `notifies` another process
-    sends and checks: it is notified by the commit that there is something to do.
+    Where another process sends and checks, it is notified by the commit that there is something to do.
+    `expiring_ms` is how long before a result expires the client is notified of that.
     """
 
     def __init__(
@@ -148,12 +148,11 @@ class UpdateApplier:
         schedule_s: Sequence[int],
         *,
         expiring_ms: int = 0,
-        notifies: bool = False,
     ) -> None:
-        self._notifies = notifies
+        self._lease = lease
         self._expiring_ms = expiring_ms
         self._room = room
-        self._fan_out = FanOut(lease, schedule_s[0], sends=not notifies)
+        self._fan_out = FanOut(lease, schedule_s[0])
 
     async def __call__(self, transaction: Transaction, updates: Sequence[JobUpdate]) -> list[UpdateResult]:
         """Apply the updates in their order; each finds the job as the one before it left it."""
@@ -170,7 +169,7 @@ class UpdateApplier:
         fresh = await self._fan_out(transaction, batch.events, read.listeners)
         for result, deliveries in zip(batch.announced, fresh, strict=True):
             result.fresh = deliveries
-        if self._notifies:
+        if not self._lease.dispatches:
             await _notify(transaction, updates, batch.results)
         return batch.results
 

@@ -27,10 +27,19 @@ _logger = log.get("boot")
 
 
 class Lease(msgspec.Struct):
-    """How long this process leases what it claims, and the number of its boot; None before that has begun."""
+    """How long this process leases what it claims, and the number of its boot; None before that has begun.
 
-    ms: int
+    `dispatches` is whether it sends, checks and sweeps; otherwise what it makes is due immediately, for another.
+    """
+
+    length_ms: int
     boot: int | None = None
+    dispatches: bool = True
+
+    @property
+    def ms(self) -> int:
+        """Return how long what this process makes is leased to it."""
+        return self.length_ms if self.dispatches else 0
 
 
 class TakenBack(msgspec.Struct, frozen=True):
@@ -54,12 +63,17 @@ class Boots:
         self._name = ""
 
     async def begin(self, name: str, now_ms: int, *, held: bool) -> None:
-        """Begin this process's boot; on SQLite take back what others held. `held` where it has the file to itself."""
+        """Begin this process's boot; `held` where it has the lock of a SQLite file, and takes back what others held."""
         self._name = name
-        begin = partial(_begin, name=name, lease_ms=self._lease.ms, held=held, now_ms=now_ms)
+        begin = partial(_begin, name=name, lease_ms=self._lease.length_ms, held=held, now_ms=now_ms)
         self._lease.boot = await self._database.transact(begin)
         if held:
             await self.take_back(await self.dead(), now_ms)
+
+    async def hold(self, now_ms: int) -> None:
+        """Take back what others held, now that this process has the lock of the file."""
+        await self._database.transact(partial(_hold, number=self._lease.boot))
+        await self.take_back(await self.dead(), now_ms)
 
     async def dead(self) -> Sequence[Row]:
         """Return the earlier boots that have ended by force; on PostgreSQL at this look, which may be deceived."""
@@ -78,7 +92,7 @@ class Boots:
         """Give back what this process still leases; where the database is away, the leases end by themselves."""
         if self._lease.boot is None:
             return
-        own = {"id": self._lease.boot, "lease_ms": self._lease.ms}
+        own = {"id": self._lease.boot, "lease_ms": self._lease.length_ms}
         try:
             await self._database.transact(partial(_take_back, boots=[own], now_ms=now_ms))
         except StorageUnavailable as error:
@@ -92,6 +106,11 @@ async def _begin(transaction: Transaction, name: str, lease_ms: int, *, held: bo
     number = int((await transaction.rows("insert_boot", params))[0]["id"])
     await transaction.rows("forget_boots", {"before": now_ms - KEPT_MS, "id": number})
     return number
+
+
+async def _hold(transaction: Transaction, number: int | None) -> None:
+    """Note that the boot can be judged."""
+    await transaction.rows("hold_boot", {"id": number})
 
 
 async def _take_back(transaction: Transaction, boots: Sequence[Any], now_ms: int) -> TakenBack:

@@ -55,13 +55,12 @@ class LeasedDelivery(Delivery, kw_only=True, frozen=True):
 class FanOut:
     """Stores deliveries. `first_delay_s` is for endpoints without a schedule of their own.
 
-    `lease` is how a new delivery is leased to the dispatcher; `sends` is whether that runs in this process.
+    `lease` is how a new delivery is leased to the dispatcher, and whether that runs in this process.
     """
 
-    def __init__(self, lease: Lease, first_delay_s: int, *, sends: bool) -> None:
+    def __init__(self, lease: Lease, first_delay_s: int) -> None:
         self._lease = lease
         self._first_delay_s = first_delay_s
-        self._sends = sends
 
     async def __call__(
         self, transaction: Transaction, events: Sequence[NewEvent], listeners: str
@@ -88,7 +87,7 @@ class FanOut:
                         fresh.append(NewDelivery(delivery.id, endpoint.id, event.project_id, event))
             handed.append(fresh)
         await transaction.run_many("insert_delivery", deliveries)
-        return await _complete(transaction, handed) if self._sends else handed
+        return await _complete(transaction, handed) if self._lease.dispatches else handed
 
 
 async def _complete(transaction: Transaction, handed: list[list[NewDelivery]]) -> list[list[NewDelivery]]:

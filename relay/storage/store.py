@@ -67,10 +67,10 @@ class Store:
     def __init__(self, database: Database, encryption: Encryption, options: StoreOptions) -> None:
         self.database = database
         self._writer = Writer(database, options.backlog_max)
-        self.lease = Lease(options.lease_ms)
+        self.lease = Lease(options.lease_ms, dispatches=options.dispatches)
         self.boots = Boots(database, self.lease)
         recorder = UpdateApplier(
-            self.lease if options.dispatches else Lease(0),
+            self.lease,
             Room(
                 options.callbacks_per_job_max,
                 options.callback_bytes_per_job_max,
@@ -79,7 +79,6 @@ class Store:
             ),
             options.schedule_s,
             expiring_ms=options.expiring_ms,
-            notifies=not options.dispatches,
         )
         self.jobs = Jobs(database, self._writer, encryption, recorder, self.lease)
         self.callbacks = Callbacks(database)

@@ -121,7 +121,7 @@ async def sending(folder: Path, in_flight_max: int = 8) -> AsyncIterator[Sending
         keys = SigningKeys(lambda project_id: store.signing_keys.seeds(project_id, clock.now_ms()))
         deliverer = Deliverer(sender, clock, (0,), lambda: 0.5, keys)
         dispatcher = Dispatcher(store, deliverer, clock, DispatchOptions(in_flight_max, LEASE_MS), Metrics())
-        yield Sending(database, store, clock, dispatcher, Redeliverer(store, clock, LEASE_MS, dispatcher))
+        yield Sending(database, store, clock, dispatcher, Redeliverer(store, clock, dispatcher))
 
 
 @pytest.mark.parametrize(("asked_s", "given_s"), [(19.9, 19.9), (20.0, 20.0), (20.1, 20.0), (60.0, 20.0)])

@@ -86,7 +86,7 @@ async def two(server: Server, jobs: Sequence[str]) -> AsyncIterator[tuple[Postgr
 
 async def record(database: PostgreSQL, *updates: JobUpdate) -> list[UpdateResult]:
     """Apply updates."""
-    return await database.transact(partial(UpdateApplier(Lease(0), Room(100), (0,), notifies=True), updates=updates))
+    return await database.transact(partial(UpdateApplier(Lease(0, dispatches=False), Room(100), (0,)), updates=updates))
 
 
 @asynccontextmanager
@@ -154,7 +154,9 @@ async def test_a_batch_is_few_exchanges(database_server: Server) -> None:
             connection.add_query_logger(note := lambda query: sent.append(query.query))
             transaction = one.transaction(connection)
             sent.clear()
-            await UpdateApplier(Lease(0), Room(100), (0,), notifies=True)(transaction, [heard("job_1"), heard("job_2")])
+            await UpdateApplier(Lease(0, dispatches=False), Room(100), (0,))(
+                transaction, [heard("job_1"), heard("job_2")]
+            )
             await transaction.commit()
             await asyncio.sleep(0)  # the logger is called by the loop
             connection.remove_query_logger(note)

@@ -25,7 +25,7 @@ PAUSE_S: Final = 0.001
 NETWORK_PAUSE_S: Final = 0.01
 """How long no socket may become readable while an exchange is under way: on loopback the kernel hands bytes over as
 they are sent, unless the machine is so busy that its own thread for this has to wait for a processor."""
-WAITS_FOR_OTHERS: Final = frozenset({"heed", "listen"})
+WAITS_FOR_OTHERS: Final = frozenset({"listen", "taken"})
 """What waits for another process in the storage, for as long as relay runs: it is idle."""
 PAUSES: Final = frozenset({"sleep", "to_thread", "getaddrinfo"})
 EXCHANGES: Final = ("httpx", "httpcore", "relay.outbound.")

@@ -90,7 +90,7 @@ async def _migrate(transaction: Transaction, now_ms: int, *, shared: bool) -> li
 async def _has_register(transaction: Transaction) -> bool:
     """Whether relay's register of migrations is there; SettingsError for one of another program (Rails, dbmate …)."""
     columns = await transaction.columns(_REGISTER)
-    if columns and columns != _REGISTER_COLUMNS:
+    if columns and not columns >= _REGISTER_COLUMNS:
         raise _taken([_REGISTER])
     return bool(columns)
 

@@ -1,16 +1,14 @@
-"""One relay for one SQLite file: a lock beside it, which the kernel frees when its process ends, however that ends.
+"""The lock of a SQLite file, which the kernel frees when its process ends, however that ends.
 
-A second process would claim the same deliveries and check the same jobs, and know nothing of what the first one has in
-memory. A restart that overlaps is waited for, for a bounded time.
+The one process that has it sends, checks and sweeps; a second one would claim the same rows and know nothing of what
+the first has in memory. A second process on the file serves requests only, and takes over when the first has ended:
+so a platform that starts the new one before it stops the old one loses no request.
 """
 
 import asyncio
 import errno
 import fcntl
 import os
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -23,54 +21,53 @@ _UNSUPPORTED: Final = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EINVAL})
 _logger = log.get("database")
 
 
-@asynccontextmanager
-async def alone(path: Path, wait_s: float) -> AsyncIterator[bool]:
-    """Hold the lock of a database's file; SettingsError where another process has it for longer than `wait_s`.
+class FileLock:
+    """The lock beside a database's file; SettingsError where that cannot be opened.
 
-    Yield whether it is held: False on a file system without locks, where others may have the file too.
+    `proven` is whether this process has it, so that no other can. A file system without locks proves nothing.
     """
-    lock = beside(path, ".lock")
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
-    except OSError as error:
-        raise SettingsError(f"the file of DATABASE_URL cannot be opened for writing: {error.strerror}") from error
-    try:
-        held = await _take(descriptor, path, wait_s)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield held
-    finally:
-        os.close(descriptor)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.proven = False
+        lock = beside(path, ".lock")
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+        except OSError as error:
+            raise SettingsError(f"the file of DATABASE_URL cannot be opened for writing: {error.strerror}") from error
+
+    def take(self) -> bool:
+        """Take the lock; return False if another process has it."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            _logger.warning("database.no_locks", file=str(self._path), advice="run one relay on this file, and no more")
+            return True
+        self.proven = True
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        return True
+
+    @property
+    def holder(self) -> str:
+        """Return the number of the process that took the lock last, as it sees itself."""
+        return os.pread(self._descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
+
+    async def taken(self) -> None:
+        """Return when this process has the lock."""
+        while not self.take():  # noqa: ASYNC110 - the kernel tells nobody
+            await asyncio.sleep(PAUSE_S)
+
+    def close(self) -> None:
+        """Free the lock."""
+        os.close(self._descriptor)
 
 
 def beside(path: Path, ending: str) -> Path:
     """Return the file beside a database's, behind any symbolic link, which SQLite follows too."""
     return Path(os.path.realpath(path) + ending)
-
-
-async def _take(descriptor: int, path: Path, wait_s: float) -> bool:
-    """Take the lock, at once or when its holder has ended; return False where there are no locks."""
-    began_s, told = time.monotonic(), False
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            left_s = began_s + wait_s - time.monotonic()
-            if left_s <= 0:
-                raise SettingsError(
-                    f"another relay (process {holder}) runs on {path}: stop it first. On SQLite one process runs; if a "
-                    "platform starts the new one before it stops the old one, have it stop first, or use PostgreSQL"
-                ) from None
-            if not told:
-                _logger.warning("database.in_use", file=str(path), process=holder, seconds_left=round(left_s))
-                told = True
-            await asyncio.sleep(min(PAUSE_S, left_s))
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
-            _logger.warning("database.no_locks", file=str(path), advice="run one relay on this file, and no more")
-            return False
-        else:
-            return True

@@ -38,6 +38,10 @@ _PRAGMAS: Final = (
 )
 
 
+LISTEN_S: Final = 0.5
+"""How often to look whether another process wrote to the file."""
+
+
 class SQLite:
     """An open SQLite database; `path` is its file."""
 
@@ -97,8 +101,15 @@ class SQLite:
         return pages * page_bytes + (log.stat().st_size if log.exists() else 0)
 
     async def listen(self, wake: Callable[[DueWork], None], boot: int | None = None) -> None:  # noqa: ARG002 - the protocol's
-        """Return at cancellation only: no other process writes here."""
-        await asyncio.Event().wait()
+        """Wake for what another process wrote: one that waits for the lock of the file, or a command."""
+        seen = await self._writer.run(_data_version)
+        while True:
+            await asyncio.sleep(LISTEN_S)
+            version = await self._writer.run(_data_version)
+            if version != seen:
+                for due_work in DueWork:
+                    wake(due_work)
+            seen = version
 
     async def close(self) -> None:
         """Close all connections, each behind what its thread still has to do."""
@@ -155,7 +166,7 @@ class SQLiteTransaction:
         return self._connection.execute(text, (name,)).fetchone() is not None
 
     async def notify(self, about: DueWork) -> None:
-        """Do nothing: no other process waits."""
+        """Do nothing: another process sees the commit by itself."""
 
     async def lock_schema(self) -> None:
         """BEGIN IMMEDIATE has locked the whole file already."""
@@ -212,6 +223,11 @@ def _fetch(connection: sqlite3.Connection, statement: Statement, params: Params)
     found = connection.execute(statement.text, statement.values(params))
     names = [column[0] for column in found.description or ()]
     return [dict(zip(names, row, strict=True)) for row in found]
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    """Return a number that changes with each commit of another connection, and with none of this one."""
+    return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
 
 def _ask(connection: sqlite3.Connection, text: str) -> list[tuple[Any, ...]]:
