@@ -368,7 +368,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     retention_days: Annotated[int, parse_retention_days] = 30
     """days an ended job is kept; 0: for ever"""
     deliveries_in_flight_max: Annotated[int, Meta(ge=1, le=10_000)] = 256
-    """concurrent attempts, over all endpoints; one project alone leaves one in eight to others"""
+    """concurrent attempts in all; a project leaves one in eight to others, hanging endpoints one in four to the rest"""
     keepalive_s: Annotated[float, Meta(ge=0, le=600)] = 30.0
     """how long a connection to an endpoint is kept for its next notification"""
     lookups_max: Annotated[int, Meta(ge=4, le=1000)] = 64

@@ -3,6 +3,7 @@
 The table is the truth. A delivery that is enqueued in memory is leased there, so after a crash it is due again when its
 lease ends. What a lane cannot start within the lease is released to the table, due immediately. The projects share the
 slots for attempts (`fair_share`) and the claims: nothing is claimed for a project that holds enough to fill its slots.
+Of a project's slots, a quarter is for endpoints whose last attempt succeeded: however many hang, those are not delayed.
 
 The table is polled when something in it is due, when another process says so, when a lane has free slots for what the
 last poll left, and a second after anything else happened. It is not polled after every attempt, because a poll is a
@@ -32,6 +33,8 @@ POLL_PAUSE_MS: Final = 1000
 """The pause between polls while the table holds due deliveries for full lanes, or another process writes to it."""
 POLL_PAUSE_MAX_MS: Final = 60_000
 """The longest pause until a delivery is due: if the wall clock is set forward, nothing waits longer than this."""
+PROVEN_PART: Final = 4
+"""One slot of four is reserved, within a project, for endpoints whose last attempt succeeded."""
 LANES_KEPT: Final = 1000
 """Above this many, a lane is dropped when it is idle; lanes are kept because they know their endpoint's settings."""
 _logger = log.get("dispatch")
@@ -56,6 +59,9 @@ class Dispatcher:
         self._options = options
         self._metrics = metrics
         self._share = FairShare(options.in_flight_max)
+        self._unproven_max = options.in_flight_max - options.in_flight_max // PROVEN_PART
+        self._unproven: Counter[str] = Counter()
+        """How many of each project's attempts under way are to endpoints whose attempt before had not succeeded."""
         self._lanes: dict[str, Lane] = {}
         self._queued_lanes: dict[str, Lane] = {}
         """The lanes in which deliveries wait, by endpoint, in the order of their turns."""
@@ -255,7 +261,11 @@ class Dispatcher:
             lanes = turns[project_id]
             while lanes:
                 lane = lanes.popleft()
+                if not lane.proven and self._unproven[project_id] >= self._unproven_max:
+                    continue
                 if queued := lane.pop(now_ms):
+                    queued.unproven = not lane.proven
+                    self._unproven[project_id] += queued.unproven
                     if lane.queued:
                         lanes.append(lane)
                     else:
@@ -366,6 +376,7 @@ class Dispatcher:
         lane = queued.lane
         self._queued_ids.discard(queued.delivery_id)
         self._share.release(lane.project_id)
+        self._unproven[lane.project_id] -= queued.unproven
         lane.leave(queued)
         if len(self._lanes) > LANES_KEPT and lane.idle and self._lanes.get(lane.endpoint_id) is lane:
             del self._lanes[lane.endpoint_id]

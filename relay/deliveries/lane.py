@@ -35,13 +35,15 @@ BUSY_STATUSES: Final = frozenset({429, 502, 503, 504})
 class QueuedDelivery(msgspec.Struct, eq=False):
     """A delivery in a lane's queue, or in flight; its lease ends at `leased_until_ms`, monotonic.
 
-    `occupies` is whether it is one of those that its lane counts, or will count, as in flight.
+    `occupies` is whether it is one of those that its lane counts, or will count, as in flight; `unproven` whether its
+    lane's last attempt had not succeeded when it left the queue.
     """
 
     delivery_id: str
     leased_until_ms: int
     lane: "Lane"
     occupies: bool = True
+    unproven: bool = False
 
 
 class Lane:
@@ -53,6 +55,8 @@ class Lane:
         self.in_flight = 0
         self.more_in_table = False
         """Whether the table is known, or likely, to hold more due deliveries for the endpoint."""
+        self.proven = False
+        """Whether the last attempt succeeded."""
         self._lease_ms = lease_ms
         self._new: deque[QueuedDelivery] = deque()
         self._retries: deque[QueuedDelivery] = deque()
@@ -183,12 +187,14 @@ class Lane:
 
     def record_success(self) -> None:
         """Close the breaker, end a pause, and allow one more concurrent attempt."""
+        self.proven = True
         self._failures = self._busy_answers = self._pause_ms = self._circuit_open_until_ms = self._busy_until_ms = 0
         self._concurrency = min(self._concurrency + 1, self._in_flight_max)
 
     def record_failure(self, now_ms: int, status_code: int | None, retry_after_ms: int | None) -> bool:
         """Halve the concurrent attempts and pause for a busy receiver; return whether the breaker opens now."""
         self._failures += 1
+        self.proven = False
         self._concurrency = max(1, self._concurrency // 2)
         if status_code in BUSY_STATUSES:
             pause_ms = min(BUSY_MS << min(self._busy_answers, 16), BUSY_MAX_MS)

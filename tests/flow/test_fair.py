@@ -9,7 +9,9 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.responses import Response
 
+from relay.deliveries.dispatcher import PROVEN_PART
 from relay.sandbox.serving import serve
 from relay.security.fair_share import RESERVED_PART, FairShare
 from tests.flow.test_lanes import Hanging
@@ -115,19 +117,48 @@ async def test_the_backlog_of_one_project_keeps_no_retry_of_another(running: Run
 
 
 async def test_who_is_alone_uses_the_room(running: Running) -> None:
-    """Let one project have as many under way as it may, all but an eighth, while no other waits."""
+    """Let one project use three of four slots for endpoints that never succeeded, and one of eight for those that did.
+
+    The last eighth is other projects'.
+    """
     async with serve(Counting()) as hanging:
+        proven = [(await running.client.post("/v1/endpoints", json={"url": f"{hanging}/then"})).json() for _ in "abc"]
+        for made in proven:
+            await running.client.post(f"/v1/endpoints/{made['id']}/tests")
+        await quiet()
         await hang(running, hanging, 1)
+        await quiet()
+        assert Counting.under_way == IN_FLIGHT_MAX - IN_FLIGHT_MAX // PROVEN_PART
+        for made in proven:
+            await running.client.post(f"/v1/endpoints/{made['id']}/tests")
         await quiet()
         assert Counting.under_way == IN_FLIGHT_MAX - IN_FLIGHT_MAX // RESERVED_PART
 
 
+async def test_endpoints_that_hang_delay_none_that_works(running: Running) -> None:
+    """Deliver to an endpoint that works while twice as many others hang as there are slots."""
+    async with serve(Hanging()) as hanging:
+        made = (await running.client.post("/v1/endpoints", json={"url": running.hook})).json()
+        await running.client.post(f"/v1/endpoints/{made['id']}/tests")
+        await running.sink.wait_for(lambda sink: len(sink.received) == 1)
+        await quiet()
+        await hang(running, hanging, 1)
+        await quiet()
+        await running.client.post(f"/v1/endpoints/{made['id']}/tests")
+        await running.sink.wait_for(lambda sink: len(sink.received) == 2)
+
+
 class Counting:
-    """A receiver that never answers, and counts who waits."""
+    """A receiver that never answers, and counts who waits; at `/then` it answers three times before that."""
 
     under_way = 0
+    answered = 0
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002 - ASGI's signature
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Wait for ever."""
+        if scope["path"] == "/then" and Counting.answered < 3:
+            Counting.answered += 1
+            await Response()(scope, receive, send)
+            return
         Counting.under_way += 1
         await asyncio.Event().wait()
