@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.deliveries.lane import Lane, QueuedDelivery
+from relay.deliveries.lane import Lane
 
 LEASE_MS = 25_000
 
@@ -166,7 +166,8 @@ def test_a_lane_gives_back_the_first_whose_lease_is_too_short() -> None:
         (8_001, "f2", 9_000),
     ):
         assert (made.expires_at_ms(), made.pop_expired(at - 1)) == (at, [])
-        assert made.pop_expired(at) == [QueuedDelivery(name, leased_until, made)]
+        (expired,) = made.pop_expired(at)
+        assert (expired.delivery_id, expired.leased_until_ms, expired.lane) == (name, leased_until, made)
 
 
 @pytest.mark.parametrize(("rate", "interval_ms"), [(1.0, 1_000), (0.5, 2_000), (4.0, 250)])
