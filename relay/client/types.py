@@ -399,7 +399,7 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reprocessing(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a quarantined callback's reprocessing."""
+    """The result of applying a quarantined or orphaned callback."""
 
     id: str
     at: str

@@ -34,8 +34,8 @@ class Notify(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     secret: Annotated[str, msgspec.Meta(max_length=200)] | None = None
 
 
-class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of `POST /v1/jobs`."""
+class JobFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/jobs`, with exactly one of `input` and `request`."""
 
     provider: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     input: Input | None = None
@@ -57,7 +57,7 @@ class Intake:
 
     def job(self, body: object, project_id: str, now_ms: int) -> NewJob:
         """Return the job and its endpoints; raise InvalidInput, CallbackFieldReserved or ProviderNotConfigured."""
-        errors = validation.check(body, JobRequest)
+        errors = validation.check(body, JobFields)
         given: Mapping[str, Any] = body if isinstance(body, dict) else {}
         provider = self._provider(given.get("provider"))
         native = NativeBody(errors=check_given(given))
@@ -70,7 +70,7 @@ class Intake:
         if errors:
             too_many = any(error.path == "notify" and error.message == self._too_many for error in errors)
             raise InvalidInput(errors, bound=Bound.NOTIFY_MAX if too_many else None)
-        wanted = validation.convert(body, JobRequest)
+        wanted = validation.convert(body, JobFields)
         deadline_at = now_ms + (wanted.deadline_s or DEADLINE_S) * 1000
         model = native.body.get("model")
         job = Job(

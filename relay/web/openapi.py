@@ -7,18 +7,20 @@ https://spec.openapis.org/oas/v3.1.1.html
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta
 from msgspec import inspect as shapes
 
 from relay import __version__
+from relay.jobs.quotes import CHEAPEST
 from relay.model.job import EventType
 from relay.model.resources.envelopes import HealthResource, Json, ProblemResource
 from relay.model.resources.events import EndpointEventData, JobEventData, NotificationResource
 from relay.model.resources.webhook_keys import WebhookKeysResource
 from relay.providers.base import Provider
-from relay.web.api.api_request import ApiRoute, NoFields, Parameter
+from relay.web.api.api_request import ApiRoute, Parameter
 from relay.web.api.events import EventStream
 from relay.web.api.files import FileForm
 from relay.web.problems import KINDS
@@ -43,7 +45,9 @@ _HEADERS: Final = (
 )
 """Of a notification."""
 KEY: Final = Parameter(
-    "idempotency-key", "The same key with the same body does the work once and gets the same answer, for 24 hours."
+    "idempotency-key",
+    "The same key with the same body does the work once and gets the same answer, for 24 hours.",
+    Annotated[str, Meta(pattern="^[ -~]{1,255}$")],
 )
 REQUEST_ID: Final = Parameter("request-id", "It is in every line of the log about this request.")
 
@@ -117,7 +121,21 @@ class _Schemas:
     def request(self, kind: Any, prefix: str = "") -> Json:
         """Return the schema of a request's body or parameter; `prefix` keeps the names of its components apart."""
         schema, components = _made(kind)
+        for component in components.values():
+            for field in component.get("properties", {}).values():
+                if field.get("default", ...) is None:  # to some generators a field with a default is required
+                    del field["default"]
         return self._added(schema, components, {title: f"{prefix}{_public(title)}" for title in components})
+
+    def fields(self, route: ApiRoute) -> Json:
+        """Return the schema of a route's body; with fields that only this route needs it has a name of its own."""
+        schema = self.request(route.fields)
+        if not route.required:
+            return schema
+        name = f"New{_public(route.fields.__name__)}"
+        fields = self.components[_public(route.fields.__name__)]
+        self.components[name] = fields | {"required": [*fields.get("required", ()), *route.required]}
+        return {"$ref": _REF.format(name=name)}
 
     def add_native(self, providers: Mapping[str, Provider]) -> None:
         """Describe `request` of a job by the native bodies of the providers; another model may have other fields."""
@@ -126,7 +144,9 @@ class _Schemas:
             for provider in providers.values()
             for kind in provider.request_types
         ]
-        request = self.components["JobRequest"]["properties"]["request"]
+        fields = self.components["JobFields"]["properties"]
+        fields["provider"]["enum"] = [*providers, CHEAPEST]
+        request = fields["request"]
         any_model = {"type": "object", "description": "The body of a model that relay does not know."}
         request["anyOf"] = [*known, any_model, {"type": "null"}]
 
@@ -160,15 +180,20 @@ def _operation(route: ApiRoute, schemas: _Schemas) -> Json:
         operation["parameters"] = parameters
     if route.fields is not None:
         media_type = "multipart/form-data" if route.fields is FileForm else _JSON
-        content = {media_type: {"schema": schemas.request(route.fields)}}
+        content = {media_type: {"schema": schemas.fields(route)}}
         if route.example is not None:
             content[media_type]["example"] = route.example
-        operation["requestBody"] = {"content": content, "required": route.fields is not NoFields}
+        operation["requestBody"] = {"content": content, "required": needs_body(route)}
     operation["responses"] = {
         **{str(status): _answer(kind, schemas) for status, kind in sorted(route.answers.items())},
         **_problems(problem_codes(route), schemas),
     }
     return operation
+
+
+def needs_body(route: ApiRoute) -> bool:
+    """Return whether a request without a body is refused: an empty one is `{}`."""
+    return bool(route.required) or any(field.required for field in msgspec.structs.fields(route.fields))
 
 
 def operation_id(route: ApiRoute) -> str:
@@ -284,7 +309,7 @@ def _system(schemas: _Schemas) -> Json:
                 "tags": ["system"],
                 "security": [],
                 "parameters": path,
-                "requestBody": {"content": {"*/*": {"schema": {}}}},
+                "requestBody": {"content": {"application/octet-stream": {"schema": {}}}},
                 "responses": {
                     "200": {"description": "Stored.", "content": {_JSON: {"schema": received}}},
                     **_problems(["not_found", "body_too_slow", "body_too_large", "storage_unavailable"], schemas),
@@ -319,10 +344,13 @@ def _described(kind: Any) -> str:
 
 
 def _renamed(schema: Any, names: dict[str, str]) -> Any:
-    """Return a schema whose references have other names."""
+    """Return a schema whose references have other names.
+
+    `items: false` behind the items of a tuple is left out, since generators fail at it; its number of items says it.
+    """
     match schema:
         case dict():
-            return {key: _renamed(value, names) for key, value in schema.items()}
+            return {key: _renamed(value, names) for key, value in schema.items() if (key, value) != ("items", False)}
         case list():
             return [_renamed(value, names) for value in schema]
         case str() if schema.startswith("#/components/schemas/"):

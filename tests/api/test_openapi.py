@@ -70,7 +70,7 @@ def _answered() -> set[str]:
 
 def test_native_bodies_are_described() -> None:
     """Describe `request` of a job by the type of each provider's native body."""
-    names = {one.get("$ref", "").rpartition("/")[2] for one in SCHEMAS["JobRequest"]["properties"]["request"]["anyOf"]}
+    names = {one.get("$ref", "").rpartition("/")[2] for one in SCHEMAS["JobFields"]["properties"]["request"]["anyOf"]}
     assert names >= {"EvoLinkRequest", "KinoviRequest", "RelayDanceRequest", "StableStudioRequestA", "X402OrgRequest"}
     assert SCHEMAS["EvoLinkRequest"]["properties"]["duration"]["maximum"] == 15
 

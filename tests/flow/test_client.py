@@ -28,7 +28,7 @@ from tests.support.running import INPUT, KEY, Running, relay
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"))
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"))
 SECRET = signatures.new_secret()
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 
@@ -56,7 +56,7 @@ async def test_a_job_is_submitted_awaited_and_its_notification_verified(running:
     await asyncio.gather(waiting, running.world.finish(job.provider_job_id))
     assert (waiting.result().status, waiting.result().metadata) == ("succeeded", {"user": "42"})
     await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())
-    received = running.sink.received[-1]
+    received = next(one for one in running.sink.received if b'"job.succeeded"' in one.body)
     now_s = int(received.headers["webhook-timestamp"])
     found = verify(received.headers, received.body, endpoint.secret, now_s=now_s)
     assert (found.type, found.final, found.job and found.job.outputs) == (
@@ -229,10 +229,7 @@ async def test_the_last_try_raises(status: int, kind: type[Exception]) -> None:
     assert len(tried) == (1 if status == 500 else 4)
 
 
-@given(
-    st.data(),
-    st.lists(st.tuples(st.text("abc", min_size=1), st.text(st.characters(exclude_characters="\r\n"))), max_size=5),
-)
+@given(st.data(), st.lists(st.tuples(st.text("abc", min_size=1), TEXT), max_size=5))
 def test_messages_are_whole_however_they_arrive(data: Any, wanted: list[tuple[str, str]]) -> None:
     """Yield every message of a stream once, in whatever pieces its bytes arrive, whatever characters it has."""
     sent = b"retry: 2000\n\n: comment\n\n" + b"".join(
@@ -290,6 +287,6 @@ async def test_the_lines_of_the_readme_work(running: Running) -> None:
     await asyncio.to_thread(work)
     assert shown.getvalue().startswith("http")
     await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())
-    received = running.sink.received[-1]
+    received = next(one for one in running.sink.received if b'"job.succeeded"' in one.body)
     given = {"verify": partial(verify, now_s=int(received.headers["webhook-timestamp"])), "secret": endpoint["secret"]}
     exec(f"event = {verifying}", given | {"headers": received.headers, "body": received.body})

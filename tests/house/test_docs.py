@@ -16,7 +16,7 @@ import standardwebhooks
 from relay import ids, settings
 from relay.backoff import DEFAULT_SCHEDULE_S
 from relay.errors import Bound
-from relay.jobs.job_requests import JobRequest, Notify
+from relay.jobs.job_requests import JobFields, Notify
 from relay.metrics import METRICS
 from relay.model import delivery as outbox
 from relay.model import job as model
@@ -251,7 +251,7 @@ def test_the_api_page_has_every_field_of_a_request() -> None:
     """The tables of fields are those of the types that read the bodies."""
     of_job = section(API_PAGE, "`POST /v1/jobs`:", "`input` holds")
     of_endpoint = section(API_PAGE, "`POST /v1/endpoints`, and", "## What it costs")
-    assert re.findall(r"^\| `(\w+)` \|", of_job, re.MULTILINE) == list(JobRequest.__struct_fields__)
+    assert re.findall(r"^\| `(\w+)` \|", of_job, re.MULTILINE) == list(JobFields.__struct_fields__)
     assert set(re.findall(r"^\| `(\w+)` \|", of_endpoint, re.MULTILINE)) == set(
         endpoints.EndpointFields.__struct_fields__
     )

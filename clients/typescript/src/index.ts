@@ -1,6 +1,6 @@
 // relay's API for JavaScript: submit a job, wait for its end by the event stream, verify a notification.
 // It needs nothing but fetch and Web Crypto, so it also runs in Deno, Bun and at the edge. types.ts is made from the API.
-import type { Endpoint, Event, Job, JobRequest, NewEndpoint, NewJob, Notification, Problem, Timeline } from "./types.js";
+import type { Endpoint, Event, Job, JobFields, NewEndpoint, NewJob, Notification, Problem, Timeline } from "./types.js";
 export type * from "./types.js";
 
 const TRIES_MAX = 4;
@@ -38,7 +38,7 @@ export class Relay {
   }
 
   /** Submits a job; give a key of your own to submit an order once. */
-  submit(job: JobRequest, options: Options = {}): Promise<NewJob> { return this.request("POST", "/v1/jobs", job, options); }
+  submit(job: JobFields, options: Options = {}): Promise<NewJob> { return this.request("POST", "/v1/jobs", job, options); }
   job(id: string): Promise<Job> { return this.request("GET", `/v1/jobs/${id}`); }
   timeline(id: string): Promise<Timeline> { return this.request("GET", `/v1/jobs/${id}/timeline`); }
   jobs(query: Record<string, string> = {}): AsyncGenerator<Job> { return this.pages("/v1/jobs", query); }

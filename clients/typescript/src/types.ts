@@ -155,8 +155,8 @@ export interface Endpoint {
 export interface EndpointEventData {
   endpoint: string | Record<string, unknown>;
   job: null;
-  sequence: 0;
-  final: false;
+  sequence: number;
+  final: boolean;
   supersedes: null;
 }
 
@@ -297,22 +297,22 @@ export interface JobEventData {
   supersedes: string | null;
 }
 
-/** Where to read more about a job. */
-export interface JobLinks {
-  self: string;
-  events: string;
-  timeline: string;
-}
-
-/** The body of `POST /v1/jobs`. */
-export interface JobRequest {
-  provider: string;
+/** The body of `POST /v1/jobs`, with exactly one of `input` and `request`. */
+export interface JobFields {
+  provider: "evolink" | "relaydance" | "kinovi" | "stablestudio" | "x402org" | "cheapest" | (string & {});
   input?: Input | null;
   request?: Record<string, unknown> | null;
   notify?: Notify[] | null;
   metadata?: Record<string, unknown> | null;
   max_cost?: string | null;
   deadline_s?: number | null;
+}
+
+/** Where to read more about a job. */
+export interface JobLinks {
+  self: string;
+  events: string;
+  timeline: string;
 }
 
 /** The status of a job; its rank only rises: pending, submitted, running, then one of the four final states. */
@@ -526,7 +526,7 @@ export interface RedeliveryCount {
   dry_run: boolean;
 }
 
-/** The result of a quarantined callback's reprocessing. */
+/** The result of applying a quarantined or orphaned callback. */
 export interface Reprocessing {
   id: string;
   at: string;

@@ -27,8 +27,8 @@ class EndpointEventData(msgspec.Struct, frozen=True, kw_only=True):
 
     endpoint: str | dict[str, Any]
     job: None = None
-    sequence: Literal[0] = 0
-    final: Literal[False] = False
+    sequence: int = 0
+    final: bool = False
     supersedes: None = None
 
 

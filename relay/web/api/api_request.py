@@ -139,8 +139,8 @@ class ApiRoute(msgspec.Struct, frozen=True, kw_only=True):
     """A route of the API: its handler, the scope that a key needs for it, and what `/openapi.json` says about it.
 
     `answers` are the bodies of its 2xx answers by status, None for none; `fields` is the type of its request's body,
-    `example` a body that works; `problems` are the codes of its own errors, besides those that `openapi.py` knows by
-    the route's kind.
+    `required` those that it needs although the type does not say so, `example` a body that works; `problems` are the
+    codes of its own errors, besides those that `openapi.py` knows by the route's kind.
     With `streams` the handler reads the body itself, and calls `ApiRequest.idempotent` when it knows the content.
     """
 
@@ -153,6 +153,7 @@ class ApiRoute(msgspec.Struct, frozen=True, kw_only=True):
     query: tuple[Parameter, ...] = ()
     fields: Any = None
     example: Any = None
+    required: tuple[str, ...] = ()
     headers: tuple[Parameter, ...] = ()
     problems: tuple[str, ...] = ()
     streams: bool = False

@@ -18,7 +18,7 @@ from relay.model.resources.callbacks import CallbackHeadResource, CallbackResour
 from relay.model.resources.envelopes import PageResource
 from relay.storage.apply_updates import OTHER_ENVIRONMENT, UpdateResult
 from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields, Parameter
-from relay.web.api.lists import PAGE, enum_param, listing, page
+from relay.web.api.lists import enum_param, listing, page, paging
 from relay.web.problems import JSON
 
 Head = TypeVar("Head", bound=CallbackHead)
@@ -102,7 +102,7 @@ ROUTES: Final = (
         scope="read",
         summary="List callbacks, without their bodies",
         query=(
-            *PAGE,
+            *paging(ids.CALLBACK),
             Parameter("job", "Only those about this job."),
             Parameter("verdict", "Only those with this verdict.", Disposition),
         ),

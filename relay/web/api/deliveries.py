@@ -11,7 +11,7 @@ from relay.model.resources import deliveries as resources
 from relay.model.resources.deliveries import DeliveryResource, DeliveryWithAttemptsResource
 from relay.model.resources.envelopes import PageResource
 from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields, Parameter
-from relay.web.api.lists import PAGE, enum_param, listing, page
+from relay.web.api.lists import enum_param, listing, page, paging
 from relay.web.problems import JSON
 
 
@@ -66,7 +66,7 @@ ROUTES: Final = (
         scope="read",
         summary="List deliveries",
         query=(
-            *PAGE,
+            *paging(ids.DELIVERY),
             Parameter("endpoint", "Only those to this endpoint."),
             Parameter("status", "Only those with this status.", DeliveryState),
             Parameter("event", "Only those of this event."),

@@ -30,7 +30,7 @@ from relay.storage.pages import Page
 from relay.storage.redeliveries import UNDELIVERED
 from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields
 from relay.web.api.deliveries import accepted
-from relay.web.api.lists import PAGE, cursor_and_limit, page, time_param
+from relay.web.api.lists import cursor_and_limit, page, paging, time_param
 from relay.web.problems import JSON
 
 Headers = Annotated[
@@ -40,6 +40,7 @@ Headers = Annotated[
     ],
     msgspec.Meta(max_length=20),
 ]
+Secret = Annotated[str, msgspec.Meta(max_length=200, extra_json_schema={"pattern": "^whsec_"})]
 RESERVED_HEADERS = frozenset(
     {
         "host",
@@ -79,7 +80,7 @@ class EndpointFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         | msgspec.UnsetType
         | None
     ) = msgspec.UNSET
-    secret: Annotated[str, msgspec.Meta(max_length=200)] | msgspec.UnsetType | None = msgspec.UNSET
+    secret: Secret | msgspec.UnsetType | None = msgspec.UNSET
     status: Literal["active", "disabled"] | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -169,7 +170,7 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The body of a rotation: for how long the former secret signs too, one day by default, and the new secret."""
 
     grace_s: Annotated[int, msgspec.Meta(ge=0, le=604_800)] = 86_400
-    secret: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    secret: Secret | None = None
 
 
 class RedeliveryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -304,6 +305,7 @@ ROUTES: Final = (
         scope="admin",
         summary="Make an endpoint",
         fields=EndpointFields,
+        required=("url",),
         example={"url": "https://app.example.com/hook", "event_types": ["job.*"]},
         answers={201: NewEndpointResource},
     ),
@@ -313,7 +315,7 @@ ROUTES: Final = (
         handler=index,
         scope="read",
         summary="List endpoints",
-        query=PAGE,
+        query=paging(ids.ENDPOINT),
         answers={200: PageResource[EndpointResource]},
     ),
     ApiRoute(

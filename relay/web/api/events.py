@@ -15,7 +15,7 @@ from relay.model.resources.envelopes import PageResource
 from relay.model.resources.events import EventResource
 from relay.storage.history import EventFilter
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
-from relay.web.api.lists import PAGE, enum_param, listing, page
+from relay.web.api.lists import enum_param, listing, page, paging
 from relay.web.problems import JSON
 
 
@@ -89,7 +89,7 @@ ROUTES: Final = (
         scope="read",
         summary="List events",
         query=(
-            *PAGE,
+            *paging(ids.EVENT),
             _TYPE,
             Parameter("job", "Only those about this job."),
             Parameter("after", "Only those behind this event in the order of commits."),

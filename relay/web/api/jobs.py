@@ -13,7 +13,7 @@ from relay.app import App
 from relay.clock import rfc3339
 from relay.context import ConfiguredProvider
 from relay.errors import FieldError, InvalidInput, NotFound
-from relay.jobs.job_requests import Intake, JobRequest
+from relay.jobs.job_requests import Intake, JobFields
 from relay.jobs.quotes import CHEAPEST
 from relay.model import timeline
 from relay.model.job import Job, JobState, Reason
@@ -25,7 +25,7 @@ from relay.model.resources.providers import DurationRange, ProviderResource
 from relay.providers.native import unknown_model
 from relay.storage.jobs import JobFilter
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
-from relay.web.api.lists import PAGE, TIME, enum_param, listing, page, time_param
+from relay.web.api.lists import TIME, enum_param, listing, page, paging, time_param
 from relay.web.problems import JSON
 
 OPEN: Final = "open"
@@ -204,7 +204,7 @@ ROUTES: Final = (
         handler=create,
         scope="submit",
         summary="Submit a job",
-        fields=JobRequest,
+        fields=JobFields,
         example={
             "provider": "evolink",
             "input": {"images": ["https://example.com/a.png"], "prompt": "slow push in", "duration_s": 5},
@@ -221,7 +221,7 @@ ROUTES: Final = (
         scope="read",
         summary="List jobs",
         query=(
-            *PAGE,
+            *paging(ids.JOB),
             Parameter("status", "`open`: every one that is not final.", values=(OPEN, *JobState)),
             Parameter("provider", "Only those of this provider."),
             Parameter("reason", "Only those with this reason.", Reason),

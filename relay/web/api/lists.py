@@ -16,14 +16,17 @@ from relay.web.problems import JSON
 
 LIMIT_MAX: Final = 200
 LIMIT_DEFAULT: Final = 50
-PAGE: Final = (
-    Parameter(
-        "limit", f"How many items; {LIMIT_DEFAULT} if not given.", Annotated[int, Meta(ge=1, le=LIMIT_MAX)], "10"
-    ),
-    Parameter("cursor", "`next_cursor` of the previous page."),
-)
-"""The parameters of every list."""
+_LIMIT: Final = Annotated[int, Meta(ge=1, le=LIMIT_MAX)]
 TIME: Final = Annotated[str, Meta(description=f"It must be {TIME_FORMS}.")]
+
+
+def paging(prefix: str) -> tuple[Parameter, Parameter]:
+    """Return the parameters of every list, here of items whose ids begin with `prefix`."""
+    cursor = Annotated[str, Meta(pattern=f"^{prefix}[!-~]{{1,59}}$")]
+    return (
+        Parameter("limit", f"How many items; {LIMIT_DEFAULT} if not given.", _LIMIT, "10"),
+        Parameter("cursor", "`next_cursor` of the previous page.", cursor),
+    )
 
 
 def cursor_and_limit(given: dict[str, str], prefix: str) -> tuple[str | None, int]:

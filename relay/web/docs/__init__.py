@@ -84,7 +84,7 @@ def type_of(schema: Json) -> Type:
     """Return what a value may be, in words, with the first schema that it refers to."""
     name: str | None = None
     found: list[str] = []
-    for one in schema.get("anyOf", [schema]):
+    for one in schema.get("anyOf", schema.get("allOf", [schema])[:1]):
         if "$ref" in one:
             name = name or one["$ref"].removeprefix(_NAME)
             found.append(one["$ref"].removeprefix(_NAME))
