@@ -12,6 +12,7 @@ from relay import ids
 from relay.storage import pages
 from relay.storage.apply_updates import DEFAULT_PROJECT
 from relay.storage.deliveries import CLAIMERS, WALK, WINDOW
+from relay.storage.job_rows import Timer
 from relay.storage.redeliveries import EVENTS_READ_MAX
 
 BATCH = 64
@@ -127,7 +128,12 @@ def _record(of: Sample) -> list[Case]:
         _case("endpoints_listening", {"project_id": DEFAULT_PROJECT}),
         _many("insert_delivery", deliveries),
         _many("insert_job", made),
-        _case("start_submission", {"id": of.jobs[0]["id"], "now": of.now_ms, "boot": 1}, writes=True),
+        _many(
+            "insert_job_request",
+            [{"job_id": row["id"], "request": "{}", "input": None, "metadata": "{}"} for row in made],
+        ),
+        _case("job_to_submit", {"id": of.jobs[0]["id"]}),
+        _case("start_submission", of.jobs[0] | {"boot": 1}, writes=True),
     ]
 
 
@@ -138,7 +144,7 @@ def _clocks(of: Sample) -> list[Case]:
     ended = {"boots": [1], "now": of.now_ms, "until": of.now_ms + 60_000, "provider": PROVIDER}
     soon = {"now": of.now_ms + HOUR_MS + 6 * HOUR_MS // 100}
     return [
-        _case("jobs_to_submit", due),
+        *(_case("due_jobs", due | {"timer": timer.value}, timer.value) for timer in Timer),
         _case("jobs_left_in_submission", due),
         Case("claim_checks", (leased | soon,), "one in a hundred is due", writes=True, rows_max=40 * BATCH),
         Case("claim_checks", (leased,), "half are due", writes=True, rows_max=40 * BATCH),
@@ -148,9 +154,6 @@ def _clocks(of: Sample) -> list[Case]:
         _case("next_checks", {}),
         _case("claim_confirmations", leased | {"project_id": DEFAULT_PROJECT}, writes=True),
         _case("next_confirmations", {"limit": BATCH}),
-        _case("jobs_past_deadline", due),
-        _case("jobs_to_settle", due),
-        _case("jobs_expiring", due),
         _case("next_job_clock", {}),
         _case("backlog", {"most": 100_000}, hot=False),
         _case("count_positions_anew", {}, "at each start", writes=True),
@@ -278,7 +281,7 @@ def _pruning(of: Sample) -> list[Case]:
         "reprocessings_of_jobs",
         "calls_of_jobs",
     )
-    more = ("endpoints_of_jobs", "jobs", "redeliveries", "endpoints", "tombstones")
+    more = ("endpoints_of_jobs", "requests_of_jobs", "jobs", "redeliveries", "endpoints", "tombstones")
     return [
         *(_case(name, old | jobs) for name in looks),
         Case("jobs_to_prune", (old | jobs,), rows_max=80 * BATCH),

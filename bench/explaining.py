@@ -18,7 +18,7 @@ from relay.storage.engine.statements import Dialect, Statement, load
 
 Row = dict[str, Any]
 
-BIG = frozenset({"jobs", "events", "callbacks", "calls", "deliveries", "attempts", "job_metadata"})
+BIG = frozenset({"jobs", "job_requests", "events", "callbacks", "calls", "deliveries", "attempts", "job_metadata"})
 STEPS_OF_A_ROW = 8
 _SQLITE = re.compile(r"(SCAN|SEARCH) (\w+)(?: USING (AUTOMATIC )?(?:PARTIAL )?(?:COVERING )?INDEX (\w+)?)?")
 _STEP = 50

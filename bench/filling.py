@@ -25,7 +25,7 @@ from relay.model.job import Disposition, EventType, FinishedBy, Job, JobState, O
 from relay.model.resources import events
 from relay.security.encryption import Encryption
 from relay.security.signatures import new_secret
-from relay.storage import rows
+from relay.storage import job_rows, rows
 from relay.storage.apply_updates import DEFAULT_PROJECT
 from relay.storage.engine.database_url import is_postgres, sqlite_path
 from relay.storage.engine.migrations import migrate
@@ -86,7 +86,7 @@ class _Maker:
         self._wanted = wanted
         self._now_ms = now_ms
         template = _job(an_id(ids.JOB, now_ms, 0), now_ms)
-        self._job = rows.job_params(template)
+        self._job = template
         self._names = (template.id.encode(), an_id(ids.EVENT, now_ms, 0).encode())
         self._body = events.job_event(self._names[1].decode(), EventType.JOB_SUCCEEDED, now_ms, template, None)
         self._callback = callback(template)
@@ -116,8 +116,8 @@ class _Maker:
         """Add a job that succeeded, its history, its event and the deliveries of that; with a number they wait."""
         job_id, event_id = an_id(ids.JOB, at, 0), an_id(ids.EVENT, at, 0)
         times = dict.fromkeys(("created_at", "updated_at", "submitted_at", "finished_at", "last_report_at"), at)
-        job = self._job | times | {"id": job_id, "deadline_at": at + HOUR_MS, "last_final_event": event_id}
-        batch["jobs"].append(job | {"provider_job_id": f"task-unified-{job_id}", "submission_started_at": at})
+        more = {"id": job_id, "deadline_at": at + HOUR_MS, "last_final_event": event_id, "submission_started_at": at}
+        self._add_job(batch, times | more | {"provider_job_id": f"task-unified-{job_id}"})
         pair = f"customer={self._made // self._wanted.per_event % 1000}"
         batch["job_metadata"].append({"project_id": DEFAULT_PROJECT, "pair": pair, "job_id": job_id})
         batch["calls"].append(_call(job_id, at))
@@ -180,12 +180,16 @@ class _Maker:
         """Add a job that its provider works on; its status check is due in some hours."""
         job_id, due = an_id(ids.JOB, at, number), self._now_ms + HOUR_MS + random.randrange(6 * HOUR_MS)
         times = dict.fromkeys(("created_at", "updated_at", "submitted_at", "last_report_at"), at)
-        open_ = {"state": JobState.SUBMITTED.value, "finished_at": None, "finished_by": None, "outputs": "[]"}
+        open_ = {"state": JobState.SUBMITTED, "finished_at": None, "finished_by": None, "outputs": ()}
         due_at = {"next_check_at": due, "deadline_at": due + HOUR_MS, "submission_started_at": at}
-        batch["jobs"].append(
-            self._job | times | open_ | due_at | {"id": job_id, "provider_job_id": f"task-unified-{job_id}"}
-        )
+        self._add_job(batch, times | open_ | due_at | {"id": job_id, "provider_job_id": f"task-unified-{job_id}"})
         batch["calls"].append(_call(job_id, at))
+
+    def _add_job(self, batch: Rows, changes: dict[str, Any]) -> None:
+        """Add both rows of a job."""
+        job = msgspec.structs.replace(self._job, **changes)
+        batch["jobs"].append(msgspec.structs.asdict(job_rows.row(job)))
+        batch["job_requests"].append(msgspec.structs.asdict(job_rows.request_row(job)))
 
 
 def an_id(prefix: str, at_ms: int, place: int) -> str:
@@ -195,7 +199,7 @@ def an_id(prefix: str, at_ms: int, place: int) -> str:
 
 def _nothing() -> Rows:
     """Return a batch to be filled."""
-    tables = ("jobs", "job_metadata", "calls", "callbacks", "events", "deliveries", "attempts")
+    tables = ("jobs", "job_requests", "job_metadata", "calls", "callbacks", "events", "deliveries", "attempts")
     return {table: [] for table in tables}
 
 

@@ -19,6 +19,8 @@ from relay.lifecycle import checks, output_expiry, reports
 from relay.lifecycle.reports import Transition
 from relay.model.job import ErrorClass, JobError, ProviderCall
 from relay.storage.apply_updates import JobUpdate
+from relay.storage.job_rows import Timer
+from relay.storage.jobs import DueJob
 from relay.storage.retention import PAUSE_MS as PRUNE_PAUSE_MS
 from relay.storage.retention import Terms
 
@@ -68,16 +70,19 @@ class Sweeper:
     async def once(self) -> None:
         """Sweep once over everything that is due, in batches."""
         now_ms = self._clock.now_ms()
-        for job_id in await self._store.jobs.to_submit(now_ms, BATCH):
-            self._submitter.start(job_id)
-        for job_id in await self._store.jobs.left_in_submission(now_ms - self._submit_timeout_ms - MARGIN_MS, BATCH):
-            await self._apply(job_id, partial(reports.unclear, error=_interrupted()), now_ms)
-        for job_id in await self._store.jobs.to_settle(now_ms, BATCH):
+        jobs = self._store.jobs
+        for job in await jobs.due(Timer.SUBMIT, now_ms, BATCH):
+            if job.deadline_at > now_ms:
+                self._submitter.start(job.id)
+            else:
+                await self._end_overdue(job, now_ms)
+        for job in await jobs.left_in_submission(now_ms - self._submit_timeout_ms - MARGIN_MS, BATCH):
+            await self._apply(job.id, partial(reports.unclear, error=_interrupted()), now_ms)
+        for job in await jobs.due(Timer.CONFIRM, now_ms, BATCH):
             decide = partial(checks.out_of_time, paused=self._checker.paused())
-            await self._apply(job_id, decide, now_ms, _out_of_time(job_id, now_ms))
-        for job in await self._store.jobs.past_deadline(now_ms, BATCH):
-            askable = bool((known := self._context.providers.get(job.provider)) and known.usable)
-            await self._apply(job.id, partial(checks.overdue, askable=askable), now_ms)
+            await self._apply(job.id, decide, now_ms, _out_of_time(job.id, now_ms))
+        for job in await jobs.due(Timer.DEADLINE, now_ms, BATCH):
+            await self._end_overdue(job, now_ms)
         await self._announce_expiring(now_ms)
         for payment in await self._store.payments.to_prove(now_ms, BATCH):
             await self._payer.prove(payment)
@@ -89,9 +94,14 @@ class Sweeper:
 
     async def _announce_expiring(self, now_ms: int) -> None:
         """Announce results that will soon expire; a batch shares a commit, since many jobs may be due together."""
-        due = await self._store.jobs.expiring(now_ms, BATCH)
+        due = await self._store.jobs.due(Timer.EXPIRING, now_ms, BATCH)
         announce = partial(output_expiry.announce, enabled=bool(self._context.settings.output_expiring_s))
-        await asyncio.gather(*(self._apply(job_id, announce, now_ms) for job_id in due))
+        await asyncio.gather(*(self._apply(job.id, announce, now_ms) for job in due))
+
+    async def _end_overdue(self, job: DueJob, now_ms: int) -> None:
+        """Expire a job whose deadline has passed, or have it checked one last time."""
+        askable = bool((known := self._context.providers.get(job.provider)) and known.usable)
+        await self._apply(job.id, partial(checks.overdue, askable=askable), now_ms)
 
     async def _prune(self, now_ms: int) -> None:
         """Delete one batch past the retention limit, and schedule the next: soon, or later if nothing was left."""

@@ -222,7 +222,7 @@ class UnconfirmedResult(msgspec.Struct, frozen=True, kw_only=True):
     tries: int = 0
 
 
-class Job(msgspec.Struct, kw_only=True):
+class Job(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One request for a video. Times are unix milliseconds; `request` is the native body without the callback URL."""
 
     id: str
@@ -232,7 +232,7 @@ class Job(msgspec.Struct, kw_only=True):
     created_at: int
     updated_at: int
     deadline_at: int
-    request: dict[str, object]
+    request: dict[str, object] = {}
     input: dict[str, object] | None = None
     metadata: dict[str, object] = {}
     model: str | None = None

@@ -16,7 +16,7 @@ from relay.lifecycle import output_expiry
 from relay.lifecycle.reports import DoubtLimits, Transition, doubted
 from relay.model.job import Disposition, Event, EventType, Job, ProviderCall, Reprocessing, Unconfirmed
 from relay.model.resources import events as resources
-from relay.storage import event_bodies, payments, rows
+from relay.storage import event_bodies, job_rows, payments, rows
 from relay.storage.boots import Lease
 from relay.storage.engine.database import DueWork, Row, Transaction
 from relay.storage.fan_out import FanOut, NewDelivery, NewEvent
@@ -164,7 +164,7 @@ class UpdateApplier:
         await transaction.run_many("insert_reprocessing", batch.reprocessings)
         await transaction.run_many("insert_call", batch.calls)
         await payments.settle(transaction, batch.settlements)
-        await transaction.run_many("update_job", [rows.changed_job_params(job) for job in read.jobs.values()])
+        await transaction.run_many("update_job", [job_rows.row(job) for job in read.jobs.values()])
         await transaction.run_many("insert_event", [new.row for new in batch.events])
         fresh = await self._fan_out(transaction, batch.events, read.listeners)
         for result, deliveries in zip(batch.announced, fresh, strict=True):
@@ -269,7 +269,7 @@ async def _read(transaction: Transaction, updates: Sequence[JobUpdate], room: Ro
     """Return what the updates are judged by; the jobs stay locked until the transaction ends."""
     found = await transaction.rows("jobs_and_listeners", {"ids": sorted({update.job_id for update in updates})})
     by_id = {row["id"]: row for row in found}
-    jobs = {job_id: rows.job(row) for job_id, row in by_id.items()}
+    jobs = {job_id: job_rows.job(row) for job_id, row in by_id.items()}
     listeners = next((row["listening"] for row in found if row["listening"]), "[]")
     digests, calls = await _digests(transaction, updates, jobs), await _calls(transaction, updates)
     elsewhere = await absent(transaction, {update.job_id for update in updates if update.received} - jobs.keys())

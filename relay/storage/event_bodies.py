@@ -1,4 +1,4 @@
-"""A notification's body, stored without what its job's row has already, and whole again when it is read.
+"""A notification's body, stored without what its job's cold row has already, and whole again when it is read.
 
 A job's input, request and metadata never change, and its links follow from its id; they would be most of every event's
 row. So the stored body has a hole in place of each: a NUL, which JSON never contains, and a letter. It begins with a

@@ -7,15 +7,16 @@ from typing import Any
 import msgspec
 
 from relay.model.delivery import Attempt, Delivery, Endpoint
-from relay.model.job import Job, ProviderCall
+from relay.model.job import Job, JobState, ProviderCall
 from relay.model.payment import Payment
 from relay.security.encryption import Encryption
-from relay.storage import pages, payments, rows
+from relay.storage import job_rows, pages, payments, rows
 from relay.storage.apply_updates import JobUpdate, UpdateApplier, UpdateResult
 from relay.storage.boots import CONFIRMING_MAX, Lease
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Waiting, Writer
 from relay.storage.idempotency import Tie
+from relay.storage.job_rows import Timer
 from relay.storage.pages import Listing, Page
 from relay.storage.tombstones import Tombstone
 
@@ -45,11 +46,12 @@ class ConfirmationClaim(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
 
 
-class OverdueJob(msgspec.Struct, frozen=True):
-    """An open job whose deadline has passed."""
+class DueJob(msgspec.Struct, frozen=True):
+    """A job whose timer has run out."""
 
     id: str
     provider: str
+    deadline_at: int
 
 
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +109,7 @@ class Jobs:
     async def get(self, job_id: str, project_id: str) -> Job | None:
         """Return the project's job."""
         found = await self._database.rows("job_of_project", {"id": job_id, "project_id": project_id})
-        return rows.job(found[0]) if found else None
+        return job_rows.job(found[0]) if found else None
 
     async def tombstone(self, job_id: str, project_id: str) -> Tombstone | None:
         """Return what is left of the project's job, if it was pruned."""
@@ -138,15 +140,15 @@ class Jobs:
         async def read(before: str | None, limit: int) -> Sequence[Row]:
             return await self._database.rows(name, params | {"before": before, "limit": limit}, Purpose.LIST)
 
-        return await pages.collect(listing, read, rows.job, params["floor"])
+        return await pages.collect(listing, read, job_rows.job, params["floor"])
 
-    async def to_submit(self, now_ms: int, limit: int) -> list[str]:
-        """Jobs that wait to be sent and are due."""
-        return _ids(await self._database.rows("jobs_to_submit", {"now": now_ms, "limit": limit}))
+    async def due(self, timer: Timer, now_ms: int, limit: int) -> list[DueJob]:
+        """Return the jobs whose timer of this kind ran out by `now_ms`, the first ones first."""
+        return _due(await self._database.rows("due_jobs", {"timer": timer.value, "now": now_ms, "limit": limit}))
 
-    async def left_in_submission(self, before_ms: int, limit: int) -> list[str]:
-        """Jobs whose submission never ended: it began before then, or the process that began it has ended."""
-        return _ids(await self._database.rows("jobs_left_in_submission", {"before": before_ms, "limit": limit}))
+    async def left_in_submission(self, before_ms: int, limit: int) -> list[DueJob]:
+        """Return jobs whose submission never ended: it began before then, or the process that began it has ended."""
+        return _due(await self._database.rows("jobs_left_in_submission", {"before": before_ms, "limit": limit}))
 
     async def claim_checks(self, provider: str, now_ms: int, leased_until_ms: int, limit: int) -> list[Job]:
         """Return a provider's jobs whose status check is due, leased until then; none that waits to be confirmed."""
@@ -177,21 +179,8 @@ class Jobs:
             due.setdefault(row["provider"], {})[row["project_id"]] = row["at"]
         return due
 
-    async def past_deadline(self, now_ms: int, limit: int) -> list[OverdueJob]:
-        """Return open jobs whose deadline has passed."""
-        found = await self._database.rows("jobs_past_deadline", {"now": now_ms, "limit": limit})
-        return [OverdueJob(row["id"], row["provider"]) for row in found]
-
-    async def to_settle(self, now_ms: int, limit: int) -> list[str]:
-        """Jobs that have waited for their status check for long enough."""
-        return _ids(await self._database.rows("jobs_to_settle", {"now": now_ms, "limit": limit}))
-
-    async def expiring(self, now_ms: int, limit: int) -> list[str]:
-        """Jobs of which it is due to be told that their result expires."""
-        return _ids(await self._database.rows("jobs_expiring", {"now": now_ms, "limit": limit}))
-
     async def next_clock(self) -> int | None:
-        """When the next job is due to be sent or to expire."""
+        """Return when the next timer runs out, but for those of submissions that are under way."""
         at: int | None = (await self._database.rows("next_job_clock", {}))[0]["at"]
         return at
 
@@ -217,7 +206,8 @@ class Jobs:
 
     async def _insert(self, transaction: Transaction, news: Sequence[NewJob]) -> list[None]:
         """Write a batch of new jobs."""
-        await transaction.run_many("insert_job", [rows.job_params(new.job) for new in news])
+        await transaction.run_many("insert_job", [job_rows.row(new.job) for new in news])
+        await transaction.run_many("insert_job_request", [job_rows.request_row(new.job) for new in news])
         metadata = [rows.metadata_params(new.job.project_id, new.job.id, new.job.metadata) for new in news]
         await transaction.run_many("insert_job_metadata", list(chain.from_iterable(metadata)))
         endpoints = [rows.endpoint_params(endpoint, self._encryption) for new in news for endpoint in new.endpoints]
@@ -232,26 +222,34 @@ async def _start_submissions(transaction: Transaction, wanted: Sequence[dict[str
     """Compare and set: each job is started once."""
     started: list[Job | None] = []
     for params in wanted:
-        found = await transaction.rows("start_submission", params)
-        started.append(rows.job(found[0]) if found else None)
+        found = await transaction.rows("job_to_submit", {"id": params["id"]})
+        job = job_rows.job(found[0]) if found else None
+        if job is None or job.state is not JobState.PENDING or job.next_submit_at is None:
+            started.append(None)
+            continue
+        job.next_submit_at, job.submission_started_at = None, params["now"]
+        job.submissions_made += 1
+        stored = {name: getattr(job_rows.row(job), name) for name in ("id", "timer", "next_at", "doc")}
+        await transaction.run_many("start_submission", [stored | {"boot": params["boot"]}])
+        started.append(job)
     return started
 
 
 async def _claim_checks(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[list[Job]]:
     """Claims for each caller in turn."""
-    return [[rows.job(row) for row in await transaction.rows("claim_checks", params)] for params in wanted]
+    return [[job_rows.job(row) for row in await transaction.rows("claim_checks", params)] for params in wanted]
 
 
 async def _claim_confirmations(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[list[Job]]:
     """Claims for each project in turn."""
-    return [[rows.job(row) for row in await transaction.rows("claim_confirmations", params)] for params in wanted]
+    return [[job_rows.job(row) for row in await transaction.rows("claim_confirmations", params)] for params in wanted]
 
 
 async def _claim_check(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[list[Job]]:
     """Claims one job for each caller."""
-    return [[rows.job(row) for row in await transaction.rows("claim_check", params)] for params in wanted]
+    return [[job_rows.job(row) for row in await transaction.rows("claim_check", params)] for params in wanted]
 
 
-def _ids(found: Sequence[Row]) -> list[str]:
-    """Return the ids of rows."""
-    return [row["id"] for row in found]
+def _due(found: Sequence[Row]) -> list[DueJob]:
+    """Return the jobs of rows."""
+    return [DueJob(row["id"], row["provider"], job_rows.deadline_at(row["doc"])) for row in found]

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from relay.storage import rows
+from relay.storage import job_rows, rows
 from relay.storage.engine.database import Database, Row, Transaction
 
 JOBS_MAX: Final = 250
@@ -94,7 +94,14 @@ async def _jobs(transaction: Transaction, terms: Terms) -> Removed:
     ]
     await transaction.run_many("prune_job_metadata", list(chain.from_iterable(metadata)))
     await transaction.rows("forget_headers_of_payments", gone | {"nothing": b""})
-    for name in ("callbacks_of_jobs", "reprocessings_of_jobs", "calls_of_jobs", "endpoints_of_jobs", "jobs"):
+    for name in (
+        "callbacks_of_jobs",
+        "reprocessings_of_jobs",
+        "calls_of_jobs",
+        "endpoints_of_jobs",
+        "requests_of_jobs",
+        "jobs",
+    ):
         await transaction.rows(f"prune_{name}", gone)
     return {"jobs": len(jobs)} | _sums(going, STORED)
 
@@ -177,5 +184,5 @@ def _tombstone(job: Row, terms: Terms) -> dict[str, Any]:
         "state": job["state"],
         "finished_at": job["finished_at"],
         "pruned_at": terms.now,
-        "expires_at": max(job["deadline_at"] + terms.grace_ms, 2 * terms.now - terms.before),
+        "expires_at": max(job_rows.deadline_at(job["doc"]) + terms.grace_ms, 2 * terms.now - terms.before),
     }

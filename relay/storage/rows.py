@@ -6,19 +6,18 @@ runs. A column that a statement forgets is a KeyError.
 
 from collections.abc import Callable, Mapping
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from relay import log
 from relay.model.delivery import Attempt, Delivery, DeliveryState, Endpoint, Outcome, Redelivery
-from relay.model.job import Callback, CallbackHead, Disposition, Event, EventType, Job, ProviderCall, Reprocessing
+from relay.model.job import Callback, CallbackHead, Disposition, Event, EventType, ProviderCall, Reprocessing
 from relay.security.encryption import DecryptionFailed, Encryption, place
 from relay.storage import event_bodies
 from relay.storage.engine.database import Row
 
 _logger = log.get("storage")
-_JSON_OF_JOB: Final = ("input", "request", "metadata", "outputs", "error", "cost", "unconfirmed")
 
 
 def columns_of(kind: type[msgspec.Struct]) -> Callable[[Row], dict[str, Any]]:
@@ -28,30 +27,16 @@ def columns_of(kind: type[msgspec.Struct]) -> Callable[[Row], dict[str, Any]]:
     return lambda row: dict(zip(names, pick(row), strict=True))
 
 
-_of_job, _of_endpoint, _of_event, _of_call = (
-    columns_of(Job),
-    columns_of(Endpoint),
-    columns_of(Event),
-    columns_of(ProviderCall),
-)
+_of_endpoint, _of_event, _of_call = columns_of(Endpoint), columns_of(Event), columns_of(ProviderCall)
 _of_delivery, _of_attempt, _of_callback = columns_of(Delivery), columns_of(Attempt), columns_of(Callback)
 _of_redelivery, _of_callback_head = columns_of(Redelivery), columns_of(CallbackHead)
 
 _of_reprocessing = columns_of(Reprocessing)
-_JOB_COLUMNS: Final = len(Job.__struct_fields__)
 
 
 def text(value: object) -> str | None:
     """JSON as a column keeps it: without NUL, which PostgreSQL's text refuses, and which JSON escapes anyway."""
     return None if value is None else msgspec.json.encode(value).decode()
-
-
-def job_params(job: Job) -> dict[str, Any]:
-    """Every column of a job."""
-    params = msgspec.structs.asdict(job)
-    params.update({name: text(params[name]) for name in _JSON_OF_JOB})
-    params["late"] = int(job.late)
-    return params
 
 
 def metadata_pair(key: str, value: object) -> str:
@@ -63,31 +48,6 @@ def metadata_params(project_id: str, job_id: str, metadata: Mapping[str, object]
     """Return the columns of the rows that a job's metadata has, one for each entry."""
     pairs = [metadata_pair(key, value) for key, value in metadata.items()]
     return [{"project_id": project_id, "pair": pair, "job_id": job_id} for pair in pairs]
-
-
-def changed_job_params(job: Job) -> dict[str, Any]:
-    """Return the columns of a job that a move may change; what never changes is not written out as JSON again."""
-    params = msgspec.structs.asdict(job)
-    params["outputs"] = text(job.outputs)
-    params["error"] = text(job.error)
-    params["cost"] = text(job.cost)
-    params["unconfirmed"] = text(job.unconfirmed)
-    params["late"] = int(job.late)
-    return params
-
-
-def job(row: Row) -> Job:
-    """Return the job of a row.
-
-    SQLite's writer gives dictionaries, of which each callback reads one: to copy it whole is faster than to pick 37
-    columns, and `msgspec.convert` leaves out what a job does not have.
-    """
-    values = dict(row) if isinstance(row, dict) and len(row) >= _JOB_COLUMNS else _of_job(row)
-    for name in _JSON_OF_JOB:
-        if values[name] is not None:
-            values[name] = msgspec.json.decode(values[name])
-    values["late"] = bool(values["late"])
-    return msgspec.convert(values, Job)
 
 
 def endpoint_params(endpoint: Endpoint, encryption: Encryption) -> dict[str, Any]:

@@ -44,54 +44,35 @@ CREATE TABLE jobs (
     ),
     reason TEXT,
     provider_job_id TEXT,
-    model TEXT,
-    progress INTEGER,
-    input TEXT,
-    request TEXT NOT NULL,
-    metadata TEXT NOT NULL,
-    outputs TEXT NOT NULL,
-    error TEXT,
     cost TEXT,
-    finished_by TEXT,
-    verification TEXT NOT NULL,
-    late INTEGER NOT NULL,
-    sequence INTEGER NOT NULL,
-    last_final_event TEXT,
-    callbacks_seen INTEGER NOT NULL,
-    submissions_made INTEGER NOT NULL,
     created_at BIGINT NOT NULL,
-    updated_at BIGINT NOT NULL,
-    submitted_at BIGINT,
     finished_at BIGINT,
-    deadline_at BIGINT NOT NULL,
-    next_submit_at BIGINT,
-    submission_started_at BIGINT,
+    confirm_by BIGINT,
     next_check_at BIGINT,
     checks_made INTEGER NOT NULL,
-    last_report_at BIGINT,
-    not_found_seen INTEGER NOT NULL,
-    unconfirmed TEXT,
-    confirm_by BIGINT,
-    status_path TEXT,
-    expiring_at BIGINT,
-    max_cost BIGINT,
+    timer TEXT,
+    next_at BIGINT,
+    doc TEXT NOT NULL,
     checked_by INTEGER,
     submitted_by INTEGER,
     CHECK ((finished_at IS NULL) = (state = 'pending' OR state = 'submitted' OR state = 'running')),
-    CHECK (next_submit_at IS NULL OR state = 'pending'),
-    CHECK (next_check_at IS NULL OR finished_at IS NULL OR unconfirmed IS NOT NULL),
-    CHECK (expiring_at IS NULL OR state = 'succeeded')
+    CHECK ((timer IS NULL) = (next_at IS NULL)),
+    CHECK (finished_at IS NOT NULL OR timer = 'deadline' OR timer = 'confirm' OR (state = 'pending' AND (timer = 'submit' OR timer = 'submitting'))),
+    CHECK (finished_at IS NULL OR timer IS NULL OR timer = 'finished' OR timer = 'confirm' OR (state = 'succeeded' AND timer = 'expiring')),
+    CHECK (next_check_at IS NULL OR finished_at IS NULL OR confirm_by IS NOT NULL)
 );
 
 CREATE INDEX jobs_page ON jobs (project_id, id);
-CREATE INDEX jobs_to_submit ON jobs (next_submit_at) WHERE next_submit_at IS NOT NULL;
-CREATE INDEX jobs_being_submitted ON jobs (submission_started_at) WHERE state = 'pending' AND reason IS NULL AND next_submit_at IS NULL;
+CREATE INDEX jobs_due ON jobs (timer, next_at) WHERE timer IS NOT NULL;
 CREATE INDEX jobs_to_check ON jobs (provider, next_check_at) WHERE confirm_by IS NULL AND next_check_at IS NOT NULL;
 CREATE INDEX jobs_to_confirm ON jobs (provider, project_id, next_check_at) WHERE confirm_by IS NOT NULL AND next_check_at IS NOT NULL;
-CREATE INDEX jobs_to_settle ON jobs (confirm_by) WHERE confirm_by IS NOT NULL;
-CREATE INDEX jobs_expiring ON jobs (expiring_at) WHERE expiring_at IS NOT NULL;
-CREATE INDEX jobs_open ON jobs (deadline_at) WHERE finished_at IS NULL;
-CREATE INDEX jobs_finished ON jobs (finished_at) WHERE finished_at IS NOT NULL;
+
+CREATE TABLE job_requests (
+    job_id TEXT PRIMARY KEY,
+    request TEXT NOT NULL,
+    input TEXT,
+    metadata TEXT NOT NULL
+) WITHOUT ROWID;
 
 CREATE TABLE tombstones (
     job_id TEXT PRIMARY KEY,

@@ -18,6 +18,7 @@ from relay.sandbox.faults import Faults
 from relay.security.encryption import Encryption
 from relay.storage.apply_updates import DEFAULT_PROJECT, JobUpdate
 from relay.storage.history import EventFilter
+from relay.storage.job_rows import Timer
 from relay.storage.jobs import NewJob
 from relay.storage.pages import Listing
 from relay.storage.store import Store, StoreOptions
@@ -49,7 +50,7 @@ async def swept(running: Running, seconds: float = 0) -> None:
     """Advance the clock, and require that the sweep has left nothing that is due."""
     assert isinstance(running.clock, HeldClock)
     await running.clock.advance(seconds)
-    assert not await running.app.store.jobs.expiring(running.clock.now_ms(), 1)
+    assert not await running.app.store.jobs.due(Timer.EXPIRING, running.clock.now_ms(), 1)
 
 
 async def said(running: Running, job: dict[str, Any]) -> list[str]:
@@ -239,9 +240,9 @@ async def test_several_processes_tell_it_once(database_server: Server) -> None:
                 JobUpdate(job_id=job.id, at=START_MS, transition=lambda job: enter(job, ended, START_MS))
             )
         now_ms = START_MS + 50_000
-        assert await stores[0].jobs.expiring(now_ms - 1, 100) == []
-        assert len(await stores[0].jobs.expiring(now_ms, 7)) == 7
-        due = [(store, job_id) for store in stores for job_id in await store.jobs.expiring(now_ms, 100)]
+        assert await stores[0].jobs.due(Timer.EXPIRING, now_ms - 1, 100) == []
+        assert len(await stores[0].jobs.due(Timer.EXPIRING, now_ms, 7)) == 7
+        due = [(store, job.id) for store in stores for job in await store.jobs.due(Timer.EXPIRING, now_ms, 100)]
         assert len(due) == 40
 
         def told(job: Job) -> Any:

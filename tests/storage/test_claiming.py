@@ -24,6 +24,7 @@ from relay.storage.engine.group_commit import Writer
 from relay.storage.fan_out import EventRef, new_delivery
 from relay.storage.jobs import ConfirmationClaim, Jobs
 from tests.support.past import database as opened
+from tests.support.past import insert_jobs
 from tests.support.running import SECRET_KEY, HeldClock, relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
@@ -206,7 +207,8 @@ async def _checks(folder: Path, asked: Asked) -> None:
 
         async def write(transaction: Transaction) -> None:
             await transaction.run_text("DELETE FROM jobs")
-            await transaction.run_many("insert_job", [rows.job_params(job) for job in jobs])
+            await transaction.run_text("DELETE FROM job_requests")
+            await insert_jobs(transaction, jobs)
 
         await database.transact(write)
         store = Jobs(database, Writer(database, 10), SEAL, UpdateApplier(Lease(1), Room(1), (0,)), Lease(1))

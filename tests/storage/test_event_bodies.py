@@ -88,6 +88,7 @@ def test_a_body_that_cannot_be_made_as_it_was_is_not_made(damage: dict[str, str 
 def test_no_statement_changes_what_bodies_are_made_of() -> None:
     """Set a job's input, request and metadata when it is made, and never again."""
     for name, statement in texts().items():
+        assert not re.search(r"UPDATE job_requests", statement), name
         if re.search(r"UPDATE jobs", statement):
             assert not re.search(r"(?<![\w.])(input|request|metadata) = ", statement), name
 
@@ -152,7 +153,7 @@ async def test_a_notification_whose_job_was_changed_by_hand_waits(tmp_path: Path
 
         async def change(transaction: Transaction) -> None:
             await transaction.run_text(f"UPDATE endpoints SET url = '{running.hook}'")
-            await transaction.run_text("UPDATE jobs SET metadata = '{\"changed\":1}'")
+            await transaction.run_text("UPDATE job_requests SET metadata = '{\"changed\":1}'")
 
         await running.app.store.database.transact(change)
         await clock.advance(75)

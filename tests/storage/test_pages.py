@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from relay import ids
 from relay.model.delivery import Delivery
 from relay.security.encryption import Encryption
-from relay.storage import pages, rows
+from relay.storage import job_rows, pages, rows
 from relay.storage.apply_updates import Room, UpdateApplier
 from relay.storage.boots import Lease
 from relay.storage.deliveries import Deliveries
@@ -24,7 +24,7 @@ from relay.storage.history import BEGINNING, Callbacks, EventFilter, EventQuery,
 from relay.storage.jobs import JobFilter, Jobs
 from relay.storage.pages import WINDOW, Listing
 from tests.storage.test_lists import every_page
-from tests.support.past import ENDPOINT, Past, add, callback, database
+from tests.support.past import ENDPOINT, Past, add, callback, database, insert_jobs
 from tests.support.running import SECRET_KEY, START_MS, HeldClock, relay
 
 pytestmark = pytest.mark.both_databases
@@ -114,12 +114,13 @@ async def test_jobs_are_found_by_filters_and_metadata_within_a_window(tmp_path: 
     async with database(tmp_path) as opened:
         (oldest,) = await add(opened, [Past(deliveries=(), callbacks=0)])
         (found,) = await opened.rows("job_of_project", {"id": oldest, "project_id": PROJECT})
-        many = [dict(found) | {"id": numbered("job_z", number)} for number in range(ROWS - 1)]
-        pairs = [{"project_id": PROJECT, "pair": "env=prod", "job_id": one["id"]} for one in [dict(found), *many]]
+        like = job_rows.job(found)
+        many = [msgspec.structs.replace(like, id=numbered("job_z", number)) for number in range(ROWS - 1)]
+        pairs = [{"project_id": PROJECT, "pair": "env=prod", "job_id": one.id} for one in [like, *many]]
         pairs += [{"project_id": PROJECT, "pair": "user=7", "job_id": oldest}]
 
         async def write(transaction: Transaction) -> None:
-            await transaction.run_many("insert_job", many)
+            await insert_jobs(transaction, many)
             await transaction.run_text("DELETE FROM job_metadata")
             await transaction.run_many("insert_job_metadata", pairs)
 

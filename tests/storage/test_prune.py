@@ -245,7 +245,7 @@ async def test_postgresql_looks_through_indexes_too(tmp_path: Path) -> None:
         if not isinstance(opened, PostgreSQL):
             pytest.skip("tests/storage/test_schema.py asks SQLite")
         for name, index in {
-            "prunable_jobs": "jobs_finished",
+            "prunable_jobs": "jobs_due",
             "prunable_events": "events_of_no_job",
             "prunable_callbacks": "callbacks_orphaned",
             "prune_redeliveries": "redeliveries_done",

@@ -62,7 +62,7 @@ def test_little_that_waits_is_not_all_that_is_read(database_server: Server) -> N
     used = {case.name: set(plan.partial) for case, plan in plans}
     few = ("endpoints_standing", "endpoints_page")
     named = {name: partial.difference(few) for name, partial in used.items() if BY_ID.search(found_by[name].source)}
-    assert {"due_deliveries", "release_deliveries", "jobs_and_listeners", "start_submission"} <= named.keys()
+    assert {"due_deliveries", "release_deliveries", "jobs_and_listeners", "job_to_submit"} <= named.keys()
     assert {name: one for name, one in named.items() if any(not index.endswith("_of_job") for index in one)} == {}
     of_endpoint = ("endpoints_waiting", "claim_deliveries_of_endpoint", "pending_of_endpoint")
     assert [used[name] for name in of_endpoint] == [{"deliveries_waiting"}] * 3
@@ -79,7 +79,7 @@ def test_the_check_sees_a_plan_that_is_wrong(plans: list[Plans]) -> None:
 def test_every_statement_about_what_grows_is_looked_at(plans: list[Plans]) -> None:
     """A new statement that names a large table gets a case, or is one that finds a single row by its id."""
     looked_at = {case.name for case, _ in plans[0]}
-    large = ("jobs", "events", "callbacks", "deliveries", "attempts")
+    large = ("jobs", "job_requests", "events", "callbacks", "deliveries", "attempts")
     for name, statement in load(Dialect.SQLITE).items():
         text = f"{statement.source}\n"
         named = any(f" {table}\n" in text or f" {table} " in text for table in large)

@@ -14,19 +14,23 @@ from relay import ids
 from relay.lifecycle.reports import Transition
 from relay.model.job import Disposition, EventType, Job, JobState
 from relay.security.encryption import Encryption
-from relay.storage import rows
+from relay.storage import job_rows, rows
 from relay.storage.apply_updates import JobUpdate, ReceivedCallback, Room, UpdateApplier, UpdateResult
 from relay.storage.boots import Lease
 from relay.storage.engine.database import Transaction
 from relay.storage.engine.migrations import migrate
 from relay.storage.engine.postgres import PostgreSQL
-from tests.support.past import ENDPOINT, select
+from tests.support.past import ENDPOINT, insert_jobs, select
 from tests.support.postgres import Server
 from tests.support.running import SECRET_KEY
 
 pytestmark = pytest.mark.anyio
 
-ADDED = "SELECT id, sequence, callbacks_seen, progress FROM jobs ORDER BY id"
+
+async def added(opened: PostgreSQL) -> list[tuple[str, int, int, int | None]]:
+    """Return what has been added up in each job."""
+    jobs = [msgspec.json.decode(doc, type=Job) for (doc,) in await select(opened, "SELECT doc FROM jobs ORDER BY id")]
+    return [(job.id, job.sequence, job.callbacks_seen, job.progress) for job in jobs]
 
 
 def running(job_id: str) -> Job:
@@ -76,7 +80,7 @@ async def two(server: Server, jobs: Sequence[str]) -> AsyncIterator[tuple[Postgr
             stack.push_async_callback(opened[-1].close)
 
         async def fill(transaction: Transaction) -> None:
-            await transaction.run_many("insert_job", [rows.job_params(running(job_id)) for job_id in jobs])
+            await insert_jobs(transaction, [running(job_id) for job_id in jobs])
             await transaction.run_many("insert_endpoint", [rows.endpoint_params(ENDPOINT, Encryption([SECRET_KEY]))])
 
         await migrate(opened[0], 1)
@@ -114,10 +118,10 @@ async def test_what_another_wrote_meanwhile_is_not_overwritten(database_server: 
             recording = asyncio.create_task(record(one, heard("job_1"), heard("job_2")))
             await waiting(another)
             moved = msgspec.structs.replace(running("job_2"), progress=1)
-            await transaction.run_many("update_job", [rows.changed_job_params(moved)])
+            await transaction.run_many("update_job", [job_rows.row(moved)])
         recorded = await recording
         assert [(found.job and found.job.progress, len(found.fresh)) for found in recorded] == [(1, 1), (2, 1)]
-        assert await select(one, ADDED) == [("job_1", 1, 1, 1), ("job_2", 1, 1, 2)]
+        assert await added(one) == [("job_1", 1, 1, 1), ("job_2", 1, 1, 2)]
         assert await select(one, "SELECT job_id FROM events ORDER BY job_id") == [("job_1",), ("job_2",)]
         assert await select(one, "SELECT job_id FROM callbacks ORDER BY job_id") == [("job_1",), ("job_2",)]
 
@@ -130,7 +134,7 @@ async def test_the_same_callback_in_two_processes_is_recorded_once(database_serv
             await waiting(another, 2)
         dispositions = sorted(recorded.disposition for (recorded,) in await asyncio.gather(*both))
         assert dispositions == [Disposition.RECORDED, Disposition.REPEATED]
-        assert await select(one, ADDED) == [("job_1", 1, 2, 1)]
+        assert await added(one) == [("job_1", 1, 2, 1)]
 
 
 async def test_a_job_that_goes_meanwhile_is_not_written_to(database_server: Server) -> None:
@@ -192,9 +196,7 @@ async def _all_count(server: Server, batches: list[list[str]]) -> None:
         )
         assert {found.disposition for recorded in told for found in recorded} == {Disposition.RECORDED}
         counts = [sum(batch.count(name) for batch in batches) for name in NAMES]
-        assert await select(both[0], ADDED) == [
-            (name, count, count, count) for name, count in zip(NAMES, counts, strict=True)
-        ]
+        assert await added(both[0]) == [(name, count, count, count) for name, count in zip(NAMES, counts, strict=True)]
         made = await select(both[0], "SELECT job_id, sequence FROM events ORDER BY job_id, sequence")
         assert made == [(name, n + 1) for name, count in zip(NAMES, counts, strict=True) for n in range(count)]
         assert await select(both[0], "SELECT COUNT(DISTINCT event_id) FROM deliveries") == [(sum(counts),)]

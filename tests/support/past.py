@@ -11,7 +11,7 @@ from relay import ids
 from relay.model.delivery import DeliveryState, Endpoint
 from relay.model.job import FinishedBy, Job, JobState, Report, UnconfirmedResult
 from relay.security.encryption import Encryption
-from relay.storage import rows
+from relay.storage import job_rows, rows
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.migrations import migrate
 from relay.storage.fan_out import EventRef, new_delivery
@@ -108,6 +108,12 @@ async def add(opened: Database, pasts: Sequence[Past], now_ms: int = START_MS) -
     return await opened.transact(write)
 
 
+async def insert_jobs(transaction: Transaction, jobs: Sequence[Job]) -> None:
+    """Insert jobs as the store does, without what belongs to them."""
+    await transaction.run_many("insert_job", [job_rows.row(job) for job in jobs])
+    await transaction.run_many("insert_job_request", [job_rows.request_row(job) for job in jobs])
+
+
 async def _add(transaction: Transaction, past: Past, now_ms: int) -> str:
     """One job with everything that can be stored of it."""
     job_id = ids.new_id(ids.JOB)
@@ -130,7 +136,7 @@ async def _add(transaction: Transaction, past: Past, now_ms: int) -> str:
         else None,
         callbacks_seen=past.callbacks,
     )
-    await transaction.run_many("insert_job", [rows.job_params(job)])
+    await insert_jobs(transaction, [job])
     metadata = rows.metadata_params(job.project_id, job_id, job.metadata)
     await transaction.run_many("insert_job_metadata", metadata)
     await transaction.run_many("insert_call", [_call(job_id, at)])

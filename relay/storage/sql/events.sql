@@ -16,15 +16,15 @@ FROM unnest(
 -- name: event_of_project
 -- One event, if it is the project's own.
 SELECT id, project_id, job_id, type, sequence, final, created_at, body,
-    (SELECT input FROM jobs WHERE jobs.id = events.job_id) AS job_input, (SELECT request FROM jobs WHERE jobs.id = events.job_id) AS job_request,
-    (SELECT metadata FROM jobs WHERE jobs.id = events.job_id) AS job_metadata
+    (SELECT input FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_input, (SELECT request FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_request,
+    (SELECT metadata FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_metadata
 FROM events WHERE id = :id AND project_id = :project_id;
 
 -- name: event_page
 -- Events of a project, newest first; `undelivered` keeps those with a delivery that is not delivered; `floor` is the last that is looked at.
 SELECT id, project_id, job_id, type, sequence, final, created_at, body,
-    (SELECT input FROM jobs WHERE jobs.id = events.job_id) AS job_input, (SELECT request FROM jobs WHERE jobs.id = events.job_id) AS job_request,
-    (SELECT metadata FROM jobs WHERE jobs.id = events.job_id) AS job_metadata
+    (SELECT input FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_input, (SELECT request FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_request,
+    (SELECT metadata FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_metadata
 FROM events
 WHERE project_id = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
@@ -41,8 +41,8 @@ SELECT id FROM events WHERE project_id = :project_id AND id < COALESCE(CAST(:bef
 -- name: event_page_of_job
 -- The same of one job, found by it; `follows` keeps those after a place that nothing can come before any more.
 SELECT id, project_id, job_id, type, sequence, final, created_at, body,
-    (SELECT input FROM jobs WHERE jobs.id = events.job_id) AS job_input, (SELECT request FROM jobs WHERE jobs.id = events.job_id) AS job_request,
-    (SELECT metadata FROM jobs WHERE jobs.id = events.job_id) AS job_metadata
+    (SELECT input FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_input, (SELECT request FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_request,
+    (SELECT metadata FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_metadata
 FROM events
 WHERE job_id = :job_id AND project_id || '' = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
@@ -57,8 +57,8 @@ ORDER BY id DESC LIMIT :limit;
 -- name: event_page_of_job.postgres
 -- In PostgreSQL an event may be committed after one of a later position: nothing is read past a transaction that is open.
 SELECT id, project_id, job_id, type, sequence, final, created_at, body,
-    (SELECT input FROM jobs WHERE jobs.id = events.job_id) AS job_input, (SELECT request FROM jobs WHERE jobs.id = events.job_id) AS job_request,
-    (SELECT metadata FROM jobs WHERE jobs.id = events.job_id) AS job_metadata
+    (SELECT input FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_input, (SELECT request FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_request,
+    (SELECT metadata FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_metadata
 FROM events
 WHERE job_id = :job_id AND project_id || '' = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
@@ -74,8 +74,8 @@ ORDER BY id DESC LIMIT :limit;
 -- name: event_page_after
 -- Events of a project after one place in their order and before another, the last first; none that something may still come before.
 SELECT id, project_id, job_id, type, sequence, final, created_at, body, position,
-    (SELECT input FROM jobs WHERE jobs.id = events.job_id) AS job_input, (SELECT request FROM jobs WHERE jobs.id = events.job_id) AS job_request,
-    (SELECT metadata FROM jobs WHERE jobs.id = events.job_id) AS job_metadata
+    (SELECT input FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_input, (SELECT request FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_request,
+    (SELECT metadata FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_metadata
 FROM events
 WHERE project_id = :project_id AND (position, id) > (:position, :after) AND (position, id) < (:end, :before)
   AND (CAST(:type AS TEXT) IS NULL OR type = :type)
@@ -87,8 +87,8 @@ ORDER BY position DESC, id DESC LIMIT :limit;
 -- name: event_page_after.postgres
 -- In PostgreSQL an event may be committed after one of a later position: nothing is read past a transaction that is open.
 SELECT id, project_id, job_id, type, sequence, final, created_at, body, position,
-    (SELECT input FROM jobs WHERE jobs.id = events.job_id) AS job_input, (SELECT request FROM jobs WHERE jobs.id = events.job_id) AS job_request,
-    (SELECT metadata FROM jobs WHERE jobs.id = events.job_id) AS job_metadata
+    (SELECT input FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_input, (SELECT request FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_request,
+    (SELECT metadata FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_metadata
 FROM events
 WHERE project_id = :project_id AND (position, id) > (:position, :after) AND (position, id) < (:end, :before)
   AND (position < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) OR position < :horizon OR created_at < :patience)
@@ -109,9 +109,9 @@ ORDER BY position DESC, id DESC LIMIT 1 OFFSET :window;
 -- come without their bodies. `settled` is whether none can come before it any more.
 SELECT id, project_id, job_id, type, sequence, final, created_at, position,
     CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN body END AS body,
-    (SELECT input FROM jobs WHERE jobs.id = CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN events.job_id END) AS job_input,
-    (SELECT request FROM jobs WHERE jobs.id = CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN events.job_id END) AS job_request,
-    (SELECT metadata FROM jobs WHERE jobs.id = CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN events.job_id END) AS job_metadata,
+    (SELECT input FROM job_requests WHERE job_requests.job_id = CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN events.job_id END) AS job_input,
+    (SELECT request FROM job_requests WHERE job_requests.job_id = CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN events.job_id END) AS job_request,
+    (SELECT metadata FROM job_requests WHERE job_requests.job_id = CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN events.job_id END) AS job_metadata,
     1 AS settled
 FROM events
 WHERE project_id = :project_id AND (position, id) > (:position, :id)
@@ -121,9 +121,9 @@ ORDER BY position, id LIMIT :limit;
 -- In PostgreSQL an event may be committed after one of a later position: nothing is read past a transaction that is open.
 SELECT id, project_id, job_id, type, sequence, final, created_at, position,
     CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN body END AS body,
-    (SELECT input FROM jobs WHERE jobs.id = CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN events.job_id END) AS job_input,
-    (SELECT request FROM jobs WHERE jobs.id = CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN events.job_id END) AS job_request,
-    (SELECT metadata FROM jobs WHERE jobs.id = CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN events.job_id END) AS job_metadata,
+    (SELECT input FROM job_requests WHERE job_requests.job_id = CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN events.job_id END) AS job_input,
+    (SELECT request FROM job_requests WHERE job_requests.job_id = CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN events.job_id END) AS job_request,
+    (SELECT metadata FROM job_requests WHERE job_requests.job_id = CASE WHEN CAST(:type AS TEXT) IS NULL OR type = :type THEN events.job_id END) AS job_metadata,
     CASE WHEN position < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) OR position < :horizon THEN 1 ELSE 0 END AS settled
 FROM events
 WHERE project_id = :project_id AND (position, id) > (:position, :id)
@@ -248,16 +248,16 @@ ORDER BY id FOR UPDATE;
 -- name: event_bodies
 -- The bodies of these events, each with what its job's row has of it.
 SELECT id, job_id, body,
-    (SELECT input FROM jobs WHERE jobs.id = events.job_id) AS job_input, (SELECT request FROM jobs WHERE jobs.id = events.job_id) AS job_request,
-    (SELECT metadata FROM jobs WHERE jobs.id = events.job_id) AS job_metadata
+    (SELECT input FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_input, (SELECT request FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_request,
+    (SELECT metadata FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_metadata
 FROM events
 WHERE (project_id, id) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys));
 
 -- name: event_bodies.postgres
 -- A list is an array in PostgreSQL, and JSON in SQLite.
 SELECT id, job_id, body,
-    (SELECT input FROM jobs WHERE jobs.id = events.job_id) AS job_input, (SELECT request FROM jobs WHERE jobs.id = events.job_id) AS job_request,
-    (SELECT metadata FROM jobs WHERE jobs.id = events.job_id) AS job_metadata
+    (SELECT input FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_input, (SELECT request FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_request,
+    (SELECT metadata FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_metadata
 FROM events
 WHERE (project_id, id) IN (
     SELECT keys[number][1], keys[number][2] FROM (SELECT CAST(:keys AS TEXT[]) AS keys) AS given, generate_subscripts(keys, 1) AS number

@@ -1,37 +1,36 @@
 -- name: insert_job
 -- A new job, before anything is sent. One that is adopted by two requests together is there already.
 INSERT INTO jobs (
-    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
-    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made,
-    created_at, updated_at, submitted_at, finished_at, deadline_at, next_submit_at, submission_started_at,
-    next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed, confirm_by, status_path, expiring_at, max_cost
+    id, project_id, provider, state, reason, provider_job_id, cost, created_at, finished_at, confirm_by, next_check_at, checks_made,
+    timer, next_at, doc
 ) VALUES (
-    :id, :project_id, :provider, :state, :reason, :provider_job_id, :model, :progress, :input, :request, :metadata, :outputs, :error,
-    :cost, :finished_by, :verification, :late, :sequence, :last_final_event, :callbacks_seen, :submissions_made,
-    :created_at, :updated_at, :submitted_at, :finished_at, :deadline_at, :next_submit_at, :submission_started_at,
-    :next_check_at, :checks_made, :last_report_at, :not_found_seen, :unconfirmed, :confirm_by, :status_path, :expiring_at, :max_cost
+    :id, :project_id, :provider, :state, :reason, :provider_job_id, :cost, :created_at, :finished_at, :confirm_by, :next_check_at, :checks_made,
+    :timer, :next_at, :doc
 ) ON CONFLICT (id) DO NOTHING;
 
 -- name: insert_job.postgres_batch
 -- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
 INSERT INTO jobs (
-    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
-    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at,
-    submitted_at, finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at,
-    not_found_seen, unconfirmed, confirm_by, status_path, expiring_at, max_cost
+    id, project_id, provider, state, reason, provider_job_id, cost, created_at, finished_at, confirm_by, next_check_at, checks_made,
+    timer, next_at, doc
 )
 SELECT * FROM unnest(
     CAST(:id AS TEXT[]), CAST(:project_id AS TEXT[]), CAST(:provider AS TEXT[]), CAST(:state AS TEXT[]), CAST(:reason AS TEXT[]),
-    CAST(:provider_job_id AS TEXT[]), CAST(:model AS TEXT[]), CAST(:progress AS INTEGER[]), CAST(:input AS TEXT[]),
-    CAST(:request AS TEXT[]), CAST(:metadata AS TEXT[]), CAST(:outputs AS TEXT[]), CAST(:error AS TEXT[]), CAST(:cost AS TEXT[]),
-    CAST(:finished_by AS TEXT[]), CAST(:verification AS TEXT[]), CAST(:late AS INTEGER[]), CAST(:sequence AS INTEGER[]),
-    CAST(:last_final_event AS TEXT[]), CAST(:callbacks_seen AS INTEGER[]), CAST(:submissions_made AS INTEGER[]),
-    CAST(:created_at AS BIGINT[]), CAST(:updated_at AS BIGINT[]), CAST(:submitted_at AS BIGINT[]), CAST(:finished_at AS BIGINT[]),
-    CAST(:deadline_at AS BIGINT[]), CAST(:next_submit_at AS BIGINT[]), CAST(:submission_started_at AS BIGINT[]),
-    CAST(:next_check_at AS BIGINT[]), CAST(:checks_made AS INTEGER[]), CAST(:last_report_at AS BIGINT[]),
-    CAST(:not_found_seen AS INTEGER[]), CAST(:unconfirmed AS TEXT[]), CAST(:confirm_by AS BIGINT[]), CAST(:status_path AS TEXT[]),
-    CAST(:expiring_at AS BIGINT[]), CAST(:max_cost AS BIGINT[])
+    CAST(:provider_job_id AS TEXT[]), CAST(:cost AS TEXT[]), CAST(:created_at AS BIGINT[]), CAST(:finished_at AS BIGINT[]),
+    CAST(:confirm_by AS BIGINT[]), CAST(:next_check_at AS BIGINT[]), CAST(:checks_made AS INTEGER[]), CAST(:timer AS TEXT[]),
+    CAST(:next_at AS BIGINT[]), CAST(:doc AS TEXT[])
 ) ON CONFLICT (id) DO NOTHING;
+
+-- name: insert_job_request
+-- What a job was made of; it never changes.
+INSERT INTO job_requests (job_id, request, input, metadata) VALUES (:job_id, :request, :input, :metadata)
+ON CONFLICT (job_id) DO NOTHING;
+
+-- name: insert_job_request.postgres_batch
+-- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
+INSERT INTO job_requests (job_id, request, input, metadata)
+SELECT * FROM unnest(CAST(:job_id AS TEXT[]), CAST(:request AS TEXT[]), CAST(:input AS TEXT[]), CAST(:metadata AS TEXT[]))
+ON CONFLICT (job_id) DO NOTHING;
 
 -- name: insert_job_metadata
 -- One `key=value` of a job, so that jobs can be found by it.
@@ -45,72 +44,49 @@ SELECT * FROM unnest(
 ) ON CONFLICT DO NOTHING;
 
 -- name: update_job
--- A job after a move; what never changes is not named. A check is under way as long as the time that it was leased until stands.
+-- A job after a transition; what never changes is not named. A check is under way as long as the time that it was leased until stands.
 UPDATE jobs SET
-    state = :state, reason = :reason, provider_job_id = :provider_job_id, progress = :progress, outputs = :outputs, error = :error,
-    cost = :cost, finished_by = :finished_by, verification = :verification, late = :late, sequence = :sequence,
-    last_final_event = :last_final_event, callbacks_seen = :callbacks_seen, updated_at = :updated_at, submitted_at = :submitted_at,
-    finished_at = :finished_at, next_submit_at = :next_submit_at, submission_started_at = :submission_started_at,
-    checked_by = CASE WHEN next_check_at = :next_check_at THEN checked_by END, next_check_at = :next_check_at,
-    submissions_made = :submissions_made, deadline_at = :deadline_at,
-    last_report_at = :last_report_at, not_found_seen = :not_found_seen, unconfirmed = :unconfirmed, confirm_by = :confirm_by,
-    status_path = :status_path, expiring_at = :expiring_at
+    state = :state, reason = :reason, provider_job_id = :provider_job_id, cost = :cost, finished_at = :finished_at, confirm_by = :confirm_by,
+    checked_by = CASE WHEN next_check_at = :next_check_at THEN checked_by END, next_check_at = :next_check_at, timer = :timer, next_at = :next_at, doc = :doc
 WHERE id = :id;
 
 -- name: update_job.postgres_batch
 -- PostgreSQL writes a batch by one statement; the rows have been locked as they were read.
 UPDATE jobs SET
-    state = many.state, reason = many.reason, provider_job_id = many.provider_job_id, progress = many.progress, outputs = many.outputs,
-    error = many.error, cost = many.cost, finished_by = many.finished_by, verification = many.verification, late = many.late,
-    sequence = many.sequence, last_final_event = many.last_final_event, callbacks_seen = many.callbacks_seen,
-    updated_at = many.updated_at, submitted_at = many.submitted_at, finished_at = many.finished_at,
-    next_submit_at = many.next_submit_at, submission_started_at = many.submission_started_at,
-    checked_by = CASE WHEN jobs.next_check_at = many.next_check_at THEN jobs.checked_by END, next_check_at = many.next_check_at,
-    submissions_made = many.submissions_made, deadline_at = many.deadline_at, last_report_at = many.last_report_at,
-    not_found_seen = many.not_found_seen, unconfirmed = many.unconfirmed, confirm_by = many.confirm_by, status_path = many.status_path,
-    expiring_at = many.expiring_at
+    state = many.state, reason = many.reason, provider_job_id = many.provider_job_id, cost = many.cost, finished_at = many.finished_at,
+    confirm_by = many.confirm_by, checked_by = CASE WHEN jobs.next_check_at = many.next_check_at THEN jobs.checked_by END,
+    next_check_at = many.next_check_at, timer = many.timer, next_at = many.next_at, doc = many.doc
 FROM unnest(
-    CAST(:id AS TEXT[]), CAST(:state AS TEXT[]), CAST(:reason AS TEXT[]), CAST(:provider_job_id AS TEXT[]),
-    CAST(:progress AS INTEGER[]), CAST(:outputs AS TEXT[]), CAST(:error AS TEXT[]), CAST(:cost AS TEXT[]),
-    CAST(:finished_by AS TEXT[]), CAST(:verification AS TEXT[]), CAST(:late AS INTEGER[]), CAST(:sequence AS INTEGER[]),
-    CAST(:last_final_event AS TEXT[]), CAST(:callbacks_seen AS INTEGER[]), CAST(:updated_at AS BIGINT[]),
-    CAST(:submitted_at AS BIGINT[]), CAST(:finished_at AS BIGINT[]), CAST(:next_submit_at AS BIGINT[]),
-    CAST(:submission_started_at AS BIGINT[]), CAST(:next_check_at AS BIGINT[]), CAST(:submissions_made AS INTEGER[]),
-    CAST(:deadline_at AS BIGINT[]), CAST(:last_report_at AS BIGINT[]), CAST(:not_found_seen AS INTEGER[]), CAST(:unconfirmed AS TEXT[]),
-    CAST(:confirm_by AS BIGINT[]), CAST(:status_path AS TEXT[]), CAST(:expiring_at AS BIGINT[])
-) AS many (
-    id, state, reason, provider_job_id, progress, outputs, error, cost, finished_by, verification, late, sequence, last_final_event,
-    callbacks_seen, updated_at, submitted_at, finished_at, next_submit_at, submission_started_at, next_check_at, submissions_made,
-    deadline_at, last_report_at, not_found_seen, unconfirmed, confirm_by, status_path, expiring_at
-)
+    CAST(:id AS TEXT[]), CAST(:state AS TEXT[]), CAST(:reason AS TEXT[]), CAST(:provider_job_id AS TEXT[]), CAST(:cost AS TEXT[]),
+    CAST(:finished_at AS BIGINT[]), CAST(:confirm_by AS BIGINT[]), CAST(:next_check_at AS BIGINT[]), CAST(:timer AS TEXT[]),
+    CAST(:next_at AS BIGINT[]), CAST(:doc AS TEXT[])
+) AS many (id, state, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, timer, next_at, doc)
 WHERE jobs.id = many.id;
 
+-- name: job_to_submit
+-- A job that is about to be submitted, locked by the transaction that marks it. It is found by its id, and by no index of what waits.
+SELECT id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata
+FROM jobs JOIN job_requests ON job_id = id WHERE id = :id;
+
+-- name: job_to_submit.postgres
+-- PostgreSQL locks the row, so that of several processes one finds it not yet begun.
+SELECT id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata
+FROM jobs JOIN job_requests ON job_id = id WHERE id = :id FOR UPDATE OF jobs;
+
 -- name: start_submission
--- The one caller that gets a row back may send the job to its provider, this once. It is found by its id, and by no index of what waits.
-UPDATE jobs SET next_submit_at = NULL, submission_started_at = :now, submitted_by = :boot, submissions_made = submissions_made + 1
-WHERE id = :id AND state || '' = 'pending' AND CASE WHEN next_submit_at IS NULL THEN 0 ELSE 1 END = 1
-RETURNING
-    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
-    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
-    confirm_by, status_path, expiring_at, max_cost;
+-- The job is being submitted from now on, by this boot.
+UPDATE jobs SET timer = :timer, next_at = :next_at, doc = :doc, submitted_by = :boot WHERE id = :id;
 
 -- name: jobs_and_listeners
 -- The jobs of a batch, and with the first of them who may want their events: the standing endpoints of their projects, and those made
 -- for one job.
 WITH found AS (
     SELECT
-        id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
-        finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-        finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
-        confirm_by, status_path, expiring_at, max_cost
-    FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id
+        id, project_id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata
+    FROM jobs JOIN job_requests ON job_id = id WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id
 )
 SELECT
-    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
-    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
-    confirm_by, status_path, expiring_at, max_cost,
+    id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata,
     CASE WHEN id = (SELECT MIN(id) FROM found) THEN (
     SELECT json_group_array(json_array(id, project_id, job_id, event_types, providers, schedule_s)) FROM (
         SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
@@ -126,17 +102,11 @@ FROM found;
 -- PostgreSQL locks the jobs, in one order: what is written is decided by what is read here. Its lists are arrays.
 WITH found AS (
     SELECT
-        id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
-        finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-        finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
-        confirm_by, status_path, expiring_at, max_cost
-    FROM jobs WHERE id = ANY (:ids) ORDER BY id FOR UPDATE
+        id, project_id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata
+    FROM jobs JOIN job_requests ON job_id = id WHERE id = ANY (:ids) ORDER BY id FOR UPDATE OF jobs
 )
 SELECT
-    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
-    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
-    confirm_by, status_path, expiring_at, max_cost,
+    id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata,
     CASE WHEN id = (SELECT MIN(id) FROM found) THEN (
     SELECT json_agg(json_build_array(id, project_id, job_id, event_types, providers, schedule_s)) FROM (
         SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
@@ -151,20 +121,14 @@ FROM found;
 -- name: job_of_project
 -- One job, if it is the project's own.
 SELECT
-    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
-    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
-    confirm_by, status_path, expiring_at, max_cost
-FROM jobs WHERE id = :id AND project_id = :project_id;
+    id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata
+FROM jobs JOIN job_requests ON job_id = id WHERE id = :id AND project_id = :project_id;
 
 -- name: job_page
 -- Jobs of a project, newest first; `floor` is the last that is looked at.
 SELECT
-    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
-    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
-    confirm_by, status_path, expiring_at, max_cost
-FROM jobs
+    id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata
+FROM jobs JOIN job_requests ON job_id = id
 WHERE project_id = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
   AND (CAST(:status AS TEXT) IS NULL OR state = :status OR (:status = 'open' AND finished_at IS NULL))
@@ -178,11 +142,8 @@ ORDER BY id DESC LIMIT :limit;
 -- name: job_page_by_metadata
 -- Jobs of a project that have each of these pairs, found by one of them, newest first; `floor` is the last that is looked at.
 SELECT
-    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
-    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
-    confirm_by, status_path, expiring_at, max_cost
-FROM jobs
+    id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata
+FROM jobs JOIN job_requests ON job_id = id
 WHERE id IN (
       SELECT job_id FROM job_metadata AS one
       WHERE project_id = :project_id AND pair = :pair
@@ -204,11 +165,8 @@ ORDER BY id DESC LIMIT :limit;
 -- name: job_page_by_metadata.postgres
 -- A list is an array in PostgreSQL, and JSON in SQLite.
 SELECT
-    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
-    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
-    confirm_by, status_path, expiring_at, max_cost
-FROM jobs
+    id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata
+FROM jobs JOIN job_requests ON job_id = id
 WHERE id IN (
       SELECT job_id FROM job_metadata AS one
       WHERE project_id = :project_id AND pair = :pair
@@ -237,16 +195,15 @@ SELECT job_id AS id FROM job_metadata
 WHERE project_id = :project_id AND pair = :pair AND job_id < COALESCE(CAST(:before AS TEXT), 'z')
 ORDER BY job_id DESC LIMIT 1 OFFSET :window;
 
--- name: jobs_to_submit
--- Jobs that were committed and surely not sent, and are due.
-SELECT id FROM jobs WHERE next_submit_at <= :now ORDER BY next_submit_at LIMIT :limit;
+-- name: due_jobs
+-- Jobs whose timer of one kind has run out.
+SELECT id, provider, doc FROM jobs WHERE timer = :timer AND next_at <= :now ORDER BY next_at LIMIT :limit;
 
 -- name: jobs_left_in_submission
 -- Jobs whose submission never got an answer: it began long ago, or the process that began it has ended.
-SELECT id FROM jobs
-WHERE state = 'pending' AND reason IS NULL AND next_submit_at IS NULL
-  AND (submission_started_at < :before OR submitted_by IN (SELECT id FROM boots WHERE ended_at IS NOT NULL))
-ORDER BY submission_started_at LIMIT :limit;
+SELECT id, provider, doc FROM jobs
+WHERE timer = 'submitting' AND (next_at < :before OR submitted_by IN (SELECT id FROM boots WHERE ended_at IS NOT NULL))
+ORDER BY next_at LIMIT :limit;
 
 -- name: claim_checks
 -- Takes a provider's jobs whose status is to be asked for, but for those that wait to be confirmed, and leases them: after a crash they are due again.
@@ -257,10 +214,9 @@ WHERE id IN (
     ORDER BY next_check_at LIMIT :limit
 )
 RETURNING
-    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
-    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
-    confirm_by, status_path, expiring_at, max_cost;
+    id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc,
+    (SELECT input FROM job_requests WHERE job_id = jobs.id) AS input, (SELECT request FROM job_requests WHERE job_id = jobs.id) AS request,
+    (SELECT metadata FROM job_requests WHERE job_id = jobs.id) AS metadata;
 
 -- name: claim_checks.postgres
 -- PostgreSQL locks the rows, and passes over those that another process has locked.
@@ -271,10 +227,9 @@ WHERE id IN (
     ORDER BY next_check_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 RETURNING
-    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
-    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
-    confirm_by, status_path, expiring_at, max_cost;
+    id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc,
+    (SELECT input FROM job_requests WHERE job_id = jobs.id) AS input, (SELECT request FROM job_requests WHERE job_id = jobs.id) AS request,
+    (SELECT metadata FROM job_requests WHERE job_id = jobs.id) AS metadata;
 
 -- name: claim_confirmations
 -- Takes one project's jobs that wait for a status check at a provider, and leases them.
@@ -285,10 +240,9 @@ WHERE id IN (
     ORDER BY next_check_at LIMIT :limit
 )
 RETURNING
-    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
-    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
-    confirm_by, status_path, expiring_at, max_cost;
+    id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc,
+    (SELECT input FROM job_requests WHERE job_id = jobs.id) AS input, (SELECT request FROM job_requests WHERE job_id = jobs.id) AS request,
+    (SELECT metadata FROM job_requests WHERE job_id = jobs.id) AS metadata;
 
 -- name: claim_confirmations.postgres
 -- PostgreSQL locks the rows, and passes over those that another process has locked.
@@ -299,10 +253,9 @@ WHERE id IN (
     ORDER BY next_check_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 RETURNING
-    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
-    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
-    confirm_by, status_path, expiring_at, max_cost;
+    id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc,
+    (SELECT input FROM job_requests WHERE job_id = jobs.id) AS input, (SELECT request FROM job_requests WHERE job_id = jobs.id) AS request,
+    (SELECT metadata FROM job_requests WHERE job_id = jobs.id) AS metadata;
 
 -- name: claim_check
 -- Takes one job to be asked about now, whenever it was due.
@@ -311,10 +264,9 @@ UPDATE jobs SET
     checks_made = checks_made + 1
 WHERE id = :id
 RETURNING
-    id, project_id, provider, state, reason, provider_job_id, model, progress, input, request, metadata, outputs, error, cost,
-    finished_by, verification, late, sequence, last_final_event, callbacks_seen, submissions_made, created_at, updated_at, submitted_at,
-    finished_at, deadline_at, next_submit_at, submission_started_at, next_check_at, checks_made, last_report_at, not_found_seen, unconfirmed,
-    confirm_by, status_path, expiring_at, max_cost;
+    id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc,
+    (SELECT input FROM job_requests WHERE job_id = jobs.id) AS input, (SELECT request FROM job_requests WHERE job_id = jobs.id) AS request,
+    (SELECT metadata FROM job_requests WHERE job_id = jobs.id) AS metadata;
 
 -- name: next_checks
 -- When each provider's next status check is due, but for confirmations; from one provider to the next, since there are few of them and many jobs.
@@ -349,29 +301,16 @@ SELECT jobs.provider, jobs.project_id, jobs.next_check_at AS at
 FROM (SELECT id FROM waiting WHERE id IS NOT NULL LIMIT :limit) AS first_due
 JOIN jobs ON jobs.id = first_due.id;
 
--- name: jobs_past_deadline
--- Open jobs whose deadline has passed, and that nothing else is about to settle.
-SELECT id, provider FROM jobs
-WHERE finished_at IS NULL AND confirm_by IS NULL AND deadline_at <= :now ORDER BY deadline_at LIMIT :limit;
-
--- name: jobs_to_settle
--- Jobs whose unconfirmed, or whose last status check, has been waited for long enough.
-SELECT id FROM jobs WHERE confirm_by <= :now ORDER BY confirm_by LIMIT :limit;
-
--- name: jobs_expiring
--- Jobs of which it is due to be told that their result expires.
-SELECT id FROM jobs WHERE expiring_at <= :now ORDER BY expiring_at LIMIT :limit;
-
 -- name: next_job_clock
 -- When the sweep has something to do next.
 SELECT MIN(at) AS at FROM (
-    SELECT MIN(next_submit_at) AS at FROM jobs WHERE next_submit_at IS NOT NULL
+    SELECT MIN(next_at) AS at FROM jobs WHERE timer = 'submit'
     UNION ALL
-    SELECT MIN(deadline_at) AS at FROM jobs WHERE finished_at IS NULL AND confirm_by IS NULL
+    SELECT MIN(next_at) AS at FROM jobs WHERE timer = 'deadline'
     UNION ALL
-    SELECT MIN(confirm_by) AS at FROM jobs WHERE confirm_by IS NOT NULL
+    SELECT MIN(next_at) AS at FROM jobs WHERE timer = 'confirm'
     UNION ALL
-    SELECT MIN(expiring_at) AS at FROM jobs WHERE expiring_at IS NOT NULL
+    SELECT MIN(next_at) AS at FROM jobs WHERE timer = 'expiring'
     UNION ALL
     SELECT MIN(next_proof_at) AS at FROM payments WHERE next_proof_at IS NOT NULL
 ) AS clocks;
@@ -407,7 +346,10 @@ FROM calls WHERE job_id = :job_id ORDER BY id LIMIT :limit;
 -- name: backlog
 -- What is not done yet, by indexes of it alone; each number ends at `most`.
 SELECT
-    (SELECT COUNT(*) FROM (SELECT 1 AS one FROM jobs WHERE finished_at IS NULL LIMIT :most) AS open) AS open_jobs,
+    (SELECT COUNT(*) FROM (
+        SELECT 1 AS one FROM jobs WHERE timer IN ('submit', 'submitting', 'deadline') UNION ALL
+        SELECT 1 AS one FROM jobs WHERE timer = 'confirm' AND finished_at IS NULL LIMIT :most
+    ) AS open) AS open_jobs,
     (SELECT COUNT(*) FROM (SELECT 1 AS one FROM deliveries WHERE state = 'pending' LIMIT :most) AS pending) AS pending_deliveries,
     (SELECT COUNT(*) FROM (SELECT 1 AS one FROM endpoints WHERE held_until IS NOT NULL LIMIT :most) AS held) AS held_endpoints,
     (SELECT MIN(next_attempt_at) FROM deliveries WHERE state = 'pending') AS oldest_due_at;

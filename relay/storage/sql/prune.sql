@@ -1,19 +1,19 @@
 -- name: prunable_jobs
 -- Jobs that ended before then with nothing left to do, the longest gone first, and locked; a job that another process holds is passed over.
 -- Each `IS NULL` asks an index about one row: NOT EXISTS may become a join with the whole table, by a plan made when that was small.
-SELECT id, project_id, provider, state, finished_at, deadline_at, metadata FROM jobs
-WHERE finished_at < :before AND unconfirmed IS NULL AND confirm_by IS NULL AND next_check_at IS NULL
+SELECT id, project_id, provider, state, finished_at, doc, metadata FROM jobs JOIN job_requests ON job_id = id
+WHERE timer = 'finished' AND next_at < :before
   AND (SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
   AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.next_proof_at IS NOT NULL LIMIT 1) IS NULL
-ORDER BY finished_at LIMIT :limit;
+ORDER BY next_at LIMIT :limit;
 
 -- name: prunable_jobs.postgres
 -- PostgreSQL locks the rows, and passes over those that another process has locked.
-SELECT id, project_id, provider, state, finished_at, deadline_at, metadata FROM jobs
-WHERE finished_at < :before AND unconfirmed IS NULL AND confirm_by IS NULL AND next_check_at IS NULL
+SELECT id, project_id, provider, state, finished_at, doc, metadata FROM jobs JOIN job_requests ON job_id = id
+WHERE timer = 'finished' AND next_at < :before
   AND (SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
   AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.next_proof_at IS NOT NULL LIMIT 1) IS NULL
-ORDER BY finished_at LIMIT :limit FOR UPDATE SKIP LOCKED;
+ORDER BY next_at LIMIT :limit FOR UPDATE OF jobs SKIP LOCKED;
 
 -- name: events_to_hold
 -- The events of these jobs, locked as `hold_events` locks them; one that is being sent again is passed over.
@@ -111,6 +111,14 @@ UPDATE payments SET header = :nothing WHERE job_id IN (SELECT value FROM json_ea
 -- name: forget_headers_of_payments.postgres
 -- A list is an array in PostgreSQL, and JSON in SQLite.
 UPDATE payments SET header = :nothing WHERE job_id = ANY (:jobs);
+
+-- name: prune_requests_of_jobs
+-- What these jobs were made of.
+DELETE FROM job_requests WHERE job_id IN (SELECT value FROM json_each(:jobs));
+
+-- name: prune_requests_of_jobs.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+DELETE FROM job_requests WHERE job_id = ANY (:jobs);
 
 -- name: prune_jobs
 -- The jobs themselves.
@@ -249,7 +257,7 @@ RETURNING job_id;
 -- name: count_prunable
 -- How much there is to prune, by table; what is stored of a job goes with it and is not counted.
 SELECT 'jobs' AS kind, COUNT(*) AS number FROM jobs
-WHERE finished_at < :before AND unconfirmed IS NULL AND confirm_by IS NULL AND next_check_at IS NULL
+WHERE timer = 'finished' AND next_at < :before
   AND (SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id WHERE events.job_id = jobs.id AND deliveries.finished_at IS NULL LIMIT 1) IS NULL
   AND (SELECT 1 FROM payments WHERE payments.job_id = jobs.id AND payments.next_proof_at IS NOT NULL LIMIT 1) IS NULL
 UNION ALL
