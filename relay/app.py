@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from ipaddress import IPv6Address
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
@@ -62,6 +63,7 @@ from relay.storage.boots import process_name
 from relay.storage.encryption_keys import is_encrypted
 from relay.storage.engine.database import DueWork
 from relay.storage.engine.database_url import is_postgres, shown, sqlite_path
+from relay.storage.engine.litestream import Litestream
 from relay.storage.engine.single_process import FileLock
 from relay.storage.store import Store, StoreOptions
 from relay.uploads.file_uploads import StepSender, UploadLimits, Uploads
@@ -256,11 +258,21 @@ async def _open_store(setup: Setup) -> AsyncIterator[Storage]:
             expiring_ms=settings.output_expiring_s * 1000,
             dispatches=setup.dispatches and free,
             wait_s=settings.database_wait_s,
+            litestream=_litestream(settings),
         )
         store = await Store.open(settings.database_url, Encryption(setup.keys), options, setup.clock.now_ms())
         stack.push_async_callback(setup.stop.close_in_time, lambda: store.close(setup.clock.now_ms()))
         await store.boots.begin(process_name(), setup.clock.now_ms(), held=lock is not None and lock.proven)
         yield Storage(store, lock)
+
+
+def _litestream(settings: Settings) -> Litestream | None:
+    """Return the Litestream that copies the database, None without one; SettingsError on PostgreSQL."""
+    if not settings.litestream_socket:
+        return None
+    if is_postgres(settings.database_url):
+        raise SettingsError("RELAY_LITESTREAM_SOCKET is for SQLite: a PostgreSQL has replicas of its own")
+    return Litestream(Path(settings.litestream_socket), sqlite_path(settings.database_url))
 
 
 def _notifications(setup: Setup, store: Store, sender: WebhookSender) -> Notifications:

@@ -245,6 +245,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     """sqlite:///path or postgres://…"""
     allow_ephemeral: Annotated[bool, parse_flag] = False
     """1 allows SQLite on a disk that the platform wipes when the process ends"""
+    litestream_socket: str = ""
+    """Litestream's control socket: a 2xx then also means that the replica has it; without it the disk counts"""
     database_wait_s: Annotated[float, Meta(ge=0, le=600)] = 30.0
     """how long a start waits for a database that does not answer"""
     environment: str = field(default="default", name="RELAY_ENV")

@@ -20,6 +20,7 @@ from relay.storage.endpoints import Endpoints
 from relay.storage.engine.database import Database, DueWork, Transaction
 from relay.storage.engine.database_url import is_postgres, shown, sqlite_path
 from relay.storage.engine.group_commit import Writer
+from relay.storage.engine.litestream import Litestream
 from relay.storage.engine.migrations import MAKE_IT, migrate, require
 from relay.storage.engine.sqlite import SQLite
 from relay.storage.history import Callbacks, Events
@@ -46,7 +47,8 @@ class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     `expiring_ms` is how long before a result is gone that is announced; 0 for never.
     `dispatches` is whether this process sends what it makes; where it does not, a new delivery is due at once.
-    `wait_s` is how long opening waits for a database that does not answer.
+    `wait_s` is how long opening waits for a database that does not answer. `litestream` copies a SQLite file; what it
+    has not copied is not acknowledged.
     """
 
     lease_ms: int
@@ -59,6 +61,7 @@ class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     expiring_ms: int = 0
     dispatches: bool = True
     wait_s: float = 0.0
+    litestream: Litestream | None = None
 
 
 class Store:
@@ -66,7 +69,8 @@ class Store:
 
     def __init__(self, database: Database, encryption: Encryption, options: StoreOptions) -> None:
         self.database = database
-        self._writer = Writer(database, options.backlog_max)
+        self._litestream = options.litestream
+        self._writer = Writer(database, options.backlog_max, self._litestream.copied if self._litestream else None)
         self.lease = Lease(options.lease_ms, dispatches=options.dispatches)
         self.boots = Boots(database, self.lease)
         recorder = UpdateApplier(
@@ -133,6 +137,8 @@ class Store:
             if now_ms is not None:
                 await self.boots.end(now_ms)
         finally:
+            if self._litestream is not None:
+                self._litestream.close()
             await self.database.close()
 
 

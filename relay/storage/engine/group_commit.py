@@ -46,10 +46,17 @@ class Waiting(msgspec.Struct, eq=False):
 
 
 class Writer:
-    """The one place that writes. `backlog_max` items may wait; one more is StorageUnavailable."""
+    """The one place that writes. `backlog_max` items may wait; one more is StorageUnavailable.
 
-    def __init__(self, database: Database, backlog_max: int) -> None:
+    `copied` is awaited after each COMMIT, before it is acknowledged; StorageUnavailable then means that the batch is
+    committed and may be lost with the disk.
+    """
+
+    def __init__(
+        self, database: Database, backlog_max: int, copied: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self._database = database
+        self._copied = copied
         self._backlog_max = backlog_max
         self._backlog: deque[Waiting] = deque()
         self._urgent: deque[Waiting] = deque()
@@ -161,7 +168,10 @@ class Writer:
                 await idempotency.tie(transaction, done)
             return results
 
-        return await self._database.transact(write)
+        written = await self._database.transact(write)
+        if self._copied is not None:
+            await self._copied()
+        return written
 
 
 def _call_done(batch: Sequence[Waiting]) -> None:
