@@ -27,22 +27,17 @@ QUEUE_MAX: Final = 10_000
 """The default of RELAY_LOG_QUEUE_MAX."""
 FLUSH_S: Final = 2.0
 """How long an ending process waits for the log's reader."""
-LINE_CHARS_MAX: Final = 16_384
+LINE_BYTES_MAX: Final = 16_384
 TEXT_CHARS_MAX: Final = 4_096
-"""In a line beyond LINE_CHARS_MAX each field is cut to this length, half of it from the field's end."""
+"""In a line beyond LINE_BYTES_MAX each field is cut to this length, half of it from the field's end."""
 _ENCODER: Final = msgspec.json.Encoder(enc_hook=str)
 
 
 def redact(text: str) -> str:
     """Return the text without callback tokens, webhook secrets and bearer keys."""
-    if _may_hold_secret(text):
+    if "/callbacks/" in text or "whs" in text or "earer" in text:
         return _SECRETS.sub(lambda m: (m["path"] or m["whsec"] or m["bearer"]) + "[redacted]", text)
     return text
-
-
-def _may_hold_secret(text: str) -> bool:
-    """Return whether the text may hold a secret; JSON does not escape these characters."""
-    return "/callbacks/" in text or "whs" in text or "earer" in text
 
 
 def _clean(value: object) -> object:
@@ -96,28 +91,31 @@ class _Output:
     def _line(self, level: str, source: str, event: str, fields: dict[str, Any]) -> bytes:
         """Return a line; if its fields or the console fail, plain JSON with the fields as ASCII text."""
         try:
-            text = self._format(level, source, event, fields)
+            return self._format(level, source, event, fields)
         except Exception as error:  # noqa: BLE001 - a line that cannot be formatted must not fail the code that logs it
             plain: dict[str, object] = {"event": _ascii(event), "unwritable": type(error).__name__}
             for name, value in fields.items():
                 plain["exception" if name == "exc_info" else _ascii(name)] = _ascii_value(value)
             plain |= {"source": source, "level": level, "timestamp": rfc3339(time.time_ns() // 1_000_000)}
-            text = _ENCODER.encode({name: _clean(value) for name, value in plain.items()}).decode()
-        return f"{text}\n".encode("utf-8", "backslashreplace")
+            return _ENCODER.encode({name: _clean(value) for name, value in plain.items()}) + b"\n"
 
-    def _format(self, level: str, source: str, event: str, fields: dict[str, Any]) -> str:
-        """Return the text of a line, without secrets."""
+    def _format(self, level: str, source: str, event: str, fields: dict[str, Any]) -> bytes:
+        """Return a line without secrets."""
         line: dict[str, Any] = {"event": event, **fields, "source": source, "level": level}
         if request_id := request_ids.CURRENT.get():
             line["request_id"] = request_id
         if error := line.pop("exc_info", None):
             line["exception"] = "".join(traceback.format_exception(error))
         line["timestamp"] = rfc3339(time.time_ns() // 1_000_000)
-        text = _ENCODER.encode(line).decode() if self.as_json else ""
-        if not self.as_json or _may_hold_secret(text) or len(text) > LINE_CHARS_MAX:
+        encoded = _ENCODER.encode(line) if self.as_json else b""
+        # JSON does not escape these characters, so one search serves all fields.
+        suspect = b"/callbacks/" in encoded or b"whs" in encoded or b"earer" in encoded
+        if not encoded or suspect or len(encoded) > LINE_BYTES_MAX:
             clean = {name: _clean(value) for name, value in line.items()}
-            text = _ENCODER.encode(clean).decode() if self.as_json else self._format_console(level, clean)
-        return text
+            if not self.as_json:
+                return f"{self._format_console(level, clean)}\n".encode("utf-8", "backslashreplace")
+            encoded = _ENCODER.encode(clean)
+        return encoded + b"\n"
 
     def _format_console(self, level: str, line: dict[str, Any]) -> str:
         """Return a line for a console, coloured on a terminal."""

@@ -282,7 +282,7 @@ def _classify(reason: ErrorText, known: Codes) -> ErrorKind | None:
 def identifier(*values: object) -> str | None:
     """Return the first value that can be a job's id: text or an integer, at most ID_MAX characters, safe in a URL."""
     for value in values:
-        text = None if isinstance(value, float) else text_or_none(value, ID_MAX + 1)
+        text = None if value is None or isinstance(value, float) else text_or_none(value, ID_MAX + 1)
         if text and len(text) <= ID_MAX and text.isprintable() and text.strip(".") and text == text.strip():
             return text
     return None
@@ -290,9 +290,11 @@ def identifier(*values: object) -> str | None:
 
 def number(value: object) -> Decimal | None:
     """Return a number in any spelling (`40`, `"40"`, `"40%"`, `40.0`) with six decimals; None for anything else."""
+    if value is None:
+        return None
     if type(value) is int and -_WHOLE_MAX <= value <= _WHOLE_MAX:
         return Decimal(value)
-    text = None if value is None else text_or_none(value, 34)
+    text = text_or_none(value, 34)
     if text is None or not _NUMBER.fullmatch(text):
         return None
     return Decimal(text.removesuffix("%")).quantize(_SIX_PLACES)
@@ -306,6 +308,8 @@ def whole(value: object, low: int, high: int) -> int | None:
 
 def progress(value: object) -> int | None:
     """Return a percentage, clamped to 0 to 100."""
+    if type(value) is int:
+        return max(0, min(100, value)) if -_WHOLE_MAX <= value <= _WHOLE_MAX else None
     found = number(value)
     return None if found is None else max(0, min(100, int(found)))
 
@@ -347,7 +351,10 @@ def output(
 
 def distinct(outputs: Iterable[Output]) -> tuple[Output, ...]:
     """Return the outputs in their order, each URL once, at most OUTPUTS_MAX."""
-    return tuple({found.url: found for found in reversed(list(outputs))}.values())[::-1][:OUTPUTS_MAX]
+    found = tuple(outputs)
+    if len(found) > 1:
+        found = tuple({one.url: one for one in reversed(found)}.values())[::-1]
+    return found[:OUTPUTS_MAX]
 
 
 def expiry(from_ms: int | None, lifetime_s: int) -> str | None:

@@ -165,7 +165,7 @@ def test_a_console_that_is_gone_makes_plain_lines(monkeypatch: pytest.MonkeyPatc
     assert "secret-token" not in lines[0].decode()
 
 
-@pytest.mark.parametrize(("length", "whole"), [(log.LINE_CHARS_MAX - 200, True), (log.LINE_CHARS_MAX, False)])
+@pytest.mark.parametrize(("length", "whole"), [(log.LINE_BYTES_MAX - 200, True), (log.LINE_BYTES_MAX, False)])
 def test_a_line_has_a_limit(capsys: pytest.CaptureFixture[str], length: int, whole: bool) -> None:
     """Shorten the fields of a line over the limit, keeping their beginning and their end."""
     output = log._Output()
