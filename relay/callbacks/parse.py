@@ -13,6 +13,7 @@ from relay.errors import BadBody, Unreadable
 from relay.model import text
 from relay.model.job import Report
 from relay.security import strict_json
+from relay.security.redaction import STEP_BYTES
 
 _CONTROL_FIELDS: Final = frozenset(
     [
@@ -42,10 +43,27 @@ class ParsedCallback(msgspec.Struct, frozen=True):
     unreadable: str | None = None
 
 
-def parse(provider: ConfiguredProvider | None, headers: Mapping[str, str], body: bytes, now_ms: int) -> ParsedCallback:
+async def parse_stepwise(
+    provider: ConfiguredProvider | None, headers: Mapping[str, str], body: bytes, now_ms: int
+) -> ParsedCallback:
+    """Return what `parse` returns; a large body is searched for secrets in steps, between which other work goes on."""
+    suspicious = None
+    if len(body) > STEP_BYTES and provider is not None and provider.redactor is not None:
+        suspicious = await provider.redactor.may_hold_secret_stepwise(body)
+    return parse(provider, headers, body, now_ms, suspicious)
+
+
+def parse(
+    provider: ConfiguredProvider | None,
+    headers: Mapping[str, str],
+    body: bytes,
+    now_ms: int,
+    suspicious: bool | None = None,
+) -> ParsedCallback:
     """Return what the body says in relay's words, without relay's secrets; never raises for a bad body.
 
-    `provider` is None if this relay does not know it. `headers` have lower-case names.
+    `provider` is None if this relay does not know it. `headers` have lower-case names. `suspicious` says whether the
+    body may hold a secret, if that is known already.
     """
     if headers.get("content-encoding", "identity").lower() != "identity":
         return ParsedCallback(unreadable="the body is compressed")
@@ -59,8 +77,9 @@ def parse(provider: ConfiguredProvider | None, headers: Mapping[str, str], body:
         value = text.kept_json(parsed.value) if text.may_hold_nul(body) else parsed.value
         if not isinstance(value, dict):
             return ParsedCallback(unreadable="the body is not a JSON object")
-        if provider.redactor is not None and provider.redactor.may_hold_secret(body):
-            value = provider.redactor.json(value)
+        redactor = provider.redactor
+        if redactor is not None and (redactor.may_hold_secret(body) if suspicious is None else suspicious):
+            value = redactor.json(value)
         return ParsedCallback(report=provider.judged(provider.adapter.read_callback(value, now_ms)))
     except (BadBody, Unreadable) as error:
         return ParsedCallback(unreadable=text.kept(str(error)[:300]))

@@ -5,7 +5,7 @@ seconds and then gives up. `callbacks/parse.py` reads the body, `callbacks/verif
 `storage/apply_updates.py` changes the job.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from relay import ids, log
-from relay.callbacks.parse import ParsedCallback, parse
+from relay.callbacks.parse import ParsedCallback, parse, parse_stepwise
 from relay.callbacks.verify import Proof, verify, verify_by_key
 from relay.context import FlowContext
 from relay.errors import KeyUnknown
@@ -21,6 +21,7 @@ from relay.lifecycle import reports
 from relay.lifecycle.reports import StatusReport
 from relay.model.job import Callback, Disposition, FinishedBy, Job, JobState, Reason, Report, Verification
 from relay.security.callback_tokens import CallbackToken, CallbackTokens
+from relay.security.redaction import STEP_BYTES
 from relay.storage.apply_updates import JobUpdate, ReceivedCallback, UpdateResult
 from relay.storage.engine.group_commit import Waiting
 from relay.storage.idempotency import Tie
@@ -76,22 +77,28 @@ class Receiver:
             proof = verify(provider, headers, callback.body, now_ms)
         else:
             proof = await verify_by_key(provider.keys, headers, callback.body, now_ms)
-        return await self._store_and_publish(self._prepare(callback, headers, proof, now_ms))
+        parsed = ParsedCallback()
+        if proof.forged is None:
+            parsed = await parse_stepwise(provider, headers, callback.body, now_ms)
+        return await self._store_and_publish(self._prepared(callback, parsed, proof, now_ms))
 
     def receive_nowait(
         self, callback: IncomingCallback, done: Callable[[list[Waiting]], None], caller: object
     ) -> PreparedCallback | None:
         """Non-async variant of `receive`: `done` is called after COMMIT, and `publish` must follow it.
 
-        Return None if the provider's published keys are needed, which may take I/O. Raise StorageUnavailable if too
-        many writes wait.
+        Return None if the provider's published keys are needed, which may take I/O, or if the body is so large that
+        it is parsed in steps. Raise StorageUnavailable if too many writes wait.
         """
         provider = self._context.providers.get(callback.provider)
-        if provider is not None and provider.keys is not None:
+        if (provider is not None and provider.keys is not None) or len(callback.body) > STEP_BYTES:
             return None
         now_ms, headers = self._clock.now_ms(), dict(callback.headers)
         proof = verify(provider, headers, callback.body, now_ms)
-        prepared = self._prepare(callback, headers, proof, now_ms)
+        parsed = ParsedCallback()
+        if proof.forged is None:
+            parsed = parse(provider, headers, callback.body, now_ms)
+        prepared = self._prepared(callback, parsed, proof, now_ms)
         self._store.jobs.record_nowait(prepared.update, done, caller)
         return prepared
 
@@ -178,14 +185,10 @@ class Receiver:
         """Store a callback, and publish the result after COMMIT."""
         return self.publish(prepared, await self._store.jobs.record(prepared.update, tie))
 
-    def _prepare(
-        self, callback: IncomingCallback, headers: Mapping[str, str], proof: Proof, now_ms: int
+    def _prepared(
+        self, callback: IncomingCallback, parsed: ParsedCallback, proof: Proof, now_ms: int
     ) -> PreparedCallback:
-        """Return the callback, parsed unless its signature is forged, as it is to be stored."""
-        parsed = ParsedCallback()
-        if proof.forged is None:
-            provider = self._context.providers.get(callback.provider)
-            parsed = parse(provider, headers, callback.body, now_ms)
+        """Return the callback as it is to be stored; one whose signature is forged is not parsed."""
         received = self._received(callback, now_ms, parsed, proof)
         return self._update(callback.token.job_id, received, parsed.report, proof.verification)
 

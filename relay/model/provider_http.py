@@ -60,7 +60,7 @@ class ProviderResponse(msgspec.Struct, frozen=True, kw_only=True):
         if self.fault is not None:
             raise Unreadable(f"HTTP {self.status_code} with a body that {self.fault}")
         try:
-            strict_json.check_exponents(self.body)
+            strict_json.check_cost(self.body)
             value = msgspec.json.decode(self.body.removeprefix(b"\xef\xbb\xbf"))
         except (BadBody, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Unreadable(f"HTTP {self.status_code} with a body that is not JSON") from None

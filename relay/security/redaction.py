@@ -5,6 +5,7 @@ found plain, with any characters escaped (JSON, percent, HTML, once or repeatedl
 them, the usual case, costs only a few searches for short strings. `log.redact` removes secrets by their shape instead.
 """
 
+import asyncio
 import base64
 import re
 from collections.abc import Iterable
@@ -27,6 +28,10 @@ _UNICODE: Final = re.compile(rf"\\[uU]00(?:{_ALNUM})".encode())
 _RAREST_FIRST: Final = "XQZJKYVWUGHFBNMLPORDTISCEAjqzxkvw7985643bgyfm201uphdlcrsnoait_-e"
 """The letters of keys and of base64, the rarest in JSON bodies and URLs first."""
 _TRACE_MIN_CHARS: Final = 4
+STEP_BYTES: Final = 65_536
+"""Of a large body so much is searched in one step of the event loop: 1 ms at most."""
+_ESCAPE_BYTES: Final = 64
+"""The longest escape of one character that steps find: `%41` escaped 30 times over has as many."""
 _PUNCTUATION: Final = re.compile(r"[^A-Za-z0-9_-]")
 _BASE64: Final = r"[A-Za-z0-9+/_-]*"
 _BASE64_START: Final = r"(?<![A-Za-z0-9+/_-])"
@@ -64,6 +69,15 @@ class Redactor:
             or (b"&" in raw and b"&#" in raw)
         )
 
+    async def may_hold_secret_stepwise(self, raw: bytes) -> bool:
+        """Return what `may_hold_secret` returns; other work of the loop goes on after each STEP_BYTES."""
+        overlap = max(_ESCAPE_BYTES, *map(len, self._needles))
+        for start in range(0, len(raw), STEP_BYTES):
+            if self.may_hold_secret(raw[start : start + STEP_BYTES + overlap]):
+                return True
+            await asyncio.sleep(0)
+        return False
+
     def text(self, text: str) -> str:
         """Return the text without secrets; the same object if it has none."""
         if not self.may_hold_secret(text.encode("utf-8", "surrogatepass")):
@@ -94,7 +108,7 @@ class Redactor:
         if not self.may_hold_secret(raw):
             return raw
         try:
-            strict_json.check_exponents(raw)
+            strict_json.check_cost(raw)
             value = msgspec.json.decode(raw)
         except (BadBody, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return self.raw(raw)

@@ -23,6 +23,11 @@ _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 DEPTH_MAX: Final = 64
+VALUES_MAX: Final = 25_000
+"""Limit of commas and opening brackets, in texts too: each is a value, and a megabyte of them takes up to 200 ms.
+
+Nothing else runs while the parser does. Providers' bodies have a few dozen.
+"""
 EXPONENTS_MAX: Final = 1_000
 """Limit of numbers with an exponent of two or more digits: msgspec needs 8 µs for each, although it has six bytes."""
 _EXPONENT: Final = re.compile(rb"\d[eE][+-]?\d\d")
@@ -51,7 +56,7 @@ def parse(raw: bytes, *, depth_max: int = DEPTH_MAX) -> Parsed:
 
     Raise nothing else, whatever the bytes.
     """
-    check_exponents(raw)
+    check_cost(raw)
     quick = _quick(raw, depth_max)
     if quick is not None:
         return quick
@@ -63,8 +68,10 @@ def parse(raw: bytes, *, depth_max: int = DEPTH_MAX) -> Parsed:
     return _load(clean, surrogates=clean != text)
 
 
-def check_exponents(raw: bytes) -> None:
-    """Raise BadBody at the first number beyond EXPONENTS_MAX with an exponent of two or more digits."""
+def check_cost(raw: bytes) -> None:
+    """Raise BadBody for more than VALUES_MAX values, or EXPONENTS_MAX numbers with an exponent of over one digit."""
+    if len(raw) > VALUES_MAX and raw.count(b",") + raw.count(b"[") + raw.count(b"{") > VALUES_MAX:
+        raise BadBody(f"the body has more than {VALUES_MAX} commas and opening brackets")
     if len(raw) <= EXPONENTS_MAX * _EXPONENT_MIN_BYTES or not _too_many(_EXPONENT.finditer(raw)):
         return
     if _too_many(found for found in _STRING_OR_EXPONENT.finditer(raw) if found["exponent"]):

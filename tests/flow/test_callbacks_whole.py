@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
+from relay.security.redaction import STEP_BYTES
 from relay.web.server import server
 from tests.support.calling_back import DONE, kept, state
 from tests.support.quiescence import WatchedLoop, quiet
@@ -97,6 +98,16 @@ async def test_only_what_is_special_goes_the_long_way(running: Running) -> None:
             await sent(origin, special)
             assert len(long_way) == before + 1, special
     assert [one["verdict"] for one in await kept(running)] == ["recorded"] * 3
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_a_large_callback_goes_the_long_way(running: Running, more: int) -> None:
+    """Handle a callback of STEP_BYTES directly; parse a larger one in a task, since it is searched in steps."""
+    job = await running.submit()
+    async with watched(running) as (origin, long_way):
+        (answer,) = await sent(origin, request(running.callback_url(), DONE.ljust(STEP_BYTES + more)))
+    assert (answer[:15], len(long_way)) == (b"HTTP/1.1 200 OK", more)
+    assert await state(running, job) == "succeeded"
 
 
 async def test_who_waits_to_be_told_to_go_on_is_told(running: Running) -> None:

@@ -1,5 +1,6 @@
 """Secrets that others send back are cut out, in every escaped form, before anything is stored; all else stays."""
 
+import asyncio
 import base64
 import json
 import time
@@ -18,7 +19,7 @@ from starlette.responses import Response
 from relay.sandbox.serving import serve
 from relay.security import strict_json
 from relay.security.callback_tokens import CallbackTokens
-from relay.security.redaction import CUT, Redactor
+from relay.security.redaction import CUT, STEP_BYTES, Redactor
 from tests.support.running import INPUT, SECRET_KEY, START_MS, relay
 
 pytestmark = pytest.mark.anyio
@@ -85,6 +86,36 @@ def test_json_stays_what_it_is(value: object) -> None:
     assert REDACTOR.body(raw) == raw
     with_key = json.dumps({"value": value, "text": f"a {KEY}", KEY: 1}).encode()
     assert msgspec.json.decode(REDACTOR.body(with_key)) == {"value": value, "text": f"a {CUT}", CUT: 1}
+
+
+@given(
+    st.sampled_from(sorted(FORMS)),
+    st.sampled_from([KEY, ODD_KEY, TOKEN]),
+    st.integers(-700, 3),
+    st.sampled_from("xWA."),
+)
+async def test_a_secret_is_found_across_the_steps(form: str, secret: str, offset: int, around: str) -> None:
+    """Find a secret wherever it lies in a large body, across the border of two steps too; find none where none is."""
+    secret_bytes = FORMS[form](secret).encode()
+    body = around.encode() * (STEP_BYTES + offset) + b" " + secret_bytes + b" " + around.encode() * STEP_BYTES
+    assert await REDACTOR.may_hold_secret_stepwise(body)
+    assert not await REDACTOR.may_hold_secret_stepwise(around.encode() * 2 * STEP_BYTES)
+
+
+async def test_other_work_goes_on_while_a_large_body_is_searched() -> None:
+    """Give the event loop a turn after each step, so that a megabyte of a secret's letters stops nobody for long."""
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    working = asyncio.create_task(other())
+    assert not await REDACTOR.may_hold_secret_stepwise(TOKENS.prefix[2].encode() * (16 * STEP_BYTES))
+    working.cancel()
+    assert turns == 16
 
 
 @pytest.mark.parametrize(("secret", "cut"), [("1234567", False), ("12345678", True)])

@@ -27,7 +27,7 @@ from relay.model.resources.events import EventResource
 from relay.model.resources.jobs import JobResource
 from relay.security import signatures
 from relay.security.strict_json import DEPTH_MAX as CALLBACK_DEPTH_MAX
-from relay.security.strict_json import EXPONENTS_MAX
+from relay.security.strict_json import EXPONENTS_MAX, VALUES_MAX
 from relay.storage.fan_out import matches
 from relay.web.api import endpoints
 from relay.web.connections import CloseReason
@@ -208,11 +208,14 @@ def test_the_api_page_has_every_limit() -> None:
     }
     found = re.findall(r"^\| `(RELAY_\w+)` \|", page, re.MULTILINE)
     assert sorted(found) == sorted(counted)
-    fixed = dict(re.findall(r"^\| (how deep the JSON of a \w+|numbers)[^|]* \| (\d+)[^|]* \|$", page, re.MULTILINE))
+    fixed = dict(
+        re.findall(r"^\| (how deep the JSON of a \w+|numbers|commas)[^|]* \| (\d+)[^|]* \|$", page, re.MULTILINE)
+    )
     assert fixed == {
         "how deep the JSON of a request": str(DEPTH_MAX),
         "how deep the JSON of a callback": str(CALLBACK_DEPTH_MAX),
         "numbers": str(EXPONENTS_MAX),
+        "commas": str(VALUES_MAX),
     }
 
 

@@ -3,14 +3,23 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import BadBody
-from relay.security.strict_json import _EXPONENT, DEPTH_MAX, EXPONENTS_MAX, Parsed, _too_many, check_exponents, parse
+from relay.security.strict_json import (
+    _EXPONENT,
+    DEPTH_MAX,
+    EXPONENTS_MAX,
+    VALUES_MAX,
+    Parsed,
+    _too_many,
+    check_cost,
+    parse,
+)
 
 # Text without lone surrogates, which is all that a body in UTF-8 can hold unescaped.
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -123,11 +132,29 @@ def test_depth_agrees_with_counting(value: object) -> None:
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":'])
 def test_depth_bombs_are_refused(opening: bytes) -> None:
-    """A million levels are refused, also where the limit was set beyond what the parser survives."""
+    """Thousands of levels are refused, also where the limit was set beyond what the parser survives; a million too."""
     with pytest.raises(BadBody, match="deeper"):
-        parse(opening * 1_000_000)
+        parse(opening * 10_000)
     with pytest.raises(BadBody, match=r"too deep|not JSON"):
-        parse(opening * 1_000_000, depth_max=10_000_000)
+        parse(opening * 10_000, depth_max=10_000_000)
+    with pytest.raises(BadBody, match=f"more than {VALUES_MAX} commas and opening brackets"):
+        parse(opening * 1_000_000)
+
+
+@pytest.mark.parametrize(
+    "made_of",
+    [
+        lambda signs: b"[" + b"1," * (signs - 1) + b"1]",
+        lambda signs: b'["' + b"," * (signs - 1) + b'"]',
+        lambda signs: b"[" + b"{}," * ((signs - 1) // 2) + b"1," * ((signs - 1) % 2) + b"1]",
+    ],
+    ids=["numbers", "a text", "objects"],
+)
+def test_a_body_of_very_many_values_is_refused_unparsed(made_of: Callable[[int], bytes]) -> None:
+    """Read a body of as many values as the limit allows, and refuse one more: nothing else runs during the parser."""
+    assert parse(made_of(VALUES_MAX)).value
+    with pytest.raises(BadBody, match=f"more than {VALUES_MAX} commas and opening brackets"):
+        parse(made_of(VALUES_MAX + 1))
 
 
 @pytest.mark.parametrize(
@@ -264,9 +291,9 @@ def test_exponents_within_strings_and_outside_are_told_apart(more: int) -> None:
     body = "[" + ",".join(f"{text},1e99" for text in texts) + "]"
     if more:
         with pytest.raises(BadBody, match="more than 1000 numbers with an exponent"):
-            check_exponents(body.encode())
+            check_cost(body.encode())
     else:
-        check_exponents(body.encode())
+        check_cost(body.encode())
 
 
 def test_no_more_exponents_are_read_than_it_takes_to_refuse() -> None:
