@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from relay import validation
 from relay.errors import ERRORS_MAX, InvalidInput
 from relay.model.job import Input
+from relay.validation import HINTS_MAX
 from tests.support.provider_cases import json_values
 
 
@@ -112,6 +113,13 @@ def test_a_hostile_body_costs_fifty_errors() -> None:
     """However many fields are wrong, the list ends at its limit, and the rest is not even looked at."""
     assert len(validation.check({f"f{index}": 0 for index in range(100_000)}, Order)) == ERRORS_MAX
     assert len(validation.check({**GOOD, "parts": [0] * 100_000}, Order)) == ERRORS_MAX
+
+
+def test_the_first_unknown_fields_are_compared_with_the_known_ones() -> None:
+    """Name the field that was probably meant for as many fields as one misspells, and for no more."""
+    wrong = {f"seconds{index}": 1 for index in range(HINTS_MAX + 1)}
+    hints = [error.message.partition("; ")[2] for error in validation.check(GOOD | wrong, Order)]
+    assert [bool(hint) for hint in hints] == [True] * HINTS_MAX + [False]
 
 
 def test_what_is_good_is_read_as_its_type() -> None:
