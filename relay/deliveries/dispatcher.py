@@ -37,6 +37,10 @@ PROVEN_PART: Final = 4
 """One slot of four is reserved, within a project, for endpoints whose last attempt succeeded."""
 LANES_KEPT: Final = 1000
 """Above this many, a lane is dropped when it is idle; lanes are kept because they know their endpoint's settings."""
+LOADED_MAX: Final = 1000
+"""So many deliveries wait in their lanes with the row that they came with; the others' are read when they start."""
+LOADED_MS: Final = 1000
+"""So long such a row is used: a change of its endpoint by another process counts from then on, one here immediately."""
 _logger = log.get("dispatch")
 
 
@@ -45,6 +49,13 @@ class DispatchOptions(msgspec.Struct, frozen=True):
 
     in_flight_max: int
     lease_ms: int
+
+
+class _Loaded(msgspec.Struct, frozen=True):
+    """A row that came with a delivery, from a commit or a claim, and until when it is used (monotonic ms)."""
+
+    row: DueDelivery
+    until_ms: int
 
 
 class Dispatcher:
@@ -67,8 +78,9 @@ class Dispatcher:
         """The lanes in which deliveries wait, by endpoint, in the order of their turns."""
         self._queued_ids: set[str] = set()
         """The deliveries that wait in a lane or are in flight."""
-        self._loaded: dict[str, DueDelivery] = {}
-        """The rows that came with deliveries enqueued since the last start."""
+        self._loaded: dict[str, _Loaded] = {}
+        """The rows that came with deliveries that wait in a lane."""
+        self._changes_seen = store.endpoints.changes
         self._attempts: set[asyncio.Task[None]] = set()
         self._to_release: list[DeliveryKey] = []
         self._poll_after_release = False
@@ -84,8 +96,8 @@ class Dispatcher:
             return
         now_ms = self._clock.monotonic_ms()
         self._store.deliveries.keep_bodies(fresh)
-        free_slots = max(0, self._share.free_slots - len(self._loaded))
-        self._loaded |= {row.delivery_id: row for row in self._store.deliveries.at_hand(fresh[:free_slots])}
+        room = max(0, LOADED_MAX - len(self._loaded))
+        self._keep_rows(self._store.deliveries.at_hand(fresh[:room]), now_ms)
         self._enqueue(fresh, now_ms, retry=False)
         self._poll_by(now_ms + POLL_PAUSE_MS)
         self._wake.set()
@@ -159,7 +171,7 @@ class Dispatcher:
         claimed_of = Counter(claimed.endpoint_id for claimed in result.deliveries)
         for lane, limit in refilled:
             lane.more_in_table = claimed_of[lane.endpoint_id] == limit
-        self._loaded |= {row.delivery_id: row for row in result.deliveries if isinstance(row, DueDelivery)}
+        self._keep_rows((row for row in result.deliveries if isinstance(row, DueDelivery)), now_ms)
         self._enqueue(result.deliveries, now_ms, retry=True)
         if result.deliveries or result.walked_to:
             self._next_poll_at_ms = now_ms
@@ -210,12 +222,14 @@ class Dispatcher:
         for delivery in deliveries:
             delivery_id = delivery.delivery_id
             if delivery_id in self._queued_ids:
+                self._loaded.pop(delivery_id, None)
                 continue
             lane = self._lanes.get(delivery.endpoint_id) or self._new_lane(delivery)
             if lane.enqueue(delivery_id, leased_until_ms, retry=retry):
                 self._queued_ids.add(delivery_id)
                 self._queued_lanes[lane.endpoint_id] = lane
             else:
+                self._loaded.pop(delivery_id, None)
                 self._to_release.append(DeliveryKey(lane.project_id, delivery_id))
                 lane.more_in_table = True
 
@@ -223,8 +237,8 @@ class Dispatcher:
         """Return a new lane, with its endpoint's settings where the delivery's row is loaded."""
         lane = Lane(delivery.endpoint_id, delivery.project_id, self._options.lease_ms)
         self._lanes[delivery.endpoint_id] = lane
-        if (row := self._loaded.get(delivery.delivery_id)) is not None:
-            self._configure(lane, row)
+        if (loaded := self._loaded.get(delivery.delivery_id)) is not None:
+            self._configure(lane, loaded.row)
         return lane
 
     def _configure(self, lane: Lane, row: DueDelivery) -> None:
@@ -233,16 +247,30 @@ class Dispatcher:
         lane.configure(row.in_flight_max, row.rate_limit_per_s, timeout_ms, self._clock.monotonic_ms())
 
     async def _start_attempts(self) -> None:
-        """Start attempts until no slot is free or every lane is empty or blocked.
-
-        A row that came in this turn is used; any other is read now, since its endpoint may have changed meanwhile.
-        """
-        loaded, self._loaded = self._loaded, {}
+        """Start attempts until no slot is free or every lane is empty or blocked; read the rows that are not here."""
         while selected := self._select():
-            rows = await self._load(selected, loaded)
-            loaded = {}
+            now_ms, unread = self._clock.monotonic_ms(), []
             for queued in selected:
+                if (row := self._pop_row(queued, now_ms)) is not None:
+                    self._start(queued, row)
+                else:
+                    unread.append(queued)
+            rows = await self._load(unread)
+            for queued in unread:
                 self._start(queued, rows.get(queued.delivery_id))
+
+    def _keep_rows(self, rows: Iterable[DueDelivery], now_ms: int) -> None:
+        """Keep the rows of deliveries that are enqueued, for their attempts."""
+        until_ms = now_ms + LOADED_MS
+        self._loaded |= {row.delivery_id: _Loaded(row, until_ms) for row in rows}
+
+    def _pop_row(self, queued: QueuedDelivery, now_ms: int) -> DueDelivery | None:
+        """Return the row that came with a delivery; None where it is too old, or an endpoint has changed since."""
+        if self._changes_seen != self._store.endpoints.changes:
+            self._changes_seen = self._store.endpoints.changes
+            self._loaded.clear()
+        loaded = self._loaded.pop(queued.delivery_id, None)
+        return loaded.row if loaded is not None and now_ms <= loaded.until_ms else None
 
     def _select(self) -> list[QueuedDelivery]:
         """Return the next deliveries to attempt, counted as in flight: projects and their lanes take turns."""
@@ -279,6 +307,7 @@ class Dispatcher:
         """Release the deliveries whose lease became too short for an attempt while they waited."""
         for queued in lane.pop_expired(now_ms):
             self._queued_ids.discard(queued.delivery_id)
+            self._loaded.pop(queued.delivery_id, None)
             self._release_later(queued, now_ms)
 
     def _release_later(self, queued: QueuedDelivery, now_ms: int) -> None:
@@ -288,17 +317,17 @@ class Dispatcher:
         if queued.leased_until_ms > now_ms:  # otherwise it is due already, and may be another process's
             self._to_release.append(_key(queued))
 
-    async def _load(self, selected: Sequence[QueuedDelivery], loaded: dict[str, DueDelivery]) -> dict[str, DueDelivery]:
+    async def _load(self, selected: Sequence[QueuedDelivery]) -> dict[str, DueDelivery]:
         """Return the rows of the selected deliveries by id, without those that are no longer pending."""
-        unread = [_key(queued) for queued in selected if queued.delivery_id not in loaded]
-        if not unread:
-            return loaded
+        if not selected:
+            return {}
         try:
-            return loaded | {row.delivery_id: row for row in await self._store.deliveries.due_deliveries(unread)}
+            found = await self._store.deliveries.due_deliveries([_key(queued) for queued in selected])
         except BaseException:
             for queued in selected:
                 self._free(queued)
             raise
+        return {row.delivery_id: row for row in found}
 
     def _start(self, queued: QueuedDelivery, row: DueDelivery | None) -> None:
         """Start the attempt, unless the delivery is no longer pending or its lease is shorter than the time-out."""
@@ -330,6 +359,7 @@ class Dispatcher:
             self._finished(queued)
             return
         if switched:
+            self._loaded.clear()
             self._next_poll_at_ms = 0
         self._finished(queued)
         retry_in_ms = POLL_PAUSE_MS if result.next_attempt_at is None else result.next_attempt_at - result.at

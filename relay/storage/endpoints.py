@@ -55,6 +55,8 @@ class Endpoints:
         self._database = database
         self._writer = writer
         self._encryption = encryption
+        self.changes = 0
+        """How often this process has changed, rotated or deleted an endpoint: what was read of one before is old."""
 
     async def create(self, endpoint: Endpoint, project_max: int = UNBOUNDED, tie: Tie | None = None) -> bool:
         """Store a new endpoint; it receives what is committed after it, or once it is enabled.
@@ -69,7 +71,10 @@ class Endpoints:
         The endpoint is locked from its read to its switch: what another request or an attempt does to it comes before
         or after, and what an endpoint that is enabled has missed is told by the same transaction.
         """
-        return await self._writer.write(self._change, change, tie=tie)
+        try:
+            return await self._writer.write(self._change, change, tie=tie)
+        finally:
+            self.changes += 1
 
     async def rotate(self, endpoint: Endpoint, secret: str, until_ms: int, now_ms: int, tie: Tie | None = None) -> None:
         """Store a new secret, used from the next attempt on; the former one signs too until its time is over."""
@@ -80,11 +85,17 @@ class Endpoints:
             "until": until_ms,
             "now": now_ms,
         }
-        await self._writer.write(self._rotate, params, tie=tie)
+        try:
+            await self._writer.write(self._rotate, params, tie=tie)
+        finally:
+            self.changes += 1
 
     async def delete(self, endpoint_id: str, project_id: str, now_ms: int, tie: Tie | None = None) -> bool:
         """Delete the endpoint and cancel its deliveries; return False if there was none."""
-        return await self._writer.write(_delete, _Deletion(endpoint_id, project_id, now_ms), tie=tie)
+        try:
+            return await self._writer.write(_delete, _Deletion(endpoint_id, project_id, now_ms), tie=tie)
+        finally:
+            self.changes += 1
 
     async def get(self, endpoint_id: str, project_id: str) -> Endpoint | None:
         """Return the project's endpoint."""

@@ -3,8 +3,9 @@
 import asyncio
 import gc
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +14,13 @@ import pytest
 
 from relay import ids, settings
 from relay.deliveries.attempt import Deliverer
-from relay.deliveries.dispatcher import Dispatcher, DispatchOptions
+from relay.deliveries.dispatcher import LOADED_MAX, Dispatcher, DispatchOptions
 from relay.deliveries.event_stream import Streams
 from relay.deliveries.lane import Lane
 from relay.deliveries.redelivery import Redeliverer
 from relay.metrics import Metrics
 from relay.model.delivery import Endpoint, EventSelection, Which
+from relay.model.job import Event, EventType
 from relay.outbound.resolver import Resolver
 from relay.outbound.trust import Trust
 from relay.outbound.webhook_sender import WebhookSender
@@ -29,7 +31,7 @@ from relay.security.encryption import Encryption
 from relay.security.signatures import SigningKeys, new_secret
 from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
-from relay.storage.deliveries import ClaimRequest, DeliveryKey
+from relay.storage.deliveries import ClaimRequest, DeliveryKey, DueDelivery
 from relay.storage.endpoints import Change
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.fan_out import EventRef, NewDelivery, new_delivery
@@ -50,6 +52,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 MS = 0.001
 LEASE_MS = 25_000
 PROJECT = "prj_default"
+LISTING = Listing(before=None, limit=1)
 POLICY = AddressPolicy(parse_networks("127.0.0.0/8,::1/128"), True, frozenset())
 
 
@@ -145,6 +148,67 @@ async def test_no_attempt_begins_with_less_than_its_time_out_left(tmp_path: Path
         async with some.dispatching():
             await some.clock.advance(0)
             assert await some.due_at(fresh) == START_MS + LEASE_MS + (0 if begun else waited_ms)
+
+
+@pytest.mark.parametrize(("waited_ms", "path"), [(1000, "/old"), (1001, "/new")])
+async def test_a_row_that_came_with_a_claim_is_used_for_a_second(tmp_path: Path, waited_ms: int, path: str) -> None:
+    """Send what waited a second in its lane to where its endpoint was when it was claimed, and what waited longer not.
+
+    The endpoint is changed as another process would, of which this one learns nothing.
+    """
+    async with sending(tmp_path) as some, serve(sink := Sink()) as at:
+        made = await some.endpoint(f"{at}/old", rate_limit_per_s=1000 / waited_ms)
+        await some.deliveries(made, await some.events(2), START_MS)
+        async with some.dispatching():
+            assert [one.path for one in sink.received] == ["/old"]
+            moved = f"UPDATE endpoints SET url = '{at}/new'"
+            await some.database.transact(lambda transaction: transaction.run_text(moved))
+            await some.clock.advance(waited_ms / 1000)
+            assert [one.path for one in sink.received] == ["/old", path]
+
+
+async def test_a_change_of_an_endpoint_here_counts_immediately(tmp_path: Path) -> None:
+    """Send what waits in a lane to where its endpoint is by then, if this process has changed it."""
+    async with sending(tmp_path) as some, serve(sink := Sink()) as at:
+        made = await some.endpoint(f"{at}/old", rate_limit_per_s=10.0)
+        await some.deliveries(made, await some.events(2), START_MS)
+        async with some.dispatching():
+            moved = partial(msgspec.structs.replace, url=f"{at}/new")
+            await some.store.endpoints.change(Change(endpoint_id=made.id, project_id=PROJECT, at=2, apply=moved))
+            await some.clock.advance(0.1)
+            assert [one.path for one in sink.received] == ["/old", "/new"]
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_a_thousand_deliveries_wait_with_the_rows_that_came_with_them(tmp_path: Path, over: int) -> None:
+    """Read the rows of new deliveries beyond a thousand when their attempts start."""
+    async with sending(tmp_path, in_flight_max=64) as some, serve(sink := Sink()) as at:
+        two = [await some.endpoint(at, in_flight_max=32) for _ in range(2)]
+        found = await some.database.rows("endpoints_sent_to", {"ids": [one.id for one in two]})
+        rows = {row["endpoint_id"]: row for row in found}
+        ((event_id,), number) = (await some.events(1), LOADED_MAX // 2)
+        (body,) = [one.body for one in (await some.store.events.page(PROJECT, LISTING, EventFilter(), 1)).items]
+        event = Event(
+            id=event_id, project_id=PROJECT, job_id=None, type=EventType.RELAY_TEST, sequence=0, final=False,
+            created_at=1, body=body,
+        )  # fmt: skip
+        fresh = [
+            msgspec.structs.replace(one, event=event, endpoint=rows[endpoint.id])
+            for place, endpoint in enumerate(two)
+            for one in await some.deliveries(endpoint, [event_id] * (number + place * over), START_MS + LEASE_MS)
+        ]
+        read, asked = some.store.deliveries.due_deliveries, 0
+
+        async def counted(keys: Iterable[DeliveryKey]) -> list[DueDelivery]:
+            nonlocal asked
+            asked += len(wanted := list(keys))
+            return await read(wanted)
+
+        some.store.deliveries.due_deliveries = counted  # type: ignore[method-assign]
+        some.dispatcher.enqueue(fresh)
+        async with some.dispatching():
+            await some.clock.advance(0)
+            assert (len(sink.received), asked) == (LOADED_MAX + over, over)
 
 
 async def test_the_table_is_polled_a_second_after_an_attempt(tmp_path: Path) -> None:
