@@ -18,6 +18,7 @@ BENCHES = (
     "senders",
     "strangers",
     "targets",
+    "writes",
 )
 
 

@@ -15,7 +15,7 @@ from relay import ids
 from relay.model.delivery import Endpoint
 from relay.model.job import Job, JobState
 from relay.security.encryption import Encryption
-from relay.storage import rows
+from relay.storage import job_rows, rows
 from relay.storage.apply_updates import Room, UpdateApplier
 from relay.storage.boots import Lease
 from relay.storage.deliveries import WALK, WINDOW, ClaimRequest, Deliveries
@@ -24,7 +24,7 @@ from relay.storage.engine.group_commit import Writer
 from relay.storage.fan_out import EventRef, new_delivery
 from relay.storage.jobs import ConfirmationClaim, Jobs
 from tests.support.past import database as opened
-from tests.support.past import insert_jobs
+from tests.support.past import insert_jobs, select
 from tests.support.running import SECRET_KEY, HeldClock, relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
@@ -256,3 +256,28 @@ def _job(provider: str, project: str, confirm_by: int | None, next_check_at: int
         confirm_by=confirm_by,
         next_check_at=next_check_at,
     )
+
+
+async def test_an_open_job_reserves_the_room_of_a_result(tmp_path: Path) -> None:
+    """Keep the length of an open job's document at 1,180 letters on SQLite, so that its end moves no other row."""
+    async with opened(tmp_path) as database:
+        job = msgspec.structs.replace(_job("evolink", "prj_default", None, None), id="job_1")
+
+        async def put(name: str, *changed: Job) -> None:
+            await database.transact(lambda some: some.run_many(name, [job_rows.row(one) for one in changed]))
+
+        async def stored() -> list[tuple[int, bool]]:
+            ((doc,),) = await select(database, "SELECT doc FROM jobs")
+            return [(len(doc), doc.endswith(" "))]
+
+        reserved = [(len(job_rows.row(job).doc), False)] if database.shared else [(1180, True)]
+        await put("insert_job", job)
+        assert await stored() == reserved
+        await put("update_job", job)
+        assert await stored() == reserved
+        started = msgspec.structs.asdict(job_rows.row(job)) | {"boot": 1}
+        await database.transact(lambda some: some.run_many("start_submission", [started]))
+        assert await stored() == reserved
+        ended = msgspec.structs.replace(job, state=JobState.FAILED, finished_at=9)
+        await put("update_job", ended)
+        assert await stored() == [(len(job_rows.row(ended).doc), False)]

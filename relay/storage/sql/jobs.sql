@@ -1,11 +1,12 @@
 -- name: insert_job
--- A new job, before anything is sent. One that is adopted by two requests together is there already.
+-- A new job, before anything is sent. One that is adopted by two requests together is there already. An open job's document is blank at its
+-- end, as long as one with a result usually is: a row that grows is moved with its neighbours, and each of their pages is written.
 INSERT INTO jobs (
     id, project_id, provider, state, reason, provider_job_id, cost, created_at, finished_at, confirm_by, next_check_at, checks_made,
     timer, next_at, doc
 ) VALUES (
     :id, :project_id, :provider, :state, :reason, :provider_job_id, :cost, :created_at, :finished_at, :confirm_by, :next_check_at, :checks_made,
-    :timer, :next_at, :doc
+    :timer, :next_at, printf('%-1180s', :doc)
 ) ON CONFLICT (id) DO NOTHING;
 
 -- name: insert_job.postgres_batch
@@ -47,7 +48,8 @@ SELECT * FROM unnest(
 -- A job after a transition; what never changes is not named. A check is under way as long as the time that it was leased until stands.
 UPDATE jobs SET
     state = :state, reason = :reason, provider_job_id = :provider_job_id, cost = :cost, finished_at = :finished_at, confirm_by = :confirm_by,
-    checked_by = CASE WHEN next_check_at = :next_check_at THEN checked_by END, next_check_at = :next_check_at, timer = :timer, next_at = :next_at, doc = :doc
+    checked_by = CASE WHEN next_check_at = :next_check_at THEN checked_by END, next_check_at = :next_check_at, timer = :timer, next_at = :next_at,
+    doc = CASE WHEN :finished_at IS NULL THEN printf('%-1180s', :doc) ELSE :doc END
 WHERE id = :id;
 
 -- name: update_job.postgres_batch
@@ -75,6 +77,10 @@ FROM jobs JOIN job_requests ON job_id = id WHERE id = :id FOR UPDATE OF jobs;
 
 -- name: start_submission
 -- The job is being submitted from now on, by this boot.
+UPDATE jobs SET timer = :timer, next_at = :next_at, doc = printf('%-1180s', :doc), submitted_by = :boot WHERE id = :id;
+
+-- name: start_submission.postgres
+-- PostgreSQL writes a whole row at each update, so nothing is reserved.
 UPDATE jobs SET timer = :timer, next_at = :next_at, doc = :doc, submitted_by = :boot WHERE id = :id;
 
 -- name: jobs_and_listeners
