@@ -41,13 +41,20 @@ def answers_checked() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def database_server() -> Iterator[postgres.Server]:
-    """Yield a PostgreSQL of a file's own, which it may also stop."""
+@pytest.fixture(scope="session")
+def one_server() -> Iterator[postgres.Server]:
+    """Yield a PostgreSQL for the tests that need one, whatever the others run on."""
     if postgres.programs() is None and not os.environ.get("CI"):
         pytest.skip("PostgreSQL is not installed")
     with postgres.server() as running_server:
         yield running_server
+
+
+@pytest.fixture(scope="module")
+def database_server(one_server: postgres.Server) -> postgres.Server:
+    """Return the server, running, though a test of another file may have stopped it; a test may stop it."""
+    one_server.ensure()
+    return one_server
 
 
 @pytest.fixture(scope="session")

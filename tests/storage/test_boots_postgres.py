@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from relay.jobs.resuming import FIRST_LOOKS, FIRST_PAUSE_MS, LATER_PAUSE_MS, LOOK_PAUSE_MS, watch
+from relay.jobs.resuming import LOOK_PAUSE_MS, watch
 from relay.storage.boots import Boots, Lease
 from relay.storage.engine.migrations import migrate
 from relay.storage.engine.postgres import PostgreSQL
@@ -133,24 +133,6 @@ async def test_two_looks_take_back_and_one_does_not(url: str) -> None:
             at = await due_at(database, "deliveries", "next_attempt_at")
             assert (at, taken) == ({one: START_MS + LOOK_PAUSE_MS}, [True])
             assert await successor.dead() == []
-        finally:
-            watching.cancel()
-
-
-async def test_looks_are_frequent_at_first(url: str) -> None:
-    """Look every 200 ms for two seconds, then every five: a boot that dies later is suspected at the next look."""
-    clock, taken = HeldClock(), list[bool]()
-    async with process(url) as successor:
-        watching = asyncio.create_task(watch(successor.boots, clock, lambda: taken.append(True)))
-        try:
-            for _ in range(FIRST_LOOKS - 1):
-                await clock.advance(FIRST_PAUSE_MS / 1000)
-            async with killed(url):
-                for pause_ms in (LATER_PAUSE_MS, LOOK_PAUSE_MS):
-                    await clock.advance((pause_ms - 1) / 1000)
-                    assert taken == []
-                    await clock.advance(0.001)
-                assert taken == [True]
         finally:
             watching.cancel()
 

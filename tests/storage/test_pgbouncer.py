@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,16 @@ from tests.support.running import relay
 pytestmark = pytest.mark.anyio
 
 DONE = b'{"status":"completed","results":["https://cdn.example.com/videos/out.mp4"]}'
-CLAIM = {"now": 1, "leased_until": 2, "busy": [], "full": [], "limit": 1, "window": 1, "candidates": 1}
+CLAIM: dict[str, Any] = {
+    "now": 1,
+    "leased_until": 2,
+    "boot": None,
+    "busy": [],
+    "full": [],
+    "limit": 1,
+    "window": 1,
+    "candidates": 1,
+}
 WAYS = {"refuses": ("", ""), "ignores": (",".join(SESSION), ""), "declared": ("", "?pgbouncer=true")}
 """What the pooler does with the settings of a session that it does not know, and what the URL says of it."""
 

@@ -69,6 +69,13 @@ def heard(job_id: str, digest: bytes | None = None) -> JobUpdate:
     return JobUpdate(job_id=job_id, at=2, transition=further, received=received)
 
 
+async def fill(transaction: Transaction, jobs: Sequence[str]) -> None:
+    """Store these jobs, of which nothing happened yet, and an endpoint that wants every event; nothing else is left."""
+    await transaction.run_text("TRUNCATE jobs, job_requests, callbacks, events, deliveries, endpoints")
+    await insert_jobs(transaction, [running(job_id) for job_id in jobs])
+    await transaction.run_many("insert_endpoint", [rows.endpoint_params(ENDPOINT, Encryption([SECRET_KEY]))])
+
+
 @asynccontextmanager
 async def two(server: Server, jobs: Sequence[str]) -> AsyncIterator[tuple[PostgreSQL, PostgreSQL]]:
     """Two processes' databases, which are one; with jobs, and an endpoint that wants every event."""
@@ -79,12 +86,8 @@ async def two(server: Server, jobs: Sequence[str]) -> AsyncIterator[tuple[Postgr
             opened.append(await PostgreSQL.open(url))
             stack.push_async_callback(opened[-1].close)
 
-        async def fill(transaction: Transaction) -> None:
-            await insert_jobs(transaction, [running(job_id) for job_id in jobs])
-            await transaction.run_many("insert_endpoint", [rows.endpoint_params(ENDPOINT, Encryption([SECRET_KEY]))])
-
         await migrate(opened[0], 1)
-        await opened[0].transact(fill)
+        await opened[0].transact(partial(fill, jobs=jobs))
         yield opened[0], opened[1]
 
 
@@ -179,24 +182,32 @@ NAMES = [f"job_{number}" for number in range(4)]
 BATCHES = st.lists(st.lists(st.sampled_from(NAMES), min_size=1, max_size=6), min_size=2, max_size=12)
 
 
-@settings(max_examples=30)  # each is a database
-@given(batches=BATCHES)
-def test_whatever_two_processes_hear_at_once_all_of_it_counts(
-    database_server: Server, batches: list[list[str]]
-) -> None:
-    """Batches about the same jobs, in any order, all at once: each fact counts once, and no event is missing."""
-    asyncio.run(_all_count(database_server, batches))
+def test_whatever_two_processes_receive_concurrently_all_of_it_counts(database_server: Server) -> None:
+    """Count each callback once, in batches about the same jobs in any order, and miss no event."""
+    with asyncio.Runner() as runner:
+
+        async def opened(stack: AsyncExitStack) -> tuple[PostgreSQL, PostgreSQL]:
+            return await stack.enter_async_context(two(database_server, NAMES))
+
+        stack = AsyncExitStack()
+        both = runner.run(opened(stack))
+
+        @settings(max_examples=30)
+        @given(batches=BATCHES)
+        def example(batches: list[list[str]]) -> None:
+            runner.run(_all_count(both, batches))
+
+        example()
+        runner.run(stack.aclose())
 
 
-async def _all_count(server: Server, batches: list[list[str]]) -> None:
-    """One example."""
-    async with two(server, NAMES) as both:
-        told = await asyncio.gather(
-            *(record(both[number % 2], *map(heard, batch)) for number, batch in enumerate(batches))
-        )
-        assert {found.disposition for recorded in told for found in recorded} == {Disposition.RECORDED}
-        counts = [sum(batch.count(name) for batch in batches) for name in NAMES]
-        assert await added(both[0]) == [(name, count, count, count) for name, count in zip(NAMES, counts, strict=True)]
-        made = await select(both[0], "SELECT job_id, sequence FROM events ORDER BY job_id, sequence")
-        assert made == [(name, n + 1) for name, count in zip(NAMES, counts, strict=True) for n in range(count)]
-        assert await select(both[0], "SELECT COUNT(DISTINCT event_id) FROM deliveries") == [(sum(counts),)]
+async def _all_count(both: tuple[PostgreSQL, PostgreSQL], batches: list[list[str]]) -> None:
+    """Run one example."""
+    await both[0].transact(partial(fill, jobs=NAMES))
+    told = await asyncio.gather(*(record(both[number % 2], *map(heard, batch)) for number, batch in enumerate(batches)))
+    assert {found.disposition for recorded in told for found in recorded} == {Disposition.RECORDED}
+    counts = [sum(batch.count(name) for batch in batches) for name in NAMES]
+    assert await added(both[0]) == [(name, count, count, count) for name, count in zip(NAMES, counts, strict=True)]
+    made = await select(both[0], "SELECT job_id, sequence FROM events ORDER BY job_id, sequence")
+    assert made == [(name, n + 1) for name, count in zip(NAMES, counts, strict=True) for n in range(count)]
+    assert await select(both[0], "SELECT COUNT(DISTINCT event_id) FROM deliveries") == [(sum(counts),)]

@@ -86,11 +86,15 @@ def test_the_migrations_make_the_schema(migrated: sqlite3.Connection) -> None:
 STATEMENTS = statements.load(Dialect.SQLITE)
 
 
-@pytest.mark.parametrize("name", sorted(STATEMENTS))
-def test_every_statement_prepares(migrated: sqlite3.Connection, name: str) -> None:
+def test_every_statement_prepares(migrated: sqlite3.Connection) -> None:
     """Name no column in a statement that is not there."""
-    text = STATEMENTS[name].source
-    migrated.execute(f"EXPLAIN {text}", dict.fromkeys(STATEMENTS[name].names))
+    wrong = {}
+    for name, statement in STATEMENTS.items():
+        try:
+            migrated.execute(f"EXPLAIN {statement.source}", dict.fromkeys(statement.names))
+        except sqlite3.Error as error:
+            wrong[name] = str(error)
+    assert wrong == {}
 
 
 def test_a_statement_means_what_it_says_on_both_databases() -> None:
@@ -116,12 +120,14 @@ def test_a_statement_means_what_it_says_on_both_databases() -> None:
         assert set(statement.names) <= set(postgres[name].names), name
 
 
-@pytest.mark.parametrize("name", sorted(HOT))
-def test_a_hot_statement_uses_its_index(migrated: sqlite3.Connection, name: str) -> None:
-    """What runs on every turn reads only what is due."""
-    statement = STATEMENTS[name]
-    plan = migrated.execute(f"EXPLAIN QUERY PLAN {statement.source}", dict.fromkeys(statement.names)).fetchall()
-    assert HOT[name] in str(plan), plan
+def test_a_hot_statement_uses_its_index(migrated: sqlite3.Connection) -> None:
+    """Read only what is due, in what runs on every turn."""
+    plans = {}
+    for name in HOT:
+        statement = STATEMENTS[name]
+        explained = migrated.execute(f"EXPLAIN QUERY PLAN {statement.source}", dict.fromkeys(statement.names))
+        plans[name] = str(explained.fetchall())
+    assert {name: plan for name, plan in plans.items() if HOT[name] not in plan} == {}
 
 
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ ATTEMPT = "id, delivery_id, number, outcome, status_code, error, started_at, dur
 @asynccontextmanager
 async def of_version(folder: Path, version: int) -> AsyncIterator[Database]:
     """Yield a database as a relay left it that knew so many migrations."""
-    database = await open_database(DATABASES.url(folder))
+    database = await open_database(DATABASES.empty(folder))
 
     async def make(transaction: Transaction) -> None:
         register = "version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at BIGINT NOT NULL"

@@ -50,6 +50,11 @@ class Server:
         self._child = self._start()
         _wait(self.port)
 
+    def ensure(self) -> None:
+        """Start the server unless it runs."""
+        if self._child.poll() is not None:
+            self.start()
+
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End the server; SIGINT cuts its clients off, where SIGTERM would wait for them."""
         self._child.send_signal(how)

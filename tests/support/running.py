@@ -211,6 +211,10 @@ class Databases:
         self._template = self.postgres.database() if self.postgres else f"sqlite:///{folder}/template.db"
         await (await open_migrated(self._template, START_MS, 0)).close()
 
+    def empty(self, folder: Path) -> str:
+        """Return a database without a table."""
+        return self.postgres.database() if self.postgres else f"sqlite:///{folder}/empty.db"
+
     def url(self, folder: Path) -> str:
         """Return the database of a folder, the same for each relay that is started in it."""
         if folder not in self._made:

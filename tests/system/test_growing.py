@@ -267,6 +267,7 @@ async def test_a_target_that_is_in_use_is_refused(tmp_path: Path, database_serve
 async def test_a_source_that_is_none_is_refused(tmp_path: Path, database_server: Server, content: bytes | None) -> None:
     """No file, another file, an empty one: exit 78 in a sentence."""
     async with growing(tmp_path, database_server) as stage:
+        stage.file.unlink()
         if content is not None:
             stage.file.write_bytes(content)
         status, said = await stage.migrate()
