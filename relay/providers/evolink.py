@@ -150,9 +150,9 @@ def _report(body: dict[str, Any], now_ms: int | None, default: JobState | None =
     """Return the report of the task object in a submission answer, a status answer or a callback."""
     task = answers.task_of(body)
     # `results` has URLs; some answers have `result_data` with objects instead.
-    urls = [*items(task.get("results")), *(at(item, "video_url") for item in items(task.get("result_data")))]
+    urls = items(task.get("results")) + [at(item, "video_url") for item in items(task.get("result_data"))]
     expires_at, duration_s = answers.expiry(now_ms, LIFETIME_S), at(task, "task_info", "video_duration")
-    outputs = (output for url in urls for output in answers.output(url, expires_at, duration_s=duration_s))
+    outputs = [output for url in urls for output in answers.output(url, expires_at, duration_s=duration_s)]
     return answers.report_of(
         answers.TaskFields(
             task=task,
