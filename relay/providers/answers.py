@@ -302,6 +302,8 @@ def number(value: object) -> Decimal | None:
 
 def whole(value: object, low: int, high: int) -> int | None:
     """Return the integer part of a number; None if it is outside `low` to `high`."""
+    if value is None:
+        return None
     found = number(value)
     return int(found) if found is not None and low <= found <= high else None
 
@@ -316,6 +318,8 @@ def progress(value: object) -> int | None:
 
 def credit_cost(value: object, kind: str) -> Cost | None:
     """Return an amount of the provider's credits as decimal text; None if it is no amount."""
+    if value is None:
+        return None
     found = number(value)
     if found is None or found < 0:
         return None

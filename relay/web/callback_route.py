@@ -10,11 +10,13 @@ body: `callbacks/parse.py` does.
 import asyncio
 import re
 from collections.abc import Iterable
+from functools import cached_property
 from itertools import takewhile
 from typing import ClassVar, Final, Protocol
 
 import msgspec
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from relay import log
 from relay.app import App
@@ -42,7 +44,7 @@ _HEADERS: Final = (
 _logger = log.get("callbacks")
 
 
-class CallbackResponse(msgspec.Struct, frozen=True):
+class CallbackResponse(msgspec.Struct, frozen=True, dict=True):
     """What relay answers to a provider."""
 
     status: int
@@ -54,6 +56,12 @@ class CallbackResponse(msgspec.Struct, frozen=True):
         """Return all headers, in the order in which they are sent."""
         length = (b"content-length", str(len(self.body)).encode())
         return [*_HEADERS, length, *([self.header] if self.header else [])]
+
+    @cached_property
+    def rendered(self) -> tuple[bytes, bytes]:
+        """The response as bytes: its status line, and its own headers with the body; the server's go in between."""
+        headers = b"".join([b"%b: %b\r\n" % header for header in self.headers])
+        return STATUS_LINE[self.status], headers + b"\r\n" + self.body
 
 
 _STORED: Final = CallbackResponse(200, b'{"received":true}')

@@ -13,11 +13,10 @@ the time a client may go on sending after a response that did not wait for the b
 
 import asyncio
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, Final, NoReturn
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from relay.log import request_ids
 from relay.web.callback_route import CallbackResponse, CallbackRoute, DirectCallback
@@ -196,9 +195,10 @@ class Protocol(HttpToolsProtocol):
         uvicorn's own method would start an idle timer for each response; `ConnectionTracker` has one for all.
         """
         self.server_state.total_requests += 1
-        if self._is_closing():
+        if self._lingering or self._socket.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
@@ -337,7 +337,7 @@ class Protocol(HttpToolsProtocol):
         if direct.response_complete or direct.disconnected:
             return
         direct.response_complete = True
-        start, end = _rendered(response)
+        start, end = response.rendered
         server_headers = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
         closing = b"" if direct.keep_alive else b"connection: close\r\n"
         request_id = direct.request_id.encode()
@@ -410,10 +410,3 @@ class Protocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-@lru_cache(16)
-def _rendered(response: CallbackResponse) -> tuple[bytes, bytes]:
-    """Return a response's status line, and its own headers with its body."""
-    headers = b"".join([b"%b: %b\r\n" % header for header in response.headers])
-    return STATUS_LINE[response.status], headers + b"\r\n" + response.body
