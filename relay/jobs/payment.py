@@ -313,6 +313,11 @@ class Payer:
             return None
 
 
+def exchange_max_s(timeout_s: float) -> float:
+    """Return the longest that `Payer.exchange` waits for others: a quote, each sending, and the chain's answer."""
+    return 2 * QUOTE_TIMEOUT_S + sum(RESEND_S) + len(RESEND_S) * timeout_s
+
+
 def over_max_cost(amount: int, max_cost: int) -> SpendCapReached:
     """Return the error of a price over its own request's limit; both in atomic units."""
     return SpendCapReached(f"it would cost {usdc(amount)} USDC, more than its max_cost of {usdc(max_cost)}")

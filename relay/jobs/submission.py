@@ -24,13 +24,15 @@ from relay.outbound.provider_client import NoAnswer, NotSent
 from relay.providers.base import Accepted, Refused, Unclear
 from relay.security.callback_tokens import CallbackTokens
 from relay.storage.apply_updates import JobUpdate
-from relay.storage.jobs import NewJob
+from relay.storage.jobs import NewJob, UnansweredJob
 from relay.storage.payments import Settlement
 
 RETRY_S: Final = (1, 3, 10, 30, 60)
 """Pauses before a submission that surely did not leave is tried again."""
 HAND_OVER_MS: Final = 2_000
 """How long the process that created a job has to begin sending it, before the sweeper of any process sends it."""
+MARGIN_MS: Final = 5_000
+"""How long after the time of its last request a submission may take to record what came of it."""
 _logger = log.get("submit")
 
 
@@ -62,6 +64,7 @@ class Submitter:
         self._settings = context.settings
         self._tokens = tokens
         self._sending: set[asyncio.Task[Job | None]] = set()
+        self._unanswered: set[str] = set()
 
     async def submit(self, new: NewJob, wait_s: float) -> Job:
         """Commit the job, send it, and return it when the provider has answered or `wait_s` have passed."""
@@ -102,6 +105,22 @@ class Submitter:
         job = await self._store.jobs.start_submission(job_id, started_at)
         if job is None:
             return None
+        self._unanswered.add(job.id)
+        try:
+            return await self._send_started(job, started_at)
+        finally:
+            self._unanswered.discard(job.id)
+
+    def is_under_way(self, job: UnansweredJob, now_ms: int) -> bool:
+        """Return whether an answer to a job's submission may still be recorded, by this process or by another one."""
+        if job.id in self._unanswered:
+            return True
+        paid = self._providers[job.provider].adapter.limits.paid if job.provider in self._providers else False
+        longest_s = payment.exchange_max_s(self._settings.submit_timeout_s) if paid else self._settings.submit_timeout_s
+        return not job.abandoned and now_ms - job.started_at <= round(longest_s * 1000) + MARGIN_MS
+
+    async def _send_started(self, job: Job, started_at: int) -> Job | None:
+        """Send a job whose submission was marked as begun, and record how it ended; return the job after that."""
         paid = self._providers[job.provider].adapter.limits.paid
         sent = await (self._send_paid(job) if paid else self._send(job))
         now_ms, outcome = self._clock.now_ms(), sent.outcome

@@ -14,7 +14,7 @@ from relay import ids, log
 from relay.context import FlowContext
 from relay.jobs.payment import Payer
 from relay.jobs.status_checks import Checker
-from relay.jobs.submission import Submitter
+from relay.jobs.submission import MARGIN_MS, Submitter
 from relay.lifecycle import checks, output_expiry, reports
 from relay.lifecycle.reports import Transition
 from relay.model.job import ErrorClass, JobError, ProviderCall
@@ -26,7 +26,6 @@ from relay.storage.retention import Terms
 
 BATCH: Final = 100
 PAUSE_MS: Final = 5_000
-MARGIN_MS: Final = 5_000
 FORGET_EVERY_MS: Final = 3_600_000
 PRUNE_EVERY_MS: Final = 600_000
 DAY_MS: Final = 86_400_000
@@ -76,8 +75,9 @@ class Sweeper:
                 self._submitter.start(job.id)
             else:
                 await self._end_overdue(job, now_ms)
-        for job in await jobs.left_in_submission(now_ms - self._submit_timeout_ms - MARGIN_MS, BATCH):
-            await self._apply(job.id, partial(reports.unclear, error=_interrupted()), now_ms)
+        for unanswered in await jobs.left_in_submission(now_ms - self._submit_timeout_ms - MARGIN_MS, BATCH):
+            if not self._submitter.is_under_way(unanswered, now_ms):
+                await self._apply(unanswered.id, partial(reports.unclear, error=_interrupted()), now_ms)
         for job in await jobs.due(Timer.CONFIRM, now_ms, BATCH):
             decide = partial(checks.out_of_time, paused=self._checker.paused())
             await self._apply(job.id, decide, now_ms, _out_of_time(job.id, now_ms))

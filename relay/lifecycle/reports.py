@@ -373,6 +373,6 @@ def not_sent(job: Job, error: JobError, retry_at: int | None, now_ms: int) -> Tr
     if retry_at is None:
         return refused(job, error, now_ms)
     job = msgspec.structs.replace(
-        job, error=error, next_submit_at=retry_at, submission_started_at=None, updated_at=now_ms
+        job, reason=None, error=error, next_submit_at=retry_at, submission_started_at=None, updated_at=now_ms
     )
     return Transition(job, Disposition.RECORDED, f"not sent, and tried again: {error.message[:300]}")

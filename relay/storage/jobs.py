@@ -54,6 +54,15 @@ class DueJob(msgspec.Struct, frozen=True):
     deadline_at: int
 
 
+class UnansweredJob(msgspec.Struct, frozen=True):
+    """A job whose submission began at a unix millisecond and has no answer; `abandoned` if its process has ended."""
+
+    id: str
+    provider: str
+    started_at: int
+    abandoned: bool
+
+
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     """What a list of jobs may be narrowed by; times in unix milliseconds."""
 
@@ -146,9 +155,10 @@ class Jobs:
         """Return the jobs whose timer of this kind ran out by `now_ms`, the first ones first."""
         return _due(await self._database.rows("due_jobs", {"timer": timer.value, "now": now_ms, "limit": limit}))
 
-    async def left_in_submission(self, before_ms: int, limit: int) -> list[DueJob]:
+    async def left_in_submission(self, before_ms: int, limit: int) -> list[UnansweredJob]:
         """Return jobs whose submission never ended: it began before then, or the process that began it has ended."""
-        return _due(await self._database.rows("jobs_left_in_submission", {"before": before_ms, "limit": limit}))
+        found = await self._database.rows("jobs_left_in_submission", {"before": before_ms, "limit": limit})
+        return [UnansweredJob(row["id"], row["provider"], row["started_at"], bool(row["abandoned"])) for row in found]
 
     async def claim_checks(self, provider: str, now_ms: int, leased_until_ms: int, limit: int) -> list[Job]:
         """Return a provider's jobs whose status check is due, leased until then; none that waits to be confirmed."""

@@ -12,7 +12,7 @@ from relay.storage.apply_updates import DEFAULT_PROJECT
 from relay.storage.jobs import NewJob
 from tests.support.held import DAY_S, MS, held, lost
 from tests.support.past import select
-from tests.support.quiescence import quiet
+from tests.support.quiescence import quiet, watched_loop
 from tests.support.running import HeldClock
 
 pytestmark = pytest.mark.anyio
@@ -26,8 +26,8 @@ def pending(clock: HeldClock, **fields: Any) -> Job:
     """Return a job that was not submitted yet."""
     now_ms = clock.now_ms()
     return Job(
-        id=ids.new_id(ids.JOB), project_id=DEFAULT_PROJECT, provider="evolink", state=JobState.PENDING,
-        created_at=now_ms, updated_at=now_ms, deadline_at=now_ms + 3_600_000, request=REQUEST, **fields,
+        id=ids.new_id(ids.JOB), project_id=DEFAULT_PROJECT, state=JobState.PENDING, created_at=now_ms,
+        updated_at=now_ms, deadline_at=now_ms + 3_600_000, request=REQUEST, **({"provider": "evolink"} | fields),
     )  # fmt: skip
 
 
@@ -44,6 +44,38 @@ async def test_a_submission_that_was_cut_off_is_noticed(tmp_path: Path, timeout_
         assert (await running.get(f"/v1/jobs/{job.id}"))["reason"] is None
         await clock.advance(MS)
         assert (await running.get(f"/v1/jobs/{job.id}"))["reason"] == "submit_unknown"
+
+
+@pytest.mark.parametrize(("provider", "noticed_s"), [("evolink", 15), ("stablestudio", 70)])
+async def test_a_paid_submission_has_the_time_of_all_its_requests(
+    tmp_path: Path, provider: str, noticed_s: float
+) -> None:
+    """Call a paid one unknown after a quote, three sendings and a question to the chain: 64 s by a time-out of 10 s."""
+    async with held(tmp_path, RELAY_SUBMIT_TIMEOUT_S="9.9") as (running, clock):
+        await quiet()
+        job = pending(clock, submission_started_at=clock.now_ms(), provider=provider)
+        await running.app.store.jobs.create(NewJob(job, ()))
+        for _ in range(round(noticed_s / 5) - 1):
+            await clock.advance(5)
+        await clock.advance(5 - MS)
+        assert (await running.get(f"/v1/jobs/{job.id}"))["reason"] is None
+        await clock.advance(MS)
+        assert (await running.get(f"/v1/jobs/{job.id}"))["reason"] == "submit_unknown"
+
+
+async def test_a_submission_that_this_process_has_under_way_is_not_cut_off(tmp_path: Path) -> None:
+    """Wait for an answer that is late by the clock, and then record it; and after an answer do not wait any more."""
+    async with held(tmp_path, RELAY_SUBMIT_WAIT_S="0.01") as (running, clock):
+        running.world.next_faults.append(Faults(submit="hang"))
+        job = await running.submit()
+        await clock.advance(600)
+        shown = await running.get(f"/v1/jobs/{job['id']}")
+        assert (shown["status"], shown["reason"]) == ("pending", None)
+        with watched_loop().time_held() as advance:
+            advance(30)
+            await quiet()
+        shown = await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["reason"] is not None)
+        assert (shown["status"], shown["reason"], shown["error"]["code"]) == ("pending", "submit_unknown", "no_answer")
 
 
 async def test_old_jobs_are_removed_every_ten_minutes(tmp_path: Path) -> None:

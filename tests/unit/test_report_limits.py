@@ -15,6 +15,7 @@ from relay.model.job import (
     JobState,
     Output,
     OutputKind,
+    Reason,
     Report,
     Verification,
 )
@@ -202,3 +203,11 @@ def test_what_a_submission_was_answered_is_cut() -> None:
             reports.not_sent(gone_on, error, NOW + 1, NOW),
         ):
             assert (transition.disposition, transition.job) == (Disposition.STALE, gone_on)
+
+
+def test_a_submission_that_surely_did_not_leave_is_not_unknown() -> None:
+    """Forget that a submission was called unknown when its own process proves that nothing was sent."""
+    error = JobError(class_=ErrorClass.TIMEOUT, code="unreachable", message="no connection", retryable=True)
+    before = msgspec.structs.replace(job(), state=JobState.PENDING, reason=Reason.SUBMIT_UNKNOWN)
+    after = reports.not_sent(before, error, NOW + 1, NOW).job
+    assert (after.reason, after.next_submit_at) == (None, NOW + 1)

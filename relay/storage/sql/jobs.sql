@@ -207,7 +207,9 @@ SELECT id, provider, doc FROM jobs WHERE timer = :timer AND next_at <= :now ORDE
 
 -- name: jobs_left_in_submission
 -- Jobs whose submission never got an answer: it began long ago, or the process that began it has ended.
-SELECT id, provider, doc FROM jobs
+SELECT id, provider, next_at AS started_at,
+    CASE WHEN submitted_by IN (SELECT id FROM boots WHERE ended_at IS NOT NULL) THEN 1 ELSE 0 END AS abandoned
+FROM jobs
 WHERE timer = 'submitting' AND (next_at < :before OR submitted_by IN (SELECT id FROM boots WHERE ended_at IS NOT NULL))
 ORDER BY next_at LIMIT :limit;
 
