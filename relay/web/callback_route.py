@@ -64,6 +64,7 @@ class CallbackResponse(msgspec.Struct, frozen=True, dict=True):
         return STATUS_LINE[self.status], headers + b"\r\n" + self.body
 
 
+_RETRY: Final = (b"retry-after", b"2")
 _STORED: Final = CallbackResponse(200, b'{"received":true}')
 
 
@@ -76,7 +77,8 @@ class _Unread(msgspec.Struct, frozen=True):
 
 _UNREAD: Final[dict[type[RelayError], _Unread]] = {
     request_body.BodyOverLimit: _Unread("the body is over the limit", CallbackResponse(413)),
-    request_body.OwnerMemoryFull: _Unread("too many bodies of its job were open", CallbackResponse(413)),
+    # Providers repeat a 503, and no 413: the share is free again as soon as the other bodies have ended.
+    request_body.OwnerMemoryFull: _Unread("too many bodies of its job were open", CallbackResponse(503, header=_RETRY)),
     request_body.BodyTooSlow: _Unread("the body was too slow", CallbackResponse(408, header=(b"connection", b"close"))),
     request_body.BodyIncomplete: _Unread(
         "the connection was cut within the body", CallbackResponse(408, header=(b"connection", b"close"))
@@ -251,4 +253,4 @@ def _text(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]
 def _not_stored(provider: str, job_id: str, error: Exception) -> CallbackResponse:
     """Log that a callback was not stored, and return the 503 that makes the provider retry."""
     _logger.error("callback.not_stored", provider=provider, job=job_id, error=str(error))
-    return CallbackResponse(503, header=(b"retry-after", b"2"))
+    return CallbackResponse(503, header=_RETRY)

@@ -55,7 +55,7 @@ async def test_a_project_has_its_share(running: Running, over: int) -> None:
 
 
 async def test_a_job_has_its_share(running: Running) -> None:
-    """Answer 413 to a callback over its job's share and store it, while another job's callbacks are accepted."""
+    """Ask for a callback over its job's share again and note it, while another job's callbacks are accepted."""
     job, _ = await running.submit(), await running.submit()
     first, second = (urlsplit(running.callback_url(number)).path for number in (0, 1))
     async with AsyncExitStack() as stack:
@@ -65,7 +65,8 @@ async def test_a_job_has_its_share(running: Running) -> None:
         ended = {asyncio.create_task(sender.answer()): sender for sender in senders}
         done, _waiting = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
         (refused,) = done
-        assert refused.result()[0] == 413
+        status, head, _ = refused.result()
+        assert (status, b"retry-after: 2" in head) == (503, True)
         assert (await running.client.post(running.origin + second, content=DONE)).status_code == 200
         (left,) = set(ended) - done
         await ended[left].send(b" ")
