@@ -6,17 +6,20 @@ how many of them were busy: where one of each keeps all of them busy, two of eac
 
 import asyncio
 import json
+import math
 import os
 import statistics
 import sys
 import time
 from contextlib import AsyncExitStack
+from itertools import count
 from pathlib import Path
 
 import click
 import msgspec
 import uvloop
 
+from bench.capacity import Costs, Machine, Rate, measured, simulate
 from bench.databases import TICKS_PER_S, Databases, databases
 from bench.deliver import LANES, arrived
 from bench.ingest import load
@@ -25,6 +28,10 @@ from bench.receiver import receiving
 from bench.stock import stocked
 
 ENOUGH = 1.6
+SERVERS = (4, 16, 64)
+"""Cores of a PostgreSQL server that the simulation has."""
+FULL = 0.7
+"""How busy a server's cores may be in normal operation: the rest is for peaks, vacuum and backups."""
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -38,8 +45,12 @@ class Run(msgspec.Struct, frozen=True):
 @click.option("--events", default=4000, help="Events of each run.")
 @click.option("--endpoints", default=2, help="Endpoints that want every event.")
 @click.option("--rounds", default=3, help="Interleaved rounds; the medians count.")
-def command(events: int, endpoints: int, rounds: int) -> None:
+@click.option("--capacity", is_flag=True, help="What an event costs, and what servers of 4, 16 and 64 cores carry.")
+def command(events: int, endpoints: int, rounds: int, capacity: bool) -> None:
     """Deliveries a second with one web and one worker process, and with two of each."""
+    if capacity:
+        _capacity(events, endpoints, rounds)
+        return
     found: dict[int, list[Run]] = {1: [], 2: []}
     with databases("postgres") as made:
         for number in range(rounds):
@@ -61,6 +72,50 @@ def command(events: int, endpoints: int, rounds: int) -> None:
     )
     runs_said = {each: msgspec.to_builtins(run) for each, run in middle.items()}
     click.echo(json.dumps({"bench": "scale", "cores": os.cpu_count(), "ratio": round(ratio, 3), "runs": runs_said}))
+
+
+def _capacity(events: int, endpoints: int, rounds: int) -> None:
+    """Print the cost of an event, and what servers of more cores carry."""
+    with databases("postgres") as made:
+        all_costs = [uvloop.run(measured(made, events, endpoints)) for _ in range(rounds)]
+    costs = sorted(all_costs, key=lambda one: one.receive.server_us + one.send.server_us)[rounds // 2]
+    click.echo(f"{'stage':>8}{'relay us':>10}{'server us':>11}{'events a commit':>17}{'log bytes':>11}")
+    for name, stage in (("receive", costs.receive), ("send", costs.send)):
+        batch = 1 / stage.commits
+        click.echo(f"{name:>8}{stage.relay_us:10.0f}{stage.server_us:11.0f}{batch:17.1f}{stage.wal_bytes:11.0f}")
+    click.echo(
+        f"an event of {endpoints} endpoints leaves {costs.stored_bytes:.0f} bytes; flush {costs.flush_ms:.2f} ms"
+    )
+    rows = [_fullest(costs, cores) for cores in SERVERS]
+    click.echo(f"{'cores':>6}{'events/s':>10}{'web':>5}{'work':>6}{'busy':>6}{'log MB/s':>10}{'GB a day':>10}")
+    log_bytes = costs.receive.wal_bytes + costs.send.wal_bytes
+    for cores, (webs, works, rate) in zip(SERVERS, rows, strict=True):
+        log_mb = rate.events_per_s * log_bytes / 1e6
+        stored_gb = rate.events_per_s * 86_400 * costs.stored_bytes / 1e9
+        click.echo(
+            f"{cores:6}{rate.events_per_s:10.0f}{webs:5}{works:6}{rate.busy:6.2f}{log_mb:10.0f}{stored_gb:10.0f}"
+        )
+    said = {
+        "costs": msgspec.to_builtins(costs),
+        "servers": [
+            {"cores": cores, "webs": webs, "works": works, "events_per_s": rate.events_per_s, "busy": rate.busy}
+            for cores, (webs, works, rate) in zip(SERVERS, rows, strict=True)
+        ],
+    }
+    click.echo(json.dumps({"bench": "scale", "capacity": said}))
+
+
+def _fullest(costs: Costs, cores: int) -> tuple[int, int, Rate]:
+    """Return the fewest web and work processes that keep a server FULL, or that bring no more, and their rate."""
+    machine, best = Machine(cores), Rate(0, 0, 0)
+    works_each = costs.send.relay_us / costs.receive.relay_us
+    for works in count(1, max(1, cores // 4)):
+        webs = math.ceil(works / works_each)
+        rate = simulate(costs, machine, webs, works)
+        if rate.busy >= FULL or rate.events_per_s < best.events_per_s * 1.005:
+            return webs, works, rate
+        best = max(best, rate, key=lambda one: one.events_per_s)
+    raise AssertionError
 
 
 async def _run(made: Databases, each: int, events: int, endpoints: int) -> Run:
