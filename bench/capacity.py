@@ -24,6 +24,8 @@ from bench.receiver import receiving
 from bench.stock import stocked
 
 US: Final = 1e-6
+DELAY_S: Final = 3600
+"""How long after its event a notification is due: longer than anything here takes."""
 TURNS: Final = 2
 """Transactions that a process has under way: storage/engine/group_commit.py."""
 WAITING: Final = 500
@@ -67,18 +69,23 @@ async def measured(made: Databases, events: int, endpoints: int) -> Costs:
         receiver, origin = await stack.enter_async_context(receiving())
         urls = [f"{origin}/{number}" for number in range(endpoints)]
         database = made.fresh()
-        stock = await stocked(database, made.folder, events, urls, in_flight_max=LANES)
+        stock = await stocked(database, made.folder, events, urls, first_delay_s=DELAY_S, in_flight_max=LANES)
         server = await asyncpg.connect(database)
         stack.push_async_callback(server.close)
         size = await server.fetchval("SELECT pg_database_size(current_database())")
         web = await stack.enter_async_context(program(made, database, *WEB, core=None))
-        begin = await _read(server, web, made)
+        begin = await _read(server, web)
         await load(web.port, 64, 0, stock.callbacks)
-        received = await _read(server, web, made)
+        received = await _read(server, web)
+        async with program(made, database, *WORK, core=None) as idle:
+            await idle.quiet()
+            start_s = usage(idle.child.pid).cpu_s
+        await server.execute("UPDATE deliveries SET next_attempt_at = created_at")
+        await server.execute("VACUUM ANALYZE deliveries")
+        first = msgspec.structs.replace(await _read(server, web), relay_s=start_s)
         work = await stack.enter_async_context(program(made, database, *WORK, core=None))
-        first = await _read(server, work, made)
         await arrived(receiver, events * endpoints)
-        sent = await _read(server, work, made)
+        sent = await _read(server, work)
         grown = await server.fetchval("SELECT pg_database_size(current_database())") - size
         return Costs(
             receive=_stage(begin, received, events),
@@ -97,7 +104,7 @@ async def _flush_ms(server: "asyncpg.Connection[asyncpg.Record]") -> float:
     return (time.monotonic() - began) / rounds * 1000
 
 
-async def _read(server: "asyncpg.Connection[asyncpg.Record]", of: Program, made: Databases) -> _Reading:
+async def _read(server: "asyncpg.Connection[asyncpg.Record]", of: Program) -> _Reading:
     """Return the counters of a process of relay and of the server, once nothing is left to do."""
     both_s = await of.quiet()
     commits, wal = await server.fetchrow(

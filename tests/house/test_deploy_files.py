@@ -41,7 +41,7 @@ FILES = sorted(
     for folder in (DEPLOY, GITHUB)
     for path in folder.rglob("*")
     if path.is_file() and path.suffix not in (".py", ".pyc")
-) + [ROOT / name for name in ("app.json", "Procfile")]
+) + [ROOT / name for name in ("app.json", "Procfile", "docs/deploy.md", "docs/scaling.md")]
 ROUTES = ("/healthz", "/readyz", "/metrics")
 NO_METRICS = {"relay_data"}
 """Words of the files that look like a metric: the volume on Fly."""
