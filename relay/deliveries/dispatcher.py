@@ -125,12 +125,11 @@ class Dispatcher:
                 await self._clock.wait(self._wake, until_monotonic_ms=self._next_turn_ms(now_ms))
 
     async def finish(self, within_s: float) -> None:
-        """Wait for the attempts under way and their commits, and release the deliveries that were not started.
+        """Wait for the attempts under way and their commits, and cancel one that takes longer.
 
-        An attempt that takes longer is cancelled; its delivery is due again when its lease ends.
+        What was not started or was cancelled is given back with everything else that the process leases
+        (`storage/boots.py`).
         """
-        unstarted = [DeliveryKey(lane.project_id, one) for lane in self._lanes.values() for one in lane.queued_ids]
-        unstarted += self._to_release
         self._lanes.clear()
         self._queued_lanes.clear()
         if self._attempts:
@@ -138,8 +137,6 @@ class Dispatcher:
             for attempt in late:
                 attempt.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        if unstarted:
-            await self._store.deliveries.release(unstarted, self._clock.now_ms())
 
     async def _release(self) -> None:
         """Return to the table, due immediately, what its lane could not start in time."""

@@ -82,11 +82,6 @@ class Lane:
         return len(self._new) + len(self._retries)
 
     @property
-    def queued_ids(self) -> list[str]:
-        """Return the ids of the deliveries that wait here."""
-        return [queued.delivery_id for queued in (*self._new, *self._retries)]
-
-    @property
     def free_slots(self) -> int:
         """Return how many attempts may start now; 0 where a rate limit starts them one by one."""
         return 0 if self._rate_per_s else max(0, self._in_flight_limit - self.in_flight)

@@ -1,5 +1,6 @@
 """Boots: what a process that was killed had leased is due again, and nothing is taken from one that may live."""
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -94,6 +95,31 @@ async def test_a_stop_gives_back_what_is_leased(tmp_path: Path) -> None:
         await boots.end(START_MS + 1)
         assert await due_at(database, "deliveries", "next_attempt_at") == {mine: START_MS + 1}
         assert await select(database, "SELECT ended_at FROM boots") == [(START_MS + 1,)]
+
+
+async def test_a_stop_cuts_an_attempt_short_and_gives_the_delivery_back(tmp_path: Path) -> None:
+    """Leave what an endpoint hangs with, and what waits behind it, due at the time of the stop."""
+    came = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.set()
+        await reader.read()
+        writer.close()
+
+    hanging = await asyncio.start_server(hang, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{hanging.sockets[0].getsockname()[1]}/"
+    async with relay(tmp_path, confirm=False, RELAY_SHUTDOWN_S="0") as running:
+        await running.client.post("/v1/endpoints", json={"url": url, "in_flight_max": 1, "event_types": ["*"]})
+        for _ in range(2):
+            await running.submit()
+        await asyncio.wait_for(came.wait(), 10)
+        leased = await select(running.app.store.database, "SELECT next_attempt_at - created_at FROM deliveries")
+        assert leased == [(LEASE_MS,), (LEASE_MS,)]
+    hanging.close()
+    async with opened(tmp_path) as database:
+        assert (
+            await select(database, "SELECT next_attempt_at - created_at, leased_by FROM deliveries") == [(0, None)] * 2
+        )
 
 
 async def test_a_relay_marks_its_leases_until_they_end(tmp_path: Path) -> None:
