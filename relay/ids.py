@@ -1,45 +1,84 @@
 """Makes ids: a prefix for the type of object, and a UUIDv7, which sorts by creation time."""
 
-import io
 import os
+import struct
 import time
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base32: no letter looks like a digit
 _VALUES: Final = {letter: value for value, letter in enumerate(_ALPHABET)}
 _LETTERS: Final = 26  # 130 bits hold the 128 of a UUID
 _PAIRS: Final = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
 _FORTY: Final = (1 << 40) - 1
+_COUNTED: Final = (1 << 22) - 1
+_BLOCK: Final = struct.Struct("256I")
 
 JOB, CALLBACK, EVENT, ENDPOINT, DELIVERY, ATTEMPT = "job_", "cb_", "evt_", "ep_", "dlv_", "att_"
 PROJECT, API_KEY, CALL, PAYMENT, REDELIVERY = "prj_", "key_", "call_", "pay_", "red_"
 REPROCESSING = "rep_"
 
 
+class Bits(NamedTuple):
+    """The 128 bits of an id: its time, and two halves of 40; the upper one has a UUID's version and variant.
+
+    The letters of the first two are here, since they rarely change within a millisecond.
+    """
+
+    at_ms: int
+    time_letters: str
+    upper: int
+    upper_letters: str
+    lower: int
+
+    @property
+    def letters(self) -> str:
+        """Return the 26 letters."""
+        return self.time_letters + self.upper_letters + _eight_letters(self.lower)
+
+
+def begun(at_ms: int, draw: Callable[[], int]) -> Bits:
+    """Return a random start within a millisecond; `draw` gives 32 random bits."""
+    upper = 0x7 << 36 | (draw() >> 20) << 24 | 0x2 << 22 | draw() >> 10
+    return Bits(at_ms, _ten_letters(at_ms), upper, _eight_letters(upper), (draw() & 0xFF) << 32 | draw())
+
+
+def following(last: Bits, now_ms: int, draw: Callable[[], int]) -> Bits:
+    """Return the next id's bits: in a new millisecond a random start, else a random number more than the last one's.
+
+    So ids sort in the order they were made, also when the clock goes back (RFC 9562 §6.2, method 2).
+    """
+    if now_ms > last.at_ms:
+        return begun(now_ms, draw)
+    lower = last.lower + 1 + draw()
+    if lower <= _FORTY:
+        return Bits(last.at_ms, last.time_letters, last.upper, last.upper_letters, lower)
+    upper = last.upper + 1
+    if upper & _COUNTED:
+        return Bits(last.at_ms, last.time_letters, upper, _eight_letters(upper), lower & _FORTY)
+    return begun(last.at_ms + 1, draw)
+
+
 class _Counter:
-    """Orders ids that one process makes within one millisecond (RFC 9562 §6.2, method 2)."""
+    """The id made last by this process, as one object, because two threads make ids."""
 
     def __init__(self) -> None:
-        self.last = 0
-        self._random = io.BytesIO()
+        self._last = Bits(0, "", 0, "", 0)
+        self._drawn: list[int] = []
 
-    def next(self) -> int:
-        """Return the next 128 bits: unix milliseconds, then a random start that counts up within a millisecond."""
-        now_ms = time.time_ns() // 1_000_000
-        if now_ms > self.last >> 80:
-            self.last = now_ms << 80 | self._bits(10)
-        else:
-            self.last += 1 + (self._bits(4) | 1)
-        return self.last
+    def next(self) -> str:
+        """Return the letters of the next id."""
+        self._last = last = following(self._last, time.time_ns() // 1_000_000, self._draw)
+        return last.letters
 
-    def _bits(self, size: int) -> int:
-        """Return random bytes as a number; they are read from the system in blocks, which is faster."""
-        drawn = self._random.read(size)
-        if len(drawn) < size:
-            self._random = io.BytesIO(os.urandom(1024))
-            drawn = self._random.read(size)
-        return int.from_bytes(drawn)
+    def _draw(self) -> int:
+        """Return 32 random bits; they are read from the system in blocks, which is faster."""
+        try:
+            return self._drawn.pop()
+        except IndexError:
+            self._drawn = drawn = [*_BLOCK.unpack(os.urandom(_BLOCK.size))]
+            return int(drawn.pop())
 
 
 _counter = _Counter()
@@ -47,10 +86,7 @@ _counter = _Counter()
 
 def new_id(prefix: str) -> str:
     """Return a new id: the prefix and 26 letters; ids of one process sort in the order they were made."""
-    bits = _counter.next()
-    bits = bits & ~(0xF << 76) | 0x7 << 76
-    bits = bits & ~(0x3 << 62) | 0x2 << 62
-    return prefix + encode(bits)
+    return prefix + _counter.next()
 
 
 def made_at(id_: str) -> int:
