@@ -40,14 +40,25 @@ def stored(holed: bytes, whole_bytes: int) -> bytes:
 
 def fill(holed: bytes, parts: JobParts) -> bytes:
     """Return a body with its holes filled."""
-    texts = {
-        b"i": parts.input or "null",
-        b"r": parts.request or "",
-        b"m": parts.metadata or "",
-        b"l": _links(parts.job_id),
-    }
     first, *rest = holed.split(_NUL)
-    return first + b"".join([texts[piece[:1]].encode() + piece[1:] for piece in rest])
+    pieces = [first]
+    for piece in rest:
+        pieces += (_text(piece[:1], parts), piece[1:])
+    return b"".join(pieces)
+
+
+def _text(letter: bytes, parts: JobParts) -> bytes:
+    """Return what fills a hole."""
+    match letter:
+        case b"i":
+            return b"null" if parts.input is None else parts.input.encode()
+        case b"r":
+            return (parts.request or "").encode()
+        case b"m":
+            return (parts.metadata or "").encode()
+        case b"l":
+            return _links(parts.job_id)
+    raise BodyChangedError(f"an event of {parts.job_id} was stored by a newer relay")
 
 
 def whole(body: bytes, parts: JobParts) -> bytes:
@@ -69,9 +80,10 @@ def of_row(row: Mapping[str, Any]) -> bytes:
     return whole(bytes(row["body"]), parts)
 
 
-def _links(job_id: str) -> str:
+def _links(job_id: str) -> bytes:
     """Return a job's links, as `resources/jobs.py` encodes them; another form needs another letter."""
-    return f'{{"self":"/v1/jobs/{job_id}","events":"/v1/events?job={job_id}","timeline":"/v1/jobs/{job_id}/timeline"}}'
+    links = f'{{"self":"/v1/jobs/{job_id}","events":"/v1/events?job={job_id}","timeline":"/v1/jobs/{job_id}/timeline"}}'
+    return links.encode()
 
 
 class BodyCache:

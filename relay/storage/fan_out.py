@@ -32,7 +32,7 @@ class NewEvent(msgspec.Struct, frozen=True):
     row: Event
 
 
-class NewDelivery(msgspec.Struct, frozen=True):
+class NewDelivery(msgspec.Struct):
     """A new delivery for the dispatcher's memory, leased in its row.
 
     `event` and `endpoint`, a row of `endpoints_sent_to`, are what its first attempt needs; None where the dispatcher
@@ -96,13 +96,10 @@ async def _complete(transaction: Transaction, handed: list[list[NewDelivery]]) -
     if not wanted:
         return handed
     found = {row["endpoint_id"]: row for row in await transaction.rows("endpoints_sent_to", {"ids": wanted})}
-    return [
-        [
-            NewDelivery(one.delivery_id, one.endpoint_id, one.project_id, one.event, found.get(one.endpoint_id))
-            for one in fresh
-        ]
-        for fresh in handed
-    ]
+    for fresh in handed:
+        for one in fresh:
+            one.endpoint = found.get(one.endpoint_id)
+    return handed
 
 
 class _Found(msgspec.Struct, frozen=True, array_like=True):

@@ -85,10 +85,18 @@ def test_a_body_that_cannot_be_made_as_it_was_is_not_made(damage: dict[str, str 
         whole(bodies(of)[0], msgspec.structs.replace(parts(of), **damage))
 
 
+def test_a_body_of_a_newer_relay_is_not_made() -> None:
+    """Raise where a hole is of a kind that this relay does not know."""
+    of = job(None, {}, {})
+    with pytest.raises(BodyChangedError, match="newer"):
+        whole(stored(b'{"job":\0x}', 9), parts(of))
+
+
 def test_no_statement_changes_what_bodies_are_made_of() -> None:
     """Set a job's input, request and metadata when it is made, and never again."""
     for name, statement in texts().items():
         assert not re.search(r"UPDATE job_requests", statement), name
+        assert "UPDATE job_requests" not in statement, name
         if re.search(r"UPDATE jobs", statement):
             assert not re.search(r"(?<![\w.])(input|request|metadata) = ", statement), name
 
