@@ -41,7 +41,10 @@ CONCERNED: Final[dict[str, tuple[str, ...]]] = {
     "relay/jobs/status_checks.py": (
         "tests/flow/test_check_times.py",
         "tests/flow/test_timer_limits.py",
+        "tests/flow/test_check_answers.py",
+        "tests/unit/test_pace.py",
         "tests/flow/test_check.py",
+        "tests/flow/test_confirmation.py",
     ),
     "relay/security/fair_share.py": ("tests/unit/test_room_limits.py",),
     "relay/security/shares.py": ("tests/unit/test_room_limits.py",),

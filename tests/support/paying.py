@@ -52,6 +52,8 @@ class Seller:
         self.jobs: dict[str, int] = {}
         self.signed_in = 0
         self.rpc_down = False
+        self.working = False
+        """Whether every job is still worked on."""
         routes = [
             Route("/api/generate/{model}/i2v", self._studio, methods=["POST"]),
             Route("/api/jobs/{id}", self._status),
@@ -143,6 +145,8 @@ class Seller:
             )
         self.signed_in += 1
         job = request.path_params["id"]
+        if self.working:
+            return JSONResponse({"jobId": job, "status": "pending"})
         return JSONResponse({"jobId": job, "status": "complete", "result": {"videoUrl": VIDEO}})
 
     async def _rpc(self, request: Request) -> Response:
