@@ -177,7 +177,8 @@ class CallbackRoute:
                 direct.connection.respond(direct, self._outcome(direct.prepared, waiting))
             except Exception as error:
                 _logger.error("request.broke", method="POST", path="/callbacks/", exc_info=error)
-                direct.connection.respond(direct, CallbackResponse(500))
+                # In a step of its own: if this fails too, the others of the batch are still answered.
+                self._loop.call_soon(direct.connection.respond, direct, CallbackResponse(500))
 
     def _outcome(self, prepared: PreparedCallback | None, waiting: Waiting) -> CallbackResponse:
         """Publish a callback that was stored; return the response."""

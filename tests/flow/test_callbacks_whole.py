@@ -202,6 +202,45 @@ async def test_a_database_that_hangs_is_503(running: Running, monkeypatch: pytes
     await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == "succeeded")
 
 
+async def test_a_failure_after_the_commit_is_answered_to_its_own_callback(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answer 500 to the callback of a batch whose result cannot be published, and 200 to the others of the batch."""
+    await running.submit()
+    database: Any = running.app.store.database
+    jobs: Any = running.app.store.jobs
+    transact, record, count = database.transact, jobs.record_nowait, running.app.metrics.callback
+    received, let_go, published = asyncio.Semaphore(0), asyncio.Event(), 0
+
+    async def held(work: Any) -> Any:
+        await let_go.wait()
+        return await transact(work)
+
+    def noted(*update: Any) -> None:
+        record(*update)
+        received.release()
+
+    def broken(*counted: Any) -> None:
+        nonlocal published
+        published += 1
+        if published == 3:
+            raise RuntimeError("a fault of relay")
+        count(*counted)
+
+    monkeypatch.setattr(database, "transact", held)
+    monkeypatch.setattr(jobs, "record_nowait", noted)
+    monkeypatch.setattr(running.app.metrics, "callback", broken)
+    url = running.callback_url()
+    answering = []
+    for number in range(4):  # the first one's commit is held, so that the others share the next
+        answering.append(asyncio.create_task(sent(running.origin, request(url, RUNNING % number))))
+        await received.acquire()
+    let_go.set()
+    statuses = sorted(answer[9:12] for (answer,) in await asyncio.gather(*answering))
+    assert statuses == [b"200", b"200", b"200", b"500"]
+    assert len(await kept(running)) == 4
+
+
 @pytest.fixture(scope="module")
 def background(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Running]]:
     """One relay for all examples, in a thread of its own, since hypothesis runs plain functions only."""
