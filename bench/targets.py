@@ -94,6 +94,13 @@ def command(rounds: int, scale: float, only: Sequence[str], kind: str) -> None:
         for name, part in PARTS.items():
             if not only or name in only:
                 found |= uvloop.run(part(made, Scale(rounds, scale)))
+        _show(kind, found)
+    seconds = round(time.monotonic() - began_s)
+    click.echo(json.dumps({"bench": "targets", "database": kind, "seconds": seconds, "rows": found}))
+
+
+def _show(kind: str, found: dict[str, float]) -> None:
+    """Print the table."""
     click.echo(f"{kind:54}{'now':>9}{'asked':>10}")
     for row in ROWS:
         if row.name in found:
@@ -101,8 +108,6 @@ def command(rounds: int, scale: float, only: Sequence[str], kind: str) -> None:
             missed = asked is not None and (now < asked if row.least else now > asked)
             said = "" if asked is None else f"{'≥' if row.least else '≤'} {asked:g}"
             click.echo(f"{row.name:54}{_shown(now):>9}{said:>10}{'   missed' if missed else ''}")
-    seconds = round(time.monotonic() - began_s)
-    click.echo(json.dumps({"bench": "targets", "database": kind, "seconds": seconds, "rows": found}))
 
 
 def _shown(value: float) -> str:

@@ -58,7 +58,7 @@ class Server:
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End the server; SIGINT cuts its clients off, where SIGTERM would wait for them."""
         self._child.send_signal(how)
-        self._child.wait(20)
+        self._child.wait(60)  # it writes a checkpoint, on a disk that others use too
 
     @property
     def url(self) -> str:
