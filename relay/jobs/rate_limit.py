@@ -100,7 +100,8 @@ class GrowingPace(Pace):
         """Return how many checks of each project may start now; each project has its turn, wherever it waits."""
         if self._scarce_at is not None and now_ms - self._scarce_at > CALM_MS:
             self._scale(1.0)
-        left = self.room(now_ms)
+        opens_at = self.opens_at(now_ms)
+        left = self.room(now_ms) if opens_at is not None and opens_at <= now_ms else 0
         order = sorted(projects)
         later = [project for project in order if project > self._last_project]
 

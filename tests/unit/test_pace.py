@@ -216,6 +216,8 @@ def test_at_a_grown_pace_checks_start_together() -> None:
     opens_at = pace.opens_at(0)
     assert opens_at is not None
     assert opens_at in range(100, 102)
+    assert pace.grant(["a"], 99).total() == 0
+    assert pace.grant(["a"], opens_at).total() == 50
 
 
 @pytest.mark.parametrize(("job", "project", "asked", "pause_s"), [(3, 100, ["a"] * 3, 20), (100, 2, ["a", "b"], 30)])
