@@ -153,15 +153,20 @@ async def test_a_job_that_goes_meanwhile_is_not_written_to(database_server: Serv
         assert await select(one, "SELECT id FROM events") == []
 
 
-async def test_a_batch_is_few_exchanges(database_server: Server) -> None:
-    """Lock the jobs as they are read, and send all that is written together, between BEGIN and COMMIT."""
+@pytest.mark.parametrize("sends", [False, True])
+async def test_a_batch_is_few_exchanges(database_server: Server, sends: bool) -> None:
+    """Lock the jobs as they are read, and send all that is written together, between BEGIN and COMMIT.
+
+    Where this process sends too, the endpoints of what is new are read with that.
+    """
     async with two(database_server, ["job_1", "job_2"]) as (one, _), one.pool.acquire() as connection:
         sent: list[str] = []
+        results: list[UpdateResult] = []
         for _ in range(2):  # the first prepares
             connection.add_query_logger(note := lambda query: sent.append(query.query))
             transaction = one.transaction(connection)
             sent.clear()
-            await UpdateApplier(Lease(0, dispatches=False), Room(100), (0,))(
+            results = await UpdateApplier(Lease(0, dispatches=sends), Room(100), (0,))(
                 transaction, [heard("job_1"), heard("job_2")]
             )
             await transaction.commit()
@@ -176,6 +181,9 @@ async def test_a_batch_is_few_exchanges(database_server: Server) -> None:
         ]
         assert [text.startswith(start) for text, start in zip(sent, starts, strict=True)] == [True] * len(starts), sent
         assert [text for text in sent if "FOR UPDATE" in text] == [sent[1]]
+        assert {one.endpoint["url"] for result in results for one in result.fresh if one.endpoint} == (
+            {ENDPOINT.url} if sends else set()
+        )
 
 
 NAMES = [f"job_{number}" for number in range(4)]

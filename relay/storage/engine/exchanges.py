@@ -20,9 +20,9 @@ _SCHEMA_LOCK: Final = 0x52454C4159
 class PostgreSQLTransaction:
     """An open write transaction.
 
-    What it only writes waits until something is read that it changes, or to its end, and is then sent together: each
-    exchange with the server costs as much as the rows of a small batch. All parts of one exchange see the tables as
-    they were before it, so a batch waits with others only if it mentions none of the tables that they change.
+    What it only writes waits for the next read, or for its end, and is then sent together: each exchange with the
+    server costs as much as the rows of a small batch. All parts of one exchange see the tables as they were before it,
+    so what mentions a table that another part changes goes after that.
     https://www.postgresql.org/docs/current/queries-with.html#QUERIES-WITH-MODIFYING
     A transaction that is one exchange needs no BEGIN and no COMMIT.
     """
@@ -46,7 +46,9 @@ class PostgreSQLTransaction:
     async def fetch(self, statement: Statement, values: Sequence[Any]) -> Sequence[Row]:
         """Run a statement with its parameters in their order."""
         await self._begin()
-        if self._waiting and (not statement.source.startswith("SELECT") or self._mentions_changed(statement)):
+        if self._waiting:
+            if statement.source.startswith("SELECT") and not self._mentions_changed(statement):
+                return await self._send(statement.source, values)
             await self._send()
         with explained_rights() if self._timeout_s is not None else nullcontext():
             found: Sequence[Row] = await self._connection.fetch(statement.text, *values, timeout=self._timeout_s)
@@ -67,7 +69,8 @@ class PostgreSQLTransaction:
 
     async def commit(self) -> None:
         """Send what waits, and end the transaction."""
-        await self._send(", ".join(f"pg_notify('{CHANNEL}', '{due_work}')" for due_work in sorted(self._due_work)))
+        notices = ", ".join(f"pg_notify('{CHANNEL}', '{due_work}')" for due_work in sorted(self._due_work))
+        await self._send(f"SELECT {notices}" if notices else "")
         if self._begun is not None:
             begun, self._begun = self._begun, None
             await begun.commit()
@@ -93,20 +96,20 @@ class PostgreSQLTransaction:
         """Return whether the statement mentions a table that what waits will change."""
         return any(self._statements[waiting].table in statement.words for waiting in self._waiting)
 
-    async def _send(self, notice: str = "") -> None:
-        """Send what waits, and the notice if there is one, in one exchange."""
-        if not self._waiting and not notice:
-            return
+    async def _send(self, select: str = "", values: Sequence[Any] = ()) -> Sequence[Row]:
+        """Send what waits, and a SELECT with it if there is one, in one exchange; return the rows of that."""
+        if not self._waiting and not select:
+            return ()
         waiting, self._waiting = self._waiting, {}
         batches = [(self._statements[name], many) for name, many in waiting.items()]
-        names = (*waiting, notice)
+        names = (*waiting, select)
         text = self._joined.get(names)
         if text is None:
             sources = [statement.source for statement, _ in batches]
-            text = self._joined[names] = numbered(sources + [f"SELECT {notice}"] * bool(notice), Dialect.POSTGRES)
-        await self._connection.execute(
-            text, *(array for statement, many in batches for array in statement.arrays(many))
-        )
+            text = self._joined[names] = numbered(sources + [select] * bool(select), Dialect.POSTGRES)
+        arrays = (array for statement, many in batches for array in statement.arrays(many))
+        found: Sequence[Row] = await self._connection.fetch(text, *arrays, *values)
+        return found
 
     async def run_text(self, text: str) -> None:
         """Run a statement that has no name: only migrations do this."""
