@@ -18,7 +18,7 @@ from tests.support.postgres import Server
 
 FILLING = Filling(finished=30_000, retries=10_000, open_jobs=4_000)
 QUIET = Filling(finished=20_000, retries=10, open_jobs=10)
-BY_ID = re.compile(r"(?<!\w)id(\) IN \(\n *SELECT keys| = :id| = many\.id| = ANY \(:ids)")
+BY_ID = re.compile(r"(?<!\w)id( = given\.keys| = :id| = many\.id| = ANY \(:ids)")
 # SQLite has no statistics unless somebody gathers them; PostgreSQL gathers them by itself.
 ANALYZED = {"sqlite": (False, True), "postgres": (True,)}
 Plans = list[tuple[Case, Plan]]
@@ -66,6 +66,30 @@ def test_little_that_waits_is_not_all_that_is_read(database_server: Server) -> N
     assert {name: one for name, one in named.items() if any(not index.endswith("_of_job") for index in one)} == {}
     of_endpoint = ("endpoints_waiting", "claim_deliveries_of_endpoint", "pending_of_endpoint")
     assert [used[name] for name in of_endpoint] == [{"deliveries_waiting"}] * 3
+
+
+BY_KEY = {
+    "due_deliveries": {"deliveries_pkey", "endpoints_pkey"},
+    "event_bodies": {"events_pkey", "job_requests_pkey"},
+    "insert_attempt": {"deliveries_pkey"},
+    "settle_delivery": {"deliveries_pkey"},
+    "release_deliveries": {"deliveries_pkey"},
+    "make_delivery_due": {"deliveries_pkey"},
+}
+
+
+@pytest.mark.anyio
+async def test_a_plan_made_on_empty_tables_finds_rows_by_their_keys(database_server: Server) -> None:
+    """Look up by its key what is named by it, though PostgreSQL plans while nothing is stored yet, and only once."""
+    url = database_server.database()
+    named = {"project_id": "prj_default", "id": "dlv_1", "delivery_id": "dlv_1", "keys": [["prj_default", "dlv_1"]]}
+    attempt = {"outcome": "ok", "status_code": 200, "error": None, "started_at": 1, "duration_ms": 1}
+    after = {"response_excerpt": None, "state": "delivered", "next_attempt_at": None, "finished_at": 1}
+    await fill(url, Filling(), analyze=False)
+    async with explaining(url) as explainer:
+        times = {"now": 1, "leased_until": 1}
+        found = {name: await explainer.plan(name, [named | attempt | after | times]) for name in BY_KEY}
+    assert {name: set(plan.indexes) for name, plan in found.items()} == BY_KEY
 
 
 def test_the_check_sees_a_plan_that_is_wrong(plans: list[Plans]) -> None:

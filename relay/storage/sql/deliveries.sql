@@ -128,15 +128,20 @@ WHERE (deliveries.project_id, deliveries.id) IN (SELECT json_extract(value, '$[0
   AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
 
 -- name: due_deliveries.postgres
--- A list is an array in PostgreSQL, and JSON in SQLite.
-SELECT deliveries.id, deliveries.endpoint_id, deliveries.project_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id,
-    endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers, endpoints.timeout_s, endpoints.in_flight_max,
-    endpoints.rate_limit_per_s, endpoints.schedule_s, endpoints.disabled_at
-FROM deliveries
-JOIN endpoints ON endpoints.id = deliveries.endpoint_id
-WHERE (deliveries.project_id, deliveries.id) IN (
-    SELECT keys[number][1], keys[number][2] FROM (SELECT CAST(:keys AS TEXT[]) AS keys) AS given, generate_subscripts(keys, 1) AS number
-  ) AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
+-- PostgreSQL's plan is made while the tables may be empty: so each row is looked up by its own key, whatever the tables hold by then.
+SELECT due.id, due.endpoint_id, due.project_id, due.attempts_made, due.redelivery, due.event_id,
+    endpoint.url, endpoint.secret, endpoint.former_secret, endpoint.former_secret_until, endpoint.headers, endpoint.timeout_s,
+    endpoint.in_flight_max, endpoint.rate_limit_per_s, endpoint.schedule_s, endpoint.disabled_at
+FROM (SELECT CAST(:keys AS TEXT[]) AS keys) AS given
+CROSS JOIN LATERAL generate_subscripts(given.keys, 1) AS number
+CROSS JOIN LATERAL (
+    SELECT id, endpoint_id, project_id, attempts_made, redelivery, event_id FROM deliveries
+    WHERE project_id = given.keys[number][1] AND id = given.keys[number][2] AND state || '' = 'pending' LIMIT 1
+) AS due
+CROSS JOIN LATERAL (
+    SELECT url, secret, former_secret, former_secret_until, headers, timeout_s, in_flight_max, rate_limit_per_s, schedule_s, disabled_at
+    FROM endpoints WHERE id = due.endpoint_id AND deleted_at IS NULL LIMIT 1
+) AS endpoint;
 
 -- name: endpoints_sent_to
 -- What of that is the endpoint's own: the rest is known where a delivery is new.

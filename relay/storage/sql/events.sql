@@ -254,11 +254,14 @@ FROM events
 WHERE (project_id, id) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys));
 
 -- name: event_bodies.postgres
--- A list is an array in PostgreSQL, and JSON in SQLite.
-SELECT id, job_id, body,
-    (SELECT input FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_input, (SELECT request FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_request,
-    (SELECT metadata FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_metadata
-FROM events
-WHERE (project_id, id) IN (
-    SELECT keys[number][1], keys[number][2] FROM (SELECT CAST(:keys AS TEXT[]) AS keys) AS given, generate_subscripts(keys, 1) AS number
-);
+-- PostgreSQL's plan is made while the tables may be empty: so each row is looked up by its own key, whatever the tables hold by then.
+SELECT event.id, event.job_id, event.body, event.job_input, event.job_request, event.job_metadata
+FROM (SELECT CAST(:keys AS TEXT[]) AS keys) AS given
+CROSS JOIN LATERAL generate_subscripts(given.keys, 1) AS number
+CROSS JOIN LATERAL (
+    SELECT id, job_id, body,
+        (SELECT input FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_input,
+        (SELECT request FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_request,
+        (SELECT metadata FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_metadata
+    FROM events WHERE project_id = given.keys[number][1] AND id = given.keys[number][2] LIMIT 1
+) AS event;
