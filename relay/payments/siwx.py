@@ -5,7 +5,6 @@ https://github.com/x402-foundation/x402/blob/main/specs/extensions/sign-in-with-
 """
 
 import re
-import secrets
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -18,7 +17,6 @@ from relay.payments.challenge import read_challenge
 from relay.payments.policy import BASE
 
 HEADER_NAME: Final = "SIGN-IN-WITH-X"
-LIFE_MS: Final = 300_000
 TEXT_MAX, RESOURCES_MAX = 2000, 20
 _CHAIN: Final = re.compile(r"eip155:([1-9][0-9]{0,17})")
 _NONCE: Final = re.compile(r"[A-Za-z0-9]{8,128}")
@@ -63,21 +61,6 @@ def sign_in_header(info: Mapping[str, Any], wallet: Signer, uri: str, now_ms: in
     _check(challenge, uri, now_ms)
     signed = {**challenge, "address": wallet.address, "signatureScheme": "eip191"}
     return header.encode({**signed, "signature": wallet.sign_text(_text(signed))})
-
-
-def own_challenge(uri: str, now_ms: int) -> dict[str, Any]:
-    """Return a challenge for the server at the URI, valid for five minutes, which saves requesting one."""
-    return {
-        "domain": urlsplit(uri).netloc,
-        "uri": uri,
-        "version": "1",
-        "chainId": f"eip155:{BASE}",
-        "type": "eip191",
-        "nonce": secrets.token_hex(16),
-        "issuedAt": rfc3339(now_ms),
-        "expirationTime": rfc3339(now_ms + LIFE_MS),
-        "resources": [uri],
-    }
 
 
 def _check(challenge: Mapping[str, Any], uri: str, now_ms: int) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from relay import validation
-from relay.errors import FieldError, InvalidInput
+from relay.errors import FieldError, InvalidInput, Unreadable
 from relay.log import redact
 from relay.model.job import Input, JobError, Report
 from relay.model.provider_http import ProviderRequest, ProviderResponse
@@ -66,7 +66,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Provider(Protocol):
-    """One provider's wire contract."""
+    """One provider's wire contract; an adapter is a subclass, and what is the same for most is written here."""
 
     name: str
     base_url: str
@@ -75,6 +75,8 @@ class Provider(Protocol):
     """The dotted path of the callback URL in a request: `metadata.callback_url`; empty if it sends no callbacks."""
     request_types: tuple[type, ...]
     """The types of its native bodies, without the callback field."""
+    unified: Mapping[str, str]
+    """The unified field of each native path: `image_urls` → `images`."""
 
     def from_input(self, given: Input) -> dict[str, object]:
         """Return the native body of a unified input, not yet checked; raise InvalidInput for unsupported fields."""
@@ -83,7 +85,12 @@ class Provider(Protocol):
         """Return every error of a native body (without its callback field) by the provider's published limits."""
 
     def input_path(self, native_path: str) -> str:
-        """Return the unified field of a native path: `image_urls[0]` → `images[0]`."""
+        """Return the unified field of a native path, with an item's index: `image_urls[0]` → `images[0]`."""
+        for native, unified in self.unified.items():
+            if native_path == native or native_path.startswith((f"{native}[", f"{native}.")):
+                index = re.match(r"\[\d+\]", native_path[len(native) :])
+                return unified + (index[0] if index else "")
+        return native_path
 
     def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:
         """Return the request that creates the job, with the callback URL at `callback_field`."""
@@ -97,11 +104,13 @@ class Provider(Protocol):
     def read_status(self, response: ProviderResponse, now_ms: int) -> Report:
         """Return the report of a status answer; raise Unreadable if it has no job's status."""
 
-    def cancellation(self, provider_job_id: str) -> ProviderRequest | None:
+    def cancellation(self, provider_job_id: str) -> ProviderRequest | None:  # noqa: ARG002 - it is for others
         """Return the request that cancels a job, whose 2xx means canceled; None if no such route is published."""
+        return None
 
-    def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
+    def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:  # noqa: ARG002 - it is for others
         """Return the report of a callback's decoded JSON; raise Unreadable if no published version matches."""
+        raise Unreadable(f"{self.name} sends no callbacks")
 
 
 @runtime_checkable
@@ -130,15 +139,6 @@ def native_from_input(provider: Provider, given: Input) -> dict[str, object]:
             [FieldError(validation.join("input", provider.input_path(error.path)), error.message) for error in errors]
         )
     return request
-
-
-def unified_path(native_path: str, names: Mapping[str, str]) -> str:
-    """Return the unified path of a native one by a table of prefixes, with the index of an array's item."""
-    for native, unified in names.items():
-        if native_path == native or native_path.startswith((f"{native}[", f"{native}.")):
-            index = re.match(r"\[\d+\]", native_path[len(native) :])
-            return unified + (index[0] if index else "")
-    return native_path
 
 
 def with_rules(errors: list[FieldError], rules: list[FieldError]) -> list[FieldError]:

@@ -19,11 +19,11 @@ from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.providers import answers
 from relay.providers.base import (
     Limits,
+    Provider,
     SubmissionAnswer,
     at,
     check_urls,
     items,
-    unified_path,
     unsupported,
     with_callback,
     with_rules,
@@ -54,12 +54,13 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     generate_audio: bool | UnsetType = UNSET
 
 
-class EvoLink:
+class EvoLink(Provider):
     """The adapter; it keeps no state between calls."""
 
     name = "evolink"
     base_url = "https://api.evolink.ai"
     callback_field = "callback_url"
+    unified = _UNIFIED
     request_types: tuple[type, ...] = (Request,)
     limits = Limits(
         models=(STANDARD, FAST, MINI),
@@ -92,10 +93,6 @@ class EvoLink:
         """Return every error by the published limits."""
         return with_rules(validation.check(request, Request), _rules(request))
 
-    def input_path(self, native_path: str) -> str:
-        """Return the unified path: `image_urls[1]` → `images[1]`."""
-        return unified_path(native_path, _UNIFIED)
-
     def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:
         """Return `POST /v1/videos/generations`."""
         body = with_callback(request, self.callback_field, callback_url)
@@ -112,10 +109,6 @@ class EvoLink:
     def read_status(self, response: ProviderResponse, now_ms: int) -> Report:
         """Return the report of a status answer; raise Unreadable unless it is a 2xx with a status."""
         return _report(answers.status_body(response), now_ms)
-
-    def cancellation(self, provider_job_id: str) -> ProviderRequest | None:  # noqa: ARG002 - the protocol's signature
-        """Return None: no cancellation route is published."""
-        return None
 
     def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
         """Return the report of a callback in its full, minimal or failed form."""

@@ -19,12 +19,12 @@ from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.providers import answers
 from relay.providers.base import (
     Limits,
+    Provider,
     SubmissionAnswer,
     at,
     check_urls,
     items,
     text_or_none,
-    unified_path,
     with_callback,
     with_rules,
     with_suggestions,
@@ -93,12 +93,13 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     inputs: Inputs
 
 
-class Kinovi:
+class Kinovi(Provider):
     """The adapter; it keeps no state between calls."""
 
     name = "kinovi"
     base_url = "https://kinovi.ai"
     callback_field = "callBackUrl"
+    unified = _UNIFIED
     request_types: tuple[type, ...] = (Request,)
     limits = Limits(
         models=(STANDARD, FAST),
@@ -135,10 +136,6 @@ class Kinovi:
             with_suggestions(validation.check(request, Request), _SUGGESTIONS), _rules(at(request, "inputs"))
         )
 
-    def input_path(self, native_path: str) -> str:
-        """Return the unified path: `inputs.urls[1]` → `images[1]`."""
-        return unified_path(native_path, _UNIFIED)
-
     def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:
         """Return `POST /api/v1/jobs/createTask`."""
         body = with_callback(request, self.callback_field, callback_url)
@@ -155,10 +152,6 @@ class Kinovi:
     def read_status(self, response: ProviderResponse, now_ms: int) -> Report:
         """Return the report of a status answer; raise Unreadable unless it is a 2xx with a status."""
         return _report(answers.status_body(response), now_ms)
-
-    def cancellation(self, provider_job_id: str) -> ProviderRequest | None:  # noqa: ARG002 - the protocol's signature
-        """Return None: no cancellation route is published."""
-        return None
 
     def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
         """Return the report of any of the three published callbacks."""

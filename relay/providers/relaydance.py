@@ -20,12 +20,12 @@ from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.providers import answers
 from relay.providers.base import (
     Limits,
+    Provider,
     SubmissionAnswer,
     at,
     check_url,
     items,
     text_or_none,
-    unified_path,
     unsupported,
     with_callback,
     with_rules,
@@ -108,12 +108,13 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     metadata: Metadata | UnsetType = UNSET
 
 
-class RelayDance:
+class RelayDance(Provider):
     """The adapter; it keeps no state between calls."""
 
     name = "relaydance"
     base_url = "https://relaydance.com"
     callback_field = "metadata.callback_url"
+    unified = _UNIFIED
     request_types: tuple[type, ...] = (Request,)
     limits = Limits(
         models=(
@@ -159,10 +160,6 @@ class RelayDance:
         """Return every error by the published limits."""
         return with_rules(with_suggestions(validation.check(request, Request), _SUGGESTIONS), _rules(request))
 
-    def input_path(self, native_path: str) -> str:
-        """Return the unified path: `metadata.content[0].image_url.url` → `images[0]`."""
-        return unified_path(native_path, _UNIFIED)
-
     def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:
         """Return `POST /v1/video/generations`; a callback URL outside `metadata` would be ignored."""
         body = with_callback(request, self.callback_field, callback_url)
@@ -179,10 +176,6 @@ class RelayDance:
     def read_status(self, response: ProviderResponse, now_ms: int) -> Report:
         """Return the report of a status answer; raise Unreadable unless it is a 2xx with a status."""
         return _report(answers.status_body(response), now_ms)
-
-    def cancellation(self, provider_job_id: str) -> ProviderRequest | None:  # noqa: ARG002 - the protocol's signature
-        """Return None: no cancellation route is published."""
-        return None
 
     def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
         """Return the report of any of the four forms."""

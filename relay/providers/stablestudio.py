@@ -19,11 +19,11 @@ from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.providers import answers
 from relay.providers.base import (
     Limits,
+    Provider,
     SubmissionAnswer,
     at,
     check_url,
     check_urls,
-    unified_path,
     unsupported,
     with_rules,
     without_none,
@@ -79,12 +79,13 @@ class RequestB(msgspec.Struct, forbid_unknown_fields=True):
     mode: Literal["keyframe", "reference"] | UnsetType = UNSET
 
 
-class StableStudio:
+class StableStudio(Provider):
     """The adapter; `schema` selects the body of a unified input."""
 
     name = "stablestudio"
     base_url = "https://stablestudio.dev"
     callback_field = ""
+    unified = _UNIFIED
     request_types: tuple[type, ...] = (RequestA, RequestB)
     limits = Limits(
         models=(STANDARD, FAST),
@@ -142,10 +143,6 @@ class StableStudio:
             found += check_url(at(request, name), name) if isinstance(at(request, name), str) else []
         return with_rules(errors, found)
 
-    def input_path(self, native_path: str) -> str:
-        """Return the unified path: `last_image` → `images`."""
-        return unified_path(native_path, _UNIFIED)
-
     def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:  # noqa: ARG002
         """Return `POST /api/generate/seedance/i2v`, or the fast one; `jobs/payment.py` adds the payment."""
         model = quote(str(request.get("model", STANDARD)), safe="")
@@ -165,14 +162,6 @@ class StableStudio:
         if response.status_code == 402:
             raise Unreadable("HTTP 402: it asks for a sign-in or a payment")
         return _report(answers.status_body(response), now_ms)
-
-    def cancellation(self, provider_job_id: str) -> ProviderRequest | None:  # noqa: ARG002 - the protocol's signature
-        """Return None: a failed job can be deleted, but no job can be canceled."""
-        return None
-
-    def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:  # noqa: ARG002 - the protocol's signature
-        """Raise Unreadable: this provider sends no callbacks."""
-        raise Unreadable("StableStudio sends no callbacks")
 
 
 def _report(body: dict[str, Any], now_ms: int | None, default: JobState | None = None) -> Report:

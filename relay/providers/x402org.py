@@ -19,11 +19,11 @@ from relay.model.result_urls import is_url
 from relay.providers import answers
 from relay.providers.base import (
     Limits,
+    Provider,
     SubmissionAnswer,
     at,
     check_url,
     text_or_none,
-    unified_path,
     unsupported,
     with_rules,
     without_none,
@@ -48,12 +48,13 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     model: Annotated[str, Meta(min_length=1, max_length=200)] | UnsetType = UNSET
 
 
-class X402Org:
+class X402Org(Provider):
     """The adapter; it keeps no state between calls."""
 
     name = "x402org"
     base_url = "https://x402.org"
     callback_field = ""
+    unified = _UNIFIED
     request_types: tuple[type, ...] = (Request,)
     limits = Limits(
         models=(MODEL,),
@@ -92,10 +93,6 @@ class X402Org:
         found = check_url(image, "image_url") if isinstance(image, str) else []
         return with_rules(validation.check(request, Request), found)
 
-    def input_path(self, native_path: str) -> str:
-        """Return the unified path: `image_url` → `images`."""
-        return unified_path(native_path, _UNIFIED)
-
     def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:  # noqa: ARG002
         """Return `POST /v1/image-to-video`; `jobs/payment.py` adds the payment."""
         return ProviderRequest(method="POST", path="/v1/image-to-video", body=dict(request), bearer=False)
@@ -114,14 +111,6 @@ class X402Org:
         if response.status_code == 402:
             raise Unreadable("HTTP 402: it asks for a sign-in or a payment")
         return _report(answers.status_body(response))
-
-    def cancellation(self, provider_job_id: str) -> ProviderRequest | None:  # noqa: ARG002 - the protocol's signature
-        """Return None: no cancellation route is published."""
-        return None
-
-    def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:  # noqa: ARG002 - the protocol's signature
-        """Raise Unreadable: this provider sends no callbacks."""
-        raise Unreadable("x402.org sends no callbacks")
 
 
 def _report(body: dict[str, Any], default: JobState | None = None) -> Report:

@@ -4,8 +4,8 @@ A filter that few rows pass would read all that there is. So a filtered page loo
 order; where these have too few, it is short, and its cursor goes on behind the last row that was looked at.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -72,8 +72,3 @@ def weight_of(row: Row) -> int:
     """About how many bytes a row is: its texts and bytes."""
     values = row.values()
     return sum(len(value) for value in values if isinstance(value, str | bytes))
-
-
-def is_filtered(wanted: Mapping[str, Any]) -> bool:
-    """Return whether any filter is given."""
-    return any(value is not None for value in wanted.values())

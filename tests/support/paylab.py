@@ -25,7 +25,7 @@ from relay.payments.outcome import (
     read_authorization_state,
 )
 from relay.payments.policy import BASE_USDC, Policy, choose
-from relay.payments.siwx import HEADER_NAME, own_challenge, sign_in, sign_in_header
+from relay.payments.siwx import sign_in
 from relay.payments.x402 import Authorization, Wallet, settlement
 
 V2, V1, ROUTER, RPC = (f"http://127.0.0.1:{port}" for port in (4521, 4531, 4541, 4545))
@@ -160,8 +160,6 @@ def signs_in(lab: Lab, name: str, url: str) -> None:
     check(answer.status_code == 200, "the wallet that paid reads its job")
     again = lab.call("GET", url, headers=headers)
     say(f"{name}: the same sign-in again: {shown(again)}")
-    own = sign_in_header(own_challenge(url, now_ms), lab.wallet, url, now_ms)
-    say(f"{name}: own challenge: {shown(lab.call('GET', url, headers={HEADER_NAME: own}))}")
     stranger = Wallet("0x" + "5" * 64)
     refused = lab.call("GET", url, headers=sign_in(lab.call("GET", url), url, stranger, now_ms))
     say(f"{name}: another wallet: {shown(refused)}")

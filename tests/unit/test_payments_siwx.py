@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from relay.clock import parse_rfc3339, rfc3339
 from relay.errors import Unreadable
 from relay.model.provider_http import ProviderResponse
-from relay.payments.siwx import HEADER_NAME, own_challenge, sign_in, sign_in_header
+from relay.payments.siwx import HEADER_NAME, sign_in, sign_in_header
 from relay.payments.x402 import Wallet
 
 KEY = "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"  # account 1 of any development chain
@@ -178,16 +178,6 @@ def test_any_challenge_is_signed_or_refused(changes: dict[str, Any]) -> None:
     except Unreadable:
         return
     assert said["domain"] == "api.example.com"
-
-
-def test_an_own_challenge_is_signed() -> None:
-    """A challenge made here is for the URI, good for five minutes, and has a nonce of its own."""
-    uri = "http://127.0.0.1:4521/api/jobs/1"
-    first, second = own_challenge(uri, NOW_MS), own_challenge(uri, NOW_MS)
-    said = signed(first, uri)
-    assert (said["domain"], said["uri"], said["resources"]) == ("127.0.0.1:4521", uri, [uri])
-    assert parse_rfc3339(said["expirationTime"]) - NOW_MS == 300_000
-    assert first["nonce"] != second["nonce"]
 
 
 def test_a_402_is_answered_with_a_header() -> None:
