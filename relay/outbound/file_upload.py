@@ -176,7 +176,7 @@ async def read_response(response: "httpx.Response", redactor: Redactor | None) -
     """Return a response without known secrets, its inflated body cut at RESPONSE_MAX_BYTES; `fault` says if it was."""
     headers = {name.lower(): value for name, value in response.headers.items()}
     body = await read_body(response.aiter_raw(), headers.get("content-encoding", ""), RESPONSE_MAX_BYTES)
-    return provider_response(response.status_code, headers, body, redactor)
+    return await provider_response(response.status_code, headers, body, redactor)
 
 
 def _failure_text(error: "httpx.TransportError") -> str:

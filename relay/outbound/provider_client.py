@@ -178,7 +178,7 @@ class ProviderClient:
         content, encoding = bytes(answer.body), headers.get("content-encoding")
         body = await read_body(_piece(content), encoding, RESPONSE_MAX_BYTES) if encoding else Body(content)
         fault = body.fault or (f"is longer than {RESPONSE_MAX_BYTES} bytes" if too_long else None)
-        return provider_response(answer.status, headers, Body(body.content, fault), self._redactor)
+        return await provider_response(answer.status, headers, Body(body.content, fault), self._redactor)
 
     async def __aenter__(self) -> "ProviderClient":
         return self
@@ -189,7 +189,7 @@ class ProviderClient:
         await asyncio.gather(*(place.pool.close() for place in self._places.values()))
 
 
-def provider_response(
+async def provider_response(
     status_code: int, headers: Mapping[str, str], body: Body, redactor: Redactor | None
 ) -> ProviderResponse:
     """Return a response without known secrets (names of headers in lower case).
@@ -200,7 +200,7 @@ def provider_response(
     return ProviderResponse(
         status_code=status_code,
         content_type=headers.get("content-type", ""),
-        body=content if redactor is None else redactor.body(content),
+        body=content if redactor is None else await redactor.body_stepwise(content),
         headers={name: value for name, value in headers.items() if name in KEPT_HEADERS},
         fault=body.fault,
     )

@@ -115,6 +115,12 @@ class Redactor:
         clean = self.json(value)
         return raw if clean == value else msgspec.json.encode(clean)
 
+    async def body_stepwise(self, raw: bytes) -> bytes:
+        """Return what `body` returns; other work of the loop goes on while a large body is searched."""
+        if len(raw) > STEP_BYTES and not await self.may_hold_secret_stepwise(raw):
+            return raw
+        return self.body(raw)
+
     @cached_property
     def _escaped(self) -> re.Pattern[str]:
         """Return the pattern of a secret with any characters escaped; compiled at its first use."""
@@ -125,7 +131,7 @@ class Redactor:
 
 def _trace(needle: str) -> str:
     """Return the needle from its rarest letter on: a search stops only where a text has that letter."""
-    starts = range(len(needle) - _TRACE_MIN_CHARS + 1)
+    starts = range(max(1, len(needle) - _TRACE_MIN_CHARS + 1))
     return needle[min(starts, key=lambda start: _RAREST_FIRST.find(needle[start]) % len(_RAREST_FIRST)) :]
 
 
@@ -146,4 +152,4 @@ def _base64_variants(literal: str) -> set[str]:
         whole = len(padded) // 3 * 3
         encoded = base64.b64encode(padded[:whole]).decode()[4 if before else 0 :]
         variants |= {encoded, encoded.replace("+", "-").replace("/", "_")}
-    return variants
+    return variants - {""}

@@ -97,8 +97,9 @@ def test_json_stays_what_it_is(value: object) -> None:
 async def test_a_secret_is_found_across_the_steps(form: str, secret: str, offset: int, around: str) -> None:
     """Find a secret wherever it lies in a large body, across the border of two steps too; find none where none is."""
     secret_bytes = FORMS[form](secret).encode()
-    body = around.encode() * (STEP_BYTES + offset) + b" " + secret_bytes + b" " + around.encode() * STEP_BYTES
+    body = around.encode() * (STEP_BYTES + offset) + b" " + secret_bytes + b" " + around.encode()
     assert await REDACTOR.may_hold_secret_stepwise(body)
+    assert await REDACTOR.body_stepwise(body) == REDACTOR.body(body) != body
     assert not await REDACTOR.may_hold_secret_stepwise(around.encode() * 2 * STEP_BYTES)
 
 
@@ -113,9 +114,12 @@ async def test_other_work_goes_on_while_a_large_body_is_searched() -> None:
             await asyncio.sleep(0)
 
     working = asyncio.create_task(other())
-    assert not await REDACTOR.may_hold_secret_stepwise(TOKENS.prefix[2].encode() * (16 * STEP_BYTES))
-    working.cancel()
+    large = TOKENS.prefix[2].encode() * (16 * STEP_BYTES)
+    assert not await REDACTOR.may_hold_secret_stepwise(large)
     assert turns == 16
+    assert await REDACTOR.body_stepwise(large) is large
+    working.cancel()
+    assert turns == 32
 
 
 @pytest.mark.parametrize(("secret", "cut"), [("1234567", False), ("12345678", True)])
