@@ -58,6 +58,16 @@ async def test_what_a_dead_boot_had_leased_is_due_and_nothing_else(tmp_path: Pat
         assert await select(database, f"SELECT ended_at FROM boots WHERE id = {DEAD}") == [(START_MS,)]
 
 
+async def test_each_boot_had_a_lease_of_its_own(tmp_path: Path) -> None:
+    """Take back up to the end of the longest lease of several boots, and nothing of none."""
+    async with opened(tmp_path) as database:
+        boots = Boots(database, Lease(LEASE_MS))
+        assert await boots.take_back([], START_MS) == TakenBack(deliveries=0, checks=0)
+        (one,) = await leased(database, [(START_MS + LEASE_MS, DEAD)])
+        await boots.take_back([{"id": DEAD, "lease_ms": LEASE_MS}, {"id": ALIVE, "lease_ms": 1}], START_MS)
+        assert await due_at(database, "deliveries", "next_attempt_at") == {one: START_MS}
+
+
 async def test_a_status_check_under_way_is_due(tmp_path: Path) -> None:
     """Make a check due that the boot has leased, and keep the time of one that is scheduled, or another boot's."""
     async with opened(tmp_path) as database:

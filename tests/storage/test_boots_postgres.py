@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from relay.jobs.resuming import LOOK_PAUSE_MS, watch
+from relay.jobs.resuming import watch
 from relay.storage.boots import Boots, Lease
 from relay.storage.engine.migrations import migrate
 from relay.storage.engine.postgres import PostgreSQL
@@ -127,11 +127,11 @@ async def test_two_looks_take_back_and_one_does_not(url: str) -> None:
         (one,) = await leased(database, [(START_MS + LEASE_MS, gone)])
         watching = asyncio.create_task(watch(successor.boots, clock, lambda: taken.append(True)))
         try:
-            await clock.advance((LOOK_PAUSE_MS - 1) / 1000)
+            await clock.advance(0.999)
             assert (await due_at(database, "deliveries", "next_attempt_at"), taken) == ({one: START_MS + LEASE_MS}, [])
             await clock.advance(0.001)
             at = await due_at(database, "deliveries", "next_attempt_at")
-            assert (at, taken) == ({one: START_MS + LOOK_PAUSE_MS}, [True])
+            assert (at, taken) == ({one: START_MS + 1000}, [True])
             assert await successor.dead() == []
         finally:
             watching.cancel()

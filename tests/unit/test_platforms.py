@@ -15,6 +15,8 @@ MOUNTS = """\
 25 22 254:1 /vol /data rw,noatime shared:1 - ext4 /dev/vdb rw
 26 22 254:2 / /my\\040disk rw - xfs /dev/vdc rw
 27 25 0:24 / /data/scratch rw - tmpfs tmpfs rw
+28 22 0:25 / /twice rw - tmpfs tmpfs rw
+29 28 254:3 / /twice rw - ext4 /dev/vdd rw
 """
 WITH_VOLUMES = [name for name, one in platforms._PLATFORMS.items() if one.volumes]
 
@@ -60,6 +62,7 @@ def test_where_a_clients_address_is_follows_from_the_platform(environ: dict[str,
         ("/data/relay.db", True),
         ("/data/deep/er/relay.db", True),
         ("/my disk/relay.db", True),
+        ("/twice/relay.db", True),
         ("/data/scratch/relay.db", False),
         ("/dev/shm/relay.db", False),
         ("/app/data/relay.db", False),
@@ -85,6 +88,12 @@ def test_heroku_has_no_disk_that_lasts_and_dokku_has() -> None:
     assert "\n" not in told
     assert [way in told for way in ("postgres://", "sqlite:////data/relay.db", "RELAY_ALLOW_EPHEMERAL=1")] == [True] * 3
     assert [word in told for word in ("Heroku", "/data/relay.db", "callback", "HTTP API")] == [True] * 4
+
+
+def test_a_disk_of_the_platforms_own_does_not_last() -> None:
+    """Refuse the root of a machine that the platform makes anew, whatever its file system is."""
+    with pytest.raises(SettingsError, match=r"Fly\.io"):
+        platforms.require_lasting(Path("/app/relay.db"), {"FLY_APP_NAME": "x"}, "1 0 254:0 / / rw - ext4 /dev/vda rw\n")
 
 
 def test_a_machine_of_ones_own_is_believed() -> None:
