@@ -11,6 +11,7 @@ import pytest
 from relay.sandbox.faults import Faults
 from relay.sandbox.providers import sandbox
 from tests.support.calling_back import DONE, MP4, post
+from tests.support.held import held
 from tests.support.running import HeldClock, Running, relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
@@ -296,3 +297,53 @@ async def test_a_claim_is_checked_after_a_restart(tmp_path: Path) -> None:
         assert (await ended(running, job))["verification"] == "fetch"
         assert "relay was stopped meanwhile: the provider is asked now" in await checks(running, job)
     await world.close()
+
+
+BURST = {"RELAY_CHECKS_IN_FLIGHT_MAX": "2", "RELAY_CHECKS_PER_S": "2"}
+"""The pace that confirmations begin with: in five seconds it confirms twelve results."""
+
+
+@pytest.mark.parametrize(("per_s_max", "confirmed"), [("64", 28), ("2", 11)])
+async def test_a_burst_is_confirmed_as_fast_as_its_provider_answers(
+    tmp_path: Path, per_s_max: str, confirmed: int
+) -> None:
+    """Confirm 28 results in time where the pace may grow; where it may not, say of the others that they waited."""
+    environ = BURST | {"RELAY_CONFIRMATIONS_PER_S_MAX": per_s_max}
+    async with held(tmp_path, **environ) as (running, clock):
+        jobs = [await running.submit() for _ in range(28)]
+        for job in jobs:
+            await running.world.finish(job["provider_job_id"])
+        for _ in range(19):
+            await clock.advance(0.25)
+        assert len(running.world.status_checks) == confirmed
+        assert await unconfirmed(running) == {}
+        await clock.advance(0.25)
+        for job in jobs:
+            await ended(running, job)
+        counted = await unconfirmed(running)
+        assert sum(map(float, counted.values())) in ((0,) if confirmed == 28 else (16, 17))
+        assert counted.keys() <= {"paced_out", "no_answer"}
+
+
+async def test_checks_that_wait_for_no_confirmation_keep_their_own_pace(tmp_path: Path) -> None:
+    """Check a job whose callback is lost when it is due, however many results wait to be confirmed."""
+    async with held(tmp_path, RELAY_STATUS_CHECK_FIRST_S="10", **BURST) as (running, clock):
+        lost = await submitted(running, Faults(lost=True))
+        jobs = [await submitted(running, Faults(check="hang")) for _ in range(20)]
+        await clock.advance(9)
+        for job in jobs:
+            await running.world.finish(job["provider_job_id"])
+        await clock.advance(1)
+        assert lost["provider_job_id"] in running.world.status_checks
+
+
+async def test_a_result_is_checked_again_after_a_short_pause(running: Running) -> None:
+    """Confirm a result whose check was answered 429 once the provider's pause is over, if that is in time."""
+    job = await submitted(running, Faults(check_status=429, check_retry_after_s=4, check_times=1))
+    await running.world.finish(job["provider_job_id"])
+    await advance(running, 3.999)
+    assert len(running.world.status_checks) == 1
+    await advance(running, 0.001)
+    assert (await ended(running, job))["verification"] == "fetch"
+    assert "no verdict (rate_limited): asked again after the pause" in (await checks(running, job))[0]
+    assert await unconfirmed(running) == {}

@@ -88,8 +88,8 @@ class Server:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
-                body = await reader.readexactly(int(length.partition(b":")[2]))
+                lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
+                body = await reader.readexactly(int(lengths[0].partition(b":")[2])) if lengths else b""
                 self.heard.append(Request(head, body, number))
                 if not await self.talk(self.heard[-1], writer):
                     break

@@ -396,3 +396,18 @@ def test_a_reason_holds_a_bounded_part_of_what_the_provider_said() -> None:
     for before in (job(), job(unconfirmed=unconfirmed(), confirm_by=NOW)):
         reason = checked(before, long).reason or ""
         assert reason.count("x") == 40
+
+
+@pytest.mark.parametrize(("pause_ms", "state"), [(4_999, "submitted"), (5_000, "succeeded")])
+def test_a_429_whose_pause_ends_in_time_is_followed_by_another_check(pause_ms: int, state: str) -> None:
+    """Check again when the pause is over, if that is before the time is over; and believe the callback if it is not."""
+    before = job(unconfirmed=unconfirmed(), confirm_by=NOW + 5_000)
+    after = checked(before, CheckOutcome.RATE_LIMITED, paused_ms=pause_ms)
+    assert after.job.state == state
+    if state == "submitted":
+        assert (after.job.next_check_at, after.job.confirm_by) == (NOW + pause_ms, NOW + 5_000)
+        assert after.unconfirmed is None
+    else:
+        assert after.unconfirmed is Unconfirmed.RATE_LIMITED
+    other = checked(before, CheckOutcome.NO_VERDICT, paused_ms=pause_ms)
+    assert (other.job.state, other.unconfirmed) == ("succeeded", Unconfirmed.NO_VERDICT)
