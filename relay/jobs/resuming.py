@@ -11,9 +11,10 @@ from relay.storage.boots import Boots
 
 LOOK_PAUSE_MS: Final = 1_000
 """The pause between the two looks that find a boot dead; a process that lost its connection has another by then."""
-LOOKS_SOON: Final = 10
-"""After so many looks the pause is LOOK_PAUSE_MAX_MS."""
-LOOK_PAUSE_MAX_MS: Final = 5_000
+FIRST_LOOKS: Final = 10
+FIRST_PAUSE_MS: Final = 200
+"""The pause after each of the first looks: the own lock, without which none is judged, comes after the start."""
+LATER_PAUSE_MS: Final = 5_000
 
 
 async def watch(boots: Boots, clock: Clock, wake: Callable[[], None]) -> None:
@@ -29,4 +30,4 @@ async def watch(boots: Boots, clock: Clock, wake: Callable[[], None]) -> None:
             wake()
         suspected = {boot["id"] for boot in found} - {boot["id"] for boot in dead}
         looks += 1
-        await clock.sleep(LOOK_PAUSE_MS if suspected or looks < LOOKS_SOON else LOOK_PAUSE_MAX_MS)
+        await clock.sleep(LOOK_PAUSE_MS if suspected else FIRST_PAUSE_MS if looks < FIRST_LOOKS else LATER_PAUSE_MS)

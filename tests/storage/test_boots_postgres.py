@@ -137,6 +137,24 @@ async def test_two_looks_take_back_and_one_does_not(url: str) -> None:
             watching.cancel()
 
 
+async def test_looks_are_frequent_at_first(url: str) -> None:
+    """Look every 200 ms for two seconds, then every five: a boot that dies later is suspected at the next look."""
+    clock, taken = HeldClock(), list[bool]()
+    async with process(url) as successor:
+        watching = asyncio.create_task(watch(successor.boots, clock, lambda: taken.append(True)))
+        try:
+            for _ in range(FIRST_LOOKS - 1):
+                await clock.advance(FIRST_PAUSE_MS / 1000)
+            async with killed(url):
+                for pause_ms in (LATER_PAUSE_MS, LOOK_PAUSE_MS):
+                    await clock.advance((pause_ms - 1) / 1000)
+                    assert taken == []
+                    await clock.advance(0.001)
+                assert taken == [True]
+        finally:
+            watching.cancel()
+
+
 async def test_a_process_that_was_cut_off_is_not_dead(url: str) -> None:
     """Take the lock again on the next connection, so that no look finds it free for long."""
     async with process(url) as cut, process(url) as successor:
