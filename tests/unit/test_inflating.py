@@ -25,10 +25,12 @@ from relay.outbound.inflating import STEP_BYTES, Inflater
 from relay.outbound.jwks import parse_keys
 from relay.outbound.provider_client import FAULTY_MAX_BYTES, RESPONSE_MAX_BYTES, ProviderClient
 from relay.sandbox.serving import serve
+from relay.security.callback_tokens import CallbackTokens
 from relay.security.redaction import Redactor
 
 pytestmark = pytest.mark.anyio
 
+TOKEN_PREFIX = CallbackTokens(("a-key-that-is-long-enough-to-sign",), "default").prefix
 GROWN_MAX = 16_000_000
 """What reading any answer may take, in bytes: some copies of a mebibyte, and the client around it."""
 
@@ -182,7 +184,7 @@ async def test_of_a_response_with_a_fault_the_start_is_kept(size: int, kept: int
     """Keep every byte of a response within the limit, and what may be quoted of one that is a byte longer."""
     secret = "a-key-that-is-not-to-be-seen"
     content = secret.encode() + b"." * (size - len(secret))
-    read = await read_response(httpx.Response(200, stream=httpx.ByteStream(content)), Redactor([secret], "cbt_"))
+    read = await read_response(httpx.Response(200, stream=httpx.ByteStream(content)), Redactor([secret], TOKEN_PREFIX))
     assert (read.fault is None) == (size == kept)
     assert secret.encode() not in read.body
     assert read.body.count(b".") == kept - len(secret)
