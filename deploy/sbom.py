@@ -23,6 +23,7 @@ ALLOWED: Final = {
     "Apache-2.0",
     "BSD-2-Clause",
     "BSD-3-Clause",
+    "CNRI-Python",
     "ISC",
     "MIT",
     "MIT-0",

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[2]
 
 def copied(into: Path) -> Path:
     """Return the folder with a copy of every file that is not ignored; skip the test where git cannot say which."""
-    asked = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    git = shutil.which("git")
+    asked = [git or "false", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         pytest.skip("this is no checkout: git does not say which files are pushed")
