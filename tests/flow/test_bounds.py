@@ -17,7 +17,7 @@ from tests.api.test_connections import Peer, peer, request
 from tests.flow.test_uploads import EVOLINK, FILE, form
 from tests.support.calling_back import DONE
 from tests.support.paying import Seller, paid, selling
-from tests.support.quiescence import quiet
+from tests.support.quiescence import quiet, watched_loop
 from tests.support.running import INPUT, KEY, HeldClock, Running, relay
 
 pytestmark = pytest.mark.anyio
@@ -94,9 +94,12 @@ async def in_two_pieces(running: Running, size: int) -> int:
 
 @probe(Bound.BODY_DEADLINE_S, [422, 408], RELAY_BODY_DEADLINE_S="0.3")
 async def _body_deadline(running: Running) -> list[int]:
-    async with peer(running.origin) as client:
-        await client.send(request("POST", "/v1/quotes", AUTHORIZED, "content-length: 2") + b" ")
-        return [await in_two_pieces(running, 2), (await client.answer())[0]]
+    with watched_loop().time_held() as advance:
+        async with peer(running.origin) as client:
+            await client.send(request("POST", "/v1/quotes", AUTHORIZED, "content-length: 2") + b" ")
+            in_time = await in_two_pieces(running, 2)
+            advance(0.301)
+            return [in_time, (await client.answer())[0]]
 
 
 @probe(Bound.UPLOAD_MAX_BYTES, [200, 413], RELAY_UPLOAD_MAX_BYTES="2000")
