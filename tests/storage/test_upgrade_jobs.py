@@ -14,6 +14,7 @@ from relay.model.job import Job
 from relay.storage import job_rows
 from relay.storage.engine.copy_to_postgres import copy
 from relay.storage.engine.database import Transaction
+from relay.storage.engine.database_url import sqlite_path
 from relay.storage.engine.migrations import migrate
 from relay.storage.engine.postgres import PostgreSQL
 from tests.storage.test_upgrade import of_version
@@ -88,7 +89,7 @@ def test_what_was_migrated_is_copied_to_postgresql(
         await upgraded(folder, wanted)
         target = await PostgreSQL.open(database_server.database())
         try:
-            await copy(folder / "relay.db", target, 1, lambda *_: None)
+            await copy(sqlite_path(DATABASES.empty(folder)), target, 1, lambda *_: None)
             keys = [{"id": job.id, "project_id": job.project_id} for job in wanted]
             return [job_rows.job((await target.rows("job_of_project", key))[0]) for key in keys]
         finally:
