@@ -1,7 +1,7 @@
 """What hosting platforms say about a process by their own variables: its public URL, its proxy, its disk.
 
 Each name is documented by its platform. A setting that the operator has made always counts more. The address in a
-request's Host header is never used: whoever sends the request chooses it.
+request's Host header is never used: its sender chooses it.
 """
 
 import os

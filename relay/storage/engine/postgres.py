@@ -231,7 +231,7 @@ class PostgreSQL:
     async def _hold(self, connection: Any, boot: int) -> None:
         """Take the lock of the boot, which a session that the server has not missed yet may have, and note it."""
         lock, hold = self.statements["lock_boot"], self.statements["hold_boot"]
-        while not await connection.fetchval(lock.text, boot):  # noqa: ASYNC110 - PostgreSQL tells nobody
+        while not await connection.fetchval(lock.text, boot):  # noqa: ASYNC110 - PostgreSQL sends no signal
             await asyncio.sleep(LISTEN_AGAIN_S)
         await connection.execute(hold.text, boot)
 

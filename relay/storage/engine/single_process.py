@@ -60,7 +60,7 @@ class FileLock:
 
     async def taken(self) -> None:
         """Return when this process has the lock."""
-        while not self.take():  # noqa: ASYNC110 - the kernel tells nobody
+        while not self.take():  # noqa: ASYNC110 - the kernel sends no signal
             await asyncio.sleep(PAUSE_S)
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ SELECT pg_try_advisory_lock(1919705465, CAST(:id AS INTEGER)) AS locked;
 SELECT id, lease_ms FROM boots WHERE held = 1 AND ended_at IS NULL AND id <> :id;
 
 -- name: dead_boots.postgres
--- Those of this process alone whose lock nobody holds: a process that lost its connection takes its lock again within a moment, and after
+-- Those of this process alone whose lock is free: a process that lost its connection takes its lock again within a moment, and after
 -- a start of the server all have to, which is waited for. Where a server shows not even the own lock, nothing is known.
 SELECT id, lease_ms FROM boots
 WHERE held = 1 AND ended_at IS NULL AND id <> :id AND name = :name
@@ -71,7 +71,7 @@ WHERE provider = :provider AND project_id = :project_id AND confirm_by IS NOT NU
 RETURNING id;
 
 -- name: end_boots
--- These have ended: the submissions that they began and did not finish are nobody's any more.
+-- These have ended: the submissions that they began and did not finish belong to no process any more.
 UPDATE boots SET ended_at = :now WHERE id IN (SELECT value FROM json_each(:boots)) AND ended_at IS NULL;
 
 -- name: end_boots.postgres
