@@ -7,7 +7,7 @@ from relay import __version__, backoff, ids, log
 from relay.clock import Clock
 from relay.model.delivery import Attempt, DeliveryState, Outcome
 from relay.outbound.webhook_sender import PostResult, WebhookSender
-from relay.security import signatures as signing
+from relay.security import signatures
 from relay.security.encryption import DecryptionFailed
 from relay.security.redaction import CUT, SECRET_CHARS_MIN
 from relay.security.signatures import HOP_HEADER, SigningKeys
@@ -82,10 +82,10 @@ class Deliverer:
         secrets = [delivery.secret]
         if delivery.former_secret is not None and now_ms < (delivery.former_secret_until or 0):
             secrets.append(delivery.former_secret)
-        signatures = signing.sign(secrets, delivery.event_id, timestamp_s, delivery.body)
+        signed = signatures.sign(secrets, delivery.event_id, timestamp_s, delivery.body)
         if not self._keys.has(delivery.project_id):
-            return signatures
-        return f"{signatures} {self._keys.sign(delivery.project_id, delivery.event_id, timestamp_s, delivery.body)}"
+            return signed
+        return f"{signed} {self._keys.sign(delivery.project_id, delivery.event_id, timestamp_s, delivery.body)}"
 
     async def _load_key(self, project_id: str) -> None:
         """Load the project's signing key; where it cannot be decrypted, the endpoints' signatures stand alone."""
