@@ -1,7 +1,6 @@
 """`relay openapi`: print the description of the API, as `/openapi.json` answers it."""
 
 import click
-import msgspec
 
 
 @click.command("openapi")
@@ -12,5 +11,4 @@ def command(server: str) -> None:
     from relay.web import openapi
     from relay.web.routes import API
 
-    document = msgspec.json.encode(openapi.document(API, PROVIDERS, server))
-    click.echo(msgspec.json.format(document))
+    click.echo(openapi.encoded(openapi.document(API, PROVIDERS, server)))

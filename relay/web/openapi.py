@@ -88,6 +88,11 @@ def document(routes: Sequence[ApiRoute], providers: Mapping[str, Provider], serv
     }
 
 
+def encoded(document: Json) -> str:
+    """Return a document as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(document)).decode()
+
+
 def problem_codes(route: ApiRoute) -> list[str]:
     """Return the codes of the errors that a route may answer."""
     codes = [*_ANY, *route.problems]
