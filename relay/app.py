@@ -388,7 +388,7 @@ def _loops(
 async def _take_over(storage: Storage, clock: Clock, in_charge: asyncio.Event) -> None:
     """Dispatch from the moment on when the process that has the lock of the file has ended."""
     if storage.lock is not None and not in_charge.is_set():
-        await storage.lock.taken()
+        await storage.lock.acquired()
         await storage.store.boots.hold(clock.now_ms())
         storage.store.lease.dispatches = True
         in_charge.set()

@@ -176,10 +176,10 @@ class FlowContext(msgspec.Struct, frozen=True, kw_only=True):
             _logger.info("provider.key_accepted", provider=provider)
         self.metrics.key_refused(provider, refused=refusal is not None)
 
-    def unknown_word(self, provider: str, word: str) -> None:
+    def unknown_status(self, provider: str, status: str) -> None:
         """Log a warning about a status that the provider never published, once per status."""
-        if self.metrics.unknown_word(provider, word):
-            _logger.warning("provider.unknown_word", provider=provider, word=word)
+        if self.metrics.unknown_status(provider, status):
+            _logger.warning("provider.unknown_status", provider=provider, status=status)
 
 
 async def send_signed_in(

@@ -121,7 +121,7 @@ class Metrics:
         """Set whether the provider refuses relay's key."""
         self._values["relay_provider_key_refused", provider] = int(refused)
 
-    def unknown_word(self, provider: str, status: str) -> bool:
+    def unknown_status(self, provider: str, status: str) -> bool:
         """Count an unknown status; return True the first time, so that it is logged once."""
         self._values["relay_unknown_words", provider] += 1
         if (provider, status) in self._unknown_statuses or len(self._unknown_statuses) >= UNKNOWN_STATUSES_MAX:

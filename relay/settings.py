@@ -68,7 +68,7 @@ def parse_number(text: str, kind: type[int] | type[float], must: str) -> int | f
 
 
 def parse_flag(text: str) -> bool:
-    """Return whether a text is `1`, not `0`, or one of the words that people write instead."""
+    """Return whether a text is `1`, not `0`, or one of the other texts for yes."""
     if text.lower() not in FLAGS:
         raise ValueError("must be 1 or 0 (or true, false, yes, no, on, off)")
     return FLAGS[text.lower()]
@@ -215,7 +215,7 @@ class ProviderSettings(
     base_url: Annotated[str, parse_origin] | None = None
     """an origin that replaces the provider's published one"""
     confirm: Literal["always", "never"] = "always"
-    """always: a callback that ends a job is confirmed by a status check before it is told; never: it is believed"""
+    """always: a callback that ends a job is announced after a status check confirms it; never: it is believed"""
     callback_secret: Annotated[str, WEBHOOK_SECRET, SECRET] | None = None
     """whsec_…: callbacks must carry a Standard Webhooks signature; one that does not is quarantined"""
     pay_to: Annotated[tuple[str, ...], parse_addresses] = ()

@@ -60,7 +60,7 @@ def parse(
     now_ms: int,
     suspicious: bool | None = None,
 ) -> ParsedCallback:
-    """Return what the body says in relay's words, without relay's secrets; never raises for a bad body.
+    """Return what the body says in relay's vocabulary, without relay's secrets; never raises for a bad body.
 
     `provider` is None if this relay does not know it. `headers` have lower-case names. `suspicious` says whether the
     body may hold a secret, if that is known already.

@@ -168,7 +168,7 @@ class Receiver:
         self._context.publish(result)
         self._context.metrics.callback(received.provider, result.disposition)
         if report is not None and report.state is None:
-            self._context.unknown_word(received.provider, report.word)
+            self._context.unknown_status(received.provider, report.provider_status)
         (_logger.warning if result.disposition in _ALARMING else _logger.info)(
             "callback.received",
             job=prepared.update.job_id,

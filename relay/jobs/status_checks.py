@@ -250,8 +250,8 @@ class Checker:
         except Unreadable as error:
             return StatusAnswer(_kind(response), None, f"no verdict: {str(error)[:200]}", response)
         if report.state is None:
-            self._context.unknown_word(job.provider, report.word)
-        outcome = report.state or f"unknown word {report.word[:40]!r}"
+            self._context.unknown_status(job.provider, report.provider_status)
+        outcome = report.state or f"unknown status {report.provider_status[:40]!r}"
         return StatusAnswer(CheckOutcome.VERDICT, report, outcome, response)
 
     def _pause_ms(self, name: str, answer: StatusAnswer, now_ms: int) -> int:

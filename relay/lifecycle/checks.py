@@ -61,7 +61,7 @@ _UNCHECKED: Final = {
     Unconfirmed.NO_ID: "no status check began: the provider's id of the job is not known",
     Unconfirmed.NO_ANSWER: "the provider has not answered the status check yet",
 }
-"""Why a claim had no answer of a status check in time, in words."""
+"""Why a claim had no answer of a status check in time, as text."""
 
 
 class CheckOutcome(StrEnum):
@@ -185,7 +185,7 @@ def _verdict(job: Job, check: StatusCheck) -> Report | None:
 
 def _said(check: StatusCheck) -> str:
     """Return, for the timeline, what a check without a verdict brought."""
-    return check.finding if check.report is None else f"the status route says {check.report.word[:40]!r}"
+    return check.finding if check.report is None else f"the status route says {check.report.provider_status[:40]!r}"
 
 
 def _says_both(unconfirmed: UnconfirmedResult, report: Report) -> str:
@@ -282,7 +282,7 @@ def conclude(job: Job, now_ms: int) -> Transition:
 
 
 def out_of_time(job: Job, paused: frozenset[str], now_ms: int) -> Transition:
-    """Return the job when the sweeper finds that the time for its status check is over, with the reason in words.
+    """Return the job when the sweeper finds that the time for its status check is over, with the reason as text.
 
     `paused` are the providers that are not asked at the moment, because they answered 429 or refuse relay's key.
     """
@@ -309,7 +309,7 @@ def _unchecked(job: Job, paused: frozenset[str], now_ms: int) -> Unconfirmed:
 
 
 def _believed(transition: Transition, why: Unconfirmed, said: str) -> Transition:
-    """Return the decision, with the reason in words if a claim was believed on its callback's token."""
+    """Return the decision, with the reason as text if a claim was believed on its callback's token."""
     if transition.announce is None or transition.job.verification is not Verification.TOKEN:
         return transition
     return msgspec.structs.replace(transition, reason=f"{said}: {transition.reason}", unconfirmed=why)

@@ -99,7 +99,7 @@ def digest(report: Report) -> bytes:
     """Return 16 bytes that are equal for equal reports; query strings (signatures, expiries) do not count."""
     outputs = [(output.kind, output.url.partition("#")[0].partition("?")[0]) for output in report.outputs]
     error = report.error and (report.error.provider_code, report.error.provider_message)
-    content = [report.provider_job_id, report.state or report.word, outputs, error, report.progress]
+    content = [report.provider_job_id, report.state or report.provider_status, outputs, error, report.progress]
     return hashlib.blake2b(msgspec.json.encode(content), digest_size=16).digest()
 
 
@@ -115,7 +115,9 @@ def apply_report(job: Job, status_report: StatusReport, now_ms: int) -> Transiti
         return conflict
     if report.state is None:
         return Transition(
-            alive(job, now_ms), Disposition.RECORDED, f"the provider published no such status: {report.word[:40]!r}"
+            alive(job, now_ms),
+            Disposition.RECORDED,
+            f"the provider published no such status: {report.provider_status[:40]!r}",
         )
     if job.state.final and not (report.state.final and ended_by_relay(job)):
         return _apply_to_ended(job, status_report, now_ms)
@@ -312,7 +314,7 @@ def _no_output_error(report: Report) -> JobError:
         class_=ErrorClass.PROVIDER_ERROR,
         code="no_output",
         retryable=True,
-        provider_code=report.word or None,
+        provider_code=report.provider_status or None,
         provider_message="; ".join(report.unusable)[:TEXT_MAX_CHARS] or None,
         message="the provider reported success without a usable result URL",
     )

@@ -189,15 +189,16 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider says about a job, normalized: from a submission's answer, a callback or a status check.
 
-    `state` is None for a status that relay does not know; `word` is the provider's own status word. `upstream_id` is
-    True if the id in the body may be another provider's, so that only the callback token binds the report to the job
-    (RelayDance). `status_path` is the path of the job's status route, if the provider names one; it always lies behind
-    the configured origin. `note` is a detail that helps to find the job at the provider; the timeline shows it.
-    `unusable` holds texts that stood in the place of a result URL and are none.
+    `state` is None for a status that relay does not know; `provider_status` is the status as the provider names it,
+    stored as `word` since the first schema. `upstream_id` is True if the id in the body may be another provider's, so
+    that only the callback token binds the report to the job (RelayDance). `status_path` is the path of the job's status
+    route, if the provider names one; it always lies behind the configured origin. `note` is a detail that helps to find
+    the job at the provider; the timeline shows it. `unusable` holds texts that stood in the place of a result URL and
+    are none.
     """
 
     state: JobState | None
-    word: str
+    provider_status: str = msgspec.field(name="word")
     provider_job_id: str | None = None
     upstream_id: bool = False
     progress: int | None = None
@@ -262,7 +263,7 @@ class Job(msgspec.Struct, kw_only=True, omit_defaults=True):
     status_path: str | None = None
     expiring_at: int | None = None
     max_cost: int | None = None
-    """In millionths of a USD, as USDC counts: no quote is taken and nothing is signed over it."""
+    """In millionths of a USD, as USDC counts: no quote above it is accepted, and nothing above it is signed."""
 
 
 class CallbackHead(msgspec.Struct, kw_only=True, frozen=True):

@@ -1,6 +1,6 @@
 """Result URLs as providers give them: relay passes them on and does not call them, so it judges their form little.
 
-What a provider was paid for is told as the provider wrote it, trimmed. Only text that is no http or https URL at all,
+A result URL is announced as the provider wrote it, trimmed. Only text that is no http or https URL at all,
 and a host of a private network that the operator did not open, is no result; the job's error keeps that text.
 """
 

@@ -197,7 +197,7 @@ def report_of(fields: TaskFields) -> Report:
     usable, unusable = parted(fields.outputs) if state is JobState.SUCCEEDED else ((), ())
     return Report(
         state=state,
-        word=status or "",
+        provider_status=status or "",
         provider_job_id=fields.provider_job_id,
         upstream_id=fields.upstream_id,
         progress=progress(fields.task.get("progress")),

@@ -1,7 +1,7 @@
 """Boots: each start of a process has a number, which its leases name, so that its successor takes back what it held.
 
 A lease alone would do, since it ends by itself; but a process that was killed is back after a second, and what it had
-under way need not wait for the rest of 25. Nothing is taken from a process that may live: on SQLite the lock beside the
+under way need not wait for the rest of 25. No lease of a process that may live is ended: on SQLite the lock beside the
 file proves that all others have ended; on PostgreSQL each process holds the lock of its boot in a session, and only an
 earlier boot of the same process is judged, by its lock at two looks. Without such a proof the lease counts.
 """
@@ -83,10 +83,10 @@ class Boots:
         """Make due what these boots had leased, and note that they have ended."""
         if not boots:
             return TakenBack(0, 0)
-        taken = await self._database.transact(partial(_take_back, boots=boots, now_ms=now_ms))
+        resumed = await self._database.transact(partial(_take_back, boots=boots, now_ms=now_ms))
         numbers = [boot["id"] for boot in boots]
-        _logger.info("boot.taken_back", boots=numbers, deliveries=taken.deliveries, checks=taken.checks)
-        return taken
+        _logger.info("boot.resumed", boots=numbers, deliveries=resumed.deliveries, checks=resumed.checks)
+        return resumed
 
     async def end(self, now_ms: int) -> None:
         """Give back what this process still leases; where the database is away, the leases end by themselves."""

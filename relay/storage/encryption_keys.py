@@ -153,7 +153,7 @@ async def reseal(
     """Every sealed value under the newest key, bound to its row, while relay runs or not.
 
     What is done is done: broken off, it goes on from there when it is run again. If all opened, or the loss of what
-    did not is accepted, the database forgets all other keys, so that they can be taken out of RELAY_SECRET_KEYS.
+    did not is accepted, the database forgets all other keys, so that they can be removed from RELAY_SECRET_KEYS.
     """
     await database.transact(partial(_remember, fingerprints=encryption.fingerprints[-1:], now_ms=now_ms))
     done = Resealed()

@@ -69,7 +69,7 @@ class Endpoints:
         """Apply a subscriber's change; deliveries that wait use it from their next attempt on. None where it is gone.
 
         The endpoint is locked from its read to its switch: what another request or an attempt does to it comes before
-        or after, and what an endpoint that is enabled has missed is told by the same transaction.
+        or after, and what an endpoint that is enabled has missed is decided in the same transaction.
         """
         try:
             return await self._writer.write(self._change, change, tie=tie)

@@ -34,7 +34,7 @@ PATIENCE_MS: Final = 60_000
 
 
 class Place(msgspec.Struct, frozen=True, order=True):
-    """Where an event stands in the order that a project's events are told in."""
+    """Where an event stands in the order of a project's events."""
 
     position: int
     id: str

@@ -1,8 +1,8 @@
 """An Idempotency-Key is tied to the work that was done for it, by the transaction that does the work.
 
 So there is no moment at which the work is committed and its key does not know: a process that is killed or suspended in
-between, the same request is not run again. And a request whose key was taken over meanwhile does nothing: its work is
-undone with the tie that it did not get.
+between, the same request is not run again. And a request whose key another one acquired meanwhile does nothing: its
+work is undone with the tie that it did not get.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,4 +58,4 @@ async def tie(transaction: Transaction, done: Sequence[Done]) -> None:
             "answer": tied.answer,
         }
         if not await transaction.rows("tie_idempotency_key", params):
-            raise ReservationLost("another request has taken over this Idempotency-Key: try again")
+            raise ReservationLost("another request has acquired this Idempotency-Key: try again")

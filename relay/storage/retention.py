@@ -6,8 +6,8 @@ busy cores a full batch (120 usual jobs) took 30 ms on SQLite and on PostgreSQL,
 
 Nothing here waits for a lock: what another process holds is passed over, so there are no deadlocks, and several may
 prune at once. Payments stay. They are the ledger of what was spent, a few hundred bytes for each job that cost money,
-and the caps and a dispute need them; only the authorization that was sent is taken out of them. A job waits for the
-chain's word on its payment where a node is to be asked; where there is none, unknown is the last word.
+and the caps and a dispute need them; only the authorization that was sent is deleted from them. A job waits until the
+chain has decided on its payment if a node is configured; without one, `unknown` is final.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a file is: an image of a type that providers take, told by its first bytes; and a name that travels well."""
+"""What a file is: an image of a type that providers accept, recognized by its first bytes; and a safe file name."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ SUFFIXES: Final[Mapping[str, tuple[str, ...]]] = {
     "image/gif": (".gif",),
 }
 START_BYTES: Final = 12
-"""What the type of an image is told by."""
+"""The first bytes of each type of image."""
 _UNDECLARED: Final = ("", "application/octet-stream")
 
 

@@ -57,7 +57,7 @@ async def test_an_unknown_status_is_counted_each_time_and_logged_once(
             job = await running.submit()
             await post(running, b'{"id":"%s","status":"pondering"}' % job["provider_job_id"].encode())
         assert (await scraped(running))["relay_unknown_words_total['evolink']"] == 2
-        assert capsys.readouterr().err.count("provider.unknown_word") == 1
+        assert capsys.readouterr().err.count("provider.unknown_status") == 1
 
 
 async def test_a_refused_key_is_reported_once_for_its_provider(
@@ -87,7 +87,7 @@ def test_every_metric_is_named_also_before_it_counts_anything() -> None:
 def test_memory_of_unknown_statuses_is_bounded() -> None:
     """Bound the memory for unknown statuses and the warnings about them."""
     metrics = Metrics()
-    news = [metrics.unknown_word("evolink", str(number)) for number in range(3 * UNKNOWN_STATUSES_MAX)]
+    news = [metrics.unknown_status("evolink", str(number)) for number in range(3 * UNKNOWN_STATUSES_MAX)]
     assert sum(news) == UNKNOWN_STATUSES_MAX
 
 

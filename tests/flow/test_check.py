@@ -298,7 +298,7 @@ async def test_junk_callbacks_do_not_pace_the_checks(tmp_path: Path) -> None:
 def test_an_answer_about_another_job_is_not_asked_for_again_at_once() -> None:
     """Keep the usual pause after a status answer that names another id."""
     job = msgspec.structs.replace(overdue_job(), deadline_at=10_000_000, confirm_by=None, next_check_at=60_000)
-    about_another = Report(state=JobState.RUNNING, word="processing", provider_job_id="task-2")
+    about_another = Report(state=JobState.RUNNING, provider_status="processing", provider_job_id="task-2")
     check = checking.StatusCheck(
         asked_id="task-1", finding=checking.CheckOutcome.VERDICT, report=about_another, started_at=1, again_at=300_000,
         paused_until=2_000, heartbeat_ms=3_600_000,

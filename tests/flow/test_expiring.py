@@ -231,7 +231,7 @@ async def test_several_processes_tell_it_once(database_server: Server) -> None:
         for job in jobs:
             await stores[0].jobs.create(NewJob(job, ()))
         ended = StatusReport(
-            report=Report(state=JobState.SUCCEEDED, word="done", outputs=outputs_until(START_MS + 100_000)),
+            report=Report(state=JobState.SUCCEEDED, provider_status="done", outputs=outputs_until(START_MS + 100_000)),
             source=FinishedBy.CALLBACK,
             verification=Verification.SIGNATURE,
         )

@@ -128,7 +128,7 @@ async def test_text_that_is_no_url_is_kept_in_the_error(tmp_path: Path, text: st
 def report(*urls: str) -> Report:
     """Return a success with these videos."""
     outputs = tuple(Output(kind=OutputKind.VIDEO, url=url) for url in urls)
-    return Report(state=JobState.SUCCEEDED, word="completed", outputs=outputs)
+    return Report(state=JobState.SUCCEEDED, provider_status="completed", outputs=outputs)
 
 
 @pytest.mark.parametrize(

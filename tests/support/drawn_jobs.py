@@ -36,7 +36,7 @@ ERRORS = st.none() | st.builds(
 REPORTS = st.builds(
     Report,
     state=st.sampled_from([JobState.SUCCEEDED, JobState.FAILED]),
-    word=st.just("done"),
+    provider_status=st.just("done"),
     outputs=st.sampled_from([(), OUTPUTS]),
     progress=TIMES,
 )

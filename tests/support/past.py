@@ -131,7 +131,9 @@ async def _add(transaction: Transaction, past: Past, now_ms: int) -> str:
         deadline_at=at + 1000,
         request={},
         metadata={"user": job_id, "number": 7},
-        unconfirmed=UnconfirmedResult(report=Report(state=JobState.FAILED, word="failed"), callback_id="cb_1", at=at)
+        unconfirmed=UnconfirmedResult(
+            report=Report(state=JobState.FAILED, provider_status="failed"), callback_id="cb_1", at=at
+        )
         if past.claimed
         else None,
         callbacks_seen=past.callbacks,

@@ -49,7 +49,7 @@ def ended(state: JobState = JobState.SUCCEEDED, **fields: Any) -> Job:
 def report(state: JobState | None = JobState.RUNNING, **fields: Any) -> Report:
     """Return what a provider says about the job."""
     outputs = VIDEO if state is JobState.SUCCEEDED else ()
-    return Report(**({"state": state, "word": str(state), "outputs": outputs} | fields))
+    return Report(**({"state": state, "provider_status": str(state), "outputs": outputs} | fields))
 
 
 def unconfirmed(
@@ -350,7 +350,7 @@ def test_the_status_route_decides_between_two_ends() -> None:
     assert (stands.job.state, stands.job.unconfirmed, stands.announce) == ("succeeded", None, None)
     corrected = checked(held, report(JobState.FAILED))
     assert (corrected.job.state, corrected.announce) == ("failed", EventType.JOB_CORRECTED)
-    for said in (report(), report(JobState.CANCELED), report(None, word="pondering")):
+    for said in (report(), report(JobState.CANCELED), report(None, provider_status="pondering")):
         after = checked(held, said).job
         assert after.unconfirmed is not None
         assert (after.state, after.unconfirmed.tries, after.next_check_at) == ("succeeded", 1, NOW + 5_000)
@@ -392,7 +392,7 @@ def test_an_overdue_claim_of_success_without_a_result_fails_the_job() -> None:
 
 def test_a_reason_holds_a_bounded_part_of_what_the_provider_said() -> None:
     """Cut a provider's status word after 40 characters."""
-    long = report(None, word="x" * 41)
+    long = report(None, provider_status="x" * 41)
     for before in (job(), job(unconfirmed=unconfirmed(), confirm_by=NOW)):
         reason = checked(before, long).reason or ""
         assert reason.count("x") == 40

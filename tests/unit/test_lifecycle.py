@@ -59,7 +59,7 @@ outputs = st.lists(
 reports = st.builds(
     Report,
     state=st.none() | st.sampled_from(JobState),
-    word=st.sampled_from(["processing", "done", "?"]),
+    provider_status=st.sampled_from(["processing", "done", "?"]),
     provider_job_id=st.none() | st.sampled_from(["p1", "p2"]),
     upstream_id=st.booleans(),
     progress=st.none() | st.integers(0, 100),
@@ -208,7 +208,7 @@ def test_another_word_has_another_digest(one: Report, other: Report) -> None:
     def said(report: Report) -> list[Any]:
         told = [(output.kind, output.url) for output in report.outputs]
         error = report.error and (report.error.provider_code, report.error.provider_message)
-        return [report.provider_job_id, report.state or report.word, told, error, report.progress]
+        return [report.provider_job_id, report.state or report.provider_status, told, error, report.progress]
 
     assert (lifecycle.digest(one) == lifecycle.digest(other)) == (said(one) == said(other))
 
@@ -218,14 +218,16 @@ def test_a_callback_under_another_id_is_never_believed_before_the_answer(order: 
     """A callback that beats the submission's answer, about a job the provider does not know: the answer's id counts."""
     done = Report(
         state=JobState.SUCCEEDED,
-        word="done",
+        provider_status="done",
         outputs=(Output(kind=OutputKind.VIDEO, url="https://c.example/v"),),
     )
     wrong, right = (msgspec.structs.replace(done, provider_job_id=name) for name in ("wrong", "right"))
     steps = {
         "check": asked(None, CheckOutcome.NOT_FOUND, 20, 30, "wrong"),
         "answer": applied(
-            Report(state=JobState.SUBMITTED, word="ok", provider_job_id="right"), FinishedBy.SUBMIT_ANSWER, 30
+            Report(state=JobState.SUBMITTED, provider_status="ok", provider_job_id="right"),
+            FinishedBy.SUBMIT_ANSWER,
+            30,
         ),
     }
     job = msgspec.structs.replace(new_job(), next_submit_at=None, submission_started_at=0)

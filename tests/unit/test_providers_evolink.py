@@ -123,7 +123,7 @@ def test_the_published_answer_is_read() -> None:
     assert EVOLINK.read_submission(answer(200, recorded("evolink", "answers", "submitted"))) == Accepted(
         Report(
             state=JobState.SUBMITTED,
-            word="pending",
+            provider_status="pending",
             provider_job_id="task-unified-1774857405-abc123",
             progress=0,
             cost=Cost(amount="50", unit="credits", kind="reserved"),
@@ -139,7 +139,7 @@ def test_the_published_answer_is_read() -> None:
             "completed",
             Report(
                 state=JobState.SUCCEEDED,
-                word="completed",
+                provider_status="completed",
                 provider_job_id="task-unified-1756817821-4x3rx6ny",
                 progress=100,
                 outputs=(
@@ -155,7 +155,7 @@ def test_the_published_answer_is_read() -> None:
             "minimal_completed",
             Report(
                 state=JobState.SUCCEEDED,
-                word="completed",
+                provider_status="completed",
                 provider_job_id="task-unified-1774857405-abc123",
                 outputs=(Output(kind=OutputKind.VIDEO, url="https://media.evolink.ai/...", expires_at=A_DAY_LATER),),
             ),
@@ -163,14 +163,17 @@ def test_the_published_answer_is_read() -> None:
         (
             "failed_without_error",
             Report(
-                state=JobState.FAILED, word="failed", provider_job_id="task-unified-1756817821-4x3rx6ny", progress=0
+                state=JobState.FAILED,
+                provider_status="failed",
+                provider_job_id="task-unified-1756817821-4x3rx6ny",
+                progress=0,
             ),
         ),
         (
             "failed_with_error",
             Report(
                 state=JobState.FAILED,
-                word="failed",
+                provider_status="failed",
                 provider_job_id="task-unified-1756817821-4x3rx6ny",
                 progress=0,
                 error=JobError(
@@ -187,7 +190,7 @@ def test_the_published_answer_is_read() -> None:
             "cancelled",
             Report(
                 state=JobState.CANCELED,
-                word="cancelled",
+                provider_status="cancelled",
                 provider_job_id="task-unified-1756817821-4x3rx6ny",
                 progress=0,
             ),

@@ -184,7 +184,7 @@ def test_requests_go_where_the_page_says() -> None:
 def test_the_published_answer_is_read() -> None:
     """The flat answer gives the id; that it was taken is the answer itself."""
     assert KINOVI.read_submission(answer(200, recorded("kinovi", "answers", "submitted"))) == Accepted(
-        Report(state=JobState.SUBMITTED, word="", provider_job_id="task_d5ibgnwdlw8fe3zpptx9mp0f")
+        Report(state=JobState.SUBMITTED, provider_status="", provider_job_id="task_d5ibgnwdlw8fe3zpptx9mp0f")
     )
 
 
@@ -192,7 +192,11 @@ def succeeded(url: str = VIDEO) -> Report:
     """Return the report of the published successes."""
     output = Output(kind=OutputKind.VIDEO, url=url, width=1280, height=720, expires_at=TWO_WEEKS_LATER)
     return Report(
-        state=JobState.SUCCEEDED, word="success", provider_job_id="task_clxxxxxx", outputs=(output,), cost=CREDITS
+        state=JobState.SUCCEEDED,
+        provider_status="success",
+        provider_job_id="task_clxxxxxx",
+        outputs=(output,),
+        cost=CREDITS,
     )
 
 
@@ -206,7 +210,7 @@ def failed(class_: ErrorClass, text: str, code: str | None = None) -> Report:
         provider_code=code,
         provider_message=text,
     )
-    return Report(state=JobState.FAILED, word="fail", provider_job_id="task_clxxxxxx", error=error)
+    return Report(state=JobState.FAILED, provider_status="fail", provider_job_id="task_clxxxxxx", error=error)
 
 
 RULES = "Your input text violates platform rules. Please modify and try again."

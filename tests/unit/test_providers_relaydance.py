@@ -215,7 +215,7 @@ def test_every_known_answer_is_read(body: object, word: str, identifier: str) ->
     said = RELAYDANCE.read_submission(answer(200, body))
     assert isinstance(said, Accepted)
     report = said.report
-    assert (report.state, report.word, report.provider_job_id) == (JobState.SUBMITTED, word, identifier)
+    assert (report.state, report.provider_status, report.provider_job_id) == (JobState.SUBMITTED, word, identifier)
     assert not report.upstream_id
 
 
@@ -247,7 +247,7 @@ ARK_OUT = "https://ark-acg-cn-beijing.tos-cn-beijing.volces.com/…mp4?X-Tos-…
             "documented_succeeded",
             Report(
                 state=JobState.SUCCEEDED,
-                word="succeeded",
+                provider_status="succeeded",
                 provider_job_id="task_abc123",
                 outputs=video("https://...mp4"),
             ),
@@ -256,7 +256,7 @@ ARK_OUT = "https://ark-acg-cn-beijing.tos-cn-beijing.volces.com/…mp4?X-Tos-…
             "documented_failed",
             Report(
                 state=JobState.FAILED,
-                word="failed",
+                provider_status="failed",
                 provider_job_id="task_abc123",
                 error=failed(
                     ErrorClass.CONTENT_REJECTED,
@@ -267,13 +267,19 @@ ARK_OUT = "https://ark-acg-cn-beijing.tos-cn-beijing.volces.com/…mp4?X-Tos-…
         ),
         (
             "newapi_envelope_success",
-            Report(state=JobState.SUCCEEDED, word="SUCCESS", provider_job_id=TASK, progress=100, outputs=video(OUT)),
+            Report(
+                state=JobState.SUCCEEDED,
+                provider_status="SUCCESS",
+                provider_job_id=TASK,
+                progress=100,
+                outputs=video(OUT),
+            ),
         ),
         (
             "newapi_envelope_failure",
             Report(
                 state=JobState.FAILED,
-                word="FAILURE",
+                provider_status="FAILURE",
                 provider_job_id=TASK,
                 progress=100,
                 error=failed(
@@ -284,13 +290,19 @@ ARK_OUT = "https://ark-acg-cn-beijing.tos-cn-beijing.volces.com/…mp4?X-Tos-…
         ),
         (
             "openai_video_completed",
-            Report(state=JobState.SUCCEEDED, word="completed", provider_job_id=TASK, progress=100, outputs=video(OUT)),
+            Report(
+                state=JobState.SUCCEEDED,
+                provider_status="completed",
+                provider_job_id=TASK,
+                progress=100,
+                outputs=video(OUT),
+            ),
         ),
         (
             "openai_video_failed",
             Report(
                 state=JobState.FAILED,
-                word="failed",
+                provider_status="failed",
                 provider_job_id=TASK,
                 progress=100,
                 error=failed(
@@ -301,13 +313,19 @@ ARK_OUT = "https://ark-acg-cn-beijing.tos-cn-beijing.volces.com/…mp4?X-Tos-…
                 ),
             ),
         ),
-        ("ark_queued", Report(state=JobState.SUBMITTED, word="queued", provider_job_id=ARK, upstream_id=True)),
-        ("ark_running", Report(state=JobState.RUNNING, word="running", provider_job_id=ARK, upstream_id=True)),
+        (
+            "ark_queued",
+            Report(state=JobState.SUBMITTED, provider_status="queued", provider_job_id=ARK, upstream_id=True),
+        ),
+        (
+            "ark_running",
+            Report(state=JobState.RUNNING, provider_status="running", provider_job_id=ARK, upstream_id=True),
+        ),
         (
             "ark_succeeded",
             Report(
                 state=JobState.SUCCEEDED,
-                word="succeeded",
+                provider_status="succeeded",
                 provider_job_id=ARK,
                 upstream_id=True,
                 outputs=video(ARK_OUT, 5.0),
@@ -317,7 +335,7 @@ ARK_OUT = "https://ark-acg-cn-beijing.tos-cn-beijing.volces.com/…mp4?X-Tos-…
             "ark_failed",
             Report(
                 state=JobState.FAILED,
-                word="failed",
+                provider_status="failed",
                 provider_job_id=ARK,
                 upstream_id=True,
                 error=failed(

@@ -184,9 +184,9 @@ def test_a_job_is_asked_about_by_its_id(status_path: str | None) -> None:
 def test_the_published_answer_is_read() -> None:
     """`success` is no state: the job was taken, and has its id."""
     said = STUDIO.read_submission(answer(200, recorded("stablestudio", "answers", "submitted")))
-    assert said == Accepted(Report(state=JobState.SUBMITTED, word="pending", provider_job_id=JOB))
+    assert said == Accepted(Report(state=JobState.SUBMITTED, provider_status="pending", provider_job_id=JOB))
     assert STUDIO.read_submission(answer(202, {"jobId": "cmobn9mi9000e04l51w62943i"})) == Accepted(
-        Report(state=JobState.SUBMITTED, word="", provider_job_id="cmobn9mi9000e04l51w62943i")
+        Report(state=JobState.SUBMITTED, provider_status="", provider_job_id="cmobn9mi9000e04l51w62943i")
     )
 
 
@@ -210,7 +210,7 @@ def test_what_is_no_job(status_code: int, kind: type[Refused | Unclear], class_:
 def test_a_job_that_is_made_tells_its_progress() -> None:
     """`loading` is running."""
     report = STUDIO.read_status(answer(200, recorded("stablestudio", "answers", "loading")), NOW_MS)
-    assert report == Report(state=JobState.RUNNING, word="loading", provider_job_id=JOB, progress=40)
+    assert report == Report(state=JobState.RUNNING, provider_status="loading", provider_job_id=JOB, progress=40)
 
 
 @pytest.mark.parametrize("word", ["complete", "completed"])
@@ -222,7 +222,7 @@ def test_a_result_lives_for_twenty_minutes(word: str, nested: bool) -> None:
         body |= body.pop("result")
     assert STUDIO.read_status(answer(200, body), NOW_MS) == Report(
         state=JobState.SUCCEEDED,
-        word=word,
+        provider_status=word,
         provider_job_id=JOB,
         outputs=(
             Output(kind=OutputKind.VIDEO, url=VIDEO, expires_at=IN_TWENTY_MINUTES),

@@ -167,7 +167,9 @@ def test_a_job_that_takes_longer_says_where_to_ask(status_code: int) -> None:
     """The path of the poll URL is kept, without its host."""
     said = X402.read_submission(answer(status_code, recorded("x402org", "answers", "async")))
     path = "/v1/jobs/job_1"
-    assert said == Accepted(Report(state=JobState.SUBMITTED, word="", provider_job_id="job_1", status_path=path))
+    assert said == Accepted(
+        Report(state=JobState.SUBMITTED, provider_status="", provider_job_id="job_1", status_path=path)
+    )
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_only_a_check_corrects_a_providers_own_end() -> None:
     """Hold a later callback for confirmation, correct by a check with a result, and ignore what is not final."""
     done = ended(JobState.FAILED)
     assert applied(done, report()).disposition is Disposition.STALE
-    assert applied(done, report(None, word="pondering")).disposition is Disposition.RECORDED
+    assert applied(done, report(None, provider_status="pondering")).disposition is Disposition.RECORDED
     assert applied(done, report(JobState.SUCCEEDED), ANSWER).disposition is Disposition.STALE
     held = applied(done, report(JobState.SUCCEEDED)).job
     assert (held.state, held.unconfirmed is not None) == ("failed", True)

@@ -28,7 +28,7 @@ _SERVER_SETTINGS: Final = frozenset(
         *("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"),
     }
 )
-"""Options that are told to the server."""
+"""Options that are sent to the server."""
 _FILES: Final = ("sslcert", "sslkey", "sslrootcert", "sslcrl")
 _DRIVER: Final = frozenset(
     {
@@ -76,7 +76,7 @@ _SSL_WORDS: Final = {
 
 
 class PostgresTarget(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a PostgreSQL is and how to connect: asyncpg's arguments, what the server is told, what was ignored.
+    """Where a PostgreSQL is and how to connect: asyncpg's arguments, what is sent to the server, what was ignored.
 
     `at` is `host:port` for messages; `pooled` says that a pooler is in between that shares its sessions.
     """
@@ -226,13 +226,13 @@ def _connect_s(options: Mapping[str, str]) -> float:
 
 
 def _server_settings(options: Mapping[str, str]) -> dict[str, str]:
-    """Return what the server is told besides relay's own settings."""
-    told = {name: value for name, value in options.items() if name in _SERVER_SETTINGS and value}
+    """Return what is sent to the server besides relay's own settings."""
+    sent = {name: value for name, value in options.items() if name in _SERVER_SETTINGS and value}
     if "fallback_application_name" in options:
-        told.setdefault("application_name", options["fallback_application_name"])
+        sent.setdefault("application_name", options["fallback_application_name"])
     if schema := options.get("schema"):
-        told.setdefault("search_path", schema)
-    return {name: value for name, value in told.items() if (name, value) != ("search_path", "public")}
+        sent.setdefault("search_path", schema)
+    return {name: value for name, value in sent.items() if (name, value) != ("search_path", "public")}
 
 
 def _pooled(options: Mapping[str, str]) -> bool:
@@ -246,13 +246,13 @@ def _pooled(options: Mapping[str, str]) -> bool:
 
 def _driver_dsn(options: Mapping[str, str]) -> str:
     """Return what asyncpg reads by itself, in its own form; SettingsError for a file that cannot be read."""
-    told = {name: value for name, value in options.items() if name in _DRIVER and value}
-    if told.get("sslrootcert") == "system":
-        del told["sslrootcert"]
+    known = {name: value for name, value in options.items() if name in _DRIVER and value}
+    if known.get("sslrootcert") == "system":
+        del known["sslrootcert"]
     for name in _FILES:
-        if name in told and not Path(told[name]).is_file():
-            raise SettingsError(f"DATABASE_URL has {name}={told[name]}: there is no such file")
-    return f"postgresql://?{urlencode(told)}" if told else "postgresql://"
+        if name in known and not Path(known[name]).is_file():
+            raise SettingsError(f"DATABASE_URL has {name}={known[name]}: there is no such file")
+    return f"postgresql://?{urlencode(known)}" if known else "postgresql://"
 
 
 def _tls(options: Mapping[str, str]) -> dict[str, Any]:

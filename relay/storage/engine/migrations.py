@@ -91,15 +91,15 @@ async def _has_register(transaction: Transaction) -> bool:
     """Whether relay's register of migrations is there; SettingsError for one of another program (Rails, dbmate …)."""
     columns = await transaction.columns(_REGISTER)
     if columns and not columns >= _REGISTER_COLUMNS:
-        raise _taken([_REGISTER])
+        raise _foreign([_REGISTER])
     return bool(columns)
 
 
 async def _require_free(transaction: Transaction, known: Sequence[Migration], version: int) -> None:
-    """SettingsError where the names of what is to be made are taken: many a program has `jobs` and `events`."""
+    """Raise SettingsError if another program's tables have these names: many have `jobs` and `events`."""
     before, to_make = (_names(some) for some in (known[:version], known[version:]))
-    if taken := [name for name in to_make if name not in before and await transaction.has(name)]:
-        raise _taken(taken)
+    if foreign := [name for name in to_make if name not in before and await transaction.has(name)]:
+        raise _foreign(foreign)
 
 
 def _names(some: Sequence[Migration]) -> list[str]:
@@ -108,7 +108,7 @@ def _names(some: Sequence[Migration]) -> list[str]:
     return list(dict.fromkeys(name for text in texts for name in _MADE.findall(text)))
 
 
-def _taken(names: Sequence[str]) -> SettingsError:
+def _foreign(names: Sequence[str]) -> SettingsError:
     """Return the error for a database that another program uses."""
     more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
     return SettingsError(

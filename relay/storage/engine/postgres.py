@@ -24,9 +24,9 @@ Result = TypeVar("Result")
 POOL_MAX: Final = 5
 LISTS_MAX: Final = 2
 ACQUIRE_S: Final = 2.0
-"""A request waits no longer than this for a connection: a provider is told 503 in time to try again."""
+"""A request waits no longer than this for a connection: a provider gets 503 in time to try again."""
 COMMAND_S: Final = 10.0
-"""A server that vanished without a word is given up after this long, on all connections at once."""
+"""After this long without an answer every connection to a server that vanished is closed."""
 LISTEN_AGAIN_S: Final = 1.0
 QUERIES_MAX: Final = 1_000_000
 """A connection is made anew after so many, with every plan that it has kept: asyncpg's own 50,000 is half a minute."""
@@ -218,7 +218,7 @@ class PostgreSQL:
             gone, self._listening = asyncio.Event(), connection
             connection.add_termination_listener(lambda _, gone=gone: gone.set())
             try:
-                await connection.add_listener(CHANNEL, lambda *told: _wake(wake, told[-1]))
+                await connection.add_listener(CHANNEL, lambda *received: _wake(wake, received[-1]))
                 _wake(wake, "")
                 if boot is not None:
                     await self._hold(connection, boot)
@@ -244,13 +244,13 @@ class PostgreSQL:
 
 
 async def _meet(target: PostgresTarget, settings: dict[str, str]) -> bool:
-    """Require a server that relay can use, and return whether a session does not keep what it is told.
+    """Require a server that relay can use, and return whether a session loses its settings.
 
     PgBouncer refuses a setting that it does not know, or drops it.
     """
-    told, pooled = {} if target.pooled else settings, target.pooled
+    sent, pooled = {} if target.pooled else settings, target.pooled
     try:
-        connection = await asyncpg.connect(**target.arguments, server_settings=told, statement_cache_size=0)
+        connection = await asyncpg.connect(**target.arguments, server_settings=sent, statement_cache_size=0)
     except asyncpg.ProtocolViolationError:
         if target.pooled:
             raise

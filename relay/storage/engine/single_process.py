@@ -58,7 +58,7 @@ class FileLock:
         """Return the number of the process that took the lock last, as it sees itself."""
         return os.pread(self._descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
 
-    async def taken(self) -> None:
+    async def acquired(self) -> None:
         """Return when this process has the lock."""
         while not self.take():  # noqa: ASYNC110 - the kernel sends no signal
             await asyncio.sleep(PAUSE_S)

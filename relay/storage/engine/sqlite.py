@@ -95,7 +95,7 @@ class SQLite:
         return await self._writer.run(_ask, text)
 
     async def size_bytes(self) -> int:
-        """Return the pages, and the log beside them that has not been taken over yet."""
+        """Return the pages, and the write-ahead log beside them."""
         log = beside(self.path, "-wal")
         pages, page_bytes = await self.readers.numbers("PRAGMA page_count", "PRAGMA page_size")
         return pages * page_bytes + (log.stat().st_size if log.exists() else 0)

@@ -24,7 +24,7 @@ FROM api_keys JOIN projects ON projects.id = api_keys.project_id ORDER BY api_ke
 UPDATE api_keys SET revoked_at = :now WHERE id = :id AND revoked_at IS NULL RETURNING id;
 
 -- name: reserve_idempotency_key
--- The one caller that gets a row back runs the request; a reservation that was never finished can be taken over later.
+-- The one caller that gets a row back runs the request; a reservation that was never finished can be acquired by a later request.
 INSERT INTO idempotency_keys (project_id, key, fingerprint, reserved_at) VALUES (:project_id, :key, :fingerprint, :now)
 ON CONFLICT (project_id, key) DO UPDATE SET fingerprint = excluded.fingerprint, reserved_at = excluded.reserved_at, job_id = NULL, answer = NULL
 WHERE idempotency_keys.reserved_at < :forgotten_before
@@ -37,7 +37,7 @@ SELECT fingerprint, reserved_at, job_id, answer FROM idempotency_keys WHERE proj
 
 -- name: tie_idempotency_key
 -- The answer, and its job if it has one, in the transaction that does the work: a crash after it cannot do it again. A reservation that
--- was taken over has another time.
+-- another request has acquired has another time.
 UPDATE idempotency_keys SET job_id = :job_id, answer = :answer
 WHERE project_id = :project_id AND key = :key AND reserved_at = :reserved_at RETURNING key;
 

@@ -13,8 +13,8 @@ FROM unnest(
 ) AS many (id, project_id, event_id, endpoint_id, job_id, next_attempt_at, leased_by, redelivery, created_at);
 
 -- name: pending_of_endpoint
--- How much waits for an endpoint and is due by then. What is pending has a next attempt, and nothing else has one; where it is asked for by its endpoint it is
--- told by that, as the index by endpoint tells it, so that a planner who believes that little waits cannot take the one by time.
+-- How many deliveries of an endpoint are pending and due by then. Exactly the pending ones have a next attempt: the condition names that
+-- and not the state, so that only the index by endpoint serves it, and a planner that expects few rows cannot choose the index by time.
 SELECT COUNT(*) AS number FROM deliveries WHERE endpoint_id = :endpoint_id AND next_attempt_at IS NOT NULL AND next_attempt_at <= :by;
 
 -- name: claim_deliveries

@@ -161,8 +161,8 @@ SELECT low AS position FROM search WHERE low = high;
 
 -- name: horizon.postgres
 -- The first transaction of this database that may still be open: what other databases of the server do does not count. SQLite has none.
--- The snapshot is taken before the sessions are looked at, and what is read with this is read after it: whatever has a lower number was
--- begun before the one and has ended before the other. Transactions count in 64 bits, sessions show the lower 32.
+-- The snapshot is made before the sessions are read, and what is read with this is read after it: a transaction with a lower number
+-- began before the snapshot and ended before the read. Transactions count in 64 bits, sessions show the lower 32.
 SELECT LEAST(
     CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT),
     (

@@ -33,7 +33,7 @@ RETURNING end_position;
 SELECT CASE WHEN :position <= CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) THEN 1 ELSE 0 END AS committed;
 
 -- name: advance_redelivery
--- How far a batch has come, in the commit that makes its deliveries; no row where another process has taken this step.
+-- How far a batch has come, in the commit that makes its deliveries; no row if another process has made this step.
 UPDATE redeliveries SET after_event = :after_event, made = made + :made, finished_at = :finished_at
 WHERE id = :id AND after_event = :was AND finished_at IS NULL
 RETURNING id;

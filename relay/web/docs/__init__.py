@@ -20,7 +20,7 @@ _NAME: Final = "#/components/schemas/"
 
 
 class Type(msgspec.Struct, frozen=True):
-    """A type in words, such as `array of Job`, and the name of the schema that these link to."""
+    """A type as text, such as `array of Job`, and the name of the schema that these link to."""
 
     text: str
     schema: str | None = None
@@ -81,7 +81,7 @@ def fields(schema: Json) -> list[Field]:
 
 
 def type_of(schema: Json) -> Type:
-    """Return what a value may be, in words, with the first schema that it refers to."""
+    """Return what a value may be, as text, with the first schema that it refers to."""
     name: str | None = None
     found: list[str] = []
     for one in schema.get("anyOf", schema.get("allOf", [schema])[:1]):
@@ -98,7 +98,7 @@ def type_of(schema: Json) -> Type:
 
 
 def _scalar(schema: Json) -> str:
-    """Return the words for a type that refers to nothing."""
+    """Return the text for a type that refers to nothing."""
     if "enum" in schema:
         return " or ".join(f"“{value}”" for value in schema["enum"])
     if "const" in schema:
