@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (
     *("SECURITY.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/GLOSSARY.md"),
     *("docs/api.md", "docs/robustness.md", "docs/runbooks.md"),
-    *("docs/deploy.md", "docs/scaling.md"),
+    *("docs/deploy.md", "docs/scaling.md", "docs/recipes/embedding.md"),
 )
 README = (ROOT / "README.md").read_text()
 API_PAGE = (ROOT / "docs" / "api.md").read_text()
