@@ -167,24 +167,22 @@ def _clocks(of: Sample) -> list[Case]:
 def _pages(of: Sample) -> list[Case]:
     """Return the lists; a filter that few rows pass, or none, has no index of its own and is not hot."""
     page = {"project_id": DEFAULT_PROJECT, "before": None, "limit": BATCH, "floor": None, "window": pages.WINDOW - 1}
+    page |= {"created_after": None, "created_before": None}
     event = page | {"after": "", "type": None, "job_id": None, "undelivered": 0, "follows": 0, "position": 0}
     event |= {"patience": of.now_ms, "horizon": 0}
     after = {"after": of.events[0]["id"], "position": of.events[0]["position"], "end": 0, "before": ""}
     delivery = page | {"endpoint_id": None, "status": None, "event_id": None, "job_id": None}
-    created = {"created_after": None, "created_before": None}
-    job = (
-        page
-        | created
-        | {
-            "status": None,
-            "provider": None,
-            "reason": None,
-            "provider_job_id": None,
-            "pairs": "[]",
-            "pair": None,
-            "pair_count": 0,
-        }
-    )
+    job = page | {
+        "status": None,
+        "provider": None,
+        "reason": None,
+        "provider_job_id": None,
+        "pairs": "[]",
+        "pair": None,
+        "pair_count": 0,
+        "undelivered": 0,
+        "result_undelivered": 0,
+    }
     callback = page | {"job_id": None, "disposition": None}
     old = {"before": of.events[0]["id"]}
     pair = {"pairs": ["customer=7"], "pair": "customer=7", "pair_count": 1}
@@ -192,7 +190,12 @@ def _pages(of: Sample) -> list[Case]:
         {"before": rows[-1]["id"], "floor": rows[0]["id"]} for rows in (of.jobs, of.callbacks, of.events, of.deliveries)
     ]
     few_jobs, few_callbacks, few_events, few_deliveries = floors
-    job_id, ago = {"job_id": of.jobs[0]["id"]}, of.now_ms - 20 * DAY_MS
+    job_id, times = {"job_id": of.jobs[0]["id"]}, pages.Span(of.now_ms - 20 * DAY_MS, of.now_ms - 10 * DAY_MS)
+
+    def span(prefix: str) -> dict[str, Any]:
+        listing, lowest = times.narrow(pages.Listing(before=None, limit=BATCH), prefix)
+        return times.params() | {"before": listing.before, "floor": lowest}
+
     retried, everything = {"endpoint_id": of.filled.retry_endpoints[0]}, {"endpoint_id": of.filled.endpoints[0]}
     return [
         _case("event_page", event),
@@ -217,8 +220,13 @@ def _pages(of: Sample) -> list[Case]:
         _case("job_page", job | {"status": "submitted"}, "submitted"),
         _case("job_page", job | {"status": "failed"}, "failed, none", hot=False),
         _case("job_page", job | {"provider": "other"}, "of a provider without any", hot=False),
-        _case("job_page", job | {"created_before": ago}, "created before", hot=False),
-        _case("job_page", job | {"created_after": ago}, "created after"),
+        _case("job_page", job | span(ids.JOB), "of a time"),
+        _case("event_page", event | span(ids.EVENT), "of a time"),
+        _case("callback_page", callback | span(ids.CALLBACK), "of a time"),
+        _case("callback_page_doubtful", callback | span(ids.CALLBACK) | {"disposition": "quarantined"}, "of a time"),
+        _case("delivery_page", delivery | span(ids.DELIVERY), "of a time"),
+        _case("delivery_page_failed", delivery | span(ids.DELIVERY) | {"status": "exhausted"}, "of a time"),
+        _case("delivery_page_of_endpoint", delivery | span(ids.DELIVERY) | everything, "of a time"),
         _case("callback_page", callback),
         _case("callback_page_of_job", callback | job_id),
         _case("callback_page", callback | {"disposition": "stale"}, "stale, none", hot=False),
@@ -226,6 +234,8 @@ def _pages(of: Sample) -> list[Case]:
         _case("endpoint_page", page),
         _case("job_page", job | few_jobs | {"status": "failed"}, "failed, none, of a few"),
         _case("job_page_by_metadata", job | few_jobs | pair, "of a few"),
+        _case("job_page", job | few_jobs | {"undelivered": 1}, "undelivered, of a few"),
+        _case("job_page", job | few_jobs | {"result_undelivered": 1}, "with a result undelivered, of a few"),
         _case("callback_page", callback | few_callbacks | {"disposition": "stale"}, "stale, none, of a few"),
         _case("event_page", event | few_events | {"type": "job.failed"}, "of a type that is not there, of a few"),
         _case("event_page", event | few_events | {"undelivered": 1}, "undelivered, of a few"),

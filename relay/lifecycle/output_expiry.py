@@ -37,6 +37,11 @@ def announce(job: Job, now_ms: int, *, enabled: bool) -> Transition:
     return Transition(job, Disposition.RECORDED, "its result will soon expire", EventType.JOB_OUTPUT_EXPIRING)
 
 
+def first_at(outputs: Iterable[Output], now_ms: int) -> int | None:
+    """Return when the first of the outputs expires after `now_ms`, in unix milliseconds; None if none does."""
+    return min(_ahead(outputs, now_ms), default=None)
+
+
 def _ahead(outputs: Iterable[Output], now_ms: int) -> list[int]:
     """Return the times, in unix milliseconds, at which outputs will expire."""
     times = (parse_rfc3339(output.expires_at) for output in outputs if output.expires_at is not None)

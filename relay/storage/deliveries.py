@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
-from relay import log
+from relay import ids, log
 from relay.model.delivery import Attempt, Delivery, DeliveryState
 from relay.security.encryption import DecryptionFailed, Encryption, place
 from relay.storage import endpoint_status, event_bodies, pages, rows
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.fan_out import NewDelivery
-from relay.storage.pages import Listing, Page
+from relay.storage.pages import EVER, Listing, Page, Span
 
 ATTEMPTS_MAX = 1000
 WINDOW = 500
@@ -30,6 +30,16 @@ BODIES_MAX_BYTES = 8 << 20
 OPENED_MAX = 2000
 """So many secrets stay decrypted in memory: to decrypt one costs as much as to send a notification."""
 _logger = log.get("storage")
+
+
+class DeliveryFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """What a list of deliveries may be narrowed by."""
+
+    endpoint_id: str | None = None
+    status: str | None = None
+    event_id: str | None = None
+    job_id: str | None = None
+    made: Span = EVER
 
 
 class DeliveryKey(msgspec.Struct, frozen=True):
@@ -220,24 +230,33 @@ class Deliveries:
         params = {"ids": [delivery.id], "limit": min(delivery.attempts_made, ATTEMPTS_MAX)}
         return [rows.attempt(row) for row in await self._database.rows("attempts_of_deliveries", params)]
 
-    async def page(self, project_id: str, listing: Listing, wanted: dict[str, str | None]) -> Page[Delivery]:
-        """Return a page of deliveries, newest first, by `endpoint_id`, `status`, `event_id`, `job_id` (None: any)."""
-        params: dict[str, Any] = {"project_id": project_id, "before": listing.before, **wanted, "floor": None}
-        narrow = next((of for of in ("event", "job", "endpoint") if wanted[f"{of}_id"] is not None), None)
-        failed = "delivery_page_failed" if wanted["status"] in FAILED else "delivery_page"
+    async def page(self, project_id: str, listing: Listing, wanted: DeliveryFilter) -> Page[Delivery]:
+        """Return a page of deliveries, newest first."""
+        given: dict[str, str | None] = {
+            "endpoint_id": wanted.endpoint_id,
+            "status": wanted.status,
+            "event_id": wanted.event_id,
+            "job_id": wanted.job_id,
+        }
+        narrow = next((of for of in ("event", "job", "endpoint") if given[f"{of}_id"] is not None), None)
+        failed = "delivery_page_failed" if wanted.status in FAILED else "delivery_page"
         name = f"delivery_page_of_{narrow}" if narrow else failed
         if narrow == "endpoint":
-            owner = await self._database.rows("endpoint_project", {"id": wanted["endpoint_id"]})
+            owner = await self._database.rows("endpoint_project", {"id": wanted.endpoint_id})
             if not owner or owner[0]["project_id"] != project_id:
                 return Page([], None)
+        lowest = None
+        if narrow in (None, "endpoint"):
+            listing, lowest = wanted.made.narrow(listing, ids.DELIVERY)
         floors = {"delivery_page": "delivery_floor", "delivery_page_of_endpoint": "delivery_floor_of_endpoint"}
-        if wanted["status"] is not None and name in floors:
-            params["floor"] = await pages.floor(self._database, floors[name], params)
+        floor_name = floors.get(name) if wanted.status is not None else None
+        params: dict[str, Any] = {"project_id": project_id, "before": listing.before, **given, **wanted.made.params()}
+        params, ends_at = await pages.bounds(self._database, floor_name, params, lowest)
 
         async def read(before: str | None, limit: int) -> Sequence[Row]:
             return await self._database.rows(name, params | {"before": before, "limit": limit}, Purpose.LIST)
 
-        return await pages.collect(listing, read, rows.delivery, params["floor"])
+        return await pages.collect(listing, read, rows.delivery, ends_at)
 
     async def _with_bodies(self, found: Sequence[Row]) -> list[DueDelivery]:
         """Return the deliveries of rows, each with its event's body from memory or, all others in one read, the table.

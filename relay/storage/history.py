@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import msgspec
 
+from relay import ids
 from relay.model.job import Callback, CallbackHead, Disposition, Event, Reprocessing
 from relay.storage import pages, rows
 from relay.storage.engine.database import Database, Purpose, Row
-from relay.storage.pages import Listing, Page
+from relay.storage.pages import EVER, Listing, Page, Span
 
 
 class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +23,15 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str | None = None
     after: str | None = None
     undelivered: bool = False
+    made: Span = EVER
+
+
+class CallbackFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """What a list of callbacks may be narrowed by."""
+
+    job_id: str | None = None
+    disposition: str | None = None
+    received: Span = EVER
 
 
 REPROCESSINGS_MAX: Final = 500
@@ -90,22 +100,26 @@ class Callbacks:
         found = await self._database.rows("reprocessings_of_job", params)
         return [rows.reprocessing(row) for row in found if row["callback_id"] == callback.id]
 
-    async def page(
-        self, project_id: str, listing: Listing, job_id: str | None, disposition: str | None
-    ) -> Page[CallbackHead]:
+    async def page(self, project_id: str, listing: Listing, wanted: CallbackFilter) -> Page[CallbackHead]:
         """Callbacks newest first, without their bodies."""
-        params: dict[str, Any] = {"project_id": project_id, "job_id": job_id, "disposition": disposition, "floor": None}
-        name = "callback_page_doubtful" if disposition in DOUBTFUL else "callback_page"
-        if job_id is not None:
+        disposition = wanted.disposition
+        params: dict[str, Any] = {"project_id": project_id, "job_id": wanted.job_id, "disposition": disposition}
+        params |= wanted.received.params()
+        name, floor_name, lowest = "callback_page", None, None
+        if wanted.job_id is not None:
             name = "callback_page_of_job"
-        elif disposition is not None and disposition not in DOUBTFUL:
-            wanted = params | {"before": listing.before}
-            params["floor"] = await pages.floor(self._database, "callback_floor", wanted)
+        else:
+            listing, lowest = wanted.received.narrow(listing, ids.CALLBACK)
+            if disposition in DOUBTFUL:
+                name = "callback_page_doubtful"
+            elif disposition is not None:
+                floor_name = "callback_floor"
+        params, ends_at = await pages.bounds(self._database, floor_name, params | {"before": listing.before}, lowest)
 
         async def read(before: str | None, limit: int) -> Sequence[Row]:
             return await self._database.rows(name, params | {"before": before, "limit": limit}, Purpose.LIST)
 
-        return await pages.collect(listing, read, rows.callback_head, params["floor"])
+        return await pages.collect(listing, read, rows.callback_head, ends_at)
 
 
 class Events:
@@ -121,27 +135,29 @@ class Events:
 
     async def page(self, project_id: str, listing: Listing, wanted: EventFilter, now_ms: int) -> Page[Event]:
         """Events newest first. Those after an event, in the stream's order: who goes on from the first misses none."""
-        params: dict[str, Any] = {"project_id": project_id, **msgspec.to_builtins(wanted), "floor": None}
-        params |= {"undelivered": int(wanted.undelivered), "patience": now_ms - PATIENCE_MS}
+        params: dict[str, Any] = {"project_id": project_id, "type": wanted.type, "job_id": wanted.job_id}
+        params |= {"undelivered": int(wanted.undelivered), "patience": now_ms - PATIENCE_MS} | wanted.made.params()
         follows = wanted.after is not None
         place = BEGINNING if wanted.after is None else await self.place(project_id, wanted.after, now_ms)
         params |= {"follows": int(follows), "position": place.position, "after": place.id}
         params["horizon"] = await self.horizon() if follows else BEGINNING.position
         if follows and wanted.job_id is None:
             return await self._page_after(listing, params, now_ms)
-        name = "event_page" if wanted.job_id is None else "event_page_of_job"
-        if wanted.job_id is None and _narrowed(wanted):
-            params["floor"] = await pages.floor(self._database, "event_floor", params | {"before": listing.before})
+        name, floor_name, lowest = "event_page_of_job", None, None
+        if wanted.job_id is None:
+            listing, lowest = wanted.made.narrow(listing, ids.EVENT)
+            name, floor_name = "event_page", "event_floor" if wanted.type is not None or wanted.undelivered else None
+        params, ends_at = await pages.bounds(self._database, floor_name, params | {"before": listing.before}, lowest)
 
         async def read(before: str | None, limit: int) -> Sequence[Row]:
             return await self._database.rows(name, params | {"before": before, "limit": limit}, Purpose.LIST)
 
-        return await pages.collect(listing, read, rows.event, params["floor"])
+        return await pages.collect(listing, read, rows.event, ends_at)
 
     async def _page_after(self, listing: Listing, params: dict[str, Any], now_ms: int) -> Page[Event]:
         """Those after a place, the last first."""
         project_id, last = params["project_id"], None
-        if params["type"] is not None or params["undelivered"]:
+        if params["type"] is not None or params["undelivered"] or params["created_after"] or params["created_before"]:
             bounds = params | await self._end(project_id, listing.before, now_ms) | {"window": pages.WINDOW - 1}
             found = await self._database.rows("event_floor_after", bounds, Purpose.LIST)
             last = Place(found[0]["position"], found[0]["id"]) if found else None
@@ -229,8 +245,3 @@ class Events:
         for row in await self._database.rows("delivery_counts", {"ids": event_ids}):
             counts[row["event_id"]][row["state"]] = row["number"]
         return counts
-
-
-def _narrowed(wanted: EventFilter) -> bool:
-    """Whether a page may have to look at more than it shows."""
-    return wanted.type is not None or wanted.undelivered

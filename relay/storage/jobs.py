@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from relay import ids
+from relay.lifecycle import output_expiry
 from relay.model.delivery import Attempt, Delivery, Endpoint
 from relay.model.job import Job, JobState, ProviderCall
 from relay.model.payment import Payment
@@ -17,7 +19,7 @@ from relay.storage.engine.database import Database, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Waiting, Writer
 from relay.storage.idempotency import Tie
 from relay.storage.job_rows import Timer
-from relay.storage.pages import Listing, Page
+from relay.storage.pages import EVER, Listing, Page, Span
 from relay.storage.tombstones import Tombstone
 
 EVIDENCE_MAX = 500
@@ -70,9 +72,18 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     provider: str | None = None
     reason: str | None = None
     provider_job_id: str | None = None
-    created_after: int | None = None
-    created_before: int | None = None
+    made: Span = EVER
+    undelivered: bool = False
+    """Those with an event that an endpoint should have and has not accepted."""
+    expiring_after: int | None = None
+    """Those whose result expires after this time, though no endpoint has accepted their last final event."""
     metadata: dict[str, str] = {}
+
+    @property
+    def narrows(self) -> bool:
+        """Whether a page may have to read more jobs than it shows, besides those of a time."""
+        exact = (self.status, self.provider, self.reason, self.provider_job_id, self.expiring_after)
+        return self.undelivered or any(one is not None for one in exact)
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -130,26 +141,30 @@ class Jobs:
         pairs = sorted({rows.metadata_pair(key, value) for key, value in wanted.metadata.items()})
         params: dict[str, Any] = {
             "project_id": project_id,
-            "before": listing.before,
             "status": wanted.status,
             "provider": wanted.provider,
             "reason": wanted.reason,
             "provider_job_id": wanted.provider_job_id,
-            "created_after": wanted.created_after,
-            "created_before": wanted.created_before,
             "pairs": pairs,
             "pair": pairs[0] if pairs else None,
             "pair_count": len(pairs),
-            "floor": None,
+            "undelivered": int(wanted.undelivered),
+            "result_undelivered": int(wanted.expiring_after is not None),
+            **wanted.made.params(),
         }
-        if pairs or any(value is not None for value in msgspec.structs.asdict(wanted).values() if value != {}):
-            params["floor"] = await pages.floor(self._database, "job_floor_by_pair" if pairs else "job_floor", params)
+        listing, lowest = wanted.made.narrow(listing, ids.JOB)
+        floor_name = "job_floor_by_pair" if pairs else "job_floor" if wanted.narrows else None
+        params, ends_at = await pages.bounds(self._database, floor_name, params | {"before": listing.before}, lowest)
         name = "job_page_by_metadata" if pairs else "job_page"
 
         async def read(before: str | None, limit: int) -> Sequence[Row]:
             return await self._database.rows(name, params | {"before": before, "limit": limit}, Purpose.LIST)
 
-        return await pages.collect(listing, read, job_rows.job, params["floor"])
+        page = await pages.collect(listing, read, job_rows.job, ends_at)
+        if wanted.expiring_after is None:
+            return page
+        kept = [job for job in page.items if output_expiry.first_at(job.outputs, wanted.expiring_after) is not None]
+        return Page(kept, page.next_cursor)
 
     async def due(self, timer: Timer, now_ms: int, limit: int) -> list[DueJob]:
         """Return the jobs whose timer of this kind ran out by `now_ms`, the first ones first."""

@@ -5,10 +5,11 @@ order; where these have too few, it is short, and its cursor goes on behind the 
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
+from relay import ids
 from relay.storage.engine.database import Database, Params, Purpose, Row
 
 Item = TypeVar("Item")
@@ -17,6 +18,9 @@ WINDOW: Final = 2_000
 FIRST: Final = 8
 """Rows that are read before it is known how large they are; of the largest there are, these are some 16 MiB."""
 PAGE_BYTES: Final = 4 << 20
+SKEW_MS: Final = 10_000
+"""By how much the time of an id may differ from the time that its row shows: a row is stamped when something happens,
+and its id is made when that is written. Clocks are set, and a writer waits for the database."""
 
 
 class Page(msgspec.Struct, Generic[Item], frozen=True):
@@ -34,10 +38,51 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     bytes_max: int = PAGE_BYTES
 
 
+class Span(msgspec.Struct, frozen=True):
+    """The rows made after one time and before another, both excluded, in unix milliseconds; None: without that end."""
+
+    after: int | None = None
+    before: int | None = None
+
+    def narrow(self, listing: Listing, prefix: str) -> tuple[Listing, str | None]:
+        """Return where a page of ids with `prefix` begins, and the lowest id that it can hold; None without one.
+
+        Ids begin with the time they were made at, so the rows of a span are a range of them, give or take SKEW_MS: the
+        statement compares the times too.
+        """
+        last = None if self.after is None else ids.first_at(prefix, self.after - SKEW_MS)
+        if self.before is None:
+            return listing, last
+        first = ids.first_at(prefix, self.before + SKEW_MS)
+        before = first if listing.before is None else min(first, listing.before)
+        return msgspec.structs.replace(listing, before=before), last
+
+    def params(self) -> dict[str, Any]:
+        """Return the parameters of a statement that compares the times."""
+        return {"created_after": self.after, "created_before": self.before}
+
+
+EVER: Final = Span()
+
+
 async def floor(database: Database, name: str, params: Params) -> str | None:
     """Return the id of the last row that a filtered page looks at; None where the rows end before it."""
     found = await database.rows(name, {**params, "window": WINDOW - 1}, Purpose.LIST)
     return found[0]["id"] if found else None
+
+
+async def bounds(
+    database: Database, name: str | None, params: dict[str, Any], lowest: str | None
+) -> tuple[dict[str, Any], str | None]:
+    """Return `params` with the `floor` of a page, and the id where its reading ends although there may be more.
+
+    `lowest` is the lowest id that the list can hold; `name` is the statement that finds the last row a filtered page
+    looks at, None where nothing is filtered.
+    """
+    window = None if name is None else await floor(database, name, params)
+    if window is not None and (lowest is None or window > lowest):
+        return params | {"floor": window}, window
+    return params | {"floor": lowest}, None
 
 
 async def collect(

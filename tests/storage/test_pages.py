@@ -16,11 +16,11 @@ from relay.security.encryption import Encryption
 from relay.storage import job_rows, pages, rows
 from relay.storage.apply_updates import Room, UpdateApplier
 from relay.storage.boots import Lease
-from relay.storage.deliveries import Deliveries
+from relay.storage.deliveries import Deliveries, DeliveryFilter
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.fan_out import EventRef, new_delivery
-from relay.storage.history import BEGINNING, Callbacks, EventFilter, EventQuery, Events
+from relay.storage.history import BEGINNING, CallbackFilter, Callbacks, EventFilter, EventQuery, Events
 from relay.storage.jobs import JobFilter, Jobs
 from relay.storage.pages import WINDOW, Listing
 from tests.storage.test_lists import every_page
@@ -88,18 +88,17 @@ async def test_a_filter_that_nothing_passes_is_a_short_page(tmp_path: Path) -> N
         await fill(opened)
         events, callbacks = Events(opened), Callbacks(opened)
         deliveries = Deliveries(opened, Writer(opened, 10), Encryption([SECRET_KEY]), 1.0)
-        anything = dict.fromkeys(("endpoint_id", "event_id", "job_id", "status"))
         of_events = partial(events.page, PROJECT, now_ms=START_MS)
         after = numbered(ids.EVENT, 0)
         lists = {
             "events by type": partial(of_events, wanted=EventFilter(type="endpoint.disabled")),
             "events undelivered": partial(of_events, wanted=EventFilter(undelivered=True)),
             "events after": partial(of_events, wanted=EventFilter(after="evt_!", type="endpoint.disabled")),
-            "deliveries": partial(deliveries.page, PROJECT, wanted=anything | {"status": "pending"}),
+            "deliveries": partial(deliveries.page, PROJECT, wanted=DeliveryFilter(status="pending")),
             "of an endpoint": partial(
-                deliveries.page, PROJECT, wanted=anything | {"status": "pending", "endpoint_id": "ep_1"}
+                deliveries.page, PROJECT, wanted=DeliveryFilter(status="pending", endpoint_id="ep_1")
             ),
-            "callbacks": partial(callbacks.page, PROJECT, job_id=None, disposition="stale"),
+            "callbacks": partial(callbacks.page, PROJECT, wanted=CallbackFilter(disposition="stale")),
         }
         for name, ask in lists.items():
             assert await counted(ask) == (3, 1), name
@@ -144,7 +143,7 @@ async def test_another_projects_endpoint_shows_nothing(tmp_path: Path) -> None:
     async with database(tmp_path) as opened:
         await fill(opened)
         deliveries = Deliveries(opened, Writer(opened, 10), Encryption([SECRET_KEY]), 1.0)
-        wanted = dict.fromkeys(("event_id", "job_id")) | {"endpoint_id": "ep_1", "status": "pending"}
+        wanted = DeliveryFilter(endpoint_id="ep_1", status="pending")
         assert await counted(partial(deliveries.page, "prj_other", wanted=wanted)) == (1, 0)
 
 

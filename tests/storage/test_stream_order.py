@@ -331,7 +331,8 @@ async def test_a_wide_read_uses_the_order(database_server: Server) -> None:
             await connection.execute("SET enable_seqscan = off")
             for name in ("events_following", "event_page_after", "latest_event", "event_floor_after"):
                 text = STATEMENTS[name]
-                names = ("position", "end", "limit", "patience", "undelivered", "horizon", "window")
+                names = ["position", "end", "limit", "patience", "undelivered", "horizon", "window"]
+                names += ["created_after", "created_before"]
                 numbers = dict.fromkeys(names, 1) | {"type": None}
                 values = [numbers.get(n, "x") for n in text.names]
                 await connection.execute("SET plan_cache_mode = force_generic_plan")

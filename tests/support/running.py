@@ -22,6 +22,7 @@ from relay.sandbox.world import API_KEY, Sandbox
 from relay.storage.engine.database_url import sqlite_path
 from relay.storage.store import open_migrated
 from relay.web.server import server
+from tests.support.held_ids import made_by
 from tests.support.postgres import Server
 from tests.support.quiescence import quiet
 
@@ -181,6 +182,7 @@ async def relay(
         origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
         loaded = settings.load(environment(folder, origin, providers_at) | environ, (*PROVIDERS, *DEV_PROVIDERS))
         held = clock or HeldClock()
+        stack.enter_context(made_by(held.now_ms))
         app = await stack.enter_async_context(opened(loaded, {**PROVIDERS, **DEV_PROVIDERS}, held))
         http = server(app, "127.0.0.1", 0)
         serving = asyncio.create_task(http.serve(sockets=[listening]))

@@ -33,7 +33,7 @@ from relay.model.job import (
 )
 from relay.security.encryption import Encryption
 from relay.storage.apply_updates import DEFAULT_PROJECT, JobUpdate, ReceivedCallback, UpdateResult
-from relay.storage.history import EventFilter
+from relay.storage.history import CallbackFilter, EventFilter
 from relay.storage.jobs import NewJob
 from relay.storage.pages import Listing
 from relay.storage.store import Store, StoreOptions
@@ -302,7 +302,9 @@ class StoredJob(RuleBasedStateMachine):
             final = [event.id for event in events if event.final]
             assert body["data"]["supersedes"] == (final[-2] if events[-1].final and len(final) > 1 else None)
         callbacks = self.runner.run(
-            self.store.callbacks.page(DEFAULT_PROJECT, Listing(before=None, limit=100), self.job.id, None)
+            self.store.callbacks.page(
+                DEFAULT_PROJECT, Listing(before=None, limit=100), CallbackFilter(job_id=self.job.id)
+            )
         ).items
         assert len(callbacks) == min(self.job.callbacks_seen, OPTIONS.callbacks_per_job_max)
 

@@ -51,6 +51,8 @@ SELECT id, project_id, job_id, provider, disposition, reason, received_at, size,
 WHERE project_id = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
   AND (CAST(:disposition AS TEXT) IS NULL OR disposition = :disposition)
+  AND (CAST(:created_after AS BIGINT) IS NULL OR received_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR received_at < :created_before)
 ORDER BY id DESC LIMIT :limit;
 
 -- name: callback_page_doubtful
@@ -58,7 +60,9 @@ ORDER BY id DESC LIMIT :limit;
 SELECT id, project_id, job_id, provider, disposition, reason, received_at, size, headers FROM callbacks
 WHERE project_id = :project_id AND disposition = :disposition
   AND (disposition = 'unreadable' OR disposition = 'mismatched' OR disposition = 'orphaned' OR disposition = 'quarantined')
-  AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
+  AND (CAST(:created_after AS BIGINT) IS NULL OR received_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR received_at < :created_before)
 ORDER BY id DESC LIMIT :limit;
 
 -- name: callback_page_of_job
@@ -67,6 +71,8 @@ SELECT id, project_id, job_id, provider, disposition, reason, received_at, size,
 WHERE project_id = :project_id AND id IN (
     SELECT id FROM callbacks
     WHERE job_id = :job_id AND id || '' < COALESCE(CAST(:before AS TEXT), 'z') AND (CAST(:disposition AS TEXT) IS NULL OR disposition = :disposition)
+      AND (CAST(:created_after AS BIGINT) IS NULL OR received_at > :created_after)
+      AND (CAST(:created_before AS BIGINT) IS NULL OR received_at < :created_before)
     ORDER BY id DESC LIMIT :limit
 )
 ORDER BY id DESC;

@@ -219,16 +219,36 @@ FROM deliveries
 WHERE project_id = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
   AND (CAST(:status AS TEXT) IS NULL OR state = :status)
+  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
 ORDER BY id DESC LIMIT :limit;
 
 -- name: delivery_page_failed
--- The same in one of the states that few end in, which have an index of their own.
+-- The same in one of the states that few end in, which have an index of their own: between two ids the key would seem as good.
+SELECT
+    id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at, finished_at
+FROM deliveries
+WHERE (project_id, id) IN (
+    SELECT project_id, id FROM deliveries INDEXED BY deliveries_failed
+    WHERE project_id = :project_id AND state IN ('exhausted', 'canceled') AND state = :status AND id < COALESCE(CAST(:before AS TEXT), 'z')
+      AND id >= COALESCE(CAST(:floor AS TEXT), '')
+      AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
+      AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
+    ORDER BY id DESC LIMIT :limit
+)
+ORDER BY id DESC;
+
+-- name: delivery_page_failed.postgres
+-- PostgreSQL has no INDEXED BY, and knows by its statistics that few end so.
 SELECT
     id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at, finished_at
 FROM deliveries
 WHERE (project_id, id) IN (
     SELECT project_id, id FROM deliveries
     WHERE project_id = :project_id AND state IN ('exhausted', 'canceled') AND state = :status AND id < COALESCE(CAST(:before AS TEXT), 'z')
+      AND id >= COALESCE(CAST(:floor AS TEXT), '')
+      AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
+      AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
     ORDER BY id DESC LIMIT :limit
 )
 ORDER BY id DESC;
@@ -242,6 +262,8 @@ FROM deliveries
 WHERE endpoint_id = :endpoint_id AND project_id || '' = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
   AND (CAST(:status AS TEXT) IS NULL OR state = :status)
+  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
 ORDER BY id DESC LIMIT :limit;
 
 -- name: delivery_floor
@@ -262,6 +284,8 @@ WHERE event_id = :event_id AND project_id || '' = :project_id
   AND (CAST(:endpoint_id AS TEXT) IS NULL OR endpoint_id = :endpoint_id)
   AND (CAST(:status AS TEXT) IS NULL OR state = :status)
   AND (CAST(:job_id AS TEXT) IS NULL OR job_id = :job_id)
+  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
 ORDER BY id DESC LIMIT :limit;
 
 -- name: delivery_page_of_job
@@ -273,6 +297,8 @@ WHERE event_id IN (SELECT id FROM events WHERE job_id = :job_id) AND project_id 
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (CAST(:endpoint_id AS TEXT) IS NULL OR endpoint_id = :endpoint_id)
   AND (CAST(:status AS TEXT) IS NULL OR state = :status)
+  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
 ORDER BY id DESC LIMIT :limit;
 
 -- name: deliveries_of_job

@@ -28,6 +28,8 @@ SELECT id, project_id, job_id, type, sequence, final, created_at, body,
 FROM events
 WHERE project_id = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
+  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
   AND (CAST(:type AS TEXT) IS NULL OR type = :type)
   AND (:undelivered = 0 OR EXISTS (
       SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
@@ -48,6 +50,8 @@ WHERE job_id = :job_id AND project_id || '' = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z')
   AND (:follows = 0
     OR (position, id) > (:position, :after))
+  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
   AND (CAST(:type AS TEXT) IS NULL OR type = :type)
   AND (:undelivered = 0 OR EXISTS (
       SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
@@ -65,6 +69,8 @@ WHERE job_id = :job_id AND project_id || '' = :project_id
   AND (:follows = 0
     OR ((position, id) > (:position, :after)
       AND (position < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) OR position < :horizon OR created_at < :patience)))
+  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
   AND (CAST(:type AS TEXT) IS NULL OR type = :type)
   AND (:undelivered = 0 OR EXISTS (
       SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
@@ -78,6 +84,8 @@ SELECT id, project_id, job_id, type, sequence, final, created_at, body, position
     (SELECT metadata FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_metadata
 FROM events
 WHERE project_id = :project_id AND (position, id) > (:position, :after) AND (position, id) < (:end, :before)
+  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
   AND (CAST(:type AS TEXT) IS NULL OR type = :type)
   AND (:undelivered = 0 OR EXISTS (
       SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'
@@ -92,6 +100,8 @@ SELECT id, project_id, job_id, type, sequence, final, created_at, body, position
 FROM events
 WHERE project_id = :project_id AND (position, id) > (:position, :after) AND (position, id) < (:end, :before)
   AND (position < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) OR position < :horizon OR created_at < :patience)
+  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
   AND (CAST(:type AS TEXT) IS NULL OR type = :type)
   AND (:undelivered = 0 OR EXISTS (
       SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.state <> 'delivered'

@@ -131,7 +131,8 @@ SELECT
 FROM jobs JOIN job_requests ON job_id = id WHERE id = :id AND project_id = :project_id;
 
 -- name: job_page
--- Jobs of a project, newest first; `floor` is the last that is looked at.
+-- Jobs of a project, newest first; `floor` is the last that is looked at. `undelivered` keeps those with an event that an endpoint should
+-- have and has not accepted by any delivery, `result_undelivered` those whose last final event no endpoint has, though there are endpoints.
 SELECT
     id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata
 FROM jobs JOIN job_requests ON job_id = id
@@ -141,8 +142,27 @@ WHERE project_id = :project_id
   AND (CAST(:reason AS TEXT) IS NULL OR reason = :reason)
   AND (CAST(:provider_job_id AS TEXT) IS NULL OR provider_job_id = :provider_job_id)
   AND (CAST(:provider AS TEXT) IS NULL OR provider = :provider)
-  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
-  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
+  AND (CAST(:created_after AS BIGINT) IS NULL OR jobs.created_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR jobs.created_at < :created_before)
+  AND (:undelivered = 0 OR EXISTS (
+      SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id
+      WHERE events.job_id = jobs.id AND deliveries.state || '' <> 'delivered' AND NOT EXISTS (
+          SELECT 1 FROM deliveries AS arrived
+          WHERE arrived.event_id = events.id AND arrived.endpoint_id || '' = deliveries.endpoint_id AND arrived.state || '' = 'delivered'
+      )
+  ))
+  AND (:result_undelivered = 0 OR (
+      state = 'succeeded' AND NOT EXISTS (
+          SELECT 1 FROM deliveries
+          WHERE event_id = (SELECT id FROM events WHERE job_id = jobs.id AND final = 1 ORDER BY sequence DESC LIMIT 1)
+            AND deliveries.state || '' = 'delivered'
+      ) AND EXISTS (
+          SELECT 1 FROM endpoints
+          WHERE project_id = :project_id AND deleted_at IS NULL AND job_id IS NULL
+          UNION ALL
+          SELECT 1 FROM endpoints WHERE job_id = jobs.id AND deleted_at IS NULL
+      )
+  ))
 ORDER BY id DESC LIMIT :limit;
 
 -- name: job_page_by_metadata
@@ -164,8 +184,27 @@ WHERE id IN (
   AND (CAST(:reason AS TEXT) IS NULL OR reason = :reason)
   AND (CAST(:provider_job_id AS TEXT) IS NULL OR provider_job_id = :provider_job_id)
   AND (CAST(:provider AS TEXT) IS NULL OR provider = :provider)
-  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
-  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
+  AND (CAST(:created_after AS BIGINT) IS NULL OR jobs.created_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR jobs.created_at < :created_before)
+  AND (:undelivered = 0 OR EXISTS (
+      SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id
+      WHERE events.job_id = jobs.id AND deliveries.state || '' <> 'delivered' AND NOT EXISTS (
+          SELECT 1 FROM deliveries AS arrived
+          WHERE arrived.event_id = events.id AND arrived.endpoint_id || '' = deliveries.endpoint_id AND arrived.state || '' = 'delivered'
+      )
+  ))
+  AND (:result_undelivered = 0 OR (
+      state = 'succeeded' AND NOT EXISTS (
+          SELECT 1 FROM deliveries
+          WHERE event_id = (SELECT id FROM events WHERE job_id = jobs.id AND final = 1 ORDER BY sequence DESC LIMIT 1)
+            AND deliveries.state || '' = 'delivered'
+      ) AND EXISTS (
+          SELECT 1 FROM endpoints
+          WHERE project_id = :project_id AND deleted_at IS NULL AND job_id IS NULL
+          UNION ALL
+          SELECT 1 FROM endpoints WHERE job_id = jobs.id AND deleted_at IS NULL
+      )
+  ))
 ORDER BY id DESC LIMIT :limit;
 
 -- name: job_page_by_metadata.postgres
@@ -187,8 +226,27 @@ WHERE id IN (
   AND (CAST(:reason AS TEXT) IS NULL OR reason = :reason)
   AND (CAST(:provider_job_id AS TEXT) IS NULL OR provider_job_id = :provider_job_id)
   AND (CAST(:provider AS TEXT) IS NULL OR provider = :provider)
-  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at > :created_after)
-  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at < :created_before)
+  AND (CAST(:created_after AS BIGINT) IS NULL OR jobs.created_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR jobs.created_at < :created_before)
+  AND (:undelivered = 0 OR EXISTS (
+      SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id
+      WHERE events.job_id = jobs.id AND deliveries.state || '' <> 'delivered' AND NOT EXISTS (
+          SELECT 1 FROM deliveries AS arrived
+          WHERE arrived.event_id = events.id AND arrived.endpoint_id || '' = deliveries.endpoint_id AND arrived.state || '' = 'delivered'
+      )
+  ))
+  AND (:result_undelivered = 0 OR (
+      state = 'succeeded' AND NOT EXISTS (
+          SELECT 1 FROM deliveries
+          WHERE event_id = (SELECT id FROM events WHERE job_id = jobs.id AND final = 1 ORDER BY sequence DESC LIMIT 1)
+            AND deliveries.state || '' = 'delivered'
+      ) AND EXISTS (
+          SELECT 1 FROM endpoints
+          WHERE project_id = :project_id AND deleted_at IS NULL AND job_id IS NULL
+          UNION ALL
+          SELECT 1 FROM endpoints WHERE job_id = jobs.id AND deleted_at IS NULL
+      )
+  ))
 ORDER BY id DESC LIMIT :limit;
 
 -- name: job_floor

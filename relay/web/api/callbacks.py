@@ -17,8 +17,9 @@ from relay.model.resources import callbacks as resources
 from relay.model.resources.callbacks import CallbackHeadResource, CallbackResource
 from relay.model.resources.envelopes import PageResource
 from relay.storage.apply_updates import OTHER_ENVIRONMENT, UpdateResult
+from relay.storage.history import CallbackFilter
 from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields, Parameter
-from relay.web.api.lists import enum_param, listing, page, paging
+from relay.web.api.lists import enum_param, listing, page, paging, span, span_parameters
 from relay.web.problems import JSON
 
 Head = TypeVar("Head", bound=CallbackHead)
@@ -27,8 +28,13 @@ Head = TypeVar("Head", bound=CallbackHead)
 async def index(request: ApiRequest) -> Response:
     """`GET /v1/callbacks`: newest first, without their bodies."""
     given = request.query()
-    wanted_page, disposition = listing(request, given, ids.CALLBACK), enum_param(given, "verdict", Disposition)
-    found = await request.app.store.callbacks.page(request.project_id, wanted_page, given.get("job"), disposition)
+    wanted_page = listing(request, given, ids.CALLBACK)
+    wanted = CallbackFilter(
+        job_id=given.get("job"),
+        disposition=enum_param(given, "verdict", Disposition),
+        received=span(request, given),
+    )
+    found = await request.app.store.callbacks.page(request.project_id, wanted_page, wanted)
     return page(found, lambda callback: resources.head(_redacted(request, callback)))
 
 
@@ -105,6 +111,7 @@ ROUTES: Final = (
             *paging(ids.CALLBACK),
             Parameter("job", "Only those about this job."),
             Parameter("verdict", "Only those with this verdict.", Disposition),
+            *span_parameters("received"),
         ),
         answers={200: PageResource[CallbackHeadResource]},
     ),

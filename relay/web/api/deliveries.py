@@ -10,8 +10,9 @@ from relay.model.delivery import Delivery, DeliveryState
 from relay.model.resources import deliveries as resources
 from relay.model.resources.deliveries import DeliveryResource, DeliveryWithAttemptsResource
 from relay.model.resources.envelopes import PageResource
+from relay.storage.deliveries import DeliveryFilter
 from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields, Parameter
-from relay.web.api.lists import enum_param, listing, page, paging
+from relay.web.api.lists import enum_param, listing, page, paging, span, span_parameters
 from relay.web.problems import JSON
 
 
@@ -19,12 +20,13 @@ async def index(request: ApiRequest) -> Response:
     """`GET /v1/deliveries`: newest first, without their attempts."""
     given = request.query()
     wanted_page = listing(request, given, ids.DELIVERY)
-    wanted = {
-        "endpoint_id": given.get("endpoint"),
-        "status": enum_param(given, "status", DeliveryState),
-        "event_id": given.get("event"),
-        "job_id": given.get("job"),
-    }
+    wanted = DeliveryFilter(
+        endpoint_id=given.get("endpoint"),
+        status=enum_param(given, "status", DeliveryState),
+        event_id=given.get("event"),
+        job_id=given.get("job"),
+        made=span(request, given),
+    )
     return page(await request.app.store.deliveries.page(request.project_id, wanted_page, wanted), resources.delivery)
 
 
@@ -71,6 +73,7 @@ ROUTES: Final = (
             Parameter("status", "Only those with this status.", DeliveryState),
             Parameter("event", "Only those of this event."),
             Parameter("job", "Only those about this job."),
+            *span_parameters("made"),
         ),
         answers={200: PageResource[DeliveryResource]},
     ),

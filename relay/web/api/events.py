@@ -15,7 +15,7 @@ from relay.model.resources.envelopes import PageResource
 from relay.model.resources.events import EventResource
 from relay.storage.history import EventFilter
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
-from relay.web.api.lists import enum_param, listing, page, paging
+from relay.web.api.lists import enum_param, flag, listing, page, paging, span, span_parameters
 from relay.web.problems import JSON
 
 
@@ -27,13 +27,12 @@ async def index(request: ApiRequest) -> Response:
     """
     given = request.query()
     wanted_page = listing(request, given, ids.EVENT)
-    if given.get("undelivered", "false") not in ("true", "false"):
-        raise InvalidInput([FieldError("undelivered", "must be true or false")])
     wanted = EventFilter(
         type=enum_param(given, "type", EventType),
         job_id=given.get("job"),
         after=given.get("after"),
-        undelivered=given.get("undelivered") == "true",
+        undelivered=flag(given, "undelivered"),
+        made=span(request, given),
     )
     events = request.app.store.events
     found = await events.page(request.project_id, wanted_page, wanted, request.app.clock.now_ms())
@@ -94,6 +93,7 @@ ROUTES: Final = (
             Parameter("job", "Only those about this job."),
             Parameter("after", "Only those behind this event in the order of commits."),
             Parameter("undelivered", "Only those that an endpoint has not received.", bool),
+            *span_parameters("made"),
         ),
         answers={200: PageResource[EventResource]},
     ),

@@ -24,8 +24,9 @@ from relay.model.resources.jobs import JobEndpointResource, JobResource, NewJobR
 from relay.model.resources.providers import DurationRange, ProviderResource
 from relay.providers.native import unknown_model
 from relay.storage.jobs import JobFilter
+from relay.storage.pages import Span
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
-from relay.web.api.lists import TIME, enum_param, listing, page, paging, time_param
+from relay.web.api.lists import enum_param, flag, listing, page, paging, span, span_parameters, time_param
 from relay.web.problems import JSON
 
 OPEN: Final = "open"
@@ -84,8 +85,9 @@ async def index(request: ApiRequest) -> Response:
         provider=given.get("provider"),
         reason=enum_param(given, "reason", Reason),
         provider_job_id=given.get("provider_job_id"),
-        created_after=_time(request, given, "created_after"),
-        created_before=_created_before(request, given),
+        made=_made(request, given),
+        undelivered=flag(given, "undelivered"),
+        expiring_after=request.app.clock.now_ms() if flag(given, "expiring_undelivered") else None,
         metadata={
             name[9:-1]: value for name, value in given.items() if name.startswith("metadata[") and name.endswith("]")
         },
@@ -181,17 +183,13 @@ def _response(request: ApiRequest, job: Job, notify: list[JobEndpointResource] |
     return JSON(resources.new_job(job, notify), status, headers | {"location": f"/v1/jobs/{job.id}"})
 
 
-def _created_before(request: ApiRequest, given: dict[str, str]) -> int | None:
-    """Return the earlier of `created_before` and of now less `older_than`, an age such as `2h`; None without both."""
-    age = given.get("older_than")
-    aged = None if age is None else time_param("older_than", f"-{age}", request.app.clock.now_ms())
-    return min((at for at in (_time(request, given, "created_before"), aged) if at is not None), default=None)
-
-
-def _time(request: ApiRequest, given: dict[str, str], name: str) -> int | None:
-    """Return a time of the query in unix milliseconds, None if it is not given."""
-    text = given.get(name)
-    return None if text is None else time_param(name, text, request.app.clock.now_ms())
+def _made(request: ApiRequest, given: dict[str, str]) -> Span:
+    """Return the times that the jobs were made between; `older_than` is an age such as `2h`."""
+    made, age = span(request, given), given.get("older_than")
+    if age is None:
+        return made
+    aged = time_param("older_than", f"-{age}", request.app.clock.now_ms())
+    return Span(after=made.after, before=aged if made.before is None else min(made.before, aged))
 
 
 WAIT: Final = Parameter(
@@ -226,8 +224,13 @@ ROUTES: Final = (
             Parameter("provider", "Only those of this provider."),
             Parameter("reason", "Only those with this reason.", Reason),
             Parameter("provider_job_id", "Only the one with this id at its provider."),
-            Parameter("created_after", "Only those made after this time.", TIME),
-            Parameter("created_before", "Only those made before this time.", TIME),
+            *span_parameters("made"),
+            Parameter("undelivered", "Only those with an event that an endpoint has not accepted.", bool),
+            Parameter(
+                "expiring_undelivered",
+                "Only those whose result will expire, though no endpoint has accepted their last final event.",
+                bool,
+            ),
             Parameter("older_than", "Only those of at least this age.", example="2h"),
             Parameter("metadata[]", "Only those with these pairs in their metadata.", dict[str, str]),
         ),

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from relay.clock import TIME_FORMS, parse_time
 from relay.errors import FieldError, InvalidInput
 from relay.model.resources.envelopes import PageResource
-from relay.storage.pages import Listing, Page
+from relay.storage.pages import Listing, Page, Span
 from relay.web.api.api_request import ApiRequest, Parameter
 from relay.web.problems import JSON
 
@@ -48,6 +48,24 @@ def listing(request: ApiRequest, given: dict[str, str], prefix: str) -> Listing:
     return Listing(before=before, limit=limit, bytes_max=request.app.settings.page_max_bytes)
 
 
+def span_parameters(verb: str) -> tuple[Parameter, Parameter]:
+    """Return the parameters that narrow a list to a time; `verb` says what happened to its items then."""
+    return (
+        Parameter("created_after", f"Only those {verb} after this time.", TIME),
+        Parameter("created_before", f"Only those {verb} before this time.", TIME),
+    )
+
+
+def span(request: ApiRequest, given: dict[str, str]) -> Span:
+    """Return the times that a list is narrowed to; raise InvalidInput, which names the forms of a time."""
+    now_ms = request.app.clock.now_ms()
+    after, before = (
+        None if name not in given else time_param(name, given[name], now_ms)
+        for name in ("created_after", "created_before")
+    )
+    return Span(after=after, before=before)
+
+
 def page(found: Page[Any], resource: Callable[[Any], Any]) -> Response:
     """Return a page; it may be short or empty although `next_cursor` names another one."""
     return JSON(PageResource(data=[resource(one) for one in found.items], next_cursor=found.next_cursor))
@@ -62,6 +80,13 @@ def time_param(name: str, given: str, now_ms: int) -> int:
         return parse_time(given.replace(" ", "+"), now_ms)
     except (ValueError, OverflowError):
         raise InvalidInput([FieldError(name, f"must be {TIME_FORMS}")]) from None
+
+
+def flag(given: dict[str, str], name: str) -> bool:
+    """Return a parameter that must be `true` or `false`; False if it is not given."""
+    if (value := given.get(name, "false")) not in ("true", "false"):
+        raise InvalidInput([FieldError(name, "must be true or false")])
+    return value == "true"
 
 
 def enum_param(given: dict[str, str], name: str, values: type[StrEnum]) -> str | None:
