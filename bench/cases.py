@@ -10,8 +10,10 @@ from bench.filling import Filled, an_id
 from bench.stock import HOUR_MS, PROVIDER
 from relay import ids
 from relay.storage import pages
+from relay.storage.alerts import ATTEMPTS_READ, OPEN_MAX, READ_MAX
 from relay.storage.apply_updates import DEFAULT_PROJECT
 from relay.storage.deliveries import CLAIMERS, WALK, WINDOW
+from relay.storage.endpoint_status import FAILING_REASON
 from relay.storage.job_rows import Timer
 from relay.storage.redeliveries import EVENTS_READ_MAX
 
@@ -68,7 +70,16 @@ async def sample(explainer: Explainer, filled: Filled, now_ms: int) -> Sample:
 
 def cases(of: Sample) -> list[Case]:
     """Return every case of a statement that the database has."""
-    made = (*_dispatch(of), *_record(of), *_clocks(of), *_pages(of), *_of_one(of), *_pruning(of), *_by_hand(of))
+    made = (
+        *_dispatch(of),
+        *_record(of),
+        *_clocks(of),
+        *_alerts(of),
+        *_pages(of),
+        *_of_one(of),
+        *_pruning(of),
+        *_by_hand(of),
+    )
     return [case for case in made if case.name in of.statements]
 
 
@@ -161,6 +172,32 @@ def _clocks(of: Sample) -> list[Case]:
         _case("forget_positions_of_redeliveries", {}, "at each start", writes=True),
         _case("payments_to_prove", due),
         _case("open_redeliveries", due | {"after": ""}),
+    ]
+
+
+def _alerts(of: Sample) -> list[Case]:
+    """Return what the search for conditions asks every half minute, of everything that is kept."""
+    since = {"since": of.now_ms - 30 * DAY_MS, "lost_since": of.now_ms - 30 * DAY_MS, "limit": READ_MAX}
+    first = {"first": an_id(ids.CALLBACK, of.now_ms - 30 * DAY_MS, 0)}
+    made = {"first": an_id(ids.JOB, of.now_ms - 20 * DAY_MS, 0), "last": an_id(ids.JOB, of.now_ms, 0)}
+    late = {"before": of.now_ms + 4 * HOUR_MS, "limit": READ_MAX}
+    page = {"project_id": DEFAULT_PROJECT, "before": None, "limit": BATCH, "floor": None, "kind": None, "ended": None}
+    return [
+        _case("open_alerts", {"limit": OPEN_MAX}),
+        _case("alert_page", page),
+        _case("alert_page_open", page),
+        _case("endpoints_in_trouble", late | {"failing": FAILING_REASON}),
+        _case(
+            "last_failure_of_endpoint",
+            {"endpoint_id": of.filled.retry_endpoints[0], "window": ATTEMPTS_READ},
+        ),
+        Case("endpoints_given_up", (since,), rows_max=6 * READ_MAX),
+        _case("number_given_up", since),
+        Case("callbacks_in_quarantine", (since | first,), rows_max=3 * READ_MAX),
+        _case("payments_in_doubt", since),
+        _case("spending_by_project", since),
+        Case("oldest_due", (late,), rows_max=5 * READ_MAX),
+        Case("jobs_ended", (made | {"limit": READ_MAX},), rows_max=2 * READ_MAX),
     ]
 
 

@@ -24,6 +24,7 @@ from relay.deliveries.dispatcher import Dispatcher, DispatchOptions
 from relay.deliveries.event_stream import Streams
 from relay.deliveries.redelivery import Redeliverer
 from relay.errors import SettingsError
+from relay.jobs.alerts import AlertWatch
 from relay.jobs.check_times import CheckTimes
 from relay.jobs.interventions import Interventions
 from relay.jobs.long_poll import Waiting
@@ -367,6 +368,7 @@ def _loops(
 
     loops: dict[str, Callable[[], Awaitable[None]]] = {
         "listen": partial(store.listen, lambda due_work: wake[due_work]()),
+        "alerts": AlertWatch(flow.context, notifications.dispatcher.wake).run,
     }
     if store.shared:
         loops["boots"] = partial(watch, store.boots, setup.clock, resume)

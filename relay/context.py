@@ -82,10 +82,11 @@ class ConfiguredProvider(msgspec.Struct, frozen=True):
 
 
 class KeyRefused(msgspec.Struct, frozen=True):
-    """A provider that refuses relay's API key: since when, in unix milliseconds, and its latest error message."""
+    """A provider that refuses relay's API key: since when and when last, in unix ms, and its latest error message."""
 
     at: int
     error: str
+    last_at: int = 0
 
 
 class EndedCall(msgspec.Struct, frozen=True):
@@ -118,6 +119,8 @@ class FlowContext(msgspec.Struct, frozen=True, kw_only=True):
     sign_in: SignIn | None = None
     keys_refused: dict[str, KeyRefused] = {}
     """The providers that refused relay's key in the latest answer that this process received."""
+    keys_accepted: dict[str, int] = {}
+    """When each provider last accepted relay's key, in unix milliseconds, as far as this process knows."""
 
     async def until_stored(self, write: Callable[[bool], Awaitable[Result]], **about: str | None) -> Result:
         """Write a provider's answer and return the result; retry while the database is away.
@@ -166,13 +169,16 @@ class FlowContext(msgspec.Struct, frozen=True, kw_only=True):
 
     def key_judged(self, provider: str, status_code: int, refusal: str | None) -> None:
         """Record whether a provider accepted relay's API key (`refusal` is None) or refused it; log a change."""
+        now_ms = self.clock.now_ms()
         if refusal is not None:
-            at = self.keys_refused[provider].at if provider in self.keys_refused else self.clock.now_ms()
+            at = self.keys_refused[provider].at if provider in self.keys_refused else now_ms
             if provider not in self.keys_refused:
                 advice = f"check RELAY_{provider.upper()}_API_KEY"
                 _logger.error("provider.key_refused", provider=provider, status=status_code, advice=advice)
-            self.keys_refused[provider] = KeyRefused(at=at, error=refusal[:300])
-        elif self.keys_refused.pop(provider, None) is not None:
+            self.keys_refused[provider] = KeyRefused(at=at, error=refusal[:300], last_at=now_ms)
+        else:
+            self.keys_accepted[provider] = now_ms
+        if refusal is None and self.keys_refused.pop(provider, None) is not None:
             _logger.info("provider.key_accepted", provider=provider)
         self.metrics.key_refused(provider, refused=refusal is not None)
 

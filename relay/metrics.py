@@ -4,13 +4,14 @@ Counts are kept in a dictionary; the Prometheus library is loaded at the first s
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from relay import __version__, log
 from relay.errors import Bound
+from relay.model.alert import Alert, AlertKind
 from relay.model.delivery import Outcome
 from relay.model.job import Disposition, EventType, Job, Unconfirmed
 
@@ -54,6 +55,7 @@ METRICS: Final = (
     Metric("relay_open_jobs", "gauge", "jobs without a final status, in the whole database; counted up to 100,000", ()),
     Metric("relay_pending_deliveries", "gauge", "pending deliveries, in the whole database; counted up to 100,000", ()),
     Metric("relay_held_endpoints", "gauge", "endpoints with an open circuit after failures, in the whole database", ()),
+    Metric("relay_alerts_open", "gauge", "open alerts by kind, in the whole database", ("kind",)),
     Metric("relay_oldest_due_seconds", "gauge", "how late the oldest due delivery is", ()),
     Metric("relay_database_size_bytes", "gauge", "the database's size on disk", ()),
     Metric("relay_lookups_hung", "counter", "DNS lookups that took longer than a second", ()),
@@ -169,6 +171,12 @@ class Metrics:
             self._values[(f"relay_{name}",)] = row[name]
         due_at = row["oldest_due_at"]
         self._values[("relay_oldest_due_seconds",)] = 0 if due_at is None else max(0, now_ms - due_at) // 1000
+
+    def alerts_open(self, opened: Iterable[Alert]) -> None:
+        """Set the number of open alerts of each kind."""
+        numbers = Counter(alert.kind for alert in opened)
+        for kind in AlertKind:
+            self._values["relay_alerts_open", kind] = numbers[kind]
 
     def value(self, name: str, *labels: str) -> int:
         """Return the value of a metric with these labels; 0 if nothing was counted."""

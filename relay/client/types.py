@@ -5,6 +5,25 @@ from typing import Any
 import msgspec
 
 
+class AlertAction(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an operator can act on an alert."""
+
+    label: str
+    path: str
+    """A page of the dashboard."""
+    url: str | None
+    """The same page, whole; null without RELAY_PUBLIC_URL."""
+
+
+class AlertSubject(msgspec.Struct, frozen=True, kw_only=True):
+    """What an alert is about."""
+
+    type: str
+    id: str
+    """An endpoint's id, `notify`, a provider's name, a setting, or `relay`."""
+    name: str
+
+
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
     """A decimal as text, its unit (`USDC`, `USD`, `credits`) and whether it is an estimate, reserved or final."""
 
@@ -51,6 +70,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """For the whole attempt."""
     schedule_s: list[int] | None
     """A delay before each attempt; null for RELAY_RETRY_SCHEDULE_S."""
+    format: str
+    """`slack`: each body is a message for Slack."""
     status: str
     """`held`: relay waits, because attempts failed."""
     disabled_at: str | None
@@ -150,6 +171,8 @@ class NewEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """For the whole attempt."""
     schedule_s: list[int] | None
     """A delay before each attempt; null for RELAY_RETRY_SCHEDULE_S."""
+    format: str
+    """`slack`: each body is a message for Slack."""
     status: str
     """`held`: relay waits, because attempts failed."""
     disabled_at: str | None
@@ -235,6 +258,23 @@ class WebhookKey(msgspec.Struct, frozen=True, kw_only=True):
     project: str
     whpk: str
     """The key as Standard Webhooks writes it."""
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """A condition that an operator should know of."""
+
+    id: str
+    object: str
+    kind: str
+    state: str
+    since: str
+    ended_at: str | None
+    subject: AlertSubject
+    summary: str
+    """What is wrong, in a sentence, as it was when the condition began."""
+    detail: dict[str, Any]
+    action: AlertAction
+    project: str
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -443,6 +483,17 @@ class WebhookKeys(msgspec.Struct, frozen=True, kw_only=True):
     """A JWK set, newest key last."""
 
     keys: list[WebhookKey]
+
+
+class AlertEventData(msgspec.Struct, frozen=True, kw_only=True):
+    """The `data` of an event about an alert."""
+
+    alert: Alert
+    """The alert after the event."""
+    job: None
+    sequence: int
+    final: bool
+    supersedes: None
 
 
 class Callback(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from relay.storage.jobs import NewJob
 DEADLINE_S: Final = 3600
 DEADLINE_MAX_S: Final = 604_800
 METADATA_MAX_BYTES: Final = 4096
-PATTERNS: Final = frozenset({"*", "job.*", *EventType})
+PATTERNS: Final = frozenset({"*", "job.*", "ops.*", *EventType})
 
 Metadata = Annotated[dict[Annotated[str, msgspec.Meta(min_length=1, max_length=100)], Any], msgspec.Meta(max_length=50)]
 Patterns = Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(min_length=1, max_length=20)]

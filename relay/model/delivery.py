@@ -33,7 +33,10 @@ class Outcome(StrEnum):
 
 
 class Endpoint(msgspec.Struct, kw_only=True):
-    """A subscriber's URL and settings; `job_id` is set where a job's `notify` made it."""
+    """A subscriber's URL and settings; `job_id` is set where a job's `notify` made it.
+
+    `format` is None for JSON.
+    """
 
     id: str
     project_id: str
@@ -51,6 +54,7 @@ class Endpoint(msgspec.Struct, kw_only=True):
     in_flight_max: int = 10
     timeout_s: float = 15.0
     schedule_s: list[int] | None = None
+    format: str | None = None
     disabled_at: int | None = None
     disabled_reason: str | None = None
     failing_since: int | None = None

@@ -104,6 +104,21 @@ class EventType(StrEnum):
     ENDPOINT_DISABLED = "endpoint.disabled"
     ENDPOINT_ENABLED = "endpoint.enabled"
     RELAY_TEST = "relay.test"
+    OPS_DELIVERY_EXHAUSTED = "ops.delivery.exhausted"
+    OPS_ENDPOINT_FAILING = "ops.endpoint.failing"
+    OPS_CALLBACK_QUARANTINED = "ops.callback.quarantined"
+    OPS_PROVIDER_KEY_REFUSED = "ops.provider.key_refused"
+    OPS_PROVIDER_SILENT = "ops.provider.silent"
+    OPS_SPEND_CAP_NEAR = "ops.spend.cap_near"
+    OPS_SPEND_CAP_REACHED = "ops.spend.cap_reached"
+    OPS_PAYMENT_UNKNOWN = "ops.payment.unknown"
+    OPS_PAYMENT_LOST = "ops.payment.lost"
+    OPS_BACKLOG_OLD = "ops.backlog.old"
+
+    @property
+    def of_operators(self) -> bool:
+        """Whether the event is about an alert: it goes only to endpoints that ask for such events by name."""
+        return self.startswith("ops.")
 
     @property
     def final(self) -> bool:

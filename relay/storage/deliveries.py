@@ -9,6 +9,7 @@ import msgspec
 
 from relay import ids, log
 from relay.model.delivery import Attempt, Delivery, DeliveryState
+from relay.model.resources import slack
 from relay.security.encryption import DecryptionFailed, Encryption, place
 from relay.storage import endpoint_status, event_bodies, pages, rows
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
@@ -295,7 +296,7 @@ class Deliveries:
             event_id=row["event_id"],
             attempts_made=row["attempts_made"],
             redelivery=bool(row["redelivery"]),
-            body=body,
+            body=slack.message(body) if row["format"] == slack.FORMAT else body,
             url=row["url"],
             secret=secret,
             former_secret=former,

@@ -140,8 +140,13 @@ _listener = lru_cache(LISTENERS_KEPT)(_Listener)
 
 
 def matches(pattern: str, kind: EventType) -> bool:
-    """Return whether a pattern matches: `job.succeeded` itself, `job.*` every event of a job, `*` everything."""
-    return pattern in ("*", kind) or (pattern.endswith(".*") and kind.startswith(pattern[:-1]))
+    """Return whether a pattern matches.
+
+    `job.succeeded` matches itself, `job.*` every event of a job, `ops.*` every one about an alert, `*` all but these.
+    """
+    if pattern == "*":
+        return not kind.of_operators
+    return pattern == kind or (pattern.endswith(".*") and kind.startswith(pattern[:-1]))
 
 
 def new_delivery(

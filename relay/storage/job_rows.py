@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from relay.model.job import Cost, Job, JobState
+from relay.model.job import Cost, FinishedBy, Job, JobState
 from relay.storage.engine.database import Row
 
 
@@ -70,10 +70,18 @@ class _Deadline(msgspec.Struct):
     at: int = msgspec.field(name="deadline_at")
 
 
+class Ending(msgspec.Struct, frozen=True):
+    """What a document says about how its job ended, and how many callbacks it got."""
+
+    finished_by: FinishedBy | None = None
+    callbacks_seen: int = 0
+
+
 _encode: Final = msgspec.json.Encoder().encode
 _decode_json: Final = msgspec.json.Decoder().decode
 _decode_job: Final = msgspec.json.Decoder(Job).decode
 _decode_deadline: Final = msgspec.json.Decoder(_Deadline).decode
+_decode_ending: Final = msgspec.json.Decoder(Ending).decode
 _decode_cost: Final = msgspec.json.Decoder(Cost).decode
 
 
@@ -133,6 +141,11 @@ def job(row: Row) -> Job:
 def deadline_at(doc: str) -> int:
     """Return the deadline that a document has."""
     return _decode_deadline(doc).at
+
+
+def ending(doc: str) -> Ending:
+    """Return how the job of a document ended."""
+    return _decode_ending(doc)
 
 
 def timer_of(job: Job) -> tuple[str | None, int | None]:

@@ -141,7 +141,7 @@ def _rest(table: str) -> Kind:
     return prune
 
 
-_REST: Final = tuple(_rest(table) for table in ("redeliveries", "endpoints", "tombstones"))
+_REST: Final = tuple(_rest(table) for table in ("redeliveries", "endpoints", "tombstones", "alerts"))
 
 
 async def _prune_events(transaction: Transaction, events: Sequence[Row]) -> None:

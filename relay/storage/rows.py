@@ -67,6 +67,7 @@ def endpoint_params(endpoint: Endpoint, encryption: Encryption) -> dict[str, Any
         "in_flight_max": endpoint.in_flight_max,
         "timeout_s": endpoint.timeout_s,
         "schedule_s": text(endpoint.schedule_s),
+        "format": endpoint.format,
         "created_at": endpoint.created_at,
         "updated_at": endpoint.updated_at,
     }

@@ -134,6 +134,7 @@ CREATE TABLE payments (
 );
 
 CREATE INDEX payments_by_day ON payments (created_at);
+CREATE INDEX payments_doubtful ON payments (created_at) WHERE state = 'unknown' OR state = 'lost';
 CREATE INDEX payments_to_prove ON payments (next_proof_at) WHERE next_proof_at IS NOT NULL;
 
 CREATE TABLE callbacks (
@@ -199,7 +200,8 @@ CREATE TABLE endpoints (
     last_failure_at BIGINT,
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL,
-    disabled_position BIGINT
+    disabled_position BIGINT,
+    format TEXT
 );
 
 CREATE INDEX endpoints_page ON endpoints (project_id, id) WHERE deleted_at IS NULL AND job_id IS NULL;
@@ -207,6 +209,7 @@ CREATE INDEX endpoints_standing ON endpoints (project_id) WHERE deleted_at IS NU
 CREATE INDEX endpoints_of_job ON endpoints (job_id) WHERE job_id IS NOT NULL;
 CREATE INDEX endpoints_disabled ON endpoints (disabled_position) WHERE disabled_position IS NOT NULL;
 CREATE INDEX endpoints_held ON endpoints (held_until) WHERE held_until IS NOT NULL;
+CREATE INDEX endpoints_failing ON endpoints (failing_since) WHERE failing_since IS NOT NULL;
 CREATE INDEX endpoints_deleted ON endpoints (deleted_at) WHERE deleted_at IS NOT NULL;
 
 CREATE TABLE deliveries (
@@ -231,6 +234,7 @@ CREATE INDEX deliveries_due ON deliveries (next_attempt_at) WHERE state = 'pendi
 CREATE INDEX deliveries_waiting ON deliveries (endpoint_id, next_attempt_at) WHERE next_attempt_at IS NOT NULL;
 CREATE INDEX deliveries_of_event ON deliveries (event_id);
 CREATE INDEX deliveries_failed ON deliveries (project_id, state, id) WHERE state IN ('exhausted', 'canceled');
+CREATE INDEX deliveries_exhausted ON deliveries (finished_at) WHERE state = 'exhausted';
 CREATE INDEX deliveries_of_endpoint ON deliveries (endpoint_id, id);
 
 CREATE TABLE attempts (
@@ -301,3 +305,20 @@ CREATE TABLE boots (
     started_at BIGINT NOT NULL,
     ended_at BIGINT
 );
+
+CREATE TABLE alerts (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    subject_type TEXT NOT NULL,
+    subject_id TEXT NOT NULL,
+    subject_name TEXT NOT NULL,
+    summary TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    opened_at BIGINT NOT NULL,
+    ended_at BIGINT
+);
+
+CREATE UNIQUE INDEX alerts_open ON alerts (project_id, kind, subject_id) WHERE ended_at IS NULL;
+CREATE INDEX alerts_page ON alerts (project_id, id);
+CREATE INDEX alerts_ended ON alerts (ended_at) WHERE ended_at IS NOT NULL;

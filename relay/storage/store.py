@@ -11,6 +11,7 @@ from relay import log
 from relay.errors import SettingsError, StorageUnavailable
 from relay.lifecycle.reports import DoubtLimits
 from relay.security.encryption import Encryption
+from relay.storage.alerts import Alerts
 from relay.storage.api_keys import Access
 from relay.storage.apply_updates import HEADERS_MAX, Room, UpdateApplier
 from relay.storage.boots import Boots, Lease
@@ -91,6 +92,7 @@ class Store:
         self.deliveries = Deliveries(database, self._writer, encryption, options.lease_ms / 1000 * LEASE_SHARE)
         self.redeliveries = Redeliveries(database, self._writer, self.events)
         self.payments = Payments(database, self._writer, encryption)
+        self.alerts = Alerts(database)
         self.access = Access(database, self._writer, encryption)
         self.signing_keys = SigningSeeds(database, self._writer, encryption)
         self.pruner = Pruner(database)

@@ -16,6 +16,7 @@ from msgspec import inspect as shapes
 from relay import __version__
 from relay.jobs.quotes import CHEAPEST
 from relay.model.job import EventType
+from relay.model.resources.alerts import AlertEventData
 from relay.model.resources.envelopes import HealthResource, Json, ProblemResource
 from relay.model.resources.events import EndpointEventData, JobEventData, NotificationResource
 from relay.model.resources.webhook_keys import WebhookKeysResource
@@ -251,7 +252,7 @@ def _parameter(parameter: Parameter, place: str, schemas: _Schemas) -> Json:
 
 def _webhook(kind: EventType, schemas: _Schemas) -> Json:
     """Return what an endpoint receives for one type of event."""
-    about = JobEventData if kind.startswith("job.") else EndpointEventData
+    about = JobEventData if kind.startswith("job.") else AlertEventData if kind.of_operators else EndpointEventData
     data, body = schemas.answer(about), schemas.answer(NotificationResource)
     given = {"properties": {"type": {"const": str(kind)}, "data": data}}
     return {

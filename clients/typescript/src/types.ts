@@ -1,5 +1,51 @@
 // The bodies of relay's API. Made by clients/generate.py from /openapi.json: do not edit.
 
+/** A condition that an operator should know of. */
+export interface Alert {
+  id: string;
+  object: "alert";
+  kind: AlertKind;
+  state: "ended" | "open" | (string & {});
+  since: string;
+  ended_at: string | null;
+  subject: AlertSubject;
+  /** What is wrong, in a sentence, as it was when the condition began. */
+  summary: string;
+  detail: Record<string, unknown>;
+  action: AlertAction;
+  project: string;
+}
+
+/** Where an operator can act on an alert. */
+export interface AlertAction {
+  label: string;
+  /** A page of the dashboard. */
+  path: string;
+  /** The same page, whole; null without RELAY_PUBLIC_URL. */
+  url: string | null;
+}
+
+/** The `data` of an event about an alert. */
+export interface AlertEventData {
+  /** The alert after the event. */
+  alert: Alert;
+  job: null;
+  sequence: number;
+  final: boolean;
+  supersedes: null;
+}
+
+/** The conditions that relay finds; a closed list. */
+export type AlertKind = "backlog.old" | "callback.quarantined" | "delivery.exhausted" | "endpoint.failing" | "payment.lost" | "payment.unknown" | "provider.key_refused" | "provider.silent" | "spend.cap_near" | "spend.cap_reached" | (string & {});
+
+/** What an alert is about. */
+export interface AlertSubject {
+  type: "cap" | "endpoint" | "provider" | "relay" | (string & {});
+  /** An endpoint's id, `notify`, a provider's name, a setting, or `relay`. */
+  id: string;
+  name: string;
+}
+
 /** One HTTP request for one delivery. */
 export interface Attempt {
   id: string;
@@ -137,6 +183,8 @@ export interface Endpoint {
   timeout_s: number;
   /** A delay before each attempt; null for RELAY_RETRY_SCHEDULE_S. */
   schedule_s: number[] | null;
+  /** `slack`: each body is a message for Slack. */
+  format: "json" | "slack" | (string & {});
   /** `held`: relay waits, because attempts failed. */
   status: "active" | "disabled" | "held" | (string & {});
   disabled_at: string | null;
@@ -191,7 +239,7 @@ export interface Event {
 }
 
 /** The event types that an endpoint can ask for. */
-export type EventType = "endpoint.disabled" | "endpoint.enabled" | "job.canceled" | "job.corrected" | "job.expired" | "job.failed" | "job.output_expiring" | "job.running" | "job.submitted" | "job.succeeded" | "relay.test" | (string & {});
+export type EventType = "endpoint.disabled" | "endpoint.enabled" | "job.canceled" | "job.corrected" | "job.expired" | "job.failed" | "job.output_expiring" | "job.running" | "job.submitted" | "job.succeeded" | "ops.backlog.old" | "ops.callback.quarantined" | "ops.delivery.exhausted" | "ops.endpoint.failing" | "ops.payment.lost" | "ops.payment.unknown" | "ops.provider.key_refused" | "ops.provider.silent" | "ops.spend.cap_near" | "ops.spend.cap_reached" | "relay.test" | (string & {});
 
 /** One wrong field of a request. */
 export interface FieldError {
@@ -339,6 +387,8 @@ export interface NewEndpoint {
   timeout_s: number;
   /** A delay before each attempt; null for RELAY_RETRY_SCHEDULE_S. */
   schedule_s: number[] | null;
+  /** `slack`: each body is a message for Slack. */
+  format: "json" | "slack" | (string & {});
   /** `held`: relay waits, because attempts failed. */
   status: "active" | "disabled" | "held" | (string & {});
   disabled_at: string | null;

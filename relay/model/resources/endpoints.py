@@ -28,6 +28,7 @@ class EndpointResource(msgspec.Struct, frozen=True, kw_only=True):
     schedule_s: Annotated[
         list[int] | None, Meta(description="A delay before each attempt; null for RELAY_RETRY_SCHEDULE_S.")
     ]
+    format: Annotated[Literal["json", "slack"], Meta(description="`slack`: each body is a message for Slack.")]
     status: Annotated[
         Literal["active", "held", "disabled"], Meta(description="`held`: relay waits, because attempts failed.")
     ]
@@ -99,6 +100,7 @@ def endpoint(endpoint: Endpoint) -> EndpointResource:
         in_flight_max=endpoint.in_flight_max,
         timeout_s=endpoint.timeout_s,
         schedule_s=endpoint.schedule_s,
+        format="slack" if endpoint.format == "slack" else "json",
         status="disabled" if endpoint.disabled_at is not None else "held" if endpoint.held_until else "active",
         disabled_at=time_or_none(endpoint.disabled_at),
         disabled_reason=endpoint.disabled_reason,

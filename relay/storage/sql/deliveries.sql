@@ -53,7 +53,7 @@ WITH claimed AS (
 )
 SELECT deliveries.id, deliveries.endpoint_id, deliveries.project_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id,
     endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers,
-    endpoints.timeout_s, endpoints.in_flight_max, endpoints.rate_limit_per_s, endpoints.schedule_s, endpoints.disabled_at
+    endpoints.timeout_s, endpoints.in_flight_max, endpoints.rate_limit_per_s, endpoints.schedule_s, endpoints.format, endpoints.disabled_at
 FROM deliveries
 JOIN endpoints ON endpoints.id = deliveries.endpoint_id
 WHERE (deliveries.project_id, deliveries.id) IN (SELECT project_id, id FROM claimed) AND deliveries.state || '' = 'pending' AND endpoints.deleted_at IS NULL;
@@ -121,7 +121,7 @@ SELECT
 -- All that an attempt needs but the body, as it is now: a rotated secret or a mended URL counts from the next attempt on.
 SELECT deliveries.id, deliveries.endpoint_id, deliveries.project_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id,
     endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers, endpoints.timeout_s, endpoints.in_flight_max,
-    endpoints.rate_limit_per_s, endpoints.schedule_s, endpoints.disabled_at
+    endpoints.rate_limit_per_s, endpoints.schedule_s, endpoints.format, endpoints.disabled_at
 FROM deliveries
 JOIN endpoints ON endpoints.id = deliveries.endpoint_id
 WHERE (deliveries.project_id, deliveries.id) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys))
@@ -131,7 +131,7 @@ WHERE (deliveries.project_id, deliveries.id) IN (SELECT json_extract(value, '$[0
 -- PostgreSQL's plan is made while the tables may be empty: so each row is looked up by its own key, whatever the tables hold by then.
 SELECT due.id, due.endpoint_id, due.project_id, due.attempts_made, due.redelivery, due.event_id,
     endpoint.url, endpoint.secret, endpoint.former_secret, endpoint.former_secret_until, endpoint.headers, endpoint.timeout_s,
-    endpoint.in_flight_max, endpoint.rate_limit_per_s, endpoint.schedule_s, endpoint.disabled_at
+    endpoint.in_flight_max, endpoint.rate_limit_per_s, endpoint.schedule_s, endpoint.format, endpoint.disabled_at
 FROM (SELECT CAST(:keys AS TEXT[]) AS keys) AS given
 CROSS JOIN LATERAL generate_subscripts(given.keys, 1) AS number
 CROSS JOIN LATERAL (
@@ -139,18 +139,18 @@ CROSS JOIN LATERAL (
     WHERE project_id = given.keys[number][1] AND id = given.keys[number][2] AND state || '' = 'pending' LIMIT 1
 ) AS due
 CROSS JOIN LATERAL (
-    SELECT url, secret, former_secret, former_secret_until, headers, timeout_s, in_flight_max, rate_limit_per_s, schedule_s, disabled_at
+    SELECT url, secret, former_secret, former_secret_until, headers, timeout_s, in_flight_max, rate_limit_per_s, schedule_s, format, disabled_at
     FROM endpoints WHERE id = due.endpoint_id AND deleted_at IS NULL LIMIT 1
 ) AS endpoint;
 
 -- name: endpoints_sent_to
 -- What of that is the endpoint's own: the rest is known where a delivery is new.
-SELECT id AS endpoint_id, url, secret, former_secret, former_secret_until, headers, timeout_s, in_flight_max, rate_limit_per_s, schedule_s, disabled_at
+SELECT id AS endpoint_id, url, secret, former_secret, former_secret_until, headers, timeout_s, in_flight_max, rate_limit_per_s, schedule_s, format, disabled_at
 FROM endpoints WHERE id IN (SELECT value FROM json_each(:ids)) AND deleted_at IS NULL;
 
 -- name: endpoints_sent_to.postgres
 -- A list is an array in PostgreSQL, and JSON in SQLite.
-SELECT id AS endpoint_id, url, secret, former_secret, former_secret_until, headers, timeout_s, in_flight_max, rate_limit_per_s, schedule_s, disabled_at
+SELECT id AS endpoint_id, url, secret, former_secret, former_secret_until, headers, timeout_s, in_flight_max, rate_limit_per_s, schedule_s, format, disabled_at
 FROM endpoints WHERE id = ANY (:ids) AND deleted_at IS NULL;
 
 -- name: insert_attempt

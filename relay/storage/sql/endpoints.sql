@@ -2,23 +2,23 @@
 -- A subscriber's URL; secret and headers are sealed.
 INSERT INTO endpoints (
     id, project_id, job_id, url, secret, headers, event_types, providers, description, metadata, rate_limit_per_s, in_flight_max,
-    timeout_s, schedule_s, created_at, updated_at
+    timeout_s, schedule_s, format, created_at, updated_at
 ) VALUES (
     :id, :project_id, :job_id, :url, :secret, :headers, :event_types, :providers, :description, :metadata, :rate_limit_per_s,
-    :in_flight_max, :timeout_s, :schedule_s, :created_at, :updated_at
+    :in_flight_max, :timeout_s, :schedule_s, :format, :created_at, :updated_at
 );
 
 -- name: insert_endpoint.postgres_batch
 -- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
 INSERT INTO endpoints (
     id, project_id, job_id, url, secret, headers, event_types, providers, description, metadata, rate_limit_per_s, in_flight_max,
-    timeout_s, schedule_s, created_at, updated_at
+    timeout_s, schedule_s, format, created_at, updated_at
 )
 SELECT * FROM unnest(
     CAST(:id AS TEXT[]), CAST(:project_id AS TEXT[]), CAST(:job_id AS TEXT[]), CAST(:url AS TEXT[]), CAST(:secret AS BYTEA[]),
     CAST(:headers AS BYTEA[]), CAST(:event_types AS TEXT[]), CAST(:providers AS TEXT[]), CAST(:description AS TEXT[]),
     CAST(:metadata AS TEXT[]), CAST(:rate_limit_per_s AS DOUBLE PRECISION[]), CAST(:in_flight_max AS INTEGER[]),
-    CAST(:timeout_s AS DOUBLE PRECISION[]), CAST(:schedule_s AS TEXT[]), CAST(:created_at AS BIGINT[]), CAST(:updated_at AS BIGINT[])
+    CAST(:timeout_s AS DOUBLE PRECISION[]), CAST(:schedule_s AS TEXT[]), CAST(:format AS TEXT[]), CAST(:created_at AS BIGINT[]), CAST(:updated_at AS BIGINT[])
 );
 
 -- name: hold_project
@@ -40,7 +40,7 @@ SELECT COUNT(*) AS number FROM (
 UPDATE endpoints SET
     url = :url, headers = :headers, event_types = :event_types, providers = :providers, description = :description,
     metadata = :metadata, rate_limit_per_s = :rate_limit_per_s, in_flight_max = :in_flight_max, timeout_s = :timeout_s,
-    schedule_s = :schedule_s, updated_at = :updated_at
+    schedule_s = :schedule_s, format = :format, updated_at = :updated_at
 WHERE id = :id AND project_id = :project_id AND deleted_at IS NULL;
 
 -- name: delete_endpoint
@@ -63,7 +63,7 @@ UPDATE endpoints SET disabled_at = :now, disabled_reason = :reason, updated_at =
 WHERE id = :id AND disabled_at IS NULL AND deleted_at IS NULL
 RETURNING
     id, project_id, job_id, url, secret, former_secret, former_secret_until, headers, event_types, providers, description, metadata,
-    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
+    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, format, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
     last_failure_at, created_at, updated_at;
 
 -- name: disable_endpoint.postgres
@@ -73,7 +73,7 @@ UPDATE endpoints SET disabled_at = :now, disabled_reason = :reason, updated_at =
 WHERE id = :id AND disabled_at IS NULL AND deleted_at IS NULL
 RETURNING
     id, project_id, job_id, url, secret, former_secret, former_secret_until, headers, event_types, providers, description, metadata,
-    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
+    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, format, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
     last_failure_at, created_at, updated_at;
 
 -- name: enable_endpoint
@@ -82,14 +82,14 @@ UPDATE endpoints SET disabled_at = NULL, disabled_reason = NULL, disabled_positi
 WHERE id = :id AND disabled_at IS NOT NULL AND deleted_at IS NULL
 RETURNING
     id, project_id, job_id, url, secret, former_secret, former_secret_until, headers, event_types, providers, description, metadata,
-    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
+    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, format, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
     last_failure_at, created_at, updated_at;
 
 -- name: endpoint_by_id
 -- An endpoint as it is.
 SELECT
     id, project_id, job_id, url, secret, former_secret, former_secret_until, headers, event_types, providers, description, metadata,
-    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
+    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, format, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
     last_failure_at, created_at, updated_at
 FROM endpoints WHERE id = :id;
 
@@ -118,7 +118,7 @@ WHERE endpoint_id = :id AND next_attempt_at IS NOT NULL;
 -- One endpoint, if it is the project's own.
 SELECT
     id, project_id, job_id, url, secret, former_secret, former_secret_until, headers, event_types, providers, description, metadata,
-    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
+    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, format, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
     last_failure_at, created_at, updated_at
 FROM endpoints WHERE id = :id AND project_id = :project_id AND deleted_at IS NULL;
 
@@ -126,7 +126,7 @@ FROM endpoints WHERE id = :id AND project_id = :project_id AND deleted_at IS NUL
 -- The standing endpoints of a project, newest first; one that a job's `notify` made is found by its id.
 SELECT
     id, project_id, job_id, url, secret, former_secret, former_secret_until, headers, event_types, providers, description, metadata,
-    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
+    rate_limit_per_s, in_flight_max, timeout_s, schedule_s, format, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
     last_failure_at, created_at, updated_at
 FROM endpoints
 WHERE project_id = :project_id AND deleted_at IS NULL AND job_id IS NULL AND id < COALESCE(CAST(:before AS TEXT), 'z')

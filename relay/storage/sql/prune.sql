@@ -273,7 +273,9 @@ UNION ALL
 SELECT 'endpoints', COUNT(*) FROM endpoints
 WHERE deleted_at < :before AND (SELECT 1 FROM deliveries WHERE deliveries.endpoint_id = endpoints.id LIMIT 1) IS NULL
 UNION ALL
-SELECT 'tombstones', COUNT(*) FROM tombstones WHERE expires_at <= :now;
+SELECT 'tombstones', COUNT(*) FROM tombstones WHERE expires_at <= :now
+UNION ALL
+SELECT 'alerts', COUNT(*) FROM alerts WHERE ended_at < :before;
 
 -- name: tombstones_by_id
 -- What is left of these jobs, where they were pruned.

@@ -43,7 +43,7 @@ RETURNING id;
 -- they are found by it: no other index may be chosen, and no list of all that the endpoint has.
 SELECT COUNT(*) AS number FROM events LEFT JOIN jobs ON jobs.id = events.job_id
 WHERE events.project_id = :project_id AND events.position >= :first AND events.position < :end
-  AND events.created_at >= :since_at AND (:to_now = 1 OR events.created_at < :until_at) AND events.type <> 'relay.test'
+  AND events.created_at >= :since_at AND (:to_now = 1 OR events.created_at < :until_at) AND events.type <> 'relay.test' AND events.type NOT LIKE 'ops.%'
   AND (:any_type = 1 OR (:any_job_type = 1 AND events.type LIKE 'job.%') OR events.type IN (SELECT value FROM json_each(:types)))
   AND (CAST(:providers AS TEXT) IS NULL OR jobs.provider IN (SELECT value FROM json_each(:providers)))
   AND (CAST(:job_id AS TEXT) IS NULL OR events.job_id = :job_id)
@@ -61,7 +61,7 @@ WHERE events.project_id = :project_id AND events.position >= :first AND events.p
 -- A list is an array in PostgreSQL, and JSON in SQLite.
 SELECT COUNT(*) AS number FROM events LEFT JOIN jobs ON jobs.id = events.job_id
 WHERE events.project_id = :project_id AND events.position >= :first AND events.position < :end
-  AND events.created_at >= :since_at AND (:to_now = 1 OR events.created_at < :until_at) AND events.type <> 'relay.test'
+  AND events.created_at >= :since_at AND (:to_now = 1 OR events.created_at < :until_at) AND events.type <> 'relay.test' AND events.type NOT LIKE 'ops.%'
   AND (:any_type = 1 OR (:any_job_type = 1 AND events.type LIKE 'job.%') OR events.type = ANY (:types))
   AND (CAST(:providers AS TEXT[]) IS NULL OR jobs.provider = ANY (:providers))
   AND (CAST(:job_id AS TEXT) IS NULL OR events.job_id = :job_id)
@@ -79,7 +79,7 @@ WHERE events.project_id = :project_id AND events.position >= :first AND events.p
 -- The next events after a place in their order, so that a job's events come in theirs: whether a batch sends them again, and whether
 -- none can come before them any more. It reads as many as it gives, whatever it looks for.
 SELECT events.id, events.job_id, events.created_at, events.position, 1 AS settled,
-  CASE WHEN events.created_at >= :since_at AND (:to_now = 1 OR events.created_at < :until_at) AND events.type <> 'relay.test'
+  CASE WHEN events.created_at >= :since_at AND (:to_now = 1 OR events.created_at < :until_at) AND events.type <> 'relay.test' AND events.type NOT LIKE 'ops.%'
     AND (:any_type = 1 OR (:any_job_type = 1 AND events.type LIKE 'job.%') OR events.type IN (SELECT value FROM json_each(:types)))
     AND (CAST(:providers AS TEXT) IS NULL OR jobs.provider IN (SELECT value FROM json_each(:providers)))
     AND (CAST(:job_id AS TEXT) IS NULL OR events.job_id = :job_id)
@@ -102,7 +102,7 @@ ORDER BY events.position, events.id LIMIT :limit;
 SELECT events.id, events.job_id, events.created_at, events.position,
   CASE WHEN events.position < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) OR events.position < :horizon THEN 1 ELSE 0 END
     AS settled,
-  CASE WHEN events.created_at >= :since_at AND (:to_now = 1 OR events.created_at < :until_at) AND events.type <> 'relay.test'
+  CASE WHEN events.created_at >= :since_at AND (:to_now = 1 OR events.created_at < :until_at) AND events.type <> 'relay.test' AND events.type NOT LIKE 'ops.%'
     AND (:any_type = 1 OR (:any_job_type = 1 AND events.type LIKE 'job.%') OR events.type = ANY (:types))
     AND (CAST(:providers AS TEXT[]) IS NULL OR jobs.provider = ANY (:providers))
     AND (CAST(:job_id AS TEXT) IS NULL OR events.job_id = :job_id)

@@ -58,7 +58,7 @@ RESERVED_HEADERS = frozenset(
     }
 )
 TIMEOUT_MAX_S = 20
-NULLABLE = frozenset({"description", "providers", "rate_limit_per_s", "schedule_s"})
+NULLABLE = frozenset({"description", "providers", "rate_limit_per_s", "schedule_s", "format"})
 
 
 class EndpointFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,6 +80,7 @@ class EndpointFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         | msgspec.UnsetType
         | None
     ) = msgspec.UNSET
+    format: Literal["json", "slack"] | msgspec.UnsetType | None = msgspec.UNSET
     secret: Secret | msgspec.UnsetType | None = msgspec.UNSET
     status: Literal["active", "disabled"] | msgspec.UnsetType = msgspec.UNSET
 
