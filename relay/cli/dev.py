@@ -68,6 +68,7 @@ async def _dev(folder: Path, once: bool) -> None:
 
     async with AsyncExitStack() as stack:
         world = sandbox(pace_s=1.2)
+        world.serves_results = True
         stack.push_async_callback(world.close)
         sink = Sink()
         providers_at = await stack.enter_async_context(serve(world.app))

@@ -30,6 +30,8 @@ class ProviderJob(msgspec.Struct, kw_only=True):
     """Of its result URLs, where they are signed."""
     owner: str = ""
     """The address that paid for it, where it was paid for by itself."""
+    results_at: str = "https://cdn.example.com/sandbox"
+    """Where its results are said to be."""
 
     @property
     def ended(self) -> bool:
@@ -38,9 +40,9 @@ class ProviderJob(msgspec.Struct, kw_only=True):
 
     @property
     def result_url(self) -> str:
-        """A plausible URL; nothing is there."""
+        """Return a plausible URL; there is a video behind it only if the sandbox serves one."""
         signed = f"?signature={self.signature}" if self.faults.changed else ""
-        return f"https://cdn.example.com/sandbox/{self.id}.mp4{signed}"
+        return f"{self.results_at}/{self.id}.mp4{signed}"
 
 
 class StandIn(Protocol):

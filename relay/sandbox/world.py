@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
 
 from relay.sandbox import answers, bodies
 from relay.sandbox.calling import CallbackSent, Caller
@@ -20,12 +22,16 @@ from relay.sandbox.serving import hang_up
 from relay.sandbox.uploads import FileStores
 
 API_KEY: Final = "sandbox-key"
+RESULTS_PATH: Final = "/results"
+_CLIP: Final = Path(__file__).with_name("clip.mp4")
 
 Handler = Callable[[StandIn, Request], Awaitable[Response]]
 
 
 class Sandbox:
     """All stand-ins on one origin. `pace_s` is how long a job takes; None: only until a test calls `finish`.
+
+    With `serves_results` result URLs lead to the sandbox, which answers each with the same three seconds of video.
 
     `status_checks` and `cancellations` are the provider's job ids that were asked about, in order. Where jobs are paid
     for, `submissions` are the paid ones, and the next faults are shown to an unpaid one and taken with a payment.
@@ -39,6 +45,7 @@ class Sandbox:
         self.cancellations: list[str] = []
         self.next_faults: list[Faults] = []
         self.allow_http = True
+        self.serves_results = False
         self._of_job: dict[str, StandIn] = {}
         self._of_payment: dict[str, Faults] = {}
         self._pace_s = pace_s
@@ -54,7 +61,8 @@ class Sandbox:
             if stand_in.cancel_path is not None:
                 routes.append(_route(stand_in, stand_in.cancel_path, "POST", self._cancel))
         self.files = FileStores(API_KEY)
-        self.app = Starlette(routes=[*routes, self.keys.route(), *self.files.routes()])
+        results = Mount(RESULTS_PATH, _result, name="results")
+        self.app = Starlette(routes=[*routes, self.keys.route(), *self.files.routes(), results])
 
     async def close(self) -> None:
         """End what is running."""
@@ -120,6 +128,8 @@ class Sandbox:
             await hang_up(request)
             return Response(status_code=500)  # which the client never receives
         job = msgspec.structs.replace(stand_in.accept(body, len(self.jobs) + 1), faults=faults, owner=payer)
+        if self.serves_results:
+            job.results_at = f"{request.url.scheme}://{request.url.netloc}{RESULTS_PATH}"
         if isinstance(stand_in, PaidStandIn):
             job = stand_in.sold(job, request)
         self.jobs[job.id] = job
@@ -241,3 +251,8 @@ def _prompt(body: Any) -> object:
         return None
     inputs = body.get("inputs")
     return body.get("prompt") or (inputs.get("prompt") if isinstance(inputs, dict) else None)
+
+
+async def _result(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a result's URL with the clip, in parts where a player asks for parts."""
+    await FileResponse(_CLIP, media_type="video/mp4")(scope, receive, send)
