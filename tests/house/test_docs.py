@@ -43,6 +43,8 @@ PAGES = (
     *("SECURITY.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/GLOSSARY.md"),
     *("docs/api.md", "docs/robustness.md", "docs/runbooks.md"),
     *("docs/deploy.md", "docs/scaling.md", "docs/recipes/embedding.md"),
+    *("docs/recipes/README.md", "docs/recipes/ai-sdk.md", "docs/recipes/from-polling.md", "docs/recipes/n8n.md"),
+    *("docs/recipes/queues.md", "docs/recipes/slack.md"),
 )
 README = (ROOT / "README.md").read_text()
 API_PAGE = (ROOT / "docs" / "api.md").read_text()
