@@ -369,6 +369,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     """about how large a page of a list may be; one that would be larger is shorter"""
     retention_days: Annotated[int, parse_retention_days] = 30
     """days an ended job is kept; 0: for ever"""
+    audit_retention_days: Annotated[int, parse_retention_days] = 400
+    """days an entry of the audit is kept; 0: for ever"""
     deliveries_in_flight_max: Annotated[int, Meta(ge=1, le=10_000)] = 256
     """concurrent attempts in all; a project leaves one in eight to others, hanging endpoints one in four to the rest"""
     keepalive_s: Annotated[float, Meta(ge=0, le=600)] = 30.0

@@ -98,9 +98,13 @@ async def _reseal(*, accept_loss: bool) -> "Resealed":
     now_ms = SystemClock().now_ms()
     database = await open_migrated(settings.database_url, now_ms, settings.database_wait_s)
     try:
-        return await reseal(database, Encryption(secret_keys(settings)), _progress, now_ms, accept_loss=accept_loss)
+        done = await reseal(database, Encryption(secret_keys(settings)), _progress, now_ms, accept_loss=accept_loss)
     finally:
         await database.close()
+    async with _store() as store:
+        detail = f"accept_loss={str(accept_loss).lower()}, encrypted again: {done.resealed}"
+        await _record(store, "default", "secrets.reseal", detail=detail)
+    return done
 
 
 def _progress(table: str, done: int, broken: int) -> None:
@@ -115,12 +119,15 @@ async def _renew_signing(project: str, *, drop_former: bool) -> None:
     """Store a new signing key."""
     async with _store() as store:
         await store.signing_keys.renew(project, SystemClock().now_ms(), drop_former=drop_former)
+        await _record(store, project, "signing_keys.renew", detail=f"drop_former={str(drop_former).lower()}")
 
 
 async def _create(project: str, name: str, scopes: tuple[str, ...]) -> "CreatedKey":
     """Store a new API key; return it with its text."""
-    async with _access() as access:
-        return await access.create_api_key(project, name, scopes, SystemClock().now_ms())
+    async with _store() as store:
+        created = await store.access.create_api_key(project, name, scopes, SystemClock().now_ms())
+        await _record(store, project, "keys.create", created.id, f"name={name}, scopes={' '.join(scopes)}")
+        return created
 
 
 async def _list() -> list[str]:
@@ -135,8 +142,30 @@ async def _list() -> list[str]:
 
 async def _revoke(key_id: str) -> None:
     """Revoke a key."""
-    async with _access() as access:
-        await access.revoke_api_key(key_id, SystemClock().now_ms())
+    async with _store() as store:
+        await store.access.revoke_api_key(key_id, SystemClock().now_ms())
+        key = await store.projects.key(key_id)
+        if key is not None:
+            await _record(store, key.project_id, "keys.revoke", key_id)
+
+
+async def _record(
+    store: "Store", project: str, verb: str, target: str | None = None, detail: str | None = None
+) -> None:
+    """Store an entry of the audit for the project with this id or name."""
+    from relay.storage.audit import AuditEntry, Via, cut
+
+    found = await store.projects.get(project)
+    if found is not None:
+        entry = AuditEntry(
+            project_id=found.id,
+            at=SystemClock().now_ms(),
+            via=Via.DATABASE,
+            verb=verb,
+            target=target,
+            detail=detail and cut(detail),
+        )
+        await store.audit.record(entry)
 
 
 @asynccontextmanager

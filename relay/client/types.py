@@ -24,6 +24,44 @@ class AlertSubject(msgspec.Struct, frozen=True, kw_only=True):
     name: str
 
 
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One verb that changed something, or was refused: who, when, what, on which object, from where."""
+
+    id: str
+    object: str
+    at: str
+    project: str
+    key: str | None
+    """The API key's id; null for a command on the database."""
+    key_name: str | None
+    via: str
+    """By which program, as it says itself."""
+    address: str | None
+    """The client's, by the rule of RELAY_CLIENT_IP."""
+    request_id: str | None
+    verb: str
+    """Such as `jobs.cancel`."""
+    target: str | None
+    """The id of the object."""
+    detail: str | None
+    """The fields that were sent; values only of those without secrets."""
+    status: int | None
+    """Of the answer; null if relay stopped before it: it may or may not be done."""
+    code: str | None
+    """Of the problem, if it was refused."""
+
+
+class CallerKey(msgspec.Struct, frozen=True, kw_only=True):
+    """The API key of a request."""
+
+    id: str
+    """`RELAY_API_KEY` for the key of that setting."""
+    name: str
+    scopes: list[str]
+    created_at: str | None
+    """null for the key of RELAY_API_KEY."""
+
+
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
     """A decimal as text, its unit (`USDC`, `USD`, `credits`) and whether it is an estimate, reserved or final."""
 
@@ -149,6 +187,20 @@ class JobLinks(msgspec.Struct, frozen=True, kw_only=True):
     timeline: str
 
 
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key without its text."""
+
+    id: str
+    object: str
+    project: str
+    name: str
+    scopes: list[str]
+    created_at: str
+    last_used_at: str | None
+    """Exact to a minute; null if it was never used."""
+    revoked_at: str | None
+
+
 class NewEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """An endpoint as `POST /v1/endpoints` answers it."""
 
@@ -188,11 +240,38 @@ class NewEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     secret: str
 
 
+class NewKey(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key as `POST /v1/keys` answers it."""
+
+    id: str
+    object: str
+    project: str
+    name: str
+    scopes: list[str]
+    created_at: str
+    last_used_at: str | None
+    """Exact to a minute; null if it was never used."""
+    revoked_at: str | None
+    key: str
+    """Its text, which is shown only here."""
+
+
 class Next(msgspec.Struct, frozen=True, kw_only=True):
     """What relay waits for or does next, and by when."""
 
     what: str
     at: str
+
+
+class Project(msgspec.Struct, frozen=True, kw_only=True):
+    """The owner of jobs, endpoints and API keys."""
+
+    id: str
+    object: str
+    name: str
+    created_at: str
+    keys_live: int
+    """API keys that work, without the one of RELAY_API_KEY."""
 
 
 class ProviderSpend(msgspec.Struct, frozen=True, kw_only=True):
@@ -483,6 +562,21 @@ class WebhookKeys(msgspec.Struct, frozen=True, kw_only=True):
     """A JWK set, newest key last."""
 
     keys: list[WebhookKey]
+
+
+class Whoami(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks, and whom: the API key, its project, and this relay."""
+
+    object: str
+    key: CallerKey
+    project: Project
+    operator: bool
+    """Whether the key may see all projects."""
+    environment: str
+    """RELAY_ENV."""
+    version: str
+    docs: str
+    """The path of the API's description."""
 
 
 class AlertEventData(msgspec.Struct, frozen=True, kw_only=True):

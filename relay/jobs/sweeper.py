@@ -87,10 +87,16 @@ class Sweeper:
         for payment in await self._store.payments.to_prove(now_ms, BATCH):
             await self._payer.prove(payment)
         if self._clock.monotonic_ms() >= self._forget_at:
-            await self._store.access.forget(now_ms)
+            await self._forget(now_ms)
             self._forget_at = self._clock.monotonic_ms() + FORGET_EVERY_MS
         if self._clock.monotonic_ms() >= self._prune_at:
             await self._prune(now_ms)
+
+    async def _forget(self, now_ms: int) -> None:
+        """Delete Idempotency-Keys past their life, and a batch of the audit's entries past their retention."""
+        await self._store.access.forget(now_ms)
+        if days := self._context.settings.audit_retention_days:
+            await self._store.audit.forget(now_ms - days * DAY_MS)
 
     async def _announce_expiring(self, now_ms: int) -> None:
         """Announce results that will soon expire; a batch shares a commit, since many jobs may be due together."""

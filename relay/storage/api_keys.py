@@ -21,11 +21,13 @@ ABANDONED_AFTER_MS: Final = 60_000
 
 
 class ApiKey(msgspec.Struct, frozen=True):
-    """A live key: the project it belongs to, and what it may do."""
+    """A live key: the project it belongs to, what it may do, what it is for, and when it was made (unix ms)."""
 
     id: str
     project_id: str
     scopes: frozenset[str]
+    name: str
+    created_at: int
 
 
 class CreatedKey(msgspec.Struct, frozen=True):
@@ -82,7 +84,11 @@ class Access:
     async def api_key(self, text: str) -> ApiKey | None:
         """Return the live key with this text: looked up by its digest, so no comparison can be timed."""
         found = await self._database.rows("api_key_by_digest", {"digest": digest(text)}, Purpose.KEY)
-        return ApiKey(found[0]["id"], found[0]["project_id"], frozenset(found[0]["scopes"].split())) if found else None
+        return _live_key(found)
+
+    async def key_by_id(self, key_id: str) -> ApiKey | None:
+        """Return the live key with this id, which a client has proven before."""
+        return _live_key(await self._database.rows("live_api_key", {"id": key_id}, Purpose.KEY))
 
     async def create_api_key(self, project: str, name: str, scopes: Sequence[str], now_ms: int) -> CreatedKey:
         """Create a key in a project, which is made if it is new."""
@@ -163,6 +169,14 @@ class Access:
             await transaction.rows("insert_signing_key", signs)
             await transaction.rows("insert_api_key", {**msgspec.structs.asdict(new), "project_id": project_id})
         return [None] * len(wanted)
+
+
+def _live_key(found: Sequence[Row]) -> ApiKey | None:
+    """Return the key of a row, None for none."""
+    if not found:
+        return None
+    row = found[0]
+    return ApiKey(row["id"], row["project_id"], frozenset(row["scopes"].split()), row["name"], row["created_at"])
 
 
 def _place(project_id: str, key: str) -> str:

@@ -20,8 +20,11 @@ CREATE TABLE api_keys (
     scopes TEXT NOT NULL,
     digest BYTEA NOT NULL UNIQUE,
     created_at BIGINT NOT NULL,
-    revoked_at BIGINT
+    revoked_at BIGINT,
+    last_used_at BIGINT
 );
+
+CREATE INDEX api_keys_page ON api_keys (project_id, id);
 
 CREATE TABLE idempotency_keys (
     project_id TEXT NOT NULL,
@@ -322,3 +325,22 @@ CREATE TABLE alerts (
 CREATE UNIQUE INDEX alerts_open ON alerts (project_id, kind, subject_id) WHERE ended_at IS NULL;
 CREATE INDEX alerts_page ON alerts (project_id, id);
 CREATE INDEX alerts_ended ON alerts (ended_at) WHERE ended_at IS NOT NULL;
+
+CREATE TABLE audit (
+    id TEXT NOT NULL,
+    project_id TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    key_id TEXT,
+    key_name TEXT,
+    via TEXT NOT NULL,
+    address TEXT,
+    request_id TEXT,
+    verb TEXT NOT NULL,
+    target TEXT,
+    detail TEXT,
+    status INTEGER,
+    code TEXT,
+    PRIMARY KEY (project_id, id)
+);
+
+CREATE INDEX audit_age ON audit (at);

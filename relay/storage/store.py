@@ -14,6 +14,7 @@ from relay.security.encryption import Encryption
 from relay.storage.alerts import Alerts
 from relay.storage.api_keys import Access
 from relay.storage.apply_updates import HEADERS_MAX, Room, UpdateApplier
+from relay.storage.audit import Audit
 from relay.storage.boots import Boots, Lease
 from relay.storage.deliveries import Deliveries
 from relay.storage.encryption_keys import require_keys
@@ -27,6 +28,7 @@ from relay.storage.engine.sqlite import SQLite
 from relay.storage.history import Callbacks, Events
 from relay.storage.jobs import Jobs
 from relay.storage.payments import Payments
+from relay.storage.projects import Projects
 from relay.storage.redeliveries import Redeliveries
 from relay.storage.retention import Pruner
 from relay.storage.signing_keys import SigningSeeds
@@ -94,6 +96,8 @@ class Store:
         self.payments = Payments(database, self._writer, encryption)
         self.alerts = Alerts(database)
         self.access = Access(database, self._writer, encryption)
+        self.projects = Projects(database, self._writer, encryption)
+        self.audit = Audit(database, self._writer)
         self.signing_keys = SigningSeeds(database, self._writer, encryption)
         self.pruner = Pruner(database)
 

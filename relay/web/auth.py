@@ -1,4 +1,4 @@
-"""Authenticate an API request: find its API key's project, and check the key's scope."""
+"""Authenticate an API request: find the project and the scopes of its API key."""
 
 import hmac
 from typing import Final
@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from relay.app import App
 from relay.errors import Forbidden, Unauthorized
-from relay.storage.api_keys import digest
+from relay.storage.api_keys import ApiKey, digest
 from relay.storage.apply_updates import DEFAULT_PROJECT
 
 KEY_MAX_CHARS: Final = 512
@@ -16,32 +16,72 @@ BOOTSTRAP_KEY: Final = "RELAY_API_KEY"
 """The key id of the key in the setting of that name, which has no row."""
 
 
+ANY_SCOPE: Final = "any"
+"""The scope of a route that every valid key may use."""
+
+
 class Caller(msgspec.Struct, frozen=True):
-    """An authenticated client: the project it acts in, its key, and whether the key has the scope `admin`."""
+    """An authenticated client: the project it acts in, and its key with its scopes, of which `admin` includes all.
+
+    `created_at` is the key's, in unix milliseconds; None for the key of the setting.
+    """
 
     project_id: str
     key_id: str
-    admin: bool = False
+    name: str
+    scopes: frozenset[str]
+    created_at: int | None = None
+
+    @property
+    def admin(self) -> bool:
+        """Return whether the key has every scope."""
+        return "admin" in self.scopes
+
+    @property
+    def operator(self) -> bool:
+        """Return whether it is an admin key of the project `default`, which may see all projects."""
+        return self.admin and self.project_id == DEFAULT_PROJECT
 
 
-async def authenticate(app: App, request: Request, scope: str) -> Caller:
-    """Return the client of a request.
+BOOTSTRAP_CALLER: Final = Caller(DEFAULT_PROJECT, BOOTSTRAP_KEY, BOOTSTRAP_KEY, frozenset({"admin"}))
+"""The client with the key of the setting."""
 
-    Raise Unauthorized for a key that is missing, unknown or revoked, and Forbidden if it has neither the scope nor
-    `admin`, which includes every scope.
-    """
+
+async def authenticate(app: App, request: Request) -> Caller:
+    """Return the client of a request; raise Unauthorized for a key that is missing, unknown or revoked."""
     text = bearer(request)
     if text is None:
         raise Unauthorized("send the API key as Authorization: Bearer <api key>")
+    found = await caller_of(app, text)
+    if found is None:
+        raise Unauthorized("the API key is not known here, or was revoked")
+    return found
+
+
+async def caller_of(app: App, text: str) -> Caller | None:
+    """Return the client with an API key of this text; None if the key is unknown or revoked."""
     bootstrap = app.settings.api_key
     if bootstrap and hmac.compare_digest(digest(text), digest(bootstrap)):
-        return Caller(DEFAULT_PROJECT, BOOTSTRAP_KEY, admin=True)
-    key = await app.store.access.api_key(text)
-    if key is None:
-        raise Unauthorized("the API key is not known here, or was revoked")
-    if not key.scopes & {scope, "admin"}:
+        return BOOTSTRAP_CALLER
+    return _caller(await app.store.access.api_key(text))
+
+
+async def caller_by_id(app: App, key_id: str) -> Caller | None:
+    """Return the client with the API key of this id, which it has proven before; None if the key is revoked."""
+    if key_id == BOOTSTRAP_KEY:
+        return BOOTSTRAP_CALLER if app.settings.api_key else None
+    return _caller(await app.store.access.key_by_id(key_id))
+
+
+def require_scope(caller: Caller, scope: str) -> None:
+    """Raise Forbidden if the key has neither the scope nor `admin`."""
+    if scope != ANY_SCOPE and not caller.scopes & {scope, "admin"}:
         raise Forbidden(f"this needs an API key with the scope {scope}")
-    return Caller(key.project_id, key.id, admin="admin" in key.scopes)
+
+
+def _caller(key: ApiKey | None) -> Caller | None:
+    """Return the client with a live key."""
+    return None if key is None else Caller(key.project_id, key.id, key.name, key.scopes, key.created_at)
 
 
 def bearer(request: Request) -> str | None:

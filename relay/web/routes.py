@@ -23,7 +23,20 @@ from relay.model.resources.webhook_keys import webhook_keys
 from relay.providers import PROVIDERS
 from relay.storage.api_keys import digest
 from relay.web import auth, docs, openapi
-from relay.web.api import alerts, callbacks, deliveries, endpoints, events, files, interventions, jobs, quotes
+from relay.web.api import (
+    alerts,
+    audit,
+    callbacks,
+    deliveries,
+    endpoints,
+    events,
+    files,
+    interventions,
+    jobs,
+    keys,
+    projects,
+    quotes,
+)
 from relay.web.api.api_request import request_handler
 from relay.web.callback_route import CallbackRoute
 from relay.web.problems import JSON, error_problem, internal_problem, problem
@@ -40,6 +53,9 @@ API: Final = (
     *deliveries.ROUTES,
     *callbacks.ROUTES,
     *alerts.ROUTES,
+    *keys.ROUTES,
+    *projects.ROUTES,
+    *audit.ROUTES,
 )
 BACKLOG_EVERY_MS: Final = 10_000
 """The least time between two counts of unfinished work for the metrics."""

@@ -63,6 +63,32 @@ export interface Attempt {
   response_excerpt: string | null;
 }
 
+/** One verb that changed something, or was refused: who, when, what, on which object, from where. */
+export interface AuditEntry {
+  id: string;
+  object: "audit_entry";
+  at: string;
+  project: string;
+  /** The API key's id; null for a command on the database. */
+  key: string | null;
+  key_name: string | null;
+  /** By which program, as it says itself. */
+  via: "api" | "cli" | "dashboard" | "database" | (string & {});
+  /** The client's, by the rule of RELAY_CLIENT_IP. */
+  address: string | null;
+  request_id: string | null;
+  /** Such as `jobs.cancel`. */
+  verb: string;
+  /** The id of the object. */
+  target: string | null;
+  /** The fields that were sent; values only of those without secrets. */
+  detail: string | null;
+  /** Of the answer; null if relay stopped before it: it may or may not be done. */
+  status: number | null;
+  /** Of the problem, if it was refused. */
+  code: string | null;
+}
+
 /** One HTTP request from a provider, with its body. */
 export interface Callback {
   id: string;
@@ -98,6 +124,16 @@ export interface CallbackHead {
   size: number;
   /** Names and values in their order, secrets redacted. */
   headers: [string, string][];
+}
+
+/** The API key of a request. */
+export interface CallerKey {
+  /** `RELAY_API_KEY` for the key of that setting. */
+  id: string;
+  name: string;
+  scopes: ("admin" | "read" | "submit" | (string & {}))[];
+  /** null for the key of RELAY_API_KEY. */
+  created_at: string | null;
 }
 
 /** A decimal as text, its unit (`USDC`, `USD`, `credits`) and whether it is an estimate, reserved or final. */
@@ -366,6 +402,19 @@ export interface JobLinks {
 /** The status of a job; its rank only rises: pending, submitted, running, then one of the four final states. */
 export type JobState = "canceled" | "expired" | "failed" | "pending" | "running" | "submitted" | "succeeded" | (string & {});
 
+/** An API key without its text. */
+export interface Key {
+  id: string;
+  object: "api_key";
+  project: string;
+  name: string;
+  scopes: ("admin" | "read" | "submit" | (string & {}))[];
+  created_at: string;
+  /** Exact to a minute; null if it was never used. */
+  last_used_at: string | null;
+  revoked_at: string | null;
+}
+
 /** An endpoint as `POST /v1/endpoints` answers it. */
 export interface NewEndpoint {
   id: string;
@@ -443,6 +492,21 @@ export interface NewJob {
   notify: JobEndpoint[];
 }
 
+/** An API key as `POST /v1/keys` answers it. */
+export interface NewKey {
+  id: string;
+  object: "api_key";
+  project: string;
+  name: string;
+  scopes: ("admin" | "read" | "submit" | (string & {}))[];
+  created_at: string;
+  /** Exact to a minute; null if it was never used. */
+  last_used_at: string | null;
+  revoked_at: string | null;
+  /** Its text, which is shown only here. */
+  key: string;
+}
+
 /** What relay waits for or does next, and by when. */
 export interface Next {
   what: string;
@@ -496,6 +560,16 @@ export interface Problem {
   code: string;
   /** Every wrong field, if fields are wrong. */
   errors?: FieldError[];
+}
+
+/** The owner of jobs, endpoints and API keys. */
+export interface Project {
+  id: string;
+  object: "project";
+  name: string;
+  created_at: string;
+  /** API keys that work, without the one of RELAY_API_KEY. */
+  keys_live: number;
 }
 
 /** What a provider supports, and whether it is configured. */
@@ -644,4 +718,18 @@ export interface WebhookKey {
 /** A JWK set, newest key last. */
 export interface WebhookKeys {
   keys: WebhookKey[];
+}
+
+/** Who asks, and whom: the API key, its project, and this relay. */
+export interface Whoami {
+  object: "whoami";
+  key: CallerKey;
+  project: Project;
+  /** Whether the key may see all projects. */
+  operator: boolean;
+  /** RELAY_ENV. */
+  environment: string;
+  version: string;
+  /** The path of the API's description. */
+  docs: string;
 }

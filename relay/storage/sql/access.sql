@@ -6,6 +6,42 @@ INSERT INTO projects (id, name, created_at) VALUES (:id, :name, :created_at) ON 
 -- A project by its name.
 SELECT id, name, created_at FROM projects WHERE name = :name;
 
+-- name: project
+-- A project by its id, or else by its name.
+SELECT id, name, created_at, (SELECT COUNT(*) FROM api_keys WHERE api_keys.project_id = projects.id AND revoked_at IS NULL) AS keys_live
+FROM projects WHERE id = :given OR name = :given ORDER BY CASE WHEN id = :given THEN 0 ELSE 1 END LIMIT 1;
+
+-- name: project_page
+-- Projects, newest first, or the one that is given.
+SELECT id, name, created_at, (SELECT COUNT(*) FROM api_keys WHERE api_keys.project_id = projects.id AND revoked_at IS NULL) AS keys_live
+FROM projects
+WHERE (CAST(:project_id AS TEXT) IS NULL OR id = :project_id) AND id < COALESCE(CAST(:before AS TEXT), 'z')
+ORDER BY id DESC LIMIT :limit;
+
+-- name: insert_new_project
+-- A project whose name no other has; no row where there is one.
+INSERT INTO projects (id, name, created_at) VALUES (:id, :name, :created_at) ON CONFLICT DO NOTHING RETURNING id;
+
+-- name: keys_live
+-- How many live keys a project has.
+SELECT COUNT(*) AS number FROM api_keys WHERE project_id = :project_id AND revoked_at IS NULL;
+
+-- name: key_page
+-- A project's keys without their text, newest first; `live` is 1 for those that work, 0 for those that are revoked.
+SELECT id, project_id, name, scopes, created_at, last_used_at, revoked_at FROM api_keys
+WHERE project_id = :project_id AND id < COALESCE(CAST(:before AS TEXT), 'z')
+  AND (CAST(:live AS INTEGER) IS NULL OR CASE WHEN revoked_at IS NULL THEN 1 ELSE 0 END = :live)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: stored_key
+-- A key by its id, revoked or not.
+SELECT id, project_id, name, scopes, created_at, last_used_at, revoked_at FROM api_keys WHERE id = :id;
+
+-- name: revoke_key
+-- The key stops working with the commit; one that was revoked before keeps its time.
+UPDATE api_keys SET revoked_at = COALESCE(revoked_at, :now) WHERE id = :id
+RETURNING id, project_id, name, scopes, created_at, last_used_at, revoked_at;
+
 -- name: insert_api_key
 -- A key; only its digest is kept.
 INSERT INTO api_keys (id, project_id, name, scopes, digest, created_at) VALUES (:id, :project_id, :name, :scopes, :digest, :created_at);
@@ -13,6 +49,10 @@ INSERT INTO api_keys (id, project_id, name, scopes, digest, created_at) VALUES (
 -- name: api_key_by_digest
 -- The live key with this digest.
 SELECT id, project_id, name, scopes, digest, created_at, revoked_at FROM api_keys WHERE digest = :digest AND revoked_at IS NULL;
+
+-- name: live_api_key
+-- A key by its id, unless it is revoked.
+SELECT id, project_id, name, scopes, digest, created_at, revoked_at FROM api_keys WHERE id = :id AND revoked_at IS NULL;
 
 -- name: api_keys
 -- Every key with its project's name, oldest first.

@@ -15,13 +15,21 @@ from starlette.responses import Response
 
 from relay import log, validation
 from relay.app import App
-from relay.errors import BadBody, FieldError, InvalidInput, NotFound, RelayError, TooManyRequests, Unauthorized
+from relay.errors import (
+    BadBody,
+    FieldError,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    RelayError,
+    TooManyRequests,
+    Unauthorized,
+)
 from relay.model import text
 from relay.storage.api_keys import Reservation
-from relay.storage.apply_updates import DEFAULT_PROJECT
 from relay.storage.idempotency import Tie, Tied
 from relay.web import auth, problems, request_body
-from relay.web.api import idempotency
+from relay.web.api import audited, idempotency
 from relay.web.api.idempotency import WAIT_MAX_S
 from relay.web.client_address import client_address
 
@@ -38,6 +46,7 @@ class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
     app: App
     http: Request
     route: "ApiRoute"
+    caller: auth.Caller
     project_id: str
     key_id: str
     operator: bool = False
@@ -81,10 +90,10 @@ class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
         """Return the handler's response, run once for the Idempotency-Key; without a key, run it.
 
         Raise IdempotencyConflict if the key was used with another method, path or `content`, and Conflict if the
-        first request is unfinished.
+        first request is unfinished. What the handler does is in the audit; a repetition, which does nothing, is not.
         """
         if self.idempotency_key is None:
-            return await handler(self)
+            return await self.audited(handler)
         what = (self.http.method.encode(), self.http.url.path.encode(), content)
         reservation = Reservation(
             project_id=self.project_id,
@@ -93,8 +102,16 @@ class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
             now=self.app.clock.now_ms(),
         )
         return await idempotency.run_once(
-            self.app, reservation, lambda held: handler(msgspec.structs.replace(self, reservation=held))
+            self.app, reservation, lambda held: msgspec.structs.replace(self, reservation=held).audited(handler)
         )
+
+    async def audited(self, handler: "Handler") -> Response:
+        """Return the handler's response, with an entry in the audit unless its route changes nothing."""
+        if not self.route.in_audit:
+            return await handler(self)
+        began = audited.entry(self.app, self.caller, self.http, self.route.verb)
+        began = msgspec.structs.replace(began, detail=audited.detail(self.app, self.raw))
+        return await audited.run(self.app.store.audit, began, lambda: handler(self))
 
     def wait_s(self) -> float | None:
         """Return for how long `Prefer: wait=N` (RFC 7240) asks to delay the response; None if absent or malformed."""
@@ -142,6 +159,7 @@ class ApiRoute(msgspec.Struct, frozen=True, kw_only=True):
     `required` those that it needs although the type does not say so, `example` a body that works; `problems` are the
     codes of its own errors, besides those that `openapi.py` knows by the route's kind.
     With `streams` the handler reads the body itself, and calls `ApiRequest.idempotent` when it knows the content.
+    `audited` is whether its requests are in the audit; None for all that are not GET.
     """
 
     method: str
@@ -158,6 +176,17 @@ class ApiRoute(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()
     streams: bool = False
     admission: Admission | None = None
+    audited: bool | None = None
+
+    @property
+    def in_audit(self) -> bool:
+        """Return whether the route's requests are in the audit."""
+        return self.method != "GET" if self.audited is None else self.audited
+
+    @property
+    def verb(self) -> str:
+        """Return what the route does, for the audit: its resource and its handler's name, such as `jobs.cancel`."""
+        return f"{self.path.split('/')[2]}.{self.handler.__name__}"
 
 
 def request_handler(
@@ -180,7 +209,8 @@ def request_handler(
 
 async def _run(app: App, route: ApiRoute, memory: request_body.BodyMemory, http: Request) -> Response:
     """Return the handler's response; raise RelayError for a refused request."""
-    caller = await auth.authenticate(app, http, route.scope)
+    caller = await auth.authenticate(app, http)
+    await _require_scope(app, route, caller, http)
     _refuse_nul(http)
     changes = http.method in ("POST", "PATCH", "DELETE")
     key = _idempotency_key(http) if changes else None
@@ -195,15 +225,27 @@ async def _run(app: App, route: ApiRoute, memory: request_body.BodyMemory, http:
         app=app,
         http=http,
         route=route,
+        caller=caller,
         project_id=caller.project_id,
         key_id=caller.key_id,
-        operator=caller.admin and caller.project_id == DEFAULT_PROJECT,
+        operator=caller.operator,
         raw=raw,
         idempotency_key=key,
     )
-    if not changes or route.streams:
+    if route.streams:
         return await route.handler(request)
-    return await request.idempotent(raw, route.handler)
+    return await (request.idempotent(raw, route.handler) if changes else request.audited(route.handler))
+
+
+async def _require_scope(app: App, route: ApiRoute, caller: auth.Caller, http: Request) -> None:
+    """Raise Forbidden if the key has not the route's scope; that is in the audit too, up to a number a minute."""
+    try:
+        auth.require_scope(caller, route.scope)
+    except Forbidden as error:
+        if route.in_audit:
+            refused = audited.entry(app, caller, http, route.verb)
+            await app.store.audit.refuse(msgspec.structs.replace(refused, status=403, code=error.code))
+        raise
 
 
 async def _admit(app: App, caller: auth.Caller, http: Request, key: str | None, admission: Admission) -> None:

@@ -350,6 +350,7 @@ ROUTES: Final = (
         method="GET",
         path="/v1/endpoints/{id}/secret",
         handler=show_secret,
+        audited=True,
         scope="admin",
         summary="Show an endpoint's secret",
         answers={200: SecretResource},

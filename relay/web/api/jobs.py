@@ -201,6 +201,7 @@ ROUTES: Final = (
         path="/v1/jobs",
         handler=create,
         scope="submit",
+        audited=False,
         summary="Submit a job",
         fields=JobFields,
         example={

@@ -90,6 +90,7 @@ ROUTES: Final = (
         path="/v1/quotes",
         handler=create,
         scope="submit",
+        audited=False,
         summary="Quote what a job would cost at each provider",
         fields=QuoteRequest,
         example={"input": {"images": ["https://example.com/a.png"], "prompt": "slow push in", "duration_s": 5}},
