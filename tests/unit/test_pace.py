@@ -6,6 +6,9 @@ from hypothesis import strategies as st
 
 from relay.errors import TooManyRequests
 from relay.jobs.rate_limit import PAUSE_MAX_MS, AskedPace, GrowingPace, Pace
+from relay.jobs.status_checks import StatusAnswer
+from relay.lifecycle.checks import CheckOutcome
+from relay.model.provider_http import ProviderResponse
 
 steps = st.lists(st.tuples(st.integers(0, 700), st.booleans(), st.none() | st.integers(0, 5_000)), max_size=60)
 
@@ -241,3 +244,62 @@ def test_a_job_and_a_project_have_their_share_of_a_minute(
     with pytest.raises(TooManyRequests):
         pace.ask("a", "default", 5_000 + pause_s * 1000 - 1)
     pace.ask("a", "default", 5_000 + pause_s * 1000)
+
+
+@pytest.mark.parametrize(
+    ("status_code", "failed"),
+    [
+        (200, False),
+        (404, False),
+        (428, False),
+        (429, True),
+        (430, False),
+        (499, False),
+        (500, True),
+        (501, True),
+        (599, True),
+    ],
+)
+def test_a_429_and_every_5xx_halve_the_pace(status_code: int, failed: bool) -> None:
+    """Count an answer as failed if the provider wants fewer requests or broke, and no other answer."""
+    response = ProviderResponse(status_code=status_code, content_type="application/json", body=b"{}")
+    assert StatusAnswer(CheckOutcome.NO_VERDICT, None, "", response).failed is failed
+
+
+@pytest.mark.parametrize(("finding", "failed"), [(CheckOutcome.NO_ANSWER, True), (CheckOutcome.NOT_FOUND, False)])
+def test_no_answer_halves_the_pace(finding: CheckOutcome, failed: bool) -> None:
+    """Count a call without an answer as failed."""
+    assert StatusAnswer(finding, None, "").failed is failed
+
+
+def pace_after(quick: int, slow_ms: int | None = None) -> GrowingPace:
+    """Return a pace of four and then eight a second, while more waits, after so many quick answers and a slow one."""
+    pace = GrowingPace(4, 4.0, 16.0)
+    pace.note_scarcity(True, 0)
+    for _ in range(quick):
+        pace.answered(0, 0, failed=False)
+    if slow_ms is not None:
+        pace.answered(0, slow_ms, failed=False)
+    return pace
+
+
+def test_a_failure_starts_the_count_of_quick_answers_again() -> None:
+    """Double after two quick answers of four; a failure in between makes it two more."""
+    assert pace_after(1).grown is False
+    assert pace_after(2).grown is True
+    pace = pace_after(1)
+    pace.answered(0, 0, failed=True)
+    pace.answered(0, 0, failed=False)
+    assert pace.grown is False
+    pace.answered(0, 0, failed=False)
+    assert pace.grown is True
+
+
+def test_a_slow_answer_starts_the_count_of_quick_answers_again() -> None:
+    """Count an answer of a second, and begin anew at one that took a millisecond longer."""
+    assert pace_after(1, slow_ms=1000).grown is True
+    pace = pace_after(1, slow_ms=1001)
+    pace.answered(0, 0, failed=False)
+    assert pace.grown is False
+    pace.answered(0, 0, failed=False)
+    assert pace.grown is True
