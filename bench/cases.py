@@ -135,6 +135,7 @@ def _record(of: Sample) -> list[Case]:
         _case("callbacks_kept", jobs),
         _many("insert_callback", callbacks),
         _many("update_job", of.jobs),
+        _many("update_job_and_provider_id", of.jobs),
         _many("insert_event", events),
         _case("endpoints_listening", {"project_id": DEFAULT_PROJECT}),
         _many("insert_delivery", deliveries),
@@ -254,6 +255,8 @@ def _pages(of: Sample) -> list[Case]:
         _case("delivery_page_of_job", delivery | job_id),
         _case("job_page", job),
         _case("job_page_by_metadata", job | pair),
+        _case("job_page_by_provider_id", job | {"provider_job_id": "task-7"}),
+        *_search(),
         _case("job_page", job | {"status": "submitted"}, "submitted"),
         _case("job_page", job | {"status": "failed"}, "failed, none", hot=False),
         _case("job_page", job | {"provider": "other"}, "of a provider without any", hot=False),
@@ -288,6 +291,27 @@ def _pages(of: Sample) -> list[Case]:
         ),
         Case("delivery_floor_of_endpoint", (page | everything,), rows_max=2 * pages.WINDOW),
         Case("event_floor_after", (event | after | {"end": 1 << 62},), rows_max=2 * pages.WINDOW),
+    ]
+
+
+def _search() -> list[Case]:
+    """Return what a search reads."""
+    found = {"project_id": DEFAULT_PROJECT, "limit": 50}
+
+    def between(prefix: str) -> dict[str, Any]:
+        return found | {"first": f"{prefix}0", "last": f"{prefix}{'z' * 26}"}
+
+    return [
+        _case("search_jobs_by_id", between(ids.JOB)),
+        _case("search_jobs_by_provider_job_id", found | {"text": "task-7"}),
+        _case("search_jobs_by_metadata", found | {"pairs": ["customer=7", "customer=8", "user=9"]}),
+        _case("latest_metadata", found | {"limit": BATCH}),
+        _case("search_events", between(ids.EVENT)),
+        _case("search_deliveries", between(ids.DELIVERY)),
+        _case("search_callbacks", between(ids.CALLBACK)),
+        _case("search_endpoints_by_id", between(ids.ENDPOINT)),
+        _case("search_endpoints_by_text", found | {"pattern": "%nothing%"}),
+        _case("search_redeliveries", between(ids.REDELIVERY)),
     ]
 
 

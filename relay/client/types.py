@@ -169,6 +169,20 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     status: str
 
 
+class Hit(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a search found."""
+
+    kind: str
+    id: str
+    job_id: str | None
+    """The job that it is about, itself if it is one."""
+    title: str
+    """What it is, in a few words."""
+    matched: str
+    """What has the text."""
+    created_at: str
+
+
 class JobEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """An endpoint that was made for one job."""
 
@@ -423,6 +437,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     data: Any
     """The notification's `data`."""
     deliveries: DeliveryCounts
+
+
+class Hits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a search found, by kind, newest first."""
+
+    data: list[Hit]
 
 
 class JobError(msgspec.Struct, frozen=True, kw_only=True):

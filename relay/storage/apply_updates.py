@@ -164,7 +164,7 @@ class UpdateApplier:
         await transaction.run_many("insert_reprocessing", batch.reprocessings)
         await transaction.run_many("insert_call", batch.calls)
         await payments.settle(transaction, batch.settlements)
-        await transaction.run_many("update_job", [job_rows.row(job) for job in read.jobs.values()])
+        await _update(transaction, read)
         await transaction.run_many("insert_event", [new.row for new in batch.events])
         fresh = await self._fan_out(transaction, batch.events, read.listeners)
         for result, deliveries in zip(batch.announced, fresh, strict=True):
@@ -275,6 +275,13 @@ async def _read(transaction: Transaction, updates: Sequence[JobUpdate], room: Ro
     elsewhere = await absent(transaction, {update.job_id for update in updates if update.received} - jobs.keys())
     elsewhere.bytes.update(await _bytes_kept(transaction, updates, jobs, room))
     return Read(jobs, by_id, listeners, digests, calls, elsewhere)
+
+
+async def _update(transaction: Transaction, read: Read) -> None:
+    """Store the jobs; their ids at their providers too if one of them has another than before."""
+    named = any(job.provider_job_id != read.rows[job_id]["provider_job_id"] for job_id, job in read.jobs.items())
+    name = "update_job_and_provider_id" if named else "update_job"
+    await transaction.run_many(name, [job_rows.row(job) for job in read.jobs.values()])
 
 
 async def _notify(transaction: Transaction, updates: Sequence[JobUpdate], results: Sequence[UpdateResult]) -> None:

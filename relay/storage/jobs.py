@@ -153,9 +153,11 @@ class Jobs:
             **wanted.made.params(),
         }
         listing, lowest = wanted.made.narrow(listing, ids.JOB)
-        floor_name = "job_floor_by_pair" if pairs else "job_floor" if wanted.narrows else None
-        params, ends_at = await pages.bounds(self._database, floor_name, params | {"before": listing.before}, lowest)
         name = "job_page_by_metadata" if pairs else "job_page"
+        floor_name = "job_floor_by_pair" if pairs else "job_floor" if wanted.narrows else None
+        if wanted.provider_job_id is not None and not pairs:
+            name, floor_name = "job_page_by_provider_id", None
+        params, ends_at = await pages.bounds(self._database, floor_name, params | {"before": listing.before}, lowest)
 
         async def read(before: str | None, limit: int) -> Sequence[Row]:
             return await self._database.rows(name, params | {"before": before, "limit": limit}, Purpose.LIST)

@@ -69,6 +69,7 @@ CREATE INDEX jobs_page ON jobs (project_id, id);
 CREATE INDEX jobs_due ON jobs (timer, next_at) WHERE timer IS NOT NULL;
 CREATE INDEX jobs_to_check ON jobs (provider, next_check_at) WHERE confirm_by IS NULL AND next_check_at IS NOT NULL;
 CREATE INDEX jobs_to_confirm ON jobs (provider, project_id, next_check_at) WHERE confirm_by IS NOT NULL AND next_check_at IS NOT NULL;
+CREATE INDEX jobs_of_provider_id ON jobs (provider_job_id) WHERE provider_job_id IS NOT NULL;
 
 CREATE TABLE job_requests (
     job_id TEXT PRIMARY KEY,

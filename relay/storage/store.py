@@ -31,6 +31,7 @@ from relay.storage.payments import Payments
 from relay.storage.projects import Projects
 from relay.storage.redeliveries import Redeliveries
 from relay.storage.retention import Pruner
+from relay.storage.search import Search
 from relay.storage.signing_keys import SigningSeeds
 
 LEASE_SHARE: Final = 0.8
@@ -93,6 +94,7 @@ class Store:
         self.endpoints = Endpoints(database, self._writer, encryption)
         self.deliveries = Deliveries(database, self._writer, encryption, options.lease_ms / 1000 * LEASE_SHARE)
         self.redeliveries = Redeliveries(database, self._writer, self.events)
+        self.search = Search(database)
         self.payments = Payments(database, self._writer, encryption)
         self.alerts = Alerts(database)
         self.access = Access(database, self._writer, encryption)

@@ -36,6 +36,7 @@ from relay.web.api import (
     keys,
     projects,
     quotes,
+    search,
 )
 from relay.web.api.api_request import request_handler
 from relay.web.callback_route import CallbackRoute
@@ -56,6 +57,7 @@ API: Final = (
     *keys.ROUTES,
     *projects.ROUTES,
     *audit.ROUTES,
+    *search.ROUTES,
 )
 BACKLOG_EVERY_MS: Final = 10_000
 """The least time between two counts of unfinished work for the metrics."""

@@ -299,6 +299,24 @@ export interface Health {
   status: "ok" | "ready" | (string & {});
 }
 
+/** Something that a search found. */
+export interface Hit {
+  kind: "callback" | "delivery" | "endpoint" | "event" | "job" | "redelivery" | (string & {});
+  id: string;
+  /** The job that it is about, itself if it is one. */
+  job_id: string | null;
+  /** What it is, in a few words. */
+  title: string;
+  /** What has the text. */
+  matched: "description" | "id" | "metadata" | "provider_job_id" | "url" | (string & {});
+  created_at: string;
+}
+
+/** What a search found, by kind, newest first. */
+export interface Hits {
+  data: Hit[];
+}
+
 /** The unified request; each provider translates it, None means the provider's default. */
 export interface Input {
   images?: string[];

@@ -45,14 +45,37 @@ SELECT * FROM unnest(
 ) ON CONFLICT DO NOTHING;
 
 -- name: update_job
--- A job after a transition; what never changes is not named. A check is under way as long as the time that it was leased until stands.
+-- A job after a transition; what never changes is not named, nor is its provider's id. A check
+-- is under way as long as the time that it was leased until stands.
+UPDATE jobs SET
+    state = :state, reason = :reason, cost = :cost, finished_at = :finished_at, confirm_by = :confirm_by,
+    checked_by = CASE WHEN next_check_at = :next_check_at THEN checked_by END, next_check_at = :next_check_at, timer = :timer, next_at = :next_at,
+    doc = CASE WHEN :finished_at IS NULL THEN printf('%-1180s', :doc) ELSE :doc END
+WHERE id = :id;
+
+-- name: update_job.postgres_batch
+-- PostgreSQL writes a batch by one statement; the rows have been locked as they were read.
+UPDATE jobs SET
+    state = many.state, reason = many.reason, cost = many.cost, finished_at = many.finished_at,
+    confirm_by = many.confirm_by, checked_by = CASE WHEN jobs.next_check_at = many.next_check_at THEN jobs.checked_by END,
+    next_check_at = many.next_check_at, timer = many.timer, next_at = many.next_at, doc = many.doc
+FROM unnest(
+    CAST(:id AS TEXT[]), CAST(:state AS TEXT[]), CAST(:reason AS TEXT[]), CAST(:cost AS TEXT[]),
+    CAST(:finished_at AS BIGINT[]), CAST(:confirm_by AS BIGINT[]), CAST(:next_check_at AS BIGINT[]), CAST(:timer AS TEXT[]),
+    CAST(:next_at AS BIGINT[]), CAST(:doc AS TEXT[])
+) AS many (id, state, reason, cost, finished_at, confirm_by, next_check_at, timer, next_at, doc)
+WHERE jobs.id = many.id;
+
+-- name: update_job_and_provider_id
+-- The same with the id that its provider gave it, which few updates change: SQLite writes an index anew for each column that is named,
+-- though it stays as it is. A check is under way as long as the time that it was leased until stands.
 UPDATE jobs SET
     state = :state, reason = :reason, provider_job_id = :provider_job_id, cost = :cost, finished_at = :finished_at, confirm_by = :confirm_by,
     checked_by = CASE WHEN next_check_at = :next_check_at THEN checked_by END, next_check_at = :next_check_at, timer = :timer, next_at = :next_at,
     doc = CASE WHEN :finished_at IS NULL THEN printf('%-1180s', :doc) ELSE :doc END
 WHERE id = :id;
 
--- name: update_job.postgres_batch
+-- name: update_job_and_provider_id.postgres_batch
 -- PostgreSQL writes a batch by one statement; the rows have been locked as they were read.
 UPDATE jobs SET
     state = many.state, reason = many.reason, provider_job_id = many.provider_job_id, cost = many.cost, finished_at = many.finished_at,
@@ -141,6 +164,39 @@ WHERE project_id = :project_id
   AND (CAST(:status AS TEXT) IS NULL OR state = :status OR (:status = 'open' AND finished_at IS NULL))
   AND (CAST(:reason AS TEXT) IS NULL OR reason = :reason)
   AND (CAST(:provider_job_id AS TEXT) IS NULL OR provider_job_id = :provider_job_id)
+  AND (CAST(:provider AS TEXT) IS NULL OR provider = :provider)
+  AND (CAST(:created_after AS BIGINT) IS NULL OR jobs.created_at > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR jobs.created_at < :created_before)
+  AND (:undelivered = 0 OR EXISTS (
+      SELECT 1 FROM events JOIN deliveries ON deliveries.event_id = events.id
+      WHERE events.job_id = jobs.id AND deliveries.state || '' <> 'delivered' AND NOT EXISTS (
+          SELECT 1 FROM deliveries AS arrived
+          WHERE arrived.event_id = events.id AND arrived.endpoint_id || '' = deliveries.endpoint_id AND arrived.state || '' = 'delivered'
+      )
+  ))
+  AND (:result_undelivered = 0 OR (
+      state = 'succeeded' AND NOT EXISTS (
+          SELECT 1 FROM deliveries
+          WHERE event_id = (SELECT id FROM events WHERE job_id = jobs.id AND final = 1 ORDER BY sequence DESC LIMIT 1)
+            AND deliveries.state || '' = 'delivered'
+      ) AND EXISTS (
+          SELECT 1 FROM endpoints
+          WHERE project_id = :project_id AND deleted_at IS NULL AND job_id IS NULL
+          UNION ALL
+          SELECT 1 FROM endpoints WHERE job_id = jobs.id AND deleted_at IS NULL
+      )
+  ))
+ORDER BY id DESC LIMIT :limit;
+
+-- name: job_page_by_provider_id
+-- Jobs of a project with this id at their provider, newest first: they are few.
+SELECT
+    id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata
+FROM jobs JOIN job_requests ON job_id = id
+WHERE provider_job_id = :provider_job_id AND project_id || '' = :project_id
+  AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
+  AND (CAST(:status AS TEXT) IS NULL OR state = :status OR (:status = 'open' AND finished_at IS NULL))
+  AND (CAST(:reason AS TEXT) IS NULL OR reason = :reason)
   AND (CAST(:provider AS TEXT) IS NULL OR provider = :provider)
   AND (CAST(:created_after AS BIGINT) IS NULL OR jobs.created_at > :created_after)
   AND (CAST(:created_before AS BIGINT) IS NULL OR jobs.created_at < :created_before)
