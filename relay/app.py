@@ -56,6 +56,7 @@ from relay.security.encryption import Encryption
 from relay.security.redaction import Redactor
 from relay.security.shares import Shares
 from relay.security.signatures import SigningKeys
+from relay.security.signed_cookies import SignedCookies
 from relay.security.url_policy import AddressPolicy
 from relay.settings import Settings
 from relay.shutdown import CLOSE_MIN_S, Stop
@@ -96,6 +97,7 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     redactor: Redactor
     stop: Stop
     keys_refused: Mapping[str, KeyRefused]
+    cookies: SignedCookies
 
     @property
     def draining(self) -> asyncio.Event:
@@ -349,6 +351,7 @@ def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: F
         redactor=outbound.redactor,
         stop=setup.stop,
         keys_refused=context.keys_refused,
+        cookies=SignedCookies(setup.keys, settings.environment),
     )
 
 

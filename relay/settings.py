@@ -323,6 +323,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     """streams that one project may have open"""
     stream_buffer_bytes: Annotated[int, Meta(ge=1, le=1 << 30)] = 262_144
     """bytes of events that a stream holds while its client reads them; one event in any case"""
+    dashboard: Annotated[bool, parse_flag] = True
+    """0 turns the pages at `/` off; the API stays"""
     metrics_key: str | None = None
     """when set, /metrics needs it as Authorization: Bearer; when not, anyone who reaches relay can read its counts"""
     request_body_max_bytes: Annotated[int, Meta(ge=1024, le=1 << 26)] = 262_144

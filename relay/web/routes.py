@@ -22,7 +22,7 @@ from relay.model.resources.envelopes import HealthResource
 from relay.model.resources.webhook_keys import webhook_keys
 from relay.providers import PROVIDERS
 from relay.storage.api_keys import digest
-from relay.web import auth, docs, openapi
+from relay.web import auth, dashboard, docs, openapi
 from relay.web.api import (
     alerts,
     audit,
@@ -119,6 +119,7 @@ def _api(app: App, memory: BodyMemory) -> Starlette:
             Route("/docs", docs_page),
             Route("/docs/{name}", _docs_file),
             Route("/.well-known/webhook-keys", _webhook_keys(app)),
+            *dashboard.routes(app, API, memory),
         ],
         exception_handlers={HTTPException: _http_problem, Exception: _log_bug},
     )

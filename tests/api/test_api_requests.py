@@ -162,7 +162,8 @@ def test_any_values_in_the_right_places_are_answered(
 
 def test_paths_and_methods_that_are_not_there_are_problems(synchronous: httpx.Client) -> None:
     """Answer 404 to an unknown path, without a redirect, and 405 with every allowed method."""
-    for path in ("/v1/jobs/", "/v1/nothing", "/v1", "/v1/jobs/x/nothing", "//v1/jobs", "/V1/jobs", "/v1/jobs/%00"):
+    doubled = f"{str(synchronous.base_url).removesuffix('/')}//v1/jobs"  # as a path alone, httpx reads a host in it
+    for path in ("/v1/jobs/", "/v1/nothing", "/v1", "/v1/jobs/x/nothing", doubled, "/V1/jobs", "/v1/jobs/%00"):
         assert problem(synchronous.get(path)) == (404, "not_found")
     assert problem(synchronous.post("/v1/jobs/", json=GOOD)) == (404, "not_found")
     for method, path, allowed in (

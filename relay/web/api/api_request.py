@@ -197,7 +197,7 @@ def request_handler(
 
     async def respond(request: Request) -> Response:
         try:
-            return await _run(app, route, memory, request)
+            return await run(app, route, memory, await auth.authenticate(app, request), request)
         except RelayError as error:
             if isinstance(error, Unauthorized):
                 _logger.info("api_key.refused", method=route.method, route=route.path, client=address_of(request.scope))
@@ -207,9 +207,13 @@ def request_handler(
     return respond
 
 
-async def _run(app: App, route: ApiRoute, memory: request_body.BodyMemory, http: Request) -> Response:
-    """Return the handler's response; raise RelayError for a refused request."""
-    caller = await auth.authenticate(app, http)
+async def run(
+    app: App, route: ApiRoute, memory: request_body.BodyMemory, caller: auth.Caller, http: Request
+) -> Response:
+    """Return the handler's response to a client that has proven who it is; raise RelayError for a refused request.
+
+    The dashboard calls it too, so a page has the scopes, the checks, the refusals and the audit of the API.
+    """
     await _require_scope(app, route, caller, http)
     _refuse_nul(http)
     changes = http.method in ("POST", "PATCH", "DELETE")
