@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 FILES = ("requirements.txt", "requirements-x402.txt", "requirements-test.txt")
 SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
 DEV = ROOT / "deploy" / "dev"
-NEEDED = ("nodejs", "npm", "git", "postgresql", "pgbouncer", "php-cli", "ruby", "ruby-webrick")
+NEEDED = ("nodejs", "npm", "git", "postgresql", "pgbouncer", "php-cli", "ruby", "ruby-webrick", "chromium")
 """What the tests need of a machine, as Debian names it."""
 
 

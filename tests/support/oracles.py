@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 NODE_FOLDER = ROOT / ".venv" / "node"
 NODE_PACKAGES = (
     *("standardwebhooks@1.1.1", "svix@2.5.0", "express@5.1.0"),
-    "ai@7.0.173",
+    *("ai@7.0.173", "axe-core@4.14.1"),
     *("typescript@5.9.3", "@types/node@22.20.5", "openapi-typescript@7.13.0", "openapi-fetch@0.17.0"),
 )
 NODE_ANSWERS = {0: True, 1: False}

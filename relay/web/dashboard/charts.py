@@ -142,7 +142,7 @@ def round_top(value: float) -> float:
     """Return the smallest round number that is not below the value, whose half is round too; 2 at least."""
     if value <= 2:
         return 2
-    power = 10 ** math.floor(math.log10(value))
+    power = 10.0 ** math.floor(math.log10(value))
     for step in _TOPS:
         top = step * power
         if top >= value and top % 2 == 0:
@@ -163,8 +163,8 @@ def _decades(values: Sequence[float]) -> tuple[float, float]:
     positive = [value for value in values if value > 0]
     if not positive:
         return 10, 1000
-    low = float(10 ** math.floor(math.log10(min(positive))))
-    high = float(10 ** math.ceil(math.log10(max(positive))))
+    low = 10.0 ** math.floor(math.log10(min(positive)))
+    high = 10.0 ** math.ceil(math.log10(max(positive)))
     return (low, high) if high >= low * 100 else (low, low * 100)
 
 
