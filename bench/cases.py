@@ -14,6 +14,7 @@ from relay.storage.alerts import ATTEMPTS_READ, OPEN_MAX, READ_MAX
 from relay.storage.apply_updates import DEFAULT_PROJECT
 from relay.storage.deliveries import CLAIMERS, WALK, WINDOW
 from relay.storage.endpoint_status import FAILING_REASON
+from relay.storage.examination import COUNTED_MAX
 from relay.storage.job_rows import Timer
 from relay.storage.redeliveries import EVENTS_READ_MAX
 
@@ -400,6 +401,8 @@ def _by_hand(of: Sample) -> list[Case]:
         _case("position_in_time", {"project_id": DEFAULT_PROJECT, "at": of.events[0]["created_at"]}),
         _case("cancel_deliveries_of_endpoint", gone, "its retries", hot=False, writes=True),
         _case("cancel_deliveries_of_endpoint", gone | {"id": of.filled.endpoints[0]}, "nothing waits", writes=True),
+        _case("count_open_jobs", {"first": 0, "last": of.now_ms, "most": COUNTED_MAX}, hot=False),
+        _case("overdue", {}),
         _case("count_prunable", {"before": of.now_ms - 29 * DAY_MS, "now": of.now_ms}, hot=False),
     ]
 

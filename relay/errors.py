@@ -233,6 +233,10 @@ class JobUnknown(Unreadable):
 
 
 class SettingsError(RelayError):
-    """A setting is missing or wrong."""
+    """A setting is missing or wrong; `problems` are the sentences of its text, one for each wrong setting."""
 
     code = "settings"
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems

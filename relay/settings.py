@@ -385,6 +385,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     """how long a claimed delivery belongs to one process; due again then, or when that process is back after a crash"""
     backlog_max: Annotated[int, Meta(ge=16, le=1_000_000)] = 4096
     """writes waiting for the database before relay answers 503"""
+    check_at_start: Annotated[bool, parse_flag] = True
+    """1 makes the checks of `relay doctor` 20 s after a start, and logs what they find; 0: only the command does"""
     shutdown_s: Annotated[float, Meta(ge=0, le=300)] = 8.0
     """how long a stop waits for work under way"""
     providers: dict[str, ProviderSettings] = {}
@@ -463,7 +465,7 @@ def load(environ: Mapping[str, str], providers: tuple[str, ...]) -> Settings:
     if kept and bodies and kept >= bodies:
         errors.append(f"RELAY_BODIES_FOR_CALLBACKS_BYTES must be less than RELAY_BODIES_MAX_BYTES, which is {bodies}")
     if errors:
-        raise SettingsError("; ".join(errors))
+        raise SettingsError(*errors)
     return Settings(**values, providers=of_providers)
 
 

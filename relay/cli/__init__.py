@@ -14,7 +14,7 @@ from relay import __version__, settings
 from relay.errors import RelayError, SettingsError
 from relay.settings import Settings
 
-COMMANDS = ("serve", "work", "dev", "simulate", "migrate", "prune", "keys", "openapi", "healthcheck")
+COMMANDS = ("serve", "work", "dev", "simulate", "migrate", "prune", "keys", "doctor", "openapi", "healthcheck")
 EXIT_CONFIG = 78
 """The exit status for wrong settings, EX_CONFIG of sysexits.h."""
 GC_OBJECTS = 10_000

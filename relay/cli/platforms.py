@@ -70,8 +70,8 @@ def require_lasting(database: Path, environ: Mapping[str, str], mounts: str | No
 
     `mounts` is what /proc/self/mountinfo says. Where that cannot be read, a platform with volumes is believed.
     """
-    platform = next((one for name, one in _PLATFORMS.items() if environ.get(name)), None)
-    if platform is None or (platform.volumes and _mounted(database, _read_mounts() if mounts is None else mounts)):
+    platform = wiping(database, environ, mounts)
+    if platform is None:
         return
     volume = f"mount a volume of {platform.name} and put the database there, with one process on it: "
     ways = [
@@ -87,6 +87,14 @@ def require_lasting(database: Path, environ: Mapping[str, str], mounts: str | No
         f"Three ways out: {'; or '.join(ways)}. "
         "Commands that change a running relay's data go over its HTTP API."
     )
+
+
+def wiping(database: Path, environ: Mapping[str, str], mounts: str | None = None) -> Platform | None:
+    """Return the platform that wipes the disk of a SQLite database with each restart; None if none does."""
+    platform = next((one for name, one in _PLATFORMS.items() if environ.get(name)), None)
+    if platform is None or (platform.volumes and _mounted(database, _read_mounts() if mounts is None else mounts)):
+        return None
+    return platform
 
 
 def _read_mounts() -> str | None:

@@ -38,6 +38,7 @@ def command(no_dispatch: bool) -> None:
 async def serve(loaded: Settings, *, dispatches: bool = True) -> None:
     """Run relay until a signal or an error."""
     from relay.app import opened
+    from relay.cli.starting import checked
     from relay.cli.stopping import signals
     from relay.providers import PROVIDERS
     from relay.shutdown import Stop
@@ -49,7 +50,8 @@ async def serve(loaded: Settings, *, dispatches: bool = True) -> None:
             starting.over()
             tune_gc()
             try:
-                await server(app, loaded.host, loaded.port).serve()
+                async with checked(app, PROVIDERS):
+                    await server(app, loaded.host, loaded.port).serve()
             except RelayError:
                 stop.end_now()  # it never listened: nothing is waited for
                 raise

@@ -1,12 +1,21 @@
-"""Summarize the configuration for the log's first line: version, database, providers, public URL, what is not set."""
+"""What a start says of its configuration: the log's first line, and later what the checks of `relay doctor` find."""
 
-from collections.abc import Mapping
-from typing import Any
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
 
 from relay import __version__
 from relay.providers.base import Provider
 from relay.settings import Settings
 from relay.storage.engine.database_url import is_postgres, shown
+
+if TYPE_CHECKING:
+    from relay.app import App
+
+CHECKED_AFTER_S: Final = 20.0
+"""The checks of `relay doctor` come so long after a start: others start meanwhile, and what was due is sent."""
 
 
 def summary(settings: Settings, providers: Mapping[str, Provider]) -> dict[str, Any]:
@@ -40,3 +49,40 @@ def _missing(settings: Settings, providers: Mapping[str, Provider], usable: list
     if not settings.secret_keys and not is_postgres(settings.database_url):
         found.append("RELAY_SECRET_KEYS: the key is in a file beside the database, which belongs in every backup")
     return found
+
+
+@asynccontextmanager
+async def checked(app: "App", providers: Mapping[str, Provider]) -> AsyncIterator[None]:
+    """Make the checks of `relay doctor` once while the block runs, in the background, if the settings say so."""
+    if not app.settings.check_at_start:
+        yield
+        return
+    checking = asyncio.create_task(_check(app, providers), name="checks")
+    try:
+        yield
+    finally:
+        checking.cancel()
+        with suppress(asyncio.CancelledError):
+            await checking
+
+
+async def _check(app: "App", providers: Mapping[str, Provider]) -> None:
+    """Log a warning for each finding, some time after the start."""
+    await app.clock.sleep(round(CHECKED_AFTER_S * 1000))
+    from relay.cli import diagnosis
+    from relay.outbound.provider_client import ProviderClient
+    from relay.storage.examination import Examination
+
+    async with ProviderClient(redactor=app.redactor) as client:
+        await diagnosis.warn(
+            diagnosis.Examined(
+                settings=app.settings,
+                environ=dict(os.environ),
+                adapters=providers,
+                client=client,
+                database=Examination(app.store.database),
+                encryption=diagnosis.encryption_of(app.settings),
+                now_ms=app.clock.now_ms,
+                skews={},
+            )
+        )

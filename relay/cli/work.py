@@ -28,6 +28,7 @@ def command() -> None:
 async def _work(loaded: Settings) -> None:
     """Run the loops until a signal."""
     from relay.app import opened
+    from relay.cli.starting import checked
     from relay.cli.stopping import signals
     from relay.providers import PROVIDERS
     from relay.shutdown import Stop
@@ -37,8 +38,9 @@ async def _work(loaded: Settings) -> None:
         raise SettingsError("work needs PostgreSQL: on SQLite, serve does everything in one process")
     stop = Stop(loaded.shutdown_s)
     with signals(stop, loaded.shutdown_s) as starting:
-        async with opened(loaded, PROVIDERS, stop=stop):
+        async with opened(loaded, PROVIDERS, stop=stop) as app:
             starting.over()
             tune_gc()
             log.get("work").info("relay.working")
-            await stop.draining.wait()
+            async with checked(app, PROVIDERS):
+                await stop.draining.wait()

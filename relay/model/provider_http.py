@@ -10,7 +10,7 @@ from relay.model import text
 from relay.security import strict_json
 
 EXCERPT_BYTES: Final = 2048
-KEPT_HEADERS: Final = frozenset({"retry-after", "payment-required", "payment-response", "x-payment-response"})
+KEPT_HEADERS: Final = frozenset({"date", "retry-after", "payment-required", "payment-response", "x-payment-response"})
 
 
 class ProviderRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,9 +21,11 @@ _USED: Final = re.compile(
     r"(?<![a-z])nonce_already_used|authorization[ _](is[ _])?(already[ _])?used(?![a-z])", re.IGNORECASE
 )
 AUTHORIZATION_STATE: Final = "e94a0102"  # the selector of authorizationState(address,bytes32)
+BALANCE_OF: Final = "70a08231"  # the selector of balanceOf(address)
 _WORD_DIGITS: Final = 64
 _ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
 _NONCE: Final = re.compile(r"0x[0-9a-fA-F]{64}")
+_QUANTITY: Final = re.compile(r"0x[0-9a-fA-F]{1,64}")
 _REASONS: Final = ("error", "errorReason", "errorMessage", "invalidReason", "reason", "code", "message", "details")
 
 
@@ -99,3 +101,25 @@ def read_authorization_state(response: ProviderResponse) -> bool | None:
     if response.status_code != 200 or not isinstance(result, str):
         return None
     return {"0x" + "0" * 63 + "0": False, "0x" + "0" * 63 + "1": True}.get(result)
+
+
+def balance_call(asset: str, owner: str) -> dict[str, object]:
+    """Return the JSON-RPC body that asks the asset's contract for the owner's balance."""
+    data = "0x" + BALANCE_OF + owner[2:].lower().rjust(_WORD_DIGITS, "0")
+    return {"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [{"to": asset, "data": data}, "latest"]}
+
+
+def chain_id_call() -> dict[str, object]:
+    """Return the JSON-RPC body that asks a node for the number of its chain."""
+    return {"jsonrpc": "2.0", "id": 1, "method": "eth_chainId", "params": []}
+
+
+def read_quantity(response: ProviderResponse) -> int | None:
+    """Return the number in a node's answer; None for any other answer, such as the empty one of another chain."""
+    try:
+        result = header.read_object(response.body).get("result")
+    except Unreadable:
+        return None
+    if response.status_code != 200 or not isinstance(result, str) or not _QUANTITY.fullmatch(result):
+        return None
+    return int(result, 16)

@@ -111,10 +111,12 @@ def test_a_statement_means_what_it_says_on_both_databases() -> None:
     assert postgres.keys() - STATEMENTS.keys() == {
         "committed_before",
         "count_positions_anew",
+        "durability",
         "forget_positions_of_endpoints",
         "forget_positions_of_redeliveries",
         "horizon",
         "lock_boot",
+        "server_clock",
     }
     for name, statement in STATEMENTS.items():
         assert set(statement.names) <= set(postgres[name].names), name

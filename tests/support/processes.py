@@ -82,3 +82,8 @@ async def _drain(child: asyncio.subprocess.Process) -> None:
     async for said in child.stdout:
         _SAID[child].append(said.decode("utf-8", "replace"))
         sys.stdout.write(_SAID[child][-1])
+
+
+def said(child: asyncio.subprocess.Process) -> list[str]:
+    """Return the lines that the process has said."""
+    return list(_SAID[child])
