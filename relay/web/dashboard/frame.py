@@ -244,7 +244,7 @@ class Frame:
                 response.headers["retry-after"] = str(getattr(error, "retry_after_s", 1))
             return response
         response = RedirectResponse(self._desk.templates.href(self._local(text_of(form, "next"))), 303)
-        self._desk.sessions.keep(http, response, found.session)
+        self._desk.sessions.start(http, response, found.session)
         _logger.info("sign_in.done", key=found.session.key_id)
         return response
 

@@ -108,13 +108,15 @@ class Sessions:
             return None
         return SignedIn(session, caller)
 
+    def start(self, http: Request, response: Response, session: Session) -> None:
+        """Set the cookie of a session."""
+        set_cookie(response, self._name(http), self._app.cookies.make(_PURPOSE, session), secure=self.secure(http))
+
     def keep(self, http: Request, response: Response, session: Session) -> None:
-        """Set the cookie of a session that is new, or whose last renewal is a minute old."""
+        """Renew the cookie of a session whose last renewal is a minute old."""
         now_ms = self._app.clock.now_ms()
-        if session.seen_at != now_ms and now_ms - session.seen_at < RENEWED_AFTER_MS:
-            return
-        renewed = msgspec.structs.replace(session, seen_at=now_ms)
-        set_cookie(response, self._name(http), self._app.cookies.make(_PURPOSE, renewed), secure=self.secure(http))
+        if now_ms - session.seen_at >= RENEWED_AFTER_MS:
+            self.start(http, response, msgspec.structs.replace(session, seen_at=now_ms))
 
     def end(self, http: Request, response: Response) -> None:
         """Delete the cookie."""
