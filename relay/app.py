@@ -22,6 +22,7 @@ from relay.context import ConfiguredProvider, FlowContext, KeyRefused
 from relay.deliveries.attempt import Deliverer
 from relay.deliveries.dispatcher import Dispatcher, DispatchOptions
 from relay.deliveries.event_stream import Streams
+from relay.deliveries.probing import Prober
 from relay.deliveries.redelivery import Redeliverer
 from relay.errors import SettingsError
 from relay.jobs.alerts import AlertWatch
@@ -88,6 +89,7 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     receiver: Receiver
     interventions: Interventions
     redeliverer: Redeliverer
+    prober: Prober
     waiting: Waiting
     streams: Streams
     metrics: Metrics
@@ -153,6 +155,7 @@ class Notifications(msgspec.Struct, frozen=True):
 
     dispatcher: Dispatcher
     redeliverer: Redeliverer
+    prober: Prober
     waiting: Waiting
     streams: Streams
 
@@ -286,11 +289,12 @@ def _notifications(setup: Setup, store: Store, sender: WebhookSender) -> Notific
     options = DispatchOptions(settings.deliveries_in_flight_max, setup.lease_ms)
     dispatcher = Dispatcher(store, deliverer, clock, options, setup.metrics)
     redeliverer = Redeliverer(store, clock, dispatcher)
+    prober = Prober(store, clock, deliverer, (dispatcher, redeliverer))
     waiting = Waiting(clock, stop.draining)
     streams = Streams(store.events, clock, stop.draining, setup.metrics, settings)
     stop.on_begin(waiting.wake_all)
     stop.on_begin(streams.wake_all)
-    return Notifications(dispatcher, redeliverer, waiting, streams)
+    return Notifications(dispatcher, redeliverer, prober, waiting, streams)
 
 
 def _flow(
@@ -342,6 +346,7 @@ def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: F
         receiver=Receiver(context, setup.tokens),
         interventions=Interventions(context, flow.submitter, flow.checker),
         redeliverer=notifications.redeliverer,
+        prober=notifications.prober,
         waiting=notifications.waiting,
         streams=notifications.streams,
         metrics=setup.metrics,

@@ -115,6 +115,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     disabled_at: str | None
     disabled_reason: str | None
     failing_since: str | None
+    held_until: str | None
+    """When relay tries a held endpoint again."""
     last_success_at: str | None
     last_failure_at: str | None
     created_at: str
@@ -132,6 +134,20 @@ class EndpointEventData(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     final: bool
     supersedes: None
+
+
+class EndpointNote(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened to an endpoint."""
+
+    id: str
+    at: str
+    kind: str
+    reason: str | None
+    """Why; of `changed` the names of the fields."""
+    until: str | None
+    """When a held endpoint is tried again; until when a former secret signs."""
+    by: str | None
+    """The id of the API key of the client that did it; null for relay."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,6 +260,8 @@ class NewEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     disabled_at: str | None
     disabled_reason: str | None
     failing_since: str | None
+    held_until: str | None
+    """When relay tries a held endpoint again."""
     last_success_at: str | None
     last_failure_at: str | None
     created_at: str
@@ -313,7 +331,11 @@ class Redelivery(msgspec.Struct, frozen=True, kw_only=True):
     made: int
     """For how many of them a delivery was made."""
     created_at: str
+    status: str
+    """`waiting`: its endpoint is held or disabled."""
     finished_at: str | None
+    """When it had made every delivery, or was canceled."""
+    canceled_at: str | None
     dry_run: bool
 
 

@@ -86,6 +86,8 @@ class Dispatcher:
         self._poll_after_release = False
         self._walked_to = ""
         self._next_poll_at_ms: int | None = 0
+        self._breakers_unsure = False
+        """Whether another process may have closed an open breaker, by a probe or by enabling the endpoint."""
         self._due_in_table = True
         """Whether the last poll left due deliveries in the table, for want of free slots."""
         self._wake = asyncio.Event()
@@ -103,8 +105,9 @@ class Dispatcher:
         self._wake.set()
 
     def wake(self) -> None:
-        """Poll the table now: another process or an operator made deliveries due."""
+        """Poll the table now: another process or an operator made deliveries due, or reopened an endpoint."""
         self._next_poll_at_ms = 0
+        self._breakers_unsure = True
         self._wake.set()
 
     def reopen(self, endpoint_id: str) -> None:
@@ -112,6 +115,12 @@ class Dispatcher:
         if lane := self._lanes.get(endpoint_id):
             lane.record_success()
         self.wake()
+
+    def probed(self, result: AttemptResult) -> AttemptResult:
+        """Apply the result of a probe that a client asked for to its lane, and return it with the breaker's end."""
+        self._metrics.attempted(result.attempt.outcome)
+        lane = self._lanes.get(result.endpoint_id)
+        return result if lane is None else self._update_lane(lane, result)
 
     async def run(self) -> None:
         """Claim due deliveries and start their attempts, until cancelled."""
@@ -161,6 +170,8 @@ class Dispatcher:
             self._next_poll_at_ms, self._due_in_table = now_ms + POLL_PAUSE_MS, True
             return False
         self._next_poll_at_ms = None  # what happens during the claim may set it again
+        if self._breakers_unsure:
+            await self._close_breakers()
         request = self._claim_request(now_ms)
         refilled = [(self._lanes[endpoint_id], limit) for endpoint_id, limit in request.refills.items()]
         result = await self._store.deliveries.claim(request)
@@ -180,6 +191,18 @@ class Dispatcher:
         if due_in_ms is not None and due_in_ms > 0:
             self._poll_by(now_ms + min(due_in_ms, POLL_PAUSE_MAX_MS))
         return False
+
+    async def _close_breakers(self) -> None:
+        """Close the breakers that are no longer open in the table; those with an attempt under way may be written."""
+        self._breakers_unsure = False
+        unsure = [
+            lane for lane in self._lanes.values() if lane.circuit_open_until_ms is not None and not lane.in_flight
+        ]
+        if unsure:
+            closed = await self._store.deliveries.not_held([lane.endpoint_id for lane in unsure])
+            for lane in unsure:
+                if lane.endpoint_id in closed:
+                    lane.record_success()
 
     def _claim_request(self, now_ms: int) -> ClaimRequest:
         """Return what the free slots of lanes and projects allow to claim."""
@@ -379,17 +402,18 @@ class Dispatcher:
         """Apply the result to its lane; return it with the breaker's end, which the endpoint's status shows."""
         attempt, now_ms = result.attempt, self._clock.monotonic_ms()
         lane.record_duration(attempt.duration_ms)
-        opened = False
+        opened, was_open = False, lane.circuit_open_until_ms is not None
         if attempt.outcome is Outcome.OK:
             lane.record_success()
         elif not result.aborted:
             opened = lane.record_failure(now_ms, attempt.status_code, result.retry_after_ms)
         if lane.circuit_open_until_ms is None:
-            return result
+            return msgspec.structs.replace(result, breaker="reopened") if was_open else result
         open_until = result.at + lane.circuit_open_until_ms - now_ms
         if opened:
             _logger.warning("lane.circuit_opened", endpoint=lane.endpoint_id, until=open_until)
-        return msgspec.structs.replace(result, held_until=open_until)
+        breaker = ("probe_failed" if was_open else "held") if opened else None
+        return msgspec.structs.replace(result, held_until=open_until, breaker=breaker)
 
     def _finished(self, queued: QueuedDelivery) -> None:
         """Free the slot of an attempt, and poll where its lane has nothing else to start."""

@@ -81,6 +81,37 @@ class Delivery(msgspec.Struct, kw_only=True, frozen=True):
     finished_at: int | None
 
 
+NoteKind = Literal[
+    "created",
+    "changed",
+    "secret_rotated",
+    "held",
+    "probe_failed",
+    "reopened",
+    "probed",
+    "disabled",
+    "enabled",
+]
+"""What can happen to an endpoint."""
+
+
+class EndpointNote(msgspec.Struct, kw_only=True, frozen=True):
+    """Something that happened to an endpoint at a time (unix ms).
+
+    `until` is when a held endpoint is tried again, or until when a former secret signs. `key_id` is the API key of the
+    client that did it; None where relay did.
+    """
+
+    id: str
+    project_id: str
+    endpoint_id: str
+    at: int
+    kind: NoteKind
+    reason: str | None = None
+    until: int | None = None
+    key_id: str | None = None
+
+
 class EventSelection(msgspec.Struct, kw_only=True, frozen=True):
     """The events that a batch sends again: `which` of those from `since_at` on and before `until_at`, in unix ms.
 
@@ -110,6 +141,7 @@ class Redelivery(EventSelection, kw_only=True, frozen=True):
     finished_at: int | None
     first_position: int | None = None
     end_position: int | None = None
+    canceled_at: int | None = None
 
 
 class Attempt(msgspec.Struct, kw_only=True, frozen=True):

@@ -2,17 +2,18 @@
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, Literal
 
 import msgspec
 
 from relay import ids, log
-from relay.model.delivery import Attempt, Delivery, DeliveryState
+from relay.model.delivery import Attempt, Delivery, DeliveryState, EndpointNote
 from relay.model.resources import slack
 from relay.security.encryption import DecryptionFailed, Encryption, place
-from relay.storage import endpoint_status, event_bodies, pages, rows
-from relay.storage.engine.database import Database, Purpose, Row, Transaction
+from relay.storage import endpoint_history, endpoint_status, event_bodies, pages, rows
+from relay.storage.endpoint_status import ProbeResult
+from relay.storage.engine.database import Database, DueWork, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.fan_out import NewDelivery
 from relay.storage.pages import EVER, Listing, Page, Span
@@ -76,8 +77,9 @@ class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt, and its delivery's new state; times are unix milliseconds.
 
     `gone` is why the endpoint is to be disabled; `aborted` is set where the receiver refuses this event for good;
-    `held_until` is when an open breaker lets the next attempt start; `probe` is set where the endpoint is disabled and
-    was only tested; `again` where an earlier commit, whose answer was lost, may have stored the attempt.
+    `held_until` is when an open breaker lets the next attempt start, and `breaker` what the attempt did to the breaker;
+    `probe` is set where the endpoint is disabled and was only tested, `asked` where a client asked for that; `again`
+    where an earlier commit, whose answer was lost, may have stored the attempt.
     """
 
     attempt: Attempt
@@ -91,6 +93,8 @@ class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_ms: int | None = None
     held_until: int | None = None
     probe: bool = False
+    asked: bool = False
+    breaker: Literal["held", "probe_failed", "reopened"] | None = None
     again: bool = False
 
 
@@ -214,6 +218,10 @@ class Deliveries:
         ]
         return [due for due in made if due is not None]
 
+    async def not_held(self, endpoint_ids: Sequence[str]) -> set[str]:
+        """Return which of these endpoints no breaker holds, as their rows say."""
+        return {row["id"] for row in await self._database.rows("endpoints_not_held", {"ids": [*endpoint_ids]})}
+
     def write_attempt(self, result: AttemptResult) -> asyncio.Future[bool]:
         """Store an attempt, its delivery's new state and the endpoint's health; the future resolves after COMMIT.
 
@@ -326,8 +334,13 @@ async def _save_attempts(transaction: Transaction, ended: Sequence[AttemptResult
     switched = set()
     for one in last.values():
         delivered = one.state is DeliveryState.DELIVERED
-        if one.probe and await endpoint_status.probed(transaction, one.endpoint_id, one.at, good=delivered):
+        if one.probe and await endpoint_status.probed(
+            transaction, one.endpoint_id, ProbeResult(one.at, delivered, one.asked)
+        ):
             switched.add(one.endpoint_id)
+        if one.asked and delivered:
+            await transaction.notify(DueWork.DELIVERIES)
+    await endpoint_history.write(transaction, [noted for one in settled for noted in _notes(one)])
     await transaction.run_many("note_endpoint_outcome", [_outcome(one) for one in last.values()])
     for one in settled:
         if one.gone and await endpoint_status.disable(transaction, one.endpoint_id, one.at, one.gone):
@@ -401,6 +414,21 @@ def _delivery_after(one: AttemptResult) -> _DeliveryAfter:
     if one.state is DeliveryState.PENDING:
         return _DeliveryAfter(one.project_id, one.attempt.delivery_id, one.state, one.next_attempt_at, None)
     return _DeliveryAfter(one.project_id, one.attempt.delivery_id, one.state, None, one.at)
+
+
+def _notes(one: AttemptResult) -> list[EndpointNote]:
+    """Return what the attempt did to its endpoint."""
+    if one.breaker is None and not one.asked:
+        return []
+    why = one.attempt.error or one.attempt.outcome
+    noted = partial(endpoint_history.note, one.project_id, one.endpoint_id, one.at)
+    notes = [noted("probed", "accepted" if one.state is DeliveryState.DELIVERED else why)] if one.asked else []
+    if one.breaker is not None:
+        if one.breaker == "reopened":
+            notes.append(noted("reopened"))
+        else:
+            notes.append(msgspec.structs.replace(noted(one.breaker, why), until=one.held_until))
+    return notes
 
 
 def _outcome(one: AttemptResult) -> _EndpointOutcome:

@@ -7,7 +7,9 @@ import msgspec
 from relay import ids
 from relay.model.job import Event, EventType
 from relay.model.resources import events as resources
-from relay.storage.engine.database import Transaction
+from relay.storage import endpoint_history
+from relay.storage.endpoint_history import note
+from relay.storage.engine.database import DueWork, Transaction
 from relay.storage.fan_out import matches, new_delivery
 from relay.storage.history import BEGINNING, DISORDER_MS, PATIENCE_MS
 
@@ -20,15 +22,17 @@ PROBE_MS: Final = 43_200_000
 FAILING_REASON: Final = "nothing but failures for five days"
 
 
-async def disable(transaction: Transaction, endpoint_id: str, at: int, reason: str) -> bool:
+async def disable(transaction: Transaction, endpoint_id: str, at: int, reason: str, key_id: str | None = None) -> bool:
     """Disable an endpoint: cancel its deliveries and notify the project's other endpoints.
 
-    Return False, and do nothing, for one that is disabled or deleted.
+    Return False, and do nothing, for one that is disabled or deleted. `key_id` is the client's key, None for relay.
     """
     found = await transaction.rows("disable_endpoint", {"id": endpoint_id, "now": at, "reason": reason})
     if found:
         await transaction.rows("cancel_deliveries_of_endpoint", {"id": endpoint_id, "now": at})
         await _announce(transaction, found[0], EventType.ENDPOINT_DISABLED, at, reason)
+        noted = note(found[0]["project_id"], endpoint_id, at, "disabled", reason)
+        await endpoint_history.write(transaction, [msgspec.structs.replace(noted, key_id=key_id)])
     return bool(found)
 
 
@@ -42,20 +46,31 @@ async def disable_failing(transaction: Transaction, endpoint_id: str, at: int) -
     return True
 
 
-async def probed(transaction: Transaction, endpoint_id: str, at: int, *, good: bool) -> bool:
-    """Re-enable a disabled endpoint whose probe succeeded (`good`), or schedule the next; return whether re-enabled."""
+class ProbeResult(msgspec.Struct, frozen=True):
+    """How a probe of an endpoint ended at a time (unix ms); `asked` where a client asked for it, and no timer."""
+
+    at: int
+    good: bool
+    asked: bool
+
+
+async def probed(transaction: Transaction, endpoint_id: str, result: ProbeResult) -> bool:
+    """Re-enable an endpoint that failures disabled and whose probe succeeded; return whether it was re-enabled.
+
+    The next probe is scheduled by one that failed, unless a client asked for that.
+    """
     found = await transaction.rows("hold_endpoint", {"id": endpoint_id})
     if not found or found[0]["disabled_reason"] != FAILING_REASON or found[0]["deleted_at"] is not None:
         return False
-    if good:
-        await enable(transaction, endpoint_id, at)
-    else:
-        await _probe(transaction, endpoint_id, at)
-    return good
+    if result.good:
+        await enable(transaction, endpoint_id, result.at)
+    elif not result.asked:
+        await _probe(transaction, endpoint_id, result.at)
+    return result.good
 
 
-async def enable(transaction: Transaction, endpoint_id: str, at: int) -> None:
-    """Enable an endpoint, and start batches that send what it missed."""
+async def enable(transaction: Transaction, endpoint_id: str, at: int, key_id: str | None = None) -> None:
+    """Enable an endpoint, and start batches that send what it missed; `key_id` is the client's key, None for relay."""
     before = await transaction.rows("hold_endpoint", {"id": endpoint_id})
     found = await transaction.rows("enable_endpoint", {"id": endpoint_id, "now": at})
     if not found:
@@ -86,6 +101,9 @@ async def enable(transaction: Transaction, endpoint_id: str, at: int) -> None:
         }
         await transaction.rows("insert_redelivery_batch", batch)
     await _announce(transaction, found[0], EventType.ENDPOINT_ENABLED, at, None)
+    await transaction.notify(DueWork.DELIVERIES)
+    noted = note(row["project_id"], endpoint_id, at, "enabled", None if key_id else "it accepted a probe")
+    await endpoint_history.write(transaction, [msgspec.structs.replace(noted, key_id=key_id)])
 
 
 async def _probe(transaction: Transaction, endpoint_id: str, at: int) -> None:

@@ -1,14 +1,15 @@
 """Subscribers' endpoints in the database; their secrets and headers are sealed there and open only here."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from relay import log
 from relay.model.delivery import Endpoint
 from relay.security.encryption import DecryptionFailed, Encryption, place
-from relay.storage import endpoint_status, rows
+from relay.storage import endpoint_history, endpoint_status, rows
+from relay.storage.endpoint_history import note
 from relay.storage.engine.database import Database, Row, Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.idempotency import Tie
@@ -23,7 +24,7 @@ _logger = log.get("storage")
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """What a subscriber changes of an endpoint at a time: `active` enables or disables it, None leaves that as it is.
 
-    `apply` is given the endpoint as it is by then.
+    `apply` is given the endpoint as it is by then. `key_id` is the client's key.
     """
 
     endpoint_id: str
@@ -31,6 +32,18 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     at: int
     apply: Callable[[Endpoint], Endpoint]
     active: bool | None = None
+    key_id: str | None = None
+
+
+class Rotation(msgspec.Struct, frozen=True, kw_only=True):
+    """A new secret for an endpoint, at `now`; the former one signs too until `until` (both in unix ms)."""
+
+    id: str
+    project_id: str
+    secret: str
+    until: int
+    now: int
+    key_id: str | None = None
 
 
 class _NewEndpoint(msgspec.Struct, frozen=True):
@@ -38,6 +51,7 @@ class _NewEndpoint(msgspec.Struct, frozen=True):
 
     endpoint: Endpoint
     project_max: int
+    key_id: str | None
 
 
 class _Deletion(msgspec.Struct, frozen=True):
@@ -58,12 +72,14 @@ class Endpoints:
         self.changes = 0
         """How often this process has changed, rotated or deleted an endpoint: what was read of one before is old."""
 
-    async def create(self, endpoint: Endpoint, project_max: int = UNBOUNDED, tie: Tie | None = None) -> bool:
+    async def create(
+        self, endpoint: Endpoint, project_max: int = UNBOUNDED, tie: Tie | None = None, key_id: str | None = None
+    ) -> bool:
         """Store a new endpoint; it receives what is committed after it, or once it is enabled.
 
         False, and nothing is stored, where its project has as many as it may.
         """
-        return await self._writer.write(self._insert, _NewEndpoint(endpoint, project_max), tie=tie)
+        return await self._writer.write(self._insert, _NewEndpoint(endpoint, project_max, key_id), tie=tie)
 
     async def change(self, change: Change, tie: Tie | None = None) -> Endpoint | None:
         """Apply a subscriber's change; deliveries that wait use it from their next attempt on. None where it is gone.
@@ -76,17 +92,10 @@ class Endpoints:
         finally:
             self.changes += 1
 
-    async def rotate(self, endpoint: Endpoint, secret: str, until_ms: int, now_ms: int, tie: Tie | None = None) -> None:
+    async def rotate(self, rotation: Rotation, tie: Tie | None = None) -> None:
         """Store a new secret, used from the next attempt on; the former one signs too until its time is over."""
-        params = {
-            "id": endpoint.id,
-            "project_id": endpoint.project_id,
-            "secret": secret,
-            "until": until_ms,
-            "now": now_ms,
-        }
         try:
-            await self._writer.write(self._rotate, params, tie=tie)
+            await self._writer.write(self._rotate, rotation, tie=tie)
         finally:
             self.changes += 1
 
@@ -115,12 +124,15 @@ class Endpoints:
         for new in wanted:
             endpoint = new.endpoint
             counted = {"project_id": endpoint.project_id, "limit": new.project_max}
+            made = note(endpoint.project_id, endpoint.id, endpoint.created_at, "created")
             room = (await transaction.rows("count_endpoints", counted))[0]["number"] < new.project_max
             if room:
                 await transaction.run_many("insert_endpoint", [rows.endpoint_params(endpoint, self._encryption)])
             if room and endpoint.disabled_at is not None:
                 off = {"id": endpoint.id, "now": endpoint.disabled_at, "reason": endpoint.disabled_reason}
                 await transaction.rows("disable_endpoint", off)
+            if room:
+                await endpoint_history.write(transaction, [msgspec.structs.replace(made, key_id=new.key_id)])
             stored.append(room)
         return stored
 
@@ -135,20 +147,27 @@ class Endpoints:
         found = await transaction.rows("endpoint_of_project", of)
         if not found:
             return None
-        changed = msgspec.structs.replace(change.apply(rows.endpoint(found[0], self._encryption)), updated_at=change.at)
+        before = rows.endpoint(found[0], self._encryption)
+        changed = msgspec.structs.replace(change.apply(before), updated_at=change.at)
+        if names := _changes(before, changed):
+            made = note(change.project_id, change.endpoint_id, change.at, "changed", ", ".join(names))
+            await endpoint_history.write(transaction, [msgspec.structs.replace(made, key_id=change.key_id)])
         await transaction.rows("update_endpoint", rows.endpoint_params(changed, self._encryption))
         if change.active is True:
-            await endpoint_status.enable(transaction, change.endpoint_id, change.at)
+            await endpoint_status.enable(transaction, change.endpoint_id, change.at, change.key_id)
         elif change.active is False:
-            await endpoint_status.disable(transaction, change.endpoint_id, change.at, DISABLED_BY_HAND)
+            await endpoint_status.disable(transaction, change.endpoint_id, change.at, DISABLED_BY_HAND, change.key_id)
         return rows.endpoint((await transaction.rows("endpoint_of_project", of))[0], self._encryption)
 
-    async def _rotate(self, transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[None]:
+    async def _rotate(self, transaction: Transaction, wanted: Sequence[Rotation]) -> list[None]:
         """Rotates for each caller in turn."""
-        for params in wanted:
-            of = {"id": params["id"], "project_id": params["project_id"]}
-            for row in await transaction.rows("secret_of_endpoint", of):
-                await transaction.rows("rotate_secret", params | self._rotated(row, params["secret"]))
+        for one in wanted:
+            params = msgspec.structs.asdict(one)
+            for row in await transaction.rows("secret_of_endpoint", {"id": one.id, "project_id": one.project_id}):
+                await transaction.rows("rotate_secret", params | self._rotated(row, one.secret))
+                made = note(one.project_id, one.id, one.now, "secret_rotated")
+                made = msgspec.structs.replace(made, until=one.until, key_id=one.key_id)
+                await endpoint_history.write(transaction, [made])
         return [None] * len(wanted)
 
     def _rotated(self, row: Row, secret: str) -> dict[str, bytes | None]:
@@ -168,6 +187,12 @@ class Endpoints:
             _logger.warning("endpoint.unreadable_replaced", endpoint=row["id"])
             sealed["headers"] = self._encryption.encrypt("{}", places["headers"])
         return sealed
+
+
+def _changes(before: Endpoint, after: Endpoint) -> list[str]:
+    """Return the names of the settings that differ."""
+    names = [name for name in before.__struct_fields__ if name != "updated_at"]
+    return [name for name in names if getattr(before, name) != getattr(after, name)]
 
 
 async def _delete(transaction: Transaction, wanted: Sequence[_Deletion]) -> list[bool]:

@@ -7,12 +7,13 @@ import msgspec
 
 from relay.model.delivery import DeliveryState, Endpoint, EventSelection, Redelivery
 from relay.model.job import Event
-from relay.storage import rows
+from relay.storage import pages, rows
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.fan_out import EventRef, LeasedDelivery, NewDelivery, new_redelivery
 from relay.storage.history import DISORDER_MS, END, PATIENCE_MS, Events, Place
 from relay.storage.idempotency import Tie
+from relay.storage.pages import Listing, Page
 
 UNDELIVERED = "undelivered"
 """Selects the events that the endpoint has not accepted; a delivery that waits for its retry is made due instead."""
@@ -79,6 +80,26 @@ class Redeliveries:
     async def start(self, batch: Redelivery, tie: Tie | None = None) -> None:
         """Store a batch; return after COMMIT."""
         await self._writer.write(_start, batch, tie=tie)
+
+    async def page(self, endpoint: Endpoint, listing: Listing) -> Page[Redelivery]:
+        """Return the endpoint's batches, newest first."""
+        params = {"endpoint_id": endpoint.id, "project_id": endpoint.project_id}
+
+        async def read(before: str | None, limit: int) -> Sequence[Row]:
+            asked = params | {"before": before, "limit": limit}
+            return await self._database.rows("redelivery_page", asked, Purpose.LIST)
+
+        return await pages.collect(listing, read, rows.redelivery)
+
+    async def get(self, endpoint: Endpoint, batch_id: str) -> Redelivery | None:
+        """Return a batch of the endpoint, None if it has none with this id."""
+        params = {"id": batch_id, "endpoint_id": endpoint.id, "project_id": endpoint.project_id}
+        found = await self._database.rows("redelivery_of_endpoint", params)
+        return rows.redelivery(found[0]) if found else None
+
+    async def cancel(self, batch: Redelivery, now_ms: int, tie: Tie | None = None) -> Redelivery | None:
+        """Stop a batch where it is and return it; None if it has ended. What it made stays."""
+        return await self._writer.write(_cancel, {"id": batch.id, "now": now_ms}, tie=tie)
 
     async def open(self, after: str = "") -> list[Redelivery]:
         """Return at most OPEN_MAX unfinished batches that can continue, from the one after `after` on."""
@@ -198,6 +219,12 @@ async def _start(transaction: Transaction, batches: Sequence[Redelivery]) -> lis
     for batch in batches:
         await transaction.rows("insert_redelivery_batch", msgspec.structs.asdict(batch))
     return [None] * len(batches)
+
+
+async def _cancel(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[Redelivery | None]:
+    """Stop each batch that has not ended."""
+    found = [await transaction.rows("cancel_redelivery", params) for params in wanted]
+    return [rows.redelivery(stopped[0]) if stopped else None for stopped in found]
 
 
 async def _step(transaction: Transaction, steps: Sequence[Step]) -> list[Stepped]:

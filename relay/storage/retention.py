@@ -141,7 +141,9 @@ def _rest(table: str) -> Kind:
     return prune
 
 
-_REST: Final = tuple(_rest(table) for table in ("redeliveries", "endpoints", "tombstones", "alerts"))
+_REST: Final = tuple(
+    _rest(table) for table in ("redeliveries", "endpoints", "tombstones", "alerts", "endpoint_history")
+)
 
 
 async def _prune_events(transaction: Transaction, events: Sequence[Row]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from relay import log
-from relay.model.delivery import Attempt, Delivery, DeliveryState, Endpoint, Outcome, Redelivery
+from relay.model.delivery import Attempt, Delivery, DeliveryState, Endpoint, EndpointNote, Outcome, Redelivery
 from relay.model.job import Callback, CallbackHead, Disposition, Event, EventType, ProviderCall, Reprocessing
 from relay.security.encryption import DecryptionFailed, Encryption, place
 from relay.storage import event_bodies
@@ -31,7 +31,7 @@ _of_endpoint, _of_event, _of_call = columns_of(Endpoint), columns_of(Event), col
 _of_delivery, _of_attempt, _of_callback = columns_of(Delivery), columns_of(Attempt), columns_of(Callback)
 _of_redelivery, _of_callback_head = columns_of(Redelivery), columns_of(CallbackHead)
 
-_of_reprocessing = columns_of(Reprocessing)
+_of_reprocessing, _of_endpoint_note = columns_of(Reprocessing), columns_of(EndpointNote)
 
 
 def text(value: object) -> str | None:
@@ -139,6 +139,11 @@ def reprocessing(row: Row) -> Reprocessing:
 def call(row: Row) -> ProviderCall:
     """Return the call of a row."""
     return ProviderCall(**_of_call(row))
+
+
+def endpoint_note(row: Row) -> EndpointNote:
+    """Return what happened to an endpoint, of a row."""
+    return EndpointNote(**_of_endpoint_note(row))
 
 
 def redelivery(row: Row) -> Redelivery:

@@ -268,11 +268,13 @@ CREATE TABLE redeliveries (
     finished_at BIGINT,
     to_now INTEGER NOT NULL DEFAULT 0,
     first_position BIGINT,
-    end_position BIGINT
+    end_position BIGINT,
+    canceled_at BIGINT
 );
 
 CREATE INDEX redeliveries_open ON redeliveries (id) WHERE finished_at IS NULL;
 CREATE INDEX redeliveries_done ON redeliveries (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX redeliveries_page ON redeliveries (endpoint_id, id);
 
 CREATE TABLE signing_keys (
     project_id TEXT NOT NULL,
@@ -345,3 +347,17 @@ CREATE TABLE audit (
 );
 
 CREATE INDEX audit_age ON audit (at);
+
+CREATE TABLE endpoint_history (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL,
+    endpoint_id TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    kind TEXT NOT NULL,
+    reason TEXT,
+    until BIGINT,
+    key_id TEXT
+);
+
+CREATE INDEX endpoint_history_page ON endpoint_history (endpoint_id, id);
+CREATE INDEX endpoint_history_age ON endpoint_history (at);

@@ -18,6 +18,7 @@ from relay.storage.audit import Audit
 from relay.storage.boots import Boots, Lease
 from relay.storage.deliveries import Deliveries
 from relay.storage.encryption_keys import require_keys
+from relay.storage.endpoint_history import EndpointHistory
 from relay.storage.endpoints import Endpoints
 from relay.storage.engine.database import Database, DueWork, Transaction
 from relay.storage.engine.database_url import is_postgres, shown, sqlite_path
@@ -95,6 +96,7 @@ class Store:
         self.deliveries = Deliveries(database, self._writer, encryption, options.lease_ms / 1000 * LEASE_SHARE)
         self.redeliveries = Redeliveries(database, self._writer, self.events)
         self.search = Search(database)
+        self.endpoint_history = EndpointHistory(database)
         self.payments = Payments(database, self._writer, encryption)
         self.alerts = Alerts(database)
         self.access = Access(database, self._writer, encryption)

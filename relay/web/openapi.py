@@ -34,6 +34,7 @@ SCOPES: Final = {
 _ANY: Final = ("unauthorized", "forbidden", "storage_unavailable", "stopping", "internal")
 """The problems of every route that needs a key."""
 _BODY: Final = ("bad_body", "invalid_input", "body_too_large", "body_too_slow", "too_many_requests")
+_PATH_PARAMETER: Final = re.compile(r"{(\w+)}")
 _REF: Final = "#/components/schemas/{name}"
 _JSON: Final = "application/json"
 _TAG: Final = re.compile(r"/v1/([a-z]+)")
@@ -172,8 +173,10 @@ def _operation(route: ApiRoute, schemas: _Schemas) -> Json:
     described = " ".join((route.handler.__doc__ or "").partition(": ")[2].split())
     parameters = [_parameter(one, "query", schemas) for one in route.query]
     parameters += [_parameter(one, "header", schemas) for one in route.headers]
-    if "{id}" in route.path:
-        parameters.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
+    parameters += [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in _PATH_PARAMETER.findall(route.path)
+    ]
     if route.method != "GET":
         parameters.append(_parameter(KEY, "header", schemas))
     operation: Json = {

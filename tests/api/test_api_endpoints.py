@@ -18,7 +18,8 @@ from tests.support.running import HeldClock, Running, relay
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 ENDPOINT = """id object url event_types description metadata headers providers rate_limit_per_s in_flight_max timeout_s
-schedule_s format status disabled_at disabled_reason failing_since last_success_at last_failure_at created_at updated_at
+schedule_s format status disabled_at disabled_reason failing_since held_until last_success_at last_failure_at created_at
+updated_at
 project secret_readable"""
 URL = "https://app.example/hook"
 

@@ -14,6 +14,7 @@ from relay.model.job import Disposition, EventType, Job, JobState
 from relay.security.encryption import Encryption
 from relay.storage.apply_updates import JobUpdate, UpdateResult
 from relay.storage.deliveries import DeliveryKey, DueDelivery
+from relay.storage.endpoints import Rotation
 from relay.storage.engine.database import Database
 from relay.storage.jobs import NewJob
 from relay.storage.store import Store, StoreOptions
@@ -55,7 +56,9 @@ async def running(database: Database, dispatches: bool) -> tuple[Store, UpdateRe
     await store.jobs.create(NewJob(JOB, ()))
     for endpoint in (PLAIN, ODD, LATER, DEAF):
         await store.endpoints.create(endpoint)
-    await store.endpoints.rotate(ODD, "whsec_new", NOW + 5, NOW)
+    await store.endpoints.rotate(
+        Rotation(id=ODD.id, project_id=ODD.project_id, secret="whsec_new", until=NOW + 5, now=NOW)
+    )
     return store, await store.jobs.record(JobUpdate(job_id=JOB.id, at=NOW, transition=_run))
 
 

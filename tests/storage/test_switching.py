@@ -116,9 +116,8 @@ async def test_the_return_after_five_days_is_bounded_by_commits_too(tmp_path: Pa
         reason = endpoint_status.FAILING_REASON
         await stage.opened.transact(partial(endpoint_status.disable, endpoint_id="ep_1", at=START_MS, reason=reason))
         missed = [await stage.event(START_MS - 1), await stage.event(START_MS + 2 * MINUTE_MS)]
-        assert await stage.opened.transact(
-            partial(endpoint_status.probed, endpoint_id="ep_1", at=START_MS + 1, good=True)
-        )
+        accepted = endpoint_status.ProbeResult(at=START_MS + 1, good=True, asked=False)
+        assert await stage.opened.transact(partial(endpoint_status.probed, endpoint_id="ep_1", result=accepted))
         assert await stage.sent(START_MS + 5 * MINUTE_MS) == missed
 
 

@@ -157,12 +157,13 @@ async def relay(
     confirm: bool = True,
     world: Sandbox | None = None,
     port: int = 0,
+    dispatches: bool = True,
     **environ: str,
 ) -> AsyncIterator[Running]:
     """relay, running; names in `environ` are settings, added to those that a test needs.
 
     `confirm=False` has callbacks believed as they are: for those that a test sends, of which the sandbox knows nothing.
-    A `world` that is given is the sandbox, and outlives this relay.
+    Without `dispatches` it serves requests only. A `world` that is given is the sandbox, and outlives this relay.
     """
     if not confirm:
         environ = {f"RELAY_{name.upper()}_CONFIRM": "never" for name in (*PROVIDERS, *DEV_PROVIDERS)} | environ
@@ -183,7 +184,9 @@ async def relay(
         loaded = settings.load(environment(folder, origin, providers_at) | environ, (*PROVIDERS, *DEV_PROVIDERS))
         held = clock or HeldClock()
         stack.enter_context(made_by(held.now_ms))
-        app = await stack.enter_async_context(opened(loaded, {**PROVIDERS, **DEV_PROVIDERS}, held))
+        app = await stack.enter_async_context(
+            opened(loaded, {**PROVIDERS, **DEV_PROVIDERS}, held, dispatches=dispatches)
+        )
         http = server(app, "127.0.0.1", 0)
         serving = asyncio.create_task(http.serve(sockets=[listening]))
         stack.push_async_callback(_stop, http, serving)

@@ -226,6 +226,8 @@ export interface Endpoint {
   disabled_at: string | null;
   disabled_reason: string | null;
   failing_since: string | null;
+  /** When relay tries a held endpoint again. */
+  held_until: string | null;
   last_success_at: string | null;
   last_failure_at: string | null;
   created_at: string;
@@ -242,6 +244,19 @@ export interface EndpointEventData {
   sequence: number;
   final: boolean;
   supersedes: null;
+}
+
+/** Something that happened to an endpoint. */
+export interface EndpointNote {
+  id: string;
+  at: string;
+  kind: "changed" | "created" | "disabled" | "enabled" | "held" | "probe_failed" | "probed" | "reopened" | "secret_rotated" | (string & {});
+  /** Why; of `changed` the names of the fields. */
+  reason: string | null;
+  /** When a held endpoint is tried again; until when a former secret signs. */
+  until: string | null;
+  /** The id of the API key of the client that did it; null for relay. */
+  by: string | null;
 }
 
 /** One line of a job's timeline. */
@@ -461,6 +476,8 @@ export interface NewEndpoint {
   disabled_at: string | null;
   disabled_reason: string | null;
   failing_since: string | null;
+  /** When relay tries a held endpoint again. */
+  held_until: string | null;
   last_success_at: string | null;
   last_failure_at: string | null;
   created_at: string;
@@ -656,7 +673,11 @@ export interface Redelivery {
   /** For how many of them a delivery was made. */
   made: number;
   created_at: string;
+  /** `waiting`: its endpoint is held or disabled. */
+  status: "canceled" | "finished" | "running" | "waiting" | (string & {});
+  /** When it had made every delivery, or was canceled. */
   finished_at: string | null;
+  canceled_at: string | null;
   dry_run: boolean;
 }
 

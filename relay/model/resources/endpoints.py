@@ -6,9 +6,11 @@ import msgspec
 from msgspec import Meta
 
 from relay.clock import rfc3339
-from relay.model.delivery import Endpoint, Redelivery, Which
+from relay.model.delivery import Endpoint, EndpointNote, NoteKind, Redelivery, Which
 from relay.model.resources.envelopes import Json
 from relay.model.resources.times import Time, time_or_none
+
+BatchStatus = Literal["running", "waiting", "finished", "canceled"]
 
 
 class EndpointResource(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +37,7 @@ class EndpointResource(msgspec.Struct, frozen=True, kw_only=True):
     disabled_at: Time | None
     disabled_reason: str | None
     failing_since: Time | None
+    held_until: Annotated[Time | None, Meta(description="When relay tries a held endpoint again.")]
     last_success_at: Time | None
     last_failure_at: Time | None
     created_at: Time
@@ -82,8 +85,27 @@ class RedeliveryResource(msgspec.Struct, frozen=True, kw_only=True):
     count: Annotated[int, Meta(description="How many events it has in all.")]
     made: Annotated[int, Meta(description="For how many of them a delivery was made.")]
     created_at: Time
-    finished_at: Time | None
+    status: Annotated[
+        BatchStatus,
+        Meta(description="`waiting`: its endpoint is held or disabled."),
+    ]
+    finished_at: Annotated[Time | None, Meta(description="When it had made every delivery, or was canceled.")]
+    canceled_at: Time | None
     dry_run: bool = False
+
+
+class EndpointNoteResource(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened to an endpoint."""
+
+    id: Annotated[str, Meta(pattern="^eh_")]
+    at: Time
+    kind: NoteKind
+    reason: Annotated[str | None, Meta(description="Why; of `changed` the names of the fields.")]
+    until: Annotated[
+        Time | None,
+        Meta(description="When a held endpoint is tried again; until when a former secret signs."),
+    ]
+    by: Annotated[str | None, Meta(description="The id of the API key of the client that did it; null for relay.")]
 
 
 def endpoint(endpoint: Endpoint) -> EndpointResource:
@@ -105,6 +127,7 @@ def endpoint(endpoint: Endpoint) -> EndpointResource:
         disabled_at=time_or_none(endpoint.disabled_at),
         disabled_reason=endpoint.disabled_reason,
         failing_since=time_or_none(endpoint.failing_since),
+        held_until=time_or_none(None if endpoint.disabled_at is not None else endpoint.held_until),
         last_success_at=time_or_none(endpoint.last_success_at),
         last_failure_at=time_or_none(endpoint.last_failure_at),
         created_at=rfc3339(endpoint.created_at),
@@ -119,8 +142,8 @@ def new_endpoint(new: Endpoint) -> NewEndpointResource:
     return NewEndpointResource(**msgspec.structs.asdict(endpoint(new)), secret=new.secret)
 
 
-def redelivery(batch: Redelivery) -> RedeliveryResource:
-    """Return a batch of redeliveries and its progress."""
+def redelivery(batch: Redelivery, to: Endpoint) -> RedeliveryResource:
+    """Return a batch of redeliveries to an endpoint, and its progress."""
     return RedeliveryResource(
         id=batch.id,
         endpoint=batch.endpoint_id,
@@ -130,5 +153,28 @@ def redelivery(batch: Redelivery) -> RedeliveryResource:
         count=batch.total,
         made=batch.made,
         created_at=rfc3339(batch.created_at),
+        status=_status(batch, to),
         finished_at=time_or_none(batch.finished_at),
+        canceled_at=time_or_none(batch.canceled_at),
     )
+
+
+def endpoint_note(note: EndpointNote) -> EndpointNoteResource:
+    """Return what happened to an endpoint."""
+    return EndpointNoteResource(
+        id=note.id,
+        at=rfc3339(note.at),
+        kind=note.kind,
+        reason=note.reason,
+        until=time_or_none(note.until),
+        by=note.key_id,
+    )
+
+
+def _status(batch: Redelivery, to: Endpoint) -> BatchStatus:
+    """Return how far a batch has come."""
+    if batch.canceled_at is not None:
+        return "canceled"
+    if batch.finished_at is not None:
+        return "finished"
+    return "waiting" if to.disabled_at is not None or to.held_until is not None else "running"

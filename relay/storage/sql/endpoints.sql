@@ -105,6 +105,14 @@ SELECT id, project_id, failing_since, disabled_at, disabled_reason, disabled_pos
 -- Whose an endpoint is, or was.
 SELECT project_id FROM endpoints WHERE id = :id;
 
+-- name: endpoints_not_held
+-- Which of these endpoints no breaker holds.
+SELECT id FROM endpoints WHERE id IN (SELECT value FROM json_each(:ids)) AND held_until IS NULL;
+
+-- name: endpoints_not_held.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+SELECT id FROM endpoints WHERE id = ANY (:ids) AND held_until IS NULL;
+
 -- name: endpoint_failing_since
 -- The endpoint, if it is active and has failed since then without a success.
 SELECT id FROM endpoints WHERE id = :id AND disabled_at IS NULL AND deleted_at IS NULL AND failing_since <= :failing_before;

@@ -254,6 +254,18 @@ DELETE FROM tombstones WHERE job_id IN (
 )
 RETURNING job_id;
 
+-- name: prune_endpoint_history
+-- What happened to endpoints before then.
+DELETE FROM endpoint_history WHERE id IN (SELECT id FROM endpoint_history WHERE at < :before ORDER BY at LIMIT :limit)
+RETURNING id;
+
+-- name: prune_endpoint_history.postgres
+-- PostgreSQL locks the rows, and passes over those that another process has locked.
+DELETE FROM endpoint_history WHERE id IN (
+    SELECT id FROM endpoint_history WHERE at < :before ORDER BY at LIMIT :limit FOR UPDATE SKIP LOCKED
+)
+RETURNING id;
+
 -- name: count_prunable
 -- How much there is to prune, by table; what is stored of a job goes with it and is not counted.
 SELECT 'jobs' AS kind, COUNT(*) AS number FROM jobs
@@ -275,7 +287,9 @@ WHERE deleted_at < :before AND (SELECT 1 FROM deliveries WHERE deliveries.endpoi
 UNION ALL
 SELECT 'tombstones', COUNT(*) FROM tombstones WHERE expires_at <= :now
 UNION ALL
-SELECT 'alerts', COUNT(*) FROM alerts WHERE ended_at < :before;
+SELECT 'alerts', COUNT(*) FROM alerts WHERE ended_at < :before
+UNION ALL
+SELECT 'endpoint_history', COUNT(*) FROM endpoint_history WHERE at < :before;
 
 -- name: tombstones_by_id
 -- What is left of these jobs, where they were pruned.

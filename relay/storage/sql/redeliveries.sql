@@ -9,11 +9,32 @@ INSERT INTO redeliveries (
 -- name: open_redeliveries
 -- Batches that are not through, oldest first, from one on; those of disabled endpoints wait, and keep no other from its turn.
 SELECT id, project_id, endpoint_id, which, since_at, until_at, after_event, total, made, created_at, finished_at, to_now, first_position,
-    end_position
+    end_position, canceled_at
 FROM redeliveries
 WHERE finished_at IS NULL AND id > :after
   AND NOT EXISTS (SELECT 1 FROM endpoints WHERE endpoints.id = redeliveries.endpoint_id AND disabled_at IS NOT NULL AND deleted_at IS NULL)
 ORDER BY id LIMIT :limit;
+
+-- name: redelivery_page
+-- The batches of an endpoint, newest first.
+SELECT id, project_id, endpoint_id, which, since_at, until_at, after_event, total, made, created_at, finished_at, to_now, first_position,
+    end_position, canceled_at
+FROM redeliveries
+WHERE endpoint_id = :endpoint_id AND project_id = :project_id AND id < COALESCE(CAST(:before AS TEXT), 'z')
+ORDER BY id DESC LIMIT :limit;
+
+-- name: redelivery_of_endpoint
+-- One batch, if it is the endpoint's own.
+SELECT id, project_id, endpoint_id, which, since_at, until_at, after_event, total, made, created_at, finished_at, to_now, first_position,
+    end_position, canceled_at
+FROM redeliveries WHERE id = :id AND endpoint_id = :endpoint_id AND project_id = :project_id;
+
+-- name: cancel_redelivery
+-- A batch ends where it is; no row where it had ended.
+UPDATE redeliveries SET finished_at = :now, canceled_at = :now
+WHERE id = :id AND finished_at IS NULL
+RETURNING id, project_id, endpoint_id, which, since_at, until_at, after_event, total, made, created_at, finished_at, to_now, first_position,
+    end_position, canceled_at;
 
 -- name: end_redelivery
 -- Where a batch ends: behind every event whose commit began before this.

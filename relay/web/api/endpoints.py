@@ -13,8 +13,9 @@ from relay.errors import ERRORS_MAX, Bound, Conflict, FieldError, InvalidInput, 
 from relay.jobs.job_requests import Metadata, Patterns, check_endpoint, check_metadata
 from relay.model.delivery import Endpoint, EventSelection, Redelivery, Which
 from relay.model.resources import endpoints as resources
-from relay.model.resources.deliveries import DeliveryResource
+from relay.model.resources.deliveries import DeliveryResource, DeliveryWithAttemptsResource, with_attempts
 from relay.model.resources.endpoints import (
+    EndpointNoteResource,
     EndpointResource,
     NewEndpointResource,
     RedeliveryCountResource,
@@ -25,12 +26,12 @@ from relay.model.resources.endpoints import (
 from relay.model.resources.envelopes import PageResource
 from relay.security import signatures
 from relay.security.encryption import DecryptionFailed
-from relay.storage.endpoints import DISABLED_BY_HAND, Change
+from relay.storage.endpoints import DISABLED_BY_HAND, Change, Rotation
 from relay.storage.pages import Page
 from relay.storage.redeliveries import UNDELIVERED
 from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields
 from relay.web.api.deliveries import accepted
-from relay.web.api.lists import cursor_and_limit, page, paging, time_param
+from relay.web.api.lists import cursor_and_limit, listing, page, paging, time_param
 from relay.web.problems import JSON
 
 Headers = Annotated[
@@ -109,7 +110,7 @@ async def create(request: ApiRequest) -> Response:
     )
     most = request.app.settings.endpoints_per_project_max
     if not await request.app.store.endpoints.create(
-        endpoint, most, request.tie(lambda stored: answer if stored else None)
+        endpoint, most, request.tie(lambda stored: answer if stored else None), request.key_id
     ):
         raise Conflict(
             f"this project has {most} endpoints, as many as RELAY_ENDPOINTS_PER_PROJECT_MAX allows: delete one",
@@ -157,6 +158,7 @@ async def change(request: ApiRequest) -> Response:
         at=request.app.clock.now_ms(),
         apply=partial(_changed, fields=fields),
         active=active,
+        key_id=request.key_id,
     )
     tie = request.tie(lambda endpoint: JSON(resources.endpoint(endpoint)) if endpoint else None)
     endpoint = await request.app.store.endpoints.change(change, tie)
@@ -167,7 +169,7 @@ async def change(request: ApiRequest) -> Response:
     return JSON(resources.endpoint(endpoint))
 
 
-class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RotationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of a rotation: for how long the former secret signs too, one day by default, and the new secret."""
 
     grace_s: Annotated[int, msgspec.Meta(ge=0, le=604_800)] = 86_400
@@ -188,7 +190,7 @@ class RedeliveryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 async def rotate(request: ApiRequest) -> Response:
     """`POST /v1/endpoints/{id}/secret-rotations`: 200 with the new secret; both sign until `grace_s` is over."""
-    asked = request.fields(Rotation)
+    asked = request.fields(RotationRequest)
     if asked.secret is not None:
         try:
             signatures.check_secret(asked.secret)
@@ -198,7 +200,15 @@ async def rotate(request: ApiRequest) -> Response:
     secret, until = asked.secret or signatures.new_secret(), now_ms + asked.grace_s * 1000
     shown = RotatedSecretResource(secret=secret, former_secret_until=rfc3339(until))
     answer = JSON(shown, 200, {"cache-control": "no-store"})
-    await request.app.store.endpoints.rotate(endpoint, secret, until, now_ms, request.tie(lambda _: answer))
+    rotation = Rotation(
+        id=endpoint.id,
+        project_id=endpoint.project_id,
+        secret=secret,
+        until=until,
+        now=now_ms,
+        key_id=request.key_id,
+    )
+    await request.app.store.endpoints.rotate(rotation, request.tie(lambda _: answer))
     return answer
 
 
@@ -225,9 +235,9 @@ async def redeliver(request: ApiRequest) -> Response:
         count = await request.app.store.redeliveries.count(endpoint, selection)
         return JSON(RedeliveryCountResource(endpoint=endpoint.id, count=count))
     batch = await request.app.redeliverer.start(
-        endpoint, selection, lambda batch: request.tie(lambda _: _started(batch))
+        endpoint, selection, lambda batch: request.tie(lambda _: _started(batch, endpoint))
     )
-    return _started(batch)
+    return _started(batch, endpoint)
 
 
 async def delete(request: ApiRequest) -> Response:
@@ -240,9 +250,64 @@ async def delete(request: ApiRequest) -> Response:
     return Response(status_code=204)
 
 
-def _started(batch: Redelivery) -> Response:
+def _started(batch: Redelivery, to: Endpoint) -> Response:
     """Return the 202 that shows a new batch."""
-    return JSON(resources.redelivery(batch), 202)
+    return JSON(resources.redelivery(batch, to), 202, {"location": f"/v1/endpoints/{to.id}/redeliveries/{batch.id}"})
+
+
+async def probe(request: ApiRequest) -> Response:
+    """`POST /v1/endpoints/{id}/probes`: send it a `relay.test` now; 200 with the delivery after its one attempt."""
+    request.fields(NoFields)
+    endpoint, deliveries = await _endpoint(request), request.app.store.deliveries
+    delivery = await deliveries.get(await request.app.prober.probe(endpoint), endpoint.project_id)
+    if delivery is None:
+        raise NotFound("the delivery was pruned")
+    return JSON(with_attempts(delivery, await deliveries.attempts(delivery)))
+
+
+async def history(request: ApiRequest) -> Response:
+    """`GET /v1/endpoints/{id}/history`: what happened to it, newest first."""
+    wanted_page = listing(request, request.query(), ids.ENDPOINT_NOTE)
+    endpoint = await _found(request)
+    found = await request.app.store.endpoint_history.page(request.project_id, endpoint.id, wanted_page)
+    return page(found, resources.endpoint_note)
+
+
+async def redeliveries(request: ApiRequest) -> Response:
+    """`GET /v1/endpoints/{id}/redeliveries`: its batches, newest first."""
+    wanted_page = listing(request, request.query(), ids.REDELIVERY)
+    endpoint = await _found(request)
+    found = await request.app.store.redeliveries.page(endpoint, wanted_page)
+    return page(found, partial(resources.redelivery, to=endpoint))
+
+
+async def show_redelivery(request: ApiRequest) -> Response:
+    """`GET /v1/endpoints/{id}/redeliveries/{redelivery}`."""
+    endpoint = await _endpoint(request)
+    return JSON(resources.redelivery(await _batch(request, endpoint), endpoint))
+
+
+async def cancel_redelivery(request: ApiRequest) -> Response:
+    """`POST /v1/endpoints/{id}/redeliveries/{redelivery}/cancellations`: 200 with the batch; what it made stays."""
+    request.fields(NoFields)
+    endpoint = await _endpoint(request)
+    batch, now_ms = await _batch(request, endpoint), request.app.clock.now_ms()
+
+    def respond(stopped: Redelivery | None) -> Response | None:
+        return None if stopped is None else JSON(resources.redelivery(stopped, endpoint))
+
+    answer = respond(await request.app.store.redeliveries.cancel(batch, now_ms, request.tie(respond)))
+    if answer is None:
+        raise Conflict("the batch has ended")
+    return answer
+
+
+async def _batch(request: ApiRequest, endpoint: Endpoint) -> Redelivery:
+    """Return the batch that the path names; raise NotFound if the endpoint has none with this id."""
+    batch = await request.app.store.redeliveries.get(endpoint, request.path("redelivery"))
+    if batch is None:
+        raise NotFound("there is no such batch of redeliveries")
+    return batch
 
 
 def _fields(request: ApiRequest) -> EndpointFields:
@@ -290,8 +355,13 @@ def _changed(endpoint: Endpoint, fields: EndpointFields) -> Endpoint:
 
 
 async def _endpoint(request: ApiRequest) -> Endpoint:
-    """Return the endpoint that the path names; raise NotFound if the project has none with this id."""
+    """Return the endpoint that the path names, of a request without parameters; raise NotFound if there is none."""
     request.query()
+    return await _found(request)
+
+
+async def _found(request: ApiRequest) -> Endpoint:
+    """Return the endpoint that the path names; raise NotFound if the project has none with this id."""
     endpoint = await request.app.store.endpoints.get(request.path("id"), request.project_id)
     if endpoint is None:
         raise NotFound("there is no such endpoint")
@@ -362,7 +432,7 @@ ROUTES: Final = (
         handler=rotate,
         scope="admin",
         summary="Give an endpoint a new secret",
-        fields=Rotation,
+        fields=RotationRequest,
         example={"grace_s": 86400},
         answers={200: RotatedSecretResource},
         problems=("seal_broken",),
@@ -385,5 +455,49 @@ ROUTES: Final = (
         fields=RedeliveryRequest,
         example={"since": "-24h", "which": "undelivered"},
         answers={202: RedeliveryResource, 200: RedeliveryCountResource},
+    ),
+    ApiRoute(
+        method="GET",
+        path="/v1/endpoints/{id}/redeliveries",
+        handler=redeliveries,
+        scope="read",
+        summary="List the batches of redeliveries to an endpoint",
+        query=paging(ids.REDELIVERY),
+        answers={200: PageResource[RedeliveryResource]},
+    ),
+    ApiRoute(
+        method="GET",
+        path="/v1/endpoints/{id}/redeliveries/{redelivery}",
+        handler=show_redelivery,
+        scope="read",
+        summary="Show a batch of redeliveries and its progress",
+        answers={200: RedeliveryResource},
+    ),
+    ApiRoute(
+        method="POST",
+        path="/v1/endpoints/{id}/redeliveries/{redelivery}/cancellations",
+        handler=cancel_redelivery,
+        scope="admin",
+        summary="Stop a batch of redeliveries",
+        fields=NoFields,
+        answers={200: RedeliveryResource},
+    ),
+    ApiRoute(
+        method="POST",
+        path="/v1/endpoints/{id}/probes",
+        handler=probe,
+        scope="admin",
+        summary="Try an endpoint now",
+        fields=NoFields,
+        answers={200: DeliveryWithAttemptsResource},
+    ),
+    ApiRoute(
+        method="GET",
+        path="/v1/endpoints/{id}/history",
+        handler=history,
+        scope="read",
+        summary="Show what happened to an endpoint",
+        query=paging(ids.ENDPOINT_NOTE),
+        answers={200: PageResource[EndpointNoteResource]},
     ),
 )
