@@ -22,13 +22,13 @@ from starlette.routing import Route
 
 from relay.app import App
 from relay.web.api.api_request import ApiRoute
-from relay.web.dashboard import jobs
+from relay.web.dashboard import job, jobs
 from relay.web.dashboard.frame import Frame
 from relay.web.dashboard.view import PageRoute, Verb
 from relay.web.request_body import BodyMemory
 
-PAGES: Final[tuple[PageRoute, ...]] = (*jobs.PAGES,)
-VERBS: Final[tuple[Verb, ...]] = (*jobs.VERBS,)
+PAGES: Final[tuple[PageRoute, ...]] = (*jobs.PAGES, *job.PAGES)
+VERBS: Final[tuple[Verb, ...]] = (*jobs.VERBS, *job.VERBS)
 
 
 def routes(app: App, api: Iterable[ApiRoute], memory: BodyMemory) -> list[Route]:

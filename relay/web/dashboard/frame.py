@@ -129,7 +129,7 @@ class Frame:
                 _require_own(http, view.session, form)
                 call = ApiCall(
                     route=verb.route,
-                    path={name: str(value) for name, value in http.path_params.items()},
+                    path=http.path_params | dict(verb.params(form) if verb.params else {}),
                     body=verb.body(form) if verb.body else None,
                     idempotency_key=text_of(form, "once") or None,
                 )

@@ -204,7 +204,8 @@ class PageRoute(msgspec.Struct, frozen=True):
 class Verb(msgspec.Struct, frozen=True, kw_only=True):
     """A form that calls one route of the API: the parameters of its path have the names of that route's.
 
-    `title` begins what is said of a refusal (“Test refused: …”). `body` makes the request's body of the form. When it
+    `title` begins what is said of a refusal (“Test refused: …”). `body` makes the request's body of the form, and
+    `params` those parameters of the path that the form has. When it
     is done the browser returns to the page with the sentence of `done`; with `answered` it gets that page instead,
     for an answer that is shown once.
     """
@@ -213,6 +214,7 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     route: str
     title: str
     body: Callable[[Form], Any] | None = None
+    params: Callable[[Form], Mapping[str, str]] | None = None
     done: Callable[[Any, Form], str] | None = None
     answered: Callable[[View, Any], Awaitable[Response]] | None = None
 
