@@ -26,13 +26,13 @@ from relay.log import request_ids
 from relay.storage.engine.group_commit import Waiting
 from relay.web import request_body
 from relay.web.client_address import client_address
+from relay.web.whole_request import WholeCallback
 
 COMMIT_DEADLINE_S: Final = 4.0
 """A callback not committed by then is answered 503: within its five seconds a provider must learn to retry."""
 DEADLINE_CHECK_S: Final = 0.1
 """Seconds between two checks of that deadline."""
 _PATH: Final = re.compile(r"/+callbacks/+([^/]{1,64})/+([^/]{1,400})/*")
-_PLAIN_PATH: Final = re.compile(rb"/callbacks/([a-z0-9_-]{1,64})/([A-Za-z0-9_-]{1,400})")
 _LATE: Final = "the database does not answer in time"
 _NOT_RECEIVED: Final = b'{"received":false}'
 _HEADERS: Final = (
@@ -96,7 +96,7 @@ class Connection(Protocol):
 class DirectCallback:
     """A callback that arrived whole in one read, from the end of its request until its response: no ASGI, no task.
 
-    `keep_alive`, `response_complete`, `disconnected` and `message_event` are what uvicorn reads of a request.
+    `keep_alive`, `response_complete`, `disconnected` and `message_event` are what uvicorn reads of a request, or sets.
     `deadline_s` is when it is answered 503 instead, in the loop's seconds; `prepared` is what is being stored.
     """
 
@@ -111,10 +111,10 @@ class DirectCallback:
     )
     message_event: ClassVar = asyncio.Event()
 
-    def __init__(self, connection: Connection, request_id: str, keep_alive: bool) -> None:
+    def __init__(self, connection: Connection, request_id: str) -> None:
         self.connection = connection
         self.request_id = request_id
-        self.keep_alive = keep_alive
+        self.keep_alive = True
         self.response_complete = False
         self.disconnected = False
         self.deadline_s = 0.0
@@ -132,6 +132,7 @@ class CallbackRoute:
         """In the order of their deadlines."""
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self._server_headers: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI request with a small JSON document, never with a redirect."""
@@ -139,24 +140,21 @@ class CallbackRoute:
         await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
 
-    def receive_whole(
-        self, path: bytes, headers: list[tuple[bytes, bytes]], body: bytes, direct: DirectCallback
-    ) -> bool:
+    def receive_whole(self, whole: WholeCallback, direct: DirectCallback) -> bool:
         """Store a POST whose whole body arrived in one read; respond after COMMIT, or with 503 at COMMIT_DEADLINE_S.
 
-        Return False, with nothing done, if `__call__` must answer: an unusual path, a token that is not valid, a body
-        over the limit, a callback that needs more than the transaction.
+        Return False, with nothing done, if `__call__` must answer: a token that is not valid, a body over the limit, a
+        callback that needs more than the transaction.
         """
-        match = _PLAIN_PATH.fullmatch(path)
-        if match is None or len(body) > self._app.settings.callback_body_max_bytes:
+        if len(whole.body) > self._app.settings.callback_body_max_bytes:
             return False
-        provider = match[1].decode()
-        token = self._app.receiver.verify_token(provider, match[2].decode())
+        receiver = self._app.receiver
+        token = receiver.verify_token(whole.provider, whole.token)
         if token is None:
             return False
-        callback = IncomingCallback(provider, token, _text(headers), body)
+        callback = IncomingCallback(whole.provider, token, whole.headers, whole.body)
         try:
-            direct.prepared = self._app.receiver.receive_nowait(callback, self._committed, direct)
+            direct.prepared = receiver.receive_nowait(callback, self._committed, direct)
         except StorageUnavailable:
             return False
         if direct.prepared is None:
@@ -166,6 +164,12 @@ class CallbackRoute:
         if self._timer is None:
             self._timer = self._loop.call_later(DEADLINE_CHECK_S, self._refuse_late)
         return True
+
+    def rendered_headers(self, of_server: list[tuple[bytes, bytes]]) -> bytes:
+        """Return the server's own headers as bytes; they are another list whenever they change, once a second."""
+        if of_server is not self._server_headers[0]:
+            self._server_headers = of_server, b"".join([b"%b: %b\r\n" % header for header in of_server])
+        return self._server_headers[1]
 
     def _committed(self, batch: list[Waiting]) -> None:
         """Publish and answer each callback of a batch, after its COMMIT; a failure of one is answered to it alone."""

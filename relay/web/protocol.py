@@ -1,9 +1,9 @@
-"""Read HTTP/1.1 with uvicorn's parser, within limits, and handle a complete callback without an ASGI task.
+"""Read HTTP/1.1 with uvicorn's parser, within limits, and handle a whole callback without it and an ASGI task.
 
-A callback goes from here (`on_message_complete`) to `CallbackRoute.receive_whole`, to `Receiver`, to the store. Most
-callbacks are small and arrive in one read; handling those directly saves the task, the body's deadline and the ASGI
-messages. Everything else (a body in several reads, pipelining, HTTP/1.0, another path) becomes an ASGI request as
-uvicorn makes it, which for a callback ends at the same `CallbackRoute`.
+A callback goes from here (`data_received`) to `CallbackRoute.receive_whole`, to `Receiver`, to the store. Most
+callbacks are small and arrive in one read; handling those directly saves the parser's calls (`whole_request.py`), the
+task, the body's deadline and the ASGI messages. Everything else (a body in several reads, pipelining, HTTP/1.0, another
+path) becomes an ASGI request as uvicorn makes it, which for a callback ends at the same `CallbackRoute`.
 
 uvicorn itself limits none of these, so this module does: the bytes and the time of a head; bytes that do not advance a
 request, such as trailers; requests pipelined behind another; a response that its client does not read; the bytes and
@@ -19,6 +19,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from relay.log import request_ids
+from relay.web import whole_request
 from relay.web.callback_route import CallbackResponse, CallbackRoute, DirectCallback
 from relay.web.connections import CloseReason, ConnectionTracker
 
@@ -80,8 +81,8 @@ class Protocol(HttpToolsProtocol):
     """The request being answered; uvicorn's `cycle` is the last one parsed, which may wait behind it."""
     _upgrade_offered = False
     """The head just parsed offers another protocol: it is parsed again without the offer."""
-    _body_parts: list[bytes] | None = None
-    """The body so far of a callback that may be complete by the end of this read; None for any other request."""
+    _between_requests = True
+    """The parser has no part of a request: the next read begins one."""
 
     def __init__(self, callbacks: CallbackRoute, tracker: ConnectionTracker, **options: Any) -> None:
         super().__init__(**options)
@@ -121,6 +122,8 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what was read, within a limit on bytes that advance no request, which the parser does not have."""
+        if self._between_requests and data.startswith(whole_request.PREFIX) and self._receive_whole(data):
+            return
         if self._reading_stopped:
             self._count_discarded(data)
             return
@@ -130,8 +133,6 @@ class Protocol(HttpToolsProtocol):
         self._bytes_without_progress += len(data)
         self._read_bytes = len(data)
         self._parse(data)
-        if self._body_parts is not None:
-            self._start_with_parts()
         if self._in_head:
             self._await_head()
 
@@ -139,7 +140,7 @@ class Protocol(HttpToolsProtocol):
         """Begin another request, unless too many wait on this connection."""
         if len(self.pipeline) >= self._limits.pipelined_max:
             self._stop_parsing(CloseReason.PIPELINED_MAX)
-        self._in_head, self._bytes_without_progress = True, 0
+        self._in_head, self._between_requests, self._bytes_without_progress = True, False, 0
         self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -153,7 +154,7 @@ class Protocol(HttpToolsProtocol):
                 self.expect_100_continue = value.lower() == b"100-continue"
 
     def on_headers_complete(self) -> None:
-        """Check the head's size; collect the body of a callback that may arrive whole, start any other request."""
+        """Check the head's size, and start the request."""
         received = self._bytes_without_progress + self._read_bytes
         if received > self._head_max_bytes and self._head_bytes() > self._head_max_bytes:
             self._stop_parsing(CloseReason.HEAD_MAX_BYTES)
@@ -162,30 +163,19 @@ class Protocol(HttpToolsProtocol):
             return
         self._in_head, self._body_complete, self._bytes_without_progress = False, False, 0
         self._tracker.head_complete(self)
-        if self._may_arrive_whole():
-            self._body_parts = []
-        else:
-            self._start_request()
+        self._start_request()
 
     def on_body(self, body: bytes) -> None:
-        """Collect a part of a callback's body, or pass it on to the request that was started."""
+        """Pass a part of a body on to the request that was started."""
         self._bytes_without_progress = 0
-        if self._body_parts is not None:
-            self._body_parts.append(body)
-            return
         self._tracker.await_body(self)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End the request; a callback whose body was collected goes to `CallbackRoute.receive_whole`."""
+        """End the request."""
         if self._upgrade_offered:
             return
-        self._body_complete = True
-        if self._body_parts is not None:
-            if self._receive_whole(b"".join(self._body_parts)):
-                self._body_parts = None
-                return
-            self._start_with_parts()
+        self._body_complete = self._between_requests = True
         self._tracker.body_complete(self)
         super().on_message_complete()
 
@@ -284,27 +274,10 @@ class Protocol(HttpToolsProtocol):
         if rest and not self._reading_stopped:
             self._parse(rest)
 
-    def _may_arrive_whole(self) -> bool:
-        """Return whether this is an ordinary callback on a connection without an unanswered request."""
-        return (
-            self.url.startswith(b"/callbacks/")
-            and not self._busy()
-            and not self.expect_100_continue
-            and self.parser.get_method() == b"POST"
-            and self.parser.get_http_version() == "1.1"
-        )
-
     def _busy(self) -> bool:
         """Return whether a request of this connection is unanswered."""
         cycle: DirectCallback | RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.response_complete
-
-    def _start_with_parts(self) -> None:
-        """Start an ASGI request for a callback that is not handled directly, with its body so far."""
-        parts, self._body_parts = self._body_parts or [], None
-        self._start_request()
-        for part in parts:
-            super().on_body(part)
 
     def _start_request(self) -> None:
         """Start an ASGI request; its scope says whether more of the body is expected."""
@@ -318,16 +291,23 @@ class Protocol(HttpToolsProtocol):
         cycle = self.cycle
         self.scope["state"][BODY_INCOMPLETE] = lambda: cycle.more_body
 
-    def _receive_whole(self, body: bytes) -> bool:
-        """Return whether the callback is handled directly; if so, the connection is busy until its response."""
-        request_id = request_ids.of(self.headers)
-        direct = DirectCallback(self, request_id, self.parser.should_keep_alive())
+    def _receive_whole(self, data: bytes) -> bool:
+        """Return whether the read is a callback handled directly; if so, the connection is busy until its response."""
+        if self._reading_stopped or self._busy():
+            return False
+        whole = whole_request.read(data)
+        if whole is None or whole.head_bytes > self._head_max_bytes or len(whole.headers) > self._headers_max:
+            return False
+        request_id = request_ids.given(whole.fields.get("x-request-id"))
+        direct = DirectCallback(self, request_id)
         previous = request_ids.CURRENT.set(request_id)
         try:
-            if not self._callbacks.receive_whole(self.url, self.headers, body, direct):
+            if not self._callbacks.receive_whole(whole, direct):
                 return False
         finally:
             request_ids.CURRENT.reset(previous)
+        self._in_head, self._body_complete, self._bytes_without_progress = False, True, 0
+        self._tracker.head_complete(self)
         self._current = direct
         self.cycle = direct  # type: ignore[assignment]  # it has the attributes that uvicorn reads
         return True
@@ -338,7 +318,7 @@ class Protocol(HttpToolsProtocol):
             return
         direct.response_complete = True
         start, end = response.rendered
-        server_headers = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
+        server_headers = self._callbacks.rendered_headers(self.server_state.default_headers)
         closing = b"" if direct.keep_alive else b"connection: close\r\n"
         request_id = direct.request_id.encode()
         self._socket.write(b"%b%brequest-id: %b\r\n%b%b" % (start, server_headers, request_id, closing, end))
