@@ -9,7 +9,8 @@ import hashlib
 import hmac
 import re
 import struct
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
+from binascii import a2b_base64
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -64,7 +65,7 @@ class CallbackTokens:
     def verify(self, provider: str, token: str, now_ms: int) -> CallbackToken | None:
         """Return the token's content, or None if it is invalid, expired or another provider's. Never raise."""
         shaped = token if _TOKEN.fullmatch(token) else _PLACEHOLDER
-        raw = urlsafe_b64decode(shaped + "=")
+        raw = a2b_base64(shaped.replace("-", "+").replace("_", "/") + "=")
         if not self._signer(provider).signed(shaped[:_PAYLOAD_LETTERS].encode(), raw[_PAYLOAD.size :]):
             return None
         head, environment, expiry, job = _PAYLOAD.unpack_from(raw)

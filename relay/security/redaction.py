@@ -27,7 +27,6 @@ _UNICODE: Final = re.compile(rf"\\[uU]00(?:{_ALNUM})".encode())
 """Escaped characters that needed no escape."""
 _RAREST_FIRST: Final = "XQZJKYVWUGHFBNMLPORDTISCEAjqzxkvw7985643bgyfm201uphdlcrsnoait_-e"
 """The letters of keys and of base64, the rarest in JSON bodies and URLs first."""
-_TRACE_MIN_CHARS: Final = 4
 STEP_BYTES: Final = 65_536
 """Of a large body so much is searched in one step of the event loop: 1 ms at most."""
 _ESCAPE_BYTES: Final = 64
@@ -53,15 +52,14 @@ class Redactor:
         literals = [*self._secrets, token_prefix]
         self._variants = [variant for literal in literals for variant in _base64_variants(literal)]
         self._needles = [needle.encode() for needle in (*literals, *self._variants)]
+        self._by_rarest = [(_rarest(needle).encode(), needle.encode()) for needle in (*literals, *self._variants)]
         self._has_punctuation = any(_PUNCTUATION.search(secret) for secret in self._secrets)
-        self._traces = re.compile(
-            "|".join(re.escape(_trace(needle)) for needle in (*literals, *self._variants)).encode()
-        )
 
     def may_hold_secret(self, raw: bytes) -> bool:
         """Return False if the bytes hold no secret; True if they may hold one."""
-        if self._traces.search(raw) and any(needle in raw for needle in self._needles):
-            return True
+        for letter, needle in self._by_rarest:
+            if letter in raw and needle in raw:
+                return True
         odd = self._has_punctuation  # a secret with a character that JSON or a URL may escape
         return (
             (b"%" in raw and (odd or _PERCENT.search(raw) is not None))
@@ -129,10 +127,9 @@ class Redactor:
         return re.compile("|".join([*patterns, token]))
 
 
-def _trace(needle: str) -> str:
-    """Return the needle from its rarest letter on: a search stops only where a text has that letter."""
-    starts = range(max(1, len(needle) - _TRACE_MIN_CHARS + 1))
-    return needle[min(starts, key=lambda start: _RAREST_FIRST.find(needle[start]) % len(_RAREST_FIRST)) :]
+def _rarest(needle: str) -> str:
+    """Return the needle's rarest letter: a text without it, which is found quickly, needs no longer search."""
+    return min(needle, key=lambda letter: _RAREST_FIRST.find(letter) % len(_RAREST_FIRST))
 
 
 def _escape_pattern(char: str) -> str:

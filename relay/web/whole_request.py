@@ -15,7 +15,8 @@ PREFIX: Final = b"POST /callbacks/"
 """With this each request begins that may be in the form."""
 _NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _HEAD: Final = re.compile(
-    rf"POST /callbacks/([a-z0-9_-]{{1,64}})/([A-Za-z0-9_-]{{1,400}}) HTTP/1\.1\r\n((?:{_NAME}:[ -~]*+\r\n)++)\r\n".encode()
+    rf"POST /callbacks/([a-z0-9_-]{{1,64}})/([A-Za-z0-9_-]{{1,400}}) HTTP/1\.1\r\n"
+    rf"((?:{_NAME}:[ -~]*+\r\n)++)\r\n".encode()
 )
 _FIELD: Final = re.compile(r"([^:]+): *([^\r]*)\r\n")
 _LENGTH: Final = re.compile(r"[0-9]{1,10}")
