@@ -24,7 +24,8 @@ class Parsed:
     """What httptools calls back for a read."""
 
     def __init__(self, data: bytes) -> None:
-        self.url, self.headers, self.body, self.ends = b"", [], b"", 0
+        self.url, self.body, self.ends = b"", b"", 0
+        self.headers: list[tuple[str, str]] = []
         self.parser = httptools.HttpRequestParser(self)
         self.parser.feed_data(data)
 
