@@ -169,6 +169,7 @@ def _clocks(of: Sample) -> list[Case]:
         _case("next_confirmations", {"limit": BATCH}),
         _case("next_job_clock", {}),
         _case("backlog", {"most": 100_000}, hot=False),
+        _case("due_of_projects", {"now": of.now_ms, "most": 20_000}, hot=False),
         _case("count_positions_anew", {}, "at each start", writes=True),
         _case("forget_positions_of_endpoints", {}, "at each start", writes=True),
         _case("forget_positions_of_redeliveries", {}, "at each start", writes=True),

@@ -27,6 +27,7 @@ from relay.deliveries.redelivery import Redeliverer
 from relay.errors import SettingsError
 from relay.jobs.alerts import AlertWatch
 from relay.jobs.check_times import CheckTimes
+from relay.jobs.counting import count
 from relay.jobs.interventions import Interventions
 from relay.jobs.long_poll import Waiting
 from relay.jobs.payment import Payer
@@ -68,6 +69,7 @@ from relay.storage.engine.database import DueWork
 from relay.storage.engine.database_url import is_postgres, shown, sqlite_path
 from relay.storage.engine.litestream import Litestream
 from relay.storage.engine.single_process import FileLock
+from relay.storage.statistics import Statistics
 from relay.storage.store import Store, StoreOptions
 from relay.uploads.file_uploads import StepSender, UploadLimits, Uploads
 from relay.uploads.upload_payment import FileBuyer
@@ -315,7 +317,7 @@ def _flow(
         clock=clock,
         settings=settings,
         metrics=setup.metrics,
-        publish=_publisher(setup, notifications, check_times),
+        publish=_publisher(setup, store.statistics, notifications, check_times),
         sign_in=_signer_in(wallet, clock),
         draining=setup.stop.draining,
     )
@@ -377,6 +379,7 @@ def _loops(
     loops: dict[str, Callable[[], Awaitable[None]]] = {
         "listen": partial(store.listen, lambda due_work: wake[due_work]()),
         "alerts": AlertWatch(flow.context, notifications.dispatcher.wake).run,
+        "statistics": partial(count, store.statistics, setup.clock, samples=setup.dispatches),
     }
     if store.shared:
         loops["boots"] = partial(watch, store.boots, setup.clock, resume)
@@ -441,8 +444,10 @@ async def _finish(submitter: Submitter, dispatcher: Dispatcher, stop: Stop) -> N
     await asyncio.gather(submitter.finish(within_s), dispatcher.finish(within_s), return_exceptions=True)
 
 
-def _publisher(setup: Setup, to: Notifications, check_times: CheckTimes) -> Callable[[UpdateResult], None]:
-    """Return what passes a committed update on to the dispatcher, the metrics, the status checks and long polls."""
+def _publisher(
+    setup: Setup, statistics: Statistics, to: Notifications, check_times: CheckTimes
+) -> Callable[[UpdateResult], None]:
+    """Return what passes a committed update on: to the dispatcher, what counts, the status checks and long polls."""
 
     def publish(result: UpdateResult) -> None:
         job = result.job
@@ -456,6 +461,7 @@ def _publisher(setup: Setup, to: Notifications, check_times: CheckTimes) -> Call
             setup.metrics.unconfirmed(job.provider, result.unconfirmed)
         if result.announced is not None:
             setup.metrics.announced(job, result.announced)
+            statistics.applied(result, setup.clock.now_ms())
             to.streams.publish(job.project_id)
         check_times.note(job, setup.clock.now_ms())
         to.waiting.publish(job)

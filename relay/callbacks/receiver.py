@@ -167,6 +167,8 @@ class Receiver:
         received, report = prepared.received, prepared.report
         self._context.publish(result)
         self._context.metrics.callback(received.provider, result.disposition)
+        if received.reprocessed_by is None:
+            self._store.statistics.callback(received, result)
         if report is not None and report.state is None:
             self._context.unknown_status(received.provider, report.provider_status)
         (_logger.warning if result.disposition in _ALARMING else _logger.info)(

@@ -386,6 +386,7 @@ class Dispatcher:
         self._poll_by(ended_at_ms + min(retry_in_ms, POLL_PAUSE_MS))
         attempt = result.attempt
         self._metrics.attempted(attempt.outcome)
+        self._store.statistics.attempted(row, result)
         _logger.info(
             "delivery.attempt_finished",
             delivery=attempt.delivery_id,

@@ -230,6 +230,7 @@ class Checker:
         recorded = await self._context.stored(update, tie, provider=job.provider)
         self._context.publish(recorded)
         self._context.metrics.checked(job.provider, answer.finding)
+        self._context.store.statistics.checked(job, now_ms)
         _logger.info("job.checked", job=job.id, provider=job.provider, outcome=answer.outcome, decision=recorded.reason)
         return recorded
 

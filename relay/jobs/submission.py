@@ -69,6 +69,7 @@ class Submitter:
     async def submit(self, new: NewJob, wait_s: float) -> Job:
         """Commit the job, send it, and return it when the provider has answered or `wait_s` have passed."""
         await self._store.jobs.create(await self._payer.prepared(new))
+        self._store.statistics.created(new.job)
         return await self.start_and_wait(new.job, wait_s)
 
     async def start_and_wait(self, job: Job, wait_s: float) -> Job:

@@ -93,8 +93,9 @@ class Sweeper:
             await self._prune(now_ms)
 
     async def _forget(self, now_ms: int) -> None:
-        """Delete Idempotency-Keys past their life, and a batch of the audit's entries past their retention."""
+        """Delete Idempotency-Keys past their life, and old sums and entries of the audit past their retention."""
         await self._store.access.forget(now_ms)
+        await self._store.statistics.forget(now_ms)
         if days := self._context.settings.audit_retention_days:
             await self._store.audit.forget(now_ms - days * DAY_MS)
 

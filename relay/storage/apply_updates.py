@@ -196,7 +196,7 @@ class _Batch:
         """Apply one update, after those before it."""
         if update.settlement:
             self.settlements.append(payments.JobSettlement(update.job_id, update.at, update.settlement))
-        job = self._jobs.get(update.job_id)
+        before = job = self._jobs.get(update.job_id)
         if update.call and update.call.id in self._read.calls:
             self.results.append(UpdateResult(job=job, disposition=Disposition.REPEATED, reason="written before"))
             return
@@ -213,6 +213,7 @@ class _Batch:
         if moved and moved.announce and job:
             new = _new_event(job, moved.announce, update.at, moved.supersedes, self._read.rows[job.id])
             job, result.announced = new.after, new.event.type
+            new.reported_at = _reported_at(before, new, update)
             self.events.append(new)
             self.announced.append(result)
         result.job = job
@@ -380,6 +381,18 @@ def _new_event(job: Job, kind: EventType, at: int, supersedes: str | None, row: 
         body=body,
     )
     return NewEvent(event, after, msgspec.structs.replace(event, body=event_bodies.stored(holed, len(body))))
+
+
+def _reported_at(before: Job | None, new: NewEvent, update: JobUpdate) -> int | None:
+    """Return when the callback that brought an event was received; None where none did.
+
+    A callback that waited for confirmation brought the final event that the confirmation makes.
+    """
+    if update.received is not None:
+        return None if update.received.reprocessed_by else update.received.received_at
+    if before is not None and before.unconfirmed is not None and new.event.final:
+        return before.unconfirmed.at
+    return None
 
 
 def _callback_row(update: JobUpdate, received: ReceivedCallback, result: UpdateResult, project_id: str) -> CallbackRow:

@@ -71,6 +71,8 @@ class DueDelivery(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit_per_s: float | None
     schedule_s: list[int] | None
     probe: bool = False
+    reported_at: int | None = None
+    """When the callback that brought the event was received; None where none did, and for a redelivery."""
 
 
 class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,7 +212,8 @@ class Deliveries:
             self._due_delivery(
                 dict(one.endpoint)
                 | new
-                | {"id": one.delivery_id, "event_id": one.event.id, "project_id": one.project_id},
+                | {"id": one.delivery_id, "event_id": one.event.id, "project_id": one.project_id}
+                | {"reported_at": one.reported_at},
                 one.event.body,
             )
             for one in fresh
@@ -314,6 +317,7 @@ class Deliveries:
             in_flight_max=row["in_flight_max"],
             rate_limit_per_s=row["rate_limit_per_s"],
             probe=row["disabled_at"] is not None,
+            reported_at=row["reported_at"],
             schedule_s=row["schedule_s"] and msgspec.json.decode(row["schedule_s"]),
         )
 

@@ -24,19 +24,23 @@ class EventRef(msgspec.Struct, frozen=True):
     job_id: str | None
 
 
-class NewEvent(msgspec.Struct, frozen=True):
-    """An event about a job, the job after it, and the event as its row keeps it: its body has holes there."""
+class NewEvent(msgspec.Struct):
+    """An event about a job, the job after it, and the event as its row keeps it: its body has holes there.
+
+    `reported_at` is when the callback that brought it was received; None where none did.
+    """
 
     event: Event
     after: Job
     row: Event
+    reported_at: int | None = None
 
 
 class NewDelivery(msgspec.Struct):
     """A new delivery for the dispatcher's memory, leased in its row.
 
     `event` and `endpoint`, a row of `endpoints_sent_to`, are what its first attempt needs; None where the dispatcher
-    reads them.
+    reads them. `reported_at` is when the callback that brought the event was received; None where none did.
     """
 
     delivery_id: str
@@ -44,12 +48,17 @@ class NewDelivery(msgspec.Struct):
     project_id: str
     event: Event | None = None
     endpoint: Row | None = None
+    reported_at: int | None = None
 
 
 class LeasedDelivery(Delivery, kw_only=True, frozen=True):
-    """A new delivery's columns; `leased_by` is the boot that sends it, None where it only waits."""
+    """A new delivery's columns; `leased_by` is the boot that sends it, None where it only waits.
+
+    `reported_at` is when the callback that brought the event was received; None where none did, and for a redelivery.
+    """
 
     leased_by: int | None = None
+    reported_at: int | None = None
 
 
 class FanOut:
@@ -82,9 +91,14 @@ class FanOut:
                     due_at = event.created_at + (delay_s * 1000 or self._lease.ms)
                     leased_by = None if delay_s else self._lease.boot
                     delivery = new_delivery(event, endpoint.id, event.created_at, due_at, leased_by)
+                    if new.reported_at is not None:
+                        delivery = msgspec.structs.replace(delivery, reported_at=new.reported_at)
                     deliveries.append(delivery)
                     if delay_s == 0:
-                        fresh.append(NewDelivery(delivery.id, endpoint.id, event.project_id, event))
+                        made = NewDelivery(
+                            delivery.id, endpoint.id, event.project_id, event, reported_at=new.reported_at
+                        )
+                        fresh.append(made)
             handed.append(fresh)
         await transaction.run_many("insert_delivery", deliveries)
         return await _complete(transaction, handed) if self._lease.dispatches else handed

@@ -229,6 +229,7 @@ CREATE TABLE deliveries (
     created_at BIGINT NOT NULL,
     finished_at BIGINT,
     leased_by INTEGER,
+    reported_at BIGINT,
     PRIMARY KEY (project_id, id),
     CHECK ((state = 'pending') = (next_attempt_at IS NOT NULL)),
     CHECK ((state = 'pending') = (finished_at IS NULL))
@@ -361,3 +362,22 @@ CREATE TABLE endpoint_history (
 
 CREATE INDEX endpoint_history_page ON endpoint_history (endpoint_id, id);
 CREATE INDEX endpoint_history_age ON endpoint_history (at);
+
+CREATE TABLE statistics (
+    project_id TEXT NOT NULL,
+    width_s INTEGER NOT NULL,
+    starts_at BIGINT NOT NULL,
+    measure TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    value BIGINT NOT NULL,
+    PRIMARY KEY (project_id, width_s, starts_at, measure, provider)
+) WITHOUT ROWID;
+
+CREATE TABLE provider_marks (
+    project_id TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    last_callback_at BIGINT,
+    last_error_at BIGINT,
+    last_error TEXT,
+    PRIMARY KEY (project_id, provider)
+);

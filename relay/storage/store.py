@@ -1,6 +1,7 @@
 """The store: opens the database, brings it to this relay's schema, and holds the nouns. The only door to SQL."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -34,6 +35,7 @@ from relay.storage.redeliveries import Redeliveries
 from relay.storage.retention import Pruner
 from relay.storage.search import Search
 from relay.storage.signing_keys import SigningSeeds
+from relay.storage.statistics import Statistics
 
 LEASE_SHARE: Final = 0.8
 """How much of a lease an attempt may take; the rest is for getting to it."""
@@ -89,6 +91,7 @@ class Store:
             options.schedule_s,
             expiring_ms=options.expiring_ms,
         )
+        self.statistics = Statistics(database, self._writer)
         self.jobs = Jobs(database, self._writer, encryption, recorder, self.lease)
         self.callbacks = Callbacks(database)
         self.events = Events(database)
@@ -143,6 +146,8 @@ class Store:
     async def close(self, now_ms: int | None = None) -> None:
         """Write what waits, give back what is leased (at `now_ms`, where this process leases), then close."""
         try:
+            with contextlib.suppress(StorageUnavailable):
+                await self.statistics.flush()
             await self._writer.drain()
             if now_ms is not None:
                 await self.boots.end(now_ms)

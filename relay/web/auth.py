@@ -63,20 +63,27 @@ async def caller_of(app: App, text: str) -> Caller | None:
     bootstrap = app.settings.api_key
     if bootstrap and hmac.compare_digest(digest(text), digest(bootstrap)):
         return BOOTSTRAP_CALLER
-    return _caller(await app.store.access.api_key(text))
+    return _used(app, _caller(await app.store.access.api_key(text)))
 
 
 async def caller_by_id(app: App, key_id: str) -> Caller | None:
     """Return the client with the API key of this id, which it has proven before; None if the key is revoked."""
     if key_id == BOOTSTRAP_KEY:
         return BOOTSTRAP_CALLER if app.settings.api_key else None
-    return _caller(await app.store.access.key_by_id(key_id))
+    return _used(app, _caller(await app.store.access.key_by_id(key_id)))
 
 
 def require_scope(caller: Caller, scope: str) -> None:
     """Raise Forbidden if the key has neither the scope nor `admin`."""
     if scope != ANY_SCOPE and not caller.scopes & {scope, "admin"}:
         raise Forbidden(f"this needs an API key with the scope {scope}")
+
+
+def _used(app: App, caller: Caller | None) -> Caller | None:
+    """Return the client, and note that its key was used."""
+    if caller is not None:
+        app.store.statistics.key_used(caller.key_id, app.clock.now_ms())
+    return caller
 
 
 def _caller(key: ApiKey | None) -> Caller | None:

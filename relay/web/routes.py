@@ -37,6 +37,7 @@ from relay.web.api import (
     projects,
     quotes,
     search,
+    stats,
 )
 from relay.web.api.api_request import request_handler
 from relay.web.callback_route import CallbackRoute
@@ -57,6 +58,7 @@ API: Final = (
     *keys.ROUTES,
     *projects.ROUTES,
     *audit.ROUTES,
+    *stats.ROUTES,
     *search.ROUTES,
 )
 BACKLOG_EVERY_MS: Final = 10_000

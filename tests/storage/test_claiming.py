@@ -173,7 +173,7 @@ async def test_a_retry_is_made_in_time_behind_a_crowd_for_a_held_endpoint(tmp_pa
 async def _crowd(database: Database, like: str, endpoint_id: str, at: int) -> None:
     """Deliveries of the same event that are due for another endpoint."""
     row = dict((await database.rows("delivery_of_project", {"id": like, "project_id": "prj_default"}))[0])
-    row |= {"endpoint_id": endpoint_id, "next_attempt_at": at, "leased_by": None, "created_at": at}
+    row |= {"endpoint_id": endpoint_id, "next_attempt_at": at, "leased_by": None, "created_at": at, "reported_at": None}
     many = [row | {"id": ids.new_id(ids.DELIVERY)} for _ in range(2 * WINDOW)]
     await database.transact(lambda transaction: transaction.run_many("insert_delivery", many))
 

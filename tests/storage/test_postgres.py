@@ -30,6 +30,7 @@ DELIVERY = {
     "job_id": None,
     "next_attempt_at": 1,
     "leased_by": None,
+    "reported_at": None,
     "redelivery": 0,
     "created_at": 1,
 }

@@ -1,16 +1,17 @@
 -- name: insert_delivery
 -- One event for one endpoint.
-INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, leased_by, redelivery, created_at)
-VALUES (:id, :project_id, :event_id, :endpoint_id, :job_id, 'pending', 0, :next_attempt_at, :leased_by, :redelivery, :created_at);
+INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, leased_by, redelivery, created_at, reported_at)
+VALUES (:id, :project_id, :event_id, :endpoint_id, :job_id, 'pending', 0, :next_attempt_at, :leased_by, :redelivery, :created_at, :reported_at);
 
 -- name: insert_delivery.postgres_batch
 -- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
-INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, leased_by, redelivery, created_at)
-SELECT id, project_id, event_id, endpoint_id, job_id, 'pending', 0, next_attempt_at, leased_by, redelivery, created_at
+INSERT INTO deliveries (id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, leased_by, redelivery, created_at, reported_at)
+SELECT id, project_id, event_id, endpoint_id, job_id, 'pending', 0, next_attempt_at, leased_by, redelivery, created_at, reported_at
 FROM unnest(
     CAST(:id AS TEXT[]), CAST(:project_id AS TEXT[]), CAST(:event_id AS TEXT[]), CAST(:endpoint_id AS TEXT[]), CAST(:job_id AS TEXT[]),
-    CAST(:next_attempt_at AS BIGINT[]), CAST(:leased_by AS INTEGER[]), CAST(:redelivery AS INTEGER[]), CAST(:created_at AS BIGINT[])
-) AS many (id, project_id, event_id, endpoint_id, job_id, next_attempt_at, leased_by, redelivery, created_at);
+    CAST(:next_attempt_at AS BIGINT[]), CAST(:leased_by AS INTEGER[]), CAST(:redelivery AS INTEGER[]), CAST(:created_at AS BIGINT[]),
+    CAST(:reported_at AS BIGINT[])
+) AS many (id, project_id, event_id, endpoint_id, job_id, next_attempt_at, leased_by, redelivery, created_at, reported_at);
 
 -- name: pending_of_endpoint
 -- How many deliveries of an endpoint are pending and due by then. Exactly the pending ones have a next attempt: the condition names that
@@ -52,7 +53,7 @@ WITH claimed AS (
     RETURNING project_id, id
 )
 SELECT deliveries.id, deliveries.endpoint_id, deliveries.project_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id,
-    endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers,
+    deliveries.reported_at, endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers,
     endpoints.timeout_s, endpoints.in_flight_max, endpoints.rate_limit_per_s, endpoints.schedule_s, endpoints.format, endpoints.disabled_at
 FROM deliveries
 JOIN endpoints ON endpoints.id = deliveries.endpoint_id
@@ -120,7 +121,7 @@ SELECT
 -- name: due_deliveries
 -- All that an attempt needs but the body, as it is now: a rotated secret or a mended URL counts from the next attempt on.
 SELECT deliveries.id, deliveries.endpoint_id, deliveries.project_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id,
-    endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers, endpoints.timeout_s, endpoints.in_flight_max,
+    deliveries.reported_at, endpoints.url, endpoints.secret, endpoints.former_secret, endpoints.former_secret_until, endpoints.headers, endpoints.timeout_s, endpoints.in_flight_max,
     endpoints.rate_limit_per_s, endpoints.schedule_s, endpoints.format, endpoints.disabled_at
 FROM deliveries
 JOIN endpoints ON endpoints.id = deliveries.endpoint_id
@@ -129,13 +130,13 @@ WHERE (deliveries.project_id, deliveries.id) IN (SELECT json_extract(value, '$[0
 
 -- name: due_deliveries.postgres
 -- PostgreSQL's plan is made while the tables may be empty: so each row is looked up by its own key, whatever the tables hold by then.
-SELECT due.id, due.endpoint_id, due.project_id, due.attempts_made, due.redelivery, due.event_id,
+SELECT due.id, due.endpoint_id, due.project_id, due.attempts_made, due.redelivery, due.event_id, due.reported_at,
     endpoint.url, endpoint.secret, endpoint.former_secret, endpoint.former_secret_until, endpoint.headers, endpoint.timeout_s,
     endpoint.in_flight_max, endpoint.rate_limit_per_s, endpoint.schedule_s, endpoint.format, endpoint.disabled_at
 FROM (SELECT CAST(:keys AS TEXT[]) AS keys) AS given
 CROSS JOIN LATERAL generate_subscripts(given.keys, 1) AS number
 CROSS JOIN LATERAL (
-    SELECT id, endpoint_id, project_id, attempts_made, redelivery, event_id FROM deliveries
+    SELECT id, endpoint_id, project_id, attempts_made, redelivery, event_id, reported_at FROM deliveries
     WHERE project_id = given.keys[number][1] AND id = given.keys[number][2] AND state || '' = 'pending' LIMIT 1
 ) AS due
 CROSS JOIN LATERAL (
