@@ -409,3 +409,30 @@ def test_every_alert_is_about_a_metric_with_that_label() -> None:
         used |= set(re.findall(r"by \((\w+)\)", rule["expr"]))
         assert used <= labels[metric], rule["alert"]
         assert rule["labels"]["severity"] in ("page", "ticket")
+
+
+def test_the_grafana_dashboard_shows_every_metric_by_labels_that_it_has() -> None:
+    """Query only metrics and labels that relay has, and leave no metric out; a panel lies beside the others."""
+    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    labels = {f"{one.name}_total" if one.kind == "counter" else one.name: {*one.labels} for one in METRICS}
+    queried = set()
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", []):
+            assert target["datasource"]["uid"] == "${datasource}"
+            names = set(re.findall(r"\brelay_[a-z_]+", target["expr"]))
+            assert names <= labels.keys(), panel["title"]
+            queried |= names
+            grouped = {name for found in re.findall(r"by \(([^)]*)\)", target["expr"]) for name in found.split(", ")}
+            grouped |= set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            grouped |= set(re.findall(r"[{,](\w+)[!=]", target["expr"]))
+            known = {"instance", "job"}.union(*(labels[name] for name in names))
+            assert grouped <= known, (panel["title"], grouped - known)
+    assert labels.keys() - queried == set(), "add a panel for each new metric"
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    taken: set[tuple[int, int]] = set()
+    for panel in dashboard["panels"]:
+        at = panel["gridPos"]
+        cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
