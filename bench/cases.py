@@ -91,9 +91,9 @@ def _dispatch(of: Sample) -> list[Case]:
     busy = list(of.filled.retry_endpoints)
     retries = [str(row["id"]) for row in of.retries]
     attempt = {"outcome": "ok", "status_code": 200, "error": None, "started_at": of.now_ms, "duration_ms": 9}
-    own = {"project_id": DEFAULT_PROJECT}
+    own, answer = {"project_id": DEFAULT_PROJECT}, {"response_excerpt": "", "exchange": ",,,0.8"}
     attempts = [
-        attempt | own | {"id": an_id(ids.ATTEMPT, of.now_ms, n), "delivery_id": one, "response_excerpt": ""}
+        attempt | own | answer | {"id": an_id(ids.ATTEMPT, of.now_ms, n), "delivery_id": one}
         for n, one in enumerate(retries)
     ]
     after = own | {"state": "delivered", "next_attempt_at": None, "finished_at": of.now_ms}

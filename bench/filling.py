@@ -274,6 +274,7 @@ def _attempt(delivery_id: str, at: int, place: int, *, waits: bool) -> dict[str,
         "started_at": at,
         "duration_ms": 12,
         "response_excerpt": "ok",
+        "exchange": ",,,0.8\ncontent-type: text/plain\ncontent-length: 2",
     }
 
 

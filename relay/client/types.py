@@ -423,6 +423,15 @@ class RedeliveryCount(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool
 
 
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """A request as it was sent, without secrets; made again from the event, and from the endpoint as it is now."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    body_bytes: int
+
+
 class RotatedSecret(msgspec.Struct, frozen=True, kw_only=True):
     """A new secret; both sign until the former one ends."""
 
@@ -434,6 +443,19 @@ class Secret(msgspec.Struct, frozen=True, kw_only=True):
     """An endpoint's secret."""
 
     secret: str
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """How long the parts of an attempt took; null for what a kept connection did not need, or what did not come."""
+
+    lookup_ms: float | None
+    """The look-up of the host's name."""
+    connect_ms: float | None
+    """Opening the connection."""
+    tls_ms: float | None
+    """The TLS handshake."""
+    wait_ms: float | None
+    """From the request until the first byte of the answer."""
 
 
 class WebhookKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -483,6 +505,12 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: int
     response_excerpt: str | None
     """The first characters of the answer's body."""
+    request: Request | None
+    """Null if its event or its endpoint was deleted."""
+    response_headers: dict[str, str] | None
+    """The first 2,048 bytes of them; null if no answer came."""
+    timings: Timings | None
+    """Null if an older relay sent it."""
 
 
 class CallbackHead(msgspec.Struct, frozen=True, kw_only=True):

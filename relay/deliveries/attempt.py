@@ -1,11 +1,12 @@
 """One attempt of one delivery: prepare the signed request, send it, and handle success or failure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from relay import __version__, backoff, ids, log
 from relay.clock import Clock
-from relay.model.delivery import Attempt, DeliveryState, Outcome
+from relay.model import exchange
+from relay.model.delivery import Attempt, Delivery, DeliveryState, Endpoint, Outcome
 from relay.outbound.webhook_sender import PostResult, WebhookSender
 from relay.security import signatures
 from relay.security.encryption import DecryptionFailed
@@ -54,7 +55,8 @@ class Deliverer:
             error=answer.error,
             started_at=started_at,
             duration_ms=self._clock.monotonic_ms() - began_ms,
-            response_excerpt=_excerpt(delivery, answer.excerpt),
+            response_excerpt=answer.excerpt and _redacted(delivery, answer.excerpt),
+            exchange=_redacted(delivery, exchange.written(answer.timings, answer.headers)),
         )
         if answer.outcome is Outcome.OK:
             return self._handle_success(delivery, attempt, answer)
@@ -63,16 +65,8 @@ class Deliverer:
     def _prepare(self, delivery: DueDelivery, now_ms: int) -> dict[str, str]:
         """Return the request's headers: the endpoint's own, then relay's, which those cannot replace."""
         timestamp_s = now_ms // 1000
-        headers = {
-            **delivery.headers,
-            "content-type": "application/json",
-            "user-agent": USER_AGENT,
-            "webhook-id": delivery.event_id,
-            "webhook-timestamp": str(timestamp_s),
-            "webhook-signature": self._signatures(delivery, now_ms, timestamp_s),
-            "relay-attempt": str(delivery.attempts_made + 1),
-            HOP_HEADER: HOPS,
-        }
+        signature = self._signatures(delivery, now_ms, timestamp_s)
+        headers = _headers(delivery.headers, delivery.event_id, timestamp_s, signature, delivery.attempts_made + 1)
         if delivery.redelivery:
             headers["relay-redelivery"] = "true"
         return headers
@@ -137,11 +131,35 @@ def _disable_reason(answer: PostResult) -> str | None:
     return "the endpoint answered 410 Gone" if answer.outcome is Outcome.ENDPOINT_GONE else None
 
 
-def _excerpt(delivery: DueDelivery, excerpt: str | None) -> str | None:
-    """Return the start of an answer without the endpoint's secrets and headers, which some error pages repeat."""
-    if not excerpt:
-        return excerpt
+def _redacted(delivery: DueDelivery, text: str) -> str:
+    """Return a part of an answer without the endpoint's secrets and headers, which some receivers repeat."""
     for secret in (delivery.secret, delivery.former_secret, *delivery.headers.values()):
-        if secret and len(secret) >= SECRET_CHARS_MIN and secret in excerpt:
-            excerpt = excerpt.replace(secret, CUT)
-    return log.redact(excerpt)
+        if secret and len(secret) >= SECRET_CHARS_MIN and secret in text:
+            text = text.replace(secret, CUT)
+    return log.redact(text)
+
+
+def _headers(custom: Mapping[str, str], event_id: str, timestamp_s: int, signature: str, number: int) -> dict[str, str]:
+    """Return a request's headers: the endpoint's own, then relay's, which those cannot replace."""
+    return {
+        **custom,
+        "content-type": "application/json",
+        "user-agent": USER_AGENT,
+        "webhook-id": event_id,
+        "webhook-timestamp": str(timestamp_s),
+        "webhook-signature": signature,
+        "relay-attempt": str(number),
+        HOP_HEADER: HOPS,
+    }
+
+
+def headers_shown(endpoint: Endpoint, delivery: Delivery, attempt: Attempt) -> dict[str, str]:
+    """Return the headers that an attempt was sent with, without the endpoint's values and the signatures.
+
+    They are made again from the endpoint as it is now, since no request is stored. While two secrets are valid there
+    are two signatures `v1`; one is shown.
+    """
+    signature = f"v1,{CUT} v1a,{CUT}"
+    custom = dict.fromkeys(endpoint.headers, CUT)
+    headers = _headers(custom, delivery.event_id, attempt.started_at // 1000, signature, attempt.number)
+    return headers | ({"relay-redelivery": "true"} if delivery.redelivery else {})

@@ -156,3 +156,5 @@ class Attempt(msgspec.Struct, kw_only=True, frozen=True):
     started_at: int
     duration_ms: int
     response_excerpt: str | None
+    exchange: str | None = None
+    """How its time was spent and how its answer began, as `model/exchange.py` writes it; None of an older relay's."""

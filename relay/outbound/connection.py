@@ -13,6 +13,8 @@ from typing import Final, cast
 
 import httptools
 
+from relay.model.exchange import HEADERS_MAX_BYTES
+
 RESPONSE_MAX_BYTES: Final = 16 * 1024
 """Limit of a response's body; reading stops beyond it."""
 EXCERPT_BYTES: Final = 4 * 1024
@@ -45,16 +47,19 @@ class ExchangeFailed(Exception):
 class Response:
     """A response: status, the headers that relay reads, the start of the body, and a note about any irregularity.
 
-    `size` is the body's length in bytes as far as it was read, and `whole` says that it was read to its end.
+    `size` is the body's length in bytes as far as it was read, and `whole` says that it was read to its end. `lines` is
+    the start of the headers as they came, and `wait_s` the time from the request until the first byte.
     """
 
-    __slots__ = ("body", "control", "headers", "note", "retry_after", "size", "status", "whole")
+    __slots__ = ("body", "control", "headers", "lines", "note", "retry_after", "size", "status", "wait_s", "whole")
 
     def __init__(self) -> None:
         self.status = 0
         self.retry_after: str | None = None
         self.control: str | None = None
         self.headers: dict[str, str] | None = None
+        self.lines: list[bytes] = []
+        self.wait_s = 0.0
         self.body = bytearray()
         self.size = 0
         self.whole = False
@@ -70,6 +75,7 @@ class Connection(asyncio.Protocol):
 
     body_max_bytes = RESPONSE_MAX_BYTES
     kept_bytes = EXCERPT_BYTES
+    lines_bytes = HEADERS_MAX_BYTES
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_closed: Callable[["Connection"], None]) -> None:
         self.made_s = loop.time()
@@ -82,6 +88,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[Response] | None = None
         self._response = Response()
+        self._sent_s = 0.0
         self._reset()
 
     def _reset(self) -> None:
@@ -130,6 +137,7 @@ class Connection(asyncio.Protocol):
         else:
             self._timer = self._loop.call_at(deadline_s, self._expire)
             self._transport.write(request)
+            self._sent_s = self._loop.time()
         return waiter
 
     def close(self) -> None:
@@ -148,6 +156,8 @@ class Connection(asyncio.Protocol):
         if self._waiter is None or parser is None:
             self.abort()
             return
+        if not self._received_bytes:
+            self._response.wait_s = self._loop.time() - self._sent_s
         self._received_bytes += len(data)
         if self._head_ended:
             self._framed_bytes += len(data)
@@ -261,6 +271,8 @@ class Connection(asyncio.Protocol):
             return
         length = len(name)
         self._header_bytes += length + len(value) + 4
+        if self._header_bytes <= self.lines_bytes:
+            self._response.lines.append(b"%b: %b" % (name, value))
         if length == 11 and name.lower() == b"retry-after":
             self._response.retry_after = value.decode("latin-1")
         elif length == 16 and name.lower() == b"webhook-delivery":
@@ -278,6 +290,7 @@ class Connection(asyncio.Protocol):
             self._header_bytes = 0
             self._has_status_line = self._has_length = False
             self._response.retry_after = self._response.control = self._response.headers = None
+            self._response.lines.clear()
             return
         self._has_status_line = self._head_ended = True
         self._response.status = status

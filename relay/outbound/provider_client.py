@@ -60,6 +60,7 @@ class _Connection(Connection):
 
     body_max_bytes = RESPONSE_MAX_BYTES
     kept_bytes = RESPONSE_MAX_BYTES
+    lines_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep the headers that adapters read."""

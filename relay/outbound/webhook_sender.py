@@ -14,7 +14,8 @@ new connection, within the same attempt and with the same `webhook-id`.
 
 import asyncio
 import re
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from types import TracebackType
 from typing import Final
@@ -23,6 +24,7 @@ import msgspec
 
 from relay.model import text
 from relay.model.delivery import Outcome
+from relay.model.exchange import Timings
 from relay.outbound import dialing
 from relay.outbound.connection import Connection, ExchangeFailed, Response
 from relay.outbound.pool import Origin, Pool
@@ -45,7 +47,8 @@ _REFUSED: Final = f"the host has an address that may not be called: it is not pu
 class PostResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one POST. `excerpt` is the start of the body, `retry_after` and `control` are response headers.
 
-    `error` is the reason of the failure, without addresses; with the outcome `ok`, a note about an irregular response.
+    `timings` is how its time was spent, and `headers` the start of the response's headers, a line each. `error` is the
+    reason of the failure, without addresses; with the outcome `ok`, a note about an irregular response.
     """
 
     outcome: Outcome
@@ -54,6 +57,8 @@ class PostResult(msgspec.Struct, frozen=True, kw_only=True):
     excerpt: str | None = None
     retry_after: str | None = None
     control: str | None = None
+    timings: Timings = msgspec.field(default_factory=Timings)
+    headers: Sequence[bytes] = ()
 
 
 class _Target(msgspec.Struct, frozen=True):
@@ -99,7 +104,7 @@ class WebhookSender:
         target = self._parse(url)
         if target.refusal is not None:
             return PostResult(outcome=Outcome.ADDRESS_REFUSED, error=target.refusal)
-        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        deadline_s, timings = asyncio.get_running_loop().time() + timeout_s, Timings()
         try:
             request = _request(target.head, headers, body)
             if self._free_slots.locked():
@@ -107,16 +112,17 @@ class WebhookSender:
             else:
                 await self._free_slots.acquire()
             try:
-                response = await self._exchange(target.origin, request, deadline_s)
+                response = await self._exchange(target.origin, request, deadline_s, timings)
             finally:
                 self._free_slots.release()
         except _Failed as failed:
-            return PostResult(outcome=failed.outcome, error=str(failed))
+            return PostResult(outcome=failed.outcome, error=str(failed), timings=timings)
         except ExchangeFailed as failed:
             if failed.timed_out:
-                return PostResult(outcome=Outcome.TIMEOUT, error=f"no answer within {timeout_s:g} s")
-            return PostResult(outcome=Outcome.UNREACHABLE, error=str(failed))
-        return _result(response)
+                return PostResult(outcome=Outcome.TIMEOUT, error=f"no answer within {timeout_s:g} s", timings=timings)
+            return PostResult(outcome=Outcome.UNREACHABLE, error=str(failed), timings=timings)
+        timings.wait_ms = response.wait_s * 1000
+        return _result(response, timings)
 
     async def _wait_for_slot(self, deadline_s: float) -> None:
         """Wait for a free slot until the deadline."""
@@ -126,7 +132,7 @@ class WebhookSender:
         except TimeoutError:
             raise _Failed(Outcome.TIMEOUT, "no free connection in time") from None
 
-    async def _exchange(self, origin: Origin, request: bytes, deadline_s: float) -> Response:
+    async def _exchange(self, origin: Origin, request: bytes, deadline_s: float, timings: Timings) -> Response:
         """Return the response over a reused connection; over a new one if there is none, or if the server closed it."""
         connection = self.pool.reuse(origin, asyncio.get_running_loop().time())
         if connection is not None:
@@ -138,7 +144,7 @@ class WebhookSender:
             else:
                 if response.status != _REQUEST_TIMEOUT:
                     return response
-        connection = await self._open(origin, deadline_s)
+        connection = await self._open(origin, deadline_s, timings)
         return await self._send(connection, origin, request, deadline_s)
 
     async def _send(self, connection: Connection, origin: Origin, request: bytes, deadline_s: float) -> Response:
@@ -151,13 +157,17 @@ class WebhookSender:
         self.pool.keep(origin, connection, asyncio.get_running_loop().time())
         return response
 
-    async def _open(self, origin: Origin, deadline_s: float) -> Connection:
+    async def _open(self, origin: Origin, deadline_s: float, timings: Timings) -> Connection:
         """Return a new connection to an allowed address of the host; raise _Failed if there is none in time."""
-        scheme, host, port = origin
+        _, host, port = origin
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         failure = "the host's name was not looked up"
         try:
             async with asyncio.timeout_at(deadline_s):
                 addresses = await self._resolver.addresses(host)
+                found_s = loop.time()
+                timings.lookup_ms = (found_s - began_s) * 1000
                 if not all(self._policy.may_connect(address.host) for address in addresses):
                     raise _Failed(Outcome.ADDRESS_REFUSED, _REFUSED)
                 failure = "no connection"
@@ -165,15 +175,15 @@ class WebhookSender:
                     with self.pool.opening():
                         async with asyncio.timeout(CONNECT_S):
                             opened = await dialing.open_socket(addresses, port)
+                        timings.connect_ms = (loop.time() - found_s) * 1000
                         failure = "no TLS connection"
-                        make = partial(Connection, asyncio.get_running_loop(), self.pool.discard)
-                        tls = await self._trust.context() if scheme == "https" else None
-                        connection = await dialing.start_protocol(opened, make, tls, host)
+                        make = partial(Connection, loop, self.pool.discard)
+                        connection = await self._start(opened, make, origin, timings)
                         if connection.is_open:
                             self.pool.add(connection)
                         return connection
                 except TimeoutError as error:
-                    if asyncio.get_running_loop().time() >= deadline_s:
+                    if loop.time() >= deadline_s:
                         raise
                     reason = dialing.failure_reason(error, f"no connection within {CONNECT_S:g} s")
                     raise _Failed(Outcome.TIMEOUT, reason) from None
@@ -185,6 +195,19 @@ class WebhookSender:
             raise _Failed(Outcome.TLS_FAILED, str(error)) from None
         except OSError as error:
             raise _Failed(Outcome.UNREACHABLE, dialing.failure_reason(error)) from None
+
+    async def _start(
+        self, opened: socket.socket, make: Callable[[], Connection], origin: Origin, timings: Timings
+    ) -> Connection:
+        """Return the connection over an open socket, with TLS for an https origin."""
+        scheme, host, _ = origin
+        if scheme != "https":
+            return await dialing.start_protocol(opened, make, None, host)
+        tls = await self._trust.context()
+        began_s = asyncio.get_running_loop().time()
+        connection = await dialing.start_protocol(opened, make, tls, host)
+        timings.tls_ms = (asyncio.get_running_loop().time() - began_s) * 1000
+        return connection
 
     async def __aenter__(self) -> "WebhookSender":
         return self
@@ -217,7 +240,7 @@ def _request(head: str, headers: Mapping[str, str], body: bytes) -> bytes:
     return f"{head}{fields}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
-def _result(response: Response) -> PostResult:
+def _result(response: Response, timings: Timings) -> PostResult:
     """Return the result of a POST that has a response; the status decides the outcome."""
     status, note = response.status, response.note
     outcome, error = Outcome.OK, None
@@ -231,4 +254,6 @@ def _result(response: Response) -> PostResult:
         excerpt=text.kept(response.body.decode("utf-8", "replace")) or None if response.body else None,
         retry_after=response.retry_after,
         control=response.control,
+        timings=timings,
+        headers=response.lines,
     )

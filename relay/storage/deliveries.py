@@ -376,6 +376,7 @@ class _AttemptRow(msgspec.Struct, frozen=True):
     started_at: int
     duration_ms: int
     response_excerpt: str | None
+    exchange: str | None
 
 
 class _DeliveryAfter(msgspec.Struct, frozen=True):
@@ -410,6 +411,7 @@ def _attempt_row(one: AttemptResult) -> _AttemptRow:
         made.started_at,
         made.duration_ms,
         made.response_excerpt,
+        made.exchange,
     )
 
 

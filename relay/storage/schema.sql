@@ -252,6 +252,7 @@ CREATE TABLE attempts (
     started_at BIGINT NOT NULL,
     duration_ms BIGINT NOT NULL,
     response_excerpt TEXT,
+    exchange TEXT,
     PRIMARY KEY (delivery_id, number)
 ) WITHOUT ROWID;
 

@@ -887,13 +887,14 @@ async def tls_server(
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_tls_of_both_versions_is_spoken_and_kept(tmp_path: Path, version: ssl.TLSVersion) -> None:
-    """Speak TLS 1.2 and 1.3, and use the connection again."""
+    """Speak TLS 1.2 and 1.3, use the connection again, and time the handshake once."""
     async with (
         tls_server(tmp_path, answers(TWO), maximum_version=version, minimum_version=version) as (server, trusting),
         sender_of(tls=trusting) as sender,
     ):
-        for _ in range(3):
-            assert (await post(sender, f"https://localhost:{server.port}/")).outcome is Outcome.OK
+        made = [await post(sender, f"https://localhost:{server.port}/") for _ in range(3)]
+        assert {one.outcome for one in made} == {Outcome.OK}
+        assert [one.timings.tls_ms is not None for one in made] == [True, False, False]
         assert server.connections == 1
 
 

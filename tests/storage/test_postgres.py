@@ -51,7 +51,7 @@ def attempt(number: int, delivery: str) -> dict[str, Any]:
     """Return an attempt's columns."""
     about = {"id": f"att_{number}", "project_id": "prj_default", "delivery_id": delivery}
     said = {"outcome": "ok", "status_code": 200, "error": None, "started_at": number, "duration_ms": 1}
-    return about | said | {"response_excerpt": None}
+    return about | said | {"response_excerpt": None, "exchange": None}
 
 
 async def numbers(database: PostgreSQL, *deliveries: str) -> list[tuple[str, int]]:

@@ -84,7 +84,12 @@ async def test_a_plan_made_on_empty_tables_finds_rows_by_their_keys(database_ser
     url = database_server.database()
     named = {"project_id": "prj_default", "id": "dlv_1", "delivery_id": "dlv_1", "keys": [["prj_default", "dlv_1"]]}
     attempt = {"outcome": "ok", "status_code": 200, "error": None, "started_at": 1, "duration_ms": 1}
-    after = {"response_excerpt": None, "state": "delivered", "next_attempt_at": None, "finished_at": 1}
+    attempt |= {"response_excerpt": None, "exchange": None}
+    after = {
+        "state": "delivered",
+        "next_attempt_at": None,
+        "finished_at": 1,
+    }
     await fill(url, Filling(), analyze=False)
     async with explaining(url) as explainer:
         times = {"now": 1, "leased_until": 1}

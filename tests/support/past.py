@@ -174,6 +174,7 @@ async def add_event(
         delivery = new_delivery(EventRef(event_id, "prj_default", job_id), endpoint_id, at, at + 1)
         await transaction.run_many("insert_delivery", [delivery])
         tried = {"outcome": "ok", "status_code": 200, "error": None, "duration_ms": 1, "response_excerpt": None}
+        tried |= {"exchange": None}
         attempt = {
             "id": ids.new_id(ids.ATTEMPT),
             "delivery_id": delivery.id,

@@ -61,6 +61,12 @@ export interface Attempt {
   duration_ms: number;
   /** The first characters of the answer's body. */
   response_excerpt: string | null;
+  /** Null if its event or its endpoint was deleted. */
+  request: Request | null;
+  /** The first 2,048 bytes of them; null if no answer came. */
+  response_headers: Record<string, string> | null;
+  /** Null if an older relay sent it. */
+  timings: Timings | null;
 }
 
 /** One verb that changed something, or was refused: who, when, what, on which object, from where. */
@@ -816,6 +822,14 @@ export interface Reprocessing {
   reason: string | null;
 }
 
+/** A request as it was sent, without secrets; made again from the event, and from the endpoint as it is now. */
+export interface Request {
+  method: "POST";
+  url: string;
+  headers: Record<string, string>;
+  body_bytes: number;
+}
+
 /** A new secret; both sign until the former one ends. */
 export interface RotatedSecret {
   secret: string;
@@ -870,6 +884,18 @@ export interface Timeline {
   data: Entry[];
   /** Null if all is done. */
   next: Next | null;
+}
+
+/** How long the parts of an attempt took; null for what a kept connection did not need, or what did not come. */
+export interface Timings {
+  /** The look-up of the host's name. */
+  lookup_ms: number | null;
+  /** Opening the connection. */
+  connect_ms: number | null;
+  /** The TLS handshake. */
+  tls_ms: number | null;
+  /** From the request until the first byte of the answer. */
+  wait_ms: number | null;
 }
 
 /** How far the report that ended a job is proven. */

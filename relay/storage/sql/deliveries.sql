@@ -156,19 +156,20 @@ FROM endpoints WHERE id = ANY (:ids) AND deleted_at IS NULL;
 
 -- name: insert_attempt
 -- What came of one request; numbered in the order of their commits.
-INSERT INTO attempts (id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt)
-SELECT :id, :delivery_id, attempts_made + 1, :outcome, :status_code, :error, :started_at, :duration_ms, :response_excerpt
+INSERT INTO attempts (id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt, exchange)
+SELECT :id, :delivery_id, attempts_made + 1, :outcome, :status_code, :error, :started_at, :duration_ms, :response_excerpt, :exchange
 FROM deliveries WHERE project_id = :project_id AND id = :delivery_id;
 
 -- name: insert_attempt.postgres_batch
 -- PostgreSQL writes a batch by one statement, whose parameters are arrays: a statement costs more than a row.
-INSERT INTO attempts (id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt)
+INSERT INTO attempts (id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt, exchange)
 SELECT many.id, many.delivery_id, deliveries.attempts_made + 1, many.outcome, many.status_code, many.error, many.started_at,
-    many.duration_ms, many.response_excerpt
+    many.duration_ms, many.response_excerpt, many.exchange
 FROM deliveries, unnest(
     CAST(:id AS TEXT[]), CAST(:project_id AS TEXT[]), CAST(:delivery_id AS TEXT[]), CAST(:outcome AS TEXT[]), CAST(:status_code AS INTEGER[]),
-    CAST(:error AS TEXT[]), CAST(:started_at AS BIGINT[]), CAST(:duration_ms AS BIGINT[]), CAST(:response_excerpt AS TEXT[])
-) AS many (id, project_id, delivery_id, outcome, status_code, error, started_at, duration_ms, response_excerpt)
+    CAST(:error AS TEXT[]), CAST(:started_at AS BIGINT[]), CAST(:duration_ms AS BIGINT[]), CAST(:response_excerpt AS TEXT[]),
+    CAST(:exchange AS TEXT[])
+) AS many (id, project_id, delivery_id, outcome, status_code, error, started_at, duration_ms, response_excerpt, exchange)
 WHERE deliveries.project_id = many.project_id AND deliveries.id = many.delivery_id;
 
 -- name: attempts_written
@@ -311,11 +312,11 @@ FROM deliveries WHERE event_id IN (SELECT id FROM events WHERE job_id = :job_id)
 -- name: attempts_of_deliveries
 -- The attempts of these deliveries, in order.
 SELECT
-    id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt
+    id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt, exchange
 FROM attempts WHERE delivery_id IN (SELECT value FROM json_each(:ids)) ORDER BY delivery_id, number LIMIT :limit;
 
 -- name: attempts_of_deliveries.postgres
 -- A list is an array in PostgreSQL, and JSON in SQLite.
 SELECT
-    id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt
+    id, delivery_id, number, outcome, status_code, error, started_at, duration_ms, response_excerpt, exchange
 FROM attempts WHERE delivery_id = ANY (:ids) ORDER BY delivery_id, number LIMIT :limit;

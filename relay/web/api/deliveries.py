@@ -5,10 +5,12 @@ from typing import Final
 from starlette.responses import Response
 
 from relay import ids
+from relay.deliveries.attempt import headers_shown
 from relay.errors import NotFound
-from relay.model.delivery import Delivery, DeliveryState
+from relay.model.delivery import Attempt, Delivery, DeliveryState
 from relay.model.resources import deliveries as resources
-from relay.model.resources.deliveries import DeliveryResource, DeliveryWithAttemptsResource
+from relay.model.resources import slack
+from relay.model.resources.deliveries import DeliveryResource, DeliveryWithAttemptsResource, RequestResource
 from relay.model.resources.envelopes import PageResource
 from relay.storage.deliveries import DeliveryFilter
 from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields, Parameter
@@ -33,9 +35,24 @@ async def index(request: ApiRequest) -> Response:
 async def show(request: ApiRequest) -> Response:
     """`GET /v1/deliveries/{id}`, with its attempts."""
     request.query()
-    delivery = await _delivery(request)
-    attempts = await request.app.store.deliveries.attempts(delivery)
-    return JSON(resources.with_attempts(delivery, attempts))
+    return await shown(request, await _delivery(request))
+
+
+async def shown(request: ApiRequest, delivery: Delivery) -> Response:
+    """Return the 200 that shows a delivery with its attempts, each with the request as it was sent."""
+    store, redact = request.app.store, request.app.redactor.text
+    attempts = await store.deliveries.attempts(delivery)
+    endpoint = await store.endpoints.get(delivery.endpoint_id, delivery.project_id) if attempts else None
+    event = await store.events.get(delivery.event_id, delivery.project_id) if endpoint else None
+
+    def sent(attempt: Attempt) -> RequestResource | None:
+        if endpoint is None or event is None:
+            return None
+        body = slack.message(event.body) if endpoint.format == slack.FORMAT else event.body
+        headers = headers_shown(endpoint, delivery, attempt)
+        return RequestResource(url=endpoint.url, headers=headers, body_bytes=len(body))
+
+    return JSON(resources.with_attempts(delivery, [resources.attempt(one, sent(one), redact) for one in attempts]))
 
 
 async def redeliver(request: ApiRequest) -> Response:

@@ -13,7 +13,7 @@ from relay.errors import ERRORS_MAX, Bound, Conflict, FieldError, InvalidInput, 
 from relay.jobs.job_requests import Metadata, Patterns, check_endpoint, check_metadata
 from relay.model.delivery import Endpoint, EventSelection, Redelivery, Which
 from relay.model.resources import endpoints as resources
-from relay.model.resources.deliveries import DeliveryResource, DeliveryWithAttemptsResource, with_attempts
+from relay.model.resources.deliveries import DeliveryResource, DeliveryWithAttemptsResource
 from relay.model.resources.endpoints import (
     EndpointNoteResource,
     EndpointResource,
@@ -30,7 +30,7 @@ from relay.storage.endpoints import DISABLED_BY_HAND, Change, Rotation
 from relay.storage.pages import Page
 from relay.storage.redeliveries import UNDELIVERED
 from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields
-from relay.web.api.deliveries import accepted
+from relay.web.api.deliveries import accepted, shown
 from relay.web.api.lists import cursor_and_limit, listing, page, paging, time_param
 from relay.web.problems import JSON
 
@@ -262,7 +262,7 @@ async def probe(request: ApiRequest) -> Response:
     delivery = await deliveries.get(await request.app.prober.probe(endpoint), endpoint.project_id)
     if delivery is None:
         raise NotFound("the delivery was pruned")
-    return JSON(with_attempts(delivery, await deliveries.attempts(delivery)))
+    return await shown(request, delivery)
 
 
 async def history(request: ApiRequest) -> Response:
