@@ -21,10 +21,12 @@ _CLAIM: Final = "the callback's "
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """A part of a sentence; with `to` it is a link."""
+    """A part of a sentence: a text, a link if it has `to`, or how long ago or ahead a time is."""
 
-    text: str
+    text: str = ""
     to: str | None = None
+    age: str | None = None
+    left: str | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -162,10 +164,10 @@ def answer(evidence: Evidence, now_ms: int) -> Answer:
             "a callback, never resubmits by itself, and cannot ask without the provider’s id."
         )
         return Answer("warn", "It is not known whether the provider has this job.", [Piece(text)])
-    return _open(evidence, now_ms)
+    return _open(evidence)
 
 
-def _open(evidence: Evidence, now_ms: int) -> Answer:
+def _open(evidence: Evidence) -> Answer:
     """Return what is known of a job that has not ended."""
     job = evidence.job
     if job["reason"] == "awaiting_approval":
@@ -178,13 +180,10 @@ def _open(evidence: Evidence, now_ms: int) -> Answer:
     else:
         headline = f"{job['provider']} makes the video."
     since = job["submitted_at"] or job["created_at"]
-    text = f"{'Submitted' if job['submitted_at'] else 'Accepted'} {formats.age(now_ms - formats.ms_of(since))} ago"
-    text += f", {job['progress']} % done." if job["progress"] is not None else "."
-    pieces = [Piece(text)]
+    done = f", {job['progress']} % done." if job["progress"] is not None else "."
+    pieces = [Piece("Submitted " if job["submitted_at"] else "Accepted "), Piece(age=since), Piece(done)]
     if evidence.next:
-        left = formats.ms_of(evidence.next["at"]) - now_ms
-        when = f"in {formats.span(left)}" if left > 0 else "due now"
-        pieces.append(Piece(f" Next: {evidence.next['what']} ({when})."))
+        pieces += [Piece(f" Next: {evidence.next['what']} ("), Piece(left=evidence.next["at"]), Piece(").")]
     return Answer("run", headline, pieces)
 
 
@@ -207,10 +206,10 @@ def _ready(evidence: Evidence, now_ms: int) -> Answer:
     pieces = _who(evidence, found)
     expires = [one["expires_at"] for one in evidence.job["outputs"] if one["expires_at"]]
     if expires:
-        left = formats.ms_of(min(expires)) - now_ms
-        pieces.append(
-            Piece(f" The result expires in {formats.span(left)}." if left > 0 else " The result has expired.")
-        )
+        if formats.ms_of(min(expires)) > now_ms:
+            pieces += [Piece(" The result expires "), Piece(left=min(expires)), Piece(".")]
+        else:
+            pieces.append(Piece(" The result has expired."))
     return Answer(tone, headline, pieces)
 
 

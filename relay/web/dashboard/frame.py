@@ -19,8 +19,9 @@ from relay.web import problems, request_body
 from relay.web.api.api_request import ApiRoute
 from relay.web.dashboard import rendering
 from relay.web.dashboard.in_process import ApiCall, InProcessApi, Refused
+from relay.web.dashboard.live import Live
 from relay.web.dashboard.rendering import Templates, shared_assets
-from relay.web.dashboard.session import Session, Sessions, csrf_matches, same_origin, set_cookie
+from relay.web.dashboard.session import Session, Sessions, SignedIn, csrf_matches, same_origin, set_cookie
 from relay.web.dashboard.view import Desk, Form, Handler, Note, PageRoute, Verb, View, text_of
 from relay.web.request_body import BodyMemory
 
@@ -44,10 +45,11 @@ class Frame:
         assets, base = shared_assets(), urlsplit(app.settings.public_url or "").path.rstrip("/")
         self._app = app
         self._memory = memory
+        self._streams = Live(app, sessions := Sessions(app))
         self._desk = Desk(
             app=app,
             api=InProcessApi(app, api, memory),
-            sessions=Sessions(app),
+            sessions=sessions,
             templates=Templates(base, assets),
             assets=assets,
             paths=frozenset(page.path for page in pages),
@@ -65,18 +67,44 @@ class Frame:
             Route("/signout", self._guarded(self._sign_out), methods=["POST"]),
             Route("/theme", self._guarded(self._theme), methods=["POST"]),
             Route("/assets/{name:path}", self._asset, methods=["GET"]),
-            *(Route(page.path, self._page(page.handler), methods=["GET"]) for _, page in self._pages),
+            *(Route(page.path, self._page(page), methods=["GET"]) for _, page in self._pages),
+            *(Route(f"/live{page.path}", self._live(page), methods=["GET"]) for _, page in self._pages if page.live),
             *(Route(verb.path, self._verb(verb), methods=["POST"]) for verb in verbs if self._desk.api.has(verb.route)),
         ]
 
-    def _page(self, handler: Handler) -> Answer:
+    def _live(self, page: PageRoute) -> Answer:
+        """Return what answers the stream of a page."""
+
+        async def answer(http: Request) -> Response:
+            asked = dict(http.query_params)
+            rows = tuple(filter(None, asked.pop("rows", "").split(",")))
+            path, query = http.scope["path"].removeprefix("/live"), urlencode(asked).encode()
+            own = Request({**http.scope, "path": path, "query_string": query})
+
+            async def render(signed_in: SignedIn) -> str:
+                view = View(
+                    desk=self._desk,
+                    http=own,
+                    caller=signed_in.caller,
+                    session=signed_in.session,
+                    live="stream",
+                    rows=rows,
+                )
+                return bytes((await self._shown(page.handler, view)).body).decode()
+
+            return await self._streams.stream(http, render)
+
+        return answer
+
+    def _page(self, page: PageRoute) -> Answer:
         """Return what answers a page: to a browser without a session with the way to sign in."""
 
         async def answer(http: Request) -> Response:
             signed_in = await self._session(http)
             if isinstance(signed_in, Response):
                 return signed_in
-            response = await self._shown(handler, self._with_note(signed_in))
+            view = msgspec.structs.replace(self._with_note(signed_in), live="offered" if page.live else "")
+            response = await self._shown(page.handler, view)
             self._desk.sessions.keep(http, response, signed_in.session)
             if NOTE in http.cookies:
                 response.delete_cookie(NOTE, path="/", httponly=True, samesite="lax")

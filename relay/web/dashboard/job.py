@@ -180,7 +180,7 @@ def _redelivered(answered: Json, _: Form) -> str:
     return f"The event is sent again, as delivery `{answered['id']}`."
 
 
-PAGES: Final = (PageRoute("/jobs/{id}", show), PageRoute("/jobs/{id}/incident", incident))
+PAGES: Final = (PageRoute("/jobs/{id}", show, live=True), PageRoute("/jobs/{id}/incident", incident))
 VERBS: Final = (
     Verb(
         path="/jobs/{id}/status-checks",

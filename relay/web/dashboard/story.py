@@ -166,7 +166,7 @@ def _callback(entry: Json) -> Line:
 
 def _event(entry: Json, event: Json | None, evidence: Evidence) -> Line:
     """Return the line of an event, which its deliveries branch from."""
-    number = sum(one["event"] == entry["ref"] for one in evidence.deliveries)
+    number = len({one["endpoint"] for one in evidence.deliveries if one["event"] == entry["ref"]})
     wanted = {0: "No endpoint wants it.", 1: "1 endpoint wants it."}.get(number, f"{number} endpoints want it.")
     kind = entry["summary"].partition(",")[0]
     rest = (

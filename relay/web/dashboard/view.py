@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from urllib.parse import urlencode
 
 import msgspec
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -77,6 +78,10 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     form: Form = {}
     """What was sent with a verb that was refused, so that the page shows it again."""
     status: int = 200
+    live: Literal["", "offered", "stream"] = ""
+    """Whether the page is one that a stream keeps up to date, and whether it is made for that stream now."""
+    rows: tuple[str, ...] = ()
+    """The ids of the rows that the browser's page has, for its stream."""
 
     @property
     def app(self) -> App:
@@ -163,9 +168,22 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             "theme": rendering.theme_of(self.http),
             "csrf": self.session.csrf,
             "once": lambda: secrets.token_urlsafe(12),
+            "part": self._part,
+            "live_url": self._live_url(context.get("rows", ())),
             "section": "/" + self.http.url.path.split("/")[1],
         }
         return self.desk.templates.render(template, frame | context)
+
+    def _part(self, name: str = "") -> Markup:
+        """Return the mark around a part of a page that its stream sends when it changes; the part's id is its name."""
+        return Markup("<!--part {}-->").format(name) if self.live == "stream" else Markup()
+
+    def _live_url(self, rows: Sequence[str]) -> str:
+        """Return where the stream of this page, with these rows, is; empty if it has none."""
+        if self.live != "offered" or self.status != 200:
+            return ""
+        asked = urlencode({**self.http.query_params, **({"rows": ",".join(rows)} if rows else {})})
+        return self.desk.templates.href(f"/live{self.http.url.path}" + (f"?{asked}" if asked else ""))
 
     @property
     def range(self) -> str:
@@ -195,10 +213,14 @@ Handler = Callable[[View], Awaitable[Response]]
 
 
 class PageRoute(msgspec.Struct, frozen=True):
-    """A page, at a path such as `/endpoints/{id}`."""
+    """A page, at a path such as `/endpoints/{id}`; with `live` a stream keeps it up to date.
+
+    The template marks what may change: `{{ part("health") }}<div id="health">…</div>{{ part() }}`.
+    """
 
     path: str
     handler: Handler
+    live: bool = False
 
 
 class Verb(msgspec.Struct, frozen=True, kw_only=True):

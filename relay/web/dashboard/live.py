@@ -1,0 +1,102 @@
+"""Keeps open pages up to date: server-sent events with those parts of a page that have changed.
+
+A page is made again as its reader asked for it, with the session's rights, and what differs is sent. However many pages
+are open, making them again takes a hundredth of the time at most: pages take turns, and each rests after its turn.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from relay.app import App
+from relay.errors import RelayError
+from relay.security.shares import Shares
+from relay.web.api.events import EventStream
+from relay.web.dashboard.session import Sessions, SignedIn
+
+PAUSE_MS: Final = 1_000
+"""The least time between two looks at one page."""
+REST: Final = 99
+"""After a page was made, none is made for so many times as long as that took."""
+COMMENT_EVERY_MS: Final = 15_000
+RETRY_MS: Final = 2_000
+PART: Final = re.compile(r"<!--part ([A-Za-z0-9_-]+)-->(.*?)<!--part -->", re.DOTALL)
+_ONCE: Final = re.compile(r'name="once" value="[^"]*"|title="[^"]*" data-moment>[^<]*<')
+"""What differs each time that a page is made, though nothing has changed: no reason to send a part."""
+
+Render = Callable[[SignedIn], Awaitable[str]]
+
+
+class Live:
+    """The open streams of pages in this process."""
+
+    def __init__(self, app: App, sessions: Sessions) -> None:
+        settings = app.settings
+        self._app = app
+        self._sessions = sessions
+        self._shares = Shares("streams", settings.streams_max, settings.streams_per_project_max)
+        self._turn = asyncio.Lock()
+        self._rests_until_ms = app.clock.monotonic_ms()
+
+    async def stream(self, http: Request, render: Render) -> Response:
+        """Return the stream of a page; an empty answer without a session, or if too many are open."""
+        try:
+            found = await self._sessions.read(http)
+            if found is None:
+                return Response(status_code=204)
+            self._shares.check(found.session.project_id)
+        except RelayError:
+            return Response(status_code=204)
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        return EventStream(self._lines(http, found, render), headers=headers, media_type="text/event-stream")
+
+    async def _lines(self, http: Request, signed_in: SignedIn, render: Render) -> AsyncGenerator[bytes]:
+        """Return the messages until the session or relay ends, or the page can be made no more."""
+        clock, draining = self._app.clock, self._app.draining
+        try:
+            with self._shares.reserve(signed_in.session.project_id):
+                yield f"retry: {RETRY_MS}\n\n".encode()
+                sent: dict[str, str] = {}
+                sent_at_ms = clock.monotonic_ms()
+                while not draining.is_set():
+                    parts = await self._parts(signed_in, render)
+                    if changed := {name: text for name, text in parts.items() if sent.get(name) != _comparable(text)}:
+                        sent |= {name: _comparable(text) for name, text in changed.items()}
+                        sent_at_ms = clock.monotonic_ms()
+                        yield b"".join(_message(name, text) for name, text in changed.items())
+                    elif clock.monotonic_ms() - sent_at_ms >= COMMENT_EVERY_MS:
+                        sent_at_ms = clock.monotonic_ms()
+                        yield b": still here\n\n"
+                    await clock.wait(draining, until_monotonic_ms=clock.monotonic_ms() + PAUSE_MS)
+                    still = await self._sessions.read(http)
+                    if still is None:
+                        return
+                    signed_in = still
+        except RelayError:
+            return
+
+    async def _parts(self, signed_in: SignedIn, render: Render) -> Mapping[str, str]:
+        """Return the parts of the page by their ids, when it is this page's turn."""
+        clock = self._app.clock
+        async with self._turn:
+            await clock.wait(self._app.draining, until_monotonic_ms=self._rests_until_ms)
+            began_ms = clock.monotonic_ms()
+            try:
+                return dict(PART.findall(await render(signed_in)))
+            finally:
+                self._rests_until_ms = clock.monotonic_ms() + REST * (clock.monotonic_ms() - began_ms)
+
+
+def _comparable(text: str) -> str:
+    """Return a part without what differs each time."""
+    return _ONCE.sub("", text)
+
+
+def _message(name: str, text: str) -> bytes:
+    """Return the message that puts a part in the place of the element with its id."""
+    partial = f'<hx-partial hx-target="#{name}" hx-swap="outerMorph">{text}</hx-partial>'
+    return ("\n".join(f"data: {line}" for line in partial.splitlines()) + "\n\n").encode()
