@@ -6,7 +6,7 @@ How a page is added:
    `await view.get("/v1/endpoints/{id}", {"limit": "50"}, id=view.path("id"))`, which returns the API's JSON; a refusal
    becomes the error page. It ends with `return await view.page("<noun>.html", name=value)`.
 2. `templates/<noun>.html`, which extends `layout.html` and imports the macros of `parts.html`.
-3. `PAGES` (`PageRoute(path, handler)`) and `VERBS` in the module, added to the two lists below, and a line in the
+3. `PAGES` (`PageRoute(path, handler)`) and `VERBS` in the module, its module added to `NOUNS` below, and a line in the
    navigation of `layout.html`.
 
 A verb is a form that calls one route of the API (`view.Verb`): its form begins with `{{ hidden() }}`. When relay
@@ -22,13 +22,18 @@ from starlette.routing import Route
 
 from relay.app import App
 from relay.web.api.api_request import ApiRoute
-from relay.web.dashboard import job, jobs
+from relay.web.dashboard import job, jobs, overview
 from relay.web.dashboard.frame import Frame
 from relay.web.dashboard.view import PageRoute, Verb
 from relay.web.request_body import BodyMemory
 
-PAGES: Final[tuple[PageRoute, ...]] = (*jobs.PAGES, *job.PAGES)
-VERBS: Final[tuple[Verb, ...]] = (*jobs.VERBS, *job.VERBS)
+NOUNS: Final = (
+    overview,
+    jobs,
+    job,
+)
+PAGES: Final[tuple[PageRoute, ...]] = tuple(page for noun in NOUNS for page in noun.PAGES)
+VERBS: Final[tuple[Verb, ...]] = tuple(verb for noun in NOUNS for verb in noun.VERBS)
 
 
 def routes(app: App, api: Iterable[ApiRoute], memory: BodyMemory) -> list[Route]:

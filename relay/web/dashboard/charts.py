@@ -138,6 +138,20 @@ def spark(good: Sequence[float], bad: Sequence[float], label: str) -> Markup:
     ).format(max(1, len(good)) * 4, label, Markup().join(pieces))
 
 
+def legend(one: Series) -> Markup:
+    """Return the sample of a series for the key of its chart: a block for bars, a stroke for lines."""
+    if one.style.startswith("f-"):
+        return block(one.style)
+    return Markup('<svg viewBox="0 0 12 10" aria-hidden="true"><path class="l {}" d="M0 5h12"/></svg>').format(
+        one.style
+    )
+
+
+def block(style: str) -> Markup:
+    """Return the sample of a bar's colour."""
+    return _sample(Markup('<rect class="{}" x="0" y="0" width="12" height="10"/>').format(style))
+
+
 def round_top(value: float) -> float:
     """Return the smallest round number that is not below the value, whose half is round too; 2 at least."""
     if value <= 2:
@@ -187,6 +201,11 @@ def _area(axis: Axis, values: Sequence[float | None]) -> Markup:
     points = [f"L{index * BUCKET + BUCKET / 2:g} {axis.at(value or 0):.1f}" for index, value in enumerate(values)]
     end = (len(values) - 1) * BUCKET + BUCKET / 2
     return Markup('<path class="area" d="M5 {}{}L{:g} {}Z"/>').format(HEIGHT, "".join(points), end, HEIGHT)
+
+
+def _sample(shape: Markup) -> Markup:
+    """Return a small picture for the key of a chart."""
+    return Markup('<svg viewBox="0 0 12 10" aria-hidden="true">{}</svg>').format(shape)
 
 
 def _svg(buckets: int, label: str, pieces: Sequence[Markup]) -> Markup:

@@ -12,7 +12,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay.web.dashboard import formats
+from relay.web.dashboard import charts, formats
 
 FOLDER: Final = Path(__file__).parent
 STATIC: Final = FOLDER / "static"
@@ -117,6 +117,9 @@ class Templates:
             "url": formats.url,
         }
         environment.globals |= {
+            "block": charts.block,
+            "legend": charts.legend,
+            "share": charts.share,
             "asset": lambda name: self.href(self._assets.path(name)),
             "has_asset": self._assets.has,
             "between": formats.between,
