@@ -168,7 +168,8 @@ class Frame:
                 return await self._refused(view, verb, form, _problem(error))
             given = msgspec.json.decode(response.body) if response.body else None
             if verb.answered is not None:
-                return await self._shown(lambda shown: verb.answered(shown, given), view)  # type: ignore[misc]
+                again = msgspec.structs.replace(view, form=form)
+                return await self._shown(lambda shown: verb.answered(shown, given), again)  # type: ignore[misc]
             return self._done(view, form, Note(kind="ok", title=verb.done(given, form) if verb.done else "Done."))
 
         return answer

@@ -94,6 +94,11 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         return self.desk.app.clock.now_ms()
 
     @property
+    def today(self) -> str:
+        """Return the day in UTC, as `2026-11-27`."""
+        return rfc3339(self.now_ms)[:10]
+
+    @property
     def here(self) -> str:
         """Return the path and query of this page, below the dashboard's root."""
         query = self.http.url.query
