@@ -64,10 +64,10 @@ def test_failures_stand_on_the_zero_line() -> None:
 
 
 def test_a_bucket_without_data_is_a_gap() -> None:
-    """Begin the line anew after a gap, and draw a lone value as a dot."""
+    """Begin the line anew after a gap, and draw a lone value as a short line."""
     plot = lines([*NAMES, "07:00"], [Series(name="p50", style="a", values=[10, 10, None, 20])], "Latency")
     (path,) = re.findall(r'<path class="l a" d="([^"]*)"', plot.svg)
-    assert path == "M5 50.0L15 50.0M35 0.0h0.1"
+    assert path == "M5 50.0L15 50.0M32 0.0h6"
 
 
 def test_a_logarithmic_axis_has_whole_decades() -> None:

@@ -183,7 +183,7 @@ def _decades(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _path(axis: Axis, values: Sequence[float | None]) -> str:
-    """Return the path of a line; it begins anew after each gap, and a lone value is a dot."""
+    """Return the path of a line; it begins anew after each gap, and a lone value is a short line."""
     steps, drawing = [], False
     for index, value in enumerate(values):
         if value is None:
@@ -191,7 +191,7 @@ def _path(axis: Axis, values: Sequence[float | None]) -> str:
             continue
         x, y = index * BUCKET + BUCKET / 2, axis.at(value)
         alone = not drawing and (index + 1 == len(values) or values[index + 1] is None)
-        steps.append(f"M{x:g} {y:.1f}h0.1" if alone else f"{'L' if drawing else 'M'}{x:g} {y:.1f}")
+        steps.append(f"M{x - 3:g} {y:.1f}h6" if alone else f"{'L' if drawing else 'M'}{x:g} {y:.1f}")
         drawing = True
     return "".join(steps)
 

@@ -21,6 +21,7 @@ SPARKED: Final = 20
 SPARK_BARS: Final = 20
 SHOWN: Final = 25
 BARS: Final = 24
+DAY_MS: Final = 86_400_000
 _ORDER: Final = {"held": 0, "active": 1, "disabled": 2}
 WHICH: Final = {
     "undelivered": "undelivered: all that it did not receive",
@@ -170,7 +171,8 @@ def _chart(recent: list[Json]) -> Plot | None:
         return None
     first, last = ms_of(recent[-1]["created_at"]), ms_of(recent[0]["created_at"])
     step = max(1, -(-(last - first + 1) // BARS))
-    names = [clock(at, "") for at in (rfc3339(first + step * index) for index in range(BARS))]
+    begun = [rfc3339(first + step * index) for index in range(BARS)]
+    names = [at[11:19] if last - first < DAY_MS else f"{at[8:10]}.{at[5:7]}. {at[11:16]}" for at in begun]
     counts = {word: [0.0] * BARS for word in ("exhausted", "canceled", "pending", "delivered")}
     for one in recent:
         counts[one["status"]][min(BARS - 1, (ms_of(one["created_at"]) - first) // step)] += 1
@@ -236,7 +238,7 @@ def _number(text: str) -> float | int | str:
 
 PAGES: Final = (PageRoute("/endpoints", index), PageRoute("/endpoints/{id}", show))
 VERBS: Final[tuple[Verb, ...]] = (
-    Verb(path="/endpoints", route="POST /v1/endpoints", title="New endpoint", body=_new, answered=_made),
+    Verb(path="/endpoints/new", route="POST /v1/endpoints", title="New endpoint", body=_new, answered=_made),
     Verb(
         path="/endpoints/{id}/changes",
         route="PATCH /v1/endpoints/{id}",

@@ -110,6 +110,12 @@ def number(value: int) -> str:
     return f"{value:,}"
 
 
+def amount(text: str) -> str:
+    """Return an amount with two decimals or as many as it needs, exact: `0.50`, `0.000001`, `2,600.00`."""
+    whole, _, rest = text.partition(".")
+    return f"{int(whole):,}.{rest.rstrip('0').ljust(2, '0')}"
+
+
 def size(count: int) -> str:
     """Return a number of bytes, exact."""
     return f"{count:,} bytes"

@@ -129,8 +129,8 @@ def _plots(stats: dict[str, Any], scale: Scale) -> dict[str, Plot]:
     """Return the charts by their names in the template."""
     series: list[dict[str, Any]] = stats["series"]
     groups = _grouped(series, scale.per_bar)
-    bars = [_name(group[0], scale, last=index == len(groups) - 1) for index, group in enumerate(groups)]
-    points = [_name(one, scale, last=index == len(series) - 1) for index, one in enumerate(series)]
+    bars = [_name(group[0], scale, last=group[-1]["unfinished"]) for group in groups]
+    points = [_name(one, scale, last=one["unfinished"]) for one in series]
 
     def summed(name: str, style: str, *path: str) -> Series:
         return Series(name=name, style=style, values=[sum(_at(one, path) for one in group) for group in groups])
@@ -196,7 +196,7 @@ def _at(one: Any, path: Sequence[str]) -> float:
 
 def _name(one: dict[str, Any], scale: Scale, *, last: bool) -> str:
     """Return what a bucket is called below its chart: the time, or the day of a longer range; the last one is `now`."""
-    if last and one["unfinished"]:
+    if last:
         return "now"
     at: str = one["at"]
     clock, day = at[11:16], f"{at[8:10]}.{at[5:7]}."

@@ -107,6 +107,7 @@ class Templates:
         )
         environment.filters |= {
             "age": formats.age,
+            "amount": formats.amount,
             "code": formats.code,
             "full": formats.full,
             "number": formats.number,
