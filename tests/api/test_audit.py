@@ -12,6 +12,7 @@ from relay.clock import rfc3339
 from relay.errors import StorageUnavailable
 from relay.storage.audit import DETAIL_MAX_CHARS, REFUSALS_MAX, AuditEntry, Via, cut
 from relay.web.routes import API
+from tests.support.browsing import browser
 from tests.support.running import KEY, START_MS, HeldClock, Running, relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
@@ -233,3 +234,19 @@ async def test_no_secret_is_in_the_audit(running: Running) -> None:
     for hidden in (secret, token, KEY, "hunter2", "very-secret-value"):
         assert hidden
         assert hidden not in shown
+
+
+async def test_the_dashboards_sign_ins_and_verbs_are_in_the_audit(running: Running) -> None:
+    """Record a sign-in, a verb and a sign-out of the dashboard with the key of the session."""
+    key_id, headers = await key(running, "default", "admin", name="ops")
+    job = await running.submit()
+    async with browser(running, headers["authorization"].partition(" ")[2]) as reader:
+        page = await reader.get(f"/jobs/{job['id']}")
+        after = await reader.send(page, f"/jobs/{job['id']}/cancellations")
+        await reader.send(after, "/signout")
+    shown = [(entry["verb"], entry["via"], entry["key"], entry["target"]) for entry in reversed(await entries(running))]
+    assert shown == [
+        ("dashboard.sign_in", "dashboard", key_id, None),
+        ("jobs.cancel", "dashboard", key_id, job["id"]),
+        ("dashboard.sign_out", "dashboard", key_id, None),
+    ]

@@ -164,6 +164,10 @@ async def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
             assert key not in listed
             assert (await run(environ, "keys", "revoke", key_id))[0] == 0
             assert (await client.get("/v1/jobs")).status_code == 401
+        async with http_client(origin, environ["RELAY_API_KEY"]) as operator:
+            entries = (await operator.get("/v1/audit?project=films")).json()["data"]
+        shown = [(entry["verb"], entry["via"], entry["key"], entry["target"]) for entry in entries]
+        assert shown == [("keys.revoke", "database", None, key_id), ("keys.create", "database", None, key_id)]
 
 
 async def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:

@@ -15,8 +15,11 @@ from relay.app import App
 from relay.errors import BadBody, Forbidden, RelayError
 from relay.log import request_ids
 from relay.model.resources.envelopes import ProblemResource
+from relay.storage.audit import Via
 from relay.web import problems, request_body
+from relay.web.api import audited
 from relay.web.api.api_request import ApiRoute
+from relay.web.auth import Caller
 from relay.web.dashboard import rendering
 from relay.web.dashboard.in_process import ApiCall, InProcessApi, Refused
 from relay.web.dashboard.live import Live
@@ -265,6 +268,7 @@ class Frame:
             if not same_origin(http):
                 raise Forbidden(_FOREIGN)
             found = await self._desk.sessions.sign_in(http, text_of(form, "key"))
+            await self._record(http, found.caller, "dashboard.sign_in")
         except RelayError as error:
             _logger.info("sign_in.refused", reason=error.code)
             problem = _problem(error)
@@ -284,8 +288,14 @@ class Frame:
         if isinstance(view, View):
             form = await self._form(http, view.session.project_id)
             _require_own(http, view.session, form)
+            await self._record(http, view.caller, "dashboard.sign_out")
             self._desk.sessions.end(http, response)
         return response
+
+    async def _record(self, http: Request, caller: Caller, verb: str) -> None:
+        """Store an entry of the audit; StorageUnavailable, and then the verb must not be done."""
+        entry = audited.entry(self._app, caller, http, verb)
+        await self._app.store.audit.record(msgspec.structs.replace(entry, via=Via.DASHBOARD, status=303))
 
     async def _theme(self, http: Request) -> Response:
         """Set the theme for a browser without JavaScript."""
