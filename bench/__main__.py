@@ -12,6 +12,7 @@ BENCHES = (
     "ingest",
     "isolation",
     "manifest",
+    "pages",
     "pipeline",
     "reads",
     "scale",

@@ -36,7 +36,7 @@ Rows = dict[str, list[dict[str, Any]]]
 _AT_ONCE = 10_000
 """Events of one transaction."""
 _FIRST_POSITION = -4_611_686_018_427_387_904
-_DAY_MS = 24 * HOUR_MS
+DAY_MS = 24 * HOUR_MS
 _HEADERS = rows.text([["content-type", "application/json"], ["user-agent", "provider/1.0"]])
 
 
@@ -81,7 +81,7 @@ class _Maker:
     """The rows, in the order of their time."""
 
     def __init__(self, wanted: Filling, now_ms: int) -> None:
-        self.endpoints = [an_id(ids.ENDPOINT, now_ms - wanted.days * _DAY_MS, n) for n in range(_endpoints(wanted))]
+        self.endpoints = [an_id(ids.ENDPOINT, now_ms - wanted.days * DAY_MS, n) for n in range(_endpoints(wanted))]
         self.deliveries = wanted.finished + wanted.retries
         self._wanted = wanted
         self._now_ms = now_ms
@@ -97,7 +97,7 @@ class _Maker:
         wanted, encryption = self._wanted, Encryption((SECRET_KEY,))
         yield {"endpoints": [_endpoint(one, self._now_ms, encryption) for one in self.endpoints]}
         finished, retries = -(-wanted.finished // wanted.per_event), -(-wanted.retries // wanted.per_event)
-        step_ms = max(1, (wanted.days * _DAY_MS - HOUR_MS) // max(1, finished))
+        step_ms = max(1, (wanted.days * DAY_MS - HOUR_MS) // max(1, finished))
         batch = _nothing()
         for number in range(finished + retries + wanted.open_jobs):
             if number < finished:

@@ -7,7 +7,7 @@ Each count is added to one row of every width, so no row has to be summed up lat
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Final
@@ -35,8 +35,11 @@ PROJECTS_MAX: Final = 200
 """Projects whose old rows one step deletes."""
 STEPS: Final = 4
 """Intervals of the latency's histogram in which it doubles."""
+STEPS_MAX: Final = 160
+"""More than a latency of ten years has."""
 MICRO: Final = 1_000_000
 NO_PROVIDER: Final = ""
+_SUMS: Final = msgspec.json.Decoder(dict[str, int])
 _logger = log.get("statistics")
 
 Count = tuple[int, str, str, str, str]
@@ -172,13 +175,8 @@ class Statistics:
         """Return a project's sums of a time, with what this process counted until now."""
         await self.flush()
         params = {"project_id": project_id, "width_s": span.width_s, "first": span.first, "last": span.last}
-        by_time: dict[int, dict[str, int]] = {}
-        for row in await self._database.rows("statistics_by_time", params, Purpose.LIST):
-            by_time.setdefault(row["starts_at"], {})[row["measure"]] = int(row["value"])
-        by_provider: dict[str, dict[str, int]] = {}
-        for row in await self._database.rows("statistics_by_provider", params, Purpose.LIST):
-            by_provider.setdefault(row["provider"], {})[row["measure"]] = int(row["value"])
-        return Sums(by_time, by_provider)
+        found = await self._database.rows("statistics_of_time", params, Purpose.LIST)
+        return _added((row["starts_at"], row["sums"]) for row in found)
 
     async def marks(self, project_id: str) -> dict[str, ProviderMark]:
         """Return the last callback and the last error of each of a project's providers."""
@@ -223,6 +221,27 @@ class Statistics:
         self._keys_used = {**keys, **self._keys_used}
 
 
+def _added(intervals: Iterable[tuple[int, str]]) -> Sums:
+    """Return the sums of intervals, each given by its beginning and its sums as JSON by `measure provider`.
+
+    Only what is counted by provider is summed up over the providers of an interval.
+    """
+    by_time: dict[int, dict[str, int]] = {}
+    by_provider: dict[str, dict[str, int]] = {}
+    names: dict[str, tuple[str, dict[str, int] | None]] = {}
+    for starts_at, sums in intervals:
+        of_interval = by_time[starts_at] = {}
+        for name, value in _SUMS.decode(sums).items():
+            if name not in names:
+                measure, _, provider = name.rpartition(" ")
+                names[name] = measure, by_provider.setdefault(provider, {}) if provider else None
+            measure, of_provider = names[name]
+            of_interval[measure] = of_interval.get(measure, 0) + value
+            if of_provider is not None:
+                of_provider[measure] = of_provider.get(measure, 0) + value
+    return Sums(by_time, by_provider)
+
+
 class _Flush(msgspec.Struct, frozen=True):
     """What a process counted: sums, marks of providers by project, and when keys were used."""
 
@@ -247,14 +266,19 @@ def latency_of(step: int) -> int:
     return round(2 ** ((step + 0.5) / STEPS))
 
 
-def percentile(steps: Mapping[int, int], share: float) -> int:
-    """Return the latency in ms that this share of a histogram does not exceed, by the nearest rank."""
-    rank = max(1, math.ceil(share * sum(steps.values())))
-    for step in sorted(steps):
-        rank -= steps[step]
-        if rank <= 0:
-            return latency_of(step)
-    raise ValueError("a histogram without a count has no percentile")
+def percentiles(steps: Mapping[int, int], shares: Sequence[float]) -> list[int]:
+    """Return for each share the latency in ms that it of a histogram does not exceed, by the nearest rank.
+
+    The shares go up, and the histogram is not empty.
+    """
+    ordered, total, found, counted = iter(sorted(steps)), sum(steps.values()), [], 0
+    step = 0
+    for share in shares:
+        while counted < max(1, math.ceil(share * total)):
+            step = next(ordered)
+            counted += steps[step]
+        found.append(latency_of(step))
+    return found
 
 
 def micro(cost: Cost) -> int:

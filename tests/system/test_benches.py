@@ -44,6 +44,14 @@ async def test_a_quiet_tenant_is_served_beside_a_stranger(loads: list[str]) -> N
     assert all(row["times"] > 2 and row["notification"]["p50_ms"] > 0 for row in found["loads"])
 
 
+async def test_everything_that_an_operator_reads_is_answered() -> None:
+    """`pages`: each route that reads, with each filter of its list, and each page of the dashboard, answers 200."""
+    status, found = await bench("pages", "--jobs", "100", "--retries", "20", "--limit-ms", "10000")
+    assert status == 0, [row for row in found["runs"] if row["status"] != 200]
+    shown = {row["path"].partition("?")[0] for row in found["runs"]}
+    assert {"/v1/stats", "/v1/audit", "/v1/keys", "/v1/search", "/v1/whoami", "/jobs"} <= shown
+
+
 TINY = {
     "ingest": ("--callbacks", "100", "--connections", "8", "--connections", "1"),
     "deliver": ("--events", "20"),

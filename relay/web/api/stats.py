@@ -9,7 +9,7 @@ from starlette.responses import Response
 from relay.clock import rfc3339
 from relay.errors import FieldError, InvalidInput
 from relay.model.delivery import Outcome
-from relay.model.job import Disposition, JobState
+from relay.model.job import Disposition
 from relay.model.resources.stats import (
     BacklogMostResource,
     BacklogResource,
@@ -26,7 +26,7 @@ from relay.model.resources.stats import (
     StatsResource,
 )
 from relay.model.resources.times import time_or_none
-from relay.storage.statistics import DAY_MS, MICRO, ProviderMark, Span, Sums, percentile
+from relay.storage.statistics import DAY_MS, MICRO, STEPS_MAX, ProviderMark, Span, Sums, percentiles
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
 from relay.web.api.lists import TIME, time_param
 from relay.web.problems import JSON
@@ -36,7 +36,7 @@ BUCKETS: Final[dict[Bucket, int]] = {"1m": 60, "15m": 900, "1h": 3_600, "1d": 86
 HOUR_MS: Final = 3_600_000
 CHOSEN: Final[tuple[tuple[int, Bucket], ...]] = ((2 * HOUR_MS, "1m"), (25 * HOUR_MS, "15m"), (8 * DAY_MS, "1h"))
 """The longest time that each interval is chosen for; a longer one has days."""
-BUCKETS_MAX: Final = 750
+BUCKETS_MAX: Final = 500
 
 Measures = Mapping[str, int]
 """Sums by measure, such as `finished:succeeded`."""
@@ -161,7 +161,7 @@ def _fields(measures: Measures) -> _Fields:
             after_retries=measures.get("delivery:after_retries", 0),
             exhausted=measures.get("delivery:exhausted", 0),
         ),
-        "attempts": {outcome.value: measures.get(f"attempt:{outcome}", 0) for outcome in Outcome},
+        "attempts": {outcome: measures.get(measure, 0) for outcome, measure in _ATTEMPTS.items()},
         "latency": _latency(measures),
         "backlog": BacklogMostResource(due_most=measures.get("due", 0), oldest_due_ms_most=measures.get("oldest", 0)),
     }
@@ -170,10 +170,10 @@ def _fields(measures: Measures) -> _Fields:
 def _ends(measures: Measures) -> EndsResource:
     """Return the jobs that ended, by status."""
     return EndsResource(
-        succeeded=measures.get(f"finished:{JobState.SUCCEEDED}", 0),
-        failed=measures.get(f"finished:{JobState.FAILED}", 0),
-        canceled=measures.get(f"finished:{JobState.CANCELED}", 0),
-        expired=measures.get(f"finished:{JobState.EXPIRED}", 0),
+        succeeded=measures.get("finished:succeeded", 0),
+        failed=measures.get("finished:failed", 0),
+        canceled=measures.get("finished:canceled", 0),
+        expired=measures.get("finished:expired", 0),
     )
 
 
@@ -188,14 +188,10 @@ def _ended_by(measures: Measures) -> EndedByResource:
 
 def _latency(measures: Measures) -> LatencyResource | None:
     """Return the percentiles of the histogram, None for an empty one."""
-    steps = {
-        int(measure.removeprefix(_LATENCY)): value
-        for measure, value in measures.items()
-        if measure.startswith(_LATENCY)
-    }
+    steps = {_STEPS[measure]: value for measure, value in measures.items() if measure in _STEPS}
     if not steps:
         return None
-    p50, p95, p99 = (percentile(steps, share) for share in (0.5, 0.95, 0.99))
+    p50, p95, p99 = percentiles(steps, (0.5, 0.95, 0.99))
     return LatencyResource(count=sum(steps.values()), p50_ms=p50, p95_ms=p95, p99_ms=p99)
 
 
@@ -209,7 +205,8 @@ def _cost(measures: Measures) -> list[CostSumResource]:
     return found
 
 
-_LATENCY: Final = "latency:"
+_STEPS: Final = {f"latency:{step}": step for step in range(STEPS_MAX)}
+_ATTEMPTS: Final = {outcome.value: f"attempt:{outcome}" for outcome in Outcome}
 _COST: Final = "cost:"
 _SEEN: Final = frozenset({"due", "oldest"})
 """The measures that are the most that was seen, and no sums."""
