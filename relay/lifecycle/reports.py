@@ -56,6 +56,7 @@ _EVENTS: Final[dict[JobState, EventType]] = {
 class Transition(msgspec.Struct, frozen=True):
     """The job after a report, the report's disposition with its reason, and the event to announce (None: nothing).
 
+    `job` is the job that it was made from, unchanged, or another one that nothing else refers to.
     `supersedes` is the id of the final event that the new one replaces. `doubtful` says that the report leaves the
     job's status open: the provider is asked as soon as `doubted` allows.
     `unconfirmed` says why a final status was believed that a status check was to confirm.
@@ -240,21 +241,19 @@ def awaits_answer(job: Job, now_ms: int) -> bool:
 
 def _merge(job: Job, report: Report, now_ms: int) -> Job:
     """Return an open job with a report's id, progress and cost; the report also proves that the submission arrived."""
-    job = msgspec.structs.replace(
-        alive(job, now_ms),
-        provider_job_id=job.provider_job_id or (None if report.upstream_id else report.provider_job_id),
-        progress=report.progress if report.progress is not None else job.progress,
-        cost=report.cost or job.cost,
-        submitted_at=job.submitted_at or now_ms,
-        status_path=report.status_path or job.status_path,
-    )
-    if job.state.final:
-        return job
-    return msgspec.structs.replace(job, next_submit_at=None, reason=None, error=None)
+    merged = alive(job, now_ms)
+    merged.provider_job_id = job.provider_job_id or (None if report.upstream_id else report.provider_job_id)
+    merged.progress = report.progress if report.progress is not None else job.progress
+    merged.cost = report.cost or job.cost
+    merged.submitted_at = job.submitted_at or now_ms
+    merged.status_path = report.status_path or job.status_path
+    if not job.state.final:
+        merged.next_submit_at = merged.reason = merged.error = None
+    return merged
 
 
 def alive(job: Job, now_ms: int) -> Job:
-    """Return the job with the time of its provider's latest sign of life."""
+    """Return a copy of the job with the time of its provider's latest sign of life."""
     return msgspec.structs.replace(job, last_report_at=now_ms, not_found_seen=0, updated_at=now_ms)
 
 
@@ -272,19 +271,15 @@ def enter(job: Job, status_report: StatusReport, now_ms: int) -> Transition:
     if not state.final:
         job = msgspec.structs.replace(job, state=state, updated_at=now_ms)
         return Transition(job, Disposition.RECORDED, f"now {state}", _EVENTS[state])
-    job = msgspec.structs.replace(
-        job,
-        state=state,
-        reason=reason,
-        outputs=report.outputs if state is JobState.SUCCEEDED else (),
-        error=error if state is JobState.FAILED else None,
-        progress=100 if state is JobState.SUCCEEDED else job.progress,
-        cost=_final(report.cost or job.cost),
-        late=job.late or (job.state.final and ended_by_relay(job)),
-        finished_by=status_report.source,
-        verification=status_report.verification,
-    )
-    return end(job, now_ms, f"now {state}")
+    ended = dropped(job)
+    ended.state, ended.reason = state, reason
+    ended.outputs = report.outputs if state is JobState.SUCCEEDED else ()
+    ended.error = error if state is JobState.FAILED else None
+    ended.progress = 100 if state is JobState.SUCCEEDED else job.progress
+    ended.cost = _final(report.cost or job.cost)
+    ended.late = job.late or (job.state.final and ended_by_relay(job))
+    ended.finished_by, ended.verification = status_report.source, status_report.verification
+    return _announced(ended, now_ms, f"now {state}")
 
 
 def _final(cost: Cost | None) -> Cost | None:
@@ -299,12 +294,18 @@ def _final(cost: Cost | None) -> Cost | None:
 
 def end(job: Job, now_ms: int, reason: str) -> Transition:
     """Return the final job, announced; the event supersedes the job's former final event, if it has one."""
-    job = msgspec.structs.replace(dropped(job), finished_at=now_ms, updated_at=now_ms, next_submit_at=None)
+    return _announced(dropped(job), now_ms, reason)
+
+
+def _announced(job: Job, now_ms: int, reason: str) -> Transition:
+    """Return the transition of a job that has its final state; the job, a copy, gets its times."""
+    job.finished_at = job.updated_at = now_ms
+    job.next_submit_at = None
     return Transition(job, Disposition.RECORDED, reason, _EVENTS[job.state], job.last_final_event)
 
 
 def dropped(job: Job) -> Job:
-    """Return the job without an unconfirmed result, and so without a status check that is due."""
+    """Return a copy of the job without an unconfirmed result, and so without a status check that is due."""
     return msgspec.structs.replace(job, unconfirmed=None, confirm_by=None, next_check_at=None)
 
 

@@ -1,6 +1,7 @@
 """The nouns of relay and their closed lists of states; no behaviour, no I/O."""
 
 from enum import StrEnum
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -8,6 +9,8 @@ import msgspec
 
 class JobState(StrEnum):
     """The status of a job; its rank only rises: pending, submitted, running, then one of the four final states."""
+
+    # What follows from a member is asked many times for each callback, and kept in it.
 
     PENDING = "pending"
     SUBMITTED = "submitted"
@@ -17,12 +20,12 @@ class JobState(StrEnum):
     CANCELED = "canceled"
     EXPIRED = "expired"
 
-    @property
+    @cached_property
     def rank(self) -> int:
         """0 to 2 while the job is open, 3 when it is final."""
         return _OPEN_RANKS.get(self, 3)
 
-    @property
+    @cached_property
     def final(self) -> bool:
         """Whether only an explicit correction can change the status."""
         return self not in _OPEN_RANKS
@@ -120,7 +123,7 @@ class EventType(StrEnum):
         """Whether the event is about an alert: it goes only to endpoints that ask for such events by name."""
         return self.startswith("ops.")
 
-    @property
+    @cached_property
     def final(self) -> bool:
         """Whether the event announces a job's end, for the first time or in place of a former one."""
         return self in _ENDS

@@ -6,6 +6,7 @@ where a job can change. `lifecycle/` decides the transitions; `storage/fan_out.p
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Final
 
 import msgspec
@@ -212,7 +213,7 @@ class _Batch:
             job = self._keep(update, update.received, job, known.project_id if known else DEFAULT_PROJECT)
         if moved and moved.announce and job:
             new = _new_event(job, moved.announce, update.at, moved.supersedes, self._read.rows[job.id])
-            job, result.announced = new.after, new.event.type
+            result.announced = moved.announce
             new.reported_at = _reported_at(before, new, update)
             self.events.append(new)
             self.announced.append(result)
@@ -223,13 +224,17 @@ class _Batch:
             self._jobs[update.job_id] = job
 
     def _judged(self, job: Job | None, update: JobUpdate) -> Transition | None:
-        """Return what the update does to the job, with what follows of that; None if it is not about a job here."""
+        """Return what the update does to the job, with what follows of that; None if it is not about a job here.
+
+        The job after it is another one than before: what follows changes it, and earlier results keep theirs.
+        """
         moved = _transition(job, update, self._read.digests)
         if moved and moved.doubtful:
             moved = msgspec.structs.replace(moved, job=self._doubt(moved.job, update.at))
+        if moved and moved.job is job:
+            return msgspec.structs.replace(moved, job=copy(job))
         if moved and job and moved.job.outputs is not job.outputs:
-            due_at = output_expiry.due_at(moved.job.outputs, update.at, self._expiring_ms)
-            moved = msgspec.structs.replace(moved, job=msgspec.structs.replace(moved.job, expiring_at=due_at))
+            moved.job.expiring_at = output_expiry.due_at(moved.job.outputs, update.at, self._expiring_ms)
         return moved
 
     def _doubt(self, job: Job, at: int) -> Job:
@@ -263,14 +268,16 @@ class _Batch:
         if job is None:
             self._absent.kept[update.job_id] += 1
             return None
-        return msgspec.structs.replace(job, callbacks_seen=job.callbacks_seen + 1)
+        job.callbacks_seen += 1
+        return job
 
 
 async def _read(transaction: Transaction, updates: Sequence[JobUpdate], room: Room) -> Read:
     """Return what the updates are judged by; the jobs stay locked until the transaction ends."""
     found = await transaction.rows("jobs_and_listeners", {"ids": sorted({update.job_id for update in updates})})
     by_id = {row["id"]: row for row in found}
-    jobs = {job_id: job_rows.job(row) for job_id, row in by_id.items()}
+    shown = {update.job_id for update in updates if _shows_job(update)}
+    jobs = {job_id: (job_rows.job if job_id in shown else job_rows.hot_job)(row) for job_id, row in by_id.items()}
     listeners = next((row["listening"] for row in found if row["listening"]), "[]")
     digests, calls = await _digests(transaction, updates, jobs), await _calls(transaction, updates)
     elsewhere = await absent(transaction, {update.job_id for update in updates if update.received} - jobs.keys())
@@ -283,6 +290,11 @@ async def _update(transaction: Transaction, read: Read) -> None:
     named = any(job.provider_job_id != read.rows[job_id]["provider_job_id"] for job_id, job in read.jobs.items())
     name = "update_job_and_provider_id" if named else "update_job"
     await transaction.run_many(name, [job_rows.row(job) for job in read.jobs.values()])
+
+
+def _shows_job(update: JobUpdate) -> bool:
+    """Return whether the caller may show or submit the job after the update, as it does with all but callbacks."""
+    return update.received is None or update.received.reprocessed_by is not None
 
 
 async def _notify(transaction: Transaction, updates: Sequence[JobUpdate], results: Sequence[UpdateResult]) -> None:
@@ -364,23 +376,27 @@ def _result(job: Job | None, moved: Transition | None, update: JobUpdate, tombst
 
 
 def _new_event(job: Job, kind: EventType, at: int, supersedes: str | None, row: Row) -> NewEvent:
-    """Return the event of a transition, numbered within its job, with the notification's body; `row` is the job's."""
-    event_id, sequence = ids.new_id(ids.EVENT), job.sequence + 1
-    last_final = event_id if kind.final else job.last_final_event
-    after = msgspec.structs.replace(job, sequence=sequence, last_final_event=last_final)
-    holed = resources.job_event(event_id, kind, at, after, supersedes, event_bodies.HOLES)
+    """Return the event of a transition, numbered within its job, with the notification's body; `row` is the job's.
+
+    The job gets the event's number.
+    """
+    event_id = ids.new_id(ids.EVENT)
+    job.sequence += 1
+    if kind.final:
+        job.last_final_event = event_id
+    holed = resources.job_event(event_id, kind, at, job, supersedes, event_bodies.HOLES)
     body = event_bodies.fill(holed, event_bodies.JobParts(job.id, row["input"], row["request"], row["metadata"]))
     event = Event(
         id=event_id,
         project_id=job.project_id,
         job_id=job.id,
         type=kind,
-        sequence=sequence,
+        sequence=job.sequence,
         final=kind.final,
         created_at=at,
         body=body,
     )
-    return NewEvent(event, after, msgspec.structs.replace(event, body=event_bodies.stored(holed, len(body))))
+    return NewEvent(event, job, msgspec.structs.replace(event, body=event_bodies.stored(holed, len(body))))
 
 
 def _reported_at(before: Job | None, new: NewEvent, update: JobUpdate) -> int | None:

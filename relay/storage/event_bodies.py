@@ -40,25 +40,20 @@ def stored(holed: bytes, whole_bytes: int) -> bytes:
 
 def fill(holed: bytes, parts: JobParts) -> bytes:
     """Return a body with its holes filled."""
+    texts = {
+        b"i": b"null" if parts.input is None else parts.input.encode(),
+        b"r": (parts.request or "").encode(),
+        b"m": (parts.metadata or "").encode(),
+        b"l": _links(parts.job_id),
+    }
     first, *rest = holed.split(_NUL)
     pieces = [first]
-    for piece in rest:
-        pieces += (_text(piece[:1], parts), piece[1:])
+    try:
+        for piece in rest:
+            pieces += (texts[piece[:1]], piece[1:])
+    except KeyError:
+        raise BodyChangedError(f"an event of {parts.job_id} was stored by a newer relay") from None
     return b"".join(pieces)
-
-
-def _text(letter: bytes, parts: JobParts) -> bytes:
-    """Return what fills a hole."""
-    match letter:
-        case b"i":
-            return b"null" if parts.input is None else parts.input.encode()
-        case b"r":
-            return (parts.request or "").encode()
-        case b"m":
-            return (parts.metadata or "").encode()
-        case b"l":
-            return _links(parts.job_id)
-    raise BodyChangedError(f"an event of {parts.job_id} was stored by a newer relay")
 
 
 def whole(body: bytes, parts: JobParts) -> bytes:

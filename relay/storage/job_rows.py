@@ -128,13 +128,19 @@ def request_row(job: Job) -> RequestRow:
 
 def job(row: Row) -> Job:
     """Return the job of a hot row that was read together with its cold row."""
+    job, given = hot_job(row), row["input"]
+    job.input = None if given is None else _decode_json(given)
+    job.request, job.metadata = _decode_json(row["request"]), _decode_json(row["metadata"])
+    return job
+
+
+def hot_job(row: Row) -> Job:
+    """Return the job of a hot row alone, without input, request and metadata, which are long and do not change."""
     job = _decode_job(row["doc"])
     job.reason, job.provider_job_id, job.finished_at = row["reason"], row["provider_job_id"], row["finished_at"]
     job.confirm_by, job.next_check_at, job.checks_made = row["confirm_by"], row["next_check_at"], row["checks_made"]
-    cost, given = row["cost"], row["input"]
-    job.cost = None if cost is None else _decode_cost(cost)
-    job.input = None if given is None else _decode_json(given)
-    job.request, job.metadata = _decode_json(row["request"]), _decode_json(row["metadata"])
+    if (cost := row["cost"]) is not None:
+        job.cost = _decode_cost(cost)
     return job
 
 

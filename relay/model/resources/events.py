@@ -97,8 +97,9 @@ def job_event(
 ) -> bytes:
     """Return the body of a notification about a job, which the event has given its sequence number.
 
-    `in_place` replaces some of the job's fields.
+    `in_place` is what stands in place of the job's fields that never change.
     """
-    shown = msgspec.structs.replace(jobs.job(subject), **(in_place or {}))
-    data = JobEventData(job=shown, sequence=subject.sequence, final=kind.final, supersedes=supersedes)
+    data = JobEventData(
+        job=jobs.job(subject, in_place), sequence=subject.sequence, final=kind.final, supersedes=supersedes
+    )
     return notification(event_id, kind, at_ms, subject.project_id, data)

@@ -92,8 +92,19 @@ class TimelineResource(msgspec.Struct, frozen=True, kw_only=True):
     next: Annotated[NextResource | None, Meta(description="Null if all is done.")]
 
 
-def job(job: Job) -> JobResource:
-    """Return a job; its `request` is the provider's body without the callback URL."""
+def job(job: Job, in_place: Json | None = None) -> JobResource:
+    """Return a job; its `request` is the provider's body without the callback URL.
+
+    `in_place` is what stands in place of its input, request, metadata and links.
+    """
+    never_changes = in_place or {
+        "input": job.input,
+        "request": job.request,
+        "metadata": job.metadata,
+        "links": JobLinksResource(
+            self_=f"/v1/jobs/{job.id}", events=f"/v1/events?job={job.id}", timeline=f"/v1/jobs/{job.id}/timeline"
+        ),
+    }
     return JobResource(
         id=job.id,
         provider=job.provider,
@@ -102,12 +113,9 @@ def job(job: Job) -> JobResource:
         reason=job.reason,
         progress=job.progress,
         model=job.model,
-        input=job.input,
-        request=job.request,
         outputs=job.outputs,
         error=job.error,
         cost=job.cost,
-        metadata=job.metadata,
         finished_by=job.finished_by,
         verification=job.verification,
         late=job.late,
@@ -116,9 +124,7 @@ def job(job: Job) -> JobResource:
         updated_at=rfc3339(job.updated_at),
         finished_at=time_or_none(job.finished_at),
         deadline_at=rfc3339(job.deadline_at),
-        links=JobLinksResource(
-            self_=f"/v1/jobs/{job.id}", events=f"/v1/events?job={job.id}", timeline=f"/v1/jobs/{job.id}/timeline"
-        ),
+        **never_changes,
     )
 
 
