@@ -44,6 +44,7 @@ from relay.outbound.file_upload import FileClient
 from relay.outbound.jwks import KeySet
 from relay.outbound.provider_client import ProviderClient
 from relay.outbound.resolver import LookupOptions, Resolver
+from relay.outbound.tracing import FLUSH_S, TracedSender, Tracing
 from relay.outbound.trust import Trust
 from relay.outbound.webhook_sender import WebhookSender
 from relay.payments.policy import Policy
@@ -100,6 +101,7 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     uploads: Uploads
     redactor: Redactor
     stop: Stop
+    tracing: Tracing | None
     keys_refused: Mapping[str, KeyRefused]
     cookies: SignedCookies
 
@@ -124,6 +126,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     tokens: CallbackTokens
     policy: AddressPolicy
     metrics: Metrics
+    tracing: Tracing | None
 
     @property
     def schedule_s(self) -> Sequence[int]:
@@ -189,6 +192,8 @@ async def opened(
     """
     setup = _setup(settings, providers, clock or SystemClock(), stop or Stop(settings.shutdown_s), dispatches)
     async with AsyncExitStack() as stack:
+        if setup.tracing is not None:
+            stack.push_async_callback(_close_tracing, setup.tracing, setup.stop)
         outbound = await stack.enter_async_context(_open_outbound(setup))
         configured = {name: _configured(one, setup, outbound.client) for name, one in setup.adapters.items()}
         storage = await stack.enter_async_context(_open_store(setup))
@@ -200,6 +205,11 @@ async def opened(
         await stack.enter_async_context(_running(_loops(setup, storage, notifications, flow), setup))
         stack.callback(setup.stop.begin)
         yield _app(setup, outbound, notifications, flow)
+
+
+async def _close_tracing(tracing: Tracing, stop: Stop) -> None:
+    """Export the last spans, as far as the shutdown leaves time for it."""
+    await tracing.close(min(FLUSH_S, max(CLOSE_MIN_S, stop.left_s())))
 
 
 def _setup(settings: Settings, providers: Mapping[str, Provider], clock: Clock, stop: Stop, dispatches: bool) -> Setup:
@@ -220,6 +230,7 @@ def _setup(settings: Settings, providers: Mapping[str, Provider], clock: Clock, 
         tokens=CallbackTokens(keys, settings.environment),
         policy=AddressPolicy(settings.allow_networks, settings.allow_http, own_hosts(settings)),
         metrics=Metrics(),
+        tracing=Tracing(settings.environment, process_name()) if settings.otel else None,
     )
 
 
@@ -287,7 +298,10 @@ def _notifications(setup: Setup, store: Store, sender: WebhookSender) -> Notific
     """Return what delivers and shows events; open long polls and streams end when the shutdown begins."""
     settings, clock, stop = setup.settings, setup.clock, setup.stop
     signing_keys = SigningKeys(lambda project_id: store.signing_keys.seeds(project_id, clock.now_ms()))
-    deliverer = Deliverer(sender, clock, setup.schedule_s, random.SystemRandom().random, signing_keys)
+    if setup.tracing is not None:
+        setup.tracing.lookup = store.jobs.traceparent
+    posting = sender if setup.tracing is None else TracedSender(sender, setup.tracing, clock.now_ms)
+    deliverer = Deliverer(posting, clock, setup.schedule_s, random.SystemRandom().random, signing_keys)
     options = DispatchOptions(settings.deliveries_in_flight_max, setup.lease_ms)
     dispatcher = Dispatcher(store, deliverer, clock, options, setup.metrics)
     redeliverer = Redeliverer(store, clock, dispatcher)
@@ -319,6 +333,7 @@ def _flow(
         metrics=setup.metrics,
         publish=_publisher(setup, store.statistics, notifications, check_times),
         sign_in=_signer_in(wallet, clock),
+        tracing=setup.tracing,
         draining=setup.stop.draining,
     )
     payer = Payer(context, wallet, policies(settings, setup.adapters))
@@ -357,6 +372,7 @@ def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: F
         uploads=uploads,
         redactor=outbound.redactor,
         stop=setup.stop,
+        tracing=setup.tracing,
         keys_refused=context.keys_refused,
         cookies=SignedCookies(setup.keys, settings.environment),
     )
@@ -448,9 +464,14 @@ def _publisher(
     setup: Setup, statistics: Statistics, to: Notifications, check_times: CheckTimes
 ) -> Callable[[UpdateResult], None]:
     """Return what passes a committed update on: to the dispatcher, what counts, the status checks and long polls."""
+    tracing = setup.tracing
 
     def publish(result: UpdateResult) -> None:
         job = result.job
+        if tracing is not None and job is not None:
+            tracing.note(job)
+            if result.announced is not None and result.announced.final:
+                tracing.job_ended(job)
         for bound in result.bounds:
             setup.metrics.refused(bound)
         if result.fresh:

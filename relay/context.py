@@ -19,6 +19,7 @@ from relay.model.job import Job, ProviderCall, Report
 from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.outbound.jwks import KeySet
 from relay.outbound.provider_client import ProviderClient
+from relay.outbound.tracing import Tracing
 from relay.providers.base import Provider
 from relay.security.redaction import Redactor
 from relay.settings import Settings
@@ -117,6 +118,7 @@ class FlowContext(msgspec.Struct, frozen=True, kw_only=True):
     publish: Callable[[UpdateResult], None]
     draining: asyncio.Event
     sign_in: SignIn | None = None
+    tracing: Tracing | None = None
     keys_refused: dict[str, KeyRefused] = {}
     """The providers that refused relay's key in the latest answer that this process received."""
     keys_accepted: dict[str, int] = {}
@@ -155,7 +157,7 @@ class FlowContext(msgspec.Struct, frozen=True, kw_only=True):
         answer = ended.answer
         good = answer is not None and 200 <= answer.status_code < 300
         note = f" ({ended.note})" if ended.note else ""
-        return ProviderCall(
+        call = ProviderCall(
             id=ids.new_id(ids.CALL),
             job_id=job.id,
             kind=ended.kind,
@@ -166,6 +168,9 @@ class FlowContext(msgspec.Struct, frozen=True, kw_only=True):
             summary=f"{ended.kind} at {job.provider}: {ended.outcome}{note}",
             excerpt=answer.excerpt if answer and not good else None,
         )
+        if self.tracing is not None:
+            self.tracing.provider_call(job, call)
+        return call
 
     def key_judged(self, provider: str, status_code: int, refusal: str | None) -> None:
         """Record whether a provider accepted relay's API key (`refusal` is None) or refused it; log a change."""

@@ -385,6 +385,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     """how long a claimed delivery belongs to one process; due again then, or when that process is back after a crash"""
     backlog_max: Annotated[int, Meta(ge=16, le=1_000_000)] = 4096
     """writes waiting for the database before relay answers 503"""
+    otel: Annotated[bool, parse_flag] = False
+    """1 exports a trace of each job by OpenTelemetry, to OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra otel"""
     check_at_start: Annotated[bool, parse_flag] = True
     """1 makes the checks of `relay doctor` 20 s after a start, and logs what they find; 0: only the command does"""
     shutdown_s: Annotated[float, Meta(ge=0, le=300)] = 8.0

@@ -169,6 +169,9 @@ class Receiver:
         self._context.metrics.callback(received.provider, result.disposition)
         if received.reprocessed_by is None:
             self._store.statistics.callback(received, result)
+        if self._context.tracing is not None and result.job is not None:
+            about = {"relay.callback.id": received.id, "relay.verdict": str(result.disposition)}
+            self._context.tracing.callback(result.job, received.received_at, self._clock.now_ms(), about)
         if report is not None and report.state is None:
             self._context.unknown_status(received.provider, report.provider_status)
         (_logger.warning if result.disposition in _ALARMING else _logger.info)(

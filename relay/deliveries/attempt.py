@@ -7,7 +7,8 @@ from relay import __version__, backoff, ids, log
 from relay.clock import Clock
 from relay.model import exchange
 from relay.model.delivery import Attempt, Delivery, DeliveryState, Endpoint, Outcome
-from relay.outbound.webhook_sender import PostResult, WebhookSender
+from relay.outbound.tracing import Post
+from relay.outbound.webhook_sender import PostResult
 from relay.security import signatures
 from relay.security.encryption import DecryptionFailed
 from relay.security.redaction import CUT, SECRET_CHARS_MIN
@@ -27,7 +28,7 @@ class Deliverer:
 
     def __init__(
         self,
-        sender: WebhookSender,
+        sender: Post,
         clock: Clock,
         schedule_s: Sequence[int],
         random: Callable[[], float],

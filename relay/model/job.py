@@ -282,6 +282,8 @@ class Job(msgspec.Struct, kw_only=True, omit_defaults=True):
     expiring_at: int | None = None
     max_cost: int | None = None
     """In millionths of a USD, as USDC counts: no quote above it is accepted, and nothing above it is signed."""
+    traceparent: str | None = None
+    """The client's trace, if jobs are traced; an earlier relay that updates the job drops it, and the trace splits."""
 
 
 class CallbackHead(msgspec.Struct, kw_only=True, frozen=True):

@@ -70,6 +70,12 @@ class _Deadline(msgspec.Struct):
     at: int = msgspec.field(name="deadline_at")
 
 
+class _Traced(msgspec.Struct):
+    """What a document says about the trace of its job."""
+
+    traceparent: str | None = None
+
+
 class Ending(msgspec.Struct, frozen=True):
     """What a document says about how its job ended, and how many callbacks it got."""
 
@@ -81,6 +87,7 @@ _encode: Final = msgspec.json.Encoder().encode
 _decode_json: Final = msgspec.json.Decoder().decode
 _decode_job: Final = msgspec.json.Decoder(Job).decode
 _decode_deadline: Final = msgspec.json.Decoder(_Deadline).decode
+_decode_traced: Final = msgspec.json.Decoder(_Traced).decode
 _decode_ending: Final = msgspec.json.Decoder(Ending).decode
 _decode_cost: Final = msgspec.json.Decoder(Cost).decode
 
@@ -147,6 +154,11 @@ def hot_job(row: Row) -> Job:
 def deadline_at(doc: str) -> int:
     """Return the deadline that a document has."""
     return _decode_deadline(doc).at
+
+
+def traceparent(doc: str) -> str | None:
+    """Return the client's trace that a document has."""
+    return _decode_traced(doc).traceparent
 
 
 def ending(doc: str) -> Ending:

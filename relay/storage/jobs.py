@@ -131,6 +131,11 @@ class Jobs:
         found = await self._database.rows("job_of_project", {"id": job_id, "project_id": project_id})
         return job_rows.job(found[0]) if found else None
 
+    async def traceparent(self, job_id: str) -> str | None:
+        """Return the `traceparent` that a job was submitted with; None without one, or without such a job."""
+        found = await self._database.rows("job_document", {"id": job_id})
+        return job_rows.traceparent(found[0]["doc"]) if found else None
+
     async def tombstone(self, job_id: str, project_id: str) -> Tombstone | None:
         """Return what is left of the project's job, if it was pruned."""
         found = await self._database.rows("tombstones_by_id", {"ids": [job_id]})

@@ -475,3 +475,7 @@ SELECT
     (SELECT COUNT(*) FROM (SELECT 1 AS one FROM deliveries WHERE state = 'pending' LIMIT :most) AS pending) AS pending_deliveries,
     (SELECT COUNT(*) FROM (SELECT 1 AS one FROM endpoints WHERE held_until IS NOT NULL LIMIT :most) AS held) AS held_endpoints,
     (SELECT MIN(next_attempt_at) FROM deliveries WHERE state = 'pending') AS oldest_due_at;
+
+-- name: job_document
+-- What an update of the job does not need in a column.
+SELECT doc FROM jobs WHERE id = :id;

@@ -22,6 +22,7 @@ from relay.model.resources import jobs as resources
 from relay.model.resources.envelopes import PageResource
 from relay.model.resources.jobs import JobEndpointResource, JobResource, NewJobResource, TimelineResource
 from relay.model.resources.providers import DurationRange, ProviderResource
+from relay.outbound import tracing
 from relay.providers.native import unknown_model
 from relay.storage.jobs import JobFilter
 from relay.storage.pages import Span
@@ -42,6 +43,8 @@ async def create(request: ApiRequest) -> Response:
     intake = Intake(app.providers, app.policy, app.settings.notify_max)
     given: Any = await _with_provider(request, request.body())
     new = intake.job(given, request.project_id, app.clock.now_ms())
+    if app.tracing is not None:
+        new.job.traceparent = tracing.parse(request.http.headers.get(tracing.HEADER))
     await app.quoter.require(new.job)
     secrets = [entry.get("secret") for entry in given.get("notify") or ()]
     notify = [
