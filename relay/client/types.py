@@ -119,6 +119,12 @@ class DeliveryNumbers(msgspec.Struct, frozen=True, kw_only=True):
     """Not accepted by the last one."""
 
 
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that a bulk action was done to."""
+
+    job: str
+
+
 class DurationRange(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds, both ends included."""
 
@@ -423,6 +429,14 @@ class RedeliveryCount(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool
 
 
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that a bulk action was refused for, with the problem's code and detail."""
+
+    job: str
+    code: str
+    detail: str
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A request as it was sent, without secrets; made again from the event, and from the endpoint as it is now."""
 
@@ -511,6 +525,23 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """The first 2,048 bytes of them; null if no answer came."""
     timings: Timings | None
     """Null if an older relay sent it."""
+
+
+class BulkResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How many jobs match, or what was done to them."""
+
+    action: str
+    dry_run: bool
+    as_of: str
+    """Jobs made later are not among them."""
+    matched: int | None
+    """How many jobs match, in a dry run."""
+    matched_more: bool
+    """Whether there may be more jobs than were counted."""
+    done: list[Done]
+    refused: list[Refused]
+    next_cursor: str | None
+    """Send it as `cursor` with the same body to go on; null when all are done."""
 
 
 class CallbackHead(msgspec.Struct, frozen=True, kw_only=True):

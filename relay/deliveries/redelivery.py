@@ -1,7 +1,8 @@
 """Redeliveries: one delivery once more, a test, or a batch of what an endpoint lacks, no faster than its lane sends."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -10,8 +11,8 @@ from relay import ids, log
 from relay.clock import Clock
 from relay.deliveries.dispatcher import Dispatcher
 from relay.errors import Conflict
-from relay.model.delivery import Delivery, Endpoint, EventSelection, Redelivery
-from relay.model.job import EventType
+from relay.model.delivery import Delivery, DeliveryState, Endpoint, EventSelection, Redelivery
+from relay.model.job import EventType, Job
 from relay.storage.endpoint_status import endpoint_event
 from relay.storage.fan_out import NewDelivery, new_delivery, new_redelivery
 from relay.storage.idempotency import Tie
@@ -57,6 +58,32 @@ class Redeliverer:
         if not await self._store.redeliveries.once_more(made, tie_of(made)):
             raise Conflict("the event of this delivery was pruned")
         return self._enqueue(made)
+
+    async def redeliver_job(self, job: Job) -> None:
+        """Send a job's events again to each endpoint that has not accepted them; what waits for a retry is due now.
+
+        Conflict where every endpoint has accepted them, or where nothing can be sent: that of the last one says why.
+        """
+        now_ms, lease_ms = self._clock.now_ms(), self._store.lease.ms
+        lacking = lacking_deliveries(await self._store.deliveries.of_job(job.id))
+        if not lacking:
+            raise Conflict("every endpoint has accepted the events of this job that were sent to it")
+        waiting = [one for one in lacking if one.state is DeliveryState.PENDING]
+        if waiting:
+            await self._store.redeliveries.make_due(waiting, now_ms, now_ms + lease_ms)
+            self._dispatcher.wake()
+        refused = None
+        sent = len(waiting)
+        for delivery in lacking:
+            if delivery.state is DeliveryState.PENDING:
+                continue
+            try:
+                await self.redeliver(delivery)
+                sent += 1
+            except Conflict as error:
+                refused = error
+        if refused is not None and not sent:
+            raise refused
 
     async def test(self, endpoint: Endpoint, tie_of: TieOf = no_tie) -> Delivery:
         """Send a `relay.test` to this endpoint, whatever its event types are; return the delivery."""
@@ -142,6 +169,14 @@ class Redeliverer:
         """Enqueue a delivery that was stored, and return it."""
         self._dispatcher.enqueue((NewDelivery(made.id, made.endpoint_id, made.project_id),))
         return made
+
+
+def lacking_deliveries(deliveries: Sequence[Delivery]) -> list[Delivery]:
+    """Return, in order, the newest delivery of each event to each endpoint that has accepted none of it."""
+    accepted = {(one.event_id, one.endpoint_id) for one in deliveries if one.state is DeliveryState.DELIVERED}
+    newest = {(one.event_id, one.endpoint_id): one for one in sorted(deliveries, key=attrgetter("id"))}
+    lacking = [one for pair, one in newest.items() if pair not in accepted]
+    return sorted(lacking, key=attrgetter("event_id"))
 
 
 def _require_active(endpoint: Endpoint) -> None:

@@ -19,6 +19,7 @@ from relay.storage.fan_out import NewDelivery
 from relay.storage.pages import EVER, Listing, Page, Span
 
 ATTEMPTS_MAX = 1000
+OF_JOB_MAX = 2000
 WINDOW = 500
 """A claim reads so many of the deliveries that are due first."""
 WALK = 200
@@ -241,6 +242,11 @@ class Deliveries:
         """Return the first ATTEMPTS_MAX attempts of a delivery, in order."""
         params = {"ids": [delivery.id], "limit": min(delivery.attempts_made, ATTEMPTS_MAX)}
         return [rows.attempt(row) for row in await self._database.rows("attempts_of_deliveries", params)]
+
+    async def of_job(self, job_id: str) -> list[Delivery]:
+        """Return the first OF_JOB_MAX deliveries of a job's events, in order."""
+        found = await self._database.rows("deliveries_of_job", {"job_id": job_id, "limit": OF_JOB_MAX})
+        return [rows.delivery(row) for row in found]
 
     async def page(self, project_id: str, listing: Listing, wanted: DeliveryFilter) -> Page[Delivery]:
         """Return a page of deliveries, newest first."""

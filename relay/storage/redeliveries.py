@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from relay.model.delivery import DeliveryState, Endpoint, EventSelection, Redelivery
+from relay.model.delivery import Delivery, DeliveryState, Endpoint, EventSelection, Redelivery
 from relay.model.job import Event
 from relay.storage import pages, rows
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
@@ -173,6 +173,11 @@ class Redeliveries:
         """Store another delivery of an event; return False if the event was pruned meanwhile."""
         return await self._writer.write(_insert, delivery, tie=tie) is not None
 
+    async def make_due(self, deliveries: Sequence[Delivery], now_ms: int, leased_until_ms: int) -> None:
+        """Make deliveries that wait for a retry due now; one that is leased is being sent, and stays as it is."""
+        due = {"now": now_ms, "leased_until": leased_until_ms}
+        await self._writer.write(_make_due, [due | {"project_id": one.project_id, "id": one.id} for one in deliveries])
+
     async def test(self, event: Event, delivery: LeasedDelivery, tie: Tie | None = None) -> None:
         """Store an event of no job, and its delivery to one endpoint."""
         await self._writer.write(_test, _Test(event, delivery), tie=tie)
@@ -289,6 +294,13 @@ async def _locked(transaction: Transaction, projects: set[str], event_ids: Seque
         return set()
     wanted = {"projects": sorted(projects), "ids": sorted(event_ids)}
     return {row["id"] for row in await transaction.rows("hold_events", wanted)}
+
+
+async def _make_due(transaction: Transaction, wanted: Sequence[list[dict[str, Any]]]) -> list[None]:
+    """Make each caller's deliveries due; one that two callers name is made due once."""
+    unique = {params["id"]: params for many in wanted for params in many}
+    await transaction.run_many("make_delivery_due", [*unique.values()])
+    return [None] * len(wanted)
 
 
 async def _test(transaction: Transaction, wanted: Sequence[_Test]) -> list[None]:

@@ -26,6 +26,7 @@ from relay.web import auth, dashboard, docs, openapi
 from relay.web.api import (
     alerts,
     audit,
+    bulk_actions,
     callbacks,
     deliveries,
     endpoints,
@@ -60,6 +61,7 @@ API: Final = (
     *audit.ROUTES,
     *stats.ROUTES,
     *search.ROUTES,
+    *bulk_actions.ROUTES,
 )
 BACKLOG_EVERY_MS: Final = 10_000
 """The least time between two counts of unfinished work for the metrics."""

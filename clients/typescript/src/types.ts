@@ -111,6 +111,22 @@ export interface BacklogMost {
   oldest_due_ms_most: number;
 }
 
+/** How many jobs match, or what was done to them. */
+export interface BulkResult {
+  action: "cancel" | "check" | "fail" | "redeliver" | "resubmit" | (string & {});
+  dry_run: boolean;
+  /** Jobs made later are not among them. */
+  as_of: string;
+  /** How many jobs match, in a dry run. */
+  matched: number | null;
+  /** Whether there may be more jobs than were counted. */
+  matched_more: boolean;
+  done: Done[];
+  refused: Refused[];
+  /** Send it as `cursor` with the same body to go on; null when all are done. */
+  next_cursor: string | null;
+}
+
 /** One HTTP request from a provider, with its body. */
 export interface Callback {
   id: string;
@@ -233,6 +249,11 @@ export interface DeliveryWithAttempts {
 
 /** What relay did with a callback or another report; `verdict` in the API. */
 export type Disposition = "mismatched" | "orphaned" | "quarantined" | "recorded" | "repeated" | "stale" | "unreadable" | (string & {});
+
+/** A job that a bulk action was done to. */
+export interface Done {
+  job: string;
+}
 
 /** Seconds, both ends included. */
 export interface DurationRange {
@@ -809,6 +830,13 @@ export interface RedeliveryCount {
   endpoint: string;
   count: number;
   dry_run: boolean;
+}
+
+/** A job that a bulk action was refused for, with the problem's code and detail. */
+export interface Refused {
+  job: string;
+  code: string;
+  detail: string;
 }
 
 /** The result of applying a quarantined or orphaned callback. */

@@ -32,7 +32,7 @@ async def index(request: ApiRequest) -> Response:
     wanted = CallbackFilter(
         job_id=given.get("job"),
         disposition=enum_param(given, "verdict", Disposition),
-        received=span(request, given),
+        received=span(given, request.app.clock.now_ms()),
     )
     found = await request.app.store.callbacks.page(request.project_id, wanted_page, wanted)
     return page(found, lambda callback: resources.head(_redacted(request, callback)))

@@ -27,7 +27,7 @@ async def index(request: ApiRequest) -> Response:
         status=enum_param(given, "status", DeliveryState),
         event_id=given.get("event"),
         job_id=given.get("job"),
-        made=span(request, given),
+        made=span(given, request.app.clock.now_ms()),
     )
     return page(await request.app.store.deliveries.page(request.project_id, wanted_page, wanted), resources.delivery)
 

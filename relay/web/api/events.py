@@ -32,7 +32,7 @@ async def index(request: ApiRequest) -> Response:
         job_id=given.get("job"),
         after=given.get("after"),
         undelivered=flag(given, "undelivered"),
-        made=span(request, given),
+        made=span(given, request.app.clock.now_ms()),
     )
     events = request.app.store.events
     found = await events.page(request.project_id, wanted_page, wanted, request.app.clock.now_ms())

@@ -82,20 +82,24 @@ async def show(request: ApiRequest) -> Response:
 async def index(request: ApiRequest) -> Response:
     """`GET /v1/jobs`: newest first."""
     given = request.query()
-    wanted_page = listing(request, given, ids.JOB)
-    wanted = JobFilter(
+    wanted_page, wanted = listing(request, given, ids.JOB), job_filter(given, request.app.clock.now_ms())
+    return page(await request.app.store.jobs.page(request.project_id, wanted_page, wanted), resources.job)
+
+
+def job_filter(given: dict[str, str], now_ms: int) -> JobFilter:
+    """Return which jobs the parameters of a list select at a time; raise InvalidInput for a wrong one."""
+    return JobFilter(
         status=OPEN if given.get("status") == OPEN else enum_param(given, "status", JobState),
         provider=given.get("provider"),
         reason=enum_param(given, "reason", Reason),
         provider_job_id=given.get("provider_job_id"),
-        made=_made(request, given),
+        made=_made(given, now_ms),
         undelivered=flag(given, "undelivered"),
-        expiring_after=request.app.clock.now_ms() if flag(given, "expiring_undelivered") else None,
+        expiring_after=now_ms if flag(given, "expiring_undelivered") else None,
         metadata={
             name[9:-1]: value for name, value in given.items() if name.startswith("metadata[") and name.endswith("]")
         },
     )
-    return page(await request.app.store.jobs.page(request.project_id, wanted_page, wanted), resources.job)
 
 
 async def show_timeline(request: ApiRequest) -> Response:
@@ -186,12 +190,12 @@ def _response(request: ApiRequest, job: Job, notify: list[JobEndpointResource] |
     return JSON(resources.new_job(job, notify), status, headers | {"location": f"/v1/jobs/{job.id}"})
 
 
-def _made(request: ApiRequest, given: dict[str, str]) -> Span:
+def _made(given: dict[str, str], now_ms: int) -> Span:
     """Return the times that the jobs were made between; `older_than` is an age such as `2h`."""
-    made, age = span(request, given), given.get("older_than")
+    made, age = span(given, now_ms), given.get("older_than")
     if age is None:
         return made
-    aged = time_param("older_than", f"-{age}", request.app.clock.now_ms())
+    aged = time_param("older_than", f"-{age}", now_ms)
     return Span(after=made.after, before=aged if made.before is None else min(made.before, aged))
 
 

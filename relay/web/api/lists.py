@@ -56,9 +56,8 @@ def span_parameters(verb: str) -> tuple[Parameter, Parameter]:
     )
 
 
-def span(request: ApiRequest, given: dict[str, str]) -> Span:
+def span(given: dict[str, str], now_ms: int) -> Span:
     """Return the times that a list is narrowed to; raise InvalidInput, which names the forms of a time."""
-    now_ms = request.app.clock.now_ms()
     after, before = (
         None if name not in given else time_param(name, given[name], now_ms)
         for name in ("created_after", "created_before")
