@@ -74,14 +74,15 @@ def following(last: Bits, now_ms: int, draw: Callable[[], int]) -> Bits:
 class _Counter:
     """The id made last by this process, as one object, because two threads make ids."""
 
-    def __init__(self, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+    def __init__(self, now_ms: Callable[[], int] | None = None) -> None:
         self._now_ms = now_ms
         self._last = Bits(0, "", 0, "", 0)
         self._drawn: list[int] = []
 
     def next(self) -> str:
         """Return the letters of the next id."""
-        self._last = last = following(self._last, self._now_ms(), self._draw)
+        now_ms = time.time_ns() // 1_000_000 if self._now_ms is None else self._now_ms()
+        self._last = last = following(self._last, now_ms, self._draw)
         return last.letters
 
     def _draw(self) -> int:

@@ -71,8 +71,7 @@ def parse(
         return ParsedCallback(unreadable="this relay has no such provider")
     try:
         parsed = strict_json.parse(body)
-        doubled = {name for name in parsed.duplicates if name.lower() in _CONTROL_FIELDS}
-        if doubled:
+        if parsed.duplicates and (doubled := {name for name in parsed.duplicates if name.lower() in _CONTROL_FIELDS}):
             return ParsedCallback(unreadable=f"the body has {min(doubled)} twice")
         value = text.kept_json(parsed.value) if text.may_hold_nul(body) else parsed.value
         if not isinstance(value, dict):

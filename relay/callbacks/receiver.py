@@ -80,7 +80,11 @@ class Receiver:
         parsed = ParsedCallback()
         if proof.forged is None:
             parsed = await parse_stepwise(provider, headers, callback.body, now_ms)
-        return await self._store_and_publish(self._prepared(callback, parsed, proof, now_ms))
+        received = self._received(callback, now_ms, parsed, proof)
+        at = self._clock.now_ms()
+        return await self._store_and_publish(
+            self._prepared(callback.token.job_id, received, parsed.report, proof.verification, at)
+        )
 
     def receive_nowait(
         self, callback: IncomingCallback, done: Callable[[list[Waiting]], None], caller: object
@@ -98,17 +102,19 @@ class Receiver:
         parsed = ParsedCallback()
         if proof.forged is None:
             parsed = parse(provider, headers, callback.body, now_ms)
-        prepared = self._prepared(callback, parsed, proof, now_ms)
+        received = self._received(callback, now_ms, parsed, proof)
+        prepared = self._prepared(callback.token.job_id, received, parsed.report, proof.verification, now_ms)
         self._store.jobs.record_nowait(prepared.update, done, caller)
         return prepared
 
     async def receive_unread(self, callback: IncomingCallback, reason: str) -> UpdateResult:
         """Store the start of a callback whose body was too large, too slow or cut; return after COMMIT."""
-        received = self._received(
-            callback, self._clock.now_ms(), ParsedCallback(unreadable=reason), Proof(Verification.NONE)
-        )
+        now_ms, unproven = self._clock.now_ms(), Proof(Verification.NONE)
+        received = self._received(callback, now_ms, ParsedCallback(unreadable=reason), unproven)
         received = msgspec.structs.replace(received, body=callback.body[:EVIDENCE_BYTES])
-        return await self._store_and_publish(self._update(callback.token.job_id, received, None, Verification.NONE))
+        return await self._store_and_publish(
+            self._prepared(callback.token.job_id, received, None, unproven.verification, now_ms)
+        )
 
     async def reprocess(self, callback: Callback, key_id: str, tie: Tie | None = None) -> UpdateResult:
         """Apply a stored callback's report on an operator's request; return after COMMIT.
@@ -136,7 +142,9 @@ class Receiver:
             unreadable=parsed.unreadable,
             reprocessed_by=key_id,
         )
-        return await self._store_and_publish(self._update(callback.job_id, received, parsed.report, verification), tie)
+        at = self._clock.now_ms()
+        prepared = self._prepared(callback.job_id, received, parsed.report, verification, at)
+        return await self._store_and_publish(prepared, tie)
 
     async def adopt(self, callback: Callback) -> None:
         """Make the job that an orphaned callback is about, if it is not there, as `submit_unknown`.
@@ -190,13 +198,6 @@ class Receiver:
         """Store a callback, and publish the result after COMMIT."""
         return self.publish(prepared, await self._store.jobs.record(prepared.update, tie))
 
-    def _prepared(
-        self, callback: IncomingCallback, parsed: ParsedCallback, proof: Proof, now_ms: int
-    ) -> PreparedCallback:
-        """Return the callback as it is to be stored; one whose signature is forged is not parsed."""
-        received = self._received(callback, now_ms, parsed, proof)
-        return self._update(callback.token.job_id, received, parsed.report, proof.verification)
-
     def _received(
         self, callback: IncomingCallback, now_ms: int, parsed: ParsedCallback, proof: Proof
     ) -> ReceivedCallback:
@@ -214,11 +215,10 @@ class Receiver:
             other_environment=callback.token.other_environment,
         )
 
-    def _update(
-        self, job_id: str, received: ReceivedCallback, report: Report | None, verification: Verification
+    def _prepared(
+        self, job_id: str, received: ReceivedCallback, report: Report | None, verification: Verification, at: int
     ) -> PreparedCallback:
         """Return the update of the callback's job: by its report if it has one, else only the stored callback."""
-        now_ms = self._clock.now_ms()
         transition = None
         if report is not None:
             status_report = StatusReport(
@@ -228,8 +228,8 @@ class Receiver:
                 callback_id=received.id,
                 confirm_ms=self._confirm_ms(received.provider, verification),
             )
-            transition = partial(reports.apply_report, status_report=status_report, now_ms=now_ms)
-        update = JobUpdate(job_id=job_id, at=now_ms, transition=transition, received=received)
+            transition = partial(reports.apply_report, status_report=status_report, now_ms=at)
+        update = JobUpdate(job_id=job_id, at=at, transition=transition, received=received)
         return PreparedCallback(update, received, report)
 
     def _confirm_ms(self, provider: str, verification: Verification) -> int | None:

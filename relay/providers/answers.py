@@ -181,7 +181,8 @@ def task_of(body: dict[str, Any]) -> dict[str, Any]:
 
 def status_of(task: dict[str, Any]) -> str | None:
     """Return a task's `state`, or else its `status`, because one published body has both; None without either."""
-    return text_or_none(task.get("state"), 64) or text_or_none(task.get("status"), 64)
+    state = task.get("state")
+    return (state is not None and text_or_none(state, 64)) or text_or_none(task.get("status"), 64)
 
 
 def report_of(fields: TaskFields) -> Report:
@@ -340,7 +341,7 @@ def output(
     """
     if not isinstance(url, str) or not (url := trimmed(url)):
         return []
-    seconds = number(duration_s)
+    seconds = duration_s if type(duration_s) is int else number(duration_s)
     return [
         Output(
             kind=kind,

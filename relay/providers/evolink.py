@@ -143,14 +143,16 @@ def _report(body: dict[str, Any], now_ms: int | None, default: JobState | None =
     """Return the report of the task object in a submission answer, a status answer or a callback."""
     task = answers.task_of(body)
     # `results` has URLs; some answers have `result_data` with objects instead.
-    urls = items(task.get("results")) + [at(item, "video_url") for item in items(task.get("result_data"))]
+    urls, error = items(task.get("results")), task.get("error")
+    if "result_data" in task:
+        urls = urls + [at(item, "video_url") for item in items(task["result_data"])]
     expires_at, duration_s = answers.expiry(now_ms, LIFETIME_S), at(task, "task_info", "video_duration")
     outputs = [output for url in urls for output in answers.output(url, expires_at, duration_s=duration_s)]
     return answers.report_of(
         answers.TaskFields(
             task=task,
             outputs=answers.distinct(outputs),
-            error=answers.failure(answers.error_text(task.get("error"))),
+            error=None if error is None else answers.failure(answers.error_text(error)),
             provider_job_id=answers.identifier(task.get("id"), task.get("task_id")),
             cost=answers.credit_cost(at(task, "usage", "credits_reserved"), "reserved"),
             estimate_s=answers.whole(at(task, "task_info", "estimated_time"), 1, 86_400),

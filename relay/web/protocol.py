@@ -122,7 +122,13 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what was read, within a limit on bytes that advance no request, which the parser does not have."""
-        if self._between_requests and data.startswith(whole_request.PREFIX) and self._receive_whole(data):
+        if (
+            self._between_requests
+            and not self._reading_stopped
+            and data.startswith(whole_request.PREFIX)
+            and not self._busy()
+            and self._receive_whole(data)
+        ):
             return
         if self._reading_stopped:
             self._count_discarded(data)
@@ -293,8 +299,6 @@ class Protocol(HttpToolsProtocol):
 
     def _receive_whole(self, data: bytes) -> bool:
         """Return whether the read is a callback handled directly; if so, the connection is busy until its response."""
-        if self._reading_stopped or self._busy():
-            return False
         whole = whole_request.read(data)
         if whole is None or whole.head_bytes > self._head_max_bytes or len(whole.headers) > self._headers_max:
             return False
