@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from relay.app import App
 from relay.web.api.api_request import ApiRoute
-from relay.web.dashboard import endpoints, job, jobs, overview
+from relay.web.dashboard import audit, callbacks, endpoints, job, jobs, keys, overview, providers
 from relay.web.dashboard.frame import Frame
 from relay.web.dashboard.view import PageRoute, Verb
 from relay.web.request_body import BodyMemory
@@ -32,6 +32,10 @@ NOUNS: Final = (
     jobs,
     job,
     endpoints,
+    callbacks,
+    providers,
+    keys,
+    audit,
 )
 PAGES: Final[tuple[PageRoute, ...]] = tuple(page for noun in NOUNS for page in noun.PAGES)
 VERBS: Final[tuple[Verb, ...]] = tuple(verb for noun in NOUNS for verb in noun.VERBS)
