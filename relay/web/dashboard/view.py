@@ -105,6 +105,12 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         return self.http.url.path + (f"?{query}" if query else "")
 
     @property
+    def section(self) -> str:
+        """Return the path of the page's entry in the navigation; one callback (`/callback/…`) belongs to the list."""
+        first = "/" + self.http.url.path.split("/")[1]
+        return f"{first}s" if f"{first}s" in self.desk.paths else first
+
+    @property
     def nav(self) -> list[tuple[str, str, Badge | None]]:
         """Return the path, the name and the badge of each page of the navigation."""
         return [(path, name, None) for path, name in NAVIGATION if path in self.desk.paths]
@@ -175,7 +181,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             "once": lambda: secrets.token_urlsafe(12),
             "part": self._part,
             "live_url": self._live_url(context.get("rows", ())),
-            "section": "/" + self.http.url.path.split("/")[1],
+            "section": self.section,
         }
         return self.desk.templates.render(template, frame | context)
 
