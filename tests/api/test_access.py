@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import httpx
 import pytest
 
 from relay.clock import SystemClock
+from relay.web.dashboard import VERBS
+from relay.web.routes import API
 from tests.support.running import INPUT, HeldClock, Running, http_client, relay
 
 pytestmark = pytest.mark.anyio
@@ -58,6 +61,21 @@ async def test_a_key_does_what_its_scopes_say(running: Running) -> None:
         }
         assert {name for name, answer in answers.items() if answer.status_code < 300} == may
         assert all(answer.status_code in (200, 201, 202, 403) for answer in answers.values())
+
+
+async def test_a_key_that_reads_changes_nothing_by_any_route(running: Running) -> None:
+    """Refuse each route of the API that is not GET, and each form of the dashboard, to a key that may only read."""
+    headers = await key(running, "films", "read")
+    answers = {
+        (route.method, route.path): (
+            await running.client.request(route.method, re.sub(r"{\w+}", "x", route.path), headers=headers)
+        ).status_code
+        for route in API
+        if route.method != "GET"
+    }
+    assert len(answers) > 15
+    assert set(answers.values()) == {403}
+    assert {verb.route for verb in VERBS} <= {" ".join(route) for route in answers}
 
 
 async def test_another_projects_things_are_not_there(running: Running) -> None:
