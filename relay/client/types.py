@@ -691,6 +691,10 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     key_refused_at: str | None
     """Since when it refuses relay's key."""
     last_error: str | None
+    last_callback_at: str | None
+    """When a callback about a job of the project came."""
+    verifies: str
+    """What proves its callbacks besides the token: a secret, its published keys, or nothing."""
     finished_by: str
     """What ends its jobs."""
     paid: bool

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.clock import rfc3339
 from relay.errors import StorageUnavailable
 from relay.jobs.counting import FLUSH_MS
 from relay.model.job import Cost
@@ -349,3 +350,24 @@ def test_a_percentile_of_the_histogram_is_close_to_the_exact_one(latencies: list
 def test_a_cost_counts_in_millionths(amount: str, expected: int) -> None:
     """Count an amount exactly to six places, and one that is no number as nothing."""
     assert micro(Cost(amount=amount, unit="USD", kind="final")) == expected
+
+
+async def test_a_provider_shows_what_verifies_its_callbacks_and_when_one_came_last(
+    tmp_path: Path, clock: HeldClock
+) -> None:
+    """Tell a secret from published keys and from the token alone, and show the last callback of the own project."""
+    secret = "whsec_" + "A" * 43 + "="
+    async with relay(tmp_path, clock=clock, RELAY_KINOVI_CALLBACK_SECRET=secret) as running:
+        await ended(running)
+        await running.app.store.statistics.flush()
+        shown = {one["name"]: one for one in (await running.get("/v1/providers"))["data"]}
+        assert [shown[name]["verifies"] for name in ("evolink", "kinovi", "sandbox")] == [
+            "token",
+            "secret",
+            "published_keys",
+        ]
+        assert shown["evolink"]["last_callback_at"] == rfc3339(clock.now_ms())
+        assert shown["kinovi"]["last_callback_at"] is None
+        text = (await running.app.store.access.create_api_key("films", "", ["read"], 1)).text
+        films = (await running.client.get("/v1/providers", headers={"authorization": f"Bearer {text}"})).json()["data"]
+        assert all(one["last_callback_at"] is None for one in films)

@@ -738,6 +738,10 @@ export interface Provider {
   /** Since when it refuses relay's key. */
   key_refused_at: string | null;
   last_error: string | null;
+  /** When a callback about a job of the project came. */
+  last_callback_at: string | null;
+  /** What proves its callbacks besides the token: a secret, its published keys, or nothing. */
+  verifies: "published_keys" | "secret" | "token" | (string & {});
   /** What ends its jobs. */
   finished_by: "callback" | "status_check" | (string & {});
   /** Whether relay's wallet pays for each job. */

@@ -26,6 +26,11 @@ class ProviderResource(msgspec.Struct, frozen=True, kw_only=True):
     configured: bool
     key_refused_at: Annotated[Time | None, Meta(description="Since when it refuses relay's key.")]
     last_error: str | None
+    last_callback_at: Annotated[Time | None, Meta(description="When a callback about a job of the project came.")]
+    verifies: Annotated[
+        Literal["secret", "published_keys", "token"],
+        Meta(description="What proves its callbacks besides the token: a secret, its published keys, or nothing."),
+    ]
     finished_by: Annotated[Literal["callback", "status_check"], Meta(description="What ends its jobs.")]
     paid: Annotated[bool, Meta(description="Whether relay's wallet pays for each job.")]
     cancel: Annotated[bool, Meta(description="Whether a job can be canceled there.")]

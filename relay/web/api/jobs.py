@@ -11,7 +11,6 @@ from starlette.responses import Response
 from relay import ids
 from relay.app import App
 from relay.clock import rfc3339
-from relay.context import ConfiguredProvider
 from relay.errors import FieldError, InvalidInput, NotFound
 from relay.jobs.job_requests import Intake, JobFields
 from relay.jobs.quotes import CHEAPEST
@@ -22,10 +21,12 @@ from relay.model.resources import jobs as resources
 from relay.model.resources.envelopes import PageResource
 from relay.model.resources.jobs import JobEndpointResource, JobResource, NewJobResource, TimelineResource
 from relay.model.resources.providers import DurationRange, ProviderResource
+from relay.model.resources.times import time_or_none
 from relay.outbound import tracing
 from relay.providers.native import unknown_model
 from relay.storage.jobs import JobFilter
 from relay.storage.pages import Span
+from relay.storage.statistics import ProviderMark
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
 from relay.web.api.lists import enum_param, flag, listing, page, paging, span, span_parameters, time_param
 from relay.web.problems import JSON
@@ -125,18 +126,22 @@ async def providers(request: ApiRequest) -> Response:
     """`GET /v1/providers`: what each supports, and whether it is configured."""
     request.query()
     app = request.app
-    data = [_provider(app, name, provider) for name, provider in sorted(app.providers.items())]
+    marks = await app.store.statistics.marks(request.project_id)
+    data = [_provider(app, name, marks.get(name, ProviderMark())) for name in sorted(app.providers)]
     return JSON(PageResource(data=data, next_cursor=None))
 
 
-def _provider(app: App, name: str, provider: ConfiguredProvider) -> ProviderResource:
-    """Return what a provider supports, and whether it is configured."""
-    adapter, limits, refused = provider.adapter, provider.adapter.limits, app.keys_refused.get(name)
+def _provider(app: App, name: str, mark: ProviderMark) -> ProviderResource:
+    """Return what a provider supports, whether it is configured, and when it called back last."""
+    provider, refused = app.providers[name], app.keys_refused.get(name)
+    adapter, limits = provider.adapter, provider.adapter.limits
     return ProviderResource(
         name=name,
         configured=provider.usable,
         key_refused_at=rfc3339(refused.at) if refused else None,
         last_error=refused.error if refused else None,
+        last_callback_at=time_or_none(mark.last_callback_at),
+        verifies="secret" if provider.callback_secret else "published_keys" if provider.keys else "token",
         finished_by="callback" if app.settings.public_url and adapter.callback_field else "status_check",
         paid=limits.paid,
         cancel=adapter.cancellation("any") is not None,
