@@ -33,12 +33,12 @@ class Exchange(msgspec.Struct, frozen=True):
 
 def written(timings: Timings, headers: Sequence[bytes]) -> str:
     """Return an attempt's times and the lines of its answer's headers as its row has them."""
-    wait = "" if timings.wait_ms is None else f"{timings.wait_ms:.1f}"
+    wait = "" if timings.wait_ms is None else f"{timings.wait_ms:.2f}"
     if timings.lookup_ms is None:
         first = f",,,{wait}"
     else:
         opened = (timings.lookup_ms, timings.connect_ms, timings.tls_ms)
-        first = ",".join(["" if one is None else f"{one:.1f}" for one in opened] + [wait])
+        first = ",".join(["" if one is None else f"{one:.2f}" for one in opened] + [wait])
     if not headers:
         return first
     return b"\n".join([first.encode(), *headers]).decode("latin-1").replace("\x00", "")

@@ -9,6 +9,7 @@ It does not retry, resolve names or open sockets.
 import asyncio
 import select
 from collections.abc import Callable
+from time import perf_counter
 from typing import Final, cast
 
 import httptools
@@ -137,7 +138,7 @@ class Connection(asyncio.Protocol):
         else:
             self._timer = self._loop.call_at(deadline_s, self._expire)
             self._transport.write(request)
-            self._sent_s = self._loop.time()
+            self._sent_s = perf_counter()  # a loop may stop its own clock for a turn
         return waiter
 
     def close(self) -> None:
@@ -157,7 +158,7 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         if not self._received_bytes:
-            self._response.wait_s = self._loop.time() - self._sent_s
+            self._response.wait_s = perf_counter() - self._sent_s
         self._received_bytes += len(data)
         if self._head_ended:
             self._framed_bytes += len(data)
