@@ -168,7 +168,7 @@ async def test_endpoints_that_jobs_made_share_one_alert(running: Running) -> Non
     clock = clock_of(running)
     for _ in range(3):
         await running.submit(notify=[{"url": REFUSED, "event_types": ["job.submitted"]}])
-    for _ in range(36):
+    for _ in range(40):
         await clock.advance(EVERY_S)
     found = {one["kind"]: one for one in await listed(running)}
     assert sorted(found) == ["delivery.exhausted", "endpoint.failing"]
@@ -252,6 +252,29 @@ async def test_a_provider_whose_callbacks_do_not_arrive_is_silent(
 
 
 @pytest.mark.parametrize(
+    ("after_ms", "found"),
+    [
+        (alerts.SILENT_TO_MS, []),
+        (alerts.SILENT_TO_MS + 1, ["provider.silent"]),
+        (alerts.SILENT_FROM_MS, ["provider.silent"]),
+        (alerts.SILENT_FROM_MS + 1, []),
+    ],
+)
+async def test_jobs_of_a_day_but_the_youngest_tell_whether_a_provider_is_silent(
+    tmp_path: Path, after_ms: int, found: list[str]
+) -> None:
+    """Judge jobs that were made more than ten minutes and at most a day ago, to the millisecond."""
+    async with relay(tmp_path, clock=HeldClock()) as running:
+        for _ in range(alerts.SILENT_JOBS):
+            running.world.next_faults.append(Faults(lost=True))
+            job = await running.submit()
+            await running.world.finish(job["provider_job_id"])
+            await running.client.post(f"/v1/jobs/{job['id']}/status-checks")
+        await clock_of(running).advance(after_ms / 1000)
+        assert await kinds(running) == found
+
+
+@pytest.mark.parametrize(
     ("cap", "found"),
     [
         pytest.param(PRICE * 5 // 4, ["spend.cap_near", "spend.cap_reached"], id="exactly-80-percent"),
@@ -309,16 +332,46 @@ async def test_payments_in_doubt_are_announced(tmp_path: Path) -> None:
         assert await listed(running) == []
 
 
+@pytest.mark.parametrize(("later_ms", "found"), [(0, ["payment.unknown"]), (1, [])])
+async def test_an_unknown_payment_counts_for_a_week(tmp_path: Path, later_ms: int, found: list[str]) -> None:
+    """Count seven days from its authorization on, to the millisecond, where no node decides it."""
+    seller = Seller()
+    seller.fault = "settle_then_fail"
+    async with selling(tmp_path, seller, HeldClock(), RELAY_CHAIN_RPC_URL="") as running:
+        job = await paid(running, "x402org", deadline_s=7200)
+        payment = await running.app.store.payments.of_job(job["id"])
+        assert payment is not None
+        clock = clock_of(running)
+        await clock.advance((payment.created_at + alerts.DOUBT_MS + later_ms - clock.now_ms()) / 1000)
+        assert await kinds(running) == found
+
+
+@pytest.mark.parametrize(("later_ms", "found"), [(0, ["payment.lost"]), (1, [])])
+async def test_a_lost_payment_counts_for_a_day(tmp_path: Path, later_ms: int, found: list[str]) -> None:
+    """Count a day from when the chain said so, to the millisecond."""
+    seller = Seller()
+    seller.fault = "settle_then_fail"
+    async with selling(tmp_path, seller, HeldClock()) as running:
+        job = await paid(running, "x402org", deadline_s=7200)
+        await ended(running, job)
+        payment = await running.app.store.payments.of_job(job["id"])
+        assert payment is not None
+        assert payment.settled_at is not None
+        clock = clock_of(running)
+        await clock.advance((payment.settled_at + alerts.LOST_MS + later_ms - clock.now_ms()) / 1000)
+        assert await kinds(running) == found
+
+
 @pytest.mark.parametrize(("later_s", "found"), [(0, ["backlog.old"]), (MS, [])])
 async def test_a_backlog_is_old_after_five_minutes(tmp_path: Path, later_s: float, found: list[str]) -> None:
     """Announce a delivery that is due for five minutes, to the millisecond, if no failing endpoint holds it up."""
-    async with relay(tmp_path, clock=HeldClock(), RELAY_RETRY_SCHEDULE_S="3600") as running:
+    async with relay(tmp_path, clock=HeldClock(), RELAY_RETRY_SCHEDULE_S="600") as running:
         clock = clock_of(running)
         await subscribed(running, "/hook", "job.submitted", rate_limit_per_s=0.01, in_flight_max=1)
         await clock.advance(later_s)
         for _ in range(8):
             await running.submit()
-        await clock.advance(3600)
+        await clock.advance(600)
         await clock.advance(alerts.LATE_MS / 1000 - later_s)
         assert [kind for kind in await kinds(running) if kind == "backlog.old"] == found
 
@@ -416,7 +469,7 @@ async def test_a_slack_endpoint_gets_messages_that_are_signed(running: Running) 
     await subscribed(running, REFUSED, "job.submitted", description="the <shop>")
     running.sink.answers.append(500)
     job = await running.submit()
-    for _ in range(36):
+    for _ in range(40):
         await clock.advance(EVERY_S)
     await running.client.post(f"/v1/endpoints/{slack['id']}/tests")
     await clock.advance(1)
