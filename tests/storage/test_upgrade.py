@@ -2,16 +2,22 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from relay.model.job import Job, JobState
 from relay.security.encryption import Encryption
+from relay.storage import job_rows
 from relay.storage.deliveries import Deliveries
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.engine.migrations import migrate, migrations
 from relay.storage.engine.statements import Dialect
+from relay.storage.history import Events
+from relay.storage.redeliveries import Redeliveries
+from relay.storage.search import Search
 from relay.storage.store import open_database
 from tests.support.past import select
 from tests.support.running import DATABASES, SECRET_KEY
@@ -84,4 +90,44 @@ async def test_deliveries_and_attempts_keep_every_row(tmp_path: Path) -> None:
         found = await deliveries.get("dlv_92", PROJECTS[1])
         assert found is not None
         assert [one.id for one in await deliveries.attempts(found)] == ["att_7_1", "att_7_2", "att_7_3"]
+        assert {one.exchange for one in await deliveries.attempts(found)} == {None}
         assert await deliveries.get("dlv_92", PROJECTS[0]) is None
+
+
+async def test_a_batch_of_an_older_relay_goes_on(tmp_path: Path) -> None:
+    """Keep an open batch of redeliveries when batches can be stopped, and find the jobs of before by their ids."""
+    async with of_version(tmp_path, 13) as database:
+        batch = "'red_1', 'prj_default', 'ep_1', 'all', 1, 9, 'evt_1', 5, 2, 3, NULL"
+        columns = (
+            "id, project_id, endpoint_id, which, since_at, until_at, after_event, total, made, created_at, finished_at"
+        )
+        request = "INSERT INTO job_requests (job_id, request, metadata) VALUES ('job_1', '{}', '{}')"
+        job = job_rows.row(a_job())
+        await run(database, [f"INSERT INTO redeliveries ({columns}) VALUES ({batch})", request])
+        await database.transact(partial(insert, job=job))
+        assert await migrate(database, 1)
+        (found,) = await Redeliveries(database, Writer(database, 10), Events(database)).open()
+        assert (found.made, found.after_event, found.canceled_at) == (2, "evt_1", None)
+        hits = await Search(database).find("prj_default", "task-1", 10)
+        assert [(hit.id, hit.matched) for hit in hits] == [("job_1", "provider_job_id")]
+
+
+def a_job() -> Job:
+    """Return a job that its provider has accepted."""
+    return Job(
+        id="job_1",
+        project_id="prj_default",
+        provider="evolink",
+        provider_job_id="task-1",
+        state=JobState.RUNNING,
+        created_at=1,
+        updated_at=1,
+        deadline_at=2,
+        request={},
+        metadata={},
+    )
+
+
+async def insert(transaction: Transaction, job: job_rows.JobRow) -> None:
+    """Store a job."""
+    await transaction.run_many("insert_job", [job])
