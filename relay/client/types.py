@@ -398,6 +398,15 @@ class ProviderSpend(msgspec.Struct, frozen=True, kw_only=True):
     jobs: int
 
 
+class Reached(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the news of a job's end have come."""
+
+    endpoints: int
+    """How many endpoints want the event of its end."""
+    delivered: int
+    """How many of them have accepted it."""
+
+
 class Redelivery(msgspec.Struct, frozen=True, kw_only=True):
     """A batch of redeliveries and its progress."""
 
@@ -900,6 +909,47 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     deadline_at: str
     """When it expires, if it has no final status by then."""
     links: JobLinks
+
+
+class ListedJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as a list shows it."""
+
+    id: str
+    object: str
+    provider: str
+    provider_job_id: str | None
+    """The provider's own id; null until it answered."""
+    status: str
+    reason: str | None
+    """Why it has this status, if the status does not say it."""
+    progress: int | None
+    """Percent, if the provider reports it."""
+    model: str | None
+    input: dict[str, Any] | None
+    """The unified request, if the job came with one."""
+    request: dict[str, Any]
+    """The provider's own body, without the callback URL."""
+    outputs: list[Output]
+    error: JobError | None
+    """Why it failed."""
+    cost: Cost | None
+    metadata: dict[str, Any]
+    """As the client sent it."""
+    finished_by: str | None
+    """Which report ended it."""
+    verification: str
+    """How far that report is proven."""
+    late: bool
+    """Whether its result came after it had ended otherwise."""
+    created_at: str
+    submitted_at: str | None
+    updated_at: str
+    finished_at: str | None
+    deadline_at: str
+    """When it expires, if it has no final status by then."""
+    links: JobLinks
+    reached: Reached | None
+    """Null if it announced no end yet."""
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):

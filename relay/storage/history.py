@@ -239,6 +239,11 @@ class Events:
         found = await self._database.rows("position_in_time", {"project_id": project_id, "at": at_ms})
         return int(found[0]["position"]) if found else BEGINNING.position
 
+    async def endpoints_reached(self, event_ids: list[str]) -> dict[str, tuple[int, int]]:
+        """Return by event how many endpoints want it, and how many of them have accepted it; none for no endpoint."""
+        rows = await self._database.rows("endpoints_reached", {"ids": event_ids}) if event_ids else []
+        return {row["event_id"]: (row["endpoints"], row["delivered"]) for row in rows}
+
     async def delivery_counts(self, event_ids: list[str]) -> dict[str, dict[str, int]]:
         """How many deliveries of each event are in which state."""
         counts: dict[str, dict[str, int]] = {event_id: {} for event_id in event_ids}

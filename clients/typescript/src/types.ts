@@ -559,6 +559,46 @@ export interface Latency {
   p99_ms: number;
 }
 
+/** A job as a list shows it. */
+export interface ListedJob {
+  id: string;
+  object: "job";
+  provider: string;
+  /** The provider's own id; null until it answered. */
+  provider_job_id: string | null;
+  status: JobState;
+  /** Why it has this status, if the status does not say it. */
+  reason: Reason | null;
+  /** Percent, if the provider reports it. */
+  progress: number | null;
+  model: string | null;
+  /** The unified request, if the job came with one. */
+  input: Record<string, unknown> | null;
+  /** The provider's own body, without the callback URL. */
+  request: Record<string, unknown>;
+  outputs: Output[];
+  /** Why it failed. */
+  error: JobError | null;
+  cost: Cost | null;
+  /** As the client sent it. */
+  metadata: Record<string, unknown>;
+  /** Which report ended it. */
+  finished_by: FinishedBy | null;
+  /** How far that report is proven. */
+  verification: Verification;
+  /** Whether its result came after it had ended otherwise. */
+  late: boolean;
+  created_at: string;
+  submitted_at: string | null;
+  updated_at: string;
+  finished_at: string | null;
+  /** When it expires, if it has no final status by then. */
+  deadline_at: string;
+  links: JobLinks;
+  /** Null if it announced no end yet. */
+  reached: Reached | null;
+}
+
 /** An endpoint as `POST /v1/endpoints` answers it. */
 export interface NewEndpoint {
   id: string;
@@ -802,6 +842,14 @@ export interface Quote {
   /** Published prices, or the provider's answer to an unpaid request. */
   basis: "quote" | "table" | (string & {}) | null;
   errors: FieldError[];
+}
+
+/** How far the news of a job's end have come. */
+export interface Reached {
+  /** How many endpoints want the event of its end. */
+  endpoints: number;
+  /** How many of them have accepted it. */
+  delivered: number;
 }
 
 /** Why a job has its status, if the status alone does not say it. */

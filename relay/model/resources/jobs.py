@@ -1,5 +1,6 @@
 """A job, the endpoints that its `notify` makes, and its timeline."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -67,6 +68,19 @@ class NewJobResource(JobResource, frozen=True, kw_only=True):
     notify: list[JobEndpointResource]
 
 
+class ReachedResource(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the news of a job's end have come."""
+
+    endpoints: Annotated[int, Meta(description="How many endpoints want the event of its end.")]
+    delivered: Annotated[int, Meta(description="How many of them have accepted it.")]
+
+
+class ListedJobResource(JobResource, frozen=True, kw_only=True):
+    """A job as a list shows it."""
+
+    reached: Annotated[ReachedResource | None, Meta(description="Null if it announced no end yet.")]
+
+
 class EntryResource(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a job's timeline."""
 
@@ -131,6 +145,13 @@ def job(job: Job, in_place: Json | None = None) -> JobResource:
 def new_job(new: Job, notify: list[JobEndpointResource]) -> NewJobResource:
     """Return a job with the endpoints that were made for it."""
     return NewJobResource(**msgspec.structs.asdict(job(new)), notify=notify)
+
+
+def listed_job(one: Job, reached: Mapping[str, ReachedResource]) -> ListedJobResource:
+    """Return a job as a list shows it; `reached` is by event, without those that no endpoint wants."""
+    last = one.last_final_event
+    found = None if last is None else reached.get(last, ReachedResource(endpoints=0, delivered=0))
+    return ListedJobResource(**msgspec.structs.asdict(job(one)), reached=found)
 
 
 def notify(endpoint: Endpoint, *, with_secret: bool) -> JobEndpointResource:

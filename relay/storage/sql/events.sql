@@ -243,6 +243,18 @@ WHERE event_id IN (SELECT value FROM json_each(:ids)) GROUP BY event_id, state;
 SELECT event_id, state, COUNT(*) AS number FROM deliveries
 WHERE event_id = ANY (:ids) GROUP BY event_id, state;
 
+-- name: endpoints_reached
+-- How many endpoints want each of these events, and how many of them have accepted it, by whichever delivery.
+SELECT event_id, COUNT(DISTINCT endpoint_id) AS endpoints,
+  COUNT(DISTINCT CASE WHEN state = 'delivered' THEN endpoint_id END) AS delivered
+FROM deliveries WHERE event_id IN (SELECT value FROM json_each(:ids)) GROUP BY event_id;
+
+-- name: endpoints_reached.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+SELECT event_id, COUNT(DISTINCT endpoint_id) AS endpoints,
+  COUNT(DISTINCT CASE WHEN state = 'delivered' THEN endpoint_id END) AS delivered
+FROM deliveries WHERE event_id = ANY (:ids) GROUP BY event_id;
+
 -- name: hold_events
 -- Those of these events that are still here, locked, so that none is pruned while a delivery of it is being made.
 SELECT id FROM events

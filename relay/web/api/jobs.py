@@ -19,7 +19,13 @@ from relay.model.job import Job, JobState, Reason
 from relay.model.payment import max_cost
 from relay.model.resources import jobs as resources
 from relay.model.resources.envelopes import PageResource
-from relay.model.resources.jobs import JobEndpointResource, JobResource, NewJobResource, TimelineResource
+from relay.model.resources.jobs import (
+    JobEndpointResource,
+    JobResource,
+    ListedJobResource,
+    NewJobResource,
+    TimelineResource,
+)
 from relay.model.resources.providers import DurationRange, ProviderResource
 from relay.model.resources.times import time_or_none
 from relay.outbound import tracing
@@ -84,7 +90,13 @@ async def index(request: ApiRequest) -> Response:
     """`GET /v1/jobs`: newest first."""
     given = request.query()
     wanted_page, wanted = listing(request, given, ids.JOB), job_filter(given, request.app.clock.now_ms())
-    return page(await request.app.store.jobs.page(request.project_id, wanted_page, wanted), resources.job)
+    found = await request.app.store.jobs.page(request.project_id, wanted_page, wanted)
+    ends = [job.last_final_event for job in found.items if job.last_final_event is not None]
+    counts = await request.app.store.events.endpoints_reached(ends)
+    reached = {
+        event: resources.ReachedResource(endpoints=wants, delivered=has) for event, (wants, has) in counts.items()
+    }
+    return page(found, lambda job: resources.listed_job(job, reached))
 
 
 def job_filter(given: dict[str, str], now_ms: int) -> JobFilter:
@@ -247,7 +259,7 @@ ROUTES: Final = (
             Parameter("older_than", "Only those of at least this age.", example="2h"),
             Parameter("metadata[]", "Only those with these pairs in their metadata.", dict[str, str]),
         ),
-        answers={200: PageResource[JobResource]},
+        answers={200: PageResource[ListedJobResource]},
     ),
     ApiRoute(
         method="GET",
