@@ -22,15 +22,17 @@ from starlette.routing import Route
 
 from relay.app import App
 from relay.web.api.api_request import ApiRoute
-from relay.web.dashboard import audit, callbacks, endpoints, job, jobs, keys, overview, providers
+from relay.web.dashboard import audit, callbacks, endpoints, job, jobs, keyboard, keys, overview, providers, search
 from relay.web.dashboard.frame import Frame
-from relay.web.dashboard.view import PageRoute, Verb
+from relay.web.dashboard.view import FormRoute, PageRoute, Verb
 from relay.web.request_body import BodyMemory
 
 NOUNS: Final = (
     overview,
     jobs,
     job,
+    search,
+    keyboard,
     endpoints,
     callbacks,
     providers,
@@ -38,7 +40,7 @@ NOUNS: Final = (
     audit,
 )
 PAGES: Final[tuple[PageRoute, ...]] = tuple(page for noun in NOUNS for page in noun.PAGES)
-VERBS: Final[tuple[Verb, ...]] = tuple(verb for noun in NOUNS for verb in noun.VERBS)
+VERBS: Final[tuple[Verb | FormRoute, ...]] = tuple(verb for noun in NOUNS for verb in noun.VERBS)
 
 
 def routes(app: App, api: Iterable[ApiRoute], memory: BodyMemory) -> list[Route]:

@@ -25,7 +25,7 @@ from relay.web.dashboard.in_process import ApiCall, InProcessApi, Refused
 from relay.web.dashboard.live import Live
 from relay.web.dashboard.rendering import Templates, shared_assets
 from relay.web.dashboard.session import Session, Sessions, SignedIn, csrf_matches, same_origin, set_cookie
-from relay.web.dashboard.view import Desk, Form, Handler, Note, PageRoute, Verb, View, text_of
+from relay.web.dashboard.view import Desk, Form, FormRoute, Handler, Note, PageRoute, Verb, View, text_of
 from relay.web.request_body import BodyMemory
 
 NOTE: Final = "relay-note"
@@ -60,7 +60,7 @@ class Frame:
         self._pages = [(compile_path(page.path)[0], page) for page in pages]
         self._home = "/" if "/" in self._desk.paths else pages[0].path
 
-    def routes(self, verbs: Iterable[Verb]) -> list[Route]:
+    def routes(self, verbs: Iterable[Verb | FormRoute]) -> list[Route]:
         """Return the routes of the pages and verbs, and the frame's own."""
         home = () if self._home == "/" else (Route("/", self._to_home, methods=["GET"]),)
         return [
@@ -72,7 +72,11 @@ class Frame:
             Route("/assets/{name:path}", self._asset, methods=["GET"]),
             *(Route(page.path, self._page(page), methods=["GET"]) for _, page in self._pages),
             *(Route(f"/live{page.path}", self._live(page), methods=["GET"]) for _, page in self._pages if page.live),
-            *(Route(verb.path, self._verb(verb), methods=["POST"]) for verb in verbs if self._desk.api.has(verb.route)),
+            *(
+                Route(verb.path, answer, methods=["POST"])
+                for verb in verbs
+                if (answer := self._answer(verb)) is not None
+            ),
         ]
 
     def _live(self, page: PageRoute) -> Answer:
@@ -147,8 +151,41 @@ class Frame:
         view = msgspec.structs.replace(view, status=problem.status)
         return await view.page("error.html", problem=problem, request_id=request_ids.CURRENT.get())
 
+    def _answer(self, verb: Verb | FormRoute) -> Answer | None:
+        """Return what answers a form; None if the API has not the route that it calls."""
+        if not all(map(self._desk.api.has, verb.routes)):
+            return None
+        return self._form_route(verb) if isinstance(verb, FormRoute) else self._verb(verb)
+
     def _verb(self, verb: Verb) -> Answer:
-        """Return what answers a verb's form."""
+        """Return what answers a form that calls one route."""
+
+        async def act(view: View, form: Form) -> Response:
+            call = ApiCall(
+                route=verb.route,
+                path=view.http.path_params | dict(verb.params(form) if verb.params else {}),
+                body=verb.body(form) if verb.body else None,
+                idempotency_key=text_of(form, "once") or None,
+            )
+            response = await view.answer(call)
+            given = msgspec.json.decode(response.body) if response.body else None
+            if verb.answered is not None:
+                again = msgspec.structs.replace(view, form=form)
+                return await self._shown(lambda shown: verb.answered(shown, given), again)  # type: ignore[misc]
+            return self._done(view, form, Note(kind="ok", title=verb.done(given, form) if verb.done else "Done."))
+
+        return self._posted(verb.title, act)
+
+    def _form_route(self, route: FormRoute) -> Answer:
+        """Return what answers a form that calls several routes."""
+
+        async def act(view: View, form: Form) -> Response:
+            return self._done(view, form, await route.act(view, form))
+
+        return self._posted(route.title, act)
+
+    def _posted(self, title: str, act: Callable[[View, Form], Awaitable[Response]]) -> Answer:
+        """Return what answers a form of a page of this session; a refusal is shown on that page."""
 
         async def answer(http: Request) -> Response:
             view = await self._session(http)
@@ -158,22 +195,11 @@ class Frame:
             try:
                 form = await self._form(http, view.session.project_id)
                 _require_own(http, view.session, form)
-                call = ApiCall(
-                    route=verb.route,
-                    path=http.path_params | dict(verb.params(form) if verb.params else {}),
-                    body=verb.body(form) if verb.body else None,
-                    idempotency_key=text_of(form, "once") or None,
-                )
-                response = await view.answer(call)
+                return await act(view, form)
             except Refused as refused:
-                return await self._refused(view, verb, form, refused.problem)
+                return await self._refused(view, title, form, refused.problem)
             except RelayError as error:
-                return await self._refused(view, verb, form, _problem(error))
-            given = msgspec.json.decode(response.body) if response.body else None
-            if verb.answered is not None:
-                again = msgspec.structs.replace(view, form=form)
-                return await self._shown(lambda shown: verb.answered(shown, given), again)  # type: ignore[misc]
-            return self._done(view, form, Note(kind="ok", title=verb.done(given, form) if verb.done else "Done."))
+                return await self._refused(view, title, form, _problem(error))
 
         return answer
 
@@ -187,12 +213,10 @@ class Frame:
         self._desk.sessions.keep(view.http, response, view.session)
         return response
 
-    async def _refused(self, view: View, verb: Verb, form: Form, problem: ProblemResource) -> Response:
+    async def _refused(self, view: View, verb: str, form: Form, problem: ProblemResource) -> Response:
         """Return the page that the form was on, with the refusal and with what was typed."""
         kind: Any = "warn" if problem.status in (403, 429) else "bad"
-        title = (
-            f"{verb.title} refused: {problem.title[:1].lower()}{problem.title[1:]} ({problem.status} `{problem.code}`)."
-        )
+        title = f"{verb} refused: {problem.title[:1].lower()}{problem.title[1:]} ({problem.status} `{problem.code}`)."
         again = msgspec.structs.replace(
             view,
             note=Note(kind=kind, title=title, text=f"{_sentence(problem.detail)} Nothing was changed."),

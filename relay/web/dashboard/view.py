@@ -125,6 +125,10 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         """Return the time ranges that a list offers."""
         return RANGES
 
+    def href(self, path: str) -> str:
+        """Return a path of the dashboard as the browser reaches it."""
+        return self.desk.templates.href(path)
+
     def path(self, name: str) -> str:
         """Return a parameter of the page's path."""
         return str(self.http.path_params[name])
@@ -143,10 +147,15 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     def with_query(self, **changed: str | None) -> str:
         """Return this page with parameters changed, and without its cursor unless that is changed too."""
-        query = {name: value for name, value in self.http.query_params.items() if name not in ("cursor", "newer")}
+        query = {name: value for name, value in self.http.query_params.items() if name not in ("cursor", "all")}
         query |= changed  # type: ignore[arg-type]
         kept = urlencode({name: value for name, value in query.items() if value})
         return self.desk.templates.href(self.http.url.path + (f"?{kept}" if kept else ""))
+
+    @staticmethod
+    def encoded(**query: str) -> str:
+        """Return parameters as a query."""
+        return urlencode(query)
 
     async def get(self, route: str, query: Mapping[str, str | None] | None = None, **path: str) -> Any:
         """Return the JSON of a GET route of the API (`/v1/jobs/{id}`); raise Refused for a problem."""
@@ -193,7 +202,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         """Return where the stream of this page, with these rows, is; empty if it has none."""
         if self.live != "offered" or self.status != 200:
             return ""
-        asked = urlencode({**self.http.query_params, **({"rows": ",".join(rows)} if rows else {})})
+        asked = urlencode({**self.http.query_params, **({"rows": ",".join(rows)} if rows else {})}, safe=",")
         return self.desk.templates.href(f"/live{self.http.url.path}" + (f"?{asked}" if asked else ""))
 
     @property
@@ -250,6 +259,20 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     params: Callable[[Form], Mapping[str, str]] | None = None
     done: Callable[[Any, Form], str] | None = None
     answered: Callable[[View, Any], Awaitable[Response]] | None = None
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """Return the routes of the API that it calls."""
+        return (self.route,)
+
+
+class FormRoute(msgspec.Struct, frozen=True, kw_only=True):
+    """A form that calls several routes of the API: `act` does it, and returns what is said on the page after that."""
+
+    path: str
+    routes: tuple[str, ...]
+    title: str
+    act: Callable[[View, Form], Awaitable[Note]]
 
 
 def text_of(form: Form, name: str) -> str:

@@ -136,7 +136,7 @@ function count() {
 }
 
 document.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-copy], [data-theme-toggle], [data-live], [data-all], [data-none], tbody input[name=job]");
+  const button = event.target.closest("[data-copy], [data-theme-toggle], [data-live], [data-all], [data-none], [data-keys-off], tbody input[name=job]");
   if (!button) return;
   if (button.name === "job") return ticked(button, event.shiftKey);
   if (button.dataset.all !== undefined) {
@@ -146,6 +146,10 @@ document.addEventListener("click", (event) => {
   event.preventDefault();
   if (button.dataset.copy !== undefined) copy(button);
   else if (button.dataset.live !== undefined) pause();
+  else if (button.dataset.keysOff !== undefined) {
+    setCookie("relay-keys", button.getAttribute("aria-pressed") === "true" ? "on" : "off");
+    location.reload();
+  }
   else if (button.dataset.none !== undefined) { for (const box of all("input[name=job], [data-all]")) box.checked = false; count(); }
   else toggleTheme();
 });
@@ -160,6 +164,7 @@ addEventListener("pageshow", () => { for (const form of all("form[data-sent]")) 
 
 // The keyboard, as the page `?` lists it; `relay-keys=off` turns single keys off.
 let waiting = "";
+const base = new URL(document.querySelector(".brand")?.href ?? location.href).pathname.replace(/\/$/, "");
 const places = { o: "/", j: "/jobs", e: "/endpoints", c: "/callbacks", p: "/providers", s: "/spend", k: "/keys", a: "/audit" };
 const rows = () => all("tbody tr:has(a.id), .rows > li:has(a)");
 const current = () => document.querySelector(".at-row");
@@ -177,7 +182,7 @@ function go(letter) {
   if (link) link.click();
 }
 const keys = {
-  "/": () => document.querySelector("[type=search]")?.focus(),
+  "/": () => { const field = document.querySelector("[type=search]"); if (field) field.focus(); else location.href = `${base}/search`; },
   j: () => step(1),
   k: () => step(-1),
   x: (event) => { const box = current()?.querySelector("input[name=job]"); if (box) { box.checked = !box.checked; ticked(box, event.shiftKey); } },
@@ -185,7 +190,7 @@ const keys = {
   r: () => { const verb = document.querySelector("[data-verb=Redeliver]"); if (verb) { verb.open = true; verb.querySelector("input, button")?.focus(); } },
   p: () => indicator && pause(),
   t: () => toggleTheme(),
-  "?": () => { location.href = document.querySelector("[data-keys]")?.href ?? location.href; },
+  "?": () => { location.href = `${base}/keyboard`; },
 };
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
