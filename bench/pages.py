@@ -25,7 +25,7 @@ import uvloop
 from bench.databases import Databases, databases
 from bench.filling import DAY_MS, Filling, an_id, fill
 from bench.load import KEY
-from bench.processes import program
+from bench.processes import Program, program
 from relay import ids
 from relay.clock import SystemClock
 from relay.model.delivery import Outcome
@@ -90,19 +90,23 @@ PARAMETER: Final = re.compile(r"{(\w+)(?::\w+)?}")
 
 
 class Row(msgspec.Struct, frozen=True):
-    """What was asked for, and its times in ms: half came in `p50_ms`."""
+    """What was asked for, and its times in ms; `cpu_ms` is what relay used for each of them.
+
+    `best_ms` counts, because whatever else runs on the machine only ever makes an answer later.
+    """
 
     path: str
     status: int
     kb: float
+    best_ms: float
     p50_ms: float
-    max_ms: float
+    cpu_ms: float
 
 
 @click.command("pages")
 @click.option("--jobs", default=100_000, help="Jobs that have ended, with ten deliveries each.")
 @click.option("--retries", default=20_000, help="Deliveries that wait for their next attempt.")
-@click.option("--limit-ms", default=LIMIT_MS, help="What half of an answer's times may be at most.")
+@click.option("--limit-ms", default=LIMIT_MS, help="What the best of an answer's times may be at most.")
 def command(jobs: int, retries: int, limit_ms: float) -> None:
     """Ask a relay on SQLite for everything that it shows; exit 1 for an answer that is too slow, or is none."""
     with databases("sqlite") as made:
@@ -111,9 +115,10 @@ def command(jobs: int, retries: int, limit_ms: float) -> None:
         asyncio.run(fill(url, wanted))
         _fill_more(url, jobs)
         rows = uvloop.run(_measured(made, url))
-    for row in sorted(rows, key=lambda one: -one.p50_ms):
+    click.echo(f"{'best ms':>8}{'p50 ms':>8}{'CPU ms':>8}{'kB':>8}{'status':>8}  path")
+    for row in sorted(rows, key=lambda one: -one.best_ms):
         bad = "  <--" if _is_bad(row, limit_ms) else ""
-        click.echo(f"{row.p50_ms:9.1f}{row.max_ms:9.1f}{row.kb:9.1f}{row.status:6}  {row.path}{bad}")
+        click.echo(f"{row.best_ms:8.1f}{row.p50_ms:8.1f}{row.cpu_ms:8.1f}{row.kb:8.1f}{row.status:8}  {row.path}{bad}")
     found = [msgspec.to_builtins(row) for row in rows]
     click.echo(json.dumps({"bench": "pages", "jobs": jobs, "limit_ms": limit_ms, "runs": found}))
     if any(_is_bad(row, limit_ms) for row in rows):
@@ -122,30 +127,35 @@ def command(jobs: int, retries: int, limit_ms: float) -> None:
 
 def _is_bad(row: Row, limit_ms: float) -> bool:
     """Return whether an answer is an error or too slow."""
-    return row.status != 200 or row.p50_ms >= limit_ms
+    return row.status != 200 or row.best_ms >= limit_ms
 
 
 async def _measured(made: Databases, url: str) -> list[Row]:
     """Return the times of everything, asked for one after another."""
     async with program(made, url) as relay, relay.client() as client:
         found = await _samples(client)
-        rows = [await _asked(client, path) for path in _api(found)]
+        rows = [await _asked(relay, client, path) for path in _api(found)]
         signed_in = await client.post(
             "/signin", data={"key": KEY}, headers={"origin": str(client.base_url).rstrip("/"), "authorization": ""}
         )
         assert signed_in.status_code == 303, signed_in.text
-        pages = [await _asked(client, path) for path in _pages(found)]
+        pages = [await _asked(relay, client, path) for path in _pages(found)]
     return rows + pages
 
 
-async def _asked(client: httpx.AsyncClient, path: str) -> Row:
+async def _asked(relay: Program, client: httpx.AsyncClient, path: str) -> Row:
     """Return the times of one answer; the first is not counted, since it reads from the disk."""
-    times = []
-    for _ in range(RUNS + 1):
+    times, used_s = [], 0.0
+    for number in range(RUNS + 1):
+        if number == 1:
+            used_s = relay.cpu_s()
         began = time.perf_counter()
         answer = await client.get(path)
         times.append((time.perf_counter() - began) * 1000)
-    return Row(path, answer.status_code, len(answer.content) / 1000, statistics.median(times[1:]), max(times[1:]))
+    cpu_ms = (relay.cpu_s() - used_s) * 1000 / RUNS
+    return Row(
+        path, answer.status_code, len(answer.content) / 1000, min(times[1:]), statistics.median(times[1:]), cpu_ms
+    )
 
 
 async def _samples(client: httpx.AsyncClient) -> dict[str, str]:

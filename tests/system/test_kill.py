@@ -11,6 +11,7 @@ import httpx
 import msgspec
 import pytest
 
+from relay.sandbox.faults import Faults
 from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
@@ -153,3 +154,25 @@ def _same_id_for_each_event(sink: Sink) -> None:
 def test_every_point_is_tried() -> None:
     """No crash point is left out of the tests above."""
     assert sorted(SUBMITTING + RECEIVING + DELIVERING + CHECKING + PRUNING + ONCE) == sorted(crashing.POINTS)
+
+
+async def test_killed_within_a_verb_its_entry_in_the_audit_stays_open(tmp_path: Path) -> None:
+    """Killed while a status check waits for the provider, the audit has it after a restart, without a status."""
+    async with scene(tmp_path) as stage:
+        stage.world.next_faults.append(Faults(check="hang"))
+        async with processes.process(stage.environ, "-m", "relay", "serve") as first:
+            await processes.ready(stage.origin, first)
+            job_id = (await stage.submit()).json()["id"]
+            async with http_client(stage.origin) as client:
+                check = asyncio.create_task(client.post(f"/v1/jobs/{job_id}/status-checks"))
+                async with asyncio.timeout(20):
+                    while not (await client.get("/v1/audit")).json()["data"]:  # noqa: ASYNC110 - what is awaited is behind HTTP
+                        await asyncio.sleep(0.02)  # another process does it
+                first.kill()
+                with pytest.raises(httpx.TransportError):
+                    await check
+        async with processes.process(stage.environ, "-m", "relay", "serve") as second:
+            await processes.ready(stage.origin, second)
+            async with http_client(stage.origin) as client:
+                (entry,) = (await client.get("/v1/audit")).json()["data"]
+    assert (entry["verb"], entry["target"], entry["status"], entry["code"]) == ("jobs.check", job_id, None, None)
