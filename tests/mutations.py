@@ -59,6 +59,7 @@ CONCERNED: Final[dict[str, tuple[str, ...]]] = {
         "tests/flow/test_redaction.py",
         "tests/api/test_sending_again.py",
     ),
+    "relay/jobs/alerts.py": ("tests/flow/test_alerts.py",),
     "relay/jobs/sweeper.py": ("tests/flow/test_sweep_times.py", "tests/flow/test_expiring.py"),
     "relay/deliveries/redelivery.py": (
         "tests/storage/test_flow_limits.py",

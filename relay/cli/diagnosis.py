@@ -323,26 +323,27 @@ async def _former_keys(examined: Examined) -> list[Finding]:
     since = seen.get(prints[-1])
     if since is None or since == 0:
         return []
-    before = await examined.database.open_jobs(0, since)
     if len(prints) == 1:
-        if not before or len(seen) > 1:
-            return []
+        older = 0 if len(seen) > 1 else await examined.database.open_jobs(0, since)
         return [
             _warning(
                 "former_keys",
                 name,
-                f"{before} open jobs are older than the only key, so another key signed their callback URLs",
-                "their callbacks are refused; these jobs end by status checks",
-                "put the former key back in front, until these jobs have ended",
+                f"{_jobs(older)} older than the only key, so another key may have signed their callback URLs",
+                "if so, their callbacks are refused, and these jobs end by status checks",
+                "if RELAY_SECRET_KEYS had another key, put it back in front until these jobs have ended",
             )
-        ]
-    if before:
+        ][: 1 if older else 0]
+    starts = [seen.get(print_, 0) for print_ in prints]
+    needed = {
+        number: await examined.database.open_jobs(began_at, min((at for at in starts[number:] if at), default=since))
+        for number, began_at in enumerate(starts[:-1], 1)
+    }
+    if any(needed.values()):
         return [
-            _ok(
-                "former_keys",
-                name,
-                f"keep the former keys: {before} open jobs have callback URLs that one of them signed",
-            )
+            _ok("former_keys", name, f"keep key {number} of RELAY_SECRET_KEYS: {_jobs(open_jobs)} called back by it")
+            for number, open_jobs in needed.items()
+            if open_jobs
         ]
     sealing = [number for number, print_ in enumerate(prints[:-1], 1) if print_ in seen]
     if sealing:
@@ -356,6 +357,11 @@ async def _former_keys(examined: Examined) -> list[Finding]:
             )
         ]
     return [_ok("former_keys", name, "no open job and no stored secret needs a former key: remove them")]
+
+
+def _jobs(number: int) -> str:
+    """Return the subject of a sentence about so many open jobs."""
+    return f"{number} open job{' is' if number == 1 else 's are'}"
 
 
 async def _public_url(examined: Examined) -> list[Finding]:

@@ -25,6 +25,8 @@ from relay.jobs.alerts import SILENT_JOBS, SILENT_TO_MS
 from relay.providers import PROVIDERS
 from relay.sandbox.faults import Faults
 from relay.sandbox.serving import serve
+from relay.security.encryption import Encryption
+from relay.storage.encryption_keys import reseal
 from relay.storage.engine.database import Transaction
 from relay.storage.engine.database_url import is_postgres
 from tests.support import processes
@@ -257,9 +259,34 @@ async def test_a_former_key_is_kept_while_open_jobs_need_it(tmp_path: Path) -> N
             return [one for one in await place.findings() if one.check == "former_keys"]
 
         (needed,) = await found()
-        assert (needed.level, "1 open job" in needed.what) == (Level.OK, True)
+        assert (needed.level, needed.what) == (
+            Level.OK,
+            "keep key 1 of RELAY_SECRET_KEYS: 1 open job is called back by it",
+        )
+        keys = Encryption((SECRET_KEY, OTHER_KEY))
+        await reseal(running.app.store.database, keys, lambda *_: None, running.clock.now_ms(), accept_loss=False)
+        (dropped,) = (
+            one for one in await place.findings({"RELAY_SECRET_KEYS": OTHER_KEY}) if one.check == "former_keys"
+        )
+        assert (dropped.level, dropped.what.startswith("1 open job is older than the only key")) == (
+            Level.WARNING,
+            True,
+        )
         await running.client.post(f"/v1/jobs/{job['id']}/cancellations")
-        (idle,) = await found()
+        assert "remove them" in (await found())[0].what
+        assert [one.check for one in await place.findings({"RELAY_SECRET_KEYS": OTHER_KEY})].count("former_keys") == 0
+
+
+@pytest.mark.both_databases
+async def test_a_former_key_that_still_seals_values_is_found(tmp_path: Path) -> None:
+    """Ask for `keys reseal` while values are sealed with a key that no open job needs."""
+    async with relay(tmp_path, clock=SystemClock()):
+        pass
+    both = f"{SECRET_KEY},{OTHER_KEY}"
+    async with relay(tmp_path, clock=SystemClock(), RELAY_SECRET_KEYS=both) as running:
+        providers_at = running.app.settings.provider("evolink").base_url or ""
+        place = Place(running, environment(tmp_path, running.origin, providers_at) | {"RELAY_SECRET_KEYS": both})
+        (idle,) = (one for one in await place.findings() if one.check == "former_keys")
         assert (idle.level, "relay keys reseal" in idle.mend) == (Level.WARNING, True)
 
 
