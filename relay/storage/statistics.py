@@ -5,6 +5,7 @@ end. So a chart reads a few rows, however many jobs there are, and a process tha
 Each count is added to one row of every width, so no row has to be summed up later; WIDTHS says how long each is kept.
 """
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -172,8 +173,9 @@ class Statistics:
             await self._writer.write(_raise, counts)
 
     async def sums(self, project_id: str, span: Span) -> Sums:
-        """Return a project's sums of a time, with what this process counted until now."""
-        await self.flush()
+        """Return a project's sums of a time, with what this process counted until now if that can be stored."""
+        with contextlib.suppress(StorageUnavailable):
+            await self.flush()
         params = {"project_id": project_id, "width_s": span.width_s, "first": span.first, "last": span.last}
         found = await self._database.rows("statistics_of_time", params, Purpose.LIST)
         return _added((row["starts_at"], row["sums"]) for row in found)

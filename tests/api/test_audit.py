@@ -139,6 +139,31 @@ async def test_nothing_is_changed_that_cannot_be_recorded(running: Running, monk
     assert (await running.get("/v1/endpoints"))["data"] == []
 
 
+async def test_what_is_done_is_answered_though_its_end_cannot_be_recorded(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answer what was done, and leave the entry open, if the database goes away in between."""
+
+    async def away(entry: AuditEntry) -> None:
+        raise StorageUnavailable(f"the database does not take {entry.verb}")
+
+    monkeypatch.setattr(running.app.store.audit, "end", away)
+    assert (await running.client.post("/v1/endpoints", json={"url": running.hook})).status_code == 201
+    assert [entry["status"] for entry in await entries(running)] == [None]
+
+
+async def test_characters_that_a_database_refuses_are_replaced(running: Running) -> None:
+    """Record a change, and a refusal, whose path or fields hold U+0000 or a lone surrogate, as any other."""
+    _, weak = await key(running, "default", "read")
+    job = await running.submit()
+    assert (await running.client.post("/v1/jobs/job_%00/failures", headers=weak)).status_code == 403
+    for reason in (b'{"reason": "a\\u0000b"}', b'{"reason": "a\\ud800b"}', b'{"rea\\u0000son": "a"}'):
+        answer = await running.client.post(f"/v1/jobs/{job['id']}/failures", content=reason)
+        assert answer.status_code in (400, 422), answer.text
+    targets = {entry["target"] for entry in await entries(running)}
+    assert "job_\ufffd" in targets
+
+
 async def test_a_verb_that_a_stop_cuts_off_stays_without_a_status(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,7 +252,7 @@ async def test_no_secret_is_in_the_audit(running: Running) -> None:
     for body in (
         {"url": running.hook + "?password=hunter2", "headers": {"x-key": "very-secret-value"}, "secret": secret},
         {"reason": f"see /callbacks/evolink/{token} and {KEY}"},
-        {"status": {"nested": secret}, KEY: 1},
+        {"status": {"nested": secret}, KEY: 1, "hunter2": 1, secret: 1},
     ):
         await running.client.post("/v1/endpoints", json=body)
     shown = json.dumps(await entries(running))

@@ -371,3 +371,20 @@ async def test_a_provider_shows_what_verifies_its_callbacks_and_when_one_came_la
         text = (await running.app.store.access.create_api_key("films", "", ["read"], 1)).text
         films = (await running.client.get("/v1/providers", headers={"authorization": f"Bearer {text}"})).json()["data"]
         assert all(one["last_callback_at"] is None for one in films)
+
+
+async def test_the_numbers_are_shown_while_the_database_takes_no_writes(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answer with what is stored, and keep the counts for later, while the disk is full."""
+    await running.submit()
+    await running.app.store.statistics.flush()
+    await running.submit()
+
+    async def away(*_: object, **__: object) -> None:
+        raise StorageUnavailable("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(running.app.store.statistics._writer, "write", away)
+        assert (await stats(running))["totals"]["jobs_created"] == 1
+    assert (await stats(running))["totals"]["jobs_created"] == 2

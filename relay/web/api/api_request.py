@@ -110,7 +110,7 @@ class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
         if not self.route.in_audit:
             return await handler(self)
         began = audited.entry(self.app, self.caller, self.http, self.route.verb)
-        began = msgspec.structs.replace(began, detail=audited.detail(self.app, self.raw))
+        began = msgspec.structs.replace(began, detail=audited.detail(self.app, self.raw, self.route.fields))
         return await audited.run(self.app.store.audit, began, lambda: handler(self))
 
     def wait_s(self) -> float | None:

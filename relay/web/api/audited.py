@@ -13,8 +13,9 @@ from starlette.responses import Response
 
 from relay import log
 from relay.app import App
-from relay.errors import BadBody, RelayError
+from relay.errors import BadBody, RelayError, StorageUnavailable
 from relay.log import request_ids
+from relay.model import text
 from relay.storage.audit import Audit, AuditEntry, Via, cut
 from relay.web import auth, request_body
 from relay.web.client_address import client_address
@@ -30,6 +31,7 @@ SHOWN: Final = frozenset(
 )
 """The fields whose values an entry has; of all others it has the names."""
 TARGET_MAX_CHARS: Final = 64
+_logger = log.get("web")
 
 
 class _Made(msgspec.Struct, frozen=True):
@@ -41,7 +43,8 @@ class _Made(msgspec.Struct, frozen=True):
 async def run(audit: Audit, began: AuditEntry, work: Callable[[], Awaitable[Response]]) -> Response:
     """Return the response of `work`, with an entry in the audit; nothing is done if that cannot be written.
 
-    A request that a stop of relay cancels leaves an entry without a status.
+    A request that a stop of relay cancels leaves an entry without a status, and so does one whose end cannot be stored:
+    its work is done, and is answered.
     """
     await audit.record(began)
     try:
@@ -49,11 +52,19 @@ async def run(audit: Audit, began: AuditEntry, work: Callable[[], Awaitable[Resp
     except Exception as error:
         code = error.code if isinstance(error, RelayError) and error.code in KINDS else "internal"
         status = KINDS[code].status if code in KINDS else 500
-        await audit.end(msgspec.structs.replace(began, status=status, code=code))
+        await _end(audit, msgspec.structs.replace(began, status=status, code=code))
         raise
     target = began.target or _target(response)
-    await audit.end(msgspec.structs.replace(began, status=response.status_code, target=target))
+    await _end(audit, msgspec.structs.replace(began, status=response.status_code, target=target))
     return response
+
+
+async def _end(audit: Audit, entry: AuditEntry) -> None:
+    """Store the end of an entry, unless the database is away."""
+    try:
+        await audit.end(entry)
+    except StorageUnavailable as error:
+        _logger.warning("audit.unended", entry=entry.id, verb=entry.verb, status=entry.status, reason=str(error))
 
 
 def entry(app: App, caller: auth.Caller, http: Request, verb: str) -> AuditEntry:
@@ -68,7 +79,7 @@ def entry(app: App, caller: auth.Caller, http: Request, verb: str) -> AuditEntry
         key_name=caller.name or None,
         address=client_address(app.settings.client_ip)(http.scope),
         request_id=request_ids.CURRENT.get(),
-        target=None if target is None else str(target)[:TARGET_MAX_CHARS],
+        target=None if target is None else text.kept(str(target)[:TARGET_MAX_CHARS]),
     )
 
 
@@ -78,18 +89,23 @@ def via(http: Request) -> Via:
     return Via(given) if given in (Via.DASHBOARD, Via.CLI) else Via.API
 
 
-def detail(app: App, raw: bytes) -> str | None:
-    """Return a body's fields as a short text, with the values that may be shown; None for no fields."""
+def detail(app: App, raw: bytes, fields: Any) -> str | None:
+    """Return a body's fields as a short text, with the values that may be shown; None for no fields.
+
+    `fields` is the type of the body; names that it does not have, which a client may put anything into, are counted.
+    """
     try:
         given = request_body.parse(raw) if raw.strip() else None
     except BadBody:
         return None
     if not isinstance(given, dict) or not given:
         return None
-    parts = [
-        f"{name}={_shown(value)}" if name in SHOWN else str(name)[:TARGET_MAX_CHARS] for name, value in given.items()
-    ]
-    return cut(log.redact(app.redactor.text(", ".join(parts))))
+    names = {field.encode_name for field in msgspec.structs.fields(fields)} if fields is not None else set()
+    known = [(name, value) for name, value in given.items() if name in names]
+    parts = [f"{name}={_shown(value)}" if name in SHOWN else name for name, value in known]
+    if unknown := len(given) - len(known):
+        parts.append(f"{unknown} unknown")
+    return cut(text.kept(log.redact(app.redactor.text(", ".join(parts)))))
 
 
 def _shown(value: Any) -> str:
@@ -103,4 +119,4 @@ def _target(response: Response) -> str | None:
         made = msgspec.json.decode(response.body, type=_Made).id
     except (msgspec.DecodeError, AttributeError):
         return None
-    return made and made[:TARGET_MAX_CHARS]
+    return made and text.kept(made[:TARGET_MAX_CHARS])
