@@ -15,6 +15,7 @@ from relay.clock import SystemClock, rfc3339
 from relay.errors import SettingsError
 
 if TYPE_CHECKING:
+    from relay.settings import Settings
     from relay.storage.api_keys import Access, CreatedKey
     from relay.storage.encryption_keys import Resealed
     from relay.storage.store import Store
@@ -101,7 +102,7 @@ async def _reseal(*, accept_loss: bool) -> "Resealed":
         done = await reseal(database, Encryption(secret_keys(settings)), _progress, now_ms, accept_loss=accept_loss)
     finally:
         await database.close()
-    async with _store() as store:
+    async with _store(settings) as store:
         detail = f"accept_loss={str(accept_loss).lower()}, encrypted again: {done.resealed}"
         await _record(store, "default", "secrets.reseal", detail=detail)
     return done
@@ -176,14 +177,17 @@ async def _access() -> "AsyncIterator[Access]":
 
 
 @asynccontextmanager
-async def _store() -> "AsyncIterator[Store]":
-    """Open the configured database; raise SettingsError if it does not exist yet."""
+async def _store(settings: "Settings | None" = None) -> "AsyncIterator[Store]":
+    """Open the configured database; raise SettingsError if it does not exist yet.
+
+    A command that has loaded the settings passes them: to load them again would find no secrets in the environment.
+    """
     from relay.app import secret_keys
     from relay.backoff import DEFAULT_SCHEDULE_S
     from relay.security.encryption import Encryption
     from relay.storage.store import Store, StoreOptions, require_database
 
-    settings = load_settings()
+    settings = settings or load_settings()
     await require_database(settings.database_url)
     options = StoreOptions(lease_ms=1, backlog_max=16, callbacks_per_job_max=1, schedule_s=DEFAULT_SCHEDULE_S)
     store = await Store.open(settings.database_url, Encryption(secret_keys(settings)), options, SystemClock().now_ms())
