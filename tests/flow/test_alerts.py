@@ -112,6 +112,17 @@ async def test_an_endpoint_fails_after_five_minutes_without_a_success(
     assert await kinds(running) == found
 
 
+async def test_conditions_are_searched_for_every_half_minute(running: Running) -> None:
+    """Open an alert at the first search, 30 s after the start, and not before; cut a name at 80 characters."""
+    await subscribed(running, REFUSED, "job.submitted", schedule_s=[0], description="x" * 81)
+    await running.submit()
+    await clock_of(running).advance(EVERY_S - MS)
+    assert await listed(running) == []
+    await clock_of(running).advance(MS)
+    (alert,) = await listed(running)
+    assert alert["subject"]["name"] == "x" * 80
+
+
 async def test_an_endpoint_gets_no_alert_about_itself(running: Running) -> None:
     """Two endpoints for alerts that fail get one each, about the other, and what they do not accept raises no more."""
     clock = clock_of(running)
@@ -291,7 +302,10 @@ async def test_a_cap_is_near_from_80_percent_on(tmp_path: Path, cap: int, found:
         await clock.advance(EVERY_S)
         assert await kinds(running) == found
         assert {one["subject"]["id"] for one in await listed(running)} <= {"RELAY_SPEND_MAX_PER_DAY"}
-        await clock.advance(86_400)
+        to_midnight_ms = 86_400_000 - clock.now_ms() % 86_400_000
+        await clock.advance(to_midnight_ms / 1000 - MS)
+        assert await kinds(running) == found
+        await clock.advance(EVERY_S)
         assert await listed(running) == []
 
 
