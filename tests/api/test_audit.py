@@ -10,7 +10,9 @@ import pytest
 
 from relay.clock import rfc3339
 from relay.errors import StorageUnavailable
+from relay.storage import audit
 from relay.storage.audit import DETAIL_MAX_CHARS, REFUSALS_MAX, AuditEntry, Via, cut
+from relay.web.api.audited import TARGET_MAX_CHARS
 from relay.web.routes import API
 from tests.support.browsing import browser
 from tests.support.running import KEY, START_MS, HeldClock, Running, relay
@@ -275,3 +277,24 @@ async def test_the_dashboards_sign_ins_and_verbs_are_in_the_audit(running: Runni
         ("jobs.cancel", "dashboard", key_id, job["id"]),
         ("dashboard.sign_out", "dashboard", key_id, None),
     ]
+
+
+async def test_old_entries_are_deleted_in_batches(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delete FORGET_MAX entries by one statement, the oldest first."""
+    assert audit.FORGET_MAX == 1_000
+    monkeypatch.setattr(audit, "FORGET_MAX", 2)
+    store = running.app.store.audit
+    for at in (3, 1, 2):
+        await store.record(AuditEntry(project_id="prj_default", at=at, via=Via.API, verb=f"verb.{at}"))
+    await store.forget(3)
+    assert [entry["verb"] for entry in await entries(running)] == ["verb.3"]
+    await store.forget(4)
+    assert await entries(running) == []
+
+
+async def test_a_path_is_kept_up_to_its_limit(running: Running) -> None:
+    """Keep TARGET_MAX_CHARS characters of what a client writes in the place of an id."""
+    assert TARGET_MAX_CHARS == 64
+    for length in (64, 65):
+        await running.client.post(f"/v1/jobs/{'x' * length}/failures", json={"reason": "gone"})
+    assert [entry["target"] for entry in await entries(running)] == ["x" * 64] * 2

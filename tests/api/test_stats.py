@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 
 from relay.clock import rfc3339
 from relay.errors import StorageUnavailable
-from relay.jobs.counting import FLUSH_MS
+from relay.jobs.counting import FLUSH_MS, SAMPLE_MS, count
 from relay.model.job import Cost
 from relay.sandbox.faults import Faults
-from relay.storage import statistics
+from relay.storage import audit, statistics
 from relay.storage.statistics import COUNTS_MAX, STEPS_MAX, WIDTHS, Statistics, latency_of, micro, percentiles, step_of
 from relay.web.api.stats import BUCKETS, BUCKETS_MAX
 from tests.support.running import START_MS, HeldClock, Running, relay
 
+ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
 NOTHING = {"succeeded": 0, "failed": 0, "canceled": 0, "expired": 0}
@@ -388,3 +389,75 @@ async def test_the_numbers_are_shown_while_the_database_takes_no_writes(
         patched.setattr(running.app.store.statistics._writer, "write", away)
         assert (await stats(running))["totals"]["jobs_created"] == 1
     assert (await stats(running))["totals"]["jobs_created"] == 2
+
+
+def test_the_api_page_says_the_limits_that_there_are() -> None:
+    """Hold docs/api.md against the constants: intervals, retention, and how often counts are stored."""
+    page = " ".join((ROOT / "docs" / "api.md").read_text().split())
+    minutes, quarters, hours, days = WIDTHS.values()
+    assert (
+        f"Minutes are kept for {minutes} days, quarters for {quarters}, hours for {hours} and days for {days}." in page
+    )
+    assert f"more than {BUCKETS_MAX} intervals are 422" in page
+    assert (FLUSH_MS, "a process that is killed loses at most five seconds of them" in page) == (5_000, True)
+    assert (SAMPLE_MS, "relay looks once a minute" in page) == (60_000, True)
+    assert f"({audit.REFUSALS_MAX} a minute for one key)" in page
+
+
+class _Noted(Statistics):
+    """Statistics that note when they are stored and sampled, in seconds since the start."""
+
+    def __init__(self, running: Running, clock: HeldClock) -> None:
+        super().__init__(running.app.store.database, running.app.store._writer)
+        self.clock, self.began_ms = clock, clock.now_ms()
+        self.flushed: list[float] = []
+        self.sampled: list[float] = []
+
+    async def flush(self) -> None:
+        """Note it."""
+        self.flushed.append((self.clock.now_ms() - self.began_ms) / 1000)
+        await super().flush()
+
+    async def sample(self, now_ms: int) -> None:
+        """Note it."""
+        self.sampled.append((now_ms - self.began_ms) / 1000)
+        await super().sample(now_ms)
+
+
+@pytest.mark.parametrize("samples", [True, False])
+async def test_the_counts_are_stored_and_the_backlog_is_sampled_in_time(
+    running: Running, clock: HeldClock, samples: bool
+) -> None:
+    """Store every 5 s; sample 5 s after the start and then each minute, where this process sends."""
+    noted = _Noted(running, clock)
+    counting = asyncio.create_task(count(noted, clock, samples=samples))
+    for _ in range(27):
+        await clock.advance(5)
+    counting.cancel()
+    assert noted.flushed == [5.0 * number for number in range(1, 28)]
+    assert noted.sampled == ([5, 65, 125] if samples else [])
+
+
+async def test_the_sweeper_deletes_old_sums_of_every_project(
+    running: Running, clock: HeldClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Delete what is past its retention within an hour, however many projects there are, and keep the rest."""
+    monkeypatch.setattr(statistics, "PROJECTS_MAX", 1)
+    job = await running.submit()
+    stored = await running.app.store.jobs.get(job["id"], "prj_default")
+    assert stored is not None
+    projects = ["prj_default"]
+    for name in ("films", "games"):
+        made = (await running.client.post("/v1/projects", json={"name": name})).json()
+        projects.append(made["id"])
+        stored.project_id = made["id"]
+        running.app.store.statistics.created(stored)
+    await running.app.store.statistics.flush()
+    began = clock.now_ms()
+    await clock.advance(2 * DAY_S + HOUR_S)
+    for project_id in projects:
+        kept = [
+            bool((await running.app.store.statistics.sums(project_id, statistics.Span(width_s, 0, began))).by_time)
+            for width_s in WIDTHS
+        ]
+        assert kept == [False, True, True, True]
