@@ -42,6 +42,7 @@ from relay.web.api import (
 )
 from relay.web.api.api_request import request_handler
 from relay.web.callback_route import CallbackRoute
+from relay.web.dashboard.frame import Frame
 from relay.web.problems import JSON, error_problem, internal_problem, problem
 from relay.web.protocol import BODY_INCOMPLETE
 from relay.web.request_body import BodyMemory
@@ -113,6 +114,7 @@ class _ResponseSender:
 def _api(app: App, memory: BodyMemory) -> Starlette:
     """Return the API and the system's routes; a path with an extra slash is 404, never a redirect."""
     openapi_json, docs_page = _described(app)
+    pages = dashboard.frame(app, API, memory)
     starlette = Starlette(
         routes=[
             *(Route(route.path, request_handler(app, route, memory), methods=[route.method]) for route in API),
@@ -123,9 +125,9 @@ def _api(app: App, memory: BodyMemory) -> Starlette:
             Route("/docs", docs_page),
             Route("/docs/{name}", _docs_file),
             Route("/.well-known/webhook-keys", _webhook_keys(app)),
-            *dashboard.routes(app, API, memory),
+            *dashboard.routes(pages),
         ],
-        exception_handlers={HTTPException: _http_problem, Exception: _log_bug},
+        exception_handlers={HTTPException: _http_problem(pages), Exception: _log_bug},
     )
     starlette.router.redirect_slashes = False
     return starlette
@@ -220,13 +222,18 @@ def _webhook_keys(app: App) -> Callable[[Request], Awaitable[Response]]:
     return keys
 
 
-async def _http_problem(request: Request, error: Exception) -> Response:
-    """Return what the router refuses, 404 or 405, as a problem document."""
-    if isinstance(error, HTTPException) and error.status_code == 405:
-        response = problem("method_not_allowed", "this path does not allow this method")
-        response.headers["allow"] = _allowed(request)
-        return response
-    return problem("not_found", "there is no such path")
+def _http_problem(pages: Frame | None) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Return what answers a refusal of the router, 404 or 405: a problem document, or a page to a browser."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException) and error.status_code == 405:
+            response = problem("method_not_allowed", "this path does not allow this method")
+            response.headers["allow"] = _allowed(request)
+            return response
+        page = None if pages is None or request.url.path.startswith("/v1/") else pages.not_found(request)
+        return problem("not_found", "there is no such path") if page is None else page
+
+    return answer
 
 
 def _allowed(request: Request) -> str:

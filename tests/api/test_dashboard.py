@@ -265,3 +265,50 @@ async def test_the_dashboard_can_be_turned_off(tmp_path: Path) -> None:
         for path in ("/", "/jobs", "/signin", "/assets/style.css"):
             assert (await running.client.get(path)).status_code == 404
         assert (await running.client.get("/v1/jobs")).status_code == 200
+
+
+async def test_the_navigation_shows_open_alerts(tmp_path: Path, clock: HeldClock) -> None:
+    """Count the open alerts beside the page that they lead to."""
+    async with relay(tmp_path, clock=clock, RELAY_RETRY_SCHEDULE_S="0") as running, browser(running) as reader:
+        assert 'class="n warn"' not in (await reader.get("/jobs")).html
+        running.sink.answers = [500] * 10
+        await running.client.post("/v1/endpoints", json={"url": running.hook, "event_types": ["job.*"]})
+        await running.submit()
+        await running.until("/v1/deliveries?status=exhausted", lambda shown: len(shown["data"]) == 1)
+        for _ in range(3):
+            await clock.advance(60)
+        number = len((await running.get("/v1/alerts"))["data"])
+        assert number
+        nav = (await reader.get("/jobs")).html.partition("</nav>")[0]
+        assert f'<a href="/endpoints">Endpoints<span class="n warn" title="need a look">{number}' in nav
+
+
+async def test_a_page_names_the_project_and_the_key(running: Running) -> None:
+    """Show whose pages these are, from the sign-in on."""
+    _, text = await new_key(running, "read", project="films")
+    async with browser(running, text) as reader:
+        page = await reader.get("/jobs")
+        assert "project <b>films</b> · key <b>a key</b> (read)" in page.html
+
+
+async def test_a_browser_gets_a_page_for_a_path_that_is_not_there(running: Running) -> None:
+    """Answer 404 with a page to a browser, and with a problem document to a program and below /v1."""
+    async with browser(running, None) as reader:
+        for path, accept, kind in (
+            ("/nothing", "text/html,*/*", "text/html; charset=utf-8"),
+            ("/nothing", "*/*", "application/problem+json"),
+            ("/v1/nothing", "text/html", "application/problem+json"),
+        ):
+            answer = await reader.client.get(path, headers={"accept": accept})
+            assert (answer.status_code, answer.headers["content-type"]) == (404, kind)
+
+
+async def test_a_page_that_may_work_soon_asks_again_by_itself(tmp_path: Path) -> None:
+    """Answer 503 while the database is away, with a page that loads itself anew, whether or not a session is read."""
+    async with relay(tmp_path) as running:
+        _, text = await new_key(running, "read")
+        async with browser(running) as reader, browser(running, text) as other:
+            await running.app.store.close(running.clock.now_ms())
+            for page in (await reader.get("/jobs"), await other.get("/jobs")):
+                assert (page.status, "storage_unavailable" in page.text) == (503, True)
+                assert '<meta http-equiv="refresh" content="5">' in page.html

@@ -43,6 +43,11 @@ PAGES: Final[tuple[PageRoute, ...]] = tuple(page for noun in NOUNS for page in n
 VERBS: Final[tuple[Verb | FormRoute, ...]] = tuple(verb for noun in NOUNS for verb in noun.VERBS)
 
 
-def routes(app: App, api: Iterable[ApiRoute], memory: BodyMemory) -> list[Route]:
-    """Return the routes of the dashboard; none if RELAY_DASHBOARD turns it off."""
-    return Frame(app, api, memory, PAGES).routes(VERBS) if app.settings.dashboard else []
+def frame(app: App, api: Iterable[ApiRoute], memory: BodyMemory) -> Frame | None:
+    """Return the dashboard of an open relay; None if RELAY_DASHBOARD turns it off."""
+    return Frame(app, api, memory, PAGES) if app.settings.dashboard else None
+
+
+def routes(found: Frame | None) -> list[Route]:
+    """Return the routes of the dashboard, if there is one."""
+    return [] if found is None else found.routes(VERBS)

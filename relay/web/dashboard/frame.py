@@ -12,7 +12,7 @@ from starlette.routing import Route, compile_path
 import relay
 from relay import log
 from relay.app import App
-from relay.errors import BadBody, Forbidden, RelayError
+from relay.errors import BadBody, Forbidden, NotFound, RelayError
 from relay.log import request_ids
 from relay.model.resources.envelopes import ProblemResource
 from relay.storage.audit import Via
@@ -148,8 +148,13 @@ class Frame:
         except Exception as error:
             _logger.error("page.broke", path=view.http.url.path, error=type(error).__name__, exc_info=error)
             problem = msgspec.json.decode(problems.internal_problem().body, type=ProblemResource)
+        return await self._error(view, problem)
+
+    async def _error(self, view: View, problem: ProblemResource) -> Response:
+        """Return the page of a refusal; one that may be over soon asks again by itself."""
+        retries = problem.status == 503 and view.http.method == "GET"
         view = msgspec.structs.replace(view, status=problem.status)
-        return await view.page("error.html", problem=problem, request_id=request_ids.CURRENT.get())
+        return await view.page("error.html", problem=problem, request_id=request_ids.CURRENT.get(), retries=retries)
 
     def _answer(self, verb: Verb | FormRoute) -> Answer | None:
         """Return what answers a form; None if the API has not the route that it calls."""
@@ -225,7 +230,7 @@ class Frame:
         )
         found = self._page_at(view.http, self._back(form) or self._home)
         if found is None:
-            return await again.page("error.html", problem=problem, request_id=request_ids.CURRENT.get())
+            return await self._error(again, problem)
         handler, http = found
         return await self._shown(handler, msgspec.structs.replace(again, http=http))
 
@@ -301,7 +306,8 @@ class Frame:
                 response.headers["retry-after"] = str(getattr(error, "retry_after_s", 1))
             return response
         response = RedirectResponse(self._desk.templates.href(self._local(text_of(form, "next"))), 303)
-        self._desk.sessions.start(http, response, found.session)
+        session = msgspec.structs.replace(found.session, project=await self._project(http, found.caller))
+        self._desk.sessions.start(http, response, session)
         _logger.info("sign_in.done", key=found.session.key_id)
         return response
 
@@ -315,6 +321,14 @@ class Frame:
             await self._record(http, view.caller, "dashboard.sign_out")
             self._desk.sessions.end(http, response)
         return response
+
+    async def _project(self, http: Request, caller: Caller) -> str:
+        """Return the name of a caller's project, empty if it cannot be read now."""
+        try:
+            response = await self._desk.api.call(caller, http, ApiCall(route="GET /v1/whoami"))
+        except (Refused, RelayError):
+            return ""
+        return str(msgspec.json.decode(response.body)["project"]["name"])
 
     async def _record(self, http: Request, caller: Caller, verb: str) -> None:
         """Store an entry of the audit; StorageUnavailable, and then the verb must not be done."""
@@ -343,6 +357,12 @@ class Frame:
         }
         return Response(asset.content, headers=headers)
 
+    def not_found(self, http: Request) -> Response | None:
+        """Return the page for a path that there is not; None for a client that does not want pages."""
+        if http.method != "GET" or "text/html" not in http.headers.get("accept", ""):
+            return None
+        return self._alone(http, "unavailable.html", _problem(NotFound("There is no such page.")))
+
     def _alone(self, http: Request, template: str, problem: ProblemResource | None, **context: Any) -> Response:
         """Return a page without a session: the sign-in, or what keeps it from being shown."""
         frame = {
@@ -350,6 +370,7 @@ class Frame:
             "settings": self._app.settings,
             "version": relay.__version__,
             "problem": problem,
+            "retries": problem is not None and problem.status == 503 and http.method == "GET",
             "request_id": request_ids.CURRENT.get(),
         }
         return rendering.html(

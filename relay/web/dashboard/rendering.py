@@ -3,7 +3,9 @@
 Nothing is loaded from elsewhere, and no page has an inline script or style, so that the policy below holds.
 """
 
+import asyncio
 import hashlib
+import time
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +33,8 @@ TYPES: Final = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+STEP_S: Final = 0.001
+"""How long a page is made at a time, before others get their turn."""
 THEME: Final = "relay-theme"
 THEMES: Final = ("light", "dark")
 
@@ -136,6 +140,16 @@ class Templates:
     def render(self, name: str, context: dict[str, Any]) -> str:
         """Return a template's text."""
         return str(self._environment.get_template(name).render(context))
+
+    async def render_in_steps(self, name: str, context: dict[str, Any]) -> str:
+        """Return a template's text; between its pieces others get their turn, so that no callback waits for it."""
+        pieces, began = [], time.perf_counter()
+        for piece in self._environment.get_template(name).generate(context):
+            pieces.append(piece)
+            if time.perf_counter() - began > STEP_S:
+                await asyncio.sleep(0)
+                began = time.perf_counter()
+        return "".join(pieces)
 
 
 def html(text: str, status: int = 200) -> Response:

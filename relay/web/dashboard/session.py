@@ -37,7 +37,8 @@ _PURPOSE: Final = "session"
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """What a session's cookie holds: its key, its project, its times (unix ms) and the value that its forms send back.
 
-    `mark` recognizes the key of the setting, which has no row that could be revoked; it is empty for every other key.
+    `project` is the project's name, for the reader. `mark` recognizes the key of the setting, which has no row that
+    could be revoked; it is empty for every other key.
     """
 
     key_id: str
@@ -46,6 +47,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     seen_at: int
     csrf: str
     mark: str = ""
+    project: str = ""
 
     def lives(self, now_ms: int) -> bool:
         """Return whether the session is within both of its limits; a clock that was set back does not prolong it."""

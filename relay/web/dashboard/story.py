@@ -22,6 +22,8 @@ _VERIFIED: Final = {
     "signature": "The callback's signature proves it.",
     "token": "Believed on the callback's token alone.",
 }
+_RANKS: Final = {"callback": 1, "submission": 2, "check": 2, "state": 3, "event": 4, "delivery": 5, "attempt": 6}
+"""The order of what happened in the same millisecond: what was reported, what that led to, who was told."""
 _WHO: Final = {"callback": "callback", "status_check": "status check", "submit_answer": "the submission's answer"}
 
 
@@ -103,7 +105,7 @@ def _lines(evidence: Evidence) -> list[Line]:
     deliveries = {delivery["id"]: delivery for delivery in evidence.deliveries}
     numbers = {"submission": 0, "check": 0}
     found = []
-    for entry in evidence.timeline:
+    for entry in sorted(evidence.timeline, key=_order):
         kind, ref = entry["kind"], entry["ref"]
         if kind == "attempt" and ref in attempts:
             found.append(_attempt(evidence, *attempts[ref]))
@@ -121,6 +123,11 @@ def _lines(evidence: Evidence) -> list[Line]:
             numbers[kind] += ref.startswith("call_") and not entry["summary"].startswith("an operator")
             found.append(_call(entry, numbers[kind], evidence.job))
     return sorted(found, key=lambda line: line.at)
+
+
+def _order(entry: Json) -> tuple[str, int]:
+    """Return the place of an entry of the timeline."""
+    return entry["at"], 0 if entry["decision"] == "pending" else _RANKS[entry["kind"]]
 
 
 def _state(entry: Json, job: Json) -> Line:

@@ -4,6 +4,7 @@
 """
 
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 from urllib.parse import urlencode
@@ -15,10 +16,10 @@ from starlette.responses import Response
 
 from relay.app import App
 from relay.clock import rfc3339
-from relay.storage.apply_updates import DEFAULT_PROJECT
+from relay.errors import RelayError
 from relay.web.auth import Caller
 from relay.web.dashboard import formats, rendering
-from relay.web.dashboard.in_process import ApiCall, InProcessApi
+from relay.web.dashboard.in_process import ApiCall, InProcessApi, Refused
 from relay.web.dashboard.rendering import Assets, Templates
 from relay.web.dashboard.session import Session, Sessions
 
@@ -39,6 +40,30 @@ NAVIGATION: Final = (
     ("/keys", "Keys"),
     ("/audit", "Audit"),
 )
+
+
+ALERTED: Final = {
+    "/endpoints": "need a look",
+    "/callbacks": "in quarantine",
+    "/providers": "need a look",
+    "/spend": "need a look",
+    "/": "need a look",
+}
+"""What the badge of a page counts: the open alerts that lead to it."""
+_PAGES: Final = {
+    "delivery": "/endpoints",
+    "endpoint": "/endpoints",
+    "callback": "/callbacks",
+    "provider": "/providers",
+    "spend": "/spend",
+    "payment": "/spend",
+    "backlog": "/",
+}
+
+
+def page_of(kind: str) -> str | None:
+    """Return the page that an alert's kind, such as `endpoint.failing`, leads to."""
+    return _PAGES.get(kind.partition(".")[0])
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,15 +135,23 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         first = "/" + self.http.url.path.split("/")[1]
         return f"{first}s" if f"{first}s" in self.desk.paths else first
 
-    @property
-    def nav(self) -> list[tuple[str, str, Badge | None]]:
-        """Return the path, the name and the badge of each page of the navigation."""
-        return [(path, name, None) for path, name in NAVIGATION if path in self.desk.paths]
+    async def _nav(self) -> list[tuple[str, str, Badge | None]]:
+        """Return the path, the name and the badge of each page of the navigation; badges are of open alerts."""
+        try:
+            alerts = (await self.get("/v1/alerts", {"limit": "200"}))["data"]
+        except (Refused, RelayError):
+            alerts = []
+        numbers = Counter(page for one in alerts if (page := page_of(one["kind"])))
+        return [
+            (path, name, Badge(str(numbers[path]), ALERTED[path]) if numbers[path] else None)
+            for path, name in NAVIGATION
+            if path in self.desk.paths
+        ]
 
     @property
     def project(self) -> str:
         """Return the project as its reader knows it: by its name, or else by its id."""
-        return "default" if self.caller.project_id == DEFAULT_PROJECT else self.caller.project_id
+        return self.session.project or self.caller.project_id
 
     @property
     def ranges(self) -> dict[str, str]:
@@ -168,12 +201,14 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     async def page(self, template: str, **context: Any) -> Response:
         """Return the page of a template."""
-        return rendering.html(self.rendered(template, **context), self.status)
+        nav = [] if self.live == "stream" else await self._nav()
+        frame = self._frame(context.get("rows", ())) | {"nav": nav} | context
+        return rendering.html(await self.desk.templates.render_in_steps(template, frame), self.status)
 
-    def rendered(self, template: str, **context: Any) -> str:
-        """Return a template's text with the frame's context: `view`, times and the hidden fields."""
+    def _frame(self, rows: Sequence[str]) -> dict[str, Any]:
+        """Return what every template may use: `view`, times and the hidden fields."""
         now = rfc3339(self.now_ms)
-        frame = {
+        return {
             "view": self,
             "caller": self.caller,
             "settings": self.app.settings,
@@ -189,10 +224,9 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             "csrf": self.session.csrf,
             "once": lambda: secrets.token_urlsafe(12),
             "part": self._part,
-            "live_url": self._live_url(context.get("rows", ())),
+            "live_url": self._live_url(rows),
             "section": self.section,
         }
-        return self.desk.templates.render(template, frame | context)
 
     def _part(self, name: str = "") -> Markup:
         """Return the mark around a part of a page that its stream sends when it changes; the part's id is its name."""
