@@ -26,6 +26,7 @@ from relay.deliveries.probing import Prober
 from relay.deliveries.redelivery import Redeliverer
 from relay.errors import SettingsError
 from relay.jobs.alerts import AlertWatch
+from relay.jobs.approvals import Approvals
 from relay.jobs.check_times import CheckTimes
 from relay.jobs.counting import count
 from relay.jobs.interventions import Interventions
@@ -336,7 +337,8 @@ def _flow(
         tracing=setup.tracing,
         draining=setup.stop.draining,
     )
-    payer = Payer(context, wallet, policies(settings, setup.adapters))
+    approvals = Approvals(context, clip_prices(settings))
+    payer = Payer(context, wallet, policies(settings, setup.adapters), approvals)
     submitter = Submitter(context, setup.tokens, payer)
     checker = Checker(context, check_times)
     return Flow(context, payer, submitter, checker, check_times, Sweeper(context, submitter, checker, payer))
@@ -361,7 +363,7 @@ def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: F
         policy=setup.policy,
         submitter=flow.submitter,
         receiver=Receiver(context, setup.tokens),
-        interventions=Interventions(context, flow.submitter, flow.checker),
+        interventions=Interventions(context, flow.submitter, flow.checker, payer),
         redeliverer=notifications.redeliverer,
         prober=notifications.prober,
         waiting=notifications.waiting,

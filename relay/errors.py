@@ -99,6 +99,8 @@ class Bound(StrEnum):
     SPEND_MAX_PER_JOB = auto()
     SPEND_MAX_PER_DAY = auto()
     PROJECT_SPEND_MAX_PER_DAY = auto()
+    SPEND_MAX_PER_HOUR = auto()
+    PROJECT_SPEND_MAX_PER_HOUR = auto()
     BACKLOG_MAX = auto()
 
 

@@ -297,6 +297,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     """the most USDC to spend in a day (UTC)"""
     project_spend_max_per_day: Usdc | None = None
     """the most USDC that one project may spend in a day (UTC); `RELAY_SPEND_MAX_PER_DAY` if not set"""
+    spend_max_per_hour: Usdc | None = None
+    """the most USDC to spend in an hour of the clock; only the day's cap if not set"""
+    project_spend_max_per_hour: Usdc | None = None
+    """the most USDC that one project may spend in an hour of the clock; `RELAY_SPEND_MAX_PER_HOUR` if not set"""
+    approval_above: Usdc | None = None
+    """the most USD that a job may cost, or be of unknown price, without an admin key's approval; all may if not set"""
     pay_chain_id: Annotated[int, Meta(ge=1, le=1 << 53)] = 8453
     """the one chain to pay on; 8453 is Base"""
     pay_asset: Annotated[str, parse_address] = "0x833589fcd6edb6e08f4c7c32d4f71b54bda02913"

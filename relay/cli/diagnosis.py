@@ -530,6 +530,8 @@ async def _payments(examined: Examined) -> list[Finding]:
     for name, cap in (
         ("RELAY_SPEND_MAX_PER_JOB", own.spend_max_per_job),
         ("RELAY_PROJECT_SPEND_MAX_PER_DAY", project_day if project_day is not None else 0),
+        ("RELAY_SPEND_MAX_PER_HOUR", own.spend_max_per_hour or 0),
+        ("RELAY_PROJECT_SPEND_MAX_PER_HOUR", own.project_spend_max_per_hour or 0),
     ):
         if cap > own.spend_max_per_day:
             found.append(

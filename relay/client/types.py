@@ -24,6 +24,22 @@ class AlertSubject(msgspec.Struct, frozen=True, kw_only=True):
     name: str
 
 
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    """An admin key's approval of what a job costs."""
+
+    amount: str | None
+    """The price; null if relay does not know it."""
+    unit: str
+    asked_at: str
+    decided_at: str | None
+    """Null while the job waits."""
+    approved: bool | None
+    """Null while the job waits."""
+    by: str | None
+    """The id of the key that decided."""
+    reason: str | None
+
+
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One verb that changed something, or was refused: who, when, what, on which object, from where."""
 
@@ -78,6 +94,20 @@ class CallerKey(msgspec.Struct, frozen=True, kw_only=True):
     scopes: list[str]
     created_at: str | None
     """null for the key of RELAY_API_KEY."""
+
+
+class Cap(msgspec.Struct, frozen=True, kw_only=True):
+    """A cap, and what is authorized under it in the job, the hour or the day (UTC) that it is for."""
+
+    setting: str
+    period: str
+    max: str
+    used: str | None
+    """Null for the cap of a job."""
+    left: str | None
+    """Null for the cap of a job."""
+    resets_at: str | None
+    """Null for the cap of a job."""
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
@@ -677,6 +707,33 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: str | None
 
 
+class Payment(msgspec.Struct, frozen=True, kw_only=True):
+    """A payment, without the authorization itself, which is money."""
+
+    id: str
+    object: str
+    project: str
+    job: str | None
+    """Null for a file that was uploaded."""
+    provider: str
+    amount: str
+    unit: str
+    state: str
+    created_at: str
+    settled_at: str | None
+    """When its state became known."""
+    valid_before: str
+    """When the authorization ends."""
+    transaction: str | None
+    """On the chain, as the provider says."""
+    chain_id: int
+    asset: str
+    """The token's contract."""
+    payer: str
+    pay_to: str
+    nonce: str
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """An error (RFC 9457)."""
 
@@ -788,6 +845,9 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True):
     void: str
     max_per_job: str
     max_per_day: str
+    approval_above: str | None
+    """In USD; null if no job needs an approval."""
+    caps: list[Cap]
     providers: list[ProviderSpend]
 
 
@@ -909,6 +969,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     deadline_at: str
     """When it expires, if it has no final status by then."""
     links: JobLinks
+    approval: Approval | None = None
+    """Only if its price was to be approved."""
 
 
 class ListedJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -948,6 +1010,8 @@ class ListedJob(msgspec.Struct, frozen=True, kw_only=True):
     deadline_at: str
     """When it expires, if it has no final status by then."""
     links: JobLinks
+    approval: Approval | None = None
+    """Only if its price was to be approved."""
     reached: Reached | None
     """Null if it announced no end yet."""
 
@@ -989,6 +1053,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     deadline_at: str
     """When it expires, if it has no final status by then."""
     links: JobLinks
+    approval: Approval | None = None
+    """Only if its price was to be approved."""
     notify: list[JobEndpoint]
 
 

@@ -40,6 +40,7 @@ SILENT_FROM_MS, SILENT_TO_MS = 86_400_000, 600_000
 NEAR_PERCENT: Final = 80
 """A cap is near from so many percent on."""
 DAY_MS: Final = 86_400_000
+HOUR_MS: Final = 3_600_000
 NAME_CHARS: Final = 80
 NOTIFY: Final = "notify"
 """The subject of conditions of endpoints that jobs made: together, since there may be one for each job."""
@@ -200,17 +201,28 @@ class AlertWatch:
         return _Found(frozenset(said), conditions)
 
     async def _spending(self, now_ms: int) -> _Found:
-        """Find the caps that are nearly or wholly used up today."""
-        spent = {row["project_id"]: row for row in await self._store.spending(now_ms - now_ms % DAY_MS)}
-        day, project_day = self._context.settings.spend_max_per_day, self._context.settings.project_spend_max_per_day
-        everything = sum(int(row["amount"]) for row in spent.values())
-        cheapest = min((int(row["cheapest"]) for row in spent.values()), default=0)
-        conditions = _cap(DEFAULT_PROJECT, "RELAY_SPEND_MAX_PER_DAY", _Spent(everything, cheapest, day), now_ms)
-        for project_id, row in spent.items():
-            if project_day is not None:
-                used = _Spent(int(row["amount"]), int(row["cheapest"]), project_day)
-                conditions += _cap(project_id, "RELAY_PROJECT_SPEND_MAX_PER_DAY", used, now_ms)
+        """Find the caps that are nearly or wholly used up in this day or this hour (UTC)."""
+        own = self._context.settings
+        conditions = await self._spent(_Period("DAY", own.spend_max_per_day, own.project_spend_max_per_day), now_ms)
+        hour = _Period("HOUR", own.spend_max_per_hour, own.project_spend_max_per_hour)
+        if hour.most is not None or hour.of_project is not None:
+            conditions += await self._spent(hour, now_ms)
         return _Found(frozenset({AlertKind.SPEND_CAP_NEAR, AlertKind.SPEND_CAP_REACHED}), conditions)
+
+    async def _spent(self, period: "_Period", now_ms: int) -> list[Condition]:
+        """Return the conditions of the caps of a day or an hour."""
+        spent = {row["project_id"]: row for row in await self._store.spending(now_ms - now_ms % period.ms)}
+        conditions = []
+        if period.most is not None:
+            everything = sum(int(row["amount"]) for row in spent.values())
+            cheapest = min((int(row["cheapest"]) for row in spent.values()), default=0)
+            used = _Spent(everything, cheapest, period.most, period.said)
+            conditions += _cap(DEFAULT_PROJECT, f"RELAY_SPEND_MAX_PER_{period.name}", used, now_ms)
+        if period.of_project is not None:
+            for project_id, row in spent.items():
+                used = _Spent(int(row["amount"]), int(row["cheapest"]), period.of_project, period.said)
+                conditions += _cap(project_id, f"RELAY_PROJECT_SPEND_MAX_PER_{period.name}", used, now_ms)
+        return conditions
 
     async def _silent(self, now_ms: int) -> _Found:
         """Find the providers whose callbacks no longer arrive: their newest jobs all ended without one."""
@@ -300,23 +312,42 @@ class AlertWatch:
 
 
 class _Spent(msgspec.Struct, frozen=True):
-    """What was authorized today of a cap, and the cheapest payment of it, in atomic units."""
+    """What was authorized of a cap in its time so far, and the cheapest payment of it, in atomic units."""
 
     amount: int
     cheapest: int
     cap: int
+    when: str
+
+
+class _Period(msgspec.Struct, frozen=True):
+    """The time that caps are for, `DAY` or `HOUR`, with the cap of all projects and that of each; None: no cap."""
+
+    name: str
+    most: int | None
+    of_project: int | None
+
+    @property
+    def ms(self) -> int:
+        """Return how long it is."""
+        return DAY_MS if self.name == "DAY" else HOUR_MS
+
+    @property
+    def said(self) -> str:
+        """Return the present one in words."""
+        return "today" if self.name == "DAY" else "this hour"
 
 
 def _cap(project_id: str, setting: str, spent: _Spent, now_ms: int) -> list[Condition]:
-    """Return the conditions of a cap: near from 80 % on, reached where less is left than today's cheapest payment."""
+    """Return the conditions of a cap: near from 80 % on, reached where less is left than the cheapest payment."""
     if not spent.amount:
         return []
     used = f"{usdc(spent.amount)} of the {usdc(spent.cap)} USDC of {setting}"
     said = {}
     if spent.amount * 100 >= spent.cap * NEAR_PERCENT:
-        said[AlertKind.SPEND_CAP_NEAR] = f"{used} are authorized today"
+        said[AlertKind.SPEND_CAP_NEAR] = f"{used} are authorized {spent.when}"
     if spent.amount + spent.cheapest > spent.cap:
-        said[AlertKind.SPEND_CAP_REACHED] = f"{used} are authorized today: relay refuses what would exceed it"
+        said[AlertKind.SPEND_CAP_REACHED] = f"{used} are authorized {spent.when}: relay refuses what would exceed it"
     return [
         Condition(
             project_id=project_id,

@@ -1,4 +1,4 @@
-"""Applies what operators and clients request of a job: cancel, check now, submit again, declare failed.
+"""Applies what operators and clients request of a job: approve, cancel, check now, submit again, declare failed.
 
 Each intervention is one update of the job with its timeline entry. Whether it fits the job is decided in
 `lifecycle/operator_actions.py`.
@@ -8,14 +8,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from relay import ids, log
 from relay.context import EndedCall, FlowContext
 from relay.errors import Conflict, PaidOnce, StorageUnavailable
+from relay.jobs.payment import Payer
 from relay.jobs.status_checks import Checker
 from relay.jobs.submission import HAND_OVER_MS, Submitter
 from relay.lifecycle import operator_actions
 from relay.lifecycle.reports import Transition
-from relay.model.job import Disposition, Job, ProviderCall
+from relay.model.job import Approval, Disposition, Job, ProviderCall, Reason
 from relay.outbound.provider_client import NoAnswer, NotSent
 from relay.storage.apply_updates import JobUpdate
 from relay.storage.idempotency import Tie
@@ -24,11 +27,20 @@ CANCEL_TIMEOUT_S: Final = 15.0
 _logger = log.get("intervene")
 
 
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the holder of a key approves a job's price, and why."""
+
+    approve: bool
+    key_id: str
+    reason: str | None
+
+
 class Interventions:
     """Applies interventions; Conflict says why one does not fit the job."""
 
-    def __init__(self, context: FlowContext, submitter: Submitter, checker: Checker) -> None:
+    def __init__(self, context: FlowContext, submitter: Submitter, checker: Checker, payer: Payer) -> None:
         self._context = context
+        self._payer = payer
         self._submitter = submitter
         self._checker = checker
 
@@ -53,6 +65,33 @@ class Interventions:
         if recorded is None or recorded.job is None:
             raise StorageUnavailable("the check could not be recorded, or its provider is not configured")
         return recorded.job
+
+    async def approve(self, job: Job, decision: Decision, wait_s: float, tie: Tie | None = None) -> Job:
+        """Submit a job that waits for its approval and return it, or fail it where the decision refuses it.
+
+        Conflict where it does not wait; SpendCapReached where no cap has room for it, and then it goes on waiting.
+        """
+        now_ms = self._context.clock.now_ms()
+        decided = Approval(
+            amount=None,
+            asked_at=now_ms,
+            decided_at=now_ms,
+            approved=decision.approve,
+            key_id=decision.key_id,
+            reason=decision.reason,
+        )
+        if not decision.approve:
+            return await self._apply(job, partial(operator_actions.not_approved, decided=decided), None, tie)
+        provider = self._context.providers.get(job.provider)
+        if provider is None or not provider.usable:
+            raise Conflict(f"{job.provider} is not configured here")
+        if job.reason == Reason.AWAITING_APPROVAL:
+            await self._payer.require_room(job)
+
+        def approved(waiting: Job, now_ms: int) -> Transition:
+            return operator_actions.approved(waiting, decided, now_ms + HAND_OVER_MS)
+
+        return await self._submitter.start_and_wait(await self._apply(job, approved, None, tie), wait_s)
 
     async def resubmit(self, job: Job, accept_double_charge: bool, wait_s: float, tie: Tie | None = None) -> Job:
         """Send the same job to its provider again and return it; PaidOnce if its one payment was sent or has ended."""

@@ -11,6 +11,8 @@ database cannot pay a second time. What an answer does not prove stays unknown u
     ResultLost   the money moved, and no answer brings a job    fails: `paid_result_lost`
     Unknown      nothing proves whether the money moved         `submit_unknown`, until the chain decides
     NotSent      no payment left relay                          is sent again later, or fails
+    Held         nothing was signed: the price is to be         waits as `pending`, `awaiting_approval`
+                 approved first
 """
 
 import asyncio
@@ -24,9 +26,11 @@ import msgspec
 from relay import ids, log
 from relay.context import FlowContext
 from relay.errors import Bound, PaymentRefused, ProviderNotConfigured, SpendCapReached, StorageUnavailable, Unreadable
+from relay.jobs import approvals
+from relay.jobs.approvals import Approvals
 from relay.lifecycle import reports
 from relay.lifecycle.reports import Transition
-from relay.model.job import Cost, Disposition, ErrorClass, Job, JobError, JobState, Reason
+from relay.model.job import Approval, Cost, Disposition, ErrorClass, Job, JobError, JobState, Reason
 from relay.model.payment import Payment, PaymentState, usdc
 from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.outbound import provider_client
@@ -43,7 +47,7 @@ from relay.payments.x402 import Settlement as SettlementHeader
 from relay.payments.x402 import Wallet, settlement
 from relay.storage.apply_updates import JobUpdate
 from relay.storage.jobs import NewJob
-from relay.storage.payments import Caps, Settlement
+from relay.storage.payments import Caps, Settlement, require_room
 
 QUOTE_TIMEOUT_S: Final = 15.0
 RESEND_S: Final = (0, 1, 3)
@@ -102,14 +106,23 @@ class NotSent(msgspec.Struct, frozen=True):
     retry: bool
 
 
+class Held(msgspec.Struct, frozen=True):
+    """Nothing was signed: an admin key has to approve the price first."""
+
+    approval: Approval
+
+
 Sent = Paid | Refused | ResultLost | Unknown
-Exchange = Sent | NotSent
+Exchange = Sent | NotSent | Held
 
 
 class Payer:
     """Pays with one wallet; `wallet` is None where none is configured, and then nothing can be paid."""
 
-    def __init__(self, context: FlowContext, wallet: Wallet | None, policies: Mapping[str, Policy]) -> None:
+    def __init__(
+        self, context: FlowContext, wallet: Wallet | None, policies: Mapping[str, Policy], approvals: Approvals
+    ) -> None:
+        self.approvals = approvals
         self._context = context
         self._wallet = wallet
         self._policies = policies
@@ -121,10 +134,15 @@ class Payer:
 
     @property
     def caps(self) -> Caps:
-        """Return what may be spent in a day; a project without a cap of its own may spend all of it."""
-        settings = self._context.settings
-        of_project = settings.project_spend_max_per_day
-        return Caps(settings.spend_max_per_day, settings.spend_max_per_day if of_project is None else of_project)
+        """Return what may be spent in a time; a project without a cap of its own may spend all of it."""
+        own = self._context.settings
+        day, hour = own.project_spend_max_per_day, own.project_spend_max_per_hour
+        return Caps(
+            day=own.spend_max_per_day,
+            project_day=own.spend_max_per_day if day is None else day,
+            hour=own.spend_max_per_hour,
+            project_hour=own.spend_max_per_hour if hour is None else hour,
+        )
 
     async def quote(
         self, name: str, request: ProviderRequest, max_cost: int | None = None
@@ -158,12 +176,13 @@ class Payer:
     async def prepared(self, new: NewJob) -> NewJob:
         """Return the job with an authorized payment, not committed yet; unchanged where no payment is needed now.
 
+        One that must be approved first has no payment, and waits.
         SpendCapReached and PaymentRefused say why the job must not exist. A paid provider that gives no price now is
         asked again when the job is sent.
         """
         provider = self._context.providers[new.job.provider]
         if not provider.adapter.limits.paid:
-            return new
+            return _held(new, self.approvals.needed_at_account(new.job))
         request = provider.adapter.submission(new.job.request, None)
         try:
             priced = await self.quote(new.job.provider, request, new.job.max_cost)
@@ -171,6 +190,8 @@ class Payer:
             return new
         if isinstance(priced, ProviderResponse):
             return new
+        if (asked := self.approvals.needed(new.job, priced.offer.amount)) is not None:
+            return _held(new, asked)
         payment = await self.authorize(new.job.project_id, new.job.id, new.job.provider, request, priced)
         cost = Cost(amount=usdc(payment.amount), unit="USDC", kind="reserved")
         job = msgspec.structs.replace(new.job, cost=cost)
@@ -183,7 +204,7 @@ class Payer:
         try:
             if payment is None:
                 reserved = await self._reserve(job, request)
-                if isinstance(reserved, ProviderResponse):
+                if isinstance(reserved, ProviderResponse | Held):
                     return reserved
                 payment = reserved
             if payment.valid_before <= self._context.clock.now_ms():
@@ -222,11 +243,24 @@ class Payer:
         self._context.publish(recorded)
         _logger.warning("payment.proven", job=payment.job_id, paid=used, amount=usdc(payment.amount))
 
-    async def _reserve(self, job: Job, request: ProviderRequest) -> Payment | ProviderResponse:
-        """Authorize and commit a payment for a job that had no price when it was created."""
+    async def require_room(self, job: Job) -> None:
+        """Raise SpendCapReached where the price of a job that waits for its approval is over a cap by now.
+
+        Nothing is reserved by that: the caps decide again when the payment is signed.
+        """
+        paid = self._context.providers[job.provider].adapter.limits.paid
+        if not paid or job.approval is None or job.approval.amount is None:
+            return
+        now_ms = self._context.clock.now_ms()
+        require_room(job.approval.amount, await self._context.store.payments.used(self.caps, job.project_id, now_ms))
+
+    async def _reserve(self, job: Job, request: ProviderRequest) -> Payment | ProviderResponse | Held:
+        """Authorize and commit a payment for a job that had no price when it was created, or was to be approved."""
         priced = await self.quote(job.provider, request, job.max_cost)
         if isinstance(priced, ProviderResponse):
             return priced
+        if (asked := self.approvals.needed(job, priced.offer.amount)) is not None:
+            return Held(asked)
         payment = await self.authorize(job.project_id, job.id, job.provider, request, priced)
         await self._context.store.payments.add(payment, self.caps)
         return payment
@@ -311,6 +345,11 @@ class Payer:
             return read_authorization_state(await self._context.client.send(url, "", request, QUOTE_TIMEOUT_S))
         except (provider_client.NotSent, provider_client.NoAnswer):
             return None
+
+
+def _held(new: NewJob, asked: Approval | None) -> NewJob:
+    """Return a new job that waits for an approval; unchanged if none is needed."""
+    return new if asked is None else msgspec.structs.replace(new, job=approvals.waiting(new.job, asked))
 
 
 def exchange_max_s(timeout_s: float) -> float:

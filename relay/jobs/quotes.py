@@ -12,13 +12,14 @@ import msgspec
 
 from relay.context import ConfiguredProvider, FlowContext
 from relay.errors import FieldError, InvalidInput, PaymentRefused, SpendCapReached
+from relay.jobs.approvals import table_price
 from relay.jobs.payment import Payer
 from relay.model.job import Job
 from relay.model.provider_http import ProviderResponse
 from relay.outbound.provider_client import NoAnswer, NotSent
 from relay.providers.base import Refused
-from relay.providers.native import check_given, native_body, unknown_model
-from relay.providers.prices import ClipPrices, Price, price_of, price_order, quoted
+from relay.providers.native import check_given, native_body
+from relay.providers.prices import ClipPrices, Price, price_order, quoted
 
 CHEAPEST: Final = "cheapest"
 
@@ -103,9 +104,7 @@ class Quoter:
     async def _price(self, name: str, provider: ConfiguredProvider, request: dict[str, object]) -> Price | None:
         """Return the price from the table, or from a provider that is paid for each job; None if it is unknown."""
         if not provider.adapter.limits.paid:
-            if unknown_model(provider.adapter, request):
-                return None
-            return price_of(name, request, self._clips)
+            return table_price(name, provider, request, self._clips)
         priced = await self._payer.quote(name, provider.adapter.submission(request, None))
         if not isinstance(priced, ProviderResponse):
             return quoted(priced.offer.amount)

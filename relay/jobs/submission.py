@@ -13,11 +13,11 @@ import msgspec
 
 from relay import backoff, log
 from relay.context import ConfiguredProvider, EndedCall, FlowContext
-from relay.jobs import payment
+from relay.jobs import approvals, payment
 from relay.jobs.payment import Payer
 from relay.lifecycle import reports
 from relay.lifecycle.reports import StatusReport, Transition
-from relay.model.job import ErrorClass, FinishedBy, Job, JobError, Report, Verification
+from relay.model.job import Approval, ErrorClass, FinishedBy, Job, JobError, Report, Verification
 from relay.model.payment import PaymentState
 from relay.model.provider_http import ProviderResponse
 from relay.outbound.provider_client import NoAnswer, NotSent
@@ -68,9 +68,10 @@ class Submitter:
 
     async def submit(self, new: NewJob, wait_s: float) -> Job:
         """Commit the job, send it, and return it when the provider has answered or `wait_s` have passed."""
-        await self._store.jobs.create(await self._payer.prepared(new))
+        new = await self._payer.prepared(new)
+        await self._store.jobs.create(new)
         self._store.statistics.created(new.job)
-        return await self.start_and_wait(new.job, wait_s)
+        return new.job if new.job.next_submit_at is None else await self.start_and_wait(new.job, wait_s)
 
     async def start_and_wait(self, job: Job, wait_s: float) -> Job:
         """Send a committed job; return it when its provider has answered, after `wait_s`, or when relay stops."""
@@ -149,6 +150,8 @@ class Submitter:
 
     async def _send(self, job: Job) -> Sent:
         """Send the request to a provider that bills by account."""
+        if (asked := self._payer.approvals.needed_at_account(job)) is not None:
+            return _held(asked)
         provider = self._providers[job.provider]
         request = provider.adapter.submission(job.request, self.callback_url(job))
         try:
@@ -183,6 +186,8 @@ class Submitter:
             case payment.Unknown(answer, settlement, error):
                 unclear = partial(reports.unclear, error=error)
                 return Sent(transition=unclear, outcome="payment unknown", answer=answer, settlement=settlement)
+            case payment.Held(asked):
+                return _held(asked)
             case payment.NotSent(error, retry=True):
                 return Sent(transition=partial(reports.not_sent, error=error, retry_at=retry_at), outcome="not_sent")
             case payment.NotSent(error):
@@ -231,6 +236,14 @@ class Submitter:
         self._sending.discard(sending)
         if not sending.cancelled() and (error := sending.exception()):
             _logger.error("job.submission_broke", error=type(error).__name__, exc_info=error)
+
+
+def _held(asked: Approval) -> Sent:
+    """Return the end of a submission that was not made, because its price is to be approved first."""
+    why = approvals.said(asked)
+    return Sent(
+        transition=partial(reports.awaits_approval, approval=asked, why=why), outcome="awaiting_approval", note=why
+    )
 
 
 def _accepted(job: Job, report: Report, first_ms: int, now_ms: int) -> Transition:

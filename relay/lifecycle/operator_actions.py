@@ -1,4 +1,4 @@
-"""Decides what an operator's action does to a job: cancel, declare failed, submit again.
+"""Decides what an operator's action does to a job: approve, cancel, declare failed, submit again.
 
 Pure functions, as in `lifecycle/reports.py`. A result with the verdict `stale` changes nothing; its reason says why.
 """
@@ -7,7 +7,18 @@ import msgspec
 
 from relay.lifecycle import reports
 from relay.lifecycle.reports import Transition, end
-from relay.model.job import Cost, Disposition, ErrorClass, FinishedBy, Job, JobError, JobState, Reason, Verification
+from relay.model.job import (
+    Approval,
+    Cost,
+    Disposition,
+    ErrorClass,
+    FinishedBy,
+    Job,
+    JobError,
+    JobState,
+    Reason,
+    Verification,
+)
 from relay.model.payment import Payment, PaymentState
 
 
@@ -37,6 +48,54 @@ def failed(job: Job, why: str, now_ms: int) -> Transition:
     error = JobError(class_=ErrorClass.UNKNOWN, code="operator", message=why, retryable=False)
     job = msgspec.structs.replace(job, state=JobState.FAILED, reason=None, error=error, finished_by=FinishedBy.OPERATOR)
     return end(job, now_ms, f"declared failed: {why[:200]}")
+
+
+def approved(job: Job, decided: Approval, next_submit_at: int) -> Transition:
+    """Return the job ready to be submitted, since a key approves its price; stale where it does not wait for that."""
+    if refusal := _not_waiting(job):
+        return refusal
+    approval = _decided(job, decided)
+    job = msgspec.structs.replace(
+        job, reason=None, approval=approval, next_submit_at=next_submit_at, updated_at=decided.asked_at
+    )
+    return Transition(job, Disposition.RECORDED, f"approved by {decided.key_id}" + _because(decided))
+
+
+def not_approved(job: Job, decided: Approval, now_ms: int) -> Transition:
+    """Return the job failed, since a key refuses to approve it."""
+    if refusal := _not_waiting(job):
+        return refusal
+    why = f"not approved by {decided.key_id}" + _because(decided)
+    job = msgspec.structs.replace(
+        job,
+        state=JobState.FAILED,
+        reason=None,
+        approval=_decided(job, decided),
+        error=JobError(class_=ErrorClass.UNKNOWN, code="not_approved", message=why, retryable=False),
+        finished_by=FinishedBy.OPERATOR,
+    )
+    return end(job, now_ms, why[:200])
+
+
+def _not_waiting(job: Job) -> Transition | None:
+    """Return the refusal of a decision about a job that waits for none; None if it waits."""
+    if job.state is JobState.PENDING and job.reason == Reason.AWAITING_APPROVAL:
+        return None
+    return Transition(job, Disposition.STALE, f"the job is {job.state}: it does not wait for an approval")
+
+
+def _decided(job: Job, decided: Approval) -> Approval:
+    """Return a decision about the price that was asked for.
+
+    An earlier relay may have lost that price; then nothing is approved but a price of 0, and relay asks again.
+    """
+    asked = job.approval or Approval(amount=0, asked_at=decided.asked_at)
+    return msgspec.structs.replace(decided, amount=asked.amount, asked_at=asked.asked_at)
+
+
+def _because(decided: Approval) -> str:
+    """Return a decision's reason as the end of a sentence."""
+    return f": {decided.reason}" if decided.reason else ""
 
 
 def maybe_charged(job: Job) -> bool:
@@ -75,7 +134,8 @@ def resubmitted(
 ) -> Transition:
     """Return the job ready to be submitted again, with its original time until the deadline.
 
-    What the provider did before stays in the timeline only. `cost` is what is authorized for the job already.
+    What the provider did before stays in the timeline only. `cost` is what is authorized for the job already. An
+    approval was for the first time alone.
     """
     if not did_not_succeed(job):
         return Transition(
@@ -94,6 +154,7 @@ def resubmitted(
         progress=None,
         outputs=(),
         cost=cost,
+        approval=None,
         finished_by=None,
         verification=Verification.NONE,
         late=False,

@@ -26,6 +26,7 @@ from typing import Final
 import msgspec
 
 from relay.model.job import (
+    Approval,
     Cost,
     Disposition,
     ErrorClass,
@@ -367,6 +368,23 @@ def unclear(job: Job, error: JobError, now_ms: int) -> Transition:
         Disposition.RECORDED,
         f"the submission may have arrived, so it is not sent again: {error.message[:300]}",
     )
+
+
+def awaits_approval(job: Job, approval: Approval, why: str, now_ms: int) -> Transition:
+    """Return the job to wait for an approval, because nothing was signed or sent; that was no submission."""
+    if job.state is not JobState.PENDING or job.unconfirmed:
+        return Transition(job, Disposition.STALE, f"not approved, but the job is {job.state}")
+    job = msgspec.structs.replace(
+        job,
+        reason=Reason.AWAITING_APPROVAL,
+        approval=approval,
+        error=None,
+        next_submit_at=None,
+        submission_started_at=None,
+        submissions_made=max(0, job.submissions_made - 1),
+        updated_at=now_ms,
+    )
+    return Transition(job, Disposition.RECORDED, why)
 
 
 def not_sent(job: Job, error: JobError, retry_at: int | None, now_ms: int) -> Transition:

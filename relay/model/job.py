@@ -43,6 +43,7 @@ class Reason(StrEnum):
     LOST = "lost"
     PAID_RESULT_LOST = "paid_result_lost"
     DETACHED = "detached"
+    AWAITING_APPROVAL = "awaiting_approval"
 
 
 class FinishedBy(StrEnum):
@@ -241,6 +242,27 @@ class UnconfirmedResult(msgspec.Struct, frozen=True, kw_only=True):
     tries: int = 0
 
 
+class Approval(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An operator's leave to spend on one job; times in unix milliseconds.
+
+    `amount` is the price that was asked for, in millionths of a USD; None where relay does not know it. `approved` is
+    None until a key has decided. An approval holds for this amount or less, and until the job is submitted again.
+    """
+
+    amount: int | None
+    asked_at: int
+    decided_at: int | None = None
+    approved: bool | None = None
+    key_id: str | None = None
+    reason: str | None = None
+
+    def covers(self, amount: int | None) -> bool:
+        """Return whether a price, None for one that is not known, is approved."""
+        if not self.approved:
+            return False
+        return self.amount is None or (amount is not None and amount <= self.amount)
+
+
 class Job(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One request for a video. Times are unix milliseconds; `request` is the native body without the callback URL."""
 
@@ -284,6 +306,7 @@ class Job(msgspec.Struct, kw_only=True, omit_defaults=True):
     """In millionths of a USD, as USDC counts: no quote above it is accepted, and nothing above it is signed."""
     traceparent: str | None = None
     """The client's trace, if jobs are traced; an earlier relay that updates the job drops it, and the trace splits."""
+    approval: Approval | None = None
 
 
 class CallbackHead(msgspec.Struct, kw_only=True, frozen=True):

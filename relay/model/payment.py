@@ -36,6 +36,26 @@ def max_cost(text: object) -> int | None:
     return int(Decimal(text) * 1_000_000)
 
 
+class PaymentHead(msgspec.Struct, kw_only=True, frozen=True):
+    """A payment as a list shows it, without the header that is money; as `Payment`."""
+
+    id: str
+    project_id: str
+    job_id: str
+    provider: str
+    nonce: str
+    payer: str
+    pay_to: str
+    asset: str
+    chain_id: int
+    amount: int
+    valid_before: int
+    state: PaymentState
+    created_at: int
+    settled_at: int | None
+    transaction: str | None
+
+
 class Payment(msgspec.Struct, kw_only=True, frozen=True):
     """An authorization to move money for one job, committed before it is sent, and never made twice.
 

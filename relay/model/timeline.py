@@ -20,6 +20,9 @@ _SUBMIT_UNKNOWN: Final = (
     "callback tells. Without one the job expires at its deadline; POST …/resubmissions sends it again, "
     "POST …/failures ends it now"
 )
+_AWAITING_APPROVAL: Final = (
+    "an admin key approves what the job costs, or refuses to: POST …/approvals; without that it expires at its deadline"
+)
 _KNOWN: Final = {
     PaymentState.RESERVED: "it was not sent yet",
     PaymentState.PAID: "it was made, and answered",
@@ -44,6 +47,10 @@ def of_job(job: Job, unknown_model: str | None = None) -> list[Entry]:
     """Return the entries of the job's creation and end; `unknown_model` is a model that relay does not know."""
     checked = f'checked: "partly"; relay does not know the model {unknown_model}' if unknown_model else None
     lines = [Entry(job.created_at, "state", "the job was accepted", job.id, decision=JobState.PENDING, reason=checked)]
+    if job.approval is not None:
+        price = "an unknown price" if job.approval.amount is None else f"a price of {usdc(job.approval.amount)} USD"
+        summary = f"an admin key is to approve {price} before anything is sent"
+        lines.append(Entry(job.approval.asked_at, "state", summary, job.id, decision=Reason.AWAITING_APPROVAL))
     if job.state.final and job.finished_at is not None:
         warnings = [
             f"result {number}: {said}, so a client may be unable to fetch it"
@@ -160,6 +167,8 @@ def what_next(job: Job, deliveries: list[Delivery]) -> NextResource | None:
             return NextResource(
                 what="a status check, unless the provider's callback comes first", at=rfc3339(job.next_check_at)
             )
+        if job.reason == Reason.AWAITING_APPROVAL:
+            return NextResource(what=_AWAITING_APPROVAL, at=rfc3339(job.deadline_at))
         if job.reason == Reason.SUBMIT_UNKNOWN:
             return NextResource(what=_SUBMIT_UNKNOWN, at=rfc3339(job.deadline_at))
         if job.state is JobState.PENDING and job.provider_job_id is None and job.submission_started_at is not None:

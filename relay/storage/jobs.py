@@ -28,14 +28,14 @@ EVIDENCE_MAX = 500
 class NewJob(msgspec.Struct, frozen=True):
     """A job with the endpoints made for it alone, the Idempotency-Key's tie, and what it may cost.
 
-    `caps` bound what is spent in a day; there are some where there is a payment.
+    `caps` bound what is spent in a time; there are some where there is a payment.
     """
 
     job: Job
     endpoints: tuple[Endpoint, ...]
     tie: Tie | None = None
     payment: Payment | None = None
-    caps: payments.Caps = payments.Caps(0, 0)
+    caps: payments.Caps = payments.Caps(day=0, project_day=0)
 
 
 class ConfirmationClaim(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,31 +3,58 @@
 from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from relay import ids, log
 from relay.errors import Bound, PaidOnce, SpendCapReached
 from relay.model.job import Cost
-from relay.model.payment import Payment, PaymentState, usdc
+from relay.model.payment import Payment, PaymentHead, PaymentState, usdc
 from relay.security.encryption import DecryptionFailed, Encryption, place
+from relay.storage import pages
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Writer
+from relay.storage.pages import EVER, Listing, Page, Span
 
 _logger = log.get("storage")
 DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
 NUMBER_MAX = 999_999
 SKEW_MS: Final = 60_000
 """By so much an id may have been made before the time that its row has."""
 KINDS: Final = ("estimate", "reserved", "final")
 
 
-class Caps(msgspec.Struct, frozen=True):
-    """The most that may be authorized in a day (UTC), in atomic units: by all projects together, and by one."""
+class Caps(msgspec.Struct, frozen=True, kw_only=True):
+    """The most that may be authorized in a day (UTC) or an hour of it, in atomic units; None: no cap for that time.
+
+    By all projects together, and by one.
+    """
 
     day: int
     project_day: int
+    hour: int | None = None
+    project_hour: int | None = None
+
+
+class UsedCap(msgspec.Struct, frozen=True, kw_only=True):
+    """A cap, the setting that it comes from, and what is authorized under it by now, in atomic units.
+
+    `ends_at` (unix ms) is when its hour or day ends and nothing is used of it any more.
+    """
+
+    bound: Bound
+    period: Literal["hour", "day"]
+    most: int
+    used: int
+    ends_at: int
+    of_project: bool
+
+    @property
+    def left(self) -> int:
+        """Return what may still be authorized."""
+        return max(0, self.most - self.used)
 
 
 class Spent(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +66,16 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
     reserved: str
     final: str
     jobs: int
+
+
+class PaymentFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """What a list of payments may be narrowed by; `project_id` None: those of all projects."""
+
+    project_id: str | None
+    state: str | None = None
+    provider: str | None = None
+    job_id: str | None = None
+    made: Span = EVER
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +154,27 @@ class Payments:
         found = await self._database.rows("payment_of_job", {"job_id": job_id})
         return self._payment(found[0]) if found else None
 
+    async def page(self, listing: Listing, wanted: PaymentFilter) -> Page[PaymentHead]:
+        """Payments newest first."""
+        listing, lowest = wanted.made.narrow(listing, ids.PAYMENT)
+        params = {
+            "project_id": wanted.project_id,
+            "state": wanted.state,
+            "provider": wanted.provider,
+            "job_id": wanted.job_id,
+            **wanted.made.params(),
+        }
+        which = "all" if wanted.project_id is None else "project"
+        narrows = any(one is not None for one in (wanted.state, wanted.provider, wanted.job_id))
+        floor_name = f"payment_floor_of_{which}" if narrows else None
+        params, ends_at = await pages.bounds(self._database, floor_name, params | {"before": listing.before}, lowest)
+
+        async def read(before: str | None, limit: int) -> Sequence[Row]:
+            given = params | {"before": before, "limit": limit}
+            return await self._database.rows(f"payment_page_of_{which}", given, Purpose.LIST)
+
+        return await pages.collect(listing, read, _head, ends_at)
+
     async def to_prove(self, now_ms: int, limit: int) -> list[Payment]:
         """Payments that the chain can decide by now."""
         found = await self._database.rows("payments_to_prove", {"now": now_ms, "limit": limit})
@@ -127,6 +185,10 @@ class Payments:
         found = await self._database.rows("spending_by_state", {"since": since_ms, "project_id": project_id})
         known = {PaymentState(row["state"]): int(row["amount"]) for row in found}
         return {state: known.get(state, 0) for state in PaymentState}
+
+    async def used(self, caps: Caps, project_id: str, now_ms: int) -> list[UsedCap]:
+        """Return each cap with what is authorized under it: those of the project first."""
+        return _used(caps, (await self._database.rows("spent_since", _spent(project_id, now_ms)))[0], now_ms)
 
     async def by_provider(self, since_ms: int, project_id: str | None) -> list[Spent]:
         """Return what a project's jobs (None: all projects') since then cost, by provider and unit, and its paid files.
@@ -209,6 +271,11 @@ class Payments:
         return Payment(**values)
 
 
+def _head(row: Row) -> PaymentHead:
+    """Return the payment of a list's row."""
+    return msgspec.convert(dict(row), PaymentHead)
+
+
 async def reserve(transaction: Transaction, payment: Payment, caps: Caps, encryption: Encryption) -> None:
     """Write the authorization if the day's caps hold it; SpendCapReached if not, and then nothing is written.
 
@@ -218,26 +285,54 @@ async def reserve(transaction: Transaction, payment: Payment, caps: Caps, encryp
     await transaction.rows("lock_spending", {})
     if await transaction.rows("payment_of_job", {"job_id": payment.job_id}):
         raise PaidOnce("it is being paid for already: try again")
-    day_began = payment.created_at - payment.created_at % DAY_MS
-    spent = (await transaction.rows("spent_since", {"since": day_began, "project_id": payment.project_id}))[0]
-    price = f"it would cost {usdc(payment.amount)} USDC"
-    left = caps.project_day - int(spent["of_project"])
-    if payment.amount > left:
-        raise SpendCapReached(
-            f"{price}, and {usdc(max(0, left))} of this project's {usdc(caps.project_day)} USDC are left today "
-            "(RELAY_PROJECT_SPEND_MAX_PER_DAY)",
-            bound=Bound.PROJECT_SPEND_MAX_PER_DAY,
-        )
-    if int(spent["amount"]) + payment.amount > caps.day:
-        raise SpendCapReached(
-            f"{price}, and so much is not left today for all projects (RELAY_SPEND_MAX_PER_DAY)",
-            bound=Bound.SPEND_MAX_PER_DAY,
-        )
+    spent = (await transaction.rows("spent_since", _spent(payment.project_id, payment.created_at)))[0]
+    require_room(payment.amount, _used(caps, spent, payment.created_at))
     params: dict[str, Any] = {name: getattr(payment, name) for name in payment.__struct_fields__}
     await transaction.run_many(
         "insert_payment",
         [params | {"header": encryption.encrypt(payment.header, place("payments", "header", payment.job_id))}],
     )
+
+
+def require_room(amount: int, caps: Sequence[UsedCap]) -> None:
+    """Raise SpendCapReached for the first cap that does not hold the amount; that of all projects tells no sums."""
+    for cap in caps:
+        if amount <= cap.left:
+            continue
+        when = "today" if cap.period == "day" else "this hour"
+        setting = f"RELAY_{cap.bound.name}"
+        left = f"so much is not left {when} for all projects"
+        if cap.of_project:
+            left = f"{usdc(cap.left)} of this project's {usdc(cap.most)} USDC are left {when}"
+        raise SpendCapReached(f"it would cost {usdc(amount)} USDC, and {left} ({setting})", bound=cap.bound)
+
+
+def _spent(project_id: str, now_ms: int) -> dict[str, Any]:
+    """Return the parameters of `spent_since`: the day and the hour of a time, and the project."""
+    return {"since": now_ms - now_ms % DAY_MS, "since_hour": now_ms - now_ms % HOUR_MS, "project_id": project_id}
+
+
+def _used(caps: Caps, spent: Row, now_ms: int) -> list[UsedCap]:
+    """Return the caps that are set, with what was authorized under each; those of the project first."""
+    day, hour = now_ms - now_ms % DAY_MS + DAY_MS, now_ms - now_ms % HOUR_MS + HOUR_MS
+    each: list[tuple[Bound, Literal["hour", "day"], int | None, str]] = [
+        (Bound.PROJECT_SPEND_MAX_PER_HOUR, "hour", caps.project_hour, "of_project_in_hour"),
+        (Bound.PROJECT_SPEND_MAX_PER_DAY, "day", caps.project_day, "of_project"),
+        (Bound.SPEND_MAX_PER_HOUR, "hour", caps.hour, "in_hour"),
+        (Bound.SPEND_MAX_PER_DAY, "day", caps.day, "amount"),
+    ]
+    return [
+        UsedCap(
+            bound=bound,
+            period=period,
+            most=most,
+            used=int(spent[column]),
+            ends_at=hour if period == "hour" else day,
+            of_project=column.startswith("of_project"),
+        )
+        for bound, period, most, column in each
+        if most is not None
+    ]
 
 
 async def settle(transaction: Transaction, settled: Sequence[JobSettlement]) -> None:

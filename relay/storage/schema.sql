@@ -137,6 +137,7 @@ CREATE TABLE payments (
     CHECK (next_proof_at IS NULL OR state IN ('reserved', 'unknown'))
 );
 
+CREATE INDEX payments_page ON payments (project_id, id);
 CREATE INDEX payments_by_day ON payments (created_at);
 CREATE INDEX payments_doubtful ON payments (created_at) WHERE state = 'unknown' OR state = 'lost';
 CREATE INDEX payments_to_prove ON payments (next_proof_at) WHERE next_proof_at IS NOT NULL;

@@ -88,6 +88,7 @@ class FileBuyer:
         priced = await self._payer.quote(name, request, upload.max_cost)
         if isinstance(priced, ProviderResponse):
             return priced
+        self._payer.approvals.require_none(priced.offer.amount)
         payment = await self._payer.authorize(upload.project_id, numbered(upload.id, number), name, request, priced)
         reserve = self._payments.renew if undecided else self._payments.add
         await reserve(payment, self._payer.caps)

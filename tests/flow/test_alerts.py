@@ -309,6 +309,20 @@ async def test_a_cap_is_near_from_80_percent_on(tmp_path: Path, cap: int, found:
         assert await listed(running) == []
 
 
+@pytest.mark.parametrize("setting", ["RELAY_SPEND_MAX_PER_HOUR", "RELAY_PROJECT_SPEND_MAX_PER_HOUR"])
+async def test_the_cap_of_an_hour_is_over_with_it(tmp_path: Path, setting: str) -> None:
+    """Announce that an hour's cap is reached, and end that with the hour."""
+    wide = {"RELAY_PROJECT_SPEND_MAX_PER_HOUR": "9"}
+    async with selling(tmp_path, Seller(), HeldClock(), **(wide | {setting: "0.33"})) as running:
+        clock = clock_of(running)
+        await paid(running)
+        await clock.advance(EVERY_S)
+        assert await kinds(running) == ["spend.cap_near", "spend.cap_reached"]
+        assert {one["subject"]["id"] for one in await listed(running)} == {setting}
+        await clock.advance(3600)
+        assert await listed(running) == []
+
+
 async def test_a_project_has_its_own_cap(tmp_path: Path) -> None:
     """Show a project its own cap's alert, and the operator's project no alert about another one's."""
     async with selling(tmp_path, Seller(), HeldClock(), RELAY_PROJECT_SPEND_MAX_PER_DAY="0.33") as running:

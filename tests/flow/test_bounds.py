@@ -178,6 +178,8 @@ async def _checks(running: Running) -> list[int]:
 
 
 @probe(Bound.SPEND_MAX_PER_DAY, [202, 402], RELAY_SPEND_MAX_PER_DAY="0.5", RELAY_PROJECT_SPEND_MAX_PER_DAY="9")
+@probe(Bound.SPEND_MAX_PER_HOUR, [202, 402], RELAY_SPEND_MAX_PER_HOUR="0.5", RELAY_PROJECT_SPEND_MAX_PER_HOUR="9")
+@probe(Bound.PROJECT_SPEND_MAX_PER_HOUR, [202, 402], RELAY_PROJECT_SPEND_MAX_PER_HOUR="0.5")
 @probe(Bound.PROJECT_SPEND_MAX_PER_DAY, [202, 402], RELAY_PROJECT_SPEND_MAX_PER_DAY="0.5")
 async def _spending(running: Running) -> list[int]:
     await paid(running)

@@ -150,6 +150,14 @@ PLANTED: dict[str, tuple[dict[str, str | None], tuple[str, str, str]]] = {
         {"RELAY_PROJECT_SPEND_MAX_PER_DAY": "10.01"},
         ("payments", "RELAY_PROJECT_SPEND_MAX_PER_DAY", "warning"),
     ),
+    "an hour's cap above the day's": (
+        {"RELAY_SPEND_MAX_PER_HOUR": "10.01"},
+        ("payments", "RELAY_SPEND_MAX_PER_HOUR", "warning"),
+    ),
+    "a project's cap of an hour above the day's": (
+        {"RELAY_PROJECT_SPEND_MAX_PER_HOUR": "10.01"},
+        ("payments", "RELAY_PROJECT_SPEND_MAX_PER_HOUR", "warning"),
+    ),
     "a wallet without a node": ({"RELAY_WALLET_KEY": WALLET_KEY}, ("payments", "RELAY_CHAIN_RPC_URL", "warning")),
     "a node that no one answers": (
         {"RELAY_WALLET_KEY": WALLET_KEY, "RELAY_CHAIN_RPC_URL": REFUSED},

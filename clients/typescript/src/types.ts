@@ -46,6 +46,21 @@ export interface AlertSubject {
   name: string;
 }
 
+/** An admin key's approval of what a job costs. */
+export interface Approval {
+  /** The price; null if relay does not know it. */
+  amount: string | null;
+  unit: "USD";
+  asked_at: string;
+  /** Null while the job waits. */
+  decided_at: string | null;
+  /** Null while the job waits. */
+  approved: boolean | null;
+  /** The id of the key that decided. */
+  by: string | null;
+  reason: string | null;
+}
+
 /** One HTTP request for one delivery. */
 export interface Attempt {
   id: string;
@@ -172,6 +187,19 @@ export interface CallerKey {
   scopes: ("admin" | "read" | "submit" | (string & {}))[];
   /** null for the key of RELAY_API_KEY. */
   created_at: string | null;
+}
+
+/** A cap, and what is authorized under it in the job, the hour or the day (UTC) that it is for. */
+export interface Cap {
+  setting: string;
+  period: "day" | "hour" | "job" | (string & {});
+  max: string;
+  /** Null for the cap of a job. */
+  used: string | null;
+  /** Null for the cap of a job. */
+  left: string | null;
+  /** Null for the cap of a job. */
+  resets_at: string | null;
 }
 
 /** A decimal as text, its unit (`USDC`, `USD`, `credits`) and whether it is an estimate, reserved or final. */
@@ -477,6 +505,8 @@ export interface Job {
   /** When it expires, if it has no final status by then. */
   deadline_at: string;
   links: JobLinks;
+  /** Only if its price was to be approved. */
+  approval?: Approval;
 }
 
 /** An endpoint that was made for one job. */
@@ -595,6 +625,8 @@ export interface ListedJob {
   /** When it expires, if it has no final status by then. */
   deadline_at: string;
   links: JobLinks;
+  /** Only if its price was to be approved. */
+  approval?: Approval;
   /** Null if it announced no end yet. */
   reached: Reached | null;
 }
@@ -675,6 +707,8 @@ export interface NewJob {
   /** When it expires, if it has no final status by then. */
   deadline_at: string;
   links: JobLinks;
+  /** Only if its price was to be approved. */
+  approval?: Approval;
   notify: JobEndpoint[];
 }
 
@@ -746,6 +780,35 @@ export interface Output {
 
 /** What a provider's result URL holds. */
 export type OutputKind = "last_frame" | "thumbnail" | "video" | (string & {});
+
+/** A payment, without the authorization itself, which is money. */
+export interface Payment {
+  id: string;
+  object: "payment";
+  project: string;
+  /** Null for a file that was uploaded. */
+  job: string | null;
+  provider: string;
+  amount: string;
+  unit: "USDC";
+  state: PaymentState;
+  created_at: string;
+  /** When its state became known. */
+  settled_at: string | null;
+  /** When the authorization ends. */
+  valid_before: string;
+  /** On the chain, as the provider says. */
+  transaction: string | null;
+  chain_id: number;
+  /** The token's contract. */
+  asset: string;
+  payer: string;
+  pay_to: string;
+  nonce: string;
+}
+
+/** What is known about a payment; only a void one was surely not made, and does not count for the caps. */
+export type PaymentState = "lost" | "paid" | "reserved" | "unknown" | "void" | (string & {});
 
 /** An error (RFC 9457). */
 export interface Problem {
@@ -853,7 +916,7 @@ export interface Reached {
 }
 
 /** Why a job has its status, if the status alone does not say it. */
-export type Reason = "deadline" | "detached" | "lost" | "no_output" | "paid_result_lost" | "submit_unknown" | (string & {});
+export type Reason = "awaiting_approval" | "deadline" | "detached" | "lost" | "no_output" | "paid_result_lost" | "submit_unknown" | (string & {});
 
 /** A batch of redeliveries and its progress. */
 export interface Redelivery {
@@ -938,6 +1001,9 @@ export interface Spend {
   void: string;
   max_per_job: string;
   max_per_day: string;
+  /** In USD; null if no job needs an approval. */
+  approval_above: string | null;
+  caps: Cap[];
   providers: ProviderSpend[];
 }
 

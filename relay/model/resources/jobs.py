@@ -8,8 +8,10 @@ from msgspec import Meta
 
 from relay.clock import rfc3339
 from relay.model.delivery import Endpoint
-from relay.model.job import Cost, FinishedBy, Job, JobError, JobState, Output, Reason, Verification
+from relay.model.job import Approval, Cost, FinishedBy, Job, JobError, JobState, Output, Reason, Verification
+from relay.model.payment import usdc
 from relay.model.resources.envelopes import Json
+from relay.model.resources.payments import Amount
 from relay.model.resources.times import Time, time_or_none
 
 EntryKind = Literal["submission", "callback", "check", "state", "event", "delivery", "attempt"]
@@ -21,6 +23,18 @@ class JobLinksResource(msgspec.Struct, frozen=True, kw_only=True):
     self_: str = msgspec.field(name="self")
     events: str
     timeline: str
+
+
+class ApprovalResource(msgspec.Struct, frozen=True, kw_only=True):
+    """An admin key's approval of what a job costs."""
+
+    amount: Annotated[Amount | None, Meta(description="The price; null if relay does not know it.")]
+    unit: Literal["USD"] = "USD"
+    asked_at: Time
+    decided_at: Annotated[Time | None, Meta(description="Null while the job waits.")]
+    approved: Annotated[bool | None, Meta(description="Null while the job waits.")]
+    by: Annotated[str | None, Meta(description="The id of the key that decided.")]
+    reason: str | None
 
 
 class JobResource(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +63,10 @@ class JobResource(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: Time | None
     deadline_at: Annotated[Time, Meta(description="When it expires, if it has no final status by then.")]
     links: JobLinksResource
+    approval: Annotated[
+        ApprovalResource | msgspec.UnsetType,
+        Meta(description="Only if its price was to be approved."),
+    ] = msgspec.UNSET
 
 
 class JobEndpointResource(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +156,20 @@ def job(job: Job, in_place: Json | None = None) -> JobResource:
         updated_at=rfc3339(job.updated_at),
         finished_at=time_or_none(job.finished_at),
         deadline_at=rfc3339(job.deadline_at),
+        approval=msgspec.UNSET if job.approval is None else _approval(job.approval),
         **never_changes,
+    )
+
+
+def _approval(approval: Approval) -> ApprovalResource:
+    """Return an approval, or what is to be approved."""
+    return ApprovalResource(
+        amount=None if approval.amount is None else usdc(approval.amount),
+        asked_at=rfc3339(approval.asked_at),
+        decided_at=time_or_none(approval.decided_at),
+        approved=approval.approved,
+        by=approval.key_id,
+        reason=approval.reason,
     )
 
 

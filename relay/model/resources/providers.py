@@ -1,4 +1,4 @@
-"""What a provider supports, what a job would cost there, what was spent, and an uploaded file."""
+"""What a provider supports, what a job would cost there, and an uploaded file."""
 
 from typing import Annotated, Literal
 
@@ -6,10 +6,8 @@ import msgspec
 from msgspec import Meta
 
 from relay.model.resources.envelopes import FieldErrorResource
+from relay.model.resources.payments import Amount
 from relay.model.resources.times import Time
-
-Amount = Annotated[str, Meta(pattern=r"^[0-9]+\.[0-9]{6}$")]
-"""A decimal with six places."""
 
 
 class DurationRange(msgspec.Struct, frozen=True):
@@ -58,36 +56,6 @@ class QuoteResource(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Published prices, or the provider's answer to an unpaid request."),
     ]
     errors: list[FieldErrorResource]
-
-
-class ProviderSpendResource(msgspec.Struct, frozen=True, kw_only=True):
-    """What one provider's jobs cost in one unit, by how sure that is."""
-
-    provider: str
-    unit: str
-    estimate: str
-    reserved: str
-    final: str
-    jobs: int
-
-
-class SpendResource(msgspec.Struct, frozen=True, kw_only=True):
-    """What was spent, and what was authorized today (UTC)."""
-
-    project: Annotated[str | None, Meta(description="Null for all projects together.")]
-    wallet: Annotated[str | None, Meta(description="The paying address, with `all=true`.")]
-    unit: Literal["USDC"] = "USDC"
-    since: Time
-    today: Amount
-    left_today: Amount
-    reserved: Amount
-    paid: Amount
-    unknown: Amount
-    lost: Amount
-    void: Amount
-    max_per_job: Amount
-    max_per_day: Amount
-    providers: list[ProviderSpendResource]
 
 
 class FileResource(msgspec.Struct, frozen=True, kw_only=True):

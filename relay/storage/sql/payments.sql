@@ -17,8 +17,12 @@ SELECT id FROM projects WHERE id = 'prj_default';
 SELECT id FROM projects WHERE id = 'prj_default' FOR UPDATE;
 
 -- name: spent_since
--- What was authorized since then and is not proven void: by all projects, and by one of them.
-SELECT COALESCE(SUM(amount), 0) AS amount, COALESCE(SUM(CASE WHEN project_id = :project_id THEN amount ELSE 0 END), 0) AS of_project
+-- What was authorized in this day and its last hour, and is not proven void: by all projects, and by one of them.
+SELECT
+    COALESCE(SUM(amount), 0) AS amount,
+    COALESCE(SUM(CASE WHEN project_id = :project_id THEN amount ELSE 0 END), 0) AS of_project,
+    COALESCE(SUM(CASE WHEN created_at >= :since_hour THEN amount ELSE 0 END), 0) AS in_hour,
+    COALESCE(SUM(CASE WHEN created_at >= :since_hour AND project_id = :project_id THEN amount ELSE 0 END), 0) AS of_project_in_hour
 FROM payments WHERE created_at >= :since AND state <> 'void';
 
 -- name: spending_by_state
@@ -77,3 +81,39 @@ SELECT
     id, project_id, job_id, provider, nonce, payer, pay_to, asset, chain_id, amount, version, header_name, header, body_digest,
     valid_before, state, created_at, settled_at, transaction_hash, next_proof_at, answers
 FROM payments WHERE next_proof_at <= :now ORDER BY next_proof_at LIMIT :limit;
+
+-- name: payment_page_of_project
+-- A project's payments, newest first; `floor` is the last that is looked at.
+SELECT
+    id, project_id, job_id, provider, nonce, payer, pay_to, asset, chain_id, amount, valid_before, state, created_at, settled_at,
+    transaction_hash AS "transaction"
+FROM payments
+WHERE project_id = :project_id AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
+  AND (CAST(:state AS TEXT) IS NULL OR state || '' = :state)
+  AND (CAST(:provider AS TEXT) IS NULL OR provider = :provider)
+  AND (CAST(:job_id AS TEXT) IS NULL OR job_id || '' = :job_id)
+  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at + 0 > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at + 0 < :created_before)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: payment_page_of_all
+-- The same for all projects.
+SELECT
+    id, project_id, job_id, provider, nonce, payer, pay_to, asset, chain_id, amount, valid_before, state, created_at, settled_at,
+    transaction_hash AS "transaction"
+FROM payments
+WHERE id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
+  AND (CAST(:state AS TEXT) IS NULL OR state || '' = :state)
+  AND (CAST(:provider AS TEXT) IS NULL OR provider = :provider)
+  AND (CAST(:job_id AS TEXT) IS NULL OR job_id || '' = :job_id)
+  AND (CAST(:created_after AS BIGINT) IS NULL OR created_at + 0 > :created_after)
+  AND (CAST(:created_before AS BIGINT) IS NULL OR created_at + 0 < :created_before)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: payment_floor_of_project
+-- The last payment that a filtered page looks at.
+SELECT id FROM payments WHERE project_id = :project_id AND id < COALESCE(CAST(:before AS TEXT), 'z') ORDER BY id DESC LIMIT 1 OFFSET :window;
+
+-- name: payment_floor_of_all
+-- The same for all projects.
+SELECT id FROM payments WHERE id < COALESCE(CAST(:before AS TEXT), 'z') ORDER BY id DESC LIMIT 1 OFFSET :window;

@@ -152,6 +152,12 @@ class Parameter(msgspec.Struct, frozen=True):
     values: tuple[str, ...] = ()
 
 
+class CsvResponse(Response):
+    """A table; it may hold what a provider says, so a browser must not read it as anything else."""
+
+    media_type = "text/csv"
+
+
 class ApiRoute(msgspec.Struct, frozen=True, kw_only=True):
     """A route of the API: its handler, the scope that a key needs for it, and what `/openapi.json` says about it.
 

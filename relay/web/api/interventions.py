@@ -1,4 +1,4 @@
-"""`POST /v1/jobs/{id}/…`: what an operator does to a job: cancel, check, resubmit or fail it."""
+"""`POST /v1/jobs/{id}/…`: what an operator does to a job: approve, cancel, check, resubmit or fail it."""
 
 from typing import Annotated, Final
 
@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.app import App
+from relay.jobs.interventions import Decision
 from relay.model.job import Disposition, Job
 from relay.model.resources.jobs import JobResource
 from relay.model.resources.jobs import job as job_resource
@@ -15,6 +16,13 @@ from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields
 from relay.web.api.jobs import job_of
 from relay.web.auth import Caller
 from relay.web.problems import JSON
+
+
+class ApprovalFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of an approval: whether the job may be sent at its price, and why."""
+
+    approve: bool
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=500)] | None = None
 
 
 class Resubmission(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +54,21 @@ async def check(request: ApiRequest) -> Response:
     request.fields(NoFields)
     job = await job_of(request)
     return JSON(job_resource(await request.app.interventions.check(job, request.tie(_updated))))
+
+
+async def approve(request: ApiRequest) -> Response:
+    """`POST /v1/jobs/{id}/approvals`: send a job that waits for this, 202 with it; or refuse to, 200 with it failed.
+
+    409 if it does not wait; 402 if no cap has room for its price, and then it goes on waiting.
+    """
+    fields = request.fields(ApprovalFields)
+    job = await job_of(request)
+    decision = Decision(approve=fields.approve, key_id=request.key_id, reason=fields.reason)
+    wait_s, decide = request.app.settings.submit_wait_s, request.app.interventions.approve
+    if not fields.approve:
+        return JSON(job_resource(await decide(job, decision, wait_s, request.tie(_updated))))
+    tie = request.tie(lambda result: _updated(result) and _accepted(result.job), job_id=job.id)
+    return _accepted(await decide(job, decision, wait_s, tie))
 
 
 async def resubmit(request: ApiRequest) -> Response:
@@ -95,6 +118,17 @@ ROUTES: Final = (
         answers={200: JobResource},
         problems=("provider_not_configured",),
         admission=admit_check,
+    ),
+    ApiRoute(
+        method="POST",
+        path="/v1/jobs/{id}/approvals",
+        handler=approve,
+        scope="admin",
+        summary="Approve what a job costs, or refuse to",
+        fields=ApprovalFields,
+        example={"approve": True, "reason": "the client has paid for it"},
+        answers={202: JobResource, 200: JobResource},
+        problems=("spend_cap_reached",),
     ),
     ApiRoute(
         method="POST",

@@ -6,14 +6,16 @@ import msgspec
 from starlette.responses import Response
 
 from relay.clock import rfc3339
-from relay.errors import FieldError, Forbidden, InvalidInput, bounded
+from relay.errors import Bound, bounded
 from relay.jobs.quotes import Quote
 from relay.model.payment import PaymentState, usdc
 from relay.model.resources.envelopes import FieldErrorResource, PageResource
-from relay.model.resources.providers import ProviderSpendResource, QuoteResource, SpendResource
-from relay.storage.payments import DAY_MS
+from relay.model.resources.payments import CapResource, ProviderSpendResource, SpendResource
+from relay.model.resources.providers import QuoteResource
+from relay.storage.payments import DAY_MS, UsedCap
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
 from relay.web.api.lists import TIME, time_param
+from relay.web.api.payments import ALL, every_project
 from relay.web.problems import JSON
 
 
@@ -38,15 +40,12 @@ async def spend(request: ApiRequest) -> Response:
     With `all=true`, which needs an admin key of the project `default`: what all projects spent, and the wallet.
     """
     given = request.query()
-    app, all_projects = request.app, given.get("all", "false") == "true"
-    if given.get("all") not in (None, "true", "false"):
-        raise InvalidInput([FieldError("all", "must be true or false")])
-    if all_projects and not request.operator:
-        raise Forbidden("all=true needs an admin key of the project default")
+    app, all_projects = request.app, every_project(request, given)
     now_ms = app.clock.now_ms()
     began_at = now_ms - now_ms % DAY_MS
     since_ms = time_param("since", given["since"], now_ms) if "since" in given else began_at
     project_id = None if all_projects else request.project_id
+    caps = await app.store.payments.used(app.payer.caps, request.project_id, now_ms)
     spent = await app.store.payments.spending(began_at, project_id)
     by_provider = await app.store.payments.by_provider(since_ms, project_id)
     counted = sum(amount for state, amount in spent.items() if state is not PaymentState.VOID)
@@ -65,8 +64,31 @@ async def spend(request: ApiRequest) -> Response:
             void=usdc(spent[PaymentState.VOID]),
             max_per_job=usdc(app.settings.spend_max_per_job),
             max_per_day=usdc(cap),
+            approval_above=None if app.settings.approval_above is None else usdc(app.settings.approval_above),
+            caps=[
+                _cap_per_job(app.settings.spend_max_per_job),
+                *(_cap(one) for one in caps if one.of_project is not all_projects),
+            ],
             providers=[ProviderSpendResource(**msgspec.structs.asdict(one)) for one in by_provider],
         )
+    )
+
+
+def _cap_per_job(most: int) -> CapResource:
+    """Return the cap of each job."""
+    setting = f"RELAY_{Bound.SPEND_MAX_PER_JOB.name}"
+    return CapResource(setting=setting, period="job", max=usdc(most), used=None, left=None, resets_at=None)
+
+
+def _cap(cap: UsedCap) -> CapResource:
+    """Return a cap of an hour or a day."""
+    return CapResource(
+        setting=f"RELAY_{cap.bound.name}",
+        period=cap.period,
+        max=usdc(cap.most),
+        used=usdc(cap.used),
+        left=usdc(cap.left),
+        resets_at=rfc3339(cap.ends_at),
     )
 
 
@@ -103,7 +125,7 @@ ROUTES: Final = (
         scope="read",
         summary="Show what was spent",
         query=(
-            Parameter("all", "Of all projects; needs an admin key of the project `default`.", bool),
+            ALL,
             Parameter("since", "From this time on; from midnight UTC if not given.", TIME),
         ),
         answers={200: SpendResource},
