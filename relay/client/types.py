@@ -536,7 +536,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: str | None
     subject: AlertSubject
     summary: str
-    """What is wrong, in a sentence, as it was when the condition began."""
+    """What is wrong, in a sentence; it is kept up to date while the alert is open."""
     detail: dict[str, Any]
     action: AlertAction
     project: str

@@ -42,6 +42,7 @@ NEAR_PERCENT: Final = 80
 DAY_MS: Final = 86_400_000
 HOUR_MS: Final = 3_600_000
 NAME_CHARS: Final = 80
+LAST_ATTEMPT: Final = "; the last attempt: "
 NOTIFY: Final = "notify"
 """The subject of conditions of endpoints that jobs made: together, since there may be one for each job."""
 ENDED_UNASKED: Final = (FinishedBy.SUBMIT_ANSWER, FinishedBy.OPERATOR)
@@ -84,16 +85,21 @@ class AlertWatch:
         begun = [one for key, one in (conditions | refused).items() if key not in known]
         over = [alert for alert in opened if alert.kind in judged and alert.key not in conditions]
         over += [alert for alert in opened if self._accepted(alert)]
-        if begun or over:
-            await self._change(now_ms, [await self._explained(one) for one in begun], over)
+        refreshed = [
+            _refreshed(alert, await self._explained(conditions[alert.key]))
+            for alert in opened
+            if alert.key in conditions and _is_stale(alert, conditions[alert.key])
+        ]
+        if begun or over or refreshed:
+            url, explained = self._context.settings.public_url, [await self._explained(one) for one in begun]
+            await self._change(AlertChanges(at=now_ms, begun=explained, over=over, refreshed=refreshed, public_url=url))
             opened = await self._store.open()
         if found:
             self._context.metrics.alerts_open(opened)
 
-    async def _change(self, now_ms: int, begun: Sequence[Condition], over: Sequence[Alert]) -> None:
+    async def _change(self, changes: AlertChanges) -> None:
         """Store the changes, log those that no other process had made, and have their deliveries sent."""
-        url = self._context.settings.public_url
-        changed = await self._store.apply(AlertChanges(at=now_ms, begun=begun, over=over, public_url=url))
+        changed = await self._store.apply(changes)
         for change in changed:
             alert = change.alert
             about = {"alert": alert.id, "kind": alert.kind, "subject": alert.subject.id, "project": alert.project_id}
@@ -306,7 +312,7 @@ class AlertWatch:
         }
         return msgspec.structs.replace(
             condition,
-            summary=f"{condition.summary}; the last attempt: {row['outcome']}{status}",
+            summary=f"{condition.summary}{LAST_ATTEMPT}{row['outcome']}{status}",
             detail={**condition.detail, "last_attempt": attempt},
         )
 
@@ -359,6 +365,19 @@ def _cap(project_id: str, setting: str, spent: _Spent, now_ms: int) -> list[Cond
         )
         for kind, summary in said.items()
     ]
+
+
+def _is_stale(alert: Alert, condition: Condition) -> bool:
+    """Return whether an open alert says something else than its condition; a last attempt is only said at a change."""
+    if alert.kind is not AlertKind.ENDPOINT_FAILING:
+        return (alert.summary, alert.detail) != (condition.summary, condition.detail)
+    rest = alert.summary.removeprefix(condition.summary)
+    return rest == alert.summary or not (rest == "" or rest.startswith(LAST_ATTEMPT))
+
+
+def _refreshed(alert: Alert, condition: Condition) -> Alert:
+    """Return an alert with what is wrong by now."""
+    return msgspec.structs.replace(alert, summary=condition.summary, detail=condition.detail)
 
 
 def _endpoint(row: Any) -> Subject:

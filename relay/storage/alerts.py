@@ -33,11 +33,15 @@ ATTEMPTS_READ: Final = 50
 
 
 class AlertChanges(msgspec.Struct, frozen=True, kw_only=True):
-    """The conditions that have begun, and the alerts whose condition is over; `public_url` leads to the dashboard."""
+    """The conditions that have begun, and the alerts whose condition is over; `public_url` leads to the dashboard.
+
+    `refreshed` are open alerts with what is wrong by now, which is announced by nothing.
+    """
 
     at: int
     begun: Sequence[Condition] = ()
     over: Sequence[Alert] = ()
+    refreshed: Sequence[Alert] = ()
     public_url: str | None = None
 
 
@@ -166,6 +170,9 @@ async def _apply(transaction: Transaction, changes: AlertChanges) -> list[AlertC
         )
         if await transaction.rows("open_alert", _params(alert) | {"seen_at": condition.seen_at}):
             changed.append(AlertChange(alert, await _announce(transaction, alert, changes)))
+    for alert in sorted(changes.refreshed, key=lambda one: one.key):
+        params = {"id": alert.id, "summary": alert.summary, "detail": rows.text(alert.detail)}
+        await transaction.rows("refresh_alert", params)
     for alert in sorted(changes.over, key=lambda one: one.key):
         if await transaction.rows("end_alert", {"id": alert.id, "now": changes.at}):
             ended = msgspec.structs.replace(alert, ended_at=changes.at)

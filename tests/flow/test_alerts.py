@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from relay.jobs import alerts
 from relay.model.alert import AlertKind, Condition, Subject
 from relay.sandbox.faults import Faults
 from relay.security import signatures
+from relay.storage import alerts as stored_alerts
 from relay.storage.alerts import AlertChanges
 from relay.storage.apply_updates import DEFAULT_PROJECT
 from tests.support.calling_back import DONE, post
@@ -123,12 +125,55 @@ async def test_conditions_are_searched_for_every_half_minute(running: Running) -
     assert alert["subject"]["name"] == "x" * 80
 
 
+async def test_where_more_is_wrong_than_is_read_no_alert_ends(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keep an alert open that is not among the rows that a search reads, until all of them are read."""
+    monkeypatch.setattr(alerts, "READ_MAX", 2)
+    monkeypatch.setattr(stored_alerts, "READ_MAX", 2)
+    clock = clock_of(running)
+    first, _ = [await subscribed(running, REFUSED, "job.submitted") for _ in range(2)]
+    await running.submit()
+    await clock.advance(FAILING_S)
+    assert await kinds(running) == ["endpoint.failing"] * 2
+    third = await subscribed(running, REFUSED, "job.submitted")
+    await running.submit()
+    assert (await running.client.delete(f"/v1/endpoints/{first['id']}")).status_code == 204
+    await clock.advance(FAILING_S)
+    subjects = {one["subject"]["id"] for one in await listed(running)}
+    assert {first["id"], third["id"]} <= subjects, "two rows were read, and there may be more"
+    assert (await running.client.delete(f"/v1/endpoints/{third['id']}")).status_code == 204
+    await clock.advance(EVERY_S)
+    assert len(await listed(running)) == 1
+
+
+async def test_an_endpoint_that_is_disabled_for_failing_is_failing_still(running: Running) -> None:
+    """Say so in the alert, which stays open; one that a client disabled ends it."""
+    clock = clock_of(running)
+    endpoint = await subscribed(running, REFUSED, "job.submitted")
+    await running.submit()
+    await clock.advance(FAILING_S)
+    assert "disabled" not in (await listed(running))[0]["summary"]
+    await running.client.patch(f"/v1/endpoints/{endpoint['id']}", json={"status": "disabled"})
+    await clock.advance(EVERY_S)
+    assert await listed(running) == []
+    other = await subscribed(running, REFUSED, "job.submitted", schedule_s=[0, 560_000])
+    await running.submit()
+    for seconds in (700_000, EVERY_S, EVERY_S):
+        await clock.advance(seconds)
+    shown = await running.get(f"/v1/endpoints/{other['id']}")
+    assert (shown["status"], shown["disabled_reason"]) == ("disabled", "nothing but failures for five days")
+    about = [one for one in await listed(running) if one["subject"]["id"] == other["id"]]
+    (failing,) = (one for one in about if one["kind"] == "endpoint.failing")
+    assert failing["summary"].partition(";")[0].endswith(" and is disabled for that")
+
+
 async def test_an_endpoint_gets_no_alert_about_itself(running: Running) -> None:
     """Two endpoints for alerts that fail get one each, about the other, and what they do not accept raises no more."""
     clock = clock_of(running)
     made = [await subscribed(running, REFUSED, "ops.*", "job.submitted", schedule_s=[0]) for _ in range(2)]
     await running.submit()
-    for _ in range(40):
+    for _ in range(42):
         await clock.advance(EVERY_S)
     deliveries = [
         (one["endpoint"], one["event"]) for one in (await running.get("/v1/deliveries"))["data"] if one["job"] is None
@@ -151,9 +196,18 @@ async def test_a_notification_that_was_given_up_is_open_until_it_is_accepted(run
     (delivery,) = (await running.get(f"/v1/deliveries?endpoint={endpoint['id']}"))["data"]
     assert (alert["kind"], alert["subject"]["id"]) == ("delivery.exhausted", endpoint["id"])
     assert alert["detail"] == {"number": 1, "last_delivery": delivery["id"]}
-    await running.client.patch(f"/v1/endpoints/{endpoint['id']}", json={"url": running.hook})
-    await running.client.post(f"/v1/deliveries/{delivery['id']}/redeliveries")
+    assert alert["summary"].startswith("1 notification to ")
+    await running.submit()
     await clock.advance(EVERY_S)
+    (more,) = await listed(running)
+    assert (more["id"], more["detail"]["number"]) == (alert["id"], 2)
+    assert more["summary"].startswith("2 notifications to ")
+    newest = more["detail"]["last_delivery"]
+    await running.client.patch(f"/v1/endpoints/{endpoint['id']}", json={"url": running.hook})
+    for again in (delivery["id"], newest):
+        assert len(await listed(running)) == 1
+        await running.client.post(f"/v1/deliveries/{again}/redeliveries")
+        await clock.advance(EVERY_S)
     assert await listed(running) == []
     assert announced(running, "/ops") == [(f"ops.{alert['kind']}", "open"), (f"ops.{alert['kind']}", "ended")]
 
@@ -178,7 +232,7 @@ async def test_endpoints_that_jobs_made_share_one_alert(running: Running) -> Non
     clock = clock_of(running)
     for _ in range(3):
         await running.submit(notify=[{"url": REFUSED, "event_types": ["job.submitted"]}])
-    for _ in range(40):
+    for _ in range(42):
         await clock.advance(EVERY_S)
     found = {one["kind"]: one for one in await listed(running)}
     assert sorted(found) == ["delivery.exhausted", "endpoint.failing"]
@@ -321,6 +375,24 @@ async def test_the_cap_of_an_hour_is_over_with_it(tmp_path: Path, setting: str) 
         assert {one["subject"]["id"] for one in await listed(running)} == {setting}
         await clock.advance(3600)
         assert await listed(running) == []
+
+
+async def test_a_cap_is_reached_where_no_payment_of_the_day_would_fit(tmp_path: Path) -> None:
+    """Compare what is left with the cheapest payment of all projects today."""
+    seller = Seller()
+    async with selling(tmp_path, seller, HeldClock(), RELAY_SPEND_MAX_PER_DAY="0.44") as running:
+        clock = clock_of(running)
+        await paid(running)
+        await clock.advance(EVERY_S)
+        assert await kinds(running) == ["spend.cap_reached"]
+        seller.offer = {"maxAmountRequired": "50000"}
+        key = (await running.app.store.access.create_api_key("studio", "", ["submit"], 1)).text
+        body = {"provider": "x402org", "input": {"images": ["https://example.com/a.png"], "prompt": "x"}}
+        headers = {"authorization": f"Bearer {key}"}
+        submitted = await clock.elapse(running.client.post("/v1/jobs", json=body, headers=headers))
+        assert submitted.status_code == 202, submitted.text
+        await clock.advance(EVERY_S)
+        assert await kinds(running) == ["spend.cap_near"]
 
 
 async def test_a_project_has_its_own_cap(tmp_path: Path) -> None:
@@ -496,7 +568,7 @@ async def test_a_slack_endpoint_gets_messages_that_are_signed(running: Running) 
     await subscribed(running, REFUSED, "job.submitted", description="the <shop>")
     running.sink.answers.append(500)
     job = await running.submit()
-    for _ in range(40):
+    for _ in range(42):
         await clock.advance(EVERY_S)
     await running.client.post(f"/v1/endpoints/{slack['id']}/tests")
     await clock.advance(1)

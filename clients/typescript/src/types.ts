@@ -9,7 +9,7 @@ export interface Alert {
   since: string;
   ended_at: string | null;
   subject: AlertSubject;
-  /** What is wrong, in a sentence, as it was when the condition began. */
+  /** What is wrong, in a sentence; it is kept up to date while the alert is open. */
   summary: string;
   detail: Record<string, unknown>;
   action: AlertAction;

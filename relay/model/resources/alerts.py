@@ -37,7 +37,9 @@ class AlertResource(msgspec.Struct, frozen=True, kw_only=True):
     since: Time
     ended_at: Time | None
     subject: AlertSubjectResource
-    summary: Annotated[str, Meta(description="What is wrong, in a sentence, as it was when the condition began.")]
+    summary: Annotated[
+        str, Meta(description="What is wrong, in a sentence; it is kept up to date while the alert is open.")
+    ]
     detail: Json
     action: AlertActionResource
     project: str

@@ -8,6 +8,10 @@ WHERE NOT EXISTS (
 ON CONFLICT (project_id, kind, subject_id) WHERE ended_at IS NULL DO NOTHING
 RETURNING id;
 
+-- name: refresh_alert
+-- What is wrong, as it is by now.
+UPDATE alerts SET summary = :summary, detail = :detail WHERE id = :id AND ended_at IS NULL;
+
 -- name: end_alert
 -- Ends a condition, unless another process has done it.
 UPDATE alerts SET ended_at = :now WHERE id = :id AND ended_at IS NULL RETURNING id;
