@@ -14,12 +14,34 @@ from relay import __version__, settings
 from relay.errors import RelayError, SettingsError
 from relay.settings import Settings
 
-COMMANDS = ("serve", "work", "dev", "simulate", "migrate", "prune", "keys", "doctor", "openapi", "healthcheck")
+COMMANDS: Final = {
+    **{name: (name, "command") for name in ("serve", "work", "dev", "simulate", "migrate", "prune", "keys", "doctor")},
+    **{name: ("remote.account", name) for name in ("login", "whoami", "status")},
+    "open": ("remote.account", "open_"),
+    "jobs": ("remote.jobs", "command"),
+    **{name: ("remote.history", name) for name in ("events", "deliveries", "attempts", "callbacks")},
+    "endpoints": ("remote.endpoints", "command"),
+    **{name: ("remote.money", name) for name in ("providers", "quote", "spend", "files")},
+    **{name: ("remote.live", name) for name in ("tail", "listen")},
+    **{name: ("remote.signing", name) for name in ("verify", "sign")},
+    "incident": ("remote.incident", "command"),
+    "mcp": ("remote.mcp", "command"),
+    **{name: (name, "command") for name in ("completion", "openapi", "healthcheck")},
+}
+"""The file and the name of each command, in the order in which a new user needs them."""
 EXIT_CONFIG = 78
 """The exit status for wrong settings, EX_CONFIG of sysexits.h."""
 GC_OBJECTS = 10_000
 """New objects after which the garbage collector runs; Python's own default is 700 to 2,000."""
 STDERR: Final = 2
+
+
+class CommandFailed(RelayError):
+    """A command failed for a reason that a script can act on by the exit status."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
 
 
 class _Lazy(click.Group):
@@ -33,7 +55,8 @@ class _Lazy(click.Group):
         """Return the command of a name, imported now."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"relay.cli.{cmd_name}").command
+        module, name = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"relay.cli.{module}"), name)
         return command
 
 
@@ -58,7 +81,7 @@ def report(error: RelayError) -> int:
     """Print the error, and return the exit status, which is the same if standard error cannot be written."""
     with contextlib.suppress(OSError):
         click.echo(f"relay: {error}", err=True)
-    return EXIT_CONFIG if isinstance(error, SettingsError) else 1
+    return EXIT_CONFIG if isinstance(error, SettingsError) else getattr(error, "exit_status", 1)
 
 
 def _open_standard_descriptors() -> None:

@@ -1,0 +1,226 @@
+"""Connect a command to a running relay: where it is, which key, and which exit status an error has."""
+
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import httpx
+import msgspec
+
+from relay.client import requests
+from relay.client.requests import AGAIN, TRIES_MAX, Messages
+from relay.errors import RelayError, SettingsError
+
+Json = dict[str, Any]
+
+EXIT_NOT_FOUND, EXIT_AUTH, EXIT_AGAIN = 3, 4, 75
+"""EX_TEMPFAIL of sysexits.h is 75; 1 is any other refusal, 2 a wrong use of the command, 78 a wrong setting."""
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
+TIMEOUT_S: Final = 35.0
+SILENCE_S: Final = 45.0
+"""A stream without even a comment for so long is lost: relay sends one every 15 s."""
+PAGE: Final = 200
+_PRIVATE: Final = 0o600
+
+
+class Refused(RelayError):
+    """relay refused the request, or did not answer; `exit_status` is the command's."""
+
+    def __init__(self, text: str, exit_status: int) -> None:
+        super().__init__(text)
+        self.exit_status = exit_status
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """Where a relay is, and the key for it."""
+
+    url: str
+    api_key: str = ""
+
+
+def profiles_path() -> Path:
+    """Return the file of the profiles: `RELAY_PROFILES`, or a file in the user's folder for settings."""
+    given = os.environ.get("RELAY_PROFILES")
+    base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return Path(given) if given else base / "relay" / "profiles.json"
+
+
+def read_profiles() -> dict[str, Profile]:
+    """Return the stored profiles; raise SettingsError for a file that others may read, or that is none."""
+    path = profiles_path()
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return {}
+    if stat.S_IMODE(mode) & 0o077:
+        raise SettingsError(f"{path} holds API keys, and other users may read it: chmod 600 {path}")
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Profile])
+    except msgspec.DecodeError as error:
+        raise SettingsError(f"{path} is no file of profiles: {error}") from None
+
+
+def write_profile(name: str, profile: Profile) -> Path:
+    """Store a profile, in a file that only its owner may read, and return its path."""
+    path, profiles = profiles_path(), read_profiles() | {name: profile}
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    beside = path.with_suffix(".new")
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE), "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(profiles)))
+    beside.chmod(_PRIVATE)
+    beside.replace(path)
+    return path
+
+
+def chosen(url: str | None, profile: str | None) -> Profile:
+    """Return where to connect: an option wins over the environment, and that over the profile `default`."""
+    stored = read_profiles()
+    if profile is not None:
+        if profile not in stored:
+            raise SettingsError(f"there is no profile {profile!r} in {profiles_path()}: make it with relay login")
+        found = stored[profile]
+        return Profile(url or found.url, found.api_key)
+    environ_url, environ_key = os.environ.get("RELAY_URL", ""), os.environ.get("RELAY_API_KEY", "")
+    default = stored.get("default", Profile(DEFAULT_URL))
+    where = url or environ_url or default.url
+    # A stored key is sent to the relay that it was stored for, and to no other.
+    key = environ_key or (default.api_key if where == default.url else "")
+    return Profile(where.rstrip("/"), key)
+
+
+class Remote:
+    """A running relay, over HTTP. What may help is tried again, under one Idempotency-Key."""
+
+    def __init__(self, profile: Profile) -> None:
+        headers = {"authorization": f"Bearer {profile.api_key}"} if profile.api_key else {}
+        self.url = profile.url
+        try:
+            self._http = httpx.Client(
+                base_url=profile.url, headers=headers | {"relay-via": "cli"}, timeout=TIMEOUT_S, trust_env=False
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise SettingsError(f"{profile.url!r} is no URL: {error}") from None
+
+    def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
+        """Return the JSON of a GET."""
+        return self.request("GET", path, query=query)
+
+    def post(self, path: str, body: Any = None, **headers: str) -> Any:
+        """Return the JSON of a POST."""
+        return self.request("POST", path, body=body if body is not None else {}, headers=headers)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Return the JSON of an answer, None of one without a body; raise Refused for a problem."""
+        given = requests.writing(method, path, body).headers if method != "GET" else {}
+        content = None if body is None else msgspec.json.encode(body)
+        options = {"params": requests.query(**dict(query or {})), "headers": dict(given) | dict(headers or {})}
+        for tried in range(1, TRIES_MAX + 1):
+            last = tried == TRIES_MAX
+            try:
+                response = self._http.request(method, path, content=content, **options)  # type: ignore[arg-type]
+            except httpx.HTTPError as error:
+                if last:
+                    raise self._unreachable(error) from None
+                time.sleep(requests.pause_s(tried, None))
+                continue
+            if response.is_success:
+                return None if response.status_code == httpx.codes.NO_CONTENT else json.loads(response.content)
+            if response.status_code not in AGAIN or last:
+                raise refused(response)
+            time.sleep(requests.pause_s(tried, response.headers.get("retry-after")))
+        raise AssertionError  # unreachable: the last try returned or raised
+
+    def upload(self, path: str, fields: dict[str, str], file: tuple[str, bytes, str]) -> Any:
+        """Return the JSON of a form with a file."""
+        given = requests.uploading(path, fields, file)
+        try:
+            response = self._http.post(path, data=fields, files={"file": file}, headers=dict(given.headers))
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+        if not response.is_success:
+            raise refused(response)
+        return json.loads(response.content)
+
+    def pages(self, path: str, query: Mapping[str, Any], limit: int) -> Iterator[Json]:
+        """Yield so many items of a list at most."""
+        cursor: str | None = None
+        left = limit
+        while left > 0:
+            page = self.get(path, dict(query) | {"cursor": cursor, "limit": min(left, PAGE)})
+            for item in page["data"][:left]:
+                left -= 1
+                yield item
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    def events(self, after: str | None = None, kind: str | None = None) -> Iterator[tuple[str, bytes] | None]:
+        """Yield each event's id and body as they come, without end; None whenever the stream is open anew.
+
+        A lost connection is made again, from the last event on.
+        """
+        tried = 0
+        while True:
+            tried += 1
+            try:
+                for message in self._stream(after, kind):
+                    tried = 0
+                    if message is not None:
+                        after = message[0]
+                    yield message
+            except httpx.HTTPError as error:
+                if tried >= TRIES_MAX:
+                    click.echo(f"relay: no connection: {error}; trying again", err=True)
+            time.sleep(requests.pause_s(min(tried, TRIES_MAX), None))
+
+    def _stream(self, after: str | None, kind: str | None) -> Iterator[tuple[str, bytes] | None]:
+        """Yield None once the stream is open, then its messages until it ends."""
+        headers = {} if after is None else {"last-event-id": after}
+        options: Json = {"params": requests.query(type=kind), "headers": headers}
+        timeout = httpx.Timeout(TIMEOUT_S, read=SILENCE_S)
+        with self._http.stream("GET", "/v1/events/stream", timeout=timeout, **options) as response:
+            if not response.is_success:
+                response.read()
+                if response.status_code in AGAIN:
+                    return
+                raise refused(response)
+            yield None
+            messages = Messages()
+            for chunk in response.iter_raw():
+                for message in messages.feed(chunk):
+                    yield message.id, message.data
+
+    def _unreachable(self, error: httpx.HTTPError) -> Refused:
+        """Return the error for a relay that does not answer."""
+        return Refused(f"{self.url} does not answer: {str(error) or type(error).__name__}", EXIT_AGAIN)
+
+
+def refused(response: httpx.Response) -> Refused:
+    """Return the error of an answer, with every wrong field, and the exit status that its HTTP status has."""
+    problem = requests.problem(response.status_code, response.content)
+    lines = [f"{problem.detail} ({response.status_code} {problem.code})"]
+    lines += [f"  {one.path}: {one.message}" for one in problem.errors]
+    statuses = dict.fromkeys(AGAIN, EXIT_AGAIN) | {401: EXIT_AUTH, 403: EXIT_AUTH, 404: EXIT_NOT_FOUND}
+    return Refused("\n".join(lines), statuses.get(response.status_code, 1))
+
+
+@contextmanager
+def progress(label: str, length: int) -> Iterator[Any]:
+    """Yield a bar for long work, on standard error; invisible where that is no terminal."""
+    hidden = not click.get_text_stream("stderr").isatty()
+    with click.progressbar(length=length, label=label, file=click.get_text_stream("stderr"), hidden=hidden) as bar:
+        yield bar

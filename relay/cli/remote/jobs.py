@@ -1,0 +1,198 @@
+"""`relay jobs`: list, show and explain jobs, submit and wait, and act on them."""
+
+import sys
+import time
+from typing import Any, Final
+
+import click
+
+from relay.cli.remote.connection import EXIT_AGAIN, Json, Refused
+from relay.cli.remote.output import Columns, Session, document, limited, pairs, remote, yes
+from relay.errors import RelayError
+
+FINAL: Final = frozenset({"succeeded", "failed", "canceled", "expired"})
+HELD_S: Final = 25
+"""The longest time for which relay holds a request."""
+LIST: Final[Columns] = {
+    "JOB": "id",
+    "STATUS": "status",
+    "REASON": "reason",
+    "PROVIDER": "provider",
+    "MODEL": "model",
+    "CREATED": "created_at",
+    "FINISHED": "finished_at",
+    "METADATA": lambda job: " ".join(f"{key}={value}" for key, value in job["metadata"].items()),
+}
+SHOWN: Final[Columns] = {
+    **{name: name for name in ("id", "status", "reason", "provider", "provider_job_id", "model", "progress")},
+    **{name: name for name in ("finished_by", "verification", "late", "cost", "error", "metadata")},
+    **{name: name for name in ("created_at", "submitted_at", "finished_at", "deadline_at")},
+    "outputs": lambda job: "\n         ".join(output["url"] for output in job["outputs"]),
+}
+
+
+@click.group("jobs")
+def command() -> None:
+    """List, submit and follow jobs, and act on them."""
+
+
+@command.command("list")
+@click.option("--status", help="pending, submitted, running, succeeded, failed, canceled, expired, or open.")
+@click.option("--provider")
+@click.option("--provider-job-id")
+@click.option("--reason")
+@click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="May be given more than once.")
+@click.option("--undelivered", is_flag=True, help="Not delivered to every endpoint.")
+@limited
+@remote
+def index(session: Session, limit: int, since: str | None, until: str | None, **given: Any) -> None:
+    """List jobs, newest first."""
+    query = {name: value or None for name, value in given.items() if name not in ("metadata", "undelivered")}
+    query |= {"created_after": since, "created_before": until, "undelivered": given["undelivered"] or None}
+    query["metadata"] = pairs(given["metadata"], "--metadata") or None
+    session.items(session.remote.pages("/v1/jobs", query, limit), LIST)
+
+
+@command.command("show")
+@click.argument("job")
+@remote
+def show(session: Session, job: str) -> None:
+    """Show a job."""
+    session.item(session.remote.get(f"/v1/jobs/{job}"), SHOWN)
+
+
+@command.command("explain")
+@click.argument("job")
+@remote
+def explain(session: Session, job: str) -> None:
+    """Show what happened to a job, what relay decided and why, and what comes next."""
+    timeline = session.remote.get(f"/v1/jobs/{job}/timeline")
+    if session.output != "table":
+        session.item(timeline)
+        return
+    for line in timeline["data"]:
+        click.echo(f"{line['at']}  {line['kind']:<11}  {line['summary']}  {line['ref']}")
+        for more in ("decision", "reason"):
+            if line[more]:
+                click.echo(f"{'':<24}  {'':<11}  {line[more]}")
+    if timeline["next"]:
+        click.echo(f"{timeline['next']['at']}  next         {timeline['next']['what']}")
+
+
+@command.command("submit")
+@click.argument("provider")
+@click.option("--input", "input_", metavar="JSON", help="The unified input, as JSON, @file or - for standard input.")
+@click.option("--request", metavar="JSON", help="The provider's own body instead, as --input.")
+@click.option("--prompt")
+@click.option("--image", multiple=True, metavar="URL", help="May be given more than once.")
+@click.option("--notify", multiple=True, metavar="URL", help="An endpoint for this job alone; its secret is printed.")
+@click.option("--metadata", multiple=True, metavar="KEY=VALUE")
+@click.option("--max-cost", metavar="USD")
+@click.option("--idempotency-key", metavar="KEY", help="The same key submits one job, however often this runs.")
+@click.option("--wait", "waits", is_flag=True, help="Return when the job has ended; exit with 1 if it did not succeed.")
+@remote
+def submit(session: Session, provider: str, waits: bool, idempotency_key: str | None, **given: Any) -> None:
+    """Submit a job to a provider, or to `cheapest`."""
+    made = document(given["input_"], "--input") or {}
+    made |= {"prompt": given["prompt"]} if given["prompt"] else {}
+    made |= {"images": list(given["image"])} if given["image"] else {}
+    body: Json = {"provider": provider}
+    body |= {"request": document(given["request"], "--request")} if given["request"] else {"input": made}
+    body |= {"notify": [{"url": url} for url in given["notify"]]} if given["notify"] else {}
+    body |= {"metadata": pairs(given["metadata"], "--metadata")} if given["metadata"] else {}
+    body |= {"max_cost": given["max_cost"]} if given["max_cost"] else {}
+    headers = {"idempotency-key": idempotency_key} if idempotency_key else {}
+    job = session.remote.post("/v1/jobs", body, **headers)
+    if not waits:
+        session.item(job, SHOWN | ({"notify": "notify"} if given["notify"] else {}))
+        return
+    session.say(f"submitted {job['id']}")
+    _end(session, _wait(session, job["id"], None))
+
+
+@command.command("wait")
+@click.argument("job")
+@click.option("--for", "for_s", type=click.FloatRange(0), metavar="SECONDS", help="Exit with 75 after so long.")
+@remote
+def wait(session: Session, job: str, for_s: float | None) -> None:
+    """Return when a job has ended; exit with 1 if it did not succeed."""
+    _end(session, _wait(session, job, for_s))
+
+
+def _wait(session: Session, job_id: str, for_s: float | None) -> Json:
+    """Return the job when it is final: relay holds each request until then, so nothing is polled in between."""
+    until = None if for_s is None else time.monotonic() + for_s
+    while True:
+        left = HELD_S if until is None else min(HELD_S, max(0, round(until - time.monotonic())))
+        headers = {"prefer": f"wait={left}"}
+        job: Json = session.remote.request("GET", f"/v1/jobs/{job_id}", headers=headers)
+        if job["status"] in FINAL:
+            return job
+        if until is not None and time.monotonic() >= until:
+            raise Refused(f"{job_id} is {job['status']} after {for_s:g} s", EXIT_AGAIN)
+
+
+def _end(session: Session, job: Json) -> None:
+    """Print an ended job; exit with 1 unless it succeeded."""
+    session.item(job, SHOWN)
+    if job["status"] != "succeeded":
+        sys.exit(1)
+
+
+@command.command("cancel")
+@click.argument("job")
+@yes
+@remote
+def cancel(session: Session, job: str) -> None:
+    """Cancel a job, at its provider too if it can be canceled there."""
+    session.confirm(f"Cancel {job}? Its endpoints get job.canceled.")
+    session.item(session.remote.post(f"/v1/jobs/{job}/cancellations"), SHOWN)
+
+
+@command.command("check")
+@click.argument("job")
+@remote
+def check(session: Session, job: str) -> None:
+    """Check a job's status at its provider now."""
+    session.item(session.remote.post(f"/v1/jobs/{job}/status-checks"), SHOWN)
+
+
+@command.command("resubmit")
+@click.argument("job")
+@click.option("--accept-double-charge", is_flag=True, help="Also if the first submission may have been charged.")
+@yes
+@remote
+def resubmit(session: Session, job: str, accept_double_charge: bool) -> None:
+    """Submit a job again that did not succeed."""
+    session.confirm(
+        f"Submit {job} again? The provider charges for it{' a second time' if accept_double_charge else ''}."
+    )
+    body = {"accept_double_charge": accept_double_charge}
+    session.item(session.remote.post(f"/v1/jobs/{job}/resubmissions", body), SHOWN)
+
+
+@command.command("fail")
+@click.argument("job")
+@click.option("--reason", required=True, help="Shown to the application.")
+@yes
+@remote
+def fail(session: Session, job: str, reason: str) -> None:
+    """Declare a job failed; its provider is not asked."""
+    session.confirm(f"Declare {job} failed? Its endpoints get job.failed.")
+    session.item(session.remote.post(f"/v1/jobs/{job}/failures", {"reason": reason}), SHOWN)
+
+
+@command.command("redeliver")
+@click.argument("job")
+@yes
+@remote
+def redeliver(session: Session, job: str) -> None:
+    """Send the job's last event again, to each endpoint that wanted it."""
+    newest: dict[str, Json] = {}
+    for delivery in session.remote.pages("/v1/deliveries", {"job": job}, 200):
+        newest.setdefault(delivery["endpoint"], delivery)
+    if not newest:
+        raise RelayError(f"no endpoint wanted an event of {job}")
+    session.confirm(f"Send the last event of {job} to {len(newest)} endpoint{'s' if len(newest) > 1 else ''} again?")
+    done = [session.remote.post(f"/v1/deliveries/{one['id']}/redeliveries") for one in newest.values()]
+    session.items(done, {"DELIVERY": "id", "EVENT": "event", "ENDPOINT": "endpoint", "STATUS": "status"})

@@ -1,0 +1,84 @@
+"""`relay providers`, `quote`, `spend` and `files`: what providers accept, and what it costs."""
+
+import mimetypes
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from relay.cli.remote.output import Columns, Session, document, remote
+
+PROVIDERS: Final[Columns] = {
+    "PROVIDER": "name",
+    "CONFIGURED": "configured",
+    "KEY REFUSED": "key_refused_at",
+    "ENDS BY": "finished_by",
+    "PAID": "paid",
+    "CANCEL": "cancel",
+    "MODELS": lambda one: len(one["models"]),
+    "LAST ERROR": "last_error",
+}
+QUOTES: Final[Columns] = {
+    "PROVIDER": "provider",
+    "ACCEPTED": "accepted",
+    "AMOUNT": "amount",
+    "UNIT": "unit",
+    "USD": "usd",
+    "BASIS": "basis",
+    "WHY NOT": lambda one: "; ".join(f"{error['path']} {error['message']}" for error in one["errors"]),
+}
+SPEND: Final[Columns] = {
+    "PROVIDER": "provider", "UNIT": "unit", "ESTIMATE": "estimate", "RESERVED": "reserved", "FINAL": "final",
+    "JOBS": "jobs",
+}  # fmt: skip
+
+
+@click.command("providers")
+@remote
+def providers(session: Session) -> None:
+    """List the providers, and whether relay's key works there."""
+    session.items(session.remote.get("/v1/providers")["data"], PROVIDERS)
+
+
+@click.command("quote")
+@click.option("--input", "input_", metavar="JSON", help="The unified input, as JSON, @file or - for standard input.")
+@click.option("--request", metavar="JSON", help="A provider's own body instead, as --input.")
+@click.option("--provider", "names", multiple=True, metavar="NAME", help="Only these.")
+@remote
+def quote(session: Session, input_: str | None, request: str | None, names: tuple[str, ...]) -> None:
+    """Quote what a job would cost at each provider, cheapest first; nothing is bought."""
+    body: dict[str, Any] = {"input": document(input_, "--input"), "request": document(request, "--request")}
+    body = {name: value for name, value in body.items() if value is not None}
+    body |= {"providers": list(names)} if names else {}
+    session.items(session.remote.post("/v1/quotes", body)["data"], QUOTES)
+
+
+@click.command("spend")
+@click.option("--since", metavar="TIME", help="From midnight UTC if not given.")
+@click.option("--all", "everything", is_flag=True, help="Of all projects; needs an operator's key.")
+@remote
+def spend(session: Session, since: str | None, everything: bool) -> None:
+    """Show what was spent, by provider, and what is left of today's cap."""
+    found = session.remote.get("/v1/spend", {"since": since, "all": everything or None})
+    if session.output != "table":
+        session.item(found)
+        return
+    session.items(found["providers"], SPEND)
+    session.say(f"today {found['today']} {found['unit']}, left {found['left_today']} of {found['max_per_day']}")
+
+
+@click.group("files")
+def files() -> None:
+    """Upload files to providers."""
+
+
+@files.command("upload")
+@click.argument("provider")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--max-cost", metavar="USD")
+@remote
+def upload(session: Session, provider: str, file: Path, max_cost: str | None) -> None:
+    """Upload a picture to a provider; its URL is for a job's images."""
+    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    fields = {"provider": provider} | ({"max_cost": max_cost} if max_cost else {})
+    session.item(session.remote.upload("/v1/files", fields, (file.name, file.read_bytes(), kind)))

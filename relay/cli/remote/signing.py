@@ -1,0 +1,64 @@
+"""`relay verify` and `relay sign`: check and make the signature of a notification, from files or standard input."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from relay.errors import RelayError, SettingsError
+from relay.security import signatures
+
+SECRET = click.option(
+    "--secret",
+    metavar="WHSEC",
+    envvar="RELAY_ENDPOINT_SECRET",
+    required=True,
+    help="The endpoint's; better in RELAY_ENDPOINT_SECRET, since other users can read a command line.",
+)
+BODY = click.argument("body", type=click.File("rb"), default="-")
+
+
+@click.command("verify")
+@SECRET
+@click.option("--headers", "headers_file", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="A file with `name: value` lines, or a JSON object.")  # fmt: skip
+@click.option("--at", "at_s", type=int, metavar="UNIX_S", help="When it was received, if not now.")
+@BODY
+def verify(secret: str, headers_file: Path, at_s: int | None, body: BinaryIO) -> None:
+    """Verify a notification whose body is a file or standard input; exit with 1 if it is not genuine."""
+    try:
+        signatures.verify(secret, _headers(headers_file.read_text("utf-8")), body.read(), at_s or int(time.time()))
+    except signatures.SignatureInvalid as error:
+        raise RelayError(f"not genuine: {error}") from None
+    except ValueError as error:
+        raise SettingsError(f"the secret {error}") from None
+    click.echo("genuine")
+
+
+def _headers(text: str) -> dict[str, str]:
+    """Return the headers of a file."""
+    if text.lstrip().startswith("{"):
+        return {str(name): str(value) for name, value in json.loads(text).items()}
+    lines = (line.partition(":") for line in text.splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, _, value in lines}
+
+
+@click.command("sign")
+@SECRET
+@click.option("--id", "event_id", default="evt_test", show_default=True, help="The webhook-id.")
+@click.option("--at", "at_s", type=int, metavar="UNIX_S", help="The webhook-timestamp, if not now.")
+@BODY
+def sign(secret: str, event_id: str, at_s: int | None, body: BinaryIO) -> None:
+    """Print the headers that sign a body, which is a file or standard input: to test a receiver."""
+    now_s = at_s or int(time.time())
+    try:
+        signature = signatures.sign([secret], event_id, now_s, body.read())
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    click.echo(f"{signatures.ID_HEADER}: {event_id}")
+    click.echo(f"{signatures.TIMESTAMP_HEADER}: {now_s}")
+    click.echo(f"{signatures.SIGNATURE_HEADER}: {signature}")
+    sys.stdout.flush()
