@@ -381,10 +381,6 @@ class AsyncRelay:
                 return
             wanted = wanted | {"cursor": page.next_cursor}
 
-    async def fetch(self, request: Request) -> bytes:
-        """Return the body of the answer to any request of the API, as relay sent it."""
-        return await self._request(request)
-
     async def _send(self, request: Request, kind: type[Answer]) -> Answer:
         """Return the answer to a request."""
         return msgspec.json.decode(await self._request(request), type=kind)

@@ -374,10 +374,6 @@ class Relay:
                 return
             wanted = wanted | {"cursor": page.next_cursor}
 
-    def fetch(self, request: Request) -> bytes:
-        """Return the body of the answer to any request of the API, as relay sent it."""
-        return self._request(request)
-
     def _send(self, request: Request, kind: type[Answer]) -> Answer:
         """Return the answer to a request."""
         return msgspec.json.decode(self._request(request), type=kind)

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -221,6 +222,6 @@ def refused(response: httpx.Response) -> Refused:
 @contextmanager
 def progress(label: str, length: int) -> Iterator[Any]:
     """Yield a bar for long work, on standard error; invisible where that is no terminal."""
-    hidden = not click.get_text_stream("stderr").isatty()
-    with click.progressbar(length=length, label=label, file=click.get_text_stream("stderr"), hidden=hidden) as bar:
+    errors: Any = sys.stderr
+    with click.progressbar(length=length, label=label, file=errors, hidden=not errors.isatty()) as bar:
         yield bar

@@ -104,7 +104,7 @@ def submit(session: Session, provider: str, waits: bool, idempotency_key: str | 
     headers = {"idempotency-key": idempotency_key} if idempotency_key else {}
     job = session.remote.post("/v1/jobs", body, **headers)
     if not waits:
-        session.item(job, SHOWN | ({"notify": "notify"} if given["notify"] else {}))
+        session.item(job, {**SHOWN, **({"notify": "notify"} if given["notify"] else {})})
         return
     session.say(f"submitted {job['id']}")
     _end(session, _wait(session, job["id"], None))
