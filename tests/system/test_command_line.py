@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import click
 import pytest
+from mcp import ClientSession, StdioServerParameters
+from mcp.client.stdio import stdio_client
 from standardwebhooks import Webhook
 
 from relay.cli import group
@@ -320,3 +322,34 @@ def test_every_command_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `relay ")]
     assert {row[0].strip("| `"): row[1].removesuffix(" |") for row in rows} == commands()
+
+
+async def test_an_assistant_reads_and_changes_nothing(shell: Shell) -> None:
+    """Answer the official client: list the tools, all read-only, explain a job, and refuse what is no id."""
+    job = await finished(shell.running)
+    parameters = StdioServerParameters(command=sys.executable, args=["-m", "relay", "mcp"], env=shell.environ)
+    async with stdio_client(parameters) as (read, write), ClientSession(read, write) as session:
+        await session.initialize()
+        tools = (await session.list_tools()).tools
+        assert {"search", "explain_job", "list_alerts", "stats"} <= {tool.name for tool in tools}
+        explained = await session.call_tool("explain_job", {"job": job["id"]})
+        assert "the job was accepted" in explained.content[0].text  # type: ignore[union-attr]
+        for tool in tools:
+            given = {name: {"job": job["id"], "q": job["id"]}.get(name, "dlv_nothing") for name in tool_required(tool)}
+            answer = await session.call_tool(tool.name, given)
+            assert tool.name == "show_delivery" or not failed(answer), tool.name
+        missing = await session.call_tool("show_job", {"job": "job_nothing"})
+        assert failed(missing)
+        with pytest.raises(Exception, match="no id"):
+            await session.call_tool("show_job", {"job": "../endpoints"})
+
+
+def tool_required(tool: Any) -> list[str]:
+    """Return the names of a tool's required parameters, whatever the client calls its schema."""
+    schema = getattr(tool, "inputSchema", None) or tool.input_schema
+    return list(schema["required"])
+
+
+def failed(answer: Any) -> bool:
+    """Return whether a tool's answer is an error, whatever the client calls it."""
+    return bool(answer.isError if hasattr(answer, "isError") else answer.is_error)
