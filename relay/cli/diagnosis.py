@@ -500,8 +500,8 @@ async def _worker(examined: Examined) -> list[Finding]:
 
 
 async def _callbacks(examined: Examined) -> list[Finding]:
-    """Find providers whose callbacks do not arrive."""
-    if examined.database is None:
+    """Find providers whose callbacks do not arrive, though they are given a URL."""
+    if examined.database is None or examined.settings.public_url is None:
         return []
     now_ms, found = examined.now_ms(), []
     for name, endings in (await examined.database.endings(now_ms - SILENT_FROM_MS, now_ms - SILENT_TO_MS)).items():

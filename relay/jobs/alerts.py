@@ -233,6 +233,8 @@ class AlertWatch:
     async def _silent(self, now_ms: int) -> _Found:
         """Find the providers whose callbacks no longer arrive: their newest jobs all ended without one."""
         kind = AlertKind.PROVIDER_SILENT
+        if self._context.settings.public_url is None:  # none is expected
+            return _Found(frozenset({kind}), [])
         endings = await self._store.endings(now_ms - SILENT_FROM_MS, now_ms - SILENT_TO_MS)
         conditions = []
         for name, of_provider in endings.items():

@@ -315,6 +315,18 @@ async def test_a_provider_whose_callbacks_do_not_arrive_is_silent(
         assert await kinds(running) == found
 
 
+async def test_no_provider_is_silent_where_none_is_given_a_url(tmp_path: Path) -> None:
+    """Open no alert about callbacks that no provider was asked for."""
+    async with relay(tmp_path, clock=HeldClock(), RELAY_PUBLIC_URL="") as running:
+        jobs = [await running.submit() for _ in range(SILENT_JOBS)]
+        for job in jobs:
+            await running.world.finish(job["provider_job_id"])
+            await running.client.post(f"/v1/jobs/{job['id']}/status-checks")
+        await clock_of(running).advance(SILENT_TO_MS / 1000 + EVERY_S)
+        assert (await running.get(f"/v1/jobs/{jobs[0]['id']}"))["status"] == "succeeded"
+        assert await listed(running) == []
+
+
 @pytest.mark.parametrize(
     ("after_ms", "found"),
     [
