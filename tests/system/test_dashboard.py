@@ -1,12 +1,17 @@
 """The dashboard in a real browser: sign-in, pages and verbs as an operator uses them, at every width, judged by axe."""
 
+import re
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from relay.clock import SystemClock
-from relay.web.dashboard import PAGES
+from relay.sandbox.faults import Faults
+from relay.web.dashboard import PAGES, VERBS
+from relay.web.dashboard.view import Verb
+from tests.support import browsing
 from tests.support.chromium import Tab, chromium, sign_in, tab
 from tests.support.running import Running, relay
 
@@ -69,3 +74,101 @@ async def test_pages_are_read_without_javascript(running: Running) -> None:
         async with opened.page.expect_navigation():
             await opened.page.get_by_role("button", name="Apply").click()
         assert await opened.page.locator("tbody tr").count() == 1
+
+
+async def click(opened: Tab, name: str, within: str = "main") -> None:
+    """Press a button, and return on the page that follows."""
+    async with opened.page.expect_navigation():
+        await opened.page.locator(within).get_by_role("button", name=name, exact=True).first.click()
+
+
+async def watch_a_failure(running: Running, opened: Tab) -> None:
+    """See a job fail while its page is open, without a reload, and send its last event again."""
+    page = opened.page
+    running.world.next_faults.append(Faults(outcome="failed"))
+    job = await running.submit(metadata={"user": "42"})
+    await sign_in(opened, then=f"/jobs/{job['id']}")
+    await page.locator("#timeline").get_by_text("submitted").first.wait_for()
+    await running.world.finish(job["provider_job_id"])
+    await page.locator("#timeline").get_by_text("Job failed").wait_for()
+    await page.locator("#status").get_by_text("failed").wait_for()
+    await page.locator("#deliveries").get_by_text("bad_status").first.wait_for()
+
+    await running.sink.wait_for(lambda sink: "job.failed" in sink.events())
+    received = len(running.sink.received)
+    await page.get_by_text("Redeliver", exact=True).first.click()
+    await click(opened, "Redeliver to 1 endpoint")
+    await running.sink.wait_for(lambda sink: len(sink.received) > received)
+    assert running.sink.received[-1].headers["relay-redelivery"] == "true"
+
+
+async def rotate_a_secret(running: Running, opened: Tab, endpoint: str) -> None:
+    """Make a new secret, and see it once."""
+    await opened.open(f"/endpoints/{endpoint}")
+    await opened.page.get_by_text("Rotate secret", exact=True).click()
+    await click(opened, "Rotate 1 secret")
+    secret = await opened.page.locator("#secret").inner_text()
+    assert secret == (await running.get(f"/v1/endpoints/{endpoint}/secret"))["secret"]
+
+
+async def release_a_callback(running: Running, opened: Tab) -> None:
+    """Read a callback whose signature does not fit, and release it."""
+    held = await running.submit("kinovi")
+    await running.world.finish(held["provider_job_id"])
+    await running.until("/v1/callbacks?verdict=quarantined", lambda shown: bool(shown["data"]))
+    await opened.open("/callbacks")
+    await opened.page.get_by_text("Release", exact=True).first.click()
+    await click(opened, "Release 1 callback")
+    await opened.page.get_by_text("Released. It is now").wait_for()
+
+
+async def send_what_is_missing(running: Running, opened: Tab) -> None:
+    """Count what a new endpoint never received, send exactly that, and see how far it has come."""
+    late = await running.client.post("/v1/endpoints", json={"url": running.hook + "/late", "event_types": ["*"]})
+    page = opened.page
+    await opened.open(f"/endpoints/{late.json()['id']}")
+    await page.get_by_text("Redeliver missing", exact=True).first.click()
+    await page.get_by_label("From (UTC)").fill("2020-01-01 00:00")
+    await page.get_by_label("Which").select_option("missing")
+    await click(opened, "Count only")
+    number = int((await page.locator("#redeliver").get_by_role("status").inner_text()).split()[0])
+    assert number >= 4
+    received = len(running.sink.received)
+    await click(opened, f"Send {number} deliveries")
+    await page.get_by_text(f"A batch of {number} is on its way").wait_for()
+    await running.sink.wait_for(lambda sink: len(sink.received) == received + number)
+
+
+async def test_an_operator_finds_and_repairs_what_is_wrong(tmp_path: Path) -> None:
+    """Watch a job end live, redeliver, rotate, release, send what is missing; break no rule of the policy by it."""
+    secret = "whsec_" + "A" * 43 + "="
+    async with AsyncExitStack() as stack:
+        started = relay(tmp_path, clock=SystemClock(), RELAY_KINOVI_CALLBACK_SECRET=secret)
+        running = await stack.enter_async_context(started)
+        opened = await stack.enter_async_context(tab(await stack.enter_async_context(chromium()), running))
+        running.sink.answers.append(503)
+        made = await running.client.post("/v1/endpoints", json={"url": running.hook, "schedule_s": [0, 1]})
+        await watch_a_failure(running, opened)
+        await rotate_a_secret(running, opened, made.json()["id"])
+        await release_a_callback(running, opened)
+        await send_what_is_missing(running, opened)
+        assert (await opened.violations(), opened.complaints) == ([], [])
+
+
+async def test_a_key_that_may_only_read_can_send_no_verb(running: Running) -> None:
+    """Refuse every form of every page to it, generated from the list of verbs: a new one is refused too."""
+    made = await running.app.store.access.create_api_key("default", "reader", ("read",), running.clock.now_ms())
+    job = await running.submit(notify=[{"url": running.hook}])
+    async with browsing.browser(running, made.text) as reader:
+        own = (await reader.get("/jobs")).fields("/signout")
+        for verb in VERBS:
+            path = re.sub(r"\{(\w+)\}", lambda name: job["id"] if name[1] in ("id", "job") else "red_x", verb.path)
+            form = own | {"back": "/jobs", "delivery": "dlv_x", "action": "cancel", "job": job["id"]}
+            answer = await reader.client.post(path, data=form)
+            if isinstance(verb, Verb):
+                assert answer.status_code == 403, verb.path
+            else:  # a form of many verbs says on its page which were refused
+                assert "403" in (await reader.get("/jobs")).text, verb.path
+    assert (await running.get(f"/v1/jobs/{job['id']}"))["status"] == "submitted"
+    refusals = (await running.get("/v1/audit?limit=200"))["data"]
+    assert {one["status"] for one in refusals if one["verb"] != "dashboard.sign_in"} == {403}
