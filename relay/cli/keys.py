@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from relay.cli import load_settings
+from relay.cli.remote.access import keys as remote_keys
 from relay.clock import SystemClock, rfc3339
 from relay.errors import SettingsError
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 @click.group("keys")
 def command() -> None:
     """Make, list and revoke API keys, in the database of DATABASE_URL, which `relay migrate` creates."""
+
+
+command.add_command(remote_keys)
 
 
 @command.command("create")

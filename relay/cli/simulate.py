@@ -1,7 +1,6 @@
 """`relay simulate`: have a stand-in provider of a running `relay dev` misbehave, and print what relay does about it."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -10,11 +9,11 @@ from typing import Any, Final
 import click
 import httpx
 
+from relay.cli.remote.connection import chosen
 from relay.errors import RelayError
 from relay.model.job import JobState
 from relay.sandbox.faults import WORDS, Faults, of_names, of_prompt, sentences
 
-DEFAULT_URL: Final = "http://127.0.0.1:8000"
 DEFAULT_API_KEY: Final = "relay-dev-key"
 INPUT: Final = {"images": ["https://example.com/a.png"], "duration_s": 5}
 PORT_MAX: Final = 65_535
@@ -59,7 +58,7 @@ Json = dict[str, Any]
     help="The longest time to follow a job.",
 )
 def command(faults: tuple[str, ...], listed: bool, every: bool, for_s: float) -> None:
-    """Submit a job whose provider misbehaves, to a running `relay dev` (RELAY_URL, RELAY_API_KEY), and follow it.
+    """Submit a job whose provider misbehaves, to a running `relay dev`, and follow it.
 
     For instance: relay simulate lost duplicate=2
     """
@@ -134,8 +133,9 @@ def directive(faults: Sequence[str]) -> tuple[str, Faults]:
 @asynccontextmanager
 async def _relay_dev() -> AsyncIterator[httpx.AsyncClient]:
     """Open a client of the running relay; raise RelayError if it has no sandbox, so that no real provider is called."""
-    origin = os.environ.get("RELAY_URL") or DEFAULT_URL
-    headers = {"authorization": f"Bearer {os.environ.get('RELAY_API_KEY') or DEFAULT_API_KEY}"}
+    profile = chosen(None, None)
+    origin = profile.url
+    headers = {"authorization": f"Bearer {profile.api_key or DEFAULT_API_KEY}", "relay-via": "cli"}
     try:
         url = httpx.URL(origin)
         client = httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=REQUEST_S)

@@ -6,7 +6,7 @@ import signal
 import stat
 import sys
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -284,7 +284,7 @@ async def test_notifications_are_forwarded_signed_and_a_cut_loses_none(shell: Sh
             await connected(child)
             first = await finished(shell.running)
             await local.wait_for(lambda sink: len(sink.received) == 2, 20)  # the first try was answered 500
-            await _cut_streams(shell.running)
+            await cut_streams(shell.running)
             second = await finished(shell.running)
             await local.wait_for(lambda sink: len(sink.received) == 3, 30)
         finally:
@@ -295,7 +295,7 @@ async def test_notifications_are_forwarded_signed_and_a_cut_loses_none(shell: Sh
     assert [one.headers["relay-attempt"] for one in local.received] == ["1", "2", "1"]
 
 
-async def _cut_streams(running: Running) -> None:
+async def cut_streams(running: Running) -> None:
     """End every open event stream, as a restart of relay does."""
     for task in asyncio.all_tasks():
         if "EventStream" in repr(task.get_coro()) or "RequestResponseCycle" in repr(task.get_coro()):
@@ -306,15 +306,21 @@ async def _cut_streams(running: Running) -> None:
 def commands() -> dict[str, str]:
     """Return the first sentence of each command's help by the command, as it is typed."""
     context = click.Context(group)
-    found: dict[str, str] = {}
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        subcommands = command.commands if isinstance(command, click.Group) else {}
-        found |= {f"relay {name} {one}": below.get_short_help_str(200) for one, below in subcommands.items()} or {
-            f"relay {name}": command.get_short_help_str(200)
-        }
-    return found
+    return {
+        typed: command.get_short_help_str(200)
+        for name in group.list_commands(context)
+        for typed, command in _below(f"relay {name}", group.get_command(context, name))
+    }
+
+
+def _below(typed: str, command: click.Command | None) -> Iterator[tuple[str, click.Command]]:
+    """Yield a command as it is typed, or those of a group."""
+    assert command is not None
+    if isinstance(command, click.Group):
+        for name, one in command.commands.items():
+            yield from _below(f"{typed} {name}", one)
+    else:
+        yield typed, command
 
 
 def test_every_command_is_documented() -> None:

@@ -27,6 +27,8 @@ TIMEOUT_S: Final = 35.0
 SILENCE_S: Final = 45.0
 """A stream without even a comment for so long is lost: relay sends one every 15 s."""
 PAGE: Final = 200
+BEFORE_ALL: Final = "evt_0"
+"""The id of no event, older than any: a stream goes on after it with the first event there is."""
 _PRIVATE: Final = 0o600
 
 
@@ -172,8 +174,11 @@ class Remote:
     def events(self, after: str | None = None, kind: str | None = None) -> Iterator[tuple[str, bytes] | None]:
         """Yield each event's id and body as they come, without end; None whenever the stream is open anew.
 
-        A lost connection is made again, from the last event on.
+        A lost connection is made again, from the last event on; before the first one, from the newest event of now.
         """
+        if after is None:
+            newest = self.get("/v1/events", {"limit": 1})["data"]
+            after = newest[0]["id"] if newest else BEFORE_ALL
         tried = 0
         while True:
             tried += 1

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import click
 
+from relay.cli.remote.bulk import bulk
 from relay.cli.remote.connection import EXIT_AGAIN, Json, Refused
 from relay.cli.remote.output import Columns, Session, document, limited, pairs, remote, yes
 from relay.errors import RelayError
@@ -34,6 +35,9 @@ SHOWN: Final[Columns] = {
 @click.group("jobs")
 def command() -> None:
     """List, submit and follow jobs, and act on them."""
+
+
+command.add_command(bulk)
 
 
 @command.command("list")

@@ -11,7 +11,7 @@ import click
 import httpx
 
 from relay.cli.remote.connection import Json
-from relay.cli.remote.output import Session, pairs, remote
+from relay.cli.remote.output import Session, in_a_line, pairs, printable, remote
 from relay.errors import SettingsError
 from relay.security import signatures
 
@@ -53,11 +53,11 @@ def _matches(event: Json, provider: str | None, job_id: str | None, metadata: Ma
 def _print(session: Session, event: Json) -> None:
     """Print an event: a line for people, or its JSON in one line."""
     if session.output != "table":
-        click.echo(json.dumps(event, ensure_ascii=False, separators=(",", ":")))
+        click.echo(in_a_line(event))
         return
     job = event["data"].get("job")
     about = f"{job['id']}  {job['provider']}  {job['status']}" if job else ""
-    click.echo(f"{event['timestamp']}  {event['type']:<19}  {event['id']}  {about}".rstrip())
+    click.echo(printable(f"{event['timestamp']}  {event['type']:<19}  {event['id']}  {about}".rstrip()))
 
 
 @click.command("listen")
@@ -105,7 +105,7 @@ class Forwarder:
         kind = json.loads(body)["type"]
         for attempt in range(1, TRIES_MAX + 1):
             answer = self._post(event_id, body, attempt)
-            click.echo(f"{kind:<19}  {event_id}  {answer}")
+            click.echo(printable(f"{kind:<19}  {event_id}  {answer}"))
             if answer.startswith("2"):
                 return
             if attempt < TRIES_MAX:
@@ -138,7 +138,7 @@ class Forwarder:
                 case "r":
                     click.echo(f"again                {event_id}  {self._post(event_id, body, 1)}")
                 case "d":
-                    click.echo(json.dumps(json.loads(body), indent=2, ensure_ascii=False))
+                    click.echo(printable(json.dumps(json.loads(body), indent=2, ensure_ascii=False)))
                 case "o":
                     job = json.loads(body)["data"].get("job")
                     click.launch(f"{self._session.remote.url}/jobs/{job['id']}" if job else self._session.remote.url)

@@ -1,4 +1,7 @@
-"""Print what a command found: as a table for people, as JSON or a line of JSON an item for programs."""
+"""Print what a command found: as a table for people, as JSON or a line of JSON an item for programs.
+
+What comes from providers and subscribers cannot control the terminal: what is not printable is escaped as in JSON.
+"""
 
 import json
 import os
@@ -30,7 +33,7 @@ class Session:
         """Print a list."""
         if self.output == "jsonl":
             for item in found:
-                click.echo(json.dumps(item, ensure_ascii=False, separators=(",", ":")))
+                click.echo(in_a_line(item))
         elif self.output == "json":
             click.echo(_pretty(list(found)))
         else:
@@ -39,7 +42,7 @@ class Session:
     def item(self, found: Json, columns: Columns | None = None) -> None:
         """Print one object: as a table a line for each field, or for each of these."""
         if self.output == "jsonl":
-            click.echo(json.dumps(found, ensure_ascii=False, separators=(",", ":")))
+            click.echo(in_a_line(found))
         elif self.output == "json":
             click.echo(_pretty(found))
         else:
@@ -50,7 +53,7 @@ class Session:
 
     def say(self, text: str) -> None:
         """Print a sentence for people, on standard error."""
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
 
     def confirm(self, question: str) -> None:
         """Ask before something that cannot be undone, unless `--yes`; end the command at a no."""
@@ -126,9 +129,7 @@ def _cell(item: Json, value: str | Callable[[Json], Any]) -> str:
         return NONE
     if isinstance(found, bool):
         return "yes" if found else "no"
-    if isinstance(found, dict | list):
-        return json.dumps(found, ensure_ascii=False, separators=(",", ":"))
-    return str(found)
+    return in_a_line(found) if isinstance(found, dict | list) else printable(str(found))
 
 
 def _table(rows: list[list[str]], heads: list[str]) -> None:
@@ -159,4 +160,16 @@ def _rich(rows: list[list[str]], heads: list[str]) -> bool:
 
 def _pretty(found: Any) -> str:
     """Return indented JSON."""
-    return json.dumps(found, ensure_ascii=False, indent=2)
+    return printable(json.dumps(found, ensure_ascii=False, indent=2))
+
+
+def in_a_line(found: Any) -> str:
+    """Return JSON in one line."""
+    return printable(json.dumps(found, ensure_ascii=False, separators=(",", ":")))
+
+
+def printable(text: str) -> str:
+    """Return the text with everything escaped that a terminal would act on, but for the end of a line."""
+    if text.isprintable():
+        return text
+    return "".join(one if one == "\n" or one.isprintable() else json.dumps(one)[1:-1] for one in text)

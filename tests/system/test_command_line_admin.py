@@ -1,0 +1,148 @@
+"""The commands of operators on a running relay, and what a terminal shows: real processes, a real relay."""
+
+import asyncio
+import json
+import os
+import pty
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.cli.remote.output import printable
+from relay.clock import SystemClock
+from tests.support.running import Running, relay
+from tests.system.test_command_line import Shell, cut_streams, finished, following
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    """Yield a relay on the machine's clock, which the commands have too."""
+    async with relay(tmp_path / "relay", clock=SystemClock()) as started:
+        yield started
+
+
+@pytest.fixture
+def shell(running: Running, tmp_path: Path) -> Shell:
+    """Return what runs commands on the relay."""
+    return Shell(running, tmp_path)
+
+
+async def test_keys_and_projects_are_managed_over_http(shell: Shell) -> None:
+    """Make a project and a key for it, use the key, revoke it, and see it refused."""
+    project = (await shell("projects", "create", "films", "-o", "json")).json()
+    assert project["id"] in (await shell("projects", "list")).out
+    create = ("keys", "remote", "create", "--name", "ci", "--scope", "read", "--project", project["id"], "-o", "json")
+    key = (await shell(*create)).json()
+    me = (await shell("whoami", "-o", "json", RELAY_API_KEY=key["key"])).json()
+    assert (me["project"]["name"], me["key"]["scopes"]) == ("films", ["read"])
+    assert (await shell("projects", "create", "more", RELAY_API_KEY=key["key"])).status == 4
+    listed = await shell("keys", "remote", "list", "--live", "--project", project["id"])
+    assert key["id"] in listed.out
+    assert key["key"] not in listed.out
+    asked = await shell("keys", "remote", "revoke", key["id"])
+    assert (asked.status, "--yes" in asked.err) == (2, True)
+    assert (await shell("keys", "remote", "revoke", key["id"], "--yes", "-o", "json")).json()["revoked_at"]
+    assert (await shell("whoami", RELAY_API_KEY=key["key"])).status == 4
+
+
+async def test_who_changed_what_is_listed_with_the_program_that_did(shell: Shell) -> None:
+    """Show a change by a command as `cli` in the audit, and one by the API as `api`."""
+    made = (await shell("endpoints", "create", shell.running.hook, "-o", "json")).json()
+    await shell.running.client.post("/v1/projects", json={"name": "films"})
+    (entry,) = (await shell("audit", "--via", "cli", "-o", "jsonl")).lines()
+    assert (entry["verb"], entry["target"], entry["via"]) == ("endpoints.create", made["id"], "cli")
+    (other,) = (await shell("audit", "--verb", "projects.create", "-o", "json")).json()
+    assert other["via"] == "api"
+    assert (await shell("audit", "--since", "2026-01-01", "--until", "2026-01-02", "-o", "json")).json() == []
+
+
+async def test_a_job_is_found_counted_and_its_alert_shown(shell: Shell) -> None:
+    """Find a job by its id at the provider, count it among the numbers, and list what needs attention."""
+    job = await finished(shell.running)
+    (found,) = (await shell("search", job["provider_job_id"], "-o", "json")).json()
+    assert (found["kind"], found["id"], found["matched"]) == ("job", job["id"], "provider_job_id")
+    await shell.running.app.store.statistics.flush()
+    numbers = (await shell("stats", "--from", "-1h", "-o", "json")).json()
+    assert numbers["totals"]["jobs_finished"]["succeeded"] == 1
+    table = (await shell("stats", "--from", "-1h", "--bucket", "1h")).out.splitlines()
+    assert table[0].split()[:3] == ["FROM", "CREATED", "SUCCEEDED"]
+    assert [line.split()[2] for line in table[1:]].count("1") == 1
+    assert (await shell("alerts", "--state", "all", "-o", "json")).json() == []
+
+
+async def test_all_jobs_that_match_are_counted_and_then_failed(shell: Shell) -> None:
+    """Count without acting, act on the jobs that match alone, and exit with 1 if one is refused."""
+    jobs = [await shell.running.submit(metadata={"user": "7"}) for _ in range(3)]
+    other = await shell.running.submit(metadata={"user": "8"})
+    bulk = ("jobs", "bulk", "fail", "--metadata", "user=7")
+    counted = (await shell(*bulk, "--dry-run", "-o", "json")).json()
+    assert (counted["matched"], counted["done"]) == (3, [])
+    assert (await shell(*bulk, "--yes")).status == 2  # without a reason
+    done = (await shell(*bulk, "--why", "a test", "--yes", "-o", "json")).json()
+    assert {row["job"]: row["done"] for row in done} == {job["id"]: True for job in jobs}
+    assert (await shell.running.get(f"/v1/jobs/{other['id']}"))["status"] == "submitted"
+    again = await shell(*bulk, "--why", "a test", "--yes", "-o", "json")
+    assert again.status == 1
+    assert [(row["done"], row["code"]) for row in json.loads(again.out)] == [(False, "conflict")] * 3
+
+
+async def test_a_terminal_shows_a_table_whose_cells_cannot_control_it(shell: Shell) -> None:
+    """Draw a table on a terminal with the cells' escapes made visible, by rich unless NO_COLOR is set."""
+    await shell.running.client.post(
+        "/v1/endpoints", json={"url": shell.running.hook, "description": "a\u202eb", "event_types": ["*"]}
+    )
+    plain = await shell("search", "a\u202eb")
+    assert ("a\u202eb" in plain.out, "\x1b" in plain.out) == (False, False)
+    for environ in ({"NO_COLOR": "1"}, {"NO_COLOR": ""}):
+        drawn = await _on_terminal(shell, "endpoints", "list", TERM="xterm", COLUMNS="200", **environ)
+        assert shell.running.hook in drawn
+        assert "a\u202eb" not in drawn
+        assert ("\x1b" in drawn) is (environ["NO_COLOR"] == "")
+
+
+async def _on_terminal(shell: Shell, *arguments: str, **environ: str) -> str:
+    """Return what a command writes on a terminal; an empty variable is not there."""
+    here, there = pty.openpty()
+    given = {name: value for name, value in (shell.environ | environ).items() if value}
+    try:
+        done = await anyio.run_process(
+            [sys.executable, "-m", "relay", *arguments], stdin=None, stdout=there, stderr=None, env=given, check=False
+        )
+        assert done.returncode == 0
+    finally:
+        os.close(there)
+    shown = b""
+    try:
+        while read := os.read(here, 65_536):
+            shown += read
+    except OSError:  # a terminal without a program at its other end
+        pass
+    finally:
+        os.close(here)
+    return shown.decode()
+
+
+@given(st.text())
+def test_what_is_printed_cannot_control_a_terminal(text: str) -> None:
+    """Print only what is printable and line ends, keep printable text as it is, and JSON the same value."""
+    assert all(one == "\n" or one.isprintable() for one in printable(text))
+    if text.isprintable():
+        assert printable(text) == text
+    assert json.loads(printable(json.dumps(text, ensure_ascii=False))) == text
+
+
+async def test_an_event_during_a_cut_is_printed_even_if_it_is_the_first(shell: Shell) -> None:
+    """Go on after a cut from where the command began, although no event had come by then."""
+    async with following(shell, "tail", "-o", "jsonl") as child:
+        await cut_streams(shell.running)
+        job = await shell.running.submit()
+        assert child.stdout is not None
+        event = json.loads(await asyncio.wait_for(child.stdout.readline(), 30))
+    assert (event["type"], event["data"]["job"]["id"]) == ("job.submitted", job["id"])
