@@ -77,6 +77,7 @@ CONCERNED: Final[dict[str, tuple[str, ...]]] = {
     ),
     "relay/storage/boots.py": ("tests/storage/test_boots.py",),
     "relay/jobs/resuming.py": ("tests/storage/test_boots_postgres.py",),
+    "relay/cli/diagnosis.py": ("tests/system/test_doctor.py",),
     "relay/cli/platforms.py": ("tests/unit/test_platforms.py",),
     "relay/web/client_address.py": ("tests/unit/test_client_address.py",),
     "relay/storage/endpoint_status.py": ("tests/storage/test_flow_limits.py", "tests/flow/test_delivery_times.py"),

@@ -21,6 +21,8 @@ DEADLINE_S: Final = 3600
 DEADLINE_MAX_S: Final = 604_800
 METADATA_MAX_BYTES: Final = 4096
 PATTERNS: Final = frozenset({"*", "job.*", "ops.*", *EventType})
+PATTERNS_OF_NOTIFY: Final = frozenset(pattern for pattern in PATTERNS if not pattern.startswith("ops."))
+"""An endpoint for one job receives nothing about relay itself."""
 
 Metadata = Annotated[dict[Annotated[str, msgspec.Meta(min_length=1, max_length=100)], Any], msgspec.Meta(max_length=50)]
 Patterns = Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(min_length=1, max_length=20)]
@@ -111,20 +113,24 @@ class Intake:
         if len(notify) > self._notify_max:
             return [FieldError("notify", self._too_many)]
         entries = [(f"notify[{index}]", entry) for index, entry in enumerate(notify) if isinstance(entry, dict)]
-        return [error for path, entry in entries for error in check_endpoint(entry, self._policy, path)]
+        return [
+            error for path, entry in entries for error in check_endpoint(entry, self._policy, path, PATTERNS_OF_NOTIFY)
+        ]
 
 
-def check_endpoint(entry: Mapping[str, Any], policy: AddressPolicy, path: str = "") -> list[FieldError]:
+def check_endpoint(
+    entry: Mapping[str, Any], policy: AddressPolicy, path: str = "", known: frozenset[str] = PATTERNS
+) -> list[FieldError]:
     """Return what is wrong with an endpoint's URL, event types and secret, beyond their types."""
     errors: list[FieldError] = []
     url, patterns, secret = entry.get("url"), entry.get("event_types"), entry.get("secret")
     if isinstance(url, str):
         errors += [FieldError(validation.join(path, "url"), reason) for reason in policy.check_url(url)]
     for index, pattern in enumerate(patterns if isinstance(patterns, list) else ()):
-        if isinstance(pattern, str) and pattern not in PATTERNS:
+        if isinstance(pattern, str) and pattern not in known:
             errors.append(
                 FieldError(
-                    f"{validation.join(path, 'event_types')}[{index}]", f"must be one of {', '.join(sorted(PATTERNS))}"
+                    f"{validation.join(path, 'event_types')}[{index}]", f"must be one of {', '.join(sorted(known))}"
                 )
             )
     if isinstance(secret, str):

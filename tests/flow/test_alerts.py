@@ -19,7 +19,7 @@ from relay.storage.alerts import AlertChanges
 from relay.storage.apply_updates import DEFAULT_PROJECT
 from tests.support.calling_back import DONE, post
 from tests.support.paying import PRICE, Seller, ended, paid, selling
-from tests.support.running import HeldClock, Running, relay
+from tests.support.running import INPUT, HeldClock, Running, relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -239,6 +239,17 @@ async def test_endpoints_that_jobs_made_share_one_alert(running: Running) -> Non
     assert [one["subject"]["id"] for one in found.values()] == ["notify", "notify"]
     assert found["delivery.exhausted"]["action"]["path"] == "/endpoints"
     assert [len(await listed(running, "all")), found["delivery.exhausted"]["subject"]["type"]] == [2, "endpoint"]
+
+
+@pytest.mark.parametrize("pattern", ["ops.*", "ops.backlog.old"])
+async def test_an_endpoint_for_one_job_cannot_ask_for_alerts(running: Running, pattern: str) -> None:
+    """Refuse a `notify` that would never receive anything, and name what it may ask for."""
+    body = {"provider": "evolink", "input": INPUT, "notify": [{"url": running.hook, "event_types": [pattern]}]}
+    refused = await running.client.post("/v1/jobs", json=body)
+    (error,) = refused.json()["errors"]
+    assert (refused.status_code, error["path"]) == (422, "notify[0].event_types[0]")
+    assert "job.*" in error["message"]
+    assert "ops." not in error["message"]
 
 
 async def test_callbacks_in_quarantine_are_announced_until_they_are_released(tmp_path: Path) -> None:
