@@ -284,11 +284,12 @@ async def test_old_entries_are_deleted_in_batches(running: Running, monkeypatch:
     assert audit.FORGET_MAX == 1_000
     monkeypatch.setattr(audit, "FORGET_MAX", 2)
     store = running.app.store.audit
-    for at in (3, 1, 2):
-        await store.record(AuditEntry(project_id="prj_default", at=at, via=Via.API, verb=f"verb.{at}"))
-    await store.forget(3)
+    for number in (3, 1, 2):
+        entry = AuditEntry(project_id="prj_default", at=START_MS + number, via=Via.API, verb=f"verb.{number}")
+        await store.record(entry)
+    await store.forget(START_MS + 4)
     assert [entry["verb"] for entry in await entries(running)] == ["verb.3"]
-    await store.forget(4)
+    await store.forget(START_MS + 4)
     assert await entries(running) == []
 
 
