@@ -332,6 +332,7 @@ def _of_one(of: Sample) -> list[Case]:
         _case("deliveries_of_job", one),
         _case("attempts_of_deliveries", one | {"ids": [row["id"] for row in of.deliveries]}),
         Case("delivery_counts", ({"ids": [row["id"] for row in of.events]},), rows_max=40 * BATCH),
+        Case("endpoints_reached", ({"ids": [row["id"] for row in of.events]},), rows_max=40 * BATCH),
         _case("events_following", one | place | {"limit": BATCH}),
         _case("event_place", one | place),
         Case("first_event_after", (one | gone,), rows_max=2 * pages.WINDOW),
