@@ -46,6 +46,7 @@ ELSEWHERE: Final = {
     ("POST", "/v1/callbacks/{id}/releases"),  # a second one finds no quarantined callback
     ("POST", "/v1/endpoints/{id}/redeliveries/{id}/cancellations"),  # a batch of a few events has ended by then
     ("POST", "/v1/endpoints/{id}/probes"),  # after a kill another relay.test is sent, and its result is the answer
+    ("POST", "/v1/jobs/{id}/approvals"),  # tests/flow/test_approvals.py: a job is decided on once
     ("POST", "/v1/bulk-actions"),  # what was done to a job is refused the second time, as by the verb itself
 }
 
