@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -48,17 +49,23 @@ class Place:
         self.running = running
         self.environ = environ
 
-    async def findings(self, changed: Mapping[str, str | None] | None = None, ahead_ms: int = 0) -> list[Finding]:
+    async def findings(
+        self, changed: Mapping[str, str | None] | None = None, ahead_ms: int = 0, at_ms: int | None = None
+    ) -> list[Finding]:
         """Return what the doctor finds in this environment, with settings changed or (None) removed.
 
-        The clock of its machine is `ahead_ms` ahead.
+        The clock of its machine is `ahead_ms` ahead, or stands at `at_ms`.
         """
         merged = {**self.environ, **(changed or {})}
         environ = {name: value for name, value in merged.items() if value is not None}
         loaded = settings.load(environ, tuple(PROVIDERS))
         async with doctor.examined(loaded, environ) as about:
             clock = SystemClock()
-            return await diagnosis.diagnose(msgspec.structs.replace(about, now_ms=lambda: clock.now_ms() + ahead_ms))
+
+            def now_ms() -> int:
+                return clock.now_ms() + ahead_ms if at_ms is None else at_ms
+
+            return await diagnosis.diagnose(msgspec.structs.replace(about, now_ms=now_ms))
 
     async def bad(self, ahead_ms: int = 0) -> set[tuple[str, str | None, str]]:
         """Return check, setting and level of each finding that is not good."""
@@ -193,11 +200,12 @@ async def test_each_planted_misconfiguration_is_found_and_names_its_setting(plac
     ("ahead_ms", "level"),
     [
         (0, None),
-        (diagnosis.SKEW_WARNING_MS - 1_500, None),
-        (diagnosis.SKEW_WARNING_MS + 1_500, "warning"),
-        (-diagnosis.SKEW_WARNING_MS - 1_500, "warning"),
-        (diagnosis.SKEW_ERROR_MS - 1_500, "warning"),
-        (diagnosis.SKEW_ERROR_MS + 1_500, "error"),
+        (3_500, None),
+        (6_500, "warning"),
+        (-3_500, None),
+        (-6_500, "warning"),
+        (58_500, "warning"),
+        (61_500, "error"),
     ],
 )
 @pytest.mark.both_databases
@@ -226,14 +234,29 @@ async def test_a_database_of_another_version_is_found(place: Place, newer: bool,
 
 
 @pytest.mark.both_databases
-async def test_work_that_no_process_does_is_found(tmp_path: Path) -> None:
-    """Find a notification that is due for a minute: no process sends it."""
-    async with relay(tmp_path, clock=HeldClock(), RELAY_RETRY_SCHEDULE_S="60") as running:
+@pytest.mark.parametrize(("late_ms", "level"), [(59_999, Level.OK), (60_000, Level.ERROR)])
+async def test_work_that_no_process_does_is_found(tmp_path: Path, late_ms: int, level: Level) -> None:
+    """Find a notification that is due for a minute, to the millisecond: no process sends it."""
+    async with relay(tmp_path, clock=HeldClock(), RELAY_RETRY_SCHEDULE_S="90") as running:
         await running.submit(notify=[{"url": running.hook}])
         environ = environment(tmp_path, running.origin, running.app.settings.provider("evolink").base_url or "")
-        (finding,) = (one for one in await Place(running, environ).findings() if one.check == "worker")
-        assert finding.level is Level.ERROR, finding
-        assert "start `relay" in finding.mend
+        due_at = running.clock.now_ms() + 90_000
+        found = await Place(running, environ).findings(at_ms=due_at + late_ms)
+        (finding,) = (one for one in found if one.check == "worker")
+        assert finding.level is level, finding
+        assert level is Level.OK or "start `relay" in finding.mend
+
+
+@pytest.mark.parametrize(("free", "level"), [(1 << 30, Level.OK), ((1 << 30) - 1, Level.WARNING)])
+async def test_a_disk_that_is_nearly_full_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, level: Level
+) -> None:
+    """Warn below 1 GiB of free space where the SQLite file is."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 39, free))
+    environ = {"DATABASE_URL": f"sqlite:///{tmp_path}/relay.db"}
+    async with doctor.examined(settings.load(environ, ()), environ) as about:
+        (finding,) = (one for one in await diagnosis.diagnose(about) if one.check == "disk")
+    assert (finding.level, finding.setting) == (level, "DATABASE_URL")
 
 
 @pytest.mark.both_databases
