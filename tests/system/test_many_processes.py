@@ -101,8 +101,20 @@ async def test_web_and_workers_are_processes_of_their_own(tmp_path: Path, databa
             job_ids = [await stage.job_done(client) for client in (first, second) * 5]
             await stage.told(10)
             shown = [(await second.get(f"/v1/jobs/{job_id}")).json() for job_id in job_ids]
+            totals = await _counted(second, len(stage.sink.received))
         assert {(job["status"], job["verification"]) for job in shown} == {("succeeded", "fetch")}
         assert set(ends(stage.sink, "job.succeeded").values()) == {1}
+        assert (totals["jobs_created"], totals["finished_by"]["callback"], totals["latency"]["count"]) == (10, 10, 10)
+
+
+async def _counted(client: httpx.AsyncClient, attempts: int) -> Any:
+    """Return the statistics of all processes together as soon as they have so many attempts: each adds its own."""
+    async with asyncio.timeout(20):
+        while True:
+            totals = (await client.get("/v1/stats?from=-15m")).json()["totals"]
+            if totals["attempts"]["ok"] == attempts and totals["jobs_created"] == totals["finished_by"]["callback"]:
+                return totals
+            await asyncio.sleep(0.2)  # other processes store what they counted
 
 
 @pytest.mark.parametrize("killed", ["web", "worker"])
