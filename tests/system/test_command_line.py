@@ -238,6 +238,18 @@ async def test_signatures_are_made_and_verified(shell: Shell, tmp_path: Path) ->
     assert (await shell(*verify, stdin=body, RELAY_ENDPOINT_SECRET="nothing")).status == 78
 
 
+async def test_a_notification_verifies_by_the_projects_public_key(shell: Shell, tmp_path: Path) -> None:
+    """Verify what relay sent by a key of `/.well-known/webhook-keys`, and refuse it with a byte changed."""
+    await finished(shell.running, notify=[{"url": shell.running.hook}])
+    await shell.running.sink.wait_for(lambda sink: len(sink.received) == 2)
+    sent = shell.running.sink.received[-1]
+    keys = (await shell.running.client.get("/.well-known/webhook-keys?project=prj_default")).json()["keys"]
+    (tmp_path / "headers.json").write_text(json.dumps(dict(sent.headers)))
+    verify, key = ("verify", "--headers", str(tmp_path / "headers.json")), keys[-1]["whpk"]
+    assert (await shell(*verify, stdin=sent.body, RELAY_ENDPOINT_SECRET=key)).out == "genuine\n"
+    assert (await shell(*verify, stdin=sent.body + b" ", RELAY_ENDPOINT_SECRET=key)).status == 1
+
+
 async def connected(child: asyncio.subprocess.Process) -> None:
     """Return when a command has the event stream."""
     assert child.stderr is not None

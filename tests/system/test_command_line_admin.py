@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from relay.cli.remote.output import printable
 from relay.clock import SystemClock
+from relay.web.routes import API
 from tests.support.running import Running, relay
 from tests.system.test_command_line import Shell, cut_streams, finished, following
 
@@ -127,6 +129,59 @@ async def _on_terminal(shell: Shell, *arguments: str, **environ: str) -> str:
     finally:
         os.close(here)
     return shown.decode()
+
+
+async def test_what_was_paid_is_listed_and_written_as_csv(shell: Shell) -> None:
+    """List no payment where there is none, and write receipts whose first line has the titles."""
+    assert (await shell("payments", "list", "-o", "json")).json() == []
+    receipts = await shell("payments", "receipts", "--since", "-24h")
+    assert (receipts.status, receipts.out) == (0, (await shell.running.client.get("/v1/receipts")).text)
+    assert receipts.out.startswith("id,")
+
+
+async def test_a_secret_is_shown_and_a_batch_is_stopped_once(shell: Shell) -> None:
+    """Print an endpoint's secret, list its batches, and refuse to stop one that has ended."""
+    await finished(shell.running)
+    made = (await shell("endpoints", "create", shell.running.hook, "--type", "job.succeeded", "-o", "json")).json()
+    assert (await shell("endpoints", "secret", made["id"], "-o", "json")).json() == {"secret": made["secret"]}
+    redeliver = ("endpoints", "redeliver", made["id"], "--which", "missing", "--since", "-24h", "--yes", "-o", "json")
+    batch = (await shell(*redeliver)).json()
+    (listed,) = (await shell("endpoints", "batches", made["id"], "-o", "json")).json()
+    assert listed["id"] == batch["id"]
+    stopped = await shell("endpoints", "stop", made["id"], batch["id"], "--yes")
+    assert (stopped.status, "409" in stopped.err) == (1, True)
+
+
+async def test_an_id_that_is_another_path_is_refused(shell: Shell) -> None:
+    """Refuse what would turn the path into another one, before anything is sent."""
+    for wrong in ("../keys", "job_1?limit=1", "job_1#", "", "job 1"):
+        done = await shell("jobs", "show", wrong)
+        assert (done.status, "no path of the API" in done.err) == (2, True), wrong
+
+
+async def test_a_key_or_url_that_cannot_be_sent_is_a_wrong_setting(shell: Shell) -> None:
+    """Exit with 78 for a URL of no relay and for a key that no header holds, without repeating the key."""
+    for url in ("ftp://relay.example", "relay.example", "http://", ":"):
+        done = await shell("whoami", RELAY_URL=url)
+        assert (done.status, "no URL" in done.err) == (78, True), url
+    done = await shell("whoami", RELAY_API_KEY="clé-privée")
+    assert (done.status, done.err) == (78, "relay: an API key is plain ASCII\n")
+
+
+async def test_a_job_that_does_not_wait_is_neither_approved_nor_refused(shell: Shell) -> None:
+    """Say why a job that needs no approval cannot be approved, with exit status 1."""
+    job = await shell.running.submit()
+    for verb in ("approve", "refuse"):
+        done = await shell("jobs", verb, job["id"], "--reason", "a test", "--yes")
+        assert (done.status, "409" in done.err) == (1, True), done.err
+
+
+def test_each_route_of_the_api_has_a_command() -> None:
+    """Request each route in the source of some command, so that the command line offers what the API does."""
+    folder = Path(__file__).parents[2] / "relay" / "cli" / "remote"
+    source = "\n".join(path.read_text() for path in folder.glob("*.py"))
+    patterns = {route.path: re.sub(r"\\{\w+\\}", r"\\{[^{}]+\\}", re.escape(route.path)) for route in API}
+    assert [path for path, pattern in patterns.items() if not re.search(pattern + "[\"']", source)] == []
 
 
 @given(st.text())

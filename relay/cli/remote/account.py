@@ -3,8 +3,9 @@
 import sys
 
 import click
+import httpx
 
-from relay.cli.remote.connection import EXIT_AGAIN, Profile, Refused, Remote, chosen, write_profile
+from relay.cli.remote.connection import EXIT_AGAIN, LOOPBACK, Profile, Refused, Remote, chosen, write_profile
 from relay.cli.remote.output import Session, remote
 from relay.errors import SettingsError
 
@@ -18,6 +19,8 @@ def login(url: str | None, profile: str) -> None:
     The key is asked for without being shown, or read from standard input if that is no terminal.
     """
     where = chosen(url, None).url
+    if where.startswith("http:") and httpx.URL(where).host not in LOOPBACK:
+        click.echo(f"{where} is not encrypted: others on the way can read the key", err=True)
     key = click.prompt("API key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
     if not key.strip():
         raise SettingsError("no key was given")

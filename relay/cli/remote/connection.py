@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import sys
 import time
@@ -17,6 +18,7 @@ import msgspec
 from relay.client import requests
 from relay.client.requests import AGAIN, TRIES_MAX, Messages
 from relay.errors import RelayError, SettingsError
+from relay.outbound.trust import tls_context
 
 Json = dict[str, Any]
 
@@ -29,7 +31,11 @@ SILENCE_S: Final = 45.0
 PAGE: Final = 200
 BEFORE_ALL: Final = "evt_0"
 """The id of no event, older than any: a stream goes on after it with the first event there is."""
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+"""No proxy is used to these."""
 _PRIVATE: Final = 0o600
+_PATH: Final = re.compile(r"(/[A-Za-z0-9_-]+)+")
+"""What an id cannot turn into another path."""
 
 
 class Refused(RelayError):
@@ -104,11 +110,20 @@ class Remote:
         headers = {"authorization": f"Bearer {profile.api_key}"} if profile.api_key else {}
         self.url = profile.url
         try:
+            url = httpx.URL(profile.url)
+            if url.scheme not in ("http", "https") or not url.host:
+                raise httpx.InvalidURL("it must begin with http:// or https://, and a host")
             self._http = httpx.Client(
-                base_url=profile.url, headers=headers | {"relay-via": "cli"}, timeout=TIMEOUT_S, trust_env=False
+                base_url=url,
+                headers=headers | {"relay-via": "cli"},
+                timeout=TIMEOUT_S,
+                trust_env=url.host not in LOOPBACK,
+                verify=tls_context() if url.scheme == "https" else False,
             )
-        except (httpx.InvalidURL, ValueError) as error:
-            raise SettingsError(f"{profile.url!r} is no URL: {error}") from None
+        except httpx.InvalidURL as error:
+            raise SettingsError(f"{profile.url!r} is no URL of a relay: {error}") from None
+        except UnicodeEncodeError:
+            raise SettingsError("an API key is plain ASCII") from None
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
         """Return the JSON of a GET."""
@@ -128,6 +143,21 @@ class Remote:
         headers: Mapping[str, str] | None = None,
     ) -> Any:
         """Return the JSON of an answer, None of one without a body; raise Refused for a problem."""
+        response = self.answer(method, path, query=query, body=body, headers=headers)
+        return None if response.status_code == httpx.codes.NO_CONTENT else json.loads(response.content)
+
+    def answer(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """Return an answer as relay sent it; raise Refused for a problem, and UsageError for an id that is none."""
+        if not _PATH.fullmatch(path):
+            raise click.UsageError(f"{path!r} is no path of the API: an id is letters, digits, dashes and underscores")
         given = requests.writing(method, path, body).headers if method != "GET" else {}
         content = None if body is None else msgspec.json.encode(body)
         options = {"params": requests.query(**dict(query or {})), "headers": dict(given) | dict(headers or {})}
@@ -141,7 +171,7 @@ class Remote:
                 time.sleep(requests.pause_s(tried, None))
                 continue
             if response.is_success:
-                return None if response.status_code == httpx.codes.NO_CONTENT else json.loads(response.content)
+                return response
             if response.status_code not in AGAIN or last:
                 raise refused(response)
             time.sleep(requests.pause_s(tried, response.headers.get("retry-after")))

@@ -183,7 +183,7 @@ def redeliver(session: Session, endpoint: str, dry_run: bool, no_wait: bool, **g
     session.confirm(f"Send {counted['count']} events to {endpoint}?")
     batch = session.remote.post(path, fields)
     if not no_wait:
-        batch = _follow(session, f"{path}/{batch['id']}", batch)
+        batch = _follow(session, f"/v1/endpoints/{endpoint}/redeliveries/{batch['id']}", batch)
     session.item(batch, BATCH)
 
 
@@ -197,3 +197,31 @@ def _follow(session: Session, path: str, batch: Json) -> Json:
     if batch["status"] == "waiting":
         session.say("the batch waits until the endpoint accepts notifications again; it goes on by itself")
     return batch
+
+
+@command.command("batches")
+@click.argument("endpoint")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@remote
+def batches(session: Session, endpoint: str, limit: int) -> None:
+    """List an endpoint's batches of redeliveries, newest first."""
+    session.items(session.remote.pages(f"/v1/endpoints/{endpoint}/redeliveries", {}, limit), BATCH)
+
+
+@command.command("stop")
+@click.argument("endpoint")
+@click.argument("batch")
+@yes
+@remote
+def stop(session: Session, endpoint: str, batch: str) -> None:
+    """Stop a batch of redeliveries; what it made due stays."""
+    session.confirm(f"Stop {batch}? What it made due is still sent.")
+    session.item(session.remote.post(f"/v1/endpoints/{endpoint}/redeliveries/{batch}/cancellations"), BATCH)
+
+
+@command.command("secret")
+@click.argument("endpoint")
+@remote
+def secret(session: Session, endpoint: str) -> None:
+    """Print an endpoint's secret."""
+    session.item(session.remote.get(f"/v1/endpoints/{endpoint}/secret"))

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import click
 
+from relay.cli.remote.connection import EXIT_NOT_FOUND, Refused
 from relay.cli.remote.output import Columns, Session, limited, remote, yes
 
 EVENTS: Final[Columns] = {
@@ -110,7 +111,7 @@ def attempts_show(session: Session, delivery: str, number: int) -> None:
     """Show one attempt of a delivery by its number."""
     found = [one for one in session.remote.get(f"/v1/deliveries/{delivery}")["attempts"] if one["number"] == number]
     if not found:
-        raise click.BadParameter(f"{delivery} has no attempt {number}", param_hint="NUMBER")
+        raise Refused(f"{delivery} has no attempt {number}", EXIT_NOT_FOUND)
     session.item(found[0])
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from relay.cli.remote.connection import Refused, progress
+from relay.cli.remote.connection import EXIT_NOT_FOUND, Refused, progress
 from relay.cli.remote.output import Session, remote
 
 MANY: Final = 1_000
@@ -67,6 +67,6 @@ def _endpoints(session: Session, ids: set[str]) -> list[Any]:
         try:
             found.append(session.remote.get(f"/v1/endpoints/{id_}"))
         except Refused as error:
-            if "404" not in str(error):
+            if error.exit_status != EXIT_NOT_FOUND:
                 raise
     return found

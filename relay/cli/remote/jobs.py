@@ -8,7 +8,7 @@ import click
 
 from relay.cli.remote.bulk import bulk
 from relay.cli.remote.connection import EXIT_AGAIN, Json, Refused
-from relay.cli.remote.output import Columns, Session, document, limited, pairs, remote, yes
+from relay.cli.remote.output import Columns, Session, document, limited, pairs, printable, remote, yes
 from relay.errors import RelayError
 
 FINAL: Final = frozenset({"succeeded", "failed", "canceled", "expired"})
@@ -75,10 +75,10 @@ def explain(session: Session, job: str) -> None:
         session.item(timeline)
         return
     for line in timeline["data"]:
-        click.echo(f"{line['at']}  {line['kind']:<11}  {line['summary']}  {line['ref']}")
+        click.echo(printable(f"{line['at']}  {line['kind']:<11}  {line['summary']}  {line['ref']}"))
         for more in ("decision", "reason"):
             if line[more]:
-                click.echo(f"{'':<24}  {'':<11}  {line[more]}")
+                click.echo(printable(f"{'':<24}  {'':<11}  {line[more]}"))
     if timeline["next"]:
         click.echo(f"{timeline['next']['at']}  next         {timeline['next']['what']}")
 
@@ -184,6 +184,37 @@ def fail(session: Session, job: str, reason: str) -> None:
     """Declare a job failed; its provider is not asked."""
     session.confirm(f"Declare {job} failed? Its endpoints get job.failed.")
     session.item(session.remote.post(f"/v1/jobs/{job}/failures", {"reason": reason}), SHOWN)
+
+
+@command.command("approve")
+@click.argument("job")
+@click.option("--reason", help="Stored with the job.")
+@yes
+@remote
+def approve(session: Session, job: str, reason: str | None) -> None:
+    """Send a job that waits for approval to its provider, at its price."""
+    approval = session.remote.get(f"/v1/jobs/{job}").get("approval") or {"amount": None}
+    price = (
+        f"for {approval['amount']} {approval['unit']}" if approval["amount"] else "at a price that relay cannot know"
+    )
+    session.confirm(f"Send {job} to its provider {price}?")
+    session.item(session.remote.post(f"/v1/jobs/{job}/approvals", {"approve": True} | _reason(reason)), SHOWN)
+
+
+@command.command("refuse")
+@click.argument("job")
+@click.option("--reason", help="Stored with the job.")
+@yes
+@remote
+def refuse(session: Session, job: str, reason: str | None) -> None:
+    """Refuse a job that waits for approval; it fails, and nothing is paid."""
+    session.confirm(f"Refuse {job}? It fails, and its endpoints get job.failed.")
+    session.item(session.remote.post(f"/v1/jobs/{job}/approvals", {"approve": False} | _reason(reason)), SHOWN)
+
+
+def _reason(given: str | None) -> Json:
+    """Return the field of a reason, if there is one."""
+    return {} if given is None else {"reason": given}
 
 
 @command.command("redeliver")

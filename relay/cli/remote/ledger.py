@@ -1,5 +1,6 @@
 """`relay payments`: the ledger of what relay paid, and its receipts as CSV."""
 
+import sys
 from typing import Any, Final
 
 import click
@@ -43,3 +44,22 @@ def payments() -> None:
 def payments_list(session: Session, limit: int, since: str | None, until: str | None, **given: Any) -> None:
     """List payments, newest first."""
     session.items(session.remote.pages("/v1/payments", _query(given, since, until), limit), PAYMENTS)
+
+
+@payments.command("receipts")
+@click.option("--since", metavar="TIME", help="Not before: 2026-11-26, an RFC 3339 time, or -24h.")
+@click.option("--until", metavar="TIME", help="Not after: as --since.")
+@_filters
+@remote
+def payments_receipts(session: Session, since: str | None, until: str | None, **given: Any) -> None:
+    """Write all payments as CSV, newest first, for books."""
+    query, first = _query(given, since, until), True
+    while True:
+        answer = session.remote.answer("GET", "/v1/receipts", query=query)
+        lines = answer.content if first else answer.content.partition(b"\n")[2]  # one line of titles
+        sys.stdout.buffer.write(lines)
+        sys.stdout.buffer.flush()
+        cursor, first = answer.headers.get("next-cursor"), False
+        if cursor is None:
+            return
+        query |= {"cursor": cursor}

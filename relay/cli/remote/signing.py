@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 import click
 
+from relay.client import notifications
 from relay.errors import RelayError, SettingsError
 from relay.security import signatures
 
@@ -16,7 +17,8 @@ SECRET = click.option(
     metavar="WHSEC",
     envvar="RELAY_ENDPOINT_SECRET",
     required=True,
-    help="The endpoint's; better in RELAY_ENDPOINT_SECRET, since other users can read a command line.",
+    help="The endpoint's, or to verify the project's public key (whpk_…); better in RELAY_ENDPOINT_SECRET, since other "
+    "users can read a command line.",
 )
 BODY = click.argument("body", type=click.File("rb"), default="-")
 
@@ -29,8 +31,12 @@ BODY = click.argument("body", type=click.File("rb"), default="-")
 @BODY
 def verify(secret: str, headers_file: Path, at_s: int | None, body: BinaryIO) -> None:
     """Verify a notification whose body is a file or standard input; exit with 1 if it is not genuine."""
+    headers, content, now_s = _headers(headers_file.read_text("utf-8")), body.read(), at_s or int(time.time())
     try:
-        signatures.verify(secret, _headers(headers_file.read_text("utf-8")), body.read(), at_s or int(time.time()))
+        if secret.startswith(signatures.PUBLIC_PREFIX):
+            notifications.verify(headers, content, secret, now_s=now_s)
+        else:
+            signatures.verify(secret, headers, content, now_s)
     except signatures.SignatureInvalid as error:
         raise RelayError(f"not genuine: {error}") from None
     except ValueError as error:
