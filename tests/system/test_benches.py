@@ -45,9 +45,9 @@ async def test_a_quiet_tenant_is_served_beside_a_stranger(loads: list[str]) -> N
 
 
 async def test_everything_that_an_operator_reads_is_answered() -> None:
-    """`pages`: each route that reads, with each filter of its list, and each page of the dashboard, answers 200."""
+    """`pages`: each route that reads, with each filter of its list, and each page of the dashboard, shows something."""
     status, found = await bench("pages", "--jobs", "100", "--retries", "20", "--limit-ms", "10000")
-    assert status == 0, [row for row in found["runs"] if row["status"] != 200]
+    assert status == 0, [row for row in found["runs"] if row["status"] not in (200, 303)]
     shown = {row["path"].partition("?")[0] for row in found["runs"]}
     assert {"/v1/stats", "/v1/audit", "/v1/keys", "/v1/search", "/v1/whoami", "/jobs"} <= shown
 
