@@ -30,8 +30,25 @@ def route_of(method: str, path: str) -> ApiRoute | None:
     return next(found, None)
 
 
+SECRETS: Final = re.compile(
+    rb"an-admin-key-for-the-tests|a-key-that-is-long-enough-to-sign|sandbox-key(?!-id)"
+    rb"|callbacks(?:/|%2F|\\u002[fF]|&#x2F;)[a-z0-9]+(?:/|%2F|\\u002[fF]|&#x2F;)[A-Za-z0-9_-]{40,}"
+)
+"""What no answer holds, in whatever form it is escaped: the tests' keys, and the tokens of callback URLs."""
+
+
+def check_secrets(response: httpx.Response) -> None:
+    """Raise AssertionError if an answer of relay, page, export or metric, holds a key or a callback token."""
+    found = SECRETS.search(response.content) if "request-id" in response.headers else None
+    if found and found[0] not in response.request.content:  # a refusal may name a field as it was sent
+        begin = max(0, found.start() - 80)
+        context = response.content[begin : found.end() + 20]
+        raise AssertionError(f"{response.request.method} {response.request.url.path} shows a secret: …{context!r}…")
+
+
 def check(response: httpx.Response) -> None:
     """Raise AssertionError if an answer is not what its route declares: its status, its problem, or any field."""
+    check_secrets(response)
     route = route_of(response.request.method, response.request.url.path)
     if route is None or "request-id" not in response.headers:
         return
