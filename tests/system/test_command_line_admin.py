@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import sys
+import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,11 +17,15 @@ from hypothesis import strategies as st
 
 from relay.cli.remote.output import printable
 from relay.clock import SystemClock
+from relay.sandbox.serving import serve
+from relay.sandbox.sink import Sink
 from relay.web.routes import API
 from tests.support.running import Running, relay
-from tests.system.test_command_line import Shell, cut_streams, finished, following
+from tests.system.test_command_line import Shell, connected, cut_streams, finished, following
 
 pytestmark = pytest.mark.anyio
+OWN_TERMINAL = "import fcntl, runpy, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+"""What makes standard input the terminal of a program's own session, whose Ctrl-C interrupts it."""
 
 
 @pytest.fixture
@@ -107,6 +112,43 @@ async def test_a_terminal_shows_a_table_whose_cells_cannot_control_it(shell: She
         assert shell.running.hook in drawn
         assert "a\u202eb" not in drawn
         assert ("\x1b" in drawn) is (environ["NO_COLOR"] == "")
+
+
+async def test_keys_act_on_the_last_event_and_a_terminal_is_left_as_it_was(shell: Shell) -> None:
+    """Show the last event by d, send it again by r, end by Ctrl-C, and leave the terminal as it was."""
+    local, (here, there) = Sink(), pty.openpty()
+    before = termios.tcgetattr(there)
+    async with serve(local) as at:
+        program = f"{OWN_TERMINAL}; runpy.run_module('relay', run_name='__main__')"
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", program, "listen", "--forward-to", f"{at}/hook", "--type", "job.succeeded"),
+            env=shell.environ,
+            stdin=there,
+            stdout=there,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            await connected(child)
+            os.write(here, b"r")  # nothing happened yet
+            await finished(shell.running)
+            await local.wait_for(lambda sink: len(sink.received) == 1, 20)
+            os.write(here, b"dR")
+            await local.wait_for(lambda sink: len(sink.received) == 2, 20)
+            os.write(here, b"\x03")
+            assert await asyncio.wait_for(child.wait(), 20) == 0
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+        shown = os.read(here, 65_536).decode()
+    first, again = local.received
+    assert (first.body, first.headers["webhook-id"]) == (again.body, again.headers["webhook-id"])
+    assert '"final": true' in shown
+    assert "Traceback" not in shown
+    assert termios.tcgetattr(there) == before
+    os.close(here)
+    os.close(there)
 
 
 async def _on_terminal(shell: Shell, *arguments: str, **environ: str) -> str:

@@ -19,7 +19,7 @@ LIST: Final[Columns] = {
 }
 BATCH: Final[Columns] = {name: name for name in ("id", "status", "which", "since", "until", "count", "made")}
 POLL_S: Final = 0.5
-"""Between two looks at a batch that runs; relay does the work whether or not this command waits."""
+"""Seconds between two requests for a batch that runs; relay does the work whether or not this command waits."""
 LIST_MAX: Final = 100_000
 
 

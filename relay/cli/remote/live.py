@@ -1,10 +1,14 @@
 """`relay tail` and `relay listen`: follow events as they happen, and re-post them to a program on this machine."""
 
 import json
+import os
 import sys
+import termios
 import threading
 import time
-from collections.abc import Mapping
+import tty
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import click
@@ -31,13 +35,14 @@ PAUSE_S: Final = 1.0
 def tail(session: Session, after: str | None, kind: str | None, **given: Any) -> None:
     """Print events as they happen, a line each, until Ctrl-C; a lost connection is made again without a gap."""
     wanted = pairs(given["metadata"], "--metadata")
-    for message in session.remote.events(after, kind):
-        if message is None:
-            session.say("connected")
-            continue
-        event = json.loads(message[1])
-        if _matches(event, given["provider"], given["job"], wanted):
-            _print(session, event)
+    with suppress(KeyboardInterrupt):
+        for message in session.remote.events(after, kind):
+            if message is None:
+                session.say("connected")
+                continue
+            event = json.loads(message[1])
+            if _matches(event, given["provider"], given["job"], wanted):
+                _print(session, event)
 
 
 def _matches(event: Json, provider: str | None, job_id: str | None, metadata: Mapping[str, str]) -> bool:
@@ -80,13 +85,38 @@ def listen(session: Session, forward_to: str, kind: str | None, after: str | Non
     session.say(f"signing with {made}")
     session.say(f"forwarding to {forward_to}")
     forwarder = Forwarder(session, forward_to, made)
-    if sys.stdin.isatty():
-        threading.Thread(target=forwarder.read_keys, daemon=True).start()
-    for message in session.remote.events(after, kind):
-        if message is None:
-            session.say("connected")
-        else:
-            forwarder.forward(*message)
+    with suppress(KeyboardInterrupt), keys_pressed(forwarder.act):
+        for message in session.remote.events(after, kind):
+            if message is None:
+                session.say("connected")
+            else:
+                forwarder.forward(*message)
+
+
+@contextmanager
+def keys_pressed(act: Callable[[str], None]) -> Iterator[None]:
+    """Act on each key that is pressed on the terminal; without one do nothing.
+
+    The terminal passes each key on without Enter, while Ctrl-C interrupts as ever; at the end it is as it was before.
+    """
+    if not sys.stdin.isatty():
+        yield
+        return
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+
+    def read() -> None:
+        """Act on the keys until the terminal is gone."""
+        with suppress(OSError):
+            while key := os.read(descriptor, 1):
+                act(key.decode("ascii", "replace"))
+
+    tty.setcbreak(descriptor)
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 class Forwarder:
@@ -127,18 +157,16 @@ class Forwarder:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return f"no answer: {str(error) or type(error).__name__}"
 
-    def read_keys(self) -> None:
-        """Act on the keys that are pressed on the terminal."""
-        while True:
-            key = click.getchar()
-            if self._last is None:
-                continue
-            event_id, body = self._last
-            match key.lower():
-                case "r":
-                    click.echo(f"again                {event_id}  {self._post(event_id, body, 1)}")
-                case "d":
-                    click.echo(printable(json.dumps(json.loads(body), indent=2, ensure_ascii=False)))
-                case "o":
-                    job = json.loads(body)["data"].get("job")
-                    click.launch(f"{self._session.remote.url}/jobs/{job['id']}" if job else self._session.remote.url)
+    def act(self, key: str) -> None:
+        """Do what a key stands for with the last event; nothing before the first one."""
+        if self._last is None:
+            return
+        event_id, body = self._last
+        match key.lower():
+            case "r":
+                click.echo(printable(f"again                {event_id}  {self._post(event_id, body, 1)}"))
+            case "d":
+                click.echo(printable(json.dumps(json.loads(body), indent=2, ensure_ascii=False)))
+            case "o":
+                job = json.loads(body)["data"].get("job")
+                click.launch(f"{self._session.remote.url}/jobs/{job['id']}" if job else self._session.remote.url)
