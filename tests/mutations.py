@@ -52,6 +52,7 @@ CONCERNED: Final[dict[str, tuple[str, ...]]] = {
         "tests/storage/test_flow_limits.py",
         "tests/flow/test_delivery_times.py",
         "tests/flow/test_lanes.py",
+        "tests/flow/test_fair.py",
     ),
     "relay/deliveries/attempt_writer.py": ("tests/storage/test_settling.py",),
     "relay/deliveries/attempt.py": (
