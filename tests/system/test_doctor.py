@@ -309,6 +309,75 @@ async def test_a_former_key_is_kept_while_open_jobs_need_it(tmp_path: Path) -> N
 
 
 @pytest.mark.both_databases
+async def test_each_former_key_has_its_own_jobs(tmp_path: Path) -> None:
+    """Tell by a job's creation which of several keys signed its callback URL."""
+    keys = [SECRET_KEY, OTHER_KEY, "a-third-key-that-no-one-guesses-81"]
+    for number, jobs in ((1, 1), (2, 2)):
+        async with relay(tmp_path, clock=SystemClock(), RELAY_SECRET_KEYS=",".join(keys[:number])) as running:
+            for _ in range(jobs):
+                running.world.next_faults.append(Faults(lost=True))
+                await running.submit()
+    all_keys = ",".join(keys)
+    async with relay(tmp_path, clock=SystemClock(), RELAY_SECRET_KEYS=all_keys) as running:
+        providers_at = running.app.settings.provider("evolink").base_url or ""
+        place = Place(running, environment(tmp_path, running.origin, providers_at) | {"RELAY_SECRET_KEYS": all_keys})
+        found = [one.what for one in await place.findings() if one.check == "former_keys"]
+    assert found == [
+        "keep key 1 of RELAY_SECRET_KEYS: 1 open job is called back by it",
+        "keep key 2 of RELAY_SECRET_KEYS: 2 open jobs are called back by it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("network", "wide"),
+    [
+        ("10.0.0.0/8", False),
+        ("10.0.0.0/7", True),
+        ("fd00::/16", False),
+        ("fc00::/15", True),
+        ("169.254.169.254/32", True),
+        ("169.254.169.253/32", False),
+    ],
+)
+async def test_a_network_that_is_more_than_one_owners_is_found(tmp_path: Path, network: str, wide: bool) -> None:
+    """Warn of a network that is wider than any private one, or that has the cloud's metadata."""
+    environ = {"DATABASE_URL": f"sqlite:///{tmp_path}/relay.db", "RELAY_ALLOW_NETWORKS": network}
+    async with doctor.examined(settings.load(environ, ()), environ) as about:
+        (finding,) = (one for one in await diagnosis.diagnose(about) if one.check == "network")
+    assert (finding.level, finding.setting) == (Level.WARNING if wide else Level.OK, "RELAY_ALLOW_NETWORKS")
+
+
+@pytest.mark.parametrize(
+    ("status", "level"),
+    [
+        (401, Level.ERROR),
+        (403, Level.ERROR),
+        (402, Level.OK),
+        (404, Level.OK),
+        (429, Level.WARNING),
+        (499, Level.OK),
+        (500, Level.WARNING),
+    ],
+)
+async def test_a_providers_answer_says_whether_it_accepts_the_key(tmp_path: Path, status: int, level: Level) -> None:
+    """Take 401 and 403 as a refusal, 429 and 5xx as no verdict, and anything else as a good key."""
+
+    async def answer(_: Request) -> Response:
+        return JSONResponse({"error": {"message": "no"}}, status)
+
+    async with serve(Starlette(routes=[Route("/{path:path}", answer)])) as origin:
+        environ = {
+            "DATABASE_URL": f"sqlite:///{tmp_path}/relay.db",
+            "RELAY_EVOLINK_API_KEY": "sk-4f1c9a27e0",
+            "RELAY_EVOLINK_BASE_URL": origin,
+        }
+        async with doctor.examined(settings.load(environ, tuple(PROVIDERS)), environ) as about:
+            found = await diagnosis.diagnose(about)
+    about_key = [one.level for one in found if one.setting == "RELAY_EVOLINK_API_KEY"]
+    assert about_key == ([] if level is Level.OK else [level])
+
+
+@pytest.mark.both_databases
 async def test_a_former_key_that_still_seals_values_is_found(tmp_path: Path) -> None:
     """Ask for `keys reseal` while values are sealed with a key that no open job needs."""
     async with relay(tmp_path, clock=SystemClock()):
