@@ -194,6 +194,29 @@ async def test_a_secret_is_shown_and_a_batch_is_stopped_once(shell: Shell) -> No
     assert (stopped.status, "409" in stopped.err) == (1, True)
 
 
+async def test_jobs_are_chosen_by_each_filter(shell: Shell) -> None:
+    """List and count by a provider's id, by age, and by what an endpoint has not accepted."""
+    job = await shell.running.submit(notify=[{"url": "http://127.0.0.1:1/hook"}])
+    other = await shell.running.submit()
+    assert job["id"] != other["id"]
+    for chosen, count in (
+        (("--provider-job-id", job["provider_job_id"]), 1),
+        (("--undelivered",), 1),
+        (("--expiring-undelivered",), 0),
+        (("--older-than", "1h"), 0),
+    ):
+        listed = (await shell("jobs", "list", *chosen, "-o", "json")).json()
+        counted = (await shell("jobs", "bulk", "check", *chosen, "--dry-run", "-o", "json")).json()
+        assert (len(listed), counted["matched"]) == (count, count), chosen
+
+
+async def test_caps_are_shown_beside_what_was_spent(shell: Shell) -> None:
+    """Show each cap by its setting, and what is left of it."""
+    shown = await shell("spend")
+    assert shown.out.splitlines()[0].split()[:2] == ["PROVIDER", "UNIT"]
+    assert "RELAY_PROJECT_SPEND_MAX_PER_DAY: 10.000000 USDC a day, used 0.000000, left 10.000000" in shown.err
+
+
 async def test_an_id_that_is_another_path_is_refused(shell: Shell) -> None:
     """Refuse what would turn the path into another one, before anything is sent."""
     for wrong in ("../keys", "job_1?limit=1", "job_1#", "", "job 1"):

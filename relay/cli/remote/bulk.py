@@ -22,11 +22,15 @@ WARNINGS: Final = {
 @click.option("--status", help="Such as running, failed, or open.")
 @click.option("--provider")
 @click.option("--reason", "because", help="With this reason.")
+@click.option("--provider-job-id")
 @click.option("--older-than", metavar="AGE", help="Such as 2h.")
 @click.option("--since", "created_after", metavar="TIME", help="Not made before: a date, an RFC 3339 time, or -24h.")
 @click.option("--until", "created_before", metavar="TIME", help="Not made after.")
 @click.option("--metadata", multiple=True, metavar="KEY=VALUE")
 @click.option("--undelivered", is_flag=True, default=None, help="An endpoint has not accepted one of its events.")
+@click.option(
+    "--expiring-undelivered", is_flag=True, default=None, help="The result will expire, and none has its end."
+)
 @click.option("--why", help="The reason that is stored; required for fail.")
 @click.option("--accept-double-charge", is_flag=True, help="Resubmit also what may have been charged.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
@@ -55,7 +59,8 @@ def bulk(session: Session, action: str, dry_run: bool, **given: Any) -> None:
 
 def _filter(given: Json) -> Json:
     """Return the filter of the API."""
-    names = ("status", "provider", "older_than", "created_after", "created_before", "undelivered")
+    ages = ("older_than", "created_after", "created_before")
+    names = ("status", "provider", "provider_job_id", *ages, "undelivered", "expiring_undelivered")
     found = {name: given[name] for name in names} | {"reason": given["because"]}
     found = {name: value for name, value in found.items() if value is not None}
     metadata = pairs(given["metadata"], "--metadata")

@@ -46,13 +46,15 @@ command.add_command(bulk)
 @click.option("--provider-job-id")
 @click.option("--reason")
 @click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="May be given more than once.")
+@click.option("--older-than", metavar="AGE", help="Such as 2h.")
 @click.option("--undelivered", is_flag=True, help="Not delivered to every endpoint.")
+@click.option("--expiring-undelivered", is_flag=True, help="The result will expire, and no endpoint has its end.")
 @limited
 @remote
 def index(session: Session, limit: int, since: str | None, until: str | None, **given: Any) -> None:
     """List jobs, newest first."""
-    query = {name: value or None for name, value in given.items() if name not in ("metadata", "undelivered")}
-    query |= {"created_after": since, "created_before": until, "undelivered": given["undelivered"] or None}
+    query = {name: value or None for name, value in given.items() if name != "metadata"}
+    query |= {"created_after": since, "created_before": until}
     query["metadata"] = pairs(given["metadata"], "--metadata") or None
     session.items(session.remote.pages("/v1/jobs", query, limit), LIST)
 

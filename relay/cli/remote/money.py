@@ -58,13 +58,15 @@ def quote(session: Session, input_: str | None, request: str | None, names: tupl
 @click.option("--all", "everything", is_flag=True, help="Of all projects; needs an operator's key.")
 @remote
 def spend(session: Session, since: str | None, everything: bool) -> None:
-    """Show what was spent, by provider, and what is left of today's cap."""
+    """Show what was spent, by provider, and what is left of the caps."""
     found = session.remote.get("/v1/spend", {"since": since, "all": everything or None})
     if session.output != "table":
         session.item(found)
         return
     session.items(found["providers"], SPEND)
-    session.say(f"today {found['today']} {found['unit']}, left {found['left_today']} of {found['max_per_day']}")
+    for cap in found["caps"]:
+        used = f"used {cap['used']}, left {cap['left']} until {cap['resets_at']}" if cap["used"] is not None else "each"
+        session.say(f"{cap['setting']}: {cap['max']} {found['unit']} a {cap['period']}, {used}")
 
 
 @click.group("files")
