@@ -138,9 +138,12 @@ class Read(msgspec.Struct, frozen=True):
 class UpdateApplier:
     """Applies batches of updates. `lease` is how a new delivery is leased to the dispatcher of this process.
 
+    All that it writes is one exchange with the server, after everything that it reads (`alone`, as group commit asks).
     Where another process sends and checks, it is notified by the commit that there is something to do.
     `expiring_ms` is how long before a result expires the client is notified of that.
     """
+
+    alone: Final = True
 
     def __init__(
         self,
@@ -289,7 +292,8 @@ async def _update(transaction: Transaction, read: Read) -> None:
     """Store the jobs; their ids at their providers too if one of them has another than before."""
     named = any(job.provider_job_id != read.rows[job_id]["provider_job_id"] for job_id, job in read.jobs.items())
     name = "update_job_and_provider_id" if named else "update_job"
-    await transaction.run_many(name, [job_rows.row(job) for job in read.jobs.values()])
+    changed = [job_rows.row(job, read.rows[job_id].get("version")) for job_id, job in read.jobs.items()]
+    await transaction.run_many(name, changed)
 
 
 def _shows_job(update: JobUpdate) -> bool:

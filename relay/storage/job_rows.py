@@ -36,7 +36,10 @@ class Timer(StrEnum):
 
 
 class JobRow(msgspec.Struct, frozen=True):
-    """The columns of a job's hot row."""
+    """The columns of a job's hot row.
+
+    `version` is that of the row that an update is based on, where PostgreSQL did not lock it (its `xmin`).
+    """
 
     id: str
     project_id: str
@@ -53,6 +56,7 @@ class JobRow(msgspec.Struct, frozen=True):
     timer: str | None
     next_at: int | None
     doc: str
+    version: str | None = None
 
 
 class RequestRow(msgspec.Struct, frozen=True):
@@ -92,8 +96,8 @@ _decode_ending: Final = msgspec.json.Decoder(Ending).decode
 _decode_cost: Final = msgspec.json.Decoder(Cost).decode
 
 
-def row(job: Job) -> JobRow:
-    """Return a job's hot row."""
+def row(job: Job, version: str | None = None) -> JobRow:
+    """Return a job's hot row; `version` is that of the row before, if it is not locked."""
     timer, next_at = timer_of(job)
     rest = msgspec.structs.replace(
         job,
@@ -124,6 +128,7 @@ def row(job: Job) -> JobRow:
         timer,
         next_at,
         _encode(rest).decode(),
+        version,
     )
 
 

@@ -185,14 +185,14 @@ async def test_a_database_that_hangs_is_503(running: Running, monkeypatch: pytes
     job = await running.submit()
     database: Any = running.app.store.database
     held, let_go = asyncio.Event(), asyncio.Event()
-    transact = database.transact
+    transact = database.transact_alone
 
     async def hanging(work: Any) -> Any:
         held.set()
         await let_go.wait()
         return await transact(work)
 
-    monkeypatch.setattr(database, "transact", hanging)
+    monkeypatch.setattr(database, "transact_alone", hanging)
     answering = asyncio.create_task(sent(running.origin, request(running.callback_url(), DONE)))
     await held.wait()
     (answer,) = await answering
@@ -209,7 +209,7 @@ async def test_a_failure_after_the_commit_is_answered_to_its_own_callback(
     await running.submit()
     database: Any = running.app.store.database
     jobs: Any = running.app.store.jobs
-    transact, record, count = database.transact, jobs.record_nowait, running.app.metrics.callback
+    transact, record, count = database.transact_alone, jobs.record_nowait, running.app.metrics.callback
     received, let_go, published = asyncio.Semaphore(0), asyncio.Event(), 0
 
     async def held(work: Any) -> Any:
@@ -227,7 +227,7 @@ async def test_a_failure_after_the_commit_is_answered_to_its_own_callback(
             raise RuntimeError("a fault of relay")
         count(*counted)
 
-    monkeypatch.setattr(database, "transact", held)
+    monkeypatch.setattr(database, "transact_alone", held)
     monkeypatch.setattr(jobs, "record_nowait", noted)
     monkeypatch.setattr(running.app.metrics, "callback", broken)
     url = running.callback_url()

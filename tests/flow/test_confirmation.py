@@ -295,7 +295,11 @@ async def test_a_claim_is_checked_after_a_restart(tmp_path: Path) -> None:
     await clock.advance(36)
     async with relay(tmp_path, clock=clock, world=world) as running:
         assert (await ended(running, job))["verification"] == "fetch"
-        assert "relay was stopped meanwhile: the provider is asked now" in await checks(running, job)
+        # The check that was claimed anew may be answered before the sweeper has looked, where both may write at a time.
+        seen = await checks(running, job)
+        assert "relay was stopped meanwhile: the provider is asked now" in seen or (
+            running.app.store.shared and seen == ["HTTP 200; confirmed: now succeeded"]
+        )
     await world.close()
 
 

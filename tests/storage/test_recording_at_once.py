@@ -1,9 +1,11 @@
 """Two processes that apply updates to the same job concurrently, on PostgreSQL: neither overwrites the other's."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,9 +19,11 @@ from relay.security.encryption import Encryption
 from relay.storage import job_rows, rows
 from relay.storage.apply_updates import JobUpdate, ReceivedCallback, Room, UpdateApplier, UpdateResult
 from relay.storage.boots import Lease
+from relay.storage.engine import exchanges
 from relay.storage.engine.database import Transaction
 from relay.storage.engine.migrations import migrate
 from relay.storage.engine.postgres import PostgreSQL
+from relay.storage.history import PATIENCE_MS
 from tests.support.past import ENDPOINT, insert_jobs, select
 from tests.support.postgres import Server
 from tests.support.running import SECRET_KEY
@@ -92,8 +96,9 @@ async def two(server: Server, jobs: Sequence[str]) -> AsyncIterator[tuple[Postgr
 
 
 async def record(database: PostgreSQL, *updates: JobUpdate) -> list[UpdateResult]:
-    """Apply updates."""
-    return await database.transact(partial(UpdateApplier(Lease(0, dispatches=False), Room(100), (0,)), updates=updates))
+    """Apply updates, as group commit does."""
+    applier = UpdateApplier(Lease(0, dispatches=False), Room(100), (0,))
+    return await database.transact_alone(partial(applier, updates=updates))
 
 
 @asynccontextmanager
@@ -153,18 +158,19 @@ async def test_a_job_that_goes_meanwhile_is_not_written_to(database_server: Serv
         assert await select(one, "SELECT id FROM events") == []
 
 
+@pytest.mark.parametrize("unlocked", [False, True])
 @pytest.mark.parametrize("sends", [False, True])
-async def test_a_batch_is_few_exchanges(database_server: Server, sends: bool) -> None:
+async def test_a_batch_is_few_exchanges(database_server: Server, sends: bool, unlocked: bool) -> None:
     """Lock the jobs as they are read, and send all that is written together, between BEGIN and COMMIT.
 
-    Where this process sends too, the endpoints of what is new are read with that.
+    Where this process sends too, the endpoints of what is new are read with that. Unlocked, neither is sent.
     """
     async with two(database_server, ["job_1", "job_2"]) as (one, _), one.pool.acquire() as connection:
         sent: list[str] = []
         results: list[UpdateResult] = []
         for _ in range(2):  # the first prepares
             connection.add_query_logger(note := lambda query: sent.append(query.query))
-            transaction = one.transaction(connection)
+            transaction = one.transaction(connection, unlocked=unlocked)
             sent.clear()
             results = await UpdateApplier(Lease(0, dispatches=sends), Room(100), (0,))(
                 transaction, [heard("job_1"), heard("job_2")]
@@ -179,11 +185,74 @@ async def test_a_batch_is_few_exchanges(database_server: Server, sends: bool) ->
             "WITH part_0 AS",
             "COMMIT;",
         ]
+        starts = starts[1:-1] if unlocked else starts
         assert [text.startswith(start) for text, start in zip(sent, starts, strict=True)] == [True] * len(starts), sent
-        assert [text for text in sent if "FOR UPDATE" in text] == [sent[1]]
+        assert [text for text in sent if "FOR UPDATE" in text] == ([] if unlocked else [sent[1]])
         assert {one.endpoint["url"] for result in results for one in result.fresh if one.endpoint} == (
             {ENDPOINT.url} if sends else set()
         )
+
+
+@pytest.mark.parametrize(("stands_still", "tries"), [(0, 1), (0.2, 2)])
+async def test_what_was_read_long_ago_decides_nothing(
+    database_server: Server, monkeypatch: pytest.MonkeyPatch, stands_still: float, tries: int
+) -> None:
+    """Read again, with locks, where the process stood still since it read who listens; write nothing by the first."""
+    assert exchanges.STALE_MS < PATIENCE_MS / 2
+    monkeypatch.setattr(exchanges, "STALE_MS", 100)
+    applier, tried = UpdateApplier(Lease(0, dispatches=False), Room(100), (0,)), 0
+
+    class Slow:
+        """Stands still after the first reading."""
+
+        def __init__(self, transaction: Transaction) -> None:
+            self._transaction = transaction
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._transaction, name)
+
+        async def run_many(self, name: str, many: Sequence[msgspec.Struct]) -> None:
+            """Write, a while after the reading at first."""
+            if name == "insert_callback" and tried == 1:
+                time.sleep(stands_still)  # noqa: ASYNC251 - the whole process stands still
+            await self._transaction.run_many(name, many)
+
+    async def work(transaction: Transaction) -> list[UpdateResult]:
+        nonlocal tried
+        tried += 1
+        slow: Any = Slow(transaction)
+        return await applier(slow, [heard("job_1")])
+
+    async with two(database_server, ["job_1"]) as (one, _):
+        (recorded,) = await one.transact_alone(work)
+        assert (tried, len(recorded.fresh)) == (tries, 1)
+        assert await added(one) == [("job_1", 1, 1, 1)]
+        assert await select(one, "SELECT COUNT(*) FROM callbacks") == [(1,)]
+
+
+async def test_without_locks_nothing_follows_what_is_written(database_server: Server) -> None:
+    """Raise where a transaction without locks goes on after its exchange, or changes less than it read.
+
+    The second is done again with locks.
+    """
+    async with two(database_server, ["job_1"]) as (one, _):
+
+        async def goes_on(transaction: Transaction) -> None:
+            await UpdateApplier(Lease(0), Room(100), (0,))(transaction, [heard("job_1")])
+            await transaction.rows("touch", {})
+
+        locked: list[bool] = []
+
+        async def reads(transaction: Transaction) -> None:
+            await transaction.rows("jobs_and_listeners", {"ids": ["job_1"]})
+            await transaction.run_many("insert_job_metadata", [{"project_id": "p", "pair": "a=b", "job_id": "j"}])
+            locked.append(len(locked) > 0)
+
+        with pytest.raises(RuntimeError, match="goes on"):
+            await one.transact_alone(goes_on)
+        await one.transact_alone(reads)
+        assert locked == [False, True]
+        assert await select(one, "SELECT COUNT(*) FROM job_metadata") == [(1,)]
 
 
 NAMES = [f"job_{number}" for number in range(4)]

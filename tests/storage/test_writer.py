@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from relay.errors import StorageUnavailable
+from relay.errors import ReservationLost, StorageUnavailable
 from relay.storage.engine import migrations
 from relay.storage.engine.database import Transaction
 from relay.storage.engine.group_commit import BATCH_MAX, SHARE_MIN, Waiting, Writer
 from relay.storage.engine.sqlite import SQLite
+from relay.storage.idempotency import Tie, Tied
 from tests.support.past import database as opened
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
@@ -258,3 +259,39 @@ async def test_drain_returns_when_all_is_written(database: SQLite) -> None:
     with onlooker(database) as other:
         assert len(projects(other)) == 300
     await asyncio.gather(*writes)
+
+
+class Alone:
+    """An operation whose writes are one exchange."""
+
+    alone = True
+
+    async def __call__(self, transaction: Transaction, names: Sequence[str]) -> list[str]:
+        """Add projects."""
+        return await add(transaction, names)
+
+
+async def test_only_what_is_alone_in_its_transaction_may_do_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ask for a transaction without locks where a batch has one kind of operation, which allows it, and no key is tied.
+
+    Such a transaction ends with its first write, so that nothing of another kind can belong to it.
+    """
+    async with opened(tmp_path) as database:
+        writer, alone, asked = Writer(database, 16), Alone(), list[str]()
+        transact_alone: Any = database.transact_alone
+
+        async def noted(work: Any) -> Any:
+            asked.append("alone")
+            return await transact_alone(work)
+
+        monkeypatch.setattr(database, "transact_alone", noted)
+        assert tuple(await asyncio.gather(writer.write(alone, "a"), writer.write(alone, "b"))) == ("A", "B")
+        assert asked == ["alone"]
+        assert tuple(await asyncio.gather(writer.write(alone, "c"), writer.write(add, "d"))) == ("C", "D")
+        assert await writer.write(add, "e") == "E"
+        tie = Tie(project_id="prj_default", key="no such key", reserved_at=1, of=lambda _: Tied(b""))
+        with pytest.raises(ReservationLost):
+            await writer.write(alone, "f", tie=tie)
+        assert asked == ["alone"]

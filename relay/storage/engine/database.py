@@ -78,6 +78,12 @@ class Database(Protocol):
         StorageUnavailable if it was not committed. `work` awaits nothing but the transaction.
         """
 
+    async def transact_alone(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:
+        """`transact` for work that updates jobs, and reads nothing after its first write that a write changes.
+
+        A server need not lock the jobs: it writes only if none has changed since it was read, else all is done again.
+        """
+
     async def size_bytes(self) -> int:
         """How much it takes on its disk; StorageUnavailable when it does not answer."""
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, Final
 
+import asyncpg
 import msgspec
 
 from relay.storage.engine.database import DueWork, Params, Row
@@ -17,6 +18,27 @@ SLOW_S: Final = 86_400.0
 _SCHEMA_LOCK: Final = 0x52454C4159
 
 
+_LOCKING: Final = "jobs_and_listeners"
+_UPDATES: Final = ("update_job", "update_job_and_provider_id")
+STALE_MS = 20_000
+"""What was read without a lock is used no longer than this, by the server's clock: as long as SESSION lets a
+transaction stand still, and less than others wait for one that saw another list of endpoints."""
+_UNCHANGED: Final = """
+SELECT 1 / CASE
+    WHEN (SELECT COUNT(*) FROM part_{place}) <> :updated THEN 0
+    WHEN EXTRACT(EPOCH FROM clock_timestamp()) * 1000 > CAST(:until AS BIGINT) THEN 0
+    ELSE 1
+END AS unchanged
+"""
+"""Fails, and with it all that is written in the exchange, unless so many jobs were updated, in time."""
+_GUARDED: Final = "SELECT found.*, unchanged FROM ({unchanged}) AS guard LEFT JOIN ({select}) AS found ON TRUE"
+"""Has one row at least, and each has the guard's column: so the guard is computed."""
+
+
+class RowsChangedError(Exception):
+    """A transaction without locks has written nothing: a job has changed since it was read, or it needs locks."""
+
+
 class PostgreSQLTransaction:
     """An open write transaction.
 
@@ -25,9 +47,20 @@ class PostgreSQLTransaction:
     so what mentions a table that another part changes goes after that.
     https://www.postgresql.org/docs/current/queries-with.html#QUERIES-WITH-MODIFYING
     A transaction that is one exchange needs no BEGIN and no COMMIT.
+
+    `unlocked`: jobs are read without a lock, outside of any transaction, and with their versions. What is written is
+    one exchange, and its last; an update of a job of another version undoes it. RowsChangedError means: again, with
+    locks.
     """
 
-    def __init__(self, connection: Any, statements: dict[str, Statement], joined: dict[tuple[str, ...], str]) -> None:
+    def __init__(
+        self,
+        connection: Any,
+        statements: dict[str, Statement],
+        joined: dict[tuple[str, ...], str],
+        *,
+        unlocked: bool = False,
+    ) -> None:
         self._connection = connection
         self._statements = statements
         self._joined = joined
@@ -35,21 +68,31 @@ class PostgreSQLTransaction:
         self._due_work: set[DueWork] = set()
         self._begun: Any = None
         self._timeout_s: float | None = None
+        self._unlocked = unlocked
+        self._jobs_read = self._until = 0
+        self._ended = False
 
     async def rows(self, name: str, params: Params) -> Sequence[Row]:
         """Run a named statement; of one for a batch, a batch of one."""
         statement = self._statements[name]
+        if self._unlocked and name == _LOCKING:
+            statement = self._statements[f"{name}_unlocked"]
+            found = await self.fetch(statement, statement.values(params))
+            self._jobs_read = len(found)
+            self._until = found[0]["read_at"] + STALE_MS if found else 0
+            return found
         return await self.fetch(
             statement, statement.arrays([params]) if statement.is_batch else statement.values(params)
         )
 
     async def fetch(self, statement: Statement, values: Sequence[Any]) -> Sequence[Row]:
         """Run a statement with its parameters in their order."""
-        await self._begin()
+        if not self._unlocked or self._ended or not statement.source.startswith(("SELECT", "WITH")):
+            await self._begin()
         if self._waiting:
             if statement.source.startswith("SELECT") and not self._mentions_changed(statement):
                 return await self._send(statement.source, values)
-            await self._send()
+            await self._flush()
         with explained_rights() if self._timeout_s is not None else nullcontext():
             found: Sequence[Row] = await self._connection.fetch(statement.text, *values, timeout=self._timeout_s)
         return found
@@ -82,6 +125,10 @@ class PostgreSQLTransaction:
 
     async def _begin(self) -> None:
         """Begin the transaction, if it has not begun: there is more than one exchange."""
+        if self._ended:
+            raise RuntimeError("a transaction without locks goes on after it has written")
+        if self._unlocked:
+            raise RowsChangedError("it takes more than one exchange")
         if self._begun is None:
             begun = self._connection.transaction()
             await begun.start()
@@ -100,6 +147,8 @@ class PostgreSQLTransaction:
         """Send what waits, and a SELECT with it if there is one, in one exchange; return the rows of that."""
         if not self._waiting and not select:
             return ()
+        if self._unlocked and self._waiting:
+            return await self._send_unlocked(select, values)
         waiting, self._waiting = self._waiting, {}
         batches = [(self._statements[name], many) for name, many in waiting.items()]
         names = (*waiting, select)
@@ -110,6 +159,26 @@ class PostgreSQLTransaction:
         arrays = (array for statement, many in batches for array in statement.arrays(many))
         found: Sequence[Row] = await self._connection.fetch(text, *arrays, *values)
         return found
+
+    async def _send_unlocked(self, select: str, values: Sequence[Any]) -> Sequence[Row]:
+        """Send all that is written, which is committed thereby, if no job has changed since it was read."""
+        if self._ended:
+            raise RuntimeError("a transaction without locks writes twice")
+        places = [place for place, name in enumerate(self._waiting) if name in _UPDATES]
+        if self._jobs_read and not places:
+            raise RowsChangedError("a job was read and is not updated")
+        self._unlocked, self._ended = False, True
+        if places:
+            unchanged = _UNCHANGED.format(place=places[0])
+            select = _GUARDED.format(unchanged=unchanged, select=select) if select else unchanged
+            values = (self._jobs_read, self._until, *values)
+        try:
+            found = await self._send(select, values)
+        except asyncpg.DivisionByZeroError as error:
+            raise RowsChangedError("a job has changed since it was read") from error
+        finally:
+            self._unlocked = True
+        return [row for row in found if row[0] is not None] if places else found
 
     async def run_text(self, text: str) -> None:
         """Run a statement that has no name: only migrations do this."""

@@ -168,7 +168,9 @@ class Writer:
                 await idempotency.tie(transaction, done)
             return results
 
-        written = await self._database.transact(write)
+        tied = any(waiting.tie for waiting in batch)
+        alone = not tied and len(kinds) == 1 and getattr(batch[0].operation, "alone", False)
+        written = await (self._database.transact_alone if alone else self._database.transact)(write)
         if self._copied is not None:
             await self._copied()
         return written

@@ -15,7 +15,7 @@ from relay import log
 from relay.errors import SettingsError, StorageUnavailable
 from relay.storage.engine.database import DueWork, Params, Purpose, Row
 from relay.storage.engine.database_url import PostgresTarget, postgres_target
-from relay.storage.engine.exchanges import CHANNEL, PostgreSQLTransaction
+from relay.storage.engine.exchanges import CHANNEL, PostgreSQLTransaction, RowsChangedError
 from relay.storage.engine.refusals import explained
 from relay.storage.engine.statements import Dialect, Statement, load
 
@@ -157,11 +157,28 @@ class PostgreSQL:
                     raise
         return await self._transact(work)
 
-    async def _transact(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
+    async def transact_alone(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
+        """Read without locks and write in one exchange, which needs neither BEGIN nor COMMIT.
+
+        Where a job has changed meanwhile, or one exchange is not enough, it is done again with locks.
+        """
+        if not self.pooled:
+            try:
+                return await self._transact(work, unlocked=True)
+            except (RowsChangedError, asyncpg.InvalidCachedStatementError):
+                pass
+            except StorageUnavailable as error:
+                if not isinstance(error.__cause__, asyncpg.TransactionRollbackError):
+                    raise
+        return await self.transact(work)
+
+    async def _transact(
+        self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]", *, unlocked: bool = False
+    ) -> Result:
         """Try once."""
         with _translated():
             async with self._acquired() as connection:
-                transaction = self.transaction(connection)
+                transaction = self.transaction(connection, unlocked=unlocked)
                 try:
                     if self.pooled:
                         await transaction.run_text(_LOCAL)
@@ -174,9 +191,9 @@ class PostgreSQL:
                     raise
                 return result
 
-    def transaction(self, connection: Any) -> PostgreSQLTransaction:
+    def transaction(self, connection: Any, *, unlocked: bool = False) -> PostgreSQLTransaction:
         """Return a transaction on a connection of the pool; it begins with its first statement."""
-        return PostgreSQLTransaction(connection, self.statements, self._joined)
+        return PostgreSQLTransaction(connection, self.statements, self._joined, unlocked=unlocked)
 
     async def ask(self, text: str) -> Sequence[tuple[Any, ...]]:
         """Run a statement that has no name, for tests and tools; its rows."""

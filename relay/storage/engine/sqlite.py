@@ -90,6 +90,10 @@ class SQLite:
         """
         return await self._writer.run(_transaction, self.statements, work, self._file)
 
+    async def transact_alone(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:
+        """`transact`: the file is locked anyway."""
+        return await self.transact(work)
+
     async def ask(self, text: str) -> Sequence[tuple[Any, ...]]:
         """Run a statement that has no name on the writing connection, for tests and tools; its rows."""
         return await self._writer.run(_ask, text)

@@ -54,7 +54,7 @@ UPDATE jobs SET
 WHERE id = :id;
 
 -- name: update_job.postgres_batch
--- PostgreSQL writes a batch by one statement; the rows have been locked as they were read.
+-- PostgreSQL writes a batch by one statement; the rows have been locked as they were read, or have a version that must not have changed.
 UPDATE jobs SET
     state = many.state, reason = many.reason, cost = many.cost, finished_at = many.finished_at,
     confirm_by = many.confirm_by, checked_by = CASE WHEN jobs.next_check_at = many.next_check_at THEN jobs.checked_by END,
@@ -62,9 +62,9 @@ UPDATE jobs SET
 FROM unnest(
     CAST(:id AS TEXT[]), CAST(:state AS TEXT[]), CAST(:reason AS TEXT[]), CAST(:cost AS TEXT[]),
     CAST(:finished_at AS BIGINT[]), CAST(:confirm_by AS BIGINT[]), CAST(:next_check_at AS BIGINT[]), CAST(:timer AS TEXT[]),
-    CAST(:next_at AS BIGINT[]), CAST(:doc AS TEXT[])
-) AS many (id, state, reason, cost, finished_at, confirm_by, next_check_at, timer, next_at, doc)
-WHERE jobs.id = many.id;
+    CAST(:next_at AS BIGINT[]), CAST(:doc AS TEXT[]), CAST(:version AS TEXT[])
+) AS many (id, state, reason, cost, finished_at, confirm_by, next_check_at, timer, next_at, doc, version)
+WHERE jobs.id = many.id AND (many.version IS NULL OR CAST(jobs.xmin AS TEXT) = many.version) RETURNING jobs.id;
 
 -- name: update_job_and_provider_id
 -- The same with the id that its provider gave it, which few updates change: SQLite writes an index anew for each column that is named,
@@ -76,7 +76,7 @@ UPDATE jobs SET
 WHERE id = :id;
 
 -- name: update_job_and_provider_id.postgres_batch
--- PostgreSQL writes a batch by one statement; the rows have been locked as they were read.
+-- PostgreSQL writes a batch by one statement; the rows have been locked as they were read, or have a version that must not have changed.
 UPDATE jobs SET
     state = many.state, reason = many.reason, provider_job_id = many.provider_job_id, cost = many.cost, finished_at = many.finished_at,
     confirm_by = many.confirm_by, checked_by = CASE WHEN jobs.next_check_at = many.next_check_at THEN jobs.checked_by END,
@@ -84,9 +84,9 @@ UPDATE jobs SET
 FROM unnest(
     CAST(:id AS TEXT[]), CAST(:state AS TEXT[]), CAST(:reason AS TEXT[]), CAST(:provider_job_id AS TEXT[]), CAST(:cost AS TEXT[]),
     CAST(:finished_at AS BIGINT[]), CAST(:confirm_by AS BIGINT[]), CAST(:next_check_at AS BIGINT[]), CAST(:timer AS TEXT[]),
-    CAST(:next_at AS BIGINT[]), CAST(:doc AS TEXT[])
-) AS many (id, state, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, timer, next_at, doc)
-WHERE jobs.id = many.id;
+    CAST(:next_at AS BIGINT[]), CAST(:doc AS TEXT[]), CAST(:version AS TEXT[])
+) AS many (id, state, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, timer, next_at, doc, version)
+WHERE jobs.id = many.id AND (many.version IS NULL OR CAST(jobs.xmin AS TEXT) = many.version) RETURNING jobs.id;
 
 -- name: job_to_submit
 -- A job that is about to be submitted, locked by the transaction that marks it. It is found by its id, and by no index of what waits.
@@ -136,6 +136,29 @@ WITH found AS (
 )
 SELECT
     id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata,
+    CASE WHEN id = (SELECT MIN(id) FROM found) THEN (
+    SELECT json_agg(json_build_array(id, project_id, job_id, event_types, providers, schedule_s)) FROM (
+        SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
+        WHERE project_id IN (SELECT project_id FROM found) AND job_id IS NULL AND deleted_at IS NULL AND disabled_at IS NULL
+        UNION ALL
+        SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
+        WHERE job_id IN (SELECT id FROM found) AND deleted_at IS NULL AND disabled_at IS NULL
+    ) AS listening
+) END AS listening
+FROM found;
+
+-- name: jobs_and_listeners_unlocked.postgres
+-- The same without a lock, with each row's version and the time: for a transaction that writes in one exchange, soon and only if none
+-- has changed.
+WITH found AS (
+    SELECT
+        id, project_id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata,
+        CAST(jobs.xmin AS TEXT) AS version
+    FROM jobs JOIN job_requests ON job_id = id WHERE id = ANY (:ids) ORDER BY id
+)
+SELECT
+    id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata, version,
+    CAST(EXTRACT(EPOCH FROM now()) * 1000 AS BIGINT) AS read_at,
     CASE WHEN id = (SELECT MIN(id) FROM found) THEN (
     SELECT json_agg(json_build_array(id, project_id, job_id, event_types, providers, schedule_s)) FROM (
         SELECT id, project_id, job_id, event_types, providers, schedule_s FROM endpoints
