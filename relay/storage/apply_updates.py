@@ -292,7 +292,7 @@ async def _update(transaction: Transaction, read: Read) -> None:
     """Store the jobs; their ids at their providers too if one of them has another than before."""
     named = any(job.provider_job_id != read.rows[job_id]["provider_job_id"] for job_id, job in read.jobs.items())
     name = "update_job_and_provider_id" if named else "update_job"
-    changed = [job_rows.row(job, read.rows[job_id].get("version")) for job_id, job in read.jobs.items()]
+    changed = [job_rows.changed_row(job, read.rows[job_id].get("version")) for job_id, job in read.jobs.items()]
     await transaction.run_many(name, changed)
 
 

@@ -10,7 +10,7 @@ stand in both, so that `doc` is a job by itself. An earlier relay that updates a
 """
 
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -36,10 +36,7 @@ class Timer(StrEnum):
 
 
 class JobRow(msgspec.Struct, frozen=True):
-    """The columns of a job's hot row.
-
-    `version` is that of the row that an update is based on, where PostgreSQL did not lock it (its `xmin`).
-    """
+    """The columns of a job's hot row."""
 
     id: str
     project_id: str
@@ -56,6 +53,11 @@ class JobRow(msgspec.Struct, frozen=True):
     timer: str | None
     next_at: int | None
     doc: str
+
+
+class ChangedRow(JobRow, frozen=True):
+    """A hot row that replaces one of this `version`, PostgreSQL's `xmin`; None where that is locked."""
+
     version: str | None = None
 
 
@@ -96,8 +98,18 @@ _decode_ending: Final = msgspec.json.Decoder(Ending).decode
 _decode_cost: Final = msgspec.json.Decoder(Cost).decode
 
 
-def row(job: Job, version: str | None = None) -> JobRow:
-    """Return a job's hot row; `version` is that of the row before, if it is not locked."""
+def row(job: Job) -> JobRow:
+    """Return a job's hot row."""
+    return JobRow(*_columns(job))
+
+
+def changed_row(job: Job, version: str | None = None) -> ChangedRow:
+    """Return the hot row of a job that was read with a row of this version."""
+    return ChangedRow(*(*_columns(job), version))
+
+
+def _columns(job: Job) -> tuple[Any, ...]:
+    """Return the values of a job's hot row, in order."""
     timer, next_at = timer_of(job)
     rest = msgspec.structs.replace(
         job,
@@ -112,7 +124,7 @@ def row(job: Job, version: str | None = None) -> JobRow:
         next_check_at=None,
         checks_made=0,
     )
-    return JobRow(
+    return (
         job.id,
         job.project_id,
         job.provider,
@@ -128,7 +140,6 @@ def row(job: Job, version: str | None = None) -> JobRow:
         timer,
         next_at,
         _encode(rest).decode(),
-        version,
     )
 
 

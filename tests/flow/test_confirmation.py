@@ -295,7 +295,7 @@ async def test_a_claim_is_checked_after_a_restart(tmp_path: Path) -> None:
     await clock.advance(36)
     async with relay(tmp_path, clock=clock, world=world) as running:
         assert (await ended(running, job))["verification"] == "fetch"
-        # Where both may write at a time, the check may be answered before the sweeper has recorded that it waits for it.
+        # Where both may write at a time, the check may be answered before the sweeper has recorded that it waits.
         first = "it was decided meanwhile" if running.app.store.shared else ""
         assert {"relay was stopped meanwhile: the provider is asked now", first} & set(await checks(running, job))
     await world.close()

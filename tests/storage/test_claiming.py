@@ -264,7 +264,7 @@ async def test_an_open_job_reserves_the_room_of_a_result(tmp_path: Path) -> None
         job = msgspec.structs.replace(_job("evolink", "prj_default", None, None), id="job_1")
 
         async def put(name: str, *changed: Job) -> None:
-            await database.transact(lambda some: some.run_many(name, [job_rows.row(one) for one in changed]))
+            await database.transact(lambda some: some.run_many(name, [job_rows.changed_row(one) for one in changed]))
 
         async def stored() -> list[tuple[int, bool]]:
             ((doc,),) = await select(database, "SELECT doc FROM jobs")

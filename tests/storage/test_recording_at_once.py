@@ -126,7 +126,7 @@ async def test_what_another_wrote_meanwhile_is_not_overwritten(database_server: 
             recording = asyncio.create_task(record(one, heard("job_1"), heard("job_2")))
             await waiting(another)
             moved = msgspec.structs.replace(running("job_2"), progress=1)
-            await transaction.run_many("update_job", [job_rows.row(moved)])
+            await transaction.run_many("update_job", [job_rows.changed_row(moved)])
         recorded = await recording
         assert [(found.job and found.job.progress, len(found.fresh)) for found in recorded] == [(1, 1), (2, 1)]
         assert await added(one) == [("job_1", 1, 1, 1), ("job_2", 1, 1, 2)]

@@ -115,6 +115,7 @@ def test_a_statement_means_what_it_says_on_both_databases() -> None:
         "forget_positions_of_endpoints",
         "forget_positions_of_redeliveries",
         "horizon",
+        "jobs_and_listeners_unlocked",
         "lock_boot",
         "server_clock",
     }
