@@ -237,10 +237,13 @@ def _print_addresses(app: "App", origin: str, providers_at: str, sink_at: str) -
     stand_ins = [one.adapter.name for one in usable if one.origin == providers_at]
     real = [one.adapter.name for one in usable if one.origin != providers_at]
     click.echo(f"relay {__version__} on {origin}   database {shown(app.settings.database_url)}")
-    click.echo(f"  stand-ins  {', '.join(stand_ins)}   free, and make no video")
+    click.echo(f"  stand-ins  {', '.join(stand_ins)}   free; each result is the same short clip")
     if real:
         click.echo(f"  real       {', '.join(real)}   their callbacks go to {app.settings.public_url}")
     click.echo(f"  sink       {sink_at}   receives every notification and checks its signature")
+    if app.settings.dashboard:
+        key = app.settings.api_key or ""
+        click.echo(f"  pages      {origin}/   sign in with {key if key == DEV_API_KEY else 'RELAY_API_KEY'}")
 
 
 async def _print_next_steps(client: httpx.AsyncClient, api_key: str, once: bool) -> None:
