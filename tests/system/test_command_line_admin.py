@@ -20,7 +20,7 @@ from relay.clock import SystemClock
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
 from relay.web.routes import API
-from tests.support.running import Running, relay
+from tests.support.running import KEY, Running, relay
 from tests.system.test_command_line import Shell, connected, cut_streams, finished, following
 
 pytestmark = pytest.mark.anyio
@@ -112,6 +112,25 @@ async def test_a_terminal_shows_a_table_whose_cells_cannot_control_it(shell: She
         assert shell.running.hook in drawn
         assert "a\u202eb" not in drawn
         assert ("\x1b" in drawn) is (environ["NO_COLOR"] == "")
+
+
+async def test_a_terminal_shows_plain_columns_without_rich(shell: Shell, tmp_path: Path) -> None:
+    """Print the same rows where rich is not installed."""
+    (tmp_path / "rich.py").write_text("raise ImportError")
+    made = (await shell("endpoints", "create", shell.running.hook, "-o", "json")).json()
+    arguments = {"TERM": "xterm", "COLUMNS": "200", "NO_COLOR": ""}
+    root = Path(__file__).parents[2]
+    plain = await _on_terminal(shell, "endpoints", "list", PYTHONPATH=f"{tmp_path}:{root}", **arguments)
+    assert "\x1b" not in plain
+    assert [line.split()[0] for line in plain.splitlines()] == ["ENDPOINT", made["id"]]
+
+
+async def test_a_key_that_others_can_read_on_its_way_is_warned_of(shell: Shell) -> None:
+    """Say at a login without TLS to another machine that the key can be read; not to this one."""
+    far = await shell("login", "--url", "http://relay.invalid", stdin=b"a-key\n")
+    assert (far.status, "not encrypted" in far.err, "a-key" in far.err) == (75, True, False)
+    near = await shell("login", "--url", shell.running.origin, stdin=f"{KEY}\n".encode())
+    assert (near.status, "not encrypted" in near.err) == (0, False)
 
 
 async def test_keys_act_on_the_last_event_and_a_terminal_is_left_as_it_was(shell: Shell) -> None:
