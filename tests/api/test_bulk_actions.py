@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from relay.storage import pages
 from relay.web.api import bulk_actions
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock, Running, http_client, relay
@@ -204,3 +205,21 @@ async def test_a_wrong_bulk_action_is_refused(running: Running, body: dict[str, 
     assert answer.status_code == 422, answer.text
     assert [error["path"] for error in answer.json()["errors"]] == wrong
     assert (await running.get("/v1/jobs"))["data"][0]["status"] == "submitted"
+
+
+async def test_a_call_that_finds_little_reads_a_number_of_pages(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read PAGES_MAX pages for the next job that matches, and say where the next call goes on; count as far as that."""
+    (wanted,) = await submitted(running, 1)
+    await running.client.post(f"/v1/jobs/{wanted}/failures", json={"reason": "lost"})
+    await submitted(running, 2)
+    monkeypatch.setattr(pages, "WINDOW", 1)
+    body: dict[str, Any] = {"filter": {"status": "failed"}, "as_of": "2026-11-21T00:00:00Z"}
+    for most, found, matched in ((2, [], (0, True)), (3, [wanted], (1, True)), (4, [wanted], (1, False))):
+        monkeypatch.setattr(bulk_actions, "PAGES_MAX", most)
+        counted = await count(running, "fail", status="failed")
+        assert (counted["matched"], counted["matched_more"]) == matched
+        answer = await ask(running, "fail", reason="lost again", **body)
+        assert [one["job"] for one in answer["refused"]] == found
+        assert answer["next_cursor"] is not None

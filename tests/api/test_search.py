@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from relay import ids
-from relay.storage.search import RECENT_JOBS
+from relay.storage.search import NAMES_MAX, RECENT_JOBS
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock, Running, http_client, relay
 
@@ -181,3 +181,12 @@ async def test_a_value_is_searched_under_the_names_of_recent_jobs(running: Runni
     assert await found(running, "needle") == []
     assert [hit["id"] for hit in await found(running, "rare=needle")] == [job["id"]]
     assert len(await found(running, ids.JOB + "0", limit=50)) == 50
+
+
+@pytest.mark.parametrize("names", [NAMES_MAX - 1, NAMES_MAX])
+async def test_a_value_is_searched_under_a_number_of_names(running: Running, names: int) -> None:
+    """Search a value under NAMES_MAX names, those of the newest jobs first, and under no further one."""
+    job = await running.submit("evolink", metadata={"rare": "needle"})
+    await running.submit("evolink", metadata={f"name{number}": "x" for number in range(names)})
+    hits = [hit["id"] for hit in await found(running, "needle")]
+    assert hits == ([job["id"]] if names < NAMES_MAX else [])

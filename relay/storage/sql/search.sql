@@ -29,9 +29,10 @@ WHERE jobs.project_id || '' = :project_id
 GROUP BY jobs.id, jobs.provider, jobs.state, jobs.created_at ORDER BY jobs.id DESC LIMIT :limit;
 
 -- name: latest_metadata
--- The metadata of a project's newest jobs, for the names that it has.
+-- The metadata of a project's newest jobs, the newest first, for the names that it has.
 SELECT metadata FROM job_requests
-WHERE job_id IN (SELECT id FROM jobs WHERE project_id = :project_id ORDER BY id DESC LIMIT :limit);
+WHERE job_id IN (SELECT id FROM jobs WHERE project_id = :project_id ORDER BY id DESC LIMIT :limit)
+ORDER BY job_id DESC;
 
 -- name: search_events
 -- A project's events whose ids are between two, newest first, without their bodies.
