@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from relay.clock import Clock
 from relay.sandbox.serving import hang_up, serve
 from tests.support.running import HeldClock, Running, relay
 
@@ -165,7 +166,7 @@ def _encoded(value: dict[str, Any]) -> str:
 
 
 @asynccontextmanager
-async def selling(folder: Path, seller: Seller, clock: HeldClock, **more: Any) -> AsyncIterator[Running]:
+async def selling(folder: Path, seller: Seller, clock: Clock, **more: Any) -> AsyncIterator[Running]:
     """Yield a relay with a wallet, whose paid providers are the seller."""
     async with serve(seller.app) as origin:
         environ = {

@@ -20,6 +20,7 @@ from relay.clock import SystemClock
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
 from relay.web.routes import API
+from tests.support.paying import PRICE, Seller, selling
 from tests.support.running import KEY, Running, relay
 from tests.system.test_command_line import Shell, connected, cut_streams, finished, following
 
@@ -258,6 +259,24 @@ async def test_a_job_that_does_not_wait_is_neither_approved_nor_refused(shell: S
     for verb in ("approve", "refuse"):
         done = await shell("jobs", verb, job["id"], "--reason", "a test", "--yes")
         assert (done.status, "409" in done.err) == (1, True), done.err
+
+
+async def test_a_dear_job_is_approved_paid_and_in_the_books(tmp_path: Path) -> None:
+    """Pay for a job once its price is approved, list the payment, write it as CSV, and refuse another job unpaid."""
+    seller = Seller()
+    async with selling(tmp_path, seller, SystemClock(), RELAY_APPROVAL_ABOVE="0.1") as running:
+        shell = Shell(running, tmp_path)
+        dear, refused = await running.submit("x402org"), await running.submit("x402org")
+        asked = await shell("jobs", "approve", dear["id"])
+        assert (asked.status, "for 0.330000 USD?" in asked.err, seller.moved) == (2, True, 0)
+        assert (await shell("jobs", "approve", dear["id"], "--reason", "paid for", "--yes", "-o", "json")).json()
+        failed = (await shell("jobs", "refuse", refused["id"], "--yes", "-o", "json")).json()
+        assert (failed["status"], failed["error"]["code"]) == ("failed", "not_approved")
+        (payment,) = (await shell("payments", "list", "-o", "json")).json()
+        assert (payment["job"], payment["amount"], seller.moved) == (dear["id"], "0.330000", PRICE)
+        receipts = (await shell("payments", "receipts", "--provider", "x402org")).out.splitlines()
+        assert [line.split(",")[0] for line in receipts] == ["id", payment["id"]]
+        assert (await shell("payments", "list", "--state", "void", "-o", "json")).json() == []
 
 
 def test_each_route_of_the_api_has_a_command() -> None:
