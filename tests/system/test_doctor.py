@@ -196,6 +196,18 @@ async def test_each_planted_misconfiguration_is_found_and_names_its_setting(plac
     assert wrong == {}
 
 
+async def test_caps_and_a_balance_that_just_suffice_are_good(place: Place) -> None:
+    """Find nothing about caps as high as the day's, nor about a wallet that pays for exactly one job."""
+    caps = {"RELAY_SPEND_MAX_PER_JOB": "10", "RELAY_PROJECT_SPEND_MAX_PER_DAY": "10", "RELAY_SPEND_MAX_PER_HOUR": "10"}
+    assert [one for one in await place.findings(caps) if one.check == "payments"] == []
+    wallet = {"RELAY_WALLET_KEY": WALLET_KEY, "RELAY_CHAIN_RPC_URL": f"{place.environ['OTHER']}/rpc"}
+    (finding,) = (
+        one for one in await place.findings(wallet | {"RELAY_SPEND_MAX_PER_JOB": "0.123456"}) if one.check == "payments"
+    )
+    assert (finding.level, "holds 0.123456 USDC" in finding.what) == (Level.OK, True)
+    assert WALLET_KEY not in finding.what
+
+
 @pytest.mark.parametrize(
     ("ahead_ms", "level"),
     [
