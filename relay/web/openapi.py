@@ -7,6 +7,8 @@ https://spec.openapis.org/oas/v3.1.1.html
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -194,7 +196,7 @@ def _operation(route: ApiRoute, schemas: _Schemas) -> Json:
             content[media_type]["example"] = route.example
         operation["requestBody"] = {"content": content, "required": needs_body(route)}
     operation["responses"] = {
-        **{str(status): _answer(kind, schemas) for status, kind in sorted(route.answers.items())},
+        **{str(status): _answered(route, status, kind, schemas) for status, kind in sorted(route.answers.items())},
         **_problems(problem_codes(route), schemas),
     }
     return operation
@@ -208,6 +210,22 @@ def needs_body(route: ApiRoute) -> bool:
 def operation_id(route: ApiRoute) -> str:
     """Return a name for generated clients, from the handler's resource and name: `jobs_create`."""
     return f"{route.handler.__module__.rpartition('.')[2]}_{route.handler.__name__}"
+
+
+@lru_cache
+def examples() -> dict[str, Any]:
+    """Return an answer of each route, as relay gave it in a test, by method, path and status."""
+    found: dict[str, Any] = msgspec.json.decode(Path(__file__).with_name("examples.json").read_bytes())
+    return found
+
+
+def _answered(route: ApiRoute, status: int, kind: Any, schemas: _Schemas) -> Json:
+    """Return a successful answer of a route, with its example."""
+    shown = _answer(kind, schemas)
+    example = examples().get(f"{route.method} {route.path} {status}")
+    if example is not None:
+        shown["content"][_JSON]["example"] = example
+    return shown
 
 
 def _answer(kind: Any, schemas: _Schemas) -> Json:

@@ -16,7 +16,8 @@ from relay.model.job import EventType
 from relay.model.resources.jobs import JobResource
 from relay.providers import PROVIDERS
 from relay.web import openapi
-from relay.web.api.api_request import ApiRoute
+from relay.web.api.api_request import ApiRoute, CsvResponse
+from relay.web.api.events import EventStream
 from relay.web.routes import API
 from tests.support import contract
 from tests.support.running import relay
@@ -163,3 +164,20 @@ def test_an_undeclared_status_or_problem_is_noticed() -> None:
 def test_a_job_has_the_fields_of_its_schema() -> None:
     """Show a job's fields in the order of their declaration."""
     assert list(SCHEMAS["Job"]["properties"]) == list(JobResource.__struct_encode_fields__)
+
+
+@pytest.mark.parametrize("route", API, ids=lambda route: f"{route.method} {route.path}")
+def test_each_answer_has_an_example_of_its_type(route: ApiRoute) -> None:
+    """Show an answer of relay for each route that answers JSON; it reads as the route's type, and holds no secret."""
+    for status, kind in route.answers.items():
+        if kind in (None, EventStream, CsvResponse):
+            continue
+        example = json.dumps(openapi.examples()[f"{route.method} {route.path} {status}"]).encode()
+        contract.read(example, kind)
+        assert contract.SECRETS.search(example) is None
+
+
+def test_no_example_is_left_over() -> None:
+    """Drop the example of a route that is gone."""
+    known = {f"{route.method} {route.path} {status}" for route in API for status in route.answers}
+    assert set(openapi.examples()) <= known
