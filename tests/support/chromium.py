@@ -72,7 +72,7 @@ class Tab:
 async def tab(browser: Browser, running: Running, **options: Any) -> AsyncIterator[Tab]:
     """Yield an empty tab with cookies of its own; `options` are those of a browser's context."""
     context: BrowserContext = await browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(30_000)
     await context.add_init_script(_COLLECT)
     try:
         yield Tab(await context.new_page(), running.origin)

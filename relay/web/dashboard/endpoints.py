@@ -54,7 +54,12 @@ async def index(view: View) -> Response:
     ]
     rows = [await _row(view, one, index < SPARKED) for index, one in enumerate(found)]
     return await view.page(
-        "endpoints.html", rows=rows, counts=counts, all=len(everything), more=page["next_cursor"] is not None, LIST=LIST
+        "endpoints.html",
+        listed=rows,
+        counts=counts,
+        all=len(everything),
+        more=page["next_cursor"] is not None,
+        LIST=LIST,
     )
 
 
@@ -236,7 +241,7 @@ def _number(text: str) -> float | int | str:
         return text
 
 
-PAGES: Final = (PageRoute("/endpoints", index), PageRoute("/endpoints/{id}", show))
+PAGES: Final = (PageRoute("/endpoints", index, live=True), PageRoute("/endpoints/{id}", show, live=True))
 VERBS: Final[tuple[Verb, ...]] = (
     Verb(path="/endpoints/new", route="POST /v1/endpoints", title="New endpoint", body=_new, answered=_made),
     Verb(

@@ -1,7 +1,7 @@
 """Keeps open pages up to date: server-sent events with those parts of a page that have changed.
 
 A page is made again as its reader asked for it, with the session's rights, and what differs is sent. However many pages
-are open, making them again takes a hundredth of the time at most: pages take turns, and each rests after its turn.
+are open, making them again takes a twentieth of the time at most: pages take turns, and each rests after its turn.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from relay.web.dashboard.session import Sessions, SignedIn
 
 PAUSE_MS: Final = 1_000
 """The least time between two looks at one page."""
-REST: Final = 99
+REST: Final = 19
 """After a page was made, none is made for so many times as long as that took."""
 COMMENT_EVERY_MS: Final = 15_000
 RETRY_MS: Final = 2_000

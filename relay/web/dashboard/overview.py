@@ -203,5 +203,5 @@ def _name(one: dict[str, Any], scale: Scale, *, last: bool) -> str:
     return {"1h": f"{day} {clock}", "1d": day}.get(scale.bucket, clock)
 
 
-PAGES: Final = (PageRoute("/", index),)
+PAGES: Final = (PageRoute("/", index, live=True),)
 VERBS: Final[tuple[Verb, ...]] = ()

@@ -32,7 +32,7 @@ async def index(view: View) -> Response:
     numbers = {one["provider"]: one for one in stats["providers"]}
     rows = [_row(one, numbers.get(one["name"])) for one in providers]
     order = {"bad": 0, "warn": 1, "ok": 2, "off": 3}
-    return await view.page("providers.html", rows=sorted(rows, key=lambda row: order[row.shape]), chosen=chosen)
+    return await view.page("providers.html", listed=sorted(rows, key=lambda row: order[row.shape]), chosen=chosen)
 
 
 def _row(provider: Json, numbers: Json | None) -> Row:
