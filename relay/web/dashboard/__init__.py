@@ -22,7 +22,19 @@ from starlette.routing import Route
 
 from relay.app import App
 from relay.web.api.api_request import ApiRoute
-from relay.web.dashboard import audit, callbacks, endpoints, job, jobs, keyboard, keys, overview, providers, search
+from relay.web.dashboard import (
+    audit,
+    callbacks,
+    endpoints,
+    job,
+    jobs,
+    keyboard,
+    keys,
+    overview,
+    providers,
+    search,
+    spend,
+)
 from relay.web.dashboard.frame import Frame
 from relay.web.dashboard.view import FormRoute, PageRoute, Verb
 from relay.web.request_body import BodyMemory
@@ -37,6 +49,7 @@ NOUNS: Final = (
     callbacks,
     providers,
     keys,
+    spend,
     audit,
 )
 PAGES: Final[tuple[PageRoute, ...]] = tuple(page for noun in NOUNS for page in noun.PAGES)
