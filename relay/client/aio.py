@@ -14,16 +14,26 @@ from relay.client import requests
 from relay.client.notifications import Notification
 from relay.client.requests import AGAIN, TRIES_MAX, Messages, RelayError, RelayUnavailable, Request, page_of
 from relay.client.types import (
+    Alert,
+    AuditEntry,
+    BulkResult,
     Callback,
     CallbackHead,
     Delivery,
     DeliveryWithAttempts,
     Endpoint,
+    EndpointNote,
     Event,
     File,
+    Hit,
+    Hits,
     Job,
+    Key,
     NewEndpoint,
     NewJob,
+    NewKey,
+    Payment,
+    Project,
     Provider,
     Quote,
     Redelivery,
@@ -31,7 +41,9 @@ from relay.client.types import (
     RotatedSecret,
     Secret,
     Spend,
+    Stats,
     Timeline,
+    Whoami,
 )
 
 Answer = TypeVar("Answer")
@@ -370,6 +382,89 @@ class AsyncRelay:
         """Apply a quarantined callback."""
         path = f"/v1/callbacks/{callback_id}/releases"
         return await self._send(requests.writing("POST", path, None, idempotency_key), Callback)
+
+    async def approve(self, job_id: str, *, approve: bool = True, reason: str | None = None) -> Job:
+        """Let a job that waits for an approval be sent at its price, or refuse it."""
+        return await self._intervene(job_id, "approvals", requests.body(approve=approve, reason=reason), None)
+
+    async def bulk(self, action: str, filter: Mapping[str, Any], **fields: Any) -> BulkResult:  # noqa: A002
+        """Count the jobs that match (`dry_run=True`), or act on those that matched then (`as_of` of that answer)."""
+        given = {"action": action, "filter": dict(filter), **fields}
+        return await self._send(requests.writing("POST", "/v1/bulk-actions", given), BulkResult)
+
+    async def search(self, q: str, *, limit: int | None = None) -> list[Hit]:
+        """Return what an id, a provider's id, metadata or a part of a URL finds."""
+        wanted = requests.query(q=q, limit=limit)
+        return (await self._send(Request(method="GET", path="/v1/search", query=wanted), Hits)).data
+
+    async def stats(self, *, since: str | None = None, until: str | None = None, bucket: str | None = None) -> Stats:
+        """Return the numbers of a time: jobs, deliveries, latency, backlog and cost."""
+        wanted = requests.query(**{"from": since, "to": until, "bucket": bucket})
+        return await self._send(Request(method="GET", path="/v1/stats", query=wanted), Stats)
+
+    def alerts(self, *, state: str | None = None, kind: str | None = None) -> AsyncIterator[Alert]:
+        """Yield the conditions that are open, or those of a `state`."""
+        return self._pages("/v1/alerts", Alert, requests.query(state=state, kind=kind))
+
+    def audit(self, **filters: str | None) -> AsyncIterator[AuditEntry]:
+        """Yield what was changed, newest first; `filters` are those of the API, such as `verb`."""
+        return self._pages("/v1/audit", AuditEntry, requests.query(**filters))
+
+    def payments(self, **filters: str | bool | None) -> AsyncIterator[Payment]:
+        """Yield payments, newest first; `filters` are those of the API, such as `state`."""
+        return self._pages("/v1/payments", Payment, requests.query(**filters))
+
+    async def receipts(self, **filters: str | bool | None) -> str:
+        """Return the payments as CSV."""
+        wanted = requests.query(**filters)
+        return (await self._request(Request(method="GET", path="/v1/receipts", query=wanted))).decode()
+
+    async def whoami(self) -> Whoami:
+        """Return the key that this client has, and its project."""
+        return await self._send(Request(method="GET", path="/v1/whoami"), Whoami)
+
+    def keys(self, *, live: bool | None = None, project: str | None = None) -> AsyncIterator[Key]:
+        """Yield API keys without their text, newest first."""
+        return self._pages("/v1/keys", Key, requests.query(live=live, project=project))
+
+    async def create_key(self, name: str, scopes: Sequence[str], *, project: str | None = None) -> NewKey:
+        """Make an API key; its text is in this answer alone."""
+        fields = requests.body(name=name, scopes=list(scopes), project=project)
+        return await self._send(requests.writing("POST", "/v1/keys", fields), NewKey)
+
+    async def revoke_key(self, key_id: str) -> Key:
+        """Stop an API key from working."""
+        return await self._send(requests.writing("POST", f"/v1/keys/{key_id}/revocations"), Key)
+
+    def projects(self) -> AsyncIterator[Project]:
+        """Yield the projects that the key sees."""
+        return self._pages("/v1/projects", Project, {})
+
+    async def create_project(self, name: str) -> Project:
+        """Make a project."""
+        return await self._send(requests.writing("POST", "/v1/projects", {"name": name}), Project)
+
+    async def probe(self, endpoint_id: str) -> DeliveryWithAttempts:
+        """Try a held or disabled endpoint now, and return the one attempt."""
+        return await self._send(requests.writing("POST", f"/v1/endpoints/{endpoint_id}/probes"), DeliveryWithAttempts)
+
+    def history(self, endpoint_id: str) -> AsyncIterator[EndpointNote]:
+        """Yield what happened to an endpoint, newest first."""
+        return self._pages(f"/v1/endpoints/{endpoint_id}/history", EndpointNote, {})
+
+    def redeliveries(self, endpoint_id: str) -> AsyncIterator[Redelivery]:
+        """Yield the batches of redeliveries to an endpoint, newest first."""
+        return self._pages(f"/v1/endpoints/{endpoint_id}/redeliveries", Redelivery, {})
+
+    async def redelivery(self, endpoint_id: str, redelivery_id: str) -> Redelivery:
+        """Return a batch and its progress."""
+        path = f"/v1/endpoints/{endpoint_id}/redeliveries/{redelivery_id}"
+        return await self._send(Request(method="GET", path=path), Redelivery)
+
+    async def stop_redelivery(self, endpoint_id: str, redelivery_id: str) -> Redelivery:
+        """Stop a batch; what it made stays."""
+        path = f"/v1/endpoints/{endpoint_id}/redeliveries/{redelivery_id}/cancellations"
+        return await self._send(requests.writing("POST", path), Redelivery)
 
     async def _pages(self, path: str, kind: type[Answer], wanted: dict[str, str]) -> AsyncIterator[Answer]:
         """Yield the items of all pages; a page may be empty although another one follows."""

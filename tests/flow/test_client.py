@@ -163,8 +163,7 @@ async def test_every_route_has_a_method(running: Running, client: AsyncRelay) ->
         await one.redeliver(test.id)
         assert [one.id async for one in one.deliveries(endpoint=endpoint.id)]
         events = [event async for event in one.events(job=job.id)]
-        await one.event(events[0].id)
-        assert [event.id async for event in one.events(after=events[-1].id)] != []
+        assert [(await one.event(event.id)).id async for event in one.events(after=events[-1].id)] != []
         async for event in one.stream(after=events[-1].id):
             assert event.id
             break
@@ -172,6 +171,7 @@ async def test_every_route_has_a_method(running: Running, client: AsyncRelay) ->
         for refused in (one.callback("cb_1"), one.release("cb_1")):
             with pytest.raises(RelayError, match="not_found"):
                 await refused
+        await use_what_operators_use(one, endpoint.id, job.id)
         await one.delete_endpoint(endpoint.id)
     missed = [
         (route.method, route.path)
@@ -181,10 +181,37 @@ async def test_every_route_has_a_method(running: Running, client: AsyncRelay) ->
     assert missed == []
 
 
+async def use_what_operators_use(one: AsyncRelay, endpoint: str, job: str) -> None:
+    """Call what an operator's program calls."""
+    with pytest.raises(RelayError, match="conflict"):
+        await one.approve(job, reason="fine")
+    assert (await one.bulk("check", {"status": "open"}, dry_run=True)).dry_run
+    assert job in [hit.id for hit in await one.search(job)]
+    assert (await one.stats(since="-1h")).totals.jobs_created >= 1
+    assert [alert async for alert in one.alerts()] == []
+    assert [entry.verb async for entry in one.audit(target=endpoint)]
+    assert [payment async for payment in one.payments()] == []
+    assert (await one.receipts()).startswith("id,")
+    assert (await one.whoami()).operator
+    made = await one.create_key("ci", ["read"])
+    assert (await one.revoke_key(made.id)).revoked_at
+    assert made.id in [key.id async for key in one.keys(live=False)]
+    project = await one.create_project("films")
+    assert project.id in [found.id async for found in one.projects()]
+    assert (await one.probe(endpoint)).attempts[0].outcome == "ok"
+    assert "created" in [note.kind async for note in one.history(endpoint)]
+    (batch,) = [batch async for batch in one.redeliveries(endpoint)]
+    assert (await one.redelivery(endpoint, batch.id)).id == batch.id
+    with contextlib.suppress(RelayError):  # it may have ended already
+        await one.stop_redelivery(endpoint, batch.id)
+
+
 def matches(pattern: str, path: str) -> bool:
     """Return whether a path is of a route."""
     parts, given = pattern.split("/"), path.split("/")
-    return len(parts) == len(given) and all(part in ("{id}", one) for part, one in zip(parts, given, strict=True))
+    return len(parts) == len(given) and all(
+        part in ("{id}", "{redelivery}", one) for part, one in zip(parts, given, strict=True)
+    )
 
 
 async def test_a_refusal_names_every_wrong_field(client: AsyncRelay) -> None:

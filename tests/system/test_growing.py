@@ -254,9 +254,9 @@ async def test_a_target_that_is_in_use_is_refused(tmp_path: Path, database_serve
             status, said = await stage.migrate()
             assert (
                 status,
-                "the target is not empty (1 api_keys, 1 projects, 1 sealing_keys, 1 signing_keys)" in said,
+                "the target is not empty (1 api_keys, 1 audit, 1 projects, 1 sealing_keys, 1 signing_keys)" in said,
             ) == (78, True)
-            for table in ("api_keys", "sealing_keys", "signing_keys"):
+            for table in ("api_keys", "audit", "sealing_keys", "signing_keys"):
                 await connection.execute(f"DELETE FROM {table}")
             assert (await stage.migrate())[0] == 0
         finally:

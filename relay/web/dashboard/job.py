@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import zipfile
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -127,6 +126,8 @@ async def incident(view: View) -> Response:
     for head in evidence.callbacks[-INCIDENT_BODIES_MAX:]:
         body = (await view.get("/v1/callbacks/{id}", id=head["id"]))["body"]
         members[f"callbacks/{head['id']}.bin"] = base64.b64decode(body)
+    import zipfile  # noqa: PLC0415 - a start does not wait for it
+
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
