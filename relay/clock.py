@@ -19,6 +19,10 @@ TIME_FORMS: Final = (
 _AGO: Final = re.compile(r"-([0-9]{1,6})([smhd])")
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _UNITS_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+FIRST_MS: Final = -62_135_596_800_000
+"""The first time that `rfc3339` can show: the year 1 begins; one that was longer ago is read as this."""
+LAST_MS: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999, the last time that `rfc3339` can show."""
 _MILLIS: Final = tuple(f".{millis:03d}Z" for millis in range(1000))
 
 
@@ -71,15 +75,21 @@ def rfc3339(at_ms: int) -> str:
 @lru_cache(512)
 def _whole_second(seconds: int) -> str:
     """Return the time up to the second; cached, because most times that are written share a few seconds."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def parse_rfc3339(text: str) -> int:
-    """Return the unix milliseconds of an RFC 3339 time; raise ValueError if it is malformed or has no offset."""
+    """Return the unix milliseconds of an RFC 3339 time; raise ValueError if it is malformed or has no offset.
+
+    ValueError too for one whose year in UTC is not 1 to 9999: it could not be shown.
+    """
     when = datetime.fromisoformat(text)
     if when.tzinfo is None:
         raise ValueError("a time needs an offset, such as Z")
-    return round(when.timestamp() * 1000)
+    at_ms = round(when.timestamp() * 1000)
+    if not FIRST_MS <= at_ms <= LAST_MS:
+        raise ValueError("the year must be 1 to 9999")
+    return at_ms
 
 
 def parse_time(text: str, now_ms: int) -> int:
@@ -88,5 +98,5 @@ def parse_time(text: str, now_ms: int) -> int:
     It is RFC 3339 with an offset; a date, which means its first moment in UTC; or a time before now such as `-24h`.
     """
     if ago := _AGO.fullmatch(text):
-        return now_ms - int(ago[1]) * _UNITS_MS[ago[2]]
+        return max(FIRST_MS, now_ms - int(ago[1]) * _UNITS_MS[ago[2]])
     return parse_rfc3339(f"{text}T00:00:00Z" if _DATE.fullmatch(text) else text)

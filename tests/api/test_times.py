@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.clock import parse_time, rfc3339
+from relay.clock import FIRST_MS, LAST_MS, parse_time, rfc3339
 from tests.support.running import START_MS, HeldClock, Running, relay
 
 NOW_MS = 1_795_219_200_000
@@ -33,7 +33,10 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         ("-24h", NOW_MS - DAY_MS),
         ("-7d", NOW_MS - 7 * DAY_MS),
         ("-0h", NOW_MS),
-        ("-999999d", NOW_MS - 999_999 * DAY_MS),
+        ("-730000d", NOW_MS - 730_000 * DAY_MS),
+        ("-999999d", FIRST_MS),
+        ("0001-01-01T00:00:00Z", FIRST_MS),
+        ("9999-12-31T23:59:59.999Z", LAST_MS),
     ],
 )
 def test_a_time_is_parsed(text: str, at_ms: int) -> None:
@@ -45,11 +48,12 @@ def test_a_time_is_parsed(text: str, at_ms: int) -> None:
     "text",
     [
         *("", "now", "24h", "+24h", "-24", "-h", "-1w", "-1000000d", "- 1h", "-1.5h", "-٢h", "-24h\n", "1795219200000"),
+        *("0001-01-01T00:00:00+00:01", "9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59.9996Z"),
         *("2026-11-21T02:03:04", "2026-13-01", "2026-02-30", "20261126", "2026-11", "2026-11-26 "),
     ],
 )
 def test_a_malformed_time_is_refused(text: str) -> None:
-    """Refuse a time without an offset, a day that does not exist, and every other text."""
+    """Refuse a time without an offset, a day that does not exist, a year of UTC beyond 1 to 9999, and other texts."""
     with pytest.raises(ValueError):  # noqa: PT011 - the API words it
         parse_time(text, NOW_MS)
 
@@ -75,6 +79,13 @@ async def test_a_list_accepts_dates_and_times_ago(running: Running, query: str, 
     """Filter a list by a date and by a time before now."""
     await running.submit()
     assert len((await running.get(f"/v1/jobs?{query}"))["data"]) == found
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("since", ["-999999d", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999Z"])
+async def test_the_first_and_the_last_time_can_be_shown(running: Running, since: str) -> None:
+    """Answer with the time that was asked for, however long ago or ahead it is."""
+    assert parse_time((await running.get(f"/v1/spend?since={since}"))["since"], NOW_MS) in (FIRST_MS, LAST_MS)
 
 
 @pytest.mark.anyio
