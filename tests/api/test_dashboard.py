@@ -53,12 +53,20 @@ async def test_a_page_asks_for_a_sign_in_and_shows_itself_after_it(running: Runn
         assert "No job matches" in page.text
 
 
-@pytest.mark.parametrize("next_", ["//evil.example/jobs", "https://evil.example/jobs", "/nothing", "/v1/jobs", "\\/x"])
+@pytest.mark.parametrize(
+    "next_",
+    [
+        *("//evil.example/jobs", "https://evil.example/jobs", "/nothing", "/v1/jobs", "\\/x"),
+        *("/\t/evil.example/jobs", "/\r\n/evil.example/jobs", "//[", "/\t/[", "https://["),
+    ],
+)
 async def test_a_sign_in_leads_to_pages_of_the_dashboard_alone(running: Running, next_: str) -> None:
     """Ignore a way back that is no page of this dashboard."""
     async with browser(running, None) as reader:
         after = await reader.client.post("/signin", data={"key": KEY, "next": next_})
         assert re.fullmatch(r"/(jobs)?", after.headers["location"])
+        again = await reader.client.get("/signin", params={"next": next_})
+        assert re.fullmatch(r"/(jobs)?", again.headers["location"])
 
 
 async def test_the_cookie_holds_no_key_and_is_for_this_host_alone(running: Running) -> None:
@@ -188,8 +196,8 @@ async def test_signing_out_ends_the_session_and_needs_its_form(running: Running)
     async with browser(running) as reader:
         page = await reader.get("/jobs")
         fields = page.fields("/signout")
-        foreign = {"origin": "https://evil.example"}
-        for form, headers in (({}, {}), (fields | {"csrf": "x"}, {}), (fields, foreign)):
+        foreign, malformed = {"origin": "https://evil.example"}, {"origin": "http://["}
+        for form, headers in (({}, {}), (fields | {"csrf": "x"}, {}), (fields, foreign), (fields, malformed)):
             assert (await reader.client.post("/signout", data=form, headers=headers)).status_code == 403
             assert (await reader.get("/jobs")).path == "/jobs"
         assert (await reader.send(page, "/signout")).path == "/signin"

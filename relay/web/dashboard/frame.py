@@ -253,8 +253,9 @@ class Frame:
     def _back(self, form: Form) -> str | None:
         """Return the path of the page that a form was on, None if it names none of this dashboard."""
         path = text_of(form, "back")
-        known = any(pattern.match(urlsplit(path).path) for pattern, _ in self._pages)
-        return path if known and path.startswith("/") and not path.startswith("//") else None
+        if not path.isprintable() or not path.startswith("/") or path.startswith("//"):
+            return None  # a browser and `urlsplit` leave out a tab, and then find a host, which may be malformed
+        return path if any(pattern.match(urlsplit(path).path) for pattern, _ in self._pages) else None
 
     async def _form(self, http: Request, owner: str) -> Form:
         """Return the fields of a form; raise BadBody if it is none."""

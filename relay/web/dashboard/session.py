@@ -176,7 +176,7 @@ def network_of(address: str | None) -> str:
 def same_origin(http: Request) -> bool:
     """Return whether a form was sent by a page of this host, as far as the browser says it."""
     origin, site = http.headers.get("origin"), http.headers.get("sec-fetch-site", "same-origin")
-    own = origin is None or urlsplit(origin).netloc == http.headers.get("host")
+    own = origin is None or origin.partition("://")[2] == http.headers.get("host")
     return own and site in ("same-origin", "none")
 
 
