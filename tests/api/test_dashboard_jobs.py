@@ -191,6 +191,16 @@ async def test_a_verb_on_all_that_match_counts_them_first(running: Running, cloc
     assert rows(await reader.get("/jobs?status=submitted")) == [since, other]
 
 
+@pytest.mark.parametrize("filter_", ["[", "{", "[" * 20_000])
+async def test_a_filter_that_is_no_json_is_refused(running: Running, reader: Browser, filter_: str) -> None:
+    """Stay on the page with the refusal, and change nothing."""
+    job = (await running.submit())["id"]
+    page = await reader.get("/jobs?all=1")
+    refused = await send(reader, page, [], action="cancel", filter=filter_)
+    assert (refused.status, "Action refused" in said(refused)) == (400, True)
+    assert (await running.get(f"/v1/jobs/{job}"))["status"] == "submitted"
+
+
 async def test_a_redelivery_of_all_that_match_needs_an_admin_key(running: Running) -> None:
     """Draw and do it for an admin key alone."""
     job = (await running.submit())["id"]

@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 from starlette.responses import RedirectResponse, Response
 
+from relay.errors import BadBody
 from relay.web.dashboard import formats
 from relay.web.dashboard.in_process import ApiCall, Refused
 from relay.web.dashboard.view import Form, FormRoute, Note, PageRoute, View, text_of, ticked
@@ -115,6 +116,14 @@ def _bulk_filter(given: dict[str, str | None]) -> Json:
     return plain | flags | ({"metadata": pairs} if pairs else {})
 
 
+def _given_filter(form: Form) -> Any:
+    """Return the filter that a form was counted by; raise BadBody for what is no JSON."""
+    try:
+        return msgspec.json.decode(text_of(form, "filter") or "{}")
+    except (msgspec.DecodeError, RecursionError):
+        raise BadBody("the filter of this form is not JSON: count the jobs anew") from None
+
+
 async def act(view: View, form: Form) -> Note:
     """Do a verb to the ticked jobs, or to all that matched when they were counted."""
     wanted = ACTIONS.get(text_of(form, "action"))
@@ -147,7 +156,7 @@ async def _all(view: View, form: Form, wanted: Action, body: Json) -> Note:
     kind = next(name for name, one in ACTIONS.items() if one is wanted)
     asked: Json = {
         "action": kind,
-        "filter": msgspec.json.decode(text_of(form, "filter") or "{}"),
+        "filter": _given_filter(form),
         "dry_run": False,
         "as_of": text_of(form, "as_of"),
         "limit": BATCH,
