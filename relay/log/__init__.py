@@ -22,6 +22,7 @@ from relay.log.writer import LogWriter
 
 _SECRETS: Final = re.compile(
     r"(?P<path>/callbacks/[\w.-]*/)[^\s\"'?#<>]+|(?P<whsec>whsec_|whsk_)[A-Za-z0-9+/=_-]+|(?P<bearer>[Bb]earer\s+)[^\s\"']+"
+    r"|(?P<key>(?<![A-Za-z0-9])rk_)[A-Za-z0-9_-]{32,}"
 )
 QUEUE_MAX: Final = 10_000
 """The default of RELAY_LOG_QUEUE_MAX."""
@@ -34,9 +35,9 @@ _ENCODER: Final = msgspec.json.Encoder(enc_hook=str)
 
 
 def redact(text: str) -> str:
-    """Return the text without callback tokens, webhook secrets and bearer keys."""
-    if "/callbacks/" in text or "whs" in text or "earer" in text:
-        return _SECRETS.sub(lambda m: (m["path"] or m["whsec"] or m["bearer"]) + "[redacted]", text)
+    """Return the text without callback tokens, webhook secrets, bearer keys and API keys that relay has made."""
+    if "/callbacks/" in text or "whs" in text or "earer" in text or "rk_" in text:
+        return _SECRETS.sub(lambda m: (m["path"] or m["whsec"] or m["bearer"] or m["key"]) + "[redacted]", text)
     return text
 
 

@@ -263,6 +263,17 @@ async def test_no_secret_is_in_the_audit(running: Running) -> None:
         assert hidden not in shown
 
 
+async def test_no_key_is_in_the_audit_where_an_id_or_a_reason_is_expected(running: Running) -> None:
+    """Show neither the text of a key that was taken for its id, nor one that a reason names."""
+    made = await running.client.post("/v1/keys", json={"scopes": ["read"]})
+    job = await running.submit()
+    for text in (made.json()["key"], KEY):
+        await running.client.post(f"/v1/keys/{text}/revocations")
+        await running.client.post(f"/v1/jobs/{job['id']}/failures", json={"reason": f"asked by {text}"})
+        assert text not in json.dumps(await entries(running))
+    assert [entry["verb"] for entry in (await entries(running))[:4]] == ["jobs.fail", "keys.revoke"] * 2
+
+
 async def test_the_dashboards_sign_ins_and_verbs_are_in_the_audit(running: Running) -> None:
     """Record a sign-in, a verb and a sign-out of the dashboard with the key of the session."""
     key_id, headers = await key(running, "default", "admin", name="ops")

@@ -79,7 +79,7 @@ def entry(app: App, caller: auth.Caller, http: Request, verb: str) -> AuditEntry
         key_name=caller.name or None,
         address=client_address(app.settings.client_ip)(http.scope),
         request_id=request_ids.CURRENT.get(),
-        target=None if target is None else text.kept(str(target)[:TARGET_MAX_CHARS]),
+        target=None if target is None else text.kept(log.redact(app.redactor.text(str(target)))[:TARGET_MAX_CHARS]),
     )
 
 
