@@ -13,7 +13,8 @@ from relay.web.dashboard import PAGES, VERBS
 from relay.web.dashboard.view import Verb
 from tests.support import browsing
 from tests.support.chromium import Tab, chromium, sign_in, tab
-from tests.support.running import Running, relay
+from tests.support.paying import Seller, selling
+from tests.support.running import INPUT, Running, relay
 
 pytestmark = pytest.mark.anyio
 WIDTHS = (320, 375, 800, 1024, 1280)
@@ -52,6 +53,23 @@ async def test_every_page_holds_for_everybody(running: Running, node_packages: P
                     found += await opened.axe(node_packages)
                     wide = {width: over for width in WIDTHS if (over := await opened.wider_by(width)) > 0}
                     assert (found, wide, await opened.violations(), opened.complaints) == ([], {}, [], []), path
+
+
+async def test_the_page_of_what_was_spent_holds_with_a_payment(tmp_path: Path, node_packages: Path) -> None:
+    """Break no rule of axe and no width with a wallet, a payment and a job that waits; its receipts are a file."""
+    async with selling(tmp_path, Seller(), SystemClock(), RELAY_APPROVAL_ABOVE="0.2") as running:
+        body = {"provider": "x402org", "input": INPUT}
+        jobs = [(await running.client.post("/v1/jobs", json=body)).json()["id"] for _ in range(2)]
+        await running.client.post(f"/v1/jobs/{jobs[0]}/approvals", json={"approve": True})
+        async with chromium() as browser, tab(browser, running) as opened:
+            await sign_in(opened, then="/spend?all=1")
+            await opened_details(opened)
+            found = await opened.axe(node_packages)
+            wide = {width: over for width in WIDTHS if (over := await opened.wider_by(width)) > 0}
+            assert (found, wide, await opened.violations(), opened.complaints) == ([], {}, [], [])
+            async with opened.page.expect_download() as download:
+                await opened.page.get_by_role("link", name="Receipts as CSV").click()
+            assert (await download.value).suggested_filename == "receipts.csv"
 
 
 async def test_the_theme_is_there_from_the_first_paint(running: Running) -> None:
