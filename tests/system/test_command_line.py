@@ -362,6 +362,23 @@ async def test_an_assistant_reads_and_changes_nothing(shell: Shell) -> None:
             await session.call_tool("show_job", {"job": "../endpoints"})
 
 
+async def test_an_assistant_is_answered_after_what_no_tool_can_use(shell: Shell) -> None:
+    """Refuse parameters that are no object or cannot be sent, and JSON that is too deep, and answer what follows."""
+    params: list[Any] = [
+        *([1], "x", {"name": "search", "arguments": ["q"]}, {"name": "search", "arguments": {"q": "\ud800"}}),
+        *({"name": "search", "arguments": {"q": {"a": "\ud800"}}}, {"name": "\ud800"}),
+        {"name": "list_jobs", "arguments": {"limit": float("inf")}},
+    ]
+    lines = [json.dumps({"id": number, "method": "tools/call", "params": one}) for number, one in enumerate(params)]
+    last = json.dumps({"id": "last", "method": "ping"})
+    done = await shell("mcp", stdin="\n".join([*lines, "[" * 100_000, last, ""]).encode())
+    assert [(one["id"], one.get("error", {}).get("code")) for one in done.lines()] == [
+        *((number, -32602) for number in range(len(params))),
+        (None, -32700),
+        ("last", None),
+    ]
+
+
 def tool_required(tool: Any) -> list[str]:
     """Return the names of a tool's required parameters, whatever the client calls its schema."""
     schema = getattr(tool, "inputSchema", None) or tool.input_schema

@@ -102,7 +102,7 @@ def command(url: str | None, profile: str | None) -> None:
     for line in _lines():
         answer = server.answer(line)
         if answer is not None:
-            sys.stdout.write(json.dumps(answer, ensure_ascii=False, separators=(",", ":")) + "\n")
+            sys.stdout.write(json.dumps(answer, separators=(",", ":")) + "\n")
             sys.stdout.flush()
 
 
@@ -123,12 +123,12 @@ class Server:
         """Return the answer to a line; None to a notification."""
         try:
             request = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return _error(None, _PARSE_ERROR, "the line is no JSON")
         if not isinstance(request, dict) or "method" not in request or "id" not in request:
             return None
         try:
-            result = self._result(str(request["method"]), request.get("params") or {})
+            result = self._result(str(request["method"]), _named(request, "params"))
         except _Wrong as wrong:
             return _error(request["id"], *wrong.args)
         return {"jsonrpc": "2.0", "id": request["id"], "result": result}
@@ -149,7 +149,7 @@ class Server:
             case "tools/list":
                 return {"tools": [_described(name, tool) for name, tool in TOOLS.items()]}
             case "tools/call":
-                return self._call(str(params.get("name")), params.get("arguments") or {})
+                return self._call(str(params.get("name")), _named(params, "arguments"))
         raise _Wrong(_METHOD_NOT_FOUND, f"there is no method {method}")
 
     def _call(self, name: str, given: Json) -> Json:
@@ -159,6 +159,8 @@ class Server:
             raise _Wrong(_INVALID_PARAMS, f"there is no tool {name}")
         if wrong := [*(set(given) - set(tool.parameters)), *(one for one in tool.required if not given.get(one))]:
             raise _Wrong(_INVALID_PARAMS, f"wrong or missing: {', '.join(sorted(wrong))}")
+        if not all(map(_sendable, given.values())):
+            raise _Wrong(_INVALID_PARAMS, "a parameter must be a text, without lone surrogates, or a number")
         query = {one: given.get(one) for one in tool.query}
         if "limit" in tool.query:
             query["limit"] = _limit(given.get("limit"))
@@ -170,11 +172,24 @@ class Server:
         return {"content": [{"type": "text", "text": text[:TEXT_MAX_CHARS]}], "isError": False}
 
 
+def _named(given: Json, name: str) -> Json:
+    """Return parameters by their names, none if they are left out; raise for a list, or what is neither."""
+    found = given.get(name) or {}
+    if not isinstance(found, dict):
+        raise _Wrong(_INVALID_PARAMS, f"{name} must be an object")
+    return found
+
+
+def _sendable(value: Any) -> bool:
+    """Return whether a value can be in a URL: a list, or a lone surrogate, which JSON may hold, cannot."""
+    return isinstance(value, str | int | float | None) and not any("\ud800" <= one <= "\udfff" for one in str(value))
+
+
 def _limit(given: Any) -> int:
     """Return how many items to list."""
     try:
         return max(1, min(LIMIT_MAX, int(given))) if given else 20
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise _Wrong(_INVALID_PARAMS, "limit must be a number") from None
 
 
