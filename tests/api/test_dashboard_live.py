@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from relay.web.dashboard.live import COMMENT_EVERY_MS, PAUSE_MS
+from relay.web.dashboard.live import COMMENT_EVERY_MS, PAUSE_MS, rest_ms
 from tests.support.browsing import Browser, browser
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock, Running, relay
@@ -96,6 +96,12 @@ async def test_a_page_without_changes_sends_comments_alone(running: Running, clo
         for _ in range(COMMENT_EVERY_MS // PAUSE_MS):
             await clock.advance(PAUSE_MS / 1000)
         assert list(await stream.parts(1)) == [":"]
+
+
+@pytest.mark.parametrize(("took_ms", "rest"), [(0, 0), (1, 99), (30, 2970), (31, 3000), (300, 3000)])
+def test_pages_rest_for_a_hundred_times_as_long_as_they_took(took_ms: int, rest: int) -> None:
+    """Leave the loop to others, but stand still for no more than three seconds."""
+    assert rest_ms(took_ms) == rest
 
 
 async def test_a_revoked_key_ends_its_streams(running: Running, clock: HeldClock) -> None:

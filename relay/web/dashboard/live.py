@@ -1,7 +1,8 @@
 """Keeps open pages up to date: server-sent events with those parts of a page that have changed.
 
 A page is made again as its reader asked for it, with the session's rights, and what differs is sent. However many pages
-are open, making them again takes a twentieth of the time at most: pages take turns, and each rests after its turn.
+are open, making them again takes a hundredth of the time, or a page every three seconds: pages take turns, and each
+rests after its turn.
 """
 
 import asyncio
@@ -20,8 +21,10 @@ from relay.web.dashboard.session import Sessions, SignedIn
 
 PAUSE_MS: Final = 1_000
 """The least time between two looks at one page."""
-REST: Final = 19
+REST: Final = 99
 """After a page was made, none is made for so many times as long as that took."""
+REST_MAX_MS: Final = 3_000
+"""But for no longer than this: the first page compiles its templates, and must not stop for half a minute."""
 COMMENT_EVERY_MS: Final = 15_000
 RETRY_MS: Final = 2_000
 PART: Final = re.compile(r"<!--part ([A-Za-z0-9_-]+)-->(.*?)<!--part -->", re.DOTALL)
@@ -88,7 +91,12 @@ class Live:
             try:
                 return dict(PART.findall(await render(signed_in)))
             finally:
-                self._rests_until_ms = clock.monotonic_ms() + REST * (clock.monotonic_ms() - began_ms)
+                self._rests_until_ms = clock.monotonic_ms() + rest_ms(clock.monotonic_ms() - began_ms)
+
+
+def rest_ms(took_ms: int) -> int:
+    """Return for how long no page is made after one that took so long."""
+    return min(REST_MAX_MS, REST * took_ms)
 
 
 def _comparable(text: str) -> str:
