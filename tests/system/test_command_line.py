@@ -16,6 +16,7 @@ import pytest
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from standardwebhooks import Webhook
+from starlette.responses import Response
 
 from relay.cli import group
 from relay.clock import SystemClock
@@ -313,6 +314,15 @@ async def cut_streams(running: Running) -> None:
         if "EventStream" in repr(task.get_coro()) or "RequestResponseCycle" in repr(task.get_coro()):
             task.cancel()
     await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("body", ["<html>Welcome</html>", "[]", "null", "[" * 100_000])
+async def test_what_is_no_relay_is_named(shell: Shell, body: str) -> None:
+    """Say that the URL is of something else, where it answers 200 with what no relay does."""
+    async with serve(Response(body)) as elsewhere:
+        done = await shell("jobs", "list", RELAY_URL=elsewhere)
+        assert (done.status, done.out) == (1, "")
+        assert done.err.strip() == f"relay: {elsewhere} answers, but not as a relay does: is it the URL of one?"
 
 
 def commands() -> dict[str, str]:

@@ -144,7 +144,7 @@ class Remote:
     ) -> Any:
         """Return the JSON of an answer, None of one without a body; raise Refused for a problem."""
         response = self.answer(method, path, query=query, body=body, headers=headers)
-        return None if response.status_code == httpx.codes.NO_CONTENT else json.loads(response.content)
+        return None if response.status_code == httpx.codes.NO_CONTENT else self._object(response)
 
     def answer(
         self,
@@ -186,7 +186,7 @@ class Remote:
             raise self._unreachable(error) from None
         if not response.is_success:
             raise refused(response)
-        return json.loads(response.content)
+        return self._object(response)
 
     def pages(self, path: str, query: Mapping[str, Any], limit: int) -> Iterator[Json]:
         """Yield so many items of a list at most."""
@@ -239,6 +239,16 @@ class Remote:
             for chunk in response.iter_raw():
                 for message in messages.feed(chunk):
                     yield message.id, message.data
+
+    def _object(self, response: httpx.Response) -> Json:
+        """Return the JSON object of an answer; raise Refused for what no relay answers."""
+        try:
+            found = json.loads(response.content)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise Refused(f"{self.url} answers, but not as a relay does: is it the URL of one?", 1)
+        return found
 
     def _unreachable(self, error: httpx.HTTPError) -> Refused:
         """Return the error for a relay that does not answer."""
