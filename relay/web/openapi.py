@@ -344,12 +344,21 @@ def _system(schemas: _Schemas) -> Json:
                 "parameters": path,
                 "requestBody": {"content": {"application/octet-stream": {"schema": {}}}},
                 "responses": {
-                    "200": {"description": "Stored.", "content": {_JSON: {"schema": received}}},
-                    **_problems(["not_found", "body_too_slow", "body_too_large", "storage_unavailable"], schemas),
+                    status: {"description": meaning, "content": {_JSON: {"schema": received}}}
+                    for status, meaning in _CALLBACK_ANSWERS.items()
                 },
             }
         },
     }
+
+
+_CALLBACK_ANSWERS: Final = {
+    "200": "Stored.",
+    "404": "The token is wrong, cut, expired or for another provider; nothing is stored.",
+    "408": "The body took too long; the job is checked.",
+    "413": "The body is too large; the job is checked.",
+    "503": "Not stored: send it again after `Retry-After`.",
+}
 
 
 def _tag(path: str) -> str:
