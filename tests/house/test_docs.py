@@ -25,6 +25,9 @@ from relay.model.resources.deliveries import AttemptResource
 from relay.model.resources.endpoints import EndpointResource
 from relay.model.resources.events import EventResource
 from relay.model.resources.jobs import JobResource
+from relay.providers import PROVIDERS, prices, uploads
+from relay.providers.base import Provider, native_from_input
+from relay.sandbox.contract import StandIn
 from relay.security import signatures
 from relay.security.strict_json import DEPTH_MAX as CALLBACK_DEPTH_MAX
 from relay.security.strict_json import EXPONENTS_MAX, VALUES_MAX
@@ -34,6 +37,7 @@ from relay.web.connections import CloseReason
 from relay.web.problems import KINDS
 from relay.web.request_body import DEPTH_MAX
 from relay.web.routes import API
+from tests.support import provider_pages
 from tests.support.documented import documented
 from tests.support.running import relay
 
@@ -329,6 +333,114 @@ def test_the_glossary_names_what_exists() -> None:
     assert sorted(prefixes) == sorted(value for value in vars(ids).values() if re.fullmatch(r"[a-z]+_", str(value)))
     for *_, name in rows:
         pkgutil.resolve_name(name)
+
+
+def rows(text: str) -> list[tuple[str, ...]]:
+    """Return the rows of all tables of a text, without their headings."""
+    tables = re.findall(r"^\|.*\|\n\|[-|]+\|\n((?:\|.*\|\n)*)", text, re.MULTILINE)
+    return [tuple(line[2:-2].split(" | ")) for table in tables for line in table.splitlines()]
+
+
+def provider_page(name: str) -> str:
+    """Return a page of docs/providers/."""
+    return (ROOT / "docs" / "providers" / f"{name}.md").read_text()
+
+
+providers = pytest.mark.parametrize("provider", PROVIDERS.values(), ids=lambda one: one.name)
+
+
+def test_each_provider_has_its_page() -> None:
+    """Have one page for each provider beside the README, and no other; docs/README.md leads to the folder."""
+    assert {path.stem for path in (ROOT / "docs" / "providers").iterdir()} == {"README", *PROVIDERS}
+    assert "](providers/README.md)" in (ROOT / "docs" / "README.md").read_text()
+    assert "](docs/adding-a-provider.md)" in README
+
+
+def test_the_overview_of_providers_agrees_with_the_adapters() -> None:
+    """Have a row for each provider in its order, the statuses and the codes, as the code has them."""
+    page = provider_page("README")
+    expected = [provider_pages.overview_row(provider) for provider in PROVIDERS.values()]
+    assert rows(page.partition("\n## ")[0]) == expected
+    assert rows(section(page, "\n## Statuses\n", "\n## ")) == provider_pages.status_rows()
+    errors = rows(page.partition("\n## Errors\n")[2])
+    assert [cells for cells in errors if len(cells) == 3] == provider_pages.code_rows()
+
+
+@providers
+def test_a_provider_page_has_its_settings(provider: Provider) -> None:
+    """Have each variable of the provider with its default, and name no variable that relay does not read."""
+    page = provider_page(provider.name)
+    assert rows(section(page, "\n## Settings\n", "\n## ")) == provider_pages.setting_rows(provider)
+    named = dict.fromkeys(re.findall(r"\bRELAY_[A-Z0-9_]+\b", page), "")
+    assert settings.unknown(named, tuple(PROVIDERS)) == []
+
+
+@providers
+def test_a_provider_page_has_its_models_and_limits(provider: Provider) -> None:
+    """Have each limit with the adapter's value, and each field of its native bodies with its bounds."""
+    page = provider_page(provider.name)
+    assert rows(section(page, "\n## Models and limits\n", "\n## ")) == provider_pages.limit_rows(provider)
+    fields = [cells for kind in provider.request_types for cells in provider_pages.field_rows(kind)]
+    assert rows(section(page, "\n## Native body\n", "\n## ")) == fields
+
+
+@providers
+def test_a_provider_page_has_its_routes(provider: Provider) -> None:
+    """Name the origin, the route of a submission and of a status check, the callback field and the file store."""
+    page = provider_page(provider.name)
+    model = provider.limits.models[0]
+    submission = provider.submission(native_from_input(provider, provider_pages.MINIMAL), None)
+    status = provider.status_check("ID")
+    flow = uploads.FLOWS.get(provider.name)
+    expected = [
+        f"The origin is `{provider.base_url}`",
+        f"`POST {submission.path.replace(f'/{model}/', '/{model}/')}`",
+        status.path.replace("ID", "{id}") + "`",
+        f"`{provider.callback_field}`" if provider.callback_field else "It sends no callbacks.",
+        f"`{flow.store}`" if flow and flow.store else "A file: ",
+    ]
+    assert [text for text in expected if text not in page] == []
+
+
+def test_the_provider_pages_have_the_published_prices() -> None:
+    """Have the price of a second at each model and resolution of a published table, and what else it depends on."""
+    for name in ("evolink", "kinovi"):
+        listed = rows(section(provider_page(name), "\n## Prices\n", "\n## "))
+        assert listed == provider_pages.price_rows(PROVIDERS[name])
+    upscaled, plain = (
+        prices.price_of("kinovi", {"model": "seedance-20", "inputs": {"duration": 4, **inputs}})
+        for inputs in ({"upscaleResolution": "4k"}, {})
+    )
+    assert upscaled is not None
+    assert plain is not None
+    more = (float(upscaled.amount) - float(plain.amount)) / 4
+    page = provider_page("kinovi")
+    assert f"A credit counts as {prices.USD_PER_CREDIT} USD" in page
+    assert f"costs {more:.0f} credits a second more" in page
+    assert f"kept for {uploads.KINOVI_LIFETIME_S // 3600} h" in page
+    assert f"kept for {uploads.EVOLINK_LIFETIME_MS // 3_600_000} hours" in provider_page("evolink")
+    (entries,) = re.findall(r"^RELAY_RELAYDANCE_PRICES=(.*)$", provider_page("relaydance"), re.MULTILINE)
+    assert len(prices.read_clip_prices(entries)) == 2
+
+
+def test_the_page_on_adding_a_provider_has_the_whole_interface() -> None:
+    """Have each attribute and method of `Provider`, and each member of the stand-in's contract, and no other."""
+    page = (ROOT / "docs" / "adding-a-provider.md").read_text()
+    attributes, methods = section(page, "\nAttributes:\n", "\nMethods:"), section(page, "\nMethods:\n", "\n## ")
+    assert [cells[0].strip("`") for cells in rows(attributes)] == list(Provider.__annotations__)
+    written = [re.findall(r"\w+", cells[0])[0] for cells in rows(methods)]
+    assert sorted(written) == sorted(name for name, of in vars(Provider).items() if is_public(name, of))
+    members = [*StandIn.__annotations__, *(name for name, of in vars(StandIn).items() if is_public(name, of))]
+    told = re.findall(r"`(\w+)[`(]", " ".join(cells[0] for cells in rows(section(page, "\n## 4.", "\n## "))))
+    assert sorted(told) == sorted(members)
+    assert re.findall(r"RELAY_ACME_[A-Z_]+", section(page, "This alone creates", "\n## ")) == [
+        one.named("acme") for one in settings.PROVIDER_SETTINGS
+    ]
+
+
+def is_public(name: str, of: object) -> bool:
+    """Return whether a member of a class is a method without an underscore."""
+    return callable(of) and not name.startswith("_")
 
 
 @pytest.mark.parametrize("page", ["README.md", *PAGES])

@@ -1,0 +1,214 @@
+"""What docs/providers/ must say of each provider, computed from the adapters: the rows of its tables."""
+
+from typing import Any, Final
+
+import msgspec
+
+from relay.backoff import CHECK_MARGIN
+from relay.errors import InvalidInput
+from relay.model.job import Input
+from relay.providers import evolink, kinovi, relaydance, x402org
+from relay.providers.answers import CODES, STATUSES
+from relay.providers.base import Provider, native_from_input
+from relay.providers.prices import price_of
+from relay.providers.stablestudio import StableStudio
+from relay.providers.uploads import FLOWS, MEGABYTE
+from relay.settings import PROVIDER_SETTINGS, SETTINGS
+
+MINIMAL: Final = Input(images=["https://example.com/a.png"], prompt="slow push in")
+OPTIONAL: Final[dict[str, Any]] = {"audio": True, "seed": 7, "mode": "reference"}
+"""The fields of `input` that some providers refuse; every provider accepts the others."""
+Rows = list[tuple[str, ...]]
+FURTHER: Final[dict[str, dict[str, int]]] = {
+    "evolink": {
+        "Chinese characters of a prompt": evolink.CHINESE_MAX,
+        "words of a prompt in other scripts": evolink.WORDS_MAX,
+    },
+    "relaydance": {
+        **{f"items with the role `{role}`": most for role, most in relaydance.ROLE_MAX.items()},
+        "unlisted fields of `metadata`": relaydance.EXTRA_KEYS_MAX,
+    },
+    "kinovi": {
+        "images in keyframe mode": kinovi.KEYFRAMES_MAX,
+        "characters of a prompt with `urls`": kinovi.PROMPT_MAX,
+    },
+    "x402org": {"characters of a noted id or `source`": x402org.NOTE_MAX},
+}
+
+
+def span(seconds: int) -> str:
+    """Return a time in its largest whole unit: `24 h`, `14 d`."""
+    units = (("d", 86_400), ("h", 3600), ("min", 60))
+    return next((f"{seconds // s} {unit}" for unit, s in units if seconds > s and seconds % s == 0), f"{seconds} s")
+
+
+def named(values: tuple[str, ...] | list[str]) -> str:
+    """Return names in backticks."""
+    return ", ".join(f"`{value}`" for value in values)
+
+
+def lifetime(provider: Provider) -> str:
+    """Return how long its results live."""
+    seconds = provider.limits.result_lifetime_s
+    return "not published" if seconds is None else span(seconds)
+
+
+def limit_rows(provider: Provider) -> Rows:
+    """Return the rows of a page's table of limits: all of `Limits`, the upload, and the rules of the adapter."""
+    limits = provider.limits
+    prompt = "required" if limits.prompt_required else "optional"
+    size = "" if limits.prompt_max is None else f"; at most {limits.prompt_max} characters"
+    checks = (
+        f"after {CHECK_MARGIN} times that, if no callback came" if limits.poll_s is None else f"every {limits.poll_s} s"
+    )
+    flow = FLOWS.get(provider.name)
+    upload = "none" if flow is None else "any size" if flow.size_max is None else f"{flow.size_max // MEGABYTE} MB"
+    return [
+        ("models", named(limits.models)),
+        ("seconds", f"{limits.duration_s[0]} to {limits.duration_s[1]}"),
+        ("resolutions", named(limits.resolutions)),
+        ("aspect ratios", named(limits.aspect_ratios)),
+        ("images", f"at most {limits.images_max}"),
+        ("prompt", f"{prompt}{size}"),
+        ("results live", lifetime(provider)),
+        ("a job usually takes", f"{limits.expected_s} s"),
+        ("status checks", checks),
+        ("paid for each job", "yes" if limits.paid else "no"),
+        ("largest uploaded file", upload),
+        *((name, str(most)) for name, most in FURTHER.get(provider.name, {}).items()),
+    ]
+
+
+def setting_rows(provider: Provider) -> Rows:
+    """Return the variables of a provider with their defaults: its own, those named after it, and the wallet's."""
+    own = [(one.named(provider.name), one.default) for one in PROVIDER_SETTINGS]
+    own += [(one.name, one.default) for one in SETTINGS if one.field.startswith(f"{provider.name}_")]
+    own += [(one.name, one.default) for one in SETTINGS if provider.limits.paid and one.field == "wallet_key"]
+    return [(f"`{name}`", f"`{default}`" if default else "–") for name, default in own]
+
+
+def input_fields(provider: Provider) -> str:
+    """Return the fields of `input` that a provider accepts: of OPTIONAL, those that it does not refuse."""
+    if isinstance(provider, StableStudio):
+        return "; ".join(f"schema {schema}: {_accepted(StableStudio(schema))}" for schema in ("a", "b"))
+    return _accepted(provider)
+
+
+def _accepted(provider: Provider) -> str:
+    """Return the fields that one variant of a provider's body accepts."""
+    accepted = []
+    for field in Input.__struct_fields__:
+        given = {field: OPTIONAL[field]} if field in OPTIONAL else {}
+        try:
+            native_from_input(provider, msgspec.structs.replace(MINIMAL, **given))
+        except InvalidInput:
+            continue
+        accepted.append(field)
+    return named(accepted)
+
+
+def price_known(provider: Provider) -> str:
+    """Return where a job's price is known from."""
+    price = price_of(provider.name, native_from_input(provider, MINIMAL))
+    return f"table, {price.unit}" if price else "quote, USDC" if provider.limits.paid else "operator's table"
+
+
+def overview_row(provider: Provider) -> tuple[str, ...]:
+    """Return a provider's row of the table of docs/providers/README.md."""
+    polled = f"none; polled every {provider.limits.poll_s} s"
+    return (
+        f"[{provider.name}]({provider.name}.md)",
+        f"`{provider.callback_field}`" if provider.callback_field else polled,
+        "token, then a status check" if provider.callback_field else "status checks only",
+        lifetime(provider),
+        input_fields(provider),
+        "yes" if provider.cancellation("job_1") else "no",
+        price_known(provider),
+    )
+
+
+def field_rows(kind: type) -> Rows:
+    """Return the rows of a native body: each field's path, what it holds, and whether it is required."""
+    (top,), kinds = msgspec.json.schema_components([kind])
+    return _fields(top, kinds, "")
+
+
+def _fields(schema: dict[str, Any], kinds: dict[str, Any], holder: str) -> Rows:
+    """Return the rows of an object's schema."""
+    schema = _target(schema, kinds)
+    rows: Rows = []
+    for name, one in schema["properties"].items():
+        path = f"{holder}{name}"
+        rows.append((f"`{path}`", _holds(one, kinds), "yes" if name in schema.get("required", ()) else "no"))
+        inner, suffix = (one["items"], "[].") if one.get("type") == "array" else (one, ".")
+        if _target(inner, kinds).get("type") == "object":
+            rows += _fields(inner, kinds, f"{path}{suffix}")
+    return rows
+
+
+def _target(schema: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema that a reference names, else the schema itself."""
+    found: dict[str, Any] = kinds[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    return found
+
+
+def _holds(schema: dict[str, Any], kinds: dict[str, Any]) -> str:
+    """Return in words what a schema allows."""
+    schema = _target(schema, kinds)
+    if "anyOf" in schema:
+        return " or ".join(_holds(one, kinds) for one in schema["anyOf"])
+    if "enum" in schema:
+        return named(schema["enum"])
+    bounds = {
+        "string": ("minLength", "maxLength", " characters"),
+        "integer": ("minimum", "maximum", ""),
+        "array": ("minItems", "maxItems", " items"),
+    }
+    titles = {"string": "text", "boolean": "true or false"}
+    type_ = schema.get("type", "value")
+    low, high, unit = bounds.get(type_, ("", "", ""))
+    text = f"list of {_holds(schema['items'], kinds)}" if type_ == "array" else titles.get(type_, type_)
+    if high not in schema:
+        return text
+    return (
+        f"{text}, {schema[low]} to {schema[high]}{unit}" if low in schema else f"{text}, at most {schema[high]}{unit}"
+    )
+
+
+def price_rows(provider: Provider) -> Rows:
+    """Return the price of a second at each model and resolution, without and with a reference video; – if unknown."""
+    rows: Rows = []
+    for model in provider.limits.models:
+        for resolution in provider.limits.resolutions:
+            rows.append((f"`{model}`", f"`{resolution}`", *_per_second(provider.name, model, resolution)))
+    return rows
+
+
+def _per_second(provider: str, model: str, resolution: str) -> list[str]:
+    """Return the cells of a price's row: a quarter of what four seconds cost."""
+    bodies: list[dict[str, object]] = [{"model": model, "quality": resolution, "duration": 4}]
+    if provider == "kinovi":
+        inputs = {"outputResolution": resolution, "duration": 4}
+        video = {"videoUrls": ["https://example.com/a.mp4"]}
+        bodies = [{"model": model, "inputs": inputs}, {"model": model, "inputs": inputs | video}]
+    prices = [price_of(provider, body) for body in bodies]
+    return ["–" if price is None else f"{float(price.amount) / 4:.4f}".rstrip("0").rstrip(".") for price in prices]
+
+
+def status_rows() -> Rows:
+    """Return the statuses that relay knows, by the job's state."""
+    states = dict.fromkeys(STATUSES.values())
+    return [(f"`{state}`", named([text for text, of in STATUSES.items() if of is state])) for state in states]
+
+
+def code_rows() -> Rows:
+    """Return the codes of all providers, by their class."""
+    kinds = dict.fromkeys((kind.class_, kind.retryable) for kind in CODES.values())
+    return [
+        (
+            f"`{class_}`",
+            "yes" if retryable else "no",
+            named([code for code, kind in CODES.items() if (kind.class_, kind.retryable) == (class_, retryable)]),
+        )
+        for class_, retryable in kinds
+    ]
