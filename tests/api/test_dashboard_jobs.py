@@ -157,6 +157,16 @@ async def test_a_stream_keeps_the_rows_and_counts_newer_jobs(
         assert "1 newer job: show it" in (await stream.parts(1))["newer"]
 
 
+async def test_an_empty_list_says_that_jobs_have_come(running: Running, clock: HeldClock, reader: Browser) -> None:
+    """Count the jobs that come while a reader looks at a list without one."""
+    assert 'id="newer"' in (await reader.get("/jobs")).html
+    async with watching(reader, "/jobs") as stream:
+        assert "newer job" not in (await stream.parts(1))["newer"]
+        await running.submit()
+        await clock.advance(PAUSE_MS / 1000)
+        assert "1 newer job: show it" in (await stream.parts(1))["newer"]
+
+
 async def test_a_search_opens_what_a_text_surely_means(running: Running, reader: Browser) -> None:
     """Lead from an id or a provider's id to the job, and list what else matches."""
     job = await running.submit(metadata={"user": "42"})
