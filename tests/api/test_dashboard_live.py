@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from relay.web.dashboard.live import COMMENT_EVERY_MS, PAUSE_MS, rest_ms
+from relay.web.dashboard.live import COMMENT_EVERY_MS, PAUSE_MS, Turns, rest_ms
 from tests.support.browsing import Browser, browser
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock, Running, relay
@@ -102,6 +102,25 @@ async def test_a_page_without_changes_sends_comments_alone(running: Running, clo
 def test_pages_rest_for_a_hundred_times_as_long_as_they_took(took_ms: int, rest: int) -> None:
     """Leave the loop to others, but stand still for no more than three seconds."""
     assert rest_ms(took_ms) == rest
+
+
+async def test_projects_take_turns() -> None:
+    """Let a project with one page go on after one page of a project with many, also if some of those are closed."""
+    turns, order = Turns(), []
+
+    async def page(project: str, name: str) -> None:
+        async with turns.of(project):
+            order.append(name)
+            await asyncio.sleep(0)
+
+    many = [asyncio.create_task(page("prj_many", f"many {number}")) for number in range(5)]
+    await asyncio.sleep(0)
+    many[2].cancel()
+    one = asyncio.create_task(page("prj_one", "one"))
+    await asyncio.gather(*many, one, return_exceptions=True)
+    assert order == ["many 0", "many 1", "one", "many 3", "many 4"]
+    async with turns.of("prj_many"):
+        order.append("free again")
 
 
 async def test_a_revoked_key_ends_its_streams(running: Running, clock: HeldClock) -> None:

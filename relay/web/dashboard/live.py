@@ -7,7 +7,9 @@ rests after its turn.
 
 import asyncio
 import re
+from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Final
 
 from starlette.requests import Request
@@ -34,6 +36,44 @@ _ONCE: Final = re.compile(r'name="once" value="[^"]*"|title="[^"]*" data-moment>
 Render = Callable[[SignedIn], Awaitable[str]]
 
 
+class Turns:
+    """Lets one caller at a time go on; those who wait get their turns by project, so that none waits for another's."""
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+
+    @asynccontextmanager
+    async def of(self, project_id: str) -> AsyncGenerator[None]:
+        """Wait for the project's turn, and keep it while the block runs."""
+        if self._taken:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.setdefault(project_id, deque()).append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._pass_on()
+                raise
+        self._taken = True
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give the turn to the next project's first caller; it is free if none waits."""
+        while self._waiting:
+            project_id, queue = self._waiting.popitem(last=False)
+            turn = queue.popleft()
+            if queue:
+                self._waiting[project_id] = queue
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._taken = False
+
+
 class Live:
     """The open streams of pages in this process."""
 
@@ -42,7 +82,7 @@ class Live:
         self._app = app
         self._sessions = sessions
         self._shares = Shares("streams", settings.streams_max, settings.streams_per_project_max)
-        self._turn = asyncio.Lock()
+        self._turns = Turns()
         self._rests_until_ms = app.clock.monotonic_ms()
 
     async def stream(self, http: Request, render: Render) -> Response:
@@ -85,7 +125,7 @@ class Live:
     async def _parts(self, signed_in: SignedIn, render: Render) -> Mapping[str, str]:
         """Return the parts of the page by their ids, when it is this page's turn."""
         clock = self._app.clock
-        async with self._turn:
+        async with self._turns.of(signed_in.session.project_id):
             await clock.wait(self._app.draining, until_monotonic_ms=self._rests_until_ms)
             began_ms = clock.monotonic_ms()
             try:
