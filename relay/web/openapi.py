@@ -5,6 +5,7 @@ added later is no breaking change: clients ignore fields that they do not know.
 https://spec.openapis.org/oas/v3.1.1.html
 """
 
+import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -370,6 +371,9 @@ def _tag(path: str) -> str:
 def _made(kind: Any) -> tuple[Json, dict[str, Json]]:
     """Return the schema of a type and its components, by the names of their classes."""
     (schema,), components = msgspec.json.schema_components([kind], ref_template=_REF)
+    for one in components.values():
+        if "description" in one:  # a docstring, which Python 3.13 and later dedent themselves
+            one["description"] = inspect.cleandoc(one["description"])
     return schema, components
 
 

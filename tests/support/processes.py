@@ -1,6 +1,7 @@
 """relay as a process of its own: started, watched by its log, killed or stopped."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -51,7 +52,8 @@ async def process(environ: dict[str, str], *arguments: str) -> AsyncIterator[asy
         yield child
     finally:
         if child.returncode is None:
-            os.killpg(child.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it was killed, and the loop has not noticed yet
+                os.killpg(child.pid, signal.SIGKILL)
         await child.wait()
         await drained
 
