@@ -116,8 +116,9 @@ DELETE FROM alerts WHERE id IN (
 RETURNING id;
 
 -- name: prune_alerts.postgres
--- PostgreSQL locks the rows, and passes over those that another process has locked.
-DELETE FROM alerts WHERE id IN (
+-- PostgreSQL locks the rows, once (MATERIALIZED), and passes over those that another process has locked.
+WITH chosen AS MATERIALIZED (
     SELECT id FROM alerts WHERE ended_at < :before ORDER BY ended_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
+DELETE FROM alerts WHERE id IN (SELECT id FROM chosen)
 RETURNING id;

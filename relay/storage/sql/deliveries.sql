@@ -34,22 +34,23 @@ RETURNING project_id, id, endpoint_id;
 
 -- name: claim_deliveries.postgres
 -- In PostgreSQL the claim and the read of what it took (`due_deliveries`) are one exchange. It passes over rows that another process has
--- locked, of so many `candidates` that several processes that look concurrently find some each. Its commit need not outlast a crash of
--- the server: what is claimed twice is sent twice, as after any crash.
-WITH claimed AS (
-    UPDATE deliveries SET next_attempt_at = :leased_until, leased_by = :boot
+-- locked, of so many `candidates` that several processes that look concurrently find some each. What it locks is materialized: a subquery
+-- with a LIMIT that skips locked rows may be run again for each outer row, and then yields more rows than its limit. Its commit need not
+-- outlast a crash of the server: what is claimed twice is sent twice, as after any crash.
+WITH chosen AS MATERIALIZED (
+    SELECT project_id, id FROM deliveries
     WHERE (project_id, id) IN (
-        SELECT project_id, id FROM deliveries
-        WHERE (project_id, id) IN (
-            SELECT project_id, id FROM (
-                SELECT id, endpoint_id, project_id FROM deliveries
-                WHERE state = 'pending' AND next_attempt_at <= :now ORDER BY next_attempt_at LIMIT :window
-            ) AS first_due
-            WHERE endpoint_id <> ALL (:busy) AND project_id <> ALL (:full)
-            LIMIT :candidates
-        ) AND state || '' = 'pending' AND next_attempt_at + 0 <= :now
-        ORDER BY next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
-    ) AND (SELECT set_config('synchronous_commit', 'off', TRUE)) IS NOT NULL
+        SELECT project_id, id FROM (
+            SELECT id, endpoint_id, project_id FROM deliveries
+            WHERE state = 'pending' AND next_attempt_at <= :now ORDER BY next_attempt_at LIMIT :window
+        ) AS first_due
+        WHERE endpoint_id <> ALL (:busy) AND project_id <> ALL (:full)
+        LIMIT :candidates
+    ) AND state || '' = 'pending' AND next_attempt_at + 0 <= :now
+    ORDER BY next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE deliveries SET next_attempt_at = :leased_until, leased_by = :boot
+    WHERE (project_id, id) IN (SELECT project_id, id FROM chosen) AND (SELECT set_config('synchronous_commit', 'off', TRUE)) IS NOT NULL
     RETURNING project_id, id
 )
 SELECT deliveries.id, deliveries.endpoint_id, deliveries.project_id, deliveries.attempts_made, deliveries.redelivery, deliveries.event_id,

@@ -364,13 +364,14 @@ RETURNING
     (SELECT metadata FROM job_requests WHERE job_id = jobs.id) AS metadata;
 
 -- name: claim_checks.postgres
--- PostgreSQL locks the rows, and passes over those that another process has locked.
-UPDATE jobs SET next_check_at = :leased_until, checked_by = :boot, checks_made = checks_made + 1
-WHERE id IN (
+-- PostgreSQL locks the rows, once (MATERIALIZED), and passes over those that another process has locked.
+WITH chosen AS MATERIALIZED (
     SELECT id FROM jobs
     WHERE provider = :provider AND confirm_by IS NULL AND next_check_at <= :now
     ORDER BY next_check_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
+UPDATE jobs SET next_check_at = :leased_until, checked_by = :boot, checks_made = checks_made + 1
+WHERE id IN (SELECT id FROM chosen)
 RETURNING
     id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc,
     (SELECT input FROM job_requests WHERE job_id = jobs.id) AS input, (SELECT request FROM job_requests WHERE job_id = jobs.id) AS request,
@@ -390,13 +391,14 @@ RETURNING
     (SELECT metadata FROM job_requests WHERE job_id = jobs.id) AS metadata;
 
 -- name: claim_confirmations.postgres
--- PostgreSQL locks the rows, and passes over those that another process has locked.
-UPDATE jobs SET next_check_at = :leased_until, checked_by = :boot, checks_made = checks_made + 1
-WHERE id IN (
+-- PostgreSQL locks the rows, once (MATERIALIZED), and passes over those that another process has locked.
+WITH chosen AS MATERIALIZED (
     SELECT id FROM jobs
     WHERE provider = :provider AND project_id = :project_id AND confirm_by IS NOT NULL AND next_check_at <= :now
     ORDER BY next_check_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
+UPDATE jobs SET next_check_at = :leased_until, checked_by = :boot, checks_made = checks_made + 1
+WHERE id IN (SELECT id FROM chosen)
 RETURNING
     id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc,
     (SELECT input FROM job_requests WHERE job_id = jobs.id) AS input, (SELECT request FROM job_requests WHERE job_id = jobs.id) AS request,

@@ -216,10 +216,11 @@ DELETE FROM redeliveries WHERE id IN (
 RETURNING id;
 
 -- name: prune_redeliveries.postgres
--- PostgreSQL locks the rows, and passes over those that another process has locked.
-DELETE FROM redeliveries WHERE id IN (
+-- PostgreSQL locks the rows, once (MATERIALIZED), and passes over those that another process has locked.
+WITH chosen AS MATERIALIZED (
     SELECT id FROM redeliveries WHERE finished_at < :before ORDER BY finished_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
+DELETE FROM redeliveries WHERE id IN (SELECT id FROM chosen)
 RETURNING id;
 
 -- name: prune_endpoints
@@ -232,12 +233,13 @@ DELETE FROM endpoints WHERE id IN (
 RETURNING id;
 
 -- name: prune_endpoints.postgres
--- PostgreSQL locks the rows, and passes over those that another process has locked.
-DELETE FROM endpoints WHERE id IN (
+-- PostgreSQL locks the rows, once (MATERIALIZED), and passes over those that another process has locked.
+WITH chosen AS MATERIALIZED (
     SELECT id FROM endpoints
     WHERE deleted_at < :before AND (SELECT 1 FROM deliveries WHERE deliveries.endpoint_id = endpoints.id LIMIT 1) IS NULL
     ORDER BY deleted_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
+DELETE FROM endpoints WHERE id IN (SELECT id FROM chosen)
 RETURNING id;
 
 -- name: prune_tombstones
@@ -248,10 +250,11 @@ DELETE FROM tombstones WHERE job_id IN (
 RETURNING job_id;
 
 -- name: prune_tombstones.postgres
--- PostgreSQL locks the rows, and passes over those that another process has locked.
-DELETE FROM tombstones WHERE job_id IN (
+-- PostgreSQL locks the rows, once (MATERIALIZED), and passes over those that another process has locked.
+WITH chosen AS MATERIALIZED (
     SELECT job_id FROM tombstones WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
+DELETE FROM tombstones WHERE job_id IN (SELECT job_id FROM chosen)
 RETURNING job_id;
 
 -- name: prune_endpoint_history
@@ -260,10 +263,11 @@ DELETE FROM endpoint_history WHERE id IN (SELECT id FROM endpoint_history WHERE 
 RETURNING id;
 
 -- name: prune_endpoint_history.postgres
--- PostgreSQL locks the rows, and passes over those that another process has locked.
-DELETE FROM endpoint_history WHERE id IN (
+-- PostgreSQL locks the rows, once (MATERIALIZED), and passes over those that another process has locked.
+WITH chosen AS MATERIALIZED (
     SELECT id FROM endpoint_history WHERE at < :before ORDER BY at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
+DELETE FROM endpoint_history WHERE id IN (SELECT id FROM chosen)
 RETURNING id;
 
 -- name: count_prunable
