@@ -8,7 +8,7 @@ import msgspec
 from bench.explaining import Explainer, Row
 from bench.filling import Filled, an_id
 from bench.stock import HOUR_MS, PROVIDER
-from relay import ids
+from relay.model import ids
 from relay.storage import pages
 from relay.storage.alerts import ATTEMPTS_READ, OPEN_MAX, READ_MAX
 from relay.storage.apply_updates import DEFAULT_PROJECT

@@ -18,8 +18,8 @@ import click
 import msgspec
 
 from bench.stock import HOUR_MS, PROVIDER, REQUEST, SECRET_KEY, callback
-from relay import ids
 from relay.clock import SystemClock
+from relay.model import ids
 from relay.model.delivery import Endpoint
 from relay.model.job import Disposition, EventType, FinishedBy, Job, JobState, Output, OutputKind, Verification
 from relay.model.resources import events

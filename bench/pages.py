@@ -26,8 +26,8 @@ from bench.databases import Databases, databases
 from bench.filling import DAY_MS, Filling, an_id, fill
 from bench.load import KEY
 from bench.processes import Program, program
-from relay import ids
 from relay.clock import SystemClock
+from relay.model import ids
 from relay.model.delivery import Outcome
 from relay.model.job import Disposition
 from relay.providers import PROVIDERS

@@ -8,8 +8,8 @@ import click
 import msgspec
 
 from bench.load import NOT_YET
-from relay import ids
 from relay.clock import SystemClock
+from relay.model import ids
 from relay.model.delivery import Endpoint
 from relay.model.job import Job, JobState
 from relay.security.callback_tokens import CallbackTokens

@@ -18,10 +18,10 @@ import msgspec
 from bench.databases import Databases, databases, option
 from bench.processes import usage
 from bench.stock import PROVIDER, SECRET_KEY, stocked
-from relay import ids
 from relay.clock import SystemClock
 from relay.lifecycle import reports
 from relay.lifecycle.reports import StatusReport
+from relay.model import ids
 from relay.model.job import FinishedBy, Verification
 from relay.providers.evolink import EvoLink
 from relay.security.callback_tokens import CallbackTokens

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from relay import backoff, log
+from relay import log
 from relay.callbacks.receiver import Receiver
 from relay.clock import Clock, SystemClock
 from relay.context import ConfiguredProvider, FlowContext, KeyRefused
@@ -39,6 +39,7 @@ from relay.jobs.submission import Submitter
 from relay.jobs.sweeper import Sweeper
 from relay.lifecycle.reports import DoubtLimits
 from relay.metrics import Metrics
+from relay.model import backoff
 from relay.model.provider_http import ProviderResponse
 from relay.model.result_urls import opener
 from relay.outbound.file_upload import FileClient

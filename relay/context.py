@@ -10,11 +10,11 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from relay import ids, log
+from relay import log
 from relay.clock import Clock
 from relay.errors import StorageUnavailable
 from relay.metrics import Metrics
-from relay.model import result_urls
+from relay.model import ids, result_urls
 from relay.model.job import Job, ProviderCall, Report
 from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.outbound.jwks import KeySet

@@ -26,7 +26,7 @@ import pytest
 ROOT: Final = Path(__file__).resolve().parents[1]
 CONCERNED: Final[dict[str, tuple[str, ...]]] = {
     "relay/deliveries/lane.py": ("tests/unit/test_lane_limits.py",),
-    "relay/backoff.py": ("tests/unit/test_backoff.py", "tests/unit/test_check_limits.py"),
+    "relay/model/backoff.py": ("tests/unit/test_backoff.py", "tests/unit/test_check_limits.py"),
     "relay/jobs/rate_limit.py": (
         "tests/unit/test_room_limits.py",
         "tests/unit/test_pace.py",

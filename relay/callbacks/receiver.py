@@ -12,13 +12,14 @@ from typing import Final
 
 import msgspec
 
-from relay import ids, log
+from relay import log
 from relay.callbacks.parse import ParsedCallback, parse, parse_stepwise
 from relay.callbacks.verify import Proof, verify, verify_by_key
 from relay.context import FlowContext
 from relay.errors import KeyUnknown
 from relay.lifecycle import reports
 from relay.lifecycle.reports import StatusReport
+from relay.model import ids
 from relay.model.job import Callback, Disposition, FinishedBy, Job, JobState, Reason, Report, Verification
 from relay.security.callback_tokens import CallbackToken, CallbackTokens
 from relay.security.redaction import STEP_BYTES

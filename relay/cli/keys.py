@@ -187,7 +187,7 @@ async def _store(settings: "Settings | None" = None) -> "AsyncIterator[Store]":
     A command that has loaded the settings passes them: to load them again would find no secrets in the environment.
     """
     from relay.app import secret_keys
-    from relay.backoff import DEFAULT_SCHEDULE_S
+    from relay.model.backoff import DEFAULT_SCHEDULE_S
     from relay.security.encryption import Encryption
     from relay.storage.store import Store, StoreOptions, require_database
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from relay import __version__, backoff, ids, log
+from relay import __version__, log
 from relay.clock import Clock
-from relay.model import exchange
+from relay.model import backoff, exchange, ids
 from relay.model.delivery import Attempt, Delivery, DeliveryState, Endpoint, Outcome
 from relay.outbound.tracing import Post
 from relay.outbound.webhook_sender import PostResult

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from relay.backoff import RETRY_AFTER_MAX_MS
+from relay.model.backoff import RETRY_AFTER_MAX_MS
 
 CONCURRENCY_START: Final = 2
 FAILURES_MAX: Final = 10

@@ -7,10 +7,11 @@ from typing import Any, Final
 
 import msgspec
 
-from relay import ids, log
+from relay import log
 from relay.clock import Clock
 from relay.deliveries.dispatcher import Dispatcher
 from relay.errors import Conflict
+from relay.model import ids
 from relay.model.delivery import Delivery, DeliveryState, Endpoint, EventSelection, Redelivery
 from relay.model.job import EventType, Job
 from relay.storage.endpoint_status import endpoint_event

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from relay import ids, log
+from relay import log
 from relay.context import EndedCall, FlowContext
 from relay.errors import Conflict, PaidOnce, StorageUnavailable
 from relay.jobs.payment import Payer
@@ -18,6 +18,7 @@ from relay.jobs.status_checks import Checker
 from relay.jobs.submission import HAND_OVER_MS, Submitter
 from relay.lifecycle import operator_actions
 from relay.lifecycle.reports import Transition
+from relay.model import ids
 from relay.model.job import Approval, Disposition, Job, ProviderCall, Reason
 from relay.outbound.provider_client import NoAnswer, NotSent
 from relay.storage.apply_updates import JobUpdate

@@ -5,11 +5,11 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from relay import ids, validation
+from relay import validation
 from relay.context import ConfiguredProvider
 from relay.errors import Bound, FieldError, InvalidInput, ProviderNotConfigured
 from relay.jobs.submission import HAND_OVER_MS
-from relay.model import payment
+from relay.model import ids, payment
 from relay.model.delivery import Endpoint
 from relay.model.job import EventType, Input, Job, JobState
 from relay.providers.native import NativeBody, check_given, native_body

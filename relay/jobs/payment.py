@@ -23,13 +23,14 @@ from typing import Any, Final
 
 import msgspec
 
-from relay import ids, log
+from relay import log
 from relay.context import FlowContext
 from relay.errors import Bound, PaymentRefused, ProviderNotConfigured, SpendCapReached, StorageUnavailable, Unreadable
 from relay.jobs import approvals
 from relay.jobs.approvals import Approvals
 from relay.lifecycle import reports
 from relay.lifecycle.reports import Transition
+from relay.model import ids
 from relay.model.job import Approval, Cost, Disposition, ErrorClass, Job, JobError, JobState, Reason
 from relay.model.payment import Payment, PaymentState, usdc
 from relay.model.provider_http import ProviderRequest, ProviderResponse

@@ -11,13 +11,14 @@ from typing import Final
 
 import msgspec
 
-from relay import backoff, log
+from relay import log
 from relay.context import EndedCall, FlowContext, send_signed_in
 from relay.errors import JobUnknown, Unreadable
 from relay.jobs.check_times import CheckTimes, Kind
 from relay.jobs.rate_limit import GROWN_PAUSE_MS, KEY_PAUSE_MS, PAUSE_MS, AskedPace, GrowingPace, Pace
 from relay.lifecycle import checks
 from relay.lifecycle.checks import CheckOutcome, StatusCheck
+from relay.model import backoff
 from relay.model.job import Job, Report
 from relay.model.provider_http import ProviderResponse
 from relay.outbound.provider_client import NoAnswer, NotSent

@@ -11,12 +11,13 @@ from typing import Final, assert_never
 
 import msgspec
 
-from relay import backoff, log
+from relay import log
 from relay.context import ConfiguredProvider, EndedCall, FlowContext
 from relay.jobs import approvals, payment
 from relay.jobs.payment import Payer
 from relay.lifecycle import reports
 from relay.lifecycle.reports import StatusReport, Transition
+from relay.model import backoff
 from relay.model.job import Approval, ErrorClass, FinishedBy, Job, JobError, Report, Verification
 from relay.model.payment import PaymentState
 from relay.model.provider_http import ProviderResponse

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from relay import ids, log
+from relay import log
 from relay.context import FlowContext
 from relay.jobs.payment import Payer
 from relay.jobs.status_checks import Checker
 from relay.jobs.submission import MARGIN_MS, Submitter
 from relay.lifecycle import checks, output_expiry, reports
 from relay.lifecycle.reports import Transition
+from relay.model import ids
 from relay.model.job import ErrorClass, JobError, ProviderCall
 from relay.storage.apply_updates import JobUpdate
 from relay.storage.job_rows import Timer

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from relay import __version__, ids
+from relay import __version__
 from relay.errors import SettingsError
+from relay.model import ids
 from relay.model.job import Job, JobState, ProviderCall
 from relay.outbound.webhook_sender import PostResult
 

@@ -20,7 +20,7 @@ from itsdangerous import Signer
 from itsdangerous.encoding import want_bytes
 from itsdangerous.signer import SigningAlgorithm
 
-from relay import ids
+from relay.model import ids
 
 _VERSION, _PURPOSE = b"\x01", b"c"
 _HEAD: Final = _VERSION + _PURPOSE

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from relay import ids
+from relay.model import ids
 from relay.model.alert import Alert, AlertKind, Condition, Subject
 from relay.model.job import Event
 from relay.model.resources import alerts as resources

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import msgspec
 
-from relay import ids
 from relay.errors import NotFound
+from relay.model import ids
 from relay.security.encryption import Encryption, place
 from relay.storage import signing_keys
 from relay.storage.engine.database import Database, Purpose, Row, Transaction

@@ -11,10 +11,10 @@ from typing import Final
 
 import msgspec
 
-from relay import ids
 from relay.errors import Bound
 from relay.lifecycle import output_expiry
 from relay.lifecycle.reports import DoubtLimits, Transition, doubted
+from relay.model import ids
 from relay.model.job import Disposition, Event, EventType, Job, ProviderCall, Reprocessing, Unconfirmed
 from relay.model.resources import events as resources
 from relay.storage import event_bodies, job_rows, payments, rows

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from relay import ids
+from relay.model import ids
 from relay.storage import pages
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Writer

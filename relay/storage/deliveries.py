@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from relay import ids, log
+from relay import log
+from relay.model import ids
 from relay.model.delivery import Attempt, Delivery, DeliveryState, EndpointNote
 from relay.model.resources import slack
 from relay.security.encryption import DecryptionFailed, Encryption, place

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from relay import ids
+from relay.model import ids
 from relay.model.delivery import EndpointNote, NoteKind
 from relay.storage import pages, rows
 from relay.storage.engine.database import Database, Purpose, Row, Transaction

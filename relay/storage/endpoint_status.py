@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from relay import ids
+from relay.model import ids
 from relay.model.job import Event, EventType
 from relay.model.resources import events as resources
 from relay.storage import endpoint_history

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from relay import ids
+from relay.model import ids
 from relay.model.delivery import Delivery, DeliveryState
 from relay.model.job import Event, EventType, Job
 from relay.storage.boots import Lease

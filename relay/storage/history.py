@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from relay import ids
+from relay.model import ids
 from relay.model.job import Callback, CallbackHead, Disposition, Event, Reprocessing
 from relay.storage import pages, rows
 from relay.storage.engine.database import Database, Purpose, Row

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from relay import ids
 from relay.lifecycle import output_expiry
+from relay.model import ids
 from relay.model.delivery import Attempt, Delivery, Endpoint
 from relay.model.job import Job, JobState, ProviderCall
 from relay.model.payment import Payment

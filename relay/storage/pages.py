@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from relay import ids
+from relay.model import ids
 from relay.storage.engine.database import Database, Params, Purpose, Row
 
 Item = TypeVar("Item")

@@ -7,8 +7,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from relay import ids, log
+from relay import log
 from relay.errors import Bound, PaidOnce, SpendCapReached
+from relay.model import ids
 from relay.model.job import Cost
 from relay.model.payment import Payment, PaymentHead, PaymentState, usdc
 from relay.security.encryption import DecryptionFailed, Encryption, place

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from relay import ids
+from relay.model import ids
 from relay.model.resources.search import Kind, Matched
 from relay.storage import rows
 from relay.storage.engine.database import Database, Purpose, Row

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from relay import ids
 from relay.clock import parse_rfc3339
+from relay.model import ids
 from relay.security.callback_tokens import CallbackTokens
 from tests.support.calling_back import DONE, post
 from tests.support.running import SECRET_KEY, START_MS, HeldClock, Running, relay

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from relay import ids
+from relay.model import ids
 from relay.storage.search import NAMES_MAX, RECENT_JOBS
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock, Running, http_client, relay

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import ids
 from relay.lifecycle import output_expiry
 from relay.lifecycle.reports import StatusReport, enter
+from relay.model import ids
 from relay.model.job import Disposition, EventType, FinishedBy, Job, JobState, Output, OutputKind, Report, Verification
 from relay.model.resources.times import time_or_none
 from relay.sandbox.faults import Faults

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from relay import ids, settings
+from relay import settings
 from relay.deliveries.event_stream import CHUNK_BYTES, PAGE, POLL_PAUSE_MS, Streams, _chunks, _Project
 from relay.metrics import Metrics
+from relay.model import ids
 from relay.model.job import Event, EventType
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.migrations import migrate

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from relay import ids
+from relay.model import ids
 from relay.model.job import Job, JobState
 from relay.sandbox.faults import Faults
 from relay.storage.apply_updates import DEFAULT_PROJECT

@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from relay import ids
 from relay.errors import SettingsError
+from relay.model import ids
 from relay.outbound.tracing import Trace, Tracing, parse, trace_of
 from relay.sandbox.faults import Faults
 from relay.sandbox.serving import serve

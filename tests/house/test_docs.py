@@ -13,13 +13,14 @@ import httpx
 import pytest
 import standardwebhooks
 
-from relay import ids, settings
-from relay.backoff import DEFAULT_SCHEDULE_S
+from relay import settings
 from relay.errors import Bound
 from relay.jobs.job_requests import JobFields, Notify
 from relay.metrics import METRICS
 from relay.model import delivery as outbox
+from relay.model import ids
 from relay.model import job as model
+from relay.model.backoff import DEFAULT_SCHEDULE_S
 from relay.model.resources.callbacks import CallbackResource
 from relay.model.resources.deliveries import AttemptResource
 from relay.model.resources.endpoints import EndpointResource
@@ -322,7 +323,7 @@ def test_the_floors_have_every_room() -> None:
 
 
 def test_the_glossary_names_what_exists() -> None:
-    """Give each word once, with one sentence and a name that the code has; each id prefix of relay/ids.py once."""
+    """Give each word once, with one sentence and a name that the code has; each prefix of ids once."""
     page = (ROOT / "docs" / "GLOSSARY.md").read_text()
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \| `(relay\.[\w.]+)` \|$", page, re.MULTILINE)
     words = [word for word, _, _, _ in rows]

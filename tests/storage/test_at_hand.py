@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from relay import ids
 from relay.lifecycle.reports import Transition
+from relay.model import ids
 from relay.model.delivery import Endpoint
 from relay.model.job import Disposition, EventType, Job, JobState
 from relay.security.encryption import Encryption

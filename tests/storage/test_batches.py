@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import ids
+from relay.model import ids
 from relay.model.delivery import EventSelection, Redelivery, Which
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.group_commit import Writer

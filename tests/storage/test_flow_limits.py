@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from relay import ids, settings
+from relay import settings
 from relay.deliveries.attempt import Deliverer
 from relay.deliveries.dispatcher import LOADED_MAX, Dispatcher, DispatchOptions
 from relay.deliveries.event_stream import Streams
 from relay.deliveries.lane import Lane
 from relay.deliveries.redelivery import Redeliverer
 from relay.metrics import Metrics
+from relay.model import ids
 from relay.model.delivery import Endpoint, EventSelection, Which
 from relay.model.job import Event, EventType
 from relay.outbound.resolver import Resolver

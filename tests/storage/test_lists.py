@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import ids
+from relay.model import ids
 from relay.model.delivery import DeliveryState, Endpoint
 from relay.model.job import Disposition, Job, JobState
 from relay.security.encryption import Encryption

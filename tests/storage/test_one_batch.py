@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from relay import ids
 from relay.lifecycle.reports import Transition
+from relay.model import ids
 from relay.model.job import Disposition, EventType, Job, JobState
 from relay.storage.apply_updates import JobUpdate, ReceivedCallback, Room, UpdateApplier, UpdateResult
 from relay.storage.boots import Lease

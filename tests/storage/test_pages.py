@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import ids
+from relay.model import ids
 from relay.model.delivery import Delivery
 from relay.security.encryption import Encryption
 from relay.storage import job_rows, pages, rows

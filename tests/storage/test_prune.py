@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay import ids
 from relay import settings as relay_settings
 from relay.clock import SystemClock, rfc3339
 from relay.errors import SettingsError
+from relay.model import ids
 from relay.model.delivery import DeliveryState
 from relay.model.job import Event, EventType, JobState
 from relay.storage.engine.database import Transaction

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay import ids
 from relay.lifecycle.reports import Transition
+from relay.model import ids
 from relay.model.job import Disposition, EventType, Job, JobState
 from relay.security.encryption import Encryption
 from relay.storage import job_rows, rows

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from relay import ids
 from relay.context import WRITE_PAUSE_MS
 from relay.deliveries.attempt_writer import write_attempt
 from relay.errors import StorageUnavailable
+from relay.model import ids
 from relay.model.delivery import Attempt, DeliveryState, Outcome
 from relay.security.encryption import Encryption
 from relay.storage.deliveries import AttemptResult, Deliveries

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import ids
 from relay.clock import SystemClock
+from relay.model import ids
 from relay.storage.engine import statements
 from relay.storage.engine.database import Database, Transaction
 from relay.storage.engine.migrations import migrate

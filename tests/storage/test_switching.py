@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from relay import ids
 from relay.clock import SystemClock
 from relay.errors import StorageUnavailable
+from relay.model import ids
 from relay.model.delivery import Endpoint
 from relay.security.encryption import Encryption
 from relay.storage import endpoint_status

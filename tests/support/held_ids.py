@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from relay import ids
+from relay.model import ids
 
 
 @contextmanager

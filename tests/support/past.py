@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from relay import ids
+from relay.model import ids
 from relay.model.delivery import DeliveryState, Endpoint
 from relay.model.job import FinishedBy, Job, JobState, Report, UnconfirmedResult
 from relay.security.encryption import Encryption

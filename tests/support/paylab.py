@@ -13,8 +13,8 @@ from typing import Final
 import httpx
 import msgspec
 
-from relay import ids
 from relay.errors import PaymentRefused
+from relay.model import ids
 from relay.model.provider_http import KEPT_HEADERS, ProviderResponse
 from relay.payments.challenge import read_challenge
 from relay.payments.outcome import (

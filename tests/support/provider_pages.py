@@ -4,8 +4,8 @@ from typing import Any, Final
 
 import msgspec
 
-from relay.backoff import CHECK_MARGIN
 from relay.errors import InvalidInput
+from relay.model.backoff import CHECK_MARGIN
 from relay.model.job import Input
 from relay.providers import evolink, kinovi, relaydance, x402org
 from relay.providers.answers import CODES, STATUSES

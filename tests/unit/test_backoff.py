@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relay.backoff import DEFAULT_SCHEDULE_S, RETRY_AFTER_MAX_MS, next_delay_ms, parse_retry_after
+from relay.model.backoff import DEFAULT_SCHEDULE_S, RETRY_AFTER_MAX_MS, next_delay_ms, parse_retry_after
 
 NOW = int(datetime(2026, 11, 21, 2, 3, 4, 500_000, UTC).timestamp() * 1000)
 

@@ -5,10 +5,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from relay.backoff import CHECK_MARGIN, check_delay_ms
 from relay.lifecycle import checks, reports
 from relay.lifecycle.checks import CheckOutcome, StatusCheck
 from relay.lifecycle.reports import StatusReport, Transition
+from relay.model.backoff import CHECK_MARGIN, check_delay_ms
 from relay.model.job import (
     Disposition,
     EventType,

@@ -6,8 +6,8 @@ import uuid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import ids
-from relay.ids import Bits, begun, following
+from relay.model import ids
+from relay.model.ids import Bits, begun, following
 
 DRAWN = st.integers(0, (1 << 32) - 1)
 COUNTED, FORTY = (1 << 22) - 1, (1 << 40) - 1

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from relay import ids
 from relay.lifecycle import checks, operator_actions
 from relay.lifecycle import reports as lifecycle
 from relay.lifecycle.checks import CheckOutcome, StatusCheck
 from relay.lifecycle.reports import DoubtLimits, StatusReport, Transition
+from relay.model import ids
 from relay.model.job import (
     Disposition,
     ErrorClass,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from itsdangerous.signer import Signer
 
-from relay import ids
+from relay.model import ids
 from relay.security.callback_tokens import CallbackToken, CallbackTokens
 
 OLD, NEW = "k1-" + "a" * 32, "k2-" + "b" * 32

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from relay.clock import rfc3339
-from relay.ids import JOB
+from relay.model.ids import JOB
 from relay.model.payment import PaymentHead, PaymentState, usdc
 from relay.model.resources.times import Time, time_or_none
 

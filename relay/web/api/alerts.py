@@ -5,7 +5,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from relay import ids
+from relay.model import ids
 from relay.model.alert import AlertKind
 from relay.model.resources import alerts as resources
 from relay.model.resources.alerts import AlertResource

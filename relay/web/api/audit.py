@@ -4,8 +4,8 @@ from typing import Final
 
 from starlette.responses import Response
 
-from relay import ids
 from relay.clock import rfc3339
+from relay.model import ids
 from relay.model.resources.access import AuditEntryResource
 from relay.model.resources.envelopes import PageResource
 from relay.storage.audit import AuditEntry, AuditFilter, Via

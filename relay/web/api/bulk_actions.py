@@ -11,9 +11,10 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from starlette.responses import Response
 
-from relay import ids, log
+from relay import log
 from relay.clock import rfc3339
 from relay.errors import FieldError, Forbidden, InvalidInput, RelayError
+from relay.model import ids
 from relay.model.job import Job
 from relay.model.resources.bulk_actions import BulkResultResource, DoneResource, RefusedResource
 from relay.storage.jobs import JobFilter

@@ -9,9 +9,9 @@ from typing import Final, TypeVar
 import msgspec
 from starlette.responses import Response
 
-from relay import ids
 from relay.clock import rfc3339
 from relay.errors import Conflict, NotFound
+from relay.model import ids
 from relay.model.job import Callback, CallbackHead, Disposition, Reprocessing
 from relay.model.resources import callbacks as resources
 from relay.model.resources.callbacks import CallbackHeadResource, CallbackResource

@@ -4,9 +4,9 @@ from typing import Final
 
 from starlette.responses import Response
 
-from relay import ids
 from relay.deliveries.attempt import headers_shown
 from relay.errors import NotFound
+from relay.model import ids
 from relay.model.delivery import Attempt, Delivery, DeliveryState
 from relay.model.resources import deliveries as resources
 from relay.model.resources import slack

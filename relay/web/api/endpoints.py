@@ -7,10 +7,11 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from starlette.responses import Response
 
-from relay import ids, validation
+from relay import validation
 from relay.clock import rfc3339
 from relay.errors import ERRORS_MAX, Bound, Conflict, FieldError, InvalidInput, NotFound
 from relay.jobs.job_requests import Metadata, Patterns, check_endpoint, check_metadata
+from relay.model import ids
 from relay.model.delivery import Endpoint, EventSelection, Redelivery, Which
 from relay.model.resources import endpoints as resources
 from relay.model.resources.deliveries import DeliveryResource, DeliveryWithAttemptsResource

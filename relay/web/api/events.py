@@ -7,8 +7,8 @@ from typing import Any, Final
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from relay import ids
 from relay.errors import FieldError, InvalidInput, NotFound
+from relay.model import ids
 from relay.model.job import EventType
 from relay.model.resources import events as resources
 from relay.model.resources.envelopes import PageResource

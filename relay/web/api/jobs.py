@@ -8,13 +8,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay import ids
 from relay.app import App
 from relay.clock import rfc3339
 from relay.errors import FieldError, InvalidInput, NotFound
 from relay.jobs.job_requests import Intake, JobFields
 from relay.jobs.quotes import CHEAPEST
-from relay.model import timeline
+from relay.model import ids, timeline
 from relay.model.job import Job, JobState, Reason
 from relay.model.payment import max_cost
 from relay.model.resources import jobs as resources

@@ -11,9 +11,10 @@ import msgspec
 from msgspec import Meta
 from starlette.responses import Response
 
-from relay import __version__, ids
+from relay import __version__
 from relay.clock import rfc3339
 from relay.errors import Conflict, FieldError, InvalidInput, NotFound
+from relay.model import ids
 from relay.model.resources.access import CallerKeyResource, KeyResource, NewKeyResource, Scope, WhoamiResource
 from relay.model.resources.envelopes import PageResource
 from relay.model.resources.times import time_or_none

@@ -8,8 +8,8 @@ from typing import Final
 import msgspec
 from starlette.responses import Response
 
-from relay import ids
 from relay.errors import Forbidden
+from relay.model import ids
 from relay.model.payment import PaymentHead, PaymentState
 from relay.model.resources import payments as resources
 from relay.model.resources.envelopes import PageResource

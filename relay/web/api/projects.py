@@ -9,9 +9,9 @@ import msgspec
 from msgspec import Meta
 from starlette.responses import Response
 
-from relay import ids
 from relay.clock import rfc3339
 from relay.errors import Conflict, Forbidden, NotFound
+from relay.model import ids
 from relay.model.resources.access import ProjectResource
 from relay.model.resources.envelopes import PageResource
 from relay.storage.pages import Page
