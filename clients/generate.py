@@ -18,7 +18,7 @@ from relay.web import openapi
 from relay.web.routes import API
 
 ROOT: Final = Path(__file__).parents[1]
-SENT: Final = ("JobFields", "Input", "Notify")
+SENT: Final = ("JobFields", "Input", "Reference", "Notify")
 """The schemas of requests that the client in TypeScript has types for."""
 REF: Final = re.compile(r"#/components/schemas/(\w+)")
 WITHOUT_ASYNCIO: Final = (

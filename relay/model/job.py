@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from functools import cached_property
-from typing import Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -191,11 +191,24 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
 
 
+class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a video is to resemble or to contain, and no frame of it."""
+
+    url: str
+    kind: Literal["image", "video", "audio"] = "image"
+
+
 class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The unified request; each provider translates it, None means the provider's default."""
 
     images: list[str] = []
+    """The first frame and the last; none for text-to-video."""
+    last_frame: str | None = None
+    """Another place for the last frame, beside one image."""
+    references: list[str | Reference] = []
+    """Media that are no frames; an image may be its URL alone."""
     prompt: str | None = None
+    negative_prompt: str | None = None
     duration_s: int | None = None
     resolution: str | None = None
     aspect_ratio: str | None = None
@@ -203,6 +216,18 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     model: str | None = None
     seed: int | None = None
     mode: str | None = None
+    provider_options: dict[str, Any] = {}
+    """Fields of the provider's own body, merged into what the other fields become."""
+
+    @property
+    def frames(self) -> list[str]:
+        """The images with the last frame behind them, if it has a field of its own."""
+        return [*self.images, *([] if self.last_frame is None else [self.last_frame])]
+
+    def referred(self, kind: str) -> list[str]:
+        """Return the URLs of the references of a kind: `image`, `video` or `audio`."""
+        listed = (one if isinstance(one, Reference) else Reference(url=one) for one in self.references)
+        return [one.url for one in listed if one.kind == kind]
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from relay import validation
-from relay.errors import FieldError, InvalidInput, Unreadable
+from relay.errors import FieldError, Unreadable
 from relay.log import redact
 from relay.model.job import Input, JobError, Report
 from relay.model.provider_http import ProviderRequest, ProviderResponse
@@ -23,6 +23,10 @@ from relay.model.text import kept
 from relay.security.signatures import Signed
 
 URL_MAX: Final = 2048
+COMMON: Final = frozenset({"images", "prompt", "duration_s", "resolution", "aspect_ratio", "model"})
+"""The fields of `input` that nearly every provider can honour."""
+REFERENCES: Final = frozenset({"references", "references.video", "references.audio"})
+"""References of every kind, in `honours`."""
 _CALLBACK_FIELD: Final = re.compile(r"(callback|webhook|notify|notification|hook)(hook|url|uri|endpoint)?")
 _PLAIN_URL: Final = re.compile(r"(https?)://([A-Za-z0-9.-]+)(?=[/?#]|\Z)")
 _LOCAL_NAMES: Final = ("localhost", "local", "internal", "lan", "intranet", "home.arpa")
@@ -49,8 +53,26 @@ class Unclear(msgspec.Struct, frozen=True):
 SubmissionAnswer = Accepted | Refused | Unclear
 
 
+class ModelLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's published limits where they differ from its provider's; None means as the provider's.
+
+    `images` are the least and the most frames; `references_max` is how many image references it accepts; `audio` is
+    whether it makes sound, None if that is not published.
+    """
+
+    duration_s: tuple[int, int] | None = None
+    resolutions: tuple[str, ...] | None = None
+    aspect_ratios: tuple[str, ...] | None = None
+    images: tuple[int, int] | None = None
+    references_max: int | None = None
+    audio: bool | None = None
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider's published limits, shown by `GET /v1/providers`; None where a limit is not published."""
+    """A provider's published limits, shown by `GET /v1/providers`; None where a limit is not published.
+
+    They span all of its models; `by_model` has those of a model that differ.
+    """
 
     models: tuple[str, ...]
     duration_s: tuple[int, int]
@@ -63,6 +85,19 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     expected_s: int
     poll_s: int | None = None
     paid: bool = False
+    by_model: Mapping[str, ModelLimits] = {}
+
+    def of(self, model: str) -> ModelLimits:
+        """Return a model's limits, those of the provider where the model has none of its own."""
+        own = self.by_model.get(model, ModelLimits())
+        return ModelLimits(
+            duration_s=own.duration_s or self.duration_s,
+            resolutions=self.resolutions if own.resolutions is None else own.resolutions,
+            aspect_ratios=self.aspect_ratios if own.aspect_ratios is None else own.aspect_ratios,
+            images=own.images or (0, self.images_max),
+            references_max=own.references_max or 0,
+            audio=own.audio,
+        )
 
 
 class Provider(Protocol):
@@ -77,9 +112,19 @@ class Provider(Protocol):
     """The types of its native bodies, without the callback field."""
     unified: Mapping[str, str]
     """The unified field of each native path: `image_urls` → `images`."""
+    title: str
+    """Its name in messages: `EvoLink`."""
+    honours: frozenset[str]
+    """The fields of `input` that it can honour; `native.native_from_input` refuses all others.
+
+    `references` stands for images; a provider with other media has `references.video` and `references.audio` too.
+    """
 
     def from_input(self, given: Input) -> dict[str, object]:
-        """Return the native body of a unified input, not yet checked; raise InvalidInput for unsupported fields."""
+        """Return the native body of a unified input, not yet checked; raise InvalidInput for an unsupported value.
+
+        `given` has only fields of `honours`, and a `last_frame` only beside one image: `given.frames` has both.
+        """
 
     def check(self, request: object) -> list[FieldError]:
         """Return every error of a native body (without its callback field) by the provider's published limits."""
@@ -127,20 +172,6 @@ class Signing(Protocol):
         """
 
 
-def native_from_input(provider: Provider, given: Input) -> dict[str, object]:
-    """Return the checked native body of a unified input; raise InvalidInput, which names the unified fields."""
-    try:
-        request = provider.from_input(given)
-        errors = provider.check(request)
-    except InvalidInput as error:
-        request, errors = {}, error.errors
-    if errors:
-        raise InvalidInput(
-            [FieldError(validation.join("input", provider.input_path(error.path)), error.message) for error in errors]
-        )
-    return request
-
-
 def with_rules(errors: list[FieldError], rules: list[FieldError]) -> list[FieldError]:
     """Return the errors of the schema and of a provider's own rules; for one field, only the rule's."""
     paths = {error.path for error in rules}
@@ -157,9 +188,13 @@ def with_suggestions(errors: list[FieldError], suggestions: Mapping[str, str]) -
     ]
 
 
-def unsupported(title: str, **fields: object) -> list[FieldError]:
-    """Return an error for each of these unified fields that is given."""
-    return [FieldError(name, f"{title} does not support {name}") for name, value in fields.items() if value is not None]
+def check_reference_mode(given: Input) -> list[FieldError]:
+    """Return the error of references beside frames, for a provider whose `mode` decides which of them images are."""
+    if not given.references or given.mode == "reference":
+        return []
+    if given.mode is not None:
+        return [FieldError("references", f"cannot be given with mode {validation.clipped(given.mode)}")]
+    return [FieldError("references", "cannot be given with images unless mode is reference")] if given.images else []
 
 
 def without_none(**fields: object) -> dict[str, object]:

@@ -13,18 +13,18 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from relay import validation
-from relay.errors import FieldError, InvalidInput
+from relay.errors import FieldError
 from relay.model.job import Input, JobError, JobState, Report
 from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.providers import answers
 from relay.providers.base import (
+    COMMON,
     Limits,
     Provider,
     SubmissionAnswer,
     at,
     check_urls,
     items,
-    unsupported,
     with_callback,
     with_rules,
     without_none,
@@ -58,6 +58,8 @@ class EvoLink(Provider):
     """The adapter; it keeps no state between calls."""
 
     name = "evolink"
+    title = "EvoLink"
+    honours = COMMON | {"last_frame", "audio"}
     base_url = "https://api.evolink.ai"
     callback_field = "callback_url"
     unified = _UNIFIED
@@ -75,19 +77,16 @@ class EvoLink(Provider):
     )
 
     def from_input(self, given: Input) -> dict[str, object]:
-        """Return the native body; seed and mode are not supported, because the number of images decides the mode."""
-        request = without_none(
+        """Return the native body: one image is the first frame, two are the first and the last."""
+        return without_none(
             model=given.model or STANDARD,
             prompt=given.prompt,
-            image_urls=list(given.images),
+            image_urls=given.frames,
             duration=given.duration_s,
             quality=given.resolution,
             aspect_ratio=given.aspect_ratio,
             generate_audio=given.audio,
         )
-        if refused := unsupported("EvoLink", seed=given.seed, mode=given.mode):
-            raise InvalidInput(refused + self.check(request))
-        return request
 
     def check(self, request: object) -> list[FieldError]:
         """Return every error by the published limits."""

@@ -13,15 +13,18 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from relay import validation
-from relay.errors import FieldError
+from relay.errors import FieldError, InvalidInput
 from relay.model.job import Cost, Input, JobError, JobState, Output, OutputKind, Report
 from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.providers import answers
 from relay.providers.base import (
+    COMMON,
+    REFERENCES,
     Limits,
     Provider,
     SubmissionAnswer,
     at,
+    check_reference_mode,
     check_urls,
     items,
     text_or_none,
@@ -43,6 +46,8 @@ CODES: Final[answers.Codes] = {
 _UNIFIED: Final = {
     "inputs.urls": "images",
     "inputs.imageUrls": "images",
+    "inputs.videoUrls": "references",
+    "inputs.audioUrls": "references",
     "inputs.prompt": "prompt",
     "inputs.duration": "duration_s",
     "inputs.outputResolution": "resolution",
@@ -97,6 +102,8 @@ class Kinovi(Provider):
     """The adapter; it keeps no state between calls."""
 
     name = "kinovi"
+    title = "Kinovi"
+    honours = COMMON | REFERENCES | {"last_frame", "audio", "seed", "mode"}
     base_url = "https://kinovi.ai"
     callback_field = "callBackUrl"
     unified = _UNIFIED
@@ -115,20 +122,27 @@ class Kinovi(Provider):
 
     def from_input(self, given: Input) -> dict[str, object]:
         """Return the native body: `adaptive` omits the ratio, and more than two references go into `imageUrls`."""
-        many = given.mode == "reference" and len(given.images) > KEYFRAMES_MAX
+        mode = "reference" if given.references else given.mode
+        pictures = [*given.frames, *given.referred("image")]
+        many = mode == "reference" and len(pictures) > KEYFRAMES_MAX
         upscaled = given.resolution == "4k"
         inputs = without_none(
             prompt=given.prompt,
             duration=None if given.duration_s is None else str(given.duration_s),
             aspectRatio=None if given.aspect_ratio == "adaptive" else given.aspect_ratio,
-            mode=given.mode,
+            mode=mode,
             outputResolution=None if upscaled else given.resolution,
             upscaleResolution="4k" if upscaled else None,
             generate_audio=given.audio,
             seed=given.seed,
+            videoUrls=given.referred("video") or None,
+            audioUrls=given.referred("audio") or None,
         )
-        inputs["imageUrls" if many else "urls"] = list(given.images)
-        return {"model": given.model or STANDARD, "inputs": inputs}
+        inputs["imageUrls" if many else "urls"] = pictures
+        request: dict[str, object] = {"model": given.model or STANDARD, "inputs": inputs}
+        if wrong := check_reference_mode(given):
+            raise InvalidInput(wrong + self.check(request))
+        return request
 
     def check(self, request: object) -> list[FieldError]:
         """Return every error by the published limits."""

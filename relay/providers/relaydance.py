@@ -19,6 +19,8 @@ from relay.model.job import ErrorClass, Input, JobError, JobState, Report
 from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.providers import answers
 from relay.providers.base import (
+    COMMON,
+    REFERENCES,
     Limits,
     Provider,
     SubmissionAnswer,
@@ -26,7 +28,6 @@ from relay.providers.base import (
     check_url,
     items,
     text_or_none,
-    unsupported,
     with_callback,
     with_rules,
     with_suggestions,
@@ -112,6 +113,8 @@ class RelayDance(Provider):
     """The adapter; it keeps no state between calls."""
 
     name = "relaydance"
+    title = "RelayDance"
+    honours = COMMON | REFERENCES | {"last_frame", "audio", "mode"}
     base_url = "https://relaydance.com"
     callback_field = "metadata.callback_url"
     unified = _UNIFIED
@@ -136,7 +139,10 @@ class RelayDance(Provider):
     )
 
     def from_input(self, given: Input) -> dict[str, object]:
-        """Return the native body: images are references unless `mode` is `keyframe`; audio picks the default model."""
+        """Return the native body: images are references, unless `mode` is `keyframe` or there is a last frame.
+
+        `audio` selects the default model.
+        """
         metadata = without_none(
             ratio=given.aspect_ratio,
             resolution=given.resolution,
@@ -149,11 +155,9 @@ class RelayDance(Provider):
             seconds=None if given.duration_s is None else str(given.duration_s),
             metadata=metadata or None,
         )
-        refused = unsupported("RelayDance", seed=given.seed)
         if given.mode not in (None, *MODES):
-            refused.append(FieldError("mode", 'must be one of "reference", "keyframe"'))
-        if refused:
-            raise InvalidInput(refused + self.check(request))
+            wrong = FieldError("mode", 'must be one of "reference", "keyframe"')
+            raise InvalidInput([wrong, *self.check(request)])
         return request
 
     def check(self, request: object) -> list[FieldError]:
@@ -182,15 +186,20 @@ class RelayDance(Provider):
         return _report(body, now_ms)
 
 
-def _content(given: Input) -> list[object]:
-    """Return the images with their roles, in order: `@image1` is the first."""
+def _content(given: Input) -> list[dict[str, object]]:
+    """Return the images and references with their roles, in order: `@image1` is the first."""
     keyframes = ("first_frame", "last_frame")
-    as_keyframes = given.mode == "keyframe"
-    roles = [keyframes[min(index, 1)] if as_keyframes else "reference_image" for index in range(len(given.images))]
-    return [
-        {"type": "image_url", "image_url": {"url": url}, "role": role}
-        for url, role in zip(given.images, roles, strict=True)
+    as_keyframes = given.mode == "keyframe" or given.last_frame is not None
+    roles = [keyframes[min(index, 1)] if as_keyframes else "reference_image" for index in range(len(given.frames))]
+    frames = [_medium("image", url, role) for url, role in zip(given.frames, roles, strict=True)]
+    return frames + [
+        _medium(kind, url, f"reference_{kind}") for kind in ("image", "video", "audio") for url in given.referred(kind)
     ]
+
+
+def _medium(kind: str, url: str, role: str) -> dict[str, object]:
+    """Return one item of the content."""
+    return {"type": f"{kind}_url", f"{kind}_url": {"url": url}, "role": role}
 
 
 def _rules(request: object) -> list[FieldError]:

@@ -23,6 +23,7 @@ class Sandbox(EvoLink):
     """EvoLink's adapter under another name and with this machine's origin."""
 
     name = "sandbox"
+    title = "the sandbox"
     base_url = "http://127.0.0.1:8000"
     keys_path = "/.well-known/jwks.json"
 

@@ -18,13 +18,15 @@ from relay.model.job import ErrorClass, Input, JobError, JobState, OutputKind, R
 from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.providers import answers
 from relay.providers.base import (
+    COMMON,
+    REFERENCES,
     Limits,
     Provider,
     SubmissionAnswer,
     at,
+    check_reference_mode,
     check_url,
     check_urls,
-    unsupported,
     with_rules,
     without_none,
 )
@@ -46,6 +48,10 @@ _UNIFIED: Final = {
     "outputResolution": "resolution",
     "aspectRatio": "aspect_ratio",
     "generate_audio": "audio",
+}
+_HONOURS: Final = {
+    "a": COMMON | {"last_frame", "audio", "seed"},
+    "b": COMMON | REFERENCES | {"last_frame", "mode"},
 }
 _REFUSED: Final = ("sensitive", "e005", "moderation", "flagged")
 """Texts of its errors about a prompt or an image that it will never accept."""
@@ -83,6 +89,7 @@ class StableStudio(Provider):
     """The adapter; `schema` selects the body of a unified input."""
 
     name = "stablestudio"
+    title = "StableStudio"
     base_url = "https://stablestudio.dev"
     callback_field = ""
     unified = _UNIFIED
@@ -103,22 +110,25 @@ class StableStudio(Provider):
 
     def __init__(self, schema: Literal["a", "b"] = "a") -> None:
         self._schema = schema
+        self.honours = _HONOURS[schema]
 
     def from_input(self, given: Input) -> dict[str, object]:
         """Return the native body in the configured schema."""
         seconds = None if given.duration_s is None else str(given.duration_s)
         shared = without_none(model=given.model, prompt=given.prompt, duration=seconds)
         if self._schema == "b":
+            media = [("image", url) for url in given.frames]
+            media += [(kind, url) for kind in ("image", "video", "audio") for url in given.referred(kind)]
             request = shared | without_none(
-                urls=list(given.images),
-                urlMediaTypes=["image"] * len(given.images),
+                urls=[url for _, url in media],
+                urlMediaTypes=[kind for kind, _ in media],
                 aspectRatio=given.aspect_ratio,
                 outputResolution=given.resolution,
-                mode=given.mode,
+                mode="reference" if given.references else given.mode,
             )
-            refused = unsupported("StableStudio", audio=given.audio, seed=given.seed)
+            wrong = check_reference_mode(given)
         else:
-            first, last = [*given.images, None, None][:2]
+            first, last = [*given.frames, None, None][:2]
             request = shared | without_none(
                 image=first,
                 last_image=last,
@@ -127,11 +137,11 @@ class StableStudio(Provider):
                 generate_audio=given.audio,
                 seed=given.seed,
             )
-            refused = unsupported("StableStudio", mode=given.mode)
+            wrong = []
         if len(given.images) > self.limits.images_max:
-            refused.append(FieldError("images", "must have 1 or 2 images"))
-        if refused:
-            raise InvalidInput(refused + self.check(request))
+            wrong.append(FieldError("images", "must have 1 or 2 images"))
+        if wrong:
+            raise InvalidInput(wrong + self.check(request))
         return request
 
     def check(self, request: object) -> list[FieldError]:

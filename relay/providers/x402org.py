@@ -18,13 +18,13 @@ from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.model.result_urls import is_url
 from relay.providers import answers
 from relay.providers.base import (
+    COMMON,
     Limits,
     Provider,
     SubmissionAnswer,
     at,
     check_url,
     text_or_none,
-    unsupported,
     with_rules,
     without_none,
 )
@@ -52,6 +52,8 @@ class X402Org(Provider):
     """The adapter; it keeps no state between calls."""
 
     name = "x402org"
+    title = "x402.org"
+    honours = COMMON
     base_url = "https://x402.org"
     callback_field = ""
     unified = _UNIFIED
@@ -80,11 +82,8 @@ class X402Org(Provider):
             resolution=given.resolution,
             model=given.model,
         )
-        refused = unsupported("x402.org", audio=given.audio, seed=given.seed, mode=given.mode)
         if len(given.images) > 1:
-            refused.append(FieldError("images", "must have 1 image"))
-        if refused:
-            raise InvalidInput(refused + self.check(request))
+            raise InvalidInput([FieldError("images", "must have 1 image"), *self.check(request)])
         return request
 
     def check(self, request: object) -> list[FieldError]:

@@ -133,7 +133,7 @@ class _Schemas:
         schema, components = _made(kind)
         for component in components.values():
             for field in component.get("properties", {}).values():
-                if field.get("default", ...) is None:  # to some generators a field with a default is required
+                if field.get("default", ...) in (None, [], {}):  # to some generators a field with a default is required
                     del field["default"]
         return self._added(schema, components, {title: f"{prefix}{_public(title)}" for title in components})
 

@@ -27,7 +27,8 @@ from relay.model.resources.endpoints import EndpointResource
 from relay.model.resources.events import EventResource
 from relay.model.resources.jobs import JobResource
 from relay.providers import PROVIDERS, prices, uploads
-from relay.providers.base import Provider, native_from_input
+from relay.providers.base import Provider
+from relay.providers.native import native_from_input
 from relay.sandbox.contract import StandIn
 from relay.security import signatures
 from relay.security.strict_json import DEPTH_MAX as CALLBACK_DEPTH_MAX
@@ -257,15 +258,15 @@ def test_the_api_page_has_every_reason_for_an_unconfirmed_end() -> None:
 
 def test_the_api_page_has_every_field_of_a_request() -> None:
     """The tables of fields are those of the types that read the bodies."""
-    of_job = section(API_PAGE, "`POST /v1/jobs`:", "`input` holds")
+    of_job = section(API_PAGE, "`POST /v1/jobs`:", "The fields of `input`")
     of_endpoint = section(API_PAGE, "`POST /v1/endpoints`, and", "## What it costs")
     assert re.findall(r"^\| `(\w+)` \|", of_job, re.MULTILINE) == list(JobFields.__struct_fields__)
     assert set(re.findall(r"^\| `(\w+)` \|", of_endpoint, re.MULTILINE)) == set(
         endpoints.EndpointFields.__struct_fields__
     )
     assert set(Notify.__struct_fields__) <= set(row(of_job, "`notify`"))
-    unified = section(API_PAGE, "`input` holds", "What is\nleft out")
-    assert re.findall(r"`(\w+)`", unified) == list(model.Input.__struct_fields__)
+    unified = section(API_PAGE, "The fields of `input`", "What is left out")
+    assert re.findall(r"^\| `(\w+)` \|", unified, re.MULTILINE) == list(model.Input.__struct_fields__)
 
 
 def test_the_api_page_has_every_field_of_an_answer() -> None:
@@ -362,6 +363,10 @@ def test_the_overview_of_providers_agrees_with_the_adapters() -> None:
     page = provider_page("README")
     expected = [provider_pages.overview_row(provider) for provider in PROVIDERS.values()]
     assert rows(page.partition("\n## ")[0]) == expected
+    honoured = section(page, "\n## The fields of `input`\n", "\n## ")
+    (heads,) = re.findall(r"^\| provider \|(.*)", honoured, re.MULTILINE)
+    assert re.findall(r"\w+", heads) == provider_pages.HONOURED
+    assert rows(honoured) == [provider_pages.honoured_row(provider) for provider in PROVIDERS.values()]
     assert rows(section(page, "\n## Statuses\n", "\n## ")) == provider_pages.status_rows()
     errors = rows(page.partition("\n## Errors\n")[2])
     assert [cells for cells in errors if len(cells) == 3] == provider_pages.code_rows()

@@ -4,20 +4,20 @@ from typing import Any, Final
 
 import msgspec
 
-from relay.errors import InvalidInput
 from relay.model.backoff import CHECK_MARGIN
 from relay.model.job import Input
 from relay.providers import evolink, kinovi, relaydance, x402org
 from relay.providers.answers import CODES, STATUSES
-from relay.providers.base import Provider, native_from_input
+from relay.providers.base import Provider
+from relay.providers.native import native_from_input
 from relay.providers.prices import price_of
 from relay.providers.stablestudio import StableStudio
 from relay.providers.uploads import FLOWS, MEGABYTE
 from relay.settings import PROVIDER_SETTINGS, SETTINGS
 
 MINIMAL: Final = Input(images=["https://example.com/a.png"], prompt="slow push in")
-OPTIONAL: Final[dict[str, Any]] = {"audio": True, "seed": 7, "mode": "reference"}
-"""The fields of `input` that some providers refuse; every provider accepts the others."""
+HONOURED: Final = [name for name in Input.__struct_fields__ if name != "provider_options"]
+"""The fields of `input` that a provider may be unable to honour."""
 Rows = list[tuple[str, ...]]
 FURTHER: Final[dict[str, dict[str, int]]] = {
     "evolink": {
@@ -87,24 +87,23 @@ def setting_rows(provider: Provider) -> Rows:
     return [(f"`{name}`", f"`{default}`" if default else "–") for name, default in own]
 
 
-def input_fields(provider: Provider) -> str:
-    """Return the fields of `input` that a provider accepts: of OPTIONAL, those that it does not refuse."""
-    if isinstance(provider, StableStudio):
-        return "; ".join(f"schema {schema}: {_accepted(StableStudio(schema))}" for schema in ("a", "b"))
-    return _accepted(provider)
+def honoured_row(provider: Provider) -> tuple[str, ...]:
+    """Return a provider's row of the table of the fields of `input`: whether it honours each."""
+    variants = [StableStudio(schema) for schema in ("a", "b")] if isinstance(provider, StableStudio) else [provider]
+    cells = []
+    for field in HONOURED:
+        said = [_honoured(one, field) for one in variants]
+        alike = len(set(said)) == 1
+        cells.append(said[0] if alike else "; ".join(f"schema {s}: {text}" for s, text in zip("ab", said, strict=True)))
+    return (f"[{provider.name}]({provider.name}.md)", *cells)
 
 
-def _accepted(provider: Provider) -> str:
-    """Return the fields that one variant of a provider's body accepts."""
-    accepted = []
-    for field in Input.__struct_fields__:
-        given = {field: OPTIONAL[field]} if field in OPTIONAL else {}
-        try:
-            native_from_input(provider, msgspec.structs.replace(MINIMAL, **given))
-        except InvalidInput:
-            continue
-        accepted.append(field)
-    return named(accepted)
+def _honoured(provider: Provider, field: str) -> str:
+    """Return whether one variant of a provider's body has a place for a field; of references, which kinds."""
+    if field not in provider.honours:
+        return "–"
+    kinds = ["image", *(kind for kind in ("video", "audio") if f"references.{kind}" in provider.honours)]
+    return ", ".join(kinds) if field == "references" else "yes"
 
 
 def price_known(provider: Provider) -> str:
@@ -121,7 +120,6 @@ def overview_row(provider: Provider) -> tuple[str, ...]:
         f"`{provider.callback_field}`" if provider.callback_field else polled,
         "token, then a status check" if provider.callback_field else "status checks only",
         lifetime(provider),
-        input_fields(provider),
         "yes" if provider.cancellation("job_1") else "no",
         price_known(provider),
     )

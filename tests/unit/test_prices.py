@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from relay.model.job import Input
 from relay.providers import PROVIDERS
-from relay.providers.base import native_from_input
+from relay.providers.native import native_from_input
 from relay.providers.prices import Price, price_of, price_order, quoted, read_clip_prices
 from tests.support.provider_cases import bodies
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import ERRORS_MAX, InvalidInput, Unreadable
-from relay.model.job import ErrorClass, Input, JobState, Report
+from relay.model.job import ErrorClass, Input, JobState, Reference, Report
 from relay.providers import DEV_PROVIDERS, PROVIDERS
 from relay.providers.answers import CODES, STATUSES, number
 from relay.providers.base import (
@@ -21,9 +22,9 @@ from relay.providers.base import (
     at,
     check_url,
     find_callback_field,
-    native_from_input,
     text_or_none,
 )
+from relay.providers.native import native_from_input
 from tests.support.provider_cases import NOW_MS, answer, bodies, json_values, recordings
 
 CALLBACK_URL = "https://relay.example.com/callbacks/x/token"
@@ -138,7 +139,7 @@ def test_a_minimal_input_is_enough(provider: Provider) -> None:
 @providers
 def test_a_full_input_finds_its_places(provider: Provider) -> None:
     """What every provider takes is translated and passes the check."""
-    silent = provider.name == "x402org"  # the only one without a word about sound
+    silent = "audio" not in provider.honours
     full = msgspec.structs.replace(MINIMAL, duration_s=5, resolution="720p", aspect_ratio="16:9")
     full = full if silent else msgspec.structs.replace(full, audio=True)
     text = msgspec.json.encode(native_from_input(provider, full))
@@ -159,8 +160,7 @@ def test_wrong_values_are_named_as_the_client_wrote_them(provider: Provider) -> 
         native_from_input(provider, bad)
     paths = {error.path for error in raised.value.errors}
     expected = {"input.duration_s", "input.resolution", "input.aspect_ratio"}
-    # Where images have fields of their own in the provider's body, there is no index to name.
-    expected |= {"input.images"} if provider.limits.paid else {"input.images[0]", "input.images[1]"}
+    expected |= {"input.images"} if provider.limits.images_max == 1 else {"input.images[0]", "input.images[1]"}
     assert paths == expected | ({"input.prompt"} if provider.limits.prompt_required else set())
 
 
@@ -177,6 +177,16 @@ def test_wrong_values_are_named_as_the_client_wrote_them(provider: Provider) -> 
         model=st.none() | st.text(max_size=5),
         seed=st.none() | st.integers(),
         mode=st.none() | st.sampled_from(["keyframe", "reference", "x"]),
+        last_frame=st.none() | st.sampled_from(["https://example.com/b.png", "x"]),
+        references=st.lists(
+            st.just("https://example.com/c.png")
+            | st.builds(
+                Reference, url=st.just("https://example.com/d"), kind=st.sampled_from(["image", "video", "audio"])
+            ),
+            max_size=3,
+        ),
+        negative_prompt=st.none() | st.text(max_size=5),
+        provider_options=st.dictionaries(st.sampled_from(["model", "seed", "inputs", "metadata", "x"]), json_values),
     )
 )
 def test_any_input_is_translated_or_refused_in_its_own_words(provider: Provider, given_input: Input) -> None:
@@ -184,7 +194,7 @@ def test_any_input_is_translated_or_refused_in_its_own_words(provider: Provider,
     try:
         request = native_from_input(provider, given_input)
     except InvalidInput as refused:
-        names = [error.path.removeprefix("input.").split("[")[0] for error in refused.errors]
+        names = [re.split(r"[.\[]", error.path.removeprefix("input."))[0] for error in refused.errors]
         assert names
         assert set(names) <= set(Input.__struct_fields__)
     else:

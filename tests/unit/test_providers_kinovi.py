@@ -7,8 +7,9 @@ import pytest
 from relay.errors import InvalidInput
 from relay.model.job import Cost, ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
 from relay.model.provider_http import ProviderRequest
-from relay.providers.base import Accepted, Refused, native_from_input
+from relay.providers.base import Accepted, Refused
 from relay.providers.kinovi import FAST, STANDARD, Kinovi
+from relay.providers.native import native_from_input
 from tests.support.provider_cases import NOW_MS, answer, recorded
 
 KINOVI = Kinovi()

@@ -7,7 +7,8 @@ import pytest
 from relay.errors import InvalidInput, Unreadable
 from relay.model.job import ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
 from relay.model.provider_http import ProviderRequest
-from relay.providers.base import Accepted, Refused, Unclear, native_from_input
+from relay.providers.base import Accepted, Refused, Unclear
+from relay.providers.native import native_from_input
 from relay.providers.relaydance import NO_AUDIO, WITH_AUDIO, RelayDance
 from tests.support.provider_cases import NOW_MS, answer, recorded
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from relay.errors import InvalidInput, JobUnknown, Unreadable
 from relay.model.job import ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
 from relay.model.provider_http import ProviderRequest
-from relay.providers.base import Accepted, Refused, Unclear, native_from_input
+from relay.providers.base import Accepted, Refused, Unclear
+from relay.providers.native import native_from_input
 from relay.providers.stablestudio import FAST, STANDARD, StableStudio
 from tests.support.provider_cases import NOW_MS, answer, json_values, recorded, scalars
 

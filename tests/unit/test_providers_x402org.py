@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from relay.errors import InvalidInput, JobUnknown, Unreadable
 from relay.model.job import ErrorClass, Input, JobState, Output, OutputKind, Report
 from relay.model.provider_http import ProviderRequest
-from relay.providers.base import Accepted, Refused, Unclear, native_from_input
+from relay.providers.base import Accepted, Refused, Unclear
+from relay.providers.native import native_from_input
 from relay.providers.x402org import MODEL, X402Org
 from tests.support.provider_cases import NOW_MS, answer, json_values, recorded, scalars
 

@@ -442,7 +442,10 @@ export interface Hits {
 /** The unified request; each provider translates it, None means the provider's default. */
 export interface Input {
   images?: string[];
+  last_frame?: string | null;
+  references?: (string | Reference)[];
   prompt?: string | null;
+  negative_prompt?: string | null;
   duration_s?: number | null;
   resolution?: string | null;
   aspect_ratio?: string | null;
@@ -450,6 +453,7 @@ export interface Input {
   model?: string | null;
   seed?: number | null;
   mode?: string | null;
+  provider_options?: Record<string, unknown>;
 }
 
 /** The numbers of one interval. */
@@ -945,6 +949,12 @@ export interface RedeliveryCount {
   endpoint: string;
   count: number;
   dry_run: boolean;
+}
+
+/** What a video is to resemble or to contain, and no frame of it. */
+export interface Reference {
+  url: string;
+  kind?: "audio" | "image" | "video" | (string & {});
 }
 
 /** A job that a bulk action was refused for, with the problem's code and detail. */
