@@ -8,6 +8,7 @@ BENCHES = (
     "checks",
     "coldstart",
     "deliver",
+    "fuzz",
     "growth",
     "ingest",
     "isolation",

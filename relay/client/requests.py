@@ -13,6 +13,8 @@ Item = TypeVar("Item")
 TRIES_MAX: Final = 4
 """A request is made so many times at most."""
 _PAUSE_S: Final = 0.25
+_ASKED_MAX_S: Final = 60.0
+"""A longer pause, or delay between two connections, is cut to this, whatever relay or a proxy asks for."""
 _PAUSE_MAX_S: Final = 8.0
 AGAIN: Final = frozenset({429, 502, 503, 504})
 """Statuses after which the same request may work."""
@@ -96,8 +98,8 @@ def body(**given: Any) -> dict[str, Any]:
 
 def pause_s(tried: int, retry_after: str | None) -> float:
     """Return for how long to wait after so many tries: what relay asks for, else twice as long each time."""
-    if retry_after is not None and retry_after.isdigit():
-        return min(float(retry_after), 60.0)
+    if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
+        return min(float(retry_after), _ASKED_MAX_S)
     longest_s: float = min(_PAUSE_S * 2.0**tried, _PAUSE_MAX_S)
     return longest_s * random.uniform(0.5, 1.0)  # noqa: S311 - it only spreads retries
 
@@ -132,9 +134,9 @@ class Messages:
             if not name and not value and self._data:
                 yield Message(self._id, b"\n".join(self._data))
                 self._data.clear()
-            elif name == b"id":
-                self._id = value.decode()
+            elif name == b"id" and value.isascii() and (text := value.decode()).isprintable():
+                self._id = text  # any other could not be sent back in a header
             elif name == b"data":
                 self._data.append(value)
             elif name == b"retry" and value.isdigit():
-                self.retry_s = int(value) / 1000
+                self.retry_s = min(float(value) / 1000, _ASKED_MAX_S)

@@ -81,6 +81,8 @@ class Protocol(HttpToolsProtocol):
     """The request being answered; uvicorn's `cycle` is the last one parsed, which may wait behind it."""
     _upgrade_offered = False
     """The head just parsed offers another protocol: it is parsed again without the offer."""
+    _chunked = False
+    """The head being parsed says that its body is chunked."""
     _between_requests = True
     """The parser has no part of a request: the next read begins one."""
 
@@ -147,6 +149,7 @@ class Protocol(HttpToolsProtocol):
         if len(self.pipeline) >= self._limits.pipelined_max:
             self._stop_parsing(CloseReason.PIPELINED_MAX)
         self._in_head, self._between_requests, self._bytes_without_progress = True, False, 0
+        self._chunked = False
         self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -158,6 +161,11 @@ class Protocol(HttpToolsProtocol):
             self.headers.append((name, value))
             if name == b"expect":
                 self.expect_100_continue = value.lower() == b"100-continue"
+            elif name == b"transfer-encoding":
+                # The parser would start the request first, and pass on what another encoding hides (RFC 9112, 6.1).
+                if self._chunked or value.lower() != b"chunked":
+                    self._stop_parsing(CloseReason.NOT_HTTP)
+                self._chunked = True
 
     def on_headers_complete(self) -> None:
         """Check the head's size, and start the request."""

@@ -472,3 +472,42 @@ def test_the_limit_on_open_files_counts() -> None:
     command = f"ulimit -n 256; exec {sys.executable} -c '{code}'"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == [str((256 - RESERVED_FILES) // FILES_PER_CONNECTION), "10"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["transfer-encoding: chunkmd"],
+        ["transfer-encoding: gzip, chunked"],
+        ["transfer-encoding: chunked, chunked"],
+        ["transfer-encoding: chunked, identity"],
+        ["transfer-encoding: identity"],
+        ["transfer-encoding: chunked", "transfer-encoding: chunked"],
+        ["transfer-encoding: chunked", "content-length: 5"],
+        ["content-length: 5", "transfer-encoding: chunked"],
+        ["content-length: 5", "content-length: 6"],
+        ["content-length: 5", "content-length: 5"],
+        ["content-length: +5"],
+        ["content-length: 5, 5"],
+        ["content-length: 0x5"],
+        ["content-length : 5"],
+        ["content-length: 99999999999999999999"],
+        ["transfer-encoding : chunked"],
+        ["transfer-encoding:\x0bchunked"],
+        ["x: a\0b"],
+        ["x: a\rtransfer-encoding: chunked"],
+        ["x\x01y: a"],
+        [": a"],
+        ["no colon"],
+    ],
+)
+async def test_a_request_that_can_be_framed_in_two_ways_is_refused(running: Running, lines: list[str]) -> None:
+    """Answer 400 before a route runs, close, and read nothing of what a proxy may take for a second request."""
+    hidden = request("POST", "/v1/keys", f"authorization: Bearer {KEY}", body=b'{"name":"hidden","scopes":["admin"]}')
+    for method in ("POST", "DELETE", "GET"):
+        asked = request(method, "/v1/jobs", f"authorization: Bearer {KEY}", *lines)
+        async with peer(running.origin) as sender:
+            await sender.send(asked + b"0\r\n\r\n" + hidden)
+            assert (await sender.answer())[0] == 400
+            assert await sender.closed() == b""
+    assert (await running.client.get("/v1/keys")).json()["data"] == []

@@ -52,6 +52,12 @@ async def test_everything_that_an_operator_reads_is_answered() -> None:
     assert {"/v1/stats", "/v1/audit", "/v1/keys", "/v1/search", "/v1/whoami", "/jobs"} <= shown
 
 
+async def test_a_fuzz_run_counts_what_it_tried() -> None:
+    """`fuzz`: try as many inputs of each target as asked for, and find none that breaks a rule."""
+    status, found = await bench("fuzz", "retry-after", "http-callbacks", "--tries", "300", "--seconds", "60")
+    assert (status, found["targets"], found["tried"], found["broken"]) == (0, 2, 600, 0)
+
+
 TINY = {
     "ingest": ("--callbacks", "100", "--connections", "8", "--connections", "1"),
     "deliver": ("--events", "20"),

@@ -1,0 +1,207 @@
+"""Targets of what providers send: callbacks, answers and key sets, through every adapter of `PROVIDERS`."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from relay.callbacks.parse import parse
+from relay.context import ConfiguredProvider
+from relay.errors import Unreadable
+from relay.model import result_urls
+from relay.model.job import Report
+from relay.model.provider_http import ProviderResponse
+from relay.model.text import kept
+from relay.outbound.jwks import KEYS_MAX, parse_keys
+from relay.providers import DEV_PROVIDERS, PROVIDERS
+from relay.providers.base import Accepted, Provider, Refused, Signing, Unclear
+from relay.security.redaction import CUT, Redactor
+from relay.security.signatures import SignatureInvalid
+from tests.fuzz.target import Choices, Target
+from tests.fuzz.texts import REDACTOR, TOKEN
+from tests.support.provider_cases import NOW_MS, RECORDINGS, answer
+
+ADAPTERS: Final[Mapping[str, Provider]] = {**PROVIDERS, **DEV_PROVIDERS}
+_STATUSES: Final = (200, 201, 202, 204, 301, 400, 401, 402, 403, 404, 408, 409, 422, 425, 429, 500, 502, 503, 199, 599)
+_TYPES: Final = ("application/json", "text/html", "text/plain; charset=utf-16", "")
+_CALLBACK_URL: Final = f"https://relay.example/callbacks/x/{TOKEN}"
+
+
+def storable(value: object) -> None:
+    """Raise AssertionError unless each text within can be stored by both databases, and all of it can be sent."""
+    msgspec.json.encode(value)
+    for text in texts(msgspec.to_builtins(value)):
+        assert kept(text) == text, text
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Yield the texts within builtins."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            yield from texts(name)
+            yield from texts(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from texts(one)
+
+
+def reported(report: Report) -> str:
+    """Raise AssertionError unless a report holds what the flow relies on; return its state."""
+    storable(report)
+    assert all(result_urls.is_url(output.url) for output in report.outputs)
+    assert not report.outputs or report.state == "succeeded"
+    assert report.progress is None or 0 <= report.progress <= 100
+    assert report.provider_job_id is None or 0 < len(report.provider_job_id) <= 200
+    if report.status_path is not None:
+        assert report.status_path.startswith("/")
+        assert not report.status_path.startswith("//")
+    return str(report.state)
+
+
+def callback(provider: Provider, redactor: Redactor, data: bytes) -> str:
+    """Check that a callback is read, or unreadable with a reason; its report repeats no callback token."""
+    configured = ConfiguredProvider(adapter=provider, origin="https://api.example", api_key="k", redactor=redactor)
+    parsed = parse(configured, {}, data, NOW_MS)
+    if parsed.report is None:
+        assert parsed.unreadable
+        assert kept(parsed.unreadable) == parsed.unreadable
+        return "unreadable"
+    assert TOKEN.encode() not in msgspec.json.encode(parsed.report)
+    assert all(result_urls.warning(output.url) != "its host is private" for output in parsed.report.outputs)
+    return reported(parsed.report)
+
+
+def answered(provider: Provider, data: bytes) -> str:
+    """Check what is made of an answer to a submission, or of a status route."""
+    choices = Choices(data)
+    kind, status = choices.below(2), _STATUSES[choices.below(len(_STATUSES))]
+    content_type, encoding = _TYPES[choices.below(len(_TYPES))], choices.below(8)
+    given = answer(status, choices.rest(), content_type)
+    if encoding == 7:
+        given = msgspec.structs.replace(given, fault="is longer than 5 bytes")
+    return submitted(provider, given) if kind else checked(provider, given)
+
+
+def _worded(error: Exception, outcome: str) -> str:
+    """Return an outcome; raise AssertionError unless the error says something that can be stored."""
+    text = str(error)
+    assert text
+    assert kept(text) == text
+    return outcome
+
+
+def submitted(provider: Provider, given: ProviderResponse) -> str:
+    """Check that only a 4xx is a refusal, and only an answer with an id, or with the id to come, is an acceptance."""
+    said = provider.read_submission(given)
+    storable(said)
+    refusals = {*range(400, 500)} - {408, 425}
+    assert isinstance(said, Refused) == (given.status_code in refusals)
+    if isinstance(said, Accepted):
+        reported(said.report)
+        assert 200 <= given.status_code < 300
+    else:
+        assert isinstance(said, Refused | Unclear)
+    return type(said).__name__
+
+
+def checked(provider: Provider, given: ProviderResponse) -> str:
+    """Check that no answer but a whole 2xx has a verdict about a job."""
+    try:
+        report = provider.read_status(given, NOW_MS)
+    except Unreadable as error:
+        return _worded(error, "no verdict")
+    assert 200 <= given.status_code < 300
+    assert given.fault is None
+    return "status " + reported(report)
+
+
+def requested(provider: Provider, data: bytes) -> str:
+    """Check that a native body without an error becomes a request with the callback URL."""
+    try:
+        body = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "no JSON"
+    errors = provider.check(body)
+    msgspec.json.encode(errors)
+    if errors:
+        return "refused"
+    made = provider.submission(body, _CALLBACK_URL)
+    msgspec.json.encode(made)
+    assert made.path.startswith("/")
+    if provider.callback_field:
+        assert _CALLBACK_URL.encode() in msgspec.json.encode(made.body)
+    return "good"
+
+
+def key_set(data: bytes) -> str:
+    """Check that a set of published keys has ed25519 keys of 32 bytes, a bounded number of them, or is unreadable."""
+    try:
+        keys = parse_keys(answer(200, data))
+    except Unreadable:
+        return "unreadable"
+    assert 0 < len(keys) <= KEYS_MAX
+    assert all(len(key) == 32 for key in keys.values())
+    return "keys"
+
+
+def signed_callback(provider: Signing, data: bytes) -> str:
+    """Check that the headers of a signature are read, missing or malformed, and never anything else."""
+    head, _, body = data.partition(b"\n\n")
+    headers = dict(line.partition(": ")[::2] for line in head.decode("latin-1").lower().split("\n"))
+    try:
+        found = provider.signed(headers, body)
+    except SignatureInvalid:
+        return "malformed"
+    return "missing" if found is None else "read"
+
+
+def recorded(name: str, kind: str) -> list[bytes]:
+    """Return the recorded bodies of a provider."""
+    return [path.read_bytes() for path in sorted((RECORDINGS / name / kind).glob("*.json"))]
+
+
+def words(name: str) -> list[bytes]:
+    """Return the names and the short values in a provider's recordings."""
+    found: set[str] = set()
+    for kind in ("callbacks", "answers", "requests"):
+        for body in recorded(name, kind):
+            found.update(text for text in texts(msgspec.json.decode(body)) if len(text) < 200)
+    return [text.encode() for text in sorted(found)]
+
+
+def targets() -> Iterator[Target]:
+    """Yield the targets of each adapter."""
+    hidden = [TOKEN.encode(), _CALLBACK_URL.encode(), CUT.encode()]
+    for name, provider in ADAPTERS.items():
+        named = words(name)
+        bodies = recorded(name, "callbacks") + recorded(name, "answers") or [b'{"id":"a","status":"completed"}']
+        if provider.callback_field:
+            check = partial(callback, provider, REDACTOR)
+            yield Target(name=f"callbacks-{name}", check=check, seeds=bodies, words=named + hidden, structured=True)
+        heads = [bytes([kind, status, 0, 0]) for kind in (0, 1) for status in (0, 0, 5, 14, 15)]
+        seeds = [head + body for head in heads[::3] for body in bodies]
+        yield Target(
+            name=f"answers-{name}", check=partial(answered, provider), seeds=seeds, words=named, structured=True
+        )
+        requests = recorded(name, "requests") or [b"{}"]
+        yield Target(
+            name=f"requests-{name}", check=partial(requested, provider), seeds=requests, words=named, structured=True
+        )
+        if isinstance(provider, Signing):
+            seed = b"webhook-id: a\nwebhook-timestamp: 1790000000\nwebhook-signature: v1a,AAAA\n\n{}"
+            yield Target(name=f"signed-{name}", check=partial(signed_callback, provider), seeds=[seed], words=[b"v1a,"])
+    jwk = b'{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"' + b"A" * 43 + b'"}]}'
+    yield Target(
+        name="key-sets",
+        check=key_set,
+        seeds=[jwk],
+        words=[b"kty", b"crv", b"kid", b"x", b"keys", b"OKP", b"="],
+        structured=True,
+        outcomes=frozenset({"keys"}),
+    )
+
+
+TARGETS: Final = tuple(targets())
