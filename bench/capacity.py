@@ -21,7 +21,7 @@ from bench.deliver import LANES, arrived
 from bench.ingest import load
 from bench.processes import WEB, WORK, Program, program, usage
 from bench.receiver import receiving
-from bench.stock import stocked
+from bench.stock import Shape, stocked
 
 US: Final = 1e-6
 DELAY_S: Final = 3600
@@ -69,7 +69,7 @@ async def measured(made: Databases, events: int, endpoints: int) -> Costs:
         receiver, origin = await stack.enter_async_context(receiving())
         urls = [f"{origin}/{number}" for number in range(endpoints)]
         database = made.fresh()
-        stock = await stocked(database, made.folder, events, urls, first_delay_s=DELAY_S, in_flight_max=LANES)
+        stock = await stocked(database, made.folder, events, urls, Shape(first_delay_s=DELAY_S, in_flight_max=LANES))
         server = await asyncpg.connect(database)
         stack.push_async_callback(server.close)
         size = await server.fetchval("SELECT pg_database_size(current_database())")

@@ -21,7 +21,7 @@ from bench.databases import Databases, databases, option
 from bench.ingest import load
 from bench.processes import LOAD_CORE, Program, program, usage
 from bench.receiver import Receiver, receiving
-from bench.stock import stocked
+from bench.stock import Shape, stocked
 
 BARE = ("aiohttp", "posts")
 """Loops of POSTs and nothing else: with aiohttp, and with relay's own sender."""
@@ -83,7 +83,8 @@ async def run(sender: str, endpoints: int, events: int, made: Databases, databas
         wanted, database = events * endpoints, database or made.fresh()
         stock = None
         if sender == "relay":
-            stock = await stocked(database, made.folder, events, urls, in_flight_max=LANES if endpoints > 1 else None)
+            shape = Shape(in_flight_max=LANES if endpoints > 1 else None)
+            stock = await stocked(database, made.folder, events, urls, shape)
         words = ("bench.references", sender, "{port}", str(wanted), *urls) if sender in BARE else ()
         running = await stack.enter_async_context(program(made, database, *words))
         before_s, began_s = await running.quiet(), time.time()

@@ -19,7 +19,7 @@ from bench import rounds as turns
 from bench.databases import Databases, databases, option
 from bench.load import Loaded
 from bench.processes import LOAD_CORE, ROOT, program, usage
-from bench.stock import Stock, stocked
+from bench.stock import Shape, Stock, stocked
 
 WARM = 1000
 BARE = ("bench.references", "bare", "{port}")
@@ -73,7 +73,7 @@ async def measured(
 ) -> dict[tuple[str, int], list[Ingest]]:
     """Every server under every load, in turn."""
     template = made.fresh()
-    stock = await stocked(template, made.folder, callbacks + WARM, ["http://127.0.0.1:9/"], first_delay_s=3600)
+    stock = await stocked(template, made.folder, callbacks + WARM, ["http://127.0.0.1:9/"], Shape(first_delay_s=3600))
     servers = [(server, count) for count in connections for server in ("bare", "relay")]
     return await turns.interleaved(rounds, servers, partial(_run, made=made, template=template, stock=stock))
 

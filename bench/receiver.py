@@ -9,7 +9,7 @@ import re
 import ssl
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
@@ -27,7 +27,8 @@ _RESULT = "https://cdn.example.com/videos/done.mp4"
 class Receiver:
     """Latencies in milliseconds by path, from the sending of the callback or else the event's own time to its arrival.
 
-    `/dead…` never answers; with `silent` no notification is answered. `ids` are the events that came.
+    `/dead…` never answers; with `silent` no notification is answered. `ids` are the events that came, `per_second` how
+    many came at a path in a second (unix).
     """
 
     def __init__(self) -> None:
@@ -35,6 +36,7 @@ class Receiver:
         self.count = 0
         self.last_s = 0.0
         self.silent = False
+        self.per_second: Counter[tuple[str, int]] = Counter()
         self.ids: set[bytes] = set()
         self._submitted = 0
 
@@ -56,6 +58,7 @@ class Receiver:
         self.ids.add(body[:38])
         self.last_s = time.time()
         self.count += 1
+        self.per_second[path, int(self.last_s)] += 1
         if sent := _SENT.search(body):
             self.latencies_ms[path].append(self.last_s * 1000 - int(sent[1]) / 1e6)
         elif stamp := _TIMESTAMP.search(body):
@@ -100,10 +103,10 @@ class _Connection(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def receiving() -> AsyncIterator[tuple[Receiver, str]]:
-    """Yield a receiver, and the origin at which it listens."""
+async def receiving(host: str = "127.0.0.1") -> AsyncIterator[tuple[Receiver, str]]:
+    """Yield a receiver, and the origin at which it listens; with 0.0.0.0 at every address of 127.0.0.0/8."""
     receiver, loop = Receiver(), asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(receiver), "127.0.0.1", 0, backlog=4096)
+    server = await loop.create_server(lambda: _Connection(receiver), host, 0, backlog=4096)
     try:
         yield receiver, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:

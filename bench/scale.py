@@ -25,7 +25,7 @@ from bench.deliver import LANES, arrived
 from bench.ingest import load
 from bench.processes import WEB, WORK, program
 from bench.receiver import receiving
-from bench.stock import stocked
+from bench.stock import Shape, stocked
 
 ENOUGH = 1.6
 SERVERS = (4, 16, 64)
@@ -124,7 +124,7 @@ async def _run(made: Databases, each: int, events: int, endpoints: int) -> Run:
         receiver, origin = await stack.enter_async_context(receiving())
         urls = [f"{origin}/{number}" for number in range(endpoints)]
         database = made.fresh()
-        stock = await stocked(database, made.folder, events, urls, in_flight_max=LANES)
+        stock = await stocked(database, made.folder, events, urls, Shape(in_flight_max=LANES))
         pairs = [(WEB, WORK)] * each
         running = [
             await stack.enter_async_context(program(made, database, *words, core=None))

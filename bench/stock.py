@@ -1,11 +1,14 @@
 """A relay database with jobs at their provider already, so that a load may begin with their callbacks."""
 
 import asyncio
+import itertools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import msgspec
+from msgspec import structs
 
 from bench.load import NOT_YET
 from relay.clock import SystemClock
@@ -17,6 +20,7 @@ from relay.security.encryption import Encryption
 from relay.security.signatures import new_secret
 from relay.storage.apply_updates import DEFAULT_PROJECT
 from relay.storage.jobs import NewJob
+from relay.storage.projects import Project
 from relay.storage.store import Store, StoreOptions
 
 SECRET_KEY = "a-key-that-is-for-the-benchmarks-alone"
@@ -35,6 +39,21 @@ _OPTIONS = StoreOptions(lease_ms=25_000, backlog_max=100_000, callbacks_per_job_
 _AT_ONCE = 1000
 
 
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """How the endpoints are made, and for which projects: jobs and URLs are dealt out to them in turn.
+
+    With a first delay the deliveries of an endpoint are rows and wait.
+    """
+
+    projects: tuple[str, ...] = (DEFAULT_PROJECT,)
+    first_delay_s: int = 0
+    in_flight_max: int | None = None
+    rate_limit_per_s: float | None = None
+
+
+PLAIN = Shape()
+
+
 class Stock(msgspec.Struct, frozen=True):
     """What was put into the database: the file that the load reads, and the endpoints' ids."""
 
@@ -43,26 +62,23 @@ class Stock(msgspec.Struct, frozen=True):
 
 
 async def stocked(
-    database_url: str,
-    folder: Path,
-    jobs: int,
-    urls: list[str],
-    *,
-    first_delay_s: int = 0,
-    in_flight_max: int | None = None,
+    database_url: str, folder: Path, jobs: int, urls: Sequence[str], shape: Shape = PLAIN, *, name: str = "callbacks"
 ) -> Stock:
     """Jobs that their provider has, endpoints at these URLs, and a file with one callback for each job."""
     clock, encryption = SystemClock(), Encryption((SECRET_KEY,))
     tokens = CallbackTokens((SECRET_KEY,), "default")
     store = await Store.open(database_url, encryption, _OPTIONS, clock.now_ms())
     try:
-        endpoints = [_endpoint(url, first_delay_s, in_flight_max, clock.now_ms()) for url in urls]
+        endpoints = [
+            _endpoint(url, project, shape, clock.now_ms())
+            for url, project in zip(urls, itertools.cycle(shape.projects), strict=False)
+        ]
         for endpoint in endpoints:
             await store.endpoints.create(endpoint)
-        path = folder / "callbacks.txt"
+        path, dealt = folder / f"{name}.txt", itertools.cycle(shape.projects)
         with path.open("wb") as file:
             for start in range(0, jobs, _AT_ONCE):
-                made = [_job(clock.now_ms()) for _ in range(min(_AT_ONCE, jobs - start))]
+                made = [_job(next(dealt), clock.now_ms()) for _ in range(min(_AT_ONCE, jobs - start))]
                 await asyncio.gather(*(store.jobs.create(NewJob(job, ())) for job in made))
                 for job in made:
                     token = tokens.make(PROVIDER, job.id, job.deadline_at + HOUR_MS)
@@ -70,6 +86,18 @@ async def stocked(
                 if sys.stderr.isatty():
                     click.echo(f"\r{start + len(made)} of {jobs} jobs made ", nl=False, err=True)
         return Stock(path, tuple(endpoint.id for endpoint in endpoints))
+    finally:
+        await store.close()
+
+
+async def new_projects(database_url: str, count: int) -> tuple[str, ...]:
+    """Make projects, and return their ids."""
+    clock = SystemClock()
+    store = await Store.open(database_url, Encryption((SECRET_KEY,)), _OPTIONS, clock.now_ms())
+    try:
+        made = [Project(id=ids.new_id(ids.PROJECT), name=f"p{n}", created_at=clock.now_ms()) for n in range(count)]
+        await asyncio.gather(*(store.projects.create(project) for project in made))
+        return tuple(project.id for project in made)
     finally:
         await store.close()
 
@@ -90,12 +118,12 @@ def callback(job: Job) -> bytes:
     return msgspec.json.encode(said)
 
 
-def _job(now_ms: int) -> Job:
+def _job(project_id: str, now_ms: int) -> Job:
     """Return a job that was submitted just now, with its status check far off."""
     job_id = ids.new_id(ids.JOB)
     return Job(
         id=job_id,
-        project_id=DEFAULT_PROJECT,
+        project_id=project_id,
         provider=PROVIDER,
         state=JobState.SUBMITTED,
         created_at=now_ms,
@@ -112,17 +140,18 @@ def _job(now_ms: int) -> Job:
     )
 
 
-def _endpoint(url: str, first_delay_s: int, in_flight_max: int | None, now_ms: int) -> Endpoint:
-    """Return an endpoint for everything; with a first delay its deliveries are rows and wait."""
+def _endpoint(url: str, project_id: str, shape: Shape, now_ms: int) -> Endpoint:
+    """Return an endpoint for every event of its project."""
     endpoint = Endpoint(
         id=ids.new_id(ids.ENDPOINT),
-        project_id=DEFAULT_PROJECT,
+        project_id=project_id,
         job_id=None,
         url=url,
         secret=new_secret(),
         event_types=["*"],
-        schedule_s=[first_delay_s, 60] if first_delay_s else None,
+        schedule_s=[shape.first_delay_s, 60] if shape.first_delay_s else None,
+        rate_limit_per_s=shape.rate_limit_per_s,
         created_at=now_ms,
         updated_at=now_ms,
     )
-    return endpoint if in_flight_max is None else msgspec.structs.replace(endpoint, in_flight_max=in_flight_max)
+    return endpoint if shape.in_flight_max is None else structs.replace(endpoint, in_flight_max=shape.in_flight_max)

@@ -17,7 +17,7 @@ import msgspec
 
 from bench.databases import Databases, databases, option
 from bench.processes import usage
-from bench.stock import PROVIDER, SECRET_KEY, stocked
+from bench.stock import PROVIDER, SECRET_KEY, Shape, stocked
 from relay.clock import SystemClock
 from relay.lifecycle import reports
 from relay.lifecycle.reports import StatusReport
@@ -65,7 +65,7 @@ async def _measured(made: Databases, batches: tuple[int, ...], callbacks: int, r
     """Every size of batch, in turn."""
     template = made.fresh()
     most = max(batches)
-    stock = await stocked(template, made.folder, callbacks + most, ["http://127.0.0.1:9/"], first_delay_s=3600)
+    stock = await stocked(template, made.folder, callbacks + most, ["http://127.0.0.1:9/"], Shape(first_delay_s=3600))
     updates = [_update(line) for line in stock.callbacks.read_bytes().splitlines()]
     found: dict[int, list[Cost]] = {size: [] for size in batches}
     for _ in range(rounds):

@@ -58,7 +58,23 @@ async def test_a_fuzz_run_counts_what_it_tried() -> None:
     assert (status, found["targets"], found["tried"], found["broken"]) == (0, 2, 600, 0)
 
 
+async def test_what_an_outage_left_drains_beside_callbacks() -> None:
+    """`herd`: what became due meanwhile goes out once, within its endpoint's rate, and callbacks are acknowledged."""
+    words = ("--due", "200", "--endpoints", "4", "--seconds", "0.3", "--delay", "3", "--limit", "20")
+    status, found = await bench("herd", *words)
+    assert found["run"]["due"] == 200
+    assert (status, found["run"]["over"]) == (0, False)
+
+
+async def test_a_short_soak_reads_every_figure() -> None:
+    """`soak`: every event of each portion arrives; whether a figure grows is said for each."""
+    status, found = await bench("soak", "--events", "80", "--portions", "4", "--rate", "200")
+    assert status == (1 if found["grown"] else 0)
+    assert [run["events"] for run in found["runs"]] == [20] * 4
+
+
 TINY = {
+    "crowd": ("--endpoints", "20", "--events", "20"),
     "ingest": ("--callbacks", "100", "--connections", "8", "--connections", "1"),
     "deliver": ("--events", "20"),
     "pipeline": ("--rate", "100", "--seconds", "0.5"),
