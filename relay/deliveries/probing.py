@@ -12,7 +12,7 @@ from relay.clock import Clock
 from relay.deliveries.attempt import Deliverer
 from relay.deliveries.attempt_writer import write_attempt
 from relay.deliveries.dispatcher import Dispatcher
-from relay.deliveries.redelivery import Redeliverer
+from relay.deliveries.redelivery import Redeliverer, TieOf, no_tie
 from relay.errors import Conflict
 from relay.model.delivery import DeliveryState, Endpoint
 from relay.model.job import EventType
@@ -34,25 +34,26 @@ class Prober:
         self._dispatcher, self._redeliverer = to
         self._under_way: set[str] = set()
 
-    async def probe(self, endpoint: Endpoint) -> str:
+    async def probe(self, endpoint: Endpoint, tie_of: TieOf = no_tie) -> str:
         """Send the endpoint a `relay.test` and return its delivery's id once the attempt is stored.
 
         That takes up to the endpoint's `timeout_s`. Conflict if a probe of it is under way, or it cannot be signed.
+        `tie_of` is asked for the delivery as it is before its attempt.
         """
         if endpoint.id in self._under_way:
             raise Conflict("a probe of this endpoint is under way")
         self._under_way.add(endpoint.id)
         try:
-            return await self._probe(endpoint)
+            return await self._probe(endpoint, tie_of)
         finally:
             self._under_way.discard(endpoint.id)
 
-    async def _probe(self, endpoint: Endpoint) -> str:
+    async def _probe(self, endpoint: Endpoint, tie_of: TieOf) -> str:
         """Store the event and its delivery, attempt it, and store the result."""
         now_ms, lease = self._clock.now_ms(), self._store.lease
         event = endpoint_event(endpoint.project_id, EventType.RELAY_TEST, now_ms, endpoint.id)
         made = new_delivery(event, endpoint.id, now_ms, now_ms + lease.ms, lease.boot)
-        await self._store.redeliveries.test(event, made)
+        await self._store.redeliveries.test(event, made, tie_of(made))
         rows = await self._store.deliveries.due_deliveries([DeliveryKey(made.project_id, made.id)])
         if not rows:
             raise Conflict(UNREADABLE)

@@ -145,7 +145,7 @@ def _alert(row: Row) -> Alert:
     return Alert(
         id=row["id"],
         project_id=row["project_id"],
-        kind=AlertKind(row["kind"]),
+        kind=rows.word(AlertKind, row["kind"]),
         subject=Subject(row["subject_type"], row["subject_id"], row["subject_name"]),
         summary=row["summary"],
         detail=msgspec.json.decode(row["detail"]),

@@ -1,4 +1,4 @@
-"""Who may do what: projects, API keys (only digests are kept), idempotency keys and the answers they stand for."""
+"""Who may do what: projects, API keys (only digests are kept), ended sessions, idempotency keys and their answers."""
 
 import hashlib
 import secrets
@@ -155,8 +155,18 @@ class Access:
         await self._writer.write(_run, _Named("release_idempotency_key", _of(held)))
 
     async def forget(self, now_ms: int) -> None:
-        """Drop keys that are past their life."""
+        """Drop keys that are past their life, and ended sessions whose cookies have expired."""
         await self._writer.write(_run, _Named("forget_idempotency_keys", {"before": now_ms - IDEMPOTENCY_LIFE_MS}))
+        await self._writer.write(_run, _Named("forget_ended_sessions", {"now": now_ms}))
+
+    async def end_session(self, text: str, expires_at: int) -> None:
+        """End the session that `text` identifies, until its cookie expires (unix ms); return after COMMIT."""
+        params = {"id": digest(text).hex(), "expires_at": expires_at}
+        await self._writer.write(_run, _Named("end_session", params))
+
+    async def session_ended(self, text: str) -> bool:
+        """Return whether the session that `text` identifies was ended."""
+        return bool(await self._database.rows("ended_session", {"id": digest(text).hex()}, Purpose.KEY))
 
     async def _create_key(self, transaction: Transaction, wanted: Sequence[_NewKey]) -> list[None]:
         """Insert the project if it is new, with the key that its notifications are signed by; then the API key."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from relay.model import ids
-from relay.storage import pages
+from relay.storage import pages, rows
 from relay.storage.engine.database import Database, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.pages import Listing, Page
@@ -23,7 +23,8 @@ FORGET_MAX: Final = 1_000
 LAST: Final = "z"
 """Sorts after every id."""
 REFUSALS_MAX: Final = 60
-"""Refusals of one key that are stored in a minute; more of them say nothing new."""
+"""Refusals of one key that are kept in a minute; more of them say nothing new."""
+_REFUSED: Final = range(400, 500)
 MINUTE_MS: Final = 60_000
 
 
@@ -68,6 +69,9 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
     created_before: int | None = None
 
 
+_of_entry: Final = rows.columns_of(AuditEntry)
+
+
 def cut(detail: str) -> str:
     """Return a detail, cut to DETAIL_MAX_CHARS."""
     return detail if len(detail) <= DETAIL_MAX_CHARS else detail[: DETAIL_MAX_CHARS - 1] + "…"
@@ -88,16 +92,25 @@ class Audit:
 
     async def refuse(self, entry: AuditEntry) -> None:
         """Store a refusal, unless REFUSALS_MAX of its key are stored this minute: a client may repeat it for ever."""
-        if self._minute != (minute := entry.at // MINUTE_MS):
-            self._minute = minute
-            self._refusals.clear()
-        self._refusals[entry.key_id] += 1
-        if self._refusals[entry.key_id] <= REFUSALS_MAX:
+        if self._is_new(entry):
             await self.record(entry)
 
     async def end(self, entry: AuditEntry) -> None:
-        """Store the entry's status, its code, and its target if that was not known before."""
-        await self._writer.write(_end, entry, urgent=True)
+        """Store the entry's status, its code, and its target if that was not known before.
+
+        An entry of a verb that was refused, which changed nothing, is deleted if REFUSALS_MAX of its key are stored
+        this minute.
+        """
+        keep = entry.status not in _REFUSED or self._is_new(entry)
+        await self._writer.write(_end if keep else _delete, entry, urgent=True)
+
+    def _is_new(self, refusal: AuditEntry) -> bool:
+        """Count a refusal; return whether it is one of the first of its key in this minute."""
+        if self._minute != (minute := refusal.at // MINUTE_MS):
+            self._minute = minute
+            self._refusals.clear()
+        self._refusals[refusal.key_id] += 1
+        return self._refusals[refusal.key_id] <= REFUSALS_MAX
 
     async def page(self, project_id: str, listing: Listing, wanted: AuditFilter) -> Page[AuditEntry]:
         """Return a page of a project's entries, newest first."""
@@ -127,7 +140,7 @@ class Audit:
 
 def _entry(row: Row) -> AuditEntry:
     """Return the entry of a row."""
-    return msgspec.convert(dict(row), AuditEntry)
+    return AuditEntry(**{**_of_entry(row), "via": rows.word(Via, row["via"])})
 
 
 async def _insert(transaction: Transaction, entries: Sequence[AuditEntry]) -> list[None]:
@@ -141,6 +154,13 @@ async def _end(transaction: Transaction, entries: Sequence[AuditEntry]) -> list[
     """Store what became of entries."""
     for entry in entries:
         await transaction.rows("end_audit", msgspec.structs.asdict(entry))
+    return [None] * len(entries)
+
+
+async def _delete(transaction: Transaction, entries: Sequence[AuditEntry]) -> list[None]:
+    """Delete entries that say nothing new."""
+    for entry in entries:
+        await transaction.rows("delete_audit", {"project_id": entry.project_id, "id": entry.id})
     return [None] * len(entries)
 
 

@@ -1,12 +1,13 @@
 """Rows and the model's nouns, one into the other; JSON columns are text, sealed ones are bytes.
 
 A noun is made of the columns that it names, whatever else a row has: a newer relay may have added some while this one
-runs. A column that a statement forgets is a KeyError.
+runs, and it may have stored a word that this one does not know. A column that a statement forgets is a KeyError.
 """
 
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,6 +19,20 @@ from relay.storage import event_bodies
 from relay.storage.engine.database import Row
 
 _logger = log.get("storage")
+Word = TypeVar("Word", bound=StrEnum)
+
+
+def word(kind: type[Word], value: str) -> Word:
+    """Return a stored word of a kind; one that this release does not know as a member without a name.
+
+    While two releases overlap, the newer one may store it, and it must hide no list from the older one.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        unknown = str.__new__(kind, value)
+        unknown._name_ = unknown._value_ = value
+        return unknown
 
 
 def columns_of(kind: type[msgspec.Struct]) -> Callable[[Row], dict[str, Any]]:
@@ -101,7 +116,7 @@ def endpoint_shown(row: Row, encryption: Encryption) -> Endpoint:
 
 def event(row: Row) -> Event:
     """Return the event of a row, its body whole; BodyChangedError where that cannot be."""
-    values = {"type": EventType(row["type"]), "final": bool(row["final"]), "body": event_bodies.of_row(row)}
+    values = {"type": word(EventType, row["type"]), "final": bool(row["final"]), "body": event_bodies.of_row(row)}
     return Event(**{**_of_event(row), **values})
 
 
@@ -114,26 +129,26 @@ def delivery(row: Row) -> Delivery:
 
 def attempt(row: Row) -> Attempt:
     """Return the attempt of a row."""
-    return Attempt(**{**_of_attempt(row), "outcome": Outcome(row["outcome"])})
+    return Attempt(**{**_of_attempt(row), "outcome": word(Outcome, row["outcome"])})
 
 
 def callback_head(row: Row) -> CallbackHead:
     """Return the callback of a row without its body."""
     values = _of_callback_head(row)
     headers = [(name, value) for name, value in msgspec.json.decode(values["headers"])]
-    return CallbackHead(**{**values, "disposition": Disposition(values["disposition"]), "headers": headers})
+    return CallbackHead(**{**values, "disposition": word(Disposition, values["disposition"]), "headers": headers})
 
 
 def callback(row: Row) -> Callback:
     """Return the callback of a row."""
     values = _of_callback(row)
     headers = [(name, value) for name, value in msgspec.json.decode(values["headers"])]
-    return Callback(**{**values, "disposition": Disposition(values["disposition"]), "headers": headers})
+    return Callback(**{**values, "disposition": word(Disposition, values["disposition"]), "headers": headers})
 
 
 def reprocessing(row: Row) -> Reprocessing:
     """Return the reprocessing of a row."""
-    return Reprocessing(**{**_of_reprocessing(row), "disposition": Disposition(row["disposition"])})
+    return Reprocessing(**{**_of_reprocessing(row), "disposition": word(Disposition, row["disposition"])})
 
 
 def call(row: Row) -> ProviderCall:

@@ -383,3 +383,8 @@ CREATE TABLE provider_marks (
     last_error TEXT,
     PRIMARY KEY (project_id, provider)
 );
+
+CREATE TABLE ended_sessions (
+    id TEXT PRIMARY KEY,
+    expires_at BIGINT NOT NULL
+);

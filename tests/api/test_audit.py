@@ -120,6 +120,31 @@ async def test_refusals_of_one_key_are_recorded_up_to_a_number_a_minute(tmp_path
         assert len(await entries(running, "?limit=200")) == REFUSALS_MAX + 2
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/projects", {"name": ""}, 422),
+        ("/v1/keys/key_1/revocations", {}, 404),
+        ("/v1/endpoints", {"url": "javascript:alert(1)"}, 422),
+    ],
+)
+async def test_any_refusals_of_a_key_are_kept_up_to_a_number_a_minute(
+    tmp_path: Path, path: str, body: dict[str, Any], status: int
+) -> None:
+    """Keep REFUSALS_MAX entries of verbs that were refused in a minute, whatever refused them, and every change."""
+    async with relay(tmp_path, clock=(clock := HeldClock())) as running:
+        for _ in range(REFUSALS_MAX + 3):
+            assert (await running.client.post(path, json=body)).status_code == status
+        found = await entries(running, "?limit=200")
+        assert [entry["status"] for entry in found] == [status] * REFUSALS_MAX
+        for number in range(2):
+            assert (await running.client.post("/v1/projects", json={"name": f"films-{number}"})).status_code == 201
+        assert [entry["status"] for entry in (await entries(running))[:2]] == [201, 201]
+        await clock.advance(60)
+        assert (await running.client.post(path, json=body)).status_code == status
+        assert [entry["status"] for entry in (await entries(running))[:2]] == [status, 201]
+
+
 async def test_a_repetition_does_nothing_and_leaves_no_entry(running: Running) -> None:
     """Have one entry for two requests with the same Idempotency-Key."""
     headers = {"idempotency-key": "the same"}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.errors import StorageUnavailable
 from relay.security.signed_cookies import SignedCookies
 from relay.web.dashboard.session import (
     AGE_MAX_MS,
@@ -202,6 +203,55 @@ async def test_signing_out_ends_the_session_and_needs_its_form(running: Running)
             assert (await reader.get("/jobs")).path == "/jobs"
         assert (await reader.send(page, "/signout")).path == "/signin"
         assert (await reader.get("/jobs")).path.startswith("/signin")
+
+
+async def test_a_copied_cookie_opens_nothing_after_signing_out(running: Running, clock: HeldClock) -> None:
+    """End the session itself: refuse a copy of its cookie, and one renewed since; leave other sessions of the key."""
+    async with browser(running) as reader, browser(running) as other, browser(running, None) as thief:
+        copied = reader.client.cookies["relay-session"]
+        await clock.advance(RENEWED_AFTER_MS / 1000)
+        page = await reader.get("/jobs")
+        renewed = reader.client.cookies["relay-session"]
+        assert renewed != copied
+        fields = page.fields("/signout")
+        assert (await reader.send(page, "/signout")).path == "/signin"
+        for cookie in (copied, renewed):
+            thief.client.cookies.set("relay-session", cookie)
+            assert (await thief.get("/jobs")).path.startswith("/signin")
+            assert (await thief.client.get("/live/jobs")).status_code == 204
+            answer = await thief.client.post("/signout", data=fields)
+            assert (answer.status_code, answer.headers["location"]) == (303, "/signin")
+        assert (await other.get("/jobs")).path == "/jobs"
+
+
+async def test_a_session_that_was_ended_is_remembered_until_its_cookie_expires(
+    running: Running, clock: HeldClock
+) -> None:
+    """Keep the row of an ended session for as long as its cookie is valid, and no longer."""
+    access, ends_at = running.app.store.access, clock.now_ms() + AGE_MAX_MS
+    async with browser(running) as reader:
+        session = running.app.cookies.read("session", reader.client.cookies["relay-session"], Session)
+        assert session is not None
+        assert (await reader.send(await reader.get("/jobs"), "/signout")).path == "/signin"
+    assert not session.lives(ends_at)
+    await access.forget(ends_at)
+    assert await access.session_ended(session.csrf)
+    await access.forget(ends_at + 1)
+    assert not await access.session_ended(session.csrf)
+
+
+async def test_a_session_goes_on_if_its_end_cannot_be_stored(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer 503 to a sign-out that the database does not store, and keep the cookie."""
+    async with browser(running) as reader:
+        page = await reader.get("/jobs")
+
+        async def away(*_: object) -> None:
+            raise StorageUnavailable("the database is away")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(running.app.store.access, "end_session", away)
+            assert (await reader.client.post("/signout", data=page.fields("/signout"))).status_code == 503
+        assert (await reader.get("/jobs")).path == "/jobs"
 
 
 async def test_every_page_forbids_what_is_not_its_own(running: Running) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from relay.web.dashboard.live import COMMENT_EVERY_MS, PAUSE_MS, Turns, rest_ms
+from relay.web.dashboard.live import COMMENT_EVERY_MS, PAUSE_MS, REST_MAX_MS, Turns, rest_ms
 from tests.support.browsing import Browser, browser
 from tests.support.quiescence import quiet
 from tests.support.running import HeldClock, Running, relay
@@ -55,6 +55,12 @@ class Stream:
                     found[name[1]] = text
                     text = ""
         return found
+
+    async def ended(self) -> None:
+        """Return once the stream has ended, whatever comes before."""
+        async with asyncio.timeout(10):
+            async for _ in self._lines:
+                pass
 
     async def ends(self) -> bool:
         """Return whether the stream ends without another part."""
@@ -148,6 +154,33 @@ async def test_a_stream_without_a_session_is_empty(running: Running) -> None:
     job = await running.submit()
     async with browser(running, None) as reader:
         assert (await reader.client.get(f"/live/jobs/{job['id']}")).status_code == 204
+
+
+async def test_a_stream_of_what_is_not_there_holds_no_slot(tmp_path: Path) -> None:
+    """Answer 204, which ends a browser's tries, for an object that is not there or is another project's."""
+    async with relay(tmp_path, RELAY_STREAMS_PER_PROJECT_MAX="1") as running, browser(running) as reader:
+        job = await running.submit()
+        for path in ("/jobs/job_01980000000070008000000000000001", "/jobs/x", "/endpoints/ep_1", "/jobs?status=none"):
+            assert (await reader.client.get(f"/live{path}")).status_code == 204
+        other = await running.app.store.access.create_api_key("other", "", ("read",), running.clock.now_ms())
+        async with browser(running, other.text) as foreign:
+            assert (await foreign.client.get(f"/live/jobs/{job['id']}")).status_code == 204
+        async with watching(reader, f"/jobs/{job['id']}") as stream:
+            assert len(await stream.parts(len(JOB_PARTS))) == len(JOB_PARTS)
+
+
+async def test_a_stream_ends_when_its_object_is_gone(tmp_path: Path, clock: HeldClock) -> None:
+    """End the stream of an endpoint's page once the endpoint is deleted, and free its slot."""
+    async with relay(tmp_path, clock=clock, RELAY_STREAMS_PER_PROJECT_MAX="1") as running, browser(running) as reader:
+        job, made = await running.submit(), await running.client.post("/v1/endpoints", json={"url": running.hook})
+        path = f"/v1/endpoints/{made.json()['id']}"
+        async with watching(reader, path.removeprefix("/v1")) as stream:
+            assert await stream.parts(1)
+            assert (await running.client.delete(path)).status_code == 204
+            await clock.advance((PAUSE_MS + REST_MAX_MS) / 1000)
+            await stream.ended()
+        async with watching(reader, f"/jobs/{job['id']}") as stream:
+            assert len(await stream.parts(len(JOB_PARTS))) == len(JOB_PARTS)
 
 
 async def test_streams_of_pages_have_a_limit(tmp_path: Path) -> None:

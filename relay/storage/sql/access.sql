@@ -93,3 +93,15 @@ WHERE project_id = :project_id AND key = :key AND reserved_at = :reserved_at AND
 -- name: forget_idempotency_keys
 -- Keys older than their life.
 DELETE FROM idempotency_keys WHERE reserved_at < :before;
+
+-- name: end_session
+-- A session whose cookie opens nothing any more.
+INSERT INTO ended_sessions (id, expires_at) VALUES (:id, :expires_at) ON CONFLICT (id) DO NOTHING;
+
+-- name: ended_session
+-- A row for a session that was ended.
+SELECT id FROM ended_sessions WHERE id = :id;
+
+-- name: forget_ended_sessions
+-- Those whose cookie has expired: no row is needed to refuse it.
+DELETE FROM ended_sessions WHERE expires_at < :now;

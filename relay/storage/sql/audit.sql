@@ -28,3 +28,7 @@ ORDER BY id DESC LIMIT 1 OFFSET :window;
 -- name: forget_audit
 -- Entries past their retention, a batch of the oldest.
 DELETE FROM audit WHERE (project_id, id) IN (SELECT project_id, id FROM audit WHERE at < :before ORDER BY at LIMIT :limit);
+
+-- name: delete_audit
+-- One of too many refusals.
+DELETE FROM audit WHERE project_id = :project_id AND id = :id;

@@ -69,6 +69,11 @@ def accepted(delivery: Delivery) -> Response:
     return JSON(resources.delivery(delivery), 202, {"location": f"/v1/deliveries/{delivery.id}"})
 
 
+def begun(delivery: Delivery) -> Response:
+    """Return the 200 that shows a delivery before its first attempt."""
+    return JSON(resources.with_attempts(delivery, []))
+
+
 async def _delivery(request: ApiRequest) -> Delivery:
     """Return the delivery that the path names; raise NotFound if the project has none with this id."""
     found = await request.app.store.deliveries.get(request.path("id"), request.project_id)

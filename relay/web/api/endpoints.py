@@ -31,7 +31,7 @@ from relay.storage.endpoints import DISABLED_BY_HAND, Change, Rotation
 from relay.storage.pages import Page
 from relay.storage.redeliveries import UNDELIVERED
 from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields
-from relay.web.api.deliveries import accepted, shown
+from relay.web.api.deliveries import accepted, begun, shown
 from relay.web.api.lists import cursor_and_limit, listing, page, paging, time_param
 from relay.web.problems import JSON
 
@@ -257,10 +257,14 @@ def _started(batch: Redelivery, to: Endpoint) -> Response:
 
 
 async def probe(request: ApiRequest) -> Response:
-    """`POST /v1/endpoints/{id}/probes`: send it a `relay.test` now; 200 with the delivery after its one attempt."""
+    """`POST /v1/endpoints/{id}/probes`: send it a `relay.test` now; 200 with the delivery after its one attempt.
+
+    A repetition with the same Idempotency-Key that comes before the attempt has ended gets the delivery without it.
+    """
     request.fields(NoFields)
     endpoint, deliveries = await _endpoint(request), request.app.store.deliveries
-    delivery = await deliveries.get(await request.app.prober.probe(endpoint), endpoint.project_id)
+    probed = await request.app.prober.probe(endpoint, lambda new: request.tie(lambda _: begun(new)))
+    delivery = await deliveries.get(probed, endpoint.project_id)
     if delivery is None:
         raise NotFound("the delivery was pruned")
     return await shown(request, delivery)

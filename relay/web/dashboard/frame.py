@@ -88,7 +88,7 @@ class Frame:
             path, query = http.scope["path"].removeprefix("/live"), urlencode(asked).encode()
             own = Request({**http.scope, "path": path, "query_string": query})
 
-            async def render(signed_in: SignedIn) -> str:
+            async def render(signed_in: SignedIn) -> Response:
                 view = View(
                     desk=self._desk,
                     http=own,
@@ -97,7 +97,7 @@ class Frame:
                     live="stream",
                     rows=rows,
                 )
-                return bytes((await self._shown(page.handler, view)).body).decode()
+                return await self._shown(page.handler, view)
 
             return await self._streams.stream(http, render)
 
@@ -320,7 +320,7 @@ class Frame:
             form = await self._form(http, view.session.project_id)
             _require_own(http, view.session, form)
             await self._record(http, view.caller, "dashboard.sign_out")
-            self._desk.sessions.end(http, response)
+            await self._desk.sessions.end(http, response, view.session)
         return response
 
     async def _project(self, http: Request, caller: Caller) -> str:

@@ -27,13 +27,15 @@ REST: Final = 99
 """After a page was made, none is made for so many times as long as that took."""
 REST_MAX_MS: Final = 3_000
 """But for no longer than this: the first page compiles its templates, and must not stop for half a minute."""
+_REFUSED: Final = range(400, 500)
 COMMENT_EVERY_MS: Final = 15_000
 RETRY_MS: Final = 2_000
 PART: Final = re.compile(r"<!--part ([A-Za-z0-9_-]+)-->(.*?)<!--part -->", re.DOTALL)
 _ONCE: Final = re.compile(r'name="once" value="[^"]*"|title="[^"]*" data-moment>[^<]*<')
 """What differs each time that a page is made, though nothing has changed: no reason to send a part."""
 
-Render = Callable[[SignedIn], Awaitable[str]]
+Render = Callable[[SignedIn], Awaitable[Response]]
+"""Makes a page; the answer of one that cannot be made has the status of the refusal."""
 
 
 class Turns:
@@ -86,27 +88,38 @@ class Live:
         self._rests_until_ms = app.clock.monotonic_ms()
 
     async def stream(self, http: Request, render: Render) -> Response:
-        """Return the stream of a page; an empty answer without a session, or if too many are open."""
+        """Return the stream of a page; an empty answer, which ends a browser's tries, where none can be given.
+
+        That is so without a session, if too many are open, and if there is no such page.
+        """
         try:
             found = await self._sessions.read(http)
             if found is None:
                 return Response(status_code=204)
-            self._shares.check(found.session.project_id)
+            with self._shares.reserve(found.session.project_id):
+                parts = await self._parts(found, render)
         except RelayError:
             return Response(status_code=204)
+        if parts is None:
+            return Response(status_code=204)
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return EventStream(self._lines(http, found, render), headers=headers, media_type="text/event-stream")
+        lines = self._lines(http, found.session.project_id, render, parts)
+        return EventStream(lines, headers=headers, media_type="text/event-stream")
 
-    async def _lines(self, http: Request, signed_in: SignedIn, render: Render) -> AsyncGenerator[bytes]:
-        """Return the messages until the session or relay ends, or the page can be made no more."""
+    async def _lines(
+        self, http: Request, project_id: str, render: Render, parts: Mapping[str, str] | None
+    ) -> AsyncGenerator[bytes]:
+        """Return the messages until the session or relay ends, or there is no such page any more.
+
+        `parts` are those of the page as it is now.
+        """
         clock, draining = self._app.clock, self._app.draining
         try:
-            with self._shares.reserve(signed_in.session.project_id):
+            with self._shares.reserve(project_id):
                 yield f"retry: {RETRY_MS}\n\n".encode()
                 sent: dict[str, str] = {}
                 sent_at_ms = clock.monotonic_ms()
-                while not draining.is_set():
-                    parts = await self._parts(signed_in, render)
+                while parts is not None:
                     if changed := {name: text for name, text in parts.items() if sent.get(name) != _comparable(text)}:
                         sent |= {name: _comparable(text) for name, text in changed.items()}
                         sent_at_ms = clock.monotonic_ms()
@@ -115,21 +128,22 @@ class Live:
                         sent_at_ms = clock.monotonic_ms()
                         yield b": still here\n\n"
                     await clock.wait(draining, until_monotonic_ms=clock.monotonic_ms() + PAUSE_MS)
-                    still = await self._sessions.read(http)
-                    if still is None:
+                    signed_in = await self._sessions.read(http)
+                    if signed_in is None or draining.is_set():
                         return
-                    signed_in = still
+                    parts = await self._parts(signed_in, render)
         except RelayError:
             return
 
-    async def _parts(self, signed_in: SignedIn, render: Render) -> Mapping[str, str]:
-        """Return the parts of the page by their ids, when it is this page's turn."""
+    async def _parts(self, signed_in: SignedIn, render: Render) -> Mapping[str, str] | None:
+        """Return the parts of the page by their ids, when it is this page's turn; None if there is no such page."""
         clock = self._app.clock
         async with self._turns.of(signed_in.session.project_id):
             await clock.wait(self._app.draining, until_monotonic_ms=self._rests_until_ms)
             began_ms = clock.monotonic_ms()
             try:
-                return dict(PART.findall(await render(signed_in)))
+                page = await render(signed_in)
+                return None if page.status_code in _REFUSED else dict(PART.findall(bytes(page.body).decode()))
             finally:
                 self._rests_until_ms = clock.monotonic_ms() + rest_ms(clock.monotonic_ms() - began_ms)
 

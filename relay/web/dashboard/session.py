@@ -1,6 +1,7 @@
 """Sessions of the dashboard: signing in with an API key, the signed cookie that stands for it, and its limits.
 
-The cookie holds the key's id, never the key. A revoked key ends its sessions with the next request.
+The cookie holds the key's id, never the key. A revoked key ends its sessions with the next request, and so does signing
+out: the session is stored as ended, so a copy of its cookie opens nothing.
 """
 
 import hmac
@@ -37,8 +38,8 @@ _PURPOSE: Final = "session"
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """What a session's cookie holds: its key, its project, its times (unix ms) and the value that its forms send back.
 
-    `project` is the project's name, for the reader. `mark` recognizes the key of the setting, which has no row that
-    could be revoked; it is empty for every other key.
+    `csrf` is random, so it identifies the session too. `project` is the project's name, for the reader. `mark`
+    recognizes the key of the setting, which has no row that could be revoked; it is empty for every other key.
     """
 
     key_id: str
@@ -97,7 +98,7 @@ class Sessions:
         return SignedIn(session, caller)
 
     async def read(self, http: Request) -> SignedIn | None:
-        """Return the session of a request; None without one, after its limits, and once its key is revoked."""
+        """Return the session of a request; None without one, after its end, and once its key is revoked."""
         app = self._app
         cookie = http.cookies.get(self._name(http))
         session = app.cookies.read(_PURPOSE, cookie, Session) if cookie else None
@@ -107,6 +108,8 @@ class Sessions:
             return None
         caller = await auth.caller_by_id(app, session.key_id)
         if caller is None or caller.project_id != session.project_id or not caller.scopes & {"read", "admin"}:
+            return None
+        if await app.store.access.session_ended(session.csrf):
             return None
         return SignedIn(session, caller)
 
@@ -120,8 +123,9 @@ class Sessions:
         if now_ms - session.seen_at >= RENEWED_AFTER_MS:
             self.start(http, response, msgspec.structs.replace(session, seen_at=now_ms))
 
-    def end(self, http: Request, response: Response) -> None:
-        """Delete the cookie."""
+    async def end(self, http: Request, response: Response, session: Session) -> None:
+        """Store that the session has ended, and delete its cookie; StorageUnavailable, and then it goes on."""
+        await self._app.store.access.end_session(session.csrf, session.began_at + AGE_MAX_MS)
         response.delete_cookie(self._name(http), path="/", secure=self.secure(http), httponly=True, samesite="lax")
 
     def secure(self, http: Request) -> bool:
