@@ -16,10 +16,10 @@ import msgspec
 
 from bench.databases import Databases, cpu_s
 from bench.load import KEY
-from relay.providers import PROVIDERS
-from relay.sandbox.providers import sandbox
+from relay.sandbox.contract import API_KEY
+from relay.sandbox.providers import base_urls, sandbox
 from relay.sandbox.serving import serve
-from relay.sandbox.world import API_KEY, Sandbox
+from relay.sandbox.world import Sandbox
 
 ROOT = Path(__file__).parents[1]
 RELAY_CORE, LOAD_CORE = 0, 1
@@ -49,8 +49,8 @@ def environment(folder: str, port: int, providers_at: str) -> dict[str, str]:
         "RELAY_ALLOW_HTTP": "1",
         "RELAY_ALLOW_NETWORKS": "127.0.0.0/8",
     }
-    for name in PROVIDERS:
-        environ |= {f"RELAY_{name.upper()}_API_KEY": API_KEY, f"RELAY_{name.upper()}_BASE_URL": providers_at}
+    for name, base_url in base_urls(providers_at).items():
+        environ |= {f"RELAY_{name.upper()}_API_KEY": API_KEY, f"RELAY_{name.upper()}_BASE_URL": base_url}
     return environ
 
 

@@ -52,10 +52,12 @@ from relay.outbound.webhook_sender import WebhookSender
 from relay.payments.policy import Policy
 from relay.payments.siwx import sign_in
 from relay.payments.x402 import Wallet
-from relay.providers.base import Provider, Signing
-from relay.providers.prices import ClipPrices, read_clip_prices
+from relay.providers.base import Provider, Signing, keys_at
+from relay.providers.clip_prices import ClipPrices, read_clip_prices
+from relay.providers.relaydance import RelayDance
 from relay.providers.stablestudio import StableStudio
-from relay.security import signatures, whole_file
+from relay.security import whole_file
+from relay.security.callback_signatures import check_secrets
 from relay.security.callback_tokens import CallbackTokens
 from relay.security.encryption import Encryption
 from relay.security.redaction import Redactor
@@ -219,12 +221,13 @@ def _setup(settings: Settings, providers: Mapping[str, Provider], clock: Clock, 
     if not dispatches and not is_postgres(settings.database_url):
         raise SettingsError("web and worker processes of their own need PostgreSQL; on SQLite one process does both")
     keys = secret_keys(settings)
-    with_settings = {
-        name: StableStudio(settings.stablestudio_schema) for name in providers if name == StableStudio.name
+    with_settings: dict[str, Provider] = {
+        StableStudio.name: StableStudio(settings.stablestudio_schema),
+        RelayDance.name: RelayDance(clip_prices(settings)),
     }
     return Setup(
         settings=settings,
-        adapters={**providers, **with_settings},
+        adapters={name: with_settings.get(name, adapter) for name, adapter in providers.items()},
         clock=clock,
         stop=stop,
         dispatches=dispatches,
@@ -338,7 +341,7 @@ def _flow(
         tracing=setup.tracing,
         draining=setup.stop.draining,
     )
-    approvals = Approvals(context, clip_prices(settings))
+    approvals = Approvals(context)
     payer = Payer(context, wallet, policies(settings, setup.adapters), approvals)
     submitter = Submitter(context, setup.tokens, payer)
     checker = Checker(context, check_times)
@@ -371,7 +374,7 @@ def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: F
         streams=notifications.streams,
         metrics=setup.metrics,
         payer=payer,
-        quoter=Quoter(context, payer, clip_prices(settings)),
+        quoter=Quoter(context, payer),
         uploads=uploads,
         redactor=outbound.redactor,
         stop=setup.stop,
@@ -497,31 +500,35 @@ def _configured(adapter: Provider, setup: Setup, client: ProviderClient) -> Conf
     """Return a provider with its settings; with its published keys if it signs by them and no secret is set."""
     name, settings = adapter.name, setup.settings
     own = settings.provider(name)
+    secrets: tuple[str, ...] = ()
     if own.callback_secret is not None:
         try:
-            signatures.check_secret(own.callback_secret)
+            secrets = check_secrets(adapter.verifier, own.callback_secret)
         except ValueError as error:
             raise SettingsError(f"RELAY_{name.upper()}_CALLBACK_SECRET {error}") from None
     origin, keys = own.base_url or adapter.base_url, None
-    if isinstance(adapter, Signing) and own.callback_secret is None:
-        keys = KeySet(client, origin, adapter.keys_path, adapter.signed, setup.clock)
+    if isinstance(adapter, Signing) and not secrets:
+        keys_origin, path = keys_at(adapter.keys_url, adapter.base_url, own.base_url)
+        keys = KeySet(client, keys_origin, path, adapter.signed, setup.clock)
     return ConfiguredProvider(
         adapter,
         origin,
         own.api_key,
         confirm=own.confirm == "always",
-        callback_secret=own.callback_secret,
+        callback_secrets=secrets,
         wallet=settings.wallet_key is not None,
         keys=keys,
         opened=opener(origin, settings.allow_networks),
-        redactor=Redactor((own.api_key, own.callback_secret), setup.tokens.prefix),
+        redactor=Redactor((own.api_key, *secrets), setup.tokens.prefix),
+        now_ms=setup.clock.now_ms,
     )
 
 
 def _redactor(setup: Setup) -> Redactor:
     """Return what removes every secret of the operator from a text."""
     settings = setup.settings
-    of_providers = [secret for own in settings.providers.values() for secret in (own.api_key, own.callback_secret)]
+    of_providers = [own.api_key for own in settings.providers.values()]
+    of_providers += [one for own in settings.providers.values() for one in (own.callback_secret or "").split()]
     wallet = (settings.wallet_key or "").removeprefix("0x")
     return Redactor((settings.api_key, wallet, *setup.keys, *of_providers), setup.tokens.prefix)
 

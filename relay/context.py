@@ -57,20 +57,27 @@ SignIn = Callable[[ProviderResponse, str], dict[str, str]]
 class ConfiguredProvider(msgspec.Struct, frozen=True):
     """A provider and its settings; without an API key (or a wallet, where it is paid) it only sends callbacks.
 
-    `confirm` says whether a status check confirms a final status from an unsigned callback. `callback_secret` verifies
-    signed callbacks, `keys` those of a provider that publishes its keys. `opened` says whether results on a private
-    host are shown. `redactor` removes relay's secrets that this provider knows from its callbacks.
+    `confirm` says whether a status check confirms a final status from an unsigned callback. `callback_secrets` verify
+    signed callbacks, each of them alone; `keys` verify those of a provider that publishes its keys. `opened` says
+    whether results on a private host are shown. `redactor` removes relay's secrets that this provider knows from its
+    callbacks. `now_ms` is the clock.
     """
 
     adapter: Provider
     origin: str
     api_key: str | None
     confirm: bool = True
-    callback_secret: str | None = None
+    callback_secrets: tuple[str, ...] = ()
     wallet: bool = False
     keys: KeySet | None = None
     opened: Callable[[str], bool] = lambda _: False
     redactor: Redactor | None = None
+    now_ms: Callable[[], int] = lambda: 0
+
+    @property
+    def authorization(self) -> str:
+        """Return the Authorization header of a request that is sent now."""
+        return self.adapter.authorization(self.api_key or "", self.now_ms() // 1000)
 
     def judged(self, report: Report) -> Report:
         """Return the report with only those result URLs that may be shown to clients."""
@@ -204,12 +211,11 @@ async def send_signed_in(
 
     NotSent or NoAnswer when there is no answer in `timeout_s` per request.
     """
-    key = provider.api_key or ""
-    answer = await client.send(provider.origin, key, request, timeout_s)
+    answer = await client.send(provider.origin, provider.authorization, request, timeout_s)
     if answer.status_code != 402 or sign_in is None:
         return answer
     headers = await asyncio.to_thread(sign_in, answer, provider.origin + request.path)
     if not headers:
         return answer
     signed = msgspec.structs.replace(request, headers={**request.headers, **headers})
-    return await client.send(provider.origin, key, signed, timeout_s)
+    return await client.send(provider.origin, provider.authorization, signed, timeout_s)

@@ -47,9 +47,9 @@ PROVIDER_KEY: Final = Meta(
     pattern=r"^(?=.*[^.*<>xX_-])[!-~]+$",
     description="must be the provider's key, not a placeholder: ASCII without blanks, such as sk-4f1c9a27e0",
 )
-WEBHOOK_SECRET: Final = Meta(
-    pattern=r"^whsec_[A-Za-z0-9+/]{32,}={0,2}$",
-    description="must be whsec_ and at least 24 bytes in base64, as the provider shows it",
+CALLBACK_SECRETS: Final = Meta(
+    pattern=r"^[!-~]{8,512}( [!-~]{8,512}){0,3}$",
+    description="must be the secret that the provider shows, such as whsec_C2FVsBQIhrsc, or two to four of them",
 )
 WALLET_KEY: Final = Meta(
     pattern=r"^(0x)?(?!0+$)[0-9a-fA-F]{64}$",
@@ -127,6 +127,12 @@ def parse_origin(text: str) -> str:
     must = "must be an origin, without a path, such as https://api.example.com"
     parts = _web_url(text, must, ("path", "query", "username"))
     return f"{parts.scheme}://{parts.netloc}"
+
+
+def parse_base_url(text: str) -> str:
+    """Return the URL that comes before a provider's paths: an origin, and the path of a gateway if there is one."""
+    parts = _web_url(text, "must be a URL such as https://api.example.com", ("query", "fragment", "username"))
+    return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
 def parse_public_url(text: str) -> str:
@@ -212,12 +218,12 @@ class ProviderSettings(
 
     api_key: Annotated[str, PROVIDER_KEY, SECRET] | None = None
     """the provider's API key; without one the provider is not configured"""
-    base_url: Annotated[str, parse_origin] | None = None
-    """an origin that replaces the provider's published one"""
+    base_url: Annotated[str, parse_base_url] | None = None
+    """a URL that replaces the provider's published origin; it may have a path, such as that of a gateway"""
     confirm: Literal["always", "never"] = "always"
     """always: a callback that ends a job is announced after a status check confirms it; never: it is believed"""
-    callback_secret: Annotated[str, WEBHOOK_SECRET, SECRET] | None = None
-    """whsec_…: callbacks must carry a Standard Webhooks signature; one that does not is quarantined"""
+    callback_secret: Annotated[str, CALLBACK_SECRETS, SECRET] | None = None
+    """secrets of signed callbacks, in the provider's form, blanks between them; a wrong signature is quarantined"""
     pay_to: Annotated[tuple[str, ...], parse_addresses] = ()
     """comma list of the addresses that a paid provider may be paid at; empty allows any that it names"""
 

@@ -26,10 +26,11 @@ from relay import __version__, log, settings
 from relay.clock import parse_rfc3339
 from relay.errors import RelayError
 from relay.providers import DEV_PROVIDERS, PROVIDERS
-from relay.sandbox.providers import sandbox
+from relay.sandbox.contract import API_KEY
+from relay.sandbox.providers import base_urls, sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Received, Sink
-from relay.sandbox.world import API_KEY, Sandbox
+from relay.sandbox.world import Sandbox
 from relay.security import signatures
 from relay.storage.engine.database_url import shown
 
@@ -122,11 +123,12 @@ def environment(given: Mapping[str, str], providers_at: str, folder: Path) -> di
     real_wallet = "RELAY_WALLET_KEY" in environ
     if not real_wallet and importlib.util.find_spec("eth_account"):
         environ["RELAY_WALLET_KEY"] = DEV_WALLET_KEY
+    stand_ins = base_urls(providers_at)
     for name, adapter in {**PROVIDERS, **DEV_PROVIDERS}.items():
         real = real_wallet if adapter.limits.paid else bool(environ.get(f"RELAY_{name.upper()}_API_KEY"))
         if not real:
             environ[f"RELAY_{name.upper()}_API_KEY"] = API_KEY
-            environ[f"RELAY_{name.upper()}_BASE_URL"] = providers_at
+            environ[f"RELAY_{name.upper()}_BASE_URL"] = stand_ins[name]
     return environ
 
 
@@ -234,8 +236,8 @@ async def _print_notifications(sink: Sink, secret: str, serving: "asyncio.Task[N
 def _print_addresses(app: "App", origin: str, providers_at: str, sink_at: str) -> None:
     """Print the addresses, and which providers are stand-ins and which are real."""
     usable = [provider for provider in app.providers.values() if provider.usable]
-    stand_ins = [one.adapter.name for one in usable if one.origin == providers_at]
-    real = [one.adapter.name for one in usable if one.origin != providers_at]
+    stand_ins = [one.adapter.name for one in usable if one.origin.startswith(providers_at)]
+    real = [one.adapter.name for one in usable if not one.origin.startswith(providers_at)]
     click.echo(f"relay {__version__} on {origin}   database {shown(app.settings.database_url)}")
     click.echo(f"  stand-ins  {', '.join(stand_ins)}   free; each result is the same short clip")
     if real:

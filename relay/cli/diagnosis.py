@@ -26,7 +26,7 @@ from relay.outbound.provider_client import NoAnswer, NotSent, ProviderClient
 from relay.payments.outcome import balance_call, chain_id_call, read_quantity
 from relay.payments.x402 import Wallet
 from relay.providers import DEV_PROVIDERS
-from relay.providers.base import Provider
+from relay.providers.base import Provider, callbacks_expected, example_job
 from relay.security.encryption import Encryption
 from relay.settings import FORMER_KEY_CHARS_MIN, SECRET_KEY_CHARS_MIN, Settings, guessable
 from relay.storage.engine.database_url import is_postgres, shown, sqlite_path
@@ -439,9 +439,10 @@ async def _provider(examined: Examined, name: str) -> list[Finding]:
     if origin.startswith("http://"):
         base, why = f"RELAY_{name.upper()}_BASE_URL", "the API key and every prompt can be read on the way"
         found.append(_warning("providers", base, f"{base} is not https", why, "use the provider's https URL"))
-    request = adapter.status_check(NOBODY)
+    request = adapter.status_check(example_job(adapter, NOBODY))
+    authorization = adapter.authorization(own.api_key or "", examined.now_ms() // 1000)
     try:
-        answer = await examined.client.send(origin, own.api_key or "", request, TIMEOUT_S)
+        answer = await examined.client.send(origin, authorization, request, TIMEOUT_S)
     except (NotSent, NoAnswer) as error:
         why, mend = (
             "no job can be submitted there, and none is checked",
@@ -505,7 +506,7 @@ async def _callbacks(examined: Examined) -> list[Finding]:
         return []
     now_ms, found = examined.now_ms(), []
     for name, endings in (await examined.database.endings(now_ms - SILENT_FROM_MS, now_ms - SILENT_TO_MS)).items():
-        if name not in examined.adapters or not examined.adapters[name].callback_field:
+        if name not in examined.adapters or not callbacks_expected(examined.adapters[name]):
             continue
         newest = [one.callbacks_seen for one in endings if one.finished_by not in ENDED_UNASKED][:SILENT_JOBS]
         if len(newest) == SILENT_JOBS and not any(newest):

@@ -705,6 +705,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     height: int | None
     duration_s: float | None
     expires_at: str | None
+    needs_key: bool | None = None
 
 
 class Payment(msgspec.Struct, frozen=True, kw_only=True):

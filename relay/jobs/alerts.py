@@ -16,6 +16,7 @@ from relay.context import FlowContext
 from relay.model.alert import Alert, AlertKind, Condition, Subject
 from relay.model.job import FinishedBy
 from relay.model.payment import usdc
+from relay.providers.base import callbacks_expected
 from relay.storage.alerts import READ_MAX, AlertChanges
 from relay.storage.apply_updates import DEFAULT_PROJECT
 
@@ -239,7 +240,7 @@ class AlertWatch:
         conditions = []
         for name, of_provider in endings.items():
             known = self._context.providers.get(name)
-            if known is None or not known.adapter.callback_field:
+            if known is None or not callbacks_expected(known.adapter):
                 continue
             newest = [one.callbacks_seen for one in of_provider if one.finished_by not in ENDED_UNASKED][:SILENT_JOBS]
             if len(newest) == SILENT_JOBS and not any(newest):

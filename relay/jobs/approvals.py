@@ -14,19 +14,18 @@ from relay.errors import SpendCapReached
 from relay.model.job import Approval, Job, Reason
 from relay.model.payment import usdc
 from relay.providers.native import unknown_model
-from relay.providers.prices import ClipPrices, Price, price_of
+from relay.providers.prices import Price
 
 FREE: Final = "sandbox"
 """The provider that charges nothing."""
 
 
 class Approvals:
-    """Says which jobs wait; `clips` are the operator's own prices, for a provider that publishes none."""
+    """Says which jobs wait."""
 
-    def __init__(self, context: FlowContext, clips: ClipPrices) -> None:
+    def __init__(self, context: FlowContext) -> None:
         self._context = context
         self._above = context.settings.approval_above
-        self._clips = clips
 
     def needed(self, job: Job, amount: int | None) -> Approval | None:
         """Return what must be approved before a job of this price is sent; None if nothing, or if it is approved.
@@ -44,7 +43,7 @@ class Approvals:
         provider = self._context.providers.get(job.provider)
         if self._above is None or provider is None or job.provider == FREE:
             return None
-        price = table_price(job.provider, provider, job.request, self._clips)
+        price = table_price(provider, job.request)
         return self.needed(job, None if price is None else micros(price))
 
     def require_none(self, amount: int) -> None:
@@ -67,9 +66,9 @@ def said(approval: Approval) -> str:
     return f"{price}: it waits for an admin key's approval (RELAY_APPROVAL_ABOVE)"
 
 
-def table_price(name: str, provider: ConfiguredProvider, request: dict[str, object], clips: ClipPrices) -> Price | None:
+def table_price(provider: ConfiguredProvider, request: dict[str, object]) -> Price | None:
     """Return the price of a job that is charged to an account; None if it is unknown."""
-    return None if unknown_model(provider.adapter, request) else price_of(name, request, clips)
+    return None if unknown_model(provider.adapter, request) else provider.adapter.price(request)
 
 
 def micros(price: Price) -> int | None:

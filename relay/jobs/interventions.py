@@ -21,6 +21,7 @@ from relay.lifecycle.reports import Transition
 from relay.model import ids
 from relay.model.job import Approval, Disposition, Job, ProviderCall, Reason
 from relay.outbound.provider_client import NoAnswer, NotSent
+from relay.providers.base import submitted_job
 from relay.storage.apply_updates import JobUpdate
 from relay.storage.idempotency import Tie
 
@@ -124,12 +125,12 @@ class Interventions:
         provider = self._context.providers.get(job.provider)
         if provider is None or not provider.usable or not job.provider_job_id or job.state.final:
             return None
-        request = provider.adapter.cancellation(job.provider_job_id)
+        request = provider.adapter.cancellation(submitted_job(job))
         if request is None:
             return None
         started_at = self._context.clock.now_ms()
         try:
-            answer = await self._context.client.send(provider.origin, provider.api_key or "", request, CANCEL_TIMEOUT_S)
+            answer = await self._context.client.send(provider.origin, provider.authorization, request, CANCEL_TIMEOUT_S)
         except (NotSent, NoAnswer) as error:
             return self._context.ended_call(job, EndedCall("cancellation", started_at, str(error)))
         outcome = f"HTTP {answer.status_code}"

@@ -184,7 +184,7 @@ class Payer:
         provider = self._context.providers[new.job.provider]
         if not provider.adapter.limits.paid:
             return _held(new, self.approvals.needed_at_account(new.job))
-        request = provider.adapter.submission(new.job.request, None)
+        request = provider.adapter.submission(new.job.request, None, new.job.id)
         try:
             priced = await self.quote(new.job.provider, request, new.job.max_cost)
         except (provider_client.NotSent, provider_client.NoAnswer):
@@ -200,7 +200,7 @@ class Payer:
 
     async def exchange(self, job: Job) -> Exchange | ProviderResponse:
         """Send the job with its payment; return the provider's answer where it asks for no payment."""
-        request = self._context.providers[job.provider].adapter.submission(job.request, None)
+        request = self._context.providers[job.provider].adapter.submission(job.request, None, job.id)
         payment = await self._context.store.payments.of_job(job.id)
         try:
             if payment is None:

@@ -19,9 +19,11 @@ from relay.model.provider_http import ProviderResponse
 from relay.outbound.provider_client import NoAnswer, NotSent
 from relay.providers.base import Refused
 from relay.providers.native import check_given, native_body
-from relay.providers.prices import ClipPrices, Price, price_order, quoted
+from relay.providers.prices import Price, price_order, quoted
 
 CHEAPEST: Final = "cheapest"
+QUOTE_JOB_ID: Final = "job_quote"
+"""The id in a request that only asks for the price, because no job exists yet."""
 
 
 class Quote(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,12 +36,11 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quoter:
-    """Quotes prices; `clips` are the operator's own prices, for a provider that publishes none."""
+    """Quotes prices."""
 
-    def __init__(self, context: FlowContext, payer: Payer, clips: ClipPrices) -> None:
+    def __init__(self, context: FlowContext, payer: Payer) -> None:
         self._context = context
         self._payer = payer
-        self._clips = clips
 
     async def quotes(
         self, given: dict[str, Any] | None, request: dict[str, Any] | None, names: Sequence[str] | None
@@ -104,8 +105,8 @@ class Quoter:
     async def _price(self, name: str, provider: ConfiguredProvider, request: dict[str, object]) -> Price | None:
         """Return the price from the table, or from a provider that is paid for each job; None if it is unknown."""
         if not provider.adapter.limits.paid:
-            return table_price(name, provider, request, self._clips)
-        priced = await self._payer.quote(name, provider.adapter.submission(request, None))
+            return table_price(provider, request)
+        priced = await self._payer.quote(name, provider.adapter.submission(request, None, QUOTE_JOB_ID))
         if not isinstance(priced, ProviderResponse):
             return quoted(priced.offer.amount)
         read = provider.adapter.read_submission(priced)

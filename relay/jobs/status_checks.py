@@ -22,6 +22,7 @@ from relay.model import backoff
 from relay.model.job import Job, Report
 from relay.model.provider_http import ProviderResponse
 from relay.outbound.provider_client import NoAnswer, NotSent
+from relay.providers.base import submitted_job
 from relay.storage.apply_updates import JobUpdate, UpdateResult
 from relay.storage.boots import CHECK_LEASE_MS
 from relay.storage.idempotency import Tie
@@ -240,7 +241,7 @@ class Checker:
         provider = self._context.providers[job.provider]
         if job.provider_job_id is None:
             return StatusAnswer(CheckOutcome.NO_ANSWER, None, "no id to ask by")
-        request = provider.adapter.status_check(job.provider_job_id, job.status_path)
+        request = provider.adapter.status_check(submitted_job(job))
         try:
             response = await send_signed_in(self._context.client, provider, request, self._context.sign_in, TIMEOUT_S)
         except (NotSent, NoAnswer) as error:
@@ -262,8 +263,7 @@ class Checker:
         if response is not None and finding in (CheckOutcome.KEY_REFUSED, CheckOutcome.VERDICT, CheckOutcome.NOT_FOUND):
             refusal = answer.outcome if finding is CheckOutcome.KEY_REFUSED else None
             self._context.key_judged(name, response.status_code, refusal)
-        retry_after = response.headers.get("retry-after") if response else None
-        retry_after_ms = backoff.parse_retry_after(retry_after, now_ms)
+        retry_after_ms = self._retry_after_ms(name, response, now_ms) if response else None
         match finding:
             case CheckOutcome.KEY_REFUSED:
                 pause_ms = KEY_PAUSE_MS
@@ -275,6 +275,13 @@ class Checker:
                 return 0
         monotonic_ms = self._clock.monotonic_ms()
         return paces.pause(monotonic_ms + pause_ms, monotonic_ms) - monotonic_ms
+
+    def _retry_after_ms(self, name: str, response: ProviderResponse, now_ms: int) -> int | None:
+        """Return how long the provider asks relay to wait, by the adapter's reading or by the Retry-After header."""
+        wait_s = self._context.providers[name].adapter.retry_after_s(response)
+        if wait_s is not None:
+            return round(wait_s * 1000)
+        return backoff.parse_retry_after(response.headers.get("retry-after"), now_ms)
 
     def _delay_ms(self, job: Job, finding: CheckOutcome) -> int:
         """Return the milliseconds until the next check of a job that is still open."""

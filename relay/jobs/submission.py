@@ -154,10 +154,10 @@ class Submitter:
         if (asked := self._payer.approvals.needed_at_account(job)) is not None:
             return _held(asked)
         provider = self._providers[job.provider]
-        request = provider.adapter.submission(job.request, self.callback_url(job))
+        request = provider.adapter.submission(job.request, self.callback_url(job), job.id)
         try:
             answer = await self._client.send(
-                provider.origin, provider.api_key or "", request, self._settings.submit_timeout_s
+                provider.origin, provider.authorization, request, self._settings.submit_timeout_s
             )
         except NotSent as error:
             again = partial(reports.not_sent, error=_unreachable(str(error)), retry_at=self._retry_at(job))

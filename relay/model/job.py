@@ -170,6 +170,8 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     height: int | None = None
     duration_s: float | None = None
     expires_at: str | None = None
+    needs_key: bool | msgspec.UnsetType = msgspec.UNSET
+    """True if a download needs the provider's API key; left out of JSON otherwise."""
 
 
 class JobError(msgspec.Struct, frozen=True, kw_only=True):

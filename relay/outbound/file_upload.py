@@ -69,7 +69,7 @@ class FileClient:
         """Made for the first file: httpx takes 25 ms and 4 MB to load."""
 
     async def send(
-        self, request: FileRequest, pieces: AsyncIterator[bytes], api_key: str, timeout_s: float
+        self, request: FileRequest, pieces: AsyncIterator[bytes], authorization: str, timeout_s: float
     ) -> ProviderResponse:
         """Return the provider's response. The pieces must add up to `request.size` bytes.
 
@@ -78,7 +78,7 @@ class FileClient:
         import httpx  # noqa: PLC0415
 
         framing = _framing(request)
-        headers = {"authorization": f"Bearer {api_key}"} if request.bearer else {}
+        headers = {"authorization": authorization} if request.bearer else {}
         headers |= {**request.headers, "content-type": framing.content_type}
         headers["content-length"] = str(len(framing.head) + request.size + len(framing.tail))
         content = _content(framing, pieces, request.size)

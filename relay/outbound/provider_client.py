@@ -108,13 +108,16 @@ class ProviderClient:
         self._redactor = redactor
         self._places: dict[str, _Place] = {}
 
-    async def send(self, origin: str, api_key: str, request: ProviderRequest, timeout_s: float) -> ProviderResponse:
+    async def send(
+        self, origin: str, authorization: str, request: ProviderRequest, timeout_s: float
+    ) -> ProviderResponse:
         """Return the provider's response within `timeout_s`, its body cut at RESPONSE_MAX_BYTES after inflating.
 
+        `authorization` is that header's value, sent unless the request says that the key must not be.
         Raise NotSent if no connection was made, NoAnswer if no complete response was received in time.
         """
         place = self._places.get(origin) or self._places.setdefault(origin, _Place(origin))
-        content, repeatable = _request(place, api_key, request), request.method == "GET"
+        content, repeatable = _request(place, authorization, request), request.method == "GET"
         began_s = asyncio.get_running_loop().time()
         deadline_s, connected_by_s = began_s + timeout_s, began_s + min(timeout_s, CONNECT_S)
         await _wait_for_slot(place.slots[repeatable], connected_by_s)
@@ -233,10 +236,10 @@ async def _piece(content: bytes) -> AsyncIterator[bytes]:
     yield content
 
 
-def _request(place: _Place, api_key: str, request: ProviderRequest) -> bytes:
+def _request(place: _Place, authorization: str, request: ProviderRequest) -> bytes:
     """Return a request's bytes; raise NotSent if a header contains a line break or NUL."""
     body = b"" if request.body is None else msgspec.json.encode(request.body)
-    headers = {"authorization": f"Bearer {api_key}"} if request.bearer else {}
+    headers = {"authorization": authorization} if request.bearer else {}
     if request.body is not None:
         headers["content-type"] = "application/json"
     headers |= request.headers

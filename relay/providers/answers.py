@@ -136,14 +136,20 @@ def read_submission(
     response: ProviderResponse,
     read: Callable[[dict[str, Any]], Report],
     explain: Callable[[ProviderResponse, dict[str, Any]], JobError],
+    refused: Callable[[dict[str, Any]], bool] | None = None,
 ) -> SubmissionAnswer:
-    """Return the result of a submission: a 2xx with an id is accepted, a 4xx refused, anything else unclear."""
+    """Return the result of a submission: a 2xx with an id is accepted, a 4xx refused, anything else unclear.
+
+    `refused` says whether the body of a 2xx is a refusal, for a provider that writes its errors there.
+    """
     try:
         decoded = response.json()
     except Unreadable:
         decoded = None
     body = decoded if isinstance(decoded, dict) else {}
     if 200 <= response.status_code < 300:
+        if refused is not None and refused(body):
+            return Refused(explain(response, body))
         report = read(body)
         if report.provider_job_id is not None or report.outputs:
             return Accepted(report)

@@ -1,7 +1,8 @@
 """Defines a provider's adapter: it builds requests and reads responses, and does no I/O.
 
 So an adapter is tested with recorded bytes, and everything that can hang or fail is elsewhere. A provider is one file,
-one line in `PROVIDERS`, and its recordings. What providers' responses have in common is read in `answers.py`.
+one line in `PROVIDERS`, and its recordings. What providers' responses have in common is read in `answers.py`. No part
+of the flow knows a provider by its name: what only some providers need is a method or an attribute with a default here.
 """
 
 import copy
@@ -10,16 +11,18 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, Protocol, runtime_checkable
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
 from relay import validation
 from relay.errors import FieldError, Unreadable
 from relay.log import redact
-from relay.model.job import Input, JobError, Report
+from relay.model.job import Input, Job, JobError, JobState, Report
 from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.model.text import kept
+from relay.providers.prices import Price
+from relay.security.callback_signatures import VerifierName
 from relay.security.signatures import Signed
 
 URL_MAX: Final = 2048
@@ -27,6 +30,11 @@ COMMON: Final = frozenset({"images", "prompt", "duration_s", "resolution", "aspe
 """The fields of `input` that nearly every provider can honour."""
 REFERENCES: Final = frozenset({"references", "references.video", "references.audio"})
 """References of every kind, in `honours`."""
+MODEL_MAX: Final = 200
+MODEL_SEGMENTS_MAX: Final = 6
+_SEGMENT: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+PATH_MODEL_FORM: Final = f"1 to {MODEL_SEGMENTS_MAX} names with / between them, of letters, digits, -, _ and full stops"
+_PATH_MODEL: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT}){{0,{MODEL_SEGMENTS_MAX - 1}}}")
 _CALLBACK_FIELD: Final = re.compile(r"(callback|webhook|notify|notification|hook)(hook|url|uri|endpoint)?")
 _PLAIN_URL: Final = re.compile(r"(https?)://([A-Za-z0-9.-]+)(?=[/?#]|\Z)")
 _LOCAL_NAMES: Final = ("localhost", "local", "internal", "lan", "intranet", "home.arpa")
@@ -100,24 +108,71 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class SubmittedJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What an adapter may need to know of a job to ask about it.
+
+    `job_id` is relay's own id. `provider_job_id` is None only in `find`. `request` is the native body as stored,
+    without the callback URL; it is empty for a job that was adopted from its callback. `status_path` is what a report
+    named. `provider_status` is the status that the provider itself gave a moment ago, empty if it was not asked.
+    `state` is relay's: `submitted` also stands for "queued".
+    """
+
+    job_id: str
+    provider_job_id: str | None
+    state: JobState
+    request: Mapping[str, object] = {}
+    status_path: str | None = None
+    provider_status: str = ""
+
+    @property
+    def quoted_id(self) -> str:
+        """Return the provider's id as one segment of a path, or one value of a query."""
+        return quote(self.provider_job_id or "", safe="")
+
+
+def submitted_job(job: Job, provider_status: str = "") -> SubmittedJob:
+    """Return what an adapter may know of a stored job."""
+    return SubmittedJob(
+        job_id=job.id,
+        provider_job_id=job.provider_job_id,
+        state=job.state,
+        request=job.request,
+        status_path=job.status_path,
+        provider_status=provider_status,
+    )
+
+
 class Provider(Protocol):
     """One provider's wire contract; an adapter is a subclass, and what is the same for most is written here."""
 
     name: str
+    title: str
+    """The name as the provider writes it, for messages."""
     base_url: str
     limits: Limits
-    callback_field: str
-    """The dotted path of the callback URL in a request: `metadata.callback_url`; empty if it sends no callbacks."""
+    further_limits: Mapping[str, str] = {}
+    """Published limits that `Limits` has no place for, as rows of the provider's page and of `GET /v1/providers`."""
+    callback_field: str = ""
+    """The dotted path of the callback URL in a request: `metadata.callback_url`; empty if the body has none."""
+    callback_query: str = ""
+    """The parameter of a submission's query that has the callback URL instead; an adapter has at most one of both."""
+    path_model: bool = False
+    """Whether the native body's top-level `model` goes into the path of the submission, and not into the body sent."""
+    verifier: VerifierName = "standard-webhooks"
+    """How the provider signs its callbacks, if the operator sets RELAY_<NAME>_CALLBACK_SECRET."""
     request_types: tuple[type, ...]
     """The types of its native bodies, without the callback field."""
     unified: Mapping[str, str]
     """The unified field of each native path: `image_urls` → `images`."""
-    title: str
-    """Its name in messages: `EvoLink`."""
     honours: frozenset[str]
     """The fields of `input` that it can honour; `native.native_from_input` refuses all others.
 
     `references` stands for images; a provider with other media has `references.video` and `references.audio` too.
+    """
+    check_before_cancellation: bool = False
+    """Whether a cancellation that comes too late erases the job: relay then asks for its status immediately before.
+
+    `cancellation` receives the answer's `state` and `provider_status`, and returns None for all but the safe ones.
     """
 
     def from_input(self, given: Input) -> dict[str, object]:
@@ -137,39 +192,128 @@ class Provider(Protocol):
                 return unified + (index[0] if index else "")
         return native_path
 
-    def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:
-        """Return the request that creates the job, with the callback URL at `callback_field`."""
+    def model_of(self, request: object) -> object:
+        """Return the model that a native body names; anything but text if it names none."""
+        return at(request, "model")
+
+    def authorization(self, api_key: str, now_s: int) -> str:
+        """Return the Authorization header of a request at a time in unix seconds."""
+        return f"Bearer {api_key}"
+
+    def submission(self, request: dict[str, object], callback_url: str | None, job_id: str) -> ProviderRequest:
+        """Return the request that creates the job, with the callback URL at `callback_field` or in the query.
+
+        `job_id` is relay's own id, for a provider that keeps a client's id beside its own.
+        """
 
     def read_submission(self, response: ProviderResponse) -> SubmissionAnswer:
         """Return the result of a submission; never raise."""
 
-    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ProviderRequest:
-        """Return the request for a job's status, at `status_path` if its provider named one."""
+    def status_check(self, job: SubmittedJob) -> ProviderRequest:
+        """Return the request for a job's status."""
 
     def read_status(self, response: ProviderResponse, now_ms: int) -> Report:
         """Return the report of a status answer; raise Unreadable if it has no job's status."""
 
-    def cancellation(self, provider_job_id: str) -> ProviderRequest | None:  # noqa: ARG002 - it is for others
-        """Return the request that cancels a job, whose 2xx means canceled; None if no such route is published."""
+    def result_request(self, job: SubmittedJob, report: Report) -> ProviderRequest | None:
+        """Return the request for the result that a status answer's report announces; None if the report is complete."""
         return None
 
-    def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:  # noqa: ARG002 - it is for others
+    def read_result(self, response: ProviderResponse, report: Report, now_ms: int) -> Report:
+        """Return the whole report of a job from the answer to `result_request`; raise Unreadable for any other."""
+        raise Unreadable(f"{self.name} has no second step")
+
+    def find(self, job: SubmittedJob) -> ProviderRequest | None:
+        """Return the request that looks a job up by relay's own id, after an unclear submission; None without one."""
+        return None
+
+    def read_found(self, response: ProviderResponse, now_ms: int) -> Report | None:
+        """Return the report of the job in the answer to `find`, with its id; None if the provider surely has none.
+
+        Raise Unreadable for an answer that says neither.
+        """
+        raise Unreadable(f"{self.name} cannot be asked by relay's own id")
+
+    def cancellation(self, job: SubmittedJob) -> ProviderRequest | None:
+        """Return the request that cancels a job; None if no such route is published, or not for this job."""
+        return None
+
+    def canceled(self, response: ProviderResponse) -> bool:
+        """Return whether the answer to a cancellation says that the job is canceled, and not only that it may be."""
+        return 200 <= response.status_code < 300
+
+    def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
         """Return the report of a callback's decoded JSON; raise Unreadable if no published version matches."""
         raise Unreadable(f"{self.name} sends no callbacks")
+
+    def reply(self, body: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the JSON to answer to a callback that only tests the URL; None for a callback about a job."""
+        return None
+
+    def price(self, request: object) -> Price | None:
+        """Return the price of a native body; None if no table has it, or the body is invalid."""
+        return None
+
+    def retry_after_s(self, response: ProviderResponse) -> float | None:
+        """Return how many seconds the provider asks relay to wait, if not by a Retry-After header; None otherwise."""
+        return None
 
 
 @runtime_checkable
 class Signing(Protocol):
     """The additional part of an adapter whose provider signs its callbacks by published ed25519 keys."""
 
-    keys_path: str
-    """The path of the provider's JWK set at the configured origin."""
+    keys_url: str
+    """The https URL of the provider's JWK set, or its path at the configured origin.
+
+    If the operator configured another origin, the path of the URL is read there.
+    """
 
     def signed(self, headers: Mapping[str, str], body: bytes) -> Signed | None:
         """Return the signature in a callback's headers (names in lower case), or None for an unsigned callback.
 
         Raise SignatureInvalid if the headers are malformed.
         """
+
+
+def callbacks_expected(provider: Provider) -> bool:
+    """Return whether the provider is given a callback URL with a job."""
+    return bool(provider.callback_field or provider.callback_query)
+
+
+def can_cancel(provider: Provider) -> bool:
+    """Return whether the provider has a route that cancels jobs."""
+    return type(provider).cancellation is not Provider.cancellation
+
+
+def can_find(provider: Provider) -> bool:
+    """Return whether the provider can be asked for a job by relay's own id."""
+    return type(provider).find is not Provider.find
+
+
+def replies(provider: Provider) -> bool:
+    """Return whether the provider tests callback URLs, and waits for a certain answer."""
+    return type(provider).reply is not Provider.reply
+
+
+def example_job(provider: Provider, provider_job_id: str) -> SubmittedJob:
+    """Return a job of the provider's first model, to ask about an id that need not exist."""
+    request = {"model": provider.limits.models[0]}
+    return SubmittedJob(
+        job_id=provider_job_id, provider_job_id=provider_job_id, state=JobState.SUBMITTED, request=request
+    )
+
+
+def keys_at(keys_url: str, base_url: str, configured_url: str | None) -> tuple[str, str]:
+    """Return the origin and the path of a provider's published keys.
+
+    A path is at the configured origin, as is the path of an https URL if the operator configured an origin.
+    """
+    origin, path = base_url, keys_url
+    if not keys_url.startswith("/"):
+        parts = urlsplit(keys_url)
+        origin, path = f"{parts.scheme}://{parts.netloc}", parts.path
+    return configured_url or origin, path
 
 
 def with_rules(errors: list[FieldError], rules: list[FieldError]) -> list[FieldError]:
@@ -219,9 +363,36 @@ def items(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def find_callback_field(request: object) -> str | None:
-    """Return the path of a callback field in a native body, in any spelling; None if there is none."""
-    for holder in ("", "metadata", "inputs", "input"):
+def path_model(request: object) -> str:
+    """Return the model of a native body for a path; empty if it is not `MODEL_SEGMENTS_MAX` plain segments at most."""
+    model = at(request, "model")
+    return model if isinstance(model, str) and is_path_model(model) else ""
+
+
+def is_path_model(model: str) -> bool:
+    """Return whether a model's name can stand in a path: `bytedance/seedance-2.0/image-to-video`."""
+    return len(model) <= MODEL_MAX and _PATH_MODEL.fullmatch(model) is not None
+
+
+def without_model(request: Mapping[str, object]) -> dict[str, object]:
+    """Return a native body as it is sent to a provider that has the model in its path."""
+    return {name: value for name, value in request.items() if name != "model"}
+
+
+def with_query(path: str, **parameters: str | None) -> str:
+    """Return a path with the parameters that are given in its query, the values escaped."""
+    given = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items() if value is not None)
+    return f"{path}{'&' if '?' in path else '?'}{given}" if given else path
+
+
+def find_callback_field(request: object, query: str = "") -> str | None:
+    """Return the path of a callback field in a native body, in any spelling; None if there is none.
+
+    `query` is the name of the provider's own parameter of the query, which no body may have either.
+    """
+    if query and isinstance(request, dict) and query in request:
+        return query
+    for holder in ("", "metadata", "inputs", "input", "options"):
         fields = at(request, holder) if holder else request
         for name in fields if isinstance(fields, dict) else ():
             if isinstance(name, str) and is_callback_field(name):

@@ -6,8 +6,9 @@ Sources: https://docs.evolink.ai and the image-to-video page of https://evolink.
 """
 
 import re
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import quote
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -22,6 +23,7 @@ from relay.providers.base import (
     Limits,
     Provider,
     SubmissionAnswer,
+    SubmittedJob,
     at,
     check_urls,
     items,
@@ -29,6 +31,7 @@ from relay.providers.base import (
     with_rules,
     without_none,
 )
+from relay.providers.prices import Price, dollars, seconds_at, text_at
 
 STANDARD: Final = "seedance-2.0-image-to-video"
 FAST: Final = "seedance-2.0-fast-image-to-video"
@@ -37,6 +40,13 @@ LIFETIME_S: Final = 86_400
 CHINESE_MAX, WORDS_MAX = 500, 1000
 _CJK: Final = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
 """A pattern that takes 2 ms to compile; `re` keeps it from its first use on."""
+_USD_PER_S: Final = {
+    (STANDARD, "480p"): Decimal("0.0919"),
+    (STANDARD, "720p"): Decimal("0.1985"),
+    (FAST, "480p"): Decimal("0.0745"),
+    (FAST, "720p"): Decimal("0.1608"),
+}
+"""https://evolink.ai, the page of each Seedance model."""
 _UNIFIED: Final = {"image_urls": "images", "duration": "duration_s", "quality": "resolution", "generate_audio": "audio"}
 
 
@@ -62,6 +72,10 @@ class EvoLink(Provider):
     honours = COMMON | {"last_frame", "audio"}
     base_url = "https://api.evolink.ai"
     callback_field = "callback_url"
+    further_limits: Mapping[str, str] = {
+        "Chinese characters of a prompt": str(CHINESE_MAX),
+        "words of a prompt in other scripts": str(WORDS_MAX),
+    }
     unified = _UNIFIED
     request_types: tuple[type, ...] = (Request,)
     limits = Limits(
@@ -92,7 +106,7 @@ class EvoLink(Provider):
         """Return every error by the published limits."""
         return with_rules(validation.check(request, Request), _rules(request))
 
-    def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:
+    def submission(self, request: dict[str, object], callback_url: str | None, job_id: str) -> ProviderRequest:
         """Return `POST /v1/videos/generations`."""
         body = with_callback(request, self.callback_field, callback_url)
         return ProviderRequest(method="POST", path="/v1/videos/generations", body=body)
@@ -101,9 +115,9 @@ class EvoLink(Provider):
         """Return the submission's result; a 2xx has the id and the reserved credits."""
         return answers.read_submission(response, lambda body: _report(body, None, JobState.SUBMITTED), _explain)
 
-    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ProviderRequest:  # noqa: ARG002
+    def status_check(self, job: SubmittedJob) -> ProviderRequest:
         """Return `GET /v1/tasks/{id}`."""
-        return ProviderRequest(method="GET", path=f"/v1/tasks/{quote(provider_job_id, safe='')}")
+        return ProviderRequest(method="GET", path=f"/v1/tasks/{job.quoted_id}")
 
     def read_status(self, response: ProviderResponse, now_ms: int) -> Report:
         """Return the report of a status answer; raise Unreadable unless it is a 2xx with a status."""
@@ -112,6 +126,12 @@ class EvoLink(Provider):
     def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
         """Return the report of a callback in its full, minimal or failed form."""
         return _report(body, now_ms)
+
+    def price(self, request: object) -> Price | None:
+        """Return USD per second by model and quality; audio is free."""
+        usd_per_s = _USD_PER_S.get((text_at(request, "model"), text_at(request, "quality") or "720p"))
+        seconds = seconds_at(request, "duration", range(4, 16), 5)
+        return None if usd_per_s is None or seconds is None else dollars(usd_per_s * seconds)
 
 
 def _rules(request: object) -> list[FieldError]:

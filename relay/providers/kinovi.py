@@ -6,8 +6,9 @@ callback is sent only once.
 Sources: https://kinovi.ai/docs/seedance2.0/image-to-video, https://kinovi.ai/openapi.json.
 """
 
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import quote
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -23,6 +24,7 @@ from relay.providers.base import (
     Limits,
     Provider,
     SubmissionAnswer,
+    SubmittedJob,
     at,
     check_reference_mode,
     check_urls,
@@ -33,12 +35,32 @@ from relay.providers.base import (
     with_suggestions,
     without_none,
 )
+from relay.providers.prices import Price, in_credits, seconds_at, text_at
 
 STANDARD: Final = "seedance-20"
 FAST: Final = "seedance2-fast"
 LIFETIME_S: Final = 14 * 86_400
 KEYFRAMES_MAX: Final = 2
 PROMPT_MAX: Final = 4000  # with `urls`; with `imageUrls` the schema's 10,000 applies
+USD_PER_CREDIT: Final = Decimal("0.005")
+UPSCALE_CREDITS: Final = 28
+_CREDITS: Final = {
+    (STANDARD, "480p"): 15,
+    (STANDARD, "720p"): 40,
+    (STANDARD, "1080p"): 90,
+    (STANDARD, "4k"): 200,
+    (FAST, "720p"): 28,
+}
+"""Per second. The image-to-video page has 720p of both models, the upscale and the price of a credit.
+
+Kinovi's public repository kinovi-models has the standard model's other sizes and its prices with a reference video.
+"""
+_CREDITS_WITH_VIDEO: Final = {
+    (STANDARD, "480p"): 19,
+    (STANDARD, "720p"): 48,
+    (STANDARD, "1080p"): 108,
+    (STANDARD, "4k"): 240,
+}
 CODES: Final[answers.Codes] = {
     **answers.CODES,
     **answers.codes({answers.REJECTED: "2038 asset_review_failed", answers.PROVIDER_FAULT: "500"}),
@@ -106,6 +128,10 @@ class Kinovi(Provider):
     honours = COMMON | REFERENCES | {"last_frame", "audio", "seed", "mode"}
     base_url = "https://kinovi.ai"
     callback_field = "callBackUrl"
+    further_limits: Mapping[str, str] = {
+        "images in keyframe mode": str(KEYFRAMES_MAX),
+        "characters of a prompt with `urls`": str(PROMPT_MAX),
+    }
     unified = _UNIFIED
     request_types: tuple[type, ...] = (Request,)
     limits = Limits(
@@ -150,7 +176,7 @@ class Kinovi(Provider):
             with_suggestions(validation.check(request, Request), _SUGGESTIONS), _rules(at(request, "inputs"))
         )
 
-    def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:
+    def submission(self, request: dict[str, object], callback_url: str | None, job_id: str) -> ProviderRequest:
         """Return `POST /api/v1/jobs/createTask`."""
         body = with_callback(request, self.callback_field, callback_url)
         return ProviderRequest(method="POST", path="/api/v1/jobs/createTask", body=body)
@@ -159,9 +185,9 @@ class Kinovi(Provider):
         """Return the submission's result; a 2xx is only `{"taskId"}`."""
         return answers.read_submission(response, lambda body: _report(body, None, JobState.SUBMITTED), _explain)
 
-    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ProviderRequest:  # noqa: ARG002
+    def status_check(self, job: SubmittedJob) -> ProviderRequest:
         """Return `GET /api/v1/jobs/recordInfo?taskId=`."""
-        return ProviderRequest(method="GET", path=f"/api/v1/jobs/recordInfo?taskId={quote(provider_job_id, safe='')}")
+        return ProviderRequest(method="GET", path=f"/api/v1/jobs/recordInfo?taskId={job.quoted_id}")
 
     def read_status(self, response: ProviderResponse, now_ms: int) -> Report:
         """Return the report of a status answer; raise Unreadable unless it is a 2xx with a status."""
@@ -170,6 +196,17 @@ class Kinovi(Provider):
     def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
         """Return the report of any of the three published callbacks."""
         return _report(body, now_ms)
+
+    def price(self, request: object) -> Price | None:
+        """Return credits per second, more for an upscale to 4K; the whole duration is charged at submission."""
+        inputs = at(request, "inputs")
+        with_video, upscaled = bool(items(at(inputs, "videoUrls"))), at(inputs, "upscaleResolution") is not None
+        size = text_at(inputs, "outputResolution") or "720p"
+        rate = (_CREDITS_WITH_VIDEO if with_video else _CREDITS).get((text_at(request, "model"), size))
+        seconds = seconds_at(inputs, "duration", range(4, 16), 5)
+        if rate is None or seconds is None or (upscaled and (with_video or size != "720p")):
+            return None
+        return in_credits(Decimal((rate + UPSCALE_CREDITS if upscaled else rate) * seconds), USD_PER_CREDIT)
 
 
 def _rules(inputs: object) -> list[FieldError]:

@@ -15,7 +15,16 @@ import msgspec
 from relay import validation
 from relay.errors import ERRORS_MAX, CallbackFieldReserved, FieldError, InvalidInput
 from relay.model.job import Input, Reference
-from relay.providers.base import Provider, at, check_url, find_callback_field, is_callback_field, items
+from relay.providers.base import (
+    PATH_MODEL_FORM,
+    Provider,
+    at,
+    check_url,
+    find_callback_field,
+    is_callback_field,
+    items,
+    path_model,
+)
 
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*(?:/[A-Za-z0-9][A-Za-z0-9._:-]*)*")
 MODEL_MAX_CHARS: Final = 200
@@ -54,7 +63,7 @@ def _of_request(provider: Provider, request: object) -> NativeBody:
     """Return the client's native body unchanged, with its errors."""
     if not isinstance(request, dict):
         return NativeBody(errors=validation.check(request, dict[str, Any], "request"))
-    if reserved := find_callback_field(request):
+    if reserved := find_callback_field(request, provider.callback_query):
         raise CallbackFieldReserved([FieldError(f"request.{reserved}", _OWN_FIELD)])
     errors = check_native(provider, request)
     return NativeBody(request, [FieldError(validation.join("request", error.path), error.message) for error in errors])
@@ -85,7 +94,7 @@ def native_from_input(provider: Provider, given: Input) -> dict[str, object]:
 
     Raise CallbackFieldReserved if the options have a callback URL of their own.
     """
-    if reserved := find_callback_field(given.provider_options):
+    if reserved := find_callback_field(given.provider_options, provider.callback_query):
         raise CallbackFieldReserved([FieldError(f"input.{OPTIONS}.{reserved}", _OWN_FIELD)])
     honoured, errors = _honoured(provider, given)
     errors += _check_options(given.provider_options)
@@ -237,7 +246,7 @@ def _named(errors: list[FieldError], written: _Written) -> list[FieldError]:
 
 def unknown_model(provider: Provider, request: object) -> str | None:
     """Return the body's model if relay does not know it; None for a known model or a value that is no model's name."""
-    model = request.get("model") if isinstance(request, dict) else None
+    model = provider.model_of(request)
     if not isinstance(model, str) or model in provider.limits.models:
         return None
     return model if len(model) <= MODEL_MAX_CHARS and _MODEL.fullmatch(model) else None
@@ -248,6 +257,8 @@ def check_native(provider: Provider, request: object) -> list[FieldError]:
     if unknown_model(provider, request) is None:
         return provider.check(request)
     errors = []
+    if provider.path_model and not path_model(request):
+        errors.append(FieldError("model", f"must be {PATH_MODEL_FORM}"))
     holder, dot, _ = provider.callback_field.rpartition(".")
     if dot and at(request, holder) is not None and not isinstance(at(request, holder), dict):
         errors.append(FieldError(holder, "must be an object: relay's callback URL goes into it"))

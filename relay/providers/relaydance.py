@@ -6,8 +6,8 @@ Sources: https://relaydance.com/docs, https://github.com/QuantumNous/new-api, ht
 """
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import quote
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -24,6 +24,7 @@ from relay.providers.base import (
     Limits,
     Provider,
     SubmissionAnswer,
+    SubmittedJob,
     at,
     check_url,
     items,
@@ -33,6 +34,8 @@ from relay.providers.base import (
     with_suggestions,
     without_none,
 )
+from relay.providers.clip_prices import ClipPrices, clip_price
+from relay.providers.prices import Price, text_at
 
 WITH_AUDIO: Final = "seedance-1-5-pro-with-audio"
 NO_AUDIO: Final = "seedance-1-5-pro-no-audio"
@@ -65,6 +68,7 @@ _SUGGESTIONS: Final = {
 }
 _SECONDS: Final = tuple(str(seconds) for seconds in range(1, SECONDS_MAX + 1))
 _PLAIN: Final[Any] = Annotated[str, Meta(max_length=4096)] | float | bool | None
+_RESOLUTION: Final = re.compile(r"-([0-9]{3,4}p|[24]k)$")
 _FUNDS: Final = re.compile(r"quota|balance|insufficient|credit|额度|余额", re.IGNORECASE)
 _URL_PATHS: Final = (
     ("url",),
@@ -110,13 +114,17 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RelayDance(Provider):
-    """The adapter; it keeps no state between calls."""
+    """The adapter; `clips` are the operator's own prices."""
 
     name = "relaydance"
     title = "RelayDance"
     honours = COMMON | REFERENCES | {"last_frame", "audio", "mode"}
     base_url = "https://relaydance.com"
     callback_field = "metadata.callback_url"
+    further_limits: Mapping[str, str] = {
+        **{f"items with the role `{role}`": str(most) for role, most in ROLE_MAX.items()},
+        "unlisted fields of `metadata`": str(EXTRA_KEYS_MAX),
+    }
     unified = _UNIFIED
     request_types: tuple[type, ...] = (Request,)
     limits = Limits(
@@ -137,6 +145,9 @@ class RelayDance(Provider):
         result_lifetime_s=LIFETIME_S,
         expected_s=180,
     )
+
+    def __init__(self, clips: ClipPrices = ()) -> None:
+        self._clips = clips
 
     def from_input(self, given: Input) -> dict[str, object]:
         """Return the native body: images are references, unless `mode` is `keyframe` or there is a last frame.
@@ -164,7 +175,7 @@ class RelayDance(Provider):
         """Return every error by the published limits."""
         return with_rules(with_suggestions(validation.check(request, Request), _SUGGESTIONS), _rules(request))
 
-    def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:
+    def submission(self, request: dict[str, object], callback_url: str | None, job_id: str) -> ProviderRequest:
         """Return `POST /v1/video/generations`; a callback URL outside `metadata` would be ignored."""
         body = with_callback(request, self.callback_field, callback_url)
         return ProviderRequest(method="POST", path="/v1/video/generations", body=body)
@@ -173,9 +184,9 @@ class RelayDance(Provider):
         """Return the submission's result; `data` may be the id itself."""
         return answers.read_submission(response, _accepted, _explain)
 
-    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ProviderRequest:  # noqa: ARG002
+    def status_check(self, job: SubmittedJob) -> ProviderRequest:
         """Return `GET /v1/video/generations/{task_id}`."""
-        return ProviderRequest(method="GET", path=f"/v1/video/generations/{quote(provider_job_id, safe='')}")
+        return ProviderRequest(method="GET", path=f"/v1/video/generations/{job.quoted_id}")
 
     def read_status(self, response: ProviderResponse, now_ms: int) -> Report:
         """Return the report of a status answer; raise Unreadable unless it is a 2xx with a status."""
@@ -184,6 +195,14 @@ class RelayDance(Provider):
     def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
         """Return the report of any of the four forms."""
         return _report(body, now_ms)
+
+    def price(self, request: object) -> Price | None:
+        """Return the price by the operator's list, because https://relaydance.com/pricing needs a login."""
+        model, seconds = text_at(request, "model"), text_at(request, "seconds")
+        named = _RESOLUTION.search(model)
+        resolution = text_at(at(request, "metadata"), "resolution") or (named[1] if named else None)
+        length = int(seconds) if re.fullmatch(r"[1-9][0-9]?", seconds) else None
+        return clip_price(self._clips, model, resolution, length)
 
 
 def _content(given: Input) -> list[dict[str, object]]:

@@ -8,9 +8,9 @@ import hashlib
 import re
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import quote
 
 from relay.model.provider_http import ProviderRequest
+from relay.providers.base import SubmittedJob
 from relay.providers.evolink import EvoLink
 from relay.security import signatures
 from relay.security.signatures import SignatureInvalid, Signed
@@ -25,11 +25,11 @@ class Sandbox(EvoLink):
     name = "sandbox"
     title = "the sandbox"
     base_url = "http://127.0.0.1:8000"
-    keys_path = "/.well-known/jwks.json"
+    keys_url = "/.well-known/jwks.json"
 
-    def cancellation(self, provider_job_id: str) -> ProviderRequest | None:
+    def cancellation(self, job: SubmittedJob) -> ProviderRequest | None:
         """Return `POST /v1/tasks/{id}/cancel`, which only the stand-in has."""
-        return ProviderRequest(method="POST", path=f"/v1/tasks/{quote(provider_job_id, safe='')}/cancel", body={})
+        return ProviderRequest(method="POST", path=f"/v1/tasks/{job.quoted_id}/cancel", body={})
 
     def signed(self, headers: Mapping[str, str], body: bytes) -> Signed | None:
         """Return the signature of the four `x-sandbox-…` headers; None without any of them."""

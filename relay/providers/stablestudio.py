@@ -23,6 +23,7 @@ from relay.providers.base import (
     Limits,
     Provider,
     SubmissionAnswer,
+    SubmittedJob,
     at,
     check_reference_mode,
     check_url,
@@ -91,7 +92,7 @@ class StableStudio(Provider):
     name = "stablestudio"
     title = "StableStudio"
     base_url = "https://stablestudio.dev"
-    callback_field = ""
+    verifier = "none"
     unified = _UNIFIED
     request_types: tuple[type, ...] = (RequestA, RequestB)
     limits = Limits(
@@ -153,7 +154,7 @@ class StableStudio(Provider):
             found += check_url(at(request, name), name) if isinstance(at(request, name), str) else []
         return with_rules(errors, found)
 
-    def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:  # noqa: ARG002
+    def submission(self, request: dict[str, object], callback_url: str | None, job_id: str) -> ProviderRequest:
         """Return `POST /api/generate/seedance/i2v`, or the fast one; `jobs/payment.py` adds the payment."""
         model = quote(str(request.get("model", STANDARD)), safe="")
         body = {name: value for name, value in request.items() if name != "model"}
@@ -163,9 +164,9 @@ class StableStudio(Provider):
         """Return the submission's result; a 2xx is `{"jobId", "status", "success"}`."""
         return answers.read_submission(response, lambda body: _report(body, None, JobState.SUBMITTED), _explain)
 
-    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ProviderRequest:  # noqa: ARG002
+    def status_check(self, job: SubmittedJob) -> ProviderRequest:
         """Return `GET /api/jobs/{id}`; the wallet that paid signs it."""
-        return ProviderRequest(method="GET", path=f"/api/jobs/{quote(provider_job_id, safe='')}", bearer=False)
+        return ProviderRequest(method="GET", path=f"/api/jobs/{job.quoted_id}", bearer=False)
 
     def read_status(self, response: ProviderResponse, now_ms: int) -> Report:
         """Return the report of a status answer; raise Unreadable for a 402, which a status check never pays."""

@@ -5,8 +5,9 @@ It sends no callbacks. If the video is made within about 22 seconds, the respons
 Sources: https://x402.org, https://agentutility.ai/synthforge/image-to-video and its sister page on text-to-video.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -22,6 +23,7 @@ from relay.providers.base import (
     Limits,
     Provider,
     SubmissionAnswer,
+    SubmittedJob,
     at,
     check_url,
     text_or_none,
@@ -55,7 +57,8 @@ class X402Org(Provider):
     title = "x402.org"
     honours = COMMON
     base_url = "https://x402.org"
-    callback_field = ""
+    verifier = "none"
+    further_limits: Mapping[str, str] = {"characters of a noted id or `source`": str(NOTE_MAX)}
     unified = _UNIFIED
     request_types: tuple[type, ...] = (Request,)
     limits = Limits(
@@ -92,7 +95,7 @@ class X402Org(Provider):
         found = check_url(image, "image_url") if isinstance(image, str) else []
         return with_rules(validation.check(request, Request), found)
 
-    def submission(self, request: dict[str, object], callback_url: str | None) -> ProviderRequest:  # noqa: ARG002
+    def submission(self, request: dict[str, object], callback_url: str | None, job_id: str) -> ProviderRequest:
         """Return `POST /v1/image-to-video`; `jobs/payment.py` adds the payment."""
         return ProviderRequest(method="POST", path="/v1/image-to-video", body=dict(request), bearer=False)
 
@@ -100,12 +103,12 @@ class X402Org(Provider):
         """Return the submission's result: the video, or the path to poll."""
         return answers.read_submission(response, lambda body: _report(body, JobState.SUBMITTED), _explain)
 
-    def status_check(self, provider_job_id: str, status_path: str | None = None) -> ProviderRequest:
+    def status_check(self, job: SubmittedJob) -> ProviderRequest:
         """Return `GET` of the path that the submission's response named; without one, of an assumed path."""
-        path = status_path or f"/v1/jobs/{quote(provider_job_id, safe='')}"
+        path = job.status_path or f"/v1/jobs/{job.quoted_id}"
         return ProviderRequest(method="GET", path=path, bearer=False)
 
-    def read_status(self, response: ProviderResponse, now_ms: int) -> Report:  # noqa: ARG002 - the protocol's signature
+    def read_status(self, response: ProviderResponse, now_ms: int) -> Report:
         """Return the report of the poll URL's answer; raise Unreadable for a 402, which a status check never pays."""
         if response.status_code == 402:
             raise Unreadable("HTTP 402: it asks for a sign-in or a payment")

@@ -42,10 +42,11 @@ async def to_submission(stand_in: StandIn, job: ProviderJob, request: Request) -
         case "id_missing":
             return JSONResponse({"status": "submitted"})
         case "wrong_id":
-            return JSONResponse(stand_in.answer(msgspec.structs.replace(job, id=job.id + "w")))
+            other = stand_in.answer(msgspec.structs.replace(job, id=job.id + "w"))
+            return JSONResponse(other, stand_in.accepted_status)
         case _:
             pass
-    return JSONResponse(stand_in.answer(job))
+    return JSONResponse(stand_in.answer(job), stand_in.accepted_status)
 
 
 async def to_check(stand_in: StandIn, job: ProviderJob, request: Request) -> Response:
@@ -77,7 +78,9 @@ async def to_cancellation(stand_in: StandIn, job: ProviderJob) -> Response | Non
     """Return the refusal of a cancellation; None when the job can be canceled."""
     if job.faults.cancel == "hang":
         await asyncio.sleep(HANG_S)
-    return refused(stand_in, 409) if job.ended or job.faults.cancel == "refused" else None
+    if job.faults.cancel == "refused" or stand_in.cancel_effect(job) == "refused":
+        return refused(stand_in, 409)
+    return None
 
 
 def _html(status_code: int) -> Response:
@@ -98,4 +101,4 @@ def _lie(stand_in: StandIn, job: ProviderJob) -> dict[str, object]:
     lie = job.faults.lie
     if lie in ("pending", "running", *FINAL):
         return stand_in.status(msgspec.structs.replace(job, state=lie))
-    return reworded(stand_in.status(job), lie)
+    return reworded(stand_in, stand_in.status(job), lie)

@@ -29,16 +29,16 @@ def of_callback(stand_in: StandIn, job: ProviderJob, word: str = "") -> bytes:
     about = msgspec.structs.replace(job, id=job.id + "x") if faults.wrong_id else job
     body = stand_in.callback(about)
     if word:
-        body = reworded(body, word)
+        body = reworded(stand_in, body, word)
     if faults.huge:
         body = body | {"padding": "x" * faults.huge}
     raw = msgspec.json.encode(body)
     return encoded(_malformed(stand_in, job, body, raw), faults.encoding)
 
 
-def reworded(body: Body, word: str) -> Body:
+def reworded(stand_in: StandIn, body: Body, word: str) -> Body:
     """Return the body with another status word."""
-    held, key = _control(body)
+    held, key = stand_in.status_holder(body)
     held[key] = word
     return body
 
@@ -54,13 +54,6 @@ def encoded(raw: bytes, encoding: str) -> bytes:
             return codecs.BOM_UTF8 + raw
         case _:
             return raw
-
-
-def _control(body: Body) -> tuple[Body, str]:
-    """Return the object that holds the status word, and its key there."""
-    inner = body.get("data")
-    held = inner if isinstance(inner, dict) and not {"status", "state"}.isdisjoint(inner) else body
-    return held, "state" if "state" in held else "status"
 
 
 def _malformed(stand_in: StandIn, job: ProviderJob, body: Body, raw: bytes) -> bytes:
@@ -84,8 +77,8 @@ def _malformed(stand_in: StandIn, job: ProviderJob, body: Body, raw: bytes) -> b
 
 def _twice(stand_in: StandIn, job: ProviderJob, body: Body, raw: bytes) -> bytes:
     """Return the body with a contrary status word before its own, under the same key."""
-    held, key = _control(body)
+    held, key = stand_in.status_holder(body)
     contrary = "failed" if job.state == "succeeded" else "succeeded"
-    other, other_key = _control(stand_in.callback(msgspec.structs.replace(job, state=contrary)))
+    other, other_key = stand_in.status_holder(stand_in.callback(msgspec.structs.replace(job, state=contrary)))
     own, before = (msgspec.json.encode({key: word})[1:-1] for word in (held[key], other[other_key]))
     return raw.replace(own, before + b"," + own, 1)

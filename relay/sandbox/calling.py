@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import msgspec
@@ -54,17 +54,29 @@ class Caller:
         if url is None or faults.lost:
             return
         if faults.forged:
-            await self._try(job, url[:-1] + ("A" if url[-1] != "A" else "E"), raw, stand_in.callback_timeout_s)
+            await self._try(stand_in, job, url[:-1] + ("A" if url[-1] != "A" else "E"), raw)
         for pause_s in (0.0, *stand_in.pauses_s):
             await asyncio.sleep(pause_s * self._time_scale)
-            if await self._try(job, upset(url, job), raw, stand_in.callback_timeout_s) or faults.cut:
+            if await self._try(stand_in, job, upset(url, job), raw) or faults.cut:
                 return
 
-    async def _try(self, job: ProviderJob, url: str, raw: bytes, timeout_s: float) -> bool:
+    async def tested(self, stand_in: StandIn, job: ProviderJob, body: dict[str, Any]) -> bool:
+        """Post a body to the job's callback URL, and return whether it came back as it is, in time and as JSON."""
+        if job.callback_url is None:
+            return True
+        try:
+            answer = await self._http.post(job.callback_url, json=body, timeout=stand_in.callback_timeout_s)
+            good = answer.status_code == 200 and answer.json() == body
+        except (httpx.HTTPError, ValueError):
+            good = False
+        return good
+
+    async def _try(self, stand_in: StandIn, job: ProviderJob, url: str, raw: bytes) -> bool:
         """One try of one callback; True for a 2xx."""
         faults = job.faults
         headers = {"content-type": faults.content_type or "application/json"}
-        headers |= self._keys.headers(raw, faults.signed, len(self._sent))
+        signature = stand_in.sign(raw, job, self._keys.clock())
+        headers |= signature or self._keys.headers(raw, faults.signed, len(self._sent))
         if faults.encoding == "gzip":
             headers["content-encoding"] = "gzip"
         content: bytes | AsyncIterator[bytes] = raw
@@ -73,7 +85,7 @@ class Caller:
             if not faults.chunked:
                 headers["content-length"] = str(len(raw))
         try:
-            answer = await self._http.post(url, content=content, headers=headers, timeout=timeout_s)
+            answer = await self._http.post(url, content=content, headers=headers, timeout=stand_in.callback_timeout_s)
             status_code: int | None = answer.status_code
         except (httpx.HTTPError, _CutError):
             status_code = None

@@ -6,8 +6,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from relay.sandbox.contract import ProviderJob, now_s
-from relay.sandbox.faults import Faults
+from relay.sandbox.contract import ProviderJob, StandInBase, now_s
 
 _MODELS: Final = tuple(f"seedance-2.0-{kind}image-to-video" for kind in ("", "fast-", "mini-"))
 _RATIOS: Final = ("16:9", "9:16", "1:1", "4:3", "3:4", "21:9", "adaptive")
@@ -36,17 +35,17 @@ _WORDS: Final = {
 }
 
 
-class EvoLink:
+class EvoLink(StandInBase):
     """Calls back once the job has ended; three more tries after 1, 2 and 4 s; waits 10 s for an answer.
 
     EvoLink publishes a `can_cancel` and no route for it: `cancel_path`, its answer and the 409 are the sandbox's own.
     """
 
     submit_path = "/v1/videos/generations"
+    callback_field = "callback_url"
     status_path = "/v1/tasks/{id}"
     cancel_path: str | None = "/v1/tasks/{id}/cancel"
     pauses_s: Sequence[float] = (1.0, 2.0, 4.0)
-    callback_timeout_s = 10.0
 
     def refusal(self, status_code: int) -> dict[str, Any]:
         """`{"error":{"code","message","type"}}`."""
@@ -62,15 +61,13 @@ class EvoLink:
         answer["error"]["message"] = f"Invalid value for {wrong}"
         return JSONResponse(answer, 400)
 
-    def accept(self, body: dict[str, Any], number: int) -> ProviderJob:
+    def accept(self, body: dict[str, Any], number: int, request: Request) -> ProviderJob:
         """Return a job with an id such as `task-unified-1774857405-0001`."""
         created = now_s()
         return ProviderJob(
             id=f"task-unified-{created}-{number:04d}",
             number=number,
             body=body,
-            callback_url=body.get("callback_url"),
-            faults=Faults(),
             model=body["model"],
             seconds=body.get("duration", 5),
             created_s=created,
@@ -96,10 +93,6 @@ class EvoLink:
             }
         return task
 
-    def announces(self, job: ProviderJob) -> bool:
-        """Once the job has ended."""
-        return job.ended
-
     def callback(self, job: ProviderJob) -> dict[str, Any]:
         """Return the status answer, or the short form of it."""
         task = self.status(job)
@@ -108,10 +101,6 @@ class EvoLink:
             if job.faults.version == "minimal"
             else task
         )
-
-    def asked_id(self, request: Request) -> str:
-        """Return the id in the path."""
-        return str(request.path_params["id"])
 
     def _task(self, job: ProviderJob, word: str) -> dict[str, Any]:
         """Return what every answer has."""

@@ -1,14 +1,12 @@
 """Kinovi's stand-in: https://kinovi.ai/docs, its older pages, and the kinovi-models repository."""
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from relay.sandbox.contract import ProviderJob, now_s
+from relay.sandbox.contract import ProviderJob, StandInBase, now_s
 from relay.sandbox.evolink import is_url
-from relay.sandbox.faults import Faults
 
 _MESSAGES: Final[dict[int, dict[str, Any]]] = {
     400: {"message": "Invalid inputs for model", "errors": [{"path": "inputs"}]},
@@ -24,14 +22,12 @@ _RATES: Final = {"seedance-20": 40, "seedance2-fast": 28}
 _RATIOS: Final = ("16:9", "9:16", "1:1", "3:4", "4:3", "21:9")
 
 
-class Kinovi:
+class Kinovi(StandInBase):
     """Versions of the callback: `envelope` (once, `data.status`), `state` (`data.state`), `flat` (three more tries)."""
 
     submit_path = "/api/v1/jobs/createTask"
+    callback_field = "callBackUrl"
     status_path = "/api/v1/jobs/recordInfo"
-    cancel_path: str | None = None
-    pauses_s: Sequence[float] = ()
-    callback_timeout_s = 10.0
 
     def refusal(self, status_code: int) -> dict[str, Any]:
         """`{"message"}` and, for some, what is needed."""
@@ -46,14 +42,12 @@ class Kinovi:
             return JSONResponse({"message": "Unknown model"}, 400)
         return JSONResponse({"message": "Invalid inputs for model", "errors": [{"path": wrong}]}, 400)
 
-    def accept(self, body: dict[str, Any], number: int) -> ProviderJob:
+    def accept(self, body: dict[str, Any], number: int, request: Request) -> ProviderJob:
         """Return a job with an id such as `task_cl000001`."""
         return ProviderJob(
             id=f"task_cl{number:06d}",
             number=number,
             body=body,
-            callback_url=body.get("callBackUrl"),
-            faults=Faults(),
             model=body["model"],
             seconds=int(body["inputs"].get("duration", "5")),
             created_s=now_s(),
@@ -79,10 +73,6 @@ class Kinovi:
             "createTime": job.created_s * 1000,
             "completeTime": now_s() * 1000 if job.ended else None,
         }
-
-    def announces(self, job: ProviderJob) -> bool:
-        """At the end alone."""
-        return job.ended
 
     def callback(self, job: ProviderJob) -> dict[str, Any]:
         """One of the three published forms."""

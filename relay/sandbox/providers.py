@@ -1,21 +1,35 @@
 """All stand-ins together."""
 
+from collections.abc import Callable, Mapping
+from typing import Final
+
 from relay.sandbox.contract import StandIn
 from relay.sandbox.evolink import EvoLink
+from relay.sandbox.keys import Keys
 from relay.sandbox.kinovi import Kinovi
 from relay.sandbox.relaydance import RelayDance
 from relay.sandbox.stablestudio import StableStudio
 from relay.sandbox.world import Sandbox
 from relay.sandbox.x402org import X402Org
 
+STAND_INS: Final[Mapping[str, Callable[[Keys], StandIn]]] = {
+    "evolink": lambda _: EvoLink(),
+    "relaydance": lambda _: RelayDance(),
+    "kinovi": lambda _: Kinovi(),
+    "stablestudio": lambda _: StableStudio(),
+    "x402org": lambda _: X402Org(),
+}
+"""What makes each stand-in; one that signs its callbacks by published keys receives the sandbox's."""
+
 
 def sandbox(*, pace_s: float | None = 1.0, time_scale: float = 1.0) -> Sandbox:
     """Return the stand-ins of every provider on one origin; their paths do not collide."""
-    stand_ins: dict[str, StandIn] = {
-        "evolink": EvoLink(),
-        "relaydance": RelayDance(),
-        "kinovi": Kinovi(),
-        "stablestudio": StableStudio(),
-        "x402org": X402Org(),
-    }
-    return Sandbox(stand_ins, pace_s=pace_s, time_scale=time_scale)
+    keys = Keys()
+    stand_ins = {name: make(keys) for name, make in STAND_INS.items()}
+    return Sandbox(stand_ins, keys, pace_s=pace_s, time_scale=time_scale)
+
+
+def base_urls(origin: str) -> dict[str, str]:
+    """Return each provider's base URL in a sandbox at an origin: what RELAY_<NAME>_BASE_URL must be."""
+    keys = Keys()
+    return {name: origin + make(keys).prefix for name, make in STAND_INS.items()} | {"sandbox": origin}

@@ -6,9 +6,8 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from relay.sandbox.contract import ProviderJob, now_s
+from relay.sandbox.contract import ProviderJob, StandInBase, now_s
 from relay.sandbox.evolink import is_url
-from relay.sandbox.faults import Faults
 
 _KINDS: Final = {
     400: "invalid_request_error",
@@ -23,12 +22,12 @@ _OPENAI: Final = {"pending": "queued", "running": "in_progress", "succeeded": "c
 _ARK: Final = {"pending": "queued", "running": "running", "succeeded": "succeeded"}
 
 
-class RelayDance:
+class RelayDance(StandInBase):
     """Callback versions: `documented` (at the end), `new_api`, `openai`, and `ark` (at every change, Ark's own id)."""
 
     submit_path = "/v1/video/generations"
+    callback_field = "metadata.callback_url"
     status_path = "/v1/video/generations/{id}"
-    cancel_path: str | None = None
     pauses_s: Sequence[float] = (1.0, 2.0)
     callback_timeout_s = 5.0
 
@@ -44,14 +43,12 @@ class RelayDance:
             return None
         return JSONResponse({"error": {"message": f"invalid {wrong}", "type": _KINDS[400]}}, 400)
 
-    def accept(self, body: dict[str, Any], number: int) -> ProviderJob:
+    def accept(self, body: dict[str, Any], number: int, request: Request) -> ProviderJob:
         """Return a job with an id such as `task_00000001`."""
         return ProviderJob(
             id=f"task_{number:08d}",
             number=number,
             body=body,
-            callback_url=body.get("metadata", {}).get("callback_url"),
-            faults=Faults(),
             model=body["model"],
             seconds=int(body.get("seconds", "5")),
             created_s=now_s(),
@@ -83,10 +80,6 @@ class RelayDance:
         status = self.status(job)
         status.get("metadata", {}).pop("callback_url", None)
         return status
-
-    def asked_id(self, request: Request) -> str:
-        """Return the id in the path."""
-        return str(request.path_params["id"])
 
 
 def _new_api(job: ProviderJob) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from starlette.responses import JSONResponse, Response
 
 from relay.sandbox.contract import ProviderJob, Silent, now_s
 from relay.sandbox.evolink import is_url
-from relay.sandbox.faults import Faults
 from relay.sandbox.payment import Till
 from relay.sandbox.signing_in import SignIns
 
@@ -51,7 +50,7 @@ class StableStudio(Silent):
         """`{"success":false,"error"}`."""
         return {"success": False, "error": _ERRORS.get(status_code, "Internal server error")}
 
-    def check(self, body: Any, allow_http: bool) -> Response | None:  # noqa: ARG002 - there is no callback URL
+    def check(self, body: Any, allow_http: bool) -> Response | None:
         """Return the published limits; a field of neither body is refused."""
         wrong = _wrong(body) if isinstance(body, dict) else "body"
         return JSONResponse({"success": False, "error": f"Invalid {wrong}"}, 400) if wrong else None
@@ -67,14 +66,12 @@ class StableStudio(Silent):
         resolution = body.get("resolution", body.get("outputResolution", "720p"))
         return base + second * (int(body.get("duration", "5")) - 4) + step * _RESOLUTIONS.index(resolution)
 
-    def accept(self, body: dict[str, Any], number: int) -> ProviderJob:
+    def accept(self, body: dict[str, Any], number: int, request: Request) -> ProviderJob:
         """Return a job with an id such as `job_000000000001`."""
         return ProviderJob(
             id=f"job_{number:012d}",
             number=number,
             body=body,
-            callback_url=None,
-            faults=Faults(),
             model="seedance",
             seconds=int(body.get("duration", "5")),
             created_s=self.till.now_s(),

@@ -15,13 +15,12 @@ from starlette.types import Receive, Scope, Send
 
 from relay.sandbox import answers, bodies
 from relay.sandbox.calling import CallbackSent, Caller
-from relay.sandbox.contract import PaidStandIn, ProviderJob, StandIn
+from relay.sandbox.contract import API_KEY, PaidStandIn, ProviderJob, StandIn
 from relay.sandbox.faults import Faults, of_prompt
 from relay.sandbox.keys import Keys
 from relay.sandbox.serving import hang_up
 from relay.sandbox.uploads import FileStores
 
-API_KEY: Final = "sandbox-key"
 RESULTS_PATH: Final = "/results"
 _CLIP: Final = Path(__file__).with_name("clip.mp4")
 
@@ -37,7 +36,14 @@ class Sandbox:
     for, `submissions` are the paid ones, and the next faults are shown to an unpaid one and taken with a payment.
     """
 
-    def __init__(self, stand_ins: dict[str, StandIn], *, pace_s: float | None = 1.0, time_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        stand_ins: dict[str, StandIn],
+        keys: Keys | None = None,
+        *,
+        pace_s: float | None = 1.0,
+        time_scale: float = 1.0,
+    ) -> None:
         self.jobs: dict[str, ProviderJob] = {}
         self.submissions: list[dict[str, Any]] = []
         self.callbacks: list[CallbackSent] = []
@@ -52,14 +58,18 @@ class Sandbox:
         self._time_scale = time_scale
         self._running: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
-        self.keys = Keys()
+        self.keys = keys or Keys()
         self._caller = Caller(self.callbacks, self.keys, time_scale, self._tell)
         routes = []
         for stand_in in stand_ins.values():
-            routes.append(_route(stand_in, stand_in.submit_path, "POST", self._submit))
-            routes.append(_route(stand_in, stand_in.status_path, "GET", self._status))
+            routes += [
+                Route(stand_in.prefix + path, partial(handler, self.jobs), methods=[method])
+                for method, path, handler in stand_in.further_routes()
+            ]
             if stand_in.cancel_path is not None:
-                routes.append(_route(stand_in, stand_in.cancel_path, "POST", self._cancel))
+                routes.append(_route(stand_in, stand_in.cancel_path, stand_in.cancel_method, self._cancel))
+            routes += [_route(stand_in, path, "GET", self._status) for path in stand_in.status_paths]
+            routes += [_route(stand_in, path, "POST", self._submit) for path in stand_in.submit_paths]
         self.files = FileStores(API_KEY)
         results = Mount(RESULTS_PATH, _result, name="results")
         self.app = Starlette(routes=[*routes, self.keys.route(), *self.files.routes(), results])
@@ -94,7 +104,7 @@ class Sandbox:
         raw = await request.body()
         try:
             body = msgspec.json.decode(raw)
-            wanted = of_prompt(_prompt(body))
+            wanted = of_prompt(stand_in.prompt_of(body) if isinstance(body, dict) else None)
         except (msgspec.DecodeError, ValueError) as error:
             return JSONResponse(stand_in.refusal(400) | {"detail": str(error)}, 400)
         faults = wanted or self._next_faults(stand_in, request)
@@ -127,11 +137,16 @@ class Sandbox:
         if faults.submit == "reset":
             await hang_up(request)
             return Response(status_code=500)  # which the client never receives
-        job = msgspec.structs.replace(stand_in.accept(body, len(self.jobs) + 1), faults=faults, owner=payer)
+        job = stand_in.accept(body, len(self.jobs) + 1, request)
+        job.faults, job.owner, job.callback_url = faults, payer, stand_in.callback_url_of(request, body)
         if self.serves_results:
             job.results_at = f"{request.url.scheme}://{request.url.netloc}{RESULTS_PATH}"
         if isinstance(stand_in, PaidStandIn):
             job = stand_in.sold(job, request)
+        if (sent := stand_in.handshake(job)) is not None and not await self._caller.tested(stand_in, job, sent):
+            if (refused := stand_in.handshake_failed(job)) is not None:
+                return refused
+            job.callback_url = None
         self.jobs[job.id] = job
         self._of_job[job.id] = stand_in
         await self._tell()
@@ -167,9 +182,12 @@ class Sandbox:
         refused = await answers.to_cancellation(stand_in, job)
         if refused is not None:
             return refused
+        if stand_in.cancel_effect(job) == "erased":
+            del self.jobs[job.id]
+            return JSONResponse(stand_in.cancel_answer(job))
         job.state = "canceled"
         self._begin(self._after_end(job))
-        return JSONResponse(stand_in.status(job))
+        return JSONResponse(stand_in.cancel_answer(job))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside the requests."""
@@ -237,20 +255,12 @@ def _route(stand_in: StandIn, path: str, method: str, handler: Handler) -> Route
     """Return a route that requires the provider's key; paid providers have none."""
 
     async def answer(request: Request) -> Response:
-        if not isinstance(stand_in, PaidStandIn) and request.headers.get("authorization") != f"Bearer {API_KEY}":
+        if not stand_in.authorized(request):
             await request.body()
             return answers.refused(stand_in, 401)
         return await handler(stand_in, request)
 
-    return Route(path, answer, methods=[method])
-
-
-def _prompt(body: Any) -> object:
-    """Return the prompt, wherever a provider keeps it."""
-    if not isinstance(body, dict):
-        return None
-    inputs = body.get("inputs")
-    return body.get("prompt") or (inputs.get("prompt") if isinstance(inputs, dict) else None)
+    return Route(stand_in.prefix + path, answer, methods=[method])
 
 
 async def _result(scope: Scope, receive: Receive, send: Send) -> None:

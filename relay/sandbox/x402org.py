@@ -11,7 +11,6 @@ from starlette.responses import JSONResponse, Response
 
 from relay.sandbox.contract import ProviderJob, Silent, now_s
 from relay.sandbox.evolink import is_url
-from relay.sandbox.faults import Faults
 from relay.sandbox.payment import Till
 
 PRICE: Final = 200_000
@@ -37,29 +36,27 @@ class X402Org(Silent):
         """`{"error"}`."""
         return {"error": _ERRORS.get(status_code, "internal_error")}
 
-    def check(self, body: Any, allow_http: bool) -> Response | None:  # noqa: ARG002 - there is no callback URL
+    def check(self, body: Any, allow_http: bool) -> Response | None:
         """Return the published fields."""
         wrong = _wrong(body) if isinstance(body, dict) else "body"
         return JSONResponse({"error": f"invalid {wrong}"}, 400) if wrong else None
 
-    def price(self, body: Any, request: Request) -> int | Response:  # noqa: ARG002 - the contract's signature
+    def price(self, body: Any, request: Request) -> int | Response:
         """Return the same for every body, good or bad."""
         return PRICE
 
-    def accept(self, body: dict[str, Any], number: int) -> ProviderJob:
+    def accept(self, body: dict[str, Any], number: int, request: Request) -> ProviderJob:
         """Return a job with an id such as `req_00000001`."""
         return ProviderJob(
             id=f"req_{number:08d}",
             number=number,
             body=body,
-            callback_url=None,
-            faults=Faults(),
             model=body.get("model", _MODEL),
             seconds=int(body.get("duration", "5s").removesuffix("s")),
             created_s=self.till.now_s(),
         )
 
-    def sold(self, job: ProviderJob, request: Request) -> ProviderJob:  # noqa: ARG002 - the contract's signature
+    def sold(self, job: ProviderJob, request: Request) -> ProviderJob:
         """Everything is in the body."""
         return job
 
@@ -69,7 +66,7 @@ class X402Org(Silent):
             return _end(job) | {"venice_request_id": job.id}
         return {"job_id": job.id, "poll_url": f"https://x402.org/v1/jobs/{job.id}"}
 
-    def locked(self, request: Request, job: ProviderJob | None) -> Response | None:  # noqa: ARG002 - as above
+    def locked(self, request: Request, job: ProviderJob | None) -> Response | None:
         """Return None: x402.org asks for no identity."""
         return None
 

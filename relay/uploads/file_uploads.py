@@ -80,12 +80,11 @@ class StepSender(msgspec.Struct, frozen=True):
         pieces: AsyncIterator[bytes],
     ) -> ProviderResponse:
         """Return the answer to a step; NotSent or NoAnswer where there is none."""
-        key = provider.api_key or ""
         match step:
             case ProviderRequest():
-                return await self.client.send(provider.origin, key, step, STEP_TIMEOUT_S)
+                return await self.client.send(provider.origin, provider.authorization, step, STEP_TIMEOUT_S)
             case FileRequest():
-                return await self.files.send(step, pieces, key, FILE_TIMEOUT_S)
+                return await self.files.send(step, pieces, provider.authorization, FILE_TIMEOUT_S)
             case SignedInStep():
                 return await send_signed_in(self.client, provider, step.request, self.sign_in, STEP_TIMEOUT_S)
             case _:

@@ -272,7 +272,7 @@ names = st.sampled_from([f"x-sandbox-{name}" for name in ("key-id", "request-id"
 @given(headers=st.dictionaries(names, texts), body=st.binary(max_size=50))
 def test_any_headers_are_read(adapter: Signing, headers: dict[str, str], body: bytes) -> None:
     """What is signed, nothing, or SignatureInvalid: no header makes an adapter fail otherwise."""
-    assert adapter.keys_path.startswith("/")
+    assert adapter.keys_url.startswith("/")
     try:
         signed = adapter.signed(headers, body)
     except SignatureInvalid:

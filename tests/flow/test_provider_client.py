@@ -40,7 +40,7 @@ POST = ProviderRequest(method="POST", path="/v1/tasks", body={"prompt": "a gull"
 
 async def send(client: ProviderClient, server: Server, request: ProviderRequest = GET) -> ProviderResponse:
     """Send a request to a server."""
-    return await client.send(server.url, "key-1", request, 5)
+    return await client.send(server.url, "Bearer key-1", request, 5)
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PUT"])
@@ -71,11 +71,11 @@ async def test_each_provider_gets_its_own_key_alone() -> None:
     """Keep connections by origin: what one provider is sent reaches no other."""
     async with serving(answers(OK)) as one, serving(answers(OK)) as two, ProviderClient() as client:
         for _ in range(3):
-            await client.send(one.url, "key-of-one", GET, 5)
-            await client.send(two.url, "key-of-two", GET, 5)
-            await client.send(two.url, "key-of-two", ProviderRequest(method="GET", path="/", bearer=False), 5)
+            await client.send(one.url, "Bearer key-of-one", GET, 5)
+            await client.send(two.url, "Key key-of-two", GET, 5)
+            await client.send(two.url, "Key key-of-two", ProviderRequest(method="GET", path="/", bearer=False), 5)
     assert {request.headers["authorization"] for request in one.heard} == {"Bearer key-of-one"}
-    assert [request.headers.get("authorization") for request in two.heard] == ["Bearer key-of-two", None] * 3
+    assert [request.headers.get("authorization") for request in two.heard] == ["Key key-of-two", None] * 3
     assert (one.connections, two.connections) == (1, 1)
 
 

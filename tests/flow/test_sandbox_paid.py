@@ -33,6 +33,7 @@ from relay.sandbox.serving import serve
 from relay.sandbox.stablestudio import StableStudio
 from relay.sandbox.world import Sandbox
 from relay.sandbox.x402org import PRICE, X402Org
+from tests.support.provider_cases import asked
 from tests.support.running import http_client, relay
 
 pytestmark = pytest.mark.anyio
@@ -635,7 +636,9 @@ async def test_the_adapters_read_what_the_stand_ins_say(
     for turned, expected in ends.items():
         stage.world.jobs[job_id].state = turned
         if path == X402:
-            answer = await stage.client.get(adapter.status_check(job_id, said.report.status_path).path)
+            answer = await stage.client.get(
+                adapter.status_check(asked(job_id, status_path=said.report.status_path)).path
+            )
         else:
             answer = await stage.check(job_id)
         report = adapter.read_status(seen(answer), NOW_S * 1000)

@@ -128,7 +128,7 @@ def requested(provider: Provider, data: bytes) -> str:
     msgspec.json.encode(errors)
     if errors:
         return "refused"
-    made = provider.submission(body, _CALLBACK_URL)
+    made = provider.submission(body, _CALLBACK_URL, "job_1")
     msgspec.json.encode(made)
     assert made.path.startswith("/")
     if provider.callback_field:

@@ -26,8 +26,9 @@ from relay.model.resources.deliveries import AttemptResource
 from relay.model.resources.endpoints import EndpointResource
 from relay.model.resources.events import EventResource
 from relay.model.resources.jobs import JobResource
-from relay.providers import PROVIDERS, prices, uploads
-from relay.providers.base import Provider
+from relay.providers import PROVIDERS, kinovi, uploads
+from relay.providers.base import Provider, example_job
+from relay.providers.clip_prices import read_clip_prices
 from relay.providers.native import native_from_input
 from relay.sandbox.contract import StandIn
 from relay.security import signatures
@@ -395,14 +396,14 @@ def test_a_provider_page_has_its_routes(provider: Provider) -> None:
     """Name the origin, the route of a submission and of a status check, the callback field and the file store."""
     page = provider_page(provider.name)
     model = provider.limits.models[0]
-    submission = provider.submission(native_from_input(provider, provider_pages.MINIMAL), None)
-    status = provider.status_check("ID")
+    submission = provider.submission(native_from_input(provider, provider_pages.MINIMAL), None, "job_1")
+    status = provider.status_check(example_job(provider, "ID"))
     flow = uploads.FLOWS.get(provider.name)
     expected = [
         f"The origin is `{provider.base_url}`",
         f"`POST {submission.path.replace(f'/{model}/', '/{model}/')}`",
         status.path.replace("ID", "{id}") + "`",
-        f"`{provider.callback_field}`" if provider.callback_field else "It sends no callbacks.",
+        f"`{place}`" if (place := provider_pages.callback_place(provider)) else "It sends no callbacks.",
         f"`{flow.store}`" if flow and flow.store else "A file: ",
     ]
     assert [text for text in expected if text not in page] == []
@@ -414,19 +415,19 @@ def test_the_provider_pages_have_the_published_prices() -> None:
         listed = rows(section(provider_page(name), "\n## Prices\n", "\n## "))
         assert listed == provider_pages.price_rows(PROVIDERS[name])
     upscaled, plain = (
-        prices.price_of("kinovi", {"model": "seedance-20", "inputs": {"duration": 4, **inputs}})
+        PROVIDERS["kinovi"].price({"model": "seedance-20", "inputs": {"duration": 4, **inputs}})
         for inputs in ({"upscaleResolution": "4k"}, {})
     )
     assert upscaled is not None
     assert plain is not None
     more = (float(upscaled.amount) - float(plain.amount)) / 4
     page = provider_page("kinovi")
-    assert f"A credit counts as {prices.USD_PER_CREDIT} USD" in page
+    assert f"A credit counts as {kinovi.USD_PER_CREDIT} USD" in page
     assert f"costs {more:.0f} credits a second more" in page
     assert f"kept for {uploads.KINOVI_LIFETIME_S // 3600} h" in page
     assert f"kept for {uploads.EVOLINK_LIFETIME_MS // 3_600_000} hours" in provider_page("evolink")
     (entries,) = re.findall(r"^RELAY_RELAYDANCE_PRICES=(.*)$", provider_page("relaydance"), re.MULTILINE)
-    assert len(prices.read_clip_prices(entries)) == 2
+    assert len(read_clip_prices(entries)) == 2
 
 
 def test_the_page_on_adding_a_provider_has_the_whole_interface() -> None:
@@ -446,7 +447,7 @@ def test_the_page_on_adding_a_provider_has_the_whole_interface() -> None:
 
 def is_public(name: str, of: object) -> bool:
     """Return whether a member of a class is a method without an underscore."""
-    return callable(of) and not name.startswith("_")
+    return (callable(of) or isinstance(of, property)) and not name.startswith("_")
 
 
 @pytest.mark.parametrize("page", ["README.md", *PAGES])

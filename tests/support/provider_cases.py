@@ -6,10 +6,14 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
+from relay.model.job import JobState
 from relay.model.provider_http import ProviderResponse
+from relay.providers.base import SubmittedJob
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 NOW_MS = 1_790_000_000_000
+JOB_ID = "job_01"
+"""relay's own id of a job."""
 
 # Text with NUL and lone surrogates in it, and numbers of any size: a decoder may let them through.
 texts = st.text(st.characters(codec=None), max_size=20)
@@ -52,3 +56,9 @@ def answer(status_code: int, body: object, content_type: str = "application/json
     """Return an answer with a body: bytes as they are, anything else as JSON."""
     raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
     return ProviderResponse(status_code=status_code, content_type=content_type, body=raw)
+
+
+def asked(provider_job_id: str | None, **fields: Any) -> SubmittedJob:
+    """Return a submitted job, to ask its provider about it."""
+    given: dict[str, Any] = {"job_id": JOB_ID, "state": JobState.SUBMITTED} | fields
+    return SubmittedJob(provider_job_id=provider_job_id, **given)

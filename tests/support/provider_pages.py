@@ -6,11 +6,9 @@ import msgspec
 
 from relay.model.backoff import CHECK_MARGIN
 from relay.model.job import Input
-from relay.providers import evolink, kinovi, relaydance, x402org
 from relay.providers.answers import CODES, STATUSES
-from relay.providers.base import Provider
+from relay.providers.base import Provider, callbacks_expected, can_cancel
 from relay.providers.native import native_from_input
-from relay.providers.prices import price_of
 from relay.providers.stablestudio import StableStudio
 from relay.providers.uploads import FLOWS, MEGABYTE
 from relay.settings import PROVIDER_SETTINGS, SETTINGS
@@ -19,21 +17,6 @@ MINIMAL: Final = Input(images=["https://example.com/a.png"], prompt="slow push i
 HONOURED: Final = [name for name in Input.__struct_fields__ if name != "provider_options"]
 """The fields of `input` that a provider may be unable to honour."""
 Rows = list[tuple[str, ...]]
-FURTHER: Final[dict[str, dict[str, int]]] = {
-    "evolink": {
-        "Chinese characters of a prompt": evolink.CHINESE_MAX,
-        "words of a prompt in other scripts": evolink.WORDS_MAX,
-    },
-    "relaydance": {
-        **{f"items with the role `{role}`": most for role, most in relaydance.ROLE_MAX.items()},
-        "unlisted fields of `metadata`": relaydance.EXTRA_KEYS_MAX,
-    },
-    "kinovi": {
-        "images in keyframe mode": kinovi.KEYFRAMES_MAX,
-        "characters of a prompt with `urls`": kinovi.PROMPT_MAX,
-    },
-    "x402org": {"characters of a noted id or `source`": x402org.NOTE_MAX},
-}
 
 
 def span(seconds: int) -> str:
@@ -75,7 +58,7 @@ def limit_rows(provider: Provider) -> Rows:
         ("status checks", checks),
         ("paid for each job", "yes" if limits.paid else "no"),
         ("largest uploaded file", upload),
-        *((name, str(most)) for name, most in FURTHER.get(provider.name, {}).items()),
+        *provider.further_limits.items(),
     ]
 
 
@@ -108,8 +91,13 @@ def _honoured(provider: Provider, field: str) -> str:
 
 def price_known(provider: Provider) -> str:
     """Return where a job's price is known from."""
-    price = price_of(provider.name, native_from_input(provider, MINIMAL))
+    price = provider.price(native_from_input(provider, MINIMAL))
     return f"table, {price.unit}" if price else "quote, USDC" if provider.limits.paid else "operator's table"
+
+
+def callback_place(provider: Provider) -> str:
+    """Return where a submission has the callback URL: a field, or `?name` for a parameter of the query."""
+    return provider.callback_field or (f"?{provider.callback_query}" if provider.callback_query else "")
 
 
 def overview_row(provider: Provider) -> tuple[str, ...]:
@@ -117,10 +105,10 @@ def overview_row(provider: Provider) -> tuple[str, ...]:
     polled = f"none; polled every {provider.limits.poll_s} s"
     return (
         f"[{provider.name}]({provider.name}.md)",
-        f"`{provider.callback_field}`" if provider.callback_field else polled,
-        "token, then a status check" if provider.callback_field else "status checks only",
+        f"`{callback_place(provider)}`" if callbacks_expected(provider) else polled,
+        "token, then a status check" if callbacks_expected(provider) else "status checks only",
         lifetime(provider),
-        "yes" if provider.cancellation("job_1") else "no",
+        "yes" if can_cancel(provider) else "no",
         price_known(provider),
     )
 
@@ -178,18 +166,18 @@ def price_rows(provider: Provider) -> Rows:
     rows: Rows = []
     for model in provider.limits.models:
         for resolution in provider.limits.resolutions:
-            rows.append((f"`{model}`", f"`{resolution}`", *_per_second(provider.name, model, resolution)))
+            rows.append((f"`{model}`", f"`{resolution}`", *_per_second(provider, model, resolution)))
     return rows
 
 
-def _per_second(provider: str, model: str, resolution: str) -> list[str]:
+def _per_second(provider: Provider, model: str, resolution: str) -> list[str]:
     """Return the cells of a price's row: a quarter of what four seconds cost."""
     bodies: list[dict[str, object]] = [{"model": model, "quality": resolution, "duration": 4}]
-    if provider == "kinovi":
+    if provider.name == "kinovi":
         inputs = {"outputResolution": resolution, "duration": 4}
         video = {"videoUrls": ["https://example.com/a.mp4"]}
         bodies = [{"model": model, "inputs": inputs}, {"model": model, "inputs": inputs | video}]
-    prices = [price_of(provider, body) for body in bodies]
+    prices = [provider.price(body) for body in bodies]
     return ["–" if price is None else f"{float(price.amount) / 4:.4f}".rstrip("0").rstrip(".") for price in prices]
 
 

@@ -15,10 +15,11 @@ from relay.app import App, opened
 from relay.clock import Clock
 from relay.outbound.trust import tls_context
 from relay.providers import DEV_PROVIDERS, PROVIDERS
-from relay.sandbox.providers import sandbox
+from relay.sandbox.contract import API_KEY
+from relay.sandbox.providers import base_urls, sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
-from relay.sandbox.world import API_KEY, Sandbox
+from relay.sandbox.world import Sandbox
 from relay.storage.engine.database_url import sqlite_path
 from relay.storage.store import open_migrated
 from relay.web.server import server
@@ -247,9 +248,9 @@ def environment(folder: Path, origin: str, providers_at: str) -> dict[str, str]:
         "RELAY_ALLOW_NETWORKS": "127.0.0.0/8,::1/128",
         "RELAY_SHUTDOWN_S": "1",
     }
-    for name in (*PROVIDERS, *DEV_PROVIDERS):
+    for name, base_url in base_urls(providers_at).items():
         environ[f"RELAY_{name.upper()}_API_KEY"] = API_KEY
-        environ[f"RELAY_{name.upper()}_BASE_URL"] = providers_at
+        environ[f"RELAY_{name.upper()}_BASE_URL"] = base_url
     return environ
 
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from relay import __version__
-from relay.sandbox.world import API_KEY
+from relay.sandbox.contract import API_KEY
 from relay.storage.engine.database_url import shown
 from relay.storage.engine.migrations import migrations
 from tests.support import processes

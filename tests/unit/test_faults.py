@@ -15,10 +15,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from relay.sandbox.bodies import DIGITS, LEVELS
 from relay.sandbox.calling import PIECES
+from relay.sandbox.contract import API_KEY
 from relay.sandbox.faults import WORDS, Faults, of_names, of_prompt, sentences
 from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
-from relay.sandbox.world import API_KEY, Sandbox
+from relay.sandbox.world import Sandbox
 from tests.support.running import http_client
 
 pytestmark = pytest.mark.anyio

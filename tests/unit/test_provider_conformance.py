@@ -25,7 +25,7 @@ from relay.providers.base import (
     text_or_none,
 )
 from relay.providers.native import native_from_input
-from tests.support.provider_cases import NOW_MS, answer, bodies, json_values, recordings
+from tests.support.provider_cases import JOB_ID, NOW_MS, answer, asked, bodies, json_values, recordings
 
 CALLBACK_URL = "https://relay.example.com/callbacks/x/token"
 MINIMAL = Input(images=["https://example.com/a.png"], prompt="slow push in")
@@ -116,14 +116,14 @@ def test_the_callback_url_lands_in_its_field(provider: Provider) -> None:
     """The submission carries the callback URL exactly where it belongs, and the given body stays as it was."""
     request = native_from_input(provider, MINIMAL)
     before = copy.deepcopy(request)
-    sent = provider.submission(request, CALLBACK_URL)
+    sent = provider.submission(request, CALLBACK_URL, JOB_ID)
     if provider.callback_field:
         assert at(sent.body, *provider.callback_field.split(".")) == CALLBACK_URL
         assert find_callback_field(sent.body) == provider.callback_field
     else:
         assert sent.body == before
     assert request == before
-    assert provider.submission(request, None).body == before
+    assert provider.submission(request, None, JOB_ID).body == before
     assert sent.method == "POST"
     assert sent.path.startswith("/")
 
@@ -306,7 +306,7 @@ def test_a_callback_token_in_an_answer_is_cut_out(provider: Provider) -> None:
 @providers
 def test_an_id_cannot_leave_its_place_in_the_path(provider: Provider) -> None:
     """An id with a slash, a question mark or dots asks for no other path."""
-    path = provider.status_check("a/../b?c=d&e#f").path
+    path = provider.status_check(asked("a/../b?c=d&e#f")).path
     assert path.endswith("a%2F..%2Fb%3Fc%3Dd%26e%23f")
     odd_ones: list[object] = ["..", " ", "x" * 300, "", None, {}, 1.5, True]
     for odd in odd_ones:

@@ -10,7 +10,7 @@ from relay.model.provider_http import ProviderRequest
 from relay.providers.base import Accepted, Refused
 from relay.providers.evolink import FAST, MINI, STANDARD, EvoLink
 from relay.providers.native import native_from_input
-from tests.support.provider_cases import NOW_MS, answer, recorded
+from tests.support.provider_cases import JOB_ID, NOW_MS, answer, asked, recorded
 
 EVOLINK = EvoLink()
 IMAGE = "https://example.com/a.png"
@@ -111,12 +111,14 @@ def test_what_has_no_place_is_refused_with_the_rest() -> None:
 
 def test_requests_go_where_the_page_says() -> None:
     """The submission and the status check have EvoLink's methods and paths."""
-    assert EVOLINK.submission(GOOD, "https://relay.example.com/callbacks/evolink/t") == ProviderRequest(
+    assert EVOLINK.submission(GOOD, "https://relay.example.com/callbacks/evolink/t", JOB_ID) == ProviderRequest(
         method="POST",
         path="/v1/videos/generations",
         body={**GOOD, "callback_url": "https://relay.example.com/callbacks/evolink/t"},
     )
-    assert EVOLINK.status_check("task-unified-1") == ProviderRequest(method="GET", path="/v1/tasks/task-unified-1")
+    assert EVOLINK.status_check(asked("task-unified-1")) == ProviderRequest(
+        method="GET", path="/v1/tasks/task-unified-1"
+    )
 
 
 def test_the_published_answer_is_read() -> None:

@@ -10,7 +10,7 @@ from relay.model.provider_http import ProviderRequest
 from relay.providers.base import Accepted, Refused
 from relay.providers.kinovi import FAST, STANDARD, Kinovi
 from relay.providers.native import native_from_input
-from tests.support.provider_cases import NOW_MS, answer, recorded
+from tests.support.provider_cases import JOB_ID, NOW_MS, answer, asked, recorded
 
 KINOVI = Kinovi()
 IMAGE = "https://example.com/a.png"
@@ -176,10 +176,12 @@ def test_too_many_images_are_refused_in_the_clients_words() -> None:
 def test_requests_go_where_the_page_says() -> None:
     """The submission and the status check have Kinovi's methods and paths."""
     body: dict[str, object] = {"model": STANDARD, "inputs": {"urls": [IMAGE]}}
-    assert KINOVI.submission(body, "https://r.example/c") == ProviderRequest(
+    assert KINOVI.submission(body, "https://r.example/c", JOB_ID) == ProviderRequest(
         method="POST", path="/api/v1/jobs/createTask", body={**body, "callBackUrl": "https://r.example/c"}
     )
-    assert KINOVI.status_check("task_1") == ProviderRequest(method="GET", path="/api/v1/jobs/recordInfo?taskId=task_1")
+    assert KINOVI.status_check(asked("task_1")) == ProviderRequest(
+        method="GET", path="/api/v1/jobs/recordInfo?taskId=task_1"
+    )
 
 
 def test_the_published_answer_is_read() -> None:

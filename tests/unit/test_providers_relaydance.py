@@ -10,7 +10,7 @@ from relay.model.provider_http import ProviderRequest
 from relay.providers.base import Accepted, Refused, Unclear
 from relay.providers.native import native_from_input
 from relay.providers.relaydance import NO_AUDIO, WITH_AUDIO, RelayDance
-from tests.support.provider_cases import NOW_MS, answer, recorded
+from tests.support.provider_cases import JOB_ID, NOW_MS, answer, asked, recorded
 
 RELAYDANCE = RelayDance()
 IMAGE = "https://example.com/a.png"
@@ -180,17 +180,19 @@ def test_what_has_no_place_is_refused() -> None:
 def test_requests_go_where_the_page_says() -> None:
     """The callback URL goes inside metadata, beside what is there or alone."""
     body = {**GOOD, "metadata": {"ratio": "1:1"}}
-    assert RELAYDANCE.submission(body, "https://r.example/c") == ProviderRequest(
+    assert RELAYDANCE.submission(body, "https://r.example/c", JOB_ID) == ProviderRequest(
         method="POST",
         path="/v1/video/generations",
         body={**GOOD, "metadata": {"ratio": "1:1", "callback_url": "https://r.example/c"}},
     )
-    assert RELAYDANCE.submission(GOOD, "https://r.example/c").body == {
+    assert RELAYDANCE.submission(GOOD, "https://r.example/c", JOB_ID).body == {
         **GOOD,
         "metadata": {"callback_url": "https://r.example/c"},
     }
     assert "metadata" not in GOOD
-    assert RELAYDANCE.status_check("task_1") == ProviderRequest(method="GET", path="/v1/video/generations/task_1")
+    assert RELAYDANCE.status_check(asked("task_1")) == ProviderRequest(
+        method="GET", path="/v1/video/generations/task_1"
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from relay.model.provider_http import ProviderRequest
 from relay.providers.base import Accepted, Refused, Unclear
 from relay.providers.native import native_from_input
 from relay.providers.stablestudio import FAST, STANDARD, StableStudio
-from tests.support.provider_cases import NOW_MS, answer, json_values, recorded, scalars
+from tests.support.provider_cases import JOB_ID, NOW_MS, answer, asked, json_values, recorded, scalars
 
 STUDIO = StableStudio()
 NEWER = StableStudio("b")
@@ -172,14 +172,16 @@ def test_what_has_no_place_is_refused_in_the_clients_words(
 def test_the_model_is_a_part_of_the_path(model: str | None, path: str) -> None:
     """relay's own `model` chooses the path and is not sent; no key and no callback URL goes along."""
     body: dict[str, object] = {"image": IMAGE, "prompt": "p"}
-    sent = STUDIO.submission(body | ({"model": model} if model else {}), "https://r.example/callbacks/x")
+    sent = STUDIO.submission(body | ({"model": model} if model else {}), "https://r.example/callbacks/x", JOB_ID)
     assert sent == ProviderRequest(method="POST", path=f"/api/generate/{path}/i2v", body=body, bearer=False)
 
 
 @pytest.mark.parametrize("status_path", [None, "/api/jobs/other"])
 def test_a_job_is_asked_about_by_its_id(status_path: str | None) -> None:
     """The status route is published, so no other path is followed."""
-    assert STUDIO.status_check(JOB, status_path) == ProviderRequest(method="GET", path=f"/api/jobs/{JOB}", bearer=False)
+    assert STUDIO.status_check(asked(JOB, status_path=status_path)) == ProviderRequest(
+        method="GET", path=f"/api/jobs/{JOB}", bearer=False
+    )
 
 
 def test_the_published_answer_is_read() -> None:
@@ -286,7 +288,7 @@ def test_nobody_calls_back() -> None:
     """Even its own status in a callback is not read."""
     with pytest.raises(Unreadable, match="no callbacks"):
         STUDIO.read_callback(recorded("stablestudio", "answers", "complete"), NOW_MS)
-    assert STUDIO.cancellation(JOB) is None
+    assert STUDIO.cancellation(asked(JOB)) is None
 
 
 @given(bodies | json_values)

@@ -15,7 +15,7 @@ from relay.model.provider_http import ProviderRequest
 from relay.providers.base import Accepted, Refused, Unclear
 from relay.providers.native import native_from_input
 from relay.providers.x402org import MODEL, X402Org
-from tests.support.provider_cases import NOW_MS, answer, json_values, recorded, scalars
+from tests.support.provider_cases import JOB_ID, NOW_MS, answer, asked, json_values, recorded, scalars
 
 X402 = X402Org()
 IMAGE = "https://example.com/a.png"
@@ -111,10 +111,10 @@ def test_what_has_no_place_is_refused_in_the_clients_words(fields: dict[str, Any
 def test_requests_go_where_the_page_says() -> None:
     """No key goes along, and no callback URL; a job without a path of its own is asked about by a guess."""
     body: dict[str, object] = {"image_url": IMAGE}
-    sent = X402.submission(body, "https://r.example/callbacks/x")
+    sent = X402.submission(body, "https://r.example/callbacks/x", JOB_ID)
     assert sent == ProviderRequest(method="POST", path="/v1/image-to-video", body=body, bearer=False)
-    assert X402.status_check("a/b") == ProviderRequest(method="GET", path="/v1/jobs/a%2Fb", bearer=False)
-    named = X402.status_check("a", "/poll?job=a")
+    assert X402.status_check(asked("a/b")) == ProviderRequest(method="GET", path="/v1/jobs/a%2Fb", bearer=False)
+    named = X402.status_check(asked("a", status_path="/poll?job=a"))
     assert named == ProviderRequest(method="GET", path="/poll?job=a", bearer=False)
 
 
@@ -282,7 +282,7 @@ def test_nobody_calls_back() -> None:
     """Even its own answer in a callback is not read."""
     with pytest.raises(Unreadable, match="no callbacks"):
         X402.read_callback(recorded("x402org", "answers", "sync"), NOW_MS)
-    assert X402.cancellation("job_1") is None
+    assert X402.cancellation(asked("job_1")) is None
 
 
 @pytest.mark.parametrize(

@@ -780,6 +780,7 @@ export interface Output {
   height: number | null;
   duration_s: number | null;
   expires_at: string | null;
+  needs_key?: boolean;
 }
 
 /** What a provider's result URL holds. */

@@ -28,6 +28,7 @@ from relay.model.resources.jobs import (
 from relay.model.resources.providers import DurationRange, ProviderResource
 from relay.model.resources.times import time_or_none
 from relay.outbound import tracing
+from relay.providers.base import callbacks_expected, can_cancel
 from relay.providers.native import unknown_model
 from relay.storage.jobs import JobFilter
 from relay.storage.pages import Span
@@ -152,10 +153,10 @@ def _provider(app: App, name: str, mark: ProviderMark) -> ProviderResource:
         key_refused_at=rfc3339(refused.at) if refused else None,
         last_error=refused.error if refused else None,
         last_callback_at=time_or_none(mark.last_callback_at),
-        verifies="secret" if provider.callback_secret else "published_keys" if provider.keys else "token",
-        finished_by="callback" if app.settings.public_url and adapter.callback_field else "status_check",
+        verifies="secret" if provider.callback_secrets else "published_keys" if provider.keys else "token",
+        finished_by="callback" if app.settings.public_url and callbacks_expected(adapter) else "status_check",
         paid=limits.paid,
-        cancel=adapter.cancellation("any") is not None,
+        cancel=can_cancel(adapter),
         models=limits.models,
         other_models=True,
         duration_s=DurationRange(*limits.duration_s),
