@@ -5,6 +5,7 @@ import importlib
 import click
 
 BENCHES = (
+    "chaos",
     "checks",
     "coldstart",
     "crowd",

@@ -1,4 +1,4 @@
-"""A certificate for `localhost`, and the authority that signed it, made for one run."""
+"""A certificate for a server of this machine, and the authority that signed it, made for one run."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,11 +9,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def made(folder: Path) -> tuple[Path, Path, Path]:
+def made(folder: Path, name: str = "localhost") -> tuple[Path, Path, Path]:
     """Return the authority's certificate, the server's, and the server's key, as files."""
     root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     root = _signed("bench", root_key.public_key(), "bench", root_key, authority=True)
-    leaf = _signed("localhost", key.public_key(), "bench", root_key, authority=False)
+    leaf = _signed(name, key.public_key(), "bench", root_key, authority=False)
     paths = folder / "authority.pem", folder / "server.pem", folder / "server.key"
     paths[0].write_bytes(root.public_bytes(serialization.Encoding.PEM))
     paths[1].write_bytes(leaf.public_bytes(serialization.Encoding.PEM))

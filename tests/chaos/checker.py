@@ -1,0 +1,244 @@
+"""What must be true of a run, whatever went wrong in it: pure functions from a manifest to what breaks an invariant.
+
+Each has a test that plants its break (test_checker.py).
+"""
+
+import base64
+import hashlib
+import hmac
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import msgspec
+
+from tests.chaos.manifest import Manifest, Notification, StoredEvent
+
+MEMORY_MAX_MB: Final = 220.0
+DESCRIPTORS_MAX: Final = 160
+SKEW_S: Final = 120
+"""How far the time of a signature may be from the run; the manifest's times include the steps of the clock."""
+FINAL: Final = ("succeeded", "failed", "canceled", "expired")
+EVENTS_OF_ENDS: Final = ("job.succeeded", "job.failed", "job.canceled", "job.expired")
+SERVER_ERROR, UNAVAILABLE = 500, 503
+
+Check = Callable[[Manifest], Iterator[str]]
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """An invariant that does not hold, and what shows it."""
+
+    invariant: str
+    what: str
+
+
+def accepted_jobs_are_stored(run: Manifest) -> Iterator[str]:
+    """Each job that relay answered 202 is a row, one for each request however often it was repeated."""
+    stored = {job.id for job in run.stored.jobs}
+    for marker, ids in run.accepted.items():
+        if len(ids) > 1:
+            yield f"{marker} was accepted as {sorted(ids)}"
+        for lost in sorted(ids - stored):
+            yield f"{marker} was accepted as {lost}, which is not stored"
+
+
+def accepted_callbacks_are_stored(run: Manifest) -> Iterator[str]:
+    """Each callback that relay answered 200 is a row with its bytes, as often as it was answered."""
+    stored = Counter((one.provider, one.body) for one in run.stored.callbacks)
+    answered = Counter((one.provider, one.body) for one in run.callbacks)
+    for (provider, body), times in answered.items():
+        if stored[provider, body] < times:
+            yield f"{provider}: answered 200 {times} times, stored {stored[provider, body]} times: {body[:120]!r}"
+
+
+def jobs_are_created_once(run: Manifest) -> Iterator[str]:
+    """No provider created two jobs for one."""
+    for marker, times in run.created.items():
+        if times > 1:
+            yield f"{marker} was created {times} times"
+
+
+def jobs_end(run: Manifest) -> Iterator[str]:
+    """Every stored job has ended, and nothing waits any more."""
+    yield from run.unfinished
+    for job in run.stored.jobs:
+        if not job.finished or job.state not in FINAL:
+            yield f"{job.id} of {job.provider} is {job.state}"
+
+
+def _wanted(run: Manifest) -> Iterator[tuple[str, StoredEvent]]:
+    """Yield each endpoint with each event that it wants: of every job, or of its own alone."""
+    for endpoint, (_, of_job) in run.endpoints.items():
+        for event in run.stored.events:
+            if of_job in (None, event.job) and event.type.startswith("job."):
+                yield endpoint, event
+
+
+def events_reach_every_endpoint(run: Manifest) -> Iterator[str]:
+    """Each event was answered 2xx by each endpoint that wants it."""
+    arrived = {(one.endpoint, one.event) for one in run.notifications if one.accepted}
+    for endpoint, event in _wanted(run):
+        if (endpoint, event.id) not in arrived:
+            yield f"{event.id} ({event.type} of {event.job}) never reached {endpoint}"
+
+
+def deliveries_say_what_happened(run: Manifest) -> Iterator[str]:
+    """Each wanted event has a delivery, each delivery has ended, and each that is `delivered` arrived."""
+    arrived = {(one.endpoint, one.event) for one in run.notifications if one.accepted}
+    made = {(one.endpoint, one.event) for one in run.stored.deliveries}
+    for endpoint, event in _wanted(run):
+        if (endpoint, event.id) not in made:
+            yield f"{event.id} of {event.job} has no delivery to {endpoint}"
+    for delivery in run.stored.deliveries:
+        if delivery.state != "delivered":
+            yield f"{delivery.id} is {delivery.state}"
+        elif delivery.endpoint in run.endpoints and (delivery.endpoint, delivery.event) not in arrived:
+            yield f"{delivery.id} is delivered, but {delivery.endpoint} never accepted {delivery.event}"
+
+
+def notifications_are_of_stored_events(run: Manifest) -> Iterator[str]:
+    """Nothing was announced that is not stored, and one event always has the same bytes."""
+    stored, bodies = {event.id for event in run.stored.events}, defaultdict[str, set[bytes]](set)
+    for one in run.notifications:
+        if msgspec.json.decode(one.body)["type"].startswith("job."):
+            bodies[one.event].add(one.body)
+    for event, texts in bodies.items():
+        if event not in stored:
+            yield f"{event} was sent, and is not stored"
+        if len(texts) > 1:
+            yield f"{event} was sent with {len(texts)} different bodies"
+
+
+def notifications_are_signed(run: Manifest) -> Iterator[str]:
+    """Each request of relay is signed with its endpoint's secret, for its own id, at about the time of the run."""
+    for one in run.notifications:
+        secret, _ = run.endpoints.get(one.endpoint, ("", None))
+        signed_s = int(one.headers.get("webhook-timestamp", "0"))
+        if _signature(secret, one) not in one.headers.get("webhook-signature", "").split():
+            yield f"{one.event} at {one.endpoint} has no valid signature"
+        if msgspec.json.decode(one.body)["id"] != one.event:
+            yield f"{one.event} at {one.endpoint} has another id in its body"
+        if not run.began_s - SKEW_S <= signed_s <= run.ended_s + SKEW_S:
+            yield f"{one.event} at {one.endpoint} was signed at {signed_s}, and the run was {run.began_s:.0f}"
+
+
+def _signature(secret: str, one: Notification) -> str:
+    """Return the signature that Standard Webhooks asks for; not by relay's own code."""
+    content = f"{one.event}.{one.headers.get('webhook-timestamp', '')}.".encode() + one.body
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    return "v1," + base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
+
+
+def _of_jobs(run: Manifest) -> dict[str, list[StoredEvent]]:
+    """Return the events of each job by their number."""
+    found: dict[str, list[StoredEvent]] = {job.id: [] for job in run.stored.jobs}
+    for event in sorted(run.stored.events, key=lambda event: event.sequence):
+        found.setdefault(event.job, []).append(event)
+    return found
+
+
+def sequences_have_no_gap(run: Manifest) -> Iterator[str]:
+    """Require the events of a job to be numbered 1, 2, 3 …, in the order of their commits."""
+    for job, events in _of_jobs(run).items():
+        if [event.sequence for event in events] != list(range(1, len(events) + 1)):
+            yield f"{job} has the events {[event.sequence for event in events]}"
+        positions = [event.position for event in events]
+        if positions != sorted(positions):
+            yield f"{job} has its events at the positions {positions}"
+
+
+def ends_are_announced_once(run: Manifest) -> Iterator[str]:
+    """Each job's end is announced, the last one is the job's status, and no kind of end twice."""
+    states = {job.id: job.state for job in run.stored.jobs}
+    told = {one.event: msgspec.json.decode(one.body) for one in run.notifications}
+    for job, events in _of_jobs(run).items():
+        finals = [event for event in events if event.final]
+        kinds = Counter(event.type for event in finals if event.type in EVENTS_OF_ENDS)
+        if not finals:
+            yield f"{job} is {states.get(job)}, and no end is announced"
+        yield from (f"{job} has {times} {kind}" for kind, times in kinds.items() if times > 1)
+        said = [told[event.id]["data"] for event in finals if event.id in told]
+        if len(said) < len(finals):
+            continue  # what did not arrive is reported by another invariant
+        if said and said[-1]["job"]["status"] != states.get(job):
+            yield f"{job} is {states.get(job)}, and was last announced as {said[-1]['job']['status']}"
+        superseded = [one["supersedes"] for one in said]
+        if superseded != [None, *(event.id for event in finals)][: len(finals)]:
+            yield f"{job}: its ends {[event.id for event in finals]} supersede {superseded}"
+
+
+def caps_hold(run: Manifest) -> Iterator[str]:
+    """No more was paid than the caps allow, and every payment that was made is known."""
+    payments = {payment.nonce.lower(): payment for payment in run.stored.payments}
+    if sum(run.ledger.values()) > run.cap_in_all:
+        yield f"{sum(run.ledger.values())} paid, and the cap is {run.cap_in_all}"
+    for nonce, amount in run.ledger.items():
+        if amount > run.cap_per_job:
+            yield f"{nonce}: {amount} paid for one job, and the cap is {run.cap_per_job}"
+        if nonce not in payments:
+            yield f"{nonce}: {amount} paid, and no payment is stored"
+        elif payments[nonce].state == "void":
+            yield f"{nonce}: {amount} paid, and the payment of {payments[nonce].job} is void"
+    jobs = Counter(payment.job for payment in run.stored.payments)
+    yield from (f"{job} has {times} payments" for job, times in jobs.items() if times > 1)
+
+
+def streams_skip_nothing(run: Manifest) -> Iterator[str]:
+    """Each event is read once and in order by a client of the event stream, however often that is cut."""
+    positions = {event.id: event.position for event in run.stored.events}
+    seen = [one for one in run.streamed if one in positions]
+    for event, times in Counter(seen).items():
+        if times > 1:
+            yield f"{event} was read {times} times"
+    if not seen:
+        return
+    wanted = {event for event, position in positions.items() if position >= positions[seen[0]]}
+    yield from (f"{event} was skipped" for event in sorted(wanted - set(seen)))
+    order = [positions[event] for event in seen]
+    if order != sorted(order):
+        yield "events were read out of order"
+
+
+def answers_are_no_server_errors(run: Manifest) -> Iterator[str]:
+    """relay answers no 5xx but 503, which says when to try again."""
+    for one in run.answers:
+        if one.status >= SERVER_ERROR and one.status != UNAVAILABLE:
+            yield f"{one.asked} was answered {one.status}"
+        if one.status == UNAVAILABLE and not one.retry_after:
+            yield f"{one.asked} was answered 503 without Retry-After"
+
+
+def processes_stay(run: Manifest) -> Iterator[str]:
+    """No process ends by itself, logs a fault of its own, or grows; the database is whole."""
+    yield from run.exits
+    yield from run.log_errors
+    yield from run.stored.faults
+    for process, held_mb in run.memory_mb.items():
+        if held_mb > MEMORY_MAX_MB:
+            yield f"{process} held {held_mb:.0f} MB"
+    for process, opened in run.descriptors.items():
+        if opened > DESCRIPTORS_MAX:
+            yield f"{process} has {opened} files open"
+
+
+INVARIANTS: Final[tuple[Check, ...]] = (
+    accepted_jobs_are_stored,
+    accepted_callbacks_are_stored,
+    jobs_are_created_once,
+    jobs_end,
+    events_reach_every_endpoint,
+    deliveries_say_what_happened,
+    notifications_are_of_stored_events,
+    notifications_are_signed,
+    sequences_have_no_gap,
+    ends_are_announced_once,
+    caps_hold,
+    streams_skip_nothing,
+    answers_are_no_server_errors,
+    processes_stay,
+)
+
+
+def check(run: Manifest) -> list[Broken]:
+    """Return what a run has broken; nothing for a good one."""
+    return [Broken(invariant.__name__, what) for invariant in INVARIANTS for what in invariant(run)]

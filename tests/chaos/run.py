@@ -1,0 +1,360 @@
+"""Plays one seed: real processes, a real database, providers, subscribers and clients, and the faults of its plan."""
+
+import asyncio
+import contextlib
+import random
+import re
+import ssl
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+
+from bench.certificate import made as certificate
+from relay.providers import PROVIDERS
+from relay.sandbox.contract import API_KEY, StandIn
+from relay.sandbox.evolink import EvoLink
+from relay.sandbox.kinovi import Kinovi
+from relay.sandbox.relaydance import RelayDance
+from relay.sandbox.serving import serve
+from relay.sandbox.stablestudio import StableStudio
+from relay.sandbox.world import Sandbox
+from relay.sandbox.x402org import X402Org
+from tests.chaos.checker import Broken, check
+from tests.chaos.databases import Database, PostgreSQLDatabase, SQLiteFile
+from tests.chaos.injector import Injector
+from tests.chaos.links import Link, link
+from tests.chaos.manifest import Answer, Call, Manifest
+from tests.chaos.plan import JobPlan, Plan
+from tests.chaos.relays import Place
+from tests.chaos.subscriber import Subscriber, subscribing
+
+KEY: Final = "an-admin-key-for-the-chaos"
+PACE_S: Final = 0.4
+CALLBACK_TIMEOUT_S: Final = 1.5
+CLIENT_TIMEOUT_S: Final = 4.0
+ASK_S, CONFLICT_S = 10.0, 2.0
+PATIENCE_S: Final = 40.0
+PAUSE_S: Final = 0.2
+CAP_PER_JOB, CAP_IN_ALL = 700_000, 1_400_000
+SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+SETTINGS: Final[Mapping[str, str]] = {
+    "RELAY_HOST": "127.0.0.1",
+    "RELAY_SECRET_KEYS": "a-key-that-is-for-the-chaos-alone",
+    "RELAY_API_KEY": KEY,
+    "RELAY_ALLOW_HTTP": "1",
+    "RELAY_ALLOW_NETWORKS": "127.0.0.0/8",
+    "RELAY_SHUTDOWN_S": "2",
+    "RELAY_LEASE_S": "3",
+    "RELAY_RETRY_SCHEDULE_S": ",".join(["0", *["1"] * 49]),
+    "RELAY_SUBMIT_TIMEOUT_S": "1",
+    "RELAY_SUBMIT_WAIT_S": "1",
+    "RELAY_STATUS_CHECK_FIRST_S": "1.5",
+    "RELAY_CONFIRM_WAIT_S": "1",
+    "RELAY_LOOKUP_CACHE_S": "0.5",
+    "RELAY_CHECK_AT_START": "0",
+    "RELAY_SPEND_MAX_PER_JOB": f"{CAP_PER_JOB / 1e6:.2f}",
+    "RELAY_SPEND_MAX_PER_DAY": f"{CAP_IN_ALL / 1e6:.2f}",
+}
+STREAM: Final = "/v1/events/stream?type=job.*"
+_EVENT: Final = re.compile(r"^id: *(\S+)", re.MULTILINE)
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What one seed showed: figures, and what it broke.
+
+    `waited` says what was not at its end at which time after the faults; `log` is the log of every process.
+    """
+
+    seed: int
+    database: str
+    jobs: int
+    events: int
+    deliveries: int
+    callbacks: int
+    notifications: int
+    seconds: float
+    made: dict[str, int]
+    skipped: dict[str, int]
+    harmed: int
+    memory_mb: float
+    broken: list[Broken]
+    waited: list[str]
+    log: list[str]
+
+    @property
+    def replay(self) -> str:
+        """Return the command that plays the seed again."""
+        return f"python -m bench chaos --seeds {self.seed}-{self.seed} --database {self.database} --logs"
+
+
+class Scene:
+    """One run."""
+
+    def __init__(self, plan: Plan, database: Database, folder: Path) -> None:
+        self.plan = plan
+        self.run = Manifest(cap_per_job=CAP_PER_JOB, cap_in_all=CAP_IN_ALL)
+        self.places: list[Place] = []
+        self.links: dict[str, Link] = {}
+        self._database = database
+        self._folder = folder
+        self._luck = random.Random(f"{plan.seed} {plan.database} subscriber")
+        self._stand_ins: dict[str, StandIn] = {
+            "evolink": EvoLink(),
+            "relaydance": RelayDance(),
+            "kinovi": Kinovi(),
+            "stablestudio": StableStudio(),
+            "x402org": X402Org(),
+        }
+        for stand_in in self._stand_ins.values():
+            stand_in.callback_timeout_s = CALLBACK_TIMEOUT_S
+        self.world = Sandbox(self._stand_ins, pace_s=PACE_S, time_scale=0.3)
+        self.subscriber = Subscriber(plan.failing, self._luck)
+        self.waited: list[str] = []
+        self._secrets: dict[str, str] = {}
+        self._turns = cycle((0, 1))
+
+    async def play(self) -> Outcome:
+        """Play the plan, wait until nothing is left to do, and judge."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        async with AsyncExitStack() as stack:
+            await self._around(stack)
+            injector = Injector(self.places, self.links, self._database)
+            client = await stack.enter_async_context(self._client())
+            self.run.began_s = time.time()
+            try:
+                await asyncio.gather(*[(await place.start()).ready() for place in self.places])
+                await self._make_endpoints(client)
+                streaming = asyncio.create_task(self._stream())
+                load_s = loop.time()
+                async with asyncio.TaskGroup() as group:
+                    for fault in self.plan.faults:
+                        group.create_task(injector.inject(fault, load_s))
+                    for job in self.plan.jobs:
+                        group.create_task(self._submit(client, job, load_s))
+                await injector.heal()
+                self.subscriber.well = True
+                await self._quiet(client)
+                streaming.cancel()
+                await asyncio.gather(streaming, return_exceptions=True)
+            finally:
+                await asyncio.gather(*(place.stop(process) for place in self.places for process in place.processes[:]))
+            await self._collect(injector)
+        broken = check(self.run)
+        return Outcome(
+            seed=self.plan.seed,
+            database=self.plan.database,
+            jobs=len(self.run.stored.jobs),
+            events=len(self.run.stored.events),
+            deliveries=len(self.run.stored.deliveries),
+            callbacks=len(self.run.callbacks),
+            notifications=len(self.run.notifications),
+            seconds=round(loop.time() - began_s, 1),
+            made=dict(injector.made),
+            skipped=dict(injector.skipped),
+            harmed=sum(one.harmed for one in self.links.values()),
+            memory_mb=max(self.run.memory_mb.values(), default=0.0),
+            broken=broken,
+            log=[line for place in self.places for line in place.lines],
+            waited=self.waited,
+        )
+
+    async def _around(self, stack: AsyncExitStack) -> None:
+        """Open everything around relay, with a link to each part, and make the places of its processes."""
+        stack.push_async_callback(self.world.close)
+        providers_at = await stack.enter_async_context(serve(self.world.app))
+        context, environ = None, dict(SETTINGS)
+        if self.plan.tls:
+            authority, pem, key = certificate(self._folder, "b.chaos.test")
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(pem, key)
+            environ["SSL_CERT_FILE"] = str(authority)
+        plain = await stack.enter_async_context(subscribing(self.subscriber))
+        other = await stack.enter_async_context(subscribing(self.subscriber, context)) if context else plain
+        ports = {"provider": int(providers_at.rpartition(":")[2]), "subscriber_a": plain, "subscriber_b": other}
+        for name, port in ports.items():
+            self.links[name] = await stack.enter_async_context(link(partial(list, [port])))
+        self.links["ingress"] = await stack.enter_async_context(link(self._serving))
+        if isinstance(self._database, PostgreSQLDatabase):
+            server_port = self._database.server.port
+            self.links["database"] = await stack.enter_async_context(link(partial(list, [server_port])))
+            self._database.through(self.links["database"].port)
+        environ |= {
+            "DATABASE_URL": self._database.url,
+            "RELAY_PUBLIC_URL": f"http://127.0.0.1:{self.links['ingress'].port}",
+        }
+        if self.plan.paid:
+            environ["RELAY_WALLET_KEY"] = "0x" + "22" * 32
+        for name in PROVIDERS:
+            environ[f"RELAY_{name.upper()}_API_KEY"] = API_KEY
+            environ[f"RELAY_{name.upper()}_BASE_URL"] = f"http://provider.chaos.test:{self.links['provider'].port}"
+        for number, words in enumerate(self.plan.layout):
+            self.places.append(Place(f"{words[0]}-{number}", words, environ, self._folder, self.run))
+
+    def _serving(self) -> list[int]:
+        """Return the ports that requests go to, in turn."""
+        first = [place.ports for place in self.places if place.ports]
+        if len(first) > 1 and next(self._turns):
+            first.reverse()
+        return [port for ports in first for port in ports]
+
+    def _client(self) -> httpx.AsyncClient:
+        """Return a client of relay, behind the link."""
+        return httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{self.links['ingress'].port}",
+            headers={"authorization": f"Bearer {KEY}"},
+            trust_env=False,
+            timeout=CLIENT_TIMEOUT_S,
+        )
+
+    async def _make_endpoints(self, client: httpx.AsyncClient) -> None:
+        """Make three standing endpoints; all of this is before the first fault."""
+        scheme = "https" if self.plan.tls else "http"
+        origins = [f"http://a.chaos.test:{self.links['subscriber_a'].port}"] * 2
+        origins.append(f"{scheme}://b.chaos.test:{self.links['subscriber_b'].port}")
+        for number, origin in enumerate(origins):
+            body = {"url": f"{origin}/standing-{number}", "event_types": ["job.*"], "timeout_s": 1}
+            made = (await client.post("/v1/endpoints", json=body)).raise_for_status().json()
+            self._secrets[f"/standing-{number}"] = made["secret"]
+
+    async def _submit(self, client: httpx.AsyncClient, job: JobPlan, begins_s: float) -> None:
+        """Submit a job, repeated under its key until it is answered for good; then do what an operator does to it."""
+        await asyncio.sleep(max(0.0, begins_s + job.at_s - asyncio.get_running_loop().time()))
+        body: dict[str, Any] = {
+            "provider": job.provider,
+            "input": {"images": ["https://example.com/a.png"], "prompt": job.prompt, "duration_s": 5},
+            "deadline_s": job.deadline_s,
+        }
+        if job.has_own_endpoint:
+            url = f"http://a.chaos.test:{self.links['subscriber_a'].port}/own-{job.number}"
+            body["notify"] = [{"url": url, "secret": SECRET}]
+        answer = await self._asked(client, "/v1/jobs", body, job.marker)
+        if answer is None or answer.status_code != 202:
+            return
+        shown = answer.json()
+        self.run.accepted.setdefault(job.marker, set()).add(shown["id"])
+        if job.verb:
+            await asyncio.sleep(self._luck.random())
+            await self._asked(client, f"/v1/jobs/{shown['id']}/{job.verb}", {}, f"{job.marker}verb")
+
+    async def _asked(self, client: httpx.AsyncClient, path: str, body: object, key: str) -> httpx.Response | None:
+        """Return the answer to a POST; None if none comes in time.
+
+        It is repeated while there is no answer, or 503. So is a 409, for a while: a process that was killed between the
+        key and the job has acknowledged nothing and sent nothing, and the key is not free again.
+        """
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + ASK_S
+        while loop.time() < until_s:
+            with contextlib.suppress(httpx.HTTPError):
+                answer = await client.post(path, json=body, headers={"idempotency-key": key})
+                self._note(path, answer)
+                if answer.status_code == 409:
+                    until_s = min(until_s, loop.time() + CONFLICT_S)
+                elif answer.status_code != 503:
+                    return answer
+            await asyncio.sleep(PAUSE_S)
+        return None
+
+    def _note(self, path: str, answer: httpx.Response) -> None:
+        """Note an answer."""
+        self.run.answers.append(Answer(path, answer.status_code, answer.headers.get("retry-after", "")))
+
+    async def _stream(self) -> None:
+        """Read the stream of events, and go on where it was cut."""
+        headers: dict[str, str] = {}
+        async with self._client() as client:
+            while True:
+                with contextlib.suppress(httpx.HTTPError):
+                    async with client.stream(
+                        "GET", "/v1/events/stream?type=job.*", headers=headers, timeout=30
+                    ) as answer:
+                        if answer.status_code != 200:
+                            await answer.aread()
+                            self._note("stream", answer)
+                        else:
+                            async for line in answer.aiter_lines():
+                                if found := _EVENT.match(line):
+                                    self.run.streamed.append(found[1])
+                                    headers["last-event-id"] = found[1]
+                await asyncio.sleep(PAUSE_S)
+
+    async def _quiet(self, client: httpx.AsyncClient) -> None:
+        """Return when every job has ended, every delivery too, and providers and streams have nothing left to say."""
+        loop = asyncio.get_running_loop()
+        until_s, waiting = loop.time() + PATIENCE_S, ["nothing was read"]
+        calm = 0
+        while calm < 2 and loop.time() < until_s:
+            try:
+                waiting = await self._waiting(client)
+            except (httpx.HTTPError, KeyError) as error:
+                waiting = [f"relay could not be asked: {error!r}"]
+            calm = 0 if waiting else calm + 1
+            self.waited.append(f"{loop.time() - until_s + PATIENCE_S:.1f} s: {waiting[:4]}")
+            await asyncio.sleep(PAUSE_S)
+        self.run.unfinished += [f"after {PATIENCE_S:g} s: {one}" for one in waiting]
+
+    async def _waiting(self, client: httpx.AsyncClient) -> list[str]:
+        """Return what is not at its end; an operator has every endpoint probed that is held."""
+        found = []
+        for path in ("/v1/jobs?status=open&limit=100", "/v1/deliveries?status=pending&limit=100"):
+            answer = await client.get(path)
+            self._note(path, answer)
+            found += [f"{one['object']} {one['id']} {one['status']}" for one in answer.json()["data"]]
+        if found:
+            endpoints = (await client.get("/v1/endpoints?limit=100")).json()["data"]
+            for one in endpoints:
+                if one["status"] == "held":
+                    self._note("probe", await client.post(f"/v1/endpoints/{one['id']}/probes"))
+        if self.world._running:
+            found.append("a provider still calls back")
+        return found
+
+    async def _collect(self, injector: Injector) -> None:
+        """Complete the manifest."""
+        run = self.run
+        run.ended_s = time.time() + injector.ahead_s
+        run.stored = await self._database.stored()
+        run.callbacks = [
+            Call(self._provider(one.url), one.body) for one in self.world.callbacks if one.status_code == 200
+        ]
+        for one in self.world.callbacks:
+            if one.status_code is not None:
+                run.answers.append(Answer("callback", one.status_code, "unknown"))
+        run.created = dict(Counter(_marker(job.body) for job in self.world.jobs.values() if not job.owner))
+        for stand_in in self._stand_ins.values():
+            if isinstance(stand_in, StableStudio | X402Org):
+                run.ledger |= stand_in.till.ledger
+        ids = {urlsplit(one.url).path: one.id for one in run.stored.endpoints}
+        run.notifications = self.subscriber.notifications(ids)
+        run.endpoints = {
+            one.id: (self._secrets.get(urlsplit(one.url).path, SECRET), one.job) for one in run.stored.endpoints
+        }
+
+    def _provider(self, url: str) -> str:
+        """Return the provider that a callback URL belongs to."""
+        return url.partition("/callbacks/")[2].partition("/")[0]
+
+
+def _marker(body: dict[str, Any]) -> str:
+    """Return the marker in a submission's prompt, wherever its provider keeps that."""
+    found = re.search(r"chaos-\d+-", msgspec.json.encode(body).decode())
+    return found[0] if found else "?"
+
+
+async def play(plan: Plan, database: Database, folder: Path) -> Outcome:
+    """Return what a plan showed."""
+    try:
+        return await Scene(plan, database, folder).play()
+    finally:
+        if isinstance(database, SQLiteFile):
+            database.release()

@@ -1,0 +1,45 @@
+"""relay under fire, in every change: some seeds of faults on each database; `python -m bench chaos` plays any number.
+
+What each seed does is in plan.py, and what must be true of it in checker.py.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.databases import Database, PostgreSQLDatabase, SQLiteFile
+from tests.chaos.plan import plan
+from tests.chaos.run import play
+from tests.support.postgres import Server
+
+pytestmark = pytest.mark.anyio
+
+SEEDS = {"sqlite": (*range(1, 10), 12), "postgres": range(1, 11)}
+
+
+async def judged(seed: int, database: Database, folder: Path, kind: str) -> None:
+    """Play a seed; AssertionError with what it broke, and how to play it again."""
+    outcome = await play(plan(seed, kind), database, folder)
+    print("\n".join(outcome.log))  # noqa: T201 - pytest shows it where the test fails
+    assert not outcome.broken, "\n".join([outcome.replay, *(f"{one.invariant}: {one.what}" for one in outcome.broken)])
+    assert outcome.jobs > 0
+    assert outcome.notifications > outcome.jobs
+
+
+@pytest.mark.parametrize("seed", SEEDS["sqlite"])
+async def test_a_seed_breaks_nothing_on_sqlite(seed: int, tmp_path: Path) -> None:
+    """Keep every invariant on SQLite through the faults of a seed."""
+    made = plan(seed, "sqlite")
+    file = SQLiteFile(tmp_path / "data")
+    file.prepare(small=any(fault.kind == "disk_full" for fault in made.faults))
+    try:
+        await judged(seed, file, tmp_path, "sqlite")
+    finally:
+        file.remove()
+
+
+@pytest.mark.parametrize("seed", SEEDS["postgres"])
+async def test_a_seed_breaks_nothing_on_postgresql(seed: int, tmp_path: Path, database_server: Server) -> None:
+    """Keep every invariant on PostgreSQL through the faults of a seed."""
+    database_server.ensure()
+    await judged(seed, PostgreSQLDatabase(database_server, database_server.database()), tmp_path, "postgres")
