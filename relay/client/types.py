@@ -669,6 +669,18 @@ class JobError(msgspec.Struct, frozen=True, kw_only=True):
     provider_message: str | None
 
 
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's own limits, where they differ from its provider's; null means as the provider's."""
+
+    duration_s: DurationRange | None
+    resolutions: list[str] | None
+    aspect_ratios: list[str] | None
+    images_min: int | None
+    images_max: int | None
+    references_max: dict[str, int] | None
+    """References of each kind."""
+
+
 class Notification(msgspec.Struct, frozen=True, kw_only=True):
     """The body of a notification, the same bytes on every attempt."""
 
@@ -748,38 +760,6 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """What a program acts on."""
     errors: list[FieldError] | None = None
     """Every wrong field, if fields are wrong."""
-
-
-class Provider(msgspec.Struct, frozen=True, kw_only=True):
-    """What a provider supports, and whether it is configured."""
-
-    name: str
-    configured: bool
-    key_refused_at: str | None
-    """Since when it refuses relay's key."""
-    last_error: str | None
-    last_callback_at: str | None
-    """When a callback about a job of the project came."""
-    verifies: str
-    """What proves its callbacks besides the token: a secret, its published keys, or nothing."""
-    finished_by: str
-    """What ends its jobs."""
-    paid: bool
-    """Whether relay's wallet pays for each job."""
-    cancel: bool
-    """Whether a job can be canceled there."""
-    models: list[str]
-    other_models: bool
-    """Whether `request` may name another model."""
-    duration_s: DurationRange
-    resolutions: list[str]
-    aspect_ratios: list[str]
-    images_max: int
-    prompt_max: int | None
-    """Characters."""
-    prompt_required: bool
-    result_lifetime_s: int | None
-    """How long its result URLs work."""
 
 
 class ProviderNumbers(msgspec.Struct, frozen=True, kw_only=True):
@@ -972,6 +952,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     links: JobLinks
     approval: Approval | None = None
     """Only if its price was to be approved."""
+    checked: str | None = None
+    """Only if relay did not know its model, and checked a part of its request."""
 
 
 class ListedJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -1013,6 +995,8 @@ class ListedJob(msgspec.Struct, frozen=True, kw_only=True):
     links: JobLinks
     approval: Approval | None = None
     """Only if its price was to be approved."""
+    checked: str | None = None
+    """Only if relay did not know its model, and checked a part of its request."""
     reached: Reached | None
     """Null if it announced no end yet."""
 
@@ -1056,7 +1040,45 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     links: JobLinks
     approval: Approval | None = None
     """Only if its price was to be approved."""
+    checked: str | None = None
+    """Only if relay did not know its model, and checked a part of its request."""
     notify: list[JobEndpoint]
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider supports, and whether it is configured."""
+
+    name: str
+    configured: bool
+    key_refused_at: str | None
+    """Since when it refuses relay's key."""
+    last_error: str | None
+    last_callback_at: str | None
+    """When a callback about a job of the project came."""
+    verifies: str
+    """What proves its callbacks besides the token: a secret, its published keys, or nothing."""
+    finished_by: str
+    """What ends its jobs."""
+    paid: bool
+    """Whether relay's wallet pays for each job."""
+    cancel: bool
+    """Whether a job can be canceled there."""
+    models: list[str]
+    limits_by_model: dict[str, Model]
+    """Of the models whose limits differ from the provider's."""
+    other_models: bool
+    """Whether `request` may name another model."""
+    duration_s: DurationRange
+    resolutions: list[str]
+    aspect_ratios: list[str]
+    images_max: int
+    prompt_max: int | None
+    """Characters."""
+    prompt_required: bool
+    honours: list[str]
+    """The fields of `input` that it has a place for; `references.video`: references of that kind."""
+    result_lifetime_s: int | None
+    """How long its result URLs work."""
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from relay.jobs.submission import HAND_OVER_MS
 from relay.model import ids, payment
 from relay.model.delivery import Endpoint
 from relay.model.job import EventType, Input, Job, JobState
-from relay.providers.native import NativeBody, check_given, native_body
+from relay.providers.native import NativeBody, check_given, native_body, unknown_model
 from relay.security import signatures
 from relay.security.url_policy import AddressPolicy
 from relay.storage.jobs import NewJob
@@ -87,6 +87,7 @@ class Intake:
             input=given.get("input"),
             metadata=wanted.metadata or {},
             model=model if isinstance(model, str) else None,
+            checked="partly" if provider and unknown_model(provider.adapter, native.body) else None,
             next_submit_at=now_ms + HAND_OVER_MS,
             max_cost=payment.max_cost(wanted.max_cost),
         )

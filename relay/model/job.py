@@ -334,6 +334,8 @@ class Job(msgspec.Struct, kw_only=True, omit_defaults=True):
     traceparent: str | None = None
     """The client's trace, if jobs are traced; an earlier relay that updates the job drops it, and the trace splits."""
     approval: Approval | None = None
+    checked: Literal["partly"] | None = None
+    """`partly` if relay did not know its model; an earlier relay that updates the job drops it."""
 
 
 class CallbackHead(msgspec.Struct, kw_only=True, frozen=True):

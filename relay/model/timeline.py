@@ -43,9 +43,9 @@ class Entry(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
-def of_job(job: Job, unknown_model: str | None = None) -> list[Entry]:
-    """Return the entries of the job's creation and end; `unknown_model` is a model that relay does not know."""
-    checked = f'checked: "partly"; relay does not know the model {unknown_model}' if unknown_model else None
+def of_job(job: Job) -> list[Entry]:
+    """Return the entries of the job's creation and end."""
+    checked = f'checked: "partly"; relay does not know the model {job.model}' if job.checked else None
     lines = [Entry(job.created_at, "state", "the job was accepted", job.id, decision=JobState.PENDING, reason=checked)]
     if job.approval is not None:
         price = "an unknown price" if job.approval.amount is None else f"a price of {usdc(job.approval.amount)} USD"

@@ -64,22 +64,20 @@ SubmissionAnswer = Accepted | Refused | Unclear
 class ModelLimits(msgspec.Struct, frozen=True, kw_only=True):
     """A model's published limits where they differ from its provider's; None means as the provider's.
 
-    `images` are the least and the most frames; `references_max` is how many image references it accepts; `audio` is
-    whether it makes sound, None if that is not published.
+    `images` are the fewest and the most frames, `references` the most images, videos and sounds that are none.
     """
 
     duration_s: tuple[int, int] | None = None
     resolutions: tuple[str, ...] | None = None
     aspect_ratios: tuple[str, ...] | None = None
     images: tuple[int, int] | None = None
-    references_max: int | None = None
-    audio: bool | None = None
+    references: tuple[int, int, int] | None = None
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """A provider's published limits, shown by `GET /v1/providers`; None where a limit is not published.
 
-    They span all of its models; `by_model` has those of a model that differ.
+    They span all of its models; `by_model` has those of the models that differ.
     """
 
     models: tuple[str, ...]
@@ -94,18 +92,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     poll_s: int | None = None
     paid: bool = False
     by_model: Mapping[str, ModelLimits] = {}
-
-    def of(self, model: str) -> ModelLimits:
-        """Return a model's limits, those of the provider where the model has none of its own."""
-        own = self.by_model.get(model, ModelLimits())
-        return ModelLimits(
-            duration_s=own.duration_s or self.duration_s,
-            resolutions=self.resolutions if own.resolutions is None else own.resolutions,
-            aspect_ratios=self.aspect_ratios if own.aspect_ratios is None else own.aspect_ratios,
-            images=own.images or (0, self.images_max),
-            references_max=own.references_max or 0,
-            audio=own.audio,
-        )
 
 
 class SubmittedJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -339,6 +325,47 @@ def check_reference_mode(given: Input) -> list[FieldError]:
     if given.mode is not None:
         return [FieldError("references", f"cannot be given with mode {validation.clipped(given.mode)}")]
     return [FieldError("references", "cannot be given with images unless mode is reference")] if given.images else []
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """A value of a native body and its path."""
+
+    path: str
+    value: object
+
+
+def check_by_model(own: ModelLimits | None, model: object, given: Mapping[str, Placed]) -> list[FieldError]:
+    """Return the errors of values that a provider accepts and this model of it does not.
+
+    `given` holds them by the name of their limit: `duration_s` (a number), `resolutions`, `aspect_ratios`.
+    """
+    errors = []
+    for name, placed in given.items():
+        allowed = getattr(own, name, None)
+        if allowed is None or placed.value is None:
+            continue
+        if name == "duration_s":
+            low, high = allowed
+            fits = isinstance(placed.value, int) and low <= placed.value <= high
+            limit = f"an integer from {low} to {high}"
+        else:
+            fits = placed.value in allowed
+            limit = "one of " + ", ".join(f'"{one}"' for one in allowed)
+        if not fits:
+            message = f"must be {limit} for {model}, not {validation.shown(placed.value)}"
+            errors.append(FieldError(placed.path, message))
+    return errors
+
+
+def check_count(media: object, path: str, most: tuple[int, int], model: object) -> list[FieldError]:
+    """Return the error of fewer or more media than a model accepts: `most` holds both counts."""
+    low, high = most
+    count = len(items(media))
+    if low <= count <= high or not (media is None or isinstance(media, list)):
+        return []
+    if media is None:
+        return [FieldError(path, "is required")]
+    return [FieldError(path, f"must be an array of {low} to {high} items for {model}, not {count}")]
 
 
 def without_none(**fields: object) -> dict[str, object]:

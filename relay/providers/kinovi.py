@@ -6,6 +6,7 @@ callback is sent only once.
 Sources: https://kinovi.ai/docs/seedance2.0/image-to-video, https://kinovi.ai/openapi.json.
 """
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
@@ -22,10 +23,14 @@ from relay.providers.base import (
     COMMON,
     REFERENCES,
     Limits,
+    ModelLimits,
+    Placed,
     Provider,
     SubmissionAnswer,
     SubmittedJob,
     at,
+    check_by_model,
+    check_count,
     check_reference_mode,
     check_urls,
     items,
@@ -39,28 +44,41 @@ from relay.providers.prices import Price, in_credits, seconds_at, text_at
 
 STANDARD: Final = "seedance-20"
 FAST: Final = "seedance2-fast"
+NEWEST: Final = "seedance2-5"
 LIFETIME_S: Final = 14 * 86_400
 KEYFRAMES_MAX: Final = 2
-PROMPT_MAX: Final = 4000  # with `urls`; with `imageUrls` the schema's 10,000 applies
 USD_PER_CREDIT: Final = Decimal("0.005")
 UPSCALE_CREDITS: Final = 28
-_CREDITS: Final = {
+_CREDITS: Final[dict[tuple[str, str], int | Decimal]] = {
     (STANDARD, "480p"): 15,
     (STANDARD, "720p"): 40,
     (STANDARD, "1080p"): 90,
     (STANDARD, "4k"): 200,
     (FAST, "720p"): 28,
+    (NEWEST, "480p"): 26,
+    (NEWEST, "720p"): 59,
+    (NEWEST, "1080p"): Decimal("143.4"),
 }
 """Per second. The image-to-video page has 720p of both models, the upscale and the price of a credit.
 
 Kinovi's public repository kinovi-models has the standard model's other sizes and its prices with a reference video.
+With one the newest model counts its seconds too, which relay does not know.
 """
-_CREDITS_WITH_VIDEO: Final = {
+_CREDITS_WITH_VIDEO: Final[dict[tuple[str, str], int | Decimal]] = {
     (STANDARD, "480p"): 19,
     (STANDARD, "720p"): 48,
     (STANDARD, "1080p"): 108,
     (STANDARD, "4k"): 240,
 }
+PROMPT_MAX: Final = 4000  # with `urls`; with `imageUrls` or without images the model's own applies
+PROMPT_MAX_OF: Final = {STANDARD: 10_000, FAST: 10_000, NEWEST: 30_000}
+_SIZES: Final = ("480p", "720p", "1080p")
+MODELS: Final = {
+    STANDARD: ModelLimits(duration_s=(4, 15), resolutions=(*_SIZES, "4k"), references=(9, 3, 3)),
+    FAST: ModelLimits(duration_s=(4, 15), resolutions=("480p", "720p", "4k"), references=(9, 3, 3)),
+    NEWEST: ModelLimits(duration_s=(4, 30), resolutions=_SIZES, references=(30, 10, 10)),
+}
+"""Of each model; 4K of the fast one is an upscale."""
 CODES: Final[answers.Codes] = {
     **answers.CODES,
     **answers.codes({answers.REJECTED: "2038 asset_review_failed", answers.PROVIDER_FAULT: "500"}),
@@ -84,7 +102,9 @@ _SUGGESTIONS: Final = {name.removeprefix("inputs."): name for name in _UNIFIED} 
     "inputs.aspect_ratio": "inputs.aspectRatio",
     "inputs.image_urls": "inputs.imageUrls",
 }
-_DURATIONS: Final = (*range(4, 16), *(str(seconds) for seconds in range(4, 16)))
+_OLDER: Final = ("urls", "upscaleResolution")
+"""Fields of the first generation, which the newest model does not have."""
+_DURATION: Final = re.compile(r"[1-9][0-9]?")
 _CAMEL: Final = {
     "image_urls": "imageUrls",
     "video_urls": "videoUrls",
@@ -99,24 +119,25 @@ class Inputs(msgspec.Struct, forbid_unknown_fields=True, rename=_CAMEL):
     """The parameters of both published generations."""
 
     urls: Annotated[list[str], Meta(min_length=1, max_length=2)] | UnsetType = UNSET
-    image_urls: Annotated[list[str], Meta(min_length=1, max_length=9)] | UnsetType = UNSET
-    video_urls: Annotated[list[str], Meta(max_length=3)] | UnsetType = UNSET
-    audio_urls: Annotated[list[str], Meta(max_length=3)] | UnsetType = UNSET
-    prompt: Annotated[str, Meta(max_length=10_000)] | UnsetType = UNSET
-    duration: Annotated[int, Meta(ge=4, le=15)] | str | UnsetType = UNSET
+    image_urls: Annotated[list[str], Meta(max_length=30)] | UnsetType = UNSET
+    video_urls: Annotated[list[str], Meta(max_length=10)] | UnsetType = UNSET
+    audio_urls: Annotated[list[str], Meta(max_length=10)] | UnsetType = UNSET
+    prompt: Annotated[str, Meta(max_length=30_000)] | UnsetType = UNSET
+    duration: Annotated[int, Meta(ge=4, le=30)] | str | UnsetType = UNSET
     aspect_ratio: Literal["16:9", "9:16", "1:1", "3:4", "4:3", "21:9"] | UnsetType = UNSET
     mode: Literal["keyframe", "reference"] | UnsetType = UNSET
     output_resolution: Literal["480p", "720p", "1080p", "4k"] | UnsetType = UNSET
     upscale_resolution: Literal["4k"] | UnsetType = UNSET
     generate_audio: bool | UnsetType = UNSET
     bitrate_mode: Literal["high"] | UnsetType = UNSET
+    output_format: Literal["mp4", "mov"] | UnsetType = UNSET
     seed: int | UnsetType = UNSET
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a submission."""
 
-    model: Literal["seedance-20", "seedance2-fast"]
+    model: Literal["seedance-20", "seedance2-fast", "seedance2-5"]
     inputs: Inputs
 
 
@@ -135,11 +156,12 @@ class Kinovi(Provider):
     unified = _UNIFIED
     request_types: tuple[type, ...] = (Request,)
     limits = Limits(
-        models=(STANDARD, FAST),
-        duration_s=(4, 15),
+        models=tuple(MODELS),
+        by_model=MODELS,
+        duration_s=(4, 30),
         resolutions=("480p", "720p", "1080p", "4k"),
         aspect_ratios=("16:9", "9:16", "1:1", "3:4", "4:3", "21:9"),
-        images_max=9,
+        images_max=30,
         prompt_max=PROMPT_MAX,
         prompt_required=False,
         result_lifetime_s=LIFETIME_S,
@@ -147,14 +169,18 @@ class Kinovi(Provider):
     )
 
     def from_input(self, given: Input) -> dict[str, object]:
-        """Return the native body: `adaptive` omits the ratio, and more than two references go into `imageUrls`."""
+        """Return the native body: `adaptive` omits the ratio, and all but one or two images go into `imageUrls`.
+
+        The newest model has no `urls` and no duration as text.
+        """
         mode = "reference" if given.references else given.mode
         pictures = [*given.frames, *given.referred("image")]
-        many = mode == "reference" and len(pictures) > KEYFRAMES_MAX
+        newest = given.model == NEWEST
+        many = newest or not pictures or (mode == "reference" and len(pictures) > KEYFRAMES_MAX)
         upscaled = given.resolution == "4k"
         inputs = without_none(
             prompt=given.prompt,
-            duration=None if given.duration_s is None else str(given.duration_s),
+            duration=given.duration_s if newest or given.duration_s is None else str(given.duration_s),
             aspectRatio=None if given.aspect_ratio == "adaptive" else given.aspect_ratio,
             mode=mode,
             outputResolution=None if upscaled else given.resolution,
@@ -164,7 +190,7 @@ class Kinovi(Provider):
             videoUrls=given.referred("video") or None,
             audioUrls=given.referred("audio") or None,
         )
-        inputs["imageUrls" if many else "urls"] = pictures
+        inputs |= {"imageUrls" if many else "urls": pictures} if pictures else {}
         request: dict[str, object] = {"model": given.model or STANDARD, "inputs": inputs}
         if wrong := check_reference_mode(given):
             raise InvalidInput(wrong + self.check(request))
@@ -173,7 +199,8 @@ class Kinovi(Provider):
     def check(self, request: object) -> list[FieldError]:
         """Return every error by the published limits."""
         return with_rules(
-            with_suggestions(validation.check(request, Request), _SUGGESTIONS), _rules(at(request, "inputs"))
+            with_suggestions(validation.check(request, Request), _SUGGESTIONS),
+            _rules(at(request, "inputs"), at(request, "model")),
         )
 
     def submission(self, request: dict[str, object], callback_url: str | None, job_id: str) -> ProviderRequest:
@@ -203,53 +230,74 @@ class Kinovi(Provider):
         with_video, upscaled = bool(items(at(inputs, "videoUrls"))), at(inputs, "upscaleResolution") is not None
         size = text_at(inputs, "outputResolution") or "720p"
         rate = (_CREDITS_WITH_VIDEO if with_video else _CREDITS).get((text_at(request, "model"), size))
-        seconds = seconds_at(inputs, "duration", range(4, 16), 5)
+        longest = 30 if text_at(request, "model") == NEWEST else 15
+        seconds = seconds_at(inputs, "duration", range(4, longest + 1), 5)
         if rate is None or seconds is None or (upscaled and (with_video or size != "720p")):
             return None
         return in_credits(Decimal((rate + UPSCALE_CREDITS if upscaled else rate) * seconds), USD_PER_CREDIT)
 
 
-def _rules(inputs: object) -> list[FieldError]:
-    """Return the errors that the schema cannot express: images, mode, prompt and media together; the duration."""
+def _rules(inputs: object, model: object) -> list[FieldError]:
+    """Return the errors that the schema cannot express: images, mode, prompt and media together; the model's limits."""
     if not isinstance(inputs, dict):
         return []
+    own = MODELS.get(model) if isinstance(model, str) else None
     names = ("urls", "imageUrls", "videoUrls", "audioUrls")
     errors = [error for name in names for error in check_urls(inputs.get(name), f"inputs.{name}")]
-    errors += _images(inputs) + _prompt(inputs)
-    if inputs.get("mode") != "reference":
+    errors += _images(inputs, model) + _prompt(inputs, model) + _duration(inputs)
+    media = any(inputs.get(name) for name in names[2:])
+    if media and inputs.get("mode") != "reference" and not (model == NEWEST and "mode" not in inputs):
         errors += [
             FieldError(f"inputs.{name}", 'needs inputs.mode "reference"') for name in names[2:] if inputs.get(name)
         ]
-    return errors + (_duration(inputs["duration"]) if "duration" in inputs else [])
+    if own is None or own.references is None:
+        return errors
+    for name, most in zip(names[1:], own.references, strict=True):
+        errors += check_count(inputs.get(name), f"inputs.{name}", (0, most), model)
+    if model == FAST and inputs.get("outputResolution") == "4k":
+        errors.append(FieldError("inputs.outputResolution", f"is an upscale at {model}: use inputs.upscaleResolution"))
+    if model == NEWEST:
+        errors += [FieldError(f"inputs.{name}", f"is not a field of {model}") for name in _OLDER if name in inputs]
+    placed = {"resolutions": Placed("inputs.outputResolution", inputs.get("outputResolution"))}
+    if (seconds := _whole(inputs.get("duration"))) is not None:
+        placed["duration_s"] = Placed("inputs.duration", seconds)
+    return errors + check_by_model(own, model, placed)
 
 
-def _images(inputs: dict[str, Any]) -> list[FieldError]:
+def _images(inputs: dict[str, Any], model: object) -> list[FieldError]:
     """Return the error of the images: one of the two fields, and more than two images only as references."""
     if "urls" in inputs and "imageUrls" in inputs:
         return [FieldError("inputs.imageUrls", "cannot be given with inputs.urls: give one of them")]
-    if "urls" not in inputs and "imageUrls" not in inputs:
-        return [FieldError("inputs.urls", "is required (1 or 2 images), or inputs.imageUrls (1 to 9)")]
     count = len(items(inputs.get("imageUrls")))
-    if count > KEYFRAMES_MAX and inputs.get("mode") != "reference":
+    mode = inputs.get("mode", "reference" if model == NEWEST else "keyframe")
+    if count > KEYFRAMES_MAX and mode != "reference":
         return [FieldError("inputs.imageUrls", f"must be an array of 1 to 2 items in keyframe mode, not {count}")]
     return []
 
 
-def _duration(seconds: object) -> list[FieldError]:
-    """Return the error of a duration that is not a number from 4 to 15, or the same as text."""
-    if isinstance(seconds, int | str) and seconds in _DURATIONS:
+def _duration(inputs: dict[str, Any]) -> list[FieldError]:
+    """Return the error of a duration that is neither a number nor the same as text."""
+    if "duration" not in inputs or _whole(inputs["duration"]) is not None:
         return []
-    limit = 'must be an integer from 4 to 15 or a string from "4" to "15"'
-    return [FieldError("inputs.duration", f"{limit}, not {validation.shown(seconds)}")]
+    limit = "must be an integer or a string with one"
+    return [FieldError("inputs.duration", f"{limit}, not {validation.shown(inputs['duration'])}")]
 
 
-def _prompt(inputs: dict[str, Any]) -> list[FieldError]:
-    """Return the error of the prompt: optional and shorter with `urls`, required with `imageUrls`."""
+def _whole(seconds: object) -> int | None:
+    """Return the seconds of a number or a text; None for anything else."""
+    if isinstance(seconds, str) and _DURATION.fullmatch(seconds):
+        return int(seconds)
+    return seconds if isinstance(seconds, int) and not isinstance(seconds, bool) else None
+
+
+def _prompt(inputs: dict[str, Any], model: object) -> list[FieldError]:
+    """Return the error of the prompt: optional and shorter with `urls`, else required."""
     prompt = inputs.get("prompt")
-    if "imageUrls" in inputs:
-        return [] if prompt else [FieldError("inputs.prompt", "is required with inputs.imageUrls")]
-    if isinstance(prompt, str) and len(prompt) > PROMPT_MAX:
-        return [FieldError("inputs.prompt", f"must be a string of at most {PROMPT_MAX} characters, not {len(prompt)}")]
+    if "urls" not in inputs and not prompt:
+        return [FieldError("inputs.prompt", "is required without inputs.urls")]
+    most = PROMPT_MAX if "urls" in inputs else PROMPT_MAX_OF.get(str(model), PROMPT_MAX)
+    if isinstance(prompt, str) and len(prompt) > most:
+        return [FieldError("inputs.prompt", f"must be a string of at most {most} characters, not {len(prompt)}")]
     return []
 
 

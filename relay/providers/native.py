@@ -238,6 +238,8 @@ def _named(errors: list[FieldError], written: _Written) -> list[FieldError]:
             path = validation.join(OPTIONS, error.path)
         else:
             path = written.provider.input_path(error.path)
+            if _field(path) == "images" and written.given.references and not written.given.frames:
+                path = path.replace("images", "references", 1)
             if written.options and _field(path) not in Input.__struct_fields__:
                 path = validation.join(OPTIONS, error.path)
         named.append(FieldError(path, error.message))

@@ -1,5 +1,6 @@
 """EvoLink's stand-in: https://docs.evolink.ai, the image-to-video page and the asynchronous-task pages."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -8,10 +9,13 @@ from starlette.responses import JSONResponse, Response
 
 from relay.sandbox.contract import ProviderJob, StandInBase, now_s
 
-_MODELS: Final = tuple(f"seedance-2.0-{kind}image-to-video" for kind in ("", "fast-", "mini-"))
+_MODEL: Final = re.compile(
+    r"seedance-(?P<family>2\.0|2\.0-fast|2\.0-mini|2\.5)-(?P<kind>text|image|reference)-to-video"
+)
 _RATIOS: Final = ("16:9", "9:16", "1:1", "4:3", "3:4", "21:9", "adaptive")
 _FIELDS: Final = {
-    *("model", "prompt", "image_urls", "duration", "quality", "aspect_ratio", "generate_audio", "callback_url")
+    *("model", "prompt", "image_urls", "video_urls", "audio_urls", "duration", "quality", "aspect_ratio"),
+    *("generate_audio", "callback_url"),
 }
 _CODES: Final = {
     400: ("invalid_request", "invalid_request_error"),
@@ -118,13 +122,22 @@ class EvoLink(StandInBase):
 
 def _wrong(body: dict[str, Any], allow_http: bool) -> str | None:
     """Return the first field that is against the page, None when all is well."""
-    images, duration, url = body.get("image_urls"), body.get("duration", 5), body.get("callback_url")
+    found = _MODEL.fullmatch(str(body.get("model")))
+    if found is None or not set(body) <= _FIELDS:
+        return "body" if set(body) - _FIELDS else "model"
+    newest, kind = found["family"] == "2.5", found["kind"]
+    duration, url = body.get("duration", 5), body.get("callback_url")
+    low, high = {"text": (0, 0), "image": (1, 2), "reference": (0, 30 if newest else 9)}[kind]
+    media = [body.get(name, []) for name in ("image_urls", "video_urls", "audio_urls")]
+    images = media[0]
     rules = {
-        "body": set(body) <= _FIELDS,
-        "model": body.get("model") in _MODELS,
+        "media": kind != "reference" or any(media if newest else media[:2]),
         "prompt": isinstance(body.get("prompt"), str) and body["prompt"] != "",
-        "image_urls": isinstance(images, list) and 1 <= len(images) <= 2 and all(is_url(image) for image in images),
-        "duration": isinstance(duration, int) and not isinstance(duration, bool) and 4 <= duration <= 15,
+        "image_urls": isinstance(images, list) and low <= len(images) <= high,
+        "urls": all(is_url(one) for listed in media for one in listed),
+        "duration": isinstance(duration, int)
+        and not isinstance(duration, bool)
+        and 4 <= duration <= (30 if newest else 15),
         "quality": body.get("quality", "720p") in ("480p", "720p", "1080p"),
         "aspect_ratio": body.get("aspect_ratio", "16:9") in _RATIOS,
         "generate_audio": isinstance(body.get("generate_audio", True), bool),

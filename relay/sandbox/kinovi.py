@@ -18,7 +18,7 @@ _MESSAGES: Final[dict[int, dict[str, Any]]] = {
     500: {"message": "Internal server error"},
 }
 _WORDS: Final = {"pending": "waiting", "running": "generating", "succeeded": "success"}
-_RATES: Final = {"seedance-20": 40, "seedance2-fast": 28}
+_RATES: Final = {"seedance-20": 40, "seedance2-fast": 28, "seedance2-5": 59}
 _RATIOS: Final = ("16:9", "9:16", "1:1", "3:4", "4:3", "21:9")
 
 
@@ -94,13 +94,19 @@ def _wrong(body: dict[str, Any], allow_http: bool) -> str | None:
     inputs, url = body.get("inputs"), body.get("callBackUrl")
     if not isinstance(inputs, dict):
         return "inputs"
-    images = inputs.get("urls", inputs.get("imageUrls"))
+    newest = body.get("model") == "seedance2-5"
+    images = inputs.get("urls", inputs.get("imageUrls", []))
+    prompt = inputs.get("prompt", "" if "urls" in inputs else None)
     duration = inputs.get("duration", "5")
     rules = {
         "model": body.get("model") in _RATES,
-        "inputs.urls": isinstance(images, list) and 1 <= len(images) <= 9 and all(is_url(image) for image in images),
-        "inputs.prompt": isinstance(inputs.get("prompt", ""), str) and len(inputs.get("prompt", "")) <= 10_000,
-        "inputs.duration": str(duration).isdigit() and not isinstance(duration, bool) and 4 <= int(duration) <= 15,
+        "inputs.urls": isinstance(images, list)
+        and len(images) <= (30 if newest else 9)
+        and all(is_url(image) for image in images),
+        "inputs.prompt": isinstance(prompt, str) and len(prompt) <= (30_000 if newest else 10_000),
+        "inputs.duration": str(duration).isdigit()
+        and not isinstance(duration, bool)
+        and 4 <= int(duration) <= (30 if newest else 15),
         "inputs.aspectRatio": inputs.get("aspectRatio", "16:9") in _RATIOS,
         "inputs.mode": inputs.get("mode", "keyframe") in ("keyframe", "reference"),
         "inputs.upscaleResolution": inputs.get("upscaleResolution", "4k") == "4k",

@@ -246,7 +246,17 @@ async def test_providers_list_what_they_support(tmp_path: Path) -> None:
         by_name = {one["name"]: one for one in shown["data"]}
         assert {*PROVIDERS, "sandbox"} == set(by_name)
         assert [one["configured"] for one in (by_name["evolink"], by_name["kinovi"])] == [True, False]
-        assert by_name["evolink"]["duration_s"] == {"min": 4, "max": 15}
+        assert by_name["evolink"]["duration_s"] == {"min": 4, "max": 30}
+        assert by_name["evolink"]["limits_by_model"]["seedance-2.5-image-to-video"] == {
+            "duration_s": {"min": 4, "max": 30},
+            "resolutions": ["480p", "720p", "1080p"],
+            "aspect_ratios": ["adaptive"],
+            "images_min": 1,
+            "images_max": 2,
+            "references_max": {"image": 0, "video": 0, "audio": 0},
+        }
+        assert by_name["x402org"]["limits_by_model"] == {}
+        assert set(by_name["kinovi"]["honours"]) == PROVIDERS["kinovi"].honours
         assert (by_name["evolink"]["images_max"], by_name["evolink"]["finished_by"]) == (2, "callback")
         assert all(one["models"] for one in shown["data"])
         assert [name for name, one in by_name.items() if one["result_lifetime_s"] is None] == ["x402org"]

@@ -52,7 +52,7 @@ def test_every_field_of_an_answer_is_required() -> None:
         for field in schema.get("properties", {})
         if field not in schema["required"] and name in _answered()
     }
-    jobs = {(name, "approval") for name in ("Job", "NewJob", "ListedJob")}
+    jobs = {(name, field) for name in ("Job", "NewJob", "ListedJob") for field in ("approval", "checked")}
     assert absent == jobs | {("JobEndpoint", "secret"), ("Output", "needs_key"), ("Problem", "errors")}
 
 
@@ -74,7 +74,7 @@ def test_native_bodies_are_described() -> None:
     """Describe `request` of a job by the type of each provider's native body."""
     names = {one.get("$ref", "").rpartition("/")[2] for one in SCHEMAS["JobFields"]["properties"]["request"]["anyOf"]}
     assert names >= {"EvoLinkRequest", "KinoviRequest", "RelayDanceRequest", "StableStudioRequestA", "X402OrgRequest"}
-    assert SCHEMAS["EvoLinkRequest"]["properties"]["duration"]["maximum"] == 15
+    assert SCHEMAS["EvoLinkRequest"]["properties"]["duration"]["maximum"] == 30
 
 
 @pytest.mark.anyio

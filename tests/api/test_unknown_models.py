@@ -13,7 +13,7 @@ from tests.support.running import HeldClock, Running, relay
 pytestmark = pytest.mark.anyio
 
 EVOLINK = {
-    "model": "seedance-2.5-image-to-video",
+    "model": "seedance-3.0-image-to-video",
     "prompt": "slow push in",
     "image_urls": ["https://example.com/a.png"] * 3,
     "duration": 20,
@@ -37,7 +37,7 @@ def test_a_known_model_is_checked_as_before() -> None:
 
 @pytest.mark.parametrize("name", sorted(PROVIDERS))
 @pytest.mark.parametrize(
-    "model", ["seedance-2.5-image-to-video", "seedance-25", "kling/v3.0:pro", "veo-4-text-to-video"]
+    "model", ["seedance-3.0-image-to-video", "seedance-25", "kling/v3.0:pro", "veo-4-text-to-video"]
 )
 def test_any_provider_accepts_a_new_model(name: str, model: str) -> None:
     """Accept a model that relay does not know, with any fields and without images."""
@@ -69,14 +69,25 @@ def test_its_urls_are_public_ones(url: str) -> None:
 async def test_a_new_model_is_sent_unchanged(running: Running) -> None:
     """Send the native body unchanged but for the callback URL; say in the timeline that it was checked partly."""
     answer = await running.client.post("/v1/jobs", json={"provider": "evolink", "request": EVOLINK})
-    assert answer.status_code == 202
+    assert (answer.status_code, answer.json()["checked"]) == (202, "partly")
     sent: dict[str, Any] = dict(running.world.submissions[-1])
     assert sent.pop("callback_url").startswith(running.origin)
     assert sent == EVOLINK
     timeline = await running.get(f"/v1/jobs/{answer.json()['id']}/timeline")
     assert (
-        timeline["data"][0]["reason"] == 'checked: "partly"; relay does not know the model seedance-2.5-image-to-video'
+        timeline["data"][0]["reason"] == 'checked: "partly"; relay does not know the model seedance-3.0-image-to-video'
     )
+
+
+async def test_a_known_model_has_no_mark(running: Running) -> None:
+    """Say nothing of the check of a request that was checked whole, native or unified."""
+    body = {"model": "seedance-2.0-image-to-video", "prompt": "a", "image_urls": ["https://example.com/a.png"]}
+    for fields in ({"request": body}, {"input": {"images": ["https://example.com/a.png"], "prompt": "a"}}):
+        answer = await running.client.post("/v1/jobs", json={"provider": "evolink", **fields})
+        assert answer.status_code == 202
+        assert "checked" not in answer.json()
+        timeline = await running.get(f"/v1/jobs/{answer.json()['id']}/timeline")
+        assert timeline["data"][0]["reason"] is None
 
 
 async def test_a_callback_field_is_still_reserved(running: Running) -> None:

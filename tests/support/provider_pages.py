@@ -7,7 +7,7 @@ import msgspec
 from relay.model.backoff import CHECK_MARGIN
 from relay.model.job import Input
 from relay.providers.answers import CODES, STATUSES
-from relay.providers.base import Provider, callbacks_expected, can_cancel
+from relay.providers.base import ModelLimits, Provider, callbacks_expected, can_cancel
 from relay.providers.native import native_from_input
 from relay.providers.stablestudio import StableStudio
 from relay.providers.uploads import FLOWS, MEGABYTE
@@ -59,7 +59,27 @@ def limit_rows(provider: Provider) -> Rows:
         ("paid for each job", "yes" if limits.paid else "no"),
         ("largest uploaded file", upload),
         *provider.further_limits.items(),
+        *((f"`{model}`", own_limits(own)) for model, own in limits.by_model.items()),
     ]
+
+
+def own_limits(own: ModelLimits) -> str:
+    """Return a model's own limits in words."""
+    said = []
+    if own.duration_s is not None:
+        said.append(f"{own.duration_s[0]} to {own.duration_s[1]} s")
+    if own.resolutions is not None:
+        said.append(named(own.resolutions))
+    if own.aspect_ratios is not None:
+        said.append(named(own.aspect_ratios))
+    if own.images is not None:
+        low, high = own.images
+        said.append(f"{low} to {high} images" if high else "no images")
+    if own.references is not None:
+        kinds = zip(own.references, ("images", "videos", "sounds"), strict=True)
+        most = ", ".join(f"{count} {kind}" for count, kind in kinds if count)
+        said.append(f"references: {most}" if most else "no references")
+    return "; ".join(said)
 
 
 def setting_rows(provider: Provider) -> Rows:
@@ -162,11 +182,13 @@ def _holds(schema: dict[str, Any], kinds: dict[str, Any]) -> str:
 
 
 def price_rows(provider: Provider) -> Rows:
-    """Return the price of a second at each model and resolution, without and with a reference video; – if unknown."""
+    """Return the price of a second at each resolution of the models that have one, with a reference video too."""
     rows: Rows = []
     for model in provider.limits.models:
-        for resolution in provider.limits.resolutions:
-            rows.append((f"`{model}`", f"`{resolution}`", *_per_second(provider, model, resolution)))
+        own = provider.limits.by_model.get(model, ModelLimits())
+        cells = [(one, *_per_second(provider, model, one)) for one in own.resolutions or provider.limits.resolutions]
+        if any(price != "–" for _, *prices in cells for price in prices):
+            rows += [(f"`{model}`", f"`{resolution}`", *prices) for resolution, *prices in cells]
     return rows
 
 

@@ -90,6 +90,9 @@ def test_kinovi_costs_credits_by_the_second(resolution: str, seconds: int, as_te
         ("seedance-20", {"upscaleResolution": "4k"}, "340.000000", "1.700000"),
         ("seedance2-fast", {"upscaleResolution": "4k", "duration": "4"}, "224.000000", "1.120000"),
         ("seedance2-fast", {"outputResolution": "720p"}, "140.000000", "0.700000"),
+        ("seedance2-5", {"duration": 4, "outputResolution": "480p"}, "104.000000", "0.520000"),
+        ("seedance2-5", {"duration": 30}, "1770.000000", "8.850000"),
+        ("seedance2-5", {"outputResolution": "1080p"}, "717.000000", "3.585000"),
     ],
 )
 def test_kinovi_has_two_tables(model: str, inputs: dict[str, Any], amount: str, dollars: str) -> None:
@@ -105,6 +108,8 @@ def test_kinovi_has_two_tables(model: str, inputs: dict[str, Any], amount: str, 
         ("seedance-20", {"outputResolution": "4k", "upscaleResolution": "4k"}),
         ("seedance-20", {"upscaleResolution": "4k", "videoUrls": ["https://example.com/a.mp4"]}),
         ("seedance-20", {"duration": "16"}),
+        ("seedance2-5", {"duration": 31}),
+        ("seedance2-5", {"videoUrls": ["https://example.com/a.mp4"]}),
         ("seedance-9", {}),
     ],
 )

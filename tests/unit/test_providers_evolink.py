@@ -7,8 +7,8 @@ import pytest
 from relay.errors import InvalidInput
 from relay.model.job import Cost, ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
 from relay.model.provider_http import ProviderRequest
-from relay.providers.base import Accepted, Refused
-from relay.providers.evolink import FAST, MINI, STANDARD, EvoLink
+from relay.providers.base import Accepted, ModelLimits, Refused
+from relay.providers.evolink import FAST, MINI, MODELS, STANDARD, EvoLink
 from relay.providers.native import native_from_input
 from tests.support.provider_cases import JOB_ID, NOW_MS, answer, asked, recorded
 
@@ -26,16 +26,16 @@ def complaints(**fields: object) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("fields", "path", "message"),
     [
-        ({"duration": 3}, "duration", "must be an integer from 4 to 15, not 3"),
-        ({"duration": 16}, "duration", "must be an integer from 4 to 15, not 16"),
-        ({"duration": "5"}, "duration", 'must be an integer from 4 to 15, not "5"'),
-        ({"duration": 5.5}, "duration", "must be an integer from 4 to 15, not 5.5"),
-        ({"image_urls": [IMAGE] * 3}, "image_urls", "must be an array of 1 to 2 items, not 3"),
-        ({"image_urls": []}, "image_urls", "must be an array of 1 to 2 items, not 0"),
-        ({"image_urls": IMAGE}, "image_urls", f'must be an array of 1 to 2 items, not "{IMAGE}"'),
+        ({"duration": 3}, "duration", f"must be an integer from 4 to 15 for {STANDARD}, not 3"),
+        ({"duration": 16}, "duration", f"must be an integer from 4 to 15 for {STANDARD}, not 16"),
+        ({"duration": "5"}, "duration", f'must be an integer from 4 to 15 for {STANDARD}, not "5"'),
+        ({"duration": 5.5}, "duration", f"must be an integer from 4 to 15 for {STANDARD}, not 5.5"),
+        ({"image_urls": [IMAGE] * 3}, "image_urls", f"must be an array of 1 to 2 items for {STANDARD}, not 3"),
+        ({"image_urls": []}, "image_urls", f"must be an array of 1 to 2 items for {STANDARD}, not 0"),
+        ({"image_urls": IMAGE}, "image_urls", f'must be an array, not "{IMAGE}"'),
         ({"quality": "1080p", "model": FAST}, "quality", f'must be one of "480p", "720p" for {FAST}, not "1080p"'),
         ({"quality": "1080p", "model": MINI}, "quality", f'must be one of "480p", "720p" for {MINI}, not "1080p"'),
-        ({"quality": "4k"}, "quality", 'must be one of "1080p", "480p", "720p", not "4k"'),
+        ({"quality": "4k"}, "quality", f'must be one of "480p", "720p", "1080p" for {STANDARD}, not "4k"'),
         ({"generate_audio": "true"}, "generate_audio", 'must be true or false, not "true"'),
         ({"duration_s": 5}, "duration_s", "is not a field here; did you mean duration?"),
         ({"callback_url": "https://a.example"}, "callback_url", "is not a field here"),
@@ -73,6 +73,74 @@ def test_the_edges_are_good(fields: dict[str, object]) -> None:
     assert complaints(**fields) == {}
 
 
+def body(model: str, **fields: object) -> dict[str, object]:
+    """Return a body of the fewest media that a model needs, with these fields changed."""
+    media = {} if "-text-" in model else {"image_urls": [IMAGE]}
+    return {"model": model, "prompt": "slow push in", **media, **fields}
+
+
+@pytest.mark.parametrize(("model", "own"), MODELS.items())
+def test_each_model_has_its_own_limits(model: str, own: ModelLimits) -> None:
+    """Accept both ends of a model's limits, and nothing beyond them."""
+    assert own.duration_s is not None
+    assert own.resolutions is not None
+    assert own.aspect_ratios is not None
+    assert own.images is not None
+    assert own.references is not None
+    low, high = own.duration_s
+    pictures = max(own.images[1], own.references[0])
+    good: list[dict[str, Any]] = [{"duration": low}, {"duration": high}]
+    good += [{"quality": one} for one in own.resolutions] + [{"aspect_ratio": one} for one in own.aspect_ratios]
+    good += [{"image_urls": [IMAGE] * pictures}] if pictures else []
+    bad: list[dict[str, Any]] = [{"duration": low - 1}, {"duration": high + 1}]
+    bad += [{"image_urls": [IMAGE] * (pictures + 1)}]
+    bad += [{"quality": one} for one in {"480p", "720p", "1080p"} - set(own.resolutions)]
+    bad += [{"aspect_ratio": one} for one in {"16:9", "adaptive"} - set(own.aspect_ratios)]
+    for name, most in zip(("video_urls", "audio_urls"), own.references[1:], strict=True):
+        good += [{name: [IMAGE] * most}] if most else []
+        bad += [{name: [IMAGE] * (most + 1)}]
+    for fields in good:
+        assert EVOLINK.check(body(model, **fields)) == [], fields
+    for fields in bad:
+        assert [error.path for error in EVOLINK.check(body(model, **fields))] == list(fields), fields
+
+
+def test_the_newest_model_may_last_as_long_as_its_media() -> None:
+    """Accept a duration of -1 for Seedance 2.5, and for no other model."""
+    assert EVOLINK.check(body("seedance-2.5-image-to-video", duration=-1)) == []
+    assert [error.path for error in EVOLINK.check(body(STANDARD, duration=-1))] == ["duration"]
+
+
+def test_references_are_not_sounds_alone() -> None:
+    """Require an image or a video beside sounds for Seedance 2.0; for 2.5 sounds are enough."""
+    for model, enough in (("seedance-2.0-reference-to-video", False), ("seedance-2.5-reference-to-video", True)):
+        sounds = body(model, audio_urls=["https://example.com/a.mp3"])
+        del sounds["image_urls"]
+        assert (EVOLINK.check(sounds) == []) is enough
+        assert [error.path for error in EVOLINK.check({"model": model, "prompt": "p"})] == ["image_urls"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [({}, "text"), ({"images": [IMAGE]}, "image"), ({"references": [IMAGE]}, "reference")],
+)
+def test_the_media_choose_the_model(fields: dict[str, Any], kind: str) -> None:
+    """Choose the standard model for text, frames or references; the client may name another of the kind."""
+    assert native_from_input(EVOLINK, Input(prompt="p", **fields))["model"] == f"seedance-2.0-{kind}-to-video"
+    newest = f"seedance-2.5-{kind}-to-video"
+    made = native_from_input(EVOLINK, Input(prompt="p", model=newest, duration_s=30, **fields))
+    assert (made["model"], made["duration"]) == (newest, 30)
+
+
+def test_references_and_frames_are_different_models() -> None:
+    """Refuse references beside a frame, and name a list of references that is too long as the client wrote it."""
+    with pytest.raises(InvalidInput, match="cannot be given with images"):
+        native_from_input(EVOLINK, Input(images=[IMAGE], references=[IMAGE], prompt="p"))
+    with pytest.raises(InvalidInput) as raised:
+        native_from_input(EVOLINK, Input(references=[IMAGE] * 10, prompt="p"))
+    assert [error.path for error in raised.value.errors] == ["input.references"]
+
+
 def test_every_error_is_named_at_once() -> None:
     """Shape and rules between fields are in one list."""
     assert complaints(model=FAST, quality="1080p", duration="5", image_urls=[IMAGE, "https://10.0.0.1/a"]).keys() == {
@@ -105,7 +173,7 @@ def test_what_has_no_place_is_refused_with_the_rest() -> None:
     assert [(error.path, error.message) for error in raised.value.errors] == [
         ("input.seed", "EvoLink does not support seed"),
         ("input.mode", "EvoLink does not support mode"),
-        ("input.images", "must be an array of 1 to 2 items, not 3"),
+        ("input.images", f"must be an array of 1 to 2 items for {STANDARD}, not 3"),
     ]
 
 

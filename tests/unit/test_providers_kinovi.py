@@ -8,7 +8,7 @@ from relay.errors import InvalidInput
 from relay.model.job import Cost, ErrorClass, Input, JobError, JobState, Output, OutputKind, Report
 from relay.model.provider_http import ProviderRequest
 from relay.providers.base import Accepted, Refused
-from relay.providers.kinovi import FAST, STANDARD, Kinovi
+from relay.providers.kinovi import FAST, NEWEST, STANDARD, Kinovi
 from relay.providers.native import native_from_input
 from tests.support.provider_cases import JOB_ID, NOW_MS, answer, asked, recorded
 
@@ -26,21 +26,22 @@ def complaints(**inputs: object) -> dict[str, str]:
     return {error.path: error.message for error in KINOVI.check(body)}
 
 
-DURATION = 'must be an integer from 4 to 15 or a string from "4" to "15", not '
+DURATION = "must be an integer or a string with one, not "
+SECONDS = f"must be an integer from 4 to 15 for {STANDARD}, not "
 
 
 @pytest.mark.parametrize(
     ("inputs", "path", "message"),
     [
-        ({"duration": 3}, "inputs.duration", DURATION + "3"),
-        ({"duration": "16"}, "inputs.duration", DURATION + '"16"'),
+        ({"duration": 3}, "inputs.duration", SECONDS + "3"),
+        ({"duration": "16"}, "inputs.duration", SECONDS + "16"),
         ({"duration": "5s"}, "inputs.duration", DURATION + '"5s"'),
         ({"duration": 5.0}, "inputs.duration", DURATION + "5.0"),
         ({"duration": True}, "inputs.duration", DURATION + "true"),
-        ({"duration": 10**400}, "inputs.duration", DURATION + "so large a number"),
+        ({"duration": 10**400}, "inputs.duration", SECONDS + "so large a number"),
         ({"urls": [IMAGE] * 3}, "inputs.urls", "must be an array of 1 to 2 items, not 3"),
         ({"urls": []}, "inputs.urls", "must be an array of 1 to 2 items, not 0"),
-        ({"urls": None}, "inputs.urls", "is required (1 or 2 images), or inputs.imageUrls (1 to 9)"),
+        ({"urls": None}, "inputs.prompt", "is required without inputs.urls"),
         (
             {"imageUrls": [IMAGE], "prompt": "p"},
             "inputs.imageUrls",
@@ -54,26 +55,26 @@ DURATION = 'must be an integer from 4 to 15 or a string from "4" to "15", not '
         (
             {"urls": None, "imageUrls": [IMAGE] * 10, "prompt": "p", "mode": "reference"},
             "inputs.imageUrls",
-            "must be an array of 1 to 9 items, not 10",
+            f"must be an array of 0 to 9 items for {STANDARD}, not 10",
         ),
-        ({"urls": None, "imageUrls": [IMAGE]}, "inputs.prompt", "is required with inputs.imageUrls"),
+        ({"urls": None, "imageUrls": [IMAGE]}, "inputs.prompt", "is required without inputs.urls"),
         ({"prompt": "x" * 4001}, "inputs.prompt", "must be a string of at most 4000 characters, not 4001"),
         (
             {"urls": None, "imageUrls": [IMAGE], "prompt": "x" * 10_001},
             "inputs.prompt",
-            "must be a string of at most 10000 characters, not one of 10001 characters",
+            "must be a string of at most 10000 characters, not 10001",
         ),
         ({"videoUrls": [VIDEO]}, "inputs.videoUrls", 'needs inputs.mode "reference"'),
         ({"audioUrls": [VIDEO], "mode": "keyframe"}, "inputs.audioUrls", 'needs inputs.mode "reference"'),
         (
             {"videoUrls": [VIDEO] * 4, "mode": "reference"},
             "inputs.videoUrls",
-            "must be an array of at most 3 items, not 4",
+            f"must be an array of 0 to 3 items for {STANDARD}, not 4",
         ),
         (
             {"audioUrls": [VIDEO] * 4, "mode": "reference"},
             "inputs.audioUrls",
-            "must be an array of at most 3 items, not 4",
+            f"must be an array of 0 to 3 items for {STANDARD}, not 4",
         ),
         ({"upscaleResolution": "8k"}, "inputs.upscaleResolution", 'must be one of "4k", not "8k"'),
         ({"bitrate_mode": "low"}, "inputs.bitrate_mode", 'must be one of "high", not "low"'),
@@ -120,6 +121,7 @@ def test_what_stands_outside_inputs_is_pointed_at() -> None:
         },
         {"outputResolution": "4k", "generate_audio": False, "bitrate_mode": "high", "seed": 10792},
         {"upscaleResolution": "4k", "aspectRatio": "21:9"},
+        {"urls": None, "prompt": "x" * 10_000},
     ],
 )
 def test_the_edges_are_good(inputs: dict[str, object]) -> None:
@@ -133,7 +135,7 @@ def test_a_full_input_becomes_kinovis_words() -> None:
         images=[IMAGE, IMAGE],
         prompt="p",
         duration_s=5,
-        resolution="1080p",
+        resolution="720p",
         aspect_ratio="16:9",
         audio=True,
         model=FAST,
@@ -148,7 +150,7 @@ def test_a_full_input_becomes_kinovis_words() -> None:
             "duration": "5",
             "aspectRatio": "16:9",
             "mode": "keyframe",
-            "outputResolution": "1080p",
+            "outputResolution": "720p",
             "generate_audio": True,
             "seed": 7,
         },
@@ -164,13 +166,60 @@ def test_some_values_are_spelled_differently() -> None:
 
 
 def test_too_many_images_are_refused_in_the_clients_words() -> None:
-    """Three images without the mode that takes them, and a missing one, name `images`."""
-    for images, count in ([IMAGE] * 3, 3), ([], 0):
-        with pytest.raises(InvalidInput) as raised:
-            native_from_input(KINOVI, Input(images=images, prompt="p"))
-        assert [(error.path, error.message) for error in raised.value.errors] == [
-            ("input.images", f"must be an array of 1 to 2 items, not {count}")
-        ]
+    """Three images without the mode that takes them name `images`."""
+    with pytest.raises(InvalidInput) as raised:
+        native_from_input(KINOVI, Input(images=[IMAGE] * 3, prompt="p"))
+    assert [(error.path, error.message) for error in raised.value.errors] == [
+        ("input.images", "must be an array of 1 to 2 items, not 3")
+    ]
+
+
+def test_text_alone_makes_a_video() -> None:
+    """Send a prompt without images, which it then needs."""
+    assert native_from_input(KINOVI, Input(prompt="p", duration_s=5)) == {
+        "model": STANDARD,
+        "inputs": {"prompt": "p", "duration": "5"},
+    }
+    with pytest.raises(InvalidInput) as raised:
+        native_from_input(KINOVI, Input())
+    assert [error.path for error in raised.value.errors] == ["input.prompt"]
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "path"),
+    [
+        (FAST, {"outputResolution": "720p"}, None),
+        (FAST, {"outputResolution": "1080p"}, "inputs.outputResolution"),
+        (FAST, {"outputResolution": "4k"}, "inputs.outputResolution"),
+        (FAST, {"upscaleResolution": "4k"}, None),
+        (NEWEST, {"duration": 4}, None),
+        (NEWEST, {"duration": 30}, None),
+        (NEWEST, {"duration": 3}, "inputs.duration"),
+        (NEWEST, {"duration": 31}, "inputs.duration"),
+        (NEWEST, {"outputResolution": "1080p", "output_format": "mov"}, None),
+        (NEWEST, {"outputResolution": "4k"}, "inputs.outputResolution"),
+        (NEWEST, {"upscaleResolution": "4k"}, "inputs.upscaleResolution"),
+        (NEWEST, {"urls": [IMAGE]}, "inputs.urls"),
+        (NEWEST, {"imageUrls": [IMAGE] * 30, "videoUrls": [VIDEO] * 10, "audioUrls": [VIDEO] * 10}, None),
+        (NEWEST, {"imageUrls": [IMAGE] * 31}, "inputs.imageUrls"),
+        (NEWEST, {"videoUrls": [VIDEO] * 11}, "inputs.videoUrls"),
+        (NEWEST, {"audioUrls": [VIDEO] * 11}, "inputs.audioUrls"),
+        (NEWEST, {"imageUrls": [IMAGE] * 3, "mode": "keyframe"}, "inputs.imageUrls"),
+        (NEWEST, {"prompt": "x" * 30_000}, None),
+        (NEWEST, {"prompt": "x" * 30_001}, "inputs.prompt"),
+    ],
+)
+def test_each_model_has_its_own_limits(model: str, inputs: dict[str, object], path: str | None) -> None:
+    """Accept both ends of a model's own limits, and name what is beyond them."""
+    errors = KINOVI.check({"model": model, "inputs": {"prompt": "p", **inputs}})
+    assert [error.path for error in errors] == ([] if path is None else [path])
+
+
+def test_the_newest_model_has_the_newer_body() -> None:
+    """Translate an input for Seedance 2.5 into `imageUrls` and a number of seconds."""
+    given = Input(images=[IMAGE], last_frame=VIDEO, prompt="p", duration_s=30, model=NEWEST)
+    inputs = {"imageUrls": [IMAGE, VIDEO], "prompt": "p", "duration": 30}
+    assert native_from_input(KINOVI, given) == {"model": NEWEST, "inputs": inputs}
 
 
 def test_requests_go_where_the_page_says() -> None:

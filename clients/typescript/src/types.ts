@@ -511,6 +511,8 @@ export interface Job {
   links: JobLinks;
   /** Only if its price was to be approved. */
   approval?: Approval;
+  /** Only if relay did not know its model, and checked a part of its request. */
+  checked?: "partly";
 }
 
 /** An endpoint that was made for one job. */
@@ -631,8 +633,21 @@ export interface ListedJob {
   links: JobLinks;
   /** Only if its price was to be approved. */
   approval?: Approval;
+  /** Only if relay did not know its model, and checked a part of its request. */
+  checked?: "partly";
   /** Null if it announced no end yet. */
   reached: Reached | null;
+}
+
+/** A model's own limits, where they differ from its provider's; null means as the provider's. */
+export interface Model {
+  duration_s: DurationRange | null;
+  resolutions: string[] | null;
+  aspect_ratios: string[] | null;
+  images_min: number | null;
+  images_max: number | null;
+  /** References of each kind. */
+  references_max: Record<string, number> | null;
 }
 
 /** An endpoint as `POST /v1/endpoints` answers it. */
@@ -713,6 +728,8 @@ export interface NewJob {
   links: JobLinks;
   /** Only if its price was to be approved. */
   approval?: Approval;
+  /** Only if relay did not know its model, and checked a part of its request. */
+  checked?: "partly";
   notify: JobEndpoint[];
 }
 
@@ -857,6 +874,8 @@ export interface Provider {
   /** Whether a job can be canceled there. */
   cancel: boolean;
   models: string[];
+  /** Of the models whose limits differ from the provider's. */
+  limits_by_model: Record<string, Model>;
   /** Whether `request` may name another model. */
   other_models: boolean;
   duration_s: DurationRange;
@@ -866,6 +885,8 @@ export interface Provider {
   /** Characters. */
   prompt_max: number | null;
   prompt_required: boolean;
+  /** The fields of `input` that it has a place for; `references.video`: references of that kind. */
+  honours: string[];
   /** How long its result URLs work. */
   result_lifetime_s: number | null;
 }

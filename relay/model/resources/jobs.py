@@ -67,6 +67,10 @@ class JobResource(msgspec.Struct, frozen=True, kw_only=True):
         ApprovalResource | msgspec.UnsetType,
         Meta(description="Only if its price was to be approved."),
     ] = msgspec.UNSET
+    checked: Annotated[
+        Literal["partly"] | msgspec.UnsetType,
+        Meta(description="Only if relay did not know its model, and checked a part of its request."),
+    ] = msgspec.UNSET
 
 
 class JobEndpointResource(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,6 +161,7 @@ def job(job: Job, in_place: Json | None = None) -> JobResource:
         finished_at=time_or_none(job.finished_at),
         deadline_at=rfc3339(job.deadline_at),
         approval=msgspec.UNSET if job.approval is None else _approval(job.approval),
+        checked=job.checked or msgspec.UNSET,
         **never_changes,
     )
 

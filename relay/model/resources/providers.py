@@ -17,6 +17,19 @@ class DurationRange(msgspec.Struct, frozen=True):
     max: int
 
 
+class ModelResource(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's own limits, where they differ from its provider's; null means as the provider's."""
+
+    duration_s: DurationRange | None
+    resolutions: tuple[str, ...] | None
+    aspect_ratios: tuple[str, ...] | None
+    images_min: int | None
+    images_max: int | None
+    references_max: Annotated[
+        dict[Literal["image", "video", "audio"], int] | None, Meta(description="References of each kind.")
+    ]
+
+
 class ProviderResource(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider supports, and whether it is configured."""
 
@@ -33,6 +46,9 @@ class ProviderResource(msgspec.Struct, frozen=True, kw_only=True):
     paid: Annotated[bool, Meta(description="Whether relay's wallet pays for each job.")]
     cancel: Annotated[bool, Meta(description="Whether a job can be canceled there.")]
     models: tuple[str, ...]
+    limits_by_model: Annotated[
+        dict[str, ModelResource], Meta(description="Of the models whose limits differ from the provider's.")
+    ]
     other_models: Annotated[bool, Meta(description="Whether `request` may name another model.")]
     duration_s: DurationRange
     resolutions: tuple[str, ...]
@@ -40,6 +56,10 @@ class ProviderResource(msgspec.Struct, frozen=True, kw_only=True):
     images_max: int
     prompt_max: Annotated[int | None, Meta(description="Characters.")]
     prompt_required: bool
+    honours: Annotated[
+        list[str],
+        Meta(description="The fields of `input` that it has a place for; `references.video`: references of that kind."),
+    ]
     result_lifetime_s: Annotated[int | None, Meta(description="How long its result URLs work.")]
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from starlette.requests import Request
@@ -25,11 +25,10 @@ from relay.model.resources.jobs import (
     NewJobResource,
     TimelineResource,
 )
-from relay.model.resources.providers import DurationRange, ProviderResource
+from relay.model.resources.providers import DurationRange, ModelResource, ProviderResource
 from relay.model.resources.times import time_or_none
 from relay.outbound import tracing
-from relay.providers.base import callbacks_expected, can_cancel
-from relay.providers.native import unknown_model
+from relay.providers.base import ModelLimits, callbacks_expected, can_cancel
 from relay.storage.jobs import JobFilter
 from relay.storage.pages import Span
 from relay.storage.statistics import ProviderMark
@@ -120,9 +119,8 @@ async def show_timeline(request: ApiRequest) -> Response:
     request.query()
     job = await job_of(request)
     stored = await request.app.store.jobs.evidence(job.id)
-    provider = request.app.providers.get(job.provider)
     lines = [
-        *timeline.of_job(job, unknown_model(provider.adapter, job.request) if provider else None),
+        *timeline.of_job(job),
         *(line for payment in stored.payments for line in timeline.of_payment(payment)),
         *map(timeline.of_call, stored.calls),
         *map(timeline.of_callback, stored.callbacks),
@@ -158,6 +156,7 @@ def _provider(app: App, name: str, mark: ProviderMark) -> ProviderResource:
         paid=limits.paid,
         cancel=can_cancel(adapter),
         models=limits.models,
+        limits_by_model={model: _model(own) for model, own in limits.by_model.items()},
         other_models=True,
         duration_s=DurationRange(*limits.duration_s),
         resolutions=limits.resolutions,
@@ -165,7 +164,22 @@ def _provider(app: App, name: str, mark: ProviderMark) -> ProviderResource:
         images_max=limits.images_max,
         prompt_max=limits.prompt_max,
         prompt_required=limits.prompt_required,
+        honours=sorted(adapter.honours),
         result_lifetime_s=limits.result_lifetime_s,
+    )
+
+
+def _model(own: ModelLimits) -> ModelResource:
+    """Return a model's own limits."""
+    low, high = own.images or (None, None)
+    kinds: tuple[Literal["image", "video", "audio"], ...] = ("image", "video", "audio")
+    return ModelResource(
+        duration_s=None if own.duration_s is None else DurationRange(*own.duration_s),
+        resolutions=own.resolutions,
+        aspect_ratios=own.aspect_ratios,
+        images_min=low,
+        images_max=high,
+        references_max=None if own.references is None else dict(zip(kinds, own.references, strict=True)),
     )
 
 
