@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from relay import log
+from relay.archive.archive import Archive, opened_archive
 from relay.callbacks.receiver import Receiver
 from relay.clock import Clock, SystemClock
 from relay.context import ConfiguredProvider, FlowContext, KeyRefused
@@ -42,6 +43,7 @@ from relay.metrics import Metrics
 from relay.model import backoff
 from relay.model.provider_http import ProviderResponse
 from relay.model.result_urls import opener
+from relay.outbound.download import Downloader
 from relay.outbound.file_upload import FileClient
 from relay.outbound.jwks import KeySet
 from relay.outbound.provider_client import ProviderClient
@@ -103,6 +105,7 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     payer: Payer
     quoter: Quoter
     uploads: Uploads
+    archive: Archive | None
     redactor: Redactor
     stop: Stop
     tracing: Tracing | None
@@ -149,6 +152,7 @@ class Outbound(msgspec.Struct, frozen=True):
     client: ProviderClient
     files: FileClient
     sender: WebhookSender
+    downloader: Downloader
     redactor: Redactor
 
 
@@ -178,6 +182,7 @@ class Flow(msgspec.Struct, frozen=True):
     checker: Checker
     check_times: CheckTimes
     sweeper: Sweeper
+    archive: Archive | None
 
 
 @asynccontextmanager
@@ -203,7 +208,7 @@ async def opened(
         storage = await stack.enter_async_context(_open_store(setup))
         store = storage.store
         notifications = _notifications(setup, store, outbound.sender)
-        flow = _flow(setup, store, configured, outbound.client, notifications)
+        flow = _flow(setup, store, configured, outbound, notifications)
         finish = partial(_finish, flow.submitter, notifications.dispatcher, setup.stop)
         stack.push_async_callback(setup.stop.close_in_time, finish)
         await stack.enter_async_context(_running(_loops(setup, storage, notifications, flow), setup))
@@ -253,8 +258,9 @@ async def _open_outbound(setup: Setup) -> AsyncIterator[Outbound]:
         connections_max=settings.deliveries_in_flight_max,
         keepalive_s=settings.keepalive_s,
     )
-    async with ProviderClient(resolver, trust, redactor) as client, files, sender:
-        yield Outbound(client, files, sender, redactor)
+    downloader = Downloader(setup.policy, resolver, trust)
+    async with ProviderClient(resolver, trust, redactor) as client, files, sender, downloader:
+        yield Outbound(client, files, sender, downloader, redactor)
 
 
 @asynccontextmanager
@@ -280,6 +286,7 @@ async def _open_store(setup: Setup) -> AsyncIterator[Storage]:
             ),
             schedule_s=setup.schedule_s,
             expiring_ms=settings.output_expiring_s * 1000,
+            held_ms=round(settings.archive_wait_s * 1000),
             dispatches=setup.dispatches and free,
             wait_s=settings.database_wait_s,
             litestream=_litestream(settings),
@@ -322,21 +329,21 @@ def _flow(
     setup: Setup,
     store: Store,
     configured: Mapping[str, ConfiguredProvider],
-    client: ProviderClient,
+    outbound: Outbound,
     notifications: Notifications,
 ) -> Flow:
     """Return what submits, checks and pays for jobs; only the payer and the sign-in get the wallet."""
     settings, clock = setup.settings, setup.clock
     wallet = Wallet(settings.wallet_key) if settings.wallet_key else None
-    check_times = CheckTimes()
+    check_times, ordered = CheckTimes(), asyncio.Event()
     context = FlowContext(
         store=store,
         providers=configured,
-        client=client,
+        client=outbound.client,
         clock=clock,
         settings=settings,
         metrics=setup.metrics,
-        publish=_publisher(setup, store.statistics, notifications, check_times),
+        publish=_publisher(setup, store.statistics, notifications, check_times, ordered),
         sign_in=_signer_in(wallet, clock),
         tracing=setup.tracing,
         draining=setup.stop.draining,
@@ -345,7 +352,9 @@ def _flow(
     payer = Payer(context, wallet, policies(settings, setup.adapters), approvals)
     submitter = Submitter(context, setup.tokens, payer)
     checker = Checker(context, check_times)
-    return Flow(context, payer, submitter, checker, check_times, Sweeper(context, submitter, checker, payer))
+    sweeper = Sweeper(context, submitter, checker, payer)
+    archive = opened_archive(context, checker, outbound.downloader, outbound.files, ordered)
+    return Flow(context, payer, submitter, checker, check_times, sweeper, archive)
 
 
 def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: Flow) -> App:
@@ -376,6 +385,7 @@ def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: F
         payer=payer,
         quoter=Quoter(context, payer),
         uploads=uploads,
+        archive=flow.archive,
         redactor=outbound.redactor,
         stop=setup.stop,
         tracing=setup.tracing,
@@ -392,7 +402,11 @@ def _loops(
     Where another process has the lock of a SQLite file, the others wait until this one has it.
     """
     store = storage.store
-    wake = {DueWork.DELIVERIES: notifications.dispatcher.wake, DueWork.CHECKS: flow.check_times.read_soon}
+    wake: dict[DueWork, Callable[[], None]] = {
+        DueWork.DELIVERIES: notifications.dispatcher.wake,
+        DueWork.CHECKS: flow.check_times.read_soon,
+        DueWork.COPIES: flow.archive.archiver.wake if flow.archive is not None else lambda: None,
+    }
 
     def resume() -> None:
         for wake_loop in (*wake.values(), flow.sweeper.wake):
@@ -411,6 +425,8 @@ def _loops(
         "check": flow.checker.run,
         "redeliver": notifications.redeliverer.run,
     }
+    if flow.archive is not None:
+        dispatching["archive"] = flow.archive.archiver.run
     if not setup.dispatches:
         return loops
     if store.lease.dispatches:
@@ -467,9 +483,9 @@ async def _finish(submitter: Submitter, dispatcher: Dispatcher, stop: Stop) -> N
 
 
 def _publisher(
-    setup: Setup, statistics: Statistics, to: Notifications, check_times: CheckTimes
+    setup: Setup, statistics: Statistics, to: Notifications, check_times: CheckTimes, ordered: asyncio.Event
 ) -> Callable[[UpdateResult], None]:
-    """Return what passes a committed update on: to the dispatcher, what counts, the status checks and long polls."""
+    """Return what passes a committed update on: to the dispatcher, what counts, the checks, the archive, long polls."""
     tracing = setup.tracing
 
     def publish(result: UpdateResult) -> None:
@@ -490,6 +506,10 @@ def _publisher(
             setup.metrics.announced(job, result.announced)
             statistics.applied(result, setup.clock.now_ms())
             to.streams.publish(job.project_id)
+        if result.also is not None:
+            setup.metrics.announced(job, result.also)
+        if result.copies:
+            ordered.set()
         check_times.note(job, setup.clock.now_ms())
         to.waiting.publish(job)
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from string import Formatter
 from types import NoneType
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 from urllib.parse import SplitResult, urlsplit
@@ -208,6 +209,38 @@ def guessable(key: str, chars_min: int) -> str | None:
     return None
 
 
+def parse_archive_url(text: str) -> str:
+    """Return the URL of a bucket, or of a folder, without a slash at its end."""
+    must = "must be a bucket or folder such as s3://bucket/prefix, gs://bucket, az://container or file:///path"
+    parts = urlsplit(text)
+    if parts.scheme not in ("s3", "gs", "az", "file") or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError(f"{must}, without credentials, which are read from the store's own variables")
+    if (parts.scheme == "file") == bool(parts.netloc) or (parts.scheme == "file" and len(parts.path) < 2):
+        raise ValueError(must)
+    return text.rstrip("/")
+
+
+def parse_archive_key(text: str) -> str:
+    """Return the template of a copy's key, which two copies never share."""
+    fields = {name for _, name, _, _ in Formatter().parse(text) if name is not None}
+    known = {"project", "provider", "date", "job", "n", "kind", "ext"}
+    plain = re.fullmatch(r"(?:[A-Za-z0-9_-]|\{[a-z]+\})(?:[A-Za-z0-9._/-]|\{[a-z]+\})*", text)
+    odd = ".." in text or "//" in text or text.endswith("/")
+    if not plain or odd or fields - known or not {"job", "n"} <= fields:
+        raise ValueError(
+            "must be letters, digits, . _ - / and {job} {n}, both needed, {project} {provider} {date} {kind} {ext}"
+        )
+    return text
+
+
+def parse_types(text: str) -> tuple[str, ...]:
+    """Return the content types of a comma list, in lower case."""
+    types = tuple(item.lower() for item in _items(text))
+    if not types or not all(re.fullmatch(r"[a-z]+/([a-z0-9.+-]+|\*)", item) for item in types):
+        raise ValueError("must be a comma list of content types such as video/*,image/png")
+    return types
+
+
 Usdc = Annotated[int, parse_usdc]
 
 
@@ -329,6 +362,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     """uploads that may be open, in all"""
     uploads_per_project_max: Annotated[int, Meta(ge=1, le=10_000)] = 4
     """uploads that one project may have open"""
+    archive_url: Annotated[str, parse_archive_url] | None = None
+    """where results are copied: s3://bucket/prefix, gs://…, az://… (these need the extra archive) or file:///path"""
+    archive: Literal["off", "after", "before_notify"] = "after"
+    """whether jobs' results are copied, where neither job nor project says it; before_notify: the event waits for it"""
+    archive_key: Annotated[str, parse_archive_key] = "{project}/{date}/{job}-{n}.{ext}"
+    """the key of a copy"""
+    archive_types: Annotated[tuple[str, ...], parse_types] = ()
+    """comma list of the content types, by a result's first bytes, that are copied; default video/*,image/*,audio/*"""
+    archive_max_bytes: Annotated[int, Meta(ge=1024, le=5_000_000_000)] = 1_073_741_824
+    """the largest result that is copied; stores take no more than 5 GB in one PUT"""
+    archive_timeout_s: Annotated[float, Meta(ge=1, le=3000)] = 300.0
+    """how long one try of a copy may take, from the name's look-up to the bucket's answer"""
+    archive_in_flight_max: Annotated[int, Meta(ge=1, le=100)] = 4
+    """concurrent copies, of which each holds at most 16 MiB; a project leaves one in eight to others"""
+    archive_wait_s: Annotated[float, Meta(ge=0, le=3600)] = 60.0
+    """with before_notify: how long the event of a job's end waits for the copies of its results"""
+    archive_retry_s: Annotated[int, Meta(ge=1, le=259_200)] = 86_400
+    """how long a copy is tried again, from the job's end"""
+    archive_link_s: Annotated[int, Meta(ge=1, le=604_800)] = 900
+    """how long a link to a copy works"""
+    archive_retention_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
+    """days until relay deletes a copy; 0: never"""
     streams_max: Annotated[int, Meta(ge=1, le=100_000)] = 1000
     """streams that may be open, in all"""
     streams_per_project_max: Annotated[int, Meta(ge=1, le=100_000)] = 200

@@ -708,16 +708,16 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     backlog: BacklogMost
 
 
-class Output(msgspec.Struct, frozen=True, kw_only=True):
-    """One result; `expires_at` is RFC 3339, from the provider's documented lifetime."""
+class OutputArchive(msgspec.Struct, frozen=True, kw_only=True):
+    """The copy of one result; `url` answers with a fresh link to it, for a client with an API key."""
 
-    kind: str
-    url: str
-    width: int | None
-    height: int | None
-    duration_s: float | None
-    expires_at: str | None
-    needs_key: bool | None = None
+    state: str
+    url: str | None
+    key: str | None
+    sha256: str | None
+    bytes: int | None
+    archived_at: str | None
+    error: str | None
 
 
 class Payment(msgspec.Struct, frozen=True, kw_only=True):
@@ -913,136 +913,17 @@ class DeliveryWithAttempts(msgspec.Struct, frozen=True, kw_only=True):
     attempts: list[Attempt]
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One request for a video."""
+class Output(msgspec.Struct, frozen=True, kw_only=True):
+    """One result; `expires_at` is RFC 3339, from the provider's documented lifetime. `archive` is the copy of it."""
 
-    id: str
-    object: str
-    provider: str
-    provider_job_id: str | None
-    """The provider's own id; null until it answered."""
-    status: str
-    reason: str | None
-    """Why it has this status, if the status does not say it."""
-    progress: int | None
-    """Percent, if the provider reports it."""
-    model: str | None
-    input: dict[str, Any] | None
-    """The unified request, if the job came with one."""
-    request: dict[str, Any]
-    """The provider's own body, without the callback URL."""
-    outputs: list[Output]
-    error: JobError | None
-    """Why it failed."""
-    cost: Cost | None
-    metadata: dict[str, Any]
-    """As the client sent it."""
-    finished_by: str | None
-    """Which report ended it."""
-    verification: str
-    """How far that report is proven."""
-    late: bool
-    """Whether its result came after it had ended otherwise."""
-    created_at: str
-    submitted_at: str | None
-    updated_at: str
-    finished_at: str | None
-    deadline_at: str
-    """When it expires, if it has no final status by then."""
-    links: JobLinks
-    approval: Approval | None = None
-    """Only if its price was to be approved."""
-    checked: str | None = None
-    """Only if relay did not know its model, and checked a part of its request."""
-
-
-class ListedJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as a list shows it."""
-
-    id: str
-    object: str
-    provider: str
-    provider_job_id: str | None
-    """The provider's own id; null until it answered."""
-    status: str
-    reason: str | None
-    """Why it has this status, if the status does not say it."""
-    progress: int | None
-    """Percent, if the provider reports it."""
-    model: str | None
-    input: dict[str, Any] | None
-    """The unified request, if the job came with one."""
-    request: dict[str, Any]
-    """The provider's own body, without the callback URL."""
-    outputs: list[Output]
-    error: JobError | None
-    """Why it failed."""
-    cost: Cost | None
-    metadata: dict[str, Any]
-    """As the client sent it."""
-    finished_by: str | None
-    """Which report ended it."""
-    verification: str
-    """How far that report is proven."""
-    late: bool
-    """Whether its result came after it had ended otherwise."""
-    created_at: str
-    submitted_at: str | None
-    updated_at: str
-    finished_at: str | None
-    deadline_at: str
-    """When it expires, if it has no final status by then."""
-    links: JobLinks
-    approval: Approval | None = None
-    """Only if its price was to be approved."""
-    checked: str | None = None
-    """Only if relay did not know its model, and checked a part of its request."""
-    reached: Reached | None
-    """Null if it announced no end yet."""
-
-
-class NewJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as `POST /v1/jobs` answers it."""
-
-    id: str
-    object: str
-    provider: str
-    provider_job_id: str | None
-    """The provider's own id; null until it answered."""
-    status: str
-    reason: str | None
-    """Why it has this status, if the status does not say it."""
-    progress: int | None
-    """Percent, if the provider reports it."""
-    model: str | None
-    input: dict[str, Any] | None
-    """The unified request, if the job came with one."""
-    request: dict[str, Any]
-    """The provider's own body, without the callback URL."""
-    outputs: list[Output]
-    error: JobError | None
-    """Why it failed."""
-    cost: Cost | None
-    metadata: dict[str, Any]
-    """As the client sent it."""
-    finished_by: str | None
-    """Which report ended it."""
-    verification: str
-    """How far that report is proven."""
-    late: bool
-    """Whether its result came after it had ended otherwise."""
-    created_at: str
-    submitted_at: str | None
-    updated_at: str
-    finished_at: str | None
-    deadline_at: str
-    """When it expires, if it has no final status by then."""
-    links: JobLinks
-    approval: Approval | None = None
-    """Only if its price was to be approved."""
-    checked: str | None = None
-    """Only if relay did not know its model, and checked a part of its request."""
-    notify: list[JobEndpoint]
+    kind: str
+    url: str
+    width: int | None
+    height: int | None
+    duration_s: float | None
+    expires_at: str | None
+    needs_key: bool | None = None
+    archive: OutputArchive | None
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
@@ -1098,6 +979,144 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     providers: list[ProviderNumbers]
     cost: list[CostSum]
     backlog: Backlog
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One request for a video."""
+
+    id: str
+    object: str
+    provider: str
+    provider_job_id: str | None
+    """The provider's own id; null until it answered."""
+    status: str
+    reason: str | None
+    """Why it has this status, if the status does not say it."""
+    progress: int | None
+    """Percent, if the provider reports it."""
+    model: str | None
+    input: dict[str, Any] | None
+    """The unified request, if the job came with one."""
+    request: dict[str, Any]
+    """The provider's own body, without the callback URL."""
+    outputs: list[Output]
+    error: JobError | None
+    """Why it failed."""
+    cost: Cost | None
+    archive: str
+    """Whether its results are copied to the operator's bucket."""
+    metadata: dict[str, Any]
+    """As the client sent it."""
+    finished_by: str | None
+    """Which report ended it."""
+    verification: str
+    """How far that report is proven."""
+    late: bool
+    """Whether its result came after it had ended otherwise."""
+    created_at: str
+    submitted_at: str | None
+    updated_at: str
+    finished_at: str | None
+    deadline_at: str
+    """When it expires, if it has no final status by then."""
+    links: JobLinks
+    approval: Approval | None = None
+    """Only if its price was to be approved."""
+    checked: str | None = None
+    """Only if relay did not know its model, and checked a part of its request."""
+
+
+class ListedJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as a list shows it."""
+
+    id: str
+    object: str
+    provider: str
+    provider_job_id: str | None
+    """The provider's own id; null until it answered."""
+    status: str
+    reason: str | None
+    """Why it has this status, if the status does not say it."""
+    progress: int | None
+    """Percent, if the provider reports it."""
+    model: str | None
+    input: dict[str, Any] | None
+    """The unified request, if the job came with one."""
+    request: dict[str, Any]
+    """The provider's own body, without the callback URL."""
+    outputs: list[Output]
+    error: JobError | None
+    """Why it failed."""
+    cost: Cost | None
+    archive: str
+    """Whether its results are copied to the operator's bucket."""
+    metadata: dict[str, Any]
+    """As the client sent it."""
+    finished_by: str | None
+    """Which report ended it."""
+    verification: str
+    """How far that report is proven."""
+    late: bool
+    """Whether its result came after it had ended otherwise."""
+    created_at: str
+    submitted_at: str | None
+    updated_at: str
+    finished_at: str | None
+    deadline_at: str
+    """When it expires, if it has no final status by then."""
+    links: JobLinks
+    approval: Approval | None = None
+    """Only if its price was to be approved."""
+    checked: str | None = None
+    """Only if relay did not know its model, and checked a part of its request."""
+    reached: Reached | None
+    """Null if it announced no end yet."""
+
+
+class NewJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as `POST /v1/jobs` answers it."""
+
+    id: str
+    object: str
+    provider: str
+    provider_job_id: str | None
+    """The provider's own id; null until it answered."""
+    status: str
+    reason: str | None
+    """Why it has this status, if the status does not say it."""
+    progress: int | None
+    """Percent, if the provider reports it."""
+    model: str | None
+    input: dict[str, Any] | None
+    """The unified request, if the job came with one."""
+    request: dict[str, Any]
+    """The provider's own body, without the callback URL."""
+    outputs: list[Output]
+    error: JobError | None
+    """Why it failed."""
+    cost: Cost | None
+    archive: str
+    """Whether its results are copied to the operator's bucket."""
+    metadata: dict[str, Any]
+    """As the client sent it."""
+    finished_by: str | None
+    """Which report ended it."""
+    verification: str
+    """How far that report is proven."""
+    late: bool
+    """Whether its result came after it had ended otherwise."""
+    created_at: str
+    submitted_at: str | None
+    updated_at: str
+    finished_at: str | None
+    deadline_at: str
+    """When it expires, if it has no final status by then."""
+    links: JobLinks
+    approval: Approval | None = None
+    """Only if its price was to be approved."""
+    checked: str | None = None
+    """Only if relay did not know its model, and checked a part of its request."""
+    notify: list[JobEndpoint]
 
 
 class JobEventData(msgspec.Struct, frozen=True, kw_only=True):

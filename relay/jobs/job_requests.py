@@ -10,6 +10,7 @@ from relay.context import ConfiguredProvider
 from relay.errors import Bound, FieldError, InvalidInput, ProviderNotConfigured
 from relay.jobs.submission import HAND_OVER_MS
 from relay.model import ids, payment
+from relay.model.archive import ArchiveMode
 from relay.model.delivery import Endpoint
 from relay.model.job import EventType, Input, Job, JobState
 from relay.providers.native import NativeBody, check_given, native_body, unknown_model
@@ -45,6 +46,7 @@ class JobFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     notify: list[Notify] | None = None
     metadata: Metadata | None = None
     max_cost: str | None = None
+    archive: ArchiveMode | None = None
     deadline_s: Annotated[int, msgspec.Meta(ge=1, le=DEADLINE_MAX_S)] | None = None
 
 
@@ -57,8 +59,11 @@ class Intake:
         self._notify_max = notify_max
         self._too_many = f"must be at most {notify_max} long"
 
-    def job(self, body: object, project_id: str, now_ms: int) -> NewJob:
-        """Return the job and its endpoints; raise InvalidInput, CallbackFieldReserved or ProviderNotConfigured."""
+    def job(self, body: object, project_id: str, now_ms: int, archive: ArchiveMode | None = None) -> NewJob:
+        """Return the job and its endpoints; raise InvalidInput, CallbackFieldReserved or ProviderNotConfigured.
+
+        `archive` is the mode of a job that names none; None where there is no archive.
+        """
         errors = validation.check(body, JobFields)
         given: Mapping[str, Any] = body if isinstance(body, dict) else {}
         provider = self._provider(given.get("provider"))
@@ -68,6 +73,10 @@ class Intake:
         known = {error.path for error in errors}
         errors += [error for error in native.errors if error.path not in known]
         errors += _check_max_cost(given.get("max_cost"))
+        if archive is None and given.get("archive") in (ArchiveMode.AFTER, ArchiveMode.BEFORE_NOTIFY):
+            errors.append(
+                FieldError("archive", "must be off: this relay has no archive (RELAY_ARCHIVE_URL is not set)")
+            )
         errors += self._check_notify(given.get("notify")) + check_metadata(given.get("metadata"))
         if errors:
             too_many = any(error.path == "notify" and error.message == self._too_many for error in errors)
@@ -90,6 +99,7 @@ class Intake:
             checked="partly" if provider and unknown_model(provider.adapter, native.body) else None,
             next_submit_at=now_ms + HAND_OVER_MS,
             max_cost=payment.max_cost(wanted.max_cost),
+            archive=wanted.archive or archive or ArchiveMode.OFF,
         )
         return NewJob(job, tuple(_endpoint(one, job) for one in wanted.notify or ()))
 

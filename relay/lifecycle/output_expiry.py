@@ -10,6 +10,7 @@ import msgspec
 
 from relay.clock import parse_rfc3339
 from relay.lifecycle.reports import Transition
+from relay.model.archive import CopyState
 from relay.model.job import Disposition, EventType, Job, Output
 
 
@@ -32,6 +33,9 @@ def announce(job: Job, now_ms: int, *, enabled: bool) -> Transition:
     job = msgspec.structs.replace(job, expiring_at=None)
     if not enabled:
         return Transition(job, Disposition.STALE, "announcements of expiring results are switched off")
+    kept = [output for output in job.outputs if output.archive and output.archive.state is CopyState.ARCHIVED]
+    if kept and len(kept) == len(job.outputs):
+        return Transition(job, Disposition.STALE, "its result is archived")
     if not _ahead(job.outputs, now_ms):
         return Transition(job, Disposition.STALE, "its result has expired already")
     return Transition(job, Disposition.RECORDED, "its result will soon expire", EventType.JOB_OUTPUT_EXPIRING)

@@ -60,7 +60,8 @@ class Transition(msgspec.Struct, frozen=True):
     `job` is the job that it was made from, unchanged, or another one that nothing else refers to.
     `supersedes` is the id of the final event that the new one replaces. `doubtful` says that the report leaves the
     job's status open: the provider is asked as soon as `doubted` allows.
-    `unconfirmed` says why a final status was believed that a status check was to confirm.
+    `unconfirmed` says why a final status was believed that a status check was to confirm. `also` is a second event,
+    announced after the first.
     """
 
     job: Job
@@ -70,6 +71,7 @@ class Transition(msgspec.Struct, frozen=True):
     supersedes: str | None = None
     doubtful: bool = False
     unconfirmed: Unconfirmed | None = None
+    also: EventType | None = None
 
 
 class StatusReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ _BLOCK: Final = struct.Struct("256I")
 JOB, CALLBACK, EVENT, ENDPOINT, DELIVERY, ATTEMPT = "job_", "cb_", "evt_", "ep_", "dlv_", "att_"
 PROJECT, API_KEY, CALL, PAYMENT, REDELIVERY = "prj_", "key_", "call_", "pay_", "red_"
 REPROCESSING, ALERT, AUDIT = "rep_", "alr_", "aud_"
-ENDPOINT_NOTE = "eh_"
+ENDPOINT_NOTE, COPY = "eh_", "cpy_"
 
 
 class Bits(msgspec.Struct, frozen=True):

@@ -6,6 +6,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from relay.model.archive import ArchiveMode, OutputArchive
+
 
 class JobState(StrEnum):
     """The status of a job; its rank only rises: pending, submitted, running, then one of the four final states."""
@@ -105,6 +107,8 @@ class EventType(StrEnum):
     JOB_EXPIRED = "job.expired"
     JOB_CORRECTED = "job.corrected"
     JOB_OUTPUT_EXPIRING = "job.output_expiring"
+    JOB_ARCHIVED = "job.archived"
+    JOB_ARCHIVE_FAILED = "job.archive_failed"
     ENDPOINT_DISABLED = "endpoint.disabled"
     ENDPOINT_ENABLED = "endpoint.enabled"
     RELAY_TEST = "relay.test"
@@ -162,7 +166,7 @@ class OutputKind(StrEnum):
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
-    """One result; `expires_at` is RFC 3339, from the provider's documented lifetime."""
+    """One result; `expires_at` is RFC 3339, from the provider's documented lifetime. `archive` is the copy of it."""
 
     kind: OutputKind
     url: str
@@ -172,6 +176,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: str | None = None
     needs_key: bool | msgspec.UnsetType = msgspec.UNSET
     """True if a download needs the provider's API key; left out of JSON otherwise."""
+    archive: OutputArchive | None = None
 
 
 class JobError(msgspec.Struct, frozen=True, kw_only=True):
@@ -336,6 +341,9 @@ class Job(msgspec.Struct, kw_only=True, omit_defaults=True):
     approval: Approval | None = None
     checked: Literal["partly"] | None = None
     """`partly` if relay did not know its model; an earlier relay that updates the job drops it."""
+    archive: ArchiveMode = ArchiveMode.OFF
+    held: bool = False
+    """Whether the event of its end waits for the copies of its results."""
 
 
 class CallbackHead(msgspec.Struct, kw_only=True, frozen=True):

@@ -101,7 +101,7 @@ class FileClient:
             name = destination.name
             host = {"host": urlsplit(request.url).netloc} if name else {}
             extensions: dict[str, Any] = {"sni_hostname": name} if name else {}
-            if target := _request_target(request.url):
+            if target := request_target(request.url):
                 extensions["target"] = target
             stream = http.stream(
                 request.method,
@@ -190,7 +190,7 @@ def _failure_text(error: "httpx.TransportError") -> str:
     return str(error) if str(error) == LOOKUP_TIMED_OUT else "no connection in time"
 
 
-def _request_target(url: str) -> bytes | None:
+def request_target(url: str) -> bytes | None:
     """Return path and query unchanged, because they may be signed; None if a request line cannot hold them.
 
     httpx itself would resolve dot segments, and escape and unescape characters.

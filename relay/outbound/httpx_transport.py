@@ -13,12 +13,22 @@ import httpx
 
 from relay.outbound import dialing
 from relay.outbound.resolver import LOOKUP_TIMED_OUT, NAME_FAILED, Address, NameFailed, Resolver
+from relay.security.url_policy import AddressPolicy
+
+
+class AddressRefused(Exception):
+    """The host has an address that the URL policy refuses; nothing was sent."""
 
 
 class Transport(httpx.AsyncHTTPTransport):
-    """An httpx transport with relay's network backend; each call opens its own connection."""
+    """An httpx transport with relay's network backend; each call opens its own connection.
 
-    def __init__(self, resolver: Resolver, tls: ssl.SSLContext, connections_max: int) -> None:
+    With a `policy` it connects only where that allows every address of the host; AddressRefused otherwise.
+    """
+
+    def __init__(
+        self, resolver: Resolver, tls: ssl.SSLContext, connections_max: int, policy: AddressPolicy | None = None
+    ) -> None:
         # Creating its own pool is all that the base class's __init__ does, and it accepts no other.
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls,
@@ -26,15 +36,16 @@ class Transport(httpx.AsyncHTTPTransport):
             max_keepalive_connections=0,
             http1=True,
             http2=False,
-            network_backend=_Backend(resolver),
+            network_backend=_Backend(resolver, policy),
         )
 
 
 class _Backend(httpcore.AsyncNetworkBackend):
-    """Connects to a host by the addresses that the resolver returns."""
+    """Connects to a host by the addresses that the resolver returns, if the policy allows all of them."""
 
-    def __init__(self, resolver: Resolver) -> None:
+    def __init__(self, resolver: Resolver, policy: AddressPolicy | None) -> None:
         self._resolver = resolver
+        self._policy = policy
         self._inner = httpcore.AnyIOBackend()
 
     async def connect_tcp(
@@ -47,7 +58,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """Return a stream to the first address that accepts a connection.
 
-        Raise httpcore's ConnectError or ConnectTimeout, which httpx translates to its own.
+        Raise httpcore's ConnectError or ConnectTimeout, which httpx translates to its own, or AddressRefused.
         """
         resolved = False
 
@@ -62,6 +73,8 @@ class _Backend(httpcore.AsyncNetworkBackend):
             async with asyncio.timeout(timeout):
                 addresses = await self._resolver.addresses(host)
                 resolved = True
+                if self._policy is not None and not all(self._policy.may_connect(one.host) for one in addresses):
+                    raise AddressRefused
                 return await dialing.race(addresses, connect, discard)
         except NameFailed:
             raise httpcore.ConnectError(NAME_FAILED) from None

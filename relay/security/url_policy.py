@@ -57,10 +57,10 @@ class AddressPolicy:
         self._schemes = ("https", "http") if allow_http else ("https",)
         self._own_hosts = frozenset(host.lower() for host in own_hosts)
 
-    def check_url(self, url: str) -> list[str]:
+    def check_url(self, url: str, chars_max: int = _URL_CHARS_MAX) -> list[str]:
         """Return the reasons why the URL may not be called, empty if it may; no reason repeats an address."""
-        if len(url) > _URL_CHARS_MAX:
-            return [f"must be at most {_URL_CHARS_MAX} characters"]
+        if len(url) > chars_max:
+            return [f"must be at most {chars_max} characters"]
         if not _PLAIN.fullmatch(url):
             return ["must be ASCII without blanks, control characters or backslashes (a host as xn--…, else %XX)"]
         parts = _URL.fullmatch(url)

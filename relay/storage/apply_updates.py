@@ -12,12 +12,13 @@ from typing import Final
 import msgspec
 
 from relay.errors import Bound
-from relay.lifecycle import output_expiry
+from relay.lifecycle import archiving, output_expiry
 from relay.lifecycle.reports import DoubtLimits, Transition, doubted
 from relay.model import ids
+from relay.model.archive import ArchiveMode, CopyEnd
 from relay.model.job import Disposition, Event, EventType, Job, ProviderCall, Reprocessing, Unconfirmed
 from relay.model.resources import events as resources
-from relay.storage import event_bodies, job_rows, payments, rows
+from relay.storage import copies, event_bodies, job_rows, payments, rows
 from relay.storage.boots import Lease
 from relay.storage.engine.database import DueWork, Row, Transaction
 from relay.storage.fan_out import FanOut, NewDelivery, NewEvent
@@ -55,7 +56,9 @@ OTHER_ENVIRONMENT: Final = "the token was made in another environment"
 class JobUpdate(msgspec.Struct, frozen=True, kw_only=True):
     """An update of a job: its transition (None: none), and the callback or call that brought it.
 
-    `again` is True if an earlier commit, whose answer was lost, may have written it; its call's id shows that.
+    `again` is True if an earlier commit, whose answer was lost, may have written it; its call's id shows that. `copy`
+    is a copy of a result that has ended, `deletes` one that was deleted; `renews_outputs` is False where the outputs
+    are those of before, but for their copies. With `releases` the event of the job's end waits no longer.
     """
 
     job_id: str
@@ -65,13 +68,18 @@ class JobUpdate(msgspec.Struct, frozen=True, kw_only=True):
     call: ProviderCall | None = None
     settlement: payments.Settlement | None = None
     again: bool = False
+    copy: CopyEnd | None = None
+    deletes: str | None = None
+    renews_outputs: bool = True
+    releases: bool = False
 
 
 class UpdateResult(msgspec.Struct, kw_only=True):
     """What became of an update; `fresh` is for the dispatcher, `announced` names the event.
 
     `bounds` are the limits because of which a callback is not kept, or its job is not asked about immediately;
-    `unconfirmed` says why a final status was believed without a status check.
+    `unconfirmed` says why a final status was believed without a status check. `copies` is how many copies of results it
+    ordered.
     """
 
     job: Job | None
@@ -82,6 +90,8 @@ class UpdateResult(msgspec.Struct, kw_only=True):
     fresh: Sequence[NewDelivery] = ()
     bounds: tuple[Bound, ...] = ()
     unconfirmed: Unconfirmed | None = None
+    also: EventType | None = None
+    copies: int = 0
 
 
 class Room(msgspec.Struct, frozen=True):
@@ -140,7 +150,8 @@ class UpdateApplier:
 
     All that it writes is one exchange with the server, after everything that it reads (`alone`, as group commit asks).
     Where another process sends and checks, it is notified by the commit that there is something to do.
-    `expiring_ms` is how long before a result expires the client is notified of that.
+    `expiring_ms` is how long before a result expires the client is notified of that, `held_ms` how long the event of a
+    job's end waits for copies of its results.
     """
 
     alone: Final = True
@@ -152,16 +163,17 @@ class UpdateApplier:
         schedule_s: Sequence[int],
         *,
         expiring_ms: int = 0,
+        held_ms: int = 0,
     ) -> None:
         self._lease = lease
-        self._expiring_ms = expiring_ms
+        self._times = _Times(expiring_ms, held_ms)
         self._room = room
         self._fan_out = FanOut(lease, schedule_s[0])
 
     async def __call__(self, transaction: Transaction, updates: Sequence[JobUpdate]) -> list[UpdateResult]:
         """Apply the updates in their order; each finds the job as the one before it left it."""
         read = await _read(transaction, updates, self._room)
-        batch = _Batch(read, self._room, self._expiring_ms)
+        batch = _Batch(read, self._room, self._times)
         for update in updates:
             batch.apply(update)
         await transaction.run_many("insert_callback", batch.callbacks)
@@ -170,24 +182,36 @@ class UpdateApplier:
         await payments.settle(transaction, batch.settlements)
         await _update(transaction, read)
         await transaction.run_many("insert_event", [new.row for new in batch.events])
+        if batch.copies is not None:
+            await batch.copies.write(transaction)
         fresh = await self._fan_out(transaction, batch.events, read.listeners)
         for result, deliveries in zip(batch.announced, fresh, strict=True):
-            result.fresh = deliveries
+            result.fresh = [*result.fresh, *deliveries] if result.fresh else deliveries
         if not self._lease.dispatches:
             await _notify(transaction, updates, batch.results)
         return batch.results
 
 
+class _Times(msgspec.Struct, frozen=True):
+    """How long before a result expires that is announced, and how long an event waits for copies of results."""
+
+    expiring_ms: int
+    held_ms: int
+
+
 class _Batch:
     """The rows that updates come to, and what became of each: `announced` are the results of `events`, in order."""
 
-    def __init__(self, read: Read, room: Room, expiring_ms: int) -> None:
+    def __init__(self, read: Read, room: Room, times: _Times) -> None:
         self._jobs = read.jobs
         self._read = read
         self._absent = read.absent
         self._room = room
-        self._expiring_ms = expiring_ms
+        self._times = times
         self._bounds: list[Bound] = []
+        self._ordered = 0
+        self.copies: copies.Changes | None = None
+        """What happens to copies of results; None for nothing, as in most batches."""
         self.callbacks: list[CallbackRow] = []
         self.reprocessings: list[ReprocessingRow] = []
         self.calls: list[ProviderCall] = []
@@ -204,11 +228,19 @@ class _Batch:
         if update.call and update.call.id in self._read.calls:
             self.results.append(UpdateResult(job=job, disposition=Disposition.REPEATED, reason="written before"))
             return
+        self._ordered = 0
         moved = self._judged(job, update)
         tombstone = self._absent.tombstones.get(update.job_id)
         result = _result(job, moved, update, tombstone)
         self.results.append(result)
+        result.copies = self._ordered
         job = moved.job if moved else job
+        if update.copy is not None:
+            self._changes().ended.append(copies.ended(update.copy, update.at))
+        elif update.releases:
+            self._changes().released.add(update.job_id)
+        elif update.deletes is not None:
+            self._changes().deleted.append({"copy_id": update.deletes, "finished_at": update.at})
         if update.call and job:
             self.calls.append(msgspec.structs.replace(update.call, decision=result.reason))
         if update.received:
@@ -220,6 +252,10 @@ class _Batch:
             new.reported_at = _reported_at(before, new, update)
             self.events.append(new)
             self.announced.append(result)
+            if moved.also is not None:
+                self.events.append(_new_event(job, moved.also, update.at, None, self._read.rows[job.id]))
+                self.announced.append(result)
+                result.also = moved.also
         result.job = job
         if self._bounds:
             result.bounds, self._bounds = tuple(self._bounds), []
@@ -236,9 +272,36 @@ class _Batch:
             moved = msgspec.structs.replace(moved, job=self._doubt(moved.job, update.at))
         if moved and moved.job is job:
             return msgspec.structs.replace(moved, job=copy(job))
+        if moved and job and (job.held or update.copy is not None) and moved.announce and moved.announce.final:
+            moved = self._release(moved)
         if moved and job and moved.job.outputs is not job.outputs:
-            moved.job.expiring_at = output_expiry.due_at(moved.job.outputs, update.at, self._expiring_ms)
+            if update.renews_outputs:
+                moved.job.expiring_at = output_expiry.due_at(moved.job.outputs, update.at, self._times.expiring_ms)
+            if moved.job.archive is not ArchiveMode.OFF:
+                moved = self._order(job, moved, update)
         return moved
+
+    def _changes(self) -> copies.Changes:
+        """Return what happens to copies of results in this batch."""
+        self.copies = self.copies or copies.Changes()
+        return self.copies
+
+    def _release(self, moved: Transition) -> Transition:
+        """Return the transition of a job whose event waited for its copies, and waits no longer."""
+        self._changes().released.add(moved.job.id)
+        return archiving.replaced(moved) if moved.job.held else moved
+
+    def _order(self, job: Job, moved: Transition, update: JobUpdate) -> Transition:
+        """Return the transition with the copies that its results are to have, which are written with it."""
+        ordered = archiving.order(job, moved)
+        if ordered.new or ordered.renewed:
+            changes, after = self._changes(), ordered.transition.job
+            for number in ordered.new:
+                new = copies.new_copy(after, number, update.at, self._times.held_ms)
+                changes.new[after.id, number] = new
+            changes.renewed += [copies.renewed(after, number, update.at) for number in ordered.renewed]
+            self._ordered = len(ordered.new)
+        return ordered.transition
 
     def _doubt(self, job: Job, at: int) -> Job:
         """Return the job whose provider is asked about it, later if it was asked often."""
@@ -308,6 +371,8 @@ async def _notify(transaction: Transaction, updates: Sequence[JobUpdate], result
     jobs = ((update.at, result.job) for update, result in zip(updates, results, strict=True) if result.job)
     if any(job.next_check_at is not None and job.next_check_at <= at for at, job in jobs):
         await transaction.notify(DueWork.CHECKS)
+    if any(result.copies for result in results):
+        await transaction.notify(DueWork.COPIES)
 
 
 async def _digests(

@@ -43,10 +43,11 @@ class Lease(msgspec.Struct):
 
 
 class TakenBack(msgspec.Struct, frozen=True):
-    """How many deliveries and status checks became due because the process that had leased them ended."""
+    """How many deliveries, status checks and copies became due because the process that had leased them ended."""
 
     deliveries: int
     checks: int
+    copies: int = 0
 
 
 def process_name() -> str:
@@ -85,7 +86,7 @@ class Boots:
             return TakenBack(0, 0)
         resumed = await self._database.transact(partial(_take_back, boots=boots, now_ms=now_ms))
         numbers = [boot["id"] for boot in boots]
-        _logger.info("boot.resumed", boots=numbers, deliveries=resumed.deliveries, checks=resumed.checks)
+        _logger.info("boot.resumed", boots=numbers, **msgspec.structs.asdict(resumed))
         return resumed
 
     async def end(self, now_ms: int) -> None:
@@ -127,5 +128,6 @@ async def _take_back(transaction: Transaction, boots: Sequence[Any], now_ms: int
     for row in await transaction.rows("next_confirmations", {"limit": CONFIRMING_MAX}):
         of_project = leased | {"provider": row["provider"], "project_id": row["project_id"]}
         checks += len(await transaction.rows("take_back_confirmations", of_project))
+    copies = await transaction.rows("take_back_copies", {"boots": numbers, "now": now_ms})
     await transaction.rows("end_boots", {"boots": numbers, "now": now_ms})
-    return TakenBack(len(deliveries), checks)
+    return TakenBack(len(deliveries), checks, len(copies))

@@ -41,11 +41,15 @@ class Kind(Protocol):
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """What is old: what ended before `before`. A callback URL works for `grace_ms` after its job's deadline."""
+    """What is old: what ended before `before`. A callback URL works for `grace_ms` after its job's deadline.
+
+    Where copies of results are kept for ever, what is known of them goes with their job.
+    """
 
     now: int
     before: int
     grace_ms: int
+    copies_kept: bool = True
 
 
 class Pruner:
@@ -94,6 +98,7 @@ async def _jobs(transaction: Transaction, terms: Terms) -> Removed:
     ]
     await transaction.run_many("prune_job_metadata", list(chain.from_iterable(metadata)))
     await transaction.rows("forget_headers_of_payments", gone | {"nothing": b""})
+    await transaction.rows("prune_copies_of_jobs", gone | {"copies_kept": int(terms.copies_kept)})
     for name in (
         "callbacks_of_jobs",
         "reprocessings_of_jobs",

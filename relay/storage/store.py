@@ -17,6 +17,7 @@ from relay.storage.api_keys import Access
 from relay.storage.apply_updates import HEADERS_MAX, Room, UpdateApplier
 from relay.storage.audit import Audit
 from relay.storage.boots import Boots, Lease
+from relay.storage.copies import Copies
 from relay.storage.deliveries import Deliveries
 from relay.storage.encryption_keys import require_keys
 from relay.storage.endpoint_history import EndpointHistory
@@ -52,7 +53,8 @@ class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     Callbacks are kept by number and by bytes; `callback_max_bytes` is the largest body there may be. `doubts` bounds
     the status checks that callbacks which prove nothing bring about.
 
-    `expiring_ms` is how long before a result is gone that is announced; 0 for never.
+    `expiring_ms` is how long before a result is gone that is announced; 0 for never. `held_ms` is how long the event of
+    a job's end waits for copies of its results.
     `dispatches` is whether this process sends what it makes; where it does not, a new delivery is due at once.
     `wait_s` is how long opening waits for a database that does not answer. `litestream` copies a SQLite file; what it
     has not copied is not acknowledged.
@@ -66,6 +68,7 @@ class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     doubts: DoubtLimits = DoubtLimits()
     schedule_s: Sequence[int]
     expiring_ms: int = 0
+    held_ms: int = 0
     dispatches: bool = True
     wait_s: float = 0.0
     litestream: Litestream | None = None
@@ -90,9 +93,11 @@ class Store:
             ),
             options.schedule_s,
             expiring_ms=options.expiring_ms,
+            held_ms=options.held_ms,
         )
         self.statistics = Statistics(database, self._writer)
         self.jobs = Jobs(database, self._writer, encryption, recorder, self.lease)
+        self.copies = Copies(database, self._writer, self.lease)
         self.callbacks = Callbacks(database)
         self.events = Events(database)
         self.endpoints = Endpoints(database, self._writer, encryption)

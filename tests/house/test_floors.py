@@ -27,7 +27,7 @@ FLOORS = {
             ("providers", "storage", "payments", "outbound", "sandbox"),
             ("context",),
             ("deliveries", "callbacks", "jobs"),
-            ("uploads",),
+            ("uploads", "archive"),
             ("app",),
             ("web",),
             ("cli", "__main__"),

@@ -61,6 +61,9 @@ export interface Approval {
   reason: string | null;
 }
 
+/** Whether a job's results are copied, and whether the event of its end waits for that. */
+export type ArchiveMode = "after" | "before_notify" | "off" | (string & {});
+
 /** One HTTP request for one delivery. */
 export interface Attempt {
   id: string;
@@ -201,6 +204,12 @@ export interface Cap {
   /** Null for the cap of a job. */
   resets_at: string | null;
 }
+
+/** Why a result was not copied, or not yet. */
+export type CopyErrorCode = "address_refused" | "gone" | "key_refused" | "store_refused" | "store_unavailable" | "too_large" | "too_slow" | "unreachable" | "withdrawn" | "wrong_type" | (string & {});
+
+/** The state of a copy; `deleted` is one that was archived, and is past its retention. */
+export type CopyState = "archived" | "deleted" | "failed" | "pending" | (string & {});
 
 /** A decimal as text, its unit (`USDC`, `USD`, `credits`) and whether it is an estimate, reserved or final. */
 export interface Cost {
@@ -397,7 +406,7 @@ export interface Event {
 }
 
 /** The event types that an endpoint can ask for. */
-export type EventType = "endpoint.disabled" | "endpoint.enabled" | "job.canceled" | "job.corrected" | "job.expired" | "job.failed" | "job.output_expiring" | "job.running" | "job.submitted" | "job.succeeded" | "ops.backlog.old" | "ops.callback.quarantined" | "ops.delivery.exhausted" | "ops.endpoint.failing" | "ops.payment.lost" | "ops.payment.unknown" | "ops.provider.key_refused" | "ops.provider.silent" | "ops.spend.cap_near" | "ops.spend.cap_reached" | "relay.test" | (string & {});
+export type EventType = "endpoint.disabled" | "endpoint.enabled" | "job.archive_failed" | "job.archived" | "job.canceled" | "job.corrected" | "job.expired" | "job.failed" | "job.output_expiring" | "job.running" | "job.submitted" | "job.succeeded" | "ops.backlog.old" | "ops.callback.quarantined" | "ops.delivery.exhausted" | "ops.endpoint.failing" | "ops.payment.lost" | "ops.payment.unknown" | "ops.provider.key_refused" | "ops.provider.silent" | "ops.spend.cap_near" | "ops.spend.cap_reached" | "relay.test" | (string & {});
 
 /** One wrong field of a request. */
 export interface FieldError {
@@ -494,6 +503,8 @@ export interface Job {
   /** Why it failed. */
   error: JobError | null;
   cost: Cost | null;
+  /** Whether its results are copied to the operator's bucket. */
+  archive: ArchiveMode;
   /** As the client sent it. */
   metadata: Record<string, unknown>;
   /** Which report ended it. */
@@ -554,6 +565,7 @@ export interface JobFields {
   notify?: Notify[] | null;
   metadata?: Record<string, unknown> | null;
   max_cost?: string | null;
+  archive?: ArchiveMode | null;
   deadline_s?: number | null;
 }
 
@@ -616,6 +628,8 @@ export interface ListedJob {
   /** Why it failed. */
   error: JobError | null;
   cost: Cost | null;
+  /** Whether its results are copied to the operator's bucket. */
+  archive: ArchiveMode;
   /** As the client sent it. */
   metadata: Record<string, unknown>;
   /** Which report ended it. */
@@ -711,6 +725,8 @@ export interface NewJob {
   /** Why it failed. */
   error: JobError | null;
   cost: Cost | null;
+  /** Whether its results are copied to the operator's bucket. */
+  archive: ArchiveMode;
   /** As the client sent it. */
   metadata: Record<string, unknown>;
   /** Which report ended it. */
@@ -789,7 +805,7 @@ export interface Numbers {
 /** How an attempt ended; a closed list. */
 export type Outcome = "address_refused" | "bad_status" | "dns_failed" | "endpoint_gone" | "ok" | "response_too_large" | "timeout" | "tls_failed" | "unreachable" | (string & {});
 
-/** One result; `expires_at` is RFC 3339, from the provider's documented lifetime. */
+/** One result; `expires_at` is RFC 3339, from the provider's documented lifetime. `archive` is the copy of it. */
 export interface Output {
   kind: OutputKind;
   url: string;
@@ -798,6 +814,18 @@ export interface Output {
   duration_s: number | null;
   expires_at: string | null;
   needs_key?: boolean;
+  archive: OutputArchive | null;
+}
+
+/** The copy of one result; `url` answers with a fresh link to it, for a client with an API key. */
+export interface OutputArchive {
+  state: CopyState;
+  url: string | null;
+  key: string | null;
+  sha256: string | null;
+  bytes: number | null;
+  archived_at: string | null;
+  error: CopyErrorCode | null;
 }
 
 /** What a provider's result URL holds. */

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from relay.clock import rfc3339
+from relay.model.archive import ArchiveMode
 from relay.model.delivery import Endpoint
 from relay.model.job import Approval, Cost, FinishedBy, Job, JobError, JobState, Output, Reason, Verification
 from relay.model.payment import usdc
@@ -53,6 +54,7 @@ class JobResource(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[Output, ...]
     error: Annotated[JobError | None, Meta(description="Why it failed.")]
     cost: Cost | None
+    archive: Annotated[ArchiveMode, Meta(description="Whether its results are copied to the operator's bucket.")]
     metadata: Annotated[Json, Meta(description="As the client sent it.")]
     finished_by: Annotated[FinishedBy | None, Meta(description="Which report ended it.")]
     verification: Annotated[Verification, Meta(description="How far that report is proven.")]
@@ -152,6 +154,7 @@ def job(job: Job, in_place: Json | None = None) -> JobResource:
         outputs=job.outputs,
         error=job.error,
         cost=job.cost,
+        archive=job.archive,
         finished_by=job.finished_by,
         verification=job.verification,
         late=job.late,

@@ -17,6 +17,7 @@ class DueWork(StrEnum):
 
     DELIVERIES = "deliveries"
     CHECKS = "checks"
+    COPIES = "copies"
 
 
 class Purpose(StrEnum):

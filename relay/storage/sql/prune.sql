@@ -270,6 +270,14 @@ WITH chosen AS MATERIALIZED (
 DELETE FROM endpoint_history WHERE id IN (SELECT id FROM chosen)
 RETURNING id;
 
+-- name: prune_copies_of_jobs
+-- Their copies; one whose object a retention will delete stays until that is done.
+DELETE FROM copies WHERE job_id IN (SELECT value FROM json_each(:jobs)) AND (state <> 'archived' OR :copies_kept = 1);
+
+-- name: prune_copies_of_jobs.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+DELETE FROM copies WHERE job_id = ANY (:jobs) AND (state <> 'archived' OR CAST(:copies_kept AS INTEGER) = 1);
+
 -- name: count_prunable
 -- How much there is to prune, by table; what is stored of a job goes with it and is not counted.
 SELECT 'jobs' AS kind, COUNT(*) AS number FROM jobs

@@ -48,7 +48,8 @@ async def create(request: ApiRequest) -> Response:
     app = request.app
     intake = Intake(app.providers, app.policy, app.settings.notify_max)
     given: Any = await _with_provider(request, request.body())
-    new = intake.job(given, request.project_id, app.clock.now_ms())
+    archive = None if app.archive is None else await app.archive.modes.of(request.project_id)
+    new = intake.job(given, request.project_id, app.clock.now_ms(), archive)
     if app.tracing is not None:
         new.job.traceparent = tracing.parse(request.http.headers.get(tracing.HEADER))
     await app.quoter.require(new.job)
