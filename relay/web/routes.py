@@ -3,15 +3,16 @@
 import asyncio
 import contextlib
 import hmac
+import importlib
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import Match, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relay import log
@@ -22,7 +23,7 @@ from relay.model.resources.envelopes import HealthResource
 from relay.model.resources.webhook_keys import webhook_keys
 from relay.providers import PROVIDERS
 from relay.storage.api_keys import digest
-from relay.web import auth, dashboard, docs, openapi
+from relay.web import auth
 from relay.web.api import (
     alerts,
     audit,
@@ -43,10 +44,12 @@ from relay.web.api import (
 )
 from relay.web.api.api_request import request_handler
 from relay.web.callback_route import CallbackRoute
-from relay.web.dashboard.frame import Frame
 from relay.web.problems import JSON, error_problem, internal_problem, problem
 from relay.web.protocol import BODY_INCOMPLETE
 from relay.web.request_body import BodyMemory
+
+if TYPE_CHECKING:
+    from relay.web.dashboard.frame import Frame
 
 API: Final = (
     *jobs.ROUTES,
@@ -66,6 +69,7 @@ API: Final = (
     *search.ROUTES,
     *bulk_actions.ROUTES,
 )
+Handler = Callable[[Request], Response]
 BACKLOG_EVERY_MS: Final = 10_000
 """The least time between two counts of unfinished work for the metrics."""
 _logger = log.get("web")
@@ -115,8 +119,8 @@ class _ResponseSender:
 
 def _api(app: App, memory: BodyMemory) -> Starlette:
     """Return the API and the system's routes; a path with an extra slash is 404, never a redirect."""
-    openapi_json, docs_page = _described(app)
-    pages = dashboard.frame(app, API, memory)
+    openapi_json, docs_page, docs_file = _described(app)
+    pages = _Pages(app, memory)
     starlette = Starlette(
         routes=[
             *(Route(route.path, request_handler(app, route, memory), methods=[route.method]) for route in API),
@@ -125,14 +129,49 @@ def _api(app: App, memory: BodyMemory) -> Starlette:
             Route("/metrics", _metrics(app)),
             Route("/openapi.json", openapi_json),
             Route("/docs", docs_page),
-            Route("/docs/{name}", _docs_file),
+            Route("/docs/{name}", docs_file),
             Route("/.well-known/webhook-keys", _webhook_keys(app)),
-            *dashboard.routes(pages),
         ],
         exception_handlers={HTTPException: _http_problem(pages), Exception: _log_bug},
     )
     starlette.router.redirect_slashes = False
+    if app.settings.dashboard:
+        pages.join(starlette.router)
     return starlette
+
+
+class _Pages:
+    """The dashboard's routes, made when the first path is asked for that no other route has.
+
+    Its modules take 40 ms and some megabytes, for which neither a start waits nor a relay that shows no page.
+    """
+
+    def __init__(self, app: App, memory: BodyMemory) -> None:
+        self.frame: Frame | None = None
+        self._app = app
+        self._memory = memory
+        self._making = asyncio.Lock()
+
+    def join(self, router: Router) -> None:
+        """Let the router ask here before it answers that it has no such path."""
+
+        async def make(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http" or scope["path"].startswith("/v1/"):
+                await router.not_found(scope, receive, send)
+                return
+            async with self._making:
+                if self.frame is None:
+                    router.routes.extend(await self._made())
+                    router.default = router.not_found
+            await router(scope, receive, send)
+
+        router.default = make
+
+    async def _made(self) -> list[Route]:
+        """Return the routes; the modules are loaded in a thread, so that callbacks do not wait for them."""
+        dashboard = await asyncio.to_thread(importlib.import_module, "relay.web.dashboard")
+        self.frame = dashboard.frame(self._app, API, self._memory)
+        return self.frame.routes(dashboard.VERBS)
 
 
 async def _healthz(_: Request) -> Response:
@@ -179,33 +218,42 @@ def _metrics(app: App) -> Callable[[Request], Awaitable[Response]]:
     return metrics
 
 
-def _described(app: App) -> tuple[Callable[[Request], Response], Callable[[Request], Response]]:
-    """Return the routes that describe the API, for programs and for people; both are made for the first request."""
+def _described(app: App) -> tuple[Handler, Handler, Handler]:
+    """Return the routes that describe the API, for programs and for people, and that of the page's files.
+
+    What they need is loaded and made for the first request.
+    """
 
     @lru_cache
     def document() -> dict[str, Any]:
+        from relay.web import openapi  # noqa: PLC0415
+
         return openapi.document(API, PROVIDERS, app.settings.public_url or "/")
 
     @lru_cache
     def page() -> str:
+        from relay.web import docs  # noqa: PLC0415
+
         return docs.page(document())
 
     def openapi_json(_: Request) -> Response:
         return JSON(document())
 
     def docs_page(_: Request) -> Response:
+        from relay.web import docs  # noqa: PLC0415
+
         headers = {"content-security-policy": docs.SECURITY_POLICY, "x-content-type-options": "nosniff"}
         return Response(page(), headers=headers, media_type="text/html; charset=utf-8")
 
-    return openapi_json, docs_page
+    def docs_file(request: Request) -> Response:
+        from relay.web import docs  # noqa: PLC0415
 
+        name = request.path_params["name"]
+        if name not in docs.CONTENT_TYPES:
+            return problem("not_found", "there is no such path")
+        return Response(docs.file(name), headers={"content-type": docs.CONTENT_TYPES[name]})
 
-async def _docs_file(request: Request) -> Response:
-    """Answer with the style or the script of the page `/docs`."""
-    name = request.path_params["name"]
-    if name not in docs.CONTENT_TYPES:
-        return problem("not_found", "there is no such path")
-    return Response(docs.file(name), headers={"content-type": docs.CONTENT_TYPES[name]})
+    return openapi_json, docs_page, docs_file
 
 
 def _webhook_keys(app: App) -> Callable[[Request], Awaitable[Response]]:
@@ -224,7 +272,7 @@ def _webhook_keys(app: App) -> Callable[[Request], Awaitable[Response]]:
     return keys
 
 
-def _http_problem(pages: Frame | None) -> Callable[[Request, Exception], Awaitable[Response]]:
+def _http_problem(pages: _Pages) -> Callable[[Request, Exception], Awaitable[Response]]:
     """Return what answers a refusal of the router, 404 or 405: a problem document, or a page to a browser."""
 
     async def answer(request: Request, error: Exception) -> Response:
@@ -232,7 +280,8 @@ def _http_problem(pages: Frame | None) -> Callable[[Request, Exception], Awaitab
             response = problem("method_not_allowed", "this path does not allow this method")
             response.headers["allow"] = _allowed(request)
             return response
-        page = None if pages is None or request.url.path.startswith("/v1/") else pages.not_found(request)
+        frame = None if request.url.path.startswith("/v1/") else pages.frame
+        page = None if frame is None else frame.not_found(request)
         return problem("not_found", "there is no such path") if page is None else page
 
     return answer

@@ -1,5 +1,6 @@
 """The dashboard's frame: sessions, forms, refusals, headers, and that pages read and act through the API alone."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -40,6 +41,20 @@ async def new_key(running: Running, *scopes: str, project: str = "default") -> t
     """Return the id and the text of a new key."""
     made = await running.app.store.access.create_api_key(project, "a key", scopes, running.clock.now_ms())
     return made.id, made.text
+
+
+async def test_the_first_requests_find_every_page(running: Running) -> None:
+    """Answer requests that come together as the first, and name every method of a page, as later ones are answered."""
+    answers = await asyncio.gather(*(running.client.get(path) for path in ("/signin", "/jobs", "/nothing") * 5))
+    assert [answer.status_code for answer in answers] == [200, 303, 404] * 5
+    refused = await running.client.delete("/signin")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, POST")
+
+
+async def test_the_first_request_may_be_one_that_a_page_refuses(running: Running) -> None:
+    """Refuse a page's wrong method as the first request of all."""
+    refused = await running.client.delete("/jobs")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
 
 
 async def test_a_page_asks_for_a_sign_in_and_shows_itself_after_it(running: Running) -> None:

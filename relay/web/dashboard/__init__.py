@@ -18,8 +18,6 @@ make it live. No `style=` and no inline script: the policy of `rendering.HEADERS
 from collections.abc import Iterable
 from typing import Final
 
-from starlette.routing import Route
-
 from relay.app import App
 from relay.web.api.api_request import ApiRoute
 from relay.web.dashboard import (
@@ -56,11 +54,6 @@ PAGES: Final[tuple[PageRoute, ...]] = tuple(page for noun in NOUNS for page in n
 VERBS: Final[tuple[Verb | FormRoute, ...]] = tuple(verb for noun in NOUNS for verb in noun.VERBS)
 
 
-def frame(app: App, api: Iterable[ApiRoute], memory: BodyMemory) -> Frame | None:
-    """Return the dashboard of an open relay; None if RELAY_DASHBOARD turns it off."""
-    return Frame(app, api, memory, PAGES) if app.settings.dashboard else None
-
-
-def routes(found: Frame | None) -> list[Route]:
-    """Return the routes of the dashboard, if there is one."""
-    return [] if found is None else found.routes(VERBS)
+def frame(app: App, api: Iterable[ApiRoute], memory: BodyMemory) -> Frame:
+    """Return the dashboard of an open relay."""
+    return Frame(app, api, memory, PAGES)
