@@ -7,6 +7,7 @@ from relay.providers.base import Provider
 from relay.providers.evolink import EvoLink
 from relay.providers.kinovi import Kinovi
 from relay.providers.relaydance import RelayDance
+from relay.providers.replicate import Replicate
 from relay.providers.sandbox import Sandbox
 from relay.providers.stablestudio import StableStudio
 from relay.providers.x402org import X402Org
@@ -17,5 +18,6 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "kinovi": Kinovi(),
     "stablestudio": StableStudio(),
     "x402org": X402Org(),
+    "replicate": Replicate(),
 }
 DEV_PROVIDERS: Final[Mapping[str, Provider]] = {"sandbox": Sandbox()}  # only with `relay dev`

@@ -41,6 +41,7 @@ STATUSES: Final[Mapping[str, JobState]] = {
     "cancelled": JobState.CANCELED,
     "canceled": JobState.CANCELED,
     "expired": JobState.EXPIRED,
+    "aborted": JobState.EXPIRED,
 }
 
 

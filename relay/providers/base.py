@@ -35,7 +35,7 @@ MODEL_SEGMENTS_MAX: Final = 6
 _SEGMENT: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 PATH_MODEL_FORM: Final = f"1 to {MODEL_SEGMENTS_MAX} names with / between them, of letters, digits, -, _ and full stops"
 _PATH_MODEL: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT}){{0,{MODEL_SEGMENTS_MAX - 1}}}")
-_CALLBACK_FIELD: Final = re.compile(r"(callback|webhook|notify|notification|hook)(hook|url|uri|endpoint)?")
+_CALLBACK_FIELD: Final = re.compile(r"(callback|webhook|notify|notification|hook)(hook|url|uri|endpoint|eventsfilter)?")
 _PLAIN_URL: Final = re.compile(r"(https?)://([A-Za-z0-9.-]+)(?=[/?#]|\Z)")
 _LOCAL_NAMES: Final = ("localhost", "local", "internal", "lan", "intranet", "home.arpa")
 
@@ -181,6 +181,11 @@ class Provider(Protocol):
     def model_of(self, request: object) -> object:
         """Return the model that a native body names; anything but text if it names none."""
         return at(request, "model")
+
+    def check_model(self, request: object) -> list[FieldError]:
+        """Return the error of a model that relay does not know, where it goes into a path."""
+        wrong = self.path_model and not path_model(request)
+        return [FieldError("model", f"must be {PATH_MODEL_FORM}")] if wrong else []
 
     def authorization(self, api_key: str, now_s: int) -> str:
         """Return the Authorization header of a request at a time in unix seconds."""

@@ -15,16 +15,7 @@ import msgspec
 from relay import validation
 from relay.errors import ERRORS_MAX, CallbackFieldReserved, FieldError, InvalidInput
 from relay.model.job import Input, Reference
-from relay.providers.base import (
-    PATH_MODEL_FORM,
-    Provider,
-    at,
-    check_url,
-    find_callback_field,
-    is_callback_field,
-    items,
-    path_model,
-)
+from relay.providers.base import Provider, at, check_url, find_callback_field, is_callback_field, items
 
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*(?:/[A-Za-z0-9][A-Za-z0-9._:-]*)*")
 MODEL_MAX_CHARS: Final = 200
@@ -258,9 +249,7 @@ def check_native(provider: Provider, request: object) -> list[FieldError]:
     """Return every error of a native body: by the schema, or only of its URLs if its model is not known."""
     if unknown_model(provider, request) is None:
         return provider.check(request)
-    errors = []
-    if provider.path_model and not path_model(request):
-        errors.append(FieldError("model", f"must be {PATH_MODEL_FORM}"))
+    errors = provider.check_model(request)
     holder, dot, _ = provider.callback_field.rpartition(".")
     if dot and at(request, holder) is not None and not isinstance(at(request, holder), dict):
         errors.append(FieldError(holder, "must be an object: relay's callback URL goes into it"))

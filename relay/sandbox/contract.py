@@ -125,7 +125,7 @@ class StandIn(Protocol):
         """Return the job a status check or a cancellation is about."""
 
     def cancel_effect(self, job: ProviderJob) -> str:
-        """Return what a cancellation does: `canceled`, `refused`, or `erased` if the provider forgets the job."""
+        """Return what a cancellation does: `canceled`, `refused`, `erased` (it is forgotten), or `kept` as it is."""
 
     def cancel_answer(self, job: ProviderJob) -> dict[str, Any]:
         """Return the answer to a cancellation that was not refused."""

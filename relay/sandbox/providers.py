@@ -8,6 +8,7 @@ from relay.sandbox.evolink import EvoLink
 from relay.sandbox.keys import Keys
 from relay.sandbox.kinovi import Kinovi
 from relay.sandbox.relaydance import RelayDance
+from relay.sandbox.replicate import Replicate
 from relay.sandbox.stablestudio import StableStudio
 from relay.sandbox.world import Sandbox
 from relay.sandbox.x402org import X402Org
@@ -18,6 +19,7 @@ STAND_INS: Final[Mapping[str, Callable[[Keys], StandIn]]] = {
     "kinovi": lambda _: Kinovi(),
     "stablestudio": lambda _: StableStudio(),
     "x402org": lambda _: X402Org(),
+    "replicate": lambda _: Replicate(),
 }
 """What makes each stand-in; one that signs its callbacks by published keys receives the sandbox's."""
 

@@ -182,8 +182,10 @@ class Sandbox:
         refused = await answers.to_cancellation(stand_in, job)
         if refused is not None:
             return refused
-        if stand_in.cancel_effect(job) == "erased":
+        effect = stand_in.cancel_effect(job)
+        if effect == "erased":
             del self.jobs[job.id]
+        if effect in ("erased", "kept"):
             return JSONResponse(stand_in.cancel_answer(job))
         job.state = "canceled"
         self._begin(self._after_end(job))

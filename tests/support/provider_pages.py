@@ -1,9 +1,12 @@
 """What docs/providers/ must say of each provider, computed from the adapters: the rows of its tables."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
+from relay.errors import InvalidInput
 from relay.model.backoff import CHECK_MARGIN
 from relay.model.job import Input
 from relay.providers.answers import CODES, STATUSES
@@ -111,8 +114,22 @@ def _honoured(provider: Provider, field: str) -> str:
 
 def price_known(provider: Provider) -> str:
     """Return where a job's price is known from."""
-    price = provider.price(native_from_input(provider, MINIMAL))
-    return f"table, {price.unit}" if price else "quote, USDC" if provider.limits.paid else "operator's table"
+    if provider.limits.paid:
+        return "quote, USDC"
+    if price := provider.price(native_from_input(provider, MINIMAL)):
+        return f"table, {price.unit}"
+    if price := next((found for body in _full_bodies(provider) if (found := provider.price(body))), None):
+        return f"table, {price.unit}, for some models"
+    return "not published" if type(provider).price is Provider.price else "operator's table"
+
+
+def _full_bodies(provider: Provider) -> Iterator[dict[str, object]]:
+    """Yield the body of eight seconds with audio at each model and resolution that go together."""
+    for model in provider.limits.models:
+        for resolution in provider.limits.resolutions:
+            full = Input(prompt="slow push in", model=model, resolution=resolution, duration_s=8, audio=True)
+            with suppress(InvalidInput):
+                yield native_from_input(provider, full)
 
 
 def callback_place(provider: Provider) -> str:
