@@ -1,5 +1,6 @@
 """Targets of what providers send: callbacks, answers and key sets, through every adapter of `PROVIDERS`."""
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Final
@@ -14,7 +15,7 @@ from relay.model.job import Report
 from relay.model.provider_http import ProviderResponse
 from relay.model.text import kept
 from relay.outbound.jwks import KEYS_MAX, parse_keys
-from relay.providers import DEV_PROVIDERS, PROVIDERS
+from relay.providers import DEV_PROVIDERS, PROVIDERS, answers
 from relay.providers.base import Accepted, Provider, Refused, Signing, Unclear
 from relay.security.redaction import CUT, Redactor
 from relay.security.signatures import SignatureInvalid
@@ -25,6 +26,7 @@ from tests.support.provider_cases import NOW_MS, RECORDINGS, answer
 ADAPTERS: Final[Mapping[str, Provider]] = {**PROVIDERS, **DEV_PROVIDERS}
 _STATUSES: Final = (200, 201, 202, 204, 301, 400, 401, 402, 403, 404, 408, 409, 422, 425, 429, 500, 502, 503, 199, 599)
 _TYPES: Final = ("application/json", "text/html", "text/plain; charset=utf-16", "")
+_PATH: Final = re.compile(r"/(?:[!-~]*[!-~])?")
 _CALLBACK_URL: Final = f"https://relay.example/callbacks/x/{TOKEN}"
 
 
@@ -54,9 +56,9 @@ def reported(report: Report) -> str:
     assert all(result_urls.is_url(output.url) for output in report.outputs)
     assert not report.outputs or report.state == "succeeded"
     assert report.progress is None or 0 <= report.progress <= 100
-    assert report.provider_job_id is None or 0 < len(report.provider_job_id) <= 200
+    assert report.provider_job_id is None or answers.identifier(report.provider_job_id) == report.provider_job_id
     if report.status_path is not None:
-        assert report.status_path.startswith("/")
+        assert _PATH.fullmatch(report.status_path)
         assert not report.status_path.startswith("//")
     return str(report.state)
 
@@ -136,6 +138,21 @@ def requested(provider: Provider, data: bytes) -> str:
     return "good"
 
 
+def asked(provider: Provider, data: bytes) -> str:
+    """Check that whatever id a provider gives a job, it is asked about by one whole path, with the id in one part."""
+    name = answers.identifier(kept(data.decode("utf-8", "replace")))
+    if name is None:
+        return "no id"
+    made = [provider.status_check(name), provider.cancellation(name)]
+    for request in made:
+        if request is None:
+            continue
+        assert _PATH.fullmatch(request.path), request.path
+        route = request.path.partition("?")[0]
+        assert not {".", ".."} & set(route.split("/")), request.path
+    return "a request"
+
+
 def key_set(data: bytes) -> str:
     """Check that a set of published keys has ed25519 keys of 32 bytes, a bounded number of them, or is unreadable."""
     try:
@@ -189,6 +206,27 @@ def targets() -> Iterator[Target]:
         requests = recorded(name, "requests") or [b"{}"]
         yield Target(
             name=f"requests-{name}", check=partial(requested, provider), seeds=requests, words=named, structured=True
+        )
+        yield Target(
+            name=f"checks-{name}",
+            check=partial(asked, provider),
+            seeds=[b"task-1", b"task-1/../v1/tasks?wait=1", b"..", b"."],
+            words=[
+                b"/",
+                b"..",
+                b"/../",
+                b"?",
+                b"#",
+                b"%2f",
+                b"%0d%0a",
+                b"\r\n",
+                b" ",
+                b"\n/",
+                b"@",
+                b"//",
+                "é".encode(),
+            ],
+            outcomes=frozenset({"a request"}),
         )
         if isinstance(provider, Signing):
             seed = b"webhook-id: a\nwebhook-timestamp: 1790000000\nwebhook-signature: v1a,AAAA\n\n{}"
