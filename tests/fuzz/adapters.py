@@ -1,9 +1,11 @@
 """Targets of what providers send: callbacks, answers and key sets, through every adapter of `PROVIDERS`."""
 
+import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 
@@ -11,12 +13,20 @@ from relay.callbacks.parse import parse
 from relay.context import ConfiguredProvider
 from relay.errors import Unreadable
 from relay.model import result_urls
-from relay.model.job import Report
+from relay.model.job import JobState, Report
 from relay.model.provider_http import ProviderResponse
 from relay.model.text import kept
 from relay.outbound.jwks import KEYS_MAX, parse_keys
 from relay.providers import DEV_PROVIDERS, PROVIDERS, answers
-from relay.providers.base import Accepted, Provider, Refused, Signing, Unclear
+from relay.providers.base import (
+    Accepted,
+    Provider,
+    Refused,
+    Signing,
+    Unclear,
+    callbacks_expected,
+    example_job,
+)
 from relay.security.redaction import CUT, Redactor
 from relay.security.signatures import SignatureInvalid
 from tests.fuzz.target import Choices, Target
@@ -67,6 +77,9 @@ def callback(provider: Provider, redactor: Redactor, data: bytes) -> str:
     """Check that a callback is read, or unreadable with a reason; its report repeats no callback token."""
     configured = ConfiguredProvider(adapter=provider, origin="https://api.example", api_key="k", redactor=redactor)
     parsed = parse(configured, {}, data, NOW_MS)
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        body = msgspec.json.decode(data)
+        msgspec.json.encode(provider.reply(body) if isinstance(body, dict) else None)
     if parsed.report is None:
         assert parsed.unreadable
         assert kept(parsed.unreadable) == parsed.unreadable
@@ -79,12 +92,24 @@ def callback(provider: Provider, redactor: Redactor, data: bytes) -> str:
 def answered(provider: Provider, data: bytes) -> str:
     """Check what is made of an answer to a submission, or of a status route."""
     choices = Choices(data)
-    kind, status = choices.below(2), _STATUSES[choices.below(len(_STATUSES))]
+    kind, status = choices.below(4), _STATUSES[choices.below(len(_STATUSES))]
     content_type, encoding = _TYPES[choices.below(len(_TYPES))], choices.below(8)
     given = answer(status, choices.rest(), content_type)
     if encoding == 7:
         given = msgspec.structs.replace(given, fault="is longer than 5 bytes")
-    return submitted(provider, given) if kind else checked(provider, given)
+    asked_s = provider.retry_after_s(given)
+    assert asked_s is None or 0 <= asked_s < float("inf")
+    provider.canceled(given)
+    match kind:
+        case 0:
+            return checked(provider, given, partial(provider.read_status, given, NOW_MS))
+        case 1:
+            return submitted(provider, given)
+        case 2:
+            done = Report(state=JobState.SUCCEEDED, provider_status="done", provider_job_id="a")
+            return checked(provider, given, partial(provider.read_result, given, done, NOW_MS))
+        case _:
+            return checked(provider, given, partial(provider.read_found, given, NOW_MS))
 
 
 def _worded(error: Exception, outcome: str) -> str:
@@ -109,12 +134,15 @@ def submitted(provider: Provider, given: ProviderResponse) -> str:
     return type(said).__name__
 
 
-def checked(provider: Provider, given: ProviderResponse) -> str:
-    """Check that no answer but a whole 2xx has a verdict about a job."""
+def checked(provider: Provider, given: ProviderResponse, read: Callable[[], Report | None]) -> str:
+    """Check that no answer but a whole 2xx has a verdict about a job, or says that there surely is none."""
     try:
-        report = provider.read_status(given, NOW_MS)
+        report = read()
     except Unreadable as error:
         return _worded(error, "no verdict")
+    if report is None:
+        assert given.fault is None
+        return "surely none"
     assert 200 <= given.status_code < 300
     assert given.fault is None
     return "status " + reported(report)
@@ -135,6 +163,9 @@ def requested(provider: Provider, data: bytes) -> str:
     assert made.path.startswith("/")
     if provider.callback_field:
         assert _CALLBACK_URL.encode() in msgspec.json.encode(made.body)
+    if provider.callback_query:
+        assert quote(_CALLBACK_URL, safe="") in made.path
+    msgspec.json.encode(provider.price(body))
     return "good"
 
 
@@ -143,8 +174,8 @@ def asked(provider: Provider, data: bytes) -> str:
     name = answers.identifier(kept(data.decode("utf-8", "replace")))
     if name is None:
         return "no id"
-    made = [provider.status_check(name), provider.cancellation(name)]
-    for request in made:
+    job = example_job(provider, name)
+    for request in (provider.status_check(job), provider.cancellation(job), provider.find(job)):
         if request is None:
             continue
         assert _PATH.fullmatch(request.path), request.path
@@ -195,10 +226,10 @@ def targets() -> Iterator[Target]:
     for name, provider in ADAPTERS.items():
         named = words(name)
         bodies = recorded(name, "callbacks") + recorded(name, "answers") or [b'{"id":"a","status":"completed"}']
-        if provider.callback_field:
+        if callbacks_expected(provider):
             check = partial(callback, provider, REDACTOR)
             yield Target(name=f"callbacks-{name}", check=check, seeds=bodies, words=named + hidden, structured=True)
-        heads = [bytes([kind, status, 0, 0]) for kind in (0, 1) for status in (0, 0, 5, 14, 15)]
+        heads = [bytes([kind, status, 0, 0]) for kind in range(4) for status in (0, 0, 5, 14, 15)]
         seeds = [head + body for head in heads[::3] for body in bodies]
         yield Target(
             name=f"answers-{name}", check=partial(answered, provider), seeds=seeds, words=named, structured=True

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relay.providers import PROVIDERS
+from relay.providers.base import callbacks_expected
 from tests.fuzz.mutating import Mutator
 from tests.fuzz.run import run
 from tests.fuzz.target import CORPUS, Target
@@ -34,7 +35,7 @@ def test_any_bytes(name: str, seed: int, raw: bytes) -> None:
 def test_each_provider_is_a_target() -> None:
     """Fuzz answers and requests of every provider, and the callbacks of each that sends some."""
     wanted = {f"{kind}-{name}" for name in PROVIDERS for kind in ("answers", "requests")}
-    wanted |= {f"callbacks-{name}" for name, provider in PROVIDERS.items() if provider.callback_field}
+    wanted |= {f"callbacks-{name}" for name, provider in PROVIDERS.items() if callbacks_expected(provider)}
     assert wanted <= TARGETS.keys()
 
 
