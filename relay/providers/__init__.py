@@ -6,6 +6,7 @@ from typing import Final
 from relay.providers.base import Provider
 from relay.providers.evolink import EvoLink
 from relay.providers.kinovi import Kinovi
+from relay.providers.openrouter import OpenRouter
 from relay.providers.relaydance import RelayDance
 from relay.providers.replicate import Replicate
 from relay.providers.sandbox import Sandbox
@@ -19,5 +20,6 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "stablestudio": StableStudio(),
     "x402org": X402Org(),
     "replicate": Replicate(),
+    "openrouter": OpenRouter(),
 }
 DEV_PROVIDERS: Final[Mapping[str, Provider]] = {"sandbox": Sandbox()}  # only with `relay dev`

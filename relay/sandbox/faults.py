@@ -21,7 +21,7 @@ WORDS: Final[dict[str, tuple[str, ...]]] = {
         *("documented", "new_api", "openai", "ark"),
         *("envelope", "state", "flat"),
         *("sync", "async"),
-        "list",
+        *("list", "unsigned"),
     ),
     "check": ("ok", "not_found", "html", "hang", "reset", "empty", "lies"),
     "encoding": ("", "gzip", "utf-16", "bom"),
@@ -120,7 +120,8 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Meta(
             description="Which published form is sent: EvoLink's `full`, `minimal` or `without_error`; RelayDance's "
             "`documented`, `new_api`, `openai` or `ark`; Kinovi's `envelope`, `state` or `flat`; x402.org's answer "
-            "with the video (`sync`) or with where to ask for it (`async`); Replicate's output as a `list`."
+            "with the video (`sync`) or with where to ask for it (`async`); Replicate's output as a "
+            "`list`; OpenRouter's results `unsigned` (behind its key) only."
         ),
     ] = ""
     lost: Annotated[bool, Meta(description="No callback is ever sent.")] = False

@@ -7,6 +7,7 @@ from relay.sandbox.contract import StandIn
 from relay.sandbox.evolink import EvoLink
 from relay.sandbox.keys import Keys
 from relay.sandbox.kinovi import Kinovi
+from relay.sandbox.openrouter import OpenRouter
 from relay.sandbox.relaydance import RelayDance
 from relay.sandbox.replicate import Replicate
 from relay.sandbox.stablestudio import StableStudio
@@ -20,6 +21,7 @@ STAND_INS: Final[Mapping[str, Callable[[Keys], StandIn]]] = {
     "stablestudio": lambda _: StableStudio(),
     "x402org": lambda _: X402Org(),
     "replicate": lambda _: Replicate(),
+    "openrouter": lambda _: OpenRouter(),
 }
 """What makes each stand-in; one that signs its callbacks by published keys receives the sandbox's."""
 

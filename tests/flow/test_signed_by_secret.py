@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from relay.sandbox import shared_secrets
+from relay.sandbox.contract import SECRET
 from relay.sandbox.faults import Faults
 from relay.sandbox.keys import Keys
 from relay.sandbox.providers import STAND_INS
@@ -19,9 +20,9 @@ from tests.support.running import HeldClock, Running, relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
-SECRETS = {"replicate": shared_secrets.WEBHOOK_SECRET}
+SECRETS = {"replicate": shared_secrets.WEBHOOK_SECRET, "openrouter": SECRET}
 """The secret of each provider that signs so, in its own form."""
-OTHERS = {"replicate": new_secret()}
+OTHERS = {"replicate": new_secret(), "openrouter": "another-secret"}
 
 signers = pytest.mark.parametrize("provider", SECRETS)
 

@@ -160,7 +160,7 @@ def _fields(schema: dict[str, Any], kinds: dict[str, Any], holder: str) -> Rows:
     """Return the rows of an object's schema."""
     schema = _target(schema, kinds)
     rows: Rows = []
-    for name, one in schema["properties"].items():
+    for name, one in schema.get("properties", {}).items():
         path = f"{holder}{name}"
         rows.append((f"`{path}`", _holds(one, kinds), "yes" if name in schema.get("required", ()) else "no"))
         inner, suffix = (one["items"], "[].") if one.get("type") == "array" else (one, ".")
