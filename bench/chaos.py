@@ -59,6 +59,7 @@ def command(seeds: range, logs: bool, kind: str) -> None:
         "callbacks": sum(one.callbacks for one in outcomes),
         "notifications": sum(one.notifications for one in outcomes),
         "connections_harmed": sum(one.harmed for one in outcomes),
+        "stops_cut_short": sum(one.cut_short for one in outcomes),
         "memory_mb": round(max(one.memory_mb for one in outcomes)),
         "faults": dict(sorted(sum((Counter(one.made) for one in outcomes), Counter[str]()).items())),
         "skipped": dict(sorted(sum((Counter(one.skipped) for one in outcomes), Counter[str]()).items())),
@@ -98,6 +99,8 @@ def _show(made: Plan) -> None:
     click.echo(f"layout {made.layout}, failing {made.failing}, paid {made.paid}, TLS {made.tls}")
     for fault in made.faults:
         click.echo(f"  {fault.at_s:6.2f} s for {fault.for_s:.2f} s: {fault.name} {fault.target} {fault.amount or ''}")
+    for operation in made.operations:
+        click.echo(f"  {operation.at_s:6.2f} s for {operation.for_s:.2f} s: {operation.kind} {operation.endpoint}")
     for job in sorted(made.jobs, key=lambda job: job.at_s):
         click.echo(f"  {job.at_s:6.2f} s {job.marker} {job.provider} [{job.faults}] {job.deadline_s} s {job.verb}")
 

@@ -127,6 +127,16 @@ class PostgreSQLDatabase:
         finally:
             await connection.close()
 
+    async def lock(self, for_s: float) -> None:
+        """Lock the table of jobs against everything, for a while."""
+        connection: Any = await asyncpg.connect(self.direct)
+        try:
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+                await asyncio.sleep(for_s)
+        finally:
+            await connection.close()
+
     async def stored(self) -> Stored:
         """Return what is stored."""
         async with asyncio.timeout(30):

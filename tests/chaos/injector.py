@@ -63,6 +63,14 @@ class Injector:
             await (await place.start()).ready()
         return True
 
+    async def _kill_all(self, place: Place, fault: Fault) -> bool:
+        """Kill every process, as when a machine is lost."""
+        async with self._busy:
+            await asyncio.gather(*(one.kill(process) for one in self._places for process in one.processes[:]))
+            await asyncio.sleep(fault.for_s * AWAY_S)
+            await asyncio.gather(*[(await one.start()).ready() for one in self._places])
+        return True
+
     async def _pause(self, place: Place, fault: Fault) -> bool:
         async with self._busy:
             place.processes[0].signal(signal.SIGSTOP)
@@ -172,6 +180,13 @@ class Injector:
             await asyncio.to_thread(self._database.server.stop, how)
             await asyncio.sleep(fault.for_s * AWAY_S)
             await asyncio.to_thread(self._database.server.start)
+        return True
+
+    async def _table_locked(self, place: Place, fault: Fault) -> bool:
+        """Lock the jobs against everything, as a migration by hand does."""
+        assert isinstance(self._database, PostgreSQLDatabase)
+        async with self._busy:
+            await self._database.lock(fault.for_s)
         return True
 
     async def _sessions_cut(self, place: Place, fault: Fault) -> bool:

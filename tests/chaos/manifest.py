@@ -94,10 +94,10 @@ class Manifest(msgspec.Struct, kw_only=True):
     """One run. Jobs are known by the marker in their prompt, before relay has given them an id.
 
     `accepted` has the ids that relay answered for each marker, `created` how often each was created at its provider,
-    `endpoints` the secret of each endpoint and, for one that is of a job alone, that job's id (else None).
+    `endpoints` the secrets of each endpoint and, for one that is of a job alone, that job's id (else None).
     `ledgers` is what was paid, in millionths of a USDC, by nonce. `streamed` are the ids that a client of the event
     stream read, in order. `memory_mb` is the most that each process held, `descriptors` how many files each had open.
-    `unfinished` is what still waited when patience was over.
+    `cut_short` counts stops that relay's own watchdog ended. `unfinished` is what still waited when patience was over.
     """
 
     accepted: dict[str, set[str]] = {}
@@ -105,7 +105,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     created: dict[str, int] = {}
     callbacks: list[Call] = []
     notifications: list[Notification] = []
-    endpoints: dict[str, tuple[str, str | None]] = {}
+    endpoints: dict[str, tuple[tuple[str, ...], str | None]] = {}
     ledger: dict[str, int] = {}
     cap_per_job: int = 0
     cap_in_all: int = 0
@@ -114,6 +114,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     memory_mb: dict[str, float] = {}
     descriptors: dict[str, int] = {}
     exits: list[str] = []
+    cut_short: int = 0
     log_errors: list[str] = []
     unfinished: list[str] = []
     began_s: float = 0.0

@@ -13,6 +13,8 @@ LOAD_S: Final = 4.0
 """How long jobs are submitted; faults begin within this time."""
 JOBS: Final = (16, 28)
 CLOCK_STEPS_S: Final = (-2, 3, 20, 600, 3600)
+ENDPOINTS: Final = 3
+"""Standing endpoints of a run."""
 SERVE, WEB, WORK = ("serve",), ("serve", "--no-dispatch"), ("work",)
 LAYOUTS: Final[dict[str, tuple[tuple[tuple[str, ...], ...], ...]]] = {
     "sqlite": ((SERVE,),),
@@ -26,23 +28,23 @@ LINK_MODES: Final = {
     "provider": ("refuse", "cut", "hang", "half_open", "lose_answers", "slow"),
     "subscriber_a": ("refuse", "cut", "hang", "half_open", "lose_answers", "slow", "garble"),
     "subscriber_b": ("refuse", "cut", "hang", "half_open", "lose_answers", "slow", "garble"),
-    "database": ("cut", "hang", "lose_answers", "slow"),
+    "database": ("cut", "hang", "half_open", "lose_answers", "slow"),
 }
 """What may go wrong on each connection, and how; `database` is PostgreSQL's alone."""
 
 EVERYWHERE: Final = (
-    *("kill", "kill", "kill", "pause", "terminate", "overlap"),
+    *("kill", "kill", "kill", "kill_all", "pause", "terminate", "overlap"),
     *("log_closed", "log_full", "clock_step", "clock_skew", "names_fail", "names_hang"),
     *("link",) * 8,
 )
 ONLY: Final = {
     "sqlite": ("sqlite_busy", "file_limit", "disk_full", "sync_fails"),
-    "postgres": ("database_restart", "database_crash", "sessions_cut"),
+    "postgres": ("database_restart", "database_crash", "sessions_cut", "table_locked"),
 }
 KINDS: Final = {name: tuple(dict.fromkeys((*EVERYWHERE, *only))) for name, only in ONLY.items()}
 """The kinds of faults that a seed draws from, for each database."""
 
-STARTS: Final = ("kill", "terminate", "overlap", "database_restart", "database_crash")
+STARTS: Final = ("kill", "kill_all", "terminate", "overlap", "database_restart", "database_crash")
 STARTS_MAX: Final = 2
 """Faults that start something again follow each other, and each takes a second or two."""
 
@@ -86,6 +88,15 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.marker} slow push in" + (f" [sandbox: {self.faults}]" if self.faults else "")
 
 
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator does to a standing endpoint: `disable` (and enable after `for_s`), `rotate`, or `redeliver`."""
+
+    kind: str
+    at_s: float
+    for_s: float
+    endpoint: int
+
+
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """One fault: from when and how long, in seconds. `target` is a process's number, or names a link.
 
@@ -98,11 +109,16 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     how: str = ""
     amount: float = 0.0
+    tls: bool = False
 
     @property
     def name(self) -> str:
         """Return the kind as the figures show it: of a link with its name and mode."""
-        return f"{self.target.removesuffix('_a').removesuffix('_b')}_{self.how}" if self.kind == "link" else self.kind
+        if self.kind != "link":
+            return self.kind
+        if self.tls and self.how in ("garble", "hang", "half_open"):
+            return f"handshake_{self.how}"
+        return f"{self.target.removesuffix('_a').removesuffix('_b')}_{self.how}"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +129,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     layout: tuple[tuple[str, ...], ...]
     jobs: tuple[JobPlan, ...]
     faults: tuple[Fault, ...]
+    operations: tuple[Operation, ...]
     failing: float
     paid: bool
     tls: bool
@@ -121,16 +138,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def plan(seed: int, database: str) -> Plan:
     """Return the plan of a seed on `sqlite` or `postgres`, always the same."""
     luck = random.Random(f"{database} {seed}")
-    layout, paid = luck.choice(LAYOUTS[database]), luck.random() < 0.3
+    layout, paid, tls = luck.choice(LAYOUTS[database]), luck.random() < 0.3, luck.random() < 0.4
+    faults = _faults(luck, seed, database, len(layout))
     return Plan(
         seed=seed,
         database=database,
         layout=layout,
         jobs=tuple(_job(luck, number, paid) for number in range(luck.randint(*JOBS))),
-        faults=_faults(luck, seed, database, len(layout)),
+        faults=tuple(msgspec.structs.replace(one, tls=tls and one.target == "subscriber_b") for one in faults),
+        operations=tuple(_operation(luck) for _ in range(luck.choice((0, 1, 2)))),
         failing=luck.choice((0.0, 0.1, 0.3)),
         paid=paid,
-        tls=luck.random() < 0.4,
+        tls=tls,
     )
 
 
@@ -145,7 +164,17 @@ def _job(luck: random.Random, number: int, paid: bool) -> JobPlan:
         faults=luck.choice(known) if luck.random() < 0.5 else "",
         deadline_s=luck.choice((3, 4, 6)),
         has_own_endpoint=luck.random() < 0.25,
-        verb=luck.choice(("cancellations", "status-checks")) if luck.random() < 0.2 else "",
+        verb=luck.choice(("cancellations", "status-checks", "failures")) if luck.random() < 0.2 else "",
+    )
+
+
+def _operation(luck: random.Random) -> Operation:
+    """Return what an operator does."""
+    return Operation(
+        kind=luck.choice(("disable", "disable", "rotate", "redeliver")),
+        at_s=round(luck.uniform(0.5, LOAD_S), 3),
+        for_s=round(luck.uniform(0.1, 2.0), 3),
+        endpoint=luck.randrange(ENDPOINTS),
     )
 
 

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import os
+import random
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,10 +14,12 @@ from typing import Final
 
 import httpx
 
+from relay.cli.stopping import EXIT_HUNG
 from tests.chaos.control import Control
 from tests.chaos.manifest import Manifest
-from tests.support.processes import ROOT, clean, free_port
+from tests.support.processes import ROOT, clean
 
+PORTS: Final = (12_000, 32_000)
 READY_S: Final = 30.0
 STOP_S: Final = 15.0
 REFUSED: Final = 1
@@ -29,13 +33,22 @@ BUGS: Final = (
 """What no fault of the surroundings explains, where it is in a line of the log."""
 
 
+def quiet_port() -> int:
+    """Return a free port that the system gives to no connection: a start may take seconds until it listens."""
+    while True:
+        port = random.SystemRandom().randrange(*PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 class Process:
     """One process, and its log, which is read unless a fault stops that."""
 
     def __init__(self, name: str, words: Sequence[str], run: Manifest) -> None:
         self.name = name
         self.serves = words[0] == "serve"
-        self.port = free_port()
+        self.port = quiet_port()
         self.log: list[str] = []
         self.reading = asyncio.Event()
         self.reading.set()
@@ -157,7 +170,9 @@ class Process:
         self.signal(signal.SIGTERM)
         try:
             status = await asyncio.wait_for(self._child.wait(), STOP_S)
-            if status != 0:
+            if status == EXIT_HUNG:
+                self._run.cut_short += 1  # as it promises: what it had is claimed again
+            elif status != 0:
                 self._run.exits.append(f"{self.name} stopped with {status}: {' '.join(self.log[-5:])[-1500:]}")
         except TimeoutError:
             self._run.exits.append(f"{self.name} did not stop within {STOP_S:g} s: {' '.join(self.log[-5:])[-1500:]}")

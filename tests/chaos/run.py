@@ -1,6 +1,7 @@
 """Plays one seed: real processes, a real database, providers, subscribers and clients, and the faults of its plan."""
 
 import asyncio
+import base64
 import contextlib
 import random
 import re
@@ -19,10 +20,10 @@ import httpx
 import msgspec
 
 from bench.certificate import made as certificate
-from relay.providers import PROVIDERS
 from relay.sandbox.contract import API_KEY, StandIn
 from relay.sandbox.evolink import EvoLink
 from relay.sandbox.kinovi import Kinovi
+from relay.sandbox.providers import base_urls
 from relay.sandbox.relaydance import RelayDance
 from relay.sandbox.serving import serve
 from relay.sandbox.stablestudio import StableStudio
@@ -32,8 +33,8 @@ from tests.chaos.checker import Broken, check
 from tests.chaos.databases import Database, PostgreSQLDatabase, SQLiteFile
 from tests.chaos.injector import Injector
 from tests.chaos.links import Link, link
-from tests.chaos.manifest import Answer, Call, Manifest
-from tests.chaos.plan import JobPlan, Plan
+from tests.chaos.manifest import Answer, Call, Manifest, Stored
+from tests.chaos.plan import JobPlan, Operation, Plan
 from tests.chaos.relays import Place
 from tests.chaos.subscriber import Subscriber, subscribing
 
@@ -71,7 +72,8 @@ _EVENT: Final = re.compile(r"^id: *(\S+)", re.MULTILINE)
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What one seed showed: figures, and what it broke.
 
-    `waited` says what was not at its end at which time after the faults; `log` is the log of every process.
+    `cut_short` counts stops that took longer than the processes had. `waited` says what was not at its end at which
+    time after the faults; `log` is the log of every process.
     """
 
     seed: int
@@ -87,6 +89,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     harmed: int
     memory_mb: float
     broken: list[Broken]
+    cut_short: int
     waited: list[str]
     log: list[str]
 
@@ -106,21 +109,27 @@ class Scene:
         self.links: dict[str, Link] = {}
         self._database = database
         self._folder = folder
+        self._ahead_s = 0.0
         self._luck = random.Random(f"{plan.seed} {plan.database} subscriber")
         self._stand_ins: dict[str, StandIn] = {
             "evolink": EvoLink(),
             "relaydance": RelayDance(),
             "kinovi": Kinovi(),
-            "stablestudio": StableStudio(),
-            "x402org": X402Org(),
+            "stablestudio": StableStudio(self._now_s),
+            "x402org": X402Org(self._now_s),
         }
         for stand_in in self._stand_ins.values():
             stand_in.callback_timeout_s = CALLBACK_TIMEOUT_S
         self.world = Sandbox(self._stand_ins, pace_s=PACE_S, time_scale=0.3)
         self.subscriber = Subscriber(plan.failing, self._luck)
         self.waited: list[str] = []
-        self._secrets: dict[str, str] = {}
+        self._standing: list[str] = []
+        self._secrets: dict[str, list[str]] = {}
         self._turns = cycle((0, 1))
+
+    def _now_s(self) -> int:
+        """Return the time of those providers whose offers and sign-ins end: in the end relay's clock agrees with it."""
+        return int(time.time() + self._ahead_s)
 
     async def play(self) -> Outcome:
         """Play the plan, wait until nothing is left to do, and judge."""
@@ -139,9 +148,12 @@ class Scene:
                 async with asyncio.TaskGroup() as group:
                     for fault in self.plan.faults:
                         group.create_task(injector.inject(fault, load_s))
+                    for number, operation in enumerate(self.plan.operations):
+                        group.create_task(self._operate(client, operation, number, load_s))
                     for job in self.plan.jobs:
                         group.create_task(self._submit(client, job, load_s))
                 await injector.heal()
+                self._ahead_s = injector.ahead_s
                 self.subscriber.well = True
                 await self._quiet(client)
                 streaming.cancel()
@@ -165,6 +177,7 @@ class Scene:
             memory_mb=max(self.run.memory_mb.values(), default=0.0),
             broken=broken,
             log=[line for place in self.places for line in place.lines],
+            cut_short=self.run.cut_short,
             waited=self.waited,
         )
 
@@ -194,9 +207,8 @@ class Scene:
         }
         if self.plan.paid:
             environ["RELAY_WALLET_KEY"] = "0x" + "22" * 32
-        for name in PROVIDERS:
-            environ[f"RELAY_{name.upper()}_API_KEY"] = API_KEY
-            environ[f"RELAY_{name.upper()}_BASE_URL"] = f"http://provider.chaos.test:{self.links['provider'].port}"
+        for name, base_url in base_urls(f"http://provider.chaos.test:{self.links['provider'].port}").items():
+            environ |= {f"RELAY_{name.upper()}_API_KEY": API_KEY, f"RELAY_{name.upper()}_BASE_URL": base_url}
         for number, words in enumerate(self.plan.layout):
             self.places.append(Place(f"{words[0]}-{number}", words, environ, self._folder, self.run))
 
@@ -224,7 +236,8 @@ class Scene:
         for number, origin in enumerate(origins):
             body = {"url": f"{origin}/standing-{number}", "event_types": ["job.*"], "timeout_s": 1}
             made = (await client.post("/v1/endpoints", json=body)).raise_for_status().json()
-            self._secrets[f"/standing-{number}"] = made["secret"]
+            self._standing.append(made["id"])
+            self._secrets[f"/standing-{number}"] = [made["secret"]]
 
     async def _submit(self, client: httpx.AsyncClient, job: JobPlan, begins_s: float) -> None:
         """Submit a job, repeated under its key until it is answered for good; then do what an operator does to it."""
@@ -244,10 +257,30 @@ class Scene:
         self.run.accepted.setdefault(job.marker, set()).add(shown["id"])
         if job.verb:
             await asyncio.sleep(self._luck.random())
-            await self._asked(client, f"/v1/jobs/{shown['id']}/{job.verb}", {}, f"{job.marker}verb")
+            given = {"reason": "chaos"} if job.verb == "failures" else {}
+            await self._asked(client, f"/v1/jobs/{shown['id']}/{job.verb}", given, f"{job.marker}verb")
 
-    async def _asked(self, client: httpx.AsyncClient, path: str, body: object, key: str) -> httpx.Response | None:
-        """Return the answer to a POST; None if none comes in time.
+    async def _operate(self, client: httpx.AsyncClient, operation: Operation, number: int, begins_s: float) -> None:
+        """Do what an operator does to an endpoint."""
+        await asyncio.sleep(max(0.0, begins_s + operation.at_s - asyncio.get_running_loop().time()))
+        path = f"/v1/endpoints/{self._standing[operation.endpoint]}"
+        match operation.kind:
+            case "disable":
+                await self._asked(client, path, {"status": "disabled"}, f"off-{number}", "PATCH")
+                await asyncio.sleep(operation.for_s)
+                await self._asked(client, path, {"status": "active"}, f"on-{number}", "PATCH")
+            case "rotate":
+                secret = f"whsec_{base64.b64encode(bytes([number]) * 32).decode()}"
+                self._secrets[f"/standing-{operation.endpoint}"].append(secret)
+                await self._asked(client, f"{path}/secret-rotations", {"secret": secret}, f"rotate-{number}")
+            case _:
+                wanted = {"since": "-24h", "which": "all"}
+                await self._asked(client, f"{path}/redeliveries", wanted, f"redeliver-{number}")
+
+    async def _asked(
+        self, client: httpx.AsyncClient, path: str, body: object, key: str, method: str = "POST"
+    ) -> httpx.Response | None:
+        """Return the answer to a request; None if none comes in time.
 
         It is repeated while there is no answer, or 503. So is a 409, for a while: a process that was killed between the
         key and the job has acknowledged nothing and sent nothing, and the key is not free again.
@@ -256,7 +289,7 @@ class Scene:
         until_s = loop.time() + ASK_S
         while loop.time() < until_s:
             with contextlib.suppress(httpx.HTTPError):
-                answer = await client.post(path, json=body, headers={"idempotency-key": key})
+                answer = await client.request(method, path, json=body, headers={"idempotency-key": key})
                 self._note(path, answer)
                 if answer.status_code == 409:
                     until_s = min(until_s, loop.time() + CONFLICT_S)
@@ -310,14 +343,29 @@ class Scene:
             answer = await client.get(path)
             self._note(path, answer)
             found += [f"{one['object']} {one['id']} {one['status']}" for one in answer.json()["data"]]
-        if found:
-            endpoints = (await client.get("/v1/endpoints?limit=100")).json()["data"]
-            for one in endpoints:
-                if one["status"] == "held":
-                    self._note("probe", await client.post(f"/v1/endpoints/{one['id']}/probes"))
+        endpoints = (await client.get("/v1/endpoints?limit=100")).json()["data"]
+        for one in endpoints:
+            path = f"/v1/endpoints/{one['id']}"
+            if one["status"] == "held":
+                self._note("probe", await client.post(f"{path}/probes"))
+            if one["status"] == "disabled":
+                self._note("enable", await client.patch(path, json={"status": "active"}))
+            batches = (await client.get(f"{path}/redeliveries")).json()["data"]
+            if self.plan.database == "sqlite":  # on PostgreSQL a batch ends a minute after everything has gone out
+                found += [f"batch {one['id']} {one['status']}" for one in batches if one["status"] != "finished"]
         if self.world._running:
             found.append("a provider still calls back")
-        return found
+        return found or self._missing(await self._database.stored())
+
+    def _missing(self, stored: Stored) -> list[str]:
+        """Return what a batch of redeliveries may still send: the events that an endpoint lacks."""
+        had = {(one.endpoint, one.event) for one in stored.deliveries if one.state == "delivered"}
+        return [
+            f"{event.id} for {endpoint}"
+            for endpoint in self._standing
+            for event in stored.events
+            if (endpoint, event.id) not in had
+        ]
 
     async def _collect(self, injector: Injector) -> None:
         """Complete the manifest."""
@@ -337,7 +385,8 @@ class Scene:
         ids = {urlsplit(one.url).path: one.id for one in run.stored.endpoints}
         run.notifications = self.subscriber.notifications(ids)
         run.endpoints = {
-            one.id: (self._secrets.get(urlsplit(one.url).path, SECRET), one.job) for one in run.stored.endpoints
+            one.id: (tuple(self._secrets.get(urlsplit(one.url).path, [SECRET])), one.job)
+            for one in run.stored.endpoints
         }
 
     def _provider(self, url: str) -> str:
