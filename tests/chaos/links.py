@@ -80,8 +80,7 @@ class Link:
             finally:
                 self._open.discard(pair)
                 self._dead.discard(pair)
-                for one in pair:
-                    one.close()
+                await _close(pair)
         except (OSError, asyncio.CancelledError):
             writer.transport.abort()
         finally:
@@ -140,12 +139,24 @@ class Link:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # so that what was reset is closed before the loop ends
 
 
 def _reset(pair: tuple[asyncio.StreamWriter, ...]) -> None:
     """Reset both ends of a connection."""
     for writer in pair:
         writer.transport.abort()
+
+
+async def _close(pair: tuple[asyncio.StreamWriter, ...]) -> None:
+    """Close both ends, and return when they have taken what was passed on."""
+    for writer in pair:
+        writer.close()
+    try:
+        await asyncio.gather(*(writer.wait_closed() for writer in pair), return_exceptions=True)
+    except asyncio.CancelledError:
+        _reset(pair)
+        raise
 
 
 @asynccontextmanager

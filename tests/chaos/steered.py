@@ -3,6 +3,8 @@
 Names that end in `.chaos.test` are this machine's. The harness steers both through the file CONTROL (control.py).
 """
 
+import ctypes
+import signal
 import socket
 import sys
 import time
@@ -12,6 +14,7 @@ from typing import Any, Final
 
 from tests.chaos.control import Control
 
+PR_SET_PDEATHSIG: Final = 1
 DOMAIN: Final = ".chaos.test"
 
 
@@ -39,7 +42,15 @@ def steer(control: Control) -> None:
     socket.getaddrinfo = lookup
 
 
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the harness ends, however that ends (Linux alone has such a call)."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    end_with_parent()
     steer(Control(Path(sys.argv[1])))
     del sys.argv[1]
     from relay.cli import main
