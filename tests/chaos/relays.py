@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import msgspec
 
 from relay.cli.stopping import EXIT_HUNG
 from tests.chaos.control import Control
@@ -33,6 +34,14 @@ BUGS: Final = (
 """What no fault of the surroundings explains, where it is in a line of the log."""
 
 
+class Program(msgspec.Struct, frozen=True):
+    """What every process of a run is: a module with its first arguments, its settings, and a folder for its control."""
+
+    words: tuple[str, ...]
+    environ: dict[str, str]
+    folder: Path
+
+
 def quiet_port() -> int:
     """Return a free port that the system gives to no connection: a start may take seconds until it listens."""
     while True:
@@ -45,9 +54,10 @@ def quiet_port() -> int:
 class Process:
     """One process, and its log, which is read unless a fault stops that."""
 
-    def __init__(self, name: str, words: Sequence[str], run: Manifest) -> None:
+    def __init__(self, name: str, program: Sequence[str], words: Sequence[str], run: Manifest) -> None:
         self.name = name
         self.serves = words[0] == "serve"
+        self._program = program
         self.port = quiet_port()
         self.log: list[str] = []
         self.reading = asyncio.Event()
@@ -69,7 +79,7 @@ class Process:
         reader, writer = os.pipe()
         try:
             self._child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.chaos.steered", str(control.path), *self._words),
+                *(sys.executable, "-m", *self._program, str(control.path), *self._words),
                 cwd=ROOT,
                 env=clean(environ | {"PORT": str(self.port)} | control.environ()),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -193,21 +203,21 @@ class Process:
 class Place:
     """A place for one process, as a platform has it: a restart fills it again, and an overlap fills it twice."""
 
-    def __init__(self, name: str, words: Sequence[str], environ: dict[str, str], folder: Path, run: Manifest) -> None:
+    def __init__(self, name: str, words: Sequence[str], program: Program, run: Manifest) -> None:
         self.name = name
-        self.control = Control(folder / f"{name}.control")
+        self.control = Control(program.folder / f"{name}.control")
         self.processes: list[Process] = []
         self._all: list[Process] = []
         self._starting: set[asyncio.Task[None]] = set()
         self._words = tuple(words)
-        self._environ = environ
+        self._program = program
         self._run = run
 
     async def start(self) -> Process:
         """Return a new process, which is in front of the one that is there."""
-        made = Process(f"{self.name}.{len(self._all) + 1}", self._words, self._run)
+        made = Process(f"{self.name}.{len(self._all) + 1}", self._program.words, self._words, self._run)
         self._all.append(made)
-        await made.start(self._environ, self.control, self._refused)
+        await made.start(self._program.environ, self.control, self._refused)
         self.processes.insert(0, made)
         return made
 

@@ -35,7 +35,7 @@ from tests.chaos.injector import Injector
 from tests.chaos.links import Link, link
 from tests.chaos.manifest import Answer, Call, Manifest, Stored
 from tests.chaos.plan import JobPlan, Operation, Plan
-from tests.chaos.relays import Place
+from tests.chaos.relays import Place, Program
 from tests.chaos.subscriber import Subscriber, subscribing
 
 KEY: Final = "an-admin-key-for-the-chaos"
@@ -102,13 +102,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 class Scene:
     """One run."""
 
-    def __init__(self, plan: Plan, database: Database, folder: Path) -> None:
+    def __init__(self, plan: Plan, database: Database, folder: Path, program: tuple[str, ...]) -> None:
         self.plan = plan
         self.run = Manifest(cap_per_job=CAP_PER_JOB, cap_in_all=CAP_IN_ALL)
         self.places: list[Place] = []
         self.links: dict[str, Link] = {}
         self._database = database
         self._folder = folder
+        self._program = program
         self._ahead_s = 0.0
         self._luck = random.Random(f"{plan.seed} {plan.database} subscriber")
         self._stand_ins: dict[str, StandIn] = {
@@ -209,8 +210,9 @@ class Scene:
             environ["RELAY_WALLET_KEY"] = "0x" + "22" * 32
         for name, base_url in base_urls(f"http://provider.chaos.test:{self.links['provider'].port}").items():
             environ |= {f"RELAY_{name.upper()}_API_KEY": API_KEY, f"RELAY_{name.upper()}_BASE_URL": base_url}
+        program = Program(self._program, environ, self._folder)
         for number, words in enumerate(self.plan.layout):
-            self.places.append(Place(f"{words[0]}-{number}", words, environ, self._folder, self.run))
+            self.places.append(Place(f"{words[0]}-{number}", words, program, self.run))
 
     def _serving(self) -> list[int]:
         """Return the ports that requests go to, in turn."""
@@ -400,10 +402,12 @@ def _marker(body: dict[str, Any]) -> str:
     return found[0] if found else "?"
 
 
-async def play(plan: Plan, database: Database, folder: Path) -> Outcome:
-    """Return what a plan showed."""
+async def play(
+    plan: Plan, database: Database, folder: Path, program: tuple[str, ...] = ("tests.chaos.steered",)
+) -> Outcome:
+    """Return what a plan showed of a program: relay, unless it is another module with its first arguments."""
     try:
-        return await Scene(plan, database, folder).play()
+        return await Scene(plan, database, folder, program).play()
     finally:
         if isinstance(database, SQLiteFile):
             database.release()

@@ -5,11 +5,13 @@ What each seed does is in plan.py, and what must be true of it in checker.py.
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.chaos.databases import Database, PostgreSQLDatabase, SQLiteFile
 from tests.chaos.plan import plan
 from tests.chaos.run import play
+from tests.chaos.sabotaged import BREAKS
 from tests.support.postgres import Server
 
 pytestmark = pytest.mark.anyio
@@ -43,3 +45,15 @@ async def test_a_seed_breaks_nothing_on_postgresql(seed: int, tmp_path: Path, da
     """Keep every invariant on PostgreSQL through the faults of a seed."""
     database_server.ensure()
     await judged(seed, PostgreSQLDatabase(database_server, database_server.database()), tmp_path, "postgres")
+
+
+@pytest.mark.parametrize("invariant", BREAKS)
+async def test_a_run_finds_a_relay_that_breaks_its_promise(invariant: str, tmp_path: Path) -> None:
+    """Name the invariant that a sabotaged relay breaks, though nothing else goes wrong."""
+    calm = msgspec.structs.replace(plan(1, "sqlite"), faults=(), operations=(), failing=0.0, paid=False, tls=False)
+    jobs = [msgspec.structs.replace(job, provider="evolink", faults="", at_s=0, verb="") for job in calm.jobs[:4]]
+    file = SQLiteFile(tmp_path / "data")
+    file.prepare(small=False)
+    made = msgspec.structs.replace(calm, jobs=tuple(jobs))
+    outcome = await play(made, file, tmp_path, ("tests.chaos.sabotaged", invariant))
+    assert invariant in {one.invariant for one in outcome.broken}
