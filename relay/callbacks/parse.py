@@ -37,10 +37,14 @@ _CONTROL_FIELDS: Final = frozenset(
 
 
 class ParsedCallback(msgspec.Struct, frozen=True):
-    """What a callback's body says: `report`, or None and the reason in `unreadable`."""
+    """What a callback's body says: `report`, or None and the reason in `unreadable`.
+
+    `reply` is the JSON that the provider waits for, if the body only tests the callback URL.
+    """
 
     report: Report | None = None
     unreadable: str | None = None
+    reply: bytes | None = None
 
 
 async def parse_stepwise(
@@ -76,6 +80,9 @@ def parse(
         value = text.kept_json(parsed.value) if text.may_hold_nul(body) else parsed.value
         if not isinstance(value, dict):
             return ParsedCallback(unreadable="the body is not a JSON object")
+        # What is echoed is what was sent: it is not searched for secrets, and no part of it is stored but the body.
+        if (reply := provider.adapter.reply(value)) is not None:
+            return ParsedCallback(reply=msgspec.json.encode(reply))
         redactor = provider.redactor
         if redactor is not None and (redactor.may_hold_secret(body) if suspicious is None else suspicious):
             value = redactor.json(value)

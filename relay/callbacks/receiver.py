@@ -18,7 +18,7 @@ from relay.callbacks.verify import Proof, verify, verify_by_key
 from relay.context import FlowContext
 from relay.errors import KeyUnknown
 from relay.lifecycle import reports
-from relay.lifecycle.reports import StatusReport
+from relay.lifecycle.reports import StatusReport, Transition
 from relay.model import ids
 from relay.model.job import Callback, Disposition, FinishedBy, Job, JobState, Reason, Report, Verification
 from relay.security.callback_tokens import CallbackToken, CallbackTokens
@@ -46,11 +46,15 @@ class IncomingCallback(msgspec.Struct, frozen=True):
 
 
 class PreparedCallback(msgspec.Struct, frozen=True):
-    """A callback that is ready to be stored: the update of its job, the row to keep, and the report it brings."""
+    """A callback that is ready to be stored: the update of its job, the row to keep, and the report it brings.
+
+    `reply` is the JSON to answer after COMMIT to a callback that only tests the URL.
+    """
 
     update: JobUpdate
     received: ReceivedCallback
     report: Report | None
+    reply: bytes | None = None
 
 
 class Receiver:
@@ -66,7 +70,7 @@ class Receiver:
         """Return what the token says, None if it is not good for this provider; no I/O."""
         return self._tokens.verify(provider, token, self._clock.now_ms())
 
-    async def receive(self, callback: IncomingCallback) -> UpdateResult:
+    async def receive(self, callback: IncomingCallback) -> PreparedCallback:
         """Store the callback and apply its report; return after COMMIT.
 
         Raise StorageUnavailable, or KeyUnknown if the provider's keys cannot be read now: nothing is stored then, and
@@ -83,9 +87,9 @@ class Receiver:
             parsed = await parse_stepwise(provider, headers, callback.body, now_ms)
         received = self._received(callback, now_ms, parsed, proof)
         at = self._clock.now_ms()
-        return await self._store_and_publish(
-            self._prepared(callback.token.job_id, received, parsed.report, proof.verification, at)
-        )
+        prepared = self._prepared(callback.token.job_id, received, parsed, proof.verification, at)
+        await self._store_and_publish(prepared)
+        return prepared
 
     def receive_nowait(
         self, callback: IncomingCallback, done: Callable[[list[Waiting]], None], caller: object
@@ -104,17 +108,18 @@ class Receiver:
         if proof.forged is None:
             parsed = parse(provider, headers, callback.body, now_ms)
         received = self._received(callback, now_ms, parsed, proof)
-        prepared = self._prepared(callback.token.job_id, received, parsed.report, proof.verification, now_ms)
+        prepared = self._prepared(callback.token.job_id, received, parsed, proof.verification, now_ms)
         self._store.jobs.record_nowait(prepared.update, done, caller)
         return prepared
 
     async def receive_unread(self, callback: IncomingCallback, reason: str) -> UpdateResult:
         """Store the start of a callback whose body was too large, too slow or cut; return after COMMIT."""
         now_ms, unproven = self._clock.now_ms(), Proof(Verification.NONE)
-        received = self._received(callback, now_ms, ParsedCallback(unreadable=reason), unproven)
+        parsed = ParsedCallback(unreadable=reason)
+        received = self._received(callback, now_ms, parsed, unproven)
         received = msgspec.structs.replace(received, body=callback.body[:EVIDENCE_BYTES])
         return await self._store_and_publish(
-            self._prepared(callback.token.job_id, received, None, unproven.verification, now_ms)
+            self._prepared(callback.token.job_id, received, parsed, unproven.verification, now_ms)
         )
 
     async def reprocess(self, callback: Callback, key_id: str, tie: Tie | None = None) -> UpdateResult:
@@ -144,7 +149,7 @@ class Receiver:
             reprocessed_by=key_id,
         )
         at = self._clock.now_ms()
-        prepared = self._prepared(callback.job_id, received, parsed.report, verification, at)
+        prepared = self._prepared(callback.job_id, received, parsed, verification, at)
         return await self._store_and_publish(prepared, tie)
 
     async def adopt(self, callback: Callback) -> None:
@@ -217,10 +222,11 @@ class Receiver:
         )
 
     def _prepared(
-        self, job_id: str, received: ReceivedCallback, report: Report | None, verification: Verification, at: int
+        self, job_id: str, received: ReceivedCallback, parsed: ParsedCallback, verification: Verification, at: int
     ) -> PreparedCallback:
         """Return the update of the callback's job: by its report if it has one, else only the stored callback."""
-        transition = None
+        report = parsed.report
+        transition: Callable[[Job], Transition] | None = None if parsed.reply is None else reports.handshake
         if report is not None:
             status_report = StatusReport(
                 report=report,
@@ -231,7 +237,7 @@ class Receiver:
             )
             transition = partial(reports.apply_report, status_report=status_report, now_ms=at)
         update = JobUpdate(job_id=job_id, at=at, transition=transition, received=received)
-        return PreparedCallback(update, received, report)
+        return PreparedCallback(update, received, report, parsed.reply)
 
     def _confirm_ms(self, provider: str, verification: Verification) -> int | None:
         """Return how long a final status waits for confirmation; None if it is trusted or cannot be checked."""

@@ -11,17 +11,17 @@ from typing import Final
 import msgspec
 
 from relay import log
-from relay.context import EndedCall, FlowContext
-from relay.errors import Conflict, PaidOnce, StorageUnavailable
+from relay.context import ConfiguredProvider, EndedCall, FlowContext, send_signed_in
+from relay.errors import Conflict, PaidOnce, StorageUnavailable, Unreadable
 from relay.jobs.payment import Payer
 from relay.jobs.status_checks import Checker
 from relay.jobs.submission import HAND_OVER_MS, Submitter
-from relay.lifecycle import operator_actions
+from relay.lifecycle import lookups, operator_actions
 from relay.lifecycle.reports import Transition
 from relay.model import ids
 from relay.model.job import Approval, Disposition, Job, ProviderCall, Reason
 from relay.outbound.provider_client import NoAnswer, NotSent
-from relay.providers.base import submitted_job
+from relay.providers.base import SubmittedJob, can_find, submitted_job
 from relay.storage.apply_updates import JobUpdate
 from relay.storage.idempotency import Tie
 
@@ -35,6 +35,13 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     approve: bool
     key_id: str
     reason: str | None
+
+
+class _Cancellation(msgspec.Struct, frozen=True):
+    """What was sent to cancel a job, and whether its provider says that it is canceled."""
+
+    calls: tuple[ProviderCall, ...] = ()
+    confirmed: bool = False
 
 
 class Interventions:
@@ -51,9 +58,8 @@ class Interventions:
 
         Conflict where the job has ended, or its provider refuses.
         """
-        call = await self._cancel_at_provider(job)
-        confirmed = call is not None and call.status_code is not None and 200 <= call.status_code < 300
-        return await self._apply(job, partial(operator_actions.canceled, confirmed=confirmed), call, tie)
+        sent = await self._cancel_at_provider(job)
+        return await self._apply(job, partial(operator_actions.canceled, confirmed=sent.confirmed), tie, sent.calls)
 
     def require_check(self, job_id: str, project_id: str) -> None:
         """TooManyRequests where the job, whether it is there or not, or its project has had its share of checks."""
@@ -61,7 +67,9 @@ class Interventions:
 
     async def check(self, job: Job, tie: Tie | None = None) -> Job:
         """Ask the provider now and return the job after its answer."""
-        if job.provider_job_id is None:
+        known = self._context.providers.get(job.provider)
+        findable = known is not None and can_find(known.adapter) and lookups.wanted(job)
+        if job.provider_job_id is None and not findable:
             raise Conflict("the provider's id of this job is not known, so it cannot be asked about")
         recorded = await self._checker.check_now(job, tie)
         if recorded is None or recorded.job is None:
@@ -83,7 +91,7 @@ class Interventions:
             reason=decision.reason,
         )
         if not decision.approve:
-            return await self._apply(job, partial(operator_actions.not_approved, decided=decided), None, tie)
+            return await self._apply(job, partial(operator_actions.not_approved, decided=decided), tie)
         provider = self._context.providers.get(job.provider)
         if provider is None or not provider.usable:
             raise Conflict(f"{job.provider} is not configured here")
@@ -93,7 +101,7 @@ class Interventions:
         def approved(waiting: Job, now_ms: int) -> Transition:
             return operator_actions.approved(waiting, decided, now_ms + HAND_OVER_MS)
 
-        return await self._submitter.start_and_wait(await self._apply(job, approved, None, tie), wait_s)
+        return await self._submitter.start_and_wait(await self._apply(job, approved, tie), wait_s)
 
     async def resubmit(self, job: Job, accept_double_charge: bool, wait_s: float, tie: Tie | None = None) -> Job:
         """Send the same job to its provider again and return it; PaidOnce if its one payment was sent or has ended."""
@@ -111,54 +119,89 @@ class Interventions:
             if operator_actions.did_not_succeed(job) and (why := operator_actions.paid_once(job, payment, now_ms)):
                 raise PaidOnce(why)
             again = partial(again, accept_double_charge=False, cost=job.cost)
-        return await self._submitter.start_and_wait(await self._apply(job, again, None, tie), wait_s)
+        return await self._submitter.start_and_wait(await self._apply(job, again, tie), wait_s)
 
     async def fail(self, job: Job, why: str, tie: Tie | None = None) -> Job:
         """Declare the job failed."""
-        return await self._apply(job, partial(operator_actions.failed, why=why), None, tie)
+        return await self._apply(job, partial(operator_actions.failed, why=why), tie)
 
-    async def _cancel_at_provider(self, job: Job) -> ProviderCall | None:
-        """Send the provider's cancellation and return the call; None where the job has none to send.
+    async def _cancel_at_provider(self, job: Job) -> _Cancellation:
+        """Send the provider's cancellation, if the job has one to send.
 
-        Conflict where the provider refuses: then the job goes on, and a status check is made immediately.
+        Conflict where the provider refuses, or has ended the job: a status check is made immediately.
         """
         provider = self._context.providers.get(job.provider)
         if provider is None or not provider.usable or not job.provider_job_id or job.state.final:
-            return None
-        request = provider.adapter.cancellation(submitted_job(job))
+            return _Cancellation()
+        asked: SubmittedJob | None = submitted_job(job)
+        calls: tuple[ProviderCall, ...] = ()
+        if provider.adapter.check_before_cancellation:
+            asked, check = await self._ask_first(provider, job)
+            calls = (check,)
+        request = None if asked is None else provider.adapter.cancellation(asked)
         if request is None:
-            return None
+            return _Cancellation(calls)
         started_at = self._context.clock.now_ms()
         try:
             answer = await self._context.client.send(provider.origin, provider.authorization, request, CANCEL_TIMEOUT_S)
         except (NotSent, NoAnswer) as error:
-            return self._context.ended_call(job, EndedCall("cancellation", started_at, str(error)))
+            failed = self._context.ended_call(job, EndedCall("cancellation", started_at, str(error)))
+            return _Cancellation((*calls, failed))
         outcome = f"HTTP {answer.status_code}"
         call = self._context.ended_call(job, EndedCall("cancellation", started_at, outcome, answer))
         if 400 <= answer.status_code < 500:
-            update = JobUpdate(job_id=job.id, at=self._context.clock.now_ms(), transition=_doubted, call=call)
-            self._context.publish(await self._context.store.jobs.record(update))
+            await self._doubt(job, call)
             raise Conflict(f"the provider did not cancel the job ({outcome}); relay asks it for the job's status")
-        return call
+        return _Cancellation((*calls, call), confirmed=provider.adapter.canceled(answer))
+
+    async def _ask_first(self, provider: ConfiguredProvider, job: Job) -> tuple[SubmittedJob | None, ProviderCall]:
+        """Ask for the job's status before a cancellation that would erase an ended job; None if there is no verdict.
+
+        Conflict where the provider has ended the job.
+        """
+        adapter, client, started_at = provider.adapter, self._context.client, self._context.clock.now_ms()
+        request = adapter.status_check(submitted_job(job))
+        try:
+            answer = await send_signed_in(client, provider, request, self._context.sign_in, CANCEL_TIMEOUT_S)
+            report = adapter.read_status(answer, self._context.clock.now_ms())
+        except (NotSent, NoAnswer, Unreadable) as error:
+            outcome = f"no verdict, so nothing is canceled there: {str(error)[:200]}"
+            return None, self._context.ended_call(job, EndedCall("check", started_at, outcome))
+        outcome = f"{report.provider_status[:40]}, before it is canceled"
+        call = self._context.ended_call(job, EndedCall("check", started_at, outcome, answer))
+        if report.state is None:
+            return None, call
+        if report.state.final:
+            await self._doubt(job, call)
+            raise Conflict(f"the provider has ended the job ({report.state}); relay asks it for the result")
+        asked = submitted_job(job, report.provider_status)
+        return msgspec.structs.replace(asked, state=report.state), call
+
+    async def _doubt(self, job: Job, call: ProviderCall) -> None:
+        """Record a call after which the provider is asked for the job's status immediately."""
+        update = JobUpdate(job_id=job.id, at=self._context.clock.now_ms(), transition=_doubted, call=call)
+        self._context.publish(await self._context.store.jobs.record(update))
 
     async def _apply(
-        self, job: Job, transition: Callable[..., Transition], call: ProviderCall | None, tie: Tie | None
+        self, job: Job, transition: Callable[..., Transition], tie: Tie | None, calls: tuple[ProviderCall, ...] = ()
     ) -> Job:
         """Record an intervention and return the job; Conflict where it does not fit the job as it is by now."""
         now_ms = self._context.clock.now_ms()
-        if call is None:
-            call = ProviderCall(
-                id=ids.new_id(ids.CALL),
-                job_id=job.id,
-                kind="intervention",
-                started_at=now_ms,
-                duration_ms=0,
-                outcome="by hand",
-                status_code=None,
-                summary="an operator intervened",
-                excerpt=None,
-            )
-        update = JobUpdate(job_id=job.id, at=now_ms, transition=partial(transition, now_ms=now_ms), call=call)
+        by_hand = ProviderCall(
+            id=ids.new_id(ids.CALL),
+            job_id=job.id,
+            kind="intervention",
+            started_at=now_ms,
+            duration_ms=0,
+            outcome="by hand",
+            status_code=None,
+            summary="an operator intervened",
+            excerpt=None,
+        )
+        call, earlier = calls[-1] if calls else by_hand, calls[0] if len(calls) > 1 else None
+        update = JobUpdate(
+            job_id=job.id, at=now_ms, transition=partial(transition, now_ms=now_ms), call=call, earlier_call=earlier
+        )
         if call.kind == "cancellation":
             recorded = await self._context.stored(update, tie, provider=job.provider)
         else:

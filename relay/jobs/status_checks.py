@@ -6,21 +6,22 @@ outage) delays the next check; what it does to the job is decided in `lifecycle/
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 import msgspec
 
 from relay import log
-from relay.context import EndedCall, FlowContext, send_signed_in
+from relay.context import ConfiguredProvider, EndedCall, FlowContext, send_signed_in
 from relay.errors import JobUnknown, Unreadable
 from relay.jobs.check_times import CheckTimes, Kind
 from relay.jobs.rate_limit import GROWN_PAUSE_MS, KEY_PAUSE_MS, PAUSE_MS, AskedPace, GrowingPace, Pace
-from relay.lifecycle import checks
+from relay.lifecycle import checks, lookups
 from relay.lifecycle.checks import CheckOutcome, StatusCheck
 from relay.model import backoff
-from relay.model.job import Job, Report
-from relay.model.provider_http import ProviderResponse
+from relay.model.job import Job, ProviderCall, Report
+from relay.model.provider_http import ProviderRequest, ProviderResponse
 from relay.outbound.provider_client import NoAnswer, NotSent
 from relay.providers.base import submitted_job
 from relay.storage.apply_updates import JobUpdate, UpdateResult
@@ -42,12 +43,16 @@ _logger = log.get("check")
 
 
 class StatusAnswer(msgspec.Struct, frozen=True):
-    """A provider's answer to a status request: its kind, the report where it is a verdict, a text for the timeline."""
+    """A provider's answer to a status request: its kind, the report where it is a verdict, a text for the timeline.
+
+    `first` is the call for the status, if the answer is that to a second call for the result.
+    """
 
     finding: CheckOutcome
     report: Report | None
     outcome: str
     response: ProviderResponse | None = None
+    first: ProviderCall | None = None
 
     @property
     def failed(self) -> bool:
@@ -210,7 +215,8 @@ class Checker:
     async def _check(self, job: Job, tie: Tie | None, *, confirms: bool) -> UpdateResult | None:
         """Check one job and commit the result; after a failure in between it is due again when the lease ends."""
         started_at, began_at = self._clock.now_ms(), self._clock.monotonic_ms()
-        answer = await self._ask(job)
+        looked_up = lookups.wanted(job)
+        answer = await (self._look_up(job) if looked_up else self._ask(job))
         now_ms = self._clock.now_ms()
         pause_ms = self._pause_ms(job.provider, answer, now_ms)
         if answer.failed or confirms:
@@ -221,14 +227,17 @@ class Checker:
             finding=answer.finding,
             report=answer.report,
             started_at=started_at,
-            again_at=now_ms + max(self._delay_ms(job, answer.finding), pause_ms),
+            again_at=now_ms + max(self._delay_ms(job, answer), pause_ms),
             paused_until=now_ms + pause_ms,
             heartbeat_ms=round(self._settings.heartbeat_s * 1000),
         )
         note = answer.report.note if answer.report else None
-        call = self._context.ended_call(job, EndedCall("check", started_at, answer.outcome, answer.response, note))
-        transition = partial(checks.decide, check=check, now_ms=now_ms)
-        update = JobUpdate(job_id=job.id, at=now_ms, transition=transition, call=call)
+        kind = "lookup" if looked_up else "check"
+        if answer.first is not None:
+            kind, started_at = "result", answer.first.started_at + answer.first.duration_ms
+        call = self._context.ended_call(job, EndedCall(kind, started_at, answer.outcome, answer.response, note))
+        transition = partial(lookups.decide if looked_up else checks.decide, check=check, now_ms=now_ms)
+        update = JobUpdate(job_id=job.id, at=now_ms, transition=transition, call=call, earlier_call=answer.first)
         recorded = await self._context.stored(update, tie, provider=job.provider)
         self._context.publish(recorded)
         self._context.metrics.checked(job.provider, answer.finding)
@@ -241,19 +250,51 @@ class Checker:
         provider = self._context.providers[job.provider]
         if job.provider_job_id is None:
             return StatusAnswer(CheckOutcome.NO_ANSWER, None, "no id to ask by")
-        request = provider.adapter.status_check(submitted_job(job))
+        adapter, asked, started_at = provider.adapter, submitted_job(job), self._clock.now_ms()
+        answer = await self._sent(provider, adapter.status_check(asked), adapter.read_status)
+        if answer.report is None or answer.response is None:
+            return answer
+        request = adapter.result_request(asked, answer.report)
+        if request is None:
+            return answer
+        status = EndedCall("check", started_at, f"{answer.outcome}: the result is fetched", answer.response)
+        first, report = self._context.ended_call(job, status), answer.report
+        result = await self._sent(provider, request, lambda response, at: adapter.read_result(response, report, at))
+        if result.finding is CheckOutcome.NOT_FOUND:  # the status has just said that the job exists
+            result = msgspec.structs.replace(result, finding=CheckOutcome.NO_VERDICT)
+        return msgspec.structs.replace(result, first=first)
+
+    async def _look_up(self, job: Job) -> StatusAnswer:
+        """Ask the provider for a job by relay's own id."""
+        provider = self._context.providers[job.provider]
+        request = provider.adapter.find(submitted_job(job))
+        if request is None:
+            return StatusAnswer(CheckOutcome.NO_ANSWER, None, "it cannot be looked up")
+
+        def read(response: ProviderResponse, now_ms: int) -> Report:
+            found = provider.adapter.read_found(response, now_ms)
+            if found is None:
+                raise JobUnknown("no job has relay's id")
+            return found
+
+        return await self._sent(provider, request, read)
+
+    async def _sent(
+        self, provider: ConfiguredProvider, request: ProviderRequest, read: Callable[[ProviderResponse, int], Report]
+    ) -> StatusAnswer:
+        """Send a request about a job, and return its answer as `read` reads it."""
         try:
             response = await send_signed_in(self._context.client, provider, request, self._context.sign_in, TIMEOUT_S)
         except (NotSent, NoAnswer) as error:
             return StatusAnswer(CheckOutcome.NO_ANSWER, None, str(error))
         try:
-            report = provider.judged(provider.adapter.read_status(response, self._clock.now_ms()))
+            report = provider.judged(read(response, self._clock.now_ms()))
         except JobUnknown as error:
             return StatusAnswer(CheckOutcome.NOT_FOUND, None, f"not found: {str(error)[:200]}", response)
         except Unreadable as error:
             return StatusAnswer(_kind(response), None, f"no verdict: {str(error)[:200]}", response)
         if report.state is None:
-            self._context.unknown_status(job.provider, report.provider_status)
+            self._context.unknown_status(provider.adapter.name, report.provider_status)
         outcome = report.state or f"unknown status {report.provider_status[:40]!r}"
         return StatusAnswer(CheckOutcome.VERDICT, report, outcome, response)
 
@@ -283,9 +324,11 @@ class Checker:
             return round(wait_s * 1000)
         return backoff.parse_retry_after(response.headers.get("retry-after"), now_ms)
 
-    def _delay_ms(self, job: Job, finding: CheckOutcome) -> int:
-        """Return the milliseconds until the next check of a job that is still open."""
-        adapter = self._context.providers[job.provider].adapter
+    def _delay_ms(self, job: Job, answer: StatusAnswer) -> int:
+        """Return the milliseconds until the next check, or look-up, of a job that is still open."""
+        adapter, finding = self._context.providers[job.provider].adapter, answer.finding
+        if lookups.wanted(job) and answer.report is None:
+            return lookups.pause_ms(job)
         if adapter.limits.poll_s is not None:
             return adapter.limits.poll_s * 1000
         first_s = self._settings.status_check_first_s or adapter.limits.expected_s * backoff.CHECK_MARGIN

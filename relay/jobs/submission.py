@@ -15,14 +15,14 @@ from relay import log
 from relay.context import ConfiguredProvider, EndedCall, FlowContext
 from relay.jobs import approvals, payment
 from relay.jobs.payment import Payer
-from relay.lifecycle import reports
+from relay.lifecycle import lookups, reports
 from relay.lifecycle.reports import StatusReport, Transition
 from relay.model import backoff
 from relay.model.job import Approval, ErrorClass, FinishedBy, Job, JobError, Report, Verification
 from relay.model.payment import PaymentState
 from relay.model.provider_http import ProviderResponse
 from relay.outbound.provider_client import NoAnswer, NotSent
-from relay.providers.base import Accepted, Refused, Unclear
+from relay.providers.base import Accepted, Refused, Unclear, can_find, submission_id
 from relay.security.callback_tokens import CallbackTokens
 from relay.storage.apply_updates import JobUpdate
 from relay.storage.jobs import NewJob, UnansweredJob
@@ -154,7 +154,7 @@ class Submitter:
         if (asked := self._payer.approvals.needed_at_account(job)) is not None:
             return _held(asked)
         provider = self._providers[job.provider]
-        request = provider.adapter.submission(job.request, self.callback_url(job), job.id)
+        request = provider.adapter.submission(job.request, self.callback_url(job), submission_id(job))
         try:
             answer = await self._client.send(
                 provider.origin, provider.authorization, request, self._settings.submit_timeout_s
@@ -163,7 +163,7 @@ class Submitter:
             again = partial(reports.not_sent, error=_unreachable(str(error)), retry_at=self._retry_at(job))
             return Sent(transition=again, outcome="not_sent", note=str(error))
         except NoAnswer as error:
-            unanswered = partial(reports.unclear, error=_unanswered(str(error)))
+            unanswered = partial(self.unclear(job.provider), error=_unanswered(str(error)))
             return Sent(transition=unanswered, outcome="unanswered", note=str(error))
         return self._read(provider, answer)
 
@@ -214,10 +214,15 @@ class Submitter:
                 refused = partial(reports.refused, error=error)
                 return Sent(transition=refused, outcome="refused", answer=answer, note=error.message[:300], error=error)
             case Unclear(error):
-                unclear = partial(reports.unclear, error=error)
+                unclear = partial(self.unclear(provider.adapter.name), error=error)
                 return Sent(transition=unclear, outcome="unclear", answer=answer, note=error.message[:300])
             case _:
                 assert_never(read)
+
+    def unclear(self, provider: str) -> Callable[..., Transition]:
+        """Return what an unclear submission does to a job; look-ups follow if the provider knows relay's own ids."""
+        known = self._providers.get(provider)
+        return lookups.unclear if known is not None and can_find(known.adapter) else reports.unclear
 
     def _first_check_ms(self, expected_s: float, poll_s: int | None) -> int:
         """Return the milliseconds until the first status check; `poll_s` is for a provider that sends no callbacks."""

@@ -15,7 +15,7 @@ from relay.context import FlowContext
 from relay.jobs.payment import Payer
 from relay.jobs.status_checks import Checker
 from relay.jobs.submission import MARGIN_MS, Submitter
-from relay.lifecycle import checks, output_expiry, reports
+from relay.lifecycle import checks, output_expiry
 from relay.lifecycle.reports import Transition
 from relay.model import ids
 from relay.model.job import ErrorClass, JobError, ProviderCall
@@ -78,7 +78,8 @@ class Sweeper:
                 await self._end_overdue(job, now_ms)
         for unanswered in await jobs.left_in_submission(now_ms - self._submit_timeout_ms - MARGIN_MS, BATCH):
             if not self._submitter.is_under_way(unanswered, now_ms):
-                await self._apply(unanswered.id, partial(reports.unclear, error=_interrupted()), now_ms)
+                unclear = self._submitter.unclear(unanswered.provider)
+                await self._apply(unanswered.id, partial(unclear, error=_interrupted()), now_ms)
         for job in await jobs.due(Timer.CONFIRM, now_ms, BATCH):
             decide = partial(checks.out_of_time, paused=self._checker.paused())
             await self._apply(job.id, decide, now_ms, _out_of_time(job.id, now_ms))

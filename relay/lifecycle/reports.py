@@ -46,6 +46,8 @@ from relay.model.result_urls import TEXT_MAX_CHARS
 SECOND_VERDICT_MS: Final = 600_000
 """How long relay tries to confirm a second, contradicting end of a job before the first one stands."""
 
+HANDSHAKE: Final = "handshake"
+"""The reason of a callback that only tests the callback URL."""
 SUBMITTING_MS: Final = 60_000
 """How long after its start a submission may still be answered with the id that a status check needs."""
 _EVENTS: Final[dict[JobState, EventType]] = {
@@ -146,6 +148,11 @@ def apply_report(job: Job, status_report: StatusReport, now_ms: int) -> Transiti
     if report.state.final and status_report.confirm_ms is not None:
         return _unconfirmed(job, status_report, now_ms, now_ms + status_report.confirm_ms)
     return enter(job, status_report, now_ms)
+
+
+def handshake(job: Job) -> Transition:
+    """Return the job unchanged: its provider only tests the callback URL, and says nothing about the job."""
+    return Transition(job, Disposition.RECORDED, HANDSHAKE)
 
 
 def _conflict(job: Job, status_report: StatusReport, now_ms: int) -> Transition | None:

@@ -15,6 +15,9 @@ _BY_TOKEN: Final = (
     "believed on the callback's token alone: confirmation is off, or it could not be confirmed, and the line of the "
     "status check says why"
 )
+CHECKS: Final = ("check", "result", "lookup")
+"""The kinds of calls that ask a provider about a job."""
+_LOOKED_UP: Final = "the submission may or may not have arrived: the provider is asked for the job by relay's own id"
 _SUBMIT_UNKNOWN: Final = (
     "the submission may or may not have arrived, and without the provider's id the provider cannot be asked: only its "
     "callback tells. Without one the job expires at its deadline; POST …/resubmissions sends it again, "
@@ -91,7 +94,7 @@ def of_call(call: ProviderCall) -> Entry:
     """Return the entry of relay's request to a provider, at its start."""
     status = f"HTTP {call.status_code}" if call.status_code else None
     reason = "; ".join(filter(None, [status, call.decision])) or None
-    kind: EntryKind = "check" if call.kind == "check" else "submission"
+    kind: EntryKind = "check" if call.kind in CHECKS else "submission"
     return Entry(call.started_at, kind, call.summary, call.id, decision=call.outcome, reason=reason)
 
 
@@ -163,6 +166,8 @@ def what_next(job: Job, deliveries: list[Delivery]) -> NextResource | None:
                 "or believed by then",
                 at=rfc3339(job.confirm_by),
             )
+        if job.next_check_at is not None and job.reason == Reason.SUBMIT_UNKNOWN:
+            return NextResource(what=_LOOKED_UP, at=rfc3339(job.next_check_at))
         if job.next_check_at is not None and job.next_check_at <= job.deadline_at:
             return NextResource(
                 what="a status check, unless the provider's callback comes first", at=rfc3339(job.next_check_at)

@@ -97,10 +97,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class SubmittedJob(msgspec.Struct, frozen=True, kw_only=True):
     """What an adapter may need to know of a job to ask about it.
 
-    `job_id` is relay's own id. `provider_job_id` is None only in `find`. `request` is the native body as stored,
-    without the callback URL; it is empty for a job that was adopted from its callback. `status_path` is what a report
-    named. `provider_status` is the status that the provider itself gave a moment ago, empty if it was not asked.
-    `state` is relay's: `submitted` also stands for "queued".
+    `job_id` is relay's own id, as `submission` received it. `provider_job_id` is None only in `find`. `request` is the
+    native body as stored, without the callback URL; it is empty for a job that was adopted from its callback.
+    `status_path` is what a report named. `provider_status` is the status that the provider itself gave a moment ago,
+    empty if it was not asked. `state` is relay's: `submitted` also stands for "queued".
     """
 
     job_id: str
@@ -116,10 +116,15 @@ class SubmittedJob(msgspec.Struct, frozen=True, kw_only=True):
         return quote(self.provider_job_id or "", safe="")
 
 
+def submission_id(job: Job) -> str:
+    """Return relay's own id of a job's submission: the job's, with its number of events if it was submitted again."""
+    return job.id if job.last_final_event is None else f"{job.id}_{job.sequence}"
+
+
 def submitted_job(job: Job, provider_status: str = "") -> SubmittedJob:
     """Return what an adapter may know of a stored job."""
     return SubmittedJob(
-        job_id=job.id,
+        job_id=submission_id(job),
         provider_job_id=job.provider_job_id,
         state=job.state,
         request=job.request,

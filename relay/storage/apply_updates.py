@@ -56,6 +56,7 @@ OTHER_ENVIRONMENT: Final = "the token was made in another environment"
 class JobUpdate(msgspec.Struct, frozen=True, kw_only=True):
     """An update of a job: its transition (None: none), and the callback or call that brought it.
 
+    `earlier_call` is the first of two calls that brought it together.
     `again` is True if an earlier commit, whose answer was lost, may have written it; its call's id shows that. `copy`
     is a copy of a result that has ended, `deletes` one that was deleted; `renews_outputs` is False where the outputs
     are those of before, but for their copies. With `releases` the event of the job's end waits no longer.
@@ -66,6 +67,7 @@ class JobUpdate(msgspec.Struct, frozen=True, kw_only=True):
     transition: Callable[[Job], Transition] | None
     received: ReceivedCallback | None = None
     call: ProviderCall | None = None
+    earlier_call: ProviderCall | None = None
     settlement: payments.Settlement | None = None
     again: bool = False
     copy: CopyEnd | None = None
@@ -242,6 +244,7 @@ class _Batch:
         elif update.deletes is not None:
             self._changes().deleted.append({"copy_id": update.deletes, "finished_at": update.at})
         if update.call and job:
+            self.calls += [update.earlier_call] if update.earlier_call else []
             self.calls.append(msgspec.structs.replace(update.call, decision=result.reason))
         if update.received:
             known = None if _is_foreign(update) else job or tombstone

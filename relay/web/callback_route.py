@@ -189,7 +189,7 @@ class CallbackRoute:
         assert prepared is not None
         if waiting.error is None:
             self._app.receiver.publish(prepared, waiting.result)
-            return _STORED
+            return _STORED if prepared.reply is None else CallbackResponse(200, prepared.reply)
         if isinstance(waiting.error, StorageUnavailable):
             return _not_stored(prepared.received.provider, prepared.update.job_id, waiting.error)
         raise waiting.error
@@ -244,10 +244,10 @@ class CallbackRoute:
             return unread.response
         try:
             async with asyncio.timeout(COMMIT_DEADLINE_S):
-                await receiver.receive(msgspec.structs.replace(callback, body=body))
+                stored = await receiver.receive(msgspec.structs.replace(callback, body=body))
         except TimeoutError:
             raise StorageUnavailable(_LATE) from None
-        return _STORED
+        return _STORED if stored.reply is None else CallbackResponse(200, stored.reply)
 
 
 def _text(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:

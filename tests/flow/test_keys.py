@@ -24,7 +24,7 @@ from relay.sandbox.faults import Faults
 from relay.sandbox.keys import PATH, Keys
 from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
-from relay.security.signatures import SignatureInvalid, Signed, new_secret
+from relay.security.signatures import SignatureInvalid, Signed, new_secret, sign
 from tests.support.calling_back import DONE, kept
 from tests.support.running import HeldClock, Running, relay
 
@@ -288,3 +288,19 @@ def test_a_signature_covers_every_byte_of_the_body(body: bytes, other: bytes) ->
     messages = {adapter.signed(headers, one).message for one in (body, other)}  # type: ignore[union-attr]
     assert len(messages) == len({body, other})
     assert hashlib.sha256(body).hexdigest().encode() in messages.pop() + b"".join(messages)
+
+
+async def test_either_of_two_secrets_signs_a_callback(tmp_path: Path) -> None:
+    """Verify by any secret of the variable, as in a provider's rotation, and quarantine what another one signed."""
+    old, new, other = new_secret(), new_secret(), new_secret()
+    async with relay(tmp_path, clock=HeldClock(), RELAY_EVOLINK_CALLBACK_SECRET=f"{old} {new}") as running:
+        for secret, verdict in ((other, "quarantined"), (old, "recorded"), (new, "recorded")):
+            await running.submit("evolink")
+            at_s = running.clock.now_ms() // 1000
+            signature = sign([secret], "msg_1", at_s, DONE)
+            headers = {"webhook-id": "msg_1", "webhook-timestamp": str(at_s), "webhook-signature": signature}
+            answer = await running.client.post(running.callback_url(), content=DONE, headers=headers)
+            assert answer.status_code == 200
+            assert (await kept(running))[0]["verdict"] == verdict
+        jobs = (await running.get("/v1/jobs"))["data"]
+        assert [job["verification"] for job in jobs] == ["signature", "signature", "none"]

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from relay.app import App, opened
 from relay.clock import Clock
 from relay.outbound.trust import tls_context
 from relay.providers import DEV_PROVIDERS, PROVIDERS
+from relay.providers.base import Provider
 from relay.sandbox.contract import API_KEY
 from relay.sandbox.providers import base_urls, sandbox
 from relay.sandbox.serving import serve
@@ -157,12 +158,14 @@ async def relay(
     pace_s: float | None = None,
     confirm: bool = True,
     world: Sandbox | None = None,
+    adapters: Mapping[str, Provider] | None = None,
     port: int = 0,
     dispatches: bool = True,
     **environ: str,
 ) -> AsyncIterator[Running]:
     """relay, running; names in `environ` are settings, added to those that a test needs.
 
+    `adapters` take the place of those of the same names.
     `confirm=False` has callbacks believed as they are: for those that a test sends, of which the sandbox knows nothing.
     Without `dispatches` it serves requests only. A `world` that is given is the sandbox, and outlives this relay.
     """
@@ -186,7 +189,7 @@ async def relay(
         held = clock or HeldClock()
         stack.enter_context(made_by(held.now_ms))
         app = await stack.enter_async_context(
-            opened(loaded, {**PROVIDERS, **DEV_PROVIDERS}, held, dispatches=dispatches)
+            opened(loaded, {**PROVIDERS, **DEV_PROVIDERS, **(adapters or {})}, held, dispatches=dispatches)
         )
         http = server(app, "127.0.0.1", 0)
         serving = asyncio.create_task(http.serve(sockets=[listening]))
