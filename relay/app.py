@@ -54,6 +54,7 @@ from relay.outbound.webhook_sender import WebhookSender
 from relay.payments.policy import Policy
 from relay.payments.siwx import sign_in
 from relay.payments.x402 import Wallet
+from relay.providers.ark import Ark
 from relay.providers.base import Provider, Signing, keys_at
 from relay.providers.clip_prices import ClipPrices, read_clip_prices
 from relay.providers.relaydance import RelayDance
@@ -229,6 +230,7 @@ def _setup(settings: Settings, providers: Mapping[str, Provider], clock: Clock, 
     with_settings: dict[str, Provider] = {
         StableStudio.name: StableStudio(settings.stablestudio_schema),
         RelayDance.name: RelayDance(clip_prices(settings)),
+        Ark.name: Ark(settings.ark_region),
     }
     return Setup(
         settings=settings,

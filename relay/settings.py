@@ -352,6 +352,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     """a JSON-RPC node of the chain: with it, a payment of unknown fate is proven made or void"""
     stablestudio_schema: Literal["a", "b"] = "a"
     """which of StableStudio's two published request bodies a unified input becomes"""
+    ark_region: Literal["world", "china"] = "world"
+    """`world` is BytePlus ModelArk, `china` Volcengine Ark: the origin, and the model of an input that names none"""
     relaydance_prices: str = ""
     """RelayDance publishes no price list to programs: prices to quote, as docs/api.md says"""
     upload_max_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 104_857_600

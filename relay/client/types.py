@@ -111,7 +111,7 @@ class Cap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """A decimal as text, its unit (`USDC`, `USD`, `credits`) and whether it is an estimate, reserved or final."""
+    """A decimal as text, its unit (`USDC`, `USD`, `credits`, `tokens`), and if it is an estimate, reserved or final."""
 
     amount: str
     unit: str
@@ -122,7 +122,7 @@ class CostSum(msgspec.Struct, frozen=True, kw_only=True):
     """What the jobs that ended cost, in one unit."""
 
     unit: str
-    """`USDC`, `USD` or `credits`."""
+    """`USDC`, `USD`, `credits` or `tokens`."""
     kind: str
     """`estimate`, `reserved` or `final`, as it was when the job ended."""
     amount: str

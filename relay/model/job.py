@@ -191,7 +191,7 @@ class JobError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """A decimal as text, its unit (`USDC`, `USD`, `credits`) and whether it is an estimate, reserved or final."""
+    """A decimal as text, its unit (`USDC`, `USD`, `credits`, `tokens`), and if it is an estimate, reserved or final."""
 
     amount: str
     unit: str

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
+from relay.providers.ark import Ark
 from relay.providers.base import Provider
 from relay.providers.evolink import EvoLink
 from relay.providers.kinovi import Kinovi
@@ -21,5 +22,6 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "x402org": X402Org(),
     "replicate": Replicate(),
     "openrouter": OpenRouter(),
+    "ark": Ark(),
 }
 DEV_PROVIDERS: Final[Mapping[str, Provider]] = {"sandbox": Sandbox()}  # only with `relay dev`

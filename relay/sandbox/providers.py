@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from relay.sandbox.ark import Ark
 from relay.sandbox.contract import StandIn
 from relay.sandbox.evolink import EvoLink
 from relay.sandbox.keys import Keys
@@ -22,6 +23,7 @@ STAND_INS: Final[Mapping[str, Callable[[Keys], StandIn]]] = {
     "x402org": lambda _: X402Org(),
     "replicate": lambda _: Replicate(),
     "openrouter": lambda _: OpenRouter(),
+    "ark": lambda _: Ark(),
 }
 """What makes each stand-in; one that signs its callbacks by published keys receives the sandbox's."""
 

@@ -24,10 +24,26 @@ RULES = "Your input text violates platform rules. Please modify and try again."
 REAL_PERSON = "The request failed because the input image may contain real person"
 FILTER = "The prompt was rejected by the content filter."
 UPSTREAM = "The upstream could not make the video."
+ARK_REQUEST = "Request id: 02176423760000400000000000000000000ffff0a0a0a0a"
+CHINA = "https://ark-acg-cn-beijing.tos-cn-beijing.volces.com/doubao-seedance-2-5/a"
+WORLD_MP4 = (
+    "https://ark-content-generation-ap-southeast-1.tos-ap-southeast-1.volces.com/dreamina-seedance-2-0/"
+    "02176423760000000000000000000000000ffff0a0a0a0a.mp4?X-Tos-Algorithm=TOS4-HMAC-SHA256&X-Tos-Expires=86400"
+)
 ARK_REFUSAL = "The request failed because the output video may contain sensitive information."
 
 # Each published callback: the state it brings the job to; then the results, or the error's class, code and text.
 EXPECTED: dict[str, tuple[Any, ...]] = {
+    "ark/expired": ("expired",),
+    "ark/failed": ("failed", "content_rejected", "OutputVideoSensitiveContentDetected", f"{ARK_REFUSAL} {ARK_REQUEST}"),
+    "ark/queued": ("submitted",),
+    "ark/running": ("running",),
+    "ark/succeeded": ("succeeded", ("video", WORLD_MP4)),
+    "ark/succeeded_with_last_frame": (
+        "succeeded",
+        ("video", f"{CHINA}.mp4"),
+        ("last_frame", f"{CHINA}.jpeg"),
+    ),
     "evolink/cancelled": ("canceled",),
     "evolink/completed": ("succeeded", ("video", EVOLINK_MP4)),
     "evolink/failed_with_error": ("failed", "invalid_input", "invalid_request", "Explain what went wrong."),
@@ -62,9 +78,10 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
 
 def about(body: dict[str, Any], provider_job_id: str) -> bytes:
     """Return a recorded body with this job's id at the provider's own place for it; an upstream's id stays as it is."""
+    upstream = "\0" if provider_job_id.startswith("cgt-") else "cgt-"
     for holder in (body, body.get("data")):
         for name in ("id", "taskId", "task_id"):
-            if isinstance(holder, dict) and name in holder and not holder[name].startswith("cgt-"):
+            if isinstance(holder, dict) and name in holder and not holder[name].startswith(upstream):
                 holder[name] = provider_job_id
     return msgspec.json.encode(body)
 
@@ -112,7 +129,7 @@ async def test_a_published_callback_drives_its_job(running: Running, name: str) 
     assert [(output["kind"], output["url"]) for output in heard["outputs"]] == outputs
     error = heard["error"] and [heard["error"][key] for key in ("class", "provider_code", "provider_message")]
     assert error == (rest if state == "failed" else None)
-    assert heard["finished_by"] == ("callback" if state in ("succeeded", "failed", "canceled") else None)
+    assert heard["finished_by"] == ("callback" if state in ("succeeded", "failed", "canceled", "expired") else None)
     assert await dispositions(running, job) == ["recorded"]
     assert await announced(running, job) == ["job.submitted"] + ([] if state == "submitted" else [f"job.{state}"])
 

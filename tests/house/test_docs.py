@@ -411,7 +411,7 @@ def test_a_provider_page_has_its_routes(provider: Provider) -> None:
 
 def test_the_provider_pages_have_the_published_prices() -> None:
     """Have the price of a second at each model and resolution of a published table, and what else it depends on."""
-    for name in ("evolink", "kinovi"):
+    for name in ("ark", "evolink", "kinovi"):
         listed = rows(section(provider_page(name), "\n## Prices\n", "\n## "))
         assert listed == provider_pages.price_rows(PROVIDERS[name])
     upscaled, plain = (

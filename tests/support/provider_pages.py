@@ -212,6 +212,8 @@ def price_rows(provider: Provider) -> Rows:
 def _per_second(provider: Provider, model: str, resolution: str) -> list[str]:
     """Return the cells of a price's row: a quarter of what four seconds cost."""
     bodies: list[dict[str, object]] = [{"model": model, "quality": resolution, "duration": 4}]
+    if provider.name == "ark":
+        bodies = [{"model": model, "resolution": resolution, "duration": 4, "content": []}]
     if provider.name == "kinovi":
         inputs = {"outputResolution": resolution, "duration": 4}
         video = {"videoUrls": ["https://example.com/a.mp4"]}

@@ -211,7 +211,7 @@ export type CopyErrorCode = "address_refused" | "gone" | "key_refused" | "store_
 /** The state of a copy; `deleted` is one that was archived, and is past its retention. */
 export type CopyState = "archived" | "deleted" | "failed" | "pending" | (string & {});
 
-/** A decimal as text, its unit (`USDC`, `USD`, `credits`) and whether it is an estimate, reserved or final. */
+/** A decimal as text, its unit (`USDC`, `USD`, `credits`, `tokens`), and if it is an estimate, reserved or final. */
 export interface Cost {
   amount: string;
   unit: string;
@@ -220,7 +220,7 @@ export interface Cost {
 
 /** What the jobs that ended cost, in one unit. */
 export interface CostSum {
-  /** `USDC`, `USD` or `credits`. */
+  /** `USDC`, `USD`, `credits` or `tokens`. */
   unit: string;
   /** `estimate`, `reserved` or `final`, as it was when the job ended. */
   kind: string;
@@ -559,7 +559,7 @@ export interface JobEventData {
 
 /** The body of `POST /v1/jobs`, with exactly one of `input` and `request`. */
 export interface JobFields {
-  provider: "evolink" | "relaydance" | "kinovi" | "stablestudio" | "x402org" | "replicate" | "openrouter" | "cheapest" | (string & {});
+  provider: "evolink" | "relaydance" | "kinovi" | "stablestudio" | "x402org" | "replicate" | "openrouter" | "ark" | "cheapest" | (string & {});
   input?: Input | null;
   request?: Record<string, unknown> | null;
   notify?: Notify[] | null;

@@ -73,7 +73,7 @@ class IntervalResource(NumbersResource, frozen=True, kw_only=True):
 class CostSumResource(msgspec.Struct, frozen=True, kw_only=True):
     """What the jobs that ended cost, in one unit."""
 
-    unit: Annotated[str, Meta(description="`USDC`, `USD` or `credits`.")]
+    unit: Annotated[str, Meta(description="`USDC`, `USD`, `credits` or `tokens`.")]
     kind: Annotated[str, Meta(description="`estimate`, `reserved` or `final`, as it was when the job ended.")]
     amount: Annotated[str, Meta(description="A decimal with six places.")]
 
