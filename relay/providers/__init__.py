@@ -6,6 +6,7 @@ from typing import Final
 from relay.providers.ark import Ark
 from relay.providers.base import Provider
 from relay.providers.evolink import EvoLink
+from relay.providers.fal import Fal
 from relay.providers.kinovi import Kinovi
 from relay.providers.openrouter import OpenRouter
 from relay.providers.relaydance import RelayDance
@@ -23,5 +24,6 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "replicate": Replicate(),
     "openrouter": OpenRouter(),
     "ark": Ark(),
+    "fal": Fal(),
 }
 DEV_PROVIDERS: Final[Mapping[str, Provider]] = {"sandbox": Sandbox()}  # only with `relay dev`

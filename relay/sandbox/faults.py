@@ -22,8 +22,10 @@ WORDS: Final[dict[str, tuple[str, ...]]] = {
         *("envelope", "state", "flat"),
         *("sync", "async"),
         *("list", "unsigned"),
+        "no_payload",
     ),
     "check": ("ok", "not_found", "html", "hang", "reset", "empty", "lies"),
+    "result": ("ok", "not_yet", "down", "locked"),
     "encoding": ("", "gzip", "utf-16", "bom"),
     "flips": ("", *FINAL),
     "malformed": ("", "not_json", "empty", "array", "nan", "deep", "twice", "nul", "surrogate", "bigint"),
@@ -115,13 +117,22 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ),
     ] = ""
 
+    result: Annotated[
+        str,
+        Meta(
+            description="How the second request for a result is answered, where the provider has one: `ok`, `not_yet` "
+            "(as if the job went on), `down` (503), or `locked` (403, as for an account without funds)."
+        ),
+    ] = "ok"
+
     version: Annotated[
         str,
         Meta(
             description="Which published form is sent: EvoLink's `full`, `minimal` or `without_error`; RelayDance's "
             "`documented`, `new_api`, `openai` or `ark`; Kinovi's `envelope`, `state` or `flat`; x402.org's answer "
             "with the video (`sync`) or with where to ask for it (`async`); Replicate's output as a "
-            "`list`; OpenRouter's results `unsigned` (behind its key) only."
+            "`list`; OpenRouter's results `unsigned` (behind its key) only; fal's callback without the result "
+            "(`no_payload`) or its status without the error (`without_error`)."
         ),
     ] = ""
     lost: Annotated[bool, Meta(description="No callback is ever sent.")] = False

@@ -55,11 +55,16 @@ class Keys:
         return Route(PATH, self._published)
 
     async def _published(self, _: Request) -> Response:
-        """Return the key as a JWK set."""
+        """Return the key with its id."""
+        return await self.published(named=True)
+
+    async def published(self, *, named: bool) -> Response:
+        """Return the key as a JWK set, with or without its id."""
         self.asked += 1
         if self.wrong == "hang":
             await asyncio.sleep(HANG_S)
         if self.wrong:
             return JSONResponse({"error": "unavailable"}, 503)
         public = base64.urlsafe_b64encode(self.key.public_key().public_bytes_raw()).decode().rstrip("=")
-        return JSONResponse({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": self.key_id, "x": public}]})
+        jwk = {"kty": "OKP", "crv": "Ed25519", "x": public} | ({"kid": self.key_id} if named else {})
+        return JSONResponse({"keys": [jwk]})

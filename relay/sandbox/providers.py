@@ -6,6 +6,7 @@ from typing import Final
 from relay.sandbox.ark import Ark
 from relay.sandbox.contract import StandIn
 from relay.sandbox.evolink import EvoLink
+from relay.sandbox.fal import Fal
 from relay.sandbox.keys import Keys
 from relay.sandbox.kinovi import Kinovi
 from relay.sandbox.openrouter import OpenRouter
@@ -24,6 +25,7 @@ STAND_INS: Final[Mapping[str, Callable[[Keys], StandIn]]] = {
     "replicate": lambda _: Replicate(),
     "openrouter": lambda _: OpenRouter(),
     "ark": lambda _: Ark(),
+    "fal": Fal,
 }
 """What makes each stand-in; one that signs its callbacks by published keys receives the sandbox's."""
 

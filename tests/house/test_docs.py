@@ -26,7 +26,8 @@ from relay.model.resources.deliveries import AttemptResource
 from relay.model.resources.endpoints import EndpointResource
 from relay.model.resources.events import EventResource
 from relay.model.resources.jobs import JobResource
-from relay.providers import PROVIDERS, kinovi, uploads
+from relay.providers import PROVIDERS, fal, kinovi, uploads
+from relay.providers.answers import Codes
 from relay.providers.base import Provider, example_job
 from relay.providers.clip_prices import read_clip_prices
 from relay.providers.native import native_from_input
@@ -411,6 +412,7 @@ def test_a_provider_page_has_its_routes(provider: Provider) -> None:
 
 def test_the_provider_pages_have_the_published_prices() -> None:
     """Have the price of a second at each model and resolution of a published table, and what else it depends on."""
+    assert rows(section(provider_page("fal"), "\n## Prices\n", "\n## ")) == provider_pages.rate_rows(fal.PER_SECOND)
     for name in ("ark", "evolink", "kinovi"):
         listed = rows(section(provider_page(name), "\n## Prices\n", "\n## "))
         assert listed == provider_pages.price_rows(PROVIDERS[name])
@@ -428,6 +430,13 @@ def test_the_provider_pages_have_the_published_prices() -> None:
     assert f"kept for {uploads.EVOLINK_LIFETIME_MS // 3_600_000} hours" in provider_page("evolink")
     (entries,) = re.findall(r"^RELAY_RELAYDANCE_PRICES=(.*)$", provider_page("relaydance"), re.MULTILINE)
     assert len(read_clip_prices(entries)) == 2
+
+
+@pytest.mark.parametrize(("name", "codes"), [("fal", fal.CODES)])
+def test_a_provider_page_has_its_own_codes(name: str, codes: Codes) -> None:
+    """Have each error code that only this provider has, by its class."""
+    errors = rows(section(provider_page(name), "\n## Errors\n", "\n## "))
+    assert errors == provider_pages.own_code_rows(codes)
 
 
 def test_the_page_on_adding_a_provider_has_the_whole_interface() -> None:

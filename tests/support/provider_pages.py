@@ -1,6 +1,6 @@
 """What docs/providers/ must say of each provider, computed from the adapters: the rows of its tables."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -9,8 +9,8 @@ import msgspec
 from relay.errors import InvalidInput
 from relay.model.backoff import CHECK_MARGIN
 from relay.model.job import Input
-from relay.providers.answers import CODES, STATUSES
-from relay.providers.base import ModelLimits, Provider, callbacks_expected, can_cancel
+from relay.providers.answers import CODES, STATUSES, Codes
+from relay.providers.base import ModelLimits, Provider, Signing, callbacks_expected, can_cancel
 from relay.providers.native import native_from_input
 from relay.providers.stablestudio import StableStudio
 from relay.providers.uploads import FLOWS, MEGABYTE
@@ -77,7 +77,8 @@ def own_limits(own: ModelLimits) -> str:
         said.append(named(own.aspect_ratios))
     if own.images is not None:
         low, high = own.images
-        said.append(f"{low} to {high} images" if high else "no images")
+        several = f"{low} to {high} images" if low < high else f"{high} images" if high > 1 else "1 image"
+        said.append(several if high else "no images")
     if own.references is not None:
         kinds = zip(own.references, ("images", "videos", "sounds"), strict=True)
         most = ", ".join(f"{count} {kind}" for count, kind in kinds if count)
@@ -132,6 +133,15 @@ def _full_bodies(provider: Provider) -> Iterator[dict[str, object]]:
                 yield native_from_input(provider, full)
 
 
+def verified_by(provider: Provider) -> str:
+    """Return what proves a provider's callbacks."""
+    if not callbacks_expected(provider):
+        return "status checks only"
+    if isinstance(provider, Signing):
+        return "published keys, or token and a status check"
+    return "token, then a status check"
+
+
 def callback_place(provider: Provider) -> str:
     """Return where a submission has the callback URL: a field, or `?name` for a parameter of the query."""
     return provider.callback_field or (f"?{provider.callback_query}" if provider.callback_query else "")
@@ -143,7 +153,7 @@ def overview_row(provider: Provider) -> tuple[str, ...]:
     return (
         f"[{provider.name}]({provider.name}.md)",
         f"`{callback_place(provider)}`" if callbacks_expected(provider) else polled,
-        "token, then a status check" if callbacks_expected(provider) else "status checks only",
+        verified_by(provider),
         lifetime(provider),
         "yes" if can_cancel(provider) else "no",
         price_known(provider),
@@ -163,7 +173,7 @@ def _fields(schema: dict[str, Any], kinds: dict[str, Any], holder: str) -> Rows:
     for name, one in schema.get("properties", {}).items():
         path = f"{holder}{name}"
         rows.append((f"`{path}`", _holds(one, kinds), "yes" if name in schema.get("required", ()) else "no"))
-        inner, suffix = (one["items"], "[].") if one.get("type") == "array" else (one, ".")
+        inner, suffix = (one.get("items", {}), "[].") if one.get("type") == "array" else (one, ".")
         if _target(inner, kinds).get("type") == "object":
             rows += _fields(inner, kinds, f"{path}{suffix}")
     return rows
@@ -190,7 +200,7 @@ def _holds(schema: dict[str, Any], kinds: dict[str, Any]) -> str:
     titles = {"string": "text", "boolean": "true or false"}
     type_ = schema.get("type", "value")
     low, high, unit = bounds.get(type_, ("", "", ""))
-    text = f"list of {_holds(schema['items'], kinds)}" if type_ == "array" else titles.get(type_, type_)
+    text = f"list of {_holds(schema.get('items', {}), kinds)}" if type_ == "array" else titles.get(type_, type_)
     if high not in schema:
         return text
     return (
@@ -220,6 +230,19 @@ def _per_second(provider: Provider, model: str, resolution: str) -> list[str]:
         bodies = [{"model": model, "inputs": inputs}, {"model": model, "inputs": inputs | video}]
     prices = [provider.price(body) for body in bodies]
     return ["–" if price is None else f"{float(price.amount) / 4:.4f}".rstrip("0").rstrip(".") for price in prices]
+
+
+def rate_rows(rates: Mapping[str, tuple[str, ...]]) -> Rows:
+    """Return the rows of a table of prices by model."""
+    return [(f"`{model}`", *cells) for model, cells in rates.items()]
+
+
+def own_code_rows(codes: Codes) -> Rows:
+    """Return the error codes of one provider beyond those of all, by their class."""
+    own = {code: f"`{kind.class_}`" for code, kind in codes.items() if CODES.get(code) != kind}
+    return [
+        (class_, named([code for code, of in own.items() if of == class_])) for class_ in dict.fromkeys(own.values())
+    ]
 
 
 def status_rows() -> Rows:

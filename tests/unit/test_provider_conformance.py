@@ -4,6 +4,7 @@ import copy
 import json
 import re
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import pytest
@@ -20,13 +21,15 @@ from relay.providers.base import (
     Refused,
     Unclear,
     at,
+    callbacks_expected,
     check_url,
+    example_job,
     find_callback_field,
     text_or_none,
     without_model,
 )
 from relay.providers.native import native_from_input
-from tests.support.provider_cases import JOB_ID, NOW_MS, answer, asked, bodies, json_values, recordings
+from tests.support.provider_cases import JOB_ID, NOW_MS, answer, bodies, json_values, recordings
 
 CALLBACK_URL = "https://relay.example.com/callbacks/x/token"
 MINIMAL = Input(images=["https://example.com/a.png"], prompt="slow push in")
@@ -37,7 +40,7 @@ published = pytest.mark.parametrize("provider", PROVIDERS.values(), ids=lambda o
 
 def applied(provider: Provider, body: Any) -> Report:
     """Return what a body says of a job: as a callback, or where a provider sends none, as its status answer."""
-    if provider.callback_field:
+    if callbacks_expected(provider):
         return provider.read_callback(body, NOW_MS)
     return provider.read_status(answer(200, json.dumps(body).encode()), NOW_MS)
 
@@ -60,7 +63,7 @@ def test_each_is_listed_under_its_name() -> None:
 def test_it_has_recordings(provider: Provider) -> None:
     """Its requests, callbacks and answers are recorded."""
     for kind in ("requests", "callbacks", "answers"):
-        if kind != "callbacks" or provider.callback_field:
+        if kind != "callbacks" or callbacks_expected(provider):
             assert recordings(provider.name, kind), kind
 
 
@@ -118,17 +121,22 @@ def test_the_callback_url_lands_in_its_field(provider: Provider) -> None:
     """The submission carries the callback URL exactly where it belongs, and the given body stays as it was."""
     request = native_from_input(provider, MINIMAL)
     before = copy.deepcopy(request)
-    sent = provider.submission(request, CALLBACK_URL, JOB_ID)
-    own = without_model(before) if provider.path_model else before
+    sent, without = provider.submission(request, CALLBACK_URL, JOB_ID), provider.submission(request, None, JOB_ID)
+    plain = without_model(before) if provider.path_model else before
     if provider.callback_field:
         assert at(sent.body, *provider.callback_field.split(".")) == CALLBACK_URL
         assert find_callback_field(sent.body) == provider.callback_field
     else:
-        assert sent.body == own
+        assert sent.body == plain
+    assert parse_qs(urlsplit(sent.path).query) == (
+        {provider.callback_query: [CALLBACK_URL]} if provider.callback_query else {}
+    )
     assert request == before
-    assert provider.submission(request, None, JOB_ID).body == own
+    assert without.body == plain
     assert sent.method == "POST"
-    assert sent.path.startswith("/")
+    assert sent.path.startswith(without.path)
+    assert without.path.startswith("/")
+    assert not provider.path_model or str(before["model"]) in without.path
 
 
 @providers
@@ -309,8 +317,8 @@ def test_a_callback_token_in_an_answer_is_cut_out(provider: Provider) -> None:
 @providers
 def test_an_id_cannot_leave_its_place_in_the_path(provider: Provider) -> None:
     """An id with a slash, a question mark or dots asks for no other path."""
-    path = provider.status_check(asked("a/../b?c=d&e#f")).path
-    assert path.endswith("a%2F..%2Fb%3Fc%3Dd%26e%23f")
+    path = provider.status_check(example_job(provider, "a/../b?c=d&e#f")).path
+    assert path == provider.status_check(example_job(provider, "ID")).path.replace("ID", "a%2F..%2Fb%3Fc%3Dd%26e%23f")
     odd_ones: list[object] = ["..", " ", "x" * 300, "", None, {}, 1.5, True]
     for odd in odd_ones:
         body = {"id": odd, "task_id": odd, "taskId": odd}

@@ -1,0 +1,144 @@
+"""Providers whose model is the path: the callback URL in the query, signatures, results in two steps, cancellations."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from relay.sandbox.faults import Faults
+from relay.sandbox.providers import STAND_INS
+from tests.support.calling_back import kept
+from tests.support.running import HeldClock, Running, relay
+
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
+
+PROVIDERS = ["fal"]
+FIRST_S = 30
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    """Yield a relay whose clock the stand-ins sign by."""
+    async with relay(tmp_path, clock=HeldClock(), RELAY_STATUS_CHECK_FIRST_S=str(FIRST_S)) as started:
+        started.world.keys.clock = lambda: started.clock.now_ms() // 1000
+        yield started
+
+
+async def submitted(running: Running, provider: str, **faults: Any) -> dict[str, Any]:
+    """Return a job that its provider has, with these faults."""
+    running.world.next_faults.append(Faults(**faults))
+    job = await running.submit(provider, notify=[{"url": running.hook}])
+    assert job["status"] == "submitted"
+    return job
+
+
+async def finished(running: Running, job: dict[str, Any]) -> dict[str, Any]:
+    """Return the job after its provider has ended it."""
+    await running.world.finish(job["provider_job_id"])
+    return await running.get(f"/v1/jobs/{job['id']}")
+
+
+async def advance(running: Running, seconds: float) -> None:
+    """Move the clock."""
+    assert isinstance(running.clock, HeldClock)
+    await running.clock.advance(seconds)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_signed_callback_ends_a_job_without_a_status_check(running: Running, provider: str) -> None:
+    """A submission goes out, its signed callback comes in, and the subscriber is notified."""
+    job = await submitted(running, provider, signed="ok")
+    done = await finished(running, job)
+    assert (done["status"], done["finished_by"], done["verification"]) == ("succeeded", "callback", "signature")
+    assert done["outputs"][0]["url"] == running.world.jobs[job["provider_job_id"]].result_url
+    assert running.world.status_checks == []
+    await running.sink.wait_for(lambda sink: sink.events() == ["job.submitted", "job.succeeded"])
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("signed", ["forged", "unknown_key"])
+async def test_a_callback_with_a_wrong_signature_is_quarantined(running: Running, provider: str, signed: str) -> None:
+    """A body or a key that does not fit moves nothing; the callback is kept."""
+    job = await submitted(running, provider, signed=signed)
+    assert (await finished(running, job))["status"] == "submitted"
+    assert [one["verdict"] for one in await kept(running)] == ["quarantined"]
+    assert running.world.callbacks[-1].status_code == 200
+
+
+async def replayed(running: Running, provider: str, after_s: int) -> httpx.Response:
+    """Return relay's answer to a signed callback that comes so much later than it was signed."""
+    job = await submitted(running, provider, lost=True)
+    stand_in, at_provider = STAND_INS[provider](running.world.keys), running.world.jobs[job["provider_job_id"]]
+    at_provider.state = "succeeded"
+    raw = msgspec.json.encode(stand_in.callback(at_provider))
+    at_provider.faults = Faults(signed="ok")
+    headers = stand_in.sign(raw, at_provider, running.clock.now_ms() // 1000)
+    await advance(running, after_s)
+    return await running.client.post(running.callback_url(), content=raw, headers=headers)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_signature_is_good_for_five_minutes(tmp_path: Path, provider: str) -> None:
+    """A callback that is 300 s old counts; one of 301 s may be replayed, and is quarantined."""
+    async with relay(tmp_path, clock=HeldClock(), RELAY_STATUS_CHECK_FIRST_S="3600") as running:
+        for after_s, verdict in ((300, "recorded"), (301, "quarantined")):
+            assert (await replayed(running, provider, after_s)).status_code == 200
+            assert (await kept(running))[0]["verdict"] == verdict
+
+
+async def test_a_native_request_for_an_unknown_model_arrives_byte_for_byte(running: Running) -> None:
+    """The model becomes the path and the callback URL the query; the rest of the body is what the client wrote."""
+    fields = {"prompt": "p", "steps": 30, "nested": {"a": [1, 2.5, None, {"b": "ü"}]}}
+    for provider in PROVIDERS:
+        await running.submit(provider, request={"model": "some-lab/new-model/v2/turbo", **fields})
+        assert running.world.submissions[-1] == fields
+        assert list(running.world.jobs.values())[-1].model == "some-lab/new-model/v2/turbo"
+        assert running.callback_url().startswith(f"{running.origin}/callbacks/{provider}/")
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [
+        ("fal", "../../admin"),
+        ("fal", "a/b/../c"),
+        ("fal", "a//b"),
+        ("fal", "a/b?fal_webhook=https://evil.example"),
+        ("fal", "a/b%2e%2e/c"),
+        ("fal", "/a/b"),
+        ("fal", "a/b/c/d/e/f/g"),
+        ("fal", "a/b/requests/x/cancel"),
+    ],
+)
+async def test_a_model_cannot_leave_its_place_in_the_path(running: Running, provider: str, model: str) -> None:
+    """A name that would ask for another route of the provider is refused, and nothing is sent."""
+    answer = await running.client.post(
+        "/v1/jobs", json={"provider": provider, "request": {"model": model, "prompt": "p"}}
+    )
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["path"] == "request.model"
+    assert running.world.submissions == []
+
+
+@pytest.mark.parametrize(("provider", "field"), [("fal", "fal_webhook"), ("fal", "webhook_url")])
+async def test_a_clients_own_callback_url_is_refused(running: Running, provider: str, field: str) -> None:
+    """The name of the query's parameter is reserved in the body, too."""
+    request = {"model": "some-lab/new-model", "prompt": "p", field: "https://evil.example"}
+    answer = await running.client.post("/v1/jobs", json={"provider": provider, "request": request})
+    assert answer.status_code == 422
+    assert f"request.{field}" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("provider", "status_code", "class_"),
+    [("fal", 403, "auth"), ("fal", 402, "insufficient_funds")],
+)
+async def test_an_empty_account_is_not_a_wrong_key(
+    running: Running, provider: str, status_code: int, class_: str
+) -> None:
+    """The refusal's text decides, for the same status."""
+    running.world.next_faults.append(Faults(status_code=status_code))
+    job = (await running.client.post("/v1/jobs", json={"provider": provider, "input": {"prompt": "p"}})).json()
+    assert (job["status"], job["error"]["class"]) == ("failed", class_)
