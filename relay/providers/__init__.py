@@ -8,6 +8,7 @@ from relay.providers.base import Provider
 from relay.providers.evolink import EvoLink
 from relay.providers.fal import Fal
 from relay.providers.kinovi import Kinovi
+from relay.providers.kling import Kling
 from relay.providers.openrouter import OpenRouter
 from relay.providers.relaydance import RelayDance
 from relay.providers.replicate import Replicate
@@ -19,6 +20,7 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "evolink": EvoLink(),
     "relaydance": RelayDance(),
     "kinovi": Kinovi(),
+    "kling": Kling(),
     "stablestudio": StableStudio(),
     "x402org": X402Org(),
     "replicate": Replicate(),

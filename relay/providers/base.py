@@ -151,6 +151,8 @@ class Provider(Protocol):
     """Whether the native body's top-level `model` goes into the path of the submission, and not into the body sent."""
     verifier: VerifierName = "standard-webhooks"
     """How the provider signs its callbacks, if the operator sets RELAY_<NAME>_CALLBACK_SECRET."""
+    own_id_fields: tuple[str, ...] = ()
+    """The dotted paths where `submission` puts relay's id of the job: no native body may have one of them."""
     request_types: tuple[type, ...]
     """The types of its native bodies, without the callback field."""
     unified: Mapping[str, str]
@@ -188,9 +190,9 @@ class Provider(Protocol):
         return at(request, "model")
 
     def check_model(self, request: object) -> list[FieldError]:
-        """Return the error of a model that relay does not know, where it goes into a path."""
+        """Return the error of a model that relay does not know, where it goes into a path; and of relay's own id."""
         wrong = self.path_model and not path_model(request)
-        return [FieldError("model", f"must be {PATH_MODEL_FORM}")] if wrong else []
+        return check_own_ids(self, request) + ([FieldError("model", f"must be {PATH_MODEL_FORM}")] if wrong else [])
 
     def authorization(self, api_key: str, now_s: int) -> str:
         """Return the Authorization header of a request at a time in unix seconds."""
@@ -440,6 +442,12 @@ def find_callback_field(request: object, query: str = "") -> str | None:
 def is_callback_field(name: str) -> bool:
     """Return whether a field's name is one for a callback URL, in any spelling."""
     return _CALLBACK_FIELD.fullmatch(re.sub(r"[^a-z]", "", name.lower())) is not None
+
+
+def check_own_ids(provider: Provider, request: object) -> list[FieldError]:
+    """Return an error for each of `own_id_fields` that a native body has."""
+    given = [path for path in provider.own_id_fields if at(request, *path.split(".")) is not None]
+    return [FieldError(path, "is relay's own field: relay looks the job up by its id there") for path in given]
 
 
 def with_callback(request: dict[str, object], field: str, callback_url: str | None) -> dict[str, object]:

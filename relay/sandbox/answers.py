@@ -23,9 +23,12 @@ def refused(stand_in: StandIn, status_code: int) -> Response:
 
 async def to_refused_submission(stand_in: StandIn, faults: Faults) -> Response | None:
     """Return the refusal that the faults ask for, if they do."""
-    if not faults.html and faults.status_code == 200:
+    inside_200 = faults.submit == "error_in_200"
+    if not faults.html and faults.status_code == 200 and not inside_200:
         return None
     await asyncio.sleep(faults.slow_s)
+    if inside_200:
+        return JSONResponse(stand_in.refusal(400 if faults.status_code == 200 else faults.status_code))
     return _html(faults.status_code) if faults.html else refused(stand_in, faults.status_code)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from relay.sandbox.faults import FINAL, Faults
 from relay.sandbox.payment import Till
@@ -124,6 +124,9 @@ class StandIn(Protocol):
     def asked_id(self, request: Request) -> str:
         """Return the job a status check or a cancellation is about."""
 
+    def unknown(self, request: Request) -> Response:
+        """Return the answer to a status check about a job that the provider does not know."""
+
     def cancel_effect(self, job: ProviderJob) -> str:
         """Return what a cancellation does: `canceled`, `refused`, `erased` (it is forgotten), or `kept` as it is."""
 
@@ -199,6 +202,10 @@ class StandInBase:
     def asked_id(self, request: Request) -> str:
         """Return the id in the path."""
         return str(request.path_params["id"])
+
+    def unknown(self, request: Request) -> Response:
+        """Return the refusal of a 404."""
+        return JSONResponse(self.refusal(404), 404)  # type: ignore[attr-defined]
 
     def cancel_effect(self, job: ProviderJob) -> str:
         """Cancel a job that has not ended."""

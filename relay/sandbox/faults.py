@@ -14,7 +14,7 @@ FINAL: Final = ("succeeded", "failed", "canceled")
 PAUSE_MAX_S: Final = 600
 
 WORDS: Final[dict[str, tuple[str, ...]]] = {
-    "submit": ("ok", "hang", "reset", "reset_after", "empty", "id_missing", "wrong_id"),
+    "submit": ("ok", "hang", "reset", "reset_after", "empty", "id_missing", "wrong_id", "error_in_200"),
     "outcome": (*FINAL, "no_output"),
     "version": (
         *("", "full", "minimal", "without_error"),
@@ -23,6 +23,7 @@ WORDS: Final[dict[str, tuple[str, ...]]] = {
         *("sync", "async"),
         *("list", "unsigned"),
         "no_payload",
+        "object",
     ),
     "check": ("ok", "not_found", "html", "hang", "reset", "empty", "lies"),
     "result": ("ok", "not_yet", "down", "locked"),
@@ -52,8 +53,9 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         str,
         Meta(
             description="How the submission is answered: `ok`, `hang` (never), `reset` (nothing is created), "
-            "`reset_after` (the job is created), `empty` (200 without a body), `id_missing`, or `wrong_id` "
-            "(an id that the status route and the callbacks do not know)."
+            "`reset_after` (the job is created), `empty` (200 without a body), `id_missing`, `wrong_id` (an id that "
+            "the status route and the callbacks do not know), or `error_in_200` (the refusal of `status_code`, with "
+            "200)."
         ),
     ] = "ok"
     status_code: Annotated[
@@ -132,7 +134,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "`documented`, `new_api`, `openai` or `ark`; Kinovi's `envelope`, `state` or `flat`; x402.org's answer "
             "with the video (`sync`) or with where to ask for it (`async`); Replicate's output as a "
             "`list`; OpenRouter's results `unsigned` (behind its key) only; fal's callback without the result "
-            "(`no_payload`) or its status without the error (`without_error`)."
+            "(`no_payload`) or its status without the error (`without_error`); Kling's status answer with one `object`."
         ),
     ] = ""
     lost: Annotated[bool, Meta(description="No callback is ever sent.")] = False

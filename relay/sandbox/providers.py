@@ -9,6 +9,7 @@ from relay.sandbox.evolink import EvoLink
 from relay.sandbox.fal import Fal
 from relay.sandbox.keys import Keys
 from relay.sandbox.kinovi import Kinovi
+from relay.sandbox.kling import Kling
 from relay.sandbox.openrouter import OpenRouter
 from relay.sandbox.relaydance import RelayDance
 from relay.sandbox.replicate import Replicate
@@ -20,6 +21,7 @@ STAND_INS: Final[Mapping[str, Callable[[Keys], StandIn]]] = {
     "evolink": lambda _: EvoLink(),
     "relaydance": lambda _: RelayDance(),
     "kinovi": lambda _: Kinovi(),
+    "kling": lambda _: Kling(),
     "stablestudio": lambda _: StableStudio(),
     "x402org": lambda _: X402Org(),
     "replicate": lambda _: Replicate(),

@@ -167,7 +167,7 @@ class Sandbox:
         self.status_checks.append(asked)
         await self._tell()
         if job is None:
-            return answers.refused(stand_in, 404)
+            return stand_in.unknown(request)
         job.checks += 1
         return await answers.to_check(stand_in, job, request)
 

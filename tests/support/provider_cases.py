@@ -29,6 +29,8 @@ _WORDS_OF_PROVIDERS = """
     creditsUsed task_info estimated_time completeTime errors path required limit model prompt seconds
     duration quality image_urls inputs urls imageUrls videoUrls audioUrls mode role resolution ratio
     aspectRatio outputResolution generate_audio callback_url
+    task_status task_status_msg task_info external_id external_task_id task_result videos update_time billing
+    charge_type amount currency final_unit_deduction model_name contents settings options text audio
 """
 _NAMES = _WORDS_OF_PROVIDERS.split()
 _WORDS = st.sampled_from(

@@ -37,7 +37,7 @@ def label(value: Any) -> str:
     return str(getattr(value, "name", value))
 
 
-WITH_ALL_FIELDS = {"fal": "fal-ai/veo3.1", "replicate": "kwaivgi/kling-v3-video"}
+WITH_ALL_FIELDS = {"fal": "fal-ai/veo3.1", "kling": "kling-v2-6", "replicate": "kwaivgi/kling-v3-video"}
 """A model of each provider whose default model does not have every field that the provider honours."""
 
 

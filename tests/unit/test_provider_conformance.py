@@ -26,12 +26,15 @@ from relay.providers.base import (
     example_job,
     find_callback_field,
     text_or_none,
+    with_callback,
     without_model,
 )
-from relay.providers.native import native_from_input
+from relay.providers.native import check_native, native_from_input
 from tests.support.provider_cases import JOB_ID, NOW_MS, answer, bodies, json_values, recordings
 
 CALLBACK_URL = "https://relay.example.com/callbacks/x/token"
+FOLLOWING = ("kling",)
+"""The providers whose videos follow their first frame: they refuse an aspect ratio beside one."""
 MINIMAL = Input(images=["https://example.com/a.png"], prompt="slow push in")
 
 providers = pytest.mark.parametrize("provider", {**PROVIDERS, **DEV_PROVIDERS}.values(), ids=lambda one: one.name)
@@ -45,11 +48,11 @@ def applied(provider: Provider, body: Any) -> Report:
     return provider.read_status(answer(200, json.dumps(body).encode()), NOW_MS)
 
 
-def without_callback(provider: Provider, body: Any) -> Any:
+def without_callback(body: Any) -> Any:
     """Return a recorded request as a client would send it to relay."""
-    if provider.callback_field:
-        *holders, name = provider.callback_field.split(".")
-        (at(body, *holders) if holders else body).pop(name, None)
+    while path := find_callback_field(body):
+        *holders, name = path.split(".")
+        (at(body, *holders) if holders else body).pop(name)
     return body
 
 
@@ -71,7 +74,7 @@ def test_it_has_recordings(provider: Provider) -> None:
 def test_every_recorded_request_is_good(provider: Provider) -> None:
     """What the provider publishes as an example passes the adapter's check."""
     for path in recordings(provider.name, "requests"):
-        body = without_callback(provider, msgspec.json.decode(path.read_bytes()))
+        body = without_callback(msgspec.json.decode(path.read_bytes()))
         assert provider.check(body) == [], path.name
         assert find_callback_field(body) is None
 
@@ -122,7 +125,7 @@ def test_the_callback_url_lands_in_its_field(provider: Provider) -> None:
     request = native_from_input(provider, MINIMAL)
     before = copy.deepcopy(request)
     sent, without = provider.submission(request, CALLBACK_URL, JOB_ID), provider.submission(request, None, JOB_ID)
-    plain = without_model(before) if provider.path_model else before
+    plain = as_sent(provider, before)
     if provider.callback_field:
         assert at(sent.body, *provider.callback_field.split(".")) == CALLBACK_URL
         assert find_callback_field(sent.body) == provider.callback_field
@@ -139,6 +142,22 @@ def test_the_callback_url_lands_in_its_field(provider: Provider) -> None:
     assert not provider.path_model or str(before["model"]) in without.path
 
 
+def as_sent(provider: Provider, body: dict[str, object]) -> dict[str, object]:
+    """Return a native body as it is sent without a callback URL: a model may be in the path, relay's id in the body."""
+    sent = without_model(body) if provider.path_model else body
+    return with_callback(sent, provider.own_id_fields[0], JOB_ID) if provider.own_id_fields else sent
+
+
+@providers
+def test_no_native_body_has_relays_own_id(provider: Provider) -> None:
+    """Refuse a body that has relay's id of the job already, for a known model and for an unknown one."""
+    request = native_from_input(provider, MINIMAL)
+    for field in provider.own_id_fields:
+        for model in (request.get("model"), "an-unknown-model"):
+            errors = check_native(provider, with_callback(request | {"model": model}, field, "mine"))
+            assert field in [error.path for error in errors]
+
+
 @providers
 def test_a_minimal_input_is_enough(provider: Provider) -> None:
     """One image and a prompt make a native body that passes the check and leaves out what was not given."""
@@ -151,10 +170,14 @@ def test_a_minimal_input_is_enough(provider: Provider) -> None:
 def test_a_full_input_finds_its_places(provider: Provider) -> None:
     """What every provider takes is translated and passes the check."""
     silent = "audio" not in provider.honours
-    full = msgspec.structs.replace(MINIMAL, duration_s=5, resolution="720p", aspect_ratio="16:9")
+    known = provider.limits.resolutions
+    resolution = "720p" if "720p" in known else known[0]
+    full = msgspec.structs.replace(MINIMAL, duration_s=5, resolution=resolution, aspect_ratio="16:9")
     full = full if silent else msgspec.structs.replace(full, audio=True)
-    text = msgspec.json.encode(native_from_input(provider, full))
-    assert all(word in text for word in (b"720p", b"16:9", b"5") + (() if silent else (b"true",)))
+    full = msgspec.structs.replace(full, images=[]) if provider.name in FOLLOWING else full
+    text = msgspec.json.encode(native_from_input(provider, full)).decode()
+    assert all(word in text for word in (resolution, "16:9", "5"))
+    assert silent or "true" in text or '"native"' in text
 
 
 @providers
