@@ -49,6 +49,8 @@ LAST_CHECK_MS: Final = 120_000
 _LAST_AGAIN_MS: Final = 5_000
 _LATE_MS: Final = 30_000
 """A sweep that comes this late means that relay was stopped, and that no status check was made meanwhile."""
+_ASKED_AGAIN_MS: Final = 86_400_000
+"""For so long after its deadline a job may have another last check, because relay was stopped during the former one."""
 _CLAIM_PAUSE_MS: Final = 5_000
 _CLAIM_PAUSE_MAX_MS: Final = 600_000
 
@@ -263,7 +265,8 @@ def conclude(job: Job, now_ms: int) -> Transition:
     """Return the job when the time is over for confirming its result, or for its last check after the deadline."""
     unconfirmed = job.unconfirmed
     if unconfirmed is None:
-        if job.confirm_by is not None and now_ms - job.confirm_by >= _LATE_MS and job.provider_job_id is not None:
+        late = job.confirm_by is not None and now_ms - job.confirm_by >= _LATE_MS
+        if late and job.provider_job_id is not None and now_ms - job.deadline_at < _ASKED_AGAIN_MS:
             job = msgspec.structs.replace(job, confirm_by=now_ms + LAST_CHECK_MS, next_check_at=now_ms)
             return Transition(
                 job, Disposition.RECORDED, "relay was stopped meanwhile: the provider is asked one last time"

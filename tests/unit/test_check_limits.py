@@ -196,6 +196,14 @@ def test_a_sweep_that_comes_late_asks_once_more(late_ms: int, asked: bool) -> No
     assert checks.conclude(job(confirm_by=None), now_ms).job.state is JobState.EXPIRED
 
 
+def test_a_machine_that_is_stopped_again_and_again_keeps_no_job_open() -> None:
+    """Make another last check until a day after the deadline, and then expire the job whenever relay runs."""
+    waiting = job(confirm_by=NOW + HOUR_MS + checks.LAST_CHECK_MS)
+    last_ms = waiting.deadline_at + 86_400_000 - 1
+    assert checks.conclude(waiting, last_ms).job.state is JobState.SUBMITTED
+    assert checks.conclude(waiting, last_ms + 1).job.state is JobState.EXPIRED
+
+
 @pytest.mark.parametrize(
     ("late_ms", "next_check_at", "paused", "why"),
     [
