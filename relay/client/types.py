@@ -793,6 +793,8 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
     """The price in USD, if it is known."""
     basis: str | None
     """Published prices, or the provider's answer to an unpaid request."""
+    reason: str | None
+    """Why there is no amount."""
     errors: list[FieldError]
 
 

@@ -17,8 +17,8 @@ from relay.jobs.payment import Payer
 from relay.model.job import Job
 from relay.model.provider_http import ProviderResponse
 from relay.outbound.provider_client import NoAnswer, NotSent
-from relay.providers.base import Refused
-from relay.providers.native import check_given, native_body
+from relay.providers.base import Provider, Refused
+from relay.providers.native import check_given, native_body, unknown_model
 from relay.providers.prices import Price, price_order, quoted
 
 CHEAPEST: Final = "cheapest"
@@ -27,12 +27,16 @@ QUOTE_JOB_ID: Final = "job_quote"
 
 
 class Quote(msgspec.Struct, frozen=True, kw_only=True):
-    """One provider's quote: whether it accepts the request, the price there, and the errors if it does not."""
+    """One provider's quote: whether it accepts the request, the price there, and the errors if it does not.
+
+    `reason` says why there is no price.
+    """
 
     provider: str
     accepted: bool
     price: Price | None = None
     errors: tuple[FieldError, ...] = ()
+    reason: str | None = None
 
 
 class Quoter:
@@ -93,14 +97,16 @@ class Quoter:
         try:
             native = native_body(provider.adapter, fields)
             if native.errors:
-                return Quote(provider=name, accepted=False, errors=tuple(native.errors))
-            return Quote(provider=name, accepted=True, price=await self._price(name, provider, native.body))
+                return _refused(name, native.errors)
+            price = await self._price(name, provider, native.body)
+            reason = None if price else _unpriced(provider.adapter, native.body)
+            return Quote(provider=name, accepted=True, price=price, reason=reason)
         except InvalidInput as error:
-            return Quote(provider=name, accepted=False, errors=tuple(error.errors))
+            return _refused(name, error.errors)
         except (PaymentRefused, SpendCapReached) as error:
-            return Quote(provider=name, accepted=False, errors=(FieldError("", str(error)),))
+            return _refused(name, [FieldError("", str(error))])
         except (NotSent, NoAnswer) as error:
-            return Quote(provider=name, accepted=False, errors=(FieldError("", f"it gave no price: {error}"),))
+            return _refused(name, [FieldError("", f"it gave no price: {error}")])
 
     async def _price(self, name: str, provider: ConfiguredProvider, request: dict[str, object]) -> Price | None:
         """Return the price from the table, or from a provider that is paid for each job; None if it is unknown."""
@@ -113,6 +119,26 @@ class Quoter:
         if isinstance(read, Refused):
             raise InvalidInput([FieldError("", read.error.message)])
         return None
+
+
+def _refused(name: str, errors: Sequence[FieldError]) -> Quote:
+    """Return the quote of a provider that does not accept the request."""
+    unplaced = next((error.message for error in errors if not error.path), None)
+    return Quote(
+        provider=name,
+        accepted=False,
+        errors=tuple(errors),
+        reason=unplaced or "the provider does not accept the request: see errors",
+    )
+
+
+def _unpriced(adapter: Provider, request: dict[str, object]) -> str:
+    """Return why an accepted request has no price."""
+    if adapter.limits.paid:
+        return "the provider named no price"
+    if model := unknown_model(adapter, request):
+        return f"relay does not know the model {model}"
+    return f"{adapter.title} publishes no price for this request"
 
 
 def _micros(price: Price) -> Decimal:

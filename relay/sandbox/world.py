@@ -1,6 +1,7 @@
 """The stand-in providers' world: their jobs, how these go on, and the routes on which they are asked about."""
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from relay.sandbox.serving import hang_up
 from relay.sandbox.uploads import FileStores
 
 RESULTS_PATH: Final = "/results"
+RECEIVED_MAX: Final = 100
 _CLIP: Final = Path(__file__).with_name("clip.mp4")
 
 Handler = Callable[[StandIn, Request], Awaitable[Response]]
@@ -34,6 +36,7 @@ class Sandbox:
 
     `status_checks` and `cancellations` are the provider's job ids that were asked about, in order. Where jobs are paid
     for, `submissions` are the paid ones, and the next faults are shown to an unpaid one and taken with a payment.
+    `received` are the paths and the bytes of the last submissions, refused and unpaid ones too.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Sandbox:
     ) -> None:
         self.jobs: dict[str, ProviderJob] = {}
         self.submissions: list[dict[str, Any]] = []
+        self.received: deque[tuple[str, bytes]] = deque(maxlen=RECEIVED_MAX)
         self.callbacks: list[CallbackSent] = []
         self.status_checks: list[str] = []
         self.cancellations: list[str] = []
@@ -102,6 +106,7 @@ class Sandbox:
     async def _submit(self, stand_in: StandIn, request: Request) -> Response:
         """Return the submission route of a provider."""
         raw = await request.body()
+        self.received.append((request.url.path, raw))
         try:
             body = msgspec.json.decode(raw)
             wanted = of_prompt(stand_in.prompt_of(body) if isinstance(body, dict) else None)

@@ -374,6 +374,9 @@ def _made(kind: Any) -> tuple[Json, dict[str, Json]]:
     for one in components.values():
         if "description" in one:  # a docstring, which Python 3.13 and later dedent themselves
             one["description"] = inspect.cleandoc(one["description"])
+        for field in one.get("properties", {}).values():
+            if field.get("type") == "array" and "prefixItems" not in field:
+                field.setdefault("items", {})  # a generator refuses an array without, whatever it may hold
     return schema, components
 
 

@@ -958,6 +958,8 @@ export interface Quote {
   usd: string | null;
   /** Published prices, or the provider's answer to an unpaid request. */
   basis: "quote" | "table" | (string & {}) | null;
+  /** Why there is no amount. */
+  reason: string | null;
   errors: FieldError[];
 }
 

@@ -25,7 +25,9 @@ QUOTES: Final[Columns] = {
     "UNIT": "unit",
     "USD": "usd",
     "BASIS": "basis",
-    "WHY NOT": lambda one: "; ".join(f"{error['path']} {error['message']}" for error in one["errors"]),
+    "WHY NOT": lambda one: (
+        "; ".join(f"{error['path']} {error['message']}".strip() for error in one["errors"]) or one.get("reason")
+    ),
 }
 SPEND: Final[Columns] = {
     "PROVIDER": "provider", "UNIT": "unit", "ESTIMATE": "estimate", "RESERVED": "reserved", "FINAL": "final",

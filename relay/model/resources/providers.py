@@ -75,6 +75,7 @@ class QuoteResource(msgspec.Struct, frozen=True, kw_only=True):
         Literal["table", "quote"] | None,
         Meta(description="Published prices, or the provider's answer to an unpaid request."),
     ]
+    reason: Annotated[str | None, Meta(description="Why there is no amount.")]
     errors: list[FieldErrorResource]
 
 

@@ -102,6 +102,7 @@ def _quote(quote: Quote) -> QuoteResource:
         unit=price.unit if price else None,
         usd=price.usd if price else None,
         basis=price.basis if price else None,
+        reason=quote.reason,
         errors=[FieldErrorResource(path=error.path, message=error.message) for error in bounded(quote.errors)],
     )
 
