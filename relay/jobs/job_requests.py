@@ -83,7 +83,7 @@ class Intake:
             raise InvalidInput(errors, bound=Bound.NOTIFY_MAX if too_many else None)
         wanted = validation.convert(body, JobFields)
         deadline_at = now_ms + (wanted.deadline_s or DEADLINE_S) * 1000
-        model = native.body.get("model")
+        model = provider.adapter.model_of(native.body) if provider else None
         job = Job(
             id=ids.new_id(ids.JOB),
             project_id=project_id,

@@ -283,9 +283,9 @@ class Replicate(Provider):
         model = at(request, "model")
         family = _FAMILIES.get(model) if isinstance(model, str) else None
         if family is None:
-            problem = f"must be one of {_listed(_FAMILIES)}, not {validation.shown(model)}"
-            given = isinstance(request, dict) and "model" in request
-            return with_rules(validation.check(request, Seedance20), [FieldError("model", problem)] if given else [])
+            if not isinstance(request, dict) or "model" not in request:
+                return validation.check(request, Seedance20)
+            return [FieldError("model", f"must be one of {_listed(_FAMILIES)}, not {validation.shown(model)}")]
         return with_rules(validation.check(request, family.body), _rules(at(request, "input"), str(model), family))
 
     def model_of(self, request: object) -> object:
