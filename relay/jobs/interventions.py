@@ -149,7 +149,7 @@ class Interventions:
             return _Cancellation((*calls, failed))
         outcome = f"HTTP {answer.status_code}"
         call = self._context.ended_call(job, EndedCall("cancellation", started_at, outcome, answer))
-        if 400 <= answer.status_code < 500:
+        if 400 <= answer.status_code < 500 or provider.adapter.too_late(answer):
             await self._doubt(job, call)
             raise Conflict(f"the provider did not cancel the job ({outcome}); relay asks it for the job's status")
         return _Cancellation((*calls, call), confirmed=provider.adapter.canceled(answer))

@@ -240,6 +240,10 @@ class Provider(Protocol):
         """Return whether the answer to a cancellation says that the job is canceled, and not only that it may be."""
         return 200 <= response.status_code < 300
 
+    def too_late(self, response: ProviderResponse) -> bool:
+        """Return whether the 2xx of a cancellation says that the job had ended before; a 4xx always does."""
+        return False
+
     def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
         """Return the report of a callback's decoded JSON; raise Unreadable if no published version matches."""
         raise Unreadable(f"{self.name} sends no callbacks")

@@ -208,6 +208,7 @@ _KLING_4K_USD: Final = Decimal("0.42")
 _VEO_USD: Final = Decimal("0.40")
 
 CODES: Final[answers.Codes] = {**answers.CODES, **answers.codes({answers.REJECTED: "e005"})}
+_CANCELED: Final = (JobState.CANCELED, JobState.EXPIRED)
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(?::[A-Za-z0-9._-]{1,100})?")
 _VERSION: Final = re.compile(rf"[0-9a-f]{{64}}|{_MODEL.pattern}")
 _CODE: Final = re.compile(r"\((E[0-9]{3,4})\)|\b(E[0-9]{3,4})\b")
@@ -339,11 +340,13 @@ class Replicate(Provider):
         return ProviderRequest(method="POST", path=f"/v1/predictions/{job.quoted_id}/cancel")
 
     def canceled(self, response: ProviderResponse) -> bool:
-        """Return whether the prediction in the answer is canceled; one that had ended before is answered as it is."""
-        try:
-            return _report(answers.status_body(response), None).state in (JobState.CANCELED, JobState.EXPIRED)
-        except Unreadable:
-            return False
+        """Return whether the prediction in the answer is canceled."""
+        return _state(response) in _CANCELED
+
+    def too_late(self, response: ProviderResponse) -> bool:
+        """Return whether the prediction in the answer had ended otherwise; then it is answered as it is."""
+        state = _state(response)
+        return state is not None and state.final and state not in _CANCELED
 
     def retry_after_s(self, response: ProviderResponse) -> float | None:
         """Return the seconds in the text of a 429, which has no Retry-After header."""
@@ -447,6 +450,14 @@ def _report(body: dict[str, Any], now_ms: int | None, default: JobState | None =
     if report.state is JobState.SUCCEEDED and not report.outputs and task.get("data_removed") is True:
         return msgspec.structs.replace(report, note="Replicate has removed the output")
     return report
+
+
+def _state(response: ProviderResponse) -> JobState | None:
+    """Return the state of the prediction in an answer, None if there is none."""
+    try:
+        return _report(answers.status_body(response), None).state
+    except Unreadable:
+        return None
 
 
 def _outputs(output: object, expires_at: str | None) -> tuple[Output, ...]:

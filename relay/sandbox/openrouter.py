@@ -20,6 +20,18 @@ _FIELDS: Final = {
     *("generate_audio", "seed", "callback_url", "previous_job_id", "provider", "session_id", "trace", "user"),
     *("creativity", "upscale_factor"),
 }
+_MODELS: Final = (
+    *("bytedance/seedance-2.0", "bytedance/seedance-2.0-fast", "bytedance/seedance-2.0-mini", "bytedance/seedance-2.5"),
+    *(
+        "google/veo-3.1",
+        "google/veo-3.1-fast",
+        "google/veo-3.1-lite",
+        "kwaivgi/kling-v3.0-std",
+        "kwaivgi/kling-v3.0-pro",
+    ),
+    *("alibaba/wan-2.7", "alibaba/wan-3.0", "minimax/hailuo-3", "minimax/hailuo-3-max", "x-ai/grok-imagine-video"),
+)
+"""Those whose fields are known; another model may have more."""
 _RESOLUTIONS: Final = ("360p", "480p", "720p", "768p", "1080p", "1K", "2K", "4K")
 _RATIOS: Final = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "9:21")
 _MESSAGES: Final = {
@@ -138,7 +150,7 @@ def _wrong(body: dict[str, Any], allow_http: bool) -> str | None:
     frames, references = body.get("frame_images", []), body.get("input_references", [])
     duration, url = body.get("duration", 5), body.get("callback_url")
     rules = {
-        "body": set(body) <= _FIELDS,
+        "body": set(body) <= _FIELDS or body.get("model") not in _MODELS,
         "model": isinstance(body.get("model"), str) and body["model"] != "",
         "prompt": isinstance(body.get("prompt"), str) or bool(frames or references),
         "duration": isinstance(duration, int) and not isinstance(duration, bool) and duration >= 1,

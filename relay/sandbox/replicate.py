@@ -21,7 +21,7 @@ _PROBLEMS: Final = {
     404: ("Not found", "The requested resource could not be found."),
     409: ("Conflict", "The prediction cannot be canceled."),
     422: ("Input validation failed", "- input: The input does not fit the schema"),
-    429: ("", "Request was throttled. Your rate limit resets in ~30s."),
+    429: ("", "Request was throttled. Your rate limit resets in ~45s."),
 }
 _WORDS: Final = {
     "pending": "starting",

@@ -5,6 +5,7 @@ import pkgutil
 import re
 import subprocess
 import time
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -437,6 +438,21 @@ def test_a_provider_page_has_its_own_codes(name: str, codes: Codes) -> None:
     """Have each error code that only this provider has, by its class."""
     errors = rows(section(provider_page(name), "\n## Errors\n", "\n## "))
     assert errors == provider_pages.own_code_rows(codes)
+
+
+@pytest.mark.parametrize("name", ["replicate", "openrouter"])
+def test_a_price_with_its_conditions_is_the_adapters(name: str) -> None:
+    """Have the price of a second under the conditions of each row, as the adapter computes it for eight seconds."""
+    listed = rows(section(provider_page(name), "\n## Prices\n", "\n## "))
+    assert len(listed) > 5
+    for named, conditions, usd in listed:
+        fields: dict[str, object] = {"duration": 8, **dict(re.findall(r"`(\w+)` `(\w+)`", conditions))}
+        if "audio" in conditions:
+            fields["generate_audio"] = "no audio" not in conditions
+        body = {"model": named.strip("`"), **({"input": fields} if name == "replicate" else fields)}
+        price = PROVIDERS[name].price(body)
+        assert price is not None, named
+        assert Decimal(price.amount) == Decimal(usd) * 8, named
 
 
 def test_the_page_on_adding_a_provider_has_the_whole_interface() -> None:

@@ -285,22 +285,26 @@ def test_a_prediction_is_asked_about_and_canceled_by_its_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status_code", "body", "canceled"),
+    ("status_code", "body", "canceled", "too_late"),
     [
-        (200, {"id": "a", "status": "canceled"}, True),
-        (200, {"id": "a", "status": "aborted"}, True),
-        (200, {"id": "a", "status": "succeeded", "output": IMAGE}, False),
-        (200, {"id": "a", "status": "failed"}, False),
-        (200, {"id": "a", "status": "processing"}, False),
-        (200, b"", False),
-        (200, [], False),
-        (404, {"id": "a", "status": "canceled"}, False),
-        (500, {"status": "canceled"}, False),
+        (200, {"id": "a", "status": "canceled"}, True, False),
+        (200, {"id": "a", "status": "aborted"}, True, False),
+        (200, {"id": "a", "status": "succeeded", "output": IMAGE}, False, True),
+        (200, {"id": "a", "status": "failed"}, False, True),
+        (200, {"id": "a", "status": "processing"}, False, False),
+        (200, {"id": "a", "status": "archived"}, False, False),
+        (200, b"", False, False),
+        (200, [], False, False),
+        (404, {"id": "a", "status": "canceled"}, False, False),
+        (500, {"status": "succeeded"}, False, False),
     ],
 )
-def test_only_a_canceled_prediction_is_canceled(status_code: int, body: object, *, canceled: bool) -> None:
+def test_only_a_canceled_prediction_is_canceled(
+    status_code: int, body: object, *, canceled: bool, too_late: bool
+) -> None:
     """The answer to a cancellation counts by the prediction's status, since a finished one is answered with 200 too."""
-    assert REPLICATE.canceled(answer(status_code, body)) is canceled
+    response = answer(status_code, body)
+    assert (REPLICATE.canceled(response), REPLICATE.too_late(response)) == (canceled, too_late)
 
 
 def test_the_published_answer_is_read() -> None:
