@@ -14,6 +14,7 @@ from relay.providers.relaydance import RelayDance
 from relay.providers.replicate import Replicate
 from relay.providers.sandbox import Sandbox
 from relay.providers.stablestudio import StableStudio
+from relay.providers.wavespeed import WaveSpeed
 from relay.providers.x402org import X402Org
 
 PROVIDERS: Final[Mapping[str, Provider]] = {
@@ -27,5 +28,6 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "openrouter": OpenRouter(),
     "ark": Ark(),
     "fal": Fal(),
+    "wavespeed": WaveSpeed(),
 }
 DEV_PROVIDERS: Final[Mapping[str, Provider]] = {"sandbox": Sandbox()}  # only with `relay dev`

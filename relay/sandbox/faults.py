@@ -23,7 +23,7 @@ WORDS: Final[dict[str, tuple[str, ...]]] = {
         *("sync", "async"),
         *("list", "unsigned"),
         "no_payload",
-        "object",
+        *("object", "without_input"),
     ),
     "check": ("ok", "not_found", "html", "hang", "reset", "empty", "lies"),
     "result": ("ok", "not_yet", "down", "locked"),
@@ -134,7 +134,8 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "`documented`, `new_api`, `openai` or `ark`; Kinovi's `envelope`, `state` or `flat`; x402.org's answer "
             "with the video (`sync`) or with where to ask for it (`async`); Replicate's output as a "
             "`list`; OpenRouter's results `unsigned` (behind its key) only; fal's callback without the result "
-            "(`no_payload`) or its status without the error (`without_error`); Kling's status answer with one `object`."
+            "(`no_payload`) or its status without the error (`without_error`); Kling's status answer with one "
+            "`object`; WaveSpeed's callback `without_input`."
         ),
     ] = ""
     lost: Annotated[bool, Meta(description="No callback is ever sent.")] = False

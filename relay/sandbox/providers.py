@@ -14,6 +14,7 @@ from relay.sandbox.openrouter import OpenRouter
 from relay.sandbox.relaydance import RelayDance
 from relay.sandbox.replicate import Replicate
 from relay.sandbox.stablestudio import StableStudio
+from relay.sandbox.wavespeed import WaveSpeed
 from relay.sandbox.world import Sandbox
 from relay.sandbox.x402org import X402Org
 
@@ -28,6 +29,7 @@ STAND_INS: Final[Mapping[str, Callable[[Keys], StandIn]]] = {
     "openrouter": lambda _: OpenRouter(),
     "ark": lambda _: Ark(),
     "fal": Fal,
+    "wavespeed": lambda _: WaveSpeed(),
 }
 """What makes each stand-in; one that signs its callbacks by published keys receives the sandbox's."""
 

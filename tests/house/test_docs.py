@@ -27,7 +27,7 @@ from relay.model.resources.deliveries import AttemptResource
 from relay.model.resources.endpoints import EndpointResource
 from relay.model.resources.events import EventResource
 from relay.model.resources.jobs import JobResource
-from relay.providers import PROVIDERS, fal, kinovi, uploads
+from relay.providers import PROVIDERS, fal, kinovi, uploads, wavespeed
 from relay.providers.answers import Codes
 from relay.providers.base import Provider, example_job
 from relay.providers.clip_prices import read_clip_prices
@@ -414,6 +414,8 @@ def test_a_provider_page_has_its_routes(provider: Provider) -> None:
 def test_the_provider_pages_have_the_published_prices() -> None:
     """Have the price of a second at each model and resolution of a published table, and what else it depends on."""
     assert rows(section(provider_page("fal"), "\n## Prices\n", "\n## ")) == provider_pages.rate_rows(fal.PER_SECOND)
+    listed = rows(section(provider_page("wavespeed"), "\n## Prices\n", "\n## "))
+    assert listed == provider_pages.rate_rows(wavespeed.PER_RUN)
     for name in ("ark", "evolink", "kinovi"):
         listed = rows(section(provider_page(name), "\n## Prices\n", "\n## "))
         assert listed == provider_pages.price_rows(PROVIDERS[name])
@@ -433,7 +435,7 @@ def test_the_provider_pages_have_the_published_prices() -> None:
     assert len(read_clip_prices(entries)) == 2
 
 
-@pytest.mark.parametrize(("name", "codes"), [("fal", fal.CODES)])
+@pytest.mark.parametrize(("name", "codes"), [("fal", fal.CODES), ("wavespeed", wavespeed.CODES)])
 def test_a_provider_page_has_its_own_codes(name: str, codes: Codes) -> None:
     """Have each error code that only this provider has, by its class."""
     errors = rows(section(provider_page(name), "\n## Errors\n", "\n## "))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,7 @@ from relay.providers.native import native_from_input
 from relay.providers.stablestudio import StableStudio
 from relay.providers.uploads import FLOWS, MEGABYTE
 from relay.settings import PROVIDER_SETTINGS, SETTINGS
+from tests.support.provider_cases import recordings
 
 MINIMAL: Final = Input(images=["https://example.com/a.png"], prompt="slow push in")
 HONOURED: Final = [name for name in Input.__struct_fields__ if name != "provider_options"]
@@ -119,7 +121,9 @@ def price_known(provider: Provider) -> str:
         return "quote, USDC"
     if price := provider.price(native_from_input(provider, MINIMAL)):
         return f"table, {price.unit}"
-    if price := next((found for body in _full_bodies(provider) if (found := provider.price(body))), None):
+    recorded = (msgspec.json.decode(path.read_bytes()) for path in recordings(provider.name, "requests"))
+    bodies = chain(_full_bodies(provider), recorded)
+    if price := next((found for body in bodies if (found := provider.price(body))), None):
         return f"table, {price.unit}, for some models"
     return "not published" if type(provider).price is Provider.price else "operator's table"
 

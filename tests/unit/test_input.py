@@ -37,7 +37,12 @@ def label(value: Any) -> str:
     return str(getattr(value, "name", value))
 
 
-WITH_ALL_FIELDS = {"fal": "fal-ai/veo3.1", "kling": "kling-v2-6", "replicate": "kwaivgi/kling-v3-video"}
+WITH_ALL_FIELDS = {
+    "fal": "fal-ai/veo3.1",
+    "kling": "kling-v2-6",
+    "replicate": "kwaivgi/kling-v3-video",
+    "wavespeed": "kwaivgi/kling-v3.0",
+}
 """A model of each provider whose default model does not have every field that the provider honours."""
 
 
