@@ -267,12 +267,13 @@ class Checker:
     async def _look_up(self, job: Job) -> StatusAnswer:
         """Ask the provider for a job by relay's own id."""
         provider = self._context.providers[job.provider]
-        request = provider.adapter.find(submitted_job(job))
+        asked = submitted_job(job)
+        request = provider.adapter.find(asked)
         if request is None:
             return StatusAnswer(CheckOutcome.NO_ANSWER, None, "it cannot be looked up")
 
         def read(response: ProviderResponse, now_ms: int) -> Report:
-            found = provider.adapter.read_found(response, now_ms)
+            found = provider.adapter.read_found(response, asked, now_ms)
             if found is None:
                 raise JobUnknown("no job has relay's id")
             return found

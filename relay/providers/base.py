@@ -225,7 +225,7 @@ class Provider(Protocol):
         """Return the request that looks a job up by relay's own id, after an unclear submission; None without one."""
         return None
 
-    def read_found(self, response: ProviderResponse, now_ms: int) -> Report | None:
+    def read_found(self, response: ProviderResponse, job: SubmittedJob, now_ms: int) -> Report | None:
         """Return the report of the job in the answer to `find`, with its id; None if the provider surely has none.
 
         Raise Unreadable for an answer that says neither.

@@ -342,7 +342,7 @@ class Kling(Provider):
             return ProviderRequest(method="GET", path=f"{_route(job.request)}/{own_id}")
         return ProviderRequest(method="GET", path=f"/tasks?external_task_ids={own_id}")
 
-    def read_found(self, response: ProviderResponse, now_ms: int) -> Report | None:
+    def read_found(self, response: ProviderResponse, job: SubmittedJob, now_ms: int) -> Report | None:
         """Return the report of the task with relay's id; None only for Kling's own answer that there is none."""
         body = response.json()
         if not isinstance(body, dict):
@@ -352,10 +352,10 @@ class Kling(Provider):
             return None
         if _is_absent(response.status_code, code, answers.complaint(body).text):
             return None
-        tasks = _tasks(body) if good and code == 0 else []
-        report = _report(tasks[0], now_ms, JobState.SUBMITTED) if len(tasks) == 1 else None
-        if report is not None and report.provider_job_id:
-            return report
+        for task in _tasks(body) if good and code == 0 else []:
+            report = _report(task, now_ms, JobState.SUBMITTED)
+            if report.provider_job_id and _own_id(task) == job.job_id:
+                return report
         raise Unreadable(f"HTTP {response.status_code}, code {code}, without the task of this id")
 
     def read_callback(self, body: dict[str, Any], now_ms: int) -> Report:
@@ -590,6 +590,11 @@ def _tasks(body: dict[str, Any]) -> list[dict[str, Any]]:
 def _task(body: dict[str, Any]) -> dict[str, Any]:
     """Return the first task of a body; the body itself if it has a list without any."""
     return next(iter(_tasks(body)), body)
+
+
+def _own_id(task: dict[str, Any]) -> str | None:
+    """Return the client's id of a task of either contract."""
+    return text_or_none(task.get("external_id")) or text_or_none(at(task, "task_info", "external_task_id"))
 
 
 def _report(task: dict[str, Any], now_ms: int | None, default: JobState | None = None) -> Report:

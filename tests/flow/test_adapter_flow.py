@@ -206,8 +206,9 @@ class Findable(adapters.EvoLink):
         assert job.provider_job_id is None
         return ProviderRequest(method="GET", path=f"/v1/lookups?own={job.job_id}")
 
-    def read_found(self, response: ProviderResponse, now_ms: int) -> Report | None:
+    def read_found(self, response: ProviderResponse, job: SubmittedJob, now_ms: int) -> Report | None:
         """Return the report of the one job."""
+        assert job.provider_job_id is None
         body = response.json()
         if response.status_code != 200 or not isinstance(body.get("tasks"), list):
             raise Unreadable(f"HTTP {response.status_code}")

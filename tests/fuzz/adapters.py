@@ -25,6 +25,7 @@ from relay.providers.base import (
     Signing,
     Unclear,
     callbacks_expected,
+    can_find,
     example_job,
 )
 from relay.security.redaction import CUT, Redactor
@@ -80,6 +81,9 @@ def callback(provider: Provider, redactor: Redactor, data: bytes) -> str:
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         body = msgspec.json.decode(data)
         msgspec.json.encode(provider.reply(body) if isinstance(body, dict) else None)
+    if parsed.reply is not None:
+        assert (parsed.report, parsed.unreadable) == (None, None)
+        return "reply"
     if parsed.report is None:
         assert parsed.unreadable
         assert kept(parsed.unreadable) == parsed.unreadable
@@ -109,7 +113,7 @@ def answered(provider: Provider, data: bytes) -> str:
             done = Report(state=JobState.SUCCEEDED, provider_status="done", provider_job_id="a")
             return checked(provider, given, partial(provider.read_result, given, done, NOW_MS))
         case _:
-            return checked(provider, given, partial(provider.read_found, given, NOW_MS))
+            return checked(provider, given, partial(provider.read_found, given, example_job(provider, "a"), NOW_MS))
 
 
 def _worded(error: Exception, outcome: str) -> str:
@@ -121,11 +125,16 @@ def _worded(error: Exception, outcome: str) -> str:
 
 
 def submitted(provider: Provider, given: ProviderResponse) -> str:
-    """Check that only a 4xx is a refusal, and only an answer with an id, or with the id to come, is an acceptance."""
+    """Check that only a 4xx, or an error inside a 2xx, is a refusal, and only a 2xx with an id an acceptance.
+
+    A 4xx is unclear only at a provider that can be asked for the job.
+    """
     said = provider.read_submission(given)
     storable(said)
     refusals = {*range(400, 500)} - {408, 425}
-    assert isinstance(said, Refused) == (given.status_code in refusals)
+    inside = 200 <= given.status_code < 300
+    assert not isinstance(said, Refused) or given.status_code in refusals or inside
+    assert isinstance(said, Refused) or given.status_code not in refusals or can_find(provider)
     if isinstance(said, Accepted):
         reported(said.report)
         assert 200 <= given.status_code < 300

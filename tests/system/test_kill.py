@@ -176,3 +176,29 @@ async def test_killed_within_a_verb_its_entry_in_the_audit_stays_open(tmp_path: 
             async with http_client(stage.origin) as client:
                 (entry,) = (await client.get("/v1/audit")).json()["data"]
     assert (entry["verb"], entry["target"], entry["status"], entry["code"]) == ("jobs.check", job_id, None, None)
+
+
+async def test_killed_between_a_cut_answer_and_its_look_up_the_job_is_found(tmp_path: Path) -> None:
+    """Killed before it looks up a job whose answer was cut, relay finds it later, and creates no second one."""
+    async with scene(tmp_path) as stage:
+        request = {"model": "kling-3.0", "prompt": "A paper boat on a lake"}
+        stage.body = {"provider": "kling", "request": request, "notify": [{"url": stage.hook}]}
+        stage.world.next_faults.append(Faults(submit="reset_after", lost=True))
+        async with processes.process(stage.environ, "-m", "tests.support.crashing", "check_claimed") as first:
+            await processes.ready(stage.origin, first)
+            job_id = (await stage.submit()).json()["id"]
+            await stage.job_when(job_id, "pending", reason="submit_unknown")
+            assert await asyncio.wait_for(first.wait(), 20) == -signal.SIGKILL
+        assert stage.world.status_checks == []
+        async with processes.process(stage.environ, "-m", "relay", "serve") as second:
+            await processes.ready(stage.origin, second)
+            job = await stage.job_when(job_id, "submitted")
+            assert [job["provider_job_id"]] == list(stage.world.jobs)
+            await stage.world.finish(str(job["provider_job_id"]))
+            async with http_client(stage.origin) as client:
+                checked = await client.post(f"/v1/jobs/{job_id}/status-checks")
+                assert checked.json()["status"] == "succeeded"
+            await stage.all_delivered(job_id, "job.succeeded")
+        assert len(stage.world.submissions) == len(stage.world.jobs) == 1
+        assert stage.world.callbacks == []
+        _same_id_for_each_event(stage.sink)

@@ -476,7 +476,7 @@ def test_a_code_in_a_status_answer_is_no_verdict(status_code: int, body: dict[st
 )
 def test_only_klings_own_word_says_that_no_job_exists(status_code: int, body: object) -> None:
     """Take an empty list, and a code that says so, for the absence of a job."""
-    assert KLING.read_found(answer(status_code, body), NOW_MS) is None
+    assert KLING.read_found(answer(status_code, body), job(text(), None), NOW_MS) is None
 
 
 @pytest.mark.parametrize(
@@ -488,7 +488,8 @@ def test_only_klings_own_word_says_that_no_job_exists(status_code: int, body: ob
         (200, {"code": 5000, "message": "m", "data": []}),
         (200, {"code": 1302, "message": "m", "data": []}),
         (200, {"message": "SUCCEED"}),
-        (200, {"code": 0, "data": [{"id": "1", "status": "submitted"}, {"id": "2", "status": "submitted"}]}),
+        (200, {"code": 0, "data": [{"id": "1", "status": "submitted", "external_id": "another"}]}),
+        (200, {"code": 0, "data": [{"id": "1", "status": "submitted"}]}),
         (200, {"code": 0, "data": [{"status": "submitted", "external_id": JOB}]}),
         (200, [1]),
         (429, {"code": 1303, "message": "m"}),
@@ -498,18 +499,19 @@ def test_only_klings_own_word_says_that_no_job_exists(status_code: int, body: ob
 def test_anything_else_leaves_the_look_up_open(status_code: int, body: object) -> None:
     """Raise Unreadable for an answer that neither names the job nor denies it: a proxy's 404 fails no job."""
     with pytest.raises(Unreadable):
-        KLING.read_found(answer(status_code, body), NOW_MS)
+        KLING.read_found(answer(status_code, body), job(text(), None), NOW_MS)
 
 
 def test_a_look_up_brings_the_job_with_its_id() -> None:
-    """Read the one task of the answer, in a list, as an object, and of either contract."""
+    """Read the task whose own id is the job's, in a list, as an object, and of either contract."""
     task: dict[str, Any] = {"id": "2", "status": "processing", "external_id": JOB}
-    for data in ([task], task):
-        found = KLING.read_found(answer(200, {"code": 0, "data": data}), NOW_MS)
+    other = {"id": "1", "status": "succeeded", "external_id": "another"}
+    for data in ([task], [other, task], task):
+        found = KLING.read_found(answer(200, {"code": 0, "data": data}), job(text(), None), NOW_MS)
         assert found is not None
         assert (found.provider_job_id, found.state) == ("2", JobState.RUNNING)
     task = {"task_id": "3", "task_status": "submitted", "task_info": {"external_task_id": JOB}}
-    found = KLING.read_found(answer(200, {"code": 0, "data": task}), NOW_MS)
+    found = KLING.read_found(answer(200, {"code": 0, "data": task}), job(old(), None), NOW_MS)
     assert found is not None
     assert (found.provider_job_id, found.state) == ("3", JobState.SUBMITTED)
 
