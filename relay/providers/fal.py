@@ -547,7 +547,7 @@ def _choice(path: str, choices: tuple[str, ...], given: str, model: str) -> list
 def _duration(path: str, given: object, rules: Rules) -> list[FieldError]:
     """Return the error of a duration that is not the text of whole seconds within the model's limits."""
     low, high = rules.seconds
-    if (rules.auto and given == "auto") or given in {str(seconds) for seconds in range(low, high + 1)}:
+    if (rules.auto and given == "auto") or given in [str(seconds) for seconds in range(low, high + 1)]:
         return []
     auto = '"auto" or ' if rules.auto else ""
     return [FieldError(path, f'must be {auto}a string from "{low}" to "{high}", not {validation.shown(given)}')]

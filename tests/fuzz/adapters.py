@@ -111,7 +111,7 @@ def answered(provider: Provider, data: bytes) -> str:
             return submitted(provider, given)
         case 2:
             done = Report(state=JobState.SUCCEEDED, provider_status="done", provider_job_id="a")
-            return checked(provider, given, partial(provider.read_result, given, done, NOW_MS))
+            return checked(provider, given, partial(provider.read_result, given, done, NOW_MS), result=True)
         case _:
             return checked(provider, given, partial(provider.read_found, given, example_job(provider, "a"), NOW_MS))
 
@@ -143,8 +143,13 @@ def submitted(provider: Provider, given: ProviderResponse) -> str:
     return type(said).__name__
 
 
-def checked(provider: Provider, given: ProviderResponse, read: Callable[[], Report | None]) -> str:
-    """Check that no answer but a whole 2xx has a verdict about a job, or says that there surely is none."""
+def checked(
+    provider: Provider, given: ProviderResponse, read: Callable[[], Report | None], *, result: bool = False
+) -> str:
+    """Check that no answer but a whole 2xx has a verdict about a job, or says that there surely is none.
+
+    The `result` of a failed job may be the error of its model, with that error's status.
+    """
     try:
         report = read()
     except Unreadable as error:
@@ -152,7 +157,7 @@ def checked(provider: Provider, given: ProviderResponse, read: Callable[[], Repo
     if report is None:
         assert given.fault is None
         return "surely none"
-    assert 200 <= given.status_code < 300
+    assert 200 <= given.status_code < 300 or (result and report.state == "failed")
     assert given.fault is None
     return "status " + reported(report)
 
