@@ -88,16 +88,17 @@ def native_from_input(provider: Provider, given: Input) -> dict[str, object]:
     if reserved := find_callback_field(given.provider_options, provider.callback_query):
         raise CallbackFieldReserved([FieldError(f"input.{OPTIONS}.{reserved}", _OWN_FIELD)])
     honoured, errors = _honoured(provider, given)
-    errors += _check_options(given.provider_options)
+    wrong_options = _check_options(given.provider_options)
+    errors += wrong_options
     request: dict[str, object] = {}
     try:
         request = provider.from_input(honoured)
     except InvalidInput as error:
         errors += [FieldError(provider.input_path(one.path), one.message) for one in error.errors]
     else:
-        options = {} if errors else given.provider_options
+        options = {} if wrong_options else given.provider_options
         merged, taken = _merged(provider, request, options)
-        errors += taken or _named(provider.check(merged), _Written(provider, given, request, options))
+        errors += taken + _named(provider.check(merged), _Written(provider, given, request, options))
         request = merged
     if errors:
         raise InvalidInput([FieldError(validation.join("input", error.path), error.message) for error in errors])
@@ -201,7 +202,7 @@ class _Written(msgspec.Struct, frozen=True):
     def optional(self, steps: list[str | int]) -> bool:
         """Return whether a place of the body comes from the options and not from the other fields."""
         deepest = next((length for length in range(len(steps), 0, -1) if _has(self.options, steps[:length])), 0)
-        return deepest > 0 and (deepest == len(steps) or not _has(self.request, steps[:deepest]))
+        return deepest > 0 and not _has(self.request, steps[:deepest])
 
 
 def _has(value: object, steps: Sequence[str | int]) -> bool:
@@ -229,7 +230,8 @@ def _named(errors: list[FieldError], written: _Written) -> list[FieldError]:
             path = validation.join(OPTIONS, error.path)
         else:
             path = written.provider.input_path(error.path)
-            if _field(path) == "images" and written.given.references and not written.given.frames:
+            referring = "references" in written.provider.honours and written.given.references
+            if _field(path) == "images" and referring and not written.given.frames:
                 path = path.replace("images", "references", 1)
             if written.options and _field(path) not in Input.__struct_fields__:
                 path = validation.join(OPTIONS, error.path)

@@ -76,6 +76,15 @@ async def test_a_rejected_video_is_a_failure(running: Running) -> None:
     assert ended["error"]["provider_code"] == "OutputVideoSensitiveContentDetected"
 
 
+async def test_a_queued_task_is_canceled(running: Running) -> None:
+    """Ask for the status, and send DELETE for a task that is still queued."""
+    job = await running.submit("ark")
+    answer = await running.client.post(f"/v1/jobs/{job['id']}/cancellations")
+    assert (answer.json()["status"], answer.json()["reason"]) == ("canceled", None)
+    assert running.world.status_checks == running.world.cancellations == [job["provider_job_id"]]
+    assert running.world.jobs[job["provider_job_id"]].state == "canceled"
+
+
 @pytest.mark.parametrize("state", ["running", "succeeded", "failed"])
 async def test_a_cancellation_erases_nothing(running: Running, state: str) -> None:
     """Keep the task of a job that is canceled when its provider has begun or finished it, whatever relay knew."""

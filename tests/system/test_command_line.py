@@ -160,6 +160,21 @@ async def test_a_job_is_submitted_awaited_explained_and_listed(shell: Shell) -> 
     assert late.status == 75
 
 
+async def test_a_job_is_made_of_options(shell: Shell) -> None:
+    """Make the input of the options: a prompt alone, frames, references and a model."""
+    image, other = "https://example.com/a.png", "https://example.com/b.png"
+    for options, expected in (
+        (["--prompt", "p"], {"prompt": "p"}),
+        (["--image", image, "--last-frame", other], {"images": [image], "last_frame": other}),
+        (
+            ["--reference", image, "--reference", other, "--model", "dreamina-seedance-2-5-260628"],
+            {"references": [image, other], "model": "dreamina-seedance-2-5-260628"},
+        ),
+    ):
+        job = (await shell("jobs", "submit", "ark", *options, "-o", "json")).json()
+        assert (job["input"], job["status"]) == (expected, "submitted")
+
+
 async def test_a_list_of_many_pages_is_whole(shell: Shell) -> None:
     """Follow the pages up to the limit, and not further."""
     for _ in range(5):

@@ -179,6 +179,22 @@ def test_an_option_is_checked_as_a_native_body_is() -> None:
     ]
 
 
+def test_every_error_is_named_at_once() -> None:
+    """Name what is refused, what is beyond a limit, and each option that is wrong, in one list."""
+    options = {"duration": 5, "odd": 1, "quality": "9k"}
+    errors = refused(EVOLINK, images=[], seed=7, duration_s=99, references=[AUDIO], provider_options=options)
+    assert {one.path for one in errors} == {
+        "input.seed",
+        "input.duration_s",
+        "input.references",
+        "input.provider_options.duration",
+        "input.provider_options.odd",
+        "input.provider_options.quality",
+    }
+    studio = refused(StableStudio("a"), images=[], references=[THIRD])
+    assert [one.path for one in studio] == ["input.references", "input.images"]
+
+
 @providers
 def test_an_option_is_no_callback_url(provider: Provider) -> None:
     """Refuse a callback field in the options, where the provider would read it and anywhere else."""

@@ -90,7 +90,12 @@ def explain(session: Session, job: str) -> None:
 @click.option("--input", "input_", metavar="JSON", help="The unified input, as JSON, @file or - for standard input.")
 @click.option("--request", metavar="JSON", help="The provider's own body instead, as --input.")
 @click.option("--prompt")
-@click.option("--image", multiple=True, metavar="URL", help="May be given more than once.")
+@click.option("--image", multiple=True, metavar="URL", help="May be given more than once; none for text-to-video.")
+@click.option("--last-frame", metavar="URL", help="The last frame, beside one image.")
+@click.option(
+    "--reference", multiple=True, metavar="URL", help="An image that is no frame. May be given more than once."
+)
+@click.option("--model", metavar="NAME", help="One that relay knows; another only in a --request.")
 @click.option("--notify", multiple=True, metavar="URL", help="An endpoint for this job alone; its secret is printed.")
 @click.option("--metadata", multiple=True, metavar="KEY=VALUE")
 @click.option("--max-cost", metavar="USD")
@@ -102,6 +107,8 @@ def submit(session: Session, provider: str, waits: bool, idempotency_key: str | 
     made = document(given["input_"], "--input") or {}
     made |= {"prompt": given["prompt"]} if given["prompt"] else {}
     made |= {"images": list(given["image"])} if given["image"] else {}
+    made |= {"references": list(given["reference"])} if given["reference"] else {}
+    made |= {name: given[name] for name in ("last_frame", "model") if given[name]}
     body: Json = {"provider": provider}
     body |= {"request": document(given["request"], "--request")} if given["request"] else {"input": made}
     body |= {"notify": [{"url": url} for url in given["notify"]]} if given["notify"] else {}
