@@ -8,6 +8,7 @@ BENCHES = (
     "chaos",
     "checks",
     "coldstart",
+    "contract",
     "crowd",
     "deliver",
     "fuzz",
