@@ -271,7 +271,9 @@ def _outputs(task: dict[str, Any], now_ms: int | None) -> tuple[Output, ...]:
         expires_at = _expiry(task.get("expires_at"), now_ms)
         return answers.distinct(one for url in signed for one in answers.output(url, expires_at))
     found = [one for url in items(task.get("unsigned_urls")) for one in answers.output(url, None)]
-    return answers.distinct(msgspec.structs.replace(one, needs_key=_is_content(one.url)) for one in found)
+    return answers.distinct(
+        msgspec.structs.replace(one, needs_key=True) if _is_content(one.url) else one for one in found
+    )
 
 
 def _is_content(url: str) -> bool:

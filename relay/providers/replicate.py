@@ -47,6 +47,7 @@ KLING: Final = "kwaivgi/kling-v3-video"
 VEO: Final = "google/veo-3.1"
 VEO_FAST: Final = "google/veo-3.1-fast"
 LIFETIME_S: Final = 3600
+SHOTS_MAX: Final = 6
 MODEL_FORM: Final = "owner/name or owner/name:version"
 VERSION_FORM: Final = "64 hexadecimal digits, owner/name or owner/name:version"
 
@@ -113,6 +114,13 @@ class VeoInput(msgspec.Struct, forbid_unknown_fields=True):
     generate_audio: bool | UnsetType = UNSET
     negative_prompt: Annotated[str, Meta(max_length=20_000)] | UnsetType = UNSET
     seed: int | UnsetType = UNSET
+
+
+class _Shot(msgspec.Struct):
+    """One shot of Kling's `multi_prompt`."""
+
+    prompt: str
+    duration: int
 
 
 class Seedance20(msgspec.Struct, forbid_unknown_fields=True):
@@ -186,7 +194,7 @@ _FAMILIES: Final = {
     SEEDANCE_25: _SEEDANCE_25,
     KLING: _KLING,
     VEO: _VEO,
-    VEO_FAST: _VEO,
+    VEO_FAST: msgspec.structs.replace(_VEO, references={}),
 }
 _KLING_MODES: Final = {"720p": "standard", "1080p": "pro", "4k": "4k"}
 _UNIFIED: Final = {
@@ -249,15 +257,13 @@ class Replicate(Provider):
                 resolutions=tuple(_KLING_MODES),
                 aspect_ratios=("16:9", "9:16", "1:1"),
             ),
-            **dict.fromkeys(
-                (VEO, VEO_FAST),
-                ModelLimits(
-                    duration_s=(4, 8),
-                    resolutions=("720p", "1080p"),
-                    aspect_ratios=("16:9", "9:16"),
-                    references=(3, 0, 0),
-                ),
+            VEO: ModelLimits(
+                duration_s=(4, 8),
+                resolutions=("720p", "1080p"),
+                aspect_ratios=("16:9", "9:16"),
+                references=(3, 0, 0),
             ),
+            VEO_FAST: ModelLimits(duration_s=(4, 8), resolutions=("720p", "1080p"), aspect_ratios=("16:9", "9:16")),
         },
     )
 
@@ -408,22 +414,60 @@ def _rules(inputs: object, model: str, family: _Family) -> list[FieldError]:
     errors += [error for name in _REFERENCES.values() for error in check_urls(inputs.get(name), f"input.{name}")]
     if last in inputs and first not in inputs:
         errors.append(FieldError(f"input.{last}", f"needs input.{first}"))
-    if family.body is not Veo and first in inputs:
-        errors += [
-            FieldError(f"input.{name}", f"cannot be given with input.{first}")
-            for name in _REFERENCES.values()
-            if items(inputs.get(name))
-        ]
-    if (
-        model == SEEDANCE_25
-        and not inputs.get("prompt")
-        and not any(inputs.get(n) for n in (first, *_REFERENCES.values()))
-    ):
+    if family is _KLING:
+        return errors + _shots(inputs)
+    if family.body is Veo:
+        return errors + _veo_references(inputs, model)
+    return errors + _seedance(inputs, model) + _duration(inputs.get("duration", -1), model)
+
+
+def _seedance(inputs: dict[str, Any], model: str) -> list[FieldError]:
+    """Return the errors of Seedance's references, prompt and resolution."""
+    references = [name for name in _REFERENCES.values() if items(inputs.get(name))]
+    errors = []
+    if "image" in inputs:
+        errors += [FieldError(f"input.{name}", "cannot be given with input.image") for name in references]
+    if model == SEEDANCE_25 and not inputs.get("prompt") and not inputs.get("image") and not references:
         errors.append(FieldError("input.prompt", "is required without an image or a reference"))
     if model == SEEDANCE_FAST and inputs.get("resolution") in ("1080p", "4k"):
         shown = validation.shown(inputs["resolution"])
         errors.append(FieldError("input.resolution", f'must be one of "480p", "720p" for {model}, not {shown}'))
-    return errors + _duration(inputs.get("duration", -1), model)
+    return errors
+
+
+def _shots(inputs: dict[str, Any]) -> list[FieldError]:
+    """Return the error of Kling's `multi_prompt`: a JSON text of one to six shots, as long together as the video."""
+    text = inputs.get("multi_prompt")
+    if not isinstance(text, str):
+        return []
+    form = f'must be the JSON text of 1 to {SHOTS_MAX} objects with "prompt" and "duration"'
+    try:
+        shots = msgspec.json.decode(text, type=list[_Shot])
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return [FieldError("input.multi_prompt", form)]
+    if not 1 <= len(shots) <= SHOTS_MAX:
+        return [FieldError("input.multi_prompt", f"{form}, not {len(shots)}")]
+    total, wanted = sum(shot.duration for shot in shots), inputs.get("duration")
+    if type(wanted) is int and total != wanted:
+        return [FieldError("input.multi_prompt", f"must have shots of {wanted} s together, not {total} s")]
+    return []
+
+
+def _veo_references(inputs: dict[str, Any], model: str) -> list[FieldError]:
+    """Return the errors of Veo's references: not for the fast model, and only in one form of the video."""
+    if not items(inputs.get("reference_images")):
+        return []
+    if model == VEO_FAST:
+        return [FieldError("input.reference_images", f"is not a field of {model}")]
+    needed = {"aspect_ratio": "16:9", "duration": 8}
+    errors = [
+        FieldError(f"input.{name}", f"must be {validation.shown(value)} with input.reference_images")
+        for name, value in needed.items()
+        if inputs.get(name, value) != value
+    ]
+    if "last_frame" in inputs:
+        errors.append(FieldError("input.last_frame", f"{model} ignores it beside input.reference_images"))
+    return errors
 
 
 def _duration(seconds: object, model: str) -> list[FieldError]:

@@ -62,6 +62,19 @@ async def test_a_result_behind_the_key_says_so(running: Running) -> None:
     assert (fetched.status_code, fetched.headers["content-type"]) == (200, "video/mp4")
 
 
+async def test_the_archive_fetches_a_result_with_the_key(tmp_path: Path) -> None:
+    """Copy a result that lies behind OpenRouter's key, which relay sends to the configured origin alone."""
+    bucket = tmp_path / "bucket"
+    async with relay(tmp_path, clock=HeldClock(), RELAY_ARCHIVE_URL=bucket.as_uri()) as running:
+        running.world.serves_results = True
+        job = await ended(running, version="unsigned")
+        shown = await running.until(
+            f"/v1/jobs/{job['id']}", lambda one: one["outputs"][0]["archive"]["state"] == "archived"
+        )
+        (file,) = [path for path in bucket.rglob("*") if path.suffix == ".mp4"]
+        assert file.stat().st_size == shown["outputs"][0]["archive"]["bytes"] > 1000
+
+
 async def test_another_jobs_callback_changes_nothing(running: Running) -> None:
     """A workspace's default callback URL may bring other jobs: one with another id is mismatched."""
     running.world.next_faults.append(Faults(lost=True))

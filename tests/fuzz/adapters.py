@@ -103,7 +103,7 @@ def answered(provider: Provider, data: bytes) -> str:
         given = msgspec.structs.replace(given, fault="is longer than 5 bytes")
     asked_s = provider.retry_after_s(given)
     assert asked_s is None or 0 <= asked_s < float("inf")
-    provider.canceled(given)
+    assert not (provider.canceled(given) and provider.too_late(given))
     match kind:
         case 0:
             return checked(provider, given, partial(provider.read_status, given, NOW_MS))

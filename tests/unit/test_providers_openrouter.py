@@ -179,7 +179,8 @@ def test_a_callback_has_urls_that_need_the_key() -> None:
 def test_only_openrouters_route_needs_the_key(url: str, *, needs_key: bool) -> None:
     """An upstream provider's file needs no key."""
     report = OPENROUTER.read_callback({"data": {"id": "a", "status": "completed", "unsigned_urls": [url]}}, NOW_MS)
-    assert [(one.url, one.needs_key) for one in report.outputs] == [(url, needs_key)]
+    assert [(one.url, one.needs_key is True) for one in report.outputs] == [(url, needs_key)]
+    assert (b"needs_key" in msgspec.json.encode(report)) is needs_key
 
 
 @pytest.mark.parametrize(

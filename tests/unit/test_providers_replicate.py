@@ -21,6 +21,8 @@ LAST = "https://example.com/b.png"
 URL = "https://relay.example.com/callbacks/replicate/t"
 VERSION = "5c7d5dc6dd8bf75c1acaa8565735e7986bc5b66206b55cca93cb72c9bf15ccaa"
 AN_HOUR_LATER = "2026-09-21T15:13:20.000Z"
+SHOT = '{"prompt":"a","duration":4}'
+SHOTS = "[" + ",".join([SHOT] * 7) + "]"
 JOB = SubmittedJob(job_id="job_1", provider_job_id="gm3qorzdhgbf", state=JobState.RUNNING)
 
 
@@ -99,6 +101,26 @@ def refusals(given_input: Input) -> dict[str, str]:
         (SEEDANCE_25, {"prompt": ""}, "prompt", "is required without an image or a reference"),
         (KLING, {"prompt": "x" * 2501}, "prompt", None),
         (KLING, {"seed": 1}, "seed", None),
+        (KLING, {"multi_prompt": "[]"}, "multi_prompt", None),
+        (KLING, {"multi_prompt": SHOTS}, "multi_prompt", None),
+        (KLING, {"multi_prompt": "[" * 9999}, "multi_prompt", None),
+        (KLING, {"multi_prompt": "\ud800"}, "multi_prompt", None),
+        (KLING, {"multi_prompt": '[{"prompt":"a"}]'}, "multi_prompt", None),
+        (
+            KLING,
+            {"multi_prompt": f"[{SHOT}]", "duration": 5},
+            "multi_prompt",
+            "must have shots of 5 s together, not 4 s",
+        ),
+        (VEO, {"reference_images": [IMAGE], "duration": 6}, "duration", "must be 8 with input.reference_images"),
+        (
+            VEO,
+            {"reference_images": [IMAGE], "aspect_ratio": "9:16"},
+            "aspect_ratio",
+            'must be "16:9" with input.reference_images',
+        ),
+        (VEO, {"reference_images": [IMAGE], "image": IMAGE, "last_frame": LAST}, "last_frame", None),
+        (VEO_FAST, {"reference_images": [IMAGE]}, "reference_images", None),
         (VEO, {"reference_images": [IMAGE] * 4}, "reference_images", "must be an array of at most 3 items, not 4"),
     ],
 )
@@ -121,6 +143,11 @@ def test_each_limit_is_named(model: str, inputs: dict[str, object], path: str, m
         (SEEDANCE, {"image": IMAGE, "last_frame_image": LAST, "reference_images": []}),
         (SEEDANCE, {"reference_images": [IMAGE] * 9}),
         (KLING, {"duration": 3, "mode": "4k"}),
+        (KLING, {"multi_prompt": f"[{SHOT}]"}),
+        (KLING, {"multi_prompt": f"[{SHOT},{SHOT}]", "duration": 8}),
+        (KLING, {"multi_prompt": "[" + ",".join([SHOT] * 6) + "]"}),
+        (VEO, {"reference_images": [IMAGE] * 3, "duration": 8, "aspect_ratio": "16:9"}),
+        (VEO_FAST, {"reference_images": [], "duration": 6}),
         (VEO_FAST, {"duration": 8, "seed": 7}),
         (SEEDANCE, {"prompt": "x" * 4000}),
     ],
@@ -491,7 +518,10 @@ def test_no_body_breaks_a_reader(output: object, error: Any, status: Any) -> Non
         assert REPLICATE.price({"model": model, "input": output}) is None or isinstance(output, dict)
     REPLICATE.price(output)
     REPLICATE.check({"model": status, "input": {"duration": output, "image": error, "reference_images": output}})
-    REPLICATE.check({"model": SEEDANCE, "input": output})
+    for model in REPLICATE.limits.models:
+        REPLICATE.check({"model": model, "input": output})
+        REPLICATE.check({"model": model, "input": {"prompt": "p", "multi_prompt": status, "duration": error}})
+        REPLICATE.check({"model": model, "input": {"reference_images": [IMAGE], "aspect_ratio": status}})
 
 
 @given(st.text(max_size=60))
