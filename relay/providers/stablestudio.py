@@ -1,4 +1,4 @@
-"""StableStudio: Seedance image-to-video, paid per job in USDC (x402); only the wallet that paid may read the status.
+"""StableStudio: Seedance from images or text, paid per job in USDC (x402); only the wallet that paid reads the status.
 
 It sends no callbacks. Two request bodies are published: a native request may be either, and RELAY_STABLESTUDIO_SCHEMA
 selects the one for a unified input. The model is in the path, not in the body, so `model` in a native request is
@@ -50,6 +50,8 @@ _UNIFIED: Final = {
     "aspectRatio": "aspect_ratio",
     "generate_audio": "audio",
 }
+_NEWER: Final = ("outputResolution", "aspectRatio", "mode")
+"""Fields that only the newer body has, which tell it from the older one if there are no media."""
 _HONOURS: Final = {
     "a": COMMON | {"last_frame", "audio", "seed"},
     "b": COMMON | REFERENCES | {"last_frame", "mode"},
@@ -61,8 +63,8 @@ _REFUSED: Final = ("sensitive", "e005", "moderation", "flagged")
 class RequestA(msgspec.Struct, forbid_unknown_fields=True):
     """The body of the first published page."""
 
-    image: str
     prompt: Prompt
+    image: str | UnsetType = UNSET
     model: Model | UnsetType = UNSET
     last_image: str | UnsetType = UNSET
     duration: Seconds | UnsetType = UNSET
@@ -76,8 +78,8 @@ class RequestA(msgspec.Struct, forbid_unknown_fields=True):
 class RequestB(msgspec.Struct, forbid_unknown_fields=True):
     """The newer body."""
 
-    urls: Annotated[list[str], Meta(min_length=1, max_length=9)]
     prompt: Prompt
+    urls: Annotated[list[str], Meta(min_length=1, max_length=9)] | UnsetType = UNSET
     model: Model | UnsetType = UNSET
     urlMediaTypes: list[Literal["image", "video", "audio"]] | UnsetType = UNSET  # noqa: N815 - the provider's spelling
     duration: Seconds | UnsetType = UNSET
@@ -121,8 +123,8 @@ class StableStudio(Provider):
             media = [("image", url) for url in given.frames]
             media += [(kind, url) for kind in ("image", "video", "audio") for url in given.referred(kind)]
             request = shared | without_none(
-                urls=[url for _, url in media],
-                urlMediaTypes=[kind for kind, _ in media],
+                urls=[url for _, url in media] or None,
+                urlMediaTypes=[kind for kind, _ in media] or None,
                 aspectRatio=given.aspect_ratio,
                 outputResolution=given.resolution,
                 mode="reference" if given.references else given.mode,
@@ -147,18 +149,25 @@ class StableStudio(Provider):
 
     def check(self, request: object) -> list[FieldError]:
         """Return every error by the published body that the request's own fields indicate."""
-        newer = isinstance(request, dict) and ("urls" in request or "outputResolution" in request)
+        newer = isinstance(request, dict) and (
+            "urls" in request or ("image" not in request and any(name in request for name in _NEWER))
+        )
         errors = validation.check(request, RequestB if newer else RequestA)
         found = check_urls(at(request, "urls"), "urls")
         for name in ("image", "last_image"):
             found += check_url(at(request, name), name) if isinstance(at(request, name), str) else []
+        if at(request, "last_image") is not None and at(request, "image") is None:
+            found.append(FieldError("image", "is required with last_image"))
+        if at(request, "mode") == "reference" and not at(request, "urls"):
+            found.append(FieldError("urls", "is required in reference mode"))
         return with_rules(errors, found)
 
     def submission(self, request: dict[str, object], callback_url: str | None, job_id: str) -> ProviderRequest:
-        """Return `POST /api/generate/seedance/i2v`, or the fast one; `jobs/payment.py` adds the payment."""
+        """Return `POST /api/generate/seedance/i2v`, or `t2v` without media; `jobs/payment.py` adds the payment."""
+        kind = "i2v" if request.get("image") or request.get("urls") else "t2v"
         model = quote(str(request.get("model", STANDARD)), safe="")
         body = {name: value for name, value in request.items() if name != "model"}
-        return ProviderRequest(method="POST", path=f"/api/generate/{model}/i2v", body=body, bearer=False)
+        return ProviderRequest(method="POST", path=f"/api/generate/{model}/{kind}", body=body, bearer=False)
 
     def read_submission(self, response: ProviderResponse) -> SubmissionAnswer:
         """Return the submission's result; a 2xx is `{"jobId", "status", "success"}`."""

@@ -38,7 +38,7 @@ _WORDS: Final = {"pending": "pending", "running": "loading", "succeeded": "compl
 class StableStudio(Silent):
     """Paid in version 2 of x402 before a job is made; its status is for the wallet that paid. No callbacks."""
 
-    submit_path = "/api/generate/{model}/i2v"
+    submit_path = "/api/generate/{model}/{kind}"
     status_path = "/api/jobs/{id}"
     answers_at_the_end = False
 
@@ -57,11 +57,13 @@ class StableStudio(Silent):
 
     def price(self, body: Any, request: Request) -> int | Response:
         """Return what this very body costs: from $0.33 to $0.99, of the fast model from $0.04 to $0.12."""
-        model = request.path_params["model"]
-        if model not in _PRICES:
+        model, kind = request.path_params["model"], request.path_params["kind"]
+        if model not in _PRICES or kind not in ("i2v", "t2v"):
             return JSONResponse({"success": False, "error": "Not found"}, 404)
         if (refused := self.check(body, True)) is not None:
             return refused
+        if (kind == "i2v") != bool(body.get("image") or body.get("urls")):
+            return JSONResponse({"success": False, "error": "Invalid image"}, 400)
         base, second, step = _PRICES[model]
         resolution = body.get("resolution", body.get("outputResolution", "720p"))
         return base + second * (int(body.get("duration", "5")) - 4) + step * _RESOLUTIONS.index(resolution)
@@ -78,13 +80,13 @@ class StableStudio(Silent):
         )
 
     def sold(self, job: ProviderJob, request: Request) -> ProviderJob:
-        """Return the model is in the path."""
-        return msgspec.structs.replace(job, model=request.path_params["model"])
+        """Return the job with what its path says: the model, and what the video is made of."""
+        return msgspec.structs.replace(job, model=f"{request.path_params['model']}-{request.path_params['kind']}")
 
     def answer(self, job: ProviderJob) -> dict[str, Any]:
         """Return the id, and that nothing has happened yet."""
         return {
-            "type": f"{job.model}-i2v",
+            "type": job.model,
             "jobId": job.id,
             "status": "pending",
             "success": True,
@@ -114,13 +116,17 @@ class StableStudio(Silent):
 
 def _wrong(body: dict[str, Any]) -> str | None:
     """Return the first field that is against the page whose body it is."""
-    newer = "urls" in body
-    images = body.get("urls") if newer else [body.get("image"), *([body["last_image"]] if "last_image" in body else [])]
+    newer = not _NEWER.isdisjoint(set(body) - _OLDER)
+    older = [body[name] for name in ("image", "last_image") if name in body]
+    images = body.get("urls", []) if newer else older
     seed = body.get("seed", 0)
     rules = {
         "body": set(body) <= (_NEWER if newer else _OLDER),
         "prompt": isinstance(body.get("prompt"), str) and body["prompt"] != "",
-        "image": isinstance(images, list) and 1 <= len(images) <= 9 and all(is_url(image) for image in images),
+        "image": isinstance(images, list)
+        and len(images) <= 9
+        and all(is_url(image) for image in images)
+        and ("last_image" not in body or "image" in body),
         "duration": body.get("duration", "5") in _SECONDS,
         "resolution": body.get("outputResolution" if newer else "resolution", "720p") in _RESOLUTIONS,
         "aspect ratio": body.get("aspectRatio" if newer else "aspect_ratio", "16:9") in _RATIOS,

@@ -192,7 +192,9 @@ def test_every_error_is_named_at_once() -> None:
         "input.provider_options.quality",
     }
     studio = refused(StableStudio("a"), images=[], references=[THIRD])
-    assert [one.path for one in studio] == ["input.references", "input.images"]
+    assert [one.path for one in studio] == ["input.references"]
+    x402 = refused(PROVIDERS["x402org"], images=[], references=[THIRD])
+    assert [one.path for one in x402] == ["input.references", "input.images"]
 
 
 @providers

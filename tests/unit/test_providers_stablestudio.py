@@ -62,7 +62,7 @@ def test_it_is_paid_and_asked_every_ten_seconds() -> None:
 @pytest.mark.parametrize(
     ("fields", "path", "word"),
     [
-        ({"image": None}, "image", "is required"),
+        ({"image": None, "last_image": LAST}, "image", "is required with last_image"),
         ({"prompt": None}, "prompt", "is required"),
         ({"prompt": ""}, "prompt", "1 to 10000"),
         ({"image": "https://10.0.0.1/a"}, "image", "public"),
@@ -79,6 +79,7 @@ def test_it_is_paid_and_asked_every_ten_seconds() -> None:
         ({"model": "seedance-2"}, "model", '"seedance-fast"'),
         ({"outputFormat": "mp4"}, "outputFormat", "is not a field here"),
         ({"mode": "keyframe"}, "mode", "is not a field here"),
+        ({"outputResolution": "720p"}, "outputResolution", "is not a field here"),
     ],
 )
 def test_each_limit_of_the_older_body_is_named(fields: dict[str, object], path: str, word: str) -> None:
@@ -98,6 +99,7 @@ def test_each_limit_of_the_older_body_is_named(fields: dict[str, object], path: 
         ({"outputResolution": "2k"}, "outputResolution", '"1080p"'),
         ({"aspectRatio": "2:1"}, "aspectRatio", '"21:9"'),
         ({"mode": "motion"}, "mode", '"reference"'),
+        ({"urls": None, "mode": "reference"}, "urls", "is required in reference mode"),
         ({"urlMediaTypes": ["text"]}, "urlMediaTypes[0]", '"video"'),
         ({"aspect_ratio": "16:9"}, "aspect_ratio", "is not a field here"),
         ({"seed": 7}, "seed", "is not a field here"),
@@ -153,7 +155,6 @@ def test_a_full_input_becomes_the_body_of_the_setting() -> None:
     [
         (STUDIO, {"mode": "keyframe"}, ["input.mode"]),
         (STUDIO, {"images": [IMAGE] * 3}, ["input.images"]),
-        (STUDIO, {"images": []}, ["input.images"]),
         (STUDIO, {"model": "other", "duration_s": 3}, ["input.model", "input.duration_s"]),
         (NEWER, {}, ["input.audio", "input.seed"]),
         (NEWER, {"audio": None, "seed": None, "images": [IMAGE] * 3}, ["input.images"]),
@@ -174,6 +175,22 @@ def test_the_model_is_a_part_of_the_path(model: str | None, path: str) -> None:
     body: dict[str, object] = {"image": IMAGE, "prompt": "p"}
     sent = STUDIO.submission(body | ({"model": model} if model else {}), "https://r.example/callbacks/x", JOB_ID)
     assert sent == ProviderRequest(method="POST", path=f"/api/generate/{path}/i2v", body=body, bearer=False)
+
+
+@pytest.mark.parametrize(
+    ("studio", "expected"),
+    [
+        (STUDIO, {"prompt": "p", "duration": "5", "resolution": "720p", "aspect_ratio": "16:9"}),
+        (NEWER, {"prompt": "p", "duration": "5", "outputResolution": "720p", "aspectRatio": "16:9"}),
+    ],
+    ids=["a", "b"],
+)
+def test_text_alone_makes_a_video(studio: StableStudio, expected: dict[str, Any]) -> None:
+    """Send an input without media to the route of text-to-video, in the body of the setting."""
+    request = native_from_input(studio, Input(prompt="p", duration_s=5, resolution="720p", aspect_ratio="16:9"))
+    assert request == expected
+    for media, kind in (({}, "t2v"), ({"image": IMAGE}, "i2v"), ({"urls": [IMAGE]}, "i2v")):
+        assert studio.submission(request | media, None, JOB_ID).path == f"/api/generate/{STANDARD}/{kind}"
 
 
 @pytest.mark.parametrize("status_path", [None, "/api/jobs/other"])
