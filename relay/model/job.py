@@ -243,9 +243,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     `state` is None for a status that relay does not know; `provider_status` is the status as the provider names it,
     stored as `word` since the first schema. `upstream_id` is True if the id in the body may be another provider's, so
     that only the callback token binds the report to the job (RelayDance). `status_path` is the path of the job's status
-    route, if the provider names one; it always lies behind the configured origin. `note` is a detail that helps to find
-    the job at the provider; the timeline shows it. `unusable` holds texts that stood in the place of a result URL and
-    are none.
+    route, if the provider names one; it always lies behind the configured origin, as does `result_path`, from which a
+    second request gets the result that this report has not. `note` is a detail that helps to find the job at the
+    provider; the timeline shows it. `unusable` holds texts that stood in the place of a result URL and are none.
     """
 
     state: JobState | None
@@ -259,6 +259,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     cost: Cost | None = None
     estimate_s: int | None = None
     status_path: str | None = None
+    result_path: str | None = None
     note: str | None = None
 
 

@@ -9,6 +9,7 @@ from relay.providers.evolink import EvoLink
 from relay.providers.fal import Fal
 from relay.providers.kinovi import Kinovi
 from relay.providers.kling import Kling
+from relay.providers.minimax import MiniMax
 from relay.providers.openrouter import OpenRouter
 from relay.providers.relaydance import RelayDance
 from relay.providers.replicate import Replicate
@@ -22,6 +23,7 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "relaydance": RelayDance(),
     "kinovi": Kinovi(),
     "kling": Kling(),
+    "minimax": MiniMax(),
     "stablestudio": StableStudio(),
     "x402org": X402Org(),
     "replicate": Replicate(),

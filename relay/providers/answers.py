@@ -29,7 +29,7 @@ OUTPUTS_MAX: Final = 20
 ID_MAX: Final = 200
 RETRYABLE: Final = frozenset({ErrorClass.RATE_LIMITED, ErrorClass.PROVIDER_ERROR, ErrorClass.TIMEOUT})
 
-_SUBMITTED: Final = "pending queued submitted not_start waiting queueing queuing wait in_queue starting"
+_SUBMITTED: Final = "preparing pending queued submitted not_start waiting queueing queuing wait in_queue starting"
 _RUNNING: Final = "processing running in_progress generating loading"
 _SUCCEEDED: Final = "completed complete succeeded succeed success"
 _FAILED: Final = "failed failure fail error"

@@ -268,6 +268,11 @@ class Kling(Provider):
         """Return `model` of the new contract, or else `model_name` of the old one."""
         return at(request, "model") or at(request, "model_name")
 
+    def input_path(self, native_path: str) -> str:
+        """Return the unified field of a native path; in `contents` the prompt stands before the media."""
+        place = re.match(r"contents\[([1-9][0-9]*)\]", native_path)
+        return f"images[{int(place[1]) - 1}]" if place else super().input_path(native_path)
+
     def check_model(self, request: object) -> list[FieldError]:
         """Return the errors of a body of a model that relay does not know: only `model` goes into the path."""
         return check_own_ids(self, request) if _is_old(request) else super().check_model(request)

@@ -10,6 +10,7 @@ from relay.sandbox.fal import Fal
 from relay.sandbox.keys import Keys
 from relay.sandbox.kinovi import Kinovi
 from relay.sandbox.kling import Kling
+from relay.sandbox.minimax import MiniMax
 from relay.sandbox.openrouter import OpenRouter
 from relay.sandbox.relaydance import RelayDance
 from relay.sandbox.replicate import Replicate
@@ -23,6 +24,7 @@ STAND_INS: Final[Mapping[str, Callable[[Keys], StandIn]]] = {
     "relaydance": lambda _: RelayDance(),
     "kinovi": lambda _: Kinovi(),
     "kling": lambda _: Kling(),
+    "minimax": lambda _: MiniMax(),
     "stablestudio": lambda _: StableStudio(),
     "x402org": lambda _: X402Org(),
     "replicate": lambda _: Replicate(),

@@ -30,6 +30,7 @@ _WORDS_OF_PROVIDERS = """
     duration quality image_urls inputs urls imageUrls videoUrls audioUrls mode role resolution ratio
     aspectRatio outputResolution generate_audio callback_url
     task_status task_status_msg task_info external_id external_task_id task_result videos update_time billing
+    task base_resp status_code status_msg file_id file download_url challenge total_seconds
     charge_type amount currency final_unit_deduction model_name contents settings options text audio
 """
 _NAMES = _WORDS_OF_PROVIDERS.split()
