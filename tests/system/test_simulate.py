@@ -138,7 +138,7 @@ def test_a_scenario_asks_for_what_it_is_called(name: str) -> None:
 def test_every_fault_has_a_scenario() -> None:
     """Each fault is run by `--all`, but for those that `sandbox` cannot show by one job; and none is run twice."""
     run_by_all = {part.partition("=")[0] for name in (*SCENARIOS, *ALONE) for part in name.split()}
-    others = {"cancel", "check_times", "reordered", "pay", "pay_times"}
+    others = {"cancel", "check_times", "reordered", "pay", "pay_times", "result"}
     assert set(sentences()) - run_by_all == others
     assert len({*SCENARIOS, *ALONE}) == len(SCENARIOS) + len(ALONE)
     words = {f"{name}={word}" for name in ("submit", "check", "malformed") for word in WORDS[name][1:]}
