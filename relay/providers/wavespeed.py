@@ -201,6 +201,10 @@ class WaveSpeed(Provider):
     callback_query = "webhook"
     path_model = True
     verifier = "wavespeed-v3"
+    further_limits: Mapping[str, str] = {
+        "videos of the lowest account level": "2 a minute, 2 at once",
+        "videos from 100 USD paid on": "500 a minute, 300 at once",
+    }
     check_before_cancellation = True
     unified = _UNIFIED
     honours = COMMON | {"last_frame", "audio", "seed", "negative_prompt"}

@@ -1,16 +1,22 @@
 """Providers whose model is the path: the callback URL in the query, signatures, results in two steps, cancellations."""
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import msgspec
 import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from relay.sandbox.contract import SECRET
 from relay.sandbox.faults import Faults
 from relay.sandbox.providers import STAND_INS
+from relay.sandbox.serving import serve
 from tests.support.calling_back import kept
 from tests.support.running import HeldClock, Running, relay
 
@@ -18,6 +24,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 PROVIDERS = ["fal", "wavespeed"]
 FIRST_S = 30
+KEY = "a-key-id-of-fal:4f1c9a27e0b84d5c"
 
 
 @pytest.fixture
@@ -104,6 +111,34 @@ async def test_a_callback_with_a_wrong_signature_is_quarantined(running: Running
     assert (await finished(running, job))["status"] == "submitted"
     assert [one["verdict"] for one in await kept(running)] == ["quarantined"]
     assert running.world.callbacks[-1].status_code == 200
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("faults", [{"early": True}, {"submit": "reset_after", "early": True}], ids=str)
+async def test_a_callback_that_is_faster_than_the_answer_counts(
+    running: Running, provider: str, faults: dict[str, Any]
+) -> None:
+    """A signed callback brings the id and the end, also of a job whose submission was never answered."""
+    running.world.next_faults.append(Faults(signed="ok", **faults))
+    job = await running.submit(provider)
+    done = await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == "succeeded")
+    assert (done["finished_by"], done["verification"]) == ("callback", "signature")
+    assert done["provider_job_id"] in running.world.jobs
+    assert len(running.world.submissions) == 1
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(
+    "faults", [{"wrong_id": True}, {"malformed": "array"}, {"malformed": "deep"}, {"huge": 1 << 21}], ids=str
+)
+async def test_a_signed_callback_that_says_nothing_of_the_job_has_it_checked(
+    running: Running, provider: str, faults: dict[str, Any]
+) -> None:
+    """A good signature of another job's body, or of no readable one, moves nothing: the status check decides."""
+    job = await submitted(running, provider, signed="ok", **faults)
+    done = await confirmed(running, job)
+    assert (done["status"], done["finished_by"], done["verification"]) == ("succeeded", "status_check", "fetch")
+    assert done["provider_job_id"] == job["provider_job_id"]
 
 
 async def test_an_unsigned_callback_counts_where_no_secret_is_shared(running: Running) -> None:
@@ -234,6 +269,32 @@ async def test_an_empty_account_is_not_a_wrong_key(
     running.world.next_faults.append(Faults(status_code=status_code))
     job = (await running.client.post("/v1/jobs", json={"provider": provider, "input": {"prompt": "p"}})).json()
     assert (job["status"], job["error"]["class"]) == ("failed", class_)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("status_code", [200, 422, 500])
+async def test_an_answer_that_repeats_the_requests_url_shows_no_token(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], provider: str, status_code: int
+) -> None:
+    """The callback URL in the query, percent-encoded, and relay's key reach no error, timeline or log."""
+    repeated: list[str] = []
+
+    async def repeating(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        repeated.append(f"{request.url} refused for {request.headers['authorization']}")
+        body = {"detail": repeated[-1], "message": repeated[-1], "code": 1401, "error": {"message": repeated[-1]}}
+        await JSONResponse(body, status_code)(scope, receive, send)
+
+    async with serve(repeating) as origin:
+        own = {f"RELAY_{provider.upper()}_{name}": value for name, value in (("API_KEY", KEY), ("BASE_URL", origin))}
+        async with relay(tmp_path, clock=HeldClock(), **own) as running:  # type: ignore[arg-type]
+            job = await running.submit(provider)
+            story = await running.get(f"/v1/jobs/{job['id']}/timeline")
+    token = unquote(repeated[0]).partition(f"/callbacks/{provider}/")[2].partition(" ")[0]
+    shown = "".join((json.dumps([job, story]), *capsys.readouterr()))
+    assert len(token) > 20
+    assert "refused for" in shown
+    assert [secret for secret in (token, KEY) if secret in shown] == []
 
 
 async def test_a_cancellation_is_requested_and_the_job_detached(running: Running) -> None:
