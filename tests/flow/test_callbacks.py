@@ -25,6 +25,9 @@ LONG = "https://static.kinovi.ai/videos/seedance_video_1789985969759_29632007"
 RULES = "Your input text violates platform rules. Please modify and try again."
 REAL_PERSON = "The request failed because the input image may contain real person"
 FILTER = "The prompt was rejected by the content filter."
+FLAGGED = "prompt: The content could not be processed because it contained material flagged by a content checker."
+OPENROUTER_MP4 = "https://openrouter.ai/api/v1/videos/gen-vid-1764237540-AbCdEfGhIjKlMnOpQrSt/content?index=0"
+E005 = "The input or output was flagged as sensitive. Please try again with different inputs. (E005)"
 UPSTREAM = "The upstream could not make the video."
 ARK_REQUEST = "Request id: 02176423760000400000000000000000000ffff0a0a0a0a"
 CHINA = "https://ark-acg-cn-beijing.tos-cn-beijing.volces.com/doubao-seedance-2-5/a"
@@ -51,6 +54,11 @@ EXPECTED: dict[str, tuple[Any, ...]] = {
     "evolink/failed_with_error": ("failed", "invalid_input", "invalid_request", "Explain what went wrong."),
     "evolink/failed_without_error": ("failed", "unknown", None, None),
     "evolink/minimal_completed": ("succeeded", ("video", "https://media.evolink.ai/...")),
+    "fal/error_content": ("failed", "content_rejected", "content_policy_violation", FLAGGED),
+    "fal/error_infrastructure": ("failed", "timeout", "request_timeout", "Request timed out"),
+    "fal/error_without_payload": ("failed", "provider_error", None, "Invalid status code: 500"),
+    "fal/ok": ("succeeded", ("video", "https://v3b.fal.media/files/b/x/out.mp4")),
+    "fal/ok_after_retry": ("succeeded", ("video", "https://v3b.fal.media/files/b/x/out.mp4")),
     "kinovi/envelope_state_fail": ("failed", "content_rejected", "2038", RULES),
     "kinovi/envelope_state_success": ("succeeded", ("video", KINOVI_MP4)),
     "kinovi/envelope_status_fail": ("failed", "content_rejected", "2038", RULES),
@@ -72,6 +80,10 @@ EXPECTED: dict[str, tuple[Any, ...]] = {
     "minimax/v2_queued": ("submitted",),
     "minimax/v2_running": ("running",),
     "minimax/v2_succeeded": ("succeeded", ("video", "https://cdn.example.com/out.mp4")),
+    "openrouter/cancelled": ("canceled",),
+    "openrouter/completed": ("succeeded", ("video", OPENROUTER_MP4)),
+    "openrouter/expired": ("expired",),
+    "openrouter/failed": ("failed", "content_rejected", None, "Content policy violation"),
     "relaydance/ark_failed": ("failed", "content_rejected", "OutputVideoSensitiveContentDetected", ARK_REFUSAL),
     "relaydance/ark_queued": ("submitted",),
     "relaydance/ark_running": ("running",),
@@ -82,6 +94,15 @@ EXPECTED: dict[str, tuple[Any, ...]] = {
     "relaydance/newapi_envelope_success": ("succeeded", ("video", MP4)),
     "relaydance/openai_video_completed": ("succeeded", ("video", MP4)),
     "relaydance/openai_video_failed": ("failed", "provider_error", "upstream_error", UPSTREAM),
+    "replicate/aborted": ("expired",),
+    "replicate/canceled": ("canceled",),
+    "replicate/failed": ("failed", "content_rejected", "E005", E005),
+    "replicate/succeeded": ("succeeded", ("video", "https://replicate.delivery/xezq/abc/tmp5v9d9dtm.mp4")),
+    "replicate/succeeded_list": ("succeeded", ("video", "https://replicate.delivery/xezq/abc/tmp5v9d9dtm.mp4")),
+    "wavespeed/completed": ("succeeded", ("video", "https://d2p7pge43lyniu.cloudfront.net/output/45b392b2.mp4")),
+    "wavespeed/completed_as_signed_example": ("succeeded", ("video", "https://cdn.example.com/out.mp4")),
+    "wavespeed/failed_moderation": ("failed", "content_rejected", "1200", "content moderation failed"),
+    "wavespeed/failed_with_code": ("failed", "invalid_input", "1401", "invalid value: duration"),
 }
 
 
@@ -96,7 +117,7 @@ def about(body: dict[str, Any], provider_job_id: str) -> bytes:
     """Return a recorded body with this job's id at the provider's own place for it; an upstream's id stays as it is."""
     upstream = "\0" if provider_job_id.startswith("cgt-") else "cgt-"
     for holder in (body, body.get("data"), body.get("task")):
-        for name in ("id", "taskId", "task_id"):
+        for name in ("id", "taskId", "task_id", "request_id"):
             if isinstance(holder, dict) and name in holder and not holder[name].startswith(upstream):
                 holder[name] = provider_job_id
     return msgspec.json.encode(body)
