@@ -274,8 +274,18 @@ def targets() -> Iterator[Target]:
             outcomes=frozenset({"a request"}),
         )
         if isinstance(provider, Signing):
-            seed = b"webhook-id: a\nwebhook-timestamp: 1790000000\nwebhook-signature: v1a,AAAA\n\n{}"
-            yield Target(name=f"signed-{name}", check=partial(signed_callback, provider), seeds=[seed], words=[b"v1a,"])
+            names = ("key-id", "request-id", "user-id", "timestamp", "signature")
+            values = ("a", "b", "c", "1790000000", "0" * 128)
+            prefix = "x-fal-webhook" if name == "fal" else f"x-{name}"
+            lines = [f"{prefix}-{header}: {value}" for header, value in zip(names, values, strict=True)]
+            seed = "\n".join(lines).encode() + b"\n\n{}"
+            yield Target(
+                name=f"signed-{name}",
+                check=partial(signed_callback, provider),
+                seeds=[seed],
+                words=[b": ", b"\n"],
+                outcomes=frozenset({"read"}),
+            )
     jwk = b'{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"' + b"A" * 43 + b'"}]}'
     yield Target(
         name="key-sets",

@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from tests.fuzz import adapters, texts, wire
+from tests.fuzz import adapters, signing, texts, wire
 from tests.fuzz.target import Target
 
 TARGETS: Final[dict[str, Target]] = {
-    target.name: target for target in (*texts.TARGETS, *adapters.TARGETS, *wire.TARGETS)
+    target.name: target for target in (*texts.TARGETS, *adapters.TARGETS, *wire.TARGETS, *signing.TARGETS)
 }

@@ -3,6 +3,7 @@
 `hmac.compare_digest` takes the same time for texts of one length, so what is left is what is called around it.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -12,11 +13,12 @@ from typing import Any, Final
 import pytest
 
 from relay.model import ids
-from relay.security import signatures
+from relay.security import callback_signatures, signatures
 from relay.security.callback_tokens import CallbackTokens
 from relay.security.signed_cookies import SignedCookies
 from relay.web.dashboard.session import Session, csrf_matches
 from tests.support.provider_cases import NOW_MS
+from tests.unit.test_callback_signatures import NAMED
 
 KEYS: Final = ["an old key that is long enough to sign", "a new key that is long enough to sign"]
 TOKENS: Final = CallbackTokens(KEYS, "production")
@@ -107,6 +109,35 @@ def test_each_wrong_signature_costs_the_same_work() -> None:
     assert wrong[0].count("compare_digest") == 1
     assert all(one == wrong[0] for one in wrong)
     assert verified(good[:-1]) == verified("v1,") == wrong[0]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_each_wrong_signature_of_a_provider_costs_the_same_work(name: str) -> None:
+    """Make the same calls wherever a provider's signature differs, and compare by `compare_digest` alone."""
+    vector = NAMED[name]
+    good = vector.headers[vector.signature_header]
+
+    def verified(signature: str) -> list[str]:
+        """Return the calls of a verification, which must fail."""
+        headers = {**vector.headers, vector.signature_header: signature}
+
+        def work() -> None:
+            """Verify."""
+            with contextlib.suppress(signatures.SignatureInvalid):
+                callback_signatures.verify(vector.scheme, (vector.secret,), headers, vector.body, vector.at_s)
+                raise AssertionError("a wrong signature is valid")
+
+        work()
+        return calls(work)
+
+    wrong = [verified(other_digit(good, at)) for at in (len(good) - 40, len(good) - 20, len(good) - 2)]
+    assert wrong[0].count("compare_digest") == 1
+    assert all(one == wrong[0] for one in wrong)
+
+
+def other_digit(text: str, at: int) -> str:
+    """Return the text with another digit at a place, which is one of hexadecimal and of base64."""
+    return text[:at] + ("0" if text[at] != "0" else "1") + text[at + 1 :]
 
 
 def test_each_wrong_value_of_a_form_costs_the_same_work() -> None:
