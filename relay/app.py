@@ -222,19 +222,24 @@ async def _close_tracing(tracing: Tracing, stop: Stop) -> None:
     await tracing.close(min(FLUSH_S, max(CLOSE_MIN_S, stop.left_s())))
 
 
+def with_settings(settings: Settings, providers: Mapping[str, Provider]) -> dict[str, Provider]:
+    """Return the adapters, those that have settings of their own made by them."""
+    own: dict[str, Provider] = {
+        StableStudio.name: StableStudio(settings.stablestudio_schema),
+        RelayDance.name: RelayDance(clip_prices(settings)),
+        Ark.name: Ark(settings.ark_region),
+    }
+    return {name: own.get(name, adapter) for name, adapter in providers.items()}
+
+
 def _setup(settings: Settings, providers: Mapping[str, Provider], clock: Clock, stop: Stop, dispatches: bool) -> Setup:
     """Return the settings with what is computed from them; raise SettingsError if they contradict each other."""
     if not dispatches and not is_postgres(settings.database_url):
         raise SettingsError("web and worker processes of their own need PostgreSQL; on SQLite one process does both")
     keys = secret_keys(settings)
-    with_settings: dict[str, Provider] = {
-        StableStudio.name: StableStudio(settings.stablestudio_schema),
-        RelayDance.name: RelayDance(clip_prices(settings)),
-        Ark.name: Ark(settings.ark_region),
-    }
     return Setup(
         settings=settings,
-        adapters={name: with_settings.get(name, adapter) for name, adapter in providers.items()},
+        adapters=with_settings(settings, providers),
         clock=clock,
         stop=stop,
         dispatches=dispatches,

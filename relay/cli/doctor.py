@@ -88,6 +88,7 @@ def _misspelled(environ: Mapping[str, str]) -> "list[Finding]":
 @asynccontextmanager
 async def examined(loaded: "Settings", environ: Mapping[str, str]) -> "AsyncIterator[Examined]":
     """Yield what the checks look at, with clients of its own, and the database if it can be opened."""
+    from relay.app import with_settings
     from relay.cli.diagnosis import Examined, encryption_of
     from relay.outbound.provider_client import ProviderClient
     from relay.providers import PROVIDERS
@@ -99,7 +100,7 @@ async def examined(loaded: "Settings", environ: Mapping[str, str]) -> "AsyncIter
             yield Examined(
                 settings=loaded,
                 environ=environ,
-                adapters=PROVIDERS,
+                adapters=with_settings(loaded, PROVIDERS),
                 client=client,
                 database=None if database is None else Examination(database),
                 encryption=encryption_of(loaded),

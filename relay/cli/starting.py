@@ -69,6 +69,7 @@ async def checked(app: "App", providers: Mapping[str, Provider]) -> AsyncIterato
 async def _check(app: "App", providers: Mapping[str, Provider]) -> None:
     """Log a warning for each finding, some time after the start."""
     await app.clock.sleep(round(CHECKED_AFTER_S * 1000))
+    from relay.app import with_settings
     from relay.cli import diagnosis
     from relay.outbound.provider_client import ProviderClient
     from relay.storage.examination import Examination
@@ -78,7 +79,7 @@ async def _check(app: "App", providers: Mapping[str, Provider]) -> None:
             diagnosis.Examined(
                 settings=app.settings,
                 environ=dict(os.environ),
-                adapters=providers,
+                adapters=with_settings(app.settings, providers),
                 client=client,
                 database=Examination(app.store.database),
                 encryption=diagnosis.encryption_of(app.settings),

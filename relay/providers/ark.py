@@ -48,6 +48,8 @@ STANDARD: Final = {"world": "dreamina-seedance-2-0-260128", "china": "doubao-see
 """The model of an input that names none."""
 LIFETIME_S: Final = 86_400
 SEED_MAX: Final = 2**32 - 1
+CONTENT_MAX: Final = 51
+"""A text, and as many references as Seedance 2.5 accepts."""
 AUTO_S: Final = -1
 """A duration that the model chooses; of Seedance 2.0 and 2.5."""
 _RATIOS: Final = ("16:9", "4:3", "1:1", "3:4", "9:16", "21:9", "adaptive")
@@ -180,7 +182,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
         "doubao-seedance-1-5-pro-251215",
         "doubao-seedance-1-0-pro-250528",
     ]
-    content: Annotated[list[Content], Meta(min_length=1, max_length=51)]
+    content: Annotated[list[Content], Meta(min_length=1, max_length=CONTENT_MAX)]
     resolution: Literal["480p", "720p", "1080p", "4k"] | UnsetType = UNSET
     ratio: Literal["16:9", "4:3", "1:1", "3:4", "9:16", "21:9", "adaptive"] | UnsetType = UNSET
     duration: Annotated[int, Meta(ge=-1, le=30)] | UnsetType = UNSET
@@ -310,7 +312,7 @@ def _medium(kind: str, url: str, role: str) -> dict[str, Any]:
 
 def _rules(request: object) -> list[FieldError]:
     """Return the errors that the schema cannot express: the content, the model's own limits and fields."""
-    content = items(at(request, "content"))[:50]
+    content = items(at(request, "content"))[:CONTENT_MAX]
     model, duration = at(request, "model"), at(request, "duration")
     own = MODELS.get(model) if isinstance(model, str) else None
     errors = [error for index, item in enumerate(content) for error in _item(item, f"content[{index}]")]

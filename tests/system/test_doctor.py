@@ -479,3 +479,12 @@ async def run(environ: Mapping[str, str], *options: str) -> "subprocess.Complete
         timeout=60,
         check=False,
     )
+
+
+async def test_the_doctor_asks_the_region_of_ark(tmp_path: Path) -> None:
+    """Examine the adapters as relay runs them: a key of China's Ark is not shown to the world's."""
+    environ = environment(tmp_path, "http://127.0.0.1:1", "http://127.0.0.1:1") | {"RELAY_ARK_REGION": "china"}
+    loaded = settings.load(environ, (*PROVIDERS, "sandbox"))
+    async with doctor.examined(loaded, environ) as examined:
+        assert examined.adapters["ark"].base_url == "https://ark.cn-beijing.volces.com"
+        assert set(examined.adapters) == set(PROVIDERS)

@@ -1,5 +1,6 @@
 """The unified `input`: last frames, references, options, and the fields that a provider cannot honour."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -208,6 +209,12 @@ def test_an_option_is_no_callback_url(provider: Provider) -> None:
         assert f"input.provider_options.deep[0].{name}" in [
             one.path for one in refused(provider, provider_options=deep)
         ]
+
+
+def test_the_limits_of_options_are_those_of_the_api_page() -> None:
+    """Have the limits that docs/api.md names."""
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    assert f"up to {OPTIONS_MAX_BYTES // 1024} KB and {OPTIONS_MAX_DEPTH} levels" in page
 
 
 def test_options_have_a_largest_size() -> None:

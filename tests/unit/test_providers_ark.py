@@ -167,8 +167,21 @@ def test_roles_exclude_each_other(roles: list[str | None], message: str) -> None
 
 
 def test_an_asset_of_the_account_is_a_medium() -> None:
-    """Accept the id of an asset in place of a URL."""
+    """Accept the id of an asset of up to 200 characters in place of a URL."""
     assert complaints(medium("first_frame", "asset://asset-20261127100000-x7k2p")) == {}
+    assert complaints(medium("first_frame", "asset://" + "a" * 200)) == {}
+    assert list(complaints(medium("first_frame", "asset://" + "a" * 201))) == ["content[1].image_url.url"]
+
+
+def test_every_reference_has_room_and_is_checked() -> None:
+    """Accept a text beside all references of Seedance 2.5, check the last of them too, and accept nothing more."""
+    most = [medium("reference_image")] * 30 + [medium("reference_video")] * 10 + [medium("reference_audio")] * 9
+    last = medium("reference_audio")
+    assert complaints(*most, last, model=NEWEST) == {}
+    bad = medium("reference_audio", "https://10.0.0.1/a")
+    assert list(complaints(*most, bad, model=NEWEST)) == ["content[50].audio_url.url"]
+    assert complaints(*most, last, TEXT, model=NEWEST) == {"content": "must be an array of 1 to 51 items, not 52"}
+    assert ARK.check({"model": NEWEST, "content": []})[0].path == "content"
 
 
 def test_the_newest_model_keeps_the_first_frames_ratio() -> None:
@@ -228,6 +241,11 @@ def test_an_input_needs_something() -> None:
 
 def test_a_region_has_its_origin_and_its_model() -> None:
     """Choose the origin, and the model of an input that names none, by the region."""
+    assert ORIGINS == {
+        "world": "https://ark.ap-southeast.bytepluses.com",
+        "china": "https://ark.cn-beijing.volces.com",
+    }
+    assert STANDARD == {"world": "dreamina-seedance-2-0-260128", "china": "doubao-seedance-2-0-260128"}
     for region, adapter in (("world", Ark("world")), ("china", Ark("china"))):
         assert adapter.base_url == ORIGINS[region]
         assert native_from_input(adapter, Input(prompt="p"))["model"] == STANDARD[region]
