@@ -417,6 +417,16 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     """API keys that work, without the one of RELAY_API_KEY."""
 
 
+class ProviderDay(msgspec.Struct, frozen=True, kw_only=True):
+    """How a provider's jobs of a project ended in the last 24 hours."""
+
+    jobs_ended: int
+    by_callback: float | None
+    """Share, 0 to 1, that a callback ended; null without a job."""
+    checks_per_job: float | None
+    """Status checks for each job that ended."""
+
+
 class ProviderSpend(msgspec.Struct, frozen=True, kw_only=True):
     """What one provider's jobs cost in one unit, by how sure that is."""
 
@@ -932,16 +942,23 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider supports, and whether it is configured."""
 
     name: str
+    title: str
+    """The name as the provider writes it."""
     configured: bool
     key_refused_at: str | None
     """Since when it refuses relay's key."""
     last_error: str | None
+    """Why it refuses the key, else why a job of the project failed."""
+    last_error_at: str | None
     last_callback_at: str | None
     """When a callback about a job of the project came."""
     verifies: str
     """What proves its callbacks besides the token: a secret, its published keys, or nothing."""
+    verifier: str
+    """How it signs callbacks: by published keys, by a secret if one is set, or not."""
     finished_by: str
     """What ends its jobs."""
+    last_day: ProviderDay
     paid: bool
     """Whether relay's wallet pays for each job."""
     cancel: bool
@@ -962,6 +979,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of `input` that it has a place for; `references.video`: references of that kind."""
     result_lifetime_s: int | None
     """How long its result URLs work."""
+    further_limits: dict[str, str]
+    """Other limits and rules that it publishes."""
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):

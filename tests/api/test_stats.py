@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from relay.clock import rfc3339
 from relay.errors import StorageUnavailable
 from relay.jobs.counting import FLUSH_MS, SAMPLE_MS, count
-from relay.model.job import Cost
+from relay.model.job import Cost, JobState
 from relay.sandbox.faults import Faults
 from relay.storage import audit, statistics
 from relay.storage.statistics import COUNTS_MAX, STEPS_MAX, WIDTHS, Statistics, latency_of, micro, percentiles, step_of
@@ -367,11 +367,41 @@ async def test_a_provider_shows_what_verifies_its_callbacks_and_when_one_came_la
             "secret",
             "published_keys",
         ]
+        assert shown["evolink"]["verifier"] == "standard-webhooks"
+        assert shown["stablestudio"]["verifier"] == "none"
         assert shown["evolink"]["last_callback_at"] == rfc3339(clock.now_ms())
         assert shown["kinovi"]["last_callback_at"] is None
         text = (await running.app.store.access.create_api_key("films", "", ["read"], 1)).text
         films = (await running.client.get("/v1/providers", headers={"authorization": f"Bearer {text}"})).json()["data"]
         assert all(one["last_callback_at"] is None for one in films)
+
+
+async def test_a_provider_shows_how_its_jobs_of_a_day_ended(running: Running, clock: HeldClock) -> None:
+    """Show the share that callbacks ended, the checks for each job, and the last error, for a day and no longer."""
+    none = {"jobs_ended": 0, "by_callback": None, "checks_per_job": None}
+    assert (await _evolink(running))["last_day"] == none
+    for faults in (Faults(), Faults(), Faults(outcome="failed"), Faults(lost=True)):
+        running.world.next_faults.append(faults)
+        job = await running.submit("evolink")
+        await running.world.finish(job["provider_job_id"])
+        await running.client.post(f"/v1/jobs/{job['id']}/status-checks")
+        await running.until(f"/v1/jobs/{job['id']}", lambda shown: JobState(shown["status"]).final)
+    shown = await _evolink(running)
+    checks = len(running.world.status_checks)
+    day = {"jobs_ended": 4, "by_callback": 0.75, "checks_per_job": round(checks / 4, 3)}
+    assert (shown["last_day"], shown["title"]) == (day, "EvoLink")
+    assert (shown["last_error"], shown["last_error_at"]) == (
+        "failed: the provider reports: The prompt was refused.",
+        rfc3339(clock.now_ms()),
+    )
+    await clock.advance(86_400 + 3_600)
+    assert (await _evolink(running))["last_day"] == none
+
+
+async def _evolink(running: Running) -> dict[str, Any]:
+    """Return what is shown of EvoLink."""
+    listed = (await running.get("/v1/providers"))["data"]
+    return next(one for one in listed if one["name"] == "evolink")
 
 
 async def test_the_numbers_are_shown_while_the_database_takes_no_writes(

@@ -887,16 +887,23 @@ export interface Project {
 /** What a provider supports, and whether it is configured. */
 export interface Provider {
   name: string;
+  /** The name as the provider writes it. */
+  title: string;
   configured: boolean;
   /** Since when it refuses relay's key. */
   key_refused_at: string | null;
+  /** Why it refuses the key, else why a job of the project failed. */
   last_error: string | null;
+  last_error_at: string | null;
   /** When a callback about a job of the project came. */
   last_callback_at: string | null;
   /** What proves its callbacks besides the token: a secret, its published keys, or nothing. */
   verifies: "published_keys" | "secret" | "token" | (string & {});
+  /** How it signs callbacks: by published keys, by a secret if one is set, or not. */
+  verifier: "fal-jwks" | "none" | "openrouter" | "shared-header" | "standard-webhooks" | "wavespeed-v3" | (string & {});
   /** What ends its jobs. */
   finished_by: "callback" | "status_check" | (string & {});
+  last_day: ProviderDay;
   /** Whether relay's wallet pays for each job. */
   paid: boolean;
   /** Whether a job can be canceled there. */
@@ -917,6 +924,17 @@ export interface Provider {
   honours: string[];
   /** How long its result URLs work. */
   result_lifetime_s: number | null;
+  /** Other limits and rules that it publishes. */
+  further_limits: Record<string, string>;
+}
+
+/** How a provider's jobs of a project ended in the last 24 hours. */
+export interface ProviderDay {
+  jobs_ended: number;
+  /** Share, 0 to 1, that a callback ended; null without a job. */
+  by_callback: number | null;
+  /** Status checks for each job that ended. */
+  checks_per_job: number | null;
 }
 
 /** One provider's numbers. */

@@ -12,7 +12,13 @@ PROVIDERS: Final[Columns] = {
     "PROVIDER": "name",
     "CONFIGURED": "configured",
     "KEY REFUSED": "key_refused_at",
+    "VERIFIES": "verifies",
+    "SIGNS BY": "verifier",
     "ENDS BY": "finished_by",
+    "JOBS 24 H": lambda one: one["last_day"]["jobs_ended"],
+    "BY CALLBACK": lambda one: _percent(one["last_day"]["by_callback"]),
+    "CHECKS A JOB": lambda one: one["last_day"]["checks_per_job"],
+    "LAST CALLBACK": "last_callback_at",
     "PAID": "paid",
     "CANCEL": "cancel",
     "MODELS": lambda one: len(one["models"]),
@@ -35,10 +41,15 @@ SPEND: Final[Columns] = {
 }  # fmt: skip
 
 
+def _percent(share: float | None) -> str | None:
+    """Return a share as text."""
+    return None if share is None else f"{share:.0%}"
+
+
 @click.command("providers")
 @remote
 def providers(session: Session) -> None:
-    """List the providers, and whether relay's key works there."""
+    """List the providers, whether relay's key works there, and how their jobs of the last 24 hours ended."""
     session.items(session.remote.get("/v1/providers")["data"], PROVIDERS)
 
 

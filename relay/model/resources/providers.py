@@ -8,6 +8,7 @@ from msgspec import Meta
 from relay.model.resources.envelopes import FieldErrorResource
 from relay.model.resources.payments import Amount
 from relay.model.resources.times import Time
+from relay.security.callback_signatures import VerifierName
 
 
 class DurationRange(msgspec.Struct, frozen=True):
@@ -30,19 +31,33 @@ class ModelResource(msgspec.Struct, frozen=True, kw_only=True):
     ]
 
 
+class ProviderDayResource(msgspec.Struct, frozen=True, kw_only=True):
+    """How a provider's jobs of a project ended in the last 24 hours."""
+
+    jobs_ended: int
+    by_callback: Annotated[float | None, Meta(description="Share, 0 to 1, that a callback ended; null without a job.")]
+    checks_per_job: Annotated[float | None, Meta(description="Status checks for each job that ended.")]
+
+
 class ProviderResource(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider supports, and whether it is configured."""
 
     name: str
+    title: Annotated[str, Meta(description="The name as the provider writes it.")]
     configured: bool
     key_refused_at: Annotated[Time | None, Meta(description="Since when it refuses relay's key.")]
-    last_error: str | None
+    last_error: Annotated[str | None, Meta(description="Why it refuses the key, else why a job of the project failed.")]
+    last_error_at: Time | None
     last_callback_at: Annotated[Time | None, Meta(description="When a callback about a job of the project came.")]
     verifies: Annotated[
         Literal["secret", "published_keys", "token"],
         Meta(description="What proves its callbacks besides the token: a secret, its published keys, or nothing."),
     ]
+    verifier: Annotated[
+        VerifierName, Meta(description="How it signs callbacks: by published keys, by a secret if one is set, or not.")
+    ]
     finished_by: Annotated[Literal["callback", "status_check"], Meta(description="What ends its jobs.")]
+    last_day: ProviderDayResource
     paid: Annotated[bool, Meta(description="Whether relay's wallet pays for each job.")]
     cancel: Annotated[bool, Meta(description="Whether a job can be canceled there.")]
     models: tuple[str, ...]
@@ -61,6 +76,7 @@ class ProviderResource(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="The fields of `input` that it has a place for; `references.video`: references of that kind."),
     ]
     result_lifetime_s: Annotated[int | None, Meta(description="How long its result URLs work.")]
+    further_limits: Annotated[dict[str, str], Meta(description="Other limits and rules that it publishes.")]
 
 
 class QuoteResource(msgspec.Struct, frozen=True, kw_only=True):

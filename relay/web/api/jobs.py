@@ -1,6 +1,7 @@
 """`/v1/jobs`, `/v1/providers`: submit a job, show jobs and what happened to them, and list the providers."""
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -25,13 +26,14 @@ from relay.model.resources.jobs import (
     NewJobResource,
     TimelineResource,
 )
-from relay.model.resources.providers import DurationRange, ModelResource, ProviderResource
+from relay.model.resources.providers import DurationRange, ModelResource, ProviderDayResource, ProviderResource
 from relay.model.resources.times import time_or_none
 from relay.outbound import tracing
 from relay.providers.base import ModelLimits, callbacks_expected, can_cancel
 from relay.storage.jobs import JobFilter
 from relay.storage.pages import Span
-from relay.storage.statistics import ProviderMark
+from relay.storage.statistics import DAY_MS, ProviderMark
+from relay.storage.statistics import Span as StatisticsSpan
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
 from relay.web.api.lists import enum_param, flag, listing, page, paging, span, span_parameters, time_param
 from relay.web.problems import JSON
@@ -136,24 +138,44 @@ async def show_timeline(request: ApiRequest) -> Response:
 async def providers(request: ApiRequest) -> Response:
     """`GET /v1/providers`: what each supports, and whether it is configured."""
     request.query()
-    app = request.app
+    app, now_ms = request.app, request.app.clock.now_ms()
+    hour_ms = 3_600_000
+    day = StatisticsSpan(3_600, (now_ms - DAY_MS) // hour_ms * hour_ms, now_ms + 1)
+    sums = (await app.store.statistics.sums(request.project_id, day)).by_provider
     marks = await app.store.statistics.marks(request.project_id)
-    data = [_provider(app, name, marks.get(name, ProviderMark())) for name in sorted(app.providers)]
+    data = [
+        _provider(app, name, marks.get(name, ProviderMark()), _last_day(sums.get(name, {})))
+        for name in sorted(app.providers)
+    ]
     return JSON(PageResource(data=data, next_cursor=None))
 
 
-def _provider(app: App, name: str, mark: ProviderMark) -> ProviderResource:
-    """Return what a provider supports, whether it is configured, and when it called back last."""
+def _last_day(measures: Mapping[str, int]) -> ProviderDayResource:
+    """Return how a provider's jobs ended, by the sums of a day."""
+    ended = sum(value for measure, value in measures.items() if measure.startswith("finished:"))
+    return ProviderDayResource(
+        jobs_ended=ended,
+        by_callback=round(measures.get("by:callback", 0) / ended, 3) if ended else None,
+        checks_per_job=round(measures.get("checks", 0) / ended, 3) if ended else None,
+    )
+
+
+def _provider(app: App, name: str, mark: ProviderMark, day: ProviderDayResource) -> ProviderResource:
+    """Return what a provider supports, whether it is configured, and how its jobs end."""
     provider, refused = app.providers[name], app.keys_refused.get(name)
     adapter, limits = provider.adapter, provider.adapter.limits
     return ProviderResource(
         name=name,
+        title=adapter.title,
         configured=provider.usable,
         key_refused_at=rfc3339(refused.at) if refused else None,
-        last_error=refused.error if refused else None,
+        last_error=refused.error if refused else mark.last_error,
+        last_error_at=time_or_none(refused.last_at if refused else mark.last_error_at),
         last_callback_at=time_or_none(mark.last_callback_at),
         verifies="secret" if provider.callback_secrets else "published_keys" if provider.keys else "token",
         finished_by="callback" if app.settings.public_url and callbacks_expected(adapter) else "status_check",
+        verifier=adapter.verifier,
+        last_day=day,
         paid=limits.paid,
         cancel=can_cancel(adapter),
         models=limits.models,
@@ -167,6 +189,7 @@ def _provider(app: App, name: str, mark: ProviderMark) -> ProviderResource:
         prompt_required=limits.prompt_required,
         honours=sorted(adapter.honours),
         result_lifetime_s=limits.result_lifetime_s,
+        further_limits=dict(adapter.further_limits),
     )
 
 
