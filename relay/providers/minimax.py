@@ -505,7 +505,7 @@ def _old_rules(request: object) -> list[FieldError]:
         )
     if first not in request and (model == HAILUO_FAST or str(model).startswith("I2V")):
         errors.append(FieldError(first, f"is required for {model}"))
-    if first in request and str(model).startswith("T2V"):
+    if first in request and str(model).startswith(("T2V", "S2V")):
         errors.append(FieldError(first, f"{model} has no frames"))
     if last in request and (model != HAILUO_02 or resolution == "512P"):
         errors.append(FieldError(last, f"is for {HAILUO_02} at 768P and 1080P only"))

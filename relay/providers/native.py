@@ -253,7 +253,7 @@ def check_native(provider: Provider, request: object) -> list[FieldError]:
         return provider.check(request)
     errors = provider.check_model(request)
     holder, dot, _ = provider.callback_field.rpartition(".")
-    if dot and at(request, holder) is not None and not isinstance(at(request, holder), dict):
+    if dot and _has(request, [holder]) and not isinstance(at(request, holder), dict):
         errors.append(FieldError(holder, "must be an object: relay's callback URL goes into it"))
     return list(islice(chain(errors, _check_values(request, "")), ERRORS_MAX))
 

@@ -34,10 +34,11 @@ async def test_relays_own_rules_hold_for_every_model(tmp_path: Path, change: dic
         assert running.world.submissions == []
 
 
-async def test_a_holder_of_the_callback_field_is_an_object(tmp_path: Path) -> None:
-    """Refuse `metadata` that is not an object if the callback URL is put into it."""
+@pytest.mark.parametrize("holder", [[1], None, "text"])
+async def test_a_holder_of_the_callback_field_is_an_object(tmp_path: Path, holder: object) -> None:
+    """Refuse `metadata` that is not an object, null too, if the callback URL is put into it."""
     async with relay(tmp_path, clock=HeldClock()) as running:
-        request = {"model": "kling-v3", "metadata": [1]}
+        request = {"model": "kling-v3", "metadata": holder}
         answer = await running.client.post("/v1/jobs", json={"provider": "relaydance", "request": request})
         assert [error["path"] for error in answer.json()["errors"]] == ["request.metadata"]
 

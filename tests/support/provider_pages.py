@@ -72,11 +72,12 @@ def own_limits(own: ModelLimits) -> str:
     """Return a model's own limits in words."""
     said = []
     if own.duration_s is not None:
-        said.append(f"{own.duration_s[0]} to {own.duration_s[1]} s")
+        shortest, longest = own.duration_s
+        said.append(f"{shortest} to {longest} s" if shortest < longest else f"{longest} s")
     if own.resolutions is not None:
         said.append(named(own.resolutions))
     if own.aspect_ratios is not None:
-        said.append(named(own.aspect_ratios))
+        said.append(named(own.aspect_ratios) or "no aspect ratio")
     if own.images is not None:
         low, high = own.images
         several = f"{low} to {high} images" if low < high else f"{high} images" if high > 1 else "1 image"

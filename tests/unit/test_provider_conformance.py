@@ -495,3 +495,25 @@ def test_text_from_outside_can_always_be_stored(value: object) -> None:
 def test_error_codes_are_spelled_as_they_are_looked_up() -> None:
     """A code of the table is in lower case, else it would never be found."""
     assert all(code == code.lower() for code in CODES)
+
+
+@providers
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["options", "metadata", "inputs", "input", "settings", "contents", "content", "image", "prompt"]
+        ),
+        json_values,
+    ),
+    st.sampled_from(["model", "model_name", "version"]),
+)
+def test_any_body_that_passes_the_check_can_be_sent(provider: Provider, body: dict[str, Any], name: str) -> None:
+    """Build the submission of every body of an unknown model that relay accepts, with the callback URL in it."""
+    request = body | {name: "some-lab/new-model"}
+    if check_native(provider, request):
+        return
+    sent = provider.submission(request, CALLBACK_URL, JOB_ID)
+    assert sent.path.startswith("/")
+    assert provider.status_check(msgspec.structs.replace(example_job(provider, "1"), request=request)).path
+    assert provider.price(request) is None or provider.name == "relaydance"
+    assert not provider.callback_field or find_callback_field(sent.body) is not None

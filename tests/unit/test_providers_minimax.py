@@ -156,6 +156,10 @@ def test_each_limit_of_v2(body: dict[str, Any], errors: dict[str, str]) -> None:
         (v1(HAILUO_FAST), {"first_frame_image": "is required for MiniMax-Hailuo-2.3-Fast"}),
         (v1("I2V-01"), {"first_frame_image": "is required for I2V-01"}),
         (v1("T2V-01", first_frame_image=IMAGE), {"first_frame_image": "T2V-01 has no frames"}),
+        (
+            v1("S2V-01", first_frame_image=IMAGE, subject_reference=[{"type": "character", "image": [IMAGE]}]),
+            {"first_frame_image": "S2V-01 has no frames"},
+        ),
         (v1(HAILUO_02, first_frame_image=IMAGE, last_frame_image=IMAGE), {}),
         (
             v1(HAILUO_02, first_frame_image=IMAGE, last_frame_image=IMAGE, resolution="512P"),
