@@ -705,7 +705,7 @@ def _line(one: object) -> str | None:
 def _explain(response: ProviderResponse, body: dict[str, Any]) -> JobError:
     """Return the error of a refused submission; an account without funds is locked, with 403."""
     reason = _reason(body)
-    if response.status_code in (402, 403) and _FUNDS.search(str(reason)):
+    if response.status_code == 403 and _FUNDS.search(str(reason)):
         return answers.error_for(response, ErrorClass.INSUFFICIENT_FUNDS, reason)
     if response.status_code == _CLIENT_GONE:
         return answers.error_for(response, ErrorClass.PROVIDER_ERROR, reason)

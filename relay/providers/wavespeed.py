@@ -435,7 +435,7 @@ def _explain(response: ProviderResponse, body: dict[str, Any]) -> JobError:
     code, text = _code(body), answers.complaint(body).text
     reason = ErrorText(None if code in _GOOD else code, text)
     about_funds = text is not None and _FUNDS.search(text) is not None
-    if about_funds and response.status_code in (200, 400, 402, 403) and code in _FUNDS_CODES:
+    if about_funds and response.status_code in (200, 400, 403) and code in _FUNDS_CODES:
         return answers.error_for(response, ErrorClass.INSUFFICIENT_FUNDS, reason)
     kind = CODES.get((reason.code or "").lower())
     if 200 <= response.status_code < 300 and kind is not None:

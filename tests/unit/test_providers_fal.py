@@ -13,6 +13,7 @@ from relay.errors import InvalidInput, JobUnknown, Unreadable
 from relay.model.job import ErrorClass, Input, JobState, Reference, Report
 from relay.providers.base import Accepted, Refused, SubmittedJob, Unclear
 from relay.providers.fal import (
+    CODES,
     FIRST_LAST,
     H3,
     IMAGE,
@@ -151,6 +152,18 @@ def test_each_model_has_its_own_spelling_of_seconds(model: str, good: object, ba
             {"video_urls": [A] * 4},
             "video_urls",
             "must be an array of at most 3 items for {}, not 4",
+        ),
+        (
+            f"{SEEDANCE}/{REFERENCE}",
+            {"audio_urls": [A] * 4},
+            "audio_urls",
+            "must be an array of at most 3 items for {}, not 4",
+        ),
+        (
+            f"{SEEDANCE_25}/{REFERENCE}",
+            {"video_urls": [A] * 11},
+            "video_urls",
+            "must be an array of at most 10 items for {}, not 11",
         ),
         (
             f"{SEEDANCE_25}/{REFERENCE}",
@@ -346,6 +359,7 @@ def test_an_accepted_submission_names_its_status_route() -> None:
         f"https://queue.fal.run/a/requests/{ID}/status",
         f"https://[queue.fal.run/a/b/requests/{ID}/status",
         f"/{'a/' * 600}requests/{ID}/status",
+        f"https://queue.fal.run/a/{'b' * (1025 - len(f'/a//requests/{ID}/status'))}/requests/{ID}/status",
         "https://evil.example/steal",
         f"https://queue.fal.run/a\n/b/requests/{ID}/status",
         None,
@@ -358,6 +372,10 @@ def test_a_status_route_of_another_form_is_not_followed(status_url: object) -> N
     said = FAL.read_submission(answer(200, {"request_id": ID, "status_url": status_url}))
     assert isinstance(said, Accepted)
     assert said.report.status_path is None
+    longest = f"/a/{'b' * (1024 - len(f'/a//requests/{ID}/status'))}/requests/{ID}/status"
+    kept = FAL.read_submission(answer(200, {"request_id": ID, "status_url": longest}))
+    assert isinstance(kept, Accepted)
+    assert kept.report.status_path == longest
     elsewhere = FAL.read_submission(
         answer(200, {"request_id": ID, "status_url": f"https://evil.example{ROUTE}/status?x=1"})
     )
@@ -540,6 +558,60 @@ def test_a_failed_callback_is_classed_by_its_type_before_its_number(
     assert (report.state, report.error.class_, report.error.retryable) == (JobState.FAILED, class_, retryable)
 
 
+@pytest.mark.parametrize(
+    ("number", "class_", "retryable"),
+    [
+        (400, ErrorClass.INVALID_INPUT, False),
+        (401, ErrorClass.AUTH, False),
+        (403, ErrorClass.AUTH, False),
+        (404, ErrorClass.INVALID_INPUT, False),
+        (418, ErrorClass.UNKNOWN, False),
+        (422, ErrorClass.INVALID_INPUT, False),
+        (429, ErrorClass.RATE_LIMITED, True),
+        (498, ErrorClass.UNKNOWN, False),
+        (499, ErrorClass.PROVIDER_ERROR, True),
+        (500, ErrorClass.PROVIDER_ERROR, True),
+        (503, ErrorClass.PROVIDER_ERROR, True),
+        (504, ErrorClass.TIMEOUT, True),
+    ],
+)
+def test_a_number_alone_has_a_class(number: int, class_: ErrorClass, retryable: bool) -> None:
+    """Without a type, the HTTP status in the text of a failed callback decides, and so it does for an unknown type."""
+    for payload in (None, {"detail": "x", "error_type": "of_tomorrow"}):
+        body = {"request_id": ID, "status": "ERROR", "error": f"Invalid status code: {number}", "payload": payload}
+        error = FAL.read_callback(body, NOW_MS).error
+        assert error is not None
+        assert (error.class_, error.retryable) == (class_, retryable)
+
+
+@pytest.mark.parametrize("code", sorted(set(CODES) - {"client_cancelled"}))
+def test_each_type_counts_more_than_the_number(code: str) -> None:
+    """A published type has its class whatever the HTTP status says."""
+    body = {"request_id": ID, "status": "ERROR", "error": "418", "payload": {"detail": [{"type": code, "msg": "x"}]}}
+    error = FAL.read_callback(body, NOW_MS).error
+    assert error is not None
+    assert (error.class_, error.retryable) == (CODES[code].class_, CODES[code].retryable)
+
+
+@pytest.mark.parametrize(
+    ("model", "good"),
+    [
+        ("a/b", True),
+        ("a/b/c/d/e/f", True),
+        ("a/b/c/d/e/f/g", False),
+        ("a", False),
+        ("a/requests/b", False),
+        ("requests/a", False),
+        ("a/request", True),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_models_name_leads_to_a_model(model: object, good: bool) -> None:
+    """Two to six segments are a model; nothing that leads to the routes of a job is one."""
+    assert (FAL.check_model({"model": model}) == []) == good
+
+
 def test_another_gateway_id_is_noted_and_is_not_the_jobs() -> None:
     """After a retry inside fal the gateway's id differs: the job keeps the id of its submission."""
     report = FAL.read_callback(recorded("fal", "callbacks", "ok_after_retry"), NOW_MS)
@@ -553,6 +625,8 @@ def test_another_gateway_id_is_noted_and_is_not_the_jobs() -> None:
         ("error_content", 422, ErrorClass.CONTENT_REJECTED, False),
         ("error_validation", 422, ErrorClass.INVALID_INPUT, False),
         ("error_balance", 403, ErrorClass.INSUFFICIENT_FUNDS, False),
+        ("error_balance", 402, ErrorClass.INSUFFICIENT_FUNDS, False),
+        ("error_balance", 400, ErrorClass.INVALID_INPUT, False),
         ("error_admin_lock", 403, ErrorClass.AUTH, False),
         ("error_queue_full", 429, ErrorClass.RATE_LIMITED, True),
         ("not_found", 404, ErrorClass.INVALID_INPUT, False),

@@ -298,6 +298,64 @@ def test_a_failed_task_is_classed_by_its_code(fields: dict[str, Any], class_: Er
     assert (report.state, report.error.class_, report.error.retryable) == (JobState.FAILED, class_, retryable)
 
 
+@pytest.mark.parametrize(
+    ("codes", "class_", "retryable"),
+    [
+        ((1200,), ErrorClass.CONTENT_REJECTED, False),
+        ((400, 404, 1400, 1401, 1402), ErrorClass.INVALID_INPUT, False),
+        ((401, 403), ErrorClass.AUTH, False),
+        ((402,), ErrorClass.INSUFFICIENT_FUNDS, False),
+        ((429,), ErrorClass.RATE_LIMITED, True),
+        ((1403, 1405, 5000, 5003), ErrorClass.PROVIDER_ERROR, True),
+        ((5004,), ErrorClass.TIMEOUT, True),
+        ((0, 200, 1404, 1999), ErrorClass.UNKNOWN, False),
+    ],
+)
+def test_each_code_has_its_class(codes: tuple[int, ...], class_: ErrorClass, retryable: bool) -> None:
+    """The published codes of a failed task; 0 and 200 are none."""
+    for code in codes:
+        error = read(task(status="failed", code=code, error="x")).error
+        assert error is not None
+        assert (error.class_, error.retryable) == (class_, retryable)
+        assert error.provider_code == (None if code in (0, 200) else str(code))
+
+
+@pytest.mark.parametrize("status_code", [200, 400, 402, 403])
+@pytest.mark.parametrize("message", ["Insufficient credits", "account balance is 0", "no credit left", "please top up"])
+def test_a_text_about_the_account_is_about_money(status_code: int, message: str) -> None:
+    """The error of an empty account is not published: its text decides, with the statuses that it may have."""
+    for code in (None, 400, 402, 403):
+        said = WAVESPEED.read_submission(answer(status_code, {"code": code, "message": message}))
+        if status_code == 200 and code is None:
+            assert isinstance(said, Unclear)
+        else:
+            assert isinstance(said, Refused)
+            assert said.error.class_ is ErrorClass.INSUFFICIENT_FUNDS
+    said = WAVESPEED.read_submission(answer(401, {"code": 401, "message": message}))
+    assert isinstance(said, Refused)
+    assert said.error.class_ is ErrorClass.AUTH
+
+
+@pytest.mark.parametrize(
+    ("model", "good"),
+    [
+        ("a/b", True),
+        ("a/b/c/d/e/f", True),
+        ("a/b/c/d/e/f/g", False),
+        ("a", False),
+        ("a/prediction", True),
+        *(
+            (f"a/{name}", False)
+            for name in ("predictions", "media", "webhook", "balance", "models", "billing", "users")
+        ),
+        ("user/b", False),
+    ],
+)
+def test_a_models_name_leads_to_a_model(model: str, good: bool) -> None:
+    """Two to six segments are a model; nothing that leads to another route of the account is one."""
+    assert (WAVESPEED.check_model({"model": model}) == []) == good
+
+
 def test_a_flagged_task_without_a_result_has_failed() -> None:
     """`completed` with a flag and no output is rejected content, with an output it is a result."""
     flagged = read(task(status="completed", has_nsfw_contents=[True]))
