@@ -316,3 +316,15 @@ async def test_a_task_that_has_begun_is_never_deleted(running: Running) -> None:
     assert (canceled["status"], canceled["reason"]) == ("canceled", "detached")
     assert running.world.cancellations == [waiting["provider_job_id"]]
     assert begun["provider_job_id"] in running.world.jobs
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_cancellation_that_comes_too_late_loses_no_result(running: Running, provider: str) -> None:
+    """A job that its provider has finished is not canceled: relay says so, and gets its result."""
+    job = await submitted(running, provider, lost=True)
+    await running.world.finish(job["provider_job_id"])
+    answer = await running.client.post(f"/v1/jobs/{job['id']}/cancellations", json={})
+    assert answer.status_code == 409
+    done = await running.until(f"/v1/jobs/{job['id']}", lambda shown: shown["status"] == "succeeded")
+    assert len(done["outputs"]) == 1
+    assert job["provider_job_id"] in running.world.jobs
