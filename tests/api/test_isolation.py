@@ -19,7 +19,7 @@ from starlette.routing import Route
 from relay.web import auth, dashboard
 from relay.web.api.api_request import ApiRoute
 from relay.web.request_body import BodyMemory, memory_limits
-from relay.web.routes import API, _api
+from relay.web.routes import API, _api, _Pages
 from tests.support.browsing import Browser, browser
 from tests.support.calling_back import DONE
 from tests.support.running import INPUT, KEY, HeldClock, Running, http_client, relay
@@ -135,7 +135,8 @@ def wanting_ids() -> Iterator[ApiRoute]:
 
 async def test_every_route_is_of_the_matrix(running: Running) -> None:
     """Find each route of the server in the API, among the dashboard's pages and forms, or in OPEN with its reason."""
-    served = _api(running.app, BodyMemory(memory_limits(running.app.settings))).routes
+    memory = BodyMemory(memory_limits(running.app.settings))
+    served = [*_api(running.app, memory).routes, *await _Pages(running.app, memory)._made()]
     known = {route.path for route in API} | set(OPEN) | set(ADDED)
     known |= {page.path for page in dashboard.PAGES} | {f"/live{page.path}" for page in dashboard.PAGES}
     known |= {verb.path for verb in dashboard.VERBS}
