@@ -123,13 +123,6 @@ def parse_address(text: str) -> str:
     return text.lower()
 
 
-def parse_origin(text: str) -> str:
-    """Return an origin: scheme, host and port, and nothing behind them."""
-    must = "must be an origin, without a path, such as https://api.example.com"
-    parts = _web_url(text, must, ("path", "query", "username"))
-    return f"{parts.scheme}://{parts.netloc}"
-
-
 def parse_base_url(text: str) -> str:
     """Return the URL that comes before a provider's paths: an origin, and the path of a gateway if there is one."""
     parts = _web_url(text, "must be a URL such as https://api.example.com", ("query", "fragment", "username"))

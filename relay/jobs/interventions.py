@@ -38,9 +38,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Cancellation(msgspec.Struct, frozen=True):
-    """What was sent to cancel a job, and whether its provider says that it is canceled."""
+    """What was sent to cancel a job, and whether its provider took it, and says that the job is canceled."""
 
     calls: tuple[ProviderCall, ...] = ()
+    accepted: bool = False
     confirmed: bool = False
 
 
@@ -59,7 +60,8 @@ class Interventions:
         Conflict where the job has ended, or its provider refuses.
         """
         sent = await self._cancel_at_provider(job)
-        return await self._apply(job, partial(operator_actions.canceled, confirmed=sent.confirmed), tie, sent.calls)
+        canceled = partial(operator_actions.canceled, confirmed=sent.confirmed, accepted=sent.accepted)
+        return await self._apply(job, canceled, tie, sent.calls)
 
     def require_check(self, job_id: str, project_id: str) -> None:
         """TooManyRequests where the job, whether it is there or not, or its project has had its share of checks."""
@@ -152,7 +154,9 @@ class Interventions:
         if 400 <= answer.status_code < 500 or provider.adapter.too_late(answer):
             await self._doubt(job, call)
             raise Conflict(f"the provider did not cancel the job ({outcome}); relay asks it for the job's status")
-        return _Cancellation((*calls, call), confirmed=provider.adapter.canceled(answer))
+        accepted = 200 <= answer.status_code < 300
+        confirmed = accepted and provider.adapter.canceled(answer)
+        return _Cancellation((*calls, call), accepted=accepted, confirmed=confirmed)
 
     async def _ask_first(self, provider: ConfiguredProvider, job: Job) -> tuple[SubmittedJob | None, ProviderCall]:
         """Ask for the job's status before a cancellation that would erase an ended job; None if there is no verdict.

@@ -22,9 +22,12 @@ from relay.model.job import (
 from relay.model.payment import Payment, PaymentState
 
 
-def canceled(job: Job, confirmed: bool, now_ms: int) -> Transition:
-    """Return the job canceled; `detached` where it was sent and its provider has not confirmed the cancellation."""
-    if confirmed and job.state is JobState.CANCELED:
+def canceled(job: Job, confirmed: bool, now_ms: int, accepted: bool = False) -> Transition:
+    """Return the job canceled; `detached` where it was sent and its provider has not confirmed the cancellation.
+
+    `accepted` says that the provider took the cancellation, which does not prove that it came in time.
+    """
+    if (confirmed or accepted) and job.state is JobState.CANCELED:
         return Transition(job, Disposition.RECORDED, "canceled at the provider, which reported it first")
     if job.state.final:
         return Transition(job, Disposition.STALE, f"the job is already {job.state}")

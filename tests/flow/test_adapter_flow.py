@@ -447,6 +447,7 @@ async def test_a_waiting_job_is_canceled_after_its_status(
     stand_in.asks = asks
     world = world_of(stand_in)
     async with relay(tmp_path, clock=HeldClock(), world=world, adapters={"evolink": Careful()}) as running:
+        world.next_faults.append(Faults(lost=True))
         job = await running.submit("evolink")
         answer = await running.client.post(f"/v1/jobs/{job['id']}/cancellations")
         assert answer.status_code == 200, answer.text
