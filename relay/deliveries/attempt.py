@@ -103,25 +103,30 @@ class Deliverer:
         )
 
     def _handle_failure(self, delivery: DueDelivery, attempt: Attempt, answer: PostResult) -> AttemptResult:
-        """Return the delivery as pending until the schedule's next time, or as exhausted where there is none."""
+        """Return the delivery as pending until the schedule's next time, or as exhausted where there is none.
+
+        One whose endpoint is disabled is canceled, as all others of it are: enabling it sends the event again.
+        """
         now_ms = self._clock.now_ms()
         retry_after_ms = backoff.parse_retry_after(answer.retry_after, now_ms)
         disable_reason, aborted = _disable_reason(answer), answer.control == ABORT
         delay_ms = None
-        if not (disable_reason or aborted or delivery.probe):
+        if not (disable_reason or aborted or delivery.probe or delivery.to_disabled):
             schedule_s = delivery.schedule_s or self._schedule_s
             delay_ms = backoff.next_delay_ms(schedule_s, delivery.attempts_made + 1, self._random, retry_after_ms)
+        ended = DeliveryState.CANCELED if delivery.to_disabled else DeliveryState.EXHAUSTED
         return AttemptResult(
             attempt=attempt,
             project_id=delivery.project_id,
             endpoint_id=delivery.endpoint_id,
-            state=DeliveryState.EXHAUSTED if delay_ms is None else DeliveryState.PENDING,
+            state=ended if delay_ms is None else DeliveryState.PENDING,
             next_attempt_at=None if delay_ms is None else now_ms + delay_ms,
             at=now_ms,
             gone=disable_reason,
             aborted=aborted,
             retry_after_ms=retry_after_ms,
             probe=delivery.probe,
+            to_disabled=delivery.to_disabled,
         )
 
 

@@ -10,6 +10,7 @@ import msgspec
 from relay import log
 from relay.model import ids
 from relay.model.delivery import Attempt, Delivery, DeliveryState, EndpointNote
+from relay.model.job import EventType
 from relay.model.resources import slack
 from relay.security.encryption import DecryptionFailed, Encryption, place
 from relay.storage import endpoint_history, endpoint_status, event_bodies, pages, rows
@@ -73,8 +74,16 @@ class DueDelivery(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit_per_s: float | None
     schedule_s: list[int] | None
     probe: bool = False
+    to_disabled: bool = False
+    """Whether the endpoint is disabled, and this is no probe: the event was committed while it was being disabled."""
     reported_at: int | None = None
     """When the callback that brought the event was received; None where none did, and for a redelivery."""
+
+
+class _Typed(msgspec.Struct, frozen=True):
+    """What is read of a notification's body."""
+
+    type: str = ""
 
 
 class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,8 +91,9 @@ class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
 
     `gone` is why the endpoint is to be disabled; `aborted` is set where the receiver refuses this event for good;
     `held_until` is when an open breaker lets the next attempt start, and `breaker` what the attempt did to the breaker;
-    `probe` is set where the endpoint is disabled and was only tested, `asked` where a client asked for that; `again`
-    where an earlier commit, whose answer was lost, may have stored the attempt.
+    `probe` is set where the endpoint is disabled and was only tested, `asked` where a client asked for that;
+    `to_disabled` where the endpoint was disabled, and gets the event when it is enabled; `again` where an earlier
+    commit, whose answer was lost, may have stored the attempt.
     """
 
     attempt: Attempt
@@ -97,6 +107,7 @@ class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_ms: int | None = None
     held_until: int | None = None
     probe: bool = False
+    to_disabled: bool = False
     asked: bool = False
     breaker: Literal["held", "probe_failed", "reopened"] | None = None
     again: bool = False
@@ -307,6 +318,7 @@ class Deliveries:
                 "delivery.secret_unreadable", delivery=row["id"], endpoint=row["endpoint_id"], error=str(error)
             )
             return None
+        probe = row["disabled_at"] is not None and _is_test(body)
         return DueDelivery(
             delivery_id=row["id"],
             endpoint_id=endpoint_id,
@@ -323,7 +335,8 @@ class Deliveries:
             timeout_s=min(row["timeout_s"], self._timeout_max_s),
             in_flight_max=row["in_flight_max"],
             rate_limit_per_s=row["rate_limit_per_s"],
-            probe=row["disabled_at"] is not None,
+            probe=probe,
+            to_disabled=row["disabled_at"] is not None and not probe,
             reported_at=row["reported_at"],
             schedule_s=row["schedule_s"] and msgspec.json.decode(row["schedule_s"]),
         )
@@ -335,9 +348,29 @@ async def _release(transaction: Transaction, batches: Sequence[list[dict[str, An
     return [None] * len(batches)
 
 
+def _is_test(body: bytes) -> bool:
+    """Return whether the body is that of a `relay.test`."""
+    return msgspec.json.decode(body, type=_Typed).type == EventType.RELAY_TEST
+
+
+async def _unless_enabled(transaction: Transaction, one: AttemptResult) -> AttemptResult:
+    """Return a result that cancels its delivery because the endpoint is disabled; due again if it is enabled by now.
+
+    The batch that enabling starts may have passed the delivery by, so it must not be canceled after that.
+    """
+    if one.state is not DeliveryState.CANCELED:
+        return one
+    found = await transaction.rows("hold_endpoint", {"id": one.endpoint_id})
+    if not found or found[0]["disabled_at"] is not None or found[0]["deleted_at"] is not None:
+        return one
+    return msgspec.structs.replace(one, state=DeliveryState.PENDING, next_attempt_at=one.at)
+
+
 async def _save_attempts(transaction: Transaction, ended: Sequence[AttemptResult]) -> list[bool]:
     """Insert the attempts, then update deliveries and endpoints: an attempt's number counts from its delivery's row."""
     settled = await _unwritten(transaction, ended)
+    if any(one.to_disabled for one in settled):
+        settled = [await _unless_enabled(transaction, one) for one in settled]
     await transaction.run_many("insert_attempt", [_attempt_row(one) for one in settled])
     await transaction.run_many("settle_delivery", [_delivery_after(one) for one in settled])
     last = {one.endpoint_id: one for one in settled}

@@ -21,7 +21,7 @@ from tests.chaos.manifest import Manifest
 from tests.support.processes import ROOT, clean
 
 PORTS: Final = (12_000, 32_000)
-READY_S: Final = 30.0
+READY_S: Final = 60.0
 STOP_S: Final = 15.0
 REFUSED: Final = 1
 """The status of a process that could not start for what may pass."""
@@ -236,7 +236,8 @@ class Place:
 
     async def kill(self, process: Process) -> None:
         """Kill a process of this place."""
-        self.processes.remove(process)
+        if process in self.processes:  # one that could not start is replaced meanwhile
+            self.processes.remove(process)
         await process.kill()
 
     async def stop(self, process: Process) -> None:

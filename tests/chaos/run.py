@@ -43,6 +43,7 @@ PACE_S: Final = 0.4
 CALLBACK_TIMEOUT_S: Final = 1.5
 CLIENT_TIMEOUT_S: Final = 4.0
 ASK_S, CONFLICT_S = 10.0, 2.0
+"""How long a client repeats a request without an answer, and one that is 409."""
 PATIENCE_S: Final = 40.0
 PAUSE_S: Final = 0.2
 CAP_PER_JOB, CAP_IN_ALL = 700_000, 1_400_000
@@ -237,7 +238,9 @@ class Scene:
         origins.append(f"{scheme}://b.chaos.test:{self.links['subscriber_b'].port}")
         for number, origin in enumerate(origins):
             body = {"url": f"{origin}/standing-{number}", "event_types": ["job.*"], "timeout_s": 1}
-            made = (await client.post("/v1/endpoints", json=body)).raise_for_status().json()
+            answer = await self._asked(client, "/v1/endpoints", body, f"endpoint-{number}")
+            assert answer is not None, "no process takes requests"
+            made = answer.raise_for_status().json()
             self._standing.append(made["id"])
             self._secrets[f"/standing-{number}"] = [made["secret"]]
 

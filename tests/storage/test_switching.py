@@ -14,19 +14,22 @@ import pytest
 from relay.clock import SystemClock
 from relay.errors import StorageUnavailable
 from relay.model import ids
-from relay.model.delivery import Endpoint
+from relay.model.delivery import DeliveryState, Endpoint
 from relay.security.encryption import Encryption
 from relay.storage import endpoint_status
+from relay.storage.deliveries import Deliveries
 from relay.storage.endpoints import Change, Endpoints
-from relay.storage.engine.database import Database, Transaction
+from relay.storage.engine.database import Database, DueWork, Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.engine.postgres import SESSION
+from relay.storage.fan_out import EventRef, new_delivery
 from relay.storage.history import PATIENCE_MS, Events
 from relay.storage.redeliveries import Redeliveries, Step
+from tests.storage.test_settling import result_of
 from tests.storage.test_stream_order import migrated, writers
 from tests.support.past import ENDPOINT, add_event, database, select
 from tests.support.postgres import Server
-from tests.support.running import SECRET_KEY, START_MS, Running, relay
+from tests.support.running import SECRET_KEY, START_MS, HeldClock, Running, relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -223,6 +226,65 @@ async def test_nothing_is_lost_while_an_endpoint_is_switched_under_load(tmp_path
             while await missing(running, made):
                 before = len(running.sink.received)
                 await running.sink.wait_for(lambda sink, before=before: len(sink.received) > before, 20)  # type: ignore[misc]
+
+
+async def late(running: Running, made: dict[str, Any]) -> str:
+    """Return a delivery to a disabled endpoint, as a transaction makes it that saw the endpoint active."""
+    event = (await running.get("/v1/events?type=job.submitted"))["data"][0]
+    now_ms = running.clock.now_ms()
+    about = EventRef(event["id"], "prj_default", event["data"]["job"]["id"])
+    delivery = new_delivery(about, made["id"], now_ms, now_ms)
+
+    async def insert(transaction: Transaction) -> None:
+        await transaction.run_many("insert_delivery", [delivery])
+        await transaction.notify(DueWork.DELIVERIES)
+
+    await running.app.store.database.transact(insert)
+    running.app.redeliverer.reopen(made["id"])  # on SQLite nothing else tells the dispatcher
+    return delivery.id
+
+
+@pytest.mark.parametrize("answer", [500, 200])
+async def test_what_a_disabled_endpoint_refuses_is_canceled_and_sent_when_it_is_enabled(
+    tmp_path: Path, answer: int
+) -> None:
+    """End a late delivery to a disabled endpoint as canceled, never as exhausted; as delivered if it is accepted."""
+    clock = HeldClock()
+    async with relay(tmp_path, clock=clock, confirm=False, RELAY_RETRY_SCHEDULE_S="0,60,60") as running:
+        fields = {"url": running.hook, "event_types": ["job.submitted"], "status": "disabled"}
+        made = (await running.client.post("/v1/endpoints", json=fields)).json()
+        await running.submit()
+        running.sink.answers = [answer]
+        delivery_id = await late(running, made)
+        await clock.advance(2)
+        ended = await running.get(f"/v1/deliveries/{delivery_id}")
+        assert ended["status"] == ("delivered" if answer == 200 else "canceled")
+        assert [attempt["status_code"] for attempt in ended["attempts"]] == [answer]
+        await clock.advance(120)
+        assert len(running.sink.received) == 1
+        await running.client.patch(f"/v1/endpoints/{made['id']}", json={"status": "active"})
+        await clock.advance(180)
+        sent = [one.headers["webhook-id"] for one in running.sink.received]
+        assert sent == [ended["event"]] * (1 if answer == 200 else 2)
+
+
+async def test_what_ends_after_its_endpoint_is_enabled_is_not_canceled(tmp_path: Path) -> None:
+    """Make a delivery due again whose attempt ends after the endpoint was enabled: its batch may have passed it by."""
+    async with switched(tmp_path) as stage:
+        await stage.patch(START_MS, active=False)
+        for number, active in enumerate((False, True)):
+            event_id = await stage.event(START_MS + number, ("pending",))
+            if active:
+                await stage.patch(START_MS + 5, active=True)
+            query = f"SELECT id FROM deliveries WHERE event_id = '{event_id}'"
+            ((delivery_id,),) = await select(stage.opened, query)
+            result = msgspec.structs.replace(
+                result_of(delivery_id), endpoint_id="ep_1", state=DeliveryState.CANCELED, to_disabled=True
+            )
+            await Deliveries(stage.opened, Writer(stage.opened, 16), SEAL, 15).write_attempt(result)
+            after = f"SELECT state, next_attempt_at FROM deliveries WHERE id = '{delivery_id}'"
+            expected = ("pending", result.at) if active else ("canceled", None)
+            assert await select(stage.opened, after) == [expected]
 
 
 async def test_an_endpoint_that_an_older_relay_disabled_gets_what_came_since(tmp_path: Path) -> None:
