@@ -41,6 +41,9 @@ from relay.providers.prices import Price, dollars, seconds_at, text_at
 SEEDANCE: Final = "bytedance/seedance-2.0"
 SECONDS_MAX: Final = 30
 SESSION_MAX: Final = 256
+FRAMES_MAX: Final = 2
+REFERENCES_MAX: Final = 50
+"""relay's own limit: none is published for all models."""
 _RESOLUTIONS: Final = ("360p", "480p", "720p", "768p", "1080p", "1K", "2K", "4K")
 _AS_SPELLED: Final = {name.lower(): name for name in _RESOLUTIONS}
 _LOWEST_USD: Final = {
@@ -112,8 +115,8 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     resolution: Literal["360p", "480p", "720p", "768p", "1080p", "1K", "2K", "4K"] | UnsetType = UNSET
     aspect_ratio: Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "9:21"] | UnsetType = UNSET
     size: Annotated[str, Meta(pattern=r"^[0-9]{2,5}x[0-9]{2,5}$")] | UnsetType = UNSET
-    frame_images: Annotated[list[Frame], Meta(max_length=2)] | UnsetType = UNSET
-    input_references: Annotated[list[Reference], Meta(max_length=50)] | UnsetType = UNSET
+    frame_images: Annotated[list[Frame], Meta(max_length=FRAMES_MAX)] | UnsetType = UNSET
+    input_references: Annotated[list[Reference], Meta(max_length=REFERENCES_MAX)] | UnsetType = UNSET
     generate_audio: bool | UnsetType = UNSET
     seed: int | UnsetType = UNSET
     previous_job_id: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
@@ -219,7 +222,9 @@ def _rules(request: object) -> list[FieldError]:
     """Return the errors that the schema cannot express: URLs, frames, references, the prompt, the size."""
     if not isinstance(request, dict):
         return []
-    frames, references = items(request.get("frame_images")), items(request.get("input_references"))
+    # Of longer lists the schema says that they are too long.
+    frames = items(request.get("frame_images"))[: FRAMES_MAX + 1]
+    references = items(request.get("input_references"))[:REFERENCES_MAX]
     errors = []
     for index, frame in enumerate(frames):
         if isinstance(url := at(frame, "image_url", "url"), str):
@@ -270,10 +275,8 @@ def _outputs(task: dict[str, Any], now_ms: int | None) -> tuple[Output, ...]:
     if any(isinstance(url, str) and url.strip() for url in signed):
         expires_at = _expiry(task.get("expires_at"), now_ms)
         return answers.distinct(one for url in signed for one in answers.output(url, expires_at))
-    found = [one for url in items(task.get("unsigned_urls")) for one in answers.output(url, None)]
-    return answers.distinct(
-        msgspec.structs.replace(one, needs_key=True) if _is_content(one.url) else one for one in found
-    )
+    found = answers.distinct(one for url in items(task.get("unsigned_urls")) for one in answers.output(url, None))
+    return tuple(msgspec.structs.replace(one, needs_key=True) if _is_content(one.url) else one for one in found)
 
 
 def _is_content(url: str) -> bool:

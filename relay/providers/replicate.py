@@ -48,6 +48,7 @@ VEO: Final = "google/veo-3.1"
 VEO_FAST: Final = "google/veo-3.1-fast"
 LIFETIME_S: Final = 3600
 SHOTS_MAX: Final = 6
+REFERENCES_MAX: Final = 30
 MODEL_FORM: Final = "owner/name or owner/name:version"
 VERSION_FORM: Final = "64 hexadecimal digits, owner/name or owner/name:version"
 
@@ -77,7 +78,7 @@ class Seedance25Input(msgspec.Struct, forbid_unknown_fields=True):
     prompt: Annotated[str, Meta(max_length=2000)] | UnsetType = UNSET
     image: _Url | UnsetType = UNSET
     last_frame_image: _Url | UnsetType = UNSET
-    reference_images: Annotated[list[str], Meta(max_length=30)] | UnsetType = UNSET
+    reference_images: Annotated[list[str], Meta(max_length=REFERENCES_MAX)] | UnsetType = UNSET
     reference_videos: Annotated[list[str], Meta(max_length=10)] | UnsetType = UNSET
     reference_audios: Annotated[list[str], Meta(max_length=10)] | UnsetType = UNSET
     duration: Annotated[int, Meta(ge=-1, le=30)] | UnsetType = UNSET
@@ -411,7 +412,7 @@ def _rules(inputs: object, model: str, family: _Family) -> list[FieldError]:
         return []
     first, last = family.frames
     errors = [error for name in (first, last) if name in inputs for error in check_url(inputs[name], f"input.{name}")]
-    errors += [error for name in _REFERENCES.values() for error in check_urls(inputs.get(name), f"input.{name}")]
+    errors += [error for name in _REFERENCES.values() for error in _urls(inputs, name)]
     if last in inputs and first not in inputs:
         errors.append(FieldError(f"input.{last}", f"needs input.{first}"))
     if family is _KLING:
@@ -419,6 +420,11 @@ def _rules(inputs: object, model: str, family: _Family) -> list[FieldError]:
     if family.body is Veo:
         return errors + _veo_references(inputs, model)
     return errors + _seedance(inputs, model) + _duration(inputs.get("duration", -1), model)
+
+
+def _urls(inputs: dict[str, Any], name: str) -> list[FieldError]:
+    """Return the errors of references' URLs; of a longer list the schema says that it is too long."""
+    return check_urls(items(inputs.get(name))[:REFERENCES_MAX], f"input.{name}")
 
 
 def _seedance(inputs: dict[str, Any], model: str) -> list[FieldError]:

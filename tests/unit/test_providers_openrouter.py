@@ -294,3 +294,12 @@ def test_no_body_breaks_a_reader(one: Any, two: Any, three: Any) -> None:
     request = {"model": one, "frame_images": [two, {"image_url": two}], "input_references": [three, {"type": one}]}
     assert OPENROUTER.check(request)
     OPENROUTER.price(request | {"resolution": one, "duration": two})
+
+
+def test_the_work_for_a_list_has_a_limit() -> None:
+    """A list of any length is one error of its length, and the URLs behind the limit are not read."""
+    frames: list[object] = [FIRST | {"image_url": {"url": "ftp://a"}}] * 20_000
+    found = complaints(frame_images=frames)
+    assert found["frame_images"] == "must be an array of at most 2 items, not 20000"
+    assert len(found) <= 5
+    assert len(complaints(input_references=[{"type": "image_url"}] * 20_000)) <= 51

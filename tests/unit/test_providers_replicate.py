@@ -529,3 +529,10 @@ def test_a_path_has_only_the_models_own_segments(model: str) -> None:
     """A model that passes the check is a known one, so that no text of a client becomes another path."""
     if not REPLICATE.check({"model": model, "input": {"prompt": "p"}}):
         assert model in REPLICATE.limits.models
+
+
+def test_the_work_for_a_list_has_a_limit() -> None:
+    """A list of any length is one error of its length, and the URLs behind the limit are not read."""
+    found = complaints(SEEDANCE, reference_images=["ftp://a"] * 20_000)
+    assert found["input.reference_images"] == "must be an array of at most 9 items, not 20000"
+    assert len(found) == 31
