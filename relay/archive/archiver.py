@@ -80,6 +80,12 @@ class Archiver:
         """Read the table now: copies were ordered, or another process has ended."""
         self._wake.set()
 
+    async def order(self, job_id: str, *, failed: bool) -> None:
+        """Order copies of a job's results that have none, and with `failed` of those whose copy failed."""
+        now_ms = self._clock.now_ms()
+        transition = partial(archiving.order_missing, now_ms=now_ms, failed=failed)
+        await self._record(JobUpdate(job_id=job_id, at=now_ms, transition=transition, renews_outputs=False))
+
     async def run(self) -> None:
         """Make due copies, until cancelled."""
         try:

@@ -15,7 +15,9 @@ from relay.client.notifications import Notification
 from relay.client.requests import AGAIN, TRIES_MAX, Messages, RelayError, RelayUnavailable, Request, page_of
 from relay.client.types import (
     Alert,
+    Archive,
     AuditEntry,
+    Backfill,
     BulkResult,
     Callback,
     CallbackHead,
@@ -87,7 +89,7 @@ class AsyncRelay:
         if self._own:
             await self._http.aclose()
 
-    async def submit(
+    async def submit(  # noqa: PLR0913 - the fields of the API
         self,
         provider: str,
         input: Mapping[str, Any] | None = None,  # noqa: A002 - the API's own name
@@ -96,6 +98,7 @@ class AsyncRelay:
         notify: Sequence[Mapping[str, Any]] | None = None,
         metadata: Mapping[str, Any] | None = None,
         max_cost: str | None = None,
+        archive: str | None = None,
         deadline_s: int | None = None,
         idempotency_key: str | None = None,
     ) -> NewJob:
@@ -107,6 +110,7 @@ class AsyncRelay:
             notify=notify,
             metadata=metadata,
             max_cost=max_cost,
+            archive=archive,
             deadline_s=deadline_s,
         )
         return await self._send(requests.writing("POST", "/v1/jobs", fields, idempotency_key), NewJob)
@@ -187,6 +191,15 @@ class AsyncRelay:
     async def timeline(self, job_id: str) -> Timeline:
         """Return what happened to a job, in order, and what comes next."""
         return await self._send(Request(method="GET", path=f"/v1/jobs/{job_id}/timeline"), Timeline)
+
+    async def result_url(self, job_id: str, number: int = 0) -> str:
+        """Return a URL of a result, counted from 0: a fresh link to its copy, or else the provider's own.
+
+        If the archive is a folder of relay's machine, it is relay's URL, which needs the API key.
+        """
+        path = f"/v1/jobs/{job_id}/outputs/{number}"
+        response = await self._respond(Request(method="GET", path=path))
+        return str(response.headers.get("location", self._url + path))
 
     async def cancel(self, job_id: str, *, idempotency_key: str | None = None) -> Job:
         """Cancel a job, at its provider too if it can be canceled there."""
@@ -436,6 +449,18 @@ class AsyncRelay:
         """Stop an API key from working."""
         return await self._send(requests.writing("POST", f"/v1/keys/{key_id}/revocations"), Key)
 
+    async def archive(self) -> Archive:
+        """Return which results of the project are copied, and how many are."""
+        return await self._send(Request(method="GET", path="/v1/archive"), Archive)
+
+    async def change_archive(self, mode: str | None) -> Archive:
+        """Choose which results of the project are copied; None for what the relay's setting says."""
+        return await self._send(requests.writing("PATCH", "/v1/archive", {"mode": mode}), Archive)
+
+    async def backfill_archive(self, **wanted: Any) -> Backfill:
+        """Copy results that have no copy, of a part of the jobs; pass its `next_cursor` as `cursor` to go on."""
+        return await self._send(requests.writing("POST", "/v1/archive/backfills", requests.body(**wanted)), Backfill)
+
     def projects(self) -> AsyncIterator[Project]:
         """Yield the projects that the key sees."""
         return self._pages("/v1/projects", Project, {})
@@ -482,6 +507,10 @@ class AsyncRelay:
 
     async def _request(self, request: Request) -> bytes:
         """Return the body of the answer to a request, made again while that may help."""
+        return (await self._respond(request)).content
+
+    async def _respond(self, request: Request) -> httpx.Response:
+        """Return the answer to a request, made again while that may help; a redirect is not followed."""
         for tried in range(1, TRIES_MAX + 1):
             retry_after = None
             try:
@@ -494,12 +523,13 @@ class AsyncRelay:
                     files=request.files,
                     headers=self._headers | request.headers,
                     timeout=self._timeout_s + request.timeout_s,
+                    follow_redirects=False,
                 )
             except httpx.TransportError as error:
                 reason = f"{type(error).__name__}: {error}"
             else:
-                if response.is_success:
-                    return response.content
+                if response.is_success or response.has_redirect_location:
+                    return response
                 if response.status_code not in AGAIN or (tried == TRIES_MAX and response.status_code == TOO_MANY):
                     raise requests.problem(response.status_code, response.content)
                 retry_after = response.headers.get("retry-after")

@@ -67,6 +67,18 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Of the problem, if it was refused."""
 
 
+class Backfill(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the jobs that were searched for results without a copy."""
+
+    object: str
+    examined: int
+    """Jobs that have succeeded."""
+    ordered: int
+    """Results that are to be copied now, or with `dry_run` would be."""
+    next_cursor: str | None
+    """Where the next part begins; null if this was the last."""
+
+
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """The deliveries that are due now."""
 
@@ -108,6 +120,13 @@ class Cap(msgspec.Struct, frozen=True, kw_only=True):
     """Null for the cap of a job."""
     resets_at: str | None
     """Null for the cap of a job."""
+
+
+class CopyCount(msgspec.Struct, frozen=True, kw_only=True):
+    """A number of copies, and their bytes together."""
+
+    number: int
+    bytes: int
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
@@ -610,6 +629,15 @@ class CallbackHead(msgspec.Struct, frozen=True, kw_only=True):
     """Names and values in their order, secrets redacted."""
 
 
+class CopyCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """The copies of a project by their state."""
+
+    pending: CopyCount
+    archived: CopyCount
+    failed: CopyCount
+    deleted: CopyCount
+
+
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """One event for one endpoint, as a list shows it."""
 
@@ -882,6 +910,22 @@ class AlertEventData(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     final: bool
     supersedes: None
+
+
+class Archive(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and whether the results of a project are copied."""
+
+    object: str
+    project: str
+    configured: bool
+    """Whether this relay has an archive (RELAY_ARCHIVE_URL)."""
+    bucket: str | None
+    """Where it is; shown to an admin key."""
+    mode: str
+    """Of a job that names none."""
+    own_mode: str | None
+    """The project's own; null if that of the setting counts."""
+    copies: CopyCounts
 
 
 class Callback(msgspec.Struct, frozen=True, kw_only=True):

@@ -107,15 +107,22 @@ def delete_copy(job: Job, number: int, now_ms: int) -> Transition:
     return Transition(job, Disposition.RECORDED, f"the copy of result {number} is past its retention")
 
 
-def order_again(job: Job, numbers: Sequence[int], now_ms: int) -> Transition:
-    """Return the ended job with these results to copy, which have no copy, or one that failed."""
-    outputs = [
-        msgspec.structs.replace(output, archive=PENDING) if number in numbers else output
-        for number, output in enumerate(job.outputs)
-    ]
+def order_missing(job: Job, now_ms: int, *, failed: bool) -> Transition:
+    """Return the succeeded job with its results to copy that have no copy, or with `failed` one that failed."""
+    outputs = [_wanted(output, failed=failed) for output in job.outputs]
+    if job.state is not JobState.SUCCEEDED or all(new is old for new, old in zip(outputs, job.outputs, strict=True)):
+        return Transition(job, Disposition.STALE, "it has no result to copy")
     mode = ArchiveMode.AFTER if job.archive is ArchiveMode.OFF else job.archive
     job = msgspec.structs.replace(job, outputs=tuple(outputs), archive=mode, updated_at=now_ms)
     return Transition(job, Disposition.RECORDED, "its results are to be copied")
+
+
+def _wanted(output: Output, *, failed: bool) -> Output:
+    """Return a result with a pending copy, if it is to have a new one."""
+    archive = output.archive
+    if archive is None or (failed and archive.state is CopyState.FAILED):
+        return msgspec.structs.replace(output, archive=PENDING)
+    return output
 
 
 def _waits(job: Job, copy: CopyEnd) -> bool:

@@ -10,7 +10,7 @@ from relay.model import ids
 from relay.model.archive import ArchiveMode, CopyEnd, CopyErrorCode, CopyState
 from relay.model.job import Job, Output
 from relay.storage.boots import Lease
-from relay.storage.engine.database import Database, Row, Transaction
+from relay.storage.engine.database import Database, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.idempotency import Tie
 
@@ -104,6 +104,13 @@ class StoredCopy(msgspec.Struct, frozen=True, kw_only=True):
     content_type: str | None
     bytes: int | None
     sha256: str | None
+
+
+class CopyCount(msgspec.Struct, frozen=True):
+    """A number of copies, and their bytes together."""
+
+    number: int = 0
+    bytes: int = 0
 
 
 class HeldEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,6 +215,11 @@ class Copies:
     async def forget(self, copy_id: str) -> None:
         """Delete the row of a copy whose object and job are gone."""
         await self._writer.write(_forget, {"id": copy_id})
+
+    async def counts(self, project_id: str) -> dict[CopyState, CopyCount]:
+        """Return how many copies of a project have each state, and their bytes."""
+        found = await self._database.rows("copy_counts", {"project_id": project_id}, Purpose.LIST)
+        return {CopyState(row["state"]): CopyCount(int(row["number"]), int(row["bytes"])) for row in found}
 
     async def modes(self) -> dict[str, ArchiveMode]:
         """Return the projects that have a mode of their own."""

@@ -24,7 +24,7 @@ from relay.model.resources.envelopes import HealthResource, Json, ProblemResourc
 from relay.model.resources.events import EndpointEventData, JobEventData, NotificationResource
 from relay.model.resources.webhook_keys import WebhookKeysResource
 from relay.providers.base import Provider
-from relay.web.api.api_request import ApiRoute, CsvResponse, Parameter
+from relay.web.api.api_request import ApiRoute, CsvResponse, MediaResponse, Parameter
 from relay.web.api.events import EventStream
 from relay.web.api.files import FileForm
 from relay.web.problems import KINDS
@@ -239,6 +239,12 @@ def _answer(kind: Any, schemas: _Schemas) -> Json:
         return {
             "description": "Each message's `id` is the event's, its data the body of the notification.",
             "content": content,
+        }
+    if kind is MediaResponse:
+        return {
+            "description": "The copy itself, in parts where a range is asked for.",
+            "headers": headers,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         }
     if kind is CsvResponse:
         return {

@@ -26,6 +26,7 @@ from relay.storage.api_keys import digest
 from relay.web import auth
 from relay.web.api import (
     alerts,
+    archive,
     audit,
     bulk_actions,
     callbacks,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 API: Final = (
     *jobs.ROUTES,
+    *archive.ROUTES,
     *interventions.ROUTES,
     *quotes.ROUTES,
     *payments.ROUTES,

@@ -16,7 +16,7 @@ from relay.model.job import EventType
 from relay.model.resources.jobs import JobResource
 from relay.providers import PROVIDERS
 from relay.web import openapi
-from relay.web.api.api_request import ApiRoute, CsvResponse
+from relay.web.api.api_request import ApiRoute, CsvResponse, MediaResponse
 from relay.web.api.events import EventStream
 from relay.web.routes import API
 from tests.support import contract
@@ -93,7 +93,8 @@ async def test_the_document_is_served_and_printed(tmp_path: Path) -> None:
 async def test_every_example_works(route: ApiRoute, tmp_path: Path) -> None:
     """Answer each example of a body as its route declares, without an error."""
     above = "0" if route.path.endswith("/approvals") else "1000"
-    async with relay(tmp_path, RELAY_APPROVAL_ABOVE=above) as running:
+    archive = {"RELAY_ARCHIVE_URL": (tmp_path / "results").as_uri(), "RELAY_ARCHIVE": "off"}
+    async with relay(tmp_path, RELAY_APPROVAL_ABOVE=above, **archive) as running:  # type: ignore[arg-type]
         made = await running.client.post("/v1/endpoints", json={"url": running.hook})
         job = await running.submit()
         example = route.example | ({"url": running.hook} if route.path == "/v1/endpoints" else {})
@@ -170,7 +171,7 @@ def test_a_job_has_the_fields_of_its_schema() -> None:
 def test_each_answer_has_an_example_of_its_type(route: ApiRoute) -> None:
     """Show an answer of relay for each route that answers JSON; it reads as the route's type, and holds no secret."""
     for status, kind in route.answers.items():
-        if kind in (None, EventStream, CsvResponse):
+        if kind in (None, EventStream, CsvResponse, MediaResponse):
             continue
         example = json.dumps(openapi.examples()[f"{route.method} {route.path} {status}"]).encode()
         contract.read(example, kind)

@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.quiescence import quiet
-from tests.support.results import CLIP, Results
-from tests.support.running import HeldClock, Running, relay
+from tests.support.results import CLIP, Results, silent, whole
+from tests.support.running import INPUT, HeldClock, Running, relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -39,6 +40,11 @@ class Archiving:
         await self.running.world.finish(made.id)
         await quiet()
         return await self.job(job)
+
+    async def cut(self) -> None:
+        """Close the connections on which an answer has not ended."""
+        await self.results.hang_up()
+        await quiet()
 
     async def job(self, job: dict[str, Any]) -> dict[str, Any]:
         """Return a job as it is now."""
@@ -89,3 +95,115 @@ async def test_a_result_is_copied_and_shown(archive: Archiving) -> None:
     }
     assert output["archive"]["key"] == f"prj_default/{job['created_at'][:10]}/{job['id']}-0.mp4"
     assert await archive.events(job) == ["job.submitted", "job.succeeded", "job.archived"]
+
+
+async def test_the_event_waits_for_the_copy(tmp_path: Path) -> None:
+    """Send `job.succeeded` with the copy in it, and `job.archived` after it, if the job says `before_notify`."""
+    async with archiving(tmp_path) as archive:
+        archive.results.answer = silent
+        job = await archive.succeeded(archive="before_notify", notify=[{"url": archive.running.hook}])
+        assert (job["status"], job["outputs"][0]["archive"]["state"]) == ("succeeded", "pending")
+        assert await archive.events(job) == ["job.submitted"]
+        archive.results.answer = whole()
+        await archive.cut()
+        await archive.advance(5)
+        assert await archive.events(job) == ["job.submitted", "job.succeeded", "job.archived"]
+        told = [msgspec.json.decode(notification.body) for notification in archive.running.sink.received]
+        (end,) = [one for one in told if one["type"] == "job.succeeded"]
+        assert end["data"]["job"]["outputs"][0]["archive"]["sha256"] == DIGEST
+        assert end["data"]["final"]
+
+
+@pytest.mark.parametrize(("seconds", "sent"), [(29, False), (30, True)])
+async def test_the_event_waits_no_longer_than_that(tmp_path: Path, seconds: int, sent: bool) -> None:
+    """Send the event after RELAY_ARCHIVE_WAIT_S, say in it that the copy is pending, and announce the copy later."""
+    async with archiving(tmp_path, RELAY_ARCHIVE_WAIT_S="30", RELAY_ARCHIVE="before_notify") as archive:
+        archive.results.answer = silent
+        job = await archive.succeeded()
+        await archive.advance(seconds)
+        assert ("job.succeeded" in await archive.events(job)) is sent
+        if sent:
+            event = (await archive.running.get(f"/v1/events?job={job['id']}&type=job.succeeded"))["data"][0]
+            assert event["data"]["job"]["outputs"][0]["archive"]["state"] == "pending"
+            archive.results.answer = whole()
+            await archive.cut()
+            await archive.advance(5)
+            assert await archive.events(job) == ["job.submitted", "job.succeeded", "job.archived"]
+
+
+@pytest.mark.parametrize("mode", ["off", "after", "before_notify"])
+async def test_a_project_has_a_mode_of_its_own(archive: Archiving, mode: str) -> None:
+    """Copy as the project says where the job says nothing, and as the setting says once the project says nothing."""
+    answer = await archive.client.patch("/v1/archive", json={"mode": mode})
+    assert (answer.json()["mode"], answer.json()["own_mode"]) == (mode, mode)
+    job = await archive.succeeded()
+    assert job["archive"] == mode
+    assert len(archive.files) == (mode != "off")
+    await archive.client.patch("/v1/archive", json={"mode": None})
+    assert (await archive.succeeded())["archive"] == "after"
+    assert (await archive.succeeded(archive="off"))["outputs"][0]["archive"] is None
+
+
+async def test_the_result_is_downloaded_from_relay(archive: Archiving) -> None:
+    """Answer with the file, or the part of it that is asked for; nothing a browser would run."""
+    job = await archive.succeeded()
+    path = f"/v1/jobs/{job['id']}/outputs/0"
+    answer = await archive.client.get(path)
+    assert (answer.status_code, answer.content, answer.headers["content-type"]) == (200, CLIP, "video/mp4")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "sandbox" in answer.headers["content-security-policy"]
+    part = await archive.client.get(path, headers={"range": "bytes=0-9"})
+    assert (part.status_code, part.content) == (206, CLIP[:10])
+    for number in ("1", "-1", "x", "00000"):
+        assert (await archive.client.get(f"/v1/jobs/{job['id']}/outputs/{number}")).status_code == 404
+    archive.files[0].unlink()
+    assert (await archive.client.get(path)).status_code == 404
+
+
+async def test_another_project_gets_no_result(archive: Archiving) -> None:
+    """Answer 404 to a key of another project, as for a job that is not there."""
+    job = await archive.succeeded()
+    project = (await archive.client.post("/v1/projects", json={"name": "films"})).json()
+    made = await archive.client.post("/v1/keys", json={"project": project["id"], "name": "k", "scopes": ["read"]})
+    headers = {"authorization": f"Bearer {made.json()['key']}"}
+    answer = await archive.client.get(f"/v1/jobs/{job['id']}/outputs/0", headers=headers)
+    assert answer.status_code == 404
+
+
+async def test_a_result_without_a_copy_is_its_providers(archive: Archiving) -> None:
+    """Redirect to the provider's URL until that expires, and say that it has."""
+    job = await archive.succeeded(archive="off")
+    path = f"/v1/jobs/{job['id']}/outputs/0"
+    answer = await archive.client.get(path)
+    assert (answer.status_code, answer.headers["location"]) == (302, job["outputs"][0]["url"])
+    await archive.advance(86_399)
+    assert (await archive.client.get(path)).status_code == 302
+    await archive.advance(2)
+    assert (await archive.client.get(path)).status_code == 404
+
+
+async def test_a_backfill_copies_what_has_no_copy(archive: Archiving) -> None:
+    """Order the copies that are missing, and those that failed if that is asked for; none twice."""
+    jobs = [await archive.succeeded(archive="off") for _ in range(2)]
+    counted = (await archive.client.post("/v1/archive/backfills", json={"dry_run": True})).json()
+    assert (counted["examined"], counted["ordered"], archive.files) == (2, 2, [])
+    assert (await archive.client.post("/v1/archive/backfills", json={})).json()["ordered"] == 2
+    await quiet()
+    assert len(archive.files) == 2
+    assert {(await archive.job(job))["outputs"][0]["archive"]["state"] for job in jobs} == {"archived"}
+    again = (await archive.client.post("/v1/archive/backfills", json={"failed": True})).json()
+    assert (again["examined"], again["ordered"], again["next_cursor"]) == (2, 0, None)
+    shown = (await archive.running.get("/v1/archive"))["copies"]
+    assert shown["archived"] == {"number": 2, "bytes": 2 * len(CLIP)}
+
+
+async def test_without_an_archive_none_is_promised(tmp_path: Path) -> None:
+    """Refuse a job that wants its results copied, and an order of copies, where there is no archive."""
+    async with relay(tmp_path, clock=HeldClock()) as running:
+        body = {"provider": "evolink", "input": INPUT, "archive": "after"}
+        answer = await running.client.post("/v1/jobs", json=body)
+        assert (answer.status_code, answer.json()["errors"][0]["path"]) == (422, "archive")
+        assert (await running.submit(archive="off"))["archive"] == "off"
+        assert (await running.client.post("/v1/archive/backfills", json={})).status_code == 409
+        assert (await running.client.patch("/v1/archive", json={"mode": "off"})).status_code == 409
+        assert (await running.get("/v1/archive"))["configured"] is False

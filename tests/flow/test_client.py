@@ -142,7 +142,7 @@ async def test_every_route_has_a_method(running: Running, client: AsyncRelay) ->
         endpoint = await one.create_endpoint(running.hook)
         job = await one.submit("evolink", INPUT)
         await one.check(job.id)
-        await one.quotes(INPUT)
+        await use_the_archive(one, job.id)
         await one.upload("evolink", PNG, filename="a.png", content_type="image/png")
         assert (await one.cancel((await one.submit("evolink", INPUT)).id)).status == "canceled"
         await one.fail(job.id, "lost")
@@ -181,6 +181,17 @@ async def test_every_route_has_a_method(running: Running, client: AsyncRelay) ->
     assert missed == []
 
 
+async def use_the_archive(one: AsyncRelay, job: str) -> None:
+    """Call what is about prices and results, at a relay without an archive."""
+    await one.quotes(INPUT)
+    with pytest.raises(RelayError, match="not_found"):
+        await one.result_url(job)
+    assert (await one.archive()).mode == "off"
+    for refused in (one.change_archive("off"), one.backfill_archive(dry_run=True)):
+        with pytest.raises(RelayError, match="conflict"):
+            await refused
+
+
 async def use_what_operators_use(one: AsyncRelay, endpoint: str, job: str) -> None:
     """Call what an operator's program calls."""
     with pytest.raises(RelayError, match="conflict"):
@@ -210,7 +221,7 @@ def matches(pattern: str, path: str) -> bool:
     """Return whether a path is of a route."""
     parts, given = pattern.split("/"), path.split("/")
     return len(parts) == len(given) and all(
-        part in ("{id}", "{redelivery}", one) for part, one in zip(parts, given, strict=True)
+        part in ("{id}", "{n}", "{redelivery}", one) for part, one in zip(parts, given, strict=True)
     )
 
 

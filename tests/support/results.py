@@ -73,6 +73,13 @@ class Results:
             self._open.discard(task)
             writer.close()
 
+    async def hang_up(self) -> None:
+        """Close the connections on which an answer has not ended."""
+        open_ = list(self._open)
+        for task in open_:
+            task.cancel()
+        await asyncio.gather(*open_, return_exceptions=True)
+
     @asynccontextmanager
     async def served(self) -> AsyncIterator["Results"]:
         """Serve while the block runs."""
@@ -82,6 +89,4 @@ class Results:
             yield self
         finally:
             server.close()
-            for task in list(self._open):
-                task.cancel()
-            await asyncio.gather(*self._open, return_exceptions=True)
+            await self.hang_up()

@@ -61,6 +61,21 @@ export interface Approval {
   reason: string | null;
 }
 
+/** Where and whether the results of a project are copied. */
+export interface Archive {
+  object: "archive";
+  project: string;
+  /** Whether this relay has an archive (RELAY_ARCHIVE_URL). */
+  configured: boolean;
+  /** Where it is; shown to an admin key. */
+  bucket: string | null;
+  /** Of a job that names none. */
+  mode: ArchiveMode;
+  /** The project's own; null if that of the setting counts. */
+  own_mode: ArchiveMode | null;
+  copies: CopyCounts;
+}
+
 /** Whether a job's results are copied, and whether the event of its end waits for that. */
 export type ArchiveMode = "after" | "before_notify" | "off" | (string & {});
 
@@ -111,6 +126,17 @@ export interface AuditEntry {
   status: number | null;
   /** Of the problem, if it was refused. */
   code: string | null;
+}
+
+/** A part of the jobs that were searched for results without a copy. */
+export interface Backfill {
+  object: "archive_backfill";
+  /** Jobs that have succeeded. */
+  examined: number;
+  /** Results that are to be copied now, or with `dry_run` would be. */
+  ordered: number;
+  /** Where the next part begins; null if this was the last. */
+  next_cursor: string | null;
 }
 
 /** The deliveries that are due now. */
@@ -203,6 +229,20 @@ export interface Cap {
   left: string | null;
   /** Null for the cap of a job. */
   resets_at: string | null;
+}
+
+/** A number of copies, and their bytes together. */
+export interface CopyCount {
+  number: number;
+  bytes: number;
+}
+
+/** The copies of a project by their state. */
+export interface CopyCounts {
+  pending: CopyCount;
+  archived: CopyCount;
+  failed: CopyCount;
+  deleted: CopyCount;
 }
 
 /** Why a result was not copied, or not yet. */

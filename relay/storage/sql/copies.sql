@@ -140,6 +140,10 @@ RETURNING id;
 -- A list is an array in PostgreSQL, and JSON in SQLite.
 UPDATE copies SET due_at = :now, leased_by = NULL WHERE state = 'pending' AND leased_by = ANY (:boots) RETURNING id;
 
+-- name: copy_counts
+-- How many copies of a project have each state, and their bytes.
+SELECT state, COUNT(*) AS number, COALESCE(SUM(bytes), 0) AS bytes FROM copies WHERE project_id = :project_id GROUP BY state;
+
 -- name: archive_modes
 -- The projects that have a mode of their own.
 SELECT id, archive FROM projects WHERE archive IS NOT NULL;

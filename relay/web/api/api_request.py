@@ -7,11 +7,12 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 from relay import log, validation
 from relay.app import App
@@ -150,6 +151,20 @@ class Parameter(msgspec.Struct, frozen=True):
     kind: Any = str
     example: str | None = None
     values: tuple[str, ...] = ()
+
+
+class MediaResponse(FileResponse):
+    """A file of the archive, which a browser may show and must not run."""
+
+    def __init__(self, path: Path, media_type: str) -> None:
+        headers = {
+            "content-security-policy": "default-src 'none'; media-src 'self'; img-src 'self'; sandbox",
+            "x-content-type-options": "nosniff",
+            "cache-control": "no-store",
+        }
+        super().__init__(
+            path, media_type=media_type, headers=headers, filename=path.name, content_disposition_type="inline"
+        )
 
 
 class CsvResponse(Response):
