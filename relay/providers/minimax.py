@@ -461,8 +461,9 @@ def _content(content: list[dict[str, Any]]) -> list[FieldError]:
 
 
 def _role(one: dict[str, Any]) -> object:
-    """Return what an item is for: an image without a role is the first frame."""
-    return one.get("role", "first_frame" if one.get("type") == "image_url" else None)
+    """Return what an item is for: an image without a role is the first frame. None for what is no text."""
+    role = one.get("role", "first_frame" if one.get("type") == "image_url" else None)
+    return role if isinstance(role, str) else None
 
 
 def _item(one: dict[str, Any], path: str) -> list[FieldError]:
@@ -472,7 +473,7 @@ def _item(one: dict[str, Any], path: str) -> list[FieldError]:
         text = one.get("text")
         blank = text is None or (isinstance(text, str) and not text.strip())
         return [FieldError(f"{path}.text", "is required")] if blank else []
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         return []
     roles = (_KINDS[kind], *(_FRAMES if kind == "image_url" else ()))
     errors = []
