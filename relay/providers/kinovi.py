@@ -244,7 +244,7 @@ def _rules(inputs: object, model: object) -> list[FieldError]:
     own = MODELS.get(model) if isinstance(model, str) else None
     names = ("urls", "imageUrls", "videoUrls", "audioUrls")
     errors = [error for name in names for error in check_urls(inputs.get(name), f"inputs.{name}")]
-    errors += _images(inputs, model) + _prompt(inputs, model) + _duration(inputs)
+    errors += _images(inputs, model) + _prompt(inputs, model) + _duration(inputs, own)
     media = any(inputs.get(name) for name in names[2:])
     if media and inputs.get("mode") != "reference" and not (model == NEWEST and "mode" not in inputs):
         errors += [
@@ -275,11 +275,12 @@ def _images(inputs: dict[str, Any], model: object) -> list[FieldError]:
     return []
 
 
-def _duration(inputs: dict[str, Any]) -> list[FieldError]:
+def _duration(inputs: dict[str, Any], own: ModelLimits | None) -> list[FieldError]:
     """Return the error of a duration that is neither a number nor the same as text."""
     if "duration" not in inputs or _whole(inputs["duration"]) is not None:
         return []
-    limit = "must be an integer or a string with one"
+    low, high = (own and own.duration_s) or Kinovi.limits.duration_s
+    limit = f"must be an integer from {low} to {high} or a string with one"
     return [FieldError("inputs.duration", f"{limit}, not {validation.shown(inputs['duration'])}")]
 
 

@@ -231,7 +231,7 @@ async def test_a_native_request_is_held_to_the_providers_limits(
 async def test_an_unusable_provider_is_refused_with_what_is_missing(tmp_path: Path) -> None:
     """List the providers for an unknown one, and name the setting for one that is not configured."""
     async with relay(tmp_path, RELAY_KINOVI_API_KEY="") as running:
-        for provider, words in (("kinovi", "RELAY_KINOVI_API_KEY"), ("evo link", "evolink, kinovi")):
+        for provider, words in (("kinovi", "RELAY_KINOVI_API_KEY"), ("evo link", "evolink, fal")):
             said = await refused(running, {"provider": provider, "input": INPUT}, "provider_not_configured")
             assert words in said[""]
 

@@ -26,7 +26,7 @@ def complaints(**inputs: object) -> dict[str, str]:
     return {error.path: error.message for error in KINOVI.check(body)}
 
 
-DURATION = "must be an integer or a string with one, not "
+DURATION = "must be an integer from 4 to 15 or a string with one, not "
 SECONDS = f"must be an integer from 4 to 15 for {STANDARD}, not "
 
 
