@@ -7,6 +7,7 @@ from relay.providers.ark import Ark
 from relay.providers.base import Provider
 from relay.providers.evolink import EvoLink
 from relay.providers.fal import Fal
+from relay.providers.kie import Kie
 from relay.providers.kinovi import Kinovi
 from relay.providers.kling import Kling
 from relay.providers.minimax import MiniMax
@@ -31,5 +32,6 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "ark": Ark(),
     "fal": Fal(),
     "wavespeed": WaveSpeed(),
+    "kie": Kie(),
 }
 DEV_PROVIDERS: Final[Mapping[str, Provider]] = {"sandbox": Sandbox()}  # only with `relay dev`

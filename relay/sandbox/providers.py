@@ -8,6 +8,7 @@ from relay.sandbox.contract import StandIn
 from relay.sandbox.evolink import EvoLink
 from relay.sandbox.fal import Fal
 from relay.sandbox.keys import Keys
+from relay.sandbox.kie import Kie
 from relay.sandbox.kinovi import Kinovi
 from relay.sandbox.kling import Kling
 from relay.sandbox.minimax import MiniMax
@@ -32,6 +33,7 @@ STAND_INS: Final[Mapping[str, Callable[[Keys], StandIn]]] = {
     "ark": lambda _: Ark(),
     "fal": Fal,
     "wavespeed": lambda _: WaveSpeed(),
+    "kie": lambda _: Kie(),
 }
 """What makes each stand-in; one that signs its callbacks by published keys receives the sandbox's."""
 

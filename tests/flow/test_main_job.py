@@ -21,7 +21,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         yield started
 
 
-@pytest.mark.parametrize("provider", ["evolink", "relaydance", "kinovi", "sandbox"])
+@pytest.mark.parametrize("provider", ["evolink", "relaydance", "kinovi", "kie", "sandbox"])
 async def test_a_job_goes_out_its_callback_comes_in_and_the_subscriber_is_told(running: Running, provider: str) -> None:
     """A submitted job succeeds by its callback, and its endpoint gets signed notifications in order."""
     job = await running.submit(provider, notify=[{"url": running.hook}], metadata={"user": "42"})

@@ -599,7 +599,7 @@ export interface JobEventData {
 
 /** The body of `POST /v1/jobs`, with exactly one of `input` and `request`. */
 export interface JobFields {
-  provider: "evolink" | "relaydance" | "kinovi" | "kling" | "minimax" | "stablestudio" | "x402org" | "replicate" | "openrouter" | "ark" | "fal" | "wavespeed" | "cheapest" | (string & {});
+  provider: "evolink" | "relaydance" | "kinovi" | "kling" | "minimax" | "stablestudio" | "x402org" | "replicate" | "openrouter" | "ark" | "fal" | "wavespeed" | "kie" | "cheapest" | (string & {});
   input?: Input | null;
   request?: Record<string, unknown> | null;
   notify?: Notify[] | null;
