@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -233,3 +234,23 @@ def test_ids_are_shortened_and_other_texts_are_not() -> None:
     assert formats.short("job_01m8dbvty5edqrb018tr4sjm6r") == "job_…tr4sjm6r"
     assert formats.short("RELAY_API_KEY") == "RELAY_API_KEY"
     assert formats.url("https://app.example/hooks/?sig=1") == "app.example/hooks"
+
+
+def test_the_second_step_of_a_check_is_no_check_of_its_own() -> None:
+    """Number the status checks alone; a fetched result and a look-up have names of their own."""
+    calls = [
+        ("submission at fal: accepted", "accepted"),
+        ("check at fal: succeeded", "succeeded: the result is fetched"),
+        ("result at fal: no verdict: HTTP 400", "no verdict: HTTP 400"),
+        ("check at fal: succeeded", "succeeded: the result is fetched"),
+        ("result at fal: succeeded", "succeeded"),
+        ("lookup at kling: not found", "not found"),
+    ]
+    timeline = [
+        entry(AT + n, summary.split()[0] if n == 0 else "check", f"call_{n}", decision, summary)
+        for n, (summary, decision) in enumerate(calls)
+    ]
+    found = story.lines(msgspec.structs.replace(evidence([]), timeline=timeline))
+    assert [line.title for line in found] == [
+        *("Submission 1", "Status check 1", "Result", "Status check 2", "Result", "Look-up"),
+    ]

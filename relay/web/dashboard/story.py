@@ -120,7 +120,7 @@ def _lines(evidence: Evidence) -> list[Line]:
         elif kind == "callback":
             found.append(_callback(entry))
         elif kind in numbers:
-            numbers[kind] += ref.startswith("call_") and not entry["summary"].startswith("an operator")
+            numbers[kind] += ref.startswith("call_") and entry["summary"].startswith(f"{kind} ")
             found.append(_call(entry, numbers[kind], evidence.job))
     return sorted(found, key=lambda line: line.at)
 
@@ -148,6 +148,8 @@ def _call(entry: Json, number: int, job: Json) -> Line:
         title, rest = f"Submission {number}", f" to {job['provider']}"
     elif summary.startswith("check "):
         title, rest = f"Status check {number}", f" at {job['provider']}"
+    elif summary.startswith(("result ", "lookup ")):
+        title, rest = {"r": "Result", "l": "Look-up"}[summary[0]], f" at {job['provider']}"
     else:
         title, rest = summary[:1].upper() + summary[1:], ""
     return Line(
