@@ -16,7 +16,7 @@ from relay.outbound.trust import tls_context
 from relay.security.url_policy import AddressPolicy
 from tests.flow.test_archive import Archiving, archiving
 from tests.support import s3
-from tests.support.results import CLIP, chunked, whole
+from tests.support.results import CLIP, Results, chunked, whole
 
 pytestmark = pytest.mark.anyio
 
@@ -129,3 +129,15 @@ async def test_a_bucket_that_does_not_answer_is_unavailable(
         await ObjectStore(PREFIX, files).write(Target("a", "video/mp4", size), in_pieces(bytes(size)))
     assert failed.value.code is CopyErrorCode.STORE_UNAVAILABLE
     assert "127.0.0.1" not in str(failed.value)
+
+
+async def test_revoked_credentials_are_refused(
+    store: s3.S3, files: FileClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Say that the bucket refuses relay."""
+    async with Results().served() as refusing:
+        refusing.answer = whole(b"<Error><Code>InvalidAccessKeyId</Code></Error>", "403 Forbidden")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", refusing.origin)
+        with pytest.raises(BucketFailed) as failed:
+            await ObjectStore(PREFIX, files).write(Target("a", "video/mp4", 9), in_pieces(bytes(9)))
+    assert failed.value.code is CopyErrorCode.STORE_REFUSED

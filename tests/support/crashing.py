@@ -11,11 +11,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from relay.archive import folder
+from relay.archive.copier import Copier
 from relay.cli import main
 from relay.clock import SystemClock
 from relay.outbound.provider_client import ProviderClient
 from relay.outbound.webhook_sender import WebhookSender
 from relay.storage.api_keys import Access
+from relay.storage.copies import Copies
 from relay.storage.deliveries import Deliveries
 from relay.storage.engine.exchanges import PostgreSQLTransaction
 from relay.storage.engine.sqlite import SQLiteTransaction
@@ -76,6 +79,15 @@ def _around_callback(*, before: bool) -> None:
     Jobs.record_nowait = stepped  # type: ignore[method-assign, assignment]
 
 
+def _is_copy(_: Jobs, update: Any, *__: Any) -> bool:
+    return update.copy is not None
+
+
+def _around_part_of_a_copy() -> None:
+    """Kill once the first bytes of a copy are in its file."""
+    _around(folder, "_run", before=True, when=lambda work, *_: work.__name__ == "_finish")
+
+
 def _is_submission(_: Jobs, update: Any, *__: Any) -> bool:
     return update.call is not None
 
@@ -130,6 +142,11 @@ POINTS: dict[str, Callable[[], None]] = {
     "delivery_claimed": lambda: _around(WebhookSender, "post", before=True),
     "notification_sent": lambda: _around(WebhookSender, "post", before=False),
     "attempt_committed": lambda: _around_commit(Deliveries, "write_attempt", before=False),
+    "copy_claimed": lambda: _around(Copier, "copy", before=True),
+    "copy_named": lambda: _around(Copies, "name", before=False),
+    "copy_half_written": _around_part_of_a_copy,
+    "copy_written": lambda: _around(Copier, "copy", before=False),
+    "copy_ended": lambda: _around(Jobs, "record", before=False, when=_is_copy),
     "job_half_pruned": _in_pruning,
     "job_suspended": _suspended_before_its_job,
     "minute_ahead": _ahead,

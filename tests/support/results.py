@@ -42,6 +42,26 @@ async def silent(writer: asyncio.StreamWriter) -> None:
     await asyncio.Event().wait()
 
 
+class Drip:
+    """An answer that sends another byte whenever `next` is set; `open` until its connection has closed."""
+
+    def __init__(self) -> None:
+        self.next = asyncio.Event()
+        self.open = True
+
+    async def __call__(self, writer: asyncio.StreamWriter) -> None:
+        """Begin an answer, and go on with it byte by byte."""
+        writer.write(head("200 OK", f"content-length: {len(CLIP)}") + CLIP[:1000])
+        try:
+            while not writer.is_closing():
+                await self.next.wait()
+                self.next.clear()
+                writer.write(b"x")
+                await writer.drain()
+        finally:
+            self.open = False
+
+
 class Results:
     """The server: `answers` are those to the next requests, in order; then `answer` is given to each."""
 

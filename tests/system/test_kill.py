@@ -1,6 +1,7 @@
 """A real SIGKILL between any two steps: what was acknowledged is there after a restart, and nothing is sent twice."""
 
 import asyncio
+import hashlib
 import signal
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
 from relay.sandbox.world import Sandbox
 from tests.support import crashing, processes
+from tests.support.results import CLIP
 from tests.support.running import INPUT, environment, http_client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
@@ -28,6 +30,7 @@ PRUNING = ("job_half_pruned",)
 """Tried in tests/storage/test_prune.py."""
 CHECKING = ("check_claimed",)
 """Tried in tests/system/test_resuming.py."""
+COPYING = ("copy_claimed", "copy_named", "copy_half_written", "copy_written", "copy_ended")
 ONCE = ("work_committed", "job_suspended", "minute_ahead")
 """Tried in tests/api/test_done_once.py."""
 
@@ -132,6 +135,29 @@ async def test_killed_after_that_every_event_arrives(tmp_path: Path, point: str)
             _same_id_for_each_event(stage.sink)
 
 
+@pytest.mark.parametrize("point", COPYING)
+async def test_killed_while_copying_the_result_is_whole_and_announced(tmp_path: Path, point: str) -> None:
+    """Killed at any step of a copy, the bucket has no half object, and after a restart the whole one is announced."""
+    bucket = tmp_path / "bucket"
+    async with scene(tmp_path) as stage:
+        stage.world.serves_results = True
+        stage.environ["RELAY_ARCHIVE_URL"] = bucket.as_uri()
+        async with processes.process(stage.environ, "-m", "tests.support.crashing", point) as first:
+            await processes.ready(stage.origin, first)
+            job_id = (await stage.submit()).json()["id"]
+            await stage.world.finish(next(iter(stage.world.jobs)))
+            assert await asyncio.wait_for(first.wait(), 20) == -signal.SIGKILL
+        assert [file.read_bytes() for file in bucket.rglob("*.mp4") if file.name[0] != "."] in ([], [CLIP])
+        async with processes.process(stage.environ, "-m", "relay", "serve") as second:
+            await processes.ready(stage.origin, second)
+            await stage.all_delivered(job_id, "job.archived")
+            job = await stage.job_when(job_id, "succeeded")
+            assert job["outputs"][0]["archive"]["sha256"] == hashlib.sha256(CLIP).hexdigest()  # type: ignore[index]
+        assert [file.read_bytes() for file in bucket.rglob("*") if file.is_file()] == [CLIP]
+        assert stage.sink.events().count("job.archived") <= 2
+        _same_id_for_each_event(stage.sink)
+
+
 async def _killed(stage: Scene, point: str) -> None:
     """Submit the job to a relay that dies at the point."""
     async with processes.process(stage.environ, "-m", "tests.support.crashing", point) as first:
@@ -153,7 +179,7 @@ def _same_id_for_each_event(sink: Sink) -> None:
 
 def test_every_point_is_tried() -> None:
     """No crash point is left out of the tests above."""
-    assert sorted(SUBMITTING + RECEIVING + DELIVERING + CHECKING + PRUNING + ONCE) == sorted(crashing.POINTS)
+    assert sorted(SUBMITTING + RECEIVING + DELIVERING + CHECKING + PRUNING + COPYING + ONCE) == sorted(crashing.POINTS)
 
 
 async def test_killed_within_a_verb_its_entry_in_the_audit_stays_open(tmp_path: Path) -> None:
