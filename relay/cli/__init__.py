@@ -22,6 +22,7 @@ COMMANDS: Final = {
     **{name: ("remote.history", name) for name in ("events", "deliveries", "attempts", "callbacks")},
     "endpoints": ("remote.endpoints", "command"),
     **{name: ("remote.money", name) for name in ("providers", "quote", "spend", "files")},
+    "archive": ("remote.archive", "command"),
     "payments": ("remote.ledger", "payments"),
     **{name: ("remote.insight", name) for name in ("alerts", "audit", "search", "stats")},
     "projects": ("remote.access", "projects"),
