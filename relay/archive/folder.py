@@ -30,7 +30,11 @@ class Folder:
         """Write a file whole or not at all; what `pieces` raises is raised."""
         path = self.path(target.key)
         part = path.with_name(f".{path.name}{PART}")
-        opened = await _run(_open, part)
+        try:
+            opened = await _run(_open, part)
+        except FileNotFoundError:
+            reason = "the folder of RELAY_ARCHIVE_URL cannot be made"
+            raise BucketFailed(CopyErrorCode.STORE_UNAVAILABLE, reason) from None
         try:
             held = bytearray()
             async for piece in pieces:

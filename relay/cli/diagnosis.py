@@ -1,14 +1,15 @@
 """The checks of `relay doctor`, which `serve` and `work` also make once after their start.
 
-Each check finds facts, says why they matter and how to mend them, and names the setting. None changes anything, and
-none costs money: providers are asked for a job that does not exist.
+Each check finds facts, says why they matter and how to mend them, and names the setting. None changes anything, but for
+an object in the archive that is written and deleted, and none costs money: providers are asked for a job that does not
+exist.
 """
 
 import asyncio
 import base64
 import ipaddress
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from pathlib import Path
@@ -17,17 +18,23 @@ from typing import Final
 import msgspec
 
 from relay import log, settings
+from relay.archive.archive import opened_bucket
 from relay.cli.platforms import wiping
 from relay.errors import RelayError, SettingsError, StorageUnavailable
 from relay.jobs.alerts import ENDED_UNASKED, SILENT_FROM_MS, SILENT_JOBS, SILENT_TO_MS
+from relay.model import ids
+from relay.model.archive import CopyErrorCode
 from relay.model.payment import usdc
 from relay.model.provider_http import ProviderRequest, ProviderResponse
+from relay.outbound.file_upload import FileClient
+from relay.outbound.object_store import BucketFailed, Target
 from relay.outbound.provider_client import NoAnswer, NotSent, ProviderClient
 from relay.payments.outcome import balance_call, chain_id_call, read_quantity
 from relay.payments.x402 import Wallet
 from relay.providers import DEV_PROVIDERS
 from relay.providers.base import Provider, callbacks_expected, example_job
 from relay.security.encryption import Encryption
+from relay.security.url_policy import AddressPolicy
 from relay.settings import FORMER_KEY_CHARS_MIN, SECRET_KEY_CHARS_MIN, Settings, guessable
 from relay.storage.engine.database_url import is_postgres, shown, sqlite_path
 from relay.storage.examination import Examination
@@ -44,6 +51,8 @@ OVERDUE_MS: Final = 60_000
 """Nothing is due for so long where a process works."""
 NOBODY: Final = "relay-doctor-asks-whether-the-key-is-good"
 """The id of a job that no provider has."""
+PROBE: Final = "relay-doctor"
+"""How the key begins, and what is in the object, that a check writes to the archive."""
 SETTING_NAMES: Final = ("RELAY_", "DATABASE_URL", "PORT")
 """How the names of relay's settings begin."""
 KEY_REFUSED: Final = (401, 403)
@@ -462,6 +471,34 @@ async def _provider(examined: Examined, name: str) -> list[Finding]:
     return found or [_ok("providers", setting, f"{name} accepts the key")]
 
 
+async def _archive(examined: Examined) -> list[Finding]:
+    """Find an archive that does not take, show or delete an object; the one that is written for this is deleted."""
+    url, setting = examined.settings.archive_url, "RELAY_ARCHIVE_URL"
+    if url is None:
+        return [Finding(check="archive", level=Level.SKIPPED, setting=setting, what="there is no archive")]
+    async with FileClient(AddressPolicy((), allow_http=True)) as files:
+        bucket, key = opened_bucket(url, files), f"{PROBE}-{ids.new_id(ids.COPY)}"
+        try:
+            await bucket.write(Target(key, "text/plain", len(PROBE)), _probe())
+            size = await bucket.size(key)
+            await bucket.delete(key)
+        except BucketFailed as error:
+            refused = error.code is CopyErrorCode.STORE_REFUSED
+            mend = "check its credentials, its name and its region" if refused else "check its address and the network"
+            return [
+                _error("archive", setting, str(error), "results are not copied, and expire at their providers", mend)
+            ]
+    if size != len(PROBE):
+        why = "what is written there cannot be read: copies would be lost"
+        return [_error("archive", setting, f"{bucket.shown} does not show what was written", why, "use another bucket")]
+    return [_ok("archive", setting, f"{bucket.shown} takes, shows and deletes objects")]
+
+
+async def _probe() -> AsyncIterator[bytes]:
+    """Yield what is written for a check."""
+    yield PROBE.encode()
+
+
 async def _clock(examined: Examined) -> list[Finding]:
     """Find a clock that differs from those of the database and of the providers."""
     if examined.database is not None and (theirs := await examined.database.clock_ms()) is not None:
@@ -590,6 +627,7 @@ CHECKS: Final[dict[str, Check]] = {
     "public_url": _public_url,
     "network": _network,
     "providers": _providers,
+    "archive": _archive,
     "clock": _clock,
     "worker": _worker,
     "callbacks": _callbacks,

@@ -152,6 +152,10 @@ PLANTED: dict[str, tuple[dict[str, str | None], tuple[str, str, str]]] = {
         {"DYNO": "web.1", "RELAY_ALLOW_EPHEMERAL": "1", "DATABASE_URL": "sqlite:////proc/relay.db"},
         ("disk", "RELAY_ALLOW_EPHEMERAL", "warning"),
     ),
+    "an archive that cannot be written": (
+        {"RELAY_ARCHIVE_URL": "file:///proc/results"},
+        ("archive", "RELAY_ARCHIVE_URL", "error"),
+    ),
     "a cap above the day's": ({"RELAY_SPEND_MAX_PER_JOB": "11"}, ("payments", "RELAY_SPEND_MAX_PER_JOB", "warning")),
     "a project's cap above the day's": (
         {"RELAY_PROJECT_SPEND_MAX_PER_DAY": "10.01"},
@@ -488,3 +492,11 @@ async def test_the_doctor_asks_the_region_of_ark(tmp_path: Path) -> None:
     async with doctor.examined(loaded, environ) as examined:
         assert examined.adapters["ark"].base_url == "https://ark.cn-beijing.volces.com"
         assert set(examined.adapters) == set(PROVIDERS)
+
+
+async def test_an_archive_is_written_and_left_as_it_was(place: Place, tmp_path: Path) -> None:
+    """Say that the archive takes objects, and leave none there."""
+    bucket = tmp_path / "bucket"
+    place.environ["RELAY_ARCHIVE_URL"] = bucket.as_uri()
+    (found,) = [one for one in await place.findings() if one.check == "archive"]
+    assert (found.level, [*bucket.rglob("*")]) == (Level.OK, [])
