@@ -12,6 +12,7 @@ import msgspec
 from relay import __version__, log
 from relay.errors import Bound
 from relay.model.alert import Alert, AlertKind
+from relay.model.archive import CopyErrorCode
 from relay.model.delivery import Outcome
 from relay.model.job import Disposition, EventType, Job, Unconfirmed
 
@@ -51,6 +52,10 @@ METRICS: Final = (
     Metric("relay_answers_unstored", "gauge", "providers' answers that are not stored yet", ()),
     Metric("relay_events", "counter", "events by type", ("type",)),
     Metric("relay_attempts", "counter", "delivery attempts by outcome", ("outcome",)),
+    Metric("relay_archive_tries", "counter", "tries of copies of results by outcome", ("provider", "outcome")),
+    Metric("relay_archive_bytes", "counter", "bytes of results that were copied to the archive", ("provider",)),
+    Metric("relay_archive_milliseconds", "counter", "how long the copies took that were made", ("provider",)),
+    Metric("relay_archive_failing", "gauge", "1 while the archive's bucket takes no copy", ()),
     Metric("relay_pruned_rows", "counter", "rows deleted past the retention limit, by table", ("table",)),
     Metric("relay_open_jobs", "gauge", "jobs without a final status, in the whole database; counted up to 100,000", ()),
     Metric("relay_pending_deliveries", "gauge", "pending deliveries, in the whole database; counted up to 100,000", ()),
@@ -134,6 +139,20 @@ class Metrics:
     def attempted(self, outcome: Outcome) -> None:
         """Count a finished delivery attempt."""
         self._values["relay_attempts", outcome] += 1
+
+    def copied(self, provider: str, size: int, duration_ms: int) -> None:
+        """Count a result that was copied to the archive."""
+        self._values["relay_archive_tries", provider, "archived"] += 1
+        self._values["relay_archive_bytes", provider] += size
+        self._values["relay_archive_milliseconds", provider] += duration_ms
+
+    def not_copied(self, provider: str, code: CopyErrorCode) -> None:
+        """Count a try of a copy that failed."""
+        self._values["relay_archive_tries", provider, code] += 1
+
+    def archive_failing(self, *, failing: bool) -> None:
+        """Set whether the archive's bucket takes no copy."""
+        self._values[("relay_archive_failing",)] = int(failing)
 
     def lookup_hangs(self) -> None:
         """Count a DNS lookup that runs longer than a second."""

@@ -193,6 +193,7 @@ class Archiver:
         if self._store_failures:
             _logger.info("archive.bucket_works", bucket=self._bucket.shown, failures=self._store_failures)
         self._store_failures = 0
+        self._context.metrics.archive_failing(failing=False)
 
     async def _archived(self, copy: DueCopy, copied: Copied, began_ms: int) -> None:
         """Store a copy that was made."""
@@ -203,10 +204,12 @@ class Archiver:
             bytes=copied.size,
             content_type=copied.content_type,
         )
+        self._context.metrics.copied(copy.provider, copied.size, self._clock.monotonic_ms() - began_ms)
         await self._end(copy, end, began_ms)
 
     async def _failed(self, copy: DueCopy, code: CopyErrorCode, reason: str, began_ms: int) -> None:
         """Store a failed try: the time of the next one, or that there is none."""
+        self._context.metrics.not_copied(copy.provider, code)
         gone_seen = copy.gone_seen + 1 if code in TRIES_OF else 0
         now_ms = self._clock.now_ms()
         last = code in FINAL or gone_seen >= TRIES_OF.get(code, gone_seen + 1)
@@ -240,6 +243,8 @@ class Archiver:
 
     async def _bucket_failed(self, copy: DueCopy, error: BucketFailed) -> None:
         """Store that the bucket did not take a copy, which costs it no try, and start no other for a while."""
+        self._context.metrics.not_copied(copy.provider, error.code)
+        self._context.metrics.archive_failing(failing=True)
         monotonic_ms = self._clock.monotonic_ms()
         if monotonic_ms >= self._store_opens_at_ms:  # of several that were under way, one counts
             pause_s = STORE_PAUSES_S[min(self._store_failures, len(STORE_PAUSES_S) - 1)]

@@ -164,10 +164,15 @@ async def test_a_bucket_that_is_down_for_an_hour_costs_nothing(archive: Archivin
         await archive.advance(60)
     assert len(archive.results.requests) - tries <= 62
     assert [await outcome(archive, job) for job in jobs] == [("pending", None)] * 3
+    assert "\nrelay_archive_failing 1.0\n" in (await archive.client.get("/metrics")).text
     archive.folder.unlink()
     for _ in range(6):
         await archive.advance(30)
     assert [await outcome(archive, job) for job in jobs] == [("archived", None)] * 3
+    shown = (await archive.client.get("/metrics")).text
+    assert "\nrelay_archive_failing 0.0\n" in shown
+    assert f'\nrelay_archive_bytes_total{{provider="evolink"}} {3 * len(CLIP):.1f}\n' in shown
+    assert '\nrelay_archive_tries_total{outcome="archived",provider="evolink"} 3.0\n' in shown
     for job in jobs:
         assert await archive.events(job) == ["job.submitted", "job.succeeded", "job.archived"]
 
