@@ -5,6 +5,7 @@ import importlib
 import click
 
 BENCHES = (
+    "archive",
     "chaos",
     "checks",
     "coldstart",
