@@ -36,7 +36,12 @@ def command(days: int | None, dry_run: bool) -> None:
     if not days:
         raise SettingsError("RELAY_RETENTION_DAYS is 0, for ever: say --older-than DAYS")
     now_ms = SystemClock().now_ms()
-    terms = Terms(now=now_ms, before=now_ms - days * DAY_MS, grace_ms=settings.callback_grace_s * 1000)
+    terms = Terms(
+        now=now_ms,
+        before=now_ms - days * DAY_MS,
+        grace_ms=settings.callback_grace_s * 1000,
+        copies_kept=not settings.archive_retention_days,
+    )
     removed = asyncio.run(_prune(settings.database_url, terms, dry_run))
     for table, number in removed.items():
         click.echo(f"{'would remove' if dry_run else 'removed'} {number} {table}")

@@ -116,7 +116,8 @@ class Sweeper:
         """Delete one batch past the retention limit, and schedule the next: soon, or later if nothing was left."""
         self._prune_at = self._clock.monotonic_ms() + PRUNE_EVERY_MS
         grace_ms = self._context.settings.callback_grace_s * 1000
-        terms = Terms(now=now_ms, before=now_ms - self._retention_ms, grace_ms=grace_ms)
+        kept = not self._context.settings.archive_retention_days
+        terms = Terms(now=now_ms, before=now_ms - self._retention_ms, grace_ms=grace_ms, copies_kept=kept)
         removed = await self._store.pruner.batch(terms)
         self._context.metrics.pruned(removed)
         self._pruned.update(removed)

@@ -186,3 +186,15 @@ async def test_a_copy_is_deleted_past_its_retention(tmp_path: Path) -> None:
         await archive.advance(HOUR_S)
         assert (await outcome(archive, job), archive.files) == (("deleted", None), [])
         assert await archive.events(job) == ["job.submitted", "job.succeeded", "job.archived"]
+
+
+async def test_a_copy_is_deleted_although_its_job_is_gone(tmp_path: Path) -> None:
+    """Keep what is known of a copy whose job was pruned, until its retention has deleted the object."""
+    async with archiving(tmp_path, RELAY_ARCHIVE_RETENTION_DAYS="10", RELAY_RETENTION_DAYS="5") as archive:
+        job = await archive.succeeded()
+        await archive.advance(6 * 24 * HOUR_S)
+        assert (await archive.client.get(f"/v1/jobs/{job['id']}")).status_code == 404
+        assert len(archive.files) == 1
+        await archive.advance(5 * 24 * HOUR_S)
+        assert archive.files == []
+        assert (await archive.running.get("/v1/archive"))["copies"]["archived"]["number"] == 0
