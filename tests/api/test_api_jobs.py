@@ -10,7 +10,8 @@ from tests.support.running import INPUT, HeldClock, Running, relay
 
 pytestmark = pytest.mark.anyio
 
-_FIELDS = """id object provider provider_job_id status reason progress model input request outputs error cost metadata
+_FIELDS = """id object provider provider_job_id status reason progress model input request outputs error cost archive
+metadata
 finished_by verification late created_at submitted_at updated_at finished_at deadline_at links"""
 JOB = _FIELDS.split()
 NATIVE: dict[str, dict[str, Any]] = {
@@ -82,7 +83,7 @@ async def test_a_finished_job_shows_its_result(running: Running) -> None:
     await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())
     job = await running.get(f"/v1/jobs/{made['id']}")
     output = job["outputs"][0]
-    assert list(output) == ["kind", "url", "width", "height", "duration_s", "expires_at"]
+    assert list(output) == ["kind", "url", "width", "height", "duration_s", "expires_at", "archive"]
     assert (output["kind"], output["width"], output["expires_at"]) == ("video", 1280, "2026-12-05T00:00:00.000Z")
     assert (job["progress"], job["cost"]["kind"], job["finished_at"]) == (100, "final", "2026-11-21T00:00:00.000Z")
     newest = (await running.get(f"/v1/events?job={job['id']}"))["data"][0]

@@ -40,6 +40,7 @@ def label(value: Any) -> str:
 
 WITH_ALL_FIELDS = {
     "fal": "fal-ai/veo3.1",
+    "kie": "wan/2-7-image-to-video",
     "kling": "kling-v2-6",
     "replicate": "kwaivgi/kling-v3-video",
     "wavespeed": "kwaivgi/kling-v3.0",
