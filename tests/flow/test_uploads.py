@@ -287,7 +287,7 @@ async def test_each_provider_has_its_limit(provider: str, most: int) -> None:
 async def test_who_cannot_be_sent_to_is_named() -> None:
     """A provider that is unknown, has no key, or has no place for files."""
     async with uploads_at("http://127.0.0.1:1", api_key=None) as uploads:
-        with pytest.raises(ProviderNotConfigured, match="there is no provider 'nobody' here; there are evolink"):
+        with pytest.raises(ProviderNotConfigured, match="there is no provider 'nobody' here; there are ark, evolink"):
             uploads.size_max("nobody")
         with pytest.raises(ProviderNotConfigured, match="RELAY_KINOVI_API_KEY is not set"):
             uploads.size_max("kinovi")
