@@ -59,8 +59,9 @@ class Things(msgspec.Struct, kw_only=True):
         """Return a route's path with the ids of this project's objects; KeyError for an object that it has not."""
         parts = route.path.split("/")
         named = {"{redelivery}": "redeliveries"}
+        ids = self.ids | {"outputs": "0"}  # a place in the job, and no id that could be another project's
         return "/".join(
-            self.ids[named.get(part, parts[at - 1])] if part.startswith("{") else part for at, part in enumerate(parts)
+            ids[named.get(part, parts[at - 1])] if part.startswith("{") else part for at, part in enumerate(parts)
         )
 
     def foreign(self, content: bytes, said: str = "") -> list[str]:
