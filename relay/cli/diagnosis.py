@@ -49,7 +49,7 @@ SKEW_ERROR_MS: Final = 60_000
 DISK_FREE_MIN_BYTES: Final = 1 << 30
 OVERDUE_MS: Final = 60_000
 """Nothing is due for so long where a process works."""
-NOBODY: Final = "relay-doctor-asks-whether-the-key-is-good"
+UNKNOWN_ID: Final = "relay-doctor-asks-whether-the-key-is-good"
 """The id of a job that no provider has."""
 PROBE: Final = "relay-doctor"
 """How the key begins, and what is in the object, that a check writes to the archive."""
@@ -448,7 +448,7 @@ async def _provider(examined: Examined, name: str) -> list[Finding]:
     if origin.startswith("http://"):
         base, why = f"RELAY_{name.upper()}_BASE_URL", "the API key and every prompt can be read on the way"
         found.append(_warning("providers", base, f"{base} is not https", why, "use the provider's https URL"))
-    request = adapter.status_check(example_job(adapter, NOBODY))
+    request = adapter.status_check(example_job(adapter, UNKNOWN_ID))
     authorization = adapter.authorization(own.api_key or "", examined.now_ms() // 1000)
     try:
         answer = await examined.client.send(origin, authorization, request, TIMEOUT_S)

@@ -1,8 +1,8 @@
 """Writes copies of results into a bucket of S3, Google or Azure, by obstore: each by one PUT, whatever its size.
 
 A PUT is atomic: the store keeps all of it or nothing. So no process that is killed leaves a half object, or an upload
-in parts that nobody ends and the operator pays for: there are no parts. A small object goes through obstore whole. A
-larger one is streamed to a URL that obstore signs, with its length in front, and so without being held in memory.
+in parts for which the operator pays: there are no parts. A small object goes through obstore whole. A larger one is
+streamed to a URL that obstore signs, with its length in front, and so without being held in memory.
 
 obstore finds the credentials as the store's own tools do (AWS_…, GOOGLE_…, AZURE_…), and signs by them.
 """

@@ -320,7 +320,7 @@ class Fal(Provider):
     callback_query = "fal_webhook"
     path_model = True
     verifier = "fal-jwks"
-    further_limits: Mapping[str, str] = {"runs at once of a new account": "2; more wait in the queue"}
+    further_limits: Mapping[str, str] = {"concurrent runs of a new account": "2; more wait in the queue"}
     unified = _UNIFIED
     honours = COMMON | REFERENCES | {"last_frame", "audio", "seed", "negative_prompt"}
     request_types: tuple[type, ...] = (Seedance, Kling, Veo, Hailuo)

@@ -236,7 +236,7 @@ class Kie(Provider):
     further_limits: Mapping[str, str] = {
         **{f"characters of a prompt of `{model}`": str(most) for model, most in PROMPT_MAX_OF.items()},
         "submissions": "20 in 10 seconds",
-        "jobs at once": "100",
+        "concurrent jobs": "100",
     }
     limits = Limits(
         models=tuple(MODELS),

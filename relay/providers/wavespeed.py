@@ -202,8 +202,8 @@ class WaveSpeed(Provider):
     path_model = True
     verifier = "wavespeed-v3"
     further_limits: Mapping[str, str] = {
-        "videos of the lowest account level": "2 a minute, 2 at once",
-        "videos from 100 USD paid on": "500 a minute, 300 at once",
+        "videos of the lowest account level": "2 a minute, 2 concurrently",
+        "videos from 100 USD paid on": "500 a minute, 300 concurrently",
     }
     check_before_cancellation = True
     unified = _UNIFIED
