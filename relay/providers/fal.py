@@ -29,7 +29,6 @@ from relay.providers.base import (
     COMMON,
     REFERENCES,
     Limits,
-    ModelLimits,
     Provider,
     SubmissionAnswer,
     SubmittedJob,
@@ -40,9 +39,17 @@ from relay.providers.base import (
     path_model,
     text_or_none,
     with_query,
-    with_rules,
     without_model,
     without_none,
+)
+from relay.providers.model_rules import (
+    ModelRules,
+    check_by_rules,
+    check_choice,
+    check_fields,
+    check_prompts,
+    check_urls_within,
+    too_many,
 )
 from relay.providers.prices import Price, dollars, seconds_at, text_at
 from relay.security import signatures
@@ -116,7 +123,7 @@ _LISTS: Final = ("image_urls", "video_urls", "audio_urls")
 
 
 class Seedance(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of Seedance's models; which fields a model has is in its `Rules`."""
+    """The body of Seedance's models; which fields a model has is in its `ModelRules`."""
 
     model: str
     prompt: Annotated[str, Meta(min_length=1, max_length=20_000)]
@@ -189,36 +196,7 @@ class Hailuo(msgspec.Struct, forbid_unknown_fields=True):
     resolution: Literal["480P", "768P", "2K", "4K"] | UnsetType = UNSET
 
 
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What one model's body holds beyond its type.
-
-    `frames` are the fields of the first and the last frame, of which `required` ones must be there. `refused` are
-    fields of the type that the model does not have. `seconds` are the ends of a duration, with `auto` where the
-    model may choose. `lists` are the most items of each list.
-    """
-
-    body: type
-    frames: tuple[str, ...] = ()
-    required: tuple[str, ...] = ()
-    refused: frozenset[str] = frozenset()
-    resolutions: tuple[str, ...] = ()
-    seconds: tuple[int, int]
-    auto: bool = False
-    lists: Mapping[str, int] = {}
-
-    @property
-    def limits(self) -> ModelLimits:
-        """Return the model's limits as clients see them."""
-        images, videos, sounds = (self.lists.get(name, 0) for name in _LISTS)
-        return ModelLimits(
-            duration_s=self.seconds,
-            resolutions=self.resolutions,
-            images=(len(self.required), len(self.frames)),
-            references=(images, videos, sounds),
-        )
-
-
-def _seedance() -> Iterator[tuple[str, Rules]]:
+def _seedance() -> Iterator[tuple[str, ModelRules]]:
     """Yield Seedance 2.0, its fast and mini variants, and 2.5: each from text, from frames, and from references."""
     variants = {
         SEEDANCE: ("480p", "720p", "1080p", "4k"),
@@ -235,7 +213,7 @@ def _seedance() -> Iterator[tuple[str, Rules]]:
         refused -= ({"task"} if kind == REFERENCE else {"seed"}) if newer else set()
         yield (
             f"{family}/{kind}",
-            Rules(
+            ModelRules(
                 body=Seedance,
                 frames=frames,
                 required=frames[:1],
@@ -248,7 +226,7 @@ def _seedance() -> Iterator[tuple[str, Rules]]:
         )
 
 
-def _kling() -> Iterator[tuple[str, Rules]]:
+def _kling() -> Iterator[tuple[str, ModelRules]]:
     """Yield Kling 3 and its turbo variant, in each tier, from text and from frames."""
     only_full = {"generate_audio", "negative_prompt", "cfg_scale", "shot_type", "elements"}
     for tier, kind in product((*TIERS.values(), "turbo/standard", "turbo/pro"), (TEXT, IMAGE)):
@@ -260,7 +238,7 @@ def _kling() -> Iterator[tuple[str, Rules]]:
         refused |= ({"aspect_ratio"} if kind == IMAGE else set()) | (only_full if turbo else set())
         yield (
             f"{KLING}/{tier}/{kind}",
-            Rules(
+            ModelRules(
                 body=Kling,
                 frames=frames,
                 required=frames[:1],
@@ -271,14 +249,14 @@ def _kling() -> Iterator[tuple[str, Rules]]:
         )
 
 
-def _veo() -> Iterator[tuple[str, Rules]]:
+def _veo() -> Iterator[tuple[str, ModelRules]]:
     """Yield Veo 3.1 and its fast and lite variants: from text, from one frame, and from two."""
     kinds = {"": (), f"/{IMAGE}": ("image_url",), f"/{FIRST_LAST}": ("first_frame_url", "last_frame_url")}
     for variant, (kind, frames) in product(("", "/fast", "/lite"), kinds.items()):
         refused = frozenset({"image_url", "first_frame_url", "last_frame_url"} - set(frames))
         yield (
             f"{VEO}{variant}{kind}",
-            Rules(
+            ModelRules(
                 body=Veo,
                 frames=frames,
                 required=frames,
@@ -289,15 +267,15 @@ def _veo() -> Iterator[tuple[str, Rules]]:
         )
 
 
-def _hailuo() -> Iterator[tuple[str, Rules]]:
+def _hailuo() -> Iterator[tuple[str, ModelRules]]:
     """Yield MiniMax H3, from text and from frames."""
     frames, sizes, seconds = ("image_url", "end_image_url"), ("480P", "768P", "2K", "4K"), (1, 30)
-    rules = Rules(body=Hailuo, resolutions=sizes, seconds=seconds)
+    rules = ModelRules(body=Hailuo, resolutions=sizes, seconds=seconds)
     yield f"{H3}/{TEXT}", msgspec.structs.replace(rules, refused=frozenset(frames))
     yield f"{H3}/{IMAGE}", msgspec.structs.replace(rules, frames=frames, required=frames[:1])
 
 
-MODELS: Final[Mapping[str, Rules]] = dict((*_seedance(), *_kling(), *_veo(), *_hailuo()))
+MODELS: Final[Mapping[str, ModelRules]] = dict((*_seedance(), *_kling(), *_veo(), *_hailuo()))
 PER_SECOND: Final[Mapping[str, tuple[str, str]]] = {
     f"{KLING}/pro/{TEXT}": ("0.112", "0.168"),
     f"{KLING}/pro/{IMAGE}": ("0.112", "0.168"),
@@ -344,7 +322,7 @@ class Fal(Provider):
         kind = rules.body if rules else Seedance
         names = (rules.frames if rules else ()) or ("image_url", "end_image_url")
         if len(given.frames) > len(names):
-            raise InvalidInput([FieldError("images", _too_many(model, len(names), len(given.frames)))])
+            raise InvalidInput([FieldError("images", too_many(model, len(names), len(given.frames)))])
         return without_none(
             model=model,
             prompt=given.prompt,
@@ -360,12 +338,7 @@ class Fal(Provider):
 
     def check(self, request: object) -> list[FieldError]:
         """Return every error by the published limits of the model."""
-        model = at(request, "model")
-        rules = MODELS.get(model) if isinstance(model, str) else None
-        if rules is not None and isinstance(request, dict):
-            return with_rules(validation.check(request, rules.body), _rules(request, str(model), rules))
-        named = [FieldError("model", "is no model that relay knows the fields of")] if isinstance(model, str) else []
-        return with_rules(validation.check(request, Seedance), named + _urls(request))
+        return check_by_rules(request, MODELS, Seedance, _rules, _urls)
 
     def check_model(self, request: object) -> list[FieldError]:
         """Return the error of a model that is not `owner/alias[/…]`, or that would lead to a job's routes."""
@@ -512,22 +485,14 @@ def _seconds(kind: type, seconds: int | None) -> object:
     return f"{seconds}s" if kind is Veo else str(seconds)
 
 
-def _too_many(model: str, most: int, count: int) -> str:
-    """Return the message of too many images."""
-    return f"must be an array of at most {most} items for {validation.clipped(model)}, not {count}"
-
-
-def _rules(request: dict[str, Any], model: str, rules: Rules) -> list[FieldError]:
+def _rules(request: dict[str, Any], model: str, rules: ModelRules) -> list[FieldError]:
     """Return the errors that the type cannot express: the fields of one model, its seconds, its URLs, its shots."""
-    errors = [FieldError(name, f"is required for {model}") for name in rules.required if name not in request]
-    errors += [FieldError(name, f"is not a field of {model}") for name in sorted(rules.refused & request.keys())]
-    known = {error.path for error in errors}
-    errors += [error for error in _urls(request) if error.path.partition("[")[0] not in known]
+    errors = check_fields(request, model, rules, _urls(request))
     for name, most in rules.lists.items():
         if (count := len(items(request.get(name)))) > most:
-            errors.append(FieldError(name, _too_many(model, most, count)))
-    if rules.body is not Kling and isinstance(resolution := request.get("resolution"), str):
-        errors += _choice("resolution", rules.resolutions, resolution, model)
+            errors.append(FieldError(name, too_many(model, most, count)))
+    if rules.body is not Kling:
+        errors += check_choice("resolution", rules.resolutions, request.get("resolution"), model)
     if rules.body is Kling:
         errors += _shots(request)
     if rules.body is Veo and request.get("aspect_ratio") == "auto" and not rules.frames:
@@ -537,15 +502,7 @@ def _rules(request: dict[str, Any], model: str, rules: Rules) -> list[FieldError
     return errors
 
 
-def _choice(path: str, choices: tuple[str, ...], given: str, model: str) -> list[FieldError]:
-    """Return the error of a text that is none of the model's."""
-    if given in choices:
-        return []
-    listed = ", ".join(f'"{one}"' for one in choices)
-    return [FieldError(path, f"must be one of {listed} for {model}, not {validation.shown(given)}")]
-
-
-def _duration(path: str, given: object, rules: Rules) -> list[FieldError]:
+def _duration(path: str, given: object, rules: ModelRules) -> list[FieldError]:
     """Return the error of a duration that is not the text of whole seconds within the model's limits."""
     low, high = rules.seconds
     if (rules.auto and given == "auto") or given in [str(seconds) for seconds in range(low, high + 1)]:
@@ -556,26 +513,12 @@ def _duration(path: str, given: object, rules: Rules) -> list[FieldError]:
 
 def _shots(request: dict[str, Any]) -> list[FieldError]:
     """Return the errors of Kling's prompts: one prompt or several shots, each of 1 to 15 seconds as text."""
-    errors = []
-    if ("prompt" in request) == ("multi_prompt" in request):
-        errors.append(FieldError("prompt", "is required, or multi_prompt instead: exactly one of both"))
-    shot = Rules(body=Shot, seconds=(1, 15))
+    errors = check_prompts(request)
+    shot = ModelRules(body=Shot, seconds=(1, 15))
     for index, one in enumerate(items(request.get("multi_prompt"))[:20]):
         if isinstance(one, dict) and "duration" in one:
             errors += _duration(f"multi_prompt[{index}].duration", one["duration"], shot)
-    return errors + list(_urls_within(request.get("elements"), "elements"))[:20]
-
-
-def _urls_within(value: object, path: str) -> Iterator[FieldError]:
-    """Yield the errors of all texts that look like URLs, at any depth."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            yield from _urls_within(item, validation.join(path, validation.clipped(name)))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _urls_within(item, f"{path}[{index}]")
-    elif isinstance(value, str) and "://" in value:
-        yield from check_url(value, path)
+    return errors + list(check_urls_within(request.get("elements"), "elements"))[:20]
 
 
 def _urls(request: object) -> list[FieldError]:

@@ -25,7 +25,6 @@ from relay.providers.answers import ErrorKind, ErrorText
 from relay.providers.base import (
     COMMON,
     Limits,
-    ModelLimits,
     Provider,
     SubmissionAnswer,
     SubmittedJob,
@@ -35,9 +34,17 @@ from relay.providers.base import (
     path_model,
     text_or_none,
     with_query,
-    with_rules,
     without_model,
     without_none,
+)
+from relay.providers.model_rules import (
+    ModelRules,
+    check_by_rules,
+    check_choice,
+    check_fields,
+    check_prompts,
+    check_urls_within,
+    too_many,
 )
 from relay.providers.prices import Price, dollars, text_at
 
@@ -90,7 +97,7 @@ PER_RUN: Final[Mapping[str, tuple[str, str]]] = {
 
 
 class Seedance(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of Seedance's models; which fields a model has is in its `Rules`."""
+    """The body of Seedance's models; which fields a model has is in its `ModelRules`."""
 
     model: str
     prompt: Annotated[str, Meta(min_length=1, max_length=20_000)]
@@ -134,27 +141,7 @@ class Veo(msgspec.Struct, forbid_unknown_fields=True):
     seed: int | UnsetType = UNSET
 
 
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What one model's body holds beyond its type.
-
-    `frames` are the fields of the first and the last frame, of which the first must be there. `refused` are fields of
-    the type that the model does not have.
-    """
-
-    body: type
-    frames: tuple[str, ...] = ()
-    refused: frozenset[str] = frozenset()
-    resolutions: tuple[str, ...] = ()
-    seconds: tuple[int, int]
-
-    @property
-    def limits(self) -> ModelLimits:
-        """Return the model's limits as clients see them."""
-        frames = len(self.frames)
-        return ModelLimits(duration_s=self.seconds, resolutions=self.resolutions, images=(min(frames, 1), frames))
-
-
-def _models() -> Iterator[tuple[str, Rules]]:
+def _models() -> Iterator[tuple[str, ModelRules]]:
     """Yield each known model with its rules."""
     seedance: dict[str, tuple[str, ...]] = {
         SEEDANCE: ("480p", "720p", "1080p"),
@@ -170,9 +157,10 @@ def _models() -> Iterator[tuple[str, Rules]]:
         refused = {"image", "last_image", "seed"} - set(frames) - ({"seed"} if newer else set())
         yield (
             f"{family}/{kind}",
-            Rules(
+            ModelRules(
                 body=Seedance,
                 frames=frames,
+                required=frames[:1],
                 refused=frozenset(refused),
                 resolutions=resolutions,
                 seconds=(4, 30 if newer else 15),
@@ -182,14 +170,21 @@ def _models() -> Iterator[tuple[str, Rules]]:
         frames = ("image", "end_image") if kind == IMAGE else ()
         refused = {"aspect_ratio"} if kind == IMAGE else {"image", "end_image", "multi_prompt", "element_list"}
         sizes = tuple(size for size, of in TIERS.items() if of == tier)
-        rules = Rules(body=Kling, frames=frames, refused=frozenset(refused), resolutions=sizes, seconds=(3, 15))
+        rules = ModelRules(
+            body=Kling,
+            frames=frames,
+            required=frames[:1],
+            refused=frozenset(refused),
+            resolutions=sizes,
+            seconds=(3, 15),
+        )
         yield f"{KLING}-{tier}/{kind}", rules
-    veo = Rules(body=Veo, resolutions=("720p", "1080p", "4k"), seconds=(4, 8))
-    yield f"{VEO}/{IMAGE}", msgspec.structs.replace(veo, frames=("image",))
+    veo = ModelRules(body=Veo, resolutions=("720p", "1080p", "4k"), seconds=(4, 8))
+    yield f"{VEO}/{IMAGE}", msgspec.structs.replace(veo, frames=("image",), required=("image",))
     yield f"{VEO}/{TEXT}", msgspec.structs.replace(veo, refused=frozenset({"image"}))
 
 
-MODELS: Final[Mapping[str, Rules]] = dict(_models())
+MODELS: Final[Mapping[str, ModelRules]] = dict(_models())
 
 
 class WaveSpeed(Provider):
@@ -229,8 +224,7 @@ class WaveSpeed(Provider):
         kind = rules.body if rules else Seedance
         names = (rules.frames if rules else ()) or ("image", "last_image")
         if len(given.frames) > len(names):
-            message = f"must be an array of at most {len(names)} items for {validation.clipped(model)}"
-            raise InvalidInput([FieldError("images", f"{message}, not {len(given.frames)}")])
+            raise InvalidInput([FieldError("images", too_many(model, len(names), len(given.frames)))])
         return without_none(
             model=model,
             prompt=given.prompt,
@@ -246,12 +240,7 @@ class WaveSpeed(Provider):
 
     def check(self, request: object) -> list[FieldError]:
         """Return every error by the published limits of the model."""
-        model = at(request, "model")
-        rules = MODELS.get(model) if isinstance(model, str) else None
-        if rules is not None and isinstance(request, dict):
-            return with_rules(validation.check(request, rules.body), _rules(request, str(model), rules))
-        named = [FieldError("model", "is no model that relay knows the fields of")] if isinstance(model, str) else []
-        return with_rules(validation.check(request, Seedance), named + _urls(request))
+        return check_by_rules(request, MODELS, Seedance, _rules, _urls)
 
     def check_model(self, request: object) -> list[FieldError]:
         """Return the error of a model that is not `owner/name[/…]`, or that would lead to another route."""
@@ -324,18 +313,12 @@ def _model(given: Input) -> str:
     return model if model in MODELS else name
 
 
-def _rules(request: dict[str, Any], model: str, rules: Rules) -> list[FieldError]:
+def _rules(request: dict[str, Any], model: str, rules: ModelRules) -> list[FieldError]:
     """Return the errors that the type cannot express: the fields and limits of one model, its URLs, its shots."""
-    errors = [FieldError(name, f"is required for {model}") for name in rules.frames[:1] if name not in request]
-    errors += [FieldError(name, f"is not a field of {model}") for name in sorted(rules.refused & request.keys())]
-    known = {error.path for error in errors}
-    errors += [error for error in _urls(request) if error.path not in known]
-    resolution, seconds = request.get("resolution"), request.get("duration")
-    if rules.body is Seedance and isinstance(resolution, str) and resolution not in rules.resolutions:
-        listed = ", ".join(f'"{one}"' for one in rules.resolutions)
-        errors.append(
-            FieldError("resolution", f"must be one of {listed} for {model}, not {validation.shown(resolution)}")
-        )
+    errors = check_fields(request, model, rules, _urls(request))
+    if rules.body is Seedance:
+        errors += check_choice("resolution", rules.resolutions, request.get("resolution"), model)
+    seconds = request.get("duration")
     low, high = rules.seconds
     if type(seconds) is int and not low <= seconds <= high:
         message = f"must be an integer from {low} to {high}, not {validation.shown(seconds)}"
@@ -347,26 +330,12 @@ def _rules(request: dict[str, Any], model: str, rules: Rules) -> list[FieldError
 
 def _shots(request: dict[str, Any]) -> list[FieldError]:
     """Return the errors of Kling's prompts: one prompt or several shots, and no last frame with these."""
-    errors = []
-    if ("prompt" in request) == ("multi_prompt" in request):
-        errors.append(FieldError("prompt", "is required, or multi_prompt instead: exactly one of both"))
+    errors = check_prompts(request)
     if "end_image" in request and "multi_prompt" in request:
         errors.append(FieldError("end_image", "cannot be given with multi_prompt"))
     for name in ("multi_prompt", "element_list"):
-        errors += list(_urls_within(request.get(name), name))[:20]
+        errors += list(check_urls_within(request.get(name), name))[:20]
     return errors
-
-
-def _urls_within(value: object, path: str) -> Iterator[FieldError]:
-    """Yield the errors of all texts that look like URLs, at any depth."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            yield from _urls_within(item, validation.join(path, validation.clipped(name)))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _urls_within(item, f"{path}[{index}]")
-    elif isinstance(value, str) and "://" in value:
-        yield from check_url(value, path)
 
 
 def _urls(request: object) -> list[FieldError]:
