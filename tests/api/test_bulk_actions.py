@@ -157,6 +157,7 @@ async def test_what_endpoints_lack_is_sent_again(running: Running) -> None:
     answer = await ask(running, "redeliver", filter=wanted, as_of=counted["as_of"])
     assert done(answer) == [waiting, exhausted]
     await advance(running, 2)  # on PostgreSQL a poll may come before the commit; the next one is a second later
+    await running.sink.wait_for(lambda sink: len(sink.received) == 2)
     bodies = b"".join(one.body for one in running.sink.received)
     assert (len(running.sink.received), waiting.encode() in bodies, exhausted.encode() in bodies) == (2, True, True)
     assert (await count(running, "redeliver", **wanted))["matched"] == 0

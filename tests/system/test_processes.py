@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from relay import __version__
+from relay.providers import PROVIDERS
 from relay.sandbox.contract import API_KEY
 from relay.storage.engine.database_url import shown
 from relay.storage.engine.migrations import migrations
@@ -243,7 +244,7 @@ async def test_a_start_says_in_one_line_what_it_is_and_what_is_missing(tmp_path:
     names = ["RELAY_EVOLINK_API_KEY", "RELAY_PUBLIC_URL", "RELAY_SECRET_KEYS"]
     assert [name for name in names if name not in first["missing"]] == []
     assert second["public_url"] == f"http://127.0.0.1:{port}"
-    assert second["providers"] == "evolink, relaydance, kinovi"
+    assert second["providers"] == ", ".join(name for name, one in PROVIDERS.items() if not one.limits.paid)
     assert second["missing"] == "nothing"
 
 
