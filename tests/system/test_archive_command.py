@@ -1,11 +1,12 @@
 """`relay archive`, as a user starts it: a real process, a real relay with an archive in a folder."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from tests.flow.test_archive import archiving
-from tests.support.results import whole
+from tests.support.results import CLIP, whole
 from tests.system.test_command_line import Shell
 
 pytestmark = pytest.mark.anyio
@@ -29,3 +30,21 @@ async def test_a_backfill_is_counted_made_and_shown(tmp_path: Path) -> None:
         assert (refused.status, "1 copies failed" in refused.err) == (1, True)
         shown = (await shell("archive", "show", "--output", "json")).json()["copies"]
         assert (shown["archived"]["number"], shown["failed"]["number"]) == (2, 1)
+
+
+async def test_a_result_is_downloaded(tmp_path: Path) -> None:
+    """Write a copy, and without one the provider's own file, byte for byte; leave no file behind a refusal."""
+    async with archiving(tmp_path, RELAY_ARCHIVE="off") as archive:
+        shell = Shell(archive.running, tmp_path)
+        job = (await archive.succeeded())["id"]
+        target = tmp_path / "clip.mp4"
+        direct = await shell("archive", "get", job, "--to", str(target), "--output", "json")
+        assert (direct.json(), target.read_bytes()) == ({"file": str(target), "bytes": len(CLIP)}, CLIP)
+        assert (await shell("archive", "backfill")).status == 0
+        archive.results.answer = whole(b"another")
+        copied = await shell("archive", "get", job, "0", "--to", str(target), "--output", "json")
+        assert (copied.json()["bytes"], target.read_bytes()) == (len(CLIP), CLIP)
+        none = await shell("archive", "get", job, "7", "--to", str(tmp_path / "none"))
+        assert (none.status, "there is no such output" in none.err) == (3, True)
+        left = await asyncio.to_thread(lambda: sorted(path.name for path in tmp_path.iterdir()))
+        assert not [name for name in left if name.startswith("none") or name.endswith(".part")]

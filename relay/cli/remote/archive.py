@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -38,6 +39,17 @@ def command() -> None:
 def show(session: Session) -> None:
     """Show which results of the project are copied, and how many are."""
     session.item(session.remote.get("/v1/archive"), SHOWN)
+
+
+@command.command("get")
+@click.argument("job")
+@click.argument("number", type=click.IntRange(0, 999), default=0)
+@click.option("--to", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to write.")
+@remote
+def get(session: Session, job: str, number: int, to: Path) -> None:
+    """Download a result of a job: its copy, or while there is none the provider's; results are counted from 0."""
+    size = session.remote.download(f"/v1/jobs/{job}/outputs/{number}", to)
+    session.item({"file": str(to), "bytes": size})
 
 
 @command.command("backfill")

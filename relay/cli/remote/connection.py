@@ -188,6 +188,34 @@ class Remote:
             raise refused(response)
         return self._object(response)
 
+    def download(self, path: str, to: Path) -> int:
+        """Write what a path leads to into a file, and return its bytes; a redirect is followed without the key.
+
+        The file is there only once it is whole.
+        """
+        if not _PATH.fullmatch(path):
+            raise click.UsageError(f"{path!r} is no path of the API: an id is letters, digits, dashes and underscores")
+        part = to.with_name(f"{to.name}.part")
+        try:
+            with self._http.stream("GET", path) as response:
+                location = response.headers.get("location")
+                if location is None:
+                    size = _write(response, part)
+                else:
+                    with (
+                        httpx.Client(timeout=TIMEOUT_S, follow_redirects=True, verify=tls_context()) as elsewhere,
+                        elsewhere.stream("GET", location) as found,
+                    ):
+                        if not found.is_success:
+                            raise Refused(f"the result's URL answered HTTP {found.status_code}", 1)
+                        size = _write(found, part)
+            part.replace(to)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+        finally:
+            part.unlink(missing_ok=True)
+        return size
+
     def pages(self, path: str, query: Mapping[str, Any], limit: int) -> Iterator[Json]:
         """Yield so many items of a list at most."""
         cursor: str | None = None
@@ -253,6 +281,17 @@ class Remote:
     def _unreachable(self, error: httpx.HTTPError) -> Refused:
         """Return the error for a relay that does not answer."""
         return Refused(f"{self.url} does not answer: {str(error) or type(error).__name__}", EXIT_AGAIN)
+
+
+def _write(response: httpx.Response, part: Path) -> int:
+    """Write the body of an answer into a file, and return its bytes; raise Refused for a problem."""
+    if not response.is_success:
+        response.read()
+        raise refused(response)
+    with part.open("wb") as file:
+        for chunk in response.iter_bytes():
+            file.write(chunk)
+        return file.tell()
 
 
 def refused(response: httpx.Response) -> Refused:
