@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from ipaddress import IPv6Address
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
@@ -25,7 +26,7 @@ from relay.deliveries.dispatcher import Dispatcher, DispatchOptions
 from relay.deliveries.event_stream import Streams
 from relay.deliveries.probing import Prober
 from relay.deliveries.redelivery import Redeliverer
-from relay.errors import SettingsError
+from relay.errors import SettingsError, StorageUnavailable
 from relay.jobs.alerts import AlertWatch
 from relay.jobs.approvals import Approvals
 from relay.jobs.check_times import CheckTimes
@@ -41,6 +42,7 @@ from relay.jobs.sweeper import Sweeper
 from relay.lifecycle.reports import DoubtLimits
 from relay.metrics import Metrics
 from relay.model import backoff
+from relay.model.lazy_mapping import LazyMapping
 from relay.model.provider_http import ProviderResponse
 from relay.model.result_urls import opener
 from relay.outbound.download import Downloader
@@ -54,21 +56,18 @@ from relay.outbound.webhook_sender import WebhookSender
 from relay.payments.policy import Policy
 from relay.payments.siwx import sign_in
 from relay.payments.x402 import Wallet
-from relay.providers.ark import Ark
 from relay.providers.base import Provider, Signing, keys_at
-from relay.providers.clip_prices import ClipPrices, read_clip_prices
-from relay.providers.relaydance import RelayDance
-from relay.providers.stablestudio import StableStudio
 from relay.security import whole_file
 from relay.security.callback_signatures import check_secrets
 from relay.security.callback_tokens import CallbackTokens
 from relay.security.encryption import Encryption
 from relay.security.redaction import Redactor
+from relay.security.request_rates import RequestRates, TokenBuckets
 from relay.security.shares import Shares
 from relay.security.signatures import SigningKeys
 from relay.security.signed_cookies import SignedCookies
 from relay.security.url_policy import AddressPolicy
-from relay.settings import Settings
+from relay.settings import ProviderSettings, Settings
 from relay.shutdown import CLOSE_MIN_S, Stop
 from relay.storage.apply_updates import UpdateResult
 from relay.storage.boots import process_name
@@ -81,6 +80,9 @@ from relay.storage.statistics import Statistics
 from relay.storage.store import Store, StoreOptions
 from relay.uploads.file_uploads import StepSender, UploadLimits, Uploads
 from relay.uploads.upload_payment import FileBuyer
+
+if TYPE_CHECKING:
+    from relay.providers.clip_prices import ClipPrices
 
 _logger = log.get("app")
 PAUSE_AFTER_FAILURE_MS = 1000
@@ -112,6 +114,7 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     tracing: Tracing | None
     keys_refused: Mapping[str, KeyRefused]
     cookies: SignedCookies
+    rates: RequestRates
 
     @property
     def draining(self) -> asyncio.Event:
@@ -205,7 +208,7 @@ async def opened(
         if setup.tracing is not None:
             stack.push_async_callback(_close_tracing, setup.tracing, setup.stop)
         outbound = await stack.enter_async_context(_open_outbound(setup))
-        configured = {name: _configured(one, setup, outbound.client) for name, one in setup.adapters.items()}
+        configured = _configured_providers(setup, outbound.client)
         storage = await stack.enter_async_context(_open_store(setup))
         store = storage.store
         notifications = _notifications(setup, store, outbound.sender)
@@ -222,14 +225,32 @@ async def _close_tracing(tracing: Tracing, stop: Stop) -> None:
     await tracing.close(min(FLUSH_S, max(CLOSE_MIN_S, stop.left_s())))
 
 
-def with_settings(settings: Settings, providers: Mapping[str, Provider]) -> dict[str, Provider]:
-    """Return the adapters, those that have settings of their own made by them."""
-    own: dict[str, Provider] = {
-        StableStudio.name: StableStudio(settings.stablestudio_schema),
-        RelayDance.name: RelayDance(clip_prices(settings)),
-        Ark.name: Ark(settings.ark_region),
+def with_settings(settings: Settings, providers: Mapping[str, Provider]) -> Mapping[str, Provider]:
+    """Return the adapters, those that have settings of their own made by them; each is made at its first use."""
+    own: dict[str, Callable[[], Provider]] = {
+        "stablestudio": partial(_stablestudio, settings),
+        "relaydance": partial(_relaydance, clip_prices(settings) if settings.relaydance_prices else ()),
+        "ark": partial(_ark, settings),
     }
-    return {name: own.get(name, adapter) for name, adapter in providers.items()}
+    return LazyMapping({name: own.get(name, partial(providers.__getitem__, name)) for name in providers})
+
+
+def _stablestudio(settings: Settings) -> Provider:
+    from relay.providers.stablestudio import StableStudio  # noqa: PLC0415 - one provider of many
+
+    return StableStudio(settings.stablestudio_schema)
+
+
+def _relaydance(prices: "ClipPrices") -> Provider:
+    from relay.providers.relaydance import RelayDance  # noqa: PLC0415 - one provider of many
+
+    return RelayDance(prices)
+
+
+def _ark(settings: Settings) -> Provider:
+    from relay.providers.ark import Ark  # noqa: PLC0415 - one provider of many
+
+    return Ark(settings.ark_region)
 
 
 def _setup(settings: Settings, providers: Mapping[str, Provider], clock: Clock, stop: Stop, dispatches: bool) -> Setup:
@@ -398,6 +419,10 @@ def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: F
         tracing=setup.tracing,
         keys_refused=context.keys_refused,
         cookies=SignedCookies(setup.keys, settings.environment),
+        rates=RequestRates(
+            TokenBuckets(settings.rate_per_key, settings.burst_per_key),
+            TokenBuckets(settings.rate_per_address, settings.burst_per_address),
+        ),
     )
 
 
@@ -474,10 +499,12 @@ async def _running(loops: Mapping[str, Callable[[], Awaitable[None]]], setup: Se
 
 
 async def _run_forever(name: str, run: Callable[[], Awaitable[None]], clock: Clock) -> None:
-    """Run a loop again after a failure, such as a full disk, and a pause."""
+    """Run a loop again after a failure, and a pause; only an unexpected failure is logged with its traceback."""
     while True:
         try:
             await run()
+        except StorageUnavailable as error:
+            _logger.error("loop.failed", loop=name, error=type(error).__name__, reason=str(error))
         except Exception as error:
             _logger.error("loop.failed", loop=name, error=type(error).__name__, exc_info=error)
         await clock.sleep(PAUSE_AFTER_FAILURE_MS)
@@ -523,9 +550,22 @@ def _publisher(
     return publish
 
 
-def _configured(adapter: Provider, setup: Setup, client: ProviderClient) -> ConfiguredProvider:
+def _configured_providers(setup: Setup, client: ProviderClient) -> Mapping[str, ConfiguredProvider]:
+    """Return every provider with its settings, those that have any made now; the others are made at their first use.
+
+    So no callback waits for a module to be loaded, unless it is of a provider that is no longer configured.
+    """
+    settings = setup.settings
+    providers = LazyMapping({name: partial(_configured, name, setup, client) for name in setup.adapters})
+    for name in providers:
+        if settings.wallet_key or settings.provider(name) != ProviderSettings():
+            providers[name]
+    return providers
+
+
+def _configured(name: str, setup: Setup, client: ProviderClient) -> ConfiguredProvider:
     """Return a provider with its settings; with its published keys if it signs by them and no secret is set."""
-    name, settings = adapter.name, setup.settings
+    adapter, settings = setup.adapters[name], setup.settings
     own = settings.provider(name)
     secrets: tuple[str, ...] = ()
     if own.callback_secret is not None:
@@ -560,27 +600,32 @@ def _redactor(setup: Setup) -> Redactor:
     return Redactor((settings.api_key, wallet, *setup.keys, *of_providers), setup.tokens.prefix)
 
 
-def clip_prices(settings: Settings) -> ClipPrices:
+def clip_prices(settings: Settings) -> "ClipPrices":
     """Return the operator's prices; raise SettingsError for a malformed setting."""
+    from relay.providers.clip_prices import read_clip_prices  # noqa: PLC0415 - one provider of many
+
     try:
         return read_clip_prices(settings.relaydance_prices)
     except ValueError as error:
         raise SettingsError(f"RELAY_RELAYDANCE_PRICES {error}") from None
 
 
-def policies(settings: Settings, providers: Mapping[str, Provider]) -> dict[str, Policy]:
-    """Return the payment policy of each paid provider: the chain, the token, the most for one job, and the payees."""
-    return {
-        name: Policy(
-            amount_max=settings.spend_max_per_job,
-            pay_to=frozenset(settings.provider(name).pay_to),
-            chain_id=settings.pay_chain_id,
-            asset=settings.pay_asset,
-            asset_name=settings.pay_asset_name,
-        )
-        for name, adapter in providers.items()
-        if adapter.limits.paid
-    }
+def policies(settings: Settings, providers: Mapping[str, Provider]) -> Mapping[str, Policy]:
+    """Return the payment policy of each paid provider, made when it is first paid."""
+    return LazyMapping({name: partial(_policy, settings, providers, name) for name in providers})
+
+
+def _policy(settings: Settings, providers: Mapping[str, Provider], name: str) -> Policy:
+    """Return the chain, the token, the most for one job, and the payees; KeyError for a provider that is not paid."""
+    if not providers[name].limits.paid:
+        raise KeyError(name)
+    return Policy(
+        amount_max=settings.spend_max_per_job,
+        pay_to=frozenset(settings.provider(name).pay_to),
+        chain_id=settings.pay_chain_id,
+        asset=settings.pay_asset,
+        asset_name=settings.pay_asset_name,
+    )
 
 
 def _signer_in(wallet: Wallet | None, clock: Clock) -> Callable[[ProviderResponse, str], dict[str, str]] | None:
@@ -610,8 +655,9 @@ def secret_keys(settings: Settings) -> tuple[str, ...]:
     path = database.with_name(database.name + ".secret")
     if not path.exists() and is_encrypted(database):
         raise SettingsError(
-            f"{database.name} is encrypted with a key, and {path.name} beside it is gone: put the file back from the "
-            "backup, or set RELAY_SECRET_KEYS to what was in it"
+            f"{database.name} holds secrets that a key encrypts, and there is none: RELAY_SECRET_KEYS is not set, and "
+            f"{path.name} is not beside it. Set RELAY_SECRET_KEYS to the keys that relay ran with (set -a; . "
+            "./relay.env; set +a), or put the file back from the backup"
         )
     if not path.exists() and whole_file.create_once(path, secrets.token_urlsafe(32)):
         _logger.warning(

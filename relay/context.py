@@ -131,6 +131,13 @@ class FlowContext(msgspec.Struct, frozen=True, kw_only=True):
     keys_accepted: dict[str, int] = {}
     """When each provider last accepted relay's key, in unix milliseconds, as far as this process knows."""
 
+    @property
+    def usable(self) -> list[str]:
+        """Return the providers that jobs can be submitted to, without making those that have neither key nor wallet."""
+        settings = self.settings
+        keyed = [name for name in self.providers if settings.wallet_key or settings.provider(name).api_key]
+        return [name for name in keyed if self.providers[name].usable]
+
     async def until_stored(self, write: Callable[[bool], Awaitable[Result]], **about: str | None) -> Result:
         """Write a provider's answer and return the result; retry while the database is away.
 

@@ -17,6 +17,7 @@ RelayError
 ├── UploadFailed              502  the provider did not accept a file (providers/uploads.py)
 ├── SpendCapReached           402  the job would cost more than the operator allows
 ├── PaymentRefused            402  the payment policy refuses the provider's offer
+├── RangeNotSatisfiable       416  no such part of a file
 ├── TooManyRequests           429  one project, key or job is at its limit
 ├── StorageUnavailable        503  the database or a limit refused it; nothing was written
 ├── SignatureInvalid          –    a signature is missing, wrong or too old (security/signatures.py)
@@ -37,7 +38,7 @@ import msgspec
 ERRORS_MAX: Final = 50
 """Limit of the errors in a response, so that a hostile body does not cause a long one."""
 PATH_MAX_CHARS: Final = 200
-MESSAGE_MAX_CHARS: Final = 500
+MESSAGE_MAX_CHARS: Final = 700
 DETAIL_ERRORS_MAX: Final = 10
 DETAIL_MAX_CHARS: Final = 2_000
 
@@ -102,6 +103,8 @@ class Bound(StrEnum):
     SPEND_MAX_PER_HOUR = auto()
     PROJECT_SPEND_MAX_PER_HOUR = auto()
     BACKLOG_MAX = auto()
+    RATE_PER_KEY = auto()
+    RATE_PER_ADDRESS = auto()
 
 
 class RelayError(Exception):
@@ -198,6 +201,16 @@ class PaymentRefused(RelayError):
     """The payment policy refuses the provider's offer, for example by its chain, asset, payee or amount."""
 
     code = "payment_refused"
+
+
+class RangeNotSatisfiable(RelayError):
+    """A request asks for a part of a file that there is not; `size` is the file's length in bytes."""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, text: str, size: int) -> None:
+        super().__init__(text)
+        self.size = size
 
 
 class TooManyRequests(RelayError):

@@ -1,16 +1,14 @@
 """Every setting of relay, once: one field says its type, bounds, default, environment variable, secrecy and meaning.
 
-A new setting is one field, and a line of the README's table. msgspec converts its text, or a parser that
-stands in the annotation. `load` names all wrong variables in one error, so that a deploy fails with the whole list.
+A new setting is one field, and a line of docs/settings.md. msgspec converts its text, or a parser that stands in the
+annotation. `load` names all wrong variables in one error, so that a deploy fails with the whole list.
 """
 
-import difflib
 import ipaddress
 import re
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from string import Formatter
 from types import NoneType
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 from urllib.parse import SplitResult, urlsplit
@@ -148,14 +146,22 @@ def parse_rpc_url(text: str) -> str:
     return text
 
 
+_PARTS: Final = {"query": "a query (?…)", "fragment": "a fragment (#…)", "username": "a user name"}
+
+
 def _web_url(text: str, must: str, barred: tuple[str, ...]) -> SplitResult:
-    """Return the parts of an http or https URL; ValueError `must` for another text, or one with a barred part."""
+    """Return the parts of an http or https URL; ValueError `must` for another text, or one with a barred part.
+
+    The barred part is named, and not repeated: it may hold a password.
+    """
     try:
         parts = urlsplit(text.strip().rstrip("/"))
     except ValueError:
         raise ValueError(must) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or any(getattr(parts, part) for part in barred):
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(must)
+    if found := [_PARTS[part] for part in barred if getattr(parts, part)]:
+        raise ValueError(f"{must}, without {' or '.join(found)}")
     return parts
 
 
@@ -202,8 +208,20 @@ def guessable(key: str, chars_min: int) -> str | None:
     return None
 
 
+KEY_CHARS_MAX: Final = 500
+KEY_PART_CHARS_MAX: Final = 200
+ARCHIVE_URL_CHARS_MAX: Final = 500
+"""A key and the prefix before it together are at most 1,024 bytes in S3, a file's name 255."""
+LONGEST: Final = {
+    name: "x" * chars
+    for name, chars in {"project": 30, "provider": 30, "date": 10, "job": 30, "n": 10, "kind": 10, "ext": 10}.items()
+}
+
+
 def parse_archive_url(text: str) -> str:
     """Return the URL of a bucket, or of a folder, without a slash at its end."""
+    if len(text) > ARCHIVE_URL_CHARS_MAX:
+        raise ValueError(f"must have at most {ARCHIVE_URL_CHARS_MAX} characters, not {len(text)}")
     must = "must be a bucket or folder such as s3://bucket/prefix, gs://bucket, az://container or file:///path"
     parts = urlsplit(text)
     if parts.scheme not in ("s3", "gs", "az", "file") or parts.query or parts.fragment or "@" in parts.netloc:
@@ -215,13 +233,19 @@ def parse_archive_url(text: str) -> str:
 
 def parse_archive_key(text: str) -> str:
     """Return the template of a copy's key, which two copies never share."""
-    fields = {name for _, name, _, _ in Formatter().parse(text) if name is not None}
+    fields = set(re.findall(r"\{([a-z]+)\}", text))
     known = {"project", "provider", "date", "job", "n", "kind", "ext"}
     plain = re.fullmatch(r"(?:[A-Za-z0-9_-]|\{[a-z]+\})(?:[A-Za-z0-9._/-]|\{[a-z]+\})*", text)
-    odd = ".." in text or "//" in text or text.endswith("/")
+    odd = any(part in text for part in ("..", "//", "/.")) or text.endswith("/")
     if not plain or odd or fields - known or not {"job", "n"} <= fields:
         raise ValueError(
             "must be letters, digits, . _ - / and {job} {n}, both needed, {project} {provider} {date} {kind} {ext}"
+        )
+    longest = text.format(**LONGEST)
+    if len(longest) > KEY_CHARS_MAX or max(map(len, longest.split("/"))) > KEY_PART_CHARS_MAX:
+        raise ValueError(
+            f"must make keys of at most {KEY_CHARS_MAX} characters, {KEY_PART_CHARS_MAX} between two slashes:"
+            f" {{project}} and {{job}} have {len(LONGEST['job'])} each"
         )
     return text
 
@@ -268,7 +292,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     public_url: Annotated[str, parse_public_url] | None = None
     """where providers reach this relay: callback URLs begin with it; default what the platform says, where it does"""
     client_ip: Annotated[str, parse_client_ip] = "peer"
-    """where the address of a client is, for the log: peer, xff:N behind N proxies, header:NAME; default by platform"""
+    """where a client's address is, for log and rates: peer, xff:N behind N proxies, header:NAME; default by platform"""
     secret_keys: Annotated[tuple[str, ...], parse_secret_keys, SECRET] = ()
     """comma list, newest last: signs callback tokens, seals secrets at rest"""
     api_key: Annotated[str, parse_api_key, SECRET] | None = None
@@ -291,8 +315,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     """json: one object a line; console: for people"""
     log_queue_max: Annotated[int, Meta(ge=16, le=1_000_000)] = 10_000
     """log lines that wait for whatever reads standard output; more are dropped and counted"""
-    retry_schedule_s: Annotated[tuple[int, ...], parse_schedule] | None = None
-    """seconds before each attempt of a delivery; default 75.5 hours in ten attempts"""
     submit_wait_s: Annotated[float, Meta(ge=0, le=25)] = 8.0
     """how long POST /v1/jobs waits for the provider before it answers 202"""
     submit_timeout_s: Annotated[float, Meta(ge=0.1, le=300)] = 30.0
@@ -367,10 +389,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     """comma list of the content types, by a result's first bytes, that are copied; default video/*,image/*,audio/*"""
     archive_max_bytes: Annotated[int, Meta(ge=1024, le=5_000_000_000)] = 1_073_741_824
     """the largest result that is copied; stores take no more than 5 GB in one PUT"""
-    archive_timeout_s: Annotated[float, Meta(ge=1, le=3000)] = 300.0
+    archive_timeout_s: Annotated[float, Meta(ge=1, le=3000)] = 900.0
     """how long one try of a copy may take, from the name's look-up to the bucket's answer"""
     archive_in_flight_max: Annotated[int, Meta(ge=1, le=100)] = 4
     """concurrent copies, of which each holds at most 16 MiB; a project leaves one in eight to others"""
+    archive_bytes_per_s: Annotated[int, Meta(ge=100_000, le=10_000_000_000)] = 6_000_000
+    """bytes in a second of all copies of a process together; more makes notifications wait for disk and processor"""
     archive_wait_s: Annotated[float, Meta(ge=0, le=3600)] = 60.0
     """with before_notify: how long the event of a job's end waits for the copies of its results"""
     archive_retry_s: Annotated[int, Meta(ge=1, le=259_200)] = 86_400
@@ -399,6 +423,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     """memory for bodies of one project, or of one job's callbacks; default an eighth of `RELAY_BODIES_MAX_BYTES`"""
     bodies_for_callbacks_bytes: Annotated[int, Meta(ge=0, le=1 << 36)] | None = None
     """how much of `RELAY_BODIES_MAX_BYTES` is kept for callbacks; default a quarter of it"""
+    rate_per_key: Annotated[float, Meta(ge=0, le=1_000_000)] = 1000.0
+    """API requests in a second of one key, to one process; one more is answered 429; 0: any number"""
+    burst_per_key: Annotated[int, Meta(ge=1, le=1_000_000)] = 2000
+    """API requests that one key may make without a pause, before its rate counts"""
+    rate_per_address: Annotated[float, Meta(ge=0, le=1_000_000)] = 50.0
+    """requests in a second without a valid key, session or callback token of one address (IPv6: /64); 0: any number"""
+    burst_per_address: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
+    """such requests that one address may make without a pause, before its rate counts"""
     connections_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
     """connections that may be open; half of the files that the system allows is the limit where that is less"""
     idle_s: Annotated[float, Meta(ge=0.1, le=3600)] = 100.0
@@ -435,6 +467,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"
     """days an ended job is kept; 0: for ever"""
     audit_retention_days: Annotated[int, parse_retention_days] = 400
     """days an entry of the audit is kept; 0: for ever"""
+    retry_schedule_s: Annotated[tuple[int, ...], parse_schedule] | None = None
+    """seconds before each attempt of a delivery; default 75.5 hours in ten attempts"""
     deliveries_in_flight_max: Annotated[int, Meta(ge=1, le=10_000)] = 256
     """concurrent attempts in all; a project leaves one in eight to others, hanging endpoints one in four to the rest"""
     keepalive_s: Annotated[float, Meta(ge=0, le=600)] = 30.0
@@ -548,6 +582,10 @@ def unknown(environ: Mapping[str, str], providers: tuple[str, ...]) -> list[str]
     """Return the RELAY_ variables that no setting reads, each with the name that was probably meant."""
     known = {*_variables(providers), *(f"{name}{FILE}" for name in secret_names(providers))}
     found = sorted(name for name in environ if name.startswith("RELAY_") and name not in known)
+    if not found:
+        return []
+    import difflib  # noqa: PLC0415 - needed for mistakes alone
+
     meant = [difflib.get_close_matches(name, known, n=1, cutoff=0.8) for name in found]
     return [f"{name} (did you mean {close[0]}?)" if close else name for name, close in zip(found, meant, strict=True)]
 

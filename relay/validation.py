@@ -4,9 +4,8 @@ msgspec stops at the first error, but a client needs the whole list. So the type
 and msgspec does the final conversion.
 """
 
-import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import islice
 from typing import Annotated, Any, Final, TypeVar
@@ -58,7 +57,10 @@ def _check(value: object, shape: shapes.Type, path: str) -> Iterator[FieldError]
     """Yield the errors of one node: its JSON type, then its bounds, then its children."""
     match shape:
         case shapes.Metadata():
-            yield from _check(value, shape.type, path)
+            if (words := in_words(shape)) is None or not isinstance(shape.type, shapes.StrType):
+                yield from _check(value, shape.type, path)
+            elif not _fits(value, shape.type):
+                yield FieldError(path, f"must be {words}, not {shown(value)}")
         case shapes.AnyType():
             return
         case shapes.UnionType():
@@ -71,7 +73,7 @@ def _check(value: object, shape: shapes.Type, path: str) -> Iterator[FieldError]
             yield from _check_dict(value, shape, path)
         case _:
             if not _fits(value, shape):
-                yield FieldError(path, f"must be {describe(shape)}, not {shown(value)}")
+                yield FieldError(path, _wrong(shape, value))
 
 
 def _check_union(value: object, shape: shapes.UnionType, path: str) -> Iterator[FieldError]:
@@ -89,7 +91,16 @@ def _check_union(value: object, shape: shapes.UnionType, path: str) -> Iterator[
     if nested:
         yield from nested[0]
     else:
-        yield FieldError(path, f"must be {describe(shape)}, not {shown(value)}")
+        yield FieldError(path, _wrong(shape, value))
+
+
+def _wrong(shape: shapes.Type, value: object) -> str:
+    """Return what a value must be instead; of 5.0, which JSON Schema calls an integer, how relay needs it written."""
+    text = f"must be {describe(shape)}, not {shown(value)}"
+    members = shape.types if isinstance(shape, shapes.UnionType) else (shape,)
+    if isinstance(value, float) and value.is_integer() and any(isinstance(one, shapes.IntType) for one in members):
+        return f"{text}; write an integer without a fraction or an exponent"
+    return text
 
 
 def _check_struct(value: dict[str, object], shape: shapes.StructType, path: str) -> Iterator[FieldError]:
@@ -180,7 +191,7 @@ def describe(shape: shapes.Type) -> str:
     """Return what the value must be, with both limits: `an integer from 4 to 15`."""
     match shape:
         case shapes.Metadata():
-            return describe(shape.type)
+            return in_words(shape) or describe(shape.type)
         case shapes.UnionType():
             return " or ".join(describe(member) for member in shape.types)
         case shapes.EnumType():
@@ -206,6 +217,18 @@ def describe(shape: shapes.Type) -> str:
             return "null"
         case _:
             return "another type"
+
+
+def in_words(shape: shapes.Metadata) -> str | None:
+    """Return what a type's author says that a text must be, in place of its pattern: `Meta(extra={"in_words": …})`."""
+    words: str | None = (shape.extra or {}).get("in_words")
+    return words
+
+
+def must_be_one_of(known: Iterable[str], given: str) -> str:
+    """Return the error of a text that is none of the known ones, with the one that was probably meant."""
+    texts = list(known)
+    return f"must be one of {', '.join(texts)}, not {shown(given)}{meant(given, texts)}"
 
 
 def _length(shape: shapes.StrType | shapes.ListType | shapes.VarTupleType | shapes.DictType, unit: str) -> str:
@@ -234,9 +257,18 @@ def join(path: str, name: str) -> str:
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    """Return the error of an unknown field, with the known one that was probably meant."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return UNKNOWN_FIELD + (f"; did you mean {close[0]}?" if close else "")
+    """Return the error of an unknown field, with the known one that was probably meant, else with all known ones."""
+    if question := meant(name, known):
+        return UNKNOWN_FIELD + question
+    return UNKNOWN_FIELD + (f"; there are {', '.join(known)}" if known else "")
+
+
+def meant(given: str, known: list[str]) -> str:
+    """Return `; did you mean …?` with the known text that is most like the given one; empty if none is."""
+    import difflib  # noqa: PLC0415 - needed for mistakes alone
+
+    close = difflib.get_close_matches(given[:_NAME_MAX], known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def shown(value: object) -> str:

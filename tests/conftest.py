@@ -1,27 +1,56 @@
 """What every test gets: one event loop for the async ones, and how hard the property tests try."""
 
 import asyncio
+import gc
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 
 import pytest
 from hypothesis import settings
 
-from tests.support import contract, postgres, running
+from tests.support import contract, postgres, running, spreading
 from tests.support.quiescence import WatchedLoop
 
 pytest_plugins = ["tests.support.oracles"]
 
 # No deadline per example: a busy machine is slow, not wrong.
 settings.register_profile("quick", deadline=None, max_examples=50)
-settings.register_profile("thorough", deadline=None, max_examples=300)
+settings.register_profile("thorough", deadline=None, max_examples=150)
 settings.load_profile("thorough" if os.environ.get("CI") else "quick")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--database postgres` runs what uses a database on a real PostgreSQL, instead of SQLite."""
     parser.addoption("--database", choices=("sqlite", "postgres"), default="sqlite", help="what relay stores in")
+
+
+def pytest_configure() -> None:
+    """Take SIGINT again where a shell has started the tests in the background: the programs they start inherit it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect the tests, all of which live to the end, without the garbage collector, and keep them out of its sight.
+
+    It takes a third of the collection's time, in each worker, and would go through thousands of tests again in each.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each of several workers have its share of what takes long."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        items[:] = spreading.spread(items, workers)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,6 +60,13 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         if request.config.getoption("--database") == "postgres":
             running.DATABASES.postgres = stack.enter_context(postgres.server())
         asyncio.run(running.DATABASES.make_template(tmp_path_factory.mktemp("template")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def databases_dropped() -> Iterator[None]:
+    """Drop the databases of each test."""
+    with running.DATABASES.kept():
         yield
 
 

@@ -54,6 +54,21 @@ CONCERNED: Final[dict[str, tuple[str, ...]]] = {
         "tests/flow/test_lanes.py",
         "tests/flow/test_fair.py",
     ),
+    "relay/deliveries/turns.py": ("tests/unit/test_turns.py",),
+    "relay/archive/archiver.py": (
+        "tests/flow/test_archive_times.py",
+        "tests/flow/test_archive_left.py",
+        "tests/flow/test_archive_shown.py",
+        "tests/flow/test_archive_keyed.py",
+        "tests/flow/test_archive_faults.py",
+        "tests/flow/test_archive.py",
+    ),
+    "relay/archive/copier.py": (
+        "tests/flow/test_archive_keyed.py",
+        "tests/flow/test_archive.py",
+        "tests/flow/test_archive_left.py",
+        "tests/flow/test_archive_faults.py",
+    ),
     "relay/deliveries/attempt_writer.py": ("tests/storage/test_settling.py",),
     "relay/deliveries/attempt.py": (
         "tests/flow/test_retries.py",

@@ -6,6 +6,9 @@ most. A bucket that does not answer costs no copy a try: all wait, and one is tr
 answers.
 
 A result that is gone is asked for by a status check, because many providers sign a fresh URL for each.
+
+An object is deleted only after it was queued for that, in the transaction in which its copy failed, began anew or
+passed its retention: no object is deleted that relay shows.
 """
 
 import asyncio
@@ -14,16 +17,18 @@ from functools import partial
 from typing import Final
 
 from relay import log
-from relay.archive.copier import Copied, Copier
+from relay.archive.buckets import Buckets
+from relay.archive.copier import Copied, Copier, LeaseLost
 from relay.context import FlowContext
-from relay.errors import RelayError
+from relay.errors import Conflict, RelayError, StorageUnavailable
 from relay.jobs.status_checks import Checker
 from relay.lifecycle import archiving
 from relay.model.archive import CopyEnd, CopyErrorCode, CopyState
+from relay.model.job import Disposition
 from relay.outbound.download import DownloadFailed
-from relay.outbound.object_store import Bucket, BucketFailed
+from relay.outbound.object_store import BucketFailed
 from relay.storage.apply_updates import JobUpdate, UpdateResult
-from relay.storage.copies import CopyClaim, CopyRetry, DueCopy, HeldEvent, OldCopy
+from relay.storage.copies import CopyClaim, CopyRetry, DueCopy, HeldEvent, LeftObject, OldCopy
 
 PAUSE_MS: Final = 5_000
 """How often the table is read at least: another process may have ordered copies."""
@@ -41,6 +46,12 @@ HOSTS_MAX: Final = 1000
 """So many hosts whose last copy failed are remembered."""
 EXPIRY_PART: Final = 4
 """Before a result expires, the next try is no later than after this part of the time that is left."""
+LEFT_EVERY_MS: Final = 60_000
+LEFT_PAUSE_MS: Final = 10_000
+"""The pauses before queued objects are deleted: usually, and after the bucket has failed."""
+LEFT_LEASE_MS: Final = 300_000
+LEFT_AGAIN_MS: Final = {CopyErrorCode.STORE_UNAVAILABLE: 60_000, CopyErrorCode.STORE_REFUSED: 3_600_000}
+"""How much later an object is deleted whose bucket did not answer, or refused to delete it."""
 RETENTION_EVERY_MS: Final = 600_000
 RETENTION_PAUSE_MS: Final = 1_000
 """The pauses before what is past its retention is deleted: while there was something, and else."""
@@ -52,12 +63,13 @@ class Archiver:
     """Runs the loop over copies; `ordered` is set when there are new ones. `…_at_ms` are monotonic milliseconds."""
 
     def __init__(
-        self, context: FlowContext, checker: Checker, copier: Copier, bucket: Bucket, ordered: asyncio.Event
+        self, context: FlowContext, checker: Checker, copier: Copier, buckets: Buckets, ordered: asyncio.Event
     ) -> None:
         self._context = context
         self._checker = checker
         self._copier = copier
-        self._bucket = bucket
+        self._buckets = buckets
+        self._bucket = buckets.own
         self._store = context.store.copies
         self._clock = context.clock
         settings = context.settings
@@ -71,20 +83,36 @@ class Archiver:
         self._of_host: Counter[str] = Counter()
         self._failing_hosts: set[str] = set()
         self._copying: set[asyncio.Task[None]] = set()
+        self._tidying: asyncio.Task[None] | None = None
         self._store_failures = 0
         self._store_opens_at_ms = 0
         self._retention_at_ms = 0
+        self._left_at_ms = 0
         self._wake = ordered
 
     def wake(self) -> None:
         """Read the table now: copies were ordered, or another process has ended."""
         self._wake.set()
 
-    async def order(self, job_id: str, *, failed: bool) -> None:
-        """Order copies of a job's results that have none, and with `failed` of those whose copy failed."""
+    async def order(self, job_id: str, *, failed: bool) -> bool:
+        """Order copies of a job's results that have none, with `failed` also where it failed; return if there were."""
         now_ms = self._clock.now_ms()
         transition = partial(archiving.order_missing, now_ms=now_ms, failed=failed)
-        await self._record(JobUpdate(job_id=job_id, at=now_ms, transition=transition, renews_outputs=False))
+        result = await self._record(JobUpdate(job_id=job_id, at=now_ms, transition=transition, renews_outputs=False))
+        return result.disposition is not Disposition.STALE
+
+    async def again(self, job_id: str) -> None:
+        """Order copies of a job's results that have none or whose copy failed, and try those that wait now.
+
+        Raise Conflict if there is none of them. The bucket is tried now too, if it did not answer before.
+        """
+        ordered = await self.order(job_id, failed=True)
+        if not await self._store.hasten(job_id, self._clock.now_ms()) and not ordered:
+            raise Conflict(
+                "the job has no result to copy: each is in the archive, is being copied, or was deleted there"
+            )
+        self._store_opens_at_ms = self._clock.monotonic_ms()
+        self.wake()
 
     async def run(self) -> None:
         """Make due copies, until cancelled."""
@@ -94,22 +122,29 @@ class Archiver:
                 now_ms, began_ms = self._clock.now_ms(), self._clock.monotonic_ms()
                 for held in await self._store.out_of_time(now_ms):
                     await self._release(held)
-                await self._delete_old()
+                self._tidy()
                 claimed = await self._start(now_ms)
                 if not claimed:
                     await self._clock.wait(self._wake, until_monotonic_ms=await self._again_at(now_ms, began_ms))
         except asyncio.CancelledError:
-            for copying in self._copying:
-                copying.cancel()
-            await asyncio.gather(*self._copying, return_exceptions=True)
+            tasks = [*self._copying, *([self._tidying] if self._tidying else [])]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             raise
 
     async def _again_at(self, now_ms: int, began_ms: int) -> int:
-        """Return when to read the table again."""
-        again_at = began_ms + PAUSE_MS
-        next_at = await self._store.next_at()
-        if next_at is not None and self._free_slots() > 0:
-            again_at = min(again_at, max(began_ms + max(next_at - now_ms, 0), self._store_opens_at_ms, began_ms + 100))
+        """Return when to read the table again: events that wait have their time, whatever the bucket does."""
+        again_at, soonest = began_ms + PAUSE_MS, began_ms + 100
+        if self._tidying is None:
+            tidied_at = min(self._left_at_ms, self._retention_at_ms) if self._retention_ms else self._left_at_ms
+            again_at = min(again_at, max(tidied_at, soonest))
+        times = await self._store.next_times()
+        if times.held_until is not None:
+            again_at = min(again_at, max(began_ms + times.held_until - now_ms, soonest))
+        waits_for_store = self._store_failures > 0 and not self._copying
+        if times.due_at is not None and (waits_for_store or self._free_slots() > 0):
+            again_at = min(again_at, max(began_ms + times.due_at - now_ms, self._store_opens_at_ms, soonest))
         return again_at
 
     def _free_slots(self) -> int:
@@ -147,7 +182,7 @@ class Archiver:
                 del counter[name]
         self._wake.set()
         if not copying.cancelled() and (error := copying.exception()) is not None:
-            _logger.error("archive.broke", copy=copy.id, error=type(error).__name__, exc_info=error)
+            _logger.error("archive.error", copy=copy.id, error=type(error).__name__, exc_info=error)
 
     async def _copy(self, copy: DueCopy) -> None:
         """Make one try of a copy, and store what came of it."""
@@ -156,12 +191,19 @@ class Archiver:
             if copy.gone_seen or self._expired(copy):
                 copy = await self._renewed(copy)
             provider = self._context.providers.get(copy.provider)
-            copied = await self._copier.copy(copy, provider, partial(self._store.name, copy.id))
+            copied = await self._copier.copy(copy, provider, self._store.name)
         except DownloadFailed as error:
             self._note_host(copy.host, failed=True)
             await self._failed(copy, error.code, str(error), began_ms)
         except BucketFailed as error:
             await self._bucket_failed(copy, error)
+        except LeaseLost:
+            _logger.warning("archive.lease_lost", job=copy.job_id, number=copy.number)
+        except StorageUnavailable:
+            raise  # the copy is due again when its lease ends
+        except Exception as error:
+            _logger.error("archive.error", copy=copy.id, error=type(error).__name__, exc_info=error)
+            await self._failed(copy, CopyErrorCode.UNREACHABLE, "relay could not copy it: its log says why", began_ms)
         else:
             self._bucket_works()
             self._note_host(copy.host, failed=False)
@@ -179,7 +221,7 @@ class Archiver:
                 await self._checker.check_now(job)
             except RelayError as error:  # the job has used up its checks, or the database is away
                 _logger.warning("archive.not_checked", job=job.id, error=type(error).__name__)
-        return await self._store.get(copy.id) or copy
+        return await self._store.get(copy) or copy
 
     def _note_host(self, host: str, *, failed: bool) -> None:
         """Remember whether the last copy from a host failed."""
@@ -199,6 +241,7 @@ class Archiver:
         """Store a copy that was made."""
         end = copy.end(
             CopyState.ARCHIVED,
+            bucket=copied.bucket,
             key=copied.key,
             sha256=copied.sha256,
             bytes=copied.size,
@@ -216,6 +259,7 @@ class Archiver:
         if not last and now_ms + RETRY_S[0] * 1000 < copy.created_at + self._retry_ms:
             retry = CopyRetry(
                 id=copy.id,
+                leased_until=copy.leased_until,
                 due_at=now_ms + self._pause_ms(copy, now_ms),
                 attempts_made=copy.attempts_made + 1,
                 gone_seen=gone_seen,
@@ -225,13 +269,6 @@ class Archiver:
             await self._store.retry(retry)
             _logger.info("archive.retried", job=copy.job_id, number=copy.number, code=code, reason=reason)
             return
-        named = await self._store.get(copy.id)
-        if named is not None and named.key is not None:
-            try:
-                await self._bucket.delete(named.key)
-            except BucketFailed as error:
-                await self._bucket_failed(copy, error)
-                return
         await self._end(copy, copy.end(CopyState.FAILED, error_code=code, error=reason), began_ms)
 
     def _pause_ms(self, copy: DueCopy, now_ms: int) -> int:
@@ -257,6 +294,7 @@ class Archiver:
             return
         retry = CopyRetry(
             id=copy.id,
+            leased_until=copy.leased_until,
             due_at=now_ms,
             attempts_made=copy.attempts_made,
             gone_seen=copy.gone_seen,
@@ -270,10 +308,13 @@ class Archiver:
         now_ms = self._clock.now_ms()
         url = f"{self._context.settings.public_url or ''}/v1/jobs/{copy.job_id}/outputs/{copy.number}"
         transition = partial(archiving.end_copy, copy=end, url=url, now_ms=now_ms)
-        await self._record(
-            JobUpdate(job_id=copy.job_id, at=now_ms, transition=transition, copy=end, renews_outputs=False)
-        )
+        update = JobUpdate(job_id=copy.job_id, at=now_ms, transition=transition, copy=end, renews_outputs=False)
+        result = await self._record(update)
+        if end.state is CopyState.FAILED or result.disposition is Disposition.STALE:
+            self._left_at_ms = 0
         duration_ms = self._clock.monotonic_ms() - began_ms
+        if result.job is not None and result.disposition is not Disposition.STALE:
+            self._context.store.statistics.copied(result.job, end, now_ms, duration_ms)
         _logger.info(
             "archive.ended",
             job=copy.job_id,
@@ -291,27 +332,64 @@ class Archiver:
         transition = partial(archiving.out_of_time, copy=held.copy, now_ms=now_ms)
         await self._record(JobUpdate(job_id=held.job_id, at=now_ms, transition=transition, releases=True))
 
+    def _tidy(self) -> None:
+        """Delete what is to be deleted, beside the loop: a bucket that hangs delays no event that waits for a copy."""
+        now_ms = self._clock.monotonic_ms()
+        old_is_due = self._retention_ms > 0 and now_ms >= self._retention_at_ms
+        if self._tidying is None and (old_is_due or now_ms >= self._left_at_ms):
+            self._tidying = asyncio.create_task(self._delete(old=old_is_due), name="delete copies")
+            self._tidying.add_done_callback(self._tidied)
+
+    def _tidied(self, tidying: "asyncio.Task[None]") -> None:
+        """Let the next deletion begin, and log a failure inside relay."""
+        self._tidying = None
+        self._wake.set()
+        if not tidying.cancelled() and (error := tidying.exception()) is not None:
+            self._retention_at_ms = self._left_at_ms = self._clock.monotonic_ms() + LEFT_PAUSE_MS
+            _logger.error("archive.error", copy=None, error=type(error).__name__, exc_info=error)
+
+    async def _delete(self, *, old: bool) -> None:
+        """Delete the objects that are queued for it; with `old`, first queue those of copies past their retention."""
+        if old:
+            await self._delete_old()
+        if self._clock.monotonic_ms() >= self._left_at_ms:
+            await self._delete_left()
+
+    async def _delete_left(self) -> None:
+        """Delete the queued objects until the bucket of one fails: that one is tried later, and delays no other."""
+        self._left_at_ms = self._clock.monotonic_ms() + LEFT_EVERY_MS
+        while (left := await self._claim_left()) is not None:
+            try:
+                await self._buckets.of(left.bucket).delete(left.key)
+            except BucketFailed as error:
+                _logger.warning("archive.not_deleted", bucket=left.bucket, key=left.key, reason=str(error))
+                await self._store.postpone_left(left, self._clock.now_ms() + LEFT_AGAIN_MS[error.code])
+                self._left_at_ms = self._clock.monotonic_ms() + LEFT_PAUSE_MS
+                return
+            await self._store.forget_left(left)
+
+    async def _claim_left(self) -> LeftObject | None:
+        """Return the next object that is queued to be deleted, leased."""
+        now_ms = self._clock.now_ms()
+        return await self._store.claim_left(now_ms, now_ms + LEFT_LEASE_MS)
+
     async def _delete_old(self) -> None:
-        """Delete the copies that are past their retention, a batch now and then."""
-        if not self._retention_ms or self._clock.monotonic_ms() < self._retention_at_ms:
-            return
+        """Store that copies are past their retention, a batch at a time: their objects are then deleted."""
         old = await self._store.past_retention(self._clock.now_ms() - self._retention_ms)
-        try:
-            for copy in old:
-                await self._bucket.delete(copy.key)
-                await self._deleted(copy)
-        except BucketFailed as error:
-            _logger.warning("archive.not_deleted", reason=str(error))
-            old = []
+        for copy in old:
+            await self._deleted(copy)
+        if old:
+            self._left_at_ms = 0
         self._retention_at_ms = self._clock.monotonic_ms() + (RETENTION_PAUSE_MS if old else RETENTION_EVERY_MS)
 
     async def _deleted(self, copy: OldCopy) -> None:
-        """Store that a copy was deleted."""
+        """Store that a copy is past its retention, before its object is deleted."""
         now_ms = self._clock.now_ms()
         transition = partial(archiving.delete_copy, number=copy.number, now_ms=now_ms)
         update = JobUpdate(job_id=copy.job_id, at=now_ms, transition=transition, deletes=copy.id, renews_outputs=False)
-        if (await self._record(update)).job is None:
-            await self._store.forget(copy.id)
+        result = await self._record(update)
+        if result.job is not None and result.disposition is not Disposition.STALE:
+            self._context.store.statistics.copy_deleted(result.job, now_ms)
 
     async def _record(self, update: JobUpdate) -> UpdateResult:
         """Store an update, while the database is away too, and publish it."""

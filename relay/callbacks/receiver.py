@@ -1,7 +1,7 @@
 """Receives callbacks: verifies, parses and stores each, and publishes what it changed after COMMIT.
 
-Whatever the body says, a callback with a good token is stored and answered 200: a provider that is refused retries for
-seconds and then gives up. `callbacks/parse.py` reads the body, `callbacks/verify.py` judges signatures, and
+Whatever the body says, a callback with a valid token is stored and answered 200: a provider that is refused retries for
+seconds and then stops. `callbacks/parse.py` reads the body, `callbacks/verify.py` verifies signatures, and
 `storage/apply_updates.py` changes the job.
 """
 
@@ -37,7 +37,7 @@ _logger = log.get("receive")
 
 
 class IncomingCallback(msgspec.Struct, frozen=True):
-    """A callback with a good token, before it is parsed; header names are in lower case."""
+    """A callback with a valid token, before it is parsed; header names are in lower case."""
 
     provider: str
     token: CallbackToken
@@ -58,7 +58,7 @@ class PreparedCallback(msgspec.Struct, frozen=True):
 
 
 class Receiver:
-    """The one way in for callbacks, from a provider, from an operator, or with a body that was cut."""
+    """Receives every callback: from a provider, by an operator's request, or with a body that was cut."""
 
     def __init__(self, context: FlowContext, tokens: CallbackTokens) -> None:
         self._context = context
@@ -67,7 +67,7 @@ class Receiver:
         self._clock = context.clock
 
     def verify_token(self, provider: str, token: str) -> CallbackToken | None:
-        """Return what the token says, None if it is not good for this provider; no I/O."""
+        """Return what the token says, None if it is not valid for this provider; no I/O."""
         return self._tokens.verify(provider, token, self._clock.now_ms())
 
     async def receive(self, callback: IncomingCallback) -> PreparedCallback:

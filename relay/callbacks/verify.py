@@ -1,6 +1,6 @@
 """How far a callback is proven: by its token alone, or by a signature as well.
 
-Every callback that reaches this point carries a good token. A signature is required if the operator set a callback
+Every callback that reaches this point carries a valid token. A signature is required if the operator set a callback
 secret, or if the provider publishes keys; a wrong one quarantines the callback. One that does not cover the body leaves
 the callback as far proven as its token does.
 """

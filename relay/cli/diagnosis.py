@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from relay import log, settings
-from relay.archive.archive import opened_bucket
+from relay.archive.buckets import opened_bucket
 from relay.cli.platforms import wiping
 from relay.errors import RelayError, SettingsError, StorageUnavailable
 from relay.jobs.alerts import ENDED_UNASKED, SILENT_FROM_MS, SILENT_JOBS, SILENT_TO_MS
@@ -129,7 +129,7 @@ def of_settings_error(error: SettingsError) -> list[Finding]:
             setting=next((word for word in problem.split() if word.startswith(SETTING_NAMES)), None),
             what=problem,
             why=why,
-            mend="correct the variable; the README has every setting with its values",
+            mend="correct the variable; docs/settings.md has every setting with its values",
         )
         for problem in error.problems
     ]
@@ -318,7 +318,7 @@ async def _secrets(examined: Examined) -> list[Finding]:
                     f"the database is sealed with {len(missing)} key{'s' if len(missing) > 1 else ''} that "
                     "RELAY_SECRET_KEYS lacks",
                     "relay could not read endpoints' secrets and would refuse open jobs' callbacks: it does not start",
-                    "put the key back, newest last; to give up one that is lost: `relay keys reseal`",
+                    "put the key back, newest last; if one is lost for ever: `relay keys reseal`",
                 )
             )
     return found or [_ok("secrets", name, "the keys cannot be guessed, and are this database's")]
@@ -432,10 +432,10 @@ async def _network(examined: Examined) -> list[Finding]:
 
 async def _providers(examined: Examined) -> list[Finding]:
     """Find providers that refuse relay's key, by asking each for a job that does not exist."""
-    keyed = {name: examined.settings.provider(name) for name in examined.adapters if not _paid(examined, name)}
-    asked = [name for name, own in keyed.items() if own.api_key]
+    keyed = [name for name in examined.adapters if examined.settings.provider(name).api_key]
+    asked = [name for name in keyed if not _paid(examined, name)]
     if not asked and not examined.settings.wallet_key:
-        names = " or ".join(f"RELAY_{name.upper()}_API_KEY" for name in keyed)
+        names = " or ".join(f"RELAY_{name.upper()}_API_KEY" for name in examined.adapters if not _paid(examined, name))
         why = "no job can be submitted"
         return [_warning("providers", names.split(" ")[0], "no provider is configured", why, f"set {names}")]
     return [one for found in await asyncio.gather(*(_provider(examined, name) for name in asked)) for one in found]

@@ -62,7 +62,9 @@ def _print(findings: "list[Finding]") -> None:
             if text and one.level in ("warning", "error"):
                 click.echo(textwrap.fill(text, COLUMNS, initial_indent=" " * 8 + label, subsequent_indent=" " * 14))
     counted = {level: sum(one.level == level for one in findings) for level in ("error", "warning")}
-    click.echo(f"{counted['error']} errors, {counted['warning']} warnings", err=True)
+    click.echo(
+        ", ".join(f"{number} {level}{'' if number == 1 else 's'}" for level, number in counted.items()), err=True
+    )
 
 
 async def _findings(environ: Mapping[str, str]) -> "list[Finding]":

@@ -49,8 +49,11 @@ def create(project: str, name: str, scopes: tuple[str, ...]) -> None:
 @command.command("list")
 def index() -> None:
     """List the keys, without their text."""
-    for line in asyncio.run(_list()):
+    lines = asyncio.run(_list())
+    for line in lines:
         click.echo(line)
+    if not lines:
+        click.echo("no keys in the database; RELAY_API_KEY is a setting, and in no list", err=True)
 
 
 @command.command("revoke")

@@ -47,8 +47,12 @@ async def _copy(database_url: str, target: str) -> None:
     from relay.storage.engine.database_url import is_postgres, sqlite_path
     from relay.storage.engine.postgres import PostgreSQL
 
-    if is_postgres(database_url) or not is_postgres(target):
-        raise SettingsError("DATABASE_URL must name the SQLite database to copy, and --to a PostgreSQL")
+    if is_postgres(database_url):
+        raise SettingsError("DATABASE_URL must name the SQLite database to copy; it names a PostgreSQL")
+    if not is_postgres(target):
+        raise SettingsError(
+            "--to must name the PostgreSQL to copy into, such as postgres://user:password@host:5432/name"
+        )
     path = sqlite_path(database_url)
     database = await PostgreSQL.open(target)
     try:

@@ -7,20 +7,21 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from relay import __version__
-from relay.providers.base import Provider
 from relay.settings import Settings
 from relay.storage.engine.database_url import is_postgres, shown
 
 if TYPE_CHECKING:
     from relay.app import App
+    from relay.providers.base import Provider
 
 CHECKED_AFTER_S: Final = 20.0
 """The checks of `relay doctor` come so long after a start: others start meanwhile, and what was due is sent."""
 
 
-def summary(settings: Settings, providers: Mapping[str, Provider]) -> dict[str, Any]:
+def summary(settings: Settings, providers: "Mapping[str, Provider]") -> dict[str, Any]:
     """Return the fields of the log line; none holds a key, a password or a token."""
-    usable = [name for name, provider in providers.items() if _usable(settings, provider)]
+    keyed = [name for name in providers if settings.wallet_key or settings.provider(name).api_key]
+    usable = [name for name in keyed if _usable(settings, providers[name])]
     return {
         "version": __version__,
         "database": shown(settings.database_url),
@@ -31,12 +32,12 @@ def summary(settings: Settings, providers: Mapping[str, Provider]) -> dict[str, 
     }
 
 
-def _usable(settings: Settings, provider: Provider) -> bool:
+def _usable(settings: Settings, provider: "Provider") -> bool:
     """Return whether jobs can be submitted to a provider: it needs its API key, or the wallet if it is paid per job."""
     return bool(settings.wallet_key if provider.limits.paid else settings.provider(provider.name).api_key)
 
 
-def _missing(settings: Settings, providers: Mapping[str, Provider], usable: list[str]) -> list[str]:
+def _missing(settings: Settings, providers: "Mapping[str, Provider]", usable: list[str]) -> list[str]:
     """Return each setting that is not set, with the consequence or what to do."""
     found = []
     if not usable:
@@ -52,7 +53,7 @@ def _missing(settings: Settings, providers: Mapping[str, Provider], usable: list
 
 
 @asynccontextmanager
-async def checked(app: "App", providers: Mapping[str, Provider]) -> AsyncIterator[None]:
+async def checked(app: "App", providers: "Mapping[str, Provider]") -> AsyncIterator[None]:
     """Make the checks of `relay doctor` once while the block runs, in the background, if the settings say so."""
     if not app.settings.check_at_start:
         yield
@@ -66,7 +67,7 @@ async def checked(app: "App", providers: Mapping[str, Provider]) -> AsyncIterato
             await checking
 
 
-async def _check(app: "App", providers: Mapping[str, Provider]) -> None:
+async def _check(app: "App", providers: "Mapping[str, Provider]") -> None:
     """Log a warning for each finding, some time after the start."""
     await app.clock.sleep(round(CHECKED_AFTER_S * 1000))
     from relay.app import with_settings

@@ -72,6 +72,19 @@ def signals(stop: Stop, within_s: float) -> Iterator[Starting]:
     except RelayError as error:
         _end_after(FAILED_S, partial(_end_failed, error))
         raise
+    finally:
+        if stop.draining.is_set():
+            _ignore_signals()
+
+
+def _ignore_signals() -> None:
+    """Ignore what comes after the shutdown: the interpreter gives handled signals back their default when it ends.
+
+    The loop's handler is not removed before, since the default would be in force for a moment. uvloop leaves what it
+    finds here when it closes.
+    """
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, signal.SIG_IGN)
 
 
 def _end_after(seconds: float, end: Callable[[], None]) -> None:

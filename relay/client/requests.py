@@ -1,6 +1,7 @@
 """What both clients share: requests and their errors, when to try again, and the messages of an event stream."""
 
 import random
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Generic, TypeVar
@@ -18,18 +19,28 @@ _ASKED_MAX_S: Final = 60.0
 _PAUSE_MAX_S: Final = 8.0
 AGAIN: Final = frozenset({429, 502, 503, 504})
 """Statuses after which the same request may work."""
+TOO_MANY: Final = 429
+_LINE_END: Final = re.compile(rb"\r\n|\r|\n")
+_BOM: Final = b"\xef\xbb\xbf"
+_ID: Final = re.compile(rb"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?")
+"""What a header can hold (RFC 9110, 5.5): the next connection sends the id in one."""
 
 
 class RelayError(Exception):
-    """relay refused a request: a program acts on `code`; `errors` names every wrong field."""
+    """relay refused a request: a program acts on `code`; `errors` names every wrong field.
 
-    def __init__(self, status: int, problem: Problem) -> None:
-        fields = "".join(f"\n  {one.path}: {one.message}" for one in problem.errors or ())
+    `retry_after_s` is how long relay asks to wait before the request is sent again, None if it does not.
+    """
+
+    def __init__(self, status: int, problem: Problem, retry_after_s: float | None = None) -> None:
+        told = [f"{one.path}: {one.message}" for one in problem.errors or ()]
+        fields = "".join(f"\n  {text}" for text in told if text not in problem.detail)
         super().__init__(f"{status} {problem.code}: {problem.detail}{fields}")
         self.status = status
         self.code = problem.code
         self.detail = problem.detail
         self.errors: list[FieldError] = list(problem.errors or ())
+        self.retry_after_s = retry_after_s
 
 
 class RelayUnavailable(Exception):
@@ -98,45 +109,83 @@ def body(**given: Any) -> dict[str, Any]:
 
 def pause_s(tried: int, retry_after: str | None) -> float:
     """Return for how long to wait after so many tries: what relay asks for, else twice as long each time."""
-    if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
-        return min(float(retry_after), _ASKED_MAX_S)
+    asked_s = _asked_s(retry_after)
+    if asked_s is not None:
+        return asked_s
     longest_s: float = min(_PAUSE_S * 2.0**tried, _PAUSE_MAX_S)
     return longest_s * random.uniform(0.5, 1.0)  # noqa: S311 - it only spreads retries
 
 
-def problem(status: int, content: bytes) -> RelayError:
+def _asked_s(retry_after: str | None) -> float | None:
+    """Return the seconds of a Retry-After, a minute at most; None for none, or for one that is no number."""
+    if retry_after is None or not (retry_after.isascii() and retry_after.isdigit()):
+        return None
+    return min(float(retry_after), _ASKED_MAX_S)
+
+
+def pause_after_refusal_s(error: RelayError, tried: int) -> float:
+    """Return for how long to wait before what was refused with 429 is tried again; raise the error at the last try."""
+    if error.status != TOO_MANY or tried >= TRIES_MAX:
+        raise error
+    return pause_s(tried, None) if error.retry_after_s is None else error.retry_after_s
+
+
+def problem(status: int, content: bytes, retry_after: str | None = None) -> RelayError:
     """Return the error of an answer; one that relay did not write is shown in part."""
     try:
-        return RelayError(status, msgspec.json.decode(content, type=Problem))
+        found = msgspec.json.decode(content, type=Problem)
     except msgspec.DecodeError:
         detail = content[:200].decode(errors="replace")
-        return RelayError(status, Problem(type="", title="", status=status, detail=detail, code="unknown"))
+        found = Problem(type="", title="", status=status, detail=detail, code="unknown")
+    return RelayError(status, found, _asked_s(retry_after))
+
+
+def position(last_id: str | None) -> dict[bytes, bytes]:
+    """Return the header of a stream that goes on after an event; none without an id, or after an empty one."""
+    return {b"last-event-id": last_id.encode()} if last_id else {}
 
 
 class Messages:
-    """Reads the messages of a stream from its bytes; `retry_s` is how long to wait before the next connection.
+    """Reads the messages of a stream from its bytes.
 
+    `last_id` is what the next connection sends as Last-Event-ID, at first that of the connection before; `retry_s` is
+    how long to wait before it. An id with U+0000 is ignored, as the standard says, and so is one that no header holds.
     https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
     """
 
-    def __init__(self) -> None:
+    def __init__(self, last_id: str | None = None) -> None:
         self.retry_s = 2.0
+        self.last_id = last_id or ""
         self._rest = b""
-        self._id = ""
+        self._id = self.last_id
         self._data: list[bytes] = []
+        self._at_start = True
+        self._after_cr = False
 
     def feed(self, received: bytes) -> Iterator[Message]:
         """Yield the messages that end in these bytes."""
-        *lines, self._rest = (self._rest + received).split(b"\n")
+        if self._after_cr and received:
+            received = received.removeprefix(b"\n")
+        self._after_cr = received.endswith(b"\r") or (self._after_cr and not received)
+        *lines, self._rest = _LINE_END.split(self._rest + received)
         for line in lines:
-            name, _, value = line.removesuffix(b"\r").partition(b":")
-            value = value.removeprefix(b" ")
-            if not name and not value and self._data:
-                yield Message(self._id, b"\n".join(self._data))
-                self._data.clear()
-            elif name == b"id" and value.isascii() and (text := value.decode()).isprintable():
-                self._id = text  # any other could not be sent back in a header
-            elif name == b"data":
-                self._data.append(value)
-            elif name == b"retry" and value.isdigit():
-                self.retry_s = min(float(value) / 1000, _ASKED_MAX_S)
+            if self._at_start:
+                line = line.removeprefix(_BOM)  # noqa: PLW2901 - a stream may begin with one
+                self._at_start = False
+            if line:
+                self._read(line)
+                continue
+            self.last_id, data, self._data = self._id, self._data, []
+            if data:
+                yield Message(self.last_id, b"\n".join(data))
+
+    def _read(self, line: bytes) -> None:
+        """Read one field; a line without a name is a comment."""
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"id" and _ID.fullmatch(value):
+            self._id = value.decode(errors="replace")
+        elif name == b"data":
+            self._data.append(value)
+        elif name == b"retry" and value.isdigit():
+            self.retry_s = min(float(value) / 1000, _ASKED_MAX_S)

@@ -20,6 +20,7 @@ from relay.client.types import (
     BulkResult,
     Callback,
     CallbackHead,
+    Copy,
     Delivery,
     DeliveryWithAttempts,
     Endpoint,
@@ -123,17 +124,17 @@ class Relay:
         while until_s is None or time.monotonic() < until_s:
             try:
                 with self._stream(after, None, until_s) as response:
-                    messages = Messages()
+                    messages = Messages(after)
                     # The stream is open: what ends the job from here on is in it.
                     found = self.job(job_id)
                     if found.status in FINAL:
                         return found
                     for received in response.iter_bytes():
                         for message in messages.feed(received):
-                            after = message.id
                             event = msgspec.json.decode(message.data, type=Notification)
                             if event.final and event.job_id == job_id:
                                 return self.job(job_id)
+                        after = messages.last_id
                         if until_s is not None and time.monotonic() >= until_s:
                             break
             except httpx.TransportError:
@@ -325,17 +326,20 @@ class Relay:
         """Yield events as they happen, without end, from `after` an event's id on; a lost connection is made again."""
         tried = 0
         while True:
-            messages = Messages()
+            messages, pause_s = Messages(after), 0.0
             try:
                 with self._stream(after, type, None) as response:
                     tried = 0
                     for received in response.iter_bytes():
                         for message in messages.feed(received):
-                            after = message.id
                             yield msgspec.json.decode(message.data, type=Notification)
+                        after = messages.last_id
             except httpx.TransportError:
                 tried += 1
-            time.sleep(max(messages.retry_s, requests.pause_s(tried, None)))
+            except RelayError as error:
+                tried += 1
+                pause_s = requests.pause_after_refusal_s(error, tried)
+            time.sleep(max(messages.retry_s, pause_s or requests.pause_s(tried, None)))
 
     @contextmanager
     def _stream(self, after: str | None, kind: str | None, until_s: float | None) -> Iterator[httpx.Response]:
@@ -345,11 +349,12 @@ class Relay:
             "GET",
             f"{self._url}/v1/events/stream",
             params=requests.query(type=kind),
-            headers=self._headers | ({} if after is None else {"last-event-id": after}),
+            headers={name.encode(): value.encode() for name, value in self._headers.items()} | requests.position(after),
             timeout=httpx.Timeout(self._timeout_s, read=silence_s),
         ) as response:
             if not response.is_success:
-                refused = requests.problem(response.status_code, response.read())
+                retry_after = response.headers.get("retry-after")
+                refused = requests.problem(response.status_code, response.read(), retry_after)
                 if response.status_code in AGAIN - {TOO_MANY}:
                     raise httpx.ReadError(str(refused))
                 raise refused
@@ -446,6 +451,17 @@ class Relay:
         """Return which results of the project are copied, and how many are."""
         return self._send(Request(method="GET", path="/v1/archive"), Archive)
 
+    def copies(self, job_id: str) -> list[Copy]:
+        """Return the copies of a job's results, with their tries."""
+        page = self._send(Request(method="GET", path=f"/v1/jobs/{job_id}/copies"), page_of(Copy))
+        return list(page.data)
+
+    def copy(self, job_id: str, *, idempotency_key: str | None = None) -> list[Copy]:
+        """Copy results of a job that have no copy or whose copy failed, try pending ones now, and return the copies."""
+        path = f"/v1/jobs/{job_id}/copies"
+        page = self._send(requests.writing("POST", path, None, idempotency_key), page_of(Copy))
+        return list(page.data)
+
     def change_archive(self, mode: str | None) -> Archive:
         """Choose which results of the project are copied; None for what the relay's setting says."""
         return self._send(requests.writing("PATCH", "/v1/archive", {"mode": mode}), Archive)
@@ -523,9 +539,9 @@ class Relay:
             else:
                 if response.is_success or response.has_redirect_location:
                     return response
-                if response.status_code not in AGAIN or (tried == TRIES_MAX and response.status_code == TOO_MANY):
-                    raise requests.problem(response.status_code, response.content)
                 retry_after = response.headers.get("retry-after")
+                if response.status_code not in AGAIN or (tried == TRIES_MAX and response.status_code == TOO_MANY):
+                    raise requests.problem(response.status_code, response.content, retry_after)
                 reason = f"it answers {response.status_code}"
             if tried == TRIES_MAX:
                 raise RelayUnavailable(f"relay at {self._url} does not answer: {reason}")

@@ -122,11 +122,34 @@ class Cap(msgspec.Struct, frozen=True, kw_only=True):
     """Null for the cap of a job."""
 
 
+class CopiesNow(msgspec.Struct, frozen=True, kw_only=True):
+    """The copies that are pending now, and those that failed."""
+
+    pending: int
+    failed: int
+    more: bool
+    """Whether there may be more: relay counts the first 20,000 of each."""
+    oldest_pending_at: str | None
+    """Since when the oldest one is pending."""
+
+
 class CopyCount(msgspec.Struct, frozen=True, kw_only=True):
     """A number of copies, and their bytes together."""
 
     number: int
     bytes: int
+
+
+class CopySums(msgspec.Struct, frozen=True, kw_only=True):
+    """Copies of results that ended, and copies that were deleted past their retention."""
+
+    archived: int
+    failed: int
+    deleted: int
+    bytes: int
+    """Of those that were archived."""
+    errors: dict[str, int]
+    """Those that failed, by `outputs[].archive.error`."""
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +195,16 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     """A job that a bulk action was done to."""
 
     job: str
+
+
+class Duration(msgspec.Struct, frozen=True, kw_only=True):
+    """How long the tries took that made a copy."""
+
+    count: int
+    p50_ms: int
+    """9.1 % off at most, as the others."""
+    p95_ms: int
+    p99_ms: int
 
 
 class DurationRange(msgspec.Struct, frozen=True, kw_only=True):
@@ -629,6 +662,36 @@ class CallbackHead(msgspec.Struct, frozen=True, kw_only=True):
     """Names and values in their order, secrets redacted."""
 
 
+class Copy(msgspec.Struct, frozen=True, kw_only=True):
+    """The copy of a result: where it is, or why it is not there yet."""
+
+    object: str
+    number: int
+    """The place of its result in `outputs`, counted from 0."""
+    kind: str
+    state: str
+    url: str | None
+    """Answers with the result, for a client with an API key."""
+    key: str | None
+    """Within the bucket; null until it is there."""
+    content_type: str | None
+    bytes: int | None
+    sha256: str | None
+    tries: int
+    """Those that ended; without those that failed because of the bucket."""
+    error: str | None
+    """Why the last try failed."""
+    error_detail: str | None
+    copying: bool
+    """Whether a try is under way."""
+    next_try_at: str | None
+    """null while a try is under way, and once it has ended."""
+    expires_at: str | None
+    """When the result expires at its provider."""
+    created_at: str
+    finished_at: str | None
+
+
 class CopyCounts(msgspec.Struct, frozen=True, kw_only=True):
     """The copies of a project by their state."""
 
@@ -636,6 +699,20 @@ class CopyCounts(msgspec.Struct, frozen=True, kw_only=True):
     archived: CopyCount
     failed: CopyCount
     deleted: CopyCount
+
+
+class CopyNumbers(msgspec.Struct, frozen=True, kw_only=True):
+    """The copies of a time."""
+
+    archived: int
+    failed: int
+    deleted: int
+    bytes: int
+    """Of those that were archived."""
+    errors: dict[str, int]
+    """Those that failed, by `outputs[].archive.error`."""
+    duration: Duration | None
+    """null if none was archived."""
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -678,24 +755,6 @@ class Hits(msgspec.Struct, frozen=True, kw_only=True):
     data: list[Hit]
 
 
-class Interval(msgspec.Struct, frozen=True, kw_only=True):
-    """The numbers of one interval."""
-
-    jobs_created: int
-    jobs_finished: Ends
-    finished_by: EndedBy
-    deliveries: DeliveryNumbers
-    attempts: dict[str, int]
-    """Attempts by outcome."""
-    latency: Latency | None
-    """null without such a delivery."""
-    backlog: BacklogMost
-    at: str
-    """Its beginning."""
-    unfinished: bool
-    """Whether it is not over yet."""
-
-
 class JobError(msgspec.Struct, frozen=True, kw_only=True):
     """Why a job failed: relay's class and code, and the provider's own code and message."""
 
@@ -730,20 +789,6 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     project: str
     """The project whose event it is."""
     data: Any
-
-
-class Numbers(msgspec.Struct, frozen=True, kw_only=True):
-    """The numbers of a time."""
-
-    jobs_created: int
-    jobs_finished: Ends
-    finished_by: EndedBy
-    deliveries: DeliveryNumbers
-    attempts: dict[str, int]
-    """Attempts by outcome."""
-    latency: Latency | None
-    """null without such a delivery."""
-    backlog: BacklogMost
 
 
 class OutputArchive(msgspec.Struct, frozen=True, kw_only=True):
@@ -817,6 +862,7 @@ class ProviderNumbers(msgspec.Struct, frozen=True, kw_only=True):
     """Whenever that was."""
     last_error: LastError | None
     """Whenever that was."""
+    archive: CopySums
     cost: list[CostSum]
 
 
@@ -887,7 +933,7 @@ class WebhookKeys(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Whoami(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks, and whom: the API key, its project, and this relay."""
+    """The API key of the request, its project, and this relay."""
 
     object: str
     key: CallerKey
@@ -969,6 +1015,40 @@ class DeliveryWithAttempts(msgspec.Struct, frozen=True, kw_only=True):
     attempts: list[Attempt]
 
 
+class Interval(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers of one interval."""
+
+    jobs_created: int
+    jobs_finished: Ends
+    finished_by: EndedBy
+    deliveries: DeliveryNumbers
+    attempts: dict[str, int]
+    """Attempts by outcome."""
+    latency: Latency | None
+    """null without such a delivery."""
+    archive: CopyNumbers
+    backlog: BacklogMost
+    at: str
+    """Its beginning."""
+    unfinished: bool
+    """Whether it is not over yet."""
+
+
+class Numbers(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers of a time."""
+
+    jobs_created: int
+    jobs_finished: Ends
+    finished_by: EndedBy
+    deliveries: DeliveryNumbers
+    attempts: dict[str, int]
+    """Attempts by outcome."""
+    latency: Latency | None
+    """null without such a delivery."""
+    archive: CopyNumbers
+    backlog: BacklogMost
+
+
 class Output(msgspec.Struct, frozen=True, kw_only=True):
     """One result; `expires_at` is RFC 3339, from the provider's documented lifetime. `archive` is the copy of it."""
 
@@ -1025,25 +1105,6 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """How long its result URLs work."""
     further_limits: dict[str, str]
     """Other limits and rules that it publishes."""
-
-
-class Stats(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened in a project."""
-
-    object: str
-    project: str
-    from_: str = msgspec.field(name="from")
-    """`from`, rounded down to an interval."""
-    to: str
-    """`to`, rounded up to an interval."""
-    bucket: str
-    bucket_s: int
-    totals: Numbers
-    series: list[Interval]
-    """Each interval, the oldest first."""
-    providers: list[ProviderNumbers]
-    cost: list[CostSum]
-    backlog: Backlog
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -1182,6 +1243,26 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     checked: str | None = None
     """Only if relay did not know its model, and checked a part of its request."""
     notify: list[JobEndpoint]
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened in a project."""
+
+    object: str
+    project: str
+    from_: str = msgspec.field(name="from")
+    """`from`, rounded down to an interval."""
+    to: str
+    """`to`, rounded up to an interval."""
+    bucket: str
+    bucket_s: int
+    totals: Numbers
+    series: list[Interval]
+    """Each interval, the oldest first."""
+    providers: list[ProviderNumbers]
+    cost: list[CostSum]
+    backlog: Backlog
+    archive: CopiesNow
 
 
 class JobEventData(msgspec.Struct, frozen=True, kw_only=True):

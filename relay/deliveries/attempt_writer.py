@@ -14,13 +14,14 @@ TRIES_MAX: Final = 20
 """After so many the attempt is lost: its delivery is due again when its lease runs out, and is sent again."""
 
 
-async def write_attempt(deliveries: Deliveries, result: AttemptResult, clock: Clock) -> bool:
+async def write_attempt(deliveries: Deliveries, result: AttemptResult, clock: Clock, *, patient: bool = False) -> bool:
     """Return after COMMIT whether that disabled or enabled the endpoint, so that its notices are due now.
 
-    Repeat the write while the database is away; StorageUnavailable after `TRIES_MAX`.
+    What is `patient` may wait some milliseconds for another commit. Repeat the write while the database is away;
+    StorageUnavailable after `TRIES_MAX`.
     """
     try:
-        return await deliveries.write_attempt(result)
+        return await deliveries.write_attempt(result, patient=patient)
     except StorageUnavailable:
         repeated = msgspec.structs.replace(result, again=True)
         return await write_again(partial(deliveries.write_attempt, repeated), clock, TRIES_MAX - 1)

@@ -2,16 +2,16 @@
 
 The table is the truth. A delivery that is enqueued in memory is leased there, so after a crash it is due again when its
 lease ends. What a lane cannot start within the lease is released to the table, due immediately. The projects share the
-slots for attempts (`fair_share`) and the claims: nothing is claimed for a project that holds enough to fill its slots.
+slots for attempts (`turns.py`) and the claims: nothing is claimed for a project that holds enough to fill its slots.
 Of a project's slots, a quarter is for endpoints whose last attempt succeeded: however many hang, those are not delayed.
 
-The table is polled when something in it is due, when another process says so, when a lane has free slots for what the
-last poll left, and a second after anything else happened. It is not polled after every attempt, because a poll is a
+The table is polled when something in it is due, when another process notifies it, when a lane has free slots for what
+the last poll left, and a second after anything else happened. It is not polled after every attempt, because a poll is a
 transaction.
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -22,6 +22,7 @@ from relay.clock import Clock
 from relay.deliveries.attempt import Deliverer
 from relay.deliveries.attempt_writer import write_attempt
 from relay.deliveries.lane import Lane, QueuedDelivery
+from relay.deliveries.turns import Turns
 from relay.metrics import Metrics
 from relay.model.delivery import DeliveryState, Outcome
 from relay.security.fair_share import FairShare
@@ -33,8 +34,6 @@ POLL_PAUSE_MS: Final = 1000
 """The pause between polls while the table holds due deliveries for full lanes, or another process writes to it."""
 POLL_PAUSE_MAX_MS: Final = 60_000
 """The longest pause until a delivery is due: if the wall clock is set forward, nothing waits longer than this."""
-PROVEN_PART: Final = 4
-"""One slot of four is reserved, within a project, for endpoints whose last attempt succeeded."""
 LANES_KEPT: Final = 1000
 """Above this many, a lane is dropped when it is idle; lanes are kept because they know their endpoint's settings."""
 LOADED_MAX: Final = 1000
@@ -70,12 +69,8 @@ class Dispatcher:
         self._options = options
         self._metrics = metrics
         self._share = FairShare(options.in_flight_max)
-        self._unproven_max = options.in_flight_max - options.in_flight_max // PROVEN_PART
-        self._unproven: Counter[str] = Counter()
-        """How many of each project's attempts under way are to endpoints whose attempt before had not succeeded."""
+        self._turns = Turns(self._share, options.in_flight_max)
         self._lanes: dict[str, Lane] = {}
-        self._queued_lanes: dict[str, Lane] = {}
-        """The lanes in which deliveries wait, by endpoint, in the order of their turns."""
         self._queued_ids: set[str] = set()
         """The deliveries that wait in a lane or are in flight."""
         self._loaded: dict[str, _Loaded] = {}
@@ -93,14 +88,16 @@ class Dispatcher:
         self._wake = asyncio.Event()
 
     def enqueue(self, fresh: Sequence[NewDelivery]) -> None:
-        """Put new deliveries into their lanes, directly after the commit that leased them."""
+        """Put new deliveries into their lanes, after the commit that leased them from the time of their event on."""
         if not self._store.lease.dispatches:
             return
         now_ms = self._clock.monotonic_ms()
+        event = fresh[0].event if fresh else None
+        late_ms = 0 if event is None else max(0, self._clock.now_ms() - event.created_at)
         self._store.deliveries.keep_bodies(fresh)
         room = max(0, LOADED_MAX - len(self._loaded))
         self._keep_rows(self._store.deliveries.at_hand(fresh[:room]), now_ms)
-        self._enqueue(fresh, now_ms, retry=False)
+        self._enqueue(fresh, now_ms - late_ms, retry=False)
         self._poll_by(now_ms + POLL_PAUSE_MS)
         self._wake.set()
 
@@ -113,14 +110,18 @@ class Dispatcher:
     def reopen(self, endpoint_id: str) -> None:
         """Close the breaker of an endpoint that an operator repaired, and poll."""
         if lane := self._lanes.get(endpoint_id):
-            lane.record_success()
+            self._close_breaker(lane)
         self.wake()
 
     def probed(self, result: AttemptResult) -> AttemptResult:
         """Apply the result of a probe that a client asked for to its lane, and return it with the breaker's end."""
         self._metrics.attempted(result.attempt.outcome)
         lane = self._lanes.get(result.endpoint_id)
-        return result if lane is None else self._update_lane(lane, result)
+        if lane is None:
+            return result
+        applied = self._update_lane(lane, result)
+        self._turns.offer(lane, self._clock.monotonic_ms())
+        return applied
 
     async def run(self) -> None:
         """Claim due deliveries and start their attempts, until cancelled."""
@@ -140,7 +141,7 @@ class Dispatcher:
         (`storage/boots.py`).
         """
         self._lanes.clear()
-        self._queued_lanes.clear()
+        self._turns.clear()
         if self._attempts:
             _, late = await asyncio.wait(self._attempts, timeout=within_s)
             for attempt in late:
@@ -202,7 +203,12 @@ class Dispatcher:
             closed = await self._store.deliveries.not_held([lane.endpoint_id for lane in unsure])
             for lane in unsure:
                 if lane.endpoint_id in closed:
-                    lane.record_success()
+                    self._close_breaker(lane)
+
+    def _close_breaker(self, lane: Lane) -> None:
+        """Let a lane continue whose endpoint was repaired."""
+        lane.record_success()
+        self._turns.offer(lane, self._clock.monotonic_ms())
 
     def _claim_request(self, now_ms: int) -> ClaimRequest:
         """Return what the free slots of lanes and projects allow to claim."""
@@ -238,7 +244,7 @@ class Dispatcher:
 
     def _enqueue(self, deliveries: Iterable[NewDelivery | DueDelivery], leased_at_ms: int, *, retry: bool) -> None:
         """Put deliveries into their lanes, without those that are there already; release what does not fit."""
-        leased_until_ms = leased_at_ms + self._options.lease_ms
+        leased_until_ms, now_ms = leased_at_ms + self._options.lease_ms, self._clock.monotonic_ms()
         for delivery in deliveries:
             delivery_id = delivery.delivery_id
             if delivery_id in self._queued_ids:
@@ -247,7 +253,7 @@ class Dispatcher:
             lane = self._lanes.get(delivery.endpoint_id) or self._new_lane(delivery)
             if lane.enqueue(delivery_id, leased_until_ms, retry=retry):
                 self._queued_ids.add(delivery_id)
-                self._queued_lanes[lane.endpoint_id] = lane
+                self._turns.offer(lane, now_ms)
             else:
                 self._loaded.pop(delivery_id, None)
                 self._to_release.append(DeliveryKey(lane.project_id, delivery_id))
@@ -264,7 +270,9 @@ class Dispatcher:
     def _configure(self, lane: Lane, row: DueDelivery) -> None:
         """Apply the endpoint's settings to its lane."""
         timeout_ms = round(row.timeout_s * 1000)
-        lane.configure(row.in_flight_max, row.rate_limit_per_s, timeout_ms, self._clock.monotonic_ms())
+        now_ms = self._clock.monotonic_ms()
+        if lane.configure(row.in_flight_max, row.rate_limit_per_s, timeout_ms, now_ms):
+            self._turns.offer(lane, now_ms)
 
     async def _start_attempts(self) -> None:
         """Start attempts until no slot is free or every lane is empty or blocked; read the rows that are not here."""
@@ -293,42 +301,13 @@ class Dispatcher:
         return loaded.row if loaded is not None and now_ms <= loaded.until_ms else None
 
     def _select(self) -> list[QueuedDelivery]:
-        """Return the next deliveries to attempt, counted as in flight: projects and their lanes take turns."""
-        if not self._queued_lanes:
-            return []
+        """Return the next deliveries to attempt, counted as in flight; release those whose lease became too short."""
         now_ms = self._clock.monotonic_ms()
-        turns: dict[str, deque[Lane]] = {}
-        for lane in list(self._queued_lanes.values()):
-            self._expire(lane, now_ms)
-            if lane.queued:
-                turns.setdefault(lane.project_id, deque()).append(lane)
-            else:
-                del self._queued_lanes[lane.endpoint_id]
-
-        def pop(project_id: str) -> QueuedDelivery | None:
-            lanes = turns[project_id]
-            while lanes:
-                lane = lanes.popleft()
-                if not lane.proven and self._unproven[project_id] >= self._unproven_max:
-                    continue
-                if queued := lane.pop(now_ms):
-                    queued.unproven = not lane.proven
-                    self._unproven[project_id] += queued.unproven
-                    if lane.queued:
-                        lanes.append(lane)
-                    else:
-                        del self._queued_lanes[lane.endpoint_id]
-                    return queued
-            return None
-
-        return self._share.select(turns, pop)
-
-    def _expire(self, lane: Lane, now_ms: int) -> None:
-        """Release the deliveries whose lease became too short for an attempt while they waited."""
-        for queued in lane.pop_expired(now_ms):
+        for queued in self._turns.expire(now_ms):
             self._queued_ids.discard(queued.delivery_id)
             self._loaded.pop(queued.delivery_id, None)
             self._release_later(queued, now_ms)
+        return self._turns.select(now_ms)
 
     def _release_later(self, queued: QueuedDelivery, now_ms: int) -> None:
         """Release a delivery in the next turn; if its lane is then empty, poll, so that it gets a lease long enough."""
@@ -371,9 +350,12 @@ class Dispatcher:
                 # The receiver is free, and its next notification need not wait for this one's commit. After any other
                 # answer it does: that commit may disable the endpoint.
                 queued.lane.leave(queued)
+                self._turns.offer(queued.lane, self._clock.monotonic_ms())
                 self._wake.set()
             ended_at_ms = self._clock.monotonic_ms()
-            switched = await write_attempt(self._store.deliveries, result, self._clock)
+            # Until it is stored it has a slot, of which the next attempts may be short.
+            patient = result.is_plain and 2 * self._share.free_slots >= self._options.in_flight_max
+            switched = await write_attempt(self._store.deliveries, result, self._clock, patient=patient)
         except Exception as error:
             _logger.error("delivery.attempt_error", delivery=row.delivery_id, exc_info=error)
             self._finished(queued)
@@ -391,7 +373,7 @@ class Dispatcher:
             "delivery.attempt_finished",
             delivery=attempt.delivery_id,
             endpoint=result.endpoint_id,
-            about=row.event_id,
+            event_id=row.event_id,
             outcome=attempt.outcome,
             status_code=attempt.status_code,
             attempt=attempt.number,
@@ -427,19 +409,15 @@ class Dispatcher:
         """Forget a delivery that was in flight; drop its lane where it is idle and there are many."""
         lane = queued.lane
         self._queued_ids.discard(queued.delivery_id)
-        self._share.release(lane.project_id)
-        self._unproven[lane.project_id] -= queued.unproven
-        lane.leave(queued)
+        self._turns.release(queued, self._clock.monotonic_ms())
         if len(self._lanes) > LANES_KEPT and lane.idle and self._lanes.get(lane.endpoint_id) is lane:
             del self._lanes[lane.endpoint_id]
 
     def _next_turn_ms(self, now_ms: int) -> int | None:
         """Return when to continue without being woken: for a poll, a lane that opens, or a lease that expires."""
         turns = [] if self._next_poll_at_ms is None else [self._next_poll_at_ms]
-        for lane in self._queued_lanes.values():
-            opens_at_ms, expires_at_ms = lane.opens_at_ms(now_ms), lane.expires_at_ms()
-            turns += [opens_at_ms] if opens_at_ms > now_ms else []
-            turns += [] if expires_at_ms is None else [expires_at_ms]  # in the past too: it is released then
+        if (alarm_ms := self._turns.next_ms) is not None:
+            turns.append(alarm_ms)
         if self._to_release:
             turns.append(now_ms)
         return min(turns, default=None)

@@ -168,13 +168,20 @@ class Lane:
         ends = [queue[0].leased_until_ms for queue in (self._new, self._retries) if queue]
         return min(ends) - self._timeout_ms + 1 if ends else None
 
-    def configure(self, in_flight_max: int, rate_per_s: float | None, timeout_ms: int, now_ms: int) -> None:
-        """Apply the endpoint's settings, as each delivery carries them; a new rate limit counts from now on."""
+    def configure(self, in_flight_max: int, rate_per_s: float | None, timeout_ms: int, now_ms: int) -> bool:
+        """Apply the endpoint's settings, as each delivery carries them; return whether they differ from those before.
+
+        A new rate limit counts from now on.
+        """
+        settings = (in_flight_max, rate_per_s, timeout_ms)
+        if settings == (self._in_flight_max, self._rate_per_s, self._timeout_ms):
+            return False
         if rate_per_s and not self._rate_per_s and self.in_flight:
             self._rate_limited_until_ms = now_ms + 1000 / rate_per_s
-        self._in_flight_max, self._rate_per_s, self._timeout_ms = in_flight_max, rate_per_s, timeout_ms
+        self._in_flight_max, self._rate_per_s, self._timeout_ms = settings
         if not rate_per_s:
             self._rate_limited_until_ms = 0.0
+        return True
 
     def record_duration(self, duration_ms: int) -> None:
         """Average how long recent attempts took; `capacity` depends on it."""

@@ -113,7 +113,7 @@ class Redeliverer:
         )
         await self._store.redeliveries.start(batch, tie_of(batch))
         if selection.which == UNDELIVERED:
-            self._dispatcher.reopen(endpoint.id)  # who asks for everything says that the receiver is back
+            self._dispatcher.reopen(endpoint.id)  # a client that asks for everything says that the receiver works again
         self._wake.set()
         return batch
 

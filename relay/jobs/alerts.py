@@ -60,7 +60,7 @@ class _Found(msgspec.Struct, frozen=True):
 
 
 class AlertWatch:
-    """Runs the loop; `wake` tells the dispatcher that there are new deliveries."""
+    """Runs the loop; `wake` notifies the dispatcher of new deliveries."""
 
     def __init__(self, context: FlowContext, wake: Callable[[], None]) -> None:
         self._context = context

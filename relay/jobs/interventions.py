@@ -159,7 +159,7 @@ class Interventions:
         return _Cancellation((*calls, call), accepted=accepted, confirmed=confirmed)
 
     async def _ask_first(self, provider: ConfiguredProvider, job: Job) -> tuple[SubmittedJob | None, ProviderCall]:
-        """Ask for the job's status before a cancellation that would erase an ended job; None if there is no verdict.
+        """Ask for the job's status before a cancellation that would erase an ended job; None if there is no status.
 
         Conflict where the provider has ended the job.
         """
@@ -169,7 +169,7 @@ class Interventions:
             answer = await send_signed_in(client, provider, request, self._context.sign_in, CANCEL_TIMEOUT_S)
             report = adapter.read_status(answer, self._context.clock.now_ms())
         except (NotSent, NoAnswer, Unreadable) as error:
-            outcome = f"no verdict, so nothing is canceled there: {str(error)[:200]}"
+            outcome = f"no status, so nothing is canceled there: {str(error)[:200]}"
             return None, self._context.ended_call(job, EndedCall("check", started_at, outcome))
         outcome = f"{report.provider_status[:40]}, before it is canceled"
         call = self._context.ended_call(job, EndedCall("check", started_at, outcome, answer))

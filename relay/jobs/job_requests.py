@@ -45,7 +45,7 @@ class JobFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     request: dict[str, Any] | None = None
     notify: list[Notify] | None = None
     metadata: Metadata | None = None
-    max_cost: str | None = None
+    max_cost: Annotated[str, msgspec.Meta(extra={"in_words": payment.USD_IN_WORDS})] | None = None
     archive: ArchiveMode | None = None
     deadline_s: Annotated[int, msgspec.Meta(ge=1, le=DEADLINE_MAX_S)] | None = None
 
@@ -57,7 +57,7 @@ class Intake:
         self._providers = providers
         self._policy = policy
         self._notify_max = notify_max
-        self._too_many = f"must be at most {notify_max} long"
+        self._too_many = f"must be an array of at most {notify_max} items"
 
     def job(self, body: object, project_id: str, now_ms: int, archive: ArchiveMode | None = None) -> NewJob:
         """Return the job and its endpoints; raise InvalidInput, CallbackFieldReserved or ProviderNotConfigured.
@@ -79,7 +79,7 @@ class Intake:
             )
         errors += self._check_notify(given.get("notify")) + check_metadata(given.get("metadata"))
         if errors:
-            too_many = any(error.path == "notify" and error.message == self._too_many for error in errors)
+            too_many = any(error.path == "notify" and error.message.startswith(self._too_many) for error in errors)
             raise InvalidInput(errors, bound=Bound.NOTIFY_MAX if too_many else None)
         wanted = validation.convert(body, JobFields)
         deadline_at = now_ms + (wanted.deadline_s or DEADLINE_S) * 1000
@@ -122,7 +122,7 @@ class Intake:
         if not isinstance(notify, list):
             return []
         if len(notify) > self._notify_max:
-            return [FieldError("notify", self._too_many)]
+            return [FieldError("notify", f"{self._too_many}, not {len(notify)}")]
         entries = [(f"notify[{index}]", entry) for index, entry in enumerate(notify) if isinstance(entry, dict)]
         return [
             error for path, entry in entries for error in check_endpoint(entry, self._policy, path, PATTERNS_OF_NOTIFY)
@@ -139,11 +139,8 @@ def check_endpoint(
         errors += [FieldError(validation.join(path, "url"), reason) for reason in policy.check_url(url)]
     for index, pattern in enumerate(patterns if isinstance(patterns, list) else ()):
         if isinstance(pattern, str) and pattern not in known:
-            errors.append(
-                FieldError(
-                    f"{validation.join(path, 'event_types')}[{index}]", f"must be one of {', '.join(sorted(known))}"
-                )
-            )
+            place = f"{validation.join(path, 'event_types')}[{index}]"
+            errors.append(FieldError(place, validation.must_be_one_of(sorted(known), pattern)))
     if isinstance(secret, str):
         try:
             signatures.check_secret(secret)
@@ -154,9 +151,10 @@ def check_endpoint(
 
 def check_metadata(metadata: object) -> list[FieldError]:
     """Metadata is echoed in every event, so it is kept small."""
-    if not isinstance(metadata, dict) or len(msgspec.json.encode(metadata)) <= METADATA_MAX_BYTES:
+    size = len(msgspec.json.encode(metadata)) if isinstance(metadata, dict) else 0
+    if size <= METADATA_MAX_BYTES:
         return []
-    return [FieldError("metadata", f"must be at most {METADATA_MAX_BYTES} bytes of JSON")]
+    return [FieldError("metadata", f"must be at most {METADATA_MAX_BYTES} bytes of JSON, not {size}")]
 
 
 def _check_max_cost(text: object) -> list[FieldError]:

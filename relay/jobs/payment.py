@@ -419,11 +419,11 @@ def _ran_out() -> JobError:
 
 
 def result_lost(transition: Callable[..., Transition], job: Job, now_ms: int) -> Transition:
-    """Apply `move` to a job whose money has moved: where that ends it without a result, its reason says so."""
-    moved = transition(job, now_ms=now_ms)
-    if not moved.job.state.final or moved.job.state is JobState.SUCCEEDED:
-        return moved
-    return msgspec.structs.replace(moved, job=msgspec.structs.replace(moved.job, reason=Reason.PAID_RESULT_LOST))
+    """Apply `transition` to a job whose money has moved: where that ends it without a result, its reason says so."""
+    ended = transition(job, now_ms=now_ms)
+    if not ended.job.state.final or ended.job.state is JobState.SUCCEEDED:
+        return ended
+    return msgspec.structs.replace(ended, job=msgspec.structs.replace(ended.job, reason=Reason.PAID_RESULT_LOST))
 
 
 def paid_result_lost(job: Job, now_ms: int) -> Transition:

@@ -63,11 +63,14 @@ class Quoter:
 
     async def cheapest(self, given: dict[str, Any] | None, max_cost: int | None) -> str:
         """Return the configured provider with the lowest price in USD; InvalidInput or SpendCapReached if none fits."""
-        usable = [name for name, provider in self._context.providers.items() if provider.usable]
-        quotes = await self.quotes(given, None, usable)
+        quotes = await self.quotes(given, None, self._context.usable)
         priced = [quote for quote in quotes if quote.accepted and quote.price and quote.price.usd is not None]
         if not priced:
-            errors = [error for quote in quotes for error in quote.errors]
+            errors = [
+                FieldError(error.path, f"at {quote.provider}: {error.message}")
+                for quote in quotes
+                for error in quote.errors
+            ]
             none = FieldError("provider", "no configured provider has a price in USD for this")
             raise InvalidInput(errors[:20] or [none])
         price = priced[0].price

@@ -1,6 +1,6 @@
 """Runs status checks: asks the provider about jobs whose callback is late or waits for confirmation.
 
-The answer is applied like a callback. An answer that is no verdict about the job (not found yet, too many requests, an
+The answer is applied like a callback. An answer that has no status of the job (not found yet, too many requests, an
 outage) delays the next check; what it does to the job is decided in `lifecycle/checks.py`.
 """
 
@@ -43,7 +43,7 @@ _logger = log.get("check")
 
 
 class StatusAnswer(msgspec.Struct, frozen=True):
-    """A provider's answer to a status request: its kind, the report where it is a verdict, a text for the timeline.
+    """A provider's answer to a status request: its kind, the report where it says a status, a text for the timeline.
 
     `first` is the call for the status, if the answer is that to a second call for the result.
     """
@@ -89,8 +89,7 @@ class Checker:
             name: ProviderPaces(
                 Pace(in_flight_max, per_s), GrowingPace(in_flight_max, per_s, settings.confirmations_per_s_max)
             )
-            for name, provider in context.providers.items()
-            if provider.usable
+            for name in context.usable
         }
         self._asked = AskedPace(settings.checks_asked_per_job, settings.checks_asked_per_project)
         self._read_at = 0
@@ -261,7 +260,7 @@ class Checker:
         first, report = self._context.ended_call(job, status), answer.report
         result = await self._sent(provider, request, lambda response, at: adapter.read_result(response, report, at))
         if result.finding is CheckOutcome.NOT_FOUND:  # the status has just said that the job exists
-            result = msgspec.structs.replace(result, finding=CheckOutcome.NO_VERDICT)
+            result = msgspec.structs.replace(result, finding=CheckOutcome.NO_STATUS)
         return msgspec.structs.replace(result, first=first)
 
     async def _look_up(self, job: Job) -> StatusAnswer:
@@ -293,16 +292,16 @@ class Checker:
         except JobUnknown as error:
             return StatusAnswer(CheckOutcome.NOT_FOUND, None, f"not found: {str(error)[:200]}", response)
         except Unreadable as error:
-            return StatusAnswer(_kind(response), None, f"no verdict: {str(error)[:200]}", response)
+            return StatusAnswer(_kind(response), None, f"no status: {str(error)[:200]}", response)
         if report.state is None:
             self._context.unknown_status(provider.adapter.name, report.provider_status)
         outcome = report.state or f"unknown status {report.provider_status[:40]!r}"
-        return StatusAnswer(CheckOutcome.VERDICT, report, outcome, response)
+        return StatusAnswer(CheckOutcome.STATUS, report, outcome, response)
 
     def _pause_ms(self, name: str, answer: StatusAnswer, now_ms: int) -> int:
         """Pause all checks at a provider if its answer asks for that; return the milliseconds until the pause ends."""
         paces, finding, response = self._paces[name], answer.finding, answer.response
-        if response is not None and finding in (CheckOutcome.KEY_REFUSED, CheckOutcome.VERDICT, CheckOutcome.NOT_FOUND):
+        if response is not None and finding in (CheckOutcome.KEY_REFUSED, CheckOutcome.STATUS, CheckOutcome.NOT_FOUND):
             refusal = answer.outcome if finding is CheckOutcome.KEY_REFUSED else None
             self._context.key_judged(name, response.status_code, refusal)
         retry_after_ms = self._retry_after_ms(name, response, now_ms) if response else None
@@ -311,7 +310,7 @@ class Checker:
                 pause_ms = KEY_PAUSE_MS
             case CheckOutcome.RATE_LIMITED:
                 pause_ms = retry_after_ms or (GROWN_PAUSE_MS if paces.confirmations.grown else PAUSE_MS)
-            case CheckOutcome.NO_VERDICT if retry_after_ms:
+            case CheckOutcome.NO_STATUS if retry_after_ms:
                 pause_ms = retry_after_ms
             case _:
                 return 0
@@ -334,7 +333,7 @@ class Checker:
             return adapter.limits.poll_s * 1000
         first_s = self._settings.status_check_first_s or adapter.limits.expected_s * backoff.CHECK_MARGIN
         normal_ms = backoff.check_delay_ms(first_s, job.checks_made)
-        if finding in (CheckOutcome.NO_ANSWER, CheckOutcome.NO_VERDICT, CheckOutcome.NOT_FOUND):
+        if finding in (CheckOutcome.NO_ANSWER, CheckOutcome.NO_STATUS, CheckOutcome.NOT_FOUND):
             return min(normal_ms, backoff.check_delay_ms(min(first_s, BLIP_S), max(0, job.checks_made - 1)))
         return normal_ms
 
@@ -350,15 +349,15 @@ class Checker:
         if self._slot_awaited or error is not None or under_way.cancelled():
             self._times.changed.set()
         if error is not None:
-            _logger.error("job.check_broke", error=type(error).__name__, exc_info=error)
+            _logger.error("job.check_error", error=type(error).__name__, exc_info=error)
 
 
 def _kind(answer: ProviderResponse) -> CheckOutcome:
-    """Return the kind of an answer without a verdict, by its HTTP status."""
+    """Return the kind of an answer without a status, by its HTTP status."""
     match answer.status_code:
         case 401 | 403:
             return CheckOutcome.KEY_REFUSED
         case 429:
             return CheckOutcome.RATE_LIMITED
         case _:
-            return CheckOutcome.NO_VERDICT
+            return CheckOutcome.NO_STATUS

@@ -241,7 +241,7 @@ class Submitter:
         """Forget a submission that ended; log one that failed inside relay."""
         self._sending.discard(sending)
         if not sending.cancelled() and (error := sending.exception()):
-            _logger.error("job.submission_broke", error=type(error).__name__, exc_info=error)
+            _logger.error("job.submission_error", error=type(error).__name__, exc_info=error)
 
 
 def _held(asked: Approval) -> Sent:

@@ -17,7 +17,7 @@ import msgspec
 
 from relay.clock import rfc3339
 from relay.lifecycle.reports import Transition
-from relay.model.archive import ArchiveMode, CopyEnd, CopyState, OutputArchive
+from relay.model.archive import ArchiveMode, CopyEnd, CopyErrorCode, CopyState, OutputArchive
 from relay.model.job import Disposition, EventType, Job, JobState, Output
 
 PENDING = OutputArchive(state=CopyState.PENDING)
@@ -31,9 +31,9 @@ class Ordered(msgspec.Struct, frozen=True):
     renewed: Sequence[int] = ()
 
 
-def order(before: Job, moved: Transition) -> Ordered:
+def order(before: Job, transition: Transition) -> Ordered:
     """Return the transition with a copy for each new result of the job, whose archive is on."""
-    job = moved.job
+    job = transition.job
     former = before.outputs if before.state is JobState.SUCCEEDED else ()
     outputs, new, renewed = [], [], []
     for number, output in enumerate(job.outputs):
@@ -46,19 +46,19 @@ def order(before: Job, moved: Transition) -> Ordered:
             renewed.append(number)
         outputs.append(output if output.archive is archive else msgspec.structs.replace(output, archive=archive))
     job.outputs = tuple(outputs)
-    if new and job.archive is ArchiveMode.BEFORE_NOTIFY and moved.announce is EventType.JOB_SUCCEEDED:
+    if new and job.archive is ArchiveMode.BEFORE_NOTIFY and transition.announce is EventType.JOB_SUCCEEDED:
         job.held = True
-        reason = f"{moved.reason}; its event waits for the copies of its results"
-        moved = msgspec.structs.replace(moved, announce=None, reason=reason)
-    return Ordered(moved, new, renewed)
+        reason = f"{transition.reason}; its event waits for the copies of its results"
+        transition = msgspec.structs.replace(transition, announce=None, reason=reason)
+    return Ordered(transition, new, renewed)
 
 
-def replaced(moved: Transition) -> Transition:
+def replaced(transition: Transition) -> Transition:
     """Return the transition of a job to another end, while the event of its former end waited and was never sent."""
-    moved.job.held = False
-    if moved.announce is EventType.JOB_CORRECTED:
-        return msgspec.structs.replace(moved, announce=EventType(f"job.{moved.job.state}"))
-    return moved
+    transition.job.held = False
+    if transition.announce is EventType.JOB_CORRECTED:
+        return msgspec.structs.replace(transition, announce=EventType(f"job.{transition.job.state}"))
+    return transition
 
 
 def end_copy(job: Job, copy: CopyEnd, url: str, now_ms: int) -> Transition:
@@ -86,6 +86,19 @@ def end_copy(job: Job, copy: CopyEnd, url: str, now_ms: int) -> Transition:
         return Transition(job, Disposition.RECORDED, reason, outcome)
     job.held = False
     return Transition(job, Disposition.RECORDED, reason, EventType.JOB_SUCCEEDED, copy.supersedes, also=outcome)
+
+
+def ended(job: Job | None, copy: CopyEnd) -> CopyEnd:
+    """Return how a copy ended: withdrawn where the job has no such result any more, as after a late failure."""
+    if job is None or (copy.number < len(job.outputs) and job.outputs[copy.number].archive is not None):
+        return copy
+    return CopyEnd(
+        copy_id=copy.copy_id,
+        number=copy.number,
+        state=CopyState.FAILED,
+        error_code=CopyErrorCode.WITHDRAWN,
+        error="the job has no such result any more",
+    )
 
 
 def out_of_time(job: Job, copy: CopyEnd, now_ms: int) -> Transition:

@@ -8,7 +8,7 @@
     gives another final status     the job ends         the status route counts       its own end stands if it is
                                                                                       that, else checked again
     gives a status not final       recorded             disputed: checked again       checked again
-    gives no verdict               lost if the job is   believed on the callback's    checked again, for ten minutes
+    gives no status                lost if the job is   believed on the callback's    checked again, for ten minutes
                                    not found, or the    token; after a 429 checked    at most
                                    provider silent,     again if the pause ends
                                    for too long; else   within the time
@@ -51,8 +51,8 @@ _LATE_MS: Final = 30_000
 """A sweep that comes this late means that relay was stopped, and that no status check was made meanwhile."""
 _ASKED_AGAIN_MS: Final = 86_400_000
 """For so long after its deadline a job may have another last check, because relay was stopped during the former one."""
-_CLAIM_PAUSE_MS: Final = 5_000
-_CLAIM_PAUSE_MAX_MS: Final = 600_000
+_UNCONFIRMED_PAUSE_MS: Final = 5_000
+_UNCONFIRMED_PAUSE_MAX_MS: Final = 600_000
 
 
 _UNCHECKED: Final = {
@@ -63,24 +63,24 @@ _UNCHECKED: Final = {
     Unconfirmed.NO_ID: "no status check began: the provider's id of the job is not known",
     Unconfirmed.NO_ANSWER: "the provider has not answered the status check yet",
 }
-"""Why a claim had no answer of a status check in time, as text."""
+"""Why an unconfirmed result had no answer of a status check in time, as text."""
 
 
 class CheckOutcome(StrEnum):
     """What kind of answer a status check got."""
 
-    VERDICT = "verdict"
+    STATUS = "status"
     NOT_FOUND = "not_found"
     KEY_REFUSED = "key_refused"
     RATE_LIMITED = "rate_limited"
-    NO_VERDICT = "no_verdict"
+    NO_STATUS = "no_status"
     NO_ANSWER = "no_answer"
 
 
 class StatusCheck(msgspec.Struct, frozen=True, kw_only=True):
     """One status check: the id that it asked about, what it found, and when to check again; times in unix milliseconds.
 
-    `report` is None unless the finding is a verdict. Until `paused_until` the provider is not asked. `heartbeat_ms` is
+    `report` is None unless the finding is a status. Until `paused_until` the provider is not asked. `heartbeat_ms` is
     how long it may give no sign of life.
     """
 
@@ -106,7 +106,7 @@ def decide(job: Job, check: StatusCheck, now_ms: int) -> Transition:
         transition = _contradiction(job, unconfirmed, check, now_ms)
     elif _paused_in_time(job, check):
         job = msgspec.structs.replace(job, next_check_at=check.paused_until)
-        return Transition(job, Disposition.RECORDED, f"no verdict ({_said(check)}): asked again after the pause")
+        return Transition(job, Disposition.RECORDED, f"no status ({_said(check)}): asked again after the pause")
     else:
         transition = _unconfirmed(job, unconfirmed, check, now_ms)
     return transition if transition.job.state.final else _scheduled(transition, check, now_ms)
@@ -117,7 +117,7 @@ def _nothing_unconfirmed(job: Job, check: StatusCheck, now_ms: int) -> Transitio
     if check.report is not None:
         return reports.apply_report(job, by_check(check.report), now_ms)
     if job.state.final:
-        return Transition(job, Disposition.RECORDED, f"no verdict: {check.finding}")
+        return Transition(job, Disposition.RECORDED, f"no status: {check.finding}")
     if check.finding is CheckOutcome.NOT_FOUND:
         job = msgspec.structs.replace(job, not_found_seen=job.not_found_seen + 1)
         age_ms = now_ms - (job.submitted_at or now_ms)
@@ -127,20 +127,20 @@ def _nothing_unconfirmed(job: Job, check: StatusCheck, now_ms: int) -> Transitio
     if silence_ms >= check.heartbeat_ms:
         why = f"no sign of life from the provider for {silence_ms // 60_000} minutes"
         return _expired(job, Reason.LOST, why, now_ms)
-    return Transition(job, Disposition.RECORDED, f"no verdict about the job: {check.finding}")
+    return Transition(job, Disposition.RECORDED, f"no status of the job: {check.finding}")
 
 
 def _unconfirmed(job: Job, unconfirmed: UnconfirmedResult, check: StatusCheck, now_ms: int) -> Transition:
     """Decide about an unconfirmed result where the job is open, or was ended by relay alone."""
-    match _verdict(job, check):
+    match _status_report(job, check):
         case None if check.finding is CheckOutcome.NOT_FOUND and reports.awaits_answer(job, now_ms):
             return Transition(
                 job, Disposition.RECORDED, "not found under the callback's id: the submission's answer decides"
             )
         case None if job.confirm_by is None:
-            return Transition(job, Disposition.RECORDED, f"no verdict about the job: {_said(check)}")
+            return Transition(job, Disposition.RECORDED, f"no status of the job: {_said(check)}")
         case None:
-            why = Unconfirmed.NO_VERDICT if check.finding is CheckOutcome.VERDICT else Unconfirmed(check.finding)
+            why = Unconfirmed.NO_STATUS if check.finding is CheckOutcome.STATUS else Unconfirmed(check.finding)
             return _believed(conclude(job, now_ms), why, f"it could not be confirmed ({_said(check)})")
         case Report(state=unconfirmed.report.state) as report:
             return _confirmed(job, unconfirmed, report, now_ms)
@@ -165,7 +165,7 @@ def _paused_in_time(job: Job, check: StatusCheck) -> bool:
 def _contradiction(job: Job, unconfirmed: UnconfirmedResult, check: StatusCheck, now_ms: int) -> Transition:
     """Decide about an unconfirmed result that contradicts the provider's own end of the job."""
     again = f"asked again before {job.state} is corrected"
-    match _verdict(job, check):
+    match _status_report(job, check):
         case None:
             return _checked_again(job, unconfirmed, f"{_said(check)}: {again}", now_ms)
         case Report(state=unconfirmed.report.state) as report:
@@ -177,7 +177,7 @@ def _contradiction(job: Job, unconfirmed: UnconfirmedResult, check: StatusCheck,
             return _checked_again(job, unconfirmed, f"the provider's status says {report.state}: {again}", now_ms)
 
 
-def _verdict(job: Job, check: StatusCheck) -> Report | None:
+def _status_report(job: Job, check: StatusCheck) -> Report | None:
     """Return the report of a check that brought a known status of this very job."""
     report = check.report
     if report is None or report.state is None or (report.provider_job_id or job.provider_job_id) != job.provider_job_id:
@@ -186,7 +186,7 @@ def _verdict(job: Job, check: StatusCheck) -> Report | None:
 
 
 def _said(check: StatusCheck) -> str:
-    """Return, for the timeline, what a check without a verdict brought."""
+    """Return, for the timeline, what a check without a status brought."""
     return check.finding if check.report is None else f"the status route says {check.report.provider_status[:40]!r}"
 
 
@@ -227,8 +227,8 @@ def _tried(unconfirmed: UnconfirmedResult) -> UnconfirmedResult:
 def _checked_again(job: Job, unconfirmed: UnconfirmedResult, reason: str, now_ms: int) -> Transition:
     """Return an ended job that keeps its unconfirmed result for ten minutes at most, with its next check scheduled."""
     unconfirmed = _tried(unconfirmed)
-    confirm_by = unconfirmed.at + reports.SECOND_VERDICT_MS
-    next_check_at = min(now_ms + _claim_pause_ms(unconfirmed), confirm_by)
+    confirm_by = unconfirmed.at + reports.SECOND_END_MS
+    next_check_at = min(now_ms + _unconfirmed_pause_ms(unconfirmed), confirm_by)
     job = msgspec.structs.replace(job, unconfirmed=unconfirmed, confirm_by=confirm_by, next_check_at=next_check_at)
     return Transition(job, Disposition.RECORDED, reason)
 
@@ -241,7 +241,9 @@ def _scheduled(transition: Transition, check: StatusCheck, now_ms: int) -> Trans
     if job.deadline_at <= now_ms and (job.unconfirmed is None or job.unconfirmed.tries):
         expired = expire(job, now_ms)
         return msgspec.structs.replace(expired, reason=f"{transition.reason}; {expired.reason}")
-    again_at = min(check.again_at, now_ms + _claim_pause_ms(job.unconfirmed)) if job.unconfirmed else check.again_at
+    again_at = check.again_at
+    if job.unconfirmed:
+        again_at = min(again_at, now_ms + _unconfirmed_pause_ms(job.unconfirmed))
     return reports.checked_later(transition, again_at, now_ms)
 
 
@@ -251,7 +253,7 @@ def _last_check_again(job: Job, check: StatusCheck, now_ms: int) -> Job | None:
     A check that was under way at the deadline may end before the sweeper sees that the job is overdue.
     """
     confirm_by = job.confirm_by or (now_ms + LAST_CHECK_MS if job.deadline_at <= now_ms else None)
-    if job.unconfirmed or confirm_by is None or check.finding in (CheckOutcome.VERDICT, CheckOutcome.NOT_FOUND):
+    if job.unconfirmed or confirm_by is None or check.finding in (CheckOutcome.STATUS, CheckOutcome.NOT_FOUND):
         return None
     again_at = now_ms + _LAST_AGAIN_MS
     if check.finding in (CheckOutcome.RATE_LIMITED, CheckOutcome.KEY_REFUSED):
@@ -303,7 +305,7 @@ def out_of_time(job: Job, paused: frozenset[str], now_ms: int) -> Transition:
 
 
 def _unchecked(job: Job, paused: frozenset[str], now_ms: int) -> Unconfirmed:
-    """Return why no status check has confirmed a claim whose time is over."""
+    """Return why no status check has confirmed an unconfirmed result whose time is over."""
     if job.next_check_at is None:
         return Unconfirmed.NO_ID
     if job.next_check_at > now_ms:  # leased: a check is under way
@@ -312,7 +314,7 @@ def _unchecked(job: Job, paused: frozenset[str], now_ms: int) -> Unconfirmed:
 
 
 def _believed(transition: Transition, why: Unconfirmed, said: str) -> Transition:
-    """Return the decision, with the reason as text if a claim was believed on its callback's token."""
+    """Return the decision, with the reason as text if an unconfirmed result was believed on its callback's token."""
     if transition.announce is None or transition.job.verification is not Verification.TOKEN:
         return transition
     return msgspec.structs.replace(transition, reason=f"{said}: {transition.reason}", unconfirmed=why)
@@ -330,7 +332,7 @@ def overdue(job: Job, askable: bool, now_ms: int) -> Transition:
 
 
 def expire(job: Job, now_ms: int) -> Transition:
-    """Return the job expired, because its deadline has passed: relay's verdict, not the provider's."""
+    """Return the job expired, because its deadline has passed: by relay's decision, not the provider's."""
     if job.state.final:
         return Transition(reports.dropped(job), Disposition.STALE, f"the job is {job.state}")
     if job.unconfirmed and job.unconfirmed.report.state is JobState.SUCCEEDED and not job.unconfirmed.report.outputs:
@@ -377,6 +379,6 @@ def by_check(report: Report) -> StatusReport:
     return StatusReport(report=report, source=FinishedBy.STATUS_CHECK, verification=Verification.FETCH)
 
 
-def _claim_pause_ms(unconfirmed: UnconfirmedResult) -> int:
+def _unconfirmed_pause_ms(unconfirmed: UnconfirmedResult) -> int:
     """Return the pause after a check that did not confirm a result: 5 s, 15 s, 45 s, up to ten minutes."""
-    return min(_CLAIM_PAUSE_MS * int(3 ** min(max(unconfirmed.tries - 1, 0), 10)), _CLAIM_PAUSE_MAX_MS)
+    return min(_UNCONFIRMED_PAUSE_MS * int(3 ** min(max(unconfirmed.tries - 1, 0), 10)), _UNCONFIRMED_PAUSE_MAX_MS)

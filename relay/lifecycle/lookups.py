@@ -57,7 +57,7 @@ def decide(job: Job, check: StatusCheck, now_ms: int) -> Transition:
     if not wanted(job):
         return Transition(job, Disposition.STALE, "it is known meanwhile whether the job exists")
     if check.finding is not CheckOutcome.NOT_FOUND:
-        said = Transition(job, Disposition.RECORDED, f"no verdict about the job: {check.finding}")
+        said = Transition(job, Disposition.RECORDED, f"no status of the job: {check.finding}")
         return _again(said, check.again_at)
     job = msgspec.structs.replace(job, not_found_seen=job.not_found_seen + 1)
     age_ms = now_ms - (job.submission_started_at or now_ms)

@@ -1,6 +1,6 @@
 """Decides what an operator's action does to a job: approve, cancel, declare failed, submit again.
 
-Pure functions, as in `lifecycle/reports.py`. A result with the verdict `stale` changes nothing; its reason says why.
+Pure functions, as in `lifecycle/reports.py`. A result that is `stale` changes nothing; its reason says why.
 """
 
 import msgspec

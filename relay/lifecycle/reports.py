@@ -43,7 +43,7 @@ from relay.model.job import (
 )
 from relay.model.result_urls import TEXT_MAX_CHARS
 
-SECOND_VERDICT_MS: Final = 600_000
+SECOND_END_MS: Final = 600_000
 """How long relay tries to confirm a second, contradicting end of a job before the first one stands."""
 
 HANDSHAKE: Final = "handshake"
@@ -195,7 +195,7 @@ def _apply_to_ended(job: Job, status_report: StatusReport, now_ms: int) -> Trans
         return msgspec.structs.replace(corrected, announce=EventType.JOB_CORRECTED, reason=f"{job.state} was wrong")
     if job.provider_job_id is None:
         return Transition(job, Disposition.STALE, f"{report.state} after {job.state}, and the provider cannot be asked")
-    return _unconfirmed(job, status_report, now_ms, now_ms + SECOND_VERDICT_MS)
+    return _unconfirmed(job, status_report, now_ms, now_ms + SECOND_END_MS)
 
 
 def _identified(job: Job, report: Report, now_ms: int) -> Job:

@@ -58,6 +58,8 @@ class OutputArchive(msgspec.Struct, frozen=True, kw_only=True):
 class CopyEnd(msgspec.Struct, frozen=True, kw_only=True):
     """How a copy ended: its row, and what its output shows from then on.
 
+    `leased_until` is the lease that it was made under, which shows whether it is another process's by now; None for a
+    copy that has not ended. `bucket` is where `key` is.
     `held_until` is when the event of the job's end is sent without it, in unix milliseconds; None where it does not
     wait. `supersedes` is the final event that the job had when that began to wait.
     """
@@ -65,6 +67,8 @@ class CopyEnd(msgspec.Struct, frozen=True, kw_only=True):
     copy_id: str
     number: int
     state: CopyState
+    leased_until: int | None = None
+    bucket: str = ""
     key: str | None = None
     sha256: str | None = None
     bytes: int | None = None

@@ -77,7 +77,7 @@ class Unconfirmed(StrEnum):
     PAUSED = "paused"
     NO_ID = "no_id"
     NO_ANSWER = "no_answer"
-    NO_VERDICT = "no_verdict"
+    NO_STATUS = "no_status"
     NOT_FOUND = "not_found"
     KEY_REFUSED = "key_refused"
     RATE_LIMITED = "rate_limited"

@@ -8,7 +8,9 @@ from typing import Final
 import msgspec
 
 from relay.errors import FieldError, InvalidInput
+from relay.validation import shown
 
+USD_IN_WORDS: Final = 'an amount of USD as text, such as "0.50"'
 _USD: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 
 
@@ -32,7 +34,7 @@ def max_cost(text: object) -> int | None:
     if text is None:
         return None
     if not isinstance(text, str) or not _USD.fullmatch(text):
-        raise InvalidInput([FieldError("max_cost", 'must be an amount of USD as text, such as "0.50"')])
+        raise InvalidInput([FieldError("max_cost", f"must be {USD_IN_WORDS}, not {shown(text)}")])
     return int(Decimal(text) * 1_000_000)
 
 

@@ -39,7 +39,7 @@ def is_url(text: str) -> bool:
 
 
 def warning(url: str) -> str | None:
-    """Return why a client may be unable to fetch the URL as it stands; None where nothing speaks against it."""
+    """Return why a client may be unable to fetch the URL as it stands; None where it can be fetched."""
     host = _host(url) or ""
     reasons = [
         reason
@@ -102,7 +102,7 @@ def opener(origin: str, networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Ne
 
 @lru_cache(1024)
 def is_public(host: str) -> bool:
-    """Return whether the host may be on the internet, as far as it tells itself; nothing is resolved."""
+    """Return whether the host may be on the internet, as far as its spelling shows; nothing is resolved."""
     address = _address(host)
     if address is not None:
         reached = getattr(address, "ipv4_mapped", None) or address

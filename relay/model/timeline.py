@@ -20,7 +20,7 @@ CHECKS: Final = ("check", "result", "lookup")
 _LOOKED_UP: Final = "the submission may or may not have arrived: the provider is asked for the job by relay's own id"
 _SUBMIT_UNKNOWN: Final = (
     "the submission may or may not have arrived, and without the provider's id the provider cannot be asked: only its "
-    "callback tells. Without one the job expires at its deadline; POST …/resubmissions sends it again, "
+    "callback can say. Without one the job expires at its deadline; POST …/resubmissions sends it again, "
     "POST …/failures ends it now"
 )
 _AWAITING_APPROVAL: Final = (

@@ -122,6 +122,11 @@ class Connection(asyncio.Protocol):
         """True until the connection has closed."""
         return self._transport is not None
 
+    @property
+    def is_closing(self) -> bool:
+        """True from the moment on when the connection begins to close."""
+        return self._transport is None or self._transport.is_closing()
+
     def is_usable(self) -> bool:
         """Return whether another request may be sent: the connection is open and has no unread bytes."""
         transport, readable = self._transport, self._readable

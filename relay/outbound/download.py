@@ -5,7 +5,7 @@ too, and each address at the moment of its connection. A URL is sent as it stand
 """
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -46,7 +46,7 @@ class DownloadFailed(Exception):
 
 
 class Download(msgspec.Struct, frozen=True):
-    """An answer whose body can be read: its length, if it is told, and its pieces.
+    """An answer whose body can be read: its length, if the answer has it, and its pieces.
 
     `pieces` raises DownloadFailed where the body breaks off.
     """
@@ -55,8 +55,18 @@ class Download(msgspec.Struct, frozen=True):
     pieces: AsyncIterator[bytes]
 
 
-Authorize = Callable[[str], str | None]
-"""Returns the Authorization header for a URL; None for each that must not get one."""
+class ResultKey(msgspec.Struct, frozen=True):
+    """The API key of a result that needs one: its Authorization header, None if no key is set.
+
+    It is sent to `origin`, the provider's configured one, and nowhere else, whatever redirects there are.
+    """
+
+    origin: str
+    authorization: str | None
+
+    def header(self, url: str) -> str | None:
+        """Return the Authorization header for a URL, None for one that must not get it."""
+        return self.authorization if url.startswith(f"{self.origin}/") else None
 
 
 class Downloader:
@@ -70,18 +80,23 @@ class Downloader:
         """Made for the first download: httpx takes 25 ms and 4 MB to load."""
 
     @asynccontextmanager
-    async def open(self, url: str, authorize: Authorize) -> AsyncIterator[Download]:
-        """Follow redirects to the result and yield it; raise DownloadFailed. The deadline is the caller's."""
+    async def open(self, url: str, key: ResultKey | None) -> AsyncIterator[Download]:
+        """Follow redirects to the result and yield it; raise DownloadFailed. The deadline is the caller's.
+
+        `key` is that of a result that needs one.
+        """
         url = fetchable(url)
         for _ in range(REDIRECTS_MAX + 1):
             if refusals := self._policy.check_url(url, URL_MAX_CHARS):
                 raise DownloadFailed(CopyErrorCode.ADDRESS_REFUSED, f"the result's URL {refusals[0]}")
-            authorization = authorize(url)
+            authorization = None if key is None else key.header(url)
             async with self._stream(url, authorization) as response:
                 if response.status_code not in _REDIRECTS:
-                    yield Download(_size(response, keyed=authorization is not None), _pieces(response))
+                    if key is not None and response.status_code in (401, 403):
+                        raise _refused(response.status_code, key, sent=authorization is not None)
+                    yield Download(_size(response), _pieces(response))
                     return
-                url = fetchable(urljoin(url, response.headers.get("location", "")))
+                url = _redirected(url, response.headers.get("location", ""))
         raise DownloadFailed(CopyErrorCode.UNREACHABLE, f"more than {REDIRECTS_MAX} redirects")
 
     @asynccontextmanager
@@ -94,13 +109,13 @@ class Downloader:
         http = await self._client()
         extensions: dict[str, Any] = {"target": target} if (target := request_target(url)) else {}
         headers = {} if authorization is None else {"authorization": authorization}
-        request = http.build_request("GET", url, headers=headers, extensions=extensions)
         try:
+            request = http.build_request("GET", url, headers=headers, extensions=extensions)
             response = await http.send(request, stream=True)
         except AddressRefused:
             reason = "the result's URL leads to an address that the URL policy refuses"
             raise DownloadFailed(CopyErrorCode.ADDRESS_REFUSED, reason) from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise DownloadFailed(CopyErrorCode.UNREACHABLE, _reason(error)) from None
         try:
             yield response
@@ -134,17 +149,32 @@ class Downloader:
             await self._http.aclose()
 
 
+def _redirected(url: str, location: str) -> str:
+    """Return where an answer redirects to; raise DownloadFailed where that is no URL at all."""
+    try:
+        return fetchable(urljoin(url, location))
+    except ValueError:
+        raise DownloadFailed(CopyErrorCode.UNREACHABLE, "it redirects to what is no URL") from None
+
+
 def fetchable(url: str) -> str:
     """Return a result's URL as a request can name it: blanks and other letters escaped, without a fragment."""
     bare = trimmed(url).partition("#")[0]
     return quote(bare, safe=_SAFE) if _UNSAFE.search(bare) else bare
 
 
-def _size(response: "httpx.Response", *, keyed: bool) -> int | None:
-    """Return the length that the answer tells, None if it tells none; raise DownloadFailed where it is no result."""
+def _refused(status: int, key: ResultKey, *, sent: bool) -> DownloadFailed:
+    """Return the failure of a result that needs a key, and was refused with the key or without it."""
+    reason = "it refuses the API key"
+    if not sent:
+        reason = "no API key was sent, because "
+        reason += "none is set" if key.authorization is None else "the URL is not at the provider's configured address"
+    return DownloadFailed(CopyErrorCode.KEY_REFUSED, f"the result's URL answers HTTP {status}: {reason}")
+
+
+def _size(response: "httpx.Response") -> int | None:
+    """Return the announced length, None if there is none; raise DownloadFailed for an answer that is no result."""
     status = response.status_code
-    if keyed and status in (401, 403):
-        raise DownloadFailed(CopyErrorCode.KEY_REFUSED, f"the provider answers HTTP {status}: it refuses the API key")
     if 400 <= status < 500 and status not in _LATER:
         raise DownloadFailed(CopyErrorCode.GONE, f"the result's URL answers HTTP {status}")
     if status != 200:

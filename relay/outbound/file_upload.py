@@ -151,7 +151,7 @@ class FileClient:
         tls = await self._trust.context()
         if self._http is None:
             self._http = httpx.AsyncClient(
-                transport=Transport(self._resolver, tls, CONNECTIONS_MAX),
+                transport=Transport(self._resolver, tls, CONNECTIONS_MAX, early_answers=True),
                 follow_redirects=False,
                 trust_env=False,
                 headers={

@@ -5,15 +5,18 @@ httpx has no setting for this; httpcore below it has one, its network backend.
 
 import asyncio
 import ssl
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import httpcore
 import httpx
 
-from relay.outbound import dialing
+from relay.outbound import dialing, duplex
 from relay.outbound.resolver import LOOKUP_TIMED_OUT, NAME_FAILED, Address, NameFailed, Resolver
 from relay.security.url_policy import AddressPolicy
+
+Connect = Callable[[str, int, str | None, Iterable[Any] | None], Awaitable[httpcore.AsyncNetworkStream]]
+"""Returns a stream to an address and port, from a local address, with options of the socket."""
 
 
 class AddressRefused(Exception):
@@ -24,10 +27,17 @@ class Transport(httpx.AsyncHTTPTransport):
     """An httpx transport with relay's network backend; each call opens its own connection.
 
     With a `policy` it connects only where that allows every address of the host; AddressRefused otherwise.
+    With `early_answers` an answer that comes before the end of a request ends that, and is returned.
     """
 
     def __init__(
-        self, resolver: Resolver, tls: ssl.SSLContext, connections_max: int, policy: AddressPolicy | None = None
+        self,
+        resolver: Resolver,
+        tls: ssl.SSLContext,
+        connections_max: int,
+        policy: AddressPolicy | None = None,
+        *,
+        early_answers: bool = False,
     ) -> None:
         # Creating its own pool is all that the base class's __init__ does, and it accepts no other.
         self._pool = httpcore.AsyncConnectionPool(
@@ -36,17 +46,17 @@ class Transport(httpx.AsyncHTTPTransport):
             max_keepalive_connections=0,
             http1=True,
             http2=False,
-            network_backend=_Backend(resolver, policy),
+            network_backend=_Backend(resolver, policy, duplex.opened if early_answers else None),
         )
 
 
 class _Backend(httpcore.AsyncNetworkBackend):
     """Connects to a host by the addresses that the resolver returns, if the policy allows all of them."""
 
-    def __init__(self, resolver: Resolver, policy: AddressPolicy | None) -> None:
+    def __init__(self, resolver: Resolver, policy: AddressPolicy | None, connect: Connect | None) -> None:
         self._resolver = resolver
         self._policy = policy
-        self._inner = httpcore.AnyIOBackend()
+        self._connect = connect or _connect
 
     async def connect_tcp(
         self,
@@ -63,7 +73,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
         resolved = False
 
         async def connect(address: Address) -> httpcore.AsyncNetworkStream:
-            return await self._inner.connect_tcp(address.host, port, None, local_address, socket_options)
+            return await self._connect(address.host, port, local_address, socket_options)
 
         def discard(stream: httpcore.AsyncNetworkStream) -> None:
             closing.append(asyncio.ensure_future(stream.aclose()))
@@ -86,3 +96,10 @@ class _Backend(httpcore.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         """Sleep by asyncio, which relay always runs on."""
         await asyncio.sleep(seconds)
+
+
+async def _connect(
+    host: str, port: int, local_address: str | None, options: Iterable[Any] | None
+) -> httpcore.AsyncNetworkStream:
+    """Return a stream of httpcore's own, which reads only what is waited for."""
+    return await httpcore.AnyIOBackend().connect_tcp(host, port, None, local_address, options)

@@ -8,6 +8,7 @@ obstore finds the credentials as the store's own tools do (AWS_…, GOOGLE_…, 
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from tempfile import TemporaryFile
@@ -33,20 +34,51 @@ SIGNED_FOR_S: Final = 3600
 PUT_TIMEOUT_S: Final = 3600.0
 REQUEST_TIMEOUT_S: Final = 30.0
 """The time of a request without a stream; the deadline of a whole copy is the caller's."""
-_REFUSED: Final = frozenset({"PermissionDeniedError", "UnauthenticatedError"})
-_PROBE: Final = "relay-doctor"
+_REFUSED: Final = {
+    "AccessDenied": "the bucket does not allow relay's credentials to do that",
+    "AuthenticationFailed": "the bucket refuses relay's key",
+    "AuthorizationFailure": "the bucket does not allow relay's credentials to do that",
+    "AuthorizationHeaderMalformed": "the bucket is in another region than AWS_REGION says",
+    "ContainerNotFound": "there is no such container",
+    "ExpiredToken": "relay's credentials for the bucket have expired",
+    "IllegalLocationConstraintException": "the bucket is in another region than AWS_REGION says",
+    "InvalidAccessKeyId": "the bucket does not know relay's access key",
+    "InvalidToken": "the bucket refuses relay's session token",
+    "NoSuchBucket": "there is no such bucket",
+    "PermanentRedirect": "the bucket is in another region than AWS_REGION says",
+    "RequestTimeTooSkewed": "the bucket's clock differs from that of this machine",
+    "SignatureDoesNotMatch": "the bucket refuses relay's secret key",
+    "TokenRefreshRequired": "relay's credentials for the bucket have expired",
+}
+"""What an operator has to mend, by the code in the store's answer; most stores that speak S3 use Amazon's codes.
+
+https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html#ErrorCodeList
+https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes
+"""
+_REFUSING: Final = frozenset({401, 403, 404})
+_CODE: Final = re.compile(r"<Code>([A-Za-z]{1,64})</Code>")
+_OF_ONE: Final = re.compile(r"\(code: ([A-Za-z]{1,64})\)")
+"""The code of one object in S3's answer to a deletion, which is 200 all the same."""
+_STATUS: Final = re.compile(r"status code: ([1-5][0-9]{2})")
+_WITHOUT_KEYS: Final = re.compile(r"/latest/(?:api/token|meta-data)|computeMetadata|/metadata/identity")
+"""Where the roles of a machine are asked for; obstore does that if the environment has no credentials."""
+MOVED, BAD_REQUEST, FORBIDDEN, MISSING = 301, 400, 403, 404
 
 
 class BucketFailed(Exception):
-    """The bucket does not take it: `code` says whether it is away or refuses relay; `str()` is the reason."""
+    """The bucket does not take it: `code` says whether it is away or refuses relay; `str()` is the reason.
 
-    def __init__(self, code: CopyErrorCode, reason: str) -> None:
+    `status` is the HTTP status of its answer, if it gave one.
+    """
+
+    def __init__(self, code: CopyErrorCode, reason: str, status: int | None = None) -> None:
         super().__init__(reason)
         self.code = code
+        self.status = status
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Where to write an object, and its type; `size` is its length, None where only its end tells it."""
+    """Where to write an object, and its type; `size` is its length, None where only its end shows it."""
 
     key: str
     content_type: str
@@ -96,10 +128,20 @@ class ObjectStore:
         if target.size is not None:
             await self._stream(target, target.size, _joined(start, pieces))
             return
-        # A PUT begins with its length. A file without a name is gone with the process, however that ends.
+        try:
+            await self._spool(target, _joined(start, pieces))
+        except OSError as error:
+            reason = f"the temporary file for a result of unknown length: {error.strerror}"
+            raise BucketFailed(CopyErrorCode.STORE_UNAVAILABLE, reason) from None
+
+    async def _spool(self, target: Target, pieces: AsyncIterator[bytes]) -> None:
+        """Write an object whose length only its end tells, though a PUT begins with its length.
+
+        A file without a name is gone with the process, however that ends.
+        """
         with await asyncio.to_thread(TemporaryFile) as spool:
             size = 0
-            async for piece in _joined(start, pieces):
+            async for piece in pieces:
                 size += await asyncio.to_thread(spool.write, piece)
             await asyncio.to_thread(spool.seek, 0)
             await self._stream(target, size, _read_spool(spool))
@@ -109,8 +151,11 @@ class ObjectStore:
         import obstore  # noqa: PLC0415
 
         attributes = {"Content-Type": target.content_type}
-        async with _Translated():
-            await obstore.put_async(self._store, target.key, body, attributes=attributes, use_multipart=False)
+        try:
+            async with _Translated():
+                await obstore.put_async(self._store, target.key, body, attributes=attributes, use_multipart=False)
+        except FileNotFoundError:  # of a write, all that can be missing is the bucket
+            raise BucketFailed(CopyErrorCode.STORE_REFUSED, _REFUSED["NoSuchBucket"]) from None
 
     async def _stream(self, target: Target, size: int, pieces: AsyncIterator[bytes]) -> None:
         """Write an object of this size as it comes."""
@@ -124,12 +169,14 @@ class ObjectStore:
         except (NotSent, NoAnswer) as error:
             raise BucketFailed(CopyErrorCode.STORE_UNAVAILABLE, f"the bucket: {error}") from None
         if not 200 <= answer.status_code < 300:
-            refused = answer.status_code in (401, 403, 404)
-            code = CopyErrorCode.STORE_REFUSED if refused else CopyErrorCode.STORE_UNAVAILABLE
-            raise BucketFailed(code, f"the bucket answers HTTP {answer.status_code}")
+            raise _failure(answer.status_code, answer.body.decode("utf-8", "replace"))
 
     async def size(self, key: str) -> int | None:
-        """Return an object's length; None if there is none."""
+        """Return an object's length; None if there is none, or if the store does not say.
+
+        S3 answers 403 for a missing object where the credentials may not list the bucket; so a write has to show
+        whether they were revoked.
+        """
         import obstore  # noqa: PLC0415
 
         try:
@@ -137,9 +184,13 @@ class ObjectStore:
                 return int((await obstore.head_async(self._store, key))["size"])
         except FileNotFoundError:
             return None
+        except BucketFailed as error:
+            if error.status == FORBIDDEN:
+                return None
+            raise
 
     async def read(self, key: str) -> AsyncIterator[bytes]:
-        """Yield an object's bytes."""
+        """Yield an object's bytes; raise FileNotFoundError if there is none."""
         import obstore  # noqa: PLC0415
 
         async with _Translated():
@@ -166,7 +217,10 @@ class ObjectStore:
 
 
 class _Translated:
-    """Turns what obstore raises into BucketFailed; FileNotFoundError stays, unless the whole bucket is missing."""
+    """Turns what obstore raises into BucketFailed; FileNotFoundError stays, unless the whole bucket is missing.
+
+    That is every exception: obstore panics at an answer that it does not expect, such as one about another object.
+    """
 
     async def __aenter__(self) -> None:
         return None
@@ -174,23 +228,45 @@ class _Translated:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if error is None or not isinstance(error, Exception):
             return
-        from obstore.exceptions import BaseError  # noqa: PLC0415
-
-        text = redact(str(error).partition("\n")[0])
-        if isinstance(error, FileNotFoundError):
-            if "NoSuchBucket" in str(error):
-                raise BucketFailed(CopyErrorCode.STORE_REFUSED, "there is no such bucket") from None
+        if isinstance(error, FileNotFoundError) and _code(str(error)) not in _REFUSED:
             return
-        if type(error).__name__ in _REFUSED:
-            raise BucketFailed(CopyErrorCode.STORE_REFUSED, f"the bucket refuses relay's credentials{_status(text)}")
-        if isinstance(error, BaseError | OSError | ValueError):
-            raise BucketFailed(CopyErrorCode.STORE_UNAVAILABLE, f"the bucket does not answer{_status(text)}") from None
+        raise _translated(str(error)) from None
 
 
-def _status(text: str) -> str:
-    """Return the HTTP status that an error of obstore names, for its reason; its text has URLs."""
-    _, found, status = text.partition("status code: ")
-    return f" (HTTP {status[:3]})" if found else ""
+def _translated(text: str) -> BucketFailed:
+    """Return the failure that an error of obstore describes. Its text has URLs, and the store's answer after them."""
+    if _WITHOUT_KEYS.search(text):
+        return BucketFailed(CopyErrorCode.STORE_REFUSED, "there are no credentials for the bucket in the environment")
+    found = _STATUS.search(text)
+    if found is None and "redirect" in text:  # S3 names no address to redirect to, and obstore then no status
+        return _failure(MOVED, text)
+    if found is None and (of_one := _OF_ONE.search(text)):
+        known = _REFUSED.get(of_one[1])
+        code = CopyErrorCode.STORE_UNAVAILABLE if known is None else CopyErrorCode.STORE_REFUSED
+        return BucketFailed(code, f"{known or 'the bucket does not delete it'} ({of_one[1]})")
+    if found is None:
+        return BucketFailed(CopyErrorCode.STORE_UNAVAILABLE, "the bucket does not answer")
+    # An answer to HEAD has no body with a code; S3 answers it 400 for expired credentials and for a wrong region.
+    headless = int(found[1]) == BAD_REQUEST and "Error performing HEAD" in text
+    return _failure(int(found[1]), text, refused=headless)
+
+
+def _failure(status: int, answer: str, *, refused: bool = False) -> BucketFailed:
+    """Return the failure that a store's answer means."""
+    named = _code(answer)
+    known = _REFUSED.get({MOVED: "PermanentRedirect", MISSING: named or "NoSuchBucket"}.get(status, named))
+    if known is None and (refused or status in _REFUSING):
+        known = "the bucket refuses relay's credentials, or does not know its region"
+    shown = f"{named}, HTTP {status}" if named else f"HTTP {status}"
+    if known is None:
+        return BucketFailed(CopyErrorCode.STORE_UNAVAILABLE, f"the bucket does not take it ({shown})", status)
+    return BucketFailed(CopyErrorCode.STORE_REFUSED, f"{known} ({shown})", status)
+
+
+def _code(answer: str) -> str:
+    """Return the code in a store's answer; nothing if it has none."""
+    found = _CODE.search(answer)
+    return found[1] if found else ""
 
 
 def _opened(url: str) -> "S3Store | GCSStore | AzureStore":
@@ -200,7 +276,8 @@ def _opened(url: str) -> "S3Store | GCSStore | AzureStore":
         from obstore.store import from_url  # noqa: PLC0415
     except ImportError:
         raise SettingsError(
-            "RELAY_ARCHIVE_URL needs the extra archive (pip install '.[archive]' in the checkout), or file:///path"
+            "RELAY_ARCHIVE_URL needs obstore (pip install '.[archive]' in the checkout, or -r requirements-all.txt), "
+            "or file:///path"
         ) from None
     retries: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=REQUEST_TIMEOUT_S)}
     options: Any = {"timeout": timedelta(seconds=REQUEST_TIMEOUT_S), "allow_http": True}

@@ -19,7 +19,7 @@ class Pool:
     """The connections of one sender: at most `connections_max` are open, and an idle one is closed after `idle_s`."""
 
     def __init__(self, connections_max: int, idle_s: float) -> None:
-        self._connections_max = connections_max
+        self.connections_max = connections_max
         self._idle_s = idle_s
         self._idle: dict[Connection, Origin] = {}
         self._by_origin: dict[Origin, list[Connection]] = {}
@@ -54,7 +54,7 @@ class Pool:
     def opening(self) -> Iterator[None]:
         """Reserve a place for a connection being opened; close the longest idle ones if the limit is exceeded."""
         self._opening += 1
-        while len(self._open) + self._opening > self._connections_max and self._idle:
+        while len(self._open) + self._opening > self.connections_max and self._idle:
             connection = next(iter(self._idle))
             self._remove_idle(connection)
             self._open.discard(connection)
@@ -69,8 +69,11 @@ class Pool:
         self._open.add(connection)
 
     def keep(self, origin: Origin, connection: Connection, now_s: float) -> None:
-        """Keep a connection for the next request, or close it if it is not usable or too old."""
-        if not connection.is_usable() or now_s - connection.made_s >= AGE_MAX_S:
+        """Keep a connection for the next request, or close it if it is closing or too old.
+
+        Bytes that answer no request close it when they are read, or when `reuse` finds them unread.
+        """
+        if connection.is_closing or now_s - connection.made_s >= AGE_MAX_S:
             connection.close()
             return
         connection.idle_since_s = now_s

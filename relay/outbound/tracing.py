@@ -97,7 +97,8 @@ class Tracing:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
         except ImportError as error:
             raise SettingsError(
-                f"RELAY_OTEL needs the extra otel (pip install '.[otel]'): {error.name} is not installed"
+                "RELAY_OTEL needs OpenTelemetry (pip install '.[otel]' in the checkout, or -r requirements-all.txt): "
+                f"{error.name} is not installed"
             ) from None
         own = {
             "service.name": "relay",

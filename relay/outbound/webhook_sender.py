@@ -14,6 +14,7 @@ new connection, within the same attempt and with the same `webhook-id`.
 
 import asyncio
 import re
+import resource
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
@@ -35,6 +36,10 @@ from relay.security.url_policy import ALLOW_NETWORKS, AddressPolicy
 
 CONNECT_S: Final = 5.0
 KEEPALIVE_S: Final = 30.0
+KEPT_MAX: Final = 1000
+"""So many connections may be open, idle ones included, where fewer attempts are allowed concurrently …"""
+KEPT_FILES_PART: Final = 8
+"""… unless that is more than this part of the files that the process may open."""
 URLS_MAX: Final = 2000
 
 _URL: Final = re.compile(
@@ -81,7 +86,8 @@ class _Failed(Exception):
 class WebhookSender:
     """Sends notifications; a process has one sender.
 
-    At most `connections_max` requests run concurrently; an idle connection is kept for `keepalive_s`.
+    At most `connections_max` requests run concurrently; an idle connection is kept for `keepalive_s`. More may be
+    kept than that, because a new one costs half of a notification, and with TLS many times as much.
     """
 
     def __init__(
@@ -96,7 +102,7 @@ class WebhookSender:
         self._policy = policy
         self._resolver = resolver
         self._trust = trust
-        self.pool = Pool(connections_max, keepalive_s)
+        self.pool = Pool(max(connections_max, _kept_max()), keepalive_s)
         self._free_slots = asyncio.Semaphore(connections_max)
         self._parse = lru_cache(URLS_MAX)(partial(_parse, policy))
 
@@ -216,6 +222,12 @@ class WebhookSender:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.pool.close()
+
+
+def _kept_max() -> int:
+    """Return how many connections to keep open, by the limit on open files."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return KEPT_MAX if hard == resource.RLIM_INFINITY else min(KEPT_MAX, hard // KEPT_FILES_PART)
 
 
 def _parse(policy: AddressPolicy, url: str) -> _Target:

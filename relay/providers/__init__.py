@@ -1,37 +1,46 @@
-"""Lists the providers that relay can submit to: one file and one line each."""
+"""Lists the providers that relay can submit to: one file and one line each.
 
+An adapter's module is imported when its provider is first asked for, since few relays use all of them. `relay/app.py`
+asks at the start for those that are configured.
+"""
+
+import importlib
 from collections.abc import Mapping
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
-from relay.providers.ark import Ark
-from relay.providers.base import Provider
-from relay.providers.evolink import EvoLink
-from relay.providers.fal import Fal
-from relay.providers.kie import Kie
-from relay.providers.kinovi import Kinovi
-from relay.providers.kling import Kling
-from relay.providers.minimax import MiniMax
-from relay.providers.openrouter import OpenRouter
-from relay.providers.relaydance import RelayDance
-from relay.providers.replicate import Replicate
-from relay.providers.sandbox import Sandbox
-from relay.providers.stablestudio import StableStudio
-from relay.providers.wavespeed import WaveSpeed
-from relay.providers.x402org import X402Org
+from relay.model.lazy_mapping import LazyMapping
 
-PROVIDERS: Final[Mapping[str, Provider]] = {
-    "evolink": EvoLink(),
-    "relaydance": RelayDance(),
-    "kinovi": Kinovi(),
-    "kling": Kling(),
-    "minimax": MiniMax(),
-    "stablestudio": StableStudio(),
-    "x402org": X402Org(),
-    "replicate": Replicate(),
-    "openrouter": OpenRouter(),
-    "ark": Ark(),
-    "fal": Fal(),
-    "wavespeed": WaveSpeed(),
-    "kie": Kie(),
+if TYPE_CHECKING:
+    from relay.providers.base import Provider
+
+_CLASSES: Final = {
+    "evolink": "EvoLink",
+    "relaydance": "RelayDance",
+    "kinovi": "Kinovi",
+    "kling": "Kling",
+    "minimax": "MiniMax",
+    "stablestudio": "StableStudio",
+    "x402org": "X402Org",
+    "replicate": "Replicate",
+    "openrouter": "OpenRouter",
+    "ark": "Ark",
+    "fal": "Fal",
+    "wavespeed": "WaveSpeed",
+    "kie": "Kie",
 }
-DEV_PROVIDERS: Final[Mapping[str, Provider]] = {"sandbox": Sandbox()}  # only with `relay dev`
+"""The class of each provider, in the module of the provider's name."""
+
+
+def _adapter(name: str, class_name: str) -> "Provider":
+    """Return a new adapter of a provider."""
+    adapter: Provider = getattr(importlib.import_module(f"relay.providers.{name}"), class_name)()
+    return adapter
+
+
+PROVIDERS: "Final[Mapping[str, Provider]]" = LazyMapping(
+    {name: partial(_adapter, name, class_name) for name, class_name in _CLASSES.items()}
+)
+DEV_PROVIDERS: "Final[Mapping[str, Provider]]" = LazyMapping(
+    {"sandbox": partial(_adapter, "sandbox", "Sandbox")}  # only with `relay dev`
+)

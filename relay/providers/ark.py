@@ -209,6 +209,7 @@ class Ark(Provider):
     title = "Ark"
     honours = COMMON | REFERENCES | {"last_frame", "audio", "seed"}
     callback_field = "callback_url"
+    verifier = "none"
     check_before_cancellation = True
     unified = _UNIFIED
     request_types: tuple[type, ...] = (Request,)

@@ -476,8 +476,30 @@ def check_url(url: object, path: str, schemes: tuple[str, ...] = ("https", "http
     """Return the error of a URL that is not public: its scheme, host, credentials or a length over URL_MAX."""
     if _is_public_url(url, schemes):
         return []
-    message = f"must be a public {' or '.join(schemes)} URL of at most {URL_MAX} characters, without credentials"
-    return [FieldError(path, message)]
+    must = f"must be a public {' or '.join(schemes)} URL of at most {URL_MAX} characters, without credentials"
+    return [FieldError(path, f"{must}; this {_fault(url, schemes)}")]
+
+
+def _fault(url: object, schemes: tuple[str, ...]) -> str:
+    """Return what is wrong with a URL that is not public, without repeating any of it."""
+    if not isinstance(url, str):
+        return "is no text"
+    if len(url) > URL_MAX:
+        return f"has {len(url)} characters"
+    if not url.isprintable() or " " in url or "\\" in url:
+        return "has a blank, a control character or a backslash"
+    try:
+        parts = urlsplit(url)
+        port_is_good = parts.port is None or parts.port > 0
+    except ValueError:
+        return "has no valid host and port"
+    if parts.scheme not in schemes:
+        return f"does not begin with {' or '.join(f'{scheme}://' for scheme in schemes)}"
+    if "@" in parts.netloc:
+        return "has a user name or password"
+    if not port_is_good or not parts.hostname:
+        return "has no valid host and port"
+    return "has a host that is local, private or without a dot"
 
 
 def _is_public_url(url: object, schemes: tuple[str, ...]) -> bool:

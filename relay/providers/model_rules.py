@@ -51,8 +51,12 @@ def check_by_rules(
     rules = models.get(model) if isinstance(model, str) else None
     if rules is not None and isinstance(request, dict):
         return with_rules(validation.check(request, rules.body), check_known(request, str(model), rules))
-    named = [FieldError("model", "is no model that relay knows the fields of")] if isinstance(model, str) else []
-    return with_rules(validation.check(request, fallback), named + check_urls(request))
+    errors = check_urls(request)
+    if isinstance(model, str):
+        wrong = f"must be a model whose fields relay knows, not {validation.shown(model)}"
+        meant = validation.meant(model, list(models)) or "; GET /v1/providers lists them"
+        errors.insert(0, FieldError("model", f"{wrong}{meant}; any other takes its own body in request"))
+    return with_rules(validation.check(request, fallback), errors)
 
 
 def check_fields(request: dict[str, Any], model: str, rules: ModelRules, urls: list[FieldError]) -> list[FieldError]:

@@ -36,9 +36,11 @@ class NativeBody(msgspec.Struct, frozen=True):
 
 def check_given(given: Mapping[str, object]) -> list[FieldError]:
     """Return the error of a client's fields with both `input` and `request`, or neither."""
-    if (given.get("input") is None) == (given.get("request") is None):
-        return [FieldError("input", "exactly one of input and request must be given")]
-    return []
+    has_input, has_request = given.get("input") is not None, given.get("request") is not None
+    if has_input != has_request:
+        return []
+    got = "both" if has_input else "neither"
+    return [FieldError("input", f"exactly one of input and request must be given, not {got}")]
 
 
 def native_body(provider: Provider, given: Mapping[str, object]) -> NativeBody:

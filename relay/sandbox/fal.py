@@ -131,7 +131,7 @@ class Fal(StandInBase):
         return body | {"status": "ERROR", "error": "Invalid status code: 499", "payload": _CANCELED}
 
     def sign(self, raw: bytes, job: ProviderJob, now_s: int) -> dict[str, str]:
-        """Return the four headers: signed by the published key, over another body, or by a key of somebody else."""
+        """Return the four headers: signed by the published key, over another body, or by another key."""
         how = job.faults.signed
         if not how:
             return {}

@@ -10,6 +10,8 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from relay import validation
+
 FINAL: Final = ("succeeded", "failed", "canceled")
 PAUSE_MAX_S: Final = 600
 
@@ -222,10 +224,16 @@ def of_names(given: Mapping[str, str]) -> Faults:
     if unknown:
         known = ", ".join(sorted(Faults.__struct_fields__))
         raise ValueError(f"the sandbox knows no fault {unknown[0]!r}; it knows {known}")
+    for field in msgspec.structs.fields(Faults):
+        try:
+            msgspec.convert(given.get(field.name, field.default), field.type, strict=False)
+        except msgspec.ValidationError:
+            must = validation.describe(msgspec.inspect.type_info(field.type))
+            raise ValueError(f"the fault {field.name} must be {must}, not {given[field.name][:40]!r}") from None
     try:
         return msgspec.convert(given, Faults, strict=False)
     except msgspec.ValidationError as error:
-        raise ValueError(f"the sandbox does not know this fault: {error}") from None
+        raise ValueError(str(error)) from None
 
 
 def of_prompt(prompt: object) -> Faults | None:

@@ -21,6 +21,7 @@ from itsdangerous.encoding import want_bytes
 from itsdangerous.signer import SigningAlgorithm
 
 from relay.model import ids
+from relay.security.hmac_key import HmacKey
 
 _VERSION, _PURPOSE = b"\x01", b"c"
 _HEAD: Final = _VERSION + _PURPOSE
@@ -88,6 +89,7 @@ class _Signer(Signer):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._derived = {key: super(_Signer, self).derive_key(key) for key in self.secret_keys}
+        self._hmac_keys = [HmacKey(key) for key in self._derived.values()]
 
     def derive_key(self, secret_key: str | bytes | None = None) -> bytes:
         """Return the derived key of a secret key, of the newest one by default."""
@@ -95,8 +97,8 @@ class _Signer(Signer):
 
     def signed(self, value: bytes, signature: bytes) -> bool:
         """Return whether one of the keys signed the value; the base class's conversions would double the time."""
-        for key in self._derived.values():  # noqa: SIM110 - a generator costs as much as the comparison
-            if hmac.compare_digest(hmac.digest(key, value, "sha256"), signature):
+        for key in self._hmac_keys:  # noqa: SIM110 - a generator costs as much as the comparison
+            if hmac.compare_digest(key.digest(value), signature):
                 return True
         return False
 

@@ -17,6 +17,7 @@ import msgspec
 from relay.errors import BadBody
 
 _BOM: Final = "\ufeff"
+_GZIP: Final = b"\x1f\x8b"
 _QUICK: Final = msgspec.json.Decoder()
 _WRITER: Final = msgspec.json.Encoder()
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
@@ -105,6 +106,8 @@ def _shallow(raw: bytes, depth_max: int) -> bool:
 
 def _decode(raw: bytes) -> str:
     """Return the body as text, without its BOM."""
+    if raw.startswith(_GZIP):
+        raise BadBody("the body is compressed (gzip); it must be sent uncompressed")
     if b"\0" in raw[:4]:  # JSON has no NUL; ASCII text in UTF-16 or UTF-32 always has
         raise BadBody("the body is not UTF-8 (it looks like UTF-16 or UTF-32)")
     try:

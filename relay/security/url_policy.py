@@ -60,7 +60,7 @@ class AddressPolicy:
     def check_url(self, url: str, chars_max: int = _URL_CHARS_MAX) -> list[str]:
         """Return the reasons why the URL may not be called, empty if it may; no reason repeats an address."""
         if len(url) > chars_max:
-            return [f"must be at most {chars_max} characters"]
+            return [f"must be at most {chars_max} characters, not {len(url)}"]
         if not _PLAIN.fullmatch(url):
             return ["must be ASCII without blanks, control characters or backslashes (a host as xn--…, else %XX)"]
         parts = _URL.fullmatch(url)

@@ -15,7 +15,7 @@ from relay.errors import Bound
 from relay.lifecycle import archiving, output_expiry
 from relay.lifecycle.reports import DoubtLimits, Transition, doubted
 from relay.model import ids
-from relay.model.archive import ArchiveMode, CopyEnd
+from relay.model.archive import ArchiveMode, CopyEnd, CopyState
 from relay.model.job import Disposition, Event, EventType, Job, ProviderCall, Reprocessing, Unconfirmed
 from relay.model.resources import events as resources
 from relay.storage import copies, event_bodies, job_rows, payments, rows
@@ -136,7 +136,7 @@ class Read(msgspec.Struct, frozen=True):
 
     `rows` are those of the jobs. `listeners` are the endpoints that may want an event of these jobs, in JSON. `digests`
     are those of the callbacks recorded before, each with its job; `calls` those of the updates' calls that are stored
-    already.
+    already. `copies` are the rows of the copies that end or are deleted, locked.
     """
 
     jobs: dict[str, Job]
@@ -145,18 +145,18 @@ class Read(msgspec.Struct, frozen=True):
     digests: set[tuple[str, bytes]]
     calls: set[str]
     absent: Absent
+    copies: dict[str, Row]
 
 
 class UpdateApplier:
     """Applies batches of updates. `lease` is how a new delivery is leased to the dispatcher of this process.
 
-    All that it writes is one exchange with the server, after everything that it reads (`alone`, as group commit asks).
     Where another process sends and checks, it is notified by the commit that there is something to do.
     `expiring_ms` is how long before a result expires the client is notified of that, `held_ms` how long the event of a
     job's end waits for copies of its results.
     """
 
-    alone: Final = True
+    reads_last: Final = True
 
     def __init__(
         self,
@@ -171,6 +171,11 @@ class UpdateApplier:
         self._times = _Times(expiring_ms, held_ms)
         self._room = room
         self._fan_out = FanOut(lease, schedule_s[0])
+
+    @staticmethod
+    def apart(_: Sequence[JobUpdate]) -> bool:
+        """Return True: all that it writes is one exchange with the server, after everything that it reads."""
+        return True
 
     async def __call__(self, transaction: Transaction, updates: Sequence[JobUpdate]) -> list[UpdateResult]:
         """Apply the updates in their order; each finds the job as the one before it left it."""
@@ -230,35 +235,35 @@ class _Batch:
         if update.call and update.call.id in self._read.calls:
             self.results.append(UpdateResult(job=job, disposition=Disposition.REPEATED, reason="written before"))
             return
+        copied = None
+        if (update.copy is not None or update.deletes is not None) and (copied := self._copy(update)) is None:
+            reason = "the copy has ended, or is another try's"
+            self.results.append(UpdateResult(job=job, disposition=Disposition.STALE, reason=reason))
+            return
         self._ordered = 0
-        moved = self._judged(job, update)
+        transition = self._judged(job, update)
         tombstone = self._absent.tombstones.get(update.job_id)
-        result = _result(job, moved, update, tombstone)
+        result = _result(job, transition, update, tombstone)
         self.results.append(result)
         result.copies = self._ordered
-        job = moved.job if moved else job
-        if update.copy is not None:
-            self._changes().ended.append(copies.ended(update.copy, update.at))
-        elif update.releases:
-            self._changes().released.add(update.job_id)
-        elif update.deletes is not None:
-            self._changes().deleted.append({"copy_id": update.deletes, "finished_at": update.at})
+        job = transition.job if transition else job
+        self._change_copies(before, update, copied)
         if update.call and job:
             self.calls += [update.earlier_call] if update.earlier_call else []
             self.calls.append(msgspec.structs.replace(update.call, decision=result.reason))
         if update.received:
             known = None if _is_foreign(update) else job or tombstone
             job = self._keep(update, update.received, job, known.project_id if known else DEFAULT_PROJECT)
-        if moved and moved.announce and job:
-            new = _new_event(job, moved.announce, update.at, moved.supersedes, self._read.rows[job.id])
-            result.announced = moved.announce
+        if transition and transition.announce and job:
+            new = _new_event(job, transition.announce, update.at, transition.supersedes, self._read.rows[job.id])
+            result.announced = transition.announce
             new.reported_at = _reported_at(before, new, update)
             self.events.append(new)
             self.announced.append(result)
-            if moved.also is not None:
-                self.events.append(_new_event(job, moved.also, update.at, None, self._read.rows[job.id]))
+            if transition.also is not None:
+                self.events.append(_new_event(job, transition.also, update.at, None, self._read.rows[job.id]))
                 self.announced.append(result)
-                result.also = moved.also
+                result.also = transition.also
         result.job = job
         if self._bounds:
             result.bounds, self._bounds = tuple(self._bounds), []
@@ -270,33 +275,78 @@ class _Batch:
 
         The job after it is another one than before: what follows changes it, and earlier results keep theirs.
         """
-        moved = _transition(job, update, self._read.digests)
-        if moved and moved.doubtful:
-            moved = msgspec.structs.replace(moved, job=self._doubt(moved.job, update.at))
-        if moved and moved.job is job:
-            return msgspec.structs.replace(moved, job=copy(job))
-        if moved and job and (job.held or update.copy is not None) and moved.announce and moved.announce.final:
-            moved = self._release(moved)
-        if moved and job and moved.job.outputs is not job.outputs:
+        transition = _transition(job, update, self._read.digests)
+        if transition is None or job is None:
+            return None
+        if transition.doubtful:
+            transition = msgspec.structs.replace(transition, job=self._doubt(transition.job, update.at))
+        if transition.job is job:
+            return msgspec.structs.replace(transition, job=copy(job))
+        ends = transition.announce is not None and transition.announce.final
+        if ends and (job.held or update.copy is not None):
+            transition = self._release(transition)
+        after = transition.job
+        if after.outputs is not job.outputs:
             if update.renews_outputs:
-                moved.job.expiring_at = output_expiry.due_at(moved.job.outputs, update.at, self._times.expiring_ms)
-            if moved.job.archive is not ArchiveMode.OFF:
-                moved = self._order(job, moved, update)
-        return moved
+                after.expiring_at = output_expiry.due_at(after.outputs, update.at, self._times.expiring_ms)
+            if after.archive is not ArchiveMode.OFF:
+                transition = self._order(job, transition, update)
+        return transition
+
+    def _copy(self, update: JobUpdate) -> Row | None:
+        """Return the row of the copy that an update ends or deletes; None where it is not what the update says.
+
+        That is leased to the try that ended it, or in the archive. What a try has written whose lease is another's by
+        now is queued to be deleted, unless it is the copy nevertheless.
+        """
+        end = update.copy
+        if end is None:
+            row = self._read.copies.pop(update.deletes or "", None)
+            return row if row is not None and row["state"] == CopyState.ARCHIVED else None
+        row = self._read.copies.get(end.copy_id)
+        if row is not None and row["state"] == CopyState.PENDING and row["due_at"] == end.leased_until:
+            return self._read.copies.pop(end.copy_id)
+        if end.key is not None:
+            left = {"job_id": update.job_id, "number": end.number, "bucket": end.bucket, "key": end.key}
+            self._changes().abandoned.append(left | {"due_at": update.at})
+        return None
+
+    def _change_copies(self, job: Job | None, update: JobUpdate, copied: Row | None) -> None:
+        """Note what an update does to the copies of its job; `copied` is the row of the one that it ends or deletes.
+
+        What a copy that failed may have written is queued to be deleted: immediately if the write was answered. A copy
+        past its retention is queued too, and its row is deleted where its job is gone.
+        """
+        end = update.copy
+        if end is not None:
+            ended = archiving.ended(job, end)
+            if ended.state is CopyState.FAILED:
+                pause_ms = 0 if end.state is CopyState.ARCHIVED else copies.UNANSWERED_MS
+                self._changes().left[update.job_id, end.number] = update.at + pause_ms
+            self._changes().ended.append(copies.ended(ended, update.at))
+        elif update.releases:
+            self._changes().released.add(update.job_id)
+        elif copied is not None:
+            changes = self._changes()
+            changes.left[update.job_id, copied["number"]] = update.at
+            if job is None:
+                changes.forgotten.append({"id": copied["id"]})
+            else:
+                changes.deleted.append({"copy_id": copied["id"], "finished_at": update.at})
 
     def _changes(self) -> copies.Changes:
         """Return what happens to copies of results in this batch."""
         self.copies = self.copies or copies.Changes()
         return self.copies
 
-    def _release(self, moved: Transition) -> Transition:
+    def _release(self, transition: Transition) -> Transition:
         """Return the transition of a job whose event waited for its copies, and waits no longer."""
-        self._changes().released.add(moved.job.id)
-        return archiving.replaced(moved) if moved.job.held else moved
+        self._changes().released.add(transition.job.id)
+        return archiving.replaced(transition) if transition.job.held else transition
 
-    def _order(self, job: Job, moved: Transition, update: JobUpdate) -> Transition:
+    def _order(self, job: Job, transition: Transition, update: JobUpdate) -> Transition:
         """Return the transition with the copies that its results are to have, which are written with it."""
-        ordered = archiving.order(job, moved)
+        ordered = archiving.order(job, transition)
         if ordered.new or ordered.renewed:
             changes, after = self._changes(), ordered.transition.job
             for number in ordered.new:
@@ -351,7 +401,9 @@ async def _read(transaction: Transaction, updates: Sequence[JobUpdate], room: Ro
     digests, calls = await _digests(transaction, updates, jobs), await _calls(transaction, updates)
     elsewhere = await absent(transaction, {update.job_id for update in updates if update.received} - jobs.keys())
     elsewhere.bytes.update(await _bytes_kept(transaction, updates, jobs, room))
-    return Read(jobs, by_id, listeners, digests, calls, elsewhere)
+    copy_ids = {copy_id for update in updates if (copy_id := update.copy.copy_id if update.copy else update.deletes)}
+    held = await copies.hold(transaction, copy_ids) if copy_ids else {}
+    return Read(jobs, by_id, listeners, digests, calls, elsewhere, held)
 
 
 async def _update(transaction: Transaction, read: Read) -> None:
@@ -426,10 +478,10 @@ def _transition(job: Job | None, update: JobUpdate, digests: set[tuple[str, byte
         job = msgspec.structs.replace(job, cost=update.settlement.cost)
     if update.transition is None:
         return Transition(job, Disposition.RECORDED)
-    moved = update.transition(job)
-    if received and received.digest and moved.disposition is Disposition.RECORDED:
+    transition = update.transition(job)
+    if received and received.digest and transition.disposition is Disposition.RECORDED:
         digests.add((job.id, received.digest))
-    return moved
+    return transition
 
 
 def _is_foreign(update: JobUpdate) -> bool:
@@ -437,14 +489,18 @@ def _is_foreign(update: JobUpdate) -> bool:
     return update.received is not None and update.received.other_environment
 
 
-def _result(job: Job | None, moved: Transition | None, update: JobUpdate, tombstone: Tombstone | None) -> UpdateResult:
+def _result(
+    job: Job | None, transition: Transition | None, update: JobUpdate, tombstone: Tombstone | None
+) -> UpdateResult:
     """Return what became of the update, before any event."""
-    if moved is None:
+    if transition is None:
         reason = tombstone.reason_at_end if tombstone else "there is no such job here"
         if _is_foreign(update):
             reason = OTHER_ENVIRONMENT
         return UpdateResult(job=job, disposition=Disposition.ORPHANED, reason=reason)
-    return UpdateResult(job=job, disposition=moved.disposition, reason=moved.reason, unconfirmed=moved.unconfirmed)
+    return UpdateResult(
+        job=job, disposition=transition.disposition, reason=transition.reason, unconfirmed=transition.unconfirmed
+    )
 
 
 def _new_event(job: Job, kind: EventType, at: int, supersedes: str | None, row: Row) -> NewEvent:

@@ -17,6 +17,12 @@ from relay.storage.idempotency import Tie
 ENDLESS_MS: Final = 86_400_000
 """A result without a known lifetime is as urgent as one that expires a day after it came."""
 BATCH: Final = 100
+WINDOW: Final = 64
+"""A claim reads so many of the copies that are due first, and so many of those that expire first."""
+TRY_MAX_MS: Final = 3_600_000
+"""No try of a copy lasts so long: what one may still be writing is deleted after that."""
+UNANSWERED_MS: Final = 60_000
+"""What a try may have written that has failed is deleted so much later: its bucket may not have finished with it."""
 
 
 class NewCopy(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +48,9 @@ class NewCopy(msgspec.Struct, frozen=True, kw_only=True):
 class DueCopy(msgspec.Struct, frozen=True, kw_only=True):
     """A copy that is leased to this process; `expires_at` is when its result expires, as far as that is known.
 
-    `gone_seen` counts the tries in a row that found the result gone. `key` is where an earlier try began to write.
+    `gone_seen` counts the tries in a row that found the result gone. `key` is where an earlier try began to write, in
+    `bucket` (empty: the one that is configured); `writes` counts the keys that were used, and `writing` is True where
+    that try may still write. `leased_until` is the lease: once another process has claimed the copy, it is another.
     """
 
     id: str
@@ -60,7 +68,11 @@ class DueCopy(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     held_until: int | None
     supersedes: str | None
+    bucket: str
     key: str | None
+    writes: int
+    writing: bool
+    leased_until: int
 
     def end(self, state: CopyState, **outcome: Any) -> CopyEnd:
         """Return how this copy ends."""
@@ -68,6 +80,7 @@ class DueCopy(msgspec.Struct, frozen=True, kw_only=True):
             copy_id=self.id,
             number=self.number,
             state=state,
+            leased_until=self.leased_until,
             held_until=self.held_until,
             supersedes=self.supersedes,
             **outcome,
@@ -85,9 +98,10 @@ class CopyClaim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CopyRetry(msgspec.Struct, frozen=True, kw_only=True):
-    """When a copy is tried again, and why it has to be."""
+    """When a copy is tried again, and why it has to be; `leased_until` is the lease of the last try."""
 
     id: str
+    leased_until: int
     due_at: int
     attempts_made: int
     gone_seen: int
@@ -100,10 +114,29 @@ class StoredCopy(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     state: CopyState
+    bucket: str
     key: str | None
     content_type: str | None
     bytes: int | None
     sha256: str | None
+
+
+class ShownCopy(StoredCopy, frozen=True, kw_only=True):
+    """A copy with its tries: why the last one failed, and when the next one is due. Times are unix milliseconds.
+
+    `leased_by` is the boot of the process that is copying it now. `expires_at` is when its result expires.
+    """
+
+    number: int
+    kind: str
+    attempts_made: int
+    error_code: CopyErrorCode | None
+    error: str | None
+    due_at: int | None
+    leased_by: int | None
+    expires_at: int | None
+    created_at: int
+    finished_at: int | None
 
 
 class CopyCount(msgspec.Struct, frozen=True):
@@ -120,19 +153,45 @@ class HeldEvent(msgspec.Struct, frozen=True, kw_only=True):
     copy: CopyEnd
 
 
+class NextTimes(msgspec.Struct, frozen=True):
+    """When the next copy is due, and the next event has waited long enough, in unix milliseconds; None without one."""
+
+    due_at: int | None
+    held_until: int | None
+
+
 class OldCopy(msgspec.Struct, frozen=True, kw_only=True):
-    """A copy past its retention."""
+    """A copy that is past its retention."""
 
     id: str
     job_id: str
     number: int
+
+
+class CopyName(msgspec.Struct, frozen=True, kw_only=True):
+    """The key that a try is about to write to, the `writes`th of its copy, and the lease that it is made under."""
+
+    id: str
+    leased_until: int
+    bucket: str
     key: str
+    content_type: str
+    writes: int
+
+
+class LeftObject(msgspec.Struct, frozen=True, kw_only=True):
+    """An object that is to be deleted, leased to this process until then; an empty `bucket` is the configured one."""
+
+    bucket: str
+    key: str
+    leased_until: int
 
 
 class Changes:
     """What a batch of updates does to copies: those that are new, by job and number, and parameters of statements.
 
-    `released` are the jobs whose event waits no longer for its copies.
+    `released` are the jobs whose event waits no longer for its copies. `left` are copies, by job and number, whose
+    object is to be deleted from a time on; `abandoned` are objects of tries whose copy is another's by now.
     """
 
     def __init__(self) -> None:
@@ -140,13 +199,25 @@ class Changes:
         self.renewed: list[dict[str, Any]] = []
         self.ended: list[dict[str, Any]] = []
         self.deleted: list[dict[str, Any]] = []
+        self.forgotten: list[dict[str, Any]] = []
+        self.abandoned: list[dict[str, Any]] = []
+        self.left: dict[tuple[str, int], int] = {}
         self.released: set[str] = set()
 
     async def write(self, transaction: Transaction) -> None:
-        """Write it, in the transaction of the updates: an event that was released may have new copies to wait for."""
+        """Write it, in the transaction of the updates: an event that was released may have new copies to wait for.
+
+        What a copy may have in its bucket is queued to be deleted before its row loses the key.
+        """
+        for copy in self.new.values():
+            self.left.setdefault((copy.job_id, copy.number), copy.created_at + TRY_MAX_MS)
+        left = [{"job_id": job_id, "number": number, "due_at": at} for (job_id, number), at in self.left.items()]
+        await transaction.run_many("leave_copy", left)
+        await transaction.run_many("leave_object", self.abandoned)
         await transaction.run_many("release_event", [{"job_id": job_id} for job_id in sorted(self.released)])
         await transaction.run_many("end_copy", self.ended)
         await transaction.run_many("delete_copy", self.deleted)
+        await transaction.run_many("forget_copy", self.forgotten)
         await transaction.run_many("renew_copy", self.renewed)
         await transaction.run_many("insert_copy", list(self.new.values()))
 
@@ -162,13 +233,13 @@ class Copies:
     async def claim(self, claim: CopyClaim) -> list[DueCopy]:
         """Return due copies, leased, the first to expire first."""
         full = {"full": sorted(claim.full), "full_hosts": sorted(claim.full_hosts)}
-        params = msgspec.structs.asdict(claim) | full | {"boot": self._lease.boot}
+        params = msgspec.structs.asdict(claim) | full | {"boot": self._lease.boot, "window": WINDOW}
         claimed = await self._writer.write(_claim, params)
         return [_due(row) for row in claimed]
 
-    async def get(self, copy_id: str) -> DueCopy | None:
-        """Return a copy as it is now; None where it is not pending any more."""
-        found = await self._database.rows("copy_by_id", {"id": copy_id})
+    async def get(self, copy: DueCopy) -> DueCopy | None:
+        """Return a copy as it is now; None where its lease is another's, or it is not pending any more."""
+        found = await self._database.rows("copy_leased", {"id": copy.id, "leased_until": copy.leased_until})
         return _due(found[0]) if found else None
 
     async def of_output(self, project_id: str, job_id: str, number: int) -> StoredCopy | None:
@@ -177,12 +248,24 @@ class Copies:
         found = await self._database.rows("copy_of_output", params)
         return msgspec.convert(dict(found[0]), StoredCopy) if found else None
 
-    async def name(self, copy_id: str, key: str, content_type: str) -> bool:
-        """Store the key that a copy is about to be written to; return False if it is not pending any more."""
-        return bool(await self._writer.write(_name, {"id": copy_id, "key": key, "content_type": content_type}))
+    async def of_job(self, project_id: str, job_id: str) -> list[ShownCopy]:
+        """Return the copies of the results of a project's job, in their order."""
+        found = await self._database.rows("copies_of_job", {"project_id": project_id, "job_id": job_id})
+        return [msgspec.convert(dict(row), ShownCopy) for row in found]
+
+    async def hasten(self, job_id: str, now_ms: int) -> int:
+        """Make the pending copies of a job due now, but for those that are being copied; return how many."""
+        return await self._writer.write(_hasten, {"job_id": job_id, "now": now_ms})
+
+    async def name(self, name: CopyName) -> bool:
+        """Store the key that a copy is about to be written to; return False if its lease is another's.
+
+        The key of an earlier try, if it had another one, is queued to be deleted.
+        """
+        return await self._writer.write(_name, name)
 
     async def retry(self, retry: CopyRetry) -> None:
-        """Release a copy, to be tried again."""
+        """Release a copy, to be tried again, if its lease is still that of its last try."""
         await self._writer.write(_retry, retry)
 
     async def out_of_time(self, now_ms: int) -> list[HeldEvent]:
@@ -202,19 +285,29 @@ class Copies:
             for row in found
         ]
 
-    async def next_at(self) -> int | None:
-        """Return when the next copy is due, or the next event has waited long enough, in unix milliseconds."""
+    async def next_times(self) -> NextTimes:
+        """Return when the next copy is due, and when the next event has waited long enough."""
         (found,) = await self._database.rows("next_copy", {})
-        return min((at for at in (found["due_at"], found["held_until"]) if at is not None), default=None)
+        return NextTimes(found["due_at"], found["held_until"])
 
     async def past_retention(self, before_ms: int) -> list[OldCopy]:
-        """Return copies that were made before then, at most BATCH."""
+        """Return copies that were made before then, the oldest first, at most BATCH."""
         found = await self._database.rows("copies_past_retention", {"before": before_ms, "limit": BATCH})
         return [msgspec.convert(dict(row), OldCopy) for row in found]
 
-    async def forget(self, copy_id: str) -> None:
-        """Delete the row of a copy whose object and job are gone."""
-        await self._writer.write(_forget, {"id": copy_id})
+    async def claim_left(self, now_ms: int, leased_until_ms: int) -> LeftObject | None:
+        """Return the object that is to be deleted first, leased; None if none is due."""
+        params = {"now": now_ms, "leased_until": leased_until_ms}
+        found = await self._writer.write(_claim_left, params)
+        return msgspec.convert(dict(found[0]), LeftObject) if found else None
+
+    async def forget_left(self, left: LeftObject) -> None:
+        """Store that an object is gone."""
+        await self._writer.write(_forget_left, left)
+
+    async def postpone_left(self, left: LeftObject, due_at_ms: int) -> None:
+        """Store when to try again to delete an object."""
+        await self._writer.write(_postpone_left, msgspec.structs.asdict(left) | {"due_at": due_at_ms})
 
     async def counts(self, project_id: str) -> dict[CopyState, CopyCount]:
         """Return how many copies of a project have each state, and their bytes."""
@@ -267,7 +360,7 @@ def renewed(job: Job, number: int, now_ms: int) -> dict[str, Any]:
 
 
 def ended(copy: CopyEnd, at: int) -> dict[str, Any]:
-    """Return the parameters of `end_copy`."""
+    """Return the parameters of `end_copy`; `leave_copy` has queued what a copy that failed was written to."""
     names = ("copy_id", "state", "key", "bytes", "content_type", "error_code", "error")
     return {name: getattr(copy, name) for name in names} | {"digest": copy.sha256, "finished_at": at}
 
@@ -285,7 +378,7 @@ def _expires_at(output: Output) -> int | None:
 def _due(row: Row) -> DueCopy:
     """Return the copy of a row."""
     values: Mapping[str, Any] = dict(row)
-    return DueCopy(**{**values, "needs_key": bool(values["needs_key"])})
+    return DueCopy(**{**values, "needs_key": bool(values["needs_key"]), "writing": bool(values["writing"])})
 
 
 async def _claim(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[Sequence[Row]]:
@@ -293,9 +386,31 @@ async def _claim(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> 
     return [await transaction.rows("claim_copies", params) for params in wanted]
 
 
-async def _name(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[bool]:
-    """Store the keys."""
-    return [bool(await transaction.rows("name_copy", params)) for params in wanted]
+async def _name(transaction: Transaction, wanted: Sequence[CopyName]) -> list[bool]:
+    """Store the keys, each after that of an earlier try was queued to be deleted: that try may still write."""
+    held = await hold(transaction, [name.id for name in wanted])
+    stored = []
+    for name in wanted:
+        row = held.get(name.id)
+        leased = row is not None and row["state"] == CopyState.PENDING and row["due_at"] == name.leased_until
+        stored.append(leased)
+        if row is None or not leased:
+            continue
+        if row["key"] is not None and (row["bucket"], row["key"]) != (name.bucket, name.key):
+            due_at = name.leased_until + TRY_MAX_MS
+            left = {"job_id": row["job_id"], "number": row["number"], "due_at": due_at}
+            await transaction.run_many("leave_copy", [left])
+        await transaction.rows("name_copy", msgspec.structs.asdict(name))
+    return stored
+
+
+async def hold(transaction: Transaction, copy_ids: Collection[str]) -> dict[str, Row]:
+    """Return the rows of copies that are pending or in the archive, by their ids; they stay as they are until the end.
+
+    Each has `job_id`, `number`, `state`, `due_at`, `bucket` and `key`.
+    """
+    rows = await transaction.rows("hold_copies", {"ids": sorted(copy_ids)})
+    return {row["id"]: row for row in rows}
 
 
 async def _retry(transaction: Transaction, wanted: Sequence[CopyRetry]) -> list[None]:
@@ -305,10 +420,27 @@ async def _retry(transaction: Transaction, wanted: Sequence[CopyRetry]) -> list[
     return [None] * len(wanted)
 
 
-async def _forget(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[None]:
-    """Delete the rows."""
+async def _hasten(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[int]:
+    """Make the copies due, for each caller in turn."""
+    return [len(await transaction.rows("hasten_copies", params)) for params in wanted]
+
+
+async def _claim_left(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[Sequence[Row]]:
+    """Claim an object for each caller in turn."""
+    return [await transaction.rows("claim_object_left", params) for params in wanted]
+
+
+async def _forget_left(transaction: Transaction, wanted: Sequence[LeftObject]) -> list[None]:
+    """Delete the rows of objects that are gone."""
+    for left in wanted:
+        await transaction.rows("forget_object_left", msgspec.structs.asdict(left))
+    return [None] * len(wanted)
+
+
+async def _postpone_left(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[None]:
+    """Store when to try again."""
     for params in wanted:
-        await transaction.rows("forget_copy", params)
+        await transaction.rows("postpone_object_left", params)
     return [None] * len(wanted)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -111,6 +111,12 @@ class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     asked: bool = False
     breaker: Literal["held", "probe_failed", "reopened"] | None = None
     again: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is delivered, and changes nothing of its endpoint but its health."""
+        changes = self.gone or self.probe or self.asked or self.breaker is not None or self.again
+        return self.state is DeliveryState.DELIVERED and not changes
 
 
 class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,11 +244,14 @@ class Deliveries:
         """Return which of these endpoints no breaker holds, as their rows say."""
         return {row["id"] for row in await self._database.rows("endpoints_not_held", {"ids": [*endpoint_ids]})}
 
-    def write_attempt(self, result: AttemptResult) -> asyncio.Future[bool]:
+    def write_attempt(self, result: AttemptResult, *, patient: bool = False) -> asyncio.Future[bool]:
         """Store an attempt, its delivery's new state and the endpoint's health; the future resolves after COMMIT.
 
-        It is True if that disabled or enabled the endpoint, whose notices are due now.
+        It is True if that disabled or enabled the endpoint, whose notices are due now. `patient` is for a result that
+        nothing waits for.
         """
+        if patient:
+            return self._writer.submit_patient(_save_attempts, result)
         return self._writer.submit(_save_attempts, result, urgent=True)
 
     async def get(self, delivery_id: str, project_id: str) -> Delivery | None:
@@ -366,33 +375,47 @@ async def _unless_enabled(transaction: Transaction, one: AttemptResult) -> Attem
     return msgspec.structs.replace(one, state=DeliveryState.PENDING, next_attempt_at=one.at)
 
 
-async def _save_attempts(transaction: Transaction, ended: Sequence[AttemptResult]) -> list[bool]:
-    """Insert the attempts, then update deliveries and endpoints: an attempt's number counts from its delivery's row."""
-    settled = await _unwritten(transaction, ended)
-    if any(one.to_disabled for one in settled):
-        settled = [await _unless_enabled(transaction, one) for one in settled]
-    await transaction.run_many("insert_attempt", [_attempt_row(one) for one in settled])
-    await transaction.run_many("settle_delivery", [_delivery_after(one) for one in settled])
-    last = {one.endpoint_id: one for one in settled}
-    bad = [one for one in last.values() if one.state is not DeliveryState.DELIVERED]
-    switched = set()
-    for one in last.values():
-        delivered = one.state is DeliveryState.DELIVERED
-        if one.probe and await endpoint_status.probed(
-            transaction, one.endpoint_id, ProbeResult(one.at, delivered, one.asked)
-        ):
-            switched.add(one.endpoint_id)
-        if one.asked and delivered:
-            await transaction.notify(DueWork.DELIVERIES)
-    await endpoint_history.write(transaction, [noted for one in settled for noted in _notes(one)])
-    await transaction.run_many("note_endpoint_outcome", [_outcome(one) for one in last.values()])
-    for one in settled:
-        if one.gone and await endpoint_status.disable(transaction, one.endpoint_id, one.at, one.gone):
-            switched.add(one.endpoint_id)
-    for one in bad:
-        if await endpoint_status.disable_failing(transaction, one.endpoint_id, one.at):
-            switched.add(one.endpoint_id)
-    return [one.endpoint_id in switched for one in ended]
+class _SaveAttempts:
+    """Inserts attempts, then updates deliveries and endpoints: an attempt's number counts from its delivery's row.
+
+    Those that are plain are written in one exchange, which concerns deliveries that no other operation writes.
+    """
+
+    @staticmethod
+    def apart(ended: Sequence[AttemptResult]) -> bool:
+        """Return whether all are plain."""
+        return all(one.is_plain for one in ended)
+
+    async def __call__(self, transaction: Transaction, ended: Sequence[AttemptResult]) -> list[bool]:
+        """Return for each whether it disabled or enabled its endpoint."""
+        settled = await _unwritten(transaction, ended)
+        if any(one.to_disabled for one in settled):
+            settled = [await _unless_enabled(transaction, one) for one in settled]
+        await transaction.run_many("insert_attempt", [_attempt_row(one) for one in settled])
+        await transaction.run_many("settle_delivery", [_delivery_after(one) for one in settled])
+        last = {one.endpoint_id: one for one in settled}
+        bad = [one for one in last.values() if one.state is not DeliveryState.DELIVERED]
+        switched = set()
+        for one in last.values():
+            delivered = one.state is DeliveryState.DELIVERED
+            if one.probe and await endpoint_status.probed(
+                transaction, one.endpoint_id, ProbeResult(one.at, delivered, one.asked)
+            ):
+                switched.add(one.endpoint_id)
+            if one.asked and delivered:
+                await transaction.notify(DueWork.DELIVERIES)
+        await endpoint_history.write(transaction, [noted for one in settled for noted in _notes(one)])
+        await transaction.run_many("note_endpoint_outcome", [_outcome(one) for one in last.values()])
+        for one in settled:
+            if one.gone and await endpoint_status.disable(transaction, one.endpoint_id, one.at, one.gone):
+                switched.add(one.endpoint_id)
+        for one in bad:
+            if await endpoint_status.disable_failing(transaction, one.endpoint_id, one.at):
+                switched.add(one.endpoint_id)
+        return [one.endpoint_id in switched for one in ended]
+
+
+_save_attempts: Final = _SaveAttempts()
 
 
 async def _unwritten(transaction: Transaction, wanted: Sequence[AttemptResult]) -> Sequence[AttemptResult]:

@@ -46,13 +46,15 @@ def fill(holed: bytes, parts: JobParts) -> bytes:
         b"m": (parts.metadata or "").encode(),
         b"l": _links(parts.job_id),
     }
-    first, *rest = holed.split(_NUL)
-    pieces = [first]
+    pieces: list[bytes] = []
+    start = 0
     try:
-        for piece in rest:
-            pieces += (texts[piece[:1]], piece[1:])
+        while (hole := holed.find(_NUL, start)) >= 0:  # split() takes twice as long for so few
+            pieces += (holed[start:hole], texts[holed[hole + 1 : hole + 2]])
+            start = hole + 2
     except KeyError:
         raise BodyChangedError(f"an event of {parts.job_id} was stored by a newer relay") from None
+    pieces.append(holed[start:])
     return b"".join(pieces)
 
 

@@ -80,7 +80,7 @@ class FanOut:
         """
         if not events:
             return []
-        endpoints = [_listener(found) for found in msgspec.json.decode(listeners, type=list[_Found])]
+        endpoints = [_listener(found) for found in _decode_listeners(listeners)]
         deliveries: list[LeasedDelivery] = []
         handed = []
         for new in events:
@@ -125,6 +125,9 @@ class _Found(msgspec.Struct, frozen=True, array_like=True):
     event_types: str
     providers: str | None
     schedule_s: str | None
+
+
+_decode_listeners: Final = msgspec.json.Decoder(list[_Found]).decode
 
 
 class _Listener:

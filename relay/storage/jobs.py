@@ -1,4 +1,4 @@
-"""Jobs in the database: made once, moved only through `record`, found by page."""
+"""Jobs in the database: made once, changed only through `record`, found by page."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -77,12 +77,14 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Those with an event that an endpoint should have and has not accepted."""
     expiring_after: int | None = None
     """Those whose result expires after this time, though no endpoint has accepted their last final event."""
+    copies: str | None = None
+    """Those with a result whose copy has this state."""
     metadata: dict[str, str] = {}
 
     @property
     def narrows(self) -> bool:
         """Whether a page may have to read more jobs than it shows, besides those of a time."""
-        exact = (self.status, self.provider, self.reason, self.provider_job_id, self.expiring_after)
+        exact = (self.status, self.provider, self.reason, self.provider_job_id, self.expiring_after, self.copies)
         return self.undelivered or any(one is not None for one in exact)
 
 
@@ -154,6 +156,7 @@ class Jobs:
             "pair": pairs[0] if pairs else None,
             "pair_count": len(pairs),
             "undelivered": int(wanted.undelivered),
+            "copies": wanted.copies,
             "result_undelivered": int(wanted.expiring_after is not None),
             **wanted.made.params(),
         }

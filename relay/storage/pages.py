@@ -1,7 +1,7 @@
 """Lists, page by page: a page reads a bounded number of rows and bytes, and comes back short rather than reading on.
 
-A filter that few rows pass would read all that there is. So a filtered page looks at no more than WINDOW rows in their
-order; where these have too few, it is short, and its cursor goes on behind the last row that was looked at.
+A filter that few rows pass would read all that there is. So a filtered page reads no more than WINDOW rows in their
+order; where these have too few, it is short, and its cursor goes on behind the last row that was read.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +14,7 @@ from relay.storage.engine.database import Database, Params, Purpose, Row
 
 Item = TypeVar("Item")
 WINDOW: Final = 2_000
-"""Rows that a filtered page looks at."""
+"""Rows that a filtered page reads."""
 FIRST: Final = 8
 """Rows that are read before it is known how large they are; of the largest there are, these are some 16 MiB."""
 PAGE_BYTES: Final = 4 << 20
@@ -66,7 +66,7 @@ EVER: Final = Span()
 
 
 async def floor(database: Database, name: str, params: Params) -> str | None:
-    """Return the id of the last row that a filtered page looks at; None where the rows end before it."""
+    """Return the id of the last row that a filtered page reads; None where the rows end before it."""
     found = await database.rows(name, {**params, "window": WINDOW - 1}, Purpose.LIST)
     return found[0]["id"] if found else None
 
@@ -77,7 +77,7 @@ async def bounds(
     """Return `params` with the `floor` of a page, and the id where its reading ends although there may be more.
 
     `lowest` is the lowest id that the list can hold; `name` is the statement that finds the last row a filtered page
-    looks at, None where nothing is filtered.
+    reads, None where nothing is filtered.
     """
     window = None if name is None else await floor(database, name, params)
     if window is not None and (lowest is None or window > lowest):
@@ -93,7 +93,7 @@ async def collect(
 ) -> Page[Item]:
     """Return a page of what `read` gives, asked with the id to begin before and how many rows.
 
-    The first few rows tell how large they are, and so how many more may be read at once.
+    The size of the first few rows decides how many more are read together.
     """
     rows: list[Row] = []
     weight, before, asked = 0, listing.before, min(listing.limit, FIRST)

@@ -1,4 +1,4 @@
-"""Payments in the database: reserved in the commit that makes their job, settled in the one that moves it."""
+"""Payments in the database: reserved in the commit that makes their job, settled in the one that changes it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -251,7 +251,7 @@ class Payments:
         try:
             return self._payment(row)
         except DecryptionFailed as error:
-            _logger.error("payment.header_sealed", job=row["job_id"], error=str(error))
+            _logger.error("payment.header_unreadable", job=row["job_id"], error=str(error))
             sealed = {
                 "header": self._encryption.encrypt("", place("payments", "header", row["job_id"])),
                 "answers": None,

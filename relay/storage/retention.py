@@ -1,13 +1,13 @@
-"""What is old goes, whole jobs at a time: the database holds the last days, and not all that ever was.
+"""Deletes finished jobs past the retention limit with everything stored about them, in batches of whole jobs.
 
 A batch is one short transaction of its own, so that what comes in waits for one batch at most; the caller leaves a
 pause between two. Its bound is a weight, rows and pages of bodies, and not a number of jobs: on a machine with two
 busy cores a full batch (120 usual jobs) took 30 ms on SQLite and on PostgreSQL, and 70 at worst.
 
 Nothing here waits for a lock: what another process holds is passed over, so there are no deadlocks, and several may
-prune at once. Payments stay. They are the ledger of what was spent, a few hundred bytes for each job that cost money,
-and the caps and a dispute need them; only the authorization that was sent is deleted from them. A job waits until the
-chain has decided on its payment if a node is configured; without one, `unknown` is final.
+prune concurrently. Payments stay. They are the ledger of what was spent, a few hundred bytes for each job that cost
+money, and the caps and a dispute need them; only the authorization that was sent is deleted. A job waits until
+the chain has decided on its payment if a node is configured; without one, `unknown` is final.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from relay.storage import job_rows, rows
+from relay.storage.copies import TRY_MAX_MS
 from relay.storage.engine.database import Database, Row, Transaction
 
 JOBS_MAX: Final = 250
@@ -98,6 +99,7 @@ async def _jobs(transaction: Transaction, terms: Terms) -> Removed:
     ]
     await transaction.run_many("prune_job_metadata", list(chain.from_iterable(metadata)))
     await transaction.rows("forget_headers_of_payments", gone | {"nothing": b""})
+    await transaction.rows("leave_copies_of_jobs", gone | {"due_at": terms.now + TRY_MAX_MS})
     await transaction.rows("prune_copies_of_jobs", gone | {"copies_kept": int(terms.copies_kept)})
     for name in (
         "callbacks_of_jobs",

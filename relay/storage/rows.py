@@ -100,7 +100,9 @@ def endpoint(row: Row, encryption: Encryption) -> Endpoint:
 
 
 def endpoint_shown(row: Row, encryption: Encryption) -> Endpoint:
-    """Return the same to be shown: with an empty secret, and no headers, where they do not open, and the log says so.
+    """Return an endpoint to be shown; one whose secret cannot be decrypted has an empty secret and no headers.
+
+    That is logged.
 
     One that cannot be read must not hide the others of a list.
     """

@@ -417,6 +417,9 @@ CREATE TABLE copies (
     error_code TEXT,
     error TEXT,
     finished_at BIGINT,
+    bucket TEXT NOT NULL DEFAULT '',
+    writes INTEGER NOT NULL DEFAULT 0,
+    writing INTEGER NOT NULL DEFAULT 0,
     CHECK ((state = 'pending') = (due_at IS NOT NULL)),
     CHECK ((state = 'pending') = (finished_at IS NULL))
 );
@@ -426,4 +429,15 @@ CREATE INDEX copies_pending ON copies (urgent_at, id) WHERE state = 'pending';
 CREATE INDEX copies_due ON copies (due_at) WHERE state = 'pending';
 CREATE INDEX copies_held ON copies (held_until) WHERE held_until IS NOT NULL;
 CREATE INDEX copies_archived ON copies (finished_at) WHERE state = 'archived';
-CREATE INDEX copies_of_project ON copies (project_id, state);
+CREATE INDEX copies_leased ON copies (leased_by) WHERE leased_by IS NOT NULL;
+CREATE INDEX copies_of_project ON copies (project_id, state, bytes);
+CREATE INDEX copies_waiting ON copies (project_id, created_at) WHERE state = 'pending';
+
+CREATE TABLE objects_left (
+    bucket TEXT NOT NULL,
+    key TEXT NOT NULL,
+    due_at BIGINT NOT NULL,
+    PRIMARY KEY (bucket, key)
+);
+
+CREATE INDEX objects_left_due ON objects_left (due_at);

@@ -13,7 +13,7 @@ from relay.storage.engine.group_commit import Writer
 
 FIRST: Final = 1
 PUBLIC_MAX: Final = 10_000
-"""So many keys are published at once; those of one project are asked for by its id."""
+"""So many keys are published in one answer; those of one project are asked for by its id."""
 
 
 class SigningSeeds:

@@ -17,6 +17,7 @@ import msgspec
 
 from relay import log
 from relay.errors import StorageUnavailable
+from relay.model.archive import CopyEnd, CopyState
 from relay.model.delivery import DeliveryState
 from relay.model.job import Cost, EventType, FinishedBy, Job
 from relay.storage.apply_updates import DEFAULT_PROJECT, ReceivedCallback, UpdateResult
@@ -31,6 +32,7 @@ WIDTHS: Final = {60: 2, 900: 8, 3_600: 35, 86_400: 400}
 COUNTS_MAX: Final = 100_000
 """Counts that wait in memory, while the database is away; others are lost."""
 DUE_COUNTED_MAX: Final = 20_000
+COPIES_COUNTED_MAX: Final = 20_000
 ERROR_MAX_CHARS: Final = 300
 PROJECTS_MAX: Final = 200
 """Projects whose old rows one step deletes."""
@@ -80,6 +82,18 @@ class Due(msgspec.Struct, frozen=True):
     """
 
     number: int
+    oldest_at: int | None
+    more: bool
+
+
+class CopiesNow(msgspec.Struct, frozen=True):
+    """How many copies of a project are pending, and how many failed, the first COPIES_COUNTED_MAX of each.
+
+    `oldest_at` is since when the oldest one is pending, in unix ms; `more` is whether there may be more.
+    """
+
+    pending: int
+    failed: int
     oldest_at: int | None
     more: bool
 
@@ -139,6 +153,20 @@ class Statistics:
         elif result.state is DeliveryState.EXHAUSTED:
             self._counts[minute, project, NO_PROVIDER, "delivery", "exhausted"] += 1
 
+    def copied(self, job: Job, copy: CopyEnd, now_ms: int, duration_ms: int) -> None:
+        """Count a copy that has ended: by its state, with its bytes and how long its last try took, or its error."""
+        minute, project, provider = now_ms // MINUTE_MS, job.project_id, job.provider
+        self._counts[minute, project, provider, "copy", copy.state] += 1
+        if copy.error_code is not None:
+            self._counts[minute, project, provider, "copy_error", copy.error_code] += 1
+        if copy.state is CopyState.ARCHIVED:
+            self._counts[minute, project, provider, "copy_bytes", ""] += copy.bytes or 0
+            self._counts[minute, project, NO_PROVIDER, "copy_took", step_of(duration_ms)] += 1
+
+    def copy_deleted(self, job: Job, now_ms: int) -> None:
+        """Count a copy that was deleted past its retention."""
+        self._counts[now_ms // MINUTE_MS, job.project_id, job.provider, "copy", CopyState.DELETED] += 1
+
     def key_used(self, key_id: str, now_ms: int) -> None:
         """Note the use of an API key; it is stored at most once a minute."""
         if now_ms - self._keys_noted.get(key_id, 0) >= MINUTE_MS:
@@ -178,7 +206,7 @@ class Statistics:
             await self.flush()
         params = {"project_id": project_id, "width_s": span.width_s, "first": span.first, "last": span.last}
         found = await self._database.rows("statistics_of_time", params, Purpose.LIST)
-        return _added((row["starts_at"], row["sums"]) for row in found)
+        return _added(found)
 
     async def marks(self, project_id: str) -> dict[str, ProviderMark]:
         """Return the last callback and the last error of each of a project's providers."""
@@ -191,6 +219,13 @@ class Statistics:
         more = sum(row["due"] for row in found) >= DUE_COUNTED_MAX
         of = {row["project_id"]: Due(row["due"], row["oldest_at"], more) for row in found}
         return of.get(project_id, Due(0, None, more))
+
+    async def copies(self, project_id: str) -> CopiesNow:
+        """Return how many copies of a project are pending, and how many failed."""
+        params = {"project_id": project_id, "most": COPIES_COUNTED_MAX}
+        (found,) = await self._database.rows("copies_now", params, Purpose.LIST)
+        more = COPIES_COUNTED_MAX in (found["pending"], found["failed"])
+        return CopiesNow(found["pending"], found["failed"], found["oldest_at"], more)
 
     async def forget(self, now_ms: int) -> None:
         """Delete the rows that are past their retention, project by project."""
@@ -223,24 +258,24 @@ class Statistics:
         self._keys_used = {**keys, **self._keys_used}
 
 
-def _added(intervals: Iterable[tuple[int, str]]) -> Sums:
-    """Return the sums of intervals, each given by its beginning and its sums as JSON by `measure provider`.
+def _added(intervals: Iterable[Row]) -> Sums:
+    """Return the sums of intervals, each with its sums as JSON, those of providers by `measure provider`.
 
     Only what is counted by provider is summed up over the providers of an interval.
     """
     by_time: dict[int, dict[str, int]] = {}
     by_provider: dict[str, dict[str, int]] = {}
-    names: dict[str, tuple[str, dict[str, int] | None]] = {}
-    for starts_at, sums in intervals:
-        of_interval = by_time[starts_at] = {}
-        for name, value in _SUMS.decode(sums).items():
-            if name not in names:
+    names: dict[str, tuple[str, dict[str, int]]] = {}
+    for interval in intervals:
+        of_interval = by_time[interval["starts_at"]] = _SUMS.decode(interval["sums"] or "{}")
+        for name, value in _SUMS.decode(interval["sums_of_providers"] or "{}").items():
+            found = names.get(name)
+            if found is None:
                 measure, _, provider = name.rpartition(" ")
-                names[name] = measure, by_provider.setdefault(provider, {}) if provider else None
-            measure, of_provider = names[name]
+                found = names[name] = measure, by_provider.setdefault(provider, {})
+            measure, of_provider = found
             of_interval[measure] = of_interval.get(measure, 0) + value
-            if of_provider is not None:
-                of_provider[measure] = of_provider.get(measure, 0) + value
+            of_provider[measure] = of_provider.get(measure, 0) + value
     return Sums(by_time, by_provider)
 
 

@@ -27,7 +27,6 @@ from relay.storage.engine.database_url import is_postgres, shown, sqlite_path
 from relay.storage.engine.group_commit import Writer
 from relay.storage.engine.litestream import Litestream
 from relay.storage.engine.migrations import MAKE_IT, migrate, require
-from relay.storage.engine.sqlite import SQLite
 from relay.storage.history import Callbacks, Events
 from relay.storage.jobs import Jobs
 from relay.storage.payments import Payments
@@ -55,7 +54,7 @@ class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     `expiring_ms` is how long before a result is gone that is announced; 0 for never. `held_ms` is how long the event of
     a job's end waits for copies of its results.
-    `dispatches` is whether this process sends what it makes; where it does not, a new delivery is due at once.
+    `dispatches` is whether this process sends what it makes; where it does not, a new delivery is due immediately.
     `wait_s` is how long opening waits for a database that does not answer. `litestream` copies a SQLite file; what it
     has not copied is not acknowledged.
     """
@@ -195,10 +194,12 @@ async def open_migrated(database_url: str, now_ms: int, wait_s: float) -> Databa
 async def open_database(database_url: str) -> Database:
     """Return the database behind a URL, not yet migrated."""
     if is_postgres(database_url):
-        # Imported here, since most run on SQLite and need not wait for it.
+        # Both are imported here: a process has one database, and need not wait for the library of the other.
         from relay.storage.engine.postgres import PostgreSQL  # noqa: PLC0415
 
         return await PostgreSQL.open(database_url)
+    from relay.storage.engine.sqlite import SQLite  # noqa: PLC0415
+
     return await SQLite.open(sqlite_path(database_url))
 
 

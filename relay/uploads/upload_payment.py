@@ -9,7 +9,7 @@
     lost without an answer, within 24 hours     409 `paid_once`
     any other                                   pays with a new nonce
 
-The answer to the paid step holds a token that is good for some minutes. It is stored with the payment, together with
+The answer to the paid step holds a token that is valid for some minutes. It is stored with the payment, together with
 the answers to the later steps: an upload that failed continues where it stopped, and a finished one is answered again.
 """
 
@@ -29,7 +29,7 @@ from relay.storage.payments import NUMBER_MAX, numbered
 from relay.uploads.file_uploads import Upload
 
 GOOD_MS: Final = 300_000
-"""How long the same upload is not paid for again: a token is good for five minutes (https://stablestudio.dev)."""
+"""How long the same upload is not paid for again: a token is valid for five minutes (https://stablestudio.dev)."""
 LOST_MS: Final = 24 * 3_600_000
 """How long an upload whose payment brought no answer is not paid for again: an Idempotency-Key's lifetime."""
 _UNDECIDED: Final = (PaymentState.RESERVED, PaymentState.UNKNOWN)

@@ -7,9 +7,10 @@ import msgspec
 from starlette.requests import Request
 
 from relay.app import App
-from relay.errors import Forbidden, Unauthorized
+from relay.errors import Forbidden, TooManyRequests, Unauthorized
 from relay.storage.api_keys import ApiKey, digest
 from relay.storage.apply_updates import DEFAULT_PROJECT
+from relay.web import request_rates
 
 KEY_MAX_CHARS: Final = 512
 BOOTSTRAP_KEY: Final = "RELAY_API_KEY"
@@ -48,13 +49,35 @@ BOOTSTRAP_CALLER: Final = Caller(DEFAULT_PROJECT, BOOTSTRAP_KEY, BOOTSTRAP_KEY, 
 
 
 async def authenticate(app: App, request: Request) -> Caller:
-    """Return the client of a request; raise Unauthorized for a key that is missing, unknown or revoked."""
+    """Return the client of a request; raise Unauthorized for a key that is missing, unknown or revoked.
+
+    Raise TooManyRequests for a request over the rate of its key, or without a valid key over that of its address.
+    """
     text = bearer(request)
     if text is None:
+        request_rates.count_unproven(app, request.scope)
         raise Unauthorized("send the API key as Authorization: Bearer <api key>")
-    found = await caller_of(app, text)
+    found = await _proven(app, request, text)
     if found is None:
         raise Unauthorized("the API key is not known here, or was revoked")
+    request_rates.count_key(app, found.key_id, request.scope)
+    return found
+
+
+async def _proven(app: App, request: Request, text: str) -> Caller | None:
+    """Return the client with a key of this text; TooManyRequests if its address has tried too many wrong ones."""
+    address = request_rates.network_of_client(app, request.scope)
+    valid: bool | None = None
+    try:
+        proof = app.rates.begin_proof(digest(text), address, app.clock.monotonic_ms())
+    except TooManyRequests as error:
+        request_rates.mention_address(app, address, error)
+        raise
+    try:
+        found = await caller_of(app, text)
+        valid = found is not None
+    finally:
+        app.rates.end_proof(proof, app.clock.monotonic_ms(), valid=valid)
     return found
 
 

@@ -21,10 +21,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from relay import log
 from relay.app import App
 from relay.callbacks.receiver import IncomingCallback, PreparedCallback
-from relay.errors import KeyUnknown, RelayError, StorageUnavailable
+from relay.errors import KeyUnknown, RelayError, StorageUnavailable, TooManyRequests
 from relay.log import request_ids
 from relay.storage.engine.group_commit import Waiting
-from relay.web import request_body
+from relay.web import request_body, request_rates
 from relay.web.client_address import client_address
 from relay.web.whole_request import WholeCallback
 
@@ -180,7 +180,7 @@ class CallbackRoute:
             try:
                 direct.connection.respond(direct, self._outcome(direct.prepared, waiting))
             except Exception as error:
-                _logger.error("request.broke", method="POST", path="/callbacks/", exc_info=error)
+                _logger.error("request.error", method="POST", path="/callbacks/", exc_info=error)
                 # In a step of its own: if this fails too, the others of the batch are still answered.
                 self._loop.call_soon(direct.connection.respond, direct, CallbackResponse(500))
 
@@ -216,9 +216,7 @@ class CallbackRoute:
         provider, token_text = match.groups() if match else ("", "")
         token = self._app.receiver.verify_token(provider, token_text)
         if token is None:
-            label = provider if provider in self._app.providers else "unknown"
-            _logger.info("callback.refused", provider=label, client=self._address_of(scope))
-            self._app.metrics.callback_refused(label)
+            self._note_refused(provider, scope)
             return CallbackResponse(404)
         callback = IncomingCallback(provider, token, _text(scope["headers"]), b"")
         try:
@@ -226,6 +224,20 @@ class CallbackRoute:
         except (StorageUnavailable, KeyUnknown) as error:
             self._app.metrics.refused(error.bound)
             return _not_stored(callback.provider, callback.token.job_id, error)
+
+    def _note_refused(self, provider: str, scope: Scope) -> None:
+        """Count a callback without a valid token; log it unless its address is over the rate of such requests.
+
+        It is answered 404 in any case: a provider repeats a 429, and this callback is valid at no later time.
+        """
+        label = provider if provider in self._app.providers else "unknown"
+        self._app.metrics.callback_refused(label)
+        try:
+            request_rates.count_unproven(self._app, scope)
+        except TooManyRequests as error:
+            self._app.metrics.refused(error.bound)
+        else:
+            _logger.info("callback.refused", provider=label, client=self._address_of(scope))
 
     async def _receive(self, callback: IncomingCallback, receive: Receive) -> CallbackResponse:
         """Read the body of `callback`, which has none yet, and store both; store a body that cannot be read as such."""

@@ -1,10 +1,11 @@
-"""Find the address of a client, by the one rule of RELAY_CLIENT_IP, for the log.
+"""Find the address of a client, by the one rule of RELAY_CLIENT_IP, for the log and for limits of an address.
 
 A client can send any `X-Forwarded-For`, so only what a known proxy has written counts: the entries that it appended
 on the right, or a header that it replaces.
 """
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from ipaddress import ip_address
 
 from starlette.types import Scope
@@ -12,6 +13,7 @@ from starlette.types import Scope
 AddressOf = Callable[[Scope], str | None]
 
 
+@cache
 def client_address(rule: str) -> AddressOf:
     """Return what finds a request's client by `peer`, `xff:N` or `header:NAME`; None where it has no address.
 

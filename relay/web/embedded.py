@@ -15,9 +15,9 @@ from relay.app import opened
 from relay.providers import PROVIDERS
 from relay.providers.base import Provider
 from relay.web.callback_route import CallbackRoute
+from relay.web.dispatch import asgi_app
 from relay.web.protocol import BODY_INCOMPLETE
 from relay.web.request_body import BodyMemory, memory_limits
-from relay.web.routes import asgi_app
 
 _STATE: Final = {BODY_INCOMPLETE: lambda: False}
 

@@ -24,9 +24,10 @@ from relay.model.resources.envelopes import HealthResource, Json, ProblemResourc
 from relay.model.resources.events import EndpointEventData, JobEventData, NotificationResource
 from relay.model.resources.webhook_keys import WebhookKeysResource
 from relay.providers.base import Provider
-from relay.web.api.api_request import ApiRoute, CsvResponse, MediaResponse, Parameter
+from relay.web.api.api_request import ApiRoute, CsvResponse, Parameter
 from relay.web.api.events import EventStream
 from relay.web.api.files import FileForm
+from relay.web.api.media import MediaResponse
 from relay.web.problems import KINDS
 
 SCOPES: Final = {
@@ -34,9 +35,9 @@ SCOPES: Final = {
     "read": "read everything of the project",
     "admin": "every scope, and endpoints, redeliveries and quarantined callbacks",
 }
-_ANY: Final = ("unauthorized", "forbidden", "storage_unavailable", "stopping", "internal")
+_ANY: Final = ("unauthorized", "forbidden", "too_many_requests", "storage_unavailable", "stopping", "internal")
 """The problems of every route that needs a key."""
-_BODY: Final = ("bad_body", "invalid_input", "body_too_large", "body_too_slow", "too_many_requests")
+_BODY: Final = ("bad_body", "invalid_input", "body_too_large", "body_too_slow")
 _PATH_PARAMETER: Final = re.compile(r"{(\w+)}")
 _REF: Final = "#/components/schemas/{name}"
 _JSON: Final = "application/json"
@@ -278,6 +279,8 @@ def _parameter(parameter: Parameter, place: str, schemas: _Schemas) -> Json:
     shown: Json = {"name": parameter.name.removesuffix("[]"), "in": place, "description": parameter.description}
     if parameter.name.endswith("[]"):
         shown |= {"style": "deepObject", "explode": True}
+    if parameter.required:
+        shown["required"] = True
     if parameter.example:
         shown["example"] = parameter.example
     schema = {"enum": [*parameter.values]} if parameter.values else schemas.request(parameter.kind)
@@ -331,15 +334,20 @@ def _system(schemas: _Schemas) -> Json:
             codes=["storage_unavailable"],
         ),
         "/metrics": get(
-            "metrics", "Metrics for Prometheus", {"text/plain": {"schema": {"type": "string"}}}, codes=["unauthorized"]
+            "metrics",
+            "Metrics for Prometheus",
+            {"text/plain": {"schema": {"type": "string"}}},
+            codes=["unauthorized", "too_many_requests"],
         ),
-        "/openapi.json": get("openapi", "This document", {_JSON: {"schema": {"type": "object"}}}),
+        "/openapi.json": get(
+            "openapi", "This document", {_JSON: {"schema": {"type": "object"}}}, codes=["too_many_requests"]
+        ),
         "/.well-known/webhook-keys": get(
             "webhook_keys",
             "The public keys of `v1a` signatures",
             {_JSON: {"schema": keys}},
             project,
-            codes=["storage_unavailable"],
+            codes=["too_many_requests", "storage_unavailable"],
         ),
         "/callbacks/{provider}/{token}": {
             "post": {

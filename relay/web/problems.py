@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from relay import log
-from relay.errors import InvalidInput, RelayError, TooManyRequests
+from relay.errors import InvalidInput, RangeNotSatisfiable, RelayError, TooManyRequests
 from relay.log import request_ids
 
 
@@ -39,6 +39,7 @@ KINDS: Final = {
     "paid_once": Kind(409, "This was paid for already"),
     "spend_cap_reached": Kind(402, "The job would cost too much"),
     "payment_refused": Kind(402, "relay does not pay what the provider asks for"),
+    "range_not_satisfiable": Kind(416, "There is no such part of the file"),
     "too_many_requests": Kind(429, "Too many requests"),
     "storage_unavailable": Kind(503, "The database is not available"),
     "stopping": Kind(503, "relay is stopping"),
@@ -86,10 +87,12 @@ def internal_problem() -> Response:
 def error_problem(error: RelayError) -> Response:
     """Return the problem document of an error; log one whose code is not in KINDS, since it is a bug."""
     if error.code not in KINDS:
-        _logger.error("request.broke", exc_info=error)
+        _logger.error("request.error", exc_info=error)
         return internal_problem()
     errors = [{"path": e.path, "message": e.message} for e in error.errors] if isinstance(error, InvalidInput) else None
     response = problem(error.code, str(error), errors)
     if isinstance(error, TooManyRequests):
         response.headers["retry-after"] = str(error.retry_after_s)
+    if isinstance(error, RangeNotSatisfiable):
+        response.headers["content-range"] = f"bytes */{error.size}"
     return response

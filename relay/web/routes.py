@@ -1,4 +1,7 @@
-"""List every route, and build the ASGI application: the callback route first, then the API and the system's routes."""
+"""List every route but that of callbacks: the API's, the system's, and the dashboard's.
+
+`dispatch.py` loads this module for the first request that needs it.
+"""
 
 import asyncio
 import contextlib
@@ -13,17 +16,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route, Router
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from relay import log
 from relay.app import App
 from relay.errors import StorageUnavailable
-from relay.log import request_ids
 from relay.model.resources.envelopes import HealthResource
 from relay.model.resources.webhook_keys import webhook_keys
 from relay.providers import PROVIDERS
 from relay.storage.api_keys import digest
-from relay.web import auth
+from relay.web import auth, request_rates
 from relay.web.api import (
     alerts,
     archive,
@@ -44,9 +46,7 @@ from relay.web.api import (
     stats,
 )
 from relay.web.api.api_request import request_handler
-from relay.web.callback_route import CallbackRoute
 from relay.web.problems import JSON, error_problem, internal_problem, problem
-from relay.web.protocol import BODY_INCOMPLETE
 from relay.web.request_body import BodyMemory
 
 if TYPE_CHECKING:
@@ -71,55 +71,13 @@ API: Final = (
     *search.ROUTES,
     *bulk_actions.ROUTES,
 )
-Handler = Callable[[Request], Response]
+Handler = Callable[[Request], Awaitable[Response]]
 BACKLOG_EVERY_MS: Final = 10_000
 """The least time between two counts of unfinished work for the metrics."""
 _logger = log.get("web")
 
 
-def asgi_app(app: App, callback_route: CallbackRoute, memory: BodyMemory) -> ASGIApp:
-    """Return the ASGI application of an open relay; `memory` limits the bodies of API requests."""
-    api = _api(app, memory)
-
-    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request to the callback route or the API; answer 503 to one that the shutdown cancels."""
-        request_id = request_ids.of(scope["headers"])
-        request_ids.CURRENT.set(request_id)
-        response = _ResponseSender(scope, request_id, send)
-        try:
-            if scope["path"].lstrip("/").startswith("callbacks/"):
-                await callback_route(scope, receive, response)
-            else:
-                await api(scope, receive, response)
-        except asyncio.CancelledError:
-            if response.started or not app.draining.is_set():
-                raise
-            await problem("stopping", "this process is stopping; send the request again")(scope, receive, response)
-
-    return dispatch
-
-
-class _ResponseSender:
-    """An ASGI `send` that adds the request id, and `connection: close` if the request's body was not read."""
-
-    def __init__(self, scope: Scope, request_id: str, send: Send) -> None:
-        self.started = False
-        self._body_incomplete = scope["state"][BODY_INCOMPLETE]
-        self._request_id = request_id.encode()
-        self._send = send
-
-    async def __call__(self, message: Message) -> None:
-        """Send a message of the response."""
-        if message["type"] == "http.response.start":
-            self.started = True
-            headers = [*message["headers"], (request_ids.HEADER, self._request_id)]
-            if self._body_incomplete():
-                headers.append((b"connection", b"close"))
-            message = {**message, "headers": headers}
-        await self._send(message)
-
-
-def _api(app: App, memory: BodyMemory) -> Starlette:
+def routed(app: App, memory: BodyMemory) -> Starlette:
     """Return the API and the system's routes; a path with an extra slash is 404, never a redirect."""
     openapi_json, docs_page, docs_file = _described(app)
     pages = _Pages(app, memory)
@@ -129,12 +87,12 @@ def _api(app: App, memory: BodyMemory) -> Starlette:
             Route("/healthz", _healthz),
             Route("/readyz", _readyz(app)),
             Route("/metrics", _metrics(app)),
-            Route("/openapi.json", openapi_json),
-            Route("/docs", docs_page),
-            Route("/docs/{name}", docs_file),
-            Route("/.well-known/webhook-keys", _webhook_keys(app)),
+            Route("/openapi.json", _public(app, openapi_json)),
+            Route("/docs", _public(app, docs_page)),
+            Route("/docs/{name}", _public(app, docs_file)),
+            Route("/.well-known/webhook-keys", _public(app, _webhook_keys(app))),
         ],
-        exception_handlers={HTTPException: _http_problem(pages), Exception: _log_bug},
+        exception_handlers={HTTPException: _http_problem(app, pages), Exception: _log_bug},
     )
     starlette.router.redirect_slashes = False
     if app.settings.dashboard:
@@ -181,7 +139,7 @@ async def _healthz(_: Request) -> Response:
     return JSON(HealthResource(status="ok"))
 
 
-def _readyz(app: App) -> Callable[[Request], Awaitable[Response]]:
+def _readyz(app: App) -> Handler:
     """Return the route that answers 200 while the database accepts writes and the process is not stopping."""
 
     async def ready(_: Request) -> Response:
@@ -196,7 +154,7 @@ def _readyz(app: App) -> Callable[[Request], Awaitable[Response]]:
     return ready
 
 
-def _metrics(app: App) -> Callable[[Request], Awaitable[Response]]:
+def _metrics(app: App) -> Handler:
     """Return the route that shows this process's metrics to Prometheus; they hold no id and no secret.
 
     Each scrape reads the database's size; the count of unfinished work is read every ten seconds at most. If the
@@ -208,7 +166,9 @@ def _metrics(app: App) -> Callable[[Request], Awaitable[Response]]:
     async def metrics(request: Request) -> Response:
         given = auth.bearer(request)
         if key_digest and not (given and hmac.compare_digest(digest(given), key_digest)):
-            return problem("unauthorized", "send RELAY_METRICS_KEY as Authorization: Bearer <key>")
+            return request_rates.refusal(app, request.scope) or problem(
+                "unauthorized", "send RELAY_METRICS_KEY as Authorization: Bearer <key>"
+            )
         nonlocal next_backlog_at
         with contextlib.suppress(StorageUnavailable):
             app.metrics.database_size(await app.store.size_bytes())
@@ -238,16 +198,16 @@ def _described(app: App) -> tuple[Handler, Handler, Handler]:
 
         return docs.page(document())
 
-    def openapi_json(_: Request) -> Response:
+    async def openapi_json(_: Request) -> Response:
         return JSON(document())
 
-    def docs_page(_: Request) -> Response:
+    async def docs_page(_: Request) -> Response:
         from relay.web import docs  # noqa: PLC0415
 
         headers = {"content-security-policy": docs.SECURITY_POLICY, "x-content-type-options": "nosniff"}
         return Response(page(), headers=headers, media_type="text/html; charset=utf-8")
 
-    def docs_file(request: Request) -> Response:
+    async def docs_file(request: Request) -> Response:
         from relay.web import docs  # noqa: PLC0415
 
         name = request.path_params["name"]
@@ -258,7 +218,17 @@ def _described(app: App) -> tuple[Handler, Handler, Handler]:
     return openapi_json, docs_page, docs_file
 
 
-def _webhook_keys(app: App) -> Callable[[Request], Awaitable[Response]]:
+def _public(app: App, handler: Handler) -> Handler:
+    """Return the route of what everyone may read, which counts against the rate of the client's address."""
+
+    async def answer(request: Request) -> Response:
+        refusal = request_rates.refusal(app, request.scope)
+        return refusal if refusal is not None else await handler(request)
+
+    return answer
+
+
+def _webhook_keys(app: App) -> Handler:
     """Return the route that publishes the keys for `v1a` signatures: those of all projects, or of `?project=`.
 
     It needs no API key, and its response may be cached for an hour.
@@ -274,17 +244,20 @@ def _webhook_keys(app: App) -> Callable[[Request], Awaitable[Response]]:
     return keys
 
 
-def _http_problem(pages: _Pages) -> Callable[[Request, Exception], Awaitable[Response]]:
+def _http_problem(app: App, pages: _Pages) -> Callable[[Request, Exception], Awaitable[Response]]:
     """Return what answers a refusal of the router, 404 or 405: a problem document, or a page to a browser."""
 
     async def answer(request: Request, error: Exception) -> Response:
+        if refusal := request_rates.refusal(app, request.scope):
+            return refusal
         if isinstance(error, HTTPException) and error.status_code == 405:
-            response = problem("method_not_allowed", "this path does not allow this method")
-            response.headers["allow"] = _allowed(request)
+            allowed = _allowed(request)
+            response = problem("method_not_allowed", f"{request.method[:20]} is not allowed here, but {allowed}")
+            response.headers["allow"] = allowed
             return response
         frame = None if request.url.path.startswith("/v1/") else pages.frame
         page = None if frame is None else frame.not_found(request)
-        return problem("not_found", "there is no such path") if page is None else page
+        return problem("not_found", "there is no such path; GET /openapi.json has all") if page is None else page
 
     return answer
 
@@ -298,5 +271,5 @@ def _allowed(request: Request) -> str:
 
 async def _log_bug(request: Request, error: Exception) -> Response:
     """Log an unexpected exception, and answer 500 without its details."""
-    _logger.error("request.broke", method=request.method, path=request.url.path, exc_info=error)
+    _logger.error("request.error", method=request.method, path=request.url.path, exc_info=error)
     return internal_problem()

@@ -19,9 +19,9 @@ from relay.errors import RelayError
 from relay.shutdown import CLOSE_MIN_S, Stop
 from relay.web.callback_route import CallbackRoute
 from relay.web.connections import ConnectionTracker, limits_of, max_open
+from relay.web.dispatch import asgi_app
 from relay.web.protocol import Protocol
 from relay.web.request_body import BodyMemory, memory_limits
-from relay.web.routes import asgi_app
 
 REQUESTS_SHARE: Final = 0.5
 """Share of the shutdown time for unanswered requests; deliveries in flight and the database get the rest."""
@@ -68,7 +68,7 @@ class Server(uvicorn.Server):
         share_s: Any = self._stop.left_s() * REQUESTS_SHARE  # uvicorn declares an int, and accepts a float
         self.config.timeout_graceful_shutdown = share_s
         await super().shutdown(sockets)
-        # A request cancelled by uvicorn writes its 503 in `routes.asgi_app`.
+        # A request cancelled by uvicorn writes its 503 in `dispatch.asgi_app`.
         if tasks := set(self.server_state.tasks):
             await asyncio.wait(tasks, timeout=CLOSE_MIN_S)
 

@@ -53,7 +53,7 @@ def read(data: bytes) -> WholeCallback | None:
         or fields.get("connection", _KEPT[0]) not in _KEPT
         or not _LENGTH.fullmatch(length)
         or int(length) != len(data) - size
-        or b" \r\n" in lines
+        or lines.find(b" \r\n") >= 0
     ):
         return None
     return WholeCallback(provider.decode(), token.decode(), headers, fields, data[size:], size)

@@ -13,6 +13,7 @@ import pytest
 from relay.clock import SystemClock
 from relay.web.dashboard import VERBS
 from relay.web.routes import API
+from tests.support.quiescence import quiet, watched_loop
 from tests.support.running import INPUT, HeldClock, Running, http_client, relay
 
 pytestmark = pytest.mark.anyio
@@ -283,5 +284,7 @@ async def test_health_and_readiness(running: Running) -> None:
     """Answer /healthz while the process runs, and /readyz until it drains."""
     assert (await running.get("/healthz")) == {"status": "ok"}
     assert (await running.get("/readyz")) == {"status": "ready"}
-    running.app.draining.set()
-    assert (await running.client.get("/readyz")).status_code == 503
+    with watched_loop().time_held():  # or the server sees at its next tick that it drains, and closes
+        await quiet()  # a tick that is due already is over
+        running.app.draining.set()
+        assert (await running.client.get("/readyz")).status_code == 503

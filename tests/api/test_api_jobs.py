@@ -158,7 +158,7 @@ async def test_notify_has_a_limit_of_endpoints(tmp_path: Path) -> None:
             answer = await running.client.post("/v1/jobs", json=body)
             assert (answer.status_code, answer.json()["errors"]) == (
                 422,
-                [{"path": "notify", "message": f"must be at most {most} long"}],
+                [{"path": "notify", "message": f"must be an array of at most {most} items, not {most + 1}"}],
             )
 
 

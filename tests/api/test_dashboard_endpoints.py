@@ -55,6 +55,21 @@ async def test_the_overview_has_numbers_and_what_needs_attention(running: Runnin
         assert "evolink 1 100 %" in page.text
 
 
+async def test_a_held_endpoint_says_since_when_nothing_was_accepted(running: Running, clock: HeldClock) -> None:
+    """Name the first failure as such, and not as the time when the endpoint was held, which is later."""
+    running.sink.answers += [500] * 40
+    endpoint = await standing(running, schedule_s=[0, *([2] * 12)])
+    job = await running.submit()
+    await running.world.finish(job["provider_job_id"])
+    while (await running.get(f"/v1/endpoints/{endpoint['id']}"))["status"] != "held":
+        await clock.advance(1)
+    shown = await running.get(f"/v1/endpoints/{endpoint['id']}")
+    async with browser(running) as reader:
+        text = (await reader.get(f"/endpoints/{endpoint['id']}")).text
+    since = shown["failing_since"][11:19]
+    assert f"Held: ten failures in a row or more; nothing was accepted since {since}." in text
+
+
 async def test_the_list_begins_with_trouble_and_filters(running: Running) -> None:
     """Show a failing endpoint first, filter by status and by a part of the URL, and say what is waiting."""
     await standing(running, description="fine one")

@@ -4,7 +4,7 @@ import asyncio
 import re
 import signal
 import time
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,11 +12,13 @@ import httpx
 import msgspec
 import pytest
 
+from relay.clock import SystemClock
 from relay.web.routes import API
 from tests.support import processes
 from tests.support.past import database, select
-from tests.support.running import DATABASES, INPUT, http_client
-from tests.system.test_kill import Scene, scene
+from tests.support.ports import free_port
+from tests.support.running import DATABASES, INPUT, Running, http_client, relay
+from tests.system.test_kill import A_MINUTE_LATER, Scene, scene
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -49,6 +51,7 @@ ELSEWHERE: Final = {
     ("POST", "/v1/jobs/{id}/approvals"),  # tests/flow/test_approvals.py: a job is decided on once
     ("PATCH", "/v1/archive"),  # the same mode again changes nothing
     ("POST", "/v1/archive/backfills"),  # tests/flow/test_archive.py: a second one finds no result without a copy
+    ("POST", "/v1/jobs/{id}/copies"),  # tests/flow/test_archive_shown.py: a second one finds no result to copy
     ("POST", "/v1/bulk-actions"),  # what was done to a job is refused the second time, as by the verb itself
 }
 
@@ -58,6 +61,12 @@ def client(stage: Scene) -> httpx.AsyncClient:
     client = http_client(stage.origin, timeout_s=40)
     client.headers["idempotency-key"] = "the-one"
     return client
+
+
+def before_the_kill(stage: Scene, folder: Path) -> AbstractAsyncContextManager[Running]:
+    """Return the scene's relay in the test's own process, which has it ready sooner than another one."""
+    port = int(stage.origin.rpartition(":")[2])
+    return relay(folder, world=stage.world, clock=SystemClock(), port=port)
 
 
 async def things(stage: Scene) -> dict[str, str]:
@@ -97,8 +106,7 @@ async def test_killed_before_its_answer_was_stored_the_work_is_done_once(tmp_pat
     """Answer the repeated request with the work that was committed before the kill, and do nothing twice."""
     method, path, body, status = VERBS[verb]
     async with scene(tmp_path) as stage:
-        async with processes.process(stage.environ, "-m", "relay", "serve") as first:
-            await processes.ready(stage.origin, first)
+        async with before_the_kill(stage, tmp_path):
             named = await things(stage)
             before = await counted(stage)
         content = None if body is None else msgspec.json.encode(body).replace(b"{hook}", stage.hook.encode())
@@ -149,8 +157,7 @@ def test_every_request_that_changes_something_is_covered() -> None:
 async def test_killed_while_the_provider_answers_a_resubmission_is_sent_once(tmp_path: Path) -> None:
     """Show the job to the repeated request after a kill between the provider's answer and its row; submit nothing."""
     async with scene(tmp_path) as stage:
-        async with processes.process(stage.environ, "-m", "relay", "serve") as first:
-            await processes.ready(stage.origin, first)
+        async with before_the_kill(stage, tmp_path):
             failed = (await things(stage))["failed"]
         path, consent = f"/v1/jobs/{failed}/resubmissions", {"accept_double_charge": True}
         sent = len(stage.world.submissions)
@@ -160,7 +167,7 @@ async def test_killed_while_the_provider_answers_a_resubmission_is_sent_once(tmp
                 with pytest.raises(httpx.TransportError):
                     await asking.post(path, json=consent)
             await asyncio.wait_for(second.wait(), 20)
-        async with processes.process(stage.environ, "-m", "relay", "serve") as third:
+        async with processes.process(stage.environ, *A_MINUTE_LATER) as third:
             await processes.ready(stage.origin, third)
             async with client(stage) as asking:
                 answer = await asking.post(path, json=consent)
@@ -177,7 +184,7 @@ async def test_a_job_shown_after_a_kill_has_its_endpoints_secrets(tmp_path: Path
             with pytest.raises(httpx.TransportError):
                 await stage.submit()
             await asyncio.wait_for(first.wait(), 20)
-        async with processes.process(stage.environ, "-m", "relay", "serve") as second:
+        async with processes.process(stage.environ, *A_MINUTE_LATER) as second:
             await processes.ready(stage.origin, second)
             answer = await stage.submit()
             assert (answer.status_code, answer.json()["status"]) == (202, "submitted")
@@ -200,7 +207,7 @@ async def test_a_key_that_was_taken_over_makes_no_second_job(tmp_path: Path, els
         first = asyncio.ensure_future(stage.submit())
         await asyncio.to_thread(_until_stopped, slow.pid)
         if elsewhere:
-            port = processes.free_port()
+            port = free_port()
             other = Scene(stage.environ, f"http://127.0.0.1:{port}", stage.world, stage.sink, stage.hook)
             ahead = processes.process(
                 stage.environ | {"PORT": str(port)}, "-m", "tests.support.crashing", "minute_ahead"

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from relay.web import auth, dashboard
 from relay.web.api.api_request import ApiRoute
 from relay.web.request_body import BodyMemory, memory_limits
-from relay.web.routes import API, _api, _Pages
+from relay.web.routes import API, _Pages, routed
 from tests.support.browsing import Browser, browser
 from tests.support.calling_back import DONE
 from tests.support.running import INPUT, KEY, HeldClock, Running, http_client, relay
@@ -137,7 +137,7 @@ def wanting_ids() -> Iterator[ApiRoute]:
 async def test_every_route_is_of_the_matrix(running: Running) -> None:
     """Find each route of the server in the API, among the dashboard's pages and forms, or in OPEN with its reason."""
     memory = BodyMemory(memory_limits(running.app.settings))
-    served = [*_api(running.app, memory).routes, *await _Pages(running.app, memory)._made()]
+    served = [*routed(running.app, memory).routes, *await _Pages(running.app, memory)._made()]
     known = {route.path for route in API} | set(OPEN) | set(ADDED)
     known |= {page.path for page in dashboard.PAGES} | {f"/live{page.path}" for page in dashboard.PAGES}
     known |= {verb.path for verb in dashboard.VERBS}
@@ -228,8 +228,9 @@ async def everything(running: Running, films: Things) -> dict[str, Any]:
 def filled(path: str, films: Things) -> str:
     """Return the path of a page or form of the dashboard with the ids of the project's objects."""
     named = {"/jobs/": "jobs", "/endpoints/": "endpoints", "/callback/": "callbacks", "/keys/": "keys"}
-    named |= {"/spend/": "jobs", "/redeliveries/": "redeliveries"}
-    return re.sub(r"(/\w+/)\{\w+\}", lambda found: found[1] + films.ids[named[found[1]]], path)
+    named |= {"/spend/": "jobs", "/redeliveries/": "redeliveries", "/outputs/": "outputs"}
+    ids = films.ids | {"outputs": "0"}  # a place in the job
+    return re.sub(r"(/\w+/)\{\w+\}", lambda found: found[1] + ids[named[found[1]]], path)
 
 
 async def test_no_page_and_no_form_answers_without_a_session(running: Running, films: Things) -> None:

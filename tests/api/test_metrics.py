@@ -40,7 +40,7 @@ async def test_a_scrape_shows_what_ended_which_jobs(tmp_path: Path) -> None:
             "relay_callbacks_refused_total['evolink']": 1,
             "relay_callbacks_refused_total['unknown']": 1,
             "relay_submissions_total['accepted', 'evolink']": 1,
-            "relay_status_checks_total['evolink', 'verdict']": 1,
+            "relay_status_checks_total['evolink', 'status']": 1,
             "relay_jobs_finished_total['callback', 'evolink', 'fetch', 'succeeded']": 1,
             "relay_jobs_finished_total['fetch', 'kinovi', 'status_check', 'succeeded']": 1,
             "relay_events_total['job.succeeded']": 2,

@@ -73,7 +73,7 @@ async def test_a_bug_is_answered_and_logged_with_the_request_id(
     answer = await running.client.get("/v1/projects", headers=OWN)
     assert (answer.status_code, answer.headers["request-id"]) == (500, OWN["x-request-id"])
     assert OWN["x-request-id"] in answer.json()["detail"]
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "request.broke" in line]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "request.error" in line]
     assert OWN["x-request-id"] in line
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.clock import FIRST_MS, LAST_MS, parse_time, rfc3339
+from tests.support.rows import rows
 from tests.support.running import START_MS, HeldClock, Running, relay
 
 NOW_MS = 1_795_219_200_000
@@ -22,7 +23,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         yield found
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "at_ms"),
     [
         ("1970-01-02", DAY_MS),
@@ -44,7 +45,7 @@ def test_a_time_is_parsed(text: str, at_ms: int) -> None:
     assert parse_time(text, NOW_MS) == at_ms
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         *("", "now", "24h", "+24h", "-24", "-h", "-1w", "-1000000d", "- 1h", "-1.5h", "-٢h", "-24h\n", "1795219200000"),

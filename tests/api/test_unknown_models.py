@@ -8,6 +8,7 @@ import pytest
 
 from relay.providers import PROVIDERS
 from relay.providers.native import MODEL_MAX_CHARS, check_native, unknown_model
+from tests.support.rows import rows
 from tests.support.running import HeldClock, Running, relay
 
 pytestmark = pytest.mark.anyio
@@ -35,10 +36,8 @@ def test_a_known_model_is_checked_as_before() -> None:
     assert {"duration", "image_urls", "camera"} <= paths
 
 
-@pytest.mark.parametrize("name", sorted(PROVIDERS))
-@pytest.mark.parametrize(
-    "model", ["seedance-3.0-image-to-video", "seedance-25", "kling/v3.0:pro", "veo-4-text-to-video"]
-)
+@rows("name", sorted(PROVIDERS))
+@rows("model", ["seedance-3.0-image-to-video", "seedance-25", "kling/v3.0:pro", "veo-4-text-to-video"])
 def test_any_provider_accepts_a_new_model(name: str, model: str) -> None:
     """Accept a model that relay does not know, with any fields and without images."""
     if PROVIDERS[name].path_model:
@@ -48,7 +47,7 @@ def test_any_provider_accepts_a_new_model(name: str, model: str) -> None:
     assert check_native(PROVIDERS[name], request) == []
 
 
-@pytest.mark.parametrize("model", ["", " ", "../admin", "a//b", "a b", "a?b", "é", "/a", "a/", 5, None, ["a"]])
+@rows("model", ["", " ", "../admin", "a//b", "a b", "a?b", "é", "/a", "a/", 5, None, ["a"]])
 def test_a_malformed_name_is_checked_fully(model: object) -> None:
     """Check a request with a malformed model name against the published schema."""
     assert unknown_model(PROVIDERS["evolink"], {"model": model}) is None
@@ -61,7 +60,7 @@ def test_a_models_name_has_a_longest_form() -> None:
     assert unknown_model(PROVIDERS["evolink"], {"model": "a" * (MODEL_MAX_CHARS + 1)}) is None
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1/a.png", "https://u:p@example.com/a", " HTTP://169.254.169.254/"])
+@rows("url", ["http://127.0.0.1/a.png", "https://u:p@example.com/a", " HTTP://169.254.169.254/"])
 def test_its_urls_are_public_ones(url: str) -> None:
     """Refuse a private or malformed URL anywhere in the body, and name the place."""
     errors = check_native(PROVIDERS["evolink"], {**EVOLINK, "extra": [{"deep": url}]})

@@ -61,7 +61,7 @@ def entries(timeline: dict[str, Any], kind: str) -> list[tuple[str, str | None, 
 # Handshakes
 
 
-class Tested(adapters.EvoLink):
+class Challenged(adapters.EvoLink):
     """EvoLink, if it tested callback URLs."""
 
     def reply(self, body: dict[str, Any]) -> dict[str, Any] | None:
@@ -69,7 +69,7 @@ class Tested(adapters.EvoLink):
         return {"challenge": body["challenge"]} if isinstance(body.get("challenge"), str) else None
 
 
-class Tests(stand_ins.EvoLink):
+class Challenging(stand_ins.EvoLink):
     """Posts a challenge during the submission, and refuses a URL that does not return it."""
 
     def handshake(self, job: ProviderJob) -> dict[str, Any] | None:  # noqa: ARG002 - the contract's signature
@@ -83,7 +83,9 @@ class Tests(stand_ins.EvoLink):
 
 async def test_a_handshake_is_answered_while_the_submission_is_open(tmp_path: Path, world_of: WorldOf) -> None:
     """Return the challenge before the provider has answered the submission, and leave the job to go on."""
-    async with relay(tmp_path, clock=HeldClock(), world=world_of(Tests()), adapters={"evolink": Tested()}) as running:
+    async with relay(
+        tmp_path, clock=HeldClock(), world=world_of(Challenging()), adapters={"evolink": Challenged()}
+    ) as running:
         job = await running.submit("evolink")
         assert (job["status"], job["provider_job_id"] is not None) == ("submitted", True)
         (callback,) = await kept(running)
@@ -95,7 +97,7 @@ async def test_a_handshake_is_answered_while_the_submission_is_open(tmp_path: Pa
 
 async def test_a_provider_that_gets_no_reply_refuses(tmp_path: Path, world_of: WorldOf) -> None:
     """Show that the stand-in tells a reply from relay's usual answer, which an adapter without `reply` gives."""
-    async with relay(tmp_path, clock=HeldClock(), world=world_of(Tests())) as running:
+    async with relay(tmp_path, clock=HeldClock(), world=world_of(Challenging())) as running:
         job = await running.submit("evolink")
         assert (job["status"], job["error"]["class"]) == ("failed", "invalid_input")
 
@@ -104,7 +106,7 @@ async def test_a_provider_that_gets_no_reply_refuses(tmp_path: Path, world_of: W
 async def test_both_entrances_answer_a_handshake(tmp_path: Path, padding: int) -> None:
     """Return the same JSON from the direct way and from ASGI, which a large body takes, and move nothing."""
     body = msgspec.json.encode(CHALLENGE | {"padding": "x" * padding})
-    async with relay(tmp_path, clock=HeldClock(), adapters={"evolink": Tested()}) as running:
+    async with relay(tmp_path, clock=HeldClock(), adapters={"evolink": Challenged()}) as running:
         job = await running.submit("evolink")
         for _ in range(2):
             answer = await post(running, body)
@@ -118,7 +120,7 @@ async def test_both_entrances_answer_a_handshake(tmp_path: Path, padding: int) -
 
 async def test_a_handshake_needs_a_token(tmp_path: Path) -> None:
     """Answer 404 without the challenge to one with a wrong token, and the usual answer to another body."""
-    async with relay(tmp_path, clock=HeldClock(), adapters={"evolink": Tested()}) as running:
+    async with relay(tmp_path, clock=HeldClock(), adapters={"evolink": Challenged()}) as running:
         await running.submit("evolink")
         refused = await post(running, msgspec.json.encode(CHALLENGE), url=running.callback_url()[:-1])
         assert (refused.status_code, b"challenge" in refused.content) == (404, False)
@@ -313,7 +315,7 @@ async def test_a_job_that_was_never_created_fails_after_ten_minutes(tmp_path: Pa
         assert set(stand_in.own).isdisjoint(stand_in.looked_up)
 
 
-async def test_a_lookup_without_a_verdict_decides_nothing(tmp_path: Path, world_of: WorldOf) -> None:
+async def test_a_lookup_without_a_status_decides_nothing(tmp_path: Path, world_of: WorldOf) -> None:
     """Look up again after an error, however long it lasts, and heal the job as soon as the provider answers."""
     stand_in, clock = Keeps(), HeldClock()
     async with relay(tmp_path, clock=clock, world=world_of(stand_in), adapters={"evolink": Findable()}) as running:
@@ -458,7 +460,7 @@ async def test_a_waiting_job_is_canceled_after_its_status(
 
 
 @pytest.mark.parametrize("check", ["html", "not_found"])
-async def test_nothing_is_canceled_without_a_verdict(tmp_path: Path, world_of: WorldOf, check: str) -> None:
+async def test_nothing_is_canceled_without_a_status(tmp_path: Path, world_of: WorldOf, check: str) -> None:
     """Detach a job from its provider if the provider does not say what state it is in."""
     world = world_of(Erases())
     async with relay(tmp_path, clock=HeldClock(), world=world, adapters={"evolink": Careful()}) as running:

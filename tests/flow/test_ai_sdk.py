@@ -9,16 +9,14 @@ import pytest
 
 from relay.clock import SystemClock
 from relay.sandbox.faults import Faults
-from tests.flow.test_client_typescript import compiled
 from tests.support.oracles import ROOT
-from tests.support.processes import free_port
+from tests.support.ports import free_port
 from tests.support.running import KEY, Running, relay
 
 pytestmark = pytest.mark.anyio
 EXAMPLE = ROOT / "docs" / "examples" / "ai-sdk"
 DOWNLOAD = "async ({ url }) => ({ data: new Uint8Array(await (await fetch(url)).arrayBuffer()), mediaType: undefined })"
 """The SDK's own download refuses the addresses of this machine."""
-__all__ = ["compiled"]
 
 
 def lay_out(folder: Path, compiled: Path, node_packages: Path) -> None:

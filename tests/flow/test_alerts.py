@@ -249,7 +249,7 @@ async def test_an_endpoint_for_one_job_cannot_ask_for_alerts(running: Running, p
     (error,) = refused.json()["errors"]
     assert (refused.status_code, error["path"]) == (422, "notify[0].event_types[0]")
     assert "job.*" in error["message"]
-    assert "ops." not in error["message"]
+    assert "ops." not in error["message"].replace(f'"{pattern}"', "")
 
 
 async def test_callbacks_in_quarantine_are_announced_until_they_are_released(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from relay.providers.relaydance import WITH_AUDIO
 from tests.flow.test_max_cost import Rising
 from tests.flow.test_paid_uploads import stand_in, the_clock, uploaded
 from tests.support.paying import KEY, PRICE, Seller, ended, selling
-from tests.support.processes import free_port
+from tests.support.ports import free_port
 from tests.support.running import INPUT, HeldClock, Running, relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]

@@ -6,9 +6,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
+from relay.clock import Clock
+from relay.settings import Settings
 from tests.support.quiescence import quiet
 from tests.support.results import CLIP, Results, silent, whole
 from tests.support.running import INPUT, HeldClock, Running, relay
@@ -63,11 +66,11 @@ class Archiving:
 
 
 @asynccontextmanager
-async def archiving(folder: Path, **environ: str) -> AsyncIterator[Archiving]:
-    """Run a relay with an archive in the folder's `bucket`."""
+async def archiving(folder: Path, *, clock: Clock | None = None, **environ: str) -> AsyncIterator[Archiving]:
+    """Run a relay with an archive in the folder's `bucket`, on a held clock unless another is given."""
     bucket, results = folder / "bucket", Results()
     settings: dict[str, Any] = {"RELAY_ARCHIVE_URL": bucket.as_uri()} | environ
-    async with results.served(), relay(folder, clock=HeldClock(), **settings) as running:
+    async with results.served(), relay(folder, clock=clock or HeldClock(), **settings) as running:
         yield Archiving(running, results, bucket)
 
 
@@ -95,6 +98,45 @@ async def test_a_result_is_copied_and_shown(archive: Archiving) -> None:
     }
     assert output["archive"]["key"] == f"prj_default/{job['created_at'][:10]}/{job['id']}-0.mp4"
     assert await archive.events(job) == ["job.submitted", "job.succeeded", "job.archived"]
+
+
+async def test_a_copy_pauses_so_that_others_have_their_turn(archive: Archiving) -> None:
+    """Pause 4 ms after each 24,000 bytes of a copy, which is 6 MB a second, and after no fewer."""
+    archive.results.answer = whole(CLIP.ljust(23_999, b"x"))
+    assert (await archive.succeeded())["outputs"][0]["archive"]["state"] == "archived"
+    for turns in (1, 2):
+        archive.results.answer = whole(CLIP.ljust(turns * 24_000, b"x"))
+        job = await archive.succeeded()
+        for advanced_s, state in [(0.004, "pending")] * (turns - 1) + [(0.003, "pending"), (0.001, "archived")]:
+            await archive.advance(advanced_s)
+            assert (await archive.job(job))["outputs"][0]["archive"]["state"] == state
+
+
+async def test_copies_share_one_pace(archive: Archiving) -> None:
+    """Pause for one copy after the other, so that many together are no faster than one."""
+    archive.results.answer = whole(CLIP.ljust(24_000, b"x"))
+    jobs = [await archive.succeeded() for _ in range(3)]
+    for advanced_s, archived in ((0.003, 0), (0.001, 1), (0.003, 1), (0.001, 2), (0.004, 3)):
+        await archive.advance(advanced_s)
+        states = [(await archive.job(job))["outputs"][0]["archive"]["state"] for job in jobs]
+        assert states == ["archived"] * archived + ["pending"] * (3 - archived)
+
+
+async def test_an_operator_sets_how_fast_copies_are(tmp_path: Path) -> None:
+    """Pause 4 ms after each 400 bytes with RELAY_ARCHIVE_BYTES_PER_S=100000."""
+    async with archiving(tmp_path, RELAY_ARCHIVE_BYTES_PER_S="100000") as archive:
+        archive.results.answer = whole(CLIP[:799])
+        job = await archive.succeeded()
+        for advanced_s, state in ((0.003, "pending"), (0.001, "archived")):
+            await archive.advance(advanced_s)
+            assert (await archive.job(job))["outputs"][0]["archive"]["state"] == state
+
+
+def test_the_largest_result_is_copied_in_time() -> None:
+    """Allow a copy of RELAY_ARCHIVE_MAX_BYTES the time that it takes while all the others are as large."""
+    default = {field.name: field.default for field in msgspec.structs.fields(Settings)}
+    slowest_s = default["archive_in_flight_max"] * default["archive_max_bytes"] / default["archive_bytes_per_s"]
+    assert slowest_s < default["archive_timeout_s"]
 
 
 async def test_the_event_waits_for_the_copy(tmp_path: Path) -> None:
@@ -158,6 +200,33 @@ async def test_the_result_is_downloaded_from_relay(archive: Archiving) -> None:
         assert (await archive.client.get(f"/v1/jobs/{job['id']}/outputs/{number}")).status_code == 404
     archive.files[0].unlink()
     assert (await archive.client.get(path)).status_code == 404
+
+
+async def test_parts_of_the_result_are_downloaded(archive: Archiving) -> None:
+    """Send the parts that there are, the whole file for another unit, and a problem for no part that there is."""
+    job = await archive.succeeded()
+    path, size = f"/v1/jobs/{job['id']}/outputs/0", len(CLIP)
+    whole = await archive.client.get(path)
+
+    async def got(asked: str, **headers: str) -> httpx.Response:
+        return await archive.client.get(path, headers={"range": asked} | headers)
+
+    for asked, first in ((f"bytes={size - 1}-", size - 1), (f"bytes=-{size}", 0), (f"bytes=0-{size}", 0)):
+        part = await got(asked)
+        assert (part.status_code, part.content) == (206, CLIP[first:])
+        assert part.headers["content-range"] == f"bytes {first}-{size - 1}/{size}"
+    two = await got("bytes=0-1,5-6")
+    assert two.headers["content-type"].startswith("multipart/byteranges")
+    assert two.content.count(f"/{size}".encode()) == 2
+    for asked in (f"bytes={size}-", "bytes=-0", "bytes=x", "bytes=2-1", "bytes="):
+        refused = await got(asked)
+        assert (refused.status_code, refused.headers["content-type"]) == (416, "application/problem+json")
+        assert refused.headers["content-range"] == f"bytes */{size}"
+        assert refused.json()["code"] == "range_not_satisfiable"
+    assert (await got("items=0-1")).content == CLIP
+    assert (await got("bytes=0-1", **{"if-range": whole.headers["etag"]})).status_code == 206
+    assert (await got("bytes=0-1", **{"if-range": whole.headers["last-modified"]})).status_code == 206
+    assert (await got(f"bytes={size}-", **{"if-range": '"another"'})).content == CLIP
 
 
 async def test_another_project_gets_no_result(archive: Archiving) -> None:

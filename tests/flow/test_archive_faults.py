@@ -1,5 +1,6 @@
 """What goes wrong with a copy: each fault has its outcome and its event, nothing is lost, and nothing half is shown."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,11 @@ import pytest
 
 from relay.archive.archiver import TRIES_OF
 from relay.model.archive import CopyErrorCode
+from relay.providers.openrouter import OpenRouter
+from relay.sandbox.faults import Faults
+from relay.sandbox.world import RESULTS_PATH
 from tests.flow.test_archive import Archiving, archiving
+from tests.support.calling_back import post
 from tests.support.quiescence import quiet, watched_loop
 from tests.support.results import CLIP, Answer, Drip, chunked, head, sent, whole
 
@@ -43,8 +48,32 @@ async def outcome(archive: Archiving, job: dict[str, Any]) -> tuple[str, str | N
         whole(status="503 Service Unavailable"),
         whole(status="429 Too Many Requests"),
         whole(CLIP, "200 OK", "content-encoding: gzip"),
+        whole(b"", "302 Found", "location: http://["),
+        whole(b"", "302 Found", "location: http://a]/"),
+        sent(head("200 OK", f"content-length: {'9' * 400}") + CLIP),
+        sent(head("200 OK", "content-length: -1") + CLIP),
+        sent(head("200 OK", "content-length: 5", "content-length: 6") + CLIP),
+        sent(head("200 OK", "transfer-encoding: chunked") + b"F" * 30 + b"\r\n" + CLIP),
+        sent(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 50_000 + b"\r\n"),
     ],
-    ids=["cut", "shorter", "cut chunks", "no answer", "no HTTP", "empty", "503", "429", "compressed"],
+    ids=[
+        "cut",
+        "shorter",
+        "cut chunks",
+        "no answer",
+        "no HTTP",
+        "empty",
+        "503",
+        "429",
+        "compressed",
+        "redirect to no URL",
+        "redirect to no host",
+        "a length of 400 digits",
+        "negative",
+        "two lengths",
+        "a huge chunk",
+        "50,000 headers",
+    ],
 )
 async def test_a_broken_answer_is_tried_again(archive: Archiving, fault: Answer) -> None:
     """Try again after an answer that is none or breaks off; nothing of it is in the bucket or announced."""
@@ -63,11 +92,12 @@ async def test_a_broken_answer_is_tried_again(archive: Archiving, fault: Answer)
     [
         (whole(CLIP * 4), CopyErrorCode.TOO_LARGE),
         (chunked(CLIP * 4), CopyErrorCode.TOO_LARGE),
+        (sent(head("200 OK", f"content-length: {'9' * 18}") + CLIP), CopyErrorCode.TOO_LARGE),
         (whole(b"", "302 Found", "location: http://169.254.169.254/latest/meta-data"), CopyErrorCode.ADDRESS_REFUSED),
         (whole(b"", "302 Found", "location: file:///etc/passwd"), CopyErrorCode.ADDRESS_REFUSED),
         (whole(b"", "302 Found", "location: http://10.0.0.1/"), CopyErrorCode.ADDRESS_REFUSED),
     ],
-    ids=["over the cap", "over the cap, unannounced", "metadata", "file", "private"],
+    ids=["over the cap", "over the cap, unannounced", "a lie", "metadata", "file", "private"],
 )
 async def test_what_no_second_try_changes_fails_at_first(
     archive: Archiving, fault: Answer, error: CopyErrorCode
@@ -117,13 +147,43 @@ async def test_redirects_in_a_circle_end(archive: Archiving) -> None:
     assert (await outcome(archive, job), len(archive.results.requests)) == (("pending", None), 6)
 
 
+class Odd(OpenRouter):
+    """An adapter with a fault: it makes no header of a key while `breaks`."""
+
+    breaks = False
+
+    def authorization(self, api_key: str, now_s: int) -> str:
+        """Return the header, or raise."""
+        if self.breaks:
+            raise LookupError("no header")
+        return super().authorization(api_key, now_s)
+
+
+async def test_a_fault_of_relays_own_is_a_failed_try(tmp_path: Path) -> None:
+    """Try again after an exception that nothing in relay expects, and end the copy when its time is over."""
+    more: dict[str, Any] = {"adapters": {"openrouter": (odd := Odd())}, "RELAY_ARCHIVE_RETRY_S": "60"}
+    async with archiving(tmp_path, **more) as archive:
+        archive.results.answer = whole(b"", "503 Service Unavailable")
+        archive.results.origin += RESULTS_PATH
+        archive.running.world.next_faults.append(Faults(version="unsigned"))
+        job = await archive.succeeded("openrouter")
+        odd.breaks = True
+        await archive.advance(5)
+        (copy,) = (await archive.running.get(f"/v1/jobs/{job['id']}/copies"))["data"]
+        assert (copy["state"], copy["tries"], copy["error"]) == ("pending", 2, "unreachable")
+        assert "its log says why" in copy["error_detail"]
+        await archive.advance(60)
+        await archive.advance(60)
+        assert (await outcome(archive, job))[0] == "failed"
+
+
 async def test_a_slow_drip_is_cut_at_the_deadline(archive: Archiving) -> None:
     """End a try after RELAY_ARCHIVE_TIMEOUT_S, although bytes come all the time, and try again."""
     drip = Drip()
     archive.results.answers.append(drip)
     job = await archive.succeeded()
     with watched_loop().time_held() as pass_time:
-        for _ in range(14):
+        for _ in range(44):
             pass_time(20)
             drip.next.set()
             await quiet()
@@ -175,6 +235,40 @@ async def test_a_bucket_that_is_down_for_an_hour_costs_nothing(archive: Archivin
     assert '\nrelay_archive_tries_total{outcome="archived",provider="evolink"} 3.0\n' in shown
     for job in jobs:
         assert await archive.events(job) == ["job.submitted", "job.succeeded", "job.archived"]
+
+
+@pytest.mark.parametrize(("seconds", "sent"), [(32, False), (33, True)])
+async def test_an_event_waits_no_longer_while_the_bucket_is_down(tmp_path: Path, seconds: int, sent: bool) -> None:
+    """Send the event after RELAY_ARCHIVE_WAIT_S, though no copy may be tried at that time."""
+    async with archiving(tmp_path, RELAY_ARCHIVE_WAIT_S="33") as archive:
+        archive.folder.write_bytes(b"no folder")
+        job = await archive.succeeded(archive="before_notify")
+        await archive.advance(seconds)
+        assert await archive.events(job) == ["job.submitted", "job.succeeded"][: 1 + sent]
+        assert await outcome(archive, job) == ("pending", None)
+
+
+async def test_a_result_that_is_withdrawn_leaves_nothing(tmp_path: Path) -> None:
+    """Delete the copy of a result whose job turned out to have failed while it was made, and announce none."""
+    held = asyncio.Event()
+
+    async def later(writer: asyncio.StreamWriter) -> None:
+        await held.wait()
+        await whole()(writer)
+
+    async with archiving(tmp_path) as archive:
+        archive.results.answer = later
+        job = await archive.succeeded()
+        archive.running.world.jobs[job["provider_job_id"]].state = "failed"
+        await post(archive.running, b'{"status":"failed","error":{"code":"x","message":"no"}}')
+        await quiet()
+        held.set()
+        await quiet()
+        assert (await archive.job(job))["outputs"] == []
+        assert archive.files == []
+        assert "job.archived" not in await archive.events(job)
+        counted = (await archive.running.get("/v1/archive"))["copies"]
+        assert (counted["archived"]["number"], counted["failed"]["number"]) == (0, 1)
 
 
 async def test_a_copy_is_deleted_past_its_retention(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from relay.errors import SettingsError
 from relay.sandbox.faults import Faults
 from tests.support.running import HeldClock, Running, relay
 
@@ -78,6 +79,7 @@ async def test_a_rejected_video_is_a_failure(running: Running) -> None:
 
 async def test_a_queued_task_is_canceled(running: Running) -> None:
     """Ask for the status, and send DELETE for a task that is still queued."""
+    running.world.next_faults.append(Faults(lost=True))  # a callback before the answer would be confirmed by a check
     job = await running.submit("ark")
     answer = await running.client.post(f"/v1/jobs/{job['id']}/cancellations")
     assert (answer.json()["status"], answer.json()["reason"]) == ("canceled", None)
@@ -98,3 +100,10 @@ async def test_a_cancellation_erases_nothing(running: Running, state: str) -> No
     await running.client.post(f"/v1/jobs/{job['id']}/cancellations")
     assert running.world.jobs[job["provider_job_id"]].state == state
     assert running.world.cancellations == []
+
+
+async def test_a_callback_secret_is_refused_at_the_start(tmp_path: Path) -> None:
+    """Do not start with a secret that no callback can be verified by, since Ark signs nothing."""
+    with pytest.raises(SettingsError, match="RELAY_ARK_CALLBACK_SECRET must not be set"):
+        async with relay(tmp_path, RELAY_ARK_CALLBACK_SECRET="whsec_" + "A" * 43 + "="):
+            pass

@@ -177,6 +177,16 @@ async def _checks(running: Running) -> list[int]:
     return [await posted(running, f"/v1/jobs/{job['id']}/status-checks") for _ in range(2)]
 
 
+@probe(Bound.RATE_PER_KEY, [200, 429], RELAY_RATE_PER_KEY="0.1", RELAY_BURST_PER_KEY="1")
+async def _requests_of_a_key(running: Running) -> list[int]:
+    return [(await running.client.get("/v1/whoami")).status_code for _ in range(2)]
+
+
+@probe(Bound.RATE_PER_ADDRESS, [404, 429], RELAY_RATE_PER_ADDRESS="0.1", RELAY_BURST_PER_ADDRESS="1")
+async def _requests_of_an_address(running: Running) -> list[int]:
+    return [(await running.client.get("/nothing")).status_code for _ in range(2)]
+
+
 @probe(Bound.SPEND_MAX_PER_DAY, [202, 402], RELAY_SPEND_MAX_PER_DAY="0.5", RELAY_PROJECT_SPEND_MAX_PER_DAY="9")
 @probe(Bound.SPEND_MAX_PER_HOUR, [202, 402], RELAY_SPEND_MAX_PER_HOUR="0.5", RELAY_PROJECT_SPEND_MAX_PER_HOUR="9")
 @probe(Bound.PROJECT_SPEND_MAX_PER_HOUR, [202, 402], RELAY_PROJECT_SPEND_MAX_PER_HOUR="0.5")

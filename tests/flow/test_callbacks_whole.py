@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
 from relay.security.redaction import STEP_BYTES
+from relay.web.callback_route import COMMIT_DEADLINE_S, DEADLINE_CHECK_S
 from relay.web.server import server
 from tests.support.calling_back import DONE, kept, state
-from tests.support.quiescence import WatchedLoop, quiet
+from tests.support.quiescence import WatchedLoop, quiet, watched_loop
 from tests.support.running import Running, relay
 
 pytestmark = pytest.mark.anyio
@@ -179,23 +180,38 @@ async def test_a_sender_that_is_gone_is_heard(running: Running) -> None:
     assert (await sent(running.origin, request(running.callback_url(), DONE)))[0].startswith(b"HTTP/1.1 200")
 
 
+def hold_commits(running: Running, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Semaphore, asyncio.Event]:
+    """Let no transaction begin before the event is set; the semaphore counts the callbacks that wait for one."""
+    database: Any = running.app.store.database
+    jobs: Any = running.app.store.jobs
+    record, received, let_go = jobs.record_nowait, asyncio.Semaphore(0), asyncio.Event()
+
+    def noted(*update: Any) -> None:
+        record(*update)
+        received.release()
+
+    def held(transact: Any) -> Any:
+        async def waiting(work: Any) -> Any:
+            await let_go.wait()
+            return await transact(work)
+
+        return waiting
+
+    monkeypatch.setattr(jobs, "record_nowait", noted)
+    for name in ("transact", "transact_apart"):  # what else is in its batch says which of them a callback goes by
+        monkeypatch.setattr(database, name, held(getattr(database, name)))
+    return received, let_go
+
+
 async def test_a_database_that_hangs_is_503(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit that takes too long is 503 with Retry-After, once; what it writes in the end stands."""
-    monkeypatch.setattr("relay.web.callback_route.COMMIT_DEADLINE_S", 0.05)
     job = await running.submit()
-    database: Any = running.app.store.database
-    held, let_go = asyncio.Event(), asyncio.Event()
-    transact = database.transact_alone
-
-    async def hanging(work: Any) -> Any:
-        held.set()
-        await let_go.wait()
-        return await transact(work)
-
-    monkeypatch.setattr(database, "transact_alone", hanging)
-    answering = asyncio.create_task(sent(running.origin, request(running.callback_url(), DONE)))
-    await held.wait()
-    (answer,) = await answering
+    received, let_go = hold_commits(running, monkeypatch)
+    with watched_loop().time_held() as advance:
+        answering = asyncio.create_task(sent(running.origin, request(running.callback_url(), DONE)))
+        await received.acquire()
+        advance(COMMIT_DEADLINE_S + DEADLINE_CHECK_S)
+        (answer,) = await answering
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"\r\nretry-after: 2\r\n" in answer
     let_go.set()
@@ -207,18 +223,8 @@ async def test_a_failure_after_the_commit_is_answered_to_its_own_callback(
 ) -> None:
     """Answer 500 to the callback of a batch whose result cannot be published, and 200 to the others of the batch."""
     await running.submit()
-    database: Any = running.app.store.database
-    jobs: Any = running.app.store.jobs
-    transact, record, count = database.transact_alone, jobs.record_nowait, running.app.metrics.callback
-    received, let_go, published = asyncio.Semaphore(0), asyncio.Event(), 0
-
-    async def held(work: Any) -> Any:
-        await let_go.wait()
-        return await transact(work)
-
-    def noted(*update: Any) -> None:
-        record(*update)
-        received.release()
+    received, let_go = hold_commits(running, monkeypatch)
+    count, published = running.app.metrics.callback, 0
 
     def broken(*counted: Any) -> None:
         nonlocal published
@@ -227,8 +233,6 @@ async def test_a_failure_after_the_commit_is_answered_to_its_own_callback(
             raise RuntimeError("a fault of relay")
         count(*counted)
 
-    monkeypatch.setattr(database, "transact_alone", held)
-    monkeypatch.setattr(jobs, "record_nowait", noted)
     monkeypatch.setattr(running.app.metrics, "callback", broken)
     url = running.callback_url()
     answering = []
@@ -244,7 +248,8 @@ async def test_a_failure_after_the_commit_is_answered_to_its_own_callback(
 @pytest.fixture(scope="module")
 def background(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Running]]:
     """One relay for all examples, in a thread of its own, since hypothesis runs plain functions only."""
-    started = relay(tmp_path_factory.mktemp("whole"), confirm=False, RELAY_CALLBACKS_PER_JOB_MAX="100000")
+    folder = tmp_path_factory.mktemp("whole")
+    started = relay(folder, confirm=False, RELAY_CALLBACKS_PER_JOB_MAX="100000", RELAY_RATE_PER_KEY="0")
     with start_blocking_portal("asyncio", LOOP) as portal, portal.wrap_async_context_manager(started) as running:
         portal.call(running.submit)
         yield portal, running
@@ -265,6 +270,6 @@ def test_however_it_is_cut_it_is_the_same(background: tuple[Any, Running], data:
     pieces = [one[start:end] for start, end in zip([0, *cuts], [*cuts, len(one)], strict=True)]
     whole, cut = portal.call(partial(sent, running.origin, one)), portal.call(partial(sent, running.origin, *pieces))
     assert cut == whole
-    second, first = portal.call(kept, running)[:2]
+    second, first = portal.call(kept, running, 2)
     same = ("provider", "size", "headers", "body")
     assert [first[name] for name in same] == [second[name] for name in same]

@@ -62,7 +62,7 @@ async def test_the_first_check_waits_for_the_providers_own_estimate_and_half_mor
         assert await checks(running, job_id) == ["submitted"]
 
 
-async def test_an_answer_that_is_no_verdict_leaves_the_job_open(tmp_path: Path) -> None:
+async def test_an_answer_that_has_no_status_leaves_the_job_open(tmp_path: Path) -> None:
     """A provider that does not know the job (yet) ends nothing; it is asked again later."""
     clock = HeldClock()
     async with relay(tmp_path, clock=clock, RELAY_STATUS_CHECK_FIRST_S="30") as running:
@@ -70,7 +70,7 @@ async def test_an_answer_that_is_no_verdict_leaves_the_job_open(tmp_path: Path) 
         hidden = running.world.jobs.popitem()
         await clock.advance(30)
         shown = await running.until(f"/v1/jobs/{job_id}/timeline", lambda told: "check" in str(told["data"]))
-        assert "no verdict" in str(shown["data"])
+        assert "no status" in str(shown["data"])
         running.world.jobs[hidden[0]] = hidden[1]
         await running.world.finish(hidden[0])
         await clock.advance(61)
@@ -122,7 +122,7 @@ async def test_an_outage_delays_a_check_by_half_a_minute_and_not_by_its_pace(tmp
         await running.world.finish(job["provider_job_id"])
         await clock.advance(FIRST_S)
         path = f"/v1/jobs/{job['id']}/timeline"
-        await running.until(path, lambda shown: "no verdict" in str(shown["data"]))
+        await running.until(path, lambda shown: "no status" in str(shown["data"]))
         await clock.advance(30)
         await running.until(f"/v1/jobs/{job['id']}", lambda told: told["status"] == "succeeded")
 
@@ -134,7 +134,7 @@ async def test_a_retry_after_pauses_every_check_at_its_provider(tmp_path: Path) 
         running.world.next_faults.append(Faults(lost=True, check_status=429, check_retry_after_s=120, check_times=1))
         first = await running.submit()
         await clock.advance(10)
-        await running.until(f"/v1/jobs/{first['id']}/timeline", lambda shown: "no verdict" in str(shown["data"]))
+        await running.until(f"/v1/jobs/{first['id']}/timeline", lambda shown: "no status" in str(shown["data"]))
         second, other = await lost(running), await lost(running, provider="kinovi")
         await clock.advance(100)
         await running.until(f"/v1/jobs/{other}/timeline", lambda shown: "check" in str(shown["data"]))
@@ -300,7 +300,7 @@ def test_an_answer_about_another_job_is_not_asked_for_again_at_once() -> None:
     job = msgspec.structs.replace(overdue_job(), deadline_at=10_000_000, confirm_by=None, next_check_at=60_000)
     about_another = Report(state=JobState.RUNNING, provider_status="processing", provider_job_id="task-2")
     check = checking.StatusCheck(
-        asked_id="task-1", finding=checking.CheckOutcome.VERDICT, report=about_another, started_at=1, again_at=300_000,
+        asked_id="task-1", finding=checking.CheckOutcome.STATUS, report=about_another, started_at=1, again_at=300_000,
         paused_until=2_000, heartbeat_ms=3_600_000,
     )  # fmt: skip
     transition = checking.decide(job, check, 2_000)

@@ -51,7 +51,7 @@ async def scripted(folder: Path, **environ: str) -> AsyncIterator[tuple[Running,
             yield running, clock, provider, (await running.submit(deadline_s=DAY_S))["id"]
 
 
-@pytest.mark.parametrize(("status_code", "kind"), [(404, "not found: "), (500, "no verdict: ")])
+@pytest.mark.parametrize(("status_code", "kind"), [(404, "not found: "), (500, "no status: ")])
 @pytest.mark.parametrize("length", [200, 201])
 async def test_a_refused_check_is_noted_with_200_characters(
     tmp_path: Path, status_code: int, kind: str, length: int

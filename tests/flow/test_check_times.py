@@ -33,8 +33,8 @@ async def test_the_first_check_comes_at_one_and_a_half_times_the_estimate(tmp_pa
 @pytest.mark.parametrize(
     "faults", [Faults(lost=True, check="html"), Faults(lost=True, check="reset"), Faults(lost=True, check="not_found")]
 )
-async def test_a_check_without_a_verdict_is_made_again_after_30_s(tmp_path: Path, faults: Faults) -> None:
-    """Ask again after 30 s where an answer was no verdict, then after 60 s, though the provider's jobs take minutes."""
+async def test_a_check_without_a_status_is_made_again_after_30_s(tmp_path: Path, faults: Faults) -> None:
+    """Ask again after 30 s where an answer had no status, then after 60 s, though the provider's jobs take minutes."""
     async with held(tmp_path) as (running, clock):
         await lost(running, faults, deadline_s=DAY_S)
         for made, pause_s in enumerate((165 * 1.5, 30, 60)):
@@ -89,7 +89,7 @@ async def test_a_last_check_that_hangs_keeps_the_job_open_for_two_minutes(tmp_pa
         assert (await running.get(f"/v1/jobs/{job['id']}"))["status"] == "expired"
 
 
-async def test_a_second_verdict_is_dropped_after_ten_minutes(tmp_path: Path) -> None:
+async def test_a_second_end_is_dropped_after_ten_minutes(tmp_path: Path) -> None:
     """Try for 600 s to confirm a callback that contradicts a provider's end; then the first end stands."""
     async with held(tmp_path) as (running, clock):
         job = await running.submit()
@@ -105,7 +105,7 @@ async def test_a_second_verdict_is_dropped_after_ten_minutes(tmp_path: Path) -> 
         assert (await running.get(f"/v1/jobs/{job['id']}"))["status"] == "succeeded"
 
 
-async def test_a_claim_is_believed_when_its_time_is_over(tmp_path: Path) -> None:
+async def test_an_unconfirmed_result_is_believed_when_its_time_is_over(tmp_path: Path) -> None:
     """Believe a callback after RELAY_CONFIRM_WAIT_S, where the status check hangs, and not before."""
     async with held(tmp_path, RELAY_CONFIRM_WAIT_S="7") as (running, clock):
         running.world.next_faults.append(Faults(check="hang"))
@@ -142,7 +142,7 @@ async def test_checks_are_looked_for_every_five_seconds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("status_code", "finding"),
     [
-        *((code, "no_verdict") for code in (400, 402, 428, 430, 500)),
+        *((code, "no_status") for code in (400, 402, 428, 430, 500)),
         *((code, "key_refused") for code in (401, 403)),
         (404, "not_found"),
         (429, "rate_limited"),
@@ -151,7 +151,7 @@ async def test_checks_are_looked_for_every_five_seconds(tmp_path: Path) -> None:
 async def test_only_some_statuses_say_something_about_all_checks(
     tmp_path: Path, status_code: int, finding: str
 ) -> None:
-    """Count 401 and 403 as a refused key, 429 as a rate limit, and every other failure as no verdict."""
+    """Count 401 and 403 as a refused key, 429 as a rate limit, and every other failure as no status."""
     async with held(tmp_path, RELAY_STATUS_CHECK_FIRST_S="10") as (running, clock):
         await lost(running, Faults(lost=True, check_status=status_code))
         await clock.advance(10)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,18 +13,6 @@ from tests.support.running import INPUT, KEY, relay
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="session")
-def compiled(node_packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the compiled client."""
-    folder = tmp_path_factory.mktemp("typescript")
-    compiler = node_packages / "node_modules" / "typescript" / "bin" / "tsc"
-    command = ["node", str(compiler), "-p", str(ROOT / "clients" / "typescript"), "--outDir", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout
-    (folder / "package.json").write_text('{"type": "module"}')
-    return folder
 
 
 async def test_a_job_is_submitted_awaited_and_its_notification_verified(compiled: Path, tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Time limits of lanes, endpoints and streams on a held clock: nothing a millisecond before, all at the moment."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from relay.deliveries.dispatcher import Dispatcher
 from relay.storage.apply_updates import DEFAULT_PROJECT
+from relay.storage.fan_out import NewDelivery
 from tests.support.held import DAY_S, MS, held
 from tests.support.quiescence import quiet
 from tests.support.running import Running
@@ -117,3 +120,25 @@ async def test_a_retry_goes_out_when_it_is_due(tmp_path: Path) -> None:
         assert len(running.sink.received) == 1
         await clock.advance(MS)
         assert len(running.sink.received) == 2
+
+
+@pytest.mark.both_databases
+async def test_a_commit_known_after_its_lease_makes_no_second_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Count a new delivery's lease from its event on: when it is over, the delivery was left to who claimed it."""
+    known_late: list[tuple[Dispatcher, Sequence[NewDelivery]]] = []
+    async with held(tmp_path) as (running, clock):
+        await endpoint(running)
+        with monkeypatch.context() as patched:
+            patched.setattr(Dispatcher, "enqueue", lambda *given: known_late.append(given))
+            await running.submit()
+            ((dispatcher, fresh),) = known_late
+            for advanced_s, attempts in ((24.999, 0), (MS, 1)):
+                await clock.advance(advanced_s)
+                dispatcher.wake()
+                await quiet()
+                assert len(running.sink.received) == attempts
+        dispatcher.enqueue(fresh)
+        await clock.advance(2)
+        assert len(running.sink.received) == 1

@@ -20,7 +20,8 @@ from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
 from relay.web import embedded
 from tests.support.oracles import ROOT
-from tests.support.processes import clean, free_port, line, process
+from tests.support.ports import free_port
+from tests.support.processes import clean, line, process
 from tests.support.running import INPUT, KEY, environment
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]

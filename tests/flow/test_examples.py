@@ -1,12 +1,9 @@
 """The receivers of docs/examples: each accepts and refuses the same vectors, and some receive from a live relay."""
 
 import asyncio
-import contextlib
 import json
 import os
-import random
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +19,7 @@ import pytest
 from relay.clock import SystemClock
 from relay.security import signatures
 from tests.support.oracles import oracle_missing
+from tests.support.ports import free_port
 from tests.support.running import relay
 
 pytestmark = pytest.mark.anyio
@@ -128,15 +126,6 @@ async def receiving(receiver: Receiver, node_packages: Path, folder: Path, secre
             if process.returncode is None:
                 process.kill()
             await process.wait()
-
-
-def free_port() -> int:
-    """Return a port below those that the system gives to others, since the receiver only binds it after its start."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as free, contextlib.suppress(OSError):
-            free.bind(("127.0.0.1", port))
-            return port
 
 
 async def answers(client: httpx.AsyncClient, url: str) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import Response
 
-from relay.deliveries.dispatcher import PROVEN_PART
+from relay.deliveries.turns import PROVEN_PART
 from relay.sandbox.serving import serve
 from relay.security.fair_share import RESERVED_PART, FairShare
 from tests.flow.test_lanes import Hanging

@@ -15,6 +15,7 @@ from relay.uploads.file_uploads import GivenFile, Upload, Uploads
 from relay.web.api.files import Form
 from tests.api.test_connections import peer, request
 from tests.flow.test_uploads import PNG, UPLOAD, in_pieces, stores_and_uploads
+from tests.support.rows import rows
 from tests.support.running import KEY, relay
 
 pytestmark = pytest.mark.anyio
@@ -36,7 +37,7 @@ async def form(size_max: int = 1 << 20) -> AsyncIterator[tuple[Form, IO[bytes]]]
             yield Form(uploads, file, b"x", size_max), file
 
 
-@pytest.mark.parametrize("over", [0, 1])
+@rows("over", [0, 1])
 async def test_a_form_holds_64_kib_besides_its_file(over: int) -> None:
     """Read 65,536 bytes that are no file, and refuse one more, however large the file is."""
     async with form() as (some, _):
@@ -60,7 +61,7 @@ async def test_a_field_is_kept_up_to_64_bytes() -> None:
         assert (some.provider, some.max_cost_text) == ("p" * 64, b"0" * 65)
 
 
-@pytest.mark.parametrize("length", [255, 256])
+@rows("length", [255, 256])
 async def test_a_files_name_is_kept_up_to_255_characters(length: int) -> None:
     """Cut a longer name."""
     async with form() as (some, _):
@@ -68,7 +69,7 @@ async def test_a_files_name_is_kept_up_to_255_characters(length: int) -> None:
         assert some.filename == "n" * 255
 
 
-@pytest.mark.parametrize("over", [0, 1])
+@rows("over", [0, 1])
 async def test_a_file_is_bounded_to_the_byte(over: int) -> None:
     """Take a file of the largest size, and refuse one byte more as soon as it comes."""
     async with form(size_max=100) as (some, _):
@@ -87,6 +88,25 @@ async def test_a_file_goes_to_disk_in_chunks_of_256_kib() -> None:
         assert file.tell() == 262_144
         await some.feed(b"2")
         assert [len(chunk) async for chunk in some.chunks()] == [262_144, 1]
+
+
+async def test_an_upload_pauses_after_each_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pause 20 ms for each 262,144 bytes, as they come and as they are sent, so that disk and processor have others."""
+    pauses: list[float] = []
+
+    async def pause(duration_s: float) -> None:
+        pauses.append(duration_s)
+
+    monkeypatch.setattr("relay.web.api.files.asyncio.sleep", pause)
+    async with form(size_max=1 << 30) as (some, _):
+        await some.feed(part("file", b"1" * 262_143, "a.png"))
+        assert pauses == []
+        await some.feed(b"1")
+        assert pauses == [0.02]
+        await some.feed(b"1" * 262_143)
+        assert pauses == [0.02]
+        assert sum([len(chunk) async for chunk in some.chunks()]) == 2 * 262_144 - 1
+        assert pauses == [0.02] * 3
 
 
 @pytest.mark.parametrize("over", [0, 1])
@@ -135,7 +155,7 @@ async def test_an_upload_is_known_by_32_letters(tmp_path: Path, monkeypatch: pyt
     assert all(re.fullmatch("file_[0-9a-f]{32}", one) for one in ids)
 
 
-@pytest.mark.parametrize("over", [0, 1])
+@rows("over", [0, 1])
 async def test_an_upload_is_bounded_to_the_byte(over: int) -> None:
     """Send a file of the largest size, and nothing of one that is a byte larger."""
     async with stores_and_uploads(size_max=len(PNG) - over) as (_, uploads):

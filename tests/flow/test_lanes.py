@@ -111,11 +111,11 @@ async def test_only_an_accepted_notification_frees_its_lane_before_its_commit(
     deliveries, commits = running.app.store.deliveries, asyncio.Event()
     write = deliveries.write_attempt
 
-    async def written(result: AttemptResult) -> bool:
+    async def written(result: AttemptResult, *, patient: bool) -> bool:
         await commits.wait()
-        return await write(result)
+        return await write(result, patient=patient)
 
-    deliveries.write_attempt = lambda result: asyncio.ensure_future(written(result))  # type: ignore[method-assign]
+    deliveries.write_attempt = written  # type: ignore[method-assign, assignment]
     running.sink.answers = [status_code] * 3
     await send_tests(running, made, 3)
     await advance(running, 0)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.flow.test_paid_uploads import CENT, PNG, stand_in, the_clock
 from tests.support.paying import KEY, PRICE, Seller, ended, paid, selling
-from tests.support.processes import free_port
+from tests.support.ports import free_port
 from tests.support.running import INPUT, HeldClock, Running, relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]

@@ -152,7 +152,7 @@ async def test_a_v1_error_inside_200_refuses_the_job(running: Running) -> None:
 
 async def test_a_queued_job_is_canceled_at_minimax(running: Running) -> None:
     """Delete a job that MiniMax calls queued, and say that MiniMax canceled it."""
-    job = await submitted(running, V2)
+    job = await submitted(running, V2, lost=True)
     canceled = await running.client.post(f"/v1/jobs/{job['id']}/cancellations")
     assert (canceled.status_code, canceled.json()["status"], canceled.json()["reason"]) == (200, "canceled", None)
     assert running.world.cancellations == [job["provider_job_id"]]

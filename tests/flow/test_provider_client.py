@@ -28,6 +28,7 @@ from tests.flow.test_receivers import certificate
 from tests.flow.test_webhook_sender import Request, Server, answers, reset, serving
 from tests.support.held import MS
 from tests.support.quiescence import quiet, watched_loop
+from tests.support.rows import rows
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +44,7 @@ async def send(client: ProviderClient, server: Server, request: ProviderRequest 
     return await client.send(server.url, "Bearer key-1", request, 5)
 
 
-@pytest.mark.parametrize("method", ["POST", "DELETE", "PUT"])
+@rows("method", ["POST", "DELETE", "PUT"])
 async def test_only_a_get_uses_a_connection_again(method: str) -> None:
     """Open a connection for each submission, though one is kept; and keep those of status checks."""
     async with serving(answers(OK)) as server, ProviderClient() as client:
@@ -79,7 +80,7 @@ async def test_each_provider_gets_its_own_key_alone() -> None:
     assert (one.connections, two.connections) == (1, 1)
 
 
-@pytest.mark.parametrize("stray", [OK, b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\r\n", b"x"])
+@rows("stray", [OK, b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\r\n", b"x"])
 async def test_bytes_on_a_kept_connection_are_never_the_next_answer(stray: bytes) -> None:
     """Close a kept connection on which something comes, and ask on a new one."""
 
@@ -126,7 +127,7 @@ async def test_bytes_that_wait_unread_are_never_the_next_answer() -> None:
             connection.close()
 
 
-@pytest.mark.parametrize("end", ["closed", "reset", "408"])
+@rows("end", ["closed", "reset", "408"])
 async def test_a_get_on_a_connection_that_is_over_is_sent_once_more(end: str) -> None:
     """Ask again on a new connection where a kept one breaks before a byte of an answer."""
 
@@ -175,9 +176,7 @@ async def test_a_get_whose_answer_began_is_not_sent_again() -> None:
     assert len(server.heard) == 2
 
 
-@pytest.mark.parametrize(
-    "text", [b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-", b"junk\r\n\r\n"]
-)
+@rows("text", [b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-", b"junk\r\n\r\n"])
 async def test_a_submission_without_a_whole_answer_is_never_sent_again(text: bytes) -> None:
     """Raise NoAnswer after one request, whatever part of an answer came."""
 
@@ -191,15 +190,14 @@ async def test_a_submission_without_a_whole_answer_is_never_sent_again(text: byt
     assert len(server.heard) == 1
 
 
-@pytest.mark.parametrize("request_", [GET, POST], ids=["GET", "POST"])
-@pytest.mark.parametrize(
+@rows("request_", [GET, POST])
+@rows(
     "text",
     [
         b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n",
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\nzz\r\n",
     ],
-    ids=["length", "chunks", "broken chunks"],
 )
 async def test_an_answer_that_was_cut_is_none(request_: ProviderRequest, text: bytes) -> None:
     """Never parse the part of a body as if it were whole."""
@@ -208,7 +206,7 @@ async def test_an_answer_that_was_cut_is_none(request_: ProviderRequest, text: b
             await send(client, server, request_)
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{}",
@@ -216,7 +214,6 @@ async def test_an_answer_that_was_cut_is_none(request_: ProviderRequest, text: b
         b"HTTP/1.1 200 OK\r\ncontent-type:application/json\r\ntransfer-encoding: chunked\r\n\r\n" + CHUNKS,
         OK + b"more",
     ],
-    ids=["until the end", "interim", "chunks", "more than one"],
 )
 async def test_a_whole_answer_counts_in_every_framing(text: bytes) -> None:
     """Read an answer by its length, by chunks, or until the connection ends."""
@@ -230,7 +227,7 @@ async def test_a_whole_answer_counts_in_every_framing(text: bytes) -> None:
     )
 
 
-@pytest.mark.parametrize(("over", "fault"), [(0, None), (1, f"is longer than {RESPONSE_MAX_BYTES} bytes")])
+@rows(("over", "fault"), [(0, None), (1, f"is longer than {RESPONSE_MAX_BYTES} bytes")])
 async def test_an_answer_has_a_limit(over: int, fault: str | None) -> None:
     """Read a mebibyte; of a longer answer keep the start, and say so."""
     size = RESPONSE_MAX_BYTES + over
@@ -252,7 +249,7 @@ async def test_headers_that_adapters_read_are_kept() -> None:
     assert "cookie" not in server.heard[1].headers
 
 
-@pytest.mark.parametrize("request_", [GET, POST], ids=["GET", "POST"])
+@rows("request_", [GET, POST])
 async def test_one_deadline_is_over_the_whole_call(request_: ProviderRequest) -> None:
     """Give up exactly when the time is over, although a byte of the body has come."""
     over = asyncio.Event()
@@ -275,7 +272,7 @@ async def test_one_deadline_is_over_the_whole_call(request_: ProviderRequest) ->
         over.set()
 
 
-@pytest.mark.parametrize(("timeout_s", "connect_s"), [(30.0, CONNECT_S), (4.0, 4.0)])
+@rows(("timeout_s", "connect_s"), [(30.0, CONNECT_S), (4.0, 4.0)])
 async def test_a_connection_has_ten_seconds(timeout_s: float, connect_s: float) -> None:
     """Say that nothing was sent where a provider accepts no connection for so long, and not before."""
     with socket.socket() as listening, contextlib.ExitStack() as stack:
@@ -298,7 +295,7 @@ async def test_a_connection_has_ten_seconds(timeout_s: float, connect_s: float) 
                     await call
 
 
-@pytest.mark.parametrize(("passed_s", "connections"), [(KEEPALIVE_S - MS, 1), (KEEPALIVE_S + MS, 2)])
+@rows(("passed_s", "connections"), [(KEEPALIVE_S - MS, 1), (KEEPALIVE_S + MS, 2)])
 async def test_an_idle_connection_is_kept_for_thirty_seconds(passed_s: float, connections: int) -> None:
     """Use it again until then, and close it by itself."""
     async with serving(answers(OK)) as server, ProviderClient() as client:
@@ -345,7 +342,7 @@ def test_a_path_goes_out_as_it_is(rest: str) -> None:
     assert asyncio.run(_target(f"/{rest}")) == f"/{rest}"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("path", "target"),
     [("/a b\r\nx: y", "/a%20b%0D%0Ax:%20y"), ("/ä?é", "/%C3%A4?%C3%A9"), ("/a#b", "/a"), ("", "/"), ("?a=1", "/?a=1")],
 )
@@ -361,7 +358,7 @@ async def _target(path: str) -> str:
         return server.heard[0].line.split(" ")[1]
 
 
-@pytest.mark.parametrize("value", ["a\r\nx: y", "a\nb", "a\x00"])
+@rows("value", ["a\r\nx: y", "a\nb", "a\x00"])
 async def test_a_header_cannot_hold_a_second_one(value: str) -> None:
     """Send nothing where a key or header holds a line break or NUL."""
     async with serving(answers(OK)) as server, ProviderClient() as client:

@@ -115,7 +115,7 @@ async def test_a_slow_provider_does_not_hold_the_client(tmp_path: Path) -> None:
 
 
 async def test_a_result_after_the_deadline_supersedes_the_expiry(tmp_path: Path) -> None:
-    """The deadline is relay's verdict: a late success is announced, and names the expiry that it replaces."""
+    """The deadline is relay's own end: a late success is announced, and names the expiry that it replaces."""
     clock = HeldClock()
     async with relay(tmp_path, clock=clock) as running:
         job = await running.submit(deadline_s=60, notify=[{"url": running.hook}])

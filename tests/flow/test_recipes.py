@@ -73,7 +73,24 @@ async def test_n8n_resumes(tmp_path: Path) -> None:
     assert targets == list(nodes)[1:]
 
 
-async def test_slack_gets_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slack_gets_a_line_from_relay_itself(tmp_path: Path) -> None:
+    """Register an incoming webhook as printed: Slack gets the line that the page shows, for a failure alone."""
+    slack = Sink()
+    async with serve(slack) as slack_at, relay(tmp_path, clock=SystemClock()) as running:
+        curl, _ = printed("slack.md", "sh")
+        fields = json.loads(curl[curl.index("{") : curl.rindex("}") + 1]) | {"url": f"{slack_at}/services/T/B/x"}
+        assert (await running.client.post("/v1/endpoints", json=fields)).status_code == 201
+        await ended(running, await running.submit())
+        running.world.next_faults.append(Faults(outcome="failed"))
+        job = await running.submit()
+        await ended(running, job)
+        await slack.wait_for(lambda slack: len(slack.received) == 1)
+    (line,) = {json.loads(received.body)["text"] for received in slack.received}
+    assert line == f"*job.failed* {job['id']} at evolink: the provider reports: The prompt was refused."
+    assert line.replace(job["id"], "job_…") in (ROOT / "docs" / "recipes" / "slack.md").read_text()
+
+
+async def test_slack_gets_a_line_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Post how a job failed to Slack, repeat what Slack refuses, and register the endpoint as printed."""
     slack = Sink()
     slack.answers.append(500)
@@ -82,7 +99,7 @@ async def test_slack_gets_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("RELAY_ENDPOINT_SECRET", SECRET)
         monkeypatch.setenv("SLACK_URL", f"{slack_at}/services/T/B/x")
         async with serve(module(*printed("slack.md", "python")).app) as receiver:
-            (curl,) = printed("slack.md", "sh")
+            _, curl = printed("slack.md", "sh")
             fields = json.loads(curl[curl.index("{") : curl.rindex("}") + 1])
             fields |= {"url": f"{receiver}/slack", "secret": SECRET}
             assert (await running.client.post("/v1/endpoints", json=fields)).status_code == 201

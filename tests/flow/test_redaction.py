@@ -20,6 +20,7 @@ from relay.sandbox.serving import serve
 from relay.security import strict_json
 from relay.security.callback_tokens import CallbackTokens
 from relay.security.redaction import CUT, STEP_BYTES, Redactor
+from tests.support.rows import rows
 from tests.support.running import INPUT, SECRET_KEY, START_MS, relay
 
 pytestmark = pytest.mark.anyio
@@ -60,8 +61,8 @@ FORMS: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("secret", [KEY, ODD_KEY, TOKEN], ids=["key", "odd key", "token"])
+@rows("form", FORMS)
+@rows("secret", [KEY, ODD_KEY, TOKEN])
 def test_a_secret_is_cut_in_every_form(form: str, secret: str) -> None:
     """Cut it out of text and out of a body that is no JSON, and leave what stands around it."""
     written = FORMS[form](secret)
@@ -122,7 +123,7 @@ async def test_other_work_goes_on_while_a_large_body_is_searched() -> None:
     assert turns == 32
 
 
-@pytest.mark.parametrize(("secret", "cut"), [("1234567", False), ("12345678", True)])
+@rows(("secret", "cut"), [("1234567", False), ("12345678", True)])
 def test_words_are_no_secrets(secret: str, cut: bool) -> None:
     """Cut strings of eight characters and more: shorter ones stand in harmless texts too."""
     assert (Redactor([secret], TOKENS.prefix).text(f"a {secret}") == f"a {CUT}") is cut
@@ -224,7 +225,7 @@ async def test_a_receiver_that_repeats_its_headers(tmp_path: Path) -> None:
     assert attempt["response_excerpt"] == f"500 for {CUT} {CUT} asdfghj and {CUT}"
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         "\\u0061" + "\\" * 1_000_000,
@@ -233,7 +234,6 @@ async def test_a_receiver_that_repeats_its_headers(tmp_path: Path) -> None:
         "%61%" + "25" * 500_000,
         "&#61;&#" + "0" * 1_000_000,
     ],
-    ids=["backslashes", "after a slash", "base64", "percent", "entity"],
 )
 def test_looking_takes_time_by_length_alone(text: str) -> None:
     """Look through a megabyte that is made to be slow in seconds; it took the square of its length, hours."""
@@ -242,7 +242,7 @@ def test_looking_takes_time_by_length_alone(text: str) -> None:
     assert time.process_time() - began < 3
 
 
-@pytest.mark.parametrize("slashes", [1, 3, 15, 16])
+@rows("slashes", [1, 3, 15, 16])
 def test_a_secret_is_cut_however_often_it_was_escaped(slashes: int) -> None:
     """Cut a key whose letters are JSON escapes that were escaped again, up to four times."""
     escaped = "".join("\\" * slashes + f"u{ord(char):04x}" for char in KEY)

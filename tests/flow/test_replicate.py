@@ -47,6 +47,7 @@ async def test_an_unknown_model_is_sent_unchanged(
 
 async def test_a_running_prediction_is_canceled_there(running: Running) -> None:
     """Cancel at Replicate, whose answer confirms it."""
+    running.world.next_faults.append(Faults(lost=True))
     job = await running.submit("replicate")
     done = (await running.client.post(f"/v1/jobs/{job['id']}/cancellations")).json()
     assert (done["status"], done["reason"]) == ("canceled", None)
@@ -72,7 +73,7 @@ async def test_a_429_pauses_checks_as_long_as_its_text_says(tmp_path: Path) -> N
         running.world.next_faults += [Faults(lost=True, check_status=429, check_times=1), Faults(lost=True)]
         first = await running.submit("replicate")
         await clock.advance(10)
-        await running.until(f"/v1/jobs/{first['id']}/timeline", lambda shown: "no verdict" in str(shown["data"]))
+        await running.until(f"/v1/jobs/{first['id']}/timeline", lambda shown: "no status" in str(shown["data"]))
         second = await running.submit("replicate")
         await clock.advance(44)
         assert running.world.status_checks == [first["provider_job_id"]]

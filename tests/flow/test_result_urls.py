@@ -29,6 +29,7 @@ from relay.model.result_urls import (
 )
 from relay.sandbox.serving import serve
 from tests.support.calling_back import MP4, post
+from tests.support.rows import rows
 from tests.support.running import HeldClock, Running, relay
 
 pytestmark = pytest.mark.anyio
@@ -131,7 +132,7 @@ def report(*urls: str) -> Report:
     return Report(state=JobState.SUCCEEDED, provider_status="completed", outputs=outputs)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("origin", "networks", "url", "told"),
     [
         ("https://api.evolink.ai", (), "http://10.0.0.1/c.mp4", False),
@@ -186,7 +187,7 @@ def test_any_text_is_judged(text: str) -> None:
     is_public(text)
 
 
-@pytest.mark.parametrize("blank", [" ", "\u3000", "\u200b", "\x1f"])
+@rows("blank", [" ", "\u3000", "\u200b", "\x1f"])
 def test_trimming_takes_time_by_length_alone(blank: str) -> None:
     """Trim a megabyte of blanks within a text in less than a second: a search for the end took the square of it."""
     text = f"https://a.example/{blank * 1_000_000}a"

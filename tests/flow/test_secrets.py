@@ -199,7 +199,7 @@ async def test_a_lost_secret_file_is_missed(tmp_path: Path) -> None:
     file = tmp_path / "relay.db.secret"
     key = file.read_text()
     file.unlink()
-    with pytest.raises(SettingsError, match=r"relay\.db\.secret beside it is gone"):
+    with pytest.raises(SettingsError, match=r"RELAY_SECRET_KEYS is not set, and relay\.db\.secret is not beside it"):
         async with own_key():
             pass
     assert not file.exists()

@@ -186,6 +186,21 @@ async def test_streams_that_are_behind_take_turns(tmp_path: Path) -> None:
         assert [sum(some.count(b"id: ") for some in one) for one in got] == [2 * PAGE, PAGE, PAGE, 3 * PAGE]
 
 
+async def test_a_page_that_was_read_already_has_its_rest_too(tmp_path: Path) -> None:
+    """Send one page in four milliseconds to streams that are behind, also where another stream has read it."""
+    async with house(tmp_path) as made:
+        await made.add("prj_a", 10 * PAGE)
+        got = [await made.open("prj_a", "evt_0") for _ in range(3)]
+        made.events.reads()
+        for pages in range(1, 6):
+            assert sum(some.count(b"id: ") for one in got for some in one) == pages * PAGE
+            await made.clock.advance(0.003)
+            assert sum(some.count(b"id: ") for one in got for some in one) == pages * PAGE
+            await made.clock.advance(0.001)
+        assert sum(some.count(b"id: ") for one in got for some in one) == 6 * PAGE
+        assert len(made.events.reads()) < 5, "a page is read once for streams at the same place"
+
+
 async def test_a_stream_that_is_not_behind_waits_for_none_that_is(tmp_path: Path) -> None:
     """Give a new event immediately, while other streams of the same project and of another rest."""
     async with house(tmp_path) as made:

@@ -203,7 +203,7 @@ def test_without_the_library_the_setting_is_an_error(monkeypatch: pytest.MonkeyP
         return real(name, *more, **named)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(SettingsError, match=r"RELAY_OTEL needs the extra otel \(pip install '\.\[otel\]'\)"):
+    with pytest.raises(SettingsError, match=r"RELAY_OTEL needs OpenTelemetry \(pip install .\.\[otel\]. in the"):
         Tracing("default", "one")
 
 

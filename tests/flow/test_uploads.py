@@ -49,6 +49,7 @@ from relay.uploads.file_types import SUFFIXES, image_type, plain_name
 from relay.uploads.file_uploads import Buyer, GivenFile, StepSender, Upload, UploadLimits, Uploads
 from tests.support.provider_cases import NOW_MS, answer
 from tests.support.quiescence import quiet
+from tests.support.rows import rows
 from tests.support.running import KEY, Running, relay
 
 pytestmark = pytest.mark.anyio
@@ -110,7 +111,7 @@ async def sent(uploads: Uploads, provider: str, data: bytes = PNG, type_: str | 
     return await uploads.upload(UPLOAD, provider, GivenFile("photo.png", type_, in_pieces(data), len(data)))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("provider", "steps", "hours"),
     [
         ("evolink", ["evolink"], 72),
@@ -200,7 +201,7 @@ async def test_a_confirmation_without_a_signature_fails() -> None:
     assert purse.told[-1] == (UPLOAD, 2)
 
 
-@pytest.mark.parametrize("type_", STARTS)
+@rows("type_", STARTS)
 async def test_four_types_are_taken(type_: str) -> None:
     """JPEG, PNG, GIF and WebP, declared or not; the name gets the type's own ending."""
     async with stores_and_uploads() as (stores, uploads):
@@ -210,7 +211,7 @@ async def test_four_types_are_taken(type_: str) -> None:
         assert {(kept.name, kept.content_type) for kept in stores.kept} == {(f"a{SUFFIXES[type_][0]}", type_)}
 
 
-@pytest.mark.parametrize(
+@rows(
     ("data", "declared", "message"),
     [
         (PNG, "image/jpeg", "is declared as image/jpeg, and its first bytes are those of image/png"),
@@ -251,7 +252,7 @@ def test_any_name_becomes_a_plain_one(name: str, type_: str) -> None:
     assert 5 <= len(plain) <= 90
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "plain"),
     [
         ("../../etc/passwd", "passwd.png"),
@@ -265,9 +266,7 @@ def test_names_are_cleaned(name: str, plain: str) -> None:
     assert plain_name(name, "image/png") == plain
 
 
-@pytest.mark.parametrize(
-    ("provider", "most"), [("evolink", 30_000_000), ("relaydance", 30_000_000), ("kinovi", 100_000_000)]
-)
+@rows(("provider", "most"), [("evolink", 30_000_000), ("relaydance", 30_000_000), ("kinovi", 100_000_000)])
 async def test_each_provider_has_its_limit(provider: str, most: int) -> None:
     """A file over it is refused before it is read; the operator's own limit is over all of them."""
 
@@ -295,7 +294,7 @@ async def test_who_cannot_be_sent_to_is_named() -> None:
             uploads.size_max("x402org")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("provider", "fault", "words"),
     [
         ("evolink", "refuse", "evolink: HTTP 200: 40002: Unsupported file type"),
@@ -314,7 +313,7 @@ async def test_a_refusal_is_told_in_the_providers_words(provider: str, fault: st
         assert (await sent(uploads, provider)).url
 
 
-@pytest.mark.parametrize("provider", BEARERS)
+@rows("provider", BEARERS)
 async def test_a_wrong_key_is_told(provider: str) -> None:
     """401, with the provider's words and without the key."""
     async with stores_and_uploads(api_key="a-wrong-key") as (stores, uploads):
@@ -324,7 +323,7 @@ async def test_a_wrong_key_is_told(provider: str) -> None:
         assert stores.kept == []
 
 
-@pytest.mark.parametrize("provider", BEARERS)
+@rows("provider", BEARERS)
 async def test_a_connection_that_breaks_is_told(provider: str) -> None:
     """Within the file, or before there is one."""
     async with stores_and_uploads() as (stores, uploads):
@@ -337,7 +336,7 @@ async def test_a_connection_that_breaks_is_told(provider: str) -> None:
             await sent(uploads, provider)
 
 
-@pytest.mark.parametrize(
+@rows(
     "url",
     [
         "http://169.254.169.254/latest/meta-data",
@@ -371,7 +370,7 @@ async def test_a_hostile_place_for_the_file_is_not_called(url: str) -> None:
     assert "169.254" not in str(raised.value)
 
 
-@pytest.mark.parametrize("url", ["https://169.254.169.254/", "//example.com/x", "http://example.com/", "x", "/a b"])
+@rows("url", ["https://169.254.169.254/", "//example.com/x", "http://example.com/", "x", "/a b"])
 async def test_a_hostile_confirmation_is_left_out(url: str) -> None:
     """It is optional: only a path behind the provider's own origin is asked for."""
     async with stores_and_uploads() as (stores, uploads):
@@ -380,8 +379,8 @@ async def test_a_hostile_confirmation_is_left_out(url: str) -> None:
         assert stores.steps == ["kinovi", "kinovi put"]
 
 
-@pytest.mark.parametrize("provider", BEARERS)
-@pytest.mark.parametrize("url", ["javascript:alert(1)", "http://localhost/a.png", "file:///a", "https://a b/", " "])
+@rows("provider", BEARERS)
+@rows("url", ["javascript:alert(1)", "http://localhost/a.png", "file:///a", "https://a b/", " "])
 async def test_a_result_that_is_no_public_url_is_a_failure(provider: str, url: str) -> None:
     """What a client is given can be given to a provider."""
     async with stores_and_uploads() as (stores, uploads):
@@ -406,7 +405,7 @@ async def test_a_redirect_is_not_followed() -> None:
     assert followed == ["/api/v1/files/upload/stream"]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("said", "hours"),
     [
         ("2026-09-23T00:00:00+08:00", None),
@@ -435,7 +434,7 @@ def test_evolinks_end_is_believed_where_it_can_be_true(said: object, hours: int 
     assert expires_at == ("2026-09-22T16:00:00.000Z" if hours is None else rfc3339(NOW_MS + hours * HOUR_MS))
 
 
-@pytest.mark.parametrize("body", [b"<html>", [], {"success": False}, {"data": None}, {"data": {"file_url": 5}}])
+@rows("body", [b"<html>", [], {"success": False}, {"data": None}, {"data": {"file_url": 5}}])
 def test_an_answer_without_a_url_is_a_failure(body: object) -> None:
     """Whatever the 2xx holds."""
     steps = evolink(
@@ -522,9 +521,7 @@ async def test_a_certificate_of_another_name_is_refused(tmp_path: Path) -> None:
     assert heard == []
 
 
-@pytest.mark.parametrize(
-    "addresses", [("127.0.0.1",), ("93.184.215.14", "10.0.0.1"), ("::1",), ("fe80::1%eth0",), ("169.254.169.254",)]
-)
+@rows("addresses", [("127.0.0.1",), ("93.184.215.14", "10.0.0.1"), ("::1",), ("fe80::1%eth0",), ("169.254.169.254",)])
 async def test_a_name_that_leads_inside_is_not_called(addresses: tuple[str, ...]) -> None:
     """One address that may not be called refuses the name."""
     async with FileClient(AddressPolicy((), allow_http=False), resolver=resolver(*addresses)) as files:
@@ -570,7 +567,7 @@ async def test_a_name_without_an_address_is_told_as_such() -> None:
             await files.send(request, in_pieces(b"abc"), "", 10)
 
 
-@pytest.mark.parametrize(("grows_to", "whole"), [(RESPONSE_MAX_BYTES, True), (RESPONSE_MAX_BYTES + 1, False)])
+@rows(("grows_to", "whole"), [(RESPONSE_MAX_BYTES, True), (RESPONSE_MAX_BYTES + 1, False)])
 async def test_a_compressed_answer_is_inflated_up_to_its_limit(grows_to: int, whole: bool) -> None:
     """Read an encoded answer as long as it grows to no more than one that is not encoded may have."""
     packed = gzip.compress(bytes(grows_to))

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import re
+import resource
 import socket
 import ssl
 import struct
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from relay.model.delivery import Outcome
 from relay.model.provider_http import ProviderRequest
-from relay.outbound import dialing
+from relay.outbound import dialing, webhook_sender
 from relay.outbound.connection import (
     EXCERPT_BYTES,
     FRAMING_FACTOR,
@@ -37,6 +38,7 @@ from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
 from tests.flow.test_delivery import OK, self_signed
 from tests.flow.test_receivers import certificate
+from tests.support.rows import rows
 
 pytestmark = pytest.mark.anyio
 
@@ -154,7 +156,7 @@ async def post(sender: WebhookSender, url: str, body: bytes = b"{}", timeout_s: 
     return await sender.post(url, {"webhook-id": "evt_1"}, body, timeout_s)
 
 
-@pytest.mark.parametrize(
+@rows(
     "target",
     [
         "/", "/plain?x=1", "/a%2Fb%2fc", "/%7Euser/~user", "/a/../b/./c", "/a//b", "/?a=1+2&b=1%202", "/q?a=;b&c",
@@ -177,7 +179,7 @@ async def test_whatever_may_stand_in_a_request_line_does(rest: str) -> None:
     assert server.heard[0].line == f"POST /{rest} HTTP/1.1"
 
 
-@pytest.mark.parametrize("rest", ["/a b", "/a\tb", "/a\r\nx: y", "/é", "/a#b", "/a\\b", "/a\x00", "/\x7f", "/\u2028"])
+@rows("rest", ["/a b", "/a\tb", "/a\r\nx: y", "/é", "/a#b", "/a\\b", "/a\x00", "/\x7f", "/\u2028"])
 async def test_what_cannot_stand_in_a_request_line_is_refused(rest: str) -> None:
     """Refuse blanks, control characters, fragments and what is not ASCII, and open no connection for it."""
     async with serving(answers(OK)) as server, sender_of() as sender:
@@ -186,7 +188,7 @@ async def test_what_cannot_stand_in_a_request_line_is_refused(rest: str) -> None
     assert server.connections == 0
 
 
-@pytest.mark.parametrize(("rest", "target"), [("", "/"), ("?a=1", "/?a=1")])
+@rows(("rest", "target"), [("", "/"), ("?a=1", "/?a=1")])
 async def test_an_empty_path_is_the_root(rest: str, target: str) -> None:
     """Ask for `/` where the URL has no path, since a request line needs one."""
     async with serving(answers(OK)) as server, sender_of() as sender:
@@ -268,7 +270,7 @@ async def test_a_2xx_counts_whatever_it_looks_like(text: bytes, note: str | None
     assert len(answer.excerpt or "") <= EXCERPT_BYTES
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "words"),
     [
         (b"", "the connection was closed before a whole answer came"),
@@ -288,7 +290,7 @@ async def test_what_has_no_status_is_no_answer(text: bytes, words: str) -> None:
     assert (answer.outcome, answer.status_code, answer.error) == (Outcome.UNREACHABLE, None, words)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("status", "outcome", "words"),
     [
         (302, Outcome.BAD_STATUS, "HTTP 302, and redirects are not followed"),
@@ -309,7 +311,7 @@ async def test_other_statuses_fail_in_their_own_way(status: int, outcome: Outcom
     assert server.connections == 1
 
 
-@pytest.mark.parametrize(
+@rows(
     ("size", "note"),
     [
         (HEADERS_NOTED_BYTES, None),
@@ -326,7 +328,7 @@ async def test_long_headers_are_remarked_on(size: int, note: str | None) -> None
     assert (answer.outcome, answer.error) == (Outcome.OK, note)
 
 
-@pytest.mark.parametrize(("size", "outcome"), [(HEAD_MAX_BYTES, Outcome.OK), (HEAD_MAX_BYTES + 1, Outcome.UNREACHABLE)])
+@rows(("size", "outcome"), [(HEAD_MAX_BYTES, Outcome.OK), (HEAD_MAX_BYTES + 1, Outcome.UNREACHABLE)])
 async def test_a_head_has_a_bound(size: int, outcome: Outcome) -> None:
     """Give up an answer whose head does not end within its bound, all of it counted."""
     start = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx: "
@@ -347,7 +349,7 @@ async def test_a_head_has_a_bound(size: int, outcome: Outcome) -> None:
         assert answer.error == f"the answer's headers are longer than {HEAD_MAX_BYTES} bytes"
 
 
-@pytest.mark.parametrize(("size", "note"), [(FRAMED_MAX_BYTES, None), (FRAMED_MAX_BYTES + 1, LONG)])
+@rows(("size", "note"), [(FRAMED_MAX_BYTES, None), (FRAMED_MAX_BYTES + 1, LONG)])
 async def test_the_framing_of_a_body_has_a_bound(size: int, note: str | None) -> None:
     """Read no further where a chunk's extension makes a small body endless."""
 
@@ -366,7 +368,7 @@ async def test_the_framing_of_a_body_has_a_bound(size: int, note: str | None) ->
     assert (answer.outcome, answer.error) == (Outcome.OK, note)
 
 
-@pytest.mark.parametrize(("number", "outcome"), [(INTERIM_MAX, Outcome.OK), (INTERIM_MAX + 1, Outcome.UNREACHABLE)])
+@rows(("number", "outcome"), [(INTERIM_MAX, Outcome.OK), (INTERIM_MAX + 1, Outcome.UNREACHABLE)])
 async def test_interim_answers_have_a_bound(number: int, outcome: Outcome) -> None:
     """Skip interim answers, but not any number of them."""
 
@@ -401,7 +403,7 @@ async def test_a_connection_is_used_again() -> None:
     assert [request.connection for request in server.heard] == [1, 1, 1]
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
@@ -411,7 +413,6 @@ async def test_a_connection_is_used_again() -> None:
         b"HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\nhello",
         b"HTTP/1.1 200 OK\r\ncontent-length: 2000000\r\n\r\n" + b"x" * 2_000_000,
     ],
-    ids=["close", "HTTP/1.0", "pipelined", "bytes behind", "204 with a body", "too long"],
 )
 async def test_a_connection_that_may_hold_more_is_not_used_again(text: bytes) -> None:
     """Close a connection whose next bytes could be taken for the next answer."""
@@ -422,7 +423,7 @@ async def test_a_connection_that_may_hold_more_is_not_used_again(text: bytes) ->
     assert [request.connection for request in server.heard] == [1, 2]
 
 
-@pytest.mark.parametrize("stray", [TWO, b"HTTP/1.0 408 Request Time-out\r\nconnection: close\r\n\r\n", b"x"])
+@rows("stray", [TWO, b"HTTP/1.0 408 Request Time-out\r\nconnection: close\r\n\r\n", b"x"])
 async def test_bytes_on_an_idle_connection_close_it_and_count_for_nothing(stray: bytes) -> None:
     """Close an idle connection that says something; the next request goes elsewhere and has its own answer."""
 
@@ -465,7 +466,7 @@ async def test_bytes_that_wait_unread_are_nobodys_answer_either() -> None:
             connection.close()
 
 
-@pytest.mark.parametrize("end", ["closed", "reset", "408"])
+@rows("end", ["closed", "reset", "408"])
 async def test_a_kept_connection_that_is_over_is_replaced_within_the_attempt(end: str) -> None:
     """Send once more, with the same id, where a kept connection breaks before a byte of an answer."""
 
@@ -500,7 +501,7 @@ async def test_it_is_replaced_once() -> None:
     assert len(server.heard) == 3
 
 
-@pytest.mark.parametrize("text", [b"H", b"HTTP/1.1 100 Continue\r\n\r\n"])
+@rows("text", [b"H", b"HTTP/1.1 100 Continue\r\n\r\n"])
 async def test_an_answer_that_began_is_not_asked_for_again(text: bytes) -> None:
     """Send nothing twice once a byte of an answer has come."""
 
@@ -644,7 +645,7 @@ async def test_why_there_is_no_connection() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("number", "words"),
     [
         (errno.ECONNREFUSED, "the connection was refused"),
@@ -737,7 +738,7 @@ async def test_an_address_that_hangs_is_raced() -> None:
     assert dialing.DELAY_S <= took_s < CONNECT_S
 
 
-@pytest.mark.parametrize(
+@rows(
     ("refusing", "outcome"),
     [(dialing.ADDRESSES_TRIED_MAX - 1, Outcome.OK), (dialing.ADDRESSES_TRIED_MAX, Outcome.UNREACHABLE)],
 )
@@ -767,21 +768,39 @@ async def test_the_address_that_comes_second_is_let_go() -> None:
 # Connections: how many, for how long.
 
 
-@pytest.mark.parametrize(("most", "kept"), [(3, 3), (2, 2)])
-async def test_no_more_connections_are_open_than_allowed(most: int, kept: int) -> None:
-    """Close the longest idle connection where a new one would be one too many, and none before."""
+@pytest.mark.parametrize(("attempts", "most", "kept"), [(1, 3, 3), (1, 2, 2), (3, 1, 3), (2, 1, 2)])
+async def test_no_more_connections_are_open_than_allowed(
+    attempts: int, most: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Close the longest idle connection where a new one would be one too many, and none before.
+
+    As many are open as attempts may be under way, and as are kept beyond that.
+    """
+    monkeypatch.setattr(webhook_sender, "KEPT_MAX", most)
     async with (
         serving(answers(TWO)) as one,
         serving(answers(TWO)) as two,
         serving(answers(TWO)) as three,
-        sender_of(most=most) as sender,
+        sender_of(most=attempts) as sender,
     ):
         for server in (one, two, three):
             assert (await post(sender, server.url)).outcome is Outcome.OK
-            assert len(sender.pool) <= most
+            assert len(sender.pool) <= kept
         if kept == 2:
             await one.until(lambda: not one.open)
         assert (len(one.open), two.open, three.open, len(sender.pool.idle)) == (kept - 2, {1}, {1}, kept)
+
+
+@pytest.mark.parametrize(
+    ("files", "kept"), [(resource.RLIM_INFINITY, 1000), (8000, 1000), (7999, 999), (1024, 128), (80, 10), (8, 10)]
+)
+async def test_idle_connections_leave_most_files_to_others(
+    files: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keep at most a thousand connections, and an eighth of the files that may be open, or one for each attempt."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    async with sender_of(most=10) as sender:
+        assert sender.pool.connections_max == kept
 
 
 async def test_a_connection_is_for_one_host(tmp_path: Path) -> None:
@@ -819,7 +838,7 @@ async def test_what_is_too_many_waits_and_not_for_ever() -> None:
         assert server.connections == 2
 
 
-@pytest.mark.parametrize(("passed_s", "kept"), [(29.9, 1), (30.0, 0)])
+@rows(("passed_s", "kept"), [(29.9, 1), (30.0, 0)])
 async def test_an_idle_connection_is_closed_when_its_time_is_over(passed_s: float, kept: int) -> None:
     """Close it after `keepalive_s`, and not before."""
     async with serving(answers(TWO)) as server, sender_of(keepalive_s=30) as sender:
@@ -831,7 +850,7 @@ async def test_an_idle_connection_is_closed_when_its_time_is_over(passed_s: floa
             await server.until(lambda: not server.open)
 
 
-@pytest.mark.parametrize(("passed_s", "connections"), [(AGE_MAX_S - 0.1, 1), (AGE_MAX_S + 0.1, 2)])
+@rows(("passed_s", "connections"), [(AGE_MAX_S - 0.1, 1), (AGE_MAX_S + 0.1, 2)])
 async def test_an_old_connection_is_replaced(passed_s: float, connections: int) -> None:
     """Replace a connection that is old, however busy it is, so that a name that moved is noticed."""
     async with serving(answers(TWO)) as server, sender_of() as sender:

@@ -146,14 +146,14 @@ def submitted(provider: Provider, given: ProviderResponse) -> str:
 def checked(
     provider: Provider, given: ProviderResponse, read: Callable[[], Report | None], *, result: bool = False
 ) -> str:
-    """Check that no answer but a whole 2xx has a verdict about a job, or says that there surely is none.
+    """Check that no answer but a whole 2xx has a status of a job, or says that there surely is none.
 
     The `result` of a failed job may be the error of its model, with that error's status.
     """
     try:
         report = read()
     except Unreadable as error:
-        return _worded(error, "no verdict")
+        return _worded(error, "no status")
     if report is None:
         assert given.fault is None
         return "surely none"

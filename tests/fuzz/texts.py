@@ -12,13 +12,14 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
+import h11
 import httpx
 import msgspec
 from standardwebhooks import Webhook
 from starlette.datastructures import QueryParams
 
 from relay import clock
-from relay.client.requests import Message, Messages, pause_s
+from relay.client.requests import Message, Messages, pause_s, position
 from relay.errors import BadBody, RelayError, Unreadable
 from relay.model import ids, result_urls
 from relay.model.backoff import RETRY_AFTER_MAX_MS, next_delay_ms, parse_retry_after
@@ -326,8 +327,7 @@ def event_stream(data: bytes) -> str:
     assert whole.retry_s == pieces.retry_s
     assert 0 <= whole.retry_s < 3600
     for message in read:
-        assert message.id.isprintable()
-        message.id.encode("ascii")
+        h11.Request(method="GET", target="/", headers=[(b"host", b"a"), *position(message.id).items()])
     return f"{min(len(read), 3)} messages"
 
 

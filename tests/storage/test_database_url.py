@@ -18,6 +18,7 @@ from relay.storage.engine.migrations import migrate
 from relay.storage.engine.postgres import PostgreSQL
 from relay.storage.store import open_migrated
 from tests.support import processes
+from tests.support.ports import free_port
 from tests.support.postgres import Server
 from tests.support.running import SECRET_KEY
 
@@ -275,7 +276,7 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wait_s", [0.0, 0.3])
 async def test_a_server_that_is_away_is_named(wait_s: float) -> None:
     """Name the host and port where nobody listens, and give up when the wait is over."""
-    port = processes.free_port()
+    port = free_port()
     began_s = asyncio.get_running_loop().time()
     with pytest.raises(StorageUnavailable, match=f"127.0.0.1:{port} does not answer: connection refused"):
         await open_migrated(f"postgres://relay@127.0.0.1:{port}/x", 1, wait_s)
@@ -298,7 +299,7 @@ async def test_a_start_waits_for_a_server_that_restarts(database_server: Server)
 async def test_a_start_that_cannot_is_an_exit_status_and_a_sentence(tmp_path: Path) -> None:
     """Exit 78 for a wrong DATABASE_URL and 1 for a server that is away, with one line and no traceback."""
     environ = {"RELAY_SECRET_KEYS": SECRET_KEY, "RELAY_DATABASE_WAIT_S": "0", "PORT": "0"}
-    port = processes.free_port()
+    port = free_port()
     for url, status, said in (
         ("postgres://h/d?sslmod=require", 78, "sslmod"),
         (f"postgres://u@127.0.0.1:{port}/d", 1, f"127.0.0.1:{port}"),

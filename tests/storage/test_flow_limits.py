@@ -15,7 +15,7 @@ import pytest
 from relay import settings
 from relay.deliveries.attempt import Deliverer
 from relay.deliveries.dispatcher import LOADED_MAX, Dispatcher, DispatchOptions
-from relay.deliveries.event_stream import Streams
+from relay.deliveries.event_stream import REST_MIN_MS, Streams
 from relay.deliveries.lane import Lane
 from relay.deliveries.redelivery import Redeliverer
 from relay.metrics import Metrics
@@ -191,7 +191,7 @@ async def test_a_thousand_deliveries_wait_with_the_rows_that_came_with_them(tmp_
         (body,) = [one.body for one in (await some.store.events.page(PROJECT, LISTING, EventFilter(), 1)).items]
         event = Event(
             id=event_id, project_id=PROJECT, job_id=None, type=EventType.RELAY_TEST, sequence=0, final=False,
-            created_at=1, body=body,
+            created_at=some.clock.now_ms(), body=body,
         )  # fmt: skip
         fresh = [
             msgspec.structs.replace(one, event=event, endpoint=rows[endpoint.id])
@@ -401,6 +401,8 @@ async def test_a_stream_reads_twenty_events_and_skims_a_hundred(tmp_path: Path) 
             await some.events(125)
             await some.events(1, "job.failed")
             await some.clock.advance(1)
+            assert (noting.pages, number_of_events(came)) == ([20, 20, 100], 0)
+            await some.clock.advance(REST_MIN_MS / 1000)
             assert (noting.pages, number_of_events(came)) == ([20, 20, 100, 100], 1)
             await some.clock.advance(1)
             assert noting.pages == [20, 20, 100, 100, 20]

@@ -18,8 +18,9 @@ from relay.sandbox.serving import serve
 from relay.storage.engine.litestream import ANSWER_MAX_BYTES, Litestream
 from tests.support import processes
 from tests.support.calling_back import DONE, post
+from tests.support.ports import free_port
 from tests.support.postgres import Server
-from tests.support.running import INPUT, KEY, environment, relay
+from tests.support.running import INPUT, KEY, HeldClock, environment, relay
 
 pytestmark = pytest.mark.anyio
 
@@ -136,6 +137,26 @@ async def test_a_litestream_that_was_restarted_is_asked_again(tmp_path: Path) ->
         await asyncio.sleep(0)  # the loop closes it
 
 
+async def test_a_loop_that_cannot_write_says_why_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Log what the database said, without a traceback: an operator mends that, no programmer."""
+    clock = HeldClock()
+    async with (
+        stand_in(tmp_path) as (listening, socket),
+        relay(tmp_path, clock=clock, RELAY_LITESTREAM_SOCKET=str(socket)) as running,
+    ):
+        await running.submit(deadline_s=1)
+        listening.answer = lambda: answered(b'{"error":"bucket is away"}', b"500 Internal Server Error")
+        said = ""
+        while "loop.failed" not in said:
+            await clock.advance(2)
+            said += "".join(capsys.readouterr())
+        listening.answer = lambda: answered(SYNCED)
+    (line, *_) = [line for line in said.splitlines() if "loop.failed" in line]
+    assert "StorageUnavailable" in line
+    assert "bucket is away" in line
+    assert "Traceback" not in said
+
+
 async def test_nothing_is_acknowledged_that_is_not_copied(tmp_path: Path) -> None:
     """Answer a callback and a job 503 while Litestream has not copied them, and 2xx when it has; keep both."""
     async with (
@@ -169,7 +190,7 @@ async def test_a_kill_and_the_loss_of_the_disk_lose_no_acknowledged_job(tmp_path
     disk, replica, socket = tmp_path / "disk", tmp_path / "replica", tmp_path / "l.sock"
     disk.mkdir()
     world = sandbox(pace_s=None, time_scale=0)
-    port = processes.free_port()
+    port = free_port()
     async with serve(world.app) as providers_at:
         environ = environment(tmp_path, f"http://127.0.0.1:{port}", providers_at)
         environ |= {"DATABASE_URL": f"sqlite:///{disk}/relay.db", "PORT": str(port), "RELAY_HOST": "127.0.0.1"}

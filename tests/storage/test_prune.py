@@ -28,6 +28,7 @@ from tests.api.test_metrics import scraped
 from tests.support import processes
 from tests.support.calling_back import DONE, post
 from tests.support.past import DAY_MS, TERMS, Past, add, add_event, callback, database, prune, select, stored
+from tests.support.ports import free_port
 from tests.support.running import DATABASES, START_MS, HeldClock, Running, relay
 from tests.system.test_processes import run
 
@@ -369,7 +370,7 @@ def test_a_retention_below_the_delivery_schedule_is_refused(days: str) -> None:
 async def test_killed_in_the_middle_of_a_batch_jobs_are_whole(tmp_path: Path) -> None:
     """A SIGKILL between two statements of a batch leaves every job whole; the next start removes them all."""
     now_ms = SystemClock().now_ms()
-    port = processes.free_port()
+    port = free_port()
     environ = {"DATABASE_URL": DATABASES.url(tmp_path), "PORT": str(port), "RELAY_HOST": "127.0.0.1"}
     environ |= {"RELAY_SECRET_KEYS": "a-key-that-is-long-enough-to-sign"}
     async with database(tmp_path) as opened:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
+from unittest.mock import ANY
 
 import msgspec
 import pytest
@@ -14,15 +15,19 @@ from hypothesis import strategies as st
 
 from relay.lifecycle.reports import Transition
 from relay.model import ids
+from relay.model.delivery import Attempt, DeliveryState, Outcome
 from relay.model.job import Disposition, EventType, Job, JobState
 from relay.security.encryption import Encryption
 from relay.storage import job_rows, rows
 from relay.storage.apply_updates import JobUpdate, ReceivedCallback, Room, UpdateApplier, UpdateResult
 from relay.storage.boots import Lease
+from relay.storage.deliveries import AttemptResult, Deliveries
 from relay.storage.engine import exchanges
 from relay.storage.engine.database import Transaction
+from relay.storage.engine.group_commit import Writer
 from relay.storage.engine.migrations import migrate
 from relay.storage.engine.postgres import PostgreSQL
+from relay.storage.fan_out import NewDelivery
 from relay.storage.history import PATIENCE_MS
 from tests.support.past import ENDPOINT, insert_jobs, select
 from tests.support.postgres import Server
@@ -98,7 +103,56 @@ async def two(server: Server, jobs: Sequence[str]) -> AsyncIterator[tuple[Postgr
 async def record(database: PostgreSQL, *updates: JobUpdate) -> list[UpdateResult]:
     """Apply updates, as group commit does."""
     applier = UpdateApplier(Lease(0, dispatches=False), Room(100), (0,))
-    return await database.transact_alone(partial(applier, updates=updates))
+    return await database.transact_apart(partial(applier, updates=updates))
+
+
+def attempt_of(fresh: NewDelivery, outcome: Outcome, state: DeliveryState) -> AttemptResult:
+    """Return the only attempt of a delivery."""
+    attempt = Attempt(
+        id=ids.new_id(ids.ATTEMPT),
+        delivery_id=fresh.delivery_id,
+        number=1,
+        outcome=outcome,
+        status_code=200 if outcome is Outcome.OK else 500,
+        error=None,
+        started_at=1,
+        duration_ms=1,
+        response_excerpt=None,
+    )
+    return AttemptResult(
+        attempt=attempt,
+        project_id=fresh.project_id,
+        endpoint_id=fresh.endpoint_id,
+        state=state,
+        next_attempt_at=None,
+        at=7,
+    )
+
+
+class Overtaken(UpdateApplier):
+    """Applies updates, while another process changes the jobs between the first reading and the writing."""
+
+    def __init__(self, another: PostgreSQL) -> None:
+        super().__init__(Lease(0, dispatches=True), Room(100), (0,))
+        self._another = another
+        self.times = 0
+
+    async def __call__(self, transaction: Transaction, updates: Sequence[JobUpdate]) -> list[UpdateResult]:
+        """Apply the updates to what was read before."""
+        self.times += 1
+        run_many, times = transaction.run_many, self.times
+
+        class Late:
+            def __getattr__(self, name: str) -> object:
+                return getattr(transaction, name)
+
+            async def run_many(_, name: str, many: Sequence[msgspec.Struct]) -> None:  # noqa: N805
+                if name == "insert_callback" and times == 1:
+                    await self._another.ask("UPDATE jobs SET state = state")
+                await run_many(name, many)
+
+        late: Any = Late()
+        return await super().__call__(late, updates)
 
 
 @asynccontextmanager
@@ -193,6 +247,39 @@ async def test_a_batch_is_few_exchanges(database_server: Server, sends: bool, un
         )
 
 
+@pytest.mark.parametrize(("conflicts", "outcome"), [(False, "ok"), (True, "ok"), (False, "bad_status")])
+async def test_attempts_go_along_with_updates(database_server: Server, conflicts: bool, outcome: str) -> None:
+    """Write delivered attempts and new deliveries in one exchange, without locks, and once if it is done again.
+
+    It is done again where a job has changed, and with locks from the first where an attempt failed.
+    """
+    async with two(database_server, ["job_1"]) as (one, another):
+        writer, sent = Writer(one, 10), list[str]()
+        deliveries = Deliveries(one, writer, Encryption([SECRET_KEY]), 1.0)
+        applier = UpdateApplier(Lease(0, dispatches=True), Room(100), (0,))
+        await writer.write(applier, heard("job_1"))  # it prepares
+        (fresh,) = (await writer.write(applier, heard("job_1"))).fresh
+        async with one.pool.acquire() as connection:
+            connection.add_query_logger(lambda query: sent.append(query.query))
+        state = DeliveryState.DELIVERED if outcome == "ok" else DeliveryState.EXHAUSTED
+        result = attempt_of(fresh, Outcome(outcome), state)
+        applier = Overtaken(another) if conflicts else applier
+        switched, _ = await asyncio.gather(deliveries.write_attempt(result), writer.submit(applier, heard("job_1")))
+        await asyncio.sleep(0)  # the logger is called by the loop
+        assert switched is False
+        assert ("BEGIN;" in sent, len(sent)) == ((True, ANY) if conflicts or outcome != "ok" else (False, 3)), sent
+        assert await select(one, "SELECT state, attempts_made FROM deliveries ORDER BY id") == [
+            ("pending", 0),
+            (str(state), 1),
+            ("pending", 0),
+        ]
+        assert await select(one, "SELECT delivery_id, number FROM attempts") == [(fresh.delivery_id, 1)]
+        assert await select(one, "SELECT last_success_at, last_failure_at FROM endpoints") == [
+            (7, None) if outcome == "ok" else (None, 7)
+        ]
+        assert [(job, sequence) for job, sequence, *_ in await added(one)] == [("job_1", 3)]
+
+
 @pytest.mark.parametrize(("stands_still", "tries"), [(0, 1), (0.2, 2)])
 async def test_what_was_read_long_ago_decides_nothing(
     database_server: Server, monkeypatch: pytest.MonkeyPatch, stands_still: float, tries: int
@@ -224,7 +311,7 @@ async def test_what_was_read_long_ago_decides_nothing(
         return await applier(slow, [heard("job_1")])
 
     async with two(database_server, ["job_1"]) as (one, _):
-        (recorded,) = await one.transact_alone(work)
+        (recorded,) = await one.transact_apart(work)
         assert (tried, len(recorded.fresh)) == (tries, 1)
         assert await added(one) == [("job_1", 1, 1, 1)]
         assert await select(one, "SELECT COUNT(*) FROM callbacks") == [(1,)]
@@ -249,8 +336,8 @@ async def test_without_locks_nothing_follows_what_is_written(database_server: Se
             locked.append(len(locked) > 0)
 
         with pytest.raises(RuntimeError, match="goes on"):
-            await one.transact_alone(goes_on)
-        await one.transact_alone(reads)
+            await one.transact_apart(goes_on)
+        await one.transact_apart(reads)
         assert locked == [False, True]
         assert await select(one, "SELECT COUNT(*) FROM job_metadata") == [(1,)]
 

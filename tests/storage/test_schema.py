@@ -50,6 +50,8 @@ HOT = {
     "first_event_after": "events_",
     "latest_event": "events_in_order",
     "insert_event": "events_in_order",
+    "copies_now": "copies_waiting",
+    "copy_counts": "COVERING INDEX copies_of_project",
 }
 
 

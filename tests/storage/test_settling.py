@@ -53,9 +53,9 @@ class Forgetful(Deliveries):
 
     lost = 0
 
-    def write_attempt(self, result: AttemptResult) -> asyncio.Future[bool]:
+    def write_attempt(self, result: AttemptResult, *, patient: bool = False) -> asyncio.Future[bool]:
         """Store the attempt in either case."""
-        writing = super().write_attempt(result)
+        writing = super().write_attempt(result, patient=patient)
         if not self.lost:
             return writing
         self.lost -= 1
@@ -141,7 +141,7 @@ async def test_a_stop_does_not_wait_for_a_write_that_cannot_succeed(
     """Stop within the time-out while the database is away, and leave the attempt's delivery to its lease."""
     failed = asyncio.Event()
 
-    def unavailable(_: AttemptResult) -> asyncio.Future[bool]:
+    def unavailable(_: AttemptResult, **__: bool) -> asyncio.Future[bool]:
         writing: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         writing.set_exception(StorageUnavailable("cut off"))
         failed.set()

@@ -13,6 +13,7 @@ from relay.clock import SystemClock
 from relay.storage.engine.single_process import FileLock
 from tests.support import processes
 from tests.support.calling_back import DONE, post
+from tests.support.ports import free_port
 from tests.support.running import DATABASES, environment, relay
 
 pytestmark = pytest.mark.anyio
@@ -79,7 +80,7 @@ async def test_a_second_relay_serves_and_takes_over_when_the_first_has_ended(tmp
 
 async def test_a_second_serve_takes_over_after_a_kill(tmp_path: Path) -> None:
     """Answer requests in the second `serve` while the first one runs, and dispatch after that one's kill -9."""
-    ports = [processes.free_port() for _ in range(2)]
+    ports = [free_port() for _ in range(2)]
     url = f"sqlite:///{tmp_path}/relay.db"
     environs = [
         environment(tmp_path, f"http://127.0.0.1:{port}", "http://127.0.0.1:1")

@@ -12,10 +12,11 @@ import pytest
 from relay.errors import ReservationLost, StorageUnavailable
 from relay.storage.engine import migrations
 from relay.storage.engine.database import Transaction
-from relay.storage.engine.group_commit import BATCH_MAX, SHARE_MIN, Waiting, Writer
+from relay.storage.engine.group_commit import BATCH_MAX, LINGER_S, PATIENT_MAX, SHARE_MIN, Waiting, Writer
 from relay.storage.engine.sqlite import SQLite
 from relay.storage.idempotency import Tie, Tied
 from tests.support.past import database as opened
+from tests.support.quiescence import PAUSE_S, watched_loop
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -261,37 +262,158 @@ async def test_drain_returns_when_all_is_written(database: SQLite) -> None:
     await asyncio.gather(*writes)
 
 
-class Alone:
-    """An operation whose writes are one exchange."""
+class Apart:
+    """An operation that may be a part of a transaction in parts, unless it is told to refuse."""
 
-    alone = True
+    def __init__(self, reads_last: bool = False) -> None:
+        self.reads_last = reads_last
+        self.refuses = False
+        self.times = 0
+
+    def apart(self, names: Sequence[str]) -> bool:
+        """Return what it was told."""
+        return not self.refuses and bool(names)
 
     async def __call__(self, transaction: Transaction, names: Sequence[str]) -> list[str]:
         """Add projects."""
-        return await add(transaction, names)
+        return await add(transaction, [f"{name}{number}" for number, name in enumerate(names)])
 
 
-async def test_only_what_is_alone_in_its_transaction_may_do_without_locks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ask for a transaction without locks where a batch has one kind of operation, which allows it, and no key is tied.
+async def test_only_operations_that_say_so_do_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask for a transaction in parts where each kind of a batch allows it for its items, and no key is tied.
 
-    Such a transaction ends with its first write, so that nothing of another kind can belong to it.
+    Of several kinds it is asked for up to SHARE_MIN items: a server's locks of endpoints would delay other batches.
     """
     async with opened(tmp_path) as database:
-        writer, alone, asked = Writer(database, 16), Alone(), list[str]()
-        transact_alone: Any = database.transact_alone
+        writer, one, other, asked = Writer(database, 16), Apart(), Apart(reads_last=True), list[str]()
+        transact_apart: Any = database.transact_apart
 
         async def noted(work: Any) -> Any:
-            asked.append("alone")
-            return await transact_alone(work)
+            asked.append("apart")
+            return await transact_apart(work)
 
-        monkeypatch.setattr(database, "transact_alone", noted)
-        assert tuple(await asyncio.gather(writer.write(alone, "a"), writer.write(alone, "b"))) == ("A", "B")
-        assert asked == ["alone"]
-        assert tuple(await asyncio.gather(writer.write(alone, "c"), writer.write(add, "d"))) == ("C", "D")
-        assert await writer.write(add, "e") == "E"
+        async def parts(prefix: str, *operations: Any) -> int:
+            asked.clear()
+            written = [writer.submit(each, f"{prefix}{number}") for number, each in enumerate(operations)]
+            await asyncio.gather(*written)
+            return len(asked)
+
+        monkeypatch.setattr(database, "transact_apart", noted)
+        assert await parts("a", one, one) == 1
+        assert await parts("b", one, other) == 1
+        assert await parts("c", *[one] * (SHARE_MIN - 1), other) == 1
+        assert await parts("d", one, add) == 0
+        one.refuses = True
+        assert await parts("e", one, other) == 0
         tie = Tie(project_id="prj_default", key="no such key", reserved_at=1, of=lambda _: Tied(b""))
         with pytest.raises(ReservationLost):
-            await writer.write(alone, "f", tie=tie)
-        assert asked == ["alone"]
+            await writer.write(other, "f", tie=tie)
+        assert asked == []
+
+
+async def test_a_large_batch_of_several_kinds_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write SHARE_MIN items and one more of two kinds in a transaction with locks."""
+    async with opened(tmp_path) as database:
+        writer, asked = Writer(database, 16), list[str]()
+        transact: Any = database.transact
+
+        async def noted(work: Any) -> Any:
+            asked.append("locked")
+            return await transact(work)
+
+        monkeypatch.setattr(database, "transact", noted)
+        monkeypatch.setattr(writer, "_turns_max", 1)  # a server's two would part the batch
+        kinds = [*[Apart()] * SHARE_MIN, Apart(reads_last=True)]
+        await asyncio.gather(*(writer.submit(each, f"p{number}") for number, each in enumerate(kinds)))
+        assert asked == ["locked"]
+
+
+@pytest.mark.parametrize("names", [("Z", "A"), ("A", "Z")])
+async def test_what_reads_last_comes_last(database: SQLite, names: tuple[str, str]) -> None:
+    """Run the kinds of a batch in one order, whatever order they came in and however they are called."""
+    ran: list[str] = []
+
+    def kind(name: str, reads_last: bool) -> Any:
+        async def run(self: Any, _: Transaction, items: Sequence[str]) -> list[None]:
+            ran.append(name)
+            return [None] * len(items)
+
+        return type(name, (), {"__call__": run, "reads_last": reads_last})()
+
+    last, first = (kind(name, reads_last=place == 0) for place, name in enumerate(names))
+    writer = Writer(database, 8)
+    await asyncio.gather(writer.submit(last, "a"), writer.submit(first, "b"))
+    assert ran == [names[1], names[0]]
+
+
+async def followed(writer: Writer) -> None:
+    """Let two writes follow each other, so that the next is expected soon."""
+    for name in ("first", "second"):
+        await writer.write(add, name)
+
+
+async def test_a_patient_item_goes_along_with_the_next_commit(database: SQLite) -> None:
+    """Write it in the transaction of what comes after it, while writes follow each other closely."""
+    with watched_loop().time_held():
+        writer = Writer(database, 8)
+        await followed(writer)
+        before, patient = commits(database), writer.submit_patient(add, "patient")
+        assert await writer.write(add, "next") == "NEXT"
+        assert (patient.done(), commits(database) - before) == (True, 1)
+
+
+async def test_a_patient_item_waits_for_a_bounded_time(database: SQLite) -> None:
+    """Write it by itself after LINGER_S, and not just before."""
+    with watched_loop().time_held() as advance:
+        writer = Writer(database, 8)
+        await followed(writer)
+        before, patient = commits(database), writer.submit_patient(add, "patient")
+        advance(LINGER_S - 0.001)
+        await watched_loop().idle(PAUSE_S)
+        assert commits(database) == before
+        advance(0.001)
+        assert await patient == "PATIENT"
+        assert commits(database) - before == 1
+
+
+@pytest.mark.parametrize(("late_s", "lingers"), [(2 * LINGER_S - 0.001, True), (2 * LINGER_S + 0.001, False)])
+async def test_a_patient_item_lingers_only_where_another_is_expected(
+    database: SQLite, late_s: float, lingers: bool
+) -> None:
+    """Write it at once if the last two writes are as long ago as two such times."""
+    with watched_loop().time_held() as advance:
+        writer = Writer(database, 8)
+        await followed(writer)
+        advance(late_s)
+        before, patient = commits(database), writer.submit_patient(add, "patient")
+        if lingers:
+            await watched_loop().idle(PAUSE_S)
+            assert commits(database) == before
+            advance(LINGER_S)
+        assert await patient == "PATIENT"
+
+
+@pytest.mark.parametrize(("number", "lingers"), [(PATIENT_MAX - 1, True), (PATIENT_MAX, False)])
+async def test_so_many_patient_items_wait_no_longer(database: SQLite, number: int, lingers: bool) -> None:
+    """Write PATIENT_MAX of them at once, in one commit, and let one less wait."""
+    with watched_loop().time_held() as advance:
+        writer = Writer(database, 8)
+        await followed(writer)
+        before = commits(database)
+        patient = [writer.submit_patient(add, f"p{each}") for each in range(number)]
+        if lingers:
+            await watched_loop().idle(PAUSE_S)
+            assert commits(database) == before
+            advance(LINGER_S)
+        await asyncio.gather(*patient)
+        assert commits(database) - before == 1
+
+
+async def test_drain_lets_nothing_linger(database: SQLite) -> None:
+    """A stop waits for no time: what is patient is written before it."""
+    with watched_loop().time_held():
+        writer = Writer(database, 8)
+        await followed(writer)
+        patient = writer.submit_patient(add, "patient")
+        await writer.drain()
+        assert await patient == "PATIENT"

@@ -25,9 +25,9 @@ async def post(running: Running, body: bytes, url: str | None = None, **headers:
     return httpx.Response(int(answered[0][9:12]), headers=fields, content=content, request=request)
 
 
-async def kept(running: Running) -> list[dict[str, Any]]:
-    """Every callback that is stored, newest first, with its body."""
-    listed = (await running.get("/v1/callbacks"))["data"]
+async def kept(running: Running, limit: int = 50) -> list[dict[str, Any]]:
+    """Return so many of the callbacks that are stored, newest first, with their bodies."""
+    listed = (await running.get(f"/v1/callbacks?limit={limit}"))["data"]
     return [await running.get(f"/v1/callbacks/{one['id']}") for one in listed]
 
 

@@ -1,15 +1,16 @@
 """A real browser for the tests: chromium, driven by Playwright; what it complains of is collected."""
 
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
-
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from typing import TYPE_CHECKING, Any
 
 from tests.support.oracles import oracle_missing
 from tests.support.running import KEY, Running
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, BrowserContext, Page
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 _COLLECT = """
@@ -20,8 +21,10 @@ document.addEventListener("securitypolicyviolation", (event) => window.violation
 
 
 @asynccontextmanager
-async def chromium() -> AsyncIterator[Browser]:
+async def chromium() -> AsyncIterator["Browser"]:
     """Yield a browser."""
+    from playwright.async_api import async_playwright  # noqa: PLC0415 - not every worker needs what takes so long to load
+
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
         oracle_missing("chromium is not installed (apt-get install chromium)")
@@ -36,7 +39,7 @@ async def chromium() -> AsyncIterator[Browser]:
 class Tab:
     """A page that is open in a browser, with what went wrong in it."""
 
-    def __init__(self, page: Page, origin: str) -> None:
+    def __init__(self, page: "Page", origin: str) -> None:
         self.page = page
         self.origin = origin
         self.complaints: list[str] = []
@@ -60,16 +63,22 @@ class Tab:
         )
         return over
 
-    async def axe(self, node_packages: Path) -> list[str]:
-        """Return the violations that axe-core finds on the page, of any level."""
-        source = (node_packages / "node_modules" / "axe-core" / "axe.min.js").read_text()
-        await self.page.evaluate(source)
-        found: list[dict[str, Any]] = (await self.page.evaluate("axe.run()"))["violations"]
+    async def axe(self, node_packages: Path, rules: Sequence[str] = ()) -> list[str]:
+        """Return the violations of these rules, or of every rule, that axe-core finds on the page, of any level.
+
+        axe's list of all that holds stays in the browser: reading it takes longer than finding it.
+        """
+        if not await self.page.evaluate("'axe' in window"):
+            await self.page.evaluate((node_packages / "node_modules" / "axe-core" / "axe.min.js").read_text())
+        options = {"resultTypes": ["violations"]} | ({"runOnly": list(rules)} if rules else {})
+        found: list[dict[str, Any]] = await self.page.evaluate(
+            "async (options) => (await axe.run(options)).violations", options
+        )
         return [f"{one['id']} ({one['impact']}): {node['html'][:150]}" for one in found for node in one["nodes"]]
 
 
 @asynccontextmanager
-async def tab(browser: Browser, running: Running, **options: Any) -> AsyncIterator[Tab]:
+async def tab(browser: "Browser", running: Running, **options: Any) -> AsyncIterator[Tab]:
     """Yield an empty tab with cookies of its own; `options` are those of a browser's context."""
     context: BrowserContext = await browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
     context.set_default_timeout(30_000)

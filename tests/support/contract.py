@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from relay.model.resources.envelopes import ProblemResource
-from relay.web.api.api_request import ApiRoute, CsvResponse, MediaResponse
+from relay.web.api.api_request import ApiRoute, CsvResponse
 from relay.web.api.events import EventStream
+from relay.web.api.media import MediaResponse
 from relay.web.openapi import problem_codes
 from relay.web.problems import KINDS
 from relay.web.routes import API

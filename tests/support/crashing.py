@@ -8,13 +8,15 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from relay.archive import folder
 from relay.archive.copier import Copier
 from relay.cli import main
 from relay.clock import SystemClock
+from relay.outbound import object_store
+from relay.outbound.file_upload import FileClient
 from relay.outbound.provider_client import ProviderClient
 from relay.outbound.webhook_sender import WebhookSender
 from relay.storage.api_keys import Access
@@ -50,11 +52,11 @@ def _around_commit(owner: Any, name: str, *, before: bool, when: Callable[..., b
     """Kill around a step that returns a future: before anything is written, or after the commit."""
     step = getattr(owner, name)
 
-    def stepped(*arguments: Any) -> Any:
+    def stepped(*arguments: Any, **named: Any) -> Any:
         fatal = when(*arguments)
         if before and fatal:
             die()
-        written = step(*arguments)
+        written = step(*arguments, **named)
         if fatal:
             written.add_done_callback(lambda _: die())
         return written
@@ -85,7 +87,33 @@ def _is_copy(_: Jobs, update: Any, *__: Any) -> bool:
 
 def _around_part_of_a_copy() -> None:
     """Kill once the first bytes of a copy are in its file."""
-    _around(folder, "_run", before=True, when=lambda work, *_: work.__name__ == "_finish")
+    write = folder._File.write
+
+    def half(file: folder._File, pieces: list[bytes]) -> None:
+        data = b"".join(pieces)
+        write(file, [data[: len(data) // 2]])
+        die()
+
+    folder._File.finish = half  # type: ignore[method-assign, assignment]
+
+
+PIECES = 3
+"""So many pieces of a streamed copy are passed on before the kill."""
+
+
+def _around_pieces(name: str) -> None:
+    """Kill while a larger copy is streamed, once some of it has been passed on."""
+    pieces = getattr(object_store, name)
+
+    async def cut(*arguments: Any) -> AsyncIterator[bytes]:
+        passed = 0
+        async for piece in pieces(*arguments):
+            yield piece
+            passed += 1
+            if passed == PIECES:
+                die()
+
+    setattr(object_store, name, cut)
 
 
 def _is_submission(_: Jobs, update: Any, *__: Any) -> bool:
@@ -145,6 +173,9 @@ POINTS: dict[str, Callable[[], None]] = {
     "copy_claimed": lambda: _around(Copier, "copy", before=True),
     "copy_named": lambda: _around(Copies, "name", before=False),
     "copy_half_written": _around_part_of_a_copy,
+    "copy_half_sent": lambda: _around_pieces("_joined"),
+    "copy_half_spooled": lambda: _around_pieces("_read_spool"),
+    "copy_sent": lambda: _around(FileClient, "send", before=False),
     "copy_written": lambda: _around(Copier, "copy", before=False),
     "copy_ended": lambda: _around(Jobs, "record", before=False, when=_is_copy),
     "job_half_pruned": _in_pruning,

@@ -10,7 +10,7 @@ from relay.settings import PROVIDER_SETTINGS, SETTINGS, ProviderSettings, Settin
 
 
 class Documented(NamedTuple):
-    """One row of the README's table; `default` is the text that an operator would write, None if there is none."""
+    """One row of docs/settings.md; `default` is the text that an operator would write, None if there is none."""
 
     name: str
     default: str | None

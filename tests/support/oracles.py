@@ -49,6 +49,18 @@ def node_packages() -> Path:
     return NODE_FOLDER
 
 
+@pytest.fixture(scope="session")
+def compiled(node_packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the client in TypeScript, compiled by the official compiler."""
+    folder = tmp_path_factory.mktemp("typescript")
+    compiler = node_packages / "node_modules" / "typescript" / "bin" / "tsc"
+    command = ["node", str(compiler), "-p", str(ROOT / "clients" / "typescript"), "--outDir", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout
+    (folder / "package.json").write_text('{"type": "module"}')
+    return folder
+
+
 def _install(npm: str, stamp: Path, wanted: str) -> None:
     """Install the packages unless the stamp says that they are there; skip or fail the test where npm cannot."""
     if not stamp.exists() or stamp.read_text() != wanted:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from tests.support.ports import free_port
 from tests.support.postgres import Server
 
 SESSIONS = 2
@@ -38,9 +39,7 @@ def pooler(server: Server, ignored: str = "") -> Iterator[Pooler]:
     """Yield a pooler that drops these startup parameters, and refuses others it does not know; ended with the block."""
     found = program()
     assert found is not None, "PgBouncer is not installed"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     account = pwd.getpwnam("postgres") if os.geteuid() == 0 else None  # it refuses to run as root
     with tempfile.TemporaryDirectory(prefix="relay-pgbouncer-") as folder:
         config = Path(folder) / "pgbouncer.ini"

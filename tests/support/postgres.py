@@ -15,8 +15,17 @@ from pathlib import Path
 
 import asyncpg
 
+from tests.support.ports import free_port
+
 PLACES = ("/usr/lib/postgresql/*/bin", "/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql*/bin")
-FAST = ("-F", "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200")
+FAST = (
+    *("-F", "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200"),
+    *("-c", "max_wal_size=64MB", "-c", "min_wal_size=32MB"),
+)
+MEMORY = Path("/dev/shm")
+"""Where Linux has a file system in memory: a database, some thousand files, is made there in a tenth of the time."""
+MEMORY_FREE_MIN = 2 << 30
+DROPPED_TOGETHER = 20
 
 
 def programs() -> Path | None:
@@ -34,6 +43,7 @@ class Server:
         self._start = start
         self._child = start()
         self._made = 0
+        self._unused: list[str] = []
 
     @property
     def pid(self) -> int:
@@ -76,13 +86,29 @@ class Server:
         subprocess.run([program / "createdb", *where, *copied, name], check=True)
         return f"postgresql://relay@127.0.0.1:{self.port}/{name}"
 
+    def drop(self, url: str) -> None:
+        """Drop a database that no test uses any more, together with others, because each is eight megabytes."""
+        self._unused.append(url.rpartition("/")[2])
+        program = programs()
+        if len(self._unused) < DROPPED_TOGETHER or program is None or self._child.poll() is not None:
+            return
+        words = [word for name in self._unused for word in ("-c", f"DROP DATABASE {name} WITH (FORCE)")]
+        subprocess.run([program / "psql", "-q", "-d", self.url, *words], check=True)
+        self._unused.clear()
+
+
+def _folder() -> Path | None:
+    """Return where servers keep their data: in memory, if there is enough of it, else in the usual place."""
+    enough = MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= MEMORY_FREE_MIN
+    return MEMORY if enough else None
+
 
 @contextmanager
 def server(options: Sequence[str] = FAST) -> Iterator[Server]:
     """Yield a server in a temporary folder, under an account that may run one; ended when the block ends."""
     bin_ = programs()
     assert bin_ is not None, "PostgreSQL is not installed"
-    with tempfile.TemporaryDirectory(prefix="relay-postgres-") as folder:
+    with tempfile.TemporaryDirectory(prefix="relay-postgres-", dir=_folder()) as folder:
         data = Path(folder) / "data"
         account = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
         if account:
@@ -91,9 +117,7 @@ def server(options: Sequence[str] = FAST) -> Iterator[Server]:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **who}
         initdb = [bin_ / "initdb", "-D", data, "-U", "relay", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
         subprocess.run(initdb, check=True, **quiet)  # type: ignore[call-overload]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+        port = free_port()
         command = [bin_ / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1", *options]
         running = Server(port, lambda: subprocess.Popen(command, **quiet))  # type: ignore[call-overload]
         try:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,13 +16,6 @@ from tests.support.running import http_client
 
 ROOT = Path(__file__).parents[2]
 _SAID: WeakKeyDictionary[asyncio.subprocess.Process, list[str]] = WeakKeyDictionary()
-
-
-def free_port() -> int:
-    """Return a port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def clean(environ: dict[str, str]) -> dict[str, str]:
@@ -69,6 +61,16 @@ async def ready(origin: str, child: asyncio.subprocess.Process, timeout_s: float
             except httpx.TransportError:
                 pass
             await asyncio.sleep(0.02)  # it starts in real time
+
+
+def send(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Send the process a signal, unless it has ended.
+
+    asyncio's own `send_signal` asks first whether the process has ended, and so takes its status away from the thread
+    that waits for it: Python 3.11 then gives 255.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child.pid, number)
 
 
 async def line(child: asyncio.subprocess.Process, text: str, timeout_s: float = 20) -> None:

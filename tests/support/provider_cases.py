@@ -15,6 +15,12 @@ NOW_MS = 1_790_000_000_000
 JOB_ID = "job_01"
 """relay's own id of a job."""
 
+
+def without_known(message: str) -> str:
+    """Return the error of a field without the list of known fields, which tests/unit/test_validation.py tests."""
+    return message.partition("; there are ")[0]
+
+
 # Text with NUL and lone surrogates in it, and numbers of any size: a decoder may let them through.
 texts = st.text(st.characters(codec=None), max_size=20)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts

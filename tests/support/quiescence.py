@@ -25,9 +25,15 @@ PAUSE_S: Final = 0.001
 NETWORK_PAUSE_S: Final = 0.01
 """How long no socket may become readable while an exchange is under way: on loopback the kernel hands bytes over as
 they are sent, unless the machine is so busy that its own thread for this has to wait for a processor."""
+TURNS: Final = 5
+"""Of the loop, in which what a timer has woken comes to its next wait, if that needs no socket and no thread."""
+WRITES: Final = ("relay.deliveries.attempt_writer", "write_attempt")
+"""What stands here waits for a commit, which may wait for another to go along with."""
 WAITS_FOR_OTHERS: Final = frozenset({"listen", "taken"})
 """What waits for another process in the storage, for as long as relay runs: it is idle."""
 PAUSES: Final = frozenset({"sleep", "to_thread", "getaddrinfo"})
+THREADS: Final = "in_thread"
+"""What waits for a thread of the archive's."""
 EXCHANGES: Final = ("httpx", "httpcore", "relay.outbound.")
 _AWAITS: Final = {"cr": "cr_await", "ag": "ag_await", "gi": "gi_yieldfrom"}
 
@@ -77,6 +83,15 @@ class WatchedLoop(asyncio.SelectorEventLoop):
         finally:
             self._ahead_s = self._held_at_s - super().time()
             self._held_at_s, self._watched.time_is_held = 0.0, False
+
+    async def skip(self, seconds: float) -> None:
+        """Let the loop's timers that are due within these seconds be due now, and give what they wake some turns."""
+        if self._held_at_s:
+            self._held_at_s += seconds
+        else:
+            self._ahead_s += seconds
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
 
     async def idle(self, pause_s: float) -> None:
         """Return when nothing was ready, and nothing came from outside, for this long."""
@@ -135,6 +150,8 @@ def _at_work(chain: list[tuple[str, str]]) -> bool:
     stored = [function for module, function in chain if module.startswith("relay.storage.")]
     if stored:
         return not WAITS_FOR_OTHERS.intersection(stored)
+    if THREADS in relays or chain[-1:] == [WRITES]:
+        return True
     return bool(relays) and chain[-1][0].startswith("asyncio") and chain[-1][1] in PAUSES
 
 

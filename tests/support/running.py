@@ -3,8 +3,8 @@
 import asyncio
 import shutil
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,10 +26,11 @@ from relay.storage.store import open_migrated
 from relay.web.server import server
 from tests.support.held_ids import made_by
 from tests.support.postgres import Server
-from tests.support.quiescence import quiet
+from tests.support.quiescence import WatchedLoop, quiet
 
 KEY = "an-admin-key-for-the-tests"
 SECRET_KEY = "a-key-that-is-long-enough-to-sign"
+UVICORN_TICK_S = 0.1
 START_MS = 1_795_219_200_000
 Result = TypeVar("Result")
 INPUT = {"images": ["https://example.com/a.png"], "prompt": "slow push in", "duration_s": 5}
@@ -236,6 +237,15 @@ class Databases:
                     shutil.copy(sqlite_path(self._template), folder / "relay.db")
         return self._made[folder]
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Drop the databases that the block makes on a server, when it ends; files are pytest's to remove."""
+        before = set(self._made)
+        yield
+        if self.postgres is not None:
+            for folder in set(self._made) - before:
+                self.postgres.drop(self._made.pop(folder))
+
 
 DATABASES = Databases()
 
@@ -258,6 +268,10 @@ def environment(folder: Path, origin: str, providers_at: str) -> dict[str, str]:
 
 
 async def _stop(http: Any, serving: "asyncio.Task[None]") -> None:
-    """Stop the server."""
+    """Stop the server, without the two tenths of a second that uvicorn waits for: some thousand servers are stopped."""
     http.should_exit = True
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, WatchedLoop):
+        await loop.skip(UVICORN_TICK_S)
+        await loop.skip(UVICORN_TICK_S)
     await serving

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.flow.test_archive import archiving
+from tests.support.quiescence import quiet
 from tests.support.results import CLIP, whole
 from tests.system.test_command_line import Shell
 
@@ -48,3 +49,23 @@ async def test_a_result_is_downloaded(tmp_path: Path) -> None:
         assert (none.status, "there is no such output" in none.err) == (3, True)
         left = await asyncio.to_thread(lambda: sorted(path.name for path in tmp_path.iterdir()))
         assert not [name for name in left if name.startswith("none") or name.endswith(".part")]
+
+
+async def test_copies_are_listed_and_made_again(tmp_path: Path) -> None:
+    """List the copies of a job with why one failed, make it again, and find the jobs of others; exit 1 for nothing."""
+    async with archiving(tmp_path, RELAY_ARCHIVE_MAX_BYTES="10000") as archive:
+        shell = Shell(archive.running, tmp_path)
+        archive.results.answers = [whole(bytes(10_001)), whole(bytes(10_001))]
+        job, other = (await archive.succeeded())["id"], (await archive.succeeded())["id"]
+        listed = await shell("archive", "copies", job)
+        assert "larger than 10000 bytes" in listed.out
+        assert (await shell("archive", "copy", job, "--output", "json")).json()[0]["number"] == 0
+        await quiet()
+        (made,) = (await shell("archive", "copies", job, "--output", "json")).json()
+        assert (made["state"], made["bytes"], made["tries"]) == ("archived", len(CLIP), 1)
+        nothing = await shell("archive", "copy", job)
+        assert (nothing.status != 0, "no result to copy" in nothing.err) == (True, True)
+        found = await shell("jobs", "list", "--copies", "failed", "--output", "json")
+        assert [one["id"] for one in found.json()] == [other]
+        done = await shell("jobs", "bulk", "copy", "--copies", "failed", "--yes", "--output", "json")
+        assert [(one["job"], one["done"]) for one in done.json()] == [(other, True)]

@@ -1,4 +1,4 @@
-"""The commands that work on a running relay, as a user starts them: real processes, a real relay."""
+"""The commands that work on a running relay, as a user starts them: processes, a real relay."""
 
 import asyncio
 import json
@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 import click
 import pytest
-from mcp import ClientSession, StdioServerParameters
-from mcp.client.stdio import stdio_client
 from standardwebhooks import Webhook
 from starlette.responses import Response
 
@@ -22,6 +20,7 @@ from relay.cli import group
 from relay.clock import SystemClock
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
+from tests.support import commands
 from tests.support.processes import clean
 from tests.support.running import INPUT, KEY, Running, relay
 
@@ -56,18 +55,16 @@ class Shell:
 
     async def __call__(self, *arguments: str, stdin: bytes = b"", **environ: str) -> Done:
         """Return how a command ended."""
-        child = await self.start(*arguments, stdin=True, **environ)
-        out, err = await asyncio.wait_for(child.communicate(stdin), 60)
-        assert child.returncode is not None
-        return Done(child.returncode, out.decode(), err.decode())
+        ended = await commands.run(arguments, self.environ | environ, stdin)
+        return Done(ended.status, ended.out.decode(), ended.err.decode())
 
-    async def start(self, *arguments: str, stdin: bool = False, **environ: str) -> asyncio.subprocess.Process:
-        """Return a command that runs."""
+    async def start(self, *arguments: str, **environ: str) -> asyncio.subprocess.Process:
+        """Return a command that runs, in an interpreter of its own."""
         pipe = asyncio.subprocess.PIPE
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "relay", *arguments),
             env=self.environ | environ,
-            stdin=pipe if stdin else asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.DEVNULL,
             stdout=pipe,
             stderr=pipe,
         )
@@ -120,7 +117,7 @@ async def test_a_stored_key_goes_to_its_own_relay_alone(shell: Shell, tmp_path: 
 async def test_each_kind_of_error_has_its_exit_status(shell: Shell) -> None:
     """Exit with 3 for what is not there, 4 for a key, 75 for try again, 78 for settings, 2 for a wrong use, else 1."""
     job = (await finished(shell.running))["id"]
-    commands = [
+    tries = [
         (3, shell("jobs", "show", "job_nothing")),
         (4, shell("jobs", "list", RELAY_API_KEY="wrong-key-of-nobody")),
         (75, shell("whoami", RELAY_URL="http://127.0.0.1:1")),
@@ -130,11 +127,53 @@ async def test_each_kind_of_error_has_its_exit_status(shell: Shell) -> None:
         (1, shell("jobs", "cancel", job, "--yes")),
         (1, shell("jobs", "submit", "evolink", "--input", "{}")),
     ]
-    for expected, command in commands:
+    for expected, command in tries:
         done = await command
         assert (done.status, done.out) == (expected, ""), done
         assert done.err
         assert "Traceback" not in done.err
+
+
+async def test_an_error_is_said_once_and_says_what_to_do(shell: Shell) -> None:
+    """Name a wrong field once, and say how to reach a relay that does not answer where it was looked for."""
+    done = await shell("jobs", "submit", "evolink", "--input", "{}")
+    assert done.err == "relay: input.prompt: is required (422 invalid_input)\n"
+    away = await shell("whoami", RELAY_URL="http://127.0.0.1:1")
+    assert away.err.startswith("relay: http://127.0.0.1:1 does not answer: ")
+    assert "--url, RELAY_URL, or relay login" in away.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (("jobs", "list", "--metadata", "user"), 2, "--metadata: must be KEY=VALUE, not 'user'"),
+        (("endpoints", "create", "http://x", "--header", "a"), 2, "--header: must be KEY=VALUE, not 'a'"),
+        (("jobs", "submit", "evolink", "--input", "@none.json"), 2, "--input: cannot read none.json: No such file"),
+        (("jobs", "submit", "evolink", "--input", "{"), 2, "--input: is no JSON: "),
+        (("listen", "--forward-to", "localhost:3000"), 2, "--forward-to: must begin with http:// or https://"),
+        (("sign", "--secret", "abc"), 78, "the secret must begin with whsec_"),
+        (
+            ("verify", "--secret", "abc", "--headers", "HEADERS"),
+            2,
+            "--headers: must be a file with `name: value` lines",
+        ),
+        (("migrate", "--to", "mysql://x/y"), 78, "--to must name the PostgreSQL to copy into, such as postgres://"),
+        (("simulate", "late_s=x"), 1, "the fault late_s must be a number from 0 to 600, not 'x'"),
+        (("simulate", "submit=x"), 1, "submit must be one of ok, hang, "),
+        (("whoami", "--url", "WRONG_KEY"), 4, "the command line takes the key from RELAY_API_KEY or relay login"),
+    ],
+)
+async def test_a_wrong_use_names_the_option_and_what_it_takes(
+    shell: Shell, tmp_path: Path, arguments: tuple[str, ...], status: int, says: str
+) -> None:
+    """Name the option that was used, what it must be, and what it was."""
+    (tmp_path / "headers").write_text("{")
+    places = {"HEADERS": str(tmp_path / "headers"), "WRONG_KEY": shell.running.origin}
+    key = "wrong-key-of-nobody" if "WRONG_KEY" in arguments else KEY
+    done = await shell(*(places.get(one, one) for one in arguments), RELAY_API_KEY=key)
+    assert (done.status, done.out) == (status, "")
+    assert says in " ".join(done.err.split())
+    assert "Traceback" not in done.err
 
 
 async def test_a_job_is_submitted_awaited_explained_and_listed(shell: Shell) -> None:
@@ -287,7 +326,7 @@ async def following(shell: Shell, *arguments: str) -> AsyncIterator[asyncio.subp
     finally:
         if child.returncode is None:
             child.send_signal(signal.SIGINT)
-            await asyncio.wait_for(child.communicate(), 10)
+            await asyncio.wait_for(child.communicate(), 60)
 
 
 async def test_events_are_followed_by_filter(shell: Shell) -> None:
@@ -296,7 +335,7 @@ async def test_events_are_followed_by_filter(shell: Shell) -> None:
         await finished(shell.running)
         wanted = await finished(shell.running, provider="kinovi")
         assert child.stdout is not None
-        lines = [json.loads(await asyncio.wait_for(child.stdout.readline(), 10)) for _ in range(2)]
+        lines = [json.loads(await asyncio.wait_for(child.stdout.readline(), 60)) for _ in range(2)]
     assert [line["type"] for line in lines] == ["job.submitted", "job.succeeded"]
     assert {line["data"]["job"]["id"] for line in lines} == {wanted["id"]}
 
@@ -317,7 +356,7 @@ async def test_notifications_are_forwarded_signed_and_a_cut_loses_none(shell: Sh
             await local.wait_for(lambda sink: len(sink.received) == 3, 30)
         finally:
             child.send_signal(signal.SIGINT)
-            await asyncio.wait_for(child.communicate(), 10)
+            await asyncio.wait_for(child.communicate(), 60)
     bodies = [Webhook(secret).verify(one.body, one.headers) for one in local.received]
     assert [body["data"]["job"]["id"] for body in bodies] == [first["id"], first["id"], second["id"]]
     assert [one.headers["relay-attempt"] for one in local.received] == ["1", "2", "1"]
@@ -340,7 +379,7 @@ async def test_what_is_no_relay_is_named(shell: Shell, body: str) -> None:
         assert done.err.strip() == f"relay: {elsewhere} answers, but not as a relay does: is it the URL of one?"
 
 
-def commands() -> dict[str, str]:
+def all_commands() -> dict[str, str]:
     """Return the first sentence of each command's help by the command, as it is typed."""
     context = click.Context(group)
     return {
@@ -364,11 +403,14 @@ def test_every_command_is_documented() -> None:
     """Name each command in docs/command-line.md with its own sentence, and no other."""
     page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `relay ")]
-    assert {row[0].strip("| `"): row[1].removesuffix(" |") for row in rows} == commands()
+    assert {row[0].strip("| `"): row[1].removesuffix(" |") for row in rows} == all_commands()
 
 
 async def test_an_assistant_reads_and_changes_nothing(shell: Shell) -> None:
     """Answer the official client: list the tools, all read-only, explain a job, and refuse what is no id."""
+    from mcp import ClientSession, StdioServerParameters  # noqa: PLC0415 - not every worker needs what takes so long to load
+    from mcp.client.stdio import stdio_client  # noqa: PLC0415
+
     job = await finished(shell.running)
     parameters = StdioServerParameters(command=sys.executable, args=["-m", "relay", "mcp"], env=shell.environ)
     async with stdio_client(parameters) as (read, write), ClientSession(read, write) as session:

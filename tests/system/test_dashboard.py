@@ -1,9 +1,11 @@
 """The dashboard in a real browser: sign-in, pages and verbs as an operator uses them, at every width, judged by axe."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
 
 import pytest
 
@@ -11,16 +13,28 @@ from relay.clock import SystemClock
 from relay.sandbox.faults import Faults
 from relay.web.dashboard import PAGES, VERBS
 from relay.web.dashboard.view import Verb
+from tests.flow.test_archive import archiving
 from tests.support import browsing
 from tests.support.chromium import Tab, chromium, sign_in, tab
 from tests.support.paying import Seller, selling
+from tests.support.results import CLIP, whole
 from tests.support.running import INPUT, Running, relay
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Route
 
 pytestmark = pytest.mark.anyio
 WIDTHS = (320, 375, 800, 1024, 1280)
 DOWNLOADS = {"/spend/receipts"}
 """What a browser saves in place of showing it."""
 LISTS = sorted({page.path for page in PAGES if "{" not in page.path} - DOWNLOADS)
+
+
+@pytest.fixture(scope="module")
+async def browser() -> AsyncIterator["Browser"]:
+    """Yield a browser for all tests of this file; each has tabs with cookies of their own."""
+    async with chromium() as started:
+        yield started
 
 
 @pytest.fixture
@@ -30,38 +44,49 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         yield started
 
 
+SCHEMES: Final[dict[Literal["light", "dark"], tuple[str, ...]]] = {
+    "light": (),
+    "dark": ("color-contrast", "link-in-text-block"),
+}
+"""The rules of axe that are tried with each theme; all of them, if none is named."""
+
+
 async def opened_details(opened: Tab) -> None:
     """Open everything on the page that can be opened."""
     await opened.page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
 
 
-async def test_every_page_holds_for_everybody(running: Running, node_packages: Path) -> None:
-    """Break no rule of axe, no rule of the page's policy and no width, light and dark, with details closed and open."""
+async def test_every_page_holds_for_everybody(running: Running, browser: "Browser", node_packages: Path) -> None:
+    """Break no rule of axe, no rule of the page's policy and no width, light and dark, with details closed and open.
+
+    The dark theme has other colours and nothing else, so of axe's rules the ones of colour are tried on it.
+    """
     jobs = [await running.submit(notify=[{"url": running.hook}], metadata={"user": user}) for user in "123"]
     for job in jobs:
         await running.world.finish(job["provider_job_id"])
     made = await running.client.post("/v1/endpoints", json={"url": running.hook + "/standing"})
     pages = [*LISTS, f"/jobs/{jobs[0]['id']}", f"/endpoints/{made.json()['id']}"]
-    async with chromium() as browser:
-        for scheme in ("light", "dark"):
-            async with tab(browser, running, color_scheme=scheme) as opened:
-                await sign_in(opened)
-                for path in pages:
-                    await opened.open(path)
-                    found = await opened.axe(node_packages)
-                    await opened_details(opened)
-                    found += await opened.axe(node_packages)
-                    wide = {width: over for width in WIDTHS if (over := await opened.wider_by(width)) > 0}
-                    assert (found, wide, await opened.violations(), opened.complaints) == ([], {}, [], []), path
+    for scheme, rules in SCHEMES.items():
+        async with tab(browser, running, color_scheme=scheme) as opened:
+            await sign_in(opened)
+            for path in pages:
+                await opened.open(path)
+                found = await opened.axe(node_packages, rules)
+                await opened_details(opened)
+                found += await opened.axe(node_packages, rules)
+                wide = {width: over for width in WIDTHS if (over := await opened.wider_by(width)) > 0}
+                assert (found, wide, await opened.violations(), opened.complaints) == ([], {}, [], []), path
 
 
-async def test_the_page_of_what_was_spent_holds_with_a_payment(tmp_path: Path, node_packages: Path) -> None:
+async def test_the_page_of_what_was_spent_holds_with_a_payment(
+    tmp_path: Path, browser: "Browser", node_packages: Path
+) -> None:
     """Break no rule of axe and no width with a wallet, a payment and a job that waits; its receipts are a file."""
     async with selling(tmp_path, Seller(), SystemClock(), RELAY_APPROVAL_ABOVE="0.2") as running:
         body = {"provider": "x402org", "input": INPUT}
         jobs = [(await running.client.post("/v1/jobs", json=body)).json()["id"] for _ in range(2)]
         await running.client.post(f"/v1/jobs/{jobs[0]}/approvals", json={"approve": True})
-        async with chromium() as browser, tab(browser, running) as opened:
+        async with tab(browser, running) as opened:
             await sign_in(opened, then="/spend?all=1")
             await opened_details(opened)
             found = await opened.axe(node_packages)
@@ -72,9 +97,41 @@ async def test_the_page_of_what_was_spent_holds_with_a_payment(tmp_path: Path, n
             assert (await download.value).suggested_filename == "receipts.csv"
 
 
-async def test_the_theme_is_there_from_the_first_paint(running: Running) -> None:
+async def test_the_pages_of_copies_hold_and_download(tmp_path: Path, browser: "Browser", node_packages: Path) -> None:
+    """Break no rule of axe and no width with copies in each state; save a copy, and copy one again by a press."""
+    async with archiving(tmp_path, clock=SystemClock(), RELAY_ARCHIVE_MAX_BYTES="10000") as archive:
+        archive.results.answers = [whole(), whole(bytes(10_001))]
+        job = await archive.succeeded("kinovi")
+        archive.results.answer = whole(status="503 Service Unavailable")
+        pending = await archive.succeeded()
+        await archive.running.until("/v1/stats", lambda shown: shown["totals"]["archive"]["failed"] == 1)
+        for scheme, rules in SCHEMES.items():
+            async with tab(browser, archive.running, color_scheme=scheme) as opened:
+                await sign_in(opened)
+                for path in ("/", "/jobs?copies=failed", f"/jobs/{job['id']}", f"/jobs/{pending['id']}"):
+                    await opened.open(path)
+                    await opened_details(opened)
+                    found = await opened.axe(node_packages, rules)
+                    wide = {width: over for width in WIDTHS if (over := await opened.wider_by(width)) > 0}
+                    assert (found, wide, await opened.violations(), opened.complaints) == ([], {}, [], []), path
+        async with tab(browser, archive.running) as opened:
+            await sign_in(opened, then=f"/jobs/{job['id']}")
+            async with opened.page.expect_download() as download:
+                await opened.page.get_by_role("link", name="Download").first.click()
+            saved = await download.value
+            assert saved.suggested_filename == f"{job['id']}-0.mp4"
+            await saved.save_as(tmp_path / "saved.mp4")
+            assert await asyncio.to_thread((tmp_path / "saved.mp4").read_bytes) == CLIP
+            archive.results.answer = whole()
+            await click(opened, "Copy to archive")
+            facts = opened.page.locator("#facts")
+            await facts.get_by_text("archived", exact=True).nth(1).wait_for()
+            assert await opened.page.get_by_role("link", name="Download").count() == 2
+
+
+async def test_the_theme_is_there_from_the_first_paint(running: Running, browser: "Browser") -> None:
     """Answer with the theme of the cookie in the page itself, so that no other one is seen first."""
-    async with chromium() as browser, tab(browser, running, color_scheme="light") as opened:
+    async with tab(browser, running, color_scheme="light") as opened:
         await sign_in(opened, then="/jobs")
         await opened.page.get_by_role("button", name="Theme").click()
         assert await opened.page.locator("html").get_attribute("data-theme") == "dark"
@@ -83,11 +140,11 @@ async def test_the_theme_is_there_from_the_first_paint(running: Running) -> None
         assert '<html lang="en" data-theme="dark">' in await answer.text()
 
 
-async def test_pages_are_read_without_javascript(running: Running) -> None:
+async def test_pages_are_read_without_javascript(running: Running, browser: "Browser") -> None:
     """Sign in, list and filter with scripts blocked."""
     await running.submit(metadata={"user": "42"})
     await running.submit(metadata={"user": "43"})
-    async with chromium() as browser, tab(browser, running, java_script_enabled=False) as opened:
+    async with tab(browser, running, java_script_enabled=False) as opened:
         await sign_in(opened, then="/jobs")
         assert await opened.page.locator("tbody tr").count() == 2
         await opened.page.get_by_label("Metadata").fill("user=42")
@@ -159,13 +216,13 @@ async def send_what_is_missing(running: Running, opened: Tab) -> None:
     await running.sink.wait_for(lambda sink: len(sink.received) == received + number)
 
 
-async def test_an_operator_finds_and_repairs_what_is_wrong(tmp_path: Path) -> None:
+async def test_an_operator_finds_and_repairs_what_is_wrong(tmp_path: Path, browser: "Browser") -> None:
     """Watch a job end live, redeliver, rotate, release, send what is missing; break no rule of the policy by it."""
     secret = "whsec_" + "A" * 43 + "="
     async with AsyncExitStack() as stack:
         started = relay(tmp_path, clock=SystemClock(), RELAY_KINOVI_CALLBACK_SECRET=secret)
         running = await stack.enter_async_context(started)
-        opened = await stack.enter_async_context(tab(await stack.enter_async_context(chromium()), running))
+        opened = await stack.enter_async_context(tab(browser, running))
         running.sink.answers.append(503)
         made = await running.client.post("/v1/endpoints", json={"url": running.hook, "schedule_s": [0, 1]})
         await watch_a_failure(running, opened)
@@ -173,6 +230,21 @@ async def test_an_operator_finds_and_repairs_what_is_wrong(tmp_path: Path) -> No
         await release_a_callback(running, opened)
         await send_what_is_missing(running, opened)
         assert (await opened.violations(), opened.complaints) == ([], [])
+
+
+async def test_a_page_is_live_however_late_its_scripts_come(tmp_path: Path, browser: "Browser") -> None:
+    """Connect a page to its stream though the script for streams comes long after htmx."""
+    async with relay(tmp_path, clock=SystemClock()) as running, tab(browser, running) as opened:
+        page = opened.page
+
+        async def late(route: "Route") -> None:
+            await page.wait_for_function("window.htmx && document.readyState !== 'loading'")
+            await page.evaluate("new Promise(done => setTimeout(() => setTimeout(done)))")
+            await route.continue_()
+
+        await page.route("**/hx-sse*.js", late)
+        async with page.expect_request(lambda request: "text/event-stream" in request.headers.get("accept", "")):
+            await sign_in(opened, then="/jobs")
 
 
 async def test_a_key_that_may_only_read_can_send_no_verb(running: Running) -> None:

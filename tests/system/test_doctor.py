@@ -30,8 +30,9 @@ from relay.security.encryption import Encryption
 from relay.storage.encryption_keys import reseal
 from relay.storage.engine.database import Transaction
 from relay.storage.engine.database_url import is_postgres
-from tests.support import processes
+from tests.support import processes, s3
 from tests.support.paying import KEY as WALLET_KEY
+from tests.support.ports import free_port
 from tests.support.running import SECRET_KEY, HeldClock, Running, environment, relay
 
 pytestmark = pytest.mark.anyio
@@ -376,7 +377,7 @@ async def test_a_network_that_is_more_than_one_owners_is_found(tmp_path: Path, n
     ],
 )
 async def test_a_providers_answer_says_whether_it_accepts_the_key(tmp_path: Path, status: int, level: Level) -> None:
-    """Take 401 and 403 as a refusal, 429 and 5xx as no verdict, and anything else as a good key."""
+    """Take 401 and 403 as a refusal, 429 and 5xx as no answer about the key, and anything else as a good key."""
 
     async def answer(_: Request) -> Response:
         return JSONResponse({"error": {"message": "no"}}, status)
@@ -440,7 +441,7 @@ async def test_the_doctor_runs_beside_a_relay_and_a_start_logs_the_same(tmp_path
     """Exit 0 without an error; a start logs each finding once, with the same words, and no secret."""
     secret = base64.b64encode(bytes(range(7, 39))).decode()
     environ = {
-        "PORT": str(processes.free_port()),
+        "PORT": str(free_port()),
         "DATABASE_URL": f"sqlite:///{tmp_path}/relay.db",
         "RELAY_SECRET_KEYS": secret,
         "RELAY_EVOLNK_API_KEY": "x",
@@ -449,11 +450,12 @@ async def test_the_doctor_runs_beside_a_relay_and_a_start_logs_the_same(tmp_path
     async with processes.process(environ, "-c", code) as child:
         await processes.ready(f"http://127.0.0.1:{environ['PORT']}", child)
         await processes.line(child, "doctor.done")
-        ended = await run(environ, "--output", "jsonl")
+        ended, shown = await run(environ, "--output", "jsonl"), await run(environ)
         said = [json.loads(one) for one in processes.said(child) if "doctor." in one]
     findings = [json.loads(one) for one in ended.stdout.splitlines()]
     bad = [one for one in findings if one["level"] in ("warning", "error")]
     assert ended.returncode == 0, ended.stdout
+    assert shown.stderr.splitlines()[-1] == f"0 errors, {len(bad)} warning{'' if len(bad) == 1 else 's'}"
     assert [(one["check"], one["what"]) for one in said[:-1]] == [(one["check"], one["what"]) for one in bad]
     assert (said[-1]["warnings"], said[-1]["errors"]) == (len(bad), 0)
     assert secret not in ended.stdout + str(said)
@@ -500,3 +502,39 @@ async def test_an_archive_is_written_and_left_as_it_was(place: Place, tmp_path: 
     place.environ["RELAY_ARCHIVE_URL"] = bucket.as_uri()
     (found,) = [one for one in await place.findings() if one.check == "archive"]
     assert (found.level, [*bucket.rglob("*")]) == (Level.OK, [])
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "shown"),
+    [
+        (
+            "403 Forbidden",
+            "InvalidAccessKeyId",
+            "the bucket does not know relay's access key (InvalidAccessKeyId, HTTP 403)",
+        ),
+        ("400 Bad Request", "ExpiredToken", "relay's credentials for the bucket have expired (ExpiredToken, HTTP 400)"),
+        (
+            "301 Moved Permanently",
+            "PermanentRedirect",
+            "the bucket is in another region than AWS_REGION says (HTTP 301)",
+        ),
+        ("404 Not Found", "NoSuchBucket", "there is no such bucket (NoSuchBucket, HTTP 404)"),
+    ],
+)
+async def test_a_bucket_that_refuses_is_said_in_a_line(place: Place, status: str, code: str, shown: str) -> None:
+    """Print in one line what has to be mended, and exit 1."""
+    async with s3.Gate("http://127.0.0.1:9").served() as gate:
+        gate.answer = s3.refusal(status, code)
+        keys = {"AWS_ACCESS_KEY_ID": s3.KEY_ID, "AWS_SECRET_ACCESS_KEY": s3.SECRET, "AWS_REGION": s3.REGION}
+        environ = place.environ | keys | {"AWS_ENDPOINT_URL": gate.endpoint, "RELAY_ARCHIVE_URL": f"s3://{s3.BUCKET}"}
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "relay", "doctor"),
+            cwd=ROOT,
+            env=processes.clean(environ),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await child.communicate()
+    found = [line for line in said.decode().splitlines() if shown in line]
+    assert len(found) == 1, said.decode()
+    assert child.returncode == 1

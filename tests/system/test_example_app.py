@@ -7,7 +7,8 @@ import pytest
 from relay.clock import SystemClock
 from tests.support.chromium import chromium, tab
 from tests.support.oracles import ROOT
-from tests.support.processes import clean, free_port, line, process
+from tests.support.ports import free_port
+from tests.support.processes import clean, line, process
 from tests.support.running import KEY, relay
 
 pytestmark = pytest.mark.anyio

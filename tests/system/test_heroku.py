@@ -18,6 +18,7 @@ from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
 from tests.support import checkout, processes
+from tests.support.ports import free_port
 from tests.support.postgres import Server
 from tests.support.running import INPUT, KEY, environment
 
@@ -98,7 +99,7 @@ async def test_the_pushed_files_boot_as_release_web_and_worker(tmp_path: Path, d
     """Migrate in `release`, serve in `web`, send in `worker`, and end both in time when SIGTERM comes twice."""
     slug = checkout.copied(tmp_path / "app")
     world, sink = sandbox(pace_s=None, time_scale=0), Sink()
-    port = processes.free_port()
+    port = free_port()
     async with serve(world.app) as providers_at, serve(sink) as sink_at:
         config = environment(tmp_path, f"http://127.0.0.1:{port}", providers_at)
         config["DATABASE_URL"] = database_server.database().replace("postgresql://", "postgres://")
@@ -106,7 +107,7 @@ async def test_the_pushed_files_boot_as_release_web_and_worker(tmp_path: Path, d
         async with app.dyno("release.1", 0) as release:
             assert await asyncio.wait_for(release.child.wait(), 60) == 0
             assert "applied" in release.log.read_text()
-        async with app.dyno("web.1", port) as web, app.dyno("worker.1", processes.free_port()) as worker:
+        async with app.dyno("web.1", port) as web, app.dyno("worker.1", free_port()) as worker:
             await processes.ready(web.origin, web.child)
             await worker.logged("relay.working")
             headers = {"authorization": f"Bearer {KEY}"}
@@ -125,7 +126,7 @@ async def test_the_pushed_files_boot_as_release_web_and_worker(tmp_path: Path, d
 async def test_a_new_web_dyno_serves_before_the_old_one_stops(tmp_path: Path, database_server: Server) -> None:
     """Serve from old and new dynos together, as Heroku's preboot has it, and go on when the old one has stopped."""
     slug = checkout.copied(tmp_path / "app")
-    ports = [processes.free_port(), processes.free_port()]
+    ports = [free_port(), free_port()]
     config = environment(tmp_path, f"http://127.0.0.1:{ports[0]}", "http://127.0.0.1:9")
     config["DATABASE_URL"] = database_server.database()
     app = Dynos(slug, config)

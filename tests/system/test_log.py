@@ -25,6 +25,7 @@ from relay.sandbox.serving import serve
 from relay.sandbox.sink import Sink
 from relay.sandbox.world import Sandbox
 from tests.support import processes
+from tests.support.ports import free_port
 from tests.support.running import INPUT, environment, http_client
 
 PIPE_BYTES = 4096
@@ -234,7 +235,7 @@ class Watched:
 @asynccontextmanager
 async def watched(folder: Path, stdout: int, **environ: str) -> AsyncIterator[tuple[Watched, str]]:
     """`relay serve` with this standard output, and the URL of a sink."""
-    port = processes.free_port()
+    port = free_port()
     origin = f"http://127.0.0.1:{port}"
     world, sink = sandbox(pace_s=None, time_scale=0), Sink()
     async with serve(world.app) as providers_at, serve(sink) as hook:

@@ -25,6 +25,7 @@ from relay.sandbox.world import Sandbox
 from relay.storage.engine.migrations import migrations
 from tests.storage.test_columns_added import TABLES
 from tests.support import processes
+from tests.support.ports import free_port
 from tests.support.running import INPUT, KEY, environment
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
@@ -51,7 +52,7 @@ class Platform:
 
     async def start(self, *serve: str) -> asyncio.subprocess.Process:
         """Return a new process once it is ready; from then on the router sends requests to it."""
-        port = processes.free_port()
+        port = free_port()
         environ = self.environ | {"PORT": str(port)}
         arguments = serve or ("-m", "relay", "serve")
         child = await self._stack.enter_async_context(processes.process(environ, *arguments))
@@ -184,9 +185,9 @@ async def replace(stage: Platform, old: asyncio.subprocess.Process, how: str, *s
         old.send_signal(signal.SIGKILL)
         await old.wait()
         return
-    old.send_signal(signal.SIGTERM)
+    processes.send(old, signal.SIGTERM)
     await processes.line(old, "relay.stopping")
-    old.send_signal(signal.SIGTERM)
+    processes.send(old, signal.SIGTERM)
     assert await asyncio.wait_for(old.wait(), ROUTER_S) == 0
 
 

@@ -22,7 +22,8 @@ from relay.providers import PROVIDERS
 from relay.sandbox.contract import API_KEY
 from relay.storage.engine.database_url import shown
 from relay.storage.engine.migrations import migrations
-from tests.support import processes
+from tests.support import commands, processes
+from tests.support.ports import free_port
 from tests.support.running import INPUT, KEY, SECRET_KEY, environment, http_client
 
 pytestmark = pytest.mark.anyio
@@ -42,7 +43,10 @@ async def said(child: asyncio.subprocess.Process) -> tuple[int, str]:
 
 
 async def run(environ: dict[str, str], *arguments: str) -> tuple[int, str]:
-    """Run `python -m relay …` to its end."""
+    """Run `relay …` to its end: what serves in an interpreter of its own, other commands forked from a loaded one."""
+    if arguments[0] not in ("serve", "dev"):
+        ended = await commands.run(arguments, processes.clean(environ), b"")
+        return ended.status, (ended.out + ended.err).decode()
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "relay", *arguments),
@@ -56,7 +60,7 @@ async def run(environ: dict[str, str], *arguments: str) -> tuple[int, str]:
 
 async def test_the_procfile_serves_under_honcho(tmp_path: Path) -> None:
     """`honcho start web` runs what the Procfile says on the PORT it is given, and ends it with itself."""
-    port = processes.free_port()
+    port = free_port()
     environ = settings_for(tmp_path, port) | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     async with processes.process(environ, "-m", "honcho", "start", "web") as child:
         await processes.ready(f"http://127.0.0.1:{port}", child)
@@ -68,7 +72,7 @@ async def test_the_procfile_serves_under_honcho(tmp_path: Path) -> None:
 
 async def test_it_serves_with_nothing_but_a_port(tmp_path: Path) -> None:
     """Without any setting relay starts, makes itself a key beside its database, and says what is missing."""
-    port = processes.free_port()
+    port = free_port()
     environ = {"PORT": str(port), "DATABASE_URL": f"sqlite:///{tmp_path}/sub/relay.db"}
     async with processes.process(environ, "-m", "relay", "serve") as child:
         await processes.ready(f"http://127.0.0.1:{port}", child)
@@ -79,14 +83,14 @@ async def test_it_serves_with_nothing_but_a_port(tmp_path: Path) -> None:
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGTERM, signal.SIGTERM], [signal.SIGINT]])
 async def test_a_signal_stops_it_in_time_and_cleanly(tmp_path: Path, signals: list[signal.Signals]) -> None:
     """SIGTERM (some platforms send it twice) and SIGINT end relay with status 0, with a keep-alive connection open."""
-    port = processes.free_port()
+    port = free_port()
     origin = f"http://127.0.0.1:{port}"
     async with processes.process(settings_for(tmp_path, port), "-m", "relay", "serve") as child:
         await processes.ready(origin, child)
         async with http_client(origin, None) as client:
             await client.get("/healthz")
             for sent in signals:
-                child.send_signal(sent)
+                processes.send(child, sent)
             assert await asyncio.wait_for(child.wait(), 10) == 0
 
 
@@ -125,7 +129,7 @@ async def test_an_ephemeral_disk_is_refused(tmp_path: Path, command: tuple[str, 
 
 async def test_an_ephemeral_disk_can_be_allowed_and_the_platform_says_the_url(tmp_path: Path) -> None:
     """Start on a wiped disk where the operator allows it, with the public URL that the platform names."""
-    port = processes.free_port()
+    port = free_port()
     environ = {
         "PORT": str(port),
         "DATABASE_URL": f"sqlite:///{tmp_path}/relay.db",
@@ -149,9 +153,11 @@ async def test_a_failing_start_does_not_hang(tmp_path: Path) -> None:
 
 async def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     """A key from the command line opens the API of its project until it is revoked."""
-    port = processes.free_port()
+    port = free_port()
     environ = settings_for(tmp_path, port)
     await run(environ, "migrate")
+    status, text = await run(environ, "keys", "list")
+    assert (status, text.splitlines()) == (0, ["no keys in the database; RELAY_API_KEY is a setting, and in no list"])
     status, text = await run(environ, "keys", "create", "--project", "films", "--scope", "read", "--scope", "submit")
     key_id, key = text.split()
     assert status == 0
@@ -219,7 +225,7 @@ async def test_migrate_says_what_it_did(tmp_path: Path) -> None:
 
 async def test_a_start_says_in_one_line_what_it_is_and_what_is_missing(tmp_path: Path) -> None:
     """Log version, database, providers, public URL and what is missing at the start, without any secret."""
-    port = processes.free_port()
+    port = free_port()
     bare = {"PORT": str(port), "DATABASE_URL": f"sqlite:///{tmp_path}/bare.db", "RELAY_API_KEY": KEY}
     full = settings_for(tmp_path, port) | {"RELAY_PUBLICURL": "x"}
     starts = []
@@ -319,7 +325,7 @@ async def test_a_taken_port_is_said(tmp_path: Path, command: str) -> None:
 @asynccontextmanager
 async def dev() -> AsyncIterator[httpx.AsyncClient]:
     """Yield a client of `relay dev`, which ends well at Ctrl-C."""
-    port = processes.free_port()
+    port = free_port()
     async with processes.process({"PORT": str(port)}, "-m", "relay", "dev") as child:
         origin = f"http://127.0.0.1:{port}"
         await processes.ready(origin, child)
@@ -359,7 +365,7 @@ async def test_the_curl_that_dev_prints_works() -> None:
 @pytest.mark.parametrize("number", ["auto", "2", "0"])
 async def test_web_concurrency_is_said_and_not_obeyed(tmp_path: Path, number: str) -> None:
     """Start one process whatever a platform sets, and say how more cores are used."""
-    port = processes.free_port()
+    port = free_port()
     environ = settings_for(tmp_path, port) | {"WEB_CONCURRENCY": number}
     async with processes.process(environ, "-m", "relay", "serve") as child:
         await processes.ready(f"http://127.0.0.1:{port}", child)

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from relay.sandbox.faults import FINAL, Faults
 from relay.sandbox.providers import sandbox
-from tests.support.processes import free_port
+from tests.support.ports import free_port
 from tests.support.quiescence import WatchedLoop
 from tests.support.running import HeldClock, Running, relay
 
@@ -161,7 +161,7 @@ class Walk(RuleBasedStateMachine):
             if not [job for job in (await running.get("/v1/jobs"))["data"] if job["status"] not in FINAL_STATES]:
                 break
             await self.clock.advance(600)
-        for _ in range(3):  # a second verdict about a job that has ended is asked about for ten minutes
+        for _ in range(3):  # a second end about a job that has ended is asked about for ten minutes
             await self.clock.advance(700)
         for job in (await running.get("/v1/jobs"))["data"]:
             assert job["status"] in FINAL_STATES, job

@@ -63,7 +63,7 @@ def test_the_wheel_says_which_pythons_it_is_for(built: tuple[Path, Path, Path]) 
     assert "3.10.99" not in SpecifierSet(found.metadata["Requires-Python"])
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements-x402.txt"])
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-x402.txt", "requirements-all.txt"])
 def test_everything_that_relay_is_made_of_is_listed_with_an_allowed_licence(file: str, tmp_path: Path) -> None:
     """List each pinned package with its version, and exit 0 since every licence is an allowed one."""
     assert sbom.main(tmp_path, ROOT / file) == 0

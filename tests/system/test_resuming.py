@@ -13,7 +13,7 @@ import pytest
 from relay.sandbox.sink import Sink
 from tests.support import processes
 from tests.support.past import database, select
-from tests.support.running import DATABASES, KEY
+from tests.support.running import DATABASES, KEY, http_client
 from tests.system.test_kill import Scene, scene
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
@@ -66,9 +66,9 @@ async def test_a_submission_under_way_is_known_to_be_unclear_after_the_restart(t
         await killed_at(stage, "submission_started")
         async with processes.process(stage.environ, "-m", "relay", "serve") as second:
             await processes.ready(stage.origin, second)
-            job_id = (await stage.submit()).json()["id"]
-            async with asyncio.timeout(WITHIN_S):
-                await stage.job_when(job_id, "pending", reason="submit_unknown")
+            async with http_client(stage.origin) as client, asyncio.timeout(WITHIN_S):
+                (job,) = (await client.get("/v1/jobs")).json()["data"]
+                await stage.job_when(job["id"], "pending", reason="submit_unknown")
             assert stage.world.submissions == []
 
 

@@ -22,6 +22,7 @@ from relay.sandbox.sink import Sink
 from relay.settings import PROVIDER_SETTINGS, SETTINGS
 from relay.web.routes import API
 from tests.support import processes
+from tests.support.ports import free_port
 from tests.support.postgres import Server, programs
 from tests.support.running import INPUT, KEY, environment
 
@@ -99,7 +100,7 @@ async def relay_at(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[di
 @asynccontextmanager
 async def running(folder: Path, database_url: str | None = None) -> AsyncIterator[dict[str, str]]:
     """Yield the environment of a shell beside `relay serve`, with a database, a stand-in provider and a sink."""
-    port = processes.free_port()
+    port = free_port()
     origin = f"http://127.0.0.1:{port}"
     world, sink = sandbox(pace_s=None, time_scale=0), Sink()
     async with serve(world.app) as providers_at, serve(sink) as sink_at:

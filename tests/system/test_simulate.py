@@ -9,6 +9,7 @@ from relay.clock import SystemClock
 from relay.errors import RelayError
 from relay.sandbox.faults import WORDS, Faults, of_prompt, sentences
 from tests.support import processes
+from tests.support.ports import free_port
 from tests.support.running import KEY, environment, relay
 from tests.system.test_processes import run
 
@@ -63,7 +64,7 @@ async def test_a_relay_that_is_not_there_is_one_sentence(origin: str, says: str)
 
 async def test_a_relay_without_a_sandbox_gets_no_job(tmp_path: Path) -> None:
     """With `relay serve` the provider would be a real one: the command refuses, and submits nothing."""
-    origin = f"http://127.0.0.1:{processes.free_port()}"
+    origin = f"http://127.0.0.1:{free_port()}"
     environ = environment(tmp_path, origin, "http://127.0.0.1:9") | {"PORT": origin.rpartition(":")[2]}
     async with processes.process(environ, "-m", "relay", "serve") as child:
         await processes.ready(origin, child)

@@ -13,6 +13,7 @@ import pytest
 
 from relay.shutdown import CLOSE_MIN_S, Stop
 from tests.support import processes
+from tests.support.ports import free_port
 from tests.support.running import INPUT, KEY, SECRET_KEY, http_client
 
 pytestmark = pytest.mark.anyio
@@ -62,10 +63,10 @@ async def _sent(sent: asyncio.Event, event: str, _: object) -> None:
 async def stopped(child: asyncio.subprocess.Process, times: int = 1) -> float:
     """Send SIGTERM so many times, and return how long the process took to end, in seconds."""
     began = time.monotonic()
-    child.send_signal(signal.SIGTERM)
+    processes.send(child, signal.SIGTERM)
     for _ in range(times - 1):
         await processes.line(child, "relay.stopping")
-        child.send_signal(signal.SIGTERM)
+        processes.send(child, signal.SIGTERM)
     await asyncio.wait_for(child.wait(), 30)
     return time.monotonic() - began
 
@@ -73,7 +74,7 @@ async def stopped(child: asyncio.subprocess.Process, times: int = 1) -> float:
 @pytest.mark.parametrize("signals", [1, 2])
 async def test_a_job_that_waits_for_its_provider_is_answered(tmp_path: Path, signals: int) -> None:
     """Answer 202 for a job that is committed while its provider is silent; a second SIGTERM cuts nothing off."""
-    port = processes.free_port()
+    port = free_port()
     async with silent() as (origin, came):
         environ = environment(tmp_path, port, RELAY_EVOLINK_API_KEY="key", RELAY_EVOLINK_BASE_URL=origin)
         async with processes.process(environ, "-m", "relay", "serve") as child:
@@ -89,7 +90,7 @@ async def test_a_job_that_waits_for_its_provider_is_answered(tmp_path: Path, sig
 
 async def test_a_request_that_waits_for_the_database_is_told_to_come_again(tmp_path: Path) -> None:
     """Answer 503 with Retry-After when the database is held by another program, and end in time all the same."""
-    port = processes.free_port()
+    port = free_port()
     async with processes.process(environment(tmp_path, port), "-m", "relay", "serve") as child:
         await processes.ready(f"http://127.0.0.1:{port}", child)
         locked = sqlite3.connect(tmp_path / "relay.db", isolation_level=None)
@@ -111,7 +112,7 @@ async def test_a_request_that_waits_for_the_database_is_told_to_come_again(tmp_p
 
 async def test_a_failing_start_waits_for_nothing(tmp_path: Path) -> None:
     """End within five seconds when the port is taken, though what waited in the database is being sent already."""
-    port = processes.free_port()
+    port = free_port()
     async with silent() as (receiver, came), silent() as (taken, _):
         environ = environment(tmp_path, port, RELAY_SHUTDOWN_S="60", RELAY_SANDBOX_CONFIRM="never")
         async with processes.process(environ, "-m", "relay", "serve") as first:
@@ -147,7 +148,7 @@ async def test_a_failed_process_ends_whatever_hangs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["serve", "work"])
 async def test_a_start_that_waits_is_abandoned(tmp_path: Path, command: str) -> None:
     """End at once, as asked, while the start waits for a database that is away."""
-    url = f"postgres://relay@127.0.0.1:{processes.free_port()}/relay"
+    url = f"postgres://relay@127.0.0.1:{free_port()}/relay"
     environ = environment(tmp_path, 0, DATABASE_URL=url, RELAY_DATABASE_WAIT_S="60")
     async with processes.process(environ, "-m", "relay", command) as child:
         await processes.line(child, "database.waiting")
@@ -170,3 +171,16 @@ async def test_the_time_of_a_stop_is_one() -> None:
     before = loop.time()
     await stop.close_in_time(asyncio.Event().wait)  # type: ignore[arg-type]  # it never ends
     assert CLOSE_MIN_S <= loop.time() - before < CLOSE_MIN_S + 2
+
+
+async def test_a_signal_at_any_time_of_the_end_changes_nothing(tmp_path: Path) -> None:
+    """End with 0 although SIGTERM comes again and again, also when only the interpreter has yet to end."""
+    port = free_port()
+    async with processes.process(environment(tmp_path, port), "-m", "relay", "serve") as child:
+        await processes.ready(f"http://127.0.0.1:{port}", child)
+        processes.send(child, signal.SIGTERM)
+        await processes.line(child, "relay.stopping")
+        while child.returncode is None:
+            processes.send(child, signal.SIGTERM)
+            await asyncio.sleep(0)
+        assert child.returncode == 0

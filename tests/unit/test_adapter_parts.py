@@ -16,6 +16,7 @@ from relay.providers.base import (
     without_model,
 )
 from relay.settings import parse_base_url
+from tests.support.rows import rows
 
 
 def job(**fields: object) -> Job:
@@ -33,9 +34,7 @@ def job(**fields: object) -> Job:
     return Job(**given | fields)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "model", ["a", "A.b_c-1/d", "/".join(["a"] * MODEL_SEGMENTS_MAX), "m" * MODEL_MAX, "bytedance/seedance-2.0/x"]
-)
+@rows("model", ["a", "A.b_c-1/d", "/".join(["a"] * MODEL_SEGMENTS_MAX), "m" * MODEL_MAX, "bytedance/seedance-2.0/x"])
 def test_a_model_of_plain_segments_goes_into_the_path(model: str) -> None:
     """Return the model, up to six segments and 200 characters, and leave it out of the body."""
     body: dict[str, object] = {"model": model, "prompt": "a"}
@@ -44,7 +43,7 @@ def test_a_model_of_plain_segments_goes_into_the_path(model: str) -> None:
     assert body["model"] == model
 
 
-@pytest.mark.parametrize(
+@rows(
     "model",
     [
         *("", "/a", "a/", "a//b", "..", "a/../b", "a/.b", "-a", "a b", "a?b", "a#b", "a%2fb", "a\\b", "a:b", "\u00e9"),
@@ -65,7 +64,7 @@ def test_a_query_holds_a_callback_url_escaped() -> None:
     assert with_query("/m", hook=None) == "/m"
 
 
-@pytest.mark.parametrize("place", ["", "metadata", "inputs", "input", "options"])
+@rows("place", ["", "metadata", "inputs", "input", "options"])
 def test_a_callback_field_is_found_wherever_providers_have_one(place: str) -> None:
     """Find it at the top level and in each object that a provider has it in, and the query's name at the top level."""
     fields = {"callback_url": "https://example.com"}
@@ -100,7 +99,7 @@ def test_a_base_url_may_have_a_path() -> None:
             parse_base_url(wrong)
 
 
-@pytest.mark.parametrize(("accepted", "disposition"), [(True, Disposition.RECORDED), (False, Disposition.STALE)])
+@rows(("accepted", "disposition"), [(True, Disposition.RECORDED), (False, Disposition.STALE)])
 def test_a_cancellation_that_the_provider_reported_first_is_recorded(accepted: bool, disposition: Disposition) -> None:
     """Record a cancellation that the provider took and reported before its answer, and no other one of an ended job."""
     before = job(state=JobState.CANCELED)

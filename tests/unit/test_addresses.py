@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.security.url_policy import AddressPolicy
+from tests.support.rows import rows
 
 PUBLIC = AddressPolicy((), allow_http=False)
 OPENED = ("127.0.0.0/8", "::1/128", "10.1.0.0/16", "fd00::/8")
@@ -30,7 +31,7 @@ def test_refused_blocks_end_where_they_end(block: str) -> None:
     assert PUBLIC.may_connect(str(network[-1] + 1))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("refused", "public"),
     [
         ("0.0.0.0", "1.0.0.0"),
@@ -63,23 +64,19 @@ def test_the_inside_of_a_block_is_refused(block: str, data: st.DataObject) -> No
         assert not PUBLIC.may_connect(f"64:ff9b::{address}")
 
 
-@pytest.mark.parametrize(
-    "address", ["::", "::1", "::7f00:1", "fe80::1", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1"]
-)
+@rows("address", ["::", "::1", "::7f00:1", "fe80::1", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1"])
 def test_other_ipv6_is_refused(address: str) -> None:
     """Loopback, link-local, unique-local, site-local, multicast and IPv4-compatible addresses are not called."""
     assert not PUBLIC.may_connect(address)
 
 
-@pytest.mark.parametrize("address", ["100::1", "2001:0:5ef5:79fb::1", "2002:7f00:1::", "64:ff9b:1::a00:1", "5f00::1"])
+@rows("address", ["100::1", "2001:0:5ef5:79fb::1", "2002:7f00:1::", "64:ff9b:1::a00:1", "5f00::1"])
 def test_other_transitions_are_refused(address: str) -> None:
     """Discard, Teredo, 6to4, local NAT64 and segment routing lead to addresses that nobody judged."""
     assert not PUBLIC.may_connect(address)
 
 
-@pytest.mark.parametrize(
-    "address", ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"]
-)
+@rows("address", ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"])
 def test_public_addresses_are_called(address: str) -> None:
     """Public addresses pass, in IPv4, IPv6, mapped and NAT64."""
     assert PUBLIC.may_connect(address)
@@ -99,16 +96,14 @@ def test_ipv6_outside_its_public_block_is_refused(address: IPv6Address) -> None:
     assert special or address in ip_network("2000::/3") or not PUBLIC.may_connect(str(address))
 
 
-@pytest.mark.parametrize(
-    "text", ["", "localhost", "8.8.8.8 ", "8.8.8", "08.8.8.8", "0x8.8.8.8", "134744072", "8.8.8.8:80"]
-)
-@pytest.mark.parametrize("suffix", ["", "%eth0", "\0", "é", "\ud800"])
+@rows("text", ["", "localhost", "8.8.8.8 ", "8.8.8", "08.8.8.8", "0x8.8.8.8", "134744072", "8.8.8.8:80"])
+@rows("suffix", ["", "%eth0", "\0", "é", "\ud800"])
 def test_only_addresses_are_connected_to(text: str, suffix: str) -> None:
     """What is not exactly an address is refused and not an error."""
     assert not OPEN.may_connect(text + suffix)
 
 
-@pytest.mark.parametrize("address", ["2606:4700::1111%eth0", "fe80::1%1", "::1%lo", "127.0.0.1%lo"])
+@rows("address", ["2606:4700::1111%eth0", "fe80::1%1", "::1%lo", "127.0.0.1%lo"])
 def test_zones_are_refused(address: str) -> None:
     """An address with a zone id is some interface's own, whatever is opened."""
     assert not OPEN.may_connect(address)

@@ -3,11 +3,11 @@
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay.model.backoff import DEFAULT_SCHEDULE_S, RETRY_AFTER_MAX_MS, next_delay_ms, parse_retry_after
+from tests.support.rows import rows
 
 NOW = int(datetime(2026, 11, 21, 2, 3, 4, 500_000, UTC).timestamp() * 1000)
 
@@ -66,7 +66,7 @@ def test_nobody_is_called_earlier_than_they_asked(delay_s: int, retry_after_ms: 
     assert delay_ms <= max(delay_s * 1200, clamped_ms * 6 // 5)
 
 
-@pytest.mark.parametrize("asked_ms", [86_400_000, 86_400_001, 10 * 86_400_000])
+@rows("asked_ms", [86_400_000, 86_400_001, 10 * 86_400_000])
 def test_a_day_of_retry_after_counts(asked_ms: int) -> None:
     """Wait for 24 hours and no longer, whatever more a receiver asks for."""
     assert next_delay_ms((300,), 0, lambda: 0.0, asked_ms) == 86_400_000
@@ -96,7 +96,7 @@ def test_a_herd_is_spread() -> None:
     assert min(wait or 0 for wait in waits) == 60_000
 
 
-@pytest.mark.parametrize(
+@rows(
     ("value", "wait_ms"),
     [
         ("0", 0),
@@ -123,7 +123,7 @@ def test_reads_every_form(value: str, wait_ms: int) -> None:
     assert parse_retry_after(value, NOW) == wait_ms
 
 
-@pytest.mark.parametrize(
+@rows(
     "value",
     [
         *(None, "", " ", "soon", "1.5", "1e3", "+5", "--5", "5s", "1 2", "1_0", "0x10", "nan", "inf", "١٢٠", "²"),

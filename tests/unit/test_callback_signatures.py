@@ -28,6 +28,7 @@ from relay.security.callback_signatures import (
 )
 from relay.security.signatures import AGE_MAX_S, SignatureInvalid, Signed
 from tests.support.provider_cases import answer
+from tests.support.rows import rows
 
 
 class Vector(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +115,7 @@ KIE = Vector(  # made by the text of its page on verification
     proven=Proven.ORIGIN_ONLY,
 )
 NAMED = {"replicate": REPLICATE, "kling": KLING, "wavespeed": WAVESPEED, "openrouter": OPENROUTER, "kie": KIE}
-each = pytest.mark.parametrize("vector", NAMED.values(), ids=NAMED)
+each = rows("vector", NAMED.values())
 OTHER = {
     "standard-webhooks": "whsec_" + base64.b64encode(b"o" * 32).decode(),
     "wavespeed-v3": "whsec_other-secret",
@@ -205,7 +206,7 @@ def test_a_missing_header_is_refused(vector: Vector) -> None:
         verified(vector, headers={})
 
 
-@pytest.mark.parametrize("vector", [REPLICATE, KLING, WAVESPEED], ids=["replicate", "kling", "wavespeed"])
+@rows("vector", [REPLICATE, KLING, WAVESPEED])
 def test_one_of_several_signatures_is_enough(vector: Vector) -> None:
     """Accept the right signature as the second of two, as during a rotation."""
     name = vector.signature_header
@@ -286,7 +287,7 @@ def test_any_headers_are_refused_and_nothing_else(scheme: VerifierName, headers:
         callback_signatures.verify(scheme, (OTHER[scheme],), headers, body, 1764237600)
 
 
-@pytest.mark.parametrize("scheme", sorted(VERIFIERS))
+@rows("scheme", sorted(VERIFIERS))
 def test_each_scheme_checks_the_form_of_its_secrets(scheme: VerifierName) -> None:
     """Accept one to four secrets of the scheme's own form, and say what is wrong without a secret in it."""
     good = OTHER[scheme]
@@ -309,7 +310,7 @@ def test_a_text_secret_has_its_bounds() -> None:
     assert (TEXT_SECRET_MIN, TEXT_SECRET_MAX, SECRETS_MAX) == (8, 512, 4)
 
 
-@pytest.mark.parametrize("scheme", sorted(set(VERIFIER_NAMES) - set(VERIFIERS)))
+@rows("scheme", sorted(set(VERIFIER_NAMES) - set(VERIFIERS)))
 def test_a_scheme_without_a_secret_refuses_one(scheme: VerifierName) -> None:
     """Refuse to start with a secret that could verify nothing."""
     with pytest.raises(ValueError, match="must not be set"):
@@ -342,7 +343,7 @@ def test_only_a_signature_of_the_whole_body_proves_a_callback() -> None:
     assert BY_SIGNATURE.verification is Verification.SIGNATURE
 
 
-@pytest.mark.parametrize("after_s", [None, AGE_MAX_S + 1])
+@rows("after_s", [None, AGE_MAX_S + 1])
 def test_a_missing_or_old_signature_is_forged_in_every_scheme(after_s: int | None) -> None:
     """Quarantine an unsigned and a replayed callback where a secret is set, whatever a signature would prove."""
     for adapter, vector in ((Whole(), OPENROUTER), (Shared(), KIE)):

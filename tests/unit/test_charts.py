@@ -3,11 +3,11 @@
 import re
 from xml.etree import ElementTree
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.web.dashboard.charts import HEIGHT, Axis, Plot, Series, bars, lines, round_top, share, spark, sparse
+from tests.support.rows import rows
 
 NAMES = ["04:00", "05:00", "06:00"]
 
@@ -19,7 +19,7 @@ def rects(plot: Plot, style: str) -> list[tuple[float, float]]:
     return [(float(rect.get("y", "")), float(rect.get("height", ""))) for rect in found]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("value", "top"),
     [
         (0, 2),
@@ -106,9 +106,7 @@ def test_names_are_escaped() -> None:
         ElementTree.fromstring(svg)
 
 
-@pytest.mark.parametrize(
-    ("count", "shown"), [(1, [0]), (5, [0, 1, 2, 3, 4]), (6, [0, 1, 2, 4, 5]), (24, [0, 6, 12, 17, 23])]
-)
+@rows(("count", "shown"), [(1, [0]), (5, [0, 1, 2, 3, 4]), (6, [0, 1, 2, 4, 5]), (24, [0, 6, 12, 17, 23])])
 def test_at_most_five_labels_stand_below(count: int, shown: list[int]) -> None:
     """Keep the first and the last name."""
     assert sparse([str(index) for index in range(count)]) == [str(index) for index in shown]

@@ -3,7 +3,6 @@
 from typing import Any
 
 import msgspec
-import pytest
 
 from relay.lifecycle import checks, reports
 from relay.lifecycle.checks import CheckOutcome, StatusCheck
@@ -22,6 +21,7 @@ from relay.model.job import (
     UnconfirmedResult,
     Verification,
 )
+from tests.support.rows import rows
 
 NOW = 10_000_000
 HOUR_MS = 3_600_000
@@ -65,7 +65,7 @@ def checked(
     """Return what a status check that was started just now makes of the job."""
     check = StatusCheck(
         asked_id=before.provider_job_id,
-        finding=CheckOutcome.VERDICT if isinstance(said, Report) else said,
+        finding=CheckOutcome.STATUS if isinstance(said, Report) else said,
         report=said if isinstance(said, Report) else None,
         started_at=fields.pop("started_at", now_ms),
         again_at=now_ms + again_in_ms,
@@ -75,7 +75,7 @@ def checked(
     return checks.decide(before, check, now_ms)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("answers_before", "age_ms", "state"),
     [
         (1, 600_000, JobState.SUBMITTED),
@@ -92,7 +92,7 @@ def test_a_job_is_lost_at_the_third_not_found_after_ten_minutes(
     transition = checked(before, CheckOutcome.NOT_FOUND, NOW + age_ms)
     assert transition.job.state is state
     assert transition.job.not_found_seen == answers_before + 1
-    assert checked(before, CheckOutcome.NO_VERDICT, NOW + age_ms).job.not_found_seen == answers_before
+    assert checked(before, CheckOutcome.NO_STATUS, NOW + age_ms).job.not_found_seen == answers_before
 
 
 def test_a_job_whose_submission_time_is_unknown_is_not_lost_yet() -> None:
@@ -102,7 +102,7 @@ def test_a_job_whose_submission_time_is_unknown_is_not_lost_yet() -> None:
     ).job.state.final
 
 
-@pytest.mark.parametrize(("silence_ms", "state"), [(3_659_999, JobState.SUBMITTED), (3_660_000, JobState.EXPIRED)])
+@rows(("silence_ms", "state"), [(3_659_999, JobState.SUBMITTED), (3_660_000, JobState.EXPIRED)])
 def test_a_silent_provider_ends_a_job_after_its_heartbeat(silence_ms: int, state: JobState) -> None:
     """Expire a job exactly when nothing came from its provider for so long, and say for how many minutes."""
     before = job(deadline_at=NOW + 24 * HOUR_MS)
@@ -113,7 +113,7 @@ def test_a_silent_provider_ends_a_job_after_its_heartbeat(silence_ms: int, state
     assert silent.job.state is JobState.SUBMITTED
 
 
-@pytest.mark.parametrize(("made", "pause_s"), [(0, 247.5), (1, 495), (2, 600), (3, 600), (50, 600)])
+@rows(("made", "pause_s"), [(0, 247.5), (1, 495), (2, 600), (3, 600), (50, 600)])
 def test_the_pause_between_checks_doubles_up_to_ten_minutes(made: int, pause_s: float) -> None:
     """Ask after 1.5 times the estimate, then twice as late, and at least every ten minutes."""
     assert check_delay_ms(165 * CHECK_MARGIN, made) == pause_s * 1000
@@ -124,7 +124,7 @@ def test_the_shortest_pause_doubles_twenty_times() -> None:
     assert [check_delay_ms(0.001, made) for made in (0, 1, 19, 20, 21)] == [1, 2, 524_288, 600_000, 600_000]
 
 
-@pytest.mark.parametrize("made", [0, 1, 30])
+@rows("made", [0, 1, 30])
 def test_a_first_pause_of_over_ten_minutes_stays_what_it_is(made: int) -> None:
     """Ask a provider that estimates 15 minutes every 15 minutes."""
     assert check_delay_ms(900, made) == 900_000
@@ -139,7 +139,7 @@ def test_the_next_check_comes_as_late_as_was_said_but_not_after_the_deadline() -
     assert checked(job(next_check_at=NOW + 1), running).job.next_check_at == NOW + HOUR_MS
 
 
-@pytest.mark.parametrize(("now_ms", "state"), [(NOW + HOUR_MS - 1, "running"), (NOW + HOUR_MS, "expired")])
+@rows(("now_ms", "state"), [(NOW + HOUR_MS - 1, "running"), (NOW + HOUR_MS, "expired")])
 def test_a_check_at_the_deadline_is_the_last(now_ms: int, state: str) -> None:
     """Expire a job whose provider says at its deadline that it goes on, and no millisecond before."""
     assert checked(job(), report(), now_ms).job.state == state
@@ -161,7 +161,7 @@ def test_the_deadline_gives_the_last_check_two_minutes() -> None:
     assert checks.overdue(msgspec.structs.replace(before, provider_job_id=None), True, at).job.state == "expired"
 
 
-@pytest.mark.parametrize(("left_ms", "asked"), [(5_000, False), (5_001, True)])
+@rows(("left_ms", "asked"), [(5_000, False), (5_001, True)])
 def test_a_last_check_without_an_answer_is_made_again_while_there_is_time(left_ms: int, asked: bool) -> None:
     """Ask again 5 s later where more than those are left, and else expire the job."""
     overdue = job(deadline_at=NOW, confirm_by=NOW + left_ms)
@@ -169,13 +169,13 @@ def test_a_last_check_without_an_answer_is_made_again_while_there_is_time(left_m
     assert (after.state, after.next_check_at) == (("submitted", NOW + 5_000) if asked else ("expired", None))
 
 
-@pytest.mark.parametrize("finding", [CheckOutcome.RATE_LIMITED, CheckOutcome.KEY_REFUSED])
+@rows("finding", [CheckOutcome.RATE_LIMITED, CheckOutcome.KEY_REFUSED])
 def test_a_last_check_keeps_to_the_providers_pause(finding: CheckOutcome) -> None:
     """Ask again when the pause of a rate limit or a refused key is over, and 5 s later where that is later."""
     overdue = job(deadline_at=NOW, confirm_by=NOW + 120_000)
     assert checked(overdue, finding, NOW, again_in_ms=30_000).job.next_check_at == NOW + 30_000
     assert checked(overdue, finding, NOW, again_in_ms=4_999).job.next_check_at == NOW + 5_000
-    assert checked(overdue, CheckOutcome.NO_VERDICT, NOW, again_in_ms=30_000).job.next_check_at == NOW + 5_000
+    assert checked(overdue, CheckOutcome.NO_STATUS, NOW, again_in_ms=30_000).job.next_check_at == NOW + 5_000
 
 
 def test_a_check_that_ends_at_the_deadline_gets_the_time_of_the_last_one() -> None:
@@ -184,7 +184,7 @@ def test_a_check_that_ends_at_the_deadline_gets_the_time_of_the_last_one() -> No
     assert checked(job(deadline_at=NOW + 1), CheckOutcome.NO_ANSWER, NOW).job.confirm_by is None
 
 
-@pytest.mark.parametrize(("late_ms", "asked"), [(29_999, False), (30_000, True)])
+@rows(("late_ms", "asked"), [(29_999, False), (30_000, True)])
 def test_a_sweep_that_comes_late_asks_once_more(late_ms: int, asked: bool) -> None:
     """Ask again with two minutes of time where the sweep comes 30 s late: no check was made in that time either."""
     overdue, now_ms = job(deadline_at=NOW, confirm_by=NOW), NOW + late_ms
@@ -204,7 +204,7 @@ def test_a_machine_that_is_stopped_again_and_again_keeps_no_job_open() -> None:
     assert checks.conclude(waiting, last_ms + 1).job.state is JobState.EXPIRED
 
 
-@pytest.mark.parametrize(
+@rows(
     ("late_ms", "next_check_at", "paused", "why"),
     [
         (0, NOW - 5_000, (), Unconfirmed.PACED_OUT),
@@ -218,17 +218,17 @@ def test_a_machine_that_is_stopped_again_and_again_keeps_no_job_open() -> None:
         (0, None, (), Unconfirmed.NO_ID),
     ],
 )
-def test_a_claim_that_was_not_checked_says_why(
+def test_an_unconfirmed_result_that_was_not_checked_says_why(
     late_ms: int, next_check_at: int | None, paused: tuple[str, ...], why: Unconfirmed
 ) -> None:
-    """Believe a claim when its time is over, and say whether no check began, for what reason, or none was answered."""
+    """Believe an unconfirmed result when its time is over, and say why no check began, or that none was answered."""
     before = job(unconfirmed=unconfirmed(), confirm_by=NOW, next_check_at=next_check_at)
     transition = checks.out_of_time(before, frozenset(paused), NOW + late_ms)
     assert (transition.job.state, transition.job.verification, transition.unconfirmed) == ("succeeded", "token", why)
     assert (transition.reason or "").startswith("it could not be confirmed in time (")
 
 
-def test_a_claim_that_waited_for_a_stopped_relay_is_checked() -> None:
+def test_an_unconfirmed_result_that_waited_for_a_stopped_relay_is_checked() -> None:
     """Ask the provider, with as much time as at first, where the sweep comes 30 s late and before the deadline."""
     before = job(unconfirmed=unconfirmed(at=NOW - 5_000), confirm_by=NOW, next_check_at=NOW + 40_000)
     transition = checks.out_of_time(before, frozenset(), NOW + 30_000)
@@ -244,8 +244,8 @@ def test_a_claim_that_waited_for_a_stopped_relay_is_checked() -> None:
     assert checks.out_of_time(unknown, frozenset(), NOW + 30_000).unconfirmed is Unconfirmed.NO_ID
 
 
-@pytest.mark.parametrize(("early_ms", "state"), [(0, "succeeded"), (1, "submitted")])
-def test_a_claim_is_not_believed_before_its_time(early_ms: int, state: str) -> None:
+@rows(("early_ms", "state"), [(0, "succeeded"), (1, "submitted")])
+def test_an_unconfirmed_result_is_not_believed_before_its_time(early_ms: int, state: str) -> None:
     """Leave a job alone whose time is not over, or that was decided since the sweeper found it."""
     before = job(unconfirmed=unconfirmed(), confirm_by=NOW + early_ms, next_check_at=NOW)
     assert checks.out_of_time(before, frozenset(), NOW).job.state == state
@@ -254,25 +254,27 @@ def test_a_claim_is_not_believed_before_its_time(early_ms: int, state: str) -> N
     assert (transition.job, transition.disposition, transition.announce) == (disputed, Disposition.STALE, None)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("finding", "why"),
     [
         (CheckOutcome.NO_ANSWER, Unconfirmed.NO_ANSWER),
-        (CheckOutcome.NO_VERDICT, Unconfirmed.NO_VERDICT),
+        (CheckOutcome.NO_STATUS, Unconfirmed.NO_STATUS),
         (CheckOutcome.NOT_FOUND, Unconfirmed.NOT_FOUND),
         (CheckOutcome.KEY_REFUSED, Unconfirmed.KEY_REFUSED),
         (CheckOutcome.RATE_LIMITED, Unconfirmed.RATE_LIMITED),
-        (report(None), Unconfirmed.NO_VERDICT),
+        (report(None), Unconfirmed.NO_STATUS),
     ],
 )
-def test_a_claim_whose_check_said_nothing_says_what_came(finding: CheckOutcome | Report, why: Unconfirmed) -> None:
-    """Believe a claim after a check without a verdict, and say what kind of answer that was."""
+def test_an_unconfirmed_result_whose_check_said_nothing_says_what_came(
+    finding: CheckOutcome | Report, why: Unconfirmed
+) -> None:
+    """Believe an unconfirmed result after a check without a status, and say what kind of answer that was."""
     transition = checked(job(unconfirmed=unconfirmed(), confirm_by=NOW + 5_000), finding)
     assert (transition.job.state, transition.job.verification, transition.unconfirmed) == ("succeeded", "token", why)
 
 
 def test_an_end_that_stands_is_not_believed_again() -> None:
-    """Say nothing of belief where a second verdict runs out of time against an end that was itself believed."""
+    """Say nothing of belief where a second end runs out of time against an end that was itself believed."""
     held = ended(
         verification=Verification.TOKEN, unconfirmed=unconfirmed(JobState.FAILED), confirm_by=NOW, next_check_at=NOW
     )
@@ -281,7 +283,7 @@ def test_an_end_that_stands_is_not_believed_again() -> None:
     assert checked(job(unconfirmed=unconfirmed(), confirm_by=NOW), report(JobState.SUCCEEDED)).unconfirmed is None
 
 
-@pytest.mark.parametrize(("tries", "state", "tries_after"), [(0, "submitted", 1), (1, "failed", None)])
+@rows(("tries", "state", "tries_after"), [(0, "submitted", 1), (1, "failed", None)])
 def test_a_success_without_a_result_counts_at_its_second_confirmation(
     tries: int, state: str, tries_after: int | None
 ) -> None:
@@ -291,11 +293,9 @@ def test_a_success_without_a_result_counts_at_its_second_confirmation(
     assert (after.state, after.unconfirmed and after.unconfirmed.tries) == (state, tries_after)
 
 
-@pytest.mark.parametrize(
-    ("tries", "pause_s"), [(0, 5), (1, 15), (2, 45), (3, 135), (4, 405), (5, 600), (6, 600), (40, 600)]
-)
-def test_a_disputed_claim_is_asked_about_after_three_times_the_pause(tries: int, pause_s: int) -> None:
-    """Check again after 5, 15, 45, 135 and 405 s, then every ten minutes, and never later than without a claim."""
+@rows(("tries", "pause_s"), [(0, 5), (1, 15), (2, 45), (3, 135), (4, 405), (5, 600), (6, 600), (40, 600)])
+def test_a_disputed_result_is_asked_about_after_three_times_the_pause(tries: int, pause_s: int) -> None:
+    """Check again after 5, 15, 45, 135 and 405 s, then every ten minutes, and never later than without one."""
     before = job(unconfirmed=unconfirmed(tries=tries), confirm_by=NOW + 1)
     after = checked(before, report()).job
     assert after.unconfirmed is not None
@@ -303,23 +303,23 @@ def test_a_disputed_claim_is_asked_about_after_three_times_the_pause(tries: int,
     assert checked(before, report(), again_in_ms=3_000).job.next_check_at == NOW + 3_000
 
 
-def test_a_claim_without_a_time_limit_is_asked_about_five_seconds_later() -> None:
-    """Keep a claim of success without a result through a check without an answer."""
+def test_an_unconfirmed_result_without_a_time_limit_is_asked_about_five_seconds_later() -> None:
+    """Keep an unconfirmed success without a result through a check without an answer."""
     after = checked(job(unconfirmed=unconfirmed(outputs=()), confirm_by=None), CheckOutcome.NO_ANSWER).job
     assert (after.unconfirmed is not None, after.next_check_at) == (True, NOW + 5_000)
 
 
 def test_an_unconfirmed_result_outlives_the_deadline_with_its_pause() -> None:
-    """Keep the pause of a claim that no check has judged yet at the deadline too."""
+    """Keep the pause of an unconfirmed result that no check has judged yet at the deadline too."""
     after = checked(
         job(unconfirmed=unconfirmed(outputs=()), confirm_by=None, deadline_at=NOW), CheckOutcome.NO_ANSWER
     ).job
     assert (after.state, after.next_check_at) == ("submitted", NOW + 5_000)
 
 
-@pytest.mark.parametrize(("started_at", "state"), [(NOW - 1, "submitted"), (NOW, "failed")])
-def test_only_a_check_that_began_after_a_claim_counts_against_it(started_at: int, state: str) -> None:
-    """Leave a claim alone where the check began before the callback came, unless both say the same."""
+@rows(("started_at", "state"), [(NOW - 1, "submitted"), (NOW, "failed")])
+def test_only_a_check_that_began_after_an_unconfirmed_result_counts_against_it(started_at: int, state: str) -> None:
+    """Leave an unconfirmed result alone where the check began before the callback came, unless both say the same."""
     before = job(unconfirmed=unconfirmed(at=NOW), confirm_by=NOW + 5_000)
     said = report(JobState.FAILED)
     assert checked(before, said, NOW + 10, started_at=started_at).job.state == state
@@ -330,7 +330,7 @@ def test_only_a_check_that_began_after_a_claim_counts_against_it(started_at: int
 
 
 def test_a_callback_against_a_providers_end_has_ten_minutes_to_be_confirmed() -> None:
-    """Keep a second verdict for 600 s from the callback, ask immediately, and drop it when the time is over."""
+    """Keep a second end for 600 s from the callback, ask immediately, and drop it when the time is over."""
     status_report = StatusReport(
         report=report(JobState.FAILED), source=FinishedBy.CALLBACK, verification=Verification.TOKEN,
         callback_id="cb_2", confirm_ms=5_000,
@@ -365,7 +365,7 @@ def test_the_status_route_decides_between_two_ends() -> None:
 
 
 def test_a_provider_may_still_end_what_relay_ended() -> None:
-    """End a job anew, `late`, where its provider ends it after relay did, whether by a claim or by a check."""
+    """End a job anew, `late`, where its provider ends it after relay did, whether by a callback or by a check."""
     given_up = {"finished_by": FinishedBy.DEADLINE, "verification": Verification.NONE}
     held = ended(JobState.EXPIRED, unconfirmed=unconfirmed(), confirm_by=NOW + 5_000, **given_up)
     for said, state in ((report(JobState.SUCCEEDED), "succeeded"), (report(JobState.FAILED), "failed")):
@@ -378,7 +378,7 @@ def test_a_provider_may_still_end_what_relay_ended() -> None:
     assert (disputed.state, disputed.unconfirmed.tries, disputed.confirm_by) == ("expired", 1, NOW + 600_000)
 
 
-def test_a_confirmed_claim_brings_the_result_that_the_provider_shows() -> None:
+def test_a_confirmed_result_is_the_one_that_the_provider_shows() -> None:
     """Count the status route's result where it shows one, and else the callback's, as not proven."""
     before = job(unconfirmed=unconfirmed(), confirm_by=NOW + 5_000)
     shown = checked(before, report(JobState.SUCCEEDED, outputs=OTHER)).job
@@ -387,8 +387,8 @@ def test_a_confirmed_claim_brings_the_result_that_the_provider_shows() -> None:
     assert (hidden.state, hidden.outputs, hidden.verification) == ("succeeded", VIDEO, "token")
 
 
-def test_an_overdue_claim_of_success_without_a_result_fails_the_job() -> None:
-    """End the job as `no_output` at its deadline, and as expired where the claim has a result that was disputed."""
+def test_an_overdue_success_without_a_result_fails_the_job() -> None:
+    """End the job as `no_output` at its deadline, and as expired where the success has a result that was disputed."""
     at = NOW + HOUR_MS
     assert checks.expire(job(unconfirmed=unconfirmed(outputs=())), at).job.reason == "no_output"
     assert checks.expire(job(unconfirmed=unconfirmed(tries=1)), at).job.state is JobState.EXPIRED
@@ -406,7 +406,7 @@ def test_a_reason_holds_a_bounded_part_of_what_the_provider_said() -> None:
         assert reason.count("x") == 40
 
 
-@pytest.mark.parametrize(("pause_ms", "state"), [(4_999, "submitted"), (5_000, "succeeded")])
+@rows(("pause_ms", "state"), [(4_999, "submitted"), (5_000, "succeeded")])
 def test_a_429_whose_pause_ends_in_time_is_followed_by_another_check(pause_ms: int, state: str) -> None:
     """Check again when the pause is over, if that is before the time is over; and believe the callback if it is not."""
     before = job(unconfirmed=unconfirmed(), confirm_by=NOW + 5_000)
@@ -417,5 +417,5 @@ def test_a_429_whose_pause_ends_in_time_is_followed_by_another_check(pause_ms: i
         assert after.unconfirmed is None
     else:
         assert after.unconfirmed is Unconfirmed.RATE_LIMITED
-    other = checked(before, CheckOutcome.NO_VERDICT, paused_ms=pause_ms)
-    assert (other.job.state, other.unconfirmed) == ("succeeded", Unconfirmed.NO_VERDICT)
+    other = checked(before, CheckOutcome.NO_STATUS, paused_ms=pause_ms)
+    assert (other.job.state, other.unconfirmed) == ("succeeded", Unconfirmed.NO_STATUS)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from starlette.types import Scope
 
 from relay.web.client_address import client_address
+from tests.support.rows import rows
 from tests.support.running import relay
 
 PEER, CLIENT, SPOOFED = "10.0.0.9", "203.0.113.7", "198.51.100.1"
@@ -19,7 +20,7 @@ def scope(*headers: tuple[str, str], client: tuple[str, int] | None = (PEER, 471
     return {"headers": [(name.encode(), value.encode()) for name, value in headers], "client": client}
 
 
-@pytest.mark.parametrize(
+@rows(
     ("rule", "headers", "address"),
     [
         ("peer", [("x-forwarded-for", SPOOFED), ("x-real-ip", SPOOFED)], PEER),

@@ -4,7 +4,6 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ from relay.clock import rfc3339
 from relay.web.dashboard import answer, formats, story
 from relay.web.dashboard.job import indented
 from relay.web.dashboard.story import LANES, Evidence, lines
+from tests.support.rows import rows
 
 AT = 1_795_219_200_000
 JOB: dict[str, Any] = {
@@ -155,10 +155,10 @@ def test_endpoints_that_lack_something_have_the_lanes() -> None:
     assert story.lanes_of(evidence(drawn)) == {"ep_2": 1, "ep_3": 2}
 
 
-@pytest.mark.parametrize(
+@rows(
     ("drawn", "tone", "headline"),
     [
-        ([], "ok", "The video is ready. No endpoint wants to know."),
+        ([], "ok", "The video is ready. No endpoint subscribes to it."),
         ([(0, "delivered", ["ok"])], "ok", "The video is ready. Its endpoint has it."),
         ([(0, "delivered", ["ok"]), (1, "delivered", ["ok"])], "ok", "The video is ready. All 2 endpoints have it."),
         (
@@ -183,7 +183,7 @@ def test_a_redelivered_event_counts_as_delivered() -> None:
     assert answer.answer(evidence(drawn), AT).headline == "The video is ready. Its endpoint has it."
 
 
-@pytest.mark.parametrize(
+@rows(
     ("ms", "text"),
     [
         *((0, "0 ms"), (999, "999 ms"), (1000, "1.0 s"), (9949, "9.9 s"), (9950, "10 s"), (99_400, "99 s")),
@@ -196,7 +196,7 @@ def test_a_duration_has_the_unit_of_its_size(ms: int, text: str) -> None:
     assert formats.span(ms) == text
 
 
-@pytest.mark.parametrize(
+@rows(
     ("ms", "text"),
     [(999, "now"), (1000, "1 s"), (99_999, "99 s"), (100_000, "1 min"), (4_140_000, "1 h 9 min"), (172_800_000, "2 d")],
 )
@@ -223,7 +223,7 @@ def test_numbers_of_a_body_are_shown_as_they_came(whole: int, fraction: str) -> 
     assert shown.splitlines()[1:3] == [f'  "a": {whole},', f'  "b": {fraction}']
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"<html>", b"\xff", b"[" * 5000])
+@rows("raw", [b"", b"{", b"<html>", b"\xff", b"[" * 5000])
 def test_what_is_no_json_is_not_indented(raw: bytes) -> None:
     """Return None, so that the page shows it as it came."""
     assert indented(raw) is None
@@ -241,7 +241,7 @@ def test_the_second_step_of_a_check_is_no_check_of_its_own() -> None:
     calls = [
         ("submission at fal: accepted", "accepted"),
         ("check at fal: succeeded", "succeeded: the result is fetched"),
-        ("result at fal: no verdict: HTTP 400", "no verdict: HTTP 400"),
+        ("result at fal: no status: HTTP 400", "no status: HTTP 400"),
         ("check at fal: succeeded", "succeeded: the result is fetched"),
         ("result at fal: succeeded", "succeeded"),
         ("lookup at kling: not found", "not found"),

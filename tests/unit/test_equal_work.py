@@ -10,14 +10,13 @@ from functools import partial
 from types import FrameType
 from typing import Any, Final
 
-import pytest
-
 from relay.model import ids
 from relay.security import callback_signatures, signatures
 from relay.security.callback_tokens import CallbackTokens
 from relay.security.signed_cookies import SignedCookies
 from relay.web.dashboard.session import Session, csrf_matches
 from tests.support.provider_cases import NOW_MS
+from tests.support.rows import rows
 from tests.unit.test_callback_signatures import NAMED
 
 KEYS: Final = ["an old key that is long enough to sign", "a new key that is long enough to sign"]
@@ -69,7 +68,7 @@ FORGED: Final = {
 }
 
 
-@pytest.mark.parametrize("wrong", FORGED)
+@rows("wrong", FORGED)
 def test_each_wrong_token_costs_the_same_work(wrong: str) -> None:
     """Make the same calls for every token that relay did not make, and compare two MACs for each key."""
     TOKENS.verify("evolink", TOKEN, NOW_MS)
@@ -111,7 +110,7 @@ def test_each_wrong_signature_costs_the_same_work() -> None:
     assert verified(good[:-1]) == verified("v1,") == wrong[0]
 
 
-@pytest.mark.parametrize("name", NAMED)
+@rows("name", NAMED)
 def test_each_wrong_signature_of_a_provider_costs_the_same_work(name: str) -> None:
     """Make the same calls wherever a provider's signature differs, and compare by `compare_digest` alone."""
     vector = NAMED[name]

@@ -1,6 +1,5 @@
 """Errors that name wrong fields: all of a few, and never a long answer to a hostile body."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,13 +12,12 @@ from relay.errors import (
     FieldError,
     InvalidInput,
 )
+from tests.support.rows import rows
 
 LONG = st.text(max_size=3_000)
 
 
-@pytest.mark.parametrize(
-    ("count", "more"), [(1, None), (5, None), (DETAIL_ERRORS_MAX, None), (DETAIL_ERRORS_MAX + 1, 1), (4_000, 3_990)]
-)
+@rows(("count", "more"), [(1, None), (5, None), (DETAIL_ERRORS_MAX, None), (DETAIL_ERRORS_MAX + 1, 1), (4_000, 3_990)])
 def test_the_detail_names_every_error_of_a_few(count: int, more: int | None) -> None:
     """Name up to ten errors in the sentence, and say how many there are besides."""
     said = str(InvalidInput([FieldError(f"f{number}", "is wrong") for number in range(count)]))

@@ -20,6 +20,7 @@ from relay.sandbox.faults import WORDS, Faults, of_names, of_prompt, sentences
 from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.world import Sandbox
+from tests.support.rows import rows
 from tests.support.running import http_client
 
 pytestmark = pytest.mark.anyio
@@ -180,7 +181,7 @@ async def test_every_fault_has_one_sentence_and_it_explains_every_word() -> None
     assert unsaid == []
 
 
-@pytest.mark.parametrize("name", WORDS)
+@rows("name", WORDS)
 async def test_a_word_that_is_not_in_its_list_is_refused_with_the_list(name: str) -> None:
     """Wherever the faults are made, the error names the fault, what was given and every word it knows."""
     wrong: dict[str, Any] = {name: "bogus"}

@@ -14,6 +14,7 @@ from relay.providers import PROVIDERS
 from relay.providers.base import Provider
 from relay.providers.native import OPTIONS_MAX_BYTES, OPTIONS_MAX_DEPTH, native_body, native_from_input
 from relay.providers.stablestudio import StableStudio
+from tests.support.rows import rows
 
 FIRST, LAST, THIRD = (f"https://example.com/{name}.png" for name in ("a", "b", "c"))
 VIDEO = Reference(url="https://example.com/a.mp4", kind="video")
@@ -28,7 +29,7 @@ EXAMPLES: dict[str, Any] = {
     "mode": "keyframe",
 }
 EVOLINK, RELAYDANCE, KINOVI = (PROVIDERS[name] for name in ("evolink", "relaydance", "kinovi"))
-providers = pytest.mark.parametrize("provider", PROVIDERS.values(), ids=lambda one: one.name)
+providers = rows("provider", PROVIDERS.values())
 HONOURED = [(one, field) for one in PROVIDERS.values() for field in EXAMPLES if field in one.honours]
 REFUSED = [(one, field) for one in PROVIDERS.values() for field in EXAMPLES if field not in one.honours]
 
@@ -60,7 +61,7 @@ def refused(provider: Provider, **fields: Any) -> list[FieldError]:
     return raised.value.errors
 
 
-@pytest.mark.parametrize(("provider", "field"), REFUSED, ids=label)
+@rows(("provider", "field"), REFUSED)
 def test_a_field_that_a_provider_cannot_honour_is_refused_by_name(provider: Provider, field: str) -> None:
     """Refuse a field without a place in the provider's body, and name it and the provider."""
     errors = refused(provider, **{field: EXAMPLES[field]})
@@ -69,9 +70,7 @@ def test_a_field_that_a_provider_cannot_honour_is_refused_by_name(provider: Prov
     ]
 
 
-@pytest.mark.parametrize(
-    ("provider", "field"), [pair for pair in HONOURED if pair[1] in ("last_frame", "negative_prompt")], ids=label
-)
+@rows(("provider", "field"), [pair for pair in HONOURED if pair[1] in ("last_frame", "negative_prompt")])
 def test_a_field_that_a_provider_honours_is_in_its_body(provider: Provider, field: str) -> None:
     """Put a field that the provider honours into its body, and never drop it."""
     model = WITH_ALL_FIELDS.get(provider.name)
@@ -93,14 +92,14 @@ def test_a_reference_is_in_the_body_or_refused(provider: Provider, kind: Any) ->
         assert url in msgspec.json.encode(made(provider, **fields)).decode()
 
 
-@pytest.mark.parametrize("provider", [one for one, field in HONOURED if field == "last_frame"], ids=label)
+@rows("provider", [one for one, field in HONOURED if field == "last_frame"])
 def test_a_last_frame_is_the_second_image(provider: Provider) -> None:
     """Make the same body of a last frame in its own field as of a second image, where two images are frames."""
     mode = {"mode": "keyframe"} if provider is RELAYDANCE else {}
     assert made(provider, last_frame=LAST) == made(provider, images=[FIRST, LAST], **mode)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("fields", "message"),
     [
         ({"images": []}, "needs the first frame in images"),
@@ -113,7 +112,7 @@ def test_a_last_frame_needs_one_first_frame(fields: dict[str, Any], message: str
     assert FieldError("input.last_frame", message) in refused(KINOVI, last_frame=LAST, **fields)
 
 
-@pytest.mark.parametrize("provider", [KINOVI, StableStudio("b")], ids=lambda one: one.name)
+@rows("provider", [KINOVI, StableStudio("b")])
 def test_references_are_no_frames(provider: Provider) -> None:
     """Refuse references beside frames where the mode decides what an image is."""
     message = "cannot be given with images unless mode is reference"

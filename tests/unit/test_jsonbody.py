@@ -20,6 +20,7 @@ from relay.security.strict_json import (
     check_cost,
     parse,
 )
+from tests.support.rows import rows
 
 # Text without lone surrogates, which is all that a body in UTF-8 can hold unescaped.
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -33,7 +34,7 @@ def test_json_comes_back(value: object, ascii_only: bool, bom: bool) -> None:
     assert parse(raw) == Parsed(value, frozenset(), False)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("raw", "said"),
     [
         (b"", "empty"),
@@ -68,7 +69,7 @@ def test_json_comes_back(value: object, ascii_only: bool, bom: bool) -> None:
         (b'{"a"', "not JSON"),
         (b"taskId=1&state=success", "not JSON"),
         (b"--boundary\r\nContent-Disposition: form-data\r\n", "not JSON"),
-        (b"\x1f\x8b\x08\x00abc", "UTF"),
+        (b"\x1f\x8b\x08\x00abc", r"compressed \(gzip\)"),
         (b"<html></html>", "not JSON"),
         (b"]" * 100 + b"[" * 200, "not JSON|deeper"),
     ],
@@ -81,7 +82,7 @@ def test_says_why_it_is_refused(raw: bytes, said: str) -> None:
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
-@pytest.mark.parametrize("raw", [b"1" * 4300, b"1e308", b"1e-999", b"-0", b'"NaN"', b"null", b" [] ", b'"\\u0000"'])
+@rows("raw", [b"1" * 4300, b"1e308", b"1e-999", b"-0", b'"NaN"', b"null", b" [] ", b'"\\u0000"'])
 def test_what_is_just_within_the_limits(raw: bytes) -> None:
     """The longest integer, the largest doubles, bare values and an escaped NUL are JSON, and are read."""
     assert parse(raw).value == json.loads(raw)
@@ -94,8 +95,8 @@ def nested(depth: int, text: str = "") -> bytes:
     return (opening + (text or "1") + closing).encode()
 
 
-@pytest.mark.parametrize("text", ["", json.dumps("[{" * 200), json.dumps('"\\[{"' * 100), '"]}]}]}"', '"\\\\"'])
-@pytest.mark.parametrize("depth_max", [1, 2, 64, 200])
+@rows("text", ["", json.dumps("[{" * 200), json.dumps('"\\[{"' * 100), '"]}]}]}"', '"\\\\"'])
+@rows("depth_max", [1, 2, 64, 200])
 def test_depth_is_exact(text: str, depth_max: int) -> None:
     """The limit itself passes, one level more does not, and brackets in strings do not count."""
     assert parse(nested(depth_max, text), depth_max=depth_max).duplicates == frozenset()
@@ -130,7 +131,7 @@ def test_depth_agrees_with_counting(value: object) -> None:
             parse(raw, depth_max=depth - 1)
 
 
-@pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":'])
+@rows("opening", [b"[", b'{"a":', b'[{"a":'])
 def test_depth_bombs_are_refused(opening: bytes) -> None:
     """Thousands of levels are refused, also where the limit was set beyond what the parser survives; a million too."""
     with pytest.raises(BadBody, match="deeper"):
@@ -141,14 +142,13 @@ def test_depth_bombs_are_refused(opening: bytes) -> None:
         parse(opening * 1_000_000)
 
 
-@pytest.mark.parametrize(
+@rows(
     "made_of",
     [
         lambda signs: b"[" + b"1," * (signs - 1) + b"1]",
         lambda signs: b'["' + b"," * (signs - 1) + b'"]',
         lambda signs: b"[" + b"{}," * ((signs - 1) // 2) + b"1," * ((signs - 1) % 2) + b"1]",
     ],
-    ids=["numbers", "a text", "objects"],
 )
 def test_a_body_of_very_many_values_is_refused_unparsed(made_of: Callable[[int], bytes]) -> None:
     """Read a body of as many values as the limit allows, and refuse one more: nothing else runs during the parser."""
@@ -157,7 +157,7 @@ def test_a_body_of_very_many_values_is_refused_unparsed(made_of: Callable[[int],
         parse(made_of(VALUES_MAX + 1))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("raw", "value", "duplicates"),
     [
         (b'{"id":1,"id":2}', {"id": 2}, {"id"}),
@@ -193,7 +193,7 @@ def test_blanks_hide_no_duplicate_key(pairs: list[tuple[str, object]], before: s
     assert parsed == Parsed(dict(pairs), frozenset(key for key in names if names.count(key) > 1), False)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("escaped", "text"),
     [
         (r"\ud800", "\ufffd"),
@@ -213,7 +213,7 @@ def test_lone_surrogates_are_replaced(escaped: str, text: str) -> None:
         assert parse(raw.encode()) == Parsed(value, frozenset(), True)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("raw", "value"),
     [
         (rb'"\ud83d\uDE00"', "😀"),
@@ -270,7 +270,7 @@ def test_every_float_is_finite(number: float) -> None:
             parse(raw)
 
 
-@pytest.mark.parametrize("number", [b"1e308", b"5E-324", b"-1.5e+99"])
+@rows("number", [b"1e308", b"5E-324", b"-1.5e+99"])
 def test_numbers_that_are_slow_to_read_are_few(number: bytes) -> None:
     """Read a thousand numbers with a large exponent, and refuse one more before any of them is parsed."""
     assert len(parse(b"[" + b",".join([number] * EXPONENTS_MAX) + b"]").value) == EXPONENTS_MAX  # type: ignore[arg-type]
@@ -284,7 +284,7 @@ def test_text_that_looks_like_numbers_is_text() -> None:
     assert parse(body).value == json.loads(body)
 
 
-@pytest.mark.parametrize("more", [0, 1])
+@rows("more", [0, 1])
 def test_exponents_within_strings_and_outside_are_told_apart(more: int) -> None:
     """Count those outside strings alone, to the number, where thousands more are within strings between them."""
     texts = [json.dumps('1e99\\"1e99')] * (EXPONENTS_MAX + more)

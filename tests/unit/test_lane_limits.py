@@ -1,8 +1,7 @@
 """The limits of a lane, each just before and just after: slots, rate, breaker, pauses, and how much it may hold."""
 
-import pytest
-
 from relay.deliveries.lane import Lane
+from tests.support.rows import rows
 
 LEASE_MS = 25_000
 
@@ -81,7 +80,7 @@ def test_the_window_grows_by_one_with_each_success_up_to_the_endpoints_limit() -
         assert made.in_flight == now_in_flight
 
 
-@pytest.mark.parametrize(("successes", "failures", "slots"), [(0, 0, 2), (6, 1, 4), (6, 2, 2), (6, 3, 1), (6, 4, 1)])
+@rows(("successes", "failures", "slots"), [(0, 0, 2), (6, 1, 4), (6, 2, 2), (6, 3, 1), (6, 4, 1)])
 def test_the_window_is_halved_by_each_failure(successes: int, failures: int, slots: int) -> None:
     """Allow half as many concurrent attempts after each failure, and always at least one."""
     made = filled(lane())
@@ -170,7 +169,7 @@ def test_a_lane_gives_back_the_first_whose_lease_is_too_short() -> None:
         assert (expired.delivery_id, expired.leased_until_ms, expired.lane) == (name, leased_until, made)
 
 
-@pytest.mark.parametrize(("rate", "interval_ms"), [(1.0, 1_000), (0.5, 2_000), (4.0, 250)])
+@rows(("rate", "interval_ms"), [(1.0, 1_000), (0.5, 2_000), (4.0, 250)])
 def test_the_rate_lets_one_begin_in_each_interval(rate: float, interval_ms: int) -> None:
     """Start the next delivery one interval after the one before, no millisecond earlier, and save nothing up."""
     made = filled(lane(rate_per_s=rate))
@@ -207,7 +206,7 @@ def test_a_slot_that_was_not_used_is_not_charged() -> None:
     assert unlimited.pop(0) is not None
 
 
-@pytest.mark.parametrize(
+@rows(
     ("rate", "timeout_ms", "lease_ms", "capacity"),
     [
         (None, 15_000, LEASE_MS, 1_000),
@@ -226,7 +225,7 @@ def test_a_rated_lane_holds_what_it_can_begin_while_the_leases_last(
     assert lane(rate_per_s=rate, timeout_ms=timeout_ms, lease_ms=lease_ms).capacity == capacity
 
 
-@pytest.mark.parametrize(("rate", "accepted"), [(0.5, 5), (None, 7)])
+@rows(("rate", "accepted"), [(0.5, 5), (None, 7)])
 def test_a_lane_accepts_its_capacity_and_what_its_free_slots_start(rate: float | None, accepted: int) -> None:
     """Refuse the first delivery that could not start within its lease; a rate limit leaves no slot free."""
     made = lane(rate_per_s=rate)
@@ -270,7 +269,7 @@ def test_a_lane_that_is_held_back_wants_nothing_until_it_opens() -> None:
     assert (broken.claimable(29_999), broken.claimable(30_000) > 0) == (0, True)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("rate", "timeout_ms", "lease_ms", "wants"),
     [(0.1, 15_000, LEASE_MS, 1), (0.1, 15_001, LEASE_MS, 0), (1e3, 9, 0, 0)],
 )
@@ -324,7 +323,7 @@ def test_a_busy_receivers_pause_doubles_up_to_a_minute() -> None:
     assert (made.pop(999), made.pop(1_000) is not None) == (None, True)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("status_code", "pause_ms"),
     [
         (428, 0),
@@ -346,7 +345,7 @@ def test_only_four_statuses_say_that_a_receiver_is_busy(status_code: int | None,
     assert made.opens_at_ms(0) == pause_ms
 
 
-@pytest.mark.parametrize(
+@rows(
     ("asked_ms", "pause_ms"),
     [(0, 1_000), (999, 1_000), (1_001, 1_001), (86_400_000, 86_400_000), (86_400_001, 86_400_000)],
 )

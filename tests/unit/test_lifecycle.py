@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -37,6 +36,7 @@ from relay.storage.history import CallbackFilter, EventFilter
 from relay.storage.jobs import NewJob
 from relay.storage.pages import Listing
 from relay.storage.store import Store, StoreOptions
+from tests.support.rows import rows
 
 Step = Callable[[Job], Transition]
 DEADLINE = 1000
@@ -87,7 +87,7 @@ def asked(
     report: Report | None, finding: CheckOutcome, started_at: int, now_ms: int, asked_id: str | None = None
 ) -> Step:
     """Return a status check; made under `asked_id` where that matters."""
-    finding = CheckOutcome.VERDICT if report else finding
+    finding = CheckOutcome.STATUS if report else finding
     check = StatusCheck(
         asked_id=asked_id,
         finding=finding,
@@ -100,7 +100,7 @@ def asked(
     return partial(checks.decide, check=check, now_ms=now_ms)
 
 
-findings = st.sampled_from([finding for finding in CheckOutcome if finding is not CheckOutcome.VERDICT])
+findings = st.sampled_from([finding for finding in CheckOutcome if finding is not CheckOutcome.STATUS])
 steps = st.one_of(
     st.builds(applied, reports, sources, times, st.booleans()),
     st.builds(asked, st.none() | reports, findings, times, times, st.none() | st.sampled_from(["p1", "p2"])),
@@ -147,7 +147,7 @@ def check_move(before: Job, transition: Transition) -> None:
             assert transition.announce == f"job.{after.state}"
         else:
             assert transition.announce is EventType.JOB_CORRECTED
-            assert after.verification is Verification.FETCH, "only the provider's status route corrects its own verdict"
+            assert after.verification is Verification.FETCH, "only the provider's status route corrects its own end"
     elif transition.announce:
         assert transition.announce == f"job.{after.state}"
     assert (after.state is before.state) == (transition.announce is None)
@@ -213,7 +213,7 @@ def test_another_word_has_another_digest(one: Report, other: Report) -> None:
     assert (lifecycle.digest(one) == lifecycle.digest(other)) == (said(one) == said(other))
 
 
-@pytest.mark.parametrize("order", ["check answer", "answer check", "answer"])
+@rows("order", ["check answer", "answer check", "answer"])
 def test_a_callback_under_another_id_is_never_believed_before_the_answer(order: str) -> None:
     """A callback that beats the submission's answer, about a job the provider does not know: the answer's id counts."""
     done = Report(
@@ -239,11 +239,11 @@ def test_a_callback_under_another_id_is_never_believed_before_the_answer(order: 
     assert job.provider_job_id == "right"
     assert job.next_check_at is not None
     assert job.next_check_at <= 30
-    transition = asked(right, CheckOutcome.VERDICT, 40, 50, "right")(job)
+    transition = asked(right, CheckOutcome.STATUS, 40, 50, "right")(job)
     assert (transition.announce, transition.job.verification) == (EventType.JOB_SUCCEEDED, Verification.FETCH)
 
 
-@pytest.mark.parametrize(("made", "pause_ms"), [(1, 0), (2, 100), (3, 200), (4, 300), (60, 300)])
+@rows(("made", "pause_ms"), [(1, 0), (2, 100), (3, 200), (4, 300), (60, 300)])
 def test_a_doubt_is_checked_later_after_each_check(made: int, pause_ms: int) -> None:
     """Ask immediately while fewer checks were made than are free, then after pauses that double up to the longest."""
     job = msgspec.structs.replace(new_job(), provider_job_id="task-1", checks_made=made, next_check_at=None)

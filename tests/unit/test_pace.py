@@ -9,6 +9,7 @@ from relay.jobs.rate_limit import PAUSE_MAX_MS, AskedPace, GrowingPace, Pace
 from relay.jobs.status_checks import StatusAnswer
 from relay.lifecycle.checks import CheckOutcome
 from relay.model.provider_http import ProviderResponse
+from tests.support.rows import rows
 
 steps = st.lists(st.tuples(st.integers(0, 700), st.booleans(), st.none() | st.integers(0, 5_000)), max_size=60)
 
@@ -113,7 +114,7 @@ def most(pace: GrowingPace, now_ms: int) -> int:
     return pace.room(now_ms)
 
 
-@pytest.mark.parametrize(("answers", "may_start"), [(4, 10), (5, 20), (14, 20), (15, 40)])
+@rows(("answers", "may_start"), [(4, 10), (5, 20), (14, 20), (15, 40)])
 def test_the_pace_doubles_after_half_as_many_quick_answers_as_may_run(answers: int, may_start: int) -> None:
     """Double after five quick answers in succession, then after ten."""
     pace = grown(0)
@@ -147,7 +148,7 @@ def test_the_pace_stays_where_nothing_waits() -> None:
     assert most(pace, 0) == 10
 
 
-@pytest.mark.parametrize(("per_s_max", "may_start"), [(19, 10), (40, 20), (79, 40), (80, 40), (500, 250)])
+@rows(("per_s_max", "may_start"), [(19, 10), (40, 20), (79, 40), (80, 40), (500, 250)])
 def test_the_pace_has_a_bound(per_s_max: float, may_start: int) -> None:
     """Reach the bound of checks a second, with as many concurrent ones in proportion, and never pass it."""
     pace = grown(7, per_s_max)
@@ -171,7 +172,7 @@ def test_a_failure_halves_the_pace_once_for_all_that_were_under_way() -> None:
     assert not pace.grown
 
 
-@pytest.mark.parametrize(("calm_ms", "may_start"), [(60_000, 80), (60_001, 10)])
+@rows(("calm_ms", "may_start"), [(60_000, 80), (60_001, 10)])
 def test_after_a_minute_without_waiting_the_pace_is_the_first_again(calm_ms: int, may_start: int) -> None:
     """Forget what a provider bore more than a minute ago."""
     assert most(grown(3), calm_ms) == may_start
@@ -223,7 +224,7 @@ def test_at_a_grown_pace_checks_start_together() -> None:
     assert pace.grant(["a"], opens_at).total() == 50
 
 
-@pytest.mark.parametrize(("job", "project", "asked", "pause_s"), [(3, 100, ["a"] * 3, 20), (100, 2, ["a", "b"], 30)])
+@rows(("job", "project", "asked", "pause_s"), [(3, 100, ["a"] * 3, 20), (100, 2, ["a", "b"], 30)])
 def test_a_job_and_a_project_have_their_share_of_a_minute(
     job: int, project: int, asked: list[str], pause_s: int
 ) -> None:
@@ -246,7 +247,7 @@ def test_a_job_and_a_project_have_their_share_of_a_minute(
     pace.ask("a", "default", 5_000 + pause_s * 1000)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("status_code", "failed"),
     [
         (200, False),
@@ -263,10 +264,10 @@ def test_a_job_and_a_project_have_their_share_of_a_minute(
 def test_a_429_and_every_5xx_halve_the_pace(status_code: int, failed: bool) -> None:
     """Count an answer as failed if the provider wants fewer requests or broke, and no other answer."""
     response = ProviderResponse(status_code=status_code, content_type="application/json", body=b"{}")
-    assert StatusAnswer(CheckOutcome.NO_VERDICT, None, "", response).failed is failed
+    assert StatusAnswer(CheckOutcome.NO_STATUS, None, "", response).failed is failed
 
 
-@pytest.mark.parametrize(("finding", "failed"), [(CheckOutcome.NO_ANSWER, True), (CheckOutcome.NOT_FOUND, False)])
+@rows(("finding", "failed"), [(CheckOutcome.NO_ANSWER, True), (CheckOutcome.NOT_FOUND, False)])
 def test_no_answer_halves_the_pace(finding: CheckOutcome, failed: bool) -> None:
     """Count a call without an answer as failed."""
     assert StatusAnswer(finding, None, "").failed is failed

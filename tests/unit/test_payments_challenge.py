@@ -13,6 +13,7 @@ from relay.errors import Unreadable
 from relay.model.provider_http import ProviderResponse
 from relay.payments import header
 from relay.payments.challenge import OFFERS_MAX, read_challenge
+from tests.support.rows import rows
 
 # The examples of https://github.com/x402-foundation/x402/tree/main/specs
 V1: dict[str, Any] = {
@@ -73,8 +74,8 @@ def in_header(said: object, body: bytes = b"{}") -> ProviderResponse:
     return ProviderResponse(status_code=402, content_type="", body=body, headers={"payment-required": value})
 
 
-@pytest.mark.parametrize("place", [in_body, in_header])
-@pytest.mark.parametrize("said", [V1, V2], ids=["v1", "v2"])
+@rows("place", [in_body, in_header])
+@rows("said", [V1, V2])
 def test_published_challenges_are_read(said: dict[str, Any], place: Callable[[object], ProviderResponse]) -> None:
     """The published example of each version is read in either place, and its entry is kept untouched."""
     challenge = read_challenge(place(said))
@@ -87,7 +88,7 @@ def test_published_challenges_are_read(said: dict[str, Any], place: Callable[[ob
     assert (challenge.resource, challenge.sign_in) == (said.get("resource"), None)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("network", "chain_id"),
     [
         ("base", 8453),
@@ -107,7 +108,7 @@ def test_networks_have_one_number(network: str, chain_id: int | None) -> None:
         assert read_challenge(in_body(said | {"accepts": [entry]})).offers[0].chain_id == chain_id
 
 
-@pytest.mark.parametrize("missing", ["extra", "maxTimeoutSeconds"])
+@rows("missing", ["extra", "maxTimeoutSeconds"])
 def test_optional_fields_may_be_missing(missing: str) -> None:
     """An offer without `extra` or a timeout, or with null for it, is an offer."""
     entry = V2["accepts"][0]
@@ -116,14 +117,14 @@ def test_optional_fields_may_be_missing(missing: str) -> None:
         assert offer.max_timeout_s == (None if missing == "maxTimeoutSeconds" else 60)
 
 
-@pytest.mark.parametrize("timeout", ["60", 0, -1, True, 1.5, 2**40, [60]])
+@rows("timeout", ["60", 0, -1, True, 1.5, 2**40, [60]])
 def test_a_timeout_without_sense_is_none(timeout: object) -> None:
     """A timeout that is no positive number of seconds counts as not given."""
     entry = V2["accepts"][0] | {"maxTimeoutSeconds": timeout}
     assert read_challenge(in_body(V2 | {"accepts": [entry]})).offers[0].max_timeout_s is None
 
 
-@pytest.mark.parametrize(
+@rows(
     "amount",
     ["", "-1", "+1", "1.0", "1e5", "0x10", " 1", "1\n", "1_000", "\u0661", "1" * 79, str(2**256), 10000, None, []],
 )
@@ -134,7 +135,7 @@ def test_amounts_are_ascii_digits(amount: object) -> None:
         read_challenge(in_body(V2 | {"accepts": [entry]}))
 
 
-@pytest.mark.parametrize("field", ["amount", "maxAmountRequired"])
+@rows("field", ["amount", "maxAmountRequired"])
 def test_each_version_has_its_own_name_for_the_amount(field: str) -> None:
     """The other version's name is not read, so that no entry has two prices."""
     said = V1 if field == "amount" else V2
@@ -165,7 +166,7 @@ def test_the_header_comes_before_the_body() -> None:
     assert read_challenge(broken).version == 1
 
 
-@pytest.mark.parametrize("alphabet", [base64.b64encode, base64.urlsafe_b64encode])
+@rows("alphabet", [base64.b64encode, base64.urlsafe_b64encode])
 def test_headers_in_any_base64(alphabet: Callable[[bytes], bytes]) -> None:
     """Either alphabet, with or without padding, means the same."""
     for text in ("?>~ÿ", "?>~ÿ1", "?>~ÿ12"):
@@ -182,7 +183,7 @@ def test_headers_come_back(value: dict[str, Any]) -> None:
     assert header.decode(encoded) == value
 
 
-@pytest.mark.parametrize(
+@rows(
     "said",
     [
         {},
@@ -197,7 +198,6 @@ def test_headers_come_back(value: dict[str, Any]) -> None:
         V2 | {"accepts": V2["accepts"] * (OFFERS_MAX + 1)},
         V2 | {"error": "x" * header.BYTES_MAX},
     ],
-    ids=lambda said: str(said)[:30],
 )
 def test_anything_else_is_unreadable(said: object) -> None:
     """What is no challenge of a known version, or beyond its limits, is Unreadable in either place."""

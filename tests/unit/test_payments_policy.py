@@ -11,6 +11,7 @@ from relay.errors import PaymentRefused
 from relay.payments.challenge import Challenge, Offer
 from relay.payments.policy import BASE_USDC, Policy, choose, refusal
 from relay.payments.x402 import Wallet
+from tests.support.rows import rows
 
 PAYEE = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
 POLICY = Policy(amount_max=1_000_000, pay_to=frozenset({PAYEE.lower()}))
@@ -92,9 +93,7 @@ def test_the_case_of_addresses_says_nothing() -> None:
         assert choose(challenge(lower), Policy(amount_max=1_000_000, pay_to=frozenset(pay_to))) is lower
 
 
-@pytest.mark.parametrize(
-    "extra", [None, {}, {"assetTransferMethod": "eip3009"}, {"name": None}, {"name": "USD Coin", "gas": 1}]
-)
+@rows("extra", [None, {}, {"assetTransferMethod": "eip3009"}, {"name": None}, {"name": "USD Coin", "gas": 1}])
 def test_an_extra_that_agrees_is_allowed(extra: object) -> None:
     """What `extra` leaves out is not held against the offer."""
     assert refusal(offer(raw={"extra": extra}), POLICY) is None
@@ -123,9 +122,7 @@ def test_a_refusal_says_why() -> None:
     assert caught.value.code == "payment_refused"
 
 
-@pytest.mark.parametrize(
-    ("asked_s", "validity_s"), [(None, 300), (1, 30), (30, 30), (120, 120), (600, 600), (2**30, 600)]
-)
+@rows(("asked_s", "validity_s"), [(None, 300), (1, 30), (30, 30), (120, 120), (600, 600), (2**30, 600)])
 def test_validity_is_bounded(asked_s: int | None, validity_s: int) -> None:
     """An authorization is good for what is asked, at least 30 s, at most the policy's limit, else 300 s."""
     assert POLICY.validity_s(offer(max_timeout_s=asked_s)) == validity_s

@@ -16,6 +16,7 @@ from relay.payments.outcome import (
     may_resend,
     read_authorization_state,
 )
+from tests.support.rows import rows
 
 USED = "invalid_exact_evm_nonce_already_used"
 REVERTED = 'reverted with the following reason:\nFiatTokenV2: authorization is used or canceled\n\nContract Call:"'
@@ -39,7 +40,7 @@ def test_every_2xx_is_paid(status_code: int, body: object) -> None:
     assert classify(answer(status_code, {"error": USED})) is Outcome.PAID
 
 
-@pytest.mark.parametrize(
+@rows(
     "told",
     [
         answer(402, {"x402Version": 1, "error": USED, "accepts": []}),
@@ -51,14 +52,13 @@ def test_every_2xx_is_paid(status_code: int, body: object) -> None:
         answer(402, {}, payment_response={"success": False, "errorReason": USED}),
         answer(402, None, x_payment_response={"success": False, "errorReason": "nonce_already_used"}),
     ],
-    ids=lambda told: str(told.status_code),
 )
 def test_a_used_nonce_is_a_lost_result(told: ProviderResponse) -> None:
     """The nonce is one job's own, so a server that has seen it used took the money for this job."""
     assert classify(told) is Outcome.LOST
 
 
-@pytest.mark.parametrize(
+@rows(
     "told",
     [
         None,
@@ -73,7 +73,6 @@ def test_a_used_nonce_is_a_lost_result(told: ProviderResponse) -> None:
         answer(302, {}),
         answer(409, [USED]),
     ],
-    ids=str,
 )
 def test_everything_else_is_unknown(told: ProviderResponse | None) -> None:
     """No answer, a refusal and a failure can all come after the money has moved."""
@@ -107,16 +106,14 @@ def test_the_selector_is_the_functions_own() -> None:
     assert crypto.keccak(text="authorizationState(address,bytes32)")[:4].hex() == "e94a0102"
 
 
-@pytest.mark.parametrize(
-    ("asset", "payer", "nonce"), [("", PAYER, NONCE), (ASSET, PAYER + "\n", NONCE), (ASSET, PAYER, NONCE[:-1])]
-)
+@rows(("asset", "payer", "nonce"), [("", PAYER, NONCE), (ASSET, PAYER + "\n", NONCE), (ASSET, PAYER, NONCE[:-1])])
 def test_a_question_about_nothing_is_not_asked(asset: str, payer: str, nonce: str) -> None:
     """What is no address and no nonce would be answered with a no that proves nothing."""
     with pytest.raises(ValueError, match="two addresses and a nonce"):
         authorization_state_call(asset, payer, nonce)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("told", "used"),
     [
         (answer(200, {"jsonrpc": "2.0", "id": 1, "result": "0x" + "0" * 63 + "1"}), True),

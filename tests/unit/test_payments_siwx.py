@@ -15,6 +15,7 @@ from relay.errors import Unreadable
 from relay.model.provider_http import ProviderResponse
 from relay.payments.siwx import HEADER_NAME, sign_in, sign_in_header
 from relay.payments.x402 import Wallet
+from tests.support.rows import rows
 
 KEY = "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"  # account 1 of any development chain
 WALLET = Wallet(KEY)
@@ -78,7 +79,7 @@ def test_the_published_text_is_signed() -> None:
     assert said["signatureScheme"] == "eip191"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("missing", "line"),
     [
         ("resources", "\nResources:\n- https://api.example.com/premium-data"),
@@ -112,14 +113,14 @@ def test_what_a_server_must_not_leave_out_is_filled_in() -> None:
     assert signer(said, issued) == WALLET.address
 
 
-@pytest.mark.parametrize("domain", ["api.example.com", "api.example.com:8443"])
+@rows("domain", ["api.example.com", "api.example.com:8443"])
 def test_the_port_may_be_named_or_not(domain: str) -> None:
     """Servers name themselves with their port or without."""
     uri = "https://api.example.com:8443/jobs/1"
     assert signed(INFO | {"domain": domain, "uri": uri}, uri)["domain"] == domain
 
 
-@pytest.mark.parametrize(
+@rows(
     "changes",
     [
         {"domain": "bank.example"},
@@ -162,7 +163,6 @@ def test_the_port_may_be_named_or_not(domain: str) -> None:
         {"resources": [URI] * 21},
         {"requestId": "1\u2028"},
     ],
-    ids=str,
 )
 def test_other_challenges_are_not_signed(changes: dict[str, Any]) -> None:
     """Another host's challenge, one that is over, and one that would write lines of its own are refused."""

@@ -22,6 +22,7 @@ from relay.payments import header
 from relay.payments.challenge import Challenge, Offer
 from relay.payments.policy import BASE_USDC, Policy
 from relay.payments.x402 import Authorization, Settlement, Wallet, settlement, transfer_message
+from tests.support.rows import rows
 
 ROOT = Path(__file__).parents[2]
 KEY = "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"  # account 1 of any development chain
@@ -107,7 +108,7 @@ def test_the_published_example_is_signed_by_its_payer() -> None:
     assert Account.recover_message(transfer_message(authorization, sepolia), signature=signature) == payer
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@rows("version", [1, 2])
 def test_the_contract_would_find_the_payer(version: int) -> None:
     """The digest that the contract makes, built here byte by byte, is recovered to the wallet's address."""
     signed = authorized(version)
@@ -168,7 +169,7 @@ def test_what_is_recorded_is_what_is_signed() -> None:
     assert (signed.asset, signed.chain_id) == (BASE_USDC, 8453)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@rows("version", [1, 2])
 def test_the_same_job_is_signed_the_same(version: int) -> None:
     """A second call with the same arguments, by a wallet made anew, gives the identical header."""
     assert authorized(version) == authorized(version, wallet=Wallet(KEY[2:].upper()))
@@ -205,7 +206,7 @@ def test_nothing_that_is_shown_holds_the_key() -> None:
     assert signed.header_value not in shown
 
 
-@pytest.mark.parametrize("key", [KEY + "00", KEY[:-1], "0x" + "f" * 64, "0x" + "0" * 64, KEY[:-1] + "g", "secret", ""])
+@rows("key", [KEY + "00", KEY[:-1], "0x" + "f" * 64, "0x" + "0" * 64, KEY[:-1] + "g", "secret", ""])
 def test_a_bad_key_is_not_repeated(key: str) -> None:
     """What is no private key is a SettingsError that names the setting, and neither the key nor its cause."""
     with pytest.raises(SettingsError, match="RELAY_WALLET_KEY") as caught:
@@ -221,7 +222,7 @@ def settled(name: str, said: object) -> ProviderResponse:
     return ProviderResponse(status_code=200, content_type="", body=b"{}", headers={name: value})
 
 
-@pytest.mark.parametrize("name", ["payment-response", "x-payment-response"])
+@rows("name", ["payment-response", "x-payment-response"])
 def test_settlements_are_read(name: str) -> None:
     """A success and a failure of either version, as they are published."""
     said = {"success": True, "transaction": "0x89", "network": "eip155:84532", "payer": "0x857b"}
@@ -232,8 +233,8 @@ def test_settlements_are_read(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("said", [None, [], {}, {"success": "yes"}, {"success": 1}, "true"])
-def test_a_settlement_without_a_verdict_is_none(said: object) -> None:
+@rows("said", [None, [], {}, {"success": "yes"}, {"success": 1}, "true"])
+def test_a_settlement_that_says_neither_is_none(said: object) -> None:
     """What says neither yes nor no says nothing."""
     assert settlement(settled("payment-response", said)) is None
 

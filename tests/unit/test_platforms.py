@@ -7,6 +7,7 @@ import pytest
 from relay import settings
 from relay.cli import platforms
 from relay.errors import SettingsError
+from tests.support.rows import rows
 
 MOUNTS = """\
 22 1 0:21 / / rw,relatime - overlay overlay rw,lowerdir=/a
@@ -21,7 +22,7 @@ MOUNTS = """\
 WITH_VOLUMES = [name for name, one in platforms._PLATFORMS.items() if one.volumes]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("environ", "url"),
     [
         ({"RENDER_EXTERNAL_URL": "https://relay-x1.onrender.com"}, "https://relay-x1.onrender.com"),
@@ -39,7 +40,7 @@ def test_the_public_url_is_the_platforms(environ: dict[str, str], url: str | Non
     assert settings.load(implied, ()).public_url == url
 
 
-@pytest.mark.parametrize(
+@rows(
     ("environ", "rule"),
     [
         ({}, "peer"),
@@ -55,8 +56,8 @@ def test_where_a_clients_address_is_follows_from_the_platform(environ: dict[str,
     assert settings.load(platforms.presets(environ), ()).client_ip == rule
 
 
-@pytest.mark.parametrize("name", WITH_VOLUMES)
-@pytest.mark.parametrize(
+@rows("name", WITH_VOLUMES)
+@rows(
     ("path", "lasts"),
     [
         ("/data/relay.db", True),

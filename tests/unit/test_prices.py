@@ -14,6 +14,7 @@ from relay.providers.native import native_from_input
 from relay.providers.prices import Price, price_order, quoted
 from relay.providers.relaydance import RelayDance
 from tests.support.provider_cases import bodies
+from tests.support.rows import rows
 
 EVOLINK = "seedance-2.0-{}image-to-video"
 UNITS = {("", "480p"): "0.0919", ("", "720p"): "0.1985", ("fast-", "480p"): "0.0745", ("fast-", "720p"): "0.1608"}
@@ -49,7 +50,7 @@ def test_evolink_costs_seconds_times_unit(kind: str, quality: str, seconds: int)
     assert len(amount.partition(".")[2]) == 6
 
 
-@pytest.mark.parametrize(
+@rows(
     ("request_", "amount"),
     [
         ({}, "0.992500"),
@@ -82,7 +83,7 @@ def test_kinovi_costs_credits_by_the_second(resolution: str, seconds: int, as_te
     assert price.amount == f"{WITH_VIDEO[resolution] * seconds}.000000"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("model", "inputs", "amount", "dollars"),
     [
         ("seedance-20", {}, "200.000000", "1.000000"),
@@ -100,7 +101,7 @@ def test_kinovi_has_two_tables(model: str, inputs: dict[str, Any], amount: str, 
     assert kinovi(model, **inputs) == Price(amount, "credits", dollars, "table")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("model", "inputs"),
     [
         ("seedance2-fast", {"outputResolution": "1080p"}),
@@ -118,7 +119,7 @@ def test_kinovi_has_gaps(model: str, inputs: dict[str, Any]) -> None:
     assert kinovi(model, **inputs) is None
 
 
-@pytest.mark.parametrize(
+@rows(
     ("request_", "dollars"),
     [
         ({"model": "a-with"}, "0.300000"),
@@ -138,7 +139,7 @@ def test_relaydance_costs_what_the_operator_wrote(request_: dict[str, Any], doll
     assert usd("relaydance", request_, TEXT) == dollars
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "blame"),
     [
         ("a=1,", "entry 2 is empty"),

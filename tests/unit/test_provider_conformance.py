@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.errors import ERRORS_MAX, InvalidInput, Unreadable
@@ -31,14 +31,18 @@ from relay.providers.base import (
 )
 from relay.providers.native import check_native, native_from_input
 from tests.support.provider_cases import JOB_ID, NOW_MS, answer, bodies, json_values, recordings
+from tests.support.rows import rows
 
 CALLBACK_URL = "https://relay.example.com/callbacks/x/token"
 FOLLOWING = ("kling", "minimax")
 """The providers whose videos follow their first frame: they refuse an aspect ratio beside one."""
 MINIMAL = Input(images=["https://example.com/a.png"], prompt="slow push in")
 
-providers = pytest.mark.parametrize("provider", {**PROVIDERS, **DEV_PROVIDERS}.values(), ids=lambda one: one.name)
-published = pytest.mark.parametrize("provider", PROVIDERS.values(), ids=lambda one: one.name)
+providers = rows("provider", {**PROVIDERS, **DEV_PROVIDERS}.values())
+each = rows("provider", [*PROVIDERS.values(), *DEV_PROVIDERS.values()])
+"""For what hypothesis makes: every adapter is given each value, because making one takes longer than checking it."""
+many = settings(max_examples=2 * settings().max_examples)
+published = rows("provider", PROVIDERS.values())
 
 
 def applied(provider: Provider, body: Any) -> Report:
@@ -102,8 +106,8 @@ def test_a_status_answer_says_what_the_callback_says(provider: Provider) -> None
 
 
 @providers
-@pytest.mark.parametrize("status_code", [199, 301, 400, 401, 402, 403, 404, 429, 500, 502])
-def test_any_other_status_answer_is_no_verdict(provider: Provider, status_code: int) -> None:
+@rows("status_code", [199, 301, 400, 401, 402, 403, 404, 429, 500, 502])
+def test_any_other_status_answer_has_no_status(provider: Provider, status_code: int) -> None:
     """An answer that is no 2xx says nothing about the job, whatever is in its body."""
     for body in (b"", b"<html>", {"status": "failed", "id": "x", "taskId": "x"}):
         with pytest.raises(Unreadable, match=str(status_code)):
@@ -111,11 +115,11 @@ def test_any_other_status_answer_is_no_verdict(provider: Provider, status_code: 
 
 
 @providers
-@pytest.mark.parametrize(
+@rows(
     "body",
     [b"", b"<html>", b"[]", b"null", b'"ok"', b"{}", b'{"id":"a","task_id":"a","taskId":"a"}', b"\xff", b"[" * 9999],
 )
-def test_a_status_answer_without_a_status_is_no_verdict(provider: Provider, body: bytes) -> None:
+def test_a_status_answer_without_a_status_has_no_status(provider: Provider, body: bytes) -> None:
     """A 200 that says nothing of the job's state is Unreadable."""
     with pytest.raises(Unreadable):
         provider.read_status(answer(200, body), NOW_MS)
@@ -200,7 +204,7 @@ def test_wrong_values_are_named_as_the_client_wrote_them(provider: Provider) -> 
     assert paths == expected | ({"input.prompt"} if provider.limits.prompt_required else set())
 
 
-@providers
+@many
 @given(
     st.builds(
         Input,
@@ -225,6 +229,7 @@ def test_wrong_values_are_named_as_the_client_wrote_them(provider: Provider) -> 
         provider_options=st.dictionaries(st.sampled_from(["model", "seed", "inputs", "metadata", "x"]), json_values),
     )
 )
+@each
 def test_any_input_is_translated_or_refused_in_its_own_words(provider: Provider, given_input: Input) -> None:
     """Any unified input becomes a good native body, or is refused naming only fields that the client wrote."""
     try:
@@ -237,8 +242,9 @@ def test_any_input_is_translated_or_refused_in_its_own_words(provider: Provider,
         assert provider.check(request) == []
 
 
-@providers
+@many
 @given(json_values | bodies)
+@each
 def test_any_json_can_be_checked(provider: Provider, body: object) -> None:
     """No body makes the check raise, and every error of it can be sent."""
     errors = provider.check(body)
@@ -246,8 +252,9 @@ def test_any_json_can_be_checked(provider: Provider, body: object) -> None:
     assert len(errors) <= 4 * ERRORS_MAX
 
 
-@providers
+@many
 @given(bodies)
+@each
 def test_any_callback_is_read_or_unreadable(provider: Provider, body: dict[str, Any]) -> None:
     """No object raises anything but Unreadable, and what is read of it can be stored and sent."""
     try:
@@ -260,8 +267,9 @@ def test_any_callback_is_read_or_unreadable(provider: Provider, body: dict[str, 
     assert report.progress is None or 0 <= report.progress <= 100
 
 
-@providers
+@many
 @given(st.integers(100, 599), st.binary(max_size=30) | bodies.map(lambda body: json.dumps(body).encode()))
+@each
 def test_any_bytes_are_an_answer(provider: Provider, status_code: int, raw: bytes) -> None:
     """No bytes make the reading of an answer raise anything but Unreadable, and of a submission's nothing at all."""
     assert isinstance(provider.read_submission(answer(status_code, raw)), Accepted | Refused | Unclear)
@@ -271,8 +279,9 @@ def test_any_bytes_are_an_answer(provider: Provider, status_code: int, raw: byte
         assert str(unreadable)  # noqa: PT017 -- either outcome is right
 
 
-@providers
+@many
 @given(st.integers(100, 599), json_values)
+@each
 def test_only_a_4xx_is_a_no(provider: Provider, status_code: int, body: object) -> None:
     """A submission is refused by 4xx alone, without 408 and 425; everything else without an id is unclear."""
     said = provider.read_submission(answer(status_code, json.dumps(body).encode()))
@@ -285,7 +294,7 @@ def test_only_a_4xx_is_a_no(provider: Provider, status_code: int, body: object) 
 
 
 @providers
-@pytest.mark.parametrize("status_code", [200, 202, 204, 302, 408, 425, 500, 502, 503, 504])
+@rows("status_code", [200, 202, 204, 302, 408, 425, 500, 502, 503, 504])
 def test_an_answer_without_an_id_is_unclear(provider: Provider, status_code: int) -> None:
     """Empty, HTML and id-less answers may hide a job; the first 2 KB are kept."""
     page = b"<html>" + b"x" * 5000
@@ -306,7 +315,7 @@ def test_an_html_refusal_keeps_its_page(provider: Provider) -> None:
 
 
 @providers
-@pytest.mark.parametrize(
+@rows(
     ("status_code", "class_", "retryable"),
     [
         (400, ErrorClass.INVALID_INPUT, False),
@@ -351,7 +360,7 @@ def test_an_id_cannot_leave_its_place_in_the_path(provider: Provider) -> None:
 
 
 @providers
-@pytest.mark.parametrize(("word", "state"), [*STATUSES.items(), ("archived", None), ("unknown", None)])
+@rows(("word", "state"), [*STATUSES.items(), ("archived", None), ("unknown", None)])
 def test_a_status_word_means_the_same_everywhere(provider: Provider, word: str, state: JobState | None) -> None:
     """Every published word in any case gives its state; one that nobody published gives none."""
     for spelled in (word, word.upper(), f" {word.title()} "):
@@ -359,7 +368,7 @@ def test_a_status_word_means_the_same_everywhere(provider: Provider, word: str, 
         assert applied(provider, {"code": 500, "data": {"state": spelled}}).state is state
 
 
-@pytest.mark.parametrize(
+@rows(
     "url",
     [
         "https://example.com/a.png",
@@ -376,7 +385,7 @@ def test_a_public_url_is_good(url: str) -> None:
     assert check_url(url, "u") == []
 
 
-@pytest.mark.parametrize(
+@rows(
     "url",
     [
         None,
@@ -436,7 +445,7 @@ def test_any_value_can_be_asked_for_a_url(value: object) -> None:
     assert isinstance(check_url(value, "u"), list)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("request_body", "path"),
     [
         ({"callback_url": None}, "callback_url"),
@@ -458,7 +467,7 @@ def test_a_clients_own_callback_field_is_found(request_body: object, path: str |
     assert find_callback_field(request_body) == path
 
 
-@pytest.mark.parametrize(
+@rows(
     ("value", "text"),
     [
         (5, "5"),
@@ -497,7 +506,7 @@ def test_error_codes_are_spelled_as_they_are_looked_up() -> None:
     assert all(code == code.lower() for code in CODES)
 
 
-@providers
+@many
 @given(
     st.dictionaries(
         st.sampled_from(
@@ -507,6 +516,7 @@ def test_error_codes_are_spelled_as_they_are_looked_up() -> None:
     ),
     st.sampled_from(["model", "model_name", "version"]),
 )
+@each
 def test_any_body_that_passes_the_check_can_be_sent(provider: Provider, body: dict[str, Any], name: str) -> None:
     """Build the submission of every body of an unknown model that relay accepts, with the callback URL in it."""
     request = body | {name: "some-lab/new-model"}

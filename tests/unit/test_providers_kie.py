@@ -19,6 +19,7 @@ from relay.providers.kie import (
 )
 from relay.providers.native import native_from_input
 from tests.support.provider_cases import NOW_MS, answer, asked, recorded
+from tests.support.rows import rows
 
 KIE = Kie()
 IMAGE, LAST, VIDEO = "https://example.com/a.png", "https://example.com/b.png", "https://example.com/c.mp4"
@@ -53,7 +54,7 @@ def refusals(**given: object) -> dict[str, str]:
     return {error.path.removeprefix("input."): error.message for error in raised.value.errors}
 
 
-@pytest.mark.parametrize(
+@rows(
     ("model", "given"),
     [
         (STANDARD, {"duration": 4}),
@@ -79,7 +80,7 @@ def test_each_limit_may_be_reached(model: str, given: dict[str, object]) -> None
     assert complaints(model, **given) == {}
 
 
-@pytest.mark.parametrize(
+@rows(
     ("model", "given", "path"),
     [
         (STANDARD, {"duration": 3}, "duration"),
@@ -188,7 +189,7 @@ def test_an_input_becomes_wan() -> None:
     assert native(model=WAN_IMAGE, images=[IMAGE], seed=7)["input"] == {**SEEDANCE, "seed": 7}
 
 
-@pytest.mark.parametrize(
+@rows(
     ("given", "paths"),
     [
         ({"seed": 7}, {"seed"}),
@@ -288,7 +289,7 @@ def test_a_result_may_be_an_object_or_missing_but_not_garbage() -> None:
     assert KIE.read_callback({"code": 501, "data": failed}, NOW_MS).state is JobState.FAILED
 
 
-@pytest.mark.parametrize(
+@rows(
     ("code", "text", "class_", "retryable"),
     [
         ("400", "bad", ErrorClass.CONTENT_REJECTED, False),

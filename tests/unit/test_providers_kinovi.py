@@ -11,6 +11,7 @@ from relay.providers.base import Accepted, Refused
 from relay.providers.kinovi import FAST, NEWEST, STANDARD, Kinovi
 from relay.providers.native import native_from_input
 from tests.support.provider_cases import JOB_ID, NOW_MS, answer, asked, recorded
+from tests.support.rows import rows
 
 KINOVI = Kinovi()
 IMAGE = "https://example.com/a.png"
@@ -30,7 +31,7 @@ DURATION = "must be an integer from 4 to 15 or a string with one, not "
 SECONDS = f"must be an integer from 4 to 15 for {STANDARD}, not "
 
 
-@pytest.mark.parametrize(
+@rows(
     ("inputs", "path", "message"),
     [
         ({"duration": 3}, "inputs.duration", SECONDS + "3"),
@@ -104,7 +105,7 @@ def test_what_stands_outside_inputs_is_pointed_at() -> None:
     ]
 
 
-@pytest.mark.parametrize(
+@rows(
     "inputs",
     [
         {"duration": 4},
@@ -185,7 +186,7 @@ def test_text_alone_makes_a_video() -> None:
     assert [error.path for error in raised.value.errors] == ["input.prompt"]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("model", "inputs", "path"),
     [
         (FAST, {"outputResolution": "720p"}, None),
@@ -268,7 +269,7 @@ def failed(class_: ErrorClass, text: str, code: str | None = None) -> Report:
 RULES = "Your input text violates platform rules. Please modify and try again."
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "report"),
     [
         ("flat_success", succeeded("https://static.seedance2-pro.com/generated/video.mp4")),
@@ -306,14 +307,14 @@ def test_the_last_frame_is_an_output_of_its_own() -> None:
     ]
 
 
-@pytest.mark.parametrize("time", [None, 0, -1, 1_789_985_975, 10**18, "soon", {}])
+@rows("time", [None, 0, -1, 1_789_985_975, 10**18, "soon", {}])
 def test_an_implausible_time_is_not_believed(time: object) -> None:
     """Seconds, the future and nonsense are not when the job ended: the result lives from now."""
     body = {"state": "success", "completeTime": time, "output": [{"url": VIDEO}]}
     assert [output.expires_at for output in KINOVI.read_callback(body, NOW_MS).outputs] == [TWO_WEEKS_LATER]
 
 
-@pytest.mark.parametrize("given", [[VIDEO], VIDEO, {"url": VIDEO}, [{"url": VIDEO, "width": "x"}, {"url": VIDEO}, 5]])
+@rows("given", [[VIDEO], VIDEO, {"url": VIDEO}, [{"url": VIDEO, "width": "x"}, {"url": VIDEO}, 5]])
 def test_outputs_in_another_shape_are_read(given: object) -> None:
     """A bare URL, a bare object and repeated URLs give the one video."""
     report = KINOVI.read_callback({"status": "success", "output": given}, NOW_MS)
@@ -327,7 +328,7 @@ def test_credits_are_reserved_until_the_end() -> None:
     assert KINOVI.read_callback({"status": "fail", "creditsUsed": 200}, NOW_MS).cost is None
 
 
-@pytest.mark.parametrize(
+@rows(
     ("code", "class_", "retryable"),
     [
         ("2038", ErrorClass.CONTENT_REJECTED, False),
@@ -345,7 +346,7 @@ def test_each_published_task_error_has_its_class(code: object, class_: ErrorClas
     assert (error.class_, error.retryable) == (class_, retryable)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("status_code", "body", "class_", "text"),
     [
         (

@@ -24,11 +24,13 @@ from relay.providers.minimax import (
 )
 from relay.providers.native import native_from_input
 from relay.providers.prices import Price
-from tests.support.provider_cases import NOW_MS, answer, recorded
+from tests.support.provider_cases import NOW_MS, answer, recorded, without_known
+from tests.support.rows import rows
 
 MINIMAX = MiniMax()
 IMAGE = "https://example.com/a.png"
-URL = "must be a public https or http URL of at most 2048 characters, without credentials"
+URL = "must be a public https or http URL of at most 2048 characters, without credentials; this "
+SCHEME, HOST = "does not begin with https:// or http://", "has a host that is local, private or without a dot"
 AN_HOUR_LATER = "2026-09-21T15:13:20.000Z"
 RATIOS = '"21:9", "16:9", "4:3", "1:1", "3:4", "9:16"'
 ONLY_02 = "is for MiniMax-Hailuo-02 at 768P and 1080P only"
@@ -37,7 +39,7 @@ OK = {"status_code": 0, "status_msg": "success"}
 
 def complaints(body: Mapping[str, Any]) -> dict[str, str]:
     """Return the errors of a body by path."""
-    return {error.path: error.message for error in MINIMAX.check(dict(body))}
+    return {error.path: without_known(error.message) for error in MINIMAX.check(dict(body))}
 
 
 def image(role: str | None = None, url: str = IMAGE) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def job(request: dict[str, object], status: str = "", status_path: str | None = 
     )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("body", "errors"),
     [
         (v2(), {}),
@@ -127,8 +129,8 @@ def job(request: dict[str, object], status: str = "", status_path: str | None = 
         (v2({"type": "video_url", "role": "reference_video"}), {"content[1].video_url": "is required"}),
         (v2(image(url="mm_file://205258526306433")), {}),
         (v2(image(url="data:image/png;base64,iVBORw0KGgo=")), {}),
-        (v2(image(url="mm_file://../x")), {"content[1].image_url.url": URL}),
-        (v2(image(url="https://10.0.0.1/a")), {"content[1].image_url.url": URL}),
+        (v2(image(url="mm_file://../x")), {"content[1].image_url.url": URL + SCHEME}),
+        (v2(image(url="https://10.0.0.1/a")), {"content[1].image_url.url": URL + HOST}),
         (v2(seed=7), {"seed": "is not a field here"}),
     ],
 )
@@ -137,7 +139,7 @@ def test_each_limit_of_v2(body: dict[str, Any], errors: dict[str, str]) -> None:
     assert complaints(body) == errors
 
 
-@pytest.mark.parametrize(
+@rows(
     ("body", "errors"),
     [
         (v1(duration=10, resolution="768P"), {}),
@@ -170,7 +172,7 @@ def test_each_limit_of_v2(body: dict[str, Any], errors: dict[str, str]) -> None:
         (v1("S2V-01"), {"subject_reference": "is for S2V-01, which needs it"}),
         (
             v1("S2V-01", subject_reference=[{"type": "character", "image": ["ftp://a.example/b"]}]),
-            {"subject_reference[0].image[0]": URL},
+            {"subject_reference[0].image[0]": URL + SCHEME},
         ),
         (v1(prompt="x" * 2000), {}),
         (
@@ -179,7 +181,7 @@ def test_each_limit_of_v2(body: dict[str, Any], errors: dict[str, str]) -> None:
         ),
         (v1(prompt=None), {"prompt": "is required"}),
         (v1(prompt=None, first_frame_image=IMAGE), {}),
-        (v1(first_frame_image="https://localhost/a"), {"first_frame_image": URL}),
+        (v1(first_frame_image="https://localhost/a"), {"first_frame_image": URL + HOST}),
     ],
 )
 def test_each_limit_of_v1(body: dict[str, Any], errors: dict[str, str]) -> None:
@@ -187,7 +189,7 @@ def test_each_limit_of_v1(body: dict[str, Any], errors: dict[str, str]) -> None:
     assert complaints(body) == errors
 
 
-@pytest.mark.parametrize("model", MINIMAX.limits.models)
+@rows("model", MINIMAX.limits.models)
 def test_the_limits_of_a_model_are_its_rules(model: str) -> None:
     """Accept a model's own resolutions, lengths and frames, as `GET /v1/providers` shows them, and no others."""
     own = MINIMAX.limits.by_model[model]
@@ -245,7 +247,7 @@ def test_the_body_decides_the_version_of_the_routes() -> None:
     assert MINIMAX.status_check(job({}, status_path=adopted.status_path)).path == adopted.status_path
 
 
-@pytest.mark.parametrize(
+@rows(
     ("given", "body"),
     [
         (Input(prompt="p"), v2()),
@@ -279,7 +281,7 @@ def test_an_input_becomes_a_body_of_its_models_version(given: Input, body: dict[
     assert native_from_input(MINIMAX, given) == body
 
 
-@pytest.mark.parametrize(
+@rows(
     ("given", "path"),
     [
         (Input(prompt="p", images=[IMAGE], aspect_ratio="16:9"), "input.aspect_ratio"),
@@ -312,7 +314,7 @@ V2_ERRORS = {
 }
 
 
-@pytest.mark.parametrize(
+@rows(
     ("code", "status_code", "class_", "retryable"),
     [
         (2013, 400, ErrorClass.INVALID_INPUT, False),
@@ -340,7 +342,7 @@ def test_a_code_has_its_class_in_either_version(
         assert (said.error.class_, said.error.retryable, said.error.provider_code) == (class_, retryable, str(code))
 
 
-@pytest.mark.parametrize("status_code", list(V2_ERRORS))
+@rows("status_code", list(V2_ERRORS))
 def test_a_v2_error_without_a_code_is_classed_by_its_type(status_code: int) -> None:
     """Class a V2 refusal by its type if its text ends in no code."""
     kind = V2_ERRORS[status_code]
@@ -349,7 +351,7 @@ def test_a_v2_error_without_a_code_is_classed_by_its_type(status_code: int) -> N
     assert said.error.class_ is CODES[kind].class_
 
 
-@pytest.mark.parametrize("code", [1000, 1001, 1024, 1033])
+@rows("code", [1000, 1001, 1024, 1033])
 def test_a_fault_inside_minimax_may_have_made_the_job(code: int) -> None:
     """Call a submission unclear after a fault code inside 200, and after a 5xx."""
     body = {"task_id": "", "base_resp": {"status_code": code, "status_msg": "m"}}
@@ -366,7 +368,7 @@ def test_an_unreachable_callback_url_is_no_wrong_input() -> None:
     assert "RELAY_PUBLIC_URL" in said.error.message
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "provider_job_id"),
     [
         ("v2_submitted", "424010985738629"),
@@ -381,7 +383,7 @@ def test_a_submission_is_accepted_with_its_id_as_text(name: str, provider_job_id
     assert (said.report.state, said.report.provider_job_id) == (JobState.SUBMITTED, provider_job_id)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("word", "state"),
     [
         *(("Preparing", JobState.SUBMITTED), ("Queueing", JobState.SUBMITTED), ("queued", JobState.SUBMITTED)),
@@ -413,7 +415,7 @@ def test_a_v2_success_has_its_url_and_its_cost() -> None:
     assert MINIMAX.result_request(job(v2()), report) is None
 
 
-@pytest.mark.parametrize(
+@rows(
     "usage",
     [
         {"total_seconds": 5, "input_seconds": 3, "input_image_count": 0},
@@ -430,7 +432,7 @@ def test_a_v2_cost_is_the_published_one_or_none(usage: object) -> None:
     assert MINIMAX.read_status(answer(200, body), NOW_MS).cost is None
 
 
-@pytest.mark.parametrize("name", ["answers/v1_success", "callbacks/v1_success"])
+@rows("name", ["answers/v1_success", "callbacks/v1_success"])
 def test_a_v1_success_names_the_file_to_ask_for(name: str) -> None:
     """Ask for the file of a V1 success in a second step, and take its URL."""
     kind, file = name.split("/")
@@ -456,7 +458,7 @@ def test_a_files_id_cannot_leave_its_place() -> None:
     assert MINIMAX.read_status(answer(200, body | {"status": "Fail"}), NOW_MS).result_path is None
 
 
-@pytest.mark.parametrize(
+@rows(
     ("status_code", "body"),
     [
         (200, {"base_resp": {"status_code": 2013, "status_msg": "invalid file_id"}}),
@@ -481,7 +483,7 @@ def test_a_file_at_no_url_is_no_output() -> None:
     assert (whole.outputs, whole.unusable) == ((), ("javascript:alert(1)",))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("body", "class_", "code"),
     [
         (recorded("minimax", "callbacks", "v2_failed"), ErrorClass.CONTENT_REJECTED, "1026"),
@@ -502,7 +504,7 @@ def test_a_failed_task_is_classed_by_its_code(body: dict[str, Any], class_: Erro
     assert (error.class_, error.provider_code) == (class_, code)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("status_code", "body", "unknown"),
     [
         (200, {"task_id": "", "base_resp": {"status_code": 2013, "status_msg": "invalid task_id"}}, True),
@@ -515,7 +517,7 @@ def test_a_failed_task_is_classed_by_its_code(body: dict[str, Any], class_: Erro
         (200, {"task": {"id": "1"}}, False),
     ],
 )
-def test_an_error_in_a_status_answer_is_no_verdict(status_code: int, body: object, unknown: bool) -> None:
+def test_an_error_in_a_status_answer_has_no_status(status_code: int, body: object, unknown: bool) -> None:
     """Take no status from an error; MiniMax's own words say that a task is unknown."""
     with pytest.raises(Unreadable) as raised:
         MINIMAX.read_status(answer(status_code, body), NOW_MS)
@@ -532,7 +534,7 @@ def test_only_a_queued_job_is_canceled() -> None:
     assert MINIMAX.cancellation(job(v1(), "queued")) is None
 
 
-@pytest.mark.parametrize(
+@rows(
     ("body", "reply"),
     [
         ({"challenge": "abc"}, {"challenge": "abc"}),
@@ -551,7 +553,7 @@ def test_only_a_challenge_is_given_back(body: dict[str, Any], reply: dict[str, A
     assert MINIMAX.reply(body) == reply
 
 
-@pytest.mark.parametrize(
+@rows(
     ("body", "usd"),
     [
         (v2(), "0.400000"),

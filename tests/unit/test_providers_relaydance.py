@@ -10,7 +10,8 @@ from relay.model.provider_http import ProviderRequest
 from relay.providers.base import Accepted, Refused, Unclear
 from relay.providers.native import native_from_input
 from relay.providers.relaydance import NO_AUDIO, WITH_AUDIO, RelayDance
-from tests.support.provider_cases import JOB_ID, NOW_MS, answer, asked, recorded
+from tests.support.provider_cases import JOB_ID, NOW_MS, answer, asked, recorded, without_known
+from tests.support.rows import rows
 
 RELAYDANCE = RelayDance()
 IMAGE = "https://example.com/a.png"
@@ -18,6 +19,7 @@ GOOD: dict[str, object] = {"model": WITH_AUDIO, "prompt": "@image1 comes alive"}
 HALF_AN_HOUR_LATER = "2026-09-21T14:43:20.000Z"
 TASK = "task_4f3c2b1a09f8e7d6c5b4a39281706f5e"
 ARK = "cgt-20260312231129-7db6s"
+MUST = "must be a public https or http URL of at most 2048 characters, without credentials"
 
 
 def item(role: str = "reference_image", kind: str = "image_url", url: object = IMAGE) -> dict[str, object]:
@@ -28,13 +30,13 @@ def item(role: str = "reference_image", kind: str = "image_url", url: object = I
 def complaints(metadata: object = None, **fields: object) -> dict[str, str]:
     """Return the errors of a good request with these fields changed, by path."""
     body = {**GOOD, **fields} if metadata is None else {**GOOD, "metadata": metadata, **fields}
-    return {error.path: error.message for error in RELAYDANCE.check(body)}
+    return {error.path: without_known(error.message) for error in RELAYDANCE.check(body)}
 
 
 SECONDS = 'must be a string with a whole number from "1" to "15", not '
 
 
-@pytest.mark.parametrize(
+@rows(
     ("fields", "path", "message"),
     [
         ({"seconds": 5}, "seconds", SECONDS + "5"),
@@ -58,7 +60,7 @@ def test_each_limit_is_named(fields: dict[str, object], path: str, message: str)
     assert complaints(**fields) == {path: message}
 
 
-@pytest.mark.parametrize(
+@rows(
     ("metadata", "path", "message"),
     [
         ({"resolution": "4k"}, "metadata.resolution", 'must be one of "1080p", "480p", "720p", not "4k"'),
@@ -105,7 +107,7 @@ def test_each_limit_is_named(fields: dict[str, object], path: str, message: str)
         (
             {"content": [item(), item(url="file:///etc/passwd")]},
             "metadata.content[1].image_url.url",
-            "must be a public https or http URL of at most 2048 characters, without credentials",
+            f"{MUST}; this does not begin with https:// or http://",
         ),
         ({"content": [item() | {"video_url": {"url": IMAGE}}]}, "metadata.content[0].video_url", None),
         ({"content": [{"type": "image_url", "role": "first_frame"}]}, "metadata.content[0].image_url", "is required"),
@@ -128,7 +130,7 @@ def test_a_models_resolution_has_the_last_word() -> None:
     assert complaints({}, model="doubao-seedance-2-0-480p") == {}
 
 
-@pytest.mark.parametrize(
+@rows(
     "metadata",
     [
         {"content": [item()] * 9 + [item("reference_video", "video_url")] * 3},
@@ -195,7 +197,7 @@ def test_requests_go_where_the_page_says() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("body", "word", "identifier"),
     [
         (recorded("relaydance", "answers", "submitted"), "submitted", "task_abc123"),
@@ -243,7 +245,7 @@ OUT = "https://cdn.example.com/videos/out.mp4"
 ARK_OUT = "https://ark-acg-cn-beijing.tos-cn-beijing.volces.com/…mp4?X-Tos-…"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "report"),
     [
         (
@@ -355,7 +357,7 @@ def test_every_known_callback_is_read(name: str, report: Report) -> None:
     assert RELAYDANCE.read_callback(recorded("relaydance", "callbacks", name), NOW_MS) == report
 
 
-@pytest.mark.parametrize(
+@rows(
     "fields",
     [
         {"url": OUT},
@@ -388,14 +390,14 @@ def test_an_expired_job_is_not_running() -> None:
     assert RELAYDANCE.read_callback({"id": ARK, "status": "expired"}, NOW_MS).state is JobState.EXPIRED
 
 
-def test_an_unknown_task_is_no_verdict() -> None:
+def test_an_unknown_task_has_no_status() -> None:
     """The gateway's answers for an unknown task say nothing about the job, with 400 or with 200."""
     for status_code in (200, 400):
         with pytest.raises(Unreadable):
             RELAYDANCE.read_status(answer(status_code, recorded("relaydance", "answers", "error_unknown_task")), NOW_MS)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("status_code", "body", "class_", "code"),
     [
         (401, recorded("relaydance", "answers", "error_unauthorized"), ErrorClass.AUTH, "authentication_error"),

@@ -15,6 +15,7 @@ from relay.providers.base import Accepted, Refused, Unclear
 from relay.providers.native import native_from_input
 from relay.providers.stablestudio import FAST, STANDARD, StableStudio
 from tests.support.provider_cases import JOB_ID, NOW_MS, answer, asked, json_values, recorded, scalars
+from tests.support.rows import rows
 
 STUDIO = StableStudio()
 NEWER = StableStudio("b")
@@ -59,7 +60,7 @@ def test_it_is_paid_and_asked_every_ten_seconds() -> None:
     assert (STUDIO.limits.duration_s, STUDIO.limits.images_max, STUDIO.limits.expected_s) == ((4, 12), 2, 60)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("fields", "path", "word"),
     [
         ({"image": None, "last_image": LAST}, "image", "is required with last_image"),
@@ -89,7 +90,7 @@ def test_each_limit_of_the_older_body_is_named(fields: dict[str, object], path: 
     assert word in found[path]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("fields", "path", "word"),
     [
         ({"prompt": None}, "prompt", "is required"),
@@ -112,7 +113,7 @@ def test_each_limit_of_the_newer_body_is_named(fields: dict[str, object], path: 
     assert word in found[path]
 
 
-@pytest.mark.parametrize(
+@rows(
     "fields",
     [
         {"duration": "4", "resolution": "480p"},
@@ -150,7 +151,7 @@ def test_a_full_input_becomes_the_body_of_the_setting() -> None:
     }
 
 
-@pytest.mark.parametrize(
+@rows(
     ("studio", "changed", "paths"),
     [
         (STUDIO, {"mode": "keyframe"}, ["input.mode"]),
@@ -169,7 +170,7 @@ def test_what_has_no_place_is_refused_in_the_clients_words(
     assert [error.path for error in raised.value.errors] == paths
 
 
-@pytest.mark.parametrize(("model", "path"), [(None, STANDARD), (STANDARD, STANDARD), (FAST, FAST)])
+@rows(("model", "path"), [(None, STANDARD), (STANDARD, STANDARD), (FAST, FAST)])
 def test_the_model_is_a_part_of_the_path(model: str | None, path: str) -> None:
     """relay's own `model` chooses the path and is not sent; no key and no callback URL goes along."""
     body: dict[str, object] = {"image": IMAGE, "prompt": "p"}
@@ -177,13 +178,12 @@ def test_the_model_is_a_part_of_the_path(model: str | None, path: str) -> None:
     assert sent == ProviderRequest(method="POST", path=f"/api/generate/{path}/i2v", body=body, bearer=False)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("studio", "expected"),
     [
         (STUDIO, {"prompt": "p", "duration": "5", "resolution": "720p", "aspect_ratio": "16:9"}),
         (NEWER, {"prompt": "p", "duration": "5", "outputResolution": "720p", "aspectRatio": "16:9"}),
     ],
-    ids=["a", "b"],
 )
 def test_text_alone_makes_a_video(studio: StableStudio, expected: dict[str, Any]) -> None:
     """Send an input without media to the route of text-to-video, in the body of the setting."""
@@ -193,7 +193,7 @@ def test_text_alone_makes_a_video(studio: StableStudio, expected: dict[str, Any]
         assert studio.submission(request | media, None, JOB_ID).path == f"/api/generate/{STANDARD}/{kind}"
 
 
-@pytest.mark.parametrize("status_path", [None, "/api/jobs/other"])
+@rows("status_path", [None, "/api/jobs/other"])
 def test_a_job_is_asked_about_by_its_id(status_path: str | None) -> None:
     """The status route is published, so no other path is followed."""
     assert STUDIO.status_check(asked(JOB, status_path=status_path)) == ProviderRequest(
@@ -210,7 +210,7 @@ def test_the_published_answer_is_read() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("status_code", "kind", "class_"),
     [
         (402, Refused, ErrorClass.INSUFFICIENT_FUNDS),
@@ -233,8 +233,8 @@ def test_a_job_that_is_made_tells_its_progress() -> None:
     assert report == Report(state=JobState.RUNNING, provider_status="loading", provider_job_id=JOB, progress=40)
 
 
-@pytest.mark.parametrize("word", ["complete", "completed"])
-@pytest.mark.parametrize("nested", [True, False])
+@rows("word", ["complete", "completed"])
+@rows("nested", [True, False])
 def test_a_result_lives_for_twenty_minutes(word: str, nested: bool) -> None:
     """Video and thumbnail are outputs that expire, in `result` or beside the status."""
     body = recorded("stablestudio", "answers", "complete") | {"status": word}
@@ -251,7 +251,7 @@ def test_a_result_lives_for_twenty_minutes(word: str, nested: bool) -> None:
     )
 
 
-@pytest.mark.parametrize("result", [None, {}, {"thumbnailUrl": THUMBNAIL}, {"videoUrl": "the render failed"}])
+@rows("result", [None, {}, {"thumbnailUrl": THUMBNAIL}, {"videoUrl": "the render failed"}])
 def test_a_success_without_a_video_has_no_outputs(result: object) -> None:
     """A thumbnail alone, or text that is no URL, is no result."""
     report = STUDIO.read_status(answer(200, {"status": "complete", "result": result}), NOW_MS)
@@ -271,8 +271,8 @@ def test_the_recorded_failure_is_read() -> None:
     )
 
 
-@pytest.mark.parametrize("word", ["failed", "error"])
-@pytest.mark.parametrize(
+@rows("word", ["failed", "error"])
+@rows(
     ("error", "class_"),
     [
         ("Sensitive content", ErrorClass.CONTENT_REJECTED),
@@ -292,7 +292,7 @@ def test_the_words_of_a_failure_have_their_class(word: str, error: object, class
 
 
 def test_a_status_is_never_paid_for() -> None:
-    """A 402 is no verdict, whatever it asks for; an unknown job is one that may be lost."""
+    """A 402 says no status, whatever it asks for; an unknown job is one that may be lost."""
     challenge = {"x402Version": 2, "accepts": [], "extensions": {"sign-in-with-x": {"info": {}}}}
     with pytest.raises(Unreadable, match="sign-in or a payment") as raised:
         STUDIO.read_status(answer(402, challenge), NOW_MS)

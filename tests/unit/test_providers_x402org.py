@@ -16,6 +16,7 @@ from relay.providers.base import Accepted, Refused, Unclear
 from relay.providers.native import native_from_input
 from relay.providers.x402org import MODEL, X402Org
 from tests.support.provider_cases import JOB_ID, NOW_MS, answer, asked, json_values, recorded, scalars
+from tests.support.rows import rows
 
 X402 = X402Org()
 IMAGE = "https://example.com/a.png"
@@ -53,7 +54,7 @@ def test_it_is_paid_and_asked_every_ten_seconds() -> None:
     assert (X402.limits.images_max, X402.limits.prompt_required, X402.limits.expected_s) == (1, False, 60)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("fields", "path", "word"),
     [
         ({"image_url": None}, "image_url", "is required"),
@@ -89,7 +90,7 @@ def test_a_full_input_becomes_its_words() -> None:
     }
 
 
-@pytest.mark.parametrize(
+@rows(
     ("fields", "path"),
     [
         ({"images": [IMAGE, IMAGE]}, "input.images"),
@@ -127,7 +128,7 @@ def test_the_published_answer_is_the_result() -> None:
     assert (said.report.error, said.report.status_path) == (None, None)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("body", "provider_job_id"),
     [
         ({"video_url": VIDEO, "fal_request_id": "f1", "source": "cache"}, "f1"),
@@ -144,7 +145,7 @@ def test_a_video_is_a_success_whatever_else_is_said(body: dict[str, object], pro
     assert [output.url for output in said.report.outputs] == [VIDEO]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("said", "note"),
     [
         ({"source": "venice", "venice_request_id": "req_1"}, "source venice, venice_request_id req_1"),
@@ -163,7 +164,7 @@ def test_where_a_video_came_from_is_noted(said: dict[str, object], note: str | N
     assert X402.read_status(answer(200, body), NOW_MS).note == note
 
 
-@pytest.mark.parametrize("status_code", [200, 202])
+@rows("status_code", [200, 202])
 def test_a_job_that_takes_longer_says_where_to_ask(status_code: int) -> None:
     """The path of the poll URL is kept, without its host."""
     said = X402.read_submission(answer(status_code, recorded("x402org", "answers", "async")))
@@ -173,7 +174,7 @@ def test_a_job_that_takes_longer_says_where_to_ask(status_code: int) -> None:
     )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("poll_url", "path"),
     [
         ("https://x402.org/v1/jobs/job_1", "/v1/jobs/job_1"),
@@ -188,7 +189,7 @@ def test_a_poll_url_of_its_own_is_followed(poll_url: str, path: str) -> None:
     assert polled(poll_url) == path
 
 
-@pytest.mark.parametrize(
+@rows(
     "poll_url",
     [
         *(None, 5, [], {}, "", "job_1", "?a=1", "#", "https://x402.org", "https://x402.org?a=1"),
@@ -241,7 +242,7 @@ def test_a_path_that_is_kept_stays_at_the_provider(poll_url: str) -> None:
         assert path.isprintable()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("body", "state"),
     [
         ({"job_id": "j", "status": "PROCESSING", "average_execution_time": 145000}, JobState.RUNNING),
@@ -262,7 +263,7 @@ def test_a_poll_tells_the_state(body: dict[str, object], state: JobState | None)
     assert all(output.expires_at is None for output in report.outputs)
 
 
-@pytest.mark.parametrize("url", ["//127.0.0.1/a.mp4", "the render failed", "", 5, None])
+@rows("url", ["//127.0.0.1/a.mp4", "the render failed", "", 5, None])
 def test_a_video_that_nobody_can_fetch_is_none(url: object) -> None:
     """Only a URL is a result."""
     report = X402.read_status(answer(200, {"status": "PROCESSING", "video_url": url}), NOW_MS)
@@ -270,7 +271,7 @@ def test_a_video_that_nobody_can_fetch_is_none(url: object) -> None:
 
 
 def test_a_status_is_never_paid_for() -> None:
-    """A 402 is no verdict, whatever it asks for; an unknown job is one that may be lost."""
+    """A 402 says no status, whatever it asks for; an unknown job is one that may be lost."""
     with pytest.raises(Unreadable, match="sign-in or a payment") as raised:
         X402.read_status(answer(402, {"x402Version": 1, "accepts": [{"scheme": "exact"}]}), NOW_MS)
     assert not isinstance(raised.value, JobUnknown)
@@ -285,7 +286,7 @@ def test_nobody_calls_back() -> None:
     assert X402.cancellation(asked("job_1")) is None
 
 
-@pytest.mark.parametrize(
+@rows(
     ("status_code", "body", "class_"),
     [
         (402, {"x402Version": 1, "error": "X-PAYMENT header is required"}, ErrorClass.INSUFFICIENT_FUNDS),

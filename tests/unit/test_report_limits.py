@@ -1,7 +1,6 @@
 """The rules and limits of what a report makes of a job, one by one; `unit/test_lifecycle.py` has what always holds."""
 
 import msgspec
-import pytest
 
 from relay.lifecycle import reports
 from relay.lifecycle.reports import DoubtLimits, StatusReport, Transition
@@ -19,6 +18,7 @@ from relay.model.job import (
     Report,
     Verification,
 )
+from tests.support.rows import rows
 from tests.unit.test_check_limits import NOW, VIDEO, ended, job, report, unconfirmed
 
 CALLBACK, CHECK, ANSWER = FinishedBy.CALLBACK, FinishedBy.STATUS_CHECK, FinishedBy.SUBMIT_ANSWER
@@ -41,9 +41,7 @@ def output(url: str) -> tuple[Output, ...]:
     return (Output(kind=OutputKind.VIDEO, url=url),)
 
 
-@pytest.mark.parametrize(
-    ("made", "pause_s"), [(0, 0), (2, 0), (3, 5), (4, 10), (5, 20), (6, 40), (7, 60), (13, 60), (40, 60)]
-)
+@rows(("made", "pause_s"), [(0, 0), (2, 0), (3, 5), (4, 10), (5, 20), (6, 40), (7, 60), (13, 60), (40, 60)])
 def test_a_doubt_has_three_free_checks_and_then_pauses(made: int, pause_s: int) -> None:
     """Ask immediately three times, then 5 s later, twice as late after each check, and a minute later at most."""
     doubted = reports.doubted(job(checks_made=made), DoubtLimits(), NOW)
@@ -100,9 +98,7 @@ def test_a_success_without_a_result_never_follows_an_end() -> None:
     assert (unasked.state, unasked.reason) == ("failed", "no_output")
 
 
-@pytest.mark.parametrize(
-    ("age_ms", "state"), [(59_999, JobState.PENDING), (60_000, JobState.SUCCEEDED), (None, JobState.SUCCEEDED)]
-)
+@rows(("age_ms", "state"), [(59_999, JobState.PENDING), (60_000, JobState.SUCCEEDED), (None, JobState.SUCCEEDED)])
 def test_a_callback_waits_a_minute_for_the_submissions_answer(age_ms: int | None, state: JobState) -> None:
     """Hold an end for confirmation while the answer with the id may still come, and believe it where none will."""
     begun_at = None if age_ms is None else NOW - age_ms
@@ -114,7 +110,7 @@ def test_a_callback_waits_a_minute_for_the_submissions_answer(age_ms: int | None
     assert not reports.awaits_answer(msgspec.structs.replace(before, state=JobState.SUBMITTED), NOW)
 
 
-@pytest.mark.parametrize(("tries", "next_in_ms", "waits_ms"), [(0, 3_000, 0), (1, 3_000, 3_000), (1, -3_000, 0)])
+@rows(("tries", "next_in_ms", "waits_ms"), [(0, 3_000, 0), (1, 3_000, 3_000), (1, -3_000, 0)])
 def test_a_claim_after_a_refuted_one_shares_its_pause(tries: int, next_in_ms: int, waits_ms: int) -> None:
     """Ask about a new claim immediately, but not before the pause of one that a check has disputed is over."""
     before = job(unconfirmed=unconfirmed(JobState.FAILED, tries=tries), confirm_by=NOW, next_check_at=NOW + next_in_ms)

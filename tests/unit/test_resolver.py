@@ -1,4 +1,4 @@
-"""Name look-ups: what hangs delays nobody else, what is known is not asked for again, what is cached is no verdict."""
+"""Name look-ups: what hangs delays nobody else, what is known is not asked again, what is cached is judged again."""
 
 import asyncio
 import socket
@@ -23,6 +23,7 @@ from relay.outbound.resolver import (
     system_lookup,
 )
 from tests.support.processes import ROOT
+from tests.support.rows import rows
 
 pytestmark = pytest.mark.anyio
 
@@ -208,9 +209,7 @@ async def test_the_systems_own_names_count() -> None:
         await Resolver().addresses("a..b")
 
 
-@pytest.mark.parametrize(
-    ("host", "parent"), [("a.b.example.com", "example.com"), ("example.com", "example.com"), ("host", "host")]
-)
+@rows(("host", "parent"), [("a.b.example.com", "example.com"), ("example.com", "example.com"), ("host", "host")])
 def test_a_names_domain_is_its_last_two_labels(host: str, parent: str) -> None:
     """Tell domains apart as most of them are registered."""
     assert parent_of(host) == parent

@@ -27,6 +27,7 @@ from relay.web.request_body import (
     OwnerMemoryFull,
     ReadLimits,
 )
+from tests.support.rows import rows
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +40,7 @@ def started(in_flight_max: int, per_s: float, number: int, now_ms: int = 0) -> P
     return pace
 
 
-@pytest.mark.parametrize(("begun", "room"), [(0, 4), (1, 3), (3, 1), (4, 0), (5, 0)])
+@rows(("begun", "room"), [(0, 4), (1, 3), (3, 1), (4, 0), (5, 0)])
 def test_so_many_checks_are_under_way_concurrently(begun: int, room: int) -> None:
     """Allow four checks from the first moment on, and never a negative number."""
     pace = started(4, 1_000.0, begun)
@@ -68,7 +69,7 @@ def test_no_check_begins_before_a_pause_is_over() -> None:
     assert pace.pause(40_000 + 600_001, 40_000) == 40_000 + 600_000
 
 
-@pytest.mark.parametrize(("others", "remembered"), [(9_998, True), (9_999, False)])
+@rows(("others", "remembered"), [(9_998, True), (9_999, False)])
 def test_the_last_ten_thousand_askers_are_remembered(others: int, remembered: bool) -> None:
     """Refuse a job's second check while it is among the last 10,000 jobs and projects that asked."""
     pace = AskedPace(1, 1_000_000)
@@ -188,7 +189,7 @@ def received(*pieces: bytes, cut: bool = False) -> Callable[[], "asyncio.Future[
     return receive
 
 
-@pytest.mark.parametrize("pieces", [(b"12345678",), (b"1234", b"5678"), (b"", b"12345678", b"")])
+@rows("pieces", [(b"12345678",), (b"1234", b"5678"), (b"", b"12345678", b"")])
 async def test_a_body_is_read_up_to_its_cap(pieces: Sequence[bytes]) -> None:
     """Read a body of exactly the cap, refuse one of a byte more with its start, and give all memory back."""
     memory = BodyMemory(MemoryLimits(64, 8, 64))
@@ -389,7 +390,7 @@ async def test_a_body_that_moved_later_than_the_idle_one_stays(books: Callable[[
         assert (body.ended, idle.ended) == ("", "evicted")
 
 
-@pytest.mark.parametrize(("files", "connections"), [(65, 1), (68, 2), (256, 96), (257, 96), (258, 97), (4_096, 100)])
+@rows(("files", "connections"), [(65, 1), (68, 2), (256, 96), (257, 96), (258, 97), (4_096, 100)])
 def test_half_of_the_files_that_are_left_are_for_connections(files: int, connections: int) -> None:
     """Leave 64 files to the rest of relay and every second one to its own connections, and allow at least one."""
     code = "from relay.web.connections import max_open; print(max_open(100))"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from relay.errors import RelayError
 from relay.security.encryption import DecryptionFailed, Encryption, _derive, place
+from tests.support.rows import rows
 
 OLD, NEW, OTHER = "old-" + "a" * 32, "new-" + "b" * 32, "other-" + "c" * 32
 SEAL = Encryption([OLD, NEW])
@@ -72,7 +73,7 @@ def test_this_format_stays_readable() -> None:
     assert SEAL.decrypt(stored, HERE) == "whsec_stored"
 
 
-@pytest.mark.parametrize("elsewhere", [("endpoints", "secret", "ep_2"), ("endpoints", "headers", "ep_1")])
+@rows("elsewhere", [("endpoints", "secret", "ep_2"), ("endpoints", "headers", "ep_1")])
 def test_what_is_sealed_opens_in_its_own_place_alone(elsewhere: tuple[str, str, str]) -> None:
     """Refuse a value that was moved to another row, or to another column of its row."""
     with pytest.raises(DecryptionFailed):

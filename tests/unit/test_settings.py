@@ -7,6 +7,7 @@ import pytest
 from relay import settings
 from relay.errors import SettingsError
 from relay.settings import PROVIDER_SETTINGS, SETTINGS, Setting
+from tests.support.rows import rows
 
 CHECKED = [one for one in (*SETTINGS, *PROVIDER_SETTINGS) if one.marks or one.plain is not str]
 WRONG = ("no-such-value", "-1", "nan", "[::", "9" * 30, "…", "http://")
@@ -35,7 +36,7 @@ def refused(setting: Setting) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("setting", CHECKED, ids=lambda setting: setting.name)
+@rows("setting", CHECKED)
 def test_a_wrong_setting_says_what_it_must_be(setting: Setting) -> None:
     """Name the setting and what it must be, with an example or its form; never repeat the text that was given."""
     answers = refused(setting)
@@ -46,7 +47,7 @@ def test_a_wrong_setting_says_what_it_must_be(setting: Setting) -> None:
         assert text not in answer or re.fullmatch("-1|nan|http://", text), answer
 
 
-@pytest.mark.parametrize("setting", CHECKED, ids=lambda setting: setting.name)
+@rows("setting", CHECKED)
 def test_the_example_in_a_refusal_is_good(setting: Setting) -> None:
     """Give no example that the setting itself refuses."""
     for answer in refused(setting).values():
@@ -54,7 +55,7 @@ def test_the_example_in_a_refusal_is_good(setting: Setting) -> None:
             setting.parse(example)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "says"),
     [
         ("no-port", "PORT must be an integer from 0 to 65535, not a text of 7 characters, such as 8000"),
@@ -67,6 +68,21 @@ def test_the_example_in_a_refusal_is_good(setting: Setting) -> None:
 def test_a_wrong_port_says_what_it_is_not(text: str, says: str) -> None:
     """Say the range, what was given instead, and an example."""
     assert refusal({"PORT": text}) == says
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("https://relay.example/?key=hunter2", "a query (?…)"),
+        ("https://relay.example/#hunter2", "a fragment (#…)"),
+        ("https://ada:hunter2@relay.example", "a user name"),
+        ("https://ada:hunter2@relay.example/?a=b#c", "a query (?…) or a fragment (#…) or a user name"),
+    ],
+)
+def test_what_a_url_may_not_have_is_named(text: str, part: str) -> None:
+    """Name the part that relay's own URL may not have, without repeating it."""
+    must = "RELAY_PUBLIC_URL must be a URL such as https://relay.example.com"
+    assert refusal({"RELAY_PUBLIC_URL": text}) == f"{must}, without {part}"
 
 
 def test_every_wrong_setting_is_named_at_once() -> None:

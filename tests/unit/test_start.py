@@ -3,11 +3,31 @@
 import subprocess
 import sys
 
-import pytest
+import click
+from click.testing import CliRunner
+
+from relay import cli
+from relay.cli.summaries import SUMMARIES
+from tests.support.rows import rows
 
 
-@pytest.mark.parametrize("module", ["relay.web.dashboard", "relay.web.openapi", "jinja2", "prometheus_client"])
+@rows("module", ["relay.web.dashboard", "relay.web.openapi", "jinja2", "prometheus_client"])
 def test_a_start_loads_no_page(module: str) -> None:
     """Load the modules of pages, of the API's description and of metrics for the first request that needs them."""
     program = f"import sys, relay.web.server, relay.cli.serve; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
+
+
+def test_the_help_names_each_command_without_loading_it() -> None:
+    """List every command with the first words of its own help, and import none of them for that."""
+    context = click.Context(cli.group)
+    commands = {name: cli.group.get_command(context, name) for name in cli.COMMANDS}
+    assert {name: command and command.get_short_help_str(1000) for name, command in commands.items()} == SUMMARIES
+    written = CliRunner().invoke(cli.group, ["--help"], prog_name="relay")
+    inherited = click.HelpFormatter(width=80)  # the width that CliRunner sets
+    click.Group.format_commands(cli.group, context, inherited)
+    assert inherited.getvalue().split() == written.output[written.output.index("Commands:") :].split()
+    program = "import sys; from relay.cli import group; group(['--help'], standalone_mode=False); "
+    program += "sys.exit(any(name.startswith('relay.cli.') and name != 'relay.cli.summaries' for name in sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", program], timeout=60, check=False, stdout=subprocess.DEVNULL)
+    assert ran.returncode == 0

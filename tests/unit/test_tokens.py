@@ -2,7 +2,6 @@
 
 import base64
 import gc
-import hmac
 import re
 import string
 
@@ -13,6 +12,8 @@ from itsdangerous.signer import Signer
 
 from relay.model import ids
 from relay.security.callback_tokens import CallbackToken, CallbackTokens
+from relay.security.hmac_key import HmacKey
+from tests.support.rows import rows
 
 OLD, NEW = "k1-" + "a" * 32, "k2-" + "b" * 32
 PROVIDERS = ["evolink", "relaydance", "kinovi", "stablestudio", "x402org", "sandbox"]
@@ -60,7 +61,7 @@ def test_this_format_stays_readable() -> None:
     assert TOKENS.verify("evolink", held, NOW) == CallbackToken(JOB, False, 1_763_704_000_000)
 
 
-@pytest.mark.parametrize("other", [name for name in PROVIDERS if name != "evolink"] + ["", "evolink ", "EVOLINK", "é"])
+@rows("other", [name for name in PROVIDERS if name != "evolink"] + ["", "evolink ", "EVOLINK", "é"])
 def test_another_providers_token_is_refused(other: str) -> None:
     """A token opens the callbacks of its own provider and of no other."""
     assert TOKENS.verify(other, TOKEN, NOW) is None
@@ -97,14 +98,14 @@ def test_a_key_is_needed() -> None:
         CallbackTokens([], "production")
 
 
-@pytest.mark.parametrize("length", range(len(TOKEN)))
+@rows("length", range(len(TOKEN)))
 def test_a_truncated_token_is_refused(length: int) -> None:
     """No beginning of a token is a token, and no end of it either."""
     assert TOKENS.verify("evolink", TOKEN[:length], NOW) is None
     assert TOKENS.verify("evolink", TOKEN[len(TOKEN) - length :], NOW) is None
 
 
-@pytest.mark.parametrize("position", range(len(TOKEN)))
+@rows("position", range(len(TOKEN)))
 def test_one_other_letter_is_refused(position: int) -> None:
     """Each letter has one right value, the last one too, whose spare bits a lenient decoder drops."""
     for letter in ALPHABET:
@@ -112,7 +113,7 @@ def test_one_other_letter_is_refused(position: int) -> None:
             assert TOKENS.verify("evolink", TOKEN[:position] + letter + TOKEN[position + 1 :], NOW) is None
 
 
-@pytest.mark.parametrize(
+@rows(
     "token",
     [
         *(
@@ -159,14 +160,14 @@ def test_only_this_version_and_purpose_count(payload: bytes) -> None:
 @pytest.mark.parametrize("token", ["", "é", TOKEN[:-1], TOKEN + "A", "A" * 79, "B" + TOKEN[1:], "x" * 10_000])
 def test_refusals_cost_the_same_work(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A misshapen token is checked against every key, as a wrong one is: the time of the answer tells nothing."""
-    tokens, digest, lengths = CallbackTokens([OLD, NEW], "production"), hmac.digest, []
+    tokens, digest, lengths = CallbackTokens([OLD, NEW], "production"), HmacKey.digest, []
     assert tokens.verify("evolink", TOKEN, NOW) is not None  # from here on the keys are derived
 
-    def counting(key: bytes, message: bytes, name: str) -> bytes:
+    def counting(key: HmacKey, message: bytes) -> bytes:
         lengths.append(len(message))
-        return digest(key, message, name)
+        return digest(key, message)
 
-    monkeypatch.setattr(hmac, "digest", counting)
+    monkeypatch.setattr(HmacKey, "digest", counting)
     assert tokens.verify("evolink", token, NOW) is None
     assert lengths == [36, 36]
 
@@ -185,7 +186,7 @@ def signers() -> int:
     return sum(isinstance(one, Signer) for one in gc.get_objects())
 
 
-@pytest.mark.parametrize("job_id", ["", "job_", "job_1", "01m7y6jkydfp8vj4v1bgexb4v", JOB + "0"])
+@rows("job_id", ["", "job_", "job_1", "01m7y6jkydfp8vj4v1bgexb4v", JOB + "0"])
 def test_only_ids_get_a_token(job_id: str) -> None:
     """What is no id is a ValueError when the token is made."""
     with pytest.raises(ValueError, match="not an id"):

@@ -14,6 +14,10 @@ from relay.errors import ERRORS_MAX, InvalidInput
 from relay.model.job import Input
 from relay.validation import HINTS_MAX
 from tests.support.provider_cases import json_values
+from tests.support.rows import rows
+
+KNOWN = "name, seconds, share, loud, colour, quality, urls, parts, labels, either, anything, nickname"
+PLAIN = "write an integer without a fraction or an exponent"
 
 
 class Colour(StrEnum):
@@ -43,6 +47,9 @@ class Order(msgspec.Struct, forbid_unknown_fields=True):
     labels: Annotated[dict[Annotated[str, Meta(max_length=3)], str | int], Meta(max_length=2)] = {}
     either: Inner | Annotated[str, Meta(max_length=3)] | None = None
     anything: Any = None
+    nickname: Annotated[
+        str, Meta(pattern=r"^\S", max_length=40, extra={"in_words": "letters without a blank in front"})
+    ] = "b"
 
 
 GOOD = {"name": "a"}
@@ -54,12 +61,14 @@ def complaints(**fields: object) -> dict[str, str]:
     return {error.path: error.message for error in validation.check({**GOOD, **fields}, Order)}
 
 
-@pytest.mark.parametrize(
+@rows(
     ("fields", "path", "message"),
     [
         ({"seconds": 3}, "seconds", "must be an integer from 4 to 15, not 3"),
         ({"seconds": "5"}, "seconds", 'must be an integer from 4 to 15, not "5"'),
-        ({"seconds": 5.0}, "seconds", "must be an integer from 4 to 15, not 5.0"),
+        ({"seconds": 5.5}, "seconds", "must be an integer from 4 to 15, not 5.5"),
+        ({"seconds": 5.0}, "seconds", f"must be an integer from 4 to 15, not 5.0; {PLAIN}"),
+        ({"seconds": 1e20}, "seconds", f"must be an integer from 4 to 15, not so large a number; {PLAIN}"),
         ({"seconds": True}, "seconds", "must be an integer from 4 to 15, not true"),
         ({"seconds": None}, "seconds", "must be an integer from 4 to 15, not null"),
         ({"seconds": 10**30}, "seconds", "must be an integer from 4 to 15, not so large a number"),
@@ -86,8 +95,11 @@ def complaints(**fields: object) -> dict[str, str]:
         ({"either": {"url": 1}}, "either.url", "must be a string, not 1"),
         ({"either": "long"}, "either", 'must be an object or a string of at most 3 characters or null, not "long"'),
         ({"secnds": 5}, "secnds", "is not a field here; did you mean seconds?"),
-        ({"zzz": 5}, "zzz", "is not a field here"),
-        ({"x" * 99: 5}, "x" * 60 + "…", "is not a field here"),
+        ({"zzz": 5}, "zzz", f"is not a field here; there are {KNOWN}"),
+        ({"x" * 99: 5}, "x" * 60 + "…", f"is not a field here; there are {KNOWN}"),
+        ({"nickname": " a"}, "nickname", 'must be letters without a blank in front, not " a"'),
+        ({"nickname": "a" * 41}, "nickname", "must be letters without a blank in front, not one of 41 characters"),
+        ({"nickname": None}, "nickname", "must be letters without a blank in front, not null"),
     ],
 )
 def test_each_mistake_is_named_with_its_limits(fields: dict[str, object], path: str, message: str) -> None:

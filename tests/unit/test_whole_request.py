@@ -3,12 +3,12 @@
 from typing import Any
 
 import httptools
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay.web import whole_request
 from relay.web.whole_request import WholeCallback
+from tests.support.rows import rows
 
 BODY = b'{"status":"completed"}'
 LINES = (b"host: relay", b"User-Agent:  provider/1.0", b"x-empty:")
@@ -61,7 +61,7 @@ def read_alike(data: bytes) -> WholeCallback | None:
     return whole
 
 
-@pytest.mark.parametrize("body", [BODY, b"", b"\x00\xff\r\n\r\n", b"POST /callbacks/a/b HTTP/1.1\r\n\r\n"])
+@rows("body", [BODY, b"", b"\x00\xff\r\n\r\n", b"POST /callbacks/a/b HTTP/1.1\r\n\r\n"])
 def test_a_callback_is_read_whole(body: bytes) -> None:
     """Return path, headers in lower case, and body, whatever the body's bytes are."""
     whole = read_alike(request(*LINES, body=body))
@@ -75,7 +75,7 @@ def test_a_callback_is_read_whole(body: bytes) -> None:
     )
 
 
-@pytest.mark.parametrize(
+@rows(
     "data",
     [
         request(b"transfer-encoding: chunked"),
@@ -130,13 +130,13 @@ def test_every_other_form_is_left_to_the_parser(data: bytes) -> None:
     assert whole_request.read(data) is None
 
 
-@pytest.mark.parametrize("line", [b"connection: keep-alive", b"Connection: Keep-Alive"])
+@rows("line", [b"connection: keep-alive", b"Connection: Keep-Alive"])
 def test_a_connection_that_is_kept_anyway_may_say_so(line: bytes) -> None:
     """Read a request that names the default of HTTP/1.1, as many clients do."""
     assert read_alike(request(line)) is not None
 
 
-@pytest.mark.parametrize(("provider", "token"), [(64, 400), (1, 1)])
+@rows(("provider", "token"), [(64, 400), (1, 1)])
 def test_the_longest_path_is_read(provider: int, token: int) -> None:
     """Read a provider's name of 64 characters and a token of 400."""
     assert read_alike(request(path=b"/callbacks/" + b"a" * provider + b"/" + b"b" * token)) is not None

@@ -5,15 +5,16 @@ export type * from "./types.js";
 
 const TRIES_MAX = 4;
 const AGAIN = new Set([429, 502, 503, 504]);
+const TOO_MANY = 429;
 const FINAL = new Set(["succeeded", "failed", "canceled", "expired"]);
 const HELD_S = 25; // the longest time for which relay holds a request
 const SILENCE_MS = 45_000; // relay sends a comment every 15 s: a stream without one for so long is lost
 const AGE_MAX_S = 300;
 const SIGNATURES_MAX = 16;
 
-/** relay refused a request: act on `code`; `errors` names every wrong field. */
+/** relay refused a request: act on `code`; `errors` names every wrong field; `retryAfter` is the header of that name. */
 export class RelayError extends Error {
-  constructor(readonly status: number, readonly problem: Problem) {
+  constructor(readonly status: number, readonly problem: Problem, readonly retryAfter: string | null = null) {
     super(`${status} ${problem.code}: ${problem.detail}`);
     this.name = "RelayError";
   }
@@ -50,16 +51,15 @@ export class Relay {
 
   /** Returns the job when it is final. Nothing is polled: relay says it on a stream, or holds a request. */
   async wait(id: string, { signal }: Options = {}): Promise<Job> {
-    for (let after: string | undefined; ; ) {
+    for (const at: Position = {}; ; ) {
       try {
-        for await (const message of this.#messages(after, signal)) {
+        for await (const message of this.#messages(at, signal)) {
           // The stream is open before the first look at the job: what ends it from here on is on the stream.
           if (message === null) {
             const job = await this.job(id);
             if (FINAL.has(job.status)) return job;
             continue;
           }
-          after = message.id;
           const { data } = JSON.parse(message.data) as Notification<{ final: boolean; job: Job | null }>;
           if (data.final && data.job?.id === id) return await this.job(id);
         }
@@ -76,18 +76,23 @@ export class Relay {
 
   /** Yields events as they happen, without end, from `after` an event's id on; a lost connection is made again. */
   async *stream({ after, signal }: { after?: string; signal?: AbortSignal } = {}): AsyncGenerator<Notification> {
+    const at: Position = { after };
     for (let tried = 1; ; tried++) {
+      let retryAfter: string | null = null;
       try {
-        for await (const message of this.#messages(after, signal)) {
+        for await (const message of this.#messages(at, signal)) {
           if (message === null) continue;
-          [after, tried] = [message.id, 0];
+          tried = 0;
           yield JSON.parse(message.data) as Notification;
         }
       } catch (error) {
         signal?.throwIfAborted();
-        if (error instanceof RelayError && !AGAIN.has(error.status)) throw error;
+        if (error instanceof RelayError) {
+          if (!AGAIN.has(error.status) || (error.status === TOO_MANY && tried >= TRIES_MAX)) throw error;
+          retryAfter = error.retryAfter;
+        }
       }
-      await pause(tried);
+      await pause(tried, retryAfter);
     }
   }
 
@@ -123,34 +128,23 @@ export class Relay {
   }
 
   /** Yields null once the stream is open, then its messages. */
-  async *#messages(after?: string, signal?: AbortSignal): AsyncGenerator<{ id: string; data: string } | null> {
+  async *#messages(at: Position, signal?: AbortSignal): AsyncGenerator<Message | null> {
     const silence = new AbortController();
     let timer = setTimeout(() => silence.abort(), SILENCE_MS);
     const abort = () => silence.abort();
     signal?.addEventListener("abort", abort);
     try {
       const response = await fetch(`${this.#url}/v1/events/stream`, {
-        headers: { authorization: `Bearer ${this.#key}`, ...(after ? { "last-event-id": after } : {}) },
+        headers: { authorization: `Bearer ${this.#key}`, ...(at.after ? { "last-event-id": inHeader(at.after) } : {}) },
         signal: silence.signal,
       });
       if (!response.ok || !response.body) throw await refused(response);
       yield null;
-      const decoder = new TextDecoder();
-      let rest = "", id = "", data: string[] = [];
+      const messages = new Messages(at);
       for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
         clearTimeout(timer);
         timer = setTimeout(() => silence.abort(), SILENCE_MS);
-        const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
-        rest = lines.pop() ?? "";
-        for (const line of lines) {
-          const [, name, value] = /^([^:]*):? ?(.*?)\r?$/s.exec(line) ?? [];
-          if (name === "id") id = value ?? "";
-          else if (name === "data") data.push(value ?? "");
-          else if (!name && !value && data.length) {
-            yield { id, data: data.join("\n") };
-            data = [];
-          }
-        }
+        yield* messages.feed(chunk);
       }
     } finally {
       clearTimeout(timer);
@@ -158,6 +152,61 @@ export class Relay {
       silence.abort();
     }
   }
+}
+
+/** Where a stream goes on: after the event with this id; from now on where it is missing or empty. */
+interface Position { after?: string | undefined }
+interface Message { id: string; data: string }
+
+// What a header can hold: the next connection sends an event's id in one.
+const ID = /^(?:[!-~\u0080-\u{10ffff}](?:[\t -~\u0080-\u{10ffff}]*[!-~\u0080-\u{10ffff}])?)?$/u;
+
+/**
+ * Reads the messages of a stream, and moves its position. An id with U+0000 is ignored, as the standard says, and so is
+ * one that no header holds; an empty one resets the position.
+ * https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+ */
+class Messages {
+  readonly #at: Position;
+  readonly #decoder = new TextDecoder();
+  #id: string;
+  #data: string[] = [];
+  #rest = "";
+  #afterCr = false;
+
+  constructor(at: Position) {
+    this.#at = at;
+    this.#id = at.after ?? "";
+  }
+
+  *feed(chunk: Uint8Array): Generator<Message> {
+    let text = this.#decoder.decode(chunk, { stream: true });
+    if (!text) return;
+    if (this.#afterCr && text.startsWith("\n")) text = text.slice(1);
+    this.#afterCr = text.endsWith("\r");
+    const lines = (this.#rest + text).split(/\r\n|\r|\n/);
+    this.#rest = lines.pop() ?? "";
+    for (const line of lines) {
+      if (line) {
+        this.#read(line);
+        continue;
+      }
+      const data = this.#data;
+      [this.#at.after, this.#data] = [this.#id, []];
+      if (data.length) yield { id: this.#id, data: data.join("\n") };
+    }
+  }
+
+  #read(line: string): void {
+    const [, name, value = ""] = /^([^:]*):? ?(.*)$/s.exec(line) ?? [];
+    if (name === "id" && ID.test(value)) this.#id = value;
+    else if (name === "data") this.#data.push(value);
+  }
+}
+
+/** Returns a text as fetch takes it in a header: each byte of its UTF-8 as one character. */
+function inHeader(text: string): string {
+  return String.fromCharCode(...new TextEncoder().encode(text));
 }
 
 /**
@@ -206,5 +255,5 @@ async function refused(response: Response): Promise<RelayError> {
   } catch {
     problem = { type: "", title: "", status: response.status, detail: text.slice(0, 200), code: "unknown" };
   }
-  return new RelayError(response.status, problem);
+  return new RelayError(response.status, problem, response.headers.get("retry-after"));
 }

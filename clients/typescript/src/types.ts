@@ -157,7 +157,7 @@ export interface BacklogMost {
 
 /** How many jobs match, or what was done to them. */
 export interface BulkResult {
-  action: "cancel" | "check" | "fail" | "redeliver" | "resubmit" | (string & {});
+  action: "cancel" | "check" | "copy" | "fail" | "redeliver" | "resubmit" | (string & {});
   dry_run: boolean;
   /** Jobs made later are not among them. */
   as_of: string;
@@ -231,6 +231,45 @@ export interface Cap {
   resets_at: string | null;
 }
 
+/** The copies that are pending now, and those that failed. */
+export interface CopiesNow {
+  pending: number;
+  failed: number;
+  /** Whether there may be more: relay counts the first 20,000 of each. */
+  more: boolean;
+  /** Since when the oldest one is pending. */
+  oldest_pending_at: string | null;
+}
+
+/** The copy of a result: where it is, or why it is not there yet. */
+export interface Copy {
+  object: "copy";
+  /** The place of its result in `outputs`, counted from 0. */
+  number: number;
+  kind: string;
+  state: CopyState;
+  /** Answers with the result, for a client with an API key. */
+  url: string | null;
+  /** Within the bucket; null until it is there. */
+  key: string | null;
+  content_type: string | null;
+  bytes: number | null;
+  sha256: string | null;
+  /** Those that ended; without those that failed because of the bucket. */
+  tries: number;
+  /** Why the last try failed. */
+  error: CopyErrorCode | null;
+  error_detail: string | null;
+  /** Whether a try is under way. */
+  copying: boolean;
+  /** null while a try is under way, and once it has ended. */
+  next_try_at: string | null;
+  /** When the result expires at its provider. */
+  expires_at: string | null;
+  created_at: string;
+  finished_at: string | null;
+}
+
 /** A number of copies, and their bytes together. */
 export interface CopyCount {
   number: number;
@@ -248,8 +287,32 @@ export interface CopyCounts {
 /** Why a result was not copied, or not yet. */
 export type CopyErrorCode = "address_refused" | "gone" | "key_refused" | "store_refused" | "store_unavailable" | "too_large" | "too_slow" | "unreachable" | "withdrawn" | "wrong_type" | (string & {});
 
+/** The copies of a time. */
+export interface CopyNumbers {
+  archived: number;
+  failed: number;
+  deleted: number;
+  /** Of those that were archived. */
+  bytes: number;
+  /** Those that failed, by `outputs[].archive.error`. */
+  errors: Record<string, number>;
+  /** null if none was archived. */
+  duration: Duration | null;
+}
+
 /** The state of a copy; `deleted` is one that was archived, and is past its retention. */
 export type CopyState = "archived" | "deleted" | "failed" | "pending" | (string & {});
+
+/** Copies of results that ended, and copies that were deleted past their retention. */
+export interface CopySums {
+  archived: number;
+  failed: number;
+  deleted: number;
+  /** Of those that were archived. */
+  bytes: number;
+  /** Those that failed, by `outputs[].archive.error`. */
+  errors: Record<string, number>;
+}
 
 /** A decimal as text, its unit (`USDC`, `USD`, `credits`, `tokens`), and if it is an estimate, reserved or final. */
 export interface Cost {
@@ -330,6 +393,15 @@ export type Disposition = "mismatched" | "orphaned" | "quarantined" | "recorded"
 /** A job that a bulk action was done to. */
 export interface Done {
   job: string;
+}
+
+/** How long the tries took that made a copy. */
+export interface Duration {
+  count: number;
+  /** 9.1 % off at most, as the others. */
+  p50_ms: number;
+  p95_ms: number;
+  p99_ms: number;
 }
 
 /** Seconds, both ends included. */
@@ -515,6 +587,7 @@ export interface Interval {
   attempts: Record<string, number>;
   /** null without such a delivery. */
   latency: Latency | null;
+  archive: CopyNumbers;
   backlog: BacklogMost;
   /** Its beginning. */
   at: string;
@@ -839,6 +912,7 @@ export interface Numbers {
   attempts: Record<string, number>;
   /** null without such a delivery. */
   latency: Latency | null;
+  archive: CopyNumbers;
   backlog: BacklogMost;
 }
 
@@ -993,6 +1067,7 @@ export interface ProviderNumbers {
   last_callback_at: string | null;
   /** Whenever that was. */
   last_error: LastError | null;
+  archive: CopySums;
   cost: CostSum[];
 }
 
@@ -1143,6 +1218,7 @@ export interface Stats {
   providers: ProviderNumbers[];
   cost: CostSum[];
   backlog: Backlog;
+  archive: CopiesNow;
 }
 
 /** A job's history in order, and the next step. */
@@ -1185,7 +1261,7 @@ export interface WebhookKeys {
   keys: WebhookKey[];
 }
 
-/** Who asks, and whom: the API key, its project, and this relay. */
+/** The API key of the request, its project, and this relay. */
 export interface Whoami {
   object: "whoami";
   key: CallerKey;

@@ -25,6 +25,10 @@ SHOWN: Final[Columns] = {
     "failed": partial(_count, "failed"),
     "deleted": partial(_count, "deleted"),
 }
+COPIES: Final[Columns] = {
+    "NO": "number", "KIND": "kind", "STATE": "state", "BYTES": "bytes", "KEY": "key", "TRIES": "tries",
+    "ERROR": "error", "NEXT TRY": "next_try_at", "WHY": "error_detail",
+}  # fmt: skip
 PAUSE_S: Final = 1.0
 """Between two looks at what is pending."""
 
@@ -50,6 +54,25 @@ def get(session: Session, job: str, number: int, to: Path) -> None:
     """Download a result of a job: its copy, or while there is none the provider's; results are counted from 0."""
     size = session.remote.download(f"/v1/jobs/{job}/outputs/{number}", to)
     session.item({"file": str(to), "bytes": size})
+
+
+@command.command("copies")
+@click.argument("job")
+@remote
+def copies(session: Session, job: str) -> None:
+    """List the copies of a job's results: where each is, or why it is not there and when it is tried again."""
+    session.items(session.remote.get(f"/v1/jobs/{job}/copies")["data"], COPIES)
+
+
+@command.command("copy")
+@click.argument("job")
+@remote
+def copy(session: Session, job: str) -> None:
+    """Copy results of a job again: those without a copy and those whose copy failed; and try pending ones now.
+
+    For many jobs there is `relay jobs bulk copy --copies failed`.
+    """
+    session.items(session.remote.post(f"/v1/jobs/{job}/copies")["data"], COPIES)
 
 
 @command.command("backfill")

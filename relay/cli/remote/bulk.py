@@ -14,7 +14,11 @@ WARNINGS: Final = {
     "resubmit": "Each is sent to its provider again, and may be charged.",
     "fail": "Their endpoints are notified.",
     "redeliver": "An endpoint that has an event may get it twice.",
+    "copy": "Their results are copied to the archive, unless they are there.",
 }
+
+COPIES: Final = ("pending", "archived", "failed", "deleted")
+"""The states of copies."""
 
 
 @click.command("bulk")
@@ -31,6 +35,7 @@ WARNINGS: Final = {
 @click.option(
     "--expiring-undelivered", is_flag=True, default=None, help="The result will expire, and none has its end."
 )
+@click.option("--copies", type=click.Choice(list(COPIES)), help="A copy of its results is in this state.")
 @click.option("--why", help="The reason that is stored; required for fail.")
 @click.option("--accept-double-charge", is_flag=True, help="Resubmit also what may have been charged.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
@@ -60,7 +65,7 @@ def bulk(session: Session, action: str, dry_run: bool, **given: Any) -> None:
 def _filter(given: Json) -> Json:
     """Return the filter of the API."""
     ages = ("older_than", "created_after", "created_before")
-    names = ("status", "provider", "provider_job_id", *ages, "undelivered", "expiring_undelivered")
+    names = ("status", "provider", "provider_job_id", *ages, "undelivered", "expiring_undelivered", "copies")
     found = {name: given[name] for name in names} | {"reason": given["because"]}
     found = {name: value for name, value in found.items() if value is not None}
     metadata = pairs(given["metadata"], "--metadata")

@@ -25,6 +25,7 @@ Json = dict[str, Any]
 EXIT_NOT_FOUND, EXIT_AUTH, EXIT_AGAIN = 3, 4, 75
 """EX_TEMPFAIL of sysexits.h is 75; 1 is any other refusal, 2 a wrong use of the command, 78 a wrong setting."""
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
+WHERE: Final = " (start relay there, or say where it is: --url, RELAY_URL, or relay login)"
 TIMEOUT_S: Final = 35.0
 SILENCE_S: Final = 45.0
 """A stream without even a comment for so long is lost: relay sends one every 15 s."""
@@ -39,11 +40,15 @@ _PATH: Final = re.compile(r"(/[A-Za-z0-9_-]+)+")
 
 
 class Refused(RelayError):
-    """relay refused the request, or did not answer; `exit_status` is the command's."""
+    """relay refused the request, or did not answer; `exit_status` is the command's.
 
-    def __init__(self, text: str, exit_status: int) -> None:
+    `retry_after_s` is how long relay asks to wait before another try, None if it does not.
+    """
+
+    def __init__(self, text: str, exit_status: int, retry_after_s: float | None = None) -> None:
         super().__init__(text)
         self.exit_status = exit_status
+        self.retry_after_s = retry_after_s
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -240,6 +245,7 @@ class Remote:
         tried = 0
         while True:
             tried += 1
+            asked_s = None
             try:
                 for message in self._stream(after, kind):
                     tried = 0
@@ -249,21 +255,24 @@ class Remote:
             except httpx.HTTPError as error:
                 if tried >= TRIES_MAX:
                     click.echo(f"relay: no connection: {error}; trying again", err=True)
-            time.sleep(requests.pause_s(min(tried, TRIES_MAX), None))
+            except Refused as error:
+                if error.exit_status != EXIT_AGAIN:
+                    raise
+                if tried >= TRIES_MAX:
+                    click.echo(f"relay: {error}; trying again", err=True)
+                asked_s = error.retry_after_s
+            time.sleep(requests.pause_s(min(tried, TRIES_MAX), None) if asked_s is None else asked_s)
 
     def _stream(self, after: str | None, kind: str | None) -> Iterator[tuple[str, bytes] | None]:
         """Yield None once the stream is open, then its messages until it ends."""
-        headers = {} if after is None else {"last-event-id": after}
-        options: Json = {"params": requests.query(type=kind), "headers": headers}
+        options: Json = {"params": requests.query(type=kind), "headers": requests.position(after)}
         timeout = httpx.Timeout(TIMEOUT_S, read=SILENCE_S)
         with self._http.stream("GET", "/v1/events/stream", timeout=timeout, **options) as response:
             if not response.is_success:
                 response.read()
-                if response.status_code in AGAIN:
-                    return
                 raise refused(response)
             yield None
-            messages = Messages()
+            messages = Messages(after)
             for chunk in response.iter_raw():
                 for message in messages.feed(chunk):
                     yield message.id, message.data
@@ -280,7 +289,8 @@ class Remote:
 
     def _unreachable(self, error: httpx.HTTPError) -> Refused:
         """Return the error for a relay that does not answer."""
-        return Refused(f"{self.url} does not answer: {str(error) or type(error).__name__}", EXIT_AGAIN)
+        why = str(error) or type(error).__name__
+        return Refused(f"{self.url} does not answer: {why}{WHERE}", EXIT_AGAIN)
 
 
 def _write(response: httpx.Response, part: Path) -> int:
@@ -295,12 +305,18 @@ def _write(response: httpx.Response, part: Path) -> int:
 
 
 def refused(response: httpx.Response) -> Refused:
-    """Return the error of an answer, with every wrong field, and the exit status that its HTTP status has."""
-    problem = requests.problem(response.status_code, response.content)
+    """Return the error of an answer, and the exit status that its HTTP status has.
+
+    Each wrong field is named once: `detail` names the first ones already.
+    """
+    problem = requests.problem(response.status_code, response.content, response.headers.get("retry-after"))
     lines = [f"{problem.detail} ({response.status_code} {problem.code})"]
-    lines += [f"  {one.path}: {one.message}" for one in problem.errors]
+    if response.status_code == 401:
+        lines[0] += "; the command line takes the key from RELAY_API_KEY or relay login"
+    told = [f"{one.path}: {one.message}" for one in problem.errors]
+    lines += [f"  {text}" for text in told if text not in problem.detail]
     statuses = dict.fromkeys(AGAIN, EXIT_AGAIN) | {401: EXIT_AUTH, 403: EXIT_AUTH, 404: EXIT_NOT_FOUND}
-    return Refused("\n".join(lines), statuses.get(response.status_code, 1))
+    return Refused("\n".join(lines), statuses.get(response.status_code, 1), problem.retry_after_s)
 
 
 @contextmanager

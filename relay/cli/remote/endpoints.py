@@ -79,7 +79,7 @@ def _fields(given: dict[str, Any]) -> Json:
             fields[name] = list(fields[name])
     for name in ("metadata", "headers"):
         if name in fields:
-            fields[name] = pairs(fields[name], f"--{name}")
+            fields[name] = pairs(fields[name], "--header" if name == "headers" else f"--{name}")
     return fields
 
 

@@ -21,7 +21,7 @@ INTERVALS: Final[Columns] = {
     "FROM": "at", "CREATED": "jobs_created", "SUCCEEDED": "jobs_finished.succeeded", "FAILED": "jobs_finished.failed",
     "CANCELED": "jobs_finished.canceled", "EXPIRED": "jobs_finished.expired", "DELIVERED": "deliveries.first_attempt",
     "RETRIED": "deliveries.after_retries", "EXHAUSTED": "deliveries.exhausted", "P50 MS": "latency.p50_ms",
-    "P99 MS": "latency.p99_ms", "DUE": "backlog.due_most",
+    "P99 MS": "latency.p99_ms", "DUE": "backlog.due_most", "COPIED": "archive.archived", "NOT COPIED": "archive.failed",
 }  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def search(session: Session, text: str, limit: int) -> None:
 @click.option("--bucket", type=click.Choice(["1m", "15m", "1h", "1d"]), default="1h", show_default=True)
 @remote
 def stats(session: Session, begin: str, end: str | None, bucket: str) -> None:
-    """Show jobs, deliveries, latency and backlog by interval; as JSON in all and by provider too."""
+    """Show jobs, deliveries, latency, backlog and copies by interval; as JSON in all and by provider too."""
     found = session.remote.get("/v1/stats", {"from": begin, "to": end, "bucket": bucket})
     if session.output == "table":
         session.items(found["series"], INTERVALS)

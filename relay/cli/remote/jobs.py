@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from relay.cli.remote.bulk import bulk
+from relay.cli.remote.bulk import COPIES, bulk
 from relay.cli.remote.connection import EXIT_AGAIN, Json, Refused
 from relay.cli.remote.output import Columns, Session, document, limited, pairs, printable, remote, yes
 from relay.errors import RelayError
@@ -49,6 +49,7 @@ command.add_command(bulk)
 @click.option("--older-than", metavar="AGE", help="Such as 2h.")
 @click.option("--undelivered", is_flag=True, help="Not delivered to every endpoint.")
 @click.option("--expiring-undelivered", is_flag=True, help="The result will expire, and no endpoint has its end.")
+@click.option("--copies", type=click.Choice(list(COPIES)), help="A copy of its results is in this state.")
 @limited
 @remote
 def index(session: Session, limit: int, since: str | None, until: str | None, **given: Any) -> None:

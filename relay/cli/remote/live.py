@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import termios
 import threading
@@ -82,6 +83,8 @@ def listen(session: Session, forward_to: str, kind: str | None, after: str | Non
         signatures.check_secret(made)
     except ValueError as error:
         raise SettingsError(f"--secret {error}") from None
+    if not re.match(r"https?://[^/]", forward_to, re.IGNORECASE):
+        raise click.BadParameter("must begin with http:// or https://, and a host", param_hint="--forward-to")
     session.say(f"signing with {made}")
     session.say(f"forwarding to {forward_to}")
     forwarder = Forwarder(session, forward_to, made)

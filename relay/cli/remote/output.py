@@ -105,16 +105,18 @@ def document(text: str | None, name: str) -> Any:
         if text.startswith("@"):
             return json.loads(Path(text[1:]).read_text("utf-8"))
         return json.loads(text)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise click.BadParameter(f"cannot read {text[1:]}: {error.strerror}", param_hint=name) from None
+    except ValueError as error:
         raise click.BadParameter(f"is no JSON: {error}", param_hint=name) from None
 
 
 def pairs(given: Sequence[str], name: str) -> dict[str, str]:
     """Return `key=value` options as a dictionary."""
-    found = dict(one.partition("=")[::2] for one in given)
-    if any("=" not in one for one in given):
-        raise click.BadParameter("must be key=value", param_hint=name)
-    return found
+    for one in given:
+        if "=" not in one:
+            raise click.BadParameter(f"must be KEY=VALUE, not {one[:60]!r}", param_hint=name)
+    return dict(one.partition("=")[::2] for one in given)
 
 
 def _cell(item: Json, value: str | Callable[[Json], Any]) -> str:

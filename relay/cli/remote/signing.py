@@ -31,7 +31,7 @@ BODY = click.argument("body", type=click.File("rb"), default="-")
 @BODY
 def verify(secret: str, headers_file: Path, at_s: int | None, body: BinaryIO) -> None:
     """Verify a notification whose body is a file or standard input; exit with 1 if it is not genuine."""
-    headers, content, now_s = _headers(headers_file.read_text("utf-8")), body.read(), at_s or int(time.time())
+    headers, content, now_s = _headers(headers_file), body.read(), at_s or int(time.time())
     try:
         if secret.startswith(signatures.PUBLIC_PREFIX):
             notifications.verify(headers, content, secret, now_s=now_s)
@@ -44,10 +44,15 @@ def verify(secret: str, headers_file: Path, at_s: int | None, body: BinaryIO) ->
     click.echo("genuine")
 
 
-def _headers(text: str) -> dict[str, str]:
-    """Return the headers of a file."""
-    if text.lstrip().startswith("{"):
-        return {str(name): str(value) for name, value in json.loads(text).items()}
+def _headers(file: Path) -> dict[str, str]:
+    """Return the headers of a file; raise BadParameter for one that is neither of the two forms."""
+    try:
+        text = file.read_text("utf-8")
+        if text.lstrip().startswith("{"):
+            return {str(name): str(value) for name, value in json.loads(text).items()}
+    except ValueError as error:
+        must = "must be a file with `name: value` lines, or a JSON object"
+        raise click.BadParameter(f"{must}: {error}", param_hint="--headers") from None
     lines = (line.partition(":") for line in text.splitlines() if ":" in line)
     return {name.strip(): value.strip() for name, _, value in lines}
 
@@ -63,7 +68,7 @@ def sign(secret: str, event_id: str, at_s: int | None, body: BinaryIO) -> None:
     try:
         signature = signatures.sign([secret], event_id, now_s, body.read())
     except ValueError as error:
-        raise SettingsError(str(error)) from None
+        raise SettingsError(f"the secret {error}") from None
     click.echo(f"{signatures.ID_HEADER}: {event_id}")
     click.echo(f"{signatures.TIMESTAMP_HEADER}: {now_s}")
     click.echo(f"{signatures.SIGNATURE_HEADER}: {signature}")

@@ -30,7 +30,7 @@ class CallerKeyResource(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WhoamiResource(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks, and whom: the API key, its project, and this relay."""
+    """The API key of the request, its project, and this relay."""
 
     object: Literal["whoami"] = "whoami"
     key: CallerKeyResource

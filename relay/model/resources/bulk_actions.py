@@ -25,7 +25,7 @@ class RefusedResource(msgspec.Struct, frozen=True, kw_only=True):
 class BulkResultResource(msgspec.Struct, frozen=True, kw_only=True):
     """How many jobs match, or what was done to them."""
 
-    action: Literal["cancel", "check", "resubmit", "fail", "redeliver"]
+    action: Literal["cancel", "check", "resubmit", "fail", "redeliver", "copy"]
     dry_run: bool
     as_of: Annotated[Time, Meta(description="Jobs made later are not among them.")]
     matched: Annotated[int | None, Meta(description="How many jobs match, in a dry run.")] = None

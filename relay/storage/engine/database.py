@@ -50,7 +50,10 @@ class Transaction(Protocol):
         """Return whether something is where a new table or index with this name would be made."""
 
     async def notify(self, about: DueWork) -> None:
-        """Tells the other processes, with the commit, that there may be something to do; it may be lost."""
+        """Notify the other processes, with the commit, that there may be something to do; it may be lost."""
+
+    def begin_part(self) -> None:
+        """Begin a part that neither reads nor writes what the parts before it have written."""
 
     async def lock_schema(self) -> None:
         """Wait until no other process migrates; held until the transaction ends."""
@@ -79,10 +82,11 @@ class Database(Protocol):
         StorageUnavailable if it was not committed. `work` awaits nothing but the transaction.
         """
 
-    async def transact_alone(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:
-        """`transact` for work that updates jobs, and reads nothing after its first write that a write changes.
+    async def transact_apart(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:
+        """`transact` for work in parts, each of which reads before it writes, and only the last may read after that.
 
-        A server need not lock the jobs: it writes only if none has changed since it was read, else all is done again.
+        What it reads then is changed by no write. A server need not lock jobs that are updated: it writes only if none
+        has changed since it was read, else all is done again.
         """
 
     async def size_bytes(self) -> int:

@@ -44,8 +44,8 @@ class PostgreSQLTransaction:
 
     What it only writes waits for the next read, or for its end, and is then sent together: each exchange with the
     server costs as much as the rows of a small batch. All parts of one exchange see the tables as they were before it,
-    so what mentions a table that another part changes goes after that.
-    https://www.postgresql.org/docs/current/queries-with.html#QUERIES-WITH-MODIFYING
+    so what mentions a table that another part changes goes after that, unless `begin_part` says that they are about
+    different rows. https://www.postgresql.org/docs/current/queries-with.html#QUERIES-WITH-MODIFYING
     A transaction that is one exchange needs no BEGIN and no COMMIT.
 
     `unlocked`: jobs are read without a lock, outside of any transaction, and with their versions. What is written is
@@ -65,6 +65,8 @@ class PostgreSQLTransaction:
         self._statements = statements
         self._joined = joined
         self._waiting: dict[str, Sequence[Params] | Sequence[msgspec.Struct]] = {}
+        self._before: frozenset[str] = frozenset()
+        """What waits of parts before this one."""
         self._due_work: set[DueWork] = set()
         self._begun: Any = None
         self._timeout_s: float | None = None
@@ -87,9 +89,9 @@ class PostgreSQLTransaction:
 
     async def fetch(self, statement: Statement, values: Sequence[Any]) -> Sequence[Row]:
         """Run a statement with its parameters in their order."""
-        if not self._unlocked or self._ended or not statement.source.startswith(("SELECT", "WITH")):
+        if not self._unlocked or self._ended or statement.locks or not statement.source.startswith(("SELECT", "WITH")):
             await self._begin()
-        if self._waiting:
+        if len(self._waiting) > len(self._before):
             if statement.source.startswith("SELECT") and not self._mentions_changed(statement):
                 return await self._send(statement.source, values)
             await self._flush()
@@ -102,7 +104,7 @@ class PostgreSQLTransaction:
         if not many:
             return
         statement = self._statements[name]
-        if self._waiting and (not statement.is_batch or self._mentions_changed(statement)):
+        if name in self._waiting or (self._waiting and (not statement.is_batch or self._mentions_changed(statement))):
             await self._flush()
         if statement.is_batch:
             self._waiting[name] = many
@@ -140,8 +142,9 @@ class PostgreSQLTransaction:
         await self._send()
 
     def _mentions_changed(self, statement: Statement) -> bool:
-        """Return whether the statement mentions a table that what waits will change."""
-        return any(self._statements[waiting].table in statement.words for waiting in self._waiting)
+        """Return whether the statement mentions a table that what waits of this part will change."""
+        changed = (self._statements[name].table for name in self._waiting if name not in self._before)
+        return any(table in statement.words for table in changed)
 
     async def _send(self, select: str = "", values: Sequence[Any] = ()) -> Sequence[Row]:
         """Send what waits, and a SELECT with it if there is one, in one exchange; return the rows of that."""
@@ -149,7 +152,7 @@ class PostgreSQLTransaction:
             return ()
         if self._unlocked and self._waiting:
             return await self._send_unlocked(select, values)
-        waiting, self._waiting = self._waiting, {}
+        waiting, self._waiting, self._before = self._waiting, {}, frozenset()
         batches = [(self._statements[name], many) for name, many in waiting.items()]
         names = (*waiting, select)
         text = self._joined.get(names)
@@ -220,6 +223,10 @@ class PostgreSQLTransaction:
     async def notify(self, about: DueWork) -> None:
         """NOTIFY: the server passes it on when the transaction is committed."""
         self._due_work.add(about)
+
+    def begin_part(self) -> None:
+        """Let what waits go along with what follows, whichever tables both mention: the rows are different ones."""
+        self._before = frozenset(self._waiting)
 
     async def lock_schema(self) -> None:
         """Let one of several processes that start together migrate, and the others wait, for as long as it takes."""

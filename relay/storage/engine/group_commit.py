@@ -1,15 +1,18 @@
-"""Group commit: what waits to be written goes in one transaction a turn, and is acknowledged after COMMIT.
+"""Group commit: writes everything that waits in one transaction a turn; each caller continues after COMMIT.
 
-A commit costs a sync of the disk whatever is in it, so under load many share one; alone, one goes at once. There is no
-lingering: a turn takes what is there, or half of it where two go on at once. What dispatch writes comes before what
-comes in, up to half of a turn, so that however much comes in, notifications go out.
+A commit costs a sync of the disk whatever is in it, so under load many writes share one; a single write starts
+immediately. A turn takes what is there, or half of it where two run concurrently. The dispatcher's writes come before
+those of requests and callbacks, up to half of a turn, so notifications are sent under any load.
+
+A write that a caller awaits starts as soon as a turn is free. A patient one, that nothing waits for, waits for LINGER_S
+at most while writes follow each other closely: the next one is then expected soon, and both share a commit.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -21,13 +24,21 @@ from relay.storage.idempotency import Done, Tie
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Operation = Callable[[Transaction, Sequence[Item]], Awaitable[Sequence[Result]]]
-"""Writes a batch of items of one kind, and gives one result an item, in order."""
+"""Writes a batch of items of one kind, and gives one result an item, in order.
+
+By a method `apart`, which is given the items, it says whether it may be a part of `Database.transact_apart`; one with
+`reads_last` is the last part, which may read after it has written.
+"""
 
 BATCH_MAX = 128
 TURNS_SHARED = 2
 """Where the database is a server: while it commits one batch, the next is made ready."""
 SHARE_MIN = 8
 """Fewer than so many are not parted between turns: a commit costs more than it would gain."""
+LINGER_S: Final = 0.02
+"""How long a patient item waits for the commit of another item."""
+PATIENT_MAX: Final = 16
+"""So many patient items are worth a commit of their own, and wait no longer."""
 
 
 class Waiting(msgspec.Struct, eq=False):
@@ -60,6 +71,10 @@ class Writer:
         self._backlog_max = backlog_max
         self._backlog: deque[Waiting] = deque()
         self._urgent: deque[Waiting] = deque()
+        self._patient: deque[Waiting] = deque()
+        self._lingering: asyncio.TimerHandle | None = None
+        self._last_at_s = self._last_but_one_at_s = -1.0
+        """When the last two items came, by the loop's clock."""
         self._turns: set[asyncio.Task[None]] = set()
         self._turns_max = TURNS_SHARED if database.shared else 1
         self._under_way = 0
@@ -82,6 +97,22 @@ class Writer:
         self.enqueue(Waiting(operation, item, _resolve, future, tie), urgent=urgent)
         return future
 
+    def submit_patient(self, operation: Operation[Item, Result], item: Item) -> asyncio.Future[Result]:
+        """Write the item with the next commit, or after LINGER_S; it is never refused for a full backlog."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        waiting = Waiting(operation, item, _resolve, future)
+        if loop.time() - self._last_but_one_at_s > 2 * LINGER_S:
+            self.enqueue(waiting, urgent=True)
+            return future
+        self._note_arrival(loop.time())
+        self._patient.append(waiting)
+        if len(self._patient) >= PATIENT_MAX:
+            self._stop_lingering()
+        elif self._lingering is None:
+            self._lingering = loop.call_later(LINGER_S, self._stop_lingering)
+        return future
+
     def enqueue(self, waiting: Waiting, *, urgent: bool = False) -> None:
         """Write an item with all else that waits, and call its `done` after COMMIT; one call serves a whole batch.
 
@@ -96,13 +127,37 @@ class Writer:
                 "too many writes are waiting (RELAY_BACKLOG_MAX): the database is slower than the requests",
                 bound=Bound.BACKLOG_MAX,
             )
-        if len(self._turns) < self._turns_max:
-            self._turns.add(asyncio.create_task(self._take_turns(), name="writer", context=Context()))
+        self._note_arrival(asyncio.get_running_loop().time())
+        self._start_turn()
 
     async def drain(self) -> None:
         """Return when nothing waits any more."""
-        while self._turns:
+        while self._turns or self._patient:
+            self._stop_lingering()
             await asyncio.wait(self._turns)
+
+    def _note_arrival(self, now_s: float) -> None:
+        """Note when an item came: how closely they follow each other says whether another is to be expected."""
+        self._last_but_one_at_s, self._last_at_s = self._last_at_s, now_s
+
+    def _start_turn(self) -> None:
+        """Start a turn, unless as many go on as may."""
+        if len(self._turns) < self._turns_max:
+            self._turns.add(asyncio.create_task(self._take_turns(), name="writer", context=Context()))
+
+    def _stop_lingering(self) -> None:
+        """Write now what waited for a commit to go along with."""
+        self._hurry()
+        if self._urgent:
+            self._start_turn()
+
+    def _hurry(self) -> None:
+        """Make what is patient go with the next batch."""
+        self._urgent += self._patient
+        self._patient.clear()
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
 
     async def _take_turns(self) -> None:
         """Take turns until nothing waits; a later write starts another task."""
@@ -125,6 +180,8 @@ class Writer:
         Senders wait for their answers: if one turn took everything, they would all come again together, and what is
         here would stand still while the server works, and the server while they are read.
         """
+        if self._patient:
+            self._hurry()
         there = len(self._urgent) + len(self._backlog) + self._under_way
         most = min(BATCH_MAX, max(SHARE_MIN, -(-there // self._turns_max)))
         first = most // 2 if self._backlog else most
@@ -155,12 +212,20 @@ class Writer:
         unordered: dict[Operation[Any, Any], list[int]] = {}
         for index, waiting in enumerate(batch):
             unordered.setdefault(waiting.operation, []).append(index)
-        kinds = dict(sorted(unordered.items(), key=lambda kind: _name(kind[0])))
+        kinds = {
+            operation: ([batch[index].item for index in indexes], indexes)
+            for operation, indexes in sorted(unordered.items(), key=lambda kind: _place(kind[0]))
+        }
+        tied = any(waiting.tie for waiting in batch)
+        few = len(kinds) == 1 or len(batch) <= SHARE_MIN
+        apart = few and not tied and all(_is_apart(operation, items) for operation, (items, _) in kinds.items())
 
         async def write(transaction: Transaction) -> list[Any]:
             results: list[Any] = [None] * len(batch)
-            for operation, indexes in kinds.items():
-                written = await operation(transaction, [batch[index].item for index in indexes])
+            for operation, (items, indexes) in kinds.items():
+                if apart:
+                    transaction.begin_part()
+                written = await operation(transaction, items)
                 for index, result in zip(indexes, written, strict=True):
                     results[index] = result
             done = [Done(waiting.tie, result) for waiting, result in zip(batch, results, strict=True) if waiting.tie]
@@ -168,9 +233,7 @@ class Writer:
                 await idempotency.tie(transaction, done)
             return results
 
-        tied = any(waiting.tie for waiting in batch)
-        alone = not tied and len(kinds) == 1 and getattr(batch[0].operation, "alone", False)
-        written = await (self._database.transact_alone if alone else self._database.transact)(write)
+        written = await (self._database.transact_apart if apart else self._database.transact)(write)
         if self._copied is not None:
             await self._copied()
         return written
@@ -198,6 +261,13 @@ def _resolve(batch: Sequence[Waiting]) -> None:
             future.set_exception(waiting.error)
 
 
-def _name(operation: Operation[Any, Any]) -> str:
+def _is_apart(operation: Operation[Any, Any], items: Sequence[Any]) -> bool:
+    """Return whether the operation says of itself that it writes these items as `transact_apart` asks."""
+    apart: Callable[[Sequence[Any]], bool] | None = getattr(operation, "apart", None)
+    return apart is not None and apart(items)
+
+
+def _place(operation: Operation[Any, Any]) -> tuple[bool, str]:
     """Return what orders the kinds; an object that is called is known by its class."""
-    return getattr(operation, "__qualname__", type(operation).__qualname__)
+    name = getattr(operation, "__qualname__", type(operation).__qualname__)
+    return getattr(operation, "reads_last", False), name

@@ -69,7 +69,7 @@ _LOST: Final = (
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
-    """Closes in a bounded time and quietly: the pool closes what it has given up in a task of its own."""
+    """Closes in a bounded time and quietly: the pool closes an abandoned connection in a task of its own."""
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
         """Says good-bye, to a server that may have vanished."""
@@ -88,7 +88,7 @@ class PostgreSQL:
         self.pooled = pooled
         self._listening: Any = None
         self._lists = asyncio.Semaphore(LISTS_MAX)
-        self.statements: dict[str, Statement] = load(Dialect.POSTGRES)
+        self.statements: dict[str, Statement] = dict(load(Dialect.POSTGRES))
         self._joined: dict[tuple[str, ...], str] = {}
 
     @classmethod
@@ -157,7 +157,7 @@ class PostgreSQL:
                     raise
         return await self._transact(work)
 
-    async def transact_alone(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
+    async def transact_apart(self, work: "Callable[[PostgreSQLTransaction], Coroutine[Any, Any, Result]]") -> Result:
         """Read without locks and write in one exchange, which needs neither BEGIN nor COMMIT.
 
         Where a job has changed meanwhile, or one exchange is not enough, it is done again with locks.

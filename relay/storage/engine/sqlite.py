@@ -66,7 +66,7 @@ class SQLite:
             await readers.close()
             await writer.close()
             raise
-        return cls(path, load(Dialect.SQLITE), writer, readers)
+        return cls(path, dict(load(Dialect.SQLITE)), writer, readers)
 
     async def rows(self, name: str, params: Params, purpose: Purpose = Purpose.READ) -> Sequence[Row]:
         """Run a named read on a reading connection."""
@@ -90,7 +90,7 @@ class SQLite:
         """
         return await self._writer.run(_transaction, self.statements, work, self._file)
 
-    async def transact_alone(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:
+    async def transact_apart(self, work: Callable[[Transaction], Coroutine[Any, Any, Result]]) -> Result:
         """`transact`: the file is locked anyway."""
         return await self.transact(work)
 
@@ -171,6 +171,9 @@ class SQLiteTransaction:
 
     async def notify(self, about: DueWork) -> None:
         """Do nothing: another process sees the commit by itself."""
+
+    def begin_part(self) -> None:
+        """Do nothing: statements see each other's writes in any case."""
 
     async def lock_schema(self) -> None:
         """BEGIN IMMEDIATE has locked the whole file already."""

@@ -8,7 +8,7 @@ as an array with one value for each row of a batch. What only PostgreSQL needs h
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, Final
@@ -69,6 +69,11 @@ class Statement:
         return frozenset(re.findall(r"\w+", self.source))
 
     @cached_property
+    def locks(self) -> bool:
+        """Whether it locks what it reads."""
+        return "FOR UPDATE" in self.source
+
+    @cached_property
     def table(self) -> str:
         """The table that a batch is written to."""
         verb, *words = self.source.split(maxsplit=3)
@@ -95,8 +100,9 @@ def texts() -> dict[str, str]:
     return found
 
 
-def load(dialect: Dialect) -> dict[str, Statement]:
-    """Return a database's statements by their names: of two texts of a name its own."""
+@cache
+def load(dialect: Dialect) -> Mapping[str, Statement]:
+    """Return a database's statements by their names, of two texts of a name its own; read once in a process."""
     found: dict[str, Statement] = {}
     for full_name, text in texts().items():
         name, _, suffix = full_name.partition(".")

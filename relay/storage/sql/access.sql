@@ -60,7 +60,7 @@ SELECT api_keys.id, api_keys.name, projects.name AS project, api_keys.scopes, ap
 FROM api_keys JOIN projects ON projects.id = api_keys.project_id ORDER BY api_keys.id;
 
 -- name: revoke_api_key
--- The key stops working at once.
+-- The key stops working immediately.
 UPDATE api_keys SET revoked_at = :now WHERE id = :id AND revoked_at IS NULL RETURNING id;
 
 -- name: reserve_idempotency_key

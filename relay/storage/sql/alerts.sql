@@ -36,7 +36,7 @@ WHERE ended_at IS NULL AND project_id = :project_id AND id < COALESCE(CAST(:befo
 ORDER BY id DESC LIMIT :limit;
 
 -- name: alert_floor
--- The last alert that a page looks at, whatever it looks for.
+-- The last alert that a page reads, whatever its filter.
 SELECT id FROM alerts WHERE project_id = :project_id AND id < COALESCE(CAST(:before AS TEXT), 'z') ORDER BY id DESC LIMIT 1 OFFSET :window;
 
 -- name: endpoints_in_trouble

@@ -8,7 +8,7 @@ VALUES (:id, :project_id, :at, :key_id, :key_name, :via, :address, :request_id, 
 UPDATE audit SET status = :status, code = :code, target = COALESCE(target, :target) WHERE project_id = :project_id AND id = :id;
 
 -- name: audit_page
--- A project's entries, newest first, within a range of ids; `floor` is the last that is looked at.
+-- A project's entries, newest first, within a range of ids; `floor` is the last that is read.
 SELECT id, project_id, at, key_id, key_name, via, address, request_id, verb, target, detail, status, code FROM audit
 WHERE project_id = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
@@ -20,7 +20,7 @@ WHERE project_id = :project_id
 ORDER BY id DESC LIMIT :limit;
 
 -- name: audit_floor
--- The last entry that a filtered page looks at.
+-- The last entry that a filtered page reads.
 SELECT id FROM audit
 WHERE project_id = :project_id AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id < CAST(:last AS TEXT)
 ORDER BY id DESC LIMIT 1 OFFSET :window;

@@ -46,7 +46,7 @@ SELECT
 FROM callbacks WHERE id = :id AND project_id = :project_id;
 
 -- name: callback_page
--- Callbacks of a project without their bodies, newest first; `floor` is the last that is looked at.
+-- Callbacks of a project without their bodies, newest first; `floor` is the last that is read.
 SELECT id, project_id, job_id, provider, disposition, reason, received_at, size, headers FROM callbacks
 WHERE project_id = :project_id
   AND id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor AS TEXT), '')
@@ -78,7 +78,7 @@ WHERE project_id = :project_id AND id IN (
 ORDER BY id DESC;
 
 -- name: callback_floor
--- The last callback that a page looks at, whatever it looks for.
+-- The last callback that a page reads, whatever its filter.
 SELECT id FROM callbacks WHERE project_id = :project_id AND id < COALESCE(CAST(:before AS TEXT), 'z') ORDER BY id DESC LIMIT 1 OFFSET :window;
 
 -- name: callbacks_of_job

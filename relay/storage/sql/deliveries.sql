@@ -19,8 +19,8 @@ FROM unnest(
 SELECT COUNT(*) AS number FROM deliveries WHERE endpoint_id = :endpoint_id AND next_attempt_at IS NOT NULL AND next_attempt_at <= :by;
 
 -- name: claim_deliveries
--- Takes what is due for endpoints that have room, and leases it: after a crash the lease runs out and it is due again. It looks at no
--- more than the first that are due, however many belong to busy endpoints.
+-- Claims due deliveries of endpoints that have room, under a lease: after a crash the lease ends and they are due again. It reads no more
+-- than the first that are due, however many belong to busy endpoints.
 UPDATE deliveries SET next_attempt_at = :leased_until, leased_by = :boot
 WHERE (project_id, id) IN (
     SELECT project_id, id FROM (
@@ -83,19 +83,22 @@ WHERE (project_id, id) IN (
 RETURNING id, endpoint_id, project_id;
 
 -- name: claim_deliveries_of_endpoint.postgres_batch
--- In PostgreSQL several endpoints are claimed for in one exchange; past what another process has locked, by a commit that need not
--- outlast a crash, as `claim_deliveries` does.
+-- In PostgreSQL several endpoints are claimed for in one exchange; past what another process has locked, materialized, by a commit that
+-- need not outlast a crash, as `claim_deliveries` does. A batch begins with the table that it writes.
 UPDATE deliveries SET next_attempt_at = claimed.leased_until, leased_by = claimed.boot
 FROM (
-    SELECT first_due.project_id, first_due.id, many.leased_until, many.boot
-    FROM unnest(
-        CAST(:endpoint_id AS TEXT[]), CAST(:limit AS BIGINT[]), CAST(:now AS BIGINT[]), CAST(:leased_until AS BIGINT[]), CAST(:boot AS INTEGER[])
-    ) AS many (endpoint_id, most, now, leased_until, boot)
-    CROSS JOIN LATERAL (
-        SELECT project_id, id FROM deliveries
-        WHERE endpoint_id = many.endpoint_id AND next_attempt_at <= many.now
-        ORDER BY next_attempt_at LIMIT many.most FOR UPDATE SKIP LOCKED
-    ) AS first_due
+    WITH locked AS MATERIALIZED (
+        SELECT first_due.project_id, first_due.id, many.leased_until, many.boot
+        FROM unnest(
+            CAST(:endpoint_id AS TEXT[]), CAST(:limit AS BIGINT[]), CAST(:now AS BIGINT[]), CAST(:leased_until AS BIGINT[]), CAST(:boot AS INTEGER[])
+        ) AS many (endpoint_id, most, now, leased_until, boot)
+        CROSS JOIN LATERAL (
+            SELECT project_id, id FROM deliveries
+            WHERE endpoint_id = many.endpoint_id AND next_attempt_at <= many.now
+            ORDER BY next_attempt_at LIMIT many.most FOR UPDATE SKIP LOCKED
+        ) AS first_due
+    )
+    SELECT project_id, id, leased_until, boot FROM locked
 ) AS claimed
 WHERE deliveries.project_id = claimed.project_id AND deliveries.id = claimed.id AND (SELECT set_config('synchronous_commit', 'off', TRUE)) IS NOT NULL
 RETURNING deliveries.id, deliveries.endpoint_id, deliveries.project_id;
@@ -215,7 +218,7 @@ SELECT
 FROM deliveries WHERE id = :id AND project_id = :project_id;
 
 -- name: delivery_page
--- Deliveries of a project, newest first; `floor` is the last that is looked at.
+-- Deliveries of a project, newest first; `floor` is the last that is read.
 SELECT
     id, project_id, event_id, endpoint_id, job_id, state, attempts_made, next_attempt_at, redelivery, created_at, finished_at
 FROM deliveries
@@ -270,11 +273,11 @@ WHERE endpoint_id = :endpoint_id AND project_id || '' = :project_id
 ORDER BY id DESC LIMIT :limit;
 
 -- name: delivery_floor
--- The last delivery that a page looks at, whatever it looks for.
+-- The last delivery that a page reads, whatever its filter.
 SELECT id FROM deliveries WHERE project_id = :project_id AND id < COALESCE(CAST(:before AS TEXT), 'z') ORDER BY id DESC LIMIT 1 OFFSET :window;
 
 -- name: delivery_floor_of_endpoint
--- The last delivery to one endpoint that a page looks at.
+-- The last delivery to one endpoint that a page reads.
 SELECT id FROM deliveries WHERE endpoint_id = :endpoint_id AND id < COALESCE(CAST(:before AS TEXT), 'z') ORDER BY id DESC LIMIT 1 OFFSET :window;
 
 -- name: delivery_page_of_event

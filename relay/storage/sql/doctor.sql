@@ -15,7 +15,7 @@ SELECT COUNT(*) AS number FROM (
 ) AS open;
 
 -- name: overdue
--- Since when the oldest delivery and the oldest timer of a job are due; what is done at once is never due for long.
+-- Since when the oldest delivery and the oldest timer of a job are due; what is done immediately is never due for long.
 SELECT
     (SELECT MIN(next_attempt_at) FROM deliveries WHERE state = 'pending') AS delivery_at,
     (SELECT MIN(next_at) FROM jobs WHERE timer = 'submit') AS submission_at,

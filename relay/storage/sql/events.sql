@@ -21,7 +21,7 @@ SELECT id, project_id, job_id, type, sequence, final, created_at, body,
 FROM events WHERE id = :id AND project_id = :project_id;
 
 -- name: event_page
--- Events of a project, newest first; `undelivered` keeps those with a delivery that is not delivered; `floor` is the last that is looked at.
+-- Events of a project, newest first; `undelivered` keeps those with a delivery that is not delivered; `floor` is the last that is read.
 SELECT id, project_id, job_id, type, sequence, final, created_at, body,
     (SELECT input FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_input, (SELECT request FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_request,
     (SELECT metadata FROM job_requests WHERE job_requests.job_id = events.job_id) AS job_metadata
@@ -37,7 +37,7 @@ WHERE project_id = :project_id
 ORDER BY id DESC LIMIT :limit;
 
 -- name: event_floor
--- The last event that a page looks at, whatever it looks for.
+-- The last event that a page reads, whatever its filter.
 SELECT id FROM events WHERE project_id = :project_id AND id < COALESCE(CAST(:before AS TEXT), 'z') ORDER BY id DESC LIMIT 1 OFFSET :window;
 
 -- name: event_page_of_job
@@ -109,7 +109,7 @@ WHERE project_id = :project_id AND (position, id) > (:position, :after) AND (pos
 ORDER BY position DESC, id DESC LIMIT :limit;
 
 -- name: event_floor_after
--- Between two places, the last event that a page looks at, from the end backwards.
+-- Between two places, the last event that a page reads, from the end backwards.
 SELECT position, id FROM events
 WHERE project_id = :project_id AND (position, id) > (:position, :after) AND (position, id) < (:end, :before)
 ORDER BY position DESC, id DESC LIMIT 1 OFFSET :window;
@@ -144,7 +144,7 @@ ORDER BY position, id LIMIT :limit;
 SELECT position, id FROM events WHERE id = :id AND project_id = :project_id;
 
 -- name: first_event_after
--- Where the events begin whose ids are newer than one that is not there. Ids and order agree but for a few, so few are looked at.
+-- Where the events begin whose ids are newer than one that is not there. Ids and order agree but for a few, so few are read.
 SELECT MIN(position) AS position FROM (
     SELECT position FROM events WHERE project_id = :project_id AND id > :id ORDER BY id LIMIT :window
 ) AS newer;
@@ -199,7 +199,7 @@ ORDER BY position DESC, id DESC LIMIT 1;
 
 -- name: count_positions_anew.postgres
 -- After a restore to a server that counts its transactions from a lower number: positions are moved below what comes, in their order.
--- Usually there is none, and then the place to begin at is NULL, so that no event is looked at. SQLite's positions count by themselves.
+-- Usually there is none, and then the place to begin at is NULL, so that no event is read. SQLite's positions count by themselves.
 WITH behind (first) AS (
     SELECT -9223372036854775807 FROM projects WHERE EXISTS (
         SELECT 1 FROM events

@@ -177,7 +177,7 @@ SELECT
 FROM jobs JOIN job_requests ON job_id = id WHERE id = :id AND project_id = :project_id;
 
 -- name: job_page
--- Jobs of a project, newest first; `floor` is the last that is looked at. `undelivered` keeps those with an event that an endpoint should
+-- Jobs of a project, newest first; `floor` is the last that is read. `undelivered` keeps those with an event that an endpoint should
 -- have and has not accepted by any delivery, `result_undelivered` those whose last final event no endpoint has, though there are endpoints.
 SELECT
     id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata
@@ -197,6 +197,7 @@ WHERE project_id = :project_id
           WHERE arrived.event_id = events.id AND arrived.endpoint_id || '' = deliveries.endpoint_id AND arrived.state || '' = 'delivered'
       )
   ))
+  AND (CAST(:copies AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM copies WHERE copies.job_id = jobs.id AND copies.state || '' = :copies))
   AND (:result_undelivered = 0 OR (
       state = 'succeeded' AND NOT EXISTS (
           SELECT 1 FROM deliveries
@@ -230,6 +231,7 @@ WHERE provider_job_id = :provider_job_id AND project_id || '' = :project_id
           WHERE arrived.event_id = events.id AND arrived.endpoint_id || '' = deliveries.endpoint_id AND arrived.state || '' = 'delivered'
       )
   ))
+  AND (CAST(:copies AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM copies WHERE copies.job_id = jobs.id AND copies.state || '' = :copies))
   AND (:result_undelivered = 0 OR (
       state = 'succeeded' AND NOT EXISTS (
           SELECT 1 FROM deliveries
@@ -245,7 +247,7 @@ WHERE provider_job_id = :provider_job_id AND project_id || '' = :project_id
 ORDER BY id DESC LIMIT :limit;
 
 -- name: job_page_by_metadata
--- Jobs of a project that have each of these pairs, found by one of them, newest first; `floor` is the last that is looked at.
+-- Jobs of a project that have each of these pairs, found by one of them, newest first; `floor` is the last that is read.
 SELECT
     id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata
 FROM jobs JOIN job_requests ON job_id = id
@@ -272,6 +274,7 @@ WHERE id IN (
           WHERE arrived.event_id = events.id AND arrived.endpoint_id || '' = deliveries.endpoint_id AND arrived.state || '' = 'delivered'
       )
   ))
+  AND (CAST(:copies AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM copies WHERE copies.job_id = jobs.id AND copies.state || '' = :copies))
   AND (:result_undelivered = 0 OR (
       state = 'succeeded' AND NOT EXISTS (
           SELECT 1 FROM deliveries
@@ -314,6 +317,7 @@ WHERE id IN (
           WHERE arrived.event_id = events.id AND arrived.endpoint_id || '' = deliveries.endpoint_id AND arrived.state || '' = 'delivered'
       )
   ))
+  AND (CAST(:copies AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM copies WHERE copies.job_id = jobs.id AND copies.state || '' = :copies))
   AND (:result_undelivered = 0 OR (
       state = 'succeeded' AND NOT EXISTS (
           SELECT 1 FROM deliveries
@@ -329,11 +333,11 @@ WHERE id IN (
 ORDER BY id DESC LIMIT :limit;
 
 -- name: job_floor
--- The last job that a page looks at, whatever it looks for.
+-- The last job that a page reads, whatever its filter.
 SELECT id FROM jobs WHERE project_id = :project_id AND id < COALESCE(CAST(:before AS TEXT), 'z') ORDER BY id DESC LIMIT 1 OFFSET :window;
 
 -- name: job_floor_by_pair
--- The last job with this pair that a page looks at.
+-- The last job with this pair that a page reads.
 SELECT job_id AS id FROM job_metadata
 WHERE project_id = :project_id AND pair = :pair AND job_id < COALESCE(CAST(:before AS TEXT), 'z')
 ORDER BY job_id DESC LIMIT 1 OFFSET :window;

@@ -9,7 +9,7 @@ INSERT INTO payments (
 );
 
 -- name: lock_spending
--- Of several processes that would spend at once, each waits for the one before it; on SQLite they do so anyway.
+-- Of several processes that would spend concurrently, each waits for the one before it; on SQLite they do so anyway.
 SELECT id FROM projects WHERE id = 'prj_default';
 
 -- name: lock_spending.postgres
@@ -83,7 +83,7 @@ SELECT
 FROM payments WHERE next_proof_at <= :now ORDER BY next_proof_at LIMIT :limit;
 
 -- name: payment_page_of_project
--- A project's payments, newest first; `floor` is the last that is looked at.
+-- A project's payments, newest first; `floor` is the last that is read.
 SELECT
     id, project_id, job_id, provider, nonce, payer, pay_to, asset, chain_id, amount, valid_before, state, created_at, settled_at,
     transaction_hash AS "transaction"
@@ -111,7 +111,7 @@ WHERE id < COALESCE(CAST(:before AS TEXT), 'z') AND id >= COALESCE(CAST(:floor A
 ORDER BY id DESC LIMIT :limit;
 
 -- name: payment_floor_of_project
--- The last payment that a filtered page looks at.
+-- The last payment that a filtered page reads.
 SELECT id FROM payments WHERE project_id = :project_id AND id < COALESCE(CAST(:before AS TEXT), 'z') ORDER BY id DESC LIMIT 1 OFFSET :window;
 
 -- name: payment_floor_of_all

@@ -270,6 +270,18 @@ WITH chosen AS MATERIALIZED (
 DELETE FROM endpoint_history WHERE id IN (SELECT id FROM chosen)
 RETURNING id;
 
+-- name: leave_copies_of_jobs
+-- Queues what was written of their copies that are still being made.
+INSERT INTO objects_left (bucket, key, due_at)
+SELECT bucket, key, CAST(:due_at AS BIGINT) FROM copies WHERE job_id IN (SELECT value FROM json_each(:jobs)) AND state = 'pending' AND key IS NOT NULL
+ON CONFLICT (bucket, key) DO UPDATE SET due_at = excluded.due_at;
+
+-- name: leave_copies_of_jobs.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+INSERT INTO objects_left (bucket, key, due_at)
+SELECT bucket, key, CAST(:due_at AS BIGINT) FROM copies WHERE job_id = ANY (:jobs) AND state = 'pending' AND key IS NOT NULL
+ON CONFLICT (bucket, key) DO UPDATE SET due_at = excluded.due_at;
+
 -- name: prune_copies_of_jobs
 -- Their copies; one whose object a retention will delete stays until that is done.
 DELETE FROM copies WHERE job_id IN (SELECT value FROM json_each(:jobs)) AND (state <> 'archived' OR :copies_kept = 1);

@@ -15,7 +15,7 @@ SELECT project_id, public_key FROM signing_keys WHERE project_id = :project_id O
 SELECT id FROM projects WHERE id NOT IN (SELECT project_id FROM signing_keys);
 
 -- name: insert_signing_key
--- A signing key; of two that are made at once the first stays.
+-- A signing key; of two that are made concurrently the first stays.
 INSERT INTO signing_keys (project_id, number, public_key, seed, created_at) VALUES (:project_id, :number, :public_key, :seed, :created_at)
 ON CONFLICT DO NOTHING;
 

@@ -37,15 +37,21 @@ ON CONFLICT (project_id, provider) DO UPDATE SET
 UPDATE api_keys SET last_used_at = :at WHERE id = :id AND COALESCE(last_used_at, 0) < :at;
 
 -- name: statistics_of_time
--- A project's sums of a time: a row for each interval with its sums as JSON, by measure and provider, since a row for each sum would take
--- several times as long to read.
-SELECT starts_at, json_group_object(measure || ' ' || provider, value) AS sums FROM statistics
+-- A project's sums of a time: a row for each interval with its sums as JSON, those of no provider by measure and the others by measure and
+-- provider, since a row for each sum would take several times as long to read.
+SELECT
+    starts_at, json_group_object(measure, value) FILTER (WHERE provider = '') AS sums,
+    json_group_object(measure || ' ' || provider, value) FILTER (WHERE provider <> '') AS sums_of_providers
+FROM statistics
 WHERE project_id = :project_id AND width_s = :width_s AND starts_at >= :first AND starts_at < :last
 GROUP BY starts_at;
 
 -- name: statistics_of_time.postgres
 -- PostgreSQL has another name for the function.
-SELECT starts_at, CAST(json_object_agg(measure || ' ' || provider, value) AS TEXT) AS sums FROM statistics
+SELECT
+    starts_at, CAST(json_object_agg(measure, value) FILTER (WHERE provider = '') AS TEXT) AS sums,
+    CAST(json_object_agg(measure || ' ' || provider, value) FILTER (WHERE provider <> '') AS TEXT) AS sums_of_providers
+FROM statistics
 WHERE project_id = :project_id AND width_s = :width_s AND starts_at >= :first AND starts_at < :last
 GROUP BY starts_at;
 
@@ -59,6 +65,13 @@ SELECT project_id, COUNT(*) AS due, MIN(next_attempt_at) AS oldest_at FROM (
     SELECT project_id, next_attempt_at FROM deliveries WHERE state = 'pending' AND next_attempt_at <= :now ORDER BY next_attempt_at LIMIT :most
 ) AS first_due
 GROUP BY project_id;
+
+-- name: copies_now
+-- How many copies of a project are pending, and failed, the first `most` of each, and since when the oldest one is pending.
+SELECT
+    (SELECT COUNT(*) FROM (SELECT 1 FROM copies WHERE project_id = :project_id AND state = 'pending' LIMIT :most) AS waiting) AS pending,
+    (SELECT COUNT(*) FROM (SELECT 1 FROM copies WHERE project_id = :project_id AND state = 'failed' LIMIT :most) AS broken) AS failed,
+    (SELECT MIN(created_at) FROM copies WHERE project_id = :project_id AND state = 'pending') AS oldest_at;
 
 -- name: forget_statistics
 -- A project's sums of one width that are past their retention.

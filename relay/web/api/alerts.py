@@ -12,7 +12,7 @@ from relay.model.resources.alerts import AlertResource
 from relay.model.resources.envelopes import PageResource
 from relay.storage.alerts import AlertFilter, AlertSelection
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
-from relay.web.api.lists import enum_param, listing, page, paging
+from relay.web.api.lists import choice, listing, page, paging
 
 
 async def index(request: ApiRequest) -> Response:
@@ -20,8 +20,8 @@ async def index(request: ApiRequest) -> Response:
     given = request.query()
     wanted_page = listing(request, given, ids.ALERT)
     wanted = AlertFilter(
-        state=AlertSelection(enum_param(given, "state", AlertSelection) or AlertSelection.OPEN),
-        kind=enum_param(given, "kind", AlertKind),
+        state=AlertSelection(choice(given, "state", AlertSelection) or AlertSelection.OPEN),
+        kind=choice(given, "kind", AlertKind),
     )
     found = await request.app.store.alerts.page(request.project_id, wanted_page, wanted)
     return page(found, partial(resources.alert, public_url=request.app.settings.public_url))

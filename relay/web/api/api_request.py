@@ -7,17 +7,15 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from relay import log, validation
 from relay.app import App
 from relay.errors import (
-    BadBody,
     FieldError,
     Forbidden,
     InvalidInput,
@@ -57,9 +55,15 @@ class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     reservation: Reservation | None = None
 
-    def body(self) -> object:
-        """Return the body's JSON; raise BadBody for what is not one unambiguous JSON value."""
-        return request_body.parse(self.raw)
+    def body(self) -> dict[str, Any]:
+        """Return the body's JSON object.
+
+        Raise BadBody for what is not one unambiguous JSON value, and InvalidInput for one that is no object.
+        """
+        given = request_body.parse(self.raw)
+        if not isinstance(given, dict):
+            raise InvalidInput([FieldError("", f"the body must be an object, not {validation.shown(given)}")])
+        return given
 
     def fields(self, kind: type[Fields]) -> Fields:
         """Return the body as a struct, an empty body as `{}`; raise InvalidInput, which names every wrong field."""
@@ -126,7 +130,8 @@ class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
         names = [parameter.name for parameter in self.route.query]
         given = dict(self.http.query_params)
         times = Counter(name for name, _ in self.http.query_params.multi_items())
-        unknown = f"is not a parameter here; there are {', '.join(names) or 'none'}"
+        shown = [name.replace("[]", "[KEY]") for name in names]
+        unknown = f"is not a parameter here; there {'is' if len(shown) == 1 else 'are'} {', '.join(shown) or 'none'}"
         errors = [FieldError(name[:60], unknown) for name in given if _without_key(name) not in names]
         errors += [FieldError(name[:60], "is there twice") for name in given if times[name] > 1]
         if errors:
@@ -144,27 +149,17 @@ Admission = Callable[[App, auth.Caller, Request], None]
 
 
 class Parameter(msgspec.Struct, frozen=True):
-    """A parameter: its name (`metadata[]` for `metadata[key]`), what it means, its type or `values`, an example."""
+    """A parameter: its name (`metadata[]` for `metadata[key]`), what it means, its type or `values`, an example.
+
+    A request without a `required` one is refused by the route's handler.
+    """
 
     name: str
     description: str
     kind: Any = str
     example: str | None = None
     values: tuple[str, ...] = ()
-
-
-class MediaResponse(FileResponse):
-    """A file of the archive, which a browser may show and must not run."""
-
-    def __init__(self, path: Path, media_type: str) -> None:
-        headers = {
-            "content-security-policy": "default-src 'none'; media-src 'self'; img-src 'self'; sandbox",
-            "x-content-type-options": "nosniff",
-            "cache-control": "no-store",
-        }
-        super().__init__(
-            path, media_type=media_type, headers=headers, filename=path.name, content_disposition_type="inline"
-        )
+    required: bool = False
 
 
 class CsvResponse(Response):
@@ -295,10 +290,11 @@ def _refuse_nul(http: Request) -> None:
 
 
 def _idempotency_key(http: Request) -> str | None:
-    """Return the Idempotency-Key, None without one; raise BadBody for a malformed one."""
+    """Return the Idempotency-Key, None without one; raise InvalidInput for a malformed one."""
     key = http.headers.get("idempotency-key")
     if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
-        raise BadBody("the Idempotency-Key must be 1 to 255 printable ASCII characters")
+        wrong = f"must be 1 to 255 printable ASCII characters, not {validation.shown(key)}"
+        raise InvalidInput([FieldError("Idempotency-Key", wrong)])
     return key
 
 

@@ -8,20 +8,30 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from relay.app import App
+from relay.archive.archive import Archive
 from relay.archive.folder import Folder
-from relay.clock import parse_rfc3339
+from relay.clock import parse_rfc3339, rfc3339
 from relay.errors import Conflict, NotFound
 from relay.lifecycle import archiving
 from relay.model.archive import ArchiveMode, CopyState
-from relay.model.job import JobState, Output
-from relay.model.resources.archive import ArchiveResource, BackfillResource, CopyCountResource, CopyCountsResource
+from relay.model.job import Job, JobState, Output
+from relay.model.resources.archive import (
+    ArchiveResource,
+    BackfillResource,
+    CopyCountResource,
+    CopyCountsResource,
+    CopyResource,
+)
+from relay.model.resources.envelopes import PageResource
+from relay.model.resources.times import time_or_none
 from relay.outbound.object_store import BucketFailed
-from relay.storage.copies import CopyCount, StoredCopy
+from relay.storage.copies import CopyCount, ShownCopy, StoredCopy
 from relay.storage.jobs import JobFilter
 from relay.storage.pages import Listing
-from relay.web.api.api_request import ApiRequest, ApiRoute, MediaResponse
+from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields
 from relay.web.api.jobs import job_of
-from relay.web.api.lists import span
+from relay.web.api.lists import CURSOR_IN_WORDS, span
+from relay.web.api.media import MediaResponse
 from relay.web.problems import JSON
 
 PART: Final = 100
@@ -43,7 +53,7 @@ class BackfillFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     provider: Annotated[str, Meta(max_length=64)] | None = None
     failed: bool = False
     dry_run: bool = False
-    cursor: Annotated[str, Meta(pattern="^job_[!-~]{1,59}$")] | None = None
+    cursor: Annotated[str, Meta(pattern="^job_[!-~]{1,59}$", extra={"in_words": CURSOR_IN_WORDS})] | None = None
 
 
 async def output(request: ApiRequest) -> Response:
@@ -60,20 +70,20 @@ async def output(request: ApiRequest) -> Response:
     if one.archive is not None and one.archive.state is CopyState.ARCHIVED and app.archive is not None:
         copy = await app.store.copies.of_output(job.project_id, job.id, index)
         if copy is not None and copy.key is not None:
-            return await _copy(app, copy, copy.key)
+            return await _copy(request, copy, copy.key)
     return _redirect(_provider_url(one, app.clock.now_ms()))
 
 
-async def _copy(app: App, copy: StoredCopy, key: str) -> Response:
+async def _copy(request: ApiRequest, copy: StoredCopy, key: str) -> Response:
     """Return the way to a copy, or the copy itself."""
-    assert app.archive is not None
-    bucket = app.archive.bucket
+    assert request.app.archive is not None
     try:
-        link = await bucket.link(key, app.settings.archive_link_s)
+        bucket = request.app.archive.buckets.of(copy.bucket)
+        link = await bucket.link(key, request.app.settings.archive_link_s)
         if link is not None:
             return _redirect(link)
-        if isinstance(bucket, Folder) and await bucket.size(key) is not None:
-            return MediaResponse(bucket.path(key), copy.content_type or OCTETS)
+        if isinstance(bucket, Folder) and (stat := await bucket.stat(key)) is not None:
+            return MediaResponse(bucket.path(key), stat, copy.content_type or OCTETS, request.http.headers)
     except BucketFailed as error:
         raise Conflict(f"the archive cannot show it now: {error}") from None
     raise NotFound("the copy is not in the archive any more: its file was deleted")
@@ -102,9 +112,7 @@ async def show(request: ApiRequest) -> Response:
 async def update(request: ApiRequest) -> Response:
     """`PATCH /v1/archive`: give the project a mode of its own, or none."""
     fields = request.fields(ModeFields)
-    if request.app.archive is None:
-        raise Conflict("this relay has no archive: RELAY_ARCHIVE_URL is not set")
-    await request.app.archive.modes.set(request.project_id, fields.mode)
+    await archive_of(request.app).modes.set(request.project_id, fields.mode)
     return JSON(await _archive(request))
 
 
@@ -115,7 +123,7 @@ async def _archive(request: ApiRequest) -> ArchiveResource:
     return ArchiveResource(
         project=project_id,
         configured=archive is not None,
-        bucket=archive.bucket.shown if archive is not None and request.caller.admin else None,
+        bucket=archive.buckets.own.shown if archive is not None and request.caller.admin else None,
         mode=ArchiveMode.OFF if archive is None else await archive.modes.of(project_id),
         own_mode=None if archive is None else await archive.modes.own(project_id),
         copies=CopyCountsResource(**{state.value: _count(counts.get(state, CopyCount())) for state in CopyState}),
@@ -127,12 +135,64 @@ def _count(count: CopyCount) -> CopyCountResource:
     return CopyCountResource(number=count.number, bytes=count.bytes)
 
 
+async def copies(request: ApiRequest) -> Response:
+    """`GET /v1/jobs/{id}/copies`: the copies of the job's results, with their tries."""
+    request.query()
+    return JSON(await _copies(request, await job_of(request)))
+
+
+async def copy(request: ApiRequest) -> Response:
+    """`POST /v1/jobs/{id}/copies`: copy results that have no copy or whose copy failed, and try pending ones now.
+
+    202 with the job's copies; 409 if there is none of them.
+    """
+    request.fields(NoFields)
+    job = await job_of(request)
+    await archive_of(request.app).archiver.again(job.id)
+    return JSON(await _copies(request, job), 202)
+
+
+def archive_of(app: App) -> Archive:
+    """Return the archive; raise Conflict without one."""
+    if app.archive is None:
+        raise Conflict("this relay has no archive: RELAY_ARCHIVE_URL is not set")
+    return app.archive
+
+
+async def _copies(request: ApiRequest, job: Job) -> PageResource[CopyResource]:
+    """Return the copies of a job's results as they are shown."""
+    found = await request.app.store.copies.of_job(job.project_id, job.id)
+    return PageResource(data=[_shown(job, one) for one in found], next_cursor=None)
+
+
+def _shown(job: Job, found: ShownCopy) -> CopyResource:
+    """Return a copy as it is shown; its `url` is that of the job's output."""
+    outputs = job.outputs[found.number : found.number + 1]
+    archived = found.state is CopyState.ARCHIVED
+    return CopyResource(
+        number=found.number,
+        kind=found.kind,
+        state=found.state,
+        url=next((one.archive.url for one in outputs if archived and one.archive is not None), None),
+        key=found.key if archived else None,
+        content_type=found.content_type,
+        bytes=found.bytes,
+        sha256=found.sha256,
+        tries=found.attempts_made,
+        error=found.error_code,
+        error_detail=found.error,
+        copying=found.leased_by is not None,
+        next_try_at=time_or_none(found.due_at if found.leased_by is None else None),
+        expires_at=time_or_none(found.expires_at),
+        created_at=rfc3339(found.created_at),
+        finished_at=time_or_none(found.finished_at),
+    )
+
+
 async def backfill(request: ApiRequest) -> Response:
     """`POST /v1/archive/backfills`: order copies of results without one, of a part of the jobs, the newest first."""
     app, fields = request.app, request.fields(BackfillFields)
-    if app.archive is None:
-        raise Conflict("this relay has no archive: RELAY_ARCHIVE_URL is not set")
-    now_ms = app.clock.now_ms()
+    archive, now_ms = archive_of(app), app.clock.now_ms()
     times = {"created_after": fields.created_after, "created_before": fields.created_before}
     made = span({name: time for name, time in times.items() if time is not None}, now_ms)
     wanted = JobFilter(status=JobState.SUCCEEDED, provider=fields.provider, made=made)
@@ -140,10 +200,10 @@ async def backfill(request: ApiRequest) -> Response:
     page = await app.store.jobs.page(request.project_id, listing, wanted)
     ordered = 0
     for job in page.items:
-        moved = archiving.order_missing(job, now_ms, failed=fields.failed)
-        ordered += sum(new is not old for new, old in zip(moved.job.outputs, job.outputs, strict=True))
-        if not fields.dry_run and moved.job is not job:
-            await app.archive.archiver.order(job.id, failed=fields.failed)
+        ordering = archiving.order_missing(job, now_ms, failed=fields.failed)
+        ordered += sum(new is not old for new, old in zip(ordering.job.outputs, job.outputs, strict=True))
+        if not fields.dry_run and ordering.job is not job:
+            await archive.archiver.order(job.id, failed=fields.failed)
     return JSON(BackfillResource(examined=len(page.items), ordered=ordered, next_cursor=page.next_cursor))
 
 
@@ -155,6 +215,24 @@ ROUTES: Final = (
         scope="read",
         summary="Get a result from the archive",
         answers={302: None, 200: MediaResponse, 206: MediaResponse},
+        problems=("conflict", "range_not_satisfiable"),
+    ),
+    ApiRoute(
+        method="GET",
+        path="/v1/jobs/{id}/copies",
+        handler=copies,
+        scope="read",
+        summary="Show the copies of a job's results",
+        answers={200: PageResource[CopyResource]},
+    ),
+    ApiRoute(
+        method="POST",
+        path="/v1/jobs/{id}/copies",
+        handler=copy,
+        scope="submit",
+        summary="Copy a job's results again",
+        fields=NoFields,
+        answers={202: PageResource[CopyResource]},
         problems=("conflict",),
     ),
     ApiRoute(

@@ -10,7 +10,7 @@ from relay.model.resources.access import AuditEntryResource
 from relay.model.resources.envelopes import PageResource
 from relay.storage.audit import AuditEntry, AuditFilter, Via
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
-from relay.web.api.lists import TIME, enum_param, listing, page, paging, time_param
+from relay.web.api.lists import TIME, choice, listing, page, paging, time_param
 from relay.web.api.projects import PROJECT, wanted_project
 
 _TIMES: Final = ("created_after", "created_before")
@@ -25,7 +25,7 @@ async def index(request: ApiRequest) -> Response:
         key_id=given.get("key"),
         verb=given.get("verb"),
         target=given.get("target"),
-        via=enum_param(given, "via", Via),
+        via=choice(given, "via", Via),
         **times,
     )
     project = await wanted_project(request, given.get("project"))

@@ -20,8 +20,9 @@ from relay.model.resources.bulk_actions import BulkResultResource, DoneResource,
 from relay.storage.jobs import JobFilter
 from relay.storage.pages import Listing
 from relay.web.api.api_request import ApiRequest, ApiRoute
+from relay.web.api.archive import archive_of
 from relay.web.api.jobs import job_filter
-from relay.web.api.lists import LIMIT_MAX, time_param
+from relay.web.api.lists import CURSOR_IN_WORDS, LIMIT_MAX, time_param
 from relay.web.problems import JSON, KINDS
 
 COUNTED_MAX: Final = 1_000
@@ -47,6 +48,7 @@ class BulkFilter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     older_than: str | None = None
     undelivered: bool | None = None
     expiring_undelivered: bool | None = None
+    copies: str | None = None
     metadata: Annotated[dict[str, str], msgspec.Meta(max_length=50)] = {}
 
     def parameters(self) -> dict[str, str]:
@@ -60,11 +62,13 @@ class BulkFilter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class BulkAction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of a bulk action. To act, send the `as_of` of a dry run; `cursor` goes on after an earlier call."""
 
-    action: Literal["cancel", "check", "resubmit", "fail", "redeliver"]
+    action: Literal["cancel", "check", "resubmit", "fail", "redeliver", "copy"]
     filter: BulkFilter = BulkFilter()
     dry_run: bool = False
     as_of: str | None = None
-    cursor: Annotated[str, msgspec.Meta(pattern=f"^{ids.JOB}[!-~]{{1,59}}$")] | None = None
+    cursor: (
+        Annotated[str, msgspec.Meta(pattern=f"^{ids.JOB}[!-~]{{1,59}}$", extra={"in_words": CURSOR_IN_WORDS})] | None
+    ) = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
     accept_double_charge: bool = False
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=500)] | None = None
@@ -83,7 +87,7 @@ async def act_on_all(request: ApiRequest) -> Response:
         raise Forbidden("this key lacks the scope admin")
     now_ms = request.app.clock.now_ms()
     as_of_ms = now_ms if asked.as_of is None else min(now_ms, time_param("as_of", asked.as_of, now_ms))
-    wanted = _filter(asked, as_of_ms)
+    wanted = _filter(request, asked, as_of_ms)
     if asked.dry_run:
         matched, more = await _count(request, wanted)
         return _answer(asked, as_of_ms, matched=matched, matched_more=more)
@@ -102,10 +106,10 @@ async def act_on_all(request: ApiRequest) -> Response:
     return _answer(asked, as_of_ms, done=done, refused=refused, next_cursor=cursor)
 
 
-def _filter(asked: BulkAction, as_of_ms: int) -> JobFilter:
+def _filter(request: ApiRequest, asked: BulkAction, as_of_ms: int) -> JobFilter:
     """Return the jobs that are asked for, none of them made after `as_of_ms`; ages count back from that time."""
     try:
-        wanted = job_filter(asked.filter.parameters(), as_of_ms)
+        wanted = job_filter(asked.filter.parameters(), request.app.providers, as_of_ms)
     except InvalidInput as error:
         raise InvalidInput([FieldError(f"filter.{one.path}", one.message) for one in error.errors]) from None
     made = wanted.made
@@ -163,9 +167,9 @@ async def _refusal(act: Act, job: Job) -> RefusedResource | None:
     except RelayError as error:
         if error.code in KINDS:
             return RefusedResource(job=job.id, code=error.code, detail=str(error))
-        _logger.error("bulk_action.broke", job=job.id, exc_info=error)
+        _logger.error("bulk_action.error", job=job.id, exc_info=error)
     except Exception as error:
-        _logger.error("bulk_action.broke", job=job.id, exc_info=error)
+        _logger.error("bulk_action.error", job=job.id, exc_info=error)
     else:
         return None
     return RefusedResource(job=job.id, code="internal", detail="relay could not do this; the log says why")
@@ -186,12 +190,16 @@ def _verb(request: ApiRequest, asked: BulkAction) -> Act:
     async def fail(job: Job) -> None:
         await interventions.fail(job, asked.reason or "")
 
+    async def copy(job: Job) -> None:
+        await archive_of(request.app).archiver.again(job.id)
+
     verbs: dict[str, Act] = {
         "cancel": interventions.cancel,
         "check": check,
         "resubmit": resubmit,
         "fail": fail,
         "redeliver": request.app.redeliverer.redeliver_job,
+        "copy": copy,
     }
     return verbs[asked.action]
 

@@ -19,7 +19,7 @@ from relay.model.resources.envelopes import PageResource
 from relay.storage.apply_updates import OTHER_ENVIRONMENT, UpdateResult
 from relay.storage.history import CallbackFilter
 from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields, Parameter
-from relay.web.api.lists import enum_param, listing, page, paging, span, span_parameters
+from relay.web.api.lists import choice, id_param, listing, page, paging, span, span_parameters
 from relay.web.problems import JSON
 
 Head = TypeVar("Head", bound=CallbackHead)
@@ -30,8 +30,8 @@ async def index(request: ApiRequest) -> Response:
     given = request.query()
     wanted_page = listing(request, given, ids.CALLBACK)
     wanted = CallbackFilter(
-        job_id=given.get("job"),
-        disposition=enum_param(given, "verdict", Disposition),
+        job_id=id_param(given, "job", ids.JOB),
+        disposition=choice(given, "verdict", Disposition),
         received=span(given, request.app.clock.now_ms()),
     )
     found = await request.app.store.callbacks.page(request.project_id, wanted_page, wanted)

@@ -14,7 +14,7 @@ from relay.model.resources.deliveries import DeliveryResource, DeliveryWithAttem
 from relay.model.resources.envelopes import PageResource
 from relay.storage.deliveries import DeliveryFilter
 from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields, Parameter
-from relay.web.api.lists import enum_param, listing, page, paging, span, span_parameters
+from relay.web.api.lists import choice, id_param, listing, page, paging, span, span_parameters
 from relay.web.problems import JSON
 
 
@@ -23,10 +23,10 @@ async def index(request: ApiRequest) -> Response:
     given = request.query()
     wanted_page = listing(request, given, ids.DELIVERY)
     wanted = DeliveryFilter(
-        endpoint_id=given.get("endpoint"),
-        status=enum_param(given, "status", DeliveryState),
-        event_id=given.get("event"),
-        job_id=given.get("job"),
+        endpoint_id=id_param(given, "endpoint", ids.ENDPOINT),
+        status=choice(given, "status", DeliveryState),
+        event_id=id_param(given, "event", ids.EVENT),
+        job_id=id_param(given, "job", ids.JOB),
         made=span(given, request.app.clock.now_ms()),
     )
     return page(await request.app.store.deliveries.page(request.project_id, wanted_page, wanted), resources.delivery)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from starlette.responses import Response
@@ -37,7 +37,13 @@ from relay.web.problems import JSON
 
 Headers = Annotated[
     dict[
-        Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$")],
+        Annotated[
+            str,
+            msgspec.Meta(
+                pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$",
+                extra={"in_words": "1 to 64 letters, digits or one of !#$%&'*+.^_`|~-"},
+            ),
+        ],
         Annotated[str, msgspec.Meta(max_length=1024)],
     ],
     msgspec.Meta(max_length=20),
@@ -319,18 +325,16 @@ def _fields(request: ApiRequest) -> EndpointFields:
     """Return the body; raise InvalidInput, which names every wrong field."""
     body = request.body()
     errors = validation.check(body, EndpointFields)
-    given: dict[str, Any] = body if isinstance(body, dict) else {}
     errors += (
-        check_endpoint(given, request.app.policy)
-        + check_metadata(given.get("metadata"))
-        + _check_headers(given.get("headers"))
+        check_endpoint(body, request.app.policy)
+        + check_metadata(body.get("metadata"))
+        + _check_headers(body.get("headers"))
     )
-    providers = given.get("providers")
+    providers = body.get("providers")
     for index, name in enumerate(providers[:ERRORS_MAX] if isinstance(providers, list) else ()):
         if isinstance(name, str) and name not in request.app.providers:
-            errors.append(
-                FieldError(f"providers[{index}]", f"must be one of {', '.join(sorted(request.app.providers))}")
-            )
+            wrong = validation.must_be_one_of(sorted(request.app.providers), name)
+            errors.append(FieldError(f"providers[{index}]", wrong))
     if errors:
         raise InvalidInput(errors)
     return validation.read(body, EndpointFields)

@@ -14,8 +14,9 @@ from relay.model.resources import events as resources
 from relay.model.resources.envelopes import PageResource
 from relay.model.resources.events import EventResource
 from relay.storage.history import EventFilter
+from relay.validation import shown
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
-from relay.web.api.lists import enum_param, flag, listing, page, paging, span, span_parameters
+from relay.web.api.lists import choice, flag, id_param, listing, page, paging, span, span_parameters
 from relay.web.problems import JSON
 
 
@@ -28,9 +29,9 @@ async def index(request: ApiRequest) -> Response:
     given = request.query()
     wanted_page = listing(request, given, ids.EVENT)
     wanted = EventFilter(
-        type=enum_param(given, "type", EventType),
-        job_id=given.get("job"),
-        after=given.get("after"),
+        type=choice(given, "type", EventType),
+        job_id=id_param(given, "job", ids.JOB),
+        after=id_param(given, "after", ids.EVENT) if given.get("after") else given.get("after"),
         undelivered=flag(given, "undelivered"),
         made=span(given, request.app.clock.now_ms()),
     )
@@ -54,10 +55,11 @@ async def show(request: ApiRequest) -> Response:
 async def stream(request: ApiRequest) -> Response:
     """`GET /v1/events/stream`: server-sent events, new ones or those after `Last-Event-ID`; a comment every 15 s."""
     given = request.query()
-    kind = enum_param(given, "type", EventType)
+    kind = choice(given, "type", EventType)
     after = request.http.headers.get("last-event-id")
     if after is not None and not (after.startswith(ids.EVENT) and after.isascii() and len(after) < 64):
-        raise InvalidInput([FieldError("Last-Event-ID", "must be the id of an event")])
+        wrong = f"must be the id of an event, which begins with {ids.EVENT}, not {shown(after)}"
+        raise InvalidInput([FieldError("Last-Event-ID", wrong)])
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     lines = await request.app.streams.lines(request.project_id, after, kind)
     return EventStream(lines, headers=headers, media_type="text/event-stream")

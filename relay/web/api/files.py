@@ -34,6 +34,8 @@ OTHER_MAX_BYTES: Final = 64 * 1024
 FIELD_MAX_BYTES: Final = 64
 NAME_MAX_CHARS: Final = 255
 CHUNK_BYTES: Final = 256 * 1024
+PAUSE_S: Final = 0.02
+"""The pause after each chunk: an upload has at most 12.8 MB a second, which leaves disk and processor to others."""
 FIELDS: Final = ("file", "provider", "max_cost")
 REQUIRED: Final = FIELDS[:2]
 
@@ -173,6 +175,7 @@ class Form:
             raise BodyTooLarge(too_much, bound=Bound.UPLOAD_MAX_BYTES)
         if len(self._unwritten) >= CHUNK_BYTES:
             await self._write()
+            await asyncio.sleep(PAUSE_S)
 
     def require_valid(self) -> None:
         """Raise BadBody for a form without an end, and InvalidInput, which names every wrong field."""
@@ -192,6 +195,7 @@ class Form:
         await asyncio.to_thread(self._file.seek, 0)
         while chunk := await asyncio.to_thread(self._file.read, CHUNK_BYTES):
             yield chunk
+            await asyncio.sleep(PAUSE_S)
 
     async def _write(self) -> None:
         """Write what was received to disk, in a thread: a slow disk must not block the event loop."""

@@ -1,7 +1,7 @@
 """`/v1/jobs`, `/v1/providers`: submit a job, show jobs and what happened to them, and list the providers."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.app import App
-from relay.clock import rfc3339
+from relay.clock import parse_time, rfc3339
 from relay.errors import FieldError, InvalidInput, NotFound
 from relay.jobs.job_requests import Intake, JobFields
 from relay.jobs.quotes import CHEAPEST
 from relay.model import ids, timeline
+from relay.model.archive import CopyState
 from relay.model.job import Job, JobState, Reason
 from relay.model.payment import max_cost
 from relay.model.resources import jobs as resources
@@ -34,8 +35,9 @@ from relay.storage.jobs import JobFilter
 from relay.storage.pages import Span
 from relay.storage.statistics import DAY_MS, ProviderMark
 from relay.storage.statistics import Span as StatisticsSpan
+from relay.validation import shown
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
-from relay.web.api.lists import enum_param, flag, listing, page, paging, span, span_parameters, time_param
+from relay.web.api.lists import choice, flag, listing, page, paging, span, span_parameters
 from relay.web.problems import JSON
 
 OPEN: Final = "open"
@@ -49,7 +51,7 @@ async def create(request: ApiRequest) -> Response:
     """
     app = request.app
     intake = Intake(app.providers, app.policy, app.settings.notify_max)
-    given: Any = await _with_provider(request, request.body())
+    given = await _with_provider(request, request.body())
     archive = None if app.archive is None else await app.archive.modes.of(request.project_id)
     new = intake.job(given, request.project_id, app.clock.now_ms(), archive)
     if app.tracing is not None:
@@ -69,9 +71,9 @@ async def create(request: ApiRequest) -> Response:
     return _response(request, job, notify)
 
 
-async def _with_provider(request: ApiRequest, given: Any) -> Any:
+async def _with_provider(request: ApiRequest, given: dict[str, Any]) -> dict[str, Any]:
     """Return the body, with `cheapest` replaced by the provider with the lowest price for its input."""
-    if not isinstance(given, dict) or given.get("provider") != CHEAPEST:
+    if given.get("provider") != CHEAPEST:
         return given
     wanted = given.get("input")
     if not isinstance(wanted, dict):
@@ -91,7 +93,8 @@ async def show(request: ApiRequest) -> Response:
 async def index(request: ApiRequest) -> Response:
     """`GET /v1/jobs`: newest first."""
     given = request.query()
-    wanted_page, wanted = listing(request, given, ids.JOB), job_filter(given, request.app.clock.now_ms())
+    wanted_page = listing(request, given, ids.JOB)
+    wanted = job_filter(given, request.app.providers, request.app.clock.now_ms())
     found = await request.app.store.jobs.page(request.project_id, wanted_page, wanted)
     ends = [job.last_final_event for job in found.items if job.last_final_event is not None]
     counts = await request.app.store.events.endpoints_reached(ends)
@@ -101,16 +104,20 @@ async def index(request: ApiRequest) -> Response:
     return page(found, lambda job: resources.listed_job(job, reached))
 
 
-def job_filter(given: dict[str, str], now_ms: int) -> JobFilter:
-    """Return which jobs the parameters of a list select at a time; raise InvalidInput for a wrong one."""
+def job_filter(given: dict[str, str], providers: Iterable[str], now_ms: int) -> JobFilter:
+    """Return which jobs the parameters of a list select at a time; raise InvalidInput for a wrong one.
+
+    `providers` are the names of all providers, also of those that are not configured.
+    """
     return JobFilter(
-        status=OPEN if given.get("status") == OPEN else enum_param(given, "status", JobState),
-        provider=given.get("provider"),
-        reason=enum_param(given, "reason", Reason),
+        status=choice(given, "status", (OPEN, *JobState)),
+        provider=choice(given, "provider", providers),
+        reason=choice(given, "reason", Reason),
         provider_job_id=given.get("provider_job_id"),
         made=_made(given, now_ms),
         undelivered=flag(given, "undelivered"),
         expiring_after=now_ms if flag(given, "expiring_undelivered") else None,
+        copies=choice(given, "copies", CopyState),
         metadata={
             name[9:-1]: value for name, value in given.items() if name.startswith("metadata[") and name.endswith("]")
         },
@@ -250,7 +257,11 @@ def _made(given: dict[str, str], now_ms: int) -> Span:
     made, age = span(given, now_ms), given.get("older_than")
     if age is None:
         return made
-    aged = time_param("older_than", f"-{age}", now_ms)
+    try:
+        aged = parse_time(f"-{age}", now_ms)
+    except (ValueError, OverflowError):
+        wrong = f"must be an age such as 90s, 30m, 2h or 7d, not {shown(age)}"
+        raise InvalidInput([FieldError("older_than", wrong)]) from None
     return Span(after=made.after, before=aged if made.before is None else min(made.before, aged))
 
 
@@ -294,6 +305,7 @@ ROUTES: Final = (
                 "Only those whose result will expire, though no endpoint has accepted their last final event.",
                 bool,
             ),
+            Parameter("copies", "Only those with a result whose copy has this state.", CopyState),
             Parameter("older_than", "Only those of at least this age.", example="2h"),
             Parameter("metadata[]", "Only those with these pairs in their metadata.", dict[str, str]),
         ),

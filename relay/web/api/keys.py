@@ -1,4 +1,4 @@
-"""`/v1/keys`, `/v1/whoami`: API keys, and who asks with one.
+"""`/v1/keys`, `/v1/whoami`: API keys, and which of them a request has.
 
 An admin key manages the keys of its own project, and one of the project `default` those of all projects.
 """
@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from relay import __version__
 from relay.clock import rfc3339
-from relay.errors import Conflict, FieldError, InvalidInput, NotFound
+from relay.errors import Conflict, NotFound
 from relay.model import ids
 from relay.model.resources.access import CallerKeyResource, KeyResource, NewKeyResource, Scope, WhoamiResource
 from relay.model.resources.envelopes import PageResource
@@ -22,7 +22,7 @@ from relay.storage.api_keys import SCOPES, digest
 from relay.storage.pages import Page
 from relay.storage.projects import KEYS_MAX, KeyFilter, NewKey, StoredKey
 from relay.web.api.api_request import ApiRequest, ApiRoute, NoFields, Parameter
-from relay.web.api.lists import cursor_and_limit, page, paging
+from relay.web.api.lists import cursor_and_limit, flag, page, paging
 from relay.web.api.projects import NAME_MAX, PROJECT, project_resource, wanted_project
 from relay.web.auth import ANY_SCOPE
 from relay.web.problems import JSON
@@ -65,9 +65,7 @@ async def index(request: ApiRequest) -> Response:
     """`GET /v1/keys`: the project's API keys, newest first, without their texts."""
     given = request.query()
     before, limit = cursor_and_limit(given, ids.API_KEY)
-    if given.get("live") not in (None, "true", "false"):
-        raise InvalidInput([FieldError("live", "must be true or false")])
-    live = None if "live" not in given else given["live"] == "true"
+    live = flag(given, "live") if "live" in given else None
     project = await wanted_project(request, given.get("project"))
     found = await request.app.store.projects.keys(KeyFilter(project_id=project.id, live=live), before, limit + 1)
     items = found[:limit]

@@ -1,7 +1,6 @@
 """Read the query parameters that lists share, and write a page of a list."""
 
-from collections.abc import Callable
-from enum import StrEnum
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final
 
 from msgspec import Meta
@@ -11,11 +10,13 @@ from relay.clock import TIME_FORMS, parse_time
 from relay.errors import FieldError, InvalidInput
 from relay.model.resources.envelopes import PageResource
 from relay.storage.pages import Listing, Page, Span
+from relay.validation import must_be_one_of, shown
 from relay.web.api.api_request import ApiRequest, Parameter
 from relay.web.problems import JSON
 
 LIMIT_MAX: Final = 200
 LIMIT_DEFAULT: Final = 50
+CURSOR_IN_WORDS: Final = "the next_cursor of an earlier page"
 _LIMIT: Final = Annotated[int, Meta(ge=1, le=LIMIT_MAX)]
 TIME: Final = Annotated[str, Meta(description=f"It must be {TIME_FORMS}.")]
 
@@ -34,9 +35,9 @@ def cursor_and_limit(given: dict[str, str], prefix: str) -> tuple[str | None, in
     errors = []
     cursor, limit = given.get("cursor"), given.get("limit", str(LIMIT_DEFAULT))
     if cursor is not None and not (cursor.startswith(prefix) and cursor.isascii() and len(cursor) < 64):
-        errors.append(FieldError("cursor", "must be the next_cursor of an earlier page"))
+        errors.append(FieldError("cursor", f"must be {CURSOR_IN_WORDS}, not {shown(cursor)}"))
     if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= LIMIT_MAX):
-        errors.append(FieldError("limit", f"must be an integer from 1 to {LIMIT_MAX}"))
+        errors.append(FieldError("limit", f"must be an integer from 1 to {LIMIT_MAX}, not {shown(limit)}"))
     if errors:
         raise InvalidInput(errors)
     return cursor, int(limit)
@@ -78,19 +79,27 @@ def time_param(name: str, given: str, now_ms: int) -> int:
     try:
         return parse_time(given.replace(" ", "+"), now_ms)
     except (ValueError, OverflowError):
-        raise InvalidInput([FieldError(name, f"must be {TIME_FORMS}")]) from None
+        raise InvalidInput([FieldError(name, f"must be {TIME_FORMS}, not {shown(given)}")]) from None
 
 
 def flag(given: dict[str, str], name: str) -> bool:
     """Return a parameter that must be `true` or `false`; False if it is not given."""
     if (value := given.get(name, "false")) not in ("true", "false"):
-        raise InvalidInput([FieldError(name, "must be true or false")])
+        raise InvalidInput([FieldError(name, f"must be true or false, not {shown(value)}")])
     return value == "true"
 
 
-def enum_param(given: dict[str, str], name: str, values: type[StrEnum]) -> str | None:
+def choice(given: dict[str, str], name: str, values: Iterable[str]) -> str | None:
     """Return a parameter that must be one of a closed list; None if it is not given."""
     value = given.get(name)
-    if value is not None and value not in list(values):
-        raise InvalidInput([FieldError(name, f"must be one of {', '.join(values)}")])
+    if value is not None and value not in (known := list(values)):
+        raise InvalidInput([FieldError(name, must_be_one_of(known, value))])
+    return value
+
+
+def id_param(given: dict[str, str], name: str, prefix: str) -> str | None:
+    """Return a parameter that must be an id, which begins with `prefix`; None if it is not given."""
+    value = given.get(name)
+    if value is not None and not value.startswith(prefix):
+        raise InvalidInput([FieldError(name, f"must be an id that begins with {prefix}, not {shown(value)}")])
     return value

@@ -17,7 +17,7 @@ from relay.model.resources.payments import PaymentResource
 from relay.storage.pages import Listing
 from relay.storage.payments import PaymentFilter
 from relay.web.api.api_request import ApiRequest, ApiRoute, CsvResponse, Parameter
-from relay.web.api.lists import cursor_and_limit, enum_param, flag, listing, page, paging, span, span_parameters
+from relay.web.api.lists import choice, cursor_and_limit, flag, id_param, listing, page, paging, span, span_parameters
 
 ALL: Final = Parameter("all", "Of all projects; needs an admin key of the project `default`.", bool)
 RECEIPTS_MAX: Final = 10_000
@@ -66,9 +66,9 @@ def _wanted(request: ApiRequest, given: dict[str, str]) -> PaymentFilter:
     """Return what the list is narrowed to."""
     return PaymentFilter(
         project_id=None if every_project(request, given) else request.project_id,
-        state=enum_param(given, "state", PaymentState),
-        provider=given.get("provider"),
-        job_id=given.get("job"),
+        state=choice(given, "state", PaymentState),
+        provider=choice(given, "provider", request.app.providers),
+        job_id=id_param(given, "job", ids.JOB),
         made=span(given, request.app.clock.now_ms()),
     )
 

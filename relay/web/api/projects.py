@@ -21,13 +21,17 @@ from relay.web.api.lists import cursor_and_limit, page, paging
 from relay.web.problems import JSON
 
 NAME_MAX: Final = 100
+NAME_IN_WORDS: Final = f"1 to {NAME_MAX} characters without blanks at either end, and not begin with prj_"
 PROJECT: Final = Parameter("project", "Of this project (id or name); another than the key's needs an operator's key.")
 
 
 class ProjectFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of `POST /v1/projects`; a name that looks like an id would be taken for one."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=NAME_MAX, pattern=r"^(?!prj_)\S(.*\S)?$")]
+    name: Annotated[
+        str,
+        Meta(min_length=1, max_length=NAME_MAX, pattern=r"^(?!prj_)\S(.*\S)?$", extra={"in_words": NAME_IN_WORDS}),
+    ]
 
 
 async def index(request: ApiRequest) -> Response:

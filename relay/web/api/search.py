@@ -9,6 +9,7 @@ from relay.clock import rfc3339
 from relay.errors import FieldError, InvalidInput
 from relay.model.resources.search import HitResource, HitsResource
 from relay.storage.search import Hit
+from relay.validation import shown
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
 from relay.web.problems import JSON
 
@@ -25,7 +26,7 @@ async def search(request: ApiRequest) -> Response:
     if not 1 <= len(text) <= TEXT_MAX:
         errors.append(FieldError("q", f"is required, with 1 to {TEXT_MAX} characters"))
     if not (limit.isascii() and limit.isdigit() and len(limit) < 3 and 1 <= int(limit) <= LIMIT_MAX):
-        errors.append(FieldError("limit", f"must be an integer from 1 to {LIMIT_MAX}"))
+        errors.append(FieldError("limit", f"must be an integer from 1 to {LIMIT_MAX}, not {shown(limit)}"))
     if errors:
         raise InvalidInput(errors)
     found = await request.app.store.search.find(request.project_id, text, int(limit))
@@ -58,6 +59,7 @@ ROUTES: Final = (
                 " endpoint's URL or description.",
                 Annotated[str, msgspec.Meta(min_length=1, max_length=TEXT_MAX)],
                 "task-unified-1795744985-k3vd9q4r",
+                required=True,
             ),
             Parameter(
                 "limit",

@@ -2,20 +2,25 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Final, TypedDict
+from typing import Final, TypedDict, TypeVar
 
 from starlette.responses import Response
 
 from relay.clock import rfc3339
 from relay.errors import FieldError, InvalidInput
+from relay.model.archive import CopyErrorCode
 from relay.model.delivery import Outcome
 from relay.model.job import Disposition
 from relay.model.resources.stats import (
     BacklogMostResource,
     BacklogResource,
     Bucket,
+    CopiesNowResource,
+    CopyNumbersResource,
+    CopySumsResource,
     CostSumResource,
     DeliveryNumbersResource,
+    DurationResource,
     EndedByResource,
     EndsResource,
     IntervalResource,
@@ -27,6 +32,7 @@ from relay.model.resources.stats import (
 )
 from relay.model.resources.times import time_or_none
 from relay.storage.statistics import DAY_MS, MICRO, STEPS_MAX, ProviderMark, Span, Sums, percentiles
+from relay.validation import must_be_one_of
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
 from relay.web.api.lists import TIME, time_param
 from relay.web.problems import JSON
@@ -40,6 +46,7 @@ BUCKETS_MAX: Final = 500
 
 Measures = Mapping[str, int]
 """Sums by measure, such as `finished:succeeded`."""
+Shown = TypeVar("Shown", LatencyResource, DurationResource)
 
 
 async def show(request: ApiRequest) -> Response:
@@ -51,6 +58,7 @@ async def show(request: ApiRequest) -> Response:
     sums = await statistics.sums(project_id, span)
     marks = await statistics.marks(project_id)
     due = await statistics.due(project_id, now_ms)
+    copies = await statistics.copies(project_id)
     totals = _totals(sums)
     names = sorted(sums.by_provider.keys() | marks.keys())
     return JSON(
@@ -67,6 +75,12 @@ async def show(request: ApiRequest) -> Response:
             ],
             cost=_cost(totals),
             backlog=BacklogResource(due=due.number, more=due.more, oldest_due_at=time_or_none(due.oldest_at)),
+            archive=CopiesNowResource(
+                pending=copies.pending,
+                failed=copies.failed,
+                more=copies.more,
+                oldest_pending_at=time_or_none(copies.oldest_at),
+            ),
         )
     )
 
@@ -80,7 +94,7 @@ def _span(given: Mapping[str, str], now_ms: int) -> tuple[Bucket, Span]:
     wanted = given.get("bucket", next((name for most, name in CHOSEN if last - first <= most + 1), "1d"))
     bucket = next((name for name in BUCKETS if name == wanted), None)
     if bucket is None:
-        raise InvalidInput([FieldError("bucket", f"must be one of {', '.join(BUCKETS)}")])
+        raise InvalidInput([FieldError("bucket", must_be_one_of(BUCKETS, wanted))])
     width_ms = BUCKETS[bucket] * 1000
     span = Span(BUCKETS[bucket], first // width_ms * width_ms, -(-last // width_ms) * width_ms)
     if (number := (span.last - span.first) // width_ms) > BUCKETS_MAX:
@@ -134,6 +148,7 @@ def _provider(name: str, measures: Measures, mark: ProviderMark) -> ProviderNumb
         callbacks={verdict.value: measures.get(f"callback:{verdict}", 0) for verdict in Disposition},
         last_callback_at=time_or_none(mark.last_callback_at),
         last_error=error,
+        archive=CopySumsResource(**_copies(measures)),
         cost=_cost(measures),
     )
 
@@ -147,7 +162,18 @@ class _Fields(TypedDict):
     deliveries: DeliveryNumbersResource
     attempts: dict[str, int]
     latency: LatencyResource | None
+    archive: CopyNumbersResource
     backlog: BacklogMostResource
+
+
+class _CopyFields(TypedDict):
+    """The fields of CopySumsResource."""
+
+    archived: int
+    failed: int
+    deleted: int
+    bytes: int
+    errors: dict[str, int]
 
 
 def _fields(measures: Measures) -> _Fields:
@@ -162,7 +188,10 @@ def _fields(measures: Measures) -> _Fields:
             exhausted=measures.get("delivery:exhausted", 0),
         ),
         "attempts": {outcome: measures.get(measure, 0) for outcome, measure in _ATTEMPTS.items()},
-        "latency": _latency(measures),
+        "latency": _percentiles(measures, _STEPS, LatencyResource),
+        "archive": CopyNumbersResource(
+            **_copies(measures), duration=_percentiles(measures, _COPY_STEPS, DurationResource)
+        ),
         "backlog": BacklogMostResource(due_most=measures.get("due", 0), oldest_due_ms_most=measures.get("oldest", 0)),
     }
 
@@ -186,13 +215,24 @@ def _ended_by(measures: Measures) -> EndedByResource:
     )
 
 
-def _latency(measures: Measures) -> LatencyResource | None:
-    """Return the percentiles of the histogram, None for an empty one."""
-    steps = {_STEPS[measure]: value for measure, value in measures.items() if measure in _STEPS}
+def _copies(measures: Measures) -> _CopyFields:
+    """Return the copies that ended."""
+    return {
+        "archived": measures.get("copy:archived", 0),
+        "failed": measures.get("copy:failed", 0),
+        "deleted": measures.get("copy:deleted", 0),
+        "bytes": measures.get("copy_bytes", 0),
+        "errors": {code: measures[measure] for code, measure in _COPY_ERRORS.items() if measure in measures},
+    }
+
+
+def _percentiles(measures: Measures, names: Mapping[str, int], kind: type[Shown]) -> Shown | None:
+    """Return the percentiles of the histogram whose steps have these names, None for an empty one."""
+    steps = {names[measure]: measures[measure] for measure in names.keys() & measures.keys()}
     if not steps:
         return None
     p50, p95, p99 = percentiles(steps, (0.5, 0.95, 0.99))
-    return LatencyResource(count=sum(steps.values()), p50_ms=p50, p95_ms=p95, p99_ms=p99)
+    return kind(count=sum(steps.values()), p50_ms=p50, p95_ms=p95, p99_ms=p99)
 
 
 def _cost(measures: Measures) -> list[CostSumResource]:
@@ -206,6 +246,8 @@ def _cost(measures: Measures) -> list[CostSumResource]:
 
 
 _STEPS: Final = {f"latency:{step}": step for step in range(STEPS_MAX)}
+_COPY_STEPS: Final = {f"copy_took:{step}": step for step in range(STEPS_MAX)}
+_COPY_ERRORS: Final = {code.value: f"copy_error:{code}" for code in CopyErrorCode}
 _ATTEMPTS: Final = {outcome.value: f"attempt:{outcome}" for outcome in Outcome}
 _COST: Final = "cost:"
 _SEEN: Final = frozenset({"due", "oldest"})

@@ -23,6 +23,7 @@ from relay.web.api.api_request import ApiRoute
 from relay.web.dashboard import (
     audit,
     callbacks,
+    copies,
     endpoints,
     job,
     jobs,
@@ -41,6 +42,7 @@ NOUNS: Final = (
     overview,
     jobs,
     job,
+    copies,
     search,
     keyboard,
     endpoints,

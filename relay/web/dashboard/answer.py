@@ -192,7 +192,7 @@ def _ready(evidence: Evidence, now_ms: int) -> Answer:
     found = branches(evidence)
     having = [one for one in found if one.shape == "ok"]
     if not found:
-        headline, tone = "The video is ready. No endpoint wants to know.", "ok"
+        headline, tone = "The video is ready. No endpoint subscribes to it.", "ok"
     elif len(having) == len(found):
         headline = f"The video is ready. {_all(len(found))} it."
         tone = "ok"
@@ -214,7 +214,7 @@ def _ready(evidence: Evidence, now_ms: int) -> Answer:
 
 
 def _ended(evidence: Evidence) -> Answer:
-    """Return why there is no result, and who knows it."""
+    """Return why there is no result, and which endpoints received that."""
     job, found = evidence.job, branches(evidence)
     error = job["error"]
     headline = {
@@ -223,15 +223,15 @@ def _ended(evidence: Evidence) -> Answer:
         "expired": f"The job expired: {job['provider']} did not end it in time.",
     }[job["status"]]
     having = [one for one in found if one.shape == "ok"]
-    told = (
-        f"{_all(len(found))} been told."
+    received = (
+        f"{_all(len(found))} received it."
         if len(having) == len(found)
-        else f"{len(having)} of {len(found)} endpoints know it."
+        else f"{len(having)} of {len(found)} endpoints received it."
     )
     tone = {"failed": "bad", "expired": "warn"}.get(job["status"], "run")
     if len(having) < len(found):
         tone = "bad" if job["status"] == "failed" else "warn"
-    pieces = [Piece(told if found else "No endpoint wants to know.")]
+    pieces = [Piece(received if found else "No endpoint subscribes to it.")]
     if len(having) < len(found):
         pieces += [Piece(" "), *_who(evidence, found)]
     if job["reason"] == "detached":
@@ -305,6 +305,11 @@ def steps(evidence: Evidence, now_ms: int, expiring_before_ms: int) -> list[Step
             off = formats.ms_of(endpoint["failing_since"]) + FAILING_MAX_MS
             text = f"If {name} has only failed until then, relay disables it and cancels this delivery."
             found.append(Step(rfc3339(off), f"{text} Redelivery stays possible.", to))
+    found += [
+        Step(copy["next_try_at"], f"Try {copy['tries'] + 1} of the copy of result {copy['number']}.")
+        for copy in evidence.copies
+        if copy["next_try_at"]
+    ]
     for expires in {one["expires_at"] for one in job["outputs"] if one["expires_at"]}:
         if formats.ms_of(expires) > now_ms:
             found.append(Step(expires, "The result’s URL expires."))

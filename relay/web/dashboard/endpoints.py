@@ -25,7 +25,7 @@ DAY_MS: Final = 86_400_000
 _ORDER: Final = {"held": 0, "active": 1, "disabled": 2}
 WHICH: Final = {
     "undelivered": "undelivered: all that it did not receive",
-    "failed": "failed: given up",
+    "failed": "failed: every attempt was used",
     "missing": "missing: never made",
     "all": "all, also what it has",
 }
@@ -141,10 +141,11 @@ async def _health(view: View, endpoint: Json, recent: list[Json]) -> Note:
     if endpoint["status"] == "held":
         at = endpoint["held_until"]
         probe = f" relay tries it again at {clock(at, at[:10])}; if it answers 2xx they are sent." if at else ""
-        since = f" since {clock(endpoint['failing_since'], view.today)}" if endpoint["failing_since"] else ""
+        since = endpoint["failing_since"]
+        accepted = f"; nothing was accepted since {clock(since, view.today)}" if since else ""
         return Note(
             kind="bad",
-            title=f"Held{since}: ten failures in a row or more.",
+            title=f"Held: ten failures in a row or more{accepted}.",
             text=f"{last} {them} and use no attempt.{probe}".strip(),
         )
     if endpoint["failing_since"]:

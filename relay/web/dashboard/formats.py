@@ -14,7 +14,7 @@ _ID: Final = re.compile(r"[a-z]{2,4}_[0-9a-z]{9,}")
 
 STATUS_SHAPES: Final = {
     **dict.fromkeys(
-        ("succeeded", "delivered", "ok", "active", "recorded", "confirmed", "paid", "enabled", "done"), "ok"
+        ("succeeded", "delivered", "ok", "active", "archived", "recorded", "confirmed", "paid", "enabled", "done"), "ok"
     ),
     **dict.fromkeys(("failed", "exhausted", "refused", "lost", "error"), "bad"),
     **dict.fromkeys(
@@ -26,7 +26,9 @@ STATUS_SHAPES: Final = {
     **dict.fromkeys(("submit_unknown", "unknown", "awaiting_approval", "unconfirmed", "waiting"), "warn"),
     **dict.fromkeys(("submitted", "running", "sending", "open", "reserved"), "run"),
     **dict.fromkeys(("pending", "idle"), "idle"),
-    **dict.fromkeys(("repeated", "stale", "canceled", "disabled", "revoked", "void", "skipped", "ended"), "off"),
+    **dict.fromkeys(
+        ("repeated", "stale", "canceled", "disabled", "revoked", "void", "skipped", "ended", "deleted"), "off"
+    ),
 }
 """The shape of each status word: never colour alone."""
 

@@ -12,11 +12,11 @@ from starlette.routing import Route, compile_path
 import relay
 from relay import log
 from relay.app import App
-from relay.errors import BadBody, Forbidden, NotFound, RelayError
+from relay.errors import BadBody, Forbidden, NotFound, RelayError, TooManyRequests
 from relay.log import request_ids
 from relay.model.resources.envelopes import ProblemResource
 from relay.storage.audit import Via
-from relay.web import problems, request_body
+from relay.web import problems, request_body, request_rates
 from relay.web.api import audited
 from relay.web.api.api_request import ApiRoute
 from relay.web.auth import Caller
@@ -123,8 +123,12 @@ class Frame:
         """Return the view of a signed-in browser, or the redirect to the sign-in."""
         try:
             found = await self._desk.sessions.read(http)
+            if found is None:
+                request_rates.count_unproven(self._app, http.scope)
+            else:
+                request_rates.count_key(self._app, found.caller.key_id, http.scope)
         except RelayError as error:
-            return self._alone(http, "unavailable.html", _problem(error))
+            return self._refusal(http, "unavailable.html", error)
         if found is None:
             query = f"?{http.url.query}" if http.url.query else ""
             back = urlencode({"next": http.url.path + query}) if http.method == "GET" else ""
@@ -146,7 +150,7 @@ class Frame:
         except RelayError as error:
             problem = _problem(error)
         except Exception as error:
-            _logger.error("page.broke", path=view.http.url.path, error=type(error).__name__, exc_info=error)
+            _logger.error("page.error", path=view.http.url.path, error=type(error).__name__, exc_info=error)
             problem = msgspec.json.decode(problems.internal_problem().body, type=ProblemResource)
         return await self._error(view, problem)
 
@@ -276,7 +280,7 @@ class Frame:
             try:
                 return await answer(http)
             except RelayError as error:
-                return self._alone(http, "unavailable.html", _problem(error))
+                return self._refusal(http, "unavailable.html", error)
 
         return guarded
 
@@ -286,13 +290,20 @@ class Frame:
 
     async def _signin(self, http: Request) -> Response:
         """Show the form to sign in; a browser with a session goes to its page."""
-        if not isinstance(await self._session(http), Response):
+        found = await self._session(http)
+        if not isinstance(found, Response):
             return RedirectResponse(self._desk.templates.href(self._local(http.query_params.get("next", ""))), 303)
+        if found.status_code == 429:
+            return found
         return self._alone(http, "signin.html", None, next=http.query_params.get("next", ""))
 
     async def _sign_in(self, http: Request) -> Response:
         """Start a session with the API key of the form."""
         form: Form = {}
+        try:
+            request_rates.count_unproven(self._app, http.scope)
+        except TooManyRequests as error:
+            return self._refusal(http, "unavailable.html", error)
         try:
             form = await self._form(http, "")
             if not same_origin(http):
@@ -301,11 +312,7 @@ class Frame:
             await self._record(http, found.caller, "dashboard.sign_in")
         except RelayError as error:
             _logger.info("sign_in.refused", reason=error.code)
-            problem = _problem(error)
-            response = self._alone(http, "signin.html", problem, next=text_of(form, "next"))
-            if problem.status == 429:
-                response.headers["retry-after"] = str(getattr(error, "retry_after_s", 1))
-            return response
+            return self._refusal(http, "signin.html", error, next=text_of(form, "next"))
         response = RedirectResponse(self._desk.templates.href(self._local(text_of(form, "next"))), 303)
         session = msgspec.structs.replace(found.session, project=await self._project(http, found.caller))
         self._desk.sessions.start(http, response, session)
@@ -315,6 +322,8 @@ class Frame:
     async def _sign_out(self, http: Request) -> Response:
         """End the session."""
         view = await self._session(http)
+        if isinstance(view, Response) and view.status_code == 429:
+            return view
         response = RedirectResponse(self._desk.templates.href("/signin"), 303)
         if isinstance(view, View):
             form = await self._form(http, view.session.project_id)
@@ -338,6 +347,7 @@ class Frame:
 
     async def _theme(self, http: Request) -> Response:
         """Set the theme for a browser without JavaScript."""
+        request_rates.count_unproven(self._app, http.scope)
         form = await self._form(http, "")
         response = RedirectResponse(self._desk.templates.href(self._back(form) or self._home), 303)
         asked = text_of(form, "theme")
@@ -363,6 +373,14 @@ class Frame:
         if http.method != "GET" or "text/html" not in http.headers.get("accept", ""):
             return None
         return self._alone(http, "unavailable.html", _problem(NotFound("There is no such page.")))
+
+    def _refusal(self, http: Request, template: str, error: RelayError, **context: Any) -> Response:
+        """Return the page of an error that keeps a page from being shown, and count what a limit refused."""
+        self._app.metrics.refused(error.bound)
+        response = self._alone(http, template, _problem(error), **context)
+        if isinstance(error, TooManyRequests):
+            response.headers["retry-after"] = str(error.retry_after_s)
+        return response
 
     def _alone(self, http: Request, template: str, problem: ProblemResource | None, **context: Any) -> Response:
         """Return a page without a session: the sign-in, or what keeps it from being shown."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from starlette.responses import Response
 
-from relay.web.dashboard import answer, story
+from relay.web.dashboard import answer, copies, story
 from relay.web.dashboard.in_process import Refused
 from relay.web.dashboard.story import Evidence
 from relay.web.dashboard.view import Form, PageRoute, Verb, View, text_of, ticked
@@ -60,6 +60,8 @@ async def show(view: View) -> Response:
         attempts=sorted(attempts, key=lambda one: one[1]["started_at"], reverse=True),
         callbacks=bodies,
         last=_last_deliveries(evidence),
+        outputs=copies.by_output(job, evidence.copies),
+        can_copy=copies.can_copy(view, job, evidence.copies),
         may_be_charged=may_be_charged(job),
         resubmission_off=resubmission_off(job),
         request_text=indented(msgspec.json.encode(job["request"])),
@@ -82,6 +84,7 @@ async def gather(view: View, job_id: str) -> Evidence:
         events=list(reversed((await view.get("/v1/events", of_job))["data"])),
         callbacks=list(reversed((await view.get("/v1/callbacks", of_job))["data"])),
         endpoints=await _endpoints(view, (one["endpoint"] for one in deliveries)),
+        copies=await copies.of_job(view, job),
     )
 
 
@@ -121,6 +124,7 @@ async def incident(view: View) -> Response:
             ("deliveries", evidence.deliveries),
             ("callbacks", evidence.callbacks),
             ("endpoints", list(evidence.endpoints.values())),
+            ("copies", evidence.copies),
         )
     }
     for head in evidence.callbacks[-INCIDENT_BODIES_MAX:]:

@@ -21,7 +21,7 @@ NAMED_MAX: Final = 5
 BATCH: Final = 200
 BULK_MAX_MS: Final = 20_000
 """How long one press of a verb on all that match works; the rest is for the next one."""
-FILTERS: Final = ("status", "provider", "reason", "undelivered", "expiring_undelivered")
+FILTERS: Final = ("status", "provider", "reason", "undelivered", "expiring_undelivered", "copies")
 BULK: Final = "POST /v1/bulk-actions"
 
 
@@ -39,6 +39,7 @@ ACTIONS: Final = {
     "redeliver": Action("", "admin", "Redelivery", "redelivered"),
     "resubmit": Action("POST /v1/jobs/{id}/resubmissions", "submit", "Resubmission", "resubmitted"),
     "cancel": Action("POST /v1/jobs/{id}/cancellations", "submit", "Cancellation", "canceled"),
+    "copy": Action("POST /v1/jobs/{id}/copies", "submit", "Copy order", "ordered"),
     "fail": Action("POST /v1/jobs/{id}/failures", "submit", "Failure", "failed"),
 }
 

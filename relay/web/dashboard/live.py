@@ -18,6 +18,7 @@ from starlette.responses import Response
 from relay.app import App
 from relay.errors import RelayError
 from relay.security.shares import Shares
+from relay.web import request_rates
 from relay.web.api.events import EventStream
 from relay.web.dashboard.session import Sessions, SignedIn
 
@@ -95,7 +96,8 @@ class Live:
         try:
             found = await self._sessions.read(http)
             if found is None:
-                return Response(status_code=204)
+                return request_rates.refusal(self._app, http.scope) or Response(status_code=204)
+            request_rates.count_key(self._app, found.caller.key_id, http.scope)
             with self._shares.reserve(found.session.project_id):
                 parts = await self._parts(found, render)
         except RelayError:

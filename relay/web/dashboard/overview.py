@@ -13,6 +13,8 @@ from relay.web.dashboard.view import PageRoute, Verb, View
 ALERTS: Final = 50
 SOON_MAX: Final = 20
 """So many jobs are counted for one line; beyond that it says “or more”."""
+LATE_MS: Final = 600_000
+"""A copy that is pending for so long needs attention."""
 _CRITICAL: Final = frozenset(
     {
         "endpoint.failing",
@@ -61,17 +63,18 @@ async def index(view: View) -> Response:
     called_back = [one["last_callback_at"] for one in stats["providers"] if one["last_callback_at"]]
     return await view.page(
         "overview.html",
-        attention=await _attention(view),
+        attention=await _attention(view, stats, chosen),
         chosen=chosen,
         scale=scale,
         stats=stats,
         spend=await view.get("/v1/spend"),
         last_callback=max(called_back, default=None),
+        archive=view.app.archive is not None,
         **_plots(stats, scale),
     )
 
 
-async def _attention(view: View) -> list[Attention]:
+async def _attention(view: View, stats: dict[str, Any], chosen: str) -> list[Attention]:
     """Return the open alerts, and the jobs that wait for a person; what is critical first, each by its age."""
     alerts = (await view.get("/v1/alerts", {"limit": str(ALERTS)}))["data"]
     found = [
@@ -111,7 +114,45 @@ async def _attention(view: View) -> list[Attention]:
                 path="/jobs?status=open&reason=submit_unknown&range=30d",
             )
         )
+    found += _copies(view, stats, chosen)
     return sorted(found, key=lambda one: (not one.critical, one.since or ""))
+
+
+def _copies(view: View, stats: dict[str, Any], chosen: str) -> list[Attention]:
+    """Return that copies are late, because the archive takes none or providers are slow, and that some failed."""
+    now, failed = stats["archive"], stats["totals"]["archive"]["failed"]
+    found = []
+    since = now["oldest_pending_at"]
+    if since is not None and view.now_ms - formats.ms_of(since) >= LATE_MS:
+        number = _number(now["pending"], now["more"])
+        found.append(
+            Attention(
+                critical=False,
+                title=f"{number} result{' is' if now['pending'] == 1 else 's are'} not copied yet",
+                text="relay goes on trying. A job’s page says why the last try failed.",
+                since=since,
+                label="Show their jobs",
+                path="/jobs?copies=pending&range=30d",
+            )
+        )
+    if failed and now["failed"]:
+        found.append(
+            Attention(
+                critical=False,
+                title=f"{_number(failed, more=False)} cop{'y' if failed == 1 else 'ies'} of results failed in the last "
+                f"{view.ranges[chosen]}",
+                text="Their providers will delete the results. Mend the cause, and copy them again.",
+                since=None,
+                label="Show failed copies",
+                path="/jobs?copies=failed&range=30d",
+            )
+        )
+    return found
+
+
+def _number(number: int, more: bool) -> str:
+    """Return a number, `20,000 or more` where not all were counted."""
+    return formats.number(number) + (" or more" if more else "")
 
 
 def _count(found: Sequence[Any], noun: str) -> str:
@@ -159,6 +200,11 @@ def _plots(stats: dict[str, Any], scale: Scale) -> dict[str, Plot]:
                 summed("at the first attempt", "f-ok", deliveries, "first_attempt"),
             ],
             f"Deliveries finished {scale.bar} by outcome",
+        ),
+        "copies": charts.bars(
+            bars,
+            [summed("failed", "f-bad", "archive", "failed"), summed("archived", "f-ok", "archive", "archived")],
+            f"Copies of results finished {scale.bar} by outcome",
         ),
         "latency": charts.lines(
             points,

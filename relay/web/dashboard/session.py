@@ -7,7 +7,6 @@ out: the session is stored as ended, so a copy of its cookie opens nothing.
 import hmac
 import secrets
 from collections import OrderedDict
-from ipaddress import IPv6Address, ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -18,7 +17,7 @@ from starlette.responses import Response
 from relay.app import App
 from relay.errors import Forbidden, TooManyRequests, Unauthorized
 from relay.web import auth
-from relay.web.client_address import client_address
+from relay.web.request_rates import network_of_client
 
 AGE_MAX_MS: Final = 12 * 3_600_000
 """A session ends so long after its sign-in."""
@@ -67,7 +66,6 @@ class Sessions:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._address_of = client_address(app.settings.client_ip)
         self._failures = Failures()
 
     async def sign_in(self, http: Request, key_text: str) -> SignedIn:
@@ -77,7 +75,7 @@ class Sessions:
         after too many failures of one address.
         """
         app, now_ms = self._app, self._app.clock.now_ms()
-        address = network_of(self._address_of(http.scope))
+        address = network_of_client(app, http.scope)
         tried_at = self._failures.begin(address, app.clock.monotonic_ms())
         caller = await auth.caller_of(app, key_text) if 0 < len(key_text) <= auth.KEY_MAX_CHARS else None
         if caller is None:
@@ -166,15 +164,6 @@ class Failures:
     def _recent(self, address: str, now_ms: int) -> list[int]:
         """Return the times of the address's failures that still count."""
         return [at for at in self._times.get(address, ()) if now_ms - at < FAILED_WITHIN_MS]
-
-
-def network_of(address: str | None) -> str:
-    """Return what failures are counted by: an IPv4 address, or the /64 of an IPv6 address, which one client has."""
-    try:
-        parsed = ip_address(address or "")
-    except ValueError:
-        return ""
-    return str(IPv6Address(int(parsed) >> 64 << 64)) if parsed.version == 6 else str(parsed)
 
 
 def same_origin(http: Request) -> bool:

@@ -23,7 +23,7 @@ _VERIFIED: Final = {
     "token": "Believed on the callback's token alone.",
 }
 _RANKS: Final = {"callback": 1, "submission": 2, "check": 2, "state": 3, "event": 4, "delivery": 5, "attempt": 6}
-"""The order of what happened in the same millisecond: what was reported, what that led to, who was told."""
+"""The order of what happened in the same millisecond: what was reported, what that led to, who was notified."""
 _WHO: Final = {"callback": "callback", "status_check": "status check", "submit_answer": "the submission's answer"}
 
 
@@ -37,6 +37,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     events: Sequence[Json]
     callbacks: Sequence[Json]
     endpoints: Mapping[str, Json]
+    copies: Sequence[Json] = ()
 
     def name(self, endpoint_id: str) -> str:
         """Return an endpoint as its reader knows it: its URL without scheme and query, or its id if it is gone."""

@@ -1,0 +1,139 @@
+"""Streams as clients and commands read them: the position that the next connection names, and a 429 on the way."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from relay.cli.remote.connection import Profile, Remote
+from relay.client import AsyncRelay, RelayError
+from tests.support.running import KEY
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[2]
+Head = dict[str, str]
+Answer = Callable[[int], bytes]
+"""Returns what is sent on the connection of this number, the first being 0; it is closed behind that."""
+
+
+def event(name: str) -> bytes:
+    """Return the data of an event of this type."""
+    return json.dumps({"id": "evt", "type": name, "timestamp": "2026-11-21T00:00:00.000Z", "data": {}}).encode()
+
+
+PARTS: list[tuple[bytes, str | None]] = [
+    (b"id: evt_1\ndata: %b\n\n", "evt_1"),
+    (b"id: evt\0_2\ndata: %b\n\n", "evt_1"),
+    (b"data: %b\n\n", "evt_1"),
+    (b"id: evt_4\n\ndata: %b\n\n", "evt_4"),
+    (b"id: evt_\xc3\xa9\ndata: %b\n:\n\n", "evt_é"),
+    (b"id: evt_6\rdata: %b\r\r", "evt_6"),
+    (b"id\r\ndata: %b\r\n\r\n", None),
+    (b"id: evt_8\ndata: %b\n\nid: evt_9\ndata: cut", "evt_8"),
+]
+"""What each connection sends, and the Last-Event-ID of the next one."""
+
+
+@asynccontextmanager
+async def streaming(answer: Answer) -> AsyncIterator[tuple[str, list[Head]]]:
+    """Yield the origin of a server of streams, and the headers of each request to it."""
+    heads: list[Head] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()[1:-1]
+        heads.append({name.lower(): value for name, _, value in (line.partition(": ") for line in lines)})
+        writer.write(answer(len(heads) - 1))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", heads
+
+
+def part(number: int) -> bytes:
+    """Return the answer with a part of PARTS, of which the last one goes on for ever."""
+    text = PARTS[min(number, len(PARTS) - 1)][0] % event(f"type {number}")
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+    return head + b"retry: 1\n\n" + text
+
+
+async def python(origin: str, number: int) -> list[str]:
+    """Return the types of so many events, or the code of the refusal that ends the stream, by the client in Python."""
+    found: list[str] = []
+    async with AsyncRelay(origin, KEY) as client:
+        try:
+            async for one in client.stream(after="evt_0"):
+                found.append(one.type)
+                if len(found) == number:
+                    break
+        except RelayError as error:
+            found.append(f"{error.code} {error.retry_after_s:g}")
+    return found
+
+
+async def javascript(folder: Path, origin: str, number: int) -> list[str]:
+    """Return the same by the client in TypeScript."""
+    script = ROOT / "tests" / "node" / "stream.mjs"
+    pipe = asyncio.subprocess.PIPE
+    node = await asyncio.create_subprocess_exec("node", script, folder, origin, str(number), stdout=pipe)
+    printed, _ = await asyncio.wait_for(node.communicate(), 30)
+    found: list[str] = json.loads(printed)
+    return found
+
+
+async def command_line(origin: str, number: int) -> list[str]:
+    """Return the types of so many events, by what `relay tail` and `relay listen` read them with."""
+
+    def read() -> list[str]:
+        found: list[str] = []
+        for one in Remote(Profile(origin, KEY)).events(after="evt_0"):
+            if one is not None:
+                found.append(json.loads(one[1])["type"])
+            if len(found) == number:
+                break
+        return found
+
+    return await asyncio.to_thread(read)
+
+
+async def test_the_next_connection_names_the_position(compiled: Path) -> None:
+    """Send Last-Event-ID as the standard says: ignore NUL, reset by an empty id, count nothing incomplete."""
+    wanted = len(PARTS) + 1
+    async with streaming(part) as (one, first), streaming(part) as (two, second), streaming(part) as (three, third):
+        clients = (python(one, wanted), javascript(compiled, two, wanted), command_line(three, wanted))
+        found = await asyncio.gather(*clients)
+    assert list(found) == [[f"type {number}" for number in range(wanted)]] * 3
+    positions = ["evt_0", *(after for _, after in PARTS)]
+    for heads in (first, second, third):
+        assert [head.get("last-event-id") for head in heads] == positions
+
+
+async def test_a_stream_over_the_rate_is_asked_for_a_few_times(compiled: Path) -> None:
+    """Wait as long as Retry-After says, four tries at most, and raise the refusal then."""
+    body = json.dumps({"type": "", "title": "", "status": 429, "detail": "", "code": "too_many_requests"}).encode()
+    lines = [b"HTTP/1.1 429 Too Many Requests", b"retry-after: 0", b"connection: close", b"", body]
+
+    def refused(_: int) -> bytes:
+        return b"\r\n".join(lines)
+
+    async with streaming(refused) as (one, of_python), streaming(refused) as (two, of_js):
+        found = await asyncio.gather(python(one, 1), javascript(compiled, two, 1))
+    assert list(found) == [["too_many_requests 0"]] * 2
+    assert (len(of_python), len(of_js)) == (4, 4)
+
+
+async def test_a_command_says_what_it_waits_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """Try again without end as long as relay asks for it, and say why from the fourth refusal on."""
+
+    def later(number: int) -> bytes:
+        return part(0) if number >= 4 else b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 0\r\n\r\nslower"
+
+    async with streaming(later) as (origin, heads):
+        assert await command_line(origin, 1) == ["type 0"]
+    assert len(heads) == 5
+    assert capsys.readouterr().err == "relay: slower (429 unknown); trying again\n"

@@ -1,0 +1,79 @@
+"""Claims of copies, however many wait: the most urgent one first, and none that waits for ever behind others."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from relay.storage.boots import Lease
+from relay.storage.copies import WINDOW, Copies, CopyClaim, NewCopy
+from relay.storage.engine.database import Database, Transaction
+from relay.storage.engine.group_commit import Writer
+from tests.support.past import database as opened
+
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
+
+NOW, LEASED = 1_000_000, 2_000_000
+
+
+def copy(name: str, *, urgent_at: int, due_at: int = NOW, project: str = "prj_default", host: str = "a") -> NewCopy:
+    """Return a copy that waits."""
+    return NewCopy(
+        id=name, project_id=project, job_id=f"job_{name}", number=0, provider="evolink", kind="video",
+        url=f"https://{host}/a.mp4", host=host, needs_key=0, expires_at=None, urgent_at=urgent_at, due_at=due_at,
+        created_at=1, held_until=None, supersedes=None,
+    )  # fmt: skip
+
+
+async def stored(database: Database, many: Sequence[NewCopy]) -> Copies:
+    """Store copies, and return what claims them."""
+
+    async def write(transaction: Transaction) -> None:
+        await transaction.run_many("insert_copy", many)
+
+    await database.transact(write)
+    return Copies(database, Writer(database, 10), Lease(1_000, 1))
+
+
+async def claimed(copies: Copies, *, full: Sequence[str] = (), full_hosts: Sequence[str] = ()) -> str | None:
+    """Return the copy that is claimed next."""
+    claim = CopyClaim(now=NOW, leased_until=LEASED, limit=1, full=full, full_hosts=full_hosts)
+    found = await copies.claim(claim)
+    assert len(found) <= 1
+    return found[0].id if found else None
+
+
+async def test_the_most_urgent_is_first_however_many_are_due(tmp_path: Path) -> None:
+    """Claim what expires first, though more than a claim looks at became due before it; what is not due never."""
+    others = [copy(f"b{n}", urgent_at=50 + n, due_at=NOW - 1 - n) for n in range(2 * WINDOW)]
+    async with opened(tmp_path) as database:
+        copies = await stored(database, [*others, copy("a", urgent_at=1), copy("later", urgent_at=0, due_at=NOW + 1)])
+        assert [await claimed(copies) for _ in range(3)] == ["a", "b0", "b1"]
+
+
+@pytest.mark.parametrize("crowd", [WINDOW - 1, WINDOW, 3 * WINDOW])
+async def test_what_is_due_behind_a_crowd_that_is_not_is_claimed(tmp_path: Path, crowd: int) -> None:
+    """Claim the one copy that is due, though any number of more urgent ones wait for their next try."""
+    waiting = [copy(f"b{n}", urgent_at=n, due_at=NOW + 1) for n in range(crowd)]
+    async with opened(tmp_path) as database:
+        copies = await stored(database, [*waiting, copy("a", urgent_at=10_000)])
+        assert [await claimed(copies) for _ in range(2)] == ["a", None]
+
+
+async def test_a_crowd_of_a_full_project_or_host_delays_no_other(tmp_path: Path) -> None:
+    """Claim past any number of copies of a project that is full, and of a host that is."""
+    crowd = [copy(f"b{n}", urgent_at=n, due_at=NOW - 9, project="prj_full") for n in range(2 * WINDOW)]
+    crowd += [copy(f"c{n}", urgent_at=n, due_at=NOW - 9, host="full") for n in range(2 * WINDOW)]
+    async with opened(tmp_path) as database:
+        copies = await stored(database, [*crowd, copy("a", urgent_at=10_000)])
+        full = {"full": ["prj_full"], "full_hosts": ["full"]}
+        assert [await claimed(copies, **full) for _ in range(2)] == ["a", None]
+        assert await claimed(copies) in ("b0", "c0")
+
+
+async def test_all_that_is_due_is_claimed_once(tmp_path: Path) -> None:
+    """Claim each copy once, in the order of their urgency where no more are due than a claim looks at."""
+    many = [copy(f"b{n:02}", urgent_at=n) for n in range(WINDOW)]
+    async with opened(tmp_path) as database:
+        copies = await stored(database, many)
+        assert [await claimed(copies) for _ in range(WINDOW + 1)] == [one.id for one in many] + [None]
