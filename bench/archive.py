@@ -1,44 +1,39 @@
 """Whether copies of results slow notifications of other jobs, and how much memory they take.
 
 In both runs as many jobs end at the same moment, and others are submitted at a steady pace; in one of them the results
-of those that end are copied into a folder.
+of those that end are copied into a folder. relay has one core; load, receiver, provider and results share the other.
 """
 
 import asyncio
 import json
+import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import click
 import httpx
 import msgspec
+import uvloop
 
 from bench import rounds as turns
-from bench.isolation import BODY, _load
-from bench.processes import free_port, relay_with_sandbox
+from bench.databases import Databases, databases, option
+from bench.ingest import load as posted
+from bench.jobs import PROVIDER_AT, write_requests
+from bench.processes import LOAD_CORE, ROOT, program
 from bench.receiver import receiving
-from relay.sandbox.world import Sandbox
+from bench.stock import Shape, stocked
+from relay.model.archive import ArchiveMode
 
 ALLOWED_RATIO = 1.1
-SERVER = """
-import asyncio, sys
-body = b"\\x00\\x00\\x00\\x20ftypisom" + bytes(int(sys.argv[2]) - 12)
-async def serve(reader, writer):
-    await reader.readuntil(b"\\r\\n\\r\\n")
-    writer.write(b"HTTP/1.1 200 OK\\r\\ncontent-length: %d\\r\\nconnection: close\\r\\n\\r\\n" % len(body))
-    for at in range(0, len(body), 1 << 18):
-        writer.write(body[at : at + (1 << 18)])
-        await writer.drain()
-    writer.close()
-async def main():
-    async with await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[1])) as server:
-        await server.serve_forever()
-asyncio.run(main())
-"""
+BURST_CONNECTIONS, STEADY_CONNECTIONS = 64, 4
+COPIED_WITHIN_S = 600.0
+WARM = 50
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -52,80 +47,93 @@ class Measured(msgspec.Struct, frozen=True):
     rss_peak_mb: float
 
 
+class Load(msgspec.Struct, frozen=True):
+    """How many jobs end at the same moment, the bytes of their results, and the others: a second, for how long."""
+
+    results: int
+    size: int
+    rate: float
+    seconds: float
+
+
 @click.command("archive")
 @click.option("--results", default=500, help="Jobs that end at the same moment.")
-@click.option("--megabytes", default=5, help="The size of each result.")
-@click.option("--rate", default=20.0, help="Other jobs a second.")
-@click.option("--seconds", default=20.0, help="How long they are submitted.")
-@click.option("--rounds", default=2, help="Interleaved rounds; the medians count.")
-def command(results: int, megabytes: int, rate: float, seconds: float, rounds: int) -> None:
+@click.option("--megabytes", default=5.0, help="The size of each result.")
+@click.option("--rate", default=40.0, help="Other jobs a second.")
+@click.option("--seconds", default=60.0, help="How long they are submitted.")
+@click.option("--rounds", default=3, help="Interleaved rounds; the medians count.")
+@option
+def command(results: int, megabytes: float, rate: float, seconds: float, rounds: int, kind: str) -> None:
     """p99 from event to arrival for other jobs, with copies under way and without, and relay's memory."""
-
-    async def run(copies: int) -> Measured:
-        return await _run(results, megabytes * 1_000_000, (rate, seconds), copies=bool(copies))
-
-    beside = asyncio.run(turns.interleaved(rounds, (0, results), run))
+    os.sched_setaffinity(0, {LOAD_CORE})
+    with databases(kind) as made:
+        run = partial(_run, made, load=Load(results, round(megabytes * 1e6), rate, seconds))
+        beside = uvloop.run(turns.interleaved(rounds, (ArchiveMode.OFF, ArchiveMode.AFTER), run))
     rows = [turns.medians(runs) for runs in beside.values()]
     for row in rows:
         click.echo(" ".join(f"{name}={value:.1f}" for name, value in row.items()))
-    ratio = turns.ratio(beside[results], beside[0], "p99_ms")
+    ratio = turns.ratio(beside[ArchiveMode.AFTER], beside[ArchiveMode.OFF], "p99_ms")
     click.echo(f"p99 with copies / without: {ratio:.2f} (at most {ALLOWED_RATIO} is asked for)")
-    click.echo(json.dumps({"bench": "archive", "ratio_p99": round(ratio, 3), "runs": rows}))
+    click.echo(json.dumps({"bench": "archive", "database": kind, "ratio_p99": round(ratio, 3), "runs": rows}))
 
 
-async def _run(results: int, size: int, load: tuple[float, float], *, copies: bool) -> Measured:
+async def _run(made: Databases, mode: ArchiveMode, *, load: Load) -> Measured:
     """One relay; its jobs end, and others are submitted."""
-    rate, seconds = load
-    port = free_port()
-    server = subprocess.Popen([sys.executable, "-c", SERVER, str(port), str(size)])  # noqa: ASYNC220 - once, before
-    folder = tempfile.TemporaryDirectory(prefix="relay-bench-archive-")
-    settings = {"RELAY_ARCHIVE_URL": Path(folder.name).as_uri()}
+    async with AsyncExitStack() as stack:
+        receiver, origin = await stack.enter_async_context(receiving())
+        results_at = await stack.enter_async_context(_results(load.size))
+        copies = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-bench-archive-")))
+        settings = {"RELAY_ARCHIVE_URL": copies.as_uri(), "RELAY_ARCHIVE": "off", PROVIDER_AT: origin}
+        shape = Shape(event_types=("job.submitted",), archive=mode, results_at=results_at)
+        database = made.fresh()
+        ends = (await stocked(database, made.folder, load.results, [f"{origin}/other"], shape)).callbacks
+        running = await stack.enter_async_context(program(made, database, settings=settings))
+        client = await stack.enter_async_context(running.client())
+        warm, others = made.folder / "warm.txt", made.folder / "others.txt"
+        write_requests(warm, WARM)
+        write_requests(others, max(2, round(load.rate * load.seconds)))
+        await posted(running.port, STEADY_CONNECTIONS, 0, warm)
+        await running.quiet()
+        receiver.latencies_ms.clear()
+        before, began = _rss_mb(running.child.pid), time.monotonic()
+        await asyncio.gather(
+            posted(running.port, BURST_CONNECTIONS, 0, ends),
+            posted(running.port, STEADY_CONNECTIONS, load.rate, others),
+        )
+        copied = await _copied(client, 0 if mode is ArchiveMode.OFF else load.results)
+        cuts = statistics.quantiles(receiver.latencies_ms["/other"], n=100)
+        return Measured(
+            copied=copied,
+            seconds=time.monotonic() - began,
+            p50_ms=cuts[49],
+            p99_ms=cuts[98],
+            rss_before_mb=before,
+            rss_peak_mb=_rss_mb(running.child.pid, "VmHWM"),
+        )
+
+
+@asynccontextmanager
+async def _results(size: int) -> AsyncIterator[str]:
+    """Yield the origin of a server, a process of its own, whose every resource is a video of so many bytes."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench.results", str(size)), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    assert child.stdout is not None
     try:
-        async with receiving() as (receiver, origin), relay_with_sandbox(3600, **settings) as (client, world):
-            ids = await _submitted(client, world, results, port, "after" if copies else "off")
-            body = {"url": f"{origin}/alive/0", "event_types": ["job.submitted"]}
-            (await client.post("/v1/endpoints", json=body)).raise_for_status()
-            pid = _pid(client)
-            before, began = _rss_mb(pid), time.monotonic()
-            ending = asyncio.gather(*(world.finish(one) for one in ids))
-            await _load(client, round(rate * seconds), rate)
-            await ending
-            while (shown := (await client.get("/v1/archive")).json()["copies"])["pending"]["number"]:  # noqa: ASYNC110 - HTTP
-                await asyncio.sleep(0.2)
-            cuts = statistics.quantiles(receiver.latencies_ms["/alive/0"], n=100)
-            return Measured(
-                copied=shown["archived"]["number"],
-                seconds=time.monotonic() - began,
-                p50_ms=cuts[49],
-                p99_ms=cuts[98],
-                rss_before_mb=before,
-                rss_peak_mb=_rss_mb(pid, "VmHWM"),
-            )
+        yield f"http://127.0.0.1:{int(await child.stdout.readline())}"
     finally:
-        server.kill()
-        folder.cleanup()
+        child.kill()
+        await child.wait()
 
 
-async def _submitted(client: httpx.AsyncClient, world: Sandbox, results: int, port: int, mode: str) -> list[str]:
-    """Return the providers' ids of jobs whose results are on the server."""
-    for _ in range(results):
-        (await client.post("/v1/jobs", json=BODY | {"archive": mode})).raise_for_status()
-    for job in world.jobs.values():
-        job.results_at = f"http://127.0.0.1:{port}"
-        job.faults = type(job.faults)()
-    return list(world.jobs)
-
-
-def _pid(client: httpx.AsyncClient) -> int:
-    """Return the process that has the port of a client."""
-    wanted = f"PORT={client.base_url.port}".encode()
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if wanted in environ.read_bytes().split(b"\0"):
-                return int(environ.parent.name)
-        except OSError:
-            continue
-    raise LookupError("no process has the port")
+async def _copied(client: httpx.AsyncClient, wanted: int) -> int:
+    """Return how many copies were made, once as many are there as are wanted."""
+    async with asyncio.timeout(COPIED_WITHIN_S):
+        while True:
+            copies = (await client.get("/v1/archive")).raise_for_status().json()["copies"]
+            if (made := int(copies["archived"]["number"])) >= wanted:
+                return made
+            await asyncio.sleep(0.2)
 
 
 def _rss_mb(pid: int, name: str = "VmRSS") -> float:

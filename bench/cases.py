@@ -12,11 +12,14 @@ from relay.model import ids
 from relay.storage import pages
 from relay.storage.alerts import ATTEMPTS_READ, OPEN_MAX, READ_MAX
 from relay.storage.apply_updates import DEFAULT_PROJECT
+from relay.storage.copies import BATCH as COPIES_BATCH
+from relay.storage.copies import WINDOW as COPIES_WINDOW
 from relay.storage.deliveries import CLAIMERS, WALK, WINDOW
 from relay.storage.endpoint_status import FAILING_REASON
 from relay.storage.examination import COUNTED_MAX
 from relay.storage.job_rows import Timer
 from relay.storage.redeliveries import EVENTS_READ_MAX
+from relay.storage.statistics import COPIES_COUNTED_MAX
 
 BATCH = 64
 DAY_MS = 24 * HOUR_MS
@@ -45,6 +48,9 @@ class Sample(msgspec.Struct, frozen=True):
     events: list[Row]
     deliveries: list[Row]
     retries: list[Row]
+    copies: list[Row]
+    waiting_copies: list[Row]
+    left: list[Row]
     filled: Filled
     now_ms: int
     statements: frozenset[str]
@@ -63,6 +69,9 @@ async def sample(explainer: Explainer, filled: Filled, now_ms: int) -> Sample:
         **found,
         deliveries=await explainer.ask(f"SELECT * FROM deliveries WHERE {own} > '{first}' ORDER BY id LIMIT {BATCH}"),
         retries=await explainer.ask(f"SELECT * FROM deliveries WHERE state = 'pending' {newest}"),
+        copies=await explainer.ask(f"SELECT * FROM copies WHERE state = 'archived' {newest}"),
+        waiting_copies=await explainer.ask(f"SELECT * FROM copies WHERE state = 'pending' {newest}"),
+        left=await explainer.ask(f"SELECT * FROM objects_left ORDER BY due_at LIMIT {BATCH}"),
         filled=filled,
         now_ms=now_ms,
         statements=frozenset(explainer.statements),
@@ -74,6 +83,7 @@ def cases(of: Sample) -> list[Case]:
     made = (
         *_dispatch(of),
         *_record(of),
+        *_archive(of),
         *_clocks(of),
         *_alerts(of),
         *_pages(of),
@@ -150,6 +160,60 @@ def _record(of: Sample) -> list[Case]:
     ]
 
 
+def _archive(of: Sample) -> list[Case]:
+    """Return what copies of results cost; half of those that wait are due."""
+    later, row, copied = of.now_ms + 4 * HOUR_MS, of.waiting_copies[0], of.copies[0]
+    due: dict[str, Any] = {
+        "now": later,
+        "leased_until": later + HOUR_MS,
+        "limit": 1,
+        "boot": 1,
+        "window": COPIES_WINDOW,
+    }
+    due |= {"full": [], "full_hosts": []}
+    own, other = {"project_id": DEFAULT_PROJECT}, ids.encode(of.now_ms << 80)
+    of_job = own | {"job_id": row["job_id"], "number": 0, "leased_until": row["due_at"], "id": row["id"]}
+    written = {"bucket": "", "key": "another.mp4", "content_type": "video/mp4", "writes": 2}
+    ended = {"state": "archived", "digest": "0" * 64, "bytes": 9, "finished_at": of.now_ms, "error_code": None}
+    ended |= written | {"error": None}
+    again = {"due_at": of.now_ms, "attempts_made": 2, "gone_seen": 0, "error_code": "gone", "error": "it is gone"}
+    waiting, archived = [dict(one) for one in of.waiting_copies], [dict(one) for one in of.copies]
+    new = [one | {"id": f"{ids.COPY}{other[:-3]}{n:03}", "due_at": of.now_ms} for n, one in enumerate(archived)]
+    left, pruned = dict(of.left[0]), {"jobs": [one["job_id"] for one in archived], "copies_kept": 1}
+    return [
+        Case("claim_copies", (due,), writes=True),
+        Case("claim_copies", (due | {"now": of.now_ms},), "nothing is due", writes=True),
+        Case("claim_copies", (due | {"full": [DEFAULT_PROJECT]},), "its project is full", hot=False, writes=True),
+        _case("next_copy", {}),
+        _case("copies_out_of_time", {"now": of.now_ms, "limit": COPIES_BATCH}),
+        _case("copies_past_retention", {"before": of.now_ms, "limit": COPIES_BATCH}),
+        _case("hold_copies", {"ids": [one["id"] for one in waiting]}),
+        _case("name_copy", of_job | written, writes=True),
+        _case("copy_leased", of_job),
+        _case("retry_copy", of_job | again, writes=True),
+        _many("release_event", [{"job_id": one["job_id"]} for one in waiting]),
+        _many("end_copy", [ended | {"copy_id": one["id"]} for one in waiting]),
+        _many("delete_copy", [{"copy_id": one["id"], "finished_at": of.now_ms} for one in archived]),
+        _many("renew_copy", waiting),
+        _many("insert_copy", new),
+        _many("leave_copy", [one | {"due_at": of.now_ms} for one in archived]),
+        _many("leave_object", [one | {"key": one["id"], "due_at": of.now_ms} for one in archived]),
+        _case("forget_copy", {"id": copied["id"]}, writes=True),
+        _case("hasten_copies", of_job | {"now": of.now_ms}, writes=True),
+        _case("take_back_copies", {"boots": [1], "now": of.now_ms}, writes=True),
+        _case("claim_object_left", {"now": later, "leased_until": later + HOUR_MS}, writes=True),
+        _case("postpone_object_left", left | {"leased_until": left["due_at"]}, writes=True),
+        _case("forget_object_left", left | {"leased_until": left["due_at"]}, writes=True),
+        _case("leave_copies_of_jobs", pruned | {"due_at": of.now_ms}, writes=True),
+        _case("prune_copies_of_jobs", pruned, writes=True),
+        _case("copy_of_output", of_job),
+        _case("copies_of_job", of_job),
+        Case("copies_now", (own | {"most": COPIES_COUNTED_MAX},), rows_max=2 * COPIES_COUNTED_MAX),
+        _case("copy_counts", own, hot=False),
+        _case("archive_modes", {}),
+    ]
+
+
 def _clocks(of: Sample) -> list[Case]:
     """Return what the loops ask on every turn."""
     due: dict[str, Any] = {"now": of.now_ms + 4 * HOUR_MS, "before": of.now_ms, "limit": BATCH, "provider": PROVIDER}
@@ -222,6 +286,7 @@ def _pages(of: Sample) -> list[Case]:
         "pair_count": 0,
         "undelivered": 0,
         "result_undelivered": 0,
+        "copies": None,
     }
     callback = page | {"job_id": None, "disposition": None}
     old = {"before": of.events[0]["id"]}
@@ -278,6 +343,7 @@ def _pages(of: Sample) -> list[Case]:
         _case("job_page_by_metadata", job | few_jobs | pair, "of a few"),
         _case("job_page", job | few_jobs | {"undelivered": 1}, "undelivered, of a few"),
         _case("job_page", job | few_jobs | {"result_undelivered": 1}, "with a result undelivered, of a few"),
+        _case("job_page", job | few_jobs | {"copies": "failed"}, "with a copy that failed, of a few"),
         _case("callback_page", callback | few_callbacks | {"disposition": "stale"}, "stale, none, of a few"),
         _case("event_page", event | few_events | {"type": "job.failed"}, "of a type that is not there, of a few"),
         _case("event_page", event | few_events | {"undelivered": 1}, "undelivered, of a few"),

@@ -58,6 +58,8 @@ def command(seeds: range, logs: bool, kind: str) -> None:
         "deliveries": sum(one.deliveries for one in outcomes),
         "callbacks": sum(one.callbacks for one in outcomes),
         "notifications": sum(one.notifications for one in outcomes),
+        "copies": dict(sorted(sum((Counter(one.copies) for one in outcomes), Counter[str]()).items())),
+        "results_met": dict(sorted(sum((Counter(one.results_met) for one in outcomes), Counter[str]()).items())),
         "connections_harmed": sum(one.harmed for one in outcomes),
         "stops_cut_short": sum(one.cut_short for one in outcomes),
         "memory_mb": round(max(one.memory_mb for one in outcomes)),
@@ -96,13 +98,16 @@ async def _play(made: Plan, running: Server | None) -> Outcome:
 
 def _show(made: Plan) -> None:
     """Print a plan."""
-    click.echo(f"layout {made.layout}, failing {made.failing}, paid {made.paid}, TLS {made.tls}")
+    click.echo(f"layout {made.layout}, failing {made.failing}, paid {made.paid}, TLS {made.tls}, {made.bucket}")
     for fault in made.faults:
         click.echo(f"  {fault.at_s:6.2f} s for {fault.for_s:.2f} s: {fault.name} {fault.target} {fault.amount or ''}")
     for operation in made.operations:
         click.echo(f"  {operation.at_s:6.2f} s for {operation.for_s:.2f} s: {operation.kind} {operation.endpoint}")
     for job in sorted(made.jobs, key=lambda job: job.at_s):
-        click.echo(f"  {job.at_s:6.2f} s {job.marker} {job.provider} [{job.faults}] {job.deadline_s} s {job.verb}")
+        click.echo(
+            f"  {job.at_s:6.2f} s {job.marker} {job.provider} [{job.faults}] {job.deadline_s} s {job.verb} "
+            f"{job.archive} [{job.result.fault} {job.result.times}] {job.result.size}"
+        )
 
 
 def _print(outcome: Outcome, *, logs: bool) -> None:

@@ -18,7 +18,10 @@ from relay.storage.engine.statements import Dialect, Statement, load
 
 Row = dict[str, Any]
 
-BIG = frozenset({"jobs", "job_requests", "events", "callbacks", "calls", "deliveries", "attempts", "job_metadata"})
+BIG = frozenset(
+    {"jobs", "job_requests", "events", "callbacks", "calls", "deliveries", "attempts", "job_metadata"}
+    | {"copies", "objects_left"}
+)
 STEPS_OF_A_ROW = 8
 _SQLITE = re.compile(r"(SCAN|SEARCH) (\w+)(?: USING (AUTOMATIC )?(?:PARTIAL )?(?:COVERING )?INDEX (\w+)?)?")
 _STEP = 50
@@ -39,7 +42,7 @@ class Plan(msgspec.Struct, frozen=True):
 class Explainer(Protocol):
     """A database that shows the plans of its statements."""
 
-    statements: dict[str, Statement]
+    statements: Mapping[str, Statement]
 
     async def ask(self, text: str) -> list[Row]:
         """Return a query's rows."""

@@ -135,6 +135,7 @@ class _Maker:
                 "digest": random.randbytes(16),
             }
         )
+        self._copied(batch, job_id, at, waits=number is not None)
         body = self._body.replace(self._names[0], job_id.encode()).replace(self._names[1], event_id.encode())
         batch["events"].append(
             {
@@ -154,6 +155,44 @@ class _Maker:
             batch["deliveries"].append(delivery | {"event_id": event_id, "job_id": job_id})
             batch["attempts"].append(_attempt(str(delivery["id"]), at, place, waits=number is not None))
             self._made += 1
+
+    def _copied(self, batch: Rows, job_id: str, at: int, *, waits: bool) -> None:
+        """Add the copy of a job's result, of which some failed, and for one in four an object that is to be deleted."""
+        due, place = self._now_ms + HOUR_MS + random.randrange(6 * HOUR_MS) if waits else None, self._made // 10
+        state = "pending" if waits else "failed" if place % 97 == 96 else "archived"
+        key = f"{DEFAULT_PROJECT}/{job_id}-0.mp4"
+        batch["copies"].append(
+            {
+                "id": an_id(ids.COPY, at, 0),
+                "project_id": DEFAULT_PROJECT,
+                "job_id": job_id,
+                "number": 0,
+                "provider": PROVIDER,
+                "kind": OutputKind.VIDEO.value,
+                "url": f"https://cdn.example.com/{'v' * 200}.mp4",
+                "host": "cdn.example.com",
+                "needs_key": 0,
+                "expires_at": None,
+                "urgent_at": at + DAY_MS,
+                "state": state,
+                "due_at": due,
+                "attempts_made": 1,
+                "gone_seen": 0,
+                "created_at": at,
+                "held_until": due if waits and place % 7 == 0 else None,
+                "key": key if state == "archived" else None,
+                "bytes": 5_000_000 if state == "archived" else None,
+                "writes": 1,
+                "finished_at": None if waits else at,
+            }
+        )
+        if place % 4 == 0:
+            left = {
+                "bucket": "",
+                "key": f"another-{key}",
+                "due_at": self._now_ms + HOUR_MS + random.randrange(6 * HOUR_MS),
+            }
+            batch["objects_left"].append(left)
 
     def _delivery(self, at: int, place: int, number: int | None) -> dict[str, Any]:
         """Return a delivery; of those that are finished, one in 997 never arrived."""
@@ -200,7 +239,7 @@ def an_id(prefix: str, at_ms: int, place: int) -> str:
 def _nothing() -> Rows:
     """Return a batch to be filled."""
     tables = ("jobs", "job_requests", "job_metadata", "calls", "callbacks", "events", "deliveries", "attempts")
-    return {table: [] for table in tables}
+    return {table: [] for table in (*tables, "copies", "objects_left")}
 
 
 def _endpoints(wanted: Filling) -> int:

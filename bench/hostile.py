@@ -23,6 +23,9 @@ TABS: Final = 20
 LONGEST_S: Final = 120
 SLOW_ENDPOINTS: Final = 150
 SKIMMING_STREAMS: Final = 20
+SLOW_READERS: Final = 100
+SLOW_BYTES: Final = 512
+LARGE_UPLOAD_BYTES: Final = 20_000_000
 FILLINGS: Final = 20
 """Callbacks of nearly 1 MB: more than a job keeps."""
 BODY: Final = {
@@ -159,6 +162,51 @@ def uploads(to: Target) -> None:
         while not to.over:
             connection.sendall(b"x")
             to.pause(0.05)
+
+
+def large_uploads(to: Target) -> None:
+    """Upload a picture of 20 MB again and again, as fast as it is accepted."""
+    start = b'--b\r\ncontent-disposition: form-data; name="provider"\r\n\r\nrelaydance\r\n--b\r\n'
+    start += b'content-disposition: form-data; name="file"; filename="a.png"\r\ncontent-type: image/png\r\n\r\n'
+    body = start + b"\x89PNG\r\n\x1a\n" + bytes(LARGE_UPLOAD_BYTES) + b"\r\n--b--\r\n"
+    kind = "content-type: multipart/form-data; boundary=b"
+    whole = to.head("POST", "/v1/files", kind, f"content-length: {len(body)}", "connection: close") + body
+    while not to.over:
+        with suppress(OSError), to.connect() as connection:
+            for start_at in range(0, len(whole), len(CHUNK)):
+                connection.sendall(whole[start_at : start_at + len(CHUNK)])
+                if to.over:
+                    return
+            connection.settimeout(30)
+            while connection.recv(1 << 16):
+                pass
+        to.pause(0.05)
+
+
+def slow_readers(to: Target) -> None:
+    """Open a hundred streams of all events, from the beginning, and read a few bytes of each ten times a second."""
+    for _ in range(SLOW_READERS):
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(1)
+        connection.connect(to.address)
+        connection.sendall(to.head("GET", "/v1/events/stream", "last-event-id: evt_0"))
+        to.held.append(connection)
+    while not to.over:
+        for connection in to.held:
+            with suppress(OSError):
+                connection.recv(SLOW_BYTES, socket.MSG_DONTWAIT)
+        to.pause(0.1)
+
+
+def searches(to: Target) -> None:
+    """Search and count in a history, in all the ways that read much of it."""
+    paths = ("/v1/search?q=no-such-thing", "/v1/stats?from=-30d", "/v1/jobs?metadata[no]=such&limit=200")
+    while not to.over:
+        for path in paths:
+            with suppress(OSError, ValueError, http.client.HTTPException):
+                to.ask("GET", path)
+            to.pause(0.02)
 
 
 def streams(to: Target) -> None:
@@ -303,8 +351,11 @@ LOADS: Final = {
     "filters": Load(filters, 2),
     "skimming": Load(skimming),
     "streams": Load(streams, 2),
+    "slow_readers": Load(slow_readers),
+    "searches": Load(searches, 2),
     "replays": Load(replays, 4),
     "uploads": Load(uploads, 8),
+    "large_uploads": Load(large_uploads, 4),
     "status_checks": Load(status_checks, 2),
     "junk": Load(junk),
     "bodies": Load(bodies, 2),
@@ -312,7 +363,7 @@ LOADS: Final = {
     "waits": Load(waits),
     "tabs": Load(tabs, prepare=fill_job),
 }
-FILLED: Final = frozenset({"filters", "skimming", "streams", "replays"})
+FILLED: Final = frozenset({"filters", "searches", "skimming", "streams", "slow_readers", "replays"})
 """The loads that read a project with a history."""
 
 

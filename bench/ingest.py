@@ -73,16 +73,19 @@ async def measured(
 ) -> dict[tuple[str, int], list[Ingest]]:
     """Every server under every load, in turn."""
     template = made.fresh()
-    stock = await stocked(template, made.folder, callbacks + WARM, ["http://127.0.0.1:9/"], Shape(first_delay_s=3600))
+    warm = min(WARM, callbacks)
+    stock = await stocked(template, made.folder, callbacks + warm, ["http://127.0.0.1:9/"], Shape(first_delay_s=3600))
     servers = [(server, count) for count in connections for server in ("bare", "relay")]
-    return await turns.interleaved(rounds, servers, partial(_run, made=made, template=template, stock=stock))
+    return await turns.interleaved(
+        rounds, servers, partial(_run, made=made, template=template, stock=stock, first=warm)
+    )
 
 
-async def _run(measured: tuple[str, int], made: Databases, template: str, stock: Stock) -> Ingest:
-    """One server, warmed up, and its load."""
+async def _run(measured: tuple[str, int], made: Databases, template: str, stock: Stock, first: int) -> Ingest:
+    """One server, warmed up with the first callbacks, and its load."""
     server, connections = measured
     async with program(made, made.fresh(template), *(BARE if server == "bare" else ())) as running:
-        warm, rest = split(stock.callbacks, WARM, tenth=connections == 1)
+        warm, rest = split(stock.callbacks, first, tenth=connections == 1)
         await load(running.port, connections, 0, warm)
         before, written_kb = await running.quiet(), running.written_kb()
         loaded = await load(running.port, connections, 0, rest)

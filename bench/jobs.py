@@ -71,10 +71,11 @@ async def submitted(made: Databases, jobs: int, connections: int = 16) -> Cost:
     """Return the cost of a job from its request to the provider's answer, stored."""
     async with AsyncExitStack() as stack:
         _, origin = await stack.enter_async_context(receiving())
-        running = await stack.enter_async_context(program(made, made.fresh(), settings={PROVIDER_AT: origin}))
+        settings = {PROVIDER_AT: origin, "RELAY_RATE_PER_KEY": "0"}  # the load is one key, as fast as relay answers
+        running = await stack.enter_async_context(program(made, made.fresh(), settings=settings))
         warm, rest = made.folder / "warm.txt", made.folder / "rest.txt"
         for path, number in ((warm, WARM), (rest, jobs)):
-            _write_requests(path, number)
+            write_requests(path, number)
         await load(running.port, connections, 0, warm)
         before_s, began_s = await running.quiet(), time.monotonic()
         loaded = await load(running.port, connections, 0, rest)
@@ -84,7 +85,7 @@ async def submitted(made: Databases, jobs: int, connections: int = 16) -> Cost:
         return Cost(cpu_us=(await running.quiet() - before_s) / jobs * 1e6, fetched=0.0, took_s=took_s)
 
 
-def _write_requests(path: Path, number: int) -> None:
+def write_requests(path: Path, number: int) -> None:
     """Write so many requests for jobs, as a load reads them."""
     body = msgspec.json.encode({"provider": PROVIDER, "request": REQUEST, "metadata": {"order": "4711"}})
     path.write_bytes((b"/v1/jobs\t" + body + b"\n") * number)

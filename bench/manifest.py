@@ -19,9 +19,10 @@ import click
 import httpx
 
 from bench.databases import databases, option
-from bench.processes import KEY, environment, free_port, ready, started
+from bench.processes import KEY, environment, ready, started
 from relay.sandbox.providers import sandbox
 from relay.sandbox.serving import serve
+from tests.support.ports import free_port
 
 _ID = re.compile(rb"webhook-id: *(evt_\w+)", re.IGNORECASE)
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)

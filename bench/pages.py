@@ -50,6 +50,7 @@ QUERIES: Final[Mapping[str, tuple[str, ...]]] = {
         *("limit=200", "status=open", "status=failed", "status=succeeded&limit=200", "provider=kinovi", "reason=lost"),
         *("metadata[customer]=7", "metadata[customer]=7&status=failed", "created_after=-24h", "created_before=-15d"),
         *("undelivered=true", "expiring_undelivered=true", "provider_job_id=nothing", "older_than=1h"),
+        *("copies=failed", "copies=pending", "copies=deleted"),
     ),
     "/v1/events": ("limit=200", "type=job.failed", "undelivered=true", "created_after=-24h", "created_before=-15d"),
     "/v1/deliveries": (
@@ -134,7 +135,8 @@ def _is_bad(row: Row, limit_ms: float) -> bool:
 
 async def _measured(made: Databases, url: str) -> list[Row]:
     """Return the times of everything, asked for one after another."""
-    async with program(made, url) as relay, relay.client() as client:
+    settings = {"RELAY_ARCHIVE_URL": f"file://{made.folder}/copies"}  # its pages show copies
+    async with program(made, url, settings=settings) as relay, relay.client() as client:
         found = await _samples(client)
         rows = [await _asked(relay, client, path) for path in _api(found)]
         signed_in = await client.post(
@@ -241,6 +243,8 @@ def _sums(now_ms: int, most: int) -> Iterator[tuple[str, int, int, str, str, int
     of_provider += [f"finished:{state}" for state in ("succeeded", "failed", "canceled", "expired")]
     of_provider += [f"callback:{verdict}" for verdict in Disposition]
     of_all = [f"attempt:{outcome}" for outcome in Outcome] + [f"latency:{step}" for step in range(10, 50)]
+    of_provider += ["copy:archived", "copy:failed", "copy_bytes", "copy_error:gone"]
+    of_all += [f"copy_took:{step}" for step in range(36, 52)]
     of_all += ["delivery:first_attempt", "delivery:after_retries", "delivery:exhausted", "due", "oldest"]
     for width_s, days in WIDTHS.items():
         width_ms = width_s * 1000

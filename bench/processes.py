@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from relay.sandbox.contract import API_KEY
 from relay.sandbox.providers import base_urls, sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.world import Sandbox
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 RELAY_CORE, LOAD_CORE = 0, 1
@@ -27,13 +27,6 @@ RELAY_CORE, LOAD_CORE = 0, 1
 QUIET_S, QUIET_CPU_S, QUIET_MAX_S = 0.3, 0.012, 60.0
 """A program is quiet when it uses less CPU than this in so many seconds; what never is, is no result."""
 WEB, WORK = ("relay", "serve", "--no-dispatch"), ("relay", "work")
-
-
-def free_port() -> int:
-    """Return a port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(folder: str, port: int, providers_at: str) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What relay is measured against in the same run, served the same way as relay itself.
 
-`python -m bench.references bare PORT`: a Starlette route that reads the body and answers.
+`python -m bench.references bare PORT`: a Starlette route that reads the body and answers; RelayDance's files too.
 `python -m bench.references CLIENT PORT NUMBER URL …`: on POST /go nothing but POSTs, by relay's own sender (`posts`) or
 by `aiohttp`, behind the same guard, deadline and cap.
 """
@@ -31,6 +31,13 @@ async def _bare(request: Request) -> Response:
     return JSONResponse({"received": True})
 
 
+async def _file(request: Request) -> Response:
+    """Read a file as it comes, keep nothing of it, and answer as RelayDance does."""
+    async for _ in request.stream():
+        pass
+    return JSONResponse({"id": "file_1", "url": "https://files.relaydance.com/file_1/a.png"})
+
+
 async def _go(_: Request) -> Response:
     """Send so many POSTs, IN_FLIGHT at a time."""
     client, number, urls = sys.argv[1], int(sys.argv[3]), sys.argv[4:]
@@ -54,6 +61,7 @@ if __name__ == "__main__":
     _app = Starlette(
         routes=[
             Route("/callbacks/{provider}/{token}", _bare, methods=["POST"]),
+            Route("/v1/files", _file, methods=["POST"]),
             Route("/go", _go, methods=["POST"]),
             Route("/healthz", _health),
             Route("/readyz", _health),

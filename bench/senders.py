@@ -27,12 +27,12 @@ import msgspec
 import uvloop
 
 from bench import certificate
-from bench.processes import free_port
 from relay.outbound.resolver import Resolver
 from relay.outbound.trust import Trust
 from relay.outbound.webhook_sender import WebhookSender
 from relay.security.url_policy import AddressPolicy
 from relay.settings import parse_networks
+from tests.support.ports import free_port
 
 BODY = json.dumps({"data": "x" * 1000}).encode()
 HEADERS = {"content-type": "application/json", "webhook-id": "evt_1"}

@@ -116,8 +116,7 @@ async def run(made: Databases, each: int, portions: int, rate: float) -> list[Po
                 found.append(await _portion(running, receiver, part, rate))
                 if found[-1].events != each:
                     raise click.ClickException(f"{found[-1].events} of {each} events arrived in portion {number}")
-                if sys.stderr.isatty():
-                    click.echo(f"\r{number + 1} of {portions}: {found[-1]} ", nl=False, err=True)
+                click.echo(f"{number + 1} of {portions}: {msgspec.json.encode(found[-1]).decode()}", err=True)
         return found
 
 

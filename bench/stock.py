@@ -13,6 +13,7 @@ from msgspec import structs
 from bench.load import NOT_YET
 from relay.clock import SystemClock
 from relay.model import ids
+from relay.model.archive import ArchiveMode
 from relay.model.delivery import Endpoint
 from relay.model.job import Job, JobState
 from relay.security.callback_tokens import CallbackTokens
@@ -42,13 +43,16 @@ _AT_ONCE = 1000
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
     """How the endpoints are made, and for which projects: jobs and URLs are dealt out to them in turn.
 
-    With a first delay the deliveries of an endpoint are rows and wait.
+    With a first delay the deliveries of an endpoint are rows and wait. The results are at `results_at`.
     """
 
     projects: tuple[str, ...] = (DEFAULT_PROJECT,)
     first_delay_s: int = 0
     in_flight_max: int | None = None
     rate_limit_per_s: float | None = None
+    event_types: tuple[str, ...] = ("*",)
+    archive: ArchiveMode = ArchiveMode.OFF
+    results_at: str = "https://cdn.example.com"
 
 
 PLAIN = Shape()
@@ -78,11 +82,11 @@ async def stocked(
         path, dealt = folder / f"{name}.txt", itertools.cycle(shape.projects)
         with path.open("wb") as file:
             for start in range(0, jobs, _AT_ONCE):
-                made = [_job(next(dealt), clock.now_ms()) for _ in range(min(_AT_ONCE, jobs - start))]
+                made = [_job(next(dealt), shape, clock.now_ms()) for _ in range(min(_AT_ONCE, jobs - start))]
                 await asyncio.gather(*(store.jobs.create(NewJob(job, ())) for job in made))
                 for job in made:
                     token = tokens.make(PROVIDER, job.id, job.deadline_at + HOUR_MS)
-                    file.write(f"/callbacks/{PROVIDER}/{token}\t".encode() + callback(job) + b"\n")
+                    file.write(f"/callbacks/{PROVIDER}/{token}\t".encode() + callback(job, shape) + b"\n")
                 if sys.stderr.isatty():
                     click.echo(f"\r{start + len(made)} of {jobs} jobs made ", nl=False, err=True)
         return Stock(path, tuple(endpoint.id for endpoint in endpoints))
@@ -102,7 +106,7 @@ async def new_projects(database_url: str, count: int) -> tuple[str, ...]:
         await store.close()
 
 
-def callback(job: Job) -> bytes:
+def callback(job: Job, shape: Shape = PLAIN) -> bytes:
     """Return a terminal callback of about 1 kB."""
     said = {
         "id": job.provider_job_id,
@@ -111,14 +115,14 @@ def callback(job: Job) -> bytes:
         "model": "seedance-2.0",
         "status": "completed",
         "progress": 100,
-        "results": [f"https://cdn.example.com/videos/{job.provider_job_id}.mp4?sent={NOT_YET}&signature={'s' * 460}"],
+        "results": [f"{shape.results_at}/videos/{job.provider_job_id}.mp4?sent={NOT_YET}&signature={'s' * 460}"],
         "type": "video",
         "task_info": {"can_cancel": False, "video_duration": 5, "note": "n" * 160},
     }
     return msgspec.json.encode(said)
 
 
-def _job(project_id: str, now_ms: int) -> Job:
+def _job(project_id: str, shape: Shape, now_ms: int) -> Job:
     """Return a job that was submitted just now, with its status check far off."""
     job_id = ids.new_id(ids.JOB)
     return Job(
@@ -137,6 +141,7 @@ def _job(project_id: str, now_ms: int) -> Job:
         provider_job_id=f"task-unified-{job_id}",
         next_check_at=now_ms + 5 * HOUR_MS,
         last_report_at=now_ms,
+        archive=shape.archive,
     )
 
 
@@ -148,7 +153,7 @@ def _endpoint(url: str, project_id: str, shape: Shape, now_ms: int) -> Endpoint:
         job_id=None,
         url=url,
         secret=new_secret(),
-        event_types=["*"],
+        event_types=list(shape.event_types),
         schedule_s=[shape.first_delay_s, 60] if shape.first_delay_s else None,
         rate_limit_per_s=shape.rate_limit_per_s,
         created_at=now_ms,

@@ -7,12 +7,14 @@ import base64
 import hashlib
 import hmac
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import PurePath
+from typing import Any, Final
 
 import msgspec
 
-from tests.chaos.manifest import Manifest, Notification, StoredEvent
+from tests.chaos.manifest import Manifest, Notification, StoredEvent, StoredObject
 
 MEMORY_MAX_MB: Final = 220.0
 DESCRIPTORS_MAX: Final = 160
@@ -20,6 +22,19 @@ SKEW_S: Final = 120
 """How far the time of a signature may be from the run; the manifest's times include the steps of the clock."""
 FINAL: Final = ("succeeded", "failed", "canceled", "expired")
 EVENTS_OF_ENDS: Final = ("job.succeeded", "job.failed", "job.canceled", "job.expired")
+EVENTS_OF_COPIES: Final = ("job.archived", "job.archive_failed")
+BAD_RESULTS: Final = {
+    "gone": ("gone", "forbidden"),
+    "wrong_type": ("page",),
+    "too_large": ("too_large",),
+    "address_refused": (),
+    "key_refused": (),
+    "withdrawn": (),
+}
+"""Which faults of a result's server each reason is that of; the other reasons are those of connections and buckets."""
+ARCHIVE_LATE_S: Final = 30.0
+"""How much longer than it should an event may wait: every process may be down, or the database."""
+DAY_MS: Final = 86_400_000
 SERVER_ERROR, UNAVAILABLE = 500, 503
 
 Check = Callable[[Manifest], Iterator[str]]
@@ -168,10 +183,19 @@ def ends_are_announced_once(run: Manifest) -> Iterator[str]:
 
 
 def caps_hold(run: Manifest) -> Iterator[str]:
-    """No more was paid than the caps allow, and every payment that was made is known."""
+    """No more was paid than the caps allow, and every payment that was made is known.
+
+    A cap is that of a day (UTC) by relay's clock, and a run may go past midnight, by itself or by a step of the clock.
+    """
     payments = {payment.nonce.lower(): payment for payment in run.stored.payments}
-    if sum(run.ledger.values()) > run.cap_in_all:
-        yield f"{sum(run.ledger.values())} paid, and the cap is {run.cap_in_all}"
+    days: Counter[int] = Counter()
+    for nonce, amount in run.ledger.items():
+        days[payments[nonce].made_at // DAY_MS if nonce in payments else 0] += amount
+    yield from (
+        f"{paid} paid on day {day}, and the cap is {run.cap_in_a_day}"
+        for day, paid in days.items()
+        if paid > run.cap_in_a_day
+    )
     for nonce, amount in run.ledger.items():
         if amount > run.cap_per_job:
             yield f"{nonce}: {amount} paid for one job, and the cap is {run.cap_per_job}"
@@ -197,6 +221,94 @@ def streams_skip_nothing(run: Manifest) -> Iterator[str]:
     order = [positions[event] for event in seen]
     if order != sorted(order):
         yield "events were read out of order"
+
+
+def results_are_copied(run: Manifest) -> Iterator[str]:
+    """Each result of an archived job has a copy that ended: the object that the result is, or a failure with a reason.
+
+    What says that the result itself is bad is the reason of a bad result alone.
+    """
+    copies = {(one.job, one.number): one for one in run.stored.copies}
+    for job in run.stored.jobs:
+        if job.state != "succeeded" or job.archive == "off":
+            continue
+        for number in range(job.outputs):
+            copy = copies.get((job.id, number))
+            if copy is None or copy.state not in ("archived", "failed"):
+                yield f"result {number} of {job.id} has {'no copy' if copy is None else f'a copy that is {copy.state}'}"
+            elif copy.state == "failed":
+                fault = run.result_faults.get(job.id, "")
+                if not copy.error or fault not in BAD_RESULTS.get(copy.error, (fault,)):
+                    yield f"result {number} of {job.id} was not copied: {copy.error}; its server did {fault or 'well'}"
+            elif (is_ := run.objects.get(copy.key or "")) != run.results.get(job.id):
+                yield f"result {number} of {job.id} is {is_}, and the result is {run.results.get(job.id)}"
+
+
+def _told_archives(run: Manifest) -> Iterator[tuple[StoredEvent, Mapping[str, Any]]]:
+    """Yield each event that arrived with what it says of each copy."""
+    events = {event.id: event for event in run.stored.events}
+    for one in {one.event: one for one in run.notifications if one.event in events}.values():
+        for output in msgspec.json.decode(one.body)["data"]["job"].get("outputs") or ():
+            if output.get("archive") is not None:
+                yield events[one.event], output["archive"]
+
+
+def told_copies_are_there(run: Manifest) -> Iterator[str]:
+    """Each copy that an event tells of is an object with the told hash and length."""
+    for event, told in _told_archives(run):
+        if told["state"] == "archived":
+            is_, said = run.objects.get(told["key"]), StoredObject(told["sha256"], told["bytes"])
+            if is_ != said:
+                yield f"{event.id} of {event.job} tells of {told['key']} as {said}, and it is {is_}"
+
+
+def no_object_is_left(run: Manifest) -> Iterator[str]:
+    """Each object is that of a copy that is archived, and no write is left unfinished, unless it is to be deleted."""
+    left = run.stored.left
+    shown = {one.key for one in run.stored.copies if one.state == "archived" and one.key is not None}
+    yield from (f"{key} is no copy's object" for key in sorted(run.objects.keys() - shown - left))
+    parts = {str(PurePath(key).with_name(f".{PurePath(key).name}.part")) for key in left}
+    yield from (f"{name} was begun, and is left" for name in run.unfinished_objects if name not in parts)
+    yield from (f"{key} is to be deleted, and is a copy's object" for key in sorted(shown & left))
+
+
+def copies_are_announced_once(run: Manifest) -> Iterator[str]:
+    """Require one event for all copies of a job, which says what became of them, and none for another job."""
+    failed = {one.job for one in run.stored.copies if one.state == "failed"}
+    jobs = {job.id: job for job in run.stored.jobs}
+    for name, events in _of_jobs(run).items():
+        told, job = [event.type for event in events if event.type in EVENTS_OF_COPIES], jobs.get(name)
+        if job is None or (job.state != "succeeded" and len(told) <= 1):
+            continue  # a job may turn out to have failed after its results were copied
+        copied = job.state == "succeeded" and job.archive != "off" and job.outputs > 0
+        wanted = [EVENTS_OF_COPIES[name in failed]] if copied else []
+        if told != wanted:
+            yield f"{name} is {job.state}, archive {job.archive}: its copies are announced by {told}, not {wanted}"
+
+
+def ends_say_which_copies_there_are(run: Manifest) -> Iterator[str]:
+    """`job.succeeded` with `before_notify` waits for the copies, but no longer than that, and says which there are."""
+    modes = {job.id: job.archive for job in run.stored.jobs}
+    for one in {one.event: one for one in run.notifications}.values():
+        body = msgspec.json.decode(one.body)
+        if body["type"] != "job.succeeded" or modes.get(body["data"]["job"]["id"]) != "before_notify":
+            continue
+        job = body["data"]["job"]
+        copies = [output.get("archive") for output in job.get("outputs") or ()]
+        if None in copies:
+            yield f"{one.event} of {job['id']} does not say what became of its copies"
+            continue
+        waited_s = (_time(body["timestamp"]) - _time(job["finished_at"])).total_seconds()
+        pending = any(copy["state"] == "pending" for copy in copies)
+        if run.clocks_agree and pending and waited_s < run.archive_wait_s:
+            yield f"{one.event} of {job['id']} waited {waited_s} s for a copy that is pending"
+        if run.clocks_agree and waited_s > run.archive_wait_s + ARCHIVE_LATE_S:
+            yield f"{one.event} of {job['id']} waited {waited_s} s for its copies"
+
+
+def _time(text: str) -> datetime:
+    """Return a time of relay's."""
+    return datetime.fromisoformat(text)
 
 
 def answers_are_no_server_errors(run: Manifest) -> Iterator[str]:
@@ -234,6 +346,11 @@ INVARIANTS: Final[tuple[Check, ...]] = (
     ends_are_announced_once,
     caps_hold,
     streams_skip_nothing,
+    results_are_copied,
+    told_copies_are_there,
+    no_object_is_left,
+    copies_are_announced_once,
+    ends_say_which_copies_there_are,
     answers_are_no_server_errors,
     processes_stay,
 )

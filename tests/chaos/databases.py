@@ -1,6 +1,8 @@
 """The database of one run: where it is, what can be done to it, and what it holds at the end, read past relay."""
 
 import asyncio
+import json
+import re
 import sqlite3
 import subprocess
 from collections.abc import Sequence
@@ -10,17 +12,28 @@ from typing import Any, Final, Protocol
 
 import asyncpg
 
-from tests.chaos.manifest import Call, Stored, StoredDelivery, StoredEndpoint, StoredEvent, StoredJob, StoredPayment
+from tests.chaos.manifest import (
+    Call,
+    Stored,
+    StoredCopy,
+    StoredDelivery,
+    StoredEndpoint,
+    StoredEvent,
+    StoredJob,
+    StoredPayment,
+)
 from tests.support.postgres import Server
 
 DISK_MB: Final = 24
 _QUERIES: Final = (
-    "SELECT id, provider, state, finished_at FROM jobs ORDER BY id",
+    "SELECT id, provider, state, finished_at, doc, request, input FROM jobs JOIN job_requests ON job_id = id",
     "SELECT provider, body FROM callbacks ORDER BY id",
     "SELECT id, job_id, type, sequence, final, position FROM events WHERE job_id IS NOT NULL ORDER BY position, id",
     "SELECT id, event_id, endpoint_id, state FROM deliveries ORDER BY id",
-    "SELECT job_id, nonce, amount, state FROM payments ORDER BY id",
+    "SELECT job_id, nonce, amount, state, created_at FROM payments ORDER BY id",
     "SELECT id, url, job_id FROM endpoints ORDER BY id",
+    "SELECT job_id, number, state, key, sha256, bytes, error_code, held_until, due_at, leased_by FROM copies",
+    "SELECT key FROM objects_left ORDER BY key",
 )
 
 
@@ -150,13 +163,29 @@ class PostgreSQLDatabase:
 
 def _stored(rows: Sequence[Sequence[tuple[Any, ...]]], faults: list[str]) -> Stored:
     """Return the rows as the checker reads them."""
-    jobs, callbacks, events, deliveries, payments, endpoints = rows
+    jobs, callbacks, events, deliveries, payments, endpoints, copies, left = rows
     return Stored(
-        jobs=[StoredJob(one[0], one[1], one[2], one[3] is not None) for one in jobs],
+        jobs=[_job(*one) for one in jobs],
         callbacks=[Call(one[0], bytes(one[1])) for one in callbacks],
         events=[StoredEvent(one[0], one[1], one[2], one[3], bool(one[4]), one[5]) for one in events],
         deliveries=[StoredDelivery(*one) for one in deliveries],
         payments=[StoredPayment(*one) for one in payments],
         endpoints=[StoredEndpoint(*one) for one in endpoints],
+        copies=[StoredCopy(*one) for one in copies],
+        left={one[0] for one in left},
         faults=faults,
+    )
+
+
+def _job(name: str, provider: str, state: str, finished_at: int | None, doc: str, *requests: str | None) -> StoredJob:
+    """Return a row of jobs; whether its results are copied, and how many it has, is in its document."""
+    rest, marker = json.loads(doc), re.search(r"chaos-\d+-", " ".join(filter(None, requests)))
+    return StoredJob(
+        id=name,
+        provider=provider,
+        state=state,
+        finished=finished_at is not None,
+        archive=rest.get("archive", "off"),
+        outputs=len(rest.get("outputs", ())),
+        marker=marker[0] if marker else "",
     )

@@ -15,6 +15,8 @@ from tests.chaos.relays import Place, Process
 
 NAMES_MS: Final = 1_500
 AWAY_S: Final = 0.3
+COPYING_S, COPYING_PART = 3.0, 0.1
+"""How long a kill waits for a copy, and which part of its time that copy has had then."""
 FILE_ROOM_BYTES: Final = 40_000
 """How far a file may still grow once its size is limited."""
 
@@ -56,12 +58,29 @@ class Injector:
                 place.control[field] = 0
             place.control["ahead_ms"] = round(self.ahead_s * 1000)
 
+    def hasten(self, seconds: float) -> None:
+        """Step every clock, so that what waits for its next try need not wait; all faults are over."""
+        self.ahead_s += seconds
+        for place in self._places:
+            place.control["ahead_ms"] = round(self.ahead_s * 1000)
+
     async def _kill(self, place: Place, fault: Fault) -> bool:
         async with self._busy:
             await place.kill(place.processes[0])
             await asyncio.sleep(fault.for_s * AWAY_S)
             await (await place.start()).ready()
         return True
+
+    async def _kill_copying(self, place: Place, fault: Fault) -> bool:
+        """Kill every process as soon as a result is being copied, if that is soon."""
+        copying = [self._links[name] for name in ("results", "store") if name in self._links]
+        until_s = asyncio.get_running_loop().time() + COPYING_S
+        while not any(link.carries for link in copying):
+            if asyncio.get_running_loop().time() >= until_s:
+                return False
+            await asyncio.sleep(0.005)  # relay begins in its own time
+        await asyncio.sleep(fault.for_s * COPYING_PART)
+        return await self._kill_all(place, fault)
 
     async def _kill_all(self, place: Place, fault: Fault) -> bool:
         """Kill every process, as when a machine is lost."""

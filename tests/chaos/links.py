@@ -7,6 +7,7 @@ half_open       as `hang`, but what hung stays open and silent for a while after
 lose_answers    requests arrive, and the connection is reset in place of the answer
 slow            every piece is late
 garble          the answer's first bytes are others: no HTTP, no TLS
+forbid          each request is answered as S3 answers credentials that were revoked, and does not arrive
 """
 
 import asyncio
@@ -19,6 +20,10 @@ PIECE: Final = 65_536
 SLOW_S: Final = 0.15
 SILENT_S: Final = 2.0
 GARBAGE: Final = b"\x00\xff\x15\x03 no protocol\r\n\r\n"
+DENIAL: Final = b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'
+FORBIDDEN: Final = b"HTTP/1.1 403 Forbidden\r\ncontent-type: application/xml\r\nconnection: close\r\n" + (
+    b"content-length: %d\r\n\r\n" % len(DENIAL)
+)
 _STANDING: Final = ("hang", "half_open")
 
 
@@ -39,7 +44,7 @@ class Link:
         """Begin a fault; `harmed` counts the connections that it meets."""
         self.mode = mode
         self._healed.clear()
-        if mode in ("cut", "refuse", "lose_answers", "garble"):
+        if mode in ("cut", "refuse", "lose_answers", "garble", "forbid"):
             self.harmed += len(self._open)
             for pair in list(self._open):
                 _reset(pair)
@@ -117,6 +122,12 @@ class Link:
                     await asyncio.Event().wait()  # until the connection is reset
                 if self.mode == "slow":
                     await asyncio.sleep(SLOW_S)
+                if not answers and self.mode == "forbid":
+                    self.harmed += 1
+                    pair[0].write(FORBIDDEN + (b"" if piece.startswith(b"HEAD ") else DENIAL))
+                    await pair[0].drain()
+                    await _close(pair)
+                    return
                 if answers and self.mode == "lose_answers":
                     self.harmed += 1
                     _reset(pair)
@@ -133,6 +144,11 @@ class Link:
                 writer.write_eof()
         except OSError:
             _reset(pair)
+
+    @property
+    def carries(self) -> bool:
+        """Return whether a connection is open."""
+        return bool(self._open)
 
     async def close(self) -> None:
         """Reset everything."""

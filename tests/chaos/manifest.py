@@ -39,6 +39,36 @@ class StoredJob(msgspec.Struct, frozen=True):
     provider: str
     state: str
     finished: bool
+    archive: str = "off"
+    outputs: int = 0
+    marker: str = ""
+
+
+class StoredCopy(msgspec.Struct, frozen=True):
+    """A row of `copies`."""
+
+    job: str
+    number: int
+    state: str
+    key: str | None
+    sha256: str | None
+    bytes: int | None
+    error: str | None
+    held_until: int | None = None
+    due_at: int | None = None
+    leased_by: int | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Return whether something is still to be done: a copy to be made, or what is left of a failed one deleted."""
+        return self.state == "pending" or (self.state == "failed" and self.key is not None)
+
+
+class StoredObject(msgspec.Struct, frozen=True):
+    """An object in the bucket."""
+
+    sha256: str
+    bytes: int
 
 
 class StoredEvent(msgspec.Struct, frozen=True):
@@ -62,12 +92,13 @@ class StoredDelivery(msgspec.Struct, frozen=True):
 
 
 class StoredPayment(msgspec.Struct, frozen=True):
-    """A row of `payments`; `amount` in millionths of a USDC."""
+    """A row of `payments`; `amount` in millionths of a USDC, `made_at` in unix ms by the clock of the process."""
 
     job: str
     nonce: str
     amount: int
     state: str
+    made_at: int
 
 
 class StoredEndpoint(msgspec.Struct, frozen=True):
@@ -79,7 +110,10 @@ class StoredEndpoint(msgspec.Struct, frozen=True):
 
 
 class Stored(msgspec.Struct, kw_only=True):
-    """What the database holds at the end, read past relay; `faults` is what the database says is wrong with itself."""
+    """What the database holds at the end, read past relay; `faults` is what the database says is wrong with itself.
+
+    `left` are the keys of objects that are queued to be deleted.
+    """
 
     jobs: list[StoredJob] = []
     callbacks: list[Call] = []
@@ -87,6 +121,8 @@ class Stored(msgspec.Struct, kw_only=True):
     deliveries: list[StoredDelivery] = []
     payments: list[StoredPayment] = []
     endpoints: list[StoredEndpoint] = []
+    copies: list[StoredCopy] = []
+    left: set[str] = set()
     faults: list[str] = []
 
 
@@ -95,8 +131,11 @@ class Manifest(msgspec.Struct, kw_only=True):
 
     `accepted` has the ids that relay answered for each marker, `created` how often each was created at its provider,
     `endpoints` the secrets of each endpoint and, for one that is of a job alone, that job's id (else None).
-    `ledgers` is what was paid, in millionths of a USDC, by nonce. `streamed` are the ids that a client of the event
+    `ledger` is what was paid, in millionths of a USDC, by nonce. `streamed` are the ids that a client of the event
     stream read, in order. `memory_mb` is the most that each process held, `descriptors` how many files each had open.
+    `results` is what the results of each job are, `result_faults` what their server did wrong.
+    `objects` is what the bucket holds by its keys, `unfinished_objects` what is left there of writes that did not end.
+    `clocks_agree` says that no clock was stepped in the run.
     `cut_short` counts stops that relay's own watchdog ended. `unfinished` is what still waited when patience was over.
     """
 
@@ -108,8 +147,14 @@ class Manifest(msgspec.Struct, kw_only=True):
     endpoints: dict[str, tuple[tuple[str, ...], str | None]] = {}
     ledger: dict[str, int] = {}
     cap_per_job: int = 0
-    cap_in_all: int = 0
+    cap_in_a_day: int = 0
     streamed: list[str] = []
+    results: dict[str, StoredObject] = {}
+    result_faults: dict[str, str] = {}
+    objects: dict[str, StoredObject] = {}
+    unfinished_objects: list[str] = []
+    archive_wait_s: float = 0.0
+    clocks_agree: bool = True
     stored: Stored = msgspec.field(default_factory=Stored)
     memory_mb: dict[str, float] = {}
     descriptors: dict[str, int] = {}

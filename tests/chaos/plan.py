@@ -29,8 +29,12 @@ LINK_MODES: Final = {
     "subscriber_a": ("refuse", "cut", "hang", "half_open", "lose_answers", "slow", "garble"),
     "subscriber_b": ("refuse", "cut", "hang", "half_open", "lose_answers", "slow", "garble"),
     "database": ("cut", "hang", "half_open", "lose_answers", "slow"),
+    "results": ("refuse", "cut", "hang", "half_open", "lose_answers", "slow", "garble"),
+    "store": ("refuse", "cut", "hang", "half_open", "lose_answers", "slow", "garble", "forbid", "forbid"),
 }
-"""What may go wrong on each connection, and how; `database` is PostgreSQL's alone."""
+"""What may go wrong on each connection, and how; `database` is PostgreSQL's alone, `store` that of a bucket in S3."""
+LINKS: Final = ("ingress", "provider", "subscriber_a", "subscriber_b", "database")
+"""Those that the faults of every seed are drawn from; each seed has some of the archive besides."""
 
 EVERYWHERE: Final = (
     *("kill", "kill", "kill", "kill_all", "pause", "terminate", "overlap"),
@@ -43,6 +47,9 @@ ONLY: Final = {
 }
 KINDS: Final = {name: tuple(dict.fromkeys((*EVERYWHERE, *only))) for name, only in ONLY.items()}
 """The kinds of faults that a seed draws from, for each database."""
+
+ARCHIVE_KINDS: Final = ("link", "link", "kill_copying")
+"""The kinds of faults that meet copies: on the links `results` and `store`, and a kill while there is one."""
 
 STARTS: Final = ("kill", "kill_all", "terminate", "overlap", "database_restart", "database_crash")
 STARTS_MAX: Final = 2
@@ -66,6 +73,25 @@ _PAYMENT_FAULTS: Final = (
 )
 
 
+RESULT_FAULTS: Final = (
+    *("cut", "cut", "slow", "hang", "longer", "busy", "limited", "forbidden", "gone", "page", "too_large"),
+)
+SLOW: Final = ("slow", "hang")
+FOR_GOOD: Final = 99
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server of results does for one job: the first `times` requests meet the fault.
+
+    `size` is `small` or `large`; `chunked` says whether its length is told only at its end.
+    """
+
+    fault: str = ""
+    times: int = 0
+    size: str = "small"
+    chunked: bool = False
+
+
 class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One job: when it is submitted, in seconds; its provider and what goes wrong there; what an operator does then."""
 
@@ -76,6 +102,8 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: int
     has_own_endpoint: bool
     verb: str
+    archive: str = "off"
+    result: Result = Result()
 
     @property
     def marker(self) -> str:
@@ -133,6 +161,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     failing: float
     paid: bool
     tls: bool
+    bucket: str = "folder"
 
 
 def plan(seed: int, database: str) -> Plan:
@@ -140,17 +169,48 @@ def plan(seed: int, database: str) -> Plan:
     luck = random.Random(f"{database} {seed}")
     layout, paid, tls = luck.choice(LAYOUTS[database]), luck.random() < 0.3, luck.random() < 0.4
     faults = _faults(luck, seed, database, len(layout))
+    jobs = tuple(_job(luck, number, paid) for number in range(luck.randint(*JOBS)))
+    kept = random.Random(f"{database} {seed} archive")  # of its own, so that a seed keeps its other faults
+    bucket = kept.choice(("folder", "s3", "s3"))
+    faults = tuple(sorted((*faults, *_archive_faults(kept, bucket, len(layout))), key=lambda fault: fault.at_s))
     return Plan(
         seed=seed,
         database=database,
         layout=layout,
-        jobs=tuple(_job(luck, number, paid) for number in range(luck.randint(*JOBS))),
+        jobs=tuple(_with_archive(kept, job) for job in jobs),
         faults=tuple(msgspec.structs.replace(one, tls=tls and one.target == "subscriber_b") for one in faults),
         operations=tuple(_operation(luck) for _ in range(luck.choice((0, 1, 2)))),
         failing=luck.choice((0.0, 0.1, 0.3)),
         paid=paid,
         tls=tls,
+        bucket=bucket,
     )
+
+
+def _with_archive(luck: random.Random, job: JobPlan) -> JobPlan:
+    """Return the job with what becomes of its result: whether it is copied, and what goes wrong where it is."""
+    fault = luck.choice(RESULT_FAULTS) if luck.random() < 0.4 else ""
+    result = Result(
+        fault=fault,
+        times=luck.choice((1, 1, 2) if fault in SLOW else (1, 1, 2, FOR_GOOD)) if fault else 0,
+        size="large" if luck.random() < 0.15 else "small",
+        chunked=luck.random() < 0.2,
+    )
+    return msgspec.structs.replace(
+        job, archive=luck.choice(("after", "after", "before_notify", "before_notify", "off")), result=result
+    )
+
+
+def _archive_faults(luck: random.Random, bucket: str, processes: int) -> list[Fault]:
+    """Return one to three faults that meet copies; results begin to be copied a while after the first job."""
+    found = []
+    for kind in luck.sample(ARCHIVE_KINDS, k=luck.randint(1, len(ARCHIVE_KINDS))):
+        at_s, for_s = round(luck.uniform(0.8, LOAD_S), 3), round(luck.uniform(0.2, 2.0), 3)
+        name = luck.choice(("results", "store", "store")) if bucket == "s3" else "results"
+        how = luck.choice(LINK_MODES[name])
+        target = name if kind == "link" else str(luck.randrange(processes))
+        found.append(Fault(kind=kind, at_s=at_s, for_s=for_s, target=target, how=how if kind == "link" else ""))
+    return found
 
 
 def _job(luck: random.Random, number: int, paid: bool) -> JobPlan:
@@ -200,6 +260,6 @@ def _fault(luck: random.Random, kind: str, database: str, processes: int) -> Fau
     amount = float(amounts[kind]()) if kind in amounts else 0.0
     if kind != "link":
         return Fault(kind=kind, at_s=at_s, for_s=for_s, target=str(luck.randrange(processes)), amount=amount)
-    links = [name for name in LINK_MODES if name != "database" or database == "postgres"]
+    links = [name for name in LINKS if name != "database" or database == "postgres"]
     name = luck.choice(links)
     return Fault(kind=kind, at_s=at_s, for_s=for_s, target=name, how=luck.choice(LINK_MODES[name]))

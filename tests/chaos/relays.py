@@ -18,7 +18,7 @@ import msgspec
 from relay.cli.stopping import EXIT_HUNG
 from tests.chaos.control import Control
 from tests.chaos.manifest import Manifest
-from tests.support.processes import ROOT, clean
+from tests.support.processes import ROOT, clean, send
 
 PORTS: Final = (12_000, 32_000)
 READY_S: Final = 60.0
@@ -149,8 +149,7 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         """Send the process a signal, if it is there."""
         if self._child is not None and self.alive:
-            with contextlib.suppress(ProcessLookupError):
-                self._child.send_signal(number)
+            send(self._child, number)
 
     def measure(self) -> None:
         """Note the most memory that the process has held, and how many files it has open."""

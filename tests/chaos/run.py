@@ -8,7 +8,7 @@ import re
 import ssl
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from itertools import cycle
@@ -20,7 +20,7 @@ import httpx
 import msgspec
 
 from bench.certificate import made as certificate
-from relay.sandbox.contract import API_KEY, StandIn
+from relay.sandbox.contract import API_KEY, ProviderJob, StandIn
 from relay.sandbox.evolink import EvoLink
 from relay.sandbox.kinovi import Kinovi
 from relay.sandbox.providers import base_urls
@@ -29,24 +29,28 @@ from relay.sandbox.serving import serve
 from relay.sandbox.stablestudio import StableStudio
 from relay.sandbox.world import Sandbox
 from relay.sandbox.x402org import X402Org
+from tests.chaos.buckets import RunBucket, opened
 from tests.chaos.checker import Broken, check
 from tests.chaos.databases import Database, PostgreSQLDatabase, SQLiteFile
 from tests.chaos.injector import Injector
 from tests.chaos.links import Link, link
-from tests.chaos.manifest import Answer, Call, Manifest, Stored
+from tests.chaos.manifest import Answer, Call, Manifest, Stored, StoredObject
 from tests.chaos.plan import JobPlan, Operation, Plan
 from tests.chaos.relays import Place, Program
+from tests.chaos.results import ResultServer, body_of, digest_of
 from tests.chaos.subscriber import Subscriber, subscribing
 
 KEY: Final = "an-admin-key-for-the-chaos"
 PACE_S: Final = 0.4
 CALLBACK_TIMEOUT_S: Final = 1.5
 CLIENT_TIMEOUT_S: Final = 4.0
-ASK_S, CONFLICT_S = 10.0, 2.0
+ASK_S, CONFLICT_S = 60.0, 2.0
 """How long a client repeats a request without an answer, and one that is 409."""
-PATIENCE_S: Final = 40.0
+PATIENCE_S, PATIENCE_MAX_S = 60.0, 240.0
+"""How long a run waits for its end while nothing changes, and in all: a busy machine is slow, not wrong."""
 PAUSE_S: Final = 0.2
-CAP_PER_JOB, CAP_IN_ALL = 700_000, 1_400_000
+CAP_PER_JOB, CAP_IN_A_DAY = 700_000, 1_400_000
+ARCHIVE_WAIT_S: Final = 2.0
 SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SETTINGS: Final[Mapping[str, str]] = {
     "RELAY_HOST": "127.0.0.1",
@@ -63,8 +67,12 @@ SETTINGS: Final[Mapping[str, str]] = {
     "RELAY_CONFIRM_WAIT_S": "1",
     "RELAY_LOOKUP_CACHE_S": "0.5",
     "RELAY_CHECK_AT_START": "0",
+    "RELAY_ARCHIVE_WAIT_S": f"{ARCHIVE_WAIT_S:g}",
+    "RELAY_ARCHIVE_RETRY_S": "60",
+    "RELAY_ARCHIVE_TIMEOUT_S": "3",
+    "RELAY_ARCHIVE_MAX_BYTES": "20000000",
     "RELAY_SPEND_MAX_PER_JOB": f"{CAP_PER_JOB / 1e6:.2f}",
-    "RELAY_SPEND_MAX_PER_DAY": f"{CAP_IN_ALL / 1e6:.2f}",
+    "RELAY_SPEND_MAX_PER_DAY": f"{CAP_IN_A_DAY / 1e6:.2f}",
 }
 STREAM: Final = "/v1/events/stream?type=job.*"
 _EVENT: Final = re.compile(r"^id: *(\S+)", re.MULTILINE)
@@ -74,7 +82,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What one seed showed: figures, and what it broke.
 
     `cut_short` counts stops that took longer than the processes had. `waited` says what was not at its end at which
-    time after the faults; `log` is the log of every process.
+    time after the faults; `copies` counts how copies ended, `results_met` the bad answers of the server of results.
+    `log` is the log of every process.
     """
 
     seed: int
@@ -88,6 +97,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     made: dict[str, int]
     skipped: dict[str, int]
     harmed: int
+    copies: dict[str, int]
+    results_met: dict[str, int]
     memory_mb: float
     broken: list[Broken]
     cut_short: int
@@ -105,7 +116,7 @@ class Scene:
 
     def __init__(self, plan: Plan, database: Database, folder: Path, program: tuple[str, ...]) -> None:
         self.plan = plan
-        self.run = Manifest(cap_per_job=CAP_PER_JOB, cap_in_all=CAP_IN_ALL)
+        self.run = Manifest(cap_per_job=CAP_PER_JOB, cap_in_a_day=CAP_IN_A_DAY)
         self.places: list[Place] = []
         self.links: dict[str, Link] = {}
         self._database = database
@@ -122,8 +133,13 @@ class Scene:
         }
         for stand_in in self._stand_ins.values():
             stand_in.callback_timeout_s = CALLBACK_TIMEOUT_S
+            stand_in.accept = partial(self._accept, stand_in.accept)  # type: ignore[method-assign]
         self.world = Sandbox(self._stand_ins, pace_s=PACE_S, time_scale=0.3)
         self.subscriber = Subscriber(plan.failing, self._luck)
+        self.results = ResultServer({job.marker: job.result for job in plan.jobs})
+        self._planned = {job.marker: job for job in plan.jobs}
+        self._bucket: RunBucket
+        self._next_copy_at: float | None = None
         self.waited: list[str] = []
         self._standing: list[str] = []
         self._secrets: dict[str, list[str]] = {}
@@ -132,6 +148,12 @@ class Scene:
     def _now_s(self) -> int:
         """Return the time of those providers whose offers and sign-ins end: in the end relay's clock agrees with it."""
         return int(time.time() + self._ahead_s)
+
+    def _accept(self, accept: Callable[..., ProviderJob], *arguments: Any) -> ProviderJob:
+        """Return a provider's new job, whose results are on the server of results, under its marker."""
+        job = accept(*arguments)
+        job.results_at = f"http://results.chaos.test:{self.links['results'].port}/{_marker(job.body)}"
+        return job
 
     async def play(self) -> Outcome:
         """Play the plan, wait until nothing is left to do, and judge."""
@@ -156,8 +178,9 @@ class Scene:
                         group.create_task(self._submit(client, job, load_s))
                 await injector.heal()
                 self._ahead_s = injector.ahead_s
+                self.run.clocks_agree = not injector.ahead_s
                 self.subscriber.well = True
-                await self._quiet(client)
+                await self._quiet(client, injector)
                 streaming.cancel()
                 await asyncio.gather(streaming, return_exceptions=True)
             finally:
@@ -176,6 +199,8 @@ class Scene:
             made=dict(injector.made),
             skipped=dict(injector.skipped),
             harmed=sum(one.harmed for one in self.links.values()),
+            copies=dict(Counter(one.error or one.state for one in self.run.stored.copies)),
+            results_met=dict(self.results.met),
             memory_mb=max(self.run.memory_mb.values(), default=0.0),
             broken=broken,
             log=[line for place in self.places for line in place.lines],
@@ -196,6 +221,10 @@ class Scene:
         plain = await stack.enter_async_context(subscribing(self.subscriber))
         other = await stack.enter_async_context(subscribing(self.subscriber, context)) if context else plain
         ports = {"provider": int(providers_at.rpartition(":")[2]), "subscriber_a": plain, "subscriber_b": other}
+        ports["results"] = await stack.enter_async_context(self.results.serving())
+        self._bucket = stack.enter_context(opened(self.plan.bucket, self._folder))
+        if self._bucket.port is not None:
+            ports["store"] = self._bucket.port
         for name, port in ports.items():
             self.links[name] = await stack.enter_async_context(link(partial(list, [port])))
         self.links["ingress"] = await stack.enter_async_context(link(self._serving))
@@ -207,6 +236,7 @@ class Scene:
             "DATABASE_URL": self._database.url,
             "RELAY_PUBLIC_URL": f"http://127.0.0.1:{self.links['ingress'].port}",
         }
+        environ |= self._bucket.environ(self.links["store"].port if "store" in self.links else 0)
         if self.plan.paid:
             environ["RELAY_WALLET_KEY"] = "0x" + "22" * 32
         for name, base_url in base_urls(f"http://provider.chaos.test:{self.links['provider'].port}").items():
@@ -251,6 +281,7 @@ class Scene:
             "provider": job.provider,
             "input": {"images": ["https://example.com/a.png"], "prompt": job.prompt, "duration_s": 5},
             "deadline_s": job.deadline_s,
+            "archive": job.archive,
         }
         if job.has_own_endpoint:
             url = f"http://a.chaos.test:{self.links['subscriber_a'].port}/own-{job.number}"
@@ -326,23 +357,32 @@ class Scene:
                                     headers["last-event-id"] = found[1]
                 await asyncio.sleep(PAUSE_S)
 
-    async def _quiet(self, client: httpx.AsyncClient) -> None:
-        """Return when every job has ended, every delivery too, and providers and streams have nothing left to say."""
+    async def _quiet(self, client: httpx.AsyncClient, injector: Injector) -> None:
+        """Return when every job has ended, every delivery too, and providers and streams have nothing left to say.
+
+        Where nothing but copies is left, and no event waits for one, the clocks go ahead to their next tries.
+        """
         loop = asyncio.get_running_loop()
-        until_s, waiting = loop.time() + PATIENCE_S, ["nothing was read"]
-        calm = 0
-        while calm < 2 and loop.time() < until_s:
+        began_s = changed_s = loop.time()
+        waiting, calm = ["nothing was read"], 0
+        while calm < 2 and loop.time() < min(changed_s + PATIENCE_S, began_s + PATIENCE_MAX_S):
+            before = waiting
             try:
                 waiting = await self._waiting(client)
             except (httpx.HTTPError, KeyError) as error:
                 waiting = [f"relay could not be asked: {error!r}"]
+            if waiting != before:
+                changed_s = loop.time()
+            if self._next_copy_at is not None:
+                injector.hasten(max(0.0, self._next_copy_at - time.time() - injector.ahead_s))
             calm = 0 if waiting else calm + 1
-            self.waited.append(f"{loop.time() - until_s + PATIENCE_S:.1f} s: {waiting[:4]}")
+            self.waited.append(f"{loop.time() - began_s:.1f} s: {waiting[:4]}")
             await asyncio.sleep(PAUSE_S)
-        self.run.unfinished += [f"after {PATIENCE_S:g} s: {one}" for one in waiting]
+        self.run.unfinished += [f"after {loop.time() - began_s:.0f} s: {one}" for one in waiting]
 
     async def _waiting(self, client: httpx.AsyncClient) -> list[str]:
         """Return what is not at its end; an operator has every endpoint probed that is held."""
+        self._next_copy_at = None
         found = []
         for path in ("/v1/jobs?status=open&limit=100", "/v1/deliveries?status=pending&limit=100"):
             answer = await client.get(path)
@@ -363,14 +403,19 @@ class Scene:
         return found or self._missing(await self._database.stored())
 
     def _missing(self, stored: Stored) -> list[str]:
-        """Return what a batch of redeliveries may still send: the events that an endpoint lacks."""
+        """Return which copies are not at their end, and what a batch of redeliveries may still send."""
+        copying = [f"copy {one.number} of {one.job}: {one.state} {one.error}" for one in stored.copies if one.waits]
         had = {(one.endpoint, one.event) for one in stored.deliveries if one.state == "delivered"}
-        return [
+        lacking = [
             f"{event.id} for {endpoint}"
             for endpoint in self._standing
             for event in stored.events
             if (endpoint, event.id) not in had
         ]
+        due = [one.due_at / 1000 for one in stored.copies if one.due_at is not None]
+        calm = not any(one.held_until or one.leased_by for one in stored.copies)
+        self._next_copy_at = max(due) if due and calm and not lacking else None
+        return copying + lacking
 
     async def _collect(self, injector: Injector) -> None:
         """Complete the manifest."""
@@ -387,12 +432,25 @@ class Scene:
         for stand_in in self._stand_ins.values():
             if isinstance(stand_in, StableStudio | X402Org):
                 run.ledger |= stand_in.till.ledger
+        await self._collect_copies()
         ids = {urlsplit(one.url).path: one.id for one in run.stored.endpoints}
         run.notifications = self.subscriber.notifications(ids)
         run.endpoints = {
             one.id: (tuple(self._secrets.get(urlsplit(one.url).path, [SECRET])), one.job)
             for one in run.stored.endpoints
         }
+
+    async def _collect_copies(self) -> None:
+        """Complete what the manifest has of results and their copies."""
+        run, contents = self.run, await asyncio.to_thread(self._bucket.contents)
+        run.archive_wait_s = ARCHIVE_WAIT_S
+        run.objects, run.unfinished_objects = contents.objects, contents.unfinished
+        for job in run.stored.jobs:
+            if job.marker in self._planned:
+                result = self._planned[job.marker].result
+                size = len(body_of(job.marker, result.size))
+                run.results[job.id] = StoredObject(digest_of(job.marker, result.size), size)
+                run.result_faults[job.id] = result.fault
 
     def _provider(self, url: str) -> str:
         """Return the provider that a callback URL belongs to."""

@@ -1,10 +1,11 @@
 """`python -m tests.chaos.sabotaged BREAK CONTROL serve`: relay with one promise broken, to show that a run finds it."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+from relay.archive import copier
 from relay.outbound.provider_client import ProviderClient
 from relay.outbound.webhook_sender import PostResult, WebhookSender
 from tests.chaos.control import Control
@@ -40,9 +41,21 @@ def _submissions_repeated() -> None:
     ProviderClient.send = twice  # type: ignore[method-assign, assignment]
 
 
+def _results_halved() -> None:
+    """Write half of each result, and say that all of it is there."""
+    chained = copier._chained
+
+    async def halved(start: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for piece in chained(start, pieces):
+            yield piece[: len(piece) // 2]
+
+    copier._chained = halved
+
+
 BREAKS: dict[str, Callable[[], None]] = {
     "events_reach_every_endpoint": _notifications_lost,
     "jobs_are_created_once": _submissions_repeated,
+    "told_copies_are_there": _results_halved,
 }
 """By the invariant that each breaks."""
 

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.chaos.links import GARBAGE, Link, link
-from tests.support.processes import free_port
+from tests.chaos.links import DENIAL, FORBIDDEN, GARBAGE, Link, link
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.anyio
 SOON_S, LATE_S = 0.3, 10.0
@@ -80,7 +80,7 @@ async def said_anew(made: Link, line: bytes, within_s: float = LATE_S) -> bytes 
         await ended(writer)
 
 
-@pytest.mark.parametrize("mode", ["cut", "refuse", "lose_answers", "garble"])
+@pytest.mark.parametrize("mode", ["cut", "refuse", "lose_answers", "garble", "forbid"])
 async def test_open_connections_are_reset(mode: str) -> None:
     """Reset what is open when such a fault begins."""
     async with linked() as (_, made, reader, writer):
@@ -96,6 +96,7 @@ async def test_open_connections_are_reset(mode: str) -> None:
         ("refuse", b"", False),
         ("lose_answers", b"", True),
         ("garble", GARBAGE, True),
+        ("forbid", FORBIDDEN + DENIAL, False),
         ("hang", None, False),
         ("half_open", None, False),
         ("slow", b"during\n", True),
@@ -109,7 +110,7 @@ async def test_a_new_connection_meets_the_fault(mode: str, answer: bytes | None,
         assert (b"during\n" in echo.lines) == arrives
 
 
-@pytest.mark.parametrize("mode", ["refuse", "lose_answers", "garble", "hang", "half_open", "slow"])
+@pytest.mark.parametrize("mode", ["refuse", "lose_answers", "garble", "hang", "half_open", "slow", "forbid"])
 async def test_a_new_connection_works_after_the_fault(mode: str) -> None:
     """Pass everything on again when the fault is over."""
     async with linked() as (_, made, __, ___):

@@ -1,12 +1,12 @@
-"""A seed is a plan: always the same, within its bounds, and the seeds of CI have every kind of fault."""
+"""A seed is a plan: always the same, within its bounds, and the seeds that are played have every kind of fault."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.sandbox.faults import of_prompt
-from tests.chaos.plan import JOBS, KINDS, LAYOUTS, LINK_MODES, LOAD_S, plan
-from tests.chaos.test_chaos import SEEDS
+from tests.chaos.plan import JOBS, KINDS, LAYOUTS, LINK_MODES, LOAD_S, RESULT_FAULTS, plan
+from tests.chaos.test_chaos import SEEDS, SEEDS_OF_CI
 
 databases = st.sampled_from(sorted(LAYOUTS))
 
@@ -28,14 +28,15 @@ def test_a_plan_is_bounded(seed: int, database: str) -> None:
     """Keep jobs and faults few, and within the time of the load; name processes and links that exist."""
     made = plan(seed, database)
     assert JOBS[0] <= len(made.jobs) <= JOBS[1]
-    assert 4 <= len(made.faults) <= 7
+    assert 5 <= len(made.faults) <= 10
     assert all(0 <= job.at_s <= LOAD_S for job in made.jobs)
     for fault in made.faults:
         assert 0 < fault.at_s <= LOAD_S
         assert 0 < fault.for_s <= 2
-        assert fault.kind in KINDS[database]
+        assert fault.kind in (*KINDS[database], "kill_copying")
         if fault.kind == "link":
             assert fault.how in LINK_MODES[fault.target]
+            assert fault.target != "store" or made.bucket == "s3"
         else:
             assert 0 <= int(fault.target) < len(made.layout)
 
@@ -50,7 +51,16 @@ def test_every_prompt_is_one_that_the_stand_ins_know(seed: int, database: str) -
 
 
 @pytest.mark.parametrize("database", LAYOUTS)
-def test_the_seeds_of_ci_have_every_kind_of_fault(database: str) -> None:
-    """Play each kind of fault of a database in at least one of the seeds that every change is tested with."""
-    assert len(SEEDS[database]) >= 10
-    assert {fault.kind for seed in SEEDS[database] for fault in plan(seed, database).faults} == set(KINDS[database])
+def test_the_seeds_have_every_kind_of_fault(database: str) -> None:
+    """Play each kind of fault of a database in at least one of the seeds that every run plays, and ten seeds in CI."""
+    assert len(SEEDS_OF_CI[database]) >= 10
+    assert set(SEEDS[database]) < set(SEEDS_OF_CI[database])
+    plans = [plan(seed, database) for seed in SEEDS[database]]
+    assert {fault.kind for made in plans for fault in made.faults} == {*KINDS[database], "kill_copying"}
+    assert {made.bucket for made in plans} == {"folder", "s3"}
+    assert {made.layout for made in plans} == set(LAYOUTS[database])
+    assert {made.paid for made in plans} == {made.tls for made in plans} == {False, True}
+    assert {job.archive for made in plans for job in made.jobs} == {"off", "after", "before_notify"}
+    assert {job.result.fault for made in plans for job in made.jobs} == {"", *RESULT_FAULTS}
+    targets = {fault.target for made in plans for fault in made.faults if fault.kind == "link"}
+    assert {"results", "store"} <= targets
