@@ -32,6 +32,7 @@ ALLOWED: Final = {
     "Unlicense",
 }
 CLASSIFIED: Final = {
+    "3-Clause BSD License": "BSD-3-Clause",
     "Apache Software License": "Apache-2.0",
     "BSD License": "BSD-3-Clause",
     "ISC License (ISCL)": "ISC",
@@ -60,8 +61,8 @@ def licence(name: str) -> str:
     if found := sorted({CLASSIFIED[one] for one in classified if one in CLASSIFIED}):
         return " OR ".join(found)
     said = str((about.get_all("License") or [""])[0])
-    if said in ALLOWED:
-        return said
+    if (expression := CLASSIFIED.get(said, said)) in ALLOWED:
+        return expression
     raise LookupError(f"{name} does not say its licence: {classified} {said:.80}")
 
 

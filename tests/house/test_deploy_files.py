@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import crossplane
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -151,6 +149,8 @@ def test_its_schema_accepts_it(schema: str) -> None:
 @pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)
 def test_kubernetes_accepts_its_manifests(path: Path) -> None:
     """Accept every manifest by the API server's own schema, which refuses a field that it does not know."""
+    import kubernetes_validate  # noqa: PLC0415 - not every worker needs what takes so long to load
+
     manifests = documents(path)
     assert len(manifests) >= 3
     for manifest in manifests:
@@ -335,6 +335,8 @@ def test_compose_runs_relay_without_root_and_without_a_writable_root() -> None:
 
 def test_nginx_accepts_its_file(tmp_path: Path) -> None:
     """Use directives of nginx alone, where nginx allows them, with limits above relay's own."""
+    import crossplane  # noqa: PLC0415 - not every worker needs what takes so long to load
+
     whole = tmp_path / "nginx.conf"
     whole.write_text(f"events {{}}\nhttp {{ include {DEPLOY / 'nginx.conf'}; }}\n")
     found = crossplane.parse(str(whole), strict=True, catch_errors=True)

@@ -5,6 +5,7 @@ import pkgutil
 import re
 import subprocess
 import time
+import tomllib
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -180,9 +181,10 @@ def test_the_settings_file_of_the_readme_is_good(tmp_path: Path) -> None:
     assert loaded.provider("evolink").api_key
 
 
-def test_the_readme_has_every_setting() -> None:
-    """Have each field of relay/settings.py in the table, in its order: name, default and meaning, and no other."""
-    found = re.findall(r"^\| `((?:RELAY_|PORT|DATABASE_)[^`]*)` \| (.*?) \| (.*) \|$", README, re.MULTILINE)
+def test_the_page_of_settings_has_every_setting() -> None:
+    """Have each field of relay/settings.py in the tables, in its order: name, default and meaning, and no other."""
+    page = (ROOT / "docs/settings.md").read_text()
+    found = re.findall(r"^\| `((?:RELAY_|PORT|DATABASE_)[^`]*)` \| (.*?) \| (.*) \|$", page, re.MULTILINE)
     assert found == [
         (s.name, "–" if s.default is None else f"`{s.default}`" if s.default else "empty", s.meaning)
         for s in documented()
@@ -230,7 +232,7 @@ def test_the_api_page_has_every_limit() -> None:
 
 def test_the_api_page_has_the_retry_schedule() -> None:
     """The table of retries is the default schedule: each delay, and the time since the first attempt."""
-    rows = re.findall(r"^\| (\d+) \| (\S+ \S+|at once) \| (\S+ \S+|–) \|$", API_PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| (\S+ \S+|immediately) \| (\S+ \S+|–) \|$", API_PAGE, re.MULTILINE)
     units = {"s": 1, "min": 60, "h": 3600}
     at_s = 0
     expected = []
@@ -240,7 +242,8 @@ def test_the_api_page_has_the_retry_schedule() -> None:
     read = []
     for number, *cells in rows:
         seconds = [
-            0 if cell in ("at once", "–") else round(float(cell.split()[0]) * units[cell.split()[1]]) for cell in cells
+            0 if cell in ("immediately", "–") else round(float(cell.split()[0]) * units[cell.split()[1]])
+            for cell in cells
         ]
         read.append((int(number), *seconds))
     assert [row[:2] for row in read] == [row[:2] for row in expected]
@@ -354,6 +357,19 @@ def provider_page(name: str) -> str:
 providers = pytest.mark.parametrize("provider", PROVIDERS.values(), ids=lambda one: one.name)
 
 
+def test_the_receivers_and_providers_are_as_many_as_the_pages_say() -> None:
+    """The README and the tables of contents name as many receivers and providers as there are."""
+    words = {11: "eleven", 13: "thirteen"}
+    table = (ROOT / "docs/examples/README.md").read_text()
+    receivers, pages = (
+        len(re.findall(r"\]\(receivers/", table)),
+        [ROOT / "docs/README.md", ROOT / "docs/recipes/README.md"],
+    )
+    for text in (README, *(page.read_text() for page in pages)):
+        assert f"{words[receivers]} languages and frameworks" in text
+    assert f"{words[len(PROVIDERS)]} providers]" in README.replace("\n", " ")
+
+
 def test_each_provider_has_its_page() -> None:
     """Have one page for each provider beside the README, and no other; docs/README.md leads to the folder."""
     assert {path.stem for path in (ROOT / "docs" / "providers").iterdir()} == {"README", *PROVIDERS}
@@ -373,6 +389,15 @@ def test_the_overview_of_providers_agrees_with_the_adapters() -> None:
     assert rows(section(page, "\n## Statuses\n", "\n## ")) == provider_pages.status_rows()
     errors = rows(page.partition("\n## Errors\n")[2])
     assert [cells for cells in errors if len(cells) == 3] == provider_pages.code_rows()
+
+
+@providers
+def test_a_page_says_which_secret_verifies_callbacks(provider: Provider) -> None:
+    """Say of a provider that calls back and signs by no secret that the setting must stay empty, and of no other."""
+    calls_back = bool(provider.callback_field or provider.callback_query)
+    takes_none = provider.verifier in ("none", "fal-jwks") and calls_back
+    found = re.search(r"`RELAY_\w+_CALLBACK_SECRET` must (stay empty|not be set)", provider_page(provider.name))
+    assert bool(found) == takes_none
 
 
 @providers
@@ -486,6 +511,17 @@ def test_files_that_are_named_exist(page: str) -> None:
     named |= set(re.findall(r"`((?:relay|tests|docs|deploy)/[\w./]*)`", text))
     places = (ROOT, ROOT / "relay", ROOT / "relay" / "providers")
     assert [name for name in sorted(named) if not any((place / name).exists() for place in places)] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", *PAGES])
+def test_installing_the_checkout_works_as_printed(page: str) -> None:
+    """The checkout is installed with extras that exist, and without a file of hashes: pip refuses a folder with one."""
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    for arguments in re.findall(r"pip install ([^`#\n]*)", (ROOT / page).read_text()):
+        folder = re.search(r"(?:^| )'?\.(?:\[(?P<extras>[\w,]+)\])?'?(?: |$)", arguments)
+        if folder is not None:
+            assert "requirements" not in arguments, arguments
+            assert set((folder["extras"] or "").split(",")) - {""} <= extras, arguments
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -244,10 +244,10 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_relay_keeps_the_rule(rule: Rule) -> None:
-    """No file of relay/ breaks the rule."""
-    findings = list(rule(read(PACKAGE)))
+def test_relay_keeps_the_rules() -> None:
+    """No file of relay/ breaks a rule."""
+    modules = read(PACKAGE)  # which takes longer than all the rules
+    findings = [f"{finding} ({rule.__name__})" for rule in RULES for finding in rule(modules)]
     assert not findings, "\n" + "\n".join(findings)
 
 

@@ -18,7 +18,8 @@ from packaging.version import Version
 from relay.settings import PROVIDER_SETTINGS, SETTINGS
 
 ROOT = Path(__file__).parents[2]
-FILES = ("requirements.txt", "requirements-x402.txt", "requirements-test.txt")
+EXTRAS = {"requirements-x402.txt": ("x402",), "requirements-all.txt": ("x402", "otel", "archive", "cli")}
+FILES = ("requirements.txt", *EXTRAS, "requirements-test.txt")
 SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
 DEV = ROOT / "deploy" / "dev"
 NEEDED = ("nodejs", "npm", "git", "postgresql", "pgbouncer", "php-cli", "ruby", "ruby-webrick", "chromium")
@@ -82,8 +83,8 @@ def test_requirements_are_up_to_date(file: str, python: str) -> None:
     """What pyproject.toml asks for is pinned, once for each Python, within its bounds; else: ./deploy/dev lock."""
     data = project()
     wanted = data["project"]["dependencies"]
-    if file == "requirements-x402.txt":
-        wanted = [*wanted, *extra("x402")]
+    for name in EXTRAS.get(file, ()):
+        wanted = [*wanted, *extra(name)]
     if file == "requirements-test.txt":
         wanted = [*wanted, *data["dependency-groups"]["test"], *data["dependency-groups"]["lint"]]
     machine = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
@@ -94,7 +95,7 @@ def test_requirements_are_up_to_date(file: str, python: str) -> None:
         assert requirement.specifier.contains(version), f"{file} pins {requirement.name} {version}"
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements-x402.txt"])
+@pytest.mark.parametrize("file", ["requirements.txt", *EXTRAS])
 def test_tests_run_with_what_production_runs_with(file: str) -> None:
     """requirements-test.txt contains what is installed to run relay, entry by entry and hash by hash."""
     runtime, tests = pins(file), pins("requirements-test.txt")
@@ -105,10 +106,16 @@ def test_tests_run_with_what_production_runs_with(file: str) -> None:
         assert set(hashes) <= {each for other in tests if Requirement(other).name == name for each in tests[other]}
 
 
-def test_payments_are_installed_with_what_relay_runs_with() -> None:
-    """requirements-x402.txt contains requirements.txt, entry by entry and hash by hash, so that it is enough alone."""
-    runtime, paying = pins("requirements.txt"), pins("requirements-x402.txt")
-    held = {(Requirement(entry).name, str(Requirement(entry).specifier)): set(paying[entry]) for entry in paying}
+def test_every_extra_is_in_the_file_of_all() -> None:
+    """requirements-all.txt has each extra of pyproject.toml."""
+    assert sorted(EXTRAS["requirements-all.txt"]) == sorted(project()["project"]["optional-dependencies"])
+
+
+@pytest.mark.parametrize("file", EXTRAS)
+def test_extras_are_installed_with_what_relay_runs_with(file: str) -> None:
+    """Each file of extras contains requirements.txt, entry by entry and hash by hash, so that it is enough alone."""
+    runtime, more = pins("requirements.txt"), pins(file)
+    held = {(Requirement(entry).name, str(Requirement(entry).specifier)): set(more[entry]) for entry in more}
     for entry, hashes in runtime.items():
         assert held[Requirement(entry).name, str(Requirement(entry).specifier)] == set(hashes), entry
 
@@ -169,7 +176,7 @@ def readme() -> str:
 
 
 def test_readme_names_only_settings_that_exist() -> None:
-    """Every RELAY_… variable in the README is in the table of settings (`<PROVIDER>` stands for a name)."""
+    """Every RELAY_… variable in the README is a setting (`<PROVIDER>` stands for a name)."""
     text = readme()
     plain = {setting.name for setting in SETTINGS}
     patterned = [setting.name for setting in PROVIDER_SETTINGS]
@@ -189,13 +196,19 @@ def test_readme_links_lead_somewhere() -> None:
     assert [link for link in relative if not (ROOT / link).exists()] == []
 
 
+BEGINS_WITH_DOCSTRING = re.compile(r"([ \t]*(#.*)?\n)*(\Z|r?\"{3})")
+"""Blank lines and comments, then a docstring or nothing; parsing every file takes three seconds."""
+
+
 def test_every_python_file_says_why_it_exists() -> None:
     """Each file with code in it begins with a docstring."""
-    trees = {path: ast.parse(path.read_text()) for path in python_files()}
     silent = [
-        path.relative_to(ROOT).as_posix() for path, tree in trees.items() if tree.body and not ast.get_docstring(tree)
+        path.relative_to(ROOT).as_posix()
+        for path in python_files()
+        if not BEGINS_WITH_DOCSTRING.match(path.read_text())
     ]
     assert silent == []
+    assert not BEGINS_WITH_DOCSTRING.match("#!/usr/bin/env python\n\nimport ast\n")
 
 
 def test_every_test_says_what_it_specifies() -> None:
@@ -264,13 +277,18 @@ def test_dev_refuses_an_old_python(tmp_path: Path) -> None:
     assert f"PYTHON={old} is no Python of 3.11 or newer" in done.stderr
 
 
-def test_dev_starts_at_once_when_all_is_installed() -> None:
-    """A second start takes the .venv as it is: nothing is installed or said, and PYTHON may name its version."""
+def test_dev_starts_at_once_when_all_is_installed(tmp_path: Path) -> None:
+    """A second start takes the .venv as it is: nothing is installed or said, and PYTHON may name its version.
+
+    Bytecode is kept, whatever the environment says of it.
+    """
     stamp = ROOT / ".venv" / "stamp-requirements-test.txt"
     with (ROOT / "requirements-test.txt").open() as file:
         wanted = subprocess.run(["cksum"], stdin=file, capture_output=True, text=True, timeout=60, check=True).stdout
     if not stamp.exists() or stamp.read_text() != wanted or not sys.executable.startswith(f"{ROOT}/.venv/"):
         pytest.skip("these tests were not started by ./deploy/dev test")
-    done = run_dev("test", "--version", PYTHON=sys.executable)
+    (tmp_path / "sitecustomize.py").write_text("import sys\nprint('bytecode is kept:', not sys.dont_write_bytecode)\n")
+    environ = {"PYTHON": sys.executable, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = run_dev("test", "--version", **environ)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("pytest ")
+    assert done.stdout.startswith("bytecode is kept: True\npytest ")

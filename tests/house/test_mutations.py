@@ -2,12 +2,11 @@
 
 import ast
 
-import pytest
-
 from tests.mutations import CONCERNED, ROOT, mutants
+from tests.support.rows import rows
 
 
-@pytest.mark.parametrize("file", CONCERNED)
+@rows("file", CONCERNED)
 def test_a_mutated_file_and_its_tests_exist(file: str) -> None:
     """Find the file, its tests and at least one mutant, each of which changes the text and is still Python."""
     text = (ROOT / file).read_bytes()
