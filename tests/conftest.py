@@ -10,15 +10,19 @@ from contextlib import ExitStack
 import pytest
 from hypothesis import settings
 
-from tests.support import contract, postgres, running, spreading
+from tests.support import contract, memory, postgres, running, spreading
 from tests.support.quiescence import WatchedLoop
+from tests.support.thorough import THOROUGH
 
 pytest_plugins = ["tests.support.oracles"]
 
+FOLDERS_BYTES = 6 << 30
+"""A run of all tests writes some three gigabytes at the same time at most, should nothing be removed before its end."""
+
 # No deadline per example: a busy machine is slow, not wrong.
-settings.register_profile("quick", deadline=None, max_examples=50)
+settings.register_profile("quick", deadline=None, max_examples=25)
 settings.register_profile("thorough", deadline=None, max_examples=150)
-settings.load_profile("thorough" if os.environ.get("CI") else "quick")
+settings.load_profile("thorough" if THOROUGH else "quick")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,9 +31,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Take SIGINT again where a shell has started the tests in the background: the programs they start inherit it."""
+    """Take SIGINT again where a shell has started the tests in the background: the programs they start inherit it.
+
+    The tests' folders, and so their SQLite files, are in memory where there is enough: a tenth of the run is less.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if folder := memory.folder(FOLDERS_BYTES):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,7 +3,6 @@
 What each seed does is in plan.py, and what must be true of it in checker.py.
 """
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -14,13 +13,13 @@ from tests.chaos.plan import Result, plan
 from tests.chaos.run import play
 from tests.chaos.sabotaged import BREAKS
 from tests.support.postgres import Server
+from tests.support.thorough import played
 
 pytestmark = pytest.mark.anyio
 
 SEEDS = {"sqlite": (165, 194, 310, 451), "postgres": (20, 222, 315, 713)}
 """As few as have every kind of fault, every layout of processes, jobs that are paid for, and a subscriber with TLS."""
-SEEDS_OF_CI = {database: (*range(1, 7), *seeds) for database, seeds in SEEDS.items()}
-PLAYED = SEEDS_OF_CI if os.environ.get("CI") else SEEDS
+SEEDS_OF_CI = {database: (*seeds, *range(1, 7)) for database, seeds in SEEDS.items()}
 
 
 async def judged(seed: int, database: Database, folder: Path, kind: str) -> None:
@@ -32,7 +31,7 @@ async def judged(seed: int, database: Database, folder: Path, kind: str) -> None
     assert outcome.notifications > outcome.jobs
 
 
-@pytest.mark.parametrize("seed", PLAYED["sqlite"])
+@pytest.mark.parametrize("seed", played(SEEDS_OF_CI["sqlite"], 2))
 async def test_a_seed_breaks_nothing_on_sqlite(seed: int, tmp_path: Path) -> None:
     """Keep every invariant on SQLite through the faults of a seed."""
     made = plan(seed, "sqlite")
@@ -44,7 +43,7 @@ async def test_a_seed_breaks_nothing_on_sqlite(seed: int, tmp_path: Path) -> Non
         file.remove()
 
 
-@pytest.mark.parametrize("seed", PLAYED["postgres"])
+@pytest.mark.parametrize("seed", played(SEEDS_OF_CI["postgres"], 2))
 async def test_a_seed_breaks_nothing_on_postgresql(seed: int, tmp_path: Path, database_server: Server) -> None:
     """Keep every invariant on PostgreSQL through the faults of a seed."""
     database_server.ensure()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import asyncpg
 
+from tests.support import memory
 from tests.support.ports import free_port
 
 PLACES = ("/usr/lib/postgresql/*/bin", "/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql*/bin")
@@ -22,9 +23,8 @@ FAST = (
     *("-F", "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200"),
     *("-c", "max_wal_size=64MB", "-c", "min_wal_size=32MB"),
 )
-MEMORY = Path("/dev/shm")
-"""Where Linux has a file system in memory: a database, some thousand files, is made there in a tenth of the time."""
-MEMORY_FREE_MIN = 2 << 30
+SERVER_BYTES = 2 << 30
+"""What a server may need in memory, where a database, some thousand files, is made in a tenth of the time."""
 DROPPED_TOGETHER = 20
 
 
@@ -97,18 +97,12 @@ class Server:
         self._unused.clear()
 
 
-def _folder() -> Path | None:
-    """Return where servers keep their data: in memory, if there is enough of it, else in the usual place."""
-    enough = MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= MEMORY_FREE_MIN
-    return MEMORY if enough else None
-
-
 @contextmanager
 def server(options: Sequence[str] = FAST) -> Iterator[Server]:
     """Yield a server in a temporary folder, under an account that may run one; ended when the block ends."""
     bin_ = programs()
     assert bin_ is not None, "PostgreSQL is not installed"
-    with tempfile.TemporaryDirectory(prefix="relay-postgres-", dir=_folder()) as folder:
+    with tempfile.TemporaryDirectory(prefix="relay-postgres-", dir=memory.folder(SERVER_BYTES)) as folder:
         data = Path(folder) / "data"
         account = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
         if account:

@@ -9,8 +9,16 @@ import pytest
 
 from bench.targets import CONFIRMED, ROWS
 from tests.support import postgres, processes
+from tests.support.thorough import played
 
 pytestmark = pytest.mark.anyio
+
+LOADS = (
+    ["pipelining", "large_uploads"],
+    ["refusals", "lists", "bombs"],
+    ["slow_endpoints", "slow_readers", "searches"],
+)
+PARTS = (("sqlite", "jobs"), ("sqlite", "deliver resume"), ("postgres", "steady"))
 
 
 async def bench(*words: str) -> tuple[int | None, dict[str, Any]]:
@@ -36,10 +44,7 @@ async def test_everything_arrives_in_spite_of_failures_and_a_kill() -> None:
     assert (status, found["events"], found["deliveries"]) == (0, 40, 120)
 
 
-@pytest.mark.parametrize(
-    "loads",
-    [["pipelining", "refusals", "lists", "bombs"], ["slow_endpoints", "large_uploads", "slow_readers", "searches"]],
-)
+@pytest.mark.parametrize("loads", played(LOADS, 1))
 async def test_a_quiet_tenant_is_served_beside_a_stranger(loads: list[str]) -> None:
     """Serve every request of the quiet tenant, and deliver and stream every event, beside each load of `strangers`."""
     status, found = await bench(
@@ -98,7 +103,7 @@ async def test_a_benchmark_of_one_round_ends(name: str) -> None:
     assert all(value > 0 for run in runs for name, value in run.items() if name in ("per_s", "cpu_us", "p99_ms"))
 
 
-@pytest.mark.parametrize(("kind", "parts"), [("sqlite", "deliver jobs resume"), ("postgres", "steady")])
+@pytest.mark.parametrize(("kind", "parts"), played(PARTS, 1))
 async def test_the_targets_have_a_figure_each(kind: str, parts: str) -> None:
     """Measure the rows that are asked for on a database, and confirm every end of a small burst of jobs."""
     if kind == "postgres" and postgres.programs() is None:
@@ -111,7 +116,7 @@ async def test_the_targets_have_a_figure_each(kind: str, parts: str) -> None:
     assert found["rows"].get(CONFIRMED) == (1 if "jobs" in parts else None)
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+@pytest.mark.parametrize("kind", played(("sqlite", "postgres"), 1))
 async def test_results_are_copied_beside_other_jobs(kind: str) -> None:
     """`archive`: copy the result of each job that ended, and tell of every other job."""
     if kind == "postgres" and postgres.programs() is None:

@@ -23,7 +23,7 @@ from relay.web.auth import Caller
 from relay.web.dashboard import rendering
 from relay.web.dashboard.in_process import ApiCall, InProcessApi, Refused
 from relay.web.dashboard.live import Live
-from relay.web.dashboard.rendering import Templates, shared_assets
+from relay.web.dashboard.rendering import shared_assets, shared_templates
 from relay.web.dashboard.session import Session, Sessions, SignedIn, csrf_matches, same_origin, set_cookie
 from relay.web.dashboard.view import Desk, Form, FormRoute, Handler, Note, PageRoute, Verb, View, text_of
 from relay.web.request_body import BodyMemory
@@ -53,7 +53,7 @@ class Frame:
             app=app,
             api=InProcessApi(app, api, memory),
             sessions=sessions,
-            templates=Templates(base, assets),
+            templates=shared_templates(base),
             assets=assets,
             paths=frozenset(page.path for page in pages),
         )

@@ -161,3 +161,9 @@ def html(text: str, status: int = 200) -> Response:
 def shared_assets() -> Assets:
     """Return the assets, whose hashes are computed once."""
     return Assets()
+
+
+@lru_cache(maxsize=8)
+def shared_templates(base: str) -> Templates:
+    """Return the templates below a path, each compiled once in a process: an application may embed several relays."""
+    return Templates(base, shared_assets())
