@@ -118,7 +118,7 @@ async def test_a_stop_cuts_an_attempt_short_and_gives_the_delivery_back(tmp_path
 
     hanging = await asyncio.start_server(hang, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{hanging.sockets[0].getsockname()[1]}/"
-    async with relay(tmp_path, confirm=False, RELAY_SHUTDOWN_S="0") as running:
+    async with relay(tmp_path, confirm=False, unhurried=True, RELAY_SHUTDOWN_S="0") as running:
         await running.client.post("/v1/endpoints", json={"url": url, "in_flight_max": 1, "event_types": ["*"]})
         for _ in range(2):
             await running.submit()

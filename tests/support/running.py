@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ from relay.storage.store import open_migrated
 from relay.web.server import server
 from tests.support.held_ids import made_by
 from tests.support.postgres import Server
-from tests.support.quiescence import WatchedLoop, quiet
+from tests.support.quiescence import WatchedLoop, quiet, watched_loop
 
 KEY = "an-admin-key-for-the-tests"
 SECRET_KEY = "a-key-that-is-long-enough-to-sign"
@@ -162,6 +162,7 @@ async def relay(
     adapters: Mapping[str, Provider] | None = None,
     port: int = 0,
     dispatches: bool = True,
+    unhurried: bool = False,
     **environ: str,
 ) -> AsyncIterator[Running]:
     """relay, running; names in `environ` are settings, added to those that a test needs.
@@ -169,6 +170,8 @@ async def relay(
     `adapters` take the place of those of the same names.
     `confirm=False` has callbacks believed as they are: for those that a test sends, of which the sandbox knows nothing.
     Without `dispatches` it serves requests only. A `world` that is given is the sandbox, and outlives this relay.
+    `unhurried`: while it stops, no time passes for the event loop's timers, so that it writes all that it would write
+    within its limits, however busy the machine is.
     """
     if not confirm:
         environ = {f"RELAY_{name.upper()}_CONFIRM": "never" for name in (*PROVIDERS, *DEV_PROVIDERS)} | environ
@@ -189,9 +192,12 @@ async def relay(
         loaded = settings.load(environment(folder, origin, providers_at) | environ, (*PROVIDERS, *DEV_PROVIDERS))
         held = clock or HeldClock()
         stack.enter_context(made_by(held.now_ms))
+        time_held = stack.enter_context(ExitStack())
         app = await stack.enter_async_context(
             opened(loaded, {**PROVIDERS, **DEV_PROVIDERS, **(adapters or {})}, held, dispatches=dispatches)
         )
+        if unhurried:
+            stack.callback(lambda: time_held.enter_context(watched_loop().time_held()))
         http = server(app, "127.0.0.1", 0)
         serving = asyncio.create_task(http.serve(sockets=[listening]))
         stack.push_async_callback(_stop, http, serving)
