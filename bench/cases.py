@@ -155,7 +155,7 @@ def _record(of: Sample) -> list[Case]:
             "insert_job_request",
             [{"job_id": row["id"], "request": "{}", "input": None, "metadata": "{}"} for row in made],
         ),
-        _case("job_to_submit", {"id": of.jobs[0]["id"]}),
+        _case("jobs_to_submit", {"ids": [of.jobs[0]["id"]]}),
         _case("start_submission", of.jobs[0] | {"boot": 1}, writes=True),
     ]
 

@@ -42,7 +42,7 @@ class Sink:
             await hang_up(request)
         await Response(status_code=status_code or 200, headers=self.response_headers)(scope, receive, send)
 
-    async def wait_for(self, reached: "Callable[[Sink], bool]", timeout_s: float = 10.0) -> None:
+    async def wait_for(self, reached: "Callable[[Sink], bool]", timeout_s: float = 30.0) -> None:
         """Return when the sink has come so far; TimeoutError when it has not in time."""
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(lambda: reached(self))

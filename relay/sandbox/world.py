@@ -85,7 +85,7 @@ class Sandbox:
         await asyncio.gather(*self._running, return_exceptions=True)
         await self._caller.close()
 
-    async def wait_for(self, reached: Callable[["Sandbox"], bool], timeout_s: float = 10.0) -> None:
+    async def wait_for(self, reached: Callable[["Sandbox"], bool], timeout_s: float = 30.0) -> None:
         """Return when the sandbox has come so far; TimeoutError when it has not in time."""
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(lambda: reached(self))

@@ -255,18 +255,23 @@ class Jobs:
 
 async def _start_submissions(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[Job | None]:
     """Compare and set: each job is started once."""
+    found = await transaction.rows("jobs_to_submit", {"ids": sorted({params["id"] for params in wanted})})
+    jobs = {row["id"]: job_rows.job(row) for row in found}
     started: list[Job | None] = []
+    stored: list[dict[str, Any]] = []
     for params in wanted:
-        found = await transaction.rows("job_to_submit", {"id": params["id"]})
-        job = job_rows.job(found[0]) if found else None
+        job = jobs.pop(params["id"], None)
         if job is None or job.state is not JobState.PENDING or job.next_submit_at is None:
             started.append(None)
             continue
         job.next_submit_at, job.submission_started_at = None, params["now"]
         job.submissions_made += 1
-        stored = {name: getattr(job_rows.row(job), name) for name in ("id", "timer", "next_at", "doc")}
-        await transaction.run_many("start_submission", [stored | {"boot": params["boot"]}])
+        row = job_rows.row(job)
+        stored.append(
+            {name: getattr(row, name) for name in ("id", "timer", "next_at", "doc")} | {"boot": params["boot"]}
+        )
         started.append(job)
+    await transaction.run_many("start_submission", stored)
     return started
 
 

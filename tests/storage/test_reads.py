@@ -62,7 +62,7 @@ def test_little_that_waits_is_not_all_that_is_read(database_server: Server) -> N
     used = {case.name: set(plan.partial) for case, plan in plans}
     few = ("endpoints_standing", "endpoints_page")
     named = {name: partial.difference(few) for name, partial in used.items() if BY_ID.search(found_by[name].source)}
-    assert {"due_deliveries", "release_deliveries", "jobs_and_listeners", "job_to_submit"} <= named.keys()
+    assert {"due_deliveries", "release_deliveries", "jobs_and_listeners", "jobs_to_submit"} <= named.keys()
     assert {name: one for name, one in named.items() if any(not index.endswith("_of_job") for index in one)} == {}
     of_endpoint = ("endpoints_waiting", "claim_deliveries_of_endpoint", "pending_of_endpoint")
     assert [used[name] for name in of_endpoint] == [{"deliveries_waiting"}] * 3

@@ -1,4 +1,4 @@
-"""Two processes that apply updates to the same job concurrently, on PostgreSQL: neither overwrites the other's."""
+"""Two processes that write about the same jobs concurrently, on PostgreSQL: neither overwrites the other's."""
 
 import asyncio
 import time
@@ -29,6 +29,7 @@ from relay.storage.engine.migrations import migrate
 from relay.storage.engine.postgres import PostgreSQL
 from relay.storage.fan_out import NewDelivery
 from relay.storage.history import PATIENCE_MS
+from relay.storage.jobs import Jobs
 from tests.support.past import ENDPOINT, insert_jobs, select
 from tests.support.postgres import Server
 from tests.support.running import SECRET_KEY
@@ -168,7 +169,7 @@ async def held(database: PostgreSQL, *job_ids: str) -> AsyncIterator[Transaction
 async def waiting(database: PostgreSQL, number: int = 1) -> None:
     """Return when so many transactions wait for a lock."""
     text = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await select(database, text))[0][0] < number:  # noqa: ASYNC110 - the server does not say when
             await asyncio.sleep(0.01)
 
@@ -186,6 +187,24 @@ async def test_what_another_wrote_meanwhile_is_not_overwritten(database_server: 
         assert await added(one) == [("job_1", 1, 1, 1), ("job_2", 1, 1, 2)]
         assert await select(one, "SELECT job_id FROM events ORDER BY job_id") == [("job_1",), ("job_2",)]
         assert await select(one, "SELECT job_id FROM callbacks ORDER BY job_id") == [("job_1",), ("job_2",)]
+
+
+async def test_submissions_are_started_in_one_order(database_server: Server) -> None:
+    """Wait for the first job that another process holds without holding a later one, whatever the order they came in.
+
+    Every process looks for the same jobs that are due, so that two of them often start the same ones.
+    """
+    async with two(database_server, []) as (one, another):
+        due = [msgspec.structs.replace(running(name), state=JobState.PENDING, next_submit_at=1) for name in "abc"]
+        await one.transact(partial(insert_jobs, jobs=due))
+        applier = UpdateApplier(Lease(1), Room(1), (0,))
+        jobs = Jobs(one, Writer(one, 10), Encryption([SECRET_KEY]), applier, Lease(1))
+        async with held(another, "a") as transaction:
+            starting = [asyncio.create_task(jobs.start_submission(name, 2)) for name in "cba"]
+            await waiting(another)
+            await transaction.run_text("SELECT id FROM jobs WHERE id <> 'a' FOR UPDATE NOWAIT")
+        assert [job and job.id for job in await asyncio.gather(*starting)] == list("cba")
+        assert await jobs.start_submission("b", 3) is None
 
 
 async def test_the_same_callback_in_two_processes_is_recorded_once(database_server: Server) -> None:

@@ -88,15 +88,15 @@ FROM unnest(
 ) AS many (id, state, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, timer, next_at, doc, version)
 WHERE jobs.id = many.id AND (many.version IS NULL OR CAST(jobs.xmin AS TEXT) = many.version) RETURNING jobs.id;
 
--- name: job_to_submit
--- A job that is about to be submitted, locked by the transaction that marks it. It is found by its id, and by no index of what waits.
+-- name: jobs_to_submit
+-- The jobs that are about to be submitted, by the transaction that marks them. They are found by their ids, and by no index of what waits.
 SELECT id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata
-FROM jobs JOIN job_requests ON job_id = id WHERE id = :id;
+FROM jobs JOIN job_requests ON job_id = id WHERE id IN (SELECT value FROM json_each(:ids));
 
--- name: job_to_submit.postgres
--- PostgreSQL locks the row, so that of several processes one finds it not yet begun.
+-- name: jobs_to_submit.postgres
+-- PostgreSQL locks the rows, so that of several processes one finds each not yet begun: in one order, for all of them look for the same jobs.
 SELECT id, reason, provider_job_id, cost, finished_at, confirm_by, next_check_at, checks_made, doc, input, request, metadata
-FROM jobs JOIN job_requests ON job_id = id WHERE id = :id FOR UPDATE OF jobs;
+FROM jobs JOIN job_requests ON job_id = id WHERE id = ANY (:ids) ORDER BY id FOR UPDATE OF jobs;
 
 -- name: start_submission
 -- The job is being submitted from now on, by this boot.
