@@ -42,7 +42,7 @@ class Stream:
         """Return the next so many parts by their ids; a comment counts as the part `:`."""
         found: dict[str, str] = {}
         text = ""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(found) < number:
                 line = await anext(self._lines)
                 if line.startswith(":"):
@@ -58,13 +58,13 @@ class Stream:
 
     async def ended(self) -> None:
         """Return once the stream has ended, whatever comes before."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             async for _ in self._lines:
                 pass
 
     async def ends(self) -> bool:
         """Return whether the stream ends without another part."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return not [line async for line in self._lines if line]
 
 

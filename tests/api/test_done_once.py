@@ -88,7 +88,7 @@ async def things(stage: Scene) -> dict[str, str]:
 
 async def counted(stage: Scene, redelivered_min: int = 0) -> dict[str, int]:
     """Return the number of each kind as soon as there are this many redeliveries."""
-    async with client(stage) as asking, asyncio.timeout(20):
+    async with client(stage) as asking, asyncio.timeout(60):
         while True:
             lists = {
                 kind: (await asking.get(f"/v1/{kind}?limit=200")).json()["data"]
@@ -116,7 +116,7 @@ async def test_killed_before_its_answer_was_stored_the_work_is_done_once(tmp_pat
             async with client(stage) as asking:
                 with pytest.raises(httpx.TransportError):
                     await asking.request(method, path, content=content)
-            assert await asyncio.wait_for(second.wait(), 20) == -signal.SIGKILL
+            assert await asyncio.wait_for(second.wait(), 60) == -signal.SIGKILL
         sent = len(stage.world.submissions)
         async with processes.process(stage.environ, "-m", "relay", "serve") as third:
             await processes.ready(stage.origin, third)
@@ -166,7 +166,7 @@ async def test_killed_while_the_provider_answers_a_resubmission_is_sent_once(tmp
             async with client(stage) as asking:
                 with pytest.raises(httpx.TransportError):
                     await asking.post(path, json=consent)
-            await asyncio.wait_for(second.wait(), 20)
+            await asyncio.wait_for(second.wait(), 60)
         async with processes.process(stage.environ, *A_MINUTE_LATER) as third:
             await processes.ready(stage.origin, third)
             async with client(stage) as asking:
@@ -183,7 +183,7 @@ async def test_a_job_shown_after_a_kill_has_its_endpoints_secrets(tmp_path: Path
             await processes.ready(stage.origin, first)
             with pytest.raises(httpx.TransportError):
                 await stage.submit()
-            await asyncio.wait_for(first.wait(), 20)
+            await asyncio.wait_for(first.wait(), 60)
         async with processes.process(stage.environ, *A_MINUTE_LATER) as second:
             await processes.ready(stage.origin, second)
             answer = await stage.submit()

@@ -152,7 +152,7 @@ class PostgreSQLDatabase:
 
     async def stored(self) -> Stored:
         """Return what is stored."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             connection: Any = await asyncpg.connect(self.direct)
             try:
                 rows = [[tuple(row) for row in await connection.fetch(query)] for query in _QUERIES]

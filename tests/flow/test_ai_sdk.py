@@ -47,7 +47,7 @@ async def generated(running: Running, compiled: Path, node_packages: Path, folde
         await running.world.wait_for(lambda world: len(world.jobs) == 1, 30)
         (job,) = running.world.jobs
         await running.world.finish(job)
-        out, _ = await asyncio.wait_for(node.communicate(), 30)
+        out, _ = await asyncio.wait_for(node.communicate(), 60)
     finally:
         if node.returncode is None:
             node.kill()

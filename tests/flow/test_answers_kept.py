@@ -96,7 +96,7 @@ async def test_ids_that_were_told_while_the_database_was_away_are_stored(
     """Keep what ten submissions were answered while PostgreSQL was away for a minute, with its evidence, sent once."""
     async with slow_provider(tmp_path, database_server) as (running, slow):
         jobs = [await running.submit() for _ in range(JOBS)]
-        await asyncio.wait_for(slow.all_asked.wait(), 20)
+        await asyncio.wait_for(slow.all_asked.wait(), 60)
         await away(running, slow, database_server)
         shown = await until(running, "/v1/jobs", lambda page: {one["status"] for one in page["data"]} == {"submitted"})
         assert sorted(one["provider_job_id"] for one in shown["data"]) == sorted(slow.created)
@@ -118,7 +118,7 @@ async def test_a_status_that_was_told_while_the_database_was_away_is_stored(
         slow.may_answer.clear()
         slow.asked.clear()
         checking = asyncio.ensure_future(running.client.post(f"{path}/status-checks"))
-        await asyncio.wait_for(slow.asked.wait(), 20)
+        await asyncio.wait_for(slow.asked.wait(), 60)
         await away(running, slow, database_server)
         shown = await until(running, path, lambda shown: shown["status"] == "succeeded")
         assert (shown["outputs"][0]["url"], shown["finished_by"]) == (VIDEO, "status_check")

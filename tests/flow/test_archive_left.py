@@ -60,7 +60,7 @@ async def one_left(archive: Archiving, server: s3.S3, gate: s3.Gate) -> dict[str
 
 async def until(archive: Archiving, condition: Any, step_s: float = 1) -> None:
     """Let time pass until a condition holds; obstore works in threads of its own, which no held clock knows."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not condition():
             await archive.advance(step_s)
             await asyncio.sleep(0.01)

@@ -156,7 +156,7 @@ async def test_what_was_deleted_meanwhile_is_not_there(store: ObjectStore) -> No
 async def failed(archive: Archiving, times: int, code: CopyErrorCode = UNAVAILABLE) -> None:
     """Return when so many tries have failed; obstore works in threads of its own, which no held clock knows."""
     wanted = f'\nrelay_archive_tries_total{{outcome="{code}",provider="evolink"}} {times}.0\n'
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while wanted not in (await archive.client.get("/metrics")).text:  # noqa: ASYNC110 - it is behind HTTP
             await asyncio.sleep(0.01)
     await quiet()
@@ -225,7 +225,7 @@ async def test_what_a_lost_answer_leaves_is_deleted(tmp_path: Path, server: s3.S
         assert (await archive.job(job))["outputs"][0]["archive"]["error"] == "store_unavailable"
         assert (await archive.events(job))[-1] == "job.archive_failed"
         gate.loses_answers = False
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while server.keys():
                 await archive.advance(LEFT_PAUSE_MS / 1000)
                 await asyncio.sleep(0.01)

@@ -90,7 +90,7 @@ async def test_a_signed_in_page_leads_to_the_copy(store: s3.S3, tmp_path: Path) 
 
 async def archived(archive: Archiving, job_id: str) -> dict[str, Any]:
     """Return the job once its copy has ended; obstore works in threads of its own, which no held clock knows."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (job := await archive.running.get(f"/v1/jobs/{job_id}"))["outputs"][0]["archive"]["state"] == "pending":
             for _ in range(20):  # a large copy pauses often
                 await archive.advance(TURN_PAUSE_MS / 1000)

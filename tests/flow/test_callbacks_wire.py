@@ -29,7 +29,7 @@ async def connected(running: Running, start: str) -> AsyncIterator[tuple[asyncio
     at = urlsplit(running.origin)
     reader, writer = await asyncio.open_connection(at.hostname, at.port)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             writer.write(start.replace("\n", "\r\n").encode())
             yield reader, writer
     finally:

@@ -81,7 +81,7 @@ async def javascript(folder: Path, origin: str, number: int) -> list[str]:
     script = ROOT / "tests" / "node" / "stream.mjs"
     pipe = asyncio.subprocess.PIPE
     node = await asyncio.create_subprocess_exec("node", script, folder, origin, str(number), stdout=pipe)
-    printed, _ = await asyncio.wait_for(node.communicate(), 30)
+    printed, _ = await asyncio.wait_for(node.communicate(), 60)
     found: list[str] = json.loads(printed)
     return found
 

@@ -45,14 +45,14 @@ async def driven(compiled: Path) -> AsyncIterator[Callable[..., Awaitable[dict[s
         assert node.stdin is not None
         assert node.stdout is not None
         node.stdin.write(json.dumps(given).encode() + b"\n")
-        line = await asyncio.wait_for(node.stdout.readline(), 30)
+        line = await asyncio.wait_for(node.stdout.readline(), 60)
         assert line, (await node.communicate())[1].decode()
         shown: dict[str, Any] = json.loads(line)
         return shown
 
     try:
         yield step
-        assert await asyncio.wait_for(node.wait(), 10) == 0
+        assert await asyncio.wait_for(node.wait(), 60) == 0
     finally:
         if node.returncode is None:
             node.kill()

@@ -255,7 +255,7 @@ async def test_a_lane_is_never_wider_than_its_endpoint_allows(tmp_path: Path) ->
         await running.client.post("/v1/endpoints", json=body)
         await running.submit()
         await asyncio.gather(*(running.submit() for _ in range(24)))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await two.wait()
         go.set()
         await running.until("/v1/deliveries?status=pending", lambda shown: not shown["data"])

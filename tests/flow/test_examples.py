@@ -117,7 +117,7 @@ async def receiving(receiver: Receiver, node_packages: Path, folder: Path, secre
         process = await asyncio.create_subprocess_exec(*command, cwd=folder, env=environ, stdout=out, stderr=out)
         try:
             url = f"http://127.0.0.1:{port}/hook"
-            async with httpx.AsyncClient() as client, asyncio.timeout(30):
+            async with httpx.AsyncClient() as client, asyncio.timeout(60):
                 while not await answers(client, url):
                     assert process.returncode is None, (folder / "out").read_text()
                     await asyncio.sleep(0.05)

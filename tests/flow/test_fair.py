@@ -98,7 +98,7 @@ async def test_slow_receivers_of_one_project_hold_up_no_other(running: Running) 
         made = (await other.post("/v1/endpoints", json={"url": running.hook})).json()
         for _ in range(10):
             await other.post(f"/v1/endpoints/{made['id']}/tests")
-        await running.sink.wait_for(lambda sink: len(sink.received) == 10, timeout_s=5)
+        await running.sink.wait_for(lambda sink: len(sink.received) == 10)
 
 
 async def test_the_backlog_of_one_project_keeps_no_retry_of_another(running: Running) -> None:
@@ -113,7 +113,7 @@ async def test_the_backlog_of_one_project_keeps_no_retry_of_another(running: Run
         await hang(running, hanging, 4)
         assert isinstance(running.clock, HeldClock)
         await running.clock.advance(75)
-        await running.sink.wait_for(lambda sink: len(sink.received) == 2, timeout_s=5)
+        await running.sink.wait_for(lambda sink: len(sink.received) == 2)
 
 
 async def test_who_is_alone_uses_the_room(running: Running) -> None:

@@ -89,14 +89,14 @@ async def test_the_types_of_openapi_typescript(node_packages: Path, tmp_path: Pa
         try:
             assert node.stdin is not None
             assert node.stdout is not None
-            job = json.loads(await asyncio.wait_for(node.stdout.readline(), 30))
+            job = json.loads(await asyncio.wait_for(node.stdout.readline(), 60))
             await running.world.finish(job["provider_job_id"])
-            ended = json.loads(await asyncio.wait_for(node.stdout.readline(), 30))
+            ended = json.loads(await asyncio.wait_for(node.stdout.readline(), 60))
             assert ended == {"status": "succeeded", "code": "not_found"}
             await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())
             received = next(one for one in running.sink.received if b'"job.succeeded"' in one.body)
             sent = {"headers": dict(received.headers), "body": received.body.decode()}
-            printed, errors = await asyncio.wait_for(node.communicate(json.dumps(sent).encode()), 30)
+            printed, errors = await asyncio.wait_for(node.communicate(json.dumps(sent).encode()), 60)
             assert json.loads(printed or errors) == {"type": "job.succeeded"}
         finally:
             if node.returncode is None:

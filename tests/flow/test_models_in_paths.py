@@ -75,7 +75,7 @@ async def test_a_signed_callback_ends_a_job_without_a_status_check(running: Runn
     assert (done["status"], done["finished_by"], done["verification"]) == ("succeeded", "callback", "signature")
     assert done["outputs"][0]["url"] == running.world.jobs[job["provider_job_id"]].result_url
     assert running.world.status_checks == []
-    await running.sink.wait_for(lambda sink: sink.events() == ["job.submitted", "job.succeeded"])
+    await running.sink.wait_for(lambda sink: sorted(sink.events()) == ["job.submitted", "job.succeeded"])
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -88,7 +88,7 @@ async def test_a_job_whose_callback_is_lost_ends_by_a_status_check(running: Runn
     assert (done["finished_by"], done["verification"]) == ("status_check", "fetch")
     assert done["outputs"][0]["url"] == running.world.jobs[job["provider_job_id"]].result_url
     assert running.world.status_checks == [job["provider_job_id"]]
-    await running.sink.wait_for(lambda sink: sink.events() == ["job.submitted", "job.succeeded"])
+    await running.sink.wait_for(lambda sink: sorted(sink.events()) == ["job.submitted", "job.succeeded"])
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

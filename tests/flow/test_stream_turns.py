@@ -108,7 +108,7 @@ class House:
         """End the streams, as a stop does."""
         self.draining.set()
         self.streams.wake_all()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await asyncio.gather(*self.reading, return_exceptions=True)
 
 

@@ -104,7 +104,7 @@ class Server:
 
     async def until(self, reached: Callable[[], bool]) -> None:
         """Return when a connection's end brought it so far."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not reached():
                 self.changed.clear()
                 await self.changed.wait()

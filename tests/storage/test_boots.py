@@ -122,7 +122,7 @@ async def test_a_stop_cuts_an_attempt_short_and_gives_the_delivery_back(tmp_path
         await running.client.post("/v1/endpoints", json={"url": url, "in_flight_max": 1, "event_types": ["*"]})
         for _ in range(2):
             await running.submit()
-        await asyncio.wait_for(came.wait(), 10)
+        await asyncio.wait_for(came.wait(), 60)
         leased = await select(running.app.store.database, "SELECT next_attempt_at - created_at FROM deliveries")
         assert leased == [(LEASE_MS,), (LEASE_MS,)]
     hanging.close()

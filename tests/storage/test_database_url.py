@@ -313,6 +313,6 @@ async def test_a_start_that_cannot_is_an_exit_status_and_a_sentence(tmp_path: Pa
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
             )
-            _, told = await asyncio.wait_for(child.communicate(), 30)
+            _, told = await asyncio.wait_for(child.communicate(), 60)
             assert (child.returncode, told.decode().count("\n")) == (status, 1), told
             assert said in told.decode()

@@ -87,12 +87,12 @@ async def test_a_restart_under_load_loses_nothing(
         children += [await stage.start("work")] if apart else []
         provider = Provider(await submitted(stage, JOBS))
         posting = asyncio.create_task(provider.call_back(0.03))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while provider.statuses[200] < JOBS // 10:  # noqa: ASYNC110 - processes of their own answer
                 await asyncio.sleep(0.01)
         await asyncio.to_thread(database_server.restart, how)
         restarted_at = time.monotonic()
-        await asyncio.wait_for(posting, 30)
+        await asyncio.wait_for(posting, 60)
         await stage.told(JOBS)
         assert time.monotonic() - restarted_at < 15
         assert set(provider.statuses) == {200, 503}
@@ -160,7 +160,7 @@ class Cutter:
                     written, begun = b"", False
                 up_writer.write(sent)
                 if silenced.is_set():
-                    await asyncio.wait_for(answering, 5)
+                    await asyncio.wait_for(answering, 60)
                     self.cut.set()
                     return
         except ConnectionError:
@@ -244,7 +244,7 @@ async def test_an_attempt_whose_commit_was_cut_counts_once(
     async with cut_off(tmp_path, database_server, clock) as (running, cutter):
         cutter.arm(b"att_")
         job = await running.submit(notify=[{"url": running.hook}])
-        await asyncio.wait_for(cutter.cut.wait(), 10)
+        await asyncio.wait_for(cutter.cut.wait(), 60)
         for later_s in (0, WRITE_PAUSE_MS / 1000, 60):
             await clock.advance(later_s)
             await delivered(running, job, "job.submitted")
@@ -287,7 +287,7 @@ async def test_a_server_that_vanished_without_a_word_is_given_up(tmp_path: Path,
         job = await running.submit(notify=[{"url": running.hook, "event_types": ["job.succeeded"]}])
         cutter.vanish()
         provider = Provider([running.callback_url()])
-        async with asyncio.timeout(30):  # one connection's timeout, not that of five
+        async with asyncio.timeout(60):  # one connection's timeout, not that of five
             await provider.call_back(0)
         assert set(provider.statuses) == {200, 503}
         assert provider.slowest_s < COMMIT_DEADLINE_S + 1

@@ -147,7 +147,7 @@ async def test_a_stop_does_not_wait_for_a_write_that_cannot_succeed(
         failed.set()
         return writing
 
-    async with asyncio.timeout(20), relay(tmp_path, RELAY_SHUTDOWN_S="1") as running:
+    async with asyncio.timeout(60), relay(tmp_path, RELAY_SHUTDOWN_S="1") as running:
         made = (await running.client.post("/v1/endpoints", json={"url": running.hook})).json()
         monkeypatch.setattr(running.app.store.deliveries, "write_attempt", unavailable)
         delivery = (await running.client.post(f"/v1/endpoints/{made['id']}/tests")).json()

@@ -110,7 +110,7 @@ async def test_a_closed_store_refuses_quietly(tmp_path: Path) -> None:
     await store.ready()
     await store.close()
     await store.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.raises((RelayError, ValueError, sqlite3.ProgrammingError)):
             await store.ready()
 

@@ -50,7 +50,7 @@ async def process(environ: dict[str, str], *arguments: str) -> AsyncIterator[asy
         await drained
 
 
-async def ready(origin: str, child: asyncio.subprocess.Process, timeout_s: float = 20) -> None:
+async def ready(origin: str, child: asyncio.subprocess.Process, timeout_s: float = 60) -> None:
     """Return when the process takes requests; AssertionError when it ended instead."""
     async with asyncio.timeout(timeout_s), http_client(origin, None) as client:
         while True:
@@ -73,7 +73,7 @@ def send(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
         os.kill(child.pid, number)
 
 
-async def line(child: asyncio.subprocess.Process, text: str, timeout_s: float = 20) -> None:
+async def line(child: asyncio.subprocess.Process, text: str, timeout_s: float = 60) -> None:
     """Return when the process has said it; TimeoutError if it does not."""
     async with asyncio.timeout(timeout_s):
         while not any(text in said for said in _SAID[child]):  # noqa: ASYNC110 - in its own time

@@ -138,7 +138,7 @@ class Running:
         return url
 
     async def until(
-        self, path: str, reached: Callable[[dict[str, Any]], bool], timeout_s: float = 10
+        self, path: str, reached: Callable[[dict[str, Any]], bool], timeout_s: float = 60
     ) -> dict[str, Any]:
         """Return what a GET shows once it has come so far; TimeoutError with what it shows when it never does."""
         shown: dict[str, Any] = {}

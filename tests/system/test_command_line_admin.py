@@ -152,11 +152,11 @@ async def test_keys_act_on_the_last_event_and_a_terminal_is_left_as_it_was(shell
             await connected(child)
             os.write(here, b"r")  # nothing happened yet
             await finished(shell.running)
-            await local.wait_for(lambda sink: len(sink.received) == 1, 20)
+            await local.wait_for(lambda sink: len(sink.received) == 1)
             os.write(here, b"dR")
-            await local.wait_for(lambda sink: len(sink.received) == 2, 20)
+            await local.wait_for(lambda sink: len(sink.received) == 2)
             os.write(here, b"\x03")
-            assert await asyncio.wait_for(child.wait(), 20) == 0
+            assert await asyncio.wait_for(child.wait(), 60) == 0
         finally:
             if child.returncode is None:
                 child.kill()
@@ -302,5 +302,5 @@ async def test_an_event_during_a_cut_is_printed_even_if_it_is_the_first(shell: S
         await cut_streams(shell.running)
         job = await shell.running.submit()
         assert child.stdout is not None
-        event = json.loads(await asyncio.wait_for(child.stdout.readline(), 30))
+        event = json.loads(await asyncio.wait_for(child.stdout.readline(), 60))
     assert (event["type"], event["data"]["job"]["id"]) == ("job.submitted", job["id"])

@@ -104,7 +104,7 @@ class Growing(Scene):
     async def fill(self, number: int) -> None:
         """Fill a database with so many rows of one table."""
         async with processes.process(self.environ, "-m", "relay", "migrate") as child:
-            assert await asyncio.wait_for(child.wait(), 30) == 0
+            assert await asyncio.wait_for(child.wait(), 60) == 0
         with closing(sqlite3.connect(self.file)) as file:
             file.execute(FILLER, (number,))
             file.commit()
@@ -114,7 +114,7 @@ class Growing(Scene):
         environ = self.environ | {"DATABASE_URL": url}
         for command in (("migrate",), ("keys", "create")):
             async with processes.process(environ, "-m", "relay", *command) as child:
-                assert await asyncio.wait_for(child.wait(), 30) == 0
+                assert await asyncio.wait_for(child.wait(), 60) == 0
 
     def rows(self) -> dict[str, Counter[tuple[Any, ...]]]:
         """All that the file holds, but the register of migrations."""

@@ -64,7 +64,7 @@ class Scene:
 
     async def job_when(self, job_id: str, *states: str, reason: str | None = None) -> dict[str, object]:
         """Return the job once it is in one of these states (for that reason)."""
-        async with http_client(self.origin) as client, asyncio.timeout(30):
+        async with http_client(self.origin) as client, asyncio.timeout(60):
             while True:
                 job: dict[str, object] = (await client.get(f"/v1/jobs/{job_id}")).json()
                 if job["status"] in states and (reason is None or job["reason"] == reason):
@@ -73,7 +73,7 @@ class Scene:
 
     async def all_delivered(self, job_id: str, final: str) -> None:
         """Return when every event of the job is delivered, the final one among them."""
-        async with http_client(self.origin) as client, asyncio.timeout(30):
+        async with http_client(self.origin) as client, asyncio.timeout(60):
             while True:
                 events = (await client.get(f"/v1/events?job={job_id}")).json()["data"]
                 if [e for e in events if e["type"] == final] and all(e["deliveries"]["delivered"] == 1 for e in events):
@@ -139,7 +139,7 @@ async def test_killed_after_that_every_event_arrives(tmp_path: Path, point: str)
                 await stage.world.finish(next(iter(stage.world.jobs)))
             except (httpx.TransportError, StopIteration):
                 pass
-            assert await asyncio.wait_for(first.wait(), 20) == -signal.SIGKILL
+            assert await asyncio.wait_for(first.wait(), 60) == -signal.SIGKILL
         async with processes.process(stage.environ, "-m", "relay", "serve") as second:
             await processes.ready(stage.origin, second)
             job_id = (await stage.submit()).json()["id"]
@@ -162,7 +162,7 @@ async def test_killed_while_copying_the_result_is_whole_and_announced(tmp_path: 
             await processes.ready(stage.origin, first)
             job_id = (await stage.submit()).json()["id"]
             await stage.world.finish(next(iter(stage.world.jobs)))
-            assert await asyncio.wait_for(first.wait(), 20) == -signal.SIGKILL
+            assert await asyncio.wait_for(first.wait(), 60) == -signal.SIGKILL
         assert [file.read_bytes() for file in bucket.rglob("*.mp4") if file.name[0] != "."] in ([], [CLIP])
         async with processes.process(stage.environ, "-m", "relay", "serve") as second:
             await processes.ready(stage.origin, second)
@@ -217,7 +217,7 @@ async def test_killed_while_copying_to_s3_nothing_half_is_left(
             made = next(iter(stage.world.jobs.values()))
             made.results_at = results.origin
             await stage.world.finish(made.id)
-            assert await asyncio.wait_for(first.wait(), 20) == -signal.SIGKILL
+            assert await asyncio.wait_for(first.wait(), 60) == -signal.SIGKILL
         assert list(map(store.body, store.keys())) in ([], [body])
         assert store.uploads() == []
         async with processes.process(stage.environ, "-m", "relay", "serve") as second:
@@ -238,7 +238,7 @@ async def _killed(stage: Scene, point: str) -> None:
         await processes.ready(stage.origin, first)
         with pytest.raises(httpx.TransportError):
             await stage.submit()
-        assert await asyncio.wait_for(first.wait(), 20) == -signal.SIGKILL
+        assert await asyncio.wait_for(first.wait(), 60) == -signal.SIGKILL
 
 
 def _same_id_for_each_event(sink: Sink) -> None:
@@ -267,7 +267,7 @@ async def test_killed_within_a_verb_its_entry_in_the_audit_stays_open(tmp_path: 
             job_id = (await stage.submit()).json()["id"]
             async with http_client(stage.origin) as client:
                 check = asyncio.create_task(client.post(f"/v1/jobs/{job_id}/status-checks"))
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while not (await client.get("/v1/audit")).json()["data"]:  # noqa: ASYNC110 - what is awaited is behind HTTP
                         await asyncio.sleep(0.02)  # another process does it
                 first.kill()
@@ -290,7 +290,7 @@ async def test_killed_between_a_cut_answer_and_its_look_up_the_job_is_found(tmp_
             await processes.ready(stage.origin, first)
             job_id = (await stage.submit()).json()["id"]
             await stage.job_when(job_id, "pending", reason="submit_unknown")
-            assert await asyncio.wait_for(first.wait(), 20) == -signal.SIGKILL
+            assert await asyncio.wait_for(first.wait(), 60) == -signal.SIGKILL
         assert stage.world.status_checks == []
         async with processes.process(stage.environ, "-m", "relay", "serve") as second:
             await processes.ready(stage.origin, second)

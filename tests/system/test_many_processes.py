@@ -111,7 +111,7 @@ async def test_web_and_workers_are_processes_of_their_own(tmp_path: Path, databa
 
 async def _counted(client: httpx.AsyncClient, attempts: int) -> Any:
     """Return the statistics of all processes together as soon as they have so many attempts: each adds its own."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             totals = (await client.get("/v1/stats?from=-15m")).json()["totals"]
             if totals["attempts"]["ok"] == attempts and totals["jobs_created"] == totals["finished_by"]["callback"]:
@@ -155,7 +155,7 @@ async def test_a_restarted_server_is_503_and_then_all_goes_on(tmp_path: Path, da
                 await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
             finally:
                 await admin.close()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - it is behind HTTP
                     await asyncio.sleep(0.05)  # another process connects again
             await stage.job_done(client)
@@ -209,7 +209,7 @@ async def test_on_sqlite_one_process_does_both(tmp_path: Path, command: tuple[st
     """Exit 78 with a sentence that names what is needed."""
     environ = {"DATABASE_URL": f"sqlite:///{tmp_path}/relay.db", "PORT": "0"}
     async with processes.process(environ, "-m", "relay", *command) as child:
-        assert await asyncio.wait_for(child.wait(), 20) == 78
+        assert await asyncio.wait_for(child.wait(), 60) == 78
 
 
 async def test_a_database_that_is_not_there_says_so(database_server: Server) -> None:

@@ -37,7 +37,7 @@ def settings_for(folder: Path, port: int) -> dict[str, str]:
 
 async def said(child: asyncio.subprocess.Process) -> tuple[int, str]:
     """How the process ended, and all that it said."""
-    output, _ = await asyncio.wait_for(child.communicate(), 30)
+    output, _ = await asyncio.wait_for(child.communicate(), 60)
     assert child.returncode is not None
     return child.returncode, output.decode()
 
@@ -65,7 +65,7 @@ async def test_the_procfile_serves_under_honcho(tmp_path: Path) -> None:
     async with processes.process(environ, "-m", "honcho", "start", "web") as child:
         await processes.ready(f"http://127.0.0.1:{port}", child)
         child.terminate()
-        await asyncio.wait_for(child.wait(), 20)
+        await asyncio.wait_for(child.wait(), 60)
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
@@ -91,7 +91,7 @@ async def test_a_signal_stops_it_in_time_and_cleanly(tmp_path: Path, signals: li
             await client.get("/healthz")
             for sent in signals:
                 processes.send(child, sent)
-            assert await asyncio.wait_for(child.wait(), 10) == 0
+            assert await asyncio.wait_for(child.wait(), 60) == 0
 
 
 async def test_a_wrong_setting_stops_the_start_and_every_one_is_named(tmp_path: Path) -> None:
@@ -332,12 +332,12 @@ async def dev() -> AsyncIterator[httpx.AsyncClient]:
         async with http_client(origin, "relay-dev-key") as client:
             yield client
         child.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(child.wait(), 20) == 0
+        assert await asyncio.wait_for(child.wait(), 60) == 0
 
 
 async def test_dev_can_be_stopped_in_the_middle_of_its_job() -> None:
     """Ctrl-C before the job that is shown has come to its end is no error, and prints no traceback."""
-    async with dev() as client, asyncio.timeout(20):
+    async with dev() as client, asyncio.timeout(60):
         while not (await client.get("/v1/jobs")).json()["data"]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # another process makes it
 
@@ -345,7 +345,7 @@ async def test_dev_can_be_stopped_in_the_middle_of_its_job() -> None:
 async def test_dev_ends_without_a_traceback_while_a_provider_hangs(capsys: pytest.CaptureFixture[str]) -> None:
     """End at Ctrl-C without an error while a stand-in has not answered a submission, as after `simulate --all`."""
     body = {"provider": "sandbox", "input": INPUT | {"prompt": "[sandbox: submit=hang]"}}
-    async with dev() as client, asyncio.timeout(20):
+    async with dev() as client, asyncio.timeout(60):
         with contextlib.suppress(httpx.TimeoutException):
             await client.post("/v1/jobs", json=body, timeout=1)
         assert (await client.get("/v1/jobs?status=pending")).json()["data"] != []
@@ -356,7 +356,7 @@ async def test_dev_ends_without_a_traceback_while_a_provider_hangs(capsys: pytes
 
 async def test_the_curl_that_dev_prints_works() -> None:
     """The command that a newcomer copies submits a job, and its notification is told."""
-    async with dev() as client, asyncio.timeout(20):
+    async with dev() as client, asyncio.timeout(60):
         job = (await client.post("/v1/jobs", json={"provider": "kinovi", "input": INPUT})).json()
         while (await client.get(f"/v1/jobs/{job['id']}")).json()["status"] != "succeeded":  # noqa: ASYNC110
             await asyncio.sleep(0.05)  # another process does it

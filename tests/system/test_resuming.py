@@ -33,7 +33,7 @@ async def killed_at(stage: Scene, point: str, *, finish: bool = True) -> None:
                 await stage.world.finish(next(iter(stage.world.jobs)))
         except (httpx.TransportError, StopIteration):
             pass
-        assert await asyncio.wait_for(first.wait(), 20) == -signal.SIGKILL
+        assert await asyncio.wait_for(first.wait(), 60) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(("point", "times"), [("delivery_claimed", 1), ("notification_sent", 2)])
@@ -114,7 +114,7 @@ async def grown_up(url: str) -> None:
 
 async def boots(folder: Path, which: str, number: int) -> None:
     """Return when there are so many of these boots."""
-    async with database(folder) as opened, asyncio.timeout(20):
+    async with database(folder) as opened, asyncio.timeout(60):
         while len(await select(opened, f"SELECT 1 FROM boots WHERE {which}")) != number:  # noqa: ASYNC110
             await asyncio.sleep(0.02)  # other processes write them
 

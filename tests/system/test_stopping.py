@@ -67,7 +67,7 @@ async def stopped(child: asyncio.subprocess.Process, times: int = 1) -> float:
     for _ in range(times - 1):
         await processes.line(child, "relay.stopping")
         processes.send(child, signal.SIGTERM)
-    await asyncio.wait_for(child.wait(), 30)
+    await asyncio.wait_for(child.wait(), 60)
     return time.monotonic() - began
 
 
@@ -82,7 +82,7 @@ async def test_a_job_that_waits_for_its_provider_is_answered(tmp_path: Path, sig
             async with http_client("") as client:
                 body = {"provider": "evolink", "input": INPUT}
                 asked = asyncio.create_task(client.post(f"http://127.0.0.1:{port}/v1/jobs", json=body, timeout=20))
-                await asyncio.wait_for(came.wait(), 10)
+                await asyncio.wait_for(came.wait(), 60)
                 took_s = await stopped(child, signals)
                 assert ((await asked).status_code, child.returncode) == (202, 0)
                 assert took_s < OVER_S + 1
@@ -100,7 +100,7 @@ async def test_a_request_that_waits_for_the_database_is_told_to_come_again(tmp_p
             url, sent = f"http://127.0.0.1:{port}/v1/endpoints", asyncio.Event()
             trace = {"trace": partial(_sent, sent)}
             asked = asyncio.create_task(client.post(url, json=made, timeout=20, extensions=trace))
-            await asyncio.wait_for(sent.wait(), 10)
+            await asyncio.wait_for(sent.wait(), 60)
             await client.get(f"http://127.0.0.1:{port}/healthz")  # relay reads in order: what was sent before, too
             took_s = await stopped(child)
             answer = await asked
@@ -121,7 +121,7 @@ async def test_a_failing_start_waits_for_nothing(tmp_path: Path) -> None:
             async with http_client(origin) as client:
                 endpoint = (await client.post("/v1/endpoints", json={"url": f"{receiver}/"})).raise_for_status().json()
                 (await client.post(f"/v1/endpoints/{endpoint['id']}/tests")).raise_for_status()
-            await asyncio.wait_for(came.wait(), 10)
+            await asyncio.wait_for(came.wait(), 60)
             first.kill()
             await first.wait()
         came.clear()
@@ -129,7 +129,7 @@ async def test_a_failing_start_waits_for_nothing(tmp_path: Path) -> None:
         async with processes.process(environ, "-m", "relay", "serve") as second:
             await processes.line(second, "in use by another program")
             began = time.monotonic()
-            assert await asyncio.wait_for(second.wait(), 30) == 1
+            assert await asyncio.wait_for(second.wait(), 60) == 1
             assert time.monotonic() - began < 5
 
 
@@ -142,7 +142,7 @@ async def test_a_failed_process_ends_whatever_hangs(tmp_path: Path) -> None:
     environ = environment(tmp_path, 0, DATABASE_URL=f"sqlite:///{tmp_path}")
     async with processes.process(environ, "-c", hanging) as child:
         await processes.line(child, "cannot be opened for writing")
-        assert await asyncio.wait_for(child.wait(), 30) == 78
+        assert await asyncio.wait_for(child.wait(), 60) == 78
 
 
 @pytest.mark.parametrize("command", ["serve", "work"])

@@ -141,6 +141,6 @@ async def test_relay_does_not_start_with_it(tmp_path: Path) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said, _ = await asyncio.wait_for(child.communicate(), 30)
+    said, _ = await asyncio.wait_for(child.communicate(), 60)
     assert child.returncode == 78
     assert b"SSL_CERT_FILE must name a file" in said
