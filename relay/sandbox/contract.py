@@ -28,6 +28,8 @@ class ProviderJob(msgspec.Struct, kw_only=True):
     callback_url: str | None = None
     faults: Faults = Faults()
     state: str = "pending"
+    updated_s: int = 0
+    """When it came into its state, which every copy of a callback says alike; 0: when it was made."""
     checks: int = 0
     """How often the status route was asked about it."""
     signature: int = 1
@@ -36,6 +38,15 @@ class ProviderJob(msgspec.Struct, kw_only=True):
     """The address that paid for it, where it was paid for by itself."""
     results_at: str = "https://cdn.example.com/sandbox"
     """Where its results are said to be."""
+
+    def enter(self, state: str) -> None:
+        """Come into a state."""
+        self.state, self.updated_s = state, now_s()
+
+    @property
+    def changed_s(self) -> int:
+        """Return when it changed last."""
+        return self.updated_s or self.created_s
 
     @property
     def ended(self) -> bool:

@@ -192,7 +192,7 @@ class Sandbox:
             del self.jobs[job.id]
         if effect in ("erased", "kept"):
             return JSONResponse(stand_in.cancel_answer(job))
-        job.state = "canceled"
+        job.enter("canceled")
         self._begin(self._after_end(job))
         return JSONResponse(stand_in.cancel_answer(job))
 
@@ -216,7 +216,7 @@ class Sandbox:
         if job.faults.unknown_word:
             await self._send(job, job.faults.unknown_word)
         if job.state != "canceled":
-            job.state = "succeeded" if job.faults.outcome == "no_output" else job.faults.outcome
+            job.enter("succeeded" if job.faults.outcome == "no_output" else job.faults.outcome)
             await self._after_end(job)
 
     async def _after_end(self, job: ProviderJob) -> None:
@@ -238,7 +238,7 @@ class Sandbox:
 
     async def _move(self, job: ProviderJob, state: str) -> None:
         """Put the job into another state, and call back if its provider does."""
-        job.state = state
+        job.enter(state)
         await self._call_back(job)
 
     async def _call_back(self, job: ProviderJob) -> None:

@@ -13,11 +13,12 @@ import msgspec
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from relay.sandbox.bodies import DIGITS, LEVELS
+from relay.sandbox.bodies import DIGITS, LEVELS, of_callback
 from relay.sandbox.calling import PIECES
 from relay.sandbox.contract import API_KEY
 from relay.sandbox.faults import WORDS, Faults, of_names, of_prompt, sentences
-from relay.sandbox.providers import sandbox
+from relay.sandbox.keys import Keys
+from relay.sandbox.providers import STAND_INS, sandbox
 from relay.sandbox.serving import serve
 from relay.sandbox.world import Sandbox
 from tests.support.quiescence import watched_loop
@@ -453,6 +454,16 @@ async def test_a_changed_copy_differs_in_the_query_of_its_urls_alone(stage: Stag
     assert first.body != second.body
     assert first.body.count(b".mp4?signature=1") == 1
     assert first.body.replace(b"?signature=1", b"?signature=2") == second.body
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_late_copy_says_the_same_times(stage: Stage, provider: str) -> None:
+    """Say when the job ended, not when the callback is sent."""
+    await stage.ended(provider)
+    job = next(iter(stage.world.jobs.values()))
+    of_today = f"{int(time.time())}"[:6].encode()
+    job.id, job.created_s, job.updated_s = "task-1", 1_500_000_000, 1_500_000_000
+    assert of_today not in of_callback(STAND_INS[provider](Keys()), job)
 
 
 async def test_a_reordered_callback(stage: Stage) -> None:
