@@ -255,7 +255,7 @@ class Copies:
 
     async def hasten(self, job_id: str, now_ms: int) -> int:
         """Make the pending copies of a job due now, but for those that are being copied; return how many."""
-        return await self._writer.write(_hasten, {"job_id": job_id, "now": now_ms})
+        return await self._writer.write(_hasten, {"job_id": job_id, "now": now_ms}, locks=job_id)
 
     async def name(self, name: CopyName) -> bool:
         """Store the key that a copy is about to be written to; return False if its lease is another's.
@@ -266,7 +266,7 @@ class Copies:
 
     async def retry(self, retry: CopyRetry) -> None:
         """Release a copy, to be tried again, if its lease is still that of its last try."""
-        await self._writer.write(_retry, retry)
+        await self._writer.write(_retry, retry, locks=retry.id)
 
     async def out_of_time(self, now_ms: int) -> list[HeldEvent]:
         """Return the events that have waited long enough, at most BATCH."""
@@ -320,7 +320,7 @@ class Copies:
 
     async def set_mode(self, project_id: str, mode: ArchiveMode | None, tie: Tie | None = None) -> None:
         """Give a project a mode of its own, or none."""
-        await self._writer.write(_set_mode, {"id": project_id, "mode": mode}, tie=tie)
+        await self._writer.write(_set_mode, {"id": project_id, "mode": mode}, tie=tie, locks=project_id)
 
 
 def new_copy(job: Job, number: int, now_ms: int, wait_ms: int) -> NewCopy:

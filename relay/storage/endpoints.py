@@ -88,21 +88,23 @@ class Endpoints:
         or after, and what an endpoint that is enabled has missed is decided in the same transaction.
         """
         try:
-            return await self._writer.write(self._change, change, tie=tie)
+            return await self._writer.write(self._change, change, tie=tie, locks=change.endpoint_id)
         finally:
             self.changes += 1
 
     async def rotate(self, rotation: Rotation, tie: Tie | None = None) -> None:
         """Store a new secret, used from the next attempt on; the former one signs too until its time is over."""
         try:
-            await self._writer.write(self._rotate, rotation, tie=tie)
+            await self._writer.write(self._rotate, rotation, tie=tie, locks=rotation.id)
         finally:
             self.changes += 1
 
     async def delete(self, endpoint_id: str, project_id: str, now_ms: int, tie: Tie | None = None) -> bool:
         """Delete the endpoint and cancel its deliveries; return False if there was none."""
         try:
-            return await self._writer.write(_delete, _Deletion(endpoint_id, project_id, now_ms), tie=tie)
+            return await self._writer.write(
+                _delete, _Deletion(endpoint_id, project_id, now_ms), tie=tie, locks=endpoint_id
+            )
         finally:
             self.changes += 1
 

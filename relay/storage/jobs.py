@@ -200,7 +200,7 @@ class Jobs:
     async def claim_check(self, job_id: str, leased_until_ms: int) -> Job | None:
         """One job, to be asked about now; None when there is none."""
         params = {"id": job_id, "leased_until": leased_until_ms, "boot": self._lease.boot}
-        claimed = await self._writer.write(_claim_check, params)
+        claimed = await self._writer.write(_claim_check, params, locks=job_id)
         return claimed[0] if claimed else None
 
     async def next_checks(self) -> dict[str, int]:

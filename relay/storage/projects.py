@@ -89,7 +89,7 @@ class Projects:
 
     async def revoke(self, key_id: str, now_ms: int, tie: Tie | None = None) -> StoredKey | None:
         """Revoke a key and return it; None if there is none with this id."""
-        return await self._writer.write(_revoke_keys, {"id": key_id, "now": now_ms}, tie=tie)
+        return await self._writer.write(_revoke_keys, {"id": key_id, "now": now_ms}, tie=tie, locks=key_id)
 
     async def _insert_projects(self, transaction: Transaction, wanted: Sequence[Project]) -> list[bool]:
         """Insert each project with its first signing key, unless its name is in use."""

@@ -99,7 +99,7 @@ class Redeliveries:
 
     async def cancel(self, batch: Redelivery, now_ms: int, tie: Tie | None = None) -> Redelivery | None:
         """Stop a batch where it is and return it; None if it has ended. What it made stays."""
-        return await self._writer.write(_cancel, {"id": batch.id, "now": now_ms}, tie=tie)
+        return await self._writer.write(_cancel, {"id": batch.id, "now": now_ms}, tie=tie, locks=batch.id)
 
     async def open(self, after: str = "") -> list[Redelivery]:
         """Return at most OPEN_MAX unfinished batches that can continue, from the one after `after` on."""
@@ -122,7 +122,7 @@ class Redeliveries:
         patience_ms = PATIENCE_MS if self._database.shared and late else 0
         if batch.end_position is not None or now_ms < _ends_at(batch) + patience_ms:
             return batch
-        position = await self._writer.write(_end, batch.id)
+        position = await self._writer.write(_end, batch.id, locks=batch.id)
         return batch if position is None else msgspec.structs.replace(batch, end_position=position)
 
     async def find(self, batch: Redelivery, endpoint: Endpoint, limit: int, now_ms: int) -> Found:
@@ -167,7 +167,7 @@ class Redeliveries:
 
         An event that another batch or process has sent to the endpoint meanwhile is left out.
         """
-        return await self._writer.write(_step, step)
+        return await self._writer.write(_step, step, locks=step.batch.endpoint_id)
 
     async def once_more(self, delivery: LeasedDelivery, tie: Tie | None = None) -> bool:
         """Store another delivery of an event; return False if the event was pruned meanwhile."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from relay.storage import job_rows, rows
 from relay.storage.apply_updates import JobUpdate, ReceivedCallback, Room, UpdateApplier, UpdateResult
 from relay.storage.boots import Lease
 from relay.storage.deliveries import AttemptResult, Deliveries
+from relay.storage.endpoints import Change, Rotation
 from relay.storage.engine import exchanges
 from relay.storage.engine.database import Transaction
 from relay.storage.engine.group_commit import Writer
@@ -29,7 +30,7 @@ from relay.storage.engine.migrations import migrate
 from relay.storage.engine.postgres import PostgreSQL
 from relay.storage.fan_out import NewDelivery
 from relay.storage.history import PATIENCE_MS
-from relay.storage.jobs import Jobs
+from relay.storage.store import Store, StoreOptions
 from tests.support.past import ENDPOINT, insert_jobs, select
 from tests.support.postgres import Server
 from tests.support.running import SECRET_KEY
@@ -189,22 +190,54 @@ async def test_what_another_wrote_meanwhile_is_not_overwritten(database_server: 
         assert await select(one, "SELECT job_id FROM callbacks ORDER BY job_id") == [("job_1",), ("job_2",)]
 
 
-async def test_submissions_are_started_in_one_order(database_server: Server) -> None:
-    """Wait for the first job that another process holds without holding a later one, whatever the order they came in.
+LOCKING: dict[tuple[str, str], Callable[[Store, str], Awaitable[Any]]] = {
+    ("jobs", "start"): lambda store, id_: store.jobs.start_submission(id_, 2),
+    ("jobs", "claim"): lambda store, id_: store.jobs.claim_check(id_, 2),
+    ("endpoints", "change"): lambda store, id_: store.endpoints.change(change_of(id_)),
+    ("endpoints", "rotate"): lambda store, id_: store.endpoints.rotate(rotation_of(id_)),
+    ("endpoints", "delete"): lambda store, id_: store.endpoints.delete(id_, "prj_default", 2),
+}
+"""What locks a row of a table for each of its items."""
 
-    Every process looks for the same jobs that are due, so that two of them often start the same ones.
+
+def change_of(endpoint_id: str) -> Change:
+    """Return a change of an endpoint."""
+    described = partial(msgspec.structs.replace, description="changed")
+    return Change(endpoint_id=endpoint_id, project_id="prj_default", at=2, apply=described)
+
+
+def rotation_of(endpoint_id: str) -> Rotation:
+    """Return a new secret for an endpoint."""
+    return Rotation(id=endpoint_id, project_id="prj_default", secret="new", until=3, now=2)
+
+
+@pytest.mark.parametrize(("table", "verb"), LOCKING)
+async def test_a_batch_locks_its_rows_in_one_order(database_server: Server, table: str, verb: str) -> None:
+    """Wait for the first row that another process holds without holding a later one, whatever order the items have.
+
+    Every process looks for the same jobs that are due, so that two of them often begin the same ones.
     """
-    async with two(database_server, []) as (one, another):
-        due = [msgspec.structs.replace(running(name), state=JobState.PENDING, next_submit_at=1) for name in "abc"]
-        await one.transact(partial(insert_jobs, jobs=due))
-        applier = UpdateApplier(Lease(1), Room(1), (0,))
-        jobs = Jobs(one, Writer(one, 10), Encryption([SECRET_KEY]), applier, Lease(1))
-        async with held(another, "a") as transaction:
-            starting = [asyncio.create_task(jobs.start_submission(name, 2)) for name in "cba"]
+    url = database_server.database()
+    encryption, names = Encryption([SECRET_KEY]), "abc"
+    due = [msgspec.structs.replace(running(name), state=JobState.PENDING, next_submit_at=1) for name in names]
+    wanted = [rows.endpoint_params(msgspec.structs.replace(ENDPOINT, id=name), encryption) for name in names]
+    async with AsyncExitStack() as stack:
+        store = await Store.open(
+            url, encryption, StoreOptions(lease_ms=1, backlog_max=9, callbacks_per_job_max=5, schedule_s=(0,)), 1
+        )
+        stack.push_async_callback(store.close)
+        another = await PostgreSQL.open(url)
+        stack.push_async_callback(another.close)
+        await another.transact(partial(insert_jobs, jobs=due))
+        await another.transact(lambda transaction: transaction.run_many("insert_endpoint", wanted))
+        async with another.pool.acquire() as connection, connection.transaction():
+            await connection.execute(f"SELECT id FROM {table} WHERE id = 'a' FOR UPDATE")
+            writing = [asyncio.ensure_future(LOCKING[table, verb](store, name)) for name in "cba"]
             await waiting(another)
-            await transaction.run_text("SELECT id FROM jobs WHERE id <> 'a' FOR UPDATE NOWAIT")
-        assert [job and job.id for job in await asyncio.gather(*starting)] == list("cba")
-        assert await jobs.start_submission("b", 3) is None
+            await connection.execute(f"SELECT id FROM {table} WHERE id <> 'a' FOR UPDATE NOWAIT")
+        answers = await asyncio.gather(*writing)
+    if verb in ("start", "claim", "change"):
+        assert [answer.id for answer in answers] == list("cba")
 
 
 async def test_the_same_callback_in_two_processes_is_recorded_once(database_server: Server) -> None:

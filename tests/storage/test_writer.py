@@ -126,6 +126,22 @@ async def test_a_bad_item_leaves_nothing_and_takes_nobody_along(database: SQLite
         assert projects(other) == ["a", "b"]
 
 
+async def test_items_that_lock_rows_are_written_in_the_order_of_the_rows(database: SQLite) -> None:
+    """Write a batch's items by the rows that they lock, those of one row as they came, and answer each its own."""
+    written: list[str] = []
+
+    async def note(transaction: Transaction, names: Sequence[str]) -> list[str]:
+        written.extend(names)
+        return await add(transaction, names)
+
+    writer = Writer(database, 10)
+    asked = ("c1", "a1", "b1", "a2", "c0")
+    assert await asyncio.gather(*(writer.write(note, name, locks=name[0]) for name in asked)) == [
+        name.upper() for name in asked
+    ]
+    assert written == ["a1", "a2", "b1", "c1", "c0"]
+
+
 async def test_one_call_serves_a_batch(database: SQLite) -> None:
     """Call `done` once with all of its items of a batch, after COMMIT; each has its caller, and its result or error."""
     writer, batches = Writer(database, 8), []

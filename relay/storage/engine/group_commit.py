@@ -45,6 +45,7 @@ class Waiting(msgspec.Struct, eq=False):
     """One item that waits to be written, and afterwards its `result`, or the `error` because of which it was not.
 
     `done` is called on the event loop with all items of a batch that have the same `done`; `caller` is for its use.
+    `locks` names the row that the item locks before others, if its operation locks one for each item in turn.
     """
 
     operation: Operation[Any, Any]
@@ -52,6 +53,7 @@ class Waiting(msgspec.Struct, eq=False):
     done: Callable[[list["Waiting"]], None]
     caller: Any
     tie: Tie | None = None
+    locks: str = ""
     result: Any = None
     error: Exception | None = None
 
@@ -80,22 +82,32 @@ class Writer:
         self._under_way = 0
 
     async def write(
-        self, operation: Operation[Item, Result], item: Item, *, urgent: bool = False, tie: Tie | None = None
+        self,
+        operation: Operation[Item, Result],
+        item: Item,
+        *,
+        urgent: bool = False,
+        tie: Tie | None = None,
+        locks: str = "",
     ) -> Result:
         """Write the item with all else that waits; return after COMMIT, raise if it was not written.
 
         What is urgent is bounded by who writes it, and is never refused for a full backlog. With `tie` the same commit
         ties an Idempotency-Key to the result; ReservationLost where that cannot be, and then nothing was written.
+        `locks` is the id of the row that the operation locks for this item: a batch locks such rows in their order.
         """
-        return await self.submit(operation, item, urgent=urgent, tie=tie)
+        written: Result = await self._submit(Waiting(operation, item, _resolve, None, tie, locks), urgent=urgent)
+        return written
 
-    def submit(
-        self, operation: Operation[Item, Result], item: Item, *, urgent: bool = False, tie: Tie | None = None
-    ) -> asyncio.Future[Result]:
+    def submit(self, operation: Operation[Item, Result], item: Item, *, urgent: bool = False) -> asyncio.Future[Result]:
         """Non-async variant of `write`: the future resolves after COMMIT."""
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self.enqueue(Waiting(operation, item, _resolve, future, tie), urgent=urgent)
-        return future
+        return self._submit(Waiting(operation, item, _resolve, None), urgent=urgent)
+
+    def _submit(self, waiting: Waiting, *, urgent: bool) -> asyncio.Future[Any]:
+        """Write the item, and resolve the future that is returned."""
+        waiting.caller = asyncio.get_running_loop().create_future()
+        self.enqueue(waiting, urgent=urgent)
+        return waiting.caller  # type: ignore[no-any-return]
 
     def submit_patient(self, operation: Operation[Item, Result], item: Item) -> asyncio.Future[Result]:
         """Write the item with the next commit, or after LINGER_S; it is never refused for a full backlog."""
@@ -207,11 +219,15 @@ class Writer:
     async def _transact(self, batch: list[Waiting]) -> list[Any]:
         """Run each kind of operation once over its items.
 
-        The kinds always come in the same order, so that two processes do not lock rows in opposite ones.
+        The kinds always come in the same order, and so do the items of a kind that locks a row for each: two batches do
+        not lock rows in opposite orders. Items about the same row stay as they came.
         """
         unordered: dict[Operation[Any, Any], list[int]] = {}
         for index, waiting in enumerate(batch):
             unordered.setdefault(waiting.operation, []).append(index)
+        for indexes in unordered.values():
+            if batch[indexes[0]].locks:
+                indexes.sort(key=lambda index: batch[index].locks)
         kinds = {
             operation: ([batch[index].item for index in indexes], indexes)
             for operation, indexes in sorted(unordered.items(), key=lambda kind: _place(kind[0]))
