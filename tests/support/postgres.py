@@ -38,8 +38,9 @@ def programs() -> Path | None:
 class Server:
     """A running server; `url` opens its first database."""
 
-    def __init__(self, port: int, start: Callable[[], "subprocess.Popen[bytes]"]) -> None:
+    def __init__(self, port: int, data: Path, start: Callable[[], "subprocess.Popen[bytes]"]) -> None:
         self.port = port
+        self._data = data
         self._start = start
         self._child = start()
         self._made = 0
@@ -58,7 +59,20 @@ class Server:
     def start(self) -> None:
         """Start the server that was stopped; returns when it is there again."""
         self._child = self._start()
-        _wait(self.port)
+        self.wait()
+
+    def wait(self) -> None:
+        """Return when the server takes connections; another's on its port is not taken for it."""
+        for _ in range(400):
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), 1):
+                    pass
+                if asyncio.run(_data_of(self.port)) == str(self._data):
+                    return
+            except (OSError, asyncpg.PostgresError):
+                pass
+            time.sleep(0.05)  # another process starts
+        raise TimeoutError("PostgreSQL did not start")
 
     def ensure(self) -> None:
         """Start the server unless it runs."""
@@ -113,29 +127,18 @@ def server(options: Sequence[str] = FAST) -> Iterator[Server]:
         subprocess.run(initdb, check=True, **quiet)  # type: ignore[call-overload]
         port = free_port()
         command = [bin_ / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1", *options]
-        running = Server(port, lambda: subprocess.Popen(command, **quiet))  # type: ignore[call-overload]
+        running = Server(port, data, lambda: subprocess.Popen(command, **quiet))  # type: ignore[call-overload]
         try:
-            _wait(port)
+            running.wait()
             yield running
         finally:
             running.stop()
 
 
-def _wait(port: int) -> None:
-    """Return when the server takes connections."""
-    for _ in range(400):
-        try:
-            with socket.create_connection(("127.0.0.1", port), 1):
-                pass
-            asyncio.run(_ping(port))
-        except (OSError, asyncpg.PostgresError):
-            time.sleep(0.05)  # another process starts
-        else:
-            return
-    raise TimeoutError("PostgreSQL did not start")
-
-
-async def _ping(port: int) -> None:
-    """One connection."""
+async def _data_of(port: int) -> str:
+    """Return where the server behind a port keeps its data."""
     connection = await asyncpg.connect(f"postgresql://relay@127.0.0.1:{port}/postgres")
-    await connection.close()
+    try:
+        return str(await connection.fetchval("SHOW data_directory"))
+    finally:
+        await connection.close()
