@@ -168,6 +168,6 @@ async def test_polling_is_replaced(tmp_path: Path) -> None:
         recipe = await asyncio.to_thread(module, notified, **given)
         await running.world.finish(list(running.world.jobs)[1])
         await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())
-        received = running.sink.received[-1]
+        received = running.sink.received[running.sink.events().index("job.succeeded")]
         order, video = recipe.received(received.headers, received.body)
     assert (order, video[:8]) == ("42", "https://")

@@ -151,8 +151,8 @@ async def test_the_event_tells_when_its_result_is_gone(running: Running) -> None
     job = await running.submit(notify=[{"url": running.hook}])
     await running.world.finish(job["provider_job_id"])
     await running.sink.wait_for(lambda sink: "job.succeeded" in sink.events())
-    body = msgspec.json.decode(running.sink.received[-1].body)
-    (output,) = body["data"]["job"]["outputs"]
+    bodies = [msgspec.json.decode(one.body) for one in running.sink.received]
+    (output,) = next(body for body in bodies if body["type"] == "job.succeeded")["data"]["job"]["outputs"]
     assert parse_rfc3339(output["expires_at"]) == START_MS + 86_400_000
 
 
