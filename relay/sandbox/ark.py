@@ -91,7 +91,7 @@ class Ark(StandInBase):
             "model": job.model,
             "status": _STATUSES.get(job.state, "cancelled"),
             "created_at": job.created_s,
-            "updated_at": job.changed_s,
+            "updated_at": job.updated_s,
             "service_tier": "default",
             "execution_expires_after": 172_800,
         }

@@ -29,7 +29,7 @@ class ProviderJob(msgspec.Struct, kw_only=True):
     faults: Faults = Faults()
     state: str = "pending"
     updated_s: int = 0
-    """When it came into its state, which every copy of a callback says alike; 0: when it was made."""
+    """When it came into its state, at first when it was made; every copy of a callback says the same."""
     checks: int = 0
     """How often the status route was asked about it."""
     signature: int = 1
@@ -39,14 +39,13 @@ class ProviderJob(msgspec.Struct, kw_only=True):
     results_at: str = "https://cdn.example.com/sandbox"
     """Where its results are said to be."""
 
+    def __post_init__(self) -> None:
+        """Begin with the time when it was made."""
+        self.updated_s = self.updated_s or self.created_s
+
     def enter(self, state: str) -> None:
         """Come into a state."""
         self.state, self.updated_s = state, now_s()
-
-    @property
-    def changed_s(self) -> int:
-        """Return when it changed last."""
-        return self.updated_s or self.created_s
 
     @property
     def ended(self) -> bool:

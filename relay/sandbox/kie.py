@@ -79,9 +79,9 @@ class Kie(StandInBase):
             "failCode": "501" if bad else None,
             "failMsg": "The upstream model could not finish the task." if bad else None,
             "costTime": job.seconds if job.ended else None,
-            "completeTime": job.changed_s * 1000 if job.ended else None,
+            "completeTime": job.updated_s * 1000 if job.ended else None,
             "createTime": job.created_s * 1000,
-            "updateTime": job.changed_s * 1000,
+            "updateTime": job.updated_s * 1000,
             "creditsConsumed": job.seconds * _CREDITS_PER_S if good else 0,
         }
         return {"code": 200, "msg": "success", "data": task}

@@ -71,7 +71,7 @@ class Kinovi(StandInBase):
             "output": [output] if good else None,
             "error": failed if job.state in ("failed", "canceled") else None,
             "createTime": job.created_s * 1000,
-            "completeTime": job.changed_s * 1000 if job.ended else None,
+            "completeTime": job.updated_s * 1000 if job.ended else None,
         }
 
     def callback(self, job: ProviderJob) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Kinovi(StandInBase):
             return task | {"error": task["error"] and task["error"]["message"]}
         if job.faults.version == "state":
             task["state"] = task.pop("status")
-            task |= {"orderId": f"order_{job.number}", "updateTime": job.changed_s * 1000}
+            task |= {"orderId": f"order_{job.number}", "updateTime": job.updated_s * 1000}
         return {"code": 200, "message": "success", "data": task}
 
     def asked_id(self, request: Request) -> str:

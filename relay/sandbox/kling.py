@@ -141,7 +141,7 @@ class Kling(StandInBase):
                 "task_status_msg": why,
                 "task_info": {"external_task_id": own_id},
                 "created_at": at_ms,
-                "updated_at": job.changed_s * 1000,
+                "updated_at": job.updated_s * 1000,
                 "final_unit_deduction": f"{0.6 * job.seconds:.1f}" if good else "0",
                 "task_result": {"videos": [video] if good else []},
             }
@@ -151,7 +151,7 @@ class Kling(StandInBase):
             "status": word,
             "message": why,
             "create_time": at_ms,
-            "update_time": job.changed_s * 1000,
+            "update_time": job.updated_s * 1000,
             "external_id": own_id,
             "outputs": [{"type": "video"} | video] if good else [],
             "billing": [bill] if good else [],

@@ -199,7 +199,7 @@ def _task(job: ProviderJob) -> dict[str, Any]:
         "model": job.model,
         "status": _V2.get(job.state, job.state),
         "created_at": job.created_s,
-        "updated_at": job.changed_s,
+        "updated_at": job.updated_s,
         "resolution": job.body["resolution"],
         "duration": job.seconds,
         "ratio": "16:9",

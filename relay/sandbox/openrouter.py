@@ -100,7 +100,7 @@ class OpenRouter(StandInBase):
         """Return the job, with signed URLs where a copy is kept."""
         task = self._task(job) | {"polling_url": f"/api/v1/videos/{job.id}"}
         if "unsigned_urls" in task and task["unsigned_urls"] and job.faults.version != "unsigned":
-            task |= {"urls": [job.result_url], "expires_at": job.changed_s + LIFETIME_S}
+            task |= {"urls": [job.result_url], "expires_at": job.updated_s + LIFETIME_S}
         return task
 
     def callback(self, job: ProviderJob) -> dict[str, Any]:
