@@ -39,6 +39,8 @@ GC_OBJECTS = 10_000
 """New objects after which the garbage collector runs; Python's own default is 700 to 2,000."""
 GC_OBJECTS_AT_START: Final = 100_000
 """The same while a command's modules are loaded, which makes no garbage: collections would take a tenth of a start."""
+LOADS_AS_IT_RUNS: Final = frozenset({"serve", "work", "dev"})
+"""Commands that load most of relay after their own module, and call `tune_gc` once they have started."""
 STDERR: Final = 2
 
 
@@ -58,11 +60,13 @@ class _Lazy(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Return the command of a name, imported now."""
+        """Return the command of a name, imported now; then garbage is collected as usual, unless it loads more."""
         if cmd_name not in COMMANDS:
             return None
         module, name = COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(f"relay.cli.{module}"), name)
+        if cmd_name not in LOADS_AS_IT_RUNS:
+            gc.set_threshold(GC_OBJECTS)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

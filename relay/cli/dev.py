@@ -23,6 +23,7 @@ import httpx
 import msgspec
 
 from relay import __version__, log, settings
+from relay.cli import tune_gc
 from relay.clock import parse_rfc3339
 from relay.errors import RelayError
 from relay.providers import DEV_PROVIDERS, PROVIDERS
@@ -82,6 +83,7 @@ async def _dev(folder: Path, once: bool) -> None:
         starting = stack.enter_context(signals(stop, loaded.shutdown_s))
         app = await stack.enter_async_context(opened(loaded, {**PROVIDERS, **DEV_PROVIDERS}, stop=stop))
         starting.over()
+        tune_gc()
         http = server(app, loaded.host, loaded.port)
         serving = asyncio.create_task(http.serve())
         try:

@@ -140,6 +140,8 @@ class AsyncRelay:
                         after = messages.last_id
                         if until_s is not None and time.monotonic() >= until_s:
                             break
+                    else:  # it has ended, as where relay restarts
+                        await asyncio.sleep(requests.pause_s(1, None))
             except httpx.TransportError:
                 await asyncio.sleep(requests.pause_s(1, None))
             except RelayError as error:
@@ -328,23 +330,26 @@ class AsyncRelay:
         after: str | None = None,
         type: str | None = None,  # noqa: A002 - the API's own name
     ) -> AsyncGenerator[Notification]:
-        """Yield events as they happen, without end, from `after` an event's id on; a lost connection is made again."""
-        tried = 0
+        """Yield events as they happen, without end, from `after` an event's id on; a lost connection is made again.
+
+        Raise RelayError at the fourth 429 in a row, whatever connections were lost meanwhile, and at any other refusal.
+        """
+        lost = refusals = 0
         while True:
             messages, pause_s = Messages(after), 0.0
             try:
                 async with self._stream(after, type, None) as response:
-                    tried = 0
+                    lost = refusals = 0
                     async for received in response.aiter_bytes():
                         for message in messages.feed(received):
                             yield msgspec.json.decode(message.data, type=Notification)
                         after = messages.last_id
             except httpx.TransportError:
-                tried += 1
+                lost += 1
             except RelayError as error:
-                tried += 1
-                pause_s = requests.pause_after_refusal_s(error, tried)
-            await asyncio.sleep(max(messages.retry_s, pause_s or requests.pause_s(tried, None)))
+                refusals += 1
+                pause_s = requests.pause_after_refusal_s(error, refusals)
+            await asyncio.sleep(max(messages.retry_s, pause_s or requests.pause_s(lost, None)))
 
     @asynccontextmanager
     async def _stream(

@@ -123,11 +123,14 @@ def _asked_s(retry_after: str | None) -> float | None:
     return min(float(retry_after), _ASKED_MAX_S)
 
 
-def pause_after_refusal_s(error: RelayError, tried: int) -> float:
-    """Return for how long to wait before what was refused with 429 is tried again; raise the error at the last try."""
-    if error.status != TOO_MANY or tried >= TRIES_MAX:
+def pause_after_refusal_s(error: RelayError, refusals: int) -> float:
+    """Return for how long to wait before what was refused with 429 is tried again; raise the error at the last try.
+
+    `refusals` counts this refusal and those before it. Lost connections are not refusals, and use up no try.
+    """
+    if error.status != TOO_MANY or refusals >= TRIES_MAX:
         raise error
-    return pause_s(tried, None) if error.retry_after_s is None else error.retry_after_s
+    return pause_s(refusals, None) if error.retry_after_s is None else error.retry_after_s
 
 
 def problem(status: int, content: bytes, retry_after: str | None = None) -> RelayError:
@@ -164,9 +167,11 @@ class Messages:
 
     def feed(self, received: bytes) -> Iterator[Message]:
         """Yield the messages that end in these bytes."""
-        if self._after_cr and received:
+        if not received:
+            return
+        if self._after_cr:
             received = received.removeprefix(b"\n")
-        self._after_cr = received.endswith(b"\r") or (self._after_cr and not received)
+        self._after_cr = received.endswith(b"\r")
         *lines, self._rest = _LINE_END.split(self._rest + received)
         for line in lines:
             if self._at_start:

@@ -137,6 +137,8 @@ class Relay:
                         after = messages.last_id
                         if until_s is not None and time.monotonic() >= until_s:
                             break
+                    else:  # it has ended, as where relay restarts
+                        time.sleep(requests.pause_s(1, None))
             except httpx.TransportError:
                 time.sleep(requests.pause_s(1, None))
             except RelayError as error:
@@ -323,23 +325,26 @@ class Relay:
         after: str | None = None,
         type: str | None = None,  # noqa: A002 - the API's own name
     ) -> Generator[Notification]:
-        """Yield events as they happen, without end, from `after` an event's id on; a lost connection is made again."""
-        tried = 0
+        """Yield events as they happen, without end, from `after` an event's id on; a lost connection is made again.
+
+        Raise RelayError at the fourth 429 in a row, whatever connections were lost meanwhile, and at any other refusal.
+        """
+        lost = refusals = 0
         while True:
             messages, pause_s = Messages(after), 0.0
             try:
                 with self._stream(after, type, None) as response:
-                    tried = 0
+                    lost = refusals = 0
                     for received in response.iter_bytes():
                         for message in messages.feed(received):
                             yield msgspec.json.decode(message.data, type=Notification)
                         after = messages.last_id
             except httpx.TransportError:
-                tried += 1
+                lost += 1
             except RelayError as error:
-                tried += 1
-                pause_s = requests.pause_after_refusal_s(error, tried)
-            time.sleep(max(messages.retry_s, pause_s or requests.pause_s(tried, None)))
+                refusals += 1
+                pause_s = requests.pause_after_refusal_s(error, refusals)
+            time.sleep(max(messages.retry_s, pause_s or requests.pause_s(lost, None)))
 
     @contextmanager
     def _stream(self, after: str | None, kind: str | None, until_s: float | None) -> Iterator[httpx.Response]:

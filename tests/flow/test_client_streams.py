@@ -5,11 +5,14 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
 
+import httpx
 import pytest
 
 from relay.cli.remote.connection import Profile, Remote
-from relay.client import AsyncRelay, RelayError
+from relay.client import AsyncRelay, Relay, RelayError, aio, sync
 from tests.support.running import KEY
 
 pytestmark = pytest.mark.anyio
@@ -25,6 +28,15 @@ def event(name: str) -> bytes:
     return json.dumps({"id": "evt", "type": name, "timestamp": "2026-11-21T00:00:00.000Z", "data": {}}).encode()
 
 
+ENDED = json.dumps(
+    {
+        "id": "evt_1",
+        "type": "job.succeeded",
+        "timestamp": "2026-11-21T00:00:00.000Z",
+        "data": {"final": True, "job": {"id": "job_1"}},
+    }
+).encode()
+"""The data of an event that ends a job."""
 PARTS: list[tuple[bytes, str | None]] = [
     (b"id: evt_1\ndata: %b\n\n", "evt_1"),
     (b"id: evt\0_2\ndata: %b\n\n", "evt_1"),
@@ -125,6 +137,82 @@ async def test_a_stream_over_the_rate_is_asked_for_a_few_times(compiled: Path) -
         found = await asyncio.gather(python(one, 1), javascript(compiled, two, 1))
     assert list(found) == [["too_many_requests 0"]] * 2
     assert (len(of_python), len(of_js)) == (4, 4)
+
+
+Step = Literal["refused", "opened", "lost", "event"]
+MIXED: list[Step] = ["refused", "refused", "refused", "opened", "refused", "lost", "lost", "refused", "event"]
+"""What each connection meets: never four refusals without an opened stream between them."""
+
+
+@pytest.mark.parametrize("name", ["aio", "sync"])
+async def test_lost_connections_use_up_no_try_of_a_refusal(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count the refusals alone, from the last opened stream on, and wait as long as each asks for."""
+    steps, pauses = iter(MIXED), list[float]()
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        match next(steps):
+            case "lost":
+                raise httpx.ConnectError("gone")
+            case "refused":
+                return httpx.Response(429, headers={"retry-after": "7"}, content=b"slower")
+            case "opened":
+                return httpx.Response(200, content=b"retry: 1\n\n")
+            case "event":
+                return httpx.Response(200, content=b"data: " + event("job.succeeded") + b"\n\n")
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    transport = httpx.MockTransport(answer)
+    if name == "aio":
+        monkeypatch.setattr(aio, "asyncio", SimpleNamespace(sleep=sleep))
+        async with httpx.AsyncClient(transport=transport) as http:
+            found = await anext(AsyncRelay("http://relay", KEY, http=http).stream())
+    else:
+        monkeypatch.setattr(sync, "time", SimpleNamespace(sleep=pauses.append))
+        with httpx.Client(transport=transport) as http_sync:
+            found = next(Relay("http://relay", KEY, http=http_sync).stream())
+    assert found.type == "job.succeeded"
+    assert [pause == 7 for pause in pauses] == [step == "refused" for step in MIXED[:-1]]
+
+
+@pytest.mark.parametrize("name", ["aio", "sync"])
+async def test_a_wait_pauses_after_a_stream_that_has_ended(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask for the next stream after a pause where one has ended, as it does while relay restarts."""
+    streams, pauses = iter([b"retry: 1\n\n"] * 3 + [b"data: " + ENDED + b"\n\n"]), list[float]()
+    job = json.loads((ROOT / "relay" / "web" / "examples.json").read_bytes())["GET /v1/jobs/{id} 200"]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/stream"):
+            return httpx.Response(200, content=next(streams))
+        return httpx.Response(200, json=job | {"id": "job_1", "status": "running", "final": False})
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    transport = httpx.MockTransport(answer)
+    if name == "aio":
+        monkeypatch.setattr(aio, "asyncio", SimpleNamespace(sleep=sleep))
+        async with httpx.AsyncClient(transport=transport) as http:
+            await AsyncRelay("http://relay", KEY, http=http).wait("job_1")
+    else:
+        monkeypatch.setattr(sync, "time", SimpleNamespace(sleep=pauses.append))
+        with httpx.Client(transport=transport) as http_sync:
+            Relay("http://relay", KEY, http=http_sync).wait("job_1")
+    assert [0.125 <= pause <= 8 for pause in pauses] == [True] * 3
+
+
+async def test_lost_connections_use_up_no_try_in_typescript(compiled: Path) -> None:
+    """Count refusals by the same rule in TypeScript, where a stream that was opened without a message counts too."""
+    answers: dict[Step, bytes] = {
+        "refused": b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 0\r\nconnection: close\r\n\r\nslower",
+        "opened": b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n: open\n\n",
+        "lost": b"",
+        "event": part(0),
+    }
+    async with streaming(lambda number: answers[MIXED[number]]) as (origin, heads):
+        assert await javascript(compiled, origin, 1) == ["type 0"]
+    assert len(heads) == len(MIXED)
 
 
 async def test_a_command_says_what_it_waits_for(capsys: pytest.CaptureFixture[str]) -> None:

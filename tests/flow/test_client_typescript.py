@@ -35,6 +35,25 @@ async def test_a_job_is_submitted_awaited_and_its_notification_verified(compiled
         assert third == {"type": "job.succeeded", "bad": ["refused"] * 4}
 
 
+async def test_an_abort_ends_what_waits(compiled: Path) -> None:
+    """Throw the AbortError of a signal that is aborted before, or during a pause or a request, of every method."""
+    script, pipe = str(ROOT / "tests" / "node" / "abort.mjs"), asyncio.subprocess.PIPE
+    node = await asyncio.create_subprocess_exec("node", script, str(compiled), stdout=pipe)
+    printed, _ = await asyncio.wait_for(node.communicate(), 60)
+    found: dict[str, list[str | int]] = json.loads(printed)
+    assert found == {
+        "stream, aborted before": ["AbortError", 0],
+        "stream, in a pause that relay asked for": ["AbortError", 1],
+        "stream, in a pause after a lost connection": ["AbortError", 1],
+        "wait, aborted before": ["AbortError", 0],
+        "wait, in a pause": ["AbortError", 1],
+        "wait, while the job is requested": ["AbortError", 2],
+        "wait, in a pause after its stream has ended": ["AbortError", 2],
+        "a request, in a pause that relay asked for": ["AbortError", 1],
+        "a request, in a pause after a lost connection": ["AbortError", 1],
+    }
+
+
 @asynccontextmanager
 async def driven(compiled: Path) -> AsyncIterator[Callable[..., Awaitable[dict[str, Any]]]]:
     """Yield what gives tests/node/client.mjs a line and returns the line that it prints."""

@@ -268,6 +268,24 @@ async def test_what_is_stored_is_read(shell: Shell, tmp_path: Path) -> None:
         assert secret.encode() not in everything
 
 
+async def test_a_file_that_cannot_be_written_is_named(shell: Shell, tmp_path: Path) -> None:
+    """Name the file of an incident and the file of profiles that cannot be written, without a traceback."""
+    job, target = (await finished(shell.running))["id"], tmp_path / "none" / "out.zip"
+    done = await shell("incident", "export", job, "-f", str(target))
+    assert (done.status, done.out) == (1, "")
+    assert done.err == f"relay: cannot write {target}: No such file or directory\n"
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    (folder / "p.json.part").mkdir()
+    done = await shell("login", stdin=KEY.encode(), RELAY_PROFILES=str(folder / "p.json"))
+    assert (done.status, done.err.splitlines()[-1]) == (1, f"relay: cannot write {folder / 'p.json'}: Is a directory")
+    (tmp_path / "file").write_bytes(b"")
+    unreadable = tmp_path / "file" / "p.json"
+    done = await shell("login", stdin=KEY.encode(), RELAY_PROFILES=str(unreadable))
+    assert (done.status, done.out) == (78, "")
+    assert done.err == f"relay: cannot read the profiles of {unreadable}: Not a directory\n"
+
+
 async def test_the_state_of_a_relay_is_shown(shell: Shell) -> None:
     """Say that it is ready, and what providers cost and accept."""
     shown = (await shell("status", "-o", "json")).json()

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from relay import __version__
+from relay.cli import GC_OBJECTS
 from relay.providers import PROVIDERS
 from relay.sandbox.contract import API_KEY
 from relay.storage.engine.database_url import shown
@@ -280,6 +281,17 @@ async def test_dev_shows_the_main_job_and_again() -> None:
         assert "signature verified" in text
         assert "NOT" not in text
         assert "curl http://127.0.0.1:" in text
+
+
+async def test_dev_collects_garbage_as_a_server_does() -> None:
+    """Leave the threshold of a start once `relay dev` has started: it runs until Ctrl-C."""
+    program = (
+        "import atexit, gc, sys; from relay import cli; atexit.register(lambda: print(f'{gc.get_threshold()[0]=}')); "
+        "sys.argv = ['relay', 'dev', '--once']; cli.main()"
+    )
+    async with processes.process({"PORT": "0"}, "-c", program) as child:
+        assert await asyncio.wait_for(child.wait(), 60) == 0
+    assert processes.said(child)[-1].strip() == f"gc.get_threshold()[0]={GC_OBJECTS}"
 
 
 async def test_dev_dates_each_step_when_it_happened() -> None:

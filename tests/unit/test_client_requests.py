@@ -1,6 +1,8 @@
 """What the Python client reads of a stream and of a refusal, whatever a proxy between made of it."""
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from relay.client.requests import (
     TRIES_MAX,
@@ -13,6 +15,14 @@ from relay.client.requests import (
     problem,
 )
 from tests.support.rows import rows
+
+CHUNKS = st.lists(
+    st.one_of(
+        st.sampled_from([b"\r", b"\n", b"\r\n", b"", b"data: a", b"data", b"id: 1", b"id", b": b", b"retry: 7"]),
+        st.binary(max_size=3),
+    )
+)
+"""Streams of bytes in chunks, many of which end between the two bytes of an end of a line."""
 
 
 @rows("value", [b"evt\0_2", b"\0", b"evt\x01_2", b"evt_2 ", b" evt_2", b"\x7f"])
@@ -53,6 +63,23 @@ def test_each_end_of_a_line_is_one(end: bytes, size: int) -> None:
     sent = end.join([b"\xef\xbb\xbfid: 1", b"data: a", b":", b"data: b", b"", b"data", b"", b"data: c", b"", b""])
     found = [one for at in range(0, len(sent), size) for one in messages.feed(sent[at : at + size])]
     assert found == [Message("1", b"a\nb"), Message("1", b""), Message("1", b"c")]
+
+
+@given(CHUNKS)
+@example([b"data: a\r", b"\n", b"\n", b"data: b\n\n"])
+@example([b"data: a\r", b"", b"\n", b"\n"])
+def test_the_chunks_of_a_stream_change_nothing(chunks: list[bytes]) -> None:
+    """Read the same messages, position and delay from any bytes, in one chunk and cut anywhere."""
+    cut, whole = Messages(), Messages()
+    assert [one for chunk in chunks for one in cut.feed(chunk)] == list(whole.feed(b"".join(chunks)))
+    assert (cut.last_id, cut.retry_s) == (whole.last_id, whole.retry_s)
+
+
+def test_a_blank_line_behind_a_chunk_of_one_line_feed_ends_the_message() -> None:
+    """Take a line feed alone for the rest of the CR LF before it, and the next one for a line of its own."""
+    messages = Messages()
+    found = [list(messages.feed(chunk)) for chunk in (b"data: a\r", b"\n", b"\n", b"data: b\n\n")]
+    assert found == [[], [], [Message("", b"a")], [Message("", b"b")]]
 
 
 def test_a_refusal_is_tried_again_a_few_times() -> None:

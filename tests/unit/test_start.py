@@ -11,6 +11,28 @@ from relay.cli.summaries import SUMMARIES
 from tests.support.rows import rows
 
 
+@rows(
+    ("arguments", "objects"),
+    [
+        (("tail",), cli.GC_OBJECTS),
+        (("listen", "--forward-to", "http://localhost"), cli.GC_OBJECTS),
+        (("mcp",), cli.GC_OBJECTS),
+        (("migrate", "--to", "postgres://h/d"), cli.GC_OBJECTS),
+        (("serve",), cli.GC_OBJECTS_AT_START),
+        (("work",), cli.GC_OBJECTS_AT_START),
+        (("dev",), cli.GC_OBJECTS_AT_START),
+    ],
+)
+def test_garbage_is_collected_as_usual_once_a_command_runs(arguments: tuple[str, ...], objects: int) -> None:
+    """Leave the threshold of a start before a command runs, but for those that load more and call tune_gc then."""
+    program = (
+        "import gc, sys, click; from relay import cli; command = cli.group.get_command(click.Context(cli.group), "
+        "sys.argv[1]); command.callback = lambda **_: print(gc.get_threshold()[0]); cli.main()"
+    )
+    ran = subprocess.run([sys.executable, "-c", program, *arguments], timeout=60, check=True, stdout=subprocess.PIPE)
+    assert int(ran.stdout) == objects
+
+
 @rows("module", ["relay.web.dashboard", "relay.web.openapi", "jinja2", "prometheus_client"])
 def test_a_start_loads_no_page(module: str) -> None:
     """Load the modules of pages, of the API's description and of metrics for the first request that needs them."""

@@ -40,7 +40,7 @@ export class Relay {
 
   /** Submits a job; give a key of your own to submit an order once. */
   submit(job: JobFields, options: Options = {}): Promise<NewJob> { return this.request("POST", "/v1/jobs", job, options); }
-  job(id: string): Promise<Job> { return this.request("GET", `/v1/jobs/${id}`); }
+  job(id: string, options: Options = {}): Promise<Job> { return this.request("GET", `/v1/jobs/${id}`, undefined, options); }
   timeline(id: string): Promise<Timeline> { return this.request("GET", `/v1/jobs/${id}/timeline`); }
   jobs(query: Record<string, string> = {}): AsyncGenerator<Job> { return this.pages("/v1/jobs", query); }
   events(query: Record<string, string> = {}): AsyncGenerator<Event> { return this.pages("/v1/events", query); }
@@ -50,49 +50,59 @@ export class Relay {
   }
 
   /** Returns the job when it is final. Nothing is polled: relay says it on a stream, or holds a request. */
-  async wait(id: string, { signal }: Options = {}): Promise<Job> {
+  async wait(id: string, options: Options = {}): Promise<Job> {
+    const { signal } = options;
     for (const at: Position = {}; ; ) {
       try {
         for await (const message of this.#messages(at, signal)) {
           // The stream is open before the first look at the job: what ends it from here on is on the stream.
           if (message === null) {
-            const job = await this.job(id);
+            const job = await this.job(id, options);
             if (FINAL.has(job.status)) return job;
             continue;
           }
           const { data } = JSON.parse(message.data) as Notification<{ final: boolean; job: Job | null }>;
-          if (data.final && data.job?.id === id) return await this.job(id);
+          if (data.final && data.job?.id === id) return await this.job(id, options);
         }
+        await pause(1, signal); // the stream has ended, as where relay restarts
       } catch (error) {
         signal?.throwIfAborted();
         if (error instanceof RelayError && error.status === 429) {
-          const job = await this.request<Job>("GET", `/v1/jobs/${id}`, undefined, signal ? { signal } : {}, { prefer: `wait=${HELD_S}` });
+          const job = await this.request<Job>("GET", `/v1/jobs/${id}`, undefined, options, { prefer: `wait=${HELD_S}` });
           if (FINAL.has(job.status)) return job;
         } else if (error instanceof RelayError && !AGAIN.has(error.status)) throw error;
-        else await pause(1);
+        else await pause(1, signal);
       }
     }
   }
 
-  /** Yields events as they happen, without end, from `after` an event's id on; a lost connection is made again. */
+  /**
+   * Yields events as they happen, without end, from `after` an event's id on; a lost connection is made again. Throws
+   * RelayError at the fourth 429 in a row, whatever connections were lost meanwhile, and at any other refusal.
+   */
   async *stream({ after, signal }: { after?: string; signal?: AbortSignal } = {}): AsyncGenerator<Notification> {
     const at: Position = { after };
-    for (let tried = 1; ; tried++) {
+    for (let lost = 0, refusals = 0; ; ) {
+      let tooMany = false;
       let retryAfter: string | null = null;
       try {
         for await (const message of this.#messages(at, signal)) {
-          if (message === null) continue;
-          tried = 0;
+          if (message === null) {
+            refusals = 0;
+            continue;
+          }
+          lost = 0;
           yield JSON.parse(message.data) as Notification;
         }
       } catch (error) {
         signal?.throwIfAborted();
         if (error instanceof RelayError) {
-          if (!AGAIN.has(error.status) || (error.status === TOO_MANY && tried >= TRIES_MAX)) throw error;
+          tooMany = error.status === TOO_MANY;
+          if (!AGAIN.has(error.status) || (tooMany && refusals + 1 >= TRIES_MAX)) throw error;
           retryAfter = error.retryAfter;
         }
       }
-      await pause(tried, retryAfter);
+      await pause(tooMany ? ++refusals : ++lost, signal, retryAfter);
     }
   }
 
@@ -118,17 +128,18 @@ export class Relay {
       } catch (error) {
         options.signal?.throwIfAborted();
         if (tried === TRIES_MAX) throw error;
-        await pause(tried);
+        await pause(tried, options.signal);
         continue;
       }
       if (response.ok) return (response.status === 204 ? undefined : await response.json()) as Answer;
       if (!AGAIN.has(response.status) || tried === TRIES_MAX) throw await refused(response);
-      await pause(tried, response.headers.get("retry-after"));
+      await pause(tried, options.signal, response.headers.get("retry-after"));
     }
   }
 
   /** Yields null once the stream is open, then its messages. */
   async *#messages(at: Position, signal?: AbortSignal): AsyncGenerator<Message | null> {
+    signal?.throwIfAborted(); // a signal that is aborted already dispatches no event
     const silence = new AbortController();
     let timer = setTimeout(() => silence.abort(), SILENCE_MS);
     const abort = () => silence.abort();
@@ -242,9 +253,20 @@ function bytes(base64: string): Uint8Array<ArrayBuffer> {
   return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }
 
-function pause(tried: number, retryAfter: string | null = null): Promise<void> {
+/** Waits before the next try: as long as relay asks for, else twice as long each time; throws at the signal's abort. */
+async function pause(tried: number, signal?: AbortSignal, retryAfter: string | null = null): Promise<void> {
   const s = retryAfter && /^\d+$/.test(retryAfter) ? Math.min(Number(retryAfter), 60) : Math.min(0.25 * 2 ** tried, 8) * (0.5 + Math.random() / 2);
-  return new Promise((resolve) => setTimeout(resolve, s * 1000));
+  signal?.throwIfAborted();
+  await new Promise<void>((resolve) => {
+    const end = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", end);
+      resolve();
+    };
+    const timer = setTimeout(end, s * 1000);
+    signal?.addEventListener("abort", end);
+  });
+  signal?.throwIfAborted();
 }
 
 async function refused(response: Response): Promise<RelayError> {

@@ -7,7 +7,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,13 +69,15 @@ def read_profiles() -> dict[str, Profile]:
     """Return the stored profiles; raise SettingsError for a file that others may read, or that is none."""
     path = profiles_path()
     try:
-        mode = path.stat().st_mode
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise SettingsError(f"{path} holds API keys, and other users may read it: chmod 600 {path}")
+        content = path.read_bytes()
     except FileNotFoundError:
         return {}
-    if stat.S_IMODE(mode) & 0o077:
-        raise SettingsError(f"{path} holds API keys, and other users may read it: chmod 600 {path}")
+    except OSError as error:
+        raise SettingsError(f"cannot read the profiles of {path}: {error.strerror or error}") from None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Profile])
+        return msgspec.json.decode(content, type=dict[str, Profile])
     except msgspec.DecodeError as error:
         raise SettingsError(f"{path} is no file of profiles: {error}") from None
 
@@ -83,13 +85,33 @@ def read_profiles() -> dict[str, Profile]:
 def write_profile(name: str, profile: Profile) -> Path:
     """Store a profile, in a file that only its owner may read, and return its path."""
     path, profiles = profiles_path(), read_profiles() | {name: profile}
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    beside = path.with_suffix(".new")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE), "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(profiles)))
-    beside.chmod(_PRIVATE)
-    beside.replace(path)
+    with whole_file(path) as part:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE), "wb") as file:
+            part.chmod(_PRIVATE)
+            file.write(msgspec.json.format(msgspec.json.encode(profiles)))
     return path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield where to write a file, which is at `path` only once it is whole; leave nothing behind a failure.
+
+    What is no plain file, such as /dev/stdout, is written itself and never replaced. Raise Refused, which names the
+    file, if it cannot be written.
+    """
+    itself = path.is_symlink() or (path.exists() and not path.is_file())
+    part = path if itself else path.with_name(f"{path.name}.part")
+    try:
+        yield part
+        if not itself:
+            part.replace(path)
+    except OSError as error:
+        raise Refused(f"cannot write {path}: {error.strerror or error}", 1) from None
+    finally:
+        if not itself:
+            with suppress(OSError):  # it is there after a failure alone
+                part.unlink()
 
 
 def chosen(url: str | None, profile: str | None) -> Profile:
@@ -196,30 +218,17 @@ class Remote:
     def download(self, path: str, to: Path) -> int:
         """Write what a path leads to into a file, and return its bytes; a redirect is followed without the key.
 
-        The file is there only once it is whole.
+        The file is there only once it is whole. Raise Refused for a problem, for a result's URL that does not answer,
+        and for a file that cannot be written.
         """
         if not _PATH.fullmatch(path):
             raise click.UsageError(f"{path!r} is no path of the API: an id is letters, digits, dashes and underscores")
-        part = to.with_name(f"{to.name}.part")
         try:
-            with self._http.stream("GET", path) as response:
+            with whole_file(to) as part, self._http.stream("GET", path) as response:
                 location = response.headers.get("location")
-                if location is None:
-                    size = _write(response, part)
-                else:
-                    with (
-                        httpx.Client(timeout=TIMEOUT_S, follow_redirects=True, verify=tls_context()) as elsewhere,
-                        elsewhere.stream("GET", location) as found,
-                    ):
-                        if not found.is_success:
-                            raise Refused(f"the result's URL answered HTTP {found.status_code}", 1)
-                        size = _write(found, part)
-            part.replace(to)
+                return _write(response, part) if location is None else _fetch(location, part)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
-        finally:
-            part.unlink(missing_ok=True)
-        return size
 
     def pages(self, path: str, query: Mapping[str, Any], limit: int) -> Iterator[Json]:
         """Yield so many items of a list at most."""
@@ -291,6 +300,25 @@ class Remote:
         """Return the error for a relay that does not answer."""
         why = str(error) or type(error).__name__
         return Refused(f"{self.url} does not answer: {why}{WHERE}", EXIT_AGAIN)
+
+
+def _fetch(url: str, part: Path) -> int:
+    """Write the result at a provider's or a bucket's URL into a file, and return its bytes; raise Refused.
+
+    An error names the host alone: the rest of the URL may hold a signature, with which anyone can read the result.
+    """
+    try:
+        with (
+            httpx.Client(timeout=TIMEOUT_S, follow_redirects=True, verify=tls_context()) as elsewhere,
+            elsewhere.stream("GET", url) as found,
+        ):
+            if not found.is_success:
+                raise Refused(f"the result's URL answered HTTP {found.status_code}", 1)
+            return _write(found, part)
+    except httpx.HTTPError as error:
+        why = str(error) or type(error).__name__
+        host = error.request.url.host  # of the redirect that failed, if the URL led on to another host
+        raise Refused(f"the result's URL at {host} does not answer: {why} (try again)", EXIT_AGAIN) from None
 
 
 def _write(response: httpx.Response, part: Path) -> int:

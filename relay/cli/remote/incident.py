@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from relay.cli.remote.connection import EXIT_NOT_FOUND, Refused, progress
+from relay.cli.remote.connection import EXIT_NOT_FOUND, Refused, progress, whole_file
 from relay.cli.remote.output import Session, remote
 
 MANY: Final = 1_000
@@ -46,7 +46,7 @@ def export(session: Session, job: str, file: Path | None) -> None:
         "callbacks": heads[::-1],
         "endpoints": _endpoints(session, {one["endpoint"] for one in deliveries}),
     }
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with whole_file(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(f"{name}.json", json.dumps(content, ensure_ascii=False, indent=2))
         for callback, body in bodies.items():
