@@ -170,21 +170,25 @@ def _archive(of: Sample) -> list[Case]:
         "boot": 1,
         "window": COPIES_WINDOW,
     }
-    due |= {"full": [], "full_hosts": []}
+    due |= {"full": [], "full_hosts": [], "in_turn": 0}
     own, other = {"project_id": DEFAULT_PROJECT}, ids.encode(of.now_ms << 80)
     of_job = own | {"job_id": row["job_id"], "number": 0, "leased_until": row["due_at"], "id": row["id"]}
     written = {"bucket": "", "key": "another.mp4", "content_type": "video/mp4", "writes": 2}
     ended = {"state": "archived", "digest": "0" * 64, "bytes": 9, "finished_at": of.now_ms, "error_code": None}
     ended |= written | {"error": None}
     again = {"due_at": of.now_ms, "attempts_made": 2, "gone_seen": 0, "error_code": "gone", "error": "it is gone"}
+    again |= {"writing": 0}
     waiting, archived = [dict(one) for one in of.waiting_copies], [dict(one) for one in of.copies]
     new = [one | {"id": f"{ids.COPY}{other[:-3]}{n:03}", "due_at": of.now_ms} for n, one in enumerate(archived)]
+    until = {"now": later, "leased_until": later + HOUR_MS}
     left, pruned = dict(of.left[0]), {"jobs": [one["job_id"] for one in archived], "copies_kept": 1}
     return [
         Case("claim_copies", (due,), writes=True),
         Case("claim_copies", (due | {"now": of.now_ms},), "nothing is due", writes=True),
-        Case("claim_copies", (due | {"full": [DEFAULT_PROJECT]},), "its project is full", hot=False, writes=True),
-        _case("next_copy", {}),
+        Case(
+            "claim_copies_beside", (due | {"full": [DEFAULT_PROJECT]},), "its project is full", hot=False, writes=True
+        ),
+        _case("next_copy", {"now": of.now_ms}),
         _case("copies_out_of_time", {"now": of.now_ms, "limit": COPIES_BATCH}),
         _case("copies_past_retention", {"before": of.now_ms, "limit": COPIES_BATCH}),
         _case("hold_copies", {"ids": [one["id"] for one in waiting]}),
@@ -201,7 +205,9 @@ def _archive(of: Sample) -> list[Case]:
         _case("forget_copy", {"id": copied["id"]}, writes=True),
         _case("hasten_copies", of_job | {"now": of.now_ms}, writes=True),
         _case("take_back_copies", {"boots": [1], "now": of.now_ms}, writes=True),
-        _case("claim_object_left", {"now": later, "leased_until": later + HOUR_MS}, writes=True),
+        _case("give_back_copies", {"boots": [1], "now": of.now_ms}, writes=True),
+        _case("buckets_left", {"now": later}),
+        _case("claim_object_left", {"bucket": left["bucket"]} | until, writes=True),
         _case("postpone_object_left", left | {"leased_until": left["due_at"]}, writes=True),
         _case("forget_object_left", left | {"leased_until": left["due_at"]}, writes=True),
         _case("leave_copies_of_jobs", pruned | {"due_at": of.now_ms}, writes=True),

@@ -26,7 +26,7 @@ from relay.lifecycle import archiving
 from relay.model.archive import CopyEnd, CopyErrorCode, CopyState
 from relay.model.job import Disposition
 from relay.outbound.download import DownloadFailed
-from relay.outbound.object_store import BucketFailed
+from relay.outbound.object_store import BucketFailed, ObjectFailed
 from relay.storage.apply_updates import JobUpdate, UpdateResult
 from relay.storage.copies import CopyClaim, CopyRetry, DueCopy, HeldEvent, LeftObject, OldCopy
 
@@ -52,8 +52,8 @@ LEFT_PAUSE_MS: Final = 10_000
 LEFT_LEASE_MS: Final = 300_000
 LEFT_AGAIN_MS: Final = {CopyErrorCode.STORE_UNAVAILABLE: 60_000, CopyErrorCode.STORE_REFUSED: 3_600_000}
 """How much later an object is deleted whose bucket did not answer, or refused to delete it."""
-RETENTION_EVERY_MS: Final = 600_000
 RETENTION_PAUSE_MS: Final = 1_000
+RETENTION_EVERY_MS: Final = 600_000
 """The pauses before what is past its retention is deleted: while there was something, and else."""
 DAY_MS: Final = 86_400_000
 _logger = log.get("archive")
@@ -116,6 +116,7 @@ class Archiver:
 
     async def run(self) -> None:
         """Make due copies, until cancelled."""
+        await self._store.name_bucket(self._bucket.shown)
         try:
             while True:
                 self._wake.clear()
@@ -139,12 +140,13 @@ class Archiver:
         if self._tidying is None:
             tidied_at = min(self._left_at_ms, self._retention_at_ms) if self._retention_ms else self._left_at_ms
             again_at = min(again_at, max(tidied_at, soonest))
-        times = await self._store.next_times()
+        times = await self._store.next_times(now_ms)
         if times.held_until is not None:
             again_at = min(again_at, max(began_ms + times.held_until - now_ms, soonest))
-        waits_for_store = self._store_failures > 0 and not self._copying
-        if times.due_at is not None and (waits_for_store or self._free_slots() > 0):
-            again_at = min(again_at, max(began_ms + times.due_at - now_ms, self._store_opens_at_ms, soonest))
+        if self._store_failures > 0 and began_ms < self._store_opens_at_ms:
+            again_at = min(again_at, self._store_opens_at_ms)
+        elif times.due_at is not None and self._free_slots() > 0:  # what is due already is of projects that are full
+            again_at = min(again_at, max(began_ms + times.due_at - now_ms, soonest))
         return again_at
 
     def _free_slots(self) -> int:
@@ -154,7 +156,10 @@ class Archiver:
         return 1 if not self._copying and self._clock.monotonic_ms() >= self._store_opens_at_ms else 0
 
     async def _start(self, now_ms: int) -> bool:
-        """Claim and start the most urgent copy that may start; return whether there is one."""
+        """Claim and start the most urgent copy that may start; return whether there is one.
+
+        While the bucket is tried again, each copy has its turn: one that it never takes holds back no other.
+        """
         if self._free_slots() <= 0:
             return False
         claim = CopyClaim(
@@ -163,6 +168,7 @@ class Archiver:
             limit=1,
             full=[project for project, number in self._of_project.items() if number >= self._project_max],
             full_hosts=[host for host in self._failing_hosts if self._of_host[host] >= self._host_max],
+            in_turn=self._store_failures > 0,
         )
         claimed = await self._store.claim(claim)
         for copy in claimed:
@@ -194,6 +200,8 @@ class Archiver:
             copied = await self._copier.copy(copy, provider, self._store.name)
         except DownloadFailed as error:
             self._note_host(copy.host, failed=True)
+            await self._failed(copy, error.code, str(error), began_ms)
+        except ObjectFailed as error:
             await self._failed(copy, error.code, str(error), began_ms)
         except BucketFailed as error:
             await self._bucket_failed(copy, error)
@@ -247,8 +255,8 @@ class Archiver:
             bytes=copied.size,
             content_type=copied.content_type,
         )
-        self._context.metrics.copied(copy.provider, copied.size, self._clock.monotonic_ms() - began_ms)
-        await self._end(copy, end, began_ms)
+        if await self._end(copy, end, began_ms):
+            self._context.metrics.copied(copy.provider, copied.size, self._clock.monotonic_ms() - began_ms)
 
     async def _failed(self, copy: DueCopy, code: CopyErrorCode, reason: str, began_ms: int) -> None:
         """Store a failed try: the time of the next one, or that there is none."""
@@ -265,6 +273,7 @@ class Archiver:
                 gone_seen=gone_seen,
                 error_code=code,
                 error=reason,
+                writing=code is CopyErrorCode.TOO_SLOW,
             )
             await self._store.retry(retry)
             _logger.info("archive.retried", job=copy.job_id, number=copy.number, code=code, reason=reason)
@@ -300,11 +309,15 @@ class Archiver:
             gone_seen=copy.gone_seen,
             error_code=error.code,
             error=str(error),
+            writing=error.hangs,
         )
         await self._store.retry(retry)
 
-    async def _end(self, copy: DueCopy, end: CopyEnd, began_ms: int) -> None:
-        """Store how a copy ended, with all that follows for its job, and publish it."""
+    async def _end(self, copy: DueCopy, end: CopyEnd, began_ms: int) -> bool:
+        """Store how a copy ended, with all that follows for its job, and publish it; return whether it counts.
+
+        It does not where the copy is another process's by now, or its job has no such result any more.
+        """
         now_ms = self._clock.now_ms()
         url = f"{self._context.settings.public_url or ''}/v1/jobs/{copy.job_id}/outputs/{copy.number}"
         transition = partial(archiving.end_copy, copy=end, url=url, now_ms=now_ms)
@@ -313,10 +326,11 @@ class Archiver:
         if end.state is CopyState.FAILED or result.disposition is Disposition.STALE:
             self._left_at_ms = 0
         duration_ms = self._clock.monotonic_ms() - began_ms
-        if result.job is not None and result.disposition is not Disposition.STALE:
+        counts = result.job is not None and result.disposition is not Disposition.STALE
+        if result.job is not None and counts:
             self._context.store.statistics.copied(result.job, end, now_ms, duration_ms)
         _logger.info(
-            "archive.ended",
+            "archive.ended" if counts else "archive.end_too_late",
             job=copy.job_id,
             number=copy.number,
             state=end.state,
@@ -325,6 +339,7 @@ class Archiver:
             code=end.error_code,
             reason=end.error,
         )
+        return counts
 
     async def _release(self, held: HeldEvent) -> None:
         """Send an event that has waited long enough for copies."""
@@ -356,22 +371,28 @@ class Archiver:
             await self._delete_left()
 
     async def _delete_left(self) -> None:
-        """Delete the queued objects until the bucket of one fails: that one is tried later, and delays no other."""
+        """Delete the queued objects, those of each bucket until it fails: the others of that one are tried later."""
         self._left_at_ms = self._clock.monotonic_ms() + LEFT_EVERY_MS
-        while (left := await self._claim_left()) is not None:
+        for bucket in await self._store.buckets_left(self._clock.now_ms()):
+            if not await self._delete_left_in(bucket):
+                self._left_at_ms = self._clock.monotonic_ms() + LEFT_PAUSE_MS
+
+    async def _delete_left_in(self, bucket: str) -> bool:
+        """Delete the queued objects of a bucket until it fails; return whether it did not."""
+        while (left := await self._claim_left(bucket)) is not None:
             try:
                 await self._buckets.of(left.bucket).delete(left.key)
             except BucketFailed as error:
                 _logger.warning("archive.not_deleted", bucket=left.bucket, key=left.key, reason=str(error))
                 await self._store.postpone_left(left, self._clock.now_ms() + LEFT_AGAIN_MS[error.code])
-                self._left_at_ms = self._clock.monotonic_ms() + LEFT_PAUSE_MS
-                return
+                return False
             await self._store.forget_left(left)
+        return True
 
-    async def _claim_left(self) -> LeftObject | None:
-        """Return the next object that is queued to be deleted, leased."""
+    async def _claim_left(self, bucket: str) -> LeftObject | None:
+        """Return the next object of a bucket that is queued to be deleted, leased."""
         now_ms = self._clock.now_ms()
-        return await self._store.claim_left(now_ms, now_ms + LEFT_LEASE_MS)
+        return await self._store.claim_left(bucket, now_ms, now_ms + LEFT_LEASE_MS)
 
     async def _delete_old(self) -> None:
         """Store that copies are past their retention, a batch at a time: their objects are then deleted."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from relay import log
 from relay.archive.folder import Folder
 from relay.errors import SettingsError
 from relay.model.archive import CopyErrorCode
@@ -13,6 +14,7 @@ from relay.outbound.object_store import Bucket, BucketFailed, ObjectStore
 FOLDER_SCHEME: Final = "file"
 FORMER_MAX: Final = 16
 """So many buckets that were configured before are held open."""
+_logger = log.get("archive")
 
 
 class Buckets:
@@ -25,14 +27,18 @@ class Buckets:
         self._former: dict[str, Bucket] = {}
 
     def of(self, url: str) -> Bucket:
-        """Return the bucket in which an object lies, by what its copy names; raise BucketFailed if it has no name."""
+        """Return the bucket in which an object lies, by what its copy names; raise BucketFailed if it cannot be opened.
+
+        The reason names no bucket: a client may see it that may not see where copies are.
+        """
         if url in ("", self.own.shown):
             return self.own
         if url not in self._former:
             try:
                 bucket = opened_bucket(url, self._files)
-            except SettingsError:
-                reason = f"its bucket {url}, which RELAY_ARCHIVE_URL named before, cannot be opened"
+            except SettingsError as error:
+                _logger.error("archive.bucket_not_opened", bucket=url, reason=str(error))
+                reason = "its bucket, which RELAY_ARCHIVE_URL named before, cannot be opened"
                 raise BucketFailed(CopyErrorCode.STORE_REFUSED, reason) from None
             if len(self._former) >= FORMER_MAX:
                 self._former.pop(next(iter(self._former)))

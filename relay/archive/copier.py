@@ -61,7 +61,7 @@ class Copier:
         self._limits = limits
 
     async def copy(self, copy: DueCopy, provider: ConfiguredProvider | None, named: Named) -> Copied:
-        """Return what was written within the time limit; raise DownloadFailed, BucketFailed or LeaseLost.
+        """Return what was written within the time limit; raise DownloadFailed, ObjectFailed, BucketFailed or LeaseLost.
 
         A copy that an earlier try has written, whose end was not stored, is not downloaded again.
         """

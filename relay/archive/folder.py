@@ -160,7 +160,7 @@ class _File:
             view = memoryview(piece)
             while view:
                 view = view[os.write(self._opened, view) :]
-        os.fdatasync(self._opened)
+        _sync_bytes(self._opened)
 
     def finish(self, pieces: list[bytes]) -> None:
         """Write the end, and wait until the file is on the disk."""
@@ -178,13 +178,18 @@ async def in_thread(work: Future[Result]) -> Result:
         raise
     except TimeoutError:
         reason = "the folder of RELAY_ARCHIVE_URL does not answer"
-        raise BucketFailed(CopyErrorCode.STORE_UNAVAILABLE, reason) from None
+        raise BucketFailed(CopyErrorCode.STORE_UNAVAILABLE, reason, hangs=True) from None
     except PermissionError as error:
         reason = f"relay may not use the folder of RELAY_ARCHIVE_URL: {error.strerror}"
         raise BucketFailed(CopyErrorCode.STORE_REFUSED, reason) from None
     except OSError as error:
         reason = f"the folder of RELAY_ARCHIVE_URL cannot be used: {error.strerror}"
         raise BucketFailed(CopyErrorCode.STORE_UNAVAILABLE, reason) from None
+
+
+def _sync_bytes(opened: int) -> None:
+    """Wait until a file's bytes are on the disk; macOS has only the call that also waits for its times."""
+    getattr(os, "fdatasync", os.fsync)(opened)
 
 
 def _readable(path: Path) -> os.stat_result:

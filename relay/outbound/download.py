@@ -85,17 +85,19 @@ class Downloader:
 
         `key` is that of a result that needs one.
         """
-        url = fetchable(url)
+        url, key_sent = fetchable(url), False
         for _ in range(REDIRECTS_MAX + 1):
             if refusals := self._policy.check_url(url, URL_MAX_CHARS):
                 raise DownloadFailed(CopyErrorCode.ADDRESS_REFUSED, f"the result's URL {refusals[0]}")
             authorization = None if key is None else key.header(url)
             async with self._stream(url, authorization) as response:
                 if response.status_code not in _REDIRECTS:
-                    if key is not None and response.status_code in (401, 403):
+                    key_counts = key is not None and (authorization is not None or not key_sent)
+                    if key is not None and key_counts and response.status_code in (401, 403):
                         raise _refused(response.status_code, key, sent=authorization is not None)
                     yield Download(_size(response), _pieces(response))
                     return
+                key_sent = key_sent or authorization is not None
                 url = _redirected(url, response.headers.get("location", ""))
         raise DownloadFailed(CopyErrorCode.UNREACHABLE, f"more than {REDIRECTS_MAX} redirects")
 

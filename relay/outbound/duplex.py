@@ -13,6 +13,8 @@ import httpcore
 
 HELD_MAX: Final = 256 << 10
 """Above so many bytes that were received and not read, nothing more is read from the socket."""
+CUT: Final = "cut"
+"""Asks a connection whether a part of the request was not sent, because the server had answered before its end."""
 _INTERIM: Final = b"HTTP/1.1 1"
 """How an answer begins that another one follows, such as 100 and 103."""
 
@@ -101,6 +103,7 @@ class Duplex(httpcore.AsyncNetworkStream):
 
     def __init__(self, protocol: _Protocol) -> None:
         self._protocol = protocol
+        self._cut = False
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - the base class's
         """Return what came, nothing at its end; raise ReadError or ReadTimeout."""
@@ -115,10 +118,13 @@ class Duplex(httpcore.AsyncNetworkStream):
         protocol = self._protocol
         if not buffer:
             return
+        waits = len(buffer)
         if not (protocol.has_answer or protocol.lost):
             protocol.transport.write(buffer)
             await protocol.until(lambda: protocol.accepts or protocol.has_answer, timeout, httpcore.WriteTimeout)
+            waits = protocol.transport.get_write_buffer_size()
         if protocol.has_answer or protocol.lost:
+            self._cut = waits > 0 or protocol.lost
             raise httpcore.WriteError("the server answered before the end of the request, or closed the connection")
 
     async def aclose(self) -> None:
@@ -152,7 +158,9 @@ class Duplex(httpcore.AsyncNetworkStream):
         return self
 
     def get_extra_info(self, info: str) -> Any:
-        """Return what httpcore asks about the connection."""
+        """Return what httpcore asks about the connection, and whether an answer has CUT the request."""
+        if info == CUT:
+            return self._cut
         if info == "is_readable":
             return bool(self._protocol.received) or self._protocol.ended or self._protocol.lost
         names = {"client_addr": "sockname", "server_addr": "peername"}

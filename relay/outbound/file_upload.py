@@ -73,7 +73,8 @@ class FileClient:
     ) -> ProviderResponse:
         """Return the provider's response. The pieces must add up to `request.size` bytes.
 
-        Raise NotSent if no connection was made or is allowed, NoAnswer if no complete response was received in time.
+        A refusal may come before the end of the file. Raise NotSent if no connection was made or is allowed, NoAnswer
+        if no complete response was received in time, or a success before the end of the file, which says nothing of it.
         """
         import httpx  # noqa: PLC0415
 
@@ -96,6 +97,8 @@ class FileClient:
         """Send to the first destination that accepts a connection; `content` is not read before."""
         import httpx  # noqa: PLC0415
 
+        from relay.outbound.duplex import CUT  # noqa: PLC0415
+
         reason, http = "no connection", await self._client()
         for destination in await self._destinations(request):
             name = destination.name
@@ -113,6 +116,8 @@ class FileClient:
             )
             try:
                 async with stream as response:
+                    if response.is_success and response.extensions["network_stream"].get_extra_info(CUT):
+                        raise NoAnswer("it answered before the end of the file")
                     return await read_response(response, self._redactor)
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
                 reason = _failure_text(error)

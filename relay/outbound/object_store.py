@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 WHOLE_MAX_BYTES: Final = 8 << 20
 """Up to so many bytes an object is held in memory and written whole; obstore holds one copy of it meanwhile."""
 PIECE_BYTES: Final = 256 << 10
+RANGE_BYTES: Final = 4 << 20
+"""An object is read by requests for so many bytes, of which each is held in memory."""
 SIGNED_FOR_S: Final = 3600
 PUT_TIMEOUT_S: Final = 3600.0
 REQUEST_TIMEOUT_S: Final = 30.0
-"""The time of a request without a stream; the deadline of a whole copy is the caller's."""
+"""The time of each request of obstore's; the deadline of a whole copy is the caller's."""
 _REFUSED: Final = {
     "AccessDenied": "the bucket does not allow relay's credentials to do that",
     "AuthenticationFailed": "the bucket refuses relay's key",
@@ -62,19 +64,42 @@ _OF_ONE: Final = re.compile(r"\(code: ([A-Za-z]{1,64})\)")
 _STATUS: Final = re.compile(r"status code: ([1-5][0-9]{2})")
 _WITHOUT_KEYS: Final = re.compile(r"/latest/(?:api/token|meta-data)|computeMetadata|/metadata/identity")
 """Where the roles of a machine are asked for; obstore does that if the environment has no credentials."""
-MOVED, BAD_REQUEST, FORBIDDEN, MISSING = 301, 400, 403, 404
+_REDIRECTED: Final = "Received redirect without LOCATION"
+"""How obstore says that S3 redirects, which names no address: the bucket is in another region."""
+_TOO_LARGE: Final = frozenset({"EntityTooLarge", "RequestBodyTooLarge"})
+"""The codes of S3 and Azure for an object that is larger than one PUT may be."""
+MOVED, BAD_REQUEST, FORBIDDEN, MISSING, CONTENT_TOO_LARGE = 301, 400, 403, 404, 413
 
 
 class BucketFailed(Exception):
     """The bucket does not take it: `code` says whether it is away or refuses relay; `str()` is the reason.
 
-    `status` is the HTTP status of its answer, if it gave one.
+    `status` is the HTTP status of its answer, if it gave one, and `named` the store's own code in that. `hangs` says
+    that it may still do what it did not answer.
     """
 
-    def __init__(self, code: CopyErrorCode, reason: str, status: int | None = None) -> None:
+    def __init__(
+        self,
+        code: CopyErrorCode,
+        reason: str,
+        status: int | None = None,
+        *,
+        named: str = "",
+        hangs: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.code = code
         self.status = status
+        self.named = named
+        self.hangs = hangs
+
+
+class ObjectFailed(Exception):
+    """An object cannot be written, which says nothing about others: `code` says why; `str()` is the reason."""
+
+    def __init__(self, code: CopyErrorCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -86,7 +111,10 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Bucket(Protocol):
-    """A place for copies. Every method raises BucketFailed if the place does not answer, or refuses."""
+    """A place for copies. Every method raises BucketFailed if the place does not answer, or refuses.
+
+    `write` raises ObjectFailed if it is this object that cannot be written.
+    """
 
     shown: str
 
@@ -132,7 +160,7 @@ class ObjectStore:
             await self._spool(target, _joined(start, pieces))
         except OSError as error:
             reason = f"the temporary file for a result of unknown length: {error.strerror}"
-            raise BucketFailed(CopyErrorCode.STORE_UNAVAILABLE, reason) from None
+            raise ObjectFailed(CopyErrorCode.UNREACHABLE, reason) from None
 
     async def _spool(self, target: Target, pieces: AsyncIterator[bytes]) -> None:
         """Write an object whose length only its end tells, though a PUT begins with its length.
@@ -156,6 +184,9 @@ class ObjectStore:
                 await obstore.put_async(self._store, target.key, body, attributes=attributes, use_multipart=False)
         except FileNotFoundError:  # of a write, all that can be missing is the bucket
             raise BucketFailed(CopyErrorCode.STORE_REFUSED, _REFUSED["NoSuchBucket"]) from None
+        except BucketFailed as error:
+            _raise_if_too_large(error)
+            raise
 
     async def _stream(self, target: Target, size: int, pieces: AsyncIterator[bytes]) -> None:
         """Write an object of this size as it comes."""
@@ -169,7 +200,9 @@ class ObjectStore:
         except (NotSent, NoAnswer) as error:
             raise BucketFailed(CopyErrorCode.STORE_UNAVAILABLE, f"the bucket: {error}") from None
         if not 200 <= answer.status_code < 300:
-            raise _failure(answer.status_code, answer.body.decode("utf-8", "replace"))
+            failed = _failure(answer.status_code, answer.body.decode("utf-8", "replace"))
+            _raise_if_too_large(failed)
+            raise failed
 
     async def size(self, key: str) -> int | None:
         """Return an object's length; None if there is none, or if the store does not say.
@@ -190,13 +223,21 @@ class ObjectStore:
             raise
 
     async def read(self, key: str) -> AsyncIterator[bytes]:
-        """Yield an object's bytes; raise FileNotFoundError if there is none."""
+        """Yield an object's bytes; raise FileNotFoundError if there is none.
+
+        It is read range by range, each in REQUEST_TIMEOUT_S: the reader may take longer than that for the whole object.
+        """
         import obstore  # noqa: PLC0415
 
         async with _Translated():
-            found = await obstore.get_async(self._store, key)
-            async for piece in found.stream(min_chunk_size=PIECE_BYTES):
-                yield bytes(piece)
+            size = int((await obstore.head_async(self._store, key))["size"])
+        for start in range(0, size, RANGE_BYTES):
+            async with _Translated():
+                found = memoryview(
+                    await obstore.get_range_async(self._store, key, start=start, end=min(start + RANGE_BYTES, size))
+                )
+            for at in range(0, len(found), PIECE_BYTES):
+                yield bytes(found[at : at + PIECE_BYTES])
 
     async def delete(self, key: str) -> None:
         """Delete an object; nothing happens if there is none."""
@@ -238,7 +279,7 @@ def _translated(text: str) -> BucketFailed:
     if _WITHOUT_KEYS.search(text):
         return BucketFailed(CopyErrorCode.STORE_REFUSED, "there are no credentials for the bucket in the environment")
     found = _STATUS.search(text)
-    if found is None and "redirect" in text:  # S3 names no address to redirect to, and obstore then no status
+    if found is None and _REDIRECTED in text:
         return _failure(MOVED, text)
     if found is None and (of_one := _OF_ONE.search(text)):
         known = _REFUSED.get(of_one[1])
@@ -259,8 +300,15 @@ def _failure(status: int, answer: str, *, refused: bool = False) -> BucketFailed
         known = "the bucket refuses relay's credentials, or does not know its region"
     shown = f"{named}, HTTP {status}" if named else f"HTTP {status}"
     if known is None:
-        return BucketFailed(CopyErrorCode.STORE_UNAVAILABLE, f"the bucket does not take it ({shown})", status)
-    return BucketFailed(CopyErrorCode.STORE_REFUSED, f"{known} ({shown})", status)
+        reason = f"the bucket does not take it ({shown})"
+        return BucketFailed(CopyErrorCode.STORE_UNAVAILABLE, reason, status, named=named)
+    return BucketFailed(CopyErrorCode.STORE_REFUSED, f"{known} ({shown})", status, named=named)
+
+
+def _raise_if_too_large(error: BucketFailed) -> None:
+    """Raise ObjectFailed for an answer that refuses an object for its size; a proxy before the bucket names no code."""
+    if error.status == CONTENT_TOO_LARGE or error.named in _TOO_LARGE:
+        raise ObjectFailed(CopyErrorCode.TOO_LARGE, str(error)) from None
 
 
 def _code(answer: str) -> str:

@@ -29,6 +29,7 @@ from relay.model.delivery import Outcome
 from relay.model.exchange import Timings
 from relay.outbound import dialing
 from relay.outbound.connection import Connection, ExchangeFailed, Response
+from relay.outbound.open_files import open_files_max
 from relay.outbound.pool import Origin, Pool
 from relay.outbound.resolver import NAME_FAILED, NameFailed, Resolver
 from relay.outbound.trust import Trust
@@ -226,8 +227,8 @@ class WebhookSender:
 
 def _kept_max() -> int:
     """Return how many connections to keep open, by the limit on open files."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return KEPT_MAX if hard == resource.RLIM_INFINITY else min(KEPT_MAX, hard // KEPT_FILES_PART)
+    files = open_files_max()
+    return KEPT_MAX if files == resource.RLIM_INFINITY else min(KEPT_MAX, files // KEPT_FILES_PART)
 
 
 def _parse(policy: AddressPolicy, url: str) -> _Target:

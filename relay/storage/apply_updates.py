@@ -352,9 +352,16 @@ class _Batch:
             for number in ordered.new:
                 new = copies.new_copy(after, number, update.at, self._times.held_ms)
                 changes.new[after.id, number] = new
+                self._forget_copy(after.id, number)
             changes.renewed += [copies.renewed(after, number, update.at) for number in ordered.renewed]
             self._ordered = len(ordered.new)
         return ordered.transition
+
+    def _forget_copy(self, job_id: str, number: int) -> None:
+        """Forget the copy that a new one follows: its end, if that comes in this batch too, is nobody's."""
+        for copy_id, row in list(self._read.copies.items()):
+            if (row["job_id"], row["number"]) == (job_id, number):
+                del self._read.copies[copy_id]
 
     def _doubt(self, job: Job, at: int) -> Job:
         """Return the job whose provider is asked about it, later if it was asked often."""

@@ -84,7 +84,7 @@ class Boots:
         """Make due what these boots had leased, and note that they have ended."""
         if not boots:
             return TakenBack(0, 0)
-        resumed = await self._database.transact(partial(_take_back, boots=boots, now_ms=now_ms))
+        resumed = await self._database.transact(partial(_take_back, boots=boots, now_ms=now_ms, ended=True))
         numbers = [boot["id"] for boot in boots]
         _logger.info("boot.resumed", boots=numbers, **msgspec.structs.asdict(resumed))
         return resumed
@@ -95,7 +95,7 @@ class Boots:
             return
         own = {"id": self._lease.boot, "lease_ms": self._lease.length_ms}
         try:
-            await self._database.transact(partial(_take_back, boots=[own], now_ms=now_ms))
+            await self._database.transact(partial(_take_back, boots=[own], now_ms=now_ms, ended=False))
         except StorageUnavailable as error:
             _logger.warning("boot.not_ended", error=str(error))
 
@@ -114,8 +114,8 @@ async def _hold(transaction: Transaction, number: int | None) -> None:
     await transaction.rows("hold_boot", {"id": number})
 
 
-async def _take_back(transaction: Transaction, boots: Sequence[Any], now_ms: int) -> TakenBack:
-    """Do what `take_back` promises, within its transaction."""
+async def _take_back(transaction: Transaction, boots: Sequence[Any], now_ms: int, *, ended: bool) -> TakenBack:
+    """Do what `take_back` promises, within its transaction; a process that has not `ended` may still write copies."""
     numbers = [boot["id"] for boot in boots]
     lease_ms = max(boot["lease_ms"] for boot in boots)
     leased = {"boots": numbers, "now": now_ms, "until": now_ms + lease_ms}
@@ -128,6 +128,7 @@ async def _take_back(transaction: Transaction, boots: Sequence[Any], now_ms: int
     for row in await transaction.rows("next_confirmations", {"limit": CONFIRMING_MAX}):
         of_project = leased | {"provider": row["provider"], "project_id": row["project_id"]}
         checks += len(await transaction.rows("take_back_confirmations", of_project))
-    copies = await transaction.rows("take_back_copies", {"boots": numbers, "now": now_ms})
+    of_copies = "take_back_copies" if ended else "give_back_copies"
+    copies = await transaction.rows(of_copies, {"boots": numbers, "now": now_ms})
     await transaction.rows("end_boots", {"boots": numbers, "now": now_ms})
     return TakenBack(len(deliveries), checks, len(copies))

@@ -10,7 +10,7 @@ from relay.model import ids
 from relay.model.archive import ArchiveMode, CopyEnd, CopyErrorCode, CopyState
 from relay.model.job import Job, Output
 from relay.storage.boots import Lease
-from relay.storage.engine.database import Database, Purpose, Row, Transaction
+from relay.storage.engine.database import Database, DueWork, Purpose, Row, Transaction
 from relay.storage.engine.group_commit import Writer
 from relay.storage.idempotency import Tie
 
@@ -18,7 +18,7 @@ ENDLESS_MS: Final = 86_400_000
 """A result without a known lifetime is as urgent as one that expires a day after it came."""
 BATCH: Final = 100
 WINDOW: Final = 64
-"""A claim reads so many of the copies that are due first, and so many of those that expire first."""
+"""A claim reads so many of the copies that expire first, and so many of those that became due first."""
 TRY_MAX_MS: Final = 3_600_000
 """No try of a copy lasts so long: what one may still be writing is deleted after that."""
 UNANSWERED_MS: Final = 60_000
@@ -88,17 +88,24 @@ class DueCopy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CopyClaim(msgspec.Struct, frozen=True, kw_only=True):
-    """How many copies a process can make now; none of the projects and hosts that are full. Times are unix ms."""
+    """How many copies a process can make now; none of the projects and hosts that are full. Times are unix ms.
+
+    With `in_turn` the first that became due comes first, instead of the first to expire.
+    """
 
     now: int
     leased_until: int
     limit: int
     full: Collection[str] = ()
     full_hosts: Collection[str] = ()
+    in_turn: bool = False
 
 
 class CopyRetry(msgspec.Struct, frozen=True, kw_only=True):
-    """When a copy is tried again, and why it has to be; `leased_until` is the lease of the last try."""
+    """When a copy is tried again, and why it has to be; `leased_until` is the lease of the last try.
+
+    `writing` says that the last try may still write, as where a disk hangs: the next one then has a key of its own.
+    """
 
     id: str
     leased_until: int
@@ -107,6 +114,7 @@ class CopyRetry(msgspec.Struct, frozen=True, kw_only=True):
     gone_seen: int
     error_code: CopyErrorCode
     error: str
+    writing: bool = False
 
 
 class StoredCopy(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,7 +162,7 @@ class HeldEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NextTimes(msgspec.Struct, frozen=True):
-    """When the next copy is due, and the next event has waited long enough, in unix milliseconds; None without one."""
+    """When the next copy becomes due, and the next event has waited long enough, in unix milliseconds; None if none."""
 
     due_at: int | None
     held_until: int | None
@@ -180,7 +188,7 @@ class CopyName(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeftObject(msgspec.Struct, frozen=True, kw_only=True):
-    """An object that is to be deleted, leased to this process until then; an empty `bucket` is the configured one."""
+    """An object that is to be deleted, leased to this process until then."""
 
     bucket: str
     key: str
@@ -231,9 +239,14 @@ class Copies:
         self._lease = lease
 
     async def claim(self, claim: CopyClaim) -> list[DueCopy]:
-        """Return due copies, leased, the first to expire first."""
-        full = {"full": sorted(claim.full), "full_hosts": sorted(claim.full_hosts)}
-        params = msgspec.structs.asdict(claim) | full | {"boot": self._lease.boot, "window": WINDOW}
+        """Return due copies, leased."""
+        params = msgspec.structs.asdict(claim) | {
+            "full": sorted(claim.full),
+            "full_hosts": sorted(claim.full_hosts),
+            "in_turn": int(claim.in_turn),
+            "boot": self._lease.boot,
+            "window": WINDOW,
+        }
         claimed = await self._writer.write(_claim, params)
         return [_due(row) for row in claimed]
 
@@ -285,9 +298,9 @@ class Copies:
             for row in found
         ]
 
-    async def next_times(self) -> NextTimes:
-        """Return when the next copy is due, and when the next event has waited long enough."""
-        (found,) = await self._database.rows("next_copy", {})
+    async def next_times(self, now_ms: int) -> NextTimes:
+        """Return when the next copy becomes due after now, and when the next event has waited long enough."""
+        (found,) = await self._database.rows("next_copy", {"now": now_ms})
         return NextTimes(found["due_at"], found["held_until"])
 
     async def past_retention(self, before_ms: int) -> list[OldCopy]:
@@ -295,9 +308,13 @@ class Copies:
         found = await self._database.rows("copies_past_retention", {"before": before_ms, "limit": BATCH})
         return [msgspec.convert(dict(row), OldCopy) for row in found]
 
-    async def claim_left(self, now_ms: int, leased_until_ms: int) -> LeftObject | None:
-        """Return the object that is to be deleted first, leased; None if none is due."""
-        params = {"now": now_ms, "leased_until": leased_until_ms}
+    async def buckets_left(self, now_ms: int) -> list[str]:
+        """Return the buckets in which objects are to be deleted now."""
+        return [row["bucket"] for row in await self._database.rows("buckets_left", {"now": now_ms})]
+
+    async def claim_left(self, bucket: str, now_ms: int, leased_until_ms: int) -> LeftObject | None:
+        """Return the object of a bucket that is to be deleted first, leased; None if none is due."""
+        params = {"bucket": bucket, "now": now_ms, "leased_until": leased_until_ms}
         found = await self._writer.write(_claim_left, params)
         return msgspec.convert(dict(found[0]), LeftObject) if found else None
 
@@ -308,6 +325,10 @@ class Copies:
     async def postpone_left(self, left: LeftObject, due_at_ms: int) -> None:
         """Store when to try again to delete an object."""
         await self._writer.write(_postpone_left, msgspec.structs.asdict(left) | {"due_at": due_at_ms})
+
+    async def name_bucket(self, bucket: str) -> None:
+        """Give copies and objects from before buckets had names that of the configured one."""
+        await self._writer.write(_name_bucket, {"bucket": bucket})
 
     async def counts(self, project_id: str) -> dict[CopyState, CopyCount]:
         """Return how many copies of a project have each state, and their bytes."""
@@ -383,7 +404,11 @@ def _due(row: Row) -> DueCopy:
 
 async def _claim(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[Sequence[Row]]:
     """Claim for each caller in turn."""
-    return [await transaction.rows("claim_copies", params) for params in wanted]
+    claimed = []
+    for params in wanted:
+        beside = params["full"] or params["full_hosts"]
+        claimed.append(await transaction.rows("claim_copies_beside" if beside else "claim_copies", params))
+    return claimed
 
 
 async def _name(transaction: Transaction, wanted: Sequence[CopyName]) -> list[bool]:
@@ -416,13 +441,24 @@ async def hold(transaction: Transaction, copy_ids: Collection[str]) -> dict[str,
 async def _retry(transaction: Transaction, wanted: Sequence[CopyRetry]) -> list[None]:
     """Release the copies."""
     for retry in wanted:
-        await transaction.rows("retry_copy", msgspec.structs.asdict(retry))
+        await transaction.rows("retry_copy", msgspec.structs.asdict(retry) | {"writing": int(retry.writing)})
     return [None] * len(wanted)
 
 
 async def _hasten(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[int]:
-    """Make the copies due, for each caller in turn."""
-    return [len(await transaction.rows("hasten_copies", params)) for params in wanted]
+    """Make the copies due, for each caller in turn, and tell the process that makes them."""
+    hastened = [len(await transaction.rows("hasten_copies", params)) for params in wanted]
+    if any(hastened):
+        await transaction.notify(DueWork.COPIES)
+    return hastened
+
+
+async def _name_bucket(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[None]:
+    """Store the name."""
+    for params in wanted:
+        for statement in ("name_copies", "name_objects_left", "forget_unnamed"):
+            await transaction.rows(statement, params)
+    return [None] * len(wanted)
 
 
 async def _claim_left(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[Sequence[Row]]:

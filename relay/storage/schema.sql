@@ -432,6 +432,8 @@ CREATE INDEX copies_archived ON copies (finished_at) WHERE state = 'archived';
 CREATE INDEX copies_leased ON copies (leased_by) WHERE leased_by IS NOT NULL;
 CREATE INDEX copies_of_project ON copies (project_id, state, bytes);
 CREATE INDEX copies_waiting ON copies (project_id, created_at) WHERE state = 'pending';
+CREATE INDEX copies_by_host ON copies (project_id, host, due_at) WHERE state = 'pending';
+CREATE INDEX copies_unnamed ON copies (id) WHERE bucket = '' AND key IS NOT NULL;
 
 CREATE TABLE objects_left (
     bucket TEXT NOT NULL,
@@ -440,4 +442,4 @@ CREATE TABLE objects_left (
     PRIMARY KEY (bucket, key)
 );
 
-CREATE INDEX objects_left_due ON objects_left (due_at);
+CREATE INDEX objects_left_due ON objects_left (bucket, due_at);

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import msgspec
 
 from relay.metrics import Metrics
+from relay.outbound.open_files import open_files_max
 from relay.settings import Settings
 
 SWEEP_S: Final = 0.5
@@ -194,13 +195,8 @@ class ConnectionTracker:
 
 
 def max_open(setting: int) -> int:
-    """Return how many connections may be open: the setting, or less if the limit on open files does not allow it.
-
-    Raises the process's soft limit on open files to the hard limit first, which needs no privilege.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard == resource.RLIM_INFINITY:
+    """Return how many connections may be open: the setting, or less if the limit on open files does not allow it."""
+    files = open_files_max()
+    if files == resource.RLIM_INFINITY:
         return setting
-    return max(1, min(setting, (hard - RESERVED_FILES) // FILES_PER_CONNECTION))
+    return max(1, min(setting, (files - RESERVED_FILES) // FILES_PER_CONNECTION))

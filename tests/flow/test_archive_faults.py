@@ -178,7 +178,7 @@ async def test_a_fault_of_relays_own_is_a_failed_try(tmp_path: Path) -> None:
 
 
 async def test_a_slow_drip_is_cut_at_the_deadline(archive: Archiving) -> None:
-    """End a try after RELAY_ARCHIVE_TIMEOUT_S, although bytes come all the time, and try again."""
+    """End a try after RELAY_ARCHIVE_TIMEOUT_S, although bytes come all the time, and try again under another key."""
     drip = Drip()
     archive.results.answers.append(drip)
     job = await archive.succeeded()
@@ -192,6 +192,7 @@ async def test_a_slow_drip_is_cut_at_the_deadline(archive: Archiving) -> None:
         await quiet()
     await archive.advance(5)
     assert (await outcome(archive, job), len(archive.results.requests)) == (("archived", None), 2)
+    assert (await archive.job(job))["outputs"][0]["archive"]["key"].endswith("-0_2.mp4")
 
 
 async def test_an_expired_url_is_signed_anew(archive: Archiving) -> None:

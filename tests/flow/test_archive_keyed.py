@@ -146,6 +146,16 @@ async def test_a_refused_key_is_no_result_that_is_gone(scene: Scene, status: str
         assert KEY not in str(failed.value)
 
 
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
+async def test_a_refusal_behind_a_redirect_says_nothing_of_the_key(scene: Scene, status: str) -> None:
+    """Read a refusal of where the provider redirects as that of any result: the provider itself took the key."""
+    scene.own.answers = [redirect(f"{scene.other.origin}/signed")]
+    scene.other.answer = whole(b"expired", status)
+    with pytest.raises(DownloadFailed, match=f"answers HTTP {status[:3]}$") as failed:
+        await scene.copied()
+    assert failed.value.code is CopyErrorCode.GONE
+
+
 @pytest.mark.parametrize("status", ["400 Bad Request", "402 Payment Required", "404 Not Found"])
 async def test_other_refusals_say_nothing_of_the_key(scene: Scene, status: str) -> None:
     """Read other client errors as those of any result."""

@@ -2,19 +2,23 @@
 
 import asyncio
 import hashlib
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relay.archive.archiver import LEASE_MARGIN_MS, LEFT_EVERY_MS
+from relay.archive.folder import DISK_S
 from relay.storage.copies import TRY_MAX_MS
+from relay.storage.engine.database import Transaction
 from tests.flow.test_archive import Archiving, archiving
 from tests.flow.test_archive_refused import failed
 from tests.flow.test_archive_s3 import PREFIX, archived
 from tests.support import s3
 from tests.support.calling_back import post
-from tests.support.quiescence import quiet
+from tests.support.quiescence import quiet, watched_loop
 from tests.support.results import CLIP, Answer, head
 from tests.support.running import HeldClock
 
@@ -128,8 +132,8 @@ async def test_a_copy_is_shown_no_more_before_it_is_deleted(tmp_path: Path, serv
         assert len(server.keys()) == 1
         assert (await archive.job(job))["outputs"][0]["archive"]["state"] == "deleted"
         copies, now_ms = archive.running.app.store.copies, archive.running.clock.now_ms()
-        assert await copies.claim_left(now_ms + 165_000, now_ms) is None  # it is leased for five minutes
-        assert await copies.claim_left(now_ms + 310_000, now_ms) is not None
+        assert await copies.claim_left(PREFIX, now_ms + 165_000, now_ms) is None  # it is leased for five minutes
+        assert await copies.claim_left(PREFIX, now_ms + 310_000, now_ms) is not None
         gate.let_go.set()
         await until(archive, lambda: not server.keys())
 
@@ -150,6 +154,8 @@ async def test_two_tries_of_a_copy_do_not_meet(tmp_path: Path, order: str) -> No
         assert (shown["state"], shown["sha256"]) == ("archived", hashlib.sha256(CLIP).hexdigest())
         assert (await archive.client.get(f"/v1/jobs/{job['id']}/outputs/0")).content == CLIP
         assert await archive.events(job) == ["job.submitted", "job.succeeded", "job.archived"]
+        counted = 'relay_archive_tries_total{outcome="archived",provider="evolink"} 1.0\n'
+        assert counted in (await archive.client.get("/metrics")).text
         await archive.advance(TRY_MAX_MS / 1000)
         await archive.advance(LEFT_EVERY_MS / 1000)
         assert [file.relative_to(archive.folder).as_posix() for file in archive.files] == [shown["key"]]
@@ -211,6 +217,55 @@ async def test_a_job_that_is_pruned_while_it_is_copied_leaves_nothing(tmp_path: 
         await archive.advance(TRY_MAX_MS / 1000)
         await archive.advance(LEFT_EVERY_MS / 1000)
         assert archive.files == []
+
+
+async def test_a_copy_from_before_buckets_had_names_is_where_it_was(tmp_path: Path) -> None:
+    """Find a copy that an earlier relay stored without its bucket's name, though RELAY_ARCHIVE_URL changes later."""
+    clock = HeldClock()
+    async with archiving(tmp_path, clock=clock) as archive:
+        job = await archive.succeeded()
+        copy = await archive.running.app.store.copies.of_output("prj_default", job["id"], 0)
+        assert copy is not None
+        unnamed = {"id": copy.id, "bucket": "", "key": copy.key, "content_type": copy.content_type, "writes": 1}
+
+        async def unname(transaction: Transaction) -> None:
+            await transaction.rows("name_copy", unnamed)
+
+        await archive.running.app.store.database.transact(unname)
+    async with archiving(tmp_path, clock=clock) as archive:
+        await quiet()
+    moved = (tmp_path / "new bucket").as_uri()
+    async with archiving(tmp_path, clock=clock, RELAY_ARCHIVE_URL=moved) as archive:
+        assert (await archive.client.get(f"/v1/jobs/{job['id']}/outputs/0")).content == CLIP
+
+
+async def test_a_disk_that_hung_changes_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write to another file after a disk has hung: what hung may still write to the first one, at any later time."""
+    hangs, go = threading.Event(), threading.Event()
+
+    def sync(opened: int) -> None:
+        hangs.set()
+        go.wait(60)
+        os.pwrite(opened, b"late", 0)
+
+    async with archiving(tmp_path) as archive:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fdatasync", sync)
+            job = await archive.running.submit()
+            archive.running.world.jobs[job["provider_job_id"]].results_at = archive.results.origin
+            await archive.running.world.finish(job["provider_job_id"])
+            await asyncio.to_thread(hangs.wait, 60)
+            with watched_loop().time_held() as pass_time:
+                await asyncio.sleep(0)
+                pass_time(DISK_S + 1)
+            await failed(archive, 1)
+        await archive.advance(2)
+        await until(archive, lambda: any(file.suffix == ".mp4" for file in archive.files))
+        shown = (await archive.job(job))["outputs"][0]["archive"]
+        assert (shown["state"], shown["key"][-8:]) == ("archived", "-0_2.mp4")
+        go.set()
+        await until(archive, lambda: len(archive.files) == 1)
+        assert (await archive.client.get(f"/v1/jobs/{job['id']}/outputs/0")).content == CLIP
 
 
 async def test_copies_in_a_former_bucket_are_still_shown_and_deleted(tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ import pytest
 from relay.archive.archiver import LEFT_PAUSE_MS, STORE_PAUSES_S
 from relay.model.archive import CopyErrorCode
 from relay.outbound.file_upload import FileClient
-from relay.outbound.object_store import WHOLE_MAX_BYTES, BucketFailed, ObjectStore, Target
+from relay.outbound.object_store import (
+    PIECE_BYTES,
+    RANGE_BYTES,
+    WHOLE_MAX_BYTES,
+    BucketFailed,
+    ObjectFailed,
+    ObjectStore,
+    Target,
+)
 from relay.security.url_policy import AddressPolicy
 from tests.flow.test_archive import Archiving, archiving
 from tests.flow.test_archive_s3 import FEW_PAUSES, PREFIX, VIDEO, in_pieces
@@ -22,6 +30,7 @@ from tests.support.results import Answer, chunked, whole
 pytestmark = pytest.mark.anyio
 
 REFUSED, UNAVAILABLE = CopyErrorCode.STORE_REFUSED, CopyErrorCode.STORE_UNAVAILABLE
+TOO_LARGE = CopyErrorCode.TOO_LARGE
 SMALL, LARGE = 100, WHOLE_MAX_BYTES + 1
 ANSWERS = [
     ("403 Forbidden", "AccessDenied", REFUSED, "does not allow relay's credentials"),
@@ -38,7 +47,9 @@ ANSWERS = [
     ("404 Not Found", "NoSuchBucket", REFUSED, "no such bucket"),
     ("404 Not Found", "", REFUSED, "no such bucket"),
     ("404 Not Found", "ContainerNotFound", REFUSED, "no such container"),
-    ("400 Bad Request", "EntityTooLarge", UNAVAILABLE, "EntityTooLarge, HTTP 400"),
+    ("400 Bad Request", "EntityTooLarge", TOO_LARGE, "EntityTooLarge, HTTP 400"),
+    ("413 Content Too Large", "RequestBodyTooLarge", TOO_LARGE, "RequestBodyTooLarge, HTTP 413"),
+    ("413 Content Too Large", "a proxy's page", TOO_LARGE, "(HTTP 413)"),
     ("409 Conflict", "OperationAborted", UNAVAILABLE, "OperationAborted, HTTP 409"),
     ("500 Internal Server Error", "InternalError", UNAVAILABLE, "HTTP 500"),
     ("503 Slow Down", "SlowDown", UNAVAILABLE, "HTTP 503"),
@@ -60,10 +71,12 @@ async def test_each_answer_has_its_reason(
     """Say what an operator has to mend: of a small object and, before all of it is sent, of one that is streamed."""
     status, name, code, reason = answer
     gate.answer = s3.refusal(status, name)
-    with pytest.raises(BucketFailed) as failed:
+    with pytest.raises((ObjectFailed, BucketFailed)) as failed:
         await store.write(Target("a.mp4", "video/mp4", size), in_pieces(bytes(size)))
-    assert (failed.value.code, reason in str(failed.value)) == (code, True), str(failed.value)
-    assert gate.endpoint not in str(failed.value)
+    error = failed.value
+    assert isinstance(error, ObjectFailed if code is TOO_LARGE else BucketFailed)
+    assert (error.code, reason in str(error)) == (code, True), str(error)
+    assert gate.endpoint not in str(error)
 
 
 async def test_a_stream_that_is_refused_ends_there(gate: s3.Gate, store: ObjectStore) -> None:
@@ -126,11 +139,35 @@ async def test_a_length_that_the_store_does_not_say(
 
 
 async def test_a_result_that_finds_no_room_says_so(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Say that a result of unknown length found no room in a temporary file: the bucket is tried again later."""
+    """Say that a result of unknown length found no room in a temporary file, which says nothing of the bucket."""
     monkeypatch.setattr(tempfile, "tempdir", "/proc/self/no-such-folder")
-    with pytest.raises(BucketFailed, match="temporary file") as failed:
+    with pytest.raises(ObjectFailed, match="temporary file") as failed:
         await store.write(Target("a.mp4", "video/mp4", None), in_pieces(bytes(LARGE)))
+    assert failed.value.code is CopyErrorCode.UNREACHABLE
+
+
+async def test_a_name_is_no_redirect(gate: s3.Gate) -> None:
+    """Say that a bucket does not answer, whatever words its URL has."""
+    gate.loses_answers = True
+    async with FileClient(AddressPolicy((), allow_http=False)) as files:
+        with pytest.raises(BucketFailed, match="does not answer") as failed:
+            await ObjectStore(f"{PREFIX}/redirect", files).size("a.mp4")
     assert failed.value.code is UNAVAILABLE
+
+
+@pytest.mark.parametrize(("size", "ranges"), [(RANGE_BYTES, 1), (2 * RANGE_BYTES, 2), (2 * RANGE_BYTES + 1, 3)])
+async def test_a_large_object_is_read_range_by_range(
+    gate: s3.Gate, server: s3.S3, store: ObjectStore, size: int, ranges: int
+) -> None:
+    """Read an object by requests of 4 MiB, each with its own time-out: a reader that takes its time gets all of it."""
+    written = hashlib.shake_256(b"an object").digest(size)
+    server.client.put_object(Bucket=s3.BUCKET, Key="some/prefix/large.mp4", Body=written)
+    read = [piece async for piece in store.read("large.mp4")]
+    assert b"".join(read) == written
+    assert max(map(len, read)) == PIECE_BYTES
+    ends = [*range(RANGE_BYTES, size, RANGE_BYTES), size]
+    assert gate.ranges == [f"bytes={start}-{end - 1}" for start, end in zip([0, *ends], ends, strict=False)]
+    assert len(ends) == ranges
 
 
 async def test_without_credentials_it_says_so(
@@ -160,6 +197,40 @@ async def failed(archive: Archiving, times: int, code: CopyErrorCode = UNAVAILAB
         while wanted not in (await archive.client.get("/metrics")).text:  # noqa: ASYNC110 - it is behind HTTP
             await asyncio.sleep(0.01)
     await quiet()
+
+
+@pytest.mark.both_databases
+async def test_what_is_never_taken_holds_back_no_other(tmp_path: Path, server: s3.S3, gate: s3.Gate) -> None:
+    """Let each copy have its turn while the bucket is tried again: one object that it never takes stops none."""
+    async with archiving(tmp_path, RELAY_ARCHIVE_URL=PREFIX, RELAY_ARCHIVE_IN_FLIGHT_MAX="1") as archive:
+        gate.answer = s3.refusal("500 Internal Server Error", "InternalError")
+        never = await archive.succeeded()
+        await failed(archive, 1)
+        gate.answers_about = never["id"]
+        others = [await archive.succeeded() for _ in range(2)]
+        async with asyncio.timeout(120):
+            while len(server.keys()) < len(others):
+                await archive.advance(1)
+                await asyncio.sleep(0.01)
+        assert (await archive.job(never))["outputs"][0]["archive"]["state"] == "pending"
+        gate.answer = None
+        async with asyncio.timeout(120):
+            while len(server.keys()) <= len(others):
+                await archive.advance(1)
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.both_databases
+async def test_what_is_too_large_for_the_bucket_ends(tmp_path: Path, server: s3.S3, gate: s3.Gate) -> None:
+    """End the copy that a bucket, or a proxy before it, refuses for its size; the bucket does not count as failing."""
+    gate.answer = s3.refusal("413 Content Too Large", "")
+    async with archiving(tmp_path, RELAY_ARCHIVE_URL=PREFIX) as archive:
+        job = await archive.succeeded()
+        await failed(archive, 1, TOO_LARGE)
+        copy = (await archive.job(job))["outputs"][0]["archive"]
+        assert (copy["state"], copy["error"]) == ("failed", "too_large")
+        assert "\nrelay_archive_failing 1.0\n" not in (await archive.client.get("/metrics")).text
+        assert server.keys() == []
 
 
 @pytest.mark.both_databases

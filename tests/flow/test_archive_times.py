@@ -1,5 +1,6 @@
 """When copies are tried, given up and deleted, and how many are under way: each limit from both of its sides."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from relay.storage.engine.database import Transaction
 from tests.flow.test_archive import Archiving, archiving
 from tests.support.quiescence import quiet
 from tests.support.results import CLIP, head, sent, silent, whole
+from tests.support.running import HeldClock
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -185,8 +187,36 @@ async def test_what_another_process_has_ordered_is_found(archive: Archiving) -> 
     job = await archive.succeeded()
     for pause_s in (2, 5, 15):
         await next_try(archive, pause_s)
-    assert await archive.running.app.store.copies.hasten(job["id"], archive.running.clock.now_ms()) == 1
+
+    async def hasten(transaction: Transaction) -> None:
+        await transaction.rows("hasten_copies", {"job_id": job["id"], "now": archive.running.clock.now_ms()})
+
+    await archive.running.app.store.database.transact(hasten)
     await next_try(archive, 5)
+
+
+async def test_what_another_process_wants_now_is_tried_now(archive: Archiving, request: pytest.FixtureRequest) -> None:
+    """Try a copy that another process was asked for again at once, as PostgreSQL tells of it."""
+    if request.config.getoption("database") == "sqlite":
+        pytest.skip("on SQLite one process does everything")
+    archive.results.answer = AWAY
+    job = await archive.succeeded()
+    assert await archive.running.app.store.copies.hasten(job["id"], archive.running.clock.now_ms()) == 1
+    async with asyncio.timeout(60):
+        while len(archive.results.requests) < 2:  # noqa: ASYNC110 - PostgreSQL is another process
+            await asyncio.sleep(0.01)
+
+
+async def test_what_may_not_start_yet_is_not_looked_for_all_the_time(tmp_path: Path) -> None:
+    """Wait until a slot is free, or for five seconds, while all that is due is of a project that has all its slots."""
+    async with archiving(tmp_path, RELAY_ARCHIVE_IN_FLIGHT_MAX="4") as archive:
+        assert isinstance(archive.running.clock, HeldClock)
+        await archive.advance(60)  # past what a start does
+        archive.results.answer = silent
+        for _ in range(4):
+            await archive.succeeded()
+        assert len(archive.results.requests) == 3
+        assert archive.running.clock.waits_ms() > 100  # a look is 100 ms after the last one at the soonest
 
 
 @pytest.mark.parametrize(("slots", "of_one"), [(1, 1), (2, 1), (4, 3), (8, 7), (15, 14), (16, 14)])
@@ -266,9 +296,24 @@ async def test_a_bucket_that_does_not_delete_is_asked_again(archive: Archiving) 
     await archive.advance(TENTH)
     assert archive.files == []
     copies = archive.running.app.store.copies
-    assert await copies.claim_left(failed_at_ms + 60_000 - 1, failed_at_ms) is None
-    again = await copies.claim_left(failed_at_ms + 60_000, failed_at_ms + 1)
+    assert await copies.claim_left("", failed_at_ms + 60_000 - 1, failed_at_ms) is None
+    again = await copies.claim_left("", failed_at_ms + 60_000, failed_at_ms + 1)
     assert (again is not None and again.key) == "a.mp4"
+
+
+async def test_a_bucket_that_refuses_to_delete_delays_no_other(archive: Archiving) -> None:
+    """Delete what is in one bucket at the usual time, however many objects another one refuses to delete."""
+    await quiet()
+
+    async def write(transaction: Transaction) -> None:
+        refused = [{"bucket": "nowhere://former", "key": f"{n}.mp4"} for n in range(50)]
+        new = [one | {"due_at": 0, "job_id": "job_0", "number": 0} for one in refused]
+        await transaction.run_many("leave_object", new)
+
+    await archive.running.app.store.database.transact(write)
+    await left(archive, "a.mp4", "b.mp4")
+    await archive.advance(60)
+    assert archive.files == []
 
 
 async def test_what_a_failed_write_may_have_left_is_deleted_after_a_minute(tmp_path: Path) -> None:

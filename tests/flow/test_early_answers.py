@@ -94,6 +94,16 @@ async def test_a_refusal_ends_the_upload(client: FileClient, tls: TLS, after: in
     assert server.sent < PIECES
 
 
+@pytest.mark.parametrize("after", [0, PIECE, PIECE * PIECES // 2])
+async def test_a_success_before_the_end_is_none(client: FileClient, tls: TLS, after: int) -> None:
+    """Raise NoAnswer where the server says that it has what it cannot have: a proxy's page, or a store's mistake."""
+    server = Server()
+    server.reads, server.answers = [after], [head("200 OK", "content-length: 2") + b"ok"]
+    async with server.serving(tls) as request:
+        with pytest.raises(NoAnswer, match="before the end of the file"):
+            await client.send(request, server.pieces(), "", 20)
+
+
 async def test_an_interim_answer_does_not(client: FileClient, tls: TLS) -> None:
     """Send the whole file although the server says that it may continue, and return the answer after it."""
     server = Server()

@@ -7,6 +7,8 @@ import resource
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -798,9 +800,36 @@ async def test_idle_connections_leave_most_files_to_others(
     files: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keep at most a thousand connections, and an eighth of the files that may be open, or one for each attempt."""
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    limits = [(files, files)]
+    for soft in (files, 8):
+        limits[0] = (soft, files)
+        monkeypatch.setattr(resource, "getrlimit", lambda _: limits[0])
+        monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.__setitem__(0, new))
+        async with sender_of(most=10) as sender:
+            assert (sender.pool.connections_max, limits) == (kept, [(files, files)])
+
+
+def test_a_process_may_open_what_it_is_allowed() -> None:
+    """Raise a soft limit on open files, such as systemd's 1024, to the hard one."""
+    code = (
+        "import resource; from relay.outbound.open_files import open_files_max; print(open_files_max()); "
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    command = f"ulimit -S -n 256; ulimit -H -n 2048; exec {sys.executable} -c '{code}'"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["2048"] * 3
+
+
+async def test_a_limit_that_cannot_be_raised_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep as many connections as the soft limit leaves where the system does not let it be raised."""
+
+    def refuse(*_: object) -> None:
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
     async with sender_of(most=10) as sender:
-        assert sender.pool.connections_max == kept
+        assert sender.pool.connections_max == 32
 
 
 async def test_a_connection_is_for_one_host(tmp_path: Path) -> None:

@@ -81,6 +81,10 @@ class HeldClock:
                 woken.set_result(None)
         await quiet()
 
+    def waits_ms(self) -> int:
+        """Return for how long everything waits, unless something happens."""
+        return min(until_monotonic_ms for until_monotonic_ms, _ in self._waiters) - self._monotonic_ms
+
     async def elapse(self, awaited: Awaitable[Result], within_s: float = 3600) -> Result:
         """Return what it gives; whenever everything waits, time goes on to the next moment that something waits for.
 
@@ -91,11 +95,10 @@ class HeldClock:
             await quiet()
             if running.done():
                 return running.result()
-            at_ms = min(until_monotonic_ms for until_monotonic_ms, _ in self._waiters)
-            if at_ms > ends_at:
+            if self._monotonic_ms + self.waits_ms() > ends_at:
                 running.cancel()
                 raise TimeoutError(f"not done after {within_s} s of the held clock")
-            await self.advance((at_ms - self._monotonic_ms) / 1000)
+            await self.advance(self.waits_ms() / 1000)
 
     def set_back(self, seconds: float) -> None:
         """Set the wall clock back, or forward where negative, as NTP does: no time passes by that."""

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 KEY_ID, SECRET, REGION = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "us-east-1"
 BUCKET = "relay-results"
+_RANGE = re.compile(r"\r\nrange: (\S+)", re.IGNORECASE)
 
 
 def refusal(status: str, code: str, *, body: bool = True) -> bytes:
@@ -88,7 +90,8 @@ def refused_deletion(key: str, code: str) -> bytes:
 class Gate:
     """What stands before a server, and passes everything on unless `answer` is set: that is given to each request.
 
-    With `answers_to` it is given to requests of that method alone. A request of the method `holds` waits for `let_go`.
+    With `answers_to` it is given to requests of that method alone, with `answers_about` to those whose path has it. A
+    request of the method `holds` waits for `let_go`.
     An answer is given once the head of the request is there, and the connection is closed without reading a body, as a
     server does that refuses one.
     """
@@ -96,6 +99,7 @@ class Gate:
     def __init__(self, endpoint: str) -> None:
         self.answer: bytes | None = None
         self.answers_to = ""
+        self.answers_about = ""
         self.holds = ""
         self.let_go = asyncio.Event()
         self.held: list[str] = []
@@ -104,6 +108,8 @@ class Gate:
         """Requests arrive, and the connection is closed in place of the answer."""
         self.refused: list[str] = []
         """The methods of the requests that were refused."""
+        self.ranges: list[str] = []
+        """The ranges that were asked for."""
         self.port = 0
         self._target = int(endpoint.rpartition(":")[2])
         self._open: set[asyncio.Task[None]] = set()
@@ -124,7 +130,8 @@ class Gate:
             if method == self.holds:
                 self.held.append(path)
                 await self.let_go.wait()
-            if self.answer is not None and self.answers_to in ("", method):
+            self.ranges += _RANGE.findall(head.decode("latin-1"))
+            if self.answer is not None and self.answers_to in ("", method) and self.answers_about in path:
                 self.refused.append(method)
                 start, _, body = self.answer.partition(b"\r\n\r\n")
                 writer.write(start + b"\r\n\r\n" + (b"" if head.startswith(b"HEAD ") else body))

@@ -104,6 +104,13 @@ async def test_a_disk_that_does_not_sync_takes_no_copy(tmp_path: Path, monkeypat
     await emptied(tmp_path)
 
 
+async def test_a_system_without_fdatasync_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write a file on macOS, which has fsync alone."""
+    monkeypatch.delattr(os, "fdatasync")
+    await Folder(tmp_path).write(Target("a.mp4", "video/mp4", 9), in_pieces(9))
+    assert names(tmp_path) == ["a.mp4"]
+
+
 class Hanging:
     """A disk whose next sync hangs until `go`; `hangs` is set while it does."""
 
@@ -159,6 +166,7 @@ async def test_a_disk_that_hangs_takes_no_thread_from_others(hanging: Hanging, t
         found = await asyncio.gather(*writes, return_exceptions=True)
     assert {type(one) for one in found} == {BucketFailed}
     assert "does not answer" in str(found[0])
+    assert all(isinstance(one, BucketFailed) and one.hangs for one in found)
 
 
 async def test_a_part_is_no_link(tmp_path: Path) -> None:

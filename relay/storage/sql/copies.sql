@@ -73,54 +73,99 @@ FROM unnest(CAST(:finished_at AS BIGINT[]), CAST(:copy_id AS TEXT[])) AS many (f
 WHERE copies.id = many.copy_id AND copies.state || '' = 'archived';
 
 -- name: claim_copies
--- Takes what is due, the first to expire first, and leases it: after a crash the lease runs out and it is due again. It reads those that
--- expire first and those that are due first, `window` of each, however many wait, without those of projects and hosts that are full.
+-- Takes what is due, the first to expire first or, `in_turn`, the first that became due, and leases it: after a crash the lease runs out and
+-- it is due again. It reads those that expire first and those that are due first, `window` of each, however many wait.
 UPDATE copies SET due_at = :leased_until, leased_by = :boot
 WHERE id IN (
     SELECT id FROM (
-        SELECT id, urgent_at FROM (
-            SELECT id, urgent_at, due_at, project_id, host FROM copies WHERE state = 'pending' ORDER BY urgent_at, id LIMIT :window
+        SELECT id, urgent_at, due_at FROM (
+            SELECT id, urgent_at, due_at FROM copies WHERE state = 'pending' ORDER BY urgent_at, id LIMIT :window
         ) AS first_urgent
-        WHERE due_at <= :now AND project_id NOT IN (SELECT value FROM json_each(:full)) AND host NOT IN (SELECT value FROM json_each(:full_hosts))
+        WHERE due_at <= :now
         UNION
-        SELECT id, urgent_at FROM (
-            SELECT id, urgent_at FROM copies
-            WHERE state = 'pending' AND due_at <= :now AND project_id NOT IN (SELECT value FROM json_each(:full))
-              AND host NOT IN (SELECT value FROM json_each(:full_hosts))
-            ORDER BY due_at LIMIT :window
+        SELECT id, urgent_at, due_at FROM (
+            SELECT id, urgent_at, due_at FROM copies WHERE state = 'pending' AND due_at <= :now ORDER BY due_at LIMIT :window
         ) AS first_due
     ) AS candidates
-    ORDER BY urgent_at, id LIMIT :limit
+    ORDER BY CASE WHEN :in_turn = 1 THEN due_at ELSE urgent_at END, id LIMIT :limit
 )
 RETURNING id, project_id, job_id, number, provider, kind, url, host, needs_key, expires_at, attempts_made, gone_seen, created_at, held_until, supersedes, bucket, key, writes, writing, due_at AS leased_until;
 
 -- name: claim_copies.postgres
--- PostgreSQL locks the rows, once (MATERIALIZED), and passes over those that another process has locked. A list is an array. By a plain
--- comparison with the lists it would expect nearly all copies to belong to full projects, and sort all that are due.
+-- PostgreSQL locks the rows, once (MATERIALIZED), and passes over those that another process has locked.
 WITH chosen AS MATERIALIZED (
     SELECT id FROM copies
     WHERE id IN (
         SELECT id FROM (
-            SELECT id, due_at, project_id, host FROM copies WHERE state = 'pending' ORDER BY urgent_at, id LIMIT :window
+            SELECT id, due_at FROM copies WHERE state = 'pending' ORDER BY urgent_at, id LIMIT :window
         ) AS first_urgent
-        WHERE due_at <= :now AND CASE WHEN project_id = ANY (:full) OR host = ANY (:full_hosts) THEN FALSE ELSE TRUE END
+        WHERE due_at <= :now
         UNION
         SELECT id FROM (
-            SELECT id FROM copies
-            WHERE state = 'pending' AND due_at <= :now
-              AND CASE WHEN project_id = ANY (:full) OR host = ANY (:full_hosts) THEN FALSE ELSE TRUE END
-            ORDER BY due_at LIMIT :window
+            SELECT id FROM copies WHERE state = 'pending' AND due_at <= :now ORDER BY due_at LIMIT :window
         ) AS first_due
     ) AND state || '' = 'pending' AND due_at + 0 <= :now
-    ORDER BY urgent_at, id LIMIT :limit FOR UPDATE SKIP LOCKED
+    ORDER BY CASE WHEN :in_turn = 1 THEN due_at ELSE urgent_at END, id LIMIT :limit FOR UPDATE SKIP LOCKED
+)
+UPDATE copies SET due_at = :leased_until, leased_by = :boot
+WHERE id IN (SELECT id FROM chosen)
+RETURNING id, project_id, job_id, number, provider, kind, url, host, needs_key, expires_at, attempts_made, gone_seen, created_at, held_until, supersedes, bucket, key, writes, writing, due_at AS leased_until;
+
+-- name: claim_copies_beside
+-- The same beside projects and hosts that are full, however much waits for these: the first that is due of each other project and host, and
+-- what expires first. From one project and host to the next, since there are few of them and many copies.
+WITH RECURSIVE waiting (id) AS (
+    SELECT (SELECT id FROM copies WHERE state = 'pending' ORDER BY project_id, host, due_at LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT later.id FROM copies AS later
+        WHERE later.state = 'pending' AND (later.project_id, later.host) > (last.project_id, last.host)
+        ORDER BY later.project_id, later.host, later.due_at LIMIT 1
+    )
+    FROM waiting JOIN copies AS last ON last.id = waiting.id
+)
+UPDATE copies SET due_at = :leased_until, leased_by = :boot
+WHERE id IN (
+    SELECT id FROM copies
+    WHERE id IN (
+        SELECT id FROM waiting
+        UNION
+        SELECT id FROM (SELECT id FROM copies WHERE state = 'pending' ORDER BY urgent_at, id LIMIT :window) AS first_urgent
+    )
+    AND state || '' = 'pending' AND due_at + 0 <= :now
+    AND project_id NOT IN (SELECT value FROM json_each(:full)) AND host NOT IN (SELECT value FROM json_each(:full_hosts))
+    ORDER BY CASE WHEN :in_turn = 1 THEN due_at ELSE urgent_at END, id LIMIT :limit
+)
+RETURNING id, project_id, job_id, number, provider, kind, url, host, needs_key, expires_at, attempts_made, gone_seen, created_at, held_until, supersedes, bucket, key, writes, writing, due_at AS leased_until;
+
+-- name: claim_copies_beside.postgres
+-- PostgreSQL locks the rows, once (MATERIALIZED), and passes over those that another process has locked. A list is an array.
+WITH RECURSIVE waiting (id) AS (
+    SELECT (SELECT id FROM copies WHERE state = 'pending' ORDER BY project_id, host, due_at LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT later.id FROM copies AS later
+        WHERE later.state = 'pending' AND (later.project_id, later.host) > (last.project_id, last.host)
+        ORDER BY later.project_id, later.host, later.due_at LIMIT 1
+    )
+    FROM waiting JOIN copies AS last ON last.id = waiting.id
+), chosen AS MATERIALIZED (
+    SELECT id FROM copies
+    WHERE id IN (
+        SELECT id FROM waiting
+        UNION
+        SELECT id FROM (SELECT id FROM copies WHERE state = 'pending' ORDER BY urgent_at, id LIMIT :window) AS first_urgent
+    )
+    AND state || '' = 'pending' AND due_at + 0 <= :now AND NOT project_id = ANY (:full) AND NOT host = ANY (:full_hosts)
+    ORDER BY CASE WHEN :in_turn = 1 THEN due_at ELSE urgent_at END, id LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 UPDATE copies SET due_at = :leased_until, leased_by = :boot
 WHERE id IN (SELECT id FROM chosen)
 RETURNING id, project_id, job_id, number, provider, kind, url, host, needs_key, expires_at, attempts_made, gone_seen, created_at, held_until, supersedes, bucket, key, writes, writing, due_at AS leased_until;
 
 -- name: retry_copy
--- The next try of a copy; nothing happens unless its process still has the lease of the last one.
-UPDATE copies SET due_at = :due_at, leased_by = NULL, writing = 0, attempts_made = :attempts_made, gone_seen = :gone_seen, error_code = :error_code, error = :error
+-- The next try of a copy; nothing happens unless its process still has the lease of the last one. `writing` is 1 where that may still write.
+UPDATE copies SET due_at = :due_at, leased_by = NULL, writing = :writing, attempts_made = :attempts_made, gone_seen = :gone_seen, error_code = :error_code, error = :error
 WHERE id = :id AND state || '' = 'pending' AND due_at + 0 = :leased_until;
 
 -- name: hold_copies
@@ -156,7 +201,7 @@ ON CONFLICT (bucket, key) DO UPDATE SET due_at = excluded.due_at;
 -- Queues what a try has written whose lease is another's by now, unless it is that copy's object nevertheless.
 INSERT INTO objects_left (bucket, key, due_at)
 SELECT :bucket, :key, :due_at
-WHERE NOT EXISTS (SELECT 1 FROM copies WHERE job_id = :job_id AND number = :number AND bucket = :bucket AND key = :key)
+WHERE NOT EXISTS (SELECT 1 FROM copies WHERE job_id = :job_id AND number = :number AND (bucket = :bucket OR bucket = '') AND key = :key)
 ON CONFLICT (bucket, key) DO UPDATE SET due_at = excluded.due_at;
 
 -- name: leave_object.postgres_batch
@@ -168,20 +213,43 @@ FROM unnest(
 ) AS many (bucket, key, due_at, job_id, number)
 WHERE NOT EXISTS (
     SELECT 1 FROM copies
-    WHERE copies.job_id = many.job_id AND copies.number = many.number AND copies.bucket = many.bucket AND copies.key = many.key
+    WHERE copies.job_id = many.job_id AND copies.number = many.number AND (copies.bucket = many.bucket OR copies.bucket = '') AND copies.key = many.key
 )
 ON CONFLICT (bucket, key) DO UPDATE SET due_at = excluded.due_at;
 
+-- name: buckets_left
+-- The buckets in which objects are to be deleted now; from one to the next, since there are few of them and many objects.
+WITH RECURSIVE named (bucket) AS (
+    SELECT MIN(bucket) FROM objects_left
+    UNION ALL
+    SELECT (SELECT MIN(bucket) FROM objects_left WHERE bucket > named.bucket) FROM named WHERE named.bucket IS NOT NULL
+)
+SELECT bucket FROM named
+WHERE bucket IS NOT NULL AND (SELECT MIN(due_at) FROM objects_left WHERE objects_left.bucket = named.bucket) <= :now ORDER BY bucket;
+
+-- name: name_copies
+-- Copies from before buckets had names are in the one that is configured now.
+UPDATE copies SET bucket = :bucket WHERE bucket = '' AND key IS NOT NULL;
+
+-- name: name_objects_left
+-- So are the objects that are to be deleted; `forget_unnamed` follows.
+INSERT INTO objects_left (bucket, key, due_at) SELECT :bucket, key, due_at FROM objects_left WHERE bucket = ''
+ON CONFLICT (bucket, key) DO UPDATE SET due_at = excluded.due_at;
+
+-- name: forget_unnamed
+-- They have their names.
+DELETE FROM objects_left WHERE bucket = '';
+
 -- name: claim_object_left
--- Takes the object that is to be deleted first, and leases it.
+-- Takes the object of a bucket that is to be deleted first, and leases it.
 UPDATE objects_left SET due_at = :leased_until
-WHERE rowid IN (SELECT rowid FROM objects_left WHERE due_at <= :now ORDER BY due_at LIMIT 1)
+WHERE rowid IN (SELECT rowid FROM objects_left WHERE bucket = :bucket AND due_at <= :now ORDER BY due_at LIMIT 1)
 RETURNING bucket, key, due_at AS leased_until;
 
 -- name: claim_object_left.postgres
 -- PostgreSQL locks the row, once (MATERIALIZED), and passes over those that another process has locked.
 WITH chosen AS MATERIALIZED (
-    SELECT bucket, key FROM objects_left WHERE due_at <= :now ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
+    SELECT bucket, key FROM objects_left WHERE bucket = :bucket AND due_at <= :now ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
 )
 UPDATE objects_left SET due_at = :leased_until
 WHERE (bucket, key) IN (SELECT bucket, key FROM chosen)
@@ -224,9 +292,9 @@ FROM (
 GROUP BY job_id ORDER BY MIN(held_until);
 
 -- name: next_copy
--- When the next copy is due, or an event has waited long enough.
+-- When the next copy becomes due, or an event has waited long enough.
 SELECT
-    (SELECT MIN(due_at) FROM copies WHERE state = 'pending') AS due_at,
+    (SELECT MIN(due_at) FROM copies WHERE state = 'pending' AND due_at > :now) AS due_at,
     (SELECT MIN(held_until) FROM copies WHERE held_until IS NOT NULL) AS held_until;
 
 -- name: copies_past_retention
@@ -246,6 +314,14 @@ RETURNING id;
 
 -- name: take_back_copies.postgres
 -- A process whose connection was cut may still write: so the next try of what it wrote has another key. A list is an array in PostgreSQL.
+UPDATE copies SET due_at = :now, leased_by = NULL WHERE leased_by = ANY (:boots) RETURNING id;
+
+-- name: give_back_copies
+-- The same for a process that is about to end: a thread of it may still write.
+UPDATE copies SET due_at = :now, leased_by = NULL WHERE leased_by IN (SELECT value FROM json_each(:boots)) RETURNING id;
+
+-- name: give_back_copies.postgres
+-- A list is an array in PostgreSQL.
 UPDATE copies SET due_at = :now, leased_by = NULL WHERE leased_by = ANY (:boots) RETURNING id;
 
 -- name: copy_counts
