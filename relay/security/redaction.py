@@ -8,6 +8,7 @@ them, the usual case, costs only a few searches for short strings. `log.redact` 
 import asyncio
 import base64
 import re
+import struct
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, Final
@@ -26,7 +27,7 @@ _PERCENT: Final = re.compile(rf"%(?:25)*(?:{_ALNUM})".encode())
 _UNICODE: Final = re.compile(rf"\\[uU]00(?:{_ALNUM})".encode())
 """Escaped characters that needed no escape."""
 _PERCENT_SIGN, _BACKSLASH, _HASH = b"%\\#"
-_RAREST_FIRST: Final = "XQZJKYVWUGHFBNMLPORDTISCEAjqzxkvw7985643bgyfm201uphdlcrsnoait_-e"
+_RAREST_FIRST: Final = b"XQZJKYVWUGHFBNMLPORDTISCEAjqzxkvw7985643bgyfm201uphdlcrsnoait_-e"
 """The letters of keys and of base64, the rarest in JSON bodies and URLs first."""
 STEP_BYTES: Final = 65_536
 """Of a large body so much is searched in one step of the event loop: 1 ms at most."""
@@ -52,17 +53,17 @@ class Redactor:
         self._token_prefix = token_prefix
         literals = [*self._secrets, token_prefix]
         self._variants = [variant for literal in literals for variant in _base64_variants(literal)]
-        self._needles = [needle.encode() for needle in (*literals, *self._variants)]
-        self._by_rarest = [(ord(_rarest(needle)), needle.encode()) for needle in (*literals, *self._variants)]
+        self._needles = [_utf8(needle) for needle in (*literals, *self._variants)]
+        self._by_rarest = [(_rarest(needle), needle) for needle in self._needles]
         self._has_punctuation = any(_PUNCTUATION.search(secret) for secret in self._secrets)
 
     def may_hold_secret(self, raw: bytes) -> bool:
         """Return False if the bytes hold no secret; True if they may hold one.
 
-        Letters are numbers here: of bytes, `in` tries first whether they are a number, which costs five searches.
+        Rarest bytes are numbers here: of bytes, `in` tries first whether they are a number, which costs five searches.
         """
-        for letter, needle in self._by_rarest:
-            if letter in raw and raw.find(needle) >= 0:
+        for rarest, needle in self._by_rarest:
+            if rarest in raw and raw.find(needle) >= 0:
                 return True
         odd = self._has_punctuation  # a secret with a character that JSON or a URL may escape
         return (
@@ -82,7 +83,7 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Return the text without secrets; the same object if it has none."""
-        if not self.may_hold_secret(text.encode("utf-8", "surrogatepass")):
+        if not self.may_hold_secret(_utf8(text)):
             return text
         for secret in self._secrets:
             text = text.replace(secret, CUT)
@@ -103,7 +104,9 @@ class Redactor:
 
     def raw(self, raw: bytes) -> bytes:
         """Return bytes of any kind without secrets, all other bytes unchanged."""
-        return self.text(raw.decode("latin-1")).encode("latin-1") if self.may_hold_secret(raw) else raw
+        if not self.may_hold_secret(raw):
+            return raw
+        return self.text(raw.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
     def body(self, raw: bytes) -> bytes:
         """Return a body without secrets; JSON stays JSON, and the same object is returned if it has none."""
@@ -131,25 +134,43 @@ class Redactor:
         return re.compile("|".join([*patterns, token]))
 
 
-def _rarest(needle: str) -> str:
-    """Return the needle's rarest letter: a text without it, which is found quickly, needs no longer search."""
-    return min(needle, key=lambda letter: _RAREST_FIRST.find(letter) % len(_RAREST_FIRST))
+def _utf8(text: str) -> bytes:
+    """Return the bytes of a text of any characters; one half of a surrogate pair too, which JSON can escape."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _rarest(needle: bytes) -> int:
+    """Return the needle's rarest byte: a text without it, which is found quickly, needs no longer search.
+
+    A byte that is not in the list, such as each of a letter outside of ASCII, counts as the most frequent one.
+    """
+    return min(needle, key=lambda byte: _RAREST_FIRST.find(byte) % len(_RAREST_FIRST))
 
 
 def _escape_pattern(char: str) -> str:
-    """Return the pattern of one character, plain or escaped in any of the usual ways."""
-    code = f"{ord(char):02x}"
-    digits = "".join(f"[{digit.upper()}{digit}]" if digit.isalpha() else digit for digit in code)
-    slash = rf"(?:{_SLASHES})?" if char == "/" else ""
-    numbered = rf"&#(?:[xX]0*{digits}|0*{ord(char)});"
-    return rf"(?:{slash}{re.escape(char)}|%(?:25)*{digits}|{_SLASHES}[uU]00{digits}|{numbered})"
+    """Return the pattern of one character, plain or escaped in any of the usual ways.
+
+    A percent escape is one of each byte of UTF-8, and JSON's one of each half of the surrogate pair beyond U+FFFF.
+    Escapes come first, so that none is cut after its first character where the secret ends with that: `&` in `&#38;`.
+    """
+    slash = rf"(?:{_SLASHES})?" if char in '/"' else ""
+    percent = "".join(f"%(?:25)*{_digits(byte, 2)}" for byte in _utf8(char))
+    halves = struct.iter_unpack(">H", char.encode("utf-16-be", "surrogatepass"))
+    escaped = "".join(f"{_SLASHES}[uU]{_digits(half, 4)}" for (half,) in halves)
+    numbered = rf"&#(?:[xX]0*{_digits(ord(char), 1)}|0*{ord(char)});"
+    return rf"(?:{percent}|{escaped}|{numbered}|{slash}{re.escape(char)})"
+
+
+def _digits(number: int, least: int) -> str:
+    """Return the pattern of a number in at least so many hexadecimal digits, in upper or lower case."""
+    return "".join(f"[{digit.upper()}{digit}]" if digit.isalpha() else digit for digit in f"{number:0{least}x}")
 
 
 def _base64_variants(literal: str) -> set[str]:
     """Return the base64 of a text's inner part, at each of the three offsets in a group of three bytes."""
     variants = set()
     for before in range(3):
-        padded = b"\0" * before + literal.encode()
+        padded = b"\0" * before + _utf8(literal)
         whole = len(padded) // 3 * 3
         encoded = base64.b64encode(padded[:whole]).decode()[4 if before else 0 :]
         variants |= {encoded, encoded.replace("+", "-").replace("/", "_")}

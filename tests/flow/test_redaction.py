@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import Response
@@ -102,6 +102,52 @@ async def test_a_secret_is_found_across_the_steps(form: str, secret: str, offset
     assert await REDACTOR.may_hold_secret_stepwise(body)
     assert await REDACTOR.body_stepwise(body) == REDACTOR.body(body) != body
     assert not await REDACTOR.may_hold_secret_stepwise(around.encode() * 2 * STEP_BYTES)
+
+
+AROUND = ("", "refused: ", "<p>", "\u20ac \U0001f3ac", '", "', "\\n", "%20", "&#32;", "\0", "\n\n")
+ESCAPED: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "percent": lambda secret: "".join(f"%{byte:02X}" for byte in secret.encode()),
+    "quoted": lambda secret: quote(secret, safe=""),
+    "json": lambda secret: json.dumps(secret)[1:-1],
+    "json twice": lambda secret: json.dumps(secret)[1:-1].replace("\\", "\\\\"),
+    "html": entities,
+    "base64": lambda secret: base64.b64encode(secret.encode()).decode(),
+}
+
+
+@given(
+    st.text(min_size=8, max_size=40), st.sampled_from(sorted(ESCAPED)), st.sampled_from(AROUND), st.sampled_from(AROUND)
+)
+@example("правильныйконьбатареяскрепкажёлудь", "as it is", "", "")
+@example("правильныйконьбатареяскрепкажёлудь", "json twice", "", "")
+@example("éèêëàâäôöûü", "percent", "", "")
+@example("a-secret&", "html", "", "")
+@example("\U0001f511\U0001f512\U0001f513\U0001f510" * 2, "json", "<p>", "")
+@example("\u00b5\u00b6\u00b7\u00b8\u00b9\u00ba\u00bb\u00bc", "as it is", "\0", "\0")
+async def test_a_secret_of_any_letters_is_found_wherever_it_stands(
+    secret: str, form: str, before: str, behind: str
+) -> None:
+    """Find and cut a secret of any letters, in any form, at the beginning, amid or at the end of a body or text."""
+    assume(not set(before + behind + CUT) & set(secret))
+    assume(form != "base64" or not any(map(str.isalnum, before[-1:] + behind[:1])))  # it would belong to the base64
+    assume(not form.startswith("json") or (secret.isprintable() and "\\" not in secret))
+    redactor, written = Redactor([secret], TOKENS.prefix), ESCAPED[form](secret)
+    text, clean = before + written + behind, before + CUT + behind
+    assert redactor.may_hold_secret(text.encode())
+    assert await redactor.may_hold_secret_stepwise(text.encode())
+    assert redactor.text(text) == clean
+    assert redactor.raw(b"\xff\xd0" + text.encode() + b"\xe2\x82") == b"\xff\xd0" + clean.encode() + b"\xe2\x82"
+    body = json.dumps({"text": text}).encode()
+    assert msgspec.json.decode(redactor.body(body)) == {"text": clean}
+
+
+@given(st.text(st.characters(), min_size=8, max_size=40), st.text(st.characters()), st.binary())
+async def test_a_secret_of_any_letters_breaks_nothing(secret: str, text: str, raw: bytes) -> None:
+    """Search any text and any bytes for a secret of any characters, even half a surrogate pair, without an error."""
+    redactor = Redactor([secret], TOKENS.prefix)
+    assert redactor.text(text) == text or secret in text
+    assert redactor.raw(raw) == await redactor.body_stepwise(raw) == raw or redactor.may_hold_secret(raw)
 
 
 async def test_other_work_goes_on_while_a_large_body_is_searched() -> None:
