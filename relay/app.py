@@ -62,7 +62,7 @@ from relay.security.callback_signatures import check_secrets
 from relay.security.callback_tokens import CallbackTokens
 from relay.security.encryption import Encryption
 from relay.security.redaction import Redactor
-from relay.security.request_rates import RequestRates, TokenBuckets
+from relay.security.request_rates import NAMES_MAX, RequestRates, TokenBuckets
 from relay.security.shares import Shares
 from relay.security.signatures import SigningKeys
 from relay.security.signed_cookies import SignedCookies
@@ -90,7 +90,10 @@ PAUSE_AFTER_FAILURE_MS = 1000
 
 
 class App(msgspec.Struct, frozen=True, kw_only=True):
-    """The open parts that `relay/web` uses."""
+    """The open parts that `relay/web` uses.
+
+    `adapters_loaded` has the names of the providers whose modules `web/api/adapters.py` has loaded.
+    """
 
     settings: Settings
     clock: Clock
@@ -115,6 +118,7 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     keys_refused: Mapping[str, KeyRefused]
     cookies: SignedCookies
     rates: RequestRates
+    adapters_loaded: set[str] = msgspec.field(default_factory=set)
 
     @property
     def draining(self) -> asyncio.Event:
@@ -217,7 +221,7 @@ async def opened(
         stack.push_async_callback(setup.stop.close_in_time, finish)
         await stack.enter_async_context(_running(_loops(setup, storage, notifications, flow), setup))
         stack.callback(setup.stop.begin)
-        yield _app(setup, outbound, notifications, flow)
+        yield _app(setup, outbound, notifications, flow, await _rates(settings, store))
 
 
 async def _close_tracing(tracing: Tracing, stop: Stop) -> None:
@@ -385,7 +389,20 @@ def _flow(
     return Flow(context, payer, submitter, checker, check_times, sweeper, archive)
 
 
-def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: Flow) -> App:
+async def _rates(settings: Settings, store: Store) -> RequestRates:
+    """Return the rates of this process, in which the keys that were used last count as proven.
+
+    So a client whose address is over its rate after a start is refused only if its key was not in use before.
+    """
+    keys = TokenBuckets(settings.rate_per_key, settings.burst_per_key)
+    unproven, lookups = (TokenBuckets(settings.rate_per_address, settings.burst_per_address) for _ in range(2))
+    rates = RequestRates(keys, unproven, lookups)
+    for key in reversed(await store.access.keys_in_use(NAMES_MAX)):
+        rates.prove(key.digest, key.id)
+    return rates
+
+
+def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: Flow, rates: RequestRates) -> App:
     """Return the parts that `relay/web` uses."""
     settings, context, payer = setup.settings, flow.context, flow.payer
     shares = Shares("uploads", settings.uploads_max, settings.uploads_per_project_max)
@@ -419,10 +436,7 @@ def _app(setup: Setup, outbound: Outbound, notifications: Notifications, flow: F
         tracing=setup.tracing,
         keys_refused=context.keys_refused,
         cookies=SignedCookies(setup.keys, settings.environment),
-        rates=RequestRates(
-            TokenBuckets(settings.rate_per_key, settings.burst_per_key),
-            TokenBuckets(settings.rate_per_address, settings.burst_per_address),
-        ),
+        rates=rates,
     )
 
 
@@ -553,7 +567,8 @@ def _publisher(
 def _configured_providers(setup: Setup, client: ProviderClient) -> Mapping[str, ConfiguredProvider]:
     """Return every provider with its settings, those that have any made now; the others are made at their first use.
 
-    So no callback waits for a module to be loaded, unless it is of a provider that is no longer configured.
+    A callback waits for no module to be loaded, unless it is of a provider that is no longer configured. The API loads
+    the modules of the others in a thread before it uses them (`web/api/adapters.py`).
     """
     settings = setup.settings
     providers = LazyMapping({name: partial(_configured, name, setup, client) for name in setup.adapters})

@@ -26,8 +26,13 @@ CLIENT_IPS: Final = (
     ("RAILWAY_ENVIRONMENT_NAME", "header:x-real-ip"),
     ("DYNO", "xff:1"),
     ("K_SERVICE", "xff:1"),
+    ("CONTAINER_VERSION", "header:x-real-ip"),  # Scalingo: https://doc.scalingo.com/platform/internals/routing
 )
-"""Variables that tell which proxy is in front, and where that writes the address of the client."""
+"""Variables that tell which proxy is in front, and where that writes the address of the client.
+
+Render, Koyeb and Clever Cloud are left out: they do not document how many entries their proxies append to
+X-Forwarded-For, of which a client may send the first ones itself.
+"""
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _WIPED: Final = frozenset({"overlay", "tmpfs", "ramfs", "aufs", "rootfs"})
 """Types of file systems that end with their container."""

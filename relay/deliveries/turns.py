@@ -22,7 +22,11 @@ STALE_ALARMS_MAX: Final = 1000
 
 
 class _Project:
-    """The lanes of a project that may start something, each with the number of its turn, the lowest first."""
+    """The lanes of a project that may start something, each with the number of its turn, in two lists.
+
+    The lanes of each list follow each other as they came to it. A lane that goes from one list to the other keeps its
+    number, which may be the lowest, but comes after those that are there: each of them starts one delivery before it.
+    """
 
     __slots__ = ("id", "level", "proven", "unproven")
 

@@ -1,4 +1,4 @@
-"""Limits requests in a second: of each API key, and of each address those that no key proves.
+"""Limits requests in a second: of each API key, and of each address those that nothing proves, and unknown keys.
 
 The counts are those of one process, in memory of a fixed size. This module knows no HTTP: `web/request_rates.py` says
 which requests count.
@@ -12,7 +12,7 @@ import msgspec
 from relay.errors import Bound, TooManyRequests
 
 NAMES_MAX: Final = 10_000
-"""How many keys, and how many addresses, are remembered."""
+"""How many keys, addresses and proven keys are remembered."""
 MENTION_EVERY_MS: Final = 60_000
 """The log mentions the refusals of one key or address once in this time."""
 _NS: Final = 1_000_000
@@ -67,7 +67,7 @@ class TokenBuckets:
 
 
 class Proof(msgspec.Struct, frozen=True):
-    """A key that is looked up: its digest, where it comes from, and whether that is counted against its address."""
+    """A key that is looked up: its digest, the address that sent it, and whether that is counted for the address."""
 
     digest: bytes
     address: str
@@ -75,51 +75,80 @@ class Proof(msgspec.Struct, frozen=True):
 
 
 class RequestRates:
-    """The rates of one process; every method's `now_ms` is monotonic."""
+    """The rates of one process; every method's `now_ms` is monotonic.
 
-    def __init__(self, keys: TokenBuckets, addresses: TokenBuckets) -> None:
+    Each address has two buckets: `addresses` for requests that nothing proves, `lookups` for keys that have not proven
+    themselves in this process. So requests without a key do not use up what a valid key's first request needs.
+    """
+
+    def __init__(self, keys: TokenBuckets, addresses: TokenBuckets, lookups: TokenBuckets) -> None:
         self._keys = keys
         self._addresses = addresses
-        self._proven: dict[bytes, None] = {}
-        """Digests of the keys that have proven themselves, the latest last."""
+        self._lookups = lookups
+        self._proven: dict[bytes, str] = {}
+        """The ids of the keys that have proven themselves, by their digests; the key that did so last is the last."""
         self._mentioned_at: dict[str, int] = {}
 
     def take_of_key(self, key_id: str, now_ms: int) -> None:
         """Count a request with a valid key; raise TooManyRequests for one over the key's rate."""
         if wait_ms := self._keys.take(key_id, now_ms):
-            wait_s = math.ceil(wait_ms / 1000)
             rate = f"an API key may make {self._keys.per_s:g} requests a second"
-            raise TooManyRequests(f"{rate}; send this one again in {wait_s} s", wait_s, bound=Bound.RATE_PER_KEY)
+            raise _refusal(rate, wait_ms, Bound.RATE_PER_KEY)
 
     def take_of_address(self, address: str, now_ms: int) -> None:
         """Count a request that nothing proves; raise TooManyRequests for one over its address's rate."""
         if wait_ms := self._addresses.take(address, now_ms):
-            wait_s = math.ceil(wait_ms / 1000)
             rate = f"without a valid API key an address may make {self._addresses.per_s:g} requests a second"
-            raise TooManyRequests(f"{rate}; send this one again in {wait_s} s", wait_s, bound=Bound.RATE_PER_ADDRESS)
+            raise _refusal(rate, wait_ms, Bound.RATE_PER_ADDRESS)
+
+    def prove(self, digest: bytes, key_id: str) -> None:
+        """Remember a key as valid: one that was looked up, made here, or in use before this process began.
+
+        It is still looked up for each request. Beyond NAMES_MAX the key that has proven itself least recently is
+        forgotten.
+        """
+        self._proven.pop(digest, None)
+        self._proven[digest] = key_id
+        if len(self._proven) > NAMES_MAX:
+            del self._proven[next(iter(self._proven))]
+
+    def proven(self, digest: bytes) -> str | None:
+        """Return the id of a key that has proven itself; None for any other key."""
+        return self._proven.get(digest)
 
     def begin_proof(self, digest: bytes, address: str, now_ms: int) -> Proof:
         """Count a key that is to be looked up as a wrong one; raise TooManyRequests over its address's rate.
 
-        One that has proven itself before is looked up in any case: a client that tries keys does not shut out another
-        one behind the same address.
+        A key that has proven itself is looked up in any case: a client that tries keys does not lock out another
+        client at the same address whose key is remembered.
         """
         counted = digest not in self._proven
         if counted:
-            self.take_of_address(address, now_ms)
+            self._take_lookup(address, now_ms)
         return Proof(digest, address, counted)
 
-    def end_proof(self, proof: Proof, now_ms: int, *, valid: bool | None) -> None:
-        """Correct what `begin_proof` counted: the key was valid, or wrong, or (None) could not be looked up."""
-        if valid is not False and proof.counted:
-            self._addresses.give_back(proof.address)
-        if valid:
-            self._proven[proof.digest] = None
-            if len(self._proven) > NAMES_MAX:
-                del self._proven[next(iter(self._proven))]
-        elif valid is False and not proof.counted:
+    def end_proof(self, proof: Proof, key_id: str | None, now_ms: int) -> None:
+        """Remember a valid key by its id, and count it no longer; None: it was wrong, and is counted if it was not yet.
+
+        Raise TooManyRequests for a key that was proven, is revoked now, and whose address is over its rate.
+        """
+        if key_id is not None:
+            self.cancel_proof(proof)
+            self.prove(proof.digest, key_id)
+        elif not proof.counted:
             self._proven.pop(proof.digest, None)
-            self.take_of_address(proof.address, now_ms)
+            self._take_lookup(proof.address, now_ms)
+
+    def cancel_proof(self, proof: Proof) -> None:
+        """Take back what `begin_proof` counted: the key was valid, or could not be looked up."""
+        if proof.counted:
+            self._lookups.give_back(proof.address)
+
+    def _take_lookup(self, address: str, now_ms: int) -> None:
+        """Count a key that has not proven itself; raise TooManyRequests over its address's rate."""
+        if wait_ms := self._lookups.take(address, now_ms):
+            rate = f"an address may try {self._lookups.per_s:g} API keys a second that this process does not know"
+            raise _refusal(rate, wait_ms, Bound.RATE_PER_ADDRESS)
 
     def may_mention(self, name: str, now_ms: int) -> bool:
         """Return whether the log may mention a key or an address: not twice in `MENTION_EVERY_MS`."""
@@ -130,3 +159,9 @@ class RequestRates:
             self._mentioned_at = {one: at for at, one in sorted(recent)[-NAMES_MAX // 2 :]}
         self._mentioned_at[name] = now_ms
         return True
+
+
+def _refusal(rate: str, wait_ms: int, bound: Bound) -> TooManyRequests:
+    """Return the refusal of a request over a rate, which passes after so many milliseconds."""
+    wait_s = math.ceil(wait_ms / 1000)
+    return TooManyRequests(f"{rate}; send this one again in {wait_s} s", wait_s, bound=bound)

@@ -30,6 +30,13 @@ class ApiKey(msgspec.Struct, frozen=True):
     created_at: int
 
 
+class KeyInUse(msgspec.Struct, frozen=True):
+    """A live key that was used before: its id, and the `digest` of its text."""
+
+    id: str
+    digest: bytes
+
+
 class CreatedKey(msgspec.Struct, frozen=True):
     """A new key: its id, and its text, which is stored nowhere."""
 
@@ -81,10 +88,14 @@ class Access:
         self._writer = writer
         self._encryption = encryption
 
-    async def api_key(self, text: str) -> ApiKey | None:
-        """Return the live key with this text: looked up by its digest, so no comparison can be timed."""
-        found = await self._database.rows("api_key_by_digest", {"digest": digest(text)}, Purpose.KEY)
-        return _live_key(found)
+    async def api_key(self, key_digest: bytes) -> ApiKey | None:
+        """Return the live key whose text has this `digest`; no text is compared, so no comparison can be timed."""
+        return _live_key(await self._database.rows("api_key_by_digest", {"digest": key_digest}, Purpose.KEY))
+
+    async def keys_in_use(self, limit: int) -> list[KeyInUse]:
+        """Return the live keys that were used last, the latest first."""
+        found = await self._database.rows("api_keys_in_use", {"limit": limit})
+        return [KeyInUse(row["id"], bytes(row["digest"])) for row in found]
 
     async def key_by_id(self, key_id: str) -> ApiKey | None:
         """Return the live key with this id, which a client has proven before."""

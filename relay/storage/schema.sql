@@ -26,6 +26,7 @@ CREATE TABLE api_keys (
 );
 
 CREATE INDEX api_keys_page ON api_keys (project_id, id);
+CREATE INDEX api_keys_in_use ON api_keys (last_used_at) WHERE revoked_at IS NULL AND last_used_at IS NOT NULL;
 
 CREATE TABLE idempotency_keys (
     project_id TEXT NOT NULL,

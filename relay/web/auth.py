@@ -51,49 +51,70 @@ BOOTSTRAP_CALLER: Final = Caller(DEFAULT_PROJECT, BOOTSTRAP_KEY, BOOTSTRAP_KEY, 
 async def authenticate(app: App, request: Request) -> Caller:
     """Return the client of a request; raise Unauthorized for a key that is missing, unknown or revoked.
 
-    Raise TooManyRequests for a request over the rate of its key, or without a valid key over that of its address.
+    Raise TooManyRequests for a request over the rate of its key, or without a valid key over that of its address. A
+    request over the rate of a key that has proven itself is refused without a read of the database.
     """
     text = bearer(request)
     if text is None:
         request_rates.count_unproven(app, request.scope)
         raise Unauthorized("send the API key as Authorization: Bearer <api key>")
-    found = await _proven(app, request, text)
+    key_digest = digest(text)
+    proven_id = BOOTSTRAP_KEY if _is_bootstrap(app, key_digest) else app.rates.proven(key_digest)
+    if proven_id is not None:
+        request_rates.count_key(app, proven_id, request.scope)
+    if proven_id == BOOTSTRAP_KEY:
+        return BOOTSTRAP_CALLER
+    found = await _looked_up(app, request, key_digest)
     if found is None:
         raise Unauthorized("the API key is not known here, or was revoked")
-    request_rates.count_key(app, found.key_id, request.scope)
-    return found
+    if proven_id is None:
+        request_rates.count_key(app, found.key_id, request.scope)
+    return _used(app, found)
 
 
-async def _proven(app: App, request: Request, text: str) -> Caller | None:
-    """Return the client with a key of this text; TooManyRequests if its address has tried too many wrong ones."""
+async def _looked_up(app: App, request: Request, key_digest: bytes) -> Caller | None:
+    """Return the client with a key of this digest; TooManyRequests if its address has tried too many wrong ones."""
     address = request_rates.network_of_client(app, request.scope)
-    valid: bool | None = None
     try:
-        proof = app.rates.begin_proof(digest(text), address, app.clock.monotonic_ms())
+        proof = app.rates.begin_proof(key_digest, address, app.clock.monotonic_ms())
+        try:
+            found = await _by_digest(app, key_digest)
+        except BaseException:
+            app.rates.cancel_proof(proof)
+            raise
+        app.rates.end_proof(proof, None if found is None else found.key_id, app.clock.monotonic_ms())
     except TooManyRequests as error:
         request_rates.mention_address(app, address, error)
         raise
-    try:
-        found = await caller_of(app, text)
-        valid = found is not None
-    finally:
-        app.rates.end_proof(proof, app.clock.monotonic_ms(), valid=valid)
     return found
 
 
 async def caller_of(app: App, text: str) -> Caller | None:
     """Return the client with an API key of this text; None if the key is unknown or revoked."""
-    bootstrap = app.settings.api_key
-    if bootstrap and hmac.compare_digest(digest(text), digest(bootstrap)):
+    key_digest = digest(text)
+    if _is_bootstrap(app, key_digest):
         return BOOTSTRAP_CALLER
-    return _used(app, _caller(await app.store.access.api_key(text)))
+    found = await _by_digest(app, key_digest)
+    return None if found is None else _used(app, found)
+
+
+def _is_bootstrap(app: App, key_digest: bytes) -> bool:
+    """Return whether a key is that of the setting RELAY_API_KEY, which no row holds."""
+    bootstrap = app.settings.api_key
+    return bool(bootstrap) and hmac.compare_digest(key_digest, digest(bootstrap or ""))
+
+
+async def _by_digest(app: App, key_digest: bytes) -> Caller | None:
+    """Return the client with a live key of this digest."""
+    return _caller(await app.store.access.api_key(key_digest))
 
 
 async def caller_by_id(app: App, key_id: str) -> Caller | None:
     """Return the client with the API key of this id, which it has proven before; None if the key is revoked."""
     if key_id == BOOTSTRAP_KEY:
         return BOOTSTRAP_CALLER if app.settings.api_key else None
-    return _used(app, _caller(await app.store.access.key_by_id(key_id)))
+    found = _caller(await app.store.access.key_by_id(key_id))
+    return None if found is None else _used(app, found)
 
 
 def require_scope(caller: Caller, scope: str) -> None:
@@ -102,10 +123,9 @@ def require_scope(caller: Caller, scope: str) -> None:
         raise Forbidden(f"this needs an API key with the scope {scope}")
 
 
-def _used(app: App, caller: Caller | None) -> Caller | None:
+def _used(app: App, caller: Caller) -> Caller:
     """Return the client, and note that its key was used."""
-    if caller is not None:
-        app.store.statistics.key_used(caller.key_id, app.clock.now_ms())
+    app.store.statistics.key_used(caller.key_id, app.clock.now_ms())
     return caller
 
 

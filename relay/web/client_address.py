@@ -10,6 +10,9 @@ from ipaddress import ip_address
 
 from starlette.types import Scope
 
+from relay import log
+
+_logger = log.get("web")
 AddressOf = Callable[[Scope], str | None]
 
 
@@ -25,6 +28,27 @@ def client_address(rule: str) -> AddressOf:
     if kind == "header":
         return lambda scope: _from_header(scope["headers"], argument.encode()) or _peer(scope)
     return _peer
+
+
+class ProxyNotice:
+    """Logs once, for a process, that a proxy seems to be in front which RELAY_CLIENT_IP does not name.
+
+    A client may send the header itself, so it changes nothing but the log.
+    """
+
+    def __init__(self, rule: str) -> None:
+        self._due = rule == "peer"
+
+    def note(self, scope: Scope) -> None:
+        """Log the first request with X-Forwarded-For, while the address of the connection counts as the client's."""
+        if self._due and any(name == b"x-forwarded-for" for name, _ in scope["headers"]):
+            self._due = False
+            _logger.warning(
+                "settings.client_ip",
+                peer=_peer(scope),
+                advice="requests carry X-Forwarded-For: if a proxy in front of relay sends it, set RELAY_CLIENT_IP "
+                "(xff:1 behind one proxy); until then all of its clients count as one address",
+            )
 
 
 def _peer(scope: Scope) -> str | None:

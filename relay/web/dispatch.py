@@ -1,8 +1,8 @@
 """Build the ASGI application: callbacks go to their route, everything else to `routes.py`, loaded at its first use.
 
 A process listens as soon as it can receive callbacks. The API, its types and Starlette are loaded for the first request
-that needs them, in a thread, while callbacks are answered. `GET /readyz` is such a request: once it answers, no request
-of the API waits for a module.
+that needs them, in a thread, while callbacks are answered. `GET /readyz` is such a request: once it answers, the API is
+loaded, but for the adapters of providers that are not configured: `api/adapters.py` loads them, in a thread too.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from relay.app import App
 from relay.log import request_ids
 from relay.web.callback_route import CallbackRoute
+from relay.web.client_address import ProxyNotice
 from relay.web.protocol import BODY_INCOMPLETE
 from relay.web.request_body import BodyMemory
 
@@ -22,7 +23,7 @@ _ALIVE: Final = b'{"status":"ok"}'
 
 def asgi_app(app: App, callback_route: CallbackRoute, memory: BodyMemory) -> ASGIApp:
     """Return the ASGI application of an open relay; `memory` limits the bodies of API requests."""
-    routes = _Routes(app, memory)
+    routes, proxies = _Routes(app, memory), ProxyNotice(app.settings.client_ip)
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request to the callback route or the API; answer 503 to one that the shutdown cancels."""
@@ -33,6 +34,7 @@ def asgi_app(app: App, callback_route: CallbackRoute, memory: BodyMemory) -> ASG
             if scope["path"].lstrip("/").startswith("callbacks/"):
                 await callback_route(scope, receive, response)
             elif routes.loaded is not None:
+                proxies.note(scope)
                 await routes.loaded(scope, receive, response)
             elif scope["path"] == "/healthz" and scope["method"] == "GET":
                 await _alive(response)

@@ -2,13 +2,14 @@
 
 A key, a session and a callback token prove a request. Every other one counts against its address, except those for
 the dashboard's files, and for `/healthz`, `/readyz` and an open `/metrics`, which are needed most under an attack. A
-request counts once, when it begins: so do streams, held requests and uploads. The rates are in
+wrong key counts apart from requests without one, so that these do not lock out a key that is used for the first time.
+A request counts once, when it begins: so do streams, held requests and uploads. The rates are in
 `security/request_rates.py`.
 """
 
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
-from typing import TYPE_CHECKING
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import TYPE_CHECKING, Final
 
 from starlette.types import Scope
 
@@ -20,6 +21,8 @@ from relay.web.client_address import client_address
 if TYPE_CHECKING:
     from starlette.responses import Response
 
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+"""IPv4 clients of a network that has IPv6 alone: https://www.rfc-editor.org/rfc/rfc6052#section-2.1"""
 _logger = log.get("web")
 
 
@@ -30,14 +33,19 @@ def network_of_client(app: App, scope: Scope) -> str:
 
 @lru_cache(4096)
 def network_of(address: str | None) -> str:
-    """Return what an address is counted by: an IPv4 address, or the /64 of an IPv6 address, which one client has."""
+    """Return what an address is counted by: an IPv4 address, or the /64 of an IPv6 address, which one client has.
+
+    An IPv6 address that stands for an IPv4 one (`::ffff:0:0/96`, and NAT64's `64:ff9b::/96`) is counted by that.
+    """
     try:
         parsed = ip_address(address or "")
     except ValueError:
         return ""
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is None:
-        return str(IPv6Address(int(parsed) >> 64 << 64))
-    return str(getattr(parsed, "ipv4_mapped", None) or parsed)
+    if isinstance(parsed, IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None or parsed in _NAT64:
+        return str(IPv4Address(int(parsed) & 0xFFFFFFFF))
+    return str(IPv6Address(int(parsed) >> 64 << 64))
 
 
 def count_key(app: App, key_id: str, scope: Scope) -> None:
@@ -68,10 +76,16 @@ def mention_address(app: App, address: str, error: TooManyRequests) -> None:
         _logger.warning("requests.limited", setting=_setting(error), client=address)
 
 
-def refusal(app: App, scope: Scope) -> "Response | None":
-    """Count a request that nothing proves; return the 429 of one over the rate of its address, None for another."""
+def refusal(app: App, scope: Scope, key_id: str | None = None) -> "Response | None":
+    """Count a request of a session with a key, or (None) one that nothing proves.
+
+    Return the 429 of one over the rate of its key, or of its address; None for any other.
+    """
     try:
-        count_unproven(app, scope)
+        if key_id is None:
+            count_unproven(app, scope)
+        else:
+            count_key(app, key_id, scope)
     except TooManyRequests as error:
         from relay.web.problems import error_problem  # noqa: PLC0415 - the callback route counts without Starlette
 

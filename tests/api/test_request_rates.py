@@ -233,6 +233,58 @@ async def test_guesses_do_not_shut_out_a_key_behind_the_same_address(
     assert statuses == [401, 401, 429]
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs", "/nothing", "/callbacks/evolink/forged"])
+async def test_requests_without_a_key_do_not_lock_out_a_key(
+    running: Running, anyone: httpx.AsyncClient, path: str
+) -> None:
+    """Answer a key's first request, though its address has used up its requests that nothing proves."""
+    key = await new_key(running)
+    for _ in range(9):
+        await anyone.post(path, headers=HERE, content=DONE)
+    assert (await anyone.get("/nothing", headers=HERE)).status_code == 429
+    assert (await anyone.get("/v1/whoami", headers=bearing(key))).status_code == 200
+
+
+async def test_the_key_of_the_setting_is_never_counted_for_its_address(anyone: httpx.AsyncClient) -> None:
+    """Answer RELAY_API_KEY, which needs no look-up, at its first request beside wrong keys."""
+    await use_up(anyone, bearing("wrong"), "/v1/whoami")
+    assert (await anyone.get("/v1/whoami", headers=bearing(KEY))).status_code == 200
+
+
+@pytest.mark.both_databases
+async def test_wrong_keys_do_not_lock_out_a_key_after_a_restart(tmp_path: Path) -> None:
+    """Answer a key that was in use before the start beside wrong keys; one that was revoked is a wrong key."""
+    async with relay(tmp_path, **SLOW) as before, http_client(before.origin, None) as anyone:
+        keys = [await new_key(before) for _ in range(3)]
+        whoami = [await anyone.get("/v1/whoami", headers=bearing(key)) for key in keys[:2]]
+        await before.app.store.access.revoke_api_key(whoami[1].json()["key"]["id"], before.clock.now_ms())
+    async with relay(tmp_path, **SLOW) as after, http_client(after.origin, None) as anyone:
+        await use_up(anyone, bearing("wrong"), "/v1/whoami")
+        statuses = [(await anyone.get("/v1/whoami", headers=bearing(key))).status_code for key in keys]
+        assert statuses == [200, 429, 429]
+        await after.app.store.access.revoke_api_key(whoami[0].json()["key"]["id"], after.clock.now_ms())
+        assert (await anyone.get("/v1/whoami", headers=bearing(keys[0]) | ELSEWHERE)).status_code == 401
+
+
+async def test_a_new_key_works_at_once_beside_wrong_keys(running: Running, anyone: httpx.AsyncClient) -> None:
+    """Answer the first request with a key that this process has just made."""
+    await use_up(anyone, bearing("wrong"), "/v1/whoami")
+    made = await running.client.post("/v1/keys", json={"scopes": ["read"]})
+    assert made.status_code == 201
+    assert (await anyone.get("/v1/whoami", headers=bearing(made.json()["key"]))).status_code == 200
+
+
+async def test_a_key_over_its_rate_is_not_looked_up(running: Running, anyone: httpx.AsyncClient) -> None:
+    """Refuse before the database is read: that the key is revoked shows once its rate allows a look-up."""
+    key = await new_key(running)
+    whoami = [await anyone.get("/v1/whoami", headers=bearing(key)) for _ in range(3)]
+    await running.app.store.access.revoke_api_key(whoami[0].json()["key"]["id"], running.clock.now_ms())
+    assert (await anyone.get("/v1/whoami", headers=bearing(key))).status_code == 429
+    assert isinstance(running.clock, HeldClock)
+    await running.clock.advance(2)
+    assert (await anyone.get("/v1/whoami", headers=bearing(key))).status_code == 401
+
+
 async def test_requests_with_a_key_use_up_nothing_of_their_address(running: Running, anyone: httpx.AsyncClient) -> None:
     """Count a valid key by its own rate alone."""
     for _ in range(5):
@@ -304,6 +356,19 @@ async def test_a_session_counts_as_its_key(running: Running, clock: HeldClock) -
         await clock.advance(2)
         assert (await reader.get("/jobs")).status == 200
     assert await refused(running, "rate_per_key") == 2
+
+
+async def test_a_stream_of_a_page_over_its_rate_is_refused_and_counted(running: Running, clock: HeldClock) -> None:
+    """Answer 429 with the time to wait, not the 204 that ends a browser's tries; open the stream when that is over."""
+    async with browser(running) as reader:
+        for _ in range(2):
+            await reader.get("/jobs")  # the sign-in led to a page, which counted
+        refusal = await reader.client.get("/live/jobs")
+        assert (refusal.status_code, refusal.headers["retry-after"]) == (429, "2")
+        await clock.advance(2)
+        async with reader.client.stream("GET", "/live/jobs") as stream:
+            assert stream.status_code == 200
+    assert await refused(running, "rate_per_key") == 1
 
 
 async def test_the_log_names_who_is_refused_once_a_minute(

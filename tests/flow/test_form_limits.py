@@ -106,7 +106,23 @@ async def test_an_upload_pauses_after_each_chunk(monkeypatch: pytest.MonkeyPatch
         await some.feed(b"1" * 262_143)
         assert pauses == [0.02]
         assert sum([len(chunk) async for chunk in some.chunks()]) == 2 * 262_144 - 1
-        assert pauses == [0.02] * 3
+        assert pauses == [0.02, 0.02, 0.02 * 262_143 / 262_144]
+
+
+async def test_an_upload_pauses_for_all_that_came_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pause 20 ms for each 262,144 bytes where one piece of the body has more of them, and never for fewer at once."""
+    pauses: list[float] = []
+
+    async def pause(duration_s: float) -> None:
+        pauses.append(duration_s)
+
+    monkeypatch.setattr("relay.web.api.files.asyncio.sleep", pause)
+    async with form(size_max=1 << 30) as (some, _):
+        await some.feed(part("file", b"1" * (4 * 262_144), "a.png"))
+        assert pauses == [0.08]
+        await some.feed(b"1" * 262_143)
+        await some.feed(b"1" * 65_537)
+        assert pauses == [0.08, 0.02 * (262_143 + 65_537) / 262_144]
 
 
 @pytest.mark.parametrize("over", [0, 1])

@@ -37,6 +37,7 @@ HOT = {
     "next_confirmations": "jobs_to_confirm",
     "recorded_digests": "callbacks_",
     "api_key_by_digest": "sqlite_autoindex_api_keys",
+    "api_keys_in_use": "api_keys_in_use",
     "endpoints_listening": "endpoints_standing",
     "delivery_counts": "deliveries_of_event",
     "prunable_jobs": "jobs_due",

@@ -9,6 +9,7 @@ import pytest
 
 from relay.errors import RelayError, SettingsError, StorageUnavailable
 from relay.security.encryption import Encryption
+from relay.storage.api_keys import KeyInUse, digest
 from relay.storage.engine import migrations
 from relay.storage.engine.sqlite import SQLite
 from relay.storage.engine.sqlite_readers import CONNECTIONS
@@ -47,6 +48,21 @@ async def test_a_migration_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(StorageUnavailable, match="duplicate column name: max_cost"):
         await opened(path)
     assert schema(path) == before
+
+
+async def test_the_keys_in_use_are_those_that_were_used_last(tmp_path: Path) -> None:
+    """Return live keys alone, the one that was used last first, and no more than so many; none that was never used."""
+    async with relay(tmp_path) as running:
+        store, now_ms = running.app.store, running.clock.now_ms()
+        keys = [await store.access.create_api_key("films", "", ["read"], now_ms) for _ in range(5)]
+        assert await store.access.keys_in_use(9) == []
+        for at, key in zip((3, 1, 4, 2), keys, strict=False):
+            store.statistics.key_used(key.id, now_ms + at)
+        await store.statistics.flush()
+        await store.access.revoke_api_key(keys[0].id, now_ms)
+        expected = [KeyInUse(keys[number].id, digest(keys[number].text)) for number in (2, 3, 1)]
+        assert await store.access.keys_in_use(9) == expected
+        assert await store.access.keys_in_use(2) == expected[:2]
 
 
 async def test_two_relays_that_start_at_once_migrate_once(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.support.running import INPUT, environment, relay
 pytestmark = pytest.mark.anyio
 
 SERVED = """
-import asyncio, json, os, sys
+import asyncio, json, os, sys, threading
 from urllib.parse import urlsplit
 from relay import log
 from relay.app import opened
@@ -31,6 +31,14 @@ from relay.web.server import server
 
 def modules():
     return sorted(name for name in sys.modules if name.split(".")[0] in ("relay", "starlette", "httpx", "cryptography"))
+
+class Imports:
+    def __init__(self):
+        self.by_the_loop = []
+
+    def find_spec(self, name, path=None, target=None):
+        if threading.current_thread() is threading.main_thread():
+            self.by_the_loop.append(name)
 
 async def ask(port, request):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -50,14 +58,16 @@ async def main():
             await asyncio.sleep(0.01)
         port = http.servers[0].sockets[0].getsockname()[1]
         found.append([0, modules()])
+        sys.meta_path.insert(0, imports)
         for request in json.loads(sys.argv[1]):
             status = await ask(port, request.encode())
             found.append([status, modules()])
         http.should_exit = True
         await serving
     log.flush()
-    print(json.dumps(found))
+    print(json.dumps(found + [[0, imports.by_the_loop]]))
 
+imports = Imports()
 log.configure("json")
 asyncio.run(main())
 """
@@ -65,6 +75,11 @@ asyncio.run(main())
 
 async def served(environ: dict[str, str], *requests: str) -> list[tuple[int, set[str]]]:
     """Return the modules of a process when it listens, and the status and the modules after each request."""
+    return (await observed(environ, *requests))[:-1]
+
+
+async def observed(environ: dict[str, str], *requests: str) -> list[tuple[int, set[str]]]:
+    """Return what `served` returns, and at the end the modules that the event loop itself imported meanwhile."""
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", SERVED, json.dumps(requests)),
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(processes.ROOT)} | environ,
@@ -111,6 +126,29 @@ async def test_every_adapter_is_loaded_for_the_list_of_providers(tmp_path: Path)
     found = await served(environ, get("/v1/providers", authorization=f"Bearer {environ['RELAY_API_KEY']}"))
     assert found[1][0] == 200
     assert len(adapters(found[1][1])) == 13
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "fields"),
+    [
+        ("GET", "/v1/providers", None),
+        ("POST", "/v1/quotes", {"input": INPUT}),
+        ("POST", "/v1/quotes", {"input": INPUT, "providers": ["fal"]}),
+        ("POST", "/v1/jobs", {"input": INPUT, "provider": "fal"}),
+    ],
+)
+async def test_the_event_loop_imports_no_adapter(
+    tmp_path: Path, method: str, path: str, fields: dict[str, Any] | None
+) -> None:
+    """Load the adapters of providers that are not configured in a thread, before the first request uses them."""
+    environ = only(environment(tmp_path, "http://127.0.0.1:9", "http://127.0.0.1:9"), "kinovi")
+    body = "" if fields is None else json.dumps(fields)
+    headers = {"authorization": f"Bearer {environ['RELAY_API_KEY']}", "content-length": str(len(body))}
+    asked = get(path, **headers).replace("GET", method, 1) + body
+    *_, answered, (_, by_the_loop) = await observed(environ, get("/readyz"), asked)
+    assert answered[0] in (200, 422)
+    assert "fal" in adapters(answered[1])
+    assert adapters(by_the_loop) == set()
 
 
 async def test_a_callback_waits_for_no_module(tmp_path: Path) -> None:

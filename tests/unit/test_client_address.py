@@ -60,6 +60,22 @@ def test_nothing_that_a_client_sends_is_believed(forged: list[str], proxies: int
 
 
 @pytest.mark.anyio
+async def test_a_proxy_that_no_setting_names_is_logged_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Warn of the first request with X-Forwarded-For, and name the setting; warn no more, and not where it is set."""
+    headers = {"x-forwarded-for": CLIENT}
+    async with relay(tmp_path) as running:
+        await running.client.get("/v1/jobs")
+        assert "settings.client_ip" not in "".join(capsys.readouterr())
+        for _ in range(3):
+            await running.client.get("/v1/jobs", headers=headers)
+    (line,) = [line for line in "".join(capsys.readouterr()).splitlines() if "settings.client_ip" in line]
+    assert [part in line for part in ("RELAY_CLIENT_IP", "xff:1", "peer=127.0.0.1", "warning")] == [True] * 4
+    async with relay(tmp_path, RELAY_CLIENT_IP="xff:1") as running:
+        await running.client.get("/v1/jobs", headers=headers)
+    assert "settings.client_ip" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.anyio
 async def test_a_refusal_is_logged_with_the_address_that_the_proxy_wrote(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,6 +48,9 @@ def test_the_public_url_is_the_platforms(environ: dict[str, str], url: str | Non
         ({"FLY_APP_NAME": "relay"}, "header:fly-client-ip"),
         ({"RAILWAY_ENVIRONMENT_NAME": "production"}, "header:x-real-ip"),
         ({"K_SERVICE": "relay"}, "xff:1"),
+        ({"CONTAINER": "web-1", "CONTAINER_VERSION": "3f2a"}, "header:x-real-ip"),
+        ({"CONTAINER": "podman"}, "peer"),
+        ({"RENDER": "true", "RENDER_EXTERNAL_URL": "https://relay-x1.onrender.com"}, "peer"),
         ({"DYNO": " "}, "peer"),
     ],
 )

@@ -120,7 +120,8 @@ def test_a_token_is_given_back() -> None:
 
 def limits(per_key: float = 1, per_address: float = 1, burst: int = 2) -> RequestRates:
     """Return rates with small bursts."""
-    return RequestRates(TokenBuckets(per_key, burst), TokenBuckets(per_address, burst))
+    addresses, lookups = (TokenBuckets(per_address, burst) for _ in range(2))
+    return RequestRates(TokenBuckets(per_key, burst), addresses, lookups)
 
 
 def refused(act: Callable[[], object]) -> tuple[Bound | None, int]:
@@ -149,33 +150,64 @@ def test_a_guess_is_refused_before_it_is_looked_up() -> None:
     begun = [of.begin_proof(bytes([number]), "192.0.2.1", 0) for number in range(2)]
     assert refused(lambda: of.begin_proof(b"third", "192.0.2.1", 0)) == (Bound.RATE_PER_ADDRESS, 1)
     for proof in begun:
-        of.end_proof(proof, 0, valid=False)
+        of.end_proof(proof, None, 0)
     assert refused(lambda: of.begin_proof(b"third", "192.0.2.1", 999)) == (Bound.RATE_PER_ADDRESS, 1)
     of.begin_proof(b"third", "192.0.2.1", 1_000)
+
+
+def test_requests_that_nothing_proves_use_up_no_look_up() -> None:
+    """Look up a key that this process does not know, however many requests without a key its address makes."""
+    of = limits()
+    for _ in range(2):
+        of.take_of_address("192.0.2.1", 0)
+    assert refused(lambda: of.take_of_address("192.0.2.1", 0)) == (Bound.RATE_PER_ADDRESS, 1)
+    for key in (b"one", b"other"):
+        assert of.begin_proof(key, "192.0.2.1", 0).counted
+    assert refused(lambda: of.begin_proof(b"third", "192.0.2.1", 0)) == (Bound.RATE_PER_ADDRESS, 1)
+
+
+def test_wrong_keys_use_up_no_request_that_nothing_proves() -> None:
+    """Answer requests without a key while the look-ups of their address are used up."""
+    of = limits()
+    for number in range(2):
+        of.end_proof(of.begin_proof(bytes([number]), "192.0.2.1", 0), None, 0)
+    of.take_of_address("192.0.2.1", 0)
 
 
 def test_a_valid_key_costs_its_address_nothing() -> None:
     """Give the token back of a key that was valid, or that the database could not look up, also of two at a time."""
     of = limits()
-    for valid in (True, None, True):
+    for _ in range(3):
         for proof in [of.begin_proof(b"good", "192.0.2.1", 0) for _ in range(2)]:
-            of.end_proof(proof, 0, valid=valid)
-    of.take_of_address("192.0.2.1", 0)
-    of.take_of_address("192.0.2.1", 0)
-    assert refused(lambda: of.take_of_address("192.0.2.1", 0)) == (Bound.RATE_PER_ADDRESS, 1)
+            of.cancel_proof(proof)
+    for proof in [of.begin_proof(b"good", "192.0.2.1", 0) for _ in range(2)]:
+        of.end_proof(proof, "key_1", 0)
+    for number in range(2):
+        of.begin_proof(bytes([number]), "192.0.2.1", 0)
+    assert refused(lambda: of.begin_proof(b"third", "192.0.2.1", 0)) == (Bound.RATE_PER_ADDRESS, 1)
 
 
 def test_a_key_that_has_proven_itself_passes_beside_guesses() -> None:
     """Look up a key that was valid before, whatever others behind its address try; a revoked one becomes a guess."""
     of = limits()
-    of.end_proof(of.begin_proof(b"good", "192.0.2.1", 0), 0, valid=True)
+    of.end_proof(of.begin_proof(b"good", "192.0.2.1", 0), "key_1", 0)
     for number in range(2):
-        of.end_proof(of.begin_proof(bytes([number]), "192.0.2.1", 0), 0, valid=False)
+        of.end_proof(of.begin_proof(bytes([number]), "192.0.2.1", 0), None, 0)
+    assert of.proven(b"good") == "key_1"
     proof = of.begin_proof(b"good", "192.0.2.1", 0)
-    of.end_proof(proof, 0, valid=True)
+    of.end_proof(proof, "key_1", 0)
     revoked = of.begin_proof(b"good", "192.0.2.1", 0)
-    assert refused(lambda: of.end_proof(revoked, 0, valid=False)) == (Bound.RATE_PER_ADDRESS, 1)
+    assert refused(lambda: of.end_proof(revoked, None, 0)) == (Bound.RATE_PER_ADDRESS, 1)
+    assert of.proven(b"good") is None
     assert refused(lambda: of.begin_proof(b"good", "192.0.2.1", 0)) == (Bound.RATE_PER_ADDRESS, 1)
+
+
+def test_a_proven_key_whose_look_up_fails_stays_proven() -> None:
+    """Count nothing, and forget nothing, where the database could not say whether a proven key is still valid."""
+    of = limits()
+    of.prove(b"good", "key_1")
+    of.cancel_proof(of.begin_proof(b"good", "192.0.2.1", 0))
+    assert of.proven(b"good") == "key_1"
 
 
 def test_a_wrong_key_is_none_that_has_proven_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,9 +215,20 @@ def test_a_wrong_key_is_none_that_has_proven_itself(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(request_rates, "NAMES_MAX", 3)
     of = limits(burst=1_000)
     for number in range(9):
-        of.end_proof(of.begin_proof(bytes([number]), "192.0.2.1", 0), 0, valid=number % 2 == 0)
-    counted = [of.begin_proof(bytes([number]), "192.0.2.1", 0).counted for number in range(9)]
-    assert counted == [True, True, True, True, False, True, False, True, False]
+        key_id = f"key_{number}" if number % 2 == 0 else None
+        of.end_proof(of.begin_proof(bytes([number]), "192.0.2.1", 0), key_id, 0)
+    known = [of.proven(bytes([number])) for number in range(9)]
+    assert known == [None, None, None, None, "key_4", None, "key_6", None, "key_8"]
+
+
+def test_the_key_that_proved_itself_least_recently_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the oldest key while it is used, and forget one that is not."""
+    monkeypatch.setattr(request_rates, "NAMES_MAX", 3)
+    of = limits(burst=1_000)
+    for number in range(9):
+        for key in (b"busy", bytes([number])):
+            of.end_proof(of.begin_proof(key, "192.0.2.1", 0), key.hex(), 0)
+    assert [of.proven(key) is not None for key in (b"busy", b"\6", b"\7", b"\x08")] == [True, False, True, True]
 
 
 def test_the_log_mentions_a_name_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,10 +257,16 @@ def test_the_page_says_how_many_are_remembered() -> None:
         ("192.0.2.1", "192.0.2.2", False),
         ("192.0.2.1", "::ffff:192.0.2.1", True),
         ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("192.0.2.1", "64:ff9b::192.0.2.1", True),
+        ("64:ff9b::192.0.2.1", "64:ff9b::192.0.2.2", False),
+        ("64:ff9b::1:0:192.0.2.1", "192.0.2.1", False),
         (None, "no address", True),
         (None, "192.0.2.1", False),
     ],
 )
 def test_a_client_counts_by_its_network(one: str | None, other: str, same: bool) -> None:
-    """Count an IPv6 client by its /64, since one client has all of it, and an IPv4 client by its address."""
+    """Count an IPv6 client by its /64, since one client has all of it, and an IPv4 client by its address.
+
+    An IPv4 client that comes over NAT64, as an IPv6 address that ends with its own, counts by that.
+    """
     assert (network_of(one) == network_of(other)) == same

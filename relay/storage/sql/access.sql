@@ -50,6 +50,10 @@ INSERT INTO api_keys (id, project_id, name, scopes, digest, created_at) VALUES (
 -- The live key with this digest.
 SELECT id, project_id, name, scopes, digest, created_at, revoked_at FROM api_keys WHERE digest = :digest AND revoked_at IS NULL;
 
+-- name: api_keys_in_use
+-- The live keys that were used last, the latest first; a key that was never used is not among them.
+SELECT id, digest FROM api_keys WHERE revoked_at IS NULL AND last_used_at IS NOT NULL ORDER BY last_used_at DESC LIMIT :limit;
+
 -- name: live_api_key
 -- A key by its id, unless it is revoked.
 SELECT id, project_id, name, scopes, digest, created_at, revoked_at FROM api_keys WHERE id = :id AND revoked_at IS NULL;

@@ -36,6 +36,7 @@ from relay.storage.pages import Span
 from relay.storage.statistics import DAY_MS, ProviderMark
 from relay.storage.statistics import Span as StatisticsSpan
 from relay.validation import shown
+from relay.web.api.adapters import load_adapters
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
 from relay.web.api.lists import choice, flag, listing, page, paging, span, span_parameters
 from relay.web.problems import JSON
@@ -52,6 +53,8 @@ async def create(request: ApiRequest) -> Response:
     app = request.app
     intake = Intake(app.providers, app.policy, app.settings.notify_max)
     given = await _with_provider(request, request.body())
+    if isinstance(name := given.get("provider"), str):
+        await load_adapters(app, [name])
     archive = None if app.archive is None else await app.archive.modes.of(request.project_id)
     new = intake.job(given, request.project_id, app.clock.now_ms(), archive)
     if app.tracing is not None:
@@ -146,6 +149,7 @@ async def providers(request: ApiRequest) -> Response:
     """`GET /v1/providers`: what each supports, and whether it is configured."""
     request.query()
     app, now_ms = request.app, request.app.clock.now_ms()
+    await load_adapters(app, app.providers)
     hour_ms = 3_600_000
     day = StatisticsSpan(3_600, (now_ms - DAY_MS) // hour_ms * hour_ms, now_ms + 1)
     sums = (await app.store.statistics.sums(request.project_id, day)).by_provider

@@ -89,6 +89,7 @@ async def create(request: ApiRequest) -> Response:
     new = NewKey(key, digest(text))
     if not await request.app.store.projects.create_key(new, request.tie(lambda made: answer if made else None)):
         raise Conflict(f"the project has {KEYS_MAX} live keys, as many as it may have: revoke one")
+    request.app.rates.prove(new.digest, key.id)
     return answer
 
 

@@ -13,6 +13,7 @@ from relay.model.resources.envelopes import FieldErrorResource, PageResource
 from relay.model.resources.payments import CapResource, ProviderSpendResource, SpendResource
 from relay.model.resources.providers import QuoteResource
 from relay.storage.payments import DAY_MS, UsedCap
+from relay.web.api.adapters import load_adapters
 from relay.web.api.api_request import ApiRequest, ApiRoute, Parameter
 from relay.web.api.lists import TIME, time_param
 from relay.web.api.payments import ALL, every_project
@@ -30,6 +31,7 @@ class QuoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 async def create(request: ApiRequest) -> Response:
     """`POST /v1/quotes`: what the job would cost at each provider, cheapest first."""
     fields = request.fields(QuoteRequest)
+    await load_adapters(request.app, request.app.providers if fields.providers is None else fields.providers)
     quotes = await request.app.quoter.quotes(fields.input, fields.request, fields.providers)
     return JSON(PageResource(data=[_quote(quote) for quote in quotes], next_cursor=None))
 

@@ -91,13 +91,15 @@ class Live:
     async def stream(self, http: Request, render: Render) -> Response:
         """Return the stream of a page; an empty answer, which ends a browser's tries, where none can be given.
 
-        That is so without a session, if too many are open, and if there is no such page.
+        That is so without a session, if too many are open, and if there is no such page. A request over a rate gets
+        429: a browser whose stream was open before tries again.
         """
         try:
             found = await self._sessions.read(http)
-            if found is None:
-                return request_rates.refusal(self._app, http.scope) or Response(status_code=204)
-            request_rates.count_key(self._app, found.caller.key_id, http.scope)
+            key_id = None if found is None else found.caller.key_id
+            refusal = request_rates.refusal(self._app, http.scope, key_id)
+            if found is None or refusal is not None:
+                return refusal or Response(status_code=204)
             with self._shares.reserve(found.session.project_id):
                 parts = await self._parts(found, render)
         except RelayError:
