@@ -86,6 +86,11 @@ def test_the_migrations_make_the_schema(migrated: sqlite3.Connection) -> None:
         assert shape(migrated) == shape(fresh)
 
 
+def test_the_default_project_is_as_old_as_its_database(migrated: sqlite3.Connection) -> None:
+    """Show when the database was made as the age of the project that each has."""
+    assert migrated.execute("SELECT name, created_at FROM projects").fetchall() == [("default", 1)]
+
+
 STATEMENTS = statements.load(Dialect.SQLITE)
 
 

@@ -103,6 +103,19 @@ async def test_a_result_that_does_not_answer_is_named_by_its_host(tmp_path: Path
             assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("answer", "status"), [("503 Service Unavailable", 75), ("429 Slow", 75), ("403 Forbidden", 1)]
+)
+async def test_what_the_result_answers_decides_the_status(tmp_path: Path, answer: str, status: int) -> None:
+    """Exit 75 where it is worth to try again, and 1 where the result is gone; leave no file."""
+    async with answering(f"HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n") as there:
+        leading = f"HTTP/1.1 302 Found\r\nlocation: {there}/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        async with answering(leading) as origin:
+            done = await fetched(origin, tmp_path / "clip.mp4")
+    assert (done.status, done.err.decode()) == (status, f"relay: the result's URL answered HTTP {answer[:3]}\n")
+    assert names(tmp_path) == []
+
+
 async def test_a_relay_that_breaks_off_is_named(tmp_path: Path) -> None:
     """Exit 75 and name relay if relay itself does not send the whole result; leave no file."""
     async with answering("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf") as origin:

@@ -313,7 +313,8 @@ def _fetch(url: str, part: Path) -> int:
             elsewhere.stream("GET", url) as found,
         ):
             if not found.is_success:
-                raise Refused(f"the result's URL answered HTTP {found.status_code}", 1)
+                status = EXIT_AGAIN if found.status_code in AGAIN else 1
+                raise Refused(f"the result's URL answered HTTP {found.status_code}", status)
             return _write(found, part)
     except httpx.HTTPError as error:
         why = str(error) or type(error).__name__
