@@ -139,6 +139,18 @@ async def test_a_stream_over_the_rate_is_asked_for_a_few_times(compiled: Path) -
     assert (len(of_python), len(of_js)) == (4, 4)
 
 
+def pauses_of_python(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the pauses that both clients in Python make from now on, in seconds; none takes any time."""
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(aio, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(sync, "time", SimpleNamespace(sleep=pauses.append))
+    return pauses
+
+
 Step = Literal["refused", "opened", "lost", "event"]
 MIXED: list[Step] = ["refused", "refused", "refused", "opened", "refused", "lost", "lost", "refused", "event"]
 """What each connection meets: never four refusals without an opened stream between them."""
@@ -147,7 +159,7 @@ MIXED: list[Step] = ["refused", "refused", "refused", "opened", "refused", "lost
 @pytest.mark.parametrize("name", ["aio", "sync"])
 async def test_lost_connections_use_up_no_try_of_a_refusal(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Count the refusals alone, from the last opened stream on, and wait as long as each asks for."""
-    steps, pauses = iter(MIXED), list[float]()
+    steps, pauses = iter(MIXED), pauses_of_python(monkeypatch)
 
     def answer(_: httpx.Request) -> httpx.Response:
         match next(steps):
@@ -160,16 +172,11 @@ async def test_lost_connections_use_up_no_try_of_a_refusal(name: str, monkeypatc
             case "event":
                 return httpx.Response(200, content=b"data: " + event("job.succeeded") + b"\n\n")
 
-    async def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-
     transport = httpx.MockTransport(answer)
     if name == "aio":
-        monkeypatch.setattr(aio, "asyncio", SimpleNamespace(sleep=sleep))
         async with httpx.AsyncClient(transport=transport) as http:
             found = await anext(AsyncRelay("http://relay", KEY, http=http).stream())
     else:
-        monkeypatch.setattr(sync, "time", SimpleNamespace(sleep=pauses.append))
         with httpx.Client(transport=transport) as http_sync:
             found = next(Relay("http://relay", KEY, http=http_sync).stream())
     assert found.type == "job.succeeded"
@@ -179,7 +186,8 @@ async def test_lost_connections_use_up_no_try_of_a_refusal(name: str, monkeypatc
 @pytest.mark.parametrize("name", ["aio", "sync"])
 async def test_a_wait_pauses_after_a_stream_that_has_ended(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask for the next stream after a pause where one has ended, as it does while relay restarts."""
-    streams, pauses = iter([b"retry: 1\n\n"] * 3 + [b"data: " + ENDED + b"\n\n"]), list[float]()
+    streams = iter([b"retry: 1\n\n"] * 3 + [b"data: " + ENDED + b"\n\n"])
+    pauses = pauses_of_python(monkeypatch)
     job = json.loads((ROOT / "relay" / "web" / "examples.json").read_bytes())["GET /v1/jobs/{id} 200"]
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -187,16 +195,11 @@ async def test_a_wait_pauses_after_a_stream_that_has_ended(name: str, monkeypatc
             return httpx.Response(200, content=next(streams))
         return httpx.Response(200, json=job | {"id": "job_1", "status": "running", "final": False})
 
-    async def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-
     transport = httpx.MockTransport(answer)
     if name == "aio":
-        monkeypatch.setattr(aio, "asyncio", SimpleNamespace(sleep=sleep))
         async with httpx.AsyncClient(transport=transport) as http:
             await AsyncRelay("http://relay", KEY, http=http).wait("job_1")
     else:
-        monkeypatch.setattr(sync, "time", SimpleNamespace(sleep=pauses.append))
         with httpx.Client(transport=transport) as http_sync:
             Relay("http://relay", KEY, http=http_sync).wait("job_1")
     assert [0.125 <= pause <= 8 for pause in pauses] == [True] * 3
