@@ -6,13 +6,14 @@ from typing import Any
 import msgspec
 
 from bench.explaining import Explainer, Row
-from bench.filling import Filled, an_id
+from bench.filling import HOSTS, Filled, an_id
 from bench.stock import HOUR_MS, PROVIDER
 from relay.model import ids
 from relay.storage import pages
 from relay.storage.alerts import ATTEMPTS_READ, OPEN_MAX, READ_MAX
 from relay.storage.apply_updates import DEFAULT_PROJECT
 from relay.storage.copies import BATCH as COPIES_BATCH
+from relay.storage.copies import FEW as COPIES_FEW
 from relay.storage.copies import WINDOW as COPIES_WINDOW
 from relay.storage.deliveries import CLAIMERS, WALK, WINDOW
 from relay.storage.endpoint_status import FAILING_REASON
@@ -170,7 +171,7 @@ def _archive(of: Sample) -> list[Case]:
         "boot": 1,
         "window": COPIES_WINDOW,
     }
-    due |= {"full": [], "full_hosts": [], "in_turn": 0}
+    due |= {"full": [], "full_hosts": [], "in_turn": 0, "few": COPIES_FEW}
     own, other = {"project_id": DEFAULT_PROJECT}, ids.encode(of.now_ms << 80)
     of_job = own | {"job_id": row["job_id"], "number": 0, "leased_until": row["due_at"], "id": row["id"]}
     written = {"bucket": "", "key": "another.mp4", "content_type": "video/mp4", "writes": 2}
@@ -185,8 +186,13 @@ def _archive(of: Sample) -> list[Case]:
     return [
         Case("claim_copies", (due,), writes=True),
         Case("claim_copies", (due | {"now": of.now_ms},), "nothing is due", writes=True),
+        Case("claim_copies_beside", (due | {"full": [DEFAULT_PROJECT]},), "its project is full", writes=True),
         Case(
-            "claim_copies_beside", (due | {"full": [DEFAULT_PROJECT]},), "its project is full", hot=False, writes=True
+            "claim_copies_beside",
+            (due | {"full_hosts": [row["host"]]},),
+            "a host is full",
+            writes=True,
+            rows_max=10 * COPIES_FEW * HOSTS,
         ),
         _case("next_copy", {"now": of.now_ms}),
         _case("copies_out_of_time", {"now": of.now_ms, "limit": COPIES_BATCH}),

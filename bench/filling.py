@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 import click
@@ -38,6 +38,8 @@ _AT_ONCE = 10_000
 _FIRST_POSITION = -4_611_686_018_427_387_904
 DAY_MS = 24 * HOUR_MS
 _HEADERS = rows.text([["content-type", "application/json"], ["user-agent", "provider/1.0"]])
+HOSTS: Final = 20
+"""Results are at so many hosts."""
 
 
 class Filling(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,7 +172,7 @@ class _Maker:
                 "provider": PROVIDER,
                 "kind": OutputKind.VIDEO.value,
                 "url": f"https://cdn.example.com/{'v' * 200}.mp4",
-                "host": "cdn.example.com",
+                "host": f"cdn{place % HOSTS}.example.com",
                 "needs_key": 0,
                 "expires_at": None,
                 "urgent_at": at + DAY_MS,

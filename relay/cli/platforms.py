@@ -21,12 +21,14 @@ PUBLIC_URLS: Final = (
     ("FLY_APP_NAME", "https://{}.fly.dev"),
 )
 """Variables that hold the public address of an app, and how it becomes a URL."""
+SCALINGO_VERSION: Final = "CONTAINER_VERSION"
+"""Scalingo sets it beside CONTAINER; either name alone may be another's."""
 CLIENT_IPS: Final = (
     ("FLY_APP_NAME", "header:fly-client-ip"),
     ("RAILWAY_ENVIRONMENT_NAME", "header:x-real-ip"),
     ("DYNO", "xff:1"),
     ("K_SERVICE", "xff:1"),
-    ("CONTAINER_VERSION", "header:x-real-ip"),  # Scalingo: https://doc.scalingo.com/platform/internals/routing
+    (SCALINGO_VERSION, "header:x-real-ip"),  # https://doc.scalingo.com/platform/internals/routing
 )
 """Variables that tell which proxy is in front, and where that writes the address of the client.
 
@@ -64,7 +66,7 @@ def presets(environ: Mapping[str, str]) -> dict[str, str]:
     found = {}
     for setting, variables in (("RELAY_PUBLIC_URL", PUBLIC_URLS), ("RELAY_CLIENT_IP", CLIENT_IPS)):
         for name, form in variables:
-            if value := environ.get(name, "").strip():
+            if (value := environ.get(name, "").strip()) and (name != SCALINGO_VERSION or environ.get("CONTAINER")):
                 found[setting] = form.format(value)
                 break
     return found

@@ -27,6 +27,7 @@ class _Protocol(asyncio.Protocol):
         self.received = bytearray()
         self.ended = False
         self.lost = False
+        self.broken = False
         self._reads = True
         self._full = False
         self._changed = asyncio.Event()
@@ -57,6 +58,14 @@ class _Protocol(asyncio.Protocol):
         """Return whether more may be written."""
         return not self._full
 
+    def cuts(self, unwritten: int) -> bool:
+        """Return whether so many bytes, or some that were written before, stay unsent.
+
+        That is so if the connection broke, and if the server has answered or closed it while they wait.
+        """
+        waiting = unwritten or self.transport.get_write_buffer_size()
+        return self.broken or (waiting > 0 and (self.has_answer or self.lost))
+
     def taken(self, size: int) -> bytes:
         """Return what was received, so many bytes at most."""
         data = bytes(self.received[:size])
@@ -83,9 +92,12 @@ class _Protocol(asyncio.Protocol):
         self.ended = True
         self._changed.set()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the base class's signature
-        """Note that the connection is gone; what was received before can still be read."""
-        self.lost = True
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that the connection is gone; what was received before can still be read.
+
+        One that did not break was closed by the server, after all that was written had been sent.
+        """
+        self.lost, self.broken = True, exc is not None
         self._changed.set()
 
     def pause_writing(self) -> None:
@@ -118,13 +130,13 @@ class Duplex(httpcore.AsyncNetworkStream):
         protocol = self._protocol
         if not buffer:
             return
-        waits = len(buffer)
-        if not (protocol.has_answer or protocol.lost):
+        unwritten = len(buffer)
+        if not protocol.cuts(unwritten):
             protocol.transport.write(buffer)
             await protocol.until(lambda: protocol.accepts or protocol.has_answer, timeout, httpcore.WriteTimeout)
-            waits = protocol.transport.get_write_buffer_size()
-        if protocol.has_answer or protocol.lost:
-            self._cut = waits > 0 or protocol.lost
+            unwritten = 0
+        if protocol.cuts(unwritten):
+            self._cut = True
             raise httpcore.WriteError("the server answered before the end of the request, or closed the connection")
 
     async def aclose(self) -> None:
@@ -160,7 +172,7 @@ class Duplex(httpcore.AsyncNetworkStream):
     def get_extra_info(self, info: str) -> Any:
         """Return what httpcore asks about the connection, and whether an answer has CUT the request."""
         if info == CUT:
-            return self._cut
+            return self._cut or self._protocol.transport.get_write_buffer_size() > 0
         if info == "is_readable":
             return bool(self._protocol.received) or self._protocol.ended or self._protocol.lost
         names = {"client_addr": "sockname", "server_addr": "peername"}

@@ -1,8 +1,9 @@
 """Removes known secrets from received texts: a refusal that repeats the API key, an error page with the callback URL.
 
 relay knows the exact strings: the keys it sends, and callback tokens, which share a prefix in one environment. They are
-found plain, with any characters escaped (JSON, percent, HTML, once or repeatedly), and in base64. A text without any of
-them, the usual case, costs only a few searches for short strings. `log.redact` removes secrets by their shape instead.
+found plain, with any characters escaped (JSON, percent, HTML's numbers, once or repeatedly), and in base64. A text
+without any of them, the usual case, costs only a few searches for short strings. `log.redact` removes secrets by their
+shape instead.
 """
 
 import asyncio

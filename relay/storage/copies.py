@@ -19,6 +19,9 @@ ENDLESS_MS: Final = 86_400_000
 BATCH: Final = 100
 WINDOW: Final = 64
 """A claim reads so many of the copies that expire first, and so many of those that became due first."""
+FEW: Final = 8
+"""So many of each project and host where others are full."""
+NAMED_AT_A_TIME: Final = 1_000
 TRY_MAX_MS: Final = 3_600_000
 """No try of a copy lasts so long: what one may still be writing is deleted after that."""
 UNANSWERED_MS: Final = 60_000
@@ -246,6 +249,7 @@ class Copies:
             "in_turn": int(claim.in_turn),
             "boot": self._lease.boot,
             "window": WINDOW,
+            "few": FEW,
         }
         claimed = await self._writer.write(_claim, params)
         return [_due(row) for row in claimed]
@@ -327,8 +331,9 @@ class Copies:
         await self._writer.write(_postpone_left, msgspec.structs.asdict(left) | {"due_at": due_at_ms})
 
     async def name_bucket(self, bucket: str) -> None:
-        """Give copies and objects from before buckets had names that of the configured one."""
-        await self._writer.write(_name_bucket, {"bucket": bucket})
+        """Give copies and objects from before buckets had names that of the configured one, some at a time."""
+        while await self._writer.write(_name_bucket, {"bucket": bucket, "limit": NAMED_AT_A_TIME}):
+            pass
 
     async def counts(self, project_id: str) -> dict[CopyState, CopyCount]:
         """Return how many copies of a project have each state, and their bytes."""
@@ -453,12 +458,15 @@ async def _hasten(transaction: Transaction, wanted: Sequence[dict[str, Any]]) ->
     return hastened
 
 
-async def _name_bucket(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[None]:
-    """Store the name."""
+async def _name_bucket(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[bool]:
+    """Store the name, and return for each caller whether there was anything to name."""
+    named = []
     for params in wanted:
-        for statement in ("name_copies", "name_objects_left", "forget_unnamed"):
-            await transaction.rows(statement, params)
-    return [None] * len(wanted)
+        copies = await transaction.rows("name_copies", params)
+        await transaction.rows("name_objects_left", params)
+        objects = await transaction.rows("forget_unnamed", params)
+        named.append(bool(copies or objects))
+    return named
 
 
 async def _claim_left(transaction: Transaction, wanted: Sequence[dict[str, Any]]) -> list[Sequence[Row]]:

@@ -434,6 +434,7 @@ CREATE INDEX copies_leased ON copies (leased_by) WHERE leased_by IS NOT NULL;
 CREATE INDEX copies_of_project ON copies (project_id, state, bytes);
 CREATE INDEX copies_waiting ON copies (project_id, created_at) WHERE state = 'pending';
 CREATE INDEX copies_by_host ON copies (project_id, host, due_at) WHERE state = 'pending';
+CREATE INDEX copies_urgent_by_host ON copies (project_id, host, urgent_at) WHERE state = 'pending';
 CREATE INDEX copies_unnamed ON copies (id) WHERE bucket = '' AND key IS NOT NULL;
 
 CREATE TABLE objects_left (

@@ -202,6 +202,7 @@ async def test_a_collector_that_does_not_answer_delays_no_stop(tmp_path: Path, m
     assert open_ones, "the exporter has connected, and waits"
     for one in open_ones:
         one.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")  # one that the exporter does not repeat
+        one.close()
 
 
 def test_without_the_library_the_setting_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

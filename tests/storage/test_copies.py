@@ -73,6 +73,20 @@ async def test_a_crowd_of_a_full_project_or_host_delays_no_other(tmp_path: Path)
         assert await claimed(copies) in ("b0", "c0")
 
 
+async def test_beside_a_full_project_the_most_urgent_is_first_too(tmp_path: Path) -> None:
+    """Claim what expires first of the others, though more became due before it, and more of the full one is urgent."""
+    crowd = [copy(f"b{n}", urgent_at=n, project="prj_full") for n in range(2 * WINDOW)]
+    others = [copy(f"c{n}", urgent_at=10_000 + n, due_at=NOW - 9 - n) for n in range(2 * WINDOW)]
+    soon = [copy("soon", urgent_at=5_000), copy("sooner", urgent_at=4_000, host="b", due_at=NOW - 1)]
+    later = copy("later", urgent_at=3_000, due_at=NOW + 1)
+    async with opened(tmp_path) as database:
+        copies = await stored(database, [*crowd, *others, *soon, later])
+        assert [await claimed(copies, full=["prj_full"]) for _ in range(2)] == ["sooner", "soon"]
+        rest = {await claimed(copies, full=["prj_full"]) for _ in range(2 * WINDOW)}
+        assert rest == {one.id for one in others}
+        assert await claimed(copies, full=["prj_full"]) is None
+
+
 async def test_each_has_its_turn_where_that_is_asked_for(tmp_path: Path) -> None:
     """Claim what became due first, though others expire sooner, whether or not a project is full."""
     many = [copy(f"b{n}", urgent_at=n, due_at=NOW - n, host=f"{n}") for n in range(3)]
@@ -103,13 +117,17 @@ async def test_a_try_that_may_still_write_is_known_to_the_next(tmp_path: Path) -
             await copies.retry(retry)
 
 
-async def test_copies_get_the_name_of_their_bucket(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_a_time", [1, 1_000])
+async def test_copies_get_the_name_of_their_bucket(
+    tmp_path: Path, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Give what was stored before buckets had names the configured one's, once: later ones do not get another's."""
+    monkeypatch.setattr("relay.storage.copies.NAMED_AT_A_TIME", at_a_time)
     async with opened(tmp_path) as database:
-        copies = await stored(database, [copy("a", urgent_at=1), copy("b", urgent_at=1), copy("c", urgent_at=1)])
+        copies = await stored(database, [copy(name, urgent_at=1) for name in "abcd"])
 
         async def write(transaction: Transaction) -> None:
-            for name, bucket in (("a", ""), ("b", "file:///b")):
+            for name, bucket in (("a", ""), ("b", "file:///b"), ("d", "")):
                 named = {"id": name, "bucket": bucket, "key": name, "content_type": "video/mp4", "writes": 1}
                 await transaction.rows("name_copy", named)
                 await transaction.run_many("leave_copy", [{"job_id": f"job_{name}", "number": 0, "due_at": NOW}])
@@ -120,7 +138,7 @@ async def test_copies_get_the_name_of_their_bucket(tmp_path: Path) -> None:
             assert await copies.buckets_left(NOW) == ["file:///b", "file:///own"]
             assert await copies.buckets_left(NOW - 1) == []
         due = {found.id: found.bucket for found in await copies.claim(CopyClaim(now=NOW, leased_until=LEASED, limit=9))}
-        assert due == {"a": "file:///own", "b": "file:///b", "c": ""}
+        assert due == {"a": "file:///own", "b": "file:///b", "c": "", "d": "file:///own"}
 
 
 async def test_a_late_try_does_not_give_up_what_its_copy_has(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ async def test_copies_are_listed_and_made_again(tmp_path: Path) -> None:
 
 
 def test_what_is_no_plain_file_is_written_itself(tmp_path: Path) -> None:
-    """Write into a link's file and into a device, such as /dev/stdout, and replace neither."""
+    """Replace the file that a link leads to, and write into a device, such as /dev/stdout; both stay what they are."""
     real, link = tmp_path / "real", tmp_path / "link"
     link.symlink_to(real)
     os.mkfifo(tmp_path / "pipe")

@@ -172,11 +172,9 @@ async def watch_a_failure(running: Running, opened: Tab) -> None:
     await page.locator("#deliveries").get_by_text("bad_status").first.wait_for()
 
     await running.sink.wait_for(lambda sink: "job.failed" in sink.events())
-    received = len(running.sink.received)
     await page.get_by_text("Redeliver", exact=True).first.click()
     await click(opened, "Redeliver to 1 endpoint")
-    await running.sink.wait_for(lambda sink: len(sink.received) > received)
-    assert running.sink.received[-1].headers["relay-redelivery"] == "true"
+    await running.sink.wait_for(lambda sink: any("relay-redelivery" in one.headers for one in sink.received))
 
 
 async def rotate_a_secret(running: Running, opened: Tab, endpoint: str) -> None:

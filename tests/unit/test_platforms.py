@@ -50,6 +50,7 @@ def test_the_public_url_is_the_platforms(environ: dict[str, str], url: str | Non
         ({"K_SERVICE": "relay"}, "xff:1"),
         ({"CONTAINER": "web-1", "CONTAINER_VERSION": "3f2a"}, "header:x-real-ip"),
         ({"CONTAINER": "podman"}, "peer"),
+        ({"CONTAINER_VERSION": "1.2"}, "peer"),
         ({"RENDER": "true", "RENDER_EXTERNAL_URL": "https://relay-x1.onrender.com"}, "peer"),
         ({"DYNO": " "}, "peer"),
     ],

@@ -97,10 +97,11 @@ def write_profile(name: str, profile: Profile) -> Path:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield where to write a file, which is at `path` only once it is whole; leave nothing behind a failure.
 
-    What is no plain file, such as /dev/stdout, is written itself and never replaced. Raise Refused, which names the
-    file, if it cannot be written.
+    Of a link the file that it leads to is replaced. What is no plain file, such as /dev/stdout, is written itself.
+    Raise Refused, which names the file, if it cannot be written.
     """
-    itself = path.is_symlink() or (path.exists() and not path.is_file())
+    path = path.resolve()
+    itself = path.exists() and not path.is_file()
     part = path if itself else path.with_name(f"{path.name}.part")
     try:
         yield part

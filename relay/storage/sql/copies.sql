@@ -112,29 +112,43 @@ WHERE id IN (SELECT id FROM chosen)
 RETURNING id, project_id, job_id, number, provider, kind, url, host, needs_key, expires_at, attempts_made, gone_seen, created_at, held_until, supersedes, bucket, key, writes, writing, due_at AS leased_until;
 
 -- name: claim_copies_beside
--- The same beside projects and hosts that are full, however much waits for these: the first that is due of each other project and host, and
--- what expires first. From one project and host to the next, since there are few of them and many copies.
+-- The same beside projects and hosts that are full, however much waits for these: of each other project and host some of what became due
+-- first, and of what expires first, if that is due. From one project and host to the next, past all hosts of a full project.
 WITH RECURSIVE waiting (id) AS (
     SELECT (SELECT id FROM copies WHERE state = 'pending' ORDER BY project_id, host, due_at LIMIT 1)
     UNION ALL
-    SELECT (
-        SELECT later.id FROM copies AS later
-        WHERE later.state = 'pending' AND (later.project_id, later.host) > (last.project_id, last.host)
-        ORDER BY later.project_id, later.host, later.due_at LIMIT 1
+    SELECT COALESCE(
+        CASE WHEN last.project_id IN (SELECT value FROM json_each(:full)) THEN NULL ELSE (
+            SELECT later.id FROM copies AS later
+            WHERE later.state = 'pending' AND later.project_id = last.project_id AND later.host > last.host
+            ORDER BY later.host, later.due_at LIMIT 1
+        ) END,
+        (
+            SELECT later.id FROM copies AS later WHERE later.state = 'pending' AND later.project_id > last.project_id
+            ORDER BY later.project_id, later.host, later.due_at LIMIT 1
+        )
     )
     FROM waiting JOIN copies AS last ON last.id = waiting.id
 )
 UPDATE copies SET due_at = :leased_until, leased_by = :boot
 WHERE id IN (
-    SELECT id FROM copies
-    WHERE id IN (
-        SELECT id FROM waiting
+    SELECT due.id
+    FROM (
+        SELECT
+            (SELECT project_id FROM copies WHERE copies.id = waiting.id) AS project_id, (SELECT host FROM copies WHERE copies.id = waiting.id) AS host
+        FROM waiting
+    ) AS pair JOIN copies AS due ON due.id IN (
+        SELECT id FROM (
+            SELECT id FROM copies WHERE state = 'pending' AND project_id = pair.project_id AND host = pair.host ORDER BY due_at LIMIT :few
+        ) AS first_due
         UNION
-        SELECT id FROM (SELECT id FROM copies WHERE state = 'pending' ORDER BY urgent_at, id LIMIT :window) AS first_urgent
+        SELECT id FROM (
+            SELECT id FROM copies WHERE state = 'pending' AND project_id = pair.project_id AND host = pair.host ORDER BY urgent_at LIMIT :few
+        ) AS first_urgent
     )
-    AND state || '' = 'pending' AND due_at + 0 <= :now
-    AND project_id NOT IN (SELECT value FROM json_each(:full)) AND host NOT IN (SELECT value FROM json_each(:full_hosts))
-    ORDER BY CASE WHEN :in_turn = 1 THEN due_at ELSE urgent_at END, id LIMIT :limit
+    WHERE pair.project_id NOT IN (SELECT value FROM json_each(:full)) AND pair.host NOT IN (SELECT value FROM json_each(:full_hosts))
+      AND due.due_at + 0 <= :now
+    ORDER BY CASE WHEN :in_turn = 1 THEN due.due_at ELSE due.urgent_at END, due.id LIMIT :limit
 )
 RETURNING id, project_id, job_id, number, provider, kind, url, host, needs_key, expires_at, attempts_made, gone_seen, created_at, held_until, supersedes, bucket, key, writes, writing, due_at AS leased_until;
 
@@ -143,20 +157,29 @@ RETURNING id, project_id, job_id, number, provider, kind, url, host, needs_key, 
 WITH RECURSIVE waiting (id) AS (
     SELECT (SELECT id FROM copies WHERE state = 'pending' ORDER BY project_id, host, due_at LIMIT 1)
     UNION ALL
-    SELECT (
-        SELECT later.id FROM copies AS later
-        WHERE later.state = 'pending' AND (later.project_id, later.host) > (last.project_id, last.host)
-        ORDER BY later.project_id, later.host, later.due_at LIMIT 1
+    SELECT COALESCE(
+        CASE WHEN last.project_id = ANY (:full) THEN NULL ELSE (
+            SELECT later.id FROM copies AS later
+            WHERE later.state = 'pending' AND later.project_id = last.project_id AND later.host > last.host
+            ORDER BY later.host, later.due_at LIMIT 1
+        ) END,
+        (
+            SELECT later.id FROM copies AS later WHERE later.state = 'pending' AND later.project_id > last.project_id
+            ORDER BY later.project_id, later.host, later.due_at LIMIT 1
+        )
     )
     FROM waiting JOIN copies AS last ON last.id = waiting.id
 ), chosen AS MATERIALIZED (
     SELECT id FROM copies
     WHERE id IN (
-        SELECT id FROM waiting
-        UNION
-        SELECT id FROM (SELECT id FROM copies WHERE state = 'pending' ORDER BY urgent_at, id LIMIT :window) AS first_urgent
-    )
-    AND state || '' = 'pending' AND due_at + 0 <= :now AND NOT project_id = ANY (:full) AND NOT host = ANY (:full_hosts)
+        SELECT due.id
+        FROM waiting JOIN copies AS pair ON pair.id = waiting.id CROSS JOIN LATERAL (
+            (SELECT id FROM copies WHERE state = 'pending' AND project_id = pair.project_id AND host = pair.host ORDER BY due_at LIMIT :few)
+            UNION
+            (SELECT id FROM copies WHERE state = 'pending' AND project_id = pair.project_id AND host = pair.host ORDER BY urgent_at LIMIT :few)
+        ) AS due
+        WHERE NOT pair.project_id = ANY (:full) AND NOT pair.host = ANY (:full_hosts)
+    ) AND state || '' = 'pending' AND due_at + 0 <= :now
     ORDER BY CASE WHEN :in_turn = 1 THEN due_at ELSE urgent_at END, id LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 UPDATE copies SET due_at = :leased_until, leased_by = :boot
@@ -228,17 +251,17 @@ SELECT bucket FROM named
 WHERE bucket IS NOT NULL AND (SELECT MIN(due_at) FROM objects_left WHERE objects_left.bucket = named.bucket) <= :now ORDER BY bucket;
 
 -- name: name_copies
--- Copies from before buckets had names are in the one that is configured now.
-UPDATE copies SET bucket = :bucket WHERE bucket = '' AND key IS NOT NULL;
+-- Copies from before buckets had names are in the one that is configured now; some at a time.
+UPDATE copies SET bucket = :bucket WHERE id IN (SELECT id FROM copies WHERE bucket = '' AND key IS NOT NULL LIMIT :limit) RETURNING id;
 
 -- name: name_objects_left
 -- So are the objects that are to be deleted; `forget_unnamed` follows.
-INSERT INTO objects_left (bucket, key, due_at) SELECT :bucket, key, due_at FROM objects_left WHERE bucket = ''
+INSERT INTO objects_left (bucket, key, due_at) SELECT :bucket, key, due_at FROM objects_left WHERE bucket = '' ORDER BY key LIMIT :limit
 ON CONFLICT (bucket, key) DO UPDATE SET due_at = excluded.due_at;
 
 -- name: forget_unnamed
 -- They have their names.
-DELETE FROM objects_left WHERE bucket = '';
+DELETE FROM objects_left WHERE bucket = '' AND key IN (SELECT key FROM objects_left WHERE bucket = :bucket) RETURNING key;
 
 -- name: claim_object_left
 -- Takes the object of a bucket that is to be deleted first, and leases it.

@@ -22,8 +22,10 @@ from relay.errors import BadBody, BodyTooLarge, Bound, FieldError, InvalidInput,
 from relay.model import text
 from relay.model.payment import max_cost
 from relay.model.resources.providers import FileResource
+from relay.providers.uploads import FLOWS
 from relay.uploads.file_uploads import GivenFile, Upload, Uploads
 from relay.web import request_body
+from relay.web.api.adapters import load_adapters
 from relay.web.api.api_request import ApiRequest, ApiRoute
 from relay.web.problems import JSON
 
@@ -54,6 +56,7 @@ async def create(request: ApiRequest) -> Response:
     """
     request.query()
     uploads, boundary = request.app.uploads, _boundary(request)
+    await load_adapters(request.app, FLOWS)
     with uploads.shares.reserve(request.project_id):
         try:
             with tempfile.TemporaryFile() as file:
