@@ -39,11 +39,14 @@ RETENTION_MAX_DAYS: Final = 3_650
 DIGITS_MAX: Final = 12
 FLAGS: Final = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
+COMMAND_VARIABLES: Final = frozenset({"RELAY_URL", "RELAY_PROFILES", "RELAY_ENDPOINT_SECRET", "RELAY_LISTEN_SECRET"})
+"""What the commands of the command line read that talk to a running relay."""
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # What bounds some texts; the description is the error, which does not repeat the text, since it may be a secret.
 PROVIDER_KEY: Final = Meta(
-    pattern=r"^(?=.*[^.*<>xX_-])[!-~]+$",
+    pattern=r"^(?=.*[^.*<>xX_-])(?!your-key)[!-~]+$",
     description="must be the provider's key, not a placeholder: ASCII without blanks, such as sk-4f1c9a27e0",
 )
 CALLBACK_SECRETS: Final = Meta(
@@ -580,7 +583,7 @@ def secret_names(providers: tuple[str, ...]) -> list[str]:
 
 def unknown(environ: Mapping[str, str], providers: tuple[str, ...]) -> list[str]:
     """Return the RELAY_ variables that no setting reads, each with the name that was probably meant."""
-    known = {*_variables(providers), *(f"{name}{FILE}" for name in secret_names(providers))}
+    known = {*_variables(providers), *(f"{name}{FILE}" for name in secret_names(providers)), *COMMAND_VARIABLES}
     found = sorted(name for name in environ if name.startswith("RELAY_") and name not in known)
     if not found:
         return []

@@ -1,6 +1,7 @@
 """`relay dev`: run relay, stand-in providers and a subscriber on this machine, and show one job step by step.
 
-It needs no API key and no tunnel. A provider whose key is set is the real one.
+It needs no API key and no tunnel, calls no real provider, and touches no database but its own: what the environment
+says of an installation, such as a sourced relay.env, is left out.
 """
 
 import asyncio
@@ -43,6 +44,9 @@ DEV_API_KEY = "relay-dev-key"
 DEV_WALLET_KEY = "0x" + "01" * 32  # public and empty: the stand-ins check signatures only, without a chain
 LOOPBACK = "127.0.0.0/8,::1/128"
 FIRST_JOB_S = 20.0
+_PROVIDERS = (*PROVIDERS, *DEV_PROVIDERS)
+_INSTALLATION = frozenset({"DATABASE_URL", "RELAY_HOST", "RELAY_PUBLIC_URL"})
+"""What belongs to an installation, beside its secrets and all that is about providers."""
 INPUT = {"images": ["https://example.com/a.png"], "prompt": "slow push in", "duration_s": 5}
 
 
@@ -77,8 +81,8 @@ async def _dev(folder: Path, once: bool) -> None:
         sink_at = await stack.enter_async_context(serve(sink)) + "/hook"
         environ = environment(os.environ, providers_at, folder)
         loaded = settings.load(environ, (*PROVIDERS, *DEV_PROVIDERS))
-        api_key = loaded.api_key or DEV_API_KEY  # public, which the setting would refuse; it serves this machine only
-        loaded = msgspec.structs.replace(loaded, api_key=api_key)
+        # The key is public, which the setting would refuse; it serves this machine only.
+        loaded = msgspec.structs.replace(loaded, api_key=DEV_API_KEY)
         stop = Stop(loaded.shutdown_s)
         starting = stack.enter_context(signals(stop, loaded.shutdown_s))
         app = await stack.enter_async_context(opened(loaded, {**PROVIDERS, **DEV_PROVIDERS}, stop=stop))
@@ -90,12 +94,12 @@ async def _dev(folder: Path, once: bool) -> None:
             await _listening(http, serving)
             port = http.servers[0].sockets[0].getsockname()[1]
             origin = f"http://127.0.0.1:{port}"
-            async with _client(origin, api_key) as client:
-                _print_addresses(app, origin, providers_at, sink_at)
+            async with _client(origin) as client:
+                _print_addresses(app, origin, sink_at)
                 secret = await _subscribe(client, sink_at)
                 await _unless_stopped(_first_job(client, world, sink, secret), app.draining)
                 if not app.draining.is_set():
-                    await _print_next_steps(client, api_key, once)
+                    await _print_next_steps(client, once)
                 if not once:
                     await _print_notifications(sink, secret, serving)
         finally:
@@ -104,34 +108,40 @@ async def _dev(folder: Path, once: bool) -> None:
 
 
 def environment(given: Mapping[str, str], providers_at: str, folder: Path) -> dict[str, str]:
-    """Return the environment with the development settings added; what is set stays, so a key means a real provider."""
+    """Return the environment with the settings of development in place of those that belong to an installation."""
     port = given.get("PORT") or "8000"
     port = str(_free_port()) if port == "0" else port
     environ = {
-        "RELAY_HOST": "127.0.0.1",
-        "RELAY_PUBLIC_URL": f"http://127.0.0.1:{port}",
         "RELAY_ALLOW_HTTP": "1",
         "RELAY_ALLOW_NETWORKS": LOOPBACK,
         "RELAY_STATUS_CHECK_FIRST_S": "3",
         "RELAY_SHUTDOWN_S": "1",  # so that Ctrl-C does not wait for a stand-in that hangs
-        **(
-            {}
-            if given.get("DATABASE_URL")
-            else {"DATABASE_URL": f"sqlite:///{folder}/relay.db", "RELAY_SECRET_KEYS": secrets.token_urlsafe(32)}
-        ),
-        **{name: value for name, value in given.items() if value},
+        **{name: value for name, value in given.items() if value and not _of_installation(name, value)},
+        "RELAY_HOST": "127.0.0.1",
+        "RELAY_PUBLIC_URL": f"http://127.0.0.1:{port}",
+        "DATABASE_URL": f"sqlite:///{folder}/relay.db",
+        "RELAY_SECRET_KEYS": secrets.token_urlsafe(32),
         "PORT": port,
     }
-    real_wallet = "RELAY_WALLET_KEY" in environ
-    if not real_wallet and importlib.util.find_spec("eth_account"):
+    if importlib.util.find_spec("eth_account"):
         environ["RELAY_WALLET_KEY"] = DEV_WALLET_KEY
     stand_ins = base_urls(providers_at)
-    for name, adapter in {**PROVIDERS, **DEV_PROVIDERS}.items():
-        real = real_wallet if adapter.limits.paid else bool(environ.get(f"RELAY_{name.upper()}_API_KEY"))
-        if not real:
-            environ[f"RELAY_{name.upper()}_API_KEY"] = API_KEY
-            environ[f"RELAY_{name.upper()}_BASE_URL"] = stand_ins[name]
+    for name in _PROVIDERS:
+        environ[f"RELAY_{name.upper()}_API_KEY"] = API_KEY
+        environ[f"RELAY_{name.upper()}_BASE_URL"] = stand_ins[name]
     return environ
+
+
+def _of_installation(name: str, value: str) -> bool:
+    """Return whether a variable says what an installation is: its database, its secrets, and its accounts anywhere.
+
+    A folder for copies is none, so that the archive can be tried.
+    """
+    if name == "RELAY_ARCHIVE_URL":
+        return not value.startswith("file:")
+    bare = name.removesuffix(settings.FILE)
+    of_provider = any(bare.startswith(f"RELAY_{provider.upper()}_") for provider in _PROVIDERS)
+    return of_provider or bare in _INSTALLATION or bare in settings.secret_names(())
 
 
 def _free_port() -> int:
@@ -150,9 +160,9 @@ async def _listening(http: "Server", serving: "asyncio.Task[None]") -> None:
 
 
 @asynccontextmanager
-async def _client(origin: str, api_key: str) -> AsyncIterator[httpx.AsyncClient]:
+async def _client(origin: str) -> AsyncIterator[httpx.AsyncClient]:
     """Open an API client like that of an application."""
-    headers = {"authorization": f"Bearer {api_key}"}
+    headers = {"authorization": f"Bearer {DEV_API_KEY}"}
     async with httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False, timeout=30) as client:
         yield client
 
@@ -235,26 +245,23 @@ async def _print_notifications(sink: Sink, secret: str, serving: "asyncio.Task[N
         printed = len(sink.received)
 
 
-def _print_addresses(app: "App", origin: str, providers_at: str, sink_at: str) -> None:
-    """Print the addresses, and which providers are stand-ins and which are real."""
-    usable = [provider for provider in app.providers.values() if provider.usable]
-    stand_ins = [one.adapter.name for one in usable if one.origin.startswith(providers_at)]
-    real = [one.adapter.name for one in usable if not one.origin.startswith(providers_at)]
+def _print_addresses(app: "App", origin: str, sink_at: str) -> None:
+    """Print the addresses, the providers that there are stand-ins for, and what of the environment is left out."""
+    stand_ins = [provider.adapter.name for provider in app.providers.values() if provider.usable]
     click.echo(f"relay {__version__} on {origin}   database {shown(app.settings.database_url)}")
     click.echo(f"  stand-ins  {', '.join(stand_ins)}   free; each result is the same short clip")
-    if real:
-        click.echo(f"  real       {', '.join(real)}   their callbacks go to {app.settings.public_url}")
     click.echo(f"  sink       {sink_at}   receives every notification and checks its signature")
     if app.settings.dashboard:
-        key = app.settings.api_key or ""
-        click.echo(f"  pages      {origin}/   sign in with {key if key == DEV_API_KEY else 'RELAY_API_KEY'}")
+        click.echo(f"  pages      {origin}/   sign in with {DEV_API_KEY}")
+    if left_out := sorted(name for name, value in os.environ.items() if value and _of_installation(name, value)):
+        click.echo(f"  left out   {', '.join(left_out)}   of this environment: they belong to an installation")
 
 
-async def _print_next_steps(client: httpx.AsyncClient, api_key: str, once: bool) -> None:
+async def _print_next_steps(client: httpx.AsyncClient, once: bool) -> None:
     """Print what to do next, as commands to copy."""
     origin = str(client.base_url).rstrip("/")
     job_id = (await client.get("/v1/jobs?limit=1")).json()["data"][0]["id"]
-    auth = f"-H 'authorization: Bearer {api_key}'"
+    auth = f"-H 'authorization: Bearer {DEV_API_KEY}'"
     job = json.dumps({"provider": "evolink", "input": INPUT})
     endpoint = json.dumps({"url": "http://127.0.0.1:3000/hook", "event_types": ["job.*"]})
     commands = {
@@ -262,6 +269,9 @@ async def _print_next_steps(client: httpx.AsyncClient, api_key: str, once: bool)
         "What happened to a job, and what comes next": f"curl {origin}/v1/jobs/{job_id}/timeline {auth}",
         "Notify your own application (the answer holds the secret to verify with)": (
             f"curl {origin}/v1/endpoints {auth} -d '{endpoint}'"
+        ),
+        "The command line (--help names every command)": (
+            f"RELAY_URL={origin} RELAY_API_KEY={DEV_API_KEY} {sys.executable} -m relay jobs list"
         ),
         "Have a provider misbehave (--list names every fault)": (
             f"RELAY_URL={origin} {sys.executable} -m relay simulate lost duplicate=2"

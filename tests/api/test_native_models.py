@@ -64,7 +64,15 @@ async def test_a_key_refused_at_a_submission_is_reported(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize(
-    ("key", "good"), [("…", False), ("...", False), ("a key", False), ("sk-live-…", False), ("sk-1", True)]
+    ("key", "good"),
+    [
+        ("…", False),
+        ("...", False),
+        ("a key", False),
+        ("sk-live-…", False),
+        ("your-key-at-evolink", False),
+        ("sk-1", True),
+    ],
 )
 def test_a_placeholder_is_no_key(key: str, good: bool) -> None:
     """Refuse at the start a key that no header can carry, or that is an example's placeholder."""

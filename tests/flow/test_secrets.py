@@ -1,6 +1,7 @@
 """Keys that can be guessed or are not the database's, signing keys of each project, and how keys are retired."""
 
 import base64
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay import cli
 from relay.cli import load_settings
 from relay.cli.keys import command as keys_command
 from relay.cli.migrate import command as migrate_command
@@ -344,6 +346,14 @@ def test_secrets_are_read_from_files(tmp_path: Path) -> None:
             load(environ, ())
         assert SECRET_KEY not in str(refused.value)
     assert unknown({"RELAY_API_KEY_FILE": "x", "RELAY_EVOLINK_API_KEY_FILE": "x", "RELAY_PORT_FILE": "x"}, ("evolink",))
+
+
+def test_what_the_command_line_reads_is_known() -> None:
+    """Take no variable of a command that talks to a running relay for a misspelled setting."""
+    sources = (Path(cli.__file__).parent / "remote").glob("*.py")
+    read = {name for path in sources for name in re.findall(r'"(RELAY_[A-Z_]+)"', path.read_text())}
+    assert {"RELAY_URL", "RELAY_PROFILES", "RELAY_ENDPOINT_SECRET"} <= read
+    assert unknown(dict.fromkeys(read, "x"), ()) == []
 
 
 def test_secrets_leave_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

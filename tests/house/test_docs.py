@@ -16,7 +16,7 @@ import pytest
 import standardwebhooks
 
 from relay import settings
-from relay.errors import Bound
+from relay.errors import Bound, SettingsError
 from relay.jobs.job_requests import JobFields, Notify
 from relay.metrics import METRICS
 from relay.model import delivery as outbox
@@ -167,7 +167,10 @@ def test_the_first_endpoint_subscribes_to_every_end() -> None:
 
 
 def test_the_settings_file_of_the_readme_is_good(tmp_path: Path) -> None:
-    """Make the README's relay.env with its own lines, twice: the second time keeps it, and relay takes its settings."""
+    """Make the README's relay.env with its own lines, twice: the second time keeps it.
+
+    relay takes its settings once the provider's key is in it, and says so of the placeholder.
+    """
     (lines,) = [code for code in snippets("sh") if ">relay.env" in code]
     made = []
     for _ in range(2):
@@ -175,7 +178,10 @@ def test_the_settings_file_of_the_readme_is_good(tmp_path: Path) -> None:
         made.append((tmp_path / "relay.env").read_text())
     assert made[0] == made[1]
     assert (tmp_path / "relay.env").stat().st_mode & 0o077 == 0
-    loaded = settings.load(dict(line.split("=", 1) for line in made[0].splitlines()), ("evolink",))
+    environ = dict(line.split("=", 1) for line in made[0].splitlines())
+    with pytest.raises(SettingsError, match="RELAY_EVOLINK_API_KEY must be the provider's key, not a placeholder"):
+        settings.load(environ, ("evolink",))
+    loaded = settings.load(environ | {"RELAY_EVOLINK_API_KEY": "sk-4f1c9a27e0"}, ("evolink",))
     assert loaded.secret_keys
     assert loaded.api_key
     assert loaded.provider("evolink").api_key

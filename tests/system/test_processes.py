@@ -320,6 +320,37 @@ async def test_dev_says_what_to_do_next() -> None:
     assert {"evolink", "relaydance", "kinovi", "sandbox"} <= set(listed.split(", "))
 
 
+async def test_dev_touches_no_installation(tmp_path: Path) -> None:
+    """Call no real provider, open no other database and show no key, though the environment is an installation's."""
+    database, key = tmp_path / "data" / "relay.db", "an-installations-own-key-0123456789"
+    environ = {
+        "PORT": "0",
+        "DATABASE_URL": f"sqlite:///{database}",
+        "RELAY_API_KEY": key,
+        "RELAY_SECRET_KEYS": "an-installations-own-secret-0123456789",
+        "RELAY_PUBLIC_URL": "https://relay.example.com",
+        "RELAY_EVOLINK_API_KEY": "sk-4f1c9a27e0b7",
+        "RELAY_FAL_CALLBACK_SECRETS": "not even one that this provider has",
+        "RELAY_WALLET_KEY": "0x" + "02" * 32,
+        "RELAY_ARCHIVE_URL": "s3://an-installations-own-bucket",
+        "RELAY_SECRETS_FILE": "",
+    }
+    status, text = await run(environ, "dev", "--once")
+    assert status == 0, text
+    assert not database.parent.exists()
+    assert not [one for one in (key, "sk-4f1c9a27e0b7", "real  ", "relay.example.com") if one in text]
+    (line,) = re.findall(r"left out   (.*)   of this environment", text)
+    assert set(line.split(", ")) == environ.keys() - {"PORT", "RELAY_SECRETS_FILE"}
+    assert "relay-dev-key" in text
+
+
+async def test_dev_passes_other_settings_on(tmp_path: Path) -> None:
+    """Copy results into a folder of one's choice, to try the archive."""
+    status, text = await run({"PORT": "0", "RELAY_ARCHIVE_URL": tmp_path.as_uri()}, "dev", "--once")
+    assert status == 0, text
+    assert "left out" not in text
+
+
 @pytest.mark.parametrize("command", ["dev", "serve"])
 async def test_a_taken_port_is_said(tmp_path: Path, command: str) -> None:
     """Refuse a port that another program listens on with a sentence that names PORT, and no traceback."""
