@@ -4,13 +4,15 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import click
 import httpx
 
-from relay.cli.remote.connection import chosen
-from relay.errors import RelayError
+from relay.cli.remote.connection import EXIT_AGAIN, Refused, chosen, refused
+from relay.cli.remote.options import Finite
+from relay.errors import RelayError, SettingsError
 from relay.model.job import JobState
 from relay.sandbox.faults import WORDS, Faults, of_names, of_prompt, sentences
 
@@ -51,7 +53,7 @@ Json = dict[str, Any]
 @click.option(
     "--for",
     "for_s",
-    type=click.FloatRange(0.1, 3600),
+    type=Finite(0.1, 3600),
     default=60.0,
     show_default=True,
     metavar="SECONDS",
@@ -61,13 +63,15 @@ def command(faults: tuple[str, ...], listed: bool, every: bool, for_s: float) ->
     """Submit a job whose provider misbehaves, to a running `relay dev`, and follow it.
 
     For instance: relay simulate lost duplicate=2
+
+    The exit status is 0 once the job was followed, however it ended: many scenarios end with a failed job.
     """
     if listed:
         for name, sentence in sentences().items():
             click.echo(f"{name:<20} {sentence}")
         return
     if every and faults:
-        raise RelayError("--all runs every fault by itself: name none beside it")
+        raise click.UsageError("--all runs every fault by itself: name none beside it")
     asyncio.run(_every(for_s) if every else _one(faults, for_s))
 
 
@@ -86,19 +90,29 @@ async def _one(faults: Sequence[str], for_s: float) -> None:
 
 
 async def _every(for_s: float) -> None:
-    """Run every scenario, some concurrently; print a row for each, in the order of the list."""
+    """Run every scenario, some concurrently; print a row for each, in the order of the list.
+
+    Raise Refused after the last row if a job could not be submitted or followed.
+    """
+    errors: list[RelayError] = []
     width = max(map(len, (*SCENARIOS, *ALONE))) + 2
     places = asyncio.Semaphore(CONCURRENT_MAX)
     async with _relay_dev() as client:
+        scenario = partial(_scenario, client, places, for_s, width, errors)
         click.echo(_row(width, "fault", "status", "reason", "finished by", "verification", "seconds"))
-        for row in [asyncio.create_task(_scenario(client, places, name, for_s, width)) for name in SCENARIOS]:
+        for row in [asyncio.create_task(scenario(name)) for name in SCENARIOS]:
             click.echo(await row)
         for name in ALONE:
-            click.echo(await _scenario(client, places, name, for_s, width))
+            click.echo(await scenario(name))
+    if errors:
+        count = f"{len(errors)} of {len(SCENARIOS) + len(ALONE)} jobs were not submitted and followed"
+        raise Refused(f"{count}: their rows say why", getattr(errors[0], "exit_status", 1))
 
 
-async def _scenario(client: httpx.AsyncClient, places: asyncio.Semaphore, name: str, for_s: float, width: int) -> str:
-    """Run a scenario; return its row, which holds the error if relay refuses it."""
+async def _scenario(
+    client: httpx.AsyncClient, places: asyncio.Semaphore, for_s: float, width: int, errors: list[RelayError], name: str
+) -> str:
+    """Run a scenario; return its row, which holds the error if relay refuses it, and add that to `errors`."""
     prompt, _ = directive(name.split())
     async with places:
         began = time.monotonic()
@@ -106,6 +120,7 @@ async def _scenario(client: httpx.AsyncClient, places: asyncio.Semaphore, name: 
             job = await _submit(client, prompt)
             job = await _follow(client, job["id"], for_s, 0.0, lambda _: None)
         except RelayError as error:
+            errors.append(error)
             return _row(width, name or "(none)", str(error))
         seconds = f"{time.monotonic() - began:.1f}"
         outcome = (job[part] or "–" for part in ("status", "reason", "finished_by", "verification"))
@@ -118,7 +133,7 @@ def _row(width: int, fault: str, status: str, *more: str) -> str:
 
 
 def directive(faults: Sequence[str]) -> tuple[str, Faults]:
-    """Return the prompt that asks for the faults, and the faults; raise RelayError if the sandbox cannot read them."""
+    """Return the prompt that asks for the faults, and the faults; raise BadParameter if the sandbox knows no such."""
     pairs = [fault.partition("=") for fault in faults]
     try:
         wanted = of_names({name: value or "true" for name, _, value in pairs})
@@ -126,13 +141,16 @@ def directive(faults: Sequence[str]) -> tuple[str, Faults]:
         if faults and of_prompt(text) != wanted:
             raise ValueError("a fault's value cannot hold ; or ], and all faults together at most 280 characters")
     except ValueError as error:
-        raise RelayError(f"{error} (relay simulate --list says what each does)") from None
+        raise click.BadParameter(f"{error} (relay simulate --list says what each does)", param_hint="FAULT") from None
     return f"slow push in {text}" if faults else "slow push in", wanted
 
 
 @asynccontextmanager
 async def _relay_dev() -> AsyncIterator[httpx.AsyncClient]:
-    """Open a client of the running relay; raise RelayError if it has no sandbox, so that no real provider is called."""
+    """Open a client of the running relay; raise RelayError if it has no sandbox, so that no real provider is called.
+
+    Raise SettingsError for a URL or a key that no request can have.
+    """
     profile = chosen(None, None)
     origin = profile.url
     headers = {"authorization": f"Bearer {profile.api_key or DEFAULT_API_KEY}", "relay-via": "cli"}
@@ -140,9 +158,9 @@ async def _relay_dev() -> AsyncIterator[httpx.AsyncClient]:
         url = httpx.URL(origin)
         client = httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=REQUEST_S)
     except (httpx.InvalidURL, UnicodeEncodeError):
-        raise RelayError("RELAY_URL must be an http(s) URL, and RELAY_API_KEY plain ASCII") from None
+        raise SettingsError("RELAY_URL must be an http(s) URL, and RELAY_API_KEY plain ASCII") from None
     if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > PORT_MAX:
-        raise RelayError("RELAY_URL must be an http(s) URL such as http://127.0.0.1:8000")
+        raise SettingsError("RELAY_URL must be an http(s) URL such as http://127.0.0.1:8000")
     async with client:
         providers = (await _ask(client, "GET", "/v1/providers"))["data"]
         if "sandbox" not in (provider["name"] for provider in providers):
@@ -182,16 +200,18 @@ def _line(entry: Json) -> str:
 
 
 async def _ask(client: httpx.AsyncClient, method: str, path: str, body: Json | None = None) -> Json:
-    """Return relay's answer; raise RelayError if there is none, or an error."""
+    """Return relay's answer; raise Refused, with the exit status of every command, if there is none, or an error."""
     try:
         answer = await client.request(method, path, json=body)
-        found: Json = answer.json()
     except httpx.HTTPError as error:
-        raise RelayError(
-            f"no relay answers at {client.base_url} ({type(error).__name__}): start `relay dev`, or set RELAY_URL"
-        ) from None
-    except ValueError:
-        raise RelayError(f"the server at {client.base_url} is not relay: it sent no JSON") from None
+        where = f"no relay answers at {client.base_url} ({type(error).__name__})"
+        raise Refused(f"{where}: start `relay dev`, or set RELAY_URL", EXIT_AGAIN) from None
     if answer.is_error:
-        raise RelayError(f"relay refuses {method} {path}: {found.get('detail', f'HTTP {answer.status_code}')}")
+        raise refused(answer)
+    try:
+        found = answer.json()
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise Refused(f"the server at {client.base_url} is not relay: it sent no JSON object", 1)
     return found

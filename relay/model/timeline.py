@@ -1,6 +1,9 @@
 """A job's history in order: requests, callbacks, decisions with their reasons, deliveries, and the next step."""
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -121,22 +124,33 @@ def of_event(row: Any) -> Entry:
     return Entry(row["created_at"], "event", f"{row['type']}, number {row['sequence']} of this job", row["id"])
 
 
-def of_delivery(delivery: Delivery) -> Entry:
-    """Return a delivery's entry."""
+def of_delivery(delivery: Delivery, host: str | None) -> Entry:
+    """Return a delivery's entry; `host` is that of its endpoint, None if that was deleted."""
     return Entry(
         delivery.created_at,
         "delivery",
-        f"to {delivery.endpoint_id}",
+        f"to {delivery.endpoint_id}" + (f" at {host}" if host else ""),
         delivery.id,
         decision=delivery.state,
         reason=delivery.event_id,
     )
 
 
-def of_attempt(attempt: Attempt) -> Entry:
-    """Return an attempt's entry."""
-    summary = f"attempt {attempt.number}" + (f": HTTP {attempt.status_code}" if attempt.status_code else "")
+def of_attempt(attempt: Attempt, to: str) -> Entry:
+    """Return an attempt's entry; `to` is the name of its endpoint."""
+    summary = f"attempt {attempt.number} to {to}" + (f": HTTP {attempt.status_code}" if attempt.status_code else "")
     return Entry(attempt.started_at, "attempt", summary, attempt.id, decision=attempt.outcome, reason=attempt.error)
+
+
+def endpoint_hosts(urls: Mapping[str, str]) -> dict[str, str]:
+    """Return the host of each endpoint's URL, and its port; its path and query may be secret."""
+    return {id_: urlsplit(url).netloc.rpartition("@")[2] for id_, url in urls.items()}
+
+
+def endpoint_names(hosts: Mapping[str, str]) -> dict[str, str]:
+    """Return a name for each endpoint by its id: its host and port, with its id if others have the same."""
+    shared = Counter(hosts.values())
+    return {id_: host if shared[host] == 1 else f"{host} ({id_})" for id_, host in hosts.items()}
 
 
 def timeline(job: Job, entries: list[Entry], deliveries: list[Delivery]) -> TimelineResource:

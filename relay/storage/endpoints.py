@@ -1,6 +1,6 @@
 """Subscribers' endpoints in the database; their secrets and headers are sealed there and open only here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -112,6 +112,11 @@ class Endpoints:
         """Return the project's endpoint."""
         found = await self._database.rows("endpoint_of_project", {"id": endpoint_id, "project_id": project_id})
         return rows.endpoint_shown(found[0], self._encryption) if found else None
+
+    async def urls(self, ids: Collection[str], project_id: str) -> dict[str, str]:
+        """Return the URL of each of these endpoints of a project, without those that were deleted."""
+        found = await self._database.rows("endpoint_urls", {"ids": sorted(ids), "project_id": project_id})
+        return {row["id"]: row["url"] for row in found}
 
     async def page(self, project_id: str, before: str | None, limit: int) -> list[Endpoint]:
         """Endpoints newest first."""

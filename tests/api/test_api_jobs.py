@@ -76,6 +76,37 @@ async def test_a_new_job_shows_every_field(running: Running) -> None:
     assert list(await running.get(job["links"]["self"])) == JOB
 
 
+async def test_a_timeline_names_the_endpoint_of_each_delivery_and_attempt(running: Running) -> None:
+    """Name it by the host and port of its URL, whose path and query may be secret."""
+    host = running.hook.split("/")[2]
+    job = await running.submit(notify=[{"url": f"{running.hook}/path?key=hidden"}])
+    path = f"/v1/jobs/{job['id']}/timeline"
+    shown = await running.until(path, lambda shown: bool(_of(shown, "attempt")))
+    assert _of(shown, "delivery") == [f"to {job['notify'][0]['endpoint_id']} at {host}"]
+    assert _of(shown, "attempt") == [f"attempt 1 to {host}: HTTP 200"]
+    assert not any(word in str(shown) for word in ("/path", "hidden"))
+
+
+async def test_a_timeline_tells_endpoints_of_one_host_apart(running: Running) -> None:
+    """Add the id where endpoints share a host, and name one that was deleted by its id alone."""
+    host = running.hook.split("/")[2]
+    job = await running.submit(notify=[{"url": f"{running.hook}/{name}"} for name in "ab"])
+    first, second = (one["endpoint_id"] for one in job["notify"])
+    path = f"/v1/jobs/{job['id']}/timeline"
+    shown = await running.until(path, lambda shown: len(_of(shown, "attempt")) == 2)
+    assert set(_of(shown, "delivery")) == {f"to {first} at {host}", f"to {second} at {host}"}
+    assert set(_of(shown, "attempt")) == {f"attempt 1 to {host} ({id_}): HTTP 200" for id_ in (first, second)}
+    assert (await running.client.delete(f"/v1/endpoints/{first}")).status_code == 204
+    shown = await running.get(path)
+    assert set(_of(shown, "delivery")) == {f"to {first}", f"to {second} at {host}"}
+    assert set(_of(shown, "attempt")) == {f"attempt 1 to {first}: HTTP 200", f"attempt 1 to {host}: HTTP 200"}
+
+
+def _of(timeline: dict[str, Any], kind: str) -> list[str]:
+    """Return the summaries of a timeline's entries of one kind."""
+    return [entry["summary"] for entry in timeline["data"] if entry["kind"] == kind]
+
+
 async def test_a_finished_job_shows_its_result(running: Running) -> None:
     """Show every field of the output with its expiry, and the same job in the event."""
     made = await running.submit("kinovi", notify=[{"url": running.hook, "secret": None}])

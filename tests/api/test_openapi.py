@@ -154,8 +154,10 @@ async def test_the_page_shows_the_whole_document(tmp_path: Path) -> None:
         links = set(re.findall(r'(?:href|src)="([^"]+)"', page.text))
         assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
         files = {link for link in links if not link.startswith("#")}
-        assert files == {"docs/style.css", "docs/script.js", "openapi.json"}
-        assert [(await stranger.get(f"/{file}")).status_code for file in sorted(files)] == [200, 200, 200]
+        assert files == {"docs/style.css", "docs/script.js", "docs/icon.svg", "openapi.json"}
+        assert [(await stranger.get(f"/{file}")).status_code for file in sorted(files)] == [200, 200, 200, 200]
+        assert '<link rel="icon" href="docs/icon.svg" type="image/svg+xml">' in page.text
+        assert (await stranger.get("/docs/icon.svg")).headers["content-type"] == "image/svg+xml"
         assert (await stranger.get("/docs/page.html")).status_code == 404
     assert " style=" not in page.text
     assert re.findall(r"<script[^>]*>", page.text) == ['<script src="docs/script.js" defer>']

@@ -38,6 +38,7 @@ from relay.security import signatures
 from relay.security.strict_json import DEPTH_MAX as CALLBACK_DEPTH_MAX
 from relay.security.strict_json import EXPONENTS_MAX, VALUES_MAX
 from relay.storage.fan_out import matches
+from relay.web import dashboard
 from relay.web.api import endpoints
 from relay.web.connections import CloseReason
 from relay.web.problems import KINDS
@@ -528,6 +529,13 @@ def test_installing_the_checkout_works_as_printed(page: str) -> None:
         if folder is not None:
             assert "requirements" not in arguments, arguments
             assert set((folder["extras"] or "").split(",")) - {""} <= extras, arguments
+
+
+def test_the_dashboards_page_lists_every_page() -> None:
+    """Name each page of the dashboard with what it is for, and no other."""
+    files = {"/callback/{id}/body", "/jobs/{id}/incident", "/jobs/{id}/outputs/{n}", "/spend/receipts"}
+    listed = re.findall(r"^\| `(/[^`]*)` \| .+ \|$", (ROOT / "docs" / "dashboard.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted({page.path for page in dashboard.PAGES} - files)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -158,8 +158,8 @@ async def test_an_error_is_said_once_and_says_what_to_do(shell: Shell) -> None:
             "--headers: must be a file with `name: value` lines",
         ),
         (("migrate", "--to", "mysql://x/y"), 78, "--to must name the PostgreSQL to copy into, such as postgres://"),
-        (("simulate", "late_s=x"), 1, "the fault late_s must be a number from 0 to 600, not 'x'"),
-        (("simulate", "submit=x"), 1, "submit must be one of ok, hang, "),
+        (("simulate", "late_s=x"), 2, "the fault late_s must be a number from 0 to 600, not 'x'"),
+        (("simulate", "submit=x"), 2, "submit must be one of ok, hang, "),
         (("whoami", "--url", "WRONG_KEY"), 4, "the command line takes the key from RELAY_API_KEY or relay login"),
     ],
 )
@@ -197,6 +197,19 @@ async def test_a_job_is_submitted_awaited_explained_and_listed(shell: Shell) -> 
     assert (await shell("jobs", "list", "--metadata", "user=43", "-o", "json")).json() == []
     late = await shell("jobs", "wait", (await shell.running.submit())["id"], "--for", "0")
     assert late.status == 75
+
+
+async def test_a_shown_job_is_text_without_json(shell: Shell) -> None:
+    """Show what a job cost and its metadata as words, and a dash where it has neither; JSON stays as relay sent it."""
+    job = await shell.running.submit(metadata={"user": "42", "paid": True})
+    shown = dict(line.split(maxsplit=1) for line in (await shell("jobs", "show", job["id"])).out.splitlines())
+    assert (shown["cost"], shown["metadata"]) == ("50 credits (reserved)", "user=42 paid=true")
+    found = (await shell("jobs", "show", job["id"], "-o", "json")).json()
+    assert (found["cost"], found["metadata"]) == (job["cost"], job["metadata"])
+    free = await shell.running.submit("relaydance")
+    shown = dict(line.split(maxsplit=1) for line in (await shell("jobs", "show", free["id"])).out.splitlines())
+    assert (free["cost"], free["metadata"]) == (None, {})
+    assert (shown["cost"], shown["metadata"]) == ("–", "–")
 
 
 async def test_a_job_is_made_of_options(shell: Shell) -> None:

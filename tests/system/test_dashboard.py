@@ -78,6 +78,61 @@ async def test_every_page_holds_for_everybody(running: Running, browser: "Browse
                 assert (found, wide, await opened.violations(), opened.complaints) == ([], {}, [], []), path
 
 
+COVERED: Final = """() => {
+  const cut = (rect, element) => {
+    let {left, right, top, bottom} = rect;
+    for (let one = element; one; one = one.parentElement) {
+      if (getComputedStyle(one).overflow === "visible") continue;
+      const box = one.getBoundingClientRect();
+      [left, right] = [Math.max(left, box.left), Math.min(right, box.right)];
+      [top, bottom] = [Math.max(top, box.top), Math.min(bottom, box.bottom)];
+    }
+    return {left, right, top, bottom};
+  };
+  const texts = [];
+  const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    if (!node.data.trim() || !node.parentElement.checkVisibility()) continue;
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    for (const rect of range.getClientRects()) texts.push({node, ...cut(rect, node.parentElement)});
+  }
+  const buttons = [...document.querySelectorAll("main button.copy")].filter((one) => one.checkVisibility());
+  const covered = buttons.flatMap((button) => {
+    const box = button.getBoundingClientRect();
+    return texts.filter((text) => !button.contains(text.node)
+      && Math.min(text.right, box.right) - Math.max(text.left, box.left) > 1
+      && Math.min(text.bottom, box.bottom) - Math.max(text.top, box.top) > 1
+    ).map((text) => `${button.ariaLabel} over ${text.node.data.trim()}`);
+  });
+  return [buttons.length, covered];
+}"""
+"""How many Copy buttons a page shows, and the texts that lie under one of them."""
+POINTERS: Final[dict[str, dict[str, bool]]] = {"fine": {}, "coarse": {"has_touch": True, "is_mobile": True}}
+
+
+async def test_no_copy_button_covers_a_text(running: Running, browser: "Browser") -> None:
+    """Give each Copy button room of its own, with a mouse and on a tablet, which shows all of them."""
+    described = {"url": running.hook + "/standing", "description": "a sentence that is longer than the endpoint's URL"}
+    made = await running.client.post("/v1/endpoints", json=described)
+    job = await running.submit(notify=[{"url": running.hook}], metadata={"user": "42"})
+    await running.world.finish(job["provider_job_id"])
+    await running.client.post("/v1/keys", json={"name": "reader", "scopes": ["read"]})
+    await running.until("/v1/deliveries?status=delivered", lambda shown: len(shown["data"]) == 4)
+    await running.submit("kinovi")
+    pages = ("/jobs", "/endpoints", "/callbacks", "/keys", f"/jobs/{job['id']}", f"/endpoints/{made.json()['id']}")
+    for pointer, options in POINTERS.items():
+        async with tab(browser, running, **options) as opened:
+            await sign_in(opened)
+            assert await opened.page.evaluate(f"matchMedia('(pointer: {pointer})').matches")
+            for path in pages:
+                await opened.open(path)
+                for width in (390, *WIDTHS):
+                    await opened.wider_by(width)
+                    number, covered = await opened.page.evaluate(COVERED)
+                    assert (number > 0, covered) == (True, []), (path, width, pointer)
+
+
 async def test_the_page_of_what_was_spent_holds_with_a_payment(
     tmp_path: Path, browser: "Browser", node_packages: Path
 ) -> None:

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import click
 import pytest
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from relay.cli.simulate import ALONE, SCENARIOS, directive
 from relay.clock import SystemClock
-from relay.errors import RelayError
 from relay.sandbox.faults import WORDS, Faults, of_prompt, sentences
+from relay.sandbox.serving import serve
 from tests.support import processes
 from tests.support.ports import free_port
 from tests.support.running import KEY, environment, relay
@@ -40,25 +43,25 @@ async def test_the_list_has_every_fault_with_its_sentence() -> None:
     ],
 )
 async def test_a_fault_that_is_not_known_is_one_sentence(arguments: list[str], says: str) -> None:
-    """What the sandbox would refuse is said before anything is sent, with exit status 1 and no traceback."""
+    """Say what the sandbox would refuse before anything is sent, with exit status 2 and no traceback."""
     status, text = await run(at("http://127.0.0.1:9"), "simulate", *arguments)
-    assert (status, text.count("\n"), text[:7]) == (1, 1, "relay: ")
+    assert (status, text.count("\nError: "), "Traceback" in text) == (2, 1, False)
     assert says in text
 
 
 @pytest.mark.parametrize(
-    ("origin", "says"),
+    ("origin", "expected", "says"),
     [
-        ("http://127.0.0.1:9", "no relay answers at http://127.0.0.1:9"),
-        ("http://127.0.0.1:99999", "RELAY_URL must be"),
-        ("ftp://127.0.0.1", "RELAY_URL must be"),
-        (":", "RELAY_URL must be"),
+        ("http://127.0.0.1:9", 75, "no relay answers at http://127.0.0.1:9"),
+        ("http://127.0.0.1:99999", 78, "RELAY_URL must be"),
+        ("ftp://127.0.0.1", 78, "RELAY_URL must be"),
+        (":", 78, "RELAY_URL must be"),
     ],
 )
-async def test_a_relay_that_is_not_there_is_one_sentence(origin: str, says: str) -> None:
-    """Nobody listens, or the URL is none."""
+async def test_a_relay_that_is_not_there_is_one_sentence(origin: str, expected: int, says: str) -> None:
+    """Exit with 75 if no relay listens, and with 78 if the URL is none."""
     status, text = await run(at(origin), "simulate", "lost")
-    assert (status, text.count("\n")) == (1, 1)
+    assert (status, text.count("\n")) == (expected, 1)
     assert says in text
 
 
@@ -75,11 +78,50 @@ async def test_a_relay_without_a_sandbox_gets_no_job(tmp_path: Path) -> None:
 
 
 async def test_a_wrong_key_is_one_sentence(tmp_path: Path) -> None:
-    """What relay refuses is told in relay's words."""
+    """Print what relay refuses in relay's words, and exit with 4."""
     async with relay(tmp_path) as running:
         status, text = await run(at(running.origin) | {"RELAY_API_KEY": "wrong"}, "simulate")
-        assert (status, text.count("\n")) == (1, 1)
+        assert (status, text.count("\n")) == (4, 1)
         assert "API key" in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "says"),
+    [
+        (Response("<html>", 502), 75, "502"),
+        (JSONResponse({"code": "too_many_requests", "detail": "later"}, 429), 75, "429"),
+        (Response("<html>"), 1, "is not relay"),
+        (JSONResponse([]), 1, "is not relay"),
+    ],
+)
+async def test_an_error_has_the_exit_status_of_other_commands(answer: Response, expected: int, says: str) -> None:
+    """Exit with 75 for what may work later, and with 1 for a server that is not relay."""
+    async with serve(answer) as origin:
+        status, text = await run(at(origin), "simulate")
+    assert (status, text.count("\n"), says in text) == (expected, 1, True), text
+
+
+async def test_a_table_with_an_error_is_no_success() -> None:
+    """Exit with the error's status after the whole table if a job could not be submitted."""
+
+    async def no_jobs(scope: Scope, receive: Receive, send: Send) -> None:
+        listed = scope["path"] == "/v1/providers"
+        answer = JSONResponse({"data": [{"name": "sandbox"}]} if listed else {}, 200 if listed else 503)
+        await answer(scope, receive, send)
+
+    async with serve(no_jobs) as origin:
+        status, text = await run(at(origin), "simulate", "--all")
+    count = len(SCENARIOS) + len(ALONE)
+    assert status == 75, text
+    assert f"{count} of {count} jobs were not submitted and followed" in text
+    assert text.count("\n") == count + 2
+
+
+async def test_a_scenario_that_ends_as_it_should_is_a_success(tmp_path: Path) -> None:
+    """Exit with 0 though the job failed, which is what the scenario asks for."""
+    async with relay(tmp_path, clock=SystemClock(), pace_s=0.2) as running:
+        status, text = await run(at(running.origin), "simulate", "outcome=failed")
+    assert (status, text.splitlines()[-1].split()[1]) == (0, "failed"), text
 
 
 async def test_a_simulated_job_is_followed_to_its_end(tmp_path: Path) -> None:
@@ -147,6 +189,6 @@ def test_every_fault_has_a_scenario() -> None:
 
 
 def test_faults_that_contradict_each_other_are_refused() -> None:
-    """A lie that nobody tells is heard before a job is made."""
-    with pytest.raises(RelayError, match="belong together"):
+    """Refuse a lie that no status check tells before a job is made."""
+    with pytest.raises(click.BadParameter, match="belong together"):
         directive(["lie=failed"])

@@ -5,7 +5,10 @@ from typing import Any, Final
 import click
 
 from relay.cli.remote.connection import Json, Refused, progress
+from relay.cli.remote.options import age_text, one_of, time_text
 from relay.cli.remote.output import Columns, Session, pairs, remote, yes
+from relay.model.archive import CopyState
+from relay.model.job import JobState, Reason
 
 DONE: Final[Columns] = {"JOB": "job", "DONE": "done", "CODE": "code", "WHY NOT": "detail"}
 WARNINGS: Final = {
@@ -17,25 +20,31 @@ WARNINGS: Final = {
     "copy": "Their results are copied to the archive, unless they are there.",
 }
 
-COPIES: Final = ("pending", "archived", "failed", "deleted")
-"""The states of copies."""
+OPEN: Final = "open"
+"""What the filter by status calls every status that is not final."""
 
 
 @click.command("bulk")
 @click.argument("action", type=click.Choice(list(WARNINGS)))
-@click.option("--status", help="Such as running, failed, or open.")
+@click.option("--status", type=one_of(JobState, OPEN), help="`open`: every one that is not final.")
 @click.option("--provider")
-@click.option("--reason", "because", help="With this reason.")
+@click.option("--reason", "because", type=one_of(Reason), help="With this reason.")
 @click.option("--provider-job-id")
-@click.option("--older-than", metavar="AGE", help="Such as 2h.")
-@click.option("--since", "created_after", metavar="TIME", help="Not made before: a date, an RFC 3339 time, or -24h.")
-@click.option("--until", "created_before", metavar="TIME", help="Not made after.")
+@click.option("--older-than", type=age_text, metavar="AGE", help="Such as 2h.")
+@click.option(
+    "--since",
+    "created_after",
+    type=time_text,
+    metavar="TIME",
+    help="Not made before: a date, an RFC 3339 time, or -24h.",
+)
+@click.option("--until", "created_before", type=time_text, metavar="TIME", help="Not made after.")
 @click.option("--metadata", multiple=True, metavar="KEY=VALUE")
 @click.option("--undelivered", is_flag=True, default=None, help="An endpoint has not accepted one of its events.")
 @click.option(
     "--expiring-undelivered", is_flag=True, default=None, help="The result will expire, and none has its end."
 )
-@click.option("--copies", type=click.Choice(list(COPIES)), help="A copy of its results is in this state.")
+@click.option("--copies", type=one_of(CopyState), help="A copy of its results is in this state.")
 @click.option("--why", help="The reason that is stored; required for fail.")
 @click.option("--accept-double-charge", is_flag=True, help="Resubmit also what may have been charged.")
 @click.option("--dry-run", is_flag=True, help="Only count.")

@@ -6,6 +6,7 @@ from typing import Any, Final
 import click
 
 from relay.cli.remote.connection import Json, progress
+from relay.cli.remote.options import Finite, time_text
 from relay.cli.remote.output import Columns, Session, pairs, remote, yes
 
 LIST: Final[Columns] = {
@@ -62,9 +63,15 @@ def _settings(function: Any) -> Any:
         click.option("--description"),
         click.option("--metadata", multiple=True, metavar="KEY=VALUE"),
         click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="Sent with every notification."),
-        click.option("--timeout", "timeout_s", type=float, metavar="SECONDS"),
-        click.option("--in-flight", "in_flight_max", type=int, metavar="N", help="Concurrent attempts."),
-        click.option("--rate", "rate_limit_per_s", type=float, metavar="PER_S", help="Attempts a second at most."),
+        click.option("--timeout", "timeout_s", type=Finite(0, min_open=True), metavar="SECONDS"),
+        click.option("--in-flight", "in_flight_max", type=click.IntRange(1), metavar="N", help="Concurrent attempts."),
+        click.option(
+            "--rate",
+            "rate_limit_per_s",
+            type=Finite(0, min_open=True),
+            metavar="PER_S",
+            help="Attempts a second at most.",
+        ),
         click.option("--format", "format", type=click.Choice(["json", "slack"])),
     ):
         function = option(function)
@@ -88,7 +95,7 @@ def _fields(given: dict[str, Any]) -> Json:
 @_settings
 @remote
 def create(session: Session, endpoint_url: str, **given: Any) -> None:
-    """Make an endpoint and print it with its secret, which is shown only here."""
+    """Make an endpoint and print it with its secret, which `relay endpoints secret` prints again."""
     session.item(session.remote.post("/v1/endpoints", {"url": endpoint_url} | _fields(given)))
 
 
@@ -167,8 +174,8 @@ def disable(session: Session, endpoint: str) -> None:
 @click.argument("endpoint")
 @click.option("--which", type=click.Choice(["undelivered", "failed", "missing", "all"]), default="undelivered",
               show_default=True)  # fmt: skip
-@click.option("--since", metavar="TIME", help="Required but for `undelivered`: 2026-11-26, or -24h.")
-@click.option("--until", metavar="TIME")
+@click.option("--since", type=time_text, metavar="TIME", help="Required but for `undelivered`: 2026-11-26, or -24h.")
+@click.option("--until", type=time_text, metavar="TIME")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.option("--no-wait", is_flag=True, help="Do not wait for the batch.")
 @yes

@@ -7,7 +7,11 @@ from typing import Any, Final
 import click
 
 from relay.cli.remote.connection import EXIT_NOT_FOUND, Refused
-from relay.cli.remote.output import Columns, Session, limited, remote, yes
+from relay.cli.remote.options import id_of, limited, one_of, typed
+from relay.cli.remote.output import Columns, Session, remote, yes
+from relay.model import ids
+from relay.model.delivery import DeliveryState
+from relay.model.job import Disposition
 
 EVENTS: Final[Columns] = {
     "EVENT": "id", "TYPE": "type", "JOB": "job", "NUMBER": "sequence", "FINAL": "final", "TIME": "timestamp",
@@ -33,9 +37,14 @@ def events() -> None:
 
 
 @events.command("list")
-@click.option("--type", "kind", metavar="TYPE", help="Such as job.succeeded.")
-@click.option("--job")
-@click.option("--after", metavar="EVENT", help="Those behind this event, in the order of commits.")
+@typed
+@click.option("--job", type=id_of(ids.JOB), metavar="JOB")
+@click.option(
+    "--after",
+    type=id_of(ids.EVENT, optional=True),
+    metavar="EVENT",
+    help="Those behind this event, in the order of commits.",
+)
 @click.option("--undelivered", is_flag=True, help="Those that an endpoint has not received.")
 @limited
 @remote
@@ -60,10 +69,10 @@ def deliveries() -> None:
 
 
 @deliveries.command("list")
-@click.option("--endpoint")
-@click.option("--status", help="pending, delivered, exhausted or canceled.")
-@click.option("--event")
-@click.option("--job")
+@click.option("--endpoint", type=id_of(ids.ENDPOINT), metavar="ENDPOINT")
+@click.option("--status", type=one_of(DeliveryState))
+@click.option("--event", type=id_of(ids.EVENT), metavar="EVENT")
+@click.option("--job", type=id_of(ids.JOB), metavar="JOB")
 @limited
 @remote
 def deliveries_list(session: Session, limit: int, since: str | None, until: str | None, **given: Any) -> None:
@@ -121,8 +130,8 @@ def callbacks() -> None:
 
 
 @callbacks.command("list")
-@click.option("--job")
-@click.option("--verdict", help="recorded, repeated, stale, unreadable, mismatched, orphaned or quarantined.")
+@click.option("--job", type=id_of(ids.JOB), metavar="JOB")
+@click.option("--verdict", type=one_of(Disposition))
 @limited
 @remote
 def callbacks_list(session: Session, limit: int, since: str | None, until: str | None, **given: Any) -> None:

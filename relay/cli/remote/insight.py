@@ -4,7 +4,9 @@ from typing import Any, Final
 
 import click
 
-from relay.cli.remote.output import Columns, Session, limited, remote
+from relay.cli.remote.options import limited, one_of, time_text
+from relay.cli.remote.output import Columns, Session, remote
+from relay.model.alert import AlertKind
 
 ALERTS: Final[Columns] = {
     "KIND": "kind", "STATE": "state", "ABOUT": "subject.name", "SINCE": "since", "ENDED": "ended_at",
@@ -27,7 +29,7 @@ INTERVALS: Final[Columns] = {
 
 @click.command("alerts")
 @click.option("--state", type=click.Choice(["open", "ended", "all"]), default="open", show_default=True)
-@click.option("--kind", help="Such as endpoint.failing.")
+@click.option("--kind", type=one_of(AlertKind), metavar="KIND", help=f"Only of this kind: {', '.join(AlertKind)}.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 @remote
 def alerts(session: Session, limit: int, **given: Any) -> None:
@@ -60,9 +62,15 @@ def search(session: Session, text: str, limit: int) -> None:
 
 @click.command("stats")
 @click.option(
-    "--from", "begin", default="-24h", show_default=True, metavar="TIME", help="2026-11-26, RFC 3339, or -7d."
+    "--from",
+    "begin",
+    type=time_text,
+    default="-24h",
+    show_default=True,
+    metavar="TIME",
+    help="2026-11-26, RFC 3339, or -7d.",
 )
-@click.option("--to", "end", metavar="TIME", help="Now if not given.")
+@click.option("--to", "end", type=time_text, metavar="TIME", help="Now if not given.")
 @click.option("--bucket", type=click.Choice(["1m", "15m", "1h", "1d"]), default="1h", show_default=True)
 @remote
 def stats(session: Session, begin: str, end: str | None, bucket: str) -> None:

@@ -6,10 +6,13 @@ from typing import Any, Final
 
 import click
 
-from relay.cli.remote.bulk import COPIES, bulk
+from relay.cli.remote.bulk import OPEN, bulk
 from relay.cli.remote.connection import EXIT_AGAIN, Json, Refused
-from relay.cli.remote.output import Columns, Session, document, limited, pairs, printable, remote, yes
+from relay.cli.remote.options import Finite, age_text, idempotency_key, json_object, limited, one_of, usd_text
+from relay.cli.remote.output import Columns, Session, in_a_line, pairs, printable, remote, yes
 from relay.errors import RelayError
+from relay.model.archive import CopyState
+from relay.model.job import JobState, Reason
 
 FINAL: Final = frozenset({"succeeded", "failed", "canceled", "expired"})
 HELD_S: Final = 25
@@ -22,14 +25,29 @@ LIST: Final[Columns] = {
     "MODEL": "model",
     "CREATED": "created_at",
     "FINISHED": "finished_at",
-    "METADATA": lambda job: " ".join(f"{key}={value}" for key, value in job["metadata"].items()),
+    "METADATA": lambda job: _pairs(job["metadata"]),
 }
+_INPUT: Final = ("prompt", "image", "last_frame", "reference", "model")
+"""The options of `submit` that are fields of the unified input."""
 SHOWN: Final[Columns] = {
     **{name: name for name in ("id", "status", "reason", "provider", "provider_job_id", "model", "progress")},
-    **{name: name for name in ("finished_by", "verification", "late", "cost", "error", "metadata")},
+    **{name: name for name in ("finished_by", "verification", "late")},
+    "cost": lambda job: _cost(job["cost"]),
+    "error": "error",
+    "metadata": lambda job: _pairs(job["metadata"]),
     **{name: name for name in ("created_at", "submitted_at", "finished_at", "deadline_at")},
     "outputs": lambda job: "\n         ".join(output["url"] for output in job["outputs"]),
 }
+
+
+def _pairs(metadata: Json) -> str:
+    """Return a job's metadata as text."""
+    return " ".join(f"{key}={value if isinstance(value, str) else in_a_line(value)}" for key, value in metadata.items())
+
+
+def _cost(cost: Json | None) -> str | None:
+    """Return a job's cost as text, None without one."""
+    return None if cost is None else f"{cost['amount']} {cost['unit']} ({cost['kind']})"
 
 
 @click.group("jobs")
@@ -41,15 +59,15 @@ command.add_command(bulk)
 
 
 @command.command("list")
-@click.option("--status", help="pending, submitted, running, succeeded, failed, canceled, expired, or open.")
+@click.option("--status", type=one_of(JobState, OPEN), help="`open`: every one that is not final.")
 @click.option("--provider")
 @click.option("--provider-job-id")
-@click.option("--reason")
+@click.option("--reason", type=one_of(Reason))
 @click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="May be given more than once.")
-@click.option("--older-than", metavar="AGE", help="Such as 2h.")
+@click.option("--older-than", type=age_text, metavar="AGE", help="Such as 2h.")
 @click.option("--undelivered", is_flag=True, help="Not delivered to every endpoint.")
 @click.option("--expiring-undelivered", is_flag=True, help="The result will expire, and no endpoint has its end.")
-@click.option("--copies", type=click.Choice(list(COPIES)), help="A copy of its results is in this state.")
+@click.option("--copies", type=one_of(CopyState), help="A copy of its results is in this state.")
 @limited
 @remote
 def index(session: Session, limit: int, since: str | None, until: str | None, **given: Any) -> None:
@@ -99,23 +117,33 @@ def explain(session: Session, job: str) -> None:
 @click.option("--model", metavar="NAME", help="One that relay knows; another only in a --request.")
 @click.option("--notify", multiple=True, metavar="URL", help="An endpoint for this job alone; its secret is printed.")
 @click.option("--metadata", multiple=True, metavar="KEY=VALUE")
-@click.option("--max-cost", metavar="USD")
-@click.option("--idempotency-key", metavar="KEY", help="The same key submits one job, however often this runs.")
+@click.option("--max-cost", type=usd_text, metavar="USD")
+@click.option(
+    "--idempotency-key",
+    "key",
+    type=idempotency_key,
+    metavar="KEY",
+    help="The same key submits one job, however often this runs.",
+)
 @click.option("--wait", "waits", is_flag=True, help="Return when the job has ended; exit with 1 if it did not succeed.")
 @remote
-def submit(session: Session, provider: str, waits: bool, idempotency_key: str | None, **given: Any) -> None:
+def submit(session: Session, provider: str, waits: bool, key: str | None, **given: Any) -> None:
     """Submit a job to a provider, or to `cheapest`."""
-    made = document(given["input_"], "--input") or {}
+    unified = {"--input": "input_"} | {f"--{name.replace('_', '-')}": name for name in _INPUT}
+    if given["request"] is not None and (both := [option for option, name in unified.items() if given[name]]):
+        raise click.UsageError(f"--request is the provider's own body: put into it what {', '.join(both)} would say")
+    made = json_object(given["input_"], "--input") or {}
     made |= {"prompt": given["prompt"]} if given["prompt"] else {}
     made |= {"images": list(given["image"])} if given["image"] else {}
     made |= {"references": list(given["reference"])} if given["reference"] else {}
     made |= {name: given[name] for name in ("last_frame", "model") if given[name]}
     body: Json = {"provider": provider}
-    body |= {"request": document(given["request"], "--request")} if given["request"] else {"input": made}
+    request = json_object(given["request"], "--request")
+    body |= {"input": made} if request is None else {"request": request}
     body |= {"notify": [{"url": url} for url in given["notify"]]} if given["notify"] else {}
     body |= {"metadata": pairs(given["metadata"], "--metadata")} if given["metadata"] else {}
     body |= {"max_cost": given["max_cost"]} if given["max_cost"] else {}
-    headers = {"idempotency-key": idempotency_key} if idempotency_key else {}
+    headers = {"idempotency-key": key} if key else {}
     job = session.remote.post("/v1/jobs", body, **headers)
     if not waits:
         session.item(job, {**SHOWN, **({"notify": "notify"} if given["notify"] else {})})
@@ -126,7 +154,7 @@ def submit(session: Session, provider: str, waits: bool, idempotency_key: str | 
 
 @command.command("wait")
 @click.argument("job")
-@click.option("--for", "for_s", type=click.FloatRange(0), metavar="SECONDS", help="Exit with 75 after so long.")
+@click.option("--for", "for_s", type=Finite(0), metavar="SECONDS", help="Exit with 75 after so long.")
 @remote
 def wait(session: Session, job: str, for_s: float | None) -> None:
     """Return when a job has ended; exit with 1 if it did not succeed."""

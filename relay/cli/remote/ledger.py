@@ -5,22 +5,24 @@ from typing import Any, Final
 
 import click
 
-from relay.cli.remote.output import Columns, Session, limited, remote
+from relay.cli.remote.options import id_of, limited, one_of, since_until
+from relay.cli.remote.output import Columns, Session, remote
+from relay.model import ids
+from relay.model.payment import PaymentState
 
 PAYMENTS: Final[Columns] = {
     "PAYMENT": "id", "STATE": "state", "AMOUNT": "amount", "UNIT": "unit", "PROVIDER": "provider", "JOB": "job",
     "CREATED": "created_at", "SETTLED": "settled_at", "TRANSACTION": "transaction",
 }  # fmt: skip
-_STATES: Final = ("reserved", "paid", "unknown", "lost", "void")
 
 
 def _filters(function: Any) -> Any:
     """Give a command the filters of the ledger."""
     for option in (
         click.option("--all", "everything", is_flag=True, help="Of all projects; needs an operator's key."),
-        click.option("--job"),
+        click.option("--job", type=id_of(ids.JOB), metavar="JOB"),
         click.option("--provider"),
-        click.option("--state", type=click.Choice(_STATES)),
+        click.option("--state", type=one_of(PaymentState)),
     ):
         function = option(function)
     return function
@@ -47,8 +49,7 @@ def payments_list(session: Session, limit: int, since: str | None, until: str | 
 
 
 @payments.command("receipts")
-@click.option("--since", metavar="TIME", help="Not before: 2026-11-26, an RFC 3339 time, or -24h.")
-@click.option("--until", metavar="TIME", help="Not after: as --since.")
+@since_until
 @_filters
 @remote
 def payments_receipts(session: Session, since: str | None, until: str | None, **given: Any) -> None:

@@ -16,22 +16,30 @@ import click
 import httpx
 
 from relay.cli.remote.connection import Json
+from relay.cli.remote.options import id_of, typed
 from relay.cli.remote.output import Session, in_a_line, pairs, printable, remote
 from relay.errors import SettingsError
+from relay.model import ids
 from relay.security import signatures
 
 FORWARD_TIMEOUT_S: Final = 15.0
 TRIES_MAX: Final = 3
 """So often an event is posted to a program that does not answer 2xx; then the next one comes."""
 PAUSE_S: Final = 1.0
+_AFTER: Final = click.option(
+    "--after",
+    type=id_of(ids.EVENT, optional=True),
+    metavar="EVENT",
+    help="Begin behind this event, instead of now.",
+)
 
 
 @click.command("tail")
-@click.option("--type", "kind", metavar="TYPE", help="Such as job.succeeded.")
+@typed
 @click.option("--provider")
-@click.option("--job")
+@click.option("--job", type=id_of(ids.JOB), metavar="JOB")
 @click.option("--metadata", multiple=True, metavar="KEY=VALUE")
-@click.option("--after", metavar="EVENT", help="Begin behind this event, instead of now.")
+@_AFTER
 @remote
 def tail(session: Session, after: str | None, kind: str | None, **given: Any) -> None:
     """Print events as they happen, a line each, until Ctrl-C; a lost connection is made again without a gap."""
@@ -68,8 +76,8 @@ def _print(session: Session, event: Json) -> None:
 
 @click.command("listen")
 @click.option("--forward-to", required=True, metavar="URL", help="Such as http://localhost:3000/hook.")
-@click.option("--type", "kind", metavar="TYPE", help="Only events of this type.")
-@click.option("--after", metavar="EVENT", help="Begin behind this event, instead of now.")
+@typed
+@_AFTER
 @click.option("--secret", metavar="WHSEC", envvar="RELAY_LISTEN_SECRET", help="Sign with this; else with a new one.")
 @remote
 def listen(session: Session, forward_to: str, kind: str | None, after: str | None, secret: str | None) -> None:

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import click
 
-from relay.cli.remote.output import Columns, Session, document, remote
+from relay.cli.remote.options import json_object, time_text, usd_text
+from relay.cli.remote.output import Columns, Session, remote
 
 PROVIDERS: Final[Columns] = {
     "PROVIDER": "name",
@@ -60,14 +61,16 @@ def providers(session: Session) -> None:
 @remote
 def quote(session: Session, input_: str | None, request: str | None, names: tuple[str, ...]) -> None:
     """Quote what a job would cost at each provider, cheapest first; nothing is bought."""
-    body: dict[str, Any] = {"input": document(input_, "--input"), "request": document(request, "--request")}
+    if (input_ is None) == (request is None):
+        raise click.UsageError("give either --input or --request: what the job would be")
+    body: dict[str, Any] = {"input": json_object(input_, "--input"), "request": json_object(request, "--request")}
     body = {name: value for name, value in body.items() if value is not None}
     body |= {"providers": list(names)} if names else {}
     session.items(session.remote.post("/v1/quotes", body)["data"], QUOTES)
 
 
 @click.command("spend")
-@click.option("--since", metavar="TIME", help="From midnight UTC if not given.")
+@click.option("--since", type=time_text, metavar="TIME", help="From midnight UTC if not given.")
 @click.option("--all", "everything", is_flag=True, help="Of all projects; needs an operator's key.")
 @remote
 def spend(session: Session, since: str | None, everything: bool) -> None:
@@ -90,7 +93,7 @@ def files() -> None:
 @files.command("upload")
 @click.argument("provider")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--max-cost", metavar="USD")
+@click.option("--max-cost", type=usd_text, metavar="USD")
 @remote
 def upload(session: Session, provider: str, file: Path, max_cost: str | None) -> None:
     """Upload a picture to a provider; its URL is for a job's images."""

@@ -83,18 +83,6 @@ def yes(function: Callable[..., None]) -> Callable[..., None]:
     return click.option("-y", "--yes", is_flag=True, help="Do not ask.")(function)
 
 
-def limited(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a list its `--limit`, `--since` and `--until`."""
-    function = click.option("--until", metavar="TIME", help="Not after: as --since.")(function)
-    function = click.option("--since", metavar="TIME", help="Not before: 2026-11-26, an RFC 3339 time, or -24h.")(
-        function
-    )
-    limit = click.IntRange(1, 100_000)
-    return click.option("--limit", type=limit, default=50, show_default=True, help="So many at most, newest first.")(
-        function
-    )
-
-
 def document(text: str | None, name: str) -> Any:
     """Return JSON that was given as text, as `@file`, or as `-` for standard input."""
     if text is None:

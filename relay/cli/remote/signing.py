@@ -4,10 +4,11 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import click
 
+from relay.cli.remote.options import webhook_id
 from relay.client import notifications
 from relay.errors import RelayError, SettingsError
 from relay.security import signatures
@@ -20,6 +21,8 @@ SECRET = click.option(
     help="The endpoint's, or to verify the project's public key (whpk_…); better in RELAY_ENDPOINT_SECRET, since other "
     "users can read a command line.",
 )
+AT_MAX_S: Final = 999_999_999_999
+"""The last time that a `webhook-timestamp` of twelve digits holds."""
 BODY = click.argument("body", type=click.File("rb"), default="-")
 
 
@@ -27,11 +30,13 @@ BODY = click.argument("body", type=click.File("rb"), default="-")
 @SECRET
 @click.option("--headers", "headers_file", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="A file with `name: value` lines, or a JSON object.")  # fmt: skip
-@click.option("--at", "at_s", type=int, metavar="UNIX_S", help="When it was received, if not now.")
+@click.option(
+    "--at", "at_s", type=click.IntRange(0, AT_MAX_S), metavar="UNIX_S", help="When it was received, if not now."
+)
 @BODY
 def verify(secret: str, headers_file: Path, at_s: int | None, body: BinaryIO) -> None:
     """Verify a notification whose body is a file or standard input; exit with 1 if it is not genuine."""
-    headers, content, now_s = _headers(headers_file), body.read(), at_s or int(time.time())
+    headers, content, now_s = _headers(headers_file), body.read(), int(time.time()) if at_s is None else at_s
     try:
         if secret.startswith(signatures.PUBLIC_PREFIX):
             notifications.verify(headers, content, secret, now_s=now_s)
@@ -59,12 +64,16 @@ def _headers(file: Path) -> dict[str, str]:
 
 @click.command("sign")
 @SECRET
-@click.option("--id", "event_id", default="evt_test", show_default=True, help="The webhook-id.")
-@click.option("--at", "at_s", type=int, metavar="UNIX_S", help="The webhook-timestamp, if not now.")
+@click.option(
+    "--id", "event_id", type=webhook_id, metavar="ID", default="evt_test", show_default=True, help="The webhook-id."
+)
+@click.option(
+    "--at", "at_s", type=click.IntRange(0, AT_MAX_S), metavar="UNIX_S", help="The webhook-timestamp, if not now."
+)
 @BODY
 def sign(secret: str, event_id: str, at_s: int | None, body: BinaryIO) -> None:
     """Print the headers that sign a body, which is a file or standard input: to test a receiver."""
-    now_s = at_s or int(time.time())
+    now_s = int(time.time()) if at_s is None else at_s
     try:
         signature = signatures.sign([secret], event_id, now_s, body.read())
     except ValueError as error:

@@ -85,6 +85,14 @@ RETURNING
     rate_limit_per_s, in_flight_max, timeout_s, schedule_s, format, disabled_at, disabled_reason, failing_since, held_until, last_success_at,
     last_failure_at, created_at, updated_at;
 
+-- name: endpoint_urls
+-- Where each of these endpoints of a project is, without those that were deleted.
+SELECT id, url FROM endpoints WHERE id IN (SELECT value FROM json_each(:ids)) AND project_id = :project_id AND deleted_at IS NULL;
+
+-- name: endpoint_urls.postgres
+-- A list is an array in PostgreSQL, and JSON in SQLite.
+SELECT id, url FROM endpoints WHERE id = ANY (:ids) AND project_id = :project_id AND deleted_at IS NULL;
+
 -- name: endpoint_by_id
 -- An endpoint as it is.
 SELECT

@@ -132,6 +132,10 @@ async def show_timeline(request: ApiRequest) -> Response:
     request.query()
     job = await job_of(request)
     stored = await request.app.store.jobs.evidence(job.id)
+    sent_to = {delivery.endpoint_id for delivery in stored.deliveries}
+    hosts = timeline.endpoint_hosts(await request.app.store.endpoints.urls(sent_to, request.project_id))
+    names = timeline.endpoint_names(hosts)
+    to = {delivery.id: names.get(delivery.endpoint_id, delivery.endpoint_id) for delivery in stored.deliveries}
     lines = [
         *timeline.of_job(job),
         *(line for payment in stored.payments for line in timeline.of_payment(payment)),
@@ -139,8 +143,8 @@ async def show_timeline(request: ApiRequest) -> Response:
         *map(timeline.of_callback, stored.callbacks),
         *map(timeline.of_reprocessing, stored.reprocessings),
         *map(timeline.of_event, stored.events),
-        *map(timeline.of_delivery, stored.deliveries),
-        *map(timeline.of_attempt, stored.attempts),
+        *(timeline.of_delivery(delivery, hosts.get(delivery.endpoint_id)) for delivery in stored.deliveries),
+        *(timeline.of_attempt(attempt, to[attempt.delivery_id]) for attempt in stored.attempts),
     ]
     return JSON(timeline.timeline(job, lines, stored.deliveries))
 

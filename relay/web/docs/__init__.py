@@ -12,7 +12,13 @@ import msgspec
 from relay.model.resources.envelopes import Json
 
 FILES: Final = Path(__file__).parent
-CONTENT_TYPES: Final = {"style.css": "text/css; charset=utf-8", "script.js": "text/javascript; charset=utf-8"}
+CONTENT_TYPES: Final = {
+    "style.css": "text/css; charset=utf-8",
+    "script.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+_ICON: Final = FILES.parent / "dashboard" / "static" / "icon.svg"
+"""The dashboard's icon, which the page also has if the dashboard is off."""
 SECURITY_POLICY: Final = (
     "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
 )
@@ -53,7 +59,7 @@ def page(document: Json) -> str:
 @lru_cache
 def file(name: str) -> bytes:
     """Return a file of the page."""
-    return (FILES / name).read_bytes()
+    return (_ICON if name == _ICON.name else FILES / name).read_bytes()
 
 
 def operations(document: Json) -> dict[str, list[tuple[str, str, Json]]]:
