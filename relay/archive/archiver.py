@@ -145,7 +145,8 @@ class Archiver:
             again_at = min(again_at, max(began_ms + times.held_until - now_ms, soonest))
         if self._store_failures > 0 and began_ms < self._store_opens_at_ms:
             again_at = min(again_at, self._store_opens_at_ms)
-        elif times.due_at is not None and self._free_slots() > 0:  # what is due already is of projects that are full
+        elif times.due_at is not None and self._free_slots() > 0:
+            # What is due already and was not claimed is of projects or hosts that are full.
             again_at = min(again_at, max(began_ms + times.due_at - now_ms, soonest))
         return again_at
 

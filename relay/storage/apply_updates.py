@@ -358,7 +358,7 @@ class _Batch:
         return ordered.transition
 
     def _forget_copy(self, job_id: str, number: int) -> None:
-        """Forget the copy that a new one follows: its end, if that comes in this batch too, is nobody's."""
+        """Forget the copy that a new one follows: its end, in this batch too, does not end the new one."""
         for copy_id, row in list(self._read.copies.items()):
             if (row["job_id"], row["number"]) == (job_id, number):
                 del self._read.copies[copy_id]

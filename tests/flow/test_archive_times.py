@@ -195,8 +195,10 @@ async def test_what_another_process_has_ordered_is_found(archive: Archiving) -> 
     await next_try(archive, 5)
 
 
-async def test_what_another_process_wants_now_is_tried_now(archive: Archiving, request: pytest.FixtureRequest) -> None:
-    """Try a copy that another process was asked for again at once, as PostgreSQL tells of it."""
+async def test_what_another_process_was_asked_for_is_tried_now(
+    archive: Archiving, request: pytest.FixtureRequest
+) -> None:
+    """Try a copy immediately that another process was asked to make again, as PostgreSQL tells of it."""
     if request.config.getoption("database") == "sqlite":
         pytest.skip("on SQLite one process does everything")
     archive.results.answer = AWAY

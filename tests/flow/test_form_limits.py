@@ -110,7 +110,7 @@ async def test_an_upload_pauses_after_each_chunk(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_an_upload_pauses_for_all_that_came_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pause 20 ms for each 262,144 bytes where one piece of the body has more of them, and never for fewer at once."""
+    """Pause 20 ms for each 262,144 bytes where one piece of the body has more of them, and never for fewer."""
     pauses: list[float] = []
 
     async def pause(duration_s: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from relay.cli.remote.connection import Json, Refused, progress
-from relay.cli.remote.options import time_text
+from relay.cli.remote.options import made_between
 from relay.cli.remote.output import Columns, Session, remote
 
 
@@ -78,14 +78,7 @@ def copy(session: Session, job: str) -> None:
 
 @command.command("backfill")
 @click.option("--provider")
-@click.option(
-    "--since",
-    "created_after",
-    type=time_text,
-    metavar="TIME",
-    help="Not made before: a date, an RFC 3339 time, or -24h.",
-)
-@click.option("--until", "created_before", type=time_text, metavar="TIME", help="Not made after.")
+@made_between
 @click.option("--failed", is_flag=True, help="Also results whose copy failed.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.option("--no-wait", is_flag=True, help="Order the copies, and do not wait until they are made.")

@@ -5,7 +5,7 @@ from typing import Any, Final
 import click
 
 from relay.cli.remote.connection import Json, Refused, progress
-from relay.cli.remote.options import age_text, one_of, time_text
+from relay.cli.remote.options import age_text, made_between, one_of
 from relay.cli.remote.output import Columns, Session, pairs, remote, yes
 from relay.model.archive import CopyState
 from relay.model.job import JobState, Reason
@@ -31,14 +31,7 @@ OPEN: Final = "open"
 @click.option("--reason", "because", type=one_of(Reason), help="With this reason.")
 @click.option("--provider-job-id")
 @click.option("--older-than", type=age_text, metavar="AGE", help="Such as 2h.")
-@click.option(
-    "--since",
-    "created_after",
-    type=time_text,
-    metavar="TIME",
-    help="Not made before: a date, an RFC 3339 time, or -24h.",
-)
-@click.option("--until", "created_before", type=time_text, metavar="TIME", help="Not made after.")
+@made_between
 @click.option("--metadata", multiple=True, metavar="KEY=VALUE")
 @click.option("--undelivered", is_flag=True, default=None, help="An endpoint has not accepted one of its events.")
 @click.option(

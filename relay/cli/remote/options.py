@@ -97,6 +97,15 @@ def since_until(function: Callable[..., None]) -> Callable[..., None]:
     )(function)
 
 
+def made_between(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command over jobs its `--since` and `--until`, by when they were made."""
+    function = click.option("--until", "created_before", type=time_text, metavar="TIME", help="Not made after.")(
+        function
+    )
+    told = "Not made before: a date, an RFC 3339 time, or -24h."
+    return click.option("--since", "created_after", type=time_text, metavar="TIME", help=told)(function)
+
+
 def typed(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the option `--type` of an event; its help wraps the list, which is too long for one line."""
     types = ", ".join(EventType)
